@@ -1,0 +1,84 @@
+"""`p(a | b, c, ...)`: the one part that every model and guide is built from."""
+
+import math
+
+import torch
+import torch.nn as nn
+
+from .families import Normal
+from .networks import MLP
+
+
+class Conditional(nn.Module):
+    r"""A conditional distribution :math:`p(a \mid b, c, \ldots)`.
+
+    `forward(b=..., c=...)` returns a Pyro distribution of event shape `shape`, whose batch shape is
+    the broadcast of the parents' leftmost dimensions.
+
+    * Each parent has its own first linear map; the maps are added. An enumerated one-hot
+      `y [K, 1, K]` thus meets `x [B, D]` without copies of `x`.
+    * No parents: the distribution's parameters are learned constants.
+    * The parent `index` (shape `(num_data,)`, value int64 `[B]`): a table with a row per datum.
+    * `select="y"`: the one-hot parent `y` picks one of K output heads instead, as in the GMVAE
+      paper's :math:`\mu_y(w)`.
+
+    Args:
+        shape: event shape of `a`.
+        given: `{parent: event shape}`.
+        family: how outputs become a distribution (`Normal()`, `Bernoulli()`, ...).
+        network: `MLP(...)` or `Conv(...)`.
+        trunk: a trunk to share with another conditional of the same parents.
+    """
+
+    def __init__(self, shape, given=None, family=None, network=None, select=None, trunk=None):
+        super().__init__()
+        given = {name: tuple(s) for name, s in (given or {}).items()}
+        self.shape, self.given = tuple(shape), tuple(given)
+        self.family = Normal() if family is None else family
+        self.outputs = {k: tuple(s) for k, s in self.family.outputs(self.shape).items()}
+        self.select = select
+        outputs = self.outputs
+        inputs = {name: s for name, s in given.items() if name != select}
+        if select is not None:
+            (self.num_heads,) = given[select]
+            outputs = {"heads": (self.num_heads * self.size,)}
+        own_trunk, self.head = (MLP() if network is None else network).build(inputs, outputs)
+        self.trunk = own_trunk if trunk is None or own_trunk is None else trunk
+        self.free = nn.ParameterDict(
+            {k: nn.Parameter(torch.as_tensor(v)) for k, v in self.family.free(self.shape).items()}
+        )
+
+    @property
+    def size(self):
+        """How many numbers the network supplies for one distribution."""
+        return sum(math.prod(s) for s in self.outputs.values())
+
+    def features(self, **parents):
+        """What the trunk makes of the parents; conditionals that share a trunk share this."""
+        parents = {name: parents[name] for name in self.given if name != self.select}
+        return parents if self.trunk is None else self.trunk(**parents)
+
+    def forward(self, features=None, **parents):
+        """The distribution, given the parents (or the features that a shared trunk made)."""
+        if features is None:
+            features = self.features(**parents)
+        raw = self.head(**features)
+        if self.select is not None:
+            heads = raw.reshape(raw.shape[:-1] + (self.num_heads, self.size))
+            raw = select_head(parents[self.select].to(heads.dtype), heads)
+        sizes = [math.prod(s) for s in self.outputs.values()]
+        parts = raw.split(sizes, -1) if len(sizes) > 1 else (raw,)
+        values = {
+            name: part.reshape(part.shape[:-1] + shape)
+            for (name, shape), part in zip(self.outputs.items(), parts, strict=True)
+        }
+        return self.family(self.shape, **values, **self.free)
+
+
+def select_head(y, heads):
+    """`sum_k y_k heads_k` for one-hot `y [..., K]` and `heads [..., K, R]`, leftmost broadcast.
+
+    einsum treats a dimension of size 1 as absent, so an enumerated `y [K, 1, K]` meets
+    `heads [B, K, R]` in one matrix product and nothing of size `K * B * K * R` is made.
+    """
+    return torch.einsum("...k,...kr->...r", y, heads)

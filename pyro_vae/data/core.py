@@ -1,0 +1,204 @@
+"""What a data set is here: tensors, split and binarised explicitly, with the seeds recorded."""
+
+import dataclasses
+from dataclasses import dataclass
+
+import numpy as np
+import torch
+from torch.utils.data import DataLoader, Dataset
+
+from ..errors import UserError, unknown
+
+BINARISE = ("none", "static", "dynamic")
+
+
+@dataclass(frozen=True)
+class Split:
+    """`x [N, ...]` float, `y [N]` int64 labels (-1: not labelled) or None."""
+
+    x: torch.Tensor
+    y: torch.Tensor | None = None
+
+    def __len__(self):
+        return len(self.x)
+
+
+@dataclass(frozen=True)
+class Data:
+    """Training, validation and test splits of one data set.
+
+    `binarise` says what was done to grey values in [0, 1]:
+
+    * `"none"`: nothing; use a likelihood that fits (`Binomial(16)` for digits).
+    * `"static"`: every split was binarised once, `x ~ Bernoulli(grey)`, with `binarise_seed`.
+    * `"dynamic"`: validation and test were, once; `train.x` holds the grey values, and each
+      training batch is drawn anew (`Batches` does that).
+
+    The three are different tasks; their likelihoods are not comparable.
+    """
+
+    train: Split
+    valid: Split | None = None
+    test: Split | None = None
+    name: str = "data"
+    num_classes: int | None = None
+    binarise: str = "none"
+    binarise_seed: int = 0
+    split_seed: int = 0
+    likelihood: str = "normal"  # the name of one that fits x as it is, the command line's default
+
+    @property
+    def x_shape(self):
+        """Event shape of one datum."""
+        return tuple(self.train.x.shape[1:])
+
+    def describe(self):
+        """What `config.json` records."""
+        sizes = {n: len(s) for n in ("train", "valid", "test") if (s := getattr(self, n))}
+        return {
+            "name": self.name,
+            "x_shape": list(self.x_shape),
+            "sizes": sizes,
+            "num_classes": self.num_classes,
+            "binarise": self.binarise,
+            "binarise_seed": self.binarise_seed,
+            "split_seed": self.split_seed,
+        }
+
+    def observed(self, split):
+        """A split as it is observed: its grey values binarised once, where training does so."""
+        chosen = getattr(self, split, None)
+        if chosen is None:
+            raise UserError(f"{self.name} has no {split} split")
+        if self.binarise == "dynamic" and split == "train":
+            return dataclasses.replace(chosen, x=_draw(chosen.x, self.binarise_seed + 1))
+        return chosen
+
+
+def _draw(grey, seed):
+    return torch.bernoulli(grey, generator=torch.Generator().manual_seed(seed))
+
+
+def make(
+    train, valid, test, *, name, num_classes, binarise, binarise_seed=0, split_seed=0, likelihood
+):
+    """`Data` from grey splits, binarised as said."""
+    if binarise not in BINARISE:
+        raise unknown("binarisation", binarise, BINARISE)
+    if binarise != "none":
+        likelihood = "bernoulli"
+        low, high = train.x.min().item(), train.x.max().item()
+        if low < 0 or high > 1:
+            raise UserError(f"binarise needs values in [0, 1]; {name} has [{low:.3g}, {high:.3g}]")
+        valid = valid and Split(_draw(valid.x, binarise_seed), valid.y)
+        test = test and Split(_draw(test.x, binarise_seed + 2), test.y)
+        if binarise == "static":
+            train = Split(_draw(train.x, binarise_seed + 1), train.y)
+    return Data(
+        train, valid, test, name, num_classes, binarise, binarise_seed, split_seed, likelihood
+    )
+
+
+def _checked(x, y=None, num_classes=None, name="data"):
+    """Tensors of the right kind, or one line that says what is wrong."""
+    x = torch.as_tensor(np.asarray(x) if not isinstance(x, torch.Tensor) else x)
+    if x.dtype == torch.uint8:
+        x = x.float() / 255
+    x = x if x.is_floating_point() and x.dtype != torch.float16 else x.float()
+    if x.dim() < 2:
+        raise UserError(f"{name}: x has shape {list(x.shape)}; expected [N, ...], a row per datum")
+    bad = ~torch.isfinite(x)
+    if bad.any():
+        rows = bad.flatten(1).any(1)
+        raise UserError(
+            f"{name}: x has {int(bad.sum())} NaN or infinite values, in {int(rows.sum())} rows "
+            f"(first: row {int(rows.nonzero()[0])})"
+        )
+    if y is None:
+        return x, None, None
+    y = torch.as_tensor(np.asarray(y) if not isinstance(y, torch.Tensor) else y)
+    if y.shape != x.shape[:1]:
+        raise UserError(f"{name}: {list(y.shape)} labels for {len(x)} data; expected [{len(x)}]")
+    if y.is_floating_point() and (y != y.round()).any():
+        raise UserError(f"{name}: labels must be whole numbers 0, 1, ... (or -1: not labelled)")
+    y = y.long()
+    top = num_classes if num_classes is not None else int(y.max()) + 1
+    if len(y) and (y.min() < -1 or y.max() >= top):
+        raise UserError(
+            f"{name}: labels must lie in 0..{top - 1} (or -1: not labelled); "
+            f"found {int(y.min())}..{int(y.max())}"
+        )
+    return x, y, top
+
+
+def from_arrays(
+    x,
+    y=None,
+    valid=0.1,
+    test=0.1,
+    binarise="none",
+    num_classes=None,
+    name="data",
+    split_seed=0,
+    binarise_seed=0,
+    likelihood="normal",
+):
+    """`Data` from arrays or tensors, split by a seeded permutation that looks at no label.
+
+    Args:
+        x: `[N, ...]`; uint8 is divided by 255.
+        y: `[N]` labels, whole numbers from 0 (-1: not labelled), or None.
+        valid, test: shares of the data (or counts); 0 for none.
+
+    Raises:
+        UserError: NaN in x, labels out of range, shapes that do not match.
+    """
+    x, y, num_classes = _checked(x, y, num_classes, name)
+    n = len(x)
+    counts = [round(s * n) if isinstance(s, float) else int(s) for s in (valid, test)]
+    if min(counts) < 0 or sum(counts) >= n:
+        raise UserError(f"{name}: valid + test = {sum(counts)} leaves nothing of {n} to train on")
+    order = torch.randperm(n, generator=torch.Generator().manual_seed(split_seed))
+    parts = order.split([n - sum(counts), *counts])
+    train, valid, test = (Split(x[i], None if y is None else y[i]) if len(i) else None for i in parts)
+    return make(
+        train,
+        valid,
+        test,
+        name=name,
+        num_classes=num_classes,
+        binarise=binarise,
+        binarise_seed=binarise_seed,
+        split_seed=split_seed,
+        likelihood=likelihood,
+    )
+
+
+def from_dataset(dataset, **options):
+    """`Data` from a map-style torch `Dataset` of `x` or `(x, y)`; see `from_arrays`."""
+    items = [dataset[i] for i in range(len(dataset))]
+    if isinstance(items[0], (tuple, list)):
+        x = torch.stack([torch.as_tensor(i[0]) for i in items])
+        return from_arrays(x, torch.as_tensor([int(i[1]) for i in items]), **options)
+    return from_arrays(torch.stack([torch.as_tensor(i) for i in items]), **options)
+
+
+def as_data(data):
+    """What `fit` accepts: `Data`, a tensor or array, `(x, y)`, a `Dataset`, or a `DataLoader`.
+
+    Bare arrays and datasets are all training data: nothing is held out behind the caller's back.
+    """
+    if isinstance(data, (Data, DataLoader)):
+        return data
+    if isinstance(data, Dataset) and hasattr(data, "__len__"):
+        return from_dataset(data, valid=0, test=0)
+    if isinstance(data, (torch.Tensor, np.ndarray)):
+        return from_arrays(data, valid=0, test=0)
+    if isinstance(data, (tuple, list)) and len(data) == 2:
+        return from_arrays(*data, valid=0, test=0)
+    if hasattr(data, "__iter__") and hasattr(data, "__len__"):
+        return data  # batches, their number stated
+    raise UserError(
+        f"cannot train on {type(data).__name__}: pass pv.data.load(...), a tensor, (x, y), "
+        "a torch Dataset, or an iterable of batches with a length"
+    )

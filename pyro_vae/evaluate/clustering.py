@@ -1,0 +1,68 @@
+"""Clusters against labels: metrics, and the baselines that a deep model must beat."""
+
+import numpy as np
+import torch
+from scipy.optimize import linear_sum_assignment
+from sklearn.cluster import AgglomerativeClustering, KMeans
+from sklearn.decomposition import PCA
+from sklearn.metrics import adjusted_rand_score, normalized_mutual_info_score
+from sklearn.metrics.cluster import contingency_matrix
+from sklearn.mixture import GaussianMixture
+
+from ..errors import UserError
+
+
+def _vector(values, name):
+    values = values.detach().cpu().numpy() if isinstance(values, torch.Tensor) else np.asarray(values)
+    if values.ndim != 1:
+        raise UserError(f"{name} must be a vector of {name}, not of shape {list(values.shape)}")
+    return values
+
+
+def clustering(labels, clusters):
+    """How well clusters match labels: `{accuracy, purity, nmi, ari}`, each at most 1.
+
+    * `accuracy`: under the best one-to-one match of clusters to classes (Hungarian). Clusters
+      beyond the number of classes count as wrong.
+    * `purity`: each cluster takes its majority class; never falls when clusters are split.
+    * `nmi` (arithmetic mean), `ari`: as in scikit-learn.
+
+    Data labelled -1 (not labelled) are left out.
+
+    Raises:
+        UserError: lengths differ, or nothing is labelled.
+    """
+    labels, clusters = _vector(labels, "labels"), _vector(clusters, "clusters")
+    if len(labels) != len(clusters):
+        raise UserError(f"{len(labels)} labels for {len(clusters)} cluster assignments")
+    keep = labels >= 0
+    labels, clusters = labels[keep], clusters[keep]
+    if not len(labels):
+        raise UserError("no datum is labelled")
+    table = contingency_matrix(labels, clusters)  # [classes, clusters]
+    matched = table[linear_sum_assignment(table, maximize=True)].sum()
+    return {
+        "accuracy": float(matched / table.sum()),
+        "purity": float(table.max(0).sum() / table.sum()),
+        "nmi": float(normalized_mutual_info_score(labels, clusters)),
+        "ari": float(adjusted_rand_score(labels, clusters)),
+    }
+
+
+def baselines(train_x, test_x, num_clusters, seed=0):
+    """Classical clusterings of the test data, `{name: [N] clusters}`.
+
+    k-means and a full-covariance Gaussian mixture on 30 principal components are fitted on the
+    training data; Ward's method, which cannot predict, on both together (up to 5,000 data).
+    """
+    train = train_x.flatten(1).cpu().numpy().astype(np.float64)
+    test = test_x.flatten(1).cpu().numpy().astype(np.float64)
+    result = {"k-means": KMeans(num_clusters, n_init=10, random_state=seed).fit(train).predict(test)}
+    if len(train) + len(test) <= 5000:
+        both = AgglomerativeClustering(num_clusters).fit_predict(np.concatenate([test, train]))
+        result["Ward"] = both[: len(test)]
+    pca = PCA(min(30, *train.shape), random_state=seed).fit(train)
+    mixture = GaussianMixture(num_clusters, n_init=3, reg_covar=1e-3, random_state=seed)
+    mixture.fit(pca.transform(train))
+    result["Gaussian mixture"] = mixture.predict(pca.transform(test))
+    return result

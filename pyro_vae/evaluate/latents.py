@@ -1,0 +1,81 @@
+"""What the latents do: encodings, units in use, components in use."""
+
+import torch
+
+from ..errors import UserError
+from ..pair import device_of, eval_mode, run, seeded
+from .likelihood import chunks, observed, rows_per_chunk
+
+
+def _map(model, guide, x, others, function, seed=0, num_samples=1, **options):
+    """`function(traces)` over chunks of the data, in eval mode; `{name: [N, ...]}`, concatenated."""
+    batch = observed(x, others)
+    device = device_of(model, guide, default=x.device)
+    parts = []
+    with torch.no_grad(), eval_mode(model, guide), seeded(seed, device):
+        rows = rows_per_chunk(model, guide, batch, device) // num_samples
+        for part in chunks(batch, max(1, min(len(x), rows)), device):
+            parts.append(function(run(model, guide, part, **options)))
+    return {k: torch.cat([p[k] for p in parts]).to(x.device) for k in parts[0]}
+
+
+def encode(model, guide, x, **others):
+    """Posterior means `{latent: [N, D]}` of the guide's continuous latents.
+
+    A latent with latent parents is encoded at their means; where the guide enumerates a discrete
+    parent, the mean is over its probabilities.
+    """
+
+    def means(traces):
+        result = {}
+        for name, site in traces.guide.items():
+            if name not in traces.enumerated:
+                shape = tuple(site["fn"].event_shape)
+                value = traces.expectation(site["value"], shape)
+                result[name] = value.expand(-1, *shape)
+        return result
+
+    return _map(model, guide, x, others, means, at_mean=True)
+
+
+def reconstruct(model, guide, x, site="x", **others):
+    """`[N, *x_shape]`: the likelihood's mean at the posterior means of the latents."""
+
+    def mean(traces):
+        fn = traces.model[site]["fn"]
+        return {site: traces.expectation(fn.mean, tuple(fn.event_shape))}
+
+    return _map(model, guide, x, others, mean, at_mean=True)[site]
+
+
+def active_units(model, guide, x, threshold=0.01, **others):
+    """`{latent: number of units}` with Var_x(E_q[u | x]) > threshold (arXiv 1509.00519)."""
+    codes = encode(model, guide, x, **others)
+    return {k: int((v.flatten(1).var(0) > threshold).sum()) for k, v in codes.items()}
+
+
+def responsibilities(model, guide, x, latent=None, num_samples=16, seed=0, **others):
+    """`[N, K]` probabilities of a discrete latent given x.
+
+    Where the guide names it, q(y | x); where the model sums it, the exact p(y | x, z) averaged over
+    `num_samples` draws of z from the guide.
+
+    Args:
+        latent: its name; the first discrete latent unless said.
+    """
+
+    def probabilities(traces):
+        name = latent or next(iter(traces.enumerated), None)
+        if name not in traces.enumerated:
+            known = sorted(traces.enumerated)
+            raise UserError(f"no discrete latent {name or ''!r}; the pair has {known or 'none'}")
+        return {"p": traces.probabilities(name).mean(0)}
+
+    options = {"seed": seed, "num_samples": num_samples, "num_particles": num_samples}
+    return _map(model, guide, x, others, probabilities, **options)["p"]
+
+
+def occupancy(probabilities):
+    """`[K]` shares of the data whose most probable component each is; see `responsibilities`."""
+    counts = torch.bincount(probabilities.argmax(-1), minlength=probabilities.shape[-1])
+    return counts / counts.sum()

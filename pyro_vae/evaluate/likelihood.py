@@ -1,0 +1,122 @@
+"""Bounds on log p(x), per datum and in nats, for any model/guide pair with one data plate."""
+
+import math
+
+import torch
+
+from ..errors import UserError
+from ..pair import eval_mode, device_of, run, seeded
+
+BYTES = 256 * 2**20  # what one chunk's largest tensors may take together
+
+
+def observed(x, others):
+    """The batch of all data, without what is None."""
+    batch = {"x": x, **{k: v for k, v in others.items() if v is not None}}
+    for name, value in batch.items():
+        if not isinstance(value, torch.Tensor):
+            raise UserError(f"{name} must be a tensor, not {type(value).__name__}")
+        if len(value) != len(x):
+            raise UserError(f"{name} has {len(value)} rows, x has {len(x)}")
+    if len(x) == 0:
+        raise UserError("x is empty")
+    return batch
+
+
+def chunks(batch, size, device):
+    """The batch in slices of `size` rows, on `device`."""
+    for start in range(0, len(batch["x"]), size):
+        yield {k: v[start : start + size].to(device) for k, v in batch.items()}
+
+
+def rows_per_chunk(model, guide, batch, device):
+    """How many (particle, datum) rows fit in `BYTES`, from one row's traced sizes."""
+    one = {k: v[:2].to(device) for k, v in batch.items()}
+    traces = run(model, guide, one)
+    floats = 0
+    for site in traces.model.values():
+        rows = site["log_prob"].numel() / len(one["x"])
+        floats = max(floats, rows * math.prod(site["fn"].event_shape))
+    return max(1, int(BYTES / (4 * 8 * max(floats, 512))))
+
+
+@torch.no_grad()
+def elbo_terms(model, guide, x, num_samples=1, seed=0, **others):
+    """Each site's part of the ELBO, `{site: [N]}` in nats per datum, on x's device.
+
+    An observed site's term is its expected log-likelihood; a latent's is minus its KL; they sum to
+    `elbo`. Always at beta = 1, in eval mode, discrete latents summed exactly, whatever objective
+    trained the pair.
+
+    Args:
+        x: `[N, ...]`, as observed (binarised where the likelihood is binary).
+        num_samples: Monte Carlo samples per datum to average.
+        seed: of those samples; None takes torch's stream as it is.
+        others: further observed values and `index`, by name, each with N rows.
+    """
+    batch = observed(x, others)
+    device = device_of(model, guide, default=x.device)
+    parts = []
+    with eval_mode(model, guide), seeded(seed, device):
+        rows = rows_per_chunk(model, guide, batch, device)
+        for part in chunks(batch, max(1, min(len(x), rows // num_samples)), device):
+            terms = run(model, guide, part, num_samples).site_terms()
+            size = len(part["x"])
+            parts.append({k: t.expand(num_samples, size).mean(0) for k, t in terms.items()})
+    return {k: torch.cat([p[k] for p in parts]).to(x.device) for k in parts[0]}
+
+
+def elbo(model, guide, x, num_samples=1, seed=0, **others):
+    """`[N]` evidence lower bounds, nats per datum; the sum of `elbo_terms`."""
+    return sum(elbo_terms(model, guide, x, num_samples, seed, **others).values())
+
+
+def is_proper(model, guide, x, **others):
+    """Whether every observed site's law is a probability (False for grey values in a Bernoulli)."""
+    device = device_of(model, guide, default=x.device)
+    batch = {k: v[:1].to(device) for k, v in observed(x, others).items()}
+    with torch.no_grad(), eval_mode(model, guide), seeded(0, device):
+        sites = run(model, guide, batch).model.values()
+    return all(_proper(s["fn"]) for s in sites if s["is_observed"])
+
+
+def _proper(fn):
+    while hasattr(fn, "base_dist"):
+        fn = fn.base_dist
+    return getattr(fn, "proper", True)
+
+
+@torch.no_grad()
+def log_likelihood(model, guide, x, num_samples=5000, seed=0, **others):
+    r"""`[N]` importance-weighted bounds on log p(x), nats per datum (arXiv 1509.00519).
+
+    .. math:: \log \frac1S \sum_s \sum_y \frac{p(x, z_s, y)}{q(z_s \mid x, y)}, \quad z_s \sim q
+
+    Discrete latents are summed exactly, on whichever side; weights are per datum; particles and
+    data are worked through in chunks, so memory stays bounded. It is a lower bound in expectation,
+    rising to log p(x) with `num_samples`; how fast depends on the guide.
+
+    Raises:
+        UserError: the model scores grey values with a Bernoulli, which is no likelihood.
+    """
+    batch = observed(x, others)
+    if not is_proper(model, guide, x, **others):
+        raise UserError(
+            "grey values in a Bernoulli have a score, not a log-likelihood; "
+            "binarise, or use a likelihood that fits"
+        )
+    device = device_of(model, guide, default=x.device)
+    out = []
+    with eval_mode(model, guide), seeded(seed, device):
+        rows = rows_per_chunk(model, guide, batch, device)
+        for part in chunks(batch, max(1, min(len(x), rows)), device):
+            size = len(part["x"])
+            total = torch.full((size,), -math.inf, dtype=torch.float64, device=device)
+            left = num_samples
+            while left:
+                s = max(1, min(left, rows // size))
+                log_w = run(model, guide, part, s).log_weight().expand(s, size)
+                total = torch.logaddexp(total, log_w.double().logsumexp(0))
+                left -= s
+            out.append(total - math.log(num_samples))
+    return torch.cat(out).to(device=x.device, dtype=x.dtype)

@@ -1,0 +1,5 @@
+"""`q`: guides, declared as factorisations."""
+
+from .guide import Guide
+
+__all__ = ["Guide"]

@@ -1,0 +1,67 @@
+"""The Gaussian mixture VAE of Dilokthanakul et al."""
+
+import pyro
+
+from ..conditionals import MLP, Conditional
+from ..program import Program
+from .priors import Components, StandardNormal
+from .vae import decoder
+
+
+class GMVAE(Program):
+    r"""Gaussian mixture VAE (Dilokthanakul et al. 2016, arXiv 1611.02648).
+
+        w       ~ Normal(0, I)
+        y       ~ Categorical(1/K)
+        z | w,y ~ Normal(mu_y(w), Sigma_y(w))
+        x | z   ~ likelihood(f(z))
+
+    (The paper writes x for our z, and z for our y.) A small network of w has K output heads, of
+    which y picks one: within a component, w moves the Gaussian, so a component is itself an
+    infinite mixture.
+
+    Its guides in the paper: final version, w <- x; z <- x, and y summed exactly (the default);
+    first version, y <- x besides: `Guide(model, given={"w": ["x"], "z": ["x"], "y": ["x"]})`.
+
+    Args:
+        x_shape: event shape of `x`.
+        num_components: K.
+        latent_dim: size of z.
+        w_dim: size of w.
+        likelihood, network: as in `VAE`.
+        component: family of z | w, y; the paper's is `Normal()` (diagonal).
+        w_network: the network of w below the K heads.
+    """
+
+    default_guide = {"w": ["x"], "z": ["x"]}
+
+    def __init__(
+        self,
+        x_shape,
+        num_components=10,
+        latent_dim=16,
+        w_dim=10,
+        likelihood="bernoulli",
+        network=None,
+        component=None,
+        w_network=None,
+    ):
+        super().__init__()
+        w_network = MLP(hidden=(64,), activation="tanh") if w_network is None else w_network
+        self.p_w = StandardNormal(w_dim)
+        self.p_y = Components(num_components)
+        self.p_z = Conditional(
+            (latent_dim,),
+            {"w": (w_dim,), "y": (num_components,)},
+            component,
+            w_network,
+            select="y",
+        )
+        self.p_x = decoder(x_shape, {"z": (latent_dim,)}, likelihood, network)
+
+    def forward(self, x=None, y=None, size=None):
+        with pyro.plate("data", size if x is None else len(x)):
+            w = pyro.sample("w", self.p_w())
+            y = pyro.sample("y", self.p_y(), obs=y, infer={"enumerate": "parallel"})
+            z = pyro.sample("z", self.p_z(w=w, y=y))
+            return pyro.sample("x", self.p_x(z=z), obs=x)

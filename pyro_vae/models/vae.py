@@ -1,0 +1,41 @@
+"""The variational autoencoder."""
+
+import pyro
+
+from ..conditionals import Conditional, likelihood
+from ..program import Program
+from .priors import StandardNormal
+
+
+class VAE(Program):
+    r"""Variational autoencoder (Kingma and Welling 2013, arXiv 1312.6114).
+
+        z     ~ Normal(0, I)                   (or any `prior`)
+        x | z ~ likelihood(f(z))
+
+    Its guide in the paper: z <- x, diagonal normal.
+
+    Args:
+        x_shape: event shape of `x`, e.g. `(1, 28, 28)`.
+        latent_dim: size D of z.
+        likelihood: a name (`"bernoulli"`, `"binomial"`, ...) or a family.
+        network: the decoder, `MLP(...)` or `Conv(...)`.
+        prior: a module whose `forward()` is the distribution of z.
+    """
+
+    default_guide = {"z": ["x"]}
+
+    def __init__(self, x_shape, latent_dim=20, likelihood="bernoulli", network=None, prior=None):
+        super().__init__()
+        self.p_z = StandardNormal(latent_dim) if prior is None else prior
+        self.p_x = decoder(x_shape, {"z": (latent_dim,)}, likelihood, network)
+
+    def forward(self, x=None, size=None):
+        with pyro.plate("data", size if x is None else len(x)):
+            z = pyro.sample("z", self.p_z())
+            return pyro.sample("x", self.p_x(z=z), obs=x)
+
+
+def decoder(x_shape, given, family, network):
+    """`p(x | ...)` with the likelihood given by name or family."""
+    return Conditional(x_shape, given, likelihood(family), network)

@@ -1,0 +1,142 @@
+"""The evidence lower bound, with KL warm-up and the minimum information constraint."""
+
+import torch
+from pyro.infer import TraceEnum_ELBO
+
+from ..errors import UserError
+from ..pair import Traces
+
+
+class ELBO(TraceEnum_ELBO):
+    r"""Negative ELBO, discrete latents summed exactly on whichever side enumerates them.
+
+    With the defaults it is Pyro's `TraceEnum_ELBO(max_plate_nesting=1)`. Otherwise
+
+    .. math:: -L = -E_q[\log p(x \mid \cdot)] + \sum_l \beta_l \max(\lambda_l,\; \mathrm{KL}_l)
+
+    where KL_l is latent l's term, averaged over the minibatch: :math:`E[\log q - \log p]`, and for
+    a latent y summed in the model, the KL of its exact posterior to its prior.
+
+    * `warmup`: :math:`\beta_l` rises linearly from `warmup_from` to `beta` over that many epochs
+      (Bowman et al. 2016; Sonderby et al. 2016, arXiv 1602.02282).
+    * `free_bits`: :math:`\lambda_l` in nats per datum (Kingma et al. 2016, arXiv 1606.04934). On
+      the GMVAE's y it is that paper's minimum information constraint (arXiv 1611.02648): below
+      :math:`\lambda` the prior no longer pulls the clusters together.
+
+    Both are properties of training: `evaluate` never sees them.
+
+    Args:
+        beta: one number, or `{latent: number}` (1 for the others).
+        warmup: epochs, or `{latent: epochs}`.
+        warmup_from: where warm-up starts.
+        free_bits: `{latent: nats}`.
+        num_particles: Monte Carlo samples per datum, vectorised.
+    """
+
+    def __init__(self, beta=1.0, warmup=0, warmup_from=0.0, free_bits=None, num_particles=1):
+        super().__init__(
+            num_particles=num_particles,
+            max_plate_nesting=1,
+            vectorize_particles=num_particles > 1,
+            strict_enumeration_warning=False,
+        )
+        self.beta, self.warmup, self.warmup_from = beta, warmup, warmup_from
+        self.free_bits = dict(free_bits or {})
+        self.epoch = float("inf")  # `fit` sets it; outside of training, warm-up is over
+        for name, value in (("beta", beta), ("warmup", warmup), ("free_bits", self.free_bits)):
+            values = value.values() if isinstance(value, dict) else [value]
+            if any(not (v >= 0) for v in values):
+                raise UserError(f"{name} must not be negative: {value}")
+
+    def beta_of(self, latent):
+        """The weight of one latent's KL at the current epoch."""
+        beta = self.beta.get(latent, 1.0) if isinstance(self.beta, dict) else self.beta
+        warmup = self.warmup.get(latent, 0) if isinstance(self.warmup, dict) else self.warmup
+        if self.epoch >= warmup:
+            return beta
+        return self.warmup_from + (beta - self.warmup_from) * self.epoch / warmup
+
+    def _is_plain(self):
+        latents = {None}
+        for setting in (self.beta, self.warmup):
+            latents |= set(setting) if isinstance(setting, dict) else set()
+        return not self.free_bits and all(self.beta_of(latent) == 1 for latent in latents)
+
+    def differentiable_loss(self, model, guide, *args, **kwargs):
+        """Sum over the minibatch, in nats.
+
+        Raises:
+            UserError: a named latent that the model does not have, or a site outside of the plate.
+        """
+        if self._is_plain():
+            return super().differentiable_loss(model, guide, *args, **kwargs)
+        loss = 0.0
+        for model_trace, guide_trace in self._get_traces(model, guide, args, kwargs):
+            loss = loss + self._weighted_loss(model_trace, guide_trace)
+        return loss
+
+    def _weighted_loss(self, model_trace, guide_trace):
+        traces = Traces(model_trace, guide_trace, event_dims=self.max_plate_nesting, scaled=True)
+        terms = traces.site_terms()
+        if self.num_particles > 1:
+            # a term that no sampled latent reaches (an observed y) lacks the particle dimension
+            terms = {k: t.mean(0) if t.dim() > 1 else t for k, t in terms.items()}
+        latents = {n for n, s in traces.model.items() if not s["is_observed"]}
+        for setting in (self.beta, self.warmup, self.free_bits):
+            for name in setting if isinstance(setting, dict) else ():
+                if name not in latents:
+                    raise UserError(f"no latent {name!r} in the model; it has {sorted(latents)}")
+        cost, size = 0.0, next(iter(terms.values())).shape[-1]
+        for name, term in terms.items():
+            if name not in latents:
+                cost = cost - term
+                continue
+            kl = -term
+            if name in self.free_bits:
+                # at the constraint the KL's gradient is zero, its value the constraint's
+                mean = kl.sum() / size
+                kl = kl * (mean > self.free_bits[name]) + self.free_bits[name] * (
+                    mean <= self.free_bits[name]
+                )
+            cost = cost + self.beta_of(name) * kl
+        return cost.sum() + self._score_function(traces, cost)
+
+    def _score_function(self, traces, cost):
+        """Zero, with the gradient of the samples that are not reparameterised (REINFORCE)."""
+        surrogate = 0.0
+        for name, site in traces.guide.items():
+            if name in traces.enumerated_guide or site["fn"].has_rsample:
+                continue
+            log_q = traces.log_prob(site)
+            if log_q.dim() > 1:
+                raise UserError(
+                    f"{name!r} is sampled without a reparameterised gradient beneath an enumerated "
+                    "latent or with several particles; with beta, warmup or free_bits this is not "
+                    "supported: enumerate it too, or use one particle"
+                )
+            log_q = log_q * cost.detach()
+            surrogate = surrogate + (log_q - log_q.detach()).sum()
+        return surrogate
+
+    def loss_and_grads(self, model, guide, *args, **kwargs):
+        """As `pyro.infer.SVI` calls it: the loss as a float, gradients in `.grad`."""
+        loss = self.differentiable_loss(model, guide, *args, **kwargs)
+        loss.backward()
+        return loss.item()
+
+    def loss(self, model, guide, *args, **kwargs):
+        with torch.no_grad():
+            if self._is_plain():
+                return super().loss(model, guide, *args, **kwargs)
+            return self.differentiable_loss(model, guide, *args, **kwargs).item()
+
+    def describe(self):
+        """Its settings, for `config.json`."""
+        return {
+            "name": "elbo",
+            "beta": self.beta,
+            "warmup": self.warmup,
+            "warmup_from": self.warmup_from,
+            "free_bits": self.free_bits,
+            "num_particles": self.num_particles,
+        }

@@ -1,0 +1,251 @@
+"""Any model/guide pair, this library's or a user's: how it is called, and how it is run once.
+
+`Batch`es are dicts: `{"x": ..., "y": ..., "index": ...}`. A program gets from a batch what its
+signature names; `x` goes to its first argument, whatever that is called.
+"""
+
+import inspect
+from contextlib import contextmanager
+
+import pyro
+import torch
+import torch.nn as nn
+from pyro import poutine
+from pyro.infer.enum import get_importance_trace
+from pyro.poutine.enum_messenger import EnumMessenger
+from pyro.poutine.messenger import Messenger
+
+from .errors import UserError
+
+
+def accepting(program):
+    """`program`, as a function of a whole batch by keywords that ignores what it does not take."""
+    target = program.forward if isinstance(program, nn.Module) else program
+    parameters = list(inspect.signature(target).parameters.values())
+    names = {p.name for p in parameters if p.kind not in (p.VAR_POSITIONAL, p.VAR_KEYWORD)}
+
+    def call(**batch):
+        x = batch.get("x")
+        extra = {k: v for k, v in batch.items() if k in names and k != "x"}
+        if "x" in names or x is None:
+            return program(**({"x": x} if "x" in names else {}), **extra)
+        return program(x, **extra)
+
+    return call
+
+
+def takes(program, name):
+    """Whether a program's signature names `name`."""
+    target = program.forward if isinstance(program, nn.Module) else program
+    return name in inspect.signature(target).parameters
+
+
+def modules(*programs):
+    """The `nn.Module`s among the programs."""
+    return [p for p in programs if isinstance(p, nn.Module)]
+
+
+def device_of(*programs, default="cpu"):
+    """Where the first parameter or buffer of the programs lives."""
+    for module in modules(*programs):
+        for tensor in [*module.parameters(), *module.buffers()]:
+            return tensor.device
+    return torch.device(default)
+
+
+@contextmanager
+def eval_mode(*programs):
+    """Modules in eval mode, and back to what each submodule was in."""
+    was = [(m, m.training) for p in modules(*programs) for m in p.modules()]
+    try:
+        for p in modules(*programs):
+            p.eval()
+        yield
+    finally:
+        for m, training in was:
+            m.training = training
+
+
+@contextmanager
+def seeded(seed, device=None):
+    """Run with a seed of its own; the caller's random stream is left as it was."""
+    if seed is None:
+        yield
+        return
+    cuda = device is not None and torch.device(device).type == "cuda"
+    with torch.random.fork_rng(devices=[device] if cuda else []):
+        torch.manual_seed(seed)
+        yield
+
+
+PARTICLES = "num_particles_vectorized"  # the name that Pyro's own ELBOs give this plate
+
+
+class Traces:
+    """One run of guide and model, discrete sites enumerated; log-probs `[enum..., (S,) B]`.
+
+    Enumerated dimensions lie left of the particle and data dimensions, each site's in one of its
+    own. `weights()` are the probabilities of their combinations: q where the guide enumerates,
+    the exact conditional posterior where the model does.
+    """
+
+    def __init__(self, model_trace, guide_trace, event_dims=1, scaled=False):
+        self.model = {n: s for n, s in model_trace.nodes.items() if s["type"] == "sample"}
+        self.guide = {n: s for n, s in guide_trace.nodes.items() if s["type"] == "sample"}
+        self.event_dims, self.scaled = event_dims, scaled
+        self.enumerated_guide = {
+            n: s["infer"]["_enumerate_dim"]
+            for n, s in self.guide.items()
+            if s["infer"].get("_enumerate_dim") is not None
+        }
+        self.enumerated_model = {
+            n: s["infer"]["_enumerate_dim"]
+            for n, s in self.model.items()
+            if s["infer"].get("_enumerate_dim") is not None and n not in self.guide
+        }
+        self.enumerated = {**self.enumerated_guide, **self.enumerated_model}
+        for n, s in self.model.items():
+            frames = [f for f in s["cond_indep_stack"] if f.vectorized and f.name != PARTICLES]
+            if not any(f.dim == -1 for f in frames):
+                raise UserError(
+                    f"site {n!r} lies outside the data plate: per-datum terms are not defined for it"
+                )
+            if any(f.dim != -1 for f in frames):
+                raise UserError(f"site {n!r} lies in more than one plate: one data plate, at dim -1")
+
+    def log_prob(self, site):
+        """`[enum..., (S,) B]`; unscaled unless asked, masked elements zero."""
+        if self.scaled:
+            return site["log_prob"]
+        value = site["unscaled_log_prob"]
+        mask = site["mask"]
+        if mask is None or mask is True:
+            return value
+        return torch.where(torch.as_tensor(mask, device=value.device), value, value.new_zeros(()))
+
+    def _log_posterior(self):
+        """`{site: log p(site | earlier ones, all the rest)}` over model-enumerated sites."""
+        if not self.enumerated_model:
+            return {}
+        joint = sum(self.log_prob(s) for s in self.model.values())
+        dims = list(self.enumerated_model.items())
+        result, before = {}, joint.logsumexp([d for _, d in dims], keepdim=True)
+        for i, (name, _) in enumerate(dims):
+            later = [d for _, d in dims[i + 1 :]]
+            upto = joint.logsumexp(later, keepdim=True) if later else joint
+            result[name] = upto - before
+            before = upto
+        return result
+
+    def _weights(self, posterior):
+        """Probability of each combination of enumerated values, `[enum..., (S,) B]`, or None."""
+        if not self.enumerated:
+            return None
+        log_w = sum(self.log_prob(self.guide[n]) for n in self.enumerated_guide)
+        return (log_w + sum(posterior.values())).exp()
+
+    def site_terms(self):
+        r"""`{site: [(S,) B]}` in nats, summing to the ELBO; differentiable.
+
+        An observed site: :math:`E \log p`. A latent: :math:`E[\log p - \log q]`, minus its KL. A
+        latent summed in the model: minus the KL of its exact posterior to its prior.
+        """
+        posterior = self._log_posterior()
+        weights = self._weights(posterior)
+        terms = {}
+        for name, site in self.model.items():
+            term = self.log_prob(site)
+            if name in self.guide:
+                term = term - self.log_prob(self.guide[name])
+            elif name in posterior:
+                term = term - posterior[name]
+            if weights is not None:
+                # A combination of probability 0 contributes 0, also where its log-prob is -inf.
+                term = torch.where(weights > 0, term, term.new_zeros(())) * weights
+                dims = [d for d in self.enumerated.values() if term.dim() >= -d]
+                term = term.sum(dims, keepdim=True)
+                term = term.reshape(term.shape[-self.event_dims :])
+            terms[name] = term
+        return terms
+
+    def expectation(self, value, shape=()):
+        """`E[value]` over the enumerated latents, for a value `[enum..., (S,) B, *shape]`."""
+        weights = self._weights(self._log_posterior())
+        if weights is None:
+            return value
+        n = len(shape)
+        value = value * weights.reshape(weights.shape + (1,) * n)
+        dims = [d - n for d in self.enumerated.values() if value.dim() >= n - d]
+        value = value.sum(dims, keepdim=True) if dims else value
+        return value.reshape(value.shape[-self.event_dims - n :])
+
+    def probabilities(self, name):
+        """Probabilities of one enumerated latent, `[(S,) B, K]`, its axis put last."""
+        keep = self.enumerated[name]
+        others = [d for n, d in self.enumerated.items() if n != name]
+        weights = self._weights(self._log_posterior())
+        others = [d for d in others if weights.dim() >= -d]
+        if others:
+            weights = weights.sum(others, keepdim=True)
+        return weights.movedim(keep, -1).reshape(weights.shape[-self.event_dims :] + (-1,))
+
+    def log_weight(self):
+        r"""`[S, B]`: :math:`\log \sum_y p(x, z, y) / q(z | y, x)`, unbiased for p(x) once exp'd.
+
+        Enumerated latents are summed: the model's joint over the density of the guide's *sampled*
+        sites only.
+        """
+        log_w = sum(self.log_prob(s) for s in self.model.values())
+        for name, site in self.guide.items():
+            if name not in self.enumerated_guide:
+                log_w = log_w - self.log_prob(site)
+        left = list(range(log_w.dim() - self.event_dims))
+        return log_w.logsumexp(left) if left else log_w
+
+
+class _AtMean(Messenger):
+    """Continuous latents take their conditional mean instead of a draw."""
+
+    def _pyro_sample(self, msg):
+        fn = msg["fn"]
+        if msg["done"] or msg["is_observed"] or is_subsample(msg) or fn.has_enumerate_support:
+            return
+        try:
+            msg["value"] = fn.mean
+        except NotImplementedError:  # a flow has no mean in closed form
+            msg["value"] = fn.sample((32,)).mean(0)
+        msg["done"] = True
+
+
+def run(model, guide, batch, num_particles=None, at_mean=False):
+    """Run guide, then model against it, and return the `Traces`, with no support checks.
+
+    Every discrete latent is enumerated in parallel, however it was trained. `num_particles` adds a
+    plate at dim -2: S draws of everything that is sampled. `at_mean` puts continuous latents at
+    their conditional means.
+    """
+    model = poutine.infer_config(accepting(model), enumerate_discrete)
+    guide = poutine.infer_config(accepting(guide), enumerate_discrete)
+    if at_mean:
+        guide = _AtMean()(guide)
+    event_dims = 1
+    if num_particles is not None:
+        event_dims = 2
+        plate = pyro.plate(PARTICLES, num_particles, dim=-2)
+        model, guide = plate(model), plate(guide)
+    guide = EnumMessenger(first_available_dim=-1 - event_dims)(guide)
+    model = EnumMessenger()(model)  # continues to the left of the guide's dimensions
+    with pyro.validation_enabled(False):
+        traces = get_importance_trace("flat", event_dims, model, guide, (), batch)
+    return Traces(*traces, event_dims=event_dims)
+
+
+def is_subsample(site):
+    return type(site["fn"]).__name__ == "_Subsample"
+
+
+def enumerate_discrete(site):
+    """An `infer_config` function: every discrete latent enumerated in parallel."""
+    if site["type"] != "sample" or site["is_observed"] or is_subsample(site):
+        return {}
+    return {"enumerate": "parallel"} if site["fn"].has_enumerate_support else {}

@@ -1,0 +1,33 @@
+"""A `torch.nn.Module` whose forward is a Pyro program: what every model and guide here is."""
+
+import itertools
+import weakref
+
+import pyro
+import torch.nn as nn
+from pyro.poutine.runtime import _PYRO_STACK
+from pyro.poutine.trace_messenger import TraceMessenger
+
+_names = weakref.WeakKeyDictionary()
+_counter = itertools.count()
+
+
+def _svi_is_collecting():
+    """`SVI.step` learns which parameters to optimise from a trace of param sites alone."""
+    return any(isinstance(m, TraceMessenger) and m.param_only for m in _PYRO_STACK)
+
+
+class Program(nn.Module):
+    """A Pyro program that keeps its parameters in the module, as torch does.
+
+    Under `pv.fit`, or any torch optimizer, Pyro's global parameter store stays empty. Under a Pyro
+    user's own `pyro.infer.SVI` a plain module would silently not train, because SVI optimises only
+    what is registered: so a program registers itself, under a name of its own, exactly while SVI
+    is looking, and not otherwise.
+    """
+
+    def __call__(self, *args, **kwargs):
+        if _svi_is_collecting():
+            name = _names.setdefault(self, f"{type(self).__name__}_{next(_counter)}")
+            pyro.module(name, self)
+        return super().__call__(*args, **kwargs)

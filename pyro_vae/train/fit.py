@@ -1,0 +1,451 @@
+"""`fit`: train a model/guide pair by stochastic variational inference."""
+
+import json
+import math
+import signal
+import threading
+import time
+from contextlib import contextmanager
+from dataclasses import dataclass, field
+from pathlib import Path
+
+import pyro
+import torch
+from torch.nn.utils import clip_grad_norm_
+from tqdm.auto import tqdm
+
+from ..data import Data, as_data, batches
+from ..errors import UserError, unknown
+from ..evaluate import check_pair, elbo
+from ..evaluate.check import check_support
+from ..objectives import ELBO
+from ..pair import accepting, modules, run
+from . import checkpoint
+
+SCHEDULES = {
+    "constant": lambda t: 1.0,
+    "linear": lambda t: 1.0 - t,
+    "cosine": lambda t: 0.5 * (1 + math.cos(math.pi * t)),
+}
+CHECKPOINT_SECONDS = 10
+
+
+@dataclass
+class Run:
+    """What `fit` returns: the trained pair (the modules passed in), and how it went.
+
+    `history` has a dict an epoch: `epoch, loss` (training, nats per datum), `elbo` (validation,
+    beta = 1), `beta, lr, seconds`. `best_epoch` is the one that validation chose, whose weights
+    the modules hold; without a validation split, the last.
+    """
+
+    model: object
+    guide: object
+    history: list = field(default_factory=list)
+    best_epoch: int | None = None
+    out: Path | None = None
+    interrupted: bool = False
+
+
+def fit(
+    model,
+    guide,
+    data,
+    epochs=50,
+    *,
+    objective=None,
+    lr=1e-3,
+    batch_size=128,
+    schedule="constant",
+    clip_norm=None,
+    patience=None,
+    initialise=None,
+    observe=None,
+    device=None,
+    seed=0,
+    out=None,
+    resume=False,
+    config=None,
+    progress=True,
+):
+    """Train a pair, ours or any Pyro pair with one data plate; returns a `Run`.
+
+    After each epoch the ELBO of the validation split is taken, at beta = 1, in eval mode, with
+    noise of its own seed; the weights of the best epoch are what the modules hold at the end.
+
+    Args:
+        model, guide: Pyro programs; modules are moved to `device` and trained in place.
+        data: `pv.data.load(...)`, a tensor, `(x, y)`, a torch `Dataset`, or a `DataLoader`.
+        objective: `pv.objectives.ELBO(...)`, with its warm-up and constraints.
+        lr, schedule: Adam's rate, and how it falls over the run: `constant, linear, cosine`.
+        batch_size: data a step; the last batch may be short.
+        clip_norm: largest norm of the gradient of the mean loss; None does not clip.
+        patience: stop after that many epochs without a better validation ELBO.
+        initialise: a `MixtureInitialisation`, or any function of `(model, guide, data, device,
+            seed, progress)`, run before the first epoch.
+        observe: names of the data that the pair is given, of `("x", "y")`; `model.observes`, else
+            `x` alone, unless said. Labels in the data are otherwise never seen in training.
+        device: `"cuda"`, `"cpu"`, ...; a GPU where there is one.
+        seed: of shuffling, binarisation, sampling. Weights come from the modules as they are.
+        out: folder for `config.json`, `metrics.jsonl`, `checkpoint.pt`.
+        resume: go on from `out`'s checkpoint; on a CPU bit for bit what an uninterrupted run does.
+        config: more for `config.json`.
+
+    Raises:
+        UserError: a pair or data that do not fit; a loss that is not finite (the site named, the
+            last good checkpoint kept); a checkpoint that cannot be used.
+    """
+    device = choose_device(device)
+    data = as_data(data)
+    objective = ELBO() if objective is None else objective
+    if schedule not in SCHEDULES:
+        raise unknown("schedule", schedule, SCHEDULES)
+    for name, value in (("epochs", epochs), ("batch_size", batch_size), ("lr", lr)):
+        if not value > 0:
+            raise UserError(f"{name} must be positive, not {value}")
+    out = None if out is None else Path(out)
+    if resume and out is None:
+        raise UserError("resume needs out=, the folder of the run to go on with")
+    if patience is not None and getattr(data, "valid", None) is None:
+        raise UserError("patience stops on the validation ELBO, and these data have no valid split")
+    trainer = _Trainer(
+        model, guide, data, epochs, objective, lr, batch_size, schedule, clip_norm, patience,
+        observe, device, seed, out, progress,
+    )  # fmt: skip
+    with torch.random.fork_rng(devices=[device] if device.type == "cuda" else []):
+        torch.manual_seed(seed)
+        if resume:
+            trainer.load()
+        else:
+            trainer.start(initialise, config or {})
+        return trainer.train()
+
+
+def choose_device(name=None):
+    """A `torch.device`: the one named, else a GPU where there is one, else the CPU."""
+    if name is None:
+        name = "cuda" if torch.cuda.is_available() else "cpu"
+    try:
+        device = torch.device(name)
+    except RuntimeError:
+        raise UserError(f"unknown device {name!r}; e.g. cpu, cuda, cuda:1") from None
+    if device.type == "cuda":
+        if not torch.cuda.is_available():
+            raise UserError("no GPU here that torch can use; device='cpu' trains on the processor")
+        if device.index is None:
+            device = torch.device("cuda", torch.cuda.current_device())
+    return device
+
+
+class _Trainer:
+    def __init__(
+        self, model, guide, data, epochs, objective, lr, batch_size, schedule, clip_norm, patience,
+        observe, device, seed, out, progress,
+    ):  # fmt: skip
+        self.model, self.guide, self.data, self.objective = model, guide, data, objective
+        self.epochs, self.lr, self.schedule = epochs, lr, schedule
+        self.clip_norm, self.patience, self.device, self.seed = clip_norm, patience, device, seed
+        self.out, self.progress = out, progress
+        self.observe = tuple(observe or getattr(model, "observes", ("x",)))
+        self.settings = {
+            "epochs": epochs, "lr": lr, "batch_size": batch_size, "schedule": schedule,
+            "clip_norm": clip_norm, "patience": patience, "seed": seed,
+            "objective": getattr(objective, "describe", lambda: type(objective).__name__)(),
+        }  # fmt: skip
+        for m in modules(model, guide):
+            m.to(device)
+        self.batches = batches(data, batch_size, device, seed)
+        self.programs = accepting(model), accepting(guide)
+        self.validates = isinstance(data, Data) and data.valid is not None and not self._per_datum()
+        self.epoch, self.batch, self.total, self.seen = 0, 0, 0.0, 0
+        self.history, self.best, self.best_elbo, self.best_epoch = [], None, -math.inf, None
+        self.seconds = 0.0
+
+    # -------------------------------------------------------------- before
+
+    def _per_datum(self):
+        """Whether the guide has a row per training datum, and so none for other data."""
+        return "index" in {p for parents in getattr(self.guide, "given", {}).values() for p in parents}
+
+    def pick(self, batch):
+        """Of a batch, what the pair is given."""
+        missing = [n for n in self.observe if n not in batch]
+        if missing:
+            raise UserError(f"the pair observes {missing[0]!r}, which the data do not have")
+        return {n: v for n, v in batch.items() if n in (*self.observe, "index")}
+
+    def start(self, initialise, config):
+        """Check the pair, build the optimiser, initialise, and write the first checkpoint."""
+        with torch.random.fork_rng(devices=[]):
+            first = self.pick(next(iter(self.batches.epoch(0))))
+        check_pair(self.model, self.guide, **{k: v[:8] for k, v in first.items()})
+        self._check_all_data(first)
+        self._make_optimiser(first)
+        if self.out is not None:
+            self.out.mkdir(parents=True, exist_ok=True)
+            data = self.data.describe() if isinstance(self.data, Data) else {"name": "stream"}
+            checkpoint.write_json(
+                self.out / "config.json", {**config, "fit": self.settings, "data": data}
+            )
+            (self.out / "metrics.jsonl").write_text("")
+        if initialise is not None:
+            initialise(self.model, self.guide, self.data, self.device, self.seed, self.progress)
+            self._make_optimiser(first)
+        self.save()
+
+    def _check_all_data(self, first):
+        """Every training datum, not only the first batch, lies in its likelihood's support."""
+        if not isinstance(self.data, Data):
+            return
+        with torch.no_grad():
+            traces = run(self.model, self.guide, {k: v[:1] for k, v in first.items()})
+        site = traces.model.get("x")
+        if site is not None and site["is_observed"]:
+            check_support(site, "x", self.data.observed("train").x)
+
+    def _make_optimiser(self, batch):
+        """Adam over the modules' parameters, and any that a user's program keeps elsewhere."""
+        owned = [p for m in modules(self.model, self.guide) for p in m.parameters()]
+        with torch.random.fork_rng(devices=[]), pyro.validation_enabled(False):
+            leaves = _leaves(self.objective.differentiable_loss(*self.programs, **batch))
+        ids = {id(p) for p in owned}
+        self.free = [p for p in leaves if id(p) not in ids]
+        self.parameters = [p for p in owned if p.requires_grad] + self.free
+        if not self.parameters:
+            raise UserError("the pair has no parameters to train")
+        self.optimiser = torch.optim.Adam(self.parameters, lr=self.lr, fused=True)
+
+    # -------------------------------------------------------------- during
+
+    def train(self):
+        """Epochs until done, out of patience, or Ctrl-C, which ends it with nothing lost."""
+        bar = tqdm(
+            total=self.epochs, initial=self.epoch, disable=not self.progress, unit="epoch",
+            dynamic_ncols=True,
+        )  # fmt: skip
+        interrupted, saved = False, time.monotonic()
+        with bar, _ctrl_c() as stop, pyro.validation_enabled(False):
+            while self.epoch < self.epochs and not self._out_of_patience():
+                if not self._train_epoch(stop):
+                    interrupted = True
+                    break
+                self._end_epoch(bar)
+                if time.monotonic() - saved > CHECKPOINT_SECONDS:
+                    self.save()
+                    saved = time.monotonic()
+                if stop.is_set():
+                    interrupted = self.epoch < self.epochs
+                    break
+        self.save()
+        if interrupted:
+            return self._run(interrupted=True)
+        if self.best is not None:
+            _restore(self.model, self.guide, self.free, self.best, "the best epoch")
+        for m in modules(self.model, self.guide):
+            m.eval()
+        return self._run()
+
+    def _run(self, interrupted=False):
+        best = self.best_epoch if self.best_epoch is not None else self.epoch
+        return Run(self.model, self.guide, self.history, best, self.out, interrupted)
+
+    def _train_epoch(self, stop):
+        """The rest of this epoch; False if it was interrupted."""
+        started = time.monotonic()
+        for m in modules(self.model, self.guide):
+            m.train()
+        self.objective.epoch = self.epoch
+        steps = len(self.batches)
+        for batch in self.batches.epoch(self.epoch, start=self.batch):
+            if stop.is_set():
+                self.seconds += time.monotonic() - started
+                return False
+            batch = self.pick(batch)
+            progress = (self.epoch + self.batch / steps) / self.epochs
+            for group in self.optimiser.param_groups:
+                group["lr"] = self.lr * SCHEDULES[self.schedule](progress)
+            self._step(batch)
+            self.batch += 1
+        self.seconds += time.monotonic() - started
+        return True
+
+    def _step(self, batch):
+        size = len(batch["x"])
+        loss = self.objective.differentiable_loss(*self.programs, **batch) / size
+        self.optimiser.zero_grad(set_to_none=True)
+        loss.backward()
+        loss = loss.detach()
+        if self.device.type == "cpu" and not math.isfinite(loss.item()):
+            self._not_finite(batch)
+        if self.clip_norm is not None:
+            clip_grad_norm_(self.parameters, self.clip_norm)
+        self.optimiser.step()
+        self.total = self.total + loss.double() * size
+        self.seen += size
+
+    def _not_finite(self, batch):
+        with torch.no_grad():
+            terms = run(self.model, self.guide, batch).site_terms()
+        bad = [n for n, t in terms.items() if not torch.isfinite(t).all()]
+        where = f"at site {bad[0]!r}" if bad else "in its weighting"
+        kept = f"; the last good checkpoint is {self.out / 'checkpoint.pt'}" if self.out else ""
+        raise UserError(
+            f"the loss is not finite {where}, epoch {self.epoch + 1}, step {self.batch + 1}"
+            f"{kept}; a lower lr or clip_norm= may help"
+        )
+
+    def _end_epoch(self, bar):
+        loss = float(self.total) / self.seen
+        if not math.isfinite(loss):
+            raise UserError(f"the loss is not finite in epoch {self.epoch + 1}; a lower lr may help")
+        row = {"epoch": self.epoch + 1, "loss": loss, "seconds": round(self.seconds, 3)}
+        row["lr"] = self.optimiser.param_groups[0]["lr"]
+        row["data_per_second"] = round(self.seen / max(self.seconds, 1e-9))
+        if self.validates:
+            row["elbo"] = self._validate()
+            if row["elbo"] > self.best_elbo:
+                self.best_elbo, self.best_epoch = row["elbo"], self.epoch + 1
+                self.best = self._weights()
+        self.history.append(row)
+        if self.out is not None:
+            with open(self.out / "metrics.jsonl", "a") as f:
+                f.write(json.dumps(row) + "\n")
+        self.epoch, self.batch, self.total, self.seen, self.seconds = self.epoch + 1, 0, 0.0, 0, 0.0
+        shown = {"loss": f"{loss:.2f}"}
+        if self.validates:
+            shown["valid ELBO"] = f"{row['elbo']:.2f}"
+        shown["data/s"] = f"{row['data_per_second']:,}"
+        bar.set_postfix(shown, refresh=False)
+        bar.update()
+
+    def _weights(self):
+        """A copy of all weights: the modules' states, and the parameters outside of modules."""
+        states = [m.state_dict() for m in modules(self.model, self.guide)]
+        return {
+            "modules": [{k: v.detach().clone() for k, v in s.items()} for s in states],
+            "free": [p.detach().clone() for p in self.free],
+        }
+
+    def _validate(self):
+        valid = self.data.valid
+        others = {"y": valid.y} if "y" in self.observe else {}
+        return float(elbo(self.model, self.guide, valid.x, seed=self.seed, **others).mean())
+
+    def _out_of_patience(self):
+        if self.patience is None or self.best_epoch is None:
+            return False
+        return self.epoch - self.best_epoch >= self.patience
+
+    # --------------------------------------------------------------- files
+
+    def save(self):
+        """The whole state, so that `load` goes on as if nothing had happened."""
+        if self.out is None:
+            return
+        cuda = self.device.type == "cuda"
+        state = {
+            "weights": self._weights(),
+            "best": self.best,
+            "optimiser": self.optimiser.state_dict(),
+            "rng": torch.get_rng_state(),
+            "rng_cuda": torch.cuda.get_rng_state(self.device) if cuda else None,
+            "progress": {
+                "epoch": self.epoch, "batch": self.batch, "total": float(self.total),
+                "seen": self.seen, "seconds": self.seconds, "best_elbo": self.best_elbo,
+                "best_epoch": self.best_epoch,
+            },
+            "history": json.dumps(self.history),
+            "settings": json.dumps(self.settings),
+        }  # fmt: skip
+        checkpoint.save(self.out / "checkpoint.pt", state)
+
+    def load(self):
+        """Restore what `save` wrote."""
+        path = self.out / "checkpoint.pt"
+        state = checkpoint.load(path)
+        settings = json.loads(state["settings"])
+        same = json.loads(json.dumps(self.settings))
+        for name, value in same.items():
+            if name not in ("epochs", "patience") and settings.get(name) != value:
+                raise UserError(
+                    f"{path} was trained with {name}={settings.get(name)}, not {value}: "
+                    "resume with the same settings (only epochs and patience may change)"
+                )
+        if settings["epochs"] != self.epochs and self.schedule != "constant":
+            raise UserError(f"a {self.schedule} schedule of {settings['epochs']} epochs cannot be extended")
+        with torch.random.fork_rng(devices=[]):
+            first = self.pick(next(iter(self.batches.epoch(0))))
+        self._make_optimiser(first)
+        _restore(self.model, self.guide, self.free, state["weights"], path)
+        self.optimiser.load_state_dict(state["optimiser"])
+        self.best = state["best"]
+        self.history = json.loads(state["history"])
+        for name, value in state["progress"].items():
+            setattr(self, name, value)
+        self.total = torch.tensor(self.total, dtype=torch.float64, device=self.device)
+        lines = "".join(json.dumps(row) + "\n" for row in self.history)
+        checkpoint.write_atomically(self.out / "metrics.jsonl", lambda p: p.write_text(lines))
+        torch.set_rng_state(state["rng"])
+        if state["rng_cuda"] is not None and self.device.type == "cuda":
+            torch.cuda.set_rng_state(state["rng_cuda"], self.device)
+
+
+def _restore(model, guide, free, weights, source):
+    found = modules(model, guide)
+    for kind, have, want in (
+        ("modules", found, weights["modules"]),
+        ("parameters outside of modules", free, weights["free"]),
+    ):
+        if len(have) != len(want):
+            raise UserError(f"{source} has {len(want)} {kind}, this pair {len(have)}")
+    for module, state in zip(found, weights["modules"], strict=True):
+        checkpoint.load_state(module, state, type(module).__name__, source)
+    with torch.no_grad():
+        for parameter, value in zip(free, weights["free"], strict=True):
+            parameter.copy_(value)
+
+
+def load_weights(model, guide, path):
+    """Put a checkpoint's weights (the best by validation) into a pair of modules built as trained.
+
+    Raises:
+        UserError: the file is missing, damaged, unsafe, or of another pair.
+    """
+    state = checkpoint.load(path)
+    _restore(model, guide, [], state["best"] or state["weights"], path)
+    for m in modules(model, guide):
+        m.eval()
+
+
+def _leaves(loss):
+    """Every leaf that the loss has a gradient for: params of modules, pyro.params and all."""
+    seen, leaves, stack = set(), [], [loss.grad_fn]
+    while stack:
+        node = stack.pop()
+        if node is None or node in seen:
+            continue
+        seen.add(node)
+        if hasattr(node, "variable"):
+            leaves.append(node.variable)
+        stack.extend(n for n, _ in node.next_functions)
+    return leaves
+
+
+@contextmanager
+def _ctrl_c():
+    """An event that the first Ctrl-C sets; a second one interrupts at once."""
+    stop = threading.Event()
+    if threading.current_thread() is not threading.main_thread():
+        yield stop
+        return
+    before = signal.getsignal(signal.SIGINT)
+
+    def handler(number, frame):
+        stop.set()
+        signal.signal(signal.SIGINT, before)
+
+    signal.signal(signal.SIGINT, handler)
+    try:
+        yield stop
+    finally:
+        signal.signal(signal.SIGINT, before)
