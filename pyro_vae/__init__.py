@@ -1,6 +1,6 @@
 """Deep latent-variable models as Pyro model/guide pairs: train, swap and judge them."""
 
-from . import conditionals, data, evaluate, guides, models, objectives, train
+from . import conditionals, data, evaluate, guides, models, objectives, plots, train
 from .errors import UserError
 from .evaluate import check_pair, sample
 from .train import fit
@@ -16,6 +16,7 @@ __all__ = [
     "guides",
     "models",
     "objectives",
+    "plots",
     "sample",
     "train",
 ]

@@ -40,6 +40,11 @@ def takes(program, name):
     return name in inspect.signature(target).parameters
 
 
+def reads_index(guide):
+    """Whether a guide has a row per training datum, and so nothing to say of other data."""
+    return any("index" in parents for parents in getattr(guide, "given", {}).values())
+
+
 def modules(*programs):
     """The `nn.Module`s among the programs."""
     return [p for p in programs if isinstance(p, nn.Module)]
@@ -111,7 +116,9 @@ class Traces:
                     f"site {n!r} lies outside the data plate: per-datum terms are not defined for it"
                 )
             if any(f.dim != -1 for f in frames):
-                raise UserError(f"site {n!r} lies in more than one plate: one data plate, at dim -1")
+                raise UserError(
+                    f"site {n!r} lies in more than one plate: one data plate, at dim -1"
+                )
 
     def log_prob(self, site):
         """`[enum..., (S,) B]`; unscaled unless asked, masked elements zero."""

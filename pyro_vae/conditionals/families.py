@@ -80,7 +80,9 @@ class MultivariateNormal(Family):
         d = shape[0]
         scale = bounded_log_scale(log_scale).exp()
         row, col = torch.tril_indices(d, d, -1, device=below.device)
-        unit = torch.eye(d, dtype=below.dtype, device=below.device).repeat(below.shape[:-1] + (1, 1))
+        unit = torch.eye(d, dtype=below.dtype, device=below.device).repeat(
+            below.shape[:-1] + (1, 1)
+        )
         unit[..., row, col] = below
         return dist.MultivariateNormal(loc, scale_tril=scale.unsqueeze(-1) * unit)
 

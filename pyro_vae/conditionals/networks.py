@@ -34,7 +34,11 @@ class Table(nn.Module):
 
     def __init__(self, num_data, out):
         super().__init__()
-        self.rows = nn.Parameter(torch.zeros(num_data, out))
+        self.rows = nn.Parameter(torch.empty(num_data, out))
+        self.reset_parameters()
+
+    def reset_parameters(self):
+        nn.init.zeros_(self.rows)
 
     def forward(self, index):
         return self.rows[index]
@@ -55,9 +59,15 @@ class Affine(nn.Module):
                 self.maps[name] = Table(shape[0], out)
             else:
                 self.maps[name] = nn.Linear(math.prod(shape), out, bias=False)
+        self.bias = nn.Parameter(torch.empty(out))
+        self.reset_parameters()
+
+    def reset_parameters(self):
+        """torch's default for one linear map of all parents together; zeros where there is none."""
         fan_in = sum(math.prod(s) for n, s in self.shapes.items() if n != "index")
         bound = 1 / math.sqrt(fan_in) if fan_in else 0.0
-        self.bias = nn.Parameter(torch.empty(out).uniform_(-bound, bound))
+        for parameter in (self.bias, *(m.weight for n, m in self.maps.items() if n != "index")):
+            nn.init.uniform_(parameter, -bound, bound)
 
     def forward(self, **parents):
         total = self.bias
@@ -156,7 +166,9 @@ class _ConvOut(nn.Module):
         layers = []
         for i in range(len(channels)):
             # A stride-2 layer maps n to 2n - 1 + pad; pad = 1 exactly where the size is even.
-            pad = tuple(big - (2 * small - 1) for big, small in zip(sizes[i + 1], sizes[i], strict=True))
+            pad = tuple(
+                big - (2 * small - 1) for big, small in zip(sizes[i + 1], sizes[i], strict=True)
+            )
             layers += [
                 _activation(activation),
                 nn.ConvTranspose2d(

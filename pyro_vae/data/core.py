@@ -160,7 +160,9 @@ def from_arrays(
         raise UserError(f"{name}: valid + test = {sum(counts)} leaves nothing of {n} to train on")
     order = torch.randperm(n, generator=torch.Generator().manual_seed(split_seed))
     parts = order.split([n - sum(counts), *counts])
-    train, valid, test = (Split(x[i], None if y is None else y[i]) if len(i) else None for i in parts)
+    train, valid, test = (
+        Split(x[i], None if y is None else y[i]) if len(i) else None for i in parts
+    )
     return make(
         train,
         valid,

@@ -38,7 +38,8 @@ def _arcs(root, binarise, split_seed, binarise_seed):
     across = 0.05 * torch.randn(n, generator=generator)
     angle = 2 * math.pi * arm / arms + 0.25 * radius.exp()
     x = torch.stack(
-        [radius * angle.cos() + across * angle.sin(), across * angle.cos() - radius * angle.sin()], 1
+        [radius * angle.cos() + across * angle.sin(), across * angle.cos() - radius * angle.sin()],
+        1,
     )
     return from_arrays(
         x,
@@ -57,7 +58,9 @@ def _torchvision(kind):
 
         root = Path(root or os.environ.get("PYRO_VAE_DATA") or "~/.cache/pyro_vae").expanduser()
         try:
-            raw = [getattr(torchvision.datasets, kind)(root, train, download=True) for train in (1, 0)]
+            raw = [
+                getattr(torchvision.datasets, kind)(root, train, download=True) for train in (1, 0)
+            ]
         except (OSError, RuntimeError) as e:
             reason = str(e).strip().splitlines()[0] if str(e) else type(e).__name__
             raise UserError(

@@ -73,7 +73,12 @@ def check_pair(model, guide, x, **others):
     device = device_of(model, guide, default=x.device)
     batch = {k: v.to(device) for k, v in batch.items()}
     configured = [poutine.infer_config(accepting(p), enumerate_discrete) for p in (model, guide)]
-    with torch.no_grad(), eval_mode(model, guide), seeded(0, device), pyro.validation_enabled(False):
+    with (
+        torch.no_grad(),
+        eval_mode(model, guide),
+        seeded(0, device),
+        pyro.validation_enabled(False),
+    ):
         guide_trace = _run("guide", EnumMessenger(first_available_dim=-2)(configured[1]), batch)
         replayed = poutine.replay(configured[0], trace=guide_trace)
         model_trace = _run("model", EnumMessenger()(replayed), batch)
@@ -91,12 +96,16 @@ def check_pair(model, guide, x, **others):
 def _check_sites(p, q, n):
     for name, site in q.items():
         if name not in p:
-            raise UserError(f"the guide samples {name!r}, which the model never does ({', '.join(p)})")
+            raise UserError(
+                f"the guide samples {name!r}, which the model never does ({', '.join(p)})"
+            )
         if p[name]["is_observed"]:
             raise UserError(f"the guide samples {name!r}, which the model observes")
         a, b = tuple(p[name]["fn"].event_shape), tuple(site["fn"].event_shape)
         if a != b:
-            raise UserError(f"{name!r} has event shape {list(a)} in the model, {list(b)} in the guide")
+            raise UserError(
+                f"{name!r} has event shape {list(a)} in the model, {list(b)} in the guide"
+            )
     for name, site in p.items():
         if site["is_observed"] or name in q:
             continue

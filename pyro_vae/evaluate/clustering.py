@@ -13,7 +13,9 @@ from ..errors import UserError
 
 
 def _vector(values, name):
-    values = values.detach().cpu().numpy() if isinstance(values, torch.Tensor) else np.asarray(values)
+    values = (
+        values.detach().cpu().numpy() if isinstance(values, torch.Tensor) else np.asarray(values)
+    )
     if values.ndim != 1:
         raise UserError(f"{name} must be a vector of {name}, not of shape {list(values.shape)}")
     return values
@@ -57,7 +59,9 @@ def baselines(train_x, test_x, num_clusters, seed=0):
     """
     train = train_x.flatten(1).cpu().numpy().astype(np.float64)
     test = test_x.flatten(1).cpu().numpy().astype(np.float64)
-    result = {"k-means": KMeans(num_clusters, n_init=10, random_state=seed).fit(train).predict(test)}
+    result = {
+        "k-means": KMeans(num_clusters, n_init=10, random_state=seed).fit(train).predict(test)
+    }
     if len(train) + len(test) <= 5000:
         both = AgglomerativeClustering(num_clusters).fit_predict(np.concatenate([test, train]))
         result["Ward"] = both[: len(test)]

@@ -5,7 +5,7 @@ import math
 import torch
 
 from ..errors import UserError
-from ..pair import eval_mode, device_of, run, seeded
+from ..pair import device_of, eval_mode, run, seeded
 
 BYTES = 256 * 2**20  # what one chunk's largest tensors may take together
 

@@ -79,7 +79,9 @@ class Guide(Program):
             fam = family.get(latent)
             if fam is None:
                 fam = OneHotCategorical() if latent in self.discrete_latents else Normal()
-            twin = next((q for n, q in self.factors.items() if self.given[n] == tuple(parents)), None)
+            twin = next(
+                (q for n, q in self.factors.items() if self.given[n] == tuple(parents)), None
+            )
             trunk = twin.trunk if share and twin is not None else None
             self.factors[latent] = Conditional(shapes[latent], inputs, fam, network, trunk=trunk)
         self.relaxation = RelaxedOneHotCategorical(temperature)
@@ -149,14 +151,20 @@ def _check(given, family, data, latents, num_data):
                         "declare the latents in sampling order"
                     )
                 if parent in latents:
-                    raise UserError(f"{latent!r} has the parent {parent!r}, which the guide leaves out")
+                    raise UserError(
+                        f"{latent!r} has the parent {parent!r}, which the guide leaves out"
+                    )
                 raise unknown("parent", parent, [*data, *latents])
             if parent == "index" and num_data is None:
-                raise UserError("the parent 'index' is a table with a row per datum: pass num_data=")
+                raise UserError(
+                    "the parent 'index' is a table with a row per datum: pass num_data="
+                )
         seen.add(latent)
     for latent, (_, is_discrete) in latents.items():
         if latent not in given and not is_discrete:
-            raise UserError(f"the guide leaves out {latent!r}, which is continuous: name its parents")
+            raise UserError(
+                f"the guide leaves out {latent!r}, which is continuous: name its parents"
+            )
     for latent in family:
         if latent not in given:
             raise unknown("latent in family", latent, given)

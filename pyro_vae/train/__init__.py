@@ -1,5 +1,6 @@
 """Training: `fit`, its checkpoints, and ways to start."""
 
 from .fit import Run, choose_device, fit, load_weights
+from .initialise import MixtureInitialisation
 
-__all__ = ["Run", "choose_device", "fit", "load_weights"]
+__all__ = ["MixtureInitialisation", "Run", "choose_device", "fit", "load_weights"]

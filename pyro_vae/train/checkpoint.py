@@ -54,10 +54,19 @@ def load(path):
     try:
         state = torch.load(path, map_location="cpu", weights_only=True)
     except Exception as e:  # torch raises many kinds for damaged files
-        kind = "would execute code" if "weights_only" in str(e) or "Unsupported" in str(e) else "is damaged"
+        kind = (
+            "would execute code"
+            if "weights_only" in str(e) or "Unsupported" in str(e)
+            else "is damaged"
+        )
         raise UserError(f"{path} is not a checkpoint of this library: the file {kind}") from e
     if not isinstance(state, dict) or state.get("format") != FORMAT:
         raise UserError(f"{path} is not a checkpoint of this library ({FORMAT!r} is not in it)")
+    missing = {"weights", "best", "optimiser", "rng", "progress", "history", "settings"} - set(
+        state
+    )
+    if missing:
+        raise UserError(f"{path} is not a whole checkpoint: it lacks {sorted(missing)[0]!r}")
     return state
 
 

@@ -19,7 +19,7 @@ from ..errors import UserError, unknown
 from ..evaluate import check_pair, elbo
 from ..evaluate.check import check_support
 from ..objectives import ELBO
-from ..pair import accepting, modules, run
+from ..pair import accepting, modules, reads_index, run
 from . import checkpoint
 
 SCHEDULES = {
@@ -108,10 +108,16 @@ def fit(
         raise UserError("resume needs out=, the folder of the run to go on with")
     if patience is not None and getattr(data, "valid", None) is None:
         raise UserError("patience stops on the validation ELBO, and these data have no valid split")
-    trainer = _Trainer(
-        model, guide, data, epochs, objective, lr, batch_size, schedule, clip_norm, patience,
-        observe, device, seed, out, progress,
-    )  # fmt: skip
+    settings = {
+        "epochs": epochs,
+        "lr": lr,
+        "schedule": schedule,
+        "batch_size": batch_size,
+        "clip_norm": clip_norm,
+        "patience": patience,
+        "seed": seed,
+    }
+    trainer = _Trainer(model, guide, data, objective, settings, observe, device, out, progress)
     with torch.random.fork_rng(devices=[device] if device.type == "cuda" else []):
         torch.manual_seed(seed)
         if resume:
@@ -138,34 +144,29 @@ def choose_device(name=None):
 
 
 class _Trainer:
-    def __init__(
-        self, model, guide, data, epochs, objective, lr, batch_size, schedule, clip_norm, patience,
-        observe, device, seed, out, progress,
-    ):  # fmt: skip
+    """The state of a run: what a checkpoint holds, and what takes it one step further."""
+
+    def __init__(self, model, guide, data, objective, settings, observe, device, out, progress):
         self.model, self.guide, self.data, self.objective = model, guide, data, objective
-        self.epochs, self.lr, self.schedule = epochs, lr, schedule
-        self.clip_norm, self.patience, self.device, self.seed = clip_norm, patience, device, seed
-        self.out, self.progress = out, progress
+        self.settings, self.device, self.out, self.progress = settings, device, out, progress
+        self.epochs, self.lr, self.seed = settings["epochs"], settings["lr"], settings["seed"]
         self.observe = tuple(observe or getattr(model, "observes", ("x",)))
-        self.settings = {
-            "epochs": epochs, "lr": lr, "batch_size": batch_size, "schedule": schedule,
-            "clip_norm": clip_norm, "patience": patience, "seed": seed,
-            "objective": getattr(objective, "describe", lambda: type(objective).__name__)(),
-        }  # fmt: skip
         for m in modules(model, guide):
             m.to(device)
-        self.batches = batches(data, batch_size, device, seed)
+        self.batches = batches(data, settings["batch_size"], device, self.seed)
         self.programs = accepting(model), accepting(guide)
-        self.validates = isinstance(data, Data) and data.valid is not None and not self._per_datum()
-        self.epoch, self.batch, self.total, self.seen = 0, 0, 0.0, 0
+        has_valid = isinstance(data, Data) and data.valid is not None
+        self.validates = has_valid and not reads_index(guide)
+        # progress: whole epochs, batches of the epoch under way, and its sums so far
+        self.epoch, self.batch, self.total, self.seen, self.seconds = 0, 0, 0.0, 0, 0.0
         self.history, self.best, self.best_elbo, self.best_epoch = [], None, -math.inf, None
-        self.seconds = 0.0
 
     # -------------------------------------------------------------- before
 
-    def _per_datum(self):
-        """Whether the guide has a row per training datum, and so none for other data."""
-        return "index" in {p for parents in getattr(self.guide, "given", {}).values() for p in parents}
+    def _described(self):
+        """The settings as `config.json` and the checkpoint record them."""
+        describe = getattr(self.objective, "describe", lambda: type(self.objective).__name__)
+        return {**self.settings, "objective": describe()}
 
     def pick(self, batch):
         """Of a batch, what the pair is given."""
@@ -185,7 +186,7 @@ class _Trainer:
             self.out.mkdir(parents=True, exist_ok=True)
             data = self.data.describe() if isinstance(self.data, Data) else {"name": "stream"}
             checkpoint.write_json(
-                self.out / "config.json", {**config, "fit": self.settings, "data": data}
+                self.out / "config.json", {**config, "fit": self._described(), "data": data}
             )
             (self.out / "metrics.jsonl").write_text("")
         if initialise is not None:
@@ -263,7 +264,7 @@ class _Trainer:
             batch = self.pick(batch)
             progress = (self.epoch + self.batch / steps) / self.epochs
             for group in self.optimiser.param_groups:
-                group["lr"] = self.lr * SCHEDULES[self.schedule](progress)
+                group["lr"] = self.lr * SCHEDULES[self.settings["schedule"]](progress)
             self._step(batch)
             self.batch += 1
         self.seconds += time.monotonic() - started
@@ -277,8 +278,8 @@ class _Trainer:
         loss = loss.detach()
         if self.device.type == "cpu" and not math.isfinite(loss.item()):
             self._not_finite(batch)
-        if self.clip_norm is not None:
-            clip_grad_norm_(self.parameters, self.clip_norm)
+        if self.settings["clip_norm"] is not None:
+            clip_grad_norm_(self.parameters, self.settings["clip_norm"])
         self.optimiser.step()
         self.total = self.total + loss.double() * size
         self.seen += size
@@ -297,7 +298,9 @@ class _Trainer:
     def _end_epoch(self, bar):
         loss = float(self.total) / self.seen
         if not math.isfinite(loss):
-            raise UserError(f"the loss is not finite in epoch {self.epoch + 1}; a lower lr may help")
+            raise UserError(
+                f"the loss is not finite in epoch {self.epoch + 1}; a lower lr may help"
+            )
         row = {"epoch": self.epoch + 1, "loss": loss, "seconds": round(self.seconds, 3)}
         row["lr"] = self.optimiser.param_groups[0]["lr"]
         row["data_per_second"] = round(self.seen / max(self.seconds, 1e-9))
@@ -332,9 +335,10 @@ class _Trainer:
         return float(elbo(self.model, self.guide, valid.x, seed=self.seed, **others).mean())
 
     def _out_of_patience(self):
-        if self.patience is None or self.best_epoch is None:
+        patience = self.settings["patience"]
+        if patience is None or self.best_epoch is None:
             return False
-        return self.epoch - self.best_epoch >= self.patience
+        return self.epoch - self.best_epoch >= patience
 
     # --------------------------------------------------------------- files
 
@@ -355,7 +359,7 @@ class _Trainer:
                 "best_epoch": self.best_epoch,
             },
             "history": json.dumps(self.history),
-            "settings": json.dumps(self.settings),
+            "settings": json.dumps(self._described()),
         }  # fmt: skip
         checkpoint.save(self.out / "checkpoint.pt", state)
 
@@ -364,15 +368,18 @@ class _Trainer:
         path = self.out / "checkpoint.pt"
         state = checkpoint.load(path)
         settings = json.loads(state["settings"])
-        same = json.loads(json.dumps(self.settings))
+        same = json.loads(json.dumps(self._described()))
         for name, value in same.items():
             if name not in ("epochs", "patience") and settings.get(name) != value:
                 raise UserError(
                     f"{path} was trained with {name}={settings.get(name)}, not {value}: "
                     "resume with the same settings (only epochs and patience may change)"
                 )
-        if settings["epochs"] != self.epochs and self.schedule != "constant":
-            raise UserError(f"a {self.schedule} schedule of {settings['epochs']} epochs cannot be extended")
+        schedule = self.settings["schedule"]
+        if settings["epochs"] != self.epochs and schedule != "constant":
+            raise UserError(
+                f"a {schedule} schedule of {settings['epochs']} epochs cannot be extended"
+            )
         with torch.random.fork_rng(devices=[]):
             first = self.pick(next(iter(self.batches.epoch(0))))
         self._make_optimiser(first)

@@ -1,0 +1,165 @@
+"""The methods by name: which model, which guide, which paper, and the settings to start from.
+
+A method is data: `build(config)` makes the pair from plain JSON values, so a run folder's
+`config.json` is enough to build it again.
+"""
+
+from dataclasses import dataclass, field
+
+from .conditionals import MLP, Conv, MultivariateNormal, Normal
+from .errors import UserError, unknown
+from .guides import Guide
+from .models import GMVAE, VAE, MixtureVAE
+
+FAMILIES = {"normal": Normal(), "full": MultivariateNormal()}
+
+
+@dataclass(frozen=True)
+class Method:
+    """A named model/guide pair; `given` is None for the model's own default guide."""
+
+    model: type
+    guide: str
+    paper: str
+    given: dict | None = None
+    settings: dict = field(default_factory=dict)
+
+
+#: The settings that a pair is built from, and what they are unless a method or a caller says.
+DEFAULTS = {
+    "data": "digits",
+    "binarise": None,
+    "latent_dim": 10,
+    "num_components": 10,
+    "w_dim": 10,
+    "likelihood": None,
+    "network": "mlp",
+    "hidden": [128, 128],
+    "channels": [32, 64],
+    "activation": "relu",
+    "component": "normal",
+    "family": "normal",
+    "discrete": "enumerate",
+    "initialise": "none",
+    "initialisation": {},
+    "epochs": 200,
+    "lr": 1e-3,
+    "schedule": "cosine",
+    "batch_size": 128,
+    "clip_norm": None,
+    "patience": None,
+    "warmup": 0,
+    "free_bits": {},
+    "num_particles": 1,
+}
+#: What larger images need instead.
+LARGE = {"hidden": [500, 500], "latent_dim": 16, "epochs": 40, "batch_size": 256}
+
+METHODS = {
+    "vae": Method(VAE, "z <- x", "Kingma and Welling 2013, arXiv 1312.6114"),
+    "vae-constants": Method(
+        VAE,
+        "z <- nothing: mu and sigma learned constants",
+        "the ablation of amortisation",
+        {"z": []},
+    ),
+    "vae-per-datum": Method(
+        VAE,
+        "z <- index: a row of mu and sigma per datum",
+        "Hoffman et al. 2013, arXiv 1206.7051",
+        {"z": ["index"]},
+    ),
+    "mixture-vae": Method(MixtureVAE, "z <- x; y summed exactly", "as vade, from random weights"),
+    "vade": Method(
+        MixtureVAE,
+        "z <- x; y summed exactly",
+        "Jiang et al. 2017, arXiv 1611.05148",
+        settings={"initialise": "mixture"},
+    ),
+    "shu-gmvae": Method(
+        MixtureVAE,
+        "y <- x; z <- x, y",
+        "Rui Shu 2016, ruishu.io",
+        {"y": ["x"], "z": ["x", "y"]},
+        {"learn_weights": False},
+    ),
+    "gmvae": Method(
+        GMVAE,
+        "w <- x; z <- x; y summed exactly",
+        "Dilokthanakul et al. 2016, arXiv 1611.02648",
+        settings={"initialise": "mixture", "component": "full"},
+    ),
+    "gmvae-v1": Method(
+        GMVAE,
+        "w <- x; z <- x; y <- x",
+        "Dilokthanakul et al. 2016, first version",
+        {"w": ["x"], "z": ["x"], "y": ["x"]},
+    ),
+}
+
+
+def method(name):
+    """A method by name; raises with the nearest name."""
+    if name not in METHODS:
+        raise unknown("model", name, METHODS)
+    return METHODS[name]
+
+
+def settings(name, overrides=None, data="digits"):
+    """A method's settings: its own over the defaults for the data, the caller's over both."""
+    large = LARGE if "mnist" in data else {}
+    chosen = {**DEFAULTS, **large, **method(name).settings}
+    chosen.update({k: v for k, v in (overrides or {}).items() if v is not None})
+    unknown_keys = set(chosen) - set(DEFAULTS) - {"learn_weights"}
+    if unknown_keys:
+        raise unknown("setting", unknown_keys.pop(), DEFAULTS)
+    return chosen
+
+
+def build(name, config, x_shape, num_data=None):
+    """The pair `(model, guide)` of a method, from JSON settings.
+
+    Args:
+        name: a key of `METHODS`.
+        config: settings; see `settings`.
+        x_shape: event shape of the data.
+        num_data: training data, for guides with a row per datum.
+    """
+    found = method(name)
+    network = _network(config, x_shape)
+    options = {"likelihood": config["likelihood"], "network": network}
+    options["latent_dim"] = config["latent_dim"]
+    if found.model in (MixtureVAE, GMVAE):
+        options["num_components"] = config["num_components"]
+        options["component"] = _family(config["component"])
+    if found.model is GMVAE:
+        options["w_dim"] = config["w_dim"]
+    if found.model is MixtureVAE:
+        options["learn_weights"] = config.get("learn_weights", True)
+    model = found.model(tuple(x_shape), **options)
+    guide = Guide(
+        model,
+        given=found.given,
+        family={"z": _family(config["family"])},
+        network=network,
+        discrete=config["discrete"],
+        num_data=num_data,
+    )
+    return model, guide
+
+
+def _family(name):
+    if name not in FAMILIES:
+        raise unknown("family", name, FAMILIES)
+    return FAMILIES[name]
+
+
+def _network(config, x_shape):
+    hidden = tuple(config["hidden"])
+    if config["network"] == "mlp":
+        return MLP(hidden, config["activation"])
+    if config["network"] == "conv":
+        if len(x_shape) != 3:
+            raise UserError(f"a convolutional network needs images (C, H, W); x is {list(x_shape)}")
+        return Conv(tuple(config["channels"]), hidden[-1:], config["activation"])
+    raise unknown("network", config["network"], ("mlp", "conv"))

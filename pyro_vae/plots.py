@@ -1,0 +1,189 @@
+"""Pictures: each function draws on the matplotlib Axes that it is given, and returns them."""
+
+import math
+
+import numpy as np
+import torch
+from matplotlib import colormaps
+from matplotlib.colors import ListedColormap
+from matplotlib.figure import Figure
+
+INK, GREY, BLUE, ORANGE = "#222222", "#9a9a9a", "#2a6fbb", "#d9772b"
+
+
+def axes(width=6.0, height=4.0, rows=1, columns=1, **options):
+    """A figure that belongs to no window, and its axes."""
+    figure = Figure(figsize=(width, height), layout="constrained")
+    return figure, figure.subplots(rows, columns, **options)
+
+
+def _array(x):
+    return x.detach().cpu().numpy() if isinstance(x, torch.Tensor) else np.asarray(x)
+
+
+def palette(n):
+    """n colours that differ: tab10, tab20, then around the wheel."""
+    name = "tab10" if n <= 10 else "tab20" if n <= 20 else "hsv"
+    return ListedColormap(colormaps[name](np.linspace(0, 1, n, endpoint=n <= 20)))
+
+
+def _bare(ax):
+    ax.set_xticks([])
+    ax.set_yticks([])
+    for spine in ax.spines.values():
+        spine.set_visible(False)
+    return ax
+
+
+def _plain(ax):
+    ax.spines[["top", "right"]].set_visible(False)
+    return ax
+
+
+def is_image(shape):
+    """Whether data of this event shape can be shown as a picture."""
+    return len(shape) in (2, 3) and (len(shape) == 2 or shape[0] in (1, 3))
+
+
+def images(ax, x, columns=None, row_labels=None, title=None):
+    """A grid of images `[N, (C,) H, W]` in [0, 1], row by row."""
+    x = _array(x).astype(float).clip(0, 1)
+    if x.ndim == 3:
+        x = x[:, None]
+    n, c, h, w = x.shape
+    columns = columns or math.ceil(math.sqrt(n))
+    rows = math.ceil(n / columns)
+    pad = max(1, h // 14)
+    canvas = np.ones((rows * (h + pad) - pad, columns * (w + pad) - pad, 3))
+    for i, image in enumerate(x):
+        r, k = divmod(i, columns)
+        pixels = np.broadcast_to(image, (3, h, w)) if c == 1 else image
+        canvas[r * (h + pad) :, k * (w + pad) :][:h, :w] = pixels.transpose(1, 2, 0)
+    ax.imshow(canvas, interpolation="nearest")
+    _bare(ax)
+    if row_labels is not None:
+        ax.set_yticks([r * (h + pad) + h / 2 for r in range(rows)], row_labels)
+        ax.tick_params(length=0)
+    if title:
+        ax.set_title(title)
+    return ax
+
+
+def pairs_of_images(ax, x, other, columns=8, title=None):
+    """Rows of data, each above the row of its reconstructions."""
+    x, other = _array(x), _array(other)
+    rows = [
+        part
+        for i in range(0, len(x), columns)
+        for part in (x[i : i + columns], other[i : i + columns])
+    ]
+    labels = ["data", "reconstruction"] * (len(rows) // 2)
+    return images(ax, np.concatenate(rows), columns, labels, title)
+
+
+def curves(ax, history, best_epoch=None):
+    """Training loss and validation -ELBO by epoch, nats per datum."""
+    epochs = [row["epoch"] for row in history]
+    loss = np.array([row["loss"] for row in history])
+    ax.plot(epochs, loss, color=GREY, label="training loss")
+    shown = [loss]
+    if "elbo" in history[-1]:
+        bound = -np.array([row["elbo"] for row in history])
+        ax.plot(epochs, bound, color=BLUE, label="validation $-$ELBO")
+        shown.append(bound)
+    if best_epoch is not None and len(history) > 1:
+        ax.axvline(best_epoch, color=ORANGE, lw=1, ls=":", label=f"best epoch, {best_epoch}")
+    if len(history) > 4:  # the first epochs are far off, and would flatten the rest
+        low = min(s.min() for s in shown)
+        high = max(s[len(s) // 10] for s in shown)
+        ax.set_ylim(low - 0.05 * (high - low), high + 0.1 * (high - low))
+    ax.set_xlabel("epoch")
+    ax.set_ylabel("nats per datum")
+    ax.legend(frameon=False)
+    return _plain(ax)
+
+
+def bars(ax, values, ylabel=None, title=None, colors=BLUE, labels=None):
+    """`{name: number}` as bars, or `[K]` numbers as bars 0..K-1."""
+    if not isinstance(values, dict):
+        values = {str(i): float(v) for i, v in enumerate(_array(values))}
+    names = list(values) if labels is None else labels
+    ax.bar(range(len(values)), list(values.values()), color=colors, width=0.75)
+    ax.set_xticks(range(len(values)), names)
+    ax.set_ylabel(ylabel or "")
+    if title:
+        ax.set_title(title)
+    return _plain(ax)
+
+
+def occupancy(ax, shares):
+    """Shares of the data in each component, beside the uniform share."""
+    shares = _array(shares)
+    cmap = palette(len(shares))
+    bars(
+        ax,
+        shares,
+        "share of the data",
+        "component occupancy",
+        [cmap(i) for i in range(len(shares))],
+    )
+    ax.axhline(1 / len(shares), color=INK, lw=0.8, ls=":")
+    ax.set_xlabel("component")
+    return ax
+
+
+def project(codes, onto=None, seed=0):
+    """`[N, D]` codes in the plane: as they are for D = 2, else by the two first components."""
+    from sklearn.decomposition import PCA
+
+    codes = _array(codes)
+    if codes.shape[1] == 1:
+        return np.concatenate([codes, np.zeros_like(codes)], 1)
+    if codes.shape[1] == 2:
+        return codes
+    return PCA(2, random_state=seed).fit(codes).transform(codes)
+
+
+def scatter(ax, points, colors=None, title=None, names=None):
+    """Points `[N, 2]`, coloured by whole numbers from 0 (-1: grey)."""
+    points = _array(points)
+    if colors is None:
+        ax.scatter(*points.T, s=5, color=BLUE, lw=0, alpha=0.6)
+    else:
+        colors = _array(colors)
+        n = int(colors.max()) + 1
+        cmap = palette(max(n, 2))
+        for k in range(-1, n):
+            where = colors == k
+            if where.any():
+                label = "none" if k < 0 else str(k if names is None else names[k])
+                color = GREY if k < 0 else cmap(k)
+                ax.scatter(*points[where].T, s=14, color=color, lw=0, alpha=0.8, label=label)
+        legend = ax.legend(
+            frameon=False, fontsize=8, markerscale=1.6, loc="center left", bbox_to_anchor=(1, 0.5)
+        )
+        for handle in legend.legend_handles:
+            handle.set_alpha(1)
+    if title:
+        ax.set_title(title)
+    return _bare(ax)
+
+
+def contingency(ax, labels, clusters, num_clusters):
+    """How many data of each label (column) each component (row) holds."""
+    labels, clusters = _array(labels), _array(clusters)
+    classes = int(labels.max()) + 1
+    table = np.zeros((num_clusters, classes), int)
+    np.add.at(table, (clusters, labels), 1)
+    ax.imshow(table, cmap="Blues", aspect="auto")
+    for i in range(num_clusters):
+        for j in range(classes):
+            if table[i, j]:
+                color = "white" if table[i, j] > 0.6 * table.max() else INK
+                ax.text(j, i, table[i, j], ha="center", va="center", fontsize=8, color=color)
+    ax.set_xticks(range(classes))
+    ax.set_yticks(range(num_clusters))
+    ax.set_xlabel("label")
+    ax.set_ylabel("component")
+    ax.set_title("what each component holds")
+    return ax

@@ -1,0 +1,216 @@
+"""`report.html`: one self-contained page that shows a person what a run found."""
+
+import base64
+import html
+import io
+import platform
+from pathlib import Path
+
+import pyro
+import torch
+
+from . import evaluate, plots
+from .evaluate.samples import sample
+from .pair import takes
+from .summary import inputs
+from .train.checkpoint import write_atomically
+
+STYLE = """
+body { font: 16px/1.5 system-ui, sans-serif; color: #222; max-width: 62rem; margin: 2rem auto;
+       padding: 0 1rem; }
+h1 { font-weight: 600; margin-bottom: 0; } h2 { margin-top: 2.2rem; font-weight: 600; }
+.sub { color: #666; margin-top: .2rem; }
+table { border-collapse: collapse; margin: .8rem 0; } td, th { padding: .25rem .9rem .25rem 0;
+        text-align: left; border-bottom: 1px solid #e5e5e5; vertical-align: top; }
+td.n { text-align: right; font-variant-numeric: tabular-nums; }
+tr.best td { font-weight: 600; }
+figure { margin: 1rem 0; } figure img { max-width: 100%; } figcaption { color: #555; font-size: .92rem; }
+.two { display: grid; grid-template-columns: repeat(auto-fit, minmax(26rem, 1fr)); gap: 1rem 2rem; }
+details { margin-top: 2rem; } pre { font-size: .85rem; overflow-x: auto; background: #f6f6f6;
+          padding: .8rem; }
+"""
+
+
+def _figure(figure, caption):
+    buffer = io.BytesIO()
+    figure.savefig(buffer, format="png", dpi=110, bbox_inches="tight")
+    data = base64.b64encode(buffer.getvalue()).decode()
+    return (
+        f'<figure><img alt="{html.escape(caption)}" src="data:image/png;base64,{data}">'
+        f"<figcaption>{html.escape(caption)}</figcaption></figure>"
+    )
+
+
+def _table(header, rows, best=None):
+    cells = "".join(f"<th>{html.escape(h)}</th>" for h in header)
+    body = ""
+    for i, row in enumerate(rows):
+        tds = "".join(
+            f'<td class="n">{v:.3f}</td>'
+            if isinstance(v, float)
+            else f"<td>{html.escape(str(v))}</td>"
+            for v in row
+        )
+        body += f'<tr class="{"best" if i == best else ""}">{tds}</tr>'
+    return f"<table><tr>{cells}</tr>{body}</table>"
+
+
+def pictures(model, guide, data, split, history, best_epoch, seed=0, observe=("x",)):
+    """The figures of a report, `[(heading, figure, caption)]`; each is made of `plots` functions."""
+    x, y, others = inputs(guide, data, split, observe)
+    shape = data.x_shape
+    result = []
+
+    figure, ax = plots.axes(6.4, 3.6)
+    plots.curves(ax, history, best_epoch)
+    result.append(("Training", figure, "Loss and validation bound by epoch, nats per datum."))
+
+    terms = evaluate.elbo_terms(model, guide, x, num_samples=10, seed=seed, **others)
+    kls = {k: float(-v.mean()) for k, v in terms.items() if k != "x"}
+    figure, ax = plots.axes(max(2.5, 1.0 * len(kls) + 1.5), 3.6)
+    plots.bars(ax, kls, "nats per datum", "KL by latent")
+    result.append(("Training", figure, f"What each latent tells about x, on the {split} split."))
+
+    clusters = num_components = None
+    if takes(model, "y") and "y" not in observe:
+        shares = evaluate.responsibilities(model, guide, x, seed=seed, **others)
+        clusters, num_components = shares.argmax(-1), shares.shape[-1]
+        figure, ax = plots.axes(max(5.0, 0.35 * num_components + 1.5), 3.4)
+        plots.occupancy(ax, evaluate.occupancy(shares))
+        caption = "Share of the data whose most probable component each is; dotted: equal shares."
+        result.append(("Components", figure, caption))
+        if y is not None and (y >= 0).all():
+            figure, ax = plots.axes(5.0, max(3.4, 0.3 * num_components + 1))
+            plots.contingency(ax, y, clusters, num_components)
+            caption = "Data of each label (columns) in each component (rows). Labels were not used."
+            result.append(("Components", figure, caption))
+
+    if plots.is_image(shape):
+        chosen = x[:24]
+        rebuilt = evaluate.reconstruct(
+            model, guide, chosen, **{k: v[:24] for k, v in others.items()}
+        )
+        figure, ax = plots.axes(7.0, 5.6)
+        plots.pairs_of_images(ax, chosen, rebuilt, columns=8)
+        result.append(("Reconstructions", figure, "Data, and below each its reconstruction."))
+    result += _samples(model, data, num_components, seed)
+
+    codes = evaluate.encode(model, guide, x, **others)
+    name = "z" if "z" in codes else next(iter(codes), None)
+    if name is not None:
+        points = plots.project(codes[name])
+        size = codes[name].shape[-1]
+        how = "as it is" if size <= 2 else f"two first principal components of {size} dimensions"
+        for by, colors in (("component", clusters), ("label", y)):
+            if colors is not None:
+                figure, ax = plots.axes(5.6, 4.6)
+                plots.scatter(ax, points, colors, f"{name} by {by}")
+                caption = f"Posterior means of {name} ({how}), coloured by {by}."
+                result.append(("Latent space", figure, caption))
+        if y is None and clusters is None:
+            figure, ax = plots.axes(5.0, 4.6)
+            plots.scatter(ax, points, title=name)
+            result.append(("Latent space", figure, f"Posterior means of {name} ({how})."))
+    return result
+
+
+def _samples(model, data, num_components, seed):
+    shape = data.x_shape
+    if not takes(model, "size"):
+        return []
+    if plots.is_image(shape):
+        if num_components:
+            rows = torch.arange(num_components).repeat_interleave(12)
+            x = sample(model, len(rows), y=rows, mean=True, seed=seed)
+            figure, ax = plots.axes(7.0, max(2.5, 0.62 * num_components))
+            plots.images(ax, x, 12, row_labels=[str(k) for k in range(num_components)])
+            ax.set_ylabel("component")
+            return [("Samples", figure, "New samples from the prior, one row a component.")]
+        x = sample(model, 64, mean=True, seed=seed)
+        figure, ax = plots.axes(6.0, 6.0)
+        plots.images(ax, x, 8)
+        return [("Samples", figure, "New samples from the prior.")]
+    if shape == (2,):
+        figure, (a, b) = plots.axes(9.0, 4.4, 1, 2, sharex=True, sharey=True)
+        plots.scatter(a, data.train.x[:2000], title="data")
+        n = 2000
+        y = None if not num_components else torch.arange(n) % num_components
+        x = sample(model, n, y=y, seed=seed)
+        plots.scatter(b, x, y, title="samples" + (" by component" if num_components else ""))
+        return [("Samples", figure, "Data, and new samples from the model.")]
+    return []
+
+
+def hardware():
+    """Where a number was measured: processor, GPU, versions."""
+    name = platform.processor() or platform.machine()
+    try:
+        for line in Path("/proc/cpuinfo").read_text().splitlines():
+            if line.startswith("model name"):
+                name = line.split(":", 1)[1].strip()
+                break
+    except OSError:
+        pass
+    return {
+        "processor": name,
+        "threads": torch.get_num_threads(),
+        "gpu": torch.cuda.get_device_name() if torch.cuda.is_available() else None,
+        "python": platform.python_version(),
+        "torch": torch.__version__,
+        "pyro": pyro.__version__,
+    }
+
+
+def write(path, title, subtitle, summary, figures, details):
+    """Write the page, whole or not at all.
+
+    Args:
+        summary: what `summary.summarise` returned.
+        figures: `[(heading, figure, caption)]`.
+        details: text shown folded at the end, e.g. the settings.
+    """
+    bound = "Score (grey values in a Bernoulli: not a likelihood)"
+    bound = bound if summary.get("elbo_is_a_score") else "ELBO"
+    rows = [(bound, round(summary["elbo"], 2), "nats per datum")]
+    if "log_likelihood" in summary:
+        note = f"importance weighted, {summary['num_samples']} samples, discrete latents summed exactly"
+        rows.append(("log-likelihood", round(summary["log_likelihood"], 2), note))
+    for name, value in summary["terms"].items():
+        if name == "x":
+            rows.append(("E log p(x | latents)", round(value, 2), "reconstruction term"))
+            continue
+        note = "discrete, summed exactly"
+        if name in summary["units"]:
+            note = f"{summary['active_units'][name]} of {summary['units'][name]} units active"
+        rows.append((f"KL of {name}", round(-value, 2), note))
+    body = [f"<h2>Numbers</h2><p>On {summary['data']} data of the {summary['split']} split.</p>"]
+    body.append(_table(("", "value", ""), rows))
+    if "clustering" in summary:
+        header = ("clusters against labels", "accuracy", "purity", "NMI", "ARI")
+        found = summary["clustering"]
+        rows = [(n, m["accuracy"], m["purity"], m["nmi"], m["ari"]) for n, m in found.items()]
+        body.append(_table(header, rows, best=0))
+        body.append(
+            "<p>Accuracy is under the best one-to-one match of components to classes. "
+            "No label was used in training or in choosing anything.</p>"
+        )
+    heading = None
+    for head, figure, caption in figures:
+        if head != heading:
+            body.append(
+                ("</div>" if heading else "") + f'<h2>{html.escape(head)}</h2><div class="two">'
+            )
+            heading = head
+        body.append(_figure(figure, caption))
+    body.append("</div>" if heading else "")
+    body.append(
+        f"<details><summary>Settings and versions</summary><pre>{html.escape(details)}</pre></details>"
+    )
+    page = (
+        f'<!doctype html><html lang="en"><head><meta charset="utf-8"><title>{html.escape(title)}</title>'
+        f'<meta name="viewport" content="width=device-width"><style>{STYLE}</style></head><body>'
+        f'<h1>{html.escape(title)}</h1><p class="sub">{html.escape(subtitle)}</p>'
+        + "\n".join(body)
+        + "</body></html>\n"
+    )
+    write_atomically(path, lambda p: p.write_text(page))

@@ -1,0 +1,126 @@
+"""Ways to start: the components of a mixture prior from a mixture fitted to encodings."""
+
+import copy
+from dataclasses import dataclass
+
+import torch
+from sklearn.mixture import GaussianMixture
+from tqdm.auto import tqdm
+
+from ..errors import UserError
+from ..evaluate import elbo_terms, encode
+from ..guides import Guide
+from ..models import VAE, StandardNormal
+from ..pair import seeded
+
+
+@dataclass(frozen=True)
+class MixtureInitialisation:
+    r"""Start a mixture prior where a Gaussian mixture, fitted to a VAE's encodings, lies.
+
+    A mixture prior trained from random weights often merges clusters early and never parts them
+    again; VaDE's published results rest on such a start. In this order, all seeded, no label seen:
+
+    1. The pair's own decoder and q(z | x) are trained for `epochs` as a plain VAE, p(z) = N(0, I).
+    2. scikit-learn's `GaussianMixture` is fitted to the training data's posterior means,
+       `fits` times, the likeliest kept.
+    3. Its means and covariances become p(z | y)'s (where z has further parents, as the GMVAE's w,
+       their influence starts small), its weights the learned p(y)'s, if it is learned.
+    4. All that is done `restarts` times, from other weights; kept is the one with the best bound
+       :math:`E_q[\log p(x|z) + \log p(z) - \log q(z|x)]` on the validation split, p(z) being the
+       mixture (on the training split where there is none).
+
+    Args:
+        epochs, lr, batch_size, schedule: of the plain VAE's training.
+        restarts, fits: see above.
+        reg_covar: added to the fitted covariances' diagonal.
+    """
+
+    epochs: int = 100
+    lr: float = 1e-3
+    batch_size: int = 128
+    schedule: str = "cosine"
+    restarts: int = 1
+    fits: int = 5
+    reg_covar: float = 1e-3
+
+    def __call__(self, model, guide, data, device, seed=0, progress=True):
+        """Initialise the pair in place; returns the restarts' bounds."""
+        _check(model, guide, data)
+        best, bounds = None, []
+        bar = tqdm(range(self.restarts), "mixture start", disable=not progress, leave=False)
+        for restart in bar:
+            if restart:
+                with seeded(seed * 1009 + restart, device):
+                    for part in (*model.modules(), *guide.modules()):
+                        if hasattr(part, "reset_parameters"):
+                            part.reset_parameters()
+            self._start(model, guide, data, device, seed * 1009 + restart)
+            bounds.append(self._bound(model, guide, data))
+            bar.set_postfix(bound=f"{bounds[-1]:.2f}")
+            if bounds[-1] == max(bounds):
+                best = [copy.deepcopy(m.state_dict()) for m in (model, guide)]
+        for module, state in zip((model, guide), best, strict=True):
+            module.load_state_dict(state)
+        return bounds
+
+    def _start(self, model, guide, data, device, seed):
+        from .fit import fit  # fit takes this as an argument; only here does this need fit
+
+        vae, encoder = plain_vae(model, guide)
+        fit(
+            vae, encoder, data, self.epochs, lr=self.lr, batch_size=self.batch_size,
+            schedule=self.schedule, device=device, seed=seed, progress=False,
+        )  # fmt: skip
+        codes = encode(vae, encoder, data.observed("train").x)["z"].double().cpu().numpy()
+        mixture = GaussianMixture(
+            _num_components(model),
+            n_init=self.fits,
+            reg_covar=self.reg_covar,
+            random_state=seed % 2**32,
+        ).fit(codes)
+        set_components(model, mixture.weights_, mixture.means_, mixture.covariances_)
+
+    def _bound(self, model, guide, data):
+        split = "train" if data.valid is None else "valid"
+        terms = elbo_terms(model, guide, data.observed(split).x, num_samples=10)
+        return float(sum(terms[site].mean() for site in ("x", "z", "y")))
+
+
+def _num_components(model):
+    return model.p_y().event_shape[0]
+
+
+def _check(model, guide, data):
+    if not all(hasattr(model, part) for part in ("p_y", "p_z", "p_x")):
+        raise UserError(f"{type(model).__name__} has no mixture prior p(z | y) to initialise")
+    if getattr(guide, "given", {}).get("z") != ("x",):
+        raise UserError("a mixture start needs a guide with z <- x")
+    if not hasattr(data, "train"):
+        raise UserError("a mixture start needs data with a train split, not a stream of batches")
+
+
+def plain_vae(model, guide):
+    """The plain VAE that shares a mixture model's decoder and its guide's q(z | x)."""
+    latent = model.p_z.shape[0]
+    vae = VAE(model.p_x.shape, latent, model.p_x.family, prior=StandardNormal(latent))
+    vae.p_x = model.p_x
+    encoder = Guide(vae)
+    encoder.factors["z"] = guide.factors["z"]
+    return vae, encoder
+
+
+@torch.no_grad()
+def set_components(model, weights, means, covariances):
+    """Put component weights `[K]`, means `[K, D]`, covariances `[K, D, D]` into p(y), p(z | y, ...)."""
+    p_z, head = model.p_z, model.p_z.head
+    raw = p_z.family.raw(torch.as_tensor(means), torch.as_tensor(covariances)).to(head.bias)
+    if p_z.select == "y":  # K heads on features of the other parents
+        head.bias.copy_(raw.flatten())
+        for affine in head.maps.values():
+            affine.weight.mul_(0.1)
+    else:  # linear in the one-hot y
+        head.bias.zero_()
+        head.maps["y"].weight.copy_(raw.T)
+    if isinstance(model.p_y.logits, torch.nn.Parameter):
+        model.p_y.logits.copy_(torch.as_tensor(weights).log())
