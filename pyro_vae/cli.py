@@ -39,7 +39,9 @@ def fit(
     family: str | None = None,
     discrete: str | None = None,
     initialise: str | None = None,
+    initialisation: dict | None = None,
     lr: float | None = None,
+    weight_decay: float | None = None,
     schedule: str | None = None,
     batch_size: int | None = None,
     clip_norm: float | None = None,
@@ -76,7 +78,9 @@ def fit(
         family: family of the guide's z: normal (diagonal) or full.
         discrete: how a discrete latent in the guide is trained: enumerate, score, relaxed.
         initialise: none, or mixture: start components from a Gaussian mixture fitted to encodings.
+        initialisation: its settings, e.g. '{"epochs": 50, "restarts": 3}'.
         lr: Adam's learning rate.
+        weight_decay: decoupled, as in AdamW.
         schedule: constant, linear or cosine.
         batch_size: data a step.
         clip_norm: largest gradient norm.
@@ -127,6 +131,7 @@ def fit(
         lr=settings["lr"],
         schedule=settings["schedule"],
         batch_size=settings["batch_size"],
+        weight_decay=settings["weight_decay"],
         clip_norm=settings["clip_norm"],
         patience=settings["patience"],
         initialise=_initialisation(settings),

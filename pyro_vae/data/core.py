@@ -104,7 +104,7 @@ def _checked(x, y=None, num_classes=None, name="data"):
     x = torch.as_tensor(np.asarray(x) if not isinstance(x, torch.Tensor) else x)
     if x.dtype == torch.uint8:
         x = x.float() / 255
-    x = x if x.is_floating_point() and x.dtype != torch.float16 else x.float()
+    x = x.to(torch.get_default_dtype())
     if x.dim() < 2:
         raise UserError(f"{name}: x has shape {list(x.shape)}; expected [N, ...], a row per datum")
     bad = ~torch.isfinite(x)

@@ -57,6 +57,7 @@ def fit(
     lr=1e-3,
     batch_size=128,
     schedule="constant",
+    weight_decay=0.0,
     clip_norm=None,
     patience=None,
     initialise=None,
@@ -79,6 +80,7 @@ def fit(
         objective: `pv.objectives.ELBO(...)`, with its warm-up and constraints.
         lr, schedule: Adam's rate, and how it falls over the run: `constant, linear, cosine`.
         batch_size: data a step; the last batch may be short.
+        weight_decay: decoupled (AdamW), for every parameter.
         clip_norm: largest norm of the gradient of the mean loss; None does not clip.
         patience: stop after that many epochs without a better validation ELBO.
         initialise: a `MixtureInitialisation`, or any function of `(model, guide, data, device,
@@ -113,6 +115,7 @@ def fit(
         "lr": lr,
         "schedule": schedule,
         "batch_size": batch_size,
+        "weight_decay": weight_decay,
         "clip_norm": clip_norm,
         "patience": patience,
         "seed": seed,
@@ -214,7 +217,9 @@ class _Trainer:
         self.parameters = [p for p in owned if p.requires_grad] + self.free
         if not self.parameters:
             raise UserError("the pair has no parameters to train")
-        self.optimiser = torch.optim.Adam(self.parameters, lr=self.lr, fused=True)
+        self.optimiser = torch.optim.AdamW(
+            self.parameters, lr=self.lr, weight_decay=self.settings["weight_decay"], fused=True
+        )
 
     # -------------------------------------------------------------- during
 

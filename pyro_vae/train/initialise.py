@@ -8,10 +8,12 @@ from sklearn.mixture import GaussianMixture
 from tqdm.auto import tqdm
 
 from ..errors import UserError
-from ..evaluate import elbo_terms, encode
+from ..evaluate import elbo_terms
 from ..guides import Guide
 from ..models import VAE, StandardNormal
-from ..pair import seeded
+from ..pair import device_of, run, seeded
+
+MAX_POINTS = 20_000
 
 
 @dataclass(frozen=True)
@@ -22,8 +24,9 @@ class MixtureInitialisation:
     again; VaDE's published results rest on such a start. In this order, all seeded, no label seen:
 
     1. The pair's own decoder and q(z | x) are trained for `epochs` as a plain VAE, p(z) = N(0, I).
-    2. scikit-learn's `GaussianMixture` is fitted to the training data's posterior means,
-       `fits` times, the likeliest kept.
+    2. scikit-learn's full-covariance `GaussianMixture` is fitted to `draws` draws of q(z | x) for
+       each training datum (at most 20,000 points in all), `fits` times, the likeliest kept. Draws,
+       not means: what the prior must cover is the aggregate posterior.
     3. Its means and covariances become p(z | y)'s (where z has further parents, as the GMVAE's w,
        their influence starts small), its weights the learned p(y)'s, if it is learned.
     4. All that is done `restarts` times, from other weights; kept is the one with the best bound
@@ -32,7 +35,8 @@ class MixtureInitialisation:
 
     Args:
         epochs, lr, batch_size, schedule: of the plain VAE's training.
-        restarts, fits: see above.
+        weight_decay: decoupled, of the plain VAE's training (AdamW).
+        restarts, draws, fits: see above.
         reg_covar: added to the fitted covariances' diagonal.
     """
 
@@ -42,7 +46,9 @@ class MixtureInitialisation:
     schedule: str = "cosine"
     restarts: int = 1
     fits: int = 5
-    reg_covar: float = 1e-3
+    draws: int = 4
+    reg_covar: float = 0.05
+    weight_decay: float = 0.0
 
     def __call__(self, model, guide, data, device, seed=0, progress=True):
         """Initialise the pair in place; returns the restarts' bounds."""
@@ -70,25 +76,35 @@ class MixtureInitialisation:
         vae, encoder = plain_vae(model, guide)
         fit(
             vae, encoder, data, self.epochs, lr=self.lr, batch_size=self.batch_size,
-            schedule=self.schedule, device=device, seed=seed, progress=False,
+            schedule=self.schedule, weight_decay=self.weight_decay, device=device, seed=seed,
+            progress=False,
         )  # fmt: skip
-        codes = encode(vae, encoder, data.observed("train").x)["z"].double().cpu().numpy()
         mixture = GaussianMixture(
-            _num_components(model),
+            model.p_y().event_shape[0],
             n_init=self.fits,
+            max_iter=300,
             reg_covar=self.reg_covar,
             random_state=seed % 2**32,
-        ).fit(codes)
+        ).fit(self._codes(vae, encoder, data, seed))
         set_components(model, mixture.weights_, mixture.means_, mixture.covariances_)
+
+    @torch.no_grad()
+    def _codes(self, vae, encoder, data, seed):
+        """`[draws * N, D]` draws of q(z | x) over the training data, thinned to `MAX_POINTS`."""
+        x = data.observed("train").x
+        device = device_of(vae)
+        with seeded(seed, device):
+            keep = torch.randperm(len(x))[: max(1, MAX_POINTS // self.draws)]
+            draws = [
+                run(vae, encoder, {"x": part.to(device)}, self.draws).guide["z"]["value"]
+                for part in x[keep].split(5000)
+            ]
+        return torch.cat([d.flatten(0, 1) for d in draws]).double().cpu().numpy()
 
     def _bound(self, model, guide, data):
         split = "train" if data.valid is None else "valid"
         terms = elbo_terms(model, guide, data.observed(split).x, num_samples=10)
         return float(sum(terms[site].mean() for site in ("x", "z", "y")))
-
-
-def _num_components(model):
-    return model.p_y().event_shape[0]
 
 
 def _check(model, guide, data):

@@ -1,0 +1,25 @@
+import pyro
+import pytest
+import torch
+
+torch.set_num_threads(1)  # the tests are small; and rounding then does not depend on the machine
+
+
+def pytest_collection_modifyitems(config, items):
+    """Slow tests run when a `-m` expression asks for them."""
+    if config.option.markexpr:
+        return
+    for item in items:
+        if "slow" in item.keywords:
+            item.add_marker(pytest.mark.skip(reason="takes minutes; run with `pytest -m slow`"))
+
+
+@pytest.fixture(autouse=True)
+def clean_slate():
+    """Every test starts from the same seed and Pyro's defaults, and leaves them so."""
+    pyro.clear_param_store()
+    torch.manual_seed(0)
+    yield
+    pyro.clear_param_store()
+    pyro.enable_validation(True)
+    torch.set_default_dtype(torch.float32)

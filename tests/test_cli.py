@@ -1,0 +1,220 @@
+"""The command, as a person runs it: a process, its output, its files, its exit status."""
+
+import json
+import re
+import signal
+import subprocess
+import sys
+import time
+
+import numpy as np
+import pytest
+import torch
+
+from pyro_vae import methods
+from pyro_vae.cli import main
+
+SMALL = ["--epochs", "2", "--hidden", "[16]", "--num_samples", "5", "--latent_dim", "3"]
+
+
+def command(*arguments, cwd, **options):
+    return subprocess.run(
+        [sys.executable, "-m", "pyro_vae", *arguments],
+        cwd=cwd,
+        capture_output=True,
+        text=True,
+        timeout=300,
+        **options,
+    )
+
+
+@pytest.fixture(scope="module")
+def finished(tmp_path_factory):
+    """One finished run of the main job, small."""
+    folder = tmp_path_factory.mktemp("cli")
+    settings = ["--initialisation", '{"epochs": 2, "restarts": 2, "fits": 1}']
+    done = command("fit", "gmvae", *SMALL, *settings, "--out", "run", cwd=folder)
+    return folder, done
+
+
+def test_fit_prints_a_table_and_writes_the_run_folder(finished):
+    folder, done = finished
+    assert done.returncode == 0, done.stderr
+    for words in ("ELBO", "log-likelihood", "KL of y", "accuracy", "k-means", "Gaussian mixture"):
+        assert words in done.stdout
+    assert "epoch" in done.stderr and "data/s" in done.stderr  # the progress bar
+    run = folder / "run"
+    config = json.loads((run / "config.json").read_text())
+    assert config["method"] == "gmvae" and config["settings"]["hidden"] == [16]
+    assert config["data"]["binarise"] == "none" and config["data"]["sizes"]["test"] == 360
+    assert len((run / "metrics.jsonl").read_text().splitlines()) == 2
+    assert json.loads((run / "results-test.json").read_text())["split"] == "test"
+    assert torch.load(run / "checkpoint.pt", weights_only=True)["format"]
+
+
+def test_the_report_is_one_self_contained_page_with_its_pictures(finished):
+    page = (finished[0] / "run" / "report.html").read_text()
+    assert page.count("data:image/png;base64,") >= 7
+    assert not re.search(r'(src|href)="(?!data:)', page)
+    for words in ("Training", "Components", "Reconstructions", "Samples", "Latent space", "k-means"):
+        assert words in page
+
+
+def test_evaluate_and_sample_work_from_the_run_folder_alone(finished):
+    folder, _ = finished
+    done = command("evaluate", "run", "--split", "valid", "--num_samples", "7", cwd=folder)
+    assert done.returncode == 0, done.stderr
+    assert "180 valid data" in done.stdout and "7 samples" in done.stdout
+    done = command("sample", "run", "--num", "9", "--y", "3", cwd=folder)
+    assert done.returncode == 0, done.stderr
+    assert np.load(folder / "run" / "samples.npz")["x"].shape == (9, 1, 8, 8)
+    assert (folder / "run" / "samples.png").read_bytes()[:4] == b"\x89PNG"
+
+
+def test_a_second_fit_into_the_same_folder_loses_nothing(finished):
+    folder, _ = finished
+    before = (folder / "run" / "checkpoint.pt").read_bytes()
+    done = command("fit", "gmvae", "--out", "run", cwd=folder)
+    assert done.returncode == 1 and "holds a run already" in done.stderr
+    assert (folder / "run" / "checkpoint.pt").read_bytes() == before
+
+
+def test_ctrl_c_and_resume_lose_nothing(tmp_path):
+    options = ["vae", *SMALL[2:], "--epochs", "400", "--schedule", "constant"]
+    process = subprocess.Popen(
+        [sys.executable, "-m", "pyro_vae", "fit", *options, "--out", "stopped"],
+        cwd=tmp_path,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.DEVNULL,
+        text=True,
+    )
+    metrics = tmp_path / "stopped" / "metrics.jsonl"
+    for _ in range(1200):
+        if metrics.exists() and len(metrics.read_text().splitlines()) >= 3:
+            break
+        time.sleep(0.05)
+    process.send_signal(signal.SIGINT)
+    out, _ = process.communicate(timeout=120)
+    assert process.returncode == 130 and "nothing is lost" in out
+    epochs = len(metrics.read_text().splitlines()) + 2
+    done = command(
+        "fit", "vae", "--out", "stopped", "--resume", "true", "--epochs", str(epochs), cwd=tmp_path
+    )
+    assert done.returncode == 0, done.stderr
+    whole = command("fit", *options, "--epochs", str(epochs), "--out", "whole", cwd=tmp_path)
+    assert whole.returncode == 0, whole.stderr
+    losses = [
+        [json.loads(line)["loss"] for line in (tmp_path / n / "metrics.jsonl").read_text().splitlines()]
+        for n in ("stopped", "whole")
+    ]
+    assert losses[0] == losses[1] and len(losses[0]) == epochs
+
+
+@pytest.mark.parametrize("name", methods.METHODS)
+def test_every_listed_method_fits_from_the_command_line(name, tmp_path, capsys, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    extra = []
+    if methods.METHODS[name].settings.get("initialise") == "mixture":
+        extra = ["--initialisation", '{"epochs": 1, "restarts": 1, "fits": 1}']
+    assert main(["fit", name, *SMALL, *extra, "--progress", "false"]) == 0
+    out = capsys.readouterr().out
+    assert "ELBO" in out and (tmp_path / "runs" / f"{name}-digits-0" / "report.html").exists()
+
+
+def test_list_names_model_guide_and_paper(capsys):
+    assert main(["list"]) == 0
+    out = capsys.readouterr().out
+    for name, method in methods.METHODS.items():
+        assert re.search(rf"^{name} .*{method.model.__name__}.*{re.escape(method.paper)}$", out, re.M)
+
+
+def test_arcs_and_a_users_npz_file_are_data_too(tmp_path, monkeypatch, capsys):
+    monkeypatch.chdir(tmp_path)
+    assert main(["fit", "gmvae", *SMALL, "--data", "arcs", "--latent_dim", "2", "--initialise",
+                 "none", "--num_components", "5", "--epochs", "1", "--progress", "false"]) == 0  # fmt: skip
+    x = np.random.default_rng(0).normal(size=(60, 4))
+    np.savez("mine.npz", x=x, y=np.arange(60) % 3)
+    assert main(["fit", "vae", *SMALL, "--data", "mine.npz", "--progress", "false"]) == 0
+    assert (tmp_path / "runs" / "vae-mine-0" / "report.html").exists()
+    capsys.readouterr()
+
+
+class _Evil:
+    def __reduce__(self):
+        return (print, ("pickle was executed",))
+
+
+BAD = {
+    "misspelt model": (["fit", "gmvea"], "unknown model 'gmvea'; did you mean 'gmvae'?"),
+    "misspelt data": (["fit", "vae", "--data", "digit"], "did you mean 'digits'?"),
+    "misspelt likelihood": (["fit", "vae", "--likelihood", "bernouli"], "did you mean 'bernoulli'?"),
+    "misspelt option": (["fit", "vae", "--epoch", "3"], "--epoch"),
+    "not a number": (["fit", "vae", "--epochs", "many"], "epochs"),
+    "misspelt network": (["fit", "vae", "--network", "cnn"], "unknown network 'cnn'"),
+    "misspelt activation": (["fit", "vae", "--activation", "rellu"], "did you mean 'relu'?"),
+    "misspelt split": (["evaluate", "run"], "is this a run folder?"),
+    "no such run": (["sample", "nowhere"], "is this a run folder?"),
+    "grey in Bernoulli": (
+        ["fit", "vae", "--likelihood", "bernoulli", "--binarise", "none"],
+        "outside the support of its Bernoulli",
+    ),
+    "resume nothing": (["fit", "vae", "--resume", "true"], "is this a run folder?"),
+    "no file": (["fit", "vae", "--data", "no.npz"], "no.npz does not exist"),
+    "NaN": (["fit", "vae", "--data", "nan.npz"], "x has 1 NaN or infinite values, in 1 rows (first: row 7)"),
+    "labels": (["fit", "vae", "--data", "labels.npz"], "labels must be whole numbers"),
+    "object array": (["fit", "vae", "--data", "evil.npz"], "not an .npz file of plain arrays"),
+    "not an npz": (["fit", "vae", "--data", "text.npz"], "not an .npz file of plain arrays"),
+    "no x": (["fit", "vae", "--data", "nox.npz"], "has no array x"),
+    "conv on vectors": (["fit", "vae", "--data", "arcs", "--network", "conv"], "needs images (C, H, W)"),
+    "no command": ([], "command"),
+}
+
+
+@pytest.mark.parametrize("case", BAD)
+def test_bad_input_gets_one_clear_line(case, tmp_path, monkeypatch, capsys):
+    monkeypatch.chdir(tmp_path)
+    x = np.zeros((50, 4))
+    np.savez("labels.npz", x=x, y=np.linspace(0, 1, 50))
+    np.savez("evil.npz", x=np.array([_Evil()], dtype=object))
+    np.savez("nox.npz", z=x)
+    (tmp_path / "text.npz").write_text("hello")
+    x[7, 2] = np.nan
+    np.savez("nan.npz", x=x)
+    arguments, message = BAD[case]
+    try:
+        status = main(arguments)
+    except SystemExit as e:
+        status = e.code
+    out = capsys.readouterr()
+    lines = [line for line in out.err.splitlines() if line.strip()]
+    assert status in (1, 2)
+    assert len(lines) == 1 and lines[0].startswith("pyro-vae: ") and message in lines[0], lines
+    assert "pickle was executed" not in out.out
+
+
+def test_a_damaged_or_foreign_run_folder_gives_one_line(finished, tmp_path, capsys):
+    run = finished[0] / "run"
+    copy = tmp_path / "copy"
+    copy.mkdir()
+    config = (run / "config.json").read_text()
+    (copy / "config.json").write_text(config)
+    (copy / "checkpoint.pt").write_bytes((run / "checkpoint.pt").read_bytes()[:1000])
+    for arguments, message in [
+        (["evaluate", str(copy)], "is not a checkpoint of this library: the file is damaged"),
+        (["evaluate", str(run), "--split", "tests"], "split"),
+        (["sample", str(run), "--y", "10"], "the model has components 0..9"),
+        (["fit", "vae", "--out", str(run), "--resume", "true"], "holds a run of gmvae, not of vae"),
+        (
+            ["fit", "gmvae", "--out", str(run), "--resume", "true", "--latent_dim", "7"],
+            "was started with latent_dim=3, not 7",
+        ),
+    ]:
+        assert main(arguments) == 1
+        lines = capsys.readouterr().err.splitlines()
+        assert len(lines) == 1 and message in lines[0], lines
+    (copy / "config.json").write_text(config[:50])
+    assert main(["evaluate", str(copy)]) == 1
+    assert "not valid JSON" in capsys.readouterr().err
+    (copy / "config.json").write_text("{}")
+    assert main(["evaluate", str(copy)]) == 1
+    assert "was not written by pyro-vae fit" in capsys.readouterr().err

@@ -1,0 +1,443 @@
+"""`fit`: reproducible, resumable, and careful with what has been won."""
+
+import json
+import math
+import os
+import signal
+import subprocess
+import sys
+import time
+
+import pyro
+import pytest
+import torch
+from torch.utils.data import DataLoader, TensorDataset
+
+import pyro_vae as pv
+from pyro_vae.conditionals import MLP
+from pyro_vae.train import checkpoint, load_weights
+from pyro_vae.train.initialise import plain_vae, set_components
+
+NET = MLP((16,))
+
+
+def digits(**options):
+    return pv.data.load("digits", binarise="none", **options)
+
+
+def pair(seed=0, model=pv.models.GMVAE, **options):
+    torch.manual_seed(seed)
+    m = model((1, 8, 8), latent_dim=3, likelihood="binomial", network=NET, **options)
+    return m, pv.guides.Guide(m, network=NET)
+
+
+def quiet(*arguments, **options):
+    return pv.fit(*arguments, progress=False, device="cpu", **options)
+
+
+def weights(*modules):
+    return {f"{i}.{k}": v.clone() for i, m in enumerate(modules) for k, v in m.state_dict().items()}
+
+
+def same(a, b):
+    return a.keys() == b.keys() and all(torch.equal(a[k], b[k]) for k in a)
+
+
+def without_seconds(history):
+    return [{k: v for k, v in r.items() if "second" not in k} for r in history]
+
+
+def test_the_same_seed_gives_the_same_run_and_another_seed_another():
+    runs = []
+    for seed in (0, 0, 1):
+        m, g = pair()
+        runs.append((without_seconds(quiet(m, g, digits(), 2, seed=seed).history), weights(m, g)))
+    assert runs[0][0] == runs[1][0] and same(runs[0][1], runs[1][1])
+    assert runs[0][0] != runs[2][0]
+
+
+def test_fit_leaves_the_callers_random_stream_alone():
+    m, g = pair()
+    state = torch.get_rng_state()
+    quiet(m, g, digits(), 1)
+    assert torch.equal(state, torch.get_rng_state())
+
+
+@pytest.mark.parametrize("schedule", ["constant", "cosine"])
+def test_a_resumed_run_equals_an_uninterrupted_one_bit_for_bit(tmp_path, schedule):
+    options = {"schedule": schedule, "objective": pv.objectives.ELBO(warmup=3)}
+    m, g = pair()
+    whole = quiet(m, g, digits(), 4, out=tmp_path / "whole", **options)
+    interrupted_m, interrupted_g = pair()
+    batches = _stop_after(steps=14)  # in the middle of the second epoch
+    with batches:
+        run = quiet(interrupted_m, interrupted_g, digits(), 4, out=tmp_path / "part", **options)
+    assert run.interrupted and len(run.history) == 1
+    fresh_m, fresh_g = pair(seed=5)  # other weights: the checkpoint must replace them
+    resumed = quiet(fresh_m, fresh_g, digits(), 4, out=tmp_path / "part", resume=True, **options)
+    assert without_seconds(resumed.history) == without_seconds(whole.history)
+    assert same(weights(m, g), weights(fresh_m, fresh_g))
+    lines = (tmp_path / "part" / "metrics.jsonl").read_text().splitlines()
+    assert without_seconds(map(json.loads, lines)) == without_seconds(whole.history)
+
+
+class _stop_after:
+    """A real SIGINT to this process, after so many optimiser steps."""
+
+    def __init__(self, steps):
+        self.left = steps
+
+    def __enter__(self):
+        self.step = torch.optim.AdamW.step
+        outer = self
+
+        def step(optimiser, *a, **k):
+            outer.left -= 1
+            if outer.left == 0:
+                os.kill(os.getpid(), signal.SIGINT)
+            return outer.step(optimiser, *a, **k)
+
+        torch.optim.AdamW.step = step
+
+    def __exit__(self, *e):
+        torch.optim.AdamW.step = self.step
+
+
+def test_a_killed_run_goes_on_from_its_last_checkpoint(tmp_path):
+    script = (
+        "import torch, pyro_vae as pv\n"
+        "from pyro_vae.train import fit\n"
+        "torch.set_num_threads(1); torch.manual_seed(0)\n"
+        "import importlib; importlib.import_module('pyro_vae.train.fit').CHECKPOINT_SECONDS = 0\n"
+        "net = pv.conditionals.MLP((16,))\n"
+        "m = pv.models.GMVAE((1, 8, 8), latent_dim=3, likelihood='binomial', network=net)\n"
+        "g = pv.guides.Guide(m, network=net)\n"
+        "d = pv.data.load('digits', binarise='none')\n"
+        f"pv.fit(m, g, d, 100000, out={str(tmp_path)!r}, device='cpu', progress=False)\n"
+    )
+    process = subprocess.Popen([sys.executable, "-c", script])
+    metrics = tmp_path / "metrics.jsonl"
+    for _ in range(600):
+        if metrics.exists() and len(metrics.read_text().splitlines()) > 3:
+            break
+        time.sleep(0.1)
+    process.kill()
+    process.wait()
+    epoch = checkpoint.load(tmp_path / "checkpoint.pt")["progress"]["epoch"]
+    m, g = pair()
+    run = quiet(m, g, digits(), epoch + 2, out=tmp_path, resume=True)
+    assert len(run.history) == epoch + 2
+    m, g = pair()
+    assert without_seconds(quiet(m, g, digits(), epoch + 2).history) == without_seconds(run.history)
+
+
+def test_the_modules_end_with_the_epoch_that_validation_chose():
+    m, g = pair()
+    data = digits()
+    run = quiet(m, g, data, 6, lr=0.03)
+    best = max(run.history, key=lambda row: row["elbo"])
+    assert run.best_epoch == best["epoch"]
+    assert float(pv.evaluate.elbo(m, g, data.valid.x).mean()) == pytest.approx(best["elbo"], abs=1e-3)
+
+
+def test_patience_stops_on_validation_and_needs_it():
+    m, g = pair()
+    run = quiet(m, g, digits(), 500, lr=0.1, patience=3)
+    assert len(run.history) == run.best_epoch + 3 < 500
+    with pytest.raises(pv.UserError, match="no valid split"):
+        quiet(*pair(), digits().train.x, 2, patience=3)
+
+
+def test_validation_is_not_seen_by_training():
+    m, g = pair()
+    quiet(m, g, digits(), 2)
+    data = digits()
+    data = pv.data.Data(data.train, None, data.test, likelihood="binomial")
+    m2, g2 = pair()
+    quiet(m2, g2, data, 1)
+    m3, g3 = pair()
+    run = quiet(m3, g3, digits(), 1)
+    assert run.best_epoch == 1 and same(weights(m2, g2), weights(m3, g3))
+
+
+def test_labels_in_the_data_are_not_given_to_a_clustering():
+    data = digits()
+    scrambled = pv.data.Data(
+        pv.data.Split(data.train.x, data.train.y.roll(1)), data.valid, data.test
+    )
+    found = []
+    for d in (data, scrambled):
+        m, g = pair()
+        quiet(m, g, d, 1)
+        found.append(weights(m, g))
+    assert same(*found)
+
+
+def test_a_loss_that_is_not_finite_stops_at_once_names_the_site_and_keeps_the_checkpoint(tmp_path):
+    m, g = pair()
+    quiet(m, g, digits(), 1, out=tmp_path)
+    kept = checkpoint.load(tmp_path / "checkpoint.pt")["weights"]
+    bias = m.p_x.head.bias
+
+    def poison(optimiser, *a, **k):
+        with torch.no_grad():
+            bias.fill_(math.nan)
+
+    step = torch.optim.AdamW.step
+    torch.optim.AdamW.step = poison
+    try:
+        with pytest.raises(pv.UserError, match=r"not finite at site 'x'.*epoch 2, step 2") as e:
+            quiet(m, g, digits(), 3, out=tmp_path, resume=True)
+    finally:
+        torch.optim.AdamW.step = step
+    assert "checkpoint.pt" in str(e.value) and "\n" not in str(e.value)
+    after = checkpoint.load(tmp_path / "checkpoint.pt")["weights"]
+    assert all(torch.equal(a[k], b[k]) for a, b in zip(kept["modules"], after["modules"]) for k in a)
+
+
+def test_a_thousand_epochs_at_a_high_rate_stay_finite():
+    x = torch.rand(32, 2) * 100 - 50
+    m = pv.models.VAE((2,), 2, "normal", MLP((8,)))
+    g = pv.guides.Guide(m, network=MLP((8,)))
+    run = quiet(m, g, x, 1000, lr=0.05, batch_size=32)
+    assert all(math.isfinite(row["loss"]) for row in run.history)
+
+
+def test_gradient_clipping_bounds_the_first_step():
+    norms = []
+    step = torch.optim.AdamW.step
+
+    def spy(optimiser, *a, **k):
+        grads = [p.grad for group in optimiser.param_groups for p in group["params"]]
+        norms.append(torch.linalg.vector_norm(torch.stack([g.norm() for g in grads])).item())
+        return step(optimiser, *a, **k)
+
+    torch.optim.AdamW.step = spy
+    try:
+        quiet(*pair(), digits(), 1, clip_norm=0.5)
+    finally:
+        torch.optim.AdamW.step = step
+    assert max(norms) == pytest.approx(0.5, rel=1e-4)
+
+
+@pytest.mark.parametrize("schedule", ["constant", "linear", "cosine"])
+def test_schedules_start_at_lr_and_fall(schedule):
+    rates = [row["lr"] for row in quiet(*pair(), digits(), 4, lr=0.01, schedule=schedule).history]
+    if schedule == "constant":
+        assert rates == [0.01] * 4
+    else:
+        assert rates == sorted(rates, reverse=True) and rates[-1] < 0.002
+
+
+def test_frozen_parameters_do_not_train():
+    m, g = pair()
+    for p in m.p_x.parameters():
+        p.requires_grad_(False)
+    before = weights(m.p_x)
+    quiet(m, g, digits(), 1)
+    assert same(before, weights(m.p_x))
+
+
+def test_tensors_arrays_datasets_and_loaders_train():
+    x = digits().train.x[:64]
+    y = digits().train.y[:64]
+    forms = [
+        x,
+        x.numpy(),
+        (x, y),
+        TensorDataset(x, y),
+        DataLoader(TensorDataset(x, y), batch_size=16),
+        [x[:32], x[32:]],  # any iterable of batches with a length
+    ]
+    for form in forms:
+        m, g = pair()
+        run = quiet(m, g, form, 2, batch_size=16)
+        assert run.history[1]["loss"] < run.history[0]["loss"]
+
+
+def test_a_users_own_functions_train_keep_their_weights_and_resume(tmp_path):
+    def make():
+        pyro.clear_param_store()
+        torch.manual_seed(0)
+        decoder, encoder = torch.nn.Linear(2, 64), torch.nn.Linear(64, 4)
+
+        def model(x):
+            pyro.module("decoder", decoder)
+            with pyro.plate("data", len(x)):
+                z = pyro.sample("z", pyro.distributions.Normal(torch.zeros(2), 1).to_event(1))
+                law = pyro.distributions.Normal(decoder(z), pyro.param("s", torch.tensor(0.5)))
+                pyro.sample("obs", law.to_event(1), obs=x)
+
+        def guide(x):
+            pyro.module("encoder", encoder)
+            with pyro.plate("data", len(x)):
+                m, s = encoder(x).chunk(2, -1)
+                pyro.sample("z", pyro.distributions.Normal(m, s.exp()).to_event(1))
+
+        return model, guide, decoder
+
+    x = digits().train.x.flatten(1)[:200]
+    model, guide, decoder = make()
+    whole = quiet(model, guide, x, 6, out=tmp_path / "a", lr=0.01)
+    assert whole.history[-1]["loss"] < whole.history[0]["loss"] - 5
+    model, guide, other = make()
+    quiet(model, guide, x, 3, out=tmp_path / "b", lr=0.01)
+    model, guide, other = make()
+    resumed = quiet(model, guide, x, 6, out=tmp_path / "b", lr=0.01, resume=True)
+    assert without_seconds(resumed.history) == without_seconds(whole.history)
+    assert torch.equal(decoder.weight, other.weight)
+
+
+# ---------------------------------------------------------------- checkpoints
+
+
+def test_a_checkpoint_holds_the_best_weights_and_fits_only_its_pair(tmp_path):
+    m, g = pair()
+    quiet(m, g, digits(), 2, out=tmp_path)
+    m2, g2 = pair(seed=3)
+    load_weights(m2, g2, tmp_path / "checkpoint.pt")
+    assert same(weights(m, g), weights(m2, g2))
+    other = pv.models.VAE((1, 8, 8), 5, "binomial", NET)
+    with pytest.raises(pv.UserError, match="does not fit this VAE"):
+        load_weights(other, pv.guides.Guide(other, network=NET), tmp_path / "checkpoint.pt")
+
+
+class _Evil:
+    def __reduce__(self):
+        return (os.system, ("touch pyro_vae_was_here",))
+
+
+def test_bad_checkpoint_files_give_one_line_and_run_nothing(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    m, g = pair()
+    quiet(m, g, digits(), 1, out=tmp_path)
+    good = (tmp_path / "checkpoint.pt").read_bytes()
+    bad = tmp_path / "bad.pt"
+    cases = {
+        "truncated": good[: len(good) // 2],
+        "empty": b"",
+        "text": b"hello",
+    }
+    for content in cases.values():
+        bad.write_bytes(content)
+        with pytest.raises(pv.UserError, match="not a checkpoint of this library") as e:
+            load_weights(m, g, bad)
+        assert "\n" not in str(e.value)
+    torch.save({"format": checkpoint.FORMAT, "x": _Evil()}, bad)
+    with pytest.raises(pv.UserError, match="would execute code"):
+        load_weights(m, g, bad)
+    assert not (tmp_path / "pyro_vae_was_here").exists()
+    torch.save({"state_dict": {}}, bad)
+    with pytest.raises(pv.UserError, match="not a checkpoint of this library"):
+        load_weights(m, g, bad)
+    checkpoint.save(bad, {"weights": {}})
+    with pytest.raises(pv.UserError, match="not a whole checkpoint"):
+        load_weights(m, g, bad)
+    with pytest.raises(pv.UserError, match="does not exist"):
+        load_weights(m, g, tmp_path / "nowhere.pt")
+
+
+def test_a_write_that_fails_leaves_the_old_file(tmp_path):
+    path = tmp_path / "file"
+    path.write_text("old")
+
+    def write(p):
+        p.write_text("half")
+        raise OSError("disk full")
+
+    with pytest.raises(OSError, match="disk full"):
+        checkpoint.write_atomically(path, write)
+    assert path.read_text() == "old" and list(tmp_path.iterdir()) == [path]
+
+
+def test_resuming_with_other_settings_is_refused(tmp_path):
+    quiet(*pair(), digits(), 1, out=tmp_path)
+    with pytest.raises(pv.UserError, match="lr=0.001, not 0.1"):
+        quiet(*pair(), digits(), 2, out=tmp_path, resume=True, lr=0.1)
+
+
+def test_bad_arguments_give_one_line():
+    for options, message in [
+        ({"schedule": "cosin"}, "did you mean 'cosine'"),
+        ({"lr": 0}, "lr must be positive"),
+        ({"batch_size": -1}, "batch_size must be positive"),
+        ({"device": "gpu"}, "unknown device 'gpu'"),
+        ({"resume": True}, "resume needs out="),
+        ({"observe": ("x", "colour")}, "observes 'colour'"),
+    ]:
+        with pytest.raises(pv.UserError, match=message):
+            pv.fit(*pair(), digits(), 1, progress=False, **options)
+    if not torch.cuda.is_available():
+        with pytest.raises(pv.UserError, match="no GPU here"):
+            pv.fit(*pair(), digits(), 1, device="cuda")
+
+
+def test_data_that_the_likelihood_cannot_have_produced_are_refused_before_training():
+    m = pv.models.VAE((1, 8, 8), 3, "bernoulli", NET)
+    g = pv.guides.Guide(m, network=NET)
+    with pytest.raises(pv.UserError, match="outside the support of its Bernoulli.*dynamic"):
+        quiet(m, g, digits(), 1)
+    x = digits().train.x.clone()
+    x[700, 0, 3, 3] = 0.031  # not in the first batch that is looked at
+    with pytest.raises(pv.UserError, match="outside the support"):
+        quiet(*pair(), x, 1)
+
+
+# ------------------------------------------------------------- initialisation
+
+
+def test_a_mixture_start_puts_the_components_where_the_fitted_mixture_is():
+    for model in (pv.models.GMVAE, pv.models.MixtureVAE):
+        for family in (pv.conditionals.Normal(), pv.conditionals.MultivariateNormal()):
+            m, g = pair(model=model, num_components=2, component=family)
+            means = torch.tensor([[1.0, -2.0, 0.5], [0.0, 3.0, -1.0]], dtype=torch.float64)
+            root = torch.randn(2, 3, 3, dtype=torch.float64)
+            covariances = root @ root.mT + torch.eye(3)
+            set_components(m, [0.3, 0.7], means, covariances)
+            given = {"y": torch.eye(2)}
+            if model is pv.models.GMVAE:
+                given["w"] = torch.zeros(2, 10)
+                for affine in m.p_z.head.maps.values():
+                    affine.weight.data.zero_()
+            law = m.p_z(**given)
+            assert torch.allclose(law.mean, means.float(), atol=1e-5)
+            wanted = torch.diagonal(covariances, dim1=-2, dim2=-1).float()
+            assert torch.allclose(law.variance, wanted, rtol=1e-4)
+            if isinstance(family, pv.conditionals.MultivariateNormal):
+                assert torch.allclose(law.covariance_matrix, covariances.float(), rtol=1e-3, atol=1e-4)
+
+
+def test_a_mixture_start_is_seeded_keeps_the_best_restart_and_never_sees_a_label():
+    from pyro_vae.train import MixtureInitialisation
+
+    data = digits()
+    unlabelled = pv.data.Data(
+        pv.data.Split(data.train.x), pv.data.Split(data.valid.x), None, likelihood="binomial"
+    )
+    start = MixtureInitialisation(epochs=2, restarts=3, fits=1)
+    found = []
+    for d in (data, unlabelled):
+        m, g = pair()
+        bounds = start(m, g, d, torch.device("cpu"), seed=4, progress=False)
+        assert len(bounds) == 3
+        assert start._bound(m, g, d) == pytest.approx(max(bounds), abs=1e-3)
+        found.append((bounds, weights(m, g)))
+    assert found[0][0] == found[1][0] and same(found[0][1], found[1][1])
+
+
+def test_the_plain_vae_of_a_mixture_start_shares_decoder_and_encoder():
+    m, g = pair()
+    vae, encoder = plain_vae(m, g)
+    assert vae.p_x is m.p_x and encoder.factors["z"] is g.factors["z"]
+
+
+def test_a_mixture_start_refuses_what_it_cannot_start():
+    from pyro_vae.train import MixtureInitialisation
+
+    start = MixtureInitialisation(epochs=1)
+    with pytest.raises(pv.UserError, match="VAE has no mixture prior"):
+        quiet(*pair(model=pv.models.VAE), digits(), 1, initialise=start)
+    m, _ = pair(model=pv.models.MixtureVAE)
+    g = pv.guides.Guide(m, given={"y": ["x"], "z": ["x", "y"]}, network=NET)
+    with pytest.raises(pv.UserError, match="needs a guide with z <- x"):
+        quiet(m, g, digits(), 1, initialise=start)
