@@ -111,7 +111,7 @@ def fit(
         given.setdefault("data", data)
         settings = methods.settings(model, _pick(given), data)
         settings["seed"] = seed
-    loaded = _load_data(settings, root)
+    loaded = load_data(settings, root)
     settings["likelihood"] = settings["likelihood"] or loaded.likelihood
     torch.manual_seed(settings["seed"])
     pair = methods.build(model, settings, loaded.x_shape, len(loaded.train))
@@ -122,21 +122,8 @@ def fit(
     run = train(
         *pair,
         loaded,
-        settings["epochs"],
-        objective=ELBO(
-            warmup=settings["warmup"],
-            free_bits=settings["free_bits"],
-            num_particles=settings["num_particles"],
-        ),
-        lr=settings["lr"],
-        schedule=settings["schedule"],
-        batch_size=settings["batch_size"],
-        weight_decay=settings["weight_decay"],
-        clip_norm=settings["clip_norm"],
-        patience=settings["patience"],
-        initialise=_initialisation(settings),
+        **fit_options(settings),
         device=device,
-        seed=settings["seed"],
         out=out,
         resume=resume,
         config=config,
@@ -231,7 +218,7 @@ def open_run(run, device=None, root=None):
     if not {"method", "settings"} <= set(config):
         raise UserError(f"{run} was not written by pyro-vae fit: build its pair in Python")
     settings = config["settings"]
-    loaded = _load_data(settings, root)
+    loaded = load_data(settings, root)
     pair = methods.build(config["method"], settings, loaded.x_shape, len(loaded.train))
     load_weights(*pair, run / "checkpoint.pt")
     device = choose_device(device)
@@ -253,7 +240,8 @@ def _same_settings(given, settings, out):
         raise UserError(f"{out} was started with {key}={settings.get(key)}, not {value}")
 
 
-def _load_data(settings, root):
+def load_data(settings, root=None):
+    """The data of a run's settings: by name, or from an .npz file."""
     name = settings["data"]
     if name.endswith(".npz"):
         return _load_npz(Path(name), settings)
@@ -279,6 +267,19 @@ def _load_npz(path, settings):
             raise
         raise UserError(f"{path} is not an .npz file of plain arrays: {e}") from e
     return datasets.from_arrays(x, y, name=path.stem, binarise=settings["binarise"] or "none")
+
+
+def fit_options(settings):
+    """What `fit` is told, of a method's settings."""
+    names = ("epochs", "lr", "schedule", "batch_size", "weight_decay", "clip_norm", "patience", "seed")
+    options = {name: settings[name] for name in names}
+    options["objective"] = ELBO(
+        warmup=settings["warmup"],
+        free_bits=settings["free_bits"],
+        num_particles=settings["num_particles"],
+    )
+    options["initialise"] = _initialisation(settings)
+    return options
 
 
 def _initialisation(settings):
@@ -324,10 +325,11 @@ COMMANDS = {"fit": fit, "evaluate": evaluate, "sample": sample, "list": list_}
 
 def main(argv=None):
     """Entry point; returns the exit status."""
-    parser = _Parser(prog="pyro-vae", description=__doc__)
+    parser = _Parser(prog="pyro-vae", description=__doc__, allow_abbrev=False)
     commands = parser.add_subcommands(required=True, dest="command")
     for name, function in COMMANDS.items():
-        sub = _Parser(prog=f"pyro-vae {name}", description=function.__doc__.split("\n\n")[0])
+        described = function.__doc__.split("\n\n")[0]
+        sub = _Parser(prog=f"pyro-vae {name}", description=described, allow_abbrev=False)
         sub.add_function_arguments(function, as_positional=True)
         commands.add_subcommand(name, sub)
     arguments = parser.parse_args(argv)

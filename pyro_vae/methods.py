@@ -28,6 +28,7 @@ class Method:
 #: The settings that a pair is built from, and what they are unless a method or a caller says.
 DEFAULTS = {
     "data": "digits",
+    "seed": 0,
     "binarise": None,
     "latent_dim": 10,
     "num_components": 10,

@@ -132,16 +132,23 @@ def occupancy(ax, shares):
     return ax
 
 
-def project(codes, onto=None, seed=0):
-    """`[N, D]` codes in the plane: as they are for D = 2, else by the two first components."""
+def project(codes, groups=None, seed=0):
+    """`[N, D]` codes in the plane: as they are for D = 2, else their first principal components.
+
+    With `groups` (a model's own clusters, `[N]`), the two directions that part them best instead
+    (linear discriminant analysis).
+    """
     from sklearn.decomposition import PCA
+    from sklearn.discriminant_analysis import LinearDiscriminantAnalysis
 
     codes = _array(codes)
     if codes.shape[1] == 1:
         return np.concatenate([codes, np.zeros_like(codes)], 1)
     if codes.shape[1] == 2:
         return codes
-    return PCA(2, random_state=seed).fit(codes).transform(codes)
+    if groups is not None and len(np.unique(_array(groups))) > 2:
+        return LinearDiscriminantAnalysis(n_components=2).fit_transform(codes, _array(groups))
+    return PCA(2, random_state=seed).fit_transform(codes)
 
 
 def scatter(ax, points, colors=None, title=None, names=None):

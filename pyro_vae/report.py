@@ -98,9 +98,11 @@ def pictures(model, guide, data, split, history, best_epoch, seed=0, observe=("x
     codes = evaluate.encode(model, guide, x, **others)
     name = "z" if "z" in codes else next(iter(codes), None)
     if name is not None:
-        points = plots.project(codes[name])
+        points = plots.project(codes[name], clusters)
         size = codes[name].shape[-1]
         how = "as it is" if size <= 2 else f"two first principal components of {size} dimensions"
+        if size > 2 and clusters is not None:
+            how = f"of {size} dimensions, the two directions that part the components best"
         for by, colors in (("component", clusters), ("label", y)):
             if colors is not None:
                 figure, ax = plots.axes(5.6, 4.6)

@@ -196,7 +196,7 @@ def as_data(data):
         return from_dataset(data, valid=0, test=0)
     if isinstance(data, (torch.Tensor, np.ndarray)):
         return from_arrays(data, valid=0, test=0)
-    if isinstance(data, (tuple, list)) and len(data) == 2:
+    if isinstance(data, tuple) and len(data) == 2:
         return from_arrays(*data, valid=0, test=0)
     if hasattr(data, "__iter__") and hasattr(data, "__len__"):
         return data  # batches, their number stated

@@ -291,8 +291,9 @@ class _Trainer:
 
     def _not_finite(self, batch):
         with torch.no_grad():
-            terms = run(self.model, self.guide, batch).site_terms()
-        bad = [n for n, t in terms.items() if not torch.isfinite(t).all()]
+            traces = run(self.model, self.guide, batch)
+        sites = [*traces.guide.items(), *traces.model.items()]
+        bad = [n for n, s in sites if not torch.isfinite(traces.log_prob(s)).all()]
         where = f"at site {bad[0]!r}" if bad else "in its weighting"
         kept = f"; the last good checkpoint is {self.out / 'checkpoint.pt'}" if self.out else ""
         raise UserError(

@@ -8,7 +8,7 @@ from sklearn.mixture import GaussianMixture
 from tqdm.auto import tqdm
 
 from ..errors import UserError
-from ..evaluate import elbo_terms
+from ..evaluate import elbo_terms, encode
 from ..guides import Guide
 from ..models import VAE, StandardNormal
 from ..pair import device_of, run, seeded
@@ -26,7 +26,7 @@ class MixtureInitialisation:
     1. The pair's own decoder and q(z | x) are trained for `epochs` as a plain VAE, p(z) = N(0, I).
     2. scikit-learn's full-covariance `GaussianMixture` is fitted to `draws` draws of q(z | x) for
        each training datum (at most 20,000 points in all), `fits` times, the likeliest kept. Draws,
-       not means: what the prior must cover is the aggregate posterior.
+       not means (`draws=0`): what the prior must cover is the aggregate posterior.
     3. Its means and covariances become p(z | y)'s (where z has further parents, as the GMVAE's w,
        their influence starts small), its weights the learned p(y)'s, if it is learned.
     4. All that is done `restarts` times, from other weights; kept is the one with the best bound
@@ -94,7 +94,9 @@ class MixtureInitialisation:
         x = data.observed("train").x
         device = device_of(vae)
         with seeded(seed, device):
-            keep = torch.randperm(len(x))[: max(1, MAX_POINTS // self.draws)]
+            keep = torch.randperm(len(x))[: MAX_POINTS // max(1, self.draws)]
+            if not self.draws:
+                return encode(vae, encoder, x[keep])["z"].double().cpu().numpy()
             draws = [
                 run(vae, encoder, {"x": part.to(device)}, self.draws).guide["z"]["value"]
                 for part in x[keep].split(5000)

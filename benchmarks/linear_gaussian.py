@@ -1,0 +1,74 @@
+"""Error of `log_likelihood` where log p(x) is known: a linear-Gaussian VAE, in closed form.
+
+    python -m benchmarks.linear_gaussian [--out FILE.json]
+
+x = W z + b + 0.5 e, z in 5 and x in 20 dimensions, 200 data from the model itself, float64. The
+guide is the exact posterior, spoilt: its mean moved by `shift` and its scale multiplied by `widen`.
+"""
+
+import argparse
+import json
+from pathlib import Path
+
+import torch
+
+import pyro_vae as pv
+from pyro_vae import report
+from pyro_vae.conditionals import MLP, MultivariateNormal, NormalLikelihood
+
+SCALE, D, X = 0.5, 5, 20
+
+
+def problem(seed, shift=0.0, widen=1.0):
+    """`(model, guide, x, log p(x))`."""
+    torch.manual_seed(seed)
+    linear = MLP(hidden=())
+    model = pv.models.VAE((X,), D, NormalLikelihood(SCALE), linear)
+    guide = pv.guides.Guide(model, family={"z": MultivariateNormal()}, network=linear)
+    decoder, encoder = model.p_x.head, guide.factors["z"].head
+    w, b = decoder.maps["z"].weight.data.normal_(), decoder.bias.data
+    marginal = torch.distributions.MultivariateNormal(b, w @ w.T + SCALE**2 * torch.eye(X))
+    x = marginal.sample((200,))
+    covariance = torch.linalg.inv(torch.eye(D) + w.T @ w / SCALE**2)
+    gain = covariance @ w.T / SCALE**2  # posterior mean = gain (x - b)
+    raw = MultivariateNormal().raw(shift * torch.ones(D), widen**2 * covariance)
+    encoder.bias.data.copy_(raw)
+    encoder.bias.data[:D] -= gain @ b
+    encoder.maps["x"].weight.data.zero_()[:D] = gain
+    return model, guide, x, marginal.log_prob(x)
+
+
+def main(argv=None):
+    parser = argparse.ArgumentParser(description=__doc__.split("\n\n")[0])
+    parser.add_argument("--seeds", type=int, default=3)
+    parser.add_argument("--out", type=Path)
+    a = parser.parse_args(argv)
+    torch.set_default_dtype(torch.float64)
+    rows = []
+    print("guide               samples   mean error    largest |error| of a datum (nats)")
+    for name, shift, widen in (("exact posterior", 0, 1), ("spoilt", 0.1, 1.3), ("bad", 0.3, 2)):
+        for k in (1, 10, 100, 1000, 10_000):
+            errors = []
+            for seed in range(a.seeds):
+                model, guide, x, exact = problem(seed, shift, widen)
+                errors.append(pv.evaluate.log_likelihood(model, guide, x, k, seed=seed) - exact)
+            errors = torch.stack(errors)
+            row = {
+                "guide": name,
+                "num_samples": k,
+                "mean_error": errors.mean().item(),
+                "largest_error": errors.abs().max().item(),
+            }
+            rows.append(row)
+            print(f"{name:<18}{k:>9}{row['mean_error']:>13.2e}{row['largest_error']:>13.2e}")
+    if a.out:
+        result = {
+            "command": f"python -m benchmarks.linear_gaussian --seeds {a.seeds}",
+            "hardware": report.hardware(),
+            "rows": rows,
+        }
+        a.out.write_text(json.dumps(result, indent=1) + "\n")
+
+
+if __name__ == "__main__":
+    main()

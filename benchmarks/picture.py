@@ -1,0 +1,47 @@
+"""The picture in README: what a run of `pyro-vae fit gmvae` found.
+
+    python -m benchmarks.picture RUN benchmarks/results/gmvae_digits.png
+"""
+
+import argparse
+from pathlib import Path
+
+import torch
+from matplotlib.figure import Figure
+
+import pyro_vae as pv
+from pyro_vae import cli, plots
+
+
+def main(argv=None):
+    parser = argparse.ArgumentParser(description=__doc__.split("\n\n")[0])
+    parser.add_argument("run", type=Path)
+    parser.add_argument("out", type=Path)
+    a = parser.parse_args(argv)
+    model, guide, data, _ = cli.open_run(a.run, "cpu")
+    test = data.observed("test")
+    shares = pv.evaluate.responsibilities(model, guide, test.x)
+    k = shares.shape[-1]
+    figure = Figure(figsize=(12, 3.9), layout="constrained")
+    left, middle, right = figure.subplots(1, 3, width_ratios=[1.05, 1, 0.95])
+    rows = torch.arange(k).repeat_interleave(12)
+    plots.images(
+        left,
+        pv.sample(model, len(rows), y=rows, mean=True, seed=0),
+        12,
+        [str(i) for i in range(k)],
+        "new samples, a row a component",
+    )
+    left.set_ylabel("component")
+    x = torch.cat([data.observed("train").x, test.x])
+    y = torch.cat([data.train.y, test.y])
+    clusters = pv.evaluate.responsibilities(model, guide, x).argmax(-1)
+    codes = plots.project(pv.evaluate.encode(model, guide, x)["z"], clusters)
+    plots.scatter(middle, codes, y, "encodings by label (never seen)")
+    plots.contingency(right, test.y, shares.argmax(-1), k)
+    right.set_title("test data: component by label")
+    figure.savefig(a.out, dpi=100)
+
+
+if __name__ == "__main__":
+    main()
