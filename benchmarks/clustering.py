@@ -35,7 +35,10 @@ def one(method, data_name, seed, root, overrides, num_samples):
 
 
 def mean_sd(values):
-    return {"mean": statistics.mean(values), "sd": statistics.stdev(values) if len(values) > 1 else 0}
+    return {
+        "mean": statistics.mean(values),
+        "sd": statistics.stdev(values) if len(values) > 1 else 0,
+    }
 
 
 def main(argv=None):

@@ -271,7 +271,16 @@ def _load_npz(path, settings):
 
 def fit_options(settings):
     """What `fit` is told, of a method's settings."""
-    names = ("epochs", "lr", "schedule", "batch_size", "weight_decay", "clip_norm", "patience", "seed")
+    names = (
+        "epochs",
+        "lr",
+        "schedule",
+        "batch_size",
+        "weight_decay",
+        "clip_norm",
+        "patience",
+        "seed",
+    )
     options = {name: settings[name] for name in names}
     options["objective"] = ELBO(
         warmup=settings["warmup"],

@@ -71,14 +71,19 @@ def eval_mode(*programs):
             m.training = training
 
 
+def untouched(device=None):
+    """A context that leaves torch's random streams, on the CPU and `device`, as they were."""
+    cuda = device is not None and torch.device(device).type == "cuda"
+    return torch.random.fork_rng(devices=[device] if cuda else [])
+
+
 @contextmanager
 def seeded(seed, device=None):
     """Run with a seed of its own; the caller's random stream is left as it was."""
     if seed is None:
         yield
         return
-    cuda = device is not None and torch.device(device).type == "cuda"
-    with torch.random.fork_rng(devices=[device] if cuda else []):
+    with untouched(device):
         torch.manual_seed(seed)
         yield
 

@@ -102,6 +102,8 @@ class LinearOneHotCategorical(dist.OneHotCategorical):
     Linear, so that a relaxed `y` has a gradient and, for an enumerated `y`, no argmax is taken.
     """
 
+    support = constraints.simplex
+
     def log_prob(self, value):
         if self._validate_args:
             self._validate_sample(value)
@@ -200,6 +202,8 @@ class _Levels(constraints.Constraint):
 
 class GreyBernoulliDistribution(dist.Bernoulli):
     """Binary cross-entropy of grey values: a score, not a probability of anything."""
+
+    proper = False
 
     def __init__(self, probs=None, logits=None, validate_args=None):
         super().__init__(probs=probs, logits=logits, validate_args=False)

@@ -19,7 +19,7 @@ from ..errors import UserError, unknown
 from ..evaluate import check_pair, elbo
 from ..evaluate.check import check_support
 from ..objectives import ELBO
-from ..pair import accepting, modules, reads_index, run
+from ..pair import accepting, modules, reads_index, run, untouched
 from . import checkpoint
 
 SCHEDULES = {
@@ -90,7 +90,8 @@ def fit(
         device: `"cuda"`, `"cpu"`, ...; a GPU where there is one.
         seed: of shuffling, binarisation, sampling. Weights come from the modules as they are.
         out: folder for `config.json`, `metrics.jsonl`, `checkpoint.pt`.
-        resume: go on from `out`'s checkpoint; on a CPU bit for bit what an uninterrupted run does.
+        resume: go on from `out`'s checkpoint, if it has one; on a CPU bit for bit what an
+            uninterrupted run does.
         config: more for `config.json`.
 
     Raises:
@@ -121,9 +122,9 @@ def fit(
         "seed": seed,
     }
     trainer = _Trainer(model, guide, data, objective, settings, observe, device, out, progress)
-    with torch.random.fork_rng(devices=[device] if device.type == "cuda" else []):
+    with untouched(device):
         torch.manual_seed(seed)
-        if resume:
+        if resume and (out / "checkpoint.pt").exists():
             trainer.load()
         else:
             trainer.start(initialise, config or {})
@@ -180,7 +181,7 @@ class _Trainer:
 
     def start(self, initialise, config):
         """Check the pair, build the optimiser, initialise, and write the first checkpoint."""
-        with torch.random.fork_rng(devices=[]):
+        with untouched(self.device):
             first = self.pick(next(iter(self.batches.epoch(0))))
         check_pair(self.model, self.guide, **{k: v[:8] for k, v in first.items()})
         self._check_all_data(first)
@@ -201,7 +202,7 @@ class _Trainer:
         """Every training datum, not only the first batch, lies in its likelihood's support."""
         if not isinstance(self.data, Data):
             return
-        with torch.no_grad():
+        with torch.no_grad(), untouched(self.device):
             traces = run(self.model, self.guide, {k: v[:1] for k, v in first.items()})
         site = traces.model.get("x")
         if site is not None and site["is_observed"]:
@@ -210,7 +211,7 @@ class _Trainer:
     def _make_optimiser(self, batch):
         """Adam over the modules' parameters, and any that a user's program keeps elsewhere."""
         owned = [p for m in modules(self.model, self.guide) for p in m.parameters()]
-        with torch.random.fork_rng(devices=[]), pyro.validation_enabled(False):
+        with untouched(self.device), pyro.validation_enabled(False):
             leaves = _leaves(self.objective.differentiable_loss(*self.programs, **batch))
         ids = {id(p) for p in owned}
         self.free = [p for p in leaves if id(p) not in ids]
@@ -242,6 +243,7 @@ class _Trainer:
                 if stop.is_set():
                     interrupted = self.epoch < self.epochs
                     break
+        self.objective.epoch = math.inf  # outside of training, warm-up is over
         self.save()
         if interrupted:
             return self._run(interrupted=True)
@@ -386,7 +388,7 @@ class _Trainer:
             raise UserError(
                 f"a {schedule} schedule of {settings['epochs']} epochs cannot be extended"
             )
-        with torch.random.fork_rng(devices=[]):
+        with untouched(self.device):
             first = self.pick(next(iter(self.batches.epoch(0))))
         self._make_optimiser(first)
         _restore(self.model, self.guide, self.free, state["weights"], path)
