@@ -106,7 +106,7 @@ def fit(
     else:
         if (out / "checkpoint.pt").exists():
             raise UserError(
-                f"{out} holds a run already: --resume true goes on with it, --out elsewhere"
+                f"{out} holds a run already: --resume goes on with it, --out FOLDER starts another"
             )
         given.setdefault("data", data)
         settings = methods.settings(model, _pick(given), data)
@@ -130,7 +130,7 @@ def fit(
         progress=progress,
     )
     if run.interrupted:
-        print(f"\nstopped; nothing is lost: the same command with --resume true goes on from {out}")
+        print(f"\nstopped; nothing is lost: the same command with --resume goes on from {out}")
         return 130
     result = _report(*pair, loaded, settings, out, run.history, run.best_epoch, num_samples)
     print(summary.table(result))
@@ -340,6 +340,9 @@ def main(argv=None):
         described = function.__doc__.split("\n\n")[0]
         sub = _Parser(prog=f"pyro-vae {name}", description=described, allow_abbrev=False)
         sub.add_function_arguments(function, as_positional=True)
+        for action in sub._actions:
+            if isinstance(action.default, bool) and action.dest != "help":
+                action.nargs, action.const = "?", True  # `--resume` alone means `--resume true`
         commands.add_subcommand(name, sub)
     arguments = parser.parse_args(argv)
     options = arguments[arguments.command]

@@ -105,7 +105,7 @@ def test_ctrl_c_and_resume_lose_nothing(tmp_path):
     assert process.returncode == 130 and "nothing is lost" in out
     epochs = len(metrics.read_text().splitlines()) + 2
     done = command(
-        "fit", "vae", "--out", "stopped", "--resume", "true", "--epochs", str(epochs), cwd=tmp_path
+        "fit", "vae", "--out", "stopped", "--resume", "--epochs", str(epochs), cwd=tmp_path
     )
     assert done.returncode == 0, done.stderr
     whole = command("fit", *options, "--epochs", str(epochs), "--out", "whole", cwd=tmp_path)
@@ -173,7 +173,7 @@ BAD = {
         ["fit", "vae", "--likelihood", "bernoulli", "--binarise", "none"],
         "outside the support of its Bernoulli",
     ),
-    "resume nothing": (["fit", "vae", "--resume", "true"], "is this a run folder?"),
+    "resume nothing": (["fit", "vae", "--resume"], "is this a run folder?"),
     "no file": (["fit", "vae", "--data", "no.npz"], "no.npz does not exist"),
     "NaN": (
         ["fit", "vae", "--data", "nan.npz"],
@@ -260,6 +260,6 @@ def test_ctrl_c_in_the_mixture_start_stops_and_resume_starts_it_again(tmp_path):
     settings = json.loads((tmp_path / "run" / "config.json").read_text())
     settings["settings"]["initialisation"] = {"epochs": 1, "fits": 1}  # so that the test is short
     (tmp_path / "run" / "config.json").write_text(json.dumps(settings))
-    done = command("fit", "gmvae", "--out", "run", "--resume", "true", cwd=tmp_path)
+    done = command("fit", "gmvae", "--out", "run", "--resume", cwd=tmp_path)
     assert done.returncode == 0, done.stderr
     assert len((tmp_path / "run" / "metrics.jsonl").read_text().splitlines()) == 2

@@ -449,3 +449,15 @@ def test_a_mixture_start_refuses_what_it_cannot_start():
     g = pv.guides.Guide(m, given={"y": ["x"], "z": ["x", "y"]}, network=NET)
     with pytest.raises(pv.UserError, match="needs a guide with z <- x"):
         quiet(m, g, digits(), 1, initialise=start)
+
+
+def test_observed_labels_are_one_hot_and_cost_log_k():
+    """With y observed, a mixture's component is supervised, and its prior term is -log K."""
+    m, g = pair()
+    data = digits()
+    run = quiet(m, g, data, 3, observe=("x", "y"))
+    assert run.history[-1]["loss"] < run.history[0]["loss"]
+    terms = pv.evaluate.elbo_terms(m, g, data.valid.x, y=data.valid.y)
+    assert torch.allclose(terms["y"], torch.tensor(-math.log(10)))
+    with pytest.raises(pv.UserError, match=r"labels must lie in 0\.\.9 to be observed; found -1"):
+        pv.evaluate.elbo(m, g, data.valid.x, y=torch.full((180,), -1))

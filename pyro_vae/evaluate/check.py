@@ -68,7 +68,7 @@ def check_pair(model, guide, x, **others):
     Raises:
         UserError: with what is wrong.
     """
-    batch = observed(x, others)
+    batch = observed(model, x, others)
     for name, value in batch.items():
         if value.is_floating_point() and not torch.isfinite(value).all():
             raise UserError(f"{name} has NaN or infinite values")

@@ -19,7 +19,7 @@ from ..errors import UserError, unknown
 from ..evaluate import check_pair, elbo
 from ..evaluate.check import check_support
 from ..objectives import ELBO
-from ..pair import accepting, modules, reads_index, run, untouched
+from ..pair import accepting, modules, one_hot_labels, reads_index, run, untouched
 from . import checkpoint
 
 SCHEDULES = {
@@ -86,7 +86,8 @@ def fit(
         initialise: a `MixtureInitialisation`, or any function of `(model, guide, data, device,
             seed, progress)`, run before the first epoch.
         observe: names of the data that the pair is given, of `("x", "y")`; `model.observes`, else
-            `x` alone, unless said. Labels in the data are otherwise never seen in training.
+            `x` alone, unless said. Labels in the data are otherwise never seen in training; where
+            the model's y is categorical they are given as one-hot rows.
         device: `"cuda"`, `"cpu"`, ...; a GPU where there is one.
         seed: of shuffling, binarisation, sampling. Weights come from the modules as they are.
         out: folder for `config.json`, `metrics.jsonl`, `checkpoint.pt`.
@@ -177,7 +178,8 @@ class _Trainer:
         missing = [n for n in self.observe if n not in batch]
         if missing:
             raise UserError(f"the pair observes {missing[0]!r}, which the data do not have")
-        return {n: v for n, v in batch.items() if n in (*self.observe, "index")}
+        given = {n: v for n, v in batch.items() if n in (*self.observe, "index")}
+        return one_hot_labels(self.model, given)
 
     def start(self, initialise, config):
         """Check the pair, build the optimiser, initialise, and write the first checkpoint."""
