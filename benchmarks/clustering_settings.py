@@ -25,6 +25,7 @@ VARIATIONS = {
     "two layers of 128": {"hidden": [128, 128]},
     "weight_decay 0": {"initialisation": {"weight_decay": 0.0}},
     "weight_decay 0.5": {"initialisation": {"weight_decay": 0.5}},
+    "x not centred": {"centre": False},
     "start on means": {"initialisation": {"draws": 0}},
     "no mixture start": {"initialise": "none", "epochs": 400, "lr": 2e-3},
 }

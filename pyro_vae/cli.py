@@ -38,6 +38,7 @@ def fit(
     component: str | None = None,
     family: str | None = None,
     discrete: str | None = None,
+    centre: bool | None = None,
     initialise: str | None = None,
     initialisation: dict | None = None,
     lr: float | None = None,
@@ -77,6 +78,7 @@ def fit(
         component: family of the mixture's components: normal (diagonal) or full.
         family: family of the guide's z: normal (diagonal) or full.
         discrete: how a discrete latent in the guide is trained: enumerate, score, relaxed.
+        centre: whether the encoder sees 2x - 1 instead of x; for images, unless said.
         initialise: none, or mixture: start components from a Gaussian mixture fitted to encodings.
         initialisation: its settings, e.g. '{"epochs": 50, "restarts": 3}'.
         lr: Adam's learning rate.

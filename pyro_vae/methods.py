@@ -42,6 +42,7 @@ DEFAULTS = {
     "component": "normal",
     "family": "normal",
     "discrete": "enumerate",
+    "centre": None,
     "initialise": "none",
     "initialisation": {},
     "epochs": 200,
@@ -70,7 +71,7 @@ CLUSTERING = {
         "lr": 2e-3,
         "weight_decay": 0.2,
         "restarts": 3,
-        "fits": 10,
+        "fits": 30,
         "draws": 4,
         "reg_covar": 0.05,
     },
@@ -82,8 +83,8 @@ CLUSTERING_LARGE = {
         "epochs": 10,
         "lr": 1e-3,
         "batch_size": 256,
-        "restarts": 3,
-        "fits": 2,
+        "restarts": 1,
+        "fits": 5,
         "draws": 4,
         "reg_covar": 0.05,
     },
@@ -179,9 +180,15 @@ def build(name, config, x_shape, num_data=None):
         family={"z": _family(config["family"])},
         network=network,
         discrete=config["discrete"],
+        standardise={"x": (0.5, 0.5)} if _centred(config, x_shape) else None,
         num_data=num_data,
     )
     return model, guide
+
+
+def _centred(config, x_shape):
+    """Images in [0, 1] are centred for the encoder, unless said."""
+    return len(x_shape) == 3 if config["centre"] is None else config["centre"]
 
 
 def _family(name):

@@ -412,3 +412,17 @@ def test_the_relaxed_score_is_the_categorical_mass_at_a_vertex():
         mass = dist.OneHotCategorical(logits=guide.factors["y"](x=x).logits).log_prob(vertex)
         torch.testing.assert_close(relaxed.log_prob(vertex), mass)
     assert math.isclose(relaxed.temperature.item(), 0.5)
+
+
+def test_standardised_parents_are_what_the_networks_see():
+    """A guide that standardises x equals one that is given the standardised x."""
+    torch.manual_seed(0)
+    model = pv.models.VAE((4,), 2, "normal", MLP((8,)))
+    plain = pv.guides.Guide(model, network=MLP((8,)))
+    centred = pv.guides.Guide(model, network=MLP((8,)), standardise={"x": (0.5, 0.25)})
+    centred.load_state_dict(plain.state_dict())
+    x = torch.rand(5, 4)
+    codes = pv.evaluate.encode(model, centred, x)["z"]
+    assert torch.allclose(codes, pv.evaluate.encode(model, plain, (x - 0.5) / 0.25)["z"])
+    with pytest.raises(pv.UserError, match="unknown parent in standardise 'xx'"):
+        pv.guides.Guide(model, standardise={"xx": (0, 1)})
