@@ -75,7 +75,8 @@ def fit(
     noise of its own seed; the weights of the best epoch are what the modules hold at the end.
 
     Args:
-        model, guide: Pyro programs; modules are moved to `device` and trained in place.
+        model, guide: Pyro programs; modules are moved to `device`, trained in place, and left in
+            eval mode.
         data: `pv.data.load(...)`, a tensor, `(x, y)`, a torch `Dataset`, or a `DataLoader`.
         objective: `pv.objectives.ELBO(...)`, with its warm-up and constraints.
         lr, schedule: Adam's rate, and how it falls over the run: `constant, linear, cosine`.
@@ -276,6 +277,7 @@ class _Trainer:
                 group["lr"] = self.lr * SCHEDULES[self.settings["schedule"]](progress)
             self._step(batch)
             self.batch += 1
+            self.last = batch
         self.seconds += time.monotonic() - started
         return True
 
@@ -307,10 +309,8 @@ class _Trainer:
 
     def _end_epoch(self, bar):
         loss = float(self.total) / self.seen
-        if not math.isfinite(loss):
-            raise UserError(
-                f"the loss is not finite in epoch {self.epoch + 1}; a lower lr may help"
-            )
+        if not math.isfinite(loss):  # on a GPU it is looked at here, so that no step waits for it
+            self._not_finite(self.last)
         row = {"epoch": self.epoch + 1, "loss": loss, "seconds": round(self.seconds, 3)}
         row["lr"] = self.optimiser.param_groups[0]["lr"]
         row["data_per_second"] = round(self.seen / max(self.seconds, 1e-9))
