@@ -133,7 +133,7 @@ def plain_vae(model, guide):
     latent = model.p_z.shape[0]
     vae = VAE(model.p_x.shape, latent, model.p_x.family, prior=StandardNormal(latent))
     vae.p_x = model.p_x
-    encoder = Guide(vae)
+    encoder = Guide(vae, standardise=guide.standardise)
     encoder.factors["z"] = guide.factors["z"]
     return vae, encoder
 
