@@ -440,7 +440,7 @@ def test_the_plain_vae_of_a_mixture_start_shares_decoder_and_encoder():
     assert vae.p_x is m.p_x
     x = digits().test.x
     codes = [pv.evaluate.encode(*p, x)["z"] for p in ((m, g), (vae, encoder))]
-    assert torch.equal(*codes)  # the encoder that is trained is the one that is kept
+    assert torch.allclose(*codes, atol=1e-5)  # the encoder that is trained is the one that is kept
 
 
 def test_a_mixture_start_refuses_what_it_cannot_start():
