@@ -154,8 +154,15 @@ class Traces:
         """`{site: log p(site | earlier ones, all the rest)}` over model-enumerated sites."""
         if not self.enumerated_model:
             return {}
-        joint = sum(self.log_prob(s) for s in self.model.values())
         dims = list(self.enumerated_model.items())
+
+        def reached(name, p):
+            wide = any(p.dim() >= -d and p.shape[d] > 1 for _, d in dims)
+            return wide or name in self.enumerated_model
+
+        # What no enumerated value reaches cancels; left in, hundreds of nats would cost digits.
+        log_probs = {name: self.log_prob(site) for name, site in self.model.items()}
+        joint = sum(p for name, p in log_probs.items() if reached(name, p))
         result, before = {}, joint.logsumexp([d for _, d in dims], keepdim=True)
         for i, (name, _) in enumerate(dims):
             later = [d for _, d in dims[i + 1 :]]

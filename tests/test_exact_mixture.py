@@ -289,3 +289,13 @@ def test_the_gmvaes_evidence_equals_quadrature_over_w_and_z(component, given):
     error = standard_error(model, guide, x, 20_000)
     assert error.max() < 0.05
     assert ((bound - truth).abs() < 4 * error).all()
+
+
+def test_a_mixture_of_one_component_is_a_vae():
+    torch.manual_seed(0)
+    model = pv.models.MixtureVAE((3,), 1, 2, "normal", MLP((4,)))
+    guide = pv.guides.Guide(model, network=MLP((4,)))
+    x = torch.randn(5, 3)
+    terms = pv.evaluate.elbo_terms(model, guide, x)
+    assert torch.equal(terms["y"], torch.zeros(5))
+    assert torch.allclose(pv.evaluate.responsibilities(model, guide, x), torch.ones(5, 1))
