@@ -1,0 +1,481 @@
+"""The recorded step equals plain Pyro: loss, every gradient, buffers, noise, for any program."""
+
+import warnings
+
+import numpy as np
+import pyro
+import pyro.distributions as dist
+import pytest
+import torch
+import torch.nn as nn
+from pyro import poutine
+from pyro.infer import Trace_ELBO, TraceEnum_ELBO, TraceMeanField_ELBO
+from pyro.infer.autoguide import AutoDiagonalNormal, AutoNormal
+from pyro.nn import PyroModule, PyroParam
+from torch.distributions import constraints
+
+import pyro_vae as pv
+from pyro_vae import methods
+from pyro_vae.objectives import ELBO
+from pyro_vae.pair import accepting
+from pyro_vae.train.recorded import PlainStep, RecordedStep
+
+B, D = 6, 5
+
+# --------------------------------------------------- programs: what a Pyro user may write
+PROGRAMS = {}
+
+
+def program(function):
+    PROGRAMS[function.__name__] = function
+    return function
+
+
+def vae(encoder, extra=lambda x: None):
+    decoder = nn.Linear(3, D)
+
+    def model(x):
+        pyro.module("decoder", decoder)
+        extra(x)
+        with pyro.plate("data", len(x)):
+            z = pyro.sample("z", dist.Normal(x.new_zeros(len(x), 3), 1.0).to_event(1))
+            pyro.sample("x", dist.Normal(decoder(z), 1.0).to_event(1), obs=x)
+
+    def guide(x):
+        pyro.module("encoder", encoder)
+        with pyro.plate("data", len(x)):
+            m, s = encoder(x).chunk(2, -1)
+            pyro.sample("z", dist.Normal(m, s.exp()).to_event(1))
+
+    return model, guide
+
+
+@program
+def plain():
+    return vae(nn.Linear(D, 6))
+
+
+@program
+def dropout():
+    return vae(nn.Sequential(nn.Linear(D, 8), nn.Dropout(0.5), nn.Linear(8, 6)))
+
+
+@program
+def batch_norm():
+    return vae(nn.Sequential(nn.Linear(D, 8), nn.BatchNorm1d(8), nn.Linear(8, 6)))
+
+
+@program
+def spectral_norm():
+    return vae(nn.utils.parametrizations.spectral_norm(nn.Linear(D, 6)))
+
+
+@program
+def constrained_parameters_made_lazily():
+    def model(x):
+        s = pyro.param("s", lambda: torch.tensor(0.7), constraint=constraints.positive)
+        w = pyro.param("w", torch.ones(4) / 4, constraint=constraints.simplex)
+        with pyro.plate("data", len(x)):
+            y = pyro.sample("y", dist.Categorical(w), infer={"enumerate": "parallel"})
+            loc = pyro.param("l", torch.arange(4.0))[y]
+            law = dist.Normal(loc.unsqueeze(-1).expand(y.shape + (D,)), s).to_event(1)
+            pyro.sample("x", law, obs=x)
+
+    return model, lambda x: None
+
+
+@program
+def score_function():
+    net = nn.Linear(D, 1)
+
+    def model(x):
+        with pyro.plate("data", len(x)):
+            b = pyro.sample("b", dist.Bernoulli(0.3 * torch.ones(len(x))))
+            pyro.sample("x", dist.Normal(b.unsqueeze(-1).expand(x.shape), 1.0).to_event(1), obs=x)
+
+    def guide(x):
+        pyro.module("net", net)
+        with pyro.plate("data", len(x)):
+            pyro.sample("b", dist.Bernoulli(logits=net(x).squeeze(-1)))
+
+    return model, guide
+
+
+def categorical_guide(zeros=False):
+    net, decoder = nn.Linear(D, 3), nn.Linear(3, D)
+
+    def model(x):
+        pyro.module("decoder", decoder)
+        with pyro.plate("data", len(x)):
+            y = pyro.sample("y", dist.Categorical(torch.ones(3) / 3))
+            z = pyro.sample("z", dist.Normal(0.0, 1.0))
+            loc = decoder(torch.eye(3)[y]) + z.unsqueeze(-1)
+            pyro.sample("x", dist.Normal(loc, 1.0).to_event(1), obs=x)
+
+    def guide(x):
+        pyro.module("net", net)
+        p = net(x).softmax(-1)
+        if zeros:  # probabilities that are exactly zero
+            p = p * torch.cat([x[:, :2] > 0, x[:, :1] < 9], -1).to(p)
+            p = p / p.sum(-1, True)
+        with pyro.plate("data", len(x)):
+            y = pyro.sample("y", dist.Categorical(p), infer={"enumerate": "parallel"})
+            pyro.sample("z", dist.Normal(y * pyro.param("a", torch.tensor(0.3)), 1.0))
+
+    return model, guide
+
+
+@program
+def guide_enumerated():
+    return categorical_guide()
+
+
+@program
+def guide_enumerated_with_zero_probabilities():
+    return categorical_guide(zeros=True)
+
+
+@program
+def guide_enumerated_sequentially():
+    def model(x):
+        y = pyro.sample("y", dist.Bernoulli(0.4))
+        pyro.sample("x", dist.Normal(y * pyro.param("m", torch.tensor(1.0)), 1.0), obs=x.mean())
+
+    def guide(x):
+        q = pyro.param("q", torch.tensor(0.4), constraint=constraints.unit_interval)
+        pyro.sample("y", dist.Bernoulli(q), infer={"enumerate": "sequential"})
+
+    return model, guide
+
+
+@program
+def hidden_markov_model():
+    def model(x):
+        start = torch.eye(3) * 0.5 + 0.5 / 3
+        transition = pyro.param("transition", start, constraint=constraints.simplex)
+        loc = pyro.param("loc", torch.arange(3.0))
+        with pyro.plate("data", len(x)):
+            h = 0
+            for t in pyro.markov(range(D)):
+                law = dist.Categorical(transition[h])
+                h = pyro.sample(f"h{t}", law, infer={"enumerate": "parallel"})
+                pyro.sample(f"x{t}", dist.Normal(loc[h], 1.0), obs=x[:, t])
+
+    return model, lambda x: None
+
+
+@program
+def subsampled_plate():
+    data, encoder, decoder = torch.randn(50, D), nn.Linear(D, 6), nn.Linear(3, D)
+
+    def model(x):
+        pyro.module("decoder", decoder)
+        with pyro.plate("data", 50, subsample_size=B) as i:
+            z = pyro.sample("z", dist.Normal(torch.zeros(B, 3), 1.0).to_event(1))
+            pyro.sample("x", dist.Normal(decoder(z), 1.0).to_event(1), obs=data[i])
+
+    def guide(x):
+        pyro.module("encoder", encoder)
+        with pyro.plate("data", 50, subsample_size=B) as i:
+            m, s = encoder(data[i]).chunk(2, -1)
+            pyro.sample("z", dist.Normal(m, s.exp()).to_event(1))
+
+    return model, guide
+
+
+@program
+def mask_and_tensor_scale():
+    def masked(f):
+        def g(x):
+            with poutine.scale(scale=x[0, 0].abs() + 0.1), poutine.mask(mask=x[:, 0] > 0):
+                return f(x)
+
+        return g
+
+    return tuple(map(masked, vae(nn.Linear(D, 6))))
+
+
+@program
+def obs_mask():
+    decoder, encoder = nn.Linear(3, D), nn.Linear(D, 6)
+
+    def model(x):
+        pyro.module("decoder", decoder)
+        with pyro.plate("data", len(x)):
+            z = pyro.sample("z", dist.Normal(x.new_zeros(len(x), 3), 1.0).to_event(1))
+            law = dist.Normal(decoder(z), 1.0).to_event(1)
+            pyro.sample("x", law, obs=x, obs_mask=x[:, 0] > 0)
+
+    def guide(x):
+        pyro.module("encoder", encoder)
+        with pyro.plate("data", len(x)):
+            m, s = encoder(x).chunk(2, -1)
+            pyro.sample("z", dist.Normal(m, s.exp()).to_event(1))
+            pyro.sample("x_unobserved", dist.Normal(x * 0, 1.0).to_event(1))
+
+    return model, guide
+
+
+def auto(kind):
+    def model(x):
+        a = pyro.sample("a", dist.Gamma(2.0, 1.0))
+        b = pyro.sample("b", dist.Normal(torch.zeros(D), 1.0).to_event(1))
+        with pyro.plate("data", len(x)):
+            pyro.sample("x", dist.Normal(b, a).to_event(1), obs=x)
+
+    guide = kind(model)
+    guide(torch.zeros(B, D))  # its parameters are made lazily
+    return model, guide
+
+
+@program
+def auto_normal():
+    return auto(AutoNormal)
+
+
+@program
+def auto_diagonal_normal():
+    return auto(AutoDiagonalNormal)
+
+
+@program
+def pyro_modules():
+    class Model(PyroModule):
+        def __init__(self):
+            super().__init__("model")
+            self.linear = PyroModule[nn.Linear](3, D)
+            self.scale = PyroParam(torch.ones(()), constraint=constraints.positive)
+
+        def forward(self, x):
+            with pyro.plate("data", len(x)):
+                z = pyro.sample("z", dist.Normal(x.new_zeros(len(x), 3), 1.0).to_event(1))
+                pyro.sample("x", dist.Normal(self.linear(z), self.scale).to_event(1), obs=x)
+
+    class Guide(PyroModule):
+        def __init__(self):
+            super().__init__("guide")
+            self.linear = PyroModule[nn.Linear](D, 6)
+
+        def forward(self, x):
+            with pyro.plate("data", len(x)):
+                m, s = self.linear(x).chunk(2, -1)
+                pyro.sample("z", dist.Normal(m, s.exp()).to_event(1))
+
+    return Model(), Guide()
+
+
+@program
+def gamma_beta_dirichlet():
+    def model(x):
+        g = pyro.sample("g", dist.Gamma(2.0, 1.0))
+        b = pyro.sample("b", dist.Beta(2.0, 2.0))
+        t = pyro.sample("t", dist.Dirichlet(torch.ones(D)))
+        with pyro.plate("data", len(x)):
+            pyro.sample("x", dist.Normal(t * b, g).to_event(1), obs=x)
+
+    def guide(x):
+        def positive(name, value):
+            return pyro.param(name, value, constraint=constraints.positive)
+
+        pyro.sample("g", dist.Gamma(positive("a", torch.tensor(2.0)), 1.0))
+        pyro.sample("b", dist.Beta(positive("c", torch.tensor(2.0)), 1.5))
+        pyro.sample("t", dist.Dirichlet(positive("e", torch.ones(D))))
+
+    return model, guide
+
+
+@program
+def full_covariance():
+    def model(x):
+        z = pyro.sample("z", dist.MultivariateNormal(torch.zeros(D), torch.eye(D)))
+        with pyro.plate("data", len(x)):
+            pyro.sample("x", dist.Normal(z, 1.0).to_event(1), obs=x)
+
+    def guide(x):
+        start = torch.eye(D) * 0.5
+        tril = pyro.param("L", start, constraint=constraints.lower_cholesky)
+        loc = pyro.param("m", torch.zeros(D))
+        pyro.sample("z", dist.MultivariateNormal(loc, scale_tril=tril))
+
+    return model, guide
+
+
+@program
+def inverse_autoregressive_flow():
+    from pyro.distributions.transforms import affine_autoregressive
+
+    flow, decoder = affine_autoregressive(3, hidden_dims=[8]), nn.Linear(3, D)
+
+    def model(x):
+        pyro.module("decoder", decoder)
+        with pyro.plate("data", len(x)):
+            z = pyro.sample("z", dist.Normal(x.new_zeros(len(x), 3), 1.0).to_event(1))
+            pyro.sample("x", dist.Normal(decoder(z), 1.0).to_event(1), obs=x)
+
+    def guide(x):
+        pyro.module("flow", flow)
+        base = dist.Normal(x.new_zeros(len(x), 3), 1.0).to_event(1)
+        with pyro.plate("data", len(x)):
+            pyro.sample("z", dist.TransformedDistribution(base, [flow]))
+
+    return model, guide
+
+
+#: Programs with something that a recording would freeze, or that cannot be recorded: they fall back.
+def counter():
+    state = {"n": 0}
+
+    def extra(x):
+        state["n"] += 1
+        pyro.factor("f", pyro.param("k", torch.tensor(1.0)) * state["n"])
+
+    return vae(nn.Linear(D, 6), extra)
+
+
+def numpy_noise():
+    def extra(x):
+        pyro.factor("f", pyro.param("k", torch.tensor(1.0)) * float(np.random.randn()))
+
+    return vae(nn.Linear(D, 6), extra)
+
+
+def numpy_of_the_data():
+    def extra(x):
+        pyro.factor("f", pyro.param("k", torch.tensor(1.0)) * float(np.asarray(x).sum()))
+
+    return vae(nn.Linear(D, 6), extra)
+
+
+def item():
+    def extra(x):
+        if x.sum().item() > 0:
+            pass
+
+    return vae(nn.Linear(D, 6), extra)
+
+
+def branch_on_a_tensor():
+    def extra(x):
+        if (x > 0).any():
+            pass
+
+    return vae(nn.Linear(D, 6), extra)
+
+
+def explicit_validation():
+    def extra(x):
+        law = dist.Normal(pyro.param("q", torch.zeros(2)), 1.0, validate_args=True)
+        pyro.sample("q_", law.to_event(1), obs=torch.ones(2))
+
+    return vae(nn.Linear(D, 6), extra)
+
+
+class Rebinding(nn.Linear):
+    """A layer that replaces its buffer at each call, instead of writing into it."""
+
+    def __init__(self, *sizes):
+        super().__init__(*sizes)
+        self.register_buffer("mean", torch.zeros(sizes[1]))
+
+    def forward(self, x):
+        y = super().forward(x)
+        self.mean = 0.9 * self.mean + 0.1 * y.mean(0).detach()
+        return y
+
+
+def rebound_buffer():
+    return vae(Rebinding(D, 6))
+
+
+FROZEN = [counter, numpy_noise, numpy_of_the_data, item, branch_on_a_tensor, explicit_validation]
+FROZEN += [rebound_buffer]
+
+# --------------------------------------------------------------------------- the comparison
+
+
+def buffers(programs):
+    modules = RecordedStep(None, programs).modules
+    return [b for m in modules for b in m._buffers.values() if b is not None]
+
+
+def assert_equal_steps(objective, programs, make_batch, backend="aten", rtol=1e-9, steps=3):
+    """The recorded step on new data and noise, parameters moving, against the plain one."""
+    programs = tuple(accepting(p) for p in programs)
+    step, plain = RecordedStep(objective, programs, backend), PlainStep(objective, programs)
+    pyro.enable_validation(False)
+    batch = make_batch()
+    plain(batch)  # lazily made parameters
+    state, kept = torch.get_rng_state(), [b.clone() for b in buffers(programs)]
+    with warnings.catch_warnings():
+        warnings.simplefilter("error", UserWarning)
+        recording = step.recording(batch)
+    assert torch.equal(state, torch.get_rng_state()), "recording drew from the caller's stream"
+    assert all(map(torch.equal, kept, buffers(programs))), "recording changed a buffer"
+    losses = set()
+    for seed in range(steps):
+        batch = make_batch()
+        before = [b.clone() for b in buffers(programs)]
+        results = []
+        for run in (plain, step):
+            for b, v in zip(buffers(programs), before, strict=True):
+                b.copy_(v)
+            for p in recording.leaves:
+                p.grad = None
+            torch.manual_seed(seed)
+            loss = run(batch)
+            assert not loss.requires_grad
+            gradients = [p.grad for p in recording.leaves]
+            results.append([loss, *gradients, *(b.clone() for b in buffers(programs)), torch.rand(1)])
+        size = max(g.abs().max() for g in results[0][1 : 1 + len(recording.leaves)])
+        for a, b in zip(*results, strict=True):
+            torch.testing.assert_close(a, b, rtol=rtol, atol=rtol * float(size))
+        losses.add(loss.item())
+        with torch.no_grad():
+            for p in recording.leaves:
+                p.sub_(p.grad, alpha=1e-3)
+    assert len(losses) == steps and step.count == 1
+    return step
+
+
+def batch64():
+    return {"x": torch.randn(B, D)}
+
+
+def enum_elbo(**options):
+    return TraceEnum_ELBO(max_plate_nesting=1, strict_enumeration_warning=False, **options)
+
+
+@pytest.mark.parametrize("name", PROGRAMS)
+def test_any_program_replays_exactly_on_new_data_and_noise(name):
+    torch.set_default_dtype(torch.float64)
+    assert_equal_steps(enum_elbo(), PROGRAMS[name](), batch64)
+
+
+@pytest.mark.parametrize(
+    "objective",
+    [
+        enum_elbo(num_particles=4, vectorize_particles=True),
+        enum_elbo(num_particles=3),
+        TraceEnum_ELBO(strict_enumeration_warning=False),
+        ELBO(),
+        Trace_ELBO(),
+        TraceMeanField_ELBO(),
+    ],
+    ids=lambda o: f"{type(o).__name__}-{o.num_particles}-{o.max_plate_nesting}",
+)
+def test_any_objective_with_a_differentiable_loss_replays_exactly(objective):
+    torch.set_default_dtype(torch.float64)
+    assert_equal_steps(objective, plain(), batch64)
+
+
+@pytest.mark.parametrize("make", FROZEN, ids=lambda f: f.__name__)
+def test_what_cannot_be_recorded_is_run_plainly_with_one_warning(make):
+    torch.set_default_dtype(torch.float64)
+    programs = tuple(accepting(p) for p in make())
+    step = RecordedStep(enum_elbo(), programs, "aten")
+    with pytest.warns(UserWarning, match="cannot be recorded and is run plainly") as caught:
+        with pyro.validation_enabled(False):
+            for size in (B, B, B - 1):
+                step({"x": torch.randn(size, D)})
+    assert len([w for w in caught if "run plainly" in str(w.message)]) == 1
+    assert "\n" not in str(caught[0].message) and step.count == 0
