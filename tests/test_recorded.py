@@ -1,5 +1,7 @@
 """The recorded step equals plain Pyro: loss, every gradient, buffers, noise, for any program."""
 
+import os
+import signal
 import warnings
 
 import numpy as np
@@ -17,8 +19,7 @@ from torch.distributions import constraints
 import pyro_vae as pv
 from pyro_vae import methods
 from pyro_vae.objectives import ELBO
-from pyro_vae.pair import accepting
-from pyro_vae.train.recorded import PlainStep, RecordedStep
+from pyro_vae.train.recorded import PlainStep, RecordedStep, choose_backend
 
 B, D = 6, 5
 
@@ -400,7 +401,6 @@ def buffers(programs):
 
 def assert_equal_steps(objective, programs, make_batch, backend="aten", rtol=1e-9, steps=3):
     """The recorded step on new data and noise, parameters moving, against the plain one."""
-    programs = tuple(accepting(p) for p in programs)
     step, plain = RecordedStep(objective, programs, backend), PlainStep(objective, programs)
     pyro.enable_validation(False)
     batch = make_batch()
@@ -425,7 +425,9 @@ def assert_equal_steps(objective, programs, make_batch, backend="aten", rtol=1e-
             loss = run(batch)
             assert not loss.requires_grad
             gradients = [p.grad for p in recording.leaves]
-            results.append([loss, *gradients, *(b.clone() for b in buffers(programs)), torch.rand(1)])
+            results.append(
+                [loss, *gradients, *(b.clone() for b in buffers(programs)), torch.rand(1)]
+            )
         size = max(g.abs().max() for g in results[0][1 : 1 + len(recording.leaves)])
         for a, b in zip(*results, strict=True):
             torch.testing.assert_close(a, b, rtol=rtol, atol=rtol * float(size))
@@ -471,7 +473,7 @@ def test_any_objective_with_a_differentiable_loss_replays_exactly(objective):
 @pytest.mark.parametrize("make", FROZEN, ids=lambda f: f.__name__)
 def test_what_cannot_be_recorded_is_run_plainly_with_one_warning(make):
     torch.set_default_dtype(torch.float64)
-    programs = tuple(accepting(p) for p in make())
+    programs = make()
     step = RecordedStep(enum_elbo(), programs, "aten")
     with pytest.warns(UserWarning, match="cannot be recorded and is run plainly") as caught:
         with pyro.validation_enabled(False):
@@ -479,3 +481,257 @@ def test_what_cannot_be_recorded_is_run_plainly_with_one_warning(make):
                 step({"x": torch.randn(size, D)})
     assert len([w for w in caught if "run plainly" in str(w.message)]) == 1
     assert "\n" not in str(caught[0].message) and step.count == 0
+
+
+# ------------------------------------------------------------------- this library's pairs
+
+SMALL = {"hidden": [16], "latent_dim": 3, "num_components": 4, "w_dim": 2, "likelihood": "binomial"}
+OBJECTIVES = {
+    "elbo": {},
+    "particles": {"num_particles": 3},
+    "beta": {"beta": 0.5},
+    "warmup": {"warmup": 10},
+}
+
+
+def library_pair(name, **overrides):
+    torch.manual_seed(0)
+    settings = methods.settings(name, {**SMALL, **overrides})
+    return methods.build(name, settings, (1, 8, 8), num_data=50)
+
+
+def digits_batch(size=12):
+    x = torch.randint(0, 17, (size, 1, 8, 8)) / 16
+    return {"x": x.to(torch.get_default_dtype()), "index": torch.randint(0, 50, (size,))}
+
+
+@pytest.mark.parametrize("options", OBJECTIVES.values(), ids=list(OBJECTIVES))
+@pytest.mark.parametrize("method", methods.METHODS)
+def test_every_method_replays_exactly_under_every_objective(method, options):
+    torch.set_default_dtype(torch.float64)
+    pair = library_pair(method)
+    objective = ELBO(**options)
+    objective.epoch = 3
+    assert_equal_steps(objective, pair, digits_batch)
+
+
+@pytest.mark.parametrize("treatment", ["score", "relaxed"])
+def test_sampled_and_relaxed_discrete_latents_replay_exactly(treatment):
+    torch.set_default_dtype(torch.float64)
+    assert_equal_steps(ELBO(), library_pair("shu-gmvae", discrete=treatment), digits_batch)
+
+
+def test_free_bits_replay_exactly():
+    torch.set_default_dtype(torch.float64)
+    for bits in (0.0, 0.3, 5.0):
+        assert_equal_steps(ELBO(free_bits={"y": bits}), library_pair("gmvae"), digits_batch)
+
+
+def test_schedules_change_without_a_new_recording():
+    torch.set_default_dtype(torch.float64)
+    objective = ELBO(beta={"z": 2.0}, warmup={"z": 4, "y": 6})
+    pair = library_pair("gmvae")
+    step, plain = RecordedStep(objective, pair, "aten"), PlainStep(objective, pair)
+    batch, losses = digits_batch(), []
+    for objective.epoch in (0, 1, 3, 5, 50):
+        torch.manual_seed(1)
+        losses.append(step(batch).item())
+        torch.manual_seed(1)
+        assert losses[-1] == pytest.approx(plain(batch).item(), rel=1e-12)
+    assert len(set(losses)) == 5 and step.count == 1
+
+
+def test_an_objective_that_reads_its_epoch_as_a_number_is_run_plainly():
+    class Annealed(ELBO):
+        def differentiable_loss(self, *args, **kwargs):
+            return super().differentiable_loss(*args, **kwargs) * min(1.0, self.epoch / 10)
+
+    objective = Annealed()
+    objective.epoch = 1
+    step = RecordedStep(objective, library_pair("vae"), "aten")
+    with pytest.warns(UserWarning, match="run plainly"):
+        step(digits_batch())
+    assert objective.epoch == 1
+
+
+# --------------------------------------------------------------------- changes from outside
+
+
+def test_a_replaced_or_moved_parameter_is_recorded_again():
+    model, guide = library_pair("vae")
+    step = RecordedStep(ELBO(), (model, guide), "aten")
+    batch = digits_batch()
+    step(batch)
+    step(batch)
+    assert step.count == 1
+    bias = model.p_x.head.bias
+    model.p_x.head.bias = nn.Parameter(torch.ones_like(bias))  # another object
+    step(batch)
+    assert step.count == 2 and model.p_x.head.bias.grad is not None
+    model.double(), guide.double()  # the same objects, other memory
+    batch = {"x": batch["x"].double(), "index": batch["index"]}
+    step(batch)
+    assert step.count == 3 and bias.grad.dtype == torch.float32
+    for p in guide.parameters():
+        p.requires_grad_(False)
+        p.grad = None
+    step(batch)
+    assert step.count == 4 and all(p.grad is None for p in guide.parameters())
+
+
+def test_in_place_changes_of_parameters_and_closed_over_tensors_are_seen():
+    torch.set_default_dtype(torch.float64)
+    temperature = torch.tensor(1.0)
+
+    def extra(x):
+        pyro.factor("f", pyro.param("k", torch.tensor(1.0)) * temperature)
+
+    programs = vae(nn.Linear(D, 6), extra)
+    step, plain = RecordedStep(enum_elbo(), programs, "aten"), PlainStep(enum_elbo(), programs)
+    batch = batch64()
+    for value in (1.0, 2.0, 30.0):
+        temperature.fill_(value)
+        torch.manual_seed(1)
+        loss = step(batch)
+        torch.manual_seed(1)
+        assert loss.item() == pytest.approx(plain(batch).item(), rel=1e-12)
+    assert step.count == 1
+
+
+def test_train_and_eval_mode_are_recorded_apart():
+    net = nn.Sequential(nn.Linear(D, 8), nn.Dropout(0.5), nn.BatchNorm1d(8), nn.Linear(8, 6))
+    programs = vae(net)
+    step, plain = RecordedStep(enum_elbo(), programs, "aten"), PlainStep(enum_elbo(), programs)
+    batch = batch64()
+    for training in (True, False, True):
+        net.train(training)
+        state = {k: v.clone() for k, v in net.state_dict().items()}
+        torch.manual_seed(1)
+        loss = step(batch).item()
+        net.load_state_dict(state)
+        torch.manual_seed(1)
+        assert loss == pytest.approx(plain(batch).item(), rel=1e-5)
+    assert step.count == 2
+
+
+def test_gradients_share_no_memory_and_lie_as_their_parameters_do():
+    a, b = nn.Parameter(torch.ones(D)), nn.Parameter(torch.ones(D))
+
+    def model(x):
+        with pyro.plate("data", len(x)):
+            pyro.sample("x", dist.Normal(a + b, 1.0).to_event(1), obs=x)
+
+    step = RecordedStep(enum_elbo(), (model, lambda x: None), "aten")
+    step(batch64())
+    assert a.grad.data_ptr() != b.grad.data_ptr() and torch.equal(a.grad, b.grad)
+    assert a.grad.stride() == a.stride()
+
+
+# ------------------------------------------------------------------------------------ fit
+
+
+def digits():
+    return pv.data.load("digits", binarise="none")
+
+
+def trained(name="gmvae", compile=False, epochs=3, **options):
+    pair = library_pair(name)
+    options.setdefault("objective", ELBO(warmup=2))
+    run = pv.fit(*pair, digits(), epochs, compile=compile, device="cpu", progress=False, **options)
+    return run, [p.detach().clone() for m in pair for p in m.parameters()]
+
+
+def losses(run):
+    return [row[k] for row in run.history for k in ("loss", "elbo")]
+
+
+@pytest.mark.parametrize("options", [{}, {"clip_norm": 0.1, "schedule": "cosine"}], ids=str)
+def test_fit_recorded_equals_fit_plain(options):
+    torch.set_default_dtype(torch.float64)
+    (a, wa), (b, wb) = trained(**options), trained(compile="aten", **options)
+    assert losses(a) == pytest.approx(losses(b), rel=1e-11)
+    for p, q in zip(wa, wb, strict=True):
+        torch.testing.assert_close(p, q, rtol=1e-7, atol=1e-9)
+
+
+@pytest.mark.parametrize("compile", ["aten", pytest.param(True, marks=pytest.mark.slow)])
+def test_a_resumed_recorded_run_equals_an_uninterrupted_one_bit_for_bit(tmp_path, compile):
+    whole, weights = trained(compile=compile, epochs=4, out=tmp_path / "a")
+    stop = StopAfter(14)  # in the middle of the second epoch
+    part, _ = trained(compile=compile, epochs=4, out=tmp_path / "b", objective=stop)
+    assert part.interrupted and len(part.history) == 1
+    # what is not said when going on is as it was, not what a run of that length would choose
+    resumed, found = trained(compile="auto", epochs=4, out=tmp_path / "b", resume=True)
+    assert losses(resumed) == losses(whole)
+    assert all(map(torch.equal, weights, found))
+
+
+class StopAfter(ELBO):
+    """A Ctrl-C after so many steps: `scalars` is asked for at each."""
+
+    def __init__(self, steps):
+        super().__init__(warmup=2)
+        self.left = steps
+
+    def scalars(self):
+        if self.epoch < 10:
+            self.left -= 1
+            if self.left == 0:
+                os.kill(os.getpid(), signal.SIGINT)
+        return super().scalars()
+
+
+def test_resuming_with_another_compile_is_refused(tmp_path):
+    trained(compile="aten", epochs=1, out=tmp_path)
+    with pytest.raises(pv.UserError, match="compile=aten, not plain"):
+        trained(compile=False, epochs=2, out=tmp_path, resume=True)
+    with pytest.raises(pv.UserError, match="did you mean 'inductor'"):
+        trained(compile="induktor")
+
+
+def test_auto_records_where_the_run_is_long_enough_and_always_chooses_the_same():
+    assert choose_backend("auto", steps=50, flops=1e8) == "plain"
+    assert choose_backend("auto", steps=2400, flops=1e8) == "aten"
+    assert choose_backend("auto", steps=9400, flops=2e9) == "inductor"
+    assert (
+        choose_backend(False, 10**9, 10**9) == "plain" and choose_backend(True, 1, 1) == "inductor"
+    )
+
+
+def test_without_a_compiler_the_recording_is_replayed_with_one_warning(monkeypatch):
+    def no_compiler(*a, **k):
+        raise RuntimeError("no C++ compiler")
+
+    monkeypatch.setattr("torch._inductor.compile", no_compiler)
+    step = RecordedStep(ELBO(), library_pair("vae"), "inductor")
+    with pytest.warns(UserWarning, match="recorded, but not compiled: RuntimeError: no C"):
+        step(digits_batch())
+    assert step.count == 1
+
+
+# ------------------------------------------------------------------------------- inductor
+
+
+def test_inductor_equals_plain_pyro_with_the_same_noise():
+    assert_equal_steps(ELBO(), library_pair("gmvae"), digits_batch, "inductor", rtol=1e-5)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("method", methods.METHODS)
+def test_inductor_equals_plain_pyro_for_every_method(method):
+    torch.set_default_dtype(torch.float64)
+    pair = library_pair(method)
+    assert_equal_steps(ELBO(warmup=2), pair, digits_batch, "inductor", rtol=1e-8)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("name", sorted(set(PROGRAMS) - {"dropout"}))
+def test_inductor_replays_any_program(name):
+    torch.set_default_dtype(torch.float64)
+    assert_equal_steps(enum_elbo(), PROGRAMS[name](), batch64, "inductor", rtol=1e-8)
+
+
+@pytest.mark.slow
+def test_fit_compiled_equals_fit_plain():
+    (a, _), (b, _) = trained(), trained(compile=True)
+    assert losses(a) == pytest.approx(losses(b), rel=1e-5)

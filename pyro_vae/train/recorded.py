@@ -31,24 +31,55 @@ from pyro.ops.rings import MarginalRing
 from torch.fx.experimental.proxy_tensor import make_fx
 from torch.utils._python_dispatch import TorchDispatchMode
 
+from ..errors import unknown
+from ..pair import accepting
+
 BACKENDS = ("plain", "aten", "inductor")
+
+
+def choose_backend(compile, steps, flops, cuda=False):
+    """`plain`, `aten` or `inductor`, for `fit`'s argument `compile` and the size of its run.
+
+    `"auto"` weighs what a run saves against what its first call costs, by rules of thumb for one
+    core and from settings alone, not from a clock, so that the same run always chooses the same:
+    a recording costs half a second, and saves one millisecond a step; compiling it costs 15 s, and
+    saves half a millisecond and a tenth of the step's arithmetic besides.
+
+    Args:
+        compile: `"auto"`, `True` (compiled), `False` (plain), or the name of a backend.
+        steps: steps in the run.
+        flops: arithmetic of a step.
+        cuda: whether it runs on a GPU.
+    """
+    if compile in (True, False):
+        return "inductor" if compile else "plain"
+    if compile in BACKENDS:
+        return compile
+    if compile != "auto":
+        raise unknown("compile", compile, ("auto", "True", "False", *BACKENDS))
+    seconds = flops / (1e13 if cuda else 5e10)
+    if steps * (5e-4 + 0.1 * seconds) > 2 * 15:
+        return "inductor"
+    return "aten" if steps * 1e-3 > 2 * 0.5 else "plain"
 
 
 class PlainStep:
     """Loss and gradients the ordinary way: what the recorded step must equal."""
 
-    def __init__(self, objective, programs):
-        self.objective, self.programs = objective, programs
+    def __init__(self, objective, pair):
+        self.objective, self.programs = objective, tuple(map(accepting, pair))
 
-    def __call__(self, batch):
+    def __call__(self, batch, scalars=None):
         """The mean loss per datum, detached; gradients are added to `.grad`."""
-        loss = _mean_loss(self.objective, self.programs, batch)
+        loss = _mean_loss(self.objective, self.programs, batch, scalars)
         loss.backward()
         return loss.detach()
 
 
-def _mean_loss(objective, programs, batch):
-    return objective.differentiable_loss(*programs, **batch) / len(next(iter(batch.values())))
+def _mean_loss(objective, programs, batch, scalars=None):
+    with objective.holding(scalars) if scalars else nullcontext():
+        loss = objective.differentiable_loss(*programs, **batch)
+    return loss / len(next(iter(batch.values())))
 
 
 class RecordedStep:
@@ -60,18 +91,18 @@ class RecordedStep:
 
     Args:
         objective: what is minimised.
-        programs: `(model, guide)`, called with the batch by keywords.
+        pair: `(model, guide)`; each is given what its signature names of the batch.
         backend: `"inductor"`, `"aten"`.
         size: with `"inductor"`, the batches of this many data are compiled, others (a short last
             batch) replayed as ATen; all are compiled unless said.
         announce: a function told, in a word, what takes long; and `""` when it is over.
     """
 
-    def __init__(self, objective, programs, backend="inductor", size=None, announce=None):
-        self.objective, self.programs = objective, programs
+    def __init__(self, objective, pair, backend="inductor", size=None, announce=None):
+        self.plain = PlainStep(objective, pair)
+        self.objective, self.programs = objective, self.plain.programs
         self.backend, self.size, self.announce = backend, size, announce or (lambda text: None)
-        self.plain = PlainStep(objective, programs)
-        self.modules = _modules(programs)
+        self.modules = _modules(pair)
         self.recordings, self.count, self.seconds, self.warned = {}, 0, 0.0, False
         self.scalars = {}
 
@@ -149,10 +180,10 @@ class RecordedStep:
                     rows = torch.randint(size, (size,), device=self.device)
                 fresh = {n: v[rows] for n, v in batch.items()}
                 self.set_scalars()
-                for call in (self.plain, lambda b: recording.fill_gradients(b, self.scalars)):
+                for call in (self.plain, recording.fill_gradients):
                     with _kept_gradients(recording.leaves), recording.kept_state():
                         with _seeded(seed, self.device), pyro.validation_enabled(False):
-                            loss = call(fresh)
+                            loss = call(fresh, self.scalars)
                             noise = torch.rand(2, device=self.device)
                         gradients = [p.grad for p in recording.leaves]
                         written = [t.detach().clone() for t in recording.written]
@@ -172,11 +203,9 @@ class _Recording:
         before = _Slots(modules)
 
         def loss_of(*inputs):
-            inputs = list(inputs)
+            given = dict(zip(names, inputs[: len(names)], strict=True))
             held = dict(zip(labels, inputs[len(names) :], strict=True))
-            given = dict(zip(names, inputs, strict=False))
-            with objective.holding(held) if held else nullcontext():
-                return _mean_loss(objective, programs, given)
+            return _mean_loss(objective, programs, given, held)
 
         def loss_and_gradients(*inputs):
             loss = loss_of(*inputs)
@@ -369,7 +398,9 @@ def _kept_gradients(leaves):
 def _check_equal(plain, replayed, loose):
     names = ("loss", "random stream", "gradient", "buffer")
     # a gradient that cancels to nothing is compared with the others' size
-    overall = max((g.abs().max().item() for g in plain[2] if g is not None and g.numel()), default=0)
+    overall = max(
+        (g.abs().max().item() for g in plain[2] if g is not None and g.numel()), default=0
+    )
     for name, wanted, found in zip(names, plain, replayed, strict=True):
         wanted, found = ([v] if isinstance(v, torch.Tensor) else v for v in (wanted, found))
         for a, b in zip(wanted, found, strict=True):
