@@ -19,6 +19,7 @@ from torch.distributions import constraints
 import pyro_vae as pv
 from pyro_vae import methods
 from pyro_vae.objectives import ELBO
+from pyro_vae.train.cuda_graph import CudaGraphStep
 from pyro_vae.train.recorded import PlainStep, RecordedStep, choose_backend
 
 B, D = 6, 5
@@ -735,3 +736,43 @@ def test_inductor_replays_any_program(name):
 def test_fit_compiled_equals_fit_plain():
     (a, _), (b, _) = trained(), trained(compile=True)
     assert losses(a) == pytest.approx(losses(b), rel=1e-5)
+
+
+# ----------------------------------------------------------------------------- CUDA graph
+
+
+@pytest.mark.parametrize("clip_norm", [None, 0.5])
+def test_the_cuda_graph_step_emulated_trains_as_the_plain_loop_does(clip_norm):
+    torch.set_default_dtype(torch.float64)
+    found = []
+    for graph in (False, True):
+        pyro.clear_param_store()
+        torch.manual_seed(0)
+        net = nn.Sequential(nn.Linear(D, 8), nn.BatchNorm1d(8), nn.Linear(8, 6))
+        pair, objective = vae(net), ELBO(warmup=5)
+        objective.epoch = 0
+        recorded, plain = RecordedStep(objective, pair, "aten"), PlainStep(objective, pair)
+        plain({"x": torch.randn(B, D)})
+        weights = list(pyro.get_param_store()._params.values())
+        net[1].reset_running_stats()
+        lr = torch.tensor(1e-2)
+        optimiser = torch.optim.AdamW(weights, lr=lr, capturable=False, foreach=False)
+        step = CudaGraphStep(recorded, optimiser, clip_norm, emulate=True)
+        torch.manual_seed(3)
+        losses = []
+        for i in range(12):
+            objective.epoch = i // 2
+            lr.fill_(1e-2 / (i + 1))
+            batch = {"x": torch.randn(B - (i % 5 == 4), D)}  # now and then a short batch
+            if graph:
+                losses.append(step(batch))
+                continue
+            optimiser.zero_grad()
+            losses.append(plain(batch))
+            if clip_norm is not None:
+                torch.nn.utils.clip_grad_norm_(weights, clip_norm)
+            optimiser.step()
+        found.append([*losses, *weights, *net.buffers(), torch.rand(1)])
+    assert len(step.graphs) == 2
+    for a, b in zip(*found, strict=True):
+        torch.testing.assert_close(a, b, rtol=1e-9, atol=1e-12)
