@@ -1,5 +1,6 @@
 """The recorded step equals plain Pyro: loss, every gradient, buffers, noise, for any program."""
 
+import functools
 import os
 import signal
 import warnings
@@ -542,6 +543,22 @@ def test_schedules_change_without_a_new_recording():
     assert len(set(losses)) == 5 and step.count == 1
 
 
+@pytest.mark.parametrize("method", ["gmvae", "shu-gmvae"])
+def test_the_weighted_loss_at_beta_1_is_the_plain_one_in_float32_too(method):
+    pair = library_pair(method)
+    batch, found = {"x": digits().train.x[:128]}, []
+    step = PlainStep(ELBO(warmup=1), pair)
+    for scalars in (None, {None: torch.tensor(1.0)}):
+        for m in pair:
+            m.zero_grad()
+        torch.manual_seed(1)
+        loss = step(batch, scalars)
+        found.append([loss, *(p.grad for m in pair for p in m.parameters() if p.grad is not None)])
+    size = max(g.abs().max() for g in found[0][1:])
+    for a, b in zip(*found, strict=True):
+        torch.testing.assert_close(a, b, rtol=1e-5, atol=2e-6 * float(size))
+
+
 def test_an_objective_that_reads_its_epoch_as_a_number_is_run_plainly():
     class Annealed(ELBO):
         def differentiable_loss(self, *args, **kwargs):
@@ -613,6 +630,25 @@ def test_train_and_eval_mode_are_recorded_apart():
         torch.manual_seed(1)
         assert loss == pytest.approx(plain(batch).item(), rel=1e-5)
     assert step.count == 2
+
+
+GLOBAL_NET = nn.Linear(D, 6)
+
+
+def test_modules_are_found_behind_functions_methods_and_partials():
+    class Pair(nn.Module):
+        def model(self, x):
+            pass
+
+    closed, owner = nn.Linear(2, 3), Pair()
+
+    def guide(x, net):
+        return GLOBAL_NET(x), closed
+
+    found = RecordedStep(None, (owner.model, guide)).modules
+    assert all(any(m is f for f in found) for m in (owner, closed, GLOBAL_NET))
+    step = RecordedStep(None, (functools.partial(guide, net=owner), owner))
+    assert any(m is owner for m in step.modules) and any(m is closed for m in step.modules)
 
 
 def test_gradients_share_no_memory_and_lie_as_their_parameters_do():
@@ -726,10 +762,20 @@ def test_inductor_equals_plain_pyro_for_every_method(method):
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("name", sorted(set(PROGRAMS) - {"dropout"}))
+@pytest.mark.parametrize("name", sorted(set(PROGRAMS) - {"dropout", "score_function"}))
 def test_inductor_replays_any_program(name):
     torch.set_default_dtype(torch.float64)
     assert_equal_steps(enum_elbo(), PROGRAMS[name](), batch64, "inductor", rtol=1e-8)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("name", ["dropout", "score_function"])
+def test_programs_for_which_inductor_draws_other_noise_are_replayed_as_recorded(name):
+    torch.set_default_dtype(torch.float64)
+    step = RecordedStep(enum_elbo(), PROGRAMS[name](), "inductor")
+    with pytest.warns(UserWarning, match="recorded, but not compiled"):
+        step(batch64())
+    assert step.count == 1
 
 
 @pytest.mark.slow

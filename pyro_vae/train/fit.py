@@ -254,7 +254,7 @@ class _Trainer:
             dynamic_ncols=True,
         )  # fmt: skip
         interrupted, saved = False, time.monotonic()
-        self.step.announce = lambda text: bar.set_description(text and f"{text} the step")
+        self.step.announce = bar.set_description
         with bar, _ctrl_c() as stop, pyro.validation_enabled(False):
             while self.epoch < self.epochs and not self._out_of_patience():
                 if not self._train_epoch(stop):

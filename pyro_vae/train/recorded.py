@@ -11,6 +11,7 @@ found by comparing replays with the plain objective on fresh data and noise. Wha
 is trained plainly, with one warning.
 """
 
+import functools
 import math
 import time
 import types
@@ -89,7 +90,7 @@ class RecordedStep:
         backend: `"inductor"`, `"aten"`.
         size: with `"inductor"`, the batches of this many data are compiled, others (a short last
             batch) replayed as ATen; all are compiled unless said.
-        announce: a function told, in a word, what takes long; and `""` when it is over.
+        announce: a function told what is under way, and at last how long it took.
     """
 
     def __init__(self, objective, pair, backend="inductor", size=None, announce=None):
@@ -118,7 +119,7 @@ class RecordedStep:
             started = time.monotonic()
             found = self.recordings[key] = self._record(batch)
             self.seconds += time.monotonic() - started
-            self.announce("")
+            self.announce(f"step recorded in {self.seconds:.1f} s")
         return found
 
     def set_scalars(self):
@@ -134,21 +135,24 @@ class RecordedStep:
     def _record(self, batch):
         self.device = next(iter(batch.values())).device
         self.set_scalars()
-        self.announce("recording")
+        self.announce("recording the step")
         try:
             recording = _Recording(self.objective, self.programs, self.modules, batch, self.scalars)
-            self._verify(recording, batch)
+            self._verify(
+                recording, batch, 1, "a number that changes from step to step is no tensor"
+                " (a Python counter, numpy's noise)",
+            )  # fmt: skip
         except Exception as e:  # whatever a user's program does that cannot be recorded
             self._warn("the step cannot be recorded and is run plainly", e)
             return None
         self.count += 1
         size = len(next(iter(batch.values())))
         if self.backend == "inductor" and self.size in (None, size):
-            self.announce("compiling")
+            self.announce("compiling the step")
             replayed = recording.call
             try:
                 recording.compile(batch, self.scalars)
-                self._verify(recording, batch, loose=100)
+                self._verify(recording, batch, 100, "Inductor draws other noise, or rounds worse")
             except Exception as e:
                 recording.call = replayed
                 self._warn("the step is recorded, but not compiled", e)
@@ -161,7 +165,7 @@ class RecordedStep:
             warnings.warn(f"{what}: {type(error).__name__}: {line}", stacklevel=4)
         self.warned = True
 
-    def _verify(self, recording, batch, loose=1):
+    def _verify(self, recording, batch, loose, otherwise):
         """Compare with the plain step on two fresh batches and seeds; raise where they differ."""
         epoch = getattr(self.objective, "epoch", None)
         for seed in (1, 2):
@@ -182,7 +186,11 @@ class RecordedStep:
                         gradients = [p.grad for p in recording.leaves]
                         written = [t.detach().clone() for t in recording.written]
                         results.append((loss, noise, gradients, written))
-                _check_equal(*results, loose)
+                differs = _difference(*results, loose)
+                if differs is not None:
+                    raise RuntimeError(
+                        f"on fresh data and noise its {differs} is not the plain step's: {otherwise}"
+                    )
             finally:
                 if epoch is not None:
                     self.objective.epoch = epoch
@@ -389,7 +397,8 @@ def _kept_gradients(leaves):
         p.grad = gradient
 
 
-def _check_equal(plain, replayed, loose):
+def _difference(plain, replayed, loose):
+    """What differs, by name, of two `(loss, noise, gradients, buffers)`; None if nothing does."""
     names = ("loss", "random stream", "gradient", "buffer")
     # a gradient that cancels to nothing is compared with the others' size
     overall = max(
@@ -408,14 +417,12 @@ def _check_equal(plain, replayed, loose):
                 size = size if math.isfinite(size) else 1.0
                 equal = torch.allclose(a, b, tolerance, tolerance * size, equal_nan=True)
             if not equal:
-                raise RuntimeError(
-                    f"on fresh data and noise its {name} differs from the plain step's: something "
-                    "that changes from step to step is no tensor (a Python counter, numpy's noise)"
-                )
+                return name
+    return None
 
 
 def _modules(programs):
-    """The `nn.Module`s behind programs: modules, methods of modules, modules in closures."""
+    """The `nn.Module`s behind programs: modules, their methods, what functions name."""
     found, seen, stack = OrderedDict(), set(), list(programs)
     while stack:
         item = stack.pop()
@@ -426,10 +433,14 @@ def _modules(programs):
             found.update((id(m), m) for m in item.modules())
         elif isinstance(item, types.MethodType):
             stack += [item.__self__, item.__func__]
+        elif isinstance(item, functools.partial):
+            stack += [item.func, *item.args, *item.keywords.values()]
         elif isinstance(item, types.FunctionType):
             for cell in item.__closure__ or ():
                 try:
                     stack.append(cell.cell_contents)
                 except ValueError:  # a name that is not bound yet
                     pass
+            seen_globals = (item.__globals__.get(n) for n in item.__code__.co_names)
+            stack += [v for v in seen_globals if isinstance(v, nn.Module)]
     return list(found.values())
