@@ -35,7 +35,10 @@ def one(method, data_name, seed, root, overrides, num_samples):
 
 
 def mean_sd(values):
-    return {"mean": statistics.mean(values), "sd": statistics.stdev(values) if len(values) > 1 else 0}
+    return {
+        "mean": statistics.mean(values),
+        "sd": statistics.stdev(values) if len(values) > 1 else 0,
+    }
 
 
 def main(argv=None):
@@ -44,6 +47,7 @@ def main(argv=None):
     parser.add_argument("--data", default="digits")
     parser.add_argument("--root")
     parser.add_argument("--seeds", type=int, default=10)
+    parser.add_argument("--first", type=int, default=0, help="the first seed")
     parser.add_argument("--num_samples", type=int, default=500)
     parser.add_argument("--settings", type=json.loads, default={}, help="JSON, over the defaults")
     parser.add_argument("--threads", type=int, default=torch.get_num_threads())
@@ -51,7 +55,7 @@ def main(argv=None):
     a = parser.parse_args(argv)
     torch.set_num_threads(a.threads)
     runs = []
-    for seed in range(a.seeds):
+    for seed in range(a.first, a.first + a.seeds):
         runs.append(one(a.method, a.data, seed, a.root, a.settings, a.num_samples))
         accuracy = runs[-1].get("clustering", {}).get("this model", {}).get("accuracy")
         print(
@@ -71,7 +75,7 @@ def main(argv=None):
     if a.out:
         result = {
             "command": f"python -m benchmarks.clustering --method {a.method} --data {a.data} "
-            f"--seeds {a.seeds} --settings '{json.dumps(a.settings)}'",
+            f"--seeds {a.seeds} --first {a.first} --num_samples {a.num_samples} --settings '{json.dumps(a.settings)}'",
             "hardware": report.hardware(),
             "table": table,
             "runs": runs,

@@ -25,6 +25,7 @@ VARIATIONS = {
     "two layers of 128": {"hidden": [128, 128]},
     "weight_decay 0": {"initialisation": {"weight_decay": 0.0}},
     "weight_decay 0.5": {"initialisation": {"weight_decay": 0.5}},
+    "x not centred": {"centre": False},
     "start on means": {"initialisation": {"draws": 0}},
     "no mixture start": {"initialise": "none", "epochs": 400, "lr": 2e-3},
 }
@@ -32,7 +33,11 @@ VARIATIONS = {
 
 def bound(change, seed):
     """Mean validation ELBO of one run, 20 samples a datum."""
-    start = {**methods.CLUSTERING["initialisation"], "restarts": 1, **change.get("initialisation", {})}
+    start = {
+        **methods.CLUSTERING["initialisation"],
+        "restarts": 1,
+        **change.get("initialisation", {}),
+    }
     settings = methods.settings("gmvae", {**change, "initialisation": start, "seed": seed})
     data = cli.load_data(settings)
     x = pv.data.Data(pv.data.Split(data.train.x), pv.data.Split(data.valid.x), name="unlabelled")

@@ -1,6 +1,6 @@
 """The picture in README: what a run of `pyro-vae fit gmvae` found.
 
-    python -m benchmarks.picture RUN benchmarks/results/gmvae_digits.png
+python -m benchmarks.picture RUN benchmarks/results/gmvae_digits.png
 """
 
 import argparse

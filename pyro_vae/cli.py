@@ -38,6 +38,7 @@ def fit(
     component: str | None = None,
     family: str | None = None,
     discrete: str | None = None,
+    centre: bool | None = None,
     initialise: str | None = None,
     initialisation: dict | None = None,
     lr: float | None = None,
@@ -77,6 +78,7 @@ def fit(
         component: family of the mixture's components: normal (diagonal) or full.
         family: family of the guide's z: normal (diagonal) or full.
         discrete: how a discrete latent in the guide is trained: enumerate, score, relaxed.
+        centre: whether the encoder sees 2x - 1 instead of x; for images, unless said.
         initialise: none, or mixture: start components from a Gaussian mixture fitted to encodings.
         initialisation: its settings, e.g. '{"epochs": 50, "restarts": 3}'.
         lr: Adam's learning rate.
@@ -106,7 +108,7 @@ def fit(
     else:
         if (out / "checkpoint.pt").exists():
             raise UserError(
-                f"{out} holds a run already: --resume true goes on with it, --out elsewhere"
+                f"{out} holds a run already: --resume goes on with it, --out FOLDER starts another"
             )
         given.setdefault("data", data)
         settings = methods.settings(model, _pick(given), data)
@@ -130,7 +132,7 @@ def fit(
         progress=progress,
     )
     if run.interrupted:
-        print(f"\nstopped; nothing is lost: the same command with --resume true goes on from {out}")
+        print(f"\nstopped; nothing is lost: the same command with --resume goes on from {out}")
         return 130
     result = _report(*pair, loaded, settings, out, run.history, run.best_epoch, num_samples)
     print(summary.table(result))
@@ -271,7 +273,16 @@ def _load_npz(path, settings):
 
 def fit_options(settings):
     """What `fit` is told, of a method's settings."""
-    names = ("epochs", "lr", "schedule", "batch_size", "weight_decay", "clip_norm", "patience", "seed")
+    names = (
+        "epochs",
+        "lr",
+        "schedule",
+        "batch_size",
+        "weight_decay",
+        "clip_norm",
+        "patience",
+        "seed",
+    )
     options = {name: settings[name] for name in names}
     options["objective"] = ELBO(
         warmup=settings["warmup"],
@@ -331,6 +342,9 @@ def main(argv=None):
         described = function.__doc__.split("\n\n")[0]
         sub = _Parser(prog=f"pyro-vae {name}", description=described, allow_abbrev=False)
         sub.add_function_arguments(function, as_positional=True)
+        for action in sub._actions:
+            if isinstance(action.default, bool) and action.dest != "help":
+                action.nargs, action.const = "?", True  # `--resume` alone means `--resume true`
         commands.add_subcommand(name, sub)
     arguments = parser.parse_args(argv)
     options = arguments[arguments.command]

@@ -6,6 +6,10 @@ import difflib
 class UserError(ValueError):
     """A mistake that the caller can mend; the command line prints it as one line."""
 
+    def __str__(self):
+        # Pyro adds a table of shapes to an error raised inside a program.
+        return super().__str__().split("\nTrace Shapes:")[0].strip()
+
 
 def unknown(kind, name, known):
     """The error for a misspelt name, with the nearest known one."""

@@ -40,6 +40,21 @@ def takes(program, name):
     return name in inspect.signature(target).parameters
 
 
+def one_hot_labels(model, batch):
+    """The batch, its labels `y` as the one-hot rows that a model with a categorical y observes."""
+    y = batch.get("y")
+    if y is None or y.is_floating_point() or not hasattr(model, "p_y"):
+        return batch
+    (num_classes,) = model.p_y().event_shape
+    if y.min() < 0 or y.max() >= num_classes:
+        raise UserError(
+            f"labels must lie in 0..{num_classes - 1} to be observed; "
+            f"found {int(y.min())}..{int(y.max())}"
+        )
+    one_hot = torch.nn.functional.one_hot(y.long(), num_classes)
+    return {**batch, "y": one_hot.to(batch["x"].dtype if "x" in batch else torch.float32)}
+
+
 def reads_index(guide):
     """Whether a guide has a row per training datum, and so nothing to say of other data."""
     return any("index" in parents for parents in getattr(guide, "given", {}).values())
@@ -71,14 +86,19 @@ def eval_mode(*programs):
             m.training = training
 
 
+def untouched(device=None):
+    """A context that leaves torch's random streams, on the CPU and `device`, as they were."""
+    cuda = device is not None and torch.device(device).type == "cuda"
+    return torch.random.fork_rng(devices=[device] if cuda else [])
+
+
 @contextmanager
 def seeded(seed, device=None):
     """Run with a seed of its own; the caller's random stream is left as it was."""
     if seed is None:
         yield
         return
-    cuda = device is not None and torch.device(device).type == "cuda"
-    with torch.random.fork_rng(devices=[device] if cuda else []):
+    with untouched(device):
         torch.manual_seed(seed)
         yield
 

@@ -72,6 +72,9 @@ def images(ax, x, columns=None, row_labels=None, title=None):
 def pairs_of_images(ax, x, other, columns=8, title=None):
     """Rows of data, each above the row of its reconstructions."""
     x, other = _array(x), _array(other)
+    columns = min(columns, len(x))
+    whole = len(x) // columns * columns  # rows are whole
+    x, other = x[:whole], other[:whole]
     rows = [
         part
         for i in range(0, len(x), columns)
@@ -83,6 +86,8 @@ def pairs_of_images(ax, x, other, columns=8, title=None):
 
 def curves(ax, history, best_epoch=None):
     """Training loss and validation -ELBO by epoch, nats per datum."""
+    if not history:
+        return _plain(ax)
     epochs = [row["epoch"] for row in history]
     loss = np.array([row["loss"] for row in history])
     ax.plot(epochs, loss, color=GREY, label="training loss")

@@ -1,5 +1,6 @@
 """A `torch.nn.Module` whose forward is a Pyro program: what every model and guide here is."""
 
+import inspect
 import itertools
 import weakref
 
@@ -26,7 +27,13 @@ class Program(nn.Module):
     is looking, and not otherwise.
     """
 
+    def __init_subclass__(cls, **kwargs):
+        super().__init_subclass__(**kwargs)
+        cls._takes_index = "index" in inspect.signature(cls.forward).parameters
+
     def __call__(self, *args, **kwargs):
+        if "index" in kwargs and not self._takes_index:
+            del kwargs["index"]  # SVI gives model and guide the same; models have no use for it
         if _svi_is_collecting():
             name = _names.setdefault(self, f"{type(self).__name__}_{next(_counter)}")
             pyro.module(name, self)

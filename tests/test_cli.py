@@ -56,7 +56,14 @@ def test_the_report_is_one_self_contained_page_with_its_pictures(finished):
     page = (finished[0] / "run" / "report.html").read_text()
     assert page.count("data:image/png;base64,") >= 7
     assert not re.search(r'(src|href)="(?!data:)', page)
-    for words in ("Training", "Components", "Reconstructions", "Samples", "Latent space", "k-means"):
+    for words in (
+        "Training",
+        "Components",
+        "Reconstructions",
+        "Samples",
+        "Latent space",
+        "k-means",
+    ):
         assert words in page
 
 
@@ -98,13 +105,16 @@ def test_ctrl_c_and_resume_lose_nothing(tmp_path):
     assert process.returncode == 130 and "nothing is lost" in out
     epochs = len(metrics.read_text().splitlines()) + 2
     done = command(
-        "fit", "vae", "--out", "stopped", "--resume", "true", "--epochs", str(epochs), cwd=tmp_path
+        "fit", "vae", "--out", "stopped", "--resume", "--epochs", str(epochs), cwd=tmp_path
     )
     assert done.returncode == 0, done.stderr
     whole = command("fit", *options, "--epochs", str(epochs), "--out", "whole", cwd=tmp_path)
     assert whole.returncode == 0, whole.stderr
     losses = [
-        [json.loads(line)["loss"] for line in (tmp_path / n / "metrics.jsonl").read_text().splitlines()]
+        [
+            json.loads(line)["loss"]
+            for line in (tmp_path / n / "metrics.jsonl").read_text().splitlines()
+        ]
         for n in ("stopped", "whole")
     ]
     assert losses[0] == losses[1] and len(losses[0]) == epochs
@@ -125,7 +135,9 @@ def test_list_names_model_guide_and_paper(capsys):
     assert main(["list"]) == 0
     out = capsys.readouterr().out
     for name, method in methods.METHODS.items():
-        assert re.search(rf"^{name} .*{method.model.__name__}.*{re.escape(method.paper)}$", out, re.M)
+        assert re.search(
+            rf"^{name} .*{method.model.__name__}.*{re.escape(method.paper)}$", out, re.M
+        )
 
 
 def test_arcs_and_a_users_npz_file_are_data_too(tmp_path, monkeypatch, capsys):
@@ -147,7 +159,10 @@ class _Evil:
 BAD = {
     "misspelt model": (["fit", "gmvea"], "unknown model 'gmvea'; did you mean 'gmvae'?"),
     "misspelt data": (["fit", "vae", "--data", "digit"], "did you mean 'digits'?"),
-    "misspelt likelihood": (["fit", "vae", "--likelihood", "bernouli"], "did you mean 'bernoulli'?"),
+    "misspelt likelihood": (
+        ["fit", "vae", "--likelihood", "bernouli"],
+        "did you mean 'bernoulli'?",
+    ),
     "misspelt option": (["fit", "vae", "--epoch", "3"], "--epoch"),
     "not a number": (["fit", "vae", "--epochs", "many"], "epochs"),
     "misspelt network": (["fit", "vae", "--network", "cnn"], "unknown network 'cnn'"),
@@ -158,14 +173,20 @@ BAD = {
         ["fit", "vae", "--likelihood", "bernoulli", "--binarise", "none"],
         "outside the support of its Bernoulli",
     ),
-    "resume nothing": (["fit", "vae", "--resume", "true"], "is this a run folder?"),
+    "resume nothing": (["fit", "vae", "--resume"], "is this a run folder?"),
     "no file": (["fit", "vae", "--data", "no.npz"], "no.npz does not exist"),
-    "NaN": (["fit", "vae", "--data", "nan.npz"], "x has 1 NaN or infinite values, in 1 rows (first: row 7)"),
+    "NaN": (
+        ["fit", "vae", "--data", "nan.npz"],
+        "x has 1 NaN or infinite values, in 1 rows (first: row 7)",
+    ),
     "labels": (["fit", "vae", "--data", "labels.npz"], "labels must be whole numbers"),
     "object array": (["fit", "vae", "--data", "evil.npz"], "not an .npz file of plain arrays"),
     "not an npz": (["fit", "vae", "--data", "text.npz"], "not an .npz file of plain arrays"),
     "no x": (["fit", "vae", "--data", "nox.npz"], "has no array x"),
-    "conv on vectors": (["fit", "vae", "--data", "arcs", "--network", "conv"], "needs images (C, H, W)"),
+    "conv on vectors": (
+        ["fit", "vae", "--data", "arcs", "--network", "conv"],
+        "needs images (C, H, W)",
+    ),
     "no command": ([], "command"),
 }
 
@@ -218,3 +239,27 @@ def test_a_damaged_or_foreign_run_folder_gives_one_line(finished, tmp_path, caps
     (copy / "config.json").write_text("{}")
     assert main(["evaluate", str(copy)]) == 1
     assert "was not written by pyro-vae fit" in capsys.readouterr().err
+
+
+def test_ctrl_c_in_the_mixture_start_stops_and_resume_starts_it_again(tmp_path):
+    process = subprocess.Popen(
+        [sys.executable, "-m", "pyro_vae", "fit", "gmvae", *SMALL, "--out", "run"],
+        cwd=tmp_path,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        text=True,
+    )
+    for _ in range(1200):
+        if (tmp_path / "run" / "metrics.jsonl").exists():  # the default start takes half a minute
+            break
+        time.sleep(0.05)
+    time.sleep(1)
+    process.send_signal(signal.SIGINT)
+    _, err = process.communicate(timeout=120)
+    assert process.returncode == 130 and "Traceback" not in err
+    settings = json.loads((tmp_path / "run" / "config.json").read_text())
+    settings["settings"]["initialisation"] = {"epochs": 1, "fits": 1}  # so that the test is short
+    (tmp_path / "run" / "config.json").write_text(json.dumps(settings))
+    done = command("fit", "gmvae", "--out", "run", "--resume", cwd=tmp_path)
+    assert done.returncode == 0, done.stderr
+    assert len((tmp_path / "run" / "metrics.jsonl").read_text().splitlines()) == 2

@@ -137,7 +137,9 @@ def test_the_modules_end_with_the_epoch_that_validation_chose():
     run = quiet(m, g, data, 6, lr=0.03)
     best = max(run.history, key=lambda row: row["elbo"])
     assert run.best_epoch == best["epoch"]
-    assert float(pv.evaluate.elbo(m, g, data.valid.x).mean()) == pytest.approx(best["elbo"], abs=1e-3)
+    assert float(pv.evaluate.elbo(m, g, data.valid.x).mean()) == pytest.approx(
+        best["elbo"], abs=1e-3
+    )
 
 
 def test_patience_stops_on_validation_and_needs_it():
@@ -192,7 +194,11 @@ def test_a_loss_that_is_not_finite_stops_at_once_names_the_site_and_keeps_the_ch
         torch.optim.AdamW.step = step
     assert "checkpoint.pt" in str(e.value) and "\n" not in str(e.value)
     after = checkpoint.load(tmp_path / "checkpoint.pt")["weights"]
-    assert all(torch.equal(a[k], b[k]) for a, b in zip(kept["modules"], after["modules"]) for k in a)
+    assert all(
+        torch.equal(a[k], b[k])
+        for a, b in zip(kept["modules"], after["modules"], strict=True)
+        for k in a
+    )
 
 
 def test_a_thousand_epochs_at_a_high_rate_stay_finite():
@@ -404,7 +410,9 @@ def test_a_mixture_start_puts_the_components_where_the_fitted_mixture_is():
             wanted = torch.diagonal(covariances, dim1=-2, dim2=-1).float()
             assert torch.allclose(law.variance, wanted, rtol=1e-4)
             if isinstance(family, pv.conditionals.MultivariateNormal):
-                assert torch.allclose(law.covariance_matrix, covariances.float(), rtol=1e-3, atol=1e-4)
+                assert torch.allclose(
+                    law.covariance_matrix, covariances.float(), rtol=1e-3, atol=1e-4
+                )
 
 
 def test_a_mixture_start_is_seeded_keeps_the_best_restart_and_never_sees_a_label():
@@ -427,8 +435,12 @@ def test_a_mixture_start_is_seeded_keeps_the_best_restart_and_never_sees_a_label
 
 def test_the_plain_vae_of_a_mixture_start_shares_decoder_and_encoder():
     m, g = pair()
+    g.standardise = {"x": (0.5, 0.5)}
     vae, encoder = plain_vae(m, g)
-    assert vae.p_x is m.p_x and encoder.factors["z"] is g.factors["z"]
+    assert vae.p_x is m.p_x
+    x = digits().test.x
+    codes = [pv.evaluate.encode(*p, x)["z"] for p in ((m, g), (vae, encoder))]
+    assert torch.allclose(*codes, atol=1e-5)  # the encoder that is trained is the one that is kept
 
 
 def test_a_mixture_start_refuses_what_it_cannot_start():
@@ -441,3 +453,15 @@ def test_a_mixture_start_refuses_what_it_cannot_start():
     g = pv.guides.Guide(m, given={"y": ["x"], "z": ["x", "y"]}, network=NET)
     with pytest.raises(pv.UserError, match="needs a guide with z <- x"):
         quiet(m, g, digits(), 1, initialise=start)
+
+
+def test_observed_labels_are_one_hot_and_cost_log_k():
+    """With y observed, a mixture's component is supervised, and its prior term is -log K."""
+    m, g = pair()
+    data = digits()
+    run = quiet(m, g, data, 3, observe=("x", "y"))
+    assert run.history[-1]["loss"] < run.history[0]["loss"]
+    terms = pv.evaluate.elbo_terms(m, g, data.valid.x, y=data.valid.y)
+    assert torch.allclose(terms["y"], torch.tensor(-math.log(10)))
+    with pytest.raises(pv.UserError, match=r"labels must lie in 0\.\.9 to be observed; found -1"):
+        pv.evaluate.elbo(m, g, data.valid.x, y=torch.full((180,), -1))

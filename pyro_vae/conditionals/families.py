@@ -103,6 +103,8 @@ class LinearOneHotCategorical(dist.OneHotCategorical):
     Sampling looks at no value (`torch`'s `one_hot` checks them), so that it can be recorded.
     """
 
+    support = constraints.simplex
+
     def sample(self, sample_shape=()):
         index = self._categorical.sample(torch.Size(sample_shape)).unsqueeze(-1)
         return (index == torch.arange(self.event_shape[0], device=index.device)).to(self.logits)
@@ -205,6 +207,8 @@ class _Levels(constraints.Constraint):
 
 class GreyBernoulliDistribution(dist.Bernoulli):
     """Binary cross-entropy of grey values: a score, not a probability of anything."""
+
+    proper = False
 
     def __init__(self, probs=None, logits=None, validate_args=None):
         super().__init__(probs=probs, logits=logits, validate_args=False)

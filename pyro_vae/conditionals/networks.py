@@ -131,9 +131,9 @@ class MLP:
 class _ConvIn(nn.Module):
     """`[..., C, H, W] -> [..., out]` by strided convolutions."""
 
-    def __init__(self, shape, channels, activation):
+    def __init__(self, name, shape, channels, activation):
         super().__init__()
-        self.shape = tuple(shape)
+        self.name, self.shape = name, tuple(shape)
         layers, c = [], shape[0]
         for width in channels:
             layers += [nn.Conv2d(c, width, 3, stride=2, padding=1), _activation(activation)]
@@ -142,7 +142,7 @@ class _ConvIn(nn.Module):
         self.out = c * math.prod(_shrink(n, len(channels)) for n in shape[1:])
 
     def forward(self, x):
-        left = x.shape[:-3]
+        left = _flatten(self.name, x, self.shape).shape[:-1]
         x = x.reshape((-1,) + self.shape).to(self.net[0].weight.dtype)
         return self.net(x).reshape(left + (-1,))
 
@@ -209,7 +209,7 @@ class Conv:
 
     def trunk(self, inputs):
         images = {
-            name: _ConvIn(shape, self.channels, self.activation)
+            name: _ConvIn(name, shape, self.channels, self.activation)
             for name, shape in inputs.items()
             if len(shape) == 3
         }

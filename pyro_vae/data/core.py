@@ -101,10 +101,11 @@ def make(
 
 def _checked(x, y=None, num_classes=None, name="data"):
     """Tensors of the right kind, or one line that says what is wrong."""
+    keep_dtype = isinstance(x, torch.Tensor) and x.dtype in (torch.float32, torch.float64)
     x = torch.as_tensor(np.asarray(x) if not isinstance(x, torch.Tensor) else x)
     if x.dtype == torch.uint8:
         x = x.float() / 255
-    x = x.to(torch.get_default_dtype())
+    x = x if keep_dtype else x.to(torch.get_default_dtype())
     if x.dim() < 2:
         raise UserError(f"{name}: x has shape {list(x.shape)}; expected [N, ...], a row per datum")
     bad = ~torch.isfinite(x)
@@ -158,7 +159,9 @@ def from_arrays(
     counts = [round(s * n) if isinstance(s, float) else int(s) for s in (valid, test)]
     if min(counts) < 0 or sum(counts) >= n:
         raise UserError(f"{name}: valid + test = {sum(counts)} leaves nothing of {n} to train on")
-    order = torch.randperm(n, generator=torch.Generator().manual_seed(split_seed))
+    order = torch.arange(n)  # nothing held out: the caller's rows, in the caller's order
+    if sum(counts):
+        order = torch.randperm(n, generator=torch.Generator().manual_seed(split_seed))
     parts = order.split([n - sum(counts), *counts])
     train, valid, test = (
         Split(x[i], None if y is None else y[i]) if len(i) else None for i in parts

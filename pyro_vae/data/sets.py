@@ -30,7 +30,7 @@ def _digits(root, binarise, split_seed, binarise_seed):
 
 
 def _arcs(root, binarise, split_seed, binarise_seed):
-    """Five arcs of a pinwheel, 10,000 points in the plane (arXiv 1611.02648, section 5.1)."""
+    """10,000 points in five arcs, as in the GMVAE paper (arXiv 1611.02648); here a pinwheel's."""
     n, arms = 10_000, 5
     generator = torch.Generator().manual_seed(split_seed)
     arm = torch.arange(n) % arms

@@ -22,6 +22,8 @@ def _run(kind, program, batch):
     except (RuntimeError, ValueError, TypeError, IndexError, KeyError) as e:
         text = str(e).strip()
         line = text.splitlines()[0] if text else type(e).__name__
+        if "plate" in line and "hape" in line:
+            line += " (is .to_event(...) missing?)"
         shapes = ", ".join(f"{k} {list(v.shape)}" for k, v in batch.items())
         raise UserError(f"the {kind} fails on {shapes}: {type(e).__name__}: {line}") from e
 
@@ -66,7 +68,7 @@ def check_pair(model, guide, x, **others):
     Raises:
         UserError: with what is wrong.
     """
-    batch = observed(x, others)
+    batch = observed(model, x, others)
     for name, value in batch.items():
         if value.is_floating_point() and not torch.isfinite(value).all():
             raise UserError(f"{name} has NaN or infinite values")
@@ -90,7 +92,7 @@ def check_pair(model, guide, x, **others):
         for kind, trace, sites in (("guide", guide_trace, q), ("model", model_trace, p)):
             _run_log_prob(kind, trace)
             for name, site in sites.items():
-                _check_log_prob(kind, name, site, len(x))
+                _check_log_prob(kind, name, site, len(x), {**q, **p})
 
 
 def _check_sites(p, q, n):
@@ -111,6 +113,7 @@ def _check_sites(p, q, n):
             continue
         if not site["fn"].has_enumerate_support:
             raise UserError(f"the guide never samples {name!r}, and it cannot be summed exactly")
+    sizes = {}
     for kind, sites in (("model", p), ("guide", q)):
         for name, site in sites.items():
             frames = [f for f in site["cond_indep_stack"] if f.vectorized]
@@ -119,10 +122,16 @@ def _check_sites(p, q, n):
                 raise UserError(
                     f"{name!r} in the {kind} must lie in one data plate, at dim -1; its plates: {dims}"
                 )
+            sizes.setdefault(frames[0].full_size or frames[0].size, (name, kind))
             if frames[0].size != n and len(site["value"]) != n:
                 raise UserError(
                     f"the data plate at {name!r} in the {kind} has {frames[0].size} rows, the batch {n}"
                 )
+    if len(sizes) > 1:
+        told = "; ".join(
+            f"{size} at {name!r} in the {kind}" for size, (name, kind) in sizes.items()
+        )
+        raise UserError(f"the data plates have different sizes: {told}")
 
 
 def _run_log_prob(kind, trace):
@@ -133,7 +142,7 @@ def _run_log_prob(kind, trace):
         raise UserError(f"in the {kind}: " + "; ".join(lines[:2])) from e
 
 
-def _check_log_prob(kind, name, site, n):
+def _check_log_prob(kind, name, site, n, every):
     log_prob = site["log_prob"]
     if log_prob.shape[-1:] != (n,):
         raise UserError(
@@ -141,5 +150,12 @@ def _check_log_prob(kind, name, site, n):
             f"value {list(site['value'].shape)}, law {list(site['fn'].batch_shape)} + "
             f"{list(site['fn'].event_shape)}; is .to_event(...) missing?"
         )
+    enumerated = {s["infer"].get("_enumerate_dim") for s in every.values()}
+    for dim in range(-log_prob.dim(), -1):
+        if log_prob.shape[dim] > 1 and dim not in enumerated:
+            raise UserError(
+                f"log-probability of {name!r} in the {kind} has shape {list(log_prob.shape)}, a number "
+                f"for each of {log_prob.shape[dim]} values at dim {dim}: is .to_event(...) missing?"
+            )
     if torch.isnan(log_prob).any() or torch.isposinf(log_prob).any():
         raise UserError(f"the log-probability of {name!r} in the {kind} is not finite")

@@ -9,7 +9,7 @@ from .likelihood import chunks, observed, rows_per_chunk
 
 def _map(model, guide, x, others, function, seed=0, num_samples=1, **options):
     """`function(traces)` over chunks of the data, in eval mode; `{name: [N, ...]}`, concatenated."""
-    batch = observed(x, others)
+    batch = observed(model, x, others)
     device = device_of(model, guide, default=x.device)
     parts = []
     with torch.no_grad(), eval_mode(model, guide), seeded(seed, device):

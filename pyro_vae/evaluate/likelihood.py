@@ -5,13 +5,13 @@ import math
 import torch
 
 from ..errors import UserError
-from ..pair import device_of, eval_mode, run, seeded
+from ..pair import device_of, eval_mode, one_hot_labels, run, seeded
 
 BYTES = 256 * 2**20  # what one chunk's largest tensors may take together
 
 
-def observed(x, others):
-    """The batch of all data, without what is None."""
+def observed(model, x, others):
+    """The batch of all data, without what is None; labels one-hot where the model's y is."""
     batch = {"x": x, **{k: v for k, v in others.items() if v is not None}}
     for name, value in batch.items():
         if not isinstance(value, torch.Tensor):
@@ -20,7 +20,7 @@ def observed(x, others):
             raise UserError(f"{name} has {len(value)} rows, x has {len(x)}")
     if len(x) == 0:
         raise UserError("x is empty")
-    return batch
+    return one_hot_labels(model, batch)
 
 
 def chunks(batch, size, device):
@@ -54,7 +54,7 @@ def elbo_terms(model, guide, x, num_samples=1, seed=0, **others):
         seed: of those samples; None takes torch's stream as it is.
         others: further observed values and `index`, by name, each with N rows.
     """
-    batch = observed(x, others)
+    batch = observed(model, x, others)
     device = device_of(model, guide, default=x.device)
     parts = []
     with eval_mode(model, guide), seeded(seed, device):
@@ -74,7 +74,7 @@ def elbo(model, guide, x, num_samples=1, seed=0, **others):
 def is_proper(model, guide, x, **others):
     """Whether every observed site's law is a probability (False for grey values in a Bernoulli)."""
     device = device_of(model, guide, default=x.device)
-    batch = {k: v[:1].to(device) for k, v in observed(x, others).items()}
+    batch = {k: v[:1].to(device) for k, v in observed(model, x, others).items()}
     with torch.no_grad(), eval_mode(model, guide), seeded(0, device):
         sites = run(model, guide, batch).model.values()
     return all(_proper(s["fn"]) for s in sites if s["is_observed"])
@@ -99,7 +99,7 @@ def log_likelihood(model, guide, x, num_samples=5000, seed=0, **others):
     Raises:
         UserError: the model scores grey values with a Bernoulli, which is no likelihood.
     """
-    batch = observed(x, others)
+    batch = observed(model, x, others)
     if not is_proper(model, guide, x, **others):
         raise UserError(
             "grey values in a Bernoulli have a score, not a log-likelihood; "

@@ -7,7 +7,7 @@ import torch
 from pyro import poutine
 
 from ..errors import UserError
-from ..pair import device_of, eval_mode, seeded
+from ..pair import device_of, eval_mode, one_hot_labels, seeded
 
 
 def sample(model, size=64, y=None, mean=False, seed=None, site="x", **given):
@@ -50,6 +50,4 @@ def one_hot(model, y, size, device):
         )
     if y.min() < 0 or y.max() >= num_components:
         raise UserError(f"the model has components 0..{num_components - 1}; y is {y.tolist()}")
-    return torch.nn.functional.one_hot(y.long().expand(size), num_components).to(
-        torch.get_default_dtype()
-    )
+    return one_hot_labels(model, {"y": y.expand(size)})["y"]

@@ -40,6 +40,8 @@ class Guide(Program):
         temperature: of the relaxation.
         num_data: rows of the tables that the parent `index` makes.
         share: latents with the same parents share a trunk (the paper's encoder with two heads).
+        standardise: `{parent: (mean, scale)}`: the networks see `(parent - mean) / scale`. Pixels
+            in [0, 1] train better centred, as `{"x": (0.5, 0.5)}`.
 
     Raises:
         UserError: an unknown latent or parent, a parent sampled later than its child, a continuous
@@ -56,6 +58,7 @@ class Guide(Program):
         temperature=0.5,
         num_data=None,
         share=True,
+        standardise=None,
         example=None,
     ):
         super().__init__()
@@ -72,6 +75,10 @@ class Guide(Program):
         family = dict(family or {})
         _check(given, family, data, latents, num_data)
         self.given = {latent: tuple(parents) for latent, parents in given.items()}
+        self.standardise = dict(standardise or {})
+        for parent in self.standardise:
+            if parent not in shapes or parent == "index":
+                raise unknown("parent in standardise", parent, sorted(set(shapes) - {"index"}))
 
         self.factors = nn.ModuleDict()
         for latent, parents in self.given.items():
@@ -101,8 +108,8 @@ class Guide(Program):
                     raise UserError(f"the guide's {latent!r} needs {missing}: pass {missing}=")
                 key = latent if q.trunk is None else q.trunk
                 if key not in features:
-                    features[key] = q.features(**parents)
-                fn = q(features=features[key], **parents)
+                    features[key] = q.features(**self._seen(parents))
+                fn = q(features=features[key])
                 infer = {}
                 if latent in self.discrete_latents:
                     if self.discrete == "enumerate" or not self.training:
@@ -111,6 +118,13 @@ class Guide(Program):
                         fn = self.relaxation(q.shape, logits=fn.logits)
                 values[latent] = pyro.sample(latent, fn, infer=infer)
         return {latent: values[latent] for latent in self.factors}
+
+    def _seen(self, parents):
+        """The parents as the networks see them."""
+        for name, (mean, scale) in self.standardise.items():
+            if name in parents:
+                parents[name] = (parents[name] - mean) / scale
+        return parents
 
     def extra_repr(self):
         return "; ".join(f"{a} <- {', '.join(b) or 'nothing'}" for a, b in self.given.items())

@@ -119,9 +119,7 @@ class ELBO(TraceEnum_ELBO):
             if name in self.free_bits:
                 # at the constraint the KL's gradient is zero, its value the constraint's
                 mean = kl.sum() / size
-                kl = kl * (mean > self.free_bits[name]) + self.free_bits[name] * (
-                    mean <= self.free_bits[name]
-                )
+                kl = torch.where(mean > self.free_bits[name], kl, self.free_bits[name])
             cost = cost + self.beta_of(name) * kl
         return cost.sum() + self._score_function(traces, cost)
 

@@ -5,7 +5,7 @@ from contextlib import contextmanager
 import torch
 from torch.nn.utils import clip_grad_norm_
 
-from .recorded import forked
+from ..pair import untouched
 
 
 class CudaGraphStep:
@@ -91,7 +91,7 @@ class CudaGraphStep:
         weights = [p for group in self.optimiser.param_groups for p in group["params"]]
         moments = {p: {k: v.clone() for k, v in s.items()} for p, s in self.optimiser.state.items()}
         values = [p.detach().clone() for p in weights]
-        with forked(device), recording.kept_state():
+        with untouched(device), recording.kept_state():
             yield
         with torch.no_grad():
             for tensor, value in zip(weights, values, strict=True):

@@ -19,7 +19,7 @@ from ..errors import UserError, unknown
 from ..evaluate import check_pair, elbo
 from ..evaluate.check import check_support
 from ..objectives import ELBO
-from ..pair import accepting, modules, reads_index, run
+from ..pair import accepting, modules, one_hot_labels, reads_index, run, untouched
 from . import checkpoint
 from .recorded import PlainStep, RecordedStep, choose_backend, leaves_of
 
@@ -77,7 +77,8 @@ def fit(
     noise of its own seed; the weights of the best epoch are what the modules hold at the end.
 
     Args:
-        model, guide: Pyro programs; modules are moved to `device` and trained in place.
+        model, guide: Pyro programs; modules are moved to `device`, trained in place, and left in
+            eval mode.
         data: `pv.data.load(...)`, a tensor, `(x, y)`, a torch `Dataset`, or a `DataLoader`.
         objective: `pv.objectives.ELBO(...)`, with its warm-up and constraints.
         lr, schedule: Adam's rate, and how it falls over the run: `constant, linear, cosine`.
@@ -88,14 +89,16 @@ def fit(
         initialise: a `MixtureInitialisation`, or any function of `(model, guide, data, device,
             seed, progress)`, run before the first epoch.
         observe: names of the data that the pair is given, of `("x", "y")`; `model.observes`, else
-            `x` alone, unless said. Labels in the data are otherwise never seen in training.
+            `x` alone, unless said. Labels in the data are otherwise never seen in training; where
+            the model's y is categorical they are given as one-hot rows.
         device: `"cuda"`, `"cpu"`, ...; a GPU where there is one.
         compile: record the training step and replay it, the same numbers up to rounding:
             `True` (compiled by Inductor, which needs a C++ compiler), `"aten"` (as it was
             recorded), `False`; `"auto"` takes what pays for a run of this length.
         seed: of shuffling, binarisation, sampling. Weights come from the modules as they are.
         out: folder for `config.json`, `metrics.jsonl`, `checkpoint.pt`.
-        resume: go on from `out`'s checkpoint; on a CPU bit for bit what an uninterrupted run does.
+        resume: go on from `out`'s checkpoint, if it has one; on a CPU bit for bit what an
+            uninterrupted run does.
         config: more for `config.json`.
 
     Raises:
@@ -128,9 +131,9 @@ def fit(
     trainer = _Trainer(
         model, guide, data, objective, settings, observe, device, out, progress, compile
     )
-    with torch.random.fork_rng(devices=[device] if device.type == "cuda" else []):
+    with untouched(device):
         torch.manual_seed(seed)
-        if resume:
+        if resume and (out / "checkpoint.pt").exists():
             trainer.load()
         else:
             trainer.start(initialise, config or {})
@@ -186,11 +189,12 @@ class _Trainer:
         missing = [n for n in self.observe if n not in batch]
         if missing:
             raise UserError(f"the pair observes {missing[0]!r}, which the data do not have")
-        return {n: v for n, v in batch.items() if n in (*self.observe, "index")}
+        given = {n: v for n, v in batch.items() if n in (*self.observe, "index")}
+        return one_hot_labels(self.model, given)
 
     def start(self, initialise, config):
         """Check the pair, build the optimiser, initialise, and write the first checkpoint."""
-        with torch.random.fork_rng(devices=[]):
+        with untouched(self.device):
             first = self.pick(next(iter(self.batches.epoch(0))))
         check_pair(self.model, self.guide, **{k: v[:8] for k, v in first.items()})
         self._check_all_data(first)
@@ -211,7 +215,7 @@ class _Trainer:
         """Every training datum, not only the first batch, lies in its likelihood's support."""
         if not isinstance(self.data, Data):
             return
-        with torch.no_grad():
+        with torch.no_grad(), untouched(self.device):
             traces = run(self.model, self.guide, {k: v[:1] for k, v in first.items()})
         site = traces.model.get("x")
         if site is not None and site["is_observed"]:
@@ -220,7 +224,7 @@ class _Trainer:
     def _make_optimiser(self, batch):
         """Adam over the modules' parameters, and any that a user's program keeps elsewhere."""
         owned = [p for m in modules(self.model, self.guide) for p in m.parameters()]
-        with torch.random.fork_rng(devices=[]), pyro.validation_enabled(False):
+        with untouched(self.device), pyro.validation_enabled(False):
             leaves = leaves_of(self.objective.differentiable_loss(*self.programs, **batch))
         ids = {id(p) for p in owned}
         self.free = [p for p in leaves if id(p) not in ids]
@@ -267,6 +271,7 @@ class _Trainer:
                 if stop.is_set():
                     interrupted = self.epoch < self.epochs
                     break
+        self.objective.epoch = math.inf  # outside of training, warm-up is over
         self.save()
         if interrupted:
             return self._run(interrupted=True)
@@ -297,6 +302,7 @@ class _Trainer:
                 group["lr"] = self.lr * SCHEDULES[self.settings["schedule"]](progress)
             self._step(batch)
             self.batch += 1
+            self.last = batch
         self.seconds += time.monotonic() - started
         return True
 
@@ -325,10 +331,8 @@ class _Trainer:
 
     def _end_epoch(self, bar):
         loss = float(self.total) / self.seen
-        if not math.isfinite(loss):
-            raise UserError(
-                f"the loss is not finite in epoch {self.epoch + 1}; a lower lr may help"
-            )
+        if not math.isfinite(loss):  # on a GPU it is looked at here, so that no step waits for it
+            self._not_finite(self.last)
         row = {"epoch": self.epoch + 1, "loss": loss, "seconds": round(self.seconds, 3)}
         row["lr"] = self.optimiser.param_groups[0]["lr"]
         row["data_per_second"] = round(self.seen / max(self.seconds, 1e-9))
@@ -411,7 +415,7 @@ class _Trainer:
             raise UserError(
                 f"a {schedule} schedule of {settings['epochs']} epochs cannot be extended"
             )
-        with torch.random.fork_rng(devices=[]):
+        with untouched(self.device):
             first = self.pick(next(iter(self.batches.epoch(0))))
         self._make_optimiser(first)
         _restore(self.model, self.guide, self.free, state["weights"], path)

@@ -74,11 +74,21 @@ class MixtureInitialisation:
         from .fit import fit  # fit takes this as an argument; only here does this need fit
 
         vae, encoder = plain_vae(model, guide)
-        fit(
-            vae, encoder, data, self.epochs, lr=self.lr, batch_size=self.batch_size,
-            schedule=self.schedule, weight_decay=self.weight_decay, device=device, seed=seed,
+        trained = fit(
+            vae,
+            encoder,
+            data,
+            self.epochs,
+            lr=self.lr,
+            batch_size=self.batch_size,
+            schedule=self.schedule,
+            weight_decay=self.weight_decay,
+            device=device,
+            seed=seed,
             progress=False,
-        )  # fmt: skip
+        )
+        if trained.interrupted:
+            raise KeyboardInterrupt
         mixture = GaussianMixture(
             model.p_y().event_shape[0],
             n_init=self.fits,
@@ -123,7 +133,7 @@ def plain_vae(model, guide):
     latent = model.p_z.shape[0]
     vae = VAE(model.p_x.shape, latent, model.p_x.family, prior=StandardNormal(latent))
     vae.p_x = model.p_x
-    encoder = Guide(vae)
+    encoder = Guide(vae, standardise=guide.standardise)
     encoder.factors["z"] = guide.factors["z"]
     return vae, encoder
 

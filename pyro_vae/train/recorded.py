@@ -26,7 +26,7 @@ from torch.fx.experimental.proxy_tensor import make_fx
 from torch.utils._python_dispatch import TorchDispatchMode
 
 from ..errors import unknown
-from ..pair import accepting
+from ..pair import accepting, seeded, untouched
 from .sync_free import sync_free_pyro
 
 BACKENDS = ("plain", "aten", "inductor")
@@ -173,14 +173,14 @@ class RecordedStep:
                 self.objective.epoch = 10**6  # a schedule must not have been frozen either
             try:
                 results = []
-                with _seeded(seed, self.device):
+                with seeded(seed, self.device):
                     size = len(next(iter(batch.values())))
                     rows = torch.randint(size, (size,), device=self.device)
                 fresh = {n: v[rows] for n, v in batch.items()}
                 self.set_scalars()
                 for call in (self.plain, recording.fill_gradients):
                     with _kept_gradients(recording.leaves), recording.kept_state():
-                        with _seeded(seed, self.device), pyro.validation_enabled(False):
+                        with seeded(seed, self.device), pyro.validation_enabled(False):
                             loss = call(fresh, self.scalars)
                             noise = torch.rand(2, device=self.device)
                         gradients = [p.grad for p in recording.leaves]
@@ -348,7 +348,7 @@ class _Undone(TorchDispatchMode):
         self.device, self.before = device, []
 
     def __enter__(self):
-        self.stream = forked(self.device)
+        self.stream = untouched(self.device)
         self.stream.__enter__()
         return super().__enter__()
 
@@ -374,17 +374,6 @@ class _Undone(TorchDispatchMode):
 
     def written(self):
         return [t for t, _ in self.before]
-
-
-def forked(device):
-    return torch.random.fork_rng(devices=[device] if device.type == "cuda" else [])
-
-
-@contextmanager
-def _seeded(seed, device):
-    with forked(device):
-        torch.manual_seed(seed)
-        yield
 
 
 @contextmanager

@@ -1,0 +1,418 @@
+"""p(a | b): families are the laws they say, networks broadcast, mistakes are told."""
+
+import math
+
+import numpy as np
+import pyro
+import pyro.distributions as dist
+import pytest
+import scipy.stats
+import torch
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+import pyro_vae as pv
+from pyro_vae.conditionals import (
+    MLP,
+    Bernoulli,
+    Binomial,
+    Conditional,
+    ContinuousBernoulli,
+    Conv,
+    GreyBernoulli,
+    MultivariateNormal,
+    Normal,
+    NormalLikelihood,
+    OneHotCategorical,
+    RelaxedOneHotCategorical,
+    likelihood,
+)
+from pyro_vae.conditionals.families import (
+    LIKELIHOODS,
+    bounded_log_scale,
+    raw_log_scale,
+)
+
+SCALE_MIN, SCALE_MAX = math.exp(-7.001), math.exp(7.001)
+
+
+def doubles(*shape, seed=0, scale=1.0):
+    generator = torch.Generator().manual_seed(seed)
+    return scale * torch.randn(shape, generator=generator, dtype=torch.float64)
+
+
+def close(a, b, **tolerance):
+    tolerance = tolerance or {"rtol": 1e-10, "atol": 1e-10}
+    torch.testing.assert_close(a.detach(), torch.as_tensor(b).to(a.dtype), **tolerance)
+
+
+# ---------------------------------------------------------- log-probs, by other programs
+
+
+def test_normal_is_scipys():
+    loc, raw, value = doubles(5, 3), doubles(5, 3, seed=1), doubles(5, 3, seed=2)
+    fn = Normal()((3,), loc, raw)
+    scale = np.exp(7 * np.tanh(raw.numpy() / 7))
+    close(fn.log_prob(value), scipy.stats.norm.logpdf(value, loc, scale).sum(-1))
+    assert fn.batch_shape == (5,) and fn.event_shape == (3,)
+
+
+def test_multivariate_normal_is_scipys():
+    loc, raw, below = doubles(3), doubles(3, seed=1), doubles(3, seed=2)
+    value = doubles(6, 3, seed=3)
+    fn = MultivariateNormal()((3,), loc, raw, below)
+    unit = np.eye(3)
+    unit[1, 0], unit[2, 0], unit[2, 1] = below.numpy()
+    tril = np.exp(7 * np.tanh(raw.numpy() / 7))[:, None] * unit
+    covariance = tril @ tril.T
+    close(fn.covariance_matrix, covariance)
+    truth = scipy.stats.multivariate_normal(loc.numpy(), covariance).logpdf(value.numpy())
+    close(fn.log_prob(value), truth)
+
+
+@pytest.mark.parametrize("family", [Normal(), MultivariateNormal()])
+def test_raw_outputs_give_back_a_mean_and_a_covariance(family):
+    loc, root = doubles(2, 3), doubles(2, 3, 3, seed=1)
+    covariance = root @ root.mT + 0.1 * torch.eye(3, dtype=torch.float64)
+    if isinstance(family, Normal):
+        covariance = torch.diag_embed(torch.diagonal(covariance, dim1=-2, dim2=-1))
+    raw = family.raw(loc, covariance)
+    sizes = [math.prod(s) for s in family.outputs((3,)).values()]
+    fn = family((3,), *raw.split(sizes, -1))
+    close(fn.mean, loc)
+    if isinstance(family, Normal):
+        close(fn.variance, torch.diagonal(covariance, dim1=-2, dim2=-1))
+    else:
+        close(fn.covariance_matrix, covariance)
+
+
+def test_bernoulli_is_scipys():
+    logits, value = doubles(4, 2, 3), (doubles(4, 2, 3, seed=1) > 0).double()
+    fn = Bernoulli()((2, 3), logits)
+    truth = scipy.stats.bernoulli.logpmf(value, scipy.special.expit(logits.numpy()))
+    close(fn.log_prob(value), truth.sum((-1, -2)))
+
+
+@pytest.mark.parametrize("trials", [1, 16, 255])
+def test_binomial_proportions_are_scipys_counts(trials):
+    logits = doubles(9, scale=3.0).unsqueeze(-1)
+    counts = torch.arange(trials + 1, dtype=torch.float64)
+    fn = Binomial(trials)((1,), logits.unsqueeze(-1))
+    found = fn.log_prob((counts / trials).unsqueeze(-1))  # [9, trials + 1]
+    p = scipy.special.expit(logits.numpy())
+    close(found, scipy.stats.binom.logpmf(counts.numpy(), trials, p), rtol=1e-9, atol=1e-9)
+    close(found.logsumexp(-1), np.zeros(9))  # it sums to one
+    close(fn.base_dist.mean, p[..., None])
+    close(fn.base_dist.variance, (p * (1 - p) / trials)[..., None])
+
+
+def test_binomial_is_finite_for_any_logit_in_float32():
+    logits = torch.tensor([[-1e4], [-50.0], [50.0], [1e4]], requires_grad=True)
+    log_prob = Binomial(16)((1,), logits).log_prob(torch.tensor([0.25]))
+    log_prob.sum().backward()
+    assert torch.isfinite(log_prob).all() and torch.isfinite(logits.grad).all()
+
+
+def test_binomial_expands_samples_levels_and_refuses_others():
+    torch.manual_seed(0)
+    fn = Binomial(16)((2,), doubles(3, 2)).expand([1000, 3])
+    x = fn.sample()
+    assert x.shape == (1000, 3, 2)
+    close((x * 16).round() / 16, x)
+    assert fn.base_dist.support.check(x).all()
+    outside = torch.tensor([0.03, -1 / 16, 17 / 16, math.nan]).reshape(4, 1, 1, 1)
+    assert not fn.base_dist.support.check(outside).any()
+    error = (fn.variance[0] / 1000).sqrt()
+    assert ((x.mean(0) - fn.mean[0]).abs() < 5 * error).all()
+
+
+@pytest.mark.parametrize("logit", [-20.0, -14.0, -3.0, -0.1, 0.0, 0.05, 2.0, 15.0, 1e3])
+def test_continuous_bernoulli_integrates_to_one(logit):
+    x = torch.linspace(0, 1, 200_001, dtype=torch.float64).unsqueeze(-1)
+    fn = ContinuousBernoulli()((1,), torch.full((1,), logit, dtype=torch.float64))
+    total = torch.trapezoid(fn.log_prob(x).exp(), x[:, 0])
+    assert total.item() == pytest.approx(1.0, abs=1e-4)
+    mean = torch.trapezoid(fn.log_prob(x).exp() * x[:, 0], x[:, 0])
+    assert fn.mean.item() == pytest.approx(mean.item(), abs=1e-4)
+
+
+def test_continuous_bernoulli_is_its_papers_density():
+    """C(l) l^x (1 - l)^(1 - x), C(l) = 2 atanh(1 - 2 l) / (1 - 2 l) (arXiv 1907.06845)."""
+    logits = torch.tensor([[-2.0], [0.7], [5.0]], dtype=torch.float64)
+    x = torch.tensor([[0.1], [0.5], [0.9]], dtype=torch.float64)
+    p = logits.sigmoid()
+    c = 2 * torch.atanh(1 - 2 * p) / (1 - 2 * p)
+    truth = (c.log() + x * p.log() + (1 - x) * (1 - p).log()).sum(-1)
+    close(ContinuousBernoulli()((1,), logits).log_prob(x), truth)
+
+
+def test_continuous_bernoulli_is_finite_for_any_logit_in_float32():
+    logits = torch.tensor([-1e6, -15.1, -1e-6, 0.0, 1e-6, 15.1, 1e6], requires_grad=True)
+    for value in (0.0, 0.3, 1.0):
+        log_prob = ContinuousBernoulli()((7,), logits).log_prob(torch.full((7,), value))
+        (gradient,) = torch.autograd.grad(log_prob, logits)
+        assert torch.isfinite(log_prob) and torch.isfinite(gradient).all()
+
+
+def test_normal_likelihood_has_one_scale_for_all_fixed_or_learned():
+    loc, value = doubles(4, 3), doubles(4, 3, seed=1)
+    truth = scipy.stats.norm.logpdf(value, loc, 0.3).sum(-1)
+    close(NormalLikelihood(scale=0.3)((3,), loc).log_prob(value), truth)
+    learned = NormalLikelihood(scale=0.3, learned=True)
+    free = learned.free((3,))
+    assert set(free) == {"log_scale"} and free["log_scale"].shape == ()
+    close(learned((3,), loc, **free).log_prob(value), truth, rtol=1e-6, atol=1e-6)
+    p_x = Conditional((3,), {"z": (2,)}, learned, MLP((4,)))
+    p_x(z=torch.zeros(5, 2)).log_prob(torch.ones(5, 3)).sum().backward()
+    assert p_x.free["log_scale"].grad.abs() > 0
+
+
+def test_one_hot_categorical_is_the_categorical_and_linear_between():
+    logits = doubles(4, 3)
+    fn = OneHotCategorical()((3,), logits)
+    eye = torch.eye(3, dtype=torch.float64)
+    truth = scipy.special.log_softmax(logits.numpy(), -1)
+    close(fn.log_prob(eye.unsqueeze(1)).T, truth)
+    close(fn.enumerate_support(expand=False).squeeze(1), eye)
+    mixed = torch.tensor([0.2, 0.5, 0.3], dtype=torch.float64)
+    with pyro.validation_enabled(False):
+        close(fn.log_prob(mixed), truth @ mixed.numpy())
+    y = fn.sample()
+    assert (y.sum(-1) == 1).all() and y.shape == (4, 3)
+
+
+def test_relaxed_one_hot_samples_the_simplex_with_a_gradient():
+    logits = doubles(400, 3).requires_grad_()
+    fn = RelaxedOneHotCategorical(0.5)((3,), logits=logits)
+    y = fn.rsample()
+    close(y.sum(-1), np.ones(400))
+    assert (y >= 0).all()
+    (gradient,) = torch.autograd.grad(y[:, 0].sum(), logits)
+    assert gradient.abs().sum() > 0
+    close(fn.log_prob(torch.eye(3, dtype=torch.float64)[0]), logits.log_softmax(-1)[:, 0].detach())
+
+
+def test_grey_bernoulli_scores_anything_and_says_it_is_no_law():
+    logits, grey = doubles(2, 4), torch.full((2, 4), 0.3, dtype=torch.float64)
+    fn = GreyBernoulli()((4,), logits)
+    truth = 0.3 * logits - torch.nn.functional.softplus(logits)
+    close(fn.log_prob(grey), truth.sum(-1))
+    assert not GreyBernoulli().proper and Bernoulli().proper
+    assert fn.expand([3, 2]).log_prob(grey).shape == (3, 2)
+    with pytest.raises(ValueError, match="support"):
+        Bernoulli()((4,), logits).log_prob(grey)
+
+
+def test_families_are_found_by_name():
+    assert likelihood("bernoulli") == Bernoulli()
+    assert likelihood(Binomial(255)) == Binomial(255)
+    with pytest.raises(
+        pv.UserError, match="unknown likelihood 'bernouli'; did you mean 'bernoulli'"
+    ):
+        likelihood("bernouli")
+    with pytest.raises(pv.UserError, match="a likelihood is a name or a Family, not int"):
+        likelihood(3)
+
+
+# ------------------------------------------------------------------------ bounded scales
+
+
+@pytest.mark.parametrize("size", [1.0, 1e2, 1e6, 1e30])
+@pytest.mark.parametrize("family", [Normal(), MultivariateNormal()])
+def test_no_network_output_makes_a_scale_zero_or_infinite(family, size):
+    raw = {
+        name: torch.full((2, *shape), sign * (size if name == "log_scale" else 1.0))
+        .requires_grad_()
+        for (name, shape), sign in zip(family.outputs((3,)).items(), (1, -1, 1), strict=False)
+    }  # fmt: skip
+    for sign in (1, -1):
+        values = {**raw, "log_scale": (sign * raw["log_scale"]).detach().requires_grad_()}
+        fn = family((3,), **values)
+        scale = fn.variance.sqrt()
+        assert torch.isfinite(scale).all() and (scale > 0.9 * SCALE_MIN).all()
+        log_prob = fn.log_prob(torch.zeros(3)).sum()
+        gradients = torch.autograd.grad(log_prob, list(values.values()))
+        assert torch.isfinite(log_prob) and all(torch.isfinite(g).all() for g in gradients)
+
+
+@given(st.floats(-1e6, 1e6))
+def test_bounded_log_scale_is_bounded_odd_and_its_inverse_undoes_it(raw):
+    raw = torch.tensor(raw, dtype=torch.float64)
+    log_scale = bounded_log_scale(raw)
+    assert -7 <= log_scale <= 7
+    assert torch.equal(bounded_log_scale(-raw), -log_scale)
+    if raw.abs() < 15:
+        close(raw_log_scale(log_scale), raw, rtol=1e-6, atol=1e-9)
+    if raw.abs() < 1e-2:
+        close(log_scale, raw, rtol=1e-5, atol=1e-12)
+
+
+# ----------------------------------------------------------------- broadcasting of parents
+
+
+def law(fn):
+    """Every parameter of a distribution that a network makes."""
+    base = getattr(fn, "base_dist", fn)
+    names = [n for n in ("loc", "scale", "scale_tril", "logits") if n in base.__dict__]
+    return [getattr(base, n) for n in names]
+
+
+def assert_same_law(a, b):
+    assert a.batch_shape == b.batch_shape and a.event_shape == b.event_shape
+    for one, other in zip(law(a), law(b), strict=True):
+        torch.testing.assert_close(one.expand(other.shape), other)
+
+
+NETWORKS = {
+    "linear": MLP(()),
+    "mlp": MLP((6, 5), "tanh"),
+    "conv": Conv((2, 3), (6,), "tanh"),
+}
+
+
+@pytest.mark.parametrize("family", [Normal(), MultivariateNormal()])
+@pytest.mark.parametrize("network", NETWORKS)
+def test_an_enumerated_y_is_as_good_as_copies_of_x(network, family):
+    k, b = 3, 5
+    q = Conditional((2,), {"x": (1, 7, 6), "y": (k,)}, family, NETWORKS[network]).double()
+    x, y = doubles(b, 1, 7, 6), torch.eye(k, dtype=torch.float64)
+    enumerated = q(x=x, y=y.unsqueeze(1))
+    copies = q(x=x.expand(k, b, 1, 7, 6), y=y.unsqueeze(1).expand(k, b, k))
+    assert enumerated.batch_shape == (k, b)
+    assert_same_law(enumerated, copies)
+
+
+@pytest.mark.parametrize("network", NETWORKS)
+def test_selected_heads_are_each_components_own(network):
+    k, b = 3, 5
+    p = Conditional((2,), {"w": (4,), "y": (k,)}, Normal(), NETWORKS[network], select="y").double()
+    w, y = doubles(b, 4), torch.eye(k, dtype=torch.float64)
+    enumerated = p(w=w, y=y.unsqueeze(1))
+    assert_same_law(enumerated, p(w=w.expand(k, b, 4), y=y.unsqueeze(1).expand(k, b, k)))
+    raw = p.head(**p.features(w=w, y=y)).reshape(b, k, 4)  # the K heads, none selected
+    for i in range(k):
+        one = p(w=w, y=y[i].expand(b, k))
+        close(one.base_dist.loc, raw[:, i, :2].detach())
+    # a y enumerated left of particles, over a w with particles
+    many = p(w=doubles(7, b, 4), y=y.reshape(k, 1, 1, k))
+    assert many.batch_shape == (k, 7, b)
+
+
+left = st.lists(st.integers(1, 3), max_size=3).map(tuple)
+
+
+@settings(max_examples=40, deadline=None)
+@given(left, st.sampled_from(sorted(NETWORKS)), st.sampled_from(sorted(LIKELIHOODS)))
+def test_any_leftmost_dimensions_are_a_batch(batch, network, name):
+    torch.manual_seed(0)
+    p = Conditional((1, 4, 4), {"z": (3,), "c": (2,)}, likelihood(name), NETWORKS[network]).double()
+    z, c = doubles(*batch, 3), doubles(*batch, 2, seed=1)
+    fn = p(z=z, c=c)
+    assert fn.batch_shape == batch and fn.event_shape == (1, 4, 4)
+    rows = p(z=z.reshape(-1, 3), c=c.reshape(-1, 2))
+    (parameter, *_), (row, *_) = law(fn), law(rows)
+    torch.testing.assert_close(parameter.reshape(row.shape), row)
+
+
+@settings(max_examples=60, deadline=None)
+@given(left, st.data())
+def test_parents_meet_as_torch_broadcasts(batch, data):
+    """A parent may lack leftmost dimensions, or have size one there."""
+
+    def thinned():
+        keep = data.draw(st.integers(0, len(batch)))
+        shape = batch[len(batch) - keep :]
+        return tuple(data.draw(st.sampled_from([1, n])) for n in shape)
+
+    torch.manual_seed(0)
+    q = Conditional((2,), {"a": (3,), "b": (2, 2)}, Normal(), NETWORKS["mlp"]).double()
+    a, b = doubles(*thinned(), 3), doubles(*thinned(), 2, 2, seed=1)
+    shape = torch.broadcast_shapes(a.shape[:-1], b.shape[:-2])
+    assert_same_law(q(a=a, b=b), q(a=a.expand(*shape, 3), b=b.expand(*shape, 2, 2)))
+
+
+@pytest.mark.parametrize("network", NETWORKS)
+def test_a_wrong_shape_is_told_with_the_parents_name(network):
+    q = Conditional((2,), {"z": (3,)}, Normal(), NETWORKS[network])
+    with pytest.raises(
+        pv.UserError, match=r"'z' has shape \[5, 4\], but .* built for \[\.\.\., 3\]"
+    ):
+        q(z=torch.zeros(5, 4))
+
+
+@pytest.mark.parametrize("shape", [(1, 7, 8), (2, 8, 8), (1, 4, 16), (8, 8), (64,)])
+@pytest.mark.parametrize("network", ["linear", "mlp", "conv"])
+def test_a_wrong_image_is_told_with_the_parents_name(network, shape):
+    """An image of another shape and the same number of pixels is wrong too."""
+    q = Conditional((2,), {"x": (1, 8, 8)}, Normal(), NETWORKS[network])
+    with pytest.raises(pv.UserError) as error:
+        q(x=torch.zeros(5, *shape))
+    found = str(error.value)
+    assert f"'x' has shape {[5, *shape]}" in found and "[..., 1, 8, 8]" in found
+
+
+# ----------------------------------------------------------------------- no parents, tables
+
+
+@pytest.mark.parametrize("network", NETWORKS)
+def test_without_parents_the_law_is_learned_constants(network):
+    p = Conditional((4,), {}, Normal(), NETWORKS[network])
+    fn = p()
+    assert fn.batch_shape == () and fn.event_shape == (4,)
+    assert [q.shape for q in p.parameters()] == [(8,)]
+    close(fn.base_dist.loc, np.zeros(4))
+    close(fn.base_dist.scale, np.ones(4))
+
+
+@pytest.mark.parametrize("network", NETWORKS)
+def test_the_parent_index_is_a_row_per_datum(network):
+    q = Conditional((4,), {"index": (10,)}, Normal(), NETWORKS[network])
+    with torch.no_grad():
+        q.head.maps["index"].rows.copy_(torch.arange(80.0).reshape(10, 8))
+    loc = q(index=torch.tensor([7, 0])).base_dist.loc
+    close(loc, [[56.0, 57, 58, 59], [0, 1, 2, 3]], rtol=0, atol=1e-4)
+
+
+def test_conditionals_of_the_same_parents_may_share_a_trunk():
+    a = Conditional((2,), {"x": (3,)}, Normal(), NETWORKS["mlp"])
+    b = Conditional((4,), {"x": (3,)}, Normal(), NETWORKS["mlp"], trunk=a.trunk)
+    x = torch.randn(5, 3)
+    assert b.trunk is a.trunk
+    assert_same_law(b(x=x), b(features=a.features(x=x), x=x))
+
+
+# ------------------------------------------------------------------------ image networks
+
+
+@pytest.mark.parametrize("side", [1, 2, 5, 7, 8, 13, 28])
+@pytest.mark.parametrize("channels", [(2,), (2, 3), (2, 3, 4)])
+def test_convolutions_give_back_images_of_any_size(side, channels):
+    shape = (2, side, side + 1)
+    network = Conv(channels, (6,))
+    p_x = Conditional(shape, {"z": (3,)}, Bernoulli(), network)
+    x = p_x(z=torch.zeros(4, 3)).sample()
+    assert x.shape == (4, *shape)
+    q_z = Conditional((3,), {"x": shape}, Normal(), network)
+    assert q_z(x=x).batch_shape == (4,)
+
+
+@pytest.mark.parametrize("shape", [(1, 7, 7), (1, 8, 8), (1, 28, 28), (3, 5, 9)])
+def test_every_pixel_of_a_convolutional_decoder_depends_on_z(shape):
+    p_x = Conditional(shape, {"z": (3,)}, Bernoulli(), Conv((3, 4), (6,), "tanh")).double()
+    a, b = (p_x(z=doubles(1, 3, seed=s)).base_dist.logits for s in (1, 2))
+    assert (a != b).all()
+
+
+def test_unknown_activations_are_told_with_the_nearest():
+    with pytest.raises(pv.UserError, match="unknown activation 'rleu'; did you mean 'relu'"):
+        Conditional((2,), {"x": (3,)}, Normal(), MLP((4,), "rleu"))
+
+
+def test_descriptions_are_values_not_state():
+    """A family or network can be used twice, compared and hashed."""
+    assert MLP((3,)) == MLP((3,)) and hash(Conv()) == hash(Conv())
+    network, family = MLP((3,)), Normal()
+    a, b = (Conditional((2,), {"x": (3,)}, family, network) for _ in range(2))
+    own = {p.data_ptr() for p in a.parameters()}
+    assert not own & {p.data_ptr() for p in b.parameters()}
+    assert isinstance(a(x=torch.zeros(3)), dist.Independent)

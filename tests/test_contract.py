@@ -1,0 +1,216 @@
+"""One contract for every method, estimator, objective and network."""
+
+import copy
+import importlib.util
+import itertools
+
+import pyro
+import pytest
+import torch
+from pyro import poutine
+
+import pyro_vae as pv
+from pyro_vae import methods
+from pyro_vae.objectives import ELBO
+
+X_SHAPE, N = (1, 8, 8), 6
+TINY = {
+    "latent_dim": 2, "w_dim": 2, "num_components": 3, "hidden": [6], "channels": [2, 3],
+    "activation": "softplus", "likelihood": "bernoulli",
+}  # fmt: skip
+NAMES_Y = [n for n, m in methods.METHODS.items() if "y" in (m.given or {})]
+OBJECTIVES = {
+    "plain": {},
+    "particles": {"num_particles": 3},
+    "warm-up": {"warmup": 4, "warmup_from": 0.2},
+    "warm-up, free bits": {"warmup": 4, "warmup_from": 0.2, "free_bits": True},
+    "warm-up, particles": {"warmup": 4, "warmup_from": 0.2, "num_particles": 3},
+}
+
+
+def build(name, seed=0, **overrides):
+    torch.manual_seed(seed)
+    config = methods.settings(name, {**TINY, **overrides})
+    return methods.build(name, config, X_SHAPE, num_data=N)
+
+
+def images(n=N):
+    grey = torch.full((n, *X_SHAPE), 0.5)
+    return torch.bernoulli(grey, generator=torch.Generator().manual_seed(1))
+
+
+def index(guide):
+    return {"index": torch.arange(N)} if ("index",) in guide.given.values() else {}
+
+
+def objective(model, options):
+    """Constraints on every latent: the discrete one's in force, the others' not."""
+    options = dict(options)
+    if options.pop("free_bits", False):
+        trace = poutine.trace(model).get_trace(size=2)
+        latents = set(trace.stochastic_nodes) - {"data", "x"}
+        options["free_bits"] = {n: 5.0 if n == "y" else 1e-5 for n in latents}
+    return ELBO(**options)
+
+
+def refused(discrete, options):
+    """What the weighted objective cannot do, and says so."""
+    return discrete == "score" and "warmup" in options and options.get("num_particles", 1) > 1
+
+
+COMBINATIONS = [
+    (name, discrete, chosen, network)
+    for name, discrete, chosen, network in itertools.product(
+        methods.METHODS, ("enumerate", "score", "relaxed"), OBJECTIVES, ("mlp", "conv")
+    )
+    if discrete == "enumerate" or name in NAMES_Y  # no named y: nothing to treat
+]
+
+
+@pytest.mark.parametrize("name, discrete, chosen, network", COMBINATIONS)
+def test_one_step_reaches_every_parameter_or_is_refused(name, discrete, chosen, network):
+    model, guide = build(name, discrete=discrete, network=network)
+    options = OBJECTIVES[chosen]
+    with torch.no_grad():  # tables start at zero, where the constants' KL has no gradient
+        for parameter in guide.parameters():
+            parameter.add_(0.1)
+    before = copy.deepcopy([*model.parameters(), *guide.parameters()])
+
+    def step():
+        return pv.fit(
+            model, guide, images(), epochs=1, batch_size=N, lr=1e-2,
+            objective=objective(model, options), device="cpu", progress=False,
+        )  # fmt: skip
+
+    if refused(discrete, options):
+        with pytest.raises(pv.UserError, match="'y' is sampled without a reparameterised gradient"):
+            step()
+        return
+    found = step()
+    assert torch.isfinite(torch.tensor(found.history[0]["loss"]))
+    after = [*model.named_parameters(), *guide.named_parameters()]
+    for (parameter_name, parameter), old in zip(after, before, strict=True):
+        assert parameter.grad is not None and torch.isfinite(parameter.grad).all(), parameter_name
+        assert parameter.grad.abs().sum() > 0, parameter_name
+        assert not torch.equal(parameter, old), parameter_name
+    assert len(pyro.get_param_store()) == 0
+
+
+@pytest.fixture(params=methods.METHODS)
+def pair(request):
+    return build(request.param)
+
+
+def test_a_model_samples_by_itself(pair):
+    model, _ = pair
+    assert model(size=3).shape == (3, *X_SHAPE)
+    assert pv.sample(model, 4, seed=0).shape == (4, *X_SHAPE)
+    assert torch.equal(pv.sample(model, 4, seed=0), pv.sample(model, 4, seed=0))
+
+
+def test_poutine_traces_both_programs(pair):
+    model, guide = pair
+    x = images()
+    q = poutine.trace(guide).get_trace(x=x, **index(guide))
+    p = poutine.trace(poutine.replay(model, q)).get_trace(x=x)
+    p.compute_log_prob()
+    assert torch.isfinite(p.log_prob_sum()) and torch.isfinite(q.log_prob_sum())
+    latents = set(p.stochastic_nodes) - {"data"}
+    assert set(guide.factors) <= latents
+    assert p.nodes["x"]["is_observed"] and p.nodes["x"]["log_prob"].shape == (N,)
+
+
+def test_predictive_draws_data_and_latents(pair):
+    model, guide = pair
+    prior = pyro.infer.Predictive(model, num_samples=5)(size=3)
+    assert prior["x"].shape == (5, 3, *X_SHAPE)
+    if index(guide):
+        return  # Predictive calls model and guide alike; this model takes no index
+    posterior = pyro.infer.Predictive(model, guide=guide, num_samples=5)(images())
+    assert posterior["z"].shape == (5, N, 2)
+    # with obs given, Predictive returns the data: `reconstruct` is the library's own
+    assert torch.equal(posterior["x"], images().expand(5, *images().shape))
+    assert pv.evaluate.reconstruct(model, guide, images()).shape == images().shape
+
+
+@pytest.mark.skipif(
+    importlib.util.find_spec("graphviz") is None,
+    reason="needs the package graphviz: pip install pyro-vae[graph]",
+)
+def test_render_model_draws_the_graph(pair):
+    model, guide = pair
+    graph = pyro.render_model(model, model_kwargs={"size": 2}, render_distributions=True)
+    assert "z" in graph.source and "x" in graph.source
+    pyro.render_model(guide, model_kwargs={"x": images(), **index(guide)})
+
+
+@pytest.mark.parametrize("network", ["mlp", "conv"])
+@pytest.mark.parametrize("name", methods.METHODS)
+def test_a_state_dict_carries_the_whole_pair(name, network, tmp_path):
+    pairs = [build(name, seed=seed, network=network) for seed in (0, 1)]
+    x, others = images(), index(pairs[0][1])
+    bounds = [pv.evaluate.elbo(*p, x, **others) for p in pairs]
+    if name != "vae-constants":
+        assert not torch.allclose(*bounds)
+    for old, new in zip(*pairs, strict=True):
+        torch.save(old.state_dict(), tmp_path / "weights.pt")
+        new.load_state_dict(torch.load(tmp_path / "weights.pt", weights_only=True))
+    assert torch.equal(pv.evaluate.elbo(*pairs[1], x, **others), bounds[0])
+
+
+def test_copies_share_nothing(pair):
+    x, others = images(), index(pair[1])
+    twin = copy.deepcopy(pair)
+    own = {p.data_ptr() for m in pair for p in [*m.parameters(), *m.buffers()]}
+    assert not own & {p.data_ptr() for m in twin for p in [*m.parameters(), *m.buffers()]}
+    before = pv.evaluate.elbo(*pair, x, **others)
+    assert torch.equal(pv.evaluate.elbo(*twin, x, **others), before)
+    pv.fit(*twin, x, epochs=1, lr=0.1, device="cpu", progress=False)
+    assert torch.equal(pv.evaluate.elbo(*pair, x, **others), before)
+    assert not torch.equal(pv.evaluate.elbo(*twin, x, **others), before)
+
+
+def test_check_pair_accepts_it_and_evaluation_is_per_datum_and_finite(pair):
+    model, guide = pair
+    x, others = images(), index(guide)
+    pv.check_pair(model, guide, x, **others)
+    for value in (
+        pv.evaluate.elbo(model, guide, x, **others),
+        pv.evaluate.log_likelihood(model, guide, x, num_samples=10, **others),
+    ):
+        assert value.shape == (N,) and torch.isfinite(value).all()
+
+
+def test_it_is_judged_in_float64_where_its_weights_are(pair):
+    model, guide = (m.double() for m in pair)
+    bound = pv.evaluate.elbo(model, guide, images().double(), **index(guide))
+    assert bound.dtype == model(size=2).dtype == torch.float64
+
+
+@pytest.mark.parametrize("name", methods.METHODS)
+def test_it_trains_in_float64_where_that_is_torchs_default(name):
+    torch.set_default_dtype(torch.float64)
+    model, guide = build(name)
+    assert pv.fit(model, guide, images(), epochs=1, device="cpu", progress=False).history
+    assert {p.dtype for m in (model, guide) for p in m.parameters()} == {torch.float64}
+
+
+def test_a_pair_made_float64_trains_on_float64_data():
+    model, guide = (m.double() for m in build("gmvae"))
+    assert pv.fit(model, guide, images().double(), epochs=1, device="cpu", progress=False).history
+
+
+@pytest.mark.gpu
+@pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a GPU that torch can use")
+@pytest.mark.parametrize("network", ["mlp", "conv"])
+@pytest.mark.parametrize("name", methods.METHODS)
+def test_it_trains_and_is_judged_on_a_gpu(name, network):
+    model, guide = build(name, network=network)
+    found = pv.fit(model, guide, images(), epochs=2, device="cuda", progress=False)
+    assert len(found.history) == 2
+    assert {p.device.type for m in (model, guide) for p in m.parameters()} == {"cuda"}
+    x, others = images(), index(guide)
+    on_gpu = pv.evaluate.log_likelihood(model, guide, x, num_samples=2000, **others)
+    assert on_gpu.device == x.device
+    on_cpu = pv.evaluate.log_likelihood(model.cpu(), guide.cpu(), x, num_samples=2000, **others)
+    torch.testing.assert_close(on_gpu, on_cpu, atol=0.3, rtol=0)  # other noise, same number

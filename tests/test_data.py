@@ -1,0 +1,379 @@
+"""Data sets: splits that never meet, binarisation that is stated and seeded, mistakes told."""
+
+import dataclasses
+import os
+import urllib.error
+
+import numpy as np
+import pytest
+import torch
+from torch.utils.data import DataLoader, Dataset, TensorDataset
+
+import pyro_vae as pv
+from pyro_vae.data import as_data, batches, from_arrays, from_dataset, load
+
+ROOT = os.environ.get("PYRO_VAE_DATA")
+needs_mnist = pytest.mark.skipif(
+    ROOT is None, reason="needs PYRO_VAE_DATA: a folder that holds torchvision's MNIST"
+)
+
+
+def splits(data):
+    return {"train": data.train, "valid": data.valid, "test": data.test}
+
+
+def numbered(n=100, **options):
+    """Data whose values tell which rows they are."""
+    return from_arrays(torch.arange(n).float().unsqueeze(1), torch.arange(n) % 7, **options)
+
+
+# ------------------------------------------------------------------------------- digits
+
+
+def test_digits_are_scikit_learns_in_three_parts():
+    data = load("digits", binarise="none")
+    assert data.x_shape == (1, 8, 8) and data.num_classes == 10
+    assert {k: len(s) for k, s in splits(data).items()} == {
+        "train": 1257,
+        "valid": 180,
+        "test": 360,
+    }
+    for split in splits(data).values():
+        assert split.x.dtype == torch.float32 and split.y.dtype == torch.int64
+        assert torch.equal((split.x * 16).round() / 16, split.x)  # 17 grey levels
+        assert 0 <= split.x.min() and split.x.max() <= 1
+        assert set(split.y.tolist()) == set(range(10))
+    from sklearn.datasets import load_digits
+
+    bunch = load_digits()
+    whole = sorted(map(tuple, (bunch.images.reshape(-1, 64) / 16).tolist()))
+    ours = torch.cat([s.x.flatten(1) for s in splits(data).values()])
+    assert sorted(map(tuple, ours.tolist())) == whole
+
+
+def test_labels_stay_with_their_images():
+    from sklearn.datasets import load_digits
+
+    bunch = load_digits()
+    label = {
+        img.astype("float32").tobytes(): int(y)
+        for img, y in zip(bunch.images / 16, bunch.target, strict=True)
+    }
+    data = load("digits", binarise="none")
+    for split in splits(data).values():
+        for x, y in zip(split.x[:50], split.y[:50], strict=True):
+            assert label[x[0].numpy().tobytes()] == y
+
+
+def test_splits_never_meet_and_depend_on_their_seed_alone():
+    for n, valid, test in ((100, 0.1, 0.2), (57, 5, 7)):
+        parts = splits(numbered(n, valid=valid, test=test))
+        rows = [set(s.x[:, 0].int().tolist()) for s in parts.values()]
+        assert set.union(*rows) == set(range(n))
+        assert sum(len(r) for r in rows) == n
+    a, b, c = numbered(), numbered(), numbered(split_seed=1)
+    assert torch.equal(a.test.x, b.test.x) and not torch.equal(a.test.x, c.test.x)
+    before = torch.get_rng_state()
+    numbered()
+    assert torch.equal(before, torch.get_rng_state())
+    torch.testing.assert_close(a.train.y, a.train.x[:, 0].long() % 7)
+
+
+def test_splits_do_not_look_at_labels():
+    x = torch.randn(60, 2)
+    with_labels = from_arrays(x, torch.arange(60) % 3)
+    without = from_arrays(x)
+    assert torch.equal(with_labels.test.x, without.test.x) and without.test.y is None
+
+
+# ------------------------------------------------------------------------- binarisation
+
+
+def is_binary(x):
+    return bool(((x == 0) | (x == 1)).all())
+
+
+def test_static_binarisation_draws_every_split_once():
+    data = load("digits", binarise="static")
+    assert all(is_binary(s.x) for s in splits(data).values())
+    again, other = (
+        load("digits", binarise="static"),
+        load("digits", binarise="static", binarise_seed=1),
+    )
+    for name, split in splits(data).items():
+        assert torch.equal(split.x, getattr(again, name).x)
+        assert not torch.equal(split.x, getattr(other, name).x)
+        assert torch.equal(split.y, getattr(other, name).y)  # the same images
+    assert torch.equal(data.observed("train").x, data.train.x)
+
+
+def test_dynamic_binarisation_keeps_grey_in_training_and_fixes_the_rest():
+    grey, data = load("digits", binarise="none"), load("digits", binarise="dynamic")
+    assert torch.equal(data.train.x, grey.train.x)
+    assert is_binary(data.valid.x) and is_binary(data.test.x)
+    static = load("digits", binarise="static")
+    assert torch.equal(data.valid.x, static.valid.x) and torch.equal(data.test.x, static.test.x)
+    observed = data.observed("train")
+    assert is_binary(observed.x) and torch.equal(observed.x, data.observed("train").x)
+    assert torch.equal(observed.y, data.train.y)
+
+
+def test_dynamic_binarisation_draws_each_batch_anew():
+    data = load("digits", binarise="dynamic")
+    feed = batches(data, 1257, torch.device("cpu"))
+    (first,), (second,) = list(feed.epoch(0)), list(feed.epoch(0))
+    assert torch.equal(first["index"], second["index"])  # the same data in the same order,
+    assert not torch.equal(first["x"], second["x"])  # each time drawn anew
+    assert is_binary(first["x"])
+    draws = torch.stack([next(feed.epoch(0))["x"] for _ in range(200)])
+    grey = data.train.x[first["index"]]
+    error = (grey * (1 - grey) / 200).sqrt()
+    assert ((draws.mean(0) - grey).abs() <= 6 * error + 1e-6).all()
+
+
+def test_binarised_pixels_are_bernoulli_of_the_grey():
+    grey = torch.full((20_000, 1), 0.3)
+    data = from_arrays(grey, binarise="static", valid=0, test=0)
+    assert data.train.x.mean().item() == pytest.approx(0.3, abs=5 * (0.21 / 20_000) ** 0.5)
+
+
+def test_what_was_done_to_the_data_is_described():
+    data = load("digits", binarise="dynamic", split_seed=3, binarise_seed=4)
+    assert data.describe() == {
+        "name": "digits", "x_shape": [1, 8, 8], "num_classes": 10,
+        "sizes": {"train": 1257, "valid": 180, "test": 360},
+        "binarise": "dynamic", "binarise_seed": 4, "split_seed": 3,
+    }  # fmt: skip
+    assert data.likelihood == "bernoulli"
+    assert load("digits", binarise="none").likelihood == "binomial"
+    assert load("digits").binarise == "dynamic"
+
+
+def test_values_outside_of_the_unit_interval_are_not_binarised():
+    with pytest.raises(pv.UserError, match=r"binarise needs values in \[0, 1\]; data has \[0, 9\]"):
+        from_arrays(torch.arange(10.0).unsqueeze(1), binarise="static", valid=0, test=0)
+    with pytest.raises(
+        pv.UserError, match="unknown binarisation 'dynamik'; did you mean 'dynamic'"
+    ):
+        load("digits", binarise="dynamik")
+
+
+# ------------------------------------------------------------------------------- batches
+
+
+def test_an_epoch_sees_each_datum_once_in_an_order_of_its_own():
+    data = as_data(torch.arange(10.0).unsqueeze(1))
+    feed = batches(data, 4, torch.device("cpu"), seed=2)
+    assert len(feed) == 3 and feed.num_data == 10
+    orders = [torch.cat([b["index"] for b in feed.epoch(e)]) for e in (0, 1, 0)]
+    assert [len(b["x"]) for b in feed.epoch(0)] == [4, 4, 2]
+    assert torch.equal(orders[0], orders[2]) and not torch.equal(orders[0], orders[1])
+    assert sorted(orders[1].tolist()) == list(range(10))
+    for batch in feed.epoch(1):
+        assert torch.equal(batch["x"], data.train.x[batch["index"]])
+    rest = [b["index"] for b in feed.epoch(1, start=1)]
+    assert torch.equal(torch.cat(rest), orders[1][4:])  # from the middle of an epoch
+
+
+def test_batches_carry_labels_where_there_are_any():
+    x = torch.randn(6, 2)
+    assert "y" not in next(batches(as_data(x), 3, torch.device("cpu")).epoch(0))
+    data = as_data((x, torch.arange(6)))
+    batch = next(batches(data, 3, torch.device("cpu")).epoch(0))
+    assert torch.equal(batch["y"], data.train.y[batch["index"]])
+
+
+# ------------------------------------------------------------------- arrays and data sets
+
+
+def test_arcs_are_five_arms_in_the_plane():
+    data = load("arcs")
+    assert data.x_shape == (2,) and data.num_classes == 5 and data.binarise == "none"
+    assert {k: len(s) for k, s in splits(data).items()} == {
+        "train": 8000, "valid": 1000, "test": 1000,
+    }  # fmt: skip
+    assert torch.equal(load("arcs").train.x, data.train.x)
+    assert not torch.equal(load("arcs", split_seed=1).train.x, data.train.x)
+    counts = sum(torch.bincount(s.y, minlength=5) for s in splits(data).values())
+    assert counts.tolist() == [2000] * 5
+    # an arm is a rotation of the first: turned back, all arms have one mean
+    angle = 2 * torch.pi * data.train.y / 5
+    x, y = data.train.x.T
+    back = torch.stack([x * angle.cos() - y * angle.sin(), x * angle.sin() + y * angle.cos()], 1)
+    means = torch.stack([back[data.train.y == k].mean(0) for k in range(5)])
+    assert (means - means.mean(0)).abs().max() < 0.05
+
+
+def test_bytes_are_divided_by_255_and_arrays_become_tensors():
+    x = np.arange(0, 240, 24, dtype="uint8").reshape(10, 1)
+    data = from_arrays(x, np.arange(10) % 2, valid=0, test=0)
+    assert data.train.x.dtype == torch.float32
+    torch.testing.assert_close(
+        data.train.x.sort(0).values, torch.tensor(x).float() / 255, rtol=1e-6, atol=0
+    )
+    assert data.num_classes == 2 and data.valid is None and data.test is None
+
+
+class Squares(Dataset):
+    def __init__(self, labels):
+        self.labels = labels
+
+    def __len__(self):
+        return 20
+
+    def __getitem__(self, i):
+        x = torch.full((2, 2), float(i))
+        return (x, i % 4) if self.labels else x
+
+
+@pytest.mark.parametrize("labels", [True, False])
+def test_a_torch_dataset_becomes_data(labels):
+    data = from_dataset(Squares(labels), valid=5, test=5)
+    assert [len(s) for s in splits(data).values()] == [10, 5, 5]
+    assert data.x_shape == (2, 2) and data.num_classes == (4 if labels else None)
+    if labels:
+        assert torch.equal(data.train.y, data.train.x[:, 0, 0].long() % 4)
+
+
+def test_bare_data_are_all_for_training():
+    x, y = torch.randn(9, 3), torch.arange(9) % 2
+    for given in (x, x.numpy(), (x, y), TensorDataset(x, y), Squares(False)):
+        data = as_data(given)
+        assert data.valid is None and data.test is None
+    assert len(as_data(x).train) == 9 and as_data((x, y)).train.y is not None
+    data = load("arcs")
+    assert as_data(data) is data
+
+
+def test_bare_data_keep_their_order_so_that_index_is_the_callers_row():
+    """A guide with a row per datum is judged by `index=arange(len(x))` on the caller's x."""
+    x = torch.arange(30.0).unsqueeze(1)
+    for given in (x, (x, torch.arange(30)), TensorDataset(x, torch.arange(30))):
+        assert torch.equal(as_data(given).train.x, x)
+
+
+def test_loaders_and_sized_iterables_pass_as_they_are():
+    x, y = torch.randn(9, 3), torch.arange(9)
+    loader = DataLoader(TensorDataset(x, y), batch_size=4)
+    assert as_data(loader) is loader
+    feed = batches(loader, 99, torch.device("cpu"))
+    assert len(feed) == 3 and feed.num_data == 9
+    found = list(feed.epoch(0))
+    assert torch.equal(torch.cat([b["x"] for b in found]), x)
+    assert torch.equal(torch.cat([b["y"] for b in found]), y)
+    lists = [x[:3], x[3:6], x[6:]]
+    assert as_data(lists) is lists
+    assert all("y" not in b for b in batches(lists, 99, torch.device("cpu")).epoch(0))
+    with pytest.raises(pv.UserError, match="cannot train on generator"):
+        as_data(b for b in lists)
+
+
+def test_missing_splits_are_named():
+    with pytest.raises(pv.UserError, match="data has no test split"):
+        as_data(torch.zeros(3, 2)).observed("test")
+
+
+def test_data_are_values():
+    data = load("arcs")
+    with pytest.raises(dataclasses.FrozenInstanceError):
+        data.name = "else"
+
+
+# ----------------------------------------------------------------------------- mistakes
+
+X = torch.zeros(10, 2)
+
+
+def with_nan():
+    x = X.clone()
+    x[3, 1] = x[3, 0] = x[7, 0] = float("nan")
+    return x
+
+
+@pytest.mark.parametrize(
+    "x, y, options, message",
+    [
+        (with_nan(), None, {}, r"x has 3 NaN or infinite values, in 2 rows \(first: row 3\)"),
+        (X / 0 + 1, None, {}, "NaN"),
+        (torch.zeros(10), None, {}, r"x has shape \[10\]; expected \[N, ...\]"),
+        (X, torch.zeros(9), {}, r"\[9\] labels for 10 data"),
+        (X, torch.zeros(10, 3), {}, r"\[10, 3\] labels for 10 data"),
+        (X, torch.full((10,), 0.5), {}, "labels must be whole numbers"),
+        (X, torch.arange(10), {"num_classes": 9}, r"labels must lie in 0\.\.8 .*; found 0\.\.9"),
+        (X, torch.full((10,), -2), {}, r"labels must lie in .*found -2"),
+        (X, None, {"valid": 5, "test": 5}, r"valid \+ test = 10 leaves nothing of 10"),
+        (X, None, {"valid": 0.5, "test": 0.6}, "leaves nothing of 10"),
+        (X, None, {"valid": -1}, "leaves nothing"),
+    ],
+)
+def test_bad_data_are_told_in_one_line(x, y, options, message):
+    with pytest.raises(pv.UserError, match=message) as error:
+        from_arrays(x, y, **options)
+    assert "\n" not in str(error.value)
+
+
+def test_unlabelled_data_are_minus_one():
+    y = torch.tensor([0, -1, 2, -1, 1, 0, 0, 0, 0, 0])
+    data = from_arrays(X, y, valid=0, test=0)
+    assert data.num_classes == 3 and (data.train.y == -1).sum() == 2
+
+
+def test_an_unknown_data_set_is_told_with_the_nearest():
+    with pytest.raises(pv.UserError, match="unknown data set 'mnits'; did you mean 'mnist'"):
+        load("mnits")
+
+
+# --------------------------------------------------------------------------- torchvision
+
+
+@pytest.mark.parametrize(
+    "failure",
+    [
+        RuntimeError("Error downloading train-images-idx3-ubyte.gz:\nTried https://...\n"),
+        urllib.error.URLError("Name or service not known"),
+        PermissionError(13, "Permission denied"),
+    ],
+)
+@pytest.mark.parametrize("name, kind", [("mnist", "MNIST"), ("fashion-mnist", "FashionMNIST")])
+def test_a_data_set_that_cannot_be_had_is_told_in_one_line(
+    name, kind, failure, monkeypatch, tmp_path
+):
+    import torchvision
+
+    def fail(*_, **__):
+        raise failure
+
+    monkeypatch.setattr(torchvision.datasets, kind, fail)
+    with pytest.raises(pv.UserError, match=f"{kind} is not in .* could not be downloaded") as error:
+        load(name, root=tmp_path)
+    message = str(error.value)
+    assert "\n" not in message and "PYRO_VAE_DATA" in message and str(tmp_path) in message
+
+
+def test_mnists_last_ten_thousand_training_images_are_for_validation(monkeypatch, tmp_path):
+    import torchvision
+
+    class Fake:
+        def __init__(self, root, train, download):
+            assert root == tmp_path
+            n = 10_050 if train else 20
+            self.data = (torch.arange(n) % 256).to(torch.uint8).reshape(n, 1, 1).expand(n, 2, 2)
+            self.targets = torch.arange(n) % 10
+
+    monkeypatch.setattr(torchvision.datasets, "MNIST", Fake)
+    monkeypatch.setenv("PYRO_VAE_DATA", str(tmp_path))  # root= unsaid
+    data = load("mnist", binarise="none")
+    assert [len(s) for s in splits(data).values()] == [50, 10_000, 20]
+    assert data.x_shape == (1, 2, 2) and data.name == "mnist"
+    torch.testing.assert_close(data.valid.x[0, 0, 0, 0], torch.tensor(50 / 255))
+    assert data.likelihood == "continuous-bernoulli"
+
+
+@needs_mnist
+def test_mnist_is_mnist():
+    data = load("mnist", binarise="static", root=ROOT)
+    assert [len(s) for s in splits(data).values()] == [50_000, 10_000, 10_000]
+    assert data.x_shape == (1, 28, 28) and data.num_classes == 10
+    assert torch.bincount(data.test.y).tolist() == [980, 1135, 1032, 1010, 982, 892, 958, 1028, 974, 1009]  # fmt: skip
+    assert is_binary(data.test.x)
+    assert data.test.x.mean().item() == pytest.approx(0.1325, abs=0.001)

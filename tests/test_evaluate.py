@@ -1,0 +1,539 @@
+"""Judging a pair: numbers with a definition, and mistakes told with the site and the shapes."""
+
+import itertools
+import json
+import subprocess
+import sys
+import textwrap
+
+import numpy as np
+import pyro
+import pyro.distributions as dist
+import pytest
+import sklearn.metrics
+import torch
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+import pyro_vae as pv
+from pyro_vae.conditionals import MLP, NormalLikelihood
+from pyro_vae.evaluate import clustering
+
+D, K, LATENT, N = 6, 3, 2, 9
+NET = MLP(hidden=(5,), activation="tanh")
+SHU = {"y": ["x"], "z": ["x", "y"]}
+
+
+def binary(n=N, seed=1, shape=(D,)):
+    grey = torch.full((n, *shape), 0.5)
+    return torch.bernoulli(grey, generator=torch.Generator().manual_seed(seed))
+
+
+def mixture_pair(given=None, seed=0, **options):
+    torch.manual_seed(seed)
+    model = pv.models.MixtureVAE((D,), K, LATENT, network=NET, **options)
+    return model, pv.guides.Guide(model, given, network=NET)
+
+
+# ---------------------------------------------------------------------------- clustering
+
+assignments = st.integers(1, 25).flatmap(
+    lambda n: st.tuples(
+        st.lists(st.integers(0, 3), min_size=n, max_size=n),
+        st.lists(st.integers(0, 4), min_size=n, max_size=n),
+    )
+)
+
+
+def best_match(labels, clusters, top=5):
+    """Accuracy by trying every one-to-one map of clusters to labels."""
+    labels, clusters = np.asarray(labels), np.asarray(clusters)
+    maps = itertools.permutations(range(top))
+    return max(np.mean(np.asarray(m)[clusters] == labels) for m in maps)
+
+
+@settings(max_examples=60, deadline=None)
+@given(assignments)
+def test_accuracy_is_the_best_of_all_one_to_one_matches(pair):
+    assert clustering(*pair)["accuracy"] == pytest.approx(best_match(*pair))
+
+
+@settings(max_examples=60, deadline=None)
+@given(assignments)
+def test_purity_is_the_share_of_each_clusters_majority(pair):
+    labels, clusters = map(np.asarray, pair)
+    right = sum(np.bincount(labels[clusters == c]).max() for c in set(clusters))
+    found = clustering(labels, clusters)
+    assert found["purity"] == pytest.approx(right / len(labels))
+    assert found["accuracy"] <= found["purity"] + 1e-12 <= 1 + 1e-9
+
+
+@settings(max_examples=60, deadline=None)
+@given(assignments)
+def test_nmi_and_ari_are_scikit_learns(pair):
+    found = clustering(*map(torch.tensor, pair))
+    assert found["nmi"] == pytest.approx(sklearn.metrics.normalized_mutual_info_score(*pair))
+    assert found["ari"] == pytest.approx(sklearn.metrics.adjusted_rand_score(*pair))
+
+
+@settings(max_examples=60, deadline=None)
+@given(assignments, st.permutations(range(4)), st.permutations(range(5)), st.randoms())
+def test_names_of_clusters_and_order_of_data_do_not_matter(pair, label_names, names, random):
+    labels, clusters = pair
+    order = list(range(len(labels)))
+    random.shuffle(order)
+    other = clustering([label_names[labels[i]] for i in order], [names[clusters[i]] for i in order])
+    assert other == pytest.approx(clustering(labels, clusters))
+
+
+@settings(max_examples=40, deadline=None)
+@given(assignments, st.lists(st.integers(0, 4), max_size=5))
+def test_unlabelled_data_are_left_out(pair, unlabelled):
+    labels, clusters = pair
+    more = clustering(labels + [-1] * len(unlabelled), clusters + unlabelled)
+    assert more == clustering(labels, clusters)
+
+
+def test_clusters_beyond_the_number_of_classes_count_as_wrong_but_stay_pure():
+    labels = [0, 0, 0, 0, 1, 1, 1, 1]
+    found = clustering(labels, [0, 0, 0, 1, 2, 2, 3, 3])
+    assert found["accuracy"] == pytest.approx(5 / 8)  # 3 of one, 2 of the other
+    assert found["purity"] == 1.0
+    perfect = clustering(labels, [1, 1, 1, 1, 0, 0, 0, 0])
+    assert perfect == pytest.approx({"accuracy": 1, "purity": 1, "nmi": 1, "ari": 1})
+
+
+@pytest.mark.parametrize(
+    "labels, clusters, message",
+    [
+        ([0, 1], [0, 1, 2], "2 labels for 3 cluster assignments"),
+        ([-1, -1], [0, 1], "no datum is labelled"),
+        ([[0, 1]], [[0, 1]], r"labels must be a vector of labels, not of shape \[1, 2\]"),
+        ([0, 1], torch.eye(2), r"clusters must be a vector of clusters, not of shape \[2, 2\]"),
+    ],
+)
+def test_what_is_no_clustering_is_told(labels, clusters, message):
+    with pytest.raises(pv.UserError, match=message):
+        clustering(labels, clusters)
+
+
+def test_the_baselines_find_what_is_easy_to_find():
+    torch.manual_seed(0)
+    y = torch.arange(300) % 3
+    x = 10 * torch.eye(3)[y] + torch.randn(300, 3)
+    found = pv.evaluate.baselines(x[:200], x[200:], 3)
+    assert set(found) == {"k-means", "Ward", "Gaussian mixture"}
+    for clusters in found.values():
+        assert len(clusters) == 100
+        assert clustering(y[200:], clusters)["accuracy"] > 0.99
+
+
+# ------------------------------------------------------------------- codes, units, pictures
+
+
+def test_encodings_are_the_guides_means():
+    model, guide = mixture_pair()
+    x = binary()
+    with torch.no_grad():
+        loc = guide.factors["z"](x=x).base_dist.loc
+    torch.testing.assert_close(pv.evaluate.encode(model, guide, x), {"z": loc})
+
+
+def test_encodings_beneath_a_named_y_are_means_over_y():
+    model, guide = mixture_pair(SHU)
+    x, eye = binary(), torch.eye(K)
+    with torch.no_grad():
+        shares = guide.factors["y"](x=x).probs  # [N, K]
+        loc = guide.factors["z"](x=x, y=eye.unsqueeze(1)).base_dist.loc  # [K, N, D]
+    truth = torch.einsum("nk,knd->nd", shares, loc)
+    found = pv.evaluate.encode(model, guide, x)
+    assert set(found) == {"z"}
+    torch.testing.assert_close(found["z"], truth)
+
+
+def test_encodings_beneath_a_latent_are_at_its_mean():
+    torch.manual_seed(0)
+    model = pv.models.GMVAE((D,), K, LATENT, w_dim=2, network=NET)
+    guide = pv.guides.Guide(model, {"w": ["x"], "z": ["w"]}, network=NET)
+    x = binary()
+    with torch.no_grad():
+        w = guide.factors["w"](x=x).base_dist.loc
+        z = guide.factors["z"](w=w).base_dist.loc
+    torch.testing.assert_close(pv.evaluate.encode(model, guide, x), {"w": w, "z": z})
+
+
+def test_constants_encode_every_datum_alike():
+    torch.manual_seed(0)
+    model = pv.models.VAE((D,), LATENT, network=NET)
+    guide = pv.guides.Guide(model, {"z": []})
+    code = pv.evaluate.encode(model, guide, binary())["z"]
+    assert code.shape == (N, LATENT) and (code == code[0]).all()
+    assert pv.evaluate.active_units(model, guide, binary()) == {"z": 0}
+
+
+def test_reconstructions_are_the_likelihoods_mean_at_the_code():
+    model, guide = mixture_pair()
+    x = binary()
+    with torch.no_grad():
+        z = guide.factors["z"](x=x).base_dist.loc
+        truth = model.p_x(z=z).base_dist.probs
+    torch.testing.assert_close(pv.evaluate.reconstruct(model, guide, x), truth)
+
+
+def test_reconstructions_average_over_a_named_y():
+    model, guide = mixture_pair(SHU)
+    x = binary()
+    with torch.no_grad():
+        shares = guide.factors["y"](x=x).probs
+        z = guide.factors["z"](x=x, y=torch.eye(K).unsqueeze(1)).base_dist.loc
+        truth = torch.einsum("nk,knd->nd", shares, model.p_x(z=z).base_dist.probs)
+    torch.testing.assert_close(pv.evaluate.reconstruct(model, guide, x), truth)
+
+
+def test_active_units_move_with_the_data():
+    torch.manual_seed(0)
+    model = pv.models.VAE((D,), 3, network=NET)
+    guide = pv.guides.Guide(model, network=MLP(()))
+    weight = guide.factors["z"].head.maps["x"].weight  # [loc, log scale], a row each
+    with torch.no_grad():
+        weight.zero_()
+        weight[0, 0], weight[1, 1] = 1.0, 0.01  # variances 1/4 and 1/40,000
+    assert pv.evaluate.active_units(model, guide, binary(200)) == {"z": 1}
+    assert pv.evaluate.active_units(model, guide, binary(200), threshold=1e-5) == {"z": 2}
+
+
+def test_occupancy_counts_the_most_probable_components():
+    shares = torch.tensor([[0.5, 0.3, 0.2, 0.0], [0.1, 0.2, 0.7, 0.0], [0.6, 0.4, 0.0, 0.0]])
+    torch.testing.assert_close(pv.evaluate.occupancy(shares), torch.tensor([2 / 3, 0, 1 / 3, 0]))
+
+
+def test_responsibilities_need_a_discrete_latent():
+    torch.manual_seed(0)
+    model = pv.models.VAE((D,), LATENT, network=NET)
+    guide = pv.guides.Guide(model, network=NET)
+    with pytest.raises(pv.UserError, match="no discrete latent.*has none"):
+        pv.evaluate.responsibilities(model, guide, binary())
+    with pytest.raises(pv.UserError, match=r"no discrete latent 'k'; the pair has \['y'\]"):
+        pv.evaluate.responsibilities(*mixture_pair(), binary(), latent="k")
+
+
+def test_work_in_chunks_changes_nothing_that_has_no_noise(monkeypatch):
+    model, guide = mixture_pair(SHU)
+    x = binary(23)
+
+    def all_of_it():
+        return {
+            **pv.evaluate.encode(model, guide, x),
+            "x": pv.evaluate.reconstruct(model, guide, x),
+            "y": pv.evaluate.responsibilities(model, guide, x),
+        }
+
+    whole = all_of_it()
+    monkeypatch.setattr(pv.evaluate.likelihood, "BYTES", 32 * 512 * 5)
+    torch.testing.assert_close(all_of_it(), whole)
+
+
+def test_evaluation_leaves_every_submodule_in_its_mode():
+    model, guide = mixture_pair()
+    model.train(), guide.eval(), guide.factors.train()
+    modes = [m.training for p in (model, guide) for m in p.modules()]
+    pv.evaluate.elbo(model, guide, binary())
+    pv.evaluate.encode(model, guide, binary())
+    pv.sample(model, 2)
+    assert modes == [m.training for p in (model, guide) for m in p.modules()]
+
+
+def test_inputs_that_cannot_be_a_batch_are_told():
+    model, guide = mixture_pair()
+    with pytest.raises(pv.UserError, match="x must be a tensor, not ndarray"):
+        pv.evaluate.elbo(model, guide, binary().numpy())
+    with pytest.raises(pv.UserError, match="y has 3 rows, x has 9"):
+        pv.evaluate.elbo(model, guide, binary(), y=torch.eye(K))
+    with pytest.raises(pv.UserError, match="x is empty"):
+        pv.evaluate.elbo(model, guide, binary()[:0])
+
+
+def test_an_observed_y_is_part_of_what_is_scored():
+    """log p(x, y): summed over y it is log p(x)."""
+    model, guide = mixture_pair(SHU)
+    with torch.no_grad():
+        guide.factors["z"].head.bias[LATENT:] += 0.8  # wide: bounded weights
+    x, s = binary(), 20_000
+    each = [
+        pv.evaluate.log_likelihood(model, guide, x, s, y=torch.eye(K)[k].expand(N, K))
+        for k in range(K)
+    ]
+    whole = pv.evaluate.log_likelihood(model, guide, x, s)
+    torch.testing.assert_close(torch.stack(each).logsumexp(0), whole, atol=0.05, rtol=0)
+
+
+# -------------------------------------------------------------------------------- samples
+
+
+def test_samples_of_a_component_come_from_that_component():
+    model, _ = mixture_pair(likelihood=NormalLikelihood(scale=0.1))
+    y = torch.tensor([0, 1, 2, 2])
+    model.p_x = pv.conditionals.Conditional((D,), {"z": (LATENT,)}, NormalLikelihood(0.1), MLP(()))
+    with torch.no_grad():
+        table = model.p_z.head.maps["y"].weight
+        table[:LATENT] = 50 * torch.tensor([[1.0, 0.0, -1.0], [0.0, 1.0, -1.0]])
+        means = model.p_x(z=table[:LATENT].T).base_dist.loc  # [K, D]
+    x = pv.sample(model, 4, y=y, mean=True, seed=0)
+    distance = (x.unsqueeze(1) - means).norm(dim=-1)
+    assert torch.equal(distance.argmin(1), y)
+    one_hot = pv.sample(model, 4, y=torch.eye(K)[y], mean=True, seed=0)
+    assert torch.equal(one_hot, x)
+    assert pv.sample(model, 5, y=1).shape == (5, D)
+    noisy = pv.sample(model, 4, y=y, seed=0)
+    assert 0 < (noisy - x).abs().mean() < 0.5
+
+
+def test_samples_repeat_with_their_seed_and_otherwise_take_torchs_stream():
+    model, _ = mixture_pair()
+    assert torch.equal(pv.sample(model, 8, seed=3), pv.sample(model, 8, seed=3))
+    assert not torch.equal(pv.sample(model, 8), pv.sample(model, 8))
+    assert set(pv.sample(model, 8).unique().tolist()) <= {0.0, 1.0}
+
+
+def test_component_frequencies_follow_their_learned_weights():
+    model, _ = mixture_pair()
+    with torch.no_grad():
+        model.p_y.logits.copy_(torch.tensor([0.7, 0.2, 0.1]).log())
+    y = pv.sample(model, 20_000, site="y", seed=0)
+    error = (torch.tensor([0.21, 0.16, 0.09]) / 20_000).sqrt()
+    assert ((y.mean(0) - torch.tensor([0.7, 0.2, 0.1])).abs() < 5 * error).all()
+
+
+@pytest.mark.parametrize(
+    "y, message",
+    [
+        (3, r"components 0\.\.2; y is 3"),
+        (torch.tensor([0, 1, -1, 0]), r"components 0\.\.2; y is \[0, 1, -1, 0\]"),
+        (torch.tensor([0, 1]), r"y must be an int, \[4\] ints or one-hot \[4, 3\]"),
+        (torch.rand(4), "y must be an int"),
+        (torch.eye(4), "y must be an int"),
+    ],
+)
+def test_components_that_are_not_there_are_told(y, message):
+    with pytest.raises(pv.UserError, match=message):
+        pv.sample(mixture_pair()[0], 4, y=y)
+
+
+def test_models_without_y_or_size_say_so():
+    vae = pv.models.VAE((D,), LATENT, network=NET)
+    with pytest.raises(pv.UserError, match="VAE has no y to condition on"):
+        pv.sample(vae, 4, y=1)
+    with pytest.raises(pv.UserError, match="no size= argument"):
+        pv.sample(lambda x: x, 4)
+
+
+# ---------------------------------------------------------------------------- check_pair
+
+
+def model_of(fn_z=None, fn_x=None, latents=("z",)):
+    def model(x):
+        with pyro.plate("data", len(x)):
+            z = torch.zeros(len(x), LATENT)
+            for name in latents:
+                z = pyro.sample(
+                    name, fn_z() if fn_z else dist.Normal(torch.zeros(LATENT), 1.0).to_event(1)
+                )
+            loc = z.sum(-1, keepdim=True).expand(z.shape[:-1] + x.shape[1:])
+            pyro.sample("x", fn_x(loc) if fn_x else dist.Normal(loc, 1.0).to_event(1), obs=x)
+
+    return model
+
+
+def guide_of(fn=None, name="z"):
+    def guide(x):
+        with pyro.plate("data", len(x)):
+            pyro.sample(name, fn(x) if fn else dist.Normal(x[:, :LATENT], 1.0).to_event(1))
+
+    return guide
+
+
+def no_plate(x):
+    pyro.sample("z", dist.Normal(x[:, :LATENT], 1.0).to_event(2))
+
+
+def no_plate_model(x):
+    z = pyro.sample("z", dist.Normal(torch.zeros(len(x), LATENT), 1.0).to_event(2))
+    pyro.sample("x", dist.Normal(z.sum(-1, True).expand(x.shape), 1.0).to_event(2), obs=x)
+
+
+def plate_at_minus_two(x):
+    with pyro.plate("data", len(x), dim=-2):
+        z = pyro.sample("z", dist.Normal(torch.zeros(LATENT), 1.0).to_event(1))
+        x = x.unsqueeze(1)
+        pyro.sample("x", dist.Normal(z.sum(-1, True).expand(x.shape), 1.0).to_event(1), obs=x)
+
+
+def guide_at_minus_two(x):
+    with pyro.plate("data", len(x), dim=-2):
+        pyro.sample("z", dist.Normal(x[:, None, :LATENT], 1.0).to_event(1))
+
+
+def plate_of_a_hundred(x):
+    with pyro.plate("data", 100):
+        z = pyro.sample("z", dist.Normal(torch.zeros(LATENT), 1.0).to_event(1))
+        loc = z.sum(-1, keepdim=True)
+        pyro.sample("x", dist.Normal(loc, 1.0).expand([100, D]).to_event(1), obs=x)
+
+
+def undone(x):
+    return dist.Normal(x[:, :LATENT], 1.0)
+
+
+WRONG = {
+    "no to_event in the guide": (
+        model_of(), guide_of(undone), r"guide fails on x \[9, 6\]: .* at site z dim -1, 9 vs 2"),
+    "no to_event in the model's x": (
+        model_of(fn_x=lambda loc: dist.Normal(loc, 1.0)), guide_of(),
+        r"model fails on x \[9, 6\]: .* at site x dim -1, 9 vs 6"),
+    "a latent left out": (
+        model_of(latents=("u", "z")), guide_of(), "the guide never samples 'u'"),
+    "an unknown site": (
+        model_of(), guide_of(name="zz"), "the guide samples 'zz', which the model never does"),
+    "an observed site": (
+        model_of(latents=()), guide_of(name="x", fn=lambda x: dist.Normal(x, 1.0).to_event(1)),
+        "the guide samples 'x', which the model observes"),
+    "another event shape": (
+        model_of(), guide_of(lambda x: dist.Normal(x, 1.0).to_event(1)),
+        r"'z' has event shape \[2\] in the model, \[6\] in the guide"),
+    "no plate": (no_plate_model, no_plate, r"'z' .*one data plate, at dim -1; its plates: none"),
+    "a plate at dim -2": (
+        plate_at_minus_two, guide_at_minus_two, r"'z' .*one data plate, at dim -1; .*-2"),
+    "NaN from the guide": (
+        model_of(), guide_of(lambda x: dist.Normal(x[:, :LATENT] / 0 * 0, 1.0).to_event(1)),
+        "'z' in the guide is not finite"),
+    "a program that fails": (
+        model_of(), guide_of(lambda x: dist.Normal(x[:, :LATENT] @ torch.eye(5), 1.0)),
+        r"the guide fails on x \[9, 6\]: RuntimeError: "),
+}  # fmt: skip
+
+
+@pytest.mark.parametrize("what", WRONG)
+def test_check_pair_tells_what_is_wrong_in_one_line(what):
+    model, guide, message = WRONG[what]
+    with pytest.raises(pv.UserError, match=message) as error:
+        pv.check_pair(model, guide, torch.randn(N, D))
+    assert "\n" not in str(error.value)
+
+
+def test_check_pair_wants_the_plate_to_hold_the_batch():
+    with pytest.raises(pv.UserError, match="100"):
+        pv.check_pair(plate_of_a_hundred, guide_of(), torch.randn(N, D))
+
+
+def test_check_pair_sees_a_missing_to_event_where_pyro_cannot():
+    """With as many data as dimensions, the plate takes the event dimension for its own."""
+    x = torch.randn(LATENT, D)
+    with pytest.raises(pv.UserError, match=r"'z' has event shape \[2\] in the model, \[\] in the"):
+        pv.check_pair(model_of(), guide_of(undone), x)
+    on_neither_side = model_of(fn_z=lambda: dist.Normal(torch.zeros(LATENT, LATENT), 1.0))
+    with pytest.raises(pv.UserError, match=r"'z' .*\[2, 2\].* is \.to_event\(\.\.\.\) missing"):
+        pv.check_pair(on_neither_side, guide_of(undone), x)
+
+
+def test_check_pair_accepts_what_is_right_and_leaves_no_trace():
+    state = torch.get_rng_state()
+    pv.check_pair(model_of(), guide_of(), torch.randn(N, D, generator=torch.Generator()))
+    pv.check_pair(*mixture_pair(SHU), binary())
+    assert len(pyro.get_param_store()) == 0
+    torch.manual_seed(0)
+    state = torch.get_rng_state()
+    pv.check_pair(model_of(), guide_of(), torch.zeros(N, D))
+    assert torch.equal(state, torch.get_rng_state())
+
+
+def test_check_pair_refuses_nan_in_the_data():
+    x = binary()
+    x[4, 2] = float("nan")
+    with pytest.raises(pv.UserError, match="x has NaN or infinite values"):
+        pv.check_pair(*mixture_pair(), x)
+
+
+@pytest.mark.parametrize(
+    "name, value, message",
+    [
+        ("bernoulli", 0.3, r"x has values outside the support of its Bernoulli .* e\.g\. 0\.3; binarise="),
+        ("binomial", 0.3, r"outside the support of its Proportion .* e\.g\. 0\.3$"),
+        ("continuous-bernoulli", 1.5, r"outside the support of its ContinuousBernoulli .* 1\.5$"),
+    ],
+)  # fmt: skip
+def test_check_pair_refuses_values_that_the_likelihood_cannot_have(name, value, message):
+    torch.manual_seed(0)
+    model = pv.models.VAE((D,), LATENT, name, NET)
+    guide = pv.guides.Guide(model, network=NET)
+    x = binary()
+    pv.check_pair(model, guide, x)
+    x[3, 1] = value
+    with pytest.raises(pv.UserError, match=message) as error:
+        pv.check_pair(model, guide, x)
+    assert "\n" not in str(error.value)
+
+
+@pytest.mark.parametrize("shape", [(1, 7, 7), (8, 8), (64,), (2, 8, 8), (1, 8, 16), (1, 4, 16)])
+@pytest.mark.parametrize(
+    "network", [MLP((5,)), pv.conditionals.Conv((2,), (5,))], ids=["mlp", "conv"]
+)
+def test_check_pair_tells_the_shape_of_images_of_another_size(network, shape):
+    model = pv.models.VAE((1, 8, 8), LATENT, network=network)
+    guide = pv.guides.Guide(model, network=network)
+    pv.check_pair(model, guide, binary(shape=(1, 8, 8)))
+    with pytest.raises(pv.UserError) as error:
+        pv.check_pair(model, guide, binary(shape=shape))
+    found = str(error.value)
+    assert f"'x' has shape {[N, *shape]}" in found and "built for [..., 1, 8, 8]" in found
+
+
+def test_our_own_errors_stay_one_line_inside_of_a_pyro_program():
+    """Pyro adds a table of trace shapes to whatever is raised beneath a trace."""
+    model = pv.models.VAE((1, 8, 8), LATENT, network=NET)
+    guide = pv.guides.Guide(model, network=NET)
+    x = binary(shape=(1, 7, 7))
+    for judge in (pv.check_pair, pv.evaluate.elbo, pv.evaluate.log_likelihood, pv.evaluate.encode):
+        with pytest.raises(pv.UserError) as error:
+            judge(model, guide, x)
+        assert "\n" not in str(error.value)
+
+
+def test_grey_values_in_a_bernoulli_are_scored_only_if_asked_and_are_no_likelihood():
+    grey = torch.rand(N, D, generator=torch.Generator().manual_seed(0))
+    torch.manual_seed(0)
+    model = pv.models.VAE((D,), LATENT, "grey-bernoulli", NET)
+    guide = pv.guides.Guide(model, network=NET)
+    pv.check_pair(model, guide, grey)
+    assert not pv.evaluate.is_proper(model, guide, grey)
+    assert torch.isfinite(pv.evaluate.elbo(model, guide, grey)).all()
+    with pytest.raises(pv.UserError, match="grey values in a Bernoulli have a score"):
+        pv.evaluate.log_likelihood(model, guide, grey, num_samples=2)
+    assert pv.evaluate.is_proper(*mixture_pair(), binary())
+
+
+# ----------------------------------------------------------------------------- memory
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("given", [None, SHU], ids=["model-side", "guide-side"])
+def test_five_thousand_samples_of_a_hundred_images_fit_in_two_gigabytes(given):
+    """Where y is named, that is 5,000 x 100 x 10 decodes of 784 pixels: 15 GB at once."""
+    script = f"""
+        import json, resource, torch
+        import pyro_vae as pv
+        torch.manual_seed(0)
+        net = pv.conditionals.MLP((64,))
+        model = pv.models.MixtureVAE((1, 28, 28), 10, 16, network=net)
+        guide = pv.guides.Guide(model, {given!r}, network=net)
+        x = torch.bernoulli(torch.full((100, 1, 28, 28), 0.5))
+        before = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+        bound = pv.evaluate.log_likelihood(model, guide, x, num_samples=5000)
+        after = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+        assert bound.shape == (100,) and torch.isfinite(bound).all()
+        print(json.dumps([before / 2**20, after / 2**20]))
+    """
+    found = subprocess.run(
+        [sys.executable, "-c", textwrap.dedent(script)], capture_output=True, text=True, check=True
+    )
+    before, after = json.loads(found.stdout)
+    assert after < 2.0, f"{after:.2f} GiB, {before:.2f} of it before"

@@ -1,0 +1,71 @@
+"""The tutorials run, and what is committed is what they give."""
+
+import importlib.util
+from pathlib import Path
+
+import pytest
+
+pytest.importorskip("nbclient", reason="the tutorials are run by nbclient")
+pytest.importorskip("ipykernel", reason="the tutorials need a kernel")
+nbformat = pytest.importorskip("nbformat", reason="the tutorials are read by nbformat")
+
+TUTORIALS = Path(__file__).resolve().parent.parent / "tutorials"
+NOTEBOOKS = sorted(TUTORIALS.glob("*.ipynb"))
+ERROR = nbformat.v4.new_output("error", ename="ValueError", evalue="bad", traceback=[])
+
+spec = importlib.util.spec_from_file_location("tutorials_run", TUTORIALS / "run.py")
+tutorials = importlib.util.module_from_spec(spec)
+spec.loader.exec_module(tutorials)
+
+
+@pytest.fixture(params=NOTEBOOKS, ids=lambda path: path.stem)
+def path(request):
+    return request.param
+
+
+def test_committed_outputs_are_clean_and_current(path):
+    assert tutorials.problems(path) == []
+
+
+def test_runs_from_top_to_bottom_at_reduced_size(path, tmp_path):
+    executed = tutorials.execute(path, tmp_path, quick=True)  # an error in a cell raises
+    cells = tutorials.code_cells(executed)
+    assert [cell.execution_count for cell in cells] == list(range(1, len(cells) + 1))
+    assert [o for cell in cells for o in cell.outputs if o.get("name") == "stderr"] == []
+    committed = tutorials.code_cells(nbformat.read(path, as_version=4))
+    assert [bool(c.outputs) for c in cells] == [bool(c.outputs) for c in committed]
+
+
+def test_executed_twice_a_notebook_is_the_same_file(tmp_path):
+    path, texts = tmp_path / "small.ipynb", []
+    nbformat.write(nbformat.v4.new_notebook(cells=[nbformat.v4.new_code_cell("print(2)")]), path)
+    for _ in range(2):
+        nbformat.write(tutorials.tidy(tutorials.execute(path, tmp_path)), path)
+        assert tutorials.problems(path) == []
+        texts.append(path.read_text())
+    assert texts[0] == texts[1]
+
+
+@pytest.mark.parametrize(
+    ("change", "complaint"),
+    [
+        (lambda c: c.update(source="print(3)"), "code has changed"),
+        (lambda c: c.update(outputs=[], execution_count=None), "not executed once"),
+        (lambda c: c.outputs[0].update(text="/home/me/x.png"), "shows a path"),
+        (lambda c: c.outputs[0].update(text="<f at 0x7f8e12345678>"), "an address"),
+        (lambda c: c.outputs[0].update(name="stderr"), "writes to stderr"),
+        (lambda c: c.outputs.append(ERROR), "ends in ValueError"),
+    ],
+)
+def test_a_stale_or_unclean_notebook_is_found(tmp_path, change, complaint):
+    notebook = nbformat.v4.new_notebook(cells=[nbformat.v4.new_code_cell("print(2)")])
+    (cell,) = notebook.cells
+    cell.execution_count = 1
+    cell.outputs = [nbformat.v4.new_output("stream", name="stdout", text="2\n")]
+    tutorials.tidy(notebook)
+    path = tmp_path / "small.ipynb"
+    nbformat.write(notebook, path)
+    assert tutorials.problems(path) == []
+    change(cell)
+    nbformat.write(notebook, path)
+    assert any(complaint in line for line in tutorials.problems(path))

@@ -1,0 +1,312 @@
+"""The ELBO is Pyro's; its weights and constraints are what their equations say."""
+
+import math
+
+import pyro
+import pytest
+import torch
+
+import pyro_vae as pv
+from pyro_vae import methods
+from pyro_vae.objectives import ELBO
+from pyro_vae.pair import accepting, run
+
+X_SHAPE, N = (1, 4, 4), 6
+TINY = {
+    "latent_dim": 2, "w_dim": 2, "num_components": 3, "hidden": [5], "activation": "tanh",
+    "likelihood": "bernoulli",
+}  # fmt: skip
+
+
+def pair(name, seed=0, **overrides):
+    """A method's pair in float64, away from the zeros that tables and weights start at."""
+    torch.manual_seed(seed)
+    config = methods.settings(name, {**TINY, **overrides})
+    model, guide = methods.build(name, config, X_SHAPE, num_data=20)
+    for module in (model, guide):
+        module.double()
+        with torch.no_grad():
+            for parameter in module.parameters():
+                parameter.add_(0.3 * torch.randn(parameter.shape))
+    return model, guide
+
+
+def batch(seed=1):
+    grey = torch.full((N, *X_SHAPE), 0.5, dtype=torch.float64)
+    x = torch.bernoulli(grey, generator=torch.Generator().manual_seed(seed))
+    return {"x": x, "index": torch.arange(N) + 3}
+
+
+def value_and_gradients(objective, model, guide, seed=3):
+    torch.manual_seed(seed)
+    programs = accepting(model), accepting(guide)
+    loss = objective.differentiable_loss(*programs, **batch())
+    parameters = [*model.parameters(), *guide.parameters()]
+    gradients = torch.autograd.grad(loss, parameters, allow_unused=True)
+    zero = [
+        torch.zeros_like(p) if g is None else g for p, g in zip(parameters, gradients, strict=True)
+    ]
+    return loss.detach(), zero
+
+
+def terms_of(model, guide, seed=3, num_particles=None):
+    """`{site: [N]}` with the noise of `value_and_gradients`."""
+    torch.manual_seed(seed)
+    return run(model, guide, batch(), num_particles).site_terms()
+
+
+def assert_same(a, b, rtol=1e-10):
+    torch.testing.assert_close(a[0], b[0], rtol=rtol, atol=0)
+    for one, other in zip(a[1], b[1], strict=True):
+        torch.testing.assert_close(one, other, rtol=1e-8, atol=1e-10)
+
+
+every_method = pytest.mark.parametrize("name", methods.METHODS)
+
+
+# -------------------------------------------------------------------- Pyro's own ELBO
+
+
+@every_method
+@pytest.mark.parametrize("num_particles", [1, 3])
+def test_without_settings_it_is_pyros_trace_enum_elbo(name, num_particles):
+    model, guide = pair(name)
+    ours = value_and_gradients(ELBO(num_particles=num_particles), model, guide)
+    pyros = pyro.infer.TraceEnum_ELBO(
+        num_particles=num_particles,
+        vectorize_particles=num_particles > 1,
+        max_plate_nesting=1,
+        strict_enumeration_warning=False,
+    )
+    assert_same(ours, value_and_gradients(pyros, model, guide), rtol=1e-14)
+
+
+@every_method
+def test_minus_the_elbo_is_what_evaluation_reports(name):
+    model, guide = pair(name)
+    loss, _ = value_and_gradients(ELBO(), model, guide)
+    torch.testing.assert_close(
+        -sum(terms_of(model, guide).values()).sum(), loss, rtol=1e-12, atol=0
+    )
+
+
+@every_method
+@pytest.mark.parametrize("num_particles", [1, 3])
+def test_the_weighted_sum_at_beta_one_is_the_elbo_with_every_gradient(name, num_particles):
+    model, guide = pair(name)
+    plain = value_and_gradients(ELBO(num_particles=num_particles), model, guide)
+    weighted = ELBO(beta=1 + 1e-13, num_particles=num_particles)
+    assert_same(plain, value_and_gradients(weighted, model, guide))
+
+
+# ----------------------------------------------------------------------------- weights
+
+
+@every_method
+def test_beta_weighs_each_latents_kl(name):
+    model, guide = pair(name)
+    terms = terms_of(model, guide)
+    latents = sorted(set(terms) - {"x"})
+    beta = {latent: 0.25 * (i + 1) for i, latent in enumerate(latents)}
+    expected = -terms["x"].sum() - sum(b * terms[latent].sum() for latent, b in beta.items())
+    loss, gradients = value_and_gradients(ELBO(beta=beta), model, guide)
+    torch.testing.assert_close(loss, expected, rtol=1e-12, atol=0)
+    parameters = [*model.parameters(), *guide.parameters()]
+    by_hand = torch.autograd.grad(expected, parameters, allow_unused=True)
+    for g, h in zip(gradients, by_hand, strict=True):
+        torch.testing.assert_close(
+            g, torch.zeros_like(g) if h is None else h, rtol=1e-8, atol=1e-10
+        )
+
+
+def test_one_beta_weighs_every_latent():
+    model, guide = pair("gmvae")
+    one = value_and_gradients(ELBO(beta=0.5), model, guide)
+    each = value_and_gradients(ELBO(beta={"w": 0.5, "y": 0.5, "z": 0.5}), model, guide)
+    assert_same(one, each, rtol=1e-14)
+
+
+def test_particles_are_averaged_before_they_are_weighed():
+    model, guide = pair("gmvae-v1")
+    torch.manual_seed(3)
+    programs = accepting(model), accepting(guide)
+    loss = ELBO(beta=0.5, num_particles=4).differentiable_loss(*programs, **batch())
+    terms = terms_of(model, guide, num_particles=4)
+    size = (4, N)
+    expected = -terms.pop("x").expand(size).mean(0).sum()
+    expected = expected - sum(0.5 * t.expand(size).mean(0).sum() for t in terms.values())
+    torch.testing.assert_close(loss, expected, rtol=1e-12, atol=0)
+
+
+def test_warm_up_rises_linearly_by_epoch_and_ends():
+    objective = ELBO(beta=0.8, warmup=4, warmup_from=0.2)
+    values = []
+    for epoch in (0, 1, 2, 3, 4, 100):
+        objective.epoch = epoch
+        values.append(objective.beta_of("z"))
+    assert values == pytest.approx([0.2, 0.35, 0.5, 0.65, 0.8, 0.8])
+
+
+def test_warm_up_of_one_latent_leaves_the_others_alone():
+    objective = ELBO(warmup={"z": 10})
+    objective.epoch = 5
+    assert objective.beta_of("z") == 0.5 and objective.beta_of("w") == 1.0
+    model, guide = pair("gmvae")
+    warm = value_and_gradients(objective, model, guide)
+    assert_same(warm, value_and_gradients(ELBO(beta={"z": 0.5}), model, guide), rtol=1e-14)
+
+
+def test_before_and_after_training_warm_up_is_over():
+    model, guide = pair("vae")
+    objective = ELBO(warmup=10)
+    plain = value_and_gradients(ELBO(), model, guide)
+    assert_same(plain, value_and_gradients(objective, model, guide), rtol=1e-14)
+
+
+def test_fit_tells_the_objective_its_epoch():
+    torch.set_default_dtype(torch.float64)
+    model, guide = pair("vae")
+    seen = []
+
+    class Spy(ELBO):
+        def beta_of(self, latent):
+            seen.append((self.epoch, super().beta_of(latent)))
+            return seen[-1][1]
+
+    pv.fit(model, guide, batch()["x"], epochs=4, objective=Spy(warmup=2), progress=False)
+    betas = {epoch: beta for epoch, beta in seen if math.isfinite(epoch)}
+    assert betas == {0: 0.0, 1: 0.5, 2: 1.0, 3: 1.0}
+
+
+# --------------------------------------------------------------------------- free bits
+
+
+@pytest.mark.parametrize("name", ["vade", "shu-gmvae", "gmvae", "gmvae-v1"])
+def test_below_the_constraint_a_kl_costs_the_constraint_and_pulls_at_nothing(name):
+    model, guide = pair(name)
+    terms = terms_of(model, guide)
+    level = -terms["y"].mean().item() + 0.5  # above the KL that there is
+    loss, gradients = value_and_gradients(ELBO(free_bits={"y": level}), model, guide)
+    expected = -sum(t.sum() for k, t in terms.items() if k != "y") + N * level
+    torch.testing.assert_close(loss, expected, rtol=1e-12, atol=0)
+    _, without = value_and_gradients(ELBO(beta={"y": 0.0}), model, guide)
+    for a, b in zip(gradients, without, strict=True):
+        torch.testing.assert_close(a, b, rtol=1e-9, atol=1e-12)
+
+
+@pytest.mark.parametrize("name", ["vade", "shu-gmvae", "gmvae", "gmvae-v1"])
+def test_above_the_constraint_nothing_changes(name):
+    model, guide = pair(name)
+    kl = -terms_of(model, guide)["y"].mean().item()
+    assert kl > 0
+    bound = value_and_gradients(ELBO(free_bits={"y": 0.9 * kl}), model, guide)
+    assert_same(bound, value_and_gradients(ELBO(), model, guide))
+
+
+def test_the_constraint_is_on_the_minibatchs_mean_kl():
+    model, guide = pair("vae")
+    kl = -terms_of(model, guide)["z"]
+    between = kl.mean().item() - 1e-6
+    assert (kl < between).any()  # some data lie below, their mean above: no change
+    bound = value_and_gradients(ELBO(free_bits={"z": between}), model, guide)
+    assert_same(bound, value_and_gradients(ELBO(), model, guide))
+
+
+def test_evaluation_sees_neither_weights_nor_constraints():
+    model, guide = pair("gmvae")
+    x = batch()["x"]
+    before = pv.evaluate.elbo(model, guide, x)
+    objective = ELBO(beta=0.1, warmup=5, free_bits={"y": 3.0})
+    objective.epoch = 0
+    value_and_gradients(objective, model, guide)
+    assert torch.equal(before, pv.evaluate.elbo(model, guide, x))
+
+
+# ------------------------------------------------------------------- score function, SVI
+
+
+def test_a_weighted_score_function_gradient_has_the_exact_sums_mean():
+    """y sampled, z beneath it, free bits not in force: the surrogate's mean is the sum's."""
+    exact, sampled = {}, {}
+    for kind, found in (("enumerate", exact), ("score", sampled)):
+        model, guide = pair("gmvae-v1", discrete=kind)
+        x = batch()["x"][:1].expand(500, *X_SHAPE)
+        objective = ELBO(beta={"y": 0.5, "z": 0.7, "w": 1.3}, free_bits={"z": 1e-3})
+        parameters = [*model.parameters(), *guide.parameters()]
+        found["g"] = []
+        for seed in range(40):
+            torch.manual_seed(seed)
+            loss = objective.differentiable_loss(model, guide, x) / len(x)
+            found["g"].append(
+                torch.cat([g.flatten() for g in torch.autograd.grad(loss, parameters)])
+            )
+        found["g"] = torch.stack(found["g"])
+    a, b = exact["g"], sampled["g"]
+    error = ((a.var(0) + b.var(0)) / len(a)).sqrt()
+    assert ((a.mean(0) - b.mean(0)).abs() <= 5 * error + 1e-12).all()
+    q_y = slice(-3, None)  # the last parameter: the head of q(y | x)
+    assert (a.mean(0)[q_y].abs() > 5 * error[q_y]).any()  # a lost gradient would be seen
+
+
+def test_what_the_surrogate_cannot_do_it_refuses():
+    model, guide = pair("gmvae-v1", discrete="score")
+    with pytest.raises(pv.UserError, match="'y' is sampled without a reparameterised gradient"):
+        value_and_gradients(ELBO(beta=0.5, num_particles=2), model, guide)
+
+
+@pytest.mark.parametrize("objective", [ELBO(), ELBO(beta=0.5)], ids=["plain", "weighted"])
+def test_as_a_loss_of_svi_it_returns_a_number_and_leaves_gradients(objective):
+    model, guide = pair("vade")
+    x = batch()["x"]
+    loss, gradients = value_and_gradients(objective, model, guide)
+    torch.manual_seed(3)
+    value = objective.loss_and_grads(model, guide, x)
+    assert isinstance(value, float) and value == pytest.approx(loss.item(), rel=1e-12)
+    for p, g in zip([*model.parameters(), *guide.parameters()], gradients, strict=True):
+        torch.testing.assert_close(p.grad, g)
+    torch.manual_seed(3)
+    assert objective.loss(model, guide, x) == pytest.approx(value, rel=1e-12)
+
+
+# ------------------------------------------------------------------- one-line mistakes
+
+
+@pytest.mark.parametrize(
+    "options", [{"beta": {"zz": 0.5}}, {"free_bits": {"zz": 1.0}}, {"free_bits": {"x": 1.0}}]
+)
+def test_a_latent_that_is_not_there_is_named(options):
+    model, guide = pair("vade")
+    name = next(iter(next(iter(options.values()))))
+    with pytest.raises(
+        pv.UserError, match=rf"no latent '{name}' in the model; it has \['y', 'z'\]"
+    ):
+        value_and_gradients(ELBO(**options), model, guide)
+
+
+def test_warm_up_of_a_latent_that_is_not_there_is_named_before_training():
+    torch.set_default_dtype(torch.float64)
+    model, guide = pair("vade")
+    with pytest.raises(pv.UserError, match="no latent 'zz'"):
+        pv.fit(
+            model, guide, batch()["x"], epochs=1, objective=ELBO(warmup={"zz": 5}), progress=False
+        )
+
+
+@pytest.mark.parametrize(
+    "options",
+    [
+        {"beta": -1.0}, {"beta": {"z": -0.1}}, {"beta": math.nan}, {"warmup": -1},
+        {"warmup": {"z": -1}}, {"free_bits": {"y": -1.0}},
+    ],
+)  # fmt: skip
+def test_negative_settings_are_refused(options):
+    with pytest.raises(pv.UserError, match="must not be negative"):
+        ELBO(**options)
+
+
+def test_its_settings_are_described_for_the_record():
+    described = ELBO(beta=0.5, warmup={"z": 3}, free_bits={"y": 1.0}, num_particles=2).describe()
+    assert described == {
+        "name": "elbo", "beta": 0.5, "warmup": {"z": 3}, "warmup_from": 0.0,
+        "free_bits": {"y": 1.0}, "num_particles": 2,
+    }  # fmt: skip
