@@ -1,8 +1,6 @@
 """The recorded step equals plain Pyro: loss, every gradient, buffers, noise, for any program."""
 
 import functools
-import os
-import signal
 import warnings
 
 import numpy as np
@@ -15,6 +13,7 @@ from pyro import poutine
 from pyro.infer import Trace_ELBO, TraceEnum_ELBO, TraceMeanField_ELBO
 from pyro.infer.autoguide import AutoDiagonalNormal, AutoNormal
 from pyro.nn import PyroModule, PyroParam
+from test_train import _stop_after
 from torch.distributions import constraints
 
 import pyro_vae as pv
@@ -694,28 +693,13 @@ def test_fit_recorded_equals_fit_plain(options):
 @pytest.mark.parametrize("compile", ["aten", pytest.param(True, marks=pytest.mark.slow)])
 def test_a_resumed_recorded_run_equals_an_uninterrupted_one_bit_for_bit(tmp_path, compile):
     whole, weights = trained(compile=compile, epochs=4, out=tmp_path / "a")
-    stop = StopAfter(14)  # in the middle of the second epoch
-    part, _ = trained(compile=compile, epochs=4, out=tmp_path / "b", objective=stop)
+    with _stop_after(steps=14):  # in the middle of the second epoch
+        part, _ = trained(compile=compile, epochs=4, out=tmp_path / "b")
     assert part.interrupted and len(part.history) == 1
     # what is not said when going on is as it was, not what a run of that length would choose
     resumed, found = trained(compile="auto", epochs=4, out=tmp_path / "b", resume=True)
     assert losses(resumed) == losses(whole)
     assert all(map(torch.equal, weights, found))
-
-
-class StopAfter(ELBO):
-    """A Ctrl-C after so many steps: `scalars` is asked for at each."""
-
-    def __init__(self, steps):
-        super().__init__(warmup=2)
-        self.left = steps
-
-    def scalars(self):
-        if self.epoch < 10:
-            self.left -= 1
-            if self.left == 0:
-                os.kill(os.getpid(), signal.SIGINT)
-        return super().scalars()
 
 
 def test_resuming_with_another_compile_is_refused(tmp_path):
@@ -762,25 +746,26 @@ def test_inductor_equals_plain_pyro_for_every_method(method):
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("name", sorted(set(PROGRAMS) - {"dropout", "score_function"}))
+@pytest.mark.parametrize("name", sorted(set(PROGRAMS) - {"score_function"}))
 def test_inductor_replays_any_program(name):
     torch.set_default_dtype(torch.float64)
     assert_equal_steps(enum_elbo(), PROGRAMS[name](), batch64, "inductor", rtol=1e-8)
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("name", ["dropout", "score_function"])
-def test_programs_for_which_inductor_draws_other_noise_are_replayed_as_recorded(name):
+def test_a_program_for_which_inductor_draws_other_noise_is_replayed_as_recorded():
     torch.set_default_dtype(torch.float64)
-    step = RecordedStep(enum_elbo(), PROGRAMS[name](), "inductor")
-    with pytest.warns(UserWarning, match="recorded, but not compiled"):
+    step = RecordedStep(enum_elbo(), PROGRAMS["score_function"](), "inductor")  # torch.bernoulli
+    with pytest.warns(UserWarning, match="recorded, but not compiled.*other noise"):
         step(batch64())
     assert step.count == 1
 
 
 @pytest.mark.slow
 def test_fit_compiled_equals_fit_plain():
-    (a, _), (b, _) = trained(), trained(compile=True)
+    # from beta = 0 some gradients are rounding alone, and Adam makes whole steps of them
+    objective = ELBO(warmup=2, warmup_from=0.3)
+    (a, _), (b, _) = (trained(compile=c, epochs=2, objective=objective) for c in (False, True))
     assert losses(a) == pytest.approx(losses(b), rel=1e-5)
 
 
