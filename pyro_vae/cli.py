@@ -50,6 +50,7 @@ def fit(
     warmup: int | None = None,
     free_bits: dict[str, float] | None = None,
     num_particles: int | None = None,
+    compile: str | None = None,
     num_samples: int = 500,
     progress: bool = True,
 ):
@@ -90,6 +91,7 @@ def fit(
         warmup: epochs of KL warm-up.
         free_bits: nats per latent, e.g. '{"y": 0.5}'.
         num_particles: Monte Carlo samples per datum in training.
+        compile: record the training step and replay it: false, aten, true (by Inductor), auto.
         num_samples: importance samples of the final log-likelihood.
         progress: show a progress bar.
     """
@@ -288,6 +290,9 @@ def fit_options(settings):
         warmup=settings["warmup"],
         free_bits=settings["free_bits"],
         num_particles=settings["num_particles"],
+    )
+    options["compile"] = {"true": True, "false": False}.get(
+        settings["compile"], settings["compile"]
     )
     options["initialise"] = _initialisation(settings)
     return options

@@ -55,6 +55,7 @@ DEFAULTS = {
     "warmup": 0,
     "free_bits": {},
     "num_particles": 1,
+    "compile": "false",
 }
 #: What larger images (the MNIST family) need instead.
 LARGE = {"hidden": [500, 500], "latent_dim": 16, "epochs": 40, "batch_size": 256, "lr": 2e-3}

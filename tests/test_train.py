@@ -113,7 +113,7 @@ def test_a_killed_run_goes_on_from_its_last_checkpoint(tmp_path):
         "m = pv.models.GMVAE((1, 8, 8), latent_dim=3, likelihood='binomial', network=net)\n"
         "g = pv.guides.Guide(m, network=net)\n"
         "d = pv.data.load('digits', binarise='none')\n"
-        f"pv.fit(m, g, d, 100000, out={str(tmp_path)!r}, device='cpu', progress=False)\n"
+        f"pv.fit(m, g, d, 100000, out={str(tmp_path)!r}, device='cpu', progress=False, compile=False)\n"
     )
     process = subprocess.Popen([sys.executable, "-c", script])
     metrics = tmp_path / "metrics.jsonl"

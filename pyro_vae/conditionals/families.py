@@ -100,9 +100,14 @@ class LinearOneHotCategorical(dist.OneHotCategorical):
     r""":math:`\log p(y) = \sum_k y_k \log p_k`: equal to the mass at one-hot `y`, linear between.
 
     Linear, so that a relaxed `y` has a gradient and, for an enumerated `y`, no argmax is taken.
+    Sampling looks at no value (`torch`'s `one_hot` checks them), so that it can be recorded.
     """
 
     support = constraints.simplex
+
+    def sample(self, sample_shape=()):
+        index = self._categorical.sample(torch.Size(sample_shape)).unsqueeze(-1)
+        return (index == torch.arange(self.event_shape[0], device=index.device)).to(self.logits)
 
     def log_prob(self, value):
         if self._validate_args:

@@ -1,5 +1,7 @@
 """The evidence lower bound, with KL warm-up and the minimum information constraint."""
 
+from contextlib import contextmanager
+
 import torch
 from pyro.infer import TraceEnum_ELBO
 
@@ -43,6 +45,7 @@ class ELBO(TraceEnum_ELBO):
         self.beta, self.warmup, self.warmup_from = beta, warmup, warmup_from
         self.free_bits = dict(free_bits or {})
         self.epoch = float("inf")  # `fit` sets it; outside of training, warm-up is over
+        self._held = {}  # while being recorded: tensors in the place of `scalars()`
         for name, value in (("beta", beta), ("warmup", warmup), ("free_bits", self.free_bits)):
             values = value.values() if isinstance(value, dict) else [value]
             if any(not (v >= 0) for v in values):
@@ -50,17 +53,38 @@ class ELBO(TraceEnum_ELBO):
 
     def beta_of(self, latent):
         """The weight of one latent's KL at the current epoch."""
+        if self._held:
+            return self._held[latent if latent in self._held else None]
         beta = self.beta.get(latent, 1.0) if isinstance(self.beta, dict) else self.beta
         warmup = self.warmup.get(latent, 0) if isinstance(self.warmup, dict) else self.warmup
         if self.epoch >= warmup:
             return beta
         return self.warmup_from + (beta - self.warmup_from) * self.epoch / warmup
 
+    def _named(self):
+        """The latents with settings of their own, and None for all others."""
+        settings = [s for s in (self.beta, self.warmup) if isinstance(s, dict)]
+        return {None}.union(*settings)
+
     def _is_plain(self):
-        latents = {None}
-        for setting in (self.beta, self.warmup):
-            latents |= set(setting) if isinstance(setting, dict) else set()
-        return not self.free_bits and all(self.beta_of(latent) == 1 for latent in latents)
+        return not (self.free_bits or self._held) and all(
+            self.beta_of(latent) == 1 for latent in self._named()
+        )
+
+    def scalars(self):
+        """The numbers that change while training, by latent; None for those not named."""
+        if not any(self.warmup.values() if isinstance(self.warmup, dict) else [self.warmup]):
+            return {}
+        return {latent: float(self.beta_of(latent)) for latent in sorted(self._named(), key=str)}
+
+    @contextmanager
+    def holding(self, tensors):
+        """Within, the loss is a function of `tensors` in the place of `scalars()`."""
+        self._held = tensors
+        try:
+            yield
+        finally:
+            self._held = {}
 
     def differentiable_loss(self, model, guide, *args, **kwargs):
         """Sum over the minibatch, in nats.

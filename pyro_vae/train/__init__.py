@@ -2,5 +2,6 @@
 
 from .fit import Run, choose_device, fit, load_weights
 from .initialise import MixtureInitialisation
+from .recorded import RecordedStep
 
-__all__ = ["MixtureInitialisation", "Run", "choose_device", "fit", "load_weights"]
+__all__ = ["MixtureInitialisation", "RecordedStep", "Run", "choose_device", "fit", "load_weights"]

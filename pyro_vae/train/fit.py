@@ -21,6 +21,7 @@ from ..evaluate.check import check_support
 from ..objectives import ELBO
 from ..pair import accepting, modules, one_hot_labels, reads_index, run, untouched
 from . import checkpoint
+from .recorded import PlainStep, RecordedStep, choose_backend, leaves_of
 
 SCHEDULES = {
     "constant": lambda t: 1.0,
@@ -63,6 +64,7 @@ def fit(
     initialise=None,
     observe=None,
     device=None,
+    compile=False,
     seed=0,
     out=None,
     resume=False,
@@ -90,6 +92,9 @@ def fit(
             `x` alone, unless said. Labels in the data are otherwise never seen in training; where
             the model's y is categorical they are given as one-hot rows.
         device: `"cuda"`, `"cpu"`, ...; a GPU where there is one.
+        compile: record the training step once and replay it, the same numbers up to rounding:
+            `True` (compiled by Inductor, which needs a C++ compiler), `"aten"` (as it was
+            recorded), `"auto"` (what pays for a run of this length), `False` (plain Pyro).
         seed: of shuffling, binarisation, sampling. Weights come from the modules as they are.
         out: folder for `config.json`, `metrics.jsonl`, `checkpoint.pt`.
         resume: go on from `out`'s checkpoint, if it has one; on a CPU bit for bit what an
@@ -123,7 +128,9 @@ def fit(
         "patience": patience,
         "seed": seed,
     }
-    trainer = _Trainer(model, guide, data, objective, settings, observe, device, out, progress)
+    trainer = _Trainer(
+        model, guide, data, objective, settings, observe, device, out, progress, compile
+    )
     with untouched(device):
         torch.manual_seed(seed)
         if resume and (out / "checkpoint.pt").exists():
@@ -152,10 +159,13 @@ def choose_device(name=None):
 class _Trainer:
     """The state of a run: what a checkpoint holds, and what takes it one step further."""
 
-    def __init__(self, model, guide, data, objective, settings, observe, device, out, progress):
+    def __init__(
+        self, model, guide, data, objective, settings, observe, device, out, progress, compile
+    ):
         self.model, self.guide, self.data, self.objective = model, guide, data, objective
         self.settings, self.device, self.out, self.progress = settings, device, out, progress
         self.epochs, self.lr, self.seed = settings["epochs"], settings["lr"], settings["seed"]
+        self.compile = compile
         self.observe = tuple(observe or getattr(model, "observes", ("x",)))
         for m in modules(model, guide):
             m.to(device)
@@ -215,7 +225,7 @@ class _Trainer:
         """Adam over the modules' parameters, and any that a user's program keeps elsewhere."""
         owned = [p for m in modules(self.model, self.guide) for p in m.parameters()]
         with untouched(self.device), pyro.validation_enabled(False):
-            leaves = _leaves(self.objective.differentiable_loss(*self.programs, **batch))
+            leaves = leaves_of(self.objective.differentiable_loss(*self.programs, **batch))
         ids = {id(p) for p in owned}
         self.free = [p for p in leaves if id(p) not in ids]
         self.parameters = [p for p in owned if p.requires_grad] + self.free
@@ -224,6 +234,20 @@ class _Trainer:
         self.optimiser = torch.optim.AdamW(
             self.parameters, lr=self.lr, weight_decay=self.settings["weight_decay"], fused=True
         )
+        self._make_step(len(batch["x"]))
+
+    def _make_step(self, size):
+        """What takes a batch to a loss and gradients: the pair itself, or its recording."""
+        steps = self.epochs * len(self.batches)
+        flops = 6 * size * sum(p.numel() for p in self.parameters)
+        cuda = self.device.type == "cuda"
+        backend = choose_backend(self.compile, steps, flops, cuda)
+        self.settings["compile"] = backend
+        pair = self.model, self.guide
+        if backend == "plain":
+            self.step = PlainStep(self.objective, pair)
+        else:
+            self.step = RecordedStep(self.objective, pair, backend, size)
 
     # -------------------------------------------------------------- during
 
@@ -234,6 +258,7 @@ class _Trainer:
             dynamic_ncols=True,
         )  # fmt: skip
         interrupted, saved = False, time.monotonic()
+        self.step.announce = bar.set_description
         with bar, _ctrl_c() as stop, pyro.validation_enabled(False):
             while self.epoch < self.epochs and not self._out_of_patience():
                 if not self._train_epoch(stop):
@@ -282,18 +307,15 @@ class _Trainer:
         return True
 
     def _step(self, batch):
-        size = len(batch["x"])
-        loss = self.objective.differentiable_loss(*self.programs, **batch) / size
         self.optimiser.zero_grad(set_to_none=True)
-        loss.backward()
-        loss = loss.detach()
+        loss = self.step(batch)
         if self.device.type == "cpu" and not math.isfinite(loss.item()):
             self._not_finite(batch)
         if self.settings["clip_norm"] is not None:
             clip_grad_norm_(self.parameters, self.settings["clip_norm"])
         self.optimiser.step()
-        self.total = self.total + loss.double() * size
-        self.seen += size
+        self.total = self.total + loss.double() * len(batch["x"])
+        self.seen += len(batch["x"])
 
     def _not_finite(self, batch):
         with torch.no_grad():
@@ -377,7 +399,10 @@ class _Trainer:
         """Restore what `save` wrote."""
         path = self.out / "checkpoint.pt"
         state = checkpoint.load(path)
-        settings = json.loads(state["settings"])
+        settings = {"compile": "plain", **json.loads(state["settings"])}
+        if self.compile == "auto":
+            self.compile = settings["compile"]  # the same arithmetic as before, to the last bit
+        self.settings["compile"] = choose_backend(self.compile, 0, 0)
         same = json.loads(json.dumps(self._described()))
         for name, value in same.items():
             if name not in ("epochs", "patience") and settings.get(name) != value:
@@ -432,20 +457,6 @@ def load_weights(model, guide, path):
     _restore(model, guide, [], state["best"] or state["weights"], path)
     for m in modules(model, guide):
         m.eval()
-
-
-def _leaves(loss):
-    """Every leaf that the loss has a gradient for: params of modules, pyro.params and all."""
-    seen, leaves, stack = set(), [], [loss.grad_fn]
-    while stack:
-        node = stack.pop()
-        if node is None or node in seen:
-            continue
-        seen.add(node)
-        if hasattr(node, "variable"):
-            leaves.append(node.variable)
-        stack.extend(n for n, _ in node.next_functions)
-    return leaves
 
 
 @contextmanager

@@ -1,0 +1,435 @@
+"""The recorded step: a Pyro pair runs once per input signature; its loss and gradients are replayed.
+
+A training step of a Pyro pair spends much of its time in effect handlers, bookkeeping and autograd.
+Here the program, its objective and the backward pass run once below autograd (`make_fx`, at
+dispatcher level), and every later step replays the operations that they came to, as they are
+(`"aten"`) or compiled (`"inductor"`). The replay draws the same noise from the same stream.
+
+What a recording could freeze is either an input of it (parameters, buffers and tensors in closures,
+by reference; the objective's scheduled numbers), or in its key (shapes, train or eval mode), or is
+found by comparing replays with the plain objective on fresh data and noise. What cannot be recorded
+is trained plainly, with one warning.
+"""
+
+import functools
+import math
+import time
+import types
+import warnings
+from collections import OrderedDict
+from contextlib import contextmanager, nullcontext
+
+import pyro
+import torch
+import torch.nn as nn
+from torch.fx.experimental.proxy_tensor import make_fx
+from torch.utils._python_dispatch import TorchDispatchMode
+
+from ..errors import unknown
+from ..pair import accepting, seeded, untouched
+from .sync_free import sync_free_pyro
+
+BACKENDS = ("plain", "aten", "inductor")
+
+
+def choose_backend(compile, steps, flops, cuda=False):
+    """`plain`, `aten` or `inductor`, for `fit`'s argument `compile` and the size of its run.
+
+    `"auto"` weighs what a run saves against what its first call costs, by rules of thumb for one
+    core and from settings alone, not from a clock, so that the same run always chooses the same:
+    a recording costs half a second, and saves one millisecond a step; compiling it costs 15 s, and
+    saves half a millisecond and a tenth of the step's arithmetic besides.
+
+    Args:
+        compile: `"auto"`, `True` (compiled), `False` (plain), or the name of a backend.
+        steps: steps in the run.
+        flops: arithmetic of a step.
+        cuda: whether it runs on a GPU.
+    """
+    if compile in (True, False):
+        return "inductor" if compile else "plain"
+    if compile in BACKENDS:
+        return compile
+    if compile != "auto":
+        raise unknown("compile", compile, ("auto", "True", "False", *BACKENDS))
+    seconds = flops / (1e13 if cuda else 5e10)
+    if steps * (5e-4 + 0.1 * seconds) > 2 * 15:
+        return "inductor"
+    return "aten" if steps * 1e-3 > 2 * 0.5 else "plain"
+
+
+class PlainStep:
+    """Loss and gradients the ordinary way: what the recorded step must equal."""
+
+    def __init__(self, objective, pair):
+        self.objective, self.programs = objective, tuple(map(accepting, pair))
+
+    def __call__(self, batch, scalars=None):
+        """The mean loss per datum, detached; gradients are added to `.grad`."""
+        loss = _mean_loss(self.objective, self.programs, batch, scalars)
+        loss.backward()
+        return loss.detach()
+
+
+def _mean_loss(objective, programs, batch, scalars=None):
+    with objective.holding(scalars) if scalars else nullcontext():
+        loss = objective.differentiable_loss(*programs, **batch)
+    return loss / len(next(iter(batch.values())))
+
+
+class RecordedStep:
+    """`step(batch)` sets `.grad` and returns the mean loss per datum, 0-dim, without a host sync.
+
+    Any Pyro pair and any objective with `differentiable_loss(model, guide, **batch)`. An objective
+    whose numbers change while training lists them in `scalars()` and uses, within
+    `holding(tensors)`, tensors in their place (see `ELBO`): then they change without a recording.
+
+    Args:
+        objective: what is minimised.
+        pair: `(model, guide)`; each is given what its signature names of the batch.
+        backend: `"inductor"`, `"aten"`.
+        size: with `"inductor"`, the batches of this many data are compiled, others (a short last
+            batch) replayed as ATen; all are compiled unless said.
+        announce: a function told what is under way, and at last how long it took.
+    """
+
+    def __init__(self, objective, pair, backend="inductor", size=None, announce=None):
+        self.plain = PlainStep(objective, pair)
+        self.objective, self.programs = objective, self.plain.programs
+        self.backend, self.size, self.announce = backend, size, announce or (lambda text: None)
+        self.modules = _modules(pair)
+        self.recordings, self.count, self.seconds, self.warned = {}, 0, 0.0, False
+        self.scalars = {}
+
+    def __call__(self, batch):
+        recording = self.recording(batch)
+        if recording is None:
+            return self.plain(batch)
+        self.set_scalars()
+        return recording.fill_gradients(batch, self.scalars)
+
+    def recording(self, batch):
+        """The `_Recording` for such a batch, made if need be; None where it is trained plainly."""
+        key = (
+            *((n, v.shape, v.stride(), v.dtype, v.device) for n, v in batch.items()),
+            *(m.training for m in self.modules),
+        )
+        found = self.recordings.get(key)
+        if found is None and key not in self.recordings or found and not found.slots.unchanged():
+            started = time.monotonic()
+            found = self.recordings[key] = self._record(batch)
+            self.seconds += time.monotonic() - started
+            self.announce(f"step recorded in {self.seconds:.1f} s")
+        return found
+
+    def set_scalars(self):
+        """Put the objective's present numbers into the tensors that recordings read."""
+        scalars = getattr(self.objective, "scalars", dict)()
+        for name, value in scalars.items():
+            # 0-dim float64: it takes part in arithmetic exactly as a Python float does
+            if name not in self.scalars:
+                self.scalars[name] = torch.tensor(value, dtype=torch.float64, device=self.device)
+            else:
+                self.scalars[name].fill_(value)
+
+    def _record(self, batch):
+        self.device = next(iter(batch.values())).device
+        self.set_scalars()
+        self.announce("recording the step")
+        try:
+            recording = _Recording(self.objective, self.programs, self.modules, batch, self.scalars)
+            self._verify(
+                recording, batch, 1, "a number that changes from step to step is no tensor"
+                " (a Python counter, numpy's noise)",
+            )  # fmt: skip
+        except Exception as e:  # whatever a user's program does that cannot be recorded
+            self._warn("the step cannot be recorded and is run plainly", e)
+            return None
+        self.count += 1
+        size = len(next(iter(batch.values())))
+        if self.backend == "inductor" and self.size in (None, size):
+            self.announce("compiling the step")
+            replayed = recording.call
+            try:
+                recording.compile(batch, self.scalars)
+                self._verify(recording, batch, 100, "Inductor draws other noise, or rounds worse")
+            except Exception as e:
+                recording.call = replayed
+                self._warn("the step is recorded, but not compiled", e)
+        return recording
+
+    def _warn(self, what, error):
+        if not self.warned:
+            text = str(error).strip() or "no reason given"
+            line = text.splitlines()[0][:300]
+            warnings.warn(f"{what}: {type(error).__name__}: {line}", stacklevel=4)
+        self.warned = True
+
+    def _verify(self, recording, batch, loose, otherwise):
+        """Compare with the plain step on two fresh batches and seeds; raise where they differ."""
+        epoch = getattr(self.objective, "epoch", None)
+        for seed in (1, 2):
+            if seed == 2 and epoch is not None:
+                self.objective.epoch = 10**6  # a schedule must not have been frozen either
+            try:
+                results = []
+                with seeded(seed, self.device):
+                    size = len(next(iter(batch.values())))
+                    rows = torch.randint(size, (size,), device=self.device)
+                fresh = {n: v[rows] for n, v in batch.items()}
+                self.set_scalars()
+                for call in (self.plain, recording.fill_gradients):
+                    with _kept_gradients(recording.leaves), recording.kept_state():
+                        with seeded(seed, self.device), pyro.validation_enabled(False):
+                            loss = call(fresh, self.scalars)
+                            noise = torch.rand(2, device=self.device)
+                        gradients = [p.grad for p in recording.leaves]
+                        written = [t.detach().clone() for t in recording.written]
+                        results.append((loss, noise, gradients, written))
+                differs = _difference(*results, loose)
+                if differs is not None:
+                    raise RuntimeError(
+                        f"on fresh data and noise its {differs} is not the plain step's: {otherwise}"
+                    )
+            finally:
+                if epoch is not None:
+                    self.objective.epoch = epoch
+        self.set_scalars()
+
+
+class _Recording:
+    """One recorded program: `(loss, gradients of the leaves)` as a function of what it reads."""
+
+    def __init__(self, objective, programs, modules, batch, scalars):
+        names, labels = list(batch), list(scalars)
+        before = _Slots(modules)
+
+        def loss_of(*inputs):
+            given = dict(zip(names, inputs[: len(names)], strict=True))
+            held = dict(zip(labels, inputs[len(names) :], strict=True))
+            return _mean_loss(objective, programs, given, held)
+
+        def loss_and_gradients(*inputs):
+            loss = loss_of(*inputs)
+            gradients = torch.autograd.grad(loss, self.leaves)
+            return loss.detach(), *_own_memory(gradients, self.leaves)
+
+        inputs = [*batch.values(), *scalars.values()]
+        with (
+            pyro.validation_enabled(False),
+            warnings.catch_warnings(),
+            torch.enable_grad(),
+            sync_free_pyro(),
+            _Undone(inputs[0].device) as undone,
+        ):
+            warnings.simplefilter("ignore")
+            loss = loss_of(*inputs)  # creates parameters that are made lazily
+            leaves = leaves_of(loss)
+            used = torch.autograd.grad(loss, leaves, allow_unused=True)
+            self.leaves = [p for p, g in zip(leaves, used, strict=True) if g is not None]
+            program = make_fx(
+                loss_and_gradients, tracing_mode="real", _allow_non_fake_inputs=True,
+                record_module_stack=False,
+            )(*inputs)  # fmt: skip
+        if not before.unchanged():
+            before.restore()
+            raise RuntimeError("the program replaces a parameter or buffer of its own modules")
+        self.call, self.reads = _lift(program)
+        ids = {id(t) for t in undone.written()}
+        self.written = [t for t in self.reads if id(t) in ids]
+        self.slots = _Slots(modules, pyro.get_param_store()._params)
+
+    @torch.no_grad()
+    def __call__(self, batch, scalars):
+        return self.call(*self.reads, *batch.values(), *scalars.values())
+
+    def fill_gradients(self, batch, scalars):
+        loss, *gradients = self(batch, scalars)
+        for leaf, gradient in zip(self.leaves, gradients, strict=True):
+            leaf.grad = gradient
+        return loss
+
+    @torch.no_grad()
+    def compile(self, batch, scalars):
+        """Replace the replay by Inductor's code for it, drawing from the same normal stream."""
+        import torch._inductor  # seconds; only here
+
+        inputs = [*self.reads, *batch.values(), *scalars.values()]
+        self.call = torch._inductor.compile(self.call, inputs, options={"fallback_random": True})
+
+    @contextmanager
+    def kept_state(self):
+        """What the program writes (running statistics, say) is put back afterwards."""
+        values = [t.detach().clone() for t in self.written]
+        try:
+            yield
+        finally:
+            with torch.no_grad():
+                for tensor, value in zip(self.written, values, strict=True):
+                    tensor.copy_(value)
+
+
+def leaves_of(loss):
+    """Every leaf that the loss has a gradient for: params of modules, pyro.params and all."""
+    seen, leaves, stack = set(), [], [loss.grad_fn]
+    while stack:
+        node = stack.pop()
+        if node is None or node in seen:
+            continue
+        seen.add(node)
+        if hasattr(node, "variable"):
+            leaves.append(node.variable)
+        stack.extend(n for n, _ in node.next_functions)
+    return leaves
+
+
+def _own_memory(gradients, leaves):
+    """Gradients laid out as their leaves, none sharing memory: the optimiser writes in place."""
+    taken, result = {p.untyped_storage().data_ptr() for p in leaves}, []
+    for gradient, leaf in zip(gradients, leaves, strict=True):
+        place = gradient.untyped_storage().data_ptr()
+        if place in taken or gradient.stride() != leaf.stride():
+            gradient = torch.empty_like(leaf).copy_(gradient)
+        taken.add(place)
+        result.append(gradient)
+    return result
+
+
+def _lift(program):
+    """`(graph module, tensors)`: what the program read becomes inputs, by reference, in front."""
+    graph, reads, placeholders = program.graph, [], {}
+    first = next(iter(graph.nodes))
+    for node in [n for n in graph.nodes if n.op == "get_attr"]:
+        tensor = program
+        for part in node.target.split("."):
+            tensor = getattr(tensor, part)
+        if id(tensor) not in placeholders:
+            with graph.inserting_before(first):
+                placeholders[id(tensor)] = graph.placeholder(f"read_{len(reads)}")
+            placeholders[id(tensor)].meta = dict(node.meta)
+            reads.append(tensor)
+        node.replace_all_uses_with(placeholders[id(tensor)])
+        graph.erase_node(node)
+    return torch.fx.GraphModule(nn.Module(), graph), reads
+
+
+class _Slots:
+    """Where modules and Pyro's store keep their tensors: tells when one is replaced or moved."""
+
+    def __init__(self, modules, store=None):
+        places = [d for m in modules for d in (m._parameters, m._buffers)]
+        places += [store] if store else []
+        self.slots = [
+            (d, n, t, t.data_ptr(), t.requires_grad)
+            for d in places
+            for n, t in d.items()
+            if t is not None
+        ]
+
+    def unchanged(self):
+        return all(
+            d.get(n) is t and t.data_ptr() == place and t.requires_grad == grad
+            for d, n, t, place, grad in self.slots
+        )
+
+    def restore(self):
+        for d, n, t, _, _ in self.slots:
+            d[n] = t
+
+
+class _Undone(TorchDispatchMode):
+    """Everything that is written within is put back afterwards, the random stream as well."""
+
+    # these write running statistics, though their schemas do not say so
+    UNDECLARED = ("native_batch_norm", "cudnn_batch_norm", "miopen_batch_norm")
+
+    def __init__(self, device):
+        super().__init__()
+        self.device, self.before = device, []
+
+    def __enter__(self):
+        self.stream = untouched(self.device)
+        self.stream.__enter__()
+        return super().__enter__()
+
+    def __exit__(self, *error):
+        super().__exit__(*error)
+        with torch.no_grad():
+            for tensor, value in reversed(self.before):
+                tensor.copy_(value)
+        self.stream.__exit__(*error)
+
+    def __torch_dispatch__(self, func, types, args=(), kwargs=None):
+        kwargs = kwargs or {}
+        targets = []
+        if func._schema.name.split("::")[1] in self.UNDECLARED:
+            targets += args[3:5]
+        for i, argument in enumerate(func._schema.arguments):
+            if argument.alias_info is not None and argument.alias_info.is_write:
+                value = args[i] if i < len(args) else kwargs.get(argument.name)
+                targets += value if isinstance(value, (list, tuple)) else [value]
+        tensors = [t for t in targets if isinstance(t, torch.Tensor)]
+        self.before += [(t, t.detach().clone()) for t in tensors]
+        return func(*args, **kwargs)
+
+    def written(self):
+        return [t for t, _ in self.before]
+
+
+@contextmanager
+def _kept_gradients(leaves):
+    kept = [p.grad for p in leaves]
+    for p in leaves:
+        p.grad = None
+    yield
+    for p, gradient in zip(leaves, kept, strict=True):
+        p.grad = gradient
+
+
+def _difference(plain, replayed, loose):
+    """What differs, by name, of two `(loss, noise, gradients, buffers)`; None if nothing does."""
+    names = ("loss", "random stream", "gradient", "buffer")
+    # a gradient that cancels to nothing is compared with the others' size
+    overall = max(
+        (g.abs().max().item() for g in plain[2] if g is not None and g.numel()), default=0
+    )
+    for name, wanted, found in zip(names, plain, replayed, strict=True):
+        wanted, found = ([v] if isinstance(v, torch.Tensor) else v for v in (wanted, found))
+        for a, b in zip(wanted, found, strict=True):
+            a, b = a.detach(), b.detach()
+            if not a.is_floating_point():
+                equal = torch.equal(a, b)
+            else:
+                tolerance = loose * (1e-5 if a.dtype == torch.float32 else 1e-9)
+                size = a.abs().max().item() if a.numel() else 0.0
+                size += 1e-2 * overall if name == "gradient" else 0.0
+                size = size if math.isfinite(size) else 1.0
+                equal = torch.allclose(a, b, tolerance, tolerance * size, equal_nan=True)
+            if not equal:
+                return name
+    return None
+
+
+def _modules(programs):
+    """The `nn.Module`s behind programs: modules, their methods, what functions name."""
+    found, seen, stack = OrderedDict(), set(), list(programs)
+    while stack:
+        item = stack.pop()
+        if id(item) in seen:
+            continue
+        seen.add(id(item))
+        if isinstance(item, nn.Module):
+            found.update((id(m), m) for m in item.modules())
+        elif isinstance(item, types.MethodType):
+            stack += [item.__self__, item.__func__]
+        elif isinstance(item, functools.partial):
+            stack += [item.func, *item.args, *item.keywords.values()]
+        elif isinstance(item, types.FunctionType):
+            for cell in item.__closure__ or ():
+                try:
+                    stack.append(cell.cell_contents)
+                except ValueError:  # a name that is not bound yet
+                    pass
+            seen_globals = (item.__globals__.get(n) for n in item.__code__.co_names)
+            stack += [v for v in seen_globals if isinstance(v, nn.Module)]
+    return list(found.values())

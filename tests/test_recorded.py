@@ -1,0 +1,768 @@
+"""The recorded step equals plain Pyro: loss, every gradient, buffers, noise, for any program."""
+
+import functools
+import warnings
+
+import numpy as np
+import pyro
+import pyro.distributions as dist
+import pytest
+import torch
+import torch.nn as nn
+from pyro import poutine
+from pyro.infer import Trace_ELBO, TraceEnum_ELBO, TraceMeanField_ELBO
+from pyro.infer.autoguide import AutoDiagonalNormal, AutoNormal
+from pyro.nn import PyroModule, PyroParam
+from test_train import _stop_after
+from torch.distributions import constraints
+
+import pyro_vae as pv
+from pyro_vae import methods
+from pyro_vae.objectives import ELBO
+from pyro_vae.train.recorded import PlainStep, RecordedStep, choose_backend
+
+B, D = 6, 5
+
+# --------------------------------------------------- programs: what a Pyro user may write
+PROGRAMS = {}
+
+
+def program(function):
+    PROGRAMS[function.__name__] = function
+    return function
+
+
+def vae(encoder, extra=lambda x: None):
+    decoder = nn.Linear(3, D)
+
+    def model(x):
+        pyro.module("decoder", decoder)
+        extra(x)
+        with pyro.plate("data", len(x)):
+            z = pyro.sample("z", dist.Normal(x.new_zeros(len(x), 3), 1.0).to_event(1))
+            pyro.sample("x", dist.Normal(decoder(z), 1.0).to_event(1), obs=x)
+
+    def guide(x):
+        pyro.module("encoder", encoder)
+        with pyro.plate("data", len(x)):
+            m, s = encoder(x).chunk(2, -1)
+            pyro.sample("z", dist.Normal(m, s.exp()).to_event(1))
+
+    return model, guide
+
+
+@program
+def plain():
+    return vae(nn.Linear(D, 6))
+
+
+@program
+def dropout():
+    return vae(nn.Sequential(nn.Linear(D, 8), nn.Dropout(0.5), nn.Linear(8, 6)))
+
+
+@program
+def batch_norm():
+    return vae(nn.Sequential(nn.Linear(D, 8), nn.BatchNorm1d(8), nn.Linear(8, 6)))
+
+
+@program
+def spectral_norm():
+    return vae(nn.utils.parametrizations.spectral_norm(nn.Linear(D, 6)))
+
+
+@program
+def constrained_parameters_made_lazily():
+    def model(x):
+        s = pyro.param("s", lambda: torch.tensor(0.7), constraint=constraints.positive)
+        w = pyro.param("w", torch.ones(4) / 4, constraint=constraints.simplex)
+        with pyro.plate("data", len(x)):
+            y = pyro.sample("y", dist.Categorical(w), infer={"enumerate": "parallel"})
+            loc = pyro.param("l", torch.arange(4.0))[y]
+            law = dist.Normal(loc.unsqueeze(-1).expand(y.shape + (D,)), s).to_event(1)
+            pyro.sample("x", law, obs=x)
+
+    return model, lambda x: None
+
+
+@program
+def score_function():
+    net = nn.Linear(D, 1)
+
+    def model(x):
+        with pyro.plate("data", len(x)):
+            b = pyro.sample("b", dist.Bernoulli(0.3 * torch.ones(len(x))))
+            pyro.sample("x", dist.Normal(b.unsqueeze(-1).expand(x.shape), 1.0).to_event(1), obs=x)
+
+    def guide(x):
+        pyro.module("net", net)
+        with pyro.plate("data", len(x)):
+            pyro.sample("b", dist.Bernoulli(logits=net(x).squeeze(-1)))
+
+    return model, guide
+
+
+def categorical_guide(zeros=False):
+    net, decoder = nn.Linear(D, 3), nn.Linear(3, D)
+
+    def model(x):
+        pyro.module("decoder", decoder)
+        with pyro.plate("data", len(x)):
+            y = pyro.sample("y", dist.Categorical(torch.ones(3) / 3))
+            z = pyro.sample("z", dist.Normal(0.0, 1.0))
+            loc = decoder(torch.eye(3)[y]) + z.unsqueeze(-1)
+            pyro.sample("x", dist.Normal(loc, 1.0).to_event(1), obs=x)
+
+    def guide(x):
+        pyro.module("net", net)
+        p = net(x).softmax(-1)
+        if zeros:  # probabilities that are exactly zero
+            p = p * torch.cat([x[:, :2] > 0, x[:, :1] < 9], -1).to(p)
+            p = p / p.sum(-1, True)
+        with pyro.plate("data", len(x)):
+            y = pyro.sample("y", dist.Categorical(p), infer={"enumerate": "parallel"})
+            pyro.sample("z", dist.Normal(y * pyro.param("a", torch.tensor(0.3)), 1.0))
+
+    return model, guide
+
+
+@program
+def guide_enumerated():
+    return categorical_guide()
+
+
+@program
+def guide_enumerated_with_zero_probabilities():
+    return categorical_guide(zeros=True)
+
+
+@program
+def guide_enumerated_sequentially():
+    def model(x):
+        y = pyro.sample("y", dist.Bernoulli(0.4))
+        pyro.sample("x", dist.Normal(y * pyro.param("m", torch.tensor(1.0)), 1.0), obs=x.mean())
+
+    def guide(x):
+        q = pyro.param("q", torch.tensor(0.4), constraint=constraints.unit_interval)
+        pyro.sample("y", dist.Bernoulli(q), infer={"enumerate": "sequential"})
+
+    return model, guide
+
+
+@program
+def hidden_markov_model():
+    def model(x):
+        start = torch.eye(3) * 0.5 + 0.5 / 3
+        transition = pyro.param("transition", start, constraint=constraints.simplex)
+        loc = pyro.param("loc", torch.arange(3.0))
+        with pyro.plate("data", len(x)):
+            h = 0
+            for t in pyro.markov(range(D)):
+                law = dist.Categorical(transition[h])
+                h = pyro.sample(f"h{t}", law, infer={"enumerate": "parallel"})
+                pyro.sample(f"x{t}", dist.Normal(loc[h], 1.0), obs=x[:, t])
+
+    return model, lambda x: None
+
+
+@program
+def subsampled_plate():
+    data, encoder, decoder = torch.randn(50, D), nn.Linear(D, 6), nn.Linear(3, D)
+
+    def model(x):
+        pyro.module("decoder", decoder)
+        with pyro.plate("data", 50, subsample_size=B) as i:
+            z = pyro.sample("z", dist.Normal(torch.zeros(B, 3), 1.0).to_event(1))
+            pyro.sample("x", dist.Normal(decoder(z), 1.0).to_event(1), obs=data[i])
+
+    def guide(x):
+        pyro.module("encoder", encoder)
+        with pyro.plate("data", 50, subsample_size=B) as i:
+            m, s = encoder(data[i]).chunk(2, -1)
+            pyro.sample("z", dist.Normal(m, s.exp()).to_event(1))
+
+    return model, guide
+
+
+@program
+def mask_and_tensor_scale():
+    def masked(f):
+        def g(x):
+            with poutine.scale(scale=x[0, 0].abs() + 0.1), poutine.mask(mask=x[:, 0] > 0):
+                return f(x)
+
+        return g
+
+    return tuple(map(masked, vae(nn.Linear(D, 6))))
+
+
+@program
+def obs_mask():
+    decoder, encoder = nn.Linear(3, D), nn.Linear(D, 6)
+
+    def model(x):
+        pyro.module("decoder", decoder)
+        with pyro.plate("data", len(x)):
+            z = pyro.sample("z", dist.Normal(x.new_zeros(len(x), 3), 1.0).to_event(1))
+            law = dist.Normal(decoder(z), 1.0).to_event(1)
+            pyro.sample("x", law, obs=x, obs_mask=x[:, 0] > 0)
+
+    def guide(x):
+        pyro.module("encoder", encoder)
+        with pyro.plate("data", len(x)):
+            m, s = encoder(x).chunk(2, -1)
+            pyro.sample("z", dist.Normal(m, s.exp()).to_event(1))
+            pyro.sample("x_unobserved", dist.Normal(x * 0, 1.0).to_event(1))
+
+    return model, guide
+
+
+def auto(kind):
+    def model(x):
+        a = pyro.sample("a", dist.Gamma(2.0, 1.0))
+        b = pyro.sample("b", dist.Normal(torch.zeros(D), 1.0).to_event(1))
+        with pyro.plate("data", len(x)):
+            pyro.sample("x", dist.Normal(b, a).to_event(1), obs=x)
+
+    guide = kind(model)
+    guide(torch.zeros(B, D))  # its parameters are made lazily
+    return model, guide
+
+
+@program
+def auto_normal():
+    return auto(AutoNormal)
+
+
+@program
+def auto_diagonal_normal():
+    return auto(AutoDiagonalNormal)
+
+
+@program
+def pyro_modules():
+    class Model(PyroModule):
+        def __init__(self):
+            super().__init__("model")
+            self.linear = PyroModule[nn.Linear](3, D)
+            self.scale = PyroParam(torch.ones(()), constraint=constraints.positive)
+
+        def forward(self, x):
+            with pyro.plate("data", len(x)):
+                z = pyro.sample("z", dist.Normal(x.new_zeros(len(x), 3), 1.0).to_event(1))
+                pyro.sample("x", dist.Normal(self.linear(z), self.scale).to_event(1), obs=x)
+
+    class Guide(PyroModule):
+        def __init__(self):
+            super().__init__("guide")
+            self.linear = PyroModule[nn.Linear](D, 6)
+
+        def forward(self, x):
+            with pyro.plate("data", len(x)):
+                m, s = self.linear(x).chunk(2, -1)
+                pyro.sample("z", dist.Normal(m, s.exp()).to_event(1))
+
+    return Model(), Guide()
+
+
+@program
+def gamma_beta_dirichlet():
+    def model(x):
+        g = pyro.sample("g", dist.Gamma(2.0, 1.0))
+        b = pyro.sample("b", dist.Beta(2.0, 2.0))
+        t = pyro.sample("t", dist.Dirichlet(torch.ones(D)))
+        with pyro.plate("data", len(x)):
+            pyro.sample("x", dist.Normal(t * b, g).to_event(1), obs=x)
+
+    def guide(x):
+        def positive(name, value):
+            return pyro.param(name, value, constraint=constraints.positive)
+
+        pyro.sample("g", dist.Gamma(positive("a", torch.tensor(2.0)), 1.0))
+        pyro.sample("b", dist.Beta(positive("c", torch.tensor(2.0)), 1.5))
+        pyro.sample("t", dist.Dirichlet(positive("e", torch.ones(D))))
+
+    return model, guide
+
+
+@program
+def full_covariance():
+    def model(x):
+        z = pyro.sample("z", dist.MultivariateNormal(torch.zeros(D), torch.eye(D)))
+        with pyro.plate("data", len(x)):
+            pyro.sample("x", dist.Normal(z, 1.0).to_event(1), obs=x)
+
+    def guide(x):
+        start = torch.eye(D) * 0.5
+        tril = pyro.param("L", start, constraint=constraints.lower_cholesky)
+        loc = pyro.param("m", torch.zeros(D))
+        pyro.sample("z", dist.MultivariateNormal(loc, scale_tril=tril))
+
+    return model, guide
+
+
+@program
+def inverse_autoregressive_flow():
+    from pyro.distributions.transforms import affine_autoregressive
+
+    flow, decoder = affine_autoregressive(3, hidden_dims=[8]), nn.Linear(3, D)
+
+    def model(x):
+        pyro.module("decoder", decoder)
+        with pyro.plate("data", len(x)):
+            z = pyro.sample("z", dist.Normal(x.new_zeros(len(x), 3), 1.0).to_event(1))
+            pyro.sample("x", dist.Normal(decoder(z), 1.0).to_event(1), obs=x)
+
+    def guide(x):
+        pyro.module("flow", flow)
+        base = dist.Normal(x.new_zeros(len(x), 3), 1.0).to_event(1)
+        with pyro.plate("data", len(x)):
+            pyro.sample("z", dist.TransformedDistribution(base, [flow]))
+
+    return model, guide
+
+
+#: Programs with something that a recording would freeze, or that cannot be recorded: they fall back.
+def counter():
+    state = {"n": 0}
+
+    def extra(x):
+        state["n"] += 1
+        pyro.factor("f", pyro.param("k", torch.tensor(1.0)) * state["n"])
+
+    return vae(nn.Linear(D, 6), extra)
+
+
+def numpy_noise():
+    def extra(x):
+        pyro.factor("f", pyro.param("k", torch.tensor(1.0)) * float(np.random.randn()))
+
+    return vae(nn.Linear(D, 6), extra)
+
+
+def numpy_of_the_data():
+    def extra(x):
+        pyro.factor("f", pyro.param("k", torch.tensor(1.0)) * float(np.asarray(x).sum()))
+
+    return vae(nn.Linear(D, 6), extra)
+
+
+def item():
+    def extra(x):
+        if x.sum().item() > 0:
+            pass
+
+    return vae(nn.Linear(D, 6), extra)
+
+
+def branch_on_a_tensor():
+    def extra(x):
+        if (x > 0).any():
+            pass
+
+    return vae(nn.Linear(D, 6), extra)
+
+
+def explicit_validation():
+    def extra(x):
+        law = dist.Normal(pyro.param("q", torch.zeros(2)), 1.0, validate_args=True)
+        pyro.sample("q_", law.to_event(1), obs=torch.ones(2))
+
+    return vae(nn.Linear(D, 6), extra)
+
+
+class Rebinding(nn.Linear):
+    """A layer that replaces its buffer at each call, instead of writing into it."""
+
+    def __init__(self, *sizes):
+        super().__init__(*sizes)
+        self.register_buffer("mean", torch.zeros(sizes[1]))
+
+    def forward(self, x):
+        y = super().forward(x)
+        self.mean = 0.9 * self.mean + 0.1 * y.mean(0).detach()
+        return y
+
+
+def rebound_buffer():
+    return vae(Rebinding(D, 6))
+
+
+FROZEN = [counter, numpy_noise, numpy_of_the_data, item, branch_on_a_tensor, explicit_validation]
+FROZEN += [rebound_buffer]
+
+# --------------------------------------------------------------------------- the comparison
+
+
+def buffers(programs):
+    modules = RecordedStep(None, programs).modules
+    return [b for m in modules for b in m._buffers.values() if b is not None]
+
+
+def assert_equal_steps(objective, programs, make_batch, backend="aten", rtol=1e-9, steps=3):
+    """The recorded step on new data and noise, parameters moving, against the plain one."""
+    step, plain = RecordedStep(objective, programs, backend), PlainStep(objective, programs)
+    pyro.enable_validation(False)
+    batch = make_batch()
+    plain(batch)  # lazily made parameters
+    state, kept = torch.get_rng_state(), [b.clone() for b in buffers(programs)]
+    with warnings.catch_warnings():
+        warnings.simplefilter("error", UserWarning)
+        recording = step.recording(batch)
+    assert torch.equal(state, torch.get_rng_state()), "recording drew from the caller's stream"
+    assert all(map(torch.equal, kept, buffers(programs))), "recording changed a buffer"
+    losses = set()
+    for seed in range(steps):
+        batch = make_batch()
+        before = [b.clone() for b in buffers(programs)]
+        results = []
+        for run in (plain, step):
+            for b, v in zip(buffers(programs), before, strict=True):
+                b.copy_(v)
+            for p in recording.leaves:
+                p.grad = None
+            torch.manual_seed(seed)
+            loss = run(batch)
+            assert not loss.requires_grad
+            gradients = [p.grad for p in recording.leaves]
+            results.append(
+                [loss, *gradients, *(b.clone() for b in buffers(programs)), torch.rand(1)]
+            )
+        size = max(g.abs().max() for g in results[0][1 : 1 + len(recording.leaves)])
+        for a, b in zip(*results, strict=True):
+            torch.testing.assert_close(a, b, rtol=rtol, atol=rtol * float(size))
+        losses.add(loss.item())
+        with torch.no_grad():
+            for p in recording.leaves:
+                p.sub_(p.grad, alpha=1e-3)
+    assert len(losses) == steps and step.count == 1
+    return step
+
+
+def batch64():
+    return {"x": torch.randn(B, D)}
+
+
+def enum_elbo(**options):
+    return TraceEnum_ELBO(max_plate_nesting=1, strict_enumeration_warning=False, **options)
+
+
+@pytest.mark.parametrize("name", PROGRAMS)
+def test_any_program_replays_exactly_on_new_data_and_noise(name):
+    torch.set_default_dtype(torch.float64)
+    assert_equal_steps(enum_elbo(), PROGRAMS[name](), batch64)
+
+
+@pytest.mark.parametrize(
+    "objective",
+    [
+        enum_elbo(num_particles=4, vectorize_particles=True),
+        enum_elbo(num_particles=3),
+        TraceEnum_ELBO(strict_enumeration_warning=False),
+        ELBO(),
+        Trace_ELBO(),
+        TraceMeanField_ELBO(),
+    ],
+    ids=lambda o: f"{type(o).__name__}-{o.num_particles}-{o.max_plate_nesting}",
+)
+def test_any_objective_with_a_differentiable_loss_replays_exactly(objective):
+    torch.set_default_dtype(torch.float64)
+    assert_equal_steps(objective, plain(), batch64)
+
+
+@pytest.mark.parametrize("make", FROZEN, ids=lambda f: f.__name__)
+def test_what_cannot_be_recorded_is_run_plainly_with_one_warning(make):
+    torch.set_default_dtype(torch.float64)
+    programs = make()
+    step = RecordedStep(enum_elbo(), programs, "aten")
+    with pytest.warns(UserWarning, match="cannot be recorded and is run plainly") as caught:
+        with pyro.validation_enabled(False):
+            for size in (B, B, B - 1):
+                step({"x": torch.randn(size, D)})
+    assert len([w for w in caught if "run plainly" in str(w.message)]) == 1
+    assert "\n" not in str(caught[0].message) and step.count == 0
+
+
+# ------------------------------------------------------------------- this library's pairs
+
+SMALL = {"hidden": [16], "latent_dim": 3, "num_components": 4, "w_dim": 2, "likelihood": "binomial"}
+OBJECTIVES = {
+    "elbo": {},
+    "particles": {"num_particles": 3},
+    "beta": {"beta": 0.5},
+    "warmup": {"warmup": 10},
+}
+
+
+def library_pair(name, **overrides):
+    torch.manual_seed(0)
+    settings = methods.settings(name, {**SMALL, **overrides})
+    return methods.build(name, settings, (1, 8, 8), num_data=50)
+
+
+def digits_batch(size=12):
+    x = torch.randint(0, 17, (size, 1, 8, 8)) / 16
+    return {"x": x.to(torch.get_default_dtype()), "index": torch.randint(0, 50, (size,))}
+
+
+@pytest.mark.parametrize("options", OBJECTIVES.values(), ids=list(OBJECTIVES))
+@pytest.mark.parametrize("method", methods.METHODS)
+def test_every_method_replays_exactly_under_every_objective(method, options):
+    torch.set_default_dtype(torch.float64)
+    pair = library_pair(method)
+    objective = ELBO(**options)
+    objective.epoch = 3
+    assert_equal_steps(objective, pair, digits_batch)
+
+
+@pytest.mark.parametrize("treatment", ["score", "relaxed"])
+def test_sampled_and_relaxed_discrete_latents_replay_exactly(treatment):
+    torch.set_default_dtype(torch.float64)
+    assert_equal_steps(ELBO(), library_pair("shu-gmvae", discrete=treatment), digits_batch)
+
+
+def test_free_bits_replay_exactly():
+    torch.set_default_dtype(torch.float64)
+    for bits in (0.0, 0.3, 5.0):
+        assert_equal_steps(ELBO(free_bits={"y": bits}), library_pair("gmvae"), digits_batch)
+
+
+def test_schedules_change_without_a_new_recording():
+    torch.set_default_dtype(torch.float64)
+    objective = ELBO(beta={"z": 2.0}, warmup={"z": 4, "y": 6})
+    pair = library_pair("gmvae")
+    step, plain = RecordedStep(objective, pair, "aten"), PlainStep(objective, pair)
+    batch, losses = digits_batch(), []
+    for objective.epoch in (0, 1, 3, 5, 50):
+        torch.manual_seed(1)
+        losses.append(step(batch).item())
+        torch.manual_seed(1)
+        assert losses[-1] == pytest.approx(plain(batch).item(), rel=1e-12)
+    assert len(set(losses)) == 5 and step.count == 1
+
+
+@pytest.mark.parametrize("method", ["gmvae", "shu-gmvae"])
+def test_the_weighted_loss_at_beta_1_is_the_plain_one_in_float32_too(method):
+    pair = library_pair(method)
+    batch, found = {"x": digits().train.x[:128]}, []
+    step = PlainStep(ELBO(warmup=1), pair)
+    for scalars in (None, {None: torch.tensor(1.0)}):
+        for m in pair:
+            m.zero_grad()
+        torch.manual_seed(1)
+        loss = step(batch, scalars)
+        found.append([loss, *(p.grad for m in pair for p in m.parameters() if p.grad is not None)])
+    size = max(g.abs().max() for g in found[0][1:])
+    for a, b in zip(*found, strict=True):
+        torch.testing.assert_close(a, b, rtol=1e-5, atol=2e-6 * float(size))
+
+
+def test_an_objective_that_reads_its_epoch_as_a_number_is_run_plainly():
+    class Annealed(ELBO):
+        def differentiable_loss(self, *args, **kwargs):
+            return super().differentiable_loss(*args, **kwargs) * min(1.0, self.epoch / 10)
+
+    objective = Annealed()
+    objective.epoch = 1
+    step = RecordedStep(objective, library_pair("vae"), "aten")
+    with pytest.warns(UserWarning, match="run plainly"):
+        step(digits_batch())
+    assert objective.epoch == 1
+
+
+# --------------------------------------------------------------------- changes from outside
+
+
+def test_a_replaced_or_moved_parameter_is_recorded_again():
+    model, guide = library_pair("vae")
+    step = RecordedStep(ELBO(), (model, guide), "aten")
+    batch = digits_batch()
+    step(batch)
+    step(batch)
+    assert step.count == 1
+    bias = model.p_x.head.bias
+    model.p_x.head.bias = nn.Parameter(torch.ones_like(bias))  # another object
+    step(batch)
+    assert step.count == 2 and model.p_x.head.bias.grad is not None
+    model.double(), guide.double()  # the same objects, other memory
+    batch = {"x": batch["x"].double(), "index": batch["index"]}
+    step(batch)
+    assert step.count == 3 and bias.grad.dtype == torch.float32
+    for p in guide.parameters():
+        p.requires_grad_(False)
+        p.grad = None
+    step(batch)
+    assert step.count == 4 and all(p.grad is None for p in guide.parameters())
+
+
+def test_in_place_changes_of_parameters_and_closed_over_tensors_are_seen():
+    torch.set_default_dtype(torch.float64)
+    temperature = torch.tensor(1.0)
+
+    def extra(x):
+        pyro.factor("f", pyro.param("k", torch.tensor(1.0)) * temperature)
+
+    programs = vae(nn.Linear(D, 6), extra)
+    step, plain = RecordedStep(enum_elbo(), programs, "aten"), PlainStep(enum_elbo(), programs)
+    batch = batch64()
+    for value in (1.0, 2.0, 30.0):
+        temperature.fill_(value)
+        torch.manual_seed(1)
+        loss = step(batch)
+        torch.manual_seed(1)
+        assert loss.item() == pytest.approx(plain(batch).item(), rel=1e-12)
+    assert step.count == 1
+
+
+def test_train_and_eval_mode_are_recorded_apart():
+    net = nn.Sequential(nn.Linear(D, 8), nn.Dropout(0.5), nn.BatchNorm1d(8), nn.Linear(8, 6))
+    programs = vae(net)
+    step, plain = RecordedStep(enum_elbo(), programs, "aten"), PlainStep(enum_elbo(), programs)
+    batch = batch64()
+    for training in (True, False, True):
+        net.train(training)
+        state = {k: v.clone() for k, v in net.state_dict().items()}
+        torch.manual_seed(1)
+        loss = step(batch).item()
+        net.load_state_dict(state)
+        torch.manual_seed(1)
+        assert loss == pytest.approx(plain(batch).item(), rel=1e-5)
+    assert step.count == 2
+
+
+GLOBAL_NET = nn.Linear(D, 6)
+
+
+def test_modules_are_found_behind_functions_methods_and_partials():
+    class Pair(nn.Module):
+        def model(self, x):
+            pass
+
+    closed, owner = nn.Linear(2, 3), Pair()
+
+    def guide(x, net):
+        return GLOBAL_NET(x), closed
+
+    found = RecordedStep(None, (owner.model, guide)).modules
+    assert all(any(m is f for f in found) for m in (owner, closed, GLOBAL_NET))
+    step = RecordedStep(None, (functools.partial(guide, net=owner), owner))
+    assert any(m is owner for m in step.modules) and any(m is closed for m in step.modules)
+
+
+def test_gradients_share_no_memory_and_lie_as_their_parameters_do():
+    a, b = nn.Parameter(torch.ones(D)), nn.Parameter(torch.ones(D))
+
+    def model(x):
+        with pyro.plate("data", len(x)):
+            pyro.sample("x", dist.Normal(a + b, 1.0).to_event(1), obs=x)
+
+    step = RecordedStep(enum_elbo(), (model, lambda x: None), "aten")
+    step(batch64())
+    assert a.grad.data_ptr() != b.grad.data_ptr() and torch.equal(a.grad, b.grad)
+    assert a.grad.stride() == a.stride()
+
+
+# ------------------------------------------------------------------------------------ fit
+
+
+def digits():
+    return pv.data.load("digits", binarise="none")
+
+
+def trained(name="gmvae", compile=False, epochs=3, **options):
+    pair = library_pair(name)
+    options.setdefault("objective", ELBO(warmup=2))
+    run = pv.fit(*pair, digits(), epochs, compile=compile, device="cpu", progress=False, **options)
+    return run, [p.detach().clone() for m in pair for p in m.parameters()]
+
+
+def losses(run):
+    return [row[k] for row in run.history for k in ("loss", "elbo")]
+
+
+@pytest.mark.parametrize("options", [{}, {"clip_norm": 0.1, "schedule": "cosine"}], ids=str)
+def test_fit_recorded_equals_fit_plain(options):
+    torch.set_default_dtype(torch.float64)
+    (a, wa), (b, wb) = trained(**options), trained(compile="aten", **options)
+    assert losses(a) == pytest.approx(losses(b), rel=1e-11)
+    for p, q in zip(wa, wb, strict=True):
+        torch.testing.assert_close(p, q, rtol=1e-7, atol=1e-9)
+
+
+@pytest.mark.parametrize("compile", ["aten", pytest.param(True, marks=pytest.mark.slow)])
+def test_a_resumed_recorded_run_equals_an_uninterrupted_one_bit_for_bit(tmp_path, compile):
+    whole, weights = trained(compile=compile, epochs=4, out=tmp_path / "a")
+    with _stop_after(steps=14):  # in the middle of the second epoch
+        part, _ = trained(compile=compile, epochs=4, out=tmp_path / "b")
+    assert part.interrupted and len(part.history) == 1
+    # what is not said when going on is as it was, not what a run of that length would choose
+    resumed, found = trained(compile="auto", epochs=4, out=tmp_path / "b", resume=True)
+    assert losses(resumed) == losses(whole)
+    assert all(map(torch.equal, weights, found))
+
+
+def test_resuming_with_another_compile_is_refused(tmp_path):
+    trained(compile="aten", epochs=1, out=tmp_path)
+    with pytest.raises(pv.UserError, match="compile=aten, not plain"):
+        trained(compile=False, epochs=2, out=tmp_path, resume=True)
+    with pytest.raises(pv.UserError, match="did you mean 'inductor'"):
+        trained(compile="induktor")
+
+
+def test_auto_records_where_the_run_is_long_enough_and_always_chooses_the_same():
+    assert choose_backend("auto", steps=50, flops=1e8) == "plain"
+    assert choose_backend("auto", steps=2400, flops=1e8) == "aten"
+    assert choose_backend("auto", steps=9400, flops=2e9) == "inductor"
+    assert (
+        choose_backend(False, 10**9, 10**9) == "plain" and choose_backend(True, 1, 1) == "inductor"
+    )
+
+
+def test_without_a_compiler_the_recording_is_replayed_with_one_warning(monkeypatch):
+    def no_compiler(*a, **k):
+        raise RuntimeError("no C++ compiler")
+
+    monkeypatch.setattr("torch._inductor.compile", no_compiler)
+    step = RecordedStep(ELBO(), library_pair("vae"), "inductor")
+    with pytest.warns(UserWarning, match="recorded, but not compiled: RuntimeError: no C"):
+        step(digits_batch())
+    assert step.count == 1
+
+
+# ------------------------------------------------------------------------------- inductor
+
+
+def test_inductor_equals_plain_pyro_with_the_same_noise():
+    assert_equal_steps(ELBO(), library_pair("gmvae"), digits_batch, "inductor", rtol=1e-5)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("method", methods.METHODS)
+def test_inductor_equals_plain_pyro_for_every_method(method):
+    torch.set_default_dtype(torch.float64)
+    pair = library_pair(method)
+    assert_equal_steps(ELBO(warmup=2), pair, digits_batch, "inductor", rtol=1e-8)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("name", sorted(set(PROGRAMS) - {"score_function"}))
+def test_inductor_replays_any_program(name):
+    torch.set_default_dtype(torch.float64)
+    assert_equal_steps(enum_elbo(), PROGRAMS[name](), batch64, "inductor", rtol=1e-8)
+
+
+@pytest.mark.slow
+def test_a_program_for_which_inductor_draws_other_noise_is_replayed_as_recorded():
+    torch.set_default_dtype(torch.float64)
+    step = RecordedStep(enum_elbo(), PROGRAMS["score_function"](), "inductor")  # torch.bernoulli
+    with pytest.warns(UserWarning, match="recorded, but not compiled.*other noise"):
+        step(batch64())
+    assert step.count == 1
+
+
+@pytest.mark.slow
+def test_fit_compiled_equals_fit_plain():
+    # from beta = 0 some gradients are rounding alone, and Adam makes whole steps of them
+    objective = ELBO(warmup=2, warmup_from=0.3)
+    (a, _), (b, _) = (trained(compile=c, epochs=2, objective=objective) for c in (False, True))
+    assert losses(a) == pytest.approx(losses(b), rel=1e-5)
