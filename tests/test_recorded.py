@@ -766,3 +766,11 @@ def test_fit_compiled_equals_fit_plain():
     objective = ELBO(warmup=2, warmup_from=0.3)
     (a, _), (b, _) = (trained(compile=c, epochs=2, objective=objective) for c in (False, True))
     assert losses(a) == pytest.approx(losses(b), rel=1e-5)
+
+
+def test_batches_of_ever_other_shapes_are_not_all_recorded():
+    step = RecordedStep(ELBO(), library_pair("vae"), "aten")
+    with pytest.warns(UserWarning, match="further batches run plainly: 16 shapes are recorded"):
+        for size in range(1, 21):
+            assert torch.isfinite(step(digits_batch(size)))
+    assert step.count == 16

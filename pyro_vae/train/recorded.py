@@ -30,6 +30,7 @@ from ..pair import accepting, seeded, untouched
 from .sync_free import sync_free_pyro
 
 BACKENDS = ("plain", "aten", "inductor")
+MAX_RECORDINGS = 16  # of one step: where every batch has another shape, recording does not pay
 
 
 def choose_backend(compile, steps, flops, cuda=False):
@@ -115,6 +116,9 @@ class RecordedStep:
             *(m.training for m in self.modules),
         )
         found = self.recordings.get(key)
+        if key not in self.recordings and len(self.recordings) == MAX_RECORDINGS:
+            self._warn("further batches run plainly", f"{MAX_RECORDINGS} shapes are recorded")
+            return None
         if found is None and key not in self.recordings or found and not found.slots.unchanged():
             started = time.monotonic()
             found = self.recordings[key] = self._record(batch)
@@ -160,9 +164,9 @@ class RecordedStep:
 
     def _warn(self, what, error):
         if not self.warned:
-            text = str(error).strip() or "no reason given"
-            line = text.splitlines()[0][:300]
-            warnings.warn(f"{what}: {type(error).__name__}: {line}", stacklevel=4)
+            lines = str(error).strip().splitlines() or ["no reason given"]
+            kind = f"{type(error).__name__}: " if isinstance(error, Exception) else ""
+            warnings.warn(f"{what}: {kind}{lines[0][:300]}", stacklevel=4)
         self.warned = True
 
     def _verify(self, recording, batch, loose, otherwise):

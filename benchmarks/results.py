@@ -1,0 +1,44 @@
+"""Render `benchmarks/results/*.json` into `benchmarks/RESULTS.md`.
+
+python -m benchmarks.results
+"""
+
+import json
+from pathlib import Path
+
+HERE = Path(__file__).parent
+
+
+def number(value):
+    if isinstance(value, dict):
+        return f"{value['mean']:.3f} ± {value['sd']:.3f}"
+    return f"{value:.3g}" if isinstance(value, float) else str(value)
+
+
+def table(header, rows):
+    lines = ["| " + " | ".join(header) + " |", "|" + "---|" * len(header)]
+    return lines + ["| " + " | ".join(map(number, row)) + " |" for row in rows]
+
+
+def render(path):
+    """One result file as a section."""
+    result = json.loads(path.read_text())
+    hardware = ", ".join(f"{k} {v}" for k, v in result["hardware"].items() if v is not None)
+    lines = [f"## {path.stem}", "", f"`{result['command']}`", "", f"On: {hardware}.", ""]
+    if "rows" in result:
+        header = list(result["rows"][0])
+        return lines + table(header, [[row.get(k, "") for k in header] for row in result["rows"]])
+    values = result.get("table") or result["validation_elbo"]
+    what = "" if "table" in result else "validation ELBO, nats per datum"
+    return lines + table(["", what or "mean ± sd over seeds"], values.items())
+
+
+def main():
+    sections = [render(path) for path in sorted((HERE / "results").glob("*.json"))]
+    head = ["# Results", "", "Rendered by `python -m benchmarks.results`; do not edit.", ""]
+    text = "\n".join(head + [line for s in sections for line in [*s, ""]])
+    (HERE / "RESULTS.md").write_text(text.rstrip() + "\n")
+
+
+if __name__ == "__main__":
+    main()
