@@ -51,10 +51,20 @@ def main(argv=None):
     parser.add_argument("--num_samples", type=int, default=500)
     parser.add_argument("--settings", type=json.loads, default={}, help="JSON, over the defaults")
     parser.add_argument("--threads", type=int, default=torch.get_num_threads())
+    parser.add_argument("--merge", type=Path, nargs="*", help="result files to put together")
     parser.add_argument("--out", type=Path)
     a = parser.parse_args(argv)
     torch.set_num_threads(a.threads)
     runs = []
+    command = (
+        f"python -m benchmarks.clustering --method {a.method} --data {a.data} --seeds {a.seeds} "
+        f"--first {a.first} --num_samples {a.num_samples} --settings '{json.dumps(a.settings)}'"
+    )
+    if a.merge:
+        found = [json.loads(path.read_text()) for path in a.merge]
+        runs = [run for result in found for run in result["runs"]]
+        command = "; ".join(result["command"] for result in found)
+        a.seeds = 0
     for seed in range(a.first, a.first + a.seeds):
         runs.append(one(a.method, a.data, seed, a.root, a.settings, a.num_samples))
         accuracy = runs[-1].get("clustering", {}).get("this model", {}).get("accuracy")
@@ -74,8 +84,7 @@ def main(argv=None):
         print(f"{name:<30} {v['mean']:10.3f} ± {v['sd']:.3f}")
     if a.out:
         result = {
-            "command": f"python -m benchmarks.clustering --method {a.method} --data {a.data} "
-            f"--seeds {a.seeds} --first {a.first} --num_samples {a.num_samples} --settings '{json.dumps(a.settings)}'",
+            "command": command,
             "hardware": report.hardware(),
             "table": table,
             "runs": runs,
