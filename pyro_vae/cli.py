@@ -117,6 +117,8 @@ def fit(
         settings["seed"] = seed
     loaded = load_data(settings, root)
     settings["likelihood"] = settings["likelihood"] or loaded.likelihood
+    if loaded.train.x[0].numel() * settings["batch_size"] < 2**15:
+        torch.set_num_threads(1)  # operations so small are slower on several threads
     torch.manual_seed(settings["seed"])
     pair = methods.build(model, settings, loaded.x_shape, len(loaded.train))
     config = {"method": model, "settings": settings, "hardware": report.hardware()}

@@ -5,6 +5,7 @@ from dataclasses import dataclass
 
 import torch
 from sklearn.mixture import GaussianMixture
+from threadpoolctl import threadpool_limits
 from tqdm.auto import tqdm
 
 from ..errors import UserError
@@ -89,13 +90,16 @@ class MixtureInitialisation:
         )
         if trained.interrupted:
             raise KeyboardInterrupt
+        codes = self._codes(vae, encoder, data, seed)
         mixture = GaussianMixture(
             model.p_y().event_shape[0],
             n_init=self.fits,
             max_iter=300,
             reg_covar=self.reg_covar,
             random_state=seed % 2**32,
-        ).fit(self._codes(vae, encoder, data, seed))
+        )
+        with threadpool_limits(1):  # matrices so small are slower on several threads
+            mixture.fit(codes)
         set_components(model, mixture.weights_, mixture.means_, mixture.covariances_)
 
     @torch.no_grad()
