@@ -120,7 +120,7 @@ def fit(
     if loaded.train.x[0].numel() * settings["batch_size"] < 2**15:
         torch.set_num_threads(1)  # operations so small are slower on several threads
     torch.manual_seed(settings["seed"])
-    pair = methods.build(model, settings, loaded.x_shape, len(loaded.train))
+    pair = methods.build(model, settings, *shapes(loaded))
     config = {"method": model, "settings": settings, "hardware": report.hardware()}
     if not resume:
         found = methods.method(model)
@@ -225,7 +225,7 @@ def open_run(run, device=None, root=None):
         raise UserError(f"{run} was not written by pyro-vae fit: build its pair in Python")
     settings = config["settings"]
     loaded = load_data(settings, root)
-    pair = methods.build(config["method"], settings, loaded.x_shape, len(loaded.train))
+    pair = methods.build(config["method"], settings, *shapes(loaded))
     load_weights(*pair, run / "checkpoint.pt")
     device = choose_device(device)
     return *(m.to(device) for m in pair), loaded, settings
@@ -273,6 +273,11 @@ def _load_npz(path, settings):
             raise
         raise UserError(f"{path} is not an .npz file of plain arrays: {e}") from e
     return datasets.from_arrays(x, y, name=path.stem, binarise=settings["binarise"] or "none")
+
+
+def shapes(loaded):
+    """What `methods.build` needs to know of the data."""
+    return loaded.x_shape, len(loaded.train), loaded.c_shape, loaded.num_classes
 
 
 def fit_options(settings):

@@ -4,6 +4,7 @@ A method is data: `build(config)` makes the pair from plain JSON values, so a ru
 `config.json` is enough to build it again.
 """
 
+import inspect
 from dataclasses import dataclass, field
 
 from .conditionals import MLP, Conv, MultivariateNormal, Normal
@@ -33,6 +34,7 @@ DEFAULTS = {
     "binarise": None,
     "latent_dim": 10,
     "num_components": 10,
+    "learn_weights": True,
     "w_dim": 10,
     "likelihood": None,
     "network": "mlp",
@@ -150,13 +152,13 @@ def settings(name, overrides=None, data="digits"):
     if "mnist" in data:
         chosen |= LARGE | method(name).large
     chosen.update({k: v for k, v in (overrides or {}).items() if v is not None})
-    unknown_keys = set(chosen) - set(DEFAULTS) - {"learn_weights"}
+    unknown_keys = set(chosen) - set(DEFAULTS)
     if unknown_keys:
         raise unknown("setting", unknown_keys.pop(), DEFAULTS)
     return chosen
 
 
-def build(name, config, x_shape, num_data=None):
+def build(name, config, x_shape, num_data=None, c_shape=None, num_classes=None):
     """The pair `(model, guide)` of a method, from JSON settings.
 
     Args:
@@ -164,19 +166,20 @@ def build(name, config, x_shape, num_data=None):
         config: settings; see `settings`.
         x_shape: event shape of the data.
         num_data: training data, for guides with a row per datum.
+        c_shape: event shape of the covariates, for conditional models.
+        num_classes: for models of labels.
     """
     found = method(name)
     network = _network(config, x_shape)
-    options = {"likelihood": config["likelihood"], "network": network}
-    options["latent_dim"] = config["latent_dim"]
-    if found.model in (MixtureVAE, GMVAE):
-        options["num_components"] = config["num_components"]
-        options["component"] = _family(config["component"])
-    if found.model is GMVAE:
-        options["w_dim"] = config["w_dim"]
-    if found.model is MixtureVAE:
-        options["learn_weights"] = config.get("learn_weights", True)
-    model = found.model(tuple(x_shape), **options)
+    options = {
+        **config,
+        "network": network,
+        "component": _family(config["component"]),
+        "c_shape": c_shape,
+        "num_classes": num_classes,
+    }
+    takes = inspect.signature(found.model).parameters
+    model = found.model(tuple(x_shape), **{k: v for k, v in options.items() if k in takes})
     guide = Guide(
         model,
         given=found.given,

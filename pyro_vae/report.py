@@ -55,9 +55,9 @@ def _table(header, rows, best=None):
     return f"<table><tr>{cells}</tr>{body}</table>"
 
 
-def pictures(model, guide, data, split, history, best_epoch, seed=0, observe=("x",)):
+def pictures(model, guide, data, split, history, best_epoch, seed=0):
     """The figures of a report, `[(heading, figure, caption)]`; each is made of `plots` functions."""
-    x, y, others = inputs(guide, data, split, observe)
+    x, y, others = inputs(model, guide, data, split)
     shape = data.x_shape
     result = []
 
@@ -72,7 +72,7 @@ def pictures(model, guide, data, split, history, best_epoch, seed=0, observe=("x
     result.append(("Training", figure, f"What each latent tells about x, on the {split} split."))
 
     clusters = num_components = None
-    if takes(model, "y") and "y" not in observe:
+    if takes(model, "y") and "y" not in others:
         shares = evaluate.responsibilities(model, guide, x, seed=seed, **others)
         clusters, num_components = shares.argmax(-1), shares.shape[-1]
         figure, ax = plots.axes(max(5.0, 0.35 * num_components + 1.5), 3.4)

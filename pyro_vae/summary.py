@@ -6,22 +6,21 @@ from . import evaluate
 from .pair import reads_index, takes
 
 
-def inputs(guide, data, split, observe=("x",)):
+def inputs(model, guide, data, split):
     """`(x, labels, others)` of a split: `others` is what the pair is given besides x."""
     part = data.observed(split)
     others = {"index": torch.arange(len(part))} if reads_index(guide) else {}
-    if "y" in observe:
-        others["y"] = part.y
+    others |= {n: getattr(part, n) for n in getattr(model, "observes", ()) if n != "x"}
     return part.x, part.y, others
 
 
-def summarise(model, guide, data, split="test", num_samples=500, seed=0, observe=("x",)):
+def summarise(model, guide, data, split="test", num_samples=500, seed=0):
     """Numbers of a pair on one split, JSON values: bounds, KLs, active units, clustering.
 
     All in nats per datum, at beta = 1, in eval mode. A guide with a row per training datum can be
     judged on the training split alone. Labels are used to score a clustering, never to make one.
     """
-    x, y, others = inputs(guide, data, split, observe)
+    x, y, others = inputs(model, guide, data, split)
     terms = evaluate.elbo_terms(model, guide, x, num_samples=10, seed=seed, **others)
     result = {"split": split, "data": len(x), "num_samples": num_samples}
     result["elbo"] = float(sum(terms.values()).mean())
@@ -35,7 +34,7 @@ def summarise(model, guide, data, split="test", num_samples=500, seed=0, observe
     result["active_units"] = evaluate.active_units(model, guide, x, **others)
     codes = evaluate.encode(model, guide, x[:2], **{k: v[:2] for k, v in others.items()})
     result["units"] = {k: v[0].numel() for k, v in codes.items()}
-    if takes(model, "y") and "y" not in observe:
+    if takes(model, "y") and "y" not in others:
         shares = evaluate.responsibilities(model, guide, x, seed=seed, **others)
         clusters = shares.argmax(-1)
         result["occupancy"] = evaluate.occupancy(shares).tolist()

@@ -1,7 +1,19 @@
 """Data sets, their splits, their binarisation, and minibatches on the device."""
 
 from .batches import batches
+from .conditions import Labels, Quadrants
 from .core import Data, Split, as_data, from_arrays, from_dataset
 from .sets import DATASETS, load
 
-__all__ = ["DATASETS", "Data", "Split", "as_data", "batches", "from_arrays", "from_dataset", "load"]
+__all__ = [
+    "DATASETS",
+    "Data",
+    "Labels",
+    "Quadrants",
+    "Split",
+    "as_data",
+    "batches",
+    "from_arrays",
+    "from_dataset",
+    "load",
+]

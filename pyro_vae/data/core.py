@@ -1,6 +1,7 @@
 """What a data set is here: tensors, split and binarised explicitly, with the seeds recorded."""
 
 import dataclasses
+from collections.abc import Callable
 from dataclasses import dataclass
 
 import numpy as np
@@ -14,13 +15,18 @@ BINARISE = ("none", "static", "dynamic")
 
 @dataclass(frozen=True)
 class Split:
-    """`x [N, ...]` float, `y [N]` int64 labels (-1: not labelled) or None."""
+    """`x [N, ...]` float, `y [N]` int64 labels (-1: not labelled), `c [N, ...]` covariates."""
 
     x: torch.Tensor
     y: torch.Tensor | None = None
+    c: torch.Tensor | None = None
 
     def __len__(self):
         return len(self.x)
+
+    def __getitem__(self, rows):
+        """Some rows, by a slice or an index tensor."""
+        return Split(*(None if v is None else v[rows] for v in (self.x, self.y, self.c)))
 
 
 @dataclass(frozen=True)
@@ -35,6 +41,10 @@ class Data:
       training batch is drawn anew (`Batches` does that).
 
     The three are different tasks; their likelihoods are not comparable.
+
+    `condition` says what a conditional model is given: `Labels(...)`, `Quadrants(...)`, any function
+    of `(x, y)` that returns `(x, c)`; it is applied to a batch after binarisation. The splits hold
+    the data before it; `observed` and the training batches, after.
     """
 
     train: Split
@@ -46,11 +56,22 @@ class Data:
     binarise_seed: int = 0
     split_seed: int = 0
     likelihood: str = "normal"  # the name of one that fits x as it is, the command line's default
+    condition: Callable | None = None
+
+    def given(self, condition):
+        """The same data, with a condition: `data.given(pv.data.Labels(10))`."""
+        return dataclasses.replace(self, condition=condition)
 
     @property
     def x_shape(self):
-        """Event shape of one datum."""
-        return tuple(self.train.x.shape[1:])
+        """Event shape of one datum, as a model sees it."""
+        return tuple(conditioned(self.train[:1], self.condition).x.shape[1:])
+
+    @property
+    def c_shape(self):
+        """Event shape of a datum's covariates; None where there are none."""
+        c = conditioned(self.train[:1], self.condition).c
+        return None if c is None else tuple(c.shape[1:])
 
     def describe(self):
         """What `config.json` records."""
@@ -63,16 +84,25 @@ class Data:
             "binarise": self.binarise,
             "binarise_seed": self.binarise_seed,
             "split_seed": self.split_seed,
+            **({} if self.condition is None else {"condition": repr(self.condition)}),
         }
 
     def observed(self, split):
-        """A split as it is observed: its grey values binarised once, where training does so."""
+        """A split as it is observed: binarised once where training does so, then conditioned."""
         chosen = getattr(self, split, None)
         if chosen is None:
             raise UserError(f"{self.name} has no {split} split")
         if self.binarise == "dynamic" and split == "train":
-            return dataclasses.replace(chosen, x=_draw(chosen.x, self.binarise_seed + 1))
-        return chosen
+            chosen = dataclasses.replace(chosen, x=_draw(chosen.x, self.binarise_seed + 1))
+        return conditioned(chosen, self.condition)
+
+
+def conditioned(split, condition):
+    """The split as a condition leaves it."""
+    if condition is None:
+        return split
+    x, c = condition(split.x, split.y)
+    return dataclasses.replace(split, x=x, c=c)
 
 
 def _draw(grey, seed):
@@ -90,10 +120,10 @@ def make(
         low, high = train.x.min().item(), train.x.max().item()
         if low < 0 or high > 1:
             raise UserError(f"binarise needs values in [0, 1]; {name} has [{low:.3g}, {high:.3g}]")
-        valid = valid and Split(_draw(valid.x, binarise_seed), valid.y)
-        test = test and Split(_draw(test.x, binarise_seed + 2), test.y)
+        valid = valid and dataclasses.replace(valid, x=_draw(valid.x, binarise_seed))
+        test = test and dataclasses.replace(test, x=_draw(test.x, binarise_seed + 2))
         if binarise == "static":
-            train = Split(_draw(train.x, binarise_seed + 1), train.y)
+            train = dataclasses.replace(train, x=_draw(train.x, binarise_seed + 1))
     return Data(
         train, valid, test, name, num_classes, binarise, binarise_seed, split_seed, likelihood
     )
@@ -143,12 +173,14 @@ def from_arrays(
     split_seed=0,
     binarise_seed=0,
     likelihood="normal",
+    c=None,
 ):
     """`Data` from arrays or tensors, split by a seeded permutation that looks at no label.
 
     Args:
         x: `[N, ...]`; uint8 is divided by 255.
         y: `[N]` labels, whole numbers from 0 (-1: not labelled), or None.
+        c: `[N, ...]` covariates, what a conditional model is given, or None.
         valid, test: shares of the data (or counts); 0 for none.
 
     Raises:
@@ -156,6 +188,10 @@ def from_arrays(
     """
     x, y, num_classes = _checked(x, y, num_classes, name)
     n = len(x)
+    if c is not None:
+        c, _, _ = _checked(c, name=f"{name}, covariates c")
+        if len(c) != n:
+            raise UserError(f"{name}: c has {len(c)} rows, x has {n}")
     counts = [round(s * n) if isinstance(s, float) else int(s) for s in (valid, test)]
     if min(counts) < 0 or sum(counts) >= n:
         raise UserError(f"{name}: valid + test = {sum(counts)} leaves nothing of {n} to train on")
@@ -163,9 +199,7 @@ def from_arrays(
     if sum(counts):
         order = torch.randperm(n, generator=torch.Generator().manual_seed(split_seed))
     parts = order.split([n - sum(counts), *counts])
-    train, valid, test = (
-        Split(x[i], None if y is None else y[i]) if len(i) else None for i in parts
-    )
+    train, valid, test = (Split(x, y, c)[i] if len(i) else None for i in parts)
     return make(
         train,
         valid,

@@ -135,12 +135,12 @@ def _sites(model, example):
     if example is None:
         if "size" not in inspect.signature(getattr(model, "forward", model)).parameters:
             raise UserError("to read this model's latents, pass example={'x': a batch of data}")
-        example = {"size": 2}
+        covariates = getattr(model, "covariates", {})
+        example = {"size": 2, **{name: torch.zeros(2, *s) for name, s in covariates.items()}}
     with torch.random.fork_rng(devices=[]), torch.no_grad(), pyro.validation_enabled(False):
         trace = poutine.trace(model).get_trace(**example)
     data = {k: tuple(v.shape[1:]) for k, v in example.items() if isinstance(v, torch.Tensor)}
     latents = {}
-    covariates = {k: tuple(s) for k, s in getattr(model, "covariates", {}).items()}
     for name, site in trace.nodes.items():
         if site["type"] != "sample" or type(site["fn"]).__name__ == "_Subsample":
             continue
@@ -149,7 +149,7 @@ def _sites(model, example):
             data.setdefault(name, shape)
         else:
             latents[name] = (shape, bool(site["fn"].has_enumerate_support))
-    return {"index": (), **data, **covariates}, latents
+    return {"index": (), **data}, latents
 
 
 def _check(given, family, data, latents, num_data):

@@ -88,8 +88,8 @@ def fit(
         patience: stop after that many epochs without a better validation ELBO.
         initialise: a `MixtureInitialisation`, or any function of `(model, guide, data, device,
             seed, progress)`, run before the first epoch.
-        observe: names of the data that the pair is given, of `("x", "y")`; `model.observes`, else
-            `x` alone, unless said. Labels in the data are otherwise never seen in training; where
+        observe: names of the data that the pair is given, of `("x", "y", "c")`; `model.observes`,
+            else `x` alone, unless said. Labels in the data are otherwise never seen in training; where
             the model's y is categorical they are given as one-hot rows.
         device: `"cuda"`, `"cpu"`, ...; a GPU where there is one.
         compile: record the training step once and replay it, the same numbers up to rounding:
@@ -186,7 +186,7 @@ class _Trainer:
 
     def pick(self, batch):
         """Of a batch, what the pair is given."""
-        missing = [n for n in self.observe if n not in batch]
+        missing = [n for n in self.observe if batch.get(n) is None]
         if missing:
             raise UserError(f"the pair observes {missing[0]!r}, which the data do not have")
         given = {n: v for n, v in batch.items() if n in (*self.observe, "index")}
@@ -223,7 +223,8 @@ class _Trainer:
 
     def _make_optimiser(self, batch):
         """Adam over the modules' parameters, and any that a user's program keeps elsewhere."""
-        owned = [p for m in modules(self.model, self.guide) for p in m.parameters()]
+        # each once: a guide made of parts of its model has them too
+        owned = [*dict.fromkeys(p for m in modules(self.model, self.guide) for p in m.parameters())]
         with untouched(self.device), pyro.validation_enabled(False):
             leaves = leaves_of(self.objective.differentiable_loss(*self.programs, **batch))
         ids = {id(p) for p in owned}
@@ -362,9 +363,9 @@ class _Trainer:
         }
 
     def _validate(self):
-        valid = self.data.valid
-        others = {"y": valid.y} if "y" in self.observe else {}
-        return float(elbo(self.model, self.guide, valid.x, seed=self.seed, **others).mean())
+        valid = self.data.observed("valid")
+        given = self.pick({"x": valid.x, "y": valid.y, "c": valid.c})
+        return float(elbo(self.model, self.guide, **given, seed=self.seed).mean())
 
     def _out_of_patience(self):
         patience = self.settings["patience"]

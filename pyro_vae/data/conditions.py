@@ -1,0 +1,70 @@
+"""What a conditional model is given: functions of `(x, y)` that return `(x, c)`, applied to a batch.
+
+`join(x, c)` puts a batch together again, for showing.
+"""
+
+from dataclasses import dataclass
+
+import torch
+
+from ..errors import UserError
+
+
+@dataclass(frozen=True)
+class Labels:
+    """Class-conditional: c is the label, one-hot `[N, num_classes]`; x stays as it is."""
+
+    num_classes: int
+
+    def __call__(self, x, y):
+        if y is None:
+            raise UserError("Labels() conditions on labels, and these data have none")
+        classes = torch.arange(self.num_classes, device=x.device)
+        return x, (y.unsqueeze(-1) == classes).to(x.dtype)
+
+    def join(self, x, c):
+        return x
+
+
+@dataclass(frozen=True)
+class Quadrants:
+    """Complete an image: c is one, two or three of its quadrants, x the pixels of the others.
+
+    `observed=1`: the lower left quadrant; 2: the left half; 3: all but the upper right. x and c are
+    vectors `[N, pixels]`, in row order. The task is Sohn, Lee and Yan's (2015, section 5.1).
+
+    Args:
+        observed: 1, 2 or 3.
+        shape: of the images, `(C, H, W)`.
+    """
+
+    observed: int
+    shape: tuple
+
+    def __post_init__(self):
+        if self.observed not in (1, 2, 3):
+            raise UserError(f"quadrants observed: 1, 2 or 3, not {self.observed}")
+        if len(self.shape) != 3:
+            raise UserError(f"quadrants are parts of images (C, H, W); x is {list(self.shape)}")
+
+    def mask(self, device=None):
+        """`[C, H, W]` bool: the pixels that are observed."""
+        _, h, w = self.shape
+        mask = torch.zeros(self.shape, dtype=torch.bool, device=device)
+        mask[:, h // 2 :, : w // 2] = True
+        if self.observed >= 2:
+            mask[:, : h // 2, : w // 2] = True
+        if self.observed == 3:
+            mask[:, h // 2 :, w // 2 :] = True
+        return mask
+
+    def __call__(self, x, y):
+        mask = self.mask(x.device)
+        return x[:, ~mask], x[:, mask]
+
+    def join(self, x, c):
+        """Images `[N, C, H, W]` from `x` and `c`."""
+        mask = self.mask(x.device)
+        image = x.new_empty((len(x), *self.shape))
+        image[:, ~mask], image[:, mask] = x, c.to(x)
+        return image
