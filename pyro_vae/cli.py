@@ -112,7 +112,6 @@ def fit(
             raise UserError(
                 f"{out} holds a run already: --resume goes on with it, --out FOLDER starts another"
             )
-        given.setdefault("data", data)
         settings = methods.settings(model, _pick(given), data)
         settings["seed"] = seed
     loaded = load_data(settings, root)
@@ -321,7 +320,7 @@ def _report(model, guide, loaded, settings, out, history, best_epoch, num_sample
     config = checkpoint.read_json(out / "config.json")
     checkpoint.write_json(out / f"results-{split}.json", {**result, "hardware": report.hardware()})
     method = methods.method(config["method"])
-    figures = report.pictures(model, guide, loaded, split, history, best_epoch, seed)
+    figures = report.pictures(model, guide, loaded, result, history, best_epoch, seed)
     report.write(
         out / "report.html",
         f"{config['method']} on {loaded.name}",

@@ -46,22 +46,28 @@ def summarise(model, guide, data, split="test", num_samples=500, seed=0):
     return result
 
 
-def table(result):
-    """The numbers of `summarise` as lines of text."""
-    bound = "score" if result.get("elbo_is_a_score") else "ELBO"
-    rows = [(bound, f"{result['elbo']:.2f}", "nats per datum")]
+def rows(result):
+    """The numbers of `summarise` as `[(name, nats per datum, note)]`."""
+    found = [("ELBO", result["elbo"], "nats per datum")]
+    if result.get("elbo_is_a_score"):
+        found = [("score", result["elbo"], "nats per datum; grey in a Bernoulli: no likelihood")]
     if "log_likelihood" in result:
         note = f"importance weighted, {result['num_samples']} samples"
-        rows.append(("log-likelihood", f"{result['log_likelihood']:.2f}", note))
+        found.append(("log-likelihood", result["log_likelihood"], note))
     for name, value in result["terms"].items():
         if name in result["units"]:
-            units = f"{result['active_units'][name]} of {result['units'][name]} units active"
-            rows.append((f"KL of {name}", f"{-value:.2f}", units))
+            note = f"{result['active_units'][name]} of {result['units'][name]} units active"
+            found.append((f"KL of {name}", -value, note))
         elif name != "x":
-            rows.append((f"KL of {name}", f"{-value:.2f}", "discrete, summed exactly"))
+            found.append((f"KL of {name}", -value, "discrete, summed exactly"))
         else:
-            rows.append(("E log p(x | ...)", f"{value:.2f}", "reconstruction"))
-    lines = [f"{a:<18}{b:>10}   {c}" for a, b, c in rows]
+            found.append(("E log p(x | ...)", value, "reconstruction"))
+    return found
+
+
+def table(result):
+    """The numbers of `summarise` as lines of text."""
+    lines = [f"{a:<18}{b:>10.2f}   {c}" for a, b, c in rows(result)]
     lines.insert(0, f"{result['data']} {result['split']} data")
     if "clustering" in result:
         lines += ["", f"{'clusters':<18}{'accuracy':>10}{'purity':>9}{'NMI':>8}{'ARI':>8}"]

@@ -11,7 +11,7 @@ import numpy as np
 import pytest
 import torch
 
-from pyro_vae import methods
+from pyro_vae import methods, summary
 from pyro_vae.cli import main
 
 SMALL = ["--epochs", "2", "--hidden", "[16]", "--num_samples", "5", "--latent_dim", "3"]
@@ -263,3 +263,13 @@ def test_ctrl_c_in_the_mixture_start_stops_and_resume_starts_it_again(tmp_path):
     done = command("fit", "gmvae", "--out", "run", "--resume", cwd=tmp_path)
     assert done.returncode == 0, done.stderr
     assert len((tmp_path / "run" / "metrics.jsonl").read_text().splitlines()) == 2
+
+
+def test_a_score_is_not_called_a_bound():
+    result = {"split": "test", "data": 2, "elbo": -3.0, "terms": {"x": -2.0, "z": -1.0}}
+    result |= {"num_samples": 5, "active_units": {"z": 1}, "units": {"z": 4}}
+    names = [name for name, _, _ in summary.rows({**result, "log_likelihood": -2.5})]
+    assert names == ["ELBO", "log-likelihood", "E log p(x | ...)", "KL of z"]
+    score = summary.rows({**result, "elbo_is_a_score": True})
+    assert score[0][0] == "score" and "no likelihood" in score[0][2]
+    assert score[-1] == ("KL of z", 1.0, "1 of 4 units active")
