@@ -33,11 +33,7 @@ VARIATIONS = {
 
 def bound(change, seed):
     """Mean validation ELBO of one run, 20 samples a datum."""
-    start = {
-        **methods.CLUSTERING["initialisation"],
-        "restarts": 1,
-        **change.get("initialisation", {}),
-    }
+    start = {"restarts": 1, **change.get("initialisation", {})}
     settings = methods.settings("gmvae", {**change, "initialisation": start, "seed": seed})
     data = cli.load_data(settings)
     x = pv.data.Data(pv.data.Split(data.train.x), pv.data.Split(data.valid.x), name="unlabelled")

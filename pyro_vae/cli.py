@@ -81,7 +81,7 @@ def fit(
         discrete: how a discrete latent in the guide is trained: enumerate, score, relaxed.
         centre: whether the encoder sees 2x - 1 instead of x; for images, unless said.
         initialise: none, or mixture: start components from a Gaussian mixture fitted to encodings.
-        initialisation: its settings, e.g. '{"epochs": 50, "restarts": 3}'.
+        initialisation: its settings, over the method's own: '{"epochs": 50, "restarts": 3}'.
         lr: Adam's learning rate.
         weight_decay: decoupled, as in AdamW.
         schedule: constant, linear or cosine.
@@ -238,6 +238,8 @@ def _pick(given):
 
 def _same_settings(given, settings, out):
     for key, value in _pick(given).items():
+        if key == "initialisation":  # was merged over the method's own
+            value = {**settings[key], **value}
         if key in ("epochs", "patience") or settings.get(key) == value:
             continue
         if key == "data" and value == "digits":  # the default, so perhaps not said

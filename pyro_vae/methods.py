@@ -5,12 +5,13 @@ A method is data: `build(config)` makes the pair from plain JSON values, so a ru
 """
 
 import inspect
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, fields
 
 from .conditionals import MLP, Conv, MultivariateNormal, Normal
 from .errors import UserError, unknown
 from .guides import Guide
 from .models import GMVAE, VAE, MixtureVAE
+from .train import MixtureInitialisation
 
 FAMILIES = {"normal": Normal(), "full": MultivariateNormal()}
 
@@ -147,15 +148,25 @@ def method(name):
 
 
 def settings(name, overrides=None, data="digits"):
-    """A method's settings: its own over the defaults for the data, the caller's over both."""
+    """A method's settings: its own over the defaults for the data, the caller's over both.
+
+    What the caller says of `initialisation` goes over the method's own, setting by setting.
+    """
     chosen = {**DEFAULTS, **method(name).settings}
     if "mnist" in data:
         chosen |= LARGE | method(name).large
-    chosen.update({k: v for k, v in (overrides or {}).items() if v is not None})
-    unknown_keys = set(chosen) - set(DEFAULTS)
-    if unknown_keys:
-        raise unknown("setting", unknown_keys.pop(), DEFAULTS)
+    given = {k: v for k, v in (overrides or {}).items() if v is not None}
+    start = {**chosen["initialisation"], **given.get("initialisation", {})}
+    chosen |= {**given, "initialisation": start}
+    _all_known("setting", chosen, DEFAULTS)
+    _all_known("setting of initialisation", start, [f.name for f in fields(MixtureInitialisation)])
     return chosen
+
+
+def _all_known(kind, names, known):
+    for name in names:
+        if name not in known:
+            raise unknown(kind, name, known)
 
 
 def build(name, config, x_shape, num_data=None, c_shape=None, num_classes=None):

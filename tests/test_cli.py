@@ -2,6 +2,7 @@
 
 import json
 import re
+import shutil
 import signal
 import subprocess
 import sys
@@ -11,6 +12,7 @@ import numpy as np
 import pytest
 import torch
 
+import pyro_vae as pv
 from pyro_vae import methods, summary
 from pyro_vae.cli import main
 
@@ -78,6 +80,15 @@ def test_evaluate_and_sample_work_from_the_run_folder_alone(finished):
     assert (folder / "run" / "samples.png").read_bytes()[:4] == b"\x89PNG"
 
 
+def test_the_same_command_with_resume_goes_on(finished, tmp_path, capsys):
+    shutil.copytree(finished[0] / "run", tmp_path / "run")
+    same = [*SMALL, "--initialisation", '{"epochs": 2, "restarts": 2, "fits": 1}']
+    same += ["--out", str(tmp_path / "run"), "--resume", "true", "--progress", "false"]
+    assert main(["fit", "gmvae", *same]) == 0
+    assert main(["fit", "gmvae", *same, "--initialisation", '{"restarts": 3}']) == 1
+    assert "was started with initialisation=" in capsys.readouterr().err
+
+
 def test_a_second_fit_into_the_same_folder_loses_nothing(finished):
     folder, _ = finished
     before = (folder / "run" / "checkpoint.pt").read_bytes()
@@ -129,6 +140,17 @@ def test_every_listed_method_fits_from_the_command_line(name, tmp_path, capsys, 
     assert main(["fit", name, *SMALL, *extra, "--progress", "false"]) == 0
     out = capsys.readouterr().out
     assert "ELBO" in out and (tmp_path / "runs" / f"{name}-digits-0" / "report.html").exists()
+
+
+def test_what_is_said_of_the_mixture_start_goes_over_the_methods_own():
+    own = methods.CLUSTERING["initialisation"]
+    found = methods.settings("gmvae", {"initialisation": {"restarts": 1}})
+    assert found["initialisation"] == {**own, "restarts": 1}
+    assert methods.settings("gmvae")["initialisation"] == own  # and leaves it as it was
+    large = methods.settings("gmvae", {"initialisation": {"fits": 9}}, "mnist")
+    assert large["initialisation"] == {**methods.CLUSTERING_LARGE["initialisation"], "fits": 9}
+    with pytest.raises(pv.UserError, match="did you mean 'weight_decay'"):
+        methods.settings("vade", {"initialisation": {"weight_decy": 0.1}})
 
 
 def test_list_names_model_guide_and_paper(capsys):
