@@ -10,7 +10,7 @@ import torch
 from . import data as datasets
 from . import evaluate as judge
 from . import methods, plots, report, summary
-from .errors import UserError
+from .errors import UserError, whole
 from .objectives import ELBO
 from .pair import reads_index
 from .train import MixtureInitialisation, checkpoint, choose_device, load_weights
@@ -97,6 +97,7 @@ def fit(
     """
     given = {k: v for k, v in locals().items() if v is not None}
     methods.method(model)
+    whole(1, num_samples=num_samples)  # now, not after hours of training
     out = Path("runs") / f"{model}-{Path(data).stem}-{seed}" if out is None else out
     if resume:
         config = checkpoint.read_json(out / "config.json")

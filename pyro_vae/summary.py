@@ -3,6 +3,7 @@
 import torch
 
 from . import evaluate
+from .errors import whole
 from .pair import reads_index, takes
 
 
@@ -20,6 +21,7 @@ def summarise(model, guide, data, split="test", num_samples=500, seed=0):
     All in nats per datum, at beta = 1, in eval mode. A guide with a row per training datum can be
     judged on the training split alone. Labels are used to score a clustering, never to make one.
     """
+    whole(1, num_samples=num_samples)
     x, y, others = inputs(model, guide, data, split)
     terms = evaluate.elbo_terms(model, guide, x, num_samples=10, seed=seed, **others)
     result = {"split": split, "data": len(x), "num_samples": num_samples}

@@ -189,7 +189,12 @@ BAD = {
     "not a number": (["fit", "vae", "--epochs", "many"], "epochs"),
     "misspelt network": (["fit", "vae", "--network", "cnn"], "unknown network 'cnn'"),
     "misspelt activation": (["fit", "vae", "--activation", "rellu"], "did you mean 'relu'?"),
-    "misspelt split": (["evaluate", "run"], "is this a run folder?"),
+    "misspelt split": (
+        ["evaluate", "trained", "--split", "nothing"],
+        "unknown split 'nothing'",
+    ),
+    "a split that is an attribute": (["evaluate", "trained", "--split", "name"], "unknown split"),
+    "not a run": (["evaluate", "run"], "is this a run folder?"),
     "no such run": (["sample", "nowhere"], "is this a run folder?"),
     "grey in Bernoulli": (
         ["fit", "vae", "--likelihood", "bernoulli", "--binarise", "none"],
@@ -210,12 +215,60 @@ BAD = {
         "needs images (C, H, W)",
     ),
     "no command": ([], "command"),
+    "misspelt initialisation": (
+        ["fit", "gmvae", "--initialisation", '{"fit": 3}'],
+        "unknown setting of initialisation 'fit'; did you mean 'fits'?",
+    ),
+    "no restarts": (
+        ["fit", "gmvae", "--initialisation", '{"restarts": 0}'],
+        "restarts takes whole numbers from 1, not 0",
+    ),
+    "restarts in words": (
+        ["fit", "gmvae", "--initialisation", '{"restarts": "many"}'],
+        "restarts takes whole numbers from 1, not 'many'",
+    ),
+    "no samples": (["fit", "vae", "--num_samples", "0"], "num_samples takes whole numbers from 1"),
+    "no samples to judge by": (
+        ["evaluate", "trained", "--num_samples", "0"],
+        "num_samples takes whole numbers from 1, not 0",
+    ),
+    "no components": (["fit", "gmvae", "--num_components", "0"], "num_components takes whole"),
+    "no latent": (["fit", "vae", "--latent_dim", "0"], "latent_dim takes whole numbers from 1"),
+    "negative latent": (["fit", "vade", "--latent_dim", "-1"], "latent_dim takes whole numbers"),
+    "no w": (["fit", "gmvae", "--w_dim", "0"], "w_dim takes whole numbers from 1, not 0"),
+    "no particles": (["fit", "vae", "--num_particles", "0"], "num_particles takes whole numbers"),
+    "no width": (["fit", "vae", "--hidden", "[0]"], "hidden takes whole numbers from 1, not (0,)"),
+    "negative width": (["fit", "vae", "--hidden", "[8, -3]"], "hidden takes whole numbers from 1"),
+    "no channels": (
+        ["fit", "vae", "--network", "conv", "--channels", "[0]"],
+        "channels takes whole numbers from 1, not (0,)",
+    ),
+    "no convolutions": (
+        ["fit", "vae", "--network", "conv", "--channels", "[]"],
+        "needs channels and a hidden layer",
+    ),
+    "nothing behind the convolutions": (
+        ["fit", "vae", "--network", "conv", "--hidden", "[]"],
+        "needs channels and a hidden layer",
+    ),
+    "negative warm-up": (["fit", "vae", "--warmup", "-1"], "warmup must not be negative: -1"),
+    "free bits of nothing": (["fit", "vae", "--free_bits", '{"q": 1}'], "no latent 'q'"),
+    "empty batches": (["fit", "vae", "--batch_size", "0"], "batch_size takes whole numbers from 1"),
+    "no rate": (["fit", "vae", "--lr", "0"], "lr must be positive: 0"),
+    "negative decay": (["fit", "vae", "--weight_decay", "-1"], "weight_decay must not be negative"),
+    "negative norm": (["fit", "vae", "--clip_norm", "-1"], "clip_norm must be positive: -1"),
+    "no patience": (["fit", "vae", "--patience", "0"], "patience takes whole numbers from 1"),
+    "none drawn": (["sample", "trained", "--num", "0"], "the number of samples takes whole"),
+    "no such component": (["sample", "trained", "--y", "99"], "the model has components 0..9"),
 }
 
 
 @pytest.mark.parametrize("case", BAD)
-def test_bad_input_gets_one_clear_line(case, tmp_path, monkeypatch, capsys):
+def test_bad_input_gets_one_clear_line_and_starts_nothing(
+    case, finished, tmp_path, monkeypatch, capsys
+):
     monkeypatch.chdir(tmp_path)
+    (tmp_path / "trained").symlink_to(finished[0] / "run")
     x = np.zeros((50, 4))
     np.savez("labels.npz", x=x, y=np.linspace(0, 1, 50))
     np.savez("evil.npz", x=np.array([_Evil()], dtype=object))
@@ -233,6 +286,7 @@ def test_bad_input_gets_one_clear_line(case, tmp_path, monkeypatch, capsys):
     assert status in (1, 2)
     assert len(lines) == 1 and lines[0].startswith("pyro-vae: ") and message in lines[0], lines
     assert "pickle was executed" not in out.out
+    assert not (tmp_path / "runs").exists()
 
 
 def test_a_damaged_or_foreign_run_folder_gives_one_line(finished, tmp_path, capsys):
