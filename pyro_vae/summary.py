@@ -3,13 +3,15 @@
 import torch
 
 from . import evaluate
-from .errors import whole
+from .errors import UserError, whole
 from .pair import reads_index, takes
 
 
 def inputs(model, guide, data, split):
     """`(x, labels, others)` of a split: `others` is what the pair is given besides x."""
     part = data.observed(split)
+    if reads_index(guide) and split != "train":
+        raise UserError("a guide with a row per training datum is judged on the train split alone")
     others = {"index": torch.arange(len(part))} if reads_index(guide) else {}
     others |= {n: getattr(part, n) for n in getattr(model, "observes", ()) if n != "x"}
     return part.x, part.y, others

@@ -89,6 +89,14 @@ def test_the_same_command_with_resume_goes_on(finished, tmp_path, capsys):
     assert "was started with initialisation=" in capsys.readouterr().err
 
 
+def test_a_guide_with_a_row_per_datum_is_judged_on_its_own_data(tmp_path, monkeypatch, capsys):
+    monkeypatch.chdir(tmp_path)
+    run = ["fit", "vae-per-datum", *SMALL, "--out", "run", "--progress", "false"]
+    assert main(run) == 0 and "1257 train data" in capsys.readouterr().out
+    assert main(["evaluate", "run"]) == 1
+    assert "judged on the train split alone" in capsys.readouterr().err
+
+
 def test_a_second_fit_into_the_same_folder_loses_nothing(finished):
     folder, _ = finished
     before = (folder / "run" / "checkpoint.pt").read_bytes()
