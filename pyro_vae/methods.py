@@ -10,8 +10,10 @@ from dataclasses import dataclass, field
 from .conditionals import MLP, Conv, MultivariateNormal, Normal
 from .errors import UserError, unknown
 from .guides import Guide
-from .models import GMVAE, VAE, MixtureVAE
+from .models import GMVAE, M1M2, M2, VAE, AuxiliaryDGM, MixtureVAE
+from .objectives import ELBO, SemiSupervised
 
+OBJECTIVES = {"elbo": ELBO, "semi-supervised": SemiSupervised}
 FAMILIES = {"normal": Normal(), "full": MultivariateNormal()}
 
 
@@ -32,6 +34,8 @@ DEFAULTS = {
     "data": "digits",
     "seed": 0,
     "binarise": None,
+    "num_labels": None,
+    "label_seed": 0,
     "latent_dim": 10,
     "num_components": 10,
     "learn_weights": True,
@@ -41,6 +45,8 @@ DEFAULTS = {
     "hidden": [128, 128],
     "channels": [32, 64],
     "activation": "relu",
+    "auxiliary_dim": None,
+    "skip": False,
     "component": "normal",
     "family": "normal",
     "discrete": "enumerate",
@@ -48,6 +54,8 @@ DEFAULTS = {
     "initialise": "none",
     "initialisation": {},
     "epochs": 200,
+    "objective": "elbo",
+    "alpha": None,
     "lr": 1e-3,
     "schedule": "cosine",
     "batch_size": 128,
@@ -95,6 +103,9 @@ CLUSTERING_LARGE = {
     },
 }
 
+#: For few labels; alpha chosen by the validation error (`python -m benchmarks.semi_supervised`).
+SEMI = {"objective": "semi-supervised", "num_labels": 100}
+
 METHODS = {
     "vae": Method(VAE, "z <- x", "Kingma and Welling 2013, arXiv 1312.6114"),
     "vae-constants": Method(
@@ -136,6 +147,34 @@ METHODS = {
         "Dilokthanakul et al. 2016, first version",
         {"w": ["x"], "z": ["x"], "y": ["x"]},
     ),
+    "m1": Method(
+        VAE,
+        "z <- x, then a classifier of z",
+        "Kingma et al. 2014, arXiv 1406.5298",
+        settings={"num_labels": 100},
+    ),
+    "m2": Method(M2, "y <- x; z <- x, y", "Kingma et al. 2014, arXiv 1406.5298", settings=SEMI),
+    "m1-m2": Method(
+        M1M2,
+        "z1 <- x; y <- z1; z2 <- z1, y",
+        "Kingma et al. 2014, arXiv 1406.5298",
+        settings={**SEMI, "initialise": "stack", "initialisation": {"epochs": 200}},
+    ),
+    "auxiliary-dgm": Method(
+        AuxiliaryDGM,
+        "a <- x; y <- a, x; z <- a, x, y",
+        "Maaloe et al. 2016, arXiv 1602.05473",
+        settings=SEMI,
+    ),
+    "skip-dgm": Method(
+        AuxiliaryDGM,
+        "a <- x; y <- a, x; z <- a, x, y",
+        "Maaloe et al. 2016, arXiv 1602.05473",
+        settings={**SEMI, "skip": True},
+    ),
+    "m2-clustering": Method(
+        M2, "y <- x; z <- x, y", "M2 without labels: a failure, see Rui Shu 2016, ruishu.io"
+    ),
 }
 
 
@@ -151,6 +190,8 @@ def settings(name, overrides=None, data="digits"):
     chosen = {**DEFAULTS, **method(name).settings}
     if "mnist" in data:
         chosen |= LARGE | method(name).large
+    if data.endswith(".npz"):
+        chosen["num_labels"] = None  # a file says by -1 what is not labelled
     chosen.update({k: v for k, v in (overrides or {}).items() if v is not None})
     unknown_keys = set(chosen) - set(DEFAULTS)
     if unknown_keys:
@@ -167,7 +208,7 @@ def build(name, config, x_shape, num_data=None, c_shape=None, num_classes=None):
         x_shape: event shape of the data.
         num_data: training data, for guides with a row per datum.
         c_shape: event shape of the covariates, for conditional models.
-        num_classes: for models of labels.
+        num_classes: for models of labels; `num_components` where the data do not say.
     """
     found = method(name)
     network = _network(config, x_shape)
@@ -176,7 +217,7 @@ def build(name, config, x_shape, num_data=None, c_shape=None, num_classes=None):
         "network": network,
         "component": _family(config["component"]),
         "c_shape": c_shape,
-        "num_classes": num_classes,
+        "num_classes": config["num_components"] if num_classes is None else num_classes,
     }
     takes = inspect.signature(found.model).parameters
     model = found.model(tuple(x_shape), **{k: v for k, v in options.items() if k in takes})
