@@ -224,13 +224,18 @@ def build(name, config, x_shape, num_data=None, c_shape=None, num_classes=None):
     guide = Guide(
         model,
         given=found.given,
-        family={"z": _family(config["family"])},
+        family={n: _family(config["family"]) for n in _factors(found) if n.startswith("z")},
         network=network,
         discrete=config["discrete"],
         standardise={"x": (0.5, 0.5)} if _centred(config, x_shape) else None,
         num_data=num_data,
     )
     return model, guide
+
+
+def _factors(found):
+    """The latents that a method's guide names."""
+    return found.given if isinstance(found.given, dict) else found.model.default_guide
 
 
 def _centred(config, x_shape):

@@ -77,10 +77,8 @@ class SemiSupervised(ELBO):
         return loss + self._classification(pin)
 
     def loss(self, model, guide, *args, y=None, **kwargs):
-        pin, programs = self._pinned(model, guide, y)
-        loss = super().loss(*programs, *args, **kwargs)
-        with torch.no_grad():
-            return loss + float(self._classification(pin))
+        with torch.enable_grad():  # Pyro's differentiable loss refuses to be computed without
+            return self.differentiable_loss(model, guide, *args, y=y, **kwargs).item()
 
     def _pinned(self, model, guide, y):
         if y is None or y.is_floating_point() or y.dim() != 1:
