@@ -1,5 +1,7 @@
 """What is said of a trained pair: one dict of numbers, and its table."""
 
+import math
+
 import torch
 
 from . import evaluate
@@ -38,12 +40,77 @@ def summarise(model, guide, data, split="test", num_samples=500, seed=0):
         shares = evaluate.responsibilities(model, guide, x, seed=seed, **others)
         clusters = shares.argmax(-1)
         result["occupancy"] = evaluate.occupancy(shares).tolist()
-        if y is not None:
+        result["discrete"] = {
+            "entropy": evaluate.entropy(shares),
+            "largest": math.log(shares.shape[-1]),
+            "mutual_information": evaluate.mutual_information(shares),
+        }
+        if y is not None and not labelled_in_part(data):
             result["clustering"] = {"this model": evaluate.clustering(y, clusters)}
             found = evaluate.baselines(data.observed("train").x, x, shares.shape[-1], seed=seed)
             for name, assigned in found.items():
                 result["clustering"][name] = evaluate.clustering(y, assigned)
+    if labelled_in_part(data) and not others:
+        result["classification"] = classification(model, guide, data, split)
     return result
+
+
+def labelled_in_part(data):
+    """Whether some training data have labels and others were left, or made, without."""
+    y = data.train.y
+    return y is not None and bool((y >= 0).any()) and (data.hidden is not None or (y < 0).any())
+
+
+def predictions(model, guide, x, y, *others):
+    """`{classifier: [classes of each of others]}`: the model, or classifiers of its features.
+
+    A model without a class y is M1: its active units are features, for classifiers fitted on the
+    labelled of the training data `x [N, ...]`, `y [N]`.
+    """
+    if takes(model, "y"):
+        return {"this model": [evaluate.classify(model, guide, v) for v in others]}
+    codes = [evaluate.features(model, guide, v, reference=x) for v in (x, *others)]
+    found = evaluate.classifiers(codes[0], y, *codes[1:])
+    return {f"{name} on z": classes for name, classes in found.items()}
+
+
+def classification(model, guide, data, split):
+    """Shares of wrong classes, the model's beside classical classifiers' given the same labels.
+
+    `{"num_labels": n, "errors": {classifier: {part: error}}}`; the parts are the labelled training
+    data, the unlabelled (of the first 10,000; where their labels were hidden and so are known), and
+    the split.
+    """
+    train, part = data.observed("train"), data.observed(split)
+    x, y = train.x, train.y
+    truth = y if data.hidden is None else data.hidden
+    first = torch.arange(len(y)) < 10_000
+    parts = {"labelled": (x[y >= 0], y[y >= 0])}
+    unseen = (y < 0) & (truth >= 0) & first
+    if unseen.any():
+        parts["unlabelled"] = (x[unseen], truth[unseen])
+    if split != "train" and part.y is not None and (part.y >= 0).any():
+        parts[split] = (part.x[part.y >= 0], part.y[part.y >= 0])
+    data_in = [v for v, _ in parts.values()]
+    found = predictions(model, guide, x, y, *data_in)
+    on_x = evaluate.classifiers(x, y, *data_in, spreading=True)
+    found |= {f"{name} on x": classes for name, classes in on_x.items()}
+    errors = {
+        name: {
+            part: float((predicted != labels).double().mean())
+            for (part, (_, labels)), predicted in zip(parts.items(), classes, strict=True)
+        }
+        for name, classes in found.items()
+    }
+    return {"num_labels": int((y >= 0).sum()), "errors": errors}
+
+
+def discrete_line(found):
+    """The entropy of a discrete latent, in words."""
+    return (
+        f"of ln K = {found['largest']:.2f}; mutual information with x "
+        f"{found['mutual_information']:.2f}"
+    )
 
 
 def table(result):
@@ -61,6 +128,9 @@ def table(result):
             rows.append((f"KL of {name}", f"{-value:.2f}", "discrete, summed exactly"))
         else:
             rows.append(("E log p(x | ...)", f"{value:.2f}", "reconstruction"))
+    if "discrete" in result:
+        found = result["discrete"]
+        rows.append(("entropy q(y | x)", f"{found['entropy']:.2f}", discrete_line(found)))
     lines = [f"{a:<18}{b:>10}   {c}" for a, b, c in rows]
     lines.insert(0, f"{result['data']} {result['split']} data")
     if "clustering" in result:
@@ -69,4 +139,11 @@ def table(result):
             lines.append(
                 f"{name:<18}{m['accuracy']:>10.3f}{m['purity']:>9.3f}{m['nmi']:>8.3f}{m['ari']:>8.3f}"
             )
+    if "classification" in result:
+        found = result["classification"]
+        parts = list(next(iter(found["errors"].values())))
+        head = f"errors, {found['num_labels']} labels"
+        lines += ["", f"{head:<26}" + "".join(f"{part:>12}" for part in parts)]
+        for name, errors in found["errors"].items():
+            lines.append(f"{name:<26}" + "".join(f"{errors[p]:>12.3f}" for p in parts))
     return "\n".join(lines)

@@ -126,6 +126,8 @@ def test_every_listed_method_fits_from_the_command_line(name, tmp_path, capsys, 
     extra = []
     if methods.METHODS[name].settings.get("initialise") == "mixture":
         extra = ["--initialisation", '{"epochs": 1, "restarts": 1, "fits": 1}']
+    if methods.METHODS[name].settings.get("initialise") == "stack":
+        extra = ["--initialisation", '{"epochs": 1}']
     assert main(["fit", name, *SMALL, *extra, "--progress", "false"]) == 0
     out = capsys.readouterr().out
     assert "ELBO" in out and (tmp_path / "runs" / f"{name}-digits-0" / "report.html").exists()
