@@ -21,9 +21,8 @@ from pathlib import Path
 
 import torch
 
-from pyro_vae import report
-
 from .clustering import mean_sd, one
+from .results import write
 
 METHODS = ("m2-clustering", "shu-gmvae", "vade")
 
@@ -57,8 +56,7 @@ def main(argv=None):
         )
     if a.out:
         command = f"python -m benchmarks.m2_clustering --seeds {a.seeds} --threads {a.threads}"
-        result = {"command": command, "hardware": report.hardware(), "rows": rows, "runs": runs}
-        a.out.write_text(json.dumps(result, indent=1) + "\n")
+        write(a.out, command, rows=rows, runs=runs)
 
 
 if __name__ == "__main__":

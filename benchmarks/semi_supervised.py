@@ -19,9 +19,10 @@ from pathlib import Path
 import torch
 
 import pyro_vae as pv
-from pyro_vae import cli, methods, report, summary
+from pyro_vae import cli, methods, summary
 
 from .clustering import mean_sd
+from .results import write
 
 RUNS = {  # name: (method, settings, numbers of labels)
     "M1": ("m1", {}, (100, 50)),
@@ -39,7 +40,11 @@ def one(name, num_labels, seed, overrides):
     method, own, _ = RUNS[name]
     settings = methods.settings(
         method,
-        {"seed": seed, "label_seed": seed, "num_labels": num_labels, **own, **overrides},
+        {
+            **{"seed": seed, "label_seed": seed, "num_labels": num_labels, "compile": "aten"},
+            **own,
+            **overrides,
+        },
     )
     data = cli.load_data(settings)
     settings["likelihood"] = data.likelihood
@@ -105,13 +110,11 @@ def main(argv=None):
                     continue
                 runs.append(one(name, num_labels, seed, a.settings))
                 told = {k: round(100 * e["test"], 1) for k, e in runs[-1]["errors"].items()}
-                print(f"{num_labels} labels, seed {seed}, {runs[-1]['seconds']} s: {told}", flush=True)
+                print(
+                    f"{num_labels} labels, seed {seed}, {runs[-1]['seconds']} s: {told}", flush=True
+                )
                 if a.out:  # after each run, so that nothing is lost
-                    result = {
-                        "command": command, "hardware": report.hardware(),
-                        "rows": tabulate(runs), "runs": runs,
-                    }  # fmt: skip
-                    a.out.write_text(json.dumps(result, indent=1) + "\n")
+                    write(a.out, command, rows=tabulate(runs), runs=runs)
 
 
 if __name__ == "__main__":

@@ -10,15 +10,9 @@ import torch
 from . import data as datasets
 from . import evaluate as judge
 from . import methods, plots, report, summary
-from .errors import UserError, unknown
+from .errors import UserError, unknown, whole
 from .pair import reads_index
-from .train import (
-    MixtureInitialisation,
-    StackInitialisation,
-    checkpoint,
-    choose_device,
-    load_weights,
-)
+from .train import checkpoint, choose_device, load_weights
 from .train import fit as train
 
 
@@ -95,7 +89,7 @@ def fit(
         centre: whether the encoder sees 2x - 1 instead of x; for images, unless said.
         initialise: none; mixture: start components from a Gaussian mixture fitted to encodings;
             stack: M1+M2's first stage.
-        initialisation: its settings, e.g. '{"epochs": 50, "restarts": 3}'.
+        initialisation: its settings, over the method's own: '{"epochs": 50, "restarts": 3}'.
         objective: elbo, or semi-supervised: labelled data have their label, others sum over it.
         alpha: weight of the semi-supervised objective's classification term.
         lr: Adam's learning rate.
@@ -113,6 +107,7 @@ def fit(
     """
     given = {k: v for k, v in locals().items() if v is not None}
     methods.method(model)
+    whole(1, num_samples=num_samples)  # now, not after hours of training
     out = Path("runs") / f"{model}-{Path(data).stem}-{seed}" if out is None else out
     if resume:
         config = checkpoint.read_json(out / "config.json")
@@ -128,7 +123,6 @@ def fit(
             raise UserError(
                 f"{out} holds a run already: --resume goes on with it, --out FOLDER starts another"
             )
-        given.setdefault("data", data)
         settings = methods.settings(model, _pick(given), data)
         settings["seed"] = seed
     loaded = load_data(settings, root)
@@ -255,6 +249,8 @@ def _pick(given):
 
 def _same_settings(given, settings, out):
     for key, value in _pick(given).items():
+        if key == "initialisation":  # was merged over the method's own
+            value = {**settings[key], **value}
         if key in ("epochs", "patience") or settings.get(key) == value:
             continue
         if key == "data" and value == "digits":  # the default, so perhaps not said
@@ -335,10 +331,7 @@ def _objective(settings):
 
 
 def _initialisation(settings):
-    name, known = (
-        settings["initialise"],
-        {"mixture": MixtureInitialisation, "stack": StackInitialisation},
-    )
+    name, known = settings["initialise"], methods.INITIALISATIONS
     if name == "none":
         return None
     if name not in known:
@@ -353,7 +346,7 @@ def _report(model, guide, loaded, settings, out, history, best_epoch, num_sample
     config = checkpoint.read_json(out / "config.json")
     checkpoint.write_json(out / f"results-{split}.json", {**result, "hardware": report.hardware()})
     method = methods.method(config["method"])
-    figures = report.pictures(model, guide, loaded, split, history, best_epoch, seed)
+    figures = report.pictures(model, guide, loaded, result, history, best_epoch, seed)
     report.write(
         out / "report.html",
         f"{config['method']} on {loaded.name}",
