@@ -106,8 +106,8 @@ CLUSTERING_LARGE = {
     },
 }
 
-#: For few labels; digits' chosen by the error on the 180 validation images, on few trials with seeds
-#: 0 and 1 (`benchmarks/semi_supervised.py` says how). MNIST's alpha is the paper's, and untried here.
+#: For few labels; digits' chosen by the error on the 180 validation images, in a dozen trials with
+#: seed 0 (`benchmarks/semi_supervised.py` says how). MNIST's alpha is the paper's, and untried here.
 SEMI = {
     "objective": "semi-supervised",
     "alpha": 10.0,

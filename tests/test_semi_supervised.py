@@ -543,3 +543,96 @@ def test_the_stack_start_refuses_other_models():
     data = pv.data.load("digits", binarise="none")
     with pytest.raises(pv.UserError, match="needs M1M2"):
         pv.fit(*build("m2", data), data, 1, initialise=stack(), progress=False)
+
+
+def error(classes, labels):
+    return float((classes != labels).double().mean())
+
+
+def test_with_100_labels_the_skip_model_errs_a_fifth_less_than_logistic_regression_on_digits():
+    data = pv.data.load("digits", binarise="none", num_labels=100)
+    model, guide = build("skip-dgm", data, hidden=[128], latent_dim=16)
+    pv.fit(
+        model, guide, data, 50, objective=SemiSupervised(10.0), lr=4e-3, schedule="cosine",
+        compile="aten", progress=False,
+    )  # fmt: skip
+    found = error(pv.evaluate.classify(model, guide, data.test.x), data.test.y)
+    x, y = data.train.x, data.train.y
+    others = pv.evaluate.classifiers(x, y, data.test.x, spreading=True)
+    baseline = error(others["logistic regression"][0], data.test.y)
+    assert 0.05 < baseline < 0.2
+    assert found < 0.8 * baseline
+
+
+def test_features_are_the_active_units_of_the_reference_alone():
+    data = pv.data.load("digits", binarise="none")
+    torch.manual_seed(0)
+    model = pv.models.VAE(data.x_shape, 3, "binomial", SMALL)
+    guide = pv.guides.Guide(model, network=LINEAR)
+    with torch.no_grad():
+        head = guide.factors["z"].head
+        head.maps["x"].weight[1] = 0.0  # its posterior mean is one number: an unused unit
+        head.maps["x"].weight[[0, 2]] *= 10
+    x = data.test.x[:50]
+    codes = pv.evaluate.encode(model, guide, x)["z"]
+    assert torch.equal(pv.evaluate.features(model, guide, x), codes[:, [0, 2]])
+    few = pv.evaluate.features(model, guide, x[:1], reference=x)
+    assert torch.allclose(few, codes[:1, [0, 2]])
+    with pytest.raises(pv.UserError, match="no continuous latent 'w'"):
+        pv.evaluate.features(model, guide, x, latent="w")
+
+
+def test_classifiers_use_the_labelled_rows_alone_and_spreading_the_others_too():
+    torch.manual_seed(0)
+    centres = torch.tensor([[-3.0, 0.0], [3.0, 0.0]])
+    truth = torch.arange(200) % 2
+    x = centres[truth] + torch.randn(200, 2)
+    y = torch.where(torch.arange(200) < 6, truth, -1)
+    found = pv.evaluate.classifiers(x, y, x[6:], spreading=True)
+    assert list(found) == ["logistic regression", "SVM", "LabelSpreading"]
+    for (classes,) in found.values():
+        assert error(classes, truth[6:]) < 0.05
+    again = pv.evaluate.classifiers(torch.where((y < 0)[:, None], 9.0, x), y, x[6:])
+    assert torch.equal(again["SVM"][0], found["SVM"][0])
+    with pytest.raises(pv.UserError, match="labels of two classes"):
+        pv.evaluate.classifiers(x, torch.full((200,), -1), x)
+
+
+@pytest.mark.parametrize("name", MODELS)
+def test_analogies_are_the_decoders_means_at_one_style(name):
+    model, guide = pair(name, fixed=False)
+    x = binary(2)
+    found = pv.evaluate.analogies(model, guide, x)
+    assert found.shape == (2, K, D)
+    z = pv.evaluate.encode(model, guide, x)["z"]
+    with torch.no_grad():
+        for k, y in enumerate(torch.eye(K, dtype=torch.float64)):
+            values = {"y": y.expand(2, K), "z": z}
+            if "a" in model.p_x.given:
+                values["a"] = model.p_a(y=values["y"], z=z).mean
+            mean = model.p_x(**{p: values[p] for p in model.p_x.given}).mean
+            torch.testing.assert_close(found[:, k], mean)
+    vae = pv.models.VAE((D,), 2, network=SMALL)
+    with pytest.raises(pv.UserError, match="VAE names no latent that is style"):
+        pv.evaluate.analogies(vae, pv.guides.Guide(vae), x)
+
+
+def test_entropy_and_mutual_information_tell_an_ignored_y_from_a_used_one():
+    uniform, sure = torch.full((6, 3), 1 / 3), torch.eye(3).repeat(2, 1)
+    one = torch.tensor([[1.0, 0, 0]]).repeat(6, 1)
+    told = [
+        (pv.evaluate.entropy(p), pv.evaluate.mutual_information(p)) for p in (uniform, sure, one)
+    ]
+    assert told[0] == pytest.approx((math.log(3), 0), abs=1e-6)
+    assert told[1] == pytest.approx((0, math.log(3)), abs=1e-6)
+    assert told[2] == pytest.approx((0, 0), abs=1e-6)
+
+
+def test_m2_without_labels_ignores_y():
+    """Rui Shu's observation, on digits: y is a coin to q(y | x), the bound as good as with it."""
+    data = pv.data.load("digits", binarise="none")
+    model, guide = build("m2-clustering", data, hidden=[128], latent_dim=16)
+    pv.fit(model, guide, data, 40, lr=4e-3, schedule="cosine", compile="aten", progress=False)
+    shares = pv.evaluate.responsibilities(model, guide, data.test.x)
+    assert pv.evaluate.mutual_information(shares) < 0.3  # of ln 10 = 2.30
+    assert pv.evaluate.clustering(data.test.y, shares.argmax(-1))["accuracy"] < 0.4
