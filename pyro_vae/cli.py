@@ -171,7 +171,9 @@ def evaluate(
         root: folder of the torchvision data sets.
     """
     model, guide, loaded, settings = open_run(run, device, root)
-    result = summary.summarise(model, guide, loaded, split, num_samples, settings["seed"])
+    result = summary.summarise(
+        model, guide, loaded, split, num_samples, settings["seed"], _supervised(settings)
+    )
     checkpoint.write_json(run / f"results-{split}.json", {**result, "hardware": report.hardware()})
     print(summary.table(result))
     return 0
@@ -330,6 +332,10 @@ def _objective(settings):
     return methods.OBJECTIVES[name](**options)
 
 
+def _supervised(settings):
+    return settings["objective"] == "semi-supervised"
+
+
 def _initialisation(settings):
     name, known = settings["initialise"], methods.INITIALISATIONS
     if name == "none":
@@ -342,7 +348,9 @@ def _initialisation(settings):
 def _report(model, guide, loaded, settings, out, history, best_epoch, num_samples):
     split = "train" if reads_index(guide) or loaded.test is None else "test"
     seed = settings["seed"]
-    result = summary.summarise(model, guide, loaded, split, num_samples, seed)
+    result = summary.summarise(
+        model, guide, loaded, split, num_samples, seed, _supervised(settings)
+    )
     config = checkpoint.read_json(out / "config.json")
     checkpoint.write_json(out / f"results-{split}.json", {**result, "hardware": report.hardware()})
     method = methods.method(config["method"])

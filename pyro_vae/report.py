@@ -74,7 +74,7 @@ def pictures(model, guide, data, result, history, best_epoch, seed=0):
     plots.bars(ax, kls, "nats per datum", "KL by latent")
     figures.append(("Training", figure, f"What each latent tells about x, on the {split} split."))
 
-    in_part = summary.labelled_in_part(data) and not others
+    in_part = "classification" in result
     if in_part and y is not None and (y >= 0).all():
         seen = data.observed("train")
         name, (classes,) = next(iter(summary.predictions(model, guide, seen.x, seen.y, x).items()))

@@ -19,14 +19,17 @@ def inputs(model, guide, data, split):
     return part.x, part.y, others
 
 
-def summarise(model, guide, data, split="test", num_samples=500, seed=0):
+def summarise(model, guide, data, split="test", num_samples=500, seed=0, supervised=False):
     """Numbers of a pair on one split, JSON values: bounds, KLs, active units, clustering.
 
     All in nats per datum, at beta = 1, in eval mode. A guide with a row per training datum can be
-    judged on the training split alone. Labels are used to score a clustering, never to make one.
+    judged on the training split alone. Labels are used to score a clustering, never to make one;
+    where training saw some (`supervised`), errors of classification take the clustering's place.
     """
     whole(1, num_samples=num_samples)
     x, y, others = inputs(model, guide, data, split)
+    # what it numbers 3 is class 3 only where it was told; without a y of its own, it has features
+    classifies = labelled_in_part(data) and not others and (supervised or not takes(model, "y"))
     terms = evaluate.elbo_terms(model, guide, x, num_samples=10, seed=seed, **others)
     result = {"split": split, "data": len(x), "num_samples": num_samples}
     result["elbo"] = float(sum(terms.values()).mean())
@@ -49,12 +52,12 @@ def summarise(model, guide, data, split="test", num_samples=500, seed=0):
             "largest": math.log(shares.shape[-1]),
             "mutual_information": evaluate.mutual_information(shares),
         }
-        if y is not None and not labelled_in_part(data):
+        if y is not None and not classifies:
             result["clustering"] = {"this model": evaluate.clustering(y, clusters)}
             found = evaluate.baselines(data.observed("train").x, x, shares.shape[-1], seed=seed)
             for name, assigned in found.items():
                 result["clustering"][name] = evaluate.clustering(y, assigned)
-    if labelled_in_part(data) and not others:
+    if classifies:
         result["classification"] = classification(model, guide, data, split)
     return result
 

@@ -553,7 +553,7 @@ def test_with_100_labels_the_skip_model_errs_a_fifth_less_than_logistic_regressi
     data = pv.data.load("digits", binarise="none", num_labels=100)
     model, guide = build("skip-dgm", data, hidden=[128], latent_dim=16)
     pv.fit(
-        model, guide, data, 50, objective=SemiSupervised(10.0), lr=4e-3, schedule="cosine",
+        model, guide, data, 30, objective=SemiSupervised(10.0), lr=5e-3, schedule="cosine",
         compile="aten", progress=False,
     )  # fmt: skip
     found = error(pv.evaluate.classify(model, guide, data.test.x), data.test.y)
@@ -626,13 +626,3 @@ def test_entropy_and_mutual_information_tell_an_ignored_y_from_a_used_one():
     assert told[0] == pytest.approx((math.log(3), 0), abs=1e-6)
     assert told[1] == pytest.approx((0, math.log(3)), abs=1e-6)
     assert told[2] == pytest.approx((0, 0), abs=1e-6)
-
-
-def test_m2_without_labels_ignores_y():
-    """Rui Shu's observation, on digits: y is a coin to q(y | x), the bound as good as with it."""
-    data = pv.data.load("digits", binarise="none")
-    model, guide = build("m2-clustering", data, hidden=[128], latent_dim=16)
-    pv.fit(model, guide, data, 40, lr=4e-3, schedule="cosine", compile="aten", progress=False)
-    shares = pv.evaluate.responsibilities(model, guide, data.test.x)
-    assert pv.evaluate.mutual_information(shares) < 0.3  # of ln 10 = 2.30
-    assert pv.evaluate.clustering(data.test.y, shares.argmax(-1))["accuracy"] < 0.4

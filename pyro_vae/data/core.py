@@ -8,7 +8,7 @@ import numpy as np
 import torch
 from torch.utils.data import DataLoader, Dataset
 
-from ..errors import UserError, unknown
+from ..errors import UserError, unknown, whole
 
 BINARISE = ("none", "static", "dynamic")
 SPLITS = ("train", "valid", "test")
@@ -70,6 +70,7 @@ class Data:
         Raises:
             UserError: no labels, or not as many.
         """
+        whole(0, num_labels=num_labels)
         y = self.train.y
         known = 0 if y is None else int((y >= 0).sum())
         if not 0 < num_labels <= known:

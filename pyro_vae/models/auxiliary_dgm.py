@@ -3,6 +3,7 @@
 import pyro
 
 from ..conditionals import Conditional
+from ..errors import whole
 from ..program import Program
 from .priors import Components, StandardNormal
 from .vae import decoder
@@ -45,7 +46,9 @@ class AuxiliaryDGM(Program):
         network=None,
     ):
         super().__init__()
-        size_a = (latent_dim if auxiliary_dim is None else auxiliary_dim,)
+        auxiliary_dim = latent_dim if auxiliary_dim is None else auxiliary_dim
+        whole(1, num_classes=num_classes, latent_dim=latent_dim, auxiliary_dim=auxiliary_dim)
+        size_a = (auxiliary_dim,)
         self.skip = skip
         self.p_y = Components(num_classes)
         self.p_z = StandardNormal(latent_dim)

@@ -3,6 +3,7 @@
 import pyro
 
 from ..conditionals import Conditional
+from ..errors import whole
 from ..program import Program
 from .priors import Components, StandardNormal
 from .vae import decoder
@@ -24,7 +25,7 @@ class M1M2(Program):
         x_shape: event shape of `x`.
         num_classes: K.
         latent_dim: size of z1.
-        z2_dim: size of z2; `latent_dim` unless said (the paper's are both 50).
+        z2_dim: size of z2; `latent_dim` unless said (50 both, in the authors' code).
         likelihood, network: as in `VAE`.
     """
 
@@ -42,6 +43,7 @@ class M1M2(Program):
     ):
         super().__init__()
         z2_dim = latent_dim if z2_dim is None else z2_dim
+        whole(1, num_classes=num_classes, latent_dim=latent_dim, z2_dim=z2_dim)
         self.p_y = Components(num_classes)
         self.p_z2 = StandardNormal(z2_dim)
         parents = {"y": (num_classes,), "z2": (z2_dim,)}

@@ -2,6 +2,7 @@
 
 import pyro
 
+from ..errors import whole
 from ..program import Program
 from .priors import Components, StandardNormal
 from .vae import decoder
@@ -39,6 +40,7 @@ class M2(Program):
         prior=None,
     ):
         super().__init__()
+        whole(1, num_classes=num_classes, latent_dim=latent_dim)
         self.p_y = Components(num_classes)
         self.p_z = StandardNormal(latent_dim) if prior is None else prior
         parents = {"y": (num_classes,), "z": (latent_dim,)}

@@ -5,14 +5,14 @@ import torch.distributions as td
 from pyro.poutine.messenger import Messenger
 
 from ..conditionals.families import GumbelSoftmax
-from ..errors import UserError
+from ..errors import UserError, positive
 from .elbo import ELBO
 
 IMPOSSIBLE = 1e4  # nats: exp(-1e4) is exactly 0, and differences of it are not NaN, as those of inf
 
 
 class SemiSupervised(ELBO):
-    r"""The negative semi-supervised objective (Kingma et al. 2014, arXiv 1406.5298, eqs. 6 to 9).
+    r"""The negative semi-supervised objective (Kingma et al. 2014, arXiv 1406.5298).
 
     .. math::
         J = \sum_{\text{labelled}} L(x, y) + \sum_{\text{others}} U(x)
@@ -56,8 +56,7 @@ class SemiSupervised(ELBO):
 
     def __init__(self, alpha=0.1, share=None, latent="y", **options):
         super().__init__(**options)
-        if not alpha >= 0:
-            raise UserError(f"alpha must not be negative: {alpha}")
+        positive(or_zero=True, alpha=alpha)
         if share is not None and not 0 <= share <= 1:
             raise UserError(f"share, of the data that are labelled, lies in [0, 1]: {share}")
         self.alpha, self.share, self.latent = alpha, share, latent
