@@ -10,10 +10,9 @@ import torch
 from . import data as datasets
 from . import evaluate as judge
 from . import methods, plots, report, summary
-from .errors import UserError, whole
-from .objectives import ELBO
+from .errors import UserError, unknown, whole
 from .pair import reads_index
-from .train import MixtureInitialisation, checkpoint, choose_device, load_weights
+from .train import checkpoint, choose_device, load_weights
 from .train import fit as train
 
 
@@ -27,10 +26,13 @@ def fit(
     device: str | None = None,
     root: Path | None = None,
     binarise: str | None = None,
+    num_labels: int | None = None,
+    label_seed: int | None = None,
     likelihood: str | None = None,
     latent_dim: int | None = None,
     num_components: int | None = None,
     w_dim: int | None = None,
+    auxiliary_dim: int | None = None,
     network: str | None = None,
     hidden: list[int] | None = None,
     channels: list[int] | None = None,
@@ -41,6 +43,8 @@ def fit(
     centre: bool | None = None,
     initialise: str | None = None,
     initialisation: dict | None = None,
+    objective: str | None = None,
+    alpha: float | None = None,
     lr: float | None = None,
     weight_decay: float | None = None,
     schedule: str | None = None,
@@ -68,10 +72,13 @@ def fit(
         device: cpu, cuda, ...; a GPU where there is one.
         root: folder of the torchvision data sets.
         binarise: none, static or dynamic; what fits the likelihood unless said.
+        num_labels: keep so many training labels, in balanced classes, and hide the others.
+        label_seed: of that choice.
         likelihood: bernoulli, binomial, continuous-bernoulli, normal, grey-bernoulli.
         latent_dim: size of z.
         num_components: K, of mixtures.
         w_dim: size of the GMVAE's w.
+        auxiliary_dim: size of the auxiliary model's a; that of z unless said.
         network: mlp or conv.
         hidden: widths of the hidden layers, e.g. [500,500].
         channels: widths of the convolutions, from the image inwards.
@@ -80,8 +87,11 @@ def fit(
         family: family of the guide's z: normal (diagonal) or full.
         discrete: how a discrete latent in the guide is trained: enumerate, score, relaxed.
         centre: whether the encoder sees 2x - 1 instead of x; for images, unless said.
-        initialise: none, or mixture: start components from a Gaussian mixture fitted to encodings.
+        initialise: none; mixture: start components from a Gaussian mixture fitted to encodings;
+            stack: M1+M2's first stage.
         initialisation: its settings, over the method's own: '{"epochs": 50, "restarts": 3}'.
+        objective: elbo, or semi-supervised: labelled data have their label, others sum over it.
+        alpha: weight of the semi-supervised objective's classification term.
         lr: Adam's learning rate.
         weight_decay: decoupled, as in AdamW.
         schedule: constant, linear or cosine.
@@ -101,7 +111,7 @@ def fit(
     out = Path("runs") / f"{model}-{Path(data).stem}-{seed}" if out is None else out
     if resume:
         config = checkpoint.read_json(out / "config.json")
-        name, settings = config["method"], config["settings"]
+        name, settings = config["method"], {**methods.DEFAULTS, **config["settings"]}
         for key in ("epochs", "patience"):
             if key in given:
                 settings[key] = given[key]
@@ -161,7 +171,9 @@ def evaluate(
         root: folder of the torchvision data sets.
     """
     model, guide, loaded, settings = open_run(run, device, root)
-    result = summary.summarise(model, guide, loaded, split, num_samples, settings["seed"])
+    result = summary.summarise(
+        model, guide, loaded, split, num_samples, settings["seed"], _supervised(settings)
+    )
     checkpoint.write_json(run / f"results-{split}.json", {**result, "hardware": report.hardware()})
     print(summary.table(result))
     return 0
@@ -212,7 +224,7 @@ def sample(
 def list_():
     """List the methods: model, guide, paper."""
     for name, found in methods.METHODS.items():
-        print(f"{name:<15} {found.model.__name__:<11} {found.guide:<46} {found.paper}")
+        print(f"{name:<15} {found.model.__name__:<13} {found.guide:<46} {found.paper}")
     print(f"\ndata: {', '.join(datasets.DATASETS)}, or a .npz file with x (and y)")
     return 0
 
@@ -223,7 +235,7 @@ def open_run(run, device=None, root=None):
     config = checkpoint.read_json(run / "config.json")
     if not {"method", "settings"} <= set(config):
         raise UserError(f"{run} was not written by pyro-vae fit: build its pair in Python")
-    settings = config["settings"]
+    settings = {**methods.DEFAULTS, **config["settings"]}  # of an older version: fewer
     loaded = load_data(settings, root)
     pair = methods.build(config["method"], settings, *shapes(loaded))
     load_weights(*pair, run / "checkpoint.pt")
@@ -252,12 +264,17 @@ def load_data(settings, root=None):
     """The data of a run's settings: by name, or from an .npz file."""
     name = settings["data"]
     if name.endswith(".npz"):
-        return _load_npz(Path(name), settings)
+        return _labelled(_load_npz(Path(name), settings), settings)
     likelihood, binarise = settings["likelihood"], settings["binarise"]
     if binarise is None:
         binary = likelihood == "bernoulli" or (likelihood is None and "mnist" in name)
         binarise = "dynamic" if binary else "none"
-    return datasets.load(name, binarise=binarise, root=root)
+    return _labelled(datasets.load(name, binarise=binarise, root=root), settings)
+
+
+def _labelled(data, settings):
+    n = settings["num_labels"]
+    return data if n is None else data.keep_labels(n, settings["label_seed"])
 
 
 def _load_npz(path, settings):
@@ -295,11 +312,7 @@ def fit_options(settings):
         "seed",
     )
     options = {name: settings[name] for name in names}
-    options["objective"] = ELBO(
-        warmup=settings["warmup"],
-        free_bits=settings["free_bits"],
-        num_particles=settings["num_particles"],
-    )
+    options["objective"] = _objective(settings)
     options["compile"] = {"true": True, "false": False}.get(
         settings["compile"], settings["compile"]
     )
@@ -307,19 +320,37 @@ def fit_options(settings):
     return options
 
 
+def _objective(settings):
+    name = settings["objective"]
+    if name not in methods.OBJECTIVES:
+        raise unknown("objective", name, methods.OBJECTIVES)
+    options = {k: settings[k] for k in ("warmup", "free_bits", "num_particles")}
+    if settings["alpha"] is not None:
+        if name == "elbo":
+            raise UserError("alpha weighs a term that the objective elbo does not have")
+        options["alpha"] = settings["alpha"]
+    return methods.OBJECTIVES[name](**options)
+
+
+def _supervised(settings):
+    return settings["objective"] == "semi-supervised"
+
+
 def _initialisation(settings):
-    name = settings["initialise"]
+    name, known = settings["initialise"], methods.INITIALISATIONS
     if name == "none":
         return None
-    if name != "mixture":
-        raise UserError(f"unknown initialisation {name!r}; known: none, mixture")
-    return MixtureInitialisation(**settings["initialisation"])
+    if name not in known:
+        raise unknown("initialisation", name, ("none", *known))
+    return known[name](**settings["initialisation"])
 
 
 def _report(model, guide, loaded, settings, out, history, best_epoch, num_samples):
     split = "train" if reads_index(guide) or loaded.test is None else "test"
     seed = settings["seed"]
-    result = summary.summarise(model, guide, loaded, split, num_samples, seed)
+    result = summary.summarise(
+        model, guide, loaded, split, num_samples, seed, _supervised(settings)
+    )
     config = checkpoint.read_json(out / "config.json")
     checkpoint.write_json(out / f"results-{split}.json", {**result, "hardware": report.hardware()})
     method = methods.method(config["method"])

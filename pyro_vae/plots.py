@@ -199,3 +199,11 @@ def contingency(ax, labels, clusters, num_clusters):
     ax.set_ylabel("component")
     ax.set_title("what each component holds")
     return ax
+
+
+def confusion(ax, labels, classes, num_classes):
+    """How many data of each label (column) were given each class (row)."""
+    contingency(ax, labels, classes, num_classes)
+    ax.set_ylabel("class given")
+    ax.set_title("confusion")
+    return ax

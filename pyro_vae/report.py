@@ -74,6 +74,23 @@ def pictures(model, guide, data, result, history, best_epoch, seed=0):
     plots.bars(ax, kls, "nats per datum", "KL by latent")
     figures.append(("Training", figure, f"What each latent tells about x, on the {split} split."))
 
+    in_part = "classification" in result
+    if in_part and y is not None and (y >= 0).all():
+        seen = data.observed("train")
+        name, (classes,) = next(iter(summary.predictions(model, guide, seen.x, seen.y, x).items()))
+        figure, ax = plots.axes(5.0, 4.4)
+        plots.confusion(ax, y, classes, data.num_classes)
+        caption = f"Classes by {name}, on the {split} split, whose labels were not used."
+        figures.append(("Classes", figure, caption))
+    if in_part and hasattr(model, "style") and plots.is_image(shape):
+        chosen = x[:10]
+        made = evaluate.analogies(model, guide, chosen)
+        shown = torch.cat([chosen.unsqueeze(1), made], 1).flatten(0, 1)
+        figure, ax = plots.axes(7.0, 6.2)
+        plots.images(ax, shown, 1 + made.shape[1])
+        caption = f"Analogies: at the left a datum, then its style {model.style} with every class in turn."
+        figures.append(("Classes", figure, caption))
+
     clusters = num_components = None
     if takes(model, "y") and "y" not in others:
         shares = evaluate.responsibilities(model, guide, x, seed=seed, **others)
@@ -82,7 +99,7 @@ def pictures(model, guide, data, result, history, best_epoch, seed=0):
         plots.occupancy(ax, evaluate.occupancy(shares))
         caption = "Share of the data whose most probable component each is; dotted: equal shares."
         figures.append(("Components", figure, caption))
-        if y is not None and (y >= 0).all():
+        if y is not None and (y >= 0).all() and not in_part:
             figure, ax = plots.axes(5.0, max(3.4, 0.3 * num_components + 1))
             plots.contingency(ax, y, clusters, num_components)
             caption = "Data of each label (columns) in each component (rows). Labels were not used."
@@ -96,7 +113,8 @@ def pictures(model, guide, data, result, history, best_epoch, seed=0):
         figure, ax = plots.axes(7.0, 5.6)
         plots.pairs_of_images(ax, chosen, rebuilt, columns=8)
         figures.append(("Reconstructions", figure, "Data, and below each its reconstruction."))
-    figures += _samples(model, data, num_components, seed)
+    what = "class" if in_part else "component"
+    figures += _samples(model, data, num_components, seed, what)
 
     codes = evaluate.encode(model, guide, x, **others)
     name = "z" if "z" in codes else next(iter(codes), None)
@@ -106,7 +124,7 @@ def pictures(model, guide, data, result, history, best_epoch, seed=0):
         how = "as it is" if size <= 2 else f"two first principal components of {size} dimensions"
         if size > 2 and clusters is not None:
             how = f"of {size} dimensions, the two directions that part the components best"
-        for by, colors in (("component", clusters), ("label", y)):
+        for by, colors in ((what, clusters), ("label", y)):
             if colors is not None:
                 figure, ax = plots.axes(5.6, 4.6)
                 plots.scatter(ax, points, colors, f"{name} by {by}")
@@ -119,7 +137,7 @@ def pictures(model, guide, data, result, history, best_epoch, seed=0):
     return figures
 
 
-def _samples(model, data, num_components, seed):
+def _samples(model, data, num_components, seed, what="component"):
     shape = data.x_shape
     if not takes(model, "size"):
         return []
@@ -129,8 +147,8 @@ def _samples(model, data, num_components, seed):
             x = sample(model, len(rows), y=rows, mean=True, seed=seed)
             figure, ax = plots.axes(7.0, max(2.5, 0.62 * num_components))
             plots.images(ax, x, 12, row_labels=[str(k) for k in range(num_components)])
-            ax.set_ylabel("component")
-            return [("Samples", figure, "New samples from the prior, one row a component.")]
+            ax.set_ylabel(what)
+            return [("Samples", figure, f"New samples from the prior, one row a {what}.")]
         x = sample(model, 64, mean=True, seed=seed)
         figure, ax = plots.axes(6.0, 6.0)
         plots.images(ax, x, 8)
@@ -184,6 +202,16 @@ def write(path, title, subtitle, result, figures, details):
         body.append(
             "<p>Accuracy is under the best one-to-one match of components to classes. "
             "No label was used in training or in choosing anything.</p>"
+        )
+    if "classification" in result:
+        found = result["classification"]
+        parts = list(next(iter(found["errors"].values())))
+        header = (f"error with {found['num_labels']} training labels", *parts)
+        rows = [(n, *(e[p] for p in parts)) for n, e in found["errors"].items()]
+        body.append(_table(header, rows, 3, best=0))
+        body.append(
+            "<p>Shares of wrong classes. Labelled: the training data whose labels were used; "
+            "unlabelled: those whose labels were hidden, which the model saw without.</p>"
         )
     heading = None
     for head, figure, caption in figures:

@@ -1,5 +1,7 @@
 """What is said of a trained pair: one dict of numbers, and its table."""
 
+import math
+
 import torch
 
 from . import evaluate
@@ -17,14 +19,17 @@ def inputs(model, guide, data, split):
     return part.x, part.y, others
 
 
-def summarise(model, guide, data, split="test", num_samples=500, seed=0):
+def summarise(model, guide, data, split="test", num_samples=500, seed=0, supervised=False):
     """Numbers of a pair on one split, JSON values: bounds, KLs, active units, clustering.
 
     All in nats per datum, at beta = 1, in eval mode. A guide with a row per training datum can be
-    judged on the training split alone. Labels are used to score a clustering, never to make one.
+    judged on the training split alone. Labels are used to score a clustering, never to make one;
+    where training saw some (`supervised`), errors of classification take the clustering's place.
     """
     whole(1, num_samples=num_samples)
     x, y, others = inputs(model, guide, data, split)
+    # what it numbers 3 is class 3 only where it was told; without a y of its own, it has features
+    classifies = labelled_in_part(data) and not others and (supervised or not takes(model, "y"))
     terms = evaluate.elbo_terms(model, guide, x, num_samples=10, seed=seed, **others)
     result = {"split": split, "data": len(x), "num_samples": num_samples}
     result["elbo"] = float(sum(terms.values()).mean())
@@ -42,12 +47,77 @@ def summarise(model, guide, data, split="test", num_samples=500, seed=0):
         shares = evaluate.responsibilities(model, guide, x, seed=seed, **others)
         clusters = shares.argmax(-1)
         result["occupancy"] = evaluate.occupancy(shares).tolist()
-        if y is not None:
+        result["discrete"] = {
+            "entropy": evaluate.entropy(shares),
+            "largest": math.log(shares.shape[-1]),
+            "mutual_information": evaluate.mutual_information(shares),
+        }
+        if y is not None and not classifies:
             result["clustering"] = {"this model": evaluate.clustering(y, clusters)}
             found = evaluate.baselines(data.observed("train").x, x, shares.shape[-1], seed=seed)
             for name, assigned in found.items():
                 result["clustering"][name] = evaluate.clustering(y, assigned)
+    if classifies:
+        result["classification"] = classification(model, guide, data, split)
     return result
+
+
+def labelled_in_part(data):
+    """Whether some training data have labels and others were left, or made, without."""
+    y = data.train.y
+    return y is not None and bool((y >= 0).any()) and (data.hidden is not None or (y < 0).any())
+
+
+def predictions(model, guide, x, y, *others):
+    """`{classifier: [classes of each of others]}`: the model, or classifiers of its features.
+
+    A model without a class y is M1: its active units are features, for classifiers fitted on the
+    labelled of the training data `x [N, ...]`, `y [N]`.
+    """
+    if takes(model, "y"):
+        return {"this model": [evaluate.classify(model, guide, v) for v in others]}
+    codes = [evaluate.features(model, guide, v, reference=x) for v in (x, *others)]
+    found = evaluate.classifiers(codes[0], y, *codes[1:])
+    return {f"{name} on z": classes for name, classes in found.items()}
+
+
+def classification(model, guide, data, split):
+    """Shares of wrong classes, the model's beside classical classifiers' given the same labels.
+
+    `{"num_labels": n, "errors": {classifier: {part: error}}}`; the parts are the labelled training
+    data, the unlabelled (of the first 10,000; where their labels were hidden and so are known), and
+    the split.
+    """
+    train, part = data.observed("train"), data.observed(split)
+    x, y = train.x, train.y
+    truth = y if data.hidden is None else data.hidden
+    first = torch.arange(len(y)) < 10_000
+    parts = {"labelled": (x[y >= 0], y[y >= 0])}
+    unseen = (y < 0) & (truth >= 0) & first
+    if unseen.any():
+        parts["unlabelled"] = (x[unseen], truth[unseen])
+    if split != "train" and part.y is not None and (part.y >= 0).any():
+        parts[split] = (part.x[part.y >= 0], part.y[part.y >= 0])
+    data_in = [v for v, _ in parts.values()]
+    found = predictions(model, guide, x, y, *data_in)
+    on_x = evaluate.classifiers(x, y, *data_in, spreading=True)
+    found |= {f"{name} on x": classes for name, classes in on_x.items()}
+    errors = {
+        name: {
+            part: float((predicted != labels).double().mean())
+            for (part, (_, labels)), predicted in zip(parts.items(), classes, strict=True)
+        }
+        for name, classes in found.items()
+    }
+    return {"num_labels": int((y >= 0).sum()), "errors": errors}
+
+
+def discrete_line(found):
+    """The entropy of a discrete latent, in words."""
+    return (
+        f"of ln K = {found['largest']:.2f}; mutual information with x "
+        f"{found['mutual_information']:.2f}"
+    )
 
 
 def rows(result):
@@ -66,6 +136,9 @@ def rows(result):
             found.append((f"KL of {name}", -value, "discrete, summed exactly"))
         else:
             found.append(("E log p(x | ...)", value, "reconstruction"))
+    if "discrete" in result:
+        y = result["discrete"]
+        found.append(("entropy q(y | x)", y["entropy"], discrete_line(y)))
     return found
 
 
@@ -79,4 +152,11 @@ def table(result):
             lines.append(
                 f"{name:<18}{m['accuracy']:>10.3f}{m['purity']:>9.3f}{m['nmi']:>8.3f}{m['ari']:>8.3f}"
             )
+    if "classification" in result:
+        found = result["classification"]
+        parts = list(next(iter(found["errors"].values())))
+        head = f"errors, {found['num_labels']} labels"
+        lines += ["", f"{head:<26}" + "".join(f"{part:>12}" for part in parts)]
+        for name, errors in found["errors"].items():
+            lines.append(f"{name:<26}" + "".join(f"{errors[p]:>12.3f}" for p in parts))
     return "\n".join(lines)

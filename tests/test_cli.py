@@ -145,6 +145,8 @@ def test_every_listed_method_fits_from_the_command_line(name, tmp_path, capsys, 
     extra = []
     if methods.METHODS[name].settings.get("initialise") == "mixture":
         extra = ["--initialisation", '{"epochs": 1, "restarts": 1, "fits": 1}']
+    if methods.METHODS[name].settings.get("initialise") == "stack":
+        extra = ["--initialisation", '{"epochs": 1}']
     assert main(["fit", name, *SMALL, *extra, "--progress", "false"]) == 0
     out = capsys.readouterr().out
     assert "ELBO" in out and (tmp_path / "runs" / f"{name}-digits-0" / "report.html").exists()
@@ -357,3 +359,57 @@ def test_a_score_is_not_called_a_bound():
     score = summary.rows({**result, "elbo_is_a_score": True})
     assert score[0][0] == "score" and "no likelihood" in score[0][2]
     assert score[-1] == ("KL of z", 1.0, "1 of 4 units active")
+
+
+def test_few_labels_are_reported_beside_classifiers_with_the_same_ones(tmp_path, capsys):
+    out = tmp_path / "run"
+    arguments = ["--num_labels", "50", "--label_seed", "3", "--out", str(out)]
+    assert main(["fit", "m2", *SMALL, *arguments, "--progress", "false"]) == 0
+    told = capsys.readouterr().out
+    assert "errors, 50 labels" in told and "entropy q(y | x)" in told and "k-means" not in told
+    found = json.loads((out / "results-test.json").read_text())["classification"]
+    assert found["num_labels"] == 50
+    on_x = {"logistic regression on x", "SVM on x", "LabelSpreading on x"}
+    assert set(found["errors"]) == {"this model", *on_x}
+    for errors in found["errors"].values():
+        assert set(errors) == {"labelled", "unlabelled", "test"}
+        assert all(0 <= e <= 1 for e in errors.values())
+    assert found["errors"]["SVM on x"]["test"] < 0.3
+    page = (out / "report.html").read_text()
+    for words in (
+        "error with 50 training labels",
+        "Classes by this model",
+        "Analogies",
+        "one row a class",
+    ):
+        assert words in page
+    assert main(["evaluate", str(out), "--num_samples", "5", "--split", "valid"]) == 0
+    assert "valid" in capsys.readouterr().out
+
+
+def test_an_npz_file_says_by_minus_one_what_is_not_labelled(tmp_path, monkeypatch, capsys):
+    monkeypatch.chdir(tmp_path)
+    rng = np.random.default_rng(0)
+    y = np.arange(90) % 3
+    x = rng.normal(size=(90, 4)) + 4 * np.eye(4)[y]
+    np.savez("mine.npz", x=x, y=np.where(rng.random(90) < 0.5, y, -1))
+    for name in ("m1", "m2"):
+        assert main(["fit", name, *SMALL, "--data", "mine.npz", "--progress", "false"]) == 0
+        lines = capsys.readouterr().out.splitlines()
+        (head,) = [line for line in lines if line.startswith("errors, ")]
+        assert head.split()[-2:] == ["labelled", "test"]  # the truth of the others is not known
+    assert main(["fit", "shu-gmvae", *SMALL, "--data", "mine.npz", "--progress", "false"]) == 0
+    told = capsys.readouterr().out
+    assert "k-means" in told and "errors, " not in told  # it saw no label: its numbers are clusters
+    np.savez("none.npz", x=x)
+    assert main(["fit", "m2", *SMALL, "--data", "none.npz", "--progress", "false"]) == 1
+    assert "needs labels y" in capsys.readouterr().err
+    options = ["--num_labels", "5000"]
+    assert main(["fit", "m2", *SMALL, *options, "--progress", "false"]) == 1
+    assert "5000 labels to keep, of 1257" in capsys.readouterr().err
+    options = ["--alpha", "1"]
+    assert main(["fit", "vae", *SMALL, *options, "--progress", "false"]) == 1
+    assert "alpha weighs a term" in capsys.readouterr().err
+    options = ["--objective", "semi"]
+    assert main(["fit", "m2", *SMALL, *options, "--progress", "false"]) == 1
+    assert "did you mean 'semi-supervised'?" in capsys.readouterr().err

@@ -11,14 +11,16 @@ from pyro import poutine
 
 import pyro_vae as pv
 from pyro_vae import methods
-from pyro_vae.objectives import ELBO
+from pyro_vae.objectives import ELBO, SemiSupervised
+from pyro_vae.pair import takes
 
 X_SHAPE, N = (1, 8, 8), 6
 TINY = {
     "latent_dim": 2, "w_dim": 2, "num_components": 3, "hidden": [6], "channels": [2, 3],
     "activation": "softplus", "likelihood": "bernoulli",
 }  # fmt: skip
-NAMES_Y = [n for n, m in methods.METHODS.items() if "y" in (m.given or {})]
+NAMES_Y = [n for n, m in methods.METHODS.items() if "y" in (m.given or m.model.default_guide)]
+LABELS = torch.tensor([0, -1, 2, -1, 1, -1])
 OBJECTIVES = {
     "plain": {},
     "particles": {"num_particles": 3},
@@ -43,14 +45,14 @@ def index(guide):
     return {"index": torch.arange(N)} if ("index",) in guide.given.values() else {}
 
 
-def objective(model, options):
+def objective(model, options, kind=ELBO):
     """Constraints on every latent: the discrete one's in force, the others' not."""
     options = dict(options)
     if options.pop("free_bits", False):
         trace = poutine.trace(model).get_trace(size=2)
         latents = set(trace.stochastic_nodes) - {"data", "x"}
         options["free_bits"] = {n: 5.0 if n == "y" else 1e-5 for n in latents}
-    return ELBO(**options)
+    return kind(**options)
 
 
 def refused(discrete, options):
@@ -67,9 +69,11 @@ COMBINATIONS = [
 ]
 
 
-@pytest.mark.parametrize("name, discrete, chosen, network", COMBINATIONS)
-def test_one_step_reaches_every_parameter_or_is_refused(name, discrete, chosen, network):
+def step_reaches_every_parameter_or_is_refused(
+    name, discrete, chosen, network, kind=ELBO, data=None
+):
     model, guide = build(name, discrete=discrete, network=network)
+    data = images() if data is None else data
     options = OBJECTIVES[chosen]
     with torch.no_grad():  # tables start at zero, where the constants' KL has no gradient
         for parameter in guide.parameters():
@@ -78,8 +82,8 @@ def test_one_step_reaches_every_parameter_or_is_refused(name, discrete, chosen, 
 
     def step():
         return pv.fit(
-            model, guide, images(), epochs=1, batch_size=N, lr=1e-2,
-            objective=objective(model, options), device="cpu", progress=False,
+            model, guide, data, epochs=1, batch_size=N, lr=1e-2,
+            objective=objective(model, options, kind), device="cpu", progress=False,
         )  # fmt: skip
 
     if refused(discrete, options):
@@ -94,6 +98,25 @@ def test_one_step_reaches_every_parameter_or_is_refused(name, discrete, chosen, 
         assert parameter.grad.abs().sum() > 0, parameter_name
         assert not torch.equal(parameter, old), parameter_name
     assert len(pyro.get_param_store()) == 0
+
+
+@pytest.mark.parametrize("name, discrete, chosen, network", COMBINATIONS)
+def test_one_step_reaches_every_parameter_or_is_refused(name, discrete, chosen, network):
+    step_reaches_every_parameter_or_is_refused(name, discrete, chosen, network)
+
+
+@pytest.mark.parametrize(
+    "name, discrete, chosen",
+    [
+        combination[:3]
+        for combination in COMBINATIONS
+        if combination[3] == "mlp" and takes(methods.METHODS[combination[0]].model.forward, "y")
+    ],
+)
+def test_one_step_with_labels_of_some_data_does_too(name, discrete, chosen):
+    step_reaches_every_parameter_or_is_refused(
+        name, discrete, chosen, "mlp", SemiSupervised, (images(), LABELS)
+    )
 
 
 @pytest.fixture(params=methods.METHODS)
@@ -127,7 +150,8 @@ def test_predictive_draws_data_and_latents(pair):
     if index(guide):
         return  # Predictive calls model and guide alike; this model takes no index
     posterior = pyro.infer.Predictive(model, guide=guide, num_samples=5)(images())
-    assert posterior["z"].shape == (5, N, 2)
+    for latent in set(guide.factors) - {"y"}:
+        assert posterior[latent].shape == (5, N, 2)
     # with obs given, Predictive returns the data: `reconstruct` is the library's own
     assert torch.equal(posterior["x"], images().expand(5, *images().shape))
     assert pv.evaluate.reconstruct(model, guide, images()).shape == images().shape

@@ -8,7 +8,7 @@ import numpy as np
 import torch
 from torch.utils.data import DataLoader, Dataset
 
-from ..errors import UserError, unknown
+from ..errors import UserError, unknown, whole
 
 BINARISE = ("none", "static", "dynamic")
 SPLITS = ("train", "valid", "test")
@@ -58,6 +58,35 @@ class Data:
     split_seed: int = 0
     likelihood: str = "normal"  # the name of one that fits x as it is, the command line's default
     condition: Callable | None = None
+    hidden: torch.Tensor | None = None  # training labels that `keep_labels` took away, for scoring
+
+    def keep_labels(self, num_labels, seed=0):
+        """The same data with `num_labels` training labels kept, the others -1; classes in balance.
+
+        Chosen by `seed`: as many of each class as there are, or one fewer, or all that a class has.
+        Validation and test labels stay, for scoring. What was taken away is in `hidden [N]`, for
+        scoring too.
+
+        Raises:
+            UserError: no labels, or not as many.
+        """
+        whole(0, num_labels=num_labels)
+        y = self.train.y
+        known = 0 if y is None else int((y >= 0).sum())
+        if not 0 < num_labels <= known:
+            raise UserError(
+                f"{num_labels} labels to keep, of {known} that {self.name} has to train on"
+            )
+        generator = torch.Generator().manual_seed(seed)
+        classes = torch.randperm(int(y.max()) + 1, generator=generator).tolist()
+        order = torch.randperm(len(y), generator=generator)
+        rows = [order[y[order] == k].tolist() for k in classes]
+        turns = max(map(len, rows))
+        dealt = [r[turn] for turn in range(turns) for r in rows if turn < len(r)]
+        kept = torch.full_like(y, -1)
+        kept[dealt[:num_labels]] = y[dealt[:num_labels]]
+        train = dataclasses.replace(self.train, y=kept)
+        return dataclasses.replace(self, train=train, hidden=y)
 
     def given(self, condition):
         """The same data, with a condition: `data.given(pv.data.Labels(10))`."""
@@ -86,6 +115,7 @@ class Data:
             "binarise_seed": self.binarise_seed,
             "split_seed": self.split_seed,
             **({} if self.condition is None else {"condition": repr(self.condition)}),
+            **({} if self.hidden is None else {"num_labels": int((self.train.y >= 0).sum())}),
         }
 
     def observed(self, split):

@@ -92,7 +92,15 @@ DATASETS = {
 }
 
 
-def load(name, binarise=None, root=None, split_seed=0, binarise_seed=0):
+def load(
+    name,
+    binarise=None,
+    root=None,
+    split_seed=0,
+    binarise_seed=0,
+    num_labels=None,
+    label_seed=0,
+):
     """A data set by name, as `Data`: `.train .valid .test`, `.x_shape`, `.num_classes`.
 
     * `digits`: scikit-learn's 1,797 images `(1, 8, 8)` of 17 grey levels, no download; 1,257 to
@@ -105,6 +113,7 @@ def load(name, binarise=None, root=None, split_seed=0, binarise_seed=0):
         binarise: `"none"`, `"static"` or `"dynamic"` (see `Data`); for images `"dynamic"` unless
             said, for `arcs` `"none"`.
         root: torchvision's folder; else `$PYRO_VAE_DATA`, else `~/.cache/pyro_vae`.
+        num_labels, label_seed: keep so many training labels alone; see `Data.keep_labels`.
 
     Raises:
         UserError: an unknown name, or a data set that cannot be had.
@@ -113,4 +122,5 @@ def load(name, binarise=None, root=None, split_seed=0, binarise_seed=0):
         raise unknown("data set", name, DATASETS)
     if binarise is None:
         binarise = "none" if name == "arcs" else "dynamic"
-    return DATASETS[name](root, binarise, split_seed, binarise_seed)
+    data = DATASETS[name](root, binarise, split_seed, binarise_seed)
+    return data if num_labels is None else data.keep_labels(num_labels, label_seed)

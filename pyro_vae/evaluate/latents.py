@@ -76,6 +76,16 @@ def responsibilities(model, guide, x, latent=None, num_samples=16, seed=0, **oth
     return _map(model, guide, x, others, probabilities, **options)["p"]
 
 
+def entropy(probabilities):
+    """Mean entropy of `[N, K]` probabilities, in nats; ln K where a latent says nothing of x."""
+    return float(-torch.xlogy(probabilities, probabilities).sum(-1).mean())
+
+
+def mutual_information(probabilities):
+    """What `[N, K]` probabilities of a latent given x say of x, in nats: H(mean) - mean H."""
+    return entropy(probabilities.mean(0, keepdim=True)) - entropy(probabilities)
+
+
 def occupancy(probabilities):
     """`[K]` shares of the data whose most probable component each is; see `responsibilities`."""
     counts = torch.bincount(probabilities.argmax(-1), minlength=probabilities.shape[-1])

@@ -7,7 +7,8 @@ import torch
 from pyro import poutine
 
 from ..errors import UserError, whole
-from ..pair import device_of, eval_mode, one_hot_labels, seeded
+from ..pair import AtMean, device_of, eval_mode, one_hot_labels, seeded
+from .latents import encode
 
 
 def sample(model, size=64, y=None, mean=False, seed=None, site="x", **given):
@@ -36,6 +37,29 @@ def sample(model, size=64, y=None, mean=False, seed=None, site="x", **given):
         trace = poutine.trace(model).get_trace(size=size, **given)
     found = trace.nodes[site]
     return found["fn"].mean if mean else found["value"]
+
+
+@torch.no_grad()
+def analogies(model, guide, x, **others):
+    """`[N, K, *x_shape]`: each datum's style with every class, as the likelihood's means.
+
+    The style is the latent that the model names so (`model.style`); it is put at its posterior mean
+    given the datum, what lies between it and x at conditional means.
+
+    Raises:
+        UserError: the model has no style.
+    """
+    style = getattr(model, "style", None)
+    if style is None:
+        raise UserError(f"{type(model).__name__} names no latent that is style, beside a class")
+    (k,) = model.p_y().event_shape
+    device = device_of(model, default="cpu")
+    z = encode(model, guide, x, **others)[style].to(device).repeat_interleave(k, 0)
+    y = one_hot(model, torch.arange(k, device=device).repeat(len(x)), len(z), device)
+    decode = AtMean()(poutine.condition(model, {style: z}))
+    with eval_mode(model), pyro.validation_enabled(False):
+        fn = poutine.trace(decode).get_trace(size=len(z), y=y).nodes["x"]["fn"]
+    return fn.mean.reshape(len(x), k, *fn.event_shape).to(x.device)
 
 
 def one_hot(model, y, size, device):

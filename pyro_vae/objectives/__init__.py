@@ -1,5 +1,6 @@
 """What is maximised in training."""
 
 from .elbo import ELBO
+from .semi_supervised import SemiSupervised
 
-__all__ = ["ELBO"]
+__all__ = ["ELBO", "SemiSupervised"]

@@ -132,6 +132,8 @@ def fit(
         "patience": patience,
         "seed": seed,
     }
+    if hasattr(objective, "count") and isinstance(data, Data):
+        objective.count(data.train.y)
     trainer = _Trainer(
         model, guide, data, objective, settings, observe, device, out, progress, compile
     )
@@ -196,12 +198,23 @@ class _Trainer:
         given = {n: v for n, v in batch.items() if n in (*self.observe, "index")}
         return one_hot_labels(self.model, given)
 
+    def pick_all(self, batch):
+        """Of a batch, what the objective is given: the pair's data, and what it needs itself."""
+        needs = getattr(self.objective, "needs", ())
+        for name in needs:
+            if batch.get(name) is None:
+                raise UserError(f"the objective needs {name!r}, which the data do not have")
+            if name in self.observe:
+                raise UserError(f"{name!r} is the objective's: it cannot be observed besides")
+        return {**self.pick(batch), **{name: batch[name] for name in needs}}
+
     def start(self, initialise, config):
         """Check the pair, build the optimiser, initialise, and write the first checkpoint."""
         with untouched(self.device):
-            first = self.pick(next(iter(self.batches.epoch(0))))
-        check_pair(self.model, self.guide, **{k: v[:8] for k, v in first.items()})
-        self._check_all_data(first)
+            batch = next(iter(self.batches.epoch(0)))
+            first, given = self.pick_all(batch), self.pick(batch)
+        check_pair(self.model, self.guide, **{k: v[:8] for k, v in given.items()})
+        self._check_all_data(given)
         self._make_optimiser(first)
         if self.out is not None:
             self.out.mkdir(parents=True, exist_ok=True)
@@ -301,7 +314,7 @@ class _Trainer:
             if stop.is_set():
                 self.seconds += time.monotonic() - started
                 return False
-            batch = self.pick(batch)
+            batch = self.pick_all(batch)
             progress = (self.epoch + self.batch / steps) / self.epochs
             for group in self.optimiser.param_groups:
                 group["lr"] = self.lr * SCHEDULES[self.settings["schedule"]](progress)
@@ -324,7 +337,7 @@ class _Trainer:
 
     def _not_finite(self, batch):
         with torch.no_grad():
-            traces = run(self.model, self.guide, batch)
+            traces = run(self.model, self.guide, self.pick(batch))
         sites = [*traces.guide.items(), *traces.model.items()]
         bad = [n for n, s in sites if not torch.isfinite(traces.log_prob(s)).all()]
         where = f"at site {bad[0]!r}" if bad else "in its weighting"
@@ -364,6 +377,7 @@ class _Trainer:
         return {
             "modules": [{k: v.detach().clone() for k, v in s.items()} for s in states],
             "free": [p.detach().clone() for p in self.free],
+            "frozen": frozen(self.model, self.guide),
         }
 
     def _validate(self):
@@ -421,7 +435,8 @@ class _Trainer:
                 f"a {schedule} schedule of {settings['epochs']} epochs cannot be extended"
             )
         with untouched(self.device):
-            first = self.pick(next(iter(self.batches.epoch(0))))
+            first = self.pick_all(next(iter(self.batches.epoch(0))))
+        freeze(self.model, self.guide, state["weights"])  # before: what is frozen is not optimised
         self._make_optimiser(first)
         _restore(self.model, self.guide, self.free, state["weights"], path)
         self.optimiser.load_state_dict(state["optimiser"])
@@ -452,14 +467,31 @@ def _restore(model, guide, free, weights, source):
             parameter.copy_(value)
 
 
+def frozen(model, guide):
+    """The names of the parameters that are not trained, a list for each module of the pair."""
+    return [
+        [n for n, p in m.named_parameters() if not p.requires_grad] for m in modules(model, guide)
+    ]
+
+
+def freeze(model, guide, weights):
+    """Let those parameters train that did when `weights` were saved, and no others."""
+    for module, names in zip(modules(model, guide), weights.get("frozen", ()), strict=False):
+        for name, parameter in module.named_parameters():
+            parameter.requires_grad_(name not in names)
+
+
 def load_weights(model, guide, path):
     """Put a checkpoint's weights (the best by validation) into a pair of modules built as trained.
+
+    What was frozen in training is frozen again.
 
     Raises:
         UserError: the file is missing, damaged, unsafe, or of another pair.
     """
     state = checkpoint.load(path)
     _restore(model, guide, [], state["best"] or state["weights"], path)
+    freeze(model, guide, state["weights"])
     for m in modules(model, guide):
         m.eval()
 

@@ -1,8 +1,9 @@
-"""Ways to start: the components of a mixture prior from a mixture fitted to encodings."""
+"""Ways to start: a mixture prior from a mixture fitted to encodings; a stack from its VAE."""
 
 import copy
 from dataclasses import dataclass
 
+import pyro
 import torch
 from sklearn.mixture import GaussianMixture
 from threadpoolctl import threadpool_limits
@@ -13,6 +14,7 @@ from ..evaluate import elbo_terms, encode
 from ..guides import Guide
 from ..models import VAE, StandardNormal
 from ..pair import device_of, run, seeded
+from ..program import Program
 
 MAX_POINTS = 20_000
 
@@ -163,3 +165,61 @@ def set_components(model, weights, means, covariances):
         head.maps["y"].weight.copy_(raw.T)
     if isinstance(model.p_y.logits, torch.nn.Parameter):
         model.p_y.logits.copy_(torch.as_tensor(weights).log())
+
+
+@dataclass(frozen=True)
+class StackInitialisation:
+    r"""The first stage of M1+M2: p(x | z1) and q(z1 | x) are trained as a plain VAE, then held.
+
+    Kingma et al. 2014 (arXiv 1406.5298): M2 is trained on the features of M1. Here that is an
+    ordinary `fit` of the whole stack in which these two are frozen (`requires_grad` is off, also
+    in what is resumed or loaded), and z1 is drawn afresh at every step.
+
+    The authors' code leaves out units that M1 does not use. Here they stay: for such a unit
+    q(z1 | x) is p(z1), so p(z1 | y, z2) = N(0, 1) costs no nats, and to q(y | z1) it is noise that
+    is new at every step, which cannot be learned by heart. (On digits all 24 units are in use.)
+
+    Args:
+        epochs, lr, batch_size, schedule, weight_decay: of the plain VAE's training.
+        freeze: False lets the second stage train everything.
+    """
+
+    epochs: int = 100
+    lr: float = 1e-3
+    batch_size: int = 128
+    schedule: str = "cosine"
+    weight_decay: float = 0.0
+    freeze: bool = True
+
+    def __call__(self, model, guide, data, device, seed=0, progress=True):
+        """Train the pair's lower part in place; returns that `Run`."""
+        from .fit import fit
+
+        if not hasattr(model, "p_z1") or getattr(guide, "given", {}).get("z1") != ("x",):
+            raise UserError("a start of the stack needs M1M2, and a guide with z1 <- x")
+        vae = _M1(model)
+        encoder = Guide(vae, standardise=guide.standardise)
+        encoder.factors["z1"] = guide.factors["z1"]
+        settings = {k: v for k, v in vars(self).items() if k != "freeze"}
+        found = fit(vae, encoder, data, **settings, device=device, seed=seed, progress=progress)
+        if found.interrupted:
+            raise KeyboardInterrupt
+        for part in (model.p_x, guide.factors["z1"]):
+            part.requires_grad_(not self.freeze)
+        return found
+
+
+class _M1(Program):
+    """The plain VAE that shares a stack's decoder: p(z1) = N(0, I), p(x | z1)."""
+
+    default_guide = {"z1": ["x"]}
+
+    def __init__(self, stack):
+        super().__init__()
+        self.p_z1 = StandardNormal(stack.p_z1.shape[0])
+        self.p_x = stack.p_x
+
+    def forward(self, x=None, size=None):
+        with pyro.plate("data", size if x is None else len(x)):
+            z1 = pyro.sample("z1", self.p_z1())
+            return pyro.sample("x", self.p_x(z1=z1), obs=x)

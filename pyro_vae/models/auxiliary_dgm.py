@@ -1,0 +1,70 @@
+"""Auxiliary and skip deep generative models: M2 with an auxiliary variable a."""
+
+import pyro
+
+from ..conditionals import Conditional
+from ..errors import whole
+from ..program import Program
+from .priors import Components, StandardNormal
+from .vae import decoder
+
+
+class AuxiliaryDGM(Program):
+    r"""Auxiliary deep generative model (Maaloe et al. 2016, arXiv 1602.05473), or its skip version.
+
+        y         ~ Categorical(1/K)               y         ~ Categorical(1/K)
+        z         ~ Normal(0, I)                   z         ~ Normal(0, I)
+        x | y,z   ~ likelihood(f(y, z))            a | y,z   ~ Normal(mu(y, z), diag sigma(y, z)^2)
+        a | x,y,z ~ Normal(mu, diag sigma^2)       x | a,y,z ~ likelihood(f(a, y, z))
+                                  `skip=False`                                 `skip=True`
+
+    Both have the guide a <- x; y <- a, x; z <- a, x, y. Without the skip, a is a leaf: integrated
+    out, the model of x is M2. What it buys is the guide, whose marginals over a,
+    :math:`q(y|x) = \int q(a|x)\, q(y|a,x)\, da` and q(z | x, y), are mixtures. With it, a is a
+    second stochastic layer between (y, z) and x.
+
+    Args:
+        x_shape: event shape of `x`.
+        num_classes: K.
+        latent_dim: size of z.
+        auxiliary_dim: size of a; `latent_dim` unless said.
+        skip: whether x has the parent a, in the place of a having the parent x.
+        likelihood, network: as in `VAE`.
+    """
+
+    default_guide = {"a": ["x"], "y": ["a", "x"], "z": ["a", "x", "y"]}
+    style = "z"
+
+    def __init__(
+        self,
+        x_shape,
+        num_classes=10,
+        latent_dim=20,
+        auxiliary_dim=None,
+        skip=False,
+        likelihood="bernoulli",
+        network=None,
+    ):
+        super().__init__()
+        auxiliary_dim = latent_dim if auxiliary_dim is None else auxiliary_dim
+        whole(1, num_classes=num_classes, latent_dim=latent_dim, auxiliary_dim=auxiliary_dim)
+        size_a = (auxiliary_dim,)
+        self.skip = skip
+        self.p_y = Components(num_classes)
+        self.p_z = StandardNormal(latent_dim)
+        parents = {"y": (num_classes,), "z": (latent_dim,)}
+        of_a = parents if skip else {"x": x_shape, **parents}
+        self.p_a = Conditional(size_a, of_a, network=network)
+        of_x = {"a": size_a, **parents} if skip else parents
+        self.p_x = decoder(x_shape, of_x, likelihood, network)
+
+    def forward(self, x=None, y=None, size=None):
+        with pyro.plate("data", size if x is None else len(x)):
+            y = pyro.sample("y", self.p_y(), obs=y, infer={"enumerate": "parallel"})
+            z = pyro.sample("z", self.p_z())
+            if self.skip:
+                a = pyro.sample("a", self.p_a(y=y, z=z))
+                return pyro.sample("x", self.p_x(a=a, y=y, z=z), obs=x)
+            x = pyro.sample("x", self.p_x(y=y, z=z), obs=x)
+            pyro.sample("a", self.p_a(x=x, y=y, z=z))
+            return x

@@ -1,0 +1,58 @@
+"""M1+M2: M2 on the latent of a VAE, as one generative model."""
+
+import pyro
+
+from ..conditionals import Conditional
+from ..errors import whole
+from ..program import Program
+from .priors import Components, StandardNormal
+from .vae import decoder
+
+
+class M1M2(Program):
+    r"""The stack M1+M2 (Kingma, Mohamed, Rezende and Welling 2014, arXiv 1406.5298).
+
+        y         ~ Categorical(1/K)
+        z2        ~ Normal(0, I)
+        z1 | y,z2 ~ Normal(mu(y, z2), diag sigma(y, z2)^2)
+        x | z1    ~ likelihood(f(z1))
+
+    Its guide: z1 <- x; y <- z1; z2 <- z1, y. The paper trains it in two stages, which is
+    `train.StackInitialisation`: p(x | z1) and q(z1 | x) as a plain VAE (M1), then the rest (M2 on
+    draws of z1) with these held.
+
+    Args:
+        x_shape: event shape of `x`.
+        num_classes: K.
+        latent_dim: size of z1.
+        z2_dim: size of z2; `latent_dim` unless said (50 both, in the authors' code).
+        likelihood, network: as in `VAE`.
+    """
+
+    default_guide = {"z1": ["x"], "y": ["z1"], "z2": ["z1", "y"]}
+    style = "z2"
+
+    def __init__(
+        self,
+        x_shape,
+        num_classes=10,
+        latent_dim=20,
+        z2_dim=None,
+        likelihood="bernoulli",
+        network=None,
+    ):
+        super().__init__()
+        z2_dim = latent_dim if z2_dim is None else z2_dim
+        whole(1, num_classes=num_classes, latent_dim=latent_dim, z2_dim=z2_dim)
+        self.p_y = Components(num_classes)
+        self.p_z2 = StandardNormal(z2_dim)
+        parents = {"y": (num_classes,), "z2": (z2_dim,)}
+        self.p_z1 = Conditional((latent_dim,), parents, network=network)
+        self.p_x = decoder(x_shape, {"z1": (latent_dim,)}, likelihood, network)
+
+    def forward(self, x=None, y=None, size=None):
+        with pyro.plate("data", size if x is None else len(x)):
+            y = pyro.sample("y", self.p_y(), obs=y, infer={"enumerate": "parallel"})
+            z2 = pyro.sample("z2", self.p_z2())
+            z1 = pyro.sample("z1", self.p_z1(y=y, z2=z2))
+            return pyro.sample("x", self.p_x(z1=z1), obs=x)

@@ -1,0 +1,53 @@
+"""M2: a class and a style make a datum."""
+
+import pyro
+
+from ..errors import whole
+from ..program import Program
+from .priors import Components, StandardNormal
+from .vae import decoder
+
+
+class M2(Program):
+    r"""M2 (Kingma, Mohamed, Rezende and Welling 2014, arXiv 1406.5298).
+
+        y       ~ Categorical(1/K)
+        z       ~ Normal(0, I)                 (or any `prior`)
+        x | y,z ~ likelihood(f(y, z))
+
+    Its guide in the paper: y <- x; z <- x, y. With labels of some data it is trained by
+    `objectives.SemiSupervised`. Without any it is no clusterer: a decoder of z alone reaches the
+    same likelihood, y costs nothing when it is ignored, and q(y | x) ends anywhere, at ln K nats of
+    entropy or in one class (`python -m benchmarks.m2_clustering`).
+
+    Args:
+        x_shape: event shape of `x`.
+        num_classes: K.
+        latent_dim: size of z.
+        likelihood, network, prior: as in `VAE`.
+    """
+
+    default_guide = {"y": ["x"], "z": ["x", "y"]}
+    style = "z"  # what of x the class leaves open
+
+    def __init__(
+        self,
+        x_shape,
+        num_classes=10,
+        latent_dim=20,
+        likelihood="bernoulli",
+        network=None,
+        prior=None,
+    ):
+        super().__init__()
+        whole(1, num_classes=num_classes, latent_dim=latent_dim)
+        self.p_y = Components(num_classes)
+        self.p_z = StandardNormal(latent_dim) if prior is None else prior
+        parents = {"y": (num_classes,), "z": (latent_dim,)}
+        self.p_x = decoder(x_shape, parents, likelihood, network)
+
+    def forward(self, x=None, y=None, size=None):
+        with pyro.plate("data", size if x is None else len(x)):
+            y = pyro.sample("y", self.p_y(), obs=y, infer={"enumerate": "parallel"})
+            z = pyro.sample("z", self.p_z())
+            return pyro.sample("x", self.p_x(y=y, z=z), obs=x)

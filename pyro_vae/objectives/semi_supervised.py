@@ -1,0 +1,179 @@
+"""Learning from data of which some are labelled: Kingma et al.'s objective, for any pair with a y."""
+
+import torch
+import torch.distributions as td
+from pyro.poutine.messenger import Messenger
+
+from ..conditionals.families import GumbelSoftmax
+from ..errors import UserError, positive
+from .elbo import ELBO
+
+IMPOSSIBLE = 1e4  # nats: exp(-1e4) is exactly 0, and differences of it are not NaN, as those of inf
+
+
+class SemiSupervised(ELBO):
+    r"""The negative semi-supervised objective (Kingma et al. 2014, arXiv 1406.5298).
+
+    .. math::
+        J = \sum_{\text{labelled}} L(x, y) + \sum_{\text{others}} U(x)
+            + \alpha \frac{N}{N_l} \sum_{\text{labelled}} -\log q(y \mid x)
+
+        -L(x, y) = E_{q(z|x,y)}[\log p(x, y, z) - \log q(z \mid x, y)], \quad
+        -U(x) = \sum_y q(y \mid x)\,(-L(x, y)) + H(q(y \mid x))
+
+    A sum over the minibatch, in nats. `alpha` is the paper's 0.1 of :math:`\alpha = 0.1 N`: the
+    nats per datum that one nat of mean classification loss counts as; each of the N_l labelled of
+    N data thus weighs :math:`\alpha N / N_l` in it.
+
+    The pair is called without labels, once, for labelled and unlabelled rows together: in a row
+    with a label, q(y | x) is replaced by the certainty of that label, which turns U(x) into L(x, y).
+    So shapes are fixed, nothing waits for a GPU, and it works for a y that the guide enumerates,
+    samples (score function) or relaxes, in a user's pair too. :math:`-\log q(y|x)` is taken from
+    what was replaced. Where y has the parent a, sampled before it (the auxiliary model), the term is
+    its mean over a, which bounds :math:`-\log q(y|x)` from above.
+
+    Where the model sums y (VaDE, GMVAE), a labelled row has log p(x, y) in the place of log p(x):
+    the indicator of the label is added to log p(y). There is no q(y | x) then, and no classification
+    term: `alpha` has no effect. Components become classes, so do not start from a fitted mixture,
+    whose components are in no order.
+
+    Labels `y [N]` are whole numbers, -1 where there is none. `fit` passes them and counts them; a
+    direct call passes `y=` besides what the pair takes. With no label at all it is the ELBO.
+    Validation and evaluation never see labels: they take U(x).
+
+    Args:
+        alpha: see above.
+        share: N_l / N; counted by `fit` unless said (a stream of batches cannot be counted).
+        latent: the name of y.
+        options: those of `ELBO`: beta, warmup, free_bits, num_particles; they apply to L and U alike.
+
+    Raises:
+        UserError: on the first step, a pair without such a latent, or one whose law cannot be made
+            certain (neither categorical nor this library's relaxation).
+    """
+
+    needs = ("y",)  # of a batch, besides what the pair is given
+
+    def __init__(self, alpha=0.1, share=None, latent="y", **options):
+        super().__init__(**options)
+        positive(or_zero=True, alpha=alpha)
+        if share is not None and not 0 <= share <= 1:
+            raise UserError(f"share, of the data that are labelled, lies in [0, 1]: {share}")
+        self.alpha, self.share, self.latent = alpha, share, latent
+        self.top = -1  # the highest label, as far as known
+
+    def count(self, labels):
+        """Take the share of labelled data from the training labels; None: there are none."""
+        if labels is None:
+            raise UserError("the semi-supervised objective needs labels y (-1: not labelled)")
+        self.share = float((labels >= 0).double().mean())
+        self.top = int(labels.max())
+
+    def differentiable_loss(self, model, guide, *args, y=None, **kwargs):
+        """Sum over the minibatch, in nats; `y [B]` are its labels."""
+        pin, programs = self._pinned(model, guide, y)
+        loss = super().differentiable_loss(*programs, *args, **kwargs)
+        return loss + self._classification(pin)
+
+    def loss(self, model, guide, *args, y=None, **kwargs):
+        with torch.enable_grad():  # Pyro's differentiable loss refuses to be computed without
+            return self.differentiable_loss(model, guide, *args, y=y, **kwargs).item()
+
+    def _pinned(self, model, guide, y):
+        if y is None or y.is_floating_point() or y.dim() != 1:
+            raise UserError(
+                "the semi-supervised objective needs y=, [N] whole-number labels, or -1"
+            )
+        pin = _InGuide(self.latent, y, self.top)
+        return pin, (_InModel(pin)(model), pin(guide))
+
+    def _classification(self, pin):
+        if pin.log_q is None:
+            if not pin.in_model:
+                raise UserError(f"neither guide nor model has a discrete latent {pin.latent!r}")
+            return 0.0
+        log_q = pin.log_q
+        if log_q.dim() > 1 and self.num_particles > 1:
+            log_q = log_q.mean(0)
+        if log_q.dim() > 1:
+            raise UserError(f"{pin.latent!r} has an enumerated parent: this is not supported")
+        if not self.alpha or self.share == 0:
+            return 0.0
+        if self.share is None:
+            raise UserError("the classification term needs share=, labelled data by all data")
+        return self.alpha / self.share * -log_q.sum()
+
+    def describe(self):
+        own = {"alpha": self.alpha, "share": self.share, "latent": self.latent}
+        return {**super().describe(), "name": "semi-supervised", **own}
+
+
+class _InGuide(Messenger):
+    """At one site of a guide: certainty of the label, in the rows that have one.
+
+    `log_q [..., B]` is then what the law gave to the labels before, 0 in the other rows.
+    """
+
+    def __init__(self, latent, labels, top):
+        super().__init__()
+        self.latent, self.labels, self.top = latent, labels, top
+        self.log_q, self.in_model = None, False
+
+    def _pyro_sample(self, msg):
+        if msg["name"] != self.latent:
+            return
+        fn = msg["fn"]
+        self.check(msg)
+        one_hot, labelled = self.rows(fn)
+        logits = fn.logits  # normalised
+        self.log_q = (one_hot * logits).sum(-1)
+        logits = torch.where(labelled, (one_hot - 1) * IMPOSSIBLE, logits)
+        if isinstance(fn, GumbelSoftmax):
+            msg["fn"] = GumbelSoftmax(fn.temperature, logits=logits, validate_args=False)
+        else:
+            msg["fn"] = type(fn)(logits=logits)
+
+    def check(self, msg):
+        fn, allowed = msg["fn"], (td.OneHotCategorical, td.Categorical, GumbelSoftmax)
+        if msg["is_observed"]:
+            raise UserError(
+                f"{self.latent!r} is observed: to this objective labels are given apart, as -1 or a "
+                "class, and the pair does not observe them"
+            )
+        if not isinstance(fn, allowed):
+            raise UserError(
+                f"{self.latent!r} is {type(fn).__name__}: labels need a Categorical or "
+                "OneHotCategorical law"
+            )
+        if self.top >= fn.logits.shape[-1]:
+            raise UserError(
+                f"labels go up to {self.top}, but {self.latent!r} has {fn.logits.shape[-1]} classes"
+            )
+
+    def rows(self, fn):
+        """The labels one-hot `[B, K]` (zeros where there is none), and which have one `[B, 1]`."""
+        labels = self.labels.unsqueeze(-1)
+        classes = torch.arange(fn.logits.shape[-1], device=labels.device)
+        return (labels == classes).to(fn.logits.dtype), labels >= 0
+
+
+class _InModel(Messenger):
+    """At the same site of a model that sums it: the label's indicator joins log p(y)."""
+
+    def __init__(self, pin):
+        super().__init__()
+        self.pin = pin
+
+    def _pyro_sample(self, msg):
+        pin = self.pin
+        if msg["name"] != pin.latent or pin.log_q is not None:  # the guide's, replayed here
+            return
+        pin.check(msg)
+        pin.in_model = True
+        one_hot, labelled = pin.rows(msg["fn"])
+        logits = msg["fn"].logits
+        logits = torch.where(labelled, logits + (one_hot - 1) * IMPOSSIBLE, logits)
+        law = type(msg["fn"])(logits=logits)
+        # what is summed is p(x, y), not p(x | y): the law keeps log p(y), as torch would not
+        getattr(law, "_categorical", law).logits = logits
+        msg["fn"] = law
