@@ -13,7 +13,7 @@ from . import methods, plots, report, summary
 from .errors import UserError
 from .objectives import ELBO
 from .pair import reads_index
-from .train import MixtureInitialisation, checkpoint, choose_device, load_weights
+from .train import MixtureInitialisation, PseudoInputs, checkpoint, choose_device, load_weights
 from .train import fit as train
 
 
@@ -31,6 +31,7 @@ def fit(
     latent_dim: int | None = None,
     num_components: int | None = None,
     w_dim: int | None = None,
+    z2_dim: int | None = None,
     network: str | None = None,
     hidden: list[int] | None = None,
     channels: list[int] | None = None,
@@ -39,6 +40,9 @@ def fit(
     family: str | None = None,
     discrete: str | None = None,
     centre: bool | None = None,
+    prior: str | None = None,
+    prior_flow: str | None = None,
+    prior_transforms: int | None = None,
     initialise: str | None = None,
     initialisation: dict | None = None,
     lr: float | None = None,
@@ -72,6 +76,7 @@ def fit(
         latent_dim: size of z.
         num_components: K, of mixtures.
         w_dim: size of the GMVAE's w.
+        z2_dim: size of the hierarchical VAE's z2; latent_dim is z1's.
         network: mlp or conv.
         hidden: widths of the hidden layers, e.g. [500,500].
         channels: widths of the convolutions, from the image inwards.
@@ -80,7 +85,11 @@ def fit(
         family: family of the guide's z: normal (diagonal) or full.
         discrete: how a discrete latent in the guide is trained: enumerate, score, relaxed.
         centre: whether the encoder sees 2x - 1 instead of x; for images, unless said.
-        initialise: none, or mixture: start components from a Gaussian mixture fitted to encodings.
+        prior: of the model's continuous latent without parents: standard, mixture, vamp, flow.
+        prior_flow: spline, coupling or maf.
+        prior_transforms: layers of that flow.
+        initialise: none; mixture: start components from a Gaussian mixture fitted to encodings;
+            pseudo-inputs: start a VampPrior's at training data.
         initialisation: its settings, e.g. '{"epochs": 50, "restarts": 3}'.
         lr: Adam's learning rate.
         weight_decay: decoupled, as in AdamW.
@@ -309,8 +318,10 @@ def _initialisation(settings):
     name = settings["initialise"]
     if name == "none":
         return None
+    if name == "pseudo-inputs":
+        return PseudoInputs()
     if name != "mixture":
-        raise UserError(f"unknown initialisation {name!r}; known: none, mixture")
+        raise UserError(f"unknown initialisation {name!r}; known: none, mixture, pseudo-inputs")
     return MixtureInitialisation(**settings["initialisation"])
 
 
