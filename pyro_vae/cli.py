@@ -221,7 +221,7 @@ def sample(
 def list_():
     """List the methods: model, guide, paper."""
     for name, found in methods.METHODS.items():
-        print(f"{name:<15} {found.model.__name__:<11} {found.guide:<46} {found.paper}")
+        print(f"{name:<17} {found.model.__name__:<16} {found.guide:<46} {found.paper}")
     print(f"\ndata: {', '.join(datasets.DATASETS)}, or a .npz file with x (and y)")
     return 0
 
