@@ -216,7 +216,7 @@ def test_a_flows_draws_follow_its_density(flow):
             parameter.add_(0.3 * torch.randn_like(parameter))
         z, area = grid(8.0, 401)
         mass = prior().log_prob(z).exp() * area
-        draws = prior()((40_000,))
+        draws = prior().sample((40_000,))
     for f in (lambda v: v[:, 0], lambda v: v[:, 1] ** 2, lambda v: (v.prod(1) > 0.5).double()):
         exact, found = (mass * f(z)).sum(), f(draws)
         assert abs(found.mean() - exact) < 4 * found.std() / math.sqrt(len(draws)) + 2e-3

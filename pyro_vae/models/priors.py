@@ -8,6 +8,7 @@ import torch
 import torch.nn as nn
 import zuko
 from pyro.contrib.zuko import ZukoToPyro
+from pyro.distributions import constraints
 
 from ..conditionals import MLP, Conditional, Normal
 from ..conditionals.families import LinearOneHotCategorical
@@ -125,6 +126,19 @@ FLOWS = {
 }
 
 
+class FlowDistribution(ZukoToPyro):
+    """A flow of zuko's with what Pyro's tools ask for besides: its support, plain draws."""
+
+    support = constraints.real_vector
+
+    def sample(self, sample_shape=()):
+        with torch.no_grad():
+            return self.dist.sample(torch.Size(sample_shape))
+
+    def expand(self, batch_shape, _instance=None):
+        return FlowDistribution(self.dist.expand(batch_shape))
+
+
 class FlowPrior(nn.Module):
     r"""A normalising flow as prior, by zuko (as in Chen et al. 2017, arXiv 1611.02731).
 
@@ -160,7 +174,7 @@ class FlowPrior(nn.Module):
             -self.loc / self.scale, 1 / self.scale, event_dim=1
         )
         transform = zuko.transforms.ComposedTransform(standardise, flow.transform)
-        return ZukoToPyro(zuko.distributions.NormalizingFlow(transform, flow.base))
+        return FlowDistribution(zuko.distributions.NormalizingFlow(transform, flow.base))
 
 
 def prior_of(model, latent=None):
