@@ -162,13 +162,20 @@ def _prior(model, guide, data, x, others, seed):
         law = prior()
         draws = law.expand([n])().to(codes.device)
     points = plots.project(torch.cat([codes, draws]))
-    figure, (a, b) = plots.axes(9.0, 4.4, 1, 2, sharex=True, sharey=True)
+    figure, (a, b) = plots.axes(7.0, 3.6, 1, 2, sharex=True, sharey=True)
     plots.scatter(a, points[:n], title=f"aggregate posterior q({latent})")
     plots.scatter(b, points[n:], title=f"prior p({latent})")
     size = codes.shape[-1]
     how = "" if size <= 2 else f", in two principal components of their {size} dimensions"
     caption = f"A draw of q({latent} | x) for each datum, and as many draws of the prior{how}."
-    result = [("Prior", figure, caption + " What the prior covers and data do not is made up.")]
+    result = [
+        (
+            "Prior",
+            figure,
+            caption
+            + " Where the two differ, samples are decoded from places that no datum is encoded to.",
+        )
+    ]
     observes = getattr(model, "observes", ("x",))
     if not (isinstance(law, MixtureSameFamily) and plots.is_image(data.x_shape)):
         return result
