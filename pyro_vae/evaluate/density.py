@@ -47,7 +47,7 @@ def ex_post(
     seed=0,
     reg_covar=1e-4,
     transforms=2,
-    epochs=100,
+    epochs=40,
     **others,
 ):
     r"""A prior fitted, after training, to the encodings of `x` (Ghosh et al. 2020, arXiv 1903.12436).
@@ -68,7 +68,7 @@ def ex_post(
         x: training data, as observed.
         latent: its name; the latent that has the model's free prior unless said.
         kind: `"mixture"`: scikit-learn's, full covariances, the paper's; or `"flow"`: neural spline,
-            by Adam, a tenth of the encodings held out to choose the epoch.
+            by Adam, a tenth of the data held out to choose the epoch.
         num_components: K of the mixture.
         draws: of q(z | x) for each datum; 0 for posterior means.
         seed: of draws and of the fit.
@@ -94,7 +94,7 @@ def ex_post(
             scale = codes.std(0).clamp_min(1e-3)
             density = FlowPrior(size, transforms=transforms, loc=codes.mean(0), scale=scale)
             density.to(codes)
-            _fit_flow(density, codes, epochs)
+            _fit_flow(density, codes.reshape(max(1, draws), -1, size), epochs)
         else:
             mixture = GaussianMixture(
                 num_components, n_init=3, reg_covar=reg_covar, random_state=seed or 0
@@ -106,11 +106,11 @@ def ex_post(
     return density.to(device).eval()
 
 
-def _fit_flow(density, codes, epochs, lr=2e-3, batch_size=256):
-    """Maximum likelihood by Adam, a cosine schedule; the epoch that held-out encodings choose."""
-    held, rows = codes[torch.randperm(len(codes))].split(
-        [max(1, len(codes) // 10), len(codes) - max(1, len(codes) // 10)]
-    )
+def _fit_flow(density, codes, epochs, lr=4e-3, batch_size=512):
+    """Maximum likelihood of `[draws, N, D]` by Adam; the epoch that held-out data choose."""
+    data = codes.transpose(0, 1)[torch.randperm(codes.shape[1])]
+    held = max(1, len(data) // 10)  # all draws of a datum on one side
+    held, rows = (part.flatten(0, 1) for part in data.split([held, len(data) - held]))
     optimiser = torch.optim.Adam(density.parameters(), lr=lr)
     schedule = torch.optim.lr_scheduler.CosineAnnealingLR(optimiser, epochs)
     best, state = -torch.inf, None

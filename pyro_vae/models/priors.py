@@ -82,8 +82,8 @@ class VampPrior(nn.Module):
     any other guide (constants, another family) the prior keeps an encoder of its own.
 
     Pseudo-inputs live where the network's inputs do: behind the guide's `standardise`. They start
-    as N(0, 1) noise there; `pv.train.PseudoInputs()` puts them on training data. (The paper's code
-    keeps them in [0, 1]; here they are free.)
+    as N(0, 1) noise there; `pv.train.PseudoInputs()` puts them on training data.
+    Nothing keeps them within the data's range.
 
     Copy a pair with such a prior in one go, `copy.deepcopy((model, guide))`: copied one by one,
     model and guide have an encoder each.
