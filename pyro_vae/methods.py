@@ -48,8 +48,8 @@ DEFAULTS = {
     "discrete": "enumerate",
     "centre": None,
     "prior": "standard",
-    "prior_flow": "spline",
-    "prior_transforms": 2,
+    "prior_flow": "maf",
+    "prior_transforms": 4,
     "initialise": "none",
     "initialisation": {},
     "epochs": 200,
@@ -150,7 +150,7 @@ METHODS = {
         VAE,
         "z <- x",
         "mixture-vae, y summed in the prior's density",
-        settings={"prior": "mixture"},
+        settings={"prior": "mixture", "num_components": 50, "component": "full"},
     ),
     "vampprior": Method(
         VAE,
@@ -162,7 +162,7 @@ METHODS = {
     "flow-prior": Method(
         VAE,
         "z <- x",
-        "Chen et al. 2017, arXiv 1611.02731; neural spline, 1906.04032",
+        "Chen et al. 2017, arXiv 1611.02731; flow: 1705.07057",
         settings={"prior": "flow"},
     ),
 }

@@ -92,7 +92,7 @@ def ex_post(
     with seeded(seed, device):
         if kind == "flow":
             scale = codes.std(0).clamp_min(1e-3)
-            density = FlowPrior(size, transforms=transforms, loc=codes.mean(0), scale=scale)
+            density = FlowPrior(size, "spline", transforms, loc=codes.mean(0), scale=scale)
             density.to(codes)
             _fit_flow(density, codes.reshape(max(1, draws), -1, size), epochs)
         else:

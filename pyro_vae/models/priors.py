@@ -149,7 +149,7 @@ class FlowPrior(nn.Module):
 
     Args:
         size: D, of z.
-        flow: `"spline"`, `"coupling"` or `"maf"`.
+        flow: `"maf"`, `"spline"` or `"coupling"`; see `FLOWS`.
         transforms: how many layers.
         hidden: widths of each layer's network.
         loc, scale: `[D]`.
@@ -157,7 +157,7 @@ class FlowPrior(nn.Module):
     """
 
     def __init__(
-        self, size, flow="spline", transforms=2, hidden=(64, 64), loc=None, scale=None, **options
+        self, size, flow="maf", transforms=4, hidden=(64, 64), loc=None, scale=None, **options
     ):
         super().__init__()
         if flow not in FLOWS:
