@@ -353,7 +353,7 @@ def test_one_component_fitted_ex_post_is_the_aggregate_posteriors_gaussian(off_c
 @pytest.mark.parametrize("kind", ["mixture", "flow"])
 def test_a_model_with_an_ex_post_prior_is_judged_and_sampled_like_any(off_centre, kind):
     model, guide, x, mean, spread, covariance = off_centre
-    options = {"kind": kind, "draws": 2, "epochs": 30}
+    options = {"kind": kind, "draws": 2, "epochs": 10}
     density = pv.evaluate.ex_post(model, guide, x, num_components=1, **options)
     better = with_prior(model, density)
     w, b = model.p_x.head.maps["z"].weight.detach(), model.p_x.head.bias.detach()
@@ -481,10 +481,11 @@ def test_on_digits_it_gains_on_the_standard_normal_prior(name, margin, standard)
     assert reached(*trained(name)) > reached(*standard) + margin
 
 
-def test_on_digits_a_density_fitted_to_draws_gains_and_one_fitted_to_means_loses(standard):
+def test_on_digits_a_density_fitted_to_draws_gains_on_the_prior_and_on_one_fitted_to_means(standard):
     (model, guide), data = standard
     x, found = data.train.x, {}
     for draws in (0, 4):
         density = pv.evaluate.ex_post(model, guide, x, draws=draws)
         found[draws] = reached((with_prior(model, density), guide), data)
-    assert found[4] > reached((model, guide), data) + 1 > found[0] + 2
+    assert found[4] > reached((model, guide), data) + 3
+    assert found[4] > found[0] + 0.5

@@ -61,8 +61,8 @@ def ex_post(
     Of all priors p, the one that maximises the mean ELBO of a trained pair maximises
     :math:`E_{q(z)} \log p(z)`; so it is `draws` of q(z | x) that are fitted, unless the paper's way,
     posterior means, is asked for with `draws=0`. Means suit an autoencoder. For a VAE their density
-    is too narrow, by q's own width, and most in units that are not used: see
-    `python -m benchmarks.priors`.
+    is too narrow, by q's own width: most where units go unused, and there it can be worse than the
+    standard normal (`python -m benchmarks.priors --compare`).
 
     Args:
         x: training data, as observed.
