@@ -13,7 +13,6 @@ Milliseconds a step: medians, the rows taken in turn, batch 128, the recorded st
 """
 
 import argparse
-import json
 import statistics
 import time
 from pathlib import Path
@@ -22,11 +21,12 @@ import pyro
 import torch
 
 import pyro_vae as pv
-from pyro_vae import cli, methods, report
+from pyro_vae import cli, methods
 from pyro_vae.models import with_prior
 from pyro_vae.train.recorded import PlainStep, RecordedStep
 
 from .clustering import mean_sd
+from .results import write
 
 SHARED = {
     "latent_dim": 24, "hidden": [500], "lr": 2e-3, "weight_decay": 0.2, "epochs": 200,
@@ -179,16 +179,14 @@ def main(argv=None):
         table.append(row)
     if a.out:
         which = "--compare" if a.compare else f"--seeds {a.seeds}"
-        result = {
-            "command": f"python -m benchmarks.priors {which} --num_samples {a.num_samples} "
-            f"--threads {a.threads}",
-            "hardware": report.hardware(),
-            "split": chosen[2],
-            "settings": {"shared": SHARED, "rows": chosen[0], "ex_post": chosen[1]},
-            "rows": table,
-            "runs": runs,
-        }
-        a.out.write_text(json.dumps(result, indent=1) + "\n")
+        write(
+            a.out,
+            f"python -m benchmarks.priors {which} --num_samples {a.num_samples} --threads {a.threads}",
+            split=chosen[2],
+            settings={"shared": SHARED, "rows": chosen[0], "ex_post": chosen[1]},
+            rows=table,
+            runs=runs,
+        )
 
 
 if __name__ == "__main__":

@@ -10,7 +10,7 @@ import torch
 from . import data as datasets
 from . import evaluate as judge
 from . import methods, plots, report, summary
-from .errors import UserError
+from .errors import UserError, whole
 from .objectives import ELBO
 from .pair import reads_index
 from .train import MixtureInitialisation, PseudoInputs, checkpoint, choose_device, load_weights
@@ -90,7 +90,7 @@ def fit(
         prior_transforms: layers of that flow.
         initialise: none; mixture: start components from a Gaussian mixture fitted to encodings;
             pseudo-inputs: start a VampPrior's at training data.
-        initialisation: its settings, e.g. '{"epochs": 50, "restarts": 3}'.
+        initialisation: its settings, over the method's own: '{"epochs": 50, "restarts": 3}'.
         lr: Adam's learning rate.
         weight_decay: decoupled, as in AdamW.
         schedule: constant, linear or cosine.
@@ -106,6 +106,7 @@ def fit(
     """
     given = {k: v for k, v in locals().items() if v is not None}
     methods.method(model)
+    whole(1, num_samples=num_samples)  # now, not after hours of training
     out = Path("runs") / f"{model}-{Path(data).stem}-{seed}" if out is None else out
     if resume:
         config = checkpoint.read_json(out / "config.json")
@@ -121,7 +122,6 @@ def fit(
             raise UserError(
                 f"{out} holds a run already: --resume goes on with it, --out FOLDER starts another"
             )
-        given.setdefault("data", data)
         settings = methods.settings(model, _pick(given), data)
         settings["seed"] = seed
     loaded = load_data(settings, root)
@@ -248,6 +248,8 @@ def _pick(given):
 
 def _same_settings(given, settings, out):
     for key, value in _pick(given).items():
+        if key == "initialisation":  # was merged over the method's own
+            value = {**settings[key], **value}
         if key in ("epochs", "patience") or settings.get(key) == value:
             continue
         if key == "data" and value == "digits":  # the default, so perhaps not said
@@ -332,7 +334,7 @@ def _report(model, guide, loaded, settings, out, history, best_epoch, num_sample
     config = checkpoint.read_json(out / "config.json")
     checkpoint.write_json(out / f"results-{split}.json", {**result, "hardware": report.hardware()})
     method = methods.method(config["method"])
-    figures = report.pictures(model, guide, loaded, split, history, best_epoch, seed)
+    figures = report.pictures(model, guide, loaded, result, history, best_epoch, seed)
     report.write(
         out / "report.html",
         f"{config['method']} on {loaded.name}",

@@ -481,7 +481,9 @@ def test_on_digits_it_gains_on_the_standard_normal_prior(name, margin, standard)
     assert reached(*trained(name)) > reached(*standard) + margin
 
 
-def test_on_digits_a_density_fitted_to_draws_gains_on_the_prior_and_on_one_fitted_to_means(standard):
+def test_on_digits_a_density_fitted_to_draws_gains_on_the_prior_and_on_one_fitted_to_means(
+    standard,
+):
     (model, guide), data = standard
     x, found = data.train.x, {}
     for draws in (0, 4):

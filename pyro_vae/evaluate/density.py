@@ -6,7 +6,7 @@ from sklearn.mixture import GaussianMixture
 from threadpoolctl import threadpool_limits
 
 from ..conditionals import MultivariateNormal
-from ..errors import UserError, unknown
+from ..errors import UserError, unknown, whole
 from ..models.priors import FlowPrior, MixturePrior, prior_of, set_components
 from ..pair import accepting, device_of, eval_mode, seeded
 from .latents import encode
@@ -23,6 +23,7 @@ def aggregate_posterior(model, guide, x, latent=None, draws=1, seed=0, **others)
         latent: its name; the latent that has the model's free prior unless said.
         seed: None takes torch's stream as it is.
     """
+    whole(1, draws=draws)
     latent = getattr(model, "prior_latent", "z") if latent is None else latent
     batch, device = observed(model, x, others), device_of(model, guide, default=x.device)
     guide_of, result = accepting(guide), []
@@ -79,7 +80,9 @@ def ex_post(
     Raises:
         UserError: an unknown kind, a latent with parents, fewer encodings than components.
     """
-    latent, prior = prior_of(model, latent)
+    latent, _ = prior_of(model, latent)
+    whole(0, draws=draws)
+    whole(1, num_components=num_components, transforms=transforms, epochs=epochs)
     if kind not in KINDS:
         raise unknown("kind of density", kind, KINDS)
     if draws:

@@ -6,7 +6,7 @@ import pyro
 import torch
 from pyro import poutine
 
-from ..errors import UserError
+from ..errors import UserError, whole
 from ..pair import device_of, eval_mode, one_hot_labels, seeded
 
 
@@ -20,8 +20,9 @@ def sample(model, size=64, y=None, mean=False, seed=None, site="x", **given):
         given: further values to condition on, by name.
 
     Raises:
-        UserError: the model cannot sample by itself, or has no such component.
+        UserError: the model cannot sample by itself, or has no such component; no samples asked for.
     """
+    whole(1, **{"the number of samples": size})
     target = model.forward if isinstance(model, torch.nn.Module) else model
     parameters = inspect.signature(target).parameters
     if "size" not in parameters:

@@ -3,6 +3,7 @@
 import pyro
 
 from ..conditionals import MLP, Conditional
+from ..errors import whole
 from ..program import Program
 from .priors import StandardNormal
 from .vae import decoder
@@ -46,6 +47,7 @@ class HierarchicalVAE(Program):
     ):
         super().__init__()
         lower, top = latent_dims
+        whole(1, latent_dims=latent_dims)
         upper = MLP(hidden=(100, 100), activation="tanh") if upper is None else upper
         self.p_z2 = StandardNormal(top) if prior is None else prior
         self.p_z1 = Conditional((lower,), {"z2": (top,)}, network=upper)

@@ -12,7 +12,7 @@ from pyro.distributions import constraints
 
 from ..conditionals import MLP, Conditional, Normal
 from ..conditionals.families import LinearOneHotCategorical
-from ..errors import UserError, unknown
+from ..errors import UserError, unknown, whole
 
 
 class StandardNormal(nn.Module):
@@ -58,6 +58,7 @@ class MixturePrior(nn.Module):
 
     def __init__(self, size, num_components=10, family=None):
         super().__init__()
+        whole(1, size=size, num_components=num_components)
         self.p_y = Components(num_components, learned=True)
         self.p_z = Conditional((size,), {"y": (num_components,)}, family, MLP(hidden=()))
         with torch.no_grad():  # spread over the standard normal, where encodings start
@@ -97,6 +98,7 @@ class VampPrior(nn.Module):
 
     def __init__(self, given, size, num_components=50, network=None, family=None):
         super().__init__()
+        whole(1, size=size, num_components=num_components)
         given = given if isinstance(given, dict) else {"x": given}
         if not given:
             raise UserError("a VampPrior's encoder needs at least one parent, e.g. x")
@@ -160,6 +162,7 @@ class FlowPrior(nn.Module):
         self, size, flow="maf", transforms=4, hidden=(64, 64), loc=None, scale=None, **options
     ):
         super().__init__()
+        whole(1, size=size, transforms=transforms)
         if flow not in FLOWS:
             raise unknown("flow", flow, FLOWS)
         self.flow = FLOWS[flow](
