@@ -33,6 +33,7 @@ def fit(
     num_components: int | None = None,
     w_dim: int | None = None,
     auxiliary_dim: int | None = None,
+    z2_dim: int | None = None,
     network: str | None = None,
     hidden: list[int] | None = None,
     channels: list[int] | None = None,
@@ -41,6 +42,9 @@ def fit(
     family: str | None = None,
     discrete: str | None = None,
     centre: bool | None = None,
+    prior: str | None = None,
+    prior_flow: str | None = None,
+    prior_transforms: int | None = None,
     initialise: str | None = None,
     initialisation: dict | None = None,
     objective: str | None = None,
@@ -79,6 +83,7 @@ def fit(
         num_components: K, of mixtures.
         w_dim: size of the GMVAE's w.
         auxiliary_dim: size of the auxiliary model's a; that of z unless said.
+        z2_dim: size of z2, of the hierarchical VAE and of M1+M2; latent_dim is z1's.
         network: mlp or conv.
         hidden: widths of the hidden layers, e.g. [500,500].
         channels: widths of the convolutions, from the image inwards.
@@ -87,8 +92,11 @@ def fit(
         family: family of the guide's z: normal (diagonal) or full.
         discrete: how a discrete latent in the guide is trained: enumerate, score, relaxed.
         centre: whether the encoder sees 2x - 1 instead of x; for images, unless said.
+        prior: of the model's continuous latent without parents: standard, mixture, vamp, flow.
+        prior_flow: spline, coupling or maf.
+        prior_transforms: layers of that flow.
         initialise: none; mixture: start components from a Gaussian mixture fitted to encodings;
-            stack: M1+M2's first stage.
+            pseudo-inputs: start a VampPrior's at training data; stack: M1+M2's first stage.
         initialisation: its settings, over the method's own: '{"epochs": 50, "restarts": 3}'.
         objective: elbo, or semi-supervised: labelled data have their label, others sum over it.
         alpha: weight of the semi-supervised objective's classification term.
@@ -224,7 +232,7 @@ def sample(
 def list_():
     """List the methods: model, guide, paper."""
     for name, found in methods.METHODS.items():
-        print(f"{name:<15} {found.model.__name__:<13} {found.guide:<46} {found.paper}")
+        print(f"{name:<17} {found.model.__name__:<16} {found.guide:<46} {found.paper}")
     print(f"\ndata: {', '.join(datasets.DATASETS)}, or a .npz file with x (and y)")
     return 0
 

@@ -10,13 +10,29 @@ from dataclasses import dataclass, field, fields
 from .conditionals import MLP, Conv, MultivariateNormal, Normal
 from .errors import UserError, unknown
 from .guides import Guide
-from .models import GMVAE, M1M2, M2, VAE, AuxiliaryDGM, MixtureVAE
+from .models import (
+    GMVAE,
+    M1M2,
+    M2,
+    VAE,
+    AuxiliaryDGM,
+    FlowPrior,
+    HierarchicalVAE,
+    MixturePrior,
+    MixtureVAE,
+    VampPrior,
+)
 from .objectives import ELBO, SemiSupervised
-from .train import MixtureInitialisation, StackInitialisation
+from .train import MixtureInitialisation, PseudoInputs, StackInitialisation
 
 OBJECTIVES = {"elbo": ELBO, "semi-supervised": SemiSupervised}
-INITIALISATIONS = {"mixture": MixtureInitialisation, "stack": StackInitialisation}
+INITIALISATIONS = {
+    "mixture": MixtureInitialisation,
+    "pseudo-inputs": PseudoInputs,
+    "stack": StackInitialisation,
+}
 FAMILIES = {"normal": Normal(), "full": MultivariateNormal()}
+PRIORS = ("standard", "mixture", "vamp", "flow")
 
 
 @dataclass(frozen=True)
@@ -42,6 +58,7 @@ DEFAULTS = {
     "num_components": 10,
     "learn_weights": True,
     "w_dim": 10,
+    "z2_dim": None,
     "likelihood": None,
     "network": "mlp",
     "hidden": [128, 128],
@@ -53,6 +70,9 @@ DEFAULTS = {
     "family": "normal",
     "discrete": "enumerate",
     "centre": None,
+    "prior": "standard",
+    "prior_flow": "maf",
+    "prior_transforms": 4,
     "initialise": "none",
     "initialisation": {},
     "epochs": 200,
@@ -206,6 +226,32 @@ METHODS = {
     "m2-clustering": Method(
         M2, "y <- x; z <- x, y", "M2 without labels: a failure, see Rui Shu 2016, ruishu.io"
     ),
+    "hierarchical-vae": Method(
+        HierarchicalVAE,
+        "z1 <- x; z2 <- z1",
+        "Burda et al. 2016, arXiv 1509.00519",
+        settings={"z2_dim": 5},
+        large={"z2_dim": 8},
+    ),
+    "mixture-prior": Method(
+        VAE,
+        "z <- x",
+        "mixture-vae, y summed in the prior's density",
+        settings={"prior": "mixture", "num_components": 50, "component": "full"},
+    ),
+    "vampprior": Method(
+        VAE,
+        "z <- x, by the prior's encoder",
+        "Tomczak and Welling 2018, arXiv 1705.07120",
+        settings={"prior": "vamp", "num_components": 50, "initialise": "pseudo-inputs"},
+        large={"num_components": 500},
+    ),
+    "flow-prior": Method(
+        VAE,
+        "z <- x",
+        "Chen et al. 2017, arXiv 1611.02731; flow: 1705.07057",
+        settings={"prior": "flow"},
+    ),
 }
 
 
@@ -263,13 +309,16 @@ def build(name, config, x_shape, num_data=None, c_shape=None, num_classes=None):
         "component": _family(config["component"]),
         "c_shape": c_shape,
         "num_classes": config["num_components"] if num_classes is None else num_classes,
+        "latent_dims": (config["latent_dim"], config["z2_dim"]),
     }
     takes = inspect.signature(found.model).parameters
+    given = found.model.default_guide if found.given is None else found.given
+    options["prior"] = _prior(name, config, x_shape, c_shape, num_classes, network)
     model = found.model(tuple(x_shape), **{k: v for k, v in options.items() if k in takes})
     guide = Guide(
         model,
         given=found.given,
-        family={n: _family(config["family"]) for n in _factors(found) if n.startswith("z")},
+        family={n: _family(config["family"]) for n in given if n.startswith("z")},
         network=network,
         discrete=config["discrete"],
         standardise={"x": (0.5, 0.5)} if _centred(config, x_shape) else None,
@@ -278,9 +327,30 @@ def build(name, config, x_shape, num_data=None, c_shape=None, num_classes=None):
     return model, guide
 
 
-def _factors(found):
-    """The latents that a method's guide names."""
-    return found.given if isinstance(found.given, dict) else found.model.default_guide
+def _prior(name, config, x_shape, c_shape, num_classes, network):
+    """The module for a model's `prior=`, from the setting `prior`; None for the model's own."""
+    kind, found = config["prior"], method(name)
+    if kind not in PRIORS:
+        raise unknown("prior", kind, PRIORS)
+    if kind == "standard":
+        return None
+    if "prior" not in inspect.signature(found.model).parameters:
+        raise UserError(f"{name}'s prior is its model's own: {kind!r} cannot take its place")
+    latent = getattr(found.model, "prior_latent", "z")
+    sizes = {"z": "latent_dim", "z1": "latent_dim", "z2": "z2_dim", "w": "w_dim"}
+    shapes = {n: (config[s],) for n, s in sizes.items()}
+    size = config[sizes[latent]]
+    if kind == "mixture":
+        return MixturePrior(size, config["num_components"], _family(config["component"]))
+    if kind == "flow":
+        return FlowPrior(size, config["prior_flow"], config["prior_transforms"])
+    shapes |= {"x": tuple(x_shape), "c": c_shape, "y": (num_classes,)}
+    given = found.given if isinstance(found.given, dict) else found.model.default_guide
+    parents = [p for p in given.get(latent, ()) if p != "index"] or ["x"]
+    family = _family(config["family"]) if latent in ("z", "z2") else Normal()
+    return VampPrior(
+        {p: shapes[p] for p in parents}, size, config["num_components"], network, family
+    )
 
 
 def _centred(config, x_shape):

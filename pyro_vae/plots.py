@@ -69,7 +69,7 @@ def images(ax, x, columns=None, row_labels=None, title=None):
     return ax
 
 
-def pairs_of_images(ax, x, other, columns=8, title=None):
+def pairs_of_images(ax, x, other, columns=8, title=None, labels=("data", "reconstruction")):
     """Rows of data, each above the row of its reconstructions."""
     x, other = _array(x), _array(other)
     columns = min(columns, len(x))
@@ -80,7 +80,7 @@ def pairs_of_images(ax, x, other, columns=8, title=None):
         for i in range(0, len(x), columns)
         for part in (x[i : i + columns], other[i : i + columns])
     ]
-    labels = ["data", "reconstruction"] * (len(rows) // 2)
+    labels = [*labels] * (len(rows) // 2)
     return images(ax, np.concatenate(rows), columns, labels, title)
 
 

@@ -8,10 +8,14 @@ from pathlib import Path
 
 import pyro
 import torch
+from pyro import poutine
+from pyro.distributions import MixtureSameFamily
 
 from . import evaluate, plots, summary
+from .errors import UserError
 from .evaluate.samples import sample
-from .pair import takes
+from .models import prior_of
+from .pair import eval_mode, seeded, takes
 from .train.checkpoint import write_atomically
 
 STYLE = """
@@ -115,6 +119,7 @@ def pictures(model, guide, data, result, history, best_epoch, seed=0):
         figures.append(("Reconstructions", figure, "Data, and below each its reconstruction."))
     what = "class" if in_part else "component"
     figures += _samples(model, data, num_components, seed, what)
+    figures += _prior(model, guide, data, x, others, seed)
 
     codes = evaluate.encode(model, guide, x, **others)
     name = "z" if "z" in codes else next(iter(codes), None)
@@ -162,6 +167,59 @@ def _samples(model, data, num_components, seed, what="component"):
         plots.scatter(b, x, y, title="samples" + (" by component" if num_components else ""))
         return [("Samples", figure, "Data, and new samples from the model.")]
     return []
+
+
+def _prior(model, guide, data, x, others, seed):
+    """The prior beside what it has to cover; the components of a mixture, decoded."""
+    try:
+        latent, prior = prior_of(model)
+    except UserError:  # each latent has parents
+        return []
+    if latent not in getattr(guide, "given", ()):
+        return []
+    few, n = {k: v[:2000] for k, v in others.items()}, min(len(x), 2000)
+    codes = evaluate.aggregate_posterior(model, guide, x[:n], latent, seed=seed, **few)
+    with torch.no_grad(), seeded(seed, codes.device):
+        law = prior()
+        draws = law.expand([n])().to(codes.device)
+    points = plots.project(torch.cat([codes, draws]))
+    figure, (a, b) = plots.axes(7.0, 3.6, 1, 2, sharex=True, sharey=True)
+    plots.scatter(a, points[:n], title=f"aggregate posterior q({latent})")
+    plots.scatter(b, points[n:], title=f"prior p({latent})")
+    size = codes.shape[-1]
+    how = "" if size <= 2 else f", in two principal components of their {size} dimensions"
+    caption = f"A draw of q({latent} | x) for each datum, and as many draws of the prior{how}."
+    result = [
+        (
+            "Prior",
+            figure,
+            caption
+            + " Where the two differ, samples are decoded from places that no datum is encoded to.",
+        )
+    ]
+    observes = getattr(model, "observes", ("x",))
+    if not (isinstance(law, MixtureSameFamily) and plots.is_image(data.x_shape)):
+        return result
+    if tuple(observes) != ("x",) or not takes(model, "size"):
+        return result
+    order = law.mixture_distribution.probs.argsort(descending=True, stable=True)[:60]
+    means = law.component_distribution.mean.detach()[order]
+    with torch.no_grad(), seeded(seed, means.device), eval_mode(model):
+        at_means = poutine.condition(model, data={latent: means})
+        decoded = poutine.trace(at_means).get_trace(size=len(means)).nodes["x"]["fn"].mean
+    rows, columns = -(-len(order) // 10), min(10, len(order))
+    inputs = getattr(prior, "pseudo_inputs", {})
+    if "x" in inputs:
+        mean, scale = getattr(guide, "standardise", {}).get("x", (0.0, 1.0))
+        seen = inputs["x"].detach()[order] * scale + mean
+        figure, ax = plots.axes(7.0, 1.3 * rows + 0.4)
+        plots.pairs_of_images(ax, seen, decoded, columns, labels=("pseudo-input", "decoded"))
+        caption = "Learned pseudo-inputs, and below each what the mean of its q decodes to."
+    else:
+        figure, ax = plots.axes(7.0, 0.7 * rows + 0.4)
+        plots.images(ax, decoded, columns)
+        caption = "What the prior's components' means decode to, the largest weight first."
+    return [*result, ("Prior", figure, caption)]
 
 
 def hardware():

@@ -33,18 +33,21 @@ def pairs():
     vae = pv.models.VAE((D,), LATENT, network=NET)
     mixture = pv.models.MixtureVAE((D,), K, LATENT, network=NET)
     gmvae = pv.models.GMVAE((D,), K, LATENT, w_dim=2, network=NET)
+    prior = pv.models.VampPrior((D,), LATENT, K, NET)  # model and guide share its encoder
+    vamp = pv.models.VAE((D,), LATENT, network=NET, prior=prior)
     return {
         "vae": (vae, pv.guides.Guide(vae, network=NET)),
         "vade": (mixture, pv.guides.Guide(mixture, network=NET)),
         "shu": (mixture, pv.guides.Guide(mixture, SHU, network=NET)),
         "gmvae": (gmvae, pv.guides.Guide(gmvae, network=NET)),
+        "vampprior": (vamp, pv.guides.Guide(vamp, network=NET)),
     }
 
 
 # ------------------------------------------------------------------- SVI on these pairs
 
 
-@pytest.mark.parametrize("name", ["vae", "vade", "shu", "gmvae"])
+@pytest.mark.parametrize("name", ["vae", "vade", "shu", "gmvae", "vampprior"])
 def test_svi_trains_these_pairs(name):
     model, guide = pairs()[name]
     x = binary()

@@ -3,6 +3,7 @@
 from .check import check_pair
 from .classification import classifiers, classify, features
 from .clustering import baselines, clustering
+from .density import aggregate_posterior, ex_post
 from .latents import (
     active_units,
     encode,
@@ -17,6 +18,7 @@ from .samples import analogies, sample
 
 __all__ = [
     "active_units",
+    "aggregate_posterior",
     "analogies",
     "baselines",
     "check_pair",
@@ -27,6 +29,7 @@ __all__ = [
     "elbo_terms",
     "encode",
     "entropy",
+    "ex_post",
     "features",
     "is_proper",
     "log_likelihood",

@@ -36,7 +36,9 @@ def rows_per_chunk(model, guide, batch, device):
     floats = 0
     for site in traces.model.values():
         rows = site["log_prob"].numel() / len(one["x"])
-        floats = max(floats, rows * math.prod(site["fn"].event_shape))
+        # a mixture's density is taken in each of its components
+        copies = getattr(site["fn"], "_num_component", 1)
+        floats = max(floats, rows * copies * math.prod(site["fn"].event_shape))
     return max(1, int(BYTES / (4 * 8 * max(floats, 512))))
 
 

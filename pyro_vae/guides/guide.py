@@ -29,6 +29,9 @@ class Guide(Program):
     gradient), `"relaxed"` samples a Gumbel-softmax. In eval mode it is always enumerated, so that
     what is reported does not depend on the estimator that trained it.
 
+    A latent whose prior owns an encoder of the same parents and family (`VampPrior`) has that
+    encoder as its factor.
+
     Args:
         model: a model whose `forward(size=n)` samples, from which latents, shapes and kinds are
             read; or any Pyro program, with `example={"x": x}` to run it on.
@@ -90,7 +93,11 @@ class Guide(Program):
                 (q for n, q in self.factors.items() if self.given[n] == tuple(parents)), None
             )
             trunk = twin.trunk if share and twin is not None else None
-            self.factors[latent] = Conditional(shapes[latent], inputs, fam, network, trunk=trunk)
+            prior = getattr(model, f"p_{latent}", None)
+            owned = prior.encoder_for(inputs, fam) if hasattr(prior, "encoder_for") else None
+            if owned is None:
+                owned = Conditional(shapes[latent], inputs, fam, network, trunk=trunk)
+            self.factors[latent] = owned
         self.relaxation = RelaxedOneHotCategorical(temperature)
 
     def forward(self, x=None, y=None, c=None, index=None, size=None):

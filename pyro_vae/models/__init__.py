@@ -2,19 +2,34 @@
 
 from .auxiliary_dgm import AuxiliaryDGM
 from .gmvae import GMVAE
+from .hierarchical_vae import HierarchicalVAE
 from .m1m2 import M1M2
 from .m2 import M2
 from .mixture_vae import MixtureVAE
-from .priors import Components, StandardNormal
+from .priors import (
+    Components,
+    FlowPrior,
+    MixturePrior,
+    StandardNormal,
+    VampPrior,
+    prior_of,
+    with_prior,
+)
 from .vae import VAE
 
 __all__ = [
     "AuxiliaryDGM",
     "Components",
+    "FlowPrior",
     "GMVAE",
+    "HierarchicalVAE",
     "M1M2",
     "M2",
+    "MixturePrior",
     "MixtureVAE",
     "StandardNormal",
     "VAE",
+    "VampPrior",
+    "prior_of",
+    "with_prior",
 ]

@@ -32,9 +32,11 @@ class GMVAE(Program):
         likelihood, network: as in `VAE`.
         component: family of z | w, y; the paper's is `Normal()` (diagonal).
         w_network: the network of w below the K heads.
+        prior: a module whose `forward()` is the distribution of w.
     """
 
     default_guide = {"w": ["x"], "z": ["x"]}
+    prior_latent = "w"
 
     def __init__(
         self,
@@ -46,11 +48,12 @@ class GMVAE(Program):
         network=None,
         component=None,
         w_network=None,
+        prior=None,
     ):
         super().__init__()
         whole(1, num_components=num_components, latent_dim=latent_dim, w_dim=w_dim)
         w_network = MLP(hidden=(64,), activation="tanh") if w_network is None else w_network
-        self.p_w = StandardNormal(w_dim)
+        self.p_w = StandardNormal(w_dim) if prior is None else prior
         self.p_y = Components(num_components)
         self.p_z = Conditional(
             (latent_dim,),

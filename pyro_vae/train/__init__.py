@@ -1,11 +1,12 @@
 """Training: `fit`, its checkpoints, and ways to start."""
 
 from .fit import Run, choose_device, fit, load_weights
-from .initialise import MixtureInitialisation, StackInitialisation
+from .initialise import MixtureInitialisation, PseudoInputs, StackInitialisation
 from .recorded import RecordedStep
 
 __all__ = [
     "MixtureInitialisation",
+    "PseudoInputs",
     "RecordedStep",
     "Run",
     "StackInitialisation",

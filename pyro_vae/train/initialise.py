@@ -5,6 +5,7 @@ from dataclasses import dataclass
 
 import pyro
 import torch
+from pyro import poutine
 from sklearn.mixture import GaussianMixture
 from threadpoolctl import threadpool_limits
 from tqdm.auto import tqdm
@@ -12,8 +13,9 @@ from tqdm.auto import tqdm
 from ..errors import UserError, positive, whole
 from ..evaluate import elbo_terms, encode
 from ..guides import Guide
-from ..models import VAE, StandardNormal
-from ..pair import device_of, run, seeded
+from ..models import VAE, StandardNormal, VampPrior, prior_of
+from ..models.priors import set_components
+from ..pair import accepting, device_of, eval_mode, run, seeded
 from ..program import Program
 
 MAX_POINTS = 20_000
@@ -151,20 +153,37 @@ def plain_vae(model, guide):
     return vae, encoder
 
 
-@torch.no_grad()
-def set_components(model, weights, means, covariances):
-    """Put component weights `[K]`, means `[K, D]`, covariances `[K, D, D]` into p(y), p(z | y, ...)."""
-    p_z, head = model.p_z, model.p_z.head
-    raw = p_z.family.raw(torch.as_tensor(means), torch.as_tensor(covariances)).to(head.bias)
-    if p_z.select == "y":  # K heads on features of the other parents
-        head.bias.copy_(raw.flatten())
-        for affine in head.maps.values():
-            affine.weight.mul_(0.1)
-    else:  # linear in the one-hot y
-        head.bias.zero_()
-        head.maps["y"].weight.copy_(raw.T)
-    if isinstance(model.p_y.logits, torch.nn.Parameter):
-        model.p_y.logits.copy_(torch.as_tensor(weights).log())
+@dataclass(frozen=True)
+class PseudoInputs:
+    """Start a `VampPrior`'s pseudo-inputs at training data, drawn by the seed without replacement.
+
+    As the encoder's network sees them: behind the guide's `standardise`. A parent that is itself a
+    latent (z1, of a hierarchical VAE) starts at the guide's draws of it for those data.
+    """
+
+    def __call__(self, model, guide, data, device, seed=0, progress=True):
+        """Initialise the model's prior in place."""
+        latent, prior = prior_of(model)
+        if not isinstance(prior, VampPrior):
+            raise UserError(f"the prior of {latent!r} is no VampPrior: it has no pseudo-inputs")
+        if not hasattr(data, "train"):
+            raise UserError("pseudo-inputs start at data with a train split, not at a stream")
+        count = len(prior.logits)
+        split = data.observed("train")
+        if len(split) < count:
+            raise UserError(f"{count} pseudo-inputs need as many training data, not {len(split)}")
+        with torch.no_grad(), eval_mode(model, guide), seeded(seed, device):
+            rows = split[torch.randperm(len(split))[:count]]
+            batch = {n: v.to(device) for n in ("x", "c") if (v := getattr(rows, n)) is not None}
+            trace = poutine.trace(accepting(guide)).get_trace(**batch)
+            for name, inputs in prior.pseudo_inputs.items():
+                if name not in batch and name not in trace.nodes:
+                    raise UserError(
+                        f"neither the data nor the guide have the pseudo-input {name!r}"
+                    )
+                value = batch[name] if name in batch else trace.nodes[name]["value"]
+                mean, scale = getattr(guide, "standardise", {}).get(name, (0.0, 1.0))
+                inputs.copy_((value - mean) / scale)
 
 
 @dataclass(frozen=True)
