@@ -8,8 +8,7 @@ import jsonargparse
 import torch
 
 from . import data as datasets
-from . import evaluate as judge
-from . import methods, plots, report, summary
+from . import generate, methods, plots, report, summary
 from .errors import UserError
 from .objectives import ELBO
 from .pair import reads_index
@@ -192,7 +191,7 @@ def sample(
     import numpy as np
 
     model, _, loaded, _ = open_run(run, device, root)
-    x = judge.sample(model, num, y=y, mean=mean, seed=seed).cpu()
+    x = generate.sample(model, num, y=y, mean=mean, seed=seed).cpu()
     out = run / "samples" if out is None else out.with_suffix("")
     out.parent.mkdir(parents=True, exist_ok=True)
     np.savez_compressed(out.with_suffix(".npz"), x=x.numpy())

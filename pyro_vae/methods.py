@@ -7,7 +7,7 @@ A method is data: `build(config)` makes the pair from plain JSON values, so a ru
 import inspect
 from dataclasses import dataclass, field
 
-from .conditionals import MLP, Conv, MultivariateNormal, Normal
+from .conditionals import MLP, Conv, MultivariateNormal, Normal, likelihood
 from .errors import UserError, unknown
 from .guides import Guide
 from .models import GMVAE, VAE, MixtureVAE
@@ -37,6 +37,7 @@ DEFAULTS = {
     "learn_weights": True,
     "w_dim": 10,
     "likelihood": None,
+    "levels": None,
     "network": "mlp",
     "hidden": [128, 128],
     "channels": [32, 64],
@@ -173,6 +174,7 @@ def build(name, config, x_shape, num_data=None, c_shape=None, num_classes=None):
     network = _network(config, x_shape)
     options = {
         **config,
+        "likelihood": likelihood(config["likelihood"], config["levels"]),
         "network": network,
         "component": _family(config["component"]),
         "c_shape": c_shape,

@@ -10,7 +10,7 @@ import pyro
 import torch
 
 from . import evaluate, plots
-from .evaluate.samples import sample
+from .generate import sample
 from .pair import takes
 from .summary import inputs
 from .train.checkpoint import write_atomically

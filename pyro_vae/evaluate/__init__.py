@@ -2,9 +2,8 @@
 
 from .check import check_pair
 from .clustering import baselines, clustering
-from .latents import active_units, encode, occupancy, reconstruct, responsibilities
+from .latents import active_units, encode, occupancy, posterior, reconstruct, responsibilities
 from .likelihood import elbo, elbo_terms, is_proper, log_likelihood
-from .samples import sample
 
 __all__ = [
     "active_units",
@@ -17,7 +16,7 @@ __all__ = [
     "is_proper",
     "log_likelihood",
     "occupancy",
+    "posterior",
     "reconstruct",
     "responsibilities",
-    "sample",
 ]
