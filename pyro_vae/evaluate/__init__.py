@@ -4,6 +4,7 @@ from .check import check_pair
 from .clustering import baselines, clustering
 from .latents import active_units, encode, occupancy, posterior, reconstruct, responsibilities
 from .likelihood import elbo, elbo_terms, is_proper, log_likelihood
+from .quality import frechet, two_sample
 
 __all__ = [
     "active_units",
@@ -13,10 +14,12 @@ __all__ = [
     "elbo",
     "elbo_terms",
     "encode",
+    "frechet",
     "is_proper",
     "log_likelihood",
     "occupancy",
     "posterior",
     "reconstruct",
     "responsibilities",
+    "two_sample",
 ]
