@@ -6,7 +6,15 @@ python -m benchmarks.results
 import json
 from pathlib import Path
 
+from pyro_vae import report
+
 HERE = Path(__file__).parent
+
+
+def write(path, command, **content):
+    """One result file: the command that made it, where, with which versions, and what it found."""
+    result = {"command": command, "hardware": report.hardware(), **content}
+    path.write_text(json.dumps(result, indent=1) + "\n")
 
 
 def number(value):

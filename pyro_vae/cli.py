@@ -8,8 +8,8 @@ import jsonargparse
 import torch
 
 from . import data as datasets
-from . import generate, methods, plots, report, summary
-from .errors import UserError
+from . import gallery, methods, report, summary
+from .errors import UserError, whole
 from .objectives import ELBO
 from .pair import reads_index
 from .train import MixtureInitialisation, checkpoint, choose_device, load_weights
@@ -27,6 +27,8 @@ def fit(
     root: Path | None = None,
     binarise: str | None = None,
     likelihood: str | None = None,
+    levels: int | None = None,
+    standardise: bool | None = None,
     latent_dim: int | None = None,
     num_components: int | None = None,
     w_dim: int | None = None,
@@ -67,7 +69,10 @@ def fit(
         device: cpu, cuda, ...; a GPU where there is one.
         root: folder of the torchvision data sets.
         binarise: none, static or dynamic; what fits the likelihood unless said.
-        likelihood: bernoulli, binomial, continuous-bernoulli, normal, grey-bernoulli.
+        likelihood: bernoulli, binomial, continuous-bernoulli, discretised-logistic, categorical,
+            poisson, negative-binomial, normal, grey-bernoulli.
+        levels: grey levels of discretised-logistic and categorical; 256 unless said.
+        standardise: columns of x less their mean and over their sd, by the training split.
         latent_dim: size of z.
         num_components: K, of mixtures.
         w_dim: size of the GMVAE's w.
@@ -80,7 +85,7 @@ def fit(
         discrete: how a discrete latent in the guide is trained: enumerate, score, relaxed.
         centre: whether the encoder sees 2x - 1 instead of x; for images, unless said.
         initialise: none, or mixture: start components from a Gaussian mixture fitted to encodings.
-        initialisation: its settings, e.g. '{"epochs": 50, "restarts": 3}'.
+        initialisation: its settings, over the method's own: '{"epochs": 50, "restarts": 3}'.
         lr: Adam's learning rate.
         weight_decay: decoupled, as in AdamW.
         schedule: constant, linear or cosine.
@@ -96,6 +101,7 @@ def fit(
     """
     given = {k: v for k, v in locals().items() if v is not None}
     methods.method(model)
+    whole(1, num_samples=num_samples)  # now, not after hours of training
     out = Path("runs") / f"{model}-{Path(data).stem}-{seed}" if out is None else out
     if resume:
         config = checkpoint.read_json(out / "config.json")
@@ -111,7 +117,6 @@ def fit(
             raise UserError(
                 f"{out} holds a run already: --resume goes on with it, --out FOLDER starts another"
             )
-        given.setdefault("data", data)
         settings = methods.settings(model, _pick(given), data)
         settings["seed"] = seed
     loaded = load_data(settings, root)
@@ -168,43 +173,58 @@ def evaluate(
 
 def sample(
     run: Path,
-    num: int = 64,
+    source: str | None = None,
+    num: int | None = None,
     y: int | None = None,
+    latent: str | None = None,
     mean: bool = True,
+    steps: int | None = None,
+    path: str = "spherical",
+    observed: str = "top",
+    split: str = "test",
     seed: int = 0,
     out: Path | None = None,
     device: str | None = None,
     root: Path | None = None,
 ):
-    """Draw new data from a trained run, into a picture and a .npz file.
+    """Make new data with a trained run, into a picture and a .npz file.
+
+    The sources: prior; component (a row each); aggregate (the posterior of a training datum at
+    random); ex-post (a mixture fitted to the training data's encodings); interpolate (between
+    data); traverse (one latent unit at a time); complete (the missing half of data).
 
     Args:
         run: a run folder.
-        num: how many.
-        y: from this component alone.
+        source: prior, component, aggregate, ex-post, interpolate, traverse or complete.
+        num: how many samples, samples a component, paths, units, or completions of a datum.
+        y: from this component alone; of this class.
+        latent: which latent is refitted, walked along or traversed; z, or the topmost.
         mean: the likelihood's means (smooth pictures) rather than draws.
+        steps: on a path (9), or of the chains that complete (200).
+        path: spherical or linear.
+        observed: the half that is not missing: top, bottom, left or right.
+        split: whose data are walked between, traversed and completed.
         seed: of the draws.
-        out: where to; samples.png and samples.npz in the run folder unless said.
+        out: where to; samples.png and .npz in the run folder (interpolate.png, ...) unless said.
         device: cpu, cuda, ...
         root: folder of the torchvision data sets.
     """
     import numpy as np
 
-    model, _, loaded, _ = open_run(run, device, root)
-    x = generate.sample(model, num, y=y, mean=mean, seed=seed).cpu()
-    out = run / "samples" if out is None else out.with_suffix("")
+    model, guide, loaded, _ = open_run(run, device, root)
+    made = gallery.make(
+        source or "prior", model, guide, loaded, num=num, y=y, latent=latent, mean=mean,
+        steps=steps, path=path, observed=observed, split=split, seed=seed,
+    )  # fmt: skip
+    out = run / ("samples" if source in (None, "prior") else source) if out is None else out
+    out = out.with_suffix("")
     out.parent.mkdir(parents=True, exist_ok=True)
-    np.savez_compressed(out.with_suffix(".npz"), x=x.numpy())
+    np.savez_compressed(out.with_suffix(".npz"), **made.arrays(loaded))
     print(out.with_suffix(".npz"))
-    figure, ax = plots.axes(6, 6)
-    if plots.is_image(loaded.x_shape):
-        plots.images(ax, x)
-    elif loaded.x_shape == (2,):
-        plots.scatter(ax, x)
-    else:
-        return 0
-    figure.savefig(out.with_suffix(".png"), dpi=110)
-    print(out.with_suffix(".png"))
+    figure = made.figure(loaded)
+    if figure is not None:
+        figure.savefig(out.with_suffix(".png"), dpi=110)
+        print(out.with_suffix(".png"))
     return 0
 
 
@@ -238,6 +258,8 @@ def _pick(given):
 
 def _same_settings(given, settings, out):
     for key, value in _pick(given).items():
+        if key == "initialisation":  # was merged over the method's own
+            value = {**settings[key], **value}
         if key in ("epochs", "patience") or settings.get(key) == value:
             continue
         if key == "data" and value == "digits":  # the default, so perhaps not said
@@ -247,6 +269,11 @@ def _same_settings(given, settings, out):
 
 def load_data(settings, root=None):
     """The data of a run's settings: by name, or from an .npz file."""
+    loaded = _load(settings, root)
+    return datasets.standardise(loaded) if settings["standardise"] else loaded
+
+
+def _load(settings, root):
     name = settings["data"]
     if name.endswith(".npz"):
         return _load_npz(Path(name), settings)
@@ -320,7 +347,7 @@ def _report(model, guide, loaded, settings, out, history, best_epoch, num_sample
     config = checkpoint.read_json(out / "config.json")
     checkpoint.write_json(out / f"results-{split}.json", {**result, "hardware": report.hardware()})
     method = methods.method(config["method"])
-    figures = report.pictures(model, guide, loaded, split, history, best_epoch, seed)
+    figures = report.pictures(model, guide, loaded, result, history, best_epoch, seed)
     report.write(
         out / "report.html",
         f"{config['method']} on {loaded.name}",

@@ -3,12 +3,15 @@
 import torch
 
 from . import evaluate
+from .errors import UserError, whole
 from .pair import reads_index, takes
 
 
 def inputs(model, guide, data, split):
     """`(x, labels, others)` of a split: `others` is what the pair is given besides x."""
     part = data.observed(split)
+    if reads_index(guide) and split != "train":
+        raise UserError("a guide with a row per training datum is judged on the train split alone")
     others = {"index": torch.arange(len(part))} if reads_index(guide) else {}
     others |= {n: getattr(part, n) for n in getattr(model, "observes", ()) if n != "x"}
     return part.x, part.y, others
@@ -20,6 +23,7 @@ def summarise(model, guide, data, split="test", num_samples=500, seed=0):
     All in nats per datum, at beta = 1, in eval mode. A guide with a row per training datum can be
     judged on the training split alone. Labels are used to score a clustering, never to make one.
     """
+    whole(1, num_samples=num_samples)
     x, y, others = inputs(model, guide, data, split)
     terms = evaluate.elbo_terms(model, guide, x, num_samples=10, seed=seed, **others)
     result = {"split": split, "data": len(x), "num_samples": num_samples}
@@ -46,22 +50,28 @@ def summarise(model, guide, data, split="test", num_samples=500, seed=0):
     return result
 
 
-def table(result):
-    """The numbers of `summarise` as lines of text."""
-    bound = "score" if result.get("elbo_is_a_score") else "ELBO"
-    rows = [(bound, f"{result['elbo']:.2f}", "nats per datum")]
+def rows(result):
+    """The numbers of `summarise` as `[(name, nats per datum, note)]`."""
+    found = [("ELBO", result["elbo"], "nats per datum")]
+    if result.get("elbo_is_a_score"):
+        found = [("score", result["elbo"], "nats per datum; grey in a Bernoulli: no likelihood")]
     if "log_likelihood" in result:
         note = f"importance weighted, {result['num_samples']} samples"
-        rows.append(("log-likelihood", f"{result['log_likelihood']:.2f}", note))
+        found.append(("log-likelihood", result["log_likelihood"], note))
     for name, value in result["terms"].items():
         if name in result["units"]:
-            units = f"{result['active_units'][name]} of {result['units'][name]} units active"
-            rows.append((f"KL of {name}", f"{-value:.2f}", units))
+            note = f"{result['active_units'][name]} of {result['units'][name]} units active"
+            found.append((f"KL of {name}", -value, note))
         elif name != "x":
-            rows.append((f"KL of {name}", f"{-value:.2f}", "discrete, summed exactly"))
+            found.append((f"KL of {name}", -value, "discrete, summed exactly"))
         else:
-            rows.append(("E log p(x | ...)", f"{value:.2f}", "reconstruction"))
-    lines = [f"{a:<18}{b:>10}   {c}" for a, b, c in rows]
+            found.append(("E log p(x | ...)", value, "reconstruction"))
+    return found
+
+
+def table(result):
+    """The numbers of `summarise` as lines of text."""
+    lines = [f"{a:<18}{b:>10.2f}   {c}" for a, b, c in rows(result)]
     lines.insert(0, f"{result['data']} {result['split']} data")
     if "clustering" in result:
         lines += ["", f"{'clusters':<18}{'accuracy':>10}{'purity':>9}{'NMI':>8}{'ARI':>8}"]

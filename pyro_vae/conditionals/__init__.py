@@ -2,7 +2,7 @@
 
 import dataclasses
 
-from ..errors import UserError, unknown
+from ..errors import UserError, unknown, whole
 from .conditional import Conditional
 from .families import (
     Family,
@@ -64,6 +64,5 @@ def likelihood(name, levels=None):
         return family
     if not hasattr(family, "levels"):
         raise UserError(f"the likelihood {name!r} has no levels to set")
-    if levels < 2:
-        raise UserError(f"levels must be at least 2, not {levels}")
+    whole(2, levels=levels)
     return dataclasses.replace(family, levels=levels)

@@ -5,7 +5,7 @@ from typing import NamedTuple
 import pyro
 import torch
 
-from ..errors import UserError, unknown
+from ..errors import UserError, unknown, whole
 from ..evaluate.likelihood import chunks, observed, rows_per_chunk
 from ..pair import device_of, eval_mode, is_subsample, run, seeded
 
@@ -51,8 +51,7 @@ def complete(
     """
     if method not in METHODS:
         raise unknown("method of completion", method, METHODS)
-    if steps < 1 or num_samples < 1:
-        raise UserError(f"steps and num_samples must be positive, not {steps} and {num_samples}")
+    whole(1, steps=steps, num_samples=num_samples)
     if mask.dtype != torch.bool or tuple(mask.shape) not in (tuple(x.shape), tuple(x.shape[1:])):
         raise UserError(
             f"mask must be bool of shape {list(x.shape[1:])} or {list(x.shape)}, "

@@ -110,13 +110,18 @@ def traverse(
     return Traversal(decoded, units, activity[units], targets)
 
 
+def main_latent(model):
+    """The latent that is meant where none is said: z, or the first continuous one that is sampled."""
+    continuous = [n for n, (_, is_discrete) in latents_of(model).items() if not is_discrete]
+    return "z" if "z" in continuous else next(iter(continuous), None)
+
+
 def _parts(model, codes, latent):
     """`(continuous latents down to the moved one, discrete latents)`, in the model's order."""
     known = latents_of(model)
+    latent = main_latent(model) if latent is None else latent
     discrete = [n for n, (_, is_discrete) in known.items() if is_discrete and n in codes]
     continuous = [n for n in known if n in codes and n not in discrete]
-    if latent is None:
-        latent = "z" if "z" in continuous else next(iter(continuous), None)
     if latent not in continuous:
         raise unknown("continuous latent", latent, continuous)
     return continuous[: continuous.index(latent) + 1], discrete

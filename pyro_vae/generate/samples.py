@@ -6,7 +6,7 @@ import pyro
 import torch
 from pyro import poutine
 
-from ..errors import UserError, unknown
+from ..errors import UserError, unknown, whole
 from ..evaluate import posterior
 from ..pair import AtMean, device_of, eval_mode, is_subsample, one_hot_labels, seeded
 
@@ -62,6 +62,7 @@ def sample(
         shapes = shapes_of(model)
         if size is None:
             size = _rows({**given, "c": c, "y": y}, {**shapes, "y": ()})
+        whole(1, **{"the number of samples": size})
         values = _from_source(source, model, size)
         values.update(given)
         if c is not None:
