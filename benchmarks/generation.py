@@ -65,7 +65,7 @@ def picture(rows, path):
     figure, ax = plots.axes(8.5, 0.56 * len(rows) + 0.2)
     x = torch.cat([part[:16] for part in rows.values()])
     plots.images(ax, x, 16, list(rows))
-    figure.savefig(path, dpi=110)
+    figure.savefig(path, dpi=110, bbox_inches="tight")
 
 
 def main(argv=None):
@@ -103,7 +103,7 @@ def main(argv=None):
     for key in keys:
         same = [r for r in runs if (r["method"], r["source"], r["of"]) == key]
         row = dict(zip(("method", "source", "of"), key, strict=True))
-        for name in ("frechet", "mmd2 x 1000", "p_value"):
+        for name in ("frechet", "mmd2 x 1000"):
             row[name] = mean_sd([r[name] for r in same])
         row["p < 0.05"] = f"{sum(r['p_value'] < 0.05 for r in same)} of {len(same)}"
         if "log_likelihood" in same[0]:

@@ -105,7 +105,7 @@ def fit(
     out = Path("runs") / f"{model}-{Path(data).stem}-{seed}" if out is None else out
     if resume:
         config = checkpoint.read_json(out / "config.json")
-        name, settings = config["method"], config["settings"]
+        name, settings = config["method"], {**methods.DEFAULTS, **config["settings"]}
         for key in ("epochs", "patience"):
             if key in given:
                 settings[key] = given[key]
@@ -242,7 +242,7 @@ def open_run(run, device=None, root=None):
     config = checkpoint.read_json(run / "config.json")
     if not {"method", "settings"} <= set(config):
         raise UserError(f"{run} was not written by pyro-vae fit: build its pair in Python")
-    settings = config["settings"]
+    settings = {**methods.DEFAULTS, **config["settings"]}
     loaded = load_data(settings, root)
     pair = methods.build(config["method"], settings, *shapes(loaded))
     load_weights(*pair, run / "checkpoint.pt")

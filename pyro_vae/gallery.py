@@ -78,21 +78,21 @@ class _Options:
     seed: int = 0
 
 
-def _given(model, data, others, size, y=None):
+def _given(model, guide, data, split, size, y=None):
     """Covariates for `size` samples: of class `y`, or those of the data, in order and around."""
     needed = covariates_of(model)
     if not needed:
         return {}
     if y is not None and not takes(model, "y"):
         return {"c": torch.full((size,), y)}
+    _, _, others = summary.inputs(model, guide, data, split)
     rows = torch.arange(size) % len(next(iter(others.values())))
     return {name: others[name][rows] for name in needed}
 
 
 def _prior(model, guide, data, o):
     size = 64 if o.num is None else o.num
-    _, _, others = summary.inputs(model, guide, data, o.split)
-    given = _given(model, data, others, size, o.y)
+    given = _given(model, guide, data, o.split, size, o.y)
     y = o.y if takes(model, "y") or not given else None
     x = sample(model, size, y=y, mean=o.mean, seed=o.seed, **given)
     title = "samples" if o.y is None else f"samples, y = {o.y}"
@@ -106,8 +106,7 @@ def _component(model, guide, data, o):
         return _prior(model, guide, data, o)
     num, k = 12 if o.num is None else o.num, model.p_y().event_shape[0]
     y = torch.arange(k).repeat_interleave(num)
-    _, _, others = summary.inputs(model, guide, data, o.split)
-    given = _given(model, data, others, len(y))
+    given = _given(model, guide, data, o.split, len(y))
     x = sample(model, len(y), y=y, mean=o.mean, seed=o.seed, **given)
     labels = [str(i) for i in range(k)]
     return Made(x, "samples, a row a component", num, labels, given.get("c"), {"y": y})
@@ -117,7 +116,7 @@ def _aggregate(model, guide, data, o):
     x, _, others = summary.inputs(model, guide, data, "train")
     size = 64 if o.num is None else o.num
     source = AggregatePosterior(guide, x, **others)
-    given = _given(model, data, others, size)
+    given = _given(model, guide, data, "train", size)
     made = sample(model, size, mean=o.mean, seed=o.seed, source=source, **given)
     return Made(made, "samples from the aggregate posterior", c=given.get("c"))
 
@@ -127,7 +126,7 @@ def _ex_post(model, guide, data, o):
     latent = o.latent or main_latent(model)
     density = fitted_mixture(model, guide, x, latent, seed=o.seed, **others)
     size = 64 if o.num is None else o.num
-    given = _given(model, data, others, size)
+    given = _given(model, guide, data, "train", size)
     made = sample(model, size, mean=o.mean, seed=o.seed, source={latent: density}, **given)
     return Made(made, f"samples, {latent} from a mixture fitted to encodings", c=given.get("c"))
 

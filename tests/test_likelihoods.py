@@ -118,6 +118,17 @@ def test_the_recorded_step_gives_the_same_training_with_discrete_likelihoods(nam
     torch.testing.assert_close(losses("aten"), losses(False), rtol=1e-4, atol=1e-3)
 
 
+def test_chunks_of_data_with_many_parameters_a_pixel_are_smaller():
+    from pyro_vae.evaluate.likelihood import rows_per_chunk
+
+    def rows(name):
+        model = pv.models.VAE((3, 16, 16), 2, name, MLP((8,)))
+        x = torch.zeros(4, 3, 16, 16)
+        return rows_per_chunk(model, pv.guides.Guide(model, network=MLP((8,))), {"x": x}, "cpu")
+
+    assert rows("categorical") == rows("discretised-logistic") // 256
+
+
 # ----------------------------------------------------------------------------- tabular data
 
 

@@ -37,6 +37,12 @@ def rows_per_chunk(model, guide, batch, device):
     for site in traces.model.values():
         rows = site["log_prob"].numel() / len(one["x"])
         floats = max(floats, rows * math.prod(site["fn"].event_shape))
+        base = site["fn"]
+        while hasattr(base, "base_dist"):
+            base = base.base_dist
+        for parameter in vars(base).values():  # a categorical has more numbers than its value
+            if isinstance(parameter, torch.Tensor):
+                floats = max(floats, parameter.numel() / len(one["x"]))
     return max(1, int(BYTES / (4 * 8 * max(floats, 512))))
 
 

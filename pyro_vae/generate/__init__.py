@@ -5,4 +5,4 @@ from .density import fitted_mixture
 from .paths import interpolate, traverse
 from .samples import AggregatePosterior, sample
 
-__all__ = ["AggregatePosterior", "complete", "interpolate", "sample", "traverse"]
+__all__ = ["AggregatePosterior", "complete", "fitted_mixture", "interpolate", "sample", "traverse"]

@@ -31,8 +31,8 @@ def fitted_mixture(model, guide, x, latent=None, num_components=10, draws=4, see
     with threadpool_limits(1):  # matrices so small are slower on several threads
         mixture.fit(codes.double().cpu().numpy())
     weights, means, covariances = (
-        torch.as_tensor(a).to(codes)
-        for a in (mixture.weights_, mixture.means_, mixture.covariances_)
+        torch.as_tensor(a) for a in (mixture.weights_, mixture.means_, mixture.covariances_)
     )
-    components = dist.MultivariateNormal(means, covariance_matrix=covariances)
-    return dist.MixtureSameFamily(dist.Categorical(weights), components)
+    root = torch.linalg.cholesky(covariances)
+    components = dist.MultivariateNormal(means.to(codes), scale_tril=root.to(codes))
+    return dist.MixtureSameFamily(dist.Categorical(logits=weights.log().to(codes)), components)

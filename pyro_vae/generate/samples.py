@@ -8,7 +8,7 @@ from pyro import poutine
 
 from ..errors import UserError, unknown, whole
 from ..evaluate import posterior
-from ..pair import AtMean, device_of, eval_mode, is_subsample, one_hot_labels, seeded
+from ..pair import AtMean, device_of, eval_mode, is_subsample, one_hot_labels, seeded, untouched
 
 
 def sample(
@@ -115,8 +115,8 @@ def covariates_of(model):
 def latents_of(model):
     """`{latent: (event shape, is discrete)}` in the model's order, its data left out."""
     device = device_of(model, default="cpu")
-    with torch.random.fork_rng(devices=[device] if device.type == "cuda" else []):
-        given = {n: torch.zeros(2, *s, device=device) for n, s in covariates_of(model).items()}
+    given = {n: torch.zeros(2, *s, device=device) for n, s in covariates_of(model).items()}
+    with torch.no_grad(), eval_mode(model), untouched(device), pyro.validation_enabled(False):
         trace = poutine.trace(model).get_trace(size=2, **given)
     return {
         name: (tuple(site["fn"].event_shape), bool(site["fn"].has_enumerate_support))
