@@ -331,7 +331,7 @@ def test_levels_can_be_set_of_likelihoods_that_have_them():
     assert likelihood("discretised-logistic", 2) == DiscretisedLogistic(2)
     with pytest.raises(pv.UserError, match="'poisson' has no levels"):
         likelihood("poisson", levels=3)
-    with pytest.raises(pv.UserError, match="levels must be at least 2, not 1"):
+    with pytest.raises(pv.UserError, match="levels takes whole numbers from 2, not 1"):
         likelihood("categorical", levels=1)
 
 
