@@ -8,8 +8,7 @@ import jsonargparse
 import torch
 
 from . import data as datasets
-from . import evaluate as judge
-from . import methods, plots, report, summary
+from . import gallery, methods, report, summary
 from .errors import UserError, unknown, whole
 from .pair import reads_index
 from .train import checkpoint, choose_device, load_weights
@@ -29,6 +28,8 @@ def fit(
     num_labels: int | None = None,
     label_seed: int | None = None,
     likelihood: str | None = None,
+    levels: int | None = None,
+    standardise: bool | None = None,
     latent_dim: int | None = None,
     num_components: int | None = None,
     w_dim: int | None = None,
@@ -78,7 +79,10 @@ def fit(
         binarise: none, static or dynamic; what fits the likelihood unless said.
         num_labels: keep so many training labels, in balanced classes, and hide the others.
         label_seed: of that choice.
-        likelihood: bernoulli, binomial, continuous-bernoulli, normal, grey-bernoulli.
+        likelihood: bernoulli, binomial, continuous-bernoulli, discretised-logistic, categorical,
+            poisson, negative-binomial, normal, grey-bernoulli.
+        levels: grey levels of discretised-logistic and categorical; 256 unless said.
+        standardise: columns of x less their mean and over their sd, by the training split.
         latent_dim: size of z.
         num_components: K, of mixtures.
         w_dim: size of the GMVAE's w.
@@ -189,43 +193,58 @@ def evaluate(
 
 def sample(
     run: Path,
-    num: int = 64,
+    source: str | None = None,
+    num: int | None = None,
     y: int | None = None,
+    latent: str | None = None,
     mean: bool = True,
+    steps: int | None = None,
+    path: str = "spherical",
+    observed: str = "top",
+    split: str = "test",
     seed: int = 0,
     out: Path | None = None,
     device: str | None = None,
     root: Path | None = None,
 ):
-    """Draw new data from a trained run, into a picture and a .npz file.
+    """Make new data with a trained run, into a picture and a .npz file.
+
+    The sources: prior; component (a row each); aggregate (the posterior of a training datum at
+    random); ex-post (a mixture fitted to the training data's encodings); interpolate (between
+    data); traverse (one latent unit at a time); complete (the missing half of data).
 
     Args:
         run: a run folder.
-        num: how many.
-        y: from this component alone.
+        source: prior, component, aggregate, ex-post, interpolate, traverse or complete.
+        num: how many samples, samples a component, paths, units, or completions of a datum.
+        y: from this component alone; of this class.
+        latent: which latent is refitted, walked along or traversed; z, or the topmost.
         mean: the likelihood's means (smooth pictures) rather than draws.
+        steps: on a path (9), or of the chains that complete (200).
+        path: spherical or linear.
+        observed: the half that is not missing: top, bottom, left or right.
+        split: whose data are walked between, traversed and completed.
         seed: of the draws.
-        out: where to; samples.png and samples.npz in the run folder unless said.
+        out: where to; samples.png and .npz in the run folder (interpolate.png, ...) unless said.
         device: cpu, cuda, ...
         root: folder of the torchvision data sets.
     """
     import numpy as np
 
-    model, _, loaded, _ = open_run(run, device, root)
-    x = judge.sample(model, num, y=y, mean=mean, seed=seed).cpu()
-    out = run / "samples" if out is None else out.with_suffix("")
+    model, guide, loaded, _ = open_run(run, device, root)
+    made = gallery.make(
+        source or "prior", model, guide, loaded, num=num, y=y, latent=latent, mean=mean,
+        steps=steps, path=path, observed=observed, split=split, seed=seed,
+    )  # fmt: skip
+    out = run / ("samples" if source in (None, "prior") else source) if out is None else out
+    out = out.with_suffix("")
     out.parent.mkdir(parents=True, exist_ok=True)
-    np.savez_compressed(out.with_suffix(".npz"), x=x.numpy())
+    np.savez_compressed(out.with_suffix(".npz"), **made.arrays(loaded))
     print(out.with_suffix(".npz"))
-    figure, ax = plots.axes(6, 6)
-    if plots.is_image(loaded.x_shape):
-        plots.images(ax, x)
-    elif loaded.x_shape == (2,):
-        plots.scatter(ax, x)
-    else:
-        return 0
-    figure.savefig(out.with_suffix(".png"), dpi=110)
-    print(out.with_suffix(".png"))
+    figure = made.figure(loaded)
+    if figure is not None:
+        figure.savefig(out.with_suffix(".png"), dpi=110)
+        print(out.with_suffix(".png"))
     return 0
 
 
@@ -270,6 +289,11 @@ def _same_settings(given, settings, out):
 
 def load_data(settings, root=None):
     """The data of a run's settings: by name, or from an .npz file."""
+    loaded = _load(settings, root)
+    return datasets.standardise(loaded) if settings["standardise"] else loaded
+
+
+def _load(settings, root):
     name = settings["data"]
     if name.endswith(".npz"):
         return _labelled(_load_npz(Path(name), settings), settings)

@@ -7,7 +7,7 @@ A method is data: `build(config)` makes the pair from plain JSON values, so a ru
 import inspect
 from dataclasses import dataclass, field, fields
 
-from .conditionals import MLP, Conv, MultivariateNormal, Normal
+from .conditionals import MLP, Conv, MultivariateNormal, Normal, likelihood
 from .errors import UserError, unknown
 from .guides import Guide
 from .models import (
@@ -60,6 +60,8 @@ DEFAULTS = {
     "w_dim": 10,
     "z2_dim": None,
     "likelihood": None,
+    "levels": None,
+    "standardise": False,
     "network": "mlp",
     "hidden": [128, 128],
     "channels": [32, 64],
@@ -305,6 +307,7 @@ def build(name, config, x_shape, num_data=None, c_shape=None, num_classes=None):
     network = _network(config, x_shape)
     options = {
         **config,
+        "likelihood": likelihood(config["likelihood"], config["levels"]),
         "network": network,
         "component": _family(config["component"]),
         "c_shape": c_shape,

@@ -140,6 +140,11 @@ class Traces:
                     f"site {n!r} lies in more than one plate: one data plate, at dim -1"
                 )
 
+    @property
+    def size(self):
+        """B, the number of data."""
+        return max(self.log_prob(site).shape[-1] for site in self.model.values())
+
     def log_prob(self, site):
         """`[enum..., (S,) B]`; unscaled unless asked, masked elements zero."""
         if self.scaled:
@@ -223,6 +228,39 @@ class Traces:
             weights = weights.sum(others, keepdim=True)
         return weights.movedim(keep, -1).reshape(weights.shape[-self.event_dims :] + (-1,))
 
+    def combination(self, most_probable=False):
+        """A value of every enumerated latent for each datum, as indices `[(S,) B]` a latent.
+
+        Drawn from their joint probabilities, or the most probable. For `select`.
+        """
+        weights = self._weights(self._log_posterior())
+        if weights is None:
+            return ()
+        weights = weights.expand(weights.shape[:-1] + (self.size,))
+        enumerated = weights.shape[: -self.event_dims]
+        flat = weights.reshape((-1,) + weights.shape[-self.event_dims :]).movedim(0, -1)
+        if most_probable:
+            flat = flat.argmax(-1)
+        else:
+            flat = torch.distributions.Categorical(flat, validate_args=False).sample()
+        return torch.unravel_index(flat, enumerated)
+
+    def select(self, value, shape, combination):
+        """Of a value `[enum..., (S,) B, *shape]`, that of the `combination`: `[(S,) B, *shape]`."""
+        if not combination:
+            return value
+        rows = combination[0].shape
+        sizes = [1] * len(combination)
+        for i, d in enumerate(range(-self.event_dims - len(combination), -self.event_dims)):
+            if value.dim() - len(shape) >= -d:
+                sizes[i] = value.shape[d - len(shape)]
+        value = value.expand((*sizes, *rows, *shape))
+        picked = [
+            c if n > 1 else torch.zeros_like(c) for c, n in zip(combination, sizes, strict=True)
+        ]
+        grid = torch.meshgrid(*(torch.arange(n, device=value.device) for n in rows), indexing="ij")
+        return value[(*picked, *grid)]
+
     def log_weight(self):
         r"""`[S, B]`: :math:`\log \sum_y p(x, z, y) / q(z | y, x)`, unbiased for p(x) once exp'd.
 
@@ -251,15 +289,31 @@ class AtMean(Messenger):
         msg["done"] = True
 
 
-def run(model, guide, batch, num_particles=None, at_mean=False):
+class _At(Messenger):
+    """Latents take the values that are given, and are latents still."""
+
+    def __init__(self, values):
+        super().__init__()
+        self.values = values
+
+    def _pyro_sample(self, msg):
+        if not msg["done"] and msg["name"] in self.values:
+            msg["value"], msg["done"] = self.values[msg["name"]], True
+
+
+def run(model, guide, batch, num_particles=None, at_mean=False, values=None, draw_all=False):
     """Run guide, then model against it, and return the `Traces`, with no support checks.
 
     Every discrete latent is enumerated in parallel, however it was trained. `num_particles` adds a
     plate at dim -2: S draws of everything that is sampled. `at_mean` puts continuous latents at
-    their conditional means.
+    their conditional means, `values` the guide's latents at the values given by name. With
+    `draw_all` the guide's discrete latents are drawn, like its others.
     """
     model = poutine.infer_config(accepting(model), enumerate_discrete)
-    guide = poutine.infer_config(accepting(guide), enumerate_discrete)
+    in_guide = (lambda site: {"enumerate": None}) if draw_all else enumerate_discrete
+    guide = poutine.infer_config(accepting(guide), in_guide)
+    if values is not None:
+        guide = _At(values)(guide)
     if at_mean:
         guide = AtMean()(guide)
     event_dims = 1

@@ -45,9 +45,9 @@ def is_image(shape):
     return len(shape) in (2, 3) and (len(shape) == 2 or shape[0] in (1, 3))
 
 
-def images(ax, x, columns=None, row_labels=None, title=None):
-    """A grid of images `[N, (C,) H, W]` in [0, 1], row by row."""
-    x = _array(x).astype(float).clip(0, 1)
+def images(ax, x, columns=None, row_labels=None, title=None, white=1.0):
+    """A grid of images `[N, (C,) H, W]`, row by row: 0 is black, `white` is white (and said, if not 1)."""
+    x = (_array(x).astype(float) / white).clip(0, 1)
     if x.ndim == 3:
         x = x[:, None]
     n, c, h, w = x.shape
@@ -64,12 +64,21 @@ def images(ax, x, columns=None, row_labels=None, title=None):
     if row_labels is not None:
         ax.set_yticks([r * (h + pad) + h / 2 for r in range(rows)], row_labels)
         ax.tick_params(length=0)
+    if white != 1:
+        ax.set_xlabel(f"black is 0, white {white:g} or more")
     if title:
         ax.set_title(title)
     return ax
 
 
-def pairs_of_images(ax, x, other, columns=8, title=None, labels=("data", "reconstruction")):
+def white_of(x):
+    """What to show as white: 1, or for counts and the like the largest of the data."""
+    return max(1.0, float(x.max()))
+
+
+def pairs_of_images(
+    ax, x, other, columns=8, title=None, white=1.0, labels=("data", "reconstruction")
+):
     """Rows of data, each above the row of its reconstructions."""
     x, other = _array(x), _array(other)
     columns = min(columns, len(x))
@@ -81,7 +90,7 @@ def pairs_of_images(ax, x, other, columns=8, title=None, labels=("data", "recons
         for part in (x[i : i + columns], other[i : i + columns])
     ]
     labels = [*labels] * (len(rows) // 2)
-    return images(ax, np.concatenate(rows), columns, labels, title)
+    return images(ax, np.concatenate(rows), columns, labels, title, white)
 
 
 def curves(ax, history, best_epoch=None):

@@ -11,9 +11,9 @@ import torch
 from pyro import poutine
 from pyro.distributions import MixtureSameFamily
 
-from . import evaluate, plots, summary
+from . import evaluate, gallery, plots, summary
 from .errors import UserError
-from .evaluate.samples import sample
+from .generate import analogies, sample
 from .models import prior_of
 from .pair import eval_mode, seeded, takes
 from .train.checkpoint import write_atomically
@@ -88,7 +88,7 @@ def pictures(model, guide, data, result, history, best_epoch, seed=0):
         figures.append(("Classes", figure, caption))
     if in_part and hasattr(model, "style") and plots.is_image(shape):
         chosen = x[:10]
-        made = evaluate.analogies(model, guide, chosen)
+        made = analogies(model, guide, chosen)
         shown = torch.cat([chosen.unsqueeze(1), made], 1).flatten(0, 1)
         figure, ax = plots.axes(7.0, 6.2)
         plots.images(ax, shown, 1 + made.shape[1])
@@ -115,11 +115,14 @@ def pictures(model, guide, data, result, history, best_epoch, seed=0):
             model, guide, chosen, **{k: v[:24] for k, v in others.items()}
         )
         figure, ax = plots.axes(7.0, 5.6)
-        plots.pairs_of_images(ax, chosen, rebuilt, columns=8)
+        white = plots.white_of(data.train.x)
+        plots.pairs_of_images(ax, chosen, rebuilt, columns=8, white=white)
         figures.append(("Reconstructions", figure, "Data, and below each its reconstruction."))
     what = "class" if in_part else "component"
     figures += _samples(model, data, num_components, seed, what)
     figures += _prior(model, guide, data, x, others, seed)
+    if plots.is_image(shape) and takes(model, "size"):
+        figures += _paths(model, guide, data, split, seed)
 
     codes = evaluate.encode(model, guide, x, **others)
     name = "z" if "z" in codes else next(iter(codes), None)
@@ -151,12 +154,13 @@ def _samples(model, data, num_components, seed, what="component"):
             rows = torch.arange(num_components).repeat_interleave(12)
             x = sample(model, len(rows), y=rows, mean=True, seed=seed)
             figure, ax = plots.axes(7.0, max(2.5, 0.62 * num_components))
-            plots.images(ax, x, 12, row_labels=[str(k) for k in range(num_components)])
+            labels = [str(k) for k in range(num_components)]
+            plots.images(ax, x, 12, labels, white=plots.white_of(data.train.x))
             ax.set_ylabel(what)
             return [("Samples", figure, f"New samples from the prior, one row a {what}.")]
         x = sample(model, 64, mean=True, seed=seed)
         figure, ax = plots.axes(6.0, 6.0)
-        plots.images(ax, x, 8)
+        plots.images(ax, x, 8, white=plots.white_of(data.train.x))
         return [("Samples", figure, "New samples from the prior.")]
     if shape == (2,):
         figure, (a, b) = plots.axes(9.0, 4.4, 1, 2, sharex=True, sharey=True)
@@ -220,6 +224,20 @@ def _prior(model, guide, data, x, others, seed):
         plots.images(ax, decoded, columns)
         caption = "What the prior's components' means decode to, the largest weight first."
     return [*result, ("Prior", figure, caption)]
+
+
+def _paths(model, guide, data, split, seed):
+    """Walks through the latents: between data, and along the most active units."""
+    told = {
+        "interpolate": "On the way between two data, at both ends (spherical path of the codes).",
+        "traverse": "One datum, a unit moved in each row from -2.5 to 2.5 of the prior's standard "
+        "deviations: the unit's number, and its activity as a share of the prior's variance.",
+    }
+    figures = []
+    for source, caption in told.items():
+        made = gallery.make(source, model, guide, data, num=8, split=split, seed=seed)
+        figures.append(("Paths", made.figure(data), caption))
+    return figures
 
 
 def hardware():

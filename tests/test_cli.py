@@ -63,6 +63,7 @@ def test_the_report_is_one_self_contained_page_with_its_pictures(finished):
         "Components",
         "Reconstructions",
         "Samples",
+        "Paths",
         "Latent space",
         "k-means",
     ):
@@ -95,6 +96,35 @@ def test_a_guide_with_a_row_per_datum_is_judged_on_its_own_data(tmp_path, monkey
     assert main(run) == 0 and "1257 train data" in capsys.readouterr().out
     assert main(["evaluate", "run"]) == 1
     assert "judged on the train split alone" in capsys.readouterr().err
+
+
+SHAPES = {
+    "component": (["--num", "5"], (50, 1, 8, 8)),
+    "aggregate": (["--num", "9"], (9, 1, 8, 8)),
+    "ex-post": (["--num", "9", "--latent", "w"], (9, 1, 8, 8)),
+    "interpolate": (["--num", "3", "--steps", "4"], (12, 1, 8, 8)),
+    "traverse": (["--num", "2", "--latent", "w"], (18, 1, 8, 8)),
+    "complete": (["--num", "2", "--steps", "3", "--observed", "left"], (32, 1, 8, 8)),
+}
+
+
+@pytest.mark.parametrize("source", SHAPES)
+def test_every_source_writes_its_own_picture_and_arrays(source, finished, capsys):
+    run = finished[0] / "run"
+    options, shape = SHAPES[source]
+    assert main(["sample", str(run), "--source", source, *options]) == 0
+    arrays = np.load(run / f"{source}.npz")
+    assert arrays["x"].shape == shape and np.isfinite(arrays["x"]).all()
+    assert (run / f"{source}.png").read_bytes()[:4] == b"\x89PNG"
+    if source == "complete":
+        rows = arrays["x"].reshape(8, 4, 1, 8, 8)  # observed, two completions, the datum
+        assert np.array_equal(rows[:, 3], arrays["truth"]) and arrays["mask"].sum() == 32
+        for k in (1, 2):
+            assert np.array_equal(rows[:, k, ..., :4], rows[:, 3, ..., :4])
+            assert not np.array_equal(rows[:, k, ..., 4:], rows[:, 3, ..., 4:])
+    if source == "traverse":
+        assert arrays["units"].shape == arrays["activity"].shape == (2,)
+    capsys.readouterr()
 
 
 def test_a_second_fit_into_the_same_folder_loses_nothing(finished):
@@ -270,6 +300,27 @@ BAD = {
     "no patience": (["fit", "vae", "--patience", "0"], "patience takes whole numbers from 1"),
     "none drawn": (["sample", "trained", "--num", "0"], "the number of samples takes whole"),
     "no such component": (["sample", "trained", "--y", "99"], "the model has components 0..9"),
+    "misspelt source": (["sample", "trained", "--source", "pryor"], "did you mean 'prior'?"),
+    "misspelt half": (
+        ["sample", "trained", "--source", "complete", "--observed", "lef"],
+        "unknown half 'lef'; did you mean 'left'?",
+    ),
+    "a component of encodings": (
+        ["sample", "trained", "--source", "aggregate", "--y", "3"],
+        "y picks a component of the prior; it does not go with aggregate",
+    ),
+    "levels of a binomial": (
+        ["fit", "vae", "--likelihood", "binomial", "--levels", "17"],
+        "the likelihood 'binomial' has no levels",
+    ),
+    "levels that the data do not have": (
+        ["fit", "vae", "--likelihood", "categorical"],
+        "this likelihood has 256 grey levels: set levels=",
+    ),
+    "standardised binary images": (
+        ["fit", "vae", "--binarise", "static", "--standardise", "true"],
+        "is binarised or standardised already",
+    ),
 }
 
 

@@ -16,22 +16,23 @@ from pyro_vae.conditionals import (
     MLP,
     Bernoulli,
     Binomial,
+    Categorical,
     Conditional,
     ContinuousBernoulli,
     Conv,
+    DiscretisedLogistic,
     GreyBernoulli,
     MultivariateNormal,
+    NegativeBinomial,
     Normal,
     NormalLikelihood,
     OneHotCategorical,
+    Poisson,
     RelaxedOneHotCategorical,
     likelihood,
 )
-from pyro_vae.conditionals.families import (
-    LIKELIHOODS,
-    bounded_log_scale,
-    raw_log_scale,
-)
+from pyro_vae.conditionals.families import bounded_log_scale, raw_log_scale
+from pyro_vae.conditionals.likelihoods import LIKELIHOODS
 
 SCALE_MIN, SCALE_MAX = math.exp(-7.001), math.exp(7.001)
 
@@ -203,6 +204,137 @@ def test_grey_bernoulli_scores_anything_and_says_it_is_no_law():
         Bernoulli()((4,), logits).log_prob(grey)
 
 
+@pytest.mark.parametrize("levels", [2, 3, 16, 256])
+def test_discretised_logistic_is_scipys_mass_of_a_bin_and_sums_to_one(levels):
+    loc, raw = doubles(7, 1, scale=0.7), doubles(7, 1, seed=1, scale=2.0)
+    fn = DiscretisedLogistic(levels)((1,), loc, raw)
+    x = torch.arange(levels, dtype=torch.float64) / (levels - 1)
+    found = fn.log_prob(x[:, None, None])  # [levels, 7]
+    law = scipy.stats.logistic(loc.numpy() + 0.5, np.exp(7 * np.tanh((raw.numpy() - 3) / 7)))
+    h = 0.5 / (levels - 1)
+    upper = np.where(x.numpy() > 1 - h, 1, law.cdf(x.numpy() + h)).T
+    lower = np.where(x.numpy() < h, 0, law.cdf(x.numpy() - h)).T
+    close(found.exp(), upper - lower, rtol=1e-9, atol=1e-12)
+    close(found.logsumexp(0), np.zeros(7))
+    mean = (found.exp() * x[:, None]).sum(0)
+    close(fn.mean[:, 0], mean)
+    close(fn.variance[:, 0], (found.exp() * x[:, None] ** 2).sum(0) - mean**2)
+
+
+@pytest.mark.parametrize("loc", [-1e4, -3.0, 0.0, 0.5, 1e4])
+@pytest.mark.parametrize("raw", [-1e4, -3.0, 0.0, 1e4])
+def test_discretised_logistic_keeps_its_digits_in_the_tails_in_float32(loc, raw):
+    x = torch.arange(256) / 255
+
+    def log_prob(dtype):
+        parameters = [torch.full((1,), v, dtype=dtype, requires_grad=True) for v in (loc, raw)]
+        found = DiscretisedLogistic()((1,), *parameters).log_prob(x.to(dtype)[:, None])
+        return found, torch.autograd.grad(found.sum(), parameters)
+
+    (single, gradients), (exact, _) = log_prob(torch.float32), log_prob(torch.float64)
+    assert torch.isfinite(single).all() and all(torch.isfinite(g).all() for g in gradients)
+    torch.testing.assert_close(single.double(), exact, rtol=2e-4, atol=2e-4)
+    if abs(loc) < 10:  # beyond, one level has all mass to the last digit
+        torch.testing.assert_close(single.exp().sum(), torch.tensor(1.0), rtol=0, atol=2e-5)
+
+
+def test_categorical_levels_are_scipys_and_any_law_on_them_can_be_said():
+    logits = doubles(4, 2, 17)
+    fn = Categorical(17)((2,), logits)
+    x = torch.tensor([3 / 16, 1.0], dtype=torch.float64)
+    p = scipy.special.softmax(logits.numpy(), -1)
+    close(fn.log_prob(x), np.log(p[:, 0, 3]) + np.log(p[:, 1, 16]))
+    grid = np.arange(17) / 16
+    close(fn.mean, p @ grid)
+    close(fn.variance, p @ grid**2 - (p @ grid) ** 2)
+    every = torch.cartesian_prod(*[torch.tensor(grid)] * 2)
+    close(fn.log_prob(every.unsqueeze(1)).logsumexp(0), np.zeros(4))
+
+
+def test_poisson_is_scipys():
+    raw, x = doubles(5, 3), torch.tensor([0.0, 4.0, 30.0], dtype=torch.float64)
+    rate = np.exp(15 * np.tanh(raw.numpy() / 15))
+    close(Poisson()((3,), raw).log_prob(x), scipy.stats.poisson.logpmf(x, rate).sum(-1))
+
+
+def test_negative_binomial_is_scipys_and_tends_to_poisson():
+    raw, log_r = doubles(5, 3), doubles(3, seed=1)
+    x = torch.tensor([0.0, 4.0, 30.0], dtype=torch.float64)
+    mean, r = np.exp(15 * np.tanh(raw.numpy() / 15)), np.exp(7 * np.tanh(log_r.numpy() / 7))
+    fn = NegativeBinomial()((3,), raw, log_r)
+    close(fn.log_prob(x), scipy.stats.nbinom.logpmf(x, r, r / (r + mean)).sum(-1))
+    close(fn.mean, mean)
+    close(fn.variance, mean + mean**2 / r)
+    flat = NegativeBinomial()((3,), raw, torch.full((3,), 1e6, dtype=torch.float64))
+    close(flat.log_prob(x[:1]), Poisson()((3,), raw).log_prob(x[:1]), rtol=0.02, atol=0.02)
+
+
+LEVELS = {
+    "discretised logistic": (DiscretisedLogistic(5), 4),
+    "discretised logistic, a scale a pixel": (DiscretisedLogistic(5, learned_scale=True), 4),
+    "categorical": (Categorical(5), 4),
+    "poisson": (Poisson(), 1),
+    "negative binomial": (NegativeBinomial(), 1),
+}
+
+
+@pytest.mark.parametrize("name", LEVELS)
+def test_draws_of_discrete_likelihoods_have_their_mean_variance_and_frequencies(name):
+    family, steps = LEVELS[name]
+    torch.manual_seed(0)
+    p = Conditional((2,), {"z": (3,)}, family, MLP(())).double()
+    fn = p(z=doubles(1, 3, seed=3)).expand([40_000])
+    x = fn.sample()
+    assert x.shape == (40_000, 2) and fn.base_dist.support.check(x).all()
+    mean, error = fn.mean[0], (fn.variance[0] / 40_000).sqrt()
+    assert ((x.mean(0) - mean).abs() < 5 * error).all()
+    close(x.var(0), fn.variance[0], rtol=0.1, atol=0)
+    for k in range(3):
+        probability = fn.base_dist.log_prob(torch.full((2,), k / steps).double())[0].exp()
+        bound = 5 * (probability * (1 - probability) / 40_000).sqrt() + 1e-4
+        assert (((x == k / steps).double().mean(0) - probability).abs() < bound).all()
+
+
+@pytest.mark.parametrize("size", [1e2, 1e30])
+@pytest.mark.parametrize("name", LEVELS)
+def test_no_network_output_makes_a_discrete_likelihood_infinite(name, size):
+    family, steps = LEVELS[name]
+    for sign in (1, -1):
+        outputs = {**family.outputs((3,)), **{k: v.shape for k, v in family.free((3,)).items()}}
+        raw = {k: torch.full(s, sign * size).requires_grad_() for k, s in outputs.items()}
+        if name == "categorical":  # equal logits: rounding at 1e30 aside, a uniform law
+            raw = {"logits": torch.full((3, 5), sign * 1e2).requires_grad_()}
+        found = family((3,), **raw).log_prob(torch.tensor([0.0, 1 / steps, 4 / steps]))
+        gradients = torch.autograd.grad(found, list(raw.values()))
+        assert torch.isfinite(found) and all(torch.isfinite(g).all() for g in gradients)
+
+
+@pytest.mark.parametrize(
+    "name, value, message",
+    [
+        ("discretised-logistic", 0.5, "multiples of 1/255 in .*set levels="),
+        ("categorical", -1 / 255, "multiples of 1/255"),
+        ("poisson", 0.5, "counts are whole numbers"),
+        ("negative-binomial", -1.0, "counts are whole numbers"),
+    ],
+)
+def test_data_that_a_discrete_likelihood_cannot_have_are_refused(name, value, message):
+    model = pv.models.VAE((3,), 2, name, MLP((4,)))
+    x = torch.zeros(20, 3)
+    x[17, 1] = value
+    with pytest.raises(pv.UserError, match=message):
+        pv.fit(model, pv.guides.Guide(model), x, epochs=1, batch_size=5, progress=False)
+
+
+def test_levels_can_be_set_of_likelihoods_that_have_them():
+    assert likelihood("categorical", levels=17) == Categorical(17)
+    assert likelihood("discretised-logistic", 2) == DiscretisedLogistic(2)
+    with pytest.raises(pv.UserError, match="'poisson' has no levels"):
+        likelihood("poisson", levels=3)
+    with pytest.raises(pv.UserError, match="levels takes whole numbers from 2, not 1"):
+        likelihood("categorical", levels=1)
+
+
 def test_families_are_found_by_name():
     assert likelihood("bernoulli") == Bernoulli()
     assert likelihood(Binomial(255)) == Binomial(255)
@@ -253,7 +385,7 @@ def test_bounded_log_scale_is_bounded_odd_and_its_inverse_undoes_it(raw):
 def law(fn):
     """Every parameter of a distribution that a network makes."""
     base = getattr(fn, "base_dist", fn)
-    names = [n for n in ("loc", "scale", "scale_tril", "logits") if n in base.__dict__]
+    names = [n for n in ("loc", "scale", "scale_tril", "logits", "rate") if n in base.__dict__]
     return [getattr(base, n) for n in names]
 
 
@@ -401,6 +533,18 @@ def test_every_pixel_of_a_convolutional_decoder_depends_on_z(shape):
     p_x = Conditional(shape, {"z": (3,)}, Bernoulli(), Conv((3, 4), (6,), "tanh")).double()
     a, b = (p_x(z=doubles(1, 3, seed=s)).base_dist.logits for s in (1, 2))
     assert (a != b).all()
+
+
+def test_a_convolutional_decoders_channels_are_its_pixels_levels():
+    p_x = Conditional((2, 5, 6), {"z": (3,)}, Categorical(4), Conv((3,), (6,))).double()
+    z = doubles(1, 3)
+    before = p_x(z=z).base_dist.logits
+    with torch.no_grad():
+        p_x.head.rest[-1].bias[1 * 4 + 2] += 1  # plane 1, level 2
+    change = (p_x(z=z).base_dist.logits - before).detach()
+    expected = torch.zeros(1, 2, 5, 6, 4, dtype=torch.float64)
+    expected[:, 1, :, :, 2] = 1
+    close(change, expected)
 
 
 def test_unknown_activations_are_told_with_the_nearest():

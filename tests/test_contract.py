@@ -11,6 +11,7 @@ from pyro import poutine
 
 import pyro_vae as pv
 from pyro_vae import methods
+from pyro_vae.generate.paths import main_latent
 from pyro_vae.objectives import ELBO, SemiSupervised
 from pyro_vae.pair import takes
 
@@ -206,6 +207,26 @@ def test_check_pair_accepts_it_and_evaluation_is_per_datum_and_finite(pair):
         pv.evaluate.log_likelihood(model, guide, x, num_samples=10, **others),
     ):
         assert value.shape == (N,) and torch.isfinite(value).all()
+
+
+def test_it_can_be_generated_from_in_every_way(pair):
+    model, guide = pair
+    x, others = images(), index(guide)
+    source = pv.generate.AggregatePosterior(guide, x, **others)
+    assert pv.sample(model, 4, source=source, mean=True).shape == (4, *X_SHAPE)
+    latent = main_latent(model)
+    density = pv.evaluate.ex_post(model, guide, x, latent, num_components=2, **others)
+    assert pv.sample(model, 4, source={latent: density}).shape == (4, *X_SHAPE)
+    path = pv.interpolate(
+        model, guide, x[:1], x[:1], steps=3, **{k: v[:1] for k, v in others.items()}
+    )
+    assert path.shape == (1, 3, *X_SHAPE) and torch.isfinite(path).all()
+    torch.testing.assert_close(path[:, 0], path[:, 2])
+    assert pv.traverse(model, guide, x, units=1, steps=3, **others).x.shape == (1, 3, *X_SHAPE)
+    mask = torch.arange(64).reshape(X_SHAPE) < 32
+    done = pv.complete(model, guide, x, mask, num_samples=2, steps=3, **others).x
+    assert done.shape == (2, N, *X_SHAPE) and set(done.unique().tolist()) <= {0.0, 1.0}
+    assert torch.equal(done[:, :, mask], x[:, mask].expand(2, N, 32))
 
 
 def test_it_is_judged_in_float64_where_its_weights_are(pair):

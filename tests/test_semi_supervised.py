@@ -602,7 +602,7 @@ def test_classifiers_use_the_labelled_rows_alone_and_spreading_the_others_too():
 def test_analogies_are_the_decoders_means_at_one_style(name):
     model, guide = pair(name, fixed=False)
     x = binary(2)
-    found = pv.evaluate.analogies(model, guide, x)
+    found = pv.generate.analogies(model, guide, x)
     assert found.shape == (2, K, D)
     z = pv.evaluate.encode(model, guide, x)["z"]
     with torch.no_grad():
@@ -614,7 +614,7 @@ def test_analogies_are_the_decoders_means_at_one_style(name):
             torch.testing.assert_close(found[:, k], mean)
     vae = pv.models.VAE((D,), 2, network=SMALL)
     with pytest.raises(pv.UserError, match="VAE names no latent that is style"):
-        pv.evaluate.analogies(vae, pv.guides.Guide(vae), x)
+        pv.generate.analogies(vae, pv.guides.Guide(vae), x)
 
 
 def test_entropy_and_mutual_information_tell_an_ignored_y_from_a_used_one():

@@ -1,46 +1,68 @@
 """`p(a | b)`: families and likelihoods, networks, and the `Conditional` that joins them."""
 
-from ..errors import UserError, unknown
+import dataclasses
+
+from ..errors import UserError, unknown, whole
 from .conditional import Conditional
 from .families import (
+    Family,
+    MultivariateNormal,
+    Normal,
+    OneHotCategorical,
+    RelaxedOneHotCategorical,
+)
+from .likelihoods import (
     LIKELIHOODS,
     Bernoulli,
     Binomial,
+    Categorical,
     ContinuousBernoulli,
-    Family,
+    DiscretisedLogistic,
     GreyBernoulli,
-    MultivariateNormal,
-    Normal,
+    NegativeBinomial,
     NormalLikelihood,
-    OneHotCategorical,
-    RelaxedOneHotCategorical,
+    Poisson,
 )
 from .networks import MLP, Conv
 
 __all__ = [
     "Bernoulli",
     "Binomial",
+    "Categorical",
     "Conditional",
     "ContinuousBernoulli",
     "Conv",
+    "DiscretisedLogistic",
     "Family",
     "GreyBernoulli",
     "MLP",
     "MultivariateNormal",
+    "NegativeBinomial",
     "Normal",
     "NormalLikelihood",
     "OneHotCategorical",
+    "Poisson",
     "RelaxedOneHotCategorical",
     "likelihood",
 ]
 
 
-def likelihood(name):
-    """A likelihood by its name (`"bernoulli"`, `"binomial"`, ...), or the family itself."""
+def likelihood(name, levels=None):
+    """A likelihood by its name (`"bernoulli"`, `"poisson"`, ...), or the family itself.
+
+    Args:
+        levels: grey levels of those that have them (256 unless said).
+    """
     if isinstance(name, Family):
         return name
     if not isinstance(name, str):
         raise UserError(f"a likelihood is a name or a Family, not {type(name).__name__}")
     if name not in LIKELIHOODS:
         raise unknown("likelihood", name, LIKELIHOODS)
-    return LIKELIHOODS[name]
+    family = LIKELIHOODS[name]
+    if levels is None:
+        return family
+    if not hasattr(family, "levels"):
+        raise UserError(f"the likelihood {name!r} has no levels to set")
+    whole(2, levels=levels)
+    return dataclasses.replace(family, levels=levels)

@@ -9,7 +9,6 @@ Every scale head is bounded, :math:`\log\sigma = 7\tanh(r/7)`: no network output
 zero or infinite, and near 0 the map is the identity.
 """
 
-import math
 from dataclasses import dataclass
 
 import pyro.distributions as dist
@@ -43,9 +42,6 @@ class Family:
     def free(self, shape):
         """`{parameter: initial value}` that are learned without a network."""
         return {}
-
-
-# ---------------------------------------------------------------------- latents
 
 
 @dataclass(frozen=True)
@@ -153,144 +149,3 @@ class RelaxedOneHotCategorical(Family):
     def __call__(self, shape, logits):
         temperature = logits.new_tensor(self.temperature)
         return GumbelSoftmax(temperature, logits=logits, validate_args=False)
-
-
-# ------------------------------------------------------------------ likelihoods
-
-
-class Proportion(dist.Binomial):
-    """Binomial counts divided by the number of trials: a law on {0, 1/n, ..., 1}."""
-
-    arg_constraints = dist.Binomial.arg_constraints
-
-    @constraints.dependent_property(is_discrete=True, event_dim=0)
-    def support(self):
-        return _Levels(self.total_count)
-
-    def log_prob(self, value):
-        if self._validate_args:
-            self._validate_sample(value)
-        n = self.total_count
-        count = (value * n).round()
-        # log C(n, k) + k * logit - n * softplus(logit): exact, and stable for any logit.
-        choose = torch.lgamma(n + 1) - torch.lgamma(count + 1) - torch.lgamma(n - count + 1)
-        return choose + count * self.logits - n * torch.nn.functional.softplus(self.logits)
-
-    def sample(self, sample_shape=()):
-        return super().sample(sample_shape) / self.total_count
-
-    def expand(self, batch_shape, _instance=None):
-        return super().expand(batch_shape, self._get_checked_instance(Proportion, _instance))
-
-    @property
-    def mean(self):
-        return self.probs
-
-    @property
-    def variance(self):
-        return self.probs * (1 - self.probs) / self.total_count
-
-
-class _Levels(constraints.Constraint):
-    is_discrete = True
-
-    def __init__(self, trials):
-        self.trials = trials
-
-    def check(self, value):
-        count = value * self.trials
-        return (value >= 0) & (value <= 1) & ((count - count.round()).abs() < 1e-3)
-
-    def __repr__(self):
-        return "multiples of 1/trials in [0, 1]"
-
-
-class GreyBernoulliDistribution(dist.Bernoulli):
-    """Binary cross-entropy of grey values: a score, not a probability of anything."""
-
-    proper = False
-
-    def __init__(self, probs=None, logits=None, validate_args=None):
-        super().__init__(probs=probs, logits=logits, validate_args=False)
-
-    def expand(self, batch_shape, _instance=None):
-        new = self._get_checked_instance(GreyBernoulliDistribution, _instance)
-        return super().expand(batch_shape, new)
-
-
-@dataclass(frozen=True)
-class Bernoulli(Family):
-    """Independent binary pixels; refuses grey values."""
-
-    def outputs(self, shape):
-        return {"logits": shape}
-
-    def __call__(self, shape, logits):
-        return dist.Bernoulli(logits=logits).to_event(len(shape))
-
-
-@dataclass(frozen=True)
-class GreyBernoulli(Bernoulli):
-    """Grey values in a Bernoulli, for comparison with code that does so.
-
-    Its "log-likelihood" is not one, and is refused by `evaluate.log_likelihood`.
-    """
-
-    proper = False
-
-    def __call__(self, shape, logits):
-        return GreyBernoulliDistribution(logits=logits).to_event(len(shape))
-
-
-@dataclass(frozen=True)
-class ContinuousBernoulli(Family):
-    """A density on [0, 1] (Loaiza-Ganem and Cunningham 2019, arXiv 1907.06845)."""
-
-    def outputs(self, shape):
-        return {"logits": shape}
-
-    def __call__(self, shape, logits):
-        # Beyond +-15 torch's normaliser loses its last digits in float32.
-        return dist.ContinuousBernoulli(logits=logits.clamp(-15, 15)).to_event(len(shape))
-
-
-@dataclass(frozen=True)
-class Binomial(Family):
-    """Grey levels 0, 1/trials, ..., 1 as binomial proportions (scikit-learn's digits: 16)."""
-
-    trials: int = 16
-
-    def outputs(self, shape):
-        return {"logits": shape}
-
-    def __call__(self, shape, logits):
-        trials = logits.new_tensor(float(self.trials))
-        return Proportion(trials, logits=logits).to_event(len(shape))
-
-
-@dataclass(frozen=True)
-class NormalLikelihood(Family):
-    """Normal pixels with one scale for all: fixed at `scale`, or learned from it."""
-
-    scale: float = 1.0
-    learned: bool = False
-
-    def outputs(self, shape):
-        return {"loc": shape}
-
-    def free(self, shape):
-        return {"log_scale": raw_log_scale(math.log(self.scale))} if self.learned else {}
-
-    def __call__(self, shape, loc, log_scale=None):
-        if log_scale is None:
-            return dist.Normal(loc, loc.new_tensor(self.scale)).to_event(len(shape))
-        return dist.Normal(loc, bounded_log_scale(log_scale).exp()).to_event(len(shape))
-
-
-LIKELIHOODS = {
-    "bernoulli": Bernoulli(),
-    "binomial": Binomial(16),
-    "continuous-bernoulli": ContinuousBernoulli(),
-    "normal": NormalLikelihood(learned=True, scale=0.5),
-    "grey-bernoulli": GreyBernoulli(),
-}

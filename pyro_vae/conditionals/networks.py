@@ -157,13 +157,18 @@ def _shrink(n, times):
 
 
 class _ConvOut(nn.Module):
-    """features -> `[..., parameters * C * H * W]` by transposed convolutions."""
+    """features -> flat outputs by transposed convolutions.
 
-    def __init__(self, features, parameters, shape, channels, activation):
+    Each output is an image `[C, H, W]`, or L numbers a pixel, `[C, H, W, L]`.
+    """
+
+    def __init__(self, features, outputs, channels, activation):
         super().__init__()
-        c, h, w = shape
+        self.outputs = outputs  # shapes, in order
+        c, h, w = outputs[0][:3]
         sizes = [(_shrink(h, i), _shrink(w, i)) for i in range(len(channels), -1, -1)]
-        widths = [*reversed(channels), parameters * c]
+        self.planes = [c * math.prod(shape[3:]) for shape in outputs]
+        widths = [*reversed(channels), sum(self.planes)]
         self.start = (widths[0], *sizes[0])
         self.first = nn.Linear(features, math.prod(self.start))
         layers = []
@@ -183,7 +188,19 @@ class _ConvOut(nn.Module):
     def forward(self, features):
         left = features.shape[:-1]
         x = self.first(features).reshape((-1,) + self.start)
-        return self.rest(x).reshape(left + (-1,))
+        parts = [  # a pixel's numbers are channels to the convolution: [C * L, H, W] -> [C, H, W, L]
+            part.reshape((-1, shape[0], math.prod(shape[3:])) + shape[1:3])
+            .movedim(2, -1)
+            .flatten(1)
+            for part, shape in zip(self.rest(x).split(self.planes, 1), self.outputs, strict=True)
+        ]
+        return torch.cat(parts, 1).reshape(left + (-1,))
+
+
+def _of_pixels(outputs):
+    """Whether every output is a number, or a vector of them, for each pixel of one image shape."""
+    shapes = list(outputs.values())
+    return all(len(s) in (3, 4) and s[:3] == shapes[0][:3] for s in shapes)
 
 
 @dataclass(frozen=True)
@@ -206,10 +223,10 @@ class Conv:
         """As `MLP.build`, with convolutions at either end."""
         if not inputs or set(inputs) == {"index"}:
             return MLP((), self.activation).build(inputs, outputs)
-        shapes = set(map(tuple, outputs.values()))
-        if len(shapes) == 1 and len(next(iter(shapes))) == 3:
-            (shape,) = shapes
-            head = _ConvOut(self.hidden[-1], len(outputs), shape, self.channels, self.activation)
+        outputs = {name: tuple(shape) for name, shape in outputs.items()}
+        if _of_pixels(outputs):
+            shapes = list(outputs.values())
+            head = _ConvOut(self.hidden[-1], shapes, self.channels, self.activation)
         else:
             total = sum(math.prod(s) for s in outputs.values())
             head = Affine({"features": (self.hidden[-1],)}, total)

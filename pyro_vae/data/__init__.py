@@ -2,7 +2,7 @@
 
 from .batches import batches
 from .conditions import Labels, Quadrants
-from .core import Data, Split, as_data, from_arrays, from_dataset
+from .core import Data, Split, as_data, from_arrays, from_dataset, standardise
 from .sets import DATASETS, load
 
 __all__ = [
@@ -16,4 +16,5 @@ __all__ = [
     "from_arrays",
     "from_dataset",
     "load",
+    "standardise",
 ]

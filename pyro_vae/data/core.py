@@ -58,6 +58,7 @@ class Data:
     split_seed: int = 0
     likelihood: str = "normal"  # the name of one that fits x as it is, the command line's default
     condition: Callable | None = None
+    scaling: tuple | None = None  # (mean, sd) that `standardise` took out
     hidden: torch.Tensor | None = None  # training labels that `keep_labels` took away, for scoring
 
     def keep_labels(self, num_labels, seed=0):
@@ -92,6 +93,13 @@ class Data:
         """The same data, with a condition: `data.given(pv.data.Labels(10))`."""
         return dataclasses.replace(self, condition=condition)
 
+    def original(self, x):
+        """Values `[N, *x_shape]`, data or samples, in the units that they had before `standardise`."""
+        if self.scaling is None:
+            return x
+        mean, sd = (s.to(x) for s in self.scaling)
+        return x * sd + mean
+
     @property
     def x_shape(self):
         """Event shape of one datum, as a model sees it."""
@@ -116,6 +124,7 @@ class Data:
             "split_seed": self.split_seed,
             **({} if self.condition is None else {"condition": repr(self.condition)}),
             **({} if self.hidden is None else {"num_labels": int((self.train.y >= 0).sum())}),
+            **({} if self.scaling is None else {"standardised": True}),
         }
 
     def observed(self, split):
@@ -244,6 +253,28 @@ def from_arrays(
         split_seed=split_seed,
         likelihood=likelihood,
     )
+
+
+def standardise(data):
+    """The same data, every column of x less its mean and over its standard deviation.
+
+    Both are of the training split; a column that is constant there is only centred. Likelihoods
+    are then those of the standardised values: a density in the original units is less by the sum
+    of log sd. `Data.original` undoes it. Never done unasked.
+
+    Raises:
+        UserError: binarised data, or data standardised already.
+    """
+    if data.binarise != "none" or data.scaling is not None:
+        raise UserError(f"{data.name} is binarised or standardised already")
+    sd, mean = torch.std_mean(data.train.x, 0, correction=0)
+    sd = torch.where(sd > 0, sd, torch.ones_like(sd))
+
+    def scaled(split):
+        return split and dataclasses.replace(split, x=(split.x - mean) / sd)
+
+    parts = {name: scaled(getattr(data, name)) for name in ("train", "valid", "test")}
+    return dataclasses.replace(data, **parts, scaling=(mean, sd))
 
 
 def from_dataset(dataset, **options):

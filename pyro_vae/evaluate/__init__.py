@@ -10,16 +10,16 @@ from .latents import (
     entropy,
     mutual_information,
     occupancy,
+    posterior,
     reconstruct,
     responsibilities,
 )
 from .likelihood import elbo, elbo_terms, is_proper, log_likelihood
-from .samples import analogies, sample
+from .quality import frechet, two_sample
 
 __all__ = [
     "active_units",
     "aggregate_posterior",
-    "analogies",
     "baselines",
     "check_pair",
     "classifiers",
@@ -31,11 +31,13 @@ __all__ = [
     "entropy",
     "ex_post",
     "features",
+    "frechet",
     "is_proper",
     "log_likelihood",
     "mutual_information",
     "occupancy",
+    "posterior",
     "reconstruct",
     "responsibilities",
-    "sample",
+    "two_sample",
 ]

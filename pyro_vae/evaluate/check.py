@@ -48,6 +48,10 @@ def check_support(site, name, value):
             '; binarise="dynamic" draws binary images, likelihood="binomial" or '
             '"continuous-bernoulli" takes grey ones, "grey-bernoulli" scores them all the same'
         )
+    elif law in ("Poisson", "NegativeBinomial"):
+        hint = "; counts are whole numbers (8-bit integers are taken as grey levels, over 255)"
+    elif "Levels" in law:
+        hint = f"; this likelihood has {base.levels} grey levels: set levels="
     raise UserError(
         f"{name} has values outside the support of its {law} likelihood ({base.support}), "
         f"e.g. {bad[0].item():.4g}{hint}"

@@ -67,7 +67,9 @@ def ex_post(
 
     Args:
         x: training data, as observed.
-        latent: its name; the latent that has the model's free prior unless said.
+        latent: its name; the latent that has the model's free prior unless said. One with parents
+            can be sampled from its density (`pv.sample(model, source={latent: density})`), but not
+            judged with it.
         kind: `"mixture"`: scikit-learn's, full covariances, the paper's; or `"flow"`: neural spline,
             by Adam, a tenth of the data held out to choose the epoch.
         num_components: K of the mixture.
@@ -78,9 +80,9 @@ def ex_post(
         others: further observed values and `index`, by name.
 
     Raises:
-        UserError: an unknown kind, a latent with parents, fewer encodings than components.
+        UserError: an unknown kind or latent, no free prior, fewer encodings than components.
     """
-    latent, _ = prior_of(model, latent)
+    latent = prior_of(model)[0] if latent is None else latent
     whole(0, draws=draws)
     whole(1, num_components=num_components, transforms=transforms, epochs=epochs)
     if kind not in KINDS:

@@ -3,7 +3,7 @@
 import torch
 
 from ..errors import UserError, whole
-from ..pair import device_of, eval_mode, run, seeded
+from ..pair import device_of, eval_mode, is_subsample, run, seeded
 from .likelihood import chunks, observed, rows_per_chunk
 
 
@@ -37,6 +37,28 @@ def encode(model, guide, x, **others):
         return result
 
     return _map(model, guide, x, others, means, at_mean=True)
+
+
+def posterior(model, guide, x, mean=False, seed=0, **others):
+    """One joint draw of every latent given x, `{latent: [N, *shape]}`, as the guide has it.
+
+    Discrete latents that the guide leaves out are drawn from their exact conditional posterior.
+
+    Args:
+        mean: no draw: discrete latents at their most probable values, the others at their means.
+    """
+
+    def draw(traces):
+        chosen = traces.combination(most_probable=mean)
+        result = {}
+        for name, site in {**traces.guide, **traces.model}.items():
+            if not is_subsample(site) and not site["is_observed"]:
+                shape = tuple(site["fn"].event_shape)
+                value = traces.select(site["value"], shape, chosen)
+                result[name] = value.expand(traces.size, *shape)
+        return result
+
+    return _map(model, guide, x, others, draw, seed=seed, at_mean=mean)
 
 
 def reconstruct(model, guide, x, site="x", **others):

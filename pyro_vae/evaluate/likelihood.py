@@ -36,9 +36,15 @@ def rows_per_chunk(model, guide, batch, device):
     floats = 0
     for site in traces.model.values():
         rows = site["log_prob"].numel() / len(one["x"])
-        # a mixture's density is taken in each of its components
+        # a mixture density is taken in each of its components
         copies = getattr(site["fn"], "_num_component", 1)
         floats = max(floats, rows * copies * math.prod(site["fn"].event_shape))
+        base = site["fn"]
+        while hasattr(base, "base_dist"):
+            base = base.base_dist
+        for parameter in vars(base).values():  # a categorical has more numbers than its value
+            if isinstance(parameter, torch.Tensor):
+                floats = max(floats, parameter.numel() / len(one["x"]))
     return max(1, int(BYTES / (4 * 8 * max(floats, 512))))
 
 

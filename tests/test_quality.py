@@ -1,0 +1,112 @@
+"""Distances between two sets of data, against closed forms."""
+
+import math
+
+import numpy as np
+import pytest
+import scipy.stats
+import torch
+
+import pyro_vae as pv
+from pyro_vae.evaluate import frechet, two_sample
+
+
+def normal(n, d, seed, mean=0.0, scale=1.0):
+    generator = torch.Generator().manual_seed(seed)
+    return mean + scale * torch.randn(n, d, generator=generator, dtype=torch.float64)
+
+
+def expected_kernel(h, d, delta, variance):
+    """E exp(-|u|^2 / 2h^2) for u ~ N(delta 1, variance I) in d dimensions."""
+    s = h**2 + variance
+    return (h**2 / s) ** (d / 2) * math.exp(-d * delta**2 / (2 * s))
+
+
+@pytest.mark.parametrize("mean, scale", [(0.0, 1.0), (0.5, 1.0), (0.3, 1.6)])
+def test_mmd_between_gaussians_is_its_closed_form_and_unbiased(mean, scale):
+    d, h, n = 3, 1.5, 40
+    truth = (
+        expected_kernel(h, d, 0, 2)
+        + expected_kernel(h, d, 0, 2 * scale**2)
+        - 2 * expected_kernel(h, d, mean, 1 + scale**2)
+    )
+    found = np.array([
+        two_sample(normal(n, d, 2 * s), normal(n, d, 2 * s + 1, mean, scale),
+                   num_permutations=1, bandwidth=h)["mmd2"]
+        for s in range(400)
+    ])  # fmt: skip
+    assert abs(found.mean() - truth) < 4 * found.std() / 20
+    if truth == 0:
+        assert (found < 0).mean() > 0.2  # unbiased, so often negative
+    else:
+        assert truth > 0.02
+
+
+def test_mmd_is_the_plain_double_sum():
+    x, o = normal(5, 2, 0), normal(4, 2, 1, 1.0)
+    found = two_sample(x, o, num_permutations=3)
+    both = torch.cat([x, o])
+    pairs = [(both[i] - both[j]).norm().item() for i in range(9) for j in range(i)]
+    h = found["bandwidth"]
+    assert h == pytest.approx(sorted(pairs)[(len(pairs) - 1) // 2])
+
+    def k(a, b):
+        return math.exp(-((a - b) ** 2).sum().item() / (2 * h**2))
+
+    value = (
+        sum(k(x[i], x[j]) for i in range(5) for j in range(5) if i != j) / 20
+        + sum(k(o[i], o[j]) for i in range(4) for j in range(4) if i != j) / 12
+        - 2 * sum(k(a, b) for a in x for b in o) / 20
+    )
+    assert found["mmd2"] == pytest.approx(value, abs=1e-12)
+
+
+def test_p_values_are_uniform_under_the_null_and_small_under_another_law():
+    p = [
+        two_sample(normal(30, 2, 2 * s), normal(20, 2, 2 * s + 1), 99, seed=s)["p_value"]
+        for s in range(300)
+    ]
+    assert scipy.stats.kstest(p, "uniform").pvalue > 0.01
+    assert 0.02 < np.mean(np.array(p) <= 0.05) < 0.09
+    far = two_sample(normal(60, 2, 0), normal(60, 2, 1, 1.0), 199)
+    assert far["p_value"] == 1 / 200
+
+
+def test_a_set_against_itself_is_not_told_apart_and_large_sets_are_thinned():
+    x = normal(50, 3, 0)
+    assert two_sample(x, x, 99)["p_value"] > 0.9
+    found = two_sample(normal(500, 3, 0), normal(300, 3, 1), 9, max_data=40)
+    assert (found["data"], found["other"]) == (40, 40)
+
+
+def test_frechet_is_the_closed_form_of_the_fitted_gaussians():
+    x, o = normal(400, 3, 0), normal(300, 3, 1, 0.5) @ normal(3, 3, 2)
+    c1, c2 = (np.cov(s.numpy(), rowvar=False) for s in (x, o))
+    means = ((x.mean(0) - o.mean(0)) ** 2).sum().item()
+    truth = means + np.trace(c1 + c2 - 2 * scipy.linalg.sqrtm(c1 @ c2).real)
+    assert frechet(x, o, num_features=3) == pytest.approx(truth)  # a rotation changes nothing
+    assert frechet(x, o) == pytest.approx(truth)
+    assert frechet(x, x) == pytest.approx(0, abs=1e-9)
+    assert frechet(x, x + 2) == pytest.approx(12)
+
+
+def test_frechet_looks_at_the_components_of_the_first_argument():
+    x, o = normal(400, 3, 0), normal(400, 3, 1)
+    x[:, 0], o[:, 0] = 10 * x[:, 0], 10 * o[:, 0]
+    moved = o.clone()
+    moved[:, 2] += 5
+    assert abs(frechet(x, moved, 1) - frechet(x, o, 1)) < 1
+    assert frechet(x, moved, 3) > frechet(x, o, 3) + 20
+
+
+def test_data_that_cannot_be_compared_are_told():
+    x = normal(10, 3, 0)
+    for function in (two_sample, frechet):
+        with pytest.raises(pv.UserError, match=r"differ in shape: \[3\] and \[2\]"):
+            function(x, x[:, :2])
+        with pytest.raises(pv.UserError, match="at least two data"):
+            function(x, x[:1])
+        with pytest.raises(pv.UserError, match="NaN"):
+            function(x, x / 0)
+    with pytest.raises(pv.UserError, match="pass bandwidth="):
+        two_sample(torch.zeros(9, 2), torch.zeros(9, 2))
