@@ -10,10 +10,15 @@ import torch
 from . import data as datasets
 from . import evaluate as judge
 from . import methods, plots, report, summary
-from .errors import UserError
-from .objectives import ELBO
+from .errors import UserError, unknown
 from .pair import reads_index
-from .train import MixtureInitialisation, checkpoint, choose_device, load_weights
+from .train import (
+    BaselineInitialisation,
+    MixtureInitialisation,
+    checkpoint,
+    choose_device,
+    load_weights,
+)
 from .train import fit as train
 
 
@@ -50,6 +55,13 @@ def fit(
     warmup: int | None = None,
     free_bits: dict[str, float] | None = None,
     num_particles: int | None = None,
+    objective: str | None = None,
+    alpha: float | None = None,
+    condition: str | None = None,
+    quadrants: int | None = None,
+    conditional_prior: bool | None = None,
+    decoder_given: list[str] | None = None,
+    baseline: str | None = None,
     compile: str | None = None,
     num_samples: int = 500,
     progress: bool = True,
@@ -60,7 +72,7 @@ def fit(
 
     Args:
         model: a method by name: vae, mixture-vae, vade, shu-gmvae, gmvae, ...
-        data: digits (embedded), mnist, fashion-mnist, kmnist, arcs, or a .npz file with x and y.
+        data: digits (embedded), mnist, fashion-mnist, kmnist, arcs, or a .npz file with x, y and c.
         epochs: passes over the training data.
         out: run folder; runs/MODEL-DATA-SEED unless said.
         resume: go on with the run in the run folder, with the settings that it was started with.
@@ -80,7 +92,8 @@ def fit(
         family: family of the guide's z: normal (diagonal) or full.
         discrete: how a discrete latent in the guide is trained: enumerate, score, relaxed.
         centre: whether the encoder sees 2x - 1 instead of x; for images, unless said.
-        initialise: none, or mixture: start components from a Gaussian mixture fitted to encodings.
+        initialise: none; mixture: start components from a Gaussian mixture fitted to encodings;
+            baseline: train a CVAE's baseline first.
         initialisation: its settings, e.g. '{"epochs": 50, "restarts": 3}'.
         lr: Adam's learning rate.
         weight_decay: decoupled, as in AdamW.
@@ -91,6 +104,15 @@ def fit(
         warmup: epochs of KL warm-up.
         free_bits: nats per latent, e.g. '{"y": 0.5}'.
         num_particles: Monte Carlo samples per datum in training.
+        objective: elbo or hybrid.
+        alpha: the ELBO's weight in the hybrid objective.
+        condition: what a conditional model is given: quadrants (of an image), labels, or data (the
+            array c of a .npz file); what the data have, in the order data, quadrants, labels, unless
+            said.
+        quadrants: how many are given: 1, 2 or 3.
+        conditional_prior: whether a CVAE's prior depends on c.
+        decoder_given: the parents of a CVAE's x: [z,c] or [z].
+        baseline: a CVAE's, whose guess its prior sees: frozen, or joint (trained with it).
         compile: record the training step and replay it: false, aten, true (by Inductor), auto.
         num_samples: importance samples of the final log-likelihood.
         progress: show a progress bar.
@@ -116,6 +138,7 @@ def fit(
         settings = methods.settings(model, _pick(given), data)
         settings["seed"] = seed
     loaded = load_data(settings, root)
+    _check_condition(model, settings)
     settings["likelihood"] = settings["likelihood"] or loaded.likelihood
     if loaded.train.x[0].numel() * settings["batch_size"] < 2**15:
         torch.set_num_threads(1)  # operations so small are slower on several threads
@@ -182,7 +205,7 @@ def sample(
     Args:
         run: a run folder.
         num: how many.
-        y: from this component alone.
+        y: from this component alone; where labels are what is given, this label.
         mean: the likelihood's means (smooth pictures) rather than draws.
         seed: of the draws.
         out: where to; samples.png and samples.npz in the run folder unless said.
@@ -192,13 +215,16 @@ def sample(
     import numpy as np
 
     model, _, loaded, _ = open_run(run, device, root)
-    x = judge.sample(model, num, y=y, mean=mean, seed=seed).cpu()
+    if hasattr(model, "covariates"):
+        x = _sample_given(model, loaded, num, y, mean, seed)
+    else:
+        x = judge.sample(model, num, y=y, mean=mean, seed=seed).cpu()
     out = run / "samples" if out is None else out.with_suffix("")
     out.parent.mkdir(parents=True, exist_ok=True)
     np.savez_compressed(out.with_suffix(".npz"), x=x.numpy())
     print(out.with_suffix(".npz"))
     figure, ax = plots.axes(6, 6)
-    if plots.is_image(loaded.x_shape):
+    if plots.is_image(x.shape[1:]):
         plots.images(ax, x)
     elif loaded.x_shape == (2,):
         plots.scatter(ax, x)
@@ -207,6 +233,22 @@ def sample(
     figure.savefig(out.with_suffix(".png"), dpi=110)
     print(out.with_suffix(".png"))
     return 0
+
+
+def _sample_given(model, loaded, num, y, mean, seed):
+    """Samples given the first test data's covariates; or given label y, or each label in turn."""
+    if isinstance(loaded.condition, datasets.Labels):
+        labels = torch.arange(num) % loaded.num_classes if y is None else torch.tensor([y] * num)
+        if not 0 <= labels.min() <= labels.max() < loaded.num_classes:
+            raise UserError(f"labels lie in 0..{loaded.num_classes - 1}; y is {y}")
+        c = torch.nn.functional.one_hot(labels, loaded.num_classes)
+    elif y is not None:
+        raise UserError("this run is not given labels: y is not for it")
+    else:
+        part = loaded.observed("train" if loaded.test is None else "test")
+        c = part.c[torch.arange(num) % len(part)]
+    x = judge.sample(model, num, mean=mean, seed=seed, c=c.float()).cpu()
+    return report.joined(loaded, x, c)
 
 
 def list_():
@@ -247,15 +289,61 @@ def _same_settings(given, settings, out):
 
 
 def load_data(settings, root=None):
-    """The data of a run's settings: by name, or from an .npz file."""
+    """The data of a run's settings, by name or from an .npz file, with their condition.
+
+    `settings["condition"]` and `["quadrants"]`, where they leave it to the data, are filled in.
+    """
     name = settings["data"]
     if name.endswith(".npz"):
-        return _load_npz(Path(name), settings)
+        return _conditioned(_load_npz(Path(name), settings), settings)
     likelihood, binarise = settings["likelihood"], settings["binarise"]
     if binarise is None:
+        quadrants = settings["condition"] in ("auto", "quadrants") and name != "arcs"
         binary = likelihood == "bernoulli" or (likelihood is None and "mnist" in name)
         binarise = "dynamic" if binary else "none"
-    return datasets.load(name, binarise=binarise, root=root)
+        if quadrants and likelihood in (None, "bernoulli"):
+            binarise = "static"  # the task's pixels are binary, what is given as well
+    return _conditioned(datasets.load(name, binarise=binarise, root=root), settings)
+
+
+def _conditioned(loaded, settings):
+    """The data, given what `settings["condition"]` says."""
+    condition, quadrants = settings["condition"], settings["quadrants"]
+    if condition == "auto":
+        if loaded.c_shape is not None:
+            condition = "data"
+        elif len(loaded.x_shape) == 3 or quadrants:
+            condition = "quadrants"
+        elif loaded.num_classes:
+            condition = "labels"
+        else:
+            raise UserError(
+                f"a conditional model needs something to be given, and {loaded.name} has neither "
+                "covariates c, nor images to take quadrants of, nor labels"
+            )
+    if quadrants and condition != "quadrants":
+        raise UserError(f"quadrants={quadrants} is of the condition quadrants, not {condition}")
+    settings["condition"] = condition
+    if condition is None:
+        return loaded
+    if condition == "data":
+        if loaded.c_shape is None:
+            raise UserError(f"{loaded.name} has no covariates c: an .npz file may have an array c")
+        return loaded
+    if condition == "labels":
+        if not loaded.num_classes or (loaded.train.y < 0).any():
+            raise UserError(f"{loaded.name} has no label for every datum to condition on")
+        return loaded.given(datasets.Labels(loaded.num_classes))
+    if condition == "quadrants":
+        settings["quadrants"] = quadrants or 1
+        return loaded.given(datasets.Quadrants(settings["quadrants"], loaded.x_shape))
+    raise unknown("condition", condition, ("data", "quadrants", "labels"))
+
+
+def _check_condition(name, settings):
+    conditional = "c" in getattr(methods.method(name).model, "observes", ())
+    if settings["condition"] and not conditional:
+        raise UserError(f"{name} is given nothing but x: condition and quadrants are not for it")
 
 
 def _load_npz(path, settings):
@@ -265,14 +353,15 @@ def _load_npz(path, settings):
         with np.load(path, allow_pickle=False) as arrays:
             if "x" not in arrays:
                 raise UserError(f"{path} has no array x; it has {', '.join(arrays)}")
-            x, y = arrays["x"], arrays["y"] if "y" in arrays else None
+            x, y, c = (arrays[name] if name in arrays else None for name in "xyc")
     except FileNotFoundError:
         raise UserError(f"{path} does not exist") from None
     except (ValueError, OSError) as e:
         if isinstance(e, UserError):
             raise
         raise UserError(f"{path} is not an .npz file of plain arrays: {e}") from e
-    return datasets.from_arrays(x, y, name=path.stem, binarise=settings["binarise"] or "none")
+    binarise = settings["binarise"] or "none"
+    return datasets.from_arrays(x, y, c=c, name=path.stem, binarise=binarise)
 
 
 def shapes(loaded):
@@ -293,11 +382,7 @@ def fit_options(settings):
         "seed",
     )
     options = {name: settings[name] for name in names}
-    options["objective"] = ELBO(
-        warmup=settings["warmup"],
-        free_bits=settings["free_bits"],
-        num_particles=settings["num_particles"],
-    )
+    options["objective"] = _objective(settings)
     options["compile"] = {"true": True, "false": False}.get(
         settings["compile"], settings["compile"]
     )
@@ -305,13 +390,30 @@ def fit_options(settings):
     return options
 
 
+def _objective(settings):
+    name = settings["objective"]
+    if name not in methods.OBJECTIVES:
+        raise unknown("objective", name, methods.OBJECTIVES)
+    options = {k: settings[k] for k in ("warmup", "free_bits", "num_particles")}
+    if settings["alpha"] is not None:
+        if name == "elbo":
+            raise UserError(
+                "alpha weighs the parts of another objective; the ELBO has no such part"
+            )
+        options["alpha"] = settings["alpha"]
+    return methods.OBJECTIVES[name](**options)
+
+
+INITIALISATIONS = {"mixture": MixtureInitialisation, "baseline": BaselineInitialisation}
+
+
 def _initialisation(settings):
     name = settings["initialise"]
     if name == "none":
         return None
-    if name != "mixture":
-        raise UserError(f"unknown initialisation {name!r}; known: none, mixture")
-    return MixtureInitialisation(**settings["initialisation"])
+    if name not in INITIALISATIONS:
+        raise unknown("initialisation", name, ("none", *INITIALISATIONS))
+    return INITIALISATIONS[name](**settings["initialisation"])
 
 
 def _report(model, guide, loaded, settings, out, history, best_epoch, num_samples):

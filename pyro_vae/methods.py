@@ -9,20 +9,25 @@ from dataclasses import dataclass, field
 
 from .conditionals import MLP, Conv, MultivariateNormal, Normal
 from .errors import UserError, unknown
-from .guides import Guide
-from .models import GMVAE, VAE, MixtureVAE
+from .guides import Guide, PriorGuide
+from .models import CVAE, GMVAE, VAE, MixtureVAE, NNBaseline
+from .objectives import ELBO, Hybrid
 
 FAMILIES = {"normal": Normal(), "full": MultivariateNormal()}
+OBJECTIVES = {"elbo": ELBO, "hybrid": Hybrid}
 
 
 @dataclass(frozen=True)
 class Method:
-    """A named model/guide pair; `given` is None for the model's own default guide."""
+    """A named model/guide pair.
+
+    `given` is None for the model's own default guide, `"prior"` for `PriorGuide`.
+    """
 
     model: type
     guide: str
     paper: str
-    given: dict | None = None
+    given: dict | str | None = None
     settings: dict = field(default_factory=dict)
     large: dict = field(default_factory=dict)
 
@@ -57,6 +62,13 @@ DEFAULTS = {
     "warmup": 0,
     "free_bits": {},
     "num_particles": 1,
+    "objective": "elbo",
+    "alpha": None,
+    "condition": None,
+    "quadrants": None,
+    "conditional_prior": True,
+    "decoder_given": ["z", "c"],
+    "baseline": None,
     "compile": "false",
 }
 #: What larger images (the MNIST family) need instead.
@@ -94,6 +106,9 @@ CLUSTERING_LARGE = {
         "reg_covar": 0.05,
     },
 }
+
+SOHN = "Sohn, Lee and Yan 2015, NeurIPS"
+CONDITIONAL = {"condition": "auto"}
 
 METHODS = {
     "vae": Method(VAE, "z <- x", "Kingma and Welling 2013, arXiv 1312.6114"),
@@ -136,6 +151,27 @@ METHODS = {
         "Dilokthanakul et al. 2016, first version",
         {"w": ["x"], "z": ["x"], "y": ["x"]},
     ),
+    "cvae": Method(CVAE, "z <- x, c", SOHN, settings=CONDITIONAL),
+    "relaxed-cvae": Method(
+        CVAE,
+        "z <- x, c; the prior p(z) without c",
+        SOHN,
+        settings={**CONDITIONAL, "conditional_prior": False},
+    ),
+    "gsnn": Method(CVAE, "the prior itself: z <- c", SOHN, "prior", CONDITIONAL),
+    "hybrid-cvae": Method(
+        CVAE,
+        "z <- x, c, and the prior itself",
+        SOHN,
+        settings={**CONDITIONAL, "objective": "hybrid", "alpha": 0.5},
+    ),
+    "cvae-baseline": Method(
+        CVAE,
+        "z <- x, c; a baseline's guess in the prior",
+        SOHN,
+        settings={**CONDITIONAL, "baseline": "frozen", "initialise": "baseline"},
+    ),
+    "nn-baseline": Method(NNBaseline, "nothing: no latent", SOHN, settings=CONDITIONAL),
 }
 
 
@@ -180,21 +216,35 @@ def build(name, config, x_shape, num_data=None, c_shape=None, num_classes=None):
     }
     takes = inspect.signature(found.model).parameters
     model = found.model(tuple(x_shape), **{k: v for k, v in options.items() if k in takes})
+    given = model.default_guide if found.given is None else found.given
+    if "z" not in given and config["family"] != "normal":
+        raise UserError(f"{name} has no guide of z whose family could be {config['family']}")
+    if given == "prior":
+        return model, PriorGuide(model)
     guide = Guide(
         model,
-        given=found.given,
-        family={"z": _family(config["family"])},
+        given=given,
+        family={"z": _family(config["family"])} if "z" in given else None,
         network=network,
         discrete=config["discrete"],
-        standardise={"x": (0.5, 0.5)} if _centred(config, x_shape) else None,
+        standardise=_standardised(config, x_shape, given),
         num_data=num_data,
     )
     return model, guide
 
 
+def _standardised(config, x_shape, given):
+    """What the encoder sees centred: pixels, in x, and in c where c is pixels too."""
+    if not _centred(config, x_shape):
+        return None
+    pixels = ("x", "c") if config["quadrants"] else ("x",)
+    return {n: (0.5, 0.5) for n in pixels if any(n in parents for parents in given.values())}
+
+
 def _centred(config, x_shape):
     """Images in [0, 1] are centred for the encoder, unless said."""
-    return len(x_shape) == 3 if config["centre"] is None else config["centre"]
+    images = len(x_shape) == 3 or bool(config["quadrants"])
+    return images if config["centre"] is None else config["centre"]
 
 
 def _family(name):

@@ -237,7 +237,7 @@ class Traces:
         return log_w.logsumexp(left) if left else log_w
 
 
-class _AtMean(Messenger):
+class AtMean(Messenger):
     """Continuous latents take their conditional mean instead of a draw."""
 
     def _pyro_sample(self, msg):
@@ -261,7 +261,7 @@ def run(model, guide, batch, num_particles=None, at_mean=False):
     model = poutine.infer_config(accepting(model), enumerate_discrete)
     guide = poutine.infer_config(accepting(guide), enumerate_discrete)
     if at_mean:
-        guide = _AtMean()(guide)
+        guide = AtMean()(guide)
     event_dims = 1
     if num_particles is not None:
         event_dims = 2

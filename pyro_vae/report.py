@@ -10,9 +10,10 @@ import pyro
 import torch
 
 from . import evaluate, plots
+from .data import Labels
 from .evaluate.samples import sample
 from .pair import takes
-from .summary import inputs
+from .summary import conditional_rows, inputs
 from .train.checkpoint import write_atomically
 
 STYLE = """
@@ -58,7 +59,7 @@ def _table(header, rows, best=None):
 def pictures(model, guide, data, split, history, best_epoch, seed=0):
     """The figures of a report, `[(heading, figure, caption)]`; each is made of `plots` functions."""
     x, y, others = inputs(model, guide, data, split)
-    shape = data.x_shape
+    shape = tuple(joined(data, x, others.get("c")).shape[1:])
     result = []
 
     figure, ax = plots.axes(6.4, 3.6)
@@ -67,9 +68,11 @@ def pictures(model, guide, data, split, history, best_epoch, seed=0):
 
     terms = evaluate.elbo_terms(model, guide, x, num_samples=10, seed=seed, **others)
     kls = {k: float(-v.mean()) for k, v in terms.items() if k != "x"}
-    figure, ax = plots.axes(max(2.5, 1.0 * len(kls) + 1.5), 3.6)
-    plots.bars(ax, kls, "nats per datum", "KL by latent")
-    result.append(("Training", figure, f"What each latent tells about x, on the {split} split."))
+    if kls:
+        figure, ax = plots.axes(max(2.5, 1.0 * len(kls) + 1.5), 3.6)
+        plots.bars(ax, kls, "nats per datum", "KL by latent")
+        told = f"What each latent tells about x, on the {split} split."
+        result.append(("Training", figure, told))
 
     clusters = num_components = None
     if takes(model, "y") and "y" not in others:
@@ -85,15 +88,17 @@ def pictures(model, guide, data, split, history, best_epoch, seed=0):
             caption = "Data of each label (columns) in each component (rows). Labels were not used."
             result.append(("Components", figure, caption))
 
-    if plots.is_image(shape):
-        chosen = x[:24]
-        rebuilt = evaluate.reconstruct(
-            model, guide, chosen, **{k: v[:24] for k, v in others.items()}
-        )
+    if plots.is_image(shape) and kls:
+        some = {k: v[:24] for k, v in others.items()}
+        rebuilt = evaluate.reconstruct(model, guide, x[:24], **some)
+        chosen, rebuilt = (joined(data, v, some.get("c")) for v in (x[:24], rebuilt))
         figure, ax = plots.axes(7.0, 5.6)
         plots.pairs_of_images(ax, chosen, rebuilt, columns=8)
         result.append(("Reconstructions", figure, "Data, and below each its reconstruction."))
-    result += _samples(model, data, num_components, seed)
+    if "c" in others:
+        result += _given(model, data, x, y, others["c"], bool(kls), seed)
+    else:
+        result += _samples(model, data, num_components, seed)
 
     codes = evaluate.encode(model, guide, x, **others)
     name = "z" if "z" in codes else next(iter(codes), None)
@@ -143,6 +148,58 @@ def _samples(model, data, num_components, seed):
     return []
 
 
+def joined(data, x, c):
+    """x as it is shown: where c are pixels of the same image, the whole image."""
+    join = getattr(data.condition, "join", None)
+    return x if join is None or c is None else join(x, c)
+
+
+def _given(model, data, x, y, c, has_latents, seed):
+    """What a conditional model makes up, given what test data are given."""
+    whole = joined(data, x[:1], c[:1])
+    if isinstance(data.condition, Labels) and plots.is_image(whole.shape[1:]):
+        k = data.condition.num_classes
+        given = torch.eye(k).repeat_interleave(12, 0)
+        figure, ax = plots.axes(7.0, max(2.5, 0.62 * k))
+        images = sample(model, len(given), c=given, mean=True, seed=seed)
+        plots.images(ax, images, 12, row_labels=[str(i) for i in range(k)])
+        ax.set_ylabel("label")
+        return [("Samples", figure, "New samples, one row a label.")]
+    if plots.is_image(whole.shape[1:]):
+        figure, ax = plots.axes(8.0, 7.2)
+        plots.columns_of_images(ax, completions(model, data, x[:10], c[:10], has_latents, seed))
+        caption = (
+            "Given (grey: not seen), the likelihood's means at draws of z from the prior given it, "
+            "the one prediction E[x | c, z = E[z | c]], and the truth."
+        )
+        return [("Completions", figure, caption)]
+    n = min(2000, len(x))
+    labels = y[:n] if isinstance(data.condition, Labels) else None
+    new = sample(model, n, c=c[:n], seed=seed)
+    if x.shape[1:] == (1,) and c.shape[1:] == (1,):
+        pairs, titles = [torch.cat([c[:n], v[:n]], 1) for v in (x, new)], ("data", "samples")
+    elif x.shape[1:] == (2,):
+        pairs, titles = [x[:n], new], ("data", "samples given the same")
+    else:
+        return []
+    figure, both = plots.axes(9.0, 4.4, 1, 2, sharex=True, sharey=True)
+    for ax, points, title in zip(both, pairs, titles, strict=True):
+        plots.scatter(ax, points, labels, title)
+    axes = "c across, x upwards" if x.shape[1:] == (1,) else "x"
+    return [("Samples", figure, f"Data, and new samples given the data's covariates ({axes}).")]
+
+
+def completions(model, data, x, c, has_latents=True, seed=0, draws=6):
+    """`{heading: images}`: what is given, samples, the prediction, the truth."""
+    columns = {"given": joined(data, torch.full_like(x, 0.5), c)}
+    for i in range(draws if has_latents else 0):
+        drawn = sample(model, len(x), c=c, mean=True, seed=seed + i)
+        columns[f"sample {i + 1}"] = joined(data, drawn, c)
+    columns["prediction"] = joined(data, evaluate.predict(model, c), c)
+    columns["truth"] = joined(data, x, c)
+    return columns
+
+
 def hardware():
     """Where a number was measured: processor, GPU, versions."""
     name = platform.processor() or platform.machine()
@@ -174,7 +231,9 @@ def write(path, title, subtitle, summary, figures, details):
     bound = "Score (grey values in a Bernoulli: not a likelihood)"
     bound = bound if summary.get("elbo_is_a_score") else "ELBO"
     rows = [(bound, round(summary["elbo"], 2), "nats per datum")]
-    if "log_likelihood" in summary:
+    if "estimator" in summary:
+        rows += [(a, round(b, 2), c) for a, b, c in conditional_rows(summary)]
+    elif "log_likelihood" in summary:
         note = f"importance weighted, {summary['num_samples']} samples, discrete latents summed exactly"
         rows.append(("log-likelihood", round(summary["log_likelihood"], 2), note))
     for name, value in summary["terms"].items():

@@ -3,6 +3,7 @@
 import torch
 
 from . import evaluate
+from .guides import PriorGuide
 from .pair import reads_index, takes
 
 
@@ -17,6 +18,9 @@ def inputs(model, guide, data, split):
 def summarise(model, guide, data, split="test", num_samples=500, seed=0):
     """Numbers of a pair on one split, JSON values: bounds, KLs, active units, clustering.
 
+    Of a conditional model log p(x | c) is estimated twice, importance weighted with the guide and by
+    Monte Carlo from the prior, with `num_samples` each.
+
     All in nats per datum, at beta = 1, in eval mode. A guide with a row per training datum can be
     judged on the training split alone. Labels are used to score a clustering, never to make one.
     """
@@ -28,6 +32,13 @@ def summarise(model, guide, data, split="test", num_samples=500, seed=0):
     if proper:
         bound = evaluate.log_likelihood(model, guide, x, num_samples, seed=seed, **others)
         result["log_likelihood"] = float(bound.mean())
+        if "c" in others:
+            result["estimator"] = estimator(guide, terms)
+        if result.get("estimator") == IMPORTANCE:
+            bound = evaluate.log_likelihood(
+                model, PriorGuide(model), x, num_samples, seed=seed, **others
+            )
+            result["log_likelihood_monte_carlo"] = float(bound.mean())
     else:
         result["elbo_is_a_score"] = True
     result["terms"] = {k: float(v.mean()) for k, v in terms.items()}
@@ -46,11 +57,35 @@ def summarise(model, guide, data, split="test", num_samples=500, seed=0):
     return result
 
 
+IMPORTANCE, MONTE_CARLO, EXACT = "importance weighted", "Monte Carlo from the prior", "exact"
+
+
+def estimator(guide, terms):
+    """What `log_likelihood` of log p(x | c) is, with this guide."""
+    if set(terms) == {"x"}:
+        return EXACT
+    return MONTE_CARLO if isinstance(guide, PriorGuide) else IMPORTANCE
+
+
+def conditional_rows(result):
+    """`(name, nats per datum, note)` of each estimate of log p(x | c) in a `summarise`."""
+    samples = f"{result['num_samples']} samples"
+    note = result["estimator"]
+    note = f"{note}: there is no latent" if note == EXACT else f"{note}, {samples}"
+    rows = [("log p(x | c)", result["log_likelihood"], note)]
+    if "log_likelihood_monte_carlo" in result:
+        value = result["log_likelihood_monte_carlo"]
+        rows.append(("log p(x | c)", value, f"{MONTE_CARLO}, {samples}"))
+    return rows
+
+
 def table(result):
     """The numbers of `summarise` as lines of text."""
     bound = "score" if result.get("elbo_is_a_score") else "ELBO"
     rows = [(bound, f"{result['elbo']:.2f}", "nats per datum")]
-    if "log_likelihood" in result:
+    if "estimator" in result:
+        rows += [(a, f"{b:.2f}", c) for a, b, c in conditional_rows(result)]
+    elif "log_likelihood" in result:
         note = f"importance weighted, {result['num_samples']} samples"
         rows.append(("log-likelihood", f"{result['log_likelihood']:.2f}", note))
     for name, value in result["terms"].items():

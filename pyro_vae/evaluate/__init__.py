@@ -4,7 +4,7 @@ from .check import check_pair
 from .clustering import baselines, clustering
 from .latents import active_units, encode, occupancy, reconstruct, responsibilities
 from .likelihood import elbo, elbo_terms, is_proper, log_likelihood
-from .samples import sample
+from .samples import predict, sample
 
 __all__ = [
     "active_units",
@@ -17,6 +17,7 @@ __all__ = [
     "is_proper",
     "log_likelihood",
     "occupancy",
+    "predict",
     "reconstruct",
     "responsibilities",
     "sample",

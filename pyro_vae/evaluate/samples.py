@@ -7,7 +7,7 @@ import torch
 from pyro import poutine
 
 from ..errors import UserError
-from ..pair import device_of, eval_mode, one_hot_labels, seeded
+from ..pair import AtMean, device_of, eval_mode, one_hot_labels, seeded
 
 
 def sample(model, size=64, y=None, mean=False, seed=None, site="x", **given):
@@ -17,10 +17,11 @@ def sample(model, size=64, y=None, mean=False, seed=None, site="x", **given):
         y: a component, or one for each sample: an int, `[size]` ints, or one-hot `[size, K]`.
         mean: the likelihood's mean instead of a draw from it (a picture without pixel noise).
         seed: None takes torch's stream as it is.
-        given: further values to condition on, by name.
+        given: further values to condition on, by name. The covariates of a conditional model are
+            such: `c` of shape `[...]`, the same for all, or `[size, ...]`.
 
     Raises:
-        UserError: the model cannot sample by itself, or has no such component.
+        UserError: the model cannot sample by itself, has no such component, or lacks covariates.
     """
     target = model.forward if isinstance(model, torch.nn.Module) else model
     parameters = inspect.signature(target).parameters
@@ -31,6 +32,7 @@ def sample(model, size=64, y=None, mean=False, seed=None, site="x", **given):
         if "y" not in parameters:
             raise UserError(f"{type(model).__name__} has no y to condition on")
         given["y"] = one_hot(model, y, size, device)
+    given |= covariates(model, size, given, device)
     with torch.no_grad(), eval_mode(model), seeded(seed, device), pyro.validation_enabled(False):
         trace = poutine.trace(model).get_trace(size=size, **given)
     found = trace.nodes[site]
@@ -51,3 +53,42 @@ def one_hot(model, y, size, device):
     if y.min() < 0 or y.max() >= num_components:
         raise UserError(f"the model has components 0..{num_components - 1}; y is {y.tolist()}")
     return one_hot_labels(model, {"y": y.expand(size)})["y"]
+
+
+def covariates(model, size, given, device):
+    """A conditional model's covariates `{name: [size, ...]}`, from one for all or one for each."""
+    result = {}
+    for name, shape in getattr(model, "covariates", {}).items():
+        value = given.get(name)
+        wanted = ", ".join(map(str, shape))
+        if value is None:
+            raise UserError(f"the model is conditional: pass {name}= of shape [{wanted}]")
+        value = torch.as_tensor(value, device=device)
+        if tuple(value.shape) not in (shape, (size, *shape)):
+            raise UserError(
+                f"{name} must have shape [{wanted}] or [{size}, {wanted}], not {list(value.shape)}"
+            )
+        result[name] = value.expand(size, *shape)
+    return result
+
+
+def predict(model, c, site="x"):
+    r"""`[N, *x_shape]`: a conditional model's one answer, :math:`E[x | c, z = E[z | c]]`.
+
+    Sohn, Lee and Yan's (2015) deterministic prediction; for binary x they take the likelier value,
+    `predict(model, c) > 0.5`.
+
+    Args:
+        c: covariates `[N, ...]`.
+
+    Raises:
+        UserError: a latent is discrete, and so has no mean to put it at.
+    """
+    device = device_of(model, default="cpu")
+    given = covariates(model, len(c), {"c": c}, device)
+    with torch.no_grad(), eval_mode(model), seeded(0, device), pyro.validation_enabled(False):
+        trace = poutine.trace(AtMean()(model)).get_trace(size=len(c), **given)
+    for name, found in trace.nodes.items():
+        if found["type"] == "sample" and name != site and found["fn"].has_enumerate_support:
+            raise UserError(f"{name!r} is discrete: a prediction at its mean is not defined")
+    return trace.nodes[site]["fn"].mean.to(c.device)

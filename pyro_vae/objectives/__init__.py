@@ -1,5 +1,6 @@
 """What is maximised in training."""
 
 from .elbo import ELBO
+from .hybrid import Hybrid
 
-__all__ = ["ELBO"]
+__all__ = ["ELBO", "Hybrid"]

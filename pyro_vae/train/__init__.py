@@ -1,7 +1,15 @@
 """Training: `fit`, its checkpoints, and ways to start."""
 
 from .fit import Run, choose_device, fit, load_weights
-from .initialise import MixtureInitialisation
+from .initialise import BaselineInitialisation, MixtureInitialisation
 from .recorded import RecordedStep
 
-__all__ = ["MixtureInitialisation", "RecordedStep", "Run", "choose_device", "fit", "load_weights"]
+__all__ = [
+    "BaselineInitialisation",
+    "MixtureInitialisation",
+    "RecordedStep",
+    "Run",
+    "choose_device",
+    "fit",
+    "load_weights",
+]
