@@ -137,8 +137,8 @@ def fit(
         given.setdefault("data", data)
         settings = methods.settings(model, _pick(given), data)
         settings["seed"] = seed
-    loaded = load_data(settings, root)
     _check_condition(model, settings)
+    loaded = load_data(settings, root)
     settings["likelihood"] = settings["likelihood"] or loaded.likelihood
     if loaded.train.x[0].numel() * settings["batch_size"] < 2**15:
         torch.set_num_threads(1)  # operations so small are slower on several threads
@@ -342,7 +342,7 @@ def _conditioned(loaded, settings):
 
 def _check_condition(name, settings):
     conditional = "c" in getattr(methods.method(name).model, "observes", ())
-    if settings["condition"] and not conditional:
+    if (settings["condition"] or settings["quadrants"]) and not conditional:
         raise UserError(f"{name} is given nothing but x: condition and quadrants are not for it")
 
 

@@ -11,9 +11,10 @@ from pyro import poutine
 
 import pyro_vae as pv
 from pyro_vae import methods
-from pyro_vae.objectives import ELBO
+from pyro_vae.objectives import ELBO, Hybrid
+from pyro_vae.pair import reads_index
 
-X_SHAPE, N = (1, 8, 8), 6
+X_SHAPE, C_SHAPE, N = (1, 8, 8), (5,), 6
 TINY = {
     "latent_dim": 2, "w_dim": 2, "num_components": 3, "hidden": [6], "channels": [2, 3],
     "activation": "softplus", "likelihood": "bernoulli",
@@ -25,13 +26,14 @@ OBJECTIVES = {
     "warm-up": {"warmup": 4, "warmup_from": 0.2},
     "warm-up, free bits": {"warmup": 4, "warmup_from": 0.2, "free_bits": True},
     "warm-up, particles": {"warmup": 4, "warmup_from": 0.2, "num_particles": 3},
+    "hybrid": {"alpha": 0.4},
 }
 
 
 def build(name, seed=0, **overrides):
     torch.manual_seed(seed)
     config = methods.settings(name, {**TINY, **overrides})
-    return methods.build(name, config, X_SHAPE, num_data=N)
+    return methods.build(name, config, X_SHAPE, num_data=N, c_shape=C_SHAPE)
 
 
 def images(n=N):
@@ -39,18 +41,33 @@ def images(n=N):
     return torch.bernoulli(grey, generator=torch.Generator().manual_seed(1))
 
 
+def given(model, n=N):
+    """What a conditional model is given besides x."""
+    c = torch.randn(n, *C_SHAPE, generator=torch.Generator().manual_seed(2))
+    return {"c": c} if "c" in getattr(model, "observes", ()) else {}
+
+
 def index(guide):
-    return {"index": torch.arange(N)} if ("index",) in guide.given.values() else {}
+    return {"index": torch.arange(N)} if reads_index(guide) else {}
+
+
+def observed(model, guide):
+    """All that an evaluation of the pair is given besides x."""
+    return {**given(model), **index(guide)}
+
+
+def data(model):
+    return pv.data.from_arrays(images(), valid=0, test=0, **given(model))
 
 
 def objective(model, options):
     """Constraints on every latent: the discrete one's in force, the others' not."""
     options = dict(options)
     if options.pop("free_bits", False):
-        trace = poutine.trace(model).get_trace(size=2)
+        trace = poutine.trace(model).get_trace(size=2, **given(model, 2))
         latents = set(trace.stochastic_nodes) - {"data", "x"}
         options["free_bits"] = {n: 5.0 if n == "y" else 1e-5 for n in latents}
-    return ELBO(**options)
+    return Hybrid(**options) if "alpha" in options else ELBO(**options)
 
 
 def refused(discrete, options):
@@ -78,7 +95,7 @@ def test_one_step_reaches_every_parameter_or_is_refused(name, discrete, chosen, 
 
     def step():
         return pv.fit(
-            model, guide, images(), epochs=1, batch_size=N, lr=1e-2,
+            model, guide, data(model), epochs=1, batch_size=N, lr=1e-2,
             objective=objective(model, options), device="cpu", progress=False,
         )  # fmt: skip
 
@@ -90,6 +107,9 @@ def test_one_step_reaches_every_parameter_or_is_refused(name, discrete, chosen, 
     assert torch.isfinite(torch.tensor(found.history[0]["loss"]))
     after = [*model.named_parameters(), *guide.named_parameters()]
     for (parameter_name, parameter), old in zip(after, before, strict=True):
+        if not parameter.requires_grad:  # frozen, as a CVAE's baseline is
+            assert torch.equal(parameter, old), parameter_name
+            continue
         assert parameter.grad is not None and torch.isfinite(parameter.grad).all(), parameter_name
         assert parameter.grad.abs().sum() > 0, parameter_name
         assert not torch.equal(parameter, old), parameter_name
@@ -103,34 +123,36 @@ def pair(request):
 
 def test_a_model_samples_by_itself(pair):
     model, _ = pair
-    assert model(size=3).shape == (3, *X_SHAPE)
-    assert pv.sample(model, 4, seed=0).shape == (4, *X_SHAPE)
-    assert torch.equal(pv.sample(model, 4, seed=0), pv.sample(model, 4, seed=0))
+    assert model(size=3, **given(model, 3)).shape == (3, *X_SHAPE)
+    draws = [pv.sample(model, 4, seed=0, **given(model, 4)) for _ in range(2)]
+    assert draws[0].shape == (4, *X_SHAPE) and torch.equal(*draws)
 
 
 def test_poutine_traces_both_programs(pair):
     model, guide = pair
     x = images()
-    q = poutine.trace(guide).get_trace(x=x, **index(guide))
-    p = poutine.trace(poutine.replay(model, q)).get_trace(x=x)
+    q = poutine.trace(guide).get_trace(x=x, **observed(model, guide))
+    p = poutine.trace(poutine.replay(model, q)).get_trace(x=x, **given(model))
     p.compute_log_prob()
     assert torch.isfinite(p.log_prob_sum()) and torch.isfinite(q.log_prob_sum())
     latents = set(p.stochastic_nodes) - {"data"}
-    assert set(guide.factors) <= latents
+    assert set(q.stochastic_nodes) - {"data"} <= latents
     assert p.nodes["x"]["is_observed"] and p.nodes["x"]["log_prob"].shape == (N,)
 
 
 def test_predictive_draws_data_and_latents(pair):
     model, guide = pair
-    prior = pyro.infer.Predictive(model, num_samples=5)(size=3)
+    prior = pyro.infer.Predictive(model, num_samples=5)(size=3, **given(model, 3))
     assert prior["x"].shape == (5, 3, *X_SHAPE)
     if index(guide):
         return  # Predictive calls model and guide alike; this model takes no index
-    posterior = pyro.infer.Predictive(model, guide=guide, num_samples=5)(images())
-    assert posterior["z"].shape == (5, N, 2)
+    predictive = pyro.infer.Predictive(model, guide=guide, num_samples=5)
+    posterior = predictive(images(), **given(model))
+    assert "z" not in prior or posterior["z"].shape == (5, N, 2)
     # with obs given, Predictive returns the data: `reconstruct` is the library's own
     assert torch.equal(posterior["x"], images().expand(5, *images().shape))
-    assert pv.evaluate.reconstruct(model, guide, images()).shape == images().shape
+    rebuilt = pv.evaluate.reconstruct(model, guide, images(), **given(model))
+    assert rebuilt.shape == images().shape
 
 
 @pytest.mark.skipif(
@@ -139,16 +161,17 @@ def test_predictive_draws_data_and_latents(pair):
 )
 def test_render_model_draws_the_graph(pair):
     model, guide = pair
-    graph = pyro.render_model(model, model_kwargs={"size": 2}, render_distributions=True)
-    assert "z" in graph.source and "x" in graph.source
-    pyro.render_model(guide, model_kwargs={"x": images(), **index(guide)})
+    arguments = {"size": 2, **given(model, 2)}
+    graph = pyro.render_model(model, model_kwargs=arguments, render_distributions=True)
+    assert all(name in graph.source for name in pyro.infer.Predictive(model)(**arguments))
+    pyro.render_model(guide, model_kwargs={"x": images(), **observed(model, guide)})
 
 
 @pytest.mark.parametrize("network", ["mlp", "conv"])
 @pytest.mark.parametrize("name", methods.METHODS)
 def test_a_state_dict_carries_the_whole_pair(name, network, tmp_path):
     pairs = [build(name, seed=seed, network=network) for seed in (0, 1)]
-    x, others = images(), index(pairs[0][1])
+    x, others = images(), observed(*pairs[0])
     bounds = [pv.evaluate.elbo(*p, x, **others) for p in pairs]
     if name != "vae-constants":
         assert not torch.allclose(*bounds)
@@ -159,20 +182,20 @@ def test_a_state_dict_carries_the_whole_pair(name, network, tmp_path):
 
 
 def test_copies_share_nothing(pair):
-    x, others = images(), index(pair[1])
+    x, others = images(), observed(*pair)
     twin = copy.deepcopy(pair)
     own = {p.data_ptr() for m in pair for p in [*m.parameters(), *m.buffers()]}
     assert not own & {p.data_ptr() for m in twin for p in [*m.parameters(), *m.buffers()]}
     before = pv.evaluate.elbo(*pair, x, **others)
     assert torch.equal(pv.evaluate.elbo(*twin, x, **others), before)
-    pv.fit(*twin, x, epochs=1, lr=0.1, device="cpu", progress=False)
+    pv.fit(*twin, data(pair[0]), epochs=1, lr=0.1, device="cpu", progress=False)
     assert torch.equal(pv.evaluate.elbo(*pair, x, **others), before)
     assert not torch.equal(pv.evaluate.elbo(*twin, x, **others), before)
 
 
 def test_check_pair_accepts_it_and_evaluation_is_per_datum_and_finite(pair):
     model, guide = pair
-    x, others = images(), index(guide)
+    x, others = images(), observed(model, guide)
     pv.check_pair(model, guide, x, **others)
     for value in (
         pv.evaluate.elbo(model, guide, x, **others),
@@ -183,15 +206,15 @@ def test_check_pair_accepts_it_and_evaluation_is_per_datum_and_finite(pair):
 
 def test_it_is_judged_in_float64_where_its_weights_are(pair):
     model, guide = (m.double() for m in pair)
-    bound = pv.evaluate.elbo(model, guide, images().double(), **index(guide))
-    assert bound.dtype == model(size=2).dtype == torch.float64
+    bound = pv.evaluate.elbo(model, guide, images().double(), **observed(model, guide))
+    assert bound.dtype == model(size=2, **given(model, 2)).dtype == torch.float64
 
 
 @pytest.mark.parametrize("name", methods.METHODS)
 def test_it_trains_in_float64_where_that_is_torchs_default(name):
     torch.set_default_dtype(torch.float64)
     model, guide = build(name)
-    assert pv.fit(model, guide, images(), epochs=1, device="cpu", progress=False).history
+    assert pv.fit(model, guide, data(model), epochs=1, device="cpu", progress=False).history
     assert {p.dtype for m in (model, guide) for p in m.parameters()} == {torch.float64}
 
 
@@ -206,10 +229,10 @@ def test_a_pair_made_float64_trains_on_float64_data():
 @pytest.mark.parametrize("name", methods.METHODS)
 def test_it_trains_and_is_judged_on_a_gpu(name, network):
     model, guide = build(name, network=network)
-    found = pv.fit(model, guide, images(), epochs=2, device="cuda", progress=False)
+    found = pv.fit(model, guide, data(model), epochs=2, device="cuda", progress=False)
     assert len(found.history) == 2
     assert {p.device.type for m in (model, guide) for p in m.parameters()} == {"cuda"}
-    x, others = images(), index(guide)
+    x, others = images(), observed(model, guide)
     on_gpu = pv.evaluate.log_likelihood(model, guide, x, num_samples=2000, **others)
     assert on_gpu.device == x.device
     on_cpu = pv.evaluate.log_likelihood(model.cpu(), guide.cpu(), x, num_samples=2000, **others)
