@@ -91,7 +91,7 @@ def columns_of_images(ax, columns, title=None):
     width = x.shape[-1] + max(1, x.shape[-2] // 14)  # with the gap that `images` leaves
     ax.xaxis.tick_top()
     ax.set_xticks([i * width + x.shape[-1] / 2 - 0.5 for i in range(len(columns))], list(columns))
-    ax.tick_params(length=0)
+    ax.tick_params(length=0, labelsize=9)
     return ax
 
 
