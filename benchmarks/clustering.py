@@ -16,7 +16,9 @@ from pathlib import Path
 import torch
 
 import pyro_vae as pv
-from pyro_vae import cli, methods, report, summary
+from pyro_vae import cli, methods, summary
+
+from .results import write
 
 
 def one(method, data_name, seed, root, overrides, num_samples):
@@ -83,13 +85,7 @@ def main(argv=None):
     for name, v in table.items():
         print(f"{name:<30} {v['mean']:10.3f} ± {v['sd']:.3f}")
     if a.out:
-        result = {
-            "command": command,
-            "hardware": report.hardware(),
-            "table": table,
-            "runs": runs,
-        }
-        a.out.write_text(json.dumps(result, indent=1) + "\n")
+        write(a.out, command, table=table, runs=runs)
 
 
 if __name__ == "__main__":

@@ -6,15 +6,15 @@ Each line varies one setting of `pyro-vae fit gmvae` on digits, with a single re
 """
 
 import argparse
-import json
 from pathlib import Path
 
 import torch
 
 import pyro_vae as pv
-from pyro_vae import cli, methods, report
+from pyro_vae import cli, methods
 
 from .clustering import mean_sd
+from .results import write
 
 VARIATIONS = {
     "the default": {},
@@ -33,11 +33,7 @@ VARIATIONS = {
 
 def bound(change, seed):
     """Mean validation ELBO of one run, 20 samples a datum."""
-    start = {
-        **methods.CLUSTERING["initialisation"],
-        "restarts": 1,
-        **change.get("initialisation", {}),
-    }
+    start = {"restarts": 1, **change.get("initialisation", {})}
     settings = methods.settings("gmvae", {**change, "initialisation": start, "seed": seed})
     data = cli.load_data(settings)
     x = pv.data.Data(pv.data.Split(data.train.x), pv.data.Split(data.valid.x), name="unlabelled")
@@ -60,12 +56,8 @@ def main(argv=None):
         table[name] = mean_sd([bound(change, seed) for seed in range(a.seeds)])
         print(f"{name:<24}{table[name]['mean']:>9.2f} ± {table[name]['sd']:.2f}", flush=True)
     if a.out:
-        result = {
-            "command": f"python -m benchmarks.clustering_settings --seeds {a.seeds}",
-            "hardware": report.hardware(),
-            "validation_elbo": table,
-        }
-        a.out.write_text(json.dumps(result, indent=1) + "\n")
+        command = f"python -m benchmarks.clustering_settings --seeds {a.seeds}"
+        write(a.out, command, validation_elbo=table)
 
 
 if __name__ == "__main__":

@@ -26,6 +26,7 @@ import torch
 
 import pyro_vae as pv
 from benchmarks.clustering import mean_sd
+from benchmarks.results import write
 from pyro_vae import cli, methods, plots, report
 
 ROWS = {
@@ -41,7 +42,8 @@ GRID = {"hidden": [[128, 128], [500]], "warmup": [0, 20], "weight_decay": [0.0, 
 
 def train(method, data_name, quadrants, seed, root=None, **overrides):
     """`(model, guide, data, seconds)` of one run with the method's settings."""
-    overrides = {"quadrants": quadrants, "binarise": "static", "seed": seed, **overrides}
+    same = {"binarise": "static", "compile": "aten"}
+    overrides = {"quadrants": quadrants, "seed": seed, **same, **overrides}
     settings = methods.settings(method, overrides, data_name)
     settings["data"] = data_name
     data = cli.load_data(settings, root)
@@ -74,7 +76,7 @@ def judge(model, guide, data, num_samples, mc_samples, seed):
 
 
 def choose(a):
-    """Validation ELBOs of each group of settings in `GRID`, of every row; JSON values."""
+    """`[{setting: value, row: validation ELBO, "mean of rows": ...}]` for each group in `GRID`."""
     groups = []
     for values in itertools.product(*GRID.values()):
         settings, elbos = dict(zip(GRID, values, strict=True)), {}
@@ -84,7 +86,7 @@ def choose(a):
             bound = pv.evaluate.elbo(model, guide, valid.x, num_samples=20, c=valid.c)
             elbos[ROWS[method]] = float(bound.mean())
         mean = statistics.mean(elbos.values())
-        groups.append({"settings": settings, "mean": mean, "validation_elbo": elbos})
+        groups.append({**settings, "mean of rows": mean, **elbos})
         print(f"{mean:8.3f} {settings}", flush=True)
     return groups
 
@@ -110,23 +112,20 @@ def main(argv=None):
     command += f" --data {a.data} --seeds {a.seeds} --threads {a.threads}"
     command += f" --num_samples {a.num_samples} --mc_samples {a.mc_samples}"
     command += f" --settings '{json.dumps(a.settings)}'" if a.settings else ""
-    result = {"command": command, "hardware": report.hardware()}
     if a.choose:
-        groups = choose(a)
-        rows = [{**g["settings"], "mean": g["mean"], **g["validation_elbo"]} for g in groups]
-        result["rows"] = sorted(rows, key=lambda row: -row["mean"])
+        result = {"rows": sorted(choose(a), key=lambda row: -row["mean of rows"])}
     else:
         runs = []
-        for quadrants, method, seed in itertools.product(a.quadrants, ROWS, range(a.seeds)):
+        for seed, quadrants, method in itertools.product(range(a.seeds), a.quadrants, ROWS):
             *pair, data, seconds = train(method, a.data, quadrants, seed, a.root, **a.settings)
             found = judge(*pair, data, a.num_samples, a.mc_samples, seed)
             run = {"quadrants": quadrants, "method": method, "seed": seed, "seconds": seconds}
             runs.append({**run, **found})
             numbers = ", ".join(f"{k} {v:.2f}" for k, v in found.items())
             print(f"{quadrants} {method} {seed}: {seconds:.0f} s, {numbers}", flush=True)
-        result |= {"rows": table(runs), "runs": runs}
+        result = {"rows": table(runs), "runs": runs}
     if a.out:
-        a.out.write_text(json.dumps(result, indent=1) + "\n")
+        write(a.out, command, **result)
 
 
 def draw(a):
@@ -147,9 +146,11 @@ def draw(a):
 def table(runs):
     """A row for each number of quadrants and method, mean and sd over the seeds."""
     rows = []
-    for quadrants, method in dict.fromkeys((r["quadrants"], r["method"]) for r in runs):
+    for quadrants, method in sorted(
+        {(r["quadrants"], r["method"]) for r in runs}, key=lambda g: (g[0], [*ROWS].index(g[1]))
+    ):
         same = [r for r in runs if (r["quadrants"], r["method"]) == (quadrants, method)]
-        numbers = [k for k in same[0] if k not in ("quadrants", "method", "seed")]
+        numbers = [k for k in same[0] if k not in ("quadrants", "method", "seed", "seconds")]
         row = {"quadrants given": quadrants, "": ROWS[method]}
         rows.append(row | {k: mean_sd([r[k] for r in same]) for k in numbers})
     return rows

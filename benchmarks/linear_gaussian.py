@@ -7,14 +7,14 @@ guide is the exact posterior, spoilt: its mean moved by `shift` and its scale mu
 """
 
 import argparse
-import json
 from pathlib import Path
 
 import torch
 
 import pyro_vae as pv
-from pyro_vae import report
 from pyro_vae.conditionals import MLP, MultivariateNormal, NormalLikelihood
+
+from .results import write
 
 SCALE, D, X = 0.5, 5, 20
 
@@ -62,12 +62,7 @@ def main(argv=None):
             rows.append(row)
             print(f"{name:<18}{k:>9}{row['mean_error']:>13.2e}{row['largest_error']:>13.2e}")
     if a.out:
-        result = {
-            "command": f"python -m benchmarks.linear_gaussian --seeds {a.seeds}",
-            "hardware": report.hardware(),
-            "rows": rows,
-        }
-        a.out.write_text(json.dumps(result, indent=1) + "\n")
+        write(a.out, f"python -m benchmarks.linear_gaussian --seeds {a.seeds}", rows=rows)
 
 
 if __name__ == "__main__":

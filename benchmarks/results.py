@@ -6,13 +6,23 @@ python -m benchmarks.results
 import json
 from pathlib import Path
 
+from pyro_vae import report
+
 HERE = Path(__file__).parent
+
+
+def write(path, command, **content):
+    """One result file: the command that made it, where, with which versions, and what it found."""
+    result = {"command": command, "hardware": report.hardware(), **content}
+    path.write_text(json.dumps(result, indent=1) + "\n")
 
 
 def number(value):
     if isinstance(value, dict):
         return f"{value['mean']:.3f} ± {value['sd']:.3f}"
-    return f"{value:.3g}" if isinstance(value, float) else str(value)
+    if isinstance(value, float):
+        return f"{value:.3g}" if abs(value) < 10 else f"{value:.2f}"
+    return str(value)
 
 
 def table(header, rows):

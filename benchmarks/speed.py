@@ -11,7 +11,6 @@ First calls are short where Inductor's cache on disk knows the workload from an 
 """
 
 import argparse
-import json
 import math
 import statistics
 import sys
@@ -26,10 +25,11 @@ from pyro.infer import SVI, TraceEnum_ELBO
 from torch.utils._python_dispatch import TorchDispatchMode
 
 import pyro_vae as pv
-from pyro_vae import report
 from pyro_vae.conditionals import MLP
 from pyro_vae.conditionals.families import bounded_log_scale
 from pyro_vae.train.recorded import PlainStep, RecordedStep
+
+from .results import write
 
 A = torch.ops.aten
 X, K = 784, 10
@@ -254,15 +254,8 @@ def main(argv=None):
                     flush=True,
                 )
     if a.out:
-        result = {
-            "command": " ".join(
-                ["python -m benchmarks.speed", *(sys.argv[1:] if argv is None else argv)]
-            ),
-            "hardware": report.hardware(),
-            "threads": 1,
-            "rows": rows,
-        }
-        a.out.write_text(json.dumps(result, indent=1) + "\n")
+        said = sys.argv[1:] if argv is None else argv
+        write(a.out, " ".join(["python -m benchmarks.speed", *said]), threads=1, rows=rows)
 
 
 if __name__ == "__main__":

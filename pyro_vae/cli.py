@@ -10,15 +10,9 @@ import torch
 from . import data as datasets
 from . import evaluate as judge
 from . import methods, plots, report, summary
-from .errors import UserError, unknown
+from .errors import UserError, unknown, whole
 from .pair import reads_index
-from .train import (
-    BaselineInitialisation,
-    MixtureInitialisation,
-    checkpoint,
-    choose_device,
-    load_weights,
-)
+from .train import checkpoint, choose_device, load_weights
 from .train import fit as train
 
 
@@ -94,7 +88,7 @@ def fit(
         centre: whether the encoder sees 2x - 1 instead of x; for images, unless said.
         initialise: none; mixture: start components from a Gaussian mixture fitted to encodings;
             baseline: train a CVAE's baseline first.
-        initialisation: its settings, e.g. '{"epochs": 50, "restarts": 3}'.
+        initialisation: its settings, over the method's own: '{"epochs": 50, "restarts": 3}'.
         lr: Adam's learning rate.
         weight_decay: decoupled, as in AdamW.
         schedule: constant, linear or cosine.
@@ -119,6 +113,7 @@ def fit(
     """
     given = {k: v for k, v in locals().items() if v is not None}
     methods.method(model)
+    whole(1, num_samples=num_samples)  # now, not after hours of training
     out = Path("runs") / f"{model}-{Path(data).stem}-{seed}" if out is None else out
     if resume:
         config = checkpoint.read_json(out / "config.json")
@@ -134,7 +129,6 @@ def fit(
             raise UserError(
                 f"{out} holds a run already: --resume goes on with it, --out FOLDER starts another"
             )
-        given.setdefault("data", data)
         settings = methods.settings(model, _pick(given), data)
         settings["seed"] = seed
     _check_condition(model, settings)
@@ -281,6 +275,8 @@ def _pick(given):
 
 def _same_settings(given, settings, out):
     for key, value in _pick(given).items():
+        if key == "initialisation":  # was merged over the method's own
+            value = {**settings[key], **value}
         if key in ("epochs", "patience") or settings.get(key) == value:
             continue
         if key == "data" and value == "digits":  # the default, so perhaps not said
@@ -404,16 +400,13 @@ def _objective(settings):
     return methods.OBJECTIVES[name](**options)
 
 
-INITIALISATIONS = {"mixture": MixtureInitialisation, "baseline": BaselineInitialisation}
-
-
 def _initialisation(settings):
     name = settings["initialise"]
     if name == "none":
         return None
-    if name not in INITIALISATIONS:
-        raise unknown("initialisation", name, ("none", *INITIALISATIONS))
-    return INITIALISATIONS[name](**settings["initialisation"])
+    if name not in methods.INITIALISATIONS:
+        raise unknown("initialisation", name, ("none", *methods.INITIALISATIONS))
+    return methods.INITIALISATIONS[name](**settings["initialisation"])
 
 
 def _report(model, guide, loaded, settings, out, history, best_epoch, num_samples):
@@ -423,7 +416,7 @@ def _report(model, guide, loaded, settings, out, history, best_epoch, num_sample
     config = checkpoint.read_json(out / "config.json")
     checkpoint.write_json(out / f"results-{split}.json", {**result, "hardware": report.hardware()})
     method = methods.method(config["method"])
-    figures = report.pictures(model, guide, loaded, split, history, best_epoch, seed)
+    figures = report.pictures(model, guide, loaded, result, history, best_epoch, seed)
     report.write(
         out / "report.html",
         f"{config['method']} on {loaded.name}",

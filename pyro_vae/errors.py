@@ -1,6 +1,7 @@
 """What a person sees when something is wrong: one line that says what, and what to do."""
 
 import difflib
+from numbers import Integral, Real
 
 
 class UserError(ValueError):
@@ -17,3 +18,19 @@ def unknown(kind, name, known):
     near = difflib.get_close_matches(str(name), known, n=1, cutoff=0.4)
     hint = f"did you mean {near[0]!r}?" if near else "known: " + ", ".join(known)
     return UserError(f"unknown {kind} {name!r}; {hint}")
+
+
+def whole(least, **values):
+    """Raise unless every value, or each in a tuple of them, is a whole number from `least` on."""
+    for name, value in values.items():
+        for number in value if isinstance(value, (tuple, list)) else (value,):
+            if not (isinstance(number, Integral) and number >= least):
+                raise UserError(f"{name} takes whole numbers from {least}, not {value!r}")
+
+
+def positive(or_zero=False, **values):
+    """Raise unless every value is a positive number (or zero, where that is allowed)."""
+    for name, value in values.items():
+        if not (isinstance(value, Real) and (value > 0 or (or_zero and value == 0))):
+            rule = "not be negative" if or_zero else "be positive"
+            raise UserError(f"{name} must {rule}: {value!r}")

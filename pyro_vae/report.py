@@ -9,11 +9,10 @@ from pathlib import Path
 import pyro
 import torch
 
-from . import evaluate, plots
+from . import evaluate, plots, summary
 from .data import Labels
 from .evaluate.samples import sample
 from .pair import takes
-from .summary import conditional_rows, inputs
 from .train.checkpoint import write_atomically
 
 STYLE = """
@@ -42,12 +41,12 @@ def _figure(figure, caption):
     )
 
 
-def _table(header, rows, best=None):
+def _table(header, rows, digits, best=None):
     cells = "".join(f"<th>{html.escape(h)}</th>" for h in header)
     body = ""
     for i, row in enumerate(rows):
         tds = "".join(
-            f'<td class="n">{v:.3f}</td>'
+            f'<td class="n">{v:.{digits}f}</td>'
             if isinstance(v, float)
             else f"<td>{html.escape(str(v))}</td>"
             for v in row
@@ -56,23 +55,27 @@ def _table(header, rows, best=None):
     return f"<table><tr>{cells}</tr>{body}</table>"
 
 
-def pictures(model, guide, data, split, history, best_epoch, seed=0):
-    """The figures of a report, `[(heading, figure, caption)]`; each is made of `plots` functions."""
-    x, y, others = inputs(model, guide, data, split)
+def pictures(model, guide, data, result, history, best_epoch, seed=0):
+    """The figures of a report, `[(heading, figure, caption)]`; each is made of `plots` functions.
+
+    Args:
+        result: what `summary.summarise` returned, of the split to show.
+    """
+    split = result["split"]
+    x, y, others = summary.inputs(model, guide, data, split)
     shape = tuple(joined(data, x, others.get("c")).shape[1:])
-    result = []
+    figures = []
 
     figure, ax = plots.axes(6.4, 3.6)
     plots.curves(ax, history, best_epoch)
-    result.append(("Training", figure, "Loss and validation bound by epoch, nats per datum."))
+    figures.append(("Training", figure, "Loss and validation bound by epoch, nats per datum."))
 
-    terms = evaluate.elbo_terms(model, guide, x, num_samples=10, seed=seed, **others)
-    kls = {k: float(-v.mean()) for k, v in terms.items() if k != "x"}
+    kls = {k: -v for k, v in result["terms"].items() if k != "x"}
     if kls:
         figure, ax = plots.axes(max(2.5, 1.0 * len(kls) + 1.5), 3.6)
         plots.bars(ax, kls, "nats per datum", "KL by latent")
         told = f"What each latent tells about x, on the {split} split."
-        result.append(("Training", figure, told))
+        figures.append(("Training", figure, told))
 
     clusters = num_components = None
     if takes(model, "y") and "y" not in others:
@@ -81,12 +84,12 @@ def pictures(model, guide, data, split, history, best_epoch, seed=0):
         figure, ax = plots.axes(max(5.0, 0.35 * num_components + 1.5), 3.4)
         plots.occupancy(ax, evaluate.occupancy(shares))
         caption = "Share of the data whose most probable component each is; dotted: equal shares."
-        result.append(("Components", figure, caption))
+        figures.append(("Components", figure, caption))
         if y is not None and (y >= 0).all():
             figure, ax = plots.axes(5.0, max(3.4, 0.3 * num_components + 1))
             plots.contingency(ax, y, clusters, num_components)
             caption = "Data of each label (columns) in each component (rows). Labels were not used."
-            result.append(("Components", figure, caption))
+            figures.append(("Components", figure, caption))
 
     if plots.is_image(shape) and kls:
         some = {k: v[:24] for k, v in others.items()}
@@ -94,11 +97,11 @@ def pictures(model, guide, data, split, history, best_epoch, seed=0):
         chosen, rebuilt = (joined(data, v, some.get("c")) for v in (x[:24], rebuilt))
         figure, ax = plots.axes(7.0, 5.6)
         plots.pairs_of_images(ax, chosen, rebuilt, columns=8)
-        result.append(("Reconstructions", figure, "Data, and below each its reconstruction."))
+        figures.append(("Reconstructions", figure, "Data, and below each its reconstruction."))
     if "c" in others:
-        result += _given(model, data, x, y, others["c"], bool(kls), seed)
+        figures += _given(model, data, x, y, others["c"], bool(kls), seed)
     else:
-        result += _samples(model, data, num_components, seed)
+        figures += _samples(model, data, num_components, seed)
 
     codes = evaluate.encode(model, guide, x, **others)
     name = "z" if "z" in codes else next(iter(codes), None)
@@ -113,12 +116,12 @@ def pictures(model, guide, data, split, history, best_epoch, seed=0):
                 figure, ax = plots.axes(5.6, 4.6)
                 plots.scatter(ax, points, colors, f"{name} by {by}")
                 caption = f"Posterior means of {name} ({how}), coloured by {by}."
-                result.append(("Latent space", figure, caption))
+                figures.append(("Latent space", figure, caption))
         if y is None and clusters is None:
             figure, ax = plots.axes(5.0, 4.6)
             plots.scatter(ax, points, title=name)
-            result.append(("Latent space", figure, f"Posterior means of {name} ({how})."))
-    return result
+            figures.append(("Latent space", figure, f"Posterior means of {name} ({how})."))
+    return figures
 
 
 def _samples(model, data, num_components, seed):
@@ -220,37 +223,21 @@ def hardware():
     }
 
 
-def write(path, title, subtitle, summary, figures, details):
+def write(path, title, subtitle, result, figures, details):
     """Write the page, whole or not at all.
 
     Args:
-        summary: what `summary.summarise` returned.
+        result: what `summary.summarise` returned.
         figures: `[(heading, figure, caption)]`.
         details: text shown folded at the end, e.g. the settings.
     """
-    bound = "Score (grey values in a Bernoulli: not a likelihood)"
-    bound = bound if summary.get("elbo_is_a_score") else "ELBO"
-    rows = [(bound, round(summary["elbo"], 2), "nats per datum")]
-    if "estimator" in summary:
-        rows += [(a, round(b, 2), c) for a, b, c in conditional_rows(summary)]
-    elif "log_likelihood" in summary:
-        note = f"importance weighted, {summary['num_samples']} samples, discrete latents summed exactly"
-        rows.append(("log-likelihood", round(summary["log_likelihood"], 2), note))
-    for name, value in summary["terms"].items():
-        if name == "x":
-            rows.append(("E log p(x | latents)", round(value, 2), "reconstruction term"))
-            continue
-        note = "discrete, summed exactly"
-        if name in summary["units"]:
-            note = f"{summary['active_units'][name]} of {summary['units'][name]} units active"
-        rows.append((f"KL of {name}", round(-value, 2), note))
-    body = [f"<h2>Numbers</h2><p>On {summary['data']} data of the {summary['split']} split.</p>"]
-    body.append(_table(("", "value", ""), rows))
-    if "clustering" in summary:
+    body = [f"<h2>Numbers</h2><p>On {result['data']} data of the {result['split']} split.</p>"]
+    body.append(_table(("", "value", ""), summary.rows(result), 2))
+    if "clustering" in result:
         header = ("clusters against labels", "accuracy", "purity", "NMI", "ARI")
-        found = summary["clustering"]
-        rows = [(n, m["accuracy"], m["purity"], m["nmi"], m["ari"]) for n, m in found.items()]
-        body.append(_table(header, rows, best=0))
+        found = result["clustering"]
+        scores = [(n, m["accuracy"], m["purity"], m["nmi"], m["ari"]) for n, m in found.items()]
+        body.append(_table(header, scores, 3, best=0))
         body.append(
             "<p>Accuracy is under the best one-to-one match of components to classes. "
             "No label was used in training or in choosing anything.</p>"

@@ -3,6 +3,7 @@
 import torch
 
 from . import evaluate
+from .errors import UserError, whole
 from .guides import PriorGuide
 from .pair import reads_index, takes
 
@@ -10,6 +11,8 @@ from .pair import reads_index, takes
 def inputs(model, guide, data, split):
     """`(x, labels, others)` of a split: `others` is what the pair is given besides x."""
     part = data.observed(split)
+    if reads_index(guide) and split != "train":
+        raise UserError("a guide with a row per training datum is judged on the train split alone")
     others = {"index": torch.arange(len(part))} if reads_index(guide) else {}
     others |= {n: getattr(part, n) for n in getattr(model, "observes", ()) if n != "x"}
     return part.x, part.y, others
@@ -24,20 +27,20 @@ def summarise(model, guide, data, split="test", num_samples=500, seed=0):
     All in nats per datum, at beta = 1, in eval mode. A guide with a row per training datum can be
     judged on the training split alone. Labels are used to score a clustering, never to make one.
     """
+    whole(1, num_samples=num_samples)
     x, y, others = inputs(model, guide, data, split)
     terms = evaluate.elbo_terms(model, guide, x, num_samples=10, seed=seed, **others)
     result = {"split": split, "data": len(x), "num_samples": num_samples}
+    result["conditional"] = "c" in others
     result["elbo"] = float(sum(terms.values()).mean())
     proper = evaluate.is_proper(model, guide, x, **others)
     if proper:
         bound = evaluate.log_likelihood(model, guide, x, num_samples, seed=seed, **others)
         result["log_likelihood"] = float(bound.mean())
-        if "c" in others:
-            result["estimator"] = estimator(guide, terms)
-        if result.get("estimator") == IMPORTANCE:
-            bound = evaluate.log_likelihood(
-                model, PriorGuide(model), x, num_samples, seed=seed, **others
-            )
+        result["estimator"] = estimator(guide, terms)
+        if "c" in others and result["estimator"] == IMPORTANCE:
+            prior = PriorGuide(model)
+            bound = evaluate.log_likelihood(model, prior, x, num_samples, seed=seed, **others)
             result["log_likelihood_monte_carlo"] = float(bound.mean())
     else:
         result["elbo_is_a_score"] = True
@@ -61,42 +64,39 @@ IMPORTANCE, MONTE_CARLO, EXACT = "importance weighted", "Monte Carlo from the pr
 
 
 def estimator(guide, terms):
-    """What `log_likelihood` of log p(x | c) is, with this guide."""
+    """What `log_likelihood` is, with this guide."""
     if set(terms) == {"x"}:
         return EXACT
     return MONTE_CARLO if isinstance(guide, PriorGuide) else IMPORTANCE
 
 
-def conditional_rows(result):
-    """`(name, nats per datum, note)` of each estimate of log p(x | c) in a `summarise`."""
-    samples = f"{result['num_samples']} samples"
-    note = result["estimator"]
-    note = f"{note}: there is no latent" if note == EXACT else f"{note}, {samples}"
-    rows = [("log p(x | c)", result["log_likelihood"], note)]
-    if "log_likelihood_monte_carlo" in result:
-        value = result["log_likelihood_monte_carlo"]
-        rows.append(("log p(x | c)", value, f"{MONTE_CARLO}, {samples}"))
-    return rows
+def rows(result):
+    """The numbers of `summarise` as `[(name, nats per datum, note)]`."""
+    found = [("ELBO", result["elbo"], "nats per datum")]
+    if result.get("elbo_is_a_score"):
+        found = [("score", result["elbo"], "nats per datum; grey in a Bernoulli: no likelihood")]
+    likelihood = "log p(x | c)" if result.get("conditional") else "log-likelihood"
+    for key, how in (
+        ("log_likelihood", result.get("estimator", IMPORTANCE)),
+        ("log_likelihood_monte_carlo", MONTE_CARLO),
+    ):
+        if key in result:
+            samples = f"{result['num_samples']} samples" if how != EXACT else "there is no latent"
+            found.append((likelihood, result[key], f"{how}, {samples}"))
+    for name, value in result["terms"].items():
+        if name in result["units"]:
+            note = f"{result['active_units'][name]} of {result['units'][name]} units active"
+            found.append((f"KL of {name}", 0.0 - value, note))
+        elif name != "x":
+            found.append((f"KL of {name}", 0.0 - value, "discrete, summed exactly"))
+        else:
+            found.append(("E log p(x | ...)", value, "reconstruction"))
+    return found
 
 
 def table(result):
     """The numbers of `summarise` as lines of text."""
-    bound = "score" if result.get("elbo_is_a_score") else "ELBO"
-    rows = [(bound, f"{result['elbo']:.2f}", "nats per datum")]
-    if "estimator" in result:
-        rows += [(a, f"{b:.2f}", c) for a, b, c in conditional_rows(result)]
-    elif "log_likelihood" in result:
-        note = f"importance weighted, {result['num_samples']} samples"
-        rows.append(("log-likelihood", f"{result['log_likelihood']:.2f}", note))
-    for name, value in result["terms"].items():
-        if name in result["units"]:
-            units = f"{result['active_units'][name]} of {result['units'][name]} units active"
-            rows.append((f"KL of {name}", f"{-value:.2f}", units))
-        elif name != "x":
-            rows.append((f"KL of {name}", f"{-value:.2f}", "discrete, summed exactly"))
-        else:
-            rows.append(("E log p(x | ...)", f"{value:.2f}", "reconstruction"))
-    lines = [f"{a:<18}{b:>10}   {c}" for a, b, c in rows]
+    lines = [f"{a:<18}{b:>10.2f}   {c}" for a, b, c in rows(result)]
     lines.insert(0, f"{result['data']} {result['split']} data")
     if "clustering" in result:
         lines += ["", f"{'clusters':<18}{'accuracy':>10}{'purity':>9}{'NMI':>8}{'ARI':>8}"]

@@ -2,6 +2,7 @@
 
 import json
 import re
+import shutil
 import signal
 import subprocess
 import sys
@@ -11,7 +12,8 @@ import numpy as np
 import pytest
 import torch
 
-from pyro_vae import methods
+import pyro_vae as pv
+from pyro_vae import methods, summary
 from pyro_vae.cli import main
 
 SMALL = ["--epochs", "2", "--hidden", "[16]", "--num_samples", "5", "--latent_dim", "3"]
@@ -78,6 +80,23 @@ def test_evaluate_and_sample_work_from_the_run_folder_alone(finished):
     assert (folder / "run" / "samples.png").read_bytes()[:4] == b"\x89PNG"
 
 
+def test_the_same_command_with_resume_goes_on(finished, tmp_path, capsys):
+    shutil.copytree(finished[0] / "run", tmp_path / "run")
+    same = [*SMALL, "--initialisation", '{"epochs": 2, "restarts": 2, "fits": 1}']
+    same += ["--out", str(tmp_path / "run"), "--resume", "true", "--progress", "false"]
+    assert main(["fit", "gmvae", *same]) == 0
+    assert main(["fit", "gmvae", *same, "--initialisation", '{"restarts": 3}']) == 1
+    assert "was started with initialisation=" in capsys.readouterr().err
+
+
+def test_a_guide_with_a_row_per_datum_is_judged_on_its_own_data(tmp_path, monkeypatch, capsys):
+    monkeypatch.chdir(tmp_path)
+    run = ["fit", "vae-per-datum", *SMALL, "--out", "run", "--progress", "false"]
+    assert main(run) == 0 and "1257 train data" in capsys.readouterr().out
+    assert main(["evaluate", "run"]) == 1
+    assert "judged on the train split alone" in capsys.readouterr().err
+
+
 def test_a_second_fit_into_the_same_folder_loses_nothing(finished):
     folder, _ = finished
     before = (folder / "run" / "checkpoint.pt").read_bytes()
@@ -131,6 +150,17 @@ def test_every_listed_method_fits_from_the_command_line(name, tmp_path, capsys, 
     assert "ELBO" in out and (tmp_path / "runs" / f"{name}-digits-0" / "report.html").exists()
 
 
+def test_what_is_said_of_the_mixture_start_goes_over_the_methods_own():
+    own = methods.CLUSTERING["initialisation"]
+    found = methods.settings("gmvae", {"initialisation": {"restarts": 1}})
+    assert found["initialisation"] == {**own, "restarts": 1}
+    assert methods.settings("gmvae")["initialisation"] == own  # and leaves it as it was
+    large = methods.settings("gmvae", {"initialisation": {"fits": 9}}, "mnist")
+    assert large["initialisation"] == {**methods.CLUSTERING_LARGE["initialisation"], "fits": 9}
+    with pytest.raises(pv.UserError, match="did you mean 'weight_decay'"):
+        methods.settings("vade", {"initialisation": {"weight_decy": 0.1}})
+
+
 def test_list_names_model_guide_and_paper(capsys):
     assert main(["list"]) == 0
     out = capsys.readouterr().out
@@ -167,7 +197,12 @@ BAD = {
     "not a number": (["fit", "vae", "--epochs", "many"], "epochs"),
     "misspelt network": (["fit", "vae", "--network", "cnn"], "unknown network 'cnn'"),
     "misspelt activation": (["fit", "vae", "--activation", "rellu"], "did you mean 'relu'?"),
-    "misspelt split": (["evaluate", "run"], "is this a run folder?"),
+    "misspelt split": (
+        ["evaluate", "trained", "--split", "nothing"],
+        "unknown split 'nothing'",
+    ),
+    "a split that is an attribute": (["evaluate", "trained", "--split", "name"], "unknown split"),
+    "not a run": (["evaluate", "run"], "is this a run folder?"),
     "no such run": (["sample", "nowhere"], "is this a run folder?"),
     "grey in Bernoulli": (
         ["fit", "vae", "--likelihood", "bernoulli", "--binarise", "none"],
@@ -188,12 +223,60 @@ BAD = {
         "needs images (C, H, W)",
     ),
     "no command": ([], "command"),
+    "misspelt initialisation": (
+        ["fit", "gmvae", "--initialisation", '{"fit": 3}'],
+        "unknown setting of initialisation 'fit'; did you mean 'fits'?",
+    ),
+    "no restarts": (
+        ["fit", "gmvae", "--initialisation", '{"restarts": 0}'],
+        "restarts takes whole numbers from 1, not 0",
+    ),
+    "restarts in words": (
+        ["fit", "gmvae", "--initialisation", '{"restarts": "many"}'],
+        "restarts takes whole numbers from 1, not 'many'",
+    ),
+    "no samples": (["fit", "vae", "--num_samples", "0"], "num_samples takes whole numbers from 1"),
+    "no samples to judge by": (
+        ["evaluate", "trained", "--num_samples", "0"],
+        "num_samples takes whole numbers from 1, not 0",
+    ),
+    "no components": (["fit", "gmvae", "--num_components", "0"], "num_components takes whole"),
+    "no latent": (["fit", "vae", "--latent_dim", "0"], "latent_dim takes whole numbers from 1"),
+    "negative latent": (["fit", "vade", "--latent_dim", "-1"], "latent_dim takes whole numbers"),
+    "no w": (["fit", "gmvae", "--w_dim", "0"], "w_dim takes whole numbers from 1, not 0"),
+    "no particles": (["fit", "vae", "--num_particles", "0"], "num_particles takes whole numbers"),
+    "no width": (["fit", "vae", "--hidden", "[0]"], "hidden takes whole numbers from 1, not (0,)"),
+    "negative width": (["fit", "vae", "--hidden", "[8, -3]"], "hidden takes whole numbers from 1"),
+    "no channels": (
+        ["fit", "vae", "--network", "conv", "--channels", "[0]"],
+        "channels takes whole numbers from 1, not (0,)",
+    ),
+    "no convolutions": (
+        ["fit", "vae", "--network", "conv", "--channels", "[]"],
+        "needs channels and a hidden layer",
+    ),
+    "nothing behind the convolutions": (
+        ["fit", "vae", "--network", "conv", "--hidden", "[]"],
+        "needs channels and a hidden layer",
+    ),
+    "negative warm-up": (["fit", "vae", "--warmup", "-1"], "warmup must not be negative: -1"),
+    "free bits of nothing": (["fit", "vae", "--free_bits", '{"q": 1}'], "no latent 'q'"),
+    "empty batches": (["fit", "vae", "--batch_size", "0"], "batch_size takes whole numbers from 1"),
+    "no rate": (["fit", "vae", "--lr", "0"], "lr must be positive: 0"),
+    "negative decay": (["fit", "vae", "--weight_decay", "-1"], "weight_decay must not be negative"),
+    "negative norm": (["fit", "vae", "--clip_norm", "-1"], "clip_norm must be positive: -1"),
+    "no patience": (["fit", "vae", "--patience", "0"], "patience takes whole numbers from 1"),
+    "none drawn": (["sample", "trained", "--num", "0"], "the number of samples takes whole"),
+    "no such component": (["sample", "trained", "--y", "99"], "the model has components 0..9"),
 }
 
 
 @pytest.mark.parametrize("case", BAD)
-def test_bad_input_gets_one_clear_line(case, tmp_path, monkeypatch, capsys):
+def test_bad_input_gets_one_clear_line_and_starts_nothing(
+    case, finished, tmp_path, monkeypatch, capsys
+):
     monkeypatch.chdir(tmp_path)
+    (tmp_path / "trained").symlink_to(finished[0] / "run")
     x = np.zeros((50, 4))
     np.savez("labels.npz", x=x, y=np.linspace(0, 1, 50))
     np.savez("evil.npz", x=np.array([_Evil()], dtype=object))
@@ -211,6 +294,7 @@ def test_bad_input_gets_one_clear_line(case, tmp_path, monkeypatch, capsys):
     assert status in (1, 2)
     assert len(lines) == 1 and lines[0].startswith("pyro-vae: ") and message in lines[0], lines
     assert "pickle was executed" not in out.out
+    assert not (tmp_path / "runs").exists()
 
 
 def test_a_damaged_or_foreign_run_folder_gives_one_line(finished, tmp_path, capsys):
@@ -263,3 +347,13 @@ def test_ctrl_c_in_the_mixture_start_stops_and_resume_starts_it_again(tmp_path):
     done = command("fit", "gmvae", "--out", "run", "--resume", cwd=tmp_path)
     assert done.returncode == 0, done.stderr
     assert len((tmp_path / "run" / "metrics.jsonl").read_text().splitlines()) == 2
+
+
+def test_a_score_is_not_called_a_bound():
+    result = {"split": "test", "data": 2, "elbo": -3.0, "terms": {"x": -2.0, "z": -1.0}}
+    result |= {"num_samples": 5, "active_units": {"z": 1}, "units": {"z": 4}}
+    names = [name for name, _, _ in summary.rows({**result, "log_likelihood": -2.5})]
+    assert names == ["ELBO", "log-likelihood", "E log p(x | ...)", "KL of z"]
+    score = summary.rows({**result, "elbo_is_a_score": True})
+    assert score[0][0] == "score" and "no likelihood" in score[0][2]
+    assert score[-1] == ("KL of z", 1.0, "1 of 4 units active")

@@ -408,6 +408,24 @@ def test_unknown_activations_are_told_with_the_nearest():
         Conditional((2,), {"x": (3,)}, Normal(), MLP((4,), "rleu"))
 
 
+@pytest.mark.parametrize(
+    "make, message",
+    [
+        (lambda: MLP((0,)), r"hidden takes whole numbers from 1, not \(0,\)"),
+        (lambda: MLP((8, -3)), "hidden takes whole numbers"),
+        (lambda: Conv((0,)), "channels takes whole numbers"),
+        (lambda: Conv(()), "needs channels and a hidden layer"),
+        (lambda: Conv(hidden=()), "needs channels and a hidden layer"),
+        (lambda: pv.models.VAE((4,), 0), "latent_dim takes whole numbers from 1, not 0"),
+        (lambda: pv.models.MixtureVAE((4,), 0), "num_components takes whole numbers"),
+        (lambda: pv.models.GMVAE((4,), w_dim=-1), "w_dim takes whole numbers"),
+    ],
+)
+def test_sizes_that_cannot_be_are_told_where_they_are_said(make, message):
+    with pytest.raises(pv.UserError, match=message):
+        make()
+
+
 def test_descriptions_are_values_not_state():
     """A family or network can be used twice, compared and hashed."""
     assert MLP((3,)) == MLP((3,)) and hash(Conv()) == hash(Conv())

@@ -271,6 +271,8 @@ def test_loaders_and_sized_iterables_pass_as_they_are():
 def test_missing_splits_are_named():
     with pytest.raises(pv.UserError, match="data has no test split"):
         as_data(torch.zeros(3, 2)).observed("test")
+    with pytest.raises(pv.UserError, match="unknown split 'name'"):
+        as_data(torch.zeros(3, 2)).observed("name")
 
 
 def test_data_are_values():

@@ -319,6 +319,15 @@ def test_components_that_are_not_there_are_told(y, message):
         pv.sample(mixture_pair()[0], 4, y=y)
 
 
+def test_no_samples_are_refused():
+    pair, x = mixture_pair(), binary()
+    for function in (pv.evaluate.elbo, pv.evaluate.log_likelihood, pv.evaluate.responsibilities):
+        with pytest.raises(pv.UserError, match="num_samples takes whole numbers from 1, not 0"):
+            function(*pair, x, num_samples=0)
+    with pytest.raises(pv.UserError, match="the number of samples takes whole numbers from 1"):
+        pv.sample(pair[0], 0)
+
+
 def test_models_without_y_or_size_say_so():
     vae = pv.models.VAE((D,), LATENT, network=NET)
     with pytest.raises(pv.UserError, match="VAE has no y to condition on"):

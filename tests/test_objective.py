@@ -304,6 +304,11 @@ def test_negative_settings_are_refused(options):
         ELBO(**options)
 
 
+def test_no_particles_are_refused():
+    with pytest.raises(pv.UserError, match="num_particles takes whole numbers from 1, not 0"):
+        ELBO(num_particles=0)
+
+
 def test_its_settings_are_described_for_the_record():
     described = ELBO(beta=0.5, warmup={"z": 3}, free_bits={"y": 1.0}, num_particles=2).describe()
     assert described == {

@@ -366,7 +366,10 @@ def test_bad_arguments_give_one_line():
     for options, message in [
         ({"schedule": "cosin"}, "did you mean 'cosine'"),
         ({"lr": 0}, "lr must be positive"),
-        ({"batch_size": -1}, "batch_size must be positive"),
+        ({"batch_size": -1}, "batch_size takes whole numbers from 1, not -1"),
+        ({"weight_decay": -0.1}, "weight_decay must not be negative"),
+        ({"clip_norm": 0}, "clip_norm must be positive"),
+        ({"patience": 0}, "patience takes whole numbers from 1"),
         ({"device": "gpu"}, "unknown device 'gpu'"),
         ({"resume": True}, "resume needs out="),
         ({"observe": ("x", "colour")}, "observes 'colour'"),
@@ -441,6 +444,20 @@ def test_the_plain_vae_of_a_mixture_start_shares_decoder_and_encoder():
     x = digits().test.x
     codes = [pv.evaluate.encode(*p, x)["z"] for p in ((m, g), (vae, encoder))]
     assert torch.allclose(*codes, atol=1e-5)  # the encoder that is trained is the one that is kept
+
+
+@pytest.mark.parametrize(
+    "name, value",
+    [
+        ("epochs", 0), ("batch_size", 0), ("restarts", 0), ("fits", 0), ("draws", -1),
+        ("draws", 1.5), ("lr", 0), ("lr", "fast"), ("reg_covar", -1), ("weight_decay", -1),
+    ],
+)  # fmt: skip
+def test_a_mixture_start_is_checked_where_it_is_made(name, value):
+    from pyro_vae.train import MixtureInitialisation
+
+    with pytest.raises(pv.UserError, match=f"^{name} "):
+        MixtureInitialisation(**{name: value})
 
 
 def test_a_mixture_start_refuses_what_it_cannot_start():

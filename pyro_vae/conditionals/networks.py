@@ -12,7 +12,7 @@ from dataclasses import dataclass
 import torch
 import torch.nn as nn
 
-from ..errors import UserError, unknown
+from ..errors import UserError, unknown, whole
 
 ACTIVATIONS = {
     "relu": nn.ReLU,
@@ -114,6 +114,9 @@ class MLP:
     hidden: tuple = (500, 500)
     activation: str = "relu"
 
+    def __post_init__(self):
+        whole(1, hidden=self.hidden)
+
     def build(self, inputs, outputs):
         """`(trunk or None, head)` for `{parent: shape}` and `{parameter: shape}`.
 
@@ -193,6 +196,11 @@ class Conv:
     channels: tuple = (32, 64)
     hidden: tuple = (256,)
     activation: str = "relu"
+
+    def __post_init__(self):
+        whole(1, channels=self.channels, hidden=self.hidden)
+        if not (self.channels and self.hidden):
+            raise UserError("a convolutional network needs channels and a hidden layer")
 
     def build(self, inputs, outputs):
         """As `MLP.build`, with convolutions at either end."""

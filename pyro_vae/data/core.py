@@ -11,6 +11,7 @@ from torch.utils.data import DataLoader, Dataset
 from ..errors import UserError, unknown
 
 BINARISE = ("none", "static", "dynamic")
+SPLITS = ("train", "valid", "test")
 
 
 @dataclass(frozen=True)
@@ -75,7 +76,7 @@ class Data:
 
     def describe(self):
         """What `config.json` records."""
-        sizes = {n: len(s) for n in ("train", "valid", "test") if (s := getattr(self, n))}
+        sizes = {n: len(s) for n in SPLITS if (s := getattr(self, n))}
         return {
             "name": self.name,
             "x_shape": list(self.x_shape),
@@ -89,7 +90,9 @@ class Data:
 
     def observed(self, split):
         """A split as it is observed: binarised once where training does so, then conditioned."""
-        chosen = getattr(self, split, None)
+        if split not in SPLITS:
+            raise unknown("split", split, SPLITS)
+        chosen = getattr(self, split)
         if chosen is None:
             raise UserError(f"{self.name} has no {split} split")
         if self.binarise == "dynamic" and split == "train":

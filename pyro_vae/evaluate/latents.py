@@ -2,13 +2,14 @@
 
 import torch
 
-from ..errors import UserError
+from ..errors import UserError, whole
 from ..pair import device_of, eval_mode, run, seeded
 from .likelihood import chunks, observed, rows_per_chunk
 
 
 def _map(model, guide, x, others, function, seed=0, num_samples=1, **options):
     """`function(traces)` over chunks of the data, in eval mode; `{name: [N, ...]}`, concatenated."""
+    whole(1, num_samples=num_samples)
     batch = observed(model, x, others)
     device = device_of(model, guide, default=x.device)
     parts = []

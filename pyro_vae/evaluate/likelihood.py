@@ -4,7 +4,7 @@ import math
 
 import torch
 
-from ..errors import UserError
+from ..errors import UserError, whole
 from ..pair import device_of, eval_mode, one_hot_labels, run, seeded
 
 BYTES = 256 * 2**20  # what one chunk's largest tensors may take together
@@ -54,6 +54,7 @@ def elbo_terms(model, guide, x, num_samples=1, seed=0, **others):
         seed: of those samples; None takes torch's stream as it is.
         others: further observed values and `index`, by name, each with N rows.
     """
+    whole(1, num_samples=num_samples)
     batch = observed(model, x, others)
     device = device_of(model, guide, default=x.device)
     parts = []
@@ -99,6 +100,7 @@ def log_likelihood(model, guide, x, num_samples=5000, seed=0, **others):
     Raises:
         UserError: the model scores grey values with a Bernoulli, which is no likelihood.
     """
+    whole(1, num_samples=num_samples)
     batch = observed(model, x, others)
     if not is_proper(model, guide, x, **others):
         raise UserError(

@@ -6,7 +6,7 @@ import pyro
 import torch
 from pyro import poutine
 
-from ..errors import UserError
+from ..errors import UserError, whole
 from ..pair import AtMean, device_of, eval_mode, one_hot_labels, seeded
 
 
@@ -21,8 +21,10 @@ def sample(model, size=64, y=None, mean=False, seed=None, site="x", **given):
             such: `c` of shape `[...]`, the same for all, or `[size, ...]`.
 
     Raises:
-        UserError: the model cannot sample by itself, has no such component, or lacks covariates.
+        UserError: the model cannot sample by itself, has no such component, or lacks covariates; no
+            samples asked for.
     """
+    whole(1, **{"the number of samples": size})
     target = model.forward if isinstance(model, torch.nn.Module) else model
     parameters = inspect.signature(target).parameters
     if "size" not in parameters:

@@ -3,6 +3,7 @@
 import pyro
 
 from ..conditionals import MLP, Conditional
+from ..errors import whole
 from ..program import Program
 from .priors import Components, StandardNormal
 from .vae import decoder
@@ -47,6 +48,7 @@ class GMVAE(Program):
         w_network=None,
     ):
         super().__init__()
+        whole(1, num_components=num_components, latent_dim=latent_dim, w_dim=w_dim)
         w_network = MLP(hidden=(64,), activation="tanh") if w_network is None else w_network
         self.p_w = StandardNormal(w_dim)
         self.p_y = Components(num_components)

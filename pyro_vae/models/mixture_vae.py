@@ -3,6 +3,7 @@
 import pyro
 
 from ..conditionals import MLP, Conditional
+from ..errors import whole
 from ..program import Program
 from .priors import Components
 from .vae import decoder
@@ -44,6 +45,7 @@ class MixtureVAE(Program):
         learn_weights=True,
     ):
         super().__init__()
+        whole(1, num_components=num_components, latent_dim=latent_dim)
         self.p_y = Components(num_components, learned=learn_weights)
         self.p_z = Conditional((latent_dim,), {"y": (num_components,)}, component, MLP(hidden=()))
         self.p_x = decoder(x_shape, {"z": (latent_dim,)}, likelihood, network)

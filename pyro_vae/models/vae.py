@@ -3,6 +3,7 @@
 import pyro
 
 from ..conditionals import Conditional, likelihood
+from ..errors import whole
 from ..program import Program
 from .priors import StandardNormal
 
@@ -27,6 +28,7 @@ class VAE(Program):
 
     def __init__(self, x_shape, latent_dim=20, likelihood="bernoulli", network=None, prior=None):
         super().__init__()
+        whole(1, latent_dim=latent_dim)
         self.p_z = StandardNormal(latent_dim) if prior is None else prior
         self.p_x = decoder(x_shape, {"z": (latent_dim,)}, likelihood, network)
 

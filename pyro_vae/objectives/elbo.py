@@ -5,7 +5,7 @@ from contextlib import contextmanager
 import torch
 from pyro.infer import TraceEnum_ELBO
 
-from ..errors import UserError
+from ..errors import UserError, whole
 from ..pair import Traces
 
 
@@ -36,6 +36,7 @@ class ELBO(TraceEnum_ELBO):
     """
 
     def __init__(self, beta=1.0, warmup=0, warmup_from=0.0, free_bits=None, num_particles=1):
+        whole(1, num_particles=num_particles)
         super().__init__(
             num_particles=num_particles,
             max_plate_nesting=1,

@@ -15,7 +15,7 @@ from torch.nn.utils import clip_grad_norm_
 from tqdm.auto import tqdm
 
 from ..data import Data, as_data, batches
-from ..errors import UserError, unknown
+from ..errors import UserError, positive, unknown, whole
 from ..evaluate import check_pair, elbo
 from ..evaluate.check import check_support
 from ..objectives import ELBO
@@ -110,9 +110,13 @@ def fit(
     objective = ELBO() if objective is None else objective
     if schedule not in SCHEDULES:
         raise unknown("schedule", schedule, SCHEDULES)
-    for name, value in (("epochs", epochs), ("batch_size", batch_size), ("lr", lr)):
-        if not value > 0:
-            raise UserError(f"{name} must be positive, not {value}")
+    whole(1, epochs=epochs, batch_size=batch_size)
+    positive(lr=lr)
+    positive(or_zero=True, weight_decay=weight_decay)
+    if clip_norm is not None:
+        positive(clip_norm=clip_norm)
+    if patience is not None:
+        whole(1, patience=patience)
     out = None if out is None else Path(out)
     if resume and out is None:
         raise UserError("resume needs out=, the folder of the run to go on with")

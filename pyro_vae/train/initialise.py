@@ -8,7 +8,7 @@ from sklearn.mixture import GaussianMixture
 from threadpoolctl import threadpool_limits
 from tqdm.auto import tqdm
 
-from ..errors import UserError
+from ..errors import UserError, positive, whole
 from ..evaluate import elbo_terms, encode
 from ..guides import Guide
 from ..models import VAE, StandardNormal
@@ -50,6 +50,13 @@ class MixtureInitialisation:
     draws: int = 4
     reg_covar: float = 0.05
     weight_decay: float = 0.0
+
+    def __post_init__(self):
+        for name in ("epochs", "batch_size", "restarts", "fits"):
+            whole(1, **{name: getattr(self, name)})
+        whole(0, draws=self.draws)
+        positive(lr=self.lr)
+        positive(or_zero=True, reg_covar=self.reg_covar, weight_decay=self.weight_decay)
 
     def __call__(self, model, guide, data, device, seed=0, progress=True):
         """Initialise the pair in place; returns the restarts' bounds."""
