@@ -132,13 +132,13 @@ def draw(a):
     """Completions of the first test images: the baseline's answer beside a CVAE's samples."""
     baseline, _, data, _ = train("nn-baseline", a.data, 1, 0, a.root, **a.settings)
     model, _, _, _ = train("cvae", a.data, 1, 0, a.root, **a.settings)
-    part = data.observed("test")[:8]
+    part = data.observed("test")[:6]
     columns = report.completions(model, data, part.x, part.c)
     guess = report.joined(data, pv.evaluate.predict(baseline, part.c), part.c)
     shown = {"given": columns.pop("given"), "NN baseline": guess}
     del columns["prediction"]
     shown |= {name.replace("sample", "CVAE"): images for name, images in columns.items()}
-    figure, ax = plots.axes(9.5, 8.2)
+    figure, ax = plots.axes(9.5, 6.3)
     plots.columns_of_images(ax, shown)
     figure.savefig(a.picture, dpi=80)
 
