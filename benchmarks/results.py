@@ -20,7 +20,9 @@ def write(path, command, **content):
 def number(value):
     if isinstance(value, dict):
         return f"{value['mean']:.3f} ± {value['sd']:.3f}"
-    return f"{value:.3g}" if isinstance(value, float) else str(value)
+    if isinstance(value, float):
+        return f"{value:.3g}" if abs(value) < 10 else f"{value:.2f}"
+    return str(value)
 
 
 def table(header, rows):

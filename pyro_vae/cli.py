@@ -59,6 +59,11 @@ def fit(
     warmup: int | None = None,
     free_bits: dict[str, float] | None = None,
     num_particles: int | None = None,
+    condition: str | None = None,
+    quadrants: int | None = None,
+    conditional_prior: bool | None = None,
+    decoder_given: list[str] | None = None,
+    baseline: str | None = None,
     compile: str | None = None,
     num_samples: int = 500,
     progress: bool = True,
@@ -69,7 +74,7 @@ def fit(
 
     Args:
         model: a method by name: vae, mixture-vae, vade, shu-gmvae, gmvae, ...
-        data: digits (embedded), mnist, fashion-mnist, kmnist, arcs, or a .npz file with x and y.
+        data: digits (embedded), mnist, fashion-mnist, kmnist, arcs, or a .npz file with x, y and c.
         epochs: passes over the training data.
         out: run folder; runs/MODEL-DATA-SEED unless said.
         resume: go on with the run in the run folder, with the settings that it was started with.
@@ -100,10 +105,13 @@ def fit(
         prior_flow: spline, coupling or maf.
         prior_transforms: layers of that flow.
         initialise: none; mixture: start components from a Gaussian mixture fitted to encodings;
-            pseudo-inputs: start a VampPrior's at training data; stack: M1+M2's first stage.
+            pseudo-inputs: start a VampPrior's at training data; stack: M1+M2's first stage;
+            baseline: train a CVAE's baseline first.
         initialisation: its settings, over the method's own: '{"epochs": 50, "restarts": 3}'.
-        objective: elbo, or semi-supervised: labelled data have their label, others sum over it.
-        alpha: weight of the semi-supervised objective's classification term.
+        objective: elbo; hybrid: the ELBO and the GSNN objective; semi-supervised: labelled data have
+            their label, others sum over it.
+        alpha: the ELBO's weight in the hybrid objective; of the semi-supervised one, the weight of
+            its classification term.
         lr: Adam's learning rate.
         weight_decay: decoupled, as in AdamW.
         schedule: constant, linear or cosine.
@@ -113,6 +121,13 @@ def fit(
         warmup: epochs of KL warm-up.
         free_bits: nats per latent, e.g. '{"y": 0.5}'.
         num_particles: Monte Carlo samples per datum in training.
+        condition: what a conditional model is given: quadrants (of an image), labels, or data (the
+            array c of a .npz file); what the data have, in the order data, quadrants, labels, unless
+            said.
+        quadrants: how many are given: 1, 2 or 3.
+        conditional_prior: whether a CVAE's prior depends on c.
+        decoder_given: the parents of a CVAE's x: [z,c] or [z].
+        baseline: a CVAE's, whose guess its prior sees: frozen, or joint (trained with it).
         compile: record the training step and replay it: false, aten, true (by Inductor), auto.
         num_samples: importance samples of the final log-likelihood.
         progress: show a progress bar.
@@ -137,6 +152,7 @@ def fit(
             )
         settings = methods.settings(model, _pick(given), data)
         settings["seed"] = seed
+    _check_condition(model, settings)
     loaded = load_data(settings, root)
     settings["likelihood"] = settings["likelihood"] or loaded.likelihood
     if loaded.train.x[0].numel() * settings["batch_size"] < 2**15:
@@ -217,7 +233,7 @@ def sample(
         run: a run folder.
         source: prior, component, aggregate, ex-post, interpolate, traverse or complete.
         num: how many samples, samples a component, paths, units, or completions of a datum.
-        y: from this component alone; of this class.
+        y: from this component alone; of this class, or given this label.
         latent: which latent is refitted, walked along or traversed; z, or the topmost.
         mean: the likelihood's means (smooth pictures) rather than draws.
         steps: on a path (9), or of the chains that complete (200).
@@ -288,25 +304,70 @@ def _same_settings(given, settings, out):
 
 
 def load_data(settings, root=None):
-    """The data of a run's settings: by name, or from an .npz file."""
+    """The data of a run's settings, by name or from an .npz file, with their condition.
+
+    `settings["condition"]` and `["quadrants"]`, where they leave it to the data, are filled in.
+    """
     loaded = _load(settings, root)
-    return datasets.standardise(loaded) if settings["standardise"] else loaded
+    if settings["standardise"]:
+        loaded = datasets.standardise(loaded)
+    if settings["num_labels"] is not None:
+        loaded = loaded.keep_labels(settings["num_labels"], settings["label_seed"])
+    return _conditioned(loaded, settings)
 
 
 def _load(settings, root):
     name = settings["data"]
     if name.endswith(".npz"):
-        return _labelled(_load_npz(Path(name), settings), settings)
+        return _load_npz(Path(name), settings)
     likelihood, binarise = settings["likelihood"], settings["binarise"]
     if binarise is None:
+        quadrants = settings["condition"] in ("auto", "quadrants") and name != "arcs"
         binary = likelihood == "bernoulli" or (likelihood is None and "mnist" in name)
         binarise = "dynamic" if binary else "none"
-    return _labelled(datasets.load(name, binarise=binarise, root=root), settings)
+        if quadrants and likelihood in (None, "bernoulli"):
+            binarise = "static"  # the task's pixels are binary, what is given as well
+    return datasets.load(name, binarise=binarise, root=root)
 
 
-def _labelled(data, settings):
-    n = settings["num_labels"]
-    return data if n is None else data.keep_labels(n, settings["label_seed"])
+def _conditioned(loaded, settings):
+    """The data, given what `settings["condition"]` says."""
+    condition, quadrants = settings["condition"], settings["quadrants"]
+    if condition == "auto":
+        if loaded.c_shape is not None:
+            condition = "data"
+        elif len(loaded.x_shape) == 3 or quadrants:
+            condition = "quadrants"
+        elif loaded.num_classes:
+            condition = "labels"
+        else:
+            raise UserError(
+                f"a conditional model needs something to be given, and {loaded.name} has neither "
+                "covariates c, nor images to take quadrants of, nor labels"
+            )
+    if quadrants and condition != "quadrants":
+        raise UserError(f"quadrants={quadrants} is of the condition quadrants, not {condition}")
+    settings["condition"] = condition
+    if condition is None:
+        return loaded
+    if condition == "data":
+        if loaded.c_shape is None:
+            raise UserError(f"{loaded.name} has no covariates c: an .npz file may have an array c")
+        return loaded
+    if condition == "labels":
+        if not loaded.num_classes or (loaded.train.y < 0).any():
+            raise UserError(f"{loaded.name} has no label for every datum to condition on")
+        return loaded.given(datasets.Labels(loaded.num_classes))
+    if condition == "quadrants":
+        settings["quadrants"] = quadrants or 1
+        return loaded.given(datasets.Quadrants(settings["quadrants"], loaded.x_shape))
+    raise unknown("condition", condition, ("data", "quadrants", "labels"))
+
+
+def _check_condition(name, settings):
+    conditional = "c" in getattr(methods.method(name).model, "observes", ())
+    if (settings["condition"] or settings["quadrants"]) and not conditional:
+        raise UserError(f"{name} is given nothing but x: condition and quadrants are not for it")
 
 
 def _load_npz(path, settings):
@@ -316,14 +377,15 @@ def _load_npz(path, settings):
         with np.load(path, allow_pickle=False) as arrays:
             if "x" not in arrays:
                 raise UserError(f"{path} has no array x; it has {', '.join(arrays)}")
-            x, y = arrays["x"], arrays["y"] if "y" in arrays else None
+            x, y, c = (arrays[name] if name in arrays else None for name in "xyc")
     except FileNotFoundError:
         raise UserError(f"{path} does not exist") from None
     except (ValueError, OSError) as e:
         if isinstance(e, UserError):
             raise
         raise UserError(f"{path} is not an .npz file of plain arrays: {e}") from e
-    return datasets.from_arrays(x, y, name=path.stem, binarise=settings["binarise"] or "none")
+    binarise = settings["binarise"] or "none"
+    return datasets.from_arrays(x, y, c=c, name=path.stem, binarise=binarise)
 
 
 def shapes(loaded):
@@ -359,7 +421,9 @@ def _objective(settings):
     options = {k: settings[k] for k in ("warmup", "free_bits", "num_particles")}
     if settings["alpha"] is not None:
         if name == "elbo":
-            raise UserError("alpha weighs a term that the objective elbo does not have")
+            raise UserError(
+                "alpha weighs the parts of another objective; the ELBO has no such part"
+            )
         options["alpha"] = settings["alpha"]
     return methods.OBJECTIVES[name](**options)
 

@@ -5,6 +5,7 @@ from dataclasses import dataclass, field
 import torch
 
 from . import plots, summary
+from .data import Labels
 from .errors import UserError, unknown
 from .evaluate import ex_post
 from .generate import AggregatePosterior, complete, interpolate, sample, traverse
@@ -33,7 +34,7 @@ class Made:
 
     def figure(self, data):
         """A matplotlib figure; None for data that are neither pictures nor points of a plane."""
-        x, shown = _joined(data, self.x, self.c), _joined(data, *_one(data))
+        x, shown = joined(data, self.x, self.c), joined(data, *_one(data))
         if plots.is_image(tuple(x.shape[1:])):
             columns = self.columns or int(len(x) ** 0.5 + 0.999)
             rows = -(-len(x) // columns)
@@ -52,7 +53,8 @@ def _one(data):
     return part.x, part.c
 
 
-def _joined(data, x, c):
+def joined(data, x, c):
+    """x as it is shown: where c are pixels of the same image, the whole image."""
     join = getattr(data.condition, "join", None)
     return x if join is None or c is None else join(x, c)
 
@@ -84,8 +86,11 @@ def _given(model, guide, data, split, size, y=None):
     needed = covariates_of(model)
     if not needed:
         return {}
+    if isinstance(data.condition, Labels):  # every label in turn, unless one is asked for
+        k = data.condition.num_classes
+        return {"c": torch.arange(size) % k if y is None else torch.full((size,), y)}
     if y is not None and not takes(model, "y"):
-        return {"c": torch.full((size,), y)}
+        raise UserError("this run is not given labels: y is not for it")
     _, _, others = summary.inputs(model, guide, data, split)
     rows = torch.arange(size) % len(next(iter(others.values())))
     return {name: others[name][rows] for name in needed}

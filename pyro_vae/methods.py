@@ -9,8 +9,9 @@ from dataclasses import dataclass, field, fields
 
 from .conditionals import MLP, Conv, MultivariateNormal, Normal, likelihood
 from .errors import UserError, unknown
-from .guides import Guide
+from .guides import Guide, PriorGuide
 from .models import (
+    CVAE,
     GMVAE,
     M1M2,
     M2,
@@ -20,13 +21,20 @@ from .models import (
     HierarchicalVAE,
     MixturePrior,
     MixtureVAE,
+    NNBaseline,
     VampPrior,
 )
-from .objectives import ELBO, SemiSupervised
-from .train import MixtureInitialisation, PseudoInputs, StackInitialisation
+from .objectives import ELBO, Hybrid, SemiSupervised
+from .train import (
+    BaselineInitialisation,
+    MixtureInitialisation,
+    PseudoInputs,
+    StackInitialisation,
+)
 
-OBJECTIVES = {"elbo": ELBO, "semi-supervised": SemiSupervised}
+OBJECTIVES = {"elbo": ELBO, "hybrid": Hybrid, "semi-supervised": SemiSupervised}
 INITIALISATIONS = {
+    "baseline": BaselineInitialisation,
     "mixture": MixtureInitialisation,
     "pseudo-inputs": PseudoInputs,
     "stack": StackInitialisation,
@@ -37,12 +45,15 @@ PRIORS = ("standard", "mixture", "vamp", "flow")
 
 @dataclass(frozen=True)
 class Method:
-    """A named model/guide pair; `given` is None for the model's own default guide."""
+    """A named model/guide pair.
+
+    `given` is None for the model's own default guide, `"prior"` for `PriorGuide`.
+    """
 
     model: type
     guide: str
     paper: str
-    given: dict | None = None
+    given: dict | str | None = None
     settings: dict = field(default_factory=dict)
     large: dict = field(default_factory=dict)
 
@@ -89,6 +100,11 @@ DEFAULTS = {
     "warmup": 0,
     "free_bits": {},
     "num_particles": 1,
+    "condition": None,
+    "quadrants": None,
+    "conditional_prior": True,
+    "decoder_given": ["z", "c"],
+    "baseline": None,
     "compile": "false",
 }
 #: What larger images (the MNIST family) need instead.
@@ -141,6 +157,16 @@ SEMI = {
 }
 SEMI_LARGE = {"alpha": 0.1, "latent_dim": 50}
 M1_SETTINGS = {"num_labels": 100, "latent_dim": 24, "hidden": [256], "epochs": 200, "lr": 2e-3}
+SOHN = "Sohn, Lee and Yan 2015, NeurIPS"
+#: For conditional models; chosen by the validation bound (`python -m benchmarks.conditional --choose`).
+CONDITIONAL = {
+    "condition": "auto",
+    "hidden": [500],
+    "epochs": 100,
+    "warmup": 20,
+    "weight_decay": 1.0,
+}
+CONDITIONAL_LARGE = {"weight_decay": 0.0}  # that choice was made on 1,257 images
 
 METHODS = {
     "vae": Method(VAE, "z <- x", "Kingma and Welling 2013, arXiv 1312.6114"),
@@ -254,6 +280,32 @@ METHODS = {
         "Chen et al. 2017, arXiv 1611.02731; flow: 1705.07057",
         settings={"prior": "flow"},
     ),
+    "cvae": Method(CVAE, "z <- x, c", SOHN, None, CONDITIONAL, CONDITIONAL_LARGE),
+    "relaxed-cvae": Method(
+        CVAE,
+        "z <- x, c; the prior p(z) without c",
+        SOHN,
+        settings={**CONDITIONAL, "conditional_prior": False},
+        large=CONDITIONAL_LARGE,
+    ),
+    "gsnn": Method(CVAE, "the prior itself: z <- c", SOHN, "prior", CONDITIONAL, CONDITIONAL_LARGE),
+    "hybrid-cvae": Method(
+        CVAE,
+        "z <- x, c, and the prior itself",
+        SOHN,
+        settings={**CONDITIONAL, "objective": "hybrid", "alpha": 0.5},
+        large=CONDITIONAL_LARGE,
+    ),
+    "cvae-baseline": Method(
+        CVAE,
+        "z <- x, c; a baseline's guess in the prior",
+        SOHN,
+        settings={**CONDITIONAL, "baseline": "frozen", "initialise": "baseline"},
+        large=CONDITIONAL_LARGE,
+    ),
+    "nn-baseline": Method(
+        NNBaseline, "nothing: no latent", SOHN, None, CONDITIONAL, CONDITIONAL_LARGE
+    ),
 }
 
 
@@ -315,16 +367,23 @@ def build(name, config, x_shape, num_data=None, c_shape=None, num_classes=None):
         "latent_dims": (config["latent_dim"], config["z2_dim"]),
     }
     takes = inspect.signature(found.model).parameters
-    given = found.model.default_guide if found.given is None else found.given
     options["prior"] = _prior(name, config, x_shape, c_shape, num_classes, network)
     model = found.model(tuple(x_shape), **{k: v for k, v in options.items() if k in takes})
+    given = model.default_guide if found.given is None else found.given
+    if given == "prior":
+        if config["family"] != "normal":
+            raise UserError(f"{name}'s guide is the prior: it has no family of its own")
+        return model, PriorGuide(model)
+    family = {n: _family(config["family"]) for n in given if n.startswith("z")}
+    if not family and config["family"] != "normal":
+        raise UserError(f"{name} has no guide of z whose family could be {config['family']}")
     guide = Guide(
         model,
-        given=found.given,
-        family={n: _family(config["family"]) for n in given if n.startswith("z")},
+        given=given,
+        family=family,
         network=network,
         discrete=config["discrete"],
-        standardise={"x": (0.5, 0.5)} if _centred(config, x_shape) else None,
+        standardise=_standardised(config, x_shape, given),
         num_data=num_data,
     )
     return model, guide
@@ -356,9 +415,18 @@ def _prior(name, config, x_shape, c_shape, num_classes, network):
     )
 
 
+def _standardised(config, x_shape, given):
+    """What the encoder sees centred: pixels, in x, and in c where c is pixels too."""
+    if not _centred(config, x_shape):
+        return None
+    pixels = ("x", "c") if config["quadrants"] else ("x",)
+    return {n: (0.5, 0.5) for n in pixels if any(n in parents for parents in given.values())}
+
+
 def _centred(config, x_shape):
     """Images in [0, 1] are centred for the encoder, unless said."""
-    return len(x_shape) == 3 if config["centre"] is None else config["centre"]
+    images = len(x_shape) == 3 or bool(config["quadrants"])
+    return images if config["centre"] is None else config["centre"]
 
 
 def _family(name):

@@ -93,6 +93,17 @@ def pairs_of_images(
     return images(ax, np.concatenate(rows), columns, labels, title, white)
 
 
+def columns_of_images(ax, columns, title=None):
+    """`{heading: images [N, (C,) H, W]}`: a column each, a row a datum."""
+    x = np.stack([_array(v) for v in columns.values()], 1)
+    images(ax, x.reshape(-1, *x.shape[2:]), len(columns), title=title)
+    width = x.shape[-1] + max(1, x.shape[-2] // 14)  # with the gap that `images` leaves
+    ax.xaxis.tick_top()
+    ax.set_xticks([i * width + x.shape[-1] / 2 - 0.5 for i in range(len(columns))], list(columns))
+    ax.tick_params(length=0, labelsize=9)
+    return ax
+
+
 def curves(ax, history, best_epoch=None):
     """Training loss and validation -ELBO by epoch, nats per datum."""
     if not history:

@@ -12,8 +12,10 @@ from pyro import poutine
 from pyro.distributions import MixtureSameFamily
 
 from . import evaluate, gallery, plots, summary
+from .data import Labels
 from .errors import UserError
-from .generate import analogies, sample
+from .gallery import joined
+from .generate import analogies, predict, sample
 from .models import prior_of
 from .pair import eval_mode, seeded, takes
 from .train.checkpoint import write_atomically
@@ -66,7 +68,7 @@ def pictures(model, guide, data, result, history, best_epoch, seed=0):
     """
     split = result["split"]
     x, y, others = summary.inputs(model, guide, data, split)
-    shape = data.x_shape
+    shape = tuple(joined(data, x, others.get("c")).shape[1:])
     figures = []
 
     figure, ax = plots.axes(6.4, 3.6)
@@ -74,9 +76,11 @@ def pictures(model, guide, data, result, history, best_epoch, seed=0):
     figures.append(("Training", figure, "Loss and validation bound by epoch, nats per datum."))
 
     kls = {k: -v for k, v in result["terms"].items() if k != "x"}
-    figure, ax = plots.axes(max(2.5, 1.0 * len(kls) + 1.5), 3.6)
-    plots.bars(ax, kls, "nats per datum", "KL by latent")
-    figures.append(("Training", figure, f"What each latent tells about x, on the {split} split."))
+    if kls:
+        figure, ax = plots.axes(max(2.5, 1.0 * len(kls) + 1.5), 3.6)
+        plots.bars(ax, kls, "nats per datum", "KL by latent")
+        told = f"What each latent tells about x, on the {split} split."
+        figures.append(("Training", figure, told))
 
     in_part = "classification" in result
     if in_part and y is not None and (y >= 0).all():
@@ -109,19 +113,21 @@ def pictures(model, guide, data, result, history, best_epoch, seed=0):
             caption = "Data of each label (columns) in each component (rows). Labels were not used."
             figures.append(("Components", figure, caption))
 
-    if plots.is_image(shape):
-        chosen = x[:24]
-        rebuilt = evaluate.reconstruct(
-            model, guide, chosen, **{k: v[:24] for k, v in others.items()}
-        )
+    if plots.is_image(shape) and kls:
+        some = {k: v[:24] for k, v in others.items()}
+        rebuilt = evaluate.reconstruct(model, guide, x[:24], **some)
+        chosen, rebuilt = (joined(data, v, some.get("c")) for v in (x[:24], rebuilt))
         figure, ax = plots.axes(7.0, 5.6)
         white = plots.white_of(data.train.x)
         plots.pairs_of_images(ax, chosen, rebuilt, columns=8, white=white)
         figures.append(("Reconstructions", figure, "Data, and below each its reconstruction."))
-    what = "class" if in_part else "component"
-    figures += _samples(model, data, num_components, seed, what)
+    if "c" in others:
+        figures += _given(model, data, x, y, others["c"], bool(kls), seed)
+    else:
+        what = "class" if in_part else "component"
+        figures += _samples(model, data, num_components, seed, what)
     figures += _prior(model, guide, data, x, others, seed)
-    if plots.is_image(shape) and takes(model, "size"):
+    if plots.is_image(shape) and kls and takes(model, "size"):
         figures += _paths(model, guide, data, split, seed)
 
     codes = evaluate.encode(model, guide, x, **others)
@@ -238,6 +244,52 @@ def _paths(model, guide, data, split, seed):
         made = gallery.make(source, model, guide, data, num=8, split=split, seed=seed)
         figures.append(("Paths", made.figure(data), caption))
     return figures
+
+
+def _given(model, data, x, y, c, has_latents, seed):
+    """What a conditional model makes up, given what test data are given."""
+    whole = joined(data, x[:1], c[:1])
+    if isinstance(data.condition, Labels) and plots.is_image(whole.shape[1:]):
+        k = data.condition.num_classes
+        given = torch.eye(k).repeat_interleave(12, 0)
+        figure, ax = plots.axes(7.0, max(2.5, 0.62 * k))
+        images = sample(model, len(given), c=given, mean=True, seed=seed)
+        plots.images(ax, images, 12, row_labels=[str(i) for i in range(k)])
+        ax.set_ylabel("label")
+        return [("Samples", figure, "New samples, one row a label.")]
+    if plots.is_image(whole.shape[1:]):
+        figure, ax = plots.axes(8.0, 7.2)
+        plots.columns_of_images(ax, completions(model, data, x[:10], c[:10], has_latents, seed))
+        caption = (
+            "Given (grey: not seen), the likelihood's means at draws of z from the prior given it, "
+            "the one prediction E[x | c, z = E[z | c]], and the truth."
+        )
+        return [("Completions", figure, caption)]
+    n = min(2000, len(x))
+    labels = y[:n] if isinstance(data.condition, Labels) else None
+    new = sample(model, n, c=c[:n], seed=seed)
+    if x.shape[1:] == (1,) and c.shape[1:] == (1,):
+        pairs, titles = [torch.cat([c[:n], v[:n]], 1) for v in (x, new)], ("data", "samples")
+    elif x.shape[1:] == (2,):
+        pairs, titles = [x[:n], new], ("data", "samples given the same")
+    else:
+        return []
+    figure, both = plots.axes(9.0, 4.4, 1, 2, sharex=True, sharey=True)
+    for ax, points, title in zip(both, pairs, titles, strict=True):
+        plots.scatter(ax, points, labels, title)
+    axes = "c across, x upwards" if x.shape[1:] == (1,) else "x"
+    return [("Samples", figure, f"Data, and new samples given the data's covariates ({axes}).")]
+
+
+def completions(model, data, x, c, has_latents=True, seed=0, draws=6):
+    """`{heading: images}`: what is given, samples, the prediction, the truth."""
+    columns = {"given": joined(data, torch.full_like(x, 0.5), c)}
+    for i in range(draws if has_latents else 0):
+        drawn = sample(model, len(x), c=c, mean=True, seed=seed + i)
+        columns[f"sample {i + 1}"] = joined(data, drawn, c)
+    columns["prediction"] = joined(data, predict(model, c), c)
+    columns["truth"] = joined(data, x, c)
+    return columns
 
 
 def hardware():

@@ -6,6 +6,7 @@ import torch
 
 from . import evaluate
 from .errors import UserError, whole
+from .guides import PriorGuide
 from .pair import reads_index, takes
 
 
@@ -22,6 +23,9 @@ def inputs(model, guide, data, split):
 def summarise(model, guide, data, split="test", num_samples=500, seed=0, supervised=False):
     """Numbers of a pair on one split, JSON values: bounds, KLs, active units, clustering.
 
+    Of a conditional model log p(x | c) is estimated twice, importance weighted with the guide and by
+    Monte Carlo from the prior, with `num_samples` each.
+
     All in nats per datum, at beta = 1, in eval mode. A guide with a row per training datum can be
     judged on the training split alone. Labels are used to score a clustering, never to make one;
     where training saw some (`supervised`), errors of classification take the clustering's place.
@@ -32,11 +36,17 @@ def summarise(model, guide, data, split="test", num_samples=500, seed=0, supervi
     classifies = labelled_in_part(data) and not others and (supervised or not takes(model, "y"))
     terms = evaluate.elbo_terms(model, guide, x, num_samples=10, seed=seed, **others)
     result = {"split": split, "data": len(x), "num_samples": num_samples}
+    result["conditional"] = "c" in others
     result["elbo"] = float(sum(terms.values()).mean())
     proper = evaluate.is_proper(model, guide, x, **others)
     if proper:
         bound = evaluate.log_likelihood(model, guide, x, num_samples, seed=seed, **others)
         result["log_likelihood"] = float(bound.mean())
+        result["estimator"] = estimator(guide, terms)
+        if "c" in others and result["estimator"] == IMPORTANCE:
+            prior = PriorGuide(model)
+            bound = evaluate.log_likelihood(model, prior, x, num_samples, seed=seed, **others)
+            result["log_likelihood_monte_carlo"] = float(bound.mean())
     else:
         result["elbo_is_a_score"] = True
     result["terms"] = {k: float(v.mean()) for k, v in terms.items()}
@@ -120,20 +130,35 @@ def discrete_line(found):
     )
 
 
+IMPORTANCE, MONTE_CARLO, EXACT = "importance weighted", "Monte Carlo from the prior", "exact"
+
+
+def estimator(guide, terms):
+    """What `log_likelihood` is, with this guide."""
+    if set(terms) == {"x"}:
+        return EXACT
+    return MONTE_CARLO if isinstance(guide, PriorGuide) else IMPORTANCE
+
+
 def rows(result):
     """The numbers of `summarise` as `[(name, nats per datum, note)]`."""
     found = [("ELBO", result["elbo"], "nats per datum")]
     if result.get("elbo_is_a_score"):
         found = [("score", result["elbo"], "nats per datum; grey in a Bernoulli: no likelihood")]
-    if "log_likelihood" in result:
-        note = f"importance weighted, {result['num_samples']} samples"
-        found.append(("log-likelihood", result["log_likelihood"], note))
+    likelihood = "log p(x | c)" if result.get("conditional") else "log-likelihood"
+    for key, how in (
+        ("log_likelihood", result.get("estimator", IMPORTANCE)),
+        ("log_likelihood_monte_carlo", MONTE_CARLO),
+    ):
+        if key in result:
+            samples = f"{result['num_samples']} samples" if how != EXACT else "there is no latent"
+            found.append((likelihood, result[key], f"{how}, {samples}"))
     for name, value in result["terms"].items():
         if name in result["units"]:
             note = f"{result['active_units'][name]} of {result['units'][name]} units active"
-            found.append((f"KL of {name}", -value, note))
+            found.append((f"KL of {name}", 0.0 - value, note))
         elif name != "x":
-            found.append((f"KL of {name}", -value, "discrete, summed exactly"))
+            found.append((f"KL of {name}", 0.0 - value, "discrete, summed exactly"))
         else:
             found.append(("E log p(x | ...)", value, "reconstruction"))
     if "discrete" in result:

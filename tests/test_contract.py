@@ -12,10 +12,10 @@ from pyro import poutine
 import pyro_vae as pv
 from pyro_vae import methods
 from pyro_vae.generate.paths import main_latent
-from pyro_vae.objectives import ELBO, SemiSupervised
-from pyro_vae.pair import takes
+from pyro_vae.objectives import ELBO, Hybrid, SemiSupervised
+from pyro_vae.pair import reads_index, takes
 
-X_SHAPE, N = (1, 8, 8), 6
+X_SHAPE, C_SHAPE, N = (1, 8, 8), (5,), 6
 TINY = {
     "latent_dim": 2, "w_dim": 2, "z2_dim": 2, "num_components": 3, "hidden": [6], "channels": [2, 3],
     "activation": "softplus", "likelihood": "bernoulli",
@@ -28,13 +28,14 @@ OBJECTIVES = {
     "warm-up": {"warmup": 4, "warmup_from": 0.2},
     "warm-up, free bits": {"warmup": 4, "warmup_from": 0.2, "free_bits": True},
     "warm-up, particles": {"warmup": 4, "warmup_from": 0.2, "num_particles": 3},
+    "hybrid": {"alpha": 0.4},
 }
 
 
 def build(name, seed=0, **overrides):
     torch.manual_seed(seed)
     config = methods.settings(name, {**TINY, **overrides})
-    return methods.build(name, config, X_SHAPE, num_data=N)
+    return methods.build(name, config, X_SHAPE, num_data=N, c_shape=C_SHAPE)
 
 
 def images(n=N):
@@ -42,17 +43,33 @@ def images(n=N):
     return torch.bernoulli(grey, generator=torch.Generator().manual_seed(1))
 
 
+def given(model, n=N):
+    """What a conditional model is given besides x."""
+    c = torch.randn(n, *C_SHAPE, generator=torch.Generator().manual_seed(2))
+    return {"c": c} if "c" in getattr(model, "observes", ()) else {}
+
+
 def index(guide):
-    return {"index": torch.arange(N)} if ("index",) in guide.given.values() else {}
+    return {"index": torch.arange(N)} if reads_index(guide) else {}
+
+
+def observed(model, guide):
+    """All that an evaluation of the pair is given besides x."""
+    return {**given(model), **index(guide)}
+
+
+def data(model, labels=None):
+    return pv.data.from_arrays(images(), labels, valid=0, test=0, **given(model))
 
 
 def objective(model, options, kind=ELBO):
     """Constraints on every latent: the discrete one's in force, the others' not."""
     options = dict(options)
     if options.pop("free_bits", False):
-        trace = poutine.trace(model).get_trace(size=2)
+        trace = poutine.trace(model).get_trace(size=2, **given(model, 2))
         latents = set(trace.stochastic_nodes) - {"data", "x"}
         options["free_bits"] = {n: 5.0 if n == "y" else 1e-5 for n in latents}
+    kind = Hybrid if "alpha" in options and kind is ELBO else kind
     return kind(**options)
 
 
@@ -71,10 +88,9 @@ COMBINATIONS = [
 
 
 def step_reaches_every_parameter_or_is_refused(
-    name, discrete, chosen, network, kind=ELBO, data=None
+    name, discrete, chosen, network, kind=ELBO, labels=None
 ):
     model, guide = build(name, discrete=discrete, network=network)
-    data = images() if data is None else data
     options = OBJECTIVES[chosen]
     with torch.no_grad():  # tables start at zero, where the constants' KL has no gradient
         for parameter in guide.parameters():
@@ -86,7 +102,7 @@ def step_reaches_every_parameter_or_is_refused(
 
     def step():
         return pv.fit(
-            model, guide, data, epochs=1, batch_size=N, lr=1e-2,
+            model, guide, data(model, labels), epochs=1, batch_size=N, lr=1e-2,
             objective=objective(model, options, kind), device="cpu", progress=False,
         )  # fmt: skip
 
@@ -98,6 +114,9 @@ def step_reaches_every_parameter_or_is_refused(
     assert torch.isfinite(torch.tensor(found.history[0]["loss"]))
     after = [*model.named_parameters(), *guide.named_parameters()]
     for (parameter_name, parameter), old in zip(after, before, strict=True):
+        if not parameter.requires_grad:  # frozen, as a CVAE's baseline is
+            assert torch.equal(parameter, old), parameter_name
+            continue
         assert parameter.grad is not None and torch.isfinite(parameter.grad).all(), parameter_name
         assert parameter.grad.abs().sum() > 0, parameter_name
         assert not torch.equal(parameter, old), parameter_name
@@ -119,7 +138,7 @@ def test_one_step_reaches_every_parameter_or_is_refused(name, discrete, chosen, 
 )
 def test_one_step_with_labels_of_some_data_does_too(name, discrete, chosen):
     step_reaches_every_parameter_or_is_refused(
-        name, discrete, chosen, "mlp", SemiSupervised, (images(), LABELS)
+        name, discrete, chosen, "mlp", SemiSupervised, LABELS
     )
 
 
@@ -130,35 +149,37 @@ def pair(request):
 
 def test_a_model_samples_by_itself(pair):
     model, _ = pair
-    assert model(size=3).shape == (3, *X_SHAPE)
-    assert pv.sample(model, 4, seed=0).shape == (4, *X_SHAPE)
-    assert torch.equal(pv.sample(model, 4, seed=0), pv.sample(model, 4, seed=0))
+    assert model(size=3, **given(model, 3)).shape == (3, *X_SHAPE)
+    draws = [pv.sample(model, 4, seed=0, **given(model, 4)) for _ in range(2)]
+    assert draws[0].shape == (4, *X_SHAPE) and torch.equal(*draws)
 
 
 def test_poutine_traces_both_programs(pair):
     model, guide = pair
     x = images()
-    q = poutine.trace(guide).get_trace(x=x, **index(guide))
-    p = poutine.trace(poutine.replay(model, q)).get_trace(x=x)
+    q = poutine.trace(guide).get_trace(x=x, **observed(model, guide))
+    p = poutine.trace(poutine.replay(model, q)).get_trace(x=x, **given(model))
     p.compute_log_prob()
     assert torch.isfinite(p.log_prob_sum()) and torch.isfinite(q.log_prob_sum())
     latents = set(p.stochastic_nodes) - {"data"}
-    assert set(guide.factors) <= latents
+    assert set(q.stochastic_nodes) - {"data"} <= latents
     assert p.nodes["x"]["is_observed"] and p.nodes["x"]["log_prob"].shape == (N,)
 
 
 def test_predictive_draws_data_and_latents(pair):
     model, guide = pair
-    prior = pyro.infer.Predictive(model, num_samples=5)(size=3)
+    prior = pyro.infer.Predictive(model, num_samples=5)(size=3, **given(model, 3))
     assert prior["x"].shape == (5, 3, *X_SHAPE)
     if index(guide):
         return  # Predictive calls model and guide alike; this model takes no index
-    posterior = pyro.infer.Predictive(model, guide=guide, num_samples=5)(images())
-    for latent in set(guide.factors) - {"y"}:
+    predictive = pyro.infer.Predictive(model, guide=guide, num_samples=5)
+    posterior = predictive(images(), **given(model))
+    for latent in set(getattr(guide, "factors", ())) - {"y"}:
         assert posterior[latent].shape == (5, N, 2)
     # with obs given, Predictive returns the data: `reconstruct` is the library's own
     assert torch.equal(posterior["x"], images().expand(5, *images().shape))
-    assert pv.evaluate.reconstruct(model, guide, images()).shape == images().shape
+    rebuilt = pv.evaluate.reconstruct(model, guide, images(), **given(model))
+    assert rebuilt.shape == images().shape
 
 
 @pytest.mark.skipif(
@@ -167,16 +188,17 @@ def test_predictive_draws_data_and_latents(pair):
 )
 def test_render_model_draws_the_graph(pair):
     model, guide = pair
-    graph = pyro.render_model(model, model_kwargs={"size": 2}, render_distributions=True)
-    assert "z" in graph.source and "x" in graph.source
-    pyro.render_model(guide, model_kwargs={"x": images(), **index(guide)})
+    arguments = {"size": 2, **given(model, 2)}
+    graph = pyro.render_model(model, model_kwargs=arguments, render_distributions=True)
+    assert all(name in graph.source for name in pyro.infer.Predictive(model)(**arguments))
+    pyro.render_model(guide, model_kwargs={"x": images(), **observed(model, guide)})
 
 
 @pytest.mark.parametrize("network", ["mlp", "conv"])
 @pytest.mark.parametrize("name", methods.METHODS)
 def test_a_state_dict_carries_the_whole_pair(name, network, tmp_path):
     pairs = [build(name, seed=seed, network=network) for seed in (0, 1)]
-    x, others = images(), index(pairs[0][1])
+    x, others = images(), observed(*pairs[0])
     bounds = [pv.evaluate.elbo(*p, x, **others) for p in pairs]
     if name != "vae-constants":
         assert not torch.allclose(*bounds)
@@ -187,20 +209,20 @@ def test_a_state_dict_carries_the_whole_pair(name, network, tmp_path):
 
 
 def test_copies_share_nothing(pair):
-    x, others = images(), index(pair[1])
+    x, others = images(), observed(*pair)
     twin = copy.deepcopy(pair)
     own = {p.data_ptr() for m in pair for p in [*m.parameters(), *m.buffers()]}
     assert not own & {p.data_ptr() for m in twin for p in [*m.parameters(), *m.buffers()]}
     before = pv.evaluate.elbo(*pair, x, **others)
     assert torch.equal(pv.evaluate.elbo(*twin, x, **others), before)
-    pv.fit(*twin, x, epochs=1, lr=0.1, device="cpu", progress=False)
+    pv.fit(*twin, data(pair[0]), epochs=1, lr=0.1, device="cpu", progress=False)
     assert torch.equal(pv.evaluate.elbo(*pair, x, **others), before)
     assert not torch.equal(pv.evaluate.elbo(*twin, x, **others), before)
 
 
 def test_check_pair_accepts_it_and_evaluation_is_per_datum_and_finite(pair):
     model, guide = pair
-    x, others = images(), index(guide)
+    x, others = images(), observed(model, guide)
     pv.check_pair(model, guide, x, **others)
     for value in (
         pv.evaluate.elbo(model, guide, x, **others),
@@ -211,15 +233,16 @@ def test_check_pair_accepts_it_and_evaluation_is_per_datum_and_finite(pair):
 
 def test_it_can_be_generated_from_in_every_way(pair):
     model, guide = pair
-    x, others = images(), index(guide)
+    x, others, c = images(), observed(model, guide), given(model, 4)
+    latent = main_latent(model)
+    if latent is None or isinstance(guide, pv.guides.PriorGuide):
+        return  # nothing to encode x to
     source = pv.generate.AggregatePosterior(guide, x, **others)
     assert pv.sample(model, 4, source=source, mean=True).shape == (4, *X_SHAPE)
-    latent = main_latent(model)
     density = pv.evaluate.ex_post(model, guide, x, latent, num_components=2, **others)
-    assert pv.sample(model, 4, source={latent: density}).shape == (4, *X_SHAPE)
-    path = pv.interpolate(
-        model, guide, x[:1], x[:1], steps=3, **{k: v[:1] for k, v in others.items()}
-    )
+    assert pv.sample(model, 4, source={latent: density}, **c).shape == (4, *X_SHAPE)
+    first = {k: v[:1] for k, v in others.items()}
+    path = pv.interpolate(model, guide, x[:1], x[:1], steps=3, **first)
     assert path.shape == (1, 3, *X_SHAPE) and torch.isfinite(path).all()
     torch.testing.assert_close(path[:, 0], path[:, 2])
     assert pv.traverse(model, guide, x, units=1, steps=3, **others).x.shape == (1, 3, *X_SHAPE)
@@ -231,15 +254,15 @@ def test_it_can_be_generated_from_in_every_way(pair):
 
 def test_it_is_judged_in_float64_where_its_weights_are(pair):
     model, guide = (m.double() for m in pair)
-    bound = pv.evaluate.elbo(model, guide, images().double(), **index(guide))
-    assert bound.dtype == model(size=2).dtype == torch.float64
+    bound = pv.evaluate.elbo(model, guide, images().double(), **observed(model, guide))
+    assert bound.dtype == model(size=2, **given(model, 2)).dtype == torch.float64
 
 
 @pytest.mark.parametrize("name", methods.METHODS)
 def test_it_trains_in_float64_where_that_is_torchs_default(name):
     torch.set_default_dtype(torch.float64)
     model, guide = build(name)
-    assert pv.fit(model, guide, images(), epochs=1, device="cpu", progress=False).history
+    assert pv.fit(model, guide, data(model), epochs=1, device="cpu", progress=False).history
     assert {p.dtype for m in (model, guide) for p in m.parameters()} == {torch.float64}
 
 
@@ -254,10 +277,10 @@ def test_a_pair_made_float64_trains_on_float64_data():
 @pytest.mark.parametrize("name", methods.METHODS)
 def test_it_trains_and_is_judged_on_a_gpu(name, network):
     model, guide = build(name, network=network)
-    found = pv.fit(model, guide, images(), epochs=2, device="cuda", progress=False)
+    found = pv.fit(model, guide, data(model), epochs=2, device="cuda", progress=False)
     assert len(found.history) == 2
     assert {p.device.type for m in (model, guide) for p in m.parameters()} == {"cuda"}
-    x, others = images(), index(guide)
+    x, others = images(), observed(model, guide)
     on_gpu = pv.evaluate.log_likelihood(model, guide, x, num_samples=2000, **others)
     assert on_gpu.device == x.device
     on_cpu = pv.evaluate.log_likelihood(model.cpu(), guide.cpu(), x, num_samples=2000, **others)

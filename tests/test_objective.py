@@ -22,7 +22,7 @@ def pair(name, seed=0, **overrides):
     """A method's pair in float64, away from the zeros that tables and weights start at."""
     torch.manual_seed(seed)
     config = methods.settings(name, {**TINY, **overrides})
-    model, guide = methods.build(name, config, X_SHAPE, num_data=20)
+    model, guide = methods.build(name, config, X_SHAPE, num_data=20, c_shape=(3,))
     for module in (model, guide):
         module.double()
         with torch.no_grad():
@@ -34,14 +34,19 @@ def pair(name, seed=0, **overrides):
 def batch(seed=1):
     grey = torch.full((N, *X_SHAPE), 0.5, dtype=torch.float64)
     x = torch.bernoulli(grey, generator=torch.Generator().manual_seed(seed))
-    return {"x": x, "index": torch.arange(N) + 3}
+    c = torch.randn(N, 3, dtype=x.dtype, generator=torch.Generator().manual_seed(seed))
+    return {"x": x, "c": c, "index": torch.arange(N) + 3}
+
+
+def trained_parameters(model, guide):
+    return [p for m in (model, guide) for p in m.parameters() if p.requires_grad]
 
 
 def value_and_gradients(objective, model, guide, seed=3):
     torch.manual_seed(seed)
     programs = accepting(model), accepting(guide)
     loss = objective.differentiable_loss(*programs, **batch())
-    parameters = [*model.parameters(), *guide.parameters()]
+    parameters = trained_parameters(model, guide)
     gradients = torch.autograd.grad(loss, parameters, allow_unused=True)
     zero = [
         torch.zeros_like(p) if g is None else g for p, g in zip(parameters, gradients, strict=True)
@@ -111,7 +116,7 @@ def test_beta_weighs_each_latents_kl(name):
     expected = -terms["x"].sum() - sum(b * terms[latent].sum() for latent, b in beta.items())
     loss, gradients = value_and_gradients(ELBO(beta=beta), model, guide)
     torch.testing.assert_close(loss, expected, rtol=1e-12, atol=0)
-    parameters = [*model.parameters(), *guide.parameters()]
+    parameters = trained_parameters(model, guide)
     by_hand = torch.autograd.grad(expected, parameters, allow_unused=True)
     for g, h in zip(gradients, by_hand, strict=True):
         torch.testing.assert_close(
@@ -232,7 +237,7 @@ def test_a_weighted_score_function_gradient_has_the_exact_sums_mean():
         model, guide = pair("gmvae-v1", discrete=kind)
         x = batch()["x"][:1].expand(500, *X_SHAPE)
         objective = ELBO(beta={"y": 0.5, "z": 0.7, "w": 1.3}, free_bits={"z": 1e-3})
-        parameters = [*model.parameters(), *guide.parameters()]
+        parameters = trained_parameters(model, guide)
         found["g"] = []
         for seed in range(40):
             torch.manual_seed(seed)

@@ -497,12 +497,13 @@ OBJECTIVES = {
 def library_pair(name, **overrides):
     torch.manual_seed(0)
     settings = methods.settings(name, {**SMALL, **overrides})
-    return methods.build(name, settings, (1, 8, 8), num_data=50)
+    return methods.build(name, settings, (1, 8, 8), num_data=50, c_shape=(5,))
 
 
 def digits_batch(size=12):
     x = torch.randint(0, 17, (size, 1, 8, 8)) / 16
-    return {"x": x.to(torch.get_default_dtype()), "index": torch.randint(0, 50, (size,))}
+    x, c = x.to(torch.get_default_dtype()), torch.randn(size, 5)
+    return {"x": x, "c": c, "index": torch.randint(0, 50, (size,))}
 
 
 @pytest.mark.parametrize("options", OBJECTIVES.values(), ids=list(OBJECTIVES))

@@ -103,7 +103,8 @@ def log_likelihood(model, guide, x, num_samples=5000, seed=0, **others):
 
     Discrete latents are summed exactly, on whichever side; weights are per datum; particles and
     data are worked through in chunks, so memory stays bounded. It is a lower bound in expectation,
-    rising to log p(x) with `num_samples`; how fast depends on the guide.
+    rising to log p(x) with `num_samples`; how fast depends on the guide. With `PriorGuide(model)` it
+    is the Monte Carlo estimate from the prior, of a conditional model log p(x | c).
 
     Raises:
         UserError: the model scores grey values with a Bernoulli, which is no likelihood.

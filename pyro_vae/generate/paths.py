@@ -128,6 +128,24 @@ def analogies(model, guide, x, **others):
     return x_hat.reshape(len(x), k, *x_hat.shape[1:]).to(x.device)
 
 
+def predict(model, c):
+    r"""`[N, *x_shape]`: a conditional model's one answer, :math:`E[x | c, z = E[z | c]]`.
+
+    Sohn, Lee and Yan's (2015) deterministic prediction; for binary x they take the likelier value,
+    `predict(model, c) > 0.5`.
+
+    Args:
+        c: covariates `[N, ...]`.
+
+    Raises:
+        UserError: a latent is discrete, and so has no mean to put it at.
+    """
+    for name, (_, is_discrete) in latents_of(model).items():
+        if is_discrete:
+            raise UserError(f"{name!r} is discrete: a prediction at its mean is not defined")
+    return _decode(model, len(c), {"c": c}, seed=0).to(c.device)
+
+
 def main_latent(model):
     """The latent that is meant where none is said: z, or the first continuous one that is sampled."""
     continuous = [n for n, (_, is_discrete) in latents_of(model).items() if not is_discrete]

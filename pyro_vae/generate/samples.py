@@ -176,7 +176,9 @@ def _indicators(name, value, shape):
     if len(shape) != 1:
         raise UserError(f"{name} must have shape [N, {', '.join(map(str, shape))}]")
     if value.min() < 0 or value.max() >= shape[0]:
-        raise UserError(f"{name} must lie in 0..{shape[0] - 1}; it is {value.tolist()}")
+        raise UserError(
+            f"{name} must lie in 0..{shape[0] - 1}; found {int(value.min())}..{int(value.max())}"
+        )
     one_hot = torch.nn.functional.one_hot(value.long(), shape[0])
     return one_hot.to(torch.get_default_dtype())
 

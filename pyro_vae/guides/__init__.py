@@ -1,5 +1,6 @@
 """`q`: guides, declared as factorisations."""
 
 from .guide import Guide
+from .prior import PriorGuide
 
-__all__ = ["Guide"]
+__all__ = ["Guide", "PriorGuide"]

@@ -1,11 +1,13 @@
 """`p`: one generative program a file, and the priors that they share."""
 
 from .auxiliary_dgm import AuxiliaryDGM
+from .cvae import CVAE
 from .gmvae import GMVAE
 from .hierarchical_vae import HierarchicalVAE
 from .m1m2 import M1M2
 from .m2 import M2
 from .mixture_vae import MixtureVAE
+from .nn_baseline import NNBaseline
 from .priors import (
     Components,
     FlowPrior,
@@ -19,6 +21,7 @@ from .vae import VAE
 
 __all__ = [
     "AuxiliaryDGM",
+    "CVAE",
     "Components",
     "FlowPrior",
     "GMVAE",
@@ -27,6 +30,7 @@ __all__ = [
     "M2",
     "MixturePrior",
     "MixtureVAE",
+    "NNBaseline",
     "StandardNormal",
     "VAE",
     "VampPrior",

@@ -151,7 +151,7 @@ class ELBO(TraceEnum_ELBO):
         with torch.no_grad():
             if self._is_plain():
                 return super().loss(model, guide, *args, **kwargs)
-            return self.differentiable_loss(model, guide, *args, **kwargs).item()
+            return ELBO.differentiable_loss(self, model, guide, *args, **kwargs).item()
 
     def describe(self):
         """Its settings, for `config.json`."""

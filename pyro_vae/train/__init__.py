@@ -1,10 +1,16 @@
 """Training: `fit`, its checkpoints, and ways to start."""
 
 from .fit import Run, choose_device, fit, load_weights
-from .initialise import MixtureInitialisation, PseudoInputs, StackInitialisation
+from .initialise import (
+    BaselineInitialisation,
+    MixtureInitialisation,
+    PseudoInputs,
+    StackInitialisation,
+)
 from .recorded import RecordedStep
 
 __all__ = [
+    "BaselineInitialisation",
     "MixtureInitialisation",
     "PseudoInputs",
     "RecordedStep",

@@ -1,7 +1,7 @@
-"""Ways to start: a mixture prior from a mixture fitted to encodings; a stack from its VAE."""
+"""Ways to start: from a mixture fitted to encodings, from data, from parts trained first."""
 
 import copy
-from dataclasses import dataclass
+from dataclasses import dataclass, fields
 
 import pyro
 import torch
@@ -242,3 +242,40 @@ class _M1(Program):
         with pyro.plate("data", size if x is None else len(x)):
             z1 = pyro.sample("z1", self.p_z1())
             return pyro.sample("x", self.p_x(z1=z1), obs=x)
+
+
+@dataclass(frozen=True)
+class BaselineInitialisation:
+    """Train a `CVAE`'s baseline, p(x | c) without latents, before the CVAE itself.
+
+    Of its epochs the one with the best validation bound is kept.
+
+    Args:
+        epochs, lr, batch_size, schedule, weight_decay: of its training.
+    """
+
+    epochs: int = 50
+    lr: float = 1e-3
+    batch_size: int = 128
+    schedule: str = "cosine"
+    weight_decay: float = 0.0
+
+    def __call__(self, model, guide, data, device, seed=0, progress=True):
+        """Train `model.baseline` in place; a frozen one is frozen again afterwards."""
+        from .fit import fit  # as above
+
+        baseline = getattr(model, "baseline", None)
+        if baseline is None:
+            raise UserError(f"this {type(model).__name__} has no baseline to train first")
+        frozen = [p for p in baseline.parameters() if not p.requires_grad]
+        baseline.requires_grad_(True)
+        options = {f.name: getattr(self, f.name) for f in fields(self)}
+        trained = fit(
+            baseline, Guide(baseline), data, **options, device=device, seed=seed, progress=False
+        )
+        if trained.interrupted:
+            raise KeyboardInterrupt
+        for parameter in baseline.parameters():
+            parameter.grad = None
+        for parameter in frozen:
+            parameter.requires_grad_(False)

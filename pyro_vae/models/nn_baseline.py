@@ -1,0 +1,40 @@
+"""A conditional model without latents: the baseline of conditional deep generative models."""
+
+import pyro
+
+from ..errors import UserError
+from ..program import Program
+from .vae import decoder
+
+
+class NNBaseline(Program):
+    r"""A network's prediction of x from c, with no latent: its outputs are independent given c.
+
+        x | c ~ likelihood(f(c))
+
+    The "NN baseline" of Sohn, Lee and Yan (NeurIPS 2015). Its guide is empty, its ELBO the exact
+    log p(x | c).
+
+    Args:
+        x_shape, c_shape: event shapes of `x` and of the covariates `c`.
+        likelihood, network: as in `VAE`.
+    """
+
+    default_guide = {}
+    observes = ("x", "c")
+
+    def __init__(self, x_shape, c_shape, likelihood="bernoulli", network=None):
+        super().__init__()
+        self.covariates = {"c": tuple(c_shape)}
+        self.p_x = decoder(x_shape, {"c": c_shape}, likelihood, network)
+
+    def forward(self, x=None, c=None, size=None):
+        with pyro.plate("data", rows(c)):
+            return pyro.sample("x", self.p_x(c=c), obs=x)
+
+
+def rows(c):
+    """How many data the covariates `c [N, ...]` are of."""
+    if c is None:
+        raise UserError("a conditional model needs its covariates: pass c= of shape [N, ...]")
+    return len(c)
