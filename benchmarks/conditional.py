@@ -27,7 +27,7 @@ import torch
 import pyro_vae as pv
 from benchmarks.clustering import mean_sd
 from benchmarks.results import write
-from pyro_vae import cli, gallery, methods, plots, report
+from pyro_vae import cli, gallery, methods, pictures, plots
 
 ROWS = {
     "nn-baseline": "NN baseline",
@@ -133,7 +133,7 @@ def draw(a):
     baseline, _, data, _ = train("nn-baseline", a.data, 1, 0, a.root, **a.settings)
     model, _, _, _ = train("cvae", a.data, 1, 0, a.root, **a.settings)
     part = data.observed("test")[:6]
-    columns = report.completions(model, data, part.x, part.c)
+    columns = pictures.completions(model, data, part.x, part.c)
     guess = gallery.joined(data, pv.generate.predict(baseline, part.c), part.c)
     shown = {"given": columns.pop("given"), "NN baseline": guess}
     del columns["prediction"]

@@ -11,6 +11,7 @@ from . import data as datasets
 from . import gallery, methods, report, summary
 from .errors import UserError, unknown, whole
 from .pair import reads_index
+from .pictures import pictures
 from .train import checkpoint, choose_device, load_weights
 from .train import fit as train
 
@@ -450,7 +451,7 @@ def _report(model, guide, loaded, settings, out, history, best_epoch, num_sample
     config = checkpoint.read_json(out / "config.json")
     checkpoint.write_json(out / f"results-{split}.json", {**result, "hardware": report.hardware()})
     method = methods.method(config["method"])
-    figures = report.pictures(model, guide, loaded, result, history, best_epoch, seed)
+    figures = pictures(model, guide, loaded, result, history, best_epoch, seed)
     report.write(
         out / "report.html",
         f"{config['method']} on {loaded.name}",

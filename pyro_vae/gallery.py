@@ -28,8 +28,8 @@ class Made:
     more: dict = field(default_factory=dict)  # further arrays to save
 
     def arrays(self, data):
-        """What to save, in the data's original units."""
-        saved = {"x": data.original(self.x), **self.more}
+        """What to save, in the data's original units, put together with what was given."""
+        saved = {"x": joined(data, data.original(self.x), self.c), **self.more}
         return {name: torch.as_tensor(value).cpu().numpy() for name, value in saved.items()}
 
     def figure(self, data):

@@ -12,7 +12,7 @@ from pyro import poutine
 from torch.distributions import MultivariateNormal as TorchMultivariateNormal
 
 import pyro_vae as pv
-from pyro_vae import cli, methods, report, summary
+from pyro_vae import cli, methods, pictures, summary
 from pyro_vae.conditionals import MLP, MultivariateNormal, NormalLikelihood
 from pyro_vae.guides import Guide, PriorGuide
 from pyro_vae.models import CVAE, MixtureVAE, NNBaseline
@@ -454,7 +454,7 @@ def test_completions_keep_what_is_given_and_show_the_truth():
     data = conditional_digits(2)
     model = CVAE(data.x_shape, data.c_shape, 2, network=SMALL)
     part = data.observed("test")[:4]
-    columns = report.completions(model, data, part.x, part.c, draws=2)
+    columns = pictures.completions(model, data, part.x, part.c, draws=2)
     assert list(columns) == ["given", "sample 1", "sample 2", "prediction", "truth"]
     mask = data.condition.mask()
     for image in columns.values():
@@ -529,7 +529,7 @@ def test_the_command_regresses_on_an_arrays_c(tmp_path):
         (["cvae", "--alpha", "0.5"], "alpha"),
         (["cvae", "--objective", "hibrid"], "did you mean 'hybrid'"),
         (["cvae", "--initialise", "baseline"], "no baseline to train first"),
-        (["gsnn", "--family", "full"], "no guide of z"),
+        (["gsnn", "--family", "full"], "no family of its own"),
     ],
 )
 def test_the_command_says_what_is_wrong_in_one_line(arguments, message, tmp_path, capsys):

@@ -328,7 +328,7 @@ def test_conditional_models_are_generated_from_with_their_covariates():
         pv.UserError, match=r"Conditioned is conditional: pass c= of shape \[4, 3\]"
     ):
         pv.sample(model, 4)
-    with pytest.raises(pv.UserError, match=r"c must lie in 0..2; it is 3"):
+    with pytest.raises(pv.UserError, match=r"c must lie in 0..2; found 3..3"):
         pv.sample(model, 4, c=3)
     source = pv.generate.AggregatePosterior(guide, x, c=c)  # its covariates come with it
     assert pv.sample(model, 5, source=source).shape == (5, D)
