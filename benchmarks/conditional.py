@@ -112,7 +112,8 @@ def main(argv=None):
     command += f" --num_samples {a.num_samples} --mc_samples {a.mc_samples}"
     command += f" --settings '{json.dumps(a.settings)}'" if a.settings else ""
     if a.choose:
-        write(a.out, command, rows=sorted(choose(a), key=lambda row: -row["mean of rows"]))
+        rows = sorted(choose(a), key=lambda row: -row["mean of rows"])
+        write(a.out, command, rows=rows, digits=4)
         return
     runs = []
     for seed in range(a.seeds):
