@@ -17,17 +17,15 @@ def write(path, command, **content):
     path.write_text(json.dumps(result, indent=1) + "\n")
 
 
-def number(value):
+def number(value, digits=3):
     if isinstance(value, dict):
         return f"{value['mean']:.3f} ± {value['sd']:.3f}"
-    if isinstance(value, float):
-        return f"{value:.3g}" if abs(value) < 10 else f"{value:.2f}"
-    return str(value)
+    return f"{value:.{digits}g}" if isinstance(value, float) else str(value)
 
 
-def table(header, rows):
+def table(header, rows, digits=3):
     lines = ["| " + " | ".join(header) + " |", "|" + "---|" * len(header)]
-    return lines + ["| " + " | ".join(map(number, row)) + " |" for row in rows]
+    return lines + ["| " + " | ".join(number(v, digits) for v in row) + " |" for row in rows]
 
 
 def render(path):
@@ -37,7 +35,8 @@ def render(path):
     lines = [f"## {path.stem}", "", f"`{result['command']}`", "", f"On: {hardware}.", ""]
     if "rows" in result:
         header = list(result["rows"][0])
-        return lines + table(header, [[row.get(k, "") for k in header] for row in result["rows"]])
+        rows = [[row.get(k, "") for k in header] for row in result["rows"]]
+        return lines + table(header, rows, result.get("digits", 3))
     values = result.get("table") or result["validation_elbo"]
     what = "" if "table" in result else "validation ELBO, nats per datum"
     return lines + table(["", what or "mean ± sd over seeds"], values.items())

@@ -190,7 +190,9 @@ def test_render_model_draws_the_graph(pair):
     model, guide = pair
     arguments = {"size": 2, **given(model, 2)}
     graph = pyro.render_model(model, model_kwargs=arguments, render_distributions=True)
-    assert all(name in graph.source for name in pyro.infer.Predictive(model)(**arguments))
+    assert all(
+        name in graph.source for name in pyro.infer.Predictive(model, num_samples=1)(**arguments)
+    )
     pyro.render_model(guide, model_kwargs={"x": images(), **observed(model, guide)})
 
 
