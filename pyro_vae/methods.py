@@ -204,7 +204,11 @@ METHODS = {
         large=SEMI_LARGE,
     ),
     "m2-clustering": Method(
-        M2, "y <- x; z <- x, y", "M2 without labels: a failure, see Rui Shu 2016, ruishu.io"
+        M2,
+        "y <- x; z <- x, y",
+        "M2 without labels: a failure, see Rui Shu 2016, ruishu.io",
+        settings={"likelihood": "bernoulli", "latent_dim": 64, "hidden": [256], "epochs": 100},
+        large={"latent_dim": 64},
     ),
 }
 
