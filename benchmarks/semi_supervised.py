@@ -101,7 +101,10 @@ def main(argv=None):
     parser.add_argument("--out", type=Path)
     a = parser.parse_args(argv)
     torch.set_num_threads(a.threads)
-    command = f"python -m benchmarks.semi_supervised --seeds {a.seeds} --threads {a.threads}"
+    command = (
+        f"python -m benchmarks.semi_supervised --seeds {a.seeds} "
+        f"--labels {' '.join(map(str, a.labels))} --threads {a.threads}"
+    )
     runs = []
     for num_labels in a.labels:
         for seed in range(a.seeds):

@@ -207,7 +207,14 @@ METHODS = {
         M2,
         "y <- x; z <- x, y",
         "M2 without labels: a failure, see Rui Shu 2016, ruishu.io",
-        settings={"likelihood": "bernoulli", "latent_dim": 64, "hidden": [256], "epochs": 100},
+        settings={
+            "likelihood": "bernoulli",
+            "latent_dim": 64,
+            "hidden": [256],
+            "epochs": 100,
+            "lr": 3e-3,
+            "warmup": 20,
+        },
         large={"latent_dim": 64},
     ),
 }
