@@ -30,7 +30,7 @@ from .results import write
 METHODS = ("m2-clustering", "shu-gmvae", "vade")
 SETTINGS = {"hidden": [256], "epochs": 100, "lr": 3e-3, "compile": "aten"}
 IMAGES = {
-    "grey": {"latent_dim": 16},
+    "grey": {"latent_dim": 16, "likelihood": "binomial", "binarise": "none", "warmup": 0},
     "binarised": {"latent_dim": 64, "likelihood": "bernoulli", "binarise": "dynamic", "warmup": 20},
 }
 
