@@ -4,7 +4,7 @@
     python -m benchmarks.m2_clustering --images grey --seeds 3 --threads 1 --out FILE.json
 
 M2, Rui Shu's GMVAE and VaDE are trained on digits with no label, by the plain ELBO, as `pyro-vae fit`
-does, all with the same settings, which were not tuned (VaDE from its mixture start). `binarised` is
+does, all with the same settings (VaDE from its mixture start), not tuned but for the warm-up. `binarised` is
 Shu's own setting: dynamic binarisation, Bernoulli, 64 dimensions of z; and a KL warm-up of 20 epochs,
 without which M2's z is ignored as well on images so small. `grey` has the digits' 17 levels, their
 binomial likelihood and 16 dimensions.

@@ -106,7 +106,7 @@ CLUSTERING_LARGE = {
     },
 }
 
-#: For few labels; digits' chosen by the error on the 180 validation images, in a dozen trials with
+#: For few labels; digits' chosen by the error on the 180 validation images, in some fifteen trials,
 #: seed 0 (`benchmarks/semi_supervised.py` says how). MNIST's alpha is the paper's, and untried here.
 SEMI = {
     "objective": "semi-supervised",
