@@ -626,3 +626,18 @@ def test_entropy_and_mutual_information_tell_an_ignored_y_from_a_used_one():
     assert told[0] == pytest.approx((math.log(3), 0), abs=1e-6)
     assert told[1] == pytest.approx((0, math.log(3)), abs=1e-6)
     assert told[2] == pytest.approx((0, 0), abs=1e-6)
+
+
+def test_m2_without_labels_ignores_y():
+    """Rui Shu's observation, with his likelihood and size of z, on digits: q(y | x) is p(y)."""
+    data = pv.data.load("digits", binarise="dynamic")
+    model, guide = build("m2-clustering", data, likelihood="bernoulli", latent_dim=64)
+    pv.fit(
+        model, guide, data, 30, objective=ELBO(warmup=15), lr=4e-3, schedule="cosine",
+        compile="aten", progress=False,
+    )  # fmt: skip
+    shares = pv.evaluate.responsibilities(model, guide, data.test.x)
+    assert pv.evaluate.entropy(shares) > math.log(10) - 0.05
+    assert pv.evaluate.mutual_information(shares) < 0.02
+    terms = pv.evaluate.elbo_terms(model, guide, data.test.x)
+    assert terms["y"].mean() > -0.05 and terms["z"].mean() < -2  # z carries what is told
