@@ -172,7 +172,8 @@ def main(argv=None):
     for name, found in runs.items():
         row = {"prior": name}
         for key in ("log_likelihood", "elbo", "active_units", "seconds"):
-            row[key] = mean_sd([r[key] for r in found])
+            values = [r[key] for r in found]
+            row[key] = mean_sd(values) if len(values) > 1 else values[0]
         row["parameters"] = found[0]["parameters"]
         for kind, ms in times.get(name, {}).items():
             row[f"ms a step, {kind}"] = ms
