@@ -28,7 +28,7 @@ from .clustering import mean_sd, one
 from .results import write
 
 METHODS = ("m2-clustering", "shu-gmvae", "vade")
-SETTINGS = {"hidden": [256], "epochs": 100, "lr": 3e-3, "compile": "aten"}
+SETTINGS = {"hidden": [256], "epochs": 100, "lr": 3e-3, "weight_decay": 0.0, "compile": "aten"}
 IMAGES = {
     "grey": {"latent_dim": 16, "likelihood": "binomial", "binarise": "none", "warmup": 0},
     "binarised": {"latent_dim": 64, "likelihood": "bernoulli", "binarise": "dynamic", "warmup": 20},

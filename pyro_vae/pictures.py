@@ -109,14 +109,14 @@ def _classes(s):
 
 
 def _components(s):
-    if s.shares is None:
+    if s.shares is None or s.in_part:  # classes: see their confusion
         return []
     k = s.shares.shape[-1]
     figure, ax = plots.axes(max(5.0, 0.35 * k + 1.5), 3.4)
     plots.occupancy(ax, evaluate.occupancy(s.shares))
-    told = f"Share of the data whose most probable {s.what} each is; dotted: equal shares."
+    told = "Share of the data whose most probable component each is; dotted: equal shares."
     figures = [("Components", figure, told)]
-    if s.labelled and not s.in_part:
+    if s.labelled:
         figure, ax = plots.axes(5.0, max(3.4, 0.3 * k + 1))
         plots.contingency(ax, s.y, s.clusters, k)
         told = "Data of each label (columns) in each component (rows). Labels were not used."
