@@ -1,0 +1,136 @@
+"""Many processes that train one pair: each on its share of every batch, all with the same weights.
+
+Everything here is a no-op in a single process. The functions that talk to other processes must be
+called by all of them, in the same order.
+"""
+
+import os
+from contextlib import contextmanager
+from datetime import timedelta
+
+import torch
+import torch.distributed as dist
+
+from ..errors import UserError
+
+# No process waits for another in vain: torchrun ends all of them when one dies. What takes long is
+# work (a mixture start, rank 0's validation), and must not be taken for a failure.
+TIMEOUT = timedelta(days=7)
+
+
+def is_on():
+    return dist.is_available() and dist.is_initialized()
+
+
+def rank():
+    """Which process this is, from 0."""
+    return dist.get_rank() if is_on() else 0
+
+
+def size():
+    """How many there are."""
+    return dist.get_world_size() if is_on() else 1
+
+
+def local_rank():
+    """Which of its machine's processes this is, by what the launcher says; None without one."""
+    launched = int(os.environ.get("WORLD_SIZE", 1)) > 1
+    return int(os.environ["LOCAL_RANK"]) if launched and "LOCAL_RANK" in os.environ else None
+
+
+@contextmanager
+def group(device):
+    """Within, the processes that `torchrun` launched are connected: gloo, and NCCL between GPUs.
+
+    A group that exists already is used as it is, and left.
+    """
+    launched = {"RANK", "WORLD_SIZE", "MASTER_ADDR", "MASTER_PORT"} <= set(os.environ)
+    if is_on() or not launched or int(os.environ["WORLD_SIZE"]) == 1 or not dist.is_available():
+        yield
+        return
+    cuda = torch.device(device).type == "cuda"
+    if cuda:
+        torch.cuda.set_device(device)
+    dist.init_process_group("cpu:gloo,cuda:nccl" if cuda else "gloo", timeout=TIMEOUT)
+    try:
+        yield
+    finally:
+        dist.destroy_process_group()
+
+
+def first(function):
+    """What `function()` returns in the process of rank 0, in every process; so a `UserError`."""
+    if size() == 1:
+        return function()
+    found = [None]
+    if rank() == 0:
+        try:
+            found = [(function(), None)]
+        except UserError as e:
+            found = [(None, e)]
+    dist.broadcast_object_list(found, 0)
+    value, error = found[0]
+    if error is not None:
+        raise error
+    return value
+
+
+def gathered(value):
+    """`[value of rank 0, value of rank 1, ...]`, in every process."""
+    if size() == 1:
+        return [value]
+    values = [None] * size()
+    dist.all_gather_object(values, value)
+    return values
+
+
+@contextmanager
+def one_first():
+    """Within, each machine's first process is done before its others begin (with a download)."""
+    ahead = not (local_rank() if local_rank() is not None else rank())
+    if size() > 1 and not ahead:
+        gathered(None)
+    try:
+        yield
+    finally:
+        if size() > 1 and ahead:
+            gathered(None)
+
+
+@torch.no_grad()
+def same(tensors):
+    """Put rank 0's values into everyone's tensors."""
+    if size() > 1:
+        for tensor in tensors:
+            value = tensor.detach().contiguous()
+            dist.broadcast(value, 0)
+            if value.data_ptr() != tensor.data_ptr():
+                tensor.copy_(value)
+
+
+@torch.no_grad()
+def whole_batch(parameters, loss, count, stop):
+    r"""Make `.grad` and the mean loss those of the whole batch; `(loss, count, stop)` of all.
+
+    Of B data, rank r has the gradient :math:`g_r` of the mean over its :math:`B_r`; the whole
+    batch's is :math:`\sum_r B_r g_r / \sum_r B_r`, however unequal the shares. `count` is
+    :math:`B_r`; `stop`, whether this process was told to, comes back positive if any was. One
+    `all_reduce` of one tensor, after the backward pass, so that a recorded step is served as well.
+    """
+    has = [p.grad is not None for p in parameters]
+    pieces = [(p.grad if h else torch.zeros_like(p)).flatten() for p, h in zip(parameters, has)]
+    told = torch.tensor([count, stop, *has], dtype=torch.float32).to(loss.device)
+    flat = torch.cat([*(count * piece for piece in pieces), count * loss.reshape(1), told])
+    dist.all_reduce(flat)
+    # a parameter that no process has a gradient of keeps none: Adam then leaves it alone
+    has_any = has if all(has) else flat[-len(has) :].tolist()
+    *sums, loss, told = flat.split([*(p.numel() for p in parameters), 1, 2 + len(has)])
+    for p, total, present in zip(parameters, sums, has_any, strict=True):
+        if present:
+            p.grad = (total / told[0]).view_as(p).to(p.dtype)
+    return (loss / told[0]).reshape(()), told[0], told[1]
+
+
+def any_of(*flags):
+    """For each flag, whether it is set in any process."""
+    return tuple(map(any, zip(*gathered(flags), strict=True)))
