@@ -4,6 +4,8 @@ Everything here is a no-op in a single process. The functions that talk to other
 called by all of them, in the same order.
 """
 
+import functools
+import itertools
 import os
 from contextlib import contextmanager
 from datetime import timedelta
@@ -16,6 +18,15 @@ from ..errors import UserError
 # No process waits for another in vain: torchrun ends all of them when one dies. What takes long is
 # work (a mixture start, rank 0's validation), and must not be taken for a failure.
 TIMEOUT = timedelta(days=7)
+
+
+_groups = itertools.count()
+
+
+@functools.cache
+def _launcher():
+    """`(store, rank, number of processes)`: where the launcher says that processes meet."""
+    return next(dist.rendezvous("env://", timeout=TIMEOUT))
 
 
 def is_on():
@@ -51,7 +62,12 @@ def group(device):
     cuda = torch.device(device).type == "cuda"
     if cuda:
         torch.cuda.set_device(device)
-    dist.init_process_group("cpu:gloo,cuda:nccl" if cuda else "gloo", timeout=TIMEOUT)
+    store, number, count = _launcher()
+    prefix = f"pyro_vae {next(_groups)}"  # else a second group would meet the first one's traces
+    dist.init_process_group(
+        "cpu:gloo,cuda:nccl" if cuda else "gloo", timeout=TIMEOUT,
+        store=dist.PrefixStore(prefix, store), rank=number, world_size=count,
+    )  # fmt: skip
     try:
         yield
     finally:

@@ -335,9 +335,6 @@ class _Trainer:
         self.objective.epoch = self.epoch
         steps = len(self.batches)
         for batch in self.batches.epoch(self.epoch, start=self.batch):
-            if self._stopped(stop):
-                self.seconds += time.monotonic() - started
-                return False
             count = batch.get("count", len(batch["x"]))
             batch = self.pick(batch)
             progress = (self.epoch + self.batch / steps) / self.epochs
@@ -346,11 +343,15 @@ class _Trainer:
             self._step(batch, count, stop)
             self.batch += 1
             self.last = batch
+            # before the next batch is drawn: it would take from the stream that is saved
+            if self.batch < steps and self._stopped(stop):
+                self.seconds += time.monotonic() - started
+                return False
         self.seconds += time.monotonic() - started
         return True
 
     def _stopped(self, stop):
-        """Whether to stop before the next step: of several processes, all do if one was told to."""
+        """Whether to stop after this step: of several processes, all do if one was told to."""
         if self.processes == 1:
             return stop.is_set()
         return (self.device.type == "cpu" or self.batch % STOP_STEPS == 0) and float(self.told) > 0
@@ -360,8 +361,7 @@ class _Trainer:
         self.optimiser.zero_grad(set_to_none=True)
         loss = self.step(batch)
         if self.processes > 1:
-            told = self.told
-            loss, count, self.told = distributed.whole_batch(
+            loss, count, told = distributed.whole_batch(
                 self.parameters, loss, count, stop.is_set()
             )
             self.told = self.told + told
@@ -495,7 +495,7 @@ class _Trainer:
         for name, restore in (("rng", torch.set_rng_state), ("rng_cuda", self._set_cuda_stream)):
             streams = () if state[name] is None else torch.atleast_2d(state[name])
             if self.rank < len(streams):
-                restore(streams[self.rank])
+                restore(streams[self.rank].clone())  # a view into the stack crashes torch
 
     def _set_cuda_stream(self, stream):
         if self.device.type == "cuda":
