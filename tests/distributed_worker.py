@@ -1,6 +1,6 @@
 """What `test_distributed.py` runs in one process and, under torchrun, in two.
 
-    python -m torch.distributed.run --standalone --nproc_per_node=2 distributed_worker.py FOLDER
+python -m torch.distributed.run --standalone --nproc_per_node=2 distributed_worker.py FOLDER
 """
 
 import math
@@ -44,7 +44,9 @@ class Decoder(torch.nn.Module):
     def __init__(self):
         super().__init__()
         self.net = torch.nn.Linear(2, 5)
-        self.unused = torch.nn.Parameter(torch.ones(1))  # no gradient: weight decay must not reach it
+        self.unused = torch.nn.Parameter(
+            torch.ones(1)
+        )  # no gradient: weight decay must not reach it
 
     def forward(self, x):
         with pyro.plate("data", len(x)):
@@ -57,6 +59,7 @@ class Encoder(torch.nn.Module):
         super().__init__()
         self.net = torch.nn.Linear(5, 4)
         self.register_buffer("table", torch.randn(64, 2))
+        self.register_buffer("seen", torch.tensor(RANK == 0))  # of another type, and 0-dim
 
     def forward(self, x, index=None):
         loc, scale = self.net(x).chunk(2, -1)
@@ -222,9 +225,7 @@ def resumed(folder):
         torch.optim.AdamW.step = step
     found["interrupted"] = part.interrupted, len(part.history)
     pair = digits_pair(seed=7)
-    found["part"] = result(
-        pair, quiet(*pair, data, 3, out=folder / "part", resume=True, **options)
-    )
+    found["part"] = result(pair, quiet(*pair, data, 3, out=folder / "part", resume=True, **options))
     return found
 
 

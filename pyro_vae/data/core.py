@@ -233,7 +233,9 @@ def as_data(data):
     if isinstance(data, (Data, DataLoader)):
         return data
     if isinstance(data, IterableDataset):
-        raise UserError("an IterableDataset gives one datum at a time: DataLoader(it, batch_size=...)")
+        raise UserError(
+            "an IterableDataset gives one datum at a time: DataLoader(it, batch_size=...)"
+        )
     if isinstance(data, Dataset) and hasattr(data, "__len__"):
         return from_dataset(data, valid=0, test=0)
     if isinstance(data, (torch.Tensor, np.ndarray)):

@@ -115,13 +115,14 @@ def one_first():
 
 @torch.no_grad()
 def same(tensors):
-    """Put rank 0's values into everyone's tensors."""
-    if size() > 1:
-        for tensor in tensors:
-            value = tensor.detach().contiguous()
-            dist.broadcast(value, 0)
-            if value.data_ptr() != tensor.data_ptr():
-                tensor.copy_(value)
+    """Put rank 0's values into everyone's tensors, of whatever types."""
+    if size() == 1 or not tensors:
+        return
+    as_bytes = torch.cat([t.detach().flatten().view(torch.uint8) for t in tensors])
+    dist.broadcast(as_bytes, 0)
+    parts = as_bytes.split([t.numel() * t.element_size() for t in tensors])
+    for tensor, part in zip(tensors, parts, strict=True):
+        tensor.copy_(part.clone().view(tensor.dtype).view(tensor.shape))  # a clone is aligned
 
 
 @torch.no_grad()
@@ -134,7 +135,7 @@ def whole_batch(parameters, loss, count, stop):
     `all_reduce` of one tensor, after the backward pass, so that a recorded step is served as well.
     """
     has = [p.grad is not None for p in parameters]
-    pieces = [(p.grad if h else torch.zeros_like(p)).flatten() for p, h in zip(parameters, has)]
+    pieces = [(torch.zeros_like(p) if p.grad is None else p.grad).flatten() for p in parameters]
     told = torch.tensor([count, stop, *has], dtype=torch.float32).to(loss.device)
     flat = torch.cat([*(count * piece for piece in pieces), count * loss.reshape(1), told])
     dist.all_reduce(flat)

@@ -361,9 +361,7 @@ class _Trainer:
         self.optimiser.zero_grad(set_to_none=True)
         loss = self.step(batch)
         if self.processes > 1:
-            loss, count, told = distributed.whole_batch(
-                self.parameters, loss, count, stop.is_set()
-            )
+            loss, count, told = distributed.whole_batch(self.parameters, loss, count, stop.is_set())
             self.told = self.told + told
         if self.device.type == "cpu" and not math.isfinite(loss.item()):
             self._not_finite(batch)
