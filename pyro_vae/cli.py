@@ -145,11 +145,11 @@ def fit(
     if run.interrupted:
         print(f"\nstopped; nothing is lost: the same command with --resume goes on from {out}")
         return 130
-    if not shown:
-        return 0
-    result = _report(*pair, loaded, settings, out, run.history, run.best_epoch, num_samples)
-    print(summary.table(result))
-    print(f"\nreport: {out / 'report.html'}")
+    told = loaded, settings, out, run.history, run.best_epoch, num_samples
+    result = distributed.first(lambda: _report(*pair, *told))
+    if shown:
+        print(summary.table(result))
+        print(f"\nreport: {out / 'report.html'}")
     return 0
 
 

@@ -216,6 +216,7 @@ def resumed(folder):
         count[0] += 1
         if count[0] == 10 and RANK == 1:
             os.kill(os.getpid(), signal.SIGINT)
+            os.kill(os.getpid(), signal.SIGINT)  # by the terminal, and by torchrun
         return step(optimiser, *a, **k)
 
     torch.optim.AdamW.step = interrupt

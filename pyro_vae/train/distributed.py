@@ -29,18 +29,21 @@ def _launcher():
     return next(dist.rendezvous("env://", timeout=TIMEOUT))
 
 
-def is_on():
+_alone = False  # in a function that rank 0 runs while the others wait
+
+
+def _connected():
     return dist.is_available() and dist.is_initialized()
 
 
 def rank():
     """Which process this is, from 0."""
-    return dist.get_rank() if is_on() else 0
+    return dist.get_rank() if _connected() else 0
 
 
 def size():
-    """How many there are."""
-    return dist.get_world_size() if is_on() else 1
+    """How many work together."""
+    return dist.get_world_size() if _connected() and not _alone else 1
 
 
 def local_rank():
@@ -56,7 +59,12 @@ def group(device):
     A group that exists already is used as it is, and left.
     """
     launched = {"RANK", "WORLD_SIZE", "MASTER_ADDR", "MASTER_PORT"} <= set(os.environ)
-    if is_on() or not launched or int(os.environ["WORLD_SIZE"]) == 1 or not dist.is_available():
+    if (
+        _connected()
+        or not launched
+        or int(os.environ["WORLD_SIZE"]) == 1
+        or not dist.is_available()
+    ):
         yield
         return
     cuda = torch.device(device).type == "cuda"
@@ -75,15 +83,22 @@ def group(device):
 
 
 def first(function):
-    """What `function()` returns in the process of rank 0, in every process; so a `UserError`."""
+    """What `function()` returns in the process of rank 0, in every process; so a `UserError`.
+
+    The others wait meanwhile, so `function` runs as in a single process.
+    """
+    global _alone
     if size() == 1:
         return function()
     found = [None]
     if rank() == 0:
         try:
+            _alone = True
             found = [(function(), None)]
         except UserError as e:
             found = [(None, e)]
+        finally:
+            _alone = False
     dist.broadcast_object_list(found, 0)
     value, error = found[0]
     if error is not None:

@@ -299,7 +299,7 @@ class _Trainer:
         )  # fmt: skip
         interrupted, saved, self.told = False, time.monotonic(), 0.0
         self.step.announce = bar.set_description
-        with bar, _ctrl_c() as stop, pyro.validation_enabled(False):
+        with bar, _ctrl_c(twice=self.processes == 1) as stop, pyro.validation_enabled(False):
             while self.epoch < self.epochs and not self._out_of_patience():
                 if not self._train_epoch(stop):
                     interrupted = True
@@ -313,8 +313,8 @@ class _Trainer:
                 if stopped:
                     interrupted = self.epoch < self.epochs
                     break
-        self.objective.epoch = math.inf  # outside of training, warm-up is over
-        self.save()
+            self.objective.epoch = math.inf  # outside of training, warm-up is over
+            self.save()
         if interrupted:
             return self._run(interrupted=True)
         if self.best is not None:
@@ -528,8 +528,11 @@ def load_weights(model, guide, path):
 
 
 @contextmanager
-def _ctrl_c():
-    """An event that the first Ctrl-C sets; a second one interrupts at once."""
+def _ctrl_c(twice=True):
+    """An event that the first Ctrl-C sets; a second one interrupts at once, if `twice`.
+
+    Not so under torchrun: it passes the signal on that its processes may have had already.
+    """
     stop = threading.Event()
     if threading.current_thread() is not threading.main_thread():
         yield stop
@@ -538,7 +541,8 @@ def _ctrl_c():
 
     def handler(number, frame):
         stop.set()
-        signal.signal(signal.SIGINT, before)
+        if twice:
+            signal.signal(signal.SIGINT, before)
 
     signal.signal(signal.SIGINT, handler)
     try:
