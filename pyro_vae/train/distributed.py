@@ -152,15 +152,19 @@ def whole_batch(parameters, loss, count, stop):
     has = [p.grad is not None for p in parameters]
     pieces = [(torch.zeros_like(p) if p.grad is None else p.grad).flatten() for p in parameters]
     told = torch.tensor([count, stop, *has], dtype=torch.float32).to(loss.device)
-    flat = torch.cat([*(count * piece for piece in pieces), count * loss.reshape(1), told])
+    flat = torch.cat([*pieces, loss.reshape(1), told])
+    sums = flat[: -len(told)].mul_(count)
     dist.all_reduce(flat)
+    count, stop, *_ = told = flat[-len(told) :]
+    sums.div_(count)
     # a parameter that no process has a gradient of keeps none: Adam then leaves it alone
-    has_any = has if all(has) else flat[-len(has) :].tolist()
-    *sums, loss, told = flat.split([*(p.numel() for p in parameters), 1, 2 + len(has)])
-    for p, total, present in zip(parameters, sums, has_any, strict=True):
+    has_any = has if all(has) else told[2:].tolist()
+    *means, loss = sums.split([*(p.numel() for p in parameters), 1])
+    for p, mean, present in zip(parameters, means, has_any, strict=True):
         if present:
-            p.grad = (total / told[0]).view_as(p).to(p.dtype)
-    return (loss / told[0]).reshape(()), told[0], told[1]
+            p.grad = torch.empty_like(p) if p.grad is None else p.grad
+            p.grad.copy_(mean.view(p.shape))  # in the parameter's layout, as a fused Adam needs it
+    return loss.reshape(()), count, stop
 
 
 def any_of(*flags):
