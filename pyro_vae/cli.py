@@ -1,7 +1,9 @@
 """The command `pyro-vae`: fit, evaluate, sample, list."""
 
 import json
+import os
 import sys
+from contextlib import nullcontext
 from pathlib import Path
 
 import jsonargparse
@@ -12,7 +14,7 @@ from . import gallery, methods, report, summary
 from .errors import UserError, unknown, whole
 from .pair import reads_index
 from .pictures import pictures
-from .train import checkpoint, choose_device, load_weights
+from .train import checkpoint, choose_device, distributed, load_weights
 from .train import fit as train
 
 
@@ -71,7 +73,8 @@ def fit(
 ):
     """Train a model and report what it found.
 
-    What is not given is the method's own setting (see `pyro-vae list`).
+    What is not given is the method's own setting (see `pyro-vae list`). In many processes:
+    torchrun --nproc_per_node=N -m pyro_vae fit ...
 
     Args:
         model: a method by name: vae, mixture-vae, vade, shu-gmvae, gmvae, ...
@@ -116,7 +119,7 @@ def fit(
         lr: Adam's learning rate.
         weight_decay: decoupled, as in AdamW.
         schedule: constant, linear or cosine.
-        batch_size: data a step.
+        batch_size: data a step, of all processes together.
         clip_norm: largest gradient norm.
         patience: stop after that many epochs without a better validation ELBO.
         warmup: epochs of KL warm-up.
@@ -138,7 +141,7 @@ def fit(
     whole(1, num_samples=num_samples)  # now, not after hours of training
     out = Path("runs") / f"{model}-{Path(data).stem}-{seed}" if out is None else out
     if resume:
-        config = checkpoint.read_json(out / "config.json")
+        config = distributed.first(lambda: checkpoint.read_json(out / "config.json"))
         name, settings = config["method"], {**methods.DEFAULTS, **config["settings"]}
         for key in ("epochs", "patience"):
             if key in given:
@@ -147,21 +150,23 @@ def fit(
             raise UserError(f"{out} holds a run of {name}, not of {model}")
         _same_settings(given, settings, out)
     else:
-        if (out / "checkpoint.pt").exists():
+        if distributed.first((out / "checkpoint.pt").exists):
             raise UserError(
                 f"{out} holds a run already: --resume goes on with it, --out FOLDER starts another"
             )
         settings = methods.settings(model, _pick(given), data)
         settings["seed"] = seed
     _check_condition(model, settings)
-    loaded = load_data(settings, root)
+    with distributed.one_first():
+        loaded = load_data(settings, root)
     settings["likelihood"] = settings["likelihood"] or loaded.likelihood
     if loaded.train.x[0].numel() * settings["batch_size"] < 2**15:
         torch.set_num_threads(1)  # operations so small are slower on several threads
     torch.manual_seed(settings["seed"])
     pair = methods.build(model, settings, *shapes(loaded))
     config = {"method": model, "settings": settings, "hardware": report.hardware()}
-    if not resume:
+    shown = distributed.rank() == 0  # one process speaks for all, and reports
+    if shown and not resume:
         found = methods.method(model)
         print(f"{model}: {found.paper}; guide {found.guide}; run folder {out}")
     run = train(
@@ -174,12 +179,16 @@ def fit(
         config=config,
         progress=progress,
     )
+    if run.interrupted and not shown:
+        return 130
     if run.interrupted:
         print(f"\nstopped; nothing is lost: the same command with --resume goes on from {out}")
         return 130
-    result = _report(*pair, loaded, settings, out, run.history, run.best_epoch, num_samples)
-    print(summary.table(result))
-    print(f"\nreport: {out / 'report.html'}")
+    told = loaded, settings, out, run.history, run.best_epoch, num_samples
+    result = distributed.first(lambda: _report(*pair, *told))
+    if shown:
+        print(summary.table(result))
+        print(f"\nreport: {out / 'report.html'}")
     return 0
 
 
@@ -491,9 +500,13 @@ def main(argv=None):
     arguments = parser.parse_args(argv)
     options = arguments[arguments.command]
     try:
-        return COMMANDS[arguments.command](**options.as_dict())
+        fits = arguments.command == "fit"
+        # what `torchrun` launched is connected from here on: they agree before there is a pair
+        with distributed.group(choose_device(options.device)) if fits else nullcontext():
+            return COMMANDS[arguments.command](**options.as_dict())
     except UserError as e:
-        print(f"pyro-vae: {e}", file=sys.stderr)
+        rank = int(os.environ.get("RANK", 0))
+        print(f"pyro-vae{f' (process {rank})' if rank else ''}: {e}", file=sys.stderr)
         return 1
     except KeyboardInterrupt:
         print("pyro-vae: interrupted", file=sys.stderr)

@@ -63,6 +63,19 @@ def test_fit_leaves_the_callers_random_stream_alone():
     assert torch.equal(state, torch.get_rng_state())
 
 
+def test_an_interrupt_does_not_draw_the_next_batch_of_a_dynamic_binarisation(tmp_path):
+    data = pv.data.load("digits", binarise="dynamic")
+    runs = []
+    for seed, out in ((0, "whole"), (0, "part"), (5, "part")):
+        torch.manual_seed(seed)
+        m = pv.models.VAE((1, 8, 8), 3, network=NET)
+        options = {"out": tmp_path / out, "resume": seed == 5, "batch_size": 256}
+        with _stop_after(7 if (seed, out) == (0, "part") else math.inf):
+            runs.append(quiet(m, pv.guides.Guide(m, network=NET), data, 3, **options))
+    assert runs[1].interrupted and len(runs[1].history) == 1
+    assert without_seconds(runs[0].history) == without_seconds(runs[2].history)
+
+
 @pytest.mark.parametrize("schedule", ["constant", "cosine"])
 def test_a_resumed_run_equals_an_uninterrupted_one_bit_for_bit(tmp_path, schedule):
     options = {"schedule": schedule, "objective": pv.objectives.ELBO(warmup=3)}

@@ -2,9 +2,12 @@
 
 import math
 from dataclasses import replace
+from itertools import islice
 
 import torch
+from torch.utils.data.distributed import DistributedSampler
 
+from ..errors import UserError
 from .core import Data, Split, conditioned
 
 
@@ -13,17 +16,16 @@ class Batches:
 
     Epoch e's order depends on `(seed, e)` alone, so that training can stop and go on anywhere.
     Dynamic binarisation draws from torch's global stream.
+
+    Of several processes, each takes its `share = (rank, number of processes)` of every batch. One
+    for which nothing is left of a short batch repeats a row of it, with `count` 0 in the batch.
     """
 
-    def __init__(self, data: Data, batch_size, device, seed=0):
+    def __init__(self, data: Data, batch_size, device, seed=0, share=(0, 1)):
         parts = (data.train.x, data.train.y, data.train.c)
         self.train = Split(*(None if v is None else v.to(device) for v in parts))
         self.binarise, self.condition = data.binarise == "dynamic", data.condition
-        self.batch_size, self.device, self.seed = batch_size, device, seed
-
-    @property
-    def num_data(self):
-        return len(self.train)
+        self.batch_size, self.device, self.seed, self.share = batch_size, device, seed, share
 
     def __len__(self):
         return math.ceil(len(self.train) / self.batch_size)
@@ -32,42 +34,94 @@ class Batches:
         """The batches of an epoch, from batch `start` on."""
         generator = torch.Generator(self.device).manual_seed(self.seed * 1_000_003 + epoch)
         order = torch.randperm(len(self.train), generator=generator, device=self.device)
-        for index in order.split(self.batch_size)[start:]:
+        rank, size = self.share
+        for whole in order.split(self.batch_size)[start:]:
+            index = whole.tensor_split(size)[rank]
+            filler = {} if len(index) else {"count": 0}
+            index = index if len(index) else whole[:1]
             rows = self.train[index]
             if self.binarise:
                 rows = replace(rows, x=torch.bernoulli(rows.x))
             rows = conditioned(rows, self.condition)
             batch = {"x": rows.x, "y": rows.y, "c": rows.c, "index": index}
-            yield {name: value for name, value in batch.items() if value is not None}
+            yield {name: value for name, value in batch.items() if value is not None} | filler
 
 
 class LoaderBatches:
-    """The batches of a `DataLoader`, or of any iterable with a length of `x`, `(x, y)` or dicts."""
+    """The batches of a `DataLoader`, or of any iterable with a length of `x`, `(x, y)` or dicts.
 
-    def __init__(self, loader, device):
-        self.loader, self.device = loader, device
-        self.num_data = len(getattr(loader, "dataset", ())) or None
+    An epoch is as many batches as the length says. What a loader draws from torch's global stream in
+    this process (its shuffling, and the seeds of its workers) depends on `(seed, epoch)` alone; a
+    run that stops within an epoch and goes on passes over the batches that it has had.
+
+    Of several processes, with `share = (rank, number of processes)`, each reads all batches and
+    takes one in as many: a step is one batch of each process. A `DataLoader` with a `DistributedSampler`
+    gives each process data of its own: then they are all taken.
+    """
+
+    def __init__(self, loader, device, seed=0, share=(0, 1)):
+        self.loader, self.device, self.seed = loader, device, seed
+        self.sampler = getattr(loader, "sampler", None)
+        own = isinstance(self.sampler, DistributedSampler)
+        self.rank, self.size = (0, 1) if own else share
+        try:
+            self.length = len(loader)
+        except TypeError:
+            raise UserError(
+                f"this {type(loader).__name__} has no length: define __len__, its batches an epoch"
+            ) from None
+        if not self.length:
+            raise UserError("the data are no batches: their length is 0")
 
     def __len__(self):
-        return len(self.loader)
+        return math.ceil(self.length / self.size)
 
     def epoch(self, epoch, start=0):
-        for i, item in enumerate(self.loader):
-            if i < start:
+        """The batches of an epoch, from batch `start` on; a filler has `count` 0."""
+        if hasattr(self.sampler, "set_epoch"):
+            self.sampler.set_epoch(epoch)
+        items = _drawn_apart(self.loader, self.seed * 1_000_003 + epoch)
+        given, item = 0, None
+        for given, latest in enumerate(islice(items, self.length), 1):
+            step, turn = divmod(given - 1, self.size)
+            item = latest if turn == self.rank or item is None else item
+            if step < start:
                 continue
-            if isinstance(item, dict):
-                yield {name: value.to(self.device) for name, value in item.items()}
-                continue
-            x, y = item[:2] if isinstance(item, (tuple, list)) and len(item) > 1 else (item, None)
-            x = x[0] if isinstance(x, (tuple, list)) else x
-            batch = {"x": x.to(self.device)}
-            if y is not None:
-                batch["y"] = y.to(self.device)
-            yield batch
+            if turn == self.size - 1:
+                yield self._batch(item)
+        if given < self.length:
+            raise UserError(f"the data have a length of {self.length}, but gave {given} batches")
+        if turn < self.size - 1 and step >= start:  # too few are left for everyone
+            yield self._batch(item) | ({} if self.rank <= turn else {"count": 0})
+
+    def _batch(self, item):
+        if isinstance(item, dict):
+            return {name: value.to(self.device) for name, value in item.items()}
+        x, y = item[:2] if isinstance(item, (tuple, list)) and len(item) > 1 else (item, None)
+        x = x[0] if isinstance(x, (tuple, list)) else x
+        batch = {"x": x.to(self.device)}
+        if y is not None:
+            batch["y"] = y.to(self.device)
+        return batch
 
 
-def batches(data, batch_size, device, seed=0):
+def _drawn_apart(loader, seed):
+    """The items of a loader, drawn with a stream of their own, whatever is drawn in between."""
+    items, stream = None, torch.Generator().manual_seed(seed).get_state()
+    while True:
+        with torch.random.fork_rng(devices=[]):
+            torch.set_rng_state(stream)
+            items = iter(loader) if items is None else items
+            try:
+                item = next(items)
+            except StopIteration:
+                return
+            stream = torch.get_rng_state()
+        yield item
+
+
+def batches(data, batch_size, device, seed=0, share=(0, 1)):
     """The training batches of whatever `as_data` returned."""
     if isinstance(data, Data):
-        return Batches(data, batch_size, device, seed)
-    return LoaderBatches(data, device)
+        return Batches(data, batch_size, device, seed, share)
+    return LoaderBatches(data, device, seed, share)

@@ -6,7 +6,7 @@ from dataclasses import dataclass
 
 import numpy as np
 import torch
-from torch.utils.data import DataLoader, Dataset
+from torch.utils.data import DataLoader, Dataset, IterableDataset
 
 from ..errors import UserError, unknown, whole
 
@@ -293,6 +293,10 @@ def as_data(data):
     """
     if isinstance(data, (Data, DataLoader)):
         return data
+    if isinstance(data, IterableDataset):
+        raise UserError(
+            "an IterableDataset gives one datum at a time: DataLoader(it, batch_size=...)"
+        )
     if isinstance(data, Dataset) and hasattr(data, "__len__"):
         return from_dataset(data, valid=0, test=0)
     if isinstance(data, (torch.Tensor, np.ndarray)):

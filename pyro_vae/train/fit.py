@@ -20,7 +20,7 @@ from ..evaluate import check_pair, elbo
 from ..evaluate.check import check_support
 from ..objectives import ELBO
 from ..pair import accepting, modules, one_hot_labels, reads_index, run, untouched
-from . import checkpoint
+from . import checkpoint, distributed
 from .recorded import PlainStep, RecordedStep, choose_backend, leaves_of
 
 SCHEDULES = {
@@ -29,6 +29,7 @@ SCHEDULES = {
     "cosine": lambda t: 0.5 * (1 + math.cos(math.pi * t)),
 }
 CHECKPOINT_SECONDS = 10
+STOP_STEPS = 50  # on GPUs, processes agree to stop after so many steps: to look is to wait for them
 
 
 @dataclass
@@ -76,13 +77,20 @@ def fit(
     After each epoch the ELBO of the validation split is taken, at beta = 1, in eval mode, with
     noise of its own seed; the weights of the best epoch are what the modules hold at the end.
 
+    In processes launched by `torchrun`, each with the same call, one run goes on in all of them
+    (see `train/distributed.py`): the first one's weights are taken, every process works on its share
+    of each batch with noise of its own, gradients are those of the whole batch, and rank 0 validates
+    (the same bound as one process would find), shows the bar and writes the files. All return alike.
+
     Args:
         model, guide: Pyro programs; modules are moved to `device`, trained in place, and left in
             eval mode.
-        data: `pv.data.load(...)`, a tensor, `(x, y)`, a torch `Dataset`, or a `DataLoader`.
+        data: `pv.data.load(...)`, a tensor, `(x, y)`, a torch `Dataset`; a `DataLoader`, or any
+            iterable with a length, of batches `x`, `(x, y)` or dicts: they need not fit in memory.
         objective: `pv.objectives.ELBO(...)`, with its warm-up and constraints.
         lr, schedule: Adam's rate, and how it falls over the run: `constant, linear, cosine`.
-        batch_size: data a step; the last batch may be short.
+        batch_size: data a step, of all processes together; the last batch may be short. A loader's
+            own size counts for each process.
         weight_decay: decoupled (AdamW), for every parameter.
         clip_norm: largest norm of the gradient of the mean loss; None does not clip.
         patience: stop after that many epochs without a better validation ELBO.
@@ -134,12 +142,12 @@ def fit(
     }
     if hasattr(objective, "count") and isinstance(data, Data):
         objective.count(data.train.y)
-    trainer = _Trainer(
-        model, guide, data, objective, settings, observe, device, out, progress, compile
-    )
-    with untouched(device):
+    with distributed.group(device), untouched(device):
+        trainer = _Trainer(
+            model, guide, data, objective, settings, observe, device, out, progress, compile
+        )
         torch.manual_seed(seed)
-        if resume and (out / "checkpoint.pt").exists():
+        if resume and distributed.first((out / "checkpoint.pt").exists):
             trainer.load()
         else:
             trainer.start(initialise, config or {})
@@ -147,7 +155,10 @@ def fit(
 
 
 def choose_device(name=None):
-    """A `torch.device`: the one named, else a GPU where there is one, else the CPU."""
+    """A `torch.device`: the one named, else a GPU where there is one, else the CPU.
+
+    Of a machine's processes under `torchrun`, each has a GPU of its own.
+    """
     if name is None:
         name = "cuda" if torch.cuda.is_available() else "cpu"
     try:
@@ -158,7 +169,11 @@ def choose_device(name=None):
         if not torch.cuda.is_available():
             raise UserError("no GPU here that torch can use; device='cpu' trains on the processor")
         if device.index is None:
-            device = torch.device("cuda", torch.cuda.current_device())
+            index = distributed.local_rank()
+            index = torch.cuda.current_device() if index is None else index
+            if index >= torch.cuda.device_count():
+                raise UserError(f"{index + 1} or more processes, {torch.cuda.device_count()} GPUs")
+            device = torch.device("cuda", index)
     return device
 
 
@@ -169,13 +184,16 @@ class _Trainer:
         self, model, guide, data, objective, settings, observe, device, out, progress, compile
     ):
         self.model, self.guide, self.data, self.objective = model, guide, data, objective
-        self.settings, self.device, self.out, self.progress = settings, device, out, progress
+        self.settings, self.device, self.out = settings, device, out
+        self.rank, self.processes = distributed.rank(), distributed.size()
+        self.progress = progress and self.rank == 0
         self.epochs, self.lr, self.seed = settings["epochs"], settings["lr"], settings["seed"]
         self.compile = compile
         self.observe = tuple(observe or getattr(model, "observes", ("x",)))
         for m in modules(model, guide):
             m.to(device)
-        self.batches = batches(data, settings["batch_size"], device, self.seed)
+        share = self.rank, self.processes
+        self.batches = batches(data, settings["batch_size"], device, self.seed, share)
         self.programs = accepting(model), accepting(guide)
         has_valid = isinstance(data, Data) and data.valid is not None
         self.validates = has_valid and not reads_index(guide)
@@ -216,17 +234,34 @@ class _Trainer:
         check_pair(self.model, self.guide, **{k: v[:8] for k, v in given.items()})
         self._check_all_data(given)
         self._make_optimiser(first)
+        self._share_weights()
         if self.out is not None:
-            self.out.mkdir(parents=True, exist_ok=True)
-            data = self.data.describe() if isinstance(self.data, Data) else {"name": "stream"}
-            checkpoint.write_json(
-                self.out / "config.json", {**config, "fit": self._described(), "data": data}
-            )
-            (self.out / "metrics.jsonl").write_text("")
+            distributed.first(lambda: self._write_config(config))
         if initialise is not None:
             initialise(self.model, self.guide, self.data, self.device, self.seed, self.progress)
             self._make_optimiser(first)
+            self._share_weights()
+        self._part_noise()
         self.save()
+
+    def _write_config(self, config):
+        self.out.mkdir(parents=True, exist_ok=True)
+        data = self.data.describe() if isinstance(self.data, Data) else {"name": "stream"}
+        many = {"processes": self.processes} if self.processes > 1 else {}
+        checkpoint.write_json(
+            self.out / "config.json", {**config, "fit": self._described(), **many, "data": data}
+        )
+        (self.out / "metrics.jsonl").write_text("")
+
+    def _share_weights(self):
+        """Everyone's weights and buffers become rank 0's."""
+        states = [t for m in modules(self.model, self.guide) for t in m.state_dict().values()]
+        distributed.same(states + self.free)
+
+    def _part_noise(self):
+        """From here on each process draws noise of its own; rank 0 what one process would."""
+        if self.rank:
+            torch.manual_seed(self.seed + 15_485_863 * self.rank)
 
     def _check_all_data(self, first):
         """Every training datum, not only the first batch, lies in its likelihood's support."""
@@ -275,22 +310,24 @@ class _Trainer:
             total=self.epochs, initial=self.epoch, disable=not self.progress, unit="epoch",
             dynamic_ncols=True,
         )  # fmt: skip
-        interrupted, saved = False, time.monotonic()
+        interrupted, saved, self.told = False, time.monotonic(), 0.0
         self.step.announce = bar.set_description
-        with bar, _ctrl_c() as stop, pyro.validation_enabled(False):
+        with bar, _ctrl_c(twice=self.processes == 1) as stop, pyro.validation_enabled(False):
             while self.epoch < self.epochs and not self._out_of_patience():
                 if not self._train_epoch(stop):
                     interrupted = True
                     break
                 self._end_epoch(bar)
-                if time.monotonic() - saved > CHECKPOINT_SECONDS:
+                due = time.monotonic() - saved > CHECKPOINT_SECONDS
+                due, stopped = distributed.any_of(due, stop.is_set())
+                if due:
                     self.save()
                     saved = time.monotonic()
-                if stop.is_set():
+                if stopped:
                     interrupted = self.epoch < self.epochs
                     break
-        self.objective.epoch = math.inf  # outside of training, warm-up is over
-        self.save()
+            self.objective.epoch = math.inf  # outside of training, warm-up is over
+            self.save()
         if interrupted:
             return self._run(interrupted=True)
         if self.best is not None:
@@ -311,35 +348,48 @@ class _Trainer:
         self.objective.epoch = self.epoch
         steps = len(self.batches)
         for batch in self.batches.epoch(self.epoch, start=self.batch):
-            if stop.is_set():
-                self.seconds += time.monotonic() - started
-                return False
+            count = batch.get("count", len(batch["x"]))
             batch = self.pick_all(batch)
             progress = (self.epoch + self.batch / steps) / self.epochs
             for group in self.optimiser.param_groups:
                 group["lr"] = self.lr * SCHEDULES[self.settings["schedule"]](progress)
-            self._step(batch)
+            self._step(batch, count, stop)
             self.batch += 1
             self.last = batch
+            # before the next batch is drawn: it would take from the stream that is saved
+            if self.batch < steps and self._stopped(stop):
+                self.seconds += time.monotonic() - started
+                return False
         self.seconds += time.monotonic() - started
         return True
 
-    def _step(self, batch):
+    def _stopped(self, stop):
+        """Whether to stop after this step: of several processes, all do if one was told to."""
+        if self.processes == 1:
+            return stop.is_set()
+        return (self.device.type == "cpu" or self.batch % STOP_STEPS == 0) and float(self.told) > 0
+
+    def _step(self, batch, count, stop):
+        """One step; `count` is the size of this process's share of the batch."""
         self.optimiser.zero_grad(set_to_none=True)
         loss = self.step(batch)
+        if self.processes > 1:
+            loss, count, told = distributed.whole_batch(self.parameters, loss, count, stop.is_set())
+            self.told = self.told + told
         if self.device.type == "cpu" and not math.isfinite(loss.item()):
             self._not_finite(batch)
         if self.settings["clip_norm"] is not None:
             clip_grad_norm_(self.parameters, self.settings["clip_norm"])
         self.optimiser.step()
-        self.total = self.total + loss.double() * len(batch["x"])
-        self.seen += len(batch["x"])
+        self.total = self.total + loss.double() * count
+        self.seen = self.seen + count
 
     def _not_finite(self, batch):
         with torch.no_grad():
             traces = run(self.model, self.guide, self.pick(batch))
         sites = [*traces.guide.items(), *traces.model.items()]
         bad = [n for n, s in sites if not torch.isfinite(traces.log_prob(s)).all()]
+        bad = sum(distributed.gathered(bad), [])
         where = f"at site {bad[0]!r}" if bad else "in its weighting"
         kept = f"; the last good checkpoint is {self.out / 'checkpoint.pt'}" if self.out else ""
         raise UserError(
@@ -348,19 +398,21 @@ class _Trainer:
         )
 
     def _end_epoch(self, bar):
+        self.seen = int(self.seen)
         loss = float(self.total) / self.seen
         if not math.isfinite(loss):  # on a GPU it is looked at here, so that no step waits for it
             self._not_finite(self.last)
         row = {"epoch": self.epoch + 1, "loss": loss, "seconds": round(self.seconds, 3)}
         row["lr"] = self.optimiser.param_groups[0]["lr"]
         row["data_per_second"] = round(self.seen / max(self.seconds, 1e-9))
+        self._share_weights()  # running statistics; and other machines may round otherwise
         if self.validates:
-            row["elbo"] = self._validate()
+            row["elbo"] = distributed.first(self._validate)
             if row["elbo"] > self.best_elbo:
                 self.best_elbo, self.best_epoch = row["elbo"], self.epoch + 1
                 self.best = self._weights()
         self.history.append(row)
-        if self.out is not None:
+        if self.out is not None and self.rank == 0:
             with open(self.out / "metrics.jsonl", "a") as f:
                 f.write(json.dumps(row) + "\n")
         self.epoch, self.batch, self.total, self.seen, self.seconds = self.epoch + 1, 0, 0.0, 0, 0.0
@@ -397,27 +449,31 @@ class _Trainer:
         """The whole state, so that `load` goes on as if nothing had happened."""
         if self.out is None:
             return
+        self._share_weights()
         cuda = self.device.type == "cuda"
+        streams = distributed.gathered(
+            (torch.get_rng_state(), torch.cuda.get_rng_state(self.device) if cuda else None)
+        )
         state = {
             "weights": self._weights(),
             "best": self.best,
             "optimiser": self.optimiser.state_dict(),
-            "rng": torch.get_rng_state(),
-            "rng_cuda": torch.cuda.get_rng_state(self.device) if cuda else None,
+            "rng": torch.stack([cpu for cpu, _ in streams]),  # [processes, ...]
+            "rng_cuda": torch.stack([gpu for _, gpu in streams]) if cuda else None,
             "progress": {
                 "epoch": self.epoch, "batch": self.batch, "total": float(self.total),
-                "seen": self.seen, "seconds": self.seconds, "best_elbo": self.best_elbo,
+                "seen": int(self.seen), "seconds": self.seconds, "best_elbo": self.best_elbo,
                 "best_epoch": self.best_epoch,
             },
             "history": json.dumps(self.history),
             "settings": json.dumps(self._described()),
         }  # fmt: skip
-        checkpoint.save(self.out / "checkpoint.pt", state)
+        distributed.first(lambda: checkpoint.save(self.out / "checkpoint.pt", state))
 
     def load(self):
         """Restore what `save` wrote."""
         path = self.out / "checkpoint.pt"
-        state = checkpoint.load(path)
+        state = distributed.first(lambda: checkpoint.load(path))
         settings = {"compile": "plain", **json.loads(state["settings"])}
         if self.compile == "auto":
             self.compile = settings["compile"]  # the same arithmetic as before, to the last bit
@@ -446,10 +502,17 @@ class _Trainer:
             setattr(self, name, value)
         self.total = torch.tensor(self.total, dtype=torch.float64, device=self.device)
         lines = "".join(json.dumps(row) + "\n" for row in self.history)
-        checkpoint.write_atomically(self.out / "metrics.jsonl", lambda p: p.write_text(lines))
-        torch.set_rng_state(state["rng"])
-        if state["rng_cuda"] is not None and self.device.type == "cuda":
-            torch.cuda.set_rng_state(state["rng_cuda"], self.device)
+        if self.rank == 0:
+            checkpoint.write_atomically(self.out / "metrics.jsonl", lambda p: p.write_text(lines))
+        self._part_noise()  # of a process that was not there before
+        for name, restore in (("rng", torch.set_rng_state), ("rng_cuda", self._set_cuda_stream)):
+            streams = () if state[name] is None else torch.atleast_2d(state[name])
+            if self.rank < len(streams):
+                restore(streams[self.rank].clone())  # a view into the stack crashes torch
+
+    def _set_cuda_stream(self, stream):
+        if self.device.type == "cuda":
+            torch.cuda.set_rng_state(stream, self.device)
 
 
 def _restore(model, guide, free, weights, source):
@@ -497,8 +560,11 @@ def load_weights(model, guide, path):
 
 
 @contextmanager
-def _ctrl_c():
-    """An event that the first Ctrl-C sets; a second one interrupts at once."""
+def _ctrl_c(twice=True):
+    """An event that the first Ctrl-C sets; a second one interrupts at once, if `twice`.
+
+    Not so under torchrun: it passes the signal on that its processes may have had already.
+    """
     stop = threading.Event()
     if threading.current_thread() is not threading.main_thread():
         yield stop
@@ -507,7 +573,8 @@ def _ctrl_c():
 
     def handler(number, frame):
         stop.set()
-        signal.signal(signal.SIGINT, before)
+        if twice:
+            signal.signal(signal.SIGINT, before)
 
     signal.signal(signal.SIGINT, handler)
     try:
