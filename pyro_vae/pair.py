@@ -129,6 +129,9 @@ class Traces:
             if s["infer"].get("_enumerate_dim") is not None and n not in self.guide
         }
         self.enumerated = {**self.enumerated_guide, **self.enumerated_model}
+        self.auxiliary = {  # what the guide alone samples: the latent that it is part of, else itself
+            n: _owner(n, s, self.model) for n, s in self.guide.items() if n not in self.model
+        }
         for n, s in self.model.items():
             frames = [f for f in s["cond_indep_stack"] if f.vectorized and f.name != PARTICLES]
             if not any(f.dim == -1 for f in frames):
@@ -187,17 +190,20 @@ class Traces:
         r"""`{site: [(S,) B]}` in nats, summing to the ELBO; differentiable.
 
         An observed site: :math:`E \log p`. A latent: :math:`E[\log p - \log q]`, minus its KL. A
-        latent summed in the model: minus the KL of its exact posterior to its prior.
+        latent summed in the model: minus the KL of its exact posterior to its prior. What the guide
+        samples besides (a mixture's component, an AutoNormal's unconstrained value) counts with the
+        latent that it is part of.
         """
         posterior = self._log_posterior()
         weights = self._weights(posterior)
         terms = {}
-        for name, site in self.model.items():
-            term = self.log_prob(site)
-            if name in self.guide:
-                term = term - self.log_prob(self.guide[name])
-            elif name in posterior:
-                term = term - posterior[name]
+        gains = {name: self.log_prob(site) for name, site in self.model.items()}
+        for name, site in self.guide.items():
+            owner = self.auxiliary.get(name, name)
+            gains[owner] = gains.get(owner, 0.0) - self.log_prob(site)
+        for name, log_posterior in posterior.items():
+            gains[name] = gains[name] - log_posterior
+        for name, term in gains.items():
             if weights is not None:
                 # A combination of probability 0 contributes 0, also where its log-prob is -inf.
                 term = torch.where(weights > 0, term, term.new_zeros(())) * weights
@@ -273,6 +279,17 @@ class Traces:
                 log_w = log_w - self.log_prob(site)
         left = list(range(log_w.dim() - self.event_dims))
         return log_w.logsumexp(left) if left else log_w
+
+
+def _owner(name, site, model):
+    """The model's latent that an auxiliary site of the guide is part of; else its own name.
+
+    A `Guide` says so; the sites of Pyro's AutoNormal go by their names.
+    """
+    if not site["infer"].get("is_auxiliary") and not is_subsample(site):
+        raise UserError(f"the guide samples {name!r}, which the model never does")
+    owner = site["infer"].get("part_of", name.removesuffix("_unconstrained"))
+    return owner if owner in model else name
 
 
 class AtMean(Messenger):
