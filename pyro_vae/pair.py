@@ -12,6 +12,7 @@ import torch
 import torch.nn as nn
 from pyro import poutine
 from pyro.infer.enum import get_importance_trace
+from pyro.poutine import runtime
 from pyro.poutine.enum_messenger import EnumMessenger
 from pyro.poutine.messenger import Messenger
 
@@ -101,6 +102,23 @@ def seeded(seed, device=None):
     with untouched(device):
         torch.manual_seed(seed)
         yield
+
+
+@contextmanager
+def apart():
+    """Run another pair in the midst of a program, hidden from whatever handles that program.
+
+    `poutine.block` is not enough: plates and enumeration dimensions are dealt out globally.
+    """
+    handlers, runtime._PYRO_STACK[:] = list(runtime._PYRO_STACK), []
+    plates, runtime._DIM_ALLOCATOR._stack = runtime._DIM_ALLOCATOR._stack, []
+    enumeration = dict(vars(runtime._ENUM_ALLOCATOR))
+    try:
+        yield
+    finally:
+        runtime._PYRO_STACK[:] = handlers
+        runtime._DIM_ALLOCATOR._stack = plates
+        vars(runtime._ENUM_ALLOCATOR).update(enumeration)
 
 
 PARTICLES = "num_particles_vectorized"  # the name that Pyro's own ELBOs give this plate

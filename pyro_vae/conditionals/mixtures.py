@@ -150,7 +150,9 @@ class Stratum(TorchDistribution):
     def expand(self, batch_shape, _instance=None):
         new = type(self).__new__(type(self))
         new.mixture, new.component = self.mixture, self.component
-        TorchDistribution.__init__(new, torch.Size(batch_shape), self.event_shape, validate_args=False)
+        TorchDistribution.__init__(
+            new, torch.Size(batch_shape), self.event_shape, validate_args=False
+        )
         return new
 
     def _of_component(self, parameter):
