@@ -290,12 +290,17 @@ def test_what_is_evaluated_is_the_familys_own_law(name):
             mean = (mass * values).sum()
             sd = (mass * (values - mean) ** 2).sum().sqrt()
             assert abs(found - mean) < 5 * sd / math.sqrt(20_000) + 1e-3
-        assert bound[i] == pytest.approx((joint + area.log()).logsumexp(0).item(), abs=0.03)
-        means.append((mass.unsqueeze(-1) * z).sum(0))
+        # the weights of a flow that has not been trained have heavy tails
+        tolerance = 0.15 if name in FLOWS else 0.03
+        evidence = (joint + area.log()).logsumexp(0).item()
+        assert bound[i] == pytest.approx(evidence, abs=tolerance)
+        mean = (mass.unsqueeze(-1) * z).sum(0)
+        sd = (mass.unsqueeze(-1) * (z - mean) ** 2).sum(0).sqrt()
+        means.append((mean, 5 * sd / math.sqrt(32) if name in FLOWS else 2e-3))
     code = pv.evaluate.encode(model, guide, x)
     assert set(code) == {"z"}
-    loose = 1.0 if name in FLOWS else 2e-3  # a flow's mean is that of 32 draws
-    assert ((code["z"] - torch.stack(means)).abs() < loose).all()
+    for found, (mean, error) in zip(code["z"], means, strict=True):  # a flow's: of 32 draws
+        assert ((found - mean).abs() < error).all()
 
 
 # ------------------------------------------------------------------ strata in training
