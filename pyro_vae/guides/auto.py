@@ -51,9 +51,15 @@ class Auto(Program):
         with torch.no_grad(), torch.random.fork_rng(devices=[]), pyro.validation_enabled(False):
             with poutine.block(), pyro.settings.context(module_local_params=True):
                 visible = poutine.block(model, hide_fn=_hidden)
-                self.auto = kind(visible, **options)
-                self.auto._setup_prototype(**example)
-        sites = dict(self.auto.prototype_trace.iter_stochastic_nodes())
+                auto = kind(visible, **options)
+                auto._setup_prototype(**example)
+        # in a tuple, so that torch does not make it a submodule: the parameters are `rows`
+        self._auto = (auto,)
+        self.names = {_key(name): name for name, _ in auto.named_parameters()}
+        self.rows = torch.nn.ParameterDict(
+            {_key(name): p.detach().clone() for name, p in auto.named_parameters()}
+        )
+        sites = dict(auto.prototype_trace.iter_stochastic_nodes())
         if not sites:
             raise UserError("the model has no continuous latent for an AutoGuide")
         for latent, site in sites.items():
@@ -68,13 +74,20 @@ class Auto(Program):
     def forward(self, x=None, y=None, c=None, index=None, size=None):
         if index is None:
             raise UserError(f"the guide's {next(iter(self.given))!r} needs index: pass index=")
-        rows = {k: p[index] for k, p in self.auto.named_parameters()}
+        (auto,) = self._auto
+        rows = {self.names[key]: p[index] for key, p in self.rows.items()}
         with pyro.settings.context(module_local_params=True):
-            batch = {"plate": self.plate, "rows": len(index)}
-            return functional_call(self.auto, rows, kwargs=batch, strict=False)
+            with poutine.block(hide_types=["param"]):
+                batch = {"plate": self.plate, "rows": len(index)}
+                return functional_call(auto, rows, (), batch)
 
     def extra_repr(self):
-        return f"{self.num_data} rows"
+        return f"{type(self._auto[0]).__name__}, {self.num_data} rows"
+
+
+def _key(name):
+    """An AutoGuide's `locs.z_unconstrained`, as a parameter's name."""
+    return name.removesuffix("_unconstrained").replace(".", "_")
 
 
 def _plates(plate, rows):
