@@ -42,14 +42,14 @@ def test_an_auto_normal_trained_on_minibatches_is_each_datums_own_optimum(batch_
     train(model, guide, x, epochs=300, lr=0.05, batch_size=batch_size, schedule="cosine")
     mean, precision = posterior(model, x)
     loc = guide.rows["locs_z"].detach()
-    torch.testing.assert_close(loc, mean, atol=0.1, rtol=0)
+    torch.testing.assert_close(loc, mean, atol=0.15, rtol=0)
     index = torch.arange(N)
     code = pv.evaluate.encode(model, guide, x, index=index)
     assert set(code) == {"z"}
     torch.testing.assert_close(code["z"], loc)
     scale = pyro.poutine.trace(guide).get_trace(x, index=index).nodes["z_unconstrained"]["fn"]
     optimal = precision.diagonal().rsqrt().expand(N, LATENT)
-    torch.testing.assert_close(scale.base_dist.scale.detach(), optimal, rtol=0.15, atol=0)
+    torch.testing.assert_close(scale.base_dist.scale.detach(), optimal, rtol=0.25, atol=0)
     assert len(pyro.get_param_store()) == 0
 
 
@@ -88,9 +88,7 @@ def test_a_positive_latents_change_of_variables_is_in_its_bound():
     def model(x):
         with pyro.plate("rows", len(x)):
             rate = pyro.sample("rate", dist.Gamma(2.0, 1.0))
-            pyro.sample(
-                "x", dist.Poisson(rate.unsqueeze(-1) * torch.ones(3)).to_event(1), obs=x
-            )
+            pyro.sample("x", dist.Poisson(rate.unsqueeze(-1) * torch.ones(3)).to_event(1), obs=x)
 
     x = torch.tensor([[1.0, 2, 0], [4, 5, 3]])
     start = init_to_value(values={"rate": torch.tensor([1.0, 3.5])})

@@ -49,15 +49,14 @@ class Auto(Program):
         self.num_data = len(example["x"])
         options["create_plates"] = _plates
         with torch.no_grad(), torch.random.fork_rng(devices=[]), pyro.validation_enabled(False):
-            with poutine.block(), pyro.settings.context(module_local_params=True):
-                visible = poutine.block(model, hide_fn=_hidden)
-                auto = kind(visible, **options)
+            with poutine.block():
+                auto = kind(poutine.block(model, hide_fn=_hidden), **options)
                 auto._setup_prototype(**example)
-        # in a tuple, so that torch does not make it a submodule: the parameters are `rows`
-        self._auto = (auto,)
-        self.names = {_key(name): name for name, _ in auto.named_parameters()}
+        call = _Forward(auto)
+        self._call = (call,)  # in a tuple, so that torch does not make it a submodule
+        self.names = {_key(name): name for name, _ in call.named_parameters()}
         self.rows = torch.nn.ParameterDict(
-            {_key(name): p.detach().clone() for name, p in auto.named_parameters()}
+            {_key(name): p.detach().clone() for name, p in call.named_parameters()}
         )
         sites = dict(auto.prototype_trace.iter_stochastic_nodes())
         if not sites:
@@ -74,20 +73,28 @@ class Auto(Program):
     def forward(self, x=None, y=None, c=None, index=None, size=None):
         if index is None:
             raise UserError(f"the guide's {next(iter(self.given))!r} needs index: pass index=")
-        (auto,) = self._auto
+        (call,) = self._call
         rows = {self.names[key]: p[index] for key, p in self.rows.items()}
-        with pyro.settings.context(module_local_params=True):
-            with poutine.block(hide_types=["param"]):
-                batch = {"plate": self.plate, "rows": len(index)}
-                return functional_call(auto, rows, (), batch)
+        return functional_call(call, rows, (), {"plate": self.plate, "rows": len(index)})
 
     def extra_repr(self):
-        return f"{type(self._auto[0]).__name__}, {self.num_data} rows"
+        return f"{type(self._call[0].auto).__name__}, {self.num_data} rows"
+
+
+class _Forward(torch.nn.Module):
+    """An AutoGuide's forward alone: its `__call__` would swap Pyro's parameter store meanwhile."""
+
+    def __init__(self, auto):
+        super().__init__()
+        self.auto = auto
+
+    def forward(self, **batch):
+        return self.auto.forward(**batch)
 
 
 def _key(name):
-    """An AutoGuide's `locs.z_unconstrained`, as a parameter's name."""
-    return name.removesuffix("_unconstrained").replace(".", "_")
+    """An AutoGuide's `auto.locs.z_unconstrained`, as the name of a parameter."""
+    return name.removeprefix("auto.").removesuffix("_unconstrained").replace(".", "_")
 
 
 def _plates(plate, rows):
