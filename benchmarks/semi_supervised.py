@@ -1,6 +1,7 @@
 """Error with few labels, of semi-supervised models beside classifiers given the same labels.
 
-    python -m benchmarks.semi_supervised --seeds 5 --threads 1 --out benchmarks/results/semi_supervised.json
+    python -m benchmarks.semi_supervised --seeds 5 --labels 100 --threads 1 \\
+        --out benchmarks/results/semi_supervised_100.json
 
 Digits as they are (17 grey levels, exact binomial likelihood, no binarisation). A seed draws the
 labels (classes in balance), the weights and the noise; the split is always the same: 1,257 to train
