@@ -1,6 +1,6 @@
 """Error with few labels, of semi-supervised models beside classifiers given the same labels.
 
-    python -m benchmarks.semi_supervised --seeds 5 --labels 100 --threads 1 \\
+    python -m benchmarks.semi_supervised --seeds 5 --labels 100 --threads 1 \
         --out benchmarks/results/semi_supervised_100.json
 
 Digits as they are (17 grey levels, exact binomial likelihood, no binarisation). A seed draws the
