@@ -8,7 +8,8 @@ labels (classes in balance), the weights and the noise; the split is always the 
 on, 180 for validation, 360 for test. The epoch kept is that of the best validation ELBO, which sees
 no label. Settings are the named methods' own. They were chosen by the error on the 180 labelled
 validation images (more labels than the models train on, as is usual in this literature), in some
-fifteen trials with 100 labels and seed 0, and are the same for every seed and number of labels. The test
+fifteen trials with 100 labels and seed 0 (M2's warm-up also by whether its decoder uses y, on
+validation images), and are the same for every seed and number of labels. The test
 split chose nothing.
 """
 
