@@ -1,6 +1,6 @@
 """Data a second in one process and in several, the global batch the same, on one machine.
 
-    python -m benchmarks.scaling [--processes 1 2] [--device cpu] [--out FILE.json]
+    python -m benchmarks.processes [--processes 1 2] [--device cpu] [--out FILE.json]
 
 A VAE 784-400-20 on 10,000 images of noise, batch 512, one thread a process, recorded step. Launched
 in turn, `--repeats` times; the median epoch of each run without its first, and the median of runs.
@@ -42,7 +42,7 @@ def measure(processes, epochs, device):
     """Data a second of one run."""
     with tempfile.TemporaryDirectory() as out:
         command = [sys.executable, "-m", "torch.distributed.run", "--standalone"]
-        command += [f"--nproc_per_node={processes}", "-m", "benchmarks.scaling", "--train", out]
+        command += [f"--nproc_per_node={processes}", "-m", "benchmarks.processes", "--train", out]
         command += ["--epochs", str(epochs)] + (["--device", device] if device else [])
         environment = {**os.environ, "OMP_NUM_THREADS": "1"}
         subprocess.run(command, env=environment, check=True, capture_output=True)
@@ -76,7 +76,7 @@ def main(argv=None):
     print(f"cores {os.cpu_count()}, load average before {load:.1f}")
     if a.out:
         write(
-            a.out, f"python -m benchmarks.scaling --repeats {a.repeats}", rows=rows, runs=runs,
+            a.out, f"python -m benchmarks.processes --repeats {a.repeats}", rows=rows, runs=runs,
             cores=os.cpu_count(), load_average_before=load,
         )  # fmt: skip
 
