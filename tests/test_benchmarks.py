@@ -1,8 +1,13 @@
 """What the benchmarks compare is the same thing."""
 
+import warnings
+
 import pytest
+import torch
 
 from benchmarks import speed
+from pyro_vae.objectives import ELBO
+from pyro_vae.train.recorded import RecordedStep
 
 
 @pytest.mark.parametrize("name", speed.WORKLOADS)
@@ -13,3 +18,12 @@ def test_the_hand_written_step_has_the_pairs_loss_and_gradients(name):
         speed.check(name, make, lambda *a: by_hand(*a) + 1e-3)
     with pytest.raises(RuntimeError, match="by hand"):  # the value alone is not enough
         speed.check(name, make, lambda *a: by_hand(*a) * 1.001 - 0.001 * by_hand(*a).detach())
+
+
+def test_a_pair_whose_gradients_round_badly_is_recorded_all_the_same():
+    x = torch.bernoulli(torch.rand(64, speed.X))  # of q(y | x): differences of 540 nats, in float32
+    step = RecordedStep(ELBO(), speed.m2(), "aten")
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        step({"x": x})
+    assert step.count == 1
