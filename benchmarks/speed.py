@@ -93,7 +93,7 @@ def m2():
 
 
 def m2_loss(model, guide, x):
-    q, y = guide.factors, torch.eye(K, dtype=x.dtype).unsqueeze(1)  # [K, 1, K]
+    q, y = guide.factors, torch.eye(K, dtype=x.dtype, device=x.device).unsqueeze(1)  # [K, 1, K]
     log_qy = _net(q["y"], x=x).log_softmax(-1).T  # [K, B]
     m, s = _net(q["z"], x=x, y=y).chunk(2, -1)  # [K, B, 50]
     s = bounded_log_scale(s)
@@ -295,8 +295,8 @@ def measure(name, size, rounds):
             "batch": size,
             "way": way,
             "median_ms": 1e3 * statistics.median(t),
-            "ratio_to_eager": _ratio(t, times["hand-written, eager"]),
-            "ratio_to_svi": _ratio(t, times["pyro SVI"]),
+            "ratio_to_eager": ratio(t, times["hand-written, eager"]),
+            "ratio_to_svi": ratio(t, times["pyro SVI"]),
             "first_call_s": first.get(way),
         }
         for way, t in times.items()
@@ -307,7 +307,7 @@ def _build(way, make, by_hand):
     return way(make(), by_hand)
 
 
-def _ratio(a, b):
+def ratio(a, b):
     """Median over rounds, each against its neighbour in time."""
     return statistics.median(x / y for x, y in zip(a, b, strict=True))
 
