@@ -2,10 +2,11 @@
 
 import warnings
 
+import pyro
 import pytest
 import torch
 
-from benchmarks import speed
+from benchmarks import scaling, speed
 from pyro_vae.objectives import ELBO
 from pyro_vae.train.recorded import RecordedStep
 
@@ -27,3 +28,16 @@ def test_a_pair_whose_gradients_round_badly_is_recorded_all_the_same():
         warnings.simplefilter("error")
         step({"x": x})
     assert step.count == 1
+
+
+@pytest.mark.parametrize("name", ["mixture-vae", "gmvae"])
+def test_a_component_summed_in_the_model_takes_no_copy_of_x(name):
+    found, s = [], {**scaling.BASE, "hidden": 16, "batch": 32, "rows": 64}
+    for components in (10, 100):
+        point = scaling.Point(name, {**s, "components": components}, "aten", torch.device("cpu"))
+        with pyro.validation_enabled(False):
+            point.load()
+            point.adam.zero_grad(set_to_none=True)
+            found.append(scaling.peak(point.step, point.device))
+    copy = 32 * scaling.X * 4 / 2**20  # MiB
+    assert copy < found[0] and found[1] - found[0] < 90 * copy / 4
