@@ -4,6 +4,7 @@ import json
 import os
 import sys
 from contextlib import nullcontext
+from dataclasses import fields
 from pathlib import Path
 
 import jsonargparse
@@ -132,7 +133,8 @@ def fit(
         conditional_prior: whether a CVAE's prior depends on c.
         decoder_given: the parents of a CVAE's x: [z,c] or [z].
         baseline: a CVAE's, whose guess its prior sees: frozen, or joint (trained with it).
-        compile: record the training step and replay it: false, aten, true (by Inductor), auto.
+        compile: record the training step and replay it, the same numbers up to rounding: auto
+            (what pays for a run of this length), true (by Inductor), aten (no compiler), false.
         num_samples: importance samples of the final log-likelihood.
         progress: show a progress bar.
     """
@@ -417,11 +419,13 @@ def fit_options(settings):
     )
     options = {name: settings[name] for name in names}
     options["objective"] = _objective(settings)
-    options["compile"] = {"true": True, "false": False}.get(
-        settings["compile"], settings["compile"]
-    )
+    options["compile"] = _compile(settings)
     options["initialise"] = _initialisation(settings)
     return options
+
+
+def _compile(settings):
+    return {"true": True, "false": False}.get(settings["compile"], settings["compile"])
 
 
 def _objective(settings):
@@ -448,7 +452,9 @@ def _initialisation(settings):
         return None
     if name not in known:
         raise unknown("initialisation", name, ("none", *known))
-    return known[name](**settings["initialisation"])
+    own = {f.name for f in fields(known[name])} & {"compile"}
+    same = {name: _compile(settings) for name in own}  # as the run, where it trains anything
+    return known[name](**{**same, **settings["initialisation"]})
 
 
 def _report(model, guide, loaded, settings, out, history, best_epoch, num_samples):

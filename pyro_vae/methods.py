@@ -105,7 +105,7 @@ DEFAULTS = {
     "conditional_prior": True,
     "decoder_given": ["z", "c"],
     "baseline": None,
-    "compile": "false",
+    "compile": "auto",
 }
 #: What digits train best with (`python -m benchmarks.priors`), where a method does not say.
 DIGITS = {"latent_dim": 24, "hidden": [500], "lr": 2e-3, "weight_decay": 0.2}

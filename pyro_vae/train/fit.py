@@ -65,7 +65,7 @@ def fit(
     initialise=None,
     observe=None,
     device=None,
-    compile=False,
+    compile="auto",
     seed=0,
     out=None,
     resume=False,
@@ -101,8 +101,10 @@ def fit(
             the model's y is categorical they are given as one-hot rows.
         device: `"cuda"`, `"cpu"`, ...; a GPU where there is one.
         compile: record the training step once and replay it, the same numbers up to rounding:
-            `True` (compiled by Inductor, which needs a C++ compiler), `"aten"` (as it was
-            recorded), `"auto"` (what pays for a run of this length), `False` (plain Pyro).
+            `"auto"` (what pays for a run of this length), `True` (compiled by Inductor, which needs
+            a C++ compiler), `"aten"` (as it was recorded), `False` (plain Pyro). What cannot be
+            recorded is run plainly, with one warning. A program that depends on Python's state, a
+            counter that will matter after many steps, needs `False`.
         seed: of shuffling, binarisation, sampling. Weights come from the modules as they are.
         out: folder for `config.json`, `metrics.jsonl`, `checkpoint.pt`.
         resume: go on from `out`'s checkpoint, if it has one; on a CPU bit for bit what an
@@ -294,7 +296,7 @@ class _Trainer:
         steps = self.epochs * len(self.batches)
         flops = 6 * size * sum(p.numel() for p in self.parameters)
         cuda = self.device.type == "cuda"
-        backend = choose_backend(self.compile, steps, flops, cuda)
+        backend = distributed.first(lambda: choose_backend(self.compile, steps, flops, cuda))
         self.settings["compile"] = backend
         pair = self.model, self.guide
         if backend == "plain":

@@ -12,7 +12,10 @@ is trained plainly, with one warning.
 """
 
 import functools
+import importlib.util
 import math
+import os
+import shutil
 import time
 import types
 import warnings
@@ -37,9 +40,10 @@ def choose_backend(compile, steps, flops, cuda=False):
     """`plain`, `aten` or `inductor`, for `fit`'s argument `compile` and the size of its run.
 
     `"auto"` weighs what a run saves against what its first call costs, by rules of thumb for one
-    core and from settings alone, not from a clock, so that the same run always chooses the same:
-    a recording costs half a second, and saves one millisecond a step; compiling it costs 15 s, and
-    saves half a millisecond and a tenth of the step's arithmetic besides.
+    core and from settings alone, not from a clock, so that the same run on the same machine always
+    chooses the same: a recording costs half a second (and a short last batch another), and saves one
+    millisecond a step; compiling it costs 15 s, and saves half a millisecond and a tenth of the
+    step's arithmetic besides, where there is a compiler. A run records when that is earned twice.
 
     Args:
         compile: `"auto"`, `True` (compiled), `False` (plain), or the name of a backend.
@@ -54,9 +58,17 @@ def choose_backend(compile, steps, flops, cuda=False):
     if compile != "auto":
         raise unknown("compile", compile, ("auto", "True", "False", *BACKENDS))
     seconds = flops / (1e13 if cuda else 5e10)
-    if steps * (5e-4 + 0.1 * seconds) > 2 * 15:
+    if steps * (5e-4 + 0.1 * seconds) > 2 * 15 and has_compiler(cuda):
         return "inductor"
     return "aten" if steps * 1e-3 > 2 * 0.5 else "plain"
+
+
+def has_compiler(cuda=False):
+    """Whether Inductor finds what it needs: a C++ compiler; on a GPU Triton, and one for C."""
+    if cuda and importlib.util.find_spec("triton") is None:
+        return False
+    names = ("CC", "gcc", "clang") if cuda else ("CXX", "g++", "clang++")
+    return any(shutil.which(os.environ.get(name, name)) for name in names)
 
 
 class PlainStep:
