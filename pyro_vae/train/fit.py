@@ -21,6 +21,7 @@ from ..evaluate.check import check_support
 from ..objectives import ELBO
 from ..pair import accepting, modules, one_hot_labels, reads_index, run, untouched
 from . import checkpoint, distributed
+from .cuda_graph import GraphedStep
 from .recorded import PlainStep, RecordedStep, choose_backend, leaves_of
 
 SCHEDULES = {
@@ -197,6 +198,7 @@ class _Trainer:
         share = self.rank, self.processes
         self.batches = batches(data, settings["batch_size"], device, self.seed, share)
         self.programs = accepting(model), accepting(guide)
+        self.labels_checked = self._check_labels()  # else every step would wait for a GPU to tell
         has_valid = isinstance(data, Data) and data.valid is not None
         self.validates = has_valid and not reads_index(guide)
         # progress: whole epochs, batches of the epoch under way, and its sums so far
@@ -210,13 +212,20 @@ class _Trainer:
         describe = getattr(self.objective, "describe", lambda: type(self.objective).__name__)
         return {**self.settings, "objective": describe()}
 
-    def pick(self, batch):
-        """Of a batch, what the pair is given."""
+    def pick(self, batch, check=False):
+        """Of a batch, what the pair is given; its labels checked if asked, or not checked before."""
         missing = [n for n in self.observe if batch.get(n) is None]
         if missing:
             raise UserError(f"the pair observes {missing[0]!r}, which the data do not have")
         given = {n: v for n, v in batch.items() if n in (*self.observe, "index")}
-        return one_hot_labels(self.model, given)
+        return one_hot_labels(self.model, given, check or not self.labels_checked)
+
+    def _check_labels(self):
+        """All training labels, once; a stream's are checked batch by batch. True if it is done."""
+        if not isinstance(self.data, Data) or self.data.train.y is None or "y" not in self.observe:
+            return False
+        one_hot_labels(self.model, {"y": self.data.train.y})
+        return True
 
     def pick_all(self, batch):
         """Of a batch, what the objective is given: the pair's data, and what it needs itself."""
@@ -286,13 +295,29 @@ class _Trainer:
         self.parameters = [p for p in owned if p.requires_grad] + self.free
         if not self.parameters:
             raise UserError("the pair has no parameters to train")
+        backend = self._make_step(len(batch["x"]))
+        # one graph holds the whole step, but not the exchange of gradients between processes
+        graphed = self.device.type == "cuda" and self.processes == 1 and backend != "plain"
+        lr = torch.tensor(self.lr, device=self.device) if graphed else self.lr
         self.optimiser = torch.optim.AdamW(
-            self.parameters, lr=self.lr, weight_decay=self.settings["weight_decay"], fused=True
-        )
-        self._make_step(len(batch["x"]))
+            self.parameters, lr=lr, weight_decay=self.settings["weight_decay"], fused=True,
+            capturable=graphed,
+        )  # fmt: skip
+        clip_norm = self.settings["clip_norm"]
+        self.graphed = GraphedStep(self.step, self.optimiser, clip_norm) if graphed else None
+
+    def _set_lr(self, value):
+        for group in self.optimiser.param_groups:
+            if isinstance(group["lr"], torch.Tensor):
+                group["lr"].fill_(value)  # where a CUDA graph reads it
+            else:
+                group["lr"] = value
 
     def _make_step(self, size):
-        """What takes a batch to a loss and gradients: the pair itself, or its recording."""
+        """What takes a batch to a loss and gradients: the pair itself, or its recording.
+
+        Returns its backend.
+        """
         steps = self.epochs * len(self.batches)
         flops = 6 * size * sum(p.numel() for p in self.parameters)
         cuda = self.device.type == "cuda"
@@ -303,6 +328,7 @@ class _Trainer:
             self.step = PlainStep(self.objective, pair)
         else:
             self.step = RecordedStep(self.objective, pair, backend, size)
+        return backend
 
     # -------------------------------------------------------------- during
 
@@ -353,8 +379,7 @@ class _Trainer:
             count = batch.get("count", len(batch["x"]))
             batch = self.pick_all(batch)
             progress = (self.epoch + self.batch / steps) / self.epochs
-            for group in self.optimiser.param_groups:
-                group["lr"] = self.lr * SCHEDULES[self.settings["schedule"]](progress)
+            self._set_lr(self.lr * SCHEDULES[self.settings["schedule"]](progress))
             self._step(batch, count, stop)
             self.batch += 1
             self.last = batch
@@ -362,6 +387,10 @@ class _Trainer:
             if self.batch < steps and self._stopped(stop):
                 self.seconds += time.monotonic() - started
                 return False
+        if self.device.type == "cuda":
+            torch.cuda.synchronize(
+                self.device
+            )  # once an epoch, or its time would be the queueing's
         self.seconds += time.monotonic() - started
         return True
 
@@ -373,16 +402,20 @@ class _Trainer:
 
     def _step(self, batch, count, stop):
         """One step; `count` is the size of this process's share of the batch."""
-        self.optimiser.zero_grad(set_to_none=True)
-        loss = self.step(batch)
-        if self.processes > 1:
-            loss, count, told = distributed.whole_batch(self.parameters, loss, count, stop.is_set())
-            self.told = self.told + told
-        if self.device.type == "cpu" and not math.isfinite(loss.item()):
-            self._not_finite(batch)
-        if self.settings["clip_norm"] is not None:
-            clip_grad_norm_(self.parameters, self.settings["clip_norm"])
-        self.optimiser.step()
+        if self.graphed:
+            loss = self.graphed(batch)
+        else:
+            self.optimiser.zero_grad(set_to_none=True)
+            loss = self.step(batch)
+            if self.processes > 1:
+                told = stop.is_set()
+                loss, count, told = distributed.whole_batch(self.parameters, loss, count, told)
+                self.told = self.told + told
+            if self.device.type == "cpu" and not math.isfinite(loss.item()):
+                self._not_finite(batch)
+            if self.settings["clip_norm"] is not None:
+                clip_grad_norm_(self.parameters, self.settings["clip_norm"])
+            self.optimiser.step()
         self.total = self.total + loss.double() * count
         self.seen = self.seen + count
 
@@ -405,7 +438,7 @@ class _Trainer:
         if not math.isfinite(loss):  # on a GPU it is looked at here, so that no step waits for it
             self._not_finite(self.last)
         row = {"epoch": self.epoch + 1, "loss": loss, "seconds": round(self.seconds, 3)}
-        row["lr"] = self.optimiser.param_groups[0]["lr"]
+        row["lr"] = float(self.optimiser.param_groups[0]["lr"])
         row["data_per_second"] = round(self.seen / max(self.seconds, 1e-9))
         self._share_weights()  # running statistics; and other machines may round otherwise
         if self.validates:
@@ -436,7 +469,7 @@ class _Trainer:
 
     def _validate(self):
         valid = self.data.observed("valid")
-        given = self.pick({"x": valid.x, "y": valid.y, "c": valid.c})
+        given = self.pick({"x": valid.x, "y": valid.y, "c": valid.c}, check=True)
         return float(elbo(self.model, self.guide, **given, seed=self.seed).mean())
 
     def _out_of_patience(self):
@@ -497,7 +530,10 @@ class _Trainer:
         freeze(self.model, self.guide, state["weights"])  # before: what is frozen is not optimised
         self._make_optimiser(first)
         _restore(self.model, self.guide, self.free, state["weights"], path)
+        rates = [group["lr"] for group in self.optimiser.param_groups]
         self.optimiser.load_state_dict(state["optimiser"])
+        for group, rate in zip(self.optimiser.param_groups, rates, strict=True):
+            group["lr"] = rate  # a tensor, perhaps, that a graph reads; set before each step
         self.best = state["best"]
         self.history = json.loads(state["history"])
         for name, value in state["progress"].items():
