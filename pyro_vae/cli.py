@@ -69,6 +69,7 @@ def fit(
     decoder_given: list[str] | None = None,
     baseline: str | None = None,
     compile: str | None = None,
+    precision: str | None = None,
     num_samples: int = 500,
     progress: bool = True,
 ):
@@ -135,6 +136,7 @@ def fit(
         baseline: a CVAE's, whose guess its prior sees: frozen, or joint (trained with it).
         compile: record the training step and replay it, the same numbers up to rounding: auto
             (what pays for a run of this length), true (by Inductor), aten (no compiler), false.
+        precision: of matrix products in training: tf32 (on a GPU), bf16 (inside the networks).
         num_samples: importance samples of the final log-likelihood.
         progress: show a progress bar.
     """
@@ -415,6 +417,7 @@ def fit_options(settings):
         "weight_decay",
         "clip_norm",
         "patience",
+        "precision",
         "seed",
     )
     options = {name: settings[name] for name in names}

@@ -106,6 +106,7 @@ DEFAULTS = {
     "decoder_given": ["z", "c"],
     "baseline": None,
     "compile": "auto",
+    "precision": None,
 }
 #: What digits train best with (`python -m benchmarks.priors`), where a method does not say.
 DIGITS = {"latent_dim": 24, "hidden": [500], "lr": 2e-3, "weight_decay": 0.2}

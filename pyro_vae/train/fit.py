@@ -14,6 +14,7 @@ import torch
 from torch.nn.utils import clip_grad_norm_
 from tqdm.auto import tqdm
 
+from ..conditionals import networks_in
 from ..data import Data, as_data, batches
 from ..errors import UserError, positive, unknown, whole
 from ..evaluate import check_pair, elbo
@@ -29,6 +30,7 @@ SCHEDULES = {
     "linear": lambda t: 1.0 - t,
     "cosine": lambda t: 0.5 * (1 + math.cos(math.pi * t)),
 }
+PRECISIONS = (None, "tf32", "bf16")
 CHECKPOINT_SECONDS = 10
 STOP_STEPS = 50  # on GPUs, processes agree to stop after so many steps: to look is to wait for them
 
@@ -67,6 +69,7 @@ def fit(
     observe=None,
     device=None,
     compile="auto",
+    precision=None,
     seed=0,
     out=None,
     resume=False,
@@ -106,6 +109,8 @@ def fit(
             a C++ compiler), `"aten"` (as it was recorded), `False` (plain Pyro). What cannot be
             recorded is run plainly, with one warning. A program that depends on Python's state, a
             counter that will matter after many steps, needs `False`.
+        precision: of matrix products in training: `"bf16"` inside this library's networks, by
+            autocast; `"tf32"` on a GPU; None leaves torch's. Evaluation is as ever.
         seed: of shuffling, binarisation, sampling. Weights come from the modules as they are.
         out: folder for `config.json`, `metrics.jsonl`, `checkpoint.pt`.
         resume: go on from `out`'s checkpoint, if it has one; on a CPU bit for bit what an
@@ -128,6 +133,10 @@ def fit(
         positive(clip_norm=clip_norm)
     if patience is not None:
         whole(1, patience=patience)
+    if precision not in PRECISIONS:
+        raise unknown("precision", precision, [p for p in PRECISIONS if p])
+    if precision == "tf32" and device.type != "cuda":
+        raise UserError("precision='tf32' is a GPU's; on a processor there is 'bf16'")
     out = None if out is None else Path(out)
     if resume and out is None:
         raise UserError("resume needs out=, the folder of the run to go on with")
@@ -141,6 +150,7 @@ def fit(
         "weight_decay": weight_decay,
         "clip_norm": clip_norm,
         "patience": patience,
+        "precision": precision,
         "seed": seed,
     }
     if hasattr(objective, "count") and isinstance(data, Data):
@@ -342,7 +352,9 @@ class _Trainer:
         self.step.announce = bar.set_description
         with bar, _ctrl_c(twice=self.processes == 1) as stop, pyro.validation_enabled(False):
             while self.epoch < self.epochs and not self._out_of_patience():
-                if not self._train_epoch(stop):
+                with _in_precision(self.settings["precision"]):
+                    whole_epoch = self._train_epoch(stop)
+                if not whole_epoch:
                     interrupted = True
                     break
                 self._end_epoch(bar)
@@ -595,6 +607,19 @@ def load_weights(model, guide, path):
     freeze(model, guide, state["weights"])
     for m in modules(model, guide):
         m.eval()
+
+
+@contextmanager
+def _in_precision(name):
+    """Within, matrix products are of this precision: see `fit`."""
+    before = torch.get_float32_matmul_precision()
+    try:
+        if name == "tf32":
+            torch.set_float32_matmul_precision("high")
+        with networks_in(torch.bfloat16 if name == "bf16" else None):
+            yield
+    finally:
+        torch.set_float32_matmul_precision(before)
 
 
 @contextmanager

@@ -271,7 +271,9 @@ class _Recording:
         import torch._inductor  # seconds; only here
 
         inputs = [*self.reads, *batch.values(), *scalars.values()]
-        self.call = torch._inductor.compile(self.call, inputs, options={"fallback_random": True})
+        # rounding to bf16 and back is part of the program, though a fused kernel could do without
+        options = {"fallback_random": True, "emulate_precision_casts": True}
+        self.call = torch._inductor.compile(self.call, inputs, options=options)
 
     @contextmanager
     def kept_state(self):
