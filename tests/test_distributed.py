@@ -127,7 +127,7 @@ def test_a_run_of_two_goes_on_in_one(two):
 def launch(*arguments, cwd):
     return subprocess.Popen(
         [*TORCHRUN, "-m", "pyro_vae", "fit", "vae", "--hidden", "[16]", "--latent_dim", "3",
-         "--num_samples", "2", "--schedule", "constant", "--device", "cpu", *arguments],
+         "--num_samples", "2", "--schedule", "constant", "--device", "cpu", "--compile", "false", *arguments],
         cwd=cwd, env=ENVIRONMENT, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True,
     )  # fmt: skip
 
