@@ -1,6 +1,6 @@
 """Time of a training step: this library against hand-written torch, Pyro's SVI and pythae.
 
-    python -m benchmarks.speed [--quick] [--out FILE.json]
+    python -m benchmarks.speed [--quick] [--device cuda] [--out FILE.json]
 
 One process, one thread; the ways of a workload take turns, so that they meet the same machine.
 Medians, and ratios to the hand-written eager step. All ways have the same networks, the same
@@ -11,7 +11,8 @@ M2 has no labels here: a label takes nothing off a step of fixed shape, in which
 "products" is the time of the step's matrix products alone, forward and backward: no way of running
 the step on this processor is faster. pythae's VAE (`pip install -e ".[bench]"`) has networks of the
 same sizes, its own loss (the KL in closed form) and its trainer's step.
-First calls are short where Inductor's cache on disk knows the workload from an earlier run.
+On a GPU hand-written and recorded steps are also taken as one CUDA graph each, and peak memory is
+what a way's first call allocates beyond what there was. First calls are short where Inductor's cache on disk knows the workload from an earlier run.
 """
 
 import argparse
@@ -33,6 +34,7 @@ from torch.utils._python_dispatch import TorchDispatchMode
 import pyro_vae as pv
 from pyro_vae.conditionals import MLP
 from pyro_vae.conditionals.families import bounded_log_scale
+from pyro_vae.train import cuda_graph
 from pyro_vae.train.recorded import PlainStep, RecordedStep
 
 from .results import write
@@ -133,6 +135,28 @@ def eager(pair, by_hand):
     return _trainer(pair, lambda x: (by_hand(*pair, x) / len(x)).backward())
 
 
+def graphed(pair, by_hand):
+    """The eager step as a CUDA graph, as torch's documentation shows it."""
+    parameters = [p for m in pair for p in m.parameters()]
+    optimiser = torch.optim.Adam(parameters, lr=1e-3, fused=True, capturable=True)
+    static, replay = None, None
+
+    def train():
+        optimiser.zero_grad(set_to_none=True)
+        (by_hand(*pair, static) / len(static)).backward()
+        optimiser.step()
+
+    def step(x):
+        nonlocal static, replay
+        if replay is None:
+            static = x.clone()
+            replay = cuda_graph.capture(train, x.device)
+        static.copy_(x)
+        replay()
+
+    return step
+
+
 def compiled(pair, by_hand):
     loss = torch.compile(partial(by_hand, *pair), dynamic=False)
     return _trainer(pair, lambda x: (loss(x) / len(x)).backward())
@@ -161,7 +185,7 @@ def recorded(backend, pair, by_hand):
     return _trainer(pair, lambda x: step({"x": x}))
 
 
-def pythae():
+def pythae(device):
     """The step of pythae's `BaseTrainer` on its VAE: 784-400-20, softplus."""
     from pythae.models import VAE, VAEConfig
     from pythae.models.base.base_utils import ModelOutput
@@ -187,7 +211,7 @@ def pythae():
             return ModelOutput(reconstruction=self.net(z))
 
     config = VAEConfig(input_dim=(X,), latent_dim=20, reconstruction_loss="bce")
-    model = VAE(config, Encoder(), Decoder())
+    model = VAE(config, Encoder(), Decoder()).to(device)
     optimiser = torch.optim.Adam(model.parameters(), lr=1e-3)
 
     def step(x):
@@ -200,6 +224,16 @@ def pythae():
     return step
 
 
+def recorded_graph(backend, pair, by_hand):
+    """As `fit` trains on a GPU."""
+    parameters = [p for m in pair for p in m.parameters()]
+    lr = torch.tensor(1e-3, device=parameters[0].device)
+    optimiser = torch.optim.AdamW(parameters, lr=lr, fused=True, capturable=True)
+    step = RecordedStep(pv.objectives.ELBO(), pair, backend)
+    training = cuda_graph.GraphedStep(step, optimiser)
+    return lambda x: training({"x": x})
+
+
 WAYS = {
     "hand-written, eager": eager,
     "hand-written, torch.compile": compiled,
@@ -207,6 +241,13 @@ WAYS = {
     "pyro_vae, plain": plain,
     "pyro_vae, recorded, aten": partial(recorded, "aten"),
     "pyro_vae, recorded, inductor": partial(recorded, "inductor"),
+}
+
+
+GPU_WAYS = {
+    "hand-written, CUDA graph": graphed,
+    "pyro_vae, CUDA graph, aten": partial(recorded_graph, "aten"),
+    "pyro_vae, CUDA graph, inductor": partial(recorded_graph, "inductor"),
 }
 
 
@@ -228,7 +269,7 @@ def products(pair, by_hand, x):
     with _Products() as seen:
         by_hand(*pair, x).backward()
     operands = [
-        [torch.empty_strided(shape, stride).normal_() for shape, stride in both]
+        [torch.empty_strided(shape, stride, device=x.device).normal_() for shape, stride in both]
         for both in seen.found
     ]
 
@@ -257,35 +298,33 @@ def check(name, make, by_hand):
             raise RuntimeError(f"{name}: by hand it is not the objective of the library's pair")
 
 
-def measure(name, size, rounds):
+def measure(name, size, rounds, device):
     """`{way: {median seconds, ratio, first call}}` of one workload at one batch size."""
     make, by_hand = WORKLOADS[name]
     check(name, make, by_hand)
     torch.manual_seed(0)
-    x = torch.bernoulli(torch.rand(size, X))
-    builds = {way: partial(_build, build, make, by_hand) for way, build in WAYS.items()}
+    x = torch.bernoulli(torch.rand(size, X)).to(device)
+    cuda = device.type == "cuda"
+    ways = {**WAYS, **(GPU_WAYS if cuda else {})}
+    builds = {way: partial(_build, build, make, by_hand, device) for way, build in ways.items()}
     if name == "vae" and importlib.util.find_spec("pythae"):
-        builds["pythae"] = pythae
-    steps, first = {}, {}
+        builds["pythae"] = partial(pythae, device)
+    steps, first, memory = {}, {}, {}
     for way, build in builds.items():
         torch.manual_seed(0)
         steps[way] = build()
         with pyro.validation_enabled(False):
-            started = time.perf_counter()
-            steps[way](x)
-        first[way] = time.perf_counter() - started
-    steps["products"] = products(make(), by_hand, x)
+            before = _used(cuda)
+            first[way] = _seconds(steps[way], x)
+            memory[way] = _used(cuda, peak=True) - before
+    steps["products"] = products([m.to(device) for m in make()], by_hand, x)
     times = {way: [] for way in steps}
-    started = time.perf_counter()
-    steps["hand-written, eager"](x)
-    turn = 5 if time.perf_counter() - started < 0.05 else 1  # steps; long ones need no averaging
+    # steps a turn: long ones need no averaging
+    turn = 5 if _seconds(steps["hand-written, eager"], x) < 0.05 else 1
     for r in range(rounds + 2):
         for way, step in steps.items():
             with pyro.validation_enabled(False):
-                started = time.perf_counter()
-                for _ in range(turn):
-                    step(x)
-                seconds = (time.perf_counter() - started) / turn
+                seconds = _seconds(step, x, turn)
             if r >= 2:
                 times[way].append(seconds)
     pyro.clear_param_store()
@@ -298,13 +337,34 @@ def measure(name, size, rounds):
             "ratio_to_eager": ratio(t, times["hand-written, eager"]),
             "ratio_to_svi": ratio(t, times["pyro SVI"]),
             "first_call_s": first.get(way),
+            **({"peak_MiB": memory.get(way)} if cuda else {}),
         }
         for way, t in times.items()
     ]
 
 
-def _build(way, make, by_hand):
-    return way(make(), by_hand)
+def _build(way, make, by_hand, device):
+    return way([m.to(device) for m in make()], by_hand)
+
+
+def _seconds(step, x, turn=1):
+    """Seconds a step; on a GPU, until it is done."""
+    started = time.perf_counter()
+    for _ in range(turn):
+        step(x)
+    if x.is_cuda:
+        torch.cuda.synchronize()
+    return (time.perf_counter() - started) / turn
+
+
+def _used(cuda, peak=False):
+    """MiB of GPU memory: now, or at most since it was last asked how much it is now."""
+    if not cuda:
+        return 0.0
+    if peak:
+        return torch.cuda.max_memory_allocated() / 2**20
+    torch.cuda.reset_peak_memory_stats()
+    return torch.cuda.memory_allocated() / 2**20
 
 
 def ratio(a, b):
@@ -318,6 +378,7 @@ def main(argv=None):
     parser.add_argument("--rounds", type=int, default=30, help="of some steps of every way")
     parser.add_argument("--workloads", nargs="+", default=list(WORKLOADS), choices=WORKLOADS)
     parser.add_argument("--batches", nargs="+", type=int, default=[128, 512])
+    parser.add_argument("--device", type=torch.device, default=torch.device("cpu"))
     parser.add_argument("--out", type=Path)
     a = parser.parse_args(argv)
     torch.set_num_threads(1)
@@ -326,7 +387,7 @@ def main(argv=None):
     rows = []
     for name in a.workloads:
         for size in a.batches:
-            found = measure(name, size, 6 if a.quick else a.rounds)
+            found = measure(name, size, 6 if a.quick else a.rounds, a.device)
             rows += found
             print(f"\n{name}, batch {size}{'ms':>25}  ÷ eager    ÷ SVI  first call, s")
             for row in found:
