@@ -1,10 +1,12 @@
 """A CUDA graph's step trains as the recorded one does: its buffers here, the graph on a GPU."""
 
+import sys
 import warnings
 
 import pytest
 import torch
-from test_recorded import digits_batch, library_pair
+from test_recorded import digits_batch, library_pair, losses, trained
+from test_train import _stop_after
 
 import pyro_vae as pv
 from pyro_vae.objectives import ELBO
@@ -94,6 +96,30 @@ def test_what_cannot_be_captured_is_trained_by_its_recording_with_one_warning(mo
         wanted = train("vae", False, [12, 12, 5])
     for a, b in zip(found, wanted, strict=True):
         assert all(map(torch.equal, a, b))
+
+
+def test_fit_with_a_graph_is_fit_without_and_resumes_in_either(emulated, monkeypatch, tmp_path):
+    # in float64: the rate is a tensor for the graph, and Adam multiplies otherwise with one
+    torch.set_default_dtype(torch.float64)
+    options = {"compile": "aten", "schedule": "linear", "clip_norm": 0.5}
+    a, wanted = trained(epochs=2, **options)
+    fit = sys.modules["pyro_vae.train.fit"]
+    monkeypatch.setattr(fit, "can_graph", lambda device: True)
+    b, found = trained(epochs=2, **options)
+    captures = 2 * (WARMUP + 4)  # steps that train nothing, of the full batch and of the short one
+    with _stop_after(steps=captures + 14):  # in the middle of the second epoch
+        trained(epochs=2, out=tmp_path, **options)
+    c, resumed = trained(epochs=2, out=tmp_path, resume=True, **options)
+    assert len(emulated) == 3 * 2
+    assert losses(a) == pytest.approx(losses(b), rel=1e-9)
+    assert losses(b) == losses(c) and all(map(torch.equal, found, resumed))
+    with _stop_after(steps=captures + 14):
+        trained(epochs=2, out=tmp_path / "moved", **options)
+    monkeypatch.setattr(fit, "can_graph", lambda device: False)
+    d, moved = trained(epochs=2, out=tmp_path / "moved", resume=True, **options)
+    assert losses(a) == pytest.approx(losses(d), rel=1e-9)
+    for p, q in zip(wanted, moved, strict=True):
+        torch.testing.assert_close(p, q, rtol=1e-6, atol=1e-8)
 
 
 # ------------------------------------------------------------------------------- on a GPU

@@ -105,6 +105,11 @@ class GraphedStep:
                             tensor.zero_()  # it was made within
 
 
+def can_graph(device):
+    """Whether steps on a device can be captured."""
+    return device.type == "cuda"
+
+
 def capture(function, device):
     """`replay()`: what `function()` does on the device, and its result, as one graph."""
     side = torch.cuda.Stream(device)

@@ -22,7 +22,7 @@ from ..evaluate.check import check_support
 from ..objectives import ELBO
 from ..pair import accepting, modules, one_hot_labels, reads_index, run, untouched
 from . import checkpoint, distributed
-from .cuda_graph import GraphedStep
+from .cuda_graph import GraphedStep, can_graph
 from .recorded import PlainStep, RecordedStep, choose_backend, leaves_of
 
 SCHEDULES = {
@@ -307,7 +307,7 @@ class _Trainer:
             raise UserError("the pair has no parameters to train")
         backend = self._make_step(len(batch["x"]))
         # one graph holds the whole step, but not the exchange of gradients between processes
-        graphed = self.device.type == "cuda" and self.processes == 1 and backend != "plain"
+        graphed = can_graph(self.device) and self.processes == 1 and backend != "plain"
         lr = torch.tensor(self.lr, device=self.device) if graphed else self.lr
         self.optimiser = torch.optim.AdamW(
             self.parameters, lr=lr, weight_decay=self.settings["weight_decay"], fused=True,
@@ -542,10 +542,10 @@ class _Trainer:
         freeze(self.model, self.guide, state["weights"])  # before: what is frozen is not optimised
         self._make_optimiser(first)
         _restore(self.model, self.guide, self.free, state["weights"], path)
-        rates = [group["lr"] for group in self.optimiser.param_groups]
+        (group,) = self.optimiser.param_groups
+        own = {name: group[name] for name in ("lr", "capturable")}  # the device's, not the run's
         self.optimiser.load_state_dict(state["optimiser"])
-        for group, rate in zip(self.optimiser.param_groups, rates, strict=True):
-            group["lr"] = rate  # a tensor, perhaps, that a graph reads; set before each step
+        self.optimiser.param_groups[0].update(own)  # the rate is set before each step
         self.best = state["best"]
         self.history = json.loads(state["history"])
         for name, value in state["progress"].items():
