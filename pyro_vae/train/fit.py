@@ -232,7 +232,8 @@ class _Trainer:
 
     def _check_labels(self):
         """All training labels, once; a stream's are checked batch by batch. True if it is done."""
-        if not isinstance(self.data, Data) or self.data.train.y is None or "y" not in self.observe:
+        observed = "y" in self.observe and "y" not in getattr(self.objective, "needs", ())
+        if not isinstance(self.data, Data) or self.data.train.y is None or not observed:
             return False
         one_hot_labels(self.model, {"y": self.data.train.y})
         return True
