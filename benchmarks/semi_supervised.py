@@ -1,13 +1,15 @@
 """Error with few labels, of semi-supervised models beside classifiers given the same labels.
 
-    python -m benchmarks.semi_supervised --seeds 5 --threads 1 --out benchmarks/results/semi_supervised.json
+    python -m benchmarks.semi_supervised --seeds 5 --labels 100 --threads 1 \
+        --out benchmarks/results/semi_supervised_100.json
 
 Digits as they are (17 grey levels, exact binomial likelihood, no binarisation). A seed draws the
 labels (classes in balance), the weights and the noise; the split is always the same: 1,257 to train
 on, 180 for validation, 360 for test. The epoch kept is that of the best validation ELBO, which sees
 no label. Settings are the named methods' own. They were chosen by the error on the 180 labelled
 validation images (more labels than the models train on, as is usual in this literature), in some
-fifteen trials with 100 labels and seed 0, and are the same for every seed and number of labels. The test
+fifteen trials with 100 labels and seed 0 (M2's warm-up also by whether its decoder uses y, on
+validation images), and are the same for every seed and number of labels. The test
 split chose nothing.
 """
 

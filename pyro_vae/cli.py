@@ -60,7 +60,8 @@ def fit(
     batch_size: int | None = None,
     clip_norm: float | None = None,
     patience: int | None = None,
-    warmup: int | None = None,
+    warmup: int | dict[str, int] | None = None,
+    warmup_from: float | None = None,
     free_bits: dict[str, float] | None = None,
     num_particles: int | None = None,
     condition: str | None = None,
@@ -124,7 +125,8 @@ def fit(
         batch_size: data a step, of all processes together.
         clip_norm: largest gradient norm.
         patience: stop after that many epochs without a better validation ELBO.
-        warmup: epochs of KL warm-up.
+        warmup: epochs of KL warm-up, or by latent: '{"z": 50}'.
+        warmup_from: the KL's weight at its start; above 1, that latent comes into use late.
         free_bits: nats per latent, e.g. '{"y": 0.5}'.
         num_particles: Monte Carlo samples per datum in training.
         condition: what a conditional model is given: quadrants (of an image), labels, or data (the
@@ -435,7 +437,7 @@ def _objective(settings):
     name = settings["objective"]
     if name not in methods.OBJECTIVES:
         raise unknown("objective", name, methods.OBJECTIVES)
-    options = {k: settings[k] for k in ("warmup", "free_bits", "num_particles")}
+    options = {k: settings[k] for k in ("warmup", "warmup_from", "free_bits", "num_particles")}
     if settings["alpha"] is not None:
         if name == "elbo":
             raise UserError(

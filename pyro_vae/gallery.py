@@ -10,8 +10,7 @@ from .errors import UserError, unknown
 from .evaluate import ex_post
 from .generate import AggregatePosterior, complete, interpolate, sample, traverse
 from .generate.paths import main_latent
-from .generate.samples import covariates_of
-from .pair import takes
+from .pair import covariates_of, takes
 
 HALVES = ("top", "bottom", "left", "right")
 

@@ -98,6 +98,7 @@ DEFAULTS = {
     "clip_norm": None,
     "patience": None,
     "warmup": 0,
+    "warmup_from": 0.0,
     "free_bits": {},
     "num_particles": 1,
     "condition": None,
@@ -235,7 +236,8 @@ METHODS = {
         M2,
         "y <- x; z <- x, y",
         "Kingma et al. 2014, arXiv 1406.5298",
-        settings=SEMI,
+        # z dear at first: else it takes the class along, and the decoder never comes to use y
+        settings={**SEMI, "warmup": {"z": 50}, "warmup_from": 5.0},
         large=SEMI_LARGE,
     ),
     "m1-m2": Method(

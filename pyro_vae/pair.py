@@ -20,8 +20,7 @@ from .errors import UserError
 
 def accepting(program):
     """`program`, as a function of a whole batch by keywords that ignores what it does not take."""
-    target = program.forward if isinstance(program, nn.Module) else program
-    parameters = list(inspect.signature(target).parameters.values())
+    parameters = parameters_of(program).values()
     names = {p.name for p in parameters if p.kind not in (p.VAR_POSITIONAL, p.VAR_KEYWORD)}
 
     def call(**batch):
@@ -34,10 +33,49 @@ def accepting(program):
     return call
 
 
+def parameters_of(program):
+    """`{name: parameter}` of what a program's forward takes."""
+    return inspect.signature(getattr(program, "forward", program)).parameters
+
+
 def takes(program, name):
     """Whether a program's signature names `name`."""
-    target = program.forward if isinstance(program, nn.Module) else program
-    return name in inspect.signature(target).parameters
+    return name in parameters_of(program)
+
+
+def covariates_of(model):
+    """`{name: event shape}` of what a conditional model must be given."""
+    return {name: tuple(shape) for name, shape in getattr(model, "covariates", {}).items()}
+
+
+def sites_of(model, example=None):
+    """`({data: shape}, {latent: (shape, is discrete)})` in the model's order, read off one run.
+
+    Args:
+        example: a batch to run it on; a model that takes `size=` needs none.
+
+    Raises:
+        UserError: there is no example, and the model does not sample by itself.
+    """
+    device = device_of(model)
+    if example is None:
+        if not takes(model, "size"):
+            raise UserError("to read this model's latents, pass example={'x': a batch of data}")
+        shapes = covariates_of(model).items()
+        example = {"size": 2, **{name: torch.zeros(2, *s, device=device) for name, s in shapes}}
+    with torch.no_grad(), eval_mode(model), untouched(device), pyro.validation_enabled(False):
+        trace = poutine.trace(model).get_trace(**example)
+    data = {k: tuple(v.shape[1:]) for k, v in example.items() if isinstance(v, torch.Tensor)}
+    latents = {}
+    for name, site in trace.nodes.items():
+        if site["type"] != "sample" or is_subsample(site):
+            continue
+        shape = tuple(site["fn"].event_shape)
+        if site["is_observed"] or name == "x":
+            data.setdefault(name, shape)
+        else:
+            latents[name] = (shape, bool(site["fn"].has_enumerate_support))
+    return data, latents
 
 
 def one_hot_labels(model, batch, check=True):

@@ -62,7 +62,7 @@ def images(ax, x, columns=None, row_labels=None, title=None, white=1.0):
     ax.imshow(canvas, interpolation="nearest")
     _bare(ax)
     if row_labels is not None:
-        ax.set_yticks([r * (h + pad) + h / 2 for r in range(rows)], row_labels)
+        ax.set_yticks([r * (h + pad) + (h - 1) / 2 for r in range(rows)], row_labels)
         ax.tick_params(length=0)
     if white != 1:
         ax.set_xlabel(f"black is 0, white {white:g} or more")

@@ -1,8 +1,11 @@
 import pyro
 import pytest
 import torch
+from threadpoolctl import threadpool_limits
 
-torch.set_num_threads(1)  # the tests are small; and rounding then does not depend on the machine
+# The tests are small; and rounding then does not depend on the machine.
+torch.set_num_threads(1)
+threadpool_limits(1)
 
 
 def pytest_collection_modifyitems(config, items):

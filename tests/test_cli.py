@@ -292,6 +292,10 @@ BAD = {
         "needs channels and a hidden layer",
     ),
     "negative warm-up": (["fit", "vae", "--warmup", "-1"], "warmup must not be negative: -1"),
+    "negative start of warm-up": (
+        ["fit", "vae", "--warmup", "5", "--warmup_from", "-1"],
+        "warmup_from must not be negative: -1",
+    ),
     "free bits of nothing": (["fit", "vae", "--free_bits", '{"q": 1}'], "no latent 'q'"),
     "empty batches": (["fit", "vae", "--batch_size", "0"], "batch_size takes whole numbers from 1"),
     "no rate": (["fit", "vae", "--lr", "0"], "lr must be positive: 0"),

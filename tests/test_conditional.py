@@ -332,15 +332,6 @@ def log_likelihood(model, guide, data, num_samples=50):
     return pv.evaluate.log_likelihood(model, guide, part.x, num_samples, c=part.c).mean().item()
 
 
-@pytest.mark.parametrize("name", CONDITIONAL)
-def test_trained_on_digits_it_beats_the_pixels_frequencies(name):
-    options = {"initialisation": {"epochs": 10}} if name == "cvae-baseline" else {}
-    model, guide, data = trained(name, 15, compile="aten", hidden=[128], lr=4e-3, **options)
-    x, frequency = data.observed("test").x, data.observed("train").x.mean(0).clamp(0.01, 0.99)
-    independent = torch.distributions.Bernoulli(frequency).log_prob(x).sum(-1).mean().item()
-    assert log_likelihood(model, guide, data) > independent + 0.8
-
-
 def test_a_latent_and_a_prior_that_depends_on_c_each_better_the_prediction():
     found = {}
     for name in ("nn-baseline", "relaxed-cvae", "cvae"):

@@ -13,7 +13,7 @@ import torch.nn as nn
 from torch.distributions import MultivariateNormal as TorchMultivariateNormal
 
 import pyro_vae as pv
-from pyro_vae import methods
+from pyro_vae import cli, methods
 from pyro_vae.conditionals import MLP, Normal, NormalLikelihood
 from pyro_vae.conditionals.families import bounded_log_scale
 from pyro_vae.objectives import ELBO, SemiSupervised
@@ -615,6 +615,19 @@ def test_analogies_are_the_decoders_means_at_one_style(name):
     vae = pv.models.VAE((D,), 2, network=SMALL)
     with pytest.raises(pv.UserError, match="VAE names no latent that is style"):
         pv.generate.analogies(vae, pv.guides.Guide(vae), x)
+
+
+def test_m2_of_digits_draws_the_class_that_it_is_asked_for_in_each_datums_style():
+    settings = methods.settings("m2", {"compile": "aten", "seed": 0})
+    data = cli.load_data(settings)
+    settings["likelihood"] = data.likelihood
+    torch.manual_seed(0)
+    model, guide = methods.build("m2", settings, *cli.shapes(data))
+    pv.fit(model, guide, data, **cli.fit_options(settings), device="cpu", progress=False)
+    x = data.observed("valid").x[:50]
+    made = pv.generate.analogies(model, guide, x)
+    read = pv.evaluate.classify(model, guide, made.flatten(0, 1)).reshape(50, 10)
+    assert (read == torch.arange(10)).double().mean() > 0.7  # 0.4 where z takes the class along
 
 
 def test_entropy_and_mutual_information_tell_an_ignored_y_from_a_used_one():

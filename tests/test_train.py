@@ -15,8 +15,9 @@ from torch.utils.data import DataLoader, TensorDataset
 
 import pyro_vae as pv
 from pyro_vae.conditionals import MLP
+from pyro_vae.models.priors import set_components
 from pyro_vae.train import checkpoint, load_weights
-from pyro_vae.train.initialise import plain_vae, set_components
+from pyro_vae.train.initialise import plain_vae
 
 NET = MLP((16,))
 

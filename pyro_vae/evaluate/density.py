@@ -2,12 +2,10 @@
 
 import torch
 from pyro import poutine
-from sklearn.mixture import GaussianMixture
-from threadpoolctl import threadpool_limits
 
 from ..conditionals import MultivariateNormal
 from ..errors import UserError, unknown, whole
-from ..models.priors import FlowPrior, MixturePrior, prior_of, set_components
+from ..models.priors import FlowPrior, MixturePrior, fit_components, prior_of
 from ..pair import accepting, device_of, eval_mode, seeded
 from .latents import encode
 from .likelihood import chunks, observed
@@ -101,13 +99,8 @@ def ex_post(
             density.to(codes)
             _fit_flow(density, codes.reshape(max(1, draws), -1, size), epochs)
         else:
-            mixture = GaussianMixture(
-                num_components, n_init=3, reg_covar=reg_covar, random_state=seed or 0
-            )
-            with threadpool_limits(1):  # matrices so small are slower on several threads
-                mixture.fit(codes.double().cpu().numpy())
             density = MixturePrior(size, num_components, MultivariateNormal()).to(codes)
-            set_components(density, mixture.weights_, mixture.means_, mixture.covariances_)
+            fit_components(density, codes.double().cpu().numpy(), 3, reg_covar, seed or 0)
     return density.to(device).eval()
 
 

@@ -7,8 +7,8 @@ import torch
 
 from ..errors import UserError, unknown
 from ..evaluate import encode, posterior
-from ..pair import device_of, eval_mode, seeded
-from .samples import checked, covariates_of, latents_of, run_model
+from ..pair import covariates_of, device_of, eval_mode, seeded
+from .samples import checked, latents_of, run_model
 
 PATHS = ("linear", "spherical")
 

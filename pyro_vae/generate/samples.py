@@ -1,14 +1,21 @@
 """Samples of a model, from the prior or from another source of its latents."""
 
-import inspect
-
 import pyro
 import torch
 from pyro import poutine
 
 from ..errors import UserError, unknown, whole
 from ..evaluate import posterior
-from ..pair import AtMean, device_of, eval_mode, is_subsample, one_hot_labels, seeded, untouched
+from ..pair import (
+    AtMean,
+    covariates_of,
+    device_of,
+    eval_mode,
+    one_hot_labels,
+    parameters_of,
+    seeded,
+    sites_of,
+)
 
 
 def sample(
@@ -101,29 +108,9 @@ class AggregatePosterior:
         return {**observed, **latents}
 
 
-def parameters_of(model):
-    """The names that a program's forward takes."""
-    target = model.forward if isinstance(model, torch.nn.Module) else model
-    return inspect.signature(target).parameters
-
-
-def covariates_of(model):
-    """`{name: event shape}` of what a conditional model must be given."""
-    return {name: tuple(shape) for name, shape in getattr(model, "covariates", {}).items()}
-
-
 def latents_of(model):
-    """`{latent: (event shape, is discrete)}` in the model's order, its data left out."""
-    device = device_of(model, default="cpu")
-    given = {n: torch.zeros(2, *s, device=device) for n, s in covariates_of(model).items()}
-    with torch.no_grad(), eval_mode(model), untouched(device), pyro.validation_enabled(False):
-        trace = poutine.trace(model).get_trace(size=2, **given)
-    return {
-        name: (tuple(site["fn"].event_shape), bool(site["fn"].has_enumerate_support))
-        for name, site in trace.nodes.items()
-        if site["type"] == "sample" and not (site["is_observed"] or is_subsample(site))
-        if name != "x"
-    }
+    """`{latent: (event shape, is discrete)}` in the model's order."""
+    return sites_of(model)[1]
 
 
 def run_model(model, size, values, at_mean=False):

@@ -1,14 +1,11 @@
 """A guide is a factorisation: for each latent, in order, its parents and a family."""
 
-import inspect
-
 import pyro
-import torch
 import torch.nn as nn
-from pyro import poutine
 
 from ..conditionals import Conditional, Normal, OneHotCategorical, RelaxedOneHotCategorical
 from ..errors import UserError, unknown
+from ..pair import sites_of
 from ..program import Program
 
 DISCRETE = ("enumerate", "score", "relaxed")
@@ -72,7 +69,8 @@ class Guide(Program):
             if given is None:
                 raise UserError("this model has no default guide: pass given={latent: [parents]}")
         self.discrete = discrete
-        data, latents = _sites(model, example)
+        data, latents = sites_of(model, example)
+        data = {"index": (), **data}
         shapes = {**data, **{name: shape for name, (shape, _) in latents.items()}}
         self.discrete_latents = tuple(n for n, (_, is_discrete) in latents.items() if is_discrete)
         family = dict(family or {})
@@ -135,28 +133,6 @@ class Guide(Program):
 
     def extra_repr(self):
         return "; ".join(f"{a} <- {', '.join(b) or 'nothing'}" for a, b in self.given.items())
-
-
-def _sites(model, example):
-    """`({data: shape}, {latent: (shape, is_discrete)})`, read off one run of the model."""
-    if example is None:
-        if "size" not in inspect.signature(getattr(model, "forward", model)).parameters:
-            raise UserError("to read this model's latents, pass example={'x': a batch of data}")
-        covariates = getattr(model, "covariates", {})
-        example = {"size": 2, **{name: torch.zeros(2, *s) for name, s in covariates.items()}}
-    with torch.random.fork_rng(devices=[]), torch.no_grad(), pyro.validation_enabled(False):
-        trace = poutine.trace(model).get_trace(**example)
-    data = {k: tuple(v.shape[1:]) for k, v in example.items() if isinstance(v, torch.Tensor)}
-    latents = {}
-    for name, site in trace.nodes.items():
-        if site["type"] != "sample" or type(site["fn"]).__name__ == "_Subsample":
-            continue
-        shape = tuple(site["fn"].event_shape)
-        if site["is_observed"] or name == "x":
-            data.setdefault(name, shape)
-        else:
-            latents[name] = (shape, bool(site["fn"].has_enumerate_support))
-    return {"index": (), **data}, latents
 
 
 def _check(given, family, data, latents, num_data):

@@ -1,9 +1,8 @@
 """The prior as a guide: Gaussian stochastic neural networks, Monte Carlo likelihoods."""
 
-import inspect
-
 from pyro import poutine
 
+from ..pair import parameters_of
 from ..program import Program
 
 
@@ -27,8 +26,7 @@ class PriorGuide(Program):
 
     def forward(self, x=None, y=None, c=None, index=None, size=None):
         (model,) = self._model
-        target = getattr(model, "forward", model)
-        names = inspect.signature(target).parameters
+        names = parameters_of(model)
         observed = {"y": y, "c": c, "index": index, "size": size}
         observed = {k: v for k, v in observed.items() if v is not None and k in names}
         if x is not None:  # the data are a program's first argument, whatever it is called

@@ -9,6 +9,8 @@ import torch.nn as nn
 import zuko
 from pyro.contrib.zuko import ZukoToPyro
 from pyro.distributions import constraints
+from sklearn.mixture import GaussianMixture
+from threadpoolctl import threadpool_limits
 
 from ..conditionals import MLP, Conditional, Normal
 from ..conditionals.families import LinearOneHotCategorical
@@ -223,6 +225,20 @@ def with_prior(model, prior, latent=None):
     result._modules = dict(model._modules)  # a copy.copy of a module shares this dict too
     setattr(result, f"p_{latent}", prior)
     return result
+
+
+def fit_components(model, codes, fits, reg_covar, seed, max_iter=100):
+    """scikit-learn's full-covariance mixture of codes `[N, D]`, put into p(y), p(z | y, ...)."""
+    mixture = GaussianMixture(
+        model.p_y().event_shape[0],
+        n_init=fits,
+        max_iter=max_iter,
+        reg_covar=reg_covar,
+        random_state=seed,
+    )
+    with threadpool_limits(1):  # matrices so small are slower on several threads
+        mixture.fit(codes)
+    set_components(model, mixture.weights_, mixture.means_, mixture.covariances_)
 
 
 @torch.no_grad()

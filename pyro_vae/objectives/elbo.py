@@ -30,7 +30,7 @@ class ELBO(TraceEnum_ELBO):
     Args:
         beta: one number, or `{latent: number}` (1 for the others).
         warmup: epochs, or `{latent: epochs}`.
-        warmup_from: where warm-up starts.
+        warmup_from: where warm-up starts; above `beta`, a latent comes into use after the others.
         free_bits: `{latent: nats}`.
         num_particles: Monte Carlo samples per datum, vectorised.
     """
@@ -47,7 +47,8 @@ class ELBO(TraceEnum_ELBO):
         self.free_bits = dict(free_bits or {})
         self.epoch = float("inf")  # `fit` sets it; outside of training, warm-up is over
         self._held = {}  # while being recorded: tensors in the place of `scalars()`
-        for name, value in (("beta", beta), ("warmup", warmup), ("free_bits", self.free_bits)):
+        for name in ("beta", "warmup", "warmup_from", "free_bits"):
+            value = getattr(self, name)
             values = value.values() if isinstance(value, dict) else [value]
             if any(not (v >= 0) for v in values):
                 raise UserError(f"{name} must not be negative: {value}")

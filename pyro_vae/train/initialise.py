@@ -6,15 +6,13 @@ from dataclasses import dataclass, fields
 import pyro
 import torch
 from pyro import poutine
-from sklearn.mixture import GaussianMixture
-from threadpoolctl import threadpool_limits
 from tqdm.auto import tqdm
 
 from ..errors import UserError, positive, whole
 from ..evaluate import elbo_terms, encode
 from ..guides import Guide
 from ..models import VAE, StandardNormal, VampPrior, prior_of
-from ..models.priors import set_components
+from ..models.priors import fit_components
 from ..pair import accepting, device_of, eval_mode, run, seeded
 from ..program import Program
 
@@ -105,16 +103,7 @@ class MixtureInitialisation:
         if trained.interrupted:
             raise KeyboardInterrupt
         codes = self._codes(vae, encoder, data, seed)
-        mixture = GaussianMixture(
-            model.p_y().event_shape[0],
-            n_init=self.fits,
-            max_iter=300,
-            reg_covar=self.reg_covar,
-            random_state=seed % 2**32,
-        )
-        with threadpool_limits(1):  # matrices so small are slower on several threads
-            mixture.fit(codes)
-        set_components(model, mixture.weights_, mixture.means_, mixture.covariances_)
+        fit_components(model, codes, self.fits, self.reg_covar, seed % 2**32, max_iter=300)
 
     @torch.no_grad()
     def _codes(self, vae, encoder, data, seed):
