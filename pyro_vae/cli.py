@@ -64,6 +64,7 @@ def fit(
     warmup_from: float | None = None,
     free_bits: dict[str, float] | None = None,
     num_particles: int | None = None,
+    analytic_kl: bool | None = None,
     condition: str | None = None,
     quadrants: int | None = None,
     conditional_prior: bool | None = None,
@@ -129,6 +130,7 @@ def fit(
         warmup_from: the KL's weight at its start; above 1, that latent comes into use late.
         free_bits: nats per latent, e.g. '{"y": 0.5}'.
         num_particles: Monte Carlo samples per datum in training.
+        analytic_kl: KL in closed form, where there is one, instead of a sample of it.
         condition: what a conditional model is given: quadrants (of an image), labels, or data (the
             array c of a .npz file); what the data have, in the order data, quadrants, labels, unless
             said.
@@ -437,7 +439,8 @@ def _objective(settings):
     name = settings["objective"]
     if name not in methods.OBJECTIVES:
         raise unknown("objective", name, methods.OBJECTIVES)
-    options = {k: settings[k] for k in ("warmup", "warmup_from", "free_bits", "num_particles")}
+    names = ("warmup", "warmup_from", "free_bits", "num_particles", "analytic_kl")
+    options = {k: settings[k] for k in names}
     if settings["alpha"] is not None:
         if name == "elbo":
             raise UserError(

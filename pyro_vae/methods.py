@@ -101,6 +101,7 @@ DEFAULTS = {
     "warmup_from": 0.0,
     "free_bits": {},
     "num_particles": 1,
+    "analytic_kl": False,
     "condition": None,
     "quadrants": None,
     "conditional_prior": True,

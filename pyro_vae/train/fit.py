@@ -7,6 +7,7 @@ import threading
 import time
 from contextlib import contextmanager
 from dataclasses import dataclass, field
+from functools import partial
 from pathlib import Path
 
 import pyro
@@ -300,7 +301,8 @@ class _Trainer:
         # each once: a guide made of parts of its model has them too
         owned = [*dict.fromkeys(p for m in modules(self.model, self.guide) for p in m.parameters())]
         with untouched(self.device), pyro.validation_enabled(False):
-            leaves = leaves_of(self.objective.differentiable_loss(*self.programs, **batch))
+            loss_of = partial(self.objective.differentiable_loss, *self.programs, **batch)
+            leaves = leaves_of(loss_of)
         ids = {id(p) for p in owned}
         self.free = [p for p in leaves if id(p) not in ids]
         self.parameters = [p for p in owned if p.requires_grad] + self.free
