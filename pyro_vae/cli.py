@@ -45,6 +45,9 @@ def fit(
     activation: str | None = None,
     component: str | None = None,
     family: str | None = None,
+    family_options: dict | None = None,
+    svi_steps: int | None = None,
+    svi_lr: float | None = None,
     discrete: str | None = None,
     centre: bool | None = None,
     prior: str | None = None,
@@ -106,7 +109,11 @@ def fit(
         channels: widths of the convolutions, from the image inwards.
         activation: relu, tanh, softplus, elu, silu.
         component: family of the mixture's components: normal (diagonal) or full.
-        family: family of the guide's z: normal (diagonal) or full.
+        family: family of the guide's z: normal (diagonal), full, low-rank, mixture, or a flow: iaf, maf,
+            spline, coupling.
+        family_options: its arguments, e.g. '{"num_components": 8, "training": "pathwise"}'.
+        svi_steps: gradient steps per datum from the encoder's answer; 0 for none.
+        svi_lr: their size.
         discrete: how a discrete latent in the guide is trained: enumerate, score, relaxed.
         centre: whether the encoder sees 2x - 1 instead of x; for images, unless said.
         prior: of the model's continuous latent without parents: standard, mixture, vamp, flow.

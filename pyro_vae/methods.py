@@ -6,10 +6,20 @@ A method is data: `build(config)` makes the pair from plain JSON values, so a ru
 
 import inspect
 from dataclasses import dataclass, field, fields
+from functools import partial
 
-from .conditionals import MLP, Conv, MultivariateNormal, Normal, likelihood
+from .conditionals import (
+    MLP,
+    Conv,
+    Flow,
+    LowRankNormal,
+    MixtureOfNormals,
+    MultivariateNormal,
+    Normal,
+    likelihood,
+)
 from .errors import UserError, unknown
-from .guides import Guide, PriorGuide
+from .guides import Guide, PriorGuide, SemiAmortised
 from .models import (
     CVAE,
     GMVAE,
@@ -39,7 +49,15 @@ INITIALISATIONS = {
     "pseudo-inputs": PseudoInputs,
     "stack": StackInitialisation,
 }
-FAMILIES = {"normal": Normal(), "full": MultivariateNormal()}
+COMPONENTS = {"normal": Normal(), "full": MultivariateNormal()}
+#: Of the guide's z; `family_options` are their arguments.
+FAMILIES = {
+    "normal": Normal,
+    "full": MultivariateNormal,
+    "low-rank": LowRankNormal,
+    "mixture": MixtureOfNormals,
+    **{flow: partial(Flow, flow) for flow in ("iaf", "maf", "spline", "coupling")},
+}
 PRIORS = ("standard", "mixture", "vamp", "flow")
 
 
@@ -81,6 +99,9 @@ DEFAULTS = {
     "skip": False,
     "component": "normal",
     "family": "normal",
+    "family_options": {},
+    "svi_steps": 0,
+    "svi_lr": 0.05,
     "discrete": "enumerate",
     "centre": None,
     "prior": "standard",
@@ -197,6 +218,24 @@ METHODS = {
         "z <- index: a row of mu and sigma per datum",
         "Hoffman et al. 2013, arXiv 1206.7051",
         {"z": ["index"]},
+    ),
+    "iaf-vae": Method(
+        VAE,
+        "z <- x, family an inverse autoregressive flow",
+        "Kingma et al. 2016, arXiv 1606.04934",
+        settings={"family": "iaf"},
+    ),
+    "mixture-posterior": Method(
+        VAE,
+        "z <- x, family a mixture of normals",
+        "Morningstar et al. 2020, arXiv 2003.01687",
+        settings={"family": "mixture"},
+    ),
+    "semi-amortised": Method(
+        VAE,
+        "z <- x, then gradient steps per datum",
+        "Kim et al. 2018, arXiv 1802.02550",
+        settings={"svi_steps": 5},
     ),
     "mixture-vae": Method(MixtureVAE, "z <- x; y summed exactly", "as vade, from random weights"),
     "vade": Method(
@@ -390,7 +429,7 @@ def build(name, config, x_shape, num_data=None, c_shape=None, num_classes=None):
         **config,
         "likelihood": likelihood(config["likelihood"], config["levels"]),
         "network": network,
-        "component": _family(config["component"]),
+        "component": _component(config["component"]),
         "c_shape": c_shape,
         "num_classes": config["num_components"] if num_classes is None else num_classes,
         "latent_dims": (config["latent_dim"], config["z2_dim"]),
@@ -402,8 +441,10 @@ def build(name, config, x_shape, num_data=None, c_shape=None, num_classes=None):
     if given == "prior":
         if config["family"] != "normal":
             raise UserError(f"{name}'s guide is the prior: it has no family of its own")
+        if config["svi_steps"]:
+            raise UserError(f"{name}'s guide is the prior: it has nothing for svi_steps to move")
         return model, PriorGuide(model)
-    family = {n: _family(config["family"]) for n in given if n.startswith("z")}
+    family = {n: _family(config) for n in given if n.startswith("z")}
     if not family and config["family"] != "normal":
         raise UserError(f"{name} has no guide of z whose family could be {config['family']}")
     guide = Guide(
@@ -415,6 +456,10 @@ def build(name, config, x_shape, num_data=None, c_shape=None, num_classes=None):
         standardise=_standardised(config, x_shape, given),
         num_data=num_data,
     )
+    if config["svi_steps"]:
+        if not given:
+            raise UserError(f"{name} has no latent for svi_steps to move")
+        guide = SemiAmortised(model, guide, config["svi_steps"], config["svi_lr"])
     return model, guide
 
 
@@ -432,13 +477,13 @@ def _prior(name, config, x_shape, c_shape, num_classes, network):
     shapes = {n: (config[s],) for n, s in sizes.items()}
     size = config[sizes[latent]]
     if kind == "mixture":
-        return MixturePrior(size, config["num_components"], _family(config["component"]))
+        return MixturePrior(size, config["num_components"], _component(config["component"]))
     if kind == "flow":
         return FlowPrior(size, config["prior_flow"], config["prior_transforms"])
     shapes |= {"x": tuple(x_shape), "c": c_shape, "y": (num_classes,)}
     given = found.given if isinstance(found.given, dict) else found.model.default_guide
     parents = [p for p in given.get(latent, ()) if p != "index"] or ["x"]
-    family = _family(config["family"]) if latent in ("z", "z2") else Normal()
+    family = _family(config) if latent in ("z", "z2") else Normal()
     return VampPrior(
         {p: shapes[p] for p in parents}, size, config["num_components"], network, family
     )
@@ -458,10 +503,20 @@ def _centred(config, x_shape):
     return images if config["centre"] is None else config["centre"]
 
 
-def _family(name):
+def _component(name):
+    if name not in COMPONENTS:
+        raise unknown("family of components", name, COMPONENTS)
+    return COMPONENTS[name]
+
+
+def _family(config):
+    name, options = config["family"], config["family_options"]
     if name not in FAMILIES:
         raise unknown("family", name, FAMILIES)
-    return FAMILIES[name]
+    kind = FAMILIES[name]
+    known = [f.name for f in fields(getattr(kind, "func", kind)) if f.name != "flow"]
+    _all_known(f"option of the family {name}", options, known)
+    return kind(**options)
 
 
 def _network(config, x_shape):

@@ -12,6 +12,7 @@ import torch
 import torch.nn as nn
 from pyro import poutine
 from pyro.infer.enum import get_importance_trace
+from pyro.poutine import runtime
 from pyro.poutine.enum_messenger import EnumMessenger
 from pyro.poutine.messenger import Messenger
 
@@ -144,6 +145,23 @@ def seeded(seed, device=None):
         yield
 
 
+@contextmanager
+def apart():
+    """Run another pair in the midst of a program, hidden from whatever handles that program.
+
+    `poutine.block` is not enough: plates and enumeration dimensions are dealt out globally.
+    """
+    handlers, runtime._PYRO_STACK[:] = list(runtime._PYRO_STACK), []
+    plates, runtime._DIM_ALLOCATOR._stack = runtime._DIM_ALLOCATOR._stack, []
+    enumeration = dict(vars(runtime._ENUM_ALLOCATOR))
+    try:
+        yield
+    finally:
+        runtime._PYRO_STACK[:] = handlers
+        runtime._DIM_ALLOCATOR._stack = plates
+        vars(runtime._ENUM_ALLOCATOR).update(enumeration)
+
+
 PARTICLES = "num_particles_vectorized"  # the name that Pyro's own ELBOs give this plate
 
 
@@ -170,6 +188,9 @@ class Traces:
             if s["infer"].get("_enumerate_dim") is not None and n not in self.guide
         }
         self.enumerated = {**self.enumerated_guide, **self.enumerated_model}
+        self.auxiliary = {  # what the guide alone samples: the latent that it is part of, else itself
+            n: _owner(n, s, self.model) for n, s in self.guide.items() if n not in self.model
+        }
         for n, s in self.model.items():
             frames = [f for f in s["cond_indep_stack"] if f.vectorized and f.name != PARTICLES]
             if not any(f.dim == -1 for f in frames):
@@ -228,7 +249,9 @@ class Traces:
         r"""`{site: [(S,) B]}` in nats, summing to the ELBO; differentiable.
 
         An observed site: :math:`E \log p`. A latent: :math:`E[\log p - \log q]`, minus its KL. A
-        latent summed in the model: minus the KL of its exact posterior to its prior.
+        latent summed in the model: minus the KL of its exact posterior to its prior. What the guide
+        samples besides (a mixture's component, an AutoNormal's unconstrained value) counts with the
+        latent that it is part of.
 
         With `analytic_kl`, a latent's KL given its parents is in closed form instead of a sample of it:
         where torch has one, and its prior depends on no latent that the model sums, or that the guide
@@ -237,15 +260,16 @@ class Traces:
         posterior = self._log_posterior()
         weights = self._weights(posterior)
         terms = {}
-        for name, site in self.model.items():
-            kl = self._closed_form(name) if analytic_kl else None
-            term = self.log_prob(site)
-            if kl is not None:
-                term = -kl
-            elif name in self.guide:
-                term = term - self.log_prob(self.guide[name])
-            elif name in posterior:
-                term = term - posterior[name]
+        gains = {name: self.log_prob(site) for name, site in self.model.items()}
+        for name, site in self.guide.items():
+            owner = self.auxiliary.get(name, name)
+            gains[owner] = gains.get(owner, 0.0) - self.log_prob(site)
+        for name, log_posterior in posterior.items():
+            gains[name] = gains[name] - log_posterior
+        if analytic_kl:
+            closed = {name: self._closed_form(name) for name in self.model}
+            gains |= {name: -kl for name, kl in closed.items() if kl is not None}
+        for name, term in gains.items():
             if weights is not None:
                 # A combination of probability 0 contributes 0, also where its log-prob is -inf.
                 term = torch.where(weights > 0, term, term.new_zeros(())) * weights
@@ -257,7 +281,7 @@ class Traces:
 
     def _closed_form(self, name):
         """`[enum..., (S,) B]`: KL(q || p) of a latent's two laws; None where a sample must do."""
-        if name not in self.guide or name in self.enumerated:
+        if name not in self.guide or name in (*self.enumerated, *self.auxiliary.values()):
             return None
         p, q = self.model[name], self.guide[name]
         order, before = list(self.guide), list(self.model)[: list(self.model).index(name)]
@@ -340,6 +364,17 @@ class Traces:
                 log_w = log_w - self.log_prob(site)
         left = list(range(log_w.dim() - self.event_dims))
         return log_w.logsumexp(left) if left else log_w
+
+
+def _owner(name, site, model):
+    """The model's latent that an auxiliary site of the guide is part of; else its own name.
+
+    A `Guide` says so; the sites of Pyro's AutoNormal go by their names.
+    """
+    if not site["infer"].get("is_auxiliary") and not is_subsample(site):
+        raise UserError(f"the guide samples {name!r}, which the model never does")
+    owner = site["infer"].get("part_of", name.removesuffix("_unconstrained"))
+    return owner if owner in model else name
 
 
 def _same(a, b):

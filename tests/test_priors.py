@@ -11,8 +11,9 @@ from torch.distributions import MultivariateNormal as Gaussian
 import pyro_vae as pv
 from pyro_vae import cli, methods
 from pyro_vae.conditionals import MLP, MultivariateNormal, Normal, NormalLikelihood
+from pyro_vae.conditionals.flows import FLOWS
 from pyro_vae.models import FlowPrior, MixturePrior, VampPrior, with_prior
-from pyro_vae.models.priors import FLOWS, set_components
+from pyro_vae.models.priors import set_components
 from pyro_vae.train import PseudoInputs, load_weights
 
 D, LATENT, SCALE = 4, 2, 0.6

@@ -6,11 +6,13 @@ from ..errors import UserError, unknown, whole
 from .conditional import Conditional, networks_in
 from .families import (
     Family,
+    LowRankNormal,
     MultivariateNormal,
     Normal,
     OneHotCategorical,
     RelaxedOneHotCategorical,
 )
+from .flows import Flow
 from .likelihoods import (
     LIKELIHOODS,
     Bernoulli,
@@ -23,6 +25,7 @@ from .likelihoods import (
     NormalLikelihood,
     Poisson,
 )
+from .mixtures import MixtureOfNormals
 from .networks import MLP, Conv
 
 __all__ = [
@@ -34,8 +37,11 @@ __all__ = [
     "Conv",
     "DiscretisedLogistic",
     "Family",
+    "Flow",
     "GreyBernoulli",
+    "LowRankNormal",
     "MLP",
+    "MixtureOfNormals",
     "MultivariateNormal",
     "NegativeBinomial",
     "Normal",

@@ -49,6 +49,7 @@ class Conditional(nn.Module):
         self.free = nn.ParameterDict(
             {k: nn.Parameter(torch.as_tensor(v)) for k, v in self.family.free(self.shape).items()}
         )
+        self.parts = nn.ModuleDict(self.family.modules(self.shape))
 
     @property
     def size(self):
@@ -60,8 +61,11 @@ class Conditional(nn.Module):
         parents = {name: parents[name] for name in self.given if name != self.select}
         return parents if self.trunk is None else _compute(self.trunk, parents)
 
-    def forward(self, features=None, **parents):
-        """The distribution, given the parents (or the features that a shared trunk made)."""
+    def forward(self, features=None, shift=None, **parents):
+        """The distribution, given the parents (or the features that a shared trunk made).
+
+        `shift [..., size]` is added to the numbers that the network supplies.
+        """
         if features is None:
             features = self.features(**parents)
         raw = _compute(self.head, features)
@@ -69,13 +73,15 @@ class Conditional(nn.Module):
         if self.select is not None:
             heads = raw.reshape(raw.shape[:-1] + (self.num_heads, self.size))
             raw = select_head(parents[self.select].to(heads.dtype), heads)
+        if shift is not None:
+            raw = raw + shift
         sizes = [math.prod(s) for s in self.outputs.values()]
         parts = raw.split(sizes, -1) if len(sizes) > 1 else (raw,)
         values = {
             name: part.reshape(part.shape[:-1] + shape)
             for (name, shape), part in zip(self.outputs.items(), parts, strict=True)
         }
-        return self.family(self.shape, **values, **self.free)
+        return self.family(self.shape, **values, **self.free, **self.parts)
 
 
 _low = ContextVar("the dtype that networks compute in", default=None)

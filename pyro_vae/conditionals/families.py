@@ -2,8 +2,9 @@ r"""Families: how the outputs of a network become a distribution.
 
 A family is a small frozen description without tensors of its own. `outputs(shape)` says which
 parameters a network must supply for a variable of that shape, `free(shape)` which ones are learned
-without a network, and `family(shape, **parameters)` is the Pyro distribution, with
-`event_shape == shape` and any batch shape.
+without a network, `modules(shape)` what else the family is made of (a flow's layers), and
+`family(shape, **all of them)` is the Pyro distribution, with `event_shape == shape` and any batch
+shape.
 
 Every scale head is bounded, :math:`\log\sigma = 7\tanh(r/7)`: no network output `r` can make a scale
 zero or infinite, and near 0 the map is the identity.
@@ -14,6 +15,8 @@ from dataclasses import dataclass
 import pyro.distributions as dist
 import torch
 from pyro.distributions import constraints
+
+from ..errors import UserError, whole
 
 LOG_SCALE_BOUND = 7.0  # scales lie in [exp(-7), exp(7)] = [9.1e-4, 1.1e3]
 
@@ -41,6 +44,10 @@ class Family:
 
     def free(self, shape):
         """`{parameter: initial value}` that are learned without a network."""
+        return {}
+
+    def modules(self, shape):
+        """`{name: nn.Module}` of the family's own."""
         return {}
 
 
@@ -90,6 +97,31 @@ class MultivariateNormal(Family):
         row, col = torch.tril_indices(d, d, -1)
         below = (tril / scale.unsqueeze(-1))[..., row, col]
         return torch.cat([loc, raw_log_scale(scale.log()), below], -1)
+
+
+@dataclass(frozen=True)
+class LowRankNormal(Family):
+    r"""Normal with covariance :math:`\mathrm{diag}(\sigma^2) + F F^\top`, F `[D, rank]`.
+
+    F starts at random, not at zero, where it would have no gradient.
+    """
+
+    rank: int = 2
+
+    def __post_init__(self):
+        whole(1, rank=self.rank)
+
+    def outputs(self, shape):
+        if len(shape) != 1:
+            raise UserError(f"a low-rank normal is a law of vectors, not of shape {list(shape)}")
+        return {"loc": shape, "log_scale": shape, "factor": (*shape, self.rank)}
+
+    def free(self, shape):
+        return {"start": 0.1 * torch.randn(*shape, self.rank)}
+
+    def __call__(self, shape, loc, log_scale, factor, start):
+        variance = (2 * bounded_log_scale(log_scale)).exp()
+        return dist.LowRankMultivariateNormal(loc, factor + start, variance)
 
 
 class LinearOneHotCategorical(dist.OneHotCategorical):

@@ -102,6 +102,8 @@ def check_pair(model, guide, x, **others):
 def _check_sites(p, q, n):
     for name, site in q.items():
         if name not in p:
+            if site["infer"].get("is_auxiliary"):
+                continue
             raise UserError(
                 f"the guide samples {name!r}, which the model never does ({', '.join(p)})"
             )

@@ -30,7 +30,7 @@ def encode(model, guide, x, **others):
     def means(traces):
         result = {}
         for name, site in traces.guide.items():
-            if name not in traces.enumerated:
+            if name not in traces.enumerated and name not in traces.auxiliary:
                 shape = tuple(site["fn"].event_shape)
                 value = traces.expectation(site["value"], shape)
                 result[name] = value.expand(-1, *shape)
@@ -52,7 +52,8 @@ def posterior(model, guide, x, mean=False, seed=0, **others):
         chosen = traces.combination(most_probable=mean)
         result = {}
         for name, site in {**traces.guide, **traces.model}.items():
-            if not is_subsample(site) and not site["is_observed"]:
+            latent = not is_subsample(site) and not site["is_observed"]
+            if latent and name not in traces.auxiliary:
                 shape = tuple(site["fn"].event_shape)
                 value = traces.select(site["value"], shape, chosen)
                 result[name] = value.expand(traces.size, *shape)

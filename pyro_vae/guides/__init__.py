@@ -1,6 +1,8 @@
-"""`q`: guides, declared as factorisations."""
+"""`q`: guides, declared as factorisations; the prior itself; gradient steps; Pyro's AutoGuides."""
 
+from .auto import Auto
 from .guide import Guide
 from .prior import PriorGuide
+from .semi_amortised import SemiAmortised
 
-__all__ = ["Guide", "PriorGuide"]
+__all__ = ["Auto", "Guide", "PriorGuide", "SemiAmortised"]

@@ -20,6 +20,7 @@ class Guide(Program):
         Guide(model, given={"z": ["index"]}, num_data=1000)   # per datum, not amortised
         Guide(model, given={"y": ["x"], "z": ["x", "y"]})     # y <- x; z <- x, y
         Guide(model, family={"z": MultivariateNormal()})      # full covariance
+        Guide(model, family={"z": MixtureOfNormals(5)})       # a mixture; Flow("iaf"), ...
 
     A discrete latent that is left out is enumerated in the model. One that is named is treated as
     `discrete` says: `"enumerate"` sums it in the guide, `"score"` samples it (score-function
@@ -98,7 +99,8 @@ class Guide(Program):
             self.factors[latent] = owned
         self.relaxation = RelaxedOneHotCategorical(temperature)
 
-    def forward(self, x=None, y=None, c=None, index=None, size=None):
+    def forward(self, x=None, y=None, c=None, index=None, size=None, shifts=None):
+        """Samples the latents; `shifts` are numbers to add to the factors' own, `{latent: [B, size]}`."""
         values = {"x": x, "y": y, "c": c, "index": index}
         features = {}
         if size is None:
@@ -114,15 +116,22 @@ class Guide(Program):
                 key = latent if q.trunk is None else q.trunk
                 if key not in features:
                     features[key] = q.features(**self._seen(parents))
-                fn = q(features=features[key])
+                fn = q(features=features[key], shift=(shifts or {}).get(latent))
                 infer = {}
                 if latent in self.discrete_latents:
                     if self.discrete == "enumerate" or not self.training:
                         infer = {"enumerate": "parallel"}
                     elif self.discrete == "relaxed":
                         fn = self.relaxation(q.shape, logits=fn.logits)
+                elif self.training and getattr(fn, "stratified", False):
+                    fn = fn.stratum(self._component(latent, fn))
                 values[latent] = pyro.sample(latent, fn, infer=infer)
         return {latent: values[latent] for latent in self.factors}
+
+    def _component(self, latent, mixture):
+        """The mixture's component, summed in the guide: no latent of the model, so auxiliary."""
+        infer = {"enumerate": "parallel", "is_auxiliary": True, "part_of": latent}
+        return pyro.sample(f"{latent}_component", mixture.components(), infer=infer)
 
     def _seen(self, parents):
         """The parents as the networks see them."""

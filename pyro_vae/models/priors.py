@@ -1,19 +1,16 @@
 """Priors without parents: any module whose `forward()` returns a distribution will do."""
 
 import copy
-from functools import partial
 
 import pyro.distributions as dist
 import torch
 import torch.nn as nn
-import zuko
-from pyro.contrib.zuko import ZukoToPyro
-from pyro.distributions import constraints
 from sklearn.mixture import GaussianMixture
 from threadpoolctl import threadpool_limits
 
 from ..conditionals import MLP, Conditional, Normal
 from ..conditionals.families import LinearOneHotCategorical
+from ..conditionals.flows import FLOWS, affine_flow
 from ..errors import UserError, unknown, whole
 
 
@@ -121,28 +118,6 @@ class VampPrior(nn.Module):
         return dist.MixtureSameFamily(dist.Categorical(logits=self.logits), q)
 
 
-#: Flows by name: neural spline (arXiv 1906.04032), the same in coupling layers (draws cost two
-#: passes a layer, not D), masked autoregressive (arXiv 1705.07057).
-FLOWS = {
-    "spline": zuko.flows.NSF,
-    "coupling": partial(zuko.flows.NSF, passes=2),
-    "maf": zuko.flows.MAF,
-}
-
-
-class FlowDistribution(ZukoToPyro):
-    """A flow of zuko's with what Pyro's tools ask for besides: its support, plain draws."""
-
-    support = constraints.real_vector
-
-    def sample(self, sample_shape=()):
-        with torch.no_grad():
-            return self.dist.sample(torch.Size(sample_shape))
-
-    def expand(self, batch_shape, _instance=None):
-        return FlowDistribution(self.dist.expand(batch_shape))
-
-
 class FlowPrior(nn.Module):
     r"""A normalising flow as prior, by zuko (as in Chen et al. 2017, arXiv 1611.02731).
 
@@ -175,11 +150,7 @@ class FlowPrior(nn.Module):
 
     def forward(self):
         flow = self.flow()
-        standardise = dist.transforms.AffineTransform(
-            -self.loc / self.scale, 1 / self.scale, event_dim=1
-        )
-        transform = zuko.transforms.ComposedTransform(standardise, flow.transform)
-        return FlowDistribution(zuko.distributions.NormalizingFlow(transform, flow.base))
+        return affine_flow(flow.transform, flow.base, self.loc, self.scale)
 
 
 def prior_of(model, latent=None):

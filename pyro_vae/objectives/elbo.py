@@ -122,6 +122,11 @@ class ELBO(TraceEnum_ELBO):
             # a term that no sampled latent reaches (an observed y) lacks the particle dimension
             terms = {k: t.mean(0) if t.dim() > 1 else t for k, t in terms.items()}
         latents = {n for n, s in traces.model.items() if not s["is_observed"]}
+        for name in set(terms) - set(traces.model):
+            raise UserError(
+                f"the guide's auxiliary {name!r} belongs to no one latent, whose KL beta, warmup or "
+                "free_bits could weigh"
+            )
         for setting in (self.beta, self.warmup, self.free_bits):
             for name in setting if isinstance(setting, dict) else ():
                 if name not in latents:
