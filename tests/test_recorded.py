@@ -21,7 +21,7 @@ from torch.distributions import constraints
 import pyro_vae as pv
 from pyro_vae import methods
 from pyro_vae.objectives import ELBO
-from pyro_vae.train.recorded import PlainStep, RecordedStep, choose_backend
+from pyro_vae.train.recorded import PlainStep, RecordedStep, _difference, choose_backend
 
 B, D = 6, 5
 
@@ -807,3 +807,17 @@ def test_a_start_is_trained_as_the_run_is():
     for said, compile in (("false", False), ("true", True), ("aten", "aten"), ("auto", "auto")):
         options = cli.fit_options(methods.settings("gmvae", {"compile": said}))
         assert options["compile"] == options["initialise"].compile == compile
+
+
+def test_a_kinks_other_side_is_rounding_and_other_noise_is_not():
+    gradient = torch.randn(100, 100, generator=torch.Generator().manual_seed(0))
+    loss, noise = torch.tensor(3.0), torch.rand(2)
+    flipped = gradient.clone()
+    flipped[0] += 0.02 * gradient[1]  # one unit, for one datum
+    wanted = loss, noise, [gradient], []
+    assert _difference(wanted, (loss, noise, [flipped], []), 1000) is None
+    assert _difference(wanted, (loss, noise, [flipped], []), 1) == "gradient"
+    other = gradient + 0.1 * gradient.flip(0)
+    assert _difference(wanted, (loss, noise, [other], []), 1000) == "gradient"
+    assert _difference(wanted, (loss, noise + 1e-2, [gradient], []), 1000) == "random stream"
+    assert _difference(wanted, (loss * torch.nan, noise, [gradient], []), 1000) == "loss"
