@@ -1,6 +1,6 @@
 """Training: `fit`, its checkpoints, and ways to start."""
 
-from .fit import Run, choose_device, fit, load_weights
+from .fit import Run, choose_device, fit
 from .initialise import (
     BaselineInitialisation,
     MixtureInitialisation,
@@ -8,6 +8,7 @@ from .initialise import (
     StackInitialisation,
 )
 from .recorded import RecordedStep
+from .weights import load_weights
 
 __all__ = [
     "BaselineInitialisation",

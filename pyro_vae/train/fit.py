@@ -2,8 +2,6 @@
 
 import json
 import math
-import signal
-import threading
 import time
 from contextlib import contextmanager
 from dataclasses import dataclass, field
@@ -24,7 +22,9 @@ from ..objectives import ELBO
 from ..pair import accepting, modules, one_hot_labels, reads_index, run, untouched
 from . import checkpoint, distributed
 from .cuda_graph import GraphedStep, can_graph
+from .interrupt import ctrl_c
 from .recorded import PlainStep, RecordedStep, choose_backend, leaves_of
+from .weights import freeze, restore, weights_of
 
 SCHEDULES = {
     "constant": lambda t: 1.0,
@@ -353,7 +353,7 @@ class _Trainer:
         )  # fmt: skip
         interrupted, saved, self.told = False, time.monotonic(), 0.0
         self.step.announce = bar.set_description
-        with bar, _ctrl_c(twice=self.processes == 1) as stop, pyro.validation_enabled(False):
+        with bar, ctrl_c(twice=self.processes == 1) as stop, pyro.validation_enabled(False):
             while self.epoch < self.epochs and not self._out_of_patience():
                 with _in_precision(self.settings["precision"]):
                     whole_epoch = self._train_epoch(stop)
@@ -374,7 +374,7 @@ class _Trainer:
         if interrupted:
             return self._run(interrupted=True)
         if self.best is not None:
-            _restore(self.model, self.guide, self.free, self.best, "the best epoch")
+            restore(self.model, self.guide, self.free, self.best, "the best epoch")
         for m in modules(self.model, self.guide):
             m.eval()
         return self._run()
@@ -460,7 +460,7 @@ class _Trainer:
             row["elbo"] = distributed.first(self._validate)
             if row["elbo"] > self.best_elbo:
                 self.best_elbo, self.best_epoch = row["elbo"], self.epoch + 1
-                self.best = self._weights()
+                self.best = weights_of(self.model, self.guide, self.free)
         self.history.append(row)
         if self.out is not None and self.rank == 0:
             with open(self.out / "metrics.jsonl", "a") as f:
@@ -472,15 +472,6 @@ class _Trainer:
         shown["data/s"] = f"{row['data_per_second']:,}"
         bar.set_postfix(shown, refresh=False)
         bar.update()
-
-    def _weights(self):
-        """A copy of all weights: the modules' states, and the parameters outside of modules."""
-        states = [m.state_dict() for m in modules(self.model, self.guide)]
-        return {
-            "modules": [{k: v.detach().clone() for k, v in s.items()} for s in states],
-            "free": [p.detach().clone() for p in self.free],
-            "frozen": frozen(self.model, self.guide),
-        }
 
     def _validate(self):
         valid = self.data.observed("valid")
@@ -505,7 +496,7 @@ class _Trainer:
             (torch.get_rng_state(), torch.cuda.get_rng_state(self.device) if cuda else None)
         )
         state = {
-            "weights": self._weights(),
+            "weights": weights_of(self.model, self.guide, self.free),
             "best": self.best,
             "optimiser": self.optimiser.state_dict(),
             "rng": torch.stack([cpu for cpu, _ in streams]),  # [processes, ...]
@@ -544,7 +535,7 @@ class _Trainer:
             first = self.pick_all(next(iter(self.batches.epoch(0))))
         freeze(self.model, self.guide, state["weights"])  # before: what is frozen is not optimised
         self._make_optimiser(first)
-        _restore(self.model, self.guide, self.free, state["weights"], path)
+        restore(self.model, self.guide, self.free, state["weights"], path)
         (group,) = self.optimiser.param_groups
         own = {name: group[name] for name in ("lr", "capturable")}  # the device's, not the run's
         self.optimiser.load_state_dict(state["optimiser"])
@@ -558,58 +549,14 @@ class _Trainer:
         if self.rank == 0:
             checkpoint.write_atomically(self.out / "metrics.jsonl", lambda p: p.write_text(lines))
         self._part_noise()  # of a process that was not there before
-        for name, restore in (("rng", torch.set_rng_state), ("rng_cuda", self._set_cuda_stream)):
+        for name, set_stream in (("rng", torch.set_rng_state), ("rng_cuda", self._set_cuda_stream)):
             streams = () if state[name] is None else torch.atleast_2d(state[name])
             if self.rank < len(streams):
-                restore(streams[self.rank].clone())  # a view into the stack crashes torch
+                set_stream(streams[self.rank].clone())  # a view into the stack crashes torch
 
     def _set_cuda_stream(self, stream):
         if self.device.type == "cuda":
             torch.cuda.set_rng_state(stream, self.device)
-
-
-def _restore(model, guide, free, weights, source):
-    found = modules(model, guide)
-    for kind, have, want in (
-        ("modules", found, weights["modules"]),
-        ("parameters outside of modules", free, weights["free"]),
-    ):
-        if len(have) != len(want):
-            raise UserError(f"{source} has {len(want)} {kind}, this pair {len(have)}")
-    for module, state in zip(found, weights["modules"], strict=True):
-        checkpoint.load_state(module, state, type(module).__name__, source)
-    with torch.no_grad():
-        for parameter, value in zip(free, weights["free"], strict=True):
-            parameter.copy_(value)
-
-
-def frozen(model, guide):
-    """The names of the parameters that are not trained, a list for each module of the pair."""
-    return [
-        [n for n, p in m.named_parameters() if not p.requires_grad] for m in modules(model, guide)
-    ]
-
-
-def freeze(model, guide, weights):
-    """Let those parameters train that did when `weights` were saved, and no others."""
-    for module, names in zip(modules(model, guide), weights.get("frozen", ()), strict=False):
-        for name, parameter in module.named_parameters():
-            parameter.requires_grad_(name not in names)
-
-
-def load_weights(model, guide, path):
-    """Put a checkpoint's weights (the best by validation) into a pair of modules built as trained.
-
-    What was frozen in training is frozen again.
-
-    Raises:
-        UserError: the file is missing, damaged, unsafe, or of another pair.
-    """
-    state = checkpoint.load(path)
-    _restore(model, guide, [], state["best"] or state["weights"], path)
-    freeze(model, guide, state["weights"])
-    for m in modules(model, guide):
-        m.eval()
 
 
 @contextmanager
@@ -623,27 +570,3 @@ def _in_precision(name):
             yield
     finally:
         torch.set_float32_matmul_precision(before)
-
-
-@contextmanager
-def _ctrl_c(twice=True):
-    """An event that the first Ctrl-C sets; a second one interrupts at once, if `twice`.
-
-    Not so under torchrun: it passes the signal on that its processes may have had already.
-    """
-    stop = threading.Event()
-    if threading.current_thread() is not threading.main_thread():
-        yield stop
-        return
-    before = signal.getsignal(signal.SIGINT)
-
-    def handler(number, frame):
-        stop.set()
-        if twice:
-            signal.signal(signal.SIGINT, before)
-
-    signal.signal(signal.SIGINT, handler)
-    try:
-        yield stop
-    finally:
-        signal.signal(signal.SIGINT, before)
