@@ -173,23 +173,51 @@ def lines(rows):
 
 
 def figure(rows):
-    """Time above, memory below, a column for each thing that grows."""
+    """Time above, memory below, a column for each thing that grows; dotted: linear growth."""
     matplotlib.use("Agg")
     import matplotlib.pyplot as plt
 
     curves = list(dict.fromkeys(row["curve"] for row in rows))
+    size = 2.4 * len(curves) + 0.8, 4.8
     fig, axes = plt.subplots(
-        2, len(curves), figsize=(3 * len(curves), 5), squeeze=False, layout="constrained"
+        2,
+        len(curves),
+        figsize=size,
+        squeeze=False,
+        sharey="row",
+        sharex="col",
+        layout="constrained",
     )
+    colours = {m: f"C{i}" for i, m in enumerate(dict.fromkeys(r["model"] for r in rows))}
     for (curve, model), found in lines(rows).items():
         for ax, key in zip(axes[:, curves.index(curve)], ("ms", "MiB"), strict=True):
-            ax.loglog([r["value"] for r in found], [r[key] for r in found], "o-", label=model)
-            ax.set_xlabel(curve)
-            ax.set_xticks([r["value"] for r in found], [f"{r['value']:,}" for r in found])
-            ax.minorticks_off()
-            ax.set_ylabel(f"{key} a step")
-            ax.legend(frameon=False, fontsize="small")
+            x, y = [r["value"] for r in found], [r[key] for r in found]
+            ax.loglog(x, y, "o-", color=colours[model], label=model, markersize=4)
+            ax.loglog(x, [y[-1] * v / x[-1] for v in x], ":", color="0.75", zorder=0)
+    for curve, ax in zip(curves, axes[1], strict=True):
+        values = sorted({r["value"] for r in rows if r["curve"] == curve})
+        ax.set_xticks(values, [_short(v) for v in values])
+        ax.set_xlabel(curve)
+        ax.minorticks_off()
+    for ax, key in zip(axes[:, 0], ("ms", "MiB"), strict=True):
+        ax.set_ylabel(f"{key} a step")
+        values = [row[key] for row in rows]
+        ax.set_ylim(0.7 * min(values), 1.5 * max(values))
+        ax.yaxis.set_major_formatter(lambda v, _: f"{v:,g}")
+    handles = {
+        label: h for ax in axes[0] for h, label in zip(*ax.get_legend_handles_labels(), strict=True)
+    }
+    fig.legend(
+        handles.values(), handles, loc="outside upper center", ncols=len(handles), frameon=False
+    )
     return fig
+
+
+def _short(value):
+    for unit, size in (("M", 10**6), ("k", 10**3)):
+        if value % size == 0:
+            return f"{value / size:g}{unit}"
+    return f"{value:g}"
 
 
 def main(argv=None):
