@@ -253,12 +253,6 @@ def test_a_weighted_score_function_gradient_has_the_exact_sums_mean():
     assert (a.mean(0)[q_y].abs() > 5 * error[q_y]).any()  # a lost gradient would be seen
 
 
-def test_what_the_surrogate_cannot_do_it_refuses():
-    model, guide = pair("gmvae-v1", discrete="score")
-    with pytest.raises(pv.UserError, match="'y' is sampled without a reparameterised gradient"):
-        value_and_gradients(ELBO(beta=0.5, num_particles=2), model, guide)
-
-
 @pytest.mark.parametrize("objective", [ELBO(), ELBO(beta=0.5)], ids=["plain", "weighted"])
 def test_as_a_loss_of_svi_it_returns_a_number_and_leaves_gradients(objective):
     model, guide = pair("vade")
