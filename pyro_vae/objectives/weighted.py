@@ -80,13 +80,13 @@ class IWAE(ELBO):
             return 0.0
         with torch.no_grad():
             log_w = self._by_particle(traces)
+            bound = self._bound(log_w).unsqueeze(0)
             if self.num_particles == 1:
-                signal = log_w - mean_of_others(log_w)
+                baseline = mean_of_others(bound)
             else:
                 own = torch.eye(len(log_w), dtype=torch.bool, device=log_w.device).unsqueeze(-1)
-                without = torch.where(own, mean_of_others(log_w), log_w)  # [S, S, B]
-                signal = self._bound(log_w) - self._bound(without, dim=1)
-        return score_function(traces, -signal)
+                baseline = self._bound(torch.where(own, mean_of_others(log_w), log_w), dim=1)
+        return score_function(traces, baseline - bound)
 
     def _fit_summed(self, traces):
         summed = [
@@ -94,7 +94,7 @@ class IWAE(ELBO):
         ]
         if not summed:
             return 0.0
-        log_q = sum(traces.log_prob(s) for s in summed)
+        log_q = self._wide(traces, sum(traces.log_prob(s) for s in summed))
         return -(self._shares(traces) * (log_q - log_q.detach())).sum()
 
     def _shares(self, traces):
