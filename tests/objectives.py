@@ -1,7 +1,10 @@
 """What the tests of objectives share: gradients of many draws, and their mean by quadrature."""
 
 import numpy as np
+import pyro
+import pyro.distributions as dist
 import torch
+import torch.nn as nn
 
 import pyro_vae as pv
 from pyro_vae.conditionals import MLP, NormalLikelihood
@@ -103,3 +106,22 @@ def quadrature(case, model, guide, detach_draws=False):
         else:
             log_p = log_p + prior.diagonal().mT  # entry e has y = e
     return weights, log_p - log_q, log_q, log_pi
+
+
+class Coins(nn.Module):
+    """x ~ Normal(mu_y, 1), y of three values; the guide's y is sampled."""
+
+    def __init__(self):
+        super().__init__()
+        self.prior = nn.Parameter(torch.tensor([0.3, -0.2, 0.1]))
+        self.mean = nn.Parameter(torch.tensor([-1.0, 0.5, 2.0]))
+        self.guess = nn.Parameter(torch.tensor([0.4, 0.2, -0.5]))
+
+    def model(self, x):
+        with pyro.plate("data", len(x)):
+            y = pyro.sample("y", dist.Categorical(logits=self.prior))
+            pyro.sample("x", dist.Normal(self.mean[y], 1.0), obs=x)
+
+    def guide(self, x):
+        with pyro.plate("data", len(x)):
+            pyro.sample("y", dist.Categorical(logits=self.guess))

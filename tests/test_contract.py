@@ -12,7 +12,7 @@ from pyro import poutine
 import pyro_vae as pv
 from pyro_vae import methods
 from pyro_vae.generate.paths import main_latent
-from pyro_vae.objectives import ELBO, Hybrid, SemiSupervised
+from pyro_vae.objectives import ELBO, IWAE, RWS, STL, DReG, Hybrid, Renyi, SemiSupervised
 from pyro_vae.pair import reads_index, takes
 
 X_SHAPE, C_SHAPE, N = (1, 8, 8), (5,), 6
@@ -84,7 +84,7 @@ COMBINATIONS = [
 
 def step_reaches_every_parameter(name, discrete, chosen, network, kind=ELBO, labels=None):
     model, guide = build(name, discrete=discrete, network=network)
-    options = OBJECTIVES[chosen]
+    options = OBJECTIVES[chosen] if isinstance(chosen, str) else chosen
     with torch.no_grad():  # tables start at zero, where the constants' KL has no gradient
         for parameter in guide.parameters():
             parameter.add_(0.1)
@@ -115,6 +115,22 @@ def step_reaches_every_parameter(name, discrete, chosen, network, kind=ELBO, lab
 @pytest.mark.parametrize("name, discrete, chosen, network", COMBINATIONS)
 def test_one_step_reaches_every_parameter(name, discrete, chosen, network):
     step_reaches_every_parameter(name, discrete, chosen, network)
+
+
+@pytest.mark.parametrize(
+    "kind, options",
+    [(STL, {}), (IWAE, {}), (DReG, {}), (Renyi, {"alpha": 0.5}), (RWS, {})],
+    ids=lambda v: getattr(v, "__name__", ""),
+)
+@pytest.mark.parametrize("name", methods.METHODS)
+def test_one_step_of_every_bound_and_estimator_does(name, kind, options):
+    step_reaches_every_parameter(name, "enumerate", {"num_particles": 2, **options}, "mlp", kind)
+
+
+@pytest.mark.parametrize("kind", [STL, IWAE, Renyi, RWS])
+@pytest.mark.parametrize("name", NAMES_Y)
+def test_one_step_with_a_sampled_latent_does_too(name, kind):
+    step_reaches_every_parameter(name, "score", {"num_particles": 2}, "mlp", kind)
 
 
 @pytest.mark.parametrize(

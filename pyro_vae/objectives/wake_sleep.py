@@ -54,9 +54,10 @@ class RWS(IWAE):
     def _loss(self, traces):
         at_draws = traces.holding(traces.sampled)
         bound = self._bound(self._by_particle(at_draws)).sum()
-        log_q = sum(traces.log_prob(s) for s in traces.guide.values())
-        log_q = self._wide(traces, log_q) if traces.guide else bound
-        fit = (self._shares(traces) * (log_q - log_q.detach())).sum()
+        fit = 0.0
+        if traces.guide:
+            log_q = self._wide(traces, sum(traces.log_prob(s) for s in traces.guide.values()))
+            fit = (self._shares(traces) * (log_q - log_q.detach())).sum()
         return -scale_of(traces) * (bound + (1 - self.sleep) * fit)
 
     def _asleep(self, model, guide, args, kwargs):
