@@ -138,7 +138,8 @@ def fit(
         warmup: epochs of KL warm-up, or by latent: '{"z": 50}'.
         warmup_from: the KL's weight at its start; above 1, that latent comes into use late.
         free_bits: nats per latent, e.g. '{"y": 0.5}'.
-        num_particles: Monte Carlo samples per datum in training; of iwae, dreg, renyi and rws 5 unless said.
+        num_particles: Monte Carlo samples per datum in training; of iwae, dreg, renyi and rws 5
+            unless said.
         condition: what a conditional model is given: quadrants (of an image), labels, or data (the
             array c of a .npz file); what the data have, in the order data, quadrants, labels, unless
             said.
