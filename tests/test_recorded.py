@@ -532,7 +532,6 @@ BOUNDS = {
         "gmvae",
         "mixture-posterior",
         "iaf-vae",
-        "semi-amortised",
         "cvae",
     ],
 )
