@@ -40,7 +40,11 @@ class STL(ELBO):
         """Sum over the minibatch, in nats."""
         with Cut() as cut:
             traces = self._run(model, guide, args, kwargs)
-        held = [n for n in cut.draws if not isinstance(traces.guide[n]["fn"], GumbelSoftmax)]
+        held = [
+            n
+            for n, site in traces.sampled.items()
+            if n in cut.draws and not isinstance(site["fn"], GumbelSoftmax)
+        ]
         return self._loss(traces.holding(held)) + cut.path(self._loss(traces))
 
     def describe(self):
@@ -76,17 +80,16 @@ class DReG(IWAE):
         """Sum over the minibatch, in nats."""
         with Cut() as cut:
             traces = self._run(model, guide, args, kwargs)
+        shares, weights = {}, self._shares(traces)
+        if traces.event_dims == 1:
+            weights = weights.squeeze(-2)
         for name, site in traces.sampled.items():
-            if not site["fn"].has_rsample:
+            fn = site["fn"]
+            if not fn.has_rsample:
                 raise UserError(
                     f"{name!r} is sampled without a reparameterised gradient, which DReG needs: "
                     "enumerate it, or take the IWAE"
                 )
-        shares, weights = {}, self._shares(traces)
-        if traces.event_dims == 1:
-            weights = weights.squeeze(-2)
-        for name in cut.draws:
-            fn = traces.guide[name]["fn"]
             # a component's draws are scored by the whole mixture, not by the law that they are from
             if not isinstance(fn, Stratum):
                 share = weights.sum_to_size(fn.batch_shape)

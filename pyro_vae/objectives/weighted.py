@@ -36,7 +36,7 @@ class IWAE(ELBO):
         UserError: a relaxed latent, which has no importance weight; sites with scales of their own.
     """
 
-    name, alpha, _scaled = "iwae", 0.0, False
+    name, _scaled = "iwae", False
 
     def __init__(self, num_particles=5):
         super().__init__(num_particles=num_particles)
@@ -64,7 +64,7 @@ class IWAE(ELBO):
         return scale_of(traces) * (self._besides(traces) - bound.sum())
 
     def _by_particle(self, traces):
-        r"""`[S, B]`: log w of each particle; of Rényi's, :math:`\log \sum_y q(y) (w_y/q(y))^{1-\alpha}`."""
+        """`[S, B]`: what the bound is taken of, log w."""
         return _sum_left(self._wide(traces, traces.log_weights()), keep=2)
 
     def _bound(self, log_w, dim=0):
@@ -140,6 +140,7 @@ class Renyi(IWAE):
         self.alpha = alpha
 
     def _by_particle(self, traces):
+        r"""`[S, B]`: :math:`\log \sum_y q(y)\, (w_y / q(y))^{1-\alpha}`; at the limits, log w."""
         if self.alpha == 0 or not traces.enumerated_guide:
             return self._power(super()._by_particle(traces))
         log_w = traces.log_weights()
