@@ -125,8 +125,8 @@ def fit(
         objective: elbo; stl: its path derivative; iwae: importance weighted; dreg: doubly
             reparameterised; renyi; rws: reweighted wake-sleep; hybrid: the ELBO and the GSNN
             objective; semi-supervised: labelled data have their label, others sum over it.
-        alpha: the Renyi bound's order; the ELBO's weight in the hybrid objective; of the
-            semi-supervised one, the weight of its classification term.
+        alpha: the Renyi bound's order (--alpha=-.inf: the largest weight); the ELBO's weight in the
+            hybrid objective; of the semi-supervised one, the weight of its classification term.
         sleep: of rws, the sleep phase's share of the guide's gradient.
         leave_one_out: a baseline for latents that are sampled (discrete=score).
         lr: Adam's learning rate.

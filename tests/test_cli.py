@@ -307,7 +307,7 @@ BAD = {
         "sleep weighs the sleep phase: 0 to 1, not 2",
     ),
     "an order that is none": (
-        ["fit", "vae", "--objective", "renyi", "--alpha", "inf"],
+        ["fit", "vae", "--objective", "renyi", "--alpha", ".inf"],
         "alpha of the Renyi bound is a number, or -inf: not inf",
     ),
     "free bits of nothing": (["fit", "vae", "--free_bits", '{"q": 1}'], "no latent 'q'"),
@@ -504,7 +504,7 @@ def test_every_objective_is_reached_by_name_with_its_own_options():
 
 def test_an_objective_is_chosen_from_the_shell(tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
-    options = ["--objective", "renyi", "--alpha=-inf", "--num_particles", "2", "--out", "run"]
+    options = ["--objective", "renyi", "--alpha=-.inf", "--num_particles", "2", "--out", "run"]
     assert main(["fit", "shu-gmvae", *SMALL, *options, "--progress", "false"]) == 0
     found = json.loads(Path("run", "config.json").read_text())["fit"]["objective"]
     assert found == {"name": "renyi", "num_particles": 2, "alpha": -math.inf}
