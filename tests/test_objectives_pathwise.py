@@ -231,6 +231,11 @@ def test_dreg_refuses_what_it_cannot_reparameterise():
         value_and_gradients(DReG(), model, guide)
 
 
+def test_stl_refuses_a_kl_without_draws():
+    with pytest.raises(pv.UserError, match="analytic_kl has none"):
+        STL(analytic_kl=True)
+
+
 def test_the_optimiser_is_given_parameters_alone():
     """Draws that are taken off the graph are no leaves of it."""
     torch.set_default_dtype(torch.float64)

@@ -31,7 +31,15 @@ class STL(ELBO):
 
     Args:
         options: the `ELBO`'s.
+
+    Raises:
+        UserError: `analytic_kl`, which has no draw to go through.
     """
+
+    def __init__(self, **options):
+        super().__init__(**options)
+        if self.analytic_kl:
+            raise UserError("STL goes through the draws of the KL: analytic_kl has none")
 
     def _is_plain(self):
         return False
