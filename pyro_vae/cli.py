@@ -57,6 +57,8 @@ def fit(
     initialisation: dict | None = None,
     objective: str | None = None,
     alpha: float | None = None,
+    sleep: float | None = None,
+    leave_one_out: bool | None = None,
     lr: float | None = None,
     weight_decay: float | None = None,
     schedule: str | None = None,
@@ -123,10 +125,13 @@ def fit(
             pseudo-inputs: start a VampPrior's at training data; stack: M1+M2's first stage;
             baseline: train a CVAE's baseline first.
         initialisation: its settings, over the method's own: '{"epochs": 50, "restarts": 3}'.
-        objective: elbo; hybrid: the ELBO and the GSNN objective; semi-supervised: labelled data have
-            their label, others sum over it.
-        alpha: the ELBO's weight in the hybrid objective; of the semi-supervised one, the weight of
-            its classification term.
+        objective: elbo; stl: its path derivative; iwae: importance weighted; dreg: doubly
+            reparameterised; renyi; rws: reweighted wake-sleep; hybrid: the ELBO and the GSNN
+            objective; semi-supervised: labelled data have their label, others sum over it.
+        alpha: the Renyi bound's order (--alpha=-.inf: the largest weight); the ELBO's weight in the
+            hybrid objective; of the semi-supervised one, the weight of its classification term.
+        sleep: of rws, the sleep phase's share of the guide's gradient.
+        leave_one_out: a baseline for latents that are sampled (discrete=score).
         lr: Adam's learning rate.
         weight_decay: decoupled, as in AdamW.
         schedule: constant, linear or cosine.
@@ -136,7 +141,8 @@ def fit(
         warmup: epochs of KL warm-up, or by latent: '{"z": 50}'.
         warmup_from: the KL's weight at its start; above 1, that latent comes into use late.
         free_bits: nats per latent, e.g. '{"y": 0.5}'.
-        num_particles: Monte Carlo samples per datum in training.
+        num_particles: Monte Carlo samples per datum in training; of iwae, dreg, renyi and rws 5
+            unless said.
         analytic_kl: KL in closed form, where there is one, instead of a sample of it.
         condition: what a conditional model is given: quadrants (of an image), labels, or data (the
             array c of a .npz file); what the data have, in the order data, quadrants, labels, unless
@@ -432,7 +438,7 @@ def fit_options(settings):
         "seed",
     )
     options = {name: settings[name] for name in names}
-    options["objective"] = _objective(settings)
+    options["objective"] = methods.objective(settings)
     options["compile"] = _compile(settings)
     options["initialise"] = _initialisation(settings)
     return options
@@ -440,21 +446,6 @@ def fit_options(settings):
 
 def _compile(settings):
     return {"true": True, "false": False}.get(settings["compile"], settings["compile"])
-
-
-def _objective(settings):
-    name = settings["objective"]
-    if name not in methods.OBJECTIVES:
-        raise unknown("objective", name, methods.OBJECTIVES)
-    names = ("warmup", "warmup_from", "free_bits", "num_particles", "analytic_kl")
-    options = {k: settings[k] for k in names}
-    if settings["alpha"] is not None:
-        if name == "elbo":
-            raise UserError(
-                "alpha weighs the parts of another objective; the ELBO has no such part"
-            )
-        options["alpha"] = settings["alpha"]
-    return methods.OBJECTIVES[name](**options)
 
 
 def _supervised(settings):

@@ -34,7 +34,7 @@ from .models import (
     NNBaseline,
     VampPrior,
 )
-from .objectives import ELBO, Hybrid, SemiSupervised
+from .objectives import ELBO, IWAE, RWS, STL, DReG, Hybrid, Renyi, SemiSupervised
 from .train import (
     BaselineInitialisation,
     MixtureInitialisation,
@@ -42,7 +42,27 @@ from .train import (
     StackInitialisation,
 )
 
-OBJECTIVES = {"elbo": ELBO, "hybrid": Hybrid, "semi-supervised": SemiSupervised}
+OBJECTIVES = {
+    "elbo": ELBO,
+    "stl": STL,
+    "iwae": IWAE,
+    "dreg": DReG,
+    "renyi": Renyi,
+    "rws": RWS,
+    "hybrid": Hybrid,
+    "semi-supervised": SemiSupervised,
+}
+#: What a method's settings may say of its objective: arguments of those that take them.
+OBJECTIVE_OPTIONS = (
+    "num_particles",
+    "alpha",
+    "sleep",
+    "warmup",
+    "warmup_from",
+    "free_bits",
+    "leave_one_out",
+    "analytic_kl",
+)
 INITIALISATIONS = {
     "baseline": BaselineInitialisation,
     "mixture": MixtureInitialisation,
@@ -112,6 +132,8 @@ DEFAULTS = {
     "epochs": 200,
     "objective": "elbo",
     "alpha": None,
+    "sleep": None,
+    "leave_one_out": None,
     "lr": 1e-3,
     "schedule": "cosine",
     "batch_size": 128,
@@ -121,7 +143,7 @@ DEFAULTS = {
     "warmup": 0,
     "warmup_from": 0.0,
     "free_bits": {},
-    "num_particles": 1,
+    "num_particles": None,
     "analytic_kl": False,
     "condition": None,
     "quadrants": None,
@@ -395,6 +417,10 @@ def settings(name, overrides=None, data="digits"):
     if data.endswith(".npz"):
         chosen["num_labels"] = None  # a file says by -1 what is not labelled
     given = {k: v for k, v in (overrides or {}).items() if v is not None}
+    if given.get("objective", chosen["objective"]) != chosen["objective"]:
+        known = objective_options(given["objective"])
+        lost = {o: DEFAULTS[o] for o in OBJECTIVE_OPTIONS if o not in known}
+        chosen |= lost  # the method's own, for the objective that it does not have now
     start = {**chosen["initialisation"], **given.get("initialisation", {})}
     chosen |= {**given, "initialisation": start}
     _all_known("setting", chosen, DEFAULTS)
@@ -410,6 +436,31 @@ def _all_known(kind, names, known):
     for name in names:
         if name not in known:
             raise unknown(kind, name, known)
+
+
+def objective(config):
+    """The objective that a method's settings name, with those of its options that they say.
+
+    Raises:
+        UserError: an unknown name, an option that the objective does not have.
+    """
+    name = config["objective"]
+    known = objective_options(name)
+    chosen = {o: config[o] for o in OBJECTIVE_OPTIONS if config[o] != DEFAULTS[o]}
+    for option in chosen:
+        if option not in known:
+            raise UserError(f"the objective {name} has no {option}; it has {', '.join(known)}")
+    return OBJECTIVES[name](**chosen)
+
+
+def objective_options(name):
+    """Which of `OBJECTIVE_OPTIONS` an objective takes."""
+    if name not in OBJECTIVES:
+        raise unknown("objective", name, OBJECTIVES)
+    takes = inspect.signature(OBJECTIVES[name]).parameters
+    if "options" in takes:  # the ELBO's, passed on
+        takes = {**takes, **inspect.signature(ELBO).parameters}
+    return [option for option in OBJECTIVE_OPTIONS if option in takes]
 
 
 def build(name, config, x_shape, num_data=None, c_shape=None, num_classes=None):

@@ -4,6 +4,7 @@
 signature names; `x` goes to its first argument, whatever that is called.
 """
 
+import copy
 import inspect
 from contextlib import contextmanager
 
@@ -352,18 +353,32 @@ class Traces:
         grid = torch.meshgrid(*(torch.arange(n, device=value.device) for n in rows), indexing="ij")
         return value[(*picked, *grid)]
 
-    def log_weight(self):
-        r"""`[S, B]`: :math:`\log \sum_y p(x, z, y) / q(z | y, x)`, unbiased for p(x) once exp'd.
+    @property
+    def sampled(self):
+        """The guide's sites that are drawn, not enumerated: `{name: site}`."""
+        return {n: s for n, s in self.guide.items() if n not in self.enumerated_guide}
 
-        Enumerated latents are summed: the model's joint over the density of the guide's *sampled*
-        sites only.
+    def log_weights(self):
+        r"""`[enum..., (S,) B]`: :math:`\log p(x, z, y) - \log q(z | y, x)`, a value of y each.
+
+        The model's joint over the density of the guide's *sampled* sites only.
         """
-        log_w = sum(self.log_prob(s) for s in self.model.values())
-        for name, site in self.guide.items():
-            if name not in self.enumerated_guide:
-                log_w = log_w - self.log_prob(site)
+        log_p = sum(self.log_prob(s) for s in self.model.values())
+        return log_p - sum(self.log_prob(s) for s in self.sampled.values())
+
+    def log_weight(self):
+        r"""`[S, B]`: :math:`\log \sum_y p(x, z, y) / q(z | y, x)`, unbiased for p(x) once exp'd."""
+        log_w = self.log_weights()
         left = list(range(log_w.dim() - self.event_dims))
         return log_w.logsumexp(left) if left else log_w
+
+    def holding(self, names):
+        """The same run, in which the log-probs of these sites of the guide are constants."""
+        new = copy.copy(self)
+        keys = ("log_prob", "unscaled_log_prob")
+        held = {n: {**self.guide[n], **{k: self.guide[n][k].detach() for k in keys}} for n in names}
+        new.guide = {**self.guide, **held}
+        return new
 
 
 def _owner(name, site, model):
@@ -396,7 +411,7 @@ class AtMean(Messenger):
         msg["done"] = True
 
 
-class _At(Messenger):
+class At(Messenger):
     """Latents take the values that are given, and are latents still."""
 
     def __init__(self, values):
@@ -420,7 +435,7 @@ def run(model, guide, batch, num_particles=None, at_mean=False, values=None, dra
     in_guide = (lambda site: {"enumerate": None}) if draw_all else enumerate_discrete
     guide = poutine.infer_config(accepting(guide), in_guide)
     if values is not None:
-        guide = _At(values)(guide)
+        guide = At(values)(guide)
     if at_mean:
         guide = AtMean()(guide)
     event_dims = 1

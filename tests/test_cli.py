@@ -1,12 +1,14 @@
 """The command, as a person runs it: a process, its output, its files, its exit status."""
 
 import json
+import math
 import re
 import shutil
 import signal
 import subprocess
 import sys
 import time
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -296,6 +298,18 @@ BAD = {
         ["fit", "vae", "--warmup", "5", "--warmup_from", "-1"],
         "warmup_from must not be negative: -1",
     ),
+    "a weight of what the bound has not": (
+        ["fit", "vae", "--objective", "iwae", "--warmup", "5"],
+        "the objective iwae has no warmup; it has num_particles",
+    ),
+    "too much sleep": (
+        ["fit", "vae", "--objective", "rws", "--sleep", "2"],
+        "sleep weighs the sleep phase: 0 to 1, not 2",
+    ),
+    "an order that is none": (
+        ["fit", "vae", "--objective", "renyi", "--alpha", ".inf"],
+        "alpha of the Renyi bound is a number, or -inf: not inf",
+    ),
     "free bits of nothing": (["fit", "vae", "--free_bits", '{"q": 1}'], "no latent 'q'"),
     "empty batches": (["fit", "vae", "--batch_size", "0"], "batch_size takes whole numbers from 1"),
     "no rate": (["fit", "vae", "--lr", "0"], "lr must be positive: 0"),
@@ -464,7 +478,33 @@ def test_an_npz_file_says_by_minus_one_what_is_not_labelled(tmp_path, monkeypatc
     assert "5000 labels to keep, of 1257" in capsys.readouterr().err
     options = ["--alpha", "1"]
     assert main(["fit", "vae", *SMALL, *options, "--progress", "false"]) == 1
-    assert "alpha weighs the parts of another objective" in capsys.readouterr().err
+    assert (
+        "the objective elbo has no alpha; it has num_particles, warmup" in capsys.readouterr().err
+    )
     options = ["--objective", "semi"]
     assert main(["fit", "m2", *SMALL, *options, "--progress", "false"]) == 1
     assert "did you mean 'semi-supervised'?" in capsys.readouterr().err
+
+
+def test_every_objective_is_reached_by_name_with_its_own_options():
+    for name, options, expected in (
+        ("stl", {"warmup": 3}, {"name": "stl", "warmup": 3, "num_particles": 1}),
+        ("iwae", {"num_particles": 3}, {"name": "iwae", "num_particles": 3}),
+        ("dreg", {}, {"name": "dreg", "num_particles": 5}),
+        ("renyi", {"alpha": 0.2}, {"name": "renyi", "num_particles": 5, "alpha": 0.2}),
+        ("rws", {"sleep": 0.5}, {"name": "rws", "num_particles": 5, "sleep": 0.5}),
+        ("elbo", {"leave_one_out": True}, {"name": "elbo", "leave_one_out": True, "warmup": {"z": 50}}),
+        ("semi-supervised", {}, {"name": "semi-supervised", "alpha": 10.0}),
+    ):  # fmt: skip
+        # what the method says of its own objective, the semi-supervised one, falls away
+        settings = methods.settings("m2", {"objective": name, **options})
+        found = methods.objective(settings).describe()
+        assert found == {**found, **expected}
+
+
+def test_an_objective_is_chosen_from_the_shell(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    options = ["--objective", "renyi", "--alpha=-.inf", "--num_particles", "2", "--out", "run"]
+    assert main(["fit", "shu-gmvae", *SMALL, *options, "--progress", "false"]) == 0
+    found = json.loads(Path("run", "config.json").read_text())["fit"]["objective"]
+    assert found == {"name": "renyi", "num_particles": 2, "alpha": -math.inf}

@@ -3,12 +3,14 @@
 import math
 
 import pyro
+import pyro.distributions as dist
 import pytest
 import torch
+from objectives import Coins, gradients
 
 import pyro_vae as pv
 from pyro_vae import methods
-from pyro_vae.objectives import ELBO
+from pyro_vae.objectives import ELBO, IWAE
 from pyro_vae.pair import accepting, run
 
 X_SHAPE, N = (1, 4, 4), 6
@@ -230,33 +232,70 @@ def test_evaluation_sees_neither_weights_nor_constraints():
 # ------------------------------------------------------------------- score function, SVI
 
 
-def test_a_weighted_score_function_gradient_has_the_exact_sums_mean():
+def score_gradients(discrete, **options):
+    """Of one image, 300 times: `[40, P]`, and which of them are q(y | x)'s alone."""
+    model, guide = pair("gmvae-v1", discrete=discrete)
+    data = {k: v[:1].expand(300, *v.shape[1:]) for k, v in batch().items()}
+    parameters = trained_parameters(model, guide)
+    q_y = {id(p) for p in guide.factors["y"].head.parameters()}
+    own = torch.cat([torch.full((p.numel(),), id(p) in q_y) for p in parameters])
+    return gradients(ELBO(**options), (model, guide), data, parameters), own
+
+
+WEIGHTED = {"beta": {"y": 0.5, "z": 0.7, "w": 1.3}, "free_bits": {"z": 1e-3}}
+
+
+@pytest.mark.parametrize("leave_one_out", [False, True])
+@pytest.mark.parametrize("particles", [1, 3])
+@pytest.mark.parametrize("weights", [{}, WEIGHTED], ids=["plain", "weighted"])
+def test_a_score_function_gradient_has_the_exact_sums_mean(weights, particles, leave_one_out):
     """y sampled, z beneath it, free bits not in force: the surrogate's mean is the sum's."""
-    exact, sampled = {}, {}
-    for kind, found in (("enumerate", exact), ("score", sampled)):
-        model, guide = pair("gmvae-v1", discrete=kind)
-        x = batch()["x"][:1].expand(500, *X_SHAPE)
-        objective = ELBO(beta={"y": 0.5, "z": 0.7, "w": 1.3}, free_bits={"z": 1e-3})
-        parameters = trained_parameters(model, guide)
-        found["g"] = []
-        for seed in range(40):
-            torch.manual_seed(seed)
-            loss = objective.differentiable_loss(model, guide, x) / len(x)
-            found["g"].append(
-                torch.cat([g.flatten() for g in torch.autograd.grad(loss, parameters)])
-            )
-        found["g"] = torch.stack(found["g"])
-    a, b = exact["g"], sampled["g"]
-    error = ((a.var(0) + b.var(0)) / len(a)).sqrt()
-    assert ((a.mean(0) - b.mean(0)).abs() <= 5 * error + 1e-12).all()
-    q_y = slice(-3, None)  # the last parameter: the head of q(y | x)
-    assert (a.mean(0)[q_y].abs() > 5 * error[q_y]).any()  # a lost gradient would be seen
+    exact, q_y = score_gradients("enumerate", **weights)
+    options = {"num_particles": particles, "leave_one_out": leave_one_out}
+    sampled, _ = score_gradients("score", **options, **weights)
+    error = ((exact.var(0) + sampled.var(0)) / len(exact)).sqrt()
+    difference = (exact.mean(0) - sampled.mean(0)).abs()
+    assert (difference <= 5 * error + 1e-12).all()
+    assert (exact.mean(0)[q_y].abs() > 5 * error[q_y]).any()  # a lost gradient would be seen
 
 
-def test_what_the_surrogate_cannot_do_it_refuses():
-    model, guide = pair("gmvae-v1", discrete="score")
-    with pytest.raises(pv.UserError, match="'y' is sampled without a reparameterised gradient"):
-        value_and_gradients(ELBO(beta=0.5, num_particles=2), model, guide)
+@pytest.mark.parametrize("particles", [1, 4])
+def test_the_leave_one_out_baseline_takes_noise_away(particles):
+    torch.set_default_dtype(torch.float64)
+    coins, noise = Coins(), []
+    for leave_one_out in (False, True):
+        objective = ELBO(num_particles=particles, leave_one_out=leave_one_out)
+        x = {"x": torch.full((20,), 4.0)}
+        found = gradients(objective, (coins.model, coins.guide), x, [coins.guess])
+        noise.append(found.var(0).sum())
+    assert noise[1] < 0.6 * noise[0]
+
+
+def test_what_the_score_function_cannot_do_it_refuses():
+    def model(x):
+        with pyro.plate("data", len(x)):
+            a = pyro.sample("a", dist.Bernoulli(0.5), infer={"enumerate": "parallel"})
+            y = pyro.sample("y", dist.Bernoulli(0.3 + 0.4 * a))
+            pyro.sample("x", dist.Normal(y, 1.0), obs=x)
+
+    logits = torch.zeros((), requires_grad=True)
+
+    def guide(x):
+        with pyro.plate("data", len(x)):
+            a = pyro.sample("a", dist.Bernoulli(0.5), infer={"enumerate": "parallel"})
+            pyro.sample("y", dist.Bernoulli(logits=logits + a))
+
+    for objective in (ELBO(beta=0.5), IWAE()):
+        with pytest.raises(pv.UserError, match="'y' is sampled without .* enumerate it too"):
+            objective.differentiable_loss(model, guide, torch.zeros(3))
+
+    def in_turn(x):
+        with pyro.plate("data", len(x)):
+            a = pyro.sample("a", dist.Bernoulli(0.5), infer={"enumerate": "sequential"})
+            pyro.sample("y", dist.Bernoulli(logits=logits + a))
+
+    with pytest.raises(pv.UserError, match="enumerate discrete latents in 'parallel'"):
+        ELBO(beta=0.5).differentiable_loss(model, in_turn, torch.zeros(3))
 
 
 @pytest.mark.parametrize("objective", [ELBO(), ELBO(beta=0.5)], ids=["plain", "weighted"])

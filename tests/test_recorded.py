@@ -2,6 +2,7 @@
 
 import functools
 import json
+import math
 import re
 import warnings
 
@@ -20,7 +21,7 @@ from torch.distributions import constraints
 
 import pyro_vae as pv
 from pyro_vae import methods
-from pyro_vae.objectives import ELBO
+from pyro_vae.objectives import ELBO, IWAE, RWS, STL, DReG, Renyi
 from pyro_vae.train.recorded import PlainStep, RecordedStep, _difference, choose_backend
 
 B, D = 6, 5
@@ -516,6 +517,46 @@ def test_every_method_replays_exactly_under_every_objective(method, options):
     objective = ELBO(**options)
     objective.epoch = 3
     assert_equal_steps(objective, pair, digits_batch)
+
+
+BOUNDS = {
+    "stl": STL(num_particles=2), "stl, warm-up": STL(warmup=10), "iwae": IWAE(3), "dreg": DReG(3),
+    "renyi": Renyi(0.5, 3), "vr-max": Renyi(-math.inf, 3), "rws": RWS(3),
+}  # fmt: skip
+
+
+@pytest.mark.parametrize("objective", BOUNDS.values(), ids=list(BOUNDS))
+@pytest.mark.parametrize(
+    "method",
+    [
+        "shu-gmvae",
+        "auxiliary-dgm",
+        "gmvae",
+        "mixture-posterior",
+        "iaf-vae",
+        "cvae",
+    ],
+)
+def test_every_bound_and_estimator_replays_exactly(method, objective):
+    torch.set_default_dtype(torch.float64)
+    objective.epoch = 3
+    assert_equal_steps(objective, library_pair(method), digits_batch)
+
+
+@pytest.mark.parametrize(
+    "objective",
+    [ELBO(leave_one_out=True), ELBO(num_particles=3, leave_one_out=True), STL(), IWAE(3), RWS(3)],
+    ids=["elbo-1", "elbo-3", "stl", "vimco", "rws"],
+)
+def test_score_functions_with_baselines_replay_exactly(objective):
+    torch.set_default_dtype(torch.float64)
+    assert_equal_steps(objective, library_pair("shu-gmvae", discrete="score"), digits_batch)
+
+
+@pytest.mark.parametrize("method", ["vae", "shu-gmvae", "mixture-posterior", "cvae"])
+def test_the_sleep_phase_replays_exactly(method):
+    torch.set_default_dtype(torch.float64)
+    assert_equal_steps(RWS(2, sleep=0.5), library_pair(method), digits_batch)
 
 
 @pytest.mark.parametrize("treatment", ["score", "relaxed"])

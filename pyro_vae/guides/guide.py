@@ -24,8 +24,9 @@ class Guide(Program):
 
     A discrete latent that is left out is enumerated in the model. One that is named is treated as
     `discrete` says: `"enumerate"` sums it in the guide, `"score"` samples it (score-function
-    gradient), `"relaxed"` samples a Gumbel-softmax. In eval mode it is always enumerated, so that
-    what is reported does not depend on the estimator that trained it.
+    gradient; `ELBO(leave_one_out=True)` gives it a baseline), `"relaxed"` samples a Gumbel-softmax.
+    In eval mode it is always enumerated, so that what is reported does not depend on the estimator
+    that trained it.
 
     A latent whose prior owns an encoder of the same parents and family (`VampPrior`) has that
     encoder as its factor.

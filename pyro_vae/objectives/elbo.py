@@ -38,8 +38,14 @@ class ELBO(TraceEnum_ELBO):
         warmup_from: where warm-up starts; above `beta`, a latent comes into use after the others.
         free_bits: `{latent: nats}`.
         num_particles: Monte Carlo samples per datum, vectorised.
+        leave_one_out: of a latent that is sampled without reparameterisation (`Guide(...,
+            discrete="score")`), the score function's baseline is the mean cost of the datum's other
+            particles (RLOO; Kool et al. 2019), with one particle that of the batch's other data.
+            It adds no bias.
         analytic_kl: see above.
     """
+
+    _scaled = True  # whether the terms have Pyro's scales in them
 
     def __init__(
         self,
@@ -48,6 +54,7 @@ class ELBO(TraceEnum_ELBO):
         warmup_from=0.0,
         free_bits=None,
         num_particles=1,
+        leave_one_out=False,
         analytic_kl=False,
     ):
         whole(1, num_particles=num_particles)
@@ -59,6 +66,7 @@ class ELBO(TraceEnum_ELBO):
         )
         self.beta, self.warmup, self.warmup_from = beta, warmup, warmup_from
         self.free_bits, self.analytic_kl = dict(free_bits or {}), analytic_kl
+        self.leave_one_out = leave_one_out
         self.epoch = float("inf")  # `fit` sets it; outside of training, warm-up is over
         self._held = {}  # while being recorded: tensors in the place of `scalars()`
         for name in ("beta", "warmup", "warmup_from", "free_bits"):
@@ -83,9 +91,8 @@ class ELBO(TraceEnum_ELBO):
         return {None}.union(*settings)
 
     def _is_plain(self):
-        return not (self.free_bits or self.analytic_kl or self._held) and all(
-            self.beta_of(latent) == 1 for latent in self._named()
-        )
+        settings = self.free_bits, self._held, self.leave_one_out, self.analytic_kl
+        return not any(settings) and all(self.beta_of(latent) == 1 for latent in self._named())
 
     def scalars(self):
         """The numbers that change while training, by latent; None for those not named."""
@@ -110,17 +117,26 @@ class ELBO(TraceEnum_ELBO):
         """
         if self._is_plain():
             return super().differentiable_loss(model, guide, *args, **kwargs)
-        loss = 0.0
-        for model_trace, guide_trace in self._get_traces(model, guide, args, kwargs):
-            loss = loss + self._weighted_loss(model_trace, guide_trace)
-        return loss
+        return self._loss(self._run(model, guide, args, kwargs))
 
-    def _weighted_loss(self, model_trace, guide_trace):
-        traces = Traces(model_trace, guide_trace, event_dims=self.max_plate_nesting, scaled=True)
+    def _run(self, model, guide, args, kwargs):
+        """The one run of the pair that a loss is taken from."""
+        found = list(self._get_traces(model, guide, args, kwargs))
+        if len(found) > 1:
+            raise UserError("enumerate discrete latents in 'parallel': 'sequential' has no one run")
+        return Traces(*found[0], event_dims=self.max_plate_nesting, scaled=self._scaled)
+
+    def _loss(self, traces):
+        cost = self._cost(traces)
+        cost = cost.expand(self.num_particles, cost.shape[-1])
+        signal = cost.detach()
+        if self.leave_one_out:
+            signal = signal - mean_of_others(signal)
+        return (cost.sum() + score_function(traces, signal)) / self.num_particles
+
+    def _cost(self, traces):
+        """`[(S,) B]`: the negative bound of each particle and datum, weighted and constrained."""
         terms = traces.site_terms(self.analytic_kl)
-        if self.num_particles > 1:
-            # a term that no sampled latent reaches (an observed y) lacks the particle dimension
-            terms = {k: t.mean(0) if t.dim() > 1 else t for k, t in terms.items()}
         latents = {n for n, s in traces.model.items() if not s["is_observed"]}
         for name in set(terms) - set(traces.model):
             raise UserError(
@@ -131,7 +147,7 @@ class ELBO(TraceEnum_ELBO):
             for name in setting if isinstance(setting, dict) else ():
                 if name not in latents:
                     raise UserError(f"no latent {name!r} in the model; it has {sorted(latents)}")
-        cost, size = 0.0, next(iter(terms.values())).shape[-1]
+        cost = 0.0
         for name, term in terms.items():
             if name not in latents:
                 cost = cost - term
@@ -139,27 +155,9 @@ class ELBO(TraceEnum_ELBO):
             kl = -term
             if name in self.free_bits:
                 # at the constraint the KL's gradient is zero, its value the constraint's
-                mean = kl.sum() / size
-                kl = torch.where(mean > self.free_bits[name], kl, self.free_bits[name])
+                kl = torch.where(kl.mean() > self.free_bits[name], kl, self.free_bits[name])
             cost = cost + self.beta_of(name) * kl
-        return cost.sum() + self._score_function(traces, cost)
-
-    def _score_function(self, traces, cost):
-        """Zero, with the gradient of the samples that are not reparameterised (REINFORCE)."""
-        surrogate = 0.0
-        for name, site in traces.guide.items():
-            if name in traces.enumerated_guide or site["fn"].has_rsample:
-                continue
-            log_q = traces.log_prob(site)
-            if log_q.dim() > 1:
-                raise UserError(
-                    f"{name!r} is sampled without a reparameterised gradient beneath an enumerated "
-                    "latent or with several particles; with beta, warmup or free_bits this is not "
-                    "supported: enumerate it too, or use one particle"
-                )
-            log_q = log_q * cost.detach()
-            surrogate = surrogate + (log_q - log_q.detach()).sum()
-        return surrogate
+        return cost
 
     def loss_and_grads(self, model, guide, *args, **kwargs):
         """As `pyro.infer.SVI` calls it: the loss as a float, gradients in `.grad`."""
@@ -182,5 +180,36 @@ class ELBO(TraceEnum_ELBO):
             "warmup_from": self.warmup_from,
             "free_bits": self.free_bits,
             "num_particles": self.num_particles,
+            **({"leave_one_out": True} if self.leave_one_out else {}),
             "analytic_kl": self.analytic_kl,
         }
+
+
+def mean_of_others(values):
+    """Of `values [S, B]`, for each the mean of the same datum's others: a baseline free of bias.
+
+    With S = 1, of the other data's.
+    """
+    dim = 0 if len(values) > 1 else 1
+    others = max(values.shape[dim] - 1, 1)
+    return (values.sum(dim, keepdim=True) - values) / others
+
+
+def score_function(traces, signal):
+    r"""Zero, with the gradient :math:`\sum \mathrm{signal}\, \nabla \log q` (REINFORCE).
+
+    Of the guide's sites that are sampled without a reparameterised gradient; `signal [S, B]` is the
+    loss to lower, less a baseline.
+    """
+    surrogate = 0.0
+    for name, site in traces.sampled.items():
+        if site["fn"].has_rsample:
+            continue
+        log_q = traces.log_prob(site)
+        if log_q.dim() > traces.event_dims:
+            raise UserError(
+                f"{name!r} is sampled without a reparameterised gradient beneath an enumerated "
+                "latent: enumerate it too"
+            )
+        surrogate = surrogate + ((log_q - log_q.detach()) * signal).sum()
+    return surrogate

@@ -92,7 +92,7 @@ def fit(
             eval mode.
         data: `pv.data.load(...)`, a tensor, `(x, y)`, a torch `Dataset`; a `DataLoader`, or any
             iterable with a length, of batches `x`, `(x, y)` or dicts: they need not fit in memory.
-        objective: `pv.objectives.ELBO(...)`, with its warm-up and constraints.
+        objective: one of `pv.objectives`; `ELBO()` unless said.
         lr, schedule: Adam's rate, and how it falls over the run: `constant, linear, cosine`.
         batch_size: data a step, of all processes together; the last batch may be short. A loader's
             own size counts for each process.

@@ -1,0 +1,168 @@
+"""Gradients through draws alone: sticking the landing, and doubly reparameterised."""
+
+import torch
+from pyro.poutine.messenger import Messenger
+
+from ..conditionals.families import GumbelSoftmax
+from ..conditionals.mixtures import Stratum
+from ..errors import UserError
+from ..pair import is_subsample
+from .elbo import ELBO
+from .weighted import IWAE, scale_of
+
+
+class STL(ELBO):
+    r"""The ELBO, with the path derivative: "sticking the landing" (Roeder et al. 2017, arXiv 1703.09194).
+
+    The ELBO's gradient for the guide has two parts: through each draw z, and
+    :math:`-\nabla_\phi \log q_\phi(z \mid \cdot)` at a fixed draw. The second, of mean zero, is
+    dropped, of every sampled, reparameterised latent; so nothing is left where q is the
+    posterior: there the gradient is zero for every draw. Where a later factor has z as a parent,
+    the gradient goes through it.
+
+    Unbiased, with these kept whole: the probabilities of latents summed exactly, as weights and in
+    their own KL; a stratified mixture's weights (what is dropped of its components is of mean
+    zero all together); the score function of a latent sampled without reparameterisation. Of a
+    relaxed latent nothing is dropped: its log-prob is not its density. beta, warm-up and free bits
+    weigh as in the `ELBO`.
+
+    The decoder is gone back through twice, once for z. A flow's density is taken of a given
+    value: D passes where that is the slow direction, as for the IAF.
+
+    Args:
+        options: the `ELBO`'s.
+
+    Raises:
+        UserError: `analytic_kl`, which has no draw to go through.
+    """
+
+    def __init__(self, **options):
+        super().__init__(**options)
+        if self.analytic_kl:
+            raise UserError("STL goes through the draws of the KL: analytic_kl has none")
+
+    def _is_plain(self):
+        return False
+
+    def differentiable_loss(self, model, guide, *args, **kwargs):
+        """Sum over the minibatch, in nats."""
+        with Cut() as cut:
+            traces = self._run(model, guide, args, kwargs)
+        held = [
+            n
+            for n, site in traces.sampled.items()
+            if n in cut.draws and not isinstance(site["fn"], GumbelSoftmax)
+        ]
+        return self._loss(traces.holding(held)) + cut.path(self._loss(traces))
+
+    def describe(self):
+        return {**super().describe(), "name": "stl"}
+
+
+class DReG(IWAE):
+    r"""The IWAE bound, its gradient doubly reparameterised (Tucker et al. 2019, arXiv 1810.04152).
+
+    For the guide, with :math:`\bar w_s` the share of a particle in the sum of weights,
+
+    .. math:: \nabla_\phi L_S = E \sum_s \bar w_s^2\, \frac{\partial \log w_s}{\partial z_s}
+              \frac{\partial z_s}{\partial \phi}
+
+    and for the model the IWAE's gradient: the same mean as `IWAE`, and a signal-to-noise ratio
+    that grows with S. Generally, each draw v gets the bound's gradient dL/dv, by way of the
+    draws that follow from it as well, times the share of the weights that v takes part in: of a draw
+    made for one value of a summed latent, that value's. With S = 1, and none summed in the guide,
+    it is `STL`. A stratified mixture's draws have the IWAE's own gradient.
+
+    Costs as `STL`; what is summed in the guide is fitted as by `IWAE`.
+
+    Args:
+        num_particles: S.
+
+    Raises:
+        UserError: as `IWAE`; a latent that is sampled without reparameterisation.
+    """
+
+    name = "dreg"
+
+    def differentiable_loss(self, model, guide, *args, **kwargs):
+        """Sum over the minibatch, in nats."""
+        with Cut() as cut:
+            traces = self._run(model, guide, args, kwargs)
+        shares, weights = {}, self._shares(traces)
+        if traces.event_dims == 1:
+            weights = weights.squeeze(-2)
+        for name, site in traces.sampled.items():
+            fn = site["fn"]
+            if not fn.has_rsample:
+                raise UserError(
+                    f"{name!r} is sampled without a reparameterised gradient, which DReG needs: "
+                    "enumerate it, or take the IWAE"
+                )
+            # a component's draws are scored by the whole mixture, not by the law that they are from
+            if not isinstance(fn, Stratum):
+                share = weights.sum_to_size(fn.batch_shape)
+                shares[name] = share.reshape(fn.batch_shape + (1,) * fn.event_dim)
+        besides = scale_of(traces) * self._besides(traces)
+        bound = self._loss(traces) - besides
+        loss = self._loss(traces.holding(shares))
+        return loss + cut.path(bound, shares) + cut.path(besides)
+
+
+class Cut(Messenger):
+    """Reparameterised draws are taken off the graph: what follows has their values.
+
+    So a loss depends on the guide's parameters only where they are read at fixed draws, and `path`
+    is the rest of its gradient: no program need be run twice, nor its parameters be known.
+    """
+
+    def __init__(self):
+        super().__init__()
+        self.draws = {}  # in sampling order: the draw, and the value in its place
+
+    def _pyro_sample(self, msg):
+        fn = msg["fn"]
+        if msg["done"] or msg["is_observed"] or is_subsample(msg) or not fn.has_rsample:
+            return
+        draw = fn(*msg["args"], **msg["kwargs"])
+        msg["value"], msg["done"] = _Severed.apply(draw), True
+        self.draws[msg["name"]] = draw, msg["value"]
+
+    def path(self, loss, shares=None):
+        r"""Zero, with the gradient :math:`\sum_v c_v \frac{d\,loss}{dv} \frac{\partial v}{\partial\phi}`.
+
+        The sum is over draws v; d/dv goes through the draws that follow from v as well. `shares` are
+        the constants :math:`c_v`, 1 where not named.
+        """
+        draws = {n: (z, v) for n, (z, v) in self.draws.items() if z.requires_grad}
+        if not draws or not isinstance(loss, torch.Tensor) or not loss.requires_grad:
+            return 0.0
+        values, surrogate = [v for _, v in draws.values()], 0.0
+        gradients = _gradients(loss, values)
+        for i, (name, (draw, _)) in reversed(list(enumerate(draws.items()))):
+            gradient = gradients[i]
+            if i:
+                back = _gradients(draw, values[:i], gradient)
+                gradients[:i] = [g + b for g, b in zip(gradients[:i], back, strict=True)]
+            gradient = gradient * (shares or {}).get(name, 1.0)
+            surrogate = surrogate + (gradient * (draw - draw.detach())).sum()
+        return surrogate
+
+
+def _gradients(value, inputs, weights=None):
+    return list(
+        torch.autograd.grad(
+            value, inputs, weights, retain_graph=True, allow_unused=True, materialize_grads=True
+        )
+    )
+
+
+class _Severed(torch.autograd.Function):
+    """The same value, through which no gradient goes; unlike a leaf, it is no parameter."""
+
+    @staticmethod
+    def forward(ctx, value):
+        return value.clone()
+
+    @staticmethod
+    def backward(ctx, gradient):
+        return None

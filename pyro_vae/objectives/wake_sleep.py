@@ -1,0 +1,93 @@
+"""Reweighted wake-sleep: the guide is fitted to the posterior, not the bound to the guide."""
+
+import torch
+from pyro import poutine
+from pyro.poutine.messenger import Messenger
+
+from ..errors import UserError
+from ..pair import At, is_subsample
+from .weighted import IWAE, scale_of
+
+
+class RWS(IWAE):
+    r"""Reweighted wake-sleep (Bornschein and Bengio, arXiv 1406.2751; Le et al., arXiv 1805.10469).
+
+    With the shares :math:`\bar w_{sy}` of S draws in the sum of weights, held fixed,
+
+    .. math:: \nabla_\theta = -\sum_{s,y} \bar w_{sy} \nabla_\theta \log p_\theta(x, z_s, y), \qquad
+              \nabla_\phi = -\sum_{s,y} \bar w_{sy} \nabla_\phi \log q_\phi(z_s, y \mid x)
+
+    The model's is the IWAE's. The guide's lowers KL(p(z | x) || q), estimated with a bias that falls
+    as 1/S; it needs no reparameterisation, so a latent with `discrete="score"` is simply sampled.
+    Latents summed on either side are summed. The loss that is reported is the IWAE's.
+
+    In the sleep phase the guide is fitted to what the model makes up, without bias but for the
+    model's own: :math:`-\log q_\phi(z \mid x)` at a draw of z and x from p.
+
+    Args:
+        num_particles: S.
+        sleep: the sleep phase's weight in the guide's gradient, in [0, 1]; the wake phase has the rest.
+
+    Raises:
+        UserError: as `IWAE`; sleep outside of [0, 1]; in sleep, a guide that has nothing to say of
+            made-up data (a row per datum).
+    """
+
+    name = "rws"
+
+    def __init__(self, num_particles=5, sleep=0.0):
+        super().__init__(num_particles)
+        if not 0 <= sleep <= 1:
+            raise UserError(f"sleep weighs the sleep phase: 0 to 1, not {sleep}")
+        self.sleep = sleep
+
+    def differentiable_loss(self, model, guide, *args, **kwargs):
+        """Sum over the minibatch, in nats."""
+        with _Fixed():
+            traces = self._run(model, guide, args, kwargs)
+        loss = self._loss(traces)
+        if self.sleep:
+            fit = self._asleep(model, guide, args, kwargs)
+            loss = loss + self.sleep * (fit - fit.detach())
+        return loss
+
+    def _loss(self, traces):
+        at_draws = traces.holding(traces.sampled)
+        bound = self._bound(self._by_particle(at_draws)).sum()
+        fit = 0.0
+        if traces.guide:
+            log_q = self._wide(traces, sum(traces.log_prob(s) for s in traces.guide.values()))
+            fit = (self._shares(traces) * (log_q - log_q.detach())).sum()
+        return -scale_of(traces) * (bound + (1 - self.sleep) * fit)
+
+    def _asleep(self, model, guide, args, kwargs):
+        """`-log q` of the latents that the model made up, at the data that it made of them."""
+        with torch.no_grad():
+            made = poutine.trace(poutine.uncondition(model)).get_trace(*args, **kwargs)
+        values = {n: s["value"] for n, s in made.iter_stochastic_nodes()}
+        data = {n for n in values if made.nodes[n]["infer"].get("was_observed")}
+        seen = {n: values.pop(n) for n in data}
+        if len(seen) != 1:
+            raise UserError(
+                f"the sleep phase makes up one observed site, x; the model has {sorted(seen)}"
+            )
+        (x,) = seen.values()
+        args = (x, *args[1:]) if args else ()
+        kwargs = {**kwargs, "x": x} if "x" in kwargs else kwargs
+        kwargs.pop("index", None)  # made-up data are none of the training data
+        try:
+            return -poutine.trace(At(values)(guide)).get_trace(*args, **kwargs).log_prob_sum()
+        except UserError as e:
+            raise UserError(f"the sleep phase asks the guide of made-up data, but {e}") from e
+
+    def describe(self):
+        return {**super().describe(), "sleep": self.sleep}
+
+
+class _Fixed(Messenger):
+    """Draws are values, off the graph."""
+
+    def _pyro_sample(self, msg):
+        if msg["done"] or msg["is_observed"] or is_subsample(msg):
+            return
+        msg["value"], msg["done"] = msg["fn"](*msg["args"], **msg["kwargs"]).detach(), True

@@ -1,0 +1,183 @@
+"""Bounds from several weighted draws: importance weighted, and Rényi's."""
+
+import math
+from numbers import Real
+
+import torch
+
+from ..conditionals.families import GumbelSoftmax
+from ..errors import UserError
+from .elbo import ELBO, mean_of_others, score_function
+
+
+class IWAE(ELBO):
+    r"""The negative importance-weighted bound (Burda, Grosse and Salakhutdinov, arXiv 1509.00519).
+
+    .. math:: -L_S = -E \log \frac1S \sum_s w_s, \quad w_s = \sum_y \frac{p(x, z_s, y)}{q(z_s \mid y, x)},
+              \quad z_s \sim q
+
+    Weights are each datum's own; discrete latents are summed exactly, on whichever side. It is what
+    `evaluate.log_likelihood(num_samples=S)` reports, with its gradient. With S = 1, and no latent
+    summed in the guide, it is the ELBO.
+
+    * A latent summed in the guide drops out: what is summed does not depend on q(y | x). That
+      factor is fitted besides, to the weights, by :math:`-\sum_{s,y} \bar w_{sy} \log q(y \mid
+      \cdot)`, the share :math:`\bar w` held fixed (value 0: the loss is the bound's).
+    * A latent sampled without reparameterisation has the score function's gradient, its baseline
+      the bound without that particle (VIMCO, arXiv 1602.06725).
+    * With the stratified `MixtureOfNormals` as guide it is SIWAE (arXiv 2003.01687).
+
+    It has no KL for beta, warm-up or free bits to weigh.
+
+    Args:
+        num_particles: S.
+
+    Raises:
+        UserError: a relaxed latent, which has no importance weight; sites with scales of their own.
+    """
+
+    name, _scaled = "iwae", False
+
+    def __init__(self, num_particles=5):
+        super().__init__(num_particles=num_particles)
+
+    def _is_plain(self):
+        return False
+
+    def _run(self, model, guide, args, kwargs):
+        traces = super()._run(model, guide, args, kwargs)
+        sites = [*traces.model.items(), *traces.guide.items()]
+        for name, site in sites:
+            if isinstance(site["fn"], GumbelSoftmax):
+                raise UserError(
+                    f"{name!r} is relaxed, and so has no importance weight: discrete='enumerate' or "
+                    "'score', or the ELBO"
+                )
+        if len({site["scale"] for _, site in sites}) > 1:
+            raise UserError(
+                "importance weights need one scale at every site: no poutine.scale on some of them"
+            )
+        return traces
+
+    def _loss(self, traces):
+        bound = self._bound(self._by_particle(traces))
+        return scale_of(traces) * (self._besides(traces) - bound.sum())
+
+    def _by_particle(self, traces):
+        """`[S, B]`: what the bound is taken of, log w."""
+        return _sum_left(self._wide(traces, traces.log_weights()), keep=2)
+
+    def _bound(self, log_w, dim=0):
+        """The bound from particles along `dim` of `log_w`."""
+        return log_w.logsumexp(dim) - math.log(self.num_particles)
+
+    def _besides(self, traces):
+        """Zero, with the gradients that the bound itself does not have."""
+        return self._score(traces) + self._fit_summed(traces)
+
+    def _score(self, traces):
+        if all(s["fn"].has_rsample for s in traces.sampled.values()):
+            return 0.0
+        with torch.no_grad():
+            log_w = self._by_particle(traces)
+            bound = self._bound(log_w).unsqueeze(0)
+            if self.num_particles == 1:
+                baseline = mean_of_others(bound)
+            else:
+                own = torch.eye(len(log_w), dtype=torch.bool, device=log_w.device).unsqueeze(-1)
+                baseline = self._bound(torch.where(own, mean_of_others(log_w), log_w), dim=1)
+        return score_function(traces, baseline - bound)
+
+    def _fit_summed(self, traces):
+        summed = [
+            s for n, s in traces.guide.items() if n in traces.enumerated_guide and n in traces.model
+        ]
+        if not summed:
+            return 0.0
+        log_q = self._wide(traces, sum(traces.log_prob(s) for s in summed))
+        return -(self._shares(traces) * (log_q - log_q.detach())).sum()
+
+    def _shares(self, traces):
+        """`[enum..., S, B]`: each entry's part of the datum's total weight, a constant."""
+        log_w = self._wide(traces, traces.log_weights().detach())
+        return log_w.flatten(0, -2).softmax(0).reshape(log_w.shape)
+
+    def _wide(self, traces, value):
+        """`[enum..., S, B]`, also where no sampled latent reaches, or S = 1."""
+        if traces.event_dims == 1:
+            value = value.unsqueeze(-2)
+        return value.expand(*value.shape[:-2], self.num_particles, traces.size)
+
+    def describe(self):
+        return {"name": self.name, "num_particles": self.num_particles}
+
+
+class Renyi(IWAE):
+    r"""The negative variational Rényi bound (Li and Turner 2016, arXiv 1602.02311).
+
+    .. math:: -L_\alpha = -\frac{1}{1-\alpha} \log \frac1S \sum_s \sum_y q(y)
+              \Big(\frac{p(x, z_s, y)}{q(z_s, y \mid x)}\Big)^{1-\alpha}
+
+    Its mean is a bound from S draws: for finite S it lies below the bound of the exact integral
+    where alpha < 1. `alpha=0` is the IWAE, 1 the ELBO, `-inf` the largest weight (VR-max). y are the
+    latents summed in the guide; those summed in the model are summed within p. Weights are each
+    datum's own.
+
+    Args:
+        alpha: any number, or -inf.
+        num_particles: S.
+
+    Raises:
+        UserError: alpha is no such number; and as `IWAE`.
+    """
+
+    name = "renyi"
+
+    def __init__(self, alpha=0.5, num_particles=5):
+        super().__init__(num_particles)
+        if not isinstance(alpha, Real) or math.isnan(alpha) or alpha == math.inf:
+            raise UserError(f"alpha of the Renyi bound is a number, or -inf: not {alpha!r}")
+        self.alpha = alpha
+
+    def _by_particle(self, traces):
+        r"""`[S, B]`: :math:`\log \sum_y q(y)\, (w_y / q(y))^{1-\alpha}`; at the limits, log w."""
+        if self.alpha == 0 or not traces.enumerated_guide:
+            return self._power(super()._by_particle(traces))
+        log_w = traces.log_weights()
+        in_model = [d for d in traces.enumerated_model.values() if log_w.dim() >= -d]
+        log_w = log_w.logsumexp(in_model, keepdim=True) if in_model else log_w
+        log_q = sum(traces.log_prob(traces.guide[n]) for n in traces.enumerated_guide)
+        log_w, log_q = self._wide(traces, log_w), self._wide(traces, log_q)
+        if self.alpha == 1:
+            return ((log_w - log_q) * log_q.exp()).flatten(0, -3).sum(0)
+        if self.alpha == -math.inf:
+            return (log_w - log_q).flatten(0, -3).amax(0)
+        return _sum_left((1 - self.alpha) * log_w + self.alpha * log_q, keep=2)
+
+    def _power(self, log_w):
+        finite = self.alpha not in (1, -math.inf)
+        return (1 - self.alpha) * log_w if finite else log_w
+
+    def _bound(self, log_w, dim=0):
+        if self.alpha == 1:
+            return log_w.mean(dim)
+        if self.alpha == -math.inf:
+            return log_w.amax(dim)
+        return super()._bound(log_w, dim) / (1 - self.alpha)
+
+    def _fit_summed(self, traces):
+        return super()._fit_summed(traces) if self.alpha == 0 else 0.0
+
+    def describe(self):
+        return {**super().describe(), "alpha": self.alpha}
+
+
+def scale_of(traces):
+    """The one scale of all sites (a subsampled plate's), that the weights are free of."""
+    return next(iter(traces.model.values()))["scale"]
+
+
+def _sum_left(log_values, keep):
+    """`logsumexp` over all dimensions left of the last `keep`."""
+    left = list(range(log_values.dim() - keep))
+    return log_values.logsumexp(left) if left else log_values

@@ -1,0 +1,109 @@
+"""Reweighted wake-sleep: the model's gradient is the IWAE's, the guide's the posterior's."""
+
+import pytest
+import torch
+from objectives import (
+    GUIDES,
+    PARTICLES,
+    assert_mean_is,
+    datum,
+    flat_gradient,
+    gradients,
+    parameters_of,
+    quadrature,
+    tiny_pair,
+)
+from pyro import poutine
+from test_objective import batch, every_method, pair, value_and_gradients
+
+import pyro_vae as pv
+from pyro_vae.objectives import IWAE, RWS
+
+
+@every_method
+@pytest.mark.parametrize("particles", [1, 3])
+def test_its_loss_is_the_iwaes_and_so_is_the_models_gradient(name, particles):
+    model, guide = pair(name)
+    rws = value_and_gradients(RWS(particles), model, guide)
+    iwae = value_and_gradients(IWAE(particles), model, guide)
+    torch.testing.assert_close(rws[0], iwae[0], rtol=1e-12, atol=0)
+    if name in ("gsnn", "semi-amortised"):  # parameters of the model that make draws as well
+        return
+    shared = {id(p) for p in guide.parameters()}
+    for p, a, b in zip(parameters_of(model, guide), rws[1], iwae[1], strict=True):
+        if id(p) not in shared:
+            torch.testing.assert_close(a, b, rtol=1e-8, atol=1e-10)
+
+
+@pytest.mark.parametrize("case", GUIDES)
+def test_the_guides_mean_gradient_is_quadratures(case):
+    model, guide = tiny_pair(case)
+    weights, log_w, log_q, log_pi = quadrature(case, model, guide, detach_draws=True)
+    share = log_w.softmax(0).detach()
+    loss = -(weights * (share * (log_q + log_pi[:, None])).sum(0)).sum()
+    parameters = parameters_of(guide)
+    exact = flat_gradient(loss, parameters)
+    data = {"x": datum().expand(500, -1)}
+    found = gradients(RWS(PARTICLES[case]), (model, guide), data, parameters)
+    assert_mean_is(found, exact)
+
+
+def test_a_sampled_latent_is_fitted_as_a_summed_one_is():
+    """With many particles both lower the KL from the posterior to the guide."""
+    found = []
+    for discrete in ("enumerate", "score"):
+        model, guide = pair("shu-gmvae", discrete=discrete)
+        data = {k: v[:1].expand(10, *v.shape[1:]) for k, v in batch().items()}
+        q = parameters_of(guide.factors["y"])
+        found.append(gradients(RWS(1000), (model, guide), data, q, 20))
+    summed, sampled = found
+    error = ((summed.var(0) + sampled.var(0)) / 20).sqrt()
+    bias = 5e-3 * summed.mean(0).abs().max()  # falls as one over the particles
+    assert ((summed.mean(0) - sampled.mean(0)).abs() < 5 * error + bias).all()
+    assert (summed.mean(0).abs() > 10 * (error + bias)).any()
+
+
+@pytest.mark.parametrize("name", ["vae", "shu-gmvae", "hierarchical-vae", "mixture-posterior"])
+def test_asleep_the_guide_is_fitted_to_what_the_model_makes_up(name):
+    model, guide = pair(name)
+    parameters, x = parameters_of(guide), batch()["x"]
+    torch.manual_seed(3)
+    asleep = flat_gradient(RWS(1, sleep=1.0).differentiable_loss(model, guide, x), parameters)
+    torch.manual_seed(3)
+    RWS(1).differentiable_loss(model, guide, x)  # awake, with the noise of before
+    made = poutine.trace(model).get_trace(size=len(x))
+    values = {n: made.nodes[n]["value"].detach() for n in ("x", *guide.factors)}
+    seen = {**values, "x": (values["x"] - 0.5) / 0.5}  # as the encoder sees it
+    log_q = 0.0
+    for latent, q in guide.factors.items():
+        log_q = log_q + q(**{p: seen[p] for p in q.given}).log_prob(values[latent]).sum()
+    torch.testing.assert_close(asleep, flat_gradient(-log_q, parameters))
+
+
+def test_asleep_and_awake_are_weighed():
+    model, guide = pair("vae")
+    found = []
+    for sleep in (0.0, 0.25, 1.0):
+        found.append(value_and_gradients(RWS(3, sleep), model, guide))
+    assert found[0][0] == found[1][0] == found[2][0]
+    for awake, both, asleep in zip(*(g for _, g in found), strict=True):
+        torch.testing.assert_close(both, 0.75 * awake + 0.25 * asleep)
+
+
+def test_what_it_cannot_do_it_refuses():
+    with pytest.raises(pv.UserError, match="sleep weighs the sleep phase: 0 to 1, not 2"):
+        RWS(sleep=2)
+    model, guide = pair("vae-per-datum")
+    with pytest.raises(pv.UserError, match="asks the guide of made-up data, but .* needs index"):
+        value_and_gradients(RWS(sleep=0.5), model, guide)
+    model, guide = pair("m2")
+    y = torch.eye(3, dtype=torch.float64)[[0, 1, 2, 0, 1, 2]]
+    with pytest.raises(pv.UserError, match=r"one observed site, x; the model has \['x', 'y'\]"):
+        RWS(sleep=0.5).differentiable_loss(model, guide, x=batch()["x"], y=y)
+    model, guide = pair("shu-gmvae", discrete="relaxed")
+    with pytest.raises(pv.UserError, match="'y' is relaxed, and so has no importance weight"):
+        value_and_gradients(RWS(), model, guide)
+
+
+def test_its_settings_are_described_for_the_record():
+    assert RWS(3, 0.5).describe() == {"name": "rws", "num_particles": 3, "sleep": 0.5}

@@ -1,0 +1,208 @@
+"""IWAE and Rényi's bounds: against evaluation, quadrature, sums over every draw, and each other."""
+
+import itertools
+import math
+
+import pyro.distributions as dist
+import pytest
+import torch
+from objectives import (
+    GUIDES,
+    PARTICLES,
+    Coins,
+    assert_mean_is,
+    datum,
+    flat_gradient,
+    gradients,
+    parameters_of,
+    quadrature,
+    tiny_pair,
+)
+from pyro import poutine
+from test_objective import N, assert_same, batch, every_method, pair, value_and_gradients
+
+import pyro_vae as pv
+from pyro_vae import methods
+from pyro_vae.evaluate import likelihood
+from pyro_vae.objectives import ELBO, IWAE, DReG, Renyi
+from pyro_vae.pair import run
+
+SUMMED_IN_GUIDE = [
+    n for n, m in methods.METHODS.items() if "y" in (m.given or m.model.default_guide)
+]
+INF = math.inf
+
+
+def many(size=500):
+    return {"x": datum().expand(size, -1)}
+
+
+# ------------------------------------------------------------------------------- IWAE
+
+
+@every_method
+def test_iwae_is_what_evaluation_reports_with_the_same_noise(name, monkeypatch):
+    monkeypatch.setattr(likelihood, "rows_per_chunk", lambda *args: 10**6)
+    model, guide = (m.eval() for m in pair(name))
+    loss, _ = value_and_gradients(IWAE(num_particles=4), model, guide)
+    bound = pv.evaluate.log_likelihood(model, guide, **batch(), num_samples=4, seed=3)
+    torch.testing.assert_close(-bound.sum(), loss, rtol=1e-12, atol=0)
+
+
+@pytest.mark.parametrize(
+    "name", [n for n in methods.METHODS if n not in (*SUMMED_IN_GUIDE, "mixture-posterior")]
+)
+def test_of_one_particle_it_is_the_elbo_with_every_gradient(name):
+    model, guide = pair(name)
+    one = value_and_gradients(IWAE(num_particles=1), model, guide)
+    assert_same(one, value_and_gradients(ELBO(), model, guide))
+
+
+@pytest.mark.parametrize("case", GUIDES)
+@pytest.mark.parametrize("objective", [IWAE, DReG])
+def test_its_mean_gradient_is_quadratures(case, objective):
+    """DReG's too; and q(y | x), summed in the guide, is fitted to the weights besides."""
+    model, guide = tiny_pair(case)
+    weights, log_w, _, log_pi = quadrature(case, model, guide)
+    loss = -(weights * (log_w.logsumexp(0) - math.log(PARTICLES[case]))).sum()
+    share = log_w.softmax(0).detach()
+    fit = -(weights.detach() * (share * log_pi[:, None]).sum(0)).sum()
+    parameters = parameters_of(model, guide)
+    exact = flat_gradient(loss + fit, parameters)
+    found = gradients(objective(PARTICLES[case]), (model, guide), many(), parameters)
+    assert_mean_is(found, exact)
+
+
+def test_siwae_is_the_iwae_of_a_stratified_mixture():
+    model, guide = pair("mixture-posterior", family_options={"num_components": 3})
+    loss, _ = value_and_gradients(IWAE(num_particles=2), model, guide)
+    torch.manual_seed(3)
+    traces = run(model, guide, batch(), 2)
+    mixture = traces.guide["z"]["fn"].mixture
+    z = traces.guide["z"]["value"]  # [K, S, N, D]: a draw of each component
+    log_p = sum(traces.log_prob(s) for s in traces.model.values())
+    log_pi = mixture.log_weights.T.unsqueeze(1)
+    by_hand = (log_pi + log_p - mixture.log_prob(z)).flatten(0, 1).logsumexp(0) - math.log(2)
+    torch.testing.assert_close(loss, -by_hand.sum().detach(), rtol=1e-12, atol=0)
+
+
+# ------------------------------------------------------------------------------ Renyi
+
+
+@pytest.mark.parametrize("name", ["vae", "vade", "shu-gmvae", "hierarchical-vae", "gmvae-v1"])
+def test_renyi_of_order_0_is_the_iwae_of_order_1_the_elbo(name):
+    model, guide = pair(name)
+    for alpha, same in ((0, IWAE(3)), (0.0, IWAE(3)), (1, ELBO(num_particles=3))):
+        renyi = value_and_gradients(Renyi(alpha, 3), model, guide)
+        assert_same(renyi, value_and_gradients(same, model, guide))
+
+
+@pytest.mark.parametrize("name", ["vae", "vade", "shu-gmvae"])
+def test_renyi_falls_with_its_order_and_is_continuous_at_its_limits(name):
+    model, guide = pair(name)
+    orders = (-INF, -1e4, -2, -1e-7, 0, 0.5, 1 - 1e-7, 1, 1 + 1e-7, 3)
+    bounds = {a: -value_and_gradients(Renyi(a, 3), model, guide)[0] for a in orders}
+    values = [bounds[a] for a in orders]
+    assert all(a >= b - 1e-9 * a.abs() for a, b in itertools.pairwise(values))
+    assert bounds[-2] - bounds[3] > 0.1
+    for near, limit in ((-1e4, -INF), (-1e-7, 0), (1 - 1e-7, 1), (1 + 1e-7, 1)):
+        torch.testing.assert_close(bounds[near], bounds[limit], atol=0.02, rtol=1e-6)
+
+
+def test_renyi_of_order_minus_infinity_is_the_largest_weight():
+    model, guide = pair("vae")
+    loss, _ = value_and_gradients(Renyi(-INF, 4), model, guide)
+    torch.manual_seed(3)
+    largest = run(model, guide, batch(), 4).log_weight().max(0).values
+    torch.testing.assert_close(-largest.sum().detach(), loss, rtol=1e-12, atol=0)
+
+
+@pytest.mark.parametrize("case", GUIDES)
+@pytest.mark.parametrize("alpha", [-0.5, 0.5, 2.0])
+def test_renyis_mean_gradient_is_quadratures(case, alpha):
+    model, guide = tiny_pair(case)
+    weights, log_w, _, log_pi = quadrature(case, model, guide)
+    power = log_pi[:, None] + (1 - alpha) * (log_w - log_pi[:, None])
+    bound = (power.logsumexp(0) - math.log(PARTICLES[case])) / (1 - alpha)
+    parameters = parameters_of(model, guide)
+    exact = flat_gradient(-(weights * bound).sum(), parameters)
+    found = gradients(Renyi(alpha, PARTICLES[case]), (model, guide), many(), parameters)
+    assert_mean_is(found, exact)
+
+
+# ----------------------------------------------------- a latent sampled without gradient
+
+
+class EveryDraw(Coins):
+    def exact(self, x, bound, particles):
+        """The mean of a bound of `log_w [particles]`, over every combination of draws."""
+        log_q = self.guess.log_softmax(0)
+        log_p = self.prior.log_softmax(0) + dist.Normal(self.mean, 1.0).log_prob(x)
+        total = 0.0
+        for draws in itertools.product(range(3), repeat=particles):
+            draws = list(draws)
+            total = total + log_q[draws].sum().exp() * bound((log_p - log_q)[draws])
+        return total
+
+
+@pytest.mark.parametrize("particles", [1, 2, 3])
+@pytest.mark.parametrize("alpha", [0, 0.5])
+def test_a_sampled_latents_gradient_is_the_sums_over_every_draw(particles, alpha):
+    torch.set_default_dtype(torch.float64)
+    coins = EveryDraw()
+
+    def bound(log_w):
+        return (((1 - alpha) * log_w).logsumexp(0) - math.log(particles)) / (1 - alpha)
+
+    parameters = [*coins.parameters()]
+    exact = flat_gradient(-coins.exact(torch.tensor(1.2), bound, particles), parameters)
+    x = torch.full((500,), 1.2)
+    objective = Renyi(alpha, particles) if alpha else IWAE(particles)
+    found = gradients(objective, (coins.model, coins.guide), {"x": x}, parameters)
+    assert_mean_is(found, exact)
+
+
+# -------------------------------------------------------------------------------- scales
+
+
+def test_one_scale_of_all_sites_scales_the_bound():
+    model, guide = pair("vade")
+    loss, _ = value_and_gradients(IWAE(3), model, guide)
+    programs = [poutine.scale(p, 2.5) for p in (model, guide)]
+    torch.manual_seed(3)
+    scaled = IWAE(3).differentiable_loss(*programs, batch()["x"])
+    torch.testing.assert_close(scaled, 2.5 * loss, rtol=1e-12, atol=0)
+    with pytest.raises(pv.UserError, match="one scale at every site"):
+        IWAE(3).differentiable_loss(programs[0], guide, batch()["x"])
+
+
+def test_weights_are_each_datums_own():
+    model, guide = pair("vae")
+    torch.manual_seed(3)
+    together = run(model, guide, batch(), 3).log_weight()
+    by_datum = together.logsumexp(0) - math.log(3)
+    loss, _ = value_and_gradients(IWAE(3), model, guide)
+    assert by_datum.shape == (N,)
+    torch.testing.assert_close(-by_datum.sum().detach(), loss, rtol=1e-12, atol=0)
+    assert abs(loss + together.sum(1).logsumexp(0) - math.log(3)) > 0.1  # not the batch's
+
+
+# ------------------------------------------------------------------- one-line mistakes
+
+
+def test_what_has_no_importance_weight_is_refused():
+    model, guide = pair("shu-gmvae", discrete="relaxed")
+    for objective in (IWAE(), Renyi(), DReG()):
+        with pytest.raises(pv.UserError, match="'y' is relaxed, and so has no importance weight"):
+            value_and_gradients(objective, model, guide)
+
+
+@pytest.mark.parametrize("alpha", [math.nan, INF, "half", None])
+def test_orders_that_are_no_numbers_are_refused(alpha):
+    with pytest.raises(pv.UserError, match="alpha of the Renyi bound"):
+        Renyi(alpha)
+
+
+def test_their_settings_are_described_for_the_record():
+    assert IWAE(7).describe() == {"name": "iwae", "num_particles": 7}
+    assert Renyi(0.3).describe() == {"name": "renyi", "num_particles": 5, "alpha": 0.3}
