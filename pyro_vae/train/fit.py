@@ -11,6 +11,7 @@ from pathlib import Path
 
 import pyro
 import torch
+from pyro.infer.autoguide import AutoContinuous, AutoGuide
 from torch.nn.utils import clip_grad_norm_
 from tqdm.auto import tqdm
 
@@ -19,7 +20,7 @@ from ..errors import UserError, positive, unknown, whole
 from ..evaluate import check_pair, elbo
 from ..evaluate.check import check_support
 from ..objectives import ELBO
-from ..pair import accepting, modules, one_hot_labels, reads_index, run, untouched
+from ..pair import accepting, modules, one_hot_labels, reads_index, run, takes, untouched
 from . import checkpoint, distributed
 from .recorded import PlainStep, RecordedStep, choose_backend, leaves_of
 
@@ -231,6 +232,7 @@ class _Trainer:
         with untouched(self.device):
             batch = next(iter(self.batches.epoch(0)))
             first, given = self.pick_all(batch), self.pick(batch)
+        _refuse_auto(self.guide)
         check_pair(self.model, self.guide, **{k: v[:8] for k, v in given.items()})
         self._check_all_data(given)
         self._make_optimiser(first)
@@ -513,6 +515,18 @@ class _Trainer:
     def _set_cuda_stream(self, stream):
         if self.device.type == "cuda":
             torch.cuda.set_rng_state(stream, self.device)
+
+
+def _refuse_auto(guide):
+    """An AutoGuide's rows are in the order of the data it first saw: shuffled data need `index`."""
+    if not isinstance(guide, AutoGuide):
+        return
+    if isinstance(guide, AutoContinuous) or not takes(guide, "index"):
+        name = type(guide).__name__
+        raise UserError(
+            f"{name} has a row for each of all data, and minibatches would not meet theirs: "
+            f"pv.guides.Auto({name}, model, num_data=N) has them by index"
+        )
 
 
 def _restore(model, guide, free, weights, source):
