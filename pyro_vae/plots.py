@@ -141,6 +141,33 @@ def bars(ax, values, ylabel=None, title=None, colors=BLUE, labels=None):
     return _plain(ax)
 
 
+def gaps(ax, summary, title=None):
+    """A bar a guide: what its family costs (approximation), and what its network costs besides.
+
+    Args:
+        summary: `[{"guide", "approximation": (mean, sd), "amortisation": (mean, sd)}]`, in nats.
+    """
+    names = [row["guide"] for row in summary]
+    left = np.zeros(len(names))
+    for part, color in (("approximation", BLUE), ("amortisation", ORANGE)):
+        mean, sd = np.array([row[part] for row in summary]).T
+        ax.barh(names, mean, left=left, color=color, height=0.62, label=f"{part} gap")
+        left = left + mean
+        if sd.any():
+            ax.errorbar(left, names, xerr=sd, fmt="none", ecolor=INK, elinewidth=1, capsize=2)
+    for y, total in enumerate(left):
+        ax.annotate(
+            f"{total:.2f}", (total, y), (14, 0), textcoords="offset points", va="center",
+            fontsize=9, color=INK,
+        )  # fmt: skip
+    ax.invert_yaxis()
+    ax.margins(x=0.14)
+    ax.set_xlabel("log p(x) - ELBO, nats per datum")
+    if title:
+        ax.set_title(title)
+    return _plain(ax)
+
+
 def occupancy(ax, shares):
     """Shares of the data in each component, beside the uniform share."""
     shares = _array(shares)

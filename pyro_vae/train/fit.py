@@ -38,7 +38,7 @@ class Run:
     """What `fit` returns: the trained pair (the modules passed in), and how it went.
 
     `history` has a dict an epoch: `epoch, loss` (training, nats per datum), `elbo` (validation,
-    beta = 1), `beta, lr, seconds`. `best_epoch` is the one that validation chose, whose weights
+    beta = 1), `steps, lr, seconds`. `best_epoch` is the one that validation chose, whose weights
     the modules hold; without a validation split, the last.
     """
 
@@ -345,8 +345,9 @@ class _Trainer:
     def _train_epoch(self, stop):
         """The rest of this epoch; False if it was interrupted."""
         started = time.monotonic()
-        for m in modules(self.model, self.guide):
-            m.train()
+        for m in modules(self.model, self.guide):  # one that is frozen whole stays as it is judged
+            trained = [p.requires_grad for p in m.parameters()]
+            m.train(any(trained) or not trained)
         self.objective.epoch = self.epoch
         steps = len(self.batches)
         for batch in self.batches.epoch(self.epoch, start=self.batch):
@@ -406,6 +407,7 @@ class _Trainer:
             self._not_finite(self.last)
         row = {"epoch": self.epoch + 1, "loss": loss, "seconds": round(self.seconds, 3)}
         row["lr"] = self.optimiser.param_groups[0]["lr"]
+        row["steps"] = len(self.batches)
         row["data_per_second"] = round(self.seen / max(self.seconds, 1e-9))
         self._share_weights()  # running statistics; and other machines may round otherwise
         if self.validates:

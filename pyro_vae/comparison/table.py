@@ -1,0 +1,160 @@
+"""What a comparison found: rows, their means over seeds, CSV, and the figure."""
+
+import csv
+import json
+import statistics
+from dataclasses import dataclass, field
+from pathlib import Path
+
+import torch
+
+from .. import plots
+from ..train.checkpoint import write_atomically, write_json
+
+NAMES = ("model", "guide", "objective", "seed")
+NUMBERS = (
+    "valid_elbo", "elbo", "log_likelihood", "approximation", "amortisation", "ess", "pareto_k",
+    "parameters", "ms_per_step", "seconds", "best_epoch",
+)  # fmt: skip
+SHOWN = {
+    "valid_elbo": "valid ELBO", "elbo": "ELBO", "log_likelihood": "log p(x)",
+    "approximation": "approximation", "amortisation": "amortisation", "ess": "ESS",
+    "pareto_k": "k-hat", "parameters": "parameters", "ms_per_step": "ms/step",
+}  # fmt: skip
+
+
+@dataclass
+class Comparison:
+    """What `compare` returns.
+
+    Attributes:
+        rows: a dict a cell: the names `model, guide, objective, seed`, and the numbers, None where
+            they are not defined; in nats per datum: `valid_elbo`, `elbo`, `log_likelihood`
+            (importance weighted) on whole splits, `approximation` and `amortisation` on the first
+            `gap_data` of them; `ess` (mean, of `num_samples` weights) and `pareto_k` (median);
+            `parameters` of the guide, not the model's; `ms_per_step`, the median over epochs;
+            `seconds` of training; `best_epoch`.
+        split: whose data are judged, `num_samples` by how many samples, `gap_data` of how many.
+        posteriors: for a two-dimensional latent, what the figure draws.
+    """
+
+    rows: list
+    split: str
+    num_samples: int
+    gap_data: int
+    decoder: str
+    posteriors: list = field(default_factory=list)
+
+    def summary(self):
+        """`[{name: ..., number: (mean, sd)}]` over seeds; None where a number is not defined."""
+        groups = {}
+        for row in self.rows:
+            groups.setdefault(tuple(row[n] for n in NAMES[:3]), []).append(row)
+        result = []
+        for names, rows in groups.items():
+            line = {**dict(zip(NAMES, names, strict=False)), "seeds": len(rows)}
+            for number in NUMBERS:
+                values = [r[number] for r in rows if r[number] is not None]
+                line[number] = mean_sd(values) if values else None
+            result.append(line)
+        return result
+
+    def __str__(self):
+        lines, summary = [], self.summary()
+        names = [n for n in NAMES[:3] if n == "guide" or len({s[n] for s in summary}) > 1]
+        numbers = [n for n in SHOWN if any(s[n] is not None for s in summary)]
+        cells = [[*names, *(SHOWN[n] for n in numbers)]]
+        for s in summary:
+            cells.append([s[n] for n in names] + [_shown(n, s[n]) for n in numbers])
+        widths = [max(len(row[i]) for row in cells) for i in range(len(cells[0]))]
+        for row in cells:
+            left = [v.ljust(w) for v, w in zip(row, widths, strict=True)][: len(names)]
+            right = [v.rjust(w) for v, w in zip(row, widths, strict=True)][len(names) :]
+            lines.append("  ".join(left + right).rstrip())
+        seeds = len({r["seed"] for r in self.rows})
+        how = "mean ± sd over seeds" if seeds > 1 else f"seed {self.rows[0]['seed']}"
+        told = f"{self.split} data, nats per datum, {how}; log p(x) and ESS of {self.num_samples} samples"
+        told += f"; gaps of {self.gap_data} data" if self.gap_data else ""
+        return "\n".join([told, *lines])
+
+    def save(self, out):
+        """`compare.json`, `compare.csv` and `compare.png` in a folder."""
+        out = Path(out)
+        out.mkdir(parents=True, exist_ok=True)
+        told = {k: getattr(self, k) for k in ("split", "num_samples", "gap_data", "decoder")}
+        write_json(out / "compare.json", {**told, "rows": self.rows})
+        write_atomically(out / "compare.csv", self._csv)
+        self.figure().savefig(out / "compare.png", dpi=130)
+
+    def _csv(self, path):
+        with open(path, "w", newline="") as f:
+            writer = csv.DictWriter(f, (*NAMES, *NUMBERS))
+            writer.writeheader()
+            writer.writerows(self.rows)
+
+    def figure(self):
+        """Bars of both gaps, a panel for each model and objective; posteriors of a 2-D latent."""
+        panels = {}
+        for row in self.summary():
+            if row["approximation"] is None:  # as of grey values in a Bernoulli
+                continue
+            panels.setdefault((row["model"], row["objective"]), []).append(row)
+        count = max(1, len(panels))
+        guides = max((len(p) for p in panels.values()), default=1)
+        figure, axes = plots.axes(
+            1.5 + 4.5 * count, 1.3 + 0.36 * guides, 1, count, squeeze=False, sharey=True
+        )
+        several = {n: len({r[n] for r in self.rows}) > 1 for n in ("model", "objective")}
+        for ax, (names, rows) in zip(axes[0], panels.items(), strict=False):
+            told = [n for n, s in zip(names, several.values(), strict=True) if s]
+            plots.gaps(ax, rows, ", ".join(told))
+        if panels:
+            figure.legend(
+                *axes[0, 0].get_legend_handles_labels(),
+                loc="outside upper center",
+                ncols=2,
+                frameon=False,
+            )
+        return figure
+
+
+def assembled(plan, folders):
+    """A `Comparison` from the cells' `row.json`s; `folders` in the order of the cells.
+
+    Where several guides share a frozen model, log p(x) of a datum is the best bound of them all.
+    """
+    found = [json.loads((f / "row.json").read_text()) for f in folders]
+    best = {}
+    for key, cell in zip(map(_shared(plan), found), found, strict=True):
+        if cell["per_datum"]:
+            bound = torch.tensor(cell["per_datum"]["log_likelihood"])
+            best[key] = torch.maximum(best[key], bound) if key in best else bound
+    rows = []
+    for key, cell in zip(map(_shared(plan), found), found, strict=True):
+        row, per_datum = cell["row"], cell["per_datum"]
+        row |= {"approximation": None, "amortisation": None}
+        if per_datum:
+            optimal, elbo = (torch.tensor(per_datum[k]) for k in ("elbo_optimal", "elbo"))
+            row["approximation"] = float((best[key] - optimal).mean())
+            row["amortisation"] = float((optimal - elbo).mean())
+        rows.append({k: row.get(k) for k in (*NAMES, *NUMBERS)})
+    return rows, []
+
+
+def _shared(plan):
+    names = NAMES if not plan.frozen else ("model", "seed")
+    return lambda cell: tuple(cell["row"][n] for n in names)
+
+
+def mean_sd(values):
+    return statistics.mean(values), statistics.stdev(values) if len(values) > 1 else 0.0
+
+
+def _shown(name, value):
+    if value is None:
+        return "-"
+    mean, sd = value
+    if name == "parameters":
+        return f"{mean:,.0f}"
+    digits = 0 if name == "ess" else 1 if name == "ms_per_step" else 2
+    return f"{mean:.{digits}f}" + (f" ± {sd:.{digits}f}" if sd else "")
