@@ -17,10 +17,14 @@ from pyro import poutine
 
 from .. import evaluate
 from ..data import Data
+from ..errors import UserError
+from ..evaluate.weights import effective_sample_size, pareto_k
 from ..guides import Guide
-from ..pair import accepting, device_of, modules, reads_index, seeded, untouched
+from ..pair import accepting, device_of, modules, reads_index, seeded, takes, untouched
 from ..train import checkpoint, fit
 from ..train.recorded import leaves_of
+
+TAIL = 100  # samples without which no tail can be fitted
 
 
 @dataclass
@@ -85,7 +89,7 @@ class Base:
     def __init__(self, plan, name, seed, cells):
         self.plan, self.seed, self.bound = plan, seed, None
         self.given = isinstance(plan.models[name], nn.Module)
-        factory, options = plan.guides[plan.base] if plan.base else (Guide, {})
+        factory, options = plan.guides[plan.base] if plan.base else (_default, {})
         self.options = {**plan.options, **options}
         told = {"base": plan.base, "options": _plain(self.options)}
         with seeded(seed):
@@ -106,7 +110,8 @@ class Base:
         data = self.plan.data
         if not self.given:
             _fit(self.model, self.guide, data, self.seed, self.folder, None, self.options)
-        freeze(self.model, _batch(self.model, data, "train", self.plan.options))
+        x, others = _given(self.model, self.model, data, "train", self.plan.options.get("observe"))
+        freeze(self.model, {"x": x, **others})
 
     def annealed(self, x, others):
         """AIS's bound on log p(x) of the data that gaps are taken of, once for all guides."""
@@ -149,7 +154,10 @@ class Made:
                 if reads_index(self.guide):  # its rows are of these data, whoever trained the model
                     runs.append(self._rows(split))
                     guides[split] = runs[-1].guide
-        row = {**dataclasses.asdict(self.cell), "parameters": self._parameters()}
+        row = {
+            **dataclasses.asdict(self.cell),
+            "parameters": self._parameters(guides[self.plan.split]),
+        }
         row |= {"best_epoch": runs[0].best_epoch, "ms_per_step": _ms(runs[0])}
         row["seconds"] = sum(r["seconds"] for run in runs for r in run.history)
         found, per_datum = judge(
@@ -173,14 +181,17 @@ class Made:
         )
         with seeded(self.cell.seed):
             guide = _of_plan(self.plan, self.cell, self.model, len(part))
-        freeze(self.model, _batch(self.model, self.plan.data, split, self.options))
+        x, others = _given(self.model, guide, data, "train", self.options.get("observe"))
+        freeze(self.model, {"x": x, **others})
         return self._fit(guide, data, self.folder / split)
 
-    def _parameters(self):
+    def _parameters(self, guide):
         """How many numbers the guide has, not counting the model's."""
-        of_model = {id(p) for m in modules(self.model) for p in m.parameters()}
-        found = {id(p): p for m in modules(self.guide) for p in m.parameters()}
-        return sum(p.numel() for i, p in found.items() if i not in of_model)
+        options = self.plan.data, "train", self.options.get("observe")
+        x, others = _given(self.model, guide, *options)
+        batch = {"x": x, **others}
+        of_model = {id(p) for p in leaves(self.model, batch)}
+        return sum(p.numel() for p in leaves(guide, batch) if id(p) not in of_model)
 
 
 def judge(
@@ -201,8 +212,9 @@ def judge(
         return row, {}
     log_w = evaluate.importance_weights(model, guide, x, num_samples, **options)
     row["log_likelihood"] = float(log_w.double().logsumexp(0).mean()) - math.log(num_samples)
-    row["ess"] = float(evaluate.effective_sample_size(log_w).mean())
-    row["pareto_k"] = float(evaluate.pareto_k(log_w).median())
+    row["ess"] = float(effective_sample_size(log_w).mean())
+    k = float(pareto_k(log_w).median()) if num_samples >= TAIL else math.inf
+    row["pareto_k"] = k if math.isfinite(k) else None
     if not gap_data:
         return row, {}
     x, others = x[:gap_data], {k: v[:gap_data] for k, v in others.items()}
@@ -216,14 +228,18 @@ def judge(
     return row, {k: found[k].tolist() for k in kept}
 
 
-def freeze(model, batch):
-    """Let nothing train that the model's log-density depends on, parameters in Pyro's store included."""
-    device = device_of(model, default=batch["x"].device)
+def leaves(program, batch):
+    """The parameters that a program's log-density depends on, those in Pyro's store included."""
+    device = device_of(program, default=batch["x"].device)
     batch = {k: v[:2].to(device) for k, v in batch.items()}
     with torch.enable_grad(), untouched(device), pyro.validation_enabled(False):
-        trace = poutine.trace(accepting(model)).get_trace(**batch)
-        for leaf in leaves_of(trace.log_prob_sum()):
-            leaf.requires_grad_(False)
+        return leaves_of(poutine.trace(accepting(program)).get_trace(**batch).log_prob_sum())
+
+
+def freeze(model, batch):
+    """Let no parameter of the model train; those of a guide in the same module do."""
+    for parameter in leaves(model, batch):
+        parameter.requires_grad_(False)
 
 
 def _pair(plan, cell):
@@ -235,6 +251,14 @@ def _pair(plan, cell):
 def _model(factory):
     """A model of its own: made, or a copy of the module that was given."""
     return copy.deepcopy(factory) if isinstance(factory, nn.Module) else factory()
+
+
+def _default(model):
+    if not hasattr(model, "default_guide"):
+        raise UserError(
+            "the model has no default guide to be trained with: base= names one of yours"
+        )
+    return Guide(model)
 
 
 def _of_plan(plan, cell, model, num_data=None):
@@ -253,14 +277,9 @@ def _given(model, guide, data, split, observe):
     part = data.observed(split)
     names = observe or getattr(model, "observes", ("x",))
     others = {n: getattr(part, n) for n in names if n != "x"}
-    if reads_index(guide):
+    if reads_index(guide) or takes(model, "index"):
         others["index"] = torch.arange(len(part))
     return part.x, others
-
-
-def _batch(model, data, split, options):
-    x, others = _given(model, None, data, split, options.get("observe"))
-    return {"x": x, **others}
 
 
 def _fit(model, guide, data, seed, folder, objective, options):

@@ -31,7 +31,8 @@ class Comparison:
         rows: a dict a cell: the names `model, guide, objective, seed`, and the numbers, None where
             they are not defined; in nats per datum: `valid_elbo`, `elbo`, `log_likelihood`
             (importance weighted) on whole splits, `approximation` and `amortisation` on the first
-            `gap_data` of them; `ess` (mean, of `num_samples` weights) and `pareto_k` (median);
+            `gap_data` of them; `ess` (mean, of `num_samples` weights) and `pareto_k` (median;
+            None of fewer than 100 samples, or where all weights are equal);
             `parameters` of the guide, not the model's; `ms_per_step`, the median over epochs;
             `seconds` of training; `best_epoch`.
         split: whose data are judged, `num_samples` by how many samples, `gap_data` of how many.
