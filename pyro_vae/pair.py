@@ -331,6 +331,10 @@ class Traces:
             terms[name] = term
         return terms
 
+    def elbo(self):
+        """`[(S,) B]`: the sum of `site_terms`."""
+        return sum(self.site_terms().values())
+
     def expectation(self, value, shape=()):
         """`E[value]` over the enumerated latents, for a value `[enum..., (S,) B, *shape]`."""
         weights = self._weights(self._log_posterior())
@@ -424,7 +428,7 @@ class AtMean(Messenger):
         msg["done"] = True
 
 
-class _At(Messenger):
+class At(Messenger):
     """Latents take the values that are given, and are latents still."""
 
     def __init__(self, values):
@@ -448,7 +452,7 @@ def run(model, guide, batch, num_particles=None, at_mean=False, values=None, dra
     in_guide = (lambda site: {"enumerate": None}) if draw_all else enumerate_discrete
     guide = poutine.infer_config(accepting(guide), in_guide)
     if values is not None:
-        guide = _At(values)(guide)
+        guide = At(values)(guide)
     if at_mean:
         guide = AtMean()(guide)
     event_dims = 1

@@ -1,9 +1,11 @@
 """Judging a pair, with beta = 1, in eval mode, on data that the caller states."""
 
+from .ais import ais, bdmc
 from .check import check_pair
 from .classification import classifiers, classify, features
 from .clustering import baselines, clustering
 from .density import aggregate_posterior, ex_post
+from .gaps import inference_gaps
 from .latents import (
     active_units,
     encode,
@@ -16,15 +18,19 @@ from .latents import (
 )
 from .likelihood import elbo, elbo_terms, is_proper, log_likelihood
 from .quality import frechet, two_sample
+from .weights import diagnostics, importance_weights
 
 __all__ = [
     "active_units",
     "aggregate_posterior",
+    "ais",
     "baselines",
+    "bdmc",
     "check_pair",
     "classifiers",
     "classify",
     "clustering",
+    "diagnostics",
     "elbo",
     "elbo_terms",
     "encode",
@@ -32,6 +38,8 @@ __all__ = [
     "ex_post",
     "features",
     "frechet",
+    "importance_weights",
+    "inference_gaps",
     "is_proper",
     "log_likelihood",
     "mutual_information",

@@ -85,10 +85,7 @@ class SemiAmortised(Program):
         of_model = {k: v for k, v in batch.items() if k in known or k == "x"}
 
         def elbo(shifts):
-            def guide(x, **_):
-                return self.guide(**batch, shifts=shifts)
-
-            return sum(run(model, guide, of_model, self.num_samples).site_terms().values())
+            return run(model, self.guide.shifted(batch, shifts), of_model, self.num_samples).elbo()
 
         with apart(), torch.enable_grad():
             for _ in range(self.steps):
