@@ -1,7 +1,7 @@
 """Models, guides, objectives and seeds side by side: one table, one figure."""
 
-from .cells import judge
 from .compare import compare
+from .runs import compare_runs
 from .table import Comparison
 
-__all__ = ["Comparison", "compare", "judge"]
+__all__ = ["Comparison", "compare", "compare_runs"]

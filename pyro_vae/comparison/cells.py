@@ -37,7 +37,9 @@ class Plan:
     data: Data
     split: str
     frozen: bool
-    base: str | None  # whose guide trains the model that is then frozen; None: the default one
+    base: (
+        tuple | None
+    )  # (factory, options): trains the model that is then frozen; None: its default
     options: dict  # of fit
     num_samples: int
     gap_data: int
@@ -89,9 +91,9 @@ class Base:
     def __init__(self, plan, name, seed, cells):
         self.plan, self.seed, self.bound = plan, seed, None
         self.given = isinstance(plan.models[name], nn.Module)
-        factory, options = plan.guides[plan.base] if plan.base else (_default, {})
+        factory, options = plan.base or (_default, {})
         self.options = {**plan.options, **options}
-        told = {"base": plan.base, "options": _plain(self.options)}
+        told = {"options": _plain(self.options)}
         with seeded(seed):
             self.model = _model(plan.models[name])
             programs = [self.model]
@@ -110,7 +112,7 @@ class Base:
         data = self.plan.data
         if not self.given:
             _fit(self.model, self.guide, data, self.seed, self.folder, None, self.options)
-        x, others = _given(self.model, self.model, data, "train", self.plan.options.get("observe"))
+        x, others = given(self.model, self.model, data, "train", self.plan.options.get("observe"))
         freeze(self.model, {"x": x, **others})
 
     def annealed(self, x, others):
@@ -130,6 +132,8 @@ class Made:
         self.plan, self.cell, self.model, self.guide, self.base = plan, cell, model, guide, base
         _, own = plan.guides[cell.guide]
         self.options = {**plan.options, **own}
+        if base is not None:  # which initialises the model too
+            self.options.pop("initialise", None)
         told = {
             "base": base and base.folder.name,
             "options": _plain(self.options),
@@ -181,17 +185,14 @@ class Made:
         )
         with seeded(self.cell.seed):
             guide = _of_plan(self.plan, self.cell, self.model, len(part))
-        x, others = _given(self.model, guide, data, "train", self.options.get("observe"))
+        x, others = given(self.model, guide, data, "train", self.options.get("observe"))
         freeze(self.model, {"x": x, **others})
+        self.options.pop("initialise", None)
         return self._fit(guide, data, self.folder / split)
 
     def _parameters(self, guide):
-        """How many numbers the guide has, not counting the model's."""
-        options = self.plan.data, "train", self.options.get("observe")
-        x, others = _given(self.model, guide, *options)
-        batch = {"x": x, **others}
-        of_model = {id(p) for p in leaves(self.model, batch)}
-        return sum(p.numel() for p in leaves(guide, batch) if id(p) not in of_model)
+        told = given(self.model, guide, self.plan.data, "train", self.options.get("observe"))
+        return parameters(self.model, guide, *told)
 
 
 def judge(
@@ -199,12 +200,12 @@ def judge(
     observe=None, base=None, seed=0,
 ):  # fmt: skip
     """`(numbers, {bound: [per datum]})` of a trained pair: the columns of a comparison, JSON values."""
-    x, others = _given(model, guide, data, split, observe)
+    x, others = given(model, guide, data, split, observe)
     options = {"seed": seed, **others}
     row = {"valid_elbo": None}
     if valid_guide is not None:
-        valid, given = _given(model, valid_guide, data, "valid", observe)
-        bound = evaluate.elbo(model, valid_guide, valid, num_samples=10, seed=seed, **given)
+        valid, also = given(model, valid_guide, data, "valid", observe)
+        bound = evaluate.elbo(model, valid_guide, valid, num_samples=10, seed=seed, **also)
         row["valid_elbo"] = float(bound.mean())
     row["elbo"] = float(evaluate.elbo(model, guide, x, num_samples=10, **options).mean())
     row |= dict.fromkeys(("log_likelihood", "ess", "pareto_k"))
@@ -234,6 +235,13 @@ def leaves(program, batch):
     batch = {k: v[:2].to(device) for k, v in batch.items()}
     with torch.enable_grad(), untouched(device), pyro.validation_enabled(False):
         return leaves_of(poutine.trace(accepting(program)).get_trace(**batch).log_prob_sum())
+
+
+def parameters(model, guide, x, others):
+    """How many numbers a guide has to train, not counting the model's."""
+    batch = {"x": x, **others}
+    of_model = {id(p) for p in leaves(model, batch)}
+    return sum(p.numel() for p in leaves(guide, batch) if id(p) not in of_model)
 
 
 def freeze(model, batch):
@@ -272,7 +280,7 @@ def _guide(factory, model, num_data):
     return factory(model, num_data=num_data) if "num_data" in parameters else factory(model)
 
 
-def _given(model, guide, data, split, observe):
+def given(model, guide, data, split, observe):
     """`(x, others)`: what a pair is given of a split."""
     part = data.observed(split)
     names = observe or getattr(model, "observes", ("x",))

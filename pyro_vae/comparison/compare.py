@@ -17,9 +17,9 @@ from ..data import Data, as_data
 from ..data.core import SPLITS
 from ..errors import UserError, unknown, whole
 from ..objectives import ELBO
-from ..train import fit
+from ..train import checkpoint, fit
 from .cells import Cell, Plan, run_group
-from .table import Comparison, assembled
+from .table import NAMES, Comparison, with_gaps
 
 DECODERS = ("trained", "frozen")
 OWN = ("model", "guide", "data", "objective", "seed", "out", "resume", "config", "progress")
@@ -66,7 +66,8 @@ def compare(
         decoder: `"trained"`: each guide trains a model of its own. `"frozen"`: the model is trained
             once a seed, by the ELBO with the guide `base`, and every guide is then trained on it
             with its parameters fixed. A module that was given is frozen as it is.
-        base: the name of one of the guides; the model's default unless said.
+        base: the name of one of the guides, or a function as they are; the model's default guide
+            unless said.
         split: what is judged: `"test"`, where there is one, unless said.
         num_samples: importance samples for log p(x), ESS and k-hat.
         gap_data: gaps are taken of so many data, the split's first; 0: none.
@@ -105,8 +106,12 @@ def compare(
         _known_options(own)
         if not callable(factory) or isinstance(factory, nn.Module):
             raise UserError(f"the guide {name!r} must be a function of the model that makes it")
-    if base is not None and base not in guides:
-        raise unknown("guide as base", base, guides)
+    if isinstance(base, str):
+        if base not in guides:
+            raise unknown("guide as base", base, guides)
+        base = guides[base]
+    elif base is not None:
+        base = base, {}
     if base is not None and decoder == "trained":
         raise UserError("base= trains the model that is then frozen: decoder='frozen'")
     if not isinstance(objectives, dict):
@@ -124,8 +129,9 @@ def compare(
     with tempfile.TemporaryDirectory(prefix="pyro_vae") as scratch:
         plan.out = Path(out or scratch)
         folders = _run(plan, workers, progress)
-        rows, posteriors = assembled(plan, folders)
-    result = Comparison(rows, split, num_samples, plan.gap_data, decoder, posteriors)
+        found = [checkpoint.read_json(folder / "row.json") for folder in folders]
+    rows = with_gaps(found, ("model", "seed") if plan.frozen else NAMES)
+    result = Comparison(rows, split, num_samples, plan.gap_data, decoder)
     if out is not None:
         result.save(out)
     return result

@@ -1,7 +1,6 @@
 """What a comparison found: rows, their means over seeds, CSV, and the figure."""
 
 import csv
-import json
 import statistics
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -119,32 +118,30 @@ class Comparison:
         return figure
 
 
-def assembled(plan, folders):
-    """A `Comparison` from the cells' `row.json`s; `folders` in the order of the cells.
+def with_gaps(found, shared):
+    """The rows of `[{"row", "per_datum"}]`, the gaps from the bounds of each datum.
 
-    Where several guides share a frozen model, log p(x) of a datum is the best bound of them all.
+    Rows that agree in the names `shared` have one model: log p(x) of a datum is the best of their
+    bounds.
     """
-    found = [json.loads((f / "row.json").read_text()) for f in folders]
     best = {}
-    for key, cell in zip(map(_shared(plan), found), found, strict=True):
+
+    def key(cell):
+        return tuple(cell["row"][n] for n in shared)
+
+    for cell in found:
         if cell["per_datum"]:
             bound = torch.tensor(cell["per_datum"]["log_likelihood"])
-            best[key] = torch.maximum(best[key], bound) if key in best else bound
+            best[key(cell)] = torch.maximum(best.get(key(cell), bound), bound)
     rows = []
-    for key, cell in zip(map(_shared(plan), found), found, strict=True):
-        row, per_datum = cell["row"], cell["per_datum"]
-        row |= {"approximation": None, "amortisation": None}
-        if per_datum:
-            optimal, elbo = (torch.tensor(per_datum[k]) for k in ("elbo_optimal", "elbo"))
-            row["approximation"] = float((best[key] - optimal).mean())
+    for cell in found:
+        row = {**cell["row"], "approximation": None, "amortisation": None}
+        if cell["per_datum"]:
+            optimal, elbo = (torch.tensor(cell["per_datum"][k]) for k in ("elbo_optimal", "elbo"))
+            row["approximation"] = float((best[key(cell)] - optimal).mean())
             row["amortisation"] = float((optimal - elbo).mean())
-        rows.append({k: row.get(k) for k in (*NAMES, *NUMBERS)})
-    return rows, []
-
-
-def _shared(plan):
-    names = NAMES if not plan.frozen else ("model", "seed")
-    return lambda cell: tuple(cell["row"][n] for n in names)
+        rows.append({k: row[k] for k in (*NAMES, *NUMBERS)})
+    return rows
 
 
 def mean_sd(values):
