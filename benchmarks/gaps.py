@@ -50,7 +50,7 @@ def guides(network):
         "low rank": partial(amortised, family={"z": LowRankNormal()}),
         "full": partial(amortised, family={"z": MultivariateNormal()}),
         "mixture": partial(amortised, family={"z": MixtureOfNormals(5)}),
-        "spline flow": partial(amortised, family={"z": Flow("spline")}),
+        "spline flow": partial(amortised, family={"z": Flow("spline", 1)}),
         "semi-amortised": partial(semi_amortised, network=network, standardise={"x": (0.5, 0.5)}),
     }
 
@@ -71,8 +71,8 @@ def main(argv=None):
     parser.add_argument("--hidden", type=int, default=200)
     parser.add_argument("--epochs", type=int, help="200 for digits, 20 for others")
     parser.add_argument("--num_samples", type=int, default=500)
-    parser.add_argument("--gap_data", type=int, default=50)
-    parser.add_argument("--gap_steps", type=int, default=1500)
+    parser.add_argument("--gap_data", type=int, default=32)
+    parser.add_argument("--gap_steps", type=int, default=1000)
     parser.add_argument("--annealing_steps", type=int, default=300)
     parser.add_argument("--workers", type=int, default=1)
     parser.add_argument("--threads", type=int, default=1, help="of each worker")
