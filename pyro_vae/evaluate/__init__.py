@@ -1,11 +1,13 @@
 """Judging a pair, with beta = 1, in eval mode, on data that the caller states."""
 
 from .ais import ais, bdmc
+from .calibration import calibration
 from .check import check_pair
 from .classification import classifiers, classify, features
 from .clustering import baselines, clustering
 from .density import aggregate_posterior, ex_post
 from .gaps import inference_gaps
+from .grid import posterior_grid
 from .latents import (
     active_units,
     encode,
@@ -17,7 +19,9 @@ from .latents import (
     responsibilities,
 )
 from .likelihood import elbo, elbo_terms, is_proper, log_likelihood
+from .nuts import nuts
 from .quality import frechet, two_sample
+from .surgery import elbo_surgery
 from .weights import diagnostics, importance_weights
 
 __all__ = [
@@ -26,12 +30,14 @@ __all__ = [
     "ais",
     "baselines",
     "bdmc",
+    "calibration",
     "check_pair",
     "classifiers",
     "classify",
     "clustering",
     "diagnostics",
     "elbo",
+    "elbo_surgery",
     "elbo_terms",
     "encode",
     "entropy",
@@ -43,8 +49,10 @@ __all__ = [
     "is_proper",
     "log_likelihood",
     "mutual_information",
+    "nuts",
     "occupancy",
     "posterior",
+    "posterior_grid",
     "reconstruct",
     "responsibilities",
     "two_sample",

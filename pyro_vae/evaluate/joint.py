@@ -12,6 +12,7 @@ from pyro.poutine.util import prune_subsample_sites
 from torch.distributions import biject_to, constraints
 
 from ..errors import UserError
+from ..guides import SemiAmortised
 from ..pair import PARTICLES, At, Traces, accepting, enumerate_discrete
 
 
@@ -34,6 +35,8 @@ class Joint:
     """
 
     def __init__(self, model, batch, guide=None):
+        if isinstance(guide, SemiAmortised):  # its steps are random: one law for all that follows
+            guide = guide.settled(batch)
         self.model, self.guide, self.batch = model, guide, batch
         with torch.no_grad():
             sites = self._trace(model, 1).model
@@ -65,6 +68,15 @@ class Joint:
     def size(self):
         """D: the latents' unconstrained numbers, all together."""
         return sum(math.prod(s) for s in self.shapes.values())
+
+    def log_marginals(self, program, u):
+        """`{latent: [S, B]}`: each latent's own log-density in one program, the discrete summed."""
+        traces, log_probs = self._log_probs(program, u)
+        discrete = sum(log_probs[name] for name in traces.enumerated)
+        return {
+            name: _summed(log_probs.get(f"{name}_unconstrained", log_probs.get(name)) + discrete, u)
+            for name in self.shapes
+        }
 
     def _trace(self, program, num_particles, at=None, discrete=enumerate_discrete):
         """One run of one program, its log-probs `[enum..., S, B]`, as the model of `Traces`."""
@@ -137,6 +149,11 @@ class Joint:
         joint = latent + sum(of_model[n] for n in observed)
         start = _summed(latent, u) if self.guide is None else self.log_guide(u)
         return start, _summed(joint, u)
+
+    def log_prior(self, u):
+        """`[S, B]`: the model's log-density of u, given what it observes besides."""
+        traces, of_model = self._log_probs(self.model, u)
+        return _summed(sum(p for n, p in of_model.items() if not traces.model[n]["is_observed"]), u)
 
     def log_guide(self, u):
         """`[S, B]`: the guide's log-density of u, its discrete latents summed."""

@@ -71,6 +71,11 @@ class SemiAmortised(Program):
             raise UserError("a semi-amortised guide takes its steps on data: pass x=")
         return self.guide(**batch, shifts=self.shifts(**batch))
 
+    def settled(self, batch):
+        """The guide where its steps on one batch end: a program whose law stays the same."""
+        with torch.no_grad():
+            return self.guide.shifted(batch, self.shifts(**batch))
+
     def shifts(self, **batch):
         """What the steps add to each factor's numbers, `{latent: [B, size]}`."""
         (model,) = self._model
