@@ -24,6 +24,7 @@ from ..pair import accepting, device_of, modules, reads_index, seeded, takes, un
 from ..train import checkpoint, fit
 from ..train.recorded import leaves_of
 
+PICTURED = 2  # data whose posteriors are drawn
 TAIL = 100  # samples without which no tail can be fitted
 
 
@@ -171,6 +172,13 @@ class Made:
             observe=self.options.get("observe"), base=self.base, seed=self.cell.seed,
         )  # fmt: skip
         row |= found
+        guide = guides[self.plan.split]
+        told = given(
+            self.model, guide, self.plan.data, self.plan.split, self.options.get("observe")
+        )
+        pictured = grid(self.model, guide, *told)
+        if pictured is not None:
+            checkpoint.save(self.folder / "grid.pt", {k: v.cpu() for k, v in pictured.items()})
         checkpoint.write_json(self.folder / "row.json", {"row": row, "per_datum": per_datum})
 
     def _fit(self, guide, data, folder):
@@ -227,6 +235,15 @@ def judge(
         found["log_likelihood"] = torch.maximum(found["log_likelihood"], base.annealed(x, others))
     kept = ("log_likelihood", "elbo_optimal", "elbo")
     return row, {k: found[k].tolist() for k in kept}
+
+
+def grid(model, guide, x, others):
+    """The posteriors of the first data, as `plots.posterior` draws them, where z is two numbers."""
+    x, others = x[:PICTURED], {k: v[:PICTURED] for k, v in others.items()}
+    codes = evaluate.encode(model, guide, x, **others)
+    if sum(v[0].numel() for v in codes.values()) != 2:
+        return None
+    return evaluate.posterior_grid(model, x, guide, num=60, **others)._asdict()
 
 
 def leaves(program, batch):

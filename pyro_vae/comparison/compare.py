@@ -16,6 +16,7 @@ from tqdm.auto import tqdm
 from ..data import Data, as_data
 from ..data.core import SPLITS
 from ..errors import UserError, unknown, whole
+from ..evaluate.grid import Grid
 from ..objectives import ELBO
 from ..train import checkpoint, fit
 from .cells import Cell, Plan, run_group
@@ -130,8 +131,9 @@ def compare(
         plan.out = Path(out or scratch)
         folders = _run(plan, workers, progress)
         found = [checkpoint.read_json(folder / "row.json") for folder in folders]
+        posteriors = _posteriors(plan, folders)
     rows = with_gaps(found, ("model", "seed") if plan.frozen else NAMES)
-    result = Comparison(rows, split, num_samples, plan.gap_data, decoder)
+    result = Comparison(rows, split, num_samples, plan.gap_data, decoder, posteriors)
     if out is not None:
         result.save(out)
     return result
@@ -154,6 +156,18 @@ def _run(plan, workers, progress):
             for found in _in_processes(plan, groups, workers, tick):
                 folders |= found
     return [folders[c] for c in plan.cells]
+
+
+def _posteriors(plan, folders):
+    """`{guide: Grid}` of the first model, objective and seed, where the latent is two numbers."""
+    first, found = plan.cells[0], {}
+    for cell, folder in zip(plan.cells, folders, strict=True):
+        path = folder / "grid.pt"
+        alike = [getattr(cell, n) == getattr(first, n) for n in ("model", "objective", "seed")]
+        if all(alike) and path.exists():
+            state = checkpoint.load(path)
+            found[cell.guide] = Grid(*(state[name] for name in Grid._fields))
+    return found
 
 
 def _in_processes(plan, groups, workers, tick):

@@ -6,6 +6,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 import torch
+from matplotlib.figure import Figure
 
 from .. import plots
 from ..train.checkpoint import write_atomically, write_json
@@ -35,7 +36,8 @@ class Comparison:
             `parameters` of the guide, not the model's; `ms_per_step`, the median over epochs;
             `seconds` of training; `best_epoch`.
         split: whose data are judged, `num_samples` by how many samples, `gap_data` of how many.
-        posteriors: for a two-dimensional latent, what the figure draws.
+        posteriors: `{guide: evaluate.posterior_grid}` of the first data, of the first model,
+            objective and seed, where the model has two latent numbers.
     """
 
     rows: list
@@ -43,7 +45,7 @@ class Comparison:
     num_samples: int
     gap_data: int
     decoder: str
-    posteriors: list = field(default_factory=list)
+    posteriors: dict = field(default_factory=dict)
 
     def summary(self):
         """`[{name: ..., number: (mean, sd)}]` over seeds; None where a number is not defined."""
@@ -96,26 +98,40 @@ class Comparison:
         """Bars of both gaps, a panel for each model and objective; posteriors of a 2-D latent."""
         panels = {}
         for row in self.summary():
-            if row["approximation"] is None:  # as of grey values in a Bernoulli
-                continue
-            panels.setdefault((row["model"], row["objective"]), []).append(row)
-        count = max(1, len(panels))
+            if row["approximation"] is not None:  # as it is of grey values in a Bernoulli
+                panels.setdefault((row["model"], row["objective"]), []).append(row)
         guides = max((len(p) for p in panels.values()), default=1)
-        figure, axes = plots.axes(
-            1.5 + 4.5 * count, 1.3 + 0.36 * guides, 1, count, squeeze=False, sharey=True
-        )
-        several = {n: len({r[n] for r in self.rows}) > 1 for n in ("model", "objective")}
-        for ax, (names, rows) in zip(axes[0], panels.items(), strict=False):
-            told = [n for n, s in zip(names, several.values(), strict=True) if s]
-            plots.gaps(ax, rows, ", ".join(told))
-        if panels:
-            figure.legend(
-                *axes[0, 0].get_legend_handles_labels(),
-                loc="outside upper center",
-                ncols=2,
-                frameon=False,
-            )
+        columns, data = len(self.posteriors), 0
+        if columns:
+            data = len(next(iter(self.posteriors.values())).posterior)
+        top, below = 1.4 + 0.36 * guides, 2.3 * data
+        width = max(1.8 + 4.7 * max(1, len(panels)), 2.2 * columns)
+        figure = Figure(figsize=(width, top + below), layout="constrained")
+        parts = figure.subfigures(2, 1, height_ratios=(top, below)) if columns else [figure]
+        self._bars(parts[0], panels)
+        if columns:
+            self._contours(parts[1], data)
         return figure
+
+    def _bars(self, figure, panels):
+        axes = figure.subplots(1, max(1, len(panels)), squeeze=False, sharey=True)[0]
+        several = [len({r[n] for r in self.rows}) > 1 for n in ("model", "objective")]
+        for ax, (names, rows) in zip(axes, panels.items(), strict=False):
+            plots.gaps(ax, rows, ", ".join(n for n, s in zip(names, several, strict=True) if s))
+        if panels:
+            shown = axes[0].get_legend_handles_labels()
+            figure.legend(*shown, loc="outside upper center", ncols=2, frameon=False)
+
+    def _contours(self, figure, data):
+        """A column a guide, a row a datum: the guide's density over the true one."""
+        axes = figure.subplots(data, len(self.posteriors), squeeze=False)
+        for column, (guide, grid) in zip(axes.T, self.posteriors.items(), strict=True):
+            for datum, ax in enumerate(column):
+                plots.posterior(ax, grid, datum, title=guide if datum == 0 else None)
+                ax.set(xlabel="", ylabel="")
+                ax.tick_params(labelsize=7)
+                if ax is not axes[0, 0]:
+                    ax.get_legend().remove()
 
 
 def with_gaps(found, shared):
