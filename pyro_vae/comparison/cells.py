@@ -2,6 +2,7 @@
 
 import copy
 import dataclasses
+import functools
 import hashlib
 import inspect
 import json
@@ -24,6 +25,8 @@ from ..pair import accepting, device_of, modules, reads_index, seeded, takes, un
 from ..train import checkpoint, fit
 from ..train.recorded import leaves_of
 
+#: How a guide's rows are fitted to the data that are judged, unless its own options say.
+ROWS = {"lr": 0.03, "weight_decay": 0.0}
 PICTURED = 2  # data whose posteriors are drawn
 TAIL = 100  # samples without which no tail can be fitted
 
@@ -131,7 +134,7 @@ class Made:
 
     def __init__(self, plan, cell, model, guide, base=None):
         self.plan, self.cell, self.model, self.guide, self.base = plan, cell, model, guide, base
-        _, own = plan.guides[cell.guide]
+        _, own = self.plan.guides[cell.guide]
         self.options = {**plan.options, **own}
         if base is not None:  # which initialises the model too
             self.options.pop("initialise", None)
@@ -152,7 +155,7 @@ class Made:
         """Train, judge, and write the row."""
         guides, runs = {}, []
         if not (self.base and reads_index(self.guide)):  # such a guide is fitted below
-            runs.append(self._fit(self.guide, self.plan.data, self.folder))
+            runs.append(self._fit(self.guide, self.plan.data, self.folder, self.options))
         for split in dict.fromkeys(("valid", self.plan.split)):
             if getattr(self.plan.data, split) is not None:
                 guides[split] = self.guide
@@ -178,12 +181,14 @@ class Made:
         )
         pictured = grid(self.model, guide, *told)
         if pictured is not None:
-            checkpoint.save(self.folder / "grid.pt", {k: v.cpu() for k, v in pictured.items()})
+            tensors = {k: v.cpu() for k, v in pictured.items()}
+            write = functools.partial(torch.save, tensors)
+            checkpoint.write_atomically(self.folder / "grid.pt", write)
         checkpoint.write_json(self.folder / "row.json", {"row": row, "per_datum": per_datum})
 
-    def _fit(self, guide, data, folder):
+    def _fit(self, guide, data, folder, options):
         objective = self.plan.objectives[self.cell.objective]
-        return _fit(self.model, guide, data, self.cell.seed, folder, objective, self.options)
+        return _fit(self.model, guide, data, self.cell.seed, folder, objective, options)
 
     def _rows(self, split):
         """A guide with a row per datum, fitted to the data of a split, the model fixed."""
@@ -195,8 +200,9 @@ class Made:
             guide = _of_plan(self.plan, self.cell, self.model, len(part))
         x, others = given(self.model, guide, data, "train", self.options.get("observe"))
         freeze(self.model, {"x": x, **others})
-        self.options.pop("initialise", None)
-        return self._fit(guide, data, self.folder / split)
+        _, own = self.plan.guides[self.cell.guide]
+        options = {**self.options, **ROWS, **own, "initialise": None}
+        return self._fit(guide, data, self.folder / split, options)
 
     def _parameters(self, guide):
         told = given(self.model, guide, self.plan.data, "train", self.options.get("observe"))
