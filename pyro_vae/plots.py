@@ -151,16 +151,17 @@ def gaps(ax, summary, title=None):
         summary: `[{"guide", "approximation": (mean, sd), "amortisation": (mean, sd)}]`, in nats.
     """
     names = [row["guide"] for row in summary]
-    left = np.zeros(len(names))
+    left, right = np.zeros(len(names)), np.zeros(len(names))
     for part, color in (("approximation", BLUE), ("amortisation", ORANGE)):
         mean, sd = np.array([row[part] for row in summary]).T
         ax.barh(names, mean, left=left, color=color, height=0.62, label=f"{part} gap")
         left = left + mean
+        right = np.maximum(right, left + sd)
         if sd.any():
             ax.errorbar(left, names, xerr=sd, fmt="none", ecolor=INK, elinewidth=1, capsize=2)
     for y, total in enumerate(left):
         ax.annotate(
-            f"{total:.2f}", (total, y), (14, 0), textcoords="offset points", va="center",
+            f"{total:.2f}", (right[y], y), (6, 0), textcoords="offset points", va="center",
             fontsize=9, color=INK,
         )  # fmt: skip
     ax.invert_yaxis()
