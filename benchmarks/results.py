@@ -33,6 +33,8 @@ def render(path):
     result = json.loads(path.read_text())
     hardware = ", ".join(f"{k} {v}" for k, v in result["hardware"].items() if v is not None)
     lines = [f"## {path.stem}", "", f"`{result['command']}`", "", f"On: {hardware}.", ""]
+    if path.with_suffix(".png").exists():
+        lines += [f"![{path.stem}](results/{path.stem}.png)", ""]
     if "rows" in result:
         header = list(result["rows"][0])
         rows = [[row.get(k, "") for k in header] for row in result["rows"]]

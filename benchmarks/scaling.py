@@ -1,84 +1,226 @@
-"""Data a second in one process and in several, the global batch the same, on one machine.
+"""Time and memory of a training step as the problem grows; one JSON, one figure.
 
-    python -m benchmarks.scaling [--processes 1 2] [--device cpu] [--out FILE.json]
+    python -m benchmarks.scaling [--quick] [--device cuda] [--out FILE.json]
 
-A VAE 784-400-20 on 10,000 images of noise, batch 512, one thread a process, recorded step. Launched
-in turn, `--repeats` times; the median epoch of each run without its first, and the median of runs.
-Meaningful only where each process has a core (or GPU) to itself: the load average is recorded.
+Against the number of enumerated components (summed in the model: `mixture-vae`, `gmvae`; in the
+guide, which runs the decoder once a component: `m2`), the batch, the particles, the latent's size, and
+the rows of the data set. One of these changes, the others stay at BASE. The points of a curve take
+turns, medians over rounds. Memory is the peak of what a step allocates, gradients among it, beyond
+weights and Adam's moments. In the curve of rows it is that of making the data set and shuffling it,
+and the time has a step's share of the epoch's shuffling in it. `exponent` is the slope of log time,
+and of log memory, between the last two points: 1 is linear.
 """
 
 import argparse
-import json
+import math
 import os
 import statistics
-import subprocess
 import sys
-import tempfile
+import time
 from pathlib import Path
 
+import matplotlib
+import pyro
 import torch
 
 import pyro_vae as pv
 from pyro_vae.conditionals import MLP
+from pyro_vae.data import batches
+from pyro_vae.train.recorded import PlainStep, RecordedStep
 
 from .results import write
 
-
-def train(out, epochs, device):
-    """What each process runs."""
-    torch.set_num_threads(1)
-    torch.manual_seed(0)
-    x = torch.rand(10_000, 784).round()
-    net = MLP((400,))
-    model = pv.models.VAE((784,), 20, network=net)
-    guide = pv.guides.Guide(model, network=net)
-    pv.fit(
-        model, guide, x, epochs, batch_size=512, compile="aten", device=device, out=out,
-        progress=False,
-    )  # fmt: skip
+X = 784
+BASE = {"components": 10, "batch": 128, "particles": 1, "latent": 16, "rows": 10_000, "hidden": 500}
+#: what grows: (its values, the models)
+CURVES = {
+    "components": ((10, 20, 50, 100), ("mixture-vae", "gmvae", "m2")),
+    "batch": ((64, 256, 1024, 4096), ("vae", "gmvae")),
+    "particles": ((1, 4, 16, 64), ("vae", "gmvae")),
+    "latent": ((2, 16, 64, 256), ("vae", "gmvae")),
+    "rows": ((1_000, 10_000, 100_000, 1_000_000), ("vae",)),
+}
+QUICK = {"hidden": 32, "batch": 32}
 
 
-def measure(processes, epochs, device):
-    """Data a second of one run."""
-    with tempfile.TemporaryDirectory() as out:
-        command = [sys.executable, "-m", "torch.distributed.run", "--standalone"]
-        command += [f"--nproc_per_node={processes}", "-m", "benchmarks.scaling", "--train", out]
-        command += ["--epochs", str(epochs)] + (["--device", device] if device else [])
-        environment = {**os.environ, "OMP_NUM_THREADS": "1"}
-        subprocess.run(command, env=environment, check=True, capture_output=True)
-        lines = (Path(out) / "metrics.jsonl").read_text().splitlines()
-    return statistics.median(json.loads(line)["data_per_second"] for line in lines[1:])
+def pair(name, components, latent, hidden, columns=X):
+    """A pair of this library with Bernoulli data of so many columns."""
+    net, x_shape = MLP((hidden, hidden)), (columns,)
+    if name == "vae":
+        model = pv.models.VAE(x_shape, latent, network=net)
+    elif name == "mixture-vae":
+        model = pv.models.MixtureVAE(x_shape, components, latent, network=net)
+    elif name == "gmvae":
+        model = pv.models.GMVAE(x_shape, components, latent, network=net, w_network=MLP((hidden,)))
+    else:
+        model = pv.models.M2(x_shape, components, latent, network=net)
+    return model, pv.guides.Guide(model, network=net)
+
+
+class Point:
+    """One setting: `step()` trains a step, on data drawn as `fit` draws them."""
+
+    def __init__(self, name, s, kind, device, columns=X):
+        torch.manual_seed(0)
+        both = [
+            m.to(device) for m in pair(name, s["components"], s["latent"], s["hidden"], columns)
+        ]
+        objective = pv.objectives.ELBO(num_particles=s["particles"])
+        plain = kind == "plain"
+        self.train = PlainStep(objective, both) if plain else RecordedStep(objective, both, kind)
+        parameters = [p for m in both for p in m.parameters()]
+        self.adam = torch.optim.AdamW(parameters, lr=1e-4, fused=True)
+        self.s, self.device, self.columns, self.times = s, device, columns, []
+
+    def load(self):
+        """Make the data set, and take a first step, which records."""
+        x = torch.rand(self.s["rows"], self.columns).round_()
+        self.batches = batches(
+            pv.data.from_arrays(x, valid=0, test=0), self.s["batch"], self.device
+        )
+        self.shuffle()
+        self.step()
+        self.step()
+
+    def shuffle(self):
+        """Begin an epoch and draw its first batch."""
+        self.drawn = self.batches.epoch(0)
+        self.batch = next(self.drawn)
+
+    def step(self):
+        self.adam.zero_grad(set_to_none=True)
+        self.train({"x": self.batch["x"]})
+        self.adam.step()
+
+    def time(self):
+        """Seconds of a step with its share of the epoch's shuffling."""
+        shuffling, stepping = map(self._seconds, (self.shuffle, self.step))
+        self.times.append(shuffling / len(self.batches) + stepping)
+
+    def _seconds(self, action):
+        self._synchronize()
+        started = time.perf_counter()
+        action()
+        self._synchronize()
+        return time.perf_counter() - started
+
+    def _synchronize(self):
+        if self.device.type == "cuda":
+            torch.cuda.synchronize(self.device)
+
+
+def peak(function, device):
+    """MiB that `function` allocates at most, beyond what there was before."""
+    if device.type == "cuda":
+        torch.cuda.synchronize(device)
+        torch.cuda.reset_peak_memory_stats(device)
+        before = torch.cuda.memory_allocated(device)
+        function()
+        torch.cuda.synchronize(device)
+        return (torch.cuda.max_memory_allocated(device) - before) / 2**20
+    cpu = [torch.profiler.ProfilerActivity.CPU]
+    with torch.profiler.profile(activities=cpu, profile_memory=True) as profile:
+        function()
+    now, most = 0, 0
+    events = [e for e in profile.profiler.kineto_results.events() if e.name() == "[memory]"]
+    for event in sorted(events, key=lambda e: e.start_ns()):
+        now += event.nbytes()
+        most = max(most, now)
+    return most / 2**20
+
+
+def measure(curve, kind, rounds, base, device, quick):
+    """The rows of one curve."""
+    values, names = CURVES[curve]
+    points = {}
+    columns = 64 if curve == "rows" else X  # a million rows of 784 are 3 GB
+    with pyro.validation_enabled(False):
+        for name in names:
+            for value in values[:2] if quick else values:
+                point = points[name, value] = Point(
+                    name, {**base, curve: value}, kind, device, columns
+                )
+                held = peak(point.load, device)
+                point.adam.zero_grad(set_to_none=True)
+                point.memory = held if curve == "rows" else peak(point.step, device)
+        for _ in range(rounds):
+            for point in points.values():
+                point.time()
+    return [
+        {
+            "curve": curve,
+            "model": name,
+            "value": value,
+            "ms": 1e3 * statistics.median(point.times),
+            "MiB": point.memory,
+        }
+        for (name, value), point in points.items()
+    ]
+
+
+def exponent(found, key):
+    """Slope of the log of `key` against the log of what grows, between the last two points."""
+    a, b = found[-2:]
+    return math.log(b[key] / a[key]) / math.log(b["value"] / a["value"])
+
+
+def lines(rows):
+    """`{(curve, model): rows}`"""
+    found = {}
+    for row in rows:
+        found.setdefault((row["curve"], row["model"]), []).append(row)
+    return found
+
+
+def figure(rows):
+    """Time above, memory below, a column for each thing that grows."""
+    matplotlib.use("Agg")
+    import matplotlib.pyplot as plt
+
+    curves = list(dict.fromkeys(row["curve"] for row in rows))
+    fig, axes = plt.subplots(
+        2, len(curves), figsize=(3 * len(curves), 5), squeeze=False, layout="constrained"
+    )
+    for (curve, model), found in lines(rows).items():
+        for ax, key in zip(axes[:, curves.index(curve)], ("ms", "MiB"), strict=True):
+            ax.loglog([r["value"] for r in found], [r[key] for r in found], "o-", label=model)
+            ax.set_xlabel(curve)
+            ax.set_xticks([r["value"] for r in found], [f"{r['value']:,}" for r in found])
+            ax.minorticks_off()
+            ax.set_ylabel(f"{key} a step")
+            ax.legend(frameon=False, fontsize="small")
+    return fig
 
 
 def main(argv=None):
     parser = argparse.ArgumentParser(description=__doc__.split("\n\n")[0])
-    parser.add_argument("--processes", type=int, nargs="+", default=[1, 2])
-    parser.add_argument("--repeats", type=int, default=5)
-    parser.add_argument("--epochs", type=int, default=6)
-    parser.add_argument("--device")
-    parser.add_argument("--out", type=Path)
-    parser.add_argument("--train", help=argparse.SUPPRESS)
+    parser.add_argument("--quick", action="store_true", help="two points, small networks")
+    parser.add_argument("--rounds", type=int, default=15)
+    parser.add_argument("--curves", nargs="+", default=list(CURVES), choices=CURVES)
+    parser.add_argument("--kind", default="aten", choices=("plain", "aten", "inductor"))
+    parser.add_argument("--device", default="cpu")
+    parser.add_argument("--out", type=Path, help="and a figure of that name, .png")
     a = parser.parse_args(argv)
-    if a.train:
-        train(a.train, a.epochs, a.device)
-        return
-    runs = {n: [] for n in a.processes}
-    load = os.getloadavg()[0]
-    for _ in range(a.repeats):
-        for n in a.processes:
-            runs[n].append(measure(n, a.epochs, a.device))
-    one = statistics.median(runs[a.processes[0]])
+    torch.set_num_threads(1)
+    os.environ.setdefault("KINETO_LOG_LEVEL", "99")  # the profiler's chatter
+    base = {**BASE, **(QUICK if a.quick else {})}
     rows = []
-    for n in a.processes:
-        median = statistics.median(runs[n])
-        rows.append({"processes": n, "data_per_second": median, "ratio": median / one})
-        print(f"{n:>3} processes {median:>12,.0f} data/s   x {median / one:.2f}")
-    print(f"cores {os.cpu_count()}, load average before {load:.1f}")
+    for curve in a.curves:
+        rounds = 3 if a.quick else a.rounds
+        found = measure(curve, a.kind, rounds, base, torch.device(a.device), a.quick)
+        rows += found
+        for (_, model), line in lines(found).items():
+            slope = f"exponent {exponent(line, 'ms'):.2f} time, {exponent(line, 'MiB'):.2f} memory"
+            print(f"\n{model}, {curve}: {slope}")
+            for row in line:
+                print(f"  {row['value']:>9,}{row['ms']:10.2f} ms{row['MiB']:10.1f} MiB", flush=True)
     if a.out:
+        said = sys.argv[1:] if argv is None else argv
         write(
-            a.out, f"python -m benchmarks.scaling --repeats {a.repeats}", rows=rows, runs=runs,
-            cores=os.cpu_count(), load_average_before=load,
+            a.out, " ".join(["python -m benchmarks.scaling", *said]), threads=1, base=base,
+            kind=a.kind, rows=rows,
         )  # fmt: skip
+        figure(rows).savefig(a.out.with_suffix(".png"), dpi=110)
 
 
 if __name__ == "__main__":

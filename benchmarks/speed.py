@@ -1,16 +1,22 @@
-"""Time of a training step: this library against hand-written torch and against Pyro's SVI.
+"""Time of a training step: this library against hand-written torch, Pyro's SVI and pythae.
 
-    python -m benchmarks.speed [--quick] [--out FILE.json]
+    python -m benchmarks.speed [--quick] [--device cuda] [--out FILE.json]
 
 One process, one thread; the ways of a workload take turns, so that they meet the same machine.
 Medians, and ratios to the hand-written eager step. All ways have the same networks, the same
 estimator (one sample, discrete latents summed), the same batch and Adam; the hand-written ones are
-what a careful person writes in torch, with a fused Adam. "products" is the time of the step's
-matrix products alone, forward and backward: no way of running the step on this processor is faster.
-First calls are short where Inductor's cache on disk knows the workload from an earlier run.
+what a careful person writes in torch, with a fused Adam, over the modules of the library's pair, and
+before anything is timed their loss and gradients are compared with the pair's, with the same noise.
+M2 has no labels here: a label takes nothing off a step of fixed shape, in which every class is summed.
+"products" is the time of the step's matrix products alone, forward and backward: no way of running
+the step on this processor is faster. pythae's VAE (`pip install -e ".[bench]"`) has networks of the
+same sizes, its own loss (the KL in closed form) and its trainer's step.
+On a GPU hand-written and recorded steps are also taken as one CUDA graph each, and peak memory is
+what a way's first call allocates beyond what there was. First calls are short where Inductor's cache on disk knows the workload from an earlier run.
 """
 
 import argparse
+import importlib.util
 import math
 import statistics
 import sys
@@ -20,6 +26,7 @@ from pathlib import Path
 
 import pyro
 import torch
+import torch.nn as nn
 import torch.nn.functional as F
 from pyro.infer import SVI, TraceEnum_ELBO
 from torch.utils._python_dispatch import TorchDispatchMode
@@ -27,6 +34,7 @@ from torch.utils._python_dispatch import TorchDispatchMode
 import pyro_vae as pv
 from pyro_vae.conditionals import MLP
 from pyro_vae.conditionals.families import bounded_log_scale
+from pyro_vae.train import cuda_graph
 from pyro_vae.train.recorded import PlainStep, RecordedStep
 
 from .results import write
@@ -79,12 +87,32 @@ def gmvae_loss(model, guide, x):
     return F.binary_cross_entropy_with_logits(_net(model.p_x, z=z), x, reduction="sum") + kl
 
 
+def m2():
+    """Kingma's: y <- x, summed in the guide; z <- x, y; K = 10, z of 50, 500-500."""
+    net = MLP((500, 500))
+    model = pv.models.M2((X,), K, 50, "bernoulli", net)
+    return model, pv.guides.Guide(model, network=net)
+
+
+def m2_loss(model, guide, x):
+    q, y = guide.factors, torch.eye(K, dtype=x.dtype, device=x.device).unsqueeze(1)  # [K, 1, K]
+    log_qy = _net(q["y"], x=x).log_softmax(-1).T  # [K, B]
+    m, s = _net(q["z"], x=x, y=y).chunk(2, -1)  # [K, B, 50]
+    s = bounded_log_scale(s)
+    e = torch.randn_like(m)
+    z = m + s.exp() * e
+    kl = (0.5 * z.square() - 0.5 * e.square() - s).sum(-1) + log_qy + math.log(K)
+    logits = _net(model.p_x, y=y, z=z)
+    nll = F.binary_cross_entropy_with_logits(logits, x.expand_as(logits), reduction="none").sum(-1)
+    return (log_qy.exp() * (nll + kl)).sum()
+
+
 def _net(conditional, **parents):
     return conditional.head(**conditional.features(**parents))
 
 
 #: name: (the pair, its loss written by hand)
-WORKLOADS = {"vae": (vae, vae_loss), "gmvae": (gmvae, gmvae_loss)}
+WORKLOADS = {"vae": (vae, vae_loss), "gmvae": (gmvae, gmvae_loss), "m2": (m2, m2_loss)}
 
 
 # ------------------------------------------------------------------------------ ways
@@ -105,6 +133,28 @@ def _trainer(pair, loss):
 
 def eager(pair, by_hand):
     return _trainer(pair, lambda x: (by_hand(*pair, x) / len(x)).backward())
+
+
+def graphed(pair, by_hand):
+    """The eager step as a CUDA graph, as torch's documentation shows it."""
+    parameters = [p for m in pair for p in m.parameters()]
+    optimiser = torch.optim.Adam(parameters, lr=1e-3, fused=True, capturable=True)
+    static, replay = None, None
+
+    def train():
+        optimiser.zero_grad(set_to_none=True)
+        (by_hand(*pair, static) / len(static)).backward()
+        optimiser.step()
+
+    def step(x):
+        nonlocal static, replay
+        if replay is None:
+            static = x.clone()
+            replay = cuda_graph.capture(train, x.device)
+        static.copy_(x)
+        replay()
+
+    return step
 
 
 def compiled(pair, by_hand):
@@ -135,6 +185,55 @@ def recorded(backend, pair, by_hand):
     return _trainer(pair, lambda x: step({"x": x}))
 
 
+def pythae(device):
+    """The step of pythae's `BaseTrainer` on its VAE: 784-400-20, softplus."""
+    from pythae.models import VAE, VAEConfig
+    from pythae.models.base.base_utils import ModelOutput
+    from pythae.models.nn import BaseDecoder, BaseEncoder
+
+    class Encoder(BaseEncoder):
+        def __init__(self):
+            super().__init__()
+            self.net = nn.Sequential(nn.Linear(X, 400), nn.Softplus(), nn.Linear(400, 40))
+
+        def forward(self, x):
+            m, s = self.net(x).chunk(2, -1)
+            return ModelOutput(embedding=m, log_covariance=s)
+
+    class Decoder(BaseDecoder):
+        def __init__(self):
+            super().__init__()
+            self.net = nn.Sequential(
+                nn.Linear(20, 400), nn.Softplus(), nn.Linear(400, X), nn.Sigmoid()
+            )
+
+        def forward(self, z):
+            return ModelOutput(reconstruction=self.net(z))
+
+    config = VAEConfig(input_dim=(X,), latent_dim=20, reconstruction_loss="bce")
+    model = VAE(config, Encoder(), Decoder()).to(device)
+    optimiser = torch.optim.Adam(model.parameters(), lr=1e-3)
+
+    def step(x):
+        loss = model({"data": x}, epoch=1, dataset_size=len(x), uses_ddp=False).loss
+        optimiser.zero_grad()
+        loss.backward()
+        optimiser.step()
+        return loss.item()
+
+    return step
+
+
+def recorded_graph(backend, pair, by_hand):
+    """As `fit` trains on a GPU."""
+    parameters = [p for m in pair for p in m.parameters()]
+    lr = torch.tensor(1e-3, device=parameters[0].device)
+    optimiser = torch.optim.AdamW(parameters, lr=lr, fused=True, capturable=True)
+    step = RecordedStep(pv.objectives.ELBO(), pair, backend)
+    training = cuda_graph.GraphedStep(step, optimiser)
+    return lambda x: training({"x": x})
+
+
 WAYS = {
     "hand-written, eager": eager,
     "hand-written, torch.compile": compiled,
@@ -142,6 +241,13 @@ WAYS = {
     "pyro_vae, plain": plain,
     "pyro_vae, recorded, aten": partial(recorded, "aten"),
     "pyro_vae, recorded, inductor": partial(recorded, "inductor"),
+}
+
+
+GPU_WAYS = {
+    "hand-written, CUDA graph": graphed,
+    "pyro_vae, CUDA graph, aten": partial(recorded_graph, "aten"),
+    "pyro_vae, CUDA graph, inductor": partial(recorded_graph, "inductor"),
 }
 
 
@@ -163,7 +269,7 @@ def products(pair, by_hand, x):
     with _Products() as seen:
         by_hand(*pair, x).backward()
     operands = [
-        [torch.empty_strided(shape, stride).normal_() for shape, stride in both]
+        [torch.empty_strided(shape, stride, device=x.device).normal_() for shape, stride in both]
         for both in seen.found
     ]
 
@@ -177,40 +283,48 @@ def products(pair, by_hand, x):
 # --------------------------------------------------------------------------- measuring
 
 
-def check(name, by_hand, make, x):
-    """The hand-written loss is the library's, or the comparison would mean nothing."""
-    pair = make()
-    torch.manual_seed(1)
-    a = by_hand(*pair, x).item()
-    torch.manual_seed(1)
-    b = pv.objectives.ELBO().differentiable_loss(*pair, x).item()
-    if abs(a - b) > 1e-4 * abs(a):
-        raise RuntimeError(f"{name}: by hand {a}, the library {b}: not the same objective")
+def check(name, make, by_hand):
+    """The hand-written loss and gradients are the pair's, or the comparison would mean nothing."""
+    torch.manual_seed(0)
+    pair = [m.double() for m in make()]
+    parameters = [p for m in pair for p in m.parameters()]
+    x, found = torch.bernoulli(torch.rand(16, X, dtype=torch.float64)), []
+    for loss in (by_hand, pv.objectives.ELBO().differentiable_loss):
+        torch.manual_seed(1)
+        value = loss(*pair, x)
+        found.append([value.detach(), *torch.autograd.grad(value, parameters)])
+    for a, b in zip(*found, strict=True):
+        if (a - b).abs().max() > 1e-9 * b.abs().max():
+            raise RuntimeError(f"{name}: by hand it is not the objective of the library's pair")
 
 
-def measure(name, size, rounds):
+def measure(name, size, rounds, device):
     """`{way: {median seconds, ratio, first call}}` of one workload at one batch size."""
     make, by_hand = WORKLOADS[name]
+    check(name, make, by_hand)
     torch.manual_seed(0)
-    x = torch.bernoulli(torch.rand(size, X))
-    check(name, by_hand, make, x)
-    steps, first = {}, {}
-    for way, build in WAYS.items():
+    x = torch.bernoulli(torch.rand(size, X)).to(device)
+    cuda = device.type == "cuda"
+    ways = {**WAYS, **(GPU_WAYS if cuda else {})}
+    builds = {way: partial(_build, build, make, by_hand, device) for way, build in ways.items()}
+    if name == "vae" and importlib.util.find_spec("pythae"):
+        builds["pythae"] = partial(pythae, device)
+    steps, first, memory = {}, {}, {}
+    for way, build in builds.items():
         torch.manual_seed(0)
-        steps[way] = build(make(), by_hand)
+        steps[way] = build()
         with pyro.validation_enabled(False):
-            started = time.perf_counter()
-            steps[way](x)
-        first[way] = time.perf_counter() - started
-    steps["products"] = products(make(), by_hand, x)
+            before = _used(cuda)
+            first[way] = _seconds(steps[way], x)
+            memory[way] = _used(cuda, peak=True) - before
+    steps["products"] = products([m.to(device) for m in make()], by_hand, x)
     times = {way: [] for way in steps}
+    # steps a turn: long ones need no averaging
+    turn = 5 if _seconds(steps["hand-written, eager"], x) < 0.05 else 1
     for r in range(rounds + 2):
         for way, step in steps.items():
             with pyro.validation_enabled(False):
-                started = time.perf_counter()
-                for _ in range(5):
-                    step(x)
-                seconds = (time.perf_counter() - started) / 5
+                seconds = _seconds(step, x, turn)
             if r >= 2:
                 times[way].append(seconds)
     pyro.clear_param_store()
@@ -220,15 +334,40 @@ def measure(name, size, rounds):
             "batch": size,
             "way": way,
             "median_ms": 1e3 * statistics.median(t),
-            "ratio_to_eager": _ratio(t, times["hand-written, eager"]),
-            "ratio_to_svi": _ratio(t, times["pyro SVI"]),
+            "ratio_to_eager": ratio(t, times["hand-written, eager"]),
+            "ratio_to_svi": ratio(t, times["pyro SVI"]),
             "first_call_s": first.get(way),
+            **({"peak_MiB": memory.get(way)} if cuda else {}),
         }
         for way, t in times.items()
     ]
 
 
-def _ratio(a, b):
+def _build(way, make, by_hand, device):
+    return way([m.to(device) for m in make()], by_hand)
+
+
+def _seconds(step, x, turn=1):
+    """Seconds a step; on a GPU, until it is done."""
+    started = time.perf_counter()
+    for _ in range(turn):
+        step(x)
+    if x.is_cuda:
+        torch.cuda.synchronize()
+    return (time.perf_counter() - started) / turn
+
+
+def _used(cuda, peak=False):
+    """MiB of GPU memory: now, or at most since it was last asked how much it is now."""
+    if not cuda:
+        return 0.0
+    if peak:
+        return torch.cuda.max_memory_allocated() / 2**20
+    torch.cuda.reset_peak_memory_stats()
+    return torch.cuda.memory_allocated() / 2**20
+
+
+def ratio(a, b):
     """Median over rounds, each against its neighbour in time."""
     return statistics.median(x / y for x, y in zip(a, b, strict=True))
 
@@ -236,15 +375,19 @@ def _ratio(a, b):
 def main(argv=None):
     parser = argparse.ArgumentParser(description=__doc__.split("\n\n")[0])
     parser.add_argument("--quick", action="store_true", help="fewer repetitions")
-    parser.add_argument("--rounds", type=int, default=30, help="of five steps of every way")
+    parser.add_argument("--rounds", type=int, default=30, help="of some steps of every way")
     parser.add_argument("--workloads", nargs="+", default=list(WORKLOADS), choices=WORKLOADS)
+    parser.add_argument("--batches", nargs="+", type=int, default=[128, 512])
+    parser.add_argument("--device", type=torch.device, default=torch.device("cpu"))
     parser.add_argument("--out", type=Path)
     a = parser.parse_args(argv)
     torch.set_num_threads(1)
+    if "vae" in a.workloads and not importlib.util.find_spec("pythae"):
+        print('pythae is not installed, and left out: pip install -e ".[bench]"')
     rows = []
     for name in a.workloads:
-        for size in (128, 512):
-            found = measure(name, size, 6 if a.quick else a.rounds)
+        for size in a.batches:
+            found = measure(name, size, 6 if a.quick else a.rounds, a.device)
             rows += found
             print(f"\n{name}, batch {size}{'ms':>25}  ÷ eager    ÷ SVI  first call, s")
             for row in found:

@@ -4,6 +4,7 @@ import json
 import os
 import sys
 from contextlib import nullcontext
+from dataclasses import fields
 from pathlib import Path
 
 import jsonargparse
@@ -66,12 +67,14 @@ def fit(
     warmup_from: float | None = None,
     free_bits: dict[str, float] | None = None,
     num_particles: int | None = None,
+    analytic_kl: bool | None = None,
     condition: str | None = None,
     quadrants: int | None = None,
     conditional_prior: bool | None = None,
     decoder_given: list[str] | None = None,
     baseline: str | None = None,
     compile: str | None = None,
+    precision: str | None = None,
     num_samples: int = 500,
     progress: bool = True,
 ):
@@ -134,6 +137,7 @@ def fit(
         warmup_from: the KL's weight at its start; above 1, that latent comes into use late.
         free_bits: nats per latent, e.g. '{"y": 0.5}'.
         num_particles: Monte Carlo samples per datum in training.
+        analytic_kl: KL in closed form, where there is one, instead of a sample of it.
         condition: what a conditional model is given: quadrants (of an image), labels, or data (the
             array c of a .npz file); what the data have, in the order data, quadrants, labels, unless
             said.
@@ -141,7 +145,9 @@ def fit(
         conditional_prior: whether a CVAE's prior depends on c.
         decoder_given: the parents of a CVAE's x: [z,c] or [z].
         baseline: a CVAE's, whose guess its prior sees: frozen, or joint (trained with it).
-        compile: record the training step and replay it: false, aten, true (by Inductor), auto.
+        compile: record the training step and replay it, the same numbers up to rounding: auto
+            (what pays for a run of this length), true (by Inductor), aten (no compiler), false.
+        precision: of matrix products in training: tf32 (on a GPU), bf16 (inside the networks).
         num_samples: importance samples of the final log-likelihood.
         progress: show a progress bar.
     """
@@ -511,22 +517,26 @@ def fit_options(settings):
         "weight_decay",
         "clip_norm",
         "patience",
+        "precision",
         "seed",
     )
     options = {name: settings[name] for name in names}
     options["objective"] = _objective(settings)
-    options["compile"] = {"true": True, "false": False}.get(
-        settings["compile"], settings["compile"]
-    )
+    options["compile"] = _compile(settings)
     options["initialise"] = _initialisation(settings)
     return options
+
+
+def _compile(settings):
+    return {"true": True, "false": False}.get(settings["compile"], settings["compile"])
 
 
 def _objective(settings):
     name = settings["objective"]
     if name not in methods.OBJECTIVES:
         raise unknown("objective", name, methods.OBJECTIVES)
-    options = {k: settings[k] for k in ("warmup", "warmup_from", "free_bits", "num_particles")}
+    names = ("warmup", "warmup_from", "free_bits", "num_particles", "analytic_kl")
+    options = {k: settings[k] for k in names}
     if settings["alpha"] is not None:
         if name == "elbo":
             raise UserError(
@@ -546,7 +556,9 @@ def _initialisation(settings):
         return None
     if name not in known:
         raise unknown("initialisation", name, ("none", *known))
-    return known[name](**settings["initialisation"])
+    own = {f.name for f in fields(known[name])} & {"compile"}
+    same = {name: _compile(settings) for name in own}  # as the run, where it trains anything
+    return known[name](**{**same, **settings["initialisation"]})
 
 
 def _report(model, guide, loaded, settings, out, history, best_epoch, num_samples):

@@ -131,12 +131,14 @@ DEFAULTS = {
     "warmup_from": 0.0,
     "free_bits": {},
     "num_particles": 1,
+    "analytic_kl": False,
     "condition": None,
     "quadrants": None,
     "conditional_prior": True,
     "decoder_given": ["z", "c"],
     "baseline": None,
-    "compile": "false",
+    "compile": "auto",
+    "precision": None,
 }
 #: What digits train best with (`python -m benchmarks.priors`), where a method does not say.
 DIGITS = {"latent_dim": 24, "hidden": [500], "lr": 2e-3, "weight_decay": 0.2}

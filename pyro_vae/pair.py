@@ -97,13 +97,16 @@ def sites_of(model, example=None):
     return data, latents
 
 
-def one_hot_labels(model, batch):
-    """The batch, its labels `y` as the one-hot rows that a model with a categorical y observes."""
+def one_hot_labels(model, batch, check=True):
+    """The batch, its labels `y` as the one-hot rows that a model with a categorical y observes.
+
+    Without `check`, a GPU is not waited for; the labels must have been checked before.
+    """
     y = batch.get("y")
     if y is None or y.is_floating_point() or not hasattr(model, "p_y"):
         return batch
     (num_classes,) = model.p_y().event_shape
-    if y.min() < 0 or y.max() >= num_classes:
+    if check and (y.min() < 0 or y.max() >= num_classes):
         raise UserError(
             f"labels must lie in 0..{num_classes - 1} to be observed; "
             f"found {int(y.min())}..{int(y.max())}"
@@ -304,13 +307,17 @@ class Traces:
         log_w = sum(self.log_prob(self.guide[n]) for n in self.enumerated_guide)
         return (log_w + sum(posterior.values())).exp()
 
-    def site_terms(self):
+    def site_terms(self, analytic_kl=False):
         r"""`{site: [(S,) B]}` in nats, summing to the ELBO; differentiable.
 
         An observed site: :math:`E \log p`. A latent: :math:`E[\log p - \log q]`, minus its KL. A
         latent summed in the model: minus the KL of its exact posterior to its prior. What the guide
         samples besides (a mixture's component, an AutoNormal's unconstrained value) counts with the
         latent that it is part of.
+
+        With `analytic_kl`, a latent's KL given its parents is in closed form instead of a sample of it:
+        where torch has one, and its prior depends on no latent that the model sums, or that the guide
+        samples after it.
         """
         posterior = self._log_posterior()
         weights = self._weights(posterior)
@@ -321,6 +328,9 @@ class Traces:
             gains[owner] = gains.get(owner, 0.0) - self.log_prob(site)
         for name, log_posterior in posterior.items():
             gains[name] = gains[name] - log_posterior
+        if analytic_kl:
+            closed = {name: self._closed_form(name) for name in self.model}
+            gains |= {name: -kl for name, kl in closed.items() if kl is not None}
         for name, term in gains.items():
             if weights is not None:
                 # A combination of probability 0 contributes 0, also where its log-prob is -inf.
@@ -334,6 +344,25 @@ class Traces:
     def elbo(self):
         """`[(S,) B]`: the sum of `site_terms`."""
         return sum(self.site_terms().values())
+
+    def _closed_form(self, name):
+        """`[enum..., (S,) B]`: KL(q || p) of a latent's two laws; None where a sample must do."""
+        if name not in self.guide or name in (*self.enumerated, *self.auxiliary.values()):
+            return None
+        p, q = self.model[name], self.guide[name]
+        order, before = list(self.guide), list(self.model)[: list(self.model).index(name)]
+        if any(n in self.guide and order.index(n) > order.index(name) for n in before):
+            return None  # q of that parent may depend on the value: an expectation of both
+        summed = [d for d in self.enumerated_model.values() if p["log_prob"].dim() >= -d]
+        if any(p["log_prob"].shape[d] > 1 for d in summed):
+            return None
+        if p["mask"] is not None or q["mask"] is not None or not _same(p["scale"], q["scale"]):
+            return None
+        try:
+            kl = torch.distributions.kl_divergence(q["fn"], p["fn"])
+        except NotImplementedError:
+            return None
+        return kl * p["scale"] if self.scaled else kl
 
     def expectation(self, value, shape=()):
         """`E[value]` over the enumerated latents, for a value `[enum..., (S,) B, *shape]`."""
@@ -412,6 +441,11 @@ def _owner(name, site, model):
         raise UserError(f"the guide samples {name!r}, which the model never does")
     owner = site["infer"].get("part_of", name.removesuffix("_unconstrained"))
     return owner if owner in model else name
+
+
+def _same(a, b):
+    """Whether two scales are one, without a look at a tensor's values."""
+    return a is b or not (torch.is_tensor(a) or torch.is_tensor(b)) and a == b
 
 
 class AtMean(Messenger):

@@ -318,5 +318,90 @@ def test_its_settings_are_described_for_the_record():
     described = ELBO(beta=0.5, warmup={"z": 3}, free_bits={"y": 1.0}, num_particles=2).describe()
     assert described == {
         "name": "elbo", "beta": 0.5, "warmup": {"z": 3}, "warmup_from": 0.0,
-        "free_bits": {"y": 1.0}, "num_particles": 2,
+        "free_bits": {"y": 1.0}, "num_particles": 2, "analytic_kl": False,
     }  # fmt: skip
+
+
+# ------------------------------------------------------------------ KL in closed form
+
+
+def normal_kl(q):
+    """KL(q || N(0, I)) of a diagonal normal, as Kingma and Welling's appendix B has it."""
+    mean, variance = q.mean, q.variance
+    return -0.5 * (1 + variance.log() - mean**2 - variance).sum(-1)
+
+
+def by_hand(name, model, guide, x):
+    """The loss with its KLs in closed form, of the same noise."""
+    q = guide.factors
+    with pyro.validation_enabled(False):
+        if name == "vae":
+            qz = q["z"](x=2 * x - 1)  # as the encoder sees it
+            return (normal_kl(qz) - model.p_x(z=qz.rsample()).log_prob(x)).sum()
+        y = torch.eye(3, dtype=x.dtype).unsqueeze(1)
+        qy, qz = q["y"](x=2 * x - 1).probs.T, q["z"](x=2 * x - 1, y=y)
+        log_px = model.p_x(y=y, z=qz.rsample()).log_prob(x)
+        return (qy * (qy.log() + math.log(3) + normal_kl(qz) - log_px)).sum()
+
+
+@pytest.mark.parametrize("name", ["vae", "m2"])
+def test_an_analytic_kl_is_the_hand_written_one(name):
+    model, guide = pair(name)
+    loss, gradients = value_and_gradients(ELBO(analytic_kl=True), model, guide)
+    torch.manual_seed(3)
+    wanted = by_hand(name, model, guide, batch()["x"])
+    parameters = trained_parameters(model, guide)
+    for found, g in zip(gradients, torch.autograd.grad(wanted, parameters), strict=True):
+        torch.testing.assert_close(found, g, rtol=1e-9, atol=1e-11)
+    torch.testing.assert_close(loss, wanted.detach(), rtol=1e-12, atol=0)
+
+
+@pytest.mark.parametrize("name", methods.METHODS)
+def test_an_analytic_kl_has_the_mean_of_the_sampled_one(name):
+    model, guide = pair(name)
+    if not trained_parameters(model, guide) or not hasattr(guide, "factors"):
+        pytest.skip("the prior is the guide: there is no KL")
+    torch.manual_seed(0)
+    traces = run(model, guide, batch(), 3000)
+    with torch.no_grad():
+        sampled, analytic = traces.site_terms(), traces.site_terms(analytic_kl=True)
+    for site, a in sampled.items():
+        difference = (a - analytic[site]).expand(3000, N)
+        error = difference.std(0) / 3000**0.5
+        assert (difference.mean(0).abs() <= 5 * error + 1e-9).all(), site
+
+
+@pytest.mark.parametrize(
+    "name, closed, sampled",
+    [
+        ("vae", {"z"}, set()),
+        ("m2", {"z"}, set()),
+        ("gmvae", {"w"}, {"z"}),
+        ("vade", set(), {"z"}),
+        ("hierarchical-vae", set(), {"z1"}),  # of p(z1 | z2), with z2 ~ q(z2 | z1)
+    ],
+)
+def test_which_kls_are_analytic(name, closed, sampled):
+    """Those without noise of their own; not that of a latent whose prior's y the model sums."""
+    model, guide = pair(name)
+    terms = []
+    for seed in (0, 1):
+        torch.manual_seed(seed)
+        terms.append(run(model, guide, batch()).site_terms(analytic_kl=True))
+    for site in closed | sampled:
+        assert torch.allclose(terms[0][site], terms[1][site]) == (site in closed)
+
+
+def test_an_analytic_kl_knows_scales_and_particles():
+    model, guide = pair("vae")
+    once, _ = value_and_gradients(ELBO(beta=0.0, analytic_kl=True), model, guide)
+    both, _ = value_and_gradients(ELBO(analytic_kl=True), model, guide)
+    kl = normal_kl(guide.factors["z"](x=2 * batch()["x"] - 1)).sum()
+    torch.testing.assert_close(both - once, kl.detach())
+    scaled = pyro.poutine.scale(model, 3.0), pyro.poutine.scale(guide, 3.0)
+    torch.manual_seed(3)
+    three = ELBO(analytic_kl=True).differentiable_loss(*map(accepting, scaled), x=batch()["x"])
+    torch.testing.assert_close(three.detach(), 3 * both)
+    many, _ = value_and_gradients(ELBO(analytic_kl=True, num_particles=5), model, guide)
+    none, _ = value_and_gradients(ELBO(beta=0.0, analytic_kl=True, num_particles=5), model, guide)
+    torch.testing.assert_close(many - none, kl.detach())

@@ -1,6 +1,8 @@
 """The recorded step equals plain Pyro: loss, every gradient, buffers, noise, for any program."""
 
 import functools
+import json
+import re
 import warnings
 
 import numpy as np
@@ -775,3 +777,33 @@ def test_batches_of_ever_other_shapes_are_not_all_recorded():
         for size in range(1, 21):
             assert torch.isfinite(step(digits_batch(size)))
     assert step.count == 16
+
+
+def test_auto_without_a_compiler_replays_what_was_recorded(monkeypatch):
+    assert choose_backend("auto", steps=10**6, flops=1e9) == "inductor"
+    monkeypatch.setattr("shutil.which", lambda name: None)
+    assert choose_backend("auto", steps=10**6, flops=1e9) == "aten"
+
+
+@pytest.mark.parametrize("epochs, backend", [(2, "plain"), (520, "aten")])
+def test_fit_records_unasked_where_the_run_is_long_enough(tmp_path, epochs, backend):
+    data = pv.data.from_arrays(torch.rand(8, 5).round(), valid=0, test=0)
+    model = pv.models.VAE((5,), 2, network=pv.conditionals.MLP((4,)))
+    pv.fit(
+        model, pv.guides.Guide(model), data, epochs, batch_size=4, device="cpu", out=tmp_path,
+        progress=False,
+    )  # fmt: skip
+    assert json.loads((tmp_path / "config.json").read_text())["fit"]["compile"] == backend
+
+
+def test_the_bar_says_what_recording_took(capsys):
+    pv.fit(*library_pair("vae"), digits(), 1, compile="aten", device="cpu")
+    assert re.search(r"step recorded in \d+\.\d s", capsys.readouterr().err)
+
+
+def test_a_start_is_trained_as_the_run_is():
+    from pyro_vae import cli
+
+    for said, compile in (("false", False), ("true", True), ("aten", "aten"), ("auto", "auto")):
+        options = cli.fit_options(methods.settings("gmvae", {"compile": said}))
+        assert options["compile"] == options["initialise"].compile == compile

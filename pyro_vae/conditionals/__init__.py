@@ -3,7 +3,7 @@
 import dataclasses
 
 from ..errors import UserError, unknown, whole
-from .conditional import Conditional
+from .conditional import Conditional, networks_in
 from .families import (
     Family,
     LowRankNormal,
@@ -50,6 +50,7 @@ __all__ = [
     "Poisson",
     "RelaxedOneHotCategorical",
     "likelihood",
+    "networks_in",
 ]
 
 

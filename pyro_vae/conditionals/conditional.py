@@ -1,6 +1,8 @@
 """`p(a | b, c, ...)`: the one part that every model and guide is built from."""
 
 import math
+from contextlib import contextmanager
+from contextvars import ContextVar
 
 import torch
 import torch.nn as nn
@@ -57,7 +59,7 @@ class Conditional(nn.Module):
     def features(self, **parents):
         """What the trunk makes of the parents; conditionals that share a trunk share this."""
         parents = {name: parents[name] for name in self.given if name != self.select}
-        return parents if self.trunk is None else self.trunk(**parents)
+        return parents if self.trunk is None else _compute(self.trunk, parents)
 
     def forward(self, features=None, shift=None, **parents):
         """The distribution, given the parents (or the features that a shared trunk made).
@@ -66,7 +68,8 @@ class Conditional(nn.Module):
         """
         if features is None:
             features = self.features(**parents)
-        raw = self.head(**features)
+        raw = _compute(self.head, features)
+        raw = raw.to(next(self.head.parameters()).dtype)  # densities are never of low precision
         if self.select is not None:
             heads = raw.reshape(raw.shape[:-1] + (self.num_heads, self.size))
             raw = select_head(parents[self.select].to(heads.dtype), heads)
@@ -79,6 +82,32 @@ class Conditional(nn.Module):
             for (name, shape), part in zip(self.outputs.items(), parts, strict=True)
         }
         return self.family(self.shape, **values, **self.free, **self.parts)
+
+
+_low = ContextVar("the dtype that networks compute in", default=None)
+
+
+@contextmanager
+def networks_in(dtype):
+    """Within, the networks of every `Conditional` compute in `dtype` by autocast; None: in their own.
+
+    Distributions, their densities and the weights keep their precision: Pyro's enumeration cannot
+    do with several.
+    """
+    token = _low.set(dtype)
+    try:
+        yield
+    finally:
+        _low.reset(token)
+
+
+def _compute(network, parents):
+    if _low.get() is None:
+        return network(**parents)
+    device = next(network.parameters()).device.type
+    # no cache: in a recording it would hold on to what is being recorded
+    with torch.autocast(device, _low.get(), cache_enabled=False):
+        return network(**parents)
 
 
 def select_head(y, heads):

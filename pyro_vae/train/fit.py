@@ -7,6 +7,7 @@ import threading
 import time
 from contextlib import contextmanager
 from dataclasses import dataclass, field
+from functools import partial
 from pathlib import Path
 
 import pyro
@@ -15,6 +16,7 @@ from pyro.infer.autoguide import AutoContinuous, AutoGuide
 from torch.nn.utils import clip_grad_norm_
 from tqdm.auto import tqdm
 
+from ..conditionals import networks_in
 from ..data import Data, as_data, batches
 from ..errors import UserError, positive, unknown, whole
 from ..evaluate import check_pair, elbo
@@ -22,6 +24,7 @@ from ..evaluate.check import check_support
 from ..objectives import ELBO
 from ..pair import accepting, modules, one_hot_labels, reads_index, run, takes, untouched
 from . import checkpoint, distributed
+from .cuda_graph import GraphedStep, can_graph
 from .recorded import PlainStep, RecordedStep, choose_backend, leaves_of
 
 SCHEDULES = {
@@ -29,6 +32,7 @@ SCHEDULES = {
     "linear": lambda t: 1.0 - t,
     "cosine": lambda t: 0.5 * (1 + math.cos(math.pi * t)),
 }
+PRECISIONS = (None, "tf32", "bf16")
 CHECKPOINT_SECONDS = 10
 STOP_STEPS = 50  # on GPUs, processes agree to stop after so many steps: to look is to wait for them
 
@@ -66,7 +70,8 @@ def fit(
     initialise=None,
     observe=None,
     device=None,
-    compile=False,
+    compile="auto",
+    precision=None,
     seed=0,
     out=None,
     resume=False,
@@ -102,8 +107,12 @@ def fit(
             the model's y is categorical they are given as one-hot rows.
         device: `"cuda"`, `"cpu"`, ...; a GPU where there is one.
         compile: record the training step once and replay it, the same numbers up to rounding:
-            `True` (compiled by Inductor, which needs a C++ compiler), `"aten"` (as it was
-            recorded), `"auto"` (what pays for a run of this length), `False` (plain Pyro).
+            `"auto"` (what pays for a run of this length), `True` (compiled by Inductor, which needs
+            a C++ compiler), `"aten"` (as it was recorded), `False` (plain Pyro). What cannot be
+            recorded is run plainly, with one warning. A program that depends on Python's state, a
+            counter that will matter after many steps, needs `False`.
+        precision: of matrix products in training: `"bf16"` inside this library's networks, by
+            autocast; `"tf32"` on a GPU; None leaves torch's. Evaluation is as ever.
         seed: of shuffling, binarisation, sampling. Weights come from the modules as they are.
         out: folder for `config.json`, `metrics.jsonl`, `checkpoint.pt`.
         resume: go on from `out`'s checkpoint, if it has one; on a CPU bit for bit what an
@@ -126,6 +135,10 @@ def fit(
         positive(clip_norm=clip_norm)
     if patience is not None:
         whole(1, patience=patience)
+    if precision not in PRECISIONS:
+        raise unknown("precision", precision, [p for p in PRECISIONS if p])
+    if precision == "tf32" and device.type != "cuda":
+        raise UserError("precision='tf32' is a GPU's; on a processor there is 'bf16'")
     out = None if out is None else Path(out)
     if resume and out is None:
         raise UserError("resume needs out=, the folder of the run to go on with")
@@ -139,6 +152,7 @@ def fit(
         "weight_decay": weight_decay,
         "clip_norm": clip_norm,
         "patience": patience,
+        "precision": precision,
         "seed": seed,
     }
     if hasattr(objective, "count") and isinstance(data, Data):
@@ -196,6 +210,7 @@ class _Trainer:
         share = self.rank, self.processes
         self.batches = batches(data, settings["batch_size"], device, self.seed, share)
         self.programs = accepting(model), accepting(guide)
+        self.labels_checked = self._check_labels()  # else every step would wait for a GPU to tell
         has_valid = isinstance(data, Data) and data.valid is not None
         self.validates = has_valid and not reads_index(guide)
         # progress: whole epochs, batches of the epoch under way, and its sums so far
@@ -209,13 +224,21 @@ class _Trainer:
         describe = getattr(self.objective, "describe", lambda: type(self.objective).__name__)
         return {**self.settings, "objective": describe()}
 
-    def pick(self, batch):
-        """Of a batch, what the pair is given."""
+    def pick(self, batch, check=False):
+        """Of a batch, what the pair is given; its labels checked if asked, or not checked before."""
         missing = [n for n in self.observe if batch.get(n) is None]
         if missing:
             raise UserError(f"the pair observes {missing[0]!r}, which the data do not have")
         given = {n: v for n, v in batch.items() if n in (*self.observe, "index")}
-        return one_hot_labels(self.model, given)
+        return one_hot_labels(self.model, given, check or not self.labels_checked)
+
+    def _check_labels(self):
+        """All training labels, once; a stream's are checked batch by batch. True if it is done."""
+        observed = "y" in self.observe and "y" not in getattr(self.objective, "needs", ())
+        if not isinstance(self.data, Data) or self.data.train.y is None or not observed:
+            return False
+        one_hot_labels(self.model, {"y": self.data.train.y})
+        return True
 
     def pick_all(self, batch):
         """Of a batch, what the objective is given: the pair's data, and what it needs itself."""
@@ -280,29 +303,47 @@ class _Trainer:
         # each once: a guide made of parts of its model has them too
         owned = [*dict.fromkeys(p for m in modules(self.model, self.guide) for p in m.parameters())]
         with untouched(self.device), pyro.validation_enabled(False):
-            leaves = leaves_of(self.objective.differentiable_loss(*self.programs, **batch))
+            loss_of = partial(self.objective.differentiable_loss, *self.programs, **batch)
+            leaves = leaves_of(loss_of)
         ids = {id(p) for p in owned}
         self.free = [p for p in leaves if id(p) not in ids]
         self.parameters = [p for p in owned if p.requires_grad] + self.free
         if not self.parameters:
             raise UserError("the pair has no parameters to train")
+        backend = self._make_step(len(batch["x"]))
+        # one graph holds the whole step, but not the exchange of gradients between processes
+        graphed = can_graph(self.device) and self.processes == 1 and backend != "plain"
+        lr = torch.tensor(self.lr, device=self.device) if graphed else self.lr
         self.optimiser = torch.optim.AdamW(
-            self.parameters, lr=self.lr, weight_decay=self.settings["weight_decay"], fused=True
-        )
-        self._make_step(len(batch["x"]))
+            self.parameters, lr=lr, weight_decay=self.settings["weight_decay"], fused=True,
+            capturable=graphed,
+        )  # fmt: skip
+        clip_norm = self.settings["clip_norm"]
+        self.graphed = GraphedStep(self.step, self.optimiser, clip_norm) if graphed else None
+
+    def _set_lr(self, value):
+        for group in self.optimiser.param_groups:
+            if isinstance(group["lr"], torch.Tensor):
+                group["lr"].fill_(value)  # where a CUDA graph reads it
+            else:
+                group["lr"] = value
 
     def _make_step(self, size):
-        """What takes a batch to a loss and gradients: the pair itself, or its recording."""
+        """What takes a batch to a loss and gradients: the pair itself, or its recording.
+
+        Returns its backend.
+        """
         steps = self.epochs * len(self.batches)
         flops = 6 * size * sum(p.numel() for p in self.parameters)
         cuda = self.device.type == "cuda"
-        backend = choose_backend(self.compile, steps, flops, cuda)
+        backend = distributed.first(lambda: choose_backend(self.compile, steps, flops, cuda))
         self.settings["compile"] = backend
         pair = self.model, self.guide
         if backend == "plain":
             self.step = PlainStep(self.objective, pair)
         else:
             self.step = RecordedStep(self.objective, pair, backend, size)
+        return backend
 
     # -------------------------------------------------------------- during
 
@@ -316,7 +357,9 @@ class _Trainer:
         self.step.announce = bar.set_description
         with bar, _ctrl_c(twice=self.processes == 1) as stop, pyro.validation_enabled(False):
             while self.epoch < self.epochs and not self._out_of_patience():
-                if not self._train_epoch(stop):
+                with _in_precision(self.settings["precision"]):
+                    whole_epoch = self._train_epoch(stop)
+                if not whole_epoch:
                     interrupted = True
                     break
                 self._end_epoch(bar)
@@ -354,8 +397,7 @@ class _Trainer:
             count = batch.get("count", len(batch["x"]))
             batch = self.pick_all(batch)
             progress = (self.epoch + self.batch / steps) / self.epochs
-            for group in self.optimiser.param_groups:
-                group["lr"] = self.lr * SCHEDULES[self.settings["schedule"]](progress)
+            self._set_lr(self.lr * SCHEDULES[self.settings["schedule"]](progress))
             self._step(batch, count, stop)
             self.batch += 1
             self.last = batch
@@ -363,6 +405,10 @@ class _Trainer:
             if self.batch < steps and self._stopped(stop):
                 self.seconds += time.monotonic() - started
                 return False
+        if self.device.type == "cuda":
+            torch.cuda.synchronize(
+                self.device
+            )  # once an epoch, or its time would be the queueing's
         self.seconds += time.monotonic() - started
         return True
 
@@ -374,16 +420,20 @@ class _Trainer:
 
     def _step(self, batch, count, stop):
         """One step; `count` is the size of this process's share of the batch."""
-        self.optimiser.zero_grad(set_to_none=True)
-        loss = self.step(batch)
-        if self.processes > 1:
-            loss, count, told = distributed.whole_batch(self.parameters, loss, count, stop.is_set())
-            self.told = self.told + told
-        if self.device.type == "cpu" and not math.isfinite(loss.item()):
-            self._not_finite(batch)
-        if self.settings["clip_norm"] is not None:
-            clip_grad_norm_(self.parameters, self.settings["clip_norm"])
-        self.optimiser.step()
+        if self.graphed:
+            loss = self.graphed(batch)
+        else:
+            self.optimiser.zero_grad(set_to_none=True)
+            loss = self.step(batch)
+            if self.processes > 1:
+                told = stop.is_set()
+                loss, count, told = distributed.whole_batch(self.parameters, loss, count, told)
+                self.told = self.told + told
+            if self.device.type == "cpu" and not math.isfinite(loss.item()):
+                self._not_finite(batch)
+            if self.settings["clip_norm"] is not None:
+                clip_grad_norm_(self.parameters, self.settings["clip_norm"])
+            self.optimiser.step()
         self.total = self.total + loss.double() * count
         self.seen = self.seen + count
 
@@ -406,7 +456,7 @@ class _Trainer:
         if not math.isfinite(loss):  # on a GPU it is looked at here, so that no step waits for it
             self._not_finite(self.last)
         row = {"epoch": self.epoch + 1, "loss": loss, "seconds": round(self.seconds, 3)}
-        row["lr"] = self.optimiser.param_groups[0]["lr"]
+        row["lr"] = float(self.optimiser.param_groups[0]["lr"])
         row["steps"] = len(self.batches)
         row["data_per_second"] = round(self.seen / max(self.seconds, 1e-9))
         self._share_weights()  # running statistics; and other machines may round otherwise
@@ -438,7 +488,7 @@ class _Trainer:
 
     def _validate(self):
         valid = self.data.observed("valid")
-        given = self.pick({"x": valid.x, "y": valid.y, "c": valid.c})
+        given = self.pick({"x": valid.x, "y": valid.y, "c": valid.c}, check=True)
         return float(elbo(self.model, self.guide, **given, seed=self.seed).mean())
 
     def _out_of_patience(self):
@@ -499,7 +549,10 @@ class _Trainer:
         freeze(self.model, self.guide, state["weights"])  # before: what is frozen is not optimised
         self._make_optimiser(first)
         _restore(self.model, self.guide, self.free, state["weights"], path)
+        (group,) = self.optimiser.param_groups
+        own = {name: group[name] for name in ("lr", "capturable")}  # the device's, not the run's
         self.optimiser.load_state_dict(state["optimiser"])
+        self.optimiser.param_groups[0].update(own)  # the rate is set before each step
         self.best = state["best"]
         self.history = json.loads(state["history"])
         for name, value in state["progress"].items():
@@ -573,6 +626,19 @@ def load_weights(model, guide, path):
     freeze(model, guide, state["weights"])
     for m in modules(model, guide):
         m.eval()
+
+
+@contextmanager
+def _in_precision(name):
+    """Within, matrix products are of this precision: see `fit`."""
+    before = torch.get_float32_matmul_precision()
+    try:
+        if name == "tf32":
+            torch.set_float32_matmul_precision("high")
+        with networks_in(torch.bfloat16 if name == "bf16" else None):
+            yield
+    finally:
+        torch.set_float32_matmul_precision(before)
 
 
 @contextmanager

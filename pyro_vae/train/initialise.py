@@ -39,6 +39,7 @@ class MixtureInitialisation:
     Args:
         epochs, lr, batch_size, schedule: of the plain VAE's training.
         weight_decay: decoupled, of the plain VAE's training (AdamW).
+        compile: of the plain VAE's training, as in `fit`.
         restarts, draws, fits: see above.
         reg_covar: added to the fitted covariances' diagonal.
     """
@@ -52,6 +53,7 @@ class MixtureInitialisation:
     draws: int = 4
     reg_covar: float = 0.05
     weight_decay: float = 0.0
+    compile: bool | str = "auto"
 
     def __post_init__(self):
         for name in ("epochs", "batch_size", "restarts", "fits"):
@@ -93,6 +95,7 @@ class MixtureInitialisation:
             batch_size=self.batch_size,
             schedule=self.schedule,
             weight_decay=self.weight_decay,
+            compile=self.compile,
             device=device,
             seed=seed,
             progress=False,
@@ -188,7 +191,7 @@ class StackInitialisation:
     is new at every step, which cannot be learned by heart. (On digits all 24 units are in use.)
 
     Args:
-        epochs, lr, batch_size, schedule, weight_decay: of the plain VAE's training.
+        epochs, lr, batch_size, schedule, weight_decay, compile: of the plain VAE's training.
         freeze: False lets the second stage train everything.
     """
 
@@ -198,6 +201,7 @@ class StackInitialisation:
     schedule: str = "cosine"
     weight_decay: float = 0.0
     freeze: bool = True
+    compile: bool | str = "auto"
 
     def __call__(self, model, guide, data, device, seed=0, progress=True):
         """Train the pair's lower part in place; returns that `Run`."""
@@ -240,7 +244,7 @@ class BaselineInitialisation:
     Of its epochs the one with the best validation bound is kept.
 
     Args:
-        epochs, lr, batch_size, schedule, weight_decay: of its training.
+        epochs, lr, batch_size, schedule, weight_decay, compile: of its training.
     """
 
     epochs: int = 50
@@ -248,6 +252,7 @@ class BaselineInitialisation:
     batch_size: int = 128
     schedule: str = "cosine"
     weight_decay: float = 0.0
+    compile: bool | str = "auto"
 
     def __call__(self, model, guide, data, device, seed=0, progress=True):
         """Train `model.baseline` in place; a frozen one is frozen again afterwards."""

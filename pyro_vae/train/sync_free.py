@@ -69,10 +69,12 @@ def _expectation(self, costs):
             for query in queries.values():
                 require_backward(query)
             ring.sumproduct(factors, sum_dims)._pyro_backward()
+            # one exp for all terms, as there: gradients are then added, and round, alike
+            probs = {key: query._pyro_backward_result.exp() for key, query in queries.items()}
             for cost in terms:
-                query = queries[frozenset(cost._pyro_dims)]
-                prob = query._pyro_backward_result.exp()
-                prob._pyro_dims = query._pyro_dims
+                key = frozenset(cost._pyro_dims)
+                prob = probs[key]
+                prob._pyro_dims = queries[key]._pyro_dims
                 cost, prob = packed.broadcast_all(cost, prob)
                 zero, mask = prob.new_zeros(()), prob > 0
                 cost, prob = torch.where(mask, cost, zero), torch.where(mask, prob, zero)
