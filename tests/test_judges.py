@@ -199,16 +199,16 @@ def test_nuts_draws_the_posterior():
     model = linear(2)
     x = model(size=3).detach()
     before = torch.get_rng_state()
-    found = pv.evaluate.nuts(model, x, num_samples=300, warmup=150)
+    found = pv.evaluate.nuts(model, x, num_samples=250, warmup=100)
     assert torch.equal(before, torch.get_rng_state())
     law = exact(model, x)[1]
     z = found.draws["z"]
-    assert z.shape == (1200, 3, 2) and found.r_hat["z"].shape == found.ess["z"].shape == (3, 2)
+    assert z.shape == (1000, 3, 2) and found.r_hat["z"].shape == found.ess["z"].shape == (3, 2)
     assert found.r_hat["z"].max() < 1.05 and found.ess["z"].min() > 100
     error = law.variance.sqrt() / found.ess["z"].sqrt()
     assert ((z.mean(0) - law.loc).abs() < 4.5 * error).all()
     for n in range(3):
-        torch.testing.assert_close(z[:, n].T.cov(), law.covariance_matrix, atol=0.08, rtol=0)
+        torch.testing.assert_close(z[:, n].T.cov(), law.covariance_matrix[n], atol=0.08, rtol=0)
 
 
 def test_a_grid_is_the_evidence_and_the_densities():
@@ -218,11 +218,9 @@ def test_a_grid_is_the_evidence_and_the_densities():
     truth, law = exact(model, x)
     torch.testing.assert_close(found.log_likelihood, truth, atol=1e-4, rtol=0)
     points = torch.stack(torch.meshgrid(*found.axes[1], indexing="ij"), -1)
-    one = dist.MultivariateNormal(law.loc[1], law.covariance_matrix)
+    one = dist.MultivariateNormal(law.loc[1], law.covariance_matrix[1])
     torch.testing.assert_close(found.posterior[1], one.log_prob(points).exp(), atol=1e-3, rtol=0)
-    wide = dist.MultivariateNormal(
-        law.loc[1], scale_tril=1.3 * torch.linalg.cholesky(law.covariance_matrix)
-    )
+    wide = dist.MultivariateNormal(law.loc[1], scale_tril=1.3 * law.scale_tril[1])
     torch.testing.assert_close(found.guide[1], wide.log_prob(points).exp(), atol=1e-9, rtol=0)
     with pytest.raises(pv.UserError, match="two latent numbers, this model has 1"):
         pv.evaluate.posterior_grid(linear(1), x)
@@ -237,7 +235,7 @@ def test_nuts_and_the_grid_agree_on_a_mixture():
     assert grid.guide is None
     truth = pv.evaluate.log_likelihood(model, pv.guides.PriorGuide(model), x, 200_000)
     torch.testing.assert_close(grid.log_likelihood, truth, atol=0.02, rtol=0)
-    found = pv.evaluate.nuts(model, x, num_samples=400, warmup=150)
+    found = pv.evaluate.nuts(model, x, num_samples=250, warmup=100)
     share = grid.posterior / grid.posterior.sum((1, 2), keepdim=True)
     mean = torch.stack(
         [(share.sum(2) * grid.axes[:, 0]).sum(1), (share.sum(1) * grid.axes[:, 1]).sum(1)], -1

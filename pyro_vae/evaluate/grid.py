@@ -50,7 +50,8 @@ def posterior_grid(model, x, guide=None, num=100, seed=0, **others):
 
 def _grid(joint, num, at_once):
     prior = Joint(joint.model, joint.batch).draw(500)
-    low, high = prior.amin(0) - 1, prior.amax(0) + 1  # [B, 2]
+    low, high = prior.amin(0), prior.amax(0)  # [B, 2]
+    low, high = 1.5 * low - 0.5 * high, 1.5 * high - 0.5 * low
     if joint.guide is not None:
         mine = joint.draw(200)
         low, high = torch.minimum(low, mine.amin(0)), torch.maximum(high, mine.amax(0))
