@@ -12,6 +12,7 @@ import torch
 import torch.nn as nn
 
 import pyro_vae as pv
+from pyro_vae.cli import main
 from pyro_vae.conditionals import MLP, MultivariateNormal, NormalLikelihood
 from pyro_vae.guides import Guide, SemiAmortised
 
@@ -248,3 +249,32 @@ def test_mistakes_are_told_in_one_line(changes, message):
     with pytest.raises(pv.UserError) as error:
         pv.compare(**asked)
     assert message in str(error.value) and "\n" not in str(error.value)
+
+
+def test_compare_trains_guides_by_name_and_compares_runs(tmp_path, monkeypatch, capsys):
+    monkeypatch.chdir(tmp_path)
+    quick = ["--epochs", "1", "--num_samples", "20", "--progress", "false"]
+    small = '{"hidden": [8], "latent_dim": 2, "compile": "false"}'
+    asked = ["compare", "--model", "vae", "--guides", "diagonal,per-datum", "--seeds", "1"]
+    asked += ["--decoder", "frozen", "--gap_data", "0", "--settings", small, *quick]
+    assert main(asked) == 0
+    said = capsys.readouterr().out
+    assert "diagonal" in said and "per-datum" in said and "log p(x)" in said
+    out = tmp_path / "runs" / "compare-vae-digits"
+    assert {"compare.csv", "compare.json", "compare.png"} <= {p.name for p in out.iterdir()}
+    for name in ("vae", "iaf-vae"):
+        fit = ["fit", name, "--hidden", "[8]", "--latent_dim", "2", "--compile", "false"]
+        assert main([*fit, *quick]) == 0
+    runs = ["runs/vae-digits-0", "runs/iaf-vae-digits-0"]
+    capsys.readouterr()
+    assert main(["compare", *runs, "--gap_data", "0", "--num_samples", "20"]) == 0
+    said = capsys.readouterr().out
+    assert "vae-digits" in said and "iaf-vae-digits" in said
+    for wrong, message in (
+        (["compare"], "either run folders, or --model"),
+        (["compare", "--model", "vae", "--guides", "diagnal"], "did you mean 'diagonal'"),
+        (["compare", "runs/nothing"], "is this a run folder?"),
+    ):
+        assert main(wrong) == 1
+        told = capsys.readouterr().err
+        assert message in told and told.count("\n") == 1
