@@ -1,6 +1,7 @@
 """Deep latent-variable models as Pyro model/guide pairs: train, swap and judge them."""
 
 from . import conditionals, data, evaluate, generate, guides, models, objectives, plots, train
+from .comparison import compare
 from .errors import UserError
 from .evaluate import check_pair
 from .generate import complete, interpolate, sample, traverse
@@ -10,6 +11,7 @@ __version__ = "0.1.0"
 __all__ = [
     "UserError",
     "check_pair",
+    "compare",
     "complete",
     "conditionals",
     "data",

@@ -1,4 +1,4 @@
-"""The command `pyro-vae`: fit, evaluate, sample, list."""
+"""The command `pyro-vae`: fit, evaluate, sample, compare, list."""
 
 import json
 import os
@@ -10,8 +10,8 @@ from pathlib import Path
 import jsonargparse
 import torch
 
+from . import comparison, gallery, methods, report, summary
 from . import data as datasets
-from . import gallery, methods, report, summary
 from .errors import UserError, unknown, whole
 from .pair import reads_index
 from .pictures import pictures
@@ -295,6 +295,100 @@ def sample(
     return 0
 
 
+def compare(
+    runs: list[Path],
+    model: str | None = None,
+    guides: str = "diagonal,full",
+    objectives: str | None = None,
+    seeds: int = 3,
+    decoder: str = "trained",
+    base: str | None = None,
+    data: str = "digits",
+    epochs: int | None = None,
+    settings: dict | None = None,
+    split: str = "test",
+    num_samples: int = 500,
+    gap_data: int = 100,
+    workers: int = 1,
+    out: Path | None = None,
+    device: str | None = None,
+    root: Path | None = None,
+    progress: bool = True,
+):
+    """Compare runs, or train and compare the guides of a model: one table, one figure.
+
+    Either run folders, or --model: pyro-vae compare runs/a runs/b; pyro-vae compare --model vae
+    --guides diagonal,full,spline. The second goes on where it was stopped.
+
+    Args:
+        runs: run folders, of the same data.
+        model: a method by name; see pyro-vae list.
+        guides: of default, constants, per-datum, semi-amortised, diagonal, full, low-rank, mixture,
+            iaf, maf, spline, coupling, with commas between.
+        objectives: of elbo, stl, iwae, dreg, renyi, rws, hybrid, semi-supervised, with commas
+            between; the method's own unless said. Their options are settings.
+        seeds: how many.
+        decoder: trained: each guide trains a model of its own; frozen: one model for all.
+        base: the guide that trains the model that is then frozen; the method's own unless said.
+        data: digits (embedded), mnist, fashion-mnist, kmnist, arcs, or a .npz file.
+        epochs: passes over the training data.
+        settings: any of pyro-vae fit's, e.g. '{"latent_dim": 2, "hidden": [200]}'.
+        split: whose data are judged.
+        num_samples: importance samples for log p(x), ESS and k-hat.
+        gap_data: how many data the gaps are of; 0 for none.
+        workers: processes, each with a seed.
+        out: folder; runs/compare-MODEL-DATA, or runs/compare, unless said.
+        device: cpu, cuda, ...
+        root: folder of the torchvision data sets.
+        progress: show a progress bar.
+    """
+    judged = {"split": split, "num_samples": num_samples, "gap_data": gap_data}
+    whole(1, num_samples=num_samples)
+    whole(0, gap_data=gap_data)
+    if (model is None) == (not runs):
+        raise UserError("either run folders, or --model NAME --guides A,B,...")
+    if runs:
+        found = comparison.compare_runs(
+            {run: _named_run(run, device, root) for run in runs}, **judged
+        )
+        out = out or Path("runs/compare")
+        found.save(out)
+    else:
+        told = {**(settings or {}), "epochs": epochs, "data": data}
+        chosen = methods.settings(model, told, data)
+        _check_condition(model, chosen)
+        loaded = load_data(chosen, root)
+        chosen["likelihood"] = chosen["likelihood"] or loaded.likelihood
+        made = model, chosen, shapes(loaded)
+        if base is not None or decoder == "frozen":
+            base = methods.MakeGuide(*made, base or "default")
+        options = fit_options(chosen)
+        del options["seed"], options["objective"]
+        objectives = objectives.split(",") if objectives else [chosen["objective"]]
+        out = out or Path("runs") / f"compare-{model}-{Path(data).stem}"
+        found = comparison.compare(
+            {model: methods.MakeModel(*made)},
+            {name: methods.MakeGuide(*made, name) for name in guides.split(",")},
+            loaded,
+            objectives={
+                name: methods.objective(methods.settings(model, {**told, "objective": name}, data))
+                for name in objectives
+            },
+            seeds=seeds, decoder=decoder, base=base, workers=workers, out=out, device=device,
+            progress=progress, **judged, **options,
+        )  # fmt: skip
+    print(found)
+    print(f"\n{out / 'compare.csv'}\n{out / 'compare.png'}")
+    return 0
+
+
+def _named_run(run, device, root):
+    """`open_run`, with the method's name among the settings."""
+    model, guide, loaded, settings = open_run(run, device, root)
+    name = checkpoint.read_json(run / "config.json")["method"]
+    return model, guide, loaded, {**settings, "method": name}
+
+
 def list_():
     """List the methods: model, guide, paper."""
     for name, found in methods.METHODS.items():
@@ -494,7 +588,7 @@ class _Parser(jsonargparse.ArgumentParser):
         raise SystemExit(2)
 
 
-COMMANDS = {"fit": fit, "evaluate": evaluate, "sample": sample, "list": list_}
+COMMANDS = {"fit": fit, "evaluate": evaluate, "sample": sample, "compare": compare, "list": list_}
 
 
 def main(argv=None):
@@ -504,7 +598,10 @@ def main(argv=None):
     for name, function in COMMANDS.items():
         described = function.__doc__.split("\n\n")[0]
         sub = _Parser(prog=f"pyro-vae {name}", description=described, allow_abbrev=False)
-        sub.add_function_arguments(function, as_positional=True)
+        several = {"runs"} if function is compare else set()  # any number, none too
+        if several:
+            sub.add_argument("runs", type=Path, nargs="*", help="run folders, of the same data")
+        sub.add_function_arguments(function, as_positional=True, skip=several)
         for action in sub._actions:
             if isinstance(action.default, bool) and action.dest != "help":
                 action.nargs, action.const = "?", True  # `--resume` alone means `--resume true`

@@ -78,6 +78,15 @@ FAMILIES = {
     "mixture": MixtureOfNormals,
     **{flow: partial(Flow, flow) for flow in ("iaf", "maf", "spline", "coupling")},
 }
+#: Guides by name, for comparisons: parents of every latent (None: the method's own), settings.
+GUIDES = {
+    "default": (None, {}),
+    "constants": ([], {}),
+    "per-datum": (["index"], {}),
+    "semi-amortised": (None, {"svi_steps": 5}),
+    "diagonal": (None, {"family": "normal", "family_options": {}}),
+    **{f: (None, {"family": f, "family_options": {}}) for f in FAMILIES if f != "normal"},
+}
 PRIORS = ("standard", "mixture", "vamp", "flow")
 
 
@@ -488,13 +497,20 @@ def build(name, config, x_shape, num_data=None, c_shape=None, num_classes=None):
     takes = inspect.signature(found.model).parameters
     options["prior"] = _prior(name, config, x_shape, c_shape, num_classes, network)
     model = found.model(tuple(x_shape), **{k: v for k, v in options.items() if k in takes})
-    given = model.default_guide if found.given is None else found.given
+    return model, build_guide(name, config, model, x_shape, num_data)
+
+
+def build_guide(name, config, model, x_shape, num_data=None, given=None):
+    """The guide of a method for its `model`; of another factorisation where one is given."""
+    found = method(name)
+    if given is None:
+        given = model.default_guide if found.given is None else found.given
     if given == "prior":
         if config["family"] != "normal":
             raise UserError(f"{name}'s guide is the prior: it has no family of its own")
         if config["svi_steps"]:
             raise UserError(f"{name}'s guide is the prior: it has nothing for svi_steps to move")
-        return model, PriorGuide(model)
+        return PriorGuide(model)
     family = {n: _family(config) for n in given if n.startswith("z")}
     if not family and config["family"] != "normal":
         raise UserError(f"{name} has no guide of z whose family could be {config['family']}")
@@ -502,7 +518,7 @@ def build(name, config, x_shape, num_data=None, c_shape=None, num_classes=None):
         model,
         given=given,
         family=family,
-        network=network,
+        network=_network(config, x_shape),
         discrete=config["discrete"],
         standardise=_standardised(config, x_shape, given),
         num_data=num_data,
@@ -511,7 +527,44 @@ def build(name, config, x_shape, num_data=None, c_shape=None, num_classes=None):
         if not given:
             raise UserError(f"{name} has no latent for svi_steps to move")
         guide = SemiAmortised(model, guide, config["svi_steps"], config["svi_lr"])
-    return model, guide
+    return guide
+
+
+@dataclass(frozen=True)
+class MakeModel:
+    """A method's model, made anew by each call; for `compare`, whose processes it can go to."""
+
+    name: str
+    config: dict
+    shapes: tuple
+
+    def __call__(self):
+        return build(self.name, self.config, *self.shapes)[0]
+
+
+@dataclass(frozen=True)
+class MakeGuide:
+    """A guide for a method's model, by one of the names in `GUIDES`."""
+
+    name: str
+    config: dict
+    shapes: tuple
+    guide: str
+
+    def __post_init__(self):
+        if self.guide not in GUIDES:
+            raise unknown("guide", self.guide, GUIDES)
+
+    def __call__(self, model, num_data):
+        parents, changes = GUIDES[self.guide]
+        given = None
+        if parents is not None:
+            known = method(self.name).given
+            if known == "prior":
+                raise UserError(f"{self.name}'s guide is the prior: it cannot be {self.guide}")
+            given = {n: parents for n in (model.default_guide if known is None else known)}
+        config = {**self.config, **changes}
+        return build_guide(self.name, config, model, self.shapes[0], num_data, given)
 
 
 def _prior(name, config, x_shape, c_shape, num_classes, network):

@@ -5,19 +5,25 @@ signature names; `x` goes to its first argument, whatever that is called.
 """
 
 import copy
+import functools
 import inspect
+import itertools
+import types
 from contextlib import contextmanager
 
 import pyro
 import torch
 import torch.nn as nn
 from pyro import poutine
+from pyro.contrib.easyguide import EasyGuide
+from pyro.infer.autoguide import AutoGuide
 from pyro.infer.enum import get_importance_trace
 from pyro.poutine import runtime
 from pyro.poutine.enum_messenger import EnumMessenger
-from pyro.poutine.messenger import Messenger
+from pyro.poutine.messenger import Messenger, _bound_partial
 
 from .errors import UserError
+from .program import Program
 
 
 def accepting(program):
@@ -36,8 +42,20 @@ def accepting(program):
 
 
 def parameters_of(program):
-    """`{name: parameter}` of what a program's forward takes."""
-    return inspect.signature(getattr(program, "forward", program)).parameters
+    """`{name: parameter}` of what a program's forward takes; Pyro's own guides take what the model does."""
+    if isinstance(program, (AutoGuide, EasyGuide)):
+        return parameters_of(program.model)
+    bound = 0
+    while isinstance(program, functools.partial):  # Pyro's handlers hide what they wrap
+        if isinstance(program, _bound_partial):
+            program = program.func
+        elif len(program.args) > 1 and isinstance(program.args[0], Messenger):
+            bound += len(program.args) - 2
+            program = program.args[1]
+        else:
+            break
+    parameters = inspect.signature(getattr(program, "forward", program)).parameters
+    return dict(itertools.islice(parameters.items(), bound, None))
 
 
 def takes(program, name):
@@ -73,7 +91,7 @@ def sites_of(model, example=None):
         if site["type"] != "sample" or is_subsample(site):
             continue
         shape = tuple(site["fn"].event_shape)
-        if site["is_observed"] or name == "x":
+        if site["is_observed"] or name == "x" or site["infer"].get("was_observed"):
             data.setdefault(name, shape)
         else:
             latents[name] = (shape, bool(site["fn"].has_enumerate_support))
@@ -100,12 +118,56 @@ def one_hot_labels(model, batch, check=True):
 
 def reads_index(guide):
     """Whether a guide has a row per training datum, and so nothing to say of other data."""
-    return any("index" in parents for parents in getattr(guide, "given", {}).values())
+    if isinstance(guide, Program):
+        return any("index" in parents for parents in getattr(guide, "given", {}).values())
+    return takes(guide, "index")
+
+
+def sampling(model, example):
+    """A program without `size=`, as one with it: run on copies of a datum, and observing nothing."""
+    if "x" not in example:
+        raise UserError("example= needs the data, {'x': x}")
+
+    def program(size):
+        rows = {k: v[:1].expand(size, *v.shape[1:]) for k, v in example.items()}
+        with poutine.uncondition():
+            return accepting(model)(**rows)
+
+    return program
 
 
 def modules(*programs):
-    """The `nn.Module`s among the programs."""
-    return [p for p in programs if isinstance(p, nn.Module)]
+    """The `nn.Module`s behind programs, each once: themselves, whose methods they are, what they name."""
+    found, seen, queue = {}, set(), list(programs)
+    while queue:
+        item = queue.pop(0)
+        if id(item) in seen:
+            continue
+        seen.add(id(item))
+        if isinstance(item, nn.Module):
+            found[id(item)] = item
+        elif isinstance(item, types.MethodType):
+            owner = item.__self__
+            queue += (
+                [owner]
+                if isinstance(owner, nn.Module)
+                else _modules_in(getattr(owner, "__dict__", {}).values())
+            )
+            queue.append(item.__func__)
+        elif isinstance(item, functools.partial):
+            queue += [item.func, *item.args, *item.keywords.values()]
+        elif isinstance(item, types.FunctionType):
+            for cell in item.__closure__ or ():
+                try:
+                    queue.append(cell.cell_contents)
+                except ValueError:  # a name that is not bound yet
+                    pass
+            queue += _modules_in(item.__globals__.get(n) for n in item.__code__.co_names)
+    return list(found.values())
+
+
+def _modules_in(values):
+    return [v for v in values if isinstance(v, nn.Module)]
 
 
 def device_of(*programs, default="cpu"):
@@ -279,6 +341,10 @@ class Traces:
                 term = term.reshape(term.shape[-self.event_dims :])
             terms[name] = term
         return terms
+
+    def elbo(self):
+        """`[(S,) B]`: the sum of `site_terms`."""
+        return sum(self.site_terms().values())
 
     def _closed_form(self, name):
         """`[enum..., (S,) B]`: KL(q || p) of a latent's two laws; None where a sample must do."""

@@ -7,6 +7,9 @@ import torch
 from matplotlib import colormaps
 from matplotlib.colors import ListedColormap
 from matplotlib.figure import Figure
+from matplotlib.lines import Line2D
+from matplotlib.patches import Patch
+from scipy.stats import binom
 
 INK, GREY, BLUE, ORANGE = "#222222", "#9a9a9a", "#2a6fbb", "#d9772b"
 
@@ -141,6 +144,34 @@ def bars(ax, values, ylabel=None, title=None, colors=BLUE, labels=None):
     return _plain(ax)
 
 
+def gaps(ax, summary, title=None):
+    """A bar a guide: what its family costs (approximation), and what its network costs besides.
+
+    Args:
+        summary: `[{"guide", "approximation": (mean, sd), "amortisation": (mean, sd)}]`, in nats.
+    """
+    names = [row["guide"] for row in summary]
+    left, right = np.zeros(len(names)), np.zeros(len(names))
+    for part, color in (("approximation", BLUE), ("amortisation", ORANGE)):
+        mean, sd = np.array([row[part] for row in summary]).T
+        ax.barh(names, mean, left=left, color=color, height=0.62, label=f"{part} gap")
+        left = left + mean
+        right = np.maximum(right, left + sd)
+        if sd.any():
+            ax.errorbar(left, names, xerr=sd, fmt="none", ecolor=INK, elinewidth=1, capsize=2)
+    for y, total in enumerate(left):
+        ax.annotate(
+            f"{total:.2f}", (right[y], y), (6, 0), textcoords="offset points", va="center",
+            fontsize=9, color=INK,
+        )  # fmt: skip
+    ax.invert_yaxis()
+    ax.margins(x=0.14)
+    ax.set_xlabel("log p(x) - ELBO, nats per datum")
+    if title:
+        ax.set_title(title)
+    return _plain(ax)
+
+
 def occupancy(ax, shares):
     """Shares of the data in each component, beside the uniform share."""
     shares = _array(shares)
@@ -227,3 +258,63 @@ def confusion(ax, labels, classes, num_classes):
     ax.set_ylabel("class given")
     ax.set_title("confusion")
     return ax
+
+
+def ranks(ax, values, num_samples, bins=20, title=None):
+    """Ranks `[N]` in 0..num_samples of one latent number (`evaluate.calibration`), beside uniform.
+
+    The band holds 99 in 100 bins of a calibrated guide.
+    """
+    values = _array(values).ravel()
+    edges = np.linspace(0, num_samples + 1, bins + 1) - 0.5
+    low, high = binom.interval(0.99, len(values), 1 / bins)
+    ax.axhspan(low, high, color=GREY, alpha=0.3, lw=0)
+    ax.axhline(len(values) / bins, color=INK, lw=0.8, ls=":")
+    ax.hist(values, edges, color=BLUE, rwidth=0.92)
+    ax.set_xlim(edges[0], edges[-1])
+    ax.set_xlabel("rank of the truth among the guide's draws")
+    ax.set_ylabel("data")
+    if title:
+        ax.set_title(title)
+    return _plain(ax)
+
+
+def _mass_levels(density, shares):
+    """The heights above which lie these shares of the mass, rising."""
+    flat = np.sort(density.ravel())[::-1]
+    mass = np.cumsum(flat) / flat.sum()
+    levels = sorted({flat[min(np.searchsorted(mass, s), len(flat) - 1)] for s in shares})
+    return [v for v in levels if v > 0]
+
+
+def posterior(ax, grid, datum=0, draws=None, title=None, shares=(0.5, 0.9, 0.99)):
+    """One datum's posterior over two latent numbers: true (filled), the guide's (lines), draws (dots).
+
+    Contours hold the stated shares of the mass.
+
+    Args:
+        grid: of `evaluate.posterior_grid`.
+        draws: `[S, 2]`, of `evaluate.nuts`.
+    """
+    horizontal, vertical = _array(grid.axes[datum])
+    true = _array(grid.posterior[datum]).T
+    levels = _mass_levels(true, shares)
+    blues = [colormaps["Blues"](v) for v in np.linspace(0.2, 0.65, len(levels))]
+    ax.contourf(horizontal, vertical, true, [*levels, true.max() * 1.001], colors=blues)
+    handles = [Patch(color=blues[-1], label="posterior")]
+    if draws is not None:
+        points = _array(draws)
+        ax.scatter(*points.T, s=2, color=INK, lw=0, alpha=0.35)
+        handles.append(Line2D([], [], color=INK, marker=".", lw=0, ms=4, label="NUTS"))
+    if grid.guide is not None:
+        mine = _array(grid.guide[datum]).T
+        ax.contour(
+            horizontal, vertical, mine, _mass_levels(mine, shares), colors=ORANGE, linewidths=1.2
+        )
+        handles.append(Line2D([], [], color=ORANGE, lw=1.2, label="guide"))
+    ax.legend(handles=handles, frameon=False, fontsize=8)
+    ax.set_xlabel("$z_1$")
+    ax.set_ylabel("$z_2$")
+    if title:
+        ax.set_title(title)
+    return _plain(ax)

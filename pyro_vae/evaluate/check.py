@@ -6,7 +6,16 @@ from pyro import poutine
 from pyro.poutine.enum_messenger import EnumMessenger
 
 from ..errors import UserError
-from ..pair import accepting, device_of, enumerate_discrete, eval_mode, is_subsample, seeded
+from ..pair import (
+    accepting,
+    device_of,
+    enumerate_discrete,
+    eval_mode,
+    is_subsample,
+    parameters_of,
+    takes,
+    untouched,
+)
 from .likelihood import observed
 
 
@@ -76,13 +85,19 @@ def check_pair(model, guide, x, **others):
     for name, value in batch.items():
         if value.is_floating_point() and not torch.isfinite(value).all():
             raise UserError(f"{name} has NaN or infinite values")
+    for name in others:
+        if name != "index" and not (takes(model, name) or takes(guide, name)):
+            known = sorted({*parameters_of(model), *parameters_of(guide)})
+            raise UserError(
+                f"neither model nor guide takes {name!r}: their arguments are {', '.join(known)}"
+            )
     device = device_of(model, guide, default=x.device)
     batch = {k: v.to(device) for k, v in batch.items()}
     configured = [poutine.infer_config(accepting(p), enumerate_discrete) for p in (model, guide)]
     with (
         torch.no_grad(),
         eval_mode(model, guide),
-        seeded(0, device),
+        untouched(device),  # lazy parameters are drawn now, from the caller's stream
         pyro.validation_enabled(False),
     ):
         guide_trace = _run("guide", EnumMessenger(first_available_dim=-2)(configured[1]), batch)

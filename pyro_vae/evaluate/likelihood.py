@@ -5,6 +5,7 @@ import math
 import torch
 
 from ..errors import UserError, whole
+from ..guides import PriorGuide
 from ..pair import device_of, eval_mode, one_hot_labels, run, seeded
 
 BYTES = 256 * 2**20  # what one chunk's largest tensors may take together
@@ -89,6 +90,15 @@ def is_proper(model, guide, x, **others):
     return all(_proper(s["fn"]) for s in sites if s["is_observed"])
 
 
+def check_proper(model, x, guide=None, **others):
+    """Raise unless p(x) is a probability: `is_proper`, with the prior's draws for want of a guide."""
+    if not is_proper(model, PriorGuide(model) if guide is None else guide, x, **others):
+        raise UserError(
+            "grey values in a Bernoulli have a score, not a log-likelihood; "
+            "binarise, or use a likelihood that fits"
+        )
+
+
 def _proper(fn):
     while hasattr(fn, "base_dist"):
         fn = fn.base_dist
@@ -111,11 +121,7 @@ def log_likelihood(model, guide, x, num_samples=5000, seed=0, **others):
     """
     whole(1, num_samples=num_samples)
     batch = observed(model, x, others)
-    if not is_proper(model, guide, x, **others):
-        raise UserError(
-            "grey values in a Bernoulli have a score, not a log-likelihood; "
-            "binarise, or use a likelihood that fits"
-        )
+    check_proper(model, x, guide, **others)
     device = device_of(model, guide, default=x.device)
     out = []
     with eval_mode(model, guide), seeded(seed, device):
@@ -123,11 +129,16 @@ def log_likelihood(model, guide, x, num_samples=5000, seed=0, **others):
         for part in chunks(batch, max(1, min(len(x), rows)), device):
             size = len(part["x"])
             total = torch.full((size,), -math.inf, dtype=torch.float64, device=device)
-            left = num_samples
-            while left:
-                s = max(1, min(left, rows // size))
-                log_w = run(model, guide, part, s).log_weight().expand(s, size)
+            for log_w in log_weights(model, guide, part, num_samples, rows // size):
                 total = torch.logaddexp(total, log_w.double().logsumexp(0))
-                left -= s
             out.append(total - math.log(num_samples))
     return torch.cat(out).to(device=x.device, dtype=x.dtype)
+
+
+def log_weights(model, guide, batch, num_samples, at_once):
+    """The log importance weights of one chunk of data, `[at_once, B]` at a time, S in all."""
+    size = len(batch["x"])
+    while num_samples:
+        s = max(1, min(num_samples, at_once))
+        yield run(model, guide, batch, s).log_weight().expand(s, size)
+        num_samples -= s

@@ -13,6 +13,7 @@ from ..pair import (
     eval_mode,
     one_hot_labels,
     parameters_of,
+    sampling,
     seeded,
     sites_of,
 )
@@ -27,6 +28,7 @@ def sample(
     seed=None,
     source=None,
     site="x",
+    example=None,
     **given,
 ):
     """`[size, *x_shape]` samples of a model.
@@ -54,14 +56,20 @@ def sample(
             makes them), or a function of `(model, size)` that returns `{latent: values}`, as
             `AggregatePosterior` is.
         site: which of the model's sites to return.
+        example: for a model without `size=`, `{"x": x}`, one datum or more: it is run on copies of the
+            first, and observes nothing. (What such a model reads of x besides, it reads of those.)
         given: values of latents by name, `[size, *shape]` or `shape`.
 
     Raises:
         UserError: the model cannot sample by itself, or has no such component, latent or shape.
     """
+    if example is not None and "size" not in parameters_of(model):
+        model = sampling(model, example)
     taken = parameters_of(model)
     if "size" not in taken:
-        raise UserError("this model has no size= argument, so it cannot sample by itself")
+        raise UserError(
+            "this model has no size= argument, so it cannot sample by itself: pass example={'x': x}"
+        )
     if y is not None and "y" not in taken:
         raise UserError(f"{type(model).__name__} has no y to condition on")
     device = device_of(model, default="cpu")

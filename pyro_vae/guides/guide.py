@@ -5,7 +5,7 @@ import torch.nn as nn
 
 from ..conditionals import Conditional, Normal, OneHotCategorical, RelaxedOneHotCategorical
 from ..errors import UserError, unknown
-from ..pair import sites_of
+from ..pair import accepting, sites_of
 from ..program import Program
 
 DISCRETE = ("enumerate", "score", "relaxed")
@@ -128,6 +128,14 @@ class Guide(Program):
                     fn = fn.stratum(self._component(latent, fn))
                 values[latent] = pyro.sample(latent, fn, infer=infer)
         return {latent: values[latent] for latent in self.factors}
+
+    def shifted(self, batch, shifts):
+        """The guide at one batch, its factors' numbers moved by `shifts`, as a program for `run`."""
+
+        def program(x, **_):
+            return accepting(self)(**batch, shifts=shifts)
+
+        return program
 
     def _component(self, latent, mixture):
         """The mixture's component, summed in the guide: no latent of the model, so auxiliary."""

@@ -71,6 +71,11 @@ class SemiAmortised(Program):
             raise UserError("a semi-amortised guide takes its steps on data: pass x=")
         return self.guide(**batch, shifts=self.shifts(**batch))
 
+    def settled(self, batch):
+        """The guide where its steps on one batch end: a program whose law stays the same."""
+        with torch.no_grad():
+            return self.guide.shifted(batch, self.shifts(**batch))
+
     def shifts(self, **batch):
         """What the steps add to each factor's numbers, `{latent: [B, size]}`."""
         (model,) = self._model
@@ -85,10 +90,7 @@ class SemiAmortised(Program):
         of_model = {k: v for k, v in batch.items() if k in known or k == "x"}
 
         def elbo(shifts):
-            def guide(x, **_):
-                return self.guide(**batch, shifts=shifts)
-
-            return sum(run(model, guide, of_model, self.num_samples).site_terms().values())
+            return run(model, self.guide.shifted(batch, shifts), of_model, self.num_samples).elbo()
 
         with apart(), torch.enable_grad():
             for _ in range(self.steps):

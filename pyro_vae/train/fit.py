@@ -10,6 +10,7 @@ from pathlib import Path
 
 import pyro
 import torch
+from pyro.infer.autoguide import AutoContinuous, AutoGuide
 from torch.nn.utils import clip_grad_norm_
 from tqdm.auto import tqdm
 
@@ -19,7 +20,7 @@ from ..errors import UserError, positive, unknown, whole
 from ..evaluate import check_pair, elbo
 from ..evaluate.check import check_support
 from ..objectives import ELBO
-from ..pair import accepting, modules, one_hot_labels, reads_index, run, untouched
+from ..pair import accepting, modules, one_hot_labels, reads_index, run, takes, untouched
 from . import checkpoint, distributed
 from .cuda_graph import GraphedStep, can_graph
 from .interrupt import ctrl_c
@@ -41,7 +42,7 @@ class Run:
     """What `fit` returns: the trained pair (the modules passed in), and how it went.
 
     `history` has a dict an epoch: `epoch, loss` (training, nats per datum), `elbo` (validation,
-    beta = 1), `beta, lr, seconds`. `best_epoch` is the one that validation chose, whose weights
+    beta = 1), `steps, lr, seconds`. `best_epoch` is the one that validation chose, whose weights
     the modules hold; without a validation split, the last.
     """
 
@@ -254,6 +255,7 @@ class _Trainer:
         with untouched(self.device):
             batch = next(iter(self.batches.epoch(0)))
             first, given = self.pick_all(batch), self.pick(batch)
+        _refuse_auto(self.guide)
         check_pair(self.model, self.guide, **{k: v[:8] for k, v in given.items()})
         self._check_all_data(given)
         self._make_optimiser(first)
@@ -386,8 +388,9 @@ class _Trainer:
     def _train_epoch(self, stop):
         """The rest of this epoch; False if it was interrupted."""
         started = time.monotonic()
-        for m in modules(self.model, self.guide):
-            m.train()
+        for m in modules(self.model, self.guide):  # one that is frozen whole stays as it is judged
+            trained = [p.requires_grad for p in m.parameters()]
+            m.train(any(trained) or not trained)
         self.objective.epoch = self.epoch
         steps = len(self.batches)
         for batch in self.batches.epoch(self.epoch, start=self.batch):
@@ -454,6 +457,7 @@ class _Trainer:
             self._not_finite(self.last)
         row = {"epoch": self.epoch + 1, "loss": loss, "seconds": round(self.seconds, 3)}
         row["lr"] = float(self.optimiser.param_groups[0]["lr"])
+        row["steps"] = len(self.batches)
         row["data_per_second"] = round(self.seen / max(self.seconds, 1e-9))
         self._share_weights()  # running statistics; and other machines may round otherwise
         if self.validates:
@@ -557,6 +561,18 @@ class _Trainer:
     def _set_cuda_stream(self, stream):
         if self.device.type == "cuda":
             torch.cuda.set_rng_state(stream, self.device)
+
+
+def _refuse_auto(guide):
+    """An AutoGuide's rows are in the order of the data it first saw: shuffled data need `index`."""
+    if not isinstance(guide, AutoGuide):
+        return
+    if isinstance(guide, AutoContinuous) or not takes(guide, "index"):
+        name = type(guide).__name__
+        raise UserError(
+            f"{name} has a row for each of all data, and minibatches would not meet theirs: "
+            f"pv.guides.Auto({name}, model, num_data=N) has them by index"
+        )
 
 
 @contextmanager

@@ -15,9 +15,7 @@ import importlib.util
 import os
 import shutil
 import time
-import types
 import warnings
-from collections import OrderedDict
 from contextlib import contextmanager, nullcontext
 from functools import partial
 
@@ -28,7 +26,7 @@ from torch.fx.experimental.proxy_tensor import make_fx
 from torch.utils._python_dispatch import TorchDispatchMode
 
 from ..errors import unknown
-from ..pair import accepting, seeded, untouched
+from ..pair import accepting, modules, seeded, untouched
 from .sync_free import sync_free_pyro
 
 BACKENDS = ("plain", "aten", "inductor")
@@ -109,7 +107,7 @@ class RecordedStep:
         self.plain = PlainStep(objective, pair)
         self.objective, self.programs = objective, self.plain.programs
         self.backend, self.size, self.announce = backend, size, announce or (lambda text: None)
-        self.modules = _modules(pair)
+        self.modules = list(dict.fromkeys(m for p in modules(*pair) for m in p.modules()))
         self.recordings, self.count, self.seconds, self.warned = {}, 0, 0.0, False
         self.scalars = {}
 
@@ -440,28 +438,3 @@ def _difference(plain, replayed, loose):
 
 def _length(tensor):
     return tensor[tensor.isfinite()].norm().item()
-
-
-def _modules(programs):
-    """The `nn.Module`s behind programs: modules, their methods, what functions name."""
-    found, seen, stack = OrderedDict(), set(), list(programs)
-    while stack:
-        item = stack.pop()
-        if id(item) in seen:
-            continue
-        seen.add(id(item))
-        if isinstance(item, nn.Module):
-            found.update((id(m), m) for m in item.modules())
-        elif isinstance(item, types.MethodType):
-            stack += [item.__self__, item.__func__]
-        elif isinstance(item, partial):
-            stack += [item.func, *item.args, *item.keywords.values()]
-        elif isinstance(item, types.FunctionType):
-            for cell in item.__closure__ or ():
-                try:
-                    stack.append(cell.cell_contents)
-                except ValueError:  # a name that is not bound yet
-                    pass
-            seen_globals = (item.__globals__.get(n) for n in item.__code__.co_names)
-            stack += [v for v in seen_globals if isinstance(v, nn.Module)]
-    return list(found.values())

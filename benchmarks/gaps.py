@@ -1,0 +1,130 @@
+"""What each guide loses on one VAE: approximation and amortisation gap, and the cost of a step.
+
+    python -m benchmarks.gaps --workers 2 --out benchmarks/results/gaps.json
+    python -m benchmarks.gaps --data mnist --workers 2 --out benchmarks/results/gaps_mnist.json
+    python -m benchmarks.gaps --quick
+
+One VAE is trained once a seed with a diagonal guide, then frozen, and eight guides are trained on it.
+Then the other way round: a VAE trained with a spline flow, and a diagonal guide and the flow on it.
+Grey digits, exact binomial likelihood; of MNIST, binarised dynamically, the first 1,000 test images
+are judged. Gaps are of the first `--gap_data` test images: nats per image. Guides that are constants
+or rows per datum are judged like the others; rows are fitted to the judged images themselves.
+ms a step: medians over epochs, plain Pyro, batch as in training, so of the rows' own (smaller) data for
+"per datum". `--folder` keeps every cell: a run that was stopped goes on.
+"""
+
+import argparse
+import dataclasses
+from functools import partial
+from pathlib import Path
+
+import torch
+
+import pyro_vae as pv
+from pyro_vae.comparison.table import NUMBERS
+from pyro_vae.conditionals import (
+    MLP,
+    Flow,
+    LowRankNormal,
+    MixtureOfNormals,
+    MultivariateNormal,
+)
+from pyro_vae.guides import Guide, SemiAmortised
+
+from .results import write
+
+ROWS_FITTED = {"lr": 0.03, "epochs": 500, "weight_decay": 0.0}
+
+
+def semi_amortised(model, **options):
+    return SemiAmortised(model, Guide(model, **options), steps=5)
+
+
+def guides(network):
+    """The eight, as `compare` takes them; pixels centred for every encoder."""
+    amortised = partial(Guide, network=network, standardise={"x": (0.5, 0.5)})
+    return {
+        "constants": partial(Guide, given={"z": []}),
+        "per datum": (partial(Guide, given={"z": ["index"]}), ROWS_FITTED),
+        "diagonal": amortised,
+        "low rank": partial(amortised, family={"z": LowRankNormal()}),
+        "full": partial(amortised, family={"z": MultivariateNormal()}),
+        "mixture": partial(amortised, family={"z": MixtureOfNormals(5)}),
+        "spline flow": partial(amortised, family={"z": Flow("spline", 1)}),
+        "semi-amortised": partial(semi_amortised, network=network, standardise={"x": (0.5, 0.5)}),
+    }
+
+
+def load(name, root=None):
+    if name == "digits":
+        return pv.data.load("digits", binarise="none")
+    data = pv.data.load(name, binarise="dynamic", root=root)
+    return dataclasses.replace(data, valid=data.valid[:1000], test=data.test[:1000])
+
+
+def main(argv=None):
+    parser = argparse.ArgumentParser(description=__doc__.split("\n\n")[0])
+    parser.add_argument("--data", default="digits")
+    parser.add_argument("--root", type=Path)
+    parser.add_argument("--seeds", type=int, default=3)
+    parser.add_argument("--latent_dim", type=int, default=10)
+    parser.add_argument("--hidden", type=int, default=200)
+    parser.add_argument("--epochs", type=int, help="200 for digits, 20 for others")
+    parser.add_argument("--num_samples", type=int, default=500)
+    parser.add_argument("--gap_data", type=int, default=32)
+    parser.add_argument("--gap_steps", type=int, default=1000)
+    parser.add_argument("--annealing_steps", type=int, default=300)
+    parser.add_argument("--workers", type=int, default=1)
+    parser.add_argument("--threads", type=int, default=1, help="of each worker")
+    parser.add_argument("--folder", type=Path, help="keeps the cells")
+    parser.add_argument("--device")
+    parser.add_argument("--quick", action="store_true", help="one seed, hardly trained")
+    parser.add_argument("--out", type=Path)
+    a = parser.parse_args(argv)
+    torch.set_num_threads(a.threads * a.workers)
+    if a.quick:
+        a.seeds, a.epochs, a.num_samples, a.gap_data, a.gap_steps = 1, 5, 100, 8, 100
+        a.annealing_steps = 30
+    data = load(a.data, a.root)
+    network = MLP((a.hidden,))
+    batch_size, epochs = (128, 200) if a.data == "digits" else (256, 20)
+    options = {
+        "seeds": a.seeds, "decoder": "frozen", "num_samples": a.num_samples,
+        "gap_data": a.gap_data, "workers": a.workers, "device": a.device, "out": a.folder,
+        "gap_options": {"max_steps": a.gap_steps, "annealing": {"num_steps": a.annealing_steps}},
+        "epochs": a.epochs or epochs, "batch_size": batch_size, "lr": 2e-3, "schedule": "cosine",
+        "weight_decay": 0.2 if a.data == "digits" else 0.0,
+    }  # fmt: skip
+    model = partial(pv.models.VAE, data.x_shape, a.latent_dim, data.likelihood, network)
+    eight = guides(network)
+    if a.quick:
+        eight["per datum"] = (eight["per datum"][0], {**ROWS_FITTED, "epochs": 20})
+    two = {name: eight[name] for name in ("diagonal", "spline flow")}
+    rows, runs = [], {}
+    for base, compared in (("diagonal", eight), ("spline flow", two)):
+        out = a.folder and a.folder / base.replace(" ", "_")
+        found = pv.compare(model, compared, data, base=base, **{**options, "out": out})
+        print(f"\ndecoder trained with the guide {base}\n{found}\n", flush=True)
+        runs[base] = found.rows
+        for line in found.summary():
+            row = {"decoder trained with": base, "guide": line["guide"]}
+            for name in NUMBERS:
+                if line[name] is not None and name not in ("seconds", "best_epoch"):
+                    mean, sd = line[name]
+                    row[name] = int(mean) if name == "parameters" else {"mean": mean, "sd": sd}
+            rows.append(row)
+    if a.out:
+        told = vars(a)
+        skip = ("out", "folder", "root", "quick", "device")
+        flags = " ".join(f"--{k} {v}" for k, v in told.items() if v is not None and k not in skip)
+        write(
+            a.out,
+            f"python -m benchmarks.gaps {flags}",
+            split="test",
+            rows=rows,
+            runs=runs,
+        )
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,352 @@
+"""The cells of a comparison: a model, a guide, an objective and a seed; built, trained, judged."""
+
+import copy
+import dataclasses
+import functools
+import hashlib
+import inspect
+import json
+import math
+import statistics
+from dataclasses import dataclass, field
+from pathlib import Path
+
+import pyro
+import torch
+import torch.nn as nn
+from pyro import poutine
+
+from .. import evaluate
+from ..data import Data
+from ..errors import UserError
+from ..evaluate.weights import effective_sample_size, pareto_k
+from ..guides import Guide
+from ..pair import accepting, device_of, modules, reads_index, seeded, takes, untouched
+from ..train import checkpoint, fit
+from ..train.recorded import leaves_of
+
+#: How a guide's rows are fitted to the data that are judged, unless its own options say.
+ROWS = {"lr": 0.03, "weight_decay": 0.0}
+PICTURED = 2  # data whose posteriors are drawn
+TAIL = 100  # samples without which no tail can be fitted
+
+
+@dataclass
+class Plan:
+    """What `compare` was asked for; goes to worker processes whole."""
+
+    models: dict  # {name: factory or module}
+    guides: dict  # {name: (factory, options of fit)}
+    objectives: dict
+    data: Data
+    split: str
+    frozen: bool
+    base: (
+        tuple | None
+    )  # (factory, options): trains the model that is then frozen; None: its default
+    options: dict  # of fit
+    num_samples: int
+    gap_data: int
+    gap_options: dict
+    out: Path = None
+    cells: list = field(default_factory=list)  # the names of all, in the table's order
+
+
+@dataclass(frozen=True)
+class Cell:
+    """The names of one cell."""
+
+    model: str
+    guide: str
+    objective: str
+    seed: int
+
+
+def run_group(plan, model, seed, tick=lambda cell, done: None):
+    """All cells of one model and one seed, `{cell: folder}`; `tick(cell, done)` hears of each.
+
+    Each leaves its `row.json`, and one that is there already is not made again.
+
+    Raises:
+        KeyboardInterrupt: Ctrl-C; the cell under way has a checkpoint to go on from.
+    """
+    cells = [c for c in plan.cells if (c.model, c.seed) == (model, seed)]
+    store, device = pyro.get_param_store(), plan.options.get("device")
+    folders = {}
+    with store.scope() as state, untouched(device):  # what strangers register is this group's own
+        base = Base(plan, model, seed, cells) if plan.frozen else None
+        if base is not None and not all(made.done for made in base.cells.values()):
+            tick(cells[0], False)
+            base.train()
+    for cell in cells:
+        tick(cell, False)
+        with store.scope({k: dict(v) for k, v in state.items()}), untouched(device):
+            made = base.cells[cell] if base else Made(plan, cell, *_pair(plan, cell))
+            if not made.done:
+                made.finish()
+        folders[cell] = made.folder
+        tick(cell, True)
+    return folders
+
+
+class Base:
+    """A model trained once, then frozen, and the cells of all guides on it."""
+
+    def __init__(self, plan, name, seed, cells):
+        self.plan, self.seed, self.bound = plan, seed, None
+        self.given = isinstance(plan.models[name], nn.Module)
+        factory, options = plan.base or (_default, {})
+        self.options = {**plan.options, **options}
+        told = {"options": _plain(self.options)}
+        with seeded(seed):
+            self.model = _model(plan.models[name])
+            programs = [self.model]
+            if not self.given:
+                self.guide = _guide(factory, self.model, len(plan.data.train))
+                programs.append(self.guide)
+        self.folder = _folder(plan, f"{name}-base-{seed}", told, *programs)
+        self.cells = {}
+        for cell in cells:
+            with seeded(seed):
+                guide = _of_plan(plan, cell, self.model)
+            self.cells[cell] = Made(plan, cell, self.model, guide, self)
+
+    def train(self):
+        """Train, unless it is given, and freeze."""
+        data = self.plan.data
+        if not self.given:
+            _fit(self.model, self.guide, data, self.seed, self.folder, None, self.options)
+        x, others = given(self.model, self.model, data, "train", self.plan.options.get("observe"))
+        freeze(self.model, {"x": x, **others})
+
+    def annealed(self, x, others):
+        """AIS's bound on log p(x) of the data that gaps are taken of, once for all guides."""
+        if self.bound is None:
+            annealing = self.plan.gap_options.get("annealing")
+            if annealing is False:
+                return torch.full((len(x),), -math.inf)
+            self.bound = evaluate.ais(self.model, x, **(annealing or {}), **others)
+        return self.bound
+
+
+class Made:
+    """One cell's pair, and the folder that it trains in."""
+
+    def __init__(self, plan, cell, model, guide, base=None):
+        self.plan, self.cell, self.model, self.guide, self.base = plan, cell, model, guide, base
+        _, own = self.plan.guides[cell.guide]
+        self.options = {**plan.options, **own}
+        if base is not None:  # which initialises the model too
+            self.options.pop("initialise", None)
+        told = {
+            "base": base and base.folder.name,
+            "options": _plain(self.options),
+            "objective": plan.objectives[cell.objective].describe(),
+            "judged": [plan.split, plan.num_samples, plan.gap_data, repr(plan.gap_options)],
+        }
+        name = f"{cell.model}-{cell.guide}-{cell.objective}-{cell.seed}"
+        self.folder = _folder(plan, name, told, model, guide)
+
+    @property
+    def done(self):
+        return (self.folder / "row.json").exists()
+
+    def finish(self):
+        """Train, judge, and write the row."""
+        guides, runs = {}, []
+        if not (self.base and reads_index(self.guide)):  # such a guide is fitted below
+            runs.append(self._fit(self.guide, self.plan.data, self.folder, self.options))
+        for split in dict.fromkeys(("valid", self.plan.split)):
+            if getattr(self.plan.data, split) is not None:
+                guides[split] = self.guide
+                if reads_index(self.guide):  # its rows are of these data, whoever trained the model
+                    runs.append(self._rows(split))
+                    guides[split] = runs[-1].guide
+        row = {
+            **dataclasses.asdict(self.cell),
+            "parameters": self._parameters(guides[self.plan.split]),
+        }
+        row |= {"best_epoch": runs[0].best_epoch, "ms_per_step": _ms(runs[0])}
+        row["seconds"] = sum(r["seconds"] for run in runs for r in run.history)
+        found, per_datum = judge(
+            self.model, guides[self.plan.split], self.plan.data, self.plan.split,
+            valid_guide=guides.get("valid"), num_samples=self.plan.num_samples,
+            gap_data=self.plan.gap_data, gap_options=self.plan.gap_options,
+            observe=self.options.get("observe"), base=self.base, seed=self.cell.seed,
+        )  # fmt: skip
+        row |= found
+        guide = guides[self.plan.split]
+        told = given(
+            self.model, guide, self.plan.data, self.plan.split, self.options.get("observe")
+        )
+        pictured = grid(self.model, guide, *told)
+        if pictured is not None:
+            tensors = {k: v.cpu() for k, v in pictured.items()}
+            write = functools.partial(torch.save, tensors)
+            checkpoint.write_atomically(self.folder / "grid.pt", write)
+        checkpoint.write_json(self.folder / "row.json", {"row": row, "per_datum": per_datum})
+
+    def _fit(self, guide, data, folder, options):
+        objective = self.plan.objectives[self.cell.objective]
+        return _fit(self.model, guide, data, self.cell.seed, folder, objective, options)
+
+    def _rows(self, split):
+        """A guide with a row per datum, fitted to the data of a split, the model fixed."""
+        part = self.plan.data.observed(split)
+        data = dataclasses.replace(
+            self.plan.data, train=part, valid=None, test=None, binarise="none", condition=None
+        )
+        with seeded(self.cell.seed):
+            guide = _of_plan(self.plan, self.cell, self.model, len(part))
+        x, others = given(self.model, guide, data, "train", self.options.get("observe"))
+        freeze(self.model, {"x": x, **others})
+        _, own = self.plan.guides[self.cell.guide]
+        options = {**self.options, **ROWS, **own, "initialise": None}
+        return self._fit(guide, data, self.folder / split, options)
+
+    def _parameters(self, guide):
+        told = given(self.model, guide, self.plan.data, "train", self.options.get("observe"))
+        return parameters(self.model, guide, *told)
+
+
+def judge(
+    model, guide, data, split, valid_guide=None, num_samples=500, gap_data=100, gap_options=None,
+    observe=None, base=None, seed=0,
+):  # fmt: skip
+    """`(numbers, {bound: [per datum]})` of a trained pair: the columns of a comparison, JSON values."""
+    x, others = given(model, guide, data, split, observe)
+    options = {"seed": seed, **others}
+    row = {"valid_elbo": None}
+    if valid_guide is not None:
+        valid, also = given(model, valid_guide, data, "valid", observe)
+        bound = evaluate.elbo(model, valid_guide, valid, num_samples=10, seed=seed, **also)
+        row["valid_elbo"] = float(bound.mean())
+    row["elbo"] = float(evaluate.elbo(model, guide, x, num_samples=10, **options).mean())
+    row |= dict.fromkeys(("log_likelihood", "ess", "pareto_k"))
+    if not evaluate.is_proper(model, guide, x, **others):
+        return row, {}
+    log_w = evaluate.importance_weights(model, guide, x, num_samples, **options)
+    row["log_likelihood"] = float(log_w.double().logsumexp(0).mean()) - math.log(num_samples)
+    row["ess"] = float(effective_sample_size(log_w).mean())
+    k = float(pareto_k(log_w).median()) if num_samples >= TAIL else math.inf
+    row["pareto_k"] = k if math.isfinite(k) else None
+    if not gap_data:
+        return row, {}
+    x, others = x[:gap_data], {k: v[:gap_data] for k, v in others.items()}
+    gap_options = dict(gap_options or {})
+    if base is not None:  # one bound of AIS serves all guides
+        gap_options["annealing"] = False
+    found = evaluate.inference_gaps(model, guide, x, **gap_options, seed=seed, **others)
+    if base is not None:
+        bounds = found["log_likelihood"], base.annealed(x, others)
+        found["log_likelihood"] = max(bounds, key=lambda bound: float(bound.mean()))
+    kept = ("log_likelihood", "elbo_optimal", "elbo")
+    return row, {k: found[k].tolist() for k in kept}
+
+
+def grid(model, guide, x, others):
+    """The posteriors of the first data, as `plots.posterior` draws them, where z is two numbers."""
+    x, others = x[:PICTURED], {k: v[:PICTURED] for k, v in others.items()}
+    codes = evaluate.encode(model, guide, x, **others)
+    if sum(v[0].numel() for v in codes.values()) != 2:
+        return None
+    return evaluate.posterior_grid(model, x, guide, num=60, **others)._asdict()
+
+
+def leaves(program, batch):
+    """The parameters that a program's log-density depends on, those in Pyro's store included."""
+    device = device_of(program, default=batch["x"].device)
+    batch = {k: v[:2].to(device) for k, v in batch.items()}
+    with torch.enable_grad(), untouched(device), pyro.validation_enabled(False):
+        return leaves_of(poutine.trace(accepting(program)).get_trace(**batch).log_prob_sum())
+
+
+def parameters(model, guide, x, others):
+    """How many numbers a guide has to train, not counting the model's."""
+    batch = {"x": x, **others}
+    of_model = {id(p) for p in leaves(model, batch)}
+    return sum(p.numel() for p in leaves(guide, batch) if id(p) not in of_model)
+
+
+def freeze(model, batch):
+    """Let no parameter of the model train; those of a guide in the same module do."""
+    for parameter in leaves(model, batch):
+        parameter.requires_grad_(False)
+
+
+def _pair(plan, cell):
+    with seeded(cell.seed):
+        model = _model(plan.models[cell.model])
+        return model, _of_plan(plan, cell, model)
+
+
+def _model(factory):
+    """A model of its own: made, or a copy of the module that was given."""
+    return copy.deepcopy(factory) if isinstance(factory, nn.Module) else factory()
+
+
+def _default(model):
+    if not hasattr(model, "default_guide"):
+        raise UserError(
+            "the model has no default guide to be trained with: base= names one of yours"
+        )
+    return Guide(model)
+
+
+def _of_plan(plan, cell, model, num_data=None):
+    factory, _ = plan.guides[cell.guide]
+    return _guide(factory, model, len(plan.data.train) if num_data is None else num_data)
+
+
+def _guide(factory, model, num_data):
+    """A guide of the factory's; it is told how many data there are, if it takes `num_data`."""
+    parameters = inspect.signature(factory).parameters
+    return factory(model, num_data=num_data) if "num_data" in parameters else factory(model)
+
+
+def given(model, guide, data, split, observe):
+    """`(x, others)`: what a pair is given of a split."""
+    part = data.observed(split)
+    names = observe or getattr(model, "observes", ("x",))
+    others = {n: getattr(part, n) for n in names if n != "x"}
+    if reads_index(guide) or takes(model, "index"):
+        others["index"] = torch.arange(len(part))
+    return part.x, others
+
+
+def _fit(model, guide, data, seed, folder, objective, options):
+    """`fit`, going on where it was stopped; a run in `folder`."""
+    run = fit(
+        model, guide, data, objective=copy.deepcopy(objective), seed=seed, out=folder, resume=True,
+        progress=False, **options,
+    )  # fmt: skip
+    if run.interrupted:
+        raise KeyboardInterrupt
+    return run
+
+
+def _ms(run):
+    """Median over epochs of a training step's milliseconds."""
+    return 1000 * statistics.median(row["seconds"] / row["steps"] for row in run.history)
+
+
+def _plain(options):
+    return {k: repr(v) for k, v in sorted(options.items())}
+
+
+def _folder(plan, name, told, *programs):
+    """A folder for what was asked: another setting, network or data set has another one."""
+    splits = (plan.data.train, plan.data.valid, plan.data.test)
+    told = {
+        **told,
+        "data": plan.data.describe(),
+        "sums": [float(s.x.double().sum()) for s in splits if s is not None],
+        "programs": [str(m) for m in modules(*programs)],
+        "weights": [
+            float(sum(v.double().abs().sum() for v in m.state_dict().values()))
+            for m in modules(*programs)
+        ],
+    }
+    digest = hashlib.sha256(json.dumps(told, sort_keys=True).encode()).hexdigest()[:10]
+    safe = "".join(c if c.isalnum() or c in "-_." else "_" for c in name)
+    return plan.out / "cells" / f"{safe}-{digest}"

@@ -1,0 +1,61 @@
+"""Runs that are trained already, side by side."""
+
+import json
+import statistics
+from pathlib import Path
+
+from ..errors import UserError
+from ..pair import reads_index
+from .cells import given, judge, parameters
+from .table import NAMES, Comparison, with_gaps
+
+
+def compare_runs(pairs, split="test", num_samples=500, gap_data=100, gap_options=None):
+    """A `Comparison` of run folders, each as it was trained.
+
+    Args:
+        pairs: `{folder: (model, guide, data, settings)}`. A folder's name without its seed is the
+            guide's in the table.
+
+    Raises:
+        UserError: runs of different data, or of a guide with a row per training datum.
+    """
+    found, kind = [], None
+    for folder, (model, guide, data, settings) in pairs.items():
+        told = data.describe()
+        kind = kind or told
+        if told != kind:
+            name = next(k for k in {**told, **kind} if told.get(k) != kind.get(k))
+            raise UserError(
+                f"{folder} has other data than the first run ({name}: {told.get(name)}, not "
+                f"{kind.get(name)}): their numbers cannot be compared"
+            )
+        if reads_index(guide):
+            raise UserError(f"{folder} has a row per training datum, and none for {split} data")
+        seed = settings["seed"]
+        row = {
+            "model": settings["method"], "guide": Path(folder).name.removesuffix(f"-{seed}"),
+            "objective": settings["objective"], "seed": seed, **_history(Path(folder)),
+        }  # fmt: skip
+        row["parameters"] = parameters(model, guide, *given(model, guide, data, split, None))
+        valid_guide = None if data.valid is None else guide
+        numbers, per_datum = judge(
+            model, guide, data, split, valid_guide, num_samples, gap_data, gap_options, seed=seed
+        )
+        found.append({"row": row | numbers, "per_datum": per_datum})
+    return Comparison(with_gaps(found, NAMES), split, num_samples, gap_data, "trained")
+
+
+def _history(folder):
+    """What `metrics.jsonl` says of the training."""
+    lines = (folder / "metrics.jsonl").read_text().splitlines()
+    history = [json.loads(line) for line in lines]
+    if not history:
+        raise UserError(f"{folder} has not been trained for an epoch yet")
+    steps = [1000 * r["seconds"] / r["steps"] for r in history if "steps" in r]
+    best = max(history, key=lambda r: r.get("elbo", r["epoch"]))
+    return {
+        "ms_per_step": statistics.median(steps) if steps else None,
+        "seconds": sum(r["seconds"] for r in history),
+        "best_epoch": best["epoch"],
+    }

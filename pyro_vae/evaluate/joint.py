@@ -1,0 +1,212 @@
+"""A model's continuous latents as one unconstrained vector, and the densities there."""
+
+import math
+
+import pyro
+import torch
+from pyro import poutine
+from pyro.distributions import Delta
+from pyro.poutine.enum_messenger import EnumMessenger
+from pyro.poutine.messenger import Messenger
+from pyro.poutine.util import prune_subsample_sites
+from torch.distributions import biject_to, constraints
+
+from ..errors import UserError
+from ..guides import SemiAmortised
+from ..pair import PARTICLES, At, Traces, accepting, enumerate_discrete
+
+
+class Joint:
+    r"""The continuous latents of B data as `u [S, B, D]`, and :math:`\log p(x, u)` there.
+
+    Latents of constrained support are mapped from the reals by `biject_to`, the Jacobian counted.
+    Discrete latents are summed exactly at every evaluation, in the model and in the guide,
+    whichever side has them. Everything is differentiable in u.
+
+    Args:
+        model: a Pyro program.
+        batch: its data, B rows.
+        guide: what `draw` and `log_start` mean: the guide's law, or with None the model's own prior
+            given what it observes besides (its conditionals, run in their order).
+
+    Raises:
+        UserError: a latent that is neither continuous nor can be summed; a guide without a density
+            of the model's latents: a point, or one that samples auxiliary variables.
+    """
+
+    def __init__(self, model, batch, guide=None):
+        if isinstance(guide, SemiAmortised):  # its steps are random: one law for all that follows
+            guide = guide.settled(batch)
+        self.model, self.guide, self.batch = model, guide, batch
+        with torch.no_grad():
+            sites = self._trace(model, 1).model
+            self.shapes = {
+                name: _transform(name, s["fn"]).inverse_shape(tuple(s["fn"].event_shape))
+                for name, s in sites.items()
+                if not s["is_observed"] and s["infer"].get("_enumerate_dim") is None
+            }
+            if not self.shapes:
+                raise UserError("the model has no continuous latent")
+            self.rows = len(batch["x"])
+            if guide is not None:
+                self._check(self._trace(guide, 1).model)
+
+    def _check(self, sites):
+        for name in self.shapes:
+            pointed = name in sites and _is_point(sites[name])
+            if name not in sites or (pointed and f"{name}_unconstrained" not in sites):
+                raise UserError(f"the guide has no density of {name!r} to start from")
+        for name, site in sites.items():
+            known = name.removesuffix("_unconstrained") in self.shapes
+            if not known and site["infer"].get("_enumerate_dim") is None:
+                raise UserError(
+                    f"the guide samples {name!r}, which is no latent of the model: its density of "
+                    "the latents alone is not known"
+                )
+
+    @property
+    def size(self):
+        """D: the latents' unconstrained numbers, all together."""
+        return sum(math.prod(s) for s in self.shapes.values())
+
+    def log_marginals(self, program, u):
+        """`{latent: [S, B]}`: each latent's own log-density in one program, the discrete summed."""
+        traces, log_probs = self._log_probs(program, u)
+        discrete = sum(log_probs[name] for name in traces.enumerated)
+        return {
+            name: _summed(log_probs.get(f"{name}_unconstrained", log_probs.get(name)) + discrete, u)
+            for name in self.shapes
+        }
+
+    def _trace(self, program, num_particles, at=None, discrete=enumerate_discrete):
+        """One run of one program, its log-probs `[enum..., S, B]`, as the model of `Traces`."""
+        program = poutine.infer_config(accepting(program), discrete)
+        program = program if at is None else at(program)
+        program = pyro.plate(PARTICLES, num_particles, dim=-2)(program)
+        program = EnumMessenger(first_available_dim=-3)(program)
+        with pyro.validation_enabled(False):
+            trace = prune_subsample_sites(poutine.trace(program).get_trace(**self.batch))
+            trace.compute_log_prob()
+        return Traces(trace, poutine.Trace(), event_dims=2)
+
+    def split(self, u):
+        """`{latent: [S, B, *unconstrained shape]}` of u."""
+        parts = u.split([math.prod(s) for s in self.shapes.values()], -1)
+        return {
+            name: part.reshape(part.shape[:-1] + tuple(shape))
+            for (name, shape), part in zip(self.shapes.items(), parts, strict=True)
+        }
+
+    def latents(self, u):
+        """`{latent: [S, B, *event shape]}`, on their own supports."""
+        sites = self._trace(self.model, len(u), _AtImage(self.split(u))).model
+        return {name: sites[name]["value"] for name in self.shapes}
+
+    def unconstrained(self, values):
+        """u `[S, B, D]` of `{latent: [S, B, *event shape]}`."""
+        leading = next(iter(values.values())).shape[:2]
+        sites = self._trace(self.model, leading[0], At(values)).model
+        return self._joined(sites, leading)
+
+    def draw(self, num_particles):
+        """u `[S, B, D]` from the guide, or from the prior."""
+        program = self.model if self.guide is None else self.guide
+        with torch.no_grad():
+            sites = self._trace(program, num_particles, discrete=_draw_discrete).model
+            return self._joined(sites, (num_particles, self.rows))
+
+    def _joined(self, sites, leading):
+        parts = []
+        for name, shape in self.shapes.items():
+            site = sites[name]
+            if _is_point(site):  # an AutoNormal's: the law is of the unconstrained value
+                u = sites[f"{name}_unconstrained"]["value"]
+            else:
+                u = _transform(name, site["fn"]).inv(site["value"])
+            parts.append(u.expand(*leading, *shape).reshape(*leading, -1))
+        return torch.cat(parts, -1)
+
+    def _log_probs(self, program, u):
+        """`(traces, {site: log-probability [enum..., S, B]})`, the latents' as densities of u."""
+        values = self.split(u)
+        traces = self._trace(program, len(u), _AtImage(values))
+        result = {}
+        for name, site in traces.model.items():
+            if _is_point(site):
+                continue
+            result[name] = traces.log_prob(site)
+            if name in values and not _is_real(site["fn"].support):
+                transform = _transform(name, site["fn"])
+                jacobian = transform.log_abs_det_jacobian(values[name], site["value"])
+                result[name] = result[name] + jacobian
+        return traces, result
+
+    def log_densities(self, u):
+        r"""`(log start, log p(x, u))`, both `[S, B]`, the discrete latents summed in each."""
+        traces, of_model = self._log_probs(self.model, u)
+        observed = {n for n, s in traces.model.items() if s["is_observed"]}
+        latent = sum(p for n, p in of_model.items() if n not in observed)
+        joint = latent + sum(of_model[n] for n in observed)
+        start = _summed(latent, u) if self.guide is None else self.log_guide(u)
+        return start, _summed(joint, u)
+
+    def log_prior(self, u):
+        """`[S, B]`: the model's log-density of u, given what it observes besides."""
+        traces, of_model = self._log_probs(self.model, u)
+        return _summed(sum(p for n, p in of_model.items() if not traces.model[n]["is_observed"]), u)
+
+    def log_guide(self, u):
+        """`[S, B]`: the guide's log-density of u, its discrete latents summed."""
+        return _summed(sum(self._log_probs(self.guide, u)[1].values()), u)
+
+
+class _AtImage(Messenger):
+    """Latents take the values to which the unconstrained ones are mapped, and are latents still."""
+
+    def __init__(self, values):
+        super().__init__()
+        self.values = values
+
+    def _pyro_sample(self, msg):
+        name = msg["name"].removesuffix("_unconstrained")
+        if msg["done"] or msg["is_observed"] or name not in self.values or _is_point(msg):
+            return
+        msg["value"], msg["done"] = _transform(name, msg["fn"])(self.values[name]), True
+
+
+def _summed(log_prob, u):
+    """`[S, B]`: the enumerated dimensions summed."""
+    left = list(range(log_prob.dim() - 2))
+    return (log_prob.logsumexp(left) if left else log_prob).expand(u.shape[:2])
+
+
+def _transform(name, fn):
+    """The map from the reals to a latent's support."""
+    if _is_real(fn.support):
+        return _IDENTITY
+    try:
+        return biject_to(fn.support)
+    except NotImplementedError:
+        raise UserError(
+            f"{name!r} is neither continuous nor can it be summed: its support is {fn.support}"
+        ) from None
+
+
+_IDENTITY = torch.distributions.identity_transform
+
+
+def _is_real(support):
+    while isinstance(support, constraints.independent):
+        support = support.base_constraint
+    return support is constraints.real
+
+
+def _is_point(site):
+    fn = site["fn"]
+    while hasattr(fn, "base_dist"):
+        fn = fn.base_dist
+    return isinstance(fn, Delta)
+
+
+def _draw_discrete(site):
+    return {"enumerate": None}

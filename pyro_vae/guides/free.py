@@ -1,0 +1,120 @@
+"""A guide's family, free for each datum: what it could say, whatever its network does."""
+
+import torch
+from pyro.distributions import Delta
+from pyro.poutine.messenger import Messenger
+from torch.distributions import Independent, biject_to, constraints
+
+from ..errors import UserError
+from ..pair import accepting, is_subsample, run
+from .guide import Guide
+from .semi_amortised import SemiAmortised
+
+
+class Free:
+    r"""A guide on one batch, with numbers of each datum's own added to those that make its laws.
+
+    For this library's `Guide`, and for a `SemiAmortised` one from where its steps end, these are
+    the numbers that the network gives the family (a flow's context among them; its layers, and what
+    else a family learns without a network, stay as they are). For any other program they are the
+    parameters of the distributions at its sample sites, unconstrained.
+
+    A factor is thereby wholly free if its parents are data, `index`, nothing, or enumerated latents,
+    whose every value gets numbers of its own. One with a *sampled* latent among its parents keeps
+    its function of that, moved by a constant per datum.
+
+    Attributes:
+        shifts: `{name: tensor}` that require gradients, zero at first: the guide as it is.
+        rows: `{name: dimension of the data}`, from the right.
+
+    Raises:
+        UserError: a law whose parameters cannot be set, or without reparameterised draws.
+    """
+
+    def __init__(self, model, guide, batch):
+        self.batch, self.shifts, self.rows = batch, {}, {}
+        start = {}
+        if isinstance(guide, SemiAmortised):
+            with torch.no_grad():
+                guide, start = guide.guide, guide.shifts(**batch)
+        if isinstance(guide, Guide):
+            self._program = lambda: guide.shifted(
+                batch, {k: v + start.get(k, 0.0) for k, v in self.shifts.items()}
+            )(**batch)
+        else:
+            moved = _Moved(self, len(batch["x"]))(accepting(guide))
+            self._program = lambda: moved(**batch)
+        with torch.no_grad():
+            traces = run(model, self, batch, num_particles=2)
+        for name, site in traces.guide.items():
+            if isinstance(guide, Guide):
+                q, shape = guide.factors[name], per_datum(site["fn"].batch_shape, len(batch["x"]))
+                self.add(name, next(q.parameters()).new_zeros(*shape, q.size), -2)
+            if name not in traces.enumerated and not site["fn"].has_rsample:
+                raise UserError(f"{name!r} has no reparameterised draws to optimise by")
+        if not self.shifts:
+            raise UserError("the guide has nothing to optimise")
+
+    def add(self, name, zeros, row):
+        self.shifts[name], self.rows[name] = zeros.requires_grad_(), row
+
+    def __call__(self, x, **_):
+        return self._program()
+
+
+def per_datum(batch_shape, rows):
+    """The shape of numbers per datum, and per enumerated parent's value: the particles share them."""
+    shape = list(batch_shape)[:-1]
+    if shape:
+        shape[-1] = 1
+    return (*shape, rows)
+
+
+class _Moved(Messenger):
+    """The laws at a program's sample sites, their unconstrained parameters moved."""
+
+    def __init__(self, free, rows):
+        super().__init__()
+        self.free, self.rows = free, rows
+
+    def _pyro_sample(self, msg):
+        if not (msg["is_observed"] or is_subsample(msg) or isinstance(msg["fn"], Delta)):
+            msg["fn"] = self._law(msg["name"], msg["fn"], msg["fn"].batch_shape)
+
+    def _law(self, name, fn, batch_shape):
+        if isinstance(fn, Independent):
+            base = self._law(name, fn.base_dist, batch_shape)
+            return base.to_event(fn.reinterpreted_batch_ndims)
+        parameters = {}
+        for key, constraint in _parameters(name, fn).items():
+            event = getattr(fn, key).shape[-constraint.event_dim :] if constraint.event_dim else ()
+            value = getattr(fn, key).expand(fn.batch_shape + event)
+            transform = biject_to(constraint)
+            raw = transform.inv(value)
+            own, site = raw.shape[len(batch_shape) :], f"{name}.{key}"
+            if site not in self.free.shifts:
+                shape = per_datum(batch_shape, self.rows) + tuple(own)
+                self.free.add(site, raw.new_zeros(shape), -1 - len(own))
+            parameters[key] = transform(raw + self.free.shifts[site])
+        return type(fn)(**parameters, validate_args=False)
+
+
+def _parameters(name, fn):
+    """`{parameter: constraint}` from which the law can be made again."""
+    found = dict(fn.arg_constraints) if isinstance(fn.arg_constraints, dict) else {}
+    for kept, others in {
+        "logits": ("probs",),
+        "scale_tril": ("covariance_matrix", "precision_matrix"),
+    }.items():
+        if kept in found:
+            for other in others:
+                found.pop(other, None)
+    found = {k: c for k, c in found.items() if hasattr(fn, k)}
+    if not found or not all(isinstance(getattr(fn, k), torch.Tensor) for k in found):
+        raise UserError(
+            f"the law of {name!r}, a {type(fn).__name__}, has no parameters that could be optimised"
+        )
+    vector = bool(fn.event_shape) or hasattr(fn, "_categorical")  # logits: a number, or K
+    if vector and "logits" in found:
+        found["logits"] = constraints.real_vector
+    return found

@@ -1,0 +1,272 @@
+"""Annealed importance sampling where log p(x) is known: closed forms and quadrature."""
+
+import math
+
+import pyro
+import pyro.distributions as dist
+import pytest
+import torch
+from pyro.infer.autoguide import AutoDelta, AutoNormal
+
+import pyro_vae as pv
+from pyro_vae.conditionals import MLP, MultivariateNormal, NormalLikelihood
+from pyro_vae.evaluate import likelihood
+
+D, LATENT, SCALE, N = 5, 2, 0.7, 12
+LINEAR, NET = MLP(hidden=()), MLP(hidden=(6,), activation="tanh")
+
+
+@pytest.fixture
+def model():
+    """x = W z + b + noise, z ~ N(0, I)."""
+    torch.manual_seed(1)
+    return pv.models.VAE((D,), LATENT, NormalLikelihood(SCALE), LINEAR).double()
+
+
+def evidence(model, x):
+    head = model.p_x.head
+    w, b = head.maps["z"].weight.detach(), head.bias.detach()
+    covariance = w @ w.T + SCALE**2 * torch.eye(D, dtype=w.dtype)
+    return torch.distributions.MultivariateNormal(b, covariance).log_prob(x)
+
+
+def posterior_guide(model, widen=1.0):
+    """The exact posterior, or one wider."""
+    head = model.p_x.head
+    w, b = head.maps["z"].weight.detach(), head.bias.detach()
+    covariance = torch.linalg.inv(torch.eye(LATENT, dtype=w.dtype) + w.T @ w / SCALE**2)
+    gain = covariance @ w.T / SCALE**2
+    guide = pv.guides.Guide(model, family={"z": MultivariateNormal()}, network=LINEAR).double()
+    q = guide.factors["z"].head
+    with torch.no_grad():
+        q.bias.copy_(MultivariateNormal().raw(-gain @ b, widen**2 * covariance))
+        q.maps["x"].weight.zero_()[:LATENT] = gain
+    return guide
+
+
+def test_started_from_the_exact_posterior_every_chain_weighs_the_evidence(model):
+    x = model(size=N).detach()
+    found = pv.evaluate.ais(model, x, posterior_guide(model), num_steps=3, num_chains=1)
+    torch.testing.assert_close(found, evidence(model, x), atol=1e-9, rtol=0)
+
+
+@pytest.mark.parametrize("start", ["prior", "guide"])
+def test_its_exponential_is_unbiased_and_its_bound_rises(model, start):
+    guide = None if start == "prior" else posterior_guide(model, widen=2.5)
+    x = model(size=1).detach().expand(3000, D)
+    truth = evidence(model, x[:1])
+    bounds = []
+    for num_steps in (1, 4, 16):
+        error = pv.evaluate.ais(model, x, guide, num_steps, num_chains=1, leapfrog=3) - truth
+        weight = error.exp()
+        assert abs(weight.mean() - 1) < 4 * weight.std() / math.sqrt(len(x))
+        assert weight.std() > 1e-3
+        bounds.append(error.mean())
+    assert bounds[0] < bounds[1] - 0.01 and bounds[1] < bounds[2] - 0.01 and bounds[2] < 0
+
+
+@pytest.mark.parametrize("start", ["prior", "guide"])
+def test_both_sides_of_the_sandwich_are_unbiased(model, start):
+    guide = None if start == "prior" else posterior_guide(model, widen=1.5)
+    found = pv.evaluate.bdmc(model, guide, num_data=3000, num_steps=12, num_chains=1, leapfrog=3)
+    truth = evidence(model, found["x"])
+    for weight in ((found["lower"] - truth).exp(), (truth - found["upper"]).exp()):
+        assert abs(weight.mean() - 1) < 4 * weight.std() / math.sqrt(len(truth))
+    assert found["lower"].mean() < truth.mean() - 0.01
+    assert found["upper"].mean() > truth.mean() + 0.01
+    assert torch.equal(found["gap"], found["upper"] - found["lower"])
+
+
+def test_the_gap_of_the_sandwich_closes(model):
+    gaps = []
+    for num_steps in (4, 40):
+        found = pv.evaluate.bdmc(model, num_data=300, num_steps=num_steps, num_chains=4)
+        truth = evidence(model, found["x"])
+        for above in (truth - found["lower"], found["upper"] - truth):
+            assert above.mean() > -3 * above.std() / math.sqrt(300)
+        gaps.append(found["gap"].mean())
+    assert gaps[1] < 0.1 and gaps[1] < gaps[0] / 3
+
+
+# ---------------------------------------------------- nonlinear, by quadrature
+
+
+def grid(width=7.0, num=281):
+    axis = torch.linspace(-width, width, num, dtype=torch.float64)
+    points = torch.stack(torch.meshgrid(axis, axis, indexing="ij"), -1).reshape(-1, 2)
+    return points, 2 * math.log(axis[1] - axis[0])
+
+
+def binary(n=4):
+    generator = torch.Generator().manual_seed(1)
+    return torch.bernoulli(torch.full((n, D), 0.5, dtype=torch.float64), generator=generator)
+
+
+def mixture():
+    torch.manual_seed(0)
+    model = pv.models.MixtureVAE((D,), 3, LATENT, network=NET).double()
+    with torch.no_grad():
+        model.p_z.head.maps["y"].weight[:LATENT].normal_(0, 2)
+        for p in model.p_x.parameters():
+            p.mul_(2)
+    return model
+
+
+@torch.no_grad()
+def mixture_evidence(model, x):
+    points, cell = grid()
+    y = torch.eye(3, dtype=x.dtype)
+    prior = model.p_z(y=y.unsqueeze(1)).log_prob(points)  # [K, G]
+    prior = (prior + model.p_y().logits.unsqueeze(-1)).logsumexp(0)
+    return (prior + model.p_x(z=points).log_prob(x.unsqueeze(1))).logsumexp(-1) + cell
+
+
+@pytest.mark.parametrize("start", ["prior", "z <- x", "y <- x; z <- x, y"])
+def test_discrete_latents_are_summed_on_whichever_side_they_are(start):
+    model, x = mixture(), binary()
+    guide = None
+    if start != "prior":
+        given = {"y": ["x"], "z": ["x", "y"]} if "y" in start else None
+        guide = pv.guides.Guide(model, given=given, network=NET).double()
+        guide.factors["z"].head.bias.data[LATENT:] += 1.0  # wide, so that weights have moments
+    truth = mixture_evidence(model, x)
+    many = x.repeat(250, 1)
+    few = pv.evaluate.ais(model, many, guide, num_steps=8, num_chains=1).reshape(250, -1) - truth
+    assert ((few.exp().mean(0) - 1).abs() < 4.5 * few.exp().std(0) / math.sqrt(250)).all()
+    found = pv.evaluate.ais(model, x, guide, num_steps=40, num_chains=400)
+    torch.testing.assert_close(found, truth, atol=0.12, rtol=0)
+
+
+def test_several_latents_are_one_vector():
+    torch.manual_seed(0)
+    model = pv.models.GMVAE((D,), 3, 1, 1, network=NET, w_network=NET).double()
+    x = binary()
+    points, cell = grid()
+    w, z = points[:, :1], points[:, 1:]
+    with torch.no_grad():
+        p_z = [model.p_z(w=w, y=y.expand(len(w), 3)).log_prob(z) for y in torch.eye(3).double()]
+        prior = torch.stack(p_z).logsumexp(0) - math.log(3) + model.p_w().log_prob(w)
+        truth = (prior + model.p_x(z=z).log_prob(x.unsqueeze(1))).logsumexp(-1) + cell
+    found = pv.evaluate.ais(model, x, num_steps=40, num_chains=150)
+    torch.testing.assert_close(found, truth, atol=0.12, rtol=0)
+    guide = pv.guides.Guide(model, network=NET).double()
+    found = pv.evaluate.ais(model, x, guide, num_steps=40, num_chains=150)
+    torch.testing.assert_close(found, truth, atol=0.12, rtol=0)
+    gap = pv.evaluate.bdmc(model, num_data=20, num_steps=50)["gap"]
+    assert -0.1 < gap.mean() < 0.2
+
+
+# --------------------------------------------- strangers' models: supports, names
+
+
+def gamma_poisson(x):
+    with pyro.plate("rows", len(x)):
+        rate = pyro.sample("rate", dist.Gamma(x.new_tensor(2.0), x.new_tensor(0.5)))
+        pyro.sample("obs", dist.Poisson(rate), obs=x)
+
+
+COUNTS = torch.tensor([0.0, 1, 4, 12], dtype=torch.float64)
+
+
+@pytest.mark.parametrize("start", ["prior", "LogNormal", "AutoNormal"])
+def test_a_positive_latent_counts_its_jacobian(start):
+    def log_normal(x):
+        with pyro.plate("rows", len(x)):
+            pyro.sample("rate", dist.LogNormal(x.log1p(), x.new_tensor(0.7)))
+
+    others = {}
+    guide = {"prior": None, "LogNormal": log_normal}.get(start)
+    if start == "AutoNormal":
+        guide = pv.guides.Auto(AutoNormal, gamma_poisson, example={"x": COUNTS}, init_scale=1.0)
+        others = {"index": torch.arange(len(COUNTS))}
+    truth = dist.NegativeBinomial(COUNTS.new_tensor(2.0), probs=COUNTS.new_tensor(1 / 1.5))
+    truth = truth.log_prob(COUNTS)
+    found = pv.evaluate.ais(gamma_poisson, COUNTS, guide, num_steps=40, num_chains=300, **others)
+    torch.testing.assert_close(found, truth, atol=0.06, rtol=0)
+
+
+def test_a_latent_on_the_simplex_and_data_of_a_stranger():
+    prior = torch.tensor([1.0, 2.0, 0.5], dtype=torch.float64)
+
+    def model(x):
+        with pyro.plate("rows", len(x)):
+            p = pyro.sample("p", dist.Dirichlet(prior))
+            pyro.sample("obs", dist.Multinomial(6, p, validate_args=False), obs=x)
+
+    x = torch.tensor([[6, 0, 0], [1, 3, 2]], dtype=torch.float64)
+    truth = dist.DirichletMultinomial(prior, 6).log_prob(x)
+    found = pv.evaluate.ais(model, x, num_steps=40, num_chains=150)
+    torch.testing.assert_close(found, truth, atol=0.12, rtol=0)
+    found = pv.evaluate.bdmc(model, num_data=300, num_steps=20, num_chains=1, example={"x": x})
+    truth = dist.DirichletMultinomial(prior, 6).log_prob(found["x"])
+    for weight in ((found["lower"] - truth).exp(), (truth - found["upper"]).exp()):
+        assert abs(weight.mean() - 1) < 4 * weight.std() / math.sqrt(len(truth))
+
+
+def test_a_conditional_model_and_one_whose_latent_depends_on_x():
+    torch.manual_seed(0)
+    x, c = binary(), torch.randn(4, 2, dtype=torch.float64)
+    model = pv.models.CVAE((D,), (2,), 1, network=NET).double()
+    prior = pv.guides.PriorGuide(model)
+    truth = pv.evaluate.log_likelihood(model, prior, x, 200_000, c=c)
+    found = pv.evaluate.ais(model, x, num_steps=40, c=c)
+    torch.testing.assert_close(found, truth, atol=0.05, rtol=0)
+    gap = pv.evaluate.bdmc(model, num_data=4, num_steps=40, c=c)["gap"]
+    assert -0.1 < gap.mean() < 0.1
+    model = pv.models.AuxiliaryDGM((D,), 2, 1, network=NET).double()  # a <- x, y, z
+    truth = pv.evaluate.log_likelihood(model, pv.guides.PriorGuide(model), x, 100_000)
+    found = pv.evaluate.ais(model, x, num_steps=40)
+    torch.testing.assert_close(found, truth, atol=0.05, rtol=0)
+    assert -0.1 < pv.evaluate.bdmc(model, num_data=10, num_steps=40)["gap"].mean() < 0.1
+
+
+# ------------------------------------------------------------------- its manners
+
+
+def test_it_repeats_with_its_seed_leaves_the_stream_alone_and_works_in_chunks(model, monkeypatch):
+    x, before = model(size=N).detach(), torch.get_rng_state()
+    run = lambda seed: pv.evaluate.ais(model, x, num_steps=40, seed=seed)  # noqa: E731
+    a, b, c = run(5), run(5), run(6)
+    pv.evaluate.bdmc(model, num_data=3, num_steps=2)
+    assert torch.equal(before, torch.get_rng_state())
+    assert torch.equal(a, b) and not torch.equal(a, c) and not a.requires_grad
+    assert all(p.grad is None for p in model.parameters())
+    monkeypatch.setattr(likelihood, "BYTES", 1)
+    torch.testing.assert_close(run(5), evidence(model, x), atol=0.3, rtol=0)
+
+
+@pytest.mark.parametrize(
+    "judge, message",
+    [
+        (lambda m, x: pv.evaluate.ais(m, x, num_steps=0), "num_steps takes whole numbers from 1"),
+        (lambda m, x: pv.evaluate.ais(gamma_poisson, COUNTS, _point()), "no density of 'rate'"),
+        (lambda m, x: pv.evaluate.ais(m, x, _auxiliary), "is no latent of the model"),
+        (lambda m, x: pv.evaluate.ais(_poisson, x), "neither continuous nor can it be summed"),
+        (lambda m, x: pv.evaluate.bdmc(gamma_poisson), "pass example="),
+        (lambda m, x: pv.evaluate.bdmc(m, num_data=0), "num_data takes whole numbers from 1"),
+    ],
+)
+def test_a_wrong_use_is_told_in_one_line(model, judge, message):
+    with pytest.raises(pv.UserError) as error:
+        judge(model, model(size=2).detach())
+    assert message in str(error.value) and "\n" not in str(error.value)
+
+
+def _point():
+    guide = pv.guides.Auto(AutoDelta, gamma_poisson, example={"x": COUNTS})
+    return lambda x: guide(x, index=torch.arange(len(x)))
+
+
+def _auxiliary(x):
+    with pyro.plate("data", len(x)):
+        a = pyro.sample("a", dist.Normal(0.0, 1.0), infer={"is_auxiliary": True})
+        loc = a.unsqueeze(-1).expand(a.shape + (LATENT,))
+        pyro.sample("z", dist.Normal(loc, 1.0).to_event(1))
+
+
+def _poisson(x):
+    with pyro.plate("data", len(x)):
+        z = pyro.sample("z", dist.Poisson(x.new_tensor(3.0)))
+        pyro.sample(
+            "x", dist.Normal(z.unsqueeze(-1).expand(z.shape + (D,)), 1.0).to_event(1), obs=x
+        )

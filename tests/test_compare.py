@@ -1,0 +1,280 @@
+"""`compare`: every guide beside every other."""
+
+import csv
+import json
+import math
+from functools import partial
+
+import pyro
+import pyro.distributions as dist
+import pytest
+import torch
+import torch.nn as nn
+
+import pyro_vae as pv
+from pyro_vae.cli import main
+from pyro_vae.conditionals import MLP, MultivariateNormal, NormalLikelihood
+from pyro_vae.guides import Guide, SemiAmortised
+
+D, LATENT, SCALE = 5, 2, 0.6
+NET = MLP(hidden=(6,), activation="tanh")
+QUICK = {"epochs": 3, "batch_size": 32, "num_samples": 20, "progress": False}
+GAPS = {"num_samples": 50, "importance_samples": 100, "max_steps": 50, "annealing": False}
+GUIDES = {
+    "diagonal": partial(Guide, network=NET),
+    "full": partial(Guide, network=NET, family={"z": MultivariateNormal()}),
+}
+VAE = partial(pv.models.VAE, (D,), LATENT, NormalLikelihood(SCALE), MLP(hidden=()))
+
+
+def data(n=120):
+    torch.manual_seed(0)
+    w = torch.tensor([[1.0, 0.5], [0.9, -0.3], [0.1, 1.0], [-0.8, 0.7], [0.5, 0.5]])
+    x = torch.randn(n, LATENT) @ w.T + SCALE * torch.randn(n, D)
+    return pv.data.from_arrays(x, valid=0.2, test=0.2)
+
+
+def test_a_table_has_a_row_for_every_model_guide_objective_and_seed(tmp_path):
+    found = pv.compare(
+        {"a": VAE, "b": VAE}, GUIDES, data(), seeds=2, out=tmp_path, gap_data=3, gap_options=GAPS,
+        objectives={"elbo": pv.objectives.ELBO(), "beta": pv.objectives.ELBO(beta=0.5)}, **QUICK,
+    )  # fmt: skip
+    names = [(r["model"], r["guide"], r["objective"], r["seed"]) for r in found.rows]
+    assert len(names) == len(set(names)) == 16
+    for row in found.rows:
+        assert row["elbo"] < row["log_likelihood"] < 0
+        assert all(math.isfinite(v) for v in row.values() if isinstance(v, float))
+        assert row["ms_per_step"] > 0 and row["seconds"] > 0 and 1 <= row["ess"] <= 20
+    with open(tmp_path / "compare.csv") as f:
+        rows = list(csv.DictReader(f))
+    assert [float(r["elbo"]) for r in rows] == [r["elbo"] for r in found.rows]
+    assert json.loads((tmp_path / "compare.json").read_text())["rows"] == found.rows
+    assert (tmp_path / "compare.png").stat().st_size > 5000
+    (line,) = [
+        s for s in found.summary()
+        if (s["model"], s["guide"], s["objective"]) == ("a", "full", "beta")
+    ]  # fmt: skip
+    pair = [
+        r["elbo"] for r in found.rows if names[found.rows.index(r)][:3] == ("a", "full", "beta")
+    ]
+    assert line["elbo"] == pytest.approx((sum(pair) / 2, abs(pair[0] - pair[1]) / math.sqrt(2)))
+    assert "full" in str(found) and "±" in str(found)
+
+
+def linear():
+    """A trained decoder, its log p(x), and both families' best ELBO, in closed form."""
+    torch.manual_seed(1)
+    model = VAE()
+    w, b = model.p_x.head.maps["z"].weight.detach(), model.p_x.head.bias.detach()
+    w.copy_(torch.tensor([[1.0, 0.5], [0.9, -0.3], [0.1, 1.0], [-0.8, 0.7], [0.5, 0.5]]))
+    evidence = torch.distributions.MultivariateNormal(b, w @ w.T + SCALE**2 * torch.eye(D))
+    precision = torch.eye(LATENT) + w.T @ w / SCALE**2
+    lost = 0.5 * (precision.diagonal().log().sum() - precision.logdet())  # KL of the best diagonal
+    return model, evidence.log_prob, float(lost)
+
+
+def test_the_gaps_of_a_frozen_decoder_are_those_in_closed_form():
+    model, evidence, lost = linear()
+    given = data()
+    before = {k: v.clone() for k, v in model.state_dict().items()}
+    found = pv.compare(
+        model,
+        {
+            "constants": partial(Guide, given={"z": []}),
+            "diagonal": Guide,
+            "per datum": (
+                partial(Guide, given={"z": ["index"]}),
+                {"lr": 0.05, "epochs": 300, "schedule": "cosine"},
+            ),
+            "full": partial(Guide, family={"z": MultivariateNormal()}),
+        },
+        given, seeds=1, decoder="frozen", gap_data=24, gap_options={**GAPS, "max_steps": 1000},
+        epochs=30, lr=0.01, num_samples=200, progress=False,
+    )  # fmt: skip
+    rows = {r["guide"]: r for r in found.rows}
+    total = float(evidence(given.test.x).mean())
+    for name in ("diagonal", "per datum", "constants"):
+        assert rows[name]["approximation"] == pytest.approx(lost, abs=0.03)
+    assert rows["full"]["approximation"] == pytest.approx(0, abs=0.02)
+    for row in found.rows:
+        gap = row["approximation"] + row["amortisation"]
+        noise = 1.0 if row["guide"] == "constants" else 0.25
+        assert row["elbo"] == pytest.approx(total - gap, abs=noise)
+        assert row["log_likelihood"] < total + 0.1
+    assert rows["per datum"]["amortisation"] < 0.05 < rows["constants"]["amortisation"]
+    assert (
+        rows["per datum"]["parameters"] == 2 * LATENT * 25 and rows["constants"]["parameters"] == 4
+    )
+    assert all(torch.equal(v, before[k]) for k, v in model.state_dict().items())
+
+
+def test_a_frozen_decoder_is_one_for_all_guides_and_a_trained_one_each_guides_own(tmp_path):
+    given = data()
+    options = {**QUICK, "gap_data": 0, "seeds": 1}
+    pv.compare(VAE, GUIDES, given, decoder="frozen", base="full", out=tmp_path, **options)
+    states = {p.parent.name.rsplit("-", 1)[0]: p for p in tmp_path.glob("cells/*/checkpoint.pt")}
+    assert set(states) == {"vae-base-0", "vae-diagonal-elbo-0", "vae-full-elbo-0"}
+    models = [
+        torch.load(p, weights_only=True)["best"]["modules"][0]["p_x.head.bias"]
+        for p in states.values()
+    ]
+    assert torch.equal(models[0], models[1]) and torch.equal(models[0], models[2])
+    found = pv.compare(VAE, GUIDES, given, **options)
+    assert found.rows[0]["approximation"] is None
+
+
+def numbers(found):
+    """What does not depend on the clock."""
+    return [{k: v for k, v in r.items() if k not in ("seconds", "ms_per_step")} for r in found.rows]
+
+
+@pytest.mark.parametrize("decoder", ["trained", "frozen"])
+def test_what_was_stopped_goes_on_and_what_is_done_is_not_done_again(
+    tmp_path, monkeypatch, decoder
+):
+    from pyro_vae.comparison import cells
+
+    given, options = data(), {**QUICK, "seeds": 1, "gap_data": 0, "decoder": decoder}
+    whole = pv.compare(VAE, GUIDES, given, out=tmp_path / "whole", **options)
+    fit, calls = cells.fit, []
+
+    def stopped(*args, **kwargs):
+        calls.append(1)
+        run = fit(*args, **kwargs)
+        run.interrupted = len(calls) == 2
+        return run
+
+    monkeypatch.setattr(cells, "fit", stopped)
+    with pytest.raises(KeyboardInterrupt):
+        pv.compare(VAE, GUIDES, given, out=tmp_path / "stopped", **options)
+    calls[:] = [1] * 9
+    again = pv.compare(VAE, GUIDES, given, out=tmp_path / "stopped", **options)
+    assert numbers(again) == numbers(whole)
+    count = len(calls)
+    third = pv.compare(VAE, GUIDES, given, out=tmp_path / "stopped", **options)
+    assert len(calls) == count and third.rows == again.rows
+    pv.compare(VAE, GUIDES, given, out=tmp_path / "stopped", **{**options, "lr": 0.1})
+    assert len(calls) > count
+
+
+def test_processes_find_what_one_process_finds():
+    given, options = data(), {**QUICK, "seeds": 2, "gap_data": 0, "decoder": "frozen"}
+    one = pv.compare(VAE, GUIDES, given, **options)
+    two = pv.compare(VAE, GUIDES, given, workers=2, **options)
+    assert numbers(one) == numbers(two)
+    with pytest.raises(pv.UserError, match="functions of a module or functools.partial"):
+        pv.compare(lambda: VAE(), GUIDES, given, workers=2, **options)
+
+
+class Stranger(nn.Module):
+    """Model and guide of one module, with a network and a parameter of Pyro's store."""
+
+    def __init__(self):
+        super().__init__()
+        self.encoder, self.decoder = nn.Linear(D, 2 * LATENT), nn.Linear(LATENT, D)
+
+    def model(self, x):
+        pyro.module("decoder", self.decoder)
+        scale = pyro.param("scale", torch.tensor(1.0), dist.constraints.positive)
+        with pyro.plate("data", x.shape[0]):
+            z = pyro.sample("z", dist.Normal(torch.zeros(LATENT), 1.0).to_event(1))
+            pyro.sample("x", dist.Normal(self.decoder(z), scale).to_event(1), obs=x)
+
+    def guide(self, x):
+        pyro.module("encoder", self.encoder)
+        loc, log_scale = self.encoder(x).chunk(2, -1)
+        with pyro.plate("data", x.shape[0]):
+            pyro.sample("z", dist.Normal(loc, log_scale.exp()).to_event(1))
+
+
+@pytest.mark.parametrize("decoder", ["trained", "frozen"])
+def test_a_strangers_pair_beside_ours(decoder):
+    """Its module holds the guide too, and its scale is in Pyro's store: only the model freezes."""
+    given = data()
+    ours = partial(
+        Guide, given={"z": ["x"]}, network=MLP(hidden=()), example={"x": given.train.x[:2]}
+    )
+    options = {**QUICK, "epochs": 40, "lr": 0.03, "seeds": 2, "gap_data": 2, "gap_options": GAPS}
+    found = pv.compare(
+        lambda: Stranger().model, {"theirs": lambda model: model.__self__.guide, "ours": ours},
+        given, decoder=decoder, base="theirs" if decoder == "frozen" else None, **options,
+    )  # fmt: skip
+    rows = {(r["guide"], r["seed"]): r for r in found.rows}
+    assert len({r["elbo"] for r in rows.values()}) == 4
+    for r in rows.values():
+        assert r["elbo"] > -11 and abs(r["amortisation"]) < 5
+    assert rows["theirs", 0]["parameters"] == rows["ours", 0]["parameters"]
+    assert len(pyro.get_param_store()) == 0
+
+
+def test_a_semi_amortised_guide_and_labels_of_its_rows():
+    found = pv.compare(
+        VAE, {"steps": lambda m: SemiAmortised(m, Guide(m, network=NET), steps=2)}, data(),
+        seeds=[7], gap_data=3, gap_options=GAPS, decoder="frozen", **QUICK,
+    )  # fmt: skip
+    (row,) = found.rows
+    assert row["seed"] == 7 and row["model"] == "vae" and row["objective"] == "elbo"
+
+
+def test_it_leaves_the_callers_random_stream():
+    torch.manual_seed(3)
+    expected = torch.rand(2)
+    torch.manual_seed(3)
+    pv.compare(VAE, GUIDES, data_of_another_stream(), seeds=1, gap_data=0, **QUICK)
+    assert torch.equal(torch.rand(2), expected)
+
+
+def data_of_another_stream():
+    with torch.random.fork_rng():
+        return data()
+
+
+@pytest.mark.parametrize(
+    "changes, message",
+    [
+        ({"guides": {}}, "there are no guides to compare"),
+        ({"guides": [Guide]}, "guides takes {name: a function of the model"),
+        ({"guides": {"a": Guide(VAE())}}, "the guide 'a' must be a function of the model"),
+        ({"decoder": "forzen"}, "did you mean 'frozen'"),
+        ({"base": "full"}, "decoder='frozen'"),
+        ({"base": "ful", "decoder": "frozen"}, "did you mean 'full'"),
+        ({"epoch": 3}, "unknown option of fit 'epoch'; did you mean 'epochs'"),
+        ({"guides": {"a": (Guide, {"lrr": 3})}}, "unknown option of fit 'lrr'"),
+        ({"split": "tset"}, "did you mean 'test'"),
+        ({"seeds": 0}, "there are no seeds"),
+    ],
+)
+def test_mistakes_are_told_in_one_line(changes, message):
+    asked = {"model": VAE, "guides": GUIDES, "data": data(), **changes}
+    with pytest.raises(pv.UserError) as error:
+        pv.compare(**asked)
+    assert message in str(error.value) and "\n" not in str(error.value)
+
+
+def test_compare_trains_guides_by_name_and_compares_runs(tmp_path, monkeypatch, capsys):
+    monkeypatch.chdir(tmp_path)
+    quick = ["--epochs", "1", "--num_samples", "20", "--progress", "false"]
+    small = '{"hidden": [8], "latent_dim": 2, "compile": "false"}'
+    asked = ["compare", "--model", "vae", "--guides", "diagonal,per-datum", "--seeds", "1"]
+    asked += ["--decoder", "frozen", "--gap_data", "0", "--settings", small, *quick]
+    assert main(asked) == 0
+    said = capsys.readouterr().out
+    assert "diagonal" in said and "per-datum" in said and "log p(x)" in said
+    out = tmp_path / "runs" / "compare-vae-digits"
+    assert {"compare.csv", "compare.json", "compare.png"} <= {p.name for p in out.iterdir()}
+    for name in ("vae", "iaf-vae"):
+        fit = ["fit", name, "--hidden", "[8]", "--latent_dim", "2", "--compile", "false"]
+        assert main([*fit, *quick]) == 0
+    runs = ["runs/vae-digits-0", "runs/iaf-vae-digits-0"]
+    capsys.readouterr()
+    assert main(["compare", *runs, "--gap_data", "0", "--num_samples", "20"]) == 0
+    said = capsys.readouterr().out
+    assert "vae-digits" in said and "iaf-vae-digits" in said
+    for wrong, message in (
+        (["compare"], "either run folders, or --model"),
+        (["compare", "--model", "vae", "--guides", "diagnal"], "did you mean 'diagonal'"),
+        (["compare", "runs/nothing"], "is this a run folder?"),
+    ):
+        assert main(wrong) == 1
+        told = capsys.readouterr().err
+        assert message in told and told.count("\n") == 1

@@ -1,0 +1,256 @@
+"""Surgery, calibration, NUTS and grids, where the answer is known."""
+
+import math
+
+import pyro
+import pyro.distributions as dist
+import pytest
+import torch
+
+import pyro_vae as pv
+from pyro_vae import plots
+from pyro_vae.conditionals import MLP, NormalLikelihood
+from pyro_vae.evaluate import likelihood
+from pyro_vae.guides import Guide
+
+D, SCALE = 3, 0.8
+LINEAR, NET = MLP(hidden=()), MLP(hidden=(6,), activation="tanh")
+
+
+def linear(latent):
+    """x = W z + b + noise, z ~ N(0, I)."""
+    torch.manual_seed(1)
+    model = pv.models.VAE((D,), latent, NormalLikelihood(SCALE), LINEAR).double()
+    columns = torch.tensor([[1.0, 0.8, -0.5], [0.8, 0.2, -0.7]]).double()
+    model.p_x.head.maps["z"].weight.data.copy_(columns[:latent].T)
+    return model
+
+
+def exact(model, x):
+    """`(log p(x), posterior)`."""
+    head = model.p_x.head
+    w, b = head.maps["z"].weight.detach(), head.bias.detach()
+    marginal = w @ w.T + SCALE**2 * torch.eye(D).double()
+    covariance = torch.linalg.inv(torch.eye(w.shape[1]).double() + w.T @ w / SCALE**2)
+    mean = (x - b) @ w @ covariance / SCALE**2
+    law = dist.MultivariateNormal(b, marginal)
+    return law.log_prob(x), dist.MultivariateNormal(mean, covariance)
+
+
+def posterior_guide(model, widen=1.0, move=0.0):
+    def guide(x):
+        law = exact(model, x)[1]
+        with pyro.plate("data", len(x)):
+            pyro.sample(
+                "z",
+                dist.MultivariateNormal(law.loc + move, scale_tril=widen * law.scale_tril),
+            )
+
+    return guide
+
+
+def binary(n=20, size=D):
+    generator = torch.Generator().manual_seed(1)
+    return torch.bernoulli(torch.full((n, size), 0.5, dtype=torch.float64), generator=generator)
+
+
+# ------------------------------------------------------------------------ surgery
+
+
+def by_quadrature(log_q, log_p):
+    """kl, information and marginal KL of densities `[N, G]` and `[G]` on a grid of cells `step`."""
+    log_aggregate = log_q.logsumexp(0) - math.log(len(log_q))
+
+    def mean(gain):
+        return float((log_q.exp() * gain).sum() * STEP / len(log_q))
+
+    return {
+        "kl": mean(log_q - log_p),
+        "mutual_information": mean(log_q - log_aggregate),
+        "marginal_kl": mean(log_aggregate - log_p),
+    }
+
+
+AXIS = torch.linspace(-9, 9, 6001, dtype=torch.float64).unsqueeze(-1)
+STEP = float(AXIS[1, 0] - AXIS[0, 0])
+
+
+def close(found, truth, atol=0.02):
+    for name, value in truth.items():
+        assert found[name] == pytest.approx(value, abs=atol), name
+    parts = found["mutual_information"] + found["marginal_kl"]
+    assert found["kl"] == pytest.approx(parts, abs=1e-9)
+
+
+def test_the_kl_is_cut_as_quadrature_cuts_it():
+    model, x = linear(1), 1.5 * torch.randn(20, D, dtype=torch.float64)
+    guide = posterior_guide(model, widen=0.5)
+    found = pv.evaluate.elbo_surgery(model, guide, x, num_samples=4000)["z"]
+    law = exact(model, x)[1]
+    q = dist.Normal(law.loc, 0.5 * law.scale_tril[..., 0])
+    truth = by_quadrature(q.log_prob(AXIS[:, 0]), dist.Normal(0.0, 1.0).log_prob(AXIS[:, 0]))
+    close(found, truth)
+    assert 0.1 < truth["mutual_information"] < math.log(20) and truth["marginal_kl"] > 0.05
+    assert found["units"] == found["active_units"] == 1
+
+
+@pytest.mark.parametrize("given", [{"z": ["x"]}, {"y": ["x"], "z": ["x", "y"]}], ids=str)
+def test_discrete_latents_are_summed_in_posterior_and_prior(given, monkeypatch):
+    torch.manual_seed(0)
+    model, x = pv.models.MixtureVAE((D,), 2, 1, network=NET).double(), binary()
+    model.p_z.head.maps["y"].weight.data[0] = torch.tensor([-2.0, 1.0])
+    guide = Guide(model, given=given, network=NET).double()
+    guide.factors["z"].head.bias.data[1] = -1.0
+    with torch.no_grad():
+        log_p = torch.stack([model.p_z(y=y).log_prob(AXIS) for y in torch.eye(2).double()])
+        log_p = (log_p + model.p_y().logits.unsqueeze(-1)).logsumexp(0)
+        q = guide.factors["z"]
+        if "y" in given:
+            log_q = torch.stack(
+                [
+                    q(x=x, y=y.expand(20, 2)).log_prob(AXIS.unsqueeze(1)).T
+                    for y in torch.eye(2).double()
+                ]
+            )
+            weight = guide.factors["y"](x=x).logits.T.unsqueeze(-1)
+            log_q = (log_q + weight).logsumexp(0)
+        else:
+            log_q = q(x=x).log_prob(AXIS.unsqueeze(1)).T
+    truth = by_quadrature(log_q, log_p)
+    found = pv.evaluate.elbo_surgery(model, guide, x, num_samples=2000)
+    assert set(found) == {"z"}
+    close(found["z"], truth)
+    monkeypatch.setattr(likelihood, "BYTES", 32 * 512 * 3)
+    close(pv.evaluate.elbo_surgery(model, guide, x, num_samples=300)["z"], truth, atol=0.08)
+
+
+def test_a_latent_that_hangs_on_another_is_judged_with_it():
+    torch.manual_seed(0)
+    x = binary()
+    model = pv.models.GMVAE((D,), 2, 1, 2, network=NET, w_network=NET).double()
+    found = pv.evaluate.elbo_surgery(model, Guide(model, network=NET).double(), x)
+    assert set(found) == {"w", "all"} and found["all"]["units"] == 3
+    # with factors of x alone: the information of both is at least that of one
+    many = pv.evaluate.elbo_surgery(model, Guide(model, network=NET).double(), x, 300)
+    assert many["all"]["mutual_information"] > many["w"]["mutual_information"] - 0.02
+    model = pv.models.HierarchicalVAE((D,), (2, 1), network=NET, upper=NET).double()
+    found = pv.evaluate.elbo_surgery(model, Guide(model, network=NET).double(), x)
+    assert set(found) == {"all"}
+    kl = found["all"]["kl"]
+    assert kl == pytest.approx(
+        found["all"]["mutual_information"] + found["all"]["marginal_kl"], abs=1e-9
+    )
+
+
+# -------------------------------------------------------------------- calibration
+
+
+def judged(widen=1.0, move=0.0, oversample=1):
+    model = linear(2)
+    guide = posterior_guide(model, widen, move)
+    return pv.evaluate.calibration(model, guide, 2000, oversample=oversample)["z"]
+
+
+def test_ranks_of_the_exact_posterior_are_uniform():
+    found = judged()
+    assert found["ranks"].shape == (2000, 2)
+    assert found["ranks"].min() == 0 and found["ranks"].max() == 99
+    assert found["chi2_p"].min() > 1e-3 and found["ks_p"].min() > 1e-3
+
+
+@pytest.mark.parametrize("wrong", [{"widen": 0.8}, {"widen": 1.3}, {"move": 0.15}], ids=str)
+def test_a_wrong_guide_shows_in_its_ranks(wrong):
+    found = judged(**wrong)
+    assert found["chi2_p"].max() < 1e-3
+    counts = torch.bincount(found["ranks"][:, 0] // 10, minlength=10) / 200
+    ends, middle = counts[[0, 9]], counts[[4, 5]]
+    if "move" in wrong:
+        assert ends[0] > 1.2 > 0.8 > ends[1]
+    else:
+        assert (ends.mean() > middle.mean()) == (wrong["widen"] < 1)
+
+
+def test_importance_weights_mend_a_wide_guide():
+    found = judged(widen=1.5, oversample=20)
+    assert found["chi2_p"].min() > 1e-3 and found["ks_p"].min() > 1e-3
+
+
+def test_calibration_of_a_stranger_and_what_it_refuses():
+    def model(counts):
+        with pyro.plate("rows", len(counts)):
+            rate = pyro.sample("rate", dist.Gamma(counts.new_tensor(3.0), 1.0))
+            pyro.sample("obs", dist.Poisson(rate), obs=counts)
+
+    def guide(counts):  # the conjugate posterior
+        with pyro.plate("rows", len(counts)):
+            pyro.sample("rate", dist.Gamma(3.0 + counts, 2.0))
+
+    example = {"x": torch.zeros(5, dtype=torch.float64)}
+    found = pv.evaluate.calibration(model, guide, 2000, example=example)["rate"]
+    assert found["ranks"].shape == (2000,) and found["ks_p"] > 1e-3 and found["chi2_p"] > 1e-3
+    with pytest.raises(pv.UserError, match="no multiple of bins"):
+        pv.evaluate.calibration(model, guide, 10, num_samples=50, example=example)
+
+
+# ------------------------------------------------------------------ NUTS and grids
+
+
+def test_nuts_draws_the_posterior():
+    model = linear(2)
+    x = model(size=3).detach()
+    before = torch.get_rng_state()
+    found = pv.evaluate.nuts(model, x, num_samples=250, warmup=100)
+    assert torch.equal(before, torch.get_rng_state())
+    law = exact(model, x)[1]
+    z = found.draws["z"]
+    assert z.shape == (1000, 3, 2) and found.r_hat["z"].shape == found.ess["z"].shape == (3, 2)
+    assert found.r_hat["z"].max() < 1.05 and found.ess["z"].min() > 100
+    error = law.variance.sqrt() / found.ess["z"].sqrt()
+    assert ((z.mean(0) - law.loc).abs() < 4.5 * error).all()
+    for n in range(3):
+        torch.testing.assert_close(z[:, n].T.cov(), law.covariance_matrix[n], atol=0.08, rtol=0)
+
+
+def test_a_grid_is_the_evidence_and_the_densities():
+    model = linear(2)
+    x = model(size=4).detach()
+    found = pv.evaluate.posterior_grid(model, x, posterior_guide(model, widen=1.3))
+    truth, law = exact(model, x)
+    torch.testing.assert_close(found.log_likelihood, truth, atol=1e-4, rtol=0)
+    points = torch.stack(torch.meshgrid(*found.axes[1], indexing="ij"), -1)
+    one = dist.MultivariateNormal(law.loc[1], law.covariance_matrix[1])
+    torch.testing.assert_close(found.posterior[1], one.log_prob(points).exp(), atol=1e-3, rtol=0)
+    wide = dist.MultivariateNormal(law.loc[1], scale_tril=1.3 * law.scale_tril[1])
+    torch.testing.assert_close(found.guide[1], wide.log_prob(points).exp(), atol=1e-9, rtol=0)
+    with pytest.raises(pv.UserError, match="two latent numbers, this model has 1"):
+        pv.evaluate.posterior_grid(linear(1), x)
+
+
+def test_nuts_and_the_grid_agree_on_a_mixture():
+    torch.manual_seed(0)
+    model = pv.models.MixtureVAE((D,), 2, 2, network=NET).double()
+    model.p_z.head.maps["y"].weight.data[:2].normal_(0, 1)
+    x = binary(2)
+    grid = pv.evaluate.posterior_grid(model, x)
+    assert grid.guide is None
+    truth = pv.evaluate.log_likelihood(model, pv.guides.PriorGuide(model), x, 200_000)
+    torch.testing.assert_close(grid.log_likelihood, truth, atol=0.02, rtol=0)
+    found = pv.evaluate.nuts(model, x, num_samples=250, warmup=100)
+    share = grid.posterior / grid.posterior.sum((1, 2), keepdim=True)
+    mean = torch.stack(
+        [(share.sum(2) * grid.axes[:, 0]).sum(1), (share.sum(1) * grid.axes[:, 1]).sum(1)], -1
+    )
+    error = found.draws["z"].std(0) / found.ess["z"].sqrt()
+    assert ((found.draws["z"].mean(0) - mean).abs() < 4.5 * error).all()
+
+
+def test_pictures_show_them():
+    model = linear(2)
+    x = model(size=1).detach()
+    grid = pv.evaluate.posterior_grid(model, x, posterior_guide(model, widen=0.6), num=40)
+    _, (left, right) = plots.axes(8, 4, columns=2)
+    draws = torch.randn(50, 2)
+    assert plots.posterior(left, grid, draws=draws) is left
+    assert [t.get_text() for t in left.get_legend().get_texts()] == ["posterior", "NUTS", "guide"]
+    assert plots.ranks(right, torch.randint(100, (500,)), 99) is right
+    assert sum(bar.get_height() for bar in right.patches if bar.get_height() > 1) >= 500
