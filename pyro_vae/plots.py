@@ -302,16 +302,21 @@ def posterior(ax, grid, datum=0, draws=None, title=None, shares=(0.5, 0.9, 0.99)
     blues = [colormaps["Blues"](v) for v in np.linspace(0.2, 0.65, len(levels))]
     ax.contourf(horizontal, vertical, true, [*levels, true.max() * 1.001], colors=blues)
     handles = [Patch(color=blues[-1], label="posterior")]
+    shown = true > levels[0] / 20
     if draws is not None:
         points = _array(draws)
         ax.scatter(*points.T, s=2, color=INK, lw=0, alpha=0.35)
         handles.append(Line2D([], [], color=INK, marker=".", lw=0, ms=4, label="NUTS"))
     if grid.guide is not None:
         mine = _array(grid.guide[datum]).T
+        shown |= mine > mine.max() / 300
         ax.contour(
             horizontal, vertical, mine, _mass_levels(mine, shares), colors=ORANGE, linewidths=1.2
         )
         handles.append(Line2D([], [], color=ORANGE, lw=1.2, label="guide"))
+    ax.set_xlim(*horizontal[np.flatnonzero(shown.any(0))[[0, -1]]])
+    ax.set_ylim(*vertical[np.flatnonzero(shown.any(1))[[0, -1]]])
+    ax.set_aspect("equal")
     ax.legend(handles=handles, frameon=False, fontsize=8)
     ax.set_xlabel("$z_1$")
     ax.set_ylabel("$z_2$")

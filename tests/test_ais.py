@@ -185,6 +185,21 @@ def test_a_positive_latent_counts_its_jacobian(start):
     torch.testing.assert_close(found, truth, atol=0.06, rtol=0)
 
 
+def test_a_mixture_of_positive_laws_is_a_positive_latent():
+    """One component twice: the mixture is the Gamma, whose evidence is known."""
+
+    def model(x):
+        with pyro.plate("rows", len(x)):
+            parts = dist.Gamma(x.new_full((2,), 2.0), 0.5)
+            weights = dist.Categorical(logits=x.new_zeros(2))
+            rate = pyro.sample("rate", dist.MixtureSameFamily(weights, parts))
+            pyro.sample("obs", dist.Poisson(rate), obs=x)
+
+    found = pv.evaluate.ais(model, COUNTS, num_steps=20, num_chains=200)
+    truth = dist.NegativeBinomial(COUNTS.new_tensor(2.0), probs=COUNTS.new_tensor(1 / 1.5))
+    torch.testing.assert_close(found, truth.log_prob(COUNTS), atol=0.1, rtol=0)
+
+
 def test_a_latent_on_the_simplex_and_data_of_a_stranger():
     prior = torch.tensor([1.0, 2.0, 0.5], dtype=torch.float64)
 

@@ -10,7 +10,7 @@ from ..guides import PriorGuide
 from ..pair import device_of, eval_mode, seeded
 from .joint import Joint
 from .likelihood import check_proper, chunks, observed, rows_per_chunk
-from .simulate import simulate
+from .simulate import home, simulate
 
 PILOTS = 4  # chains that choose the step size, and count for nothing else
 ACCEPTANCE = 0.8  # that they aim at, over steps of 0.2 to 1.2 times that size
@@ -31,8 +31,8 @@ def ais(model, x, guide=None, num_steps=500, num_chains=16, leapfrog=10, seed=0,
               \left(\frac{p(x, z_{t-1})}{q_0(z_{t-1})}\right)^{\beta_t - \beta_{t-1}}
 
     :math:`\hat p(x)` is unbiased, so its log is a lower bound in expectation, rising to log p(x) with
-    `num_steps` and `num_chains`. To keep it unbiased, the step size of each datum follows the
-    acceptance of four more chains, whose weights are not used.
+    `num_steps` and `num_chains`. To keep it unbiased, the step size of each datum follows, towards
+    0.8, the acceptance of four more chains, whose weights are not used.
 
     Several continuous latents are one vector, constrained ones mapped to the reals; discrete latents
     are summed exactly at every evaluation. Data and chains are one batch; the cost is
@@ -90,10 +90,9 @@ def bdmc(
         `{"lower", "upper", "gap": [num_data], "x": the data}`.
     """
     whole(1, num_data=num_data, num_steps=num_steps, num_chains=num_chains, leapfrog=leapfrog)
-    device = device_of(model, guide)
+    device = home(model, guide, example)
     with eval_mode(model), seeded(seed, device):
-        covariates = {k: v.to(device) for k, v in covariates.items()}
-        batch, latents = simulate(model, num_data, example, **covariates)
+        batch, latents = simulate(model, num_data, device, example, **covariates)
         follow = None if seed is None else int(torch.randint(2**31, ()))
     check_proper(model, **batch)
     anneal = _Annealing(model, guide, num_steps, num_chains, leapfrog)

@@ -5,10 +5,10 @@ import torch
 from scipy import stats
 
 from ..errors import UserError, whole
-from ..pair import device_of, eval_mode, seeded
+from ..pair import eval_mode, seeded
 from .joint import Joint
 from .likelihood import chunks, rows_per_chunk
-from .simulate import simulate
+from .simulate import home, simulate
 
 
 @torch.no_grad()
@@ -51,11 +51,10 @@ def calibration(
     whole(2, bins=bins)
     if (num_samples + 1) % bins:
         raise UserError(f"num_samples + 1 = {num_samples + 1} is no multiple of bins={bins}")
-    device = device_of(model, guide)
+    device = home(model, guide, example)
     ranks = []
     with eval_mode(model, guide), seeded(seed, device):
-        covariates = {k: v.to(device) for k, v in covariates.items()}
-        batch, latents = simulate(model, num_data, example, **covariates)
+        batch, latents = simulate(model, num_data, device, example, **covariates)
         rows = rows_per_chunk(model, guide, batch, device) // (num_samples * oversample)
         for part in chunks({**batch, **latents}, max(1, rows), device):
             truth = {name: part.pop(name).unsqueeze(0) for name in latents}

@@ -44,9 +44,8 @@ def inference_gaps(
 
     log p(x) is one of two lower bounds, AIS from the prior and the importance-weighted one with
     :math:`q^*`, that whose mean over the data is larger (a larger one for each datum would be no
-    bound); where it is loose, the approximation gap is too small. Of a guide that sums no
-    discrete latent wrongly nothing else is approximate but Monte Carlo: L[q] and L[q*] are
-    estimated on the same noise, and L[q*] is L[q] where the search found nothing better.
+    bound); where it is loose, the approximation gap is too small. L[q] and L[q*] are estimated on
+    the same noise, and L[q*] is L[q] where the search found nothing better.
 
     A factor with a *sampled* latent among its parents (z2 <- z1) is free only by a constant, so that
     its part of the amortisation gap is called approximation.

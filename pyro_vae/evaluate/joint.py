@@ -10,6 +10,7 @@ from pyro.poutine.enum_messenger import EnumMessenger
 from pyro.poutine.messenger import Messenger
 from pyro.poutine.util import prune_subsample_sites
 from torch.distributions import biject_to, constraints
+from torch.distributions.mixture_same_family import MixtureSameFamilyConstraint
 
 from ..errors import UserError
 from ..guides import SemiAmortised
@@ -26,8 +27,8 @@ class Joint:
     Args:
         model: a Pyro program.
         batch: its data, B rows.
-        guide: what `draw` and `log_start` mean: the guide's law, or with None the model's own prior
-            given what it observes besides (its conditionals, run in their order).
+        guide: whose law `draw` and the start of `log_densities` are; None is the model's own prior
+            (its conditionals, run in their order, with what it observes in place).
 
     Raises:
         UserError: a latent that is neither continuous nor can be summed; a guide without a density
@@ -185,7 +186,7 @@ def _transform(name, fn):
     if _is_real(fn.support):
         return _IDENTITY
     try:
-        return biject_to(fn.support)
+        return biject_to(_of_components(fn.support))
     except NotImplementedError:
         raise UserError(
             f"{name!r} is neither continuous nor can it be summed: its support is {fn.support}"
@@ -195,7 +196,14 @@ def _transform(name, fn):
 _IDENTITY = torch.distributions.identity_transform
 
 
+def _of_components(support):
+    """A mixture's support is that of its components."""
+    is_mixture = isinstance(support, MixtureSameFamilyConstraint)
+    return support.base_constraint if is_mixture else support
+
+
 def _is_real(support):
+    support = _of_components(support)
     while isinstance(support, constraints.independent):
         support = support.base_constraint
     return support is constraints.real

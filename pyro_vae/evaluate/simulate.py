@@ -5,11 +5,16 @@ import torch
 from pyro import poutine
 
 from ..errors import UserError
-from ..pair import accepting, is_subsample, takes
+from ..pair import accepting, device_of, is_subsample, takes
+
+
+def home(model, guide, example):
+    """The device of a pair, or of what it is to be run on."""
+    return device_of(model, guide, default="cpu" if example is None else example["x"].device)
 
 
 @torch.no_grad()
-def simulate(model, num_data, example=None, **covariates):
+def simulate(model, num_data, device, example=None, **covariates):
     """`(batch, {latent: [num_data, *shape]})`, drawn from p(x, latents), or from p(x, latents | c).
 
     Args:
@@ -23,6 +28,7 @@ def simulate(model, num_data, example=None, **covariates):
     for name, value in covariates.items():
         if len(value) != num_data:
             raise UserError(f"{name} has {len(value)} rows, but num_data={num_data}")
+    covariates = {k: v.to(device) for k, v in covariates.items()}
     if takes(model, "size"):
         batch = {"size": num_data, **covariates}
     elif example is None:
@@ -30,9 +36,8 @@ def simulate(model, num_data, example=None, **covariates):
             "this model does not sample with size=: pass example={'x': data like its own}"
         )
     else:
-        batch = {}
-        for name, value in {**example, **covariates}.items():
-            batch[name] = value[torch.arange(num_data, device=value.device) % len(value)]
+        rows = torch.arange(num_data, device=device) % len(example["x"])
+        batch = {**{k: v.to(device)[rows] for k, v in example.items()}, **covariates}
     program = poutine.uncondition(accepting(model))
     with pyro.validation_enabled(False):
         trace = poutine.trace(program).get_trace(**batch)
