@@ -257,7 +257,8 @@ def leaves(program, batch):
     device = device_of(program, default=batch["x"].device)
     batch = {k: v[:2].to(device) for k, v in batch.items()}
     with torch.enable_grad(), untouched(device), pyro.validation_enabled(False):
-        return leaves_of(poutine.trace(accepting(program)).get_trace(**batch).log_prob_sum())
+        trace = poutine.trace(accepting(program)).get_trace
+        return leaves_of(lambda: trace(**batch).log_prob_sum())
 
 
 def parameters(model, guide, x, others):
