@@ -18,7 +18,7 @@ from pyro_vae.guides import Guide, SemiAmortised
 
 D, LATENT, SCALE = 5, 2, 0.6
 NET = MLP(hidden=(6,), activation="tanh")
-QUICK = {"epochs": 3, "batch_size": 32, "num_samples": 20, "progress": False}
+QUICK = {"compile": False, "epochs": 3, "batch_size": 32, "num_samples": 20, "progress": False}
 GAPS = {"num_samples": 50, "importance_samples": 100, "max_steps": 50, "annealing": False}
 GUIDES = {
     "diagonal": partial(Guide, network=NET),
