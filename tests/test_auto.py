@@ -108,6 +108,88 @@ def test_a_positive_latents_change_of_variables_is_in_its_bound():
     torch.testing.assert_close(bound, evidence, atol=0.02, rtol=0)
 
 
+def put(guide, mean, covariance):
+    """Rows of an AutoMultivariateNormal with these means `[N, D]` and this covariance."""
+    tril = torch.linalg.cholesky(covariance)
+    scale = tril.diagonal()
+    with torch.no_grad():
+        guide.rows["loc"].copy_(mean)
+        guide.rows["scale"].copy_(scale.expm1().log())  # softplus of it is the scale
+        guide.rows["scale_tril"].copy_(tril / scale[:, None])
+
+
+def test_a_joint_normal_that_is_the_posterior_has_the_evidence_for_its_bound():
+    model, x = linear()
+    guide = Auto(autoguide.AutoMultivariateNormal, model, num_data=N)
+    mean, precision = posterior(model, x)
+    put(guide, mean, precision.inverse())
+    index = torch.randperm(N)
+    w, b = model.p_x.head.maps["z"].weight.detach(), model.p_x.head.bias.detach()
+    evidence = torch.distributions.MultivariateNormal(
+        b, w @ w.T + SCALE**2 * torch.eye(D)
+    ).log_prob(x)
+    for bound in (pv.evaluate.elbo, pv.evaluate.log_likelihood):
+        found = bound(model, guide, x[index], num_samples=2, index=index)
+        torch.testing.assert_close(found, evidence[index], atol=1e-3, rtol=1e-4)
+    # of one latent the law is that latent's
+    assert set(pv.evaluate.elbo_terms(model, guide, x, index=torch.arange(N))) == {"x", "z"}
+
+
+def chain(x):
+    """a ~ N(0, 1); b | a ~ N(a, 1); x | b ~ N(b, 1/2): one chain a datum."""
+    with pyro.plate("data", len(x)):
+        a = pyro.sample("a", dist.Normal(0.0, 1.0))
+        b = pyro.sample("b", dist.Normal(a, 1.0))
+        pyro.sample("x", dist.Normal(b.unsqueeze(-1), 0.5).to_event(1), obs=x)
+
+
+def test_the_joint_normal_of_two_latents_knows_their_covariance():
+    x = torch.tensor([[0.3], [-1.0], [2.0]])
+    precision = torch.tensor([[2.0, -1.0], [-1.0, 1.0 + 4.0]])
+    mean = (precision.inverse() @ torch.stack([torch.zeros(3), 4 * x[:, 0]])).T
+    evidence = torch.distributions.Normal(0.0, (2 + 0.25) ** 0.5).log_prob(x[:, 0])
+    guide = Auto(autoguide.AutoMultivariateNormal, chain, example={"x": x})
+    put(guide, mean, precision.inverse())
+    index = torch.arange(3)
+    bound = pv.evaluate.elbo(chain, guide, x, index=index)
+    torch.testing.assert_close(bound, evidence, atol=1e-4, rtol=0)
+    assert set(pv.evaluate.elbo_terms(chain, guide, x, index=index)) == {"a", "b", "x", "_joint"}
+    code = pv.evaluate.encode(chain, guide, x, index=index)
+    torch.testing.assert_close(torch.stack([code["a"], code["b"]], 1), mean)
+    with pytest.raises(pv.UserError, match="'_joint' belongs to no one latent"):
+        pv.fit(chain, guide, x, 1, objective=pv.objectives.ELBO(beta=0.5), progress=False)
+
+
+@pytest.mark.parametrize("kind", ["AutoDiagonalNormal", "AutoLowRankMultivariateNormal"])
+def test_joint_normals_train_on_minibatches_towards_the_posterior(kind):
+    x = torch.tensor([[0.3], [-1.0], [2.0], [0.0], [1.0]])
+    guide = Auto(getattr(autoguide, kind), chain, example={"x": x}, init_scale=0.5)
+    pv.fit(chain, guide, x, epochs=400, lr=0.05, batch_size=2, schedule="cosine", progress=False)
+    code = pv.evaluate.encode(chain, guide, x, index=torch.arange(5))
+    torch.testing.assert_close(code["b"], 8 / 9 * x[:, 0], atol=0.15, rtol=0)
+    bound = pv.evaluate.elbo(chain, guide, x, num_samples=2000, index=torch.arange(5)).mean()
+    evidence = torch.distributions.Normal(0.0, 1.5).log_prob(x).mean()
+    gap = 0.5 * torch.tensor(10 / 9).log()  # of the best diagonal: log of the precisions' ratio
+    lost = evidence - bound
+    assert lost > gap - 0.02 if kind == "AutoDiagonalNormal" else lost < gap - 0.02
+    assert lost < gap + 0.05
+
+
+def test_a_joint_normal_of_a_positive_latent_is_the_auto_normal():
+    def model(x):
+        with pyro.plate("rows", len(x)):
+            rate = pyro.sample("rate", dist.Gamma(torch.ones(2), 1.0).to_event(1))
+            pyro.sample("x", dist.Poisson(rate).to_event(1), obs=x)
+
+    x, index = torch.tensor([[1.0, 2], [4, 0]]), torch.arange(2)
+    found = []
+    for kind, rows in ((AutoNormal, 2), (autoguide.AutoDiagonalNormal, 1)):
+        start = init_to_value(values={"rate": torch.tensor([[1.0, 3.5]]).expand(rows, 2)})
+        guide = Auto(kind, model, example={"x": x}, init_scale=0.4, init_loc_fn=start)
+        found.append(pv.evaluate.elbo(model, guide, x, num_samples=5, index=index))
+    torch.testing.assert_close(*found)
+
+
 def test_an_auto_delta_finds_the_mode():
     model, x = linear()
     guide = Auto(AutoDelta, model, num_data=N)
@@ -166,11 +248,23 @@ def test_a_recorded_step_takes_it():
     assert losses[0] == pytest.approx(losses[1], rel=1e-4)
 
 
+def test_a_joint_normal_takes_the_continuous_latents_of_a_mixture():
+    torch.manual_seed(0)
+    model = pv.models.GMVAE((D,), 3, LATENT, 2, network=NET)
+    x, index = torch.bernoulli(torch.full((N, D), 0.5)), torch.arange(N)
+    guide = Auto(autoguide.AutoMultivariateNormal, model, num_data=N)
+    found = pv.fit(model, guide, x, epochs=60, lr=0.05, batch_size=5, progress=False)
+    assert found.history[-1]["loss"] < found.history[0]["loss"] - 1
+    assert set(pv.evaluate.posterior(model, guide, x, index=index)) == {"w", "y", "z"}
+    assert len(pyro.get_param_store()) == 0
+
+
 @pytest.mark.parametrize(
     "make, message",
     [
         (lambda m: Auto(autoguide.AutoNormalMessenger, m, N), "messenger guides have no local"),
-        (lambda m: Auto(autoguide.AutoMultivariateNormal, m, N), "joint over all data"),
+        (lambda m: Auto(autoguide.AutoIAFNormal, m, N), "cannot be a row for each datum"),
+        (lambda m: Auto(autoguide.AutoLaplaceApproximation, m, N), "cannot be a row"),
         (lambda m: Auto("normal", m, N), "normal is not supported"),
         (lambda m: Auto(AutoNormal, m), "pass num_data=, or example="),
         (lambda m: Auto(AutoNormal, m, example={"c": torch.zeros(2)}), "example= needs the data"),
