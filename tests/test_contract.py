@@ -296,7 +296,19 @@ def test_it_trains_and_is_judged_on_a_gpu(name, network):
 @pytest.mark.parametrize("name", methods.METHODS)
 def test_every_method_can_be_judged(name, monkeypatch):
     monkeypatch.setattr(gaps, "WINDOW", 2)
+    judge(name, *build(name))
+
+
+@pytest.mark.gpu
+@pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a GPU that torch can use")
+@pytest.mark.parametrize("name", methods.METHODS)
+def test_every_method_can_be_judged_on_a_gpu(name, monkeypatch):
+    monkeypatch.setattr(gaps, "WINDOW", 2)
     model, guide = build(name)
+    judge(name, model.cuda(), guide.cuda())
+
+
+def judge(name, model, guide):
     x, others = images(), observed(model, guide)
     if name == "nn-baseline":
         with pytest.raises(pv.UserError, match="no continuous latent"):
