@@ -15,7 +15,8 @@ class UserError(ValueError):
 def unknown(kind, name, known):
     """The error for a misspelt name, with the nearest known one."""
     known = [str(k) for k in known]
-    near = difflib.get_close_matches(str(name), known, n=1, cutoff=0.4)
+    begun = [k for k in known if k.startswith(str(name))]
+    near = begun or difflib.get_close_matches(str(name), known, n=1, cutoff=0.4)
     hint = f"did you mean {near[0]!r}?" if near else "known: " + ", ".join(known)
     return UserError(f"unknown {kind} {name!r}; {hint}")
 

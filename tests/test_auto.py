@@ -135,12 +135,12 @@ def test_a_joint_normal_that_is_the_posterior_has_the_evidence_for_its_bound():
     assert set(pv.evaluate.elbo_terms(model, guide, x, index=torch.arange(N))) == {"x", "z"}
 
 
-def chain(x):
+def chain(rows):
     """a ~ N(0, 1); b | a ~ N(a, 1); x | b ~ N(b, 1/2): one chain a datum."""
-    with pyro.plate("data", len(x)):
+    with pyro.plate("data", len(rows)):
         a = pyro.sample("a", dist.Normal(0.0, 1.0))
         b = pyro.sample("b", dist.Normal(a, 1.0))
-        pyro.sample("x", dist.Normal(b.unsqueeze(-1), 0.5).to_event(1), obs=x)
+        pyro.sample("x", dist.Normal(b.unsqueeze(-1), 0.5).to_event(1), obs=rows)
 
 
 def test_the_joint_normal_of_two_latents_knows_their_covariance():

@@ -17,7 +17,7 @@ from pyro_vae.conditionals import MLP, MultivariateNormal, NormalLikelihood
 from pyro_vae.guides import Guide, PriorGuide
 from pyro_vae.models import CVAE, MixtureVAE, NNBaseline
 from pyro_vae.objectives import ELBO, Hybrid
-from pyro_vae.pair import run
+from pyro_vae.traces import run
 
 D, C, LATENT, SCALE, N = 4, 3, 2, 0.7, 12
 CONDITIONAL = [n for n, m in methods.METHODS.items() if "condition" in m.settings]

@@ -9,7 +9,7 @@ from torch.distributions import MultivariateNormal as TorchMultivariateNormal
 import pyro_vae as pv
 from pyro_vae.conditionals import MLP, MultivariateNormal, NormalLikelihood
 from pyro_vae.evaluate import likelihood
-from pyro_vae.pair import run
+from pyro_vae.traces import run
 
 D, LATENT, SCALE = 5, 2, 0.7
 LINEAR = MLP(hidden=())

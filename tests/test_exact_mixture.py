@@ -10,7 +10,7 @@ from torch.distributions import MultivariateNormal as TorchMultivariateNormal
 
 import pyro_vae as pv
 from pyro_vae.conditionals import MLP, MultivariateNormal, Normal, NormalLikelihood
-from pyro_vae.pair import run
+from pyro_vae.traces import run
 
 K, LATENT, D, SCALE = 3, 2, 4, 0.6
 LINEAR = MLP(hidden=())

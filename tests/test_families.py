@@ -20,7 +20,7 @@ from pyro_vae.conditionals import (
     Normal,
 )
 from pyro_vae.conditionals.mixtures import TRAINING, NormalMixture, _Implicit
-from pyro_vae.pair import run
+from pyro_vae.traces import run
 
 D, LATENT, N = 6, 2, 7
 NET = MLP(hidden=(5,), activation="tanh")

@@ -11,7 +11,8 @@ from pyro import poutine
 
 import pyro_vae as pv
 from pyro_vae.conditionals import MLP, MultivariateNormal
-from pyro_vae.pair import accepting, run
+from pyro_vae.pair import accepting
+from pyro_vae.traces import run
 
 D, K, LATENT, N = 6, 3, 2, 7
 NET = MLP(hidden=(5, 4), activation="tanh")

@@ -11,7 +11,8 @@ from objectives import Coins, gradients
 import pyro_vae as pv
 from pyro_vae import methods
 from pyro_vae.objectives import ELBO, IWAE
-from pyro_vae.pair import accepting, run
+from pyro_vae.pair import accepting
+from pyro_vae.traces import run
 
 X_SHAPE, N = (1, 4, 4), 6
 TINY = {

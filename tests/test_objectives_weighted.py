@@ -25,7 +25,7 @@ import pyro_vae as pv
 from pyro_vae import methods
 from pyro_vae.evaluate import likelihood
 from pyro_vae.objectives import ELBO, IWAE, DReG, Renyi
-from pyro_vae.pair import run
+from pyro_vae.traces import run
 
 SUMMED_IN_GUIDE = [
     n for n, m in methods.METHODS.items() if "y" in (m.given or m.model.default_guide)

@@ -6,16 +6,8 @@ from pyro import poutine
 from pyro.poutine.enum_messenger import EnumMessenger
 
 from ..errors import UserError
-from ..pair import (
-    accepting,
-    device_of,
-    enumerate_discrete,
-    eval_mode,
-    is_subsample,
-    parameters_of,
-    takes,
-    untouched,
-)
+from ..pair import accepting, device_of, eval_mode, is_subsample, parameters_of, takes, untouched
+from ..traces import enumerate_discrete
 from .likelihood import observed
 
 

@@ -6,7 +6,8 @@ import torch
 
 from ..errors import positive, whole
 from ..guides.free import Free
-from ..pair import device_of, eval_mode, run, seeded
+from ..pair import device_of, eval_mode, seeded
+from ..traces import run
 from .ais import GRADIENT, ais
 from .likelihood import check_proper, chunks, log_weights, observed, rows_per_chunk
 

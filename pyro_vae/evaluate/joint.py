@@ -14,7 +14,8 @@ from torch.distributions.mixture_same_family import MixtureSameFamilyConstraint
 
 from ..errors import UserError
 from ..guides import SemiAmortised
-from ..pair import PARTICLES, At, Traces, accepting, enumerate_discrete
+from ..pair import accepting
+from ..traces import PARTICLES, At, Traces, enumerate_discrete
 
 
 class Joint:

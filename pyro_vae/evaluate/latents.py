@@ -3,7 +3,8 @@
 import torch
 
 from ..errors import UserError, whole
-from ..pair import device_of, eval_mode, is_subsample, run, seeded
+from ..pair import device_of, eval_mode, is_subsample, seeded
+from ..traces import run
 from .likelihood import chunks, observed, rows_per_chunk
 
 

@@ -6,7 +6,8 @@ import torch
 
 from ..errors import UserError, whole
 from ..guides import PriorGuide
-from ..pair import device_of, eval_mode, one_hot_labels, run, seeded
+from ..pair import device_of, eval_mode, one_hot_labels, seeded
+from ..traces import run
 
 BYTES = 256 * 2**20  # what one chunk's largest tensors may take together
 

@@ -7,7 +7,8 @@ import torch
 
 from ..errors import UserError, unknown, whole
 from ..evaluate.likelihood import chunks, observed, rows_per_chunk
-from ..pair import device_of, eval_mode, is_subsample, run, seeded
+from ..pair import device_of, eval_mode, is_subsample, seeded
+from ..traces import run
 
 METHODS = ("metropolis", "pseudo-gibbs")
 

@@ -7,7 +7,6 @@ from pyro import poutine
 from ..errors import UserError, unknown, whole
 from ..evaluate import posterior
 from ..pair import (
-    AtMean,
     covariates_of,
     device_of,
     eval_mode,
@@ -17,6 +16,7 @@ from ..pair import (
     seeded,
     sites_of,
 )
+from ..traces import AtMean
 
 
 def sample(

@@ -16,7 +16,7 @@ from torch.distributions import biject_to
 from torch.func import functional_call
 
 from ..errors import UserError
-from ..pair import is_subsample
+from ..pair import accepting, is_subsample
 from ..program import Program
 
 PER_SITE = (AutoNormal, AutoDelta)
@@ -73,7 +73,7 @@ class Auto(Program):
         options = options if joint else {**options, "create_plates": _plates}
         with torch.no_grad(), torch.random.fork_rng(devices=[]), pyro.validation_enabled(False):
             with poutine.block():
-                continuous = poutine.block(model, hide_fn=_hidden)
+                continuous = poutine.block(accepting(model), hide_fn=_hidden)
                 sites = _latents(continuous, example)
                 self.plate = _one_plate(sites, len(example["x"]))
                 auto = kind(continuous, **options)

@@ -6,7 +6,8 @@ from pyro.poutine.messenger import Messenger
 from torch.distributions import Independent, biject_to, constraints
 
 from ..errors import UserError
-from ..pair import accepting, is_subsample, run
+from ..pair import accepting, is_subsample
+from ..traces import run
 from .guide import Guide
 from .semi_amortised import SemiAmortised
 

@@ -5,8 +5,9 @@ import inspect
 import torch
 
 from ..errors import UserError, positive, whole
-from ..pair import apart, run
+from ..pair import apart
 from ..program import Program
+from ..traces import run
 from .guide import Guide
 
 

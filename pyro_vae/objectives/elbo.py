@@ -6,7 +6,7 @@ import torch
 from pyro.infer import TraceEnum_ELBO
 
 from ..errors import UserError, whole
-from ..pair import Traces
+from ..traces import Traces
 
 
 class ELBO(TraceEnum_ELBO):

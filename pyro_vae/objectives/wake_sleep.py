@@ -5,7 +5,8 @@ from pyro import poutine
 from pyro.poutine.messenger import Messenger
 
 from ..errors import UserError
-from ..pair import At, is_subsample
+from ..pair import is_subsample
+from ..traces import At
 from .weighted import IWAE, scale_of
 
 

@@ -20,7 +20,8 @@ from ..errors import UserError, positive, unknown, whole
 from ..evaluate import check_pair, elbo
 from ..evaluate.check import check_support
 from ..objectives import ELBO
-from ..pair import accepting, modules, one_hot_labels, reads_index, run, takes, untouched
+from ..pair import accepting, modules, one_hot_labels, reads_index, takes, untouched
+from ..traces import run
 from . import checkpoint, distributed
 from .cuda_graph import GraphedStep, can_graph
 from .interrupt import ctrl_c

@@ -13,8 +13,9 @@ from ..evaluate import elbo_terms, encode
 from ..guides import Guide
 from ..models import VAE, StandardNormal, VampPrior, prior_of
 from ..models.priors import fit_components
-from ..pair import accepting, device_of, eval_mode, run, seeded
+from ..pair import accepting, device_of, eval_mode, seeded
 from ..program import Program
+from ..traces import run
 
 MAX_POINTS = 20_000
 
