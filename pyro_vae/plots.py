@@ -147,6 +147,8 @@ def bars(ax, values, ylabel=None, title=None, colors=BLUE, labels=None):
 def gaps(ax, summary, title=None):
     """A bar a guide: what its family costs (approximation), and what its network costs besides.
 
+    One that is more than four times as long as the others' median ends at the axis, with its number.
+
     Args:
         summary: `[{"guide", "approximation": (mean, sd), "amortisation": (mean, sd)}]`, in nats.
     """
@@ -159,13 +161,16 @@ def gaps(ax, summary, title=None):
         right = np.maximum(right, left + sd)
         if sd.any():
             ax.errorbar(left, names, xerr=sd, fmt="none", ecolor=INK, elinewidth=1, capsize=2)
+    fit = right <= 4 * np.median(right)
+    end = 1.18 * right[fit].max()
     for y, total in enumerate(left):
         ax.annotate(
-            f"{total:.2f}", (right[y], y), (6, 0), textcoords="offset points", va="center",
-            fontsize=9, color=INK,
+            f"{total:.2f}" + ("" if fit[y] else " \N{RIGHTWARDS ARROW}"), (min(right[y], end), y),
+            (6 if fit[y] else -6, 0), textcoords="offset points", va="center", fontsize=9,
+            ha="left" if fit[y] else "right", color=INK if fit[y] else "white",
         )  # fmt: skip
     ax.invert_yaxis()
-    ax.margins(x=0.14)
+    ax.set_xlim(min(0, left.min()), end)
     ax.set_xlabel("log p(x) - ELBO, nats per datum")
     if title:
         ax.set_title(title)
