@@ -226,6 +226,15 @@ def test_a_grid_is_the_evidence_and_the_densities():
         pv.evaluate.posterior_grid(linear(1), x)
 
 
+def test_a_grid_follows_a_posterior_far_from_the_prior():
+    model = linear(2)
+    far = torch.tensor([[30.0, -5.0], [0.0, 25.0]]).double()
+    x = model.p_x(z=far).mean.detach()
+    found = pv.evaluate.posterior_grid(model, x)
+    truth, _ = exact(model, x)
+    torch.testing.assert_close(found.log_likelihood, truth, atol=1e-3, rtol=0)
+
+
 def test_nuts_and_the_grid_agree_on_a_mixture():
     torch.manual_seed(0)
     model = pv.models.MixtureVAE((D,), 2, 2, network=NET).double()

@@ -55,17 +55,22 @@ def _grid(joint, num, at_once):
     if joint.guide is not None:
         mine = joint.draw(200)
         low, high = torch.minimum(low, mine.amin(0)), torch.maximum(high, mine.amax(0))
-    for _ in range(3):  # close in
+    for round in range(12):  # close in, and follow what goes on beyond an edge
         axes, log_p, _ = _evaluate(joint, low, high, num, at_once)
         near = log_p > log_p.amax((1, 2), keepdim=True) - DEEP
-        step = (high - low) / (num - 1)
-        low, high = (
+        wide = high - low
+        least, most = (
             torch.stack([edge(near.any(2), axes[:, 0]), edge(near.any(1), axes[:, 1])], -1)
             for edge in (_first, _last)
         )
-        low, high = low - step, high + step
+        beyond = least <= axes[..., 0], most >= axes[..., -1]
+        low = least - torch.where(beyond[0], 0.5 * wide, wide / (num - 1))
+        high = most + torch.where(beyond[1], 0.5 * wide, wide / (num - 1))
+        inside = not (beyond[0].any() or beyond[1].any())
         if joint.guide is not None:
             low, high = torch.minimum(low, mine.amin(0)), torch.maximum(high, mine.amax(0))
+        if round >= 2 and inside:
+            break
     axes, log_p, log_q = _evaluate(joint, low, high, num, at_once)
     cell = ((high - low) / (num - 1)).log().sum(-1)
     evidence = log_p.logsumexp((1, 2)) + cell
