@@ -26,7 +26,7 @@ from ..train import checkpoint, fit
 from ..train.recorded import leaves_of
 
 #: How a guide's rows are fitted to the data that are judged, unless its own options say.
-ROWS = {"lr": 0.03, "epochs": 500, "weight_decay": 0.0}
+ROWS = {"lr": 0.03, "schedule": "cosine", "epochs": 500, "weight_decay": 0.0}
 PICTURED = 2  # data whose posteriors are drawn
 TAIL = 100  # samples without which no tail can be fitted
 

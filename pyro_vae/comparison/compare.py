@@ -79,7 +79,8 @@ def compare(
         options: of `fit`, for all: `epochs=`, `lr=`, `batch_size=`, `compile=`, `device=`, ...
 
     A guide with a row per datum has nothing to say of other data: its rows for the data that are
-    judged are fitted to those data, the model fixed: 500 epochs with lr 0.03 unless its own options say.
+    judged are fitted to those data, the model fixed: 500 epochs, lr from 0.03 to 0, unless its own
+    options say.
 
     Returns:
         A `Comparison`: `rows`, `summary()`, `figure()`, `save(folder)`; printed, a table.
