@@ -285,3 +285,9 @@ def _poisson(x):
         pyro.sample(
             "x", dist.Normal(z.unsqueeze(-1).expand(z.shape + (D,)), 1.0).to_event(1), obs=x
         )
+
+
+def test_data_of_another_shape_are_told_in_one_line():
+    model = pv.models.VAE((1, 8, 8), 2)
+    with pytest.raises(pv.UserError, match=r"shape \[3, 1, 7, 7\].* built for \[..., 1, 8, 8\]"):
+        pv.evaluate.ais(model, torch.zeros(3, 1, 7, 7))

@@ -22,6 +22,11 @@ def observed(model, x, others):
             raise UserError(f"{name} has {len(value)} rows, x has {len(x)}")
     if len(x) == 0:
         raise UserError("x is empty")
+    built = getattr(getattr(model, "p_x", None), "shape", x.shape[1:])
+    if tuple(x.shape[1:]) != tuple(built):
+        raise UserError(
+            f"'x' has shape {list(x.shape)}, but this model was built for [..., {', '.join(map(str, built))}]"
+        )
     return one_hot_labels(model, batch)
 
 
