@@ -13,6 +13,7 @@ import torch.nn as nn
 
 import pyro_vae as pv
 from pyro_vae.cli import main
+from pyro_vae.comparison.table import NAMES, NUMBERS, with_gaps
 from pyro_vae.conditionals import MLP, MultivariateNormal, NormalLikelihood
 from pyro_vae.guides import Guide, SemiAmortised
 
@@ -278,3 +279,16 @@ def test_compare_trains_guides_by_name_and_compares_runs(tmp_path, monkeypatch, 
         assert main(wrong) == 1
         told = capsys.readouterr().err
         assert message in told and told.count("\n") == 1
+
+
+def test_the_evidence_of_a_shared_model_is_the_bound_that_is_best_on_average():
+    """Not the best for each datum, which would be no bound."""
+    base = {n: None for n in (*NAMES, *NUMBERS)}
+    bounds = [[-3.0, -1.0], [-1.0, -2.0]]
+    cells = [
+        {"row": base, "per_datum": {"log_likelihood": b, "elbo_optimal": [-4.0, -4.0], "elbo": [-5.0, -5.0]}}
+        for b in bounds
+    ]  # fmt: skip
+    found = with_gaps(cells, ("model", "seed"))
+    assert [row["approximation"] for row in found] == [2.5, 2.5]
+    assert [row["amortisation"] for row in found] == [1.0, 1.0]

@@ -19,6 +19,7 @@ from pyro import poutine
 from .. import evaluate
 from ..data import Data
 from ..errors import UserError
+from ..evaluate.gaps import best_bound
 from ..evaluate.weights import effective_sample_size, pareto_k
 from ..guides import Guide
 from ..pair import accepting, device_of, modules, reads_index, seeded, takes, untouched
@@ -238,8 +239,7 @@ def judge(
         gap_options["annealing"] = False
     found = evaluate.inference_gaps(model, guide, x, **gap_options, seed=seed, **others)
     if base is not None:
-        bounds = found["log_likelihood"], base.annealed(x, others)
-        found["log_likelihood"] = max(bounds, key=lambda bound: float(bound.mean()))
+        found["log_likelihood"] = best_bound(found["log_likelihood"], base.annealed(x, others))
     kept = ("log_likelihood", "elbo_optimal", "elbo")
     return row, {k: found[k].tolist() for k in kept}
 

@@ -9,6 +9,7 @@ import torch
 from matplotlib.figure import Figure
 
 from .. import plots
+from ..evaluate.gaps import best_bound
 from ..train.checkpoint import write_atomically, write_json
 
 NAMES = ("model", "guide", "objective", "seed")
@@ -137,8 +138,7 @@ class Comparison:
 def with_gaps(found, shared):
     """The rows of `[{"row", "per_datum"}]`, the gaps from the bounds of each datum.
 
-    Rows that agree in the names `shared` have one model: log p(x) of a datum is the best of their
-    bounds.
+    Rows that agree in the names `shared` have one model: log p(x) is the best of their bounds.
     """
     best = {}
 
@@ -148,7 +148,7 @@ def with_gaps(found, shared):
     for cell in found:
         if cell["per_datum"]:
             bound = torch.tensor(cell["per_datum"]["log_likelihood"])
-            best[key(cell)] = torch.maximum(best.get(key(cell), bound), bound)
+            best[key(cell)] = best_bound(best.get(key(cell), bound), bound)
     rows = []
     for cell in found:
         row = {**cell["row"], "approximation": None, "amortisation": None}

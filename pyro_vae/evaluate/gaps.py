@@ -94,12 +94,16 @@ def inference_gaps(
         result["log_likelihood"] = log_likelihood.to(result["elbo"])
     elif annealing is not False:
         annealed = ais(model, x, seed=seed, **(annealing or {}), **others)
-        if annealed.mean() > result["log_likelihood"].mean():
-            result["log_likelihood"] = annealed
+        result["log_likelihood"] = best_bound(result["log_likelihood"], annealed)
     result["approximation"] = result["log_likelihood"] - result["elbo_optimal"]
     result["amortisation"] = result["elbo_optimal"] - result["elbo"]
     order = ("log_likelihood", "elbo_optimal", "elbo", "approximation", "amortisation")
     return {k: result[k] for k in order}
+
+
+def best_bound(*bounds):
+    """Of lower bounds `[N]` the one that is largest on average; the largest for each datum is none."""
+    return max(bounds, key=lambda bound: float(bound.mean()))
 
 
 def optimise(model, free, max_steps, lr, tolerance, noise, at_once):
