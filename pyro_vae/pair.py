@@ -35,6 +35,7 @@ def accepting(program):
             return program(**({"x": x} if "x" in names else {}), **extra)
         return program(x, **extra)
 
+    call.stands_for = program, ""  # see `programs.layout`
     return call
 
 

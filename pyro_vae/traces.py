@@ -2,15 +2,10 @@
 
 import copy
 
-import pyro
 import torch
-from pyro import poutine
-from pyro.infer.enum import get_importance_trace
-from pyro.poutine.enum_messenger import EnumMessenger
-from pyro.poutine.messenger import Messenger
 
 from .errors import UserError
-from .pair import accepting, is_subsample
+from .pair import is_subsample
 
 PARTICLES = "num_particles_vectorized"  # the name that Pyro's own ELBOs give this plate
 
@@ -24,8 +19,9 @@ class Traces:
     """
 
     def __init__(self, model_trace, guide_trace, event_dims=1, scaled=False):
-        self.model = {n: s for n, s in model_trace.nodes.items() if s["type"] == "sample"}
-        self.guide = {n: s for n, s in guide_trace.nodes.items() if s["type"] == "sample"}
+        self.model = _samples(model_trace)
+        # what a guide observes is no draw: its density is no part of q
+        self.guide = {n: s for n, s in _samples(guide_trace).items() if not s["is_observed"]}
         self.event_dims, self.scaled = event_dims, scaled
         self.enumerated_guide = {
             n: s["infer"]["_enumerate_dim"]
@@ -42,15 +38,9 @@ class Traces:
             n: _owner(n, s, self.model) for n, s in self.guide.items() if n not in self.model
         }
         for n, s in self.model.items():
-            frames = [f for f in s["cond_indep_stack"] if f.vectorized and f.name != PARTICLES]
-            if not any(f.dim == -1 for f in frames):
-                raise UserError(
-                    f"site {n!r} lies outside the data plate: per-datum terms are not defined for it"
-                )
-            if any(f.dim != -1 for f in frames):
-                raise UserError(
-                    f"site {n!r} lies in more than one plate: one data plate, at dim -1"
-                )
+            wrong = outside_of_plate(n, s)
+            if wrong:
+                raise UserError(wrong)
 
     @property
     def size(self):
@@ -225,6 +215,14 @@ class Traces:
         left = list(range(log_w.dim() - self.event_dims))
         return log_w.logsumexp(left) if left else log_w
 
+    def of_distribution(self, name, function):
+        """`[enum..., (S,) B, *event]`: `function` of the distribution of one of the model's sites."""
+        site = self.model[name]
+        if "runs" not in site:
+            return function(site["fn"])
+        distributions, stack = site["runs"]
+        return stack([function(fn) for fn in distributions], len(site["fn"].event_shape))
+
     def holding(self, names):
         """The same run, in which the log-probs of these sites of the guide are constants."""
         new = copy.copy(self)
@@ -232,6 +230,26 @@ class Traces:
         held = {n: {**self.guide[n], **{k: self.guide[n][k].detach() for k in keys}} for n in names}
         new.guide = {**self.guide, **held}
         return new
+
+
+def _samples(trace):
+    """`{name: site}` of a trace's sample sites; a `pyro.deterministic` one is none."""
+    return {
+        n: s
+        for n, s in trace.nodes.items()
+        if s["type"] == "sample" and not s["infer"].get("_deterministic")
+    }
+
+
+def outside_of_plate(name, site):
+    """What is wrong with the plates of a site; None where it lies in the one data plate."""
+    frames = [f for f in site["cond_indep_stack"] if f.vectorized and f.name != PARTICLES]
+    if not any(f.dim == -1 for f in frames):
+        return f"site {name!r} lies outside the data plate: terms per data point are not defined for it"
+    if any(f.dim != -1 for f in frames):
+        dims = ", ".join(f"{f.name!r} at dim {f.dim}" for f in frames)
+        return f"site {name!r} lies in more than one plate ({dims}): one data plate, at dim -1"
+    return None
 
 
 def _owner(name, site, model):
@@ -248,63 +266,3 @@ def _owner(name, site, model):
 def _same(a, b):
     """Whether two scales are one, without a look at a tensor's values."""
     return a is b or not (torch.is_tensor(a) or torch.is_tensor(b)) and a == b
-
-
-class AtMean(Messenger):
-    """Continuous latents take their conditional mean instead of a draw."""
-
-    def _pyro_sample(self, msg):
-        fn = msg["fn"]
-        if msg["done"] or msg["is_observed"] or is_subsample(msg) or fn.has_enumerate_support:
-            return
-        try:
-            msg["value"] = fn.mean
-        except NotImplementedError:  # a flow has no mean in closed form
-            msg["value"] = fn.sample((32,)).mean(0)
-        msg["done"] = True
-
-
-class At(Messenger):
-    """Latents take the values that are given, and are latents still."""
-
-    def __init__(self, values):
-        super().__init__()
-        self.values = values
-
-    def _pyro_sample(self, msg):
-        if not msg["done"] and msg["name"] in self.values:
-            msg["value"], msg["done"] = self.values[msg["name"]], True
-
-
-def run(model, guide, batch, num_particles=None, at_mean=False, values=None, draw_all=False):
-    """Run guide, then model against it, and return the `Traces`, with no support checks.
-
-    Every discrete latent is enumerated in parallel, however it was trained. `num_particles` adds a
-    plate at dim -2: S draws of everything that is sampled. `at_mean` puts continuous latents at
-    their conditional means, `values` the guide's latents at the values given by name. With
-    `draw_all` the guide's discrete latents are drawn, like its others.
-    """
-    model = poutine.infer_config(accepting(model), enumerate_discrete)
-    in_guide = (lambda site: {"enumerate": None}) if draw_all else enumerate_discrete
-    guide = poutine.infer_config(accepting(guide), in_guide)
-    if values is not None:
-        guide = At(values)(guide)
-    if at_mean:
-        guide = AtMean()(guide)
-    event_dims = 1
-    if num_particles is not None:
-        event_dims = 2
-        plate = pyro.plate(PARTICLES, num_particles, dim=-2)
-        model, guide = plate(model), plate(guide)
-    guide = EnumMessenger(first_available_dim=-1 - event_dims)(guide)
-    model = EnumMessenger()(model)  # continues to the left of the guide's dimensions
-    with pyro.validation_enabled(False):
-        traces = get_importance_trace("flat", event_dims, model, guide, (), batch)
-    return Traces(*traces, event_dims=event_dims)
-
-
-def enumerate_discrete(site):
-    """An `infer_config` function: every discrete latent enumerated in parallel."""
-    if site["type"] != "sample" or site["is_observed"] or is_subsample(site):
-        return {}
-    return {"enumerate": "parallel"} if site["fn"].has_enumerate_support else {}

@@ -7,7 +7,7 @@ from pyro.poutine.enum_messenger import EnumMessenger
 
 from ..errors import UserError
 from ..pair import accepting, device_of, eval_mode, is_subsample, parameters_of, takes, untouched
-from ..traces import enumerate_discrete
+from ..programs.handlers import enumerate_discrete
 from .likelihood import observed
 
 

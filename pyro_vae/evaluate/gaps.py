@@ -7,7 +7,7 @@ import torch
 from ..errors import positive, whole
 from ..guides.free import Free
 from ..pair import device_of, eval_mode, seeded
-from ..traces import run
+from ..programs import trace_pair
 from .ais import GRADIENT, ais
 from .likelihood import check_proper, chunks, log_weights, observed, rows_per_chunk
 
@@ -125,7 +125,7 @@ def optimise(model, free, max_steps, lr, tolerance, noise, at_once):
         mean = [torch.zeros_like(s) for s in best]
         for _ in range(WINDOW):
             with torch.enable_grad():
-                bound = run(model, free, batch, DRAWS).elbo().mean(0).sum()
+                bound = trace_pair(model, free, batch, DRAWS).elbo().mean(0).sum()
                 gradients = torch.autograd.grad(-bound, shifts)
             for shift, gradient in zip(shifts, gradients, strict=True):
                 shift.grad = gradient
@@ -157,6 +157,6 @@ def _bound(model, guide, batch, num_samples, at_once, noise):
     with seeded(noise, batch["x"].device):
         while left:
             s = min(left, at_once)
-            total = total + run(model, guide, batch, s).elbo().expand(s, size).sum(0)
+            total = total + trace_pair(model, guide, batch, s).elbo().expand(s, size).sum(0)
             left -= s
     return total / num_samples

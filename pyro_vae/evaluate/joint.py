@@ -2,20 +2,16 @@
 
 import math
 
-import pyro
 import torch
-from pyro import poutine
 from pyro.distributions import Delta
-from pyro.poutine.enum_messenger import EnumMessenger
 from pyro.poutine.messenger import Messenger
-from pyro.poutine.util import prune_subsample_sites
 from torch.distributions import biject_to, constraints
 from torch.distributions.mixture_same_family import MixtureSameFamilyConstraint
 
 from ..errors import UserError
-from ..guides import SemiAmortised
-from ..pair import accepting
-from ..traces import PARTICLES, At, Traces, enumerate_discrete
+from ..guides import PriorGuide, SemiAmortised
+from ..programs import layout_of, trace_program
+from ..programs.handlers import Substitute
 
 
 class Joint:
@@ -40,6 +36,10 @@ class Joint:
         if isinstance(guide, SemiAmortised):  # its steps are random: one law for all that follows
             guide = guide.settled(batch)
         self.model, self.guide, self.batch = model, guide, batch
+        self.layout = layout_of(model, PriorGuide(model) if guide is None else guide, batch)
+        if self.layout.discrete == "sampled":
+            names = ", ".join(repr(s.name) for s in self.layout.discrete_sites)
+            raise UserError(f"{names} can only be sampled: there is no density without them")
         with torch.no_grad():
             sites = self._trace(model, 1).model
             self.shapes = {
@@ -80,16 +80,17 @@ class Joint:
             for name in self.shapes
         }
 
-    def _trace(self, program, num_particles, at=None, discrete=enumerate_discrete):
+    def _trace(self, program, num_particles, handler=None, draw_discrete=False):
         """One run of one program, its log-probs `[enum..., S, B]`, as the model of `Traces`."""
-        program = poutine.infer_config(accepting(program), discrete)
-        program = program if at is None else at(program)
-        program = pyro.plate(PARTICLES, num_particles, dim=-2)(program)
-        program = EnumMessenger(first_available_dim=-3)(program)
-        with pyro.validation_enabled(False):
-            trace = prune_subsample_sites(poutine.trace(program).get_trace(**self.batch))
-            trace.compute_log_prob()
-        return Traces(trace, poutine.Trace(), event_dims=2)
+        is_guide = program is self.guide
+        return trace_program(
+            program, self.layout, self.batch, num_particles, handler, draw_discrete, is_guide
+        )
+
+    def _at(self, u):
+        """Puts the latents at the values to which `u [S, B, D]` is mapped."""
+        values = self.split(u)
+        return lambda place: _AtImage({name: place(v) for name, v in values.items()})
 
     def split(self, u):
         """`{latent: [S, B, *unconstrained shape]}` of u."""
@@ -101,20 +102,21 @@ class Joint:
 
     def latents(self, u):
         """`{latent: [S, B, *event shape]}`, on their own supports."""
-        sites = self._trace(self.model, len(u), _AtImage(self.split(u))).model
+        sites = self._trace(self.model, len(u), self._at(u)).model
         return {name: sites[name]["value"] for name in self.shapes}
 
     def unconstrained(self, values):
         """u `[S, B, D]` of `{latent: [S, B, *event shape]}`."""
         leading = next(iter(values.values())).shape[:2]
-        sites = self._trace(self.model, leading[0], At(values)).model
+        at = lambda place: Substitute({n: place(v) for n, v in values.items()})  # noqa: E731
+        sites = self._trace(self.model, leading[0], at).model
         return self._joined(sites, leading)
 
     def draw(self, num_particles):
         """u `[S, B, D]` from the guide, or from the prior."""
         program = self.model if self.guide is None else self.guide
         with torch.no_grad():
-            sites = self._trace(program, num_particles, discrete=_draw_discrete).model
+            sites = self._trace(program, num_particles, draw_discrete=True).model
             return self._joined(sites, (num_particles, self.rows))
 
     def _joined(self, sites, leading):
@@ -131,7 +133,7 @@ class Joint:
     def _log_probs(self, program, u):
         """`(traces, {site: log-probability [enum..., S, B]})`, the latents' as densities of u."""
         values = self.split(u)
-        traces = self._trace(program, len(u), _AtImage(values))
+        traces = self._trace(program, len(u), self._at(u))
         result = {}
         for name, site in traces.model.items():
             if _is_point(site):
@@ -215,7 +217,3 @@ def _is_point(site):
     while hasattr(fn, "base_dist"):
         fn = fn.base_dist
     return isinstance(fn, Delta)
-
-
-def _draw_discrete(site):
-    return {"enumerate": None}

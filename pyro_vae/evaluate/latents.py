@@ -4,7 +4,7 @@ import torch
 
 from ..errors import UserError, whole
 from ..pair import device_of, eval_mode, is_subsample, seeded
-from ..traces import run
+from ..programs import trace_pair
 from .likelihood import chunks, observed, rows_per_chunk
 
 
@@ -17,7 +17,7 @@ def _map(model, guide, x, others, function, seed=0, num_samples=1, **options):
     with torch.no_grad(), eval_mode(model, guide), seeded(seed, device):
         rows = rows_per_chunk(model, guide, batch, device) // num_samples
         for part in chunks(batch, max(1, min(len(x), rows)), device):
-            parts.append(function(run(model, guide, part, **options)))
+            parts.append(function(trace_pair(model, guide, part, **options)))
     return {k: torch.cat([p[k] for p in parts]).to(x.device) for k in parts[0]}
 
 
@@ -67,8 +67,9 @@ def reconstruct(model, guide, x, site="x", **others):
     """`[N, *x_shape]`: the likelihood's mean at the posterior means of the latents."""
 
     def mean(traces):
-        fn = traces.model[site]["fn"]
-        return {site: traces.expectation(fn.mean, tuple(fn.event_shape))}
+        shape = tuple(traces.model[site]["fn"].event_shape)
+        means = traces.of_distribution(site, lambda fn: fn.mean)
+        return {site: traces.expectation(means, shape)}
 
     return _map(model, guide, x, others, mean, at_mean=True)[site]
 

@@ -7,9 +7,11 @@ import torch
 from ..errors import UserError, whole
 from ..guides import PriorGuide
 from ..pair import device_of, eval_mode, one_hot_labels, seeded
-from ..traces import run
+from ..programs import few_rows, layout_of, trace_pair
 
 BYTES = 256 * 2**20  # what one chunk's largest tensors may take together
+INDIVISIBLE = 2**60  # rows a chunk of a pair that takes its batch whole
+AT_ONCE = 100  # draws of such a pair
 
 
 def observed(model, x, others):
@@ -37,9 +39,14 @@ def chunks(batch, size, device):
 
 
 def rows_per_chunk(model, guide, batch, device):
-    """How many (particle, datum) rows fit in `BYTES`, from one row's traced sizes."""
-    one = {k: v[:2].to(device) for k, v in batch.items()}
-    traces = run(model, guide, one)
+    """How many (particle, datum) rows fit in `BYTES`, from one row's traced sizes.
+
+    Of a pair that cannot be run on some of its rows, more than there are.
+    """
+    if not layout_of(model, guide, batch).divisible:
+        return INDIVISIBLE
+    one = {k: v.to(device) for k, v in few_rows(model, guide, batch, 2).items()}
+    traces = trace_pair(model, guide, one)
     floats = 0
     for site in traces.model.values():
         rows = site["log_prob"].numel() / len(one["x"])
@@ -76,7 +83,7 @@ def elbo_terms(model, guide, x, num_samples=1, seed=0, **others):
     with eval_mode(model, guide), seeded(seed, device):
         rows = rows_per_chunk(model, guide, batch, device)
         for part in chunks(batch, max(1, min(len(x), rows // num_samples)), device):
-            terms = run(model, guide, part, num_samples).site_terms()
+            terms = trace_pair(model, guide, part, num_samples).site_terms()
             size = len(part["x"])
             parts.append({k: t.expand(num_samples, size).mean(0) for k, t in terms.items()})
     return {k: torch.cat([p[k] for p in parts]).to(x.device) for k in parts[0]}
@@ -90,9 +97,10 @@ def elbo(model, guide, x, num_samples=1, seed=0, **others):
 def is_proper(model, guide, x, **others):
     """Whether every observed site's law is a probability (False for grey values in a Bernoulli)."""
     device = device_of(model, guide, default=x.device)
-    batch = {k: v[:1].to(device) for k, v in observed(model, x, others).items()}
+    batch = {k: v.to(device) for k, v in observed(model, x, others).items()}
+    batch = few_rows(model, guide, batch, 1)
     with torch.no_grad(), eval_mode(model, guide), seeded(0, device):
-        sites = run(model, guide, batch).model.values()
+        sites = trace_pair(model, guide, batch).model.values()
     return all(_proper(s["fn"]) for s in sites if s["is_observed"])
 
 
@@ -144,7 +152,9 @@ def log_likelihood(model, guide, x, num_samples=5000, seed=0, **others):
 def log_weights(model, guide, batch, num_samples, at_once):
     """The log importance weights of one chunk of data, `[at_once, B]` at a time, S in all."""
     size = len(batch["x"])
+    if not layout_of(model, guide, batch).divisible:
+        at_once = AT_ONCE
     while num_samples:
         s = max(1, min(num_samples, at_once))
-        yield run(model, guide, batch, s).log_weight().expand(s, size)
+        yield trace_pair(model, guide, batch, s).log_weight().expand(s, size)
         num_samples -= s

@@ -8,7 +8,7 @@ import torch
 from ..errors import UserError, unknown, whole
 from ..evaluate.likelihood import chunks, observed, rows_per_chunk
 from ..pair import device_of, eval_mode, is_subsample, seeded
-from ..traces import run
+from ..programs import trace_pair
 
 METHODS = ("metropolis", "pseudo-gibbs")
 
@@ -72,7 +72,9 @@ def complete(
         pyro.validation_enabled(False),
     ):
         rows = rows_per_chunk(model, guide, batch, device)
-        _check_independent(run(model, guide, {k: v[:1].to(device) for k, v in batch.items()}))
+        _check_independent(
+            trace_pair(model, guide, {k: v[:1].to(device) for k, v in batch.items()})
+        )
         for part in chunks(many, max(1, min(len(many["x"]), rows)), device):
             done, share = _chains(model, guide, part, part.pop("_mask"), steps, method)
             parts.append(done.to(x.device))
@@ -86,16 +88,16 @@ def complete(
 def _chains(model, guide, batch, mask, steps, method):
     """`(x [B, ...], share of proposals taken [B])` after `steps` steps of B chains."""
     # zeros stand in the place of what is missing until the first draw
-    x = torch.where(mask, batch["x"], _draw_x(run(model, guide, batch, draw_all=True)))
+    x = torch.where(mask, batch["x"], _draw_x(trace_pair(model, guide, batch, draw_discrete=True)))
     latents, taken = None, torch.zeros(len(x), device=x.device)
     for _ in range(steps):
         batch = {**batch, "x": x}
-        proposal = run(model, guide, batch, draw_all=True)
+        proposal = trace_pair(model, guide, batch, draw_discrete=True)
         latents_new, x_new = _latents(proposal), _draw_x(proposal)
         if latents is None or method == "pseudo-gibbs":
             accept = torch.ones(len(x), dtype=torch.bool, device=x.device)
         else:
-            current = run(model, guide, batch, values=latents, draw_all=True)
+            current = trace_pair(model, guide, batch, values=latents, draw_discrete=True)
             gain = proposal.log_weight() - current.log_weight()
             accept = gain > torch.rand(len(x), dtype=gain.dtype, device=x.device).log()
             latents_new = {k: _where(accept, v, latents[k]) for k, v in latents_new.items()}
@@ -122,8 +124,9 @@ def _latents(traces):
 
 def _draw_x(traces):
     """`[B, *x_shape]` from p(x | latents), the summed ones drawn from their posterior first."""
-    fn = traces.model["x"]["fn"]
-    return traces.select(fn.sample(), tuple(fn.event_shape), traces.combination())
+    shape = tuple(traces.model["x"]["fn"].event_shape)
+    draws = traces.of_distribution("x", lambda fn: fn.sample())
+    return traces.select(draws, shape, traces.combination())
 
 
 def _where(accept, new, old):

@@ -16,7 +16,7 @@ from ..pair import (
     seeded,
     sites_of,
 )
-from ..traces import AtMean
+from ..programs.handlers import SubstituteMean
 
 
 def sample(
@@ -129,7 +129,7 @@ def run_model(model, size, values, at_mean=False):
     taken = parameters_of(model)
     arguments = {k: v for k, v in values.items() if k in taken}
     latents = {k: v for k, v in values.items() if k not in taken}
-    program = poutine.condition(AtMean()(model) if at_mean else model, data=latents)
+    program = poutine.condition(SubstituteMean()(model) if at_mean else model, data=latents)
     return poutine.trace(program).get_trace(size=size, **arguments)
 
 

@@ -7,7 +7,7 @@ from torch.distributions import Independent, biject_to, constraints
 
 from ..errors import UserError
 from ..pair import accepting, is_subsample
-from ..traces import run
+from ..programs import trace_pair
 from .guide import Guide
 from .semi_amortised import SemiAmortised
 
@@ -34,6 +34,7 @@ class Free:
 
     def __init__(self, model, guide, batch):
         self.batch, self.shifts, self.rows = batch, {}, {}
+        self.stands_for = guide, ""  # its layout is that of the guide: see `programs.layout`
         start = {}
         if isinstance(guide, SemiAmortised):
             with torch.no_grad():
@@ -46,7 +47,7 @@ class Free:
             moved = _Moved(self, len(batch["x"]))(accepting(guide))
             self._program = lambda: moved(**batch)
         with torch.no_grad():
-            traces = run(model, self, batch, num_particles=2)
+            traces = trace_pair(model, self, batch, num_particles=2)
         for name, site in traces.guide.items():
             if isinstance(guide, Guide):
                 q, shape = guide.factors[name], per_datum(site["fn"].batch_shape, len(batch["x"]))

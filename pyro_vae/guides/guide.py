@@ -7,6 +7,7 @@ from ..conditionals import Conditional, Normal, OneHotCategorical, RelaxedOneHot
 from ..errors import UserError, unknown
 from ..pair import accepting, sites_of
 from ..program import Program
+from ..programs.layout import standing_for
 
 DISCRETE = ("enumerate", "score", "relaxed")
 
@@ -135,7 +136,7 @@ class Guide(Program):
         def program(x, **_):
             return accepting(self)(**batch, shifts=shifts)
 
-        return program
+        return standing_for(program, self)
 
     def _component(self, latent, mixture):
         """The mixture's component, summed in the guide: no latent of the model, so auxiliary."""

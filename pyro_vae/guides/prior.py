@@ -4,6 +4,7 @@ from pyro import poutine
 
 from ..pair import parameters_of
 from ..program import Program
+from ..programs.layout import standing_for
 
 
 class PriorGuide(Program):
@@ -24,6 +25,11 @@ class PriorGuide(Program):
         super().__init__()
         self._model = (model,)  # in a tuple, so that torch does not make it a submodule
 
+    @property
+    def stands_for(self):
+        """What the pair's layout is remembered by: see `programs.layout`."""
+        return self._model[0], "prior"
+
     def forward(self, x=None, y=None, c=None, index=None, size=None):
         (model,) = self._model
         names = parameters_of(model)
@@ -36,7 +42,7 @@ class PriorGuide(Program):
 
 def hide_data(model):
     """The program `model`, its observed sites hidden: what is left samples the prior."""
-    return poutine.block(model, hide_fn=_is_data)
+    return standing_for(poutine.block(model, hide_fn=_is_data), model, "prior")
 
 
 def _is_data(site):

@@ -7,7 +7,7 @@ import torch
 from ..errors import UserError, positive, whole
 from ..pair import apart
 from ..program import Program
-from ..traces import run
+from ..programs import trace_pair
 from .guide import Guide
 
 
@@ -56,6 +56,11 @@ class SemiAmortised(Program):
         self.clip_norm = clip_norm
 
     @property
+    def stands_for(self):
+        """Its layout is that of the guide: see `programs.layout`."""
+        return self.guide, ""
+
+    @property
     def given(self):
         """The guide's factorisation."""
         return self.guide.given
@@ -91,7 +96,9 @@ class SemiAmortised(Program):
         of_model = {k: v for k, v in batch.items() if k in known or k == "x"}
 
         def elbo(shifts):
-            return run(model, self.guide.shifted(batch, shifts), of_model, self.num_samples).elbo()
+            return trace_pair(
+                model, self.guide.shifted(batch, shifts), of_model, self.num_samples
+            ).elbo()
 
         with apart(), torch.enable_grad():
             for _ in range(self.steps):

@@ -6,7 +6,7 @@ from pyro.poutine.messenger import Messenger
 
 from ..errors import UserError
 from ..pair import is_subsample
-from ..traces import At
+from ..programs.handlers import Substitute
 from .weighted import IWAE, scale_of
 
 
@@ -77,7 +77,9 @@ class RWS(IWAE):
         kwargs = {**kwargs, "x": x} if "x" in kwargs else kwargs
         kwargs.pop("index", None)  # made-up data are none of the training data
         try:
-            return -poutine.trace(At(values)(guide)).get_trace(*args, **kwargs).log_prob_sum()
+            return (
+                -poutine.trace(Substitute(values)(guide)).get_trace(*args, **kwargs).log_prob_sum()
+            )
         except UserError as e:
             raise UserError(f"the sleep phase asks the guide of made-up data, but {e}") from e
 

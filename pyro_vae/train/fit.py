@@ -21,7 +21,7 @@ from ..evaluate import check_pair, elbo
 from ..evaluate.check import check_support
 from ..objectives import ELBO
 from ..pair import accepting, modules, one_hot_labels, reads_index, takes, untouched
-from ..traces import run
+from ..programs import trace_pair
 from . import checkpoint, distributed
 from .cuda_graph import GraphedStep, can_graph
 from .interrupt import ctrl_c
@@ -294,7 +294,7 @@ class _Trainer:
         if not isinstance(self.data, Data):
             return
         with torch.no_grad(), untouched(self.device):
-            traces = run(self.model, self.guide, {k: v[:1] for k, v in first.items()})
+            traces = trace_pair(self.model, self.guide, {k: v[:1] for k, v in first.items()})
         site = traces.model.get("x")
         if site is not None and site["is_observed"]:
             check_support(site, "x", self.data.observed("train").x)
@@ -440,7 +440,7 @@ class _Trainer:
 
     def _not_finite(self, batch):
         with torch.no_grad():
-            traces = run(self.model, self.guide, self.pick(batch))
+            traces = trace_pair(self.model, self.guide, self.pick(batch))
         sites = [*traces.guide.items(), *traces.model.items()]
         bad = [n for n, s in sites if not torch.isfinite(traces.log_prob(s)).all()]
         bad = sum(distributed.gathered(bad), [])

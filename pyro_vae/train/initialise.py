@@ -15,7 +15,7 @@ from ..models import VAE, StandardNormal, VampPrior, prior_of
 from ..models.priors import fit_components
 from ..pair import accepting, device_of, eval_mode, seeded
 from ..program import Program
-from ..traces import run
+from ..programs import trace_pair
 
 MAX_POINTS = 20_000
 
@@ -116,7 +116,7 @@ class MixtureInitialisation:
             if not self.draws:
                 return encode(vae, encoder, x[keep])["z"].double().cpu().numpy()
             draws = [
-                run(vae, encoder, {"x": part.to(device)}, self.draws).guide["z"]["value"]
+                trace_pair(vae, encoder, {"x": part.to(device)}, self.draws).guide["z"]["value"]
                 for part in x[keep].split(5000)
             ]
         return torch.cat([d.flatten(0, 1) for d in draws]).double().cpu().numpy()

@@ -1,0 +1,75 @@
+"""Effect handlers: what is put in the place of a draw, and what is enumerated."""
+
+from pyro.poutine.messenger import Messenger
+
+from ..pair import is_subsample
+
+
+class Substitute(Messenger):
+    """Latents take the given values, `{site: value}`, and stay latents: their log-probs count."""
+
+    def __init__(self, values):
+        super().__init__()
+        self.values = values
+
+    def _pyro_sample(self, msg):
+        if not msg["done"] and not msg["is_observed"] and msg["name"] in self.values:
+            msg["value"], msg["done"] = self.values[msg["name"]], True
+
+
+class SubstituteMean(Messenger):
+    """Continuous latents take their conditional mean in place of a draw."""
+
+    def _pyro_sample(self, msg):
+        fn = msg["fn"]
+        if msg["done"] or msg["is_observed"] or is_subsample(msg) or fn.has_enumerate_support:
+            return
+        try:
+            msg["value"] = fn.mean
+        except NotImplementedError:  # a flow has no mean in closed form
+            msg["value"] = fn.sample((32,)).mean(0)
+        msg["done"] = True
+
+
+class Choose(Messenger):
+    """Discrete latents take one value of their support each, `{site: its number}`."""
+
+    def __init__(self, choice):
+        super().__init__()
+        self.choice = choice
+
+    def _pyro_sample(self, msg):
+        if msg["done"] or msg["is_observed"] or msg["name"] not in self.choice:
+            return
+        fn = msg["fn"]
+        value = fn.enumerate_support(expand=False)[self.choice[msg["name"]]]
+        msg["value"] = value.expand(tuple(fn.batch_shape) + tuple(fn.event_shape)).contiguous()
+        msg["done"] = True
+
+
+class WithoutMarkov(Messenger):
+    """`pyro.markov` counts as `range`: no dimension is used twice, and no site is out of scope.
+
+    A `Traces` sums over every enumerated dimension at once; dimensions that are used again along a
+    chain would mix up its sites.
+    """
+
+    def _pyro_sample(self, msg):
+        msg["infer"].pop("_markov_scope", None)
+
+
+def enumerate_discrete(site):
+    """An `infer_config` function: every discrete latent is enumerated in parallel."""
+    return {"enumerate": "parallel"} if is_discrete_latent(site) else {}
+
+
+def sample_discrete(site):
+    """An `infer_config` function: every discrete latent is sampled."""
+    return {"enumerate": None} if is_discrete_latent(site) else {}
+
+
+def is_discrete_latent(site):
+    """Whether a message is a latent whose values can be listed."""
+    if site["type"] != "sample" or site["is_observed"] or is_subsample(site):
+        return False
+    return site["fn"].has_enumerate_support

@@ -1,0 +1,397 @@
+"""How S draws of a pair are laid out, and how its discrete latents are enumerated: found, not assumed.
+
+A Pyro program is written for one draw of a batch. A program that broadcasts may run once under a
+plate of particles to the left of the data; one that counts its dimensions from the left
+(`softmax(h, dim=1)`, `torch.cat([z, c], 1)`, BatchNorm) may not, and would be silently wrong. So each
+pair is tried once, on a few rows, against the runs that are right by definition: one draw at a time,
+one value at a time.
+"""
+
+import math
+import random
+import types
+import warnings
+import weakref
+from functools import partial
+from typing import NamedTuple
+
+import pyro
+import torch
+from pyro import poutine
+from pyro.infer.autoguide import AutoGuide
+from pyro.poutine.enum_messenger import EnumMessenger
+from pyro.poutine.util import prune_subsample_sites
+
+from ..errors import UserError
+from ..pair import accepting, apart, device_of, eval_mode, modules, untouched
+from ..traces import PARTICLES, outside_of_plate
+from .handlers import (
+    Choose,
+    Substitute,
+    WithoutMarkov,
+    enumerate_discrete,
+    is_discrete_latent,
+)
+
+WIDE, FEW = 7, 3  # rows that a program is tried on
+MAX_CHOICES = 1024  # combinations of discrete values that are run one by one
+MAX_ELEMENTS = 100_000  # of a joint log-prob enumerated in parallel, for each row
+CHECKED = 4  # combinations at which an enumeration is compared with a run of its own
+
+
+class DiscreteSite(NamedTuple):
+    """A discrete latent of a pair."""
+
+    name: str
+    size: int  #: how many values it has
+    in_guide: bool
+    in_model: bool
+    configured: str | None  #: how the program itself enumerates it: `"parallel"`, `"sequential"`
+
+
+class Layout(NamedTuple):
+    """How a pair is run."""
+
+    particles: str  #: S draws: a `"plate"` at dim -2, `"rows"` of the data plate, or a `"loop"`
+    discrete: str  #: discrete latents: in `"parallel"`, `"stacked"` value by value, or `"sampled"`
+    discrete_sites: tuple  #: `DiscreteSite`s in sampling order, the guide's first
+    divisible: bool  #: whether some rows of a batch may be run without the others
+
+
+_layouts = weakref.WeakKeyDictionary()
+
+
+def layout_of(model, guide, batch):
+    """The `Layout` of a pair, found on the first call and remembered.
+
+    Args:
+        batch: `{name: [B, ...]}`, what the pair is called with.
+
+    Raises:
+        UserError: the pair fails on the batch, or has no log-prob for each of its rows.
+    """
+    (model, m, m_tag), (guide, g, g_tag) = _unwrapped(model), _unwrapped(guide)
+    key = m_tag, g_tag, frozenset(batch)
+    try:
+        known = _layouts.setdefault(m, weakref.WeakKeyDictionary()).setdefault(g, {})
+    except TypeError:  # an object that cannot be referred to weakly
+        known = {}
+    if key not in known:
+        device = device_of(model, guide, default=batch["x"].device)
+        with (
+            apart(),
+            torch.no_grad(),
+            eval_mode(model, guide),
+            untouched(device),
+            pyro.validation_enabled(False),
+        ):
+            known[key] = _Trial(model, guide, batch, device).layout()
+    return known[key]
+
+
+def few_rows(model, guide, batch, size):
+    """The first rows of a batch; all of them, where the pair cannot be run on some."""
+    return _rows(batch, size if layout_of(model, guide, batch).divisible else None)
+
+
+def standing_for(wrapper, program, tag=""):
+    """`wrapper`, known as the program that it wraps, though it is made anew for each call.
+
+    Args:
+        tag: what the wrapper makes of the program; none where it is run alike.
+    """
+    wrapper.stands_for = program, tag
+    return wrapper
+
+
+def _unwrapped(program):
+    """`(program to try, object that it is known by, what names it there)`."""
+    known, name = program, ""
+    while True:
+        if getattr(known, "stands_for", None) is not None:
+            known, tag = known.stands_for
+            name += tag
+            program = program if name else known
+        elif isinstance(known, types.MethodType):
+            return program, known.__self__, name + known.__func__.__name__
+        else:
+            return program, known, name
+
+
+class _Trial:
+    """The runs by which a pair's layout is found; each compares log-probs at the same values."""
+
+    def __init__(self, model, guide, batch, device):
+        self.model, self.guide, self.batch, self.device = model, guide, batch, device
+        dtypes = [v.dtype for v in batch.values() if v.is_floating_point()]
+        eps = max([torch.finfo(dtype).eps for dtype in dtypes], default=0.0)
+        self.tolerance = max(1e-4, 50 * eps)
+
+    def layout(self):
+        wide, found = self._first()
+        few = _rows(wide, FEW)
+        divisible = len(few["x"]) == len(wide["x"]) or self._agree(partial(self._parts, wide, few))
+        few = few if divisible else wide
+        ways = ["plate"] if _is_subsampled(found) else ["plate", "rows"]  # copies change its scale
+        draws = [_values(self._run(few)) for _ in range(2)]
+        truth = [self._run(few, values, seed=0) for values in draws]
+        copies = (way for way in ways if self._agree(partial(self._copies, way, few, draws, truth)))
+        particles = next(copies, "loop")
+        sites = _discrete_sites(found)
+        return Layout(particles, self._enumeration(few, sites), sites, divisible)
+
+    def _first(self):
+        """`(a few rows, a run of them)`; all rows, where the program cannot be run on fewer.
+
+        A parameter that is made on a program's first call may get a row for each of that call's
+        data. So where it does, the first call that counts is with all of them.
+        """
+        wide, store = self._rows(WIDE), pyro.get_param_store()
+        autos = [m for m in modules(self.guide, self.model) if isinstance(m, AutoGuide)]
+        if all(auto.prototype_trace is not None for auto in autos):
+            before = set(store.keys())
+            found = self._try(wide)
+            made = [n for n in set(store.keys()) - before if WIDE in store[n].shape]
+            if found is not None and not made:
+                return wide, found
+            for name in made:
+                del store[name]
+        whole = self._rows(None)
+        try:
+            found = self._run(whole)
+        except UserError:
+            raise
+        except Exception as error:  # any kind, from a user's program
+            raise UserError(failure(self.running, error, whole)) from error
+        wrong = _wrong_rows(found, len(whole["x"]))
+        if wrong:
+            raise UserError(wrong)
+        part = self._try(wide)
+        return (whole, found) if part is None else (wide, part)
+
+    def _rows(self, size):
+        batch = _rows(self.batch, size)
+        return {k: v.to(self.device) if torch.is_tensor(v) else v for k, v in batch.items()}
+
+    def _try(self, batch):
+        """A run of the batch; None where the pair fails on it."""
+        try:
+            found = self._run(batch)
+        except Exception:  # any kind, from a user's program; the run of all rows will tell
+            return None
+        return None if _wrong_rows(found, len(batch["x"])) else found
+
+    def _run(self, batch, values=(), choice=(), plate=None, enumerated=False, seed=None):
+        """`(guide's sites, model's sites)` of one run; latents at `values`, the discrete at `choice`.
+
+        With a seed, what a program draws outside of its sites is the same in each run.
+        """
+        if seed is not None:
+            torch.manual_seed(seed)
+        outermost = -2 if plate is None else -3
+        traces = []
+        for self.running, program in (("guide", self.guide), ("model", self.model)):
+            program = WithoutMarkov()(accepting(program))
+            if plate is not None:
+                program = pyro.plate(PARTICLES, plate, dim=-2)(program)
+            if enumerated:
+                enum = EnumMessenger() if traces else EnumMessenger(outermost)
+                program = enum(poutine.infer_config(program, enumerate_discrete))
+            program = Choose(dict(choice))(Substitute(dict(values))(program))
+            if traces:
+                program = poutine.replay(program, trace=traces[0])
+            traces.append(prune_subsample_sites(poutine.trace(program).get_trace(**batch)))
+        for trace in traces:
+            trace.compute_log_prob()
+        return tuple(
+            {
+                n: s
+                for n, s in trace.nodes.items()
+                if s["type"] == "sample" and not s["infer"].get("_deterministic")
+            }
+            for trace in traces
+        )
+
+    def _agree(self, compare):
+        """Whether all pairs of log-probs are equal, and the runs that they come from succeed."""
+        try:
+            return all(
+                a.shape == b.shape
+                and torch.allclose(a, b, self.tolerance, self.tolerance, equal_nan=True)
+                for a, b in compare()
+            )
+        except Exception:  # any kind, from a program that does not broadcast
+            return False
+
+    def _parts(self, wide, few):
+        """Of a few rows, log-probs beside others, and alone."""
+        n, m = len(wide["x"]), len(few["x"])
+        values = _values(self._run(wide))
+        beside = self._run(wide, values, seed=0)
+        alone = self._run(few, {k: v[:m] for k, v in _expanded(values, beside, n).items()}, seed=0)
+        for one, other in zip(beside, alone, strict=True):
+            for name, site in one.items():
+                yield _row_wise(site["log_prob"], n)[:m], _row_wise(other[name]["log_prob"], m)
+
+    def _copies(self, way, few, draws, truth):
+        """Log-probs of two draws in one run, and in a run each."""
+        n = len(few["x"])
+        each = [_expanded(values, run, n) for values, run in zip(draws, truth, strict=True)]
+        if way == "plate":
+            values = {k: torch.stack([v[k] for v in each]) for k in each[0]}
+            together = self._run(few, values, plate=2, seed=0)
+        else:
+            values = {k: torch.cat([v[k] for v in each]) for k in each[0]}
+            twice = {k: torch.cat([v, v]) if _has_rows(v, n) else v for k, v in few.items()}
+            together = self._run(twice, values, seed=0)
+        for i, sites in enumerate(together):
+            for name, site in sites.items():
+                expected = torch.stack([_row_wise(t[i][name]["log_prob"], n) for t in truth])
+                log_prob = site["log_prob"]
+                if way == "rows":
+                    log_prob = _row_wise(log_prob, 2 * n).reshape(2, n)
+                yield log_prob.expand(2, n), expected
+
+    def _enumeration(self, few, sites):
+        """How the discrete latents are enumerated."""
+        sizes = [site.size for site in sites]
+        combinations = math.prod(sizes)
+        if not sites:
+            return "parallel"
+        if combinations <= MAX_ELEMENTS and self._agree(partial(self._values_apart, few, sites)):
+            return "parallel"
+        if combinations <= MAX_CHOICES:
+            return "stacked"
+        if math.prod(site.size for site in sites if not site.in_guide) > MAX_CHOICES:
+            names = ", ".join(repr(site.name) for site in sites if not site.in_guide)
+            raise UserError(
+                f"{names}: {combinations:,} combinations of values cannot be summed one by one, and "
+                "the program does not broadcast over them: sample them in the guide"
+            )
+        warnings.warn(
+            f"{', '.join(repr(s.name) for s in sites)}: {combinations:,} combinations of values are "
+            "not summed but sampled, and weighted by importance",
+            stacklevel=2,
+        )
+        return "sampled"
+
+    def _values_apart(self, few, sites):
+        """Log-probs at some values, enumerated at once, and each in a run of its own."""
+        n = len(few["x"])
+        together = self._run(few, enumerated=True, seed=0)
+        dims = {
+            name: site["infer"]["_enumerate_dim"]
+            for name, site in {**together[1], **together[0]}.items()
+            if site["infer"].get("_enumerate_dim") is not None
+        }
+        numbers = random.Random(0)
+        for _ in range(CHECKED):
+            choice = {site.name: numbers.randrange(site.size) for site in sites}
+            at = {dims[name]: number for name, number in choice.items()}
+            values = {
+                name: _at(site["value"], at, len(site["fn"].event_shape))
+                for sites_of_one in together
+                for name, site in sites_of_one.items()
+                if not site["is_observed"] and name not in choice
+            }
+            apart_ = self._run(few, values, choice, seed=0)
+            for one, other in zip(together, apart_, strict=True):
+                for name, site in one.items():
+                    expected = _row_wise(other[name]["log_prob"], n)
+                    yield _row_wise(_at(site["log_prob"], at, 0), n), expected
+
+
+def _rows(batch, size):
+    """The first rows of a batch; None: all."""
+    n = len(batch["x"])
+    return {k: v[:size] if _has_rows(v, n) else v for k, v in batch.items()}
+
+
+def _has_rows(value, n):
+    return isinstance(value, torch.Tensor) and value.dim() > 0 and len(value) == n
+
+
+def _values(run):
+    """`{latent: value}`, the guide's and those that the model alone samples."""
+    return {
+        name: site["value"]
+        for sites in reversed(run)
+        for name, site in sites.items()
+        if not site["is_observed"]
+    }
+
+
+def _expanded(values, run, n):
+    """The values `[B, *event]`, also where a program left the data dimension out."""
+    fns = {name: site["fn"] for sites in run for name, site in sites.items()}
+    return {
+        name: value.expand(n, *value.shape[value.dim() - len(fns[name].event_shape) :])
+        for name, value in values.items()
+    }
+
+
+def _row_wise(log_prob, n):
+    """A log-prob as `[B]`."""
+    return log_prob.expand(n)
+
+
+def _at(value, at, event_dim):
+    """Of an enumerated value, `[B, *event]` at one number for each enumerated dimension."""
+    for dim, number in at.items():
+        if value.dim() - event_dim >= -dim:
+            place = value.dim() + dim - event_dim
+            value = value.narrow(place, number if value.shape[place] > 1 else 0, 1)
+    keep = min(value.dim(), 1 + event_dim)
+    return value.reshape(value.shape[value.dim() - keep :])
+
+
+def failure(kind, error, batch):
+    """What is said of a user's program that raised an error."""
+    text = str(error).strip()
+    line = text.splitlines()[0] if text else type(error).__name__
+    if "plate" in line and "hape" in line:
+        line += " (is .to_event(...) missing?)"
+    shapes = ", ".join(f"{k} {list(v.shape)}" for k, v in batch.items())
+    return f"the {kind} fails on {shapes}: {type(error).__name__}: {line}"
+
+
+def _wrong_rows(run, n):
+    """What is wrong with a run of n rows, if its log-probs are not a number for each of them."""
+    for kind, sites in zip(("guide", "model"), run, strict=True):
+        for name, site in sites.items():
+            wrong = outside_of_plate(name, site)
+            if wrong:
+                return wrong
+            shape = tuple(site["log_prob"].shape)
+            if shape not in ((), (1,), (n,)):
+                return (
+                    f"log-probability of {name!r} in the {kind} has shape {list(shape)}, the batch "
+                    f"has {n} rows: one data plate, a number for each row (is .to_event(...) missing?)"
+                )
+    return None
+
+
+def _is_subsampled(run):
+    """Whether a plate says that its rows are some of more."""
+    return any(
+        frame.full_size not in (None, frame.size)
+        for sites in run
+        for site in sites.values()
+        for frame in site["cond_indep_stack"]
+    )
+
+
+def _discrete_sites(run):
+    """The `DiscreteSite`s of a pair, from one run of it."""
+    guide, model = run
+    return tuple(
+        DiscreteSite(
+            name,
+            len(site["fn"].enumerate_support(expand=False)),
+            name in guide,
+            name in model,
+            site["infer"].get("enumerate"),
+        )
+        for name, site in {**guide, **{n: s for n, s in model.items() if n not in guide}}.items()
+        if is_discrete_latent(site)
+    )
