@@ -24,7 +24,8 @@ from pyro.poutine.util import prune_subsample_sites
 
 from ..errors import UserError
 from ..pair import accepting, apart, device_of, eval_mode, modules, untouched
-from ..traces import PARTICLES, outside_of_plate
+from ..traces import PARTICLES
+from .checks import check_log_probs, check_sites
 from .handlers import (
     Choose,
     Substitute,
@@ -56,6 +57,7 @@ class Layout(NamedTuple):
     discrete: str  #: discrete latents: in `"parallel"`, `"stacked"` value by value, or `"sampled"`
     discrete_sites: tuple  #: `DiscreteSite`s in sampling order, the guide's first
     divisible: bool  #: whether some rows of a batch may be run without the others
+    problem: str | None  #: why its discrete latents are not enumerated in parallel
 
 
 _layouts = weakref.WeakKeyDictionary()
@@ -87,6 +89,11 @@ def layout_of(model, guide, batch):
         ):
             known[key] = _Trial(model, guide, batch, device).layout()
     return known[key]
+
+
+def forget_layout(model):
+    """Have the layout of a model's pairs found anew: the program may have been changed."""
+    _layouts.pop(_unwrapped(model)[1], None)
 
 
 def few_rows(model, guide, batch, size):
@@ -138,7 +145,8 @@ class _Trial:
         copies = (way for way in ways if self._agree(partial(self._copies, way, few, draws, truth)))
         particles = next(copies, "loop")
         sites = _discrete_sites(found)
-        return Layout(particles, self._enumeration(few, sites), sites, divisible)
+        discrete, problem = self._enumeration(few, sites)
+        return Layout(particles, discrete, sites, divisible, problem)
 
     def _first(self):
         """`(a few rows, a run of them)`; all rows, where the program cannot be run on fewer.
@@ -158,14 +166,11 @@ class _Trial:
                 del store[name]
         whole = self._rows(None)
         try:
-            found = self._run(whole)
+            found = self._run(whole, checked=True)
         except UserError:
             raise
         except Exception as error:  # any kind, from a user's program
             raise UserError(failure(self.running, error, whole)) from error
-        wrong = _wrong_rows(found, len(whole["x"]))
-        if wrong:
-            raise UserError(wrong)
         part = self._try(wide)
         return (whole, found) if part is None else (wide, part)
 
@@ -176,12 +181,13 @@ class _Trial:
     def _try(self, batch):
         """A run of the batch; None where the pair fails on it."""
         try:
-            found = self._run(batch)
+            return self._run(batch, checked=True)
         except Exception:  # any kind, from a user's program; the run of all rows will tell
             return None
-        return None if _wrong_rows(found, len(batch["x"])) else found
 
-    def _run(self, batch, values=(), choice=(), plate=None, enumerated=False, seed=None):
+    def _run(
+        self, batch, values=(), choice=(), plate=None, enumerated=False, seed=None, checked=False
+    ):
         """`(guide's sites, model's sites)` of one run; latents at `values`, the discrete at `choice`.
 
         With a seed, what a program draws outside of its sites is the same in each run.
@@ -190,7 +196,8 @@ class _Trial:
             torch.manual_seed(seed)
         outermost = -2 if plate is None else -3
         traces = []
-        for self.running, program in (("guide", self.guide), ("model", self.model)):
+        for kind, program in (("guide", self.guide), ("model", self.model)):
+            self.running = kind
             program = WithoutMarkov()(accepting(program))
             if plate is not None:
                 program = pyro.plate(PARTICLES, plate, dim=-2)(program)
@@ -201,27 +208,32 @@ class _Trial:
             if traces:
                 program = poutine.replay(program, trace=traces[0])
             traces.append(prune_subsample_sites(poutine.trace(program).get_trace(**batch)))
-        for trace in traces:
-            trace.compute_log_prob()
-        return tuple(
-            {
-                n: s
-                for n, s in trace.nodes.items()
-                if s["type"] == "sample" and not s["infer"].get("_deterministic")
-            }
+        sites = tuple(
+            {n: s for n, s in trace.nodes.items() if s["type"] == "sample" and not _is_note(s)}
             for trace in traces
         )
+        if checked:
+            check_sites(*sites, len(batch["x"]))
+        for self.running, trace in zip(("guide", "model"), traces, strict=True):
+            trace.compute_log_prob()
+        if checked:
+            check_log_probs(*sites, len(batch["x"]))
+        return sites
 
     def _agree(self, compare):
-        """Whether all pairs of log-probs are equal, and the runs that they come from succeed."""
+        return self._problem(compare) is None
+
+    def _problem(self, compare):
+        """Why log-probs are not equal, site by site, or the runs that they come from fail; or None."""
         try:
-            return all(
-                a.shape == b.shape
-                and torch.allclose(a, b, self.tolerance, self.tolerance, equal_nan=True)
-                for a, b in compare()
-            )
-        except Exception:  # any kind, from a program that does not broadcast
-            return False
+            for name, a, b in compare():
+                if a.shape != b.shape or not torch.allclose(
+                    a, b, self.tolerance, self.tolerance, equal_nan=True
+                ):
+                    return f"the log-prob of {name!r} comes out differently"
+        except Exception as error:  # any kind, from a program that does not broadcast
+            text = str(error).strip() or type(error).__name__
+            return f"the {self.running} fails: {text.splitlines()[0]}"
 
     def _parts(self, wide, few):
         """Of a few rows, log-probs beside others, and alone."""
@@ -231,7 +243,7 @@ class _Trial:
         alone = self._run(few, {k: v[:m] for k, v in _expanded(values, beside, n).items()}, seed=0)
         for one, other in zip(beside, alone, strict=True):
             for name, site in one.items():
-                yield _row_wise(site["log_prob"], n)[:m], _row_wise(other[name]["log_prob"], m)
+                yield name, site["log_prob"][:m], other[name]["log_prob"]
 
     def _copies(self, way, few, draws, truth):
         """Log-probs of two draws in one run, and in a run each."""
@@ -246,34 +258,37 @@ class _Trial:
             together = self._run(twice, values, seed=0)
         for i, sites in enumerate(together):
             for name, site in sites.items():
-                expected = torch.stack([_row_wise(t[i][name]["log_prob"], n) for t in truth])
+                expected = torch.stack([t[i][name]["log_prob"] for t in truth])
                 log_prob = site["log_prob"]
-                if way == "rows":
-                    log_prob = _row_wise(log_prob, 2 * n).reshape(2, n)
-                yield log_prob.expand(2, n), expected
+                yield (
+                    name,
+                    log_prob.reshape(2, n) if way == "rows" else log_prob.expand(2, n),
+                    expected,
+                )
 
     def _enumeration(self, few, sites):
-        """How the discrete latents are enumerated."""
-        sizes = [site.size for site in sites]
-        combinations = math.prod(sizes)
-        if not sites:
-            return "parallel"
-        if combinations <= MAX_ELEMENTS and self._agree(partial(self._values_apart, few, sites)):
-            return "parallel"
+        """How the discrete latents are enumerated; and why not in parallel."""
+        combinations, problem = math.prod(site.size for site in sites), None
+        if sites:
+            problem = f"{combinations:,} combinations of values are too many"
+        if sites and combinations <= MAX_ELEMENTS:
+            problem = self._problem(partial(self._values_apart, few, sites))
+        if problem is None:
+            return "parallel", None
         if combinations <= MAX_CHOICES:
-            return "stacked"
+            return "stacked", problem
+        names = ", ".join(repr(site.name) for site in sites)
         if math.prod(site.size for site in sites if not site.in_guide) > MAX_CHOICES:
-            names = ", ".join(repr(site.name) for site in sites if not site.in_guide)
             raise UserError(
-                f"{names}: {combinations:,} combinations of values cannot be summed one by one, and "
-                "the program does not broadcast over them: sample them in the guide"
+                f"{names}: {combinations:,} combinations of values cannot be summed ({problem}): "
+                "sample them in the guide"
             )
         warnings.warn(
-            f"{', '.join(repr(s.name) for s in sites)}: {combinations:,} combinations of values are "
-            "not summed but sampled, and weighted by importance",
+            f"{names}: {combinations:,} combinations of values are not summed but sampled, and "
+            "weighted by importance",
             stacklevel=2,
         )
-        return "sampled"
+        return "sampled", problem
 
     def _values_apart(self, few, sites):
         """Log-probs at some values, enumerated at once, and each in a run of its own."""
@@ -297,8 +312,7 @@ class _Trial:
             apart_ = self._run(few, values, choice, seed=0)
             for one, other in zip(together, apart_, strict=True):
                 for name, site in one.items():
-                    expected = _row_wise(other[name]["log_prob"], n)
-                    yield _row_wise(_at(site["log_prob"], at, 0), n), expected
+                    yield name, _at(site["log_prob"], at, 0).expand(n), other[name]["log_prob"]
 
 
 def _rows(batch, size):
@@ -330,11 +344,6 @@ def _expanded(values, run, n):
     }
 
 
-def _row_wise(log_prob, n):
-    """A log-prob as `[B]`."""
-    return log_prob.expand(n)
-
-
 def _at(value, at, event_dim):
     """Of an enumerated value, `[B, *event]` at one number for each enumerated dimension."""
     for dim, number in at.items():
@@ -355,20 +364,9 @@ def failure(kind, error, batch):
     return f"the {kind} fails on {shapes}: {type(error).__name__}: {line}"
 
 
-def _wrong_rows(run, n):
-    """What is wrong with a run of n rows, if its log-probs are not a number for each of them."""
-    for kind, sites in zip(("guide", "model"), run, strict=True):
-        for name, site in sites.items():
-            wrong = outside_of_plate(name, site)
-            if wrong:
-                return wrong
-            shape = tuple(site["log_prob"].shape)
-            if shape not in ((), (1,), (n,)):
-                return (
-                    f"log-probability of {name!r} in the {kind} has shape {list(shape)}, the batch "
-                    f"has {n} rows: one data plate, a number for each row (is .to_event(...) missing?)"
-                )
-    return None
+def _is_note(site):
+    """Whether a site is a `pyro.deterministic` one: a value written down, no distribution."""
+    return bool(site["infer"].get("_deterministic"))
 
 
 def _is_subsampled(run):

@@ -1,0 +1,77 @@
+"""What is wrong with one run of a pair, if it is not a number for each row at every site."""
+
+from ..errors import UserError
+
+
+def check_sites(guide, model, n):
+    """Raise unless the sites of one run of a pair, on n rows, fit each other and one data plate.
+
+    Args:
+        guide, model: `{name: site}`, discrete latents sampled.
+
+    Raises:
+        UserError: one line with the site and the shapes.
+    """
+    guide = {name: site for name, site in guide.items() if not site["is_observed"]}
+    _check_names(guide, model)
+    _check_plates(guide, model, n)
+
+
+def check_log_probs(guide, model, n):
+    """Raise unless every site of such a run has a log-prob for each row."""
+    for kind, sites in (("guide", guide), ("model", model)):
+        for name, site in sites.items():
+            shape = tuple(site["log_prob"].shape)
+            if shape != (n,):
+                raise UserError(
+                    f"log-probability of {name!r} in the {kind} has shape {list(shape)}, not [{n}]: "
+                    f"value {list(site['value'].shape)}, distribution "
+                    f"{list(site['fn'].batch_shape)} + {list(site['fn'].event_shape)}; "
+                    "is .to_event(...) missing?"
+                )
+
+
+def _check_names(guide, model):
+    for name, site in guide.items():
+        if name not in model:
+            if not site["infer"].get("is_auxiliary"):
+                raise UserError(
+                    f"the guide samples {name!r}, which the model never does ({', '.join(model)})"
+                )
+            continue
+        if model[name]["is_observed"]:
+            raise UserError(f"the guide samples {name!r}, which the model observes")
+        a, b = tuple(model[name]["fn"].event_shape), tuple(site["fn"].event_shape)
+        if a != b:
+            raise UserError(
+                f"{name!r} has event shape {list(a)} in the model, {list(b)} in the guide"
+            )
+    for name, site in model.items():
+        if not site["is_observed"] and name not in guide and not site["fn"].has_enumerate_support:
+            raise UserError(f"the guide never samples {name!r}, and it cannot be summed exactly")
+
+
+def _check_plates(guide, model, n):
+    sizes = {}
+    for kind, sites in (("model", model), ("guide", guide)):
+        for name, site in sites.items():
+            frames = [f for f in site["cond_indep_stack"] if f.vectorized]
+            if [f.dim for f in frames] != [-1]:
+                dims = [f.dim for f in frames] or "none"
+                raise UserError(
+                    f"{name!r} in the {kind} must lie in one data plate, at dim -1; its plates: "
+                    f"{dims}: terms per data point are not defined for it otherwise"
+                )
+            size, full_size = frames[0].size, frames[0].full_size
+            if size in (-1, None):  # a plate without a size takes what comes
+                continue
+            if size != n:
+                raise UserError(
+                    f"the data plate at {name!r} in the {kind} has {size} rows, the batch {n}"
+                )
+            sizes.setdefault(full_size or size, (name, kind))
+    if len(sizes) > 1:
+        places = "; ".join(
+            f"{size} at {name!r} in the {kind}" for size, (name, kind) in sizes.items()
+        )
+        raise UserError(f"the data plates have different sizes: {places}")
