@@ -238,14 +238,11 @@ class _Grid:
     def _site(self, sites):
         first = sites[0]
         fn = first["fn"]
-        new = {**first, "infer": dict(first["infer"]), "mask": None}
-        new["unscaled_log_prob"] = self.stack([_masked(s) for s in sites], 0)
-        new["log_prob"] = self.stack([s["log_prob"] for s in sites], 0)
-        if torch.is_tensor(first["scale"]) and first["scale"].dim():
-            new["scale"] = self.stack([s["scale"] for s in sites], 0)
-        if first["is_observed"] and len(sites) == 1:
-            new["value"] = first["value"]
-        elif torch.is_tensor(first["value"]):
+        new = {**first, "infer": dict(first["infer"])}
+        for key in ("unscaled_log_prob", "log_prob", "mask", "scale"):
+            if torch.is_tensor(first[key]) and first[key].dim():
+                new[key] = self.stack([s[key] for s in sites], 0)
+        if torch.is_tensor(first["value"]) and not first["is_observed"]:  # data are one for all
             new["value"] = self.stack([s["value"] for s in sites], len(fn.event_shape))
         new["runs"] = [s["fn"] for s in sites], self.stack
         enumerated = first["infer"].get("_enumerate_dim")
@@ -283,11 +280,3 @@ class _Grid:
     def merged(self, tensor):
         """`[..., S, B]`, as the particles and data stand in one run: the inverse of `stack`."""
         return tensor.flatten(-2, -1) if self.rows else tensor
-
-
-def _masked(site):
-    """The unscaled log-prob, zero where a mask hides it."""
-    value, mask = site["unscaled_log_prob"], site["mask"]
-    if mask is None or mask is True:
-        return value
-    return torch.where(torch.as_tensor(mask, device=value.device), value, value.new_zeros(()))
