@@ -10,7 +10,8 @@ from pyro.poutine.enum_messenger import EnumMessenger
 from pyro.poutine.messenger import Messenger
 
 from .errors import UserError
-from .pair import accepting, is_subsample
+from .pair import accepting, is_deterministic, is_subsample
+from .sites import check_data_plate
 
 PARTICLES = "num_particles_vectorized"  # the name that Pyro's own ELBOs give this plate
 
@@ -24,8 +25,14 @@ class Traces:
     """
 
     def __init__(self, model_trace, guide_trace, event_dims=1, scaled=False):
-        self.model = {n: s for n, s in model_trace.nodes.items() if s["type"] == "sample"}
-        self.guide = {n: s for n, s in guide_trace.nodes.items() if s["type"] == "sample"}
+        self.model, self.guide = (
+            {
+                n: s
+                for n, s in trace.nodes.items()
+                if s["type"] == "sample" and not is_deterministic(s)
+            }
+            for trace in (model_trace, guide_trace)
+        )
         self.event_dims, self.scaled = event_dims, scaled
         self.enumerated_guide = {
             n: s["infer"]["_enumerate_dim"]
@@ -41,16 +48,7 @@ class Traces:
         self.auxiliary = {  # what the guide alone samples: the latent that it is part of, else itself
             n: _owner(n, s, self.model) for n, s in self.guide.items() if n not in self.model
         }
-        for n, s in self.model.items():
-            frames = [f for f in s["cond_indep_stack"] if f.vectorized and f.name != PARTICLES]
-            if not any(f.dim == -1 for f in frames):
-                raise UserError(
-                    f"site {n!r} lies outside the data plate: per-datum terms are not defined for it"
-                )
-            if any(f.dim != -1 for f in frames):
-                raise UserError(
-                    f"site {n!r} lies in more than one plate: one data plate, at dim -1"
-                )
+        check_data_plate(self.model, ignored=(PARTICLES,))
 
     @property
     def size(self):
