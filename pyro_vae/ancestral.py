@@ -12,6 +12,7 @@ from .pair import (
     is_data,
     is_latent,
     is_random,
+    is_subsample,
     parameters_of,
     untouched,
 )
@@ -116,6 +117,8 @@ class AncestralSampler:
             mean: the mean of its distribution instead of its value.
         """
         parts = [mean_of(name, r[name]) if mean else r[name]["value"] for r in runs]
+        if parts[0].shape[:1] != (self.plate_rows or size,):
+            raise outside_plate_error(name)
         values = torch.cat(parts)[:size]
         source = self.hidden.get(name)
         return values if source is None else values.reshape(size, *self.example[source].shape[1:])
@@ -145,12 +148,12 @@ class AncestralSampler:
         return sites
 
     def _probed_by_size(self, arguments):
-        if self.example:
-            self._run_on_example(torch.arange(min(2, len(self.example["x"]))), arguments)
         size = PROBES[0]
         missing = {k: s for k, s in covariates_of(self.model).items() if k not in arguments}
-        given = {k: torch.zeros(size, *s, device=self.device) for k, s in missing.items()}
-        given |= cycle(arguments, torch.arange(size))
+        zeros = {k: torch.zeros(size, *s, device=self.device) for k, s in missing.items()}
+        given = zeros | cycle(arguments, torch.arange(size))
+        if self.example:
+            self._run_on_example(torch.arange(min(size, len(self.example["x"]))), given)
         sites = self._run({"size": size}, given)
         for name, site in sites.items():
             if is_latent(site) and site["value"].shape[:1] != (size,):
@@ -191,7 +194,8 @@ class AncestralSampler:
         hide.check()
         if hide.sources:
             self.hidden, self.kept = hide.sources, hide.kept
-        return {n: s for n, s in trace.nodes.items() if s["type"] == "sample"}
+        samples = {n: s for n, s in trace.nodes.items() if s["type"] == "sample"}
+        return {n: s for n, s in samples.items() if not is_subsample(s)}
 
 
 class _HideData(Messenger):

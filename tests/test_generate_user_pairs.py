@@ -223,7 +223,6 @@ def two_sites(image, sound):
         z = pyro.sample("z", standard_normal(LATENT))
         pyro.sample("noise", dist.Normal(z - 1, 0.5).to_event(1), obs=sound)
         pyro.sample("picture", dist.Normal(z @ W.T + BIAS, S).to_event(1), obs=image)
-        pyro.factor("penalty", torch.zeros(len(image)))
 
 
 def two_sites_guide(image, sound):
@@ -297,9 +296,22 @@ def test_simulated_data_of_several_sites_go_where_the_program_takes_them():
 
 
 def test_deterministic_and_factor_sites_are_no_data():
-    traces = run(two_sites, two_sites_guide, {"x": X, "sound": SOUND})
-    kinds = {n: (pair.is_data(s), pair.is_factor(s)) for n, s in traces.model.items()}
-    assert kinds["penalty"] == (False, True) and kinds["picture"] == (True, False)
+    def penalized(data):
+        model(data)
+        with pyro.plate("other", len(data)):
+            pyro.factor("penalty", -torch.ones(len(data)))
+        pyro.deterministic("constants", torch.ones(3))
+
+    traces = run(penalized, guide, {"x": X})
+    assert pair.is_factor(traces.model["penalty"]) and not pair.is_data(traces.model["penalty"])
+    assert observed_site(traces.model) == "obs"
+    rebuilt = pv.evaluate.reconstruct(penalized, guide, X)
+    torch.testing.assert_close(rebuilt, posterior_mean(X) @ W.T + BIAS)
+    assert pv.sample(penalized, 3, example={"x": X}).shape == (3, D)
+    with pytest.raises(pv.UserError, match="'constants' lies outside the data plate"):
+        pv.sample(penalized, 2, example={"x": X}, site="constants")
+    with pytest.raises(pv.UserError, match="the model has the factor 'penalty'"):
+        pv.evaluate.calibration(penalized, guide, 20, num_samples=19, example={"x": X})
     traces = run(model, guide, {"x": X})
     assert "mean" not in traces.model and observed_site(traces.model) == "obs"
     bound = pv.evaluate.elbo(model, guide, X, num_samples=3)

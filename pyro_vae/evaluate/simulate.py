@@ -5,7 +5,7 @@ import torch
 
 from ..ancestral import AncestralSampler, cycle
 from ..errors import UserError
-from ..pair import device_of, is_latent, one_hot_labels
+from ..pair import device_of, is_factor, is_latent, one_hot_labels
 
 
 def home(model, guide, example):
@@ -28,8 +28,8 @@ def simulate(model, num_data, device, example=None, **covariates):
         latents.
 
     Raises:
-        UserError: no example where one is needed, a site outside the data plate, or one that
-            observes a function of the data, for draws of it are no data.
+        UserError: no example where one is needed, a site outside the data plate, one that observes
+            a function of the data, for draws of it are no data, or a factor, for draws ignore it.
     """
     for name, value in covariates.items():
         if len(value) != num_data:
@@ -38,6 +38,9 @@ def simulate(model, num_data, device, example=None, **covariates):
     with pyro.validation_enabled(False):
         sampler = AncestralSampler(model, example, covariates)
         runs = sampler.runs(num_data, covariates)
+    for name, site in runs[0].items():
+        if is_factor(site):
+            raise UserError(f"the model has the factor {name!r}, of which no draw can take account")
     if sampler.by_size:
         data = {"x": sampler.data_site()}
     else:

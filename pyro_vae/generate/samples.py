@@ -42,7 +42,7 @@ def sample(
 
     Latents come from `given`, else from `source`, else from the model, in its order: each drawn
     given those before it. (So a `y` before a given `z` comes from its prior, which matters only
-    where x depends on y besides.)
+    where x depends on y besides; and a `pyro.factor` has no part in it.)
 
     Args:
         size: how many. Default: as many as there are rows in what is given, else 64.
