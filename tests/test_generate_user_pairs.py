@@ -502,7 +502,7 @@ def without_a_size(x):
 @pytest.mark.parametrize("program", [fixed_plate, subsampled, by_index, without_a_size])
 def test_any_number_of_rows_is_sampled_of_any_data_plate(program):
     example = {"x": X, "index": torch.arange(N)} if program is by_index else {"x": X}
-    size = 10_001
+    size = 2001
     draws = pv.sample(program, size, example=example, seed=0)
     assert draws.shape == (size, D) and len(draws.unique(dim=0)) == size
     assert off(draws, BIAS, MARGINAL) < 4.5
