@@ -43,6 +43,8 @@ def parameters_of(program):
     """`{name: parameter}` of what a program's forward takes; Pyro's own guides take what the model does."""
     if isinstance(program, (AutoGuide, EasyGuide)):
         return parameters_of(program.model)
+    if hasattr(program, "program_arguments"):
+        return program.program_arguments
     bound = 0
     while isinstance(program, functools.partial):  # Pyro's handlers hide what they wrap
         if isinstance(program, _bound_partial):
@@ -82,17 +84,17 @@ def sites_of(model, example=None):
         shapes = covariates_of(model).items()
         example = {"size": 2, **{name: torch.zeros(2, *s, device=device) for name, s in shapes}}
     with torch.no_grad(), eval_mode(model), untouched(device), pyro.validation_enabled(False):
-        trace = poutine.trace(model).get_trace(**example)
+        trace = poutine.trace(accepting(model)).get_trace(**example)
     data = {k: tuple(v.shape[1:]) for k, v in example.items() if isinstance(v, torch.Tensor)}
     latents = {}
+    # x is data where nothing is observed, as in a model that samples by itself
+    observed = {n for n, s in trace.nodes.items() if is_data(s)} or {"x"}
     for name, site in trace.nodes.items():
-        if site["type"] != "sample" or is_subsample(site):
-            continue
-        shape = tuple(site["fn"].event_shape)
-        if site["is_observed"] or name == "x" or site["infer"].get("was_observed"):
-            data.setdefault(name, shape)
-        else:
-            latents[name] = (shape, bool(site["fn"].has_enumerate_support))
+        if name in observed and site["type"] == "sample":
+            data.setdefault(name, tuple(site["fn"].event_shape))
+        elif is_latent(site):
+            kind = bool(site["fn"].has_enumerate_support)
+            latents[name] = (tuple(site["fn"].event_shape), kind)
     return data, latents
 
 
@@ -119,19 +121,6 @@ def reads_index(guide):
     if isinstance(guide, Program):
         return any("index" in parents for parents in getattr(guide, "given", {}).values())
     return takes(guide, "index")
-
-
-def sampling(model, example):
-    """A program without `size=`, as one with it: run on copies of a datum, and observing nothing."""
-    if "x" not in example:
-        raise UserError("example= needs the data, {'x': x}")
-
-    def program(size):
-        rows = {k: v[:1].expand(size, *v.shape[1:]) for k, v in example.items()}
-        with poutine.uncondition():
-            return accepting(model)(**rows)
-
-    return program
 
 
 def modules(*programs):
@@ -225,3 +214,34 @@ def apart():
 
 def is_subsample(site):
     return type(site["fn"]).__name__ == "_Subsample"
+
+
+def is_deterministic(site):
+    """Whether a site is `pyro.deterministic`'s: a recorded value, neither data nor a latent."""
+    return bool(site["infer"].get("_deterministic"))
+
+
+def is_factor(site):
+    """Whether a site is `pyro.factor`'s: a term of the log-density without a value."""
+    if site["type"] != "sample":
+        return False
+    fn = site["fn"]
+    while hasattr(fn, "base_dist"):
+        fn = fn.base_dist
+    return isinstance(fn, pyro.distributions.Unit)
+
+
+def is_random(site):
+    """Whether a site is one of a value that has a distribution: data, or a latent."""
+    if site["type"] != "sample":
+        return False
+    return not (is_subsample(site) or is_deterministic(site) or is_factor(site))
+
+
+def is_data(site):
+    """Whether a site holds data: observed, or observed before its value was hidden."""
+    return is_random(site) and bool(site["is_observed"] or site["infer"].get("was_observed"))
+
+
+def is_latent(site):
+    return is_random(site) and not is_data(site)

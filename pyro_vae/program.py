@@ -29,7 +29,8 @@ class Program(nn.Module):
 
     def __init_subclass__(cls, **kwargs):
         super().__init_subclass__(**kwargs)
-        cls._takes_index = "index" in inspect.signature(cls.forward).parameters
+        parameters = inspect.signature(cls.forward).parameters.values()
+        cls._takes_index = any(p.name == "index" or p.kind == p.VAR_KEYWORD for p in parameters)
 
     def __call__(self, *args, **kwargs):
         if "index" in kwargs and not self._takes_index:

@@ -5,7 +5,8 @@ import copy
 import torch
 
 from .errors import UserError
-from .pair import is_subsample
+from .pair import is_factor, is_latent, is_random, is_subsample
+from .sites import check_data_plate
 
 PARTICLES = "num_particles_vectorized"  # the name that Pyro's own ELBOs give this plate
 
@@ -19,9 +20,10 @@ class Traces:
     """
 
     def __init__(self, model_trace, guide_trace, event_dims=1, scaled=False):
-        self.model = _samples(model_trace)
+        self.model = {n: s for n, s in model_trace.nodes.items() if is_random(s)}
+        self.factors = {n: s for n, s in model_trace.nodes.items() if is_factor(s)}
         # what a guide observes is no draw: its density is no part of q
-        self.guide = {n: s for n, s in _samples(guide_trace).items() if not s["is_observed"]}
+        self.guide = {n: s for n, s in guide_trace.nodes.items() if is_latent(s)}
         self.event_dims, self.scaled = event_dims, scaled
         self.enumerated_guide = {
             n: s["infer"]["_enumerate_dim"]
@@ -37,10 +39,7 @@ class Traces:
         self.auxiliary = {  # what the guide alone samples: the latent that it is part of, else itself
             n: _owner(n, s, self.model) for n, s in self.guide.items() if n not in self.model
         }
-        for n, s in self.model.items():
-            wrong = outside_of_plate(n, s)
-            if wrong:
-                raise UserError(wrong)
+        check_data_plate(self.model, ignored=(PARTICLES,))
 
     @property
     def size(self):
@@ -230,26 +229,6 @@ class Traces:
         held = {n: {**self.guide[n], **{k: self.guide[n][k].detach() for k in keys}} for n in names}
         new.guide = {**self.guide, **held}
         return new
-
-
-def _samples(trace):
-    """`{name: site}` of a trace's sample sites; a `pyro.deterministic` one is none."""
-    return {
-        n: s
-        for n, s in trace.nodes.items()
-        if s["type"] == "sample" and not s["infer"].get("_deterministic")
-    }
-
-
-def outside_of_plate(name, site):
-    """What is wrong with the plates of a site; None where it lies in the one data plate."""
-    frames = [f for f in site["cond_indep_stack"] if f.vectorized and f.name != PARTICLES]
-    if not any(f.dim == -1 for f in frames):
-        return f"site {name!r} lies outside the data plate: terms per data point are not defined for it"
-    if any(f.dim != -1 for f in frames):
-        dims = ", ".join(f"{f.name!r} at dim {f.dim}" for f in frames)
-        return f"site {name!r} lies in more than one plate ({dims}): one data plate, at dim -1"
-    return None
 
 
 def _owner(name, site, model):

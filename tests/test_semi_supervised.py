@@ -578,7 +578,7 @@ def test_features_are_the_active_units_of_the_reference_alone():
     assert torch.equal(pv.evaluate.features(model, guide, x), codes[:, [0, 2]])
     few = pv.evaluate.features(model, guide, x[:1], reference=x)
     assert torch.allclose(few, codes[:1, [0, 2]])
-    with pytest.raises(pv.UserError, match="no continuous latent 'w'"):
+    with pytest.raises(pv.UserError, match="unknown continuous latent 'w'"):
         pv.evaluate.features(model, guide, x, latent="w")
 
 

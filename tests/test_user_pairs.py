@@ -151,7 +151,15 @@ def event_shape(program):
     args, kwargs = positional(program)
     with evaluation_mode(program):
         trace = poutine.trace(program.model).get_trace(*args, **kwargs)
-    return tuple(trace.nodes[program.site]["value"].shape[1:])
+    seen = trace.nodes[program.site]["value"]
+    source = [
+        v
+        for v in args + tuple(kwargs.values())
+        if v.numel() == seen.numel() and (v.reshape(-1) == seen.reshape(-1)).all()
+    ]
+    return tuple(
+        (source[0] if source else seen).shape[1:]
+    )  # as the user passed it, not as reshaped
 
 
 def training_data(program):

@@ -6,6 +6,7 @@ from sklearn.semi_supervised import LabelSpreading
 from sklearn.svm import SVC
 
 from ..errors import UserError
+from ..sites import choose_latent
 from .latents import encode, responsibilities
 
 MAX_SPREAD = 10_000
@@ -25,12 +26,10 @@ def features(model, guide, x, reference=None, threshold=0.01, latent=None, **oth
     Args:
         reference: the data that say which units are active; x itself unless said. Training and
             test features match only with the same reference.
-        latent: its name; z, or the first continuous one, unless said.
+        latent: its name. Default: z, or the first continuous one.
     """
     codes = encode(model, guide, x, **others)
-    name = latent or ("z" if "z" in codes else next(iter(codes)))
-    if name not in codes:
-        raise UserError(f"no continuous latent {name!r}; the guide has {sorted(codes)}")
+    name = choose_latent(codes, latent)
     over = codes[name] if reference is None else encode(model, guide, reference)[name]
     return codes[name].flatten(1)[:, over.flatten(1).var(0) > threshold]
 

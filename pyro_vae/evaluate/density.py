@@ -6,7 +6,9 @@ from pyro import poutine
 from ..conditionals import MultivariateNormal
 from ..errors import UserError, unknown, whole
 from ..models.priors import FlowPrior, MixturePrior, fit_components, prior_of
-from ..pair import accepting, device_of, eval_mode, seeded
+from ..pair import accepting, device_of, eval_mode, is_latent, seeded
+from ..program import Program
+from ..sites import choose_latent
 from .latents import encode
 from .likelihood import chunks, observed
 
@@ -18,21 +20,33 @@ def aggregate_posterior(model, guide, x, latent=None, draws=1, seed=0, **others)
     r"""`[draws * N, D]` from :math:`q(z) = \frac1N \sum_n q(z \mid x_n)`: `draws` for each datum.
 
     Args:
-        latent: its name; the latent that has the model's free prior unless said.
+        latent: its name. Default: the latent that has the model's free prior, else z, else the
+            guide's first continuous latent.
         seed: None takes torch's stream as it is.
+
+    Raises:
+        UserError: the guide has no such continuous latent.
     """
     whole(1, draws=draws)
-    latent = getattr(model, "prior_latent", "z") if latent is None else latent
+    preferred = getattr(model, "prior_latent", "z")
     batch, device = observed(model, x, others), device_of(model, guide, default=x.device)
     guide_of, result = accepting(guide), []
     with eval_mode(model, guide), seeded(seed, device):
         for _ in range(draws):
             for part in chunks(batch, 5000, device):
                 trace = poutine.trace(guide_of).get_trace(**part)
-                if latent not in trace.nodes:
-                    raise UserError(f"the guide has no latent {latent!r}")
-                result.append(trace.nodes[latent]["value"])
+                name = choose_latent(_continuous(trace), latent, preferred)
+                result.append(trace.nodes[name]["value"])
     return torch.cat(result).to(x.device)
+
+
+def _continuous(trace):
+    """The continuous latents that a guide samples."""
+    return [
+        n
+        for n, s in trace.nodes.items()
+        if is_latent(s) and not s["fn"].has_enumerate_support and not s["infer"].get("is_auxiliary")
+    ]
 
 
 def ex_post(
@@ -65,8 +79,7 @@ def ex_post(
 
     Args:
         x: training data, as observed.
-        latent: its name; the latent that has the model's free prior unless said. One with parents
-            can be sampled from its density (`pv.sample(model, source={latent: density})`), but not
+        latent: its name. Default: as in `aggregate_posterior`. One with parents can be sampled from its density (`pv.sample(model, source={latent: density})`), but not
             judged with it.
         kind: `"mixture"`: scikit-learn's, full covariances, the paper's; or `"flow"`: neural spline,
             by Adam, a tenth of the data held out to choose the epoch.
@@ -80,7 +93,8 @@ def ex_post(
     Raises:
         UserError: an unknown kind or latent, no free prior, fewer encodings than components.
     """
-    latent = prior_of(model)[0] if latent is None else latent
+    if latent is None and isinstance(model, Program):
+        latent = prior_of(model)[0]
     whole(0, draws=draws)
     whole(1, num_components=num_components, transforms=transforms, epochs=epochs)
     if kind not in KINDS:
@@ -88,7 +102,8 @@ def ex_post(
     if draws:
         codes = aggregate_posterior(model, guide, x, latent, draws, seed, **others)
     else:
-        codes = encode(model, guide, x, **others)[latent]
+        means = encode(model, guide, x, **others)
+        codes = means[choose_latent(means, latent)]
     if len(codes) < num_components:
         raise UserError(f"{len(codes)} encodings cannot make {num_components} components")
     device, size = device_of(model, guide, default=x.device), codes.shape[-1]

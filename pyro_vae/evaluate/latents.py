@@ -3,13 +3,14 @@
 import torch
 
 from ..errors import UserError, whole
-from ..pair import device_of, eval_mode, is_subsample, seeded
+from ..pair import device_of, eval_mode, is_latent, seeded
 from ..programs import trace_pair
+from ..sites import holds, mean_of, observed_site
 from .likelihood import chunks, observed, rows_per_chunk
 
 
 def _map(model, guide, x, others, function, seed=0, num_samples=1, **options):
-    """`function(traces)` over chunks of the data, in eval mode; `{name: [N, ...]}`, concatenated."""
+    """`function(traces, chunk)` over chunks of the data, in eval mode; `{name: [N, ...]}`, joined."""
     whole(1, num_samples=num_samples)
     batch = observed(model, x, others)
     device = device_of(model, guide, default=x.device)
@@ -17,7 +18,7 @@ def _map(model, guide, x, others, function, seed=0, num_samples=1, **options):
     with torch.no_grad(), eval_mode(model, guide), seeded(seed, device):
         rows = rows_per_chunk(model, guide, batch, device) // num_samples
         for part in chunks(batch, max(1, min(len(x), rows)), device):
-            parts.append(function(trace_pair(model, guide, part, **options)))
+            parts.append(function(trace_pair(model, guide, part, **options), part))
     return {k: torch.cat([p[k] for p in parts]).to(x.device) for k in parts[0]}
 
 
@@ -28,10 +29,11 @@ def encode(model, guide, x, **others):
     parent, the mean is over its probabilities.
     """
 
-    def means(traces):
+    def means(traces, _):
         result = {}
         for name, site in traces.guide.items():
-            if name not in traces.enumerated and name not in traces.auxiliary:
+            is_continuous = is_latent(site) and not site["fn"].has_enumerate_support
+            if is_continuous and name not in traces.auxiliary:
                 shape = tuple(site["fn"].event_shape)
                 value = traces.expectation(site["value"], shape)
                 result[name] = value.expand(-1, *shape)
@@ -49,12 +51,11 @@ def posterior(model, guide, x, mean=False, seed=0, **others):
         mean: no draw: discrete latents at their most probable values, the others at their means.
     """
 
-    def draw(traces):
+    def draw(traces, _):
         chosen = traces.combination(most_probable=mean)
         result = {}
         for name, site in {**traces.guide, **traces.model}.items():
-            latent = not is_subsample(site) and not site["is_observed"]
-            if latent and name not in traces.auxiliary:
+            if is_latent(site) and name not in traces.auxiliary:
                 shape = tuple(site["fn"].event_shape)
                 value = traces.select(site["value"], shape, chosen)
                 result[name] = value.expand(traces.size, *shape)
@@ -63,15 +64,27 @@ def posterior(model, guide, x, mean=False, seed=0, **others):
     return _map(model, guide, x, others, draw, seed=seed, at_mean=mean)
 
 
-def reconstruct(model, guide, x, site="x", **others):
-    """`[N, *x_shape]`: the likelihood's mean at the posterior means of the latents."""
+def reconstruct(model, guide, x, site=None, **others):
+    """`[N, *x_shape]`: the likelihood's mean at the posterior means of the latents.
 
-    def mean(traces):
-        shape = tuple(traces.model[site]["fn"].event_shape)
-        means = traces.of_distribution(site, lambda fn: fn.mean)
-        return {site: traces.expectation(means, shape)}
+    Args:
+        site: which observed site. Default: the one that observes x.
+        others: what else the pair is given, by name.
 
-    return _map(model, guide, x, others, mean, at_mean=True)[site]
+    Raises:
+        UserError: no such site, several of which none observes x itself, or a distribution without
+            a mean.
+    """
+
+    def mean(traces, part):
+        name = observed_site(traces.model, site, part["x"])
+        fn, seen = traces.model[name]["fn"], traces.model[name]["value"]
+        means = traces.of_distribution(name, lambda fn: mean_of(name, fn))
+        value = traces.expectation(means, tuple(fn.event_shape))
+        source = next((v for v in part.values() if holds(seen, v)), None)
+        return {"mean": value if source is None else value.reshape(source.shape)}
+
+    return _map(model, guide, x, others, mean, at_mean=True)["mean"]
 
 
 def active_units(model, guide, x, threshold=0.01, **others):
@@ -90,7 +103,7 @@ def responsibilities(model, guide, x, latent=None, num_samples=16, seed=0, **oth
         latent: its name; the first discrete latent unless said.
     """
 
-    def probabilities(traces):
+    def probabilities(traces, _):
         name = latent or next(iter(traces.enumerated), None)
         if name not in traces.enumerated:
             known = sorted(traces.enumerated)

@@ -4,11 +4,14 @@ from typing import NamedTuple
 
 import pyro
 import torch
+from pyro.distributions import MaskedDistribution
+from torch.distributions import Independent
 
 from ..errors import UserError, unknown, whole
 from ..evaluate.likelihood import chunks, observed, rows_per_chunk
 from ..pair import device_of, eval_mode, is_subsample, seeded
 from ..programs import trace_pair
+from ..sites import holds, observed_site
 
 METHODS = ("metropolis", "pseudo-gibbs")
 
@@ -17,11 +20,20 @@ class Completion(NamedTuple):
     """What `complete` returns."""
 
     x: torch.Tensor  #: `[num_samples, N, *x_shape]`, what was observed unchanged
-    acceptance: torch.Tensor  #: `[N]` share of the proposals taken; 1 without the correction
+    acceptance: torch.Tensor  #: `[N]` accepted proposals over `steps`; 1 without the correction
 
 
 def complete(
-    model, guide, x, mask, num_samples=16, steps=200, method="metropolis", seed=0, **others
+    model,
+    guide,
+    x,
+    mask,
+    num_samples=16,
+    steps=200,
+    method="metropolis",
+    seed=0,
+    site=None,
+    **others,
 ):
     r"""Draws of the missing part of x given the observed part, as a `Completion`.
 
@@ -43,12 +55,14 @@ def complete(
     Args:
         x: `[N, *x_shape]`; the missing values may be anything, NaN too.
         mask: bool, True where observed: `x_shape`, or `[N, *x_shape]`.
-        steps: of each chain. It starts from x given what the guide makes of zeros in the missing places.
+        steps: of each chain: as many proposals. It starts from a draw of the guide, and x given
+            that, with zeros in the missing places; this first state counts as no proposal.
+        site: the site that observes x. Default: found by its values.
         others: what else the pair is given, by name.
 
     Raises:
-        UserError: a mask of another shape or kind, or a likelihood whose pixels are not
-            independent given the latents.
+        UserError: a mask of another shape or kind, a site that observes something else than x, or
+            a likelihood whose pixels are not independent given the latents.
     """
     if method not in METHODS:
         raise unknown("method of completion", method, METHODS)
@@ -72,11 +86,9 @@ def complete(
         pyro.validation_enabled(False),
     ):
         rows = rows_per_chunk(model, guide, batch, device)
-        _check_independent(
-            trace_pair(model, guide, {k: v[:1].to(device) for k, v in batch.items()})
-        )
         for part in chunks(many, max(1, min(len(many["x"]), rows)), device):
-            done, share = _chains(model, guide, part, part.pop("_mask"), steps, method)
+            chains = _Chains(model, guide, part.pop("_mask"), site)
+            done, share = chains.run(part, steps, corrected=method == "metropolis")
             parts.append(done.to(x.device))
             accepted.append(share.to(x.device))
     shape = (num_samples, len(x))
@@ -85,48 +97,73 @@ def complete(
     )
 
 
-def _chains(model, guide, batch, mask, steps, method):
-    """`(x [B, ...], share of proposals taken [B])` after `steps` steps of B chains."""
-    # zeros stand in the place of what is missing until the first draw
-    x = torch.where(mask, batch["x"], _draw_x(trace_pair(model, guide, batch, draw_discrete=True)))
-    latents, taken = None, torch.zeros(len(x), device=x.device)
-    for _ in range(steps):
-        batch = {**batch, "x": x}
-        proposal = trace_pair(model, guide, batch, draw_discrete=True)
-        latents_new, x_new = _latents(proposal), _draw_x(proposal)
-        if latents is None or method == "pseudo-gibbs":
-            accept = torch.ones(len(x), dtype=torch.bool, device=x.device)
-        else:
-            current = trace_pair(model, guide, batch, values=latents, draw_discrete=True)
-            gain = proposal.log_weight() - current.log_weight()
-            accept = gain > torch.rand(len(x), dtype=gain.dtype, device=x.device).log()
-            latents_new = {k: _where(accept, v, latents[k]) for k, v in latents_new.items()}
-            x_new = _where(accept, x_new, _draw_x(current))
-        latents, taken = latents_new, taken + accept
-        x = torch.where(mask, x, x_new)
-    return x, taken / steps
+class _Chains:
+    """B chains, one for each row of a batch."""
+
+    def __init__(self, model, guide, mask, site):
+        self.model, self.guide, self.mask, self.site = model, guide, mask, site
+
+    def run(self, batch, steps, corrected):
+        """`(x [B, ...], share of proposals accepted [B])` after `steps` steps."""
+        first = trace_pair(self.model, self.guide, batch, draw_discrete=True)
+        self.site = observed_site(first.model, self.site, batch["x"])
+        _check_site(self.site, first.model[self.site], batch["x"])
+        # zeros stand in the place of what is missing until the first draw
+        x = self._completed(batch["x"], self._draw_x(first))
+        latents, accepted = _latents(first), torch.zeros(len(x), device=x.device)
+        for _ in range(steps):
+            batch = {**batch, "x": x}
+            proposal = trace_pair(self.model, self.guide, batch, draw_discrete=True)
+            latents_new, x_new = _latents(proposal), self._draw_x(proposal)
+            if corrected:
+                current = trace_pair(
+                    self.model, self.guide, batch, values=latents, draw_discrete=True
+                )
+                gain = proposal.log_weight() - current.log_weight()
+                accept = gain > torch.rand(len(x), dtype=gain.dtype, device=x.device).log()
+                latents_new = {k: _where(accept, v, latents[k]) for k, v in latents_new.items()}
+                x_new = _where(accept, x_new, self._draw_x(current))
+                accepted += accept
+            else:
+                accepted += 1
+            latents, x = latents_new, self._completed(x, x_new)
+        return x, accepted / steps
+
+    def _completed(self, x, drawn):
+        return torch.where(self.mask, x, drawn.reshape(x.shape).to(x.dtype))
+
+    def _draw_x(self, traces):
+        """`[B, ...]` from p(x | latents), the summed ones drawn from their posterior first."""
+        shape = tuple(traces.model[self.site]["fn"].event_shape)
+        draws = traces.of_distribution(self.site, lambda fn: fn.sample())
+        return traces.select(draws, shape, traces.combination())
 
 
-def _check_independent(traces):
-    """Step 2 draws missing values without a look at the observed ones: given z, they must not matter."""
-    fn = traces.model["x"]["fn"]
-    if getattr(fn, "base_dist", fn).event_shape:
+def _check_site(name, site, x):
+    """Step 2 needs x itself, and draws missing values without a look at the observed ones."""
+    if not holds(site["value"], x):
         raise UserError(
-            f"x given the latents is a {type(fn).__name__}, whose values depend on each other: "
+            f"{name!r} does not observe x itself, but {list(site['value'].shape[1:])} values made "
+            "of it: x cannot be completed there"
+        )
+    fn = site["fn"]
+    base = fn
+    while isinstance(base, (Independent, MaskedDistribution)):
+        base = base.base_dist
+    if base.event_shape:
+        raise UserError(
+            f"{name} given the latents is a {type(fn).__name__}, whose values depend on each other: "
             "only independent ones can be completed"
         )
 
 
 def _latents(traces):
     """`{latent: [B, *shape]}` that the guide drew."""
-    return {n: s["value"] for n, s in traces.guide.items() if not is_subsample(s)}
-
-
-def _draw_x(traces):
-    """`[B, *x_shape]` from p(x | latents), the summed ones drawn from their posterior first."""
-    shape = tuple(traces.model["x"]["fn"].event_shape)
-    draws = traces.of_distribution("x", lambda fn: fn.sample())
-    return traces.select(draws, shape, traces.combination())
+    return {
+        n: s["value"]
+        for n, s in traces.guide.items()
+        if not is_subsample(s) and not s["is_observed"]
+    }
 
 
 def _where(accept, new, old):

@@ -1,19 +1,34 @@
 """Paths through the latents: between two data, and along one unit at a time."""
 
+from contextlib import contextmanager
 from typing import NamedTuple
 
 import pyro
 import torch
 
+from ..ancestral import AncestralSampler
 from ..errors import UserError, unknown
 from ..evaluate import encode, posterior
-from ..pair import covariates_of, device_of, eval_mode, seeded
-from .samples import checked, latents_of, run_model
+from ..evaluate.simulate import home
+from ..pair import eval_mode, one_hot_labels, seeded, sites_of, takes
+from ..sites import choose_latent
+from .samples import checked
 
 PATHS = ("linear", "spherical")
 
 
-def interpolate(model, guide, a, b, steps=9, latent=None, path="spherical", seed=0, **others):
+def interpolate(
+    model,
+    guide,
+    a,
+    b,
+    steps=9,
+    latent=None,
+    path="spherical",
+    seed=0,
+    site=None,
+    **others,
+):
     r"""`[N, steps, *x_shape]`: the likelihood's means on the way from each of `a` to that of `b`.
 
     Both ends are encoded (posterior means, discrete latents at their most probable values). On the
@@ -27,7 +42,8 @@ def interpolate(model, guide, a, b, steps=9, latent=None, path="spherical", seed
 
     Args:
         a, b: `[N, *x_shape]` data, as observed.
-        latent: which one moves; z, or the model's first continuous latent, unless said.
+        latent: which one moves. Default: z, or the model's first continuous latent.
+        site: which observed site is decoded. Default: the one that observes x.
         others: what else the pair is given at both ends, by name (`c=`).
     """
     if path not in PATHS:
@@ -36,19 +52,19 @@ def interpolate(model, guide, a, b, steps=9, latent=None, path="spherical", seed
         raise UserError(f"the two ends differ in shape: {list(a.shape)} and {list(b.shape)}")
     move = _spherical if path == "spherical" else torch.lerp
     ends = [posterior(model, guide, x, mean=True, seed=seed, **others) for x in (a, b)]
-    moved, discrete = _parts(model, ends[0], latent)
+    decoder = _Decoder(model, {"x": a, **others}, others, seed, site)
+    moved, discrete = _parts(decoder.latents, ends[0], latent)
     t = torch.linspace(0, 1, steps, dtype=a.dtype, device=a.device)
 
     def between(name):
-        first, last = (end[name].unsqueeze(1) for end in ends)  # [N, 1, *shape]
-        at = t.reshape((1, -1) + (1,) * (first.dim() - 2))
+        first, last = (end[name].reshape(len(a), 1, -1) for end in ends)
+        at = t.reshape(1, -1, 1)
         value = torch.where(at < 0.5, first, last) if name in discrete else move(first, last, at)
-        return value.flatten(0, 1)
+        return value.reshape(len(a) * steps, *ends[0][name].shape[1:])
 
     values = {name: between(name) for name in (*moved, *discrete)}
-    for name in covariates_of(model):
-        values[name] = others[name].repeat_interleave(steps, 0)
-    x = _decode(model, len(a) * steps, values, seed)
+    rows = torch.arange(len(a), device=a.device).repeat_interleave(steps)
+    x = decoder.decode(values, rows)
     return x.reshape(len(a), steps, *x.shape[1:]).to(a.device)
 
 
@@ -62,7 +78,17 @@ class Traversal(NamedTuple):
 
 
 def traverse(
-    model, guide, x, latent=None, units=None, steps=9, span=2.5, start=0, seed=0, **others
+    model,
+    guide,
+    x,
+    latent=None,
+    units=None,
+    steps=9,
+    span=2.5,
+    start=0,
+    seed=0,
+    site=None,
+    **others,
 ):
     r"""One datum decoded with one latent unit at a time moved, as a `Traversal`.
 
@@ -74,20 +100,21 @@ def traverse(
 
     Args:
         x: `[N, *x_shape]` data that activity is measured on; one datum leaves the units in order.
-        units: which units; all, by activity, unless said. An int takes that many of the most active.
+        latent: which one's units move. Default: z, or the model's first continuous latent.
+        units: which units. Default: all, by activity. An int takes that many of the most active.
+        site: which observed site is decoded. Default: the one that observes x.
     """
     codes = posterior(model, guide, x, mean=True, seed=seed, **others)
-    moved, discrete = _parts(model, codes, latent)
+    decoder = _Decoder(model, {"x": x, **others}, others, seed, site)
+    moved, discrete = _parts(decoder.latents, codes, latent)
     name = moved[-1]
     if codes[name].dim() != 2:
         raise UserError(f"{name!r} is not a vector: its units cannot be moved one at a time")
     size = codes[name].shape[1]
     if not 0 <= start < len(x):
         raise UserError(f"start must be a row of x, 0..{len(x) - 1}, not {start}")
-    covariates = {k: others[k] for k in covariates_of(model)}
     rows = torch.arange(1000, device=x.device) % len(x)
-    prior = _run(model, 1000, {k: v[rows] for k, v in covariates.items()}, seed)
-    prior = prior.nodes[name]["value"].to(x.device)
+    prior = decoder.draw(name, rows).to(x.device)
     centre, sd = prior.mean(0), prior.std(0)
     activity = codes[name].var(0, correction=0) / sd**2
     order = activity.argsort(descending=True, stable=True)
@@ -102,19 +129,22 @@ def traverse(
     targets = centre[units, None] + sd[units, None] * t  # [D, steps]
     count = len(units) * steps
     held = {k: codes[k][start].expand(count, *codes[k].shape[1:]) for k in (*moved, *discrete)}
-    held.update({k: v[start].expand(count, *v.shape[1:]) for k, v in covariates.items()})
     code = held[name].clone()
     code[torch.arange(count), units.repeat_interleave(steps)] = targets.flatten()
-    decoded = _decode(model, count, {**held, name: code}, seed)
+    rows = torch.full((count,), start, device=x.device)
+    decoded = decoder.decode({**held, name: code}, rows)
     decoded = decoded.reshape(len(units), steps, *decoded.shape[1:]).to(x.device)
     return Traversal(decoded, units, activity[units], targets)
 
 
-def analogies(model, guide, x, **others):
+def analogies(model, guide, x, site=None, **others):
     """`[N, K, *x_shape]`: each datum's style with every class, as the likelihood's means.
 
     The style is the latent that the model names so (`model.style`); it is put at its posterior mean
     given the datum, what lies between it and x at conditional means.
+
+    Args:
+        site: which observed site is decoded; see `interpolate`.
 
     Raises:
         UserError: the model has no style.
@@ -122,13 +152,16 @@ def analogies(model, guide, x, **others):
     style = getattr(model, "style", None)
     if style is None:
         raise UserError(f"{type(model).__name__} names no latent that is style, beside a class")
-    (k,) = model.p_y().event_shape
-    z = encode(model, guide, x, **others)[style].repeat_interleave(k, 0)
-    x_hat = _decode(model, len(z), {style: z, "y": torch.eye(k).to(z).repeat(len(x), 1)}, seed=0)
+    z = encode(model, guide, x, **others)[style]
+    decoder = _Decoder(model, {"x": x}, {k: v for k, v in others.items() if k != "y"}, 0, site)
+    k = len(decoder.sampler.sites["y"]["fn"].enumerate_support(expand=False))
+    rows = torch.arange(len(x), device=x.device).repeat_interleave(k)
+    classes = torch.arange(k, device=x.device).repeat(len(x))
+    x_hat = decoder.decode({style: z[rows], "y": classes}, rows)
     return x_hat.reshape(len(x), k, *x_hat.shape[1:]).to(x.device)
 
 
-def predict(model, c):
+def predict(model, c=None, site=None, example=None, **covariates):
     r"""`[N, *x_shape]`: a conditional model's one answer, :math:`E[x | c, z = E[z | c]]`.
 
     Sohn, Lee and Yan's (2015) deterministic prediction; for binary x they take the likelier value,
@@ -136,43 +169,79 @@ def predict(model, c):
 
     Args:
         c: covariates `[N, ...]`.
+        site: which site is predicted. Default: the one that observes x.
+        example: for a program without `size=`, as in `sample`.
+        covariates: covariates by other names, `[N, ...]`.
 
     Raises:
         UserError: a latent is discrete, and so has no mean to put it at.
     """
-    for name, (_, is_discrete) in latents_of(model).items():
+    covariates |= {} if c is None else {"c": c}
+    if not covariates:
+        raise UserError("a prediction needs covariates: pass c=, or others by name")
+    first = next(iter(covariates.values()))
+    decoder = _Decoder(model, example, covariates, 0, site)
+    for name, (_, is_discrete) in decoder.latents.items():
         if is_discrete:
             raise UserError(f"{name!r} is discrete: a prediction at its mean is not defined")
-    return _decode(model, len(c), {"c": c}, seed=0).to(c.device)
+    return decoder.decode({}, torch.arange(len(first), device=first.device)).to(first.device)
 
 
-def main_latent(model):
-    """The latent that is meant where none is said: z, or the first continuous one that is sampled."""
-    continuous = [n for n, (_, is_discrete) in latents_of(model).items() if not is_discrete]
-    return "z" if "z" in continuous else next(iter(continuous), None)
+def main_latent(model, example=None):
+    """The latent that is meant by default: z, or the first continuous one that is sampled."""
+    return choose_latent(_continuous(sites_of(model, example)[1]))
 
 
-def _parts(model, codes, latent):
+def _continuous(latents):
+    return [n for n, (_, is_discrete) in latents.items() if not is_discrete]
+
+
+def _parts(known, codes, latent):
     """`(continuous latents down to the moved one, discrete latents)`, in the model's order."""
-    known = latents_of(model)
-    latent = main_latent(model) if latent is None else latent
+    continuous = [n for n in _continuous(known) if n in codes]
+    latent = choose_latent(continuous, latent)
     discrete = [n for n, (_, is_discrete) in known.items() if is_discrete and n in codes]
-    continuous = [n for n in known if n in codes and n not in discrete]
-    if latent not in continuous:
-        raise unknown("continuous latent", latent, continuous)
     return continuous[: continuous.index(latent) + 1], discrete
 
 
-def _run(model, size, values, seed, at_mean=False):
-    """A seeded trace of the model at the given values."""
-    device = device_of(model, default="cpu")
-    with torch.no_grad(), eval_mode(model), seeded(seed, device), pyro.validation_enabled(False):
-        return run_model(model, size, checked(model, values, size, device), at_mean)
+class _Decoder:
+    """A model at given latents, each row with the covariates of one of the data."""
 
+    def __init__(self, model, example, others, seed, site):
+        self.model, self.seed = model, seed
+        others = {k: v for k, v in others.items() if v is not None and takes(model, k)}
+        self.others = one_hot_labels(model, others)
+        self.device = home(model, None, {**(example or {}), **others})
+        with self._ready():
+            self.sampler = AncestralSampler(model, example, self.others)
+            self.latents = self.sampler.latents
+            self.site = self.sampler.data_site(site)
 
-def _decode(model, size, values, seed):
-    """`[size, *x_shape]`: the likelihood's mean, whatever is not given at its conditional mean."""
-    return _run(model, size, values, seed, at_mean=True).nodes["x"]["fn"].mean
+    @contextmanager
+    def _ready(self):
+        with (
+            torch.no_grad(),
+            eval_mode(self.model),
+            seeded(self.seed, self.device),
+            pyro.validation_enabled(False),
+        ):
+            yield
+
+    def draw(self, name, rows):
+        """`[len(rows), *shape]` draws of a latent from the model, given the covariates of `rows`."""
+        return self._values(name, {}, rows, at_mean=False)
+
+    def decode(self, values, rows):
+        """`[len(rows), *x_shape]`: the likelihood's mean, what is not given at its conditional mean."""
+        return self._values(self.site, values, rows, at_mean=True)
+
+    def _values(self, name, values, rows, at_mean):
+        given = {k: v[rows] for k, v in self.others.items()}
+        with self._ready():
+            runs = self.sampler.runs(
+                len(rows), *checked(self.sampler, {**given, **values}, len(rows)), at_mean=at_mean
+            )
+            return self.sampler.values(runs, name, len(rows), mean=at_mean)
 
 
 def _spherical(a, b, t):

@@ -1,22 +1,21 @@
 """Samples of a model, from the prior or from another source of its latents."""
 
+import numpy as np
 import pyro
 import torch
-from pyro import poutine
 
+from ..ancestral import AncestralSampler
 from ..errors import UserError, unknown, whole
 from ..evaluate import posterior
 from ..pair import (
     covariates_of,
     device_of,
     eval_mode,
-    one_hot_labels,
+    is_random,
     parameters_of,
-    sampling,
     seeded,
-    sites_of,
+    takes,
 )
-from ..programs.handlers import SubstituteMean
 
 
 def sample(
@@ -27,7 +26,7 @@ def sample(
     mean=False,
     seed=None,
     source=None,
-    site="x",
+    site=None,
     example=None,
     **given,
 ):
@@ -39,13 +38,14 @@ def sample(
         pv.sample(model, z=codes, mean=True)                    # decode given codes
         pv.sample(model, 64, source=AggregatePosterior(guide, x))
         pv.sample(model, 64, source={"z": density})             # a density fitted afterwards
+        pv.sample(model, 64, example={"x": x})                  # of a program without size=
 
     Latents come from `given`, else from `source`, else from the model, in its order: each drawn
     given those before it. (So a `y` before a given `z` comes from its prior, which matters only
-    where x depends on y besides.)
+    where x depends on y besides; and a `pyro.factor` has no part in it.)
 
     Args:
-        size: how many; else as many as there are rows in what is given, else 64.
+        size: how many. Default: as many as there are rows in what is given, else 64.
         y: a component or class, or one for each sample: an int, `[size]` ints, or one-hot
             `[size, K]`.
         c: covariates of a conditional model, `[size, *c_shape]` or `c_shape`; where they are a
@@ -55,40 +55,37 @@ def sample(
         source: of latents: `{latent: distribution}`, or modules whose forward is one (`evaluate.ex_post`
             makes them), or a function of `(model, size)` that returns `{latent: values}`, as
             `AggregatePosterior` is.
-        site: which of the model's sites to return.
-        example: for a model without `size=`, `{"x": x}`, one datum or more: it is run on copies of the
-            first, and observes nothing. (What such a model reads of x besides, it reads of those.)
-        given: values of latents by name, `[size, *shape]` or `shape`.
+        site: which of the model's sites to return. Default: the one that observes x.
+        example: for a program without `size=`: a batch that it can be run on, `{"x": x, ...}`. Its
+            data are hidden. Sample i is drawn on row i mod N of it, which matters only to what the
+            program reads of it besides. A program whose data plate has its own number of rows is
+            run on the whole batch, as often as needed. Default: the data of an
+            `AggregatePosterior`.
+        given: values by name, `[size, *shape]` or `shape`: of latents, or of the program's own
+            arguments. What the program observes of its arguments (labels) stays observed.
 
     Raises:
-        UserError: the model cannot sample by itself, or has no such component, latent or shape.
+        UserError: the model cannot sample by itself; it has no such component, latent or shape; a
+            site outside the data plate; several observed sites, and none of x itself.
     """
-    if example is not None and "size" not in parameters_of(model):
-        model = sampling(model, example)
-    taken = parameters_of(model)
-    if "size" not in taken:
-        raise UserError(
-            "this model has no size= argument, so it cannot sample by itself: pass example={'x': x}"
-        )
-    if y is not None and "y" not in taken:
-        raise UserError(f"{type(model).__name__} has no y to condition on")
-    device = device_of(model, default="cpu")
+    if example is None and isinstance(source, AggregatePosterior):
+        example = None if takes(model, "size") else source.batch
+    given = {k: v for k, v in {**given, "c": c, "y": y}.items() if v is not None}
+    device = device_of(model, default=_device_of_batch(example))
     with torch.no_grad(), eval_mode(model), seeded(seed, device), pyro.validation_enabled(False):
-        shapes = shapes_of(model)
+        sampler = AncestralSampler(model, example, probe_arguments(model, example, given))
+        if y is not None and "y" not in sampler.takes and "y" not in sampler.sites:
+            raise UserError(f"{type(model).__name__} has no y to condition on")
         if size is None:
-            size = _rows({**given, "c": c, "y": y}, {**shapes, "y": ()})
+            size = _rows(given, shapes_of(sampler))
         whole(1, **{"the number of samples": size})
-        values = _from_source(source, model, size)
-        values.update(given)
-        if c is not None:
-            values["c"] = c
-        if y is not None:
-            values["y"] = one_hot(model, y, size, device)
-        trace = run_model(model, size, checked(model, values, size, device))
-        if site not in trace.nodes:
-            raise unknown("site", site, [*latents_of(model), "x"])
-    found = trace.nodes[site]
-    return found["fn"].mean if mean and not found["is_observed"] else found["value"]
+        values = {**_from_source(source, model, size), **given}
+        runs = sampler.runs(size, *checked(sampler, values, size))
+        name = sampler.data_site() if site is None else site
+        if name not in runs[0]:
+            raise unknown("site", name, runs[0])
+        observed = runs[0][name]["is_observed"]
+        return sampler.values(runs, name, size, mean=mean and not observed)
 
 
 class AggregatePosterior:
@@ -107,63 +104,95 @@ class AggregatePosterior:
         self.guide, self.x = guide, x
         self.others = {k: v for k, v in others.items() if v is not None}
 
+    @property
+    def batch(self):
+        """`{"x": x, ...}`, all that the pair is given."""
+        return {"x": self.x, **self.others}
+
     def __call__(self, model, size):
         """`{name: [size, ...]}`, from torch's stream."""
         rows = torch.randint(len(self.x), (size,)).to(self.x.device)
         others = {k: v[rows] for k, v in self.others.items()}
         latents = posterior(model, self.guide, self.x[rows], seed=None, **others)
-        observed = {k: v for k, v in others.items() if k in covariates_of(model)}
+        observed = {k: v for k, v in others.items() if takes(model, k)}
         return {**observed, **latents}
 
 
-def latents_of(model):
-    """`{latent: (event shape, is discrete)}` in the model's order."""
-    return sites_of(model)[1]
+def shapes_of(sampler):
+    """`{name: event shape}` of what a model can be given: its sites and its arguments."""
+    sites = {n: tuple(s["fn"].event_shape) for n, s in sampler.sites.items() if is_random(s)}
+    arguments = {n: tuple(v.shape[1:]) for n, v in sampler.example.items()}
+    return {**sites, **arguments, **covariates_of(sampler.model)}
 
 
-def run_model(model, size, values, at_mean=False):
-    """A trace of the model with `values` in their places, arguments or latents, the rest drawn.
-
-    `at_mean` puts the continuous rest at its conditional means.
-    """
-    taken = parameters_of(model)
-    arguments = {k: v for k, v in values.items() if k in taken}
-    latents = {k: v for k, v in values.items() if k not in taken}
-    program = poutine.condition(SubstituteMean()(model) if at_mean else model, data=latents)
-    return poutine.trace(program).get_trace(size=size, **arguments)
-
-
-def shapes_of(model):
-    """`{name: event shape}` of what a model can be given: its latents and its covariates."""
-    return {**{n: s for n, (s, _) in latents_of(model).items()}, **covariates_of(model)}
-
-
-def checked(model, values, size, device):
-    """The values as the program takes them, `[size, *shape]`; covariates complete."""
-    known, needed, taken = shapes_of(model), covariates_of(model), parameters_of(model)
-    result = {}
-    for name, value in values.items():
-        value = torch.as_tensor(value, device=device)
-        if name not in known:
-            if name not in taken:
-                raise unknown("latent or covariate", name, known)
-            result[name] = value  # an argument of a user's program
+def probe_arguments(model, example, given):
+    """The user's own arguments among `given`, as rows, for a sampler's first runs."""
+    taken, found = parameters_of(model), {}
+    for name, value in given.items():
+        if name not in taken or name in covariates_of(model) or (name == "y" and "size" in taken):
             continue
-        shape = known[name]
-        if name in needed and value.dim() < 2 and not value.is_floating_point():
-            value = _indicators(name, value, shape)
-        if tuple(value.shape) not in (shape, (size, *shape)):
-            raise UserError(
-                f"{name} must have shape {[size, *shape]} or {list(shape)}, not {list(value.shape)}"
-            )
-        result[name] = value.expand(size, *shape)
-    missing = [name for name in needed if name not in result]
+        value = _as_tensor(value)
+        seen = (example or {}).get(name)
+        is_event = seen is not None and isinstance(value, torch.Tensor) and value.dim() < seen.dim()
+        found[name] = value.unsqueeze(0) if is_event else value
+    return found
+
+
+def checked(sampler, values, size):
+    """`(arguments, latents)` as the program takes them, `[size, *shape]`; covariates complete."""
+    model, needed = sampler.model, covariates_of(sampler.model)
+    shapes, arguments, latents = shapes_of(sampler), {}, {}
+    for name, value in values.items():
+        if name == "y" and "y" in sampler.sites:
+            value = labels(sampler.sites["y"], value, size, sampler.device)
+        if name in needed:
+            value = torch.as_tensor(value, device=sampler.device)
+            if value.dim() < 2 and not value.is_floating_point():
+                value = _indicators(name, value, needed[name])
+        if name in sampler.takes:
+            arguments[name] = _argument(name, _as_tensor(value), shapes.get(name), size)
+        elif name in sampler.sites:
+            value = torch.as_tensor(value, device=sampler.device)
+            latents[name] = _expanded(name, value, shapes[name], size)
+        else:
+            known = [n for n in (*shapes, *sampler.takes) if n not in ("x", "size")]
+            raise unknown("latent or covariate", name, dict.fromkeys(known))
+    missing = [name for name in needed if name not in arguments]
     if missing:
         shape = [size, *needed[missing[0]]]
         raise UserError(
             f"{type(model).__name__} is conditional: pass {missing[0]}= of shape {shape}"
         )
-    return result
+    return arguments, latents
+
+
+def _expanded(name, value, shape, size):
+    if tuple(value.shape) not in (shape, (size, *shape)):
+        raise UserError(
+            f"{name} must have shape {[size, *shape]} or {list(shape)}, not {list(value.shape)}"
+        )
+    return value.expand(size, *shape)
+
+
+def _argument(name, value, shape, size):
+    """An argument of the program: rows where it has dims, else as it is."""
+    if not isinstance(value, torch.Tensor):
+        return value
+    if shape is not None:
+        return _expanded(name, value, shape, size)
+    if value.dim() and len(value) != size:
+        raise UserError(f"{name} has {len(value)} rows, but {size} samples are asked for")
+    return value
+
+
+def _as_tensor(value):
+    """Numbers with dims as a tensor; anything else as it is."""
+    return torch.as_tensor(value) if isinstance(value, (list, tuple, np.ndarray)) else value
+
+
+def _device_of_batch(batch):
+    tensors = [v for v in (batch or {}).values() if isinstance(v, torch.Tensor)]
+    return tensors[0].device if tensors else "cpu"
 
 
 def _indicators(name, value, shape):
@@ -181,10 +210,10 @@ def _indicators(name, value, shape):
 def _rows(values, shapes):
     """How many samples the given values are for; 64 where they do not say."""
     for name, value in values.items():
-        if value is not None and name in shapes:
-            shape = torch.as_tensor(value).shape
-            if len(shape) > len(shapes[name]):
-                return shape[0]
+        shape = torch.as_tensor(value).shape
+        event = 0 if name == "y" else len(shapes.get(name, ()))
+        if len(shape) > event:
+            return shape[0]
     return 64
 
 
@@ -206,17 +235,20 @@ def _from_source(source, model, size):
     return values
 
 
-def one_hot(model, y, size, device):
-    """Component numbers as the one-hot rows that the model's y takes."""
-    (num_components,) = model.p_y().event_shape
-    y = torch.as_tensor(y, device=device)
-    if y.dim() == 2 and y.shape == (size, num_components):
+def labels(site, y, size, device):
+    """Component numbers as the values of a discrete site: one-hot rows `[size, K]`, or `[size]`."""
+    y, fn = torch.as_tensor(y, device=device), site["fn"]
+    if not fn.has_enumerate_support:
+        return y
+    k = len(fn.enumerate_support(expand=False))
+    one_hot = len(fn.event_shape) == 1
+    if one_hot and y.dim() == 2 and y.shape == (size, k):
         return y
     if y.is_floating_point() or y.dim() > 1 or (y.dim() == 1 and len(y) != size):
-        raise UserError(
-            f"y must be an int, [{size}] ints or one-hot [{size}, {num_components}]; "
-            f"got {list(y.shape)} {y.dtype}"
-        )
-    if y.min() < 0 or y.max() >= num_components:
-        raise UserError(f"the model has components 0..{num_components - 1}; y is {y.tolist()}")
-    return one_hot_labels(model, {"y": y.expand(size)})["y"]
+        told = f", [{size}] ints or one-hot [{size}, {k}]" if one_hot else f" or [{size}] ints"
+        raise UserError(f"y must be an int{told}; got {list(y.shape)} {y.dtype}")
+    if y.min() < 0 or y.max() >= k:
+        raise UserError(f"the model has components 0..{k - 1}; y is {y.tolist()}")
+    if one_hot:
+        y = torch.nn.functional.one_hot(y.long(), k).to(site["value"].dtype)
+    return y.expand(size, *fn.event_shape)

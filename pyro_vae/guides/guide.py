@@ -1,5 +1,7 @@
 """A guide is a factorisation: for each latent, in order, its parents and a family."""
 
+import inspect
+
 import pyro
 import torch.nn as nn
 
@@ -101,12 +103,22 @@ class Guide(Program):
             self.factors[latent] = owned
         self.relaxation = RelaxedOneHotCategorical(temperature)
 
-    def forward(self, x=None, y=None, c=None, index=None, size=None, shifts=None):
+    @property
+    def program_arguments(self):
+        """What `forward` takes, parents of other names included, as `pair.parameters_of` has it."""
+        parameters = dict(inspect.signature(self.forward).parameters)
+        parameters.pop("others")
+        parents = {p for parents in self.given.values() for p in parents} - set(self.given)
+        for name in sorted(parents - set(parameters)):
+            parameters[name] = inspect.Parameter(name, inspect.Parameter.KEYWORD_ONLY)
+        return parameters
+
+    def forward(self, x=None, y=None, c=None, index=None, size=None, shifts=None, **others):
         """Samples the latents; `shifts` are numbers to add to the factors' own, `{latent: [B, size]}`."""
-        values = {"x": x, "y": y, "c": c, "index": index}
+        values = {"x": x, "y": y, "c": c, "index": index, **others}
         features = {}
         if size is None:
-            size = next(len(v) for v in (x, c, index, y) if v is not None)
+            size = next(len(v) for v in (x, c, index, y, *others.values()) if v is not None)
         with pyro.plate("data", size):
             for latent, q in self.factors.items():
                 if values.get(latent) is not None:

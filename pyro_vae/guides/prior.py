@@ -30,20 +30,31 @@ class PriorGuide(Program):
         """What the pair's layout is remembered by: see `programs.layout`."""
         return self._model[0], "prior"
 
-    def forward(self, x=None, y=None, c=None, index=None, size=None):
+    @property
+    def program_arguments(self):
+        """What the model takes, as `pair.parameters_of` has it."""
+        return parameters_of(self._model[0])
+
+    def forward(self, *args, **kwargs):
+        """Samples the model's latents, given the arguments of the model; `x` is its first one."""
         (model,) = self._model
-        names = parameters_of(model)
-        observed = {"y": y, "c": c, "index": index, "size": size}
-        observed = {k: v for k, v in observed.items() if v is not None and k in names}
-        if x is not None:  # the data are a program's first argument, whatever it is called
-            observed["x" if "x" in names else next(iter(names))] = x
-        return hide_data(model)(**observed)
+        names = list(self.program_arguments)
+        data = "x" if "x" in names else names[0]
+        batch = {**dict(zip(names, args, strict=False)), **kwargs}
+        if "index" not in names:
+            batch.pop("index", None)
+        if "x" in batch:
+            batch[data] = batch.pop("x")
+        program = hide_data(model)
+        if batch.get(data) is None:  # the model samples: x is data that it draws
+            program = poutine.block(program, hide=["x"])
+        return program(**batch)
 
 
 def hide_data(model):
     """The program `model`, its observed sites hidden: what is left samples the prior."""
-    return standing_for(poutine.block(model, hide_fn=_is_data), model, "prior")
+    return standing_for(poutine.block(model, hide_fn=_is_observed), model, "prior")
 
 
-def _is_data(site):
-    return site["type"] == "sample" and (site["is_observed"] or site["name"] == "x")
+def _is_observed(site):
+    return site["type"] == "sample" and site["is_observed"]

@@ -1,11 +1,9 @@
 """Semi-amortised inference: gradient steps per datum from where the encoder points."""
 
-import inspect
-
 import torch
 
 from ..errors import UserError, positive, whole
-from ..pair import apart
+from ..pair import apart, parameters_of
 from ..program import Program
 from ..programs import trace_pair
 from .guide import Guide
@@ -70,8 +68,13 @@ class SemiAmortised(Program):
         """The guide's conditionals."""
         return self.guide.factors
 
-    def forward(self, x=None, y=None, c=None, index=None, size=None):
-        batch = {"x": x, "y": y, "c": c, "index": index, "size": size}
+    @property
+    def program_arguments(self):
+        """What the guide takes, as `pair.parameters_of` has it."""
+        return {k: v for k, v in parameters_of(self.guide).items() if k != "shifts"}
+
+    def forward(self, x=None, y=None, c=None, index=None, size=None, **others):
+        batch = {"x": x, "y": y, "c": c, "index": index, "size": size, **others}
         batch = {k: v for k, v in batch.items() if v is not None}
         if x is None:
             raise UserError("a semi-amortised guide takes its steps on data: pass x=")
@@ -92,7 +95,7 @@ class SemiAmortised(Program):
         for latent in latents:
             q = self.guide.factors[latent]
             shifts[latent] = next(q.parameters()).new_zeros(len(x), q.size)
-        known = inspect.signature(getattr(model, "forward", model)).parameters
+        known = parameters_of(model)
         of_model = {k: v for k, v in batch.items() if k in known or k == "x"}
 
         def elbo(shifts):

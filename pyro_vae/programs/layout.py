@@ -23,7 +23,7 @@ from pyro.poutine.enum_messenger import EnumMessenger
 from pyro.poutine.util import prune_subsample_sites
 
 from ..errors import UserError
-from ..pair import accepting, apart, device_of, eval_mode, modules, untouched
+from ..pair import accepting, apart, device_of, eval_mode, is_random, modules, untouched
 from ..traces import PARTICLES
 from .checks import check_log_probs, check_sites
 from .handlers import (
@@ -208,10 +208,7 @@ class _Trial:
             if traces:
                 program = poutine.replay(program, trace=traces[0])
             traces.append(prune_subsample_sites(poutine.trace(program).get_trace(**batch)))
-        sites = tuple(
-            {n: s for n, s in trace.nodes.items() if s["type"] == "sample" and not _is_note(s)}
-            for trace in traces
-        )
+        sites = tuple({n: s for n, s in trace.nodes.items() if is_random(s)} for trace in traces)
         if checked:
             check_sites(*sites, len(batch["x"]))
         for self.running, trace in zip(("guide", "model"), traces, strict=True):
@@ -362,11 +359,6 @@ def failure(kind, error, batch):
         line += " (is .to_event(...) missing?)"
     shapes = ", ".join(f"{k} {list(v.shape)}" for k, v in batch.items())
     return f"the {kind} fails on {shapes}: {type(error).__name__}: {line}"
-
-
-def _is_note(site):
-    """Whether a site is a `pyro.deterministic` one: a value written down, no distribution."""
-    return bool(site["infer"].get("_deterministic"))
 
 
 def _is_subsampled(run):

@@ -1,0 +1,618 @@
+"""Generation from user-defined pairs: any names of sites and arguments, any data plate, exact answers.
+
+The pair of most tests is linear-Gaussian: z ~ N(0, I), obs | z ~ N(W z + b, s^2 I), its guide the
+exact posterior, so that samples, reconstructions and completions have closed forms.
+"""
+
+import math
+
+import pyro
+import pyro.distributions as dist
+import pytest
+import torch
+import torch.nn as nn
+from scipy import stats
+
+import pyro_vae as pv
+from pyro_vae import pair
+from pyro_vae.generate import AggregatePosterior, predict
+from pyro_vae.guides import Guide, PriorGuide
+from pyro_vae.sites import choose_latent, observed_site
+from pyro_vae.traces import run
+
+D, LATENT, S, N = 4, 2, 0.6, 6
+GENERATOR = torch.Generator().manual_seed(5)
+W = torch.randn(D, LATENT, generator=GENERATOR, dtype=torch.float64)
+BIAS = torch.randn(D, generator=GENERATOR, dtype=torch.float64)
+X = torch.randn(N, D, generator=GENERATOR, dtype=torch.float64)
+EYE = torch.eye(LATENT, dtype=torch.float64)
+POSTERIOR = torch.linalg.inv(EYE + W.T @ W / S**2)
+MARGINAL = W @ W.T + S**2 * torch.eye(D, dtype=torch.float64)
+
+
+def posterior_mean(x):
+    return (x - BIAS) @ W @ POSTERIOR / S**2
+
+
+def standard_normal(*shape):
+    return dist.Normal(torch.zeros(*shape, dtype=torch.float64), 1.0).to_event(1)
+
+
+def model(data):
+    with pyro.plate("rows", len(data)):
+        code = pyro.sample("code", standard_normal(LATENT))
+        pyro.deterministic("mean", code @ W.T + BIAS)
+        pyro.sample("obs", dist.Normal(code @ W.T + BIAS, S).to_event(1), obs=data.reshape(-1, D))
+
+
+def guide(data):
+    with pyro.plate("rows", len(data)):
+        mean = posterior_mean(data.reshape(-1, D))
+        pyro.sample("code", dist.MultivariateNormal(mean, POSTERIOR))
+
+
+def off(draws, mean, covariance):
+    """The largest error of the draws' mean and covariance `[D, D]`, in standard errors."""
+    n, variance = len(draws), covariance.diagonal()
+    errors = ((covariance**2 + torch.outer(variance, variance)) / n).sqrt()
+    off_mean = (draws.mean(0) - mean).abs() / (variance / n).sqrt()
+    return max(off_mean.max(), ((draws.T.cov() - covariance).abs() / errors).max())
+
+
+# ------------------------------------------------------------- one observed site, of any name
+
+
+def test_samples_have_the_moments_of_the_marginal():
+    draws = pv.sample(model, 20_000, example={"data": X[:3]}, seed=0)
+    assert off(draws, BIAS, MARGINAL) < 4.5
+    means = pv.sample(model, 20_000, example={"x": X}, mean=True, seed=0)
+    assert off(means, BIAS, W @ W.T + 1e-12 * torch.eye(D)) < 4.5
+    codes = pv.sample(model, 20_000, example={"x": X}, site="code", seed=0)
+    assert off(codes, torch.zeros(LATENT), EYE) < 4.5
+    torch.testing.assert_close(
+        pv.sample(model, 5, example={"x": X}, site="mean", seed=0),
+        pv.sample(model, 5, example={"x": X}, mean=True, seed=0),
+    )
+
+
+def test_images_that_the_model_flattens_come_back_as_images():
+    images = X.reshape(N, 2, 2)
+    assert pv.sample(model, 3, example={"x": images}).shape == (3, 2, 2)
+    rebuilt = pv.evaluate.reconstruct(model, guide, images)
+    torch.testing.assert_close(rebuilt, (posterior_mean(X) @ W.T + BIAS).reshape(N, 2, 2))
+    path = pv.interpolate(model, guide, images[:1], images[1:2], steps=3, path="linear")
+    ends = posterior_mean(X[:2])
+    codes = torch.stack([ends[0], ends.mean(0), ends[1]])
+    torch.testing.assert_close(path, (codes @ W.T + BIAS).reshape(1, 3, 2, 2))
+    mask = torch.tensor([[True, False], [True, True]])
+    done = pv.complete(model, guide, images, mask, num_samples=2, steps=2)
+    assert done.x.shape == (2, N, 2, 2)
+    assert torch.equal(done.x[..., mask], images[:, mask].expand(2, N, 3))
+
+
+def test_codes_given_by_the_latents_name_are_decoded():
+    codes = posterior_mean(X)
+    made = pv.sample(model, code=codes, example={"x": X[:1]}, mean=True)
+    torch.testing.assert_close(made, codes @ W.T + BIAS)
+    with pytest.raises(pv.UserError, match=r"code must have shape \[3, 2\] or \[2\]"):
+        pv.sample(model, 3, code=torch.zeros(3, 5), example={"x": X})
+    with pytest.raises(pv.UserError, match="unknown latent or covariate 'cod'.*'code'"):
+        pv.sample(model, 3, cod=codes[:3], example={"x": X})
+
+
+def test_a_traversal_moves_the_units_of_a_latent_of_any_name():
+    found = pv.traverse(model, guide, X, steps=3, span=2.0, start=1)
+    codes = posterior_mean(X)
+    for row, unit in enumerate(found.units):
+        code = codes[1].expand(3, LATENT).clone()
+        code[:, unit] = found.values[row]
+        torch.testing.assert_close(found.x[row], code @ W.T + BIAS)
+    # the prior's standard deviation is 1; 1,000 draws of it
+    torch.testing.assert_close(
+        found.values[:, 2], torch.full((2,), 2.0, dtype=torch.float64), atol=0.3, rtol=0
+    )
+
+
+def test_the_aggregate_posterior_of_one_datum_is_its_posterior():
+    source = AggregatePosterior(guide, X[:1])
+    codes = pv.sample(model, 20_000, source=source, site="code", seed=0)
+    assert off(codes, posterior_mean(X[:1])[0], POSTERIOR) < 4.5
+    mean, gain = posterior_mean(X[:1])[0] @ W.T + BIAS, W @ POSTERIOR @ W.T
+    draws = pv.sample(model, 20_000, source=source, seed=0)
+    assert off(draws, mean, gain + S**2 * torch.eye(D, dtype=torch.float64)) < 4.5
+
+
+def test_a_spherical_path_turns_by_the_angle_between_whole_latents():
+    """A latent that is a matrix: sin(w / 2) / sin w = 1 / (2 cos(w / 2)) of both ends' sum."""
+
+    def program(x):
+        with pyro.plate("data", len(x)):
+            z = pyro.sample("z", dist.Normal(torch.zeros(2, 2).double(), 1.0).to_event(2))
+            pyro.sample("x", dist.Normal(z, 1.0).to_event(2), obs=x)
+
+    def encoder(x):
+        with pyro.plate("data", len(x)):
+            pyro.sample("z", dist.Normal(x, 1.0).to_event(2))
+
+    a, b = X[:2].reshape(2, 1, 2, 2)
+    path = pv.interpolate(program, encoder, a, b, steps=3)
+    omega = torch.nn.functional.cosine_similarity(a.flatten(), b.flatten(), dim=0).arccos()
+    torch.testing.assert_close(path[0, 1], (a[0] + b[0]) / (2 * (omega / 2).cos()))
+
+
+def wrong_guide(data):
+    with pyro.plate("rows", len(data)):
+        mean = posterior_mean(data.reshape(-1, D)) + 0.3
+        pyro.sample("code", dist.MultivariateNormal(mean, 2 * POSTERIOR))
+
+
+def test_completions_follow_the_conditional_gaussian():
+    o = torch.tensor([True, False, True, False])
+    gain = MARGINAL[~o][:, o] @ torch.linalg.inv(MARGINAL[o][:, o])
+    mean = BIAS[~o] + gain @ (X[0, o] - BIAS[o])
+    covariance = MARGINAL[~o][:, ~o] - gain @ MARGINAL[o][:, ~o]
+    done = pv.complete(model, wrong_guide, X[:1], o, num_samples=4000, steps=60)
+    assert off(done.x[:, 0][:, ~o], mean, covariance) < 4.5
+    assert 0.2 < done.acceptance < 0.9
+
+
+def test_the_acceptance_of_a_completion_counts_every_proposal_and_no_first_state():
+    """With all of x observed a step is one independent proposal: E min(1, w(z') / w(z)), by sums."""
+
+    def model(x):
+        with pyro.plate("data", len(x)):
+            z = pyro.sample("z", dist.Normal(0.0, 1.0))
+            pyro.sample("x", dist.Normal(z.unsqueeze(-1), 1.0).to_event(1), obs=x)
+
+    def guide(x):
+        with pyro.plate("data", len(x)):
+            pyro.sample("z", dist.Normal(0.5 * x[:, 0] + 0.5, 1.2))
+
+    x, chains = torch.tensor([[0.4]]), 20_000
+    done = pv.complete(model, guide, x, torch.tensor([True]), num_samples=chains, steps=1)
+    z = torch.linspace(-7, 8, 1501, dtype=torch.float64)
+    q = dist.Normal(0.7, 1.2).log_prob(z)
+    log_w = dist.Normal(0.2, math.sqrt(0.5)).log_prob(z) - q
+    p = q.exp() / q.exp().sum()
+    truth = ((log_w - log_w[:, None]).exp().clamp(max=1) * p * p[:, None]).sum()
+    assert truth < 0.8
+    assert abs(done.acceptance - truth) < 4 * math.sqrt(0.25 / chains)
+
+
+def test_the_default_latent_is_found_by_one_rule():
+    assert choose_latent(["w", "z"]) == "z" and choose_latent(["code", "w"]) == "code"
+    assert choose_latent(["code", "w"], preferred="w") == "w"
+    assert pv.evaluate.aggregate_posterior(model, guide, X).shape == (N, LATENT)
+    torch.testing.assert_close(pv.evaluate.features(model, guide, X), posterior_mean(X))
+    for draws in (0, 10):
+        density = pv.evaluate.ex_post(model, guide, X, num_components=1, draws=draws)
+        assert density().event_shape == (LATENT,)
+
+
+def discrete_model(x):
+    with pyro.plate("data", len(x)):
+        y = pyro.sample("y", dist.Categorical(torch.tensor([0.3, 0.7])))
+        pyro.sample("x", dist.Normal(y.unsqueeze(-1).double(), 1.0).to_event(1), obs=x)
+
+
+def discrete_guide(x):
+    with pyro.plate("data", len(x)):
+        pyro.sample("y", dist.Categorical(torch.tensor([0.5, 0.5])))
+
+
+@pytest.mark.parametrize(
+    "function",
+    [
+        lambda *pair: pv.interpolate(*pair, X[:2, :1], X[2:4, :1]),
+        lambda *pair: pv.traverse(*pair, X[:, :1]),
+        lambda *pair: pv.evaluate.aggregate_posterior(*pair, X[:, :1]),
+        lambda *pair: pv.evaluate.features(*pair, X[:, :1]),
+    ],
+    ids=["interpolate", "traverse", "aggregate_posterior", "features"],
+)
+def test_a_pair_without_a_continuous_latent_is_refused(function):
+    with pytest.raises(pv.UserError, match="this pair has no continuous latent"):
+        function(discrete_model, discrete_guide)
+
+
+# ----------------------------------------------------------------------- several observed sites
+
+
+def two_sites(image, sound):
+    with pyro.plate("data", len(image)):
+        z = pyro.sample("z", standard_normal(LATENT))
+        pyro.sample("noise", dist.Normal(z - 1, 0.5).to_event(1), obs=sound)
+        pyro.sample("picture", dist.Normal(z @ W.T + BIAS, S).to_event(1), obs=image)
+
+
+def two_sites_guide(image, sound):
+    with pyro.plate("data", len(image)):
+        pyro.sample("z", dist.MultivariateNormal(posterior_mean(image), POSTERIOR))
+
+
+SOUND = torch.arange(2.0 * N, dtype=torch.float64).reshape(N, 2)
+
+
+def test_of_several_observed_sites_the_one_of_x_is_found_and_another_is_named():
+    pair, example = (two_sites, two_sites_guide), {"x": X, "sound": SOUND}
+    mask = torch.tensor([True, False, True, True])
+    functions = {
+        "sample": lambda site: pv.sample(two_sites, 3, example=example, mean=True, site=site),
+        "reconstruct": lambda site: pv.evaluate.reconstruct(*pair, X, sound=SOUND, site=site),
+        "interpolate": lambda site: pv.interpolate(
+            *pair, X[:1], X[1:2], sound=SOUND[:1], site=site, steps=4
+        )[0],
+        "traverse": lambda site: pv.traverse(*pair, X, sound=SOUND, site=site, steps=5).x[0],
+    }
+    rows = {"sample": 3, "reconstruct": N, "interpolate": 4, "traverse": 5}
+    for name, function in functions.items():
+        assert function(None).shape == function("picture").shape == (rows[name], D)
+        assert function("noise").shape == (rows[name], 2)
+        with pytest.raises(pv.UserError, match="'x' is not an observed site|unknown site 'x'"):
+            function("x")
+    codes = posterior_mean(X)
+    torch.testing.assert_close(functions["reconstruct"]("noise"), codes - 1)
+    done = pv.complete(*pair, X, mask, 2, steps=2, sound=SOUND)
+    assert torch.equal(done.x[..., mask], X[:, mask].expand(2, N, 3))
+    with pytest.raises(pv.UserError, match="'noise' does not observe x itself"):
+        pv.complete(*pair, X, mask, 2, steps=2, sound=SOUND, site="noise")
+
+
+def test_sites_of_parts_of_x_are_listed():
+    def program(x):
+        with pyro.plate("data", len(x)):
+            z = pyro.sample("z", standard_normal(LATENT))
+            for t in range(2):
+                pyro.sample(f"x_{t}", dist.Normal(z[..., t], S), obs=x[:, t])
+
+    def guide(x):
+        with pyro.plate("data", len(x)):
+            pyro.sample("z", dist.Normal(x, S).to_event(1))
+
+    for function in (
+        lambda: pv.sample(program, 3, example={"x": X[:, :2]}),
+        lambda: pv.evaluate.reconstruct(program, guide, X[:, :2]),
+        lambda: pv.interpolate(program, guide, X[:1, :2], X[1:2, :2]),
+        lambda: pv.traverse(program, guide, X[:, :2]),
+        lambda: pv.complete(program, guide, X[:, :2], torch.tensor([True, False])),
+    ):
+        with pytest.raises(pv.UserError, match="pass site=, one of 'x_0', 'x_1'"):
+            function()
+    rebuilt = pv.evaluate.reconstruct(program, guide, X[:, :2], site="x_1")
+    torch.testing.assert_close(rebuilt, X[:, 1])
+
+
+def test_simulated_data_of_several_sites_go_where_the_program_takes_them():
+    from pyro_vae.evaluate.simulate import simulate
+
+    torch.manual_seed(0)
+    batch, latents = simulate(two_sites, 20_000, "cpu", {"x": X, "sound": SOUND})
+    assert set(batch) == {"x", "sound"} and set(latents) == {"z"}
+    together = torch.cat([batch["x"], batch["sound"], latents["z"]], 1)
+    maps = torch.cat([W, EYE, EYE])
+    noise = torch.diag(torch.tensor([S**2] * D + [0.25] * 2 + [0.0] * 2, dtype=torch.float64))
+    mean = torch.cat([BIAS, -torch.ones(2), torch.zeros(2)])
+    assert off(together, mean, maps @ maps.T + noise) < 4.5
+
+
+def test_deterministic_and_factor_sites_are_no_data():
+    def penalized(data):
+        model(data)
+        with pyro.plate("other", len(data)):
+            pyro.factor("penalty", -torch.ones(len(data)))
+        pyro.deterministic("constants", torch.ones(3))
+
+    traces = run(penalized, guide, {"x": X})
+    assert pair.is_factor(traces.model["penalty"]) and not pair.is_data(traces.model["penalty"])
+    assert observed_site(traces.model) == "obs"
+    rebuilt = pv.evaluate.reconstruct(penalized, guide, X)
+    torch.testing.assert_close(rebuilt, posterior_mean(X) @ W.T + BIAS)
+    assert pv.sample(penalized, 3, example={"x": X}).shape == (3, D)
+    with pytest.raises(pv.UserError, match="'constants' lies outside the data plate"):
+        pv.sample(penalized, 2, example={"x": X}, site="constants")
+    with pytest.raises(pv.UserError, match="the model has the factor 'penalty'"):
+        pv.evaluate.calibration(penalized, guide, 20, num_samples=19, example={"x": X})
+    traces = run(model, guide, {"x": X})
+    assert "mean" not in traces.model and observed_site(traces.model) == "obs"
+    bound = pv.evaluate.elbo(model, guide, X, num_samples=3)
+    truth = dist.MultivariateNormal(BIAS, MARGINAL).log_prob(X)
+    torch.testing.assert_close(bound, truth)  # the exact posterior: every draw gives log p(x)
+
+
+# ------------------------------------------------------------------ labels and covariates by name
+
+
+class Labelled(nn.Module):
+    """y ~ Categorical(p); z ~ N(0, I); features | y, z ~ N(W z + shift_y, s^2 I)."""
+
+    p = torch.tensor([0.2, 0.3, 0.5], dtype=torch.float64)
+    shift = torch.tensor([-10.0, 0.0, 10.0], dtype=torch.float64)
+
+    def forward(self, xs, ys=None):
+        with pyro.plate("data", len(xs)):
+            y = pyro.sample("y", dist.Categorical(self.p), obs=ys)
+            z = pyro.sample("z", standard_normal(LATENT))
+            mean = z @ W.T + self.shift[y].unsqueeze(-1)
+            pyro.sample("features", dist.Normal(mean, S).to_event(1), obs=xs)
+
+
+def test_labels_stay_observed_by_the_programs_name_or_the_sites():
+    program, example = Labelled(), {"x": X}
+    ys = torch.tensor([0, 1, 2, 2])
+    shift = Labelled.shift[ys].unsqueeze(-1).expand(4, D)
+    for given in ({"ys": ys}, {"y": ys}):
+        z = torch.zeros(4, LATENT, dtype=torch.float64)
+        made = pv.sample(program, example=example, mean=True, z=z, **given)
+        torch.testing.assert_close(made, shift)
+    assert (pv.sample(program, 50, y=2, example=example) > 3).all()
+    drawn = pv.sample(program, 20_000, example=example, site="y", seed=0)
+    shares = torch.bincount(drawn, minlength=3) / 20_000
+    assert (shares - Labelled.p).abs().max() < 4.5 * math.sqrt(0.25 / 20_000)
+    drawn = pv.sample(program, 50, example={"x": X, "ys": torch.zeros(N).long()}, site="y")
+    assert len(drawn.unique()) == 3  # the example's own labels are data, and hidden
+    with pytest.raises(pv.UserError, match=r"components 0\.\.2; y is 3"):
+        pv.sample(program, 4, y=3, example=example)
+    with pytest.raises(pv.UserError, match="ys has 2 rows, but 4 samples"):
+        pv.sample(program, 4, ys=ys[:2], example=example)
+    with pytest.raises(pv.UserError, match="Categorical distribution of 'y' has no mean"):
+        pv.sample(program, 4, site="y", mean=True, example=example)
+
+
+def test_labels_that_the_program_encodes_before_it_observes_them_are_asked_for_by_site():
+    def program(x, labels=None):
+        with pyro.plate("data", len(x)):
+            one_hot = None if labels is None else nn.functional.one_hot(labels, 3).double()
+            y = pyro.sample("y", dist.OneHotCategorical(Labelled.p), obs=one_hot)
+            pyro.sample("x", dist.Normal((y @ Labelled.shift).unsqueeze(-1), S).to_event(1), obs=x)
+
+    x, labels = X[:, :1], torch.tensor([2, 2, 2])
+    with pytest.raises(pv.UserError, match="'y' observes no argument itself.* by its name, y="):
+        pv.sample(program, labels=labels, example={"x": x})
+    assert (pv.sample(program, y=labels, example={"x": x}) > 5).all()
+
+
+def conditional(x, w):
+    with pyro.plate("data", len(x)):
+        z = pyro.sample("z", dist.Normal(w, 1.0).to_event(1))
+        pyro.sample("obs", dist.Normal(z + 2 * w, S).to_event(1), obs=x)
+
+
+def conditional_guide(x, w):
+    gain = 1 / (1 + S**2)
+    with pyro.plate("data", len(x)):
+        mean = w + gain * (x - 3 * w)
+        pyro.sample("z", dist.Normal(mean, math.sqrt(1 - gain)).to_event(1))
+
+
+def test_a_required_covariate_of_any_name_is_passed_by_name():
+    x, w = X[:, :2], SOUND
+    gain = 1 / (1 + S**2)
+    code = w + gain * (x - 3 * w)
+    rebuilt = code + 2 * w
+    torch.testing.assert_close(
+        pv.evaluate.reconstruct(conditional, conditional_guide, x, w=w), rebuilt
+    )
+    one = w[1].expand(20_000, 2)
+    draws = pv.sample(conditional, w=one, example={"x": x}, seed=0)
+    assert off(draws, 3 * w[1], (1 + S**2) * EYE) < 4.5
+    # row i is drawn on row i mod N of an example that holds the covariate
+    means = pv.sample(conditional, 2 * N, example={"x": x, "w": w}, z=torch.zeros(2), mean=True)
+    torch.testing.assert_close(means, 2 * w.repeat(2, 1))
+    torch.testing.assert_close(predict(conditional, w=w, example={"x": x}), 3 * w)
+    path = pv.interpolate(conditional, conditional_guide, x, x.flip(0), steps=3, w=w)
+    torch.testing.assert_close(path[:, 0], rebuilt)
+    found = pv.traverse(conditional, conditional_guide, x, steps=3, start=2, w=w)
+    torch.testing.assert_close(
+        found.x[0, :, 1 - found.units[0]], rebuilt[2, 1 - found.units[0]].expand(3)
+    )
+    mask = torch.tensor([True, False])
+    done = pv.complete(conditional, conditional_guide, x[:1], mask, 4000, steps=30, w=w[:1])
+    assert off(done.x[:, 0, 1:], 3 * w[0, 1:], (1 + S**2) * EYE[:1, :1]) < 4.5
+    source = AggregatePosterior(conditional_guide, x, w=w)
+    assert pv.sample(conditional, 5, source=source).shape == (5, 2)
+    with pytest.raises(pv.UserError, match="the model fails on x .*missing .*'w'"):
+        pv.sample(conditional, 3, example={"x": x})
+
+
+def test_the_prior_as_a_guide_takes_what_the_model_takes():
+    x, w = X[:, :2], SOUND / 4
+    truth = dist.Normal(3 * w, math.sqrt(1 + S**2)).to_event(1).log_prob(x)
+    prior = PriorGuide(conditional)
+    bound = pv.evaluate.log_likelihood(conditional, prior, x[:2], 50_000, w=w[:2])
+    torch.testing.assert_close(bound, truth[:2], atol=0.1, rtol=0)
+    assert set(pair.parameters_of(prior)) == {"x", "w"}
+    positional = pyro.poutine.trace(prior).get_trace(x, w)
+    assert "z" in positional and "obs" not in positional
+    by_name = pyro.poutine.trace(PriorGuide(model)).get_trace(x=X)
+    assert "code" in by_name and "obs" not in by_name
+
+
+def test_a_latent_called_x_is_a_latent():
+    def program(y):
+        with pyro.plate("data", len(y)):
+            x = pyro.sample("x", standard_normal(2))
+            pyro.sample("y", dist.Normal(x, S).to_event(1), obs=y)
+
+    y = X[:2, :2]
+    truth = dist.Normal(torch.zeros(2), math.sqrt(1 + S**2)).to_event(1).log_prob(y)
+    bound = pv.evaluate.log_likelihood(program, PriorGuide(program), y, 50_000)
+    torch.testing.assert_close(bound, truth.double(), atol=0.1, rtol=0)
+    draws = pv.sample(program, 20_000, example={"y": y}, seed=0)
+    assert off(draws, torch.zeros(2), (1 + S**2) * EYE) < 4.5
+
+
+def test_a_declared_guide_reads_a_covariate_of_any_name():
+    declared = Guide(conditional, {"z": ["x", "w"]}, example={"x": X[:, :2], "w": SOUND}).double()
+    assert "w" in pair.parameters_of(declared)
+    x = X[:, :2]
+    first, second = (pv.evaluate.encode(conditional, declared, x, w=w)["z"] for w in (SOUND, x))
+    assert not torch.allclose(first, second)
+
+
+def test_simulation_with_a_covariate_of_any_name_calibrates_an_exact_guide():
+    w = torch.randn(500, 2, generator=torch.Generator().manual_seed(1), dtype=torch.float64)
+    found = pv.evaluate.calibration(
+        conditional, conditional_guide, 500, num_samples=19, example={"x": X[:, :2]}, w=w
+    )["z"]
+    assert found["ks_p"].min() > 1e-3
+    gap = pv.evaluate.bdmc(
+        conditional, conditional_guide, 5, 3, 2, 2, example={"x": X[:, :2]}, w=w[:5]
+    )["gap"]
+    assert gap.abs().max() < 1e-6  # the guide is the posterior
+
+
+def test_data_that_are_a_function_of_x_are_not_simulated():
+    def program(x):
+        with pyro.plate("data", len(x)):
+            z = pyro.sample("z", standard_normal(2))
+            pyro.sample("obs", dist.Normal(z, S).to_event(1), obs=x.log1p())
+
+    with pytest.raises(pv.UserError, match="'obs' observes no argument itself"):
+        pv.evaluate.bdmc(program, num_data=3, num_steps=2, example={"x": X[:, :2] ** 2})
+    assert pv.sample(program, 3, example={"x": X[:, :2] ** 2}).shape == (3, 2)
+
+
+# ------------------------------------------------------------------------------------ data plates
+
+
+def fixed_plate(x):
+    with pyro.plate("data", N):
+        z = pyro.sample("z", standard_normal(LATENT))
+        pyro.sample("obs", dist.Normal(z @ W.T + BIAS, S).to_event(1), obs=x)
+
+
+def subsampled(x):
+    with pyro.plate("data", N, subsample_size=4) as rows:
+        z = pyro.sample("z", standard_normal(LATENT))
+        pyro.sample("obs", dist.Normal(z @ W.T + BIAS, S).to_event(1), obs=x[rows])
+
+
+def by_index(x, index):
+    with pyro.plate("data", N, subsample=index):
+        z = pyro.sample("z", standard_normal(LATENT))
+        pyro.sample("obs", dist.Normal(z @ W.T + BIAS, S).to_event(1), obs=x)
+
+
+def without_a_size(x):
+    with pyro.plate("data"):
+        z = pyro.sample("z", standard_normal(len(x), LATENT))
+        pyro.sample("obs", dist.Normal(z @ W.T + BIAS, S).to_event(1), obs=x)
+
+
+@pytest.mark.parametrize("program", [fixed_plate, subsampled, by_index, without_a_size])
+def test_any_number_of_rows_is_sampled_of_any_data_plate(program):
+    example = {"x": X, "index": torch.arange(N)} if program is by_index else {"x": X}
+    size = 2001
+    draws = pv.sample(program, size, example=example, seed=0)
+    assert draws.shape == (size, D) and len(draws.unique(dim=0)) == size
+    assert off(draws, BIAS, MARGINAL) < 4.5
+    if program is not subsampled:
+        codes = torch.randn(8, LATENT, dtype=torch.float64)
+        made = pv.sample(program, z=codes, example=example, mean=True)
+        torch.testing.assert_close(made, codes @ W.T + BIAS)
+
+
+def test_rows_of_its_own_choice_cannot_be_given_one_by_one():
+    with pytest.raises(pv.UserError, match="4 rows of its own choice: z cannot be given"):
+        pv.sample(subsampled, z=torch.zeros(8, LATENT), example={"x": X})
+
+
+def global_latent(x):
+    mean = pyro.sample("mean", dist.Normal(0.0, 10.0))
+    with pyro.plate("data", len(x)):
+        z = pyro.sample("z", dist.Normal(mean, 1.0))
+        pyro.sample("obs", dist.Normal(z.unsqueeze(-1), 0.1).to_event(1), obs=x)
+
+
+def global_latent_by_size(x=None, size=None):
+    mean = pyro.sample("mean", dist.Normal(0.0, 10.0))
+    with pyro.plate("data", size if x is None else len(x)):
+        z = pyro.sample("z", dist.Normal(mean, 1.0))
+        pyro.sample("x", dist.Normal(z.unsqueeze(-1), 0.1).to_event(1), obs=x)
+
+
+def unsized_global(x):
+    with pyro.plate("data"):
+        mean = pyro.sample("mean", dist.Normal(torch.zeros(1), 10.0).to_event(1))
+        pyro.sample("obs", dist.Normal(mean.expand(len(x), 1), 0.1).to_event(1), obs=x)
+
+
+def topics(x):
+    with pyro.plate("topics", 3):
+        words = pyro.sample("words", dist.Normal(0.0, 10.0))
+    with pyro.plate("data", len(x)):
+        y = pyro.sample("y", dist.Categorical(torch.ones(3) / 3))
+        pyro.sample("obs", dist.Normal(words[y].unsqueeze(-1), 0.1).to_event(1), obs=x)
+
+
+def nested(x):
+    with pyro.plate("data", len(x), dim=-1):
+        with pyro.plate("words", 3, dim=-2):
+            pyro.sample("z", dist.Normal(0.0, 1.0))
+        pyro.sample("obs", dist.Normal(torch.zeros(1), 0.1).to_event(1), obs=x)
+
+
+def guide_of(*names):
+    def guide(x):
+        for name in names:
+            pyro.sample(name, dist.Normal(0.0, 1.0))
+        with pyro.plate("data", len(x)):
+            pyro.sample("z", dist.Normal(torch.zeros(len(x)), 1.0))
+
+    return guide
+
+
+@pytest.mark.parametrize(
+    "program, message",
+    [
+        (global_latent, "site 'mean' lies outside the data plate"),
+        (unsized_global, "site 'mean' lies outside the data plate"),
+        (topics, "site 'words' lies outside the data plate"),
+        (nested, "site 'z' lies in more than one plate"),
+    ],
+)
+@pytest.mark.parametrize("size", [3, 64])
+def test_what_is_not_drawn_once_per_data_point_is_refused(program, message, size):
+    x = torch.zeros(N, 1)
+    with pytest.raises(pv.UserError, match=message):
+        pv.sample(program, size, example={"x": x})
+    with pytest.raises(pv.UserError, match=message):
+        pv.evaluate.calibration(program, guide_of(), size, num_samples=3, bins=2, example={"x": x})
+
+
+def test_a_global_latent_is_refused_with_the_same_line_everywhere():
+    x, message = torch.zeros(N, 1), "site 'mean' lies outside the data plate"
+    pair, mask = (global_latent, guide_of("mean")), torch.tensor([False])
+    for function in (
+        lambda: pv.sample(global_latent_by_size, 10),
+        lambda: pv.sample(global_latent, 10, example={"x": x}),
+        lambda: pv.evaluate.reconstruct(*pair, x),
+        lambda: pv.evaluate.encode(*pair, x),
+        lambda: pv.complete(*pair, x, mask),
+        lambda: pv.interpolate(*pair, x[:2], x[2:4]),
+        lambda: pv.traverse(*pair, x),
+        lambda: pv.evaluate.bdmc(global_latent, num_data=3, example={"x": x}),
+    ):
+        with pytest.raises(pv.UserError, match=message):
+            function()
+
+
+def test_a_model_with_size_names_its_data_site_by_an_example():
+    def program(data=None, size=None):
+        with pyro.plate("data", size if data is None else len(data)):
+            z = pyro.sample("z", standard_normal(LATENT))
+            return pyro.sample("obs", dist.Normal(z @ W.T + BIAS, S).to_event(1), obs=data)
+
+    with pytest.raises(pv.UserError, match="no site 'x': pass site=.* 'z', 'obs'"):
+        pv.sample(program, 3)
+    named = pv.sample(program, 3, site="obs", seed=0)
+    assert torch.equal(named, pv.sample(program, 3, example={"data": X}, seed=0))
+    gap = pv.evaluate.bdmc(program, num_data=3, num_steps=2, num_chains=2, example={"x": X})
+    assert gap["x"].shape == (3, D)
+
+
+def test_the_ranks_of_an_exact_guide_are_uniform_where_the_data_site_is_called_obs():
+    found = pv.evaluate.calibration(model, guide, 2000, num_samples=9, bins=5, example={"x": X})
+    assert found["code"]["chi2_p"].min() > 1e-3
+    ranks = found["code"]["ranks"].flatten().double()
+    assert stats.kstest((ranks + 0.5) / 10, "uniform").statistic < 0.1
