@@ -1,5 +1,6 @@
 """Effect handlers: what is put in the place of a draw, and what is enumerated."""
 
+import torch
 from pyro.poutine.messenger import Messenger
 
 from ..pair import is_subsample
@@ -27,7 +28,7 @@ class SubstituteMean(Messenger):
         try:
             msg["value"] = fn.mean
         except NotImplementedError:  # a flow has no mean in closed form
-            msg["value"] = fn.sample((32,)).mean(0)
+            msg["value"] = fn(sample_shape=torch.Size((32,))).mean(0)
         msg["done"] = True
 
 
