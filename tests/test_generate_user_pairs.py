@@ -371,6 +371,18 @@ def test_labels_that_the_program_encodes_before_it_observes_them_are_asked_for_b
     assert (pv.sample(program, y=labels, example={"x": x}) > 5).all()
 
 
+def test_labels_given_at_both_ends_of_a_path_are_those_that_it_is_decoded_with():
+    torch.manual_seed(0)
+    m2 = pv.models.M2((6,), 3, 2)
+    encoder = Guide(m2)
+    x, y = torch.bernoulli(torch.full((4, 6), 0.5)), torch.tensor([0, 2])
+    path = pv.interpolate(m2, encoder, x[:2], x[2:], steps=3, y=y)
+    z = pv.evaluate.encode(m2, encoder, x[:2], y=y)["z"]
+    ends = m2.p_x(z=z, y=torch.eye(3)[y]).mean.detach()
+    torch.testing.assert_close(path[:, 0], ends)
+    assert not torch.allclose(ends, m2.p_x(z=z, y=torch.eye(3)[y.flip(0)]).mean)
+
+
 def conditional(x, w):
     with pyro.plate("data", len(x)):
         z = pyro.sample("z", dist.Normal(w, 1.0).to_event(1))

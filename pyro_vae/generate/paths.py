@@ -188,8 +188,9 @@ def predict(model, c=None, site=None, example=None, **covariates):
 
 
 def main_latent(model, example=None):
-    """The latent that is meant by default: z, or the first continuous one that is sampled."""
-    return choose_latent(_continuous(sites_of(model, example)[1]))
+    """The latent that is meant by default; None for a model without a continuous one."""
+    names = _continuous(sites_of(model, example)[1])
+    return choose_latent(names) if names else None
 
 
 def _continuous(latents):

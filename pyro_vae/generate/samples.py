@@ -143,14 +143,16 @@ def checked(sampler, values, size):
     model, needed = sampler.model, covariates_of(sampler.model)
     shapes, arguments, latents = shapes_of(sampler), {}, {}
     for name, value in values.items():
-        if name == "y" and "y" in sampler.sites:
+        is_label = name == "y" and "y" in sampler.sites
+        if is_label:
             value = labels(sampler.sites["y"], value, size, sampler.device)
         if name in needed:
             value = torch.as_tensor(value, device=sampler.device)
             if value.dim() < 2 and not value.is_floating_point():
                 value = _indicators(name, value, needed[name])
         if name in sampler.takes:
-            arguments[name] = _argument(name, _as_tensor(value), shapes.get(name), size)
+            shape = None if is_label else shapes.get(name)
+            arguments[name] = _argument(name, _as_tensor(value), shape, size)
         elif name in sampler.sites:
             value = torch.as_tensor(value, device=sampler.device)
             latents[name] = _expanded(name, value, shapes[name], size)
