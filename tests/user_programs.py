@@ -896,7 +896,7 @@ class CellNet(nn.Module):
 class SCANVI(nn.Module):
     """Annotation of cells: a library size, two levels of z, labels observed or not."""
 
-    scale_factor, alpha, epsilon = 0.1, 0.01, 5e-3
+    scale_factor, alpha, epsilon = 0.1, 1.0, 5e-3
 
     def __init__(self):
         super().__init__()
