@@ -230,9 +230,9 @@ class Easy(EasyGuide):
 
     def guide(self, x):
         group = self.group(match="[uv]")
-        tril = pyro.param("tril", lambda: 0.7 * torch.eye(L + 1), constraints.lower_cholesky)
+        tril = pyro.param("tril", lambda: torch.eye(L + 1), constraints.lower_cholesky)
         with self.plate("data", x.shape[0], dim=-1):
-            group.sample("uv", dist.MultivariateNormal(self.net(x), scale_tril=tril))
+            group.sample("uv", dist.MultivariateNormal(0.3 * self.net(x), scale_tril=tril))
 
 
 @program
@@ -247,8 +247,9 @@ def easy_guide():
             logits = decoder(torch.cat([u, v.unsqueeze(-1)], -1))
             pyro.sample("x", dist.Bernoulli(logits=logits).to_event(1), obs=x)
 
-    guide = Easy(model)
-    return UserProgram(model, guide, {"x": binary()}, "x", modules=(decoder, guide))
+    guide, x = Easy(model), binary()
+    guide(x)
+    return UserProgram(model, guide, {"x": x}, "x", modules=(decoder, guide))
 
 
 @program
@@ -364,7 +365,7 @@ def required_argument_by_name():
         with pyro.plate("data", x.shape[0]):
             z = pyro.sample("z", dist.Normal(torch.zeros(x.shape[0], L), 1.0).to_event(1))
             loc = dec(torch.cat([z, w], 1))
-            pyro.sample("x", dist.Normal(loc, 0.8).to_event(1), obs=x)
+            pyro.sample("x", dist.Normal(loc, 1.0).to_event(1), obs=x)
 
     def guide(x, w):
         pyro.module("enc", enc)
@@ -570,7 +571,7 @@ def mixture_summed_in_the_model():
         pyro.module("encoder", encoder)
         with pyro.plate("data", x.shape[0]):
             loc, scale = encoder(x)
-            pyro.sample("z", dist.Normal(loc, scale).to_event(1))
+            pyro.sample("z", dist.Normal(loc, 1.4 * scale).to_event(1))
 
     modules = (means, encoder, decoder)
     return UserProgram(
@@ -773,7 +774,7 @@ def two_modalities():
             if attributes is not None:
                 experts.append(label_enc(attributes))
             locs, scales = (torch.stack(parts, dim=0) for parts in zip(*experts, strict=True))
-            precision = 1 / scales**2
+            precision = 1 / (1 + scales) ** 2
             loc = (locs * precision).sum(dim=0) / precision.sum(dim=0)
             pyro.sample("z", dist.Normal(loc, precision.sum(dim=0) ** -0.5).to_event(1))
 
@@ -895,7 +896,7 @@ class CellNet(nn.Module):
 class SCANVI(nn.Module):
     """Annotation of cells: a library size, two levels of z, labels observed or not."""
 
-    scale_factor, alpha, epsilon = 0.1, 0.01, 5e-3
+    scale_factor, alpha, epsilon = 0.1, 1.0, 5e-3
 
     def __init__(self):
         super().__init__()
@@ -1181,7 +1182,7 @@ def auto_normal_all_rows():
             z = pyro.sample("z", dist.Normal(torch.zeros(L), 1.0).to_event(1))
             pyro.sample("x", dist.Normal(decoder(z), 1.0).to_event(1), obs=x)
 
-    guide = AutoNormal(model, init_scale=0.8)
+    guide = AutoNormal(model, init_scale=1.0)
     guide(x)
     return UserProgram(model, guide, {"x": x}, "x", all_rows=True, modules=(decoder, guide))
 
@@ -1200,7 +1201,7 @@ def auto_normal_create_plates():
             z = pyro.sample("z", dist.Normal(torch.zeros(L), 1.0).to_event(1))
             pyro.sample("x", dist.Normal(decoder(z), 1.0).to_event(1), obs=x)
 
-    guide = AutoNormal(model, init_scale=0.8, create_plates=plate)
+    guide = AutoNormal(model, init_scale=1.0, create_plates=plate)
     batch = {"x": x, "index": torch.arange(N)}
     guide(**batch)
     return UserProgram(model, guide, batch, "x", modules=(decoder, guide))
@@ -1218,7 +1219,7 @@ def param_table_all_rows():
 
     def guide(x):
         loc = pyro.param("loc", lambda: 0.3 * torch.randn(N, L, generator=generator()))
-        scale = pyro.param("scale", 0.8 * torch.ones(N, L), constraint=constraints.positive)
+        scale = pyro.param("scale", torch.ones(N, L), constraint=constraints.positive)
         with pyro.plate("data", x.shape[0]):
             pyro.sample("z", dist.Normal(loc, scale).to_event(1))
 
@@ -1238,7 +1239,7 @@ def param_table_by_index():
 
     def guide(x, index):
         loc = pyro.param("loc", lambda: 0.3 * torch.randn(3 * N, L, generator=generator()))
-        scale = pyro.param("scale", 0.8 * torch.ones(3 * N, L), constraint=constraints.positive)
+        scale = pyro.param("scale", torch.ones(3 * N, L), constraint=constraints.positive)
         with pyro.plate("data", 3 * N, subsample=index) as i:
             pyro.sample("z", dist.Normal(loc[i], scale[i]).to_event(1))
 
@@ -1388,6 +1389,9 @@ def penalty_per_data_point():
 def spline_flow_prior():
     enc, dec = Encoder(), net(L, D)
     flow = T.spline_coupling(L, hidden_dims=[H], count_bins=4)
+    with torch.no_grad():  # not far from a normal: importance weights are then of moderate variance
+        for parameter in flow.parameters():
+            parameter.mul_(0.3)
 
     def model(x):
         pyro.module("flow", flow)
