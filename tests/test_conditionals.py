@@ -417,16 +417,17 @@ def test_an_enumerated_y_is_as_good_as_copies_of_x(network, family):
 @pytest.mark.parametrize("network", NETWORKS)
 def test_selected_heads_are_each_components_own(network):
     k, b = 3, 5
-    p = Conditional((2,), {"w": (4,), "y": (k,)}, Normal(), NETWORKS[network], select="y").double()
-    w, y = doubles(b, 4), torch.eye(k, dtype=torch.float64)
+    size = (1, 2, 2) if network == "conv" else (4,)
+    p = Conditional((2,), {"w": size, "y": (k,)}, Normal(), NETWORKS[network], select="y").double()
+    w, y = doubles(b, *size), torch.eye(k, dtype=torch.float64)
     enumerated = p(w=w, y=y.unsqueeze(1))
-    assert_same_law(enumerated, p(w=w.expand(k, b, 4), y=y.unsqueeze(1).expand(k, b, k)))
+    assert_same_law(enumerated, p(w=w.expand(k, b, *size), y=y.unsqueeze(1).expand(k, b, k)))
     raw = p.head(**p.features(w=w, y=y)).reshape(b, k, 4)  # the K heads, none selected
     for i in range(k):
         one = p(w=w, y=y[i].expand(b, k))
         close(one.base_dist.loc, raw[:, i, :2].detach())
     # a y enumerated left of particles, over a w with particles
-    many = p(w=doubles(7, b, 4), y=y.reshape(k, 1, 1, k))
+    many = p(w=doubles(7, b, *size), y=y.reshape(k, 1, 1, k))
     assert many.batch_shape == (k, 7, b)
 
 
@@ -465,7 +466,7 @@ def test_parents_meet_as_torch_broadcasts(batch, data):
 
 @pytest.mark.parametrize("network", NETWORKS)
 def test_a_wrong_shape_is_told_with_the_parents_name(network):
-    q = Conditional((2,), {"z": (3,)}, Normal(), NETWORKS[network])
+    q = Conditional((1, 4, 4), {"z": (3,)}, Normal(), NETWORKS[network])
     with pytest.raises(
         pv.UserError, match=r"'z' has shape \[5, 4\], but .* built for \[\.\.\., 3\]"
     ):

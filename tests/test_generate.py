@@ -300,7 +300,7 @@ class Conditioned(Program):
     """z ~ N(0, I); x | z, c ~ Normal."""
 
     default_guide = {"z": ["x", "c"]}
-    observes, covariates = ("x", "c"), {"c": (K,)}
+    observes, covariates, class_covariates = ("x", "c"), {"c": (K,)}, ("c",)
 
     def __init__(self):
         super().__init__()

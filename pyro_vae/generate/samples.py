@@ -48,8 +48,9 @@ def sample(
         size: how many; else as many as there are rows in what is given, else 64.
         y: a component or class, or one for each sample: an int, `[size]` ints, or one-hot
             `[size, K]`.
-        c: covariates of a conditional model, `[size, *c_shape]` or `c_shape`; where they are a
-            one-hot vector, an int or `[size]` ints will do.
+        c: covariates of a conditional model, `[size, *c_shape]` or `c_shape`; a number where that is
+            `(1,)`. Where the model says that they are a class (`model.class_covariates`; `CVAE(...,
+            c_is_class=True)`), an int or `[size]` ints.
         mean: the likelihood's mean instead of a draw from it (a picture without pixel noise).
         seed: None takes torch's stream as it is.
         source: of latents: `{latent: distribution}`, or modules whose forward is one (`evaluate.ex_post`
@@ -150,11 +151,20 @@ def checked(model, values, size, device):
             result[name] = value  # an argument of a user's program
             continue
         shape = known[name]
-        if name in needed and value.dim() < 2 and not value.is_floating_point():
-            value = _indicators(name, value, shape)
+        if value.is_floating_point() and not torch.isfinite(value).all():
+            raise UserError(f"{name} has NaN or infinite values")
+        numbers = value.dim() < 2 and not value.is_floating_point()
+        if numbers and name in getattr(model, "class_covariates", ()):
+            value = _indicators(name, value, shape, size)
+        elif name in needed and value.dim() == 0 and shape == (1,):
+            value = value.reshape(1)
         if tuple(value.shape) not in (shape, (size, *shape)):
+            hint = ""
+            if numbers and name in needed:
+                hint = "; whole numbers are classes only of a model with c_is_class=True"
             raise UserError(
-                f"{name} must have shape {[size, *shape]} or {list(shape)}, not {list(value.shape)}"
+                f"{name} must have shape {[size, *shape]} or {list(shape)}, "
+                f"not {list(value.shape)}{hint}"
             )
         result[name] = value.expand(size, *shape)
     missing = [name for name in needed if name not in result]
@@ -166,10 +176,15 @@ def checked(model, values, size, device):
     return result
 
 
-def _indicators(name, value, shape):
-    """Whole numbers as the one-hot rows of a covariate."""
-    if len(shape) != 1:
-        raise UserError(f"{name} must have shape [N, {', '.join(map(str, shape))}]")
+def _indicators(name, value, shape, size):
+    """Classes as the one-hot rows of a covariate; a one-hot vector of whole numbers as it is."""
+    if tuple(value.shape) == shape and value.sum() == 1 and ((value == 0) | (value == 1)).all():
+        if len(value) == size:
+            raise UserError(
+                f"{name}={value.tolist()} may be {size} classes or one class as a one-hot vector: "
+                f"pass {name} of shape {[size, *shape]}"
+            )
+        return value
     if value.min() < 0 or value.max() >= shape[0]:
         raise UserError(
             f"{name} must lie in 0..{shape[0] - 1}; found {int(value.min())}..{int(value.max())}"
