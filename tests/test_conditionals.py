@@ -536,6 +536,80 @@ def test_every_pixel_of_a_convolutional_decoder_depends_on_z(shape):
     assert (a != b).all()
 
 
+def convolutions(module):
+    return [m for m in module.modules() if isinstance(m, torch.nn.modules.conv._ConvNd)]
+
+
+@pytest.mark.parametrize("family", ["normal", "categorical", "discretised-logistic"])
+@pytest.mark.parametrize(
+    "shape", [(2, 64), (1, 1), (3, 7), (1, 8, 8), (2, 5, 6), (1, 4, 5, 6), (2, 1, 3, 8)]
+)
+def test_convolutions_have_the_dimensions_of_the_data_and_gradients_reach_them(shape, family):
+    """(C, L), (C, H, W), (C, D, H, W): Conv1d, Conv2d, Conv3d, odd sides and enumerated y too."""
+    torch.manual_seed(0)
+    network, dims, k, b = Conv((2, 3), (6,), "tanh"), len(shape) - 1, 2, 4
+    given = {"z": (3,), "y": (k,)}
+    p_x = Conditional(shape, given, likelihood(family), network).double()
+    q_z = Conditional((3,), {"x": shape, "y": (k,)}, Normal(), network).double()
+    kinds = [getattr(torch.nn, f"{name}{dims}d") for name in ("ConvTranspose", "Conv")]
+    for conditional, kind in zip((p_x, q_z), kinds, strict=True):
+        assert [type(m) for m in convolutions(conditional)] == [kind, kind]
+    y = torch.eye(k, dtype=torch.float64).unsqueeze(1)  # enumerated
+    x = torch.bernoulli(torch.full((b, *shape), 0.5, dtype=torch.float64))
+    z = q_z(x=x, y=y).rsample()
+    fn = p_x(z=z, y=y)
+    assert fn.batch_shape == (k, b) and fn.event_shape == shape
+    assert fn.sample().shape == (k, b, *shape)
+    copies = p_x(z=z, y=y.expand(k, b, k))
+    close(fn.log_prob(x), copies.log_prob(x).detach())
+    fn.log_prob(x).sum().backward()
+    for m in convolutions(p_x) + convolutions(q_z):
+        assert m.weight.grad.abs().max() > 0
+
+
+def test_a_convolution_is_local():
+    """The first layer of a signal's encoder sees three neighbours, not the whole signal."""
+    q = Conditional((2,), {"x": (1, 16)}, Normal(), Conv((2,), (4,))).double()
+    (layer,) = convolutions(q)
+    x = torch.zeros(1, 1, 16, dtype=torch.float64)
+    moved = x.clone()
+    moved[..., 7] = 1
+    changed = (layer(moved) != layer(x)).any(1)[0].nonzero().flatten()
+    assert changed.tolist() == [3, 4]
+
+
+@pytest.mark.parametrize("shape", [(64,), (1, 2, 3, 4, 5)])
+def test_conv_on_data_without_convolutions_raises_one_line(shape):
+    conv, x = Conv((2,), (4,)), "data of shape .C, L., .C, H, W. or .C, D, H, W."
+    with pytest.raises(pv.UserError, match=x):
+        pv.models.VAE(shape, 2, network=conv)
+    model = pv.models.VAE(shape, 2, network=MLP((4,)))
+    with pytest.raises(pv.UserError, match=x):
+        pv.guides.Guide(model, network=conv)
+    with pytest.raises(pv.UserError, match=x):
+        Conditional((2,), {"x": shape}, Normal(), conv)
+
+
+def test_latents_of_a_convolutional_pair_have_the_fully_connected_layers():
+    conv = Conv((2,), (4,), "tanh")
+    model = pv.models.M1M2((1, 8, 8), 3, 2, network=conv)
+    guide = pv.guides.Guide(model, network=conv)
+    assert not convolutions(model.p_z1) and not convolutions(guide.factors["z2"])
+    assert convolutions(model.p_x) and convolutions(guide.factors["z1"])
+    assert [type(m) for m in guide.factors["y"].trunk.rest] == [torch.nn.Tanh]
+
+
+@pytest.mark.parametrize("training", ["stratified", "uniform"])
+def test_parameters_of_a_vector_are_never_taken_for_an_image(training):
+    """A mixture's `loc [K, D]` or a vector's levels `[D, L]` have two dimensions, and are none."""
+    conv = Conv((2,), (4,))
+    q = Conditional((5,), {"x": (1, 8)}, pv.conditionals.MixtureOfNormals(3, training), conv)
+    p = Conditional((5,), {"x": (1, 8)}, Categorical(4), conv)
+    for conditional in (q, p):
+        assert [type(m) for m in convolutions(conditional)] == [torch.nn.Conv1d]
+        assert conditional(x=torch.zeros(2, 1, 8)).event_shape == (5,)
+
+
 def test_a_convolutional_decoders_channels_are_its_pixels_levels():
     p_x = Conditional((2, 5, 6), {"z": (3,)}, Categorical(4), Conv((3,), (6,))).double()
     z = doubles(1, 3)
