@@ -190,7 +190,7 @@ CASES = {  # constructor, exact log-density, parameters with a value, tolerances
     ),
     **{
         f"binomial, {n} trials": (
-            lambda logit, n=n: Proportion(torch.tensor(float(n)), logits=logit),
+            lambda logit, n=n: Proportion(n, logit),
             exact_proportion(n),
             itertools.product(WIDE, [k / n for k in (0, 1, n // 3, n - 1, n)]),
             (1e-6, 1e-6),

@@ -4,6 +4,8 @@ A log-probability of counts is a small difference of large terms: at a count of 
 10^7, of which float32 resolves 1. The result has the dtype of the parameters again.
 """
 
+import math
+
 import pyro.distributions as dist
 import torch
 from pyro.distributions import constraints
@@ -27,9 +29,19 @@ class Levels(constraints.Constraint):
 
 
 class Proportion(dist.Binomial):
-    """Binomial counts divided by the number of trials: a distribution on {0, 1/n, ..., 1}."""
+    """Binomial counts divided by the number of trials: a distribution on {0, 1/n, ..., 1}.
+
+    Args:
+        trials: n, an int.
+        logits: `[...]`.
+    """
 
     arg_constraints = dist.Binomial.arg_constraints
+
+    def __init__(self, trials, logits, validate_args=None):
+        self.trials = trials
+        total_count = logits.new_tensor(float(trials))
+        super().__init__(total_count, logits=logits, validate_args=validate_args)
 
     @constraints.dependent_property(is_discrete=True, event_dim=0)
     def support(self):
@@ -38,18 +50,22 @@ class Proportion(dist.Binomial):
     def log_prob(self, value):
         if self._validate_args:
             self._validate_sample(value)
-        n, logits = self.total_count.double(), self.logits.double()
-        k = (value * self.total_count).round().double()
-        choose = torch.lgamma(n + 1) - torch.lgamma(k + 1) - torch.lgamma(n - k + 1)
-        # both terms have one sign: nothing cancels, whatever the logit
-        log_prob = choose + k * logsigmoid(logits) + (n - k) * logsigmoid(-logits)
+        n, logits = self.trials, self.logits.double()
+        k = (value * n).round().double()
+        every = torch.arange(n + 1, dtype=k.dtype, device=k.device)
+        choose = math.lgamma(n + 1) - torch.lgamma(every + 1) - torch.lgamma(n - every + 1)
+        # the other terms have one sign: nothing cancels, whatever the logit
+        log_prob = choose[k.long().clamp(0, n)]
+        log_prob = log_prob + k * logsigmoid(logits) + (n - k) * logsigmoid(-logits)
         return log_prob.to(torch.promote_types(value.dtype, self.logits.dtype))
 
     def sample(self, sample_shape=()):
         return super().sample(sample_shape) / self.total_count
 
     def expand(self, batch_shape, _instance=None):
-        return super().expand(batch_shape, self._get_checked_instance(Proportion, _instance))
+        new = self._get_checked_instance(Proportion, _instance)
+        new.trials = self.trials
+        return super().expand(batch_shape, new)
 
     @property
     def mean(self):

@@ -196,8 +196,7 @@ class Binomial(Family):
         return {"logits": shape}
 
     def __call__(self, shape, logits):
-        trials = logits.new_tensor(float(self.trials))
-        return Proportion(trials, logits=logits).to_event(len(shape))
+        return Proportion(self.trials, logits).to_event(len(shape))
 
 
 @dataclass(frozen=True)
