@@ -1,6 +1,7 @@
 """What a person sees when something is wrong: one line that says what, and what to do."""
 
 import difflib
+import math
 from numbers import Integral, Real
 
 
@@ -22,16 +23,38 @@ def unknown(kind, name, known):
 
 
 def whole(least, **values):
-    """Raise unless every value, or each in a tuple of them, is a whole number from `least` on."""
+    """Raise unless every value is a whole number from `least` on; True and False are none."""
     for name, value in values.items():
-        for number in value if isinstance(value, (tuple, list)) else (value,):
-            if not (isinstance(number, Integral) and number >= least):
-                raise UserError(f"{name} takes whole numbers from {least}, not {value!r}")
+        if not _is_whole(least, value):
+            raise UserError(f"{name} takes whole numbers from {least}, not {value!r}")
+
+
+def wholes(least, **values):
+    """Raise unless every value is a tuple or list of whole numbers from `least` on."""
+    for name, value in values.items():
+        if not isinstance(value, (tuple, list)):
+            raise UserError(
+                f"{name} takes a tuple of whole numbers from {least}, such as (6,), not {value!r}"
+            )
+        if not all(_is_whole(least, number) for number in value):
+            raise UserError(f"{name} takes whole numbers from {least}, not {value!r}")
+
+
+def _is_whole(least, number):
+    return isinstance(number, Integral) and not isinstance(number, bool) and number >= least
 
 
 def positive(or_zero=False, **values):
-    """Raise unless every value is a positive number (or zero, where that is allowed)."""
+    """Raise unless every value is a finite positive number (or zero, where that is allowed)."""
     for name, value in values.items():
-        if not (isinstance(value, Real) and (value > 0 or (or_zero and value == 0))):
+        number = isinstance(value, Real) and not isinstance(value, bool) and math.isfinite(value)
+        if not (number and (value > 0 or (or_zero and value == 0))):
             rule = "not be negative" if or_zero else "be positive"
             raise UserError(f"{name} must {rule}: {value!r}")
+
+
+def names(**values):
+    """Raise unless every value is a list or tuple of names; a string would be read by letters."""
+    for name, value in values.items():
+        if not (isinstance(value, (list, tuple)) and all(isinstance(v, str) for v in value)):
+            raise UserError(f"{name} must be a list of names, such as ['x'], not {value!r}")

@@ -18,6 +18,7 @@ from .conditionals import (
     Normal,
     likelihood,
 )
+from .conditionals.networks import is_image, network_between
 from .errors import UserError, unknown
 from .guides import Guide, PriorGuide, SemiAmortised
 from .models import (
@@ -493,6 +494,7 @@ def build(name, config, x_shape, num_data=None, c_shape=None, num_classes=None):
         "c_shape": c_shape,
         "num_classes": config["num_components"] if num_classes is None else num_classes,
         "latent_dims": (config["latent_dim"], config["z2_dim"]),
+        "c_is_class": config.get("condition") == "labels",
     }
     takes = inspect.signature(found.model).parameters
     options["prior"] = _prior(name, config, x_shape, c_shape, num_classes, network)
@@ -589,7 +591,11 @@ def _prior(name, config, x_shape, c_shape, num_classes, network):
     parents = [p for p in given.get(latent, ()) if p != "index"] or ["x"]
     family = _family(config) if latent in ("z", "z2") else Normal()
     return VampPrior(
-        {p: shapes[p] for p in parents}, size, config["num_components"], network, family
+        {p: shapes[p] for p in parents},
+        size,
+        config["num_components"],
+        network_between(network, *(shapes[p] for p in parents)),
+        family,
     )
 
 
@@ -628,7 +634,10 @@ def _network(config, x_shape):
     if config["network"] == "mlp":
         return MLP(hidden, config["activation"])
     if config["network"] == "conv":
-        if len(x_shape) != 3:
-            raise UserError(f"a convolutional network needs images (C, H, W); x is {list(x_shape)}")
+        if not is_image(x_shape):
+            raise UserError(
+                "a convolutional network needs data of shape (C, L), (C, H, W) or (C, D, H, W); "
+                f"x is {list(x_shape)}"
+            )
         return Conv(tuple(config["channels"]), hidden[-1:], config["activation"])
     raise unknown("network", config["network"], ("mlp", "conv"))

@@ -254,7 +254,7 @@ BAD = {
     "no x": (["fit", "vae", "--data", "nox.npz"], "has no array x"),
     "conv on vectors": (
         ["fit", "vae", "--data", "arcs", "--network", "conv"],
-        "needs images (C, H, W)",
+        "needs data of shape (C, L), (C, H, W)",
     ),
     "no command": ([], "command"),
     "misspelt initialisation": (

@@ -417,16 +417,17 @@ def test_an_enumerated_y_is_as_good_as_copies_of_x(network, family):
 @pytest.mark.parametrize("network", NETWORKS)
 def test_selected_heads_are_each_components_own(network):
     k, b = 3, 5
-    p = Conditional((2,), {"w": (4,), "y": (k,)}, Normal(), NETWORKS[network], select="y").double()
-    w, y = doubles(b, 4), torch.eye(k, dtype=torch.float64)
+    size = (1, 2, 2) if network == "conv" else (4,)
+    p = Conditional((2,), {"w": size, "y": (k,)}, Normal(), NETWORKS[network], select="y").double()
+    w, y = doubles(b, *size), torch.eye(k, dtype=torch.float64)
     enumerated = p(w=w, y=y.unsqueeze(1))
-    assert_same_law(enumerated, p(w=w.expand(k, b, 4), y=y.unsqueeze(1).expand(k, b, k)))
+    assert_same_law(enumerated, p(w=w.expand(k, b, *size), y=y.unsqueeze(1).expand(k, b, k)))
     raw = p.head(**p.features(w=w, y=y)).reshape(b, k, 4)  # the K heads, none selected
     for i in range(k):
         one = p(w=w, y=y[i].expand(b, k))
         close(one.base_dist.loc, raw[:, i, :2].detach())
     # a y enumerated left of particles, over a w with particles
-    many = p(w=doubles(7, b, 4), y=y.reshape(k, 1, 1, k))
+    many = p(w=doubles(7, b, *size), y=y.reshape(k, 1, 1, k))
     assert many.batch_shape == (k, 7, b)
 
 
@@ -465,7 +466,7 @@ def test_parents_meet_as_torch_broadcasts(batch, data):
 
 @pytest.mark.parametrize("network", NETWORKS)
 def test_a_wrong_shape_is_told_with_the_parents_name(network):
-    q = Conditional((2,), {"z": (3,)}, Normal(), NETWORKS[network])
+    q = Conditional((1, 4, 4), {"z": (3,)}, Normal(), NETWORKS[network])
     with pytest.raises(
         pv.UserError, match=r"'z' has shape \[5, 4\], but .* built for \[\.\.\., 3\]"
     ):
@@ -533,6 +534,80 @@ def test_every_pixel_of_a_convolutional_decoder_depends_on_z(shape):
     p_x = Conditional(shape, {"z": (3,)}, Bernoulli(), Conv((3, 4), (6,), "tanh")).double()
     a, b = (p_x(z=doubles(1, 3, seed=s)).base_dist.logits for s in (1, 2))
     assert (a != b).all()
+
+
+def convolutions(module):
+    return [m for m in module.modules() if isinstance(m, torch.nn.modules.conv._ConvNd)]
+
+
+@pytest.mark.parametrize("family", ["normal", "categorical", "discretised-logistic"])
+@pytest.mark.parametrize(
+    "shape", [(2, 64), (1, 1), (3, 7), (1, 8, 8), (2, 5, 6), (1, 4, 5, 6), (2, 1, 3, 8)]
+)
+def test_convolutions_have_the_dimensions_of_the_data_and_gradients_reach_them(shape, family):
+    """(C, L), (C, H, W), (C, D, H, W): Conv1d, Conv2d, Conv3d, odd sides and enumerated y too."""
+    torch.manual_seed(0)
+    network, dims, k, b = Conv((2, 3), (6,), "tanh"), len(shape) - 1, 2, 4
+    given = {"z": (3,), "y": (k,)}
+    p_x = Conditional(shape, given, likelihood(family), network).double()
+    q_z = Conditional((3,), {"x": shape, "y": (k,)}, Normal(), network).double()
+    kinds = [getattr(torch.nn, f"{name}{dims}d") for name in ("ConvTranspose", "Conv")]
+    for conditional, kind in zip((p_x, q_z), kinds, strict=True):
+        assert [type(m) for m in convolutions(conditional)] == [kind, kind]
+    y = torch.eye(k, dtype=torch.float64).unsqueeze(1)  # enumerated
+    x = torch.bernoulli(torch.full((b, *shape), 0.5, dtype=torch.float64))
+    z = q_z(x=x, y=y).rsample()
+    fn = p_x(z=z, y=y)
+    assert fn.batch_shape == (k, b) and fn.event_shape == shape
+    assert fn.sample().shape == (k, b, *shape)
+    copies = p_x(z=z, y=y.expand(k, b, k))
+    close(fn.log_prob(x), copies.log_prob(x).detach())
+    fn.log_prob(x).sum().backward()
+    for m in convolutions(p_x) + convolutions(q_z):
+        assert m.weight.grad.abs().max() > 0
+
+
+def test_a_convolution_is_local():
+    """The first layer of a signal's encoder sees three neighbours, not the whole signal."""
+    q = Conditional((2,), {"x": (1, 16)}, Normal(), Conv((2,), (4,))).double()
+    (layer,) = convolutions(q)
+    x = torch.zeros(1, 1, 16, dtype=torch.float64)
+    moved = x.clone()
+    moved[..., 7] = 1
+    changed = (layer(moved) != layer(x)).any(1)[0].nonzero().flatten()
+    assert changed.tolist() == [3, 4]
+
+
+@pytest.mark.parametrize("shape", [(64,), (1, 2, 3, 4, 5)])
+def test_conv_on_data_without_convolutions_raises_one_line(shape):
+    conv, x = Conv((2,), (4,)), "data of shape .C, L., .C, H, W. or .C, D, H, W."
+    with pytest.raises(pv.UserError, match=x):
+        pv.models.VAE(shape, 2, network=conv)
+    model = pv.models.VAE(shape, 2, network=MLP((4,)))
+    with pytest.raises(pv.UserError, match=x):
+        pv.guides.Guide(model, network=conv)
+    with pytest.raises(pv.UserError, match=x):
+        Conditional((2,), {"x": shape}, Normal(), conv)
+
+
+def test_latents_of_a_convolutional_pair_have_the_fully_connected_layers():
+    conv = Conv((2,), (4,), "tanh")
+    model = pv.models.M1M2((1, 8, 8), 3, 2, network=conv)
+    guide = pv.guides.Guide(model, network=conv)
+    assert not convolutions(model.p_z1) and not convolutions(guide.factors["z2"])
+    assert convolutions(model.p_x) and convolutions(guide.factors["z1"])
+    assert [type(m) for m in guide.factors["y"].trunk.rest] == [torch.nn.Tanh]
+
+
+@pytest.mark.parametrize("training", ["stratified", "uniform"])
+def test_parameters_of_a_vector_are_never_taken_for_an_image(training):
+    """A mixture's `loc [K, D]` or a vector's levels `[D, L]` have two dimensions, and are none."""
+    conv = Conv((2,), (4,))
+    q = Conditional((5,), {"x": (1, 8)}, pv.conditionals.MixtureOfNormals(3, training), conv)
+    p = Conditional((5,), {"x": (1, 8)}, Categorical(4), conv)
+    for conditional in (q, p):
+        assert [type(m) for m in convolutions(conditional)] == [torch.nn.Conv1d]
+        assert conditional(x=torch.zeros(2, 1, 8)).event_shape == (5,)
 
 
 def test_a_convolutional_decoders_channels_are_its_pixels_levels():

@@ -8,6 +8,7 @@ import pytest
 import torch
 
 import pyro_vae as pv
+from pyro_vae import methods
 from pyro_vae.conditionals import MLP, MultivariateNormal, NormalLikelihood
 from pyro_vae.program import Program
 
@@ -300,7 +301,7 @@ class Conditioned(Program):
     """z ~ N(0, I); x | z, c ~ Normal."""
 
     default_guide = {"z": ["x", "c"]}
-    observes, covariates = ("x", "c"), {"c": (K,)}
+    observes, covariates, class_covariates = ("x", "c"), {"c": (K,)}, ("c",)
 
     def __init__(self):
         super().__init__()
@@ -313,6 +314,57 @@ class Conditioned(Program):
         with pyro.plate("data", size if x is None else len(x)):
             z = pyro.sample("z", self.p_z())
             return pyro.sample("x", self.p_x(z=z, c=c), obs=x)
+
+
+@pytest.mark.parametrize("kind", [pv.models.CVAE, pv.models.NNBaseline])
+def test_a_covariate_of_one_number_is_no_class(kind):
+    """c=0 is the number 0, as c=0.0 is; not the first class, whose one-hot vector is [1]."""
+    torch.manual_seed(0)
+    model = kind((D,), (1,), likelihood=NormalLikelihood(0.1), network=NET)
+    for number in (0, 1, 3):
+        rows = torch.full((5, 1), float(number))
+        expected = pv.sample(model, 5, c=rows, seed=0)
+        for c in (number, float(number), [number], torch.tensor(number), rows.long()):
+            assert torch.equal(pv.sample(model, 5, c=c, seed=0), expected)
+    zero, one = (pv.sample(model, 5, c=c, seed=0) for c in (0, 1))
+    assert (zero != one).any()
+
+
+def test_whole_numbers_are_classes_only_where_the_model_says_so():
+    torch.manual_seed(0)
+    parts = {"likelihood": NormalLikelihood(0.1), "network": NET}
+    model = pv.models.CVAE((D,), (K,), **parts)
+    for c in (1, torch.tensor([0, 2, 1, 1])):
+        with pytest.raises(pv.UserError, match="c must have shape .* c_is_class=True"):
+            pv.sample(model, 4, c=c)
+    row = torch.tensor([0, 1, 0])  # of shape c_shape: numbers, one row for all
+    expected = pv.sample(model, 3, c=row.float(), seed=0)
+    assert torch.equal(pv.sample(model, 3, c=row, seed=0), expected)
+    model.class_covariates = ("c",)
+    with pytest.raises(pv.UserError, match="may be 3 classes or one class as a one-hot vector"):
+        pv.sample(model, 3, c=row)
+    assert torch.equal(pv.sample(model, 3, c=1, seed=0), expected)
+    assert torch.equal(pv.sample(model, 3, c=[1, 1, 1], seed=0), expected)
+    with pytest.raises(pv.UserError, match="c_is_class is for one-hot vectors"):
+        pv.models.CVAE((D,), (1,), c_is_class=True)
+
+
+def test_a_preset_given_labels_knows_that_its_covariate_is_a_class():
+    config = methods.settings("cvae", {"condition": "labels", "likelihood": "bernoulli"})
+    model, _ = methods.build("cvae", config, (D,), c_shape=(K,))
+    rows = torch.eye(K)[2].expand(4, K)
+    assert torch.equal(pv.sample(model, 4, c=2, seed=0), pv.sample(model, 4, c=rows, seed=0))
+    config = methods.settings("cvae", {"condition": "data", "likelihood": "bernoulli"})
+    model, _ = methods.build("cvae", config, (D,), c_shape=(K,))
+    with pytest.raises(pv.UserError, match="c_is_class=True"):
+        pv.sample(model, 4, c=2)
+
+
+@pytest.mark.parametrize("value", [float("nan"), float("inf")])
+def test_values_that_are_not_finite_are_refused(value):
+    model = pv.models.VAE((D,), LATENT, network=NET)
+    with pytest.raises(pv.UserError, match="z has NaN or infinite values"):
+        pv.sample(model, 4, z=torch.full((4, LATENT), value))
 
 
 def test_conditional_models_are_generated_from_with_their_covariates():

@@ -1,14 +1,16 @@
 """`p(a | b, c, ...)`: the one part that every model and guide is built from."""
 
 import math
+from collections.abc import Mapping
 from contextlib import contextmanager
 from contextvars import ContextVar
 
 import torch
 import torch.nn as nn
 
-from .families import Normal
-from .networks import MLP
+from ..errors import UserError, wholes
+from .families import Normal, check_family
+from .networks import MLP, check_network
 
 
 class Conditional(nn.Module):
@@ -30,13 +32,23 @@ class Conditional(nn.Module):
         family: how outputs become a distribution (`Normal()`, `Bernoulli()`, ...).
         network: `MLP(...)` or `Conv(...)`.
         trunk: a trunk to share with another conditional of the same parents.
+
+    Raises:
+        UserError: a shape, family or network that is none; a `Conv` with nothing to convolve.
     """
 
     def __init__(self, shape, given=None, family=None, network=None, select=None, trunk=None):
         super().__init__()
-        given = {name: tuple(s) for name, s in (given or {}).items()}
+        given = {} if given is None else given
+        if not isinstance(given, Mapping):
+            raise UserError(
+                f"given must be {{parent: shape}}, such as {{'z': (2,)}}, not {given!r}"
+            )
+        wholes(1, shape=shape, **{f"the shape of {name}": s for name, s in given.items()})
+        check_network(network)
+        given = {name: tuple(s) for name, s in given.items()}
         self.shape, self.given = tuple(shape), tuple(given)
-        self.family = Normal() if family is None else family
+        self.family = Normal() if family is None else check_family(family)
         self.outputs = {k: tuple(s) for k, s in self.family.outputs(self.shape).items()}
         self.select = select
         outputs = self.outputs
@@ -44,7 +56,8 @@ class Conditional(nn.Module):
         if select is not None:
             (self.num_heads,) = given[select]
             outputs = {"heads": (self.num_heads * self.size,)}
-        own_trunk, self.head = (MLP() if network is None else network).build(inputs, outputs)
+        network = MLP() if network is None else network
+        own_trunk, self.head = network.build(inputs, outputs, self.shape)
         self.trunk = own_trunk if trunk is None or own_trunk is None else trunk
         self.free = nn.ParameterDict(
             {k: nn.Parameter(torch.as_tensor(v)) for k, v in self.family.free(self.shape).items()}

@@ -16,7 +16,7 @@ import pyro.distributions as dist
 import torch
 from pyro.distributions import constraints
 
-from ..errors import UserError, whole
+from ..errors import UserError, positive, whole
 
 LOG_SCALE_BOUND = 7.0  # scales lie in [exp(-7), exp(7)] = [9.1e-4, 1.1e3]
 
@@ -51,6 +51,13 @@ class Family:
         return {}
 
 
+def check_family(family):
+    """The family; raises unless it is one."""
+    if not isinstance(family, Family):
+        raise UserError(f"a family is an object such as Normal(), not {family!r}")
+    return family
+
+
 @dataclass(frozen=True)
 class Normal(Family):
     """Diagonal normal; `loc` and `log_scale` are both outputs of the network."""
@@ -76,6 +83,10 @@ class MultivariateNormal(Family):
     """
 
     def outputs(self, shape):
+        if len(shape) != 1:
+            raise UserError(
+                f"a multivariate normal is a distribution of vectors, not of shape {list(shape)}"
+            )
         (d,) = shape
         return {"loc": shape, "log_scale": shape, "below": (d * (d - 1) // 2,)}
 
@@ -174,6 +185,9 @@ class RelaxedOneHotCategorical(Family):
     """Gumbel-softmax relaxation at a fixed temperature (arXiv 1611.01144, 1611.00712)."""
 
     temperature: float = 0.5
+
+    def __post_init__(self):
+        positive(temperature=self.temperature)
 
     def outputs(self, shape):
         return {"logits": shape}

@@ -9,7 +9,7 @@ import zuko
 from pyro.contrib.zuko import ZukoToPyro
 from pyro.distributions import constraints
 
-from ..errors import UserError, unknown, whole
+from ..errors import UserError, unknown, whole, wholes
 from .families import Family, bounded_log_scale
 
 #: Flows by name: neural spline (arXiv 1906.04032), the same in coupling layers (draws cost two
@@ -76,8 +76,9 @@ class Flow(Family):
     def __post_init__(self):
         if self.flow != "iaf" and self.flow not in FLOWS:
             raise unknown("flow", self.flow, ["iaf", *FLOWS])
+        whole(1, transforms=self.transforms, context=self.context)
+        wholes(1, hidden=self.hidden)
         object.__setattr__(self, "hidden", tuple(self.hidden))
-        whole(1, transforms=self.transforms, hidden=self.hidden, context=self.context)
 
     def outputs(self, shape):
         if len(shape) != 1:

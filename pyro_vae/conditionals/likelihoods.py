@@ -12,61 +12,19 @@ import torch
 from pyro.distributions import constraints
 from torch.nn.functional import logsigmoid
 
-from .families import Family, bounded_log_scale, raw_log_scale
+from ..errors import UserError, positive, whole
+from . import counts
+from .continuous_bernoulli import ContinuousBernoulli as ContinuousBernoulliDistribution
+from .counts import Levels, Proportion
+from .families import LOG_SCALE_BOUND, Family, bounded_log_scale, raw_log_scale
 
+STANDARDIZE = "pv.data.standardise(data)"  # as messages name it
 LOG_RATE_BOUND = 15.0  # rates of counts lie in [exp(-15), exp(15)] = [3.1e-7, 3.3e6]
 
 
 def bounded_log_rate(raw):
     """`15 tanh(raw / 15)`: the identity near zero, never beyond +-15."""
     return LOG_RATE_BOUND * torch.tanh(raw / LOG_RATE_BOUND)
-
-
-class Proportion(dist.Binomial):
-    """Binomial counts divided by the number of trials: a law on {0, 1/n, ..., 1}."""
-
-    arg_constraints = dist.Binomial.arg_constraints
-
-    @constraints.dependent_property(is_discrete=True, event_dim=0)
-    def support(self):
-        return _Levels(self.total_count)
-
-    def log_prob(self, value):
-        if self._validate_args:
-            self._validate_sample(value)
-        n = self.total_count
-        count = (value * n).round()
-        # log C(n, k) + k * logit - n * softplus(logit): exact, and stable for any logit.
-        choose = torch.lgamma(n + 1) - torch.lgamma(count + 1) - torch.lgamma(n - count + 1)
-        return choose + count * self.logits - n * torch.nn.functional.softplus(self.logits)
-
-    def sample(self, sample_shape=()):
-        return super().sample(sample_shape) / self.total_count
-
-    def expand(self, batch_shape, _instance=None):
-        return super().expand(batch_shape, self._get_checked_instance(Proportion, _instance))
-
-    @property
-    def mean(self):
-        return self.probs
-
-    @property
-    def variance(self):
-        return self.probs * (1 - self.probs) / self.total_count
-
-
-class _Levels(constraints.Constraint):
-    is_discrete = True
-
-    def __init__(self, trials):
-        self.trials = trials
-
-    def check(self, value):
-        count = value * self.trials
-        return (value >= 0) & (value <= 1) & ((count - count.round()).abs() < 1e-3)
-
-    def __repr__(self):
-        return f"multiples of 1/{int(torch.as_tensor(self.trials).max())} in [0, 1]"
 
 
 class GreyBernoulliDistribution(dist.Bernoulli):
@@ -103,7 +61,7 @@ class DiscretisedLogisticLevels(dist.TorchDistribution):
 
     @constraints.dependent_property(is_discrete=True, event_dim=0)
     def support(self):
-        return _Levels(self.levels - 1)
+        return Levels(self.levels - 1)
 
     def expand(self, batch_shape, _instance=None):
         batch_shape = torch.Size(batch_shape)
@@ -158,7 +116,7 @@ class CategoricalLevels(dist.TorchDistribution):
 
     @constraints.dependent_property(is_discrete=True, event_dim=0)
     def support(self):
-        return _Levels(self.levels - 1)
+        return Levels(self.levels - 1)
 
     def expand(self, batch_shape, _instance=None):
         logits = self.logits.expand(torch.Size(batch_shape) + self.logits.shape[-1:])
@@ -169,8 +127,8 @@ class CategoricalLevels(dist.TorchDistribution):
             self._validate_sample(value)
         shape = torch.broadcast_shapes(value.shape, self.batch_shape)
         level = (value * (self.levels - 1)).round().long().expand(shape).unsqueeze(-1)
-        chosen = self.logits.expand(shape + self.logits.shape[-1:]).gather(-1, level).squeeze(-1)
-        return chosen - self.logits.logsumexp(-1)
+        log_p = self.logits.log_softmax(-1)  # less the largest logit first, which loses no digit
+        return log_p.expand(shape + log_p.shape[-1:]).gather(-1, level).squeeze(-1)
 
     def sample(self, sample_shape=()):
         with torch.no_grad():
@@ -222,8 +180,7 @@ class ContinuousBernoulli(Family):
         return {"logits": shape}
 
     def __call__(self, shape, logits):
-        # Beyond +-15 torch's normaliser loses its last digits in float32.
-        return dist.ContinuousBernoulli(logits=logits.clamp(-15, 15)).to_event(len(shape))
+        return ContinuousBernoulliDistribution(logits).to_event(len(shape))
 
 
 @dataclass(frozen=True)
@@ -232,12 +189,14 @@ class Binomial(Family):
 
     trials: int = 16
 
+    def __post_init__(self):
+        whole(1, trials=self.trials)
+
     def outputs(self, shape):
         return {"logits": shape}
 
     def __call__(self, shape, logits):
-        trials = logits.new_tensor(float(self.trials))
-        return Proportion(trials, logits=logits).to_event(len(shape))
+        return Proportion(self.trials, logits).to_event(len(shape))
 
 
 @dataclass(frozen=True)
@@ -246,6 +205,15 @@ class NormalLikelihood(Family):
 
     scale: float = 1.0
     learned: bool = False
+
+    def __post_init__(self):
+        positive(scale=self.scale)
+        if self.learned and abs(math.log(self.scale)) > LOG_SCALE_BOUND:
+            low, high = math.exp(-LOG_SCALE_BOUND), math.exp(LOG_SCALE_BOUND)
+            raise UserError(
+                f"a learned scale lies in [{low:.1e}, {high:.1e}] and cannot start at "
+                f"{self.scale:.3g}: {STANDARDIZE} puts the data on a scale of 1"
+            )
 
     def outputs(self, shape):
         return {"loc": shape}
@@ -270,6 +238,9 @@ class DiscretisedLogistic(Family):
     levels: int = 256
     learned_scale: bool = False
 
+    def __post_init__(self):
+        whole(2, levels=self.levels)
+
     def outputs(self, shape):
         return {"loc": shape} if self.learned_scale else {"loc": shape, "log_scale": shape}
 
@@ -290,6 +261,9 @@ class Categorical(Family):
 
     levels: int = 256
 
+    def __post_init__(self):
+        whole(2, levels=self.levels)
+
     def outputs(self, shape):
         return {"logits": (*shape, self.levels)}
 
@@ -305,7 +279,7 @@ class Poisson(Family):
         return {"log_rate": shape}
 
     def __call__(self, shape, log_rate):
-        return dist.Poisson(bounded_log_rate(log_rate).exp()).to_event(len(shape))
+        return counts.Poisson(bounded_log_rate(log_rate)).to_event(len(shape))
 
 
 @dataclass(frozen=True)
@@ -322,9 +296,8 @@ class NegativeBinomial(Family):
         return {"log_r": torch.zeros(shape)}
 
     def __call__(self, shape, log_mean, log_r):
-        log_r = bounded_log_scale(log_r)
-        logits = bounded_log_rate(log_mean) - log_r  # log odds, m / r
-        return dist.NegativeBinomial(log_r.exp(), logits=logits).to_event(len(shape))
+        fn = counts.NegativeBinomial(bounded_log_rate(log_mean), bounded_log_scale(log_r))
+        return fn.to_event(len(shape))
 
 
 LIKELIHOODS = {

@@ -12,7 +12,7 @@ from dataclasses import dataclass
 import torch
 import torch.nn as nn
 
-from ..errors import UserError, unknown, whole
+from ..errors import UserError, unknown, wholes
 
 ACTIVATIONS = {
     "relu": nn.ReLU,
@@ -23,10 +23,13 @@ ACTIVATIONS = {
 }
 
 
-def _activation(name):
-    if name not in ACTIVATIONS:
-        raise unknown("activation", name, ACTIVATIONS)
-    return ACTIVATIONS[name]()
+def _check_description(network, *widths):
+    """Widths as tuples, so that a description can be hashed; a known activation."""
+    for name in widths:
+        wholes(1, **{name: getattr(network, name)})
+        object.__setattr__(network, name, tuple(getattr(network, name)))
+    if network.activation not in ACTIVATIONS:
+        raise unknown("activation", network.activation, ACTIVATIONS)
 
 
 class Table(nn.Module):
@@ -96,9 +99,9 @@ class _Trunk(nn.Module):
         self.images = images or nn.ModuleDict()
         inputs = {n: (self.images[n].out,) if n in self.images else s for n, s in inputs.items()}
         self.first = Affine(inputs, hidden[0])
-        layers = [_activation(activation)]
+        layers = [ACTIVATIONS[activation]()]
         for a, b in zip(hidden, hidden[1:], strict=False):
-            layers += [nn.Linear(a, b), _activation(activation)]
+            layers += [nn.Linear(a, b), ACTIVATIONS[activation]()]
         self.rest = nn.Sequential(*layers)
 
     def forward(self, **parents):
@@ -115,12 +118,13 @@ class MLP:
     activation: str = "relu"
 
     def __post_init__(self):
-        whole(1, hidden=self.hidden)
+        _check_description(self, "hidden")
 
-    def build(self, inputs, outputs):
+    def build(self, inputs, outputs, shape=()):
         """`(trunk or None, head)` for `{parent: shape}` and `{parameter: shape}`.
 
         The head is an `Affine` map of the features, or of the parents where there is no trunk.
+        `shape` is the variable's own, which a convolutional network reads.
         """
         total = sum(math.prod(s) for s in outputs.values())
         if not self.hidden or not inputs or set(inputs) == {"index"}:
@@ -131,15 +135,28 @@ class MLP:
         return _Trunk(inputs, self.hidden, self.activation)
 
 
+CONVOLUTIONS = {  # by the number of dimensions beside the channels
+    1: (nn.Conv1d, nn.ConvTranspose1d),
+    2: (nn.Conv2d, nn.ConvTranspose2d),
+    3: (nn.Conv3d, nn.ConvTranspose3d),
+}
+
+
+def is_image(shape):
+    """Whether a shape is `(C, L)`, `(C, H, W)` or `(C, D, H, W)`, which convolutions are for."""
+    return len(shape) - 1 in CONVOLUTIONS
+
+
 class _ConvIn(nn.Module):
-    """`[..., C, H, W] -> [..., out]` by strided convolutions."""
+    """An image `[..., C, *sides] -> [..., out]` by strided convolutions."""
 
     def __init__(self, name, shape, channels, activation):
         super().__init__()
         self.name, self.shape = name, tuple(shape)
+        convolution, _ = CONVOLUTIONS[len(shape) - 1]
         layers, c = [], shape[0]
         for width in channels:
-            layers += [nn.Conv2d(c, width, 3, stride=2, padding=1), _activation(activation)]
+            layers += [convolution(c, width, 3, stride=2, padding=1), ACTIVATIONS[activation]()]
             c = width
         self.net = nn.Sequential(*layers)
         self.out = c * math.prod(_shrink(n, len(channels)) for n in shape[1:])
@@ -159,16 +176,19 @@ def _shrink(n, times):
 class _ConvOut(nn.Module):
     """features -> flat outputs by transposed convolutions.
 
-    Each output is an image `[C, H, W]`, or L numbers a pixel, `[C, H, W, L]`.
+    Args:
+        shape: of the variable, `(C, *sides)`.
+        numbers: for each output, how many numbers a pixel has: the output is `[C, *sides]` or
+            `[C, *sides, L]`.
     """
 
-    def __init__(self, features, outputs, channels, activation):
+    def __init__(self, features, shape, numbers, channels, activation):
         super().__init__()
-        self.outputs = outputs  # shapes, in order
-        c, h, w = outputs[0][:3]
-        sizes = [(_shrink(h, i), _shrink(w, i)) for i in range(len(channels), -1, -1)]
-        self.planes = [c * math.prod(shape[3:]) for shape in outputs]
-        widths = [*reversed(channels), sum(self.planes)]
+        (self.channels, *sides), self.sides = shape, tuple(shape[1:])
+        _, transposed = CONVOLUTIONS[len(sides)]
+        sizes = [tuple(_shrink(n, times) for n in sides) for times in range(len(channels), -1, -1)]
+        self.numbers = numbers
+        widths = [*reversed(channels), self.channels * sum(numbers)]
         self.start = (widths[0], *sizes[0])
         self.first = nn.Linear(features, math.prod(self.start))
         layers = []
@@ -178,36 +198,31 @@ class _ConvOut(nn.Module):
                 big - (2 * small - 1) for big, small in zip(sizes[i + 1], sizes[i], strict=True)
             )
             layers += [
-                _activation(activation),
-                nn.ConvTranspose2d(
-                    widths[i], widths[i + 1], 3, stride=2, padding=1, output_padding=pad
-                ),
+                ACTIVATIONS[activation](),
+                transposed(widths[i], widths[i + 1], 3, stride=2, padding=1, output_padding=pad),
             ]
         self.rest = nn.Sequential(*layers)
 
     def forward(self, features):
         left = features.shape[:-1]
         x = self.first(features).reshape((-1,) + self.start)
-        parts = [  # a pixel's numbers are channels to the convolution: [C * L, H, W] -> [C, H, W, L]
-            part.reshape((-1, shape[0], math.prod(shape[3:])) + shape[1:3])
-            .movedim(2, -1)
-            .flatten(1)
-            for part, shape in zip(self.rest(x).split(self.planes, 1), self.outputs, strict=True)
+        planes = self.rest(x).split([self.channels * n for n in self.numbers], 1)
+        parts = [  # a pixel's numbers are channels to the convolution: [C * L, ...] -> [C, ..., L]
+            part.reshape((-1, self.channels, n) + self.sides).movedim(2, -1).flatten(1)
+            for part, n in zip(planes, self.numbers, strict=True)
         ]
         return torch.cat(parts, 1).reshape(left + (-1,))
 
 
-def _of_pixels(outputs):
-    """Whether every output is a number, or a vector of them, for each pixel of one image shape."""
-    shapes = list(outputs.values())
-    return all(len(s) in (3, 4) and s[:3] == shapes[0][:3] for s in shapes)
-
-
 @dataclass(frozen=True)
 class Conv:
-    """Strided convolutions where a parent is an image, transposed ones where the outputs are.
+    """Strided convolutions where a parent is an image, transposed ones where the variable is.
 
-    `channels` counts from the image inwards; each layer halves the side.
+    An image is `(C, L)`, `(C, H, W)` or `(C, D, H, W)`: the convolutions have one, two or three
+    dimensions, by the shape. `channels` counts from the image inwards; each layer halves the sides.
+
+    Raises:
+        UserError: neither the variable nor a parent is an image.
     """
 
     channels: tuple = (32, 64)
@@ -215,18 +230,28 @@ class Conv:
     activation: str = "relu"
 
     def __post_init__(self):
-        whole(1, channels=self.channels, hidden=self.hidden)
+        _check_description(self, "channels", "hidden")
         if not (self.channels and self.hidden):
             raise UserError("a convolutional network needs channels and a hidden layer")
 
-    def build(self, inputs, outputs):
+    def build(self, inputs, outputs, shape=()):
         """As `MLP.build`, with convolutions at either end."""
         if not inputs or set(inputs) == {"index"}:
             return MLP((), self.activation).build(inputs, outputs)
-        outputs = {name: tuple(shape) for name, shape in outputs.items()}
-        if _of_pixels(outputs):
-            shapes = list(outputs.values())
-            head = _ConvOut(self.hidden[-1], shapes, self.channels, self.activation)
+        shape = tuple(shape)
+        # of every pixel a number, or a vector of them
+        of_pixels = is_image(shape) and all(
+            tuple(s[: len(shape)]) == shape for s in outputs.values()
+        )
+        if not (of_pixels or any(map(is_image, inputs.values()))):
+            parents = ", ".join(f"{name} {list(s)}" for name, s in inputs.items())
+            raise UserError(
+                "Conv needs data of shape (C, L), (C, H, W) or (C, D, H, W): it has nothing to "
+                f"convolve in a variable {list(shape)} given {parents}; reshape the data or use MLP"
+            )
+        if of_pixels:
+            numbers = [math.prod(s[len(shape) :]) for s in outputs.values()]
+            head = _ConvOut(self.hidden[-1], shape, numbers, self.channels, self.activation)
         else:
             total = sum(math.prod(s) for s in outputs.values())
             head = Affine({"features": (self.hidden[-1],)}, total)
@@ -236,9 +261,26 @@ class Conv:
         images = {
             name: _ConvIn(name, shape, self.channels, self.activation)
             for name, shape in inputs.items()
-            if len(shape) == 3
+            if is_image(shape)
         }
         return _Trunk(inputs, self.hidden, self.activation, nn.ModuleDict(images))
 
 
 NETWORKS = {"mlp": MLP, "conv": Conv}
+
+
+def check_network(network):
+    """Raise unless this is a description of a network, or None for the default."""
+    if network is not None and (isinstance(network, type) or not hasattr(network, "build")):
+        raise UserError(f"network must be MLP(...) or Conv(...), not {network!r}")
+
+
+def network_between(network, *shapes):
+    """The network for a conditional of variables of these shapes, inside a pair that has images.
+
+    Where none of them is an image, a `Conv`'s fully connected layers.
+    """
+    check_network(network)
+    if isinstance(network, Conv) and not any(map(is_image, shapes)):
+        return MLP(network.hidden, network.activation)
+    return network

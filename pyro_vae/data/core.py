@@ -8,6 +8,7 @@ import numpy as np
 import torch
 from torch.utils.data import DataLoader, Dataset, IterableDataset
 
+from ..conditionals import likelihood as check_likelihood
 from ..errors import UserError, unknown, whole
 
 BINARISE = ("none", "static", "dynamic")
@@ -226,8 +227,11 @@ def from_arrays(
         valid, test: shares of the data (or counts); 0 for none.
 
     Raises:
-        UserError: NaN in x, labels out of range, shapes that do not match.
+        UserError: NaN in x, labels out of range, shapes that do not match, an unknown likelihood.
     """
+    check_likelihood(likelihood)
+    if num_classes is not None:
+        whole(1, num_classes=num_classes)
     x, y, num_classes = _checked(x, y, num_classes, name)
     n = len(x)
     if c is not None:

@@ -48,8 +48,9 @@ def sample(
         size: how many. Default: as many as there are rows in what is given, else 64.
         y: a component or class, or one for each sample: an int, `[size]` ints, or one-hot
             `[size, K]`.
-        c: covariates of a conditional model, `[size, *c_shape]` or `c_shape`; where they are a
-            one-hot vector, an int or `[size]` ints will do.
+        c: covariates of a conditional model, `[size, *c_shape]` or `c_shape`; a number where that is
+            `(1,)`. Where the model says that they are a class (`model.class_covariates`; `CVAE(...,
+            c_is_class=True)`), an int or `[size]` ints.
         mean: the likelihood's mean instead of a draw from it (a picture without pixel noise).
         seed: None takes torch's stream as it is.
         source: of latents: `{latent: distribution}`, or modules whose forward is one (`evaluate.ex_post`
@@ -146,13 +147,21 @@ def checked(sampler, values, size):
         is_label = name == "y" and "y" in sampler.sites
         if is_label:
             value = labels(sampler.sites["y"], value, size, sampler.device)
+        hint = ""
         if name in needed:
             value = torch.as_tensor(value, device=sampler.device)
             if value.dim() < 2 and not value.is_floating_point():
-                value = _indicators(name, value, needed[name])
+                if name in getattr(model, "class_covariates", ()):
+                    value = _indicators(name, value, needed[name], size)
+                elif value.dim() == 0 and needed[name] == (1,):
+                    value = value.reshape(1)
+                else:
+                    hint = "; whole numbers are classes only of a model with c_is_class=True"
+        if torch.is_tensor(value) and value.is_floating_point() and not torch.isfinite(value).all():
+            raise UserError(f"{name} has NaN or infinite values")
         if name in sampler.takes:
             shape = None if is_label else shapes.get(name)
-            arguments[name] = _argument(name, _as_tensor(value), shape, size)
+            arguments[name] = _argument(name, _as_tensor(value), shape, size, hint)
         elif name in sampler.sites:
             value = torch.as_tensor(value, device=sampler.device)
             latents[name] = _expanded(name, value, shapes[name], size)
@@ -168,20 +177,20 @@ def checked(sampler, values, size):
     return arguments, latents
 
 
-def _expanded(name, value, shape, size):
+def _expanded(name, value, shape, size, hint=""):
     if tuple(value.shape) not in (shape, (size, *shape)):
         raise UserError(
-            f"{name} must have shape {[size, *shape]} or {list(shape)}, not {list(value.shape)}"
+            f"{name} must have shape {[size, *shape]} or {list(shape)}, not {list(value.shape)}{hint}"
         )
     return value.expand(size, *shape)
 
 
-def _argument(name, value, shape, size):
+def _argument(name, value, shape, size, hint):
     """An argument of the program: rows where it has dims, else as it is."""
     if not isinstance(value, torch.Tensor):
         return value
     if shape is not None:
-        return _expanded(name, value, shape, size)
+        return _expanded(name, value, shape, size, hint)
     if value.dim() and len(value) != size:
         raise UserError(f"{name} has {len(value)} rows, but {size} samples are asked for")
     return value
@@ -197,10 +206,15 @@ def _device_of_batch(batch):
     return tensors[0].device if tensors else "cpu"
 
 
-def _indicators(name, value, shape):
-    """Whole numbers as the one-hot rows of a covariate."""
-    if len(shape) != 1:
-        raise UserError(f"{name} must have shape [N, {', '.join(map(str, shape))}]")
+def _indicators(name, value, shape, size):
+    """Classes as the one-hot rows of a covariate; a one-hot vector of whole numbers as it is."""
+    if tuple(value.shape) == shape and value.sum() == 1 and ((value == 0) | (value == 1)).all():
+        if len(value) == size:
+            raise UserError(
+                f"{name}={value.tolist()} may be {size} classes or one class as a one-hot vector: "
+                f"pass {name} of shape {[size, *shape]}"
+            )
+        return value
     if value.min() < 0 or value.max() >= shape[0]:
         raise UserError(
             f"{name} must lie in 0..{shape[0] - 1}; found {int(value.min())}..{int(value.max())}"

@@ -1,12 +1,16 @@
 """A guide is a factorisation: for each latent, in order, its parents and a family."""
 
 import inspect
+from collections.abc import Mapping
 
 import pyro
+import torch
 import torch.nn as nn
 
-from ..conditionals import Conditional, Normal, OneHotCategorical, RelaxedOneHotCategorical
-from ..errors import UserError, unknown
+from ..conditionals import Conditional, Conv, Normal, OneHotCategorical, RelaxedOneHotCategorical
+from ..conditionals.families import check_family
+from ..conditionals.networks import is_image, network_between
+from ..errors import UserError, names, unknown, whole
 from ..pair import accepting, sites_of
 from ..program import Program
 from ..programs.layout import standing_for
@@ -50,7 +54,8 @@ class Guide(Program):
 
     Raises:
         UserError: an unknown latent or parent, a parent sampled later than its child, a continuous
-            latent left out, `index` without `num_data`.
+            latent left out, `index` without `num_data`, a family of another kind or shape than the
+            latent, a scaling by zero, a `Conv` where no parent is an image.
     """
 
     def __init__(
@@ -73,25 +78,38 @@ class Guide(Program):
             given = getattr(model, "default_guide", None)
             if given is None:
                 raise UserError("this model has no default guide: pass given={latent: [parents]}")
+        _check_mapping("given", given, "{'z': ['x']}")
+        names(**{f"the parents of {latent!r}": parents for latent, parents in given.items()})
+        family = {} if family is None else family
+        _check_mapping("family", family, "{'z': Normal()}")
+        standardise = {} if standardise is None else standardise
+        _check_mapping("standardise", standardise, "{'x': (0.5, 0.5)}")
+        if num_data is not None:
+            whole(1, num_data=num_data)
+        self.relaxation = RelaxedOneHotCategorical(temperature)
         self.discrete = discrete
         data, latents = sites_of(model, example)
         data = {"index": (), **data}
         shapes = {**data, **{name: shape for name, (shape, _) in latents.items()}}
         self.discrete_latents = tuple(n for n, (_, is_discrete) in latents.items() if is_discrete)
-        family = dict(family or {})
         _check(given, family, data, latents, num_data)
+        _check_convolved(network, given, shapes)
         self.given = {latent: tuple(parents) for latent, parents in given.items()}
-        self.standardise = dict(standardise or {})
-        for parent in self.standardise:
+        self.standardise = dict(standardise)
+        for parent, scaling in self.standardise.items():
             if parent not in shapes or parent == "index":
                 raise unknown("parent in standardise", parent, sorted(set(shapes) - {"index"}))
+            _check_scaling(parent, scaling, shapes[parent])
 
         self.factors = nn.ModuleDict()
         for latent, parents in self.given.items():
             inputs = {p: (num_data,) if p == "index" else shapes[p] for p in parents}
+            is_discrete = latent in self.discrete_latents
             fam = family.get(latent)
             if fam is None:
-                fam = OneHotCategorical() if latent in self.discrete_latents else Normal()
+                fam = OneHotCategorical() if is_discrete else Normal()
+            check_family(fam)
+            net = network_between(network, shapes[latent], *inputs.values())
             twin = next(
                 (q for n, q in self.factors.items() if self.given[n] == tuple(parents)), None
             )
@@ -99,9 +117,9 @@ class Guide(Program):
             prior = getattr(model, f"p_{latent}", None)
             owned = prior.encoder_for(inputs, fam) if hasattr(prior, "encoder_for") else None
             if owned is None:
-                owned = Conditional(shapes[latent], inputs, fam, network, trunk=trunk)
+                owned = Conditional(shapes[latent], inputs, fam, net, trunk=trunk)
+                _check_kind(latent, owned, is_discrete)
             self.factors[latent] = owned
-        self.relaxation = RelaxedOneHotCategorical(temperature)
 
     @property
     def program_arguments(self):
@@ -164,6 +182,70 @@ class Guide(Program):
 
     def extra_repr(self):
         return "; ".join(f"{a} <- {', '.join(b) or 'nothing'}" for a, b in self.given.items())
+
+
+def _check_mapping(name, value, example):
+    if not isinstance(value, Mapping):
+        raise UserError(f"{name} must be a dict such as {example}, not {value!r}")
+
+
+def _check_convolved(network, given, shapes):
+    """A `Conv` must find something to convolve in one of the factors at least."""
+    parents = {p: shapes[p] for ps in given.values() for p in ps if p != "index"}
+    met = [*parents.values(), *(shapes[latent] for latent in given)]
+    if isinstance(network, Conv) and parents and not any(map(is_image, met)):
+        told = ", ".join(f"{name} {list(shape)}" for name, shape in parents.items())
+        raise UserError(
+            "Conv needs data of shape (C, L), (C, H, W) or (C, D, H, W), and the guide's parents "
+            f"are {told}: reshape the data or use MLP"
+        )
+
+
+def _check_scaling(parent, scaling, shape):
+    """`(mean, scale)` must be finite, the scale positive, both of a shape that suits the parent."""
+    if not (isinstance(scaling, (tuple, list)) and len(scaling) == 2):
+        raise UserError(f"standardise takes (mean, scale) for {parent!r}, not {scaling!r}")
+    mean, scale = (torch.as_tensor(v) for v in scaling)
+    for name, value in (("mean", mean), ("scale", scale)):
+        try:
+            fits = torch.broadcast_shapes(value.shape, shape) == shape
+        except RuntimeError:
+            fits = False
+        if not fits:
+            raise UserError(
+                f"the {name} in standardise has shape {list(value.shape)}, {parent!r} {list(shape)}"
+            )
+        if not torch.isfinite(value).all():
+            raise UserError(f"the {name} of {parent!r} in standardise is not finite")
+    if (scale <= 0).any():
+        raise UserError(
+            f"the scale of {parent!r} in standardise must be positive; where a value is constant, "
+            "and its standard deviation zero, use 1"
+        )
+
+
+def _check_kind(latent, factor, is_discrete):
+    """The factor's distribution must be discrete where the latent is, and of its shape."""
+    shape, family = factor.shape, factor.family
+    if is_discrete and not shape and isinstance(family, OneHotCategorical):
+        raise UserError(
+            f"{latent!r} is discrete and no one-hot vector, which this guide's classes are: "
+            "write the guide as a Pyro program"
+        )
+    device = next(factor.parameters()).device
+    zeros = {name: torch.zeros(s, device=device) for name, s in factor.outputs.items()}
+    with torch.no_grad(), pyro.validation_enabled(False):
+        fn = family(shape, **zeros, **factor.free, **factor.parts)
+    if tuple(fn.event_shape) != shape:
+        raise UserError(
+            f"{latent!r} has shape {list(shape)}, its family {family!r} {list(fn.event_shape)}"
+        )
+    if is_discrete != (fn.has_enumerate_support or fn.support.is_discrete):
+        if is_discrete:
+            rule = "discrete: its family must be too, as OneHotCategorical() is"
+        else:
+            rule = "continuous: its family must be too, as Normal() is"
+        raise UserError(f"{latent!r} is {rule}, not {family!r}")
 
 
 def _check(given, family, data, latents, num_data):

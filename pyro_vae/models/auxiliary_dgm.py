@@ -3,7 +3,8 @@
 import pyro
 
 from ..conditionals import Conditional
-from ..errors import whole
+from ..conditionals.networks import network_between
+from ..errors import whole, wholes
 from ..program import Program
 from .priors import Components, StandardNormal
 from .vae import decoder
@@ -46,6 +47,7 @@ class AuxiliaryDGM(Program):
         network=None,
     ):
         super().__init__()
+        wholes(1, x_shape=x_shape)
         auxiliary_dim = latent_dim if auxiliary_dim is None else auxiliary_dim
         whole(1, num_classes=num_classes, latent_dim=latent_dim, auxiliary_dim=auxiliary_dim)
         size_a = (auxiliary_dim,)
@@ -54,7 +56,7 @@ class AuxiliaryDGM(Program):
         self.p_z = StandardNormal(latent_dim)
         parents = {"y": (num_classes,), "z": (latent_dim,)}
         of_a = parents if skip else {"x": x_shape, **parents}
-        self.p_a = Conditional(size_a, of_a, network=network)
+        self.p_a = Conditional(size_a, of_a, network=network_between(network, *of_a.values()))
         of_x = {"a": size_a, **parents} if skip else parents
         self.p_x = decoder(x_shape, of_x, likelihood, network)
 

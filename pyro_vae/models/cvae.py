@@ -3,10 +3,11 @@
 import pyro
 
 from ..conditionals import Conditional
-from ..errors import UserError, unknown
+from ..conditionals.networks import network_between
+from ..errors import UserError, names, unknown, whole, wholes
 from ..program import Program
-from .nn_baseline import NNBaseline, rows
-from .priors import StandardNormal
+from .nn_baseline import NNBaseline, class_covariates, rows
+from .priors import prior_or_default
 from .vae import decoder
 
 BASELINES = (None, "frozen", "joint")
@@ -41,6 +42,8 @@ class CVAE(Program):
             `StandardNormal` unless said.
         baseline: None; `"frozen"`, which this model's training leaves as it is; or `"joint"`,
             trained with it.
+        c_is_class: whether c is a class as a one-hot vector, as `data.Labels` makes it. `sample` and
+            its relatives then take whole numbers for c.
 
     Raises:
         UserError: x would not depend on c, a baseline has no prior to be given to, or there would be
@@ -61,10 +64,15 @@ class CVAE(Program):
         decoder_given=("z", "c"),
         prior=None,
         baseline=None,
+        c_is_class=False,
     ):
         super().__init__()
+        whole(1, latent_dim=latent_dim)
+        wholes(1, x_shape=x_shape, c_shape=c_shape)
+        names(decoder_given=decoder_given)
         shapes = {"z": (latent_dim,), "c": tuple(c_shape)}
         self.covariates = {"c": tuple(c_shape)}
+        self.class_covariates = class_covariates(c_shape, c_is_class)
         for name in decoder_given:
             if name not in shapes:
                 raise unknown("parent of x", name, shapes)
@@ -80,13 +88,14 @@ class CVAE(Program):
             raise UserError("a baseline's guess is a parent of p(z | c): needs conditional_prior")
         self.baseline = None
         if baseline:
-            self.baseline = NNBaseline(x_shape, c_shape, likelihood, network)
+            self.baseline = NNBaseline(x_shape, c_shape, likelihood, network, c_is_class)
             self.baseline.requires_grad_(baseline == "joint")
         if conditional_prior:
             given = {"c": shapes["c"], **({"guess": tuple(x_shape)} if baseline else {})}
-            self.p_z = Conditional(shapes["z"], given, None, network)
+            inner = network_between(network, *given.values())
+            self.p_z = Conditional(shapes["z"], given, None, inner)
         else:
-            self.p_z = StandardNormal(latent_dim) if prior is None else prior
+            self.p_z = prior_or_default(prior, "z", latent_dim)
         self.p_x = decoder(x_shape, {n: shapes[n] for n in decoder_given}, likelihood, network)
 
     def prior(self, c):

@@ -5,7 +5,7 @@ import pyro
 from ..conditionals import MLP, Conditional
 from ..errors import whole
 from ..program import Program
-from .priors import Components, StandardNormal
+from .priors import Components, prior_or_default
 from .vae import decoder
 
 
@@ -53,7 +53,7 @@ class GMVAE(Program):
         super().__init__()
         whole(1, num_components=num_components, latent_dim=latent_dim, w_dim=w_dim)
         w_network = MLP(hidden=(64,), activation="tanh") if w_network is None else w_network
-        self.p_w = StandardNormal(w_dim) if prior is None else prior
+        self.p_w = prior_or_default(prior, "w", w_dim)
         self.p_y = Components(num_components)
         self.p_z = Conditional(
             (latent_dim,),

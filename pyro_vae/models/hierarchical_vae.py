@@ -3,9 +3,9 @@
 import pyro
 
 from ..conditionals import MLP, Conditional
-from ..errors import whole
+from ..errors import UserError, wholes
 from ..program import Program
-from .priors import StandardNormal
+from .priors import prior_or_default
 from .vae import decoder
 
 
@@ -46,10 +46,12 @@ class HierarchicalVAE(Program):
         prior=None,
     ):
         super().__init__()
+        wholes(1, latent_dims=latent_dims)
+        if len(latent_dims) != 2:
+            raise UserError(f"latent_dims takes the sizes of z1 and z2, not {latent_dims!r}")
         lower, top = latent_dims
-        whole(1, latent_dims=latent_dims)
         upper = MLP(hidden=(100, 100), activation="tanh") if upper is None else upper
-        self.p_z2 = StandardNormal(top) if prior is None else prior
+        self.p_z2 = prior_or_default(prior, "z2", top)
         self.p_z1 = Conditional((lower,), {"z2": (top,)}, network=upper)
         self.p_x = decoder(x_shape, {"z1": (lower,)}, likelihood, network)
 

@@ -3,6 +3,7 @@
 import pyro
 
 from ..conditionals import Conditional
+from ..conditionals.networks import network_between
 from ..errors import whole
 from ..program import Program
 from .priors import Components, StandardNormal
@@ -47,7 +48,7 @@ class M1M2(Program):
         self.p_y = Components(num_classes)
         self.p_z2 = StandardNormal(z2_dim)
         parents = {"y": (num_classes,), "z2": (z2_dim,)}
-        self.p_z1 = Conditional((latent_dim,), parents, network=network)
+        self.p_z1 = Conditional((latent_dim,), parents, network=network_between(network))
         self.p_x = decoder(x_shape, {"z1": (latent_dim,)}, likelihood, network)
 
     def forward(self, x=None, y=None, size=None):

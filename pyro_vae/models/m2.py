@@ -4,7 +4,7 @@ import pyro
 
 from ..errors import whole
 from ..program import Program
-from .priors import Components, StandardNormal
+from .priors import Components, prior_or_default
 from .vae import decoder
 
 
@@ -42,7 +42,7 @@ class M2(Program):
         super().__init__()
         whole(1, num_classes=num_classes, latent_dim=latent_dim)
         self.p_y = Components(num_classes)
-        self.p_z = StandardNormal(latent_dim) if prior is None else prior
+        self.p_z = prior_or_default(prior, "z", latent_dim)
         parents = {"y": (num_classes,), "z": (latent_dim,)}
         self.p_x = decoder(x_shape, parents, likelihood, network)
 

@@ -2,7 +2,7 @@
 
 import pyro
 
-from ..errors import UserError
+from ..errors import UserError, wholes
 from ..program import Program
 from .vae import decoder
 
@@ -18,19 +18,31 @@ class NNBaseline(Program):
     Args:
         x_shape, c_shape: event shapes of `x` and of the covariates `c`.
         likelihood, network: as in `VAE`.
+        c_is_class: as in `CVAE`.
     """
 
     default_guide = {}
     observes = ("x", "c")
 
-    def __init__(self, x_shape, c_shape, likelihood="bernoulli", network=None):
+    def __init__(self, x_shape, c_shape, likelihood="bernoulli", network=None, c_is_class=False):
         super().__init__()
+        wholes(1, x_shape=x_shape, c_shape=c_shape)
         self.covariates = {"c": tuple(c_shape)}
+        self.class_covariates = class_covariates(c_shape, c_is_class)
         self.p_x = decoder(x_shape, {"c": c_shape}, likelihood, network)
 
     def forward(self, x=None, c=None, size=None):
         with pyro.plate("data", rows(c)):
             return pyro.sample("x", self.p_x(c=c), obs=x)
+
+
+def class_covariates(c_shape, c_is_class):
+    """Names of the covariates that are classes, for `sample`: `("c",)` or none."""
+    if c_is_class and (len(c_shape) != 1 or c_shape[0] < 2):
+        raise UserError(
+            f"c_is_class is for one-hot vectors of 2 classes or more, not for {list(c_shape)}"
+        )
+    return ("c",) if c_is_class else ()
 
 
 def rows(c):

@@ -11,7 +11,8 @@ from threadpoolctl import threadpool_limits
 from ..conditionals import MLP, Conditional, Normal
 from ..conditionals.families import LinearOneHotCategorical
 from ..conditionals.flows import FLOWS, affine_flow
-from ..errors import UserError, unknown, whole
+from ..errors import UserError, unknown, whole, wholes
+from ..pair import eval_mode, untouched
 
 
 class StandardNormal(nn.Module):
@@ -19,6 +20,7 @@ class StandardNormal(nn.Module):
 
     def __init__(self, size):
         super().__init__()
+        whole(1, size=size)
         self.register_buffer("zero", torch.zeros(size), persistent=False)
 
     def forward(self):
@@ -30,6 +32,7 @@ class Components(nn.Module):
 
     def __init__(self, num_components, learned=False):
         super().__init__()
+        whole(1, num_components=num_components)
         logits = torch.zeros(num_components)
         if learned:
             self.logits = nn.Parameter(logits)
@@ -140,6 +143,9 @@ class FlowPrior(nn.Module):
     ):
         super().__init__()
         whole(1, size=size, transforms=transforms)
+        wholes(1, hidden=hidden)
+        if scale is not None and not (torch.isfinite(scale) & (scale > 0)).all():
+            raise UserError("the scale of a flow prior must be positive everywhere")
         if flow not in FLOWS:
             raise unknown("flow", flow, FLOWS)
         self.flow = FLOWS[flow](
@@ -151,6 +157,27 @@ class FlowPrior(nn.Module):
     def forward(self):
         flow = self.flow()
         return affine_flow(flow.transform, flow.base, self.loc, self.scale)
+
+
+def prior_or_default(prior, latent, size):
+    """The module given as a model's `prior=`, or `StandardNormal(size)` for None.
+
+    Raises:
+        UserError: no module whose `forward()` is a distribution of shape `[size]`.
+    """
+    if prior is None:
+        return StandardNormal(size)
+    what = f"prior must be a module whose forward() returns the distribution of {latent}"
+    if not isinstance(prior, nn.Module):
+        raise UserError(f"{what}, such as StandardNormal({size}), not {type(prior).__name__}")
+    try:
+        with torch.no_grad(), eval_mode(prior), untouched():
+            shape = tuple(prior().event_shape)
+    except (TypeError, AttributeError) as e:
+        raise UserError(f"{what}; {type(prior).__name__} does not: {e}") from e
+    if shape != (size,):
+        raise UserError(f"{latent} has shape {[size]}, the prior's distribution {list(shape)}")
+    return prior
 
 
 def prior_of(model, latent=None):

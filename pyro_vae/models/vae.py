@@ -3,9 +3,9 @@
 import pyro
 
 from ..conditionals import Conditional, likelihood
-from ..errors import whole
+from ..errors import whole, wholes
 from ..program import Program
-from .priors import StandardNormal
+from .priors import prior_or_default
 
 
 class VAE(Program):
@@ -29,7 +29,7 @@ class VAE(Program):
     def __init__(self, x_shape, latent_dim=20, likelihood="bernoulli", network=None, prior=None):
         super().__init__()
         whole(1, latent_dim=latent_dim)
-        self.p_z = StandardNormal(latent_dim) if prior is None else prior
+        self.p_z = prior_or_default(prior, "z", latent_dim)
         self.p_x = decoder(x_shape, {"z": (latent_dim,)}, likelihood, network)
 
     def forward(self, x=None, size=None):
@@ -40,4 +40,5 @@ class VAE(Program):
 
 def decoder(x_shape, given, family, network):
     """`p(x | ...)` with the likelihood given by name or family."""
+    wholes(1, x_shape=x_shape)
     return Conditional(x_shape, given, likelihood(family), network)

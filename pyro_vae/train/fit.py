@@ -19,6 +19,7 @@ from ..data import Data, as_data, batches
 from ..errors import UserError, positive, unknown, whole
 from ..evaluate import check_pair, elbo
 from ..evaluate.check import check_support
+from ..evaluate.scale_floor import warn_at_scale_floor
 from ..objectives import ELBO
 from ..pair import accepting, modules, one_hot_labels, reads_index, takes, untouched
 from ..programs import trace_pair
@@ -380,6 +381,8 @@ class _Trainer:
             restore(self.model, self.guide, self.free, self.best, "the best epoch")
         for m in modules(self.model, self.guide):
             m.eval()
+        if self.rank == 0 and hasattr(self, "last"):
+            warn_at_scale_floor(self.model, self.guide, self.pick(self.last))
         return self._run()
 
     def _run(self, interrupted=False):

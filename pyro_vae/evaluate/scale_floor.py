@@ -1,0 +1,52 @@
+"""A warning where data are too small for the scales that a normal likelihood can have."""
+
+import math
+import warnings
+
+import pyro
+import pyro.distributions as dist
+import torch
+
+from ..conditionals import Conditional
+from ..conditionals.families import LOG_SCALE_BOUND
+from ..conditionals.likelihoods import STANDARDIZE
+from ..pair import device_of, eval_mode, untouched
+from ..traces import run
+
+NEAR = 2.0  # times the bound: from here on the bound bends the scale
+
+
+def warn_at_scale_floor(model, guide, batch):
+    """Warn, in one line, where the lower bound of a normal likelihood's learned scale limits log p(x).
+
+    That is at the values of x whose fitted scale, or whose standard deviation over the batch, is
+    less than twice the bound. Values that are constant do not count.
+
+    Args:
+        batch: `{"x": [N, ...], ...}`, what the pair is called with.
+    """
+    p_x = getattr(model, "p_x", None)
+    if not isinstance(p_x, Conditional) or "log_scale" not in {*p_x.outputs, *p_x.free}:
+        return  # a scale that is fixed, or of a user's own program, has no bound here
+    with (
+        torch.no_grad(),
+        eval_mode(model, guide),
+        untouched(device_of(model, guide)),
+        pyro.validation_enabled(False),
+    ):
+        fn = run(model, guide, batch).model["x"]["fn"]
+    base = getattr(fn, "base_dist", fn)
+    if not isinstance(base, dist.Normal):
+        return
+    floor, shape = math.exp(-LOG_SCALE_BOUND), tuple(fn.event_shape)
+    scale = base.scale.expand(torch.broadcast_shapes(base.scale.shape, shape))
+    scale = scale.reshape((-1,) + shape).log().mean(0).exp()
+    sd = batch["x"].reshape((-1,) + shape).std(0, correction=0)
+    limited = (sd > 0) & (torch.minimum(scale, sd) < NEAR * floor)
+    if limited.any():
+        warnings.warn(
+            f"the scale of a normal likelihood cannot be less than {floor:.1e}, which limits "
+            f"log p(x) at {int(limited.sum())} of {limited.numel()} values of x (their median "
+            f"standard deviation: {sd[limited].median().item():.1e}): train on {STANDARDIZE}",
+            stacklevel=2,
+        )

@@ -1,0 +1,186 @@
+"""Wrong arguments raise one line where they are given, not later or never."""
+
+import math
+
+import pyro.distributions as dist
+import pytest
+import torch
+
+import pyro_vae as pv
+from pyro_vae.conditionals import (
+    MLP,
+    Binomial,
+    Categorical,
+    Conditional,
+    Conv,
+    DiscretisedLogistic,
+    Flow,
+    LowRankNormal,
+    MultivariateNormal,
+    Normal,
+    NormalLikelihood,
+    OneHotCategorical,
+    Poisson,
+    RelaxedOneHotCategorical,
+)
+from pyro_vae.guides import Guide
+from pyro_vae.models import (
+    CVAE,
+    GMVAE,
+    M2,
+    VAE,
+    AuxiliaryDGM,
+    Components,
+    FlowPrior,
+    HierarchicalVAE,
+    MixturePrior,
+    MixtureVAE,
+    NNBaseline,
+    StandardNormal,
+    VampPrior,
+)
+
+NET = MLP((4,))
+
+
+def guide(**options):
+    return Guide(VAE((6,), 2, network=NET), network=NET, **options)
+
+
+def guide_of_classes(**options):
+    return Guide(M2((6,), 3, 2, network=NET), network=NET, **options)
+
+
+def a_normal(size):
+    return dist.Normal(torch.zeros(size), 1.0).to_event(1)
+
+
+NO_PRIOR = "prior must be a module whose forward.. returns the distribution of"
+NO_FAMILY = r"a family is an object such as Normal\(\), not"
+NO_NETWORK = r"network must be MLP\(...\) or Conv\(...\), not"
+WRONG = [
+    # shapes and sizes
+    (lambda: VAE((0,)), r"x_shape takes whole numbers from 1, not \(0,\)"),
+    (lambda: VAE(6), "x_shape takes a tuple of whole numbers from 1, such as .6,., not 6"),
+    (lambda: VAE("6"), "x_shape takes a tuple"),
+    (lambda: VAE((2.0, 3)), "x_shape takes whole numbers"),
+    (lambda: VAE((6,), True), "latent_dim takes whole numbers from 1, not True"),
+    (lambda: VAE((6,), (2,)), "latent_dim takes whole numbers"),
+    (lambda: VAE((6,), 2.5), "latent_dim takes whole numbers"),
+    (lambda: CVAE((6,), 3), "c_shape takes a tuple"),
+    (lambda: CVAE((6,), (3,), latent_dim=True), "latent_dim takes whole numbers"),
+    (lambda: NNBaseline(6, (3,)), "x_shape takes a tuple"),
+    (lambda: AuxiliaryDGM(6), "x_shape takes a tuple"),
+    (lambda: HierarchicalVAE((6,), 5), "latent_dims takes a tuple"),
+    (lambda: HierarchicalVAE((6,), (5,)), "latent_dims takes the sizes of z1 and z2"),
+    (lambda: StandardNormal(-1), "size takes whole numbers"),
+    (lambda: Components(2.5), "num_components takes whole numbers"),
+    (lambda: Conditional(2), "shape takes a tuple"),
+    (lambda: Conditional((2,), {"z": 6}), "the shape of z takes a tuple"),
+    (lambda: Conditional((2,), ["z"]), "given must be {parent: shape}"),
+    (lambda: MLP(500), "hidden takes a tuple of whole numbers from 1, .* not 500"),
+    (lambda: MLP((4,), 3), "unknown activation 3"),
+    (lambda: Conv(3), "channels takes a tuple"),
+    (lambda: Flow(hidden=64), "hidden takes a tuple"),
+    (lambda: FlowPrior(2, hidden=64), "hidden takes a tuple"),
+    (lambda: LowRankNormal(True), "rank takes whole numbers"),
+    (lambda: Binomial(0), "trials takes whole numbers from 1, not 0"),
+    (lambda: Categorical(1), "levels takes whole numbers from 2, not 1"),
+    (lambda: DiscretisedLogistic(2.5), "levels takes whole numbers"),
+    (lambda: guide(given={"z": ["index"]}, num_data=0), "num_data takes whole numbers"),
+    (lambda: pv.data.from_arrays(torch.ones(9, 2), likelihood="foo"), "unknown likelihood 'foo'"),
+    (
+        lambda: pv.data.from_arrays(torch.ones(9, 2), torch.zeros(9), num_classes=2.5),
+        "num_classes takes whole numbers from 1, not 2.5",
+    ),
+    # scales
+    (lambda: NormalLikelihood(0), "scale must be positive: 0"),
+    (lambda: NormalLikelihood(math.inf), "scale must be positive"),
+    (lambda: NormalLikelihood(1e-5, learned=True), r"a learned scale lies .* pv.data.standard"),
+    (lambda: RelaxedOneHotCategorical(0), "temperature must be positive: 0"),
+    (lambda: guide(temperature=0), "temperature must be positive: 0"),
+    (lambda: guide(temperature=math.nan), "temperature must be positive: nan"),
+    (lambda: guide(standardise={"x": (0.5, 0)}), "the scale of 'x' .* must be positive"),
+    (
+        lambda: guide(standardise={"x": (0.5, torch.tensor([1.0] * 5 + [0.0]))}),
+        "the scale of 'x' .* must be positive; where a value is constant, .* use 1",
+    ),
+    (lambda: guide(standardise={"x": (math.nan, 1)}), "the mean of 'x' .* is not finite"),
+    (lambda: guide(standardise={"x": (0, torch.ones(7))}), r"has shape \[7\], 'x' \[6\]"),
+    (lambda: guide(standardise={"x": 0.5}), r"takes \(mean, scale\) for 'x', not 0.5"),
+    (lambda: guide(standardise=0.5), "standardise must be a dict"),
+    (lambda: FlowPrior(2, scale=torch.zeros(2)), "scale of a flow prior must be positive"),
+    # priors
+    (lambda: VAE((6,), prior=3), f"{NO_PRIOR} z, such as .* not int"),
+    (lambda: GMVAE((6,), prior="vamp"), f"{NO_PRIOR} w, such as .* not str"),
+    (lambda: VAE((6,), 2, prior=a_normal(2)), f"{NO_PRIOR} z, .* not Independent"),
+    (lambda: VAE((6,), 2, prior=torch.nn.Linear(2, 2)), f"{NO_PRIOR} z; Linear does not"),
+    (lambda: M2((6,), 3, 2, prior=StandardNormal(3)), r"z has shape \[2\], the prior's .* \[3\]"),
+    (
+        lambda: CVAE((6,), (3,), conditional_prior=False, prior=torch.nn.Flatten()),
+        f"{NO_PRIOR} z; Flatten does not",
+    ),
+    (lambda: HierarchicalVAE((6,), (3, 2), prior=StandardNormal(3)), r"z2 has shape \[2\]"),
+    (lambda: VampPrior(6, 2), "the shape of x takes a tuple"),
+    (lambda: MixturePrior(2, family="full"), NO_FAMILY),
+    # families
+    (lambda: guide(family="full"), r"family must be a dict such as .* not 'full'"),
+    (lambda: guide(family=Normal()), "family must be a dict"),
+    (lambda: guide(family={"z": "full"}), NO_FAMILY),
+    (lambda: guide(family={"z": Normal}), NO_FAMILY),
+    (lambda: MixtureVAE((6,), component="full"), NO_FAMILY),
+    (lambda: guide_of_classes(family={"y": Normal()}), "'y' is discrete: its family must be too"),
+    (
+        lambda: guide_of_classes(family={"y": RelaxedOneHotCategorical()}),
+        "'y' is discrete: its family must be too",
+    ),
+    (
+        lambda: guide_of_classes(family={"z": OneHotCategorical()}),
+        "'z' is continuous: its family must be too",
+    ),
+    (lambda: guide(family={"z": Poisson()}), "'z' is continuous: its family must be too"),
+    (
+        lambda: Conditional((1, 4), {"z": (2,)}, MultivariateNormal()),
+        r"a distribution of vectors, not of shape \[1, 4\]",
+    ),
+    # networks
+    (lambda: VAE((6,), network="mlp"), f"{NO_NETWORK} 'mlp'"),
+    (lambda: VAE((6,), network=MLP), NO_NETWORK),
+    (lambda: guide() and Guide(VAE((6,)), network="mlp"), f"{NO_NETWORK} 'mlp'"),
+    # names
+    (lambda: guide(given=["z"]), r"given must be a dict such as {'z': \['x'\]}, not \['z'\]"),
+    (lambda: guide(given={"z": "x"}), r"parents of 'z' must be a list of names, .* not 'x'"),
+    (lambda: guide(given={"z": 3}), "parents of 'z' must be a list of names"),
+    (lambda: CVAE((6,), (3,), decoder_given="zc"), "decoder_given must be a list of names"),
+]
+
+
+@pytest.mark.parametrize("number", range(len(WRONG)))
+def test_a_wrong_argument_raises_one_line_where_it_is_given(number):
+    make, message = WRONG[number]
+    with pytest.raises(pv.UserError, match=message) as error:
+        make()
+    assert "\n" not in str(error.value)
+
+
+def test_right_arguments_of_unusual_kinds_are_taken():
+    """Lists for tuples, tensors as scalings, flow and mixture priors, a discrete family for y."""
+    assert MLP([4]) == MLP((4,)) and hash(MLP([4])) == hash(MLP((4,)))
+    VAE([6], 2, network=NET, prior=FlowPrior(2, transforms=1, hidden=[4]))
+    VAE(torch.Size([6]), 2, network=NET, prior=MixturePrior(2, 3))
+    guide(standardise={"x": (torch.zeros(6), torch.ones(6))}, given={"z": ("x",)})
+    guide(standardise={"x": [0.5, 2]})
+    for family in (Normal(), Flow("maf", 1, (4,)), LowRankNormal(1), MultivariateNormal()):
+        guide(family={"z": family})
+    guide_of_classes(family={"y": OneHotCategorical()}, discrete="relaxed", temperature=1)
+
+
+def test_a_prior_is_looked_at_without_a_draw_or_a_trace():
+    """A prior's check takes nothing from torch's stream, and leaves its mode."""
+    prior = MixturePrior(2, 3)
+    torch.manual_seed(0)
+    VAE((6,), 2, network=NET, prior=prior)
+    with_prior = torch.rand(1)
+    torch.manual_seed(0)
+    VAE((6,), 2, network=NET)
+    assert torch.equal(with_prior, torch.rand(1)) and prior.training

@@ -1,0 +1,261 @@
+"""Log-densities and their gradients over the whole line, against mpmath with 50 digits."""
+
+import itertools
+import math
+
+import mpmath as mp
+import pyro
+import pytest
+import scipy.stats
+import torch
+from torch.fx.experimental.proxy_tensor import make_fx
+
+from pyro_vae.conditionals import Bernoulli, ContinuousBernoulli, NormalLikelihood
+from pyro_vae.conditionals.continuous_bernoulli import SERIES
+from pyro_vae.conditionals.counts import NegativeBinomial, Poisson, Proportion
+from pyro_vae.conditionals.likelihoods import CategoricalLevels, DiscretisedLogisticLevels
+
+mp.mp.dps = 50
+DTYPES = {"float32": torch.float32, "float64": torch.float64}
+
+
+def softplus(t):
+    return mp.log1p(mp.exp(t)) if t < 0 else t + mp.log1p(mp.exp(-t))
+
+
+def of(fn):
+    """The distribution of one value, of a family's independent values."""
+    return getattr(fn, "base_dist", fn)
+
+
+def error(found, exact):
+    """Relative to the exact value where that is large; absolute where it is small."""
+    return float(abs(mp.mpf(float(found)) - exact) / max(1, abs(exact)))
+
+
+# ---------------------------------------------------------------- continuous Bernoulli
+
+SIZES = [0, 1e-30, 1e-8, 1e-4, 1e-3, 0.1, 0.5, 0.999999, 1, 1.000001, 1.1, 2, 5, 12]
+SIZES += [15, 16, 20, 30, 88, 100, 300, 1e3, 1e4]
+LOGITS = sorted({sign * size for size in SIZES for sign in (-1.0, 1.0)})
+VALUES = [0, 1e-6, 1e-3, 0.3, 0.5, 0.999, 1]
+
+
+def exact_continuous_bernoulli(eta, x):
+    """log p(x), its mean and variance; the moments by their limits where digits would cancel."""
+    size = abs(eta)
+    if size < mp.mpf("1e-10"):
+        return eta * (x - mp.mpf(1) / 2), mp.mpf(1) / 2 + eta / 12, mp.mpf(1) / 12
+    log_p = -size * (1 - x if eta > 0 else x) + mp.log(-size / mp.expm1(-size))
+    below = 1 / size - 1 / mp.expm1(size)
+    variance = 1 / size**2 - 1 / (4 * mp.sinh(size / 2) ** 2)
+    return log_p, below if eta < 0 else 1 - below, variance
+
+
+@pytest.mark.parametrize("dtype, tolerance", [("float32", 3e-6), ("float64", 5e-14)])
+def test_continuous_bernoulli_is_exact_on_the_whole_line(dtype, tolerance):
+    """Value, first and second derivative in the logit, derivative in x, mean and variance."""
+    for logit, value in itertools.product(LOGITS, VALUES):
+        eta = torch.tensor([logit], dtype=DTYPES[dtype], requires_grad=True)
+        x = torch.tensor([value], dtype=DTYPES[dtype], requires_grad=True)
+        fn = of(ContinuousBernoulli()((1,), eta))
+        log_p = fn.log_prob(x)
+        first, in_x = torch.autograd.grad(log_p, (eta, x), create_graph=True)
+        (second,) = torch.autograd.grad(first, eta)
+        eta_, x_ = (mp.mpf(v.item()) for v in (eta, x))
+        exact, mean, variance = exact_continuous_bernoulli(eta_, x_)
+        where = f"logit {logit}, x {value}"
+        assert error(log_p.item(), exact) < tolerance, where
+        assert error(first.item(), x_ - mean) < tolerance, where
+        assert in_x.item() == eta.item(), where
+        for name, found, moment in (
+            ("second derivative", -second, variance),
+            ("mean", fn.mean, mean),
+            ("variance", fn.variance, variance),
+        ):
+            assert abs(mp.mpf(found.item()) - moment) < tolerance * moment, f"{name} at {where}"
+
+
+def test_continuous_bernoulli_is_far_from_clamped_at_a_saturated_pixel():
+    """784 saturated pixels at logit 100: log p = 784 log(100), with mean 0.99."""
+    fn = ContinuousBernoulli()((784,), torch.full((784,), 100.0))
+    assert fn.log_prob(torch.ones(784)).item() == pytest.approx(784 * math.log(100), rel=1e-6)
+    assert fn.mean[0].item() == pytest.approx(0.99, rel=1e-6)
+
+
+def test_the_series_of_the_continuous_bernoulli_is_log_sinh():
+    exact = mp.taylor(lambda t: mp.log(mp.sinh(t / 2) / (t / 2)) if t else mp.mpf(0), 0, 6)
+    assert SERIES[:3] == pytest.approx([float(exact[n]) for n in (2, 4, 6)], rel=1e-12)
+
+
+def test_continuous_bernoulli_has_finite_gradients_where_the_branches_are_mixed():
+    logits = torch.tensor([-1e30, -1e4, -1.0, -1e-30, 0.0, 0.5, 1.0, 1e4, 1e30])
+    for value in (0.0, 0.4, 1.0):
+        logits = logits.detach().requires_grad_()
+        fn = of(ContinuousBernoulli()((9,), logits))
+        total = fn.log_prob(torch.tensor(value)).sum() + fn.mean.sum() + fn.variance.sum()
+        (first,) = torch.autograd.grad(total, logits, create_graph=True)
+        (second,) = torch.autograd.grad(first.sum(), logits)
+        assert (
+            torch.isfinite(total) and torch.isfinite(first).all() and torch.isfinite(second).all()
+        )
+
+
+def test_continuous_bernoulli_is_recorded_without_control_flow():
+    """A recording made on one side of the branch is right on the other."""
+
+    def gradient(logits, x):
+        logits = logits.detach().requires_grad_()
+        log_p = of(ContinuousBernoulli()((3,), logits)).log_prob(x)
+        return torch.autograd.grad(log_p.sum(), logits)[0]
+
+    small, large = torch.tensor([0.1, 0.0, -0.3]), torch.tensor([20.0, -1e3, 1.5])
+    x = torch.tensor([0.2, 0.0, 1.0])
+    with pyro.validation_enabled(False):
+        recorded = make_fx(gradient)(small, x)
+    torch.testing.assert_close(recorded(large, x), gradient(large, x))
+
+
+@pytest.mark.parametrize("dtype", DTYPES)
+@pytest.mark.parametrize("logit", [-1e4, -3.0, -1e-4, 0.0, 0.9, 1.1, 30.0])
+def test_draws_of_a_continuous_bernoulli_have_its_distribution_function(logit, dtype):
+    torch.manual_seed(0)
+    fn = of(ContinuousBernoulli()((1,), torch.tensor([logit], dtype=DTYPES[dtype])))
+    x = fn.sample((5000,)).squeeze(-1)
+    assert x.dtype == DTYPES[dtype] and ((x >= 0) & (x <= 1)).all()
+
+    def cdf(x):
+        return x if abs(logit) < 1e-3 else _truncated_exponential(x, logit)
+
+    assert scipy.stats.kstest(x.double().numpy(), cdf).pvalue > 0.01
+
+
+def _truncated_exponential(x, logit):
+    if logit > 0:
+        return 1 - _truncated_exponential(1 - x, -logit)
+    return scipy.special.expm1(logit * x) / math.expm1(logit)
+
+
+# ------------------------------------------------------------------- the others, float32
+
+
+def exact_bernoulli(logit, x):
+    return x * logit - softplus(logit)
+
+
+def exact_proportion(trials):
+    def log_p(logit, k):
+        k = mp.nint(k * trials)
+        choose = mp.log(mp.binomial(trials, k))
+        return choose - k * softplus(-logit) - (trials - k) * softplus(logit)
+
+    return log_p
+
+
+def exact_poisson(log_rate, x):
+    return x * log_rate - mp.exp(log_rate) - mp.loggamma(x + 1)
+
+
+def exact_negative_binomial(log_mean, log_r, x):
+    r, logit = mp.exp(log_r), log_mean - log_r
+    choose = mp.loggamma(x + r) - mp.loggamma(x + 1) - mp.loggamma(r)
+    return choose - r * softplus(logit) - x * softplus(-logit)
+
+
+def exact_discretized_logistic(loc, scale, x):
+    top = 255
+    k, half = mp.nint(x * top), mp.mpf(1) / (2 * top)
+    a, b = (k / top - half - loc) / scale, (k / top + half - loc) / scale
+    if k == 0:
+        return -softplus(-b)
+    if k == top:
+        return -softplus(a)
+    return -softplus(-b) - softplus(a) + mp.log(-mp.expm1(a - b))
+
+
+def exact_normal(loc, x):
+    return -(((x - loc) / mp.mpf("0.5")) ** 2) / 2 - mp.log(mp.mpf("0.5")) - mp.log(2 * mp.pi) / 2
+
+
+WIDE = [0.0, 1e-4, -1e-4, 0.3, -1.0, 5.0, -15.0, 15.0, 20.5, -100.3, 100.3, -1e4, 1e4]
+COUNTS = [0.0, 1.0, 7.0, 1e3, 1e5, 3e6]
+LOG_RATES = [-15.0, -3.0, 0.0, 0.1, 5.0, 11.5, 14.9]
+MODES = [(math.log(x), x) for x in COUNTS[1:]]
+CASES = {  # constructor, exact log-density, parameters with a value, tolerances of value, gradient
+    "bernoulli": (
+        lambda logit: of(Bernoulli()((1,), logit)),
+        exact_bernoulli,
+        itertools.product(WIDE, (0.0, 1.0)),
+        (1e-6, 1e-6),
+    ),
+    **{
+        f"binomial, {n} trials": (
+            lambda logit, n=n: Proportion(n, logit),
+            exact_proportion(n),
+            itertools.product(WIDE, [k / n for k in (0, 1, n // 3, n - 1, n)]),
+            (1e-6, 1e-6),
+        )
+        for n in (16, 255, 65535)
+    },
+    "poisson": (
+        Poisson,
+        exact_poisson,
+        [*itertools.product(LOG_RATES, COUNTS), *MODES],
+        (1e-7, 1e-6),
+    ),
+    "negative binomial": (
+        NegativeBinomial,
+        exact_negative_binomial,
+        [
+            (log_mean, log_r, x)
+            for log_mean, x in [*itertools.product(LOG_RATES, COUNTS), *MODES]
+            for log_r in (-6.9, -1.0, 0.0, 3.0, 6.9)
+        ],
+        (1e-7, 1e-6),
+    ),
+    "discretized logistic": (
+        lambda loc, scale: DiscretisedLogisticLevels(loc, scale, 256),
+        exact_discretized_logistic,
+        itertools.product(
+            [-1e3, -2.0, 0.0, 0.31, 0.5, 1.0, 4.0],
+            [1e-3, 1e-2, 0.1, 1.0, 1e3],
+            [k / 255 for k in (0, 1, 80, 128, 254, 255)],
+        ),
+        (1e-4, 2e-4),  # a level's rounding in x, over a scale of 1e-3
+    ),
+    "normal": (
+        lambda loc: of(NormalLikelihood(0.5)((1,), loc)),
+        exact_normal,
+        itertools.product([0.0, 0.1, -3.0, 1e3, -1e4], [0.0, 0.3, 1.0, 1e3]),
+        (1e-6, 1e-6),
+    ),
+}
+
+
+@pytest.mark.parametrize("name", CASES)
+def test_a_likelihood_in_float32_is_exact_to_its_tolerance(name):
+    """Value and gradient, over the range of its parameters and at the ends of its support."""
+    make, exact, cases, (of_value, of_gradient) = CASES[name]
+    for *parameters, value in cases:
+        given = [torch.tensor([p], requires_grad=True) for p in parameters]
+        log_p = make(*given).log_prob(torch.tensor([value]))
+        gradients = torch.autograd.grad(log_p.sum(), given)
+        point = [mp.mpf(p.item()) for p in given]
+        x = mp.mpf(torch.tensor(value).item())
+        assert error(log_p.item(), exact(*point, x)) < of_value, f"at {parameters}, {value}"
+        for i, gradient in enumerate(gradients):
+            found = error(gradient.item(), slope(exact, point, x, i))
+            assert found < of_gradient, f"gradient {i} at {parameters}, {value}: {gradient.item()}"
+
+
+def slope(exact, point, x, i):
+    """The derivative of `exact` in its parameter i."""
+    return mp.diff(
+        lambda t: exact(*point[:i], t, *point[i + 1 :], x), point[i], h=mp.mpf(10) ** -20
+    )
+
+
+def test_equal_logits_of_any_size_are_a_uniform_distribution_of_levels():
+    for shift in (0.0, 300.3, -1e4, 1e6):
+        fn = CategoricalLevels(torch.full((1, 256), shift))
+        assert fn.log_prob(torch.tensor([0.0])).item() == pytest.approx(-math.log(256), rel=1e-6)

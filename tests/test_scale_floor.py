@@ -1,0 +1,74 @@
+"""Data that are too small for the scales of a normal likelihood: `fit` warns."""
+
+import math
+import warnings
+
+import pytest
+import torch
+
+import pyro_vae as pv
+from pyro_vae.conditionals import MLP, Normal, NormalLikelihood
+from pyro_vae.evaluate.scale_floor import warn_at_scale_floor
+
+NET = MLP((4,))
+
+
+def trained(x, likelihood):
+    torch.manual_seed(0)
+    model = pv.models.VAE((3,), 1, likelihood, NET)
+    guide = pv.guides.Guide(model, network=NET)
+    pv.fit(model, guide, x, epochs=1, batch_size=40, compile=False, progress=False)
+    return model, guide
+
+
+@pytest.mark.parametrize("likelihood", ["normal", Normal()], ids=["one scale", "a scale each"])
+def test_fit_warns_once_in_one_line_on_data_of_sd_1e_5(likelihood):
+    torch.manual_seed(1)
+    x = 1e-5 * torch.randn(40, 3)
+    with pytest.warns(UserWarning) as record:
+        trained(x, likelihood)
+    (text,) = [str(w.message) for w in record if "normal likelihood" in str(w.message)]
+    assert "cannot be less than 9.1e-04" in text and "at 3 of 3 values of x" in text
+    assert "e-05): train on pv.data.standardise(data)" in text and "\n" not in text
+    assert callable(pv.data.standardise)  # the name that the message gives
+
+
+@pytest.mark.parametrize(
+    "x, likelihood",
+    [
+        (torch.randn(40, 3, generator=torch.Generator().manual_seed(1)), "normal"),
+        (1e-5 * torch.randn(40, 3), NormalLikelihood(1e-5)),  # fixed: no bound
+        (torch.full((40, 3), 0.5), "normal"),  # constant: no scale is too small for it
+        ((torch.randn(40, 3) > 0).float(), "bernoulli"),
+    ],
+    ids=["scale of 1", "fixed scale", "constant", "not normal"],
+)
+def test_fit_does_not_warn_of_other_data(x, likelihood):
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        trained(x, likelihood)
+
+
+def test_a_fitted_scale_at_its_bound_is_warned_of_where_the_data_are_large():
+    """Data that a decoder explains but for 1e-6: the residual's scale is what the bound limits."""
+    x = torch.randn(40, 1).expand(40, 3).clone()
+    model, guide = trained(x, "normal")
+    with torch.no_grad():
+        model.p_x.free["log_scale"].fill_(-30.0)
+    with pytest.warns(UserWarning, match="at 3 of 3 values of x"):
+        warn_at_scale_floor(model, guide, {"x": x})
+    with torch.no_grad():
+        model.p_x.free["log_scale"].fill_(math.log(0.1))
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        warn_at_scale_floor(model, guide, {"x": x})
+
+
+def test_the_check_leaves_torchs_stream_as_it_was():
+    x = torch.randn(40, 3)
+    pair = trained(x, "normal")
+    torch.manual_seed(0)
+    expected = torch.rand(1)
+    torch.manual_seed(0)
+    warn_at_scale_floor(*pair, {"x": x})
+    assert torch.equal(torch.rand(1), expected)
