@@ -22,10 +22,10 @@ class PriorGuide(Program):
 
     def __init__(self, model):
         super().__init__()
-        self._model = (model,)  # in a tuple, so that torch does not make it a submodule
+        self.borrowed = (model,)  # in a tuple, so that torch does not make it a submodule
 
     def forward(self, x=None, y=None, c=None, index=None, size=None):
-        (model,) = self._model
+        (model,) = self.borrowed
         names = parameters_of(model)
         observed = {"y": y, "c": c, "index": index, "size": size}
         observed = {k: v for k, v in observed.items() if v is not None and k in names}
