@@ -40,7 +40,7 @@ def test_the_guides_mean_gradient_is_quadratures(case):
     model, guide = tiny_pair(case)
     weights, log_w, log_q, log_pi = quadrature(case, model, guide, detach_draws=True)
     share = log_w.softmax(0).detach()
-    loss = -(weights * (share * (log_q + log_pi[:, None])).sum(0)).sum()
+    loss = -(weights * (share * (log_q + log_pi)).sum(0)).sum()
     parameters = parameters_of(guide)
     exact = flat_gradient(loss, parameters)
     data = {"x": datum().expand(500, -1)}

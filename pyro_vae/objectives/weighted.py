@@ -154,7 +154,7 @@ class Renyi(IWAE):
         log_w = traces.log_weights()
         in_model = [d for d in traces.enumerated_model.values() if log_w.dim() >= -d]
         log_w = log_w.logsumexp(in_model, keepdim=True) if in_model else log_w
-        log_q = sum(traces.log_prob(traces.guide[n]) for n in traces.enumerated_guide)
+        log_q = sum(traces.guide[n]["unscaled_log_prob"] for n in traces.enumerated_guide)
         log_w, log_q = self._wide(traces, log_w), self._wide(traces, log_q)
         if self.alpha == 1:
             return ((log_w - log_q) * log_q.exp()).flatten(0, -3).sum(0)
