@@ -84,6 +84,7 @@ def test_stls_mean_gradient_is_the_elbos(name):
 
 @pytest.mark.parametrize("name", [n for n in STRUCTURED if n not in ("m1-m2", "mixture-posterior")])
 def test_dregs_mean_gradient_is_the_iwaes(name):
+    """Both are also compared with quadrature, in test_objectives_weighted."""
     iwae, dreg = compare((IWAE, DReG), name, {"num_particles": 3}, **STRUCTURED[name])
     assert not torch.allclose(iwae, dreg)
     assert_same_mean(dreg, iwae)

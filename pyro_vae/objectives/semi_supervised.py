@@ -184,6 +184,8 @@ class _InModel(Messenger):
         pin.check(msg)
         pin.in_model = True
         one_hot, labelled = pin.rows(msg["fn"])
+        if isinstance(msg["mask"], torch.Tensor):  # a masked row has no term, so no label either
+            labelled = labelled & msg["mask"].unsqueeze(-1)
         logits = msg["fn"].logits
         logits = torch.where(labelled, logits + (one_hot - 1) * IMPOSSIBLE, logits)
         law = type(msg["fn"])(logits=logits)

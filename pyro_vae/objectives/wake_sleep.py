@@ -76,7 +76,9 @@ class RWS(IWAE):
         kwargs.pop("index", None)  # made-up data are none of the training data
         try:
             return -poutine.trace(At(values)(guide)).get_trace(*args, **kwargs).log_prob_sum()
-        except UserError as e:
+        except (UserError, TypeError) as e:
+            if isinstance(e, TypeError) and "'index'" not in str(e):
+                raise
             raise UserError(f"the sleep phase asks the guide of made-up data, but {e}") from e
 
     def describe(self):
