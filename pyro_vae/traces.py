@@ -1,6 +1,8 @@
 """One run of a pair, with the log-probability of every site: what bounds and judges are made of."""
 
 import copy
+import math
+from numbers import Number
 
 import torch
 
@@ -15,16 +17,21 @@ class Traces:
     """One run of guide and model, discrete sites enumerated; log-probs `[enum..., (S,) B]`.
 
     Enumerated dimensions lie left of the particle and data dimensions, each site's in one of its
-    own. `weights()` are the probabilities of their combinations: q where the guide enumerates,
+    own. The probability of a combination of enumerated values is q where the guide enumerates, and
     the exact conditional posterior where the model does.
+
+    Log-probs are unscaled, and so are probabilities and importance weights. A site's scale (of a
+    subsampled plate, of `poutine.scale`) multiplies a finished term, once: see `site_terms` and
+    `common_scale`. A mask removes a log-prob from the terms. It does not change how a value is
+    drawn or summed.
     """
 
-    def __init__(self, model_trace, guide_trace, event_dims=1, scaled=False):
+    def __init__(self, model_trace, guide_trace, event_dims=1):
         self.model = {n: s for n, s in model_trace.nodes.items() if is_random(s)}
         self.factors = {n: s for n, s in model_trace.nodes.items() if is_factor(s)}
         # what a guide observes is no draw: its density is no part of q
         self.guide = {n: s for n, s in guide_trace.nodes.items() if is_latent(s)}
-        self.event_dims, self.scaled = event_dims, scaled
+        self.event_dims = event_dims
         self.enumerated_guide = {
             n: s["infer"]["_enumerate_dim"]
             for n, s in self.guide.items()
@@ -47,28 +54,37 @@ class Traces:
         return max(self.log_prob(site).shape[-1] for site in self.model.values())
 
     def log_prob(self, site):
-        """`[enum..., (S,) B]`; unscaled unless asked, masked elements zero."""
-        if self.scaled:
-            return site["log_prob"]
-        value = site["unscaled_log_prob"]
-        mask = site["mask"]
-        if mask is None or mask is True:
+        """`[enum..., (S,) B]`, unscaled; masked elements zero.
+
+        The probabilities of a latent that the model sums are not masked: their sum is one.
+        """
+        value, mask = site["unscaled_log_prob"], site["mask"]
+        summed = any(site is self.model[name] for name in self.enumerated_model)
+        if mask is None or mask is True or summed:
             return value
         return torch.where(torch.as_tensor(mask, device=value.device), value, value.new_zeros(()))
+
+    def common_scale(self, names=None, why="the objective"):
+        """The one scale of these sites, of model and guide (Default: of all).
+
+        Raises:
+            UserError: their scales differ.
+        """
+        sites = [
+            site
+            for program in (self.model, self.guide)
+            for name, site in program.items()
+            if names is None or name in names
+        ]
+        return _one_scale(sites, why)
 
     def _log_posterior(self):
         """`{site: log p(site | earlier ones, all the rest)}` over model-enumerated sites."""
         if not self.enumerated_model:
             return {}
         dims = list(self.enumerated_model.items())
-
-        def reached(name, p):
-            wide = any(p.dim() >= -d and p.shape[d] > 1 for _, d in dims)
-            return wide or name in self.enumerated_model
-
         # What no enumerated value reaches cancels; left in, hundreds of nats would cost digits.
-        log_probs = {name: self.log_prob(site) for name, site in self.model.items()}
-        joint = sum(p for name, p in log_probs.items() if reached(name, p))
+        joint = sum(self.log_prob(self.model[name]) for name in self._reached())
         result, before = {}, joint.logsumexp([d for _, d in dims], keepdim=True)
         for i, (name, _) in enumerate(dims):
             later = [d for _, d in dims[i + 1 :]]
@@ -77,14 +93,27 @@ class Traces:
             before = upto
         return result
 
+    def _reached(self):
+        """The model's sites that depend on a latent that the model sums, it among them."""
+        dims = self.enumerated_model.values()
+
+        def is_wide(value):
+            return any(value.dim() >= -d and value.shape[d] > 1 for d in dims)
+
+        return [
+            name
+            for name, site in self.model.items()
+            if name in self.enumerated_model or is_wide(site["unscaled_log_prob"])
+        ]
+
     def _weights(self, posterior):
         """Probability of each combination of enumerated values, `[enum..., (S,) B]`, or None."""
         if not self.enumerated:
             return None
-        log_w = sum(self.log_prob(self.guide[n]) for n in self.enumerated_guide)
+        log_w = sum(self.guide[n]["unscaled_log_prob"] for n in self.enumerated_guide)
         return (log_w + sum(posterior.values())).exp()
 
-    def site_terms(self, analytic_kl=False):
+    def site_terms(self, analytic_kl=False, scaled=False):
         r"""`{site: [(S,) B]}` in nats, summing to the ELBO; differentiable.
 
         An observed site: :math:`E \log p`. A latent: :math:`E[\log p - \log q]`, minus its KL. A
@@ -95,19 +124,37 @@ class Traces:
         With `analytic_kl`, a latent's KL given its parents is in closed form instead of a sample of it:
         where torch has one, and its prior depends on no latent that the model sums, or that the guide
         samples after it.
+
+        With `scaled`, each log-prob is multiplied by its site's scale, as in Pyro's ELBOs. The
+        probabilities of enumerated values are not.
+
+        Raises:
+            UserError: with `scaled`, sites of different scales beneath a latent that the model sums.
         """
         posterior = self._log_posterior()
         weights = self._weights(posterior)
+        if posterior and scaled:
+            summed = f"the sum over {', '.join(map(repr, posterior))} in the model"
+            common = _one_scale([self.model[name] for name in self._reached()], summed)
+
+        def with_scale(value, scale):
+            return value if not scaled or _is_one(scale) else value * scale
+
         terms = {}
-        gains = {name: self.log_prob(site) for name, site in self.model.items()}
+        gains = {n: with_scale(self.log_prob(s), s["scale"]) for n, s in self.model.items()}
         for name, site in self.guide.items():
             owner = self.auxiliary.get(name, name)
-            gains[owner] = gains.get(owner, 0.0) - self.log_prob(site)
+            log_q = with_scale(self.log_prob(site), site["scale"])
+            gains[owner] = gains.get(owner, 0.0) - log_q
         for name, log_posterior in posterior.items():
-            gains[name] = gains[name] - log_posterior
+            gains[name] = gains[name] - with_scale(log_posterior, common if scaled else 1.0)
         if analytic_kl:
             closed = {name: self._closed_form(name) for name in self.model}
-            gains |= {name: -kl for name, kl in closed.items() if kl is not None}
+            gains |= {
+                name: -with_scale(kl, self.model[name]["scale"])
+                for name, kl in closed.items()
+                if kl is not None
+            }
         for name, term in gains.items():
             if weights is not None:
                 # A combination of probability 0 contributes 0, also where its log-prob is -inf.
@@ -123,7 +170,7 @@ class Traces:
         return sum(self.site_terms().values())
 
     def _closed_form(self, name):
-        """`[enum..., (S,) B]`: KL(q || p) of a latent's two laws; None where a sample must do."""
+        """`[enum..., (S,) B]`: KL(q || p) of a latent, unscaled; None where a sample must do."""
         if name not in self.guide or name in (*self.enumerated, *self.auxiliary.values()):
             return None
         p, q = self.model[name], self.guide[name]
@@ -136,10 +183,9 @@ class Traces:
         if p["mask"] is not None or q["mask"] is not None or not _same(p["scale"], q["scale"]):
             return None
         try:
-            kl = torch.distributions.kl_divergence(q["fn"], p["fn"])
+            return _of_each_run(p, torch.distributions.kl_divergence, q, p)
         except NotImplementedError:
             return None
-        return kl * p["scale"] if self.scaled else kl
 
     def expectation(self, value, shape=()):
         """`E[value]` over the enumerated latents, for a value `[enum..., (S,) B, *shape]`."""
@@ -206,6 +252,10 @@ class Traces:
         The model's joint over the density of the guide's *sampled* sites only.
         """
         log_p = sum(self.log_prob(s) for s in self.model.values())
+        for name in self.enumerated_guide:  # where q(y) is masked, so is p(y): the sum is E_q
+            site = self.guide[name]
+            if site["mask"] is not None:
+                log_p = log_p + site["unscaled_log_prob"] - self.log_prob(site)
         return log_p - sum(self.log_prob(s) for s in self.sampled.values())
 
     def log_weight(self):
@@ -217,10 +267,7 @@ class Traces:
     def of_distribution(self, name, function):
         """`[enum..., (S,) B, *event]`: `function` of the distribution of one of the model's sites."""
         site = self.model[name]
-        if "runs" not in site:
-            return function(site["fn"])
-        distributions, stack = site["runs"]
-        return stack([function(fn) for fn in distributions], len(site["fn"].event_shape))
+        return _of_each_run(site, function, site, event_dim=len(site["fn"].event_shape))
 
     def holding(self, names):
         """The same run, in which the log-probs of these sites of the guide are constants."""
@@ -229,6 +276,15 @@ class Traces:
         held = {n: {**self.guide[n], **{k: self.guide[n][k].detach() for k in keys}} for n in names}
         new.guide = {**self.guide, **held}
         return new
+
+
+def _of_each_run(site, function, *sites, event_dim=0):
+    """`function` of the sites' distributions, of every run that a gathered site comes from."""
+    if "runs" not in site:
+        return function(*(s["fn"] for s in sites))
+    stack = site["runs"][1]
+    every = zip(*(s["runs"][0] for s in sites), strict=True)
+    return stack([function(*distributions) for distributions in every], event_dim)
 
 
 def _owner(name, site, model):
@@ -243,5 +299,24 @@ def _owner(name, site, model):
 
 
 def _same(a, b):
-    """Whether two scales are one, without a look at a tensor's values."""
-    return a is b or not (torch.is_tensor(a) or torch.is_tensor(b)) and a == b
+    """Whether two scales are equal, up to the rounding of their factors' order."""
+    if a is b:
+        return True
+    if torch.is_tensor(a) or torch.is_tensor(b):
+        return bool(((a - b).abs() <= 1e-5 * (a.abs() if torch.is_tensor(a) else abs(a))).all())
+    return math.isclose(a, b, rel_tol=1e-9)
+
+
+def _is_one(scale):
+    return isinstance(scale, Number) and scale == 1
+
+
+def _one_scale(sites, why):
+    """The scale that all of these sites have."""
+    scales = [site["scale"] for site in sites]
+    if any(not _same(scales[0], scale) for scale in scales[1:]):
+        raise UserError(
+            f"{why} needs one scale at every site that it joins: no poutine.scale on some of them "
+            "(beta= weighs the KL of single latents)"
+        )
+    return scales[0]

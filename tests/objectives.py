@@ -12,8 +12,14 @@ from pyro_vae.pair import accepting
 
 DATA, NODES = 2, 40  # columns of x; nodes of the quadrature along each draw
 SMALL = MLP(hidden=(4,), activation="tanh")
-GUIDES = {"vae": None, "model-side": None, "guide-side": {"y": ["x"], "z": ["x", "y"]}}
-PARTICLES = {"vae": 2, "model-side": 2, "guide-side": 1}  # two draws of z a datum, in each case
+GUIDES = {
+    "vae": None,
+    "model-side": None,
+    "guide-side": {"y": ["x"], "z": ["x", "y"]},
+    "y-after-z": {"z": ["x"], "y": ["z"]},
+}
+# two draws of z per data point, in each case
+PARTICLES = {"vae": 2, "model-side": 2, "guide-side": 1, "y-after-z": 2}
 
 
 def parameters_of(*pair):
@@ -74,19 +80,20 @@ def datum():
 
 
 def quadrature(case, model, guide, detach_draws=False):
-    """`(weights [G], log_w [E, G], log_q [E, G], log_pi [E])` on a grid of two draws of z.
+    """`(weights [G], log_w [E, G], log_q [E, G], log_pi [E, 1 or G])` on a grid of two draws of z.
 
-    `E` counts the entries of the bound: two particles of z, or of one particle the z of each y, whose
-    probability is then `log_pi`. The draws are functions of the guide's parameters.
+    `E` counts the entries of the bound: two particles of z; or of one particle the z of each y; or
+    each y at each of two particles. `log_pi` is the probability of an entry's y in the guide. The
+    draws are functions of the guide's parameters.
     """
     t, w = np.polynomial.hermite_e.hermegauss(NODES)
     t, w = torch.as_tensor(t), torch.as_tensor(w / w.sum())
     grid = torch.stack(torch.meshgrid(t, t, indexing="ij")).reshape(2, -1)
     weights = (w[:, None] * w).reshape(-1)
     x, eye = datum(), torch.eye(2, dtype=torch.float64)
-    log_pi = torch.zeros(2, dtype=torch.float64)
+    log_pi = torch.zeros(2, 1, dtype=torch.float64)
     if case == "guide-side":
-        q, log_pi = guide.factors["z"](x=x, y=eye), guide.factors["y"](x=x).logits[0]
+        q, log_pi = guide.factors["z"](x=x, y=eye), guide.factors["y"](x=x).logits.T
     else:
         q = guide.factors["z"](x=x)
     loc, scale = q.base_dist.loc.squeeze(-1), q.base_dist.scale.squeeze(-1)
@@ -103,6 +110,9 @@ def quadrature(case, model, guide, detach_draws=False):
         prior = prior[0][:, None, None] + torch.distributions.Normal(loc, scale).log_prob(z)
         if case == "model-side":
             log_p = log_p + prior.logsumexp(0)
+        elif case == "y-after-z":
+            log_p, log_q = (log_p + prior).flatten(0, 1), log_q.repeat(2, 1)
+            log_pi = guide.factors["y"](z=z.unsqueeze(-1)).logits.movedim(-1, 0).flatten(0, 1)
         else:
             log_p = log_p + prior.diagonal().mT  # entry e has y = e
     return weights, log_p - log_q, log_q, log_pi

@@ -355,9 +355,15 @@ def test_a_relaxed_y_trains_and_reaches_every_parameter():
 
 
 def test_a_relaxed_y_trains_under_pyros_validation():
+    """Its values are in no categorical's support, yet nothing is refused and nothing changes."""
     model, x = mixture_vae(), binary()
     guide = shu_guides(model)["relaxed"]
-    loss_and_gradients(model, guide, list(guide.parameters()), x=x)
+    parameters, found = [*model.parameters(), *guide.parameters()], []
+    for validate in (False, True):
+        with pyro.validation_enabled(validate):
+            found.append(loss_and_gradients(model, guide, parameters, x=x))
+    torch.testing.assert_close(found[1], found[0], rtol=0, atol=0)
+    assert all(g.abs().sum() > 0 for g in found[1][1])
 
 
 def test_a_relaxed_y_nears_a_vertex_of_the_simplex_as_its_temperature_falls():

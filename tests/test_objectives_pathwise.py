@@ -7,13 +7,23 @@ import pyro.distributions as dist
 import pytest
 import torch
 import torch.nn as nn
-from objectives import assert_mean_is, datum, gradients, parameters_of, tiny_pair
+from objectives import (
+    GUIDES,
+    PARTICLES,
+    assert_mean_is,
+    datum,
+    flat_gradient,
+    gradients,
+    parameters_of,
+    quadrature,
+    tiny_pair,
+)
 from pyro.infer.autoguide import AutoNormal
 from test_objective import assert_same, batch, every_method, pair, value_and_gradients
 
 import pyro_vae as pv
 from pyro_vae.conditionals.families import GumbelSoftmax, LinearOneHotCategorical
-from pyro_vae.objectives import ELBO, IWAE, STL, DReG
+from pyro_vae.objectives import ELBO, IWAE, STL, DReG, Renyi
 from pyro_vae.train.recorded import leaves_of
 
 STRUCTURED = {  # what makes each of them a case of its own
@@ -47,6 +57,24 @@ def assert_same_mean(one, other):
 # ------------------------------------------------------------------------------ the mean
 
 
+@pytest.mark.parametrize("case", GUIDES)
+@pytest.mark.parametrize("kind", ["elbo", "stl", "renyi"])
+def test_the_elbos_mean_gradient_is_quadratures(case, kind):
+    model, guide = tiny_pair(case)
+    particles = PARTICLES[case]
+    objective = {
+        "elbo": ELBO(beta=1 + 1e-14, num_particles=particles),
+        "stl": STL(num_particles=particles),
+        "renyi": Renyi(1, particles),
+    }[kind]
+    weights, log_w, _, log_pi = quadrature(case, model, guide)
+    elbo = (log_pi.exp() * (log_w - log_pi)).sum(0) / particles
+    parameters = parameters_of(model, guide)
+    exact = flat_gradient(-(weights * elbo).sum(), parameters)
+    data = {"x": datum().expand(500, -1)}
+    assert_mean_is(gradients(objective, (model, guide), data, parameters), exact)
+
+
 @pytest.mark.parametrize("name", STRUCTURED)
 def test_stls_mean_gradient_is_the_elbos(name):
     elbo, stl = compare((ELBO, STL), name, {"num_particles": 2}, **STRUCTURED[name])
@@ -56,6 +84,7 @@ def test_stls_mean_gradient_is_the_elbos(name):
 
 @pytest.mark.parametrize("name", [n for n in STRUCTURED if n not in ("m1-m2", "mixture-posterior")])
 def test_dregs_mean_gradient_is_the_iwaes(name):
+    """Both are also compared with quadrature, in test_objectives_weighted."""
     iwae, dreg = compare((IWAE, DReG), name, {"num_particles": 3}, **STRUCTURED[name])
     assert not torch.allclose(iwae, dreg)
     assert_same_mean(dreg, iwae)

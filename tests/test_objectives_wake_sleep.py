@@ -1,5 +1,9 @@
 """Reweighted wake-sleep: the model's gradient is the IWAE's, the guide's the posterior's."""
 
+import warnings
+
+import pyro
+import pyro.distributions as dist
 import pytest
 import torch
 from objectives import (
@@ -14,10 +18,12 @@ from objectives import (
     tiny_pair,
 )
 from pyro import poutine
+from pyro.infer import TraceEnum_ELBO
 from test_objective import batch, every_method, pair, value_and_gradients
 
 import pyro_vae as pv
 from pyro_vae.objectives import IWAE, RWS
+from pyro_vae.pair import accepting
 
 
 @every_method
@@ -40,12 +46,36 @@ def test_the_guides_mean_gradient_is_quadratures(case):
     model, guide = tiny_pair(case)
     weights, log_w, log_q, log_pi = quadrature(case, model, guide, detach_draws=True)
     share = log_w.softmax(0).detach()
-    loss = -(weights * (share * (log_q + log_pi[:, None])).sum(0)).sum()
+    loss = -(weights * (share * (log_q + log_pi)).sum(0)).sum()
     parameters = parameters_of(guide)
     exact = flat_gradient(loss, parameters)
     data = {"x": datum().expand(500, -1)}
     found = gradients(RWS(PARTICLES[case]), (model, guide), data, parameters)
     assert_mean_is(found, exact)
+
+
+@pytest.mark.parametrize("sleep", [0.0, 0.5])
+@pytest.mark.parametrize("name", ["gsnn", "semi-amortised"])
+def test_parameters_of_the_model_that_the_guide_reads_have_the_models_gradient_alone(name, sleep):
+    """The prior as a guide would else count p(z)'s gradient twice."""
+    model, guide = pair(name)
+    _, found = value_and_gradients(RWS(3, sleep), model, guide)
+    torch.manual_seed(3)
+    enum = TraceEnum_ELBO(num_particles=3, vectorize_particles=True, max_plate_nesting=1)
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")  # nothing is enumerated
+        programs = accepting(model), accepting(guide)
+        _, q = next(enum._get_traces(*programs, (), batch()))
+    z, data = q.nodes["z"]["value"].detach(), batch()
+    log_p = model.p_z(**{k: data[k] for k in getattr(model.p_z, "given", ())}).log_prob(z)
+    values = {"z": z, "c": data["c"]}
+    log_p = log_p + model.p_x(**{k: values[k] for k in model.p_x.given}).log_prob(data["x"])
+    weights = (log_p - q.nodes["z"]["log_prob"]).softmax(0).detach()
+    parameters = parameters_of(model)
+    wanted = flat_gradient(-(weights * log_p).sum(), parameters)
+    gradient = torch.cat([g.flatten() for g in found[: len(parameters)]])
+    torch.testing.assert_close(gradient, wanted, rtol=1e-8, atol=1e-10)
+    assert wanted.abs().max() > 0.1
 
 
 def test_a_sampled_latent_is_fitted_as_a_summed_one_is():
@@ -96,6 +126,15 @@ def test_what_it_cannot_do_it_refuses():
     model, guide = pair("vae-per-datum")
     with pytest.raises(pv.UserError, match="asks the guide of made-up data, but .* needs index"):
         value_and_gradients(RWS(sleep=0.5), model, guide)
+    rows = torch.zeros(20, 2, dtype=torch.float64, requires_grad=True)
+
+    def of_rows(x, index):
+        with pyro.plate("data", len(x)):
+            pyro.sample("z", dist.Normal(rows[index], 1.0).to_event(1))
+
+    model, _ = pair("vae")
+    with pytest.raises(pv.UserError, match="made-up data, but .* argument: 'index'"):
+        value_and_gradients(RWS(sleep=0.5), model, of_rows)
     model, guide = pair("m2")
     y = torch.eye(3, dtype=torch.float64)[[0, 1, 2, 0, 1, 2]]
     with pytest.raises(pv.UserError, match=r"one observed site, x; the model has \['x', 'y'\]"):

@@ -9,6 +9,7 @@ import torch
 from objectives import (
     GUIDES,
     PARTICLES,
+    SMALL,
     Coins,
     assert_mean_is,
     datum,
@@ -19,12 +20,14 @@ from objectives import (
     tiny_pair,
 )
 from pyro import poutine
+from pyro.infer import TraceEnum_ELBO
 from test_objective import N, assert_same, batch, every_method, pair, value_and_gradients
 
 import pyro_vae as pv
 from pyro_vae import methods
 from pyro_vae.evaluate import likelihood
 from pyro_vae.objectives import ELBO, IWAE, DReG, Renyi
+from pyro_vae.pair import accepting
 from pyro_vae.traces import run
 
 SUMMED_IN_GUIDE = [
@@ -61,12 +64,13 @@ def test_of_one_particle_it_is_the_elbo_with_every_gradient(name):
 @pytest.mark.parametrize("case", GUIDES)
 @pytest.mark.parametrize("objective", [IWAE, DReG])
 def test_its_mean_gradient_is_quadratures(case, objective):
-    """DReG's too; and q(y | x), summed in the guide, is fitted to the weights besides."""
+    """DReG's too; and q(y | .), summed in the guide, is fitted to the weights at fixed draws."""
     model, guide = tiny_pair(case)
-    weights, log_w, _, log_pi = quadrature(case, model, guide)
+    weights, log_w, _, _ = quadrature(case, model, guide)
+    log_pi = quadrature(case, model, guide, detach_draws=True)[-1]
     loss = -(weights * (log_w.logsumexp(0) - math.log(PARTICLES[case]))).sum()
     share = log_w.softmax(0).detach()
-    fit = -(weights.detach() * (share * log_pi[:, None]).sum(0)).sum()
+    fit = -(weights * (share * log_pi).sum(0)).sum()
     parameters = parameters_of(model, guide)
     exact = flat_gradient(loss + fit, parameters)
     found = gradients(objective(PARTICLES[case]), (model, guide), many(), parameters)
@@ -84,6 +88,91 @@ def test_siwae_is_the_iwae_of_a_stratified_mixture():
     log_pi = mixture.log_weights.T.unsqueeze(1)
     by_hand = (log_pi + log_p - mixture.log_prob(z)).flatten(0, 1).logsumexp(0) - math.log(2)
     torch.testing.assert_close(loss, -by_hand.sum().detach(), rtol=1e-12, atol=0)
+
+
+# ------------------------------------------- the fit of a latent summed in the guide
+
+CHAIN = {"w": ["x"], "z": ["x", "w"], "y": ["z", "w"]}  # y after two draws, one of the other
+
+
+def traces_by_hand(model, guide, particles):
+    """Pyro's own traces with the noise of `value_and_gradients`, and log w `[y, S, N]`."""
+    torch.manual_seed(3)
+    enum = TraceEnum_ELBO(
+        num_particles=particles, vectorize_particles=True, max_plate_nesting=1,
+        strict_enumeration_warning=False,
+    )  # fmt: skip
+    programs = accepting(model), accepting(guide)
+    p, q = next(enum._get_traces(*programs, (), batch()))
+    log_w = sum(s["log_prob"] for s in p.nodes.values() if s["type"] == "sample")
+    for site in q.nodes.values():
+        if site["type"] == "sample" and site["infer"].get("_enumerate_dim") is None:
+            log_w = log_w - site["log_prob"]
+    return q.nodes, log_w.reshape(-1, particles, N)
+
+
+def bound_of(log_w):
+    return (log_w.flatten(0, 1).logsumexp(0) - math.log(log_w.shape[1])).sum()
+
+
+def assert_gradients(found, loss, parameters):
+    wanted = torch.autograd.grad(loss, parameters, allow_unused=True, retain_graph=True)
+    for g, w in zip(found, wanted, strict=True):
+        torch.testing.assert_close(g, torch.zeros_like(g) if w is None else w, rtol=1e-8, atol=1e-9)
+
+
+def test_what_is_summed_after_a_chain_of_draws_is_fitted_at_fixed_draws():
+    """z <- w and y <- z, w: all factors but q(y) have the bound's gradient, draw by draw."""
+    model, _ = pair("gmvae")
+    guide = pv.guides.Guide(model, CHAIN, network=SMALL).double()
+    _, found = value_and_gradients(IWAE(3), model, guide)
+    parameters = parameters_of(model, guide)
+    q, log_w = traces_by_hand(model, guide, 3)
+    fixed = {name: q[name]["value"].detach() for name in ("w", "z")}
+    log_q = guide.factors["y"](**fixed).logits.movedim(-1, 0)
+    share = log_w.detach().flatten(0, 1).softmax(0).reshape(log_w.shape)
+    assert_gradients(found, -bound_of(log_w) - (share * log_q).sum(), parameters)
+    leaky = -bound_of(log_w) - (share * q["y"]["log_prob"]).sum()
+    with pytest.raises(AssertionError):
+        assert_gradients(found, leaky, parameters)
+
+
+@pytest.mark.parametrize("objective", [IWAE, DReG])
+@pytest.mark.parametrize("given", [{"y": ["x"], "z": ["x", "y"]}, {"z": ["x"], "y": ["z"]}])
+def test_the_steps_of_a_semi_amortised_guide_pass_no_fit_on_to_the_model(given, objective):
+    """Its numbers are functions of the model's parameters, which are trained for the bound alone."""
+    model, _ = pair("vade")
+    guide = pv.guides.Guide(model, given, network=SMALL)
+    guide = pv.guides.SemiAmortised(model, guide, steps=2, lr=0.1).double()
+    _, found = value_and_gradients(objective(1), model, guide)
+    if objective is DReG:  # the model's part, and what goes through the draws
+        _, at_draws = value_and_gradients(DReGWithoutFit(1), model, guide)
+        wanted = at_draws[: len(parameters_of(model))]
+        for a, b in zip(found, wanted, strict=False):
+            torch.testing.assert_close(a, b, rtol=1e-8, atol=1e-9)
+    else:
+        _, log_w = traces_by_hand(model, guide, 1)
+        parameters = parameters_of(model)
+        assert_gradients(found[: len(parameters)], -bound_of(log_w), parameters)
+    of_y = parameters_of(guide.guide.factors["y"])
+    gradient = dict(zip(map(id, parameters_of(model, guide)), found, strict=True))
+    assert all(gradient[id(p)].abs().max() > 1e-4 for p in of_y)
+
+
+class DReGWithoutFit(DReG):
+    def _fit_summed(self, traces, guide):
+        return 0.0
+
+
+def test_the_prior_as_a_guide_is_not_fitted():
+    """y and z are summed and drawn from the model's own prior: it has the bound's gradient once."""
+    model, _ = pair("vade")
+    guide = pv.guides.PriorGuide(model)
+    loss, found = value_and_gradients(IWAE(3), model, guide)
+    q, log_w = traces_by_hand(model, guide, 3)
+    assert q["y"]["infer"]["_enumerate_dim"] is not None
+    assert_gradients(found, -bound_of(log_w), parameters_of(model))
+    torch.testing.assert_close(loss, -bound_of(log_w).detach())
 
 
 # ------------------------------------------------------------------------------ Renyi
@@ -122,7 +211,7 @@ def test_renyi_of_order_minus_infinity_is_the_largest_weight():
 def test_renyis_mean_gradient_is_quadratures(case, alpha):
     model, guide = tiny_pair(case)
     weights, log_w, _, log_pi = quadrature(case, model, guide)
-    power = log_pi[:, None] + (1 - alpha) * (log_w - log_pi[:, None])
+    power = log_pi + (1 - alpha) * (log_w - log_pi)
     bound = (power.logsumexp(0) - math.log(PARTICLES[case])) / (1 - alpha)
     parameters = parameters_of(model, guide)
     exact = flat_gradient(-(weights * bound).sum(), parameters)
@@ -172,7 +261,7 @@ def test_one_scale_of_all_sites_scales_the_bound():
     torch.manual_seed(3)
     scaled = IWAE(3).differentiable_loss(*programs, batch()["x"])
     torch.testing.assert_close(scaled, 2.5 * loss, rtol=1e-12, atol=0)
-    with pytest.raises(pv.UserError, match="one scale at every site"):
+    with pytest.raises(pv.UserError, match="weight needs one scale at every site"):
         IWAE(3).differentiable_loss(programs[0], guide, batch()["x"])
 
 

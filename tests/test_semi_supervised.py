@@ -394,6 +394,13 @@ def test_a_users_pair_with_a_categorical_y_is_trained_with_labels(law, one_hot):
     assert run.history[-1]["loss"] < run.history[0]["loss"]
 
 
+def test_a_given_share_is_kept_and_a_counted_one_follows_the_labels():
+    given, counted = SemiSupervised(share=0.2), SemiSupervised()
+    for labels, share in ((LABELS, 4 / 7), (torch.tensor([0, -1]), 0.5)):
+        given.count(labels), counted.count(labels)
+        assert (given.share, counted.share) == (0.2, pytest.approx(share))
+
+
 def test_svi_steps_with_labels():
     model, guide = (m.float() for m in pair(fixed=False))
     svi = pyro.infer.SVI(model, guide, pyro.optim.Adam({"lr": 1e-2}), SemiSupervised(1.0, 0.5))

@@ -11,7 +11,7 @@ from ..conditionals import Conditional
 from ..conditionals.families import LOG_SCALE_BOUND
 from ..conditionals.likelihoods import STANDARDIZE
 from ..pair import device_of, eval_mode, untouched
-from ..traces import run
+from ..programs import trace_pair
 
 NEAR = 2.0  # times the bound: from here on the bound bends the scale
 
@@ -34,7 +34,7 @@ def warn_at_scale_floor(model, guide, batch):
         untouched(device_of(model, guide)),
         pyro.validation_enabled(False),
     ):
-        fn = run(model, guide, batch).model["x"]["fn"]
+        fn = trace_pair(model, guide, batch).model["x"]["fn"]
     base = getattr(fn, "base_dist", fn)
     if not isinstance(base, dist.Normal):
         return

@@ -23,21 +23,21 @@ class PriorGuide(Program):
 
     def __init__(self, model):
         super().__init__()
-        self._model = (model,)  # in a tuple, so that torch does not make it a submodule
+        self.borrowed = (model,)  # in a tuple, so that torch does not make it a submodule
 
     @property
     def stands_for(self):
         """What the pair's layout is remembered by: see `programs.layout`."""
-        return self._model[0], "prior"
+        return self.borrowed[0], "prior"
 
     @property
     def program_arguments(self):
         """What the model takes, as `pair.parameters_of` has it."""
-        return parameters_of(self._model[0])
+        return parameters_of(self.borrowed[0])
 
     def forward(self, *args, **kwargs):
         """Samples the model's latents, given the arguments of the model; `x` is its first one."""
-        (model,) = self._model
+        (model,) = self.borrowed
         names = list(self.program_arguments)
         data = "x" if "x" in names else names[0]
         batch = {**dict(zip(names, args, strict=False)), **kwargs}

@@ -49,7 +49,7 @@ class SemiAmortised(Program):
         if clip_norm is not None:
             positive(clip_norm=clip_norm)
         self.guide = guide
-        self._model = (model,)  # in a tuple, so that torch does not make it a submodule
+        self.borrowed = (model,)  # in a tuple, so that torch does not make it a submodule
         self.steps, self.lr, self.num_samples = steps, lr, num_samples
         self.clip_norm = clip_norm
 
@@ -87,7 +87,7 @@ class SemiAmortised(Program):
 
     def shifts(self, **batch):
         """What the steps add to each factor's numbers, `{latent: [B, size]}`."""
-        (model,) = self._model
+        (model,) = self.borrowed
         keep = torch.is_grad_enabled()  # back-propagate through the steps
         x = batch["x"]
         latents = [n for n in self.guide.factors if batch.get(n) is None]

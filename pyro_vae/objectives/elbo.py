@@ -7,6 +7,7 @@ from pyro.infer import TraceEnum_ELBO
 
 from ..errors import UserError, whole
 from ..traces import Traces
+from .surrogates import mean_of_others, score_function
 
 
 class ELBO(TraceEnum_ELBO):
@@ -32,6 +33,9 @@ class ELBO(TraceEnum_ELBO):
 
     All are properties of training: `evaluate` never sees them.
 
+    A scale (of a subsampled plate, of `poutine.scale`) multiplies a finished term, once. KL_l is
+    compared with :math:`\lambda_l` before that. Probabilities of summed latents are never scaled.
+
     Args:
         beta: one number, or `{latent: number}` (1 for the others).
         warmup: epochs, or `{latent: epochs}`.
@@ -44,8 +48,6 @@ class ELBO(TraceEnum_ELBO):
             It adds no bias.
         analytic_kl: see above.
     """
-
-    _scaled = True  # whether the terms have Pyro's scales in them
 
     def __init__(
         self,
@@ -124,7 +126,7 @@ class ELBO(TraceEnum_ELBO):
         found = list(self._get_traces(model, guide, args, kwargs))
         if len(found) > 1:
             raise UserError("enumerate discrete latents in 'parallel': 'sequential' has no one run")
-        return Traces(*found[0], event_dims=self.max_plate_nesting, scaled=self._scaled)
+        return Traces(*found[0], event_dims=self.max_plate_nesting)
 
     def _loss(self, traces):
         cost = self._cost(traces)
@@ -136,7 +138,7 @@ class ELBO(TraceEnum_ELBO):
 
     def _cost(self, traces):
         """`[(S,) B]`: the negative bound of each particle and datum, weighted and constrained."""
-        terms = traces.site_terms(self.analytic_kl)
+        terms = traces.site_terms(self.analytic_kl, scaled=True)
         latents = {n for n, s in traces.model.items() if not s["is_observed"]}
         for name in set(terms) - set(traces.model):
             raise UserError(
@@ -155,7 +157,10 @@ class ELBO(TraceEnum_ELBO):
             kl = -term
             if name in self.free_bits:
                 # at the constraint the KL's gradient is zero, its value the constraint's
-                kl = torch.where(kl.mean() > self.free_bits[name], kl, self.free_bits[name])
+                parts = {name, *(n for n, owner in traces.auxiliary.items() if owner == name)}
+                scale = traces.common_scale(parts, f"free_bits of {name!r}")
+                level = self.free_bits[name]
+                kl = torch.where((kl / scale).mean() > level, kl, level * scale)
             cost = cost + self.beta_of(name) * kl
         return cost
 
@@ -183,33 +188,3 @@ class ELBO(TraceEnum_ELBO):
             **({"leave_one_out": True} if self.leave_one_out else {}),
             "analytic_kl": self.analytic_kl,
         }
-
-
-def mean_of_others(values):
-    """Of `values [S, B]`, for each the mean of the same datum's others: a baseline free of bias.
-
-    With S = 1, of the other data's.
-    """
-    dim = 0 if len(values) > 1 else 1
-    others = max(values.shape[dim] - 1, 1)
-    return (values.sum(dim, keepdim=True) - values) / others
-
-
-def score_function(traces, signal):
-    r"""Zero, with the gradient :math:`\sum \mathrm{signal}\, \nabla \log q` (REINFORCE).
-
-    Of the guide's sites that are sampled without a reparameterised gradient; `signal [S, B]` is the
-    loss to lower, less a baseline.
-    """
-    surrogate = 0.0
-    for name, site in traces.sampled.items():
-        if site["fn"].has_rsample:
-            continue
-        log_q = traces.log_prob(site)
-        if log_q.dim() > traces.event_dims:
-            raise UserError(
-                f"{name!r} is sampled without a reparameterised gradient beneath an enumerated "
-                "latent: enumerate it too"
-            )
-        surrogate = surrogate + ((log_q - log_q.detach()) * signal).sum()
-    return surrogate

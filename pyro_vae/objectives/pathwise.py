@@ -8,7 +8,7 @@ from ..conditionals.mixtures import Stratum
 from ..errors import UserError
 from ..pair import is_subsample
 from .elbo import ELBO
-from .weighted import IWAE, scale_of
+from .weighted import IWAE
 
 
 class STL(ELBO):
@@ -102,10 +102,8 @@ class DReG(IWAE):
             if not isinstance(fn, Stratum):
                 share = weights.sum_to_size(fn.batch_shape)
                 shares[name] = share.reshape(fn.batch_shape + (1,) * fn.event_dim)
-        besides = scale_of(traces) * self._besides(traces)
-        bound = self._loss(traces) - besides
-        loss = self._loss(traces.holding(shares))
-        return loss + cut.path(bound, shares) + cut.path(besides)
+        fit = self._fit_summed(traces, guide)  # it takes the draws as fixed: it has no path
+        return self._loss(traces.holding(shares)) + cut.path(self._loss(traces), shares) + fit
 
 
 class Cut(Messenger):

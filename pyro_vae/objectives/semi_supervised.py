@@ -2,6 +2,7 @@
 
 import torch
 import torch.distributions as td
+from pyro.distributions.util import scale_and_mask
 from pyro.poutine.messenger import Messenger
 
 from ..conditionals.families import GumbelSoftmax
@@ -30,7 +31,8 @@ class SemiSupervised(ELBO):
     So shapes are fixed, nothing waits for a GPU, and it works for a y that the guide enumerates,
     samples (score function) or relaxes, in a user's pair too. :math:`-\log q(y|x)` is taken from
     what was replaced. Where y has the parent a, sampled before it (the auxiliary model), the term is
-    its mean over a, which bounds :math:`-\log q(y|x)` from above.
+    its mean over a, which bounds :math:`-\log q(y|x)` from above. A scale or a mask of the guide's y
+    is the term's as well.
 
     Where the model sums y (VaDE, GMVAE), a labelled row has log p(x, y) in the place of log p(x):
     the indicator of the label is added to log p(y). There is no q(y | x) then, and no classification
@@ -60,13 +62,19 @@ class SemiSupervised(ELBO):
         if share is not None and not 0 <= share <= 1:
             raise UserError(f"share, of the data that are labelled, lies in [0, 1]: {share}")
         self.alpha, self.share, self.latent = alpha, share, latent
+        self._counts = share is None
         self.top = -1  # the highest label, as far as known
 
     def count(self, labels):
-        """Take the share of labelled data from the training labels; None: there are none."""
+        """Take the share of labelled data, if not given, from the training labels.
+
+        Raises:
+            UserError: `labels` is None.
+        """
         if labels is None:
             raise UserError("the semi-supervised objective needs labels y (-1: not labelled)")
-        self.share = float((labels >= 0).double().mean())
+        if self._counts:
+            self.share = float((labels >= 0).double().mean())
         self.top = int(labels.max())
 
     def differentiable_loss(self, model, guide, *args, y=None, **kwargs):
@@ -111,7 +119,8 @@ class SemiSupervised(ELBO):
 class _InGuide(Messenger):
     """At one site of a guide: certainty of the label, in the rows that have one.
 
-    `log_q [..., B]` is then what the law gave to the labels before, 0 in the other rows.
+    `log_q [..., B]` is then what the law gave to the labels before, 0 in the other rows; with the
+    site's scale and mask.
     """
 
     def __init__(self, latent, labels, top):
@@ -132,6 +141,10 @@ class _InGuide(Messenger):
             msg["fn"] = GumbelSoftmax(fn.temperature, logits=logits, validate_args=False)
         else:
             msg["fn"] = type(fn)(logits=logits)
+
+    def _pyro_post_sample(self, msg):
+        if msg["name"] == self.latent:
+            self.log_q = scale_and_mask(self.log_q, msg["scale"], msg["mask"])
 
     def check(self, msg):
         fn, allowed = msg["fn"], (td.OneHotCategorical, td.Categorical, GumbelSoftmax)
@@ -171,6 +184,8 @@ class _InModel(Messenger):
         pin.check(msg)
         pin.in_model = True
         one_hot, labelled = pin.rows(msg["fn"])
+        if isinstance(msg["mask"], torch.Tensor):  # a masked row has no term, so no label either
+            labelled = labelled & msg["mask"].unsqueeze(-1)
         logits = msg["fn"].logits
         logits = torch.where(labelled, logits + (one_hot - 1) * IMPOSSIBLE, logits)
         law = type(msg["fn"])(logits=logits)

@@ -7,7 +7,8 @@ from pyro.poutine.messenger import Messenger
 from ..errors import UserError
 from ..pair import is_subsample
 from ..programs.handlers import Substitute
-from .weighted import IWAE, scale_of
+from .surrogates import borrowed_parameters, with_fixed
+from .weighted import IWAE
 
 
 class RWS(IWAE):
@@ -20,7 +21,9 @@ class RWS(IWAE):
 
     The model's is the IWAE's. The guide's lowers KL(p(z | x) || q), estimated with a bias that falls
     as 1/S; it needs no reparameterisation, so a latent with `discrete="score"` is simply sampled.
-    Latents summed on either side are summed. The loss that is reported is the IWAE's.
+    Latents summed on either side are summed. The loss that is reported is the IWAE's. Parameters
+    of the model that the guide reads and does not own (`PriorGuide`, `SemiAmortised`) have the
+    model's gradient alone.
 
     In the sleep phase the guide is fitted to what the model makes up, without bias but for the
     model's own: :math:`-\log q_\phi(z \mid x)` at a draw of z and x from p.
@@ -46,20 +49,15 @@ class RWS(IWAE):
         """Sum over the minibatch, in nats."""
         with _Fixed():
             traces = self._run(model, guide, args, kwargs)
-        loss = self._loss(traces)
-        if self.sleep:
-            fit = self._asleep(model, guide, args, kwargs)
-            loss = loss + self.sleep * (fit - fit.detach())
-        return loss
-
-    def _loss(self, traces):
-        at_draws = traces.holding(traces.sampled)
-        bound = self._bound(self._by_particle(at_draws)).sum()
         fit = 0.0
         if traces.guide:
-            log_q = self._wide(traces, sum(traces.log_prob(s) for s in traces.guide.values()))
-            fit = (self._shares(traces) * (log_q - log_q.detach())).sum()
-        return -scale_of(traces) * (bound + (1 - self.sleep) * fit)
+            fit = (1 - self.sleep) * self._fit(traces, traces.guide.values())
+        if self.sleep:
+            asleep = self._asleep(model, guide, args, kwargs)
+            fit = fit + self.sleep * (asleep - asleep.detach())
+        return self._loss(traces.holding(traces.sampled)) + with_fixed(
+            fit, borrowed_parameters(guide)
+        )
 
     def _asleep(self, model, guide, args, kwargs):
         """`-log q` of the latents that the model made up, at the data that it made of them."""
@@ -77,10 +75,10 @@ class RWS(IWAE):
         kwargs = {**kwargs, "x": x} if "x" in kwargs else kwargs
         kwargs.pop("index", None)  # made-up data are none of the training data
         try:
-            return (
-                -poutine.trace(Substitute(values)(guide)).get_trace(*args, **kwargs).log_prob_sum()
-            )
-        except UserError as e:
+            return -poutine.trace(Substitute(values)(guide)).get_trace(*args, **kwargs).log_prob_sum()
+        except (UserError, TypeError) as e:
+            if isinstance(e, TypeError) and "'index'" not in str(e):
+                raise
             raise UserError(f"the sleep phase asks the guide of made-up data, but {e}") from e
 
     def describe(self):

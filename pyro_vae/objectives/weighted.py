@@ -7,7 +7,8 @@ import torch
 
 from ..conditionals.families import GumbelSoftmax
 from ..errors import UserError
-from .elbo import ELBO, mean_of_others, score_function
+from .elbo import ELBO
+from .surrogates import borrowed_parameters, mean_of_others, score_function, with_fixed
 
 
 class IWAE(ELBO):
@@ -22,7 +23,8 @@ class IWAE(ELBO):
 
     * A latent summed in the guide drops out: what is summed does not depend on q(y | x). That
       factor is fitted besides, to the weights, by :math:`-\sum_{s,y} \bar w_{sy} \log q(y \mid
-      \cdot)`, the share :math:`\bar w` held fixed (value 0: the loss is the bound's).
+      \cdot)`, the share :math:`\bar w` and the draws held fixed (value 0: the loss is the bound's).
+      So the other factors, and the model, have the bound's gradient alone.
     * A latent sampled without reparameterisation has the score function's gradient, its baseline
       the bound without that particle (VIMCO, arXiv 1602.06725).
     * With the stratified `MixtureOfNormals` as guide it is SIWAE (arXiv 2003.01687).
@@ -36,7 +38,7 @@ class IWAE(ELBO):
         UserError: a relaxed latent, which has no importance weight; sites with scales of their own.
     """
 
-    name, _scaled = "iwae", False
+    name = "iwae"
 
     def __init__(self, num_particles=5):
         super().__init__(num_particles=num_particles)
@@ -46,22 +48,23 @@ class IWAE(ELBO):
 
     def _run(self, model, guide, args, kwargs):
         traces = super()._run(model, guide, args, kwargs)
-        sites = [*traces.model.items(), *traces.guide.items()]
-        for name, site in sites:
+        for name, site in [*traces.model.items(), *traces.guide.items()]:
             if isinstance(site["fn"], GumbelSoftmax):
                 raise UserError(
                     f"{name!r} is relaxed, and so has no importance weight: discrete='enumerate' or "
                     "'score', or the ELBO"
                 )
-        if len({site["scale"] for _, site in sites}) > 1:
-            raise UserError(
-                "importance weights need one scale at every site: no poutine.scale on some of them"
-            )
+        traces.common_scale(why="an importance weight")
         return traces
+
+    def differentiable_loss(self, model, guide, *args, **kwargs):
+        """Sum over the minibatch, in nats."""
+        traces = self._run(model, guide, args, kwargs)
+        return self._loss(traces) + self._score(traces) + self._fit_summed(traces, guide)
 
     def _loss(self, traces):
         bound = self._bound(self._by_particle(traces))
-        return scale_of(traces) * (self._besides(traces) - bound.sum())
+        return -(traces.common_scale() * bound).sum()
 
     def _by_particle(self, traces):
         """`[S, B]`: what the bound is taken of, log w."""
@@ -71,11 +74,8 @@ class IWAE(ELBO):
         """The bound from particles along `dim` of `log_w`."""
         return log_w.logsumexp(dim) - math.log(self.num_particles)
 
-    def _besides(self, traces):
-        """Zero, with the gradients that the bound itself does not have."""
-        return self._score(traces) + self._fit_summed(traces)
-
     def _score(self, traces):
+        """Zero, with the gradient of the draws that are not reparameterised."""
         if all(s["fn"].has_rsample for s in traces.sampled.values()):
             return 0.0
         with torch.no_grad():
@@ -86,16 +86,24 @@ class IWAE(ELBO):
             else:
                 own = torch.eye(len(log_w), dtype=torch.bool, device=log_w.device).unsqueeze(-1)
                 baseline = self._bound(torch.where(own, mean_of_others(log_w), log_w), dim=1)
-        return score_function(traces, baseline - bound)
+            signal = traces.common_scale() * (baseline - bound)
+        return score_function(traces, signal)
 
-    def _fit_summed(self, traces):
+    def _fit_summed(self, traces, guide):
+        """Zero, with the gradient that fits latents summed in the guide to the weights."""
         summed = [
             s for n, s in traces.guide.items() if n in traces.enumerated_guide and n in traces.model
         ]
         if not summed:
             return 0.0
-        log_q = self._wide(traces, sum(traces.log_prob(s) for s in summed))
-        return -(self._shares(traces) * (log_q - log_q.detach())).sum()
+        draws = [s["value"] for s in traces.sampled.values()]  # in the order of sampling
+        return with_fixed(self._fit(traces, summed), [*borrowed_parameters(guide), *draws])
+
+    def _fit(self, traces, sites):
+        """Zero, with the gradient of the weighted sum of -log q of these sites of the guide."""
+        log_q = self._wide(traces, sum(traces.log_prob(s) for s in sites))
+        weights = traces.common_scale() * self._shares(traces)
+        return -(weights * (log_q - log_q.detach())).sum()
 
     def _shares(self, traces):
         """`[enum..., S, B]`: each entry's part of the datum's total weight, a constant."""
@@ -146,7 +154,7 @@ class Renyi(IWAE):
         log_w = traces.log_weights()
         in_model = [d for d in traces.enumerated_model.values() if log_w.dim() >= -d]
         log_w = log_w.logsumexp(in_model, keepdim=True) if in_model else log_w
-        log_q = sum(traces.log_prob(traces.guide[n]) for n in traces.enumerated_guide)
+        log_q = sum(traces.guide[n]["unscaled_log_prob"] for n in traces.enumerated_guide)
         log_w, log_q = self._wide(traces, log_w), self._wide(traces, log_q)
         if self.alpha == 1:
             return ((log_w - log_q) * log_q.exp()).flatten(0, -3).sum(0)
@@ -165,16 +173,11 @@ class Renyi(IWAE):
             return log_w.amax(dim)
         return super()._bound(log_w, dim) / (1 - self.alpha)
 
-    def _fit_summed(self, traces):
-        return super()._fit_summed(traces) if self.alpha == 0 else 0.0
+    def _fit_summed(self, traces, guide):
+        return super()._fit_summed(traces, guide) if self.alpha == 0 else 0.0
 
     def describe(self):
         return {**super().describe(), "alpha": self.alpha}
-
-
-def scale_of(traces):
-    """The one scale of all sites (a subsampled plate's), that the weights are free of."""
-    return next(iter(traces.model.values()))["scale"]
 
 
 def _sum_left(log_values, keep):

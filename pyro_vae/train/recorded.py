@@ -22,6 +22,7 @@ from functools import partial
 import pyro
 import torch
 import torch.nn as nn
+from pyro.poutine.messenger import Messenger
 from torch.fx.experimental.proxy_tensor import make_fx
 from torch.utils._python_dispatch import TorchDispatchMode
 
@@ -82,9 +83,22 @@ class PlainStep:
 
 
 def _mean_loss(objective, programs, batch, scalars=None):
-    with objective.holding(scalars) if scalars else nullcontext():
+    """The loss in nats per data point, whatever the size of the programs' data plate."""
+    plate = _DataPlate()
+    with objective.holding(scalars) if scalars else nullcontext(), plate:
         loss = objective.differentiable_loss(*programs, **batch)
-    return loss / len(next(iter(batch.values())))
+    return loss / (plate.full_size or len(next(iter(batch.values()))))
+
+
+class _DataPlate(Messenger):
+    """Reads the number of data that a loss is a sum over: the data plate's, however subsampled."""
+
+    full_size = None  # as of a plate without a size
+
+    def _pyro_post_sample(self, msg):
+        for frame in msg["cond_indep_stack"] if msg["is_observed"] else ():
+            if frame.dim == -1 and frame.full_size > 0:
+                self.full_size = frame.full_size
 
 
 class RecordedStep:

@@ -1,0 +1,81 @@
+"""Terms of value zero that change a loss's gradient: score functions, and paths that are left out."""
+
+import torch
+
+from ..errors import UserError
+from ..pair import modules
+
+
+def mean_of_others(values):
+    """Of `values [S, B]`, for each the mean of the same datum's others: a baseline free of bias.
+
+    With S = 1, of the other data's.
+    """
+    dim = 0 if len(values) > 1 else 1
+    others = max(values.shape[dim] - 1, 1)
+    return (values.sum(dim, keepdim=True) - values) / others
+
+
+def score_function(traces, signal):
+    r"""Zero, with the gradient :math:`\sum \mathrm{signal}\, \nabla \log q` (REINFORCE).
+
+    Of the guide's sites that are sampled without a reparameterised gradient; `signal [S, B]` is the
+    loss to lower, less a baseline. The signal has the scale. The log-prob has neither scale nor mask:
+    they do not change how the value was drawn.
+    """
+    surrogate = 0.0
+    for name, site in traces.sampled.items():
+        if site["fn"].has_rsample:
+            continue
+        log_q = site["unscaled_log_prob"]
+        if log_q.dim() > traces.event_dims:
+            raise UserError(
+                f"{name!r} is sampled without a reparameterised gradient beneath an enumerated "
+                "latent: enumerate it too"
+            )
+        surrogate = surrogate + ((log_q - log_q.detach()) * signal).sum()
+    return surrogate
+
+
+def with_fixed(term, tensors):
+    r"""The same value, its gradient that of a term in which these tensors are constants.
+
+    No program is run again. Of each tensor's derivative of the term, the part that goes through no
+    later one of them is taken from the gradient: every path through any of them, once.
+
+    Args:
+        term: a 0-dim tensor, or a number.
+        tensors: parameters, or values on the way to the term, each after those that it depends on.
+    """
+    tensors = [t for t in tensors if t.requires_grad]
+    if not tensors or not isinstance(term, torch.Tensor) or not term.requires_grad:
+        return term
+    direct, paths = _gradients(term, tensors), 0.0
+    for i in reversed(range(len(tensors))):
+        tensor, gradient = tensors[i], direct[i]
+        if gradient is None:
+            continue
+        paths = paths + (gradient.detach() * (tensor - tensor.detach())).sum()
+        if i and not tensor.is_leaf:
+            back = _gradients(tensor, tensors[:i], gradient)
+            for j, through in enumerate(back):
+                if through is not None:
+                    direct[j] = -through if direct[j] is None else direct[j] - through
+    return term - paths
+
+
+def _gradients(value, inputs, weights=None):
+    """Derivatives by each input, its graph kept; None where the value does not depend on it."""
+    return list(torch.autograd.grad(value, inputs, weights, retain_graph=True, allow_unused=True))
+
+
+def borrowed_parameters(guide):
+    """The model's parameters that a guide reads and does not own (`PriorGuide`, `SemiAmortised`).
+
+    They are trained for the model's bound. What fits the guide leaves them alone.
+    """
+    parts = modules(guide)
+    own = {id(p) for m in parts for p in m.parameters()}
+    held = modules(*(program for m in parts for program in getattr(m, "borrowed", ())))
+    found = dict.fromkeys(p for m in held for p in m.parameters())
+    return [p for p in found if id(p) not in own]
