@@ -28,23 +28,31 @@ def accepting(program):
     parameters = parameters_of(program).values()
     names = {p.name for p in parameters if p.kind not in (p.VAR_POSITIONAL, p.VAR_KEYWORD)}
 
-    def call(**batch):
-        x = batch.get("x")
+    def call(*args, **batch):
+        x = args[0] if args else batch.get("x")
         extra = {k: v for k, v in batch.items() if k in names and k != "x"}
         if "x" in names or x is None:
             return program(**({"x": x} if "x" in names else {}), **extra)
         return program(x, **extra)
 
     call.stands_for = program, ""  # see `programs.layout`
+    call.program_arguments = parameters_of(program)
     return call
+
+
+def as_batch(program, args, kwargs):
+    """What a program is called with, as a batch: its first argument is x, whatever it is called."""
+    names = list(parameters_of(program))
+    batch = {**dict(zip(names, args, strict=False)), **kwargs}
+    if "x" not in batch and names and names[0] in batch:
+        batch["x"] = batch.pop(names[0])
+    return batch
 
 
 def parameters_of(program):
     """`{name: parameter}` of what a program's forward takes; Pyro's own guides take what the model does."""
     if isinstance(program, (AutoGuide, EasyGuide)):
         return parameters_of(program.model)
-    if hasattr(program, "program_arguments"):
-        return program.program_arguments
     bound = 0
     while isinstance(program, functools.partial):  # Pyro's handlers hide what they wrap
         if isinstance(program, _bound_partial):
@@ -54,7 +62,9 @@ def parameters_of(program):
             program = program.args[1]
         else:
             break
-    parameters = inspect.signature(getattr(program, "forward", program)).parameters
+    parameters = getattr(program, "program_arguments", None)
+    if parameters is None:
+        parameters = inspect.signature(getattr(program, "forward", program)).parameters
     return dict(itertools.islice(parameters.items(), bound, None))
 
 

@@ -246,6 +246,26 @@ class Traces:
         """The guide's sites that are drawn, not enumerated: `{name: site}`."""
         return {n: s for n, s in self.guide.items() if n not in self.enumerated_guide}
 
+    def draws(self):
+        """The values that the guide drew, run by run, each after those that it depends on."""
+        runs = zip(*(s.get("values", [s["value"]]) for s in self.sampled.values()), strict=True)
+        return list({id(value): value for run in runs for value in run}.values())
+
+    def factor_term(self):
+        """The model's `pyro.factor`s, scaled: their sum over the data, averaged over particles.
+
+        They are part of what is maximized, as in Pyro's ELBOs, and no part of any likelihood.
+        """
+        total = 0.0
+        for site in self.factors.values():
+            value = site["log_prob"]
+            if any(frame.dim == -1 for frame in site["cond_indep_stack"]):
+                value = self.expectation(value)
+            if value.dim() > 1 and self.event_dims > 1:
+                value = value.mean(-2)
+            total = total + value.sum()
+        return total
+
     def log_weights(self):
         r"""`[enum..., (S,) B]`: :math:`\log p(x, z, y) - \log q(z | y, x)`, a value of y each.
 

@@ -17,7 +17,7 @@ from pyro_vae.conditionals import MLP, MultivariateNormal, NormalLikelihood
 from pyro_vae.guides import Guide, PriorGuide
 from pyro_vae.models import CVAE, MixtureVAE, NNBaseline
 from pyro_vae.objectives import ELBO, Hybrid
-from pyro_vae.traces import run
+from pyro_vae.programs import trace_pair
 
 D, C, LATENT, SCALE, N = 4, 3, 2, 0.7, 12
 CONDITIONAL = [n for n, m in methods.METHODS.items() if "condition" in m.settings]
@@ -81,7 +81,7 @@ def monte_carlo_error(model, guide, x, c, num_samples):
     """Standard error of the log of a mean of weights, by the delta method."""
     torch.manual_seed(9)
     with torch.no_grad():
-        w = run(model, guide, {"x": x, "c": c}, num_particles=num_samples).log_weight()
+        w = trace_pair(model, guide, {"x": x, "c": c}, num_particles=num_samples).log_weight()
     w = (w - w.max(0).values).exp()
     return w.std(0) / w.mean(0) / math.sqrt(num_samples)
 
@@ -121,7 +121,7 @@ def test_the_monte_carlo_estimate_is_the_one_written_by_hand(linear, xc):
     # `log_likelihood` first sizes its chunks with a run of two rows, which takes noise
     torch.manual_seed(0)
     with torch.no_grad():
-        same = run(linear, PriorGuide(linear), {"x": x, "c": c}, 50).log_weight()
+        same = trace_pair(linear, PriorGuide(linear), {"x": x, "c": c}, 50).log_weight()
     torch.testing.assert_close(same.logsumexp(0) - math.log(50), by_hand.detach())
     error = monte_carlo_error(linear, PriorGuide(linear), x, c, 50)
     assert ((found - by_hand).abs() < 6 * error).all()

@@ -9,7 +9,7 @@ from torch.distributions import MultivariateNormal as TorchMultivariateNormal
 import pyro_vae as pv
 from pyro_vae.conditionals import MLP, MultivariateNormal, NormalLikelihood
 from pyro_vae.evaluate import likelihood
-from pyro_vae.traces import run
+from pyro_vae.programs import trace_pair
 
 D, LATENT, SCALE = 5, 2, 0.7
 LINEAR = MLP(hidden=())
@@ -90,7 +90,7 @@ def test_with_the_exact_posterior_one_importance_sample_is_enough(model, exact_g
 
 def test_with_the_exact_posterior_importance_weights_have_no_variance(model, exact_guide, x):
     with torch.no_grad():
-        log_w = run(model, exact_guide, {"x": x}, num_particles=100).log_weight()
+        log_w = trace_pair(model, exact_guide, {"x": x}, num_particles=100).log_weight()
     assert log_w.shape == (100, len(x))
     assert log_w.std(0).max() < 1e-9
 
@@ -143,7 +143,7 @@ def monte_carlo_error(model, guide, x, num_samples, seed=9):
     """Standard error of the log of a mean of weights, by the delta method."""
     torch.manual_seed(seed)
     with torch.no_grad():
-        w = run(model, guide, {"x": x}, num_particles=num_samples).log_weight()
+        w = trace_pair(model, guide, {"x": x}, num_particles=num_samples).log_weight()
     w = (w - w.max(0).values).exp()
     return w.std(0) / w.mean(0) / math.sqrt(num_samples)
 

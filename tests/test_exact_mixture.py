@@ -10,7 +10,7 @@ from torch.distributions import MultivariateNormal as TorchMultivariateNormal
 
 import pyro_vae as pv
 from pyro_vae.conditionals import MLP, MultivariateNormal, Normal, NormalLikelihood
-from pyro_vae.traces import run
+from pyro_vae.programs import trace_pair
 
 K, LATENT, D, SCALE = 3, 2, 4, 0.6
 LINEAR = MLP(hidden=())
@@ -51,7 +51,7 @@ def standard_error(model, guide, x, num_samples, seed=9):
     """Of the log of the mean of `num_samples` importance weights, by the delta method."""
     torch.manual_seed(seed)
     with torch.no_grad():
-        w = run(model.eval(), guide.eval(), {"x": x}, num_particles=num_samples).log_weight()
+        w = trace_pair(model.eval(), guide.eval(), {"x": x}, num_particles=num_samples).log_weight()
     w = (w - w.max(0).values).exp()
     return w.std(0) / w.mean(0) / math.sqrt(num_samples)
 
@@ -218,7 +218,7 @@ def test_responsibilities_of_a_summed_y_are_bayes_rule_at_each_sampled_z():
     guide = pv.guides.Guide(model, network=SMALL).double()
     torch.manual_seed(3)
     with torch.no_grad():
-        traces = run(model, guide, {"x": x}, num_particles=7)
+        traces = trace_pair(model, guide, {"x": x}, num_particles=7)
     z = traces.guide["z"]["value"]
     log_pi, means, covariances = components(model)
     joint = log_pi + TorchMultivariateNormal(means, covariances).log_prob(z.unsqueeze(-2))

@@ -20,7 +20,7 @@ from pyro_vae.conditionals import (
     Normal,
 )
 from pyro_vae.conditionals.mixtures import TRAINING, NormalMixture, _Implicit
-from pyro_vae.traces import run
+from pyro_vae.programs import trace_pair
 
 D, LATENT, N = 6, 2, 7
 NET = MLP(hidden=(5,), activation="tanh")
@@ -325,7 +325,7 @@ def test_strata_in_training_mode_are_weighed_as_in_siwae():
     model, guide = pair(MixtureOfNormals(3))
     x, s = binary(), 4
     torch.manual_seed(3)
-    found = run(model, guide, {"x": x}, num_particles=s).log_weight()
+    found = trace_pair(model, guide, {"x": x}, num_particles=s).log_weight()
     torch.manual_seed(3)
     fn = guide.factors["z"](x=x)
     noise = torch.randn(3, s, N, LATENT, dtype=torch.float64)
@@ -343,7 +343,7 @@ def test_a_mixture_gains_at_most_log_k_over_its_components_average(k):
     gains = []
     for seed in range(50):
         torch.manual_seed(seed)
-        bound = run(model, guide, {"x": x}).site_terms()
+        bound = trace_pair(model, guide, {"x": x}).site_terms()
         bound = bound["x"] + bound["z"]
         torch.manual_seed(seed)
         fn = guide.factors["z"](x=x)

@@ -17,8 +17,8 @@ import pyro_vae as pv
 from pyro_vae import pair
 from pyro_vae.generate import AggregatePosterior, predict
 from pyro_vae.guides import Guide, PriorGuide
+from pyro_vae.programs import trace_pair
 from pyro_vae.sites import choose_latent, observed_site
-from pyro_vae.traces import run
 
 D, LATENT, S, N = 4, 2, 0.6, 6
 GENERATOR = torch.Generator().manual_seed(5)
@@ -302,7 +302,7 @@ def test_deterministic_and_factor_sites_are_no_data():
             pyro.factor("penalty", -torch.ones(len(data)))
         pyro.deterministic("constants", torch.ones(3))
 
-    traces = run(penalized, guide, {"x": X})
+    traces = trace_pair(penalized, guide, {"x": X})
     assert pair.is_factor(traces.model["penalty"]) and not pair.is_data(traces.model["penalty"])
     assert observed_site(traces.model) == "obs"
     rebuilt = pv.evaluate.reconstruct(penalized, guide, X)
@@ -312,7 +312,7 @@ def test_deterministic_and_factor_sites_are_no_data():
         pv.sample(penalized, 2, example={"x": X}, site="constants")
     with pytest.raises(pv.UserError, match="the model has the factor 'penalty'"):
         pv.evaluate.calibration(penalized, guide, 20, num_samples=19, example={"x": X})
-    traces = run(model, guide, {"x": X})
+    traces = trace_pair(model, guide, {"x": X})
     assert "mean" not in traces.model and observed_site(traces.model) == "obs"
     bound = pv.evaluate.elbo(model, guide, X, num_samples=3)
     truth = dist.MultivariateNormal(BIAS, MARGINAL).log_prob(X)

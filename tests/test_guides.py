@@ -12,7 +12,7 @@ from pyro import poutine
 import pyro_vae as pv
 from pyro_vae.conditionals import MLP, MultivariateNormal
 from pyro_vae.pair import accepting
-from pyro_vae.traces import run
+from pyro_vae.programs import trace_pair
 
 D, K, LATENT, N = 6, 3, 2, 7
 NET = MLP(hidden=(5, 4), activation="tanh")
@@ -387,7 +387,7 @@ def test_in_eval_mode_y_is_summed_however_it_was_trained():
         torch.testing.assert_close(bounds[0], other, rtol=1e-12, atol=0)
     for guide in guides.values():
         assert guide.training  # evaluation puts the mode back
-        traces = run(model, guide.eval(), {"x": x})
+        traces = trace_pair(model, guide.eval(), {"x": x})
         assert set(traces.enumerated_guide) == {"y"} and not traces.enumerated_model
 
 

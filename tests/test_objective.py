@@ -12,7 +12,7 @@ import pyro_vae as pv
 from pyro_vae import methods
 from pyro_vae.objectives import ELBO, IWAE
 from pyro_vae.pair import accepting
-from pyro_vae.traces import run
+from pyro_vae.programs import trace_pair
 
 X_SHAPE, N = (1, 4, 4), 6
 TINY = {
@@ -60,7 +60,7 @@ def value_and_gradients(objective, model, guide, seed=3):
 def terms_of(model, guide, seed=3, num_particles=None):
     """`{site: [N]}` with the noise of `value_and_gradients`."""
     torch.manual_seed(seed)
-    return run(model, guide, batch(), num_particles).site_terms()
+    return trace_pair(model, guide, batch(), num_particles).site_terms()
 
 
 def assert_same(a, b, rtol=1e-10):
@@ -295,7 +295,7 @@ def test_what_the_score_function_cannot_do_it_refuses():
             a = pyro.sample("a", dist.Bernoulli(0.5), infer={"enumerate": "sequential"})
             pyro.sample("y", dist.Bernoulli(logits=logits + a))
 
-    with pytest.raises(pv.UserError, match="enumerate discrete latents in 'parallel'"):
+    with pytest.raises(pv.UserError, match="'y' is sampled without .* enumerate it too"):
         ELBO(beta=0.5).differentiable_loss(model, in_turn, torch.zeros(3))
 
 
@@ -402,7 +402,7 @@ def test_an_analytic_kl_has_the_mean_of_the_sampled_one(name):
     if not trained_parameters(model, guide) or not hasattr(guide, "factors"):
         pytest.skip("the prior is the guide: there is no KL")
     torch.manual_seed(0)
-    traces = run(model, guide, batch(), 3000)
+    traces = trace_pair(model, guide, batch(), 3000)
     with torch.no_grad():
         sampled, analytic = traces.site_terms(), traces.site_terms(analytic_kl=True)
     for site, a in sampled.items():
@@ -427,7 +427,7 @@ def test_which_kls_are_analytic(name, closed, sampled):
     terms = []
     for seed in (0, 1):
         torch.manual_seed(seed)
-        terms.append(run(model, guide, batch()).site_terms(analytic_kl=True))
+        terms.append(trace_pair(model, guide, batch()).site_terms(analytic_kl=True))
     for site in closed | sampled:
         assert torch.allclose(terms[0][site], terms[1][site]) == (site in closed)
 

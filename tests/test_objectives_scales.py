@@ -18,7 +18,7 @@ from pyro.infer import Trace_ELBO, TraceEnum_ELBO
 import pyro_vae as pv
 from pyro_vae.objectives import ELBO, IWAE, RWS, STL, DReG, Hybrid, Renyi, SemiSupervised
 from pyro_vae.pair import accepting
-from pyro_vae.traces import run
+from pyro_vae.programs import trace_pair
 from pyro_vae.train.recorded import PlainStep
 
 B, N, K, WHOLE = 6, 40, 3, 2.5
@@ -162,7 +162,7 @@ def test_free_bits_are_compared_with_nats_per_data_point():
     """The KL of z is below the constraint, though a scaled one would be above it."""
     pair = Pair("model-side", "plate")
     torch.manual_seed(3)
-    kl = -run(*pair.one, data()).site_terms()["z"].mean().item()
+    kl = -trace_pair(*pair.one, data()).site_terms()["z"].mean().item()
     held, _ = loss_and_gradient(ELBO(free_bits={"z": kl + 0.2}), pair)
     free, _ = loss_and_gradient(ELBO(beta={"z": 0.0}), pair)
     # N times the constraint: the loss is a sum over all N data points
@@ -251,10 +251,10 @@ def test_probabilities_of_a_scaled_or_masked_latent_are_its_own():
     x = data()["x"]
     for sites in (scaled(y=3.0, z=2.0, x=0.5), masked("y", "z", "x")):
         pair = Pair("guide-side", None, sites)
-        found = run(*pair.one, data()).probabilities("y")
+        found = trace_pair(*pair.one, data()).probabilities("y")
         torch.testing.assert_close(found, (x @ pair.of_y).softmax(-1))
     pair = Pair("model-side", "plate", scaled(y=3.0, z=3.0, x=3.0))
-    traces = run(*pair.one, data())
+    traces = trace_pair(*pair.one, data())
     z = traces.guide["z"]["value"].unsqueeze(-1)
     joint = pair.prior.log_softmax(-1) + dist.Normal(pair.centers, 0.9).log_prob(z)
     loc = z.unsqueeze(-1) * pair.decode + pair.shift

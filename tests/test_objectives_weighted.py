@@ -28,7 +28,7 @@ from pyro_vae import methods
 from pyro_vae.evaluate import likelihood
 from pyro_vae.objectives import ELBO, IWAE, DReG, Renyi
 from pyro_vae.pair import accepting
-from pyro_vae.traces import run
+from pyro_vae.programs import trace_pair
 
 SUMMED_IN_GUIDE = [
     n for n, m in methods.METHODS.items() if "y" in (m.given or m.model.default_guide)
@@ -81,7 +81,7 @@ def test_siwae_is_the_iwae_of_a_stratified_mixture():
     model, guide = pair("mixture-posterior", family_options={"num_components": 3})
     loss, _ = value_and_gradients(IWAE(num_particles=2), model, guide)
     torch.manual_seed(3)
-    traces = run(model, guide, batch(), 2)
+    traces = trace_pair(model, guide, batch(), 2)
     mixture = traces.guide["z"]["fn"].mixture
     z = traces.guide["z"]["value"]  # [K, S, N, D]: a draw of each component
     log_p = sum(traces.log_prob(s) for s in traces.model.values())
@@ -202,7 +202,7 @@ def test_renyi_of_order_minus_infinity_is_the_largest_weight():
     model, guide = pair("vae")
     loss, _ = value_and_gradients(Renyi(-INF, 4), model, guide)
     torch.manual_seed(3)
-    largest = run(model, guide, batch(), 4).log_weight().max(0).values
+    largest = trace_pair(model, guide, batch(), 4).log_weight().max(0).values
     torch.testing.assert_close(-largest.sum().detach(), loss, rtol=1e-12, atol=0)
 
 
@@ -268,7 +268,7 @@ def test_one_scale_of_all_sites_scales_the_bound():
 def test_weights_are_each_datums_own():
     model, guide = pair("vae")
     torch.manual_seed(3)
-    together = run(model, guide, batch(), 3).log_weight()
+    together = trace_pair(model, guide, batch(), 3).log_weight()
     by_datum = together.logsumexp(0) - math.log(3)
     loss, _ = value_and_gradients(IWAE(3), model, guide)
     assert by_datum.shape == (N,)

@@ -6,7 +6,8 @@ import torch
 from pyro.infer import TraceEnum_ELBO
 
 from ..errors import UserError, whole
-from ..traces import Traces
+from ..pair import as_batch
+from ..programs import layout_of, trace_pair
 from .surrogates import mean_of_others, score_function
 
 
@@ -117,16 +118,21 @@ class ELBO(TraceEnum_ELBO):
         Raises:
             UserError: a named latent that the model does not have, or a site outside of the plate.
         """
-        if self._is_plain():
+        if self._is_plain() and self._is_pyros(model, guide, args, kwargs):
             return super().differentiable_loss(model, guide, *args, **kwargs)
         return self._loss(self._run(model, guide, args, kwargs))
 
+    def _is_pyros(self, model, guide, args, kwargs):
+        """Whether the pair can be run as Pyro's own ELBO does: particles in a plate."""
+        if self.num_particles == 1:
+            return True
+        return layout_of(model, guide, as_batch(model, args, kwargs)).particles == "plate"
+
     def _run(self, model, guide, args, kwargs):
-        """The one run of the pair that a loss is taken from."""
-        found = list(self._get_traces(model, guide, args, kwargs))
-        if len(found) > 1:
-            raise UserError("enumerate discrete latents in 'parallel': 'sequential' has no one run")
-        return Traces(*found[0], event_dims=self.max_plate_nesting)
+        """The runs of the pair that a loss is taken from, as one."""
+        batch = as_batch(model, args, kwargs)
+        num_particles = self.num_particles if self.num_particles > 1 else None
+        return trace_pair(model, guide, batch, num_particles, as_configured=True)
 
     def _loss(self, traces):
         cost = self._cost(traces)
@@ -134,7 +140,8 @@ class ELBO(TraceEnum_ELBO):
         signal = cost.detach()
         if self.leave_one_out:
             signal = signal - mean_of_others(signal)
-        return (cost.sum() + score_function(traces, signal)) / self.num_particles
+        surrogate = score_function(traces, signal)
+        return (cost.sum() + surrogate) / self.num_particles - traces.factor_term()
 
     def _cost(self, traces):
         """`[(S,) B]`: the negative bound of each particle and datum, weighted and constrained."""
@@ -172,7 +179,7 @@ class ELBO(TraceEnum_ELBO):
 
     def loss(self, model, guide, *args, **kwargs):
         with torch.no_grad():
-            if self._is_plain():
+            if self._is_plain() and self._is_pyros(model, guide, args, kwargs):
                 return super().loss(model, guide, *args, **kwargs)
             return ELBO.differentiable_loss(self, model, guide, *args, **kwargs).item()
 

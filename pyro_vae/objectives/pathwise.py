@@ -51,7 +51,7 @@ class STL(ELBO):
         held = [
             n
             for n, site in traces.sampled.items()
-            if n in cut.draws and not isinstance(site["fn"], GumbelSoftmax)
+            if n in cut.names and not isinstance(site["fn"], GumbelSoftmax)
         ]
         return self._loss(traces.holding(held)) + cut.path(self._loss(traces))
 
@@ -88,9 +88,12 @@ class DReG(IWAE):
         """Sum over the minibatch, in nats."""
         with Cut() as cut:
             traces = self._run(model, guide, args, kwargs)
-        shares, weights = {}, self._shares(traces)
-        if traces.event_dims == 1:
-            weights = weights.squeeze(-2)
+        if not traces.grid.is_one_run:
+            raise UserError(
+                "DReG weighs each draw once: it needs a pair whose discrete latents are enumerated in "
+                "parallel, and whose rows can be repeated; the IWAE takes any"
+            )
+        shares, weights = {}, traces.grid.merged(self._shares(traces))
         for name, site in traces.sampled.items():
             fn = site["fn"]
             if not fn.has_rsample:
@@ -115,7 +118,11 @@ class Cut(Messenger):
 
     def __init__(self):
         super().__init__()
-        self.draws = {}  # in sampling order: the draw, and the value in its place
+        self.draws = []  # in sampling order: the site's name, the draw, and the value in its place
+
+    @property
+    def names(self):
+        return {name for name, _, _ in self.draws}
 
     def _pyro_sample(self, msg):
         fn = msg["fn"]
@@ -123,7 +130,7 @@ class Cut(Messenger):
             return
         draw = fn(*msg["args"], **msg["kwargs"])
         msg["value"], msg["done"] = _Severed.apply(draw), True
-        self.draws[msg["name"]] = draw, msg["value"]
+        self.draws.append((msg["name"], draw, msg["value"]))
 
     def path(self, loss, shares=None):
         r"""Zero, with the gradient :math:`\sum_v c_v \frac{d\,loss}{dv} \frac{\partial v}{\partial\phi}`.
@@ -131,12 +138,12 @@ class Cut(Messenger):
         The sum is over draws v; d/dv goes through the draws that follow from v as well. `shares` are
         the constants :math:`c_v`, 1 where not named.
         """
-        draws = {n: (z, v) for n, (z, v) in self.draws.items() if z.requires_grad}
+        draws = [(name, draw, value) for name, draw, value in self.draws if draw.requires_grad]
         if not draws or not isinstance(loss, torch.Tensor) or not loss.requires_grad:
             return 0.0
-        values, surrogate = [v for _, v in draws.values()], 0.0
+        values, surrogate = [value for _, _, value in draws], 0.0
         gradients = _gradients(loss, values)
-        for i, (name, (draw, _)) in reversed(list(enumerate(draws.items()))):
+        for i, (name, draw, _) in reversed(list(enumerate(draws))):
             gradient = gradients[i]
             if i:
                 back = _gradients(draw, values[:i], gradient)

@@ -7,6 +7,7 @@ from pyro.poutine.messenger import Messenger
 
 from ..conditionals.families import GumbelSoftmax
 from ..errors import UserError, positive
+from ..programs import standing_for
 from .elbo import ELBO
 
 IMPOSSIBLE = 1e4  # nats: exp(-1e4) is exactly 0, and differences of it are not NaN, as those of inf
@@ -93,7 +94,8 @@ class SemiSupervised(ELBO):
                 "the semi-supervised objective needs y=, [N] whole-number labels, or -1"
             )
         pin = _InGuide(self.latent, y, self.top)
-        return pin, (_InModel(pin)(model), pin(guide))
+        programs = standing_for(_InModel(pin)(model), model), standing_for(pin(guide), guide)
+        return pin, programs
 
     def _classification(self, pin):
         if pin.log_q is None:
@@ -165,7 +167,10 @@ class _InGuide(Messenger):
 
     def rows(self, fn):
         """The labels one-hot `[B, K]` (zeros where there is none), and which have one `[B, 1]`."""
-        labels = self.labels.unsqueeze(-1)
+        labels, batch_shape = self.labels, fn.batch_shape
+        if batch_shape and batch_shape[-1] > len(labels) > 0:  # the draws are rows
+            labels = labels.repeat(batch_shape[-1] // len(labels))
+        labels = labels.unsqueeze(-1)
         classes = torch.arange(fn.logits.shape[-1], device=labels.device)
         return (labels == classes).to(fn.logits.dtype), labels >= 0
 

@@ -75,7 +75,9 @@ class RWS(IWAE):
         kwargs = {**kwargs, "x": x} if "x" in kwargs else kwargs
         kwargs.pop("index", None)  # made-up data are none of the training data
         try:
-            return -poutine.trace(Substitute(values)(guide)).get_trace(*args, **kwargs).log_prob_sum()
+            return (
+                -poutine.trace(Substitute(values)(guide)).get_trace(*args, **kwargs).log_prob_sum()
+            )
         except (UserError, TypeError) as e:
             if isinstance(e, TypeError) and "'index'" not in str(e):
                 raise

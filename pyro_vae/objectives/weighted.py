@@ -64,7 +64,7 @@ class IWAE(ELBO):
 
     def _loss(self, traces):
         bound = self._bound(self._by_particle(traces))
-        return -(traces.common_scale() * bound).sum()
+        return -(traces.common_scale() * bound).sum() - traces.factor_term()
 
     def _by_particle(self, traces):
         """`[S, B]`: what the bound is taken of, log w."""
@@ -96,8 +96,8 @@ class IWAE(ELBO):
         ]
         if not summed:
             return 0.0
-        draws = [s["value"] for s in traces.sampled.values()]  # in the order of sampling
-        return with_fixed(self._fit(traces, summed), [*borrowed_parameters(guide), *draws])
+        fixed = [*borrowed_parameters(guide), *traces.draws()]
+        return with_fixed(self._fit(traces, summed), fixed)
 
     def _fit(self, traces, sites):
         """Zero, with the gradient of the weighted sum of -log q of these sites of the guide."""

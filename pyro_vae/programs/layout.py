@@ -130,7 +130,8 @@ class _Trial:
 
     def __init__(self, model, guide, batch, device):
         self.model, self.guide, self.batch, self.device = model, guide, batch, device
-        dtypes = [v.dtype for v in batch.values() if v.is_floating_point()]
+        tensors = [v for v in batch.values() if torch.is_tensor(v)]
+        dtypes = [v.dtype for v in tensors if v.is_floating_point()]
         eps = max([torch.finfo(dtype).eps for dtype in dtypes], default=0.0)
         self.tolerance = max(1e-4, 50 * eps)
 
@@ -357,7 +358,7 @@ def failure(kind, error, batch):
     line = text.splitlines()[0] if text else type(error).__name__
     if "plate" in line and "hape" in line:
         line += " (is .to_event(...) missing?)"
-    shapes = ", ".join(f"{k} {list(v.shape)}" for k, v in batch.items())
+    shapes = ", ".join(f"{k} {list(v.shape)}" for k, v in batch.items() if torch.is_tensor(v))
     return f"the {kind} fails on {shapes}: {type(error).__name__}: {line}"
 
 

@@ -245,6 +245,7 @@ class _Grid:
         if torch.is_tensor(first["value"]) and not first["is_observed"]:  # data are one for all
             new["value"] = self.stack([s["value"] for s in sites], len(fn.event_shape))
         new["runs"] = [s["fn"] for s in sites], self.stack
+        new["values"] = [s["value"] for s in sites]
         enumerated = first["infer"].get("_enumerate_dim")
         if first["name"] in self.chosen:
             event_dims = 1 if self.num_particles is None else 2
@@ -277,6 +278,13 @@ class _Grid:
         draws = 1 if size == 1 else self.num_particles
         return tensor.reshape(*left, draws, size // draws, *event)
 
+    @property
+    def is_one_run(self):
+        """Whether all draws and values come from one run of the pair."""
+        return not self.looped and not self.chosen
+
     def merged(self, tensor):
         """`[..., S, B]`, as the particles and data stand in one run: the inverse of `stack`."""
+        if self.num_particles is None:
+            return tensor.squeeze(-2)
         return tensor.flatten(-2, -1) if self.rows else tensor
