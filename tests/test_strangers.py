@@ -296,7 +296,7 @@ def test_labels_are_observed_by_the_models_own_name_for_them():
 
 def test_labels_by_a_name_that_nobody_takes_are_refused():
     model, guide = semi_supervised()
-    with pytest.raises(pv.UserError, match="neither model nor guide takes 'y': .* xs, ys"):
+    with pytest.raises(pv.UserError, match="neither model nor guide takes 'y'; did you mean 'ys'"):
         pv.fit(model, guide, (binary(), torch.zeros(N, dtype=torch.long)), observe=("x", "y"))
 
 

@@ -308,8 +308,8 @@ def _guide(factory, model, num_data):
 def given(model, guide, data, split, observe):
     """`(x, others)`: what a pair is given of a split."""
     part = data.observed(split)
-    names = observe or getattr(model, "observes", ("x",))
-    others = {n: getattr(part, n) for n in names if n != "x"}
+    names = data.observed_names(model, observe)
+    others = {n: part.arrays().get(n) for n in names if n != "x"}
     if reads_index(guide) or takes(model, "index"):
         others["index"] = torch.arange(len(part))
     return part.x, others
@@ -341,7 +341,12 @@ def _folder(plan, name, told, *programs):
     told = {
         **told,
         "data": plan.data.describe(),
-        "sums": [float(s.x.double().sum()) for s in splits if s is not None],
+        "sums": [
+            float(v.double().sum())
+            for s in splits
+            if s is not None
+            for v in (s.x, *s.others.values())
+        ],
         "programs": [str(m) for m in modules(*programs)],
         "weights": [
             float(sum(v.double().abs().sum() for v in m.state_dict().values()))

@@ -6,13 +6,14 @@ from pyro import poutine
 from pyro.poutine.enum_messenger import EnumMessenger
 
 from ..errors import UserError
-from ..pair import accepting, device_of, eval_mode, is_subsample, parameters_of, takes, untouched
+from ..pair import accepting, device_of, eval_mode, is_deterministic, is_subsample, untouched
 from ..traces import enumerate_discrete
-from .likelihood import observed
+from .inputs import check_support, data_sites, observed
 
 
 def _samples(trace):
-    return {n: s for n, s in trace.nodes.items() if s["type"] == "sample" and not is_subsample(s)}
+    sites = {n: s for n, s in trace.nodes.items() if s["type"] == "sample"}
+    return {n: s for n, s in sites.items() if not (is_subsample(s) or is_deterministic(s))}
 
 
 def _run(kind, program, batch):
@@ -29,36 +30,6 @@ def _run(kind, program, batch):
         raise UserError(f"the {kind} fails on {shapes}: {type(e).__name__}: {line}") from e
 
 
-def check_support(site, name, value):
-    """Raise unless every value lies in the support of the site's law."""
-    fn = site["fn"]
-    base = fn
-    while hasattr(base, "base_dist"):
-        base = base.base_dist
-    if not getattr(base, "proper", True):
-        return
-    value = value.reshape(value.shape[:1] + tuple(fn.event_shape))
-    ok = base.support.check(value)
-    if ok.all():
-        return
-    bad = value[~ok.reshape(ok.shape + (1,) * (value.dim() - ok.dim())).expand_as(value)]
-    law = type(base).__name__
-    hint = ""
-    if "Bernoulli" in law and "Continuous" not in law:
-        hint = (
-            '; binarise="dynamic" draws binary images, likelihood="binomial" or '
-            '"continuous-bernoulli" takes grey ones, "grey-bernoulli" scores them all the same'
-        )
-    elif law in ("Poisson", "NegativeBinomial"):
-        hint = "; counts are whole numbers (8-bit integers are taken as grey levels, over 255)"
-    elif "Levels" in law:
-        hint = f"; this likelihood has {base.levels} grey levels: set levels="
-    raise UserError(
-        f"{name} has values outside the support of its {law} likelihood ({base.support}), "
-        f"e.g. {bad[0].item():.4g}{hint}"
-    )
-
-
 def check_pair(model, guide, x, **others):
     """Raise, in one line with the site and the shapes, where a model and a guide do not fit.
 
@@ -73,16 +44,8 @@ def check_pair(model, guide, x, **others):
     Raises:
         UserError: with what is wrong.
     """
-    batch = observed(model, x, others)
-    for name, value in batch.items():
-        if value.is_floating_point() and not torch.isfinite(value).all():
-            raise UserError(f"{name} has NaN or infinite values")
-    for name in others:
-        if name != "index" and not (takes(model, name) or takes(guide, name)):
-            known = sorted({*parameters_of(model), *parameters_of(guide)})
-            raise UserError(
-                f"neither model nor guide takes {name!r}: their arguments are {', '.join(known)}"
-            )
+    batch = observed(model, x, others, guide)
+    x = batch["x"]
     device = device_of(model, guide, default=x.device)
     batch = {k: v.to(device) for k, v in batch.items()}
     configured = [poutine.infer_config(accepting(p), enumerate_discrete) for p in (model, guide)]
@@ -97,9 +60,8 @@ def check_pair(model, guide, x, **others):
         model_trace = _run("model", EnumMessenger()(replayed), batch)
         q, p = _samples(guide_trace), _samples(model_trace)
         _check_sites(p, q, len(x))
-        for name, site in p.items():
-            if site["is_observed"]:
-                check_support(site, name, site["value"])
+        for name, site in data_sites(p).items():
+            check_support(site, name, site["value"])
         for kind, trace, sites in (("guide", guide_trace, q), ("model", model_trace, p)):
             _run_log_prob(kind, trace)
             for name, site in sites.items():

@@ -7,8 +7,9 @@ from ..conditionals import MultivariateNormal
 from ..errors import UserError, unknown, whole
 from ..models.priors import FlowPrior, MixturePrior, fit_components, prior_of
 from ..pair import accepting, device_of, eval_mode, seeded
+from .inputs import observed
 from .latents import encode
-from .likelihood import chunks, observed
+from .likelihood import chunks
 
 KINDS = ("mixture", "flow")
 
@@ -23,7 +24,8 @@ def aggregate_posterior(model, guide, x, latent=None, draws=1, seed=0, **others)
     """
     whole(1, draws=draws)
     latent = getattr(model, "prior_latent", "z") if latent is None else latent
-    batch, device = observed(model, x, others), device_of(model, guide, default=x.device)
+    batch = observed(model, x, others, guide)
+    x, device = batch["x"], device_of(model, guide, default=batch["x"].device)
     guide_of, result = accepting(guide), []
     with eval_mode(model, guide), seeded(seed, device):
         for _ in range(draws):
