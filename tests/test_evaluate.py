@@ -108,6 +108,9 @@ def test_clusters_beyond_the_number_of_classes_count_as_wrong_but_stay_pure():
     [
         ([0, 1], [0, 1, 2], "2 labels for 3 cluster assignments"),
         ([-1, -1], [0, 1], "no datum is labelled"),
+        ([0.0, 0.5], [0, 1], "labels must be whole numbers"),
+        ([0.0, float("nan")], [0, 1], "labels must be whole numbers"),
+        (["a", "b"], [0, 1], "labels are text"),
         ([[0, 1]], [[0, 1]], r"labels have shape \[1, 2\]; expected \[N\]"),
         ([0, 1], torch.eye(2), r"clusters have shape \[2, 2\]; expected \[N\]"),
     ],

@@ -103,9 +103,7 @@ def as_labels(value, name="labels", hint=""):
     kind = getattr(getattr(value, "dtype", None), "kind", None)
     first = next(iter(value), None) if kind in (None, "O") and hasattr(value, "__iter__") else None
     if kind in ("U", "S") or isinstance(first, (str, bytes)):
-        raise UserError(
-            f"{name} are text: number them, e.g. np.unique({name}, return_inverse=True)[1]"
-        )
+        raise UserError(f"{name} are text: number them, e.g. np.unique(y, return_inverse=True)[1]")
     tensor = as_tensor(value, name)
     if tensor.dim() != 1:
         raise UserError(

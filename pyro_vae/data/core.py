@@ -272,13 +272,13 @@ def make(
 def _checked_x(x, name, label="x", least_dims=2):
     """A floating-point tensor `[N, ...]`, or one line that says what is wrong."""
     x = as_floats(x, label if name == "data" else f"{name}: {label}")
+    if x.dim() and not x.numel():
+        raise UserError(f"{name}: {label} has shape {list(x.shape)}: there are no values in it")
     if x.dim() < least_dims:
         raise UserError(
             f"{name}: {label} has shape {list(x.shape)}; expected [N, ...], a row per datum "
             "(one number per datum goes by name: {'x': x})"
         )
-    if not x.numel():
-        raise UserError(f"{name}: {label} has shape {list(x.shape)}: there are no values in it")
     check_finite(x, f"{name}: {label}")
     return x
 

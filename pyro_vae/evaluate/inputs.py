@@ -6,6 +6,7 @@ likelihoods in addition, for those that report log p(x) or a bound on it.
 
 import copy
 import difflib
+import inspect
 
 import pyro
 import torch
@@ -31,6 +32,7 @@ from ..pair import (
     parameters_of,
     untouched,
 )
+from ..program import Program
 from ..traces import run
 
 ROWS = 1000  # a run, where supports differ between data
@@ -97,17 +99,26 @@ def is_proper(model, guide, x, **others):
 
 def check_names(model, guide, names):
     """Raise, with the nearest, where a name is neither the model's nor the guide's."""
-    known = {"index"}
-    for program in (p for p in (model, guide) if p is not None):
-        kinds = {n: p.kind for n, p in parameters_of(program).items()}
-        variable = {n for n, kind in kinds.items() if kind in (2, 4)}  # *args, **kwargs
-        known |= {*kinds} - variable - {first_argument(program), "size"}
+    known = {"index"} | _names_of(model) | (set() if guide is None else _names_of(guide))
     for name in names:
         if name not in known:
             who = "the model does not take" if guide is None else "neither model nor guide takes"
             near = difflib.get_close_matches(name, known, n=1)
             near = f"did you mean {near[0]!r}?" if near else f"known: x, {', '.join(sorted(known))}"
             raise UserError(f"{who} {name!r}; {near}")
+
+
+def _names_of(program):
+    """The names of what a program takes besides x."""
+    if isinstance(program, PriorGuide):
+        return set()  # what its model takes
+    if isinstance(program, Program) and hasattr(program, "given"):  # its signature names more
+        names = {parent for parents in program.given.values() for parent in parents}
+    else:
+        parameters = parameters_of(program).values()
+        variable = (inspect.Parameter.VAR_POSITIONAL, inspect.Parameter.VAR_KEYWORD)
+        names = {p.name for p in parameters if p.kind not in variable}
+    return names - {first_argument(program), "size"}
 
 
 class Support:
