@@ -480,6 +480,28 @@ def test_named_arrays_are_validated_and_compared_by_name():
     assert found.rows[0]["elbo"] == pytest.approx(float(expected), abs=0.5)
 
 
+def test_arrays_that_only_the_guide_takes_are_compared_too():
+    """With the model frozen, gaps and AIS: the model is called without them."""
+    decoder = nn.Linear(2, D)
+
+    def model(x):
+        pyro.module("decoder", decoder)
+        with pyro.plate("data", len(x)):
+            pyro.sample(
+                "obs", dist.Normal(decoder(pyro.sample("z", standard(x))), 1).to_event(1), obs=x
+            )
+
+    _, guide = conditional_pair()
+    found = pv.compare(
+        {"m": lambda: model}, {"g": lambda model: guide}, {"x": grey(), "ys": YS}, seeds=1, epochs=1,
+        decoder="frozen", base="g", num_samples=30, gap_data=2, progress=False,
+        gap_options={"max_steps": 50, "num_samples": 10, "annealing": {"num_steps": 5}},
+    )  # fmt: skip
+    row = found.rows[0]
+    assert row["log_likelihood"] >= row["elbo"] - 1
+    pyro.clear_param_store()
+
+
 def test_a_number_for_each_datum_is_data():
     def model(x):
         with pyro.plate("data", len(x)):

@@ -20,6 +20,7 @@ from .. import evaluate
 from ..data import Data
 from ..errors import UserError
 from ..evaluate.gaps import best_bound
+from ..evaluate.inputs import observed
 from ..evaluate.weights import effective_sample_size, pareto_k
 from ..guides import Guide
 from ..pair import accepting, device_of, modules, reads_index, seeded, takes, untouched
@@ -118,7 +119,7 @@ class Base:
         if not self.given:
             _fit(self.model, self.guide, data, self.seed, self.folder, None, self.options)
         x, others = given(self.model, self.model, data, "train", self.plan.options.get("observe"))
-        freeze(self.model, {"x": x, **others})
+        freeze(self.model, observed(self.model, x, _of_model(self.model, others)))
 
     def annealed(self, x, others):
         """AIS's bound on log p(x) of the data that gaps are taken of, once for all guides."""
@@ -126,6 +127,7 @@ class Base:
             annealing = self.plan.gap_options.get("annealing")
             if annealing is False:
                 return torch.full((len(x),), -math.inf)
+            others = _of_model(self.model, others)
             self.bound = evaluate.ais(self.model, x, **(annealing or {}), **others)
         return self.bound
 
@@ -200,7 +202,7 @@ class Made:
         with seeded(self.cell.seed):
             guide = _of_plan(self.plan, self.cell, self.model, len(part))
         x, others = given(self.model, guide, data, "train", self.options.get("observe"))
-        freeze(self.model, {"x": x, **others})
+        freeze(self.model, observed(self.model, x, _of_model(self.model, others)))
         _, own = self.plan.guides[self.cell.guide]
         options = {**self.options, **ROWS, **own, "initialise": None}
         return self._fit(guide, data, self.folder / split, options)
@@ -267,6 +269,11 @@ def parameters(model, guide, x, others):
     batch = {"x": x, **others}
     of_model = {id(p) for p in leaves(model, batch)}
     return sum(p.numel() for p in leaves(guide, batch) if id(p) not in of_model)
+
+
+def _of_model(model, others):
+    """What a model takes of what a pair is given."""
+    return {name: value for name, value in others.items() if takes(model, name)}
 
 
 def freeze(model, batch):
