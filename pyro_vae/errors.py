@@ -18,7 +18,8 @@ def unknown(kind, name, known):
     known = [str(k) for k in known]
     begun = [k for k in known if k.startswith(str(name))]
     near = begun or difflib.get_close_matches(str(name), known, n=1, cutoff=0.4)
-    hint = f"did you mean {near[0]!r}?" if near else "known: " + ", ".join(known)
+    hint = "known: " + ", ".join(known) if known else "there are none"
+    hint = f"did you mean {near[0]!r}?" if near else hint
     return UserError(f"unknown {kind} {name!r}; {hint}")
 
 

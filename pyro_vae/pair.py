@@ -111,19 +111,33 @@ def sites_of(model, example=None):
 def one_hot_labels(model, batch, check=True):
     """The batch, its labels `y` as the one-hot rows that a model with a categorical y observes.
 
-    Without `check`, a GPU is not waited for; the labels must have been checked before.
+    Labels are whole numbers `[N]`, or one-hot rows `[N, K]` of any dtype. Without `check`, a GPU is
+    not waited for; the labels must have been checked before.
     """
     y = batch.get("y")
-    if y is None or y.is_floating_point() or not hasattr(model, "p_y"):
+    if y is None or not hasattr(model, "p_y"):
         return batch
     (num_classes,) = model.p_y().event_shape
+    dtype = batch["x"].dtype if "x" in batch else torch.get_default_dtype()
+    if y.dim() != 1:
+        if y.dim() != 2 or y.shape[1] != num_classes:
+            raise UserError(
+                f"labels must be whole numbers [N] or one-hot rows [N, {num_classes}] to be "
+                f"observed, not of shape {list(y.shape)}"
+            )
+        if check and not (((y == 0) | (y == 1)).all() and (y.sum(-1) == 1).all()):
+            raise UserError(
+                "y has rows that are not one-hot: one 1 and otherwise 0, or whole numbers [N]"
+            )
+        return {**batch, "y": y.to(dtype)}
+    if check and y.is_floating_point() and (y != y.round()).any():
+        raise UserError("labels must be whole numbers to be observed, or one-hot rows")
     if check and (y.min() < 0 or y.max() >= num_classes):
         raise UserError(
             f"labels must lie in 0..{num_classes - 1} to be observed; "
             f"found {int(y.min())}..{int(y.max())}"
         )
-    one_hot = torch.nn.functional.one_hot(y.long(), num_classes)
-    return {**batch, "y": one_hot.to(batch["x"].dtype if "x" in batch else torch.float32)}
+    return {**batch, "y": torch.nn.functional.one_hot(y.long(), num_classes).to(dtype)}
 
 
 def reads_index(guide):
@@ -255,3 +269,18 @@ def is_data(site):
 
 def is_latent(site):
     return is_random(site) and not is_data(site)
+
+
+def dtype_of(*programs):
+    """The dtype that programs compute in, their first floating-point parameter's; None without one."""
+    for module in modules(*programs):
+        for tensor in [*module.parameters(), *module.buffers()]:
+            if tensor.is_floating_point():
+                return tensor.dtype
+    return None
+
+
+def first_argument(program):
+    """The name of the argument that takes x: `x`, else the first one."""
+    names = parameters_of(program)
+    return "x" if "x" in names else next(iter(names), "x")

@@ -16,7 +16,7 @@ def inputs(model, guide, data, split):
     if reads_index(guide) and split != "train":
         raise UserError("a guide with a row per training datum is judged on the train split alone")
     others = {"index": torch.arange(len(part))} if reads_index(guide) else {}
-    others |= {n: getattr(part, n) for n in getattr(model, "observes", ()) if n != "x"}
+    others |= {n: part.arrays().get(n) for n in data.observed_names(model) if n != "x"}
     return part.x, part.y, others
 
 

@@ -58,6 +58,21 @@ def test_labels_are_given_one_hot(digits):
         Labels(10)(part.x, None)
 
 
+@pytest.mark.parametrize(
+    "y, message",
+    [
+        ([0, 1, 2], r"Labels\(2\) conditions on labels 0\.\.1; found 0\.\.2"),
+        ([0, -1, 1], r"found -1\.\.1; every datum needs a label"),
+    ],
+)
+def test_a_label_that_would_be_a_row_of_zeros_is_refused(y, message):
+    data = pv.data.from_arrays(torch.zeros(3, 2), torch.tensor(y), valid=0, test=0)
+    with pytest.raises(pv.UserError, match=message):
+        data.given(Labels(2))
+    with pytest.raises(pv.UserError, match=message):
+        Labels(2)(data.train.x, data.train.y)
+
+
 def test_a_users_covariates_follow_their_rows():
     x = torch.arange(20.0).unsqueeze(1)
     data = pv.data.from_arrays(x, c=torch.cat([x, -x], 1))

@@ -299,10 +299,15 @@ def with_nan():
         (X / 0 + 1, None, {}, "NaN"),
         (torch.zeros(10), None, {}, r"x has shape \[10\]; expected \[N, ...\]"),
         (X, torch.zeros(9), {}, r"\[9\] labels for 10 data"),
-        (X, torch.zeros(10, 3), {}, r"\[10, 3\] labels for 10 data"),
+        (
+            X,
+            torch.zeros(10, 3),
+            {},
+            r"labels have shape \[10, 3\]; expected \[N\].* go by the names",
+        ),
         (X, torch.full((10,), 0.5), {}, "labels must be whole numbers"),
         (X, torch.arange(10), {"num_classes": 9}, r"labels must lie in 0\.\.8 .*; found 0\.\.9"),
-        (X, torch.full((10,), -2), {}, r"labels must lie in .*found -2"),
+        (X, torch.full((10,), -2), {}, r"labels must be whole numbers from 0 .*found -2"),
         (X, None, {"valid": 5, "test": 5}, r"valid \+ test = 10 leaves nothing of 10"),
         (X, None, {"valid": 0.5, "test": 0.6}, "leaves nothing of 10"),
         (X, None, {"valid": -1}, "leaves nothing"),
@@ -318,6 +323,152 @@ def test_unlabelled_data_are_minus_one():
     y = torch.tensor([0, -1, 2, -1, 1, 0, 0, 0, 0, 0])
     data = from_arrays(X, y, valid=0, test=0)
     assert data.num_classes == 3 and (data.train.y == -1).sum() == 2
+
+
+def test_data_without_any_label_have_no_classes():
+    data = from_arrays(X, torch.full((10,), -1), valid=0, test=0)
+    assert data.num_classes is None
+
+
+@pytest.mark.parametrize(
+    "y, message",
+    [
+        (torch.arange(10) * 10**14, "labels go up to 900000000000000, of 10 distinct values"),
+        (np.array(["a", "b"] * 5), "labels are text: number them"),
+        (["a", "b"] * 5, "labels are text: number them"),
+        (torch.eye(10), r"labels have shape \[10, 10\]; expected \[N\].* {'x': x, 'y': y}"),
+        (torch.full((10,), float("nan")), "labels must be whole numbers"),
+    ],
+)
+def test_labels_that_number_no_classes_are_refused(y, message):
+    with pytest.raises(pv.UserError, match=message) as error:
+        from_arrays(X, y)
+    assert "\n" not in str(error.value)
+
+
+class Items(Dataset):
+    def __init__(self, *items):
+        self.items = items
+
+    def __len__(self):
+        return len(self.items)
+
+    def __getitem__(self, i):
+        return self.items[i]
+
+
+def test_a_dataset_of_dicts_is_arrays_by_name():
+    rows = torch.randn(4, 3)
+    data = as_data(Items(*({"x": row, "ys": -row} for row in rows)))
+    assert torch.equal(data.train.x, rows) and torch.equal(data.train.others["ys"], -rows)
+    assert data.names == ("x", "ys")
+
+
+def test_a_dataset_whose_items_are_no_numbers_of_one_shape_is_refused():
+    from PIL import Image
+
+    row = torch.zeros(3)
+    for items, message in (
+        ((), "this Items is empty"),
+        ((row, torch.zeros(2)), r"rows of different shapes: \[3\] in row 0, \[2\] in row 1"),
+        ((Image.new("L", (2, 2)),), "is a PIL image: .*ToTensor"),
+        (((Image.new("L", (2, 2)), 1),), "is a PIL image: .*ToTensor"),
+        (((row, "cat"), (row, "dog")), "labels y are text"),
+        (({"a": row},), "need 'x', the data themselves; there are a"),
+    ):
+        with pytest.raises(pv.UserError, match=message):
+            as_data(Items(*items))
+
+
+@pytest.mark.parametrize(
+    "data, message",
+    [
+        ("digits", r"pass pv.data.load\('digits'\)"),
+        ([], "there are no values"),
+        ({"a": X}, "need 'x', the data themselves; there are a"),
+        ({"x": X, "w": torch.zeros(9)}, "w has 9 rows, x has 10"),
+        ({"x": X, "w": torch.zeros(10, 2, dtype=torch.uint8)}, "grey levels or one-hot rows"),
+        ((X, X, X), r"a tuple of 3: pass \(x, y\)"),
+        ({1, 2}, "cannot train on set"),
+        (None, "cannot train on NoneType"),
+        (torch.zeros(5, 0), r"x has shape \[5, 0\]: there are no values"),
+        (np.zeros((4, 2), "datetime64[s]"), "must be an array of numbers; it has datetime64"),
+        (np.zeros(4, [("a", "f4")]), "must be an array of numbers"),
+    ],
+)
+def test_what_no_one_can_train_on_is_told_in_one_line(data, message):
+    with pytest.raises(pv.UserError, match=message) as error:
+        as_data(data)
+    assert "\n" not in str(error.value)
+
+
+def test_scipys_sparse_matrices_are_refused():
+    from scipy.sparse import csr_matrix
+
+    with pytest.raises(pv.UserError, match=r"sparse csr_matrix: pass its .toarray\(\)"):
+        as_data(csr_matrix(np.eye(3)))
+
+
+def test_lists_of_numbers_are_an_array_and_lists_of_tensors_batches():
+    assert torch.equal(as_data([[1, 2], [3, 4]]).train.x, torch.tensor([[1.0, 2.0], [3.0, 4.0]]))
+    batches_of_two = [X[:2], X[2:4]]
+    assert as_data(batches_of_two) is batches_of_two
+    data = as_data(([[1, 2], [3, 4]], [0, 1]))
+    assert data.train.x.shape == (2, 2) and data.train.y.tolist() == [0, 1]
+
+
+def test_arrays_by_name_are_split_by_rows_and_keep_their_kind():
+    n = torch.arange(20)
+    arrays = {"x": n.unsqueeze(1), "ids": n, "mask": n > 3, "image": n.double().reshape(20, 1, 1)}
+    data = from_arrays(arrays, valid=4, test=5)
+    assert data.names == ("x", "ids", "mask", "image") and data.train.y is None
+    for split in splits(data).values():
+        rows = split.x[:, 0].long()
+        assert torch.equal(split.others["ids"], rows) and split.others["ids"].dtype == torch.int64
+        assert torch.equal(split.others["mask"], rows > 3)
+        assert torch.equal(split.others["image"], rows.double().reshape(-1, 1, 1))
+    assert data.describe()["names"] == ["x", "ids", "mask", "image"]
+    with pytest.raises(pv.UserError, match="by name, .* or apart, but not both"):
+        from_arrays(arrays, y=n)
+
+
+def test_data_are_printed_in_one_line():
+    for data in (
+        load("digits"),
+        from_arrays({"x": torch.zeros(10_000, 3), "ys": torch.ones(10_000)}),
+    ):
+        assert "\n" not in repr(data) and len(repr(data)) < 200
+        assert "\n" not in repr(data.train)
+    assert repr(load("digits")).startswith(
+        "Data('digits': 1257 train, 180 valid, 360 test; x [1, 8, 8]"
+    )
+
+
+def test_data_beyond_the_range_of_a_dtype_are_not_cast():
+    data = from_arrays(torch.full((4, 2), 1e300, dtype=torch.float64), valid=0, test=0)
+    assert data.cast(torch.float64).train.x.dtype == torch.float64
+    with pytest.raises(pv.UserError, match="as torch.float32, .* 8 NaN or infinite"):
+        data.cast(torch.float32)
+
+
+def test_binarisation_draws_the_same_from_the_same_numbers():
+    grey = torch.rand(50, 3)
+    drawn = [from_arrays(x, binarise="static").train.x for x in (grey, grey.double(), grey.numpy())]
+    assert torch.equal(drawn[0], drawn[1].float()) and torch.equal(drawn[0], drawn[2])
+
+
+def test_new_data_are_standardised_as_the_data_were_and_back():
+    data = pv.data.standardise(from_arrays(3 + 5 * torch.randn(200, 2, dtype=torch.float64)))
+    raw = 3 + 5 * torch.randn(7, 2, dtype=torch.float64)
+    mean, sd = data.scaling
+    torch.testing.assert_close(data.standardised(raw), (raw - mean) / sd)
+    torch.testing.assert_close(data.original(data.standardised(raw)), raw)
+
+
+def test_an_unknown_name_among_none_is_told():
+    from pyro_vae.errors import unknown
+
+    assert str(unknown("latent", "z", [])) == "unknown latent 'z'; there are none"
 
 
 def test_an_unknown_data_set_is_told_with_the_nearest():

@@ -728,7 +728,7 @@ def test_labels_are_observed_by_the_models_own_name_for_them():
 def test_labels_by_a_name_that_nobody_takes_are_refused():
     pair = build("ss_vae_labels_as_numbers")
     labels = torch.zeros(N, dtype=torch.long)
-    with pytest.raises(pv.UserError, match="neither model nor guide takes 'y': .* xs, ys"):
+    with pytest.raises(pv.UserError, match="neither model nor guide takes 'y'; did you mean 'ys'"):
         pv.fit(pair.model, pair.guide, (pair.batch["x"], labels), observe=("x", "y"))
 
 

@@ -20,6 +20,7 @@ from .. import evaluate
 from ..data import Data
 from ..errors import UserError
 from ..evaluate.gaps import best_bound
+from ..evaluate.inputs import observed
 from ..evaluate.weights import effective_sample_size, pareto_k
 from ..guides import Guide
 from ..pair import accepting, device_of, modules, reads_index, seeded, takes, untouched
@@ -118,7 +119,7 @@ class Base:
         if not self.given:
             _fit(self.model, self.guide, data, self.seed, self.folder, None, self.options)
         x, others = given(self.model, self.model, data, "train", self.plan.options.get("observe"))
-        freeze(self.model, {"x": x, **others})
+        freeze(self.model, observed(self.model, x, _of_model(self.model, others)))
 
     def annealed(self, x, others):
         """AIS's bound on log p(x) of the data that gaps are taken of, once for all guides."""
@@ -126,6 +127,7 @@ class Base:
             annealing = self.plan.gap_options.get("annealing")
             if annealing is False:
                 return torch.full((len(x),), -math.inf)
+            others = _of_model(self.model, others)
             self.bound = evaluate.ais(self.model, x, **(annealing or {}), **others)
         return self.bound
 
@@ -200,7 +202,7 @@ class Made:
         with seeded(self.cell.seed):
             guide = _of_plan(self.plan, self.cell, self.model, len(part))
         x, others = given(self.model, guide, data, "train", self.options.get("observe"))
-        freeze(self.model, {"x": x, **others})
+        freeze(self.model, observed(self.model, x, _of_model(self.model, others)))
         _, own = self.plan.guides[self.cell.guide]
         options = {**self.options, **ROWS, **own, "initialise": None}
         return self._fit(guide, data, self.folder / split, options)
@@ -269,6 +271,11 @@ def parameters(model, guide, x, others):
     return sum(p.numel() for p in leaves(guide, batch) if id(p) not in of_model)
 
 
+def _of_model(model, others):
+    """What a model takes of what a pair is given."""
+    return {name: value for name, value in others.items() if takes(model, name)}
+
+
 def freeze(model, batch):
     """Let no parameter of the model train; those of a guide in the same module do."""
     for parameter in leaves(model, batch):
@@ -308,8 +315,8 @@ def _guide(factory, model, num_data):
 def given(model, guide, data, split, observe):
     """`(x, others)`: what a pair is given of a split."""
     part = data.observed(split)
-    names = observe or getattr(model, "observes", ("x",))
-    others = {n: getattr(part, n) for n in names if n != "x"}
+    names = data.observed_names(model, observe)
+    others = {n: part.arrays().get(n) for n in names if n != "x"}
     if reads_index(guide) or takes(model, "index"):
         others["index"] = torch.arange(len(part))
     return part.x, others
@@ -341,7 +348,12 @@ def _folder(plan, name, told, *programs):
     told = {
         **told,
         "data": plan.data.describe(),
-        "sums": [float(s.x.double().sum()) for s in splits if s is not None],
+        "sums": [
+            float(v.double().sum())
+            for s in splits
+            if s is not None
+            for v in (s.x, *s.others.values())
+        ],
         "programs": [str(m) for m in modules(*programs)],
         "weights": [
             float(sum(v.double().abs().sum() for v in m.state_dict().values()))

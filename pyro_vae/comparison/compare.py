@@ -61,7 +61,7 @@ def compare(
         guides: `{name: a function of the model that makes a guide}`, e.g. `Guide`; if it takes
             `num_data`, it is told. Or `{name: (function, {options of fit, for this guide})}`. Pairs
             of one's own will do: `lambda model: AutoNormal(...)`, `lambda model: my_guide`.
-        data: what `fit` takes, but for loaders.
+        data: what `fit` takes, but for loaders; of arrays by name one is "x".
         objectives: `{name: objective}`, or one; the ELBO unless said.
         seeds: how many, or which.
         decoder: `"trained"`: each guide trains a model of its own. `"frozen"`: the model is trained

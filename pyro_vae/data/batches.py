@@ -8,11 +8,14 @@ import torch
 from torch.utils.data.distributed import DistributedSampler
 
 from ..errors import UserError
-from .core import Data, Split, conditioned
+from .arrays import as_floats, as_named, check_finite
+from .core import Data, conditioned, named_first
 
 
 class Batches:
-    """The training batches of a `Data`, `{"x", "y", "c", "index"}`, from tensors on the device.
+    """The training batches of a `Data`, `{"x", "y", "c", "index"}` and others by their names.
+
+    They come from tensors on the device.
 
     Epoch e's order depends on `(seed, e)` alone, so that training can stop and go on anywhere.
     Dynamic binarisation draws from torch's global stream.
@@ -22,8 +25,7 @@ class Batches:
     """
 
     def __init__(self, data: Data, batch_size, device, seed=0, share=(0, 1)):
-        parts = (data.train.x, data.train.y, data.train.c)
-        self.train = Split(*(None if v is None else v.to(device) for v in parts))
+        self.train = data.train.map(lambda value: value.to(device))
         self.binarise, self.condition = data.binarise == "dynamic", data.condition
         self.batch_size, self.device, self.seed, self.share = batch_size, device, seed, share
 
@@ -43,12 +45,15 @@ class Batches:
             if self.binarise:
                 rows = replace(rows, x=torch.bernoulli(rows.x))
             rows = conditioned(rows, self.condition)
-            batch = {"x": rows.x, "y": rows.y, "c": rows.c, "index": index}
-            yield {name: value for name, value in batch.items() if value is not None} | filler
+            yield {**rows.arrays(), "index": index} | filler
 
 
 class LoaderBatches:
     """The batches of a `DataLoader`, or of any iterable with a length of `x`, `(x, y)` or dicts.
+
+    Batches hold what data sets hold, in whatever carries it: uint8 is divided by 255, other numbers
+    of x are made floats. Each is checked on its way to the device, for NaN and by `check`, a function
+    of the batch, if it is set; a batch that is on a GPU already is not, for to look is to wait.
 
     An epoch is as many batches as the length says. What a loader draws from torch's global stream in
     this process (its shuffling, and the seeds of its workers) depends on `(seed, epoch)` alone; a
@@ -59,8 +64,10 @@ class LoaderBatches:
     gives each process data of its own: then they are all taken.
     """
 
-    def __init__(self, loader, device, seed=0, share=(0, 1)):
+    def __init__(self, loader, device, seed=0, share=(0, 1), dtype=None, first="x"):
         self.loader, self.device, self.seed = loader, device, seed
+        self.dtype, self.first, self.check = dtype, first, None
+        self.names = None  # of the arrays in its dicts, when one was seen
         self.sampler = getattr(loader, "sampler", None)
         own = isinstance(self.sampler, DistributedSampler)
         self.rank, self.size = (0, 1) if own else share
@@ -88,20 +95,46 @@ class LoaderBatches:
             if step < start:
                 continue
             if turn == self.size - 1:
-                yield self._batch(item)
+                yield self._batch(item, epoch, given)
         if given < self.length:
             raise UserError(f"the data have a length of {self.length}, but gave {given} batches")
         if turn < self.size - 1 and step >= start:  # too few are left for everyone
-            yield self._batch(item) | ({} if self.rank <= turn else {"count": 0})
+            batch = self._batch(item, epoch, given)
+            yield batch | ({} if self.rank <= turn else {"count": 0})
 
-    def _batch(self, item):
-        if isinstance(item, dict):
-            return {name: value.to(self.device) for name, value in item.items()}
-        x, y = item[:2] if isinstance(item, (tuple, list)) and len(item) > 1 else (item, None)
-        x = x[0] if isinstance(x, (tuple, list)) else x
-        batch = {"x": x.to(self.device)}
-        if y is not None:
-            batch["y"] = y.to(self.device)
+    def _batch(self, item, epoch, number):
+        try:
+            batch = self._converted(item)
+            if not any(value.is_cuda for value in batch.values()):
+                for name, value in batch.items():
+                    check_finite(value, name)
+                if self.check is not None:
+                    self.check(batch)
+        except UserError as e:
+            raise UserError(f"batch {number} of epoch {epoch + 1}: {e}") from e
+        return {name: value.to(self.device) for name, value in batch.items()}
+
+    def _converted(self, item):
+        """A batch as tensors by name, where it was."""
+        if not isinstance(item, dict):
+            x, y = item[:2] if isinstance(item, (tuple, list)) and len(item) > 1 else (item, None)
+            x = x[0] if isinstance(x, (tuple, list)) else x
+            item = {"x": x, "y": y}
+        else:
+            item = named_first(item, self.first)
+            self.names = tuple(item)
+        item = {name: value for name, value in item.items() if value is not None}
+        if "x" not in item:
+            raise UserError(f"a dict of arrays needs 'x', the data themselves; it has {[*item]}")
+        batch = {}
+        for name, value in item.items():
+            convert = as_floats if name in ("x", "c") else as_named
+            batch[name] = convert(value, name, self.dtype)
+            if batch[name].dim() == 0 or len(batch[name]) != len(batch["x"]):
+                shapes = f"{list(batch[name].shape)}, x {list(batch['x'].shape)}"
+                raise UserError(f"{name} has shape {shapes}: a batch has a row per datum of each")
+        if not len(batch["x"]):
+            raise UserError("it is empty")
         return batch
 
 
@@ -120,8 +153,8 @@ def _drawn_apart(loader, seed):
         yield item
 
 
-def batches(data, batch_size, device, seed=0, share=(0, 1)):
-    """The training batches of whatever `as_data` returned."""
+def batches(data, batch_size, device, seed=0, share=(0, 1), dtype=None, first="x"):
+    """The training batches of whatever `as_data` returned; a stream's floats are made `dtype`."""
     if isinstance(data, Data):
         return Batches(data, batch_size, device, seed, share)
-    return LoaderBatches(data, device, seed, share)
+    return LoaderBatches(data, device, seed, share, dtype, first)

@@ -7,7 +7,7 @@ from dataclasses import dataclass
 
 import torch
 
-from ..errors import UserError
+from ..errors import UserError, whole
 
 
 @dataclass(frozen=True)
@@ -16,9 +16,24 @@ class Labels:
 
     num_classes: int
 
-    def __call__(self, x, y):
+    def __post_init__(self):
+        whole(1, num_classes=self.num_classes)
+
+    def check(self, y):
+        """Raise unless every label is one of the classes: another would be a row of zeros."""
         if y is None:
             raise UserError("Labels() conditions on labels, and these data have none")
+        low, high = int(y.min()), int(y.max())
+        if low < 0 or high >= self.num_classes:
+            hint = "; every datum needs a label" if low == -1 else ""
+            raise UserError(
+                f"Labels({self.num_classes}) conditions on labels 0..{self.num_classes - 1}; "
+                f"found {low}..{high}{hint}"
+            )
+
+    def __call__(self, x, y):
+        if y is None or not y.is_cuda:  # on a GPU to look is to wait; `Data` has looked
+            self.check(y)
         classes = torch.arange(self.num_classes, device=x.device)
         return x, (y.unsqueeze(-1) == classes).to(x.dtype)
 

@@ -2,7 +2,8 @@
 
 import dataclasses
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, field
+from numbers import Real
 
 import numpy as np
 import torch
@@ -10,6 +11,7 @@ from torch.utils.data import DataLoader, Dataset, IterableDataset
 
 from ..conditionals import likelihood as check_likelihood
 from ..errors import UserError, unknown, whole
+from .arrays import as_floats, as_labels, as_named, as_tensor, check_classes, check_finite
 
 BINARISE = ("none", "static", "dynamic")
 SPLITS = ("train", "valid", "test")
@@ -17,18 +19,36 @@ SPLITS = ("train", "valid", "test")
 
 @dataclass(frozen=True)
 class Split:
-    """`x [N, ...]` float, `y [N]` int64 labels (-1: not labelled), `c [N, ...]` covariates."""
+    """`x [N, ...]` float, `y [N]` int64 labels (-1: not labelled), `c [N, ...]` covariates.
+
+    `others` are arrays `[N, ...]` of any shape and dtype, by the names that the program takes.
+    """
 
     x: torch.Tensor
     y: torch.Tensor | None = None
     c: torch.Tensor | None = None
+    others: dict = field(default_factory=dict)
 
     def __len__(self):
         return len(self.x)
 
     def __getitem__(self, rows):
         """Some rows, by a slice or an index tensor."""
-        return Split(*(None if v is None else v[rows] for v in (self.x, self.y, self.c)))
+        return self.map(lambda value: value[rows])
+
+    def __repr__(self):
+        shapes = (f"{name} {list(value.shape)}" for name, value in self.arrays().items())
+        return f"Split({', '.join(shapes)})"
+
+    def arrays(self):
+        """`{name: [N, ...]}` of all that there is, `x` first."""
+        found = {"x": self.x, "y": self.y, "c": self.c, **self.others}
+        return {name: value for name, value in found.items() if value is not None}
+
+    def map(self, function):
+        """The split with every array put through `function`."""
+        x, y, c = (None if v is None else function(v) for v in (self.x, self.y, self.c))
+        return Split(x, y, c, {name: function(value) for name, value in self.others.items()})
 
 
 @dataclass(frozen=True)
@@ -47,6 +67,9 @@ class Data:
     `condition` says what a conditional model is given: `Labels(...)`, `Quadrants(...)`, any function
     of `(x, y)` that returns `(x, c)`; it is applied to a batch after binarisation. The splits hold
     the data before it; `observed` and the training batches, after.
+
+    `names` are those under which the pair is given the arrays in training, where they were given by
+    name: see `from_arrays`.
     """
 
     train: Split
@@ -61,6 +84,28 @@ class Data:
     condition: Callable | None = None
     scaling: tuple | None = None  # (mean, sd) that `standardise` took out
     hidden: torch.Tensor | None = None  # training labels that `keep_labels` took away, for scoring
+    names: tuple | None = None
+
+    def __post_init__(self):
+        if hasattr(self.condition, "check"):
+            for split in self.splits().values():
+                self.condition.check(split.y)
+
+    def __repr__(self):
+        sizes = ", ".join(f"{len(split)} {name}" for name, split in self.splits().items())
+        told = [f"x {list(self.x_shape)}"]
+        told += [
+            f"{n} {list(v.shape[1:])}" for n, v in self.train.arrays().items() if n not in "xy"
+        ]
+        told += [] if self.num_classes is None else [f"{self.num_classes} classes"]
+        told += [] if self.binarise == "none" else [f"{self.binarise} binarisation"]
+        told += [] if self.condition is None else [f"condition {self.condition!r}"]
+        told += [] if self.scaling is None else ["standardised: data.original(x) undoes it"]
+        return f"Data({self.name!r}: {sizes}; {', '.join(told)})"
+
+    def splits(self):
+        """`{name: Split}` of those that there are."""
+        return {name: split for name in SPLITS if (split := getattr(self, name)) is not None}
 
     def keep_labels(self, num_labels, seed=0):
         """The same data with `num_labels` training labels kept, the others -1; classes in balance.
@@ -95,11 +140,42 @@ class Data:
         return dataclasses.replace(self, condition=condition)
 
     def original(self, x):
-        """Values `[N, *x_shape]`, data or samples, in the units that they had before `standardise`."""
+        """Values `[N, *x_shape]`, data or samples, in the units that they had before `standardise`.
+
+        A model knows nothing of the data that it was trained on: what it generates and reconstructs is
+        in the units of these data, `data.original(pv.sample(model, 64))` in the original ones.
+        """
         if self.scaling is None:
             return x
         mean, sd = (s.to(x) for s in self.scaling)
         return x * sd + mean
+
+    def standardised(self, x):
+        """New values `[N, *x_shape]` in the units of these data: the inverse of `original`."""
+        x = as_floats(x)
+        if self.scaling is None:
+            return x
+        mean, sd = (s.to(x) for s in self.scaling)
+        return (x - mean) / sd
+
+    def cast(self, dtype):
+        """The same data, their floating-point arrays in `dtype`."""
+
+        def to(value):
+            if not value.is_floating_point() or value.dtype == dtype:
+                return value
+            new = value.to(dtype)
+            check_finite(new, f"{self.name}, as {dtype}, an array")  # beyond its range
+            return new
+
+        parts = {name: split.map(to) for name, split in self.splits().items()}
+        return dataclasses.replace(self, **parts)
+
+    def observed_names(self, model, observe=None):
+        """The names of what a pair is given: `observe`, else those in the data, else the model's."""
+        if observe or self.names is None:
+            return tuple(observe or getattr(model, "observes", ("x",)))
+        return tuple(dict.fromkeys((*self.names, *(() if self.condition is None else ("c",)))))
 
     @property
     def x_shape(self):
@@ -114,7 +190,7 @@ class Data:
 
     def describe(self):
         """What `config.json` records."""
-        sizes = {n: len(s) for n in SPLITS if (s := getattr(self, n))}
+        sizes = {name: len(split) for name, split in self.splits().items()}
         return {
             "name": self.name,
             "x_shape": list(self.x_shape),
@@ -126,6 +202,7 @@ class Data:
             **({} if self.condition is None else {"condition": repr(self.condition)}),
             **({} if self.hidden is None else {"num_labels": int((self.train.y >= 0).sum())}),
             **({} if self.scaling is None else {"standardised": True}),
+            **({} if self.names is None else {"names": list(self.names)}),
         }
 
     def observed(self, split):
@@ -149,11 +226,23 @@ def conditioned(split, condition):
 
 
 def _draw(grey, seed):
-    return torch.bernoulli(grey, generator=torch.Generator().manual_seed(seed))
+    # drawn in one precision: the same numbers have the same draw
+    draw = torch.bernoulli(grey.float(), generator=torch.Generator().manual_seed(seed))
+    return draw.to(grey.dtype)
 
 
 def make(
-    train, valid, test, *, name, num_classes, binarise, binarise_seed=0, split_seed=0, likelihood
+    train,
+    valid,
+    test,
+    *,
+    name,
+    num_classes,
+    binarise,
+    binarise_seed=0,
+    split_seed=0,
+    likelihood,
+    names=None,
 ):
     """`Data` from grey splits, binarised as said."""
     if binarise not in BINARISE:
@@ -168,41 +257,36 @@ def make(
         if binarise == "static":
             train = dataclasses.replace(train, x=_draw(train.x, binarise_seed + 1))
     return Data(
-        train, valid, test, name, num_classes, binarise, binarise_seed, split_seed, likelihood
+        train,
+        valid,
+        test,
+        name,
+        num_classes,
+        binarise,
+        binarise_seed,
+        split_seed,
+        likelihood,
+        names=names,
     )
 
 
-def _checked(x, y=None, num_classes=None, name="data"):
-    """Tensors of the right kind, or one line that says what is wrong."""
-    keep_dtype = isinstance(x, torch.Tensor) and x.dtype in (torch.float32, torch.float64)
-    x = torch.as_tensor(np.asarray(x) if not isinstance(x, torch.Tensor) else x)
-    if x.dtype == torch.uint8:
-        x = x.float() / 255
-    x = x if keep_dtype else x.to(torch.get_default_dtype())
-    if x.dim() < 2:
-        raise UserError(f"{name}: x has shape {list(x.shape)}; expected [N, ...], a row per datum")
-    bad = ~torch.isfinite(x)
-    if bad.any():
-        rows = bad.flatten(1).any(1)
+def _checked_x(x, name, label="x", least_dims=2):
+    """A floating-point tensor `[N, ...]`, or one line that says what is wrong."""
+    x = as_floats(x, label if name == "data" else f"{name}: {label}")
+    if x.dim() and not x.numel():
+        raise UserError(f"{name}: {label} has shape {list(x.shape)}: there are no values in it")
+    if x.dim() < least_dims:
         raise UserError(
-            f"{name}: x has {int(bad.sum())} NaN or infinite values, in {int(rows.sum())} rows "
-            f"(first: row {int(rows.nonzero()[0])})"
+            f"{name}: {label} has shape {list(x.shape)}; expected [N, ...], a row per datum "
+            "(one number per datum goes by name: {'x': x})"
         )
-    if y is None:
-        return x, None, None
-    y = torch.as_tensor(np.asarray(y) if not isinstance(y, torch.Tensor) else y)
-    if y.shape != x.shape[:1]:
-        raise UserError(f"{name}: {list(y.shape)} labels for {len(x)} data; expected [{len(x)}]")
-    if y.is_floating_point() and (y != y.round()).any():
-        raise UserError(f"{name}: labels must be whole numbers 0, 1, ... (or -1: not labelled)")
-    y = y.long()
-    top = num_classes if num_classes is not None else int(y.max()) + 1
-    if len(y) and (y.min() < -1 or y.max() >= top):
-        raise UserError(
-            f"{name}: labels must lie in 0..{top - 1} (or -1: not labelled); "
-            f"found {int(y.min())}..{int(y.max())}"
-        )
-    return x, y, top
+    check_finite(x, f"{name}: {label}")
+    return x
+
+
+def _rows_match(value, n, name, label):
+    if len(value) != n:
+        raise UserError(f"{name}: {label} has {len(value)} rows, x has {n}")
 
 
 def from_arrays(
@@ -218,26 +302,55 @@ def from_arrays(
     likelihood="normal",
     c=None,
 ):
-    """`Data` from arrays or tensors, split by a seeded permutation that looks at no label.
+    """`Data` from arrays, split by a seeded permutation that looks at no label.
+
+        from_arrays(x, y)                    # y: labels, for scoring, or for an objective
+        from_arrays({"x": x, "ys": y})       # any arrays, by the names that the program takes
+
+    Arrays are tensors, numpy arrays, lists or DataFrames; the same numbers are the same data. Those
+    that are given by name are given to the pair in training under that name, `x` as the first
+    argument; of `y` and `c` given apart, a pair gets what it observes (see `fit`).
 
     Args:
-        x: `[N, ...]`; uint8 is divided by 255.
+        x: `[N, ...]`, made floats; uint8 is divided by 255. Or `{name: [N, ...]}` of any shapes:
+            `x` and `c` are made floats; the others keep whole numbers and booleans as they are.
         y: `[N]` labels, whole numbers from 0 (-1: not labelled), or None.
         c: `[N, ...]` covariates, what a conditional model is given, or None.
         valid, test: shares of the data (or counts); 0 for none.
+        num_classes: of the labels. Default: the highest label and one.
 
     Raises:
-        UserError: NaN in x, labels out of range, shapes that do not match, an unknown likelihood.
+        UserError: NaN in x, labels out of range, shapes that do not match, arrays that cannot be
+            converted without a loss (see `data.arrays`), an unknown likelihood.
     """
     check_likelihood(likelihood)
     if num_classes is not None:
         whole(1, num_classes=num_classes)
-    x, y, num_classes = _checked(x, y, num_classes, name)
+    others, names = {}, None
+    if isinstance(x, dict):
+        if y is not None or c is not None:
+            raise UserError("arrays are given by name, {'x': x, 'y': y}, or apart, but not both")
+        others = {k: v for k, v in x.items() if v is not None}
+        if "x" not in others:
+            found = ", ".join(map(str, others)) or "none"
+            raise UserError(f"arrays by name need 'x', the data themselves; there are {found}")
+        x, c = others.pop("x"), others.pop("c", None)
+        names = ("x", *(("c",) if c is not None else ()), *others)
+        others = {k: as_named(v, f"{name}: {k}") for k, v in others.items()}
+    x = _checked_x(x, name, least_dims=1 if names else 2)
     n = len(x)
+    if y is not None:
+        hint = "; arrays of any shape go by the names that the program takes: {'x': x, 'y': y}"
+        y = as_labels(y, f"{name}: labels", hint)
+        if len(y) != n:
+            raise UserError(f"{name}: {list(y.shape)} labels for {n} data; expected [{n}]")
+        num_classes = check_classes(y, num_classes, name)
     if c is not None:
-        c, _, _ = _checked(c, name=f"{name}, covariates c")
-        if len(c) != n:
-            raise UserError(f"{name}: c has {len(c)} rows, x has {n}")
+        c = _checked_x(c, name, "covariates c", least_dims=1)
+        _rows_match(c, n, name, "c")
+    for label, value in others.items():
+        check_finite(value, f"{name}: {label}")
+        _rows_match(value, n, name, label)
     counts = [round(s * n) if isinstance(s, float) else int(s) for s in (valid, test)]
     if min(counts) < 0 or sum(counts) >= n:
         raise UserError(f"{name}: valid + test = {sum(counts)} leaves nothing of {n} to train on")
@@ -245,7 +358,7 @@ def from_arrays(
     if sum(counts):
         order = torch.randperm(n, generator=torch.Generator().manual_seed(split_seed))
     parts = order.split([n - sum(counts), *counts])
-    train, valid, test = (Split(x, y, c)[i] if len(i) else None for i in parts)
+    train, valid, test = (Split(x, y, c, others)[i] if len(i) else None for i in parts)
     return make(
         train,
         valid,
@@ -256,6 +369,7 @@ def from_arrays(
         binarise_seed=binarise_seed,
         split_seed=split_seed,
         likelihood=likelihood,
+        names=names,
     )
 
 
@@ -264,7 +378,11 @@ def standardise(data):
 
     Both are of the training split; a column that is constant there is only centred. Likelihoods
     are then those of the standardised values: a density in the original units is less by the sum
-    of log sd. `Data.original` undoes it. Never done unasked.
+    of log sd. Never done unasked.
+
+    A pair that is trained on these data is a pair of their units: samples, reconstructions and means
+    are standardised, `Data.original` puts them into the original units; new data go through
+    `Data.standardised` before they are encoded.
 
     Raises:
         UserError: binarised data, or data standardised already.
@@ -282,18 +400,39 @@ def standardise(data):
 
 
 def from_dataset(dataset, **options):
-    """`Data` from a map-style torch `Dataset` of `x` or `(x, y)`; see `from_arrays`."""
+    """`Data` from a map-style torch `Dataset` of `x`, `(x, y)` or dicts; see `from_arrays`."""
     items = [dataset[i] for i in range(len(dataset))]
-    if isinstance(items[0], (tuple, list)):
-        x = torch.stack([torch.as_tensor(i[0]) for i in items])
-        return from_arrays(x, torch.as_tensor([int(i[1]) for i in items]), **options)
-    return from_arrays(torch.stack([torch.as_tensor(i) for i in items]), **options)
+    if not items:
+        raise UserError(f"this {type(dataset).__name__} is empty")
+    first = items[0]
+    if isinstance(first, dict):
+        return from_arrays({k: _column([i.get(k) for i in items], k) for k in first}, **options)
+    if isinstance(first, (tuple, list)):
+        if len(first) == 1:
+            return from_arrays(_column([i[0] for i in items], "x"), **options)
+        y = [i[1] for i in items]
+        return from_arrays(_column([i[0] for i in items], "x"), _column(y, "labels y"), **options)
+    return from_arrays(_column(items, "x"), **options)
 
 
-def as_data(data):
-    """What `fit` accepts: `Data`, a tensor or array, `(x, y)`, a `Dataset`, or a `DataLoader`.
+def _column(items, name):
+    """`[N, ...]` of N items, of one shape."""
+    if isinstance(items[0], (str, bytes)):
+        as_labels(items, name)  # raises what to do about text
+    if isinstance(items[0], Real):
+        return as_tensor(items, name)
+    return as_tensor([as_tensor(item, name) for item in items], name)
+
+
+def as_data(data, first="x"):
+    """What `fit` accepts: `Data`, arrays, `(x, y)`, `{name: array}`, a `Dataset`, or batches.
 
     Bare arrays and datasets are all training data: nothing is held out behind the caller's back.
+    Arrays are tensors, numpy arrays, lists of numbers or DataFrames. Batches are a `DataLoader`, or
+    any iterable with a length.
+
+    Args:
+        first: the name of the program's first argument, which takes the data of a dict without "x".
     """
     if isinstance(data, (Data, DataLoader)):
         return data
@@ -303,13 +442,41 @@ def as_data(data):
         )
     if isinstance(data, Dataset) and hasattr(data, "__len__"):
         return from_dataset(data, valid=0, test=0)
-    if isinstance(data, (torch.Tensor, np.ndarray)):
+    if isinstance(data, dict):
+        return from_arrays(named_first(data, first), valid=0, test=0)
+    if isinstance(data, (torch.Tensor, np.ndarray)) or hasattr(data, "to_numpy"):
         return from_arrays(data, valid=0, test=0)
-    if isinstance(data, tuple) and len(data) == 2:
+    if isinstance(data, str):
+        raise UserError(f"cannot train on a name: pass pv.data.load({data!r}), or arrays")
+    if isinstance(data, tuple):
+        if len(data) != 2:
+            raise UserError(
+                f"a tuple of {len(data)}: pass (x, y), or arrays by the names that the program takes, "
+                "{'x': x, ...}"
+            )
         return from_arrays(*data, valid=0, test=0)
-    if hasattr(data, "__iter__") and hasattr(data, "__len__"):
+    if hasattr(data, "toarray"):
+        raise UserError(f"cannot train on a sparse {type(data).__name__}: pass its .toarray()")
+    if isinstance(data, list) and (not data or _is_row(data[0])):
+        return from_arrays(data, valid=0, test=0)
+    batched = hasattr(data, "__iter__") and hasattr(data, "__len__")
+    if batched and not isinstance(data, (bytes, set, frozenset)):
         return data  # batches, their number stated
     raise UserError(
         f"cannot train on {type(data).__name__}: pass pv.data.load(...), a tensor, (x, y), "
-        "a torch Dataset, or an iterable of batches with a length"
+        "{'x': x, ...}, a torch Dataset, or an iterable of batches with a length"
     )
+
+
+def named_first(arrays, first):
+    """The dict, with the array of the program's first argument under "x"."""
+    if "x" in arrays or first not in arrays:
+        return arrays
+    return {"x": arrays[first], **{k: v for k, v in arrays.items() if k != first}}
+
+
+def _is_row(item):
+    """Whether an item of a list is a number, or (nested) lists of them: a row, and no batch."""
+    if isinstance(item, (list, tuple)):
+        return bool(item) and _is_row(item[0])
+    return isinstance(item, (Real, np.bool_, str))

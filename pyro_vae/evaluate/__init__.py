@@ -8,6 +8,7 @@ from .clustering import baselines, clustering
 from .density import aggregate_posterior, ex_post
 from .gaps import inference_gaps
 from .grid import posterior_grid
+from .inputs import is_proper
 from .latents import (
     active_units,
     encode,
@@ -18,7 +19,7 @@ from .latents import (
     reconstruct,
     responsibilities,
 )
-from .likelihood import elbo, elbo_terms, is_proper, log_likelihood
+from .likelihood import elbo, elbo_terms, log_likelihood
 from .nuts import nuts
 from .quality import frechet, two_sample
 from .surgery import elbo_surgery

@@ -8,8 +8,9 @@ import torch
 from ..errors import whole
 from ..guides import PriorGuide
 from ..pair import device_of, eval_mode, seeded
+from .inputs import scored
 from .joint import Joint
-from .likelihood import check_proper, chunks, observed, rows_per_chunk
+from .likelihood import chunks, rows_per_chunk
 from .simulate import home, simulate
 
 PILOTS = 4  # chains that choose the step size, and count for nothing else
@@ -47,8 +48,8 @@ def ais(model, x, guide=None, num_steps=500, num_chains=16, leapfrog=10, seed=0,
         UserError: grey values in a Bernoulli; no continuous latent; a guide without a density.
     """
     whole(1, num_steps=num_steps, num_chains=num_chains, leapfrog=leapfrog)
-    check_proper(model, x, **others)
-    batch = observed(model, x, others)
+    batch = scored(model, x, others, guide)
+    x = batch["x"]
     anneal = _Annealing(model, guide, num_steps, num_chains, leapfrog)
     parts = []
     with anneal.ready(batch, x.device, seed) as (rows, device):
@@ -94,7 +95,7 @@ def bdmc(
     with eval_mode(model), seeded(seed, device):
         batch, latents = simulate(model, num_data, device, example, **covariates)
         follow = None if seed is None else int(torch.randint(2**31, ()))
-    check_proper(model, **batch)
+    scored(model, batch["x"], {k: v for k, v in batch.items() if k != "x"})
     anneal = _Annealing(model, guide, num_steps, num_chains, leapfrog)
     names, lower, upper = set(latents), [], []
     with anneal.ready(batch, device, follow) as (rows, device):

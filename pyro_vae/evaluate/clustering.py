@@ -1,7 +1,6 @@
 """Clusters against labels: metrics, and the baselines that a deep model must beat."""
 
 import numpy as np
-import torch
 from scipy.optimize import linear_sum_assignment
 from sklearn.cluster import AgglomerativeClustering, KMeans
 from sklearn.decomposition import PCA
@@ -9,16 +8,8 @@ from sklearn.metrics import adjusted_rand_score, normalized_mutual_info_score
 from sklearn.metrics.cluster import contingency_matrix
 from sklearn.mixture import GaussianMixture
 
+from ..data.arrays import as_labels
 from ..errors import UserError
-
-
-def _vector(values, name):
-    values = (
-        values.detach().cpu().numpy() if isinstance(values, torch.Tensor) else np.asarray(values)
-    )
-    if values.ndim != 1:
-        raise UserError(f"{name} must be a vector of {name}, not of shape {list(values.shape)}")
-    return values
 
 
 def clustering(labels, clusters):
@@ -32,9 +23,10 @@ def clustering(labels, clusters):
     Data labelled -1 (not labelled) are left out.
 
     Raises:
-        UserError: lengths differ, or nothing is labelled.
+        UserError: lengths differ, nothing is labelled, or labels are no whole numbers.
     """
-    labels, clusters = _vector(labels, "labels"), _vector(clusters, "clusters")
+    labels = as_labels(labels).cpu().numpy()
+    clusters = as_labels(clusters, "clusters").cpu().numpy()
     if len(labels) != len(clusters):
         raise UserError(f"{len(labels)} labels for {len(clusters)} cluster assignments")
     keep = labels >= 0

@@ -9,8 +9,9 @@ from ..models.priors import FlowPrior, MixturePrior, fit_components, prior_of
 from ..pair import accepting, device_of, eval_mode, is_latent, seeded
 from ..program import Program
 from ..sites import choose_latent
+from .inputs import observed
 from .latents import encode
-from .likelihood import chunks, observed
+from .likelihood import chunks
 
 KINDS = ("mixture", "flow")
 
@@ -29,7 +30,8 @@ def aggregate_posterior(model, guide, x, latent=None, draws=1, seed=0, **others)
     """
     whole(1, draws=draws)
     preferred = getattr(model, "prior_latent", "z")
-    batch, device = observed(model, x, others), device_of(model, guide, default=x.device)
+    batch = observed(model, x, others, guide)
+    x, device = batch["x"], device_of(model, guide, default=batch["x"].device)
     guide_of, result = accepting(guide), []
     with eval_mode(model, guide), seeded(seed, device):
         for _ in range(draws):

@@ -6,10 +6,11 @@ import torch
 
 from ..errors import positive, whole
 from ..guides.free import Free
-from ..pair import device_of, eval_mode, seeded
+from ..pair import device_of, eval_mode, seeded, takes
 from ..programs import trace_pair
 from .ais import GRADIENT, ais
-from .likelihood import check_proper, chunks, log_weights, observed, rows_per_chunk
+from .inputs import scored
+from .likelihood import chunks, log_weights, rows_per_chunk
 
 DRAWS = 16  # for each gradient
 WINDOW = 50  # steps between looks
@@ -67,9 +68,8 @@ def inference_gaps(
     """
     whole(1, num_samples=num_samples, importance_samples=importance_samples, max_steps=max_steps)
     positive(lr=lr, tolerance=tolerance)
-    check_proper(model, x, guide, **others)
-    batch = observed(model, x, others)
-    device = device_of(model, guide, default=x.device)
+    batch = scored(model, x, others, guide)
+    x, device = batch["x"], device_of(model, guide, default=batch["x"].device)
     parts = []
     with eval_mode(model, guide), seeded(seed, device):
         rows = max(1, rows_per_chunk(model, guide, batch, device) // GRADIENT)
@@ -93,7 +93,8 @@ def inference_gaps(
     if log_likelihood is not None:
         result["log_likelihood"] = log_likelihood.to(result["elbo"])
     elif annealing is not False:
-        annealed = ais(model, x, seed=seed, **(annealing or {}), **others)
+        of_model = {k: v for k, v in others.items() if takes(model, k)}
+        annealed = ais(model, x, seed=seed, **(annealing or {}), **of_model)
         result["log_likelihood"] = best_bound(result["log_likelihood"], annealed)
     result["approximation"] = result["log_likelihood"] - result["elbo_optimal"]
     result["amortisation"] = result["elbo_optimal"] - result["elbo"]

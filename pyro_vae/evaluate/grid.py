@@ -8,8 +8,9 @@ import torch
 from ..errors import UserError, whole
 from ..guides import PriorGuide
 from ..pair import device_of, eval_mode, seeded
+from .inputs import scored
 from .joint import Joint
-from .likelihood import chunks, observed, rows_per_chunk
+from .likelihood import chunks, rows_per_chunk
 
 DEEP = 12.0  # nats below the highest point where the posterior is taken to end
 
@@ -35,7 +36,8 @@ def posterior_grid(model, x, guide=None, num=100, seed=0, **others):
         UserError: more or fewer latent numbers than two.
     """
     whole(10, num=num)
-    batch, device = observed(model, x, others), device_of(model, guide, default=x.device)
+    batch = scored(model, x, others, guide)
+    x, device = batch["x"], device_of(model, guide, default=batch["x"].device)
     parts = []
     with eval_mode(model, guide), seeded(seed, device):
         first = Joint(model, {k: v[:1].to(device) for k, v in batch.items()})

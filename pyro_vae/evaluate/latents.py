@@ -6,14 +6,15 @@ from ..errors import UserError, whole
 from ..pair import device_of, eval_mode, is_latent, seeded
 from ..programs import trace_pair
 from ..sites import holds, mean_of, observed_site
-from .likelihood import chunks, observed, rows_per_chunk
+from .inputs import observed
+from .likelihood import chunks, rows_per_chunk
 
 
 def _map(model, guide, x, others, function, seed=0, num_samples=1, **options):
     """`function(traces, chunk)` over chunks of the data, in eval mode; `{name: [N, ...]}`, joined."""
     whole(1, num_samples=num_samples)
-    batch = observed(model, x, others)
-    device = device_of(model, guide, default=x.device)
+    batch = observed(model, x, others, guide)
+    x, device = batch["x"], device_of(model, guide, default=batch["x"].device)
     parts = []
     with torch.no_grad(), eval_mode(model, guide), seeded(seed, device):
         rows = rows_per_chunk(model, guide, batch, device) // num_samples

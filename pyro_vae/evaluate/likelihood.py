@@ -4,32 +4,14 @@ import math
 
 import torch
 
-from ..errors import UserError, whole
-from ..guides import PriorGuide
-from ..pair import device_of, eval_mode, one_hot_labels, seeded
+from ..errors import whole
+from ..pair import device_of, eval_mode, seeded
 from ..programs import few_rows, layout_of, trace_pair
+from .inputs import scored
 
 BYTES = 256 * 2**20  # what one chunk's largest tensors may take together
 INDIVISIBLE = 2**60  # rows a chunk of a pair that takes its batch whole
 AT_ONCE = 100  # draws of such a pair
-
-
-def observed(model, x, others):
-    """The batch of all data, without what is None; labels one-hot where the model's y is."""
-    batch = {"x": x, **{k: v for k, v in others.items() if v is not None}}
-    for name, value in batch.items():
-        if not isinstance(value, torch.Tensor):
-            raise UserError(f"{name} must be a tensor, not {type(value).__name__}")
-        if len(value) != len(x):
-            raise UserError(f"{name} has {len(value)} rows, x has {len(x)}")
-    if len(x) == 0:
-        raise UserError("x is empty")
-    built = getattr(getattr(model, "p_x", None), "shape", x.shape[1:])
-    if tuple(x.shape[1:]) != tuple(built):
-        raise UserError(
-            f"'x' has shape {list(x.shape)}, but this model was built for [..., {', '.join(map(str, built))}]"
-        )
-    return one_hot_labels(model, batch)
 
 
 def chunks(batch, size, device):
@@ -75,10 +57,13 @@ def elbo_terms(model, guide, x, num_samples=1, seed=0, **others):
         num_samples: Monte Carlo samples per datum to average.
         seed: of those samples; None takes torch's stream as it is.
         others: further observed values and `index`, by name, each with N rows.
+
+    Raises:
+        UserError: names that the pair does not take, NaN, values outside a likelihood's support.
     """
     whole(1, num_samples=num_samples)
-    batch = observed(model, x, others)
-    device = device_of(model, guide, default=x.device)
+    batch = scored(model, x, others, guide, proper=False)
+    x, device = batch["x"], device_of(model, guide, default=batch["x"].device)
     parts = []
     with eval_mode(model, guide), seeded(seed, device):
         rows = rows_per_chunk(model, guide, batch, device)
@@ -94,31 +79,6 @@ def elbo(model, guide, x, num_samples=1, seed=0, **others):
     return sum(elbo_terms(model, guide, x, num_samples, seed, **others).values())
 
 
-def is_proper(model, guide, x, **others):
-    """Whether every observed site's law is a probability (False for grey values in a Bernoulli)."""
-    device = device_of(model, guide, default=x.device)
-    batch = {k: v.to(device) for k, v in observed(model, x, others).items()}
-    batch = few_rows(model, guide, batch, 1)
-    with torch.no_grad(), eval_mode(model, guide), seeded(0, device):
-        sites = trace_pair(model, guide, batch).model.values()
-    return all(_proper(s["fn"]) for s in sites if s["is_observed"])
-
-
-def check_proper(model, x, guide=None, **others):
-    """Raise unless p(x) is a probability: `is_proper`, with the prior's draws for want of a guide."""
-    if not is_proper(model, PriorGuide(model) if guide is None else guide, x, **others):
-        raise UserError(
-            "grey values in a Bernoulli have a score, not a log-likelihood; "
-            "binarise, or use a likelihood that fits"
-        )
-
-
-def _proper(fn):
-    while hasattr(fn, "base_dist"):
-        fn = fn.base_dist
-    return getattr(fn, "proper", True)
-
-
 @torch.no_grad()
 def log_likelihood(model, guide, x, num_samples=5000, seed=0, **others):
     r"""`[N]` importance-weighted bounds on log p(x), nats per datum (arXiv 1509.00519).
@@ -131,12 +91,12 @@ def log_likelihood(model, guide, x, num_samples=5000, seed=0, **others):
     is the Monte Carlo estimate from the prior, of a conditional model log p(x | c).
 
     Raises:
-        UserError: the model scores grey values with a Bernoulli, which is no likelihood.
+        UserError: names that the pair does not take, NaN, values outside a likelihood's support;
+            grey values scored with a Bernoulli, or a `pyro.factor`, which are no likelihoods.
     """
     whole(1, num_samples=num_samples)
-    batch = observed(model, x, others)
-    check_proper(model, x, guide, **others)
-    device = device_of(model, guide, default=x.device)
+    batch = scored(model, x, others, guide)
+    x, device = batch["x"], device_of(model, guide, default=batch["x"].device)
     out = []
     with eval_mode(model, guide), seeded(seed, device):
         rows = rows_per_chunk(model, guide, batch, device)

@@ -8,8 +8,8 @@ from pyro.ops.stats import effective_sample_size, split_gelman_rubin
 
 from ..errors import whole
 from ..pair import device_of, eval_mode, seeded
+from .inputs import scored
 from .joint import Joint
-from .likelihood import observed
 
 
 class Draws(NamedTuple):
@@ -35,7 +35,8 @@ def nuts(model, x, num_samples=500, warmup=500, num_chains=4, seed=0, **others):
     whole(2, num_chains=num_chains)
     whole(4, num_samples=num_samples)
     whole(1, warmup=warmup)
-    batch, device = observed(model, x, others), device_of(model, default=x.device)
+    batch = scored(model, x, others)
+    x, device = batch["x"], device_of(model, default=batch["x"].device)
     with eval_mode(model), seeded(seed, device):
         joint = Joint(model, {k: v.to(device) for k, v in batch.items()})
 

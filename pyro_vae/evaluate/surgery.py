@@ -6,9 +6,10 @@ import torch
 
 from ..errors import whole
 from ..pair import device_of, eval_mode, seeded
+from .inputs import observed
 from .joint import Joint
 from .latents import active_units
-from .likelihood import BYTES, chunks, observed, rows_per_chunk
+from .likelihood import BYTES, chunks, rows_per_chunk
 
 
 @torch.no_grad()
@@ -35,8 +36,8 @@ def elbo_surgery(model, guide, x, num_samples=1, seed=0, **others):
         summed (of themselves, `mutual_information(responsibilities(...))` tells).
     """
     whole(1, num_samples=num_samples)
-    batch = observed(model, x, others)
-    device = device_of(model, guide, default=x.device)
+    batch = observed(model, x, others, guide)
+    x, device = batch["x"], device_of(model, guide, default=batch["x"].device)
     with eval_mode(model, guide), seeded(seed, device):
         rows = rows_per_chunk(model, guide, batch, device) // num_samples
         parts = chunks(batch, max(1, min(len(x), rows)), device)

@@ -7,7 +7,8 @@ from pyro.ops.stats import fit_generalized_pareto
 
 from ..errors import UserError, whole
 from ..pair import device_of, eval_mode, seeded
-from .likelihood import check_proper, chunks, log_weights, observed, rows_per_chunk
+from .inputs import scored
+from .likelihood import chunks, log_weights, rows_per_chunk
 
 
 @torch.no_grad()
@@ -20,9 +21,8 @@ def importance_weights(model, guide, x, num_samples=1000, seed=0, **others):
         UserError: the model scores grey values with a Bernoulli.
     """
     whole(1, num_samples=num_samples)
-    check_proper(model, x, guide, **others)
-    batch = observed(model, x, others)
-    device = device_of(model, guide, default=x.device)
+    batch = scored(model, x, others, guide)
+    x, device = batch["x"], device_of(model, guide, default=batch["x"].device)
     columns = []
     with eval_mode(model, guide), seeded(seed, device):
         rows = rows_per_chunk(model, guide, batch, device)

@@ -8,7 +8,8 @@ from pyro.distributions import MaskedDistribution
 from torch.distributions import Independent
 
 from ..errors import UserError, unknown, whole
-from ..evaluate.likelihood import chunks, observed, rows_per_chunk
+from ..evaluate.inputs import observed
+from ..evaluate.likelihood import chunks, rows_per_chunk
 from ..pair import device_of, eval_mode, is_subsample, seeded
 from ..programs import trace_pair
 from ..sites import holds, observed_site
@@ -75,7 +76,7 @@ def complete(
     mask = mask.to(x.device).expand(x.shape)
     x = torch.where(mask, x, torch.zeros_like(x))
     device = device_of(model, guide, default=x.device)
-    batch = observed(model, x, others)
+    batch = observed(model, x, others, guide)
     many = {k: v.repeat((num_samples,) + (1,) * (v.dim() - 1)) for k, v in batch.items()}
     many["_mask"] = mask.repeat((num_samples,) + (1,) * (mask.dim() - 1))
     parts, accepted = [], []

@@ -16,12 +16,22 @@ from tqdm.auto import tqdm
 
 from ..conditionals import networks_in
 from ..data import Data, as_data, batches
+from ..data.arrays import check_finite
 from ..errors import UserError, positive, unknown, whole
 from ..evaluate import check_pair, elbo
-from ..evaluate.check import check_support
+from ..evaluate.inputs import Support
 from ..evaluate.scale_floor import warn_at_scale_floor
 from ..objectives import ELBO
-from ..pair import accepting, modules, one_hot_labels, reads_index, takes, untouched
+from ..pair import (
+    accepting,
+    dtype_of,
+    first_argument,
+    modules,
+    one_hot_labels,
+    reads_index,
+    takes,
+    untouched,
+)
 from ..programs import trace_pair
 from . import checkpoint, distributed
 from .cuda_graph import GraphedStep, can_graph
@@ -93,8 +103,11 @@ def fit(
     Args:
         model, guide: Pyro programs; modules are moved to `device`, trained in place, and left in
             eval mode.
-        data: `pv.data.load(...)`, a tensor, `(x, y)`, a torch `Dataset`; a `DataLoader`, or any
-            iterable with a length, of batches `x`, `(x, y)` or dicts: they need not fit in memory.
+        data: `pv.data.load(...)`, an array (a tensor, numpy, lists, a DataFrame), `(x, y)` with labels
+            y `[N]`, a torch `Dataset`; a `DataLoader`, or any iterable with a length, of batches `x`,
+            `(x, y)` or dicts: they need not fit in memory. Arrays of any shape go by the names that
+            the program takes, `{"x": x, "ys": y}`, x to its first argument. x is made floats in the
+            pair's dtype, uint8 divided by 255 (a program that reads tokens takes them as `x.long()`).
         objective: one of `pv.objectives`; `ELBO()` unless said.
         lr, schedule: Adam's rate, and how it falls over the run: `constant, linear, cosine`.
         batch_size: data a step, of all processes together; the last batch may be short. A loader's
@@ -104,9 +117,9 @@ def fit(
         patience: stop after that many epochs without a better validation ELBO.
         initialise: a `MixtureInitialisation`, or any function of `(model, guide, data, device,
             seed, progress)`, run before the first epoch.
-        observe: names of the data that the pair is given, of `("x", "y", "c")`; `model.observes`,
-            else `x` alone, unless said. Labels in the data are otherwise never seen in training; where
-            the model's y is categorical they are given as one-hot rows.
+        observe: names of the data that the pair is given. Default: all, of arrays by name; else
+            `model.observes`, else `x` alone. Labels of `(x, y)` are otherwise never seen in training;
+            where the model's y is categorical they are given as one-hot rows.
         device: `"cuda"`, `"cpu"`, ...; a GPU where there is one.
         compile: record the training step once and replay it, the same numbers up to rounding:
             `"auto"` (what pays for a run of this length), `True` (compiled by Inductor, which needs
@@ -126,7 +139,9 @@ def fit(
             last good checkpoint kept); a checkpoint that cannot be used.
     """
     device = choose_device(device)
-    data = as_data(data)
+    data, dtype = as_data(data, first_argument(model)), dtype_of(model, guide)
+    if isinstance(data, Data) and dtype is not None:
+        data = data.cast(dtype)
     objective = ELBO() if objective is None else objective
     if schedule not in SCHEDULES:
         raise unknown("schedule", schedule, SCHEDULES)
@@ -206,11 +221,17 @@ class _Trainer:
         self.progress = progress and self.rank == 0
         self.epochs, self.lr, self.seed = settings["epochs"], settings["lr"], settings["seed"]
         self.compile = compile
+        self.named = not observe  # names of a stream's dicts are seen with its first batch
         self.observe = tuple(observe or getattr(model, "observes", ("x",)))
+        if isinstance(data, Data):
+            self.observe = data.observed_names(model, observe)
         for m in modules(model, guide):
             m.to(device)
         share = self.rank, self.processes
-        self.batches = batches(data, settings["batch_size"], device, self.seed, share)
+        self.batches = batches(
+            data, settings["batch_size"], device, self.seed, share, dtype_of(model, guide),
+            first_argument(model),
+        )  # fmt: skip
         self.programs = accepting(model), accepting(guide)
         self.labels_checked = self._check_labels()  # else every step would wait for a GPU to tell
         has_valid = isinstance(data, Data) and data.valid is not None
@@ -254,9 +275,8 @@ class _Trainer:
 
     def start(self, initialise, config):
         """Check the pair, build the optimiser, initialise, and write the first checkpoint."""
-        with untouched(self.device):
-            batch = next(iter(self.batches.epoch(0)))
-            first, given = self.pick_all(batch), self.pick(batch)
+        batch = self._first_batch()
+        first, given = self.pick_all(batch), self.pick(batch)
         _refuse_auto(self.guide)
         check_pair(self.model, self.guide, **{k: v[:8] for k, v in given.items()})
         self._check_all_data(given)
@@ -270,6 +290,15 @@ class _Trainer:
             self._share_weights()
         self._part_noise()
         self.save()
+
+    def _first_batch(self):
+        with untouched(self.device):
+            batch = next(iter(self.batches.epoch(0)))
+        names = getattr(self.batches, "names", None)
+        if names is not None and self.named:
+            needs = getattr(self.objective, "needs", ())
+            self.observe = tuple(name for name in names if name not in needs)
+        return batch
 
     def _write_config(self, config):
         self.out.mkdir(parents=True, exist_ok=True)
@@ -291,14 +320,17 @@ class _Trainer:
             torch.manual_seed(self.seed + 15_485_863 * self.rank)
 
     def _check_all_data(self, first):
-        """Every training datum, not only the first batch, lies in its likelihood's support."""
-        if not isinstance(self.data, Data):
-            return
-        with torch.no_grad(), untouched(self.device):
-            traces = trace_pair(self.model, self.guide, {k: v[:1] for k, v in first.items()})
-        site = traces.model.get("x")
-        if site is not None and site["is_observed"]:
-            check_support(site, "x", self.data.observed("train").x)
+        """Every training datum, not only the first batch, lies in its likelihood's support.
+
+        A stream's are looked at batch by batch.
+        """
+        support = Support(self.model, self.guide, first)
+        if isinstance(self.data, Data):
+            train = self.data.observed("train")
+            rows = {"index": torch.arange(len(train))} if "index" in first else {}
+            support.check(self.pick({**train.arrays(), **rows}, check=True))
+        else:
+            self.batches.check = lambda batch: support.check(self.pick(batch, check=True))
 
     def _make_optimiser(self, batch):
         """Adam over the modules' parameters, and any that a user's program keeps elsewhere."""
@@ -442,6 +474,8 @@ class _Trainer:
         self.seen = self.seen + count
 
     def _not_finite(self, batch):
+        for name, value in batch.items():  # of a stream on a GPU, which is not looked at
+            check_finite(value, f"step {self.batch + 1} of epoch {self.epoch + 1}: {name}")
         with torch.no_grad():
             traces = trace_pair(self.model, self.guide, self.pick(batch))
         sites = [*traces.guide.items(), *traces.model.items()]
@@ -482,8 +516,7 @@ class _Trainer:
         bar.update()
 
     def _validate(self):
-        valid = self.data.observed("valid")
-        given = self.pick({"x": valid.x, "y": valid.y, "c": valid.c}, check=True)
+        given = self.pick(self.data.observed("valid").arrays(), check=True)
         return float(elbo(self.model, self.guide, **given, seed=self.seed).mean())
 
     def _out_of_patience(self):
@@ -539,8 +572,9 @@ class _Trainer:
             raise UserError(
                 f"a {schedule} schedule of {settings['epochs']} epochs cannot be extended"
             )
-        with untouched(self.device):
-            first = self.pick_all(next(iter(self.batches.epoch(0))))
+        batch = self._first_batch()
+        first = self.pick_all(batch)
+        self._check_all_data(self.pick(batch))
         freeze(self.model, self.guide, state["weights"])  # before: what is frozen is not optimised
         self._make_optimiser(first)
         restore(self.model, self.guide, self.free, state["weights"], path)

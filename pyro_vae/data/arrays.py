@@ -1,0 +1,207 @@
+"""Numbers in whatever carries them, as tensors: the same numbers give the same answer.
+
+Tensors, numpy arrays, (nested) lists, DataFrames and Series are accepted, by data sets, `fit` and
+every evaluator alike. What would lose something on the way (a mask, an imaginary part, digits) is
+refused.
+"""
+
+from numbers import Real
+
+import numpy as np
+import torch
+
+from ..errors import UserError
+
+MAX_CLASSES = 2**16  # a one-hot row per data point must fit in memory
+
+
+def as_tensor(value, name="x"):
+    """`value` as a dense tensor of numbers, its dtype as it is; memory is shared where possible.
+
+    Raises:
+        UserError: what is no array of numbers, or not all there: sparse, quantized, complex or
+            masked arrays, text, objects, rows of different lengths.
+    """
+    if isinstance(value, torch.Tensor):
+        if value.is_quantized:
+            raise UserError(f"{name} is a quantized tensor: pass {name}.dequantize()")
+        if value.is_nested or value.layout != torch.strided:
+            raise UserError(f"{name} is a sparse or nested tensor: pass a dense one")
+        if value.is_complex():
+            raise UserError(f"{name} has complex numbers: pass real ones, e.g. torch.view_as_real")
+        return value
+    if _holds_tensors(value):
+        return _stacked([as_tensor(v, name) for v in value], name)
+    array = _as_array(value, name)
+    if array.dtype.kind == "f" and array.dtype.itemsize > 8:
+        array = array.astype(np.float64)
+    array = np.ascontiguousarray(array.astype(array.dtype.newbyteorder("="), copy=False))
+    return torch.from_numpy(array if array.flags.writeable else array.copy())
+
+
+def as_floats(value, name="x", dtype=None):
+    """`value` as a floating-point tensor: 8-bit integers are grey levels, divided by 255.
+
+    Args:
+        dtype: of the result; None keeps that of a float32 or float64 tensor, and is torch's default
+            for anything else.
+
+    Raises:
+        UserError: see `as_tensor`; 16-bit images; whole numbers that `dtype` cannot hold.
+    """
+    tensor = as_tensor(value, name)
+    if tensor.dtype == torch.uint16:
+        raise UserError(
+            f"{name} has 16-bit integers, and nothing says what they are: pass {name} / 65535 for "
+            f"grey levels in [0, 1], or {name} as 32-bit integers for counts"
+        )
+    tensor = _signed(tensor)
+    if dtype is None:
+        keep = isinstance(value, torch.Tensor) and tensor.dtype in (torch.float32, torch.float64)
+        dtype = tensor.dtype if keep else torch.get_default_dtype()
+    if tensor.dtype == torch.uint8:
+        return tensor.to(dtype) / 255
+    if not tensor.is_floating_point() and tensor.dtype != torch.bool and tensor.numel():
+        largest = max(abs(int(v)) for v in tensor.aminmax())
+        if largest > 2 / torch.finfo(dtype).eps:  # 2^24 in float32
+            raise UserError(
+                f"{name} has whole numbers up to {largest}, which {_short(dtype)} cannot tell from "
+                "their neighbors: scale them, or use a model in float64"
+            )
+    return tensor.to(dtype)
+
+
+def as_named(value, name, dtype=None):
+    """An array that a program takes by its own name: floats as `dtype`, all else as it is.
+
+    Raises:
+        UserError: see `as_tensor`; 8-bit integers of more than one dimension, which may be grey
+            levels or one-hot rows.
+    """
+    tensor = as_tensor(value, name)
+    if tensor.dim() == 0:
+        raise UserError(f"{name} is a single number; expected [N, ...], one row per data point")
+    if tensor.dtype == torch.uint8:
+        if tensor.dim() > 1:
+            raise UserError(
+                f"{name} has 8-bit integers, which may be grey levels or one-hot rows: pass "
+                f"{name} / 255, or {name} as floats"
+            )
+        return tensor.long()
+    if not tensor.is_floating_point():
+        return _signed(tensor)
+    keep = isinstance(value, torch.Tensor) and tensor.dtype in (torch.float32, torch.float64)
+    return tensor.to(dtype or (tensor.dtype if keep else torch.get_default_dtype()))
+
+
+def as_labels(value, name="labels", hint=""):
+    """`[N]` int64 labels: whole numbers, whatever carries them.
+
+    Raises:
+        UserError: text, fractions, NaN, or more than one dimension.
+    """
+    kind = getattr(getattr(value, "dtype", None), "kind", None)
+    first = next(iter(value), None) if kind in (None, "O") and hasattr(value, "__iter__") else None
+    if kind in ("U", "S") or isinstance(first, (str, bytes)):
+        raise UserError(f"{name} are text: number them, e.g. np.unique(y, return_inverse=True)[1]")
+    tensor = as_tensor(value, name)
+    if tensor.dim() != 1:
+        raise UserError(
+            f"{name} have shape {list(tensor.shape)}; expected [N], whole numbers{hint}"
+        )
+    if tensor.is_floating_point() and (tensor != tensor.round()).any():
+        raise UserError(f"{name} must be whole numbers 0, 1, ... (or -1: not labelled)")
+    return tensor.long()
+
+
+def check_finite(tensor, name):
+    """Raise unless every number is finite, with how many are not, and the first row that has one."""
+    if not tensor.is_floating_point():
+        return
+    bad = ~torch.isfinite(tensor)
+    if bad.any():
+        rows = bad.reshape(len(bad), -1).any(1)
+        raise UserError(
+            f"{name} has {int(bad.sum())} NaN or infinite values, in {int(rows.sum())} rows "
+            f"(first: row {int(rows.nonzero()[0])})"
+        )
+
+
+def check_classes(labels, num_classes=None, name="data"):
+    """How many classes labels `[N]` (-1: not labelled) are of: `num_classes`, else the highest + 1.
+
+    None where there are no labels.
+
+    Raises:
+        UserError: labels out of range, or numbers too large to number classes.
+    """
+    low, high = (int(v) for v in labels.aminmax()) if len(labels) else (-1, -1)
+    count = high + 1 if num_classes is None else int(num_classes)
+    if count > MAX_CLASSES:
+        distinct = len(labels[labels >= 0].unique())
+        raise UserError(
+            f"{name}: labels go up to {count - 1}, of {distinct} distinct values: number the classes "
+            "0, 1, ..., e.g. np.unique(y, return_inverse=True)[1]"
+        )
+    if low < -1 or high >= count:
+        allowed = f"lie in 0..{count - 1}" if count > 0 else "be whole numbers from 0"
+        raise UserError(f"{name}: labels must {allowed} (or -1: not labelled); found {low}..{high}")
+    return count or None
+
+
+def _as_array(value, name):
+    kind = type(value).__name__
+    if isinstance(value, np.ma.MaskedArray):
+        if np.ma.is_masked(value):
+            raise UserError(
+                f"{name} is a masked array with {int(np.ma.getmaskarray(value).sum())} masked "
+                "values: fill them, or leave their rows out"
+            )
+        value = value.data
+    if isinstance(value, (str, bytes, dict, set, frozenset)) or value is None:
+        raise UserError(f"{name} must be an array of numbers, not {kind}")
+    if type(value).__module__.split(".")[0] == "PIL":
+        raise UserError(
+            f"{name} is a PIL image: give the data set transform=torchvision.transforms.ToTensor()"
+        )
+    if hasattr(value, "toarray"):
+        raise UserError(f"{name} is a sparse {kind}: pass {name}.toarray()")
+    if hasattr(value, "to_numpy"):  # a DataFrame or Series, of whatever library
+        value = value.to_numpy()
+    try:
+        array = np.asarray(value)
+    except ValueError:
+        raise UserError(f"{name} has rows of different lengths; expected [N, ...]") from None
+    if array.dtype.kind == "O" and array.ndim:
+        numbers = all(isinstance(v, (Real, np.bool_)) for v in array.ravel())
+        array = array.astype(np.float64) if numbers and array.size else array
+    if array.dtype.kind == "c":
+        raise UserError(f"{name} has complex numbers: pass real ones")
+    if array.dtype.kind not in "biuf":
+        what = "text" if array.dtype.kind in "US" else f"{array.dtype} values"
+        what = f"a {kind}" if array.dtype.kind == "O" and not array.ndim else what
+        raise UserError(f"{name} must be an array of numbers; it has {what}")
+    return array
+
+
+def _holds_tensors(value):
+    return isinstance(value, (list, tuple)) and any(isinstance(v, torch.Tensor) for v in value)
+
+
+def _stacked(rows, name):
+    for i, row in enumerate(rows):
+        if row.shape != rows[0].shape:
+            raise UserError(
+                f"{name} has rows of different shapes: {list(rows[0].shape)} in row 0, "
+                f"{list(row.shape)} in row {i}"
+            )
+    return torch.stack(rows)
+
+
+def _signed(tensor):
+    """Torch computes little with unsigned integers of more than 8 bits."""
+    return tensor.long() if tensor.dtype in (torch.uint16, torch.uint32, torch.uint64) else tensor
+
+
+def _short(dtype):
+    return str(dtype).removeprefix("torch.")
