@@ -1,6 +1,7 @@
 """What a person sees when something is wrong: one line that says what, and what to do."""
 
 import difflib
+import math
 from numbers import Integral, Real
 
 
@@ -25,13 +26,14 @@ def whole(least, **values):
     """Raise unless every value, or each in a tuple of them, is a whole number from `least` on."""
     for name, value in values.items():
         for number in value if isinstance(value, (tuple, list)) else (value,):
-            if not (isinstance(number, Integral) and number >= least):
+            if isinstance(number, bool) or not (isinstance(number, Integral) and number >= least):
                 raise UserError(f"{name} takes whole numbers from {least}, not {value!r}")
 
 
 def positive(or_zero=False, **values):
-    """Raise unless every value is a positive number (or zero, where that is allowed)."""
+    """Raise unless every value is a positive finite number (or zero, where that is allowed)."""
     for name, value in values.items():
-        if not (isinstance(value, Real) and (value > 0 or (or_zero and value == 0))):
+        if not (isinstance(value, Real) and (0 < value < math.inf or (or_zero and value == 0))):
             rule = "not be negative" if or_zero else "be positive"
+            rule = "be finite" if value == math.inf else rule
             raise UserError(f"{name} must {rule}: {value!r}")

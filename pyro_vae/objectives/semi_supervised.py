@@ -43,7 +43,7 @@ class SemiSupervised(ELBO):
 
     Args:
         alpha: see above.
-        share: N_l / N; counted by `fit` unless said (a stream of batches cannot be counted).
+        share: N_l / N, in [0, 1]. Default: counted by `fit` (a stream of batches cannot be counted).
         latent: the name of y.
         options: those of `ELBO`: beta, warmup, free_bits, num_particles; they apply to L and U alike.
 
@@ -60,13 +60,15 @@ class SemiSupervised(ELBO):
         if share is not None and not 0 <= share <= 1:
             raise UserError(f"share, of the data that are labelled, lies in [0, 1]: {share}")
         self.alpha, self.share, self.latent = alpha, share, latent
+        self.share_is_stated = share is not None  # then `fit` does not count it
         self.top = -1  # the highest label, as far as known
 
     def count(self, labels):
-        """Take the share of labelled data from the training labels; None: there are none."""
+        """Take the share of labelled data, unless it was stated, from the training labels."""
         if labels is None:
             raise UserError("the semi-supervised objective needs labels y (-1: not labelled)")
-        self.share = float((labels >= 0).double().mean())
+        if not self.share_is_stated:
+            self.share = float((labels >= 0).double().mean())
         self.top = int(labels.max())
 
     def differentiable_loss(self, model, guide, *args, y=None, **kwargs):
