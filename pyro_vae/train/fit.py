@@ -185,6 +185,8 @@ def _check_programs(model, guide, objective, initialise):
         )
     if torch.is_inference_mode_enabled():
         raise UserError("fit takes gradients: call it outside of torch.inference_mode()")
+    if any(p.is_inference() for m in modules(model, guide) for p in m.parameters()):
+        raise UserError("the pair was made under torch.inference_mode(), and cannot be trained")
     if isinstance(guide, AutoGuide):
         _refuse_auto(guide)
 

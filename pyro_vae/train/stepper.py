@@ -50,8 +50,6 @@ class Stepper:
         self.parameters = [p for p in owned if p.requires_grad] + self.free
         if not self.parameters:
             raise UserError("the pair has no parameters to train: requires_grad is off everywhere")
-        if any(p.is_inference() for p in self.parameters):
-            raise UserError("the pair was made under torch.inference_mode, and cannot be trained")
         backend = settings["compile"] = self._backend(compile, steps, rows)
         if backend == "plain":
             self.step = PlainStep(objective, pair)
@@ -134,7 +132,12 @@ class Stepper:
         """The parameters that a user's program keeps outside of modules (`pyro.param`)."""
         with self._preliminary(batch), pyro.validation_enabled(False):
             loss_of = partial(self.objective.differentiable_loss, *self.programs, **batch)
-            leaves = leaves_of(loss_of)
+            try:
+                leaves = leaves_of(loss_of)
+            except ValueError as e:
+                if "cannot be differentiated" not in str(e):  # Pyro's words where nothing trains
+                    raise
+                leaves = []
         ids = {id(p) for p in owned}
         return [p for p in leaves if id(p) not in ids]
 
