@@ -9,7 +9,7 @@ from pathlib import Path
 import torch
 from pyro.infer.autoguide import AutoContinuous, AutoGuide
 
-from ..data import as_data
+from ..data import Data, as_data
 from ..errors import UserError, positive, unknown, whole
 from ..objectives import ELBO
 from ..pair import modules, takes, untouched
@@ -151,7 +151,7 @@ def fit(
             m.to(device)
         batch_size, seed = settings["batch_size"], settings["seed"]
         inputs = Inputs(model, guide, data, objective, observe, batch_size, device, seed)
-        if hasattr(objective, "count") and hasattr(inputs.data, "train"):
+        if hasattr(objective, "count") and isinstance(inputs.data, Data):
             objective.count(inputs.data.train.y)
         loop = Loop(
             model, guide, inputs, objective, settings, compile, folder, progress, device

@@ -260,8 +260,9 @@ class Loop:
         A write that fails is tried again at the next checkpoint; after the last one it is an error.
         """
         if self.last is not None:
-            # the step after which no further one may have looked: finite weights, and a finite loss
-            finite = self.stepper.is_finite(self.last[0])
+            # no further step has looked at what the latest one left; validation, after an epoch, has
+            validated = self.validates and self.at.batch == 0
+            finite = self.stepper.is_finite(None if validated else self.last[0])
             if not all(distributed.gathered(finite)):
                 self._fail("the loss is not finite", self.last[0], after=True)
         self._share_weights()

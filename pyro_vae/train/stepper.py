@@ -106,9 +106,15 @@ class Stepper:
                 group["lr"] = value
 
     def is_finite(self, batch):
-        """Whether the trained parameters are finite, and the loss that they give on a batch."""
+        """Whether the trained parameters are finite, and the loss that they give on a batch.
+
+        Args:
+            batch: as the objective takes it; None looks at the parameters alone.
+        """
         if not torch.stack([p.detach().isfinite().all() for p in self.parameters]).all():
             return False
+        if batch is None:
+            return True
         with self._preliminary(batch):
             loss = self.objective.differentiable_loss(*self.programs, **batch)
             return bool(torch.as_tensor(loss).isfinite().all())
