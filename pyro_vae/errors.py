@@ -51,6 +51,7 @@ def positive(or_zero=False, **values):
         number = isinstance(value, Real) and not isinstance(value, bool) and math.isfinite(value)
         if not (number and (value > 0 or (or_zero and value == 0))):
             rule = "not be negative" if or_zero else "be positive"
+            rule = "be finite" if value == math.inf else rule
             raise UserError(f"{name} must {rule}: {value!r}")
 
 

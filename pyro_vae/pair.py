@@ -21,6 +21,7 @@ from pyro.poutine.messenger import Messenger, _bound_partial
 
 from .errors import UserError
 from .program import Program
+from .runtime import exclusive
 
 
 def accepting(program):
@@ -191,21 +192,24 @@ def device_of(*programs, default="cpu"):
 
 @contextmanager
 def eval_mode(*programs):
-    """Modules in eval mode, and back to what each submodule was in."""
-    was = [(m, m.training) for p in modules(*programs) for m in p.modules()]
-    try:
-        for p in modules(*programs):
-            p.eval()
-        yield
-    finally:
-        for m, training in was:
-            m.training = training
+    """Modules in eval mode, and back to what each submodule was in; one thread at a time."""
+    with exclusive():
+        was = [(m, m.training) for p in modules(*programs) for m in p.modules()]
+        try:
+            for p in modules(*programs):
+                p.eval()
+            yield
+        finally:
+            for m, training in was:
+                m.training = training
 
 
+@contextmanager
 def untouched(device=None):
-    """A context that leaves torch's random streams, on the CPU and `device`, as they were."""
+    """Torch's random streams, on the CPU and `device`, are left as they were; one thread at a time."""
     cuda = device is not None and torch.device(device).type == "cuda"
-    return torch.random.fork_rng(devices=[device] if cuda else [])
+    with exclusive(), torch.random.fork_rng(devices=[device] if cuda else []):
+        yield
 
 
 @contextmanager

@@ -1,5 +1,7 @@
 """What the tests of objectives share: gradients of many draws, and their mean by quadrature."""
 
+from contextlib import contextmanager
+
 import numpy as np
 import pyro
 import pyro.distributions as dist
@@ -24,6 +26,23 @@ PARTICLES = {"vae": 2, "model-side": 2, "guide-side": 1, "y-after-z": 2}
 
 def parameters_of(*pair):
     return [p for m in pair for p in m.parameters() if p.requires_grad]
+
+
+@contextmanager
+def last_gradients():
+    """`{parameter: its gradient}` of the latest step that `fit` takes within."""
+    found, step = {}, torch.optim.AdamW.step
+
+    def spy(optimizer, *args, **kwargs):
+        for group in optimizer.param_groups:
+            found.update((p, p.grad.clone()) for p in group["params"] if p.grad is not None)
+        return step(optimizer, *args, **kwargs)
+
+    torch.optim.AdamW.step = spy
+    try:
+        yield found
+    finally:
+        torch.optim.AdamW.step = step
 
 
 def flat_gradient(loss, parameters):

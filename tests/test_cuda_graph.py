@@ -103,8 +103,8 @@ def test_fit_with_a_graph_is_fit_without_and_resumes_in_either(emulated, monkeyp
     torch.set_default_dtype(torch.float64)
     options = {"compile": "aten", "schedule": "linear", "clip_norm": 0.5}
     a, wanted = trained(epochs=2, **options)
-    fit = sys.modules["pyro_vae.train.fit"]
-    monkeypatch.setattr(fit, "can_graph", lambda device: True)
+    stepper = sys.modules["pyro_vae.train.stepper"]
+    monkeypatch.setattr(stepper, "can_graph", lambda device: True)
     b, found = trained(epochs=2, **options)
     captures = 2 * (WARMUP + 4)  # steps that train nothing, of the full batch and of the short one
     with _stop_after(steps=captures + 14):  # in the middle of the second epoch
@@ -115,7 +115,7 @@ def test_fit_with_a_graph_is_fit_without_and_resumes_in_either(emulated, monkeyp
     assert losses(b) == losses(c) and all(map(torch.equal, found, resumed))
     with _stop_after(steps=captures + 14):
         trained(epochs=2, out=tmp_path / "moved", **options)
-    monkeypatch.setattr(fit, "can_graph", lambda device: False)
+    monkeypatch.setattr(stepper, "can_graph", lambda device: False)
     d, moved = trained(epochs=2, out=tmp_path / "moved", resume=True, **options)
     assert losses(a) == pytest.approx(losses(d), rel=1e-9)
     for p, q in zip(wanted, moved, strict=True):

@@ -122,7 +122,7 @@ def test_a_killed_run_goes_on_from_its_last_checkpoint(tmp_path):
         "import torch, pyro_vae as pv\n"
         "from pyro_vae.train import fit\n"
         "torch.set_num_threads(1); torch.manual_seed(0)\n"
-        "import importlib; importlib.import_module('pyro_vae.train.fit').CHECKPOINT_SECONDS = 0\n"
+        "import importlib; importlib.import_module('pyro_vae.train.loop').CHECKPOINT_SECONDS = 0\n"
         "net = pv.conditionals.MLP((16,))\n"
         "m = pv.models.GMVAE((1, 8, 8), latent_dim=3, likelihood='binomial', network=net)\n"
         "g = pv.guides.Guide(m, network=net)\n"

@@ -23,7 +23,7 @@ from ..evaluate.gaps import best_bound
 from ..evaluate.inputs import observed
 from ..evaluate.weights import effective_sample_size, pareto_k
 from ..guides import Guide
-from ..pair import accepting, device_of, modules, reads_index, seeded, takes, untouched
+from ..pair import accepting, device_of, eval_mode, modules, reads_index, seeded, takes, untouched
 from ..train import checkpoint, fit
 from ..train.recorded import leaves_of
 
@@ -259,7 +259,12 @@ def leaves(program, batch):
     """The parameters that a program's log-density depends on, those in Pyro's store included."""
     device = device_of(program, default=batch["x"].device)
     batch = {k: v[:2].to(device) for k, v in batch.items()}
-    with torch.enable_grad(), untouched(device), pyro.validation_enabled(False):
+    with (
+        torch.enable_grad(),
+        eval_mode(program),  # running statistics change by training steps alone
+        untouched(device),
+        pyro.validation_enabled(False),
+    ):
         trace = poutine.trace(accepting(program))
         return leaves_of(lambda: trace.get_trace(**batch).log_prob_sum())
 

@@ -6,6 +6,7 @@ from pathlib import Path
 
 from ..errors import UserError
 from ..pair import reads_index
+from ..train.checkpoint import check_config
 from .cells import given, judge, parameters
 from .table import NAMES, Comparison, with_gaps
 
@@ -18,10 +19,12 @@ def compare_runs(pairs, split="test", num_samples=500, gap_data=100, gap_options
             guide's in the table.
 
     Raises:
-        UserError: runs of different data, or of a guide with a row per training datum.
+        UserError: runs of different data, of a guide with a row per training datum, or whose
+            configuration was edited since training.
     """
     found, kind = [], None
     for folder, (model, guide, data, settings) in pairs.items():
+        check_config(folder)
         told = data.describe()
         kind = kind or told
         if told != kind:

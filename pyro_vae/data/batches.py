@@ -28,6 +28,7 @@ class Batches:
         self.train = data.train.map(lambda value: value.to(device))
         self.binarise, self.condition = data.binarise == "dynamic", data.condition
         self.batch_size, self.device, self.seed, self.share = batch_size, device, seed, share
+        self.shuffle = True  # else the rows come in their order
 
     def __len__(self):
         return math.ceil(len(self.train) / self.batch_size)
@@ -36,6 +37,7 @@ class Batches:
         """The batches of an epoch, from batch `start` on."""
         generator = torch.Generator(self.device).manual_seed(self.seed * 1_000_003 + epoch)
         order = torch.randperm(len(self.train), generator=generator, device=self.device)
+        order = order if self.shuffle else torch.arange(len(self.train), device=self.device)
         rank, size = self.share
         for whole in order.split(self.batch_size)[start:]:
             index = whole.tensor_split(size)[rank]

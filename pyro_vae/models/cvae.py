@@ -1,5 +1,7 @@
 """The conditional variational autoencoder and its relatives."""
 
+import hashlib
+
 import pyro
 
 from ..conditionals import Conditional
@@ -29,7 +31,8 @@ class CVAE(Program):
 
     With a `baseline`, an `NNBaseline`'s guess :math:`\hat x = E[x | c]` is a further parent:
     z | c ~ Normal(mu(c, guess), sigma(c, guess)), the paper's recurrent connection.
-    `train.BaselineInitialisation` trains it first.
+    `train.BaselineInitialisation` trains it first; `fit` refuses a frozen one that is still as it
+    was made.
 
     Args:
         x_shape, c_shape: event shapes of `x` and of the covariates `c`.
@@ -90,6 +93,7 @@ class CVAE(Program):
         if baseline:
             self.baseline = NNBaseline(x_shape, c_shape, likelihood, network, c_is_class)
             self.baseline.requires_grad_(baseline == "joint")
+            self._untrained = _fingerprint(self.baseline)
         if conditional_prior:
             given = {"c": shapes["c"], **({"guess": tuple(x_shape)} if baseline else {})}
             inner = network_between(network, *given.values())
@@ -105,8 +109,27 @@ class CVAE(Program):
         guess = {} if self.baseline is None else {"guess": self.baseline.p_x(c=c).mean}
         return self.p_z(c=c, **guess)
 
+    def check_trainable(self):
+        """Raise where a frozen baseline was never trained: called by `fit` before it trains."""
+        frozen = self.baseline is not None and not any(
+            p.requires_grad for p in self.baseline.parameters()
+        )
+        if frozen and _fingerprint(self.baseline) == self._untrained:
+            raise UserError(
+                "the frozen baseline was never trained: initialise=BaselineInitialisation() trains "
+                "it first (--initialise baseline), baseline='joint' trains it with the model"
+            )
+
     def forward(self, x=None, c=None, size=None):
         with pyro.plate("data", rows(c)):
             z = pyro.sample("z", self.prior(c))
             parents = {"z": z, "c": c}
             return pyro.sample("x", self.p_x(**{n: parents[n] for n in self.p_x.given}), obs=x)
+
+
+def _fingerprint(module):
+    """A digest of a module's parameters, whatever device and floating-point type they are moved to."""
+    digest = hashlib.sha256()
+    for parameter in module.parameters():
+        digest.update(parameter.detach().double().cpu().numpy().tobytes())
+    return digest.hexdigest()

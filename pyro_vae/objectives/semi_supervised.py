@@ -46,7 +46,7 @@ class SemiSupervised(ELBO):
 
     Args:
         alpha: see above.
-        share: N_l / N; counted by `fit` unless said (a stream of batches cannot be counted).
+        share: N_l / N, in [0, 1]. Default: counted by `fit` (a stream of batches cannot be counted).
         latent: the name of y.
         options: those of `ELBO`: beta, warmup, free_bits, num_particles; they apply to L and U alike.
 

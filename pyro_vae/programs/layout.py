@@ -57,6 +57,7 @@ class Layout(NamedTuple):
     discrete: str  #: discrete latents: in `"parallel"`, `"stacked"` value by value, or `"sampled"`
     discrete_sites: tuple  #: `DiscreteSite`s in sampling order, the guide's first
     divisible: bool  #: whether some rows of a batch may be run without the others
+    fixed: bool  #: whether it has its own number of rows: it fails on fewer
     problem: str | None  #: why its discrete latents are not enumerated in parallel
 
 
@@ -138,7 +139,8 @@ class _Trial:
     def layout(self):
         wide, found = self._first()
         few = _rows(wide, FEW)
-        divisible = len(few["x"]) == len(wide["x"]) or self._agree(partial(self._parts, wide, few))
+        fixed = self._try(few) is None
+        divisible = not fixed and self._agree(partial(self._parts, wide, few))
         few = few if divisible else wide
         ways = ["plate"] if _is_subsampled(found) else ["plate", "rows"]  # copies change its scale
         draws = [_values(self._run(few)) for _ in range(2)]
@@ -147,7 +149,7 @@ class _Trial:
         particles = next(copies, "loop")
         sites = _discrete_sites(found)
         discrete, problem = self._enumeration(few, sites)
-        return Layout(particles, discrete, sites, divisible, problem)
+        return Layout(particles, discrete, sites, divisible, fixed, problem)
 
     def _first(self):
         """`(a few rows, a run of them)`; all rows, where the program cannot be run on fewer.

@@ -1,6 +1,7 @@
 """Training: `fit`, its checkpoints, and ways to start."""
 
-from .fit import Run, choose_device, fit
+from .device import choose_device
+from .fit import Run, fit
 from .initialise import (
     BaselineInitialisation,
     MixtureInitialisation,

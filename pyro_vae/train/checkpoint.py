@@ -1,6 +1,8 @@
 """Files that hold a run: tensors and JSON, written whole or not at all, never executed."""
 
+import hashlib
 import json
+import math
 import os
 from pathlib import Path
 
@@ -8,7 +10,10 @@ import torch
 
 from ..errors import UserError
 
-FORMAT = "pyro_vae checkpoint 1"
+FORMAT = "pyro_vae checkpoint 2"
+
+
+# ---------------------------------------------------------------------- writing
 
 
 def write_atomically(path, write):
@@ -28,6 +33,52 @@ def write_json(path, value):
     write_atomically(path, lambda p: p.write_text(json.dumps(value, indent=2) + "\n"))
 
 
+def save(path, state):
+    """Write a dict of tensors, numbers and strings, with a digest of all of it.
+
+    Raises:
+        OSError: the file cannot be written (a full disk, a folder that is gone).
+    """
+    state = {"format": FORMAT, **state}
+
+    def write(temporary):
+        try:
+            with open(temporary, "wb") as f:
+                torch.save({**state, "digest": digest(state)}, f)
+        except RuntimeError as e:  # torch's own words for a write that failed
+            cause = e.__cause__ or e.__context__
+            raise cause if isinstance(cause, OSError) else OSError(str(e).splitlines()[0]) from e
+
+    write_atomically(path, write)
+
+
+def digest(value):
+    """The SHA-256 digest of nested dicts and lists of tensors, numbers, strings and None."""
+    sha = hashlib.sha256()
+
+    def add(value):
+        if isinstance(value, torch.Tensor):
+            sha.update(f"{value.dtype}{tuple(value.shape)}".encode())
+            sha.update(value.detach().cpu().contiguous().reshape(-1).view(torch.uint8).numpy())
+        elif isinstance(value, dict):
+            sha.update(f"dict {len(value)}".encode())
+            for key, item in value.items():
+                sha.update(repr(key).encode())
+                add(item)
+        elif isinstance(value, (list, tuple)):
+            sha.update(f"list {len(value)}".encode())
+            for item in value:
+                add(item)
+        else:
+            sha.update(repr(value).encode())
+
+    add(value)
+    return sha.hexdigest()
+
+
+# ---------------------------------------------------------------------- reading
+
+
 def read_json(path):
     try:
         return json.loads(Path(path).read_text())
@@ -35,18 +86,15 @@ def read_json(path):
         raise UserError(f"{path} does not exist: is this a run folder?") from None
     except (json.JSONDecodeError, UnicodeDecodeError) as e:
         raise UserError(f"{path} is not valid JSON: {e}") from e
-
-
-def save(path, state):
-    """A dict of tensors, numbers and strings."""
-    write_atomically(path, lambda p: torch.save({"format": FORMAT, **state}, p))
+    except OSError as e:
+        raise UserError(f"{path} cannot be read: {e.strerror}") from e
 
 
 def load(path):
     """What `save` wrote, loaded with `weights_only=True`: a pickle that would run code is refused.
 
     Raises:
-        UserError: the file is missing, truncated, foreign or unsafe.
+        UserError: the file is missing, truncated, damaged, foreign, unsafe, or not whole.
     """
     path = Path(path)
     if not path.is_file():
@@ -62,12 +110,52 @@ def load(path):
         raise UserError(f"{path} is not a checkpoint of this library: the file {kind}") from e
     if not isinstance(state, dict) or state.get("format") != FORMAT:
         raise UserError(f"{path} is not a checkpoint of this library ({FORMAT!r} is not in it)")
-    missing = {"weights", "best", "optimiser", "rng", "progress", "history", "settings"} - set(
-        state
-    )
-    if missing:
-        raise UserError(f"{path} is not a whole checkpoint: it lacks {sorted(missing)[0]!r}")
+    written = state.pop("digest", None)
+    if digest(state) != written:
+        raise UserError(f"{path} is damaged: its content does not match its digest")
+    for name, check in FIELDS.items():
+        if name not in state:
+            raise UserError(f"{path} is not a whole checkpoint: it lacks {name!r}")
+        if not check(state[name]):
+            raise UserError(f"{path} is not a whole checkpoint: its {name!r} is malformed")
     return state
+
+
+def check_config(folder, state=None):
+    """Raise unless a run folder's `config.json` is the one that the run was trained with.
+
+    Args:
+        folder: a run folder; one without a `config.json` passes.
+        state: the folder's checkpoint, if it is loaded already.
+
+    Raises:
+        UserError: the configuration was edited since; the setting is named.
+    """
+    path = Path(folder) / "config.json"
+    if not path.exists():
+        return
+    state = load(Path(folder) / "checkpoint.pt") if state is None else state
+    found, trained = read_json(path), json.loads(state["config"])
+    name = _first_difference(found, trained)
+    if name is not None:
+        raise UserError(
+            f"{path} was edited since training: {name} is {_at(found, name)}, the run was trained "
+            f"with {_at(trained, name)}; restore it, or train a run with the new setting"
+        )
+
+
+def load_run(folder):
+    """`(config, state)` of a run folder: its `config.json` and its checkpoint, which belong together.
+
+    Raises:
+        UserError: a file is missing or damaged, or the configuration was edited since training.
+    """
+    config = read_json(Path(folder) / "config.json")
+    if not isinstance(config, dict):
+        raise UserError(f"{Path(folder) / 'config.json'} is not the configuration of a run")
+    state = load(Path(folder) / "checkpoint.pt")
+    check_config(folder, state)
+    return config, state
 
 
 def load_state(module, state, what, path):
@@ -78,3 +166,112 @@ def load_state(module, state, what, path):
         lines = [line.strip() for line in str(e).splitlines() if line.strip()]
         detail = lines[1] if len(lines) > 1 else lines[0]
         raise UserError(f"{path} does not fit this {what}: {detail}") from e
+
+
+def _first_difference(a, b, prefix=""):
+    """The dotted name of the first setting in which two configurations differ; None if none."""
+    if not (isinstance(a, dict) and isinstance(b, dict)):
+        return None if a == b else prefix.removesuffix(".") or "its content"
+    for name in dict.fromkeys([*b, *a]):
+        if name not in a or name not in b:
+            return prefix + name
+        found = _first_difference(a[name], b[name], f"{prefix}{name}.")
+        if found is not None:
+            return found
+    return None
+
+
+def _at(config, name):
+    for part in name.split("."):
+        if not isinstance(config, dict) or part not in config:
+            return "absent"
+        config = config[part]
+    return repr(config)
+
+
+# ---------------------------------------------------------------------- fields
+
+
+def _is_number(value, kind):
+    return isinstance(value, kind) and not isinstance(value, bool)
+
+
+def _is_state_dict(value):
+    return isinstance(value, dict) and all(
+        isinstance(k, str) and isinstance(v, torch.Tensor) for k, v in value.items()
+    )
+
+
+def _is_weights(value):
+    return (
+        isinstance(value, dict)
+        and value.keys() == {"modules", "free", "frozen"}
+        and all(isinstance(part, list) for part in value.values())
+        and all(map(_is_state_dict, value["modules"]))
+        and all(isinstance(p, torch.Tensor) for p in value["free"])
+        and all(isinstance(n, str) for names in value["frozen"] for n in names)
+    )
+
+
+PROGRESS = {
+    "epoch": lambda v: _is_number(v, int) and v >= 0,
+    "batch": lambda v: _is_number(v, int) and v >= 0,
+    "total": lambda v: _is_number(v, float) and math.isfinite(v),
+    "seen": lambda v: _is_number(v, int) and v >= 0,
+    "seconds": lambda v: _is_number(v, float) and v >= 0,
+    "best_elbo": lambda v: _is_number(v, float),
+    "best_epoch": lambda v: v is None or _is_number(v, int),
+}
+
+
+def _is_progress(value):
+    return (
+        isinstance(value, dict)
+        and value.keys() == PROGRESS.keys()
+        and all(check(value[name]) for name, check in PROGRESS.items())
+    )
+
+
+def _is_optimizer(value):
+    return (
+        isinstance(value, dict)
+        and value.keys() == {"state", "param_groups"}
+        and isinstance(value["state"], dict)
+        and all(_is_state_dict(s) for s in value["state"].values())
+        and isinstance(value["param_groups"], list)
+        and len(value["param_groups"]) == 1
+        and isinstance(value["param_groups"][0], dict)
+    )
+
+
+def _is_json(kind):
+    def check(value):
+        try:
+            return isinstance(value, str) and isinstance(json.loads(value), kind)
+        except json.JSONDecodeError:
+            return False
+
+    return check
+
+
+def _is_history(value):
+    return _is_json(list)(value) and all(
+        isinstance(row, dict) and "epoch" in row for row in json.loads(value)
+    )
+
+
+def _is_streams(value):
+    return isinstance(value, torch.Tensor) and value.dtype == torch.uint8
+
+
+FIELDS = {
+    "weights": _is_weights,
+    "best": lambda v: v is None or _is_weights(v),
+    "optimiser": _is_optimizer,
+    "rng": _is_streams,
+    "rng_cuda": lambda v: v is None or _is_streams(v),
+    "progress": _is_progress,
+    "history": _is_history,
+    "settings": _is_json(dict),
+    "config": _is_json(dict),
+}

@@ -1,5 +1,7 @@
 """The weights of a pair, as a checkpoint holds them."""
 
+from pathlib import Path
+
 import torch
 
 from ..errors import UserError
@@ -53,9 +55,11 @@ def load_weights(model, guide, path):
     What was frozen in training is frozen again.
 
     Raises:
-        UserError: the file is missing, damaged, unsafe, or of another pair.
+        UserError: the file is missing, damaged, unsafe, or of another pair; the `config.json` beside
+            it was edited since training.
     """
     state = checkpoint.load(path)
+    checkpoint.check_config(Path(path).parent, state)
     restore(model, guide, [], state["best"] or state["weights"], path)
     freeze(model, guide, state["weights"])
     for m in modules(model, guide):

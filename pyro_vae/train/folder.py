@@ -1,0 +1,185 @@
+"""A run's folder: `config.json`, `metrics.jsonl`, `checkpoint.pt`, held by one run at a time."""
+
+import json
+import os
+import socket
+import warnings
+from contextlib import contextmanager
+from pathlib import Path
+
+from ..errors import UserError
+from . import checkpoint
+
+try:
+    import fcntl
+except ImportError:  # Windows: a folder is then not locked
+    fcntl = None
+
+_descriptors = set()  # of the locks that this process holds
+
+if hasattr(os, "register_at_fork"):  # a worker must not hold a lock longer than its parent
+
+    def _close_in_child():
+        for descriptor in _descriptors:
+            os.close(descriptor)
+        _descriptors.clear()
+
+    os.register_at_fork(after_in_child=_close_in_child)
+
+
+class RunFolder:
+    """The files of a run. Every write is whole or not at all, and can be repeated.
+
+    `claim` locks the folder with `flock` on `.lock`, which the system releases when the process
+    ends, however it ends. Where there is no `flock` (Windows, some network file systems), two runs
+    on one folder are not detected.
+
+    All data of the files are kept in memory: a folder that is removed while training is written
+    again at the next write.
+    """
+
+    def __init__(self, path):
+        self.path = Path(path)
+        self.config, self.rows = {}, None  # rows of metrics.jsonl that are known to be written
+        self.descriptor = None
+
+    @property
+    def checkpoint(self):
+        return self.path / "checkpoint.pt"
+
+    def __enter__(self):
+        return self
+
+    def __exit__(self, *error):
+        if self.descriptor is None:
+            return
+        if self._is_current(self.descriptor):
+            (self.path / ".lock").unlink(missing_ok=True)
+        self._let_go()
+
+    # ------------------------------------------------------------------ the lock
+
+    def claim(self):
+        """Make the folder if need be, and lock it.
+
+        Raises:
+            UserError: another run holds it, or it cannot be written.
+        """
+        with self._one_line():
+            self.path.mkdir(parents=True, exist_ok=True)
+            for name in ("config.json", "metrics.jsonl", "checkpoint.pt"):
+                if (self.path / name).is_dir():
+                    raise UserError(f"{self.path / name} is a folder, and the run needs that name")
+            while self.descriptor is None or not self._is_current(self.descriptor):
+                self._let_go()
+                self.descriptor = os.open(self.path / ".lock", os.O_RDWR | os.O_CREAT, 0o666)
+                _descriptors.add(self.descriptor)
+                self._lock()
+
+    def _lock(self):
+        if fcntl is None:
+            return
+        try:
+            fcntl.flock(self.descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError:
+            holder = os.pread(self.descriptor, 200, 0).decode(errors="replace").strip()
+            self._let_go()
+            raise UserError(
+                f"{self.path} is in use by another run{f' ({holder})' if holder else ''}: wait "
+                "until it ends, or choose another folder"
+            ) from None
+        except OSError:
+            return  # a file system without locks
+        os.ftruncate(self.descriptor, 0)
+        os.pwrite(self.descriptor, f"process {os.getpid()} on {socket.gethostname()}".encode(), 0)
+
+    def _is_current(self, descriptor):
+        """Whether the file that is locked is still the one in the folder."""
+        try:
+            found, held = os.stat(self.path / ".lock"), os.fstat(descriptor)
+        except OSError:
+            return False
+        return (found.st_dev, found.st_ino) == (held.st_dev, held.st_ino)
+
+    def _let_go(self):
+        if self.descriptor is not None:
+            _descriptors.discard(self.descriptor)
+            os.close(self.descriptor)
+            self.descriptor = None
+
+    # ------------------------------------------------------------------ reading
+
+    def can_resume(self):
+        """Whether the folder, claimed, has a checkpoint; one without has no epoch to lose.
+
+        Raises:
+            UserError: epochs were trained here, and their checkpoint is gone.
+        """
+        if self.checkpoint.exists():
+            return True
+        metrics = self.path / "metrics.jsonl"
+        if metrics.exists() and metrics.stat().st_size:
+            raise UserError(
+                f"{self.path} has a run without its checkpoint.pt: restore the file, or start a "
+                "new run in another folder"
+            )
+        return False
+
+    # ------------------------------------------------------------------ writing
+
+    def start(self, config):
+        """Begin a run: what an earlier one left is replaced."""
+        self.config, self.rows = config, 0
+        with self._one_line():
+            self.checkpoint.unlink(missing_ok=True)
+            checkpoint.write_json(self.path / "config.json", config)
+            (self.path / "metrics.jsonl").write_text("")
+
+    def resume(self, config, history):
+        """Continue a run: `metrics.jsonl` has the checkpoint's epochs, and no later ones."""
+        self.config, self.rows = config, None
+        self.write_metrics(history)
+
+    def write_metrics(self, history):
+        """Append the rows that `metrics.jsonl` lacks; write it anew where that is not known."""
+        path = self.path / "metrics.jsonl"
+        with self._one_line():
+            self._ensure()
+            known, self.rows = self.rows, None
+            if known is None or not path.exists():
+                checkpoint.write_atomically(path, lambda p: p.write_text(_lines(history)))
+            else:
+                with open(path, "a") as f:
+                    f.write(_lines(history[known:]))
+            self.rows = len(history)
+
+    def save(self, state):
+        """Write the checkpoint; the old one stays where that fails."""
+        with self._one_line():
+            self._ensure()
+            checkpoint.save(self.checkpoint, {**state, "config": json.dumps(self.config)})
+        if self.rows is None or not (self.path / "metrics.jsonl").exists():
+            self.write_metrics(json.loads(state["history"]))
+
+    def _ensure(self):
+        """The folder as it was, if it was removed."""
+        if self.path.is_dir() and (self.path / "config.json").exists():
+            return
+        warnings.warn(f"{self.path} was removed while training; it is written again", stacklevel=2)
+        self.rows = None
+        self.claim()
+        checkpoint.write_json(self.path / "config.json", self.config)
+
+    @contextmanager
+    def _one_line(self):
+        try:
+            yield
+        except UserError:
+            raise
+        except (OSError, ValueError) as e:  # ValueError: a name with a null byte
+            reason = getattr(e, "strerror", None) or str(e)
+            raise UserError(f"cannot write to {str(self.path)!r}: {reason}") from e
+
+
+def _lines(history):
+    return "".join(json.dumps(row, allow_nan=False) + "\n" for row in history)

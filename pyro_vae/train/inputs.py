@@ -1,0 +1,141 @@
+"""What a pair and its objective are given of the data: training batches, and the validation split."""
+
+import torch
+from pyro.infer.autoguide import AutoGuide
+
+from ..data import Data, batches
+from ..errors import UserError
+from ..evaluate.inputs import Support
+from ..pair import first_argument, modules, one_hot_labels, takes, untouched
+from ..programs import layout_of
+from . import distributed
+
+DTYPES = (torch.float32, torch.float64)
+
+
+class Inputs:
+    """The data as a pair takes them, in the pair's floating-point type and on its device.
+
+    Args:
+        data: what `as_data` returned.
+        observe: names of the data that the pair is given; None: what the model says.
+    """
+
+    def __init__(self, model, guide, data, objective, observe, batch_size, device, seed):
+        self.model, self.guide, self.device = model, guide, device
+        self.needs = tuple(getattr(objective, "needs", ()))
+        observe = (observe,) if isinstance(observe, str) else observe
+        self.named = not observe  # names of a stream's dicts are seen with its first batch
+        self.observe = tuple(observe or getattr(model, "observes", ("x",)))
+        self.dtype, self.batch_size = _dtype(model, guide), batch_size
+        if isinstance(data, Data):
+            data = data if self.dtype is None else data.cast(self.dtype)
+            self.observe = data.observed_names(model, observe)
+        self.data = data
+        part = distributed.rank(), distributed.size()
+        self.batches = batches(
+            data, batch_size, device, seed, part, self.dtype, first_argument(model)
+        )
+        self.all_rows = False  # whether the pair has a row for each data point, and no index
+        self.labels_checked = self._check_labels()  # else every step would wait for a GPU to tell
+
+    def __len__(self):
+        """Steps in an epoch."""
+        return len(self.batches)
+
+    def epoch(self, epoch, start=0):
+        """`(batch, count)` from batch `start` on; `count` is the size of this process's part."""
+        for batch in self.batches.epoch(epoch, start=start):
+            yield self.for_objective(batch), batch.get("count", len(batch["x"]))
+
+    def first(self):
+        """`(for the objective, for the pair)`: the first batch; the random stream is left alone."""
+        with untouched(self.device):
+            batch = next(iter(self.batches.epoch(0)))
+        names = getattr(self.batches, "names", None)
+        if names is not None and self.named:
+            self.observe = tuple(name for name in names if name not in self.needs)
+        return self.for_objective(batch), self.for_pair(batch)
+
+    def for_pair(self, batch, check=False):
+        """Of a batch, what the pair is given; its labels checked if asked, or not checked before."""
+        missing = [n for n in self.observe if batch.get(n) is None]
+        if missing:
+            raise UserError(f"the pair observes {missing[0]!r}, which the data do not have")
+        given = {n: self._cast(v) for n, v in batch.items() if n in (*self.observe, "index")}
+        return one_hot_labels(self.model, given, check or not self.labels_checked)
+
+    def for_objective(self, batch):
+        """Of a batch, what the objective is given: the pair's data, and what it needs itself."""
+        for name in self.needs:
+            if batch.get(name) is None:
+                raise UserError(f"the objective needs {name!r}, which the data do not have")
+            if name in self.observe:
+                raise UserError(f"the objective takes {name!r}: observe= cannot name it too")
+        return {**self.for_pair(batch), **{name: batch[name] for name in self.needs}}
+
+    def valid(self):
+        """The validation split, as the pair is given it."""
+        return self.for_pair(self.data.observed("valid").arrays(), check=True)
+
+    def check_all(self, first):
+        """Check every training data point, not only the first batch.
+
+        Each lies in its likelihood's support; of a stream, batch by batch. A pair with a row for
+        each data point meets all of them at once, in their order.
+        """
+        self._keep_order(first)
+        support = Support(self.model, self.guide, first)
+        if isinstance(self.data, Data):
+            train = self.data.observed("train")
+            rows = {"index": torch.arange(len(train))} if "index" in first else {}
+            support.check(self.for_pair({**train.arrays(), **rows}, check=True))
+        else:
+            self.batches.check = lambda batch: support.check(self.for_pair(batch, check=True))
+
+    def _keep_order(self, first):
+        fixed = layout_of(self.model, self.guide, first).fixed
+        if not fixed or any(takes(p, "index") for p in (self.model, self.guide)):
+            return
+        size = len(self.data.train) if isinstance(self.data, Data) else None
+        if size is None or self.batch_size < size:
+            name = type(self.guide).__name__
+            hint = "give it an argument index"
+            if isinstance(self.guide, AutoGuide):
+                hint = f"pv.guides.Auto({name}, model, num_data=N) has them by index"
+            size = "N" if size is None else size
+            raise UserError(
+                "the pair has a row for each of all data, and minibatches would not meet theirs: "
+                f"batch_size={size}, or {hint}"
+            )
+        self.all_rows, self.batches.shuffle = True, False
+
+    def describe(self):
+        """The data as a checkpoint records them: a run resumes on the same."""
+        if not isinstance(self.data, Data):
+            return {"name": "stream", "batches": len(self.batches)}
+        mean = self.data.train.x.mean(dtype=torch.float64)
+        return {**self.data.describe(), "mean of x": f"{mean:.6g}"}
+
+    def _check_labels(self):
+        """All training labels, once; a stream's are checked batch by batch. True if it is done."""
+        observed = "y" in self.observe and "y" not in self.needs
+        if not isinstance(self.data, Data) or self.data.train.y is None or not observed:
+            return False
+        one_hot_labels(self.model, {"y": self.data.train.y})
+        return True
+
+    def _cast(self, value):
+        return value.to(self.dtype) if self.dtype and value.is_floating_point() else value
+
+
+def _dtype(model, guide):
+    """The floating-point type of a pair's parameters; None where it has several, or none."""
+    found = {p.dtype for m in modules(model, guide) for p in m.parameters()}
+    for dtype in found:
+        if dtype not in DTYPES:
+            raise UserError(
+                f"the pair has {dtype} parameters: train it in torch.float32 (model.float()); "
+                "precision='bf16' computes its networks in bfloat16"
+            )
+    return found.pop() if len(found) == 1 else None

@@ -1,0 +1,120 @@
+"""What a checkpoint holds: a run's whole state, so that a resumed run continues bit for bit."""
+
+import json
+import math
+from dataclasses import dataclass
+
+import torch
+
+from ..errors import UserError
+from . import distributed
+from .checkpoint import PROGRESS
+from .weights import freeze, restore, weights_of
+
+
+@dataclass
+class Progress:
+    """How far a run is: whole epochs, the batches of the epoch under way, and its sums so far.
+
+    While training, `total` and `seen` are tensors where a number would wait for a device.
+    """
+
+    epoch: int = 0
+    batch: int = 0
+    total: float = 0.0  # of the losses, nats
+    seen: int = 0  # data points
+    seconds: float = 0.0
+    best_elbo: float = -math.inf
+    best_epoch: int | None = None
+
+    def next_epoch(self):
+        self.epoch += 1
+        self.batch, self.total, self.seen, self.seconds = 0, 0.0, 0, 0.0
+
+
+def capture(loop):
+    """The state of a run, as `checkpoint.save` takes it; all processes take part."""
+    cuda = loop.device.type == "cuda"
+    streams = distributed.gathered(
+        (torch.get_rng_state(), torch.cuda.get_rng_state(loop.device) if cuda else None)
+    )
+    at = loop.at
+    return {
+        "weights": weights_of(loop.model, loop.guide, loop.stepper.free),
+        "best": loop.best,
+        "optimiser": loop.stepper.optimiser.state_dict(),
+        "rng": torch.stack([cpu for cpu, _ in streams]),  # [processes, ...]
+        "rng_cuda": torch.stack([gpu for _, gpu in streams]) if cuda else None,
+        "progress": {
+            **{name: getattr(at, name) for name in PROGRESS},
+            "total": float(at.total), "seen": int(at.seen), "seconds": float(at.seconds),
+            "best_elbo": float(at.best_elbo),
+        },
+        "history": json.dumps(loop.history),
+        "settings": json.dumps(loop.described()),
+    }  # fmt: skip
+
+
+def check_settings(saved, settings, path):
+    """Raise unless a run resumes with the settings that it was started with.
+
+    Args:
+        saved, settings: of the checkpoint and of the call, as JSON gives them back.
+        path: the checkpoint's, for the message.
+    """
+    for name, value in settings.items():
+        before = saved.get(name)
+        if name in ("epochs", "patience") or before == value:
+            continue
+        if name == "data":
+            key = next(k for k in {**value, **before} if value.get(k) != before.get(k))
+            raise UserError(
+                f"{path} was trained on other data ({key}: {before.get(key)}, not "
+                f"{value.get(key)}): resume with the same data"
+            )
+        if name == "modules":
+            raise UserError(
+                f"{path} was trained with other modules ({_first_difference(before, value)}): "
+                "resume with a pair that is built alike"
+            )
+        raise UserError(
+            f"{path} was trained with {name}={before}, not {value}: "
+            "resume with the same settings (only epochs and patience may change)"
+        )
+    schedule = settings["schedule"]
+    if saved["epochs"] != settings["epochs"] and schedule != "constant":
+        raise UserError(f"a {schedule} schedule of {saved['epochs']} epochs cannot be extended")
+
+
+def _first_difference(before, now):
+    lines = [[line.strip() for m in found for line in m.splitlines()] for found in (before, now)]
+    a, b = next(((a, b) for a, b in zip(*lines, strict=False) if a != b), ("", ""))
+    return f"{a!r}, not {b!r}" if a != b else f"{len(lines[0])} parts, not {len(lines[1])}"
+
+
+def freeze_as(loop, state):
+    """Let those parameters train that did: before an optimizer is made."""
+    freeze(loop.model, loop.guide, state["weights"])
+
+
+def resume(loop, state, path):
+    """Put what `capture` returned back into a run that is built alike.
+
+    Raises:
+        UserError: the checkpoint is of another pair, or its fields do not fit the run.
+    """
+    stepper = loop.stepper
+    restore(loop.model, loop.guide, stepper.free, state["weights"], path)
+    try:
+        stepper.load_optimiser(state["optimiser"])
+        for name, set_stream in (("rng", torch.set_rng_state), ("rng_cuda", loop.set_cuda_stream)):
+            streams = () if state[name] is None else torch.atleast_2d(state[name])
+            if loop.rank < len(streams):
+                set_stream(streams[loop.rank].clone())  # a view into the stack crashes torch
+    except (KeyError, RuntimeError, TypeError, ValueError) as e:
+        line = (str(e).strip().splitlines() or [type(e).__name__])[0]
+        raise UserError(f"{path} does not fit this run: {line}") from e
+    loop.best = state["best"]
+    loop.history = json.loads(state["history"])
+    loop.at = Progress(**state["progress"])
+    loop.at.total = torch.tensor(loop.at.total, dtype=torch.float64, device=loop.device)
