@@ -303,11 +303,14 @@ def gap_bounds(bound, optimal=-4.0, elbo=-5.0):
 def test_the_evidence_of_a_shared_model_is_the_bound_that_is_best_on_average():
     """Not the best for each data point, which would be no bound."""
     bounds = [[-3.0, -1.0, -1.0, -1.2], [-1.0, -2.0, -2.0, -2.2]]  # means -1.55 and -1.8
-    cells = [cell(log_likelihood=[-9.0] * 4, **gap_bounds(b)) for b in bounds]
+    optimal = [-4.0, -4.5]  # of other draws; it chooses
+    cells = [
+        cell(log_likelihood=[-9.0] * 5, **gap_bounds(b, o, o - 1))
+        for b, o in zip(bounds, optimal, strict=True)
+    ]
     found = with_gaps(cells, ["shared", "shared"])
-    # the first data point's bound is chosen by the other three: the first bound, as for all
     assert [row["gap_log_likelihood"] for row in found] == pytest.approx([-1.55, -1.55])
-    assert [row["approximation"] for row in found] == pytest.approx([2.45, 2.45])
+    assert [row["approximation"] for row in found] == pytest.approx([2.45, 2.95])
     assert [row["amortisation"] for row in found] == [1.0, 1.0]
     assert found[0]["gap_log_likelihood_se"] == pytest.approx(0.05)
     assert found[0]["approximation_se"] == pytest.approx(math.sqrt(2) * 0.05)
@@ -348,32 +351,34 @@ def test_a_shared_model_has_one_log_likelihood_from_its_best_bound():
 
 
 def test_the_table_names_the_data_and_marks_heavy_tails(tmp_path):
-    """An untrained full-rank guide and a good one on one frozen model."""
+    """A guide that is far too narrow, and the posterior somewhat widened, on one frozen model."""
     model, evidence, _ = linear()
     given = data()
-    guides = {
-        "narrow": lambda m: _narrow,
-        "full": (partial(Guide, family={"z": MultivariateNormal()}), {"epochs": 40, "lr": 0.03}),
-    }
+    w, b = model.p_x.head.maps["z"].weight.detach(), model.p_x.head.bias.detach()
+    covariance = torch.linalg.inv(torch.eye(LATENT) + w.T @ w / SCALE**2)
+
+    def wide(x):
+        factor = pyro.param("wide", torch.tensor(1.3), dist.constraints.interval(1.25, 1.35))
+        with pyro.plate("data", len(x)):
+            loc = (x - b) @ w @ covariance / SCALE**2
+            pyro.sample("z", dist.MultivariateNormal(loc, factor**2 * covariance))
+
+    guides = {"narrow": lambda m: _narrow, "wide": lambda m: wide}
     found = pv.compare(
         model, guides, given, seeds=2, decoder="frozen", gap_data=3, gap_options=GAPS,
         out=tmp_path, **{**QUICK, "num_samples": 400},
     )  # fmt: skip
-    assert len({row["log_likelihood"] for row in found.rows}) <= 2  # one model; a bound per seed
-    assert len({row["log_likelihood"] for row in found.rows if row["seed"] == 0}) == 1
+    assert len({row["log_likelihood"] for row in found.rows}) == 1
+    assert len({row["gap_log_likelihood"] for row in found.rows}) == 1
     truth = float(evidence(given.test.x).mean())
     for row in found.rows:
-        assert row["log_likelihood"] == pytest.approx(
-            truth, abs=4 * row["log_likelihood_se"] + 0.01
-        )
+        assert truth - 0.05 < row["log_likelihood"] < truth + 4 * row["log_likelihood_se"]
         assert row["heavy_tailed"] == (row["guide"] == "narrow")
-        total = row["gap_log_likelihood"] - row["approximation"] - row["amortisation"]
-        assert total < row["gap_log_likelihood"] < 0
+        assert row["approximation"] > -3 * row["approximation_se"]
     told = str(found).splitlines()
     assert told[0].startswith("24 test data points, nats per data point, mean ± sd over seeds")
     assert told[1] == "[3]: first 3 of 24 test data points"
     assert told[2].startswith("!: k-hat > 0.7")
-    assert "log p(x)  ESS" in told[3] or "log p(x)" in told[3]
     assert "log p(x) [3]" in told[3] and "approximation [3]" in told[3]
     assert [line.count("!") for line in told[4:]] == [1, 0]
     saved = json.loads((tmp_path / "compare.json").read_text())

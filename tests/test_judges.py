@@ -170,7 +170,7 @@ def test_the_joint_kl_of_two_latents_is_cut_as_quadrature_cuts_it():
     close(found["all"], truth)
     log_q, log_p = q1(x[:, None]).log_prob(AXIS[:, 0]), dist.Normal(0.0, 1.0).log_prob(AXIS[:, 0])
     close(found["z1"], by_quadrature(log_q, log_p, STEP))
-    assert truth["mutual_information"] > 0.3 and truth["marginal_kl"] > 0.3
+    assert truth["mutual_information"] > 0.3 and truth["marginal_kl"] > 0.1
 
 
 def test_the_kl_of_surgery_is_below_that_of_an_elbo_with_y_in_the_guide():

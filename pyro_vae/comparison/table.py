@@ -194,16 +194,18 @@ def with_gaps(found, models):
 
 
 def _evidence(cells):
-    """`(of the split, of the gaps' data)`: bounds on one model's log p(x), each with its errors."""
-    whole = _pairs(cells, "log_likelihood")
-    if "gap_log_likelihood" not in cells[0]:
-        return best_bound(whole), None
-    few = _pairs(cells[:1], "annealed") + _pairs(cells, "gap_log_likelihood")
-    num_gap_data = len(few[0][0])
-    if num_gap_data == len(whole[0][0]):  # the same data, one value
-        return (best_bound(few + whole),) * 2
-    cut = [(bound[:num_gap_data], error[:num_gap_data]) for bound, error in whole]
-    return best_bound(whole), best_bound(few + cut)
+    """`(of the split, of the gaps' data)`: bounds on one model's log p(x), each with its errors.
+
+    For the gaps' data: AIS's bound, or the importance-weighted one with the best q*, which is that
+    of the largest `elbo_optimal`, a number from other draws.
+    """
+    whole = best_bound(_pairs(cells, "log_likelihood"))
+    if "elbo_optimal" not in cells[0]:
+        return whole, None
+    closest = max(cells, key=lambda cell: float(cell["elbo_optimal"].mean()))
+    few = best_bound([*_pairs(cells[:1], "annealed"), *_pairs([closest], "gap_log_likelihood")])
+    same_data = len(few[0]) == len(whole[0])
+    return (few if same_data else whole), few
 
 
 def _pairs(cells, name):
