@@ -120,7 +120,8 @@ def main(argv=None):
         for line in found.summary():
             row = {"decoder trained with": base, "guide": line["guide"]}
             for name in NUMBERS:
-                if line[name] is not None and name not in ("seconds", "best_epoch"):
+                left_out = name in ("seconds", "best_epoch") or name.endswith("_se")
+                if line[name] is not None and not left_out:
                     mean, sd = line[name]
                     row[name] = int(mean) if name == "parameters" else {"mean": mean, "sd": sd}
             rows.append(row)

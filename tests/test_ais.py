@@ -11,6 +11,8 @@ from pyro.infer.autoguide import AutoDelta, AutoNormal
 import pyro_vae as pv
 from pyro_vae.conditionals import MLP, MultivariateNormal, NormalLikelihood
 from pyro_vae.evaluate import likelihood
+from pyro_vae.evaluate.ais import _Annealing
+from pyro_vae.evaluate.joint import Joint
 
 D, LATENT, SCALE, N = 5, 2, 0.7, 12
 LINEAR, NET = MLP(hidden=()), MLP(hidden=(6,), activation="tanh")
@@ -285,6 +287,73 @@ def _poisson(x):
         pyro.sample(
             "x", dist.Normal(z.unsqueeze(-1).expand(z.shape + (D,)), 1.0).to_event(1), obs=x
         )
+
+
+def test_step_sizes_follow_the_pilot_chains_alone(model, monkeypatch):
+    """Adapted by the chains that are weighted, they would bias the estimate."""
+    joint = Joint(model, {"x": model(size=4).detach()})
+    anneal, transition = _Annealing(model, None, 30, 5, 3), _Annealing._transition
+
+    def plan(*acceptance):
+        def changed(*args):
+            u, ends, accept = transition(*args)
+            for chains, value in acceptance:
+                accept[chains] = value
+            return u, ends, accept
+
+        monkeypatch.setattr(_Annealing, "_transition", changed)
+        torch.manual_seed(0)
+        return torch.stack(anneal.forward(joint)[1][1])
+
+    weighted, pilots = slice(0, 5), slice(5, None)
+    assert torch.equal(plan(), plan((weighted, 0.0)))
+    steps = plan((pilots, 0.0))
+    torch.testing.assert_close(steps[0] - steps[-1], torch.full((4,), 28 * 0.3 * 0.8).double())
+
+
+def test_a_prior_that_states_no_support_is_taken_as_real_with_a_warning(model):
+    """As zuko's flows are wrapped for Pyro; here the flow is the identity, so log p(x) is known."""
+
+    class Wrapped(pyro.distributions.TorchDistribution):
+        has_rsample = True
+
+        def __init__(self, base):
+            self.base = base
+            super().__init__(base.batch_shape, base.event_shape, validate_args=False)
+
+        def expand(self, batch_shape, _instance=None):
+            return Wrapped(self.base.expand(batch_shape))
+
+        def rsample(self, sample_shape=()):
+            return self.base.rsample(sample_shape)
+
+        def log_prob(self, value):
+            return self.base.log_prob(value)
+
+    def wrapped(x):
+        with pyro.plate("data", len(x)):
+            z = pyro.sample("z", Wrapped(dist.Normal(torch.zeros(LATENT).double(), 1).to_event(1)))
+            pyro.sample("x", model.p_x(z=z), obs=x)
+
+    x = model(size=4).detach()
+    with pytest.warns(UserWarning, match="the prior of 'z' states no support"):
+        found = pv.evaluate.ais(wrapped, x, num_steps=40, num_chains=100)
+    torch.testing.assert_close(found, evidence(model, x), atol=0.1, rtol=0)
+    with pytest.warns(UserWarning, match="states no support"):
+        pv.evaluate.bdmc(wrapped, num_data=2, num_steps=2, example={"x": x})
+    with pytest.warns(UserWarning, match="states no support"):
+        pv.evaluate.nuts(wrapped, x[:1], num_samples=4, warmup=4, num_chains=2)
+
+
+def test_counts_as_integers_have_a_bound_in_floating_point():
+    def model(x):
+        with pyro.plate("rows", len(x)):
+            rate = pyro.sample("rate", dist.Gamma(torch.tensor(2.0), torch.tensor(0.5)))
+            pyro.sample("obs", dist.Poisson(rate), obs=x)
+
+    found = pv.evaluate.ais(model, COUNTS.int(), num_steps=40, num_chains=200)
+    truth = dist.NegativeBinomial(COUNTS.new_tensor(2.0), probs=COUNTS.new_tensor(1 / 1.5))
+    torch.testing.assert_close(found.double(), truth.log_prob(COUNTS), atol=0.1, rtol=0)
 
 
 def test_data_of_another_shape_are_told_in_one_line():

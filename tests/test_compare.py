@@ -13,7 +13,7 @@ import torch.nn as nn
 
 import pyro_vae as pv
 from pyro_vae.cli import main
-from pyro_vae.comparison.table import NAMES, NUMBERS, with_gaps
+from pyro_vae.comparison.table import NAMES, NUMBERS, best_bound, with_gaps
 from pyro_vae.conditionals import MLP, MultivariateNormal, NormalLikelihood
 from pyro_vae.guides import Guide, SemiAmortised
 
@@ -281,14 +281,113 @@ def test_compare_trains_guides_by_name_and_compares_runs(tmp_path, monkeypatch, 
         assert message in told and told.count("\n") == 1
 
 
+# --------------------------------------------------- one log p(x) for one model
+
+
+def cell(pareto_k=0.3, **bounds):
+    """A cell whose bounds per data point are these, with standard errors of 0.1."""
+    errors = {f"{name}_se": [0.1] * len(values) for name, values in bounds.items()}
+    row = {n: None for n in (*NAMES, *NUMBERS)}
+    row |= {"pareto_k": pareto_k, "heavy_tailed": pareto_k > 0.7, "seed": 0, "guide": "g"}
+    return {"row": row, "per_datum": {**bounds, **errors}}
+
+
+def gap_bounds(bound, optimal=-4.0, elbo=-5.0):
+    n = len(bound)
+    return {
+        "gap_log_likelihood": bound, "elbo_optimal": [optimal] * n, "elbo": [elbo] * n,
+        "amortisation": [optimal - elbo] * n,
+    }  # fmt: skip
+
+
 def test_the_evidence_of_a_shared_model_is_the_bound_that_is_best_on_average():
-    """Not the best for each datum, which would be no bound."""
-    base = {n: None for n in (*NAMES, *NUMBERS)}
-    bounds = [[-3.0, -1.0], [-1.0, -2.0]]
+    """Not the best for each data point, which would be no bound."""
+    bounds = [[-3.0, -1.0, -1.0, -1.2], [-1.0, -2.0, -2.0, -2.2]]  # means -1.55 and -1.8
+    optimal = [-4.0, -4.5]  # of other draws; it chooses
     cells = [
-        {"row": base, "per_datum": {"log_likelihood": b, "elbo_optimal": [-4.0, -4.0], "elbo": [-5.0, -5.0]}}
-        for b in bounds
-    ]  # fmt: skip
-    found = with_gaps(cells, ("model", "seed"))
-    assert [row["approximation"] for row in found] == [2.5, 2.5]
+        cell(log_likelihood=[-9.0] * 5, **gap_bounds(b, o, o - 1))
+        for b, o in zip(bounds, optimal, strict=True)
+    ]
+    found = with_gaps(cells, ["shared", "shared"])
+    assert [row["gap_log_likelihood"] for row in found] == pytest.approx([-1.55, -1.55])
+    assert [row["approximation"] for row in found] == pytest.approx([2.45, 2.95])
     assert [row["amortisation"] for row in found] == [1.0, 1.0]
+    assert found[0]["gap_log_likelihood_se"] == pytest.approx(0.05)
+    assert found[0]["approximation_se"] == pytest.approx(math.sqrt(2) * 0.05)
+    apart = with_gaps(cells, [0, 1])
+    assert [row["gap_log_likelihood"] for row in apart] == pytest.approx([-1.55, -1.8])
+
+
+def test_the_best_of_many_noisy_bounds_is_still_a_bound():
+    """Ten unbiased estimates of 0: the largest mean of 4 data points would be 0.77 on average."""
+    torch.manual_seed(0)
+    error = torch.ones(4, dtype=torch.float64)
+    means = torch.stack(
+        [
+            best_bound([(torch.randn(4, dtype=torch.float64), error) for _ in range(10)])[0].mean()
+            for _ in range(2000)
+        ]
+    )
+    assert means.mean() < 3 * means.std() / math.sqrt(2000)
+    one = [(torch.randn(1), torch.ones(1)) for _ in range(3)]
+    assert best_bound(one)[0] == one[0][0]  # of one data point nothing else can choose
+    good, bad = torch.full((4,), -1.0), torch.full((4,), -math.inf)
+    assert torch.equal(best_bound([(bad, error), (good, error)])[0], good)
+
+
+def test_a_shared_model_has_one_log_likelihood_from_its_best_bound():
+    cells = [
+        cell(log_likelihood=[-3.0, -3.1, -3.2], **gap_bounds([-2.0, -2.0]), annealed=[-1.0, -1.0]),
+        cell(log_likelihood=[-2.5, -2.6, -2.7], **gap_bounds([-2.0, -2.0]), annealed=[-1.0, -1.0]),
+    ]
+    found = with_gaps(cells, [0, 0])
+    assert [row["log_likelihood"] for row in found] == pytest.approx([-2.6, -2.6])
+    assert [row["gap_log_likelihood"] for row in found] == pytest.approx([-1.0, -1.0])
+    for one in cells:  # gaps of all data: both columns are of the same data, and agree
+        one["per_datum"]["log_likelihood"] = one["per_datum"]["log_likelihood"][:2]
+        one["per_datum"]["log_likelihood_se"] = [0.1, 0.1]
+    found = with_gaps(cells, [0, 0])
+    assert all(row["log_likelihood"] == row["gap_log_likelihood"] == -1.0 for row in found)
+
+
+def test_the_table_names_the_data_and_marks_heavy_tails(tmp_path):
+    """A guide that is far too narrow, and the posterior somewhat widened, on one frozen model."""
+    model, evidence, _ = linear()
+    given = data()
+    w, b = model.p_x.head.maps["z"].weight.detach(), model.p_x.head.bias.detach()
+    covariance = torch.linalg.inv(torch.eye(LATENT) + w.T @ w / SCALE**2)
+
+    def wide(x):
+        factor = pyro.param("wide", torch.tensor(1.3), dist.constraints.interval(1.25, 1.35))
+        with pyro.plate("data", len(x)):
+            loc = (x - b) @ w @ covariance / SCALE**2
+            pyro.sample("z", dist.MultivariateNormal(loc, factor**2 * covariance))
+
+    guides = {"narrow": lambda m: _narrow, "wide": lambda m: wide}
+    found = pv.compare(
+        model, guides, given, seeds=2, decoder="frozen", gap_data=3, gap_options=GAPS,
+        out=tmp_path, **{**QUICK, "num_samples": 400},
+    )  # fmt: skip
+    assert len({row["log_likelihood"] for row in found.rows}) == 1
+    assert len({row["gap_log_likelihood"] for row in found.rows}) == 1
+    truth = float(evidence(given.test.x).mean())
+    for row in found.rows:
+        assert truth - 0.05 < row["log_likelihood"] < truth + 4 * row["log_likelihood_se"]
+        assert row["heavy_tailed"] == (row["guide"] == "narrow")
+        assert row["approximation"] > -3 * row["approximation_se"]
+    told = str(found).splitlines()
+    assert told[0].startswith("24 test data points, nats per data point, mean ± sd over seeds")
+    assert told[1] == "[3]: first 3 of 24 test data points"
+    assert told[2].startswith("!: k-hat > 0.7")
+    assert "log p(x) [3]" in told[3] and "approximation [3]" in told[3]
+    assert [line.count("!") for line in told[4:]] == [1, 0]
+    saved = json.loads((tmp_path / "compare.json").read_text())
+    assert saved["data"]["approximation"] == "first 3 of 24 test data points"
+    assert saved["data"]["log_likelihood_se"] == "24 test data points"
+
+
+def _narrow(x):
+    scale = pyro.param("narrow", torch.tensor(0.05), dist.constraints.interval(0.04, 0.06))
+    with pyro.plate("data", len(x)):
+        z = x.new_zeros(len(x), LATENT)
+        pyro.sample("z", dist.Normal(z, scale.expand(z.shape)).to_event(1))

@@ -8,6 +8,7 @@ import pytest
 import torch
 
 import pyro_vae as pv
+from pyro_vae.evaluate.weights import log_mean_error, pareto_k
 
 N = 200
 
@@ -59,6 +60,29 @@ def test_the_tail_of_a_narrow_guides_weights(ratio):
     found = pv.evaluate.diagnostics(model, guide_of(ratio), data(), 4000)["pareto_k"]
     assert found.mean() == pytest.approx(1 - ratio**2, abs=0.12)
     assert found.shape == (N,)
+
+
+@pytest.mark.parametrize("num_samples", [100, 200, 400, 2500])
+def test_k_hat_is_that_of_arviz(num_samples):
+    """Numbers for which the tail, the largest min(S / 5, 3 sqrt(S)) weights, is a whole number."""
+    from arviz_stats.base import array_stats
+
+    generator = torch.Generator().manual_seed(0)
+    spread = torch.tensor([0.3, 0.7, 1.0, 1.5, 2.0, 4.0], dtype=torch.float64)
+    log_w = spread * torch.randn(num_samples, 6, generator=generator, dtype=torch.float64)
+    _, expected = array_stats.psislw(-log_w.T.numpy())  # it takes minus the log weights
+    torch.testing.assert_close(pareto_k(log_w), torch.as_tensor(expected), rtol=0, atol=1e-6)
+
+
+@pytest.mark.parametrize("num_samples", [50, 1000])
+def test_the_error_of_the_log_mean_is_that_of_repetitions(num_samples):
+    """And, of log-normal weights of variance e^s - 1, sqrt((e^s - 1) / S)."""
+    generator = torch.Generator().manual_seed(0)
+    log_w = 0.6 * torch.randn(num_samples, 4000, generator=generator, dtype=torch.float64)
+    error = log_mean_error(log_w)
+    assert error.mean() == pytest.approx(math.sqrt(math.expm1(0.36) / num_samples), rel=0.04)
+    assert error.mean() == pytest.approx(float(log_w.logsumexp(0).std()), rel=0.05)
+    assert log_mean_error(log_w[:1]).isnan().all()
 
 
 def test_equal_weights_and_a_single_one_are_told_apart():

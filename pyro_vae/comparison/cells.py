@@ -19,9 +19,9 @@ from pyro import poutine
 from .. import evaluate
 from ..data import Data
 from ..errors import UserError
-from ..evaluate.gaps import best_bound
+from ..evaluate.gaps import annealed_bound
 from ..evaluate.inputs import observed
-from ..evaluate.weights import effective_sample_size, pareto_k
+from ..evaluate.weights import effective_sample_size, log_mean_error, pareto_k
 from ..guides import Guide
 from ..pair import accepting, device_of, eval_mode, modules, reads_index, seeded, takes, untouched
 from ..train import checkpoint, fit
@@ -31,6 +31,7 @@ from ..train.recorded import leaves_of
 ROWS = {"lr": 0.03, "schedule": "cosine", "epochs": 500, "weight_decay": 0.0}
 PICTURED = 2  # data whose posteriors are drawn
 TAIL = 100  # samples without which no tail can be fitted
+RELIABLE = 0.7  # k-hat above which a bound by importance weights cannot be trusted
 
 
 @dataclass
@@ -122,13 +123,14 @@ class Base:
         freeze(self.model, observed(self.model, x, _of_model(self.model, others)))
 
     def annealed(self, x, others):
-        """AIS's bound on log p(x) of the data that gaps are taken of, once for all guides."""
-        if self.bound is None:
-            annealing = self.plan.gap_options.get("annealing")
-            if annealing is False:
-                return torch.full((len(x),), -math.inf)
+        """`(AIS's bound, standard error)` of the data that gaps are taken of, once for all guides.
+
+        None where `gap_options` leave AIS out.
+        """
+        annealing = self.plan.gap_options.get("annealing")
+        if self.bound is None and annealing is not False:
             others = _of_model(self.model, others)
-            self.bound = evaluate.ais(self.model, x, **(annealing or {}), **others)
+            self.bound = annealed_bound(self.model, x, **(annealing or {}), **others)
         return self.bound
 
 
@@ -145,7 +147,7 @@ class Made:
             "base": base and base.folder.name,
             "options": _plain(self.options),
             "objective": plan.objectives[cell.objective].describe(),
-            "judged": [plan.split, plan.num_samples, plan.gap_data, repr(plan.gap_options)],
+            "evaluated": [plan.split, plan.num_samples, plan.gap_data, repr(plan.gap_options)],
         }
         name = f"{cell.model}-{cell.guide}-{cell.objective}-{cell.seed}"
         self.folder = _folder(plan, name, told, model, guide)
@@ -216,7 +218,12 @@ def judge(
     model, guide, data, split, valid_guide=None, num_samples=500, gap_data=100, gap_options=None,
     observe=None, base=None, seed=0,
 ):  # fmt: skip
-    """`(numbers, {bound: [per datum]})` of a trained pair: the columns of a comparison, JSON values."""
+    """`(numbers, {bound: [per data point]})` of a trained pair: JSON values.
+
+    The bounds and their standard errors, `NAME_se`: `log_likelihood`, importance weighted with the
+    guide, of the whole split; of the first `gap_data` of it `gap_log_likelihood`, `elbo_optimal`,
+    `elbo` and `amortisation`, and AIS's, `annealed`, of a model that several guides share.
+    """
     x, others = given(model, guide, data, split, observe)
     options = {"seed": seed, **others}
     row = {"valid_elbo": None}
@@ -225,25 +232,32 @@ def judge(
         bound = evaluate.elbo(model, valid_guide, valid, num_samples=10, seed=seed, **also)
         row["valid_elbo"] = float(bound.mean())
     row["elbo"] = float(evaluate.elbo(model, guide, x, num_samples=10, **options).mean())
-    row |= dict.fromkeys(("log_likelihood", "ess", "pareto_k"))
+    row |= {"ess": None, "pareto_k": None, "heavy_tailed": False}
     if not evaluate.is_proper(model, guide, x, **others):
         return row, {}
-    log_w = evaluate.importance_weights(model, guide, x, num_samples, **options)
-    row["log_likelihood"] = float(log_w.double().logsumexp(0).mean()) - math.log(num_samples)
+    log_w = evaluate.importance_weights(model, guide, x, num_samples, **options).double()
+    bounds = {
+        "log_likelihood": log_w.logsumexp(0) - math.log(num_samples),
+        "log_likelihood_se": log_mean_error(log_w),
+    }
     row["ess"] = float(effective_sample_size(log_w).mean())
-    k = float(pareto_k(log_w).median()) if num_samples >= TAIL else math.inf
-    row["pareto_k"] = k if math.isfinite(k) else None
-    if not gap_data:
-        return row, {}
-    x, others = x[:gap_data], {k: v[:gap_data] for k, v in others.items()}
-    gap_options = dict(gap_options or {})
-    if base is not None:  # one bound of AIS serves all guides
-        gap_options["annealing"] = False
-    found = evaluate.inference_gaps(model, guide, x, **gap_options, seed=seed, **others)
-    if base is not None:
-        found["log_likelihood"] = best_bound(found["log_likelihood"], base.annealed(x, others))
-    kept = ("log_likelihood", "elbo_optimal", "elbo")
-    return row, {k: found[k].tolist() for k in kept}
+    if num_samples >= TAIL:
+        k = float(pareto_k(log_w).median())
+        row |= {"pareto_k": k if math.isfinite(k) else None, "heavy_tailed": k > RELIABLE}
+    if gap_data:
+        x, others = x[:gap_data], {k: v[:gap_data] for k, v in others.items()}
+        gap_options = dict(gap_options or {})
+        if base is not None:  # one bound of AIS serves all guides
+            gap_options["annealing"] = False
+        found = evaluate.inference_gaps(model, guide, x, **gap_options, seed=seed, **others)
+        for end in ("", "_se"):
+            bounds[f"gap_log_likelihood{end}"] = found[f"log_likelihood{end}"]
+            for name in ("elbo_optimal", "elbo", "amortisation"):
+                bounds[name + end] = found[name + end]
+        annealed = base and base.annealed(x, others)
+        if annealed is not None:
+            bounds["annealed"], bounds["annealed_se"] = annealed
+    return row, {k: v.tolist() for k, v in bounds.items()}
 
 
 def grid(model, guide, x, others):

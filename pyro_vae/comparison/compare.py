@@ -20,7 +20,7 @@ from ..evaluate.grid import Grid
 from ..objectives import ELBO
 from ..train import checkpoint, fit
 from .cells import Cell, Plan, run_group
-from .table import NAMES, Comparison, with_gaps
+from .table import Comparison, with_gaps
 
 DECODERS = ("trained", "frozen")
 OWN = ("model", "guide", "data", "objective", "seed", "out", "resume", "config", "progress")
@@ -133,11 +133,20 @@ def compare(
         folders = _run(plan, workers, progress)
         found = [checkpoint.read_json(folder / "row.json") for folder in folders]
         posteriors = _posteriors(plan, folders)
-    rows = with_gaps(found, ("model", "seed") if plan.frozen else NAMES)
-    result = Comparison(rows, split, num_samples, plan.gap_data, decoder, posteriors)
+    rows = with_gaps(found, [_shared_model(plan, cell) for cell in plan.cells])
+    num_data = len(getattr(data, split))
+    result = Comparison(rows, split, num_data, num_samples, plan.gap_data, decoder, posteriors)
     if out is not None:
         result.save(out)
     return result
+
+
+def _shared_model(plan, cell):
+    """What cells that evaluate one and the same model have in common."""
+    if not plan.frozen:
+        return cell
+    given = isinstance(plan.models[cell.model], nn.Module)
+    return cell.model if given else (cell.model, cell.seed)
 
 
 def _run(plan, workers, progress):

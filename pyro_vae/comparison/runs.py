@@ -8,7 +8,7 @@ from ..errors import UserError
 from ..pair import reads_index
 from ..train.checkpoint import check_config
 from .cells import given, judge, parameters
-from .table import NAMES, Comparison, with_gaps
+from .table import Comparison, with_gaps
 
 
 def compare_runs(pairs, split="test", num_samples=500, gap_data=100, gap_options=None):
@@ -46,7 +46,9 @@ def compare_runs(pairs, split="test", num_samples=500, gap_data=100, gap_options
             model, guide, data, split, valid_guide, num_samples, gap_data, gap_options, seed=seed
         )
         found.append({"row": row | numbers, "per_datum": per_datum})
-    return Comparison(with_gaps(found, NAMES), split, num_samples, gap_data, "trained")
+        num_data = len(getattr(data, split))
+    rows = with_gaps(found, range(len(found)))
+    return Comparison(rows, split, num_data, num_samples, min(gap_data, num_data), "trained")
 
 
 def _history(folder):

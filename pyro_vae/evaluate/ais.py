@@ -47,6 +47,14 @@ def ais(model, x, guide=None, num_steps=500, num_chains=16, leapfrog=10, seed=0,
     Raises:
         UserError: grey values in a Bernoulli; no continuous latent; a guide without a density.
     """
+    log_w = annealed_weights(model, x, guide, num_steps, num_chains, leapfrog, seed, **others)
+    return _log_mean(log_w).to(torch.promote_types(x.dtype, torch.float32))
+
+
+def annealed_weights(
+    model, x, guide=None, num_steps=500, num_chains=16, leapfrog=10, seed=0, **others
+):
+    """`[S, N]` log weights of the chains, those of which `ais` is the log-mean-exp; float64."""
     whole(1, num_steps=num_steps, num_chains=num_chains, leapfrog=leapfrog)
     batch = scored(model, x, others, guide)
     x = batch["x"]
@@ -55,7 +63,7 @@ def ais(model, x, guide=None, num_steps=500, num_chains=16, leapfrog=10, seed=0,
     with anneal.ready(batch, x.device, seed) as (rows, device):
         for part in chunks(batch, rows, device):
             parts.append(anneal.forward(Joint(model, part, guide))[0])
-    return _log_mean(torch.cat(parts, 1)).to(x)
+    return torch.cat(parts, 1).to(x.device)
 
 
 def bdmc(

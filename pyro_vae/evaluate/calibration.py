@@ -33,8 +33,10 @@ def calibration(
     Args:
         num_data: how many data to simulate.
         num_samples: L.
-        oversample: draws for each of the L; above 1 these are resampled by importance weights, so
-            that the guide is judged as `log_likelihood` uses it.
+        oversample: candidates for each of the L draws; above 1, one of them is taken in proportion
+            to its importance weight, so that the guide is evaluated as `log_likelihood` uses it. An
+            exact guide stays exact; what is tested of another one comes nearer to the posterior with
+            more candidates.
         bins: of the chi-square test; `num_samples + 1` is a multiple of it.
         example: a batch, for a model that does not sample with `size=`.
         covariates: of a conditional model, `num_data` rows each.
@@ -81,11 +83,16 @@ def calibration(
 
 
 def _resampled(joint, draws, num_samples):
-    """`[L, B, D]` of draws `[S, B, D]`, with replacement, in proportion to importance weights."""
+    """`[L, B, D]` of draws `[L * M, B, D]`: one of M candidates each, by importance weights.
+
+    Candidates are not shared: draws that had some in common would not be independent, and the ranks
+    of an exact guide not uniform.
+    """
     start, log_p = joint.log_densities(draws)
-    law = torch.distributions.Categorical(logits=(log_p - start).T, validate_args=False)
-    chosen = law.sample((num_samples,))  # [L, B]
-    return draws.gather(0, chosen.unsqueeze(-1).expand(-1, -1, draws.shape[-1]))
+    log_w = (log_p - start).unflatten(0, (num_samples, -1)).movedim(1, -1)  # [L, B, M]
+    chosen = torch.distributions.Categorical(logits=log_w, validate_args=False).sample()
+    chosen = chosen[:, None, :, None].expand(-1, -1, -1, draws.shape[-1])
+    return draws.unflatten(0, (num_samples, -1)).gather(1, chosen).squeeze(1)
 
 
 def _chi_square(binned, bins):

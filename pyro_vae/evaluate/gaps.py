@@ -8,13 +8,16 @@ from ..errors import positive, whole
 from ..guides.free import Free
 from ..pair import device_of, eval_mode, seeded, takes
 from ..programs import trace_pair
-from .ais import GRADIENT, ais
+from .ais import GRADIENT, annealed_weights
 from .inputs import scored
 from .likelihood import chunks, log_weights, rows_per_chunk
+from .weights import log_mean_error
 
 DRAWS = 16  # for each gradient
 WINDOW = 50  # steps between looks
 LOOK = 500  # draws of a look, the same each time
+PILOT = 16  # data points on which the bound on log p(x) is chosen
+KEYS = ("log_likelihood", "elbo_optimal", "elbo", "approximation", "amortisation")
 
 
 def inference_gaps(
@@ -31,23 +34,25 @@ def inference_gaps(
     seed=0,
     **others,
 ):
-    r"""What a guide loses of log p(x), datum by datum (Cremer, Li and Duvenaud 2018, 1801.03558).
+    r"""What a guide loses of log p(x), per data point (Cremer, Li and Duvenaud 2018, 1801.03558).
 
     .. math:: \underbrace{\log p(x) - L[q^*]}_{\text{approximation}}
               + \underbrace{L[q^*] - L[q]}_{\text{amortisation}} = \log p(x) - L[q]
 
-    :math:`q^*` is the best of the guide's own family for that datum. It is found by Adam, from what
-    the guide says, on numbers of the datum's own (`guides.free.Free` says which; in short, all that
-    the network outputs, for each value of an enumerated parent), with new noise at each of
-    its steps; the learning rate falls by three whenever 50 steps gain less than `tolerance` nats, on
+    :math:`q^*` is the best of the guide's own family for that data point. Adam finds it, starting
+    from the guide, over numbers that belong to the data point (`guides.free.Free` says which; in
+    short, all that the network outputs, for each value of an enumerated parent), with new noise at
+    each step. The learning rate falls by three whenever 50 steps gain less than `tolerance` nats, on
     average over the data, on noise that stays the same, until it is a thirtieth of what it was.
-    For constants and per-datum guides too the family is free per datum: their amortisation gap is
-    what sharing, or unfinished training, costs.
+    For constants and per-datum guides too the family is free per data point: their amortisation gap
+    is what sharing, or unfinished training, costs.
 
-    log p(x) is one of two lower bounds, AIS from the prior and the importance-weighted one with
-    :math:`q^*`, that whose mean over the data is larger (a larger one for each datum would be no
-    bound); where it is loose, the approximation gap is too small. L[q] and L[q*] are estimated on
-    the same noise, and L[q*] is L[q] where the search found nothing better.
+    No number is chosen on the draws that it is reported from. Where the search's result is not
+    better than the guide on separate draws, :math:`q^*` is the guide. log p(x) is one of two lower
+    bounds, AIS from the prior and the importance-weighted one with :math:`q^*`: the one that is
+    larger on average in a pilot of up to 16 data points with separate draws. Where that bound is
+    loose, the approximation gap is too small. L[q] and L[q*] are estimated on the same noise, so
+    an amortisation gap near zero may come out negative, within its standard error.
 
     A factor with a *sampled* latent among its parents (z2 <- z1) is free only by a constant, so that
     its part of the amortisation gap is called approximation.
@@ -56,59 +61,103 @@ def inference_gaps(
         num_samples: draws for L[q] and L[q*].
         importance_samples: of the importance-weighted bound.
         annealing: options of `ais`, e.g. `{"num_steps": 1000}`; False leaves it out.
-        log_likelihood: `[N]`, in place of both bounds: for several guides of one model.
+        log_likelihood: `[N]`, in place of both bounds and taken as exact: for several guides of one
+            model.
         max_steps, lr, tolerance: of the search.
         others: further observed values and `index`, by name.
 
     Returns:
-        `{"log_likelihood", "elbo_optimal", "elbo", "approximation", "amortisation": [N]}`, nats.
+        `{"log_likelihood", "elbo_optimal", "elbo", "approximation", "amortisation": [N]}`, nats per
+        data point, and for each of them its Monte Carlo standard error, `"log_likelihood_se"` and
+        so on, `[N]` (NaN of a single draw). Errors of a mean over the data: the root of the sum of
+        their squares, over N.
 
     Raises:
-        UserError: grey values in a Bernoulli; a guide whose laws cannot be optimised.
+        UserError: grey values in a Bernoulli; a guide whose distributions cannot be optimized.
     """
     whole(1, num_samples=num_samples, importance_samples=importance_samples, max_steps=max_steps)
     positive(lr=lr, tolerance=tolerance)
     batch = scored(model, x, others, guide)
     x, device = batch["x"], device_of(model, guide, default=batch["x"].device)
-    parts = []
+    bounded, weighted, pilot = [], [], []
     with eval_mode(model, guide), seeded(seed, device):
         rows = max(1, rows_per_chunk(model, guide, batch, device) // GRADIENT)
-        noise = int(torch.randint(2**31, ()))
         for part in chunks(batch, max(1, min(len(x), rows // DRAWS)), device):
             at_once = max(1, rows // len(part["x"]))
+            noise = int(torch.randint(2**31, ()))  # another one, or chunks would err together
             free = Free(model, guide, part)
             optimise(model, free, max_steps, lr, tolerance, noise, at_once)
             with torch.no_grad():
-                found = [
-                    _bound(model, q, part, num_samples, at_once, noise + 1) for q in (guide, free)
-                ]
-                result = {"elbo": found[0], "elbo_optimal": torch.maximum(*found)}
+                keep_better(model, free, noise + 1, at_once)
+                bounded.append(_bounds(model, free, num_samples, noise + 2, at_once))
                 if log_likelihood is None:
-                    log_w = list(log_weights(model, free, part, importance_samples, at_once))
-                    result["log_likelihood"] = torch.cat(log_w).logsumexp(0) - math.log(
-                        importance_samples
-                    )
-            parts.append(result)
-    result = {k: torch.cat([p[k] for p in parts]).to(x.device) for k in parts[0]}
+                    weighted.append(_weighted(model, free, importance_samples, at_once))
+                if log_likelihood is None and annealing is not False:
+                    pilot.append(_weighted(model, free, importance_samples, at_once)[0])
+    result = {k: torch.cat([b[k] for b in bounded]).to(x.device) for k in bounded[0]}
     if log_likelihood is not None:
-        result["log_likelihood"] = log_likelihood.to(result["elbo"])
-    elif annealing is not False:
-        of_model = {k: v for k, v in others.items() if takes(model, k)}
-        annealed = ais(model, x, seed=seed, **(annealing or {}), **of_model)
-        result["log_likelihood"] = best_bound(result["log_likelihood"], annealed)
+        evidence, error = log_likelihood, torch.zeros_like(result["elbo"])
+    else:
+        evidence, error = (torch.cat(v).to(x.device) for v in zip(*weighted, strict=True))
+        if annealing is not False:
+            of_model = {k: v for k, v in others.items() if takes(model, k)}
+            options = {**(annealing or {}), **of_model}
+            few = torch.linspace(0, len(x) - 1, min(len(x), PILOT)).round().long().tolist()
+            if _pilot(model, x, few, options, noise + 3) > float(torch.cat(pilot)[few].mean()):
+                evidence, error = annealed_bound(model, x, seed=seed, **options)
+    result["log_likelihood"] = evidence.to(result["elbo"])
+    result["log_likelihood_se"] = error.to(result["elbo"])
     result["approximation"] = result["log_likelihood"] - result["elbo_optimal"]
-    result["amortisation"] = result["elbo_optimal"] - result["elbo"]
-    order = ("log_likelihood", "elbo_optimal", "elbo", "approximation", "amortisation")
-    return {k: result[k] for k in order}
+    result["approximation_se"] = result["log_likelihood_se"].hypot(result["elbo_optimal_se"])
+    return {k: result[k] for k in (*KEYS, *(f"{k}_se" for k in KEYS))}
 
 
-def best_bound(*bounds):
-    """Of lower bounds `[N]` the one that is largest on average; the largest for each datum is none."""
-    return max(bounds, key=lambda bound: float(bound.mean()))
+def _pilot(model, x, few, options, seed):
+    """The mean of AIS's bound over the data points `few`, the options' arrays cut to them."""
+    options = {k: v[few] if isinstance(v, torch.Tensor) else v for k, v in options.items()}
+    return float(annealed_bound(model, x[few], seed=seed, **options)[0].mean())
+
+
+def annealed_bound(model, x, **options):
+    """`(AIS bound on log p(x), standard error)`, `[N]` each, float64."""
+    log_w = annealed_weights(model, x, **options)
+    return log_w.logsumexp(0) - math.log(len(log_w)), log_mean_error(log_w)
+
+
+def _weighted(model, guide, num_samples, at_once):
+    """`(importance-weighted bound, standard error)`, `[B]` each."""
+    log_w = torch.cat(list(log_weights(model, guide, guide.batch, num_samples, at_once)))
+    return log_w.logsumexp(0) - math.log(num_samples), log_mean_error(log_w)
+
+
+def _bounds(model, free, num_samples, noise, at_once):
+    """`{"elbo", "elbo_optimal", "amortisation": [B]}` and their standard errors, on one noise."""
+    draws = [
+        _elbo_draws(model, q, free.batch, num_samples, at_once, noise) for q in (free.start, free)
+    ]
+    result = {}
+    for name, value in zip(
+        ("elbo", "elbo_optimal", "amortisation"), (*draws, draws[1] - draws[0]), strict=True
+    ):
+        result[name] = value.mean(0)
+        result[f"{name}_se"] = value.std(0) / math.sqrt(num_samples)
+    return result
+
+
+def keep_better(model, free, noise, at_once):
+    """Of each data point, leave the shifts only where they are better than none on other draws."""
+    shifts, rows = list(free.shifts.values()), list(free.rows.values())
+    start, moved = (
+        _elbo_draws(model, q, free.batch, LOOK, at_once, noise).mean(0) for q in (free.start, free)
+    )
+    _put(
+        shifts,
+        [s.where(_along(moved > start, row), 0.0) for s, row in zip(shifts, rows, strict=True)],
+    )
 
 
 def optimise(model, free, max_steps, lr, tolerance, noise, at_once):
-    """Put each datum's best numbers into `free.shifts`; how many steps it took."""
+    """Put the best numbers for each data point into `free.shifts`; how many steps it took."""
     batch, shifts, rows = free.batch, list(free.shifts.values()), list(free.rows.values())
     adam = torch.optim.Adam(shifts, lr=lr)
     best, steps = [s.detach().clone() for s in shifts], 0
@@ -117,7 +166,7 @@ def optimise(model, free, max_steps, lr, tolerance, noise, at_once):
     def look(at):
         was = [s.clone() for s in shifts]
         _put(shifts, at)
-        reached = _bound(model, free, batch, LOOK, at_once, noise)
+        reached = _elbo_draws(model, free, batch, LOOK, at_once, noise).mean(0)
         _put(shifts, was)
         return reached
 
@@ -127,7 +176,9 @@ def optimise(model, free, max_steps, lr, tolerance, noise, at_once):
         for _ in range(WINDOW):
             with torch.enable_grad():
                 bound = trace_pair(model, free, batch, DRAWS).elbo().mean(0).sum()
-                gradients = torch.autograd.grad(-bound, shifts)
+                gradients = torch.autograd.grad(
+                    -bound, shifts, allow_unused=True, materialize_grads=True
+                )
             for shift, gradient in zip(shifts, gradients, strict=True):
                 shift.grad = gradient
             adam.step()
@@ -136,8 +187,7 @@ def optimise(model, free, max_steps, lr, tolerance, noise, at_once):
         steps += WINDOW
         now = look(mean)
         for kept, m, row in zip(best, mean, rows, strict=True):
-            better = (now > reached).reshape((-1,) + (1,) * (-1 - row))
-            kept.copy_(torch.where(better, m, kept))
+            kept.copy_(torch.where(_along(now > reached, row), m, kept))
         gain = float((now - reached).clamp(min=0).mean())
         reached = torch.maximum(now, reached)
         if gain < tolerance:
@@ -152,12 +202,17 @@ def _put(shifts, values):
         shift.copy_(value)
 
 
-def _bound(model, guide, batch, num_samples, at_once, noise):
-    """`[B]` ELBO, `num_samples` draws, of the random stream `noise`."""
-    total, left, size = 0.0, num_samples, len(batch["x"])
+def _along(better, row):
+    """`[B]` flags, to be broadcast along dimension `row` of a shift."""
+    return better.reshape((-1,) + (1,) * (-1 - row))
+
+
+def _elbo_draws(model, guide, batch, num_samples, at_once, noise):
+    """`[S, B]` draws of the ELBO, of the random stream `noise`."""
+    draws, left, size = [], num_samples, len(batch["x"])
     with seeded(noise, batch["x"].device):
         while left:
             s = min(left, at_once)
-            total = total + trace_pair(model, guide, batch, s).elbo().expand(s, size).sum(0)
+            draws.append(trace_pair(model, guide, batch, s).elbo().expand(s, size))
             left -= s
-    return total / num_samples
+    return torch.cat(draws)

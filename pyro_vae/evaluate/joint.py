@@ -1,6 +1,7 @@
 """A model's continuous latents as one unconstrained vector, and the densities there."""
 
 import math
+import warnings
 
 import torch
 from pyro.distributions import Delta
@@ -18,6 +19,8 @@ class Joint:
     r"""The continuous latents of B data as `u [S, B, D]`, and :math:`\log p(x, u)` there.
 
     Latents of constrained support are mapped from the reals by `biject_to`, the Jacobian counted.
+    A distribution that does not state its support is taken to be one of real numbers, with a
+    warning.
     Discrete latents are summed exactly at every evaluation, in the model and in the guide,
     whichever side has them. Everything is differentiable in u.
 
@@ -49,6 +52,12 @@ class Joint:
             }
             if not self.shapes:
                 raise UserError("the model has no continuous latent")
+            for name in self.shapes:
+                if not _states_support(sites[name]["fn"]):
+                    warnings.warn(
+                        f"the prior of {name!r} states no support; it is taken to be real",
+                        stacklevel=3,
+                    )
             self.rows = len(batch["x"])
             if guide is not None:
                 self._check(self._trace(guide, 1).model)
@@ -139,7 +148,7 @@ class Joint:
             if _is_point(site):
                 continue
             result[name] = traces.log_prob(site)
-            if name in values and not _is_real(site["fn"].support):
+            if name in values and not _is_real(_support(site["fn"])):
                 transform = _transform(name, site["fn"])
                 jacobian = transform.log_abs_det_jacobian(values[name], site["value"])
                 result[name] = result[name] + jacobian
@@ -186,14 +195,27 @@ def _summed(log_prob, u):
 
 def _transform(name, fn):
     """The map from the reals to a latent's support."""
-    if _is_real(fn.support):
+    support = _support(fn)
+    if _is_real(support):
         return _IDENTITY
     try:
-        return biject_to(_of_components(fn.support))
+        return biject_to(_of_components(support))
     except NotImplementedError:
         raise UserError(
-            f"{name!r} is neither continuous nor can it be summed: its support is {fn.support}"
+            f"{name!r} is neither continuous nor can it be summed: its support is {support}"
         ) from None
+
+
+def _support(fn):
+    return fn.support if _states_support(fn) else constraints.real
+
+
+def _states_support(fn):
+    """Whether a distribution names its support; flows that users wrap often do not."""
+    try:
+        return fn.support is not None
+    except NotImplementedError:
+        return False
 
 
 _IDENTITY = torch.distributions.identity_transform

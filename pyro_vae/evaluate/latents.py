@@ -91,7 +91,7 @@ def reconstruct(model, guide, x, site=None, **others):
 def active_units(model, guide, x, threshold=0.01, **others):
     """`{latent: number of units}` with Var_x(E_q[u | x]) > threshold (arXiv 1509.00519)."""
     codes = encode(model, guide, x, **others)
-    return {k: int((v.flatten(1).var(0) > threshold).sum()) for k, v in codes.items()}
+    return {k: int((v.reshape(len(v), -1).var(0) > threshold).sum()) for k, v in codes.items()}
 
 
 def responsibilities(model, guide, x, latent=None, num_samples=16, seed=0, **others):

@@ -14,7 +14,7 @@ from .likelihood import BYTES, chunks, rows_per_chunk
 
 @torch.no_grad()
 def elbo_surgery(model, guide, x, num_samples=1, seed=0, **others):
-    r"""The mean KL of the ELBO, cut in two (Hoffman and Johnson 2016), nats per datum.
+    r"""The mean KL of q(z|x) from the prior, cut in two (Hoffman and Johnson 2016), nats per datum.
 
     .. math:: \underbrace{\frac1N \sum_n \mathrm{KL}(q(z|x_n) \,\|\, p(z))}_{\text{kl}} =
               \underbrace{I_q(n; z)}_{\text{mutual\_information}} +
@@ -25,6 +25,11 @@ def elbo_surgery(model, guide, x, num_samples=1, seed=0, **others):
     three are means over the same draws, `num_samples` of each datum, so that the identity is exact.
     It takes `num_samples * N^2` densities of the guide: pass a whole split, not a minibatch, which
     would put the information too low and the marginal KL as much too high.
+
+    A discrete latent y is enumerated (marginalized): q(z|x) is
+    :math:`\sum_y q(y|x)\, q(z|x,y)` and p(z) :math:`\sum_y p(y)\, p(z|y)`. Where y has values in
+    the guide, this KL therefore is not z's term of `elbo_terms`,
+    :math:`E_{q(y|x)} \mathrm{KL}(q(z|x,y) \,\|\, p(z|y))`; it is at most that term plus y's.
 
     Args:
         x: `[N, ...]`, all the data over which codes are aggregated.

@@ -56,6 +56,19 @@ def effective_sample_size(log_w):
     return (2 * log_w.logsumexp(0) - (2 * log_w).logsumexp(0)).exp()
 
 
+def log_mean_error(log_w):
+    """`[N]`: the standard error of the log-mean-exp of log weights `[S, N]`; NaN of one draw.
+
+    To first order, the relative standard error of the mean weight. Where a few weights have most of
+    the sum, it is too small: see `pareto_k`.
+    """
+    num_samples = len(log_w)
+    if num_samples == 1:
+        return torch.full_like(log_w[0], math.nan)
+    relative_variance = num_samples / effective_sample_size(log_w) - 1
+    return (relative_variance.clamp(min=0) / (num_samples - 1)).sqrt()
+
+
 def pareto_k(log_w):
     """`[N]` of log weights `[S, N]`, by Pyro's `fit_generalized_pareto`."""
     tail = math.ceil(min(0.2 * len(log_w), 3 * math.sqrt(len(log_w))))

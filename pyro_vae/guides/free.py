@@ -1,14 +1,16 @@
 """A guide's family, free for each datum: what it could say, whatever its network does."""
 
+import inspect
+
 import torch
 from pyro.distributions import Delta
 from pyro.poutine.messenger import Messenger
-from torch.distributions import Independent, biject_to, constraints
+from torch.distributions import Independent, constraints, transform_to
 
 from ..errors import UserError
-from ..pair import accepting, is_subsample
-from ..programs import trace_pair
-from .guide import Guide
+from ..pair import accepting, is_subsample, parameters_of
+from ..programs import layout_of, trace_pair
+from .guide import Guide, repeat_rows
 from .semi_amortised import SemiAmortised
 
 
@@ -25,11 +27,14 @@ class Free:
     its function of that, moved by a constant per datum.
 
     Attributes:
-        shifts: `{name: tensor}` that require gradients, zero at first: the guide as it is.
+        start: the guide as it is, which shifts of zero give. The steps of a `SemiAmortised` guide
+            are random; `start` is where they ended once.
+        shifts: `{name: tensor}` that require gradients, zero at first.
         rows: `{name: dimension of the data}`, from the right.
 
     Raises:
-        UserError: a law whose parameters cannot be set, or without reparameterised draws.
+        UserError: a distribution whose parameters cannot be moved, or without reparameterized
+            draws.
     """
 
     def __init__(self, model, guide, batch):
@@ -39,45 +44,46 @@ class Free:
         if isinstance(guide, SemiAmortised):
             with torch.no_grad():
                 guide, start = guide.guide, guide.shifts(**batch)
+        self.start = guide.shifted(batch, start) if start else guide
+        self.program_arguments = parameters_of(guide)
         if isinstance(guide, Guide):
-            self._program = lambda: guide.shifted(
+            self._program = lambda **given: guide.shifted(
                 batch, {k: v + start.get(k, 0.0) for k, v in self.shifts.items()}
-            )(**batch)
+            )(**given)
         else:
-            moved = _Moved(self, len(batch["x"]))(accepting(guide))
-            self._program = lambda: moved(**batch)
+            self._program = _Moved(self)(accepting(guide))
+        self.in_plate = layout_of(model, guide, batch).particles == "plate"
         with torch.no_grad():
-            traces = trace_pair(model, self, batch, num_particles=2)
+            traces = trace_pair(model, self, batch, num_particles=2 if self.in_plate else None)
         for name, site in traces.guide.items():
             if isinstance(guide, Guide):
-                q, shape = guide.factors[name], per_datum(site["fn"].batch_shape, len(batch["x"]))
+                q, shape = guide.factors[name], self.shape(site["fn"].batch_shape)
                 self.add(name, next(q.parameters()).new_zeros(*shape, q.size), -2)
             if name not in traces.enumerated and not site["fn"].has_rsample:
-                raise UserError(f"{name!r} has no reparameterised draws to optimise by")
+                raise UserError(f"{name!r} has no reparameterized draws to optimize by")
         if not self.shifts:
-            raise UserError("the guide has nothing to optimise")
+            raise UserError("the guide has nothing to optimize")
 
     def add(self, name, zeros, row):
         self.shifts[name], self.rows[name] = zeros.requires_grad_(), row
 
-    def __call__(self, x, **_):
-        return self._program()
+    def shape(self, batch_shape):
+        """The shape of numbers per data point, and per enumerated parent's value, of a first run."""
+        shape = list(batch_shape)[:-1]
+        if self.in_plate and shape:
+            shape[-1] = 1  # the particles share them
+        return (*shape, len(self.batch["x"]))
 
-
-def per_datum(batch_shape, rows):
-    """The shape of numbers per datum, and per enumerated parent's value: the particles share them."""
-    shape = list(batch_shape)[:-1]
-    if shape:
-        shape[-1] = 1
-    return (*shape, rows)
+    def __call__(self, x, **others):
+        return self._program(x=x, **others)
 
 
 class _Moved(Messenger):
     """The laws at a program's sample sites, their unconstrained parameters moved."""
 
-    def __init__(self, free, rows):
+    def __init__(self, free):
         super().__init__()
-        self.free, self.rows = free, rows
+        self.free = free
 
     def _pyro_sample(self, msg):
         if not (msg["is_observed"] or is_subsample(msg) or isinstance(msg["fn"], Delta)):
@@ -87,36 +93,76 @@ class _Moved(Messenger):
         if isinstance(fn, Independent):
             base = self._law(name, fn.base_dist, batch_shape)
             return base.to_event(fn.reinterpreted_batch_ndims)
-        parameters = {}
+        parameters, first = {}, False
         for key, constraint in _parameters(name, fn).items():
-            event = getattr(fn, key).shape[-constraint.event_dim :] if constraint.event_dim else ()
-            value = getattr(fn, key).expand(fn.batch_shape + event)
-            transform = biject_to(constraint)
+            value = getattr(fn, key)
+            # some constrain each element of a parameter whose last dimensions are the event's
+            event_dim = max(constraint.event_dim, value.dim() - len(fn.batch_shape))
+            event = value.shape[value.dim() - event_dim :]
+            try:
+                value = value.expand(fn.batch_shape + event)
+                transform = transform_to(constraint)
+            except (NotImplementedError, RuntimeError):
+                raise _immovable(name, fn, f": its {key} has no map to the reals") from None
             raw = transform.inv(value)
             own, site = raw.shape[len(batch_shape) :], f"{name}.{key}"
             if site not in self.free.shifts:
-                shape = per_datum(batch_shape, self.rows) + tuple(own)
+                first = True
+                shape = self.free.shape(batch_shape) + tuple(own)
                 self.free.add(site, raw.new_zeros(shape), -1 - len(own))
-            parameters[key] = transform(raw + self.free.shifts[site])
-        return type(fn)(**parameters, validate_args=False)
+            shift = repeat_rows(self.free.shifts[site], batch_shape[-1], -1 - len(own))
+            parameters[key] = transform(raw + shift)
+        moved = _rebuilt(name, fn, parameters)
+        if first and not _same_density(fn, moved):
+            raise _immovable(name, fn, ": rebuilt from its parameters, it has another density")
+        return moved
+
+
+_ALTERNATIVES = {  # parameters of one matrix or vector, of which the first is moved
+    "logits": ("probs",),
+    "scale_tril": ("covariance_matrix", "precision_matrix"),
+}
 
 
 def _parameters(name, fn):
-    """`{parameter: constraint}` from which the law can be made again."""
+    """`{parameter: constraint}` from which the distribution can be built again."""
     found = dict(fn.arg_constraints) if isinstance(fn.arg_constraints, dict) else {}
-    for kept, others in {
-        "logits": ("probs",),
-        "scale_tril": ("covariance_matrix", "precision_matrix"),
-    }.items():
+    for kept, others in _ALTERNATIVES.items():
         if kept in found:
             for other in others:
                 found.pop(other, None)
     found = {k: c for k, c in found.items() if hasattr(fn, k)}
     if not found or not all(isinstance(getattr(fn, k), torch.Tensor) for k in found):
-        raise UserError(
-            f"the law of {name!r}, a {type(fn).__name__}, has no parameters that could be optimised"
-        )
+        raise _immovable(name, fn, "")
     vector = bool(fn.event_shape) or hasattr(fn, "_categorical")  # logits: a number, or K
     if vector and "logits" in found:
         found["logits"] = constraints.real_vector
+    if "scale_tril" in found:  # torch and Pyro constrain it by several names
+        found["scale_tril"] = constraints.lower_cholesky
     return found
+
+
+def _rebuilt(name, fn, parameters):
+    """A distribution like `fn` with these parameters, and `fn`'s other settings (a temperature)."""
+    skipped = {*fn.arg_constraints, *parameters}
+    skipped |= {n for names in _ALTERNATIVES.values() for n in names}
+    taken = inspect.signature(type(fn)).parameters
+    settings = {n: getattr(fn, n) for n in taken if n not in skipped and hasattr(fn, n)}
+    if "validate_args" in taken:
+        settings["validate_args"] = False
+    try:
+        return type(fn)(**settings, **parameters)
+    except TypeError as e:
+        raise _immovable(name, fn, f": {e}") from None
+
+
+def _same_density(fn, moved):
+    with torch.no_grad():
+        value = fn.sample()
+        log_probs = fn.log_prob(value), moved.log_prob(value)
+    return torch.allclose(*log_probs, rtol=1e-3, atol=1e-3, equal_nan=True)
+
+
+def _immovable(name, fn, why):
+    kind = type(fn).__name__
+    return UserError(f"{name!r} is a {kind}, which has no parameters that could be optimized{why}")

@@ -163,9 +163,13 @@ class Guide(Program):
     def shifted(self, batch, shifts):
         """The guide at one batch, its factors' numbers moved by `shifts`, as a program for `run`."""
 
-        def program(x, **_):
-            return accepting(self)(**batch, shifts=shifts)
+        def program(x, **others):
+            given = {**batch, **others}
+            given = {k: repeat_rows(v, len(x), 0) for k, v in given.items() if k != "x"}
+            moved = {k: repeat_rows(v, len(x), -2) for k, v in shifts.items()}
+            return accepting(self)(x=x, **given, shifts=moved)
 
+        program.program_arguments = self.program_arguments
         return standing_for(program, self)
 
     def _component(self, latent, mixture):
@@ -278,3 +282,10 @@ def _check(given, family, data, latents, num_data):
     for latent in family:
         if latent not in given:
             raise unknown("latent in family", latent, given)
+
+
+def repeat_rows(value, rows, dim):
+    """A tensor with `rows` rows at `dim`: those that it has, as often as draws are rows."""
+    if not isinstance(value, torch.Tensor) or not value.dim() or value.shape[dim] in (1, rows):
+        return value
+    return torch.cat([value] * (rows // value.shape[dim]), dim)
