@@ -95,12 +95,10 @@ class SemiAmortised(Program):
         for latent in latents:
             q = self.guide.factors[latent]
             shifts[latent] = next(q.parameters()).new_zeros(len(x), q.size)
-        known = parameters_of(model)
-        of_model = {k: v for k, v in batch.items() if k in known or k == "x"}
 
         def elbo(shifts):
             return trace_pair(
-                model, self.guide.shifted(batch, shifts), of_model, self.num_samples
+                model, self.guide.shifted(batch, shifts), batch, self.num_samples
             ).elbo()
 
         with apart(), torch.enable_grad():

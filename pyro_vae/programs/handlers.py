@@ -28,7 +28,7 @@ class SubstituteMean(Messenger):
         try:
             msg["value"] = fn.mean
         except NotImplementedError:  # a flow has no mean in closed form
-            msg["value"] = fn(sample_shape=torch.Size((32,))).mean(0)
+            msg["value"] = fn(torch.Size((32,))).mean(0)
         msg["done"] = True
 
 
