@@ -8,7 +8,7 @@ import torch
 from ..errors import whole
 from ..guides import PriorGuide
 from ..pair import device_of, eval_mode, seeded
-from .inputs import scored
+from .inputs import observed, scored
 from .joint import Joint
 from .likelihood import chunks, rows_per_chunk
 from .simulate import home, simulate
@@ -48,7 +48,7 @@ def ais(model, x, guide=None, num_steps=500, num_chains=16, leapfrog=10, seed=0,
         UserError: grey values in a Bernoulli; no continuous latent; a guide without a density.
     """
     log_w = annealed_weights(model, x, guide, num_steps, num_chains, leapfrog, seed, **others)
-    return _log_mean(log_w).to(torch.promote_types(x.dtype, torch.float32))
+    return _log_mean(log_w).to(observed(model, x, others, guide)["x"].dtype)
 
 
 def annealed_weights(
