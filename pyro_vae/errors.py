@@ -2,6 +2,7 @@
 
 import difflib
 import math
+import re
 from numbers import Integral, Real
 
 
@@ -10,7 +11,7 @@ class UserError(ValueError):
 
     def __str__(self):
         # Pyro adds a table of shapes to an error raised inside a program.
-        return super().__str__().split("\nTrace Shapes:")[0].strip()
+        return re.split(r"\n\s*Trace Shapes:", super().__str__())[0].strip()
 
 
 def unknown(kind, name, known):
