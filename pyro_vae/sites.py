@@ -69,7 +69,7 @@ def check_data_plate(sites, ignored=()):
 def outside_plate_error(name):
     """The error for a site that is not drawn once per data point."""
     return UserError(
-        f"site {name!r} lies outside the data plate: per-datum terms are not defined for it"
+        f"site {name!r} lies outside the data plate: terms per data point are not defined for it"
     )
 
 

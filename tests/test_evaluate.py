@@ -412,7 +412,7 @@ WRONG = {
     "another event shape": (
         model_of(), guide_of(lambda x: dist.Normal(x, 1.0).to_event(1)),
         r"'z' has event shape \[2\] in the model, \[6\] in the guide"),
-    "no plate": (no_plate_model, no_plate, r"'z' .*one data plate, at dim -1; its plates: none"),
+    "no plate": (no_plate_model, no_plate, "site 'z' lies outside the data plate"),
     "a plate at dim -2": (
         plate_at_minus_two, guide_at_minus_two, r"'z' .*one data plate, at dim -1; .*-2"),
     "NaN from the guide": (

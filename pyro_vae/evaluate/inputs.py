@@ -277,7 +277,7 @@ def _inside(fn, value):
 def _fixed(site):
     """The support of a site, if it is one and the same for all data; on no device. Else None."""
     fn = site["fn"]
-    if site.get("mask") not in (None, True):
+    if not (site.get("mask") is None or site["mask"] is True):
         return None
     while isinstance(fn, WRAPPERS):
         if isinstance(fn, MaskedDistribution):

@@ -16,7 +16,7 @@ from torch.distributions import biject_to
 from torch.func import functional_call
 
 from ..errors import UserError
-from ..pair import accepting, is_subsample
+from ..pair import accepting, is_subsample, takes
 from ..program import Program
 
 PER_SITE = (AutoNormal, AutoDelta)
@@ -169,6 +169,11 @@ def _example(model, num_data, example):
         return example
     if num_data is None:
         raise UserError("a guide with a row per datum: pass num_data=, or example={'x': all data}")
+    if not takes(model, "size"):
+        raise UserError(
+            "this model has no size= argument, so its latents cannot be read off num_data rows of it: "
+            "pass example={'x': all data}"
+        )
     shapes = getattr(model, "covariates", {})
     covariates = {name: torch.zeros(num_data, *shape) for name, shape in shapes.items()}
     with torch.no_grad(), torch.random.fork_rng(devices=[]), poutine.block():

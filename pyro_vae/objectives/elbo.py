@@ -32,7 +32,8 @@ class ELBO(TraceEnum_ELBO):
       later; the same expectation, mostly of less variance (Kingma and Welling 2014, arXiv 1312.6114, section 2.3; but see Roeder et al. 2017,
       arXiv 1703.09194: near the posterior the sample has less).
 
-    All are properties of training: `evaluate` never sees them.
+    All are properties of training: `evaluate` never sees them. A site that the guide observes is no
+    draw from q, and no part of the bound.
 
     A scale (of a subsampled plate, of `poutine.scale`) multiplies a finished term, once. KL_l is
     compared with :math:`\lambda_l` before that. Probabilities of summed latents are never scaled.
@@ -123,10 +124,12 @@ class ELBO(TraceEnum_ELBO):
         return self._loss(self._run(model, guide, args, kwargs))
 
     def _is_pyros(self, model, guide, args, kwargs):
-        """Whether the pair can be run as Pyro's own ELBO does: particles in a plate."""
-        if self.num_particles == 1:
+        """Whether Pyro's own ELBO is right for the pair: particles in a plate, no data in the guide."""
+        batch = as_batch(model, args, kwargs)
+        if not torch.is_tensor(batch.get("x")):
             return True
-        return layout_of(model, guide, as_batch(model, args, kwargs)).particles == "plate"
+        layout = layout_of(model, guide, batch)
+        return not layout.observes and (self.num_particles == 1 or layout.particles == "plate")
 
     def _run(self, model, guide, args, kwargs):
         """The runs of the pair that a loss is taken from, as one."""

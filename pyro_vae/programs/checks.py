@@ -1,6 +1,7 @@
 """What is wrong with one run of a pair, if it is not a number for each row at every site."""
 
 from ..errors import UserError
+from ..sites import outside_plate_error
 
 
 def check_sites(guide, model, n):
@@ -56,11 +57,13 @@ def _check_plates(guide, model, n):
     for kind, sites in (("model", model), ("guide", guide)):
         for name, site in sites.items():
             frames = [f for f in site["cond_indep_stack"] if f.vectorized]
+            if not frames:
+                raise outside_plate_error(name)
             if [f.dim for f in frames] != [-1]:
-                dims = [f.dim for f in frames] or "none"
+                dims = ", ".join(f"{f.name!r} at dim {f.dim}" for f in frames)
                 raise UserError(
-                    f"{name!r} in the {kind} must lie in one data plate, at dim -1; its plates: "
-                    f"{dims}: terms per data point are not defined for it otherwise"
+                    f"site {name!r} in the {kind} must lie in one data plate, at dim -1; its plates: "
+                    f"{dims}"
                 )
             size, full_size = frames[0].size, frames[0].full_size
             if size in (-1, None):  # a plate without a size takes what comes

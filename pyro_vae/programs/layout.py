@@ -58,6 +58,7 @@ class Layout(NamedTuple):
     discrete_sites: tuple  #: `DiscreteSite`s in sampling order, the guide's first
     divisible: bool  #: whether some rows of a batch may be run without the others
     fixed: bool  #: whether it has its own number of rows: it fails on fewer
+    observes: tuple  #: sites that the guide observes: no draws, and so no part of q
     problem: str | None  #: why its discrete latents are not enumerated in parallel
 
 
@@ -149,7 +150,8 @@ class _Trial:
         particles = next(copies, "loop")
         sites = _discrete_sites(found)
         discrete, problem = self._enumeration(few, sites)
-        return Layout(particles, discrete, sites, divisible, fixed, problem)
+        observes = tuple(name for name, site in found[0].items() if site["is_observed"])
+        return Layout(particles, discrete, sites, divisible, fixed, observes, problem)
 
     def _first(self):
         """`(a few rows, a run of them)`; all rows, where the program cannot be run on fewer.

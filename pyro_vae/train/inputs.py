@@ -1,5 +1,7 @@
 """What a pair and its objective are given of the data: training batches, and the validation split."""
 
+import warnings
+
 import torch
 from pyro.infer.autoguide import AutoGuide
 
@@ -85,6 +87,13 @@ class Inputs:
         each data point meets all of them at once, in their order.
         """
         self._keep_order(first)
+        observes = layout_of(self.model, self.guide, first).observes
+        if observes:
+            warnings.warn(
+                f"the guide observes {', '.join(map(repr, observes))}: that is no draw, and no part of "
+                "the objective; train it by a loss of its own",
+                stacklevel=2,
+            )
         support = Support(self.model, self.guide, first)
         if isinstance(self.data, Data):
             train = self.data.observed("train")
