@@ -1,6 +1,6 @@
 """What `pyro-vae sample` and the report show: each source of new data, as arrays and a figure."""
 
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, fields
 
 import torch
 
@@ -64,11 +64,17 @@ def make(source, model, guide, data, **options):
         raise unknown("source", source, SOURCES)
     if options.get("y") is not None and source not in ("prior", "component"):
         raise UserError(f"y picks a component of the prior; it does not go with {source}")
-    return SOURCES[source](model, guide, data, _Options(**options))
+    known = [f.name for f in fields(Options)]
+    for name in options:
+        if name not in known:
+            raise unknown("option of sample", name, known)
+    return SOURCES[source](model, guide, data, Options(**options))
 
 
 @dataclass
-class _Options:
+class Options:
+    """What can be said of a source."""
+
     num: int | None = None
     y: int | None = None
     latent: str | None = None

@@ -107,14 +107,28 @@ class _Trunk(nn.Module):
         return {"features": self.rest(self.first(**parents))}
 
 
-@dataclass(frozen=True)
-class MLP:
-    """Fully connected layers. `hidden=()` is one linear map: a table, where the parent is one-hot."""
+class Network:
+    """Base of the network descriptions, `MLP` and `Conv`.
 
-    hidden: tuple = (500, 500)
+    `build(inputs, outputs)` returns `(trunk or None, head)`; `trunk(inputs)` the trunk alone.
+    """
+
+
+@dataclass(frozen=True)
+class MLP(Network):
+    """Fully connected layers. `hidden=()` is one linear map: a table, where the parent is one-hot.
+
+    Args:
+        hidden: widths of the hidden layers, e.g. [500, 500].
+        activation: relu, tanh, softplus, elu or silu.
+    """
+
+    hidden: tuple[int, ...] = (500, 500)
     activation: str = "relu"
 
     def __post_init__(self):
+        object.__setattr__(self, "hidden", tuple(self.hidden))
+        _activation(self.activation)
         whole(1, hidden=self.hidden)
 
     def build(self, inputs, outputs):
@@ -204,17 +218,23 @@ def _of_pixels(outputs):
 
 
 @dataclass(frozen=True)
-class Conv:
+class Conv(Network):
     """Strided convolutions where a parent is an image, transposed ones where the outputs are.
 
-    `channels` counts from the image inwards; each layer halves the side.
+    Args:
+        channels: widths of the convolutions, from the image inwards; each layer halves the side.
+        hidden: widths of the fully connected layers behind them.
+        activation: relu, tanh, softplus, elu or silu.
     """
 
-    channels: tuple = (32, 64)
-    hidden: tuple = (256,)
+    channels: tuple[int, ...] = (32, 64)
+    hidden: tuple[int, ...] = (256,)
     activation: str = "relu"
 
     def __post_init__(self):
+        object.__setattr__(self, "channels", tuple(self.channels))
+        object.__setattr__(self, "hidden", tuple(self.hidden))
+        _activation(self.activation)
         whole(1, channels=self.channels, hidden=self.hidden)
         if not (self.channels and self.hidden):
             raise UserError("a convolutional network needs channels and a hidden layer")
@@ -239,6 +259,3 @@ class Conv:
             if len(shape) == 3
         }
         return _Trunk(inputs, self.hidden, self.activation, nn.ModuleDict(images))
-
-
-NETWORKS = {"mlp": MLP, "conv": Conv}

@@ -60,6 +60,7 @@ class Data:
     condition: Callable | None = None
     scaling: tuple | None = None  # (mean, sd) that `standardise` took out
     hidden: torch.Tensor | None = None  # training labels that `keep_labels` took away, for scoring
+    source: dict | None = None  # arguments of `load` that reload these data; None: from arrays
 
     def keep_labels(self, num_labels, seed=0):
         """The same data with `num_labels` training labels kept, the others -1; classes in balance.

@@ -3,7 +3,13 @@
 import pyro
 import torch.nn as nn
 
-from ..conditionals import Conditional, Normal, OneHotCategorical, RelaxedOneHotCategorical
+from ..conditionals import (
+    Conditional,
+    Network,
+    Normal,
+    OneHotCategorical,
+    RelaxedOneHotCategorical,
+)
 from ..errors import UserError, unknown
 from ..pair import accepting, sites_of
 from ..program import Program
@@ -53,15 +59,15 @@ class Guide(Program):
     def __init__(
         self,
         model,
-        given=None,
-        family=None,
-        network=None,
-        discrete="enumerate",
-        temperature=0.5,
-        num_data=None,
-        share=True,
-        standardise=None,
-        example=None,
+        given: dict | None = None,
+        family: dict | None = None,
+        network: Network | None = None,
+        discrete: str = "enumerate",
+        temperature: float = 0.5,
+        num_data: int | None = None,
+        share: bool = True,
+        standardise: dict | None = None,
+        example: dict | None = None,
     ):
         super().__init__()
         if discrete not in DISCRETE:

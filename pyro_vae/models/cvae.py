@@ -1,8 +1,9 @@
 """The conditional variational autoencoder and its relatives."""
 
 import pyro
+import torch.nn as nn
 
-from ..conditionals import Conditional
+from ..conditionals import Conditional, Family, Network
 from ..errors import UserError, unknown
 from ..program import Program
 from .nn_baseline import NNBaseline, rows
@@ -52,15 +53,15 @@ class CVAE(Program):
 
     def __init__(
         self,
-        x_shape,
-        c_shape,
-        latent_dim=20,
-        likelihood="bernoulli",
-        network=None,
-        conditional_prior=True,
-        decoder_given=("z", "c"),
-        prior=None,
-        baseline=None,
+        x_shape: tuple[int, ...],
+        c_shape: tuple[int, ...],
+        latent_dim: int = 20,
+        likelihood: Family | str = "bernoulli",
+        network: Network | None = None,
+        conditional_prior: bool = True,
+        decoder_given: tuple[str, ...] = ("z", "c"),
+        prior: nn.Module | None = None,
+        baseline: str | None = None,
     ):
         super().__init__()
         shapes = {"z": (latent_dim,), "c": tuple(c_shape)}

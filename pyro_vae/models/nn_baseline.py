@@ -2,6 +2,7 @@
 
 import pyro
 
+from ..conditionals import Family, Network
 from ..errors import UserError
 from ..program import Program
 from .vae import decoder
@@ -17,13 +18,20 @@ class NNBaseline(Program):
 
     Args:
         x_shape, c_shape: event shapes of `x` and of the covariates `c`.
-        likelihood, network: as in `VAE`.
+        likelihood: a name or a family, as in `VAE`.
+        network: as in `VAE`.
     """
 
     default_guide = {}
     observes = ("x", "c")
 
-    def __init__(self, x_shape, c_shape, likelihood="bernoulli", network=None):
+    def __init__(
+        self,
+        x_shape: tuple[int, ...],
+        c_shape: tuple[int, ...],
+        likelihood: Family | str = "bernoulli",
+        network: Network | None = None,
+    ):
         super().__init__()
         self.covariates = {"c": tuple(c_shape)}
         self.p_x = decoder(x_shape, {"c": c_shape}, likelihood, network)

@@ -3,6 +3,7 @@
 from .fit import Run, choose_device, fit
 from .initialise import (
     BaselineInitialisation,
+    Initialisation,
     MixtureInitialisation,
     PseudoInputs,
     StackInitialisation,
@@ -12,6 +13,7 @@ from .weights import load_weights
 
 __all__ = [
     "BaselineInitialisation",
+    "Initialisation",
     "MixtureInitialisation",
     "PseudoInputs",
     "RecordedStep",

@@ -3,6 +3,7 @@
 import json
 import math
 import time
+from collections.abc import Callable, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from functools import partial
@@ -59,26 +60,26 @@ def fit(
     model,
     guide,
     data,
-    epochs=50,
+    epochs: int = 50,
     *,
-    objective=None,
-    lr=1e-3,
-    batch_size=128,
-    schedule="constant",
-    weight_decay=0.0,
-    clip_norm=None,
-    patience=None,
-    initialise=None,
-    observe=None,
-    device=None,
-    compile="auto",
-    precision=None,
-    seed=0,
-    out=None,
-    resume=False,
-    config=None,
-    progress=True,
-):
+    objective: ELBO | None = None,
+    lr: float = 1e-3,
+    batch_size: int = 128,
+    schedule: str = "constant",
+    weight_decay: float = 0.0,
+    clip_norm: float | None = None,
+    patience: int | None = None,
+    initialise: Callable | None = None,
+    observe: Sequence[str] | None = None,
+    device: str | torch.device | None = None,
+    compile: bool | str = "auto",
+    precision: str | None = None,
+    seed: int = 0,
+    out: Path | str | None = None,
+    resume: bool = False,
+    config: dict | None = None,
+    progress: bool = True,
+) -> Run:
     """Train a pair, ours or any Pyro pair with one data plate; returns a `Run`.
 
     After each epoch the ELBO of the validation split is taken, at beta = 1, in eval mode, with
@@ -94,8 +95,10 @@ def fit(
             eval mode.
         data: `pv.data.load(...)`, a tensor, `(x, y)`, a torch `Dataset`; a `DataLoader`, or any
             iterable with a length, of batches `x`, `(x, y)` or dicts: they need not fit in memory.
-        objective: one of `pv.objectives`; `ELBO()` unless said.
-        lr, schedule: Adam's rate, and how it falls over the run: `constant, linear, cosine`.
+        epochs: passes over the training data.
+        objective: one of `pv.objectives`. Default: `ELBO()`.
+        lr: Adam's learning rate.
+        schedule: how the rate falls over the run: constant, linear or cosine.
         batch_size: data a step, of all processes together; the last batch may be short. A loader's
             own size counts for each process.
         weight_decay: decoupled (AdamW), for every parameter.
@@ -114,11 +117,11 @@ def fit(
             counter that will matter after many steps, needs `False`.
         precision: of matrix products in training: `"bf16"` inside this library's networks, by
             autocast; `"tf32"` on a GPU; None leaves torch's. Evaluation is as ever.
-        seed: of shuffling, binarisation, sampling. Weights come from the modules as they are.
+        seed: of shuffling, binarisation and sampling; of a method's initial weights too.
         out: folder for `config.json`, `metrics.jsonl`, `checkpoint.pt`.
         resume: go on from `out`'s checkpoint, if it has one; on a CPU bit for bit what an
             uninterrupted run does.
-        config: more for `config.json`.
+        config: more for `config.json`; `config["files"]` are further files, `{name: text}`.
 
     Raises:
         UserError: a pair or data that do not fit; a loss that is not finite (the site named, the
@@ -274,6 +277,9 @@ class _Trainer:
         self.out.mkdir(parents=True, exist_ok=True)
         data = self.data.describe() if isinstance(self.data, Data) else {"name": "stream"}
         many = {"processes": self.processes} if self.processes > 1 else {}
+        config = dict(config)
+        for name, text in config.pop("files", {}).items():
+            checkpoint.write_atomically(self.out / name, lambda p, text=text: p.write_text(text))
         checkpoint.write_json(
             self.out / "config.json", {**config, "fit": self._described(), **many, "data": data}
         )
