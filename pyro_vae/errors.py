@@ -1,6 +1,7 @@
 """What a person sees when something is wrong: one line that says what, and what to do."""
 
 import difflib
+import math
 from numbers import Integral, Real
 
 
@@ -15,9 +16,11 @@ class UserError(ValueError):
 def unknown(kind, name, known):
     """The error for a misspelt name, with the nearest known one."""
     known = [str(k) for k in known]
-    begun = [k for k in known if k.startswith(str(name))]
-    near = begun or difflib.get_close_matches(str(name), known, n=1, cutoff=0.4)
-    hint = f"did you mean {near[0]!r}?" if near else "known: " + ", ".join(known)
+    lower = {k.lower(): k for k in known}
+    begun = [k for k in known if k.lower().startswith(str(name).lower())]
+    near = difflib.get_close_matches(str(name).lower(), lower, n=1, cutoff=0.4)
+    near = begun or [lower[k] for k in near]
+    hint = f"did you mean {near[0]!r}?" if near else "known: " + (", ".join(known) or "none")
     return UserError(f"unknown {kind} {name!r}; {hint}")
 
 
@@ -32,6 +35,7 @@ def whole(least, **values):
 def positive(or_zero=False, **values):
     """Raise unless every value is a positive number (or zero, where that is allowed)."""
     for name, value in values.items():
-        if not (isinstance(value, Real) and (value > 0 or (or_zero and value == 0))):
+        valid = isinstance(value, Real) and math.isfinite(value)
+        if not (valid and (value > 0 or (or_zero and value == 0))):
             rule = "not be negative" if or_zero else "be positive"
             raise UserError(f"{name} must {rule}: {value!r}")

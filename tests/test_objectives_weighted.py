@@ -28,7 +28,7 @@ from pyro_vae.objectives import ELBO, IWAE, DReG, Renyi
 from pyro_vae.traces import run
 
 SUMMED_IN_GUIDE = [
-    n for n, m in methods.METHODS.items() if "y" in (m.given or m.model.default_guide)
+    n for n, m in methods.METHODS.items() if "y" in (m.parents or m.model.default_guide)
 ]
 INF = math.inf
 

@@ -139,6 +139,9 @@ def parse_command(tokens, commands, description, version):
     for name, function in commands.items():
         described = function.__doc__.split("\n\n")[0]
         sub = Parser(prog=f"pyro-vae {name}", description=described)
+        if "config" in options.parameters(function):
+            sub.usage = f"pyro-vae {name} METHOD [options]"
+            sub.epilog = f"pyro-vae {name} METHOD --help lists a method's own options."
         several = {"runs"} & set(options.parameters(function))  # any number, none too
         if several:
             sub.add_argument("runs", type=Path, nargs="*", help="run folders, of the same data")

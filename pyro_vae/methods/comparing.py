@@ -40,6 +40,8 @@ def compare_guides(
         A `Comparison`.
     """
     overrides = dict(settings or {})
+    if "data" in overrides:
+        raise UserError("the data are an argument of their own (--data), not among the settings")
     if "seed" in overrides:
         raise UserError("a comparison's seeds are 0, 1, ...: seeds says how many")
     if epochs is not None:

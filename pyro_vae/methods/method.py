@@ -1,6 +1,6 @@
 """`method`: a published method for some data, as a preset that can be changed, built and trained."""
 
-import os
+import tempfile
 from contextlib import contextmanager
 from pathlib import Path
 
@@ -178,10 +178,11 @@ class Method:
             )
         try:
             parent = next(p for p in (out, *out.absolute().parents) if p.exists())
+            with tempfile.TemporaryDirectory(dir=parent):
+                pass  # it can be written to
         except (OSError, ValueError) as e:
-            raise UserError(f"{str(out)[:60]!r} cannot be a run folder: {e}") from None
-        if not parent.is_dir() or not os.access(parent, os.W_OK):
-            raise UserError(f"{out} cannot be a run folder: {parent} is no folder to write to")
+            reason = getattr(e, "strerror", None) or e
+            raise UserError(f"{str(out)[:60]!r} cannot be a run folder: {reason}") from None
 
     def _check_same(self, found, out):
         if found["method"] != self.name:

@@ -211,9 +211,12 @@ def switched(name: str, config: dict, chosen: dict) -> dict:
             continue
         own = parameters(class_named(group.name, kind), group.skip)
         shared = own if group.name == "network" else parameters(group.target)
+        before = config[group.name]
+        usual = {} if before is None else parameters(class_named(group.name, before))
         for n, default in own.items():
             key = f"{group.name}.{n}"
-            result[key] = old[key] if key in old and n in shared else default
+            kept = key in old and n in shared and old[key] != usual.get(n)
+            result[key] = old[key] if kept else default
     return result
 
 
@@ -227,6 +230,7 @@ def resolve(name: str, option: str, known) -> str:
     if option in known:
         return option
     found = [k for k in known if k.rsplit(".", 1)[-1] == option]
+    found = [k for k in found if k.split(".")[0] in ("model", "network")] or found
     if len(found) == 1:
         return found[0]
     if found:
@@ -247,8 +251,8 @@ def resolve(name: str, option: str, known) -> str:
         and (not group or group == g.name)
     ]  # fmt: skip
     hint = f"did you mean {near!r}?" if near else f"pyro-vae fit {name} --help lists its options"
-    if elsewhere and not near:
-        hint = f"it is an option of {', '.join(elsewhere)}"
+    if elsewhere:
+        hint = f"it is an option of {', '.join(dict.fromkeys(elsewhere))}"
     raise UserError(f"{name} has no option {option!r}; {hint}")
 
 
@@ -491,19 +495,31 @@ def complete(config: dict) -> dict:
     return configure(name, data, rest)
 
 
+KINDS = {
+    "int": "a whole number",
+    "float": "a number",
+    "bool": "true or false",
+    "str": "text",
+    "tuple": "a list, e.g. [64, 32]",
+    "dict": "a dict, e.g. {z: 1}",
+    "NoneType": "null",
+}
+
+
 def one_line(message: str) -> str:
-    """jsonargparse's explanation of a wrong value as one line."""
+    """jsonargparse's explanation of a wrong value as one line: the option, what it takes, the value."""
     wrong = re.search(r"Option '([^']*)' is not accepted", message)
-    key = re.search(r'[Kk]ey "([^"]+)"', message)
-    value = re.findall(r"Given value: (.*)", message)
-    kinds = re.search(r"Subtypes: \[(.*)\]", message)
-    expected = re.findall(r"Expected an? (.*)", message)
+    keys = re.findall(r'[Kk]ey "([^"]+)"', message)
     if wrong:
-        return f"{key.group(1) if key else 'it'} has no option {wrong.group(1)!r}"
-    if key and value:
-        said = re.sub(r"NestedArg\(key='(.*?)', val=(.*)\)", r"\1 = \2", value[0])
-        kind = kinds.group(1) if kinds else " or ".join(dict.fromkeys(expected))
-        kind = re.sub(r"<class '(?:[\w]+\.)*(\w+)'>", r"\1", kind).replace("NoneType", "null")
-        kind = kind.split(". Got value")[0]
-        return f"{key.group(1)} takes {kind or 'another type'}, not {said}"
-    return " ".join(line.strip() for line in message.splitlines() if line.strip())[:300]
+        return f"{keys[0] if keys else 'the configuration'} has no option {wrong.group(1)!r}"
+    nested = re.search(r"NestedArg\(key='(.*?)', val=(.*)\)", message)
+    value = re.search(r"(?:Given|Got) value: (.*)", message)
+    expected = re.findall(r"Expected an? <class '(?:\w+\.)*(\w+)'>", message)
+    if not keys or not (nested or value):
+        return " ".join(line.strip() for line in message.splitlines() if line.strip())[:300]
+    if nested:
+        expected = [kind for kind in expected if kind != "NoneType"] or ["another type"]
+    name = f"{keys[0]}.{nested.group(1)}" if nested else keys[0]
+    told = re.search(r"takes (.*), not ", message)
+    kinds = told.group(1) if told else " or ".join(KINDS.get(k, k) for k in dict.fromkeys(expected))
+    return f"{name} takes {kinds}, not {nested.group(2) if nested else value.group(1)}"
