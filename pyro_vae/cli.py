@@ -7,7 +7,7 @@ from pathlib import Path
 from . import __version__, comparison, methods
 from .data import DATASETS
 from .errors import UserError, whole
-from .methods.arguments import parse_command, parse_fit
+from .methods.arguments import one_line_warnings, parse_command, parse_fit
 from .methods.options import default_folder
 from .train import choose_device, distributed
 
@@ -162,8 +162,7 @@ def compare(
         model: a method by name; see pyro-vae list.
         guides: of default, constants, per-datum, semi-amortised, diagonal, full, low-rank, mixture,
             iaf, maf, spline, coupling, with commas between. Default: diagonal,full.
-        objectives: of ELBO, STL, IWAE, DReG, Renyi, RWS, Hybrid, SemiSupervised, with commas
-            between. Default: the method's. Their options are settings.
+        objectives: of pv.objectives, with commas between. Default: the method's.
         seeds: how many. Default: 3.
         decoder: trained: each guide trains its own model; frozen: one model for all. Default: trained.
         base: the guide that trains the model that is then frozen. Default: the method's.
@@ -229,14 +228,8 @@ def main(argv=None):
     """Entry point; returns the exit status."""
     argv = list(sys.argv[1:] if argv is None else argv)
     try:
-        if argv and argv[0] == "fit" and argv[1:] not in (["--help"], ["-h"]):
-            config, arguments, printed = parse_fit(argv[1:], train_and_report)
-            if printed:
-                print(methods.to_yaml(config), end="")
-                return 0
-            return train_and_report(config, **arguments)
-        command, arguments = parse_command(argv, COMMANDS, __doc__, __version__)
-        return COMMANDS[command](**arguments)
+        with one_line_warnings():
+            return _run(argv)
     except UserError as e:
         rank = int(os.environ.get("RANK", 0))
         print(f"pyro-vae{f' (process {rank})' if rank else ''}: {e}", file=sys.stderr)
@@ -244,3 +237,14 @@ def main(argv=None):
     except KeyboardInterrupt:
         print("pyro-vae: interrupted", file=sys.stderr)
         return 130
+
+
+def _run(argv):
+    if argv and argv[0] == "fit" and argv[1:] not in (["--help"], ["-h"]):
+        config, arguments, printed = parse_fit(argv[1:], train_and_report)
+        if printed:
+            print(methods.to_yaml(config), end="")
+            return 0
+        return train_and_report(config, **arguments)
+    command, arguments = parse_command(argv, COMMANDS, __doc__, __version__)
+    return COMMANDS[command](**arguments)

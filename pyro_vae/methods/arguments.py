@@ -1,6 +1,9 @@
 """The arguments of `pyro-vae fit`: short names, files, and the parser of one method's own options."""
 
 import re
+import sys
+import warnings
+from contextlib import contextmanager
 from pathlib import Path
 
 import jsonargparse
@@ -10,6 +13,16 @@ from ..errors import UserError, unknown
 from . import options
 from .building import CLASSES
 from .run import CONFIG
+
+
+@contextmanager
+def one_line_warnings():
+    """Within, warnings are lines of standard error without the source that they come from."""
+    with warnings.catch_warnings():
+        warnings.showwarning = lambda message, *_: print(
+            f"pyro-vae: warning: {' '.join(str(message).split())}", file=sys.stderr
+        )
+        yield
 
 
 class Parser(jsonargparse.ArgumentParser):

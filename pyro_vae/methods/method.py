@@ -16,7 +16,7 @@ from ..train import choose_device, distributed
 from ..train import fit as train
 from . import options
 from .building import build, make
-from .run import CONFIG, Run
+from .run import CONFIG, Run, advised
 
 SMALL_BATCH = 2**15  # numbers in a batch, below which several threads are slower than one
 
@@ -154,7 +154,7 @@ class Method:
                 distributed.first(lambda: self._claim(out, resume))
             pair, self._pair = self._built(), None
             with _threads(self.data, self.config["batch_size"]):
-                run = train(
+                run = advised(
                     *pair,
                     self.data,
                     **self.fit_options(),

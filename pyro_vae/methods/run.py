@@ -12,13 +12,15 @@ from .. import train
 from ..data import Data, as_data
 from ..errors import UserError
 from ..pair import reads_index
-from ..train import checkpoint, choose_device, load_weights
+from ..train import checkpoint, choose_device, distributed, load_weights
 from ..train.weights import weights_of
 from . import options
+from .advice import check_data, check_use
 from .rebuild import describe_pair, rebuild_pair
 
 CONFIG = "config.yaml"
 RECORD = "config.json"
+SETTLED = 10  # epochs, before which a latent that carries nothing is no news
 FILES = (CONFIG, RECORD, "metrics.jsonl", "checkpoint.pt", "report.html")
 
 
@@ -188,9 +190,18 @@ class Run(train.Run):
 @functools.wraps(train.fit)
 def fit(model, guide, data, *args, **settings):
     described = {"pair": describe_pair(model, guide), **(settings.pop("config", None) or {})}
-    run = train.fit(model, guide, data, *args, config=described, **settings)
     data = as_data(data)
+    run = advised(model, guide, data, *args, config=described, **settings)
     return Run(**vars(run), data=data if isinstance(data, Data) else None)
+
+
+def advised(model, guide, data, *args, **settings):
+    """`train.fit`, with a warning of what is probably not what was meant."""
+    check_data(model, data)
+    run = train.fit(model, guide, data, *args, **settings)
+    if len(run.history) >= SETTLED and not run.interrupted and distributed.size() == 1:
+        check_use(model, guide, data)
+    return run
 
 
 def load(
