@@ -49,7 +49,7 @@ def test_a_mixture_of_one_component_is_told_with_its_remedy():
     x = torch.randn(64, 1) @ torch.randn(1, 4) * 2 + 0.1 * torch.randn(64, 4)
     model = pv.models.MixtureVAE((4,), 3, 2, "normal", NET)
     with torch.no_grad():
-        model.p_y.logits[0] = 200.0
+        model.p_y.logits[0] = 30.0
     guide = pv.guides.Guide(model, network=NET)
     (told,) = advice(model, guide, x, epochs=40, lr=1e-2)
     assert "one of the 3 components has all of the data" in told and "MixtureInitialisation" in told

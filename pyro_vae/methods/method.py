@@ -59,7 +59,7 @@ class Method:
     Attributes:
         config: the configuration, what depends on the data filled in.
         data: the data as the method needs them: binarized, conditioned, labels withheld.
-        model, guide: the pair, with its weights at the start.
+        model, guide: the pair: with its weights at the start, or as `fit` trained it last.
     """
 
     def __init__(self, config: dict, data: Data | None = None, root=None):
@@ -69,7 +69,7 @@ class Method:
         make(self.config, "network"), make(self.config, "family")
         with distributed.one_first():
             self.data = _prepare(self.config, data, root)
-        self._pair = None
+        self._pair, self._trained = None, False
 
     @property
     def name(self) -> str:
@@ -152,7 +152,9 @@ class Method:
         with distributed.group(device):
             if out is not None:
                 distributed.first(lambda: self._claim(out, resume))
-            pair, self._pair = self._built(), None
+            if self._trained:
+                self._pair = None
+            pair, self._trained = self._built(), True
             with _threads(self.data, self.config["batch_size"]):
                 run = advised(
                     *pair,
@@ -164,25 +166,26 @@ class Method:
                     config={"config": self.config, "files": {CONFIG: options.to_yaml(self.config)}},
                     progress=progress,
                 )
-            self._pair = pair
         return Run(**vars(run), data=self.data, config=self.config)
 
     def _claim(self, out, resume):
         """Check that `out` can hold this run."""
         if resume:
             self._check_same(options.read_config(out / CONFIG), out)
-        elif (out / "checkpoint.pt").exists():
-            raise UserError(
-                f"{out} already contains a run; use --resume to continue it or --out to choose "
-                "another directory"
-            )
+            return
         try:
+            occupied = (out / "checkpoint.pt").exists()
             parent = next(p for p in (out, *out.absolute().parents) if p.exists())
             with tempfile.TemporaryDirectory(dir=parent):
                 pass  # it can be written to
         except (OSError, ValueError) as e:
             reason = getattr(e, "strerror", None) or e
             raise UserError(f"{str(out)[:60]!r} cannot be a run folder: {reason}") from None
+        if occupied:
+            raise UserError(
+                f"{out} already contains a run; use --resume to continue it or --out to choose "
+                "another directory"
+            )
 
     def _check_same(self, found, out):
         if found["method"] != self.name:
@@ -218,6 +221,8 @@ def _prepare(config, data, root):
     else:
         data = datasets.prepare(data, binarise, **own)
         config |= {n: getattr(data, n) for n in ("split_seed", "binarise_seed")}
+        if data.hidden is not None:
+            config["num_labels"] = int((data.train.y >= 0).sum())
     if conditional:
         if condition is None:
             condition, quadrants = default_condition(data)

@@ -306,7 +306,8 @@ def configure(name: str, data: str | Data = "digits", overrides: dict | None = N
         raise UserError("the data are an argument of their own, not among the other options")
     said = {resolve(name, k, base): v for k, v in overrides.items()}
     if isinstance(data, Data):
-        base |= {"data": None, **(data.source or {})}
+        source = data.source or {"data": None}
+        base |= {k: v for k, v in source.items() if k == "data" or v is not None}
     else:
         base["data"] = data
     said = {k: v for k, v in said.items() if k not in chosen}
