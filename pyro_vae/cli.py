@@ -93,14 +93,14 @@ def sample(
 ):
     """Generate new data with a run, as a picture and an .npz file.
 
-    The sources: prior; component (one row each); aggregate (the posterior of a random training data
-    point); ex-post (a mixture fitted to the training data's encodings); interpolate (between
-    data); traverse (one latent unit at a time); complete (the missing half of data).
+    Sources: prior; component (one row each); aggregate (posterior of a random training data point);
+    ex-post (mixture fitted to encodings); interpolate (between data); traverse (a latent unit at a
+    time); complete (the missing half of data).
 
     Args:
         run: run folder.
         source: prior, component, aggregate, ex-post, interpolate, traverse or complete.
-        num: how many samples, samples a component, paths, units, or completions of a data point.
+        num: how many samples (of a component), paths, units, or completions of a data point.
         y: from this component alone; of this class, or given this label.
         latent: which latent is refitted, walked along or traversed. Default: z, or the topmost.
         mean: the likelihood's means (smooth pictures) rather than draws.
@@ -154,14 +154,13 @@ def compare(
 ):
     """Compare runs, or train and compare the guides of a method: one table, one figure.
 
-    Either run folders, or --model: pyro-vae compare runs/a runs/b; pyro-vae compare --model vae
-    --guides diagonal,full,spline. The second continues where it was stopped.
+    Either folders (compare runs/a runs/b) or --model (compare --model vae --guides diagonal,full).
 
     Args:
         runs: run folders, of the same data.
         model: a method by name; see pyro-vae list.
         guides: of default, constants, per-datum, semi-amortised, diagonal, full, low-rank, mixture,
-            iaf, maf, spline, coupling, with commas between. Default: diagonal,full.
+            iaf, maf, spline, coupling. Default: diagonal,full.
         objectives: of pv.objectives, with commas between. Default: the method's.
         seeds: how many. Default: 3.
         decoder: trained: each guide trains its own model; frozen: one model for all. Default: trained.
@@ -233,6 +232,9 @@ def main(argv=None):
     except UserError as e:
         rank = int(os.environ.get("RANK", 0))
         print(f"pyro-vae{f' (process {rank})' if rank else ''}: {e}", file=sys.stderr)
+        return 1
+    except OSError as e:
+        print(f"pyro-vae: {e.filename}: {e.strerror}", file=sys.stderr)
         return 1
     except KeyboardInterrupt:
         print("pyro-vae: interrupted", file=sys.stderr)

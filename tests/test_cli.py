@@ -732,7 +732,7 @@ def test_a_pair_built_by_hand_is_opened_from_its_folder(tmp_path):
     model = pv.models.GMVAE(data.x_shape, 3, 2, likelihood="binomial", network=net)
     guide = pv.guides.SemiAmortised(model, pv.guides.Guide(model, network=net), steps=1)
     run = pv.fit(model, guide, data, 1, out=tmp_path / "run", progress=False)
-    again = pv.load(tmp_path / "run", data=data)
+    again = pv.load(tmp_path / "run")
     x = data.test.x[:20]
     assert torch.equal(
         pv.evaluate.elbo(again.model, again.guide, x), pv.evaluate.elbo(model, guide, x)
@@ -744,6 +744,15 @@ def test_a_pair_built_by_hand_is_opened_from_its_folder(tmp_path):
 
 class Mine(pv.models.VAE):
     """A class that the library cannot find again."""
+
+
+def test_a_run_whose_configuration_was_edited_is_not_resumed(finished, tmp_path, capsys):
+    copy = tmp_path / "copy"
+    shutil.copytree(finished[0] / "run", copy)
+    text = (copy / "config.yaml").read_text()
+    (copy / "config.yaml").write_text(text.replace("activation: relu", "activation: tanh"))
+    assert main(["fit", "gmvae", "--out", str(copy), "--resume", "--progress", "false"]) == 1
+    assert "config.yaml was edited: network.activation=tanh" in capsys.readouterr().err
 
 
 def test_a_pair_of_a_users_own_is_opened_with_its_modules(tmp_path):

@@ -152,7 +152,7 @@ def test_pseudo_inputs_start_at_training_data_as_the_network_sees_them():
 
 
 def test_pseudo_inputs_of_a_latent_parent_start_at_its_encodings():
-    model, guide = tiny("hierarchical-vae", prior="vamp")
+    model, guide = tiny("hierarchical-vae", prior="VampPrior")
     assert guide.factors["z2"] is model.p_z2.encoder
     before = model.p_z2.pseudo_inputs["z1"].clone()
     PseudoInputs()(model, guide, pv.data.from_arrays(images(), valid=0, test=0), "cpu")
@@ -386,7 +386,7 @@ def test_with_prior_shares_every_part_but_the_prior():
     assert isinstance(model.p_z, pv.models.StandardNormal)
     top, _ = tiny("hierarchical-vae")
     assert with_prior(top, density).p_z2 is density
-    w, _ = tiny("gmvae", w_dim=2, initialise="none")
+    w, _ = tiny("gmvae", w_dim=2, initialise=None)
     assert with_prior(w, density).p_w is density
 
 
@@ -398,8 +398,8 @@ def test_with_prior_shares_every_part_but_the_prior():
     (lambda m, g: pv.evaluate.ex_post(m, g, images(), draws=0, num_components=13), "12 encodings"),
     (lambda m, g: FlowPrior(2, "realnvp"), "unknown flow"),
     (lambda m, g: VampPrior({}, 2), "at least one parent"),
-    (lambda m, g: tiny("vade", prior="flow"), "its model's own"),
-    (lambda m, g: tiny("vae", prior="vampp"), "vamp"),
+    (lambda m, g: pv.method("vade", "digits", prior="FlowPrior"), "vade has no option 'prior'"),
+    (lambda m, g: tiny("vae", prior="Vamp"), "did you mean 'VampPrior'"),
 ])  # fmt: skip
 def test_what_cannot_be_done_is_said_in_one_line(make, message):
     with pytest.raises(pv.UserError, match=message):
@@ -409,7 +409,9 @@ def test_what_cannot_be_done_is_said_in_one_line(make, message):
 # ------------------------------------------------------- training, files, replay
 
 
-@pytest.mark.parametrize("prior", ["standard", "mixture", "vamp", "flow"])
+@pytest.mark.parametrize(
+    "prior", [None, "StandardNormal", "MixturePrior", "VampPrior", "FlowPrior"]
+)
 @pytest.mark.parametrize("name", ["vae", "vae-constants", "hierarchical-vae", "gmvae"])
 def test_every_free_prior_goes_with_every_model_that_has_one(name, prior):
     model, guide = tiny(name, prior=prior, w_dim=2)

@@ -22,6 +22,8 @@ def compare_runs(pairs, split="test", num_samples=500, gap_data=100, gap_options
     """
     found, kind = [], None
     for folder, run in pairs.items():
+        if run.data is None:
+            raise UserError(f"the data of {folder} cannot be loaded again: pv.compare in Python")
         model, guide, data, seed = run.model, run.guide, run.data, run.seed
         config = run.config or {"method": type(model).__name__, "objective": "ELBO"}
         told = data.describe()

@@ -12,11 +12,11 @@ from ..data import DATASETS, Data, as_data
 from ..data.sets import default_condition
 from ..errors import UserError
 from ..pair import seeded
-from ..train import choose_device, distributed
+from ..train import checkpoint, choose_device, distributed
 from ..train import fit as train
 from . import options
 from .building import build, make
-from .run import CONFIG, Run, advised
+from .run import CONFIG, RECORD, Run, advised, check_unedited
 
 SMALL_BATCH = 2**15  # numbers in a batch, below which several threads are slower than one
 
@@ -171,7 +171,12 @@ class Method:
     def _claim(self, out, resume):
         """Check that `out` can hold this run."""
         if resume:
-            self._check_same(options.read_config(out / CONFIG), out)
+            found = options.read_config(out / CONFIG)
+            self._check_same(found, out)
+            if (out / "checkpoint.pt").exists():
+                check_unedited(found, checkpoint.read_json(out / RECORD), out)
+            text = options.to_yaml(self.config)  # its epochs and patience may be others
+            checkpoint.write_atomically(out / CONFIG, lambda p: p.write_text(text))
             return
         try:
             occupied = (out / "checkpoint.pt").exists()

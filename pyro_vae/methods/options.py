@@ -243,7 +243,7 @@ def resolve(name: str, option: str, known) -> str:
             + ", ".join(k.rsplit(".", 1)[-1] for k in of_group)
         )
     leaves = {k.rsplit(".", 1)[-1]: k for k in reversed(known)}
-    near = difflib.get_close_matches(leaf, leaves, n=1, cutoff=0.6)
+    near = difflib.get_close_matches(leaf, leaves, n=1, cutoff=0.75)
     near = leaves[near[0]] if near else None
     elsewhere = [
         f"{kind.__name__}" for g in groups(name) if g.choice

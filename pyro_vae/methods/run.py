@@ -10,12 +10,13 @@ import torch
 
 from .. import train
 from ..data import Data, as_data
+from ..data import load as load_data
 from ..errors import UserError
 from ..pair import reads_index
 from ..train import checkpoint, choose_device, distributed, load_weights
 from ..train.weights import weights_of
 from . import options
-from .advice import check_data, check_use
+from .advice import advise, check_data, check_use
 from .rebuild import describe_pair, rebuild_pair
 
 CONFIG = "config.yaml"
@@ -83,7 +84,10 @@ class Run(train.Run):
         )
         if write and self.out is not None:
             path = self.out / f"results-{split}.json"
-            checkpoint.write_json(path, {**result, "hardware": hardware()})
+            try:
+                checkpoint.write_json(path, {**result, "hardware": hardware()})
+            except OSError as e:
+                advise(f"{path} was not written: {e.strerror}")
         return result
 
     def sample(self, num: int | None = 64, source: str = "prior", **choices) -> torch.Tensor:
@@ -176,7 +180,7 @@ class Run(train.Run):
     def _description(self):
         if self.config is not None:
             return {"config": self.config}
-        return {"pair": describe_pair(self.model, self.guide)}
+        return {"pair": describe_pair(self.model, self.guide), "source": _source(self.data)}
 
     def _files(self):
         return {} if self.config is None else {CONFIG: options.to_yaml(self.config)}
@@ -189,10 +193,29 @@ class Run(train.Run):
 
 @functools.wraps(train.fit)
 def fit(model, guide, data, *args, **settings):
-    described = {"pair": describe_pair(model, guide), **(settings.pop("config", None) or {})}
     data = as_data(data)
+    described = {"pair": describe_pair(model, guide), "source": _source(data)}
+    described |= settings.pop("config", None) or {}
     run = advised(model, guide, data, *args, config=described, **settings)
     return Run(**vars(run), data=data if isinstance(data, Data) else None)
+
+
+def _source(data):
+    """Arguments of `load` that give the same data; None for arrays and streams."""
+    source = getattr(data, "source", None)
+    return None if source is None else {**source, "binarise": data.binarise}
+
+
+def _reload(source, described, root):
+    """The data of a pair built by hand, if their source alone gives them again; else None."""
+    if not isinstance(source, dict):
+        return None
+    options = dict(source)
+    try:
+        data = load_data(options.pop("data"), root=root, **options)
+    except (UserError, KeyError, TypeError):
+        return None
+    return data if data.describe() == described else None
 
 
 def advised(model, guide, data, *args, **settings):
@@ -238,12 +261,14 @@ def load(
     config = None
     if (folder / CONFIG).exists() and model is None:
         config = options.complete(options.read_config(folder / CONFIG))
-        _check_unedited(config, record, folder)
+        check_unedited(config, record, folder)
         method = Method(config, data, root)
         config, data = method.config, method.data
         model, guide = method.build()
     elif model is None:
         model, guide = rebuild_pair(record.get("pair"), folder)
+    if data is None and config is None:
+        data = _reload(record.get("source"), record["data"], root)
     if data is not None and data.describe() != record["data"]:
         told = data.describe()
         name = next(k for k in {**told, **record["data"]} if told.get(k) != record["data"].get(k))
@@ -260,7 +285,7 @@ def load(
     return Run(model, guide, history, _best(history), folder, False, data, config)
 
 
-def _check_unedited(config, record, folder):
+def check_unedited(config, record, folder):
     """The configuration is the one that the run was started with."""
     started = record.get("config")
     if not isinstance(started, dict):
