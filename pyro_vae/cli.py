@@ -120,8 +120,7 @@ def sample(
         source, num=num, y=y, latent=latent, mean=mean, steps=steps, path=path, observed=observed,
         split=split, seed=seed,
     )  # fmt: skip
-    out = run / ("samples" if source == "prior" else source) if out is None else out
-    out = out.with_suffix("")
+    out = (out or run / ("samples" if source == "prior" else source)).with_suffix("")
     out.parent.mkdir(parents=True, exist_ok=True)
     np.savez_compressed(out.with_suffix(".npz"), **sheet.arrays(found.data))
     print(out.with_suffix(".npz"))
@@ -200,8 +199,7 @@ def compare(
             model, **trained, **judged, root=root, workers=workers, out=out, device=device,
             progress=progress,
         )  # fmt: skip
-    print(found)
-    print(f"\n{out / 'compare.csv'}\n{out / 'compare.png'}")
+    print(f"{found}\n\n{out / 'compare.csv'}\n{out / 'compare.png'}")
     return 0
 
 

@@ -425,6 +425,10 @@ BAD = {
         fit("vae", "--binarise", "static", "--standardise", "true"),
         "is binarised or standardised already",
     ),
+    "a path of no steps": (
+        ["sample", "trained", "--source", "interpolate", "--steps", "0"],
+        "steps",
+    ),
     "guides of runs": (["compare", "trained", "--guides", "full"], "--guides is for --model NAME"),
     "other data among the settings": (
         ["compare", "--model", "vae", "--settings", '{"data": "arcs"}'],
@@ -468,6 +472,26 @@ def test_bad_input_gets_one_clear_line_and_starts_nothing(
     assert len(lines) == 1 and lines[0].startswith("pyro-vae: ") and message in lines[0], lines
     assert "pickle was executed" not in out.out
     assert not (tmp_path / "runs").exists()
+
+
+@pytest.mark.parametrize(
+    "arguments, message",
+    [
+        (["vae", "--epoch", "3"], "did you mean 'epochs'?"),
+        (["vae", "--hidden", "[0]"], "hidden takes whole numbers from 1"),
+        (["vae", "--objective", "RWS", "--sleep", "2"], "sleep weighs"),
+        (["gmvae", "--restarts", "0"], "restarts takes whole numbers from 1"),
+        (["vae", "--likelihood", "bernouli"], "did you mean 'bernoulli'?"),
+        (["vae", "--num-samples", "0"], "num_samples takes whole numbers from 1"),
+    ],
+)
+def test_bad_options_are_told_before_the_data_are_loaded(arguments, message, monkeypatch, capsys):
+    def load(*args, **options):
+        raise AssertionError("the data were loaded")
+
+    monkeypatch.setattr(pv.data, "load", load)
+    assert main(["fit", *arguments, "--data", "mnist"]) == 1
+    assert message in capsys.readouterr().err
 
 
 def test_a_damaged_or_foreign_run_folder_gives_one_line(finished, tmp_path, capsys):

@@ -232,7 +232,7 @@ def test_a_flows_draws_follow_its_density(flow):
 def linear_hierarchy():
     """x = W z1 + b + s e; z1 | z2 and z2 | z1 linear; and the closed forms."""
     torch.manual_seed(1)
-    model = pv.models.HierarchicalVAE((D,), (3, 2), NormalLikelihood(SCALE), LINEAR, LINEAR)
+    model = pv.models.HierarchicalVAE((D,), 3, 2, NormalLikelihood(SCALE), LINEAR, LINEAR)
     model.double()
     with torch.no_grad():
         model.p_z1.head.maps["z2"].weight[:3] *= 2
