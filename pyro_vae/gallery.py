@@ -6,7 +6,7 @@ import torch
 
 from . import plots, summary
 from .data import Labels
-from .errors import UserError, unknown
+from .errors import UserError, unknown, whole
 from .evaluate import ex_post
 from .generate import AggregatePosterior, complete, interpolate, sample, traverse
 from .generate.paths import main_latent
@@ -84,6 +84,11 @@ class Options:
     observed: str = "top"
     split: str = "test"
     seed: int = 0
+
+    def __post_init__(self):
+        for name in ("num", "steps"):
+            if getattr(self, name) is not None:
+                whole(1, **{name: getattr(self, name)})
 
 
 def _given(model, guide, data, split, size, y=None):

@@ -402,7 +402,7 @@ BAD = {
     "negative decay": (fit("vae", "--weight_decay", "-1"), "weight_decay must not be negative"),
     "negative norm": (fit("vae", "--clip_norm", "-1"), "clip_norm must be positive: -1"),
     "no patience": (fit("vae", "--patience", "0"), "patience takes whole numbers from 1"),
-    "none drawn": (["sample", "trained", "--num", "0"], "the number of samples takes whole"),
+    "none drawn": (["sample", "trained", "--num", "0"], "num takes whole numbers from 1, not 0"),
     "no such component": (["sample", "trained", "--y", "99"], "the model has components 0..9"),
     "misspelt source": (["sample", "trained", "--source", "pryor"], "did you mean 'prior'?"),
     "misspelt half": (
@@ -427,7 +427,7 @@ BAD = {
     ),
     "a path of no steps": (
         ["sample", "trained", "--source", "interpolate", "--steps", "0"],
-        "steps",
+        "steps takes whole numbers from 1, not 0",
     ),
     "guides of runs": (["compare", "trained", "--guides", "full"], "--guides is for --model NAME"),
     "other data among the settings": (
