@@ -16,23 +16,17 @@ from pathlib import Path
 import torch
 
 import pyro_vae as pv
-from pyro_vae import cli, methods, summary
 
 from .results import write
 
 
 def one(method, data_name, seed, root, overrides, num_samples):
     """Train with one seed; `{elbo, log_likelihood, clustering, seconds}` on the test split."""
-    settings = methods.settings(method, {"seed": seed, **overrides}, data_name)
-    settings["data"] = data_name
-    data = cli.load_data(settings, root)
-    settings["likelihood"] = settings["likelihood"] or data.likelihood
+    preset = pv.method(method, data_name, root=root, **{"seed": seed, **overrides})
     started = time.perf_counter()
-    torch.manual_seed(seed)
-    model, guide = methods.build(method, settings, data.x_shape, len(data.train))
-    pv.fit(model, guide, data, **cli.fit_options(settings), progress=False)
+    run = preset.fit(progress=False)
     seconds = time.perf_counter() - started
-    result = summary.summarise(model, guide, data, "test", num_samples, seed)
+    result = run.evaluate("test", num_samples)
     return {"seed": seed, "seconds": seconds, **result}
 
 

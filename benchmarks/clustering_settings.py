@@ -11,7 +11,6 @@ from pathlib import Path
 import torch
 
 import pyro_vae as pv
-from pyro_vae import cli, methods
 
 from .clustering import mean_sd
 from .results import write
@@ -21,26 +20,24 @@ VARIATIONS = {
     "latent_dim 10": {"latent_dim": 10},
     "latent_dim 16": {"latent_dim": 16},
     "latent_dim 32": {"latent_dim": 32},
-    "diagonal components": {"component": "normal"},
+    "diagonal components": {"component": "Normal"},
     "two layers of 128": {"hidden": [128, 128]},
-    "weight_decay 0": {"initialisation": {"weight_decay": 0.0}},
-    "weight_decay 0.5": {"initialisation": {"weight_decay": 0.5}},
-    "x not centred": {"centre": False},
-    "start on means": {"initialisation": {"draws": 0}},
-    "no mixture start": {"initialise": "none", "epochs": 400, "lr": 2e-3},
+    "weight_decay 0": {"initialise.weight_decay": 0.0},
+    "weight_decay 0.5": {"initialise.weight_decay": 0.5},
+    "x not centered": {"center": False},
+    "start on means": {"initialise.draws": 0},
+    "no mixture start": {"initialise": None, "epochs": 400, "lr": 2e-3},
 }
 
 
 def bound(change, seed):
     """Mean validation ELBO of one run, 20 samples a datum."""
-    start = {"restarts": 1, **change.get("initialisation", {})}
-    settings = methods.settings("gmvae", {**change, "initialisation": start, "seed": seed})
-    data = cli.load_data(settings)
+    start = {} if "initialise" in change else {"initialise.restarts": 1}
+    method = pv.method("gmvae", "digits", **{**start, **change, "seed": seed})
+    data = method.data
     x = pv.data.Data(pv.data.Split(data.train.x), pv.data.Split(data.valid.x), name="unlabelled")
-    settings["likelihood"] = data.likelihood
-    torch.manual_seed(seed)
-    model, guide = methods.build("gmvae", settings, data.x_shape)
-    pv.fit(model, guide, x, **cli.fit_options(settings), progress=False)
+    model, guide = method.build()
+    pv.fit(model, guide, x, **method.fit_options(), progress=False)
     return float(pv.evaluate.elbo(model, guide, data.valid.x, num_samples=20).mean())
 
 

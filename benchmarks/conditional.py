@@ -26,7 +26,7 @@ import torch
 import pyro_vae as pv
 from benchmarks.clustering import mean_sd
 from benchmarks.results import write
-from pyro_vae import cli, gallery, methods, pictures, plots
+from pyro_vae import gallery, pictures, plots
 
 ROWS = {
     "nn-baseline": "NN baseline",
@@ -44,14 +44,8 @@ def train(method, data_name, quadrants, seed, root=None, **overrides):
     """`(model, guide, data)` of one run with the method's settings."""
     same = {"binarise": "static", "compile": "aten"}
     overrides = {"quadrants": quadrants, "seed": seed, **same, **overrides}
-    settings = methods.settings(method, overrides, data_name)
-    settings["data"] = data_name
-    data = cli.load_data(settings, root)
-    settings["likelihood"] = data.likelihood
-    torch.manual_seed(seed)
-    pair = methods.build(method, settings, *cli.shapes(data))
-    pv.fit(*pair, data, **cli.fit_options(settings), progress=False)
-    return *pair, data
+    run = pv.method(method, data_name, root=root, **overrides).fit(progress=False)
+    return run.model, run.guide, run.data
 
 
 def judge(model, guide, data, num_samples, mc_samples, seed):

@@ -17,7 +17,7 @@ import torch
 import pyro_vae as pv
 from benchmarks.clustering import mean_sd
 from benchmarks.results import write
-from pyro_vae import cli, methods, plots
+from pyro_vae import plots
 from pyro_vae.generate import AggregatePosterior
 
 METHODS = ("vae", "vade")
@@ -26,13 +26,8 @@ PERMUTATIONS = 999
 
 def trained(method, seed):
     """`(model, guide, data)` as `pyro-vae fit METHOD --seed SEED` trains them."""
-    settings = methods.settings(method, {"seed": seed}, "digits")
-    data = cli.load_data(settings)
-    settings["likelihood"] = settings["likelihood"] or data.likelihood
-    torch.manual_seed(seed)
-    model, guide = methods.build(method, settings, *cli.shapes(data))
-    pv.fit(model, guide, data, **cli.fit_options(settings), progress=False)
-    return model, guide, data
+    run = pv.method(method, "digits", seed=seed).fit(progress=False)
+    return run.model, run.guide, run.data
 
 
 def compared(test, other, seed):

@@ -18,7 +18,7 @@ from pathlib import Path
 import torch
 
 import pyro_vae as pv
-from pyro_vae import cli, methods
+from pyro_vae import methods
 from pyro_vae.pair import untouched
 from pyro_vae.train.recorded import PlainStep, RecordedStep
 
@@ -66,21 +66,18 @@ def times(pair, x, rounds):
 
 def measure(name, seed, epochs, draws, rounds):
     """The numbers of a method and a seed."""
-    overrides = {"initialise": "none", "warmup": 0, "epochs": epochs, "compile": "aten"}
-    settings = {**methods.settings(name, overrides), "seed": seed}
-    data = cli.load_data(settings)
-    settings["likelihood"] = data.likelihood
+    overrides = {"initialise": None, "warmup": 0, "epochs": epochs, "compile": "aten", "seed": seed}
+    data = pv.method(name, "digits", **overrides).data
     x, test = (data.observed(split).x for split in ("train", "test"))
     x = x[:128]
     found = {}
     for kind, analytic in KINDS.items():
-        torch.manual_seed(seed)
-        pair = methods.build(name, settings, *cli.shapes(data))
+        method = pv.method(name, "digits", analytic_kl=analytic, **overrides)
+        pair = method.build()
         if kind == "sampled":
             found |= times(pair, x, rounds)
             found |= variances("start", pair, x, draws)
-        options = cli.fit_options({**settings, "analytic_kl": analytic})
-        pv.fit(*pair, data, **options, device="cpu", progress=False)
+        pv.fit(*pair, data, **method.fit_options(), device="cpu", progress=False)
         found |= variances(f"trained, {kind}", pair, x, draws)
         found[f"test ELBO, {kind}"] = float(pv.evaluate.elbo(*pair, test, num_samples=100).mean())
     return found

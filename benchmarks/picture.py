@@ -10,7 +10,7 @@ import torch
 from matplotlib.figure import Figure
 
 import pyro_vae as pv
-from pyro_vae import cli, plots
+from pyro_vae import plots
 
 
 def main(argv=None):
@@ -18,7 +18,8 @@ def main(argv=None):
     parser.add_argument("run", type=Path)
     parser.add_argument("out", type=Path)
     a = parser.parse_args(argv)
-    model, guide, data, _ = cli.open_run(a.run, "cpu")
+    run = pv.load(a.run, device="cpu")
+    model, guide, data = run.model, run.guide, run.data
     test = data.observed("test")
     shares = pv.evaluate.responsibilities(model, guide, test.x)
     k = shares.shape[-1]

@@ -15,7 +15,7 @@ from pathlib import Path
 import torch
 
 import pyro_vae as pv
-from pyro_vae import cli, methods
+from pyro_vae import methods
 
 from .clustering import mean_sd
 from .results import write
@@ -25,16 +25,12 @@ NAMES = ("vae", "m2", "gmvae")
 
 def trained(name, seed, epochs, precision, device):
     """`(test ELBO, ms a step)`"""
-    overrides = {"initialise": "none", "epochs": epochs, "precision": precision}
-    settings = {**methods.settings(name, overrides), "seed": seed}
-    data = cli.load_data(settings)
-    settings["likelihood"] = data.likelihood
-    torch.manual_seed(seed)
-    pair = methods.build(name, settings, *cli.shapes(data))
-    run = pv.fit(*pair, data, **cli.fit_options(settings), device=device, progress=False)
-    steps = -(-len(data.train.x) // settings["batch_size"])
+    overrides = {"initialise": None, "epochs": epochs, "precision": precision, "seed": seed}
+    run = pv.method(name, "digits", **overrides).fit(device=device, progress=False)
+    steps = -(-len(run.data.train.x) // run.config["batch_size"])
     seconds = statistics.median(row["seconds"] for row in run.history)
-    bound = pv.evaluate.elbo(*pair, data.observed("test").x, num_samples=100).mean()
+    x = run.data.observed("test").x
+    bound = pv.evaluate.elbo(run.model, run.guide, x, num_samples=100).mean()
     return float(bound), 1e3 * seconds / steps
 
 

@@ -21,7 +21,6 @@ import pyro
 import torch
 
 import pyro_vae as pv
-from pyro_vae import cli, methods
 from pyro_vae.models import with_prior
 from pyro_vae.train.recorded import PlainStep, RecordedStep
 
@@ -35,9 +34,9 @@ SHARED = {
 #: row: method, its own settings
 ROWS = {
     "standard": ("vae", {}),
-    "mixture": ("mixture-prior", {"num_components": 50, "component": "full"}),
-    "VampPrior": ("vampprior", {"num_components": 50, "initialise": "none"}),
-    "flow": ("flow-prior", {"prior_flow": "maf", "prior_transforms": 4}),
+    "mixture": ("mixture-prior", {"num_components": 50, "prior.family": "MultivariateNormal"}),
+    "VampPrior": ("vampprior", {"num_components": 50, "initialise": None}),
+    "flow": ("flow-prior", {"prior.flow": "maf", "prior.transforms": 4}),
     "two layers": ("hierarchical-vae", {"z2_dim": 5}),
 }
 EX_POST = {
@@ -46,15 +45,21 @@ EX_POST = {
 }
 COMPARED = {
     "standard": ("vae", {}),
-    "mixture, 10 full": ("mixture-prior", {"num_components": 10, "component": "full"}),
-    "mixture, 50 full": ("mixture-prior", {"num_components": 50, "component": "full"}),
-    "mixture, 50 diagonal": ("mixture-prior", {"num_components": 50, "component": "normal"}),
+    "mixture, 10 full": (
+        "mixture-prior",
+        {"num_components": 10, "prior.family": "MultivariateNormal"},
+    ),
+    "mixture, 50 full": (
+        "mixture-prior",
+        {"num_components": 50, "prior.family": "MultivariateNormal"},
+    ),
+    "mixture, 50 diagonal": ("mixture-prior", {"num_components": 50, "prior.family": "Normal"}),
     "VampPrior, 50": ("vampprior", {"num_components": 50}),
     "VampPrior, 200": ("vampprior", {"num_components": 200}),
-    "VampPrior, 50 from noise": ("vampprior", {"initialise": "none"}),
-    "flow, 2 splines": ("flow-prior", {"prior_flow": "spline", "prior_transforms": 2}),
-    "flow, 4 splines": ("flow-prior", {"prior_flow": "spline", "prior_transforms": 4}),
-    "flow, 4 affine": ("flow-prior", {"prior_flow": "maf", "prior_transforms": 4}),
+    "VampPrior, 50 from noise": ("vampprior", {"initialise": None}),
+    "flow, 2 splines": ("flow-prior", {"prior.flow": "spline", "prior.transforms": 2}),
+    "flow, 4 splines": ("flow-prior", {"prior.flow": "spline", "prior.transforms": 4}),
+    "flow, 4 affine": ("flow-prior", {"prior.flow": "maf", "prior.transforms": 4}),
     "two layers, z2 of 5": ("hierarchical-vae", {"z2_dim": 5}),
     "two layers, z2 of 12": ("hierarchical-vae", {"z2_dim": 12}),
 }
@@ -69,18 +74,13 @@ COMPARED_EX_POST = {
 
 
 def build(method, overrides, seed):
-    settings = methods.settings(method, {**SHARED, **overrides})
-    settings["seed"] = seed
-    data = cli.load_data(settings)
-    settings["likelihood"] = data.likelihood
-    torch.manual_seed(seed)
-    return methods.build(method, settings, *cli.shapes(data)), data, settings
+    method = pv.method(method, "digits", **{**SHARED, **overrides, "seed": seed})
+    return (method.model, method.guide), method
 
 
 def trained(method, overrides, seed):
-    pair, data, settings = build(method, overrides, seed)
-    run = pv.fit(*pair, data, **cli.fit_options(settings), device="cpu", progress=False)
-    return pair, data, run.best_epoch
+    pair, method = build(method, overrides, seed)
+    return pair, method.data, method.fit(device="cpu", progress=False).best_epoch
 
 
 def parameters(*modules):
@@ -120,8 +120,8 @@ def step_times(repeats=60):
     """`{row: {"recorded": ms, "plain": ms}}`: loss, gradients and Adam, medians, interleaved."""
     steps, times = {}, {}
     for name, (method, overrides) in ROWS.items():
-        pair, data, _ = build(method, overrides, 0)
-        batch = {"x": data.train.x[:128]}
+        pair, method = build(method, overrides, 0)
+        batch = {"x": method.data.train.x[:128]}
         found = [p for m in pair for p in m.parameters()]
         for kind in ("recorded", "plain"):
             objective = pv.objectives.ELBO()

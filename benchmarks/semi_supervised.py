@@ -21,7 +21,7 @@ from pathlib import Path
 import torch
 
 import pyro_vae as pv
-from pyro_vae import cli, methods, summary
+from pyro_vae import summary
 
 from .clustering import mean_sd
 from .results import write
@@ -40,21 +40,13 @@ RUNS = {  # name: (method, settings, numbers of labels)
 def one(name, num_labels, seed, overrides):
     """Train once: `{seconds, elbo, errors}`, errors of validation and test."""
     method, own, _ = RUNS[name]
-    settings = methods.settings(
-        method,
-        {
-            **{"seed": seed, "label_seed": seed, "num_labels": num_labels, "compile": "aten"},
-            **own,
-            **overrides,
-        },
-    )
-    data = cli.load_data(settings)
-    settings["likelihood"] = data.likelihood
-    torch.manual_seed(seed)
-    pair = methods.build(method, settings, *cli.shapes(data))
+    labels = {"label_seed": seed, "num_labels": num_labels}
+    options = {"seed": seed, "compile": "aten", **labels, **own, **overrides}
+    preset = pv.method(method, "digits", **options)
     started = time.perf_counter()
-    pv.fit(*pair, data, **cli.fit_options(settings), progress=False)
+    run = preset.fit(progress=False)
     seconds = time.perf_counter() - started
+    pair, data = (run.model, run.guide), run.data
     x, y = data.observed("train").x, data.train.y
     unlabelled = y < 0
     parts = {"unlabelled": (x[unlabelled], data.hidden[unlabelled])}

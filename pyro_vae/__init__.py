@@ -1,14 +1,26 @@
 """Deep latent-variable models as Pyro model/guide pairs: train, swap and judge them."""
 
-from . import conditionals, data, evaluate, generate, guides, models, objectives, plots, train
+from . import (
+    conditionals,
+    data,
+    evaluate,
+    generate,
+    guides,
+    methods,
+    models,
+    objectives,
+    plots,
+    train,
+)
 from .comparison import compare
 from .errors import UserError
 from .evaluate import check_pair
 from .generate import complete, interpolate, sample, traverse
-from .train import fit
+from .methods import Run, fit, load, method
 
 __version__ = "0.1.0"
 __all__ = [
+    "Run",
     "UserError",
     "check_pair",
     "compare",
@@ -20,6 +32,9 @@ __all__ = [
     "generate",
     "guides",
     "interpolate",
+    "load",
+    "method",
+    "methods",
     "models",
     "objectives",
     "plots",

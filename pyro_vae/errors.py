@@ -17,8 +17,10 @@ class UserError(ValueError):
 def unknown(kind, name, known):
     """The error for a misspelt name, with the nearest known one."""
     known = [str(k) for k in known]
-    begun = [k for k in known if k.startswith(str(name))]
-    near = begun or difflib.get_close_matches(str(name), known, n=1, cutoff=0.4)
+    lower = {k.lower(): k for k in known}
+    begun = [k for k in known if k.lower().startswith(str(name).lower())]
+    near = difflib.get_close_matches(str(name).lower(), lower, n=1, cutoff=0.4)
+    near = begun or [lower[k] for k in near]
     hint = "known: " + ", ".join(known) if known else "there are none"
     hint = f"did you mean {near[0]!r}?" if near else hint
     return UserError(f"unknown {kind} {name!r}; {hint}")

@@ -1,12 +1,12 @@
 """What `pyro-vae sample` and the report show: each source of new data, as arrays and a figure."""
 
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, fields
 
 import torch
 
 from . import plots, summary
 from .data import Labels
-from .errors import UserError, unknown
+from .errors import UserError, unknown, whole
 from .evaluate import ex_post
 from .generate import AggregatePosterior, complete, interpolate, sample, traverse
 from .generate.paths import main_latent
@@ -64,11 +64,17 @@ def make(source, model, guide, data, **options):
         raise unknown("source", source, SOURCES)
     if options.get("y") is not None and source not in ("prior", "component"):
         raise UserError(f"y picks a component of the prior; it does not go with {source}")
-    return SOURCES[source](model, guide, data, _Options(**options))
+    known = [f.name for f in fields(Options)]
+    for name in options:
+        if name not in known:
+            raise unknown("option of sample", name, known)
+    return SOURCES[source](model, guide, data, Options(**options))
 
 
 @dataclass
-class _Options:
+class Options:
+    """What can be said of a source."""
+
     num: int | None = None
     y: int | None = None
     latent: str | None = None
@@ -78,6 +84,11 @@ class _Options:
     observed: str = "top"
     split: str = "test"
     seed: int = 0
+
+    def __post_init__(self):
+        for name in ("num", "steps"):
+            if getattr(self, name) is not None:
+                whole(1, **{name: getattr(self, name)})
 
 
 def _given(model, guide, data, split, size, y=None):

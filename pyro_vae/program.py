@@ -1,5 +1,6 @@
 """A `torch.nn.Module` whose forward is a Pyro program: what every model and guide here is."""
 
+import dataclasses
 import inspect
 import itertools
 import weakref
@@ -18,6 +19,33 @@ def _svi_is_collecting():
     return any(isinstance(m, TraceMessenger) and m.param_only for m in _PYRO_STACK)
 
 
+def described(args, kwargs):
+    """Constructor arguments as plain values, by which a run folder can build the program again."""
+    return {
+        "args": [plain_value(v) for v in args],
+        **{k: plain_value(v) for k, v in kwargs.items()},
+    }
+
+
+def plain_value(value):
+    """Numbers, names, tuples, dicts and frozen descriptions as JSON has them.
+
+    What cannot be written down is `{"unknown": its type}`.
+    """
+    if value is None or isinstance(value, (bool, int, float, str)):
+        return value
+    if isinstance(value, (tuple, list)):
+        return [plain_value(v) for v in value]
+    if isinstance(value, Program):
+        return {"class": type(value).__name__, **value.__dict__["_arguments"]}
+    if dataclasses.is_dataclass(value) and not isinstance(value, type):
+        own = {f.name: plain_value(getattr(value, f.name)) for f in dataclasses.fields(value)}
+        return {"class_path": type(value).__name__, "init_args": own}
+    if isinstance(value, dict) and all(isinstance(k, str) for k in value):
+        return {k: plain_value(v) for k, v in value.items()}
+    return {"unknown": type(value).__name__}
+
+
 class Program(nn.Module):
     """A Pyro program that keeps its parameters in the module, as torch does.
 
@@ -31,6 +59,11 @@ class Program(nn.Module):
         super().__init_subclass__(**kwargs)
         parameters = inspect.signature(cls.forward).parameters.values()
         cls._takes_index = any(p.name == "index" or p.kind == p.VAR_KEYWORD for p in parameters)
+
+    def __new__(cls, *args, **kwargs):
+        self = super().__new__(cls)
+        self.__dict__["_arguments"] = described(args, kwargs)
+        return self
 
     def __call__(self, *args, **kwargs):
         if "index" in kwargs and not self._takes_index:

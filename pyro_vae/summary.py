@@ -185,3 +185,10 @@ def table(result):
         for name, errors in found["errors"].items():
             lines.append(f"{name:<26}" + "".join(f"{errors[p]:>12.3f}" for p in parts))
     return "\n".join(lines)
+
+
+class Results(dict):
+    """The numbers of `summarise`; printed, their table."""
+
+    def __repr__(self):
+        return table(self)

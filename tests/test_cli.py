@@ -13,12 +13,15 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
+import yaml
+from presets import has
 
 import pyro_vae as pv
 from pyro_vae import methods, summary
-from pyro_vae.cli import main
+from pyro_vae.cli import COMMANDS, main
 
-SMALL = ["--epochs", "2", "--hidden", "[16]", "--num_samples", "5", "--latent_dim", "3"]
+SMALL = ["--epochs", "2", "--hidden", "[16]", "--num-samples", "5", "--model.latent-dim", "3"]
+START = ["--initialise.epochs", "2", "--initialise.restarts", "2", "--initialise.fits", "1"]
 
 
 def command(*arguments, cwd, **options):
@@ -36,8 +39,7 @@ def command(*arguments, cwd, **options):
 def finished(tmp_path_factory):
     """One finished run of the main job, small."""
     folder = tmp_path_factory.mktemp("cli")
-    settings = ["--initialisation", '{"epochs": 2, "restarts": 2, "fits": 1}']
-    done = command("fit", "gmvae", *SMALL, *settings, "--out", "run", cwd=folder)
+    done = command("fit", "gmvae", *SMALL, *START, "--out", "run", cwd=folder)
     return folder, done
 
 
@@ -49,7 +51,8 @@ def test_fit_prints_a_table_and_writes_the_run_folder(finished):
     assert "epoch" in done.stderr and "data/s" in done.stderr  # the progress bar
     run = folder / "run"
     config = json.loads((run / "config.json").read_text())
-    assert config["method"] == "gmvae" and config["settings"]["hidden"] == [16]
+    told = yaml.safe_load((run / "config.yaml").read_text())
+    assert told["method"] == "gmvae" and told["network"]["init_args"]["hidden"] == [16]
     assert config["data"]["binarise"] == "none" and config["data"]["sizes"]["test"] == 360
     assert len((run / "metrics.jsonl").read_text().splitlines()) == 2
     assert json.loads((run / "results-test.json").read_text())["split"] == "test"
@@ -85,18 +88,27 @@ def test_evaluate_and_sample_work_from_the_run_folder_alone(finished):
 
 def test_the_same_command_with_resume_goes_on(finished, tmp_path, capsys):
     shutil.copytree(finished[0] / "run", tmp_path / "run")
-    same = [*SMALL, "--initialisation", '{"epochs": 2, "restarts": 2, "fits": 1}']
-    same += ["--out", str(tmp_path / "run"), "--resume", "true", "--progress", "false"]
+    same = [*SMALL, *START, "--out", str(tmp_path / "run"), "--resume", "--progress", "false"]
     assert main(["fit", "gmvae", *same]) == 0
-    assert main(["fit", "gmvae", *same, "--initialisation", '{"restarts": 3}']) == 1
-    assert "was started with initialisation=" in capsys.readouterr().err
+    for change, told in (
+        (["--initialise.restarts", "3"], "was started with initialise.restarts=2, not 3"),
+        (["--w_dim", "10"], "was started with model.w_dim=2, not 10"),  # the class's own default
+        (["--seed", "4"], "was started with seed=0, not 4"),
+        (["--data", "arcs"], "was started with data=digits, not arcs"),
+        (["--objective", "STL"], "was started with objective=ELBO, not STL"),
+    ):
+        assert main(["fit", "gmvae", *same, *change]) == 1
+        lines = capsys.readouterr().err.splitlines()
+        assert len(lines) == 1 and told in lines[0]
 
 
 def test_a_guide_with_a_row_per_datum_is_judged_on_its_own_data(tmp_path, monkeypatch, capsys):
     monkeypatch.chdir(tmp_path)
     run = ["fit", "vae-per-datum", *SMALL, "--out", "run", "--progress", "false"]
     assert main(run) == 0 and "1257 train data" in capsys.readouterr().out
-    assert main(["evaluate", "run"]) == 1
+    assert main(["evaluate", "run", "--num-samples", "5"]) == 0
+    assert "1257 train data" in capsys.readouterr().out  # the split by default
+    assert main(["evaluate", "run", "--split", "test"]) == 1
     assert "judged on the train split alone" in capsys.readouterr().err
 
 
@@ -133,7 +145,7 @@ def test_a_second_fit_into_the_same_folder_loses_nothing(finished):
     folder, _ = finished
     before = (folder / "run" / "checkpoint.pt").read_bytes()
     done = command("fit", "gmvae", "--out", "run", cwd=folder)
-    assert done.returncode == 1 and "holds a run already" in done.stderr
+    assert done.returncode == 1 and "already contains a run" in done.stderr
     assert (folder / "run" / "checkpoint.pt").read_bytes() == before
 
 
@@ -153,7 +165,7 @@ def test_ctrl_c_and_resume_lose_nothing(tmp_path):
         time.sleep(0.05)
     process.send_signal(signal.SIGINT)
     out, _ = process.communicate(timeout=120)
-    assert process.returncode == 130 and "nothing is lost" in out
+    assert process.returncode == 130 and "--resume to continue" in out
     epochs = len(metrics.read_text().splitlines()) + 2
     done = command(
         "fit", "vae", "--out", "stopped", "--resume", "--epochs", str(epochs), cwd=tmp_path
@@ -174,30 +186,33 @@ def test_ctrl_c_and_resume_lose_nothing(tmp_path):
 @pytest.mark.parametrize("name", methods.METHODS)
 def test_every_listed_method_fits_from_the_command_line(name, tmp_path, capsys, monkeypatch):
     monkeypatch.chdir(tmp_path)
-    extra = []
-    if methods.METHODS[name].settings.get("initialise") == "mixture":
-        extra = ["--initialisation", '{"epochs": 1, "restarts": 1, "fits": 1}']
-    if methods.METHODS[name].settings.get("initialise") == "stack":
-        extra = ["--initialisation", '{"epochs": 1}']
-    assert main(["fit", name, *SMALL, *extra, "--progress", "false"]) == 0
+    small = {"--initialise.epochs": "1", "--initialise.restarts": "1", "--initialise.fits": "1"}
+    small |= dict(zip(SMALL[::2], SMALL[1::2], strict=True))
+    known = methods.defaults(name)
+    extra = [
+        word for option, value in small.items() for word in (option, value)
+        if has(name, option[2:], known) or option == "--num-samples"
+    ]  # fmt: skip
+    assert main(["fit", name, *extra, "--progress", "false"]) == 0
     out = capsys.readouterr().out
     assert "ELBO" in out and (tmp_path / "runs" / f"{name}-digits-0" / "report.html").exists()
 
 
-def test_what_is_said_of_the_mixture_start_goes_over_the_methods_own():
-    own = methods.CLUSTERING["initialisation"]
-    found = methods.settings("gmvae", {"initialisation": {"restarts": 1}})
-    assert found["initialisation"] == {**own, "restarts": 1}
-    assert methods.settings("gmvae")["initialisation"] == own  # and leaves it as it was
-    large = methods.settings("gmvae", {"initialisation": {"fits": 9}}, "mnist")
-    assert large["initialisation"] == {**methods.CLUSTERING_LARGE["initialisation"], "fits": 9}
-    with pytest.raises(pv.UserError, match="did you mean 'weight_decay'"):
-        methods.settings("vade", {"initialisation": {"weight_decy": 0.1}})
+def test_an_option_of_the_start_goes_over_the_methods_own():
+    own = {"initialise.epochs": 300, "initialise.restarts": 3, "initialise.fits": 30}
+    found = methods.configure("gmvae", "digits", {"restarts": 1})
+    assert {k: found[k] for k in own} == {**own, "initialise.restarts": 1}
+    assert {k: methods.defaults("gmvae")[k] for k in own} == own
+    large = methods.configure("gmvae", "mnist", {"fits": 9})
+    assert large["initialise.fits"] == 9 and large["initialise.epochs"] == 10
+    with pytest.raises(pv.UserError, match="has no weight_decy"):
+        methods.configure("vade", "digits", {"initialise.weight_decy": 0.1})
 
 
 def test_list_names_model_guide_and_paper(capsys):
     assert main(["list"]) == 0
     out = capsys.readouterr().out
+    assert out.splitlines()[0].split() == ["method", "model", "guide", "paper"]
     for name, method in methods.METHODS.items():
         assert re.search(
             rf"^{name} .*{method.model.__name__}.*{re.escape(method.paper)}$", out, re.M
@@ -207,7 +222,7 @@ def test_list_names_model_guide_and_paper(capsys):
 def test_arcs_and_a_users_npz_file_are_data_too(tmp_path, monkeypatch, capsys):
     monkeypatch.chdir(tmp_path)
     assert main(["fit", "gmvae", *SMALL, "--data", "arcs", "--latent_dim", "2", "--initialise",
-                 "none", "--num_components", "5", "--epochs", "1", "--progress", "false"]) == 0  # fmt: skip
+                 "null", "--num_components", "5", "--epochs", "1", "--progress", "false"]) == 0  # fmt: skip
     x = np.random.default_rng(0).normal(size=(60, 4))
     np.savez("mine.npz", x=x, y=np.arange(60) % 3)
     assert main(["fit", "vae", *SMALL, "--data", "mine.npz", "--progress", "false"]) == 0
@@ -220,103 +235,174 @@ class _Evil:
         return (print, ("pickle was executed",))
 
 
+def fit(*words):
+    return ["fit", *words]
+
+
 BAD = {
-    "misspelt model": (["fit", "gmvea"], "unknown model 'gmvea'; did you mean 'gmvae'?"),
-    "misspelt data": (["fit", "vae", "--data", "digit"], "did you mean 'digits'?"),
-    "misspelt likelihood": (
-        ["fit", "vae", "--likelihood", "bernouli"],
-        "did you mean 'bernoulli'?",
+    "misspelt method": (fit("gmvea"), "unknown method 'gmvea'; did you mean 'gmvae'?"),
+    "misspelt data": (fit("vae", "--data", "digit"), "did you mean 'digits'?"),
+    "misspelt likelihood": (fit("vae", "--likelihood", "bernouli"), "did you mean 'bernoulli'?"),
+    "misspelt option": (
+        fit("vae", "--epoch", "3"),
+        "vae has no option 'epoch'; did you mean 'epochs'?",
     ),
-    "misspelt option": (["fit", "vae", "--epoch", "3"], "--epoch"),
-    "not a number": (["fit", "vae", "--epochs", "many"], "epochs"),
-    "misspelt network": (["fit", "vae", "--network", "cnn"], "unknown network 'cnn'"),
-    "misspelt activation": (["fit", "vae", "--activation", "rellu"], "did you mean 'relu'?"),
-    "misspelt split": (
-        ["evaluate", "trained", "--split", "nothing"],
-        "unknown split 'nothing'",
+    "misspelt option of a group": (
+        fit("vae", "--network.hiden", "[3]"),
+        "the network of vae, MLP, has no hiden; it has hidden, activation",
     ),
+    "an option of other models": (
+        fit("vae", "--model.w-dim", "3"),
+        "the model of vae has no w_dim; it has latent_dim, likelihood",
+    ),
+    "an option of other models, short": (fit("vae", "--w_dim", "0"), "vae has no option 'w_dim'"),
+    "an option of the other network": (
+        fit("vae", "--channels", "[3]"),
+        "vae has no option 'channels'; it is an option of Conv",
+    ),
+    "a guide's option without a guide": (
+        fit("nn-baseline", "--discrete", "score"),
+        "nn-baseline has no option 'discrete'",
+    ),
+    "a condition of none": (fit("vae", "--quadrants", "0"), "vae has no option 'quadrants'"),
+    "an option of a start that there is not": (
+        fit("vae", "--initialise.epochs", "3"),
+        "vae has no option 'initialise.epochs'; it is an option of MixtureInitialisation",
+    ),
+    "an objective's option at its default": (
+        fit("vae", "--objective", "IWAE", "--objective.warmup", "0"),
+        "the objective of vae, IWAE, has no warmup; it has num_particles",
+    ),
+    "misspelt objective": (fit("vae", "--objective", "iwae"), "did you mean 'IWAE'?"),
+    "not a number": (fit("vae", "--epochs", "many"), "epochs takes a whole number, not many"),
+    "half an epoch": (fit("vae", "--epochs", "1.5"), "epochs takes a whole number, not 1.5"),
+    "a rate of text": (fit("vae", "--lr", "nan"), "lr takes a number, not nan"),
+    "a rate without end": (fit("vae", "--lr", ".inf"), "lr must be positive: inf"),
+    "a width alone": (
+        fit("vae", "--hidden", "500"),
+        "network.hidden takes a list, e.g. [64, 32], not '500'",
+    ),
+    "neither true nor false": (
+        fit("vae", "--center", "3"),
+        "center takes true or false or null, not 3",
+    ),
+    "a seed too large": (
+        fit("vae", "--seed", "99999999999999999999"),
+        "seed must be an integer from 0 to 4294967295",
+    ),
+    "a negative seed": (fit("vae", "--seed", "-1"), "seed must be an integer from 0"),
+    "misspelt network": (fit("vae", "--network", "Cnv"), "unknown network 'Cnv'"),
+    "misspelt activation": (fit("vae", "--activation", "rellu"), "did you mean 'relu'?"),
+    "misspelt split": (["evaluate", "trained", "--split", "nothing"], "unknown split 'nothing'"),
     "a split that is an attribute": (["evaluate", "trained", "--split", "name"], "unknown split"),
+    "misspelt option of evaluate": (
+        ["evaluate", "trained", "--splitt", "test"],
+        "unknown option of evaluate 'splitt'; did you mean 'split'?",
+    ),
     "not a run": (["evaluate", "run"], "is this a run folder?"),
     "no such run": (["sample", "nowhere"], "is this a run folder?"),
     "grey in Bernoulli": (
-        ["fit", "vae", "--likelihood", "bernoulli", "--binarise", "none"],
+        fit("vae", "--likelihood", "bernoulli", "--binarise", "none"),
         "outside the support of its Bernoulli",
     ),
-    "resume nothing": (["fit", "vae", "--resume"], "is this a run folder?"),
-    "no file": (["fit", "vae", "--data", "no.npz"], "no.npz does not exist"),
+    "resume nothing": (fit("vae", "--resume"), "is runs/vae-digits-0 a run folder?"),
+    "no file": (fit("vae", "--data", "no.npz"), "no.npz does not exist"),
+    "a table of text": (fit("vae", "--data", "table.csv"), "nor an .npz file: numpy.savez("),
+    "one array, renamed": (
+        fit("vae", "--data", "array.npz"),
+        "holds one array, not an .npz archive",
+    ),
+    "an empty file": (fit("vae", "--data", "empty.npz"), "not an .npz file of plain arrays"),
+    "a truncated file": (fit("vae", "--data", "cut.npz"), "not an .npz file of plain arrays"),
+    "labels of text": (fit("vae", "--data", "words.npz"), "y has numbers of no kind"),
     "NaN": (
-        ["fit", "vae", "--data", "nan.npz"],
+        fit("vae", "--data", "nan.npz"),
         "x has 1 NaN or infinite values, in 1 rows (first: row 7)",
     ),
-    "labels": (["fit", "vae", "--data", "labels.npz"], "labels must be whole numbers"),
-    "object array": (["fit", "vae", "--data", "evil.npz"], "not an .npz file of plain arrays"),
-    "not an npz": (["fit", "vae", "--data", "text.npz"], "not an .npz file of plain arrays"),
-    "no x": (["fit", "vae", "--data", "nox.npz"], "has no array x"),
+    "labels": (fit("vae", "--data", "labels.npz"), "labels must be whole numbers"),
+    "object array": (fit("vae", "--data", "evil.npz"), "it holds objects"),
+    "not an npz": (fit("vae", "--data", "text.npz"), "not an .npz file of plain arrays"),
+    "no x": (fit("vae", "--data", "nox.npz"), "has no array x"),
     "conv on vectors": (
-        ["fit", "vae", "--data", "arcs", "--network", "conv"],
+        fit("vae", "--data", "arcs", "--network", "Conv"),
         "needs data of shape (C, L), (C, H, W)",
     ),
     "no command": ([], "command"),
-    "misspelt initialisation": (
-        ["fit", "gmvae", "--initialisation", '{"fit": 3}'],
-        "unknown setting of initialisation 'fit'; did you mean 'fits'?",
+    "no method": (["fit"], "fit needs a method"),
+    "out is a file": (fit("vae", "--out", "table.csv"), "'table.csv' cannot be a run folder"),
+    "out is beneath a file": (
+        fit("vae", "--out", "table.csv/run"),
+        "'table.csv/run' cannot be a run folder",
     ),
-    "no restarts": (
-        ["fit", "gmvae", "--initialisation", '{"restarts": 0}'],
-        "restarts takes whole numbers from 1, not 0",
+    "out is too long": (
+        fit("vae", "--out", "x" * 300),
+        "cannot be a run folder: File name too long",
     ),
+    "no configuration": (fit("--config", "no.yaml"), "no.yaml does not exist"),
+    "a configuration of nothing": (fit("--config", "list.yaml"), "it has no line 'method: NAME'"),
+    "a configuration that is no YAML": (fit("--config", "broken.yaml"), "is not valid YAML"),
+    "a configuration with another option": (
+        fit("--config", "other.yaml"),
+        "the model of vae has no w_dim",
+    ),
+    "a configuration with a wrong type": (
+        fit("--config", "type.yaml"),
+        "epochs takes a whole number, not many",
+    ),
+    "a configuration of another method": (
+        fit("gmvae", "--config", "other.yaml"),
+        "other.yaml is of the method vae, not of gmvae",
+    ),
+    "misspelt option of the start": (fit("gmvae", "--initialise.fit", "3"), "has no fit; it has"),
+    "no restarts": (fit("gmvae", "--restarts", "0"), "restarts takes whole numbers from 1, not 0"),
     "restarts in words": (
-        ["fit", "gmvae", "--initialisation", '{"restarts": "many"}'],
-        "restarts takes whole numbers from 1, not 'many'",
+        fit("gmvae", "--restarts", "many"),
+        "initialise.restarts takes a whole number, not 'many'",
     ),
-    "no samples": (["fit", "vae", "--num_samples", "0"], "num_samples takes whole numbers from 1"),
-    "no samples to judge by": (
+    "no samples": (fit("vae", "--num_samples", "0"), "num_samples takes whole numbers from 1"),
+    "no samples to evaluate by": (
         ["evaluate", "trained", "--num_samples", "0"],
         "num_samples takes whole numbers from 1, not 0",
     ),
-    "no components": (["fit", "gmvae", "--num_components", "0"], "num_components takes whole"),
-    "no latent": (["fit", "vae", "--latent_dim", "0"], "latent_dim takes whole numbers from 1"),
-    "negative latent": (["fit", "vade", "--latent_dim", "-1"], "latent_dim takes whole numbers"),
-    "no w": (["fit", "gmvae", "--w_dim", "0"], "w_dim takes whole numbers from 1, not 0"),
-    "no particles": (["fit", "vae", "--num_particles", "0"], "num_particles takes whole numbers"),
-    "no width": (["fit", "vae", "--hidden", "[0]"], "hidden takes whole numbers from 1, not (0,)"),
-    "negative width": (["fit", "vae", "--hidden", "[8, -3]"], "hidden takes whole numbers from 1"),
+    "no components": (fit("gmvae", "--num_components", "0"), "num_components takes whole"),
+    "no latent": (fit("vae", "--latent_dim", "0"), "latent_dim takes whole numbers from 1"),
+    "negative latent": (fit("vade", "--latent_dim", "-1"), "latent_dim takes whole numbers"),
+    "no w": (fit("gmvae", "--w_dim", "0"), "w_dim takes whole numbers from 1, not 0"),
+    "no particles": (fit("vae", "--num_particles", "0"), "num_particles takes whole numbers"),
+    "no width": (fit("vae", "--hidden", "[0]"), "hidden takes whole numbers from 1, not (0,)"),
+    "negative width": (fit("vae", "--hidden", "[8, -3]"), "hidden takes whole numbers from 1"),
     "no channels": (
-        ["fit", "vae", "--network", "conv", "--channels", "[0]"],
+        fit("vae", "--network", "Conv", "--channels", "[0]"),
         "channels takes whole numbers from 1, not (0,)",
     ),
     "no convolutions": (
-        ["fit", "vae", "--network", "conv", "--channels", "[]"],
+        fit("vae", "--network", "Conv", "--channels", "[]"),
         "needs channels and a hidden layer",
     ),
     "nothing behind the convolutions": (
-        ["fit", "vae", "--network", "conv", "--hidden", "[]"],
+        fit("vae", "--network", "Conv", "--hidden", "[]"),
         "needs channels and a hidden layer",
     ),
-    "negative warm-up": (["fit", "vae", "--warmup", "-1"], "warmup must not be negative: -1"),
+    "negative warm-up": (fit("vae", "--warmup", "-1"), "warmup must not be negative: -1"),
     "negative start of warm-up": (
-        ["fit", "vae", "--warmup", "5", "--warmup_from", "-1"],
+        fit("vae", "--warmup", "5", "--warmup_from", "-1"),
         "warmup_from must not be negative: -1",
     ),
-    "a weight of what the bound has not": (
-        ["fit", "vae", "--objective", "iwae", "--warmup", "5"],
-        "the objective iwae has no warmup; it has num_particles",
-    ),
     "too much sleep": (
-        ["fit", "vae", "--objective", "rws", "--sleep", "2"],
+        fit("vae", "--objective", "RWS", "--sleep", "2"),
         "sleep weighs the sleep phase: 0 to 1, not 2",
     ),
     "an order that is none": (
-        ["fit", "vae", "--objective", "renyi", "--alpha", ".inf"],
+        fit("vae", "--objective", "Renyi", "--alpha", ".inf"),
         "alpha of the Renyi bound is a number, or -inf: not inf",
     ),
-    "free bits of nothing": (["fit", "vae", "--free_bits", '{"q": 1}'], "no latent 'q'"),
-    "empty batches": (["fit", "vae", "--batch_size", "0"], "batch_size takes whole numbers from 1"),
-    "no rate": (["fit", "vae", "--lr", "0"], "lr must be positive: 0"),
-    "negative decay": (["fit", "vae", "--weight_decay", "-1"], "weight_decay must not be negative"),
-    "negative norm": (["fit", "vae", "--clip_norm", "-1"], "clip_norm must be positive: -1"),
-    "no patience": (["fit", "vae", "--patience", "0"], "patience takes whole numbers from 1"),
-    "none drawn": (["sample", "trained", "--num", "0"], "the number of samples takes whole"),
+    "free bits of nothing": (fit("vae", "--free_bits", '{"q": 1}'), "no latent 'q'"),
+    "empty batches": (fit("vae", "--batch_size", "0"), "batch_size takes whole numbers from 1"),
+    "no rate": (fit("vae", "--lr", "0"), "lr must be positive: 0"),
+    "negative decay": (fit("vae", "--weight_decay", "-1"), "weight_decay must not be negative"),
+    "negative norm": (fit("vae", "--clip_norm", "-1"), "clip_norm must be positive: -1"),
+    "no patience": (fit("vae", "--patience", "0"), "patience takes whole numbers from 1"),
+    "none drawn": (["sample", "trained", "--num", "0"], "num takes whole numbers from 1, not 0"),
     "no such component": (["sample", "trained", "--y", "99"], "the model has components 0..9"),
     "misspelt source": (["sample", "trained", "--source", "pryor"], "did you mean 'prior'?"),
     "misspelt half": (
@@ -328,16 +414,25 @@ BAD = {
         "y picks a component of the prior; it does not go with aggregate",
     ),
     "levels of a binomial": (
-        ["fit", "vae", "--likelihood", "binomial", "--levels", "17"],
-        "the likelihood 'binomial' has no levels",
+        fit("vae", "--model.likelihood", "Binomial", "--model.likelihood.levels", "17"),
+        "levels",
     ),
     "levels that the data do not have": (
-        ["fit", "vae", "--likelihood", "categorical"],
+        fit("vae", "--likelihood", "categorical"),
         "this likelihood has 256 grey levels: set levels=",
     ),
     "standardised binary images": (
-        ["fit", "vae", "--binarise", "static", "--standardise", "true"],
+        fit("vae", "--binarise", "static", "--standardise", "true"),
         "is binarised or standardised already",
+    ),
+    "a path of no steps": (
+        ["sample", "trained", "--source", "interpolate", "--steps", "0"],
+        "steps takes whole numbers from 1, not 0",
+    ),
+    "guides of runs": (["compare", "trained", "--guides", "full"], "--guides is for --model NAME"),
+    "other data among the settings": (
+        ["compare", "--model", "vae", "--settings", '{"data": "arcs"}'],
+        "not among the settings",
     ),
 }
 
@@ -352,7 +447,18 @@ def test_bad_input_gets_one_clear_line_and_starts_nothing(
     np.savez("labels.npz", x=x, y=np.linspace(0, 1, 50))
     np.savez("evil.npz", x=np.array([_Evil()], dtype=object))
     np.savez("nox.npz", z=x)
-    (tmp_path / "text.npz").write_text("hello")
+    np.savez("cut.npz", x=x)
+    Path("cut.npz").write_bytes(Path("cut.npz").read_bytes()[:200])
+    np.savez("words.npz", x=x, y=np.array(["a"] * 50))
+    Path("text.npz").write_text("hello")
+    Path("empty.npz").write_text("")
+    Path("table.csv").write_text("1,2")
+    np.save("array.npy", x)
+    Path("array.npy").rename("array.npz")
+    Path("list.yaml").write_text("[1, 2]")
+    Path("broken.yaml").write_text("method: [")
+    Path("other.yaml").write_text("method: vae\nmodel:\n  w_dim: 3\n")
+    Path("type.yaml").write_text("method: vae\nepochs: many\n")
     x[7, 2] = np.nan
     np.savez("nan.npz", x=x)
     arguments, message = BAD[case]
@@ -362,38 +468,66 @@ def test_bad_input_gets_one_clear_line_and_starts_nothing(
         status = e.code
     out = capsys.readouterr()
     lines = [line for line in out.err.splitlines() if line.strip()]
-    assert status in (1, 2)
+    assert status == 1
     assert len(lines) == 1 and lines[0].startswith("pyro-vae: ") and message in lines[0], lines
     assert "pickle was executed" not in out.out
     assert not (tmp_path / "runs").exists()
 
 
+@pytest.mark.parametrize(
+    "arguments, message",
+    [
+        (["vae", "--epoch", "3"], "did you mean 'epochs'?"),
+        (["vae", "--hidden", "[0]"], "hidden takes whole numbers from 1"),
+        (["vae", "--objective", "RWS", "--sleep", "2"], "sleep weighs"),
+        (["gmvae", "--restarts", "0"], "restarts takes whole numbers from 1"),
+        (["vae", "--likelihood", "bernouli"], "did you mean 'bernoulli'?"),
+        (["vae", "--num-samples", "0"], "num_samples takes whole numbers from 1"),
+    ],
+)
+def test_bad_options_are_told_before_the_data_are_loaded(arguments, message, monkeypatch, capsys):
+    def load(*args, **options):
+        raise AssertionError("the data were loaded")
+
+    monkeypatch.setattr(pv.data, "load", load)
+    assert main(["fit", *arguments, "--data", "mnist"]) == 1
+    assert message in capsys.readouterr().err
+
+
 def test_a_damaged_or_foreign_run_folder_gives_one_line(finished, tmp_path, capsys):
     run = finished[0] / "run"
     copy = tmp_path / "copy"
-    copy.mkdir()
-    config = (run / "config.json").read_text()
-    (copy / "config.json").write_text(config)
+    shutil.copytree(run, copy)
     (copy / "checkpoint.pt").write_bytes((run / "checkpoint.pt").read_bytes()[:1000])
     for arguments, message in [
         (["evaluate", str(copy)], "is not a checkpoint of this library: the file is damaged"),
         (["evaluate", str(run), "--split", "tests"], "split"),
         (["sample", str(run), "--y", "10"], "the model has components 0..9"),
-        (["fit", "vae", "--out", str(run), "--resume", "true"], "holds a run of gmvae, not of vae"),
+        (["fit", "vae", "--out", str(run), "--resume", "true"], "of the method gmvae, not of vae"),
         (
             ["fit", "gmvae", "--out", str(run), "--resume", "true", "--latent_dim", "7"],
-            "was started with latent_dim=3, not 7",
+            "was started with model.latent_dim=3, not 7",
         ),
     ]:
         assert main(arguments) == 1
         lines = capsys.readouterr().err.splitlines()
         assert len(lines) == 1 and message in lines[0], lines
-    (copy / "config.json").write_text(config[:50])
+    record = (run / "config.json").read_text()
+    for text, message in (
+        (record[:50], "not valid JSON"),
+        ("{}", "is not the record of a run"),
+        ("[]", "is not the record of a run"),
+        ("3", "is not the record of a run"),
+    ):
+        (copy / "config.json").write_text(text)
+        assert main(["evaluate", str(copy)]) == 1
+        lines = capsys.readouterr().err.splitlines()
+        assert len(lines) == 1 and message in lines[0], lines
+    (copy / "config.json").write_text(record)
+    config = (run / "config.yaml").read_text()
+    (copy / "config.yaml").write_text(config.replace("activation: relu", "activation: tanh"))
     assert main(["evaluate", str(copy)]) == 1
-    assert "not valid JSON" in capsys.readouterr().err
-    (copy / "config.json").write_text("{}")
-    assert main(["evaluate", str(copy)]) == 1
-    assert "was not written by pyro-vae fit" in capsys.readouterr().err
+    assert "config.yaml was edited: network.activation=tanh" in capsys.readouterr().err
 
 
 def test_ctrl_c_in_the_mixture_start_stops_and_resume_starts_it_again(tmp_path):
@@ -412,9 +546,10 @@ def test_ctrl_c_in_the_mixture_start_stops_and_resume_starts_it_again(tmp_path):
     process.send_signal(signal.SIGINT)
     _, err = process.communicate(timeout=120)
     assert process.returncode == 130 and "Traceback" not in err
-    settings = json.loads((tmp_path / "run" / "config.json").read_text())
-    settings["settings"]["initialisation"] = {"epochs": 1, "fits": 1}  # so that the test is short
-    (tmp_path / "run" / "config.json").write_text(json.dumps(settings))
+    path = tmp_path / "run" / "config.yaml"  # edited, so that the test is short
+    path.write_text(
+        path.read_text().replace("epochs: 300", "epochs: 1").replace("fits: 30", "fits: 1")
+    )
     done = command("fit", "gmvae", "--out", "run", "--resume", cwd=tmp_path)
     assert done.returncode == 0, done.stderr
     assert len((tmp_path / "run" / "metrics.jsonl").read_text().splitlines()) == 2
@@ -476,35 +611,206 @@ def test_an_npz_file_says_by_minus_one_what_is_not_labelled(tmp_path, monkeypatc
     options = ["--num_labels", "5000"]
     assert main(["fit", "m2", *SMALL, *options, "--progress", "false"]) == 1
     assert "5000 labels to keep, of 1257" in capsys.readouterr().err
-    options = ["--alpha", "1"]
-    assert main(["fit", "vae", *SMALL, *options, "--progress", "false"]) == 1
-    assert (
-        "the objective elbo has no alpha; it has num_particles, warmup" in capsys.readouterr().err
-    )
-    options = ["--objective", "semi"]
-    assert main(["fit", "m2", *SMALL, *options, "--progress", "false"]) == 1
-    assert "did you mean 'semi-supervised'?" in capsys.readouterr().err
+    assert main(["fit", "vae", *SMALL, "--alpha", "1", "--progress", "false"]) == 1
+    assert "vae has no option 'alpha'; it is an option of Renyi, Hybrid" in capsys.readouterr().err
+    assert main(["fit", "m2", *SMALL, "--objective", "Semi", "--progress", "false"]) == 1
+    assert "did you mean 'SemiSupervised'?" in capsys.readouterr().err
 
 
 def test_every_objective_is_reached_by_name_with_its_own_options():
     for name, options, expected in (
-        ("stl", {"warmup": 3}, {"name": "stl", "warmup": 3, "num_particles": 1}),
-        ("iwae", {"num_particles": 3}, {"name": "iwae", "num_particles": 3}),
-        ("dreg", {}, {"name": "dreg", "num_particles": 5}),
-        ("renyi", {"alpha": 0.2}, {"name": "renyi", "num_particles": 5, "alpha": 0.2}),
-        ("rws", {"sleep": 0.5}, {"name": "rws", "num_particles": 5, "sleep": 0.5}),
-        ("elbo", {"leave_one_out": True}, {"name": "elbo", "leave_one_out": True, "warmup": {"z": 50}}),
-        ("semi-supervised", {}, {"name": "semi-supervised", "alpha": 10.0}),
+        ("STL", {"warmup": 3}, {"name": "stl", "warmup": 3, "num_particles": 1}),
+        ("IWAE", {"num_particles": 3}, {"name": "iwae", "num_particles": 3}),
+        ("DReG", {}, {"name": "dreg", "num_particles": 5}),
+        ("Renyi", {"alpha": 0.2}, {"name": "renyi", "num_particles": 5, "alpha": 0.2}),
+        ("RWS", {"sleep": 0.5}, {"name": "rws", "num_particles": 5, "sleep": 0.5}),
+        ("ELBO", {"leave_one_out": True}, {"name": "elbo", "leave_one_out": True, "warmup": {"z": 50}}),
+        ("SemiSupervised", {}, {"name": "semi-supervised", "alpha": 10.0}),
     ):  # fmt: skip
         # what the method says of its own objective, the semi-supervised one, falls away
-        settings = methods.settings("m2", {"objective": name, **options})
-        found = methods.objective(settings).describe()
+        config = methods.configure("m2", "digits", {"objective": name, **options})
+        found = methods.make(config, "objective").describe()
         assert found == {**found, **expected}
 
 
 def test_an_objective_is_chosen_from_the_shell(tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
-    options = ["--objective", "renyi", "--alpha=-.inf", "--num_particles", "2", "--out", "run"]
-    assert main(["fit", "shu-gmvae", *SMALL, *options, "--progress", "false"]) == 0
+    options = ["--objective", "Renyi", "--alpha=-.inf", "--objective.num_particles", "2"]
+    options += ["--out", "run", "--progress", "false"]
+    assert main(["fit", "shu-gmvae", *SMALL, *options]) == 0
     found = json.loads(Path("run", "config.json").read_text())["fit"]["objective"]
     assert found == {"name": "renyi", "num_particles": 2, "alpha": -math.inf}
+
+
+# --------------------------------------------------------------------- one configuration
+
+
+def printed(capsys, *arguments):
+    assert main(["fit", *arguments, "--print-config"]) == 0
+    return capsys.readouterr().out
+
+
+def test_a_printed_configuration_is_read_again(tmp_path, monkeypatch, capsys):
+    monkeypatch.chdir(tmp_path)
+    changes = ["--model.num_components", "20", "--objective", "IWAE", "--num-particles", "8"]
+    changes += ["--network", "Conv", "--network.channels", "[32,64]", "--epochs", "40"]
+    text = printed(capsys, "gmvae", *changes)
+    told = yaml.safe_load(text)
+    assert told["model"]["num_components"] == 20 and told["epochs"] == 40
+    assert told["objective"] == {"class_path": "IWAE", "init_args": {"num_particles": 8}}
+    assert told["network"]["init_args"]["channels"] == [32, 64]
+    Path("my.yaml").write_text(text)
+    assert printed(capsys, "--config", "my.yaml") == text
+    assert yaml.safe_load(printed(capsys, "--config", "my.yaml", "--lr", "0.5"))["lr"] == 0.5
+
+
+@pytest.mark.parametrize("name", methods.METHODS)
+@pytest.mark.parametrize("data", ["digits", "mnist", "arcs"])
+def test_every_methods_configuration_is_read_again(name, data, tmp_path):
+    config = methods.configure(name, data)
+    path = tmp_path / "my.yaml"
+    path.write_text(methods.to_yaml(config))
+    assert methods.options.complete(methods.read_config(path)) == config
+
+
+def test_the_configuration_of_a_run_repeats_it(finished, tmp_path):
+    assert main(["fit", "--config", str(finished[0] / "run" / "config.yaml"), "--out",
+                 str(tmp_path / "again"), "--num_samples", "5", "--progress", "false"]) == 0  # fmt: skip
+    losses = [
+        [json.loads(line)["loss"] for line in (run / "metrics.jsonl").read_text().splitlines()]
+        for run in (finished[0] / "run", tmp_path / "again")
+    ]
+    assert losses[0] == losses[1]
+
+
+def test_help_shows_the_methods_own_options_with_its_defaults(capsys):
+    with pytest.raises(SystemExit) as end:
+        main(["fit", "gmvae", "--help"])
+    assert end.value.code == 0
+    text = " ".join(capsys.readouterr().out.split())
+    for words in (
+        "--model.w-dim W_DIM size of w. (type: int, default: 2)",
+        "--initialise.restarts 3",
+        "--epochs EPOCHS passes over the training data. (type: int, default: 100)",
+        "--resume",
+    ):
+        assert words in text
+    assert "auxiliary" not in text and "quadrants are" not in text
+
+
+def test_the_programs_help_describes_every_subcommand(capsys):
+    with pytest.raises(SystemExit):
+        main(["--help"])
+    text = " ".join(capsys.readouterr().out.split())
+    for function in COMMANDS.values():
+        assert function.__doc__.splitlines()[0] in text
+    with pytest.raises(SystemExit):
+        main(["--version"])
+    assert capsys.readouterr().out == f"pyro-vae {pv.__version__}\n"
+
+
+# ------------------------------------------------------------------- the same in Python
+
+
+def test_a_preset_in_python_is_the_command_to_the_last_bit(finished):
+    overrides = {"epochs": 2, "hidden": [16], "latent_dim": 3}
+    start = {"initialise.epochs": 2, "restarts": 2, "fits": 1}
+    run = pv.methods.gmvae(pv.data.load("digits"), **overrides, **start).fit(progress=False)
+    lines = (finished[0] / "run" / "metrics.jsonl").read_text().splitlines()
+    assert [row["loss"] for row in run.history] == [json.loads(line)["loss"] for line in lines]
+    state = torch.load(finished[0] / "run" / "checkpoint.pt", weights_only=True)
+    ours = [m.state_dict() for m in (run.model, run.guide)]
+    for theirs, own in zip(state["best"]["modules"], ours, strict=True):
+        assert all(torch.equal(own[name], value) for name, value in theirs.items())
+
+
+def test_a_run_folder_is_opened_again_and_saved(finished, tmp_path):
+    run = pv.load(finished[0] / "run")
+    assert run.config["method"] == "gmvae" and run.best_epoch == 2 and len(run.history) == 2
+    found = run.evaluate("valid", num_samples=5)
+    assert found["elbo"] == pytest.approx(run.history[1]["elbo"], abs=0.5)
+    assert "180 valid data" in str(found)
+    assert run.sample(7).shape == (7, 1, 8, 8)
+    again = pv.load(run.save(tmp_path / "copy"))
+    x = run.data.test.x
+    assert torch.equal(
+        pv.evaluate.elbo(again.model, again.guide, x), pv.evaluate.elbo(run.model, run.guide, x)
+    )
+
+
+def test_a_run_without_a_folder_is_saved_and_opened(tmp_path):
+    run = pv.method("m2", "digits", epochs=1, hidden=[8], latent_dim=2).fit(progress=False)
+    again = pv.load(run.save(tmp_path / "run"))
+    assert again.config == run.config and again.history == run.history
+    x = run.data.test.x
+    assert torch.equal(
+        pv.evaluate.elbo(again.model, again.guide, x), pv.evaluate.elbo(run.model, run.guide, x)
+    )
+    with pytest.raises(pv.UserError, match="already contains a run"):
+        run.save(tmp_path / "run")
+
+
+def test_a_pair_built_by_hand_is_opened_from_its_folder(tmp_path):
+    data = pv.data.load("digits")
+    net = pv.conditionals.MLP((8,))
+    model = pv.models.GMVAE(data.x_shape, 3, 2, likelihood="binomial", network=net)
+    guide = pv.guides.SemiAmortised(model, pv.guides.Guide(model, network=net), steps=1)
+    run = pv.fit(model, guide, data, 1, out=tmp_path / "run", progress=False)
+    again = pv.load(tmp_path / "run")
+    x = data.test.x[:20]
+    assert torch.equal(
+        pv.evaluate.elbo(again.model, again.guide, x), pv.evaluate.elbo(model, guide, x)
+    )
+    assert run.evaluate(num_samples=5)["elbo"] == again.evaluate(num_samples=5)["elbo"]
+    with pytest.raises(pv.UserError, match="was trained on other data"):
+        pv.load(tmp_path / "run", data=data.train.x)
+
+
+class Mine(pv.models.VAE):
+    """A class that the library cannot find again."""
+
+
+def test_a_run_whose_configuration_was_edited_is_not_resumed(finished, tmp_path, capsys):
+    copy = tmp_path / "copy"
+    shutil.copytree(finished[0] / "run", copy)
+    text = (copy / "config.yaml").read_text()
+    (copy / "config.yaml").write_text(text.replace("activation: relu", "activation: tanh"))
+    assert main(["fit", "gmvae", "--out", str(copy), "--resume", "--progress", "false"]) == 1
+    assert "config.yaml was edited: network.activation=tanh" in capsys.readouterr().err
+
+
+def test_a_pair_of_a_users_own_is_opened_with_its_modules(tmp_path):
+    def pair():
+        net = pv.conditionals.MLP((8,))
+        model = Mine((4,), 2, "normal", net)
+        return model, pv.guides.Guide(model, network=net)
+
+    x = torch.randn(30, 4)
+    model, guide = pair()
+    pv.fit(model, guide, x, 1, out=tmp_path / "run", progress=False)
+    with pytest.raises(pv.UserError, match="does not say how its pair was built"):
+        pv.load(tmp_path / "run")
+    again = pv.load(tmp_path / "run", *pair(), data=x)
+    assert torch.equal(
+        pv.evaluate.elbo(again.model, again.guide, x), pv.evaluate.elbo(model, guide, x)
+    )
+
+
+def test_overrides_in_python_are_refused_by_name():
+    for overrides, message in (
+        ({"num_component": 3}, "did you mean 'model.num_components'?"),
+        ({"skip": True}, "gmvae has no option 'skip'"),
+        ({"epochs": "many"}, "epochs takes a whole number, not many"),
+        ({"network": pv.conditionals.MLP}, "network takes a name and its options"),
+    ):
+        with pytest.raises(pv.UserError) as error:
+            pv.method("gmvae", "digits", **overrides)
+        assert message in str(error.value) and "\n" not in str(error.value)
+
+
+def test_arrays_and_parts_are_taken_in_python():
+    x = torch.rand(60, 4)
+    method = pv.method("vae", x, network=pv.conditionals.MLP((6,), "tanh"), latent_dim=2, epochs=1)
+    assert method.config["network.hidden"] == [6] and method.config["network.activation"] == "tanh"
+    assert method.config["data"] is None and method.config["model.likelihood"] == "normal"
+    assert len(method.fit(progress=False).history) == 1

@@ -20,7 +20,7 @@ from pyro_vae.objectives import ELBO, Hybrid
 from pyro_vae.programs import trace_pair
 
 D, C, LATENT, SCALE, N = 4, 3, 2, 0.7, 12
-CONDITIONAL = [n for n, m in methods.METHODS.items() if "condition" in m.settings]
+CONDITIONAL = [n for n, m in methods.METHODS.items() if "c" in getattr(m.model, "observes", ())]
 LINEAR, SMALL = MLP(hidden=()), MLP(hidden=(8,), activation="tanh")
 
 
@@ -305,22 +305,18 @@ def conditional_digits(quadrants=1):
 
 
 def trained(name, epochs=30, **overrides):
-    settings = methods.settings(name, {"epochs": epochs, **overrides})
-    data = cli.load_data(settings)
-    torch.manual_seed(0)
-    settings["likelihood"] = settings["likelihood"] or data.likelihood
-    pair = methods.build(name, settings, *cli.shapes(data))
-    pv.fit(*pair, data, **cli.fit_options(settings), device="cpu", progress=False)
-    return *pair, data
+    method = pv.method(name, "digits", epochs=epochs, **overrides)
+    run = method.fit(device="cpu", progress=False)
+    return run.model, run.guide, run.data
 
 
 @pytest.mark.parametrize("name", ["cvae-baseline", "hybrid-cvae", "gsnn", "nn-baseline"])
 def test_the_recorded_step_is_the_plain_one(name):
     bounds = []
-    for compile in ("false", "aten"):
+    for compile in (False, "aten"):
         with warnings.catch_warnings():
             warnings.simplefilter("error")
-            options = {"initialisation": {"epochs": 1}} if name == "cvae-baseline" else {}
+            options = {"initialise.epochs": 1} if name == "cvae-baseline" else {}
             model, guide, data = trained(name, 2, compile=compile, hidden=[8], **options)
         test = data.observed("test")
         bounds.append(pv.evaluate.elbo(model, guide, test.x, c=test.c))
@@ -456,13 +452,9 @@ def test_completions_keep_what_is_given_and_show_the_truth():
 
 
 def test_pixels_are_centred_for_the_encoder_in_x_and_in_c():
-    settings = methods.settings("cvae", {"quadrants": 1})
-    data = cli.load_data(settings)
-    _, guide = methods.build("cvae", {**settings, "likelihood": "bernoulli"}, *cli.shapes(data))
+    guide = pv.method("cvae", "digits", quadrants=1).guide
     assert guide.standardise == {"x": (0.5, 0.5), "c": (0.5, 0.5)}
-    settings = methods.settings("cvae", {"condition": "labels"})
-    data = cli.load_data(settings)
-    _, guide = methods.build("cvae", {**settings, "likelihood": "bernoulli"}, *cli.shapes(data))
+    guide = pv.method("cvae", "digits", condition="labels").guide
     assert guide.standardise == {"x": (0.5, 0.5)}
 
 
@@ -475,7 +467,7 @@ def command(tmp_path, *arguments):
 
 @pytest.mark.parametrize("name", CONDITIONAL)
 def test_the_command_completes_quadrants(name, tmp_path, capsys):
-    more = ["--initialisation", '{"epochs": 1}'] if name == "cvae-baseline" else []
+    more = ["--initialise.epochs", "1"] if name == "cvae-baseline" else []
     assert command(tmp_path, name, *more, "--quadrants", "3") == 0
     page = (tmp_path / "run" / "report.html").read_text()
     assert "Completions" in page and "log p(x | c)" in page
@@ -510,17 +502,17 @@ def test_the_command_regresses_on_an_arrays_c(tmp_path):
 @pytest.mark.parametrize(
     "arguments, message",
     [
-        (["vae", "--quadrants", "1"], "vae is given nothing but x"),
-        (["vae", "--condition", "labels"], "vae is given nothing but x"),
+        (["vae", "--quadrants", "1"], "vae has no option 'quadrants'"),
+        (["vae", "--condition", "labels"], "vae has no option 'condition'"),
         (["cvae", "--quadrants", "4"], "1, 2 or 3"),
         (["cvae", "--condition", "data"], "no covariates c"),
         (["cvae", "--condition", "pixels"], "unknown condition"),
         (["cvae", "--condition", "labels", "--quadrants", "2"], "not labels"),
         (["cvae", "--data", "arcs", "--condition", "quadrants"], "parts of images"),
         (["cvae", "--alpha", "0.5"], "alpha"),
-        (["cvae", "--objective", "hibrid"], "did you mean 'hybrid'"),
-        (["cvae", "--initialise", "baseline"], "no baseline to train first"),
-        (["gsnn", "--family", "full"], "no family of its own"),
+        (["cvae", "--objective", "hibrid"], "did you mean 'Hybrid'"),
+        (["cvae", "--initialise", "BaselineInitialisation"], "no baseline to train first"),
+        (["gsnn", "--family", "Normal"], "gsnn has no option 'family'"),
     ],
 )
 def test_the_command_says_what_is_wrong_in_one_line(arguments, message, tmp_path, capsys):

@@ -9,7 +9,7 @@ from pyro_vae.data import Labels, Quadrants, batches
 
 @pytest.fixture(scope="module")
 def digits():
-    return pv.data.load("digits")
+    return pv.data.load("digits", binarise="dynamic")
 
 
 @pytest.mark.parametrize("observed, pixels", [(1, 16), (2, 32), (3, 48)])

@@ -9,6 +9,7 @@ import pyro
 import pytest
 import torch
 from objectives import last_gradients
+from presets import built
 from pyro import poutine
 
 import pyro_vae as pv
@@ -20,10 +21,11 @@ from pyro_vae.pair import reads_index, takes
 
 X_SHAPE, C_SHAPE, N = (1, 8, 8), (5,), 6
 TINY = {
-    "latent_dim": 2, "w_dim": 2, "z2_dim": 2, "num_components": 3, "hidden": [6], "channels": [2, 3],
-    "activation": "softplus", "likelihood": "bernoulli",
+    "model.latent_dim": 2, "model.w_dim": 2, "model.z2_dim": 2, "model.num_components": 3,
+    "model.num_classes": 3, "prior.num_components": 3, "network.hidden": [6],
+    "network.channels": [2, 3], "network.activation": "softplus", "model.likelihood": "bernoulli",
 }  # fmt: skip
-NAMES_Y = [n for n, m in methods.METHODS.items() if "y" in (m.given or m.model.default_guide)]
+NAMES_Y = [n for n, m in methods.METHODS.items() if "y" in (m.parents or m.model.default_guide)]
 LABELS = torch.tensor([0, -1, 2, -1, 1, -1])
 OBJECTIVES = {
     "plain": {},
@@ -36,9 +38,8 @@ OBJECTIVES = {
 
 
 def build(name, seed=0, **overrides):
-    torch.manual_seed(seed)
-    config = methods.settings(name, {**TINY, **overrides})
-    return methods.build(name, config, X_SHAPE, num_data=N, c_shape=C_SHAPE)
+    overrides = {**TINY, **overrides}
+    return built(name, X_SHAPE, seed=seed, overrides=overrides, num_data=N, c_shape=C_SHAPE)
 
 
 def images(n=N):
@@ -79,7 +80,7 @@ def objective(model, options, kind=ELBO):
 COMBINATIONS = [
     (name, discrete, chosen, network)
     for name, discrete, chosen, network in itertools.product(
-        methods.METHODS, ("enumerate", "score", "relaxed"), OBJECTIVES, ("mlp", "conv")
+        methods.METHODS, ("enumerate", "score", "relaxed"), OBJECTIVES, ("MLP", "Conv")
     )
     if discrete == "enumerate" or name in NAMES_Y  # no named y: nothing to treat
 ]
@@ -130,13 +131,13 @@ def test_one_step_reaches_every_parameter(name, discrete, chosen, network):
 )
 @pytest.mark.parametrize("name", methods.METHODS)
 def test_one_step_of_every_bound_and_estimator_does(name, kind, options):
-    step_reaches_every_parameter(name, "enumerate", {"num_particles": 2, **options}, "mlp", kind)
+    step_reaches_every_parameter(name, "enumerate", {"num_particles": 2, **options}, "MLP", kind)
 
 
 @pytest.mark.parametrize("kind", [STL, IWAE, Renyi, RWS])
 @pytest.mark.parametrize("name", NAMES_Y)
 def test_one_step_with_a_sampled_latent_does_too(name, kind):
-    step_reaches_every_parameter(name, "score", {"num_particles": 2}, "mlp", kind)
+    step_reaches_every_parameter(name, "score", {"num_particles": 2}, "MLP", kind)
 
 
 @pytest.mark.parametrize(
@@ -144,11 +145,11 @@ def test_one_step_with_a_sampled_latent_does_too(name, kind):
     [
         combination[:3]
         for combination in COMBINATIONS
-        if combination[3] == "mlp" and takes(methods.METHODS[combination[0]].model.forward, "y")
+        if combination[3] == "MLP" and takes(methods.METHODS[combination[0]].model.forward, "y")
     ],
 )
 def test_one_step_with_labels_of_some_data_does_too(name, discrete, chosen):
-    step_reaches_every_parameter(name, discrete, chosen, "mlp", SemiSupervised, LABELS)
+    step_reaches_every_parameter(name, discrete, chosen, "MLP", SemiSupervised, LABELS)
 
 
 @pytest.fixture(params=methods.METHODS)
@@ -205,7 +206,7 @@ def test_render_model_draws_the_graph(pair):
     pyro.render_model(guide, model_kwargs={"x": images(), **observed(model, guide)})
 
 
-@pytest.mark.parametrize("network", ["mlp", "conv"])
+@pytest.mark.parametrize("network", ["MLP", "Conv"])
 @pytest.mark.parametrize("name", methods.METHODS)
 def test_a_state_dict_carries_the_whole_pair(name, network, tmp_path):
     pairs = [build(name, seed=seed, network=network) for seed in (0, 1)]
@@ -284,7 +285,7 @@ def test_a_pair_made_float64_trains_on_float64_data():
 
 @pytest.mark.gpu
 @pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a GPU that torch can use")
-@pytest.mark.parametrize("network", ["mlp", "conv"])
+@pytest.mark.parametrize("network", ["MLP", "Conv"])
 @pytest.mark.parametrize("name", methods.METHODS)
 def test_it_trains_and_is_judged_on_a_gpu(name, network):
     model, guide = build(name, network=network)

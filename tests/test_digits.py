@@ -1,25 +1,23 @@
 """Every method learns something of the digits within seconds: more than the pixels' frequencies."""
 
 import pytest
-import torch
+from presets import configured
 
 import pyro_vae as pv
-from pyro_vae import cli, methods
+from pyro_vae import methods
 from pyro_vae.pair import reads_index
 from pyro_vae.summary import inputs
 
 SHORT = {
     "hidden": [64], "latent_dim": 8, "w_dim": 2, "epochs": 15, "batch_size": 64, "lr": 5e-3,
-    "warmup": 0, "weight_decay": 0.0, "component": "normal",
+    "warmup": 0, "weight_decay": 0.0, "component": "Normal", "prior.family": "Normal",
+    "initialise.epochs": 15, "initialise.lr": 5e-3, "restarts": 1, "fits": 1, "draws": 1,
+    "initialise.weight_decay": 0.0,
 }  # fmt: skip
-STARTS = {
-    "mixture": {"epochs": 15, "lr": 5e-3, "restarts": 1, "fits": 1, "draws": 1},
-    "stack": {"epochs": 15, "lr": 5e-3},
-    "baseline": {"epochs": 5},
-}
 OWN = {
     "vae-per-datum": {"epochs": 80, "lr": 2e-2},  # a row is seen once an epoch
     "m2-clustering": {"likelihood": "binomial"},
+    "cvae-baseline": {"initialise.epochs": 5, "initialise.lr": 1e-3},
 }
 #: Nats above the pixels' frequencies, of 64 grey pixels and of 48 binary ones with 16 given.
 MARGIN, CONDITIONAL_MARGIN = 80.0, 1.0
@@ -34,14 +32,9 @@ def frequencies(data, likelihood):
 
 @pytest.mark.parametrize("name", methods.METHODS)
 def test_on_digits_it_learns_more_than_the_pixels_frequencies(name):
-    start = STARTS.get(methods.method(name).settings.get("initialise"), {})
-    settings = methods.settings(name, {**SHORT, "initialisation": start, **OWN.get(name, {})})
-    settings["seed"] = 0
-    data = cli.load_data(settings)
-    settings["likelihood"] = settings["likelihood"] or data.likelihood
-    torch.manual_seed(0)
-    model, guide = methods.build(name, settings, *cli.shapes(data))
-    pv.fit(model, guide, data, **cli.fit_options(settings), device="cpu", progress=False)
+    config = configured(name, **{**SHORT, **OWN.get(name, {})})
+    run = methods.Method(config).fit(device="cpu", progress=False)
+    model, guide, data = run.model, run.guide, run.data
     split = "train" if reads_index(guide) else "test"
     x, _, others = inputs(model, guide, data, split)
     bound = float(pv.evaluate.elbo(model, guide, x, num_samples=5, **others).mean())

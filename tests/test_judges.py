@@ -133,7 +133,7 @@ def test_a_latent_that_hangs_on_another_is_judged_with_it():
     # with factors of x alone: the information of both is at least that of one
     many = pv.evaluate.elbo_surgery(model, Guide(model, network=NET).double(), x, 300)
     assert many["all"]["mutual_information"] > many["w"]["mutual_information"] - 0.02
-    model = pv.models.HierarchicalVAE((D,), (2, 1), network=NET, upper=NET).double()
+    model = pv.models.HierarchicalVAE((D,), 2, 1, network=NET, upper=NET).double()
     found = pv.evaluate.elbo_surgery(model, Guide(model, network=NET).double(), x)
     assert set(found) == {"all"}
 

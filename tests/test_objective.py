@@ -7,6 +7,7 @@ import pyro.distributions as dist
 import pytest
 import torch
 from objectives import Coins, gradients
+from presets import built
 
 import pyro_vae as pv
 from pyro_vae import methods
@@ -16,7 +17,7 @@ from pyro_vae.programs import trace_pair
 
 X_SHAPE, N = (1, 4, 4), 6
 TINY = {
-    "latent_dim": 2, "w_dim": 2, "num_components": 3, "hidden": [5], "activation": "tanh",
+    "latent_dim": 2, "w_dim": 2, "num_components": 3, "num_classes": 3, "hidden": [5], "activation": "tanh",
     "likelihood": "bernoulli",
 }  # fmt: skip
 
@@ -24,8 +25,8 @@ TINY = {
 def pair(name, seed=0, **overrides):
     """A method's pair in float64, away from the zeros that tables and weights start at."""
     torch.manual_seed(seed)
-    config = methods.settings(name, {**TINY, **overrides})
-    model, guide = methods.build(name, config, X_SHAPE, num_data=20, c_shape=(3,))
+    overrides = {**TINY, **overrides}
+    model, guide = built(name, X_SHAPE, overrides=overrides, num_data=20, c_shape=(3,))
     for module in (model, guide):
         module.double()
         with torch.no_grad():

@@ -31,7 +31,7 @@ from pyro_vae.pair import accepting
 from pyro_vae.programs import trace_pair
 
 SUMMED_IN_GUIDE = [
-    n for n, m in methods.METHODS.items() if "y" in (m.given or m.model.default_guide)
+    n for n, m in methods.METHODS.items() if "y" in (m.parents or m.model.default_guide)
 ]
 INF = math.inf
 

@@ -12,6 +12,7 @@ import pyro.distributions as dist
 import pytest
 import torch
 import torch.nn as nn
+from presets import built
 from pyro import poutine
 from pyro.infer import Trace_ELBO, TraceEnum_ELBO, TraceMeanField_ELBO
 from pyro.infer.autoguide import AutoDiagonalNormal, AutoNormal
@@ -488,7 +489,10 @@ def test_what_cannot_be_recorded_is_run_plainly_with_one_warning(make):
 
 # ------------------------------------------------------------------- this library's pairs
 
-SMALL = {"hidden": [16], "latent_dim": 3, "num_components": 4, "w_dim": 2, "likelihood": "binomial"}
+SMALL = {
+    "hidden": [16], "latent_dim": 3, "num_components": 4, "num_classes": 4, "w_dim": 2,
+    "likelihood": "binomial",
+}  # fmt: skip
 OBJECTIVES = {
     "elbo": {},
     "particles": {"num_particles": 3},
@@ -499,8 +503,8 @@ OBJECTIVES = {
 
 def library_pair(name, **overrides):
     torch.manual_seed(0)
-    settings = methods.settings(name, {**SMALL, **overrides})
-    return methods.build(name, settings, (1, 8, 8), num_data=50, c_shape=(5,))
+    overrides = {**SMALL, **overrides}
+    return built(name, (1, 8, 8), overrides=overrides, num_data=50, c_shape=(5,))
 
 
 def digits_batch(size=12):
@@ -833,10 +837,8 @@ def test_the_bar_says_what_recording_took(capsys):
 
 
 def test_a_start_is_trained_as_the_run_is():
-    from pyro_vae import cli
-
-    for said, compile in (("false", False), ("true", True), ("aten", "aten"), ("auto", "auto")):
-        options = cli.fit_options(methods.settings("gmvae", {"compile": said}))
+    for compile in (False, True, "aten", "auto"):
+        options = pv.method("gmvae", "digits", compile=compile).fit_options()
         assert options["compile"] == options["initialise"].compile == compile
 
 

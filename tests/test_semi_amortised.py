@@ -192,7 +192,7 @@ def test_the_steps_gain_what_the_encoder_lost(name):
 
 def test_a_later_layer_is_moved_by_a_shift_per_datum():
     torch.manual_seed(0)
-    model = pv.models.HierarchicalVAE((D,), (LATENT, 2), "bernoulli", NET, NET).double()
+    model = pv.models.HierarchicalVAE((D,), LATENT, 2, "bernoulli", NET, NET).double()
     semi = SemiAmortised(model, Guide(model, network=NET).double(), steps=20, num_samples=8)
     x = binary()
     shifts = semi.shifts(x=x)

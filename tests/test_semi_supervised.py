@@ -13,7 +13,7 @@ import torch.nn as nn
 from torch.distributions import MultivariateNormal as TorchMultivariateNormal
 
 import pyro_vae as pv
-from pyro_vae import cli, methods
+from pyro_vae import methods
 from pyro_vae.conditionals import MLP, Normal, NormalLikelihood
 from pyro_vae.conditionals.families import bounded_log_scale
 from pyro_vae.objectives import ELBO, SemiSupervised
@@ -484,8 +484,8 @@ def test_validation_and_the_unlabelled_rows_labels_are_never_seen():
 def build(name, data, seed=0, **overrides):
     torch.manual_seed(seed)
     small = {"hidden": [64], "latent_dim": 8, "likelihood": "binomial", **overrides}
-    config = methods.settings(name, small)
-    return methods.build(name, config, data.x_shape, len(data.train), None, data.num_classes)
+    config = methods.configure(name, "digits", small)
+    return methods.build(config, data.x_shape, len(data.train), None, data.num_classes)
 
 
 @pytest.mark.parametrize("name", ["m2", "m1-m2", "auxiliary-dgm", "skip-dgm", "gmvae"])
@@ -625,12 +625,8 @@ def test_analogies_are_the_decoders_means_at_one_style(name):
 
 
 def test_m2_of_digits_draws_the_class_that_it_is_asked_for_in_each_datums_style():
-    settings = methods.settings("m2", {"compile": "aten", "seed": 0})
-    data = cli.load_data(settings)
-    settings["likelihood"] = data.likelihood
-    torch.manual_seed(0)
-    model, guide = methods.build("m2", settings, *cli.shapes(data))
-    pv.fit(model, guide, data, **cli.fit_options(settings), device="cpu", progress=False)
+    run = pv.method("m2", "digits", compile="aten").fit(device="cpu", progress=False)
+    model, guide, data = run.model, run.guide, run.data
     x = data.observed("valid").x[:50]
     made = pv.generate.analogies(model, guide, x)
     read = pv.evaluate.classify(model, guide, made.flatten(0, 1)).reshape(50, 10)

@@ -15,16 +15,20 @@ def compare_runs(pairs, split="test", num_samples=500, gap_data=100, gap_options
     """A `Comparison` of run folders, each as it was trained.
 
     Args:
-        pairs: `{folder: (model, guide, data, settings)}`. A folder's name without its seed is the
-            guide's in the table.
+        pairs: `{folder: Run}`, of `pv.load`. A folder's name without its seed is the guide's in the
+            table.
 
     Raises:
         UserError: runs of different data, of a guide with a row per training datum, or whose
             configuration was edited since training.
     """
     found, kind = [], None
-    for folder, (model, guide, data, settings) in pairs.items():
+    for folder, run in pairs.items():
         check_config(folder)
+        if run.data is None:
+            raise UserError(f"the data of {folder} cannot be loaded again: pv.compare in Python")
+        model, guide, data, seed = run.model, run.guide, run.data, run.seed
+        config = run.config or {"method": type(model).__name__, "objective": "ELBO"}
         told = data.describe()
         kind = kind or told
         if told != kind:
@@ -35,10 +39,9 @@ def compare_runs(pairs, split="test", num_samples=500, gap_data=100, gap_options
             )
         if reads_index(guide):
             raise UserError(f"{folder} has a row per training datum, and none for {split} data")
-        seed = settings["seed"]
         row = {
-            "model": settings["method"], "guide": Path(folder).name.removesuffix(f"-{seed}"),
-            "objective": settings["objective"], "seed": seed, **_history(Path(folder)),
+            "model": config["method"], "guide": Path(folder).name.removesuffix(f"-{seed}"),
+            "objective": config["objective"], "seed": seed, **_history(Path(folder)),
         }  # fmt: skip
         row["parameters"] = parameters(model, guide, *given(model, guide, data, split, None))
         valid_guide = None if data.valid is None else guide

@@ -26,7 +26,7 @@ from .likelihoods import (
     Poisson,
 )
 from .mixtures import MixtureOfNormals
-from .networks import MLP, Conv
+from .networks import MLP, Conv, Network
 
 __all__ = [
     "Bernoulli",
@@ -44,6 +44,7 @@ __all__ = [
     "MixtureOfNormals",
     "MultivariateNormal",
     "NegativeBinomial",
+    "Network",
     "Normal",
     "NormalLikelihood",
     "OneHotCategorical",
@@ -54,7 +55,7 @@ __all__ = [
 ]
 
 
-def likelihood(name, levels=None):
+def likelihood(name: str | Family, levels: int | None = None) -> Family:
     """A likelihood by its name (`"bernoulli"`, `"poisson"`, ...), or the family itself.
 
     Args:

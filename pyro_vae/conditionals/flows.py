@@ -70,7 +70,7 @@ class Flow(Family):
 
     flow: str = "iaf"
     transforms: int = 2
-    hidden: tuple = (64, 64)
+    hidden: tuple[int, ...] = (64, 64)
     context: int = 32
 
     def __post_init__(self):

@@ -110,11 +110,23 @@ class _Trunk(nn.Module):
         return {"features": self.rest(self.first(**parents))}
 
 
-@dataclass(frozen=True)
-class MLP:
-    """Fully connected layers. `hidden=()` is one linear map: a table, where the parent is one-hot."""
+class Network:
+    """Base of the network descriptions, `MLP` and `Conv`.
 
-    hidden: tuple = (500, 500)
+    `build(inputs, outputs)` returns `(trunk or None, head)`; `trunk(inputs)` the trunk alone.
+    """
+
+
+@dataclass(frozen=True)
+class MLP(Network):
+    """Fully connected layers. `hidden=()` is one linear map: a table, where the parent is one-hot.
+
+    Args:
+        hidden: widths of the hidden layers, e.g. [500, 500].
+        activation: relu, tanh, softplus, elu or silu.
+    """
+
+    hidden: tuple[int, ...] = (500, 500)
     activation: str = "relu"
 
     def __post_init__(self):
@@ -215,18 +227,23 @@ class _ConvOut(nn.Module):
 
 
 @dataclass(frozen=True)
-class Conv:
+class Conv(Network):
     """Strided convolutions where a parent is an image, transposed ones where the variable is.
 
     An image is `(C, L)`, `(C, H, W)` or `(C, D, H, W)`: the convolutions have one, two or three
-    dimensions, by the shape. `channels` counts from the image inwards; each layer halves the sides.
+    dimensions, by the shape.
+
+    Args:
+        channels: widths of the convolutions, from the image inwards; each layer halves the sides.
+        hidden: widths of the fully connected layers behind them.
+        activation: relu, tanh, softplus, elu or silu.
 
     Raises:
         UserError: neither the variable nor a parent is an image.
     """
 
-    channels: tuple = (32, 64)
-    hidden: tuple = (256,)
+    channels: tuple[int, ...] = (32, 64)
+    hidden: tuple[int, ...] = (256,)
     activation: str = "relu"
 
     def __post_init__(self):
@@ -264,10 +281,6 @@ class Conv:
             if is_image(shape)
         }
         return _Trunk(inputs, self.hidden, self.activation, nn.ModuleDict(images))
-
-
-NETWORKS = {"mlp": MLP, "conv": Conv}
-
 
 def check_network(network):
     """Raise unless this is a description of a network, or None for the default."""

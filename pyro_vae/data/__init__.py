@@ -3,7 +3,7 @@
 from .batches import batches
 from .conditions import Labels, Quadrants
 from .core import Data, Split, as_data, from_arrays, from_dataset, standardise
-from .sets import DATASETS, load
+from .sets import DATASETS, load, prepare
 
 __all__ = [
     "DATASETS",
@@ -16,5 +16,6 @@ __all__ = [
     "from_arrays",
     "from_dataset",
     "load",
+    "prepare",
     "standardise",
 ]

@@ -85,6 +85,7 @@ class Data:
     scaling: tuple | None = None  # (mean, sd) that `standardise` took out
     hidden: torch.Tensor | None = None  # training labels that `keep_labels` took away, for scoring
     names: tuple | None = None
+    source: dict | None = None  # arguments of `load` that reload these data; None: from arrays
 
     def __post_init__(self):
         if hasattr(self.condition, "check"):

@@ -1,16 +1,43 @@
-"""The data sets by name."""
+"""The data sets by name or file, and what each of them needs."""
 
+import dataclasses
 import math
 import os
+import zipfile
+import zlib
+from collections.abc import Callable
+from dataclasses import dataclass
 from pathlib import Path
 
+import numpy as np
 import torch
 
 from ..errors import UserError, unknown
-from .core import Split, from_arrays, make
+from .conditions import Labels, Quadrants
+from .core import Data, Split, from_arrays, make
+from .core import standardise as standardised
+
+CONDITIONS = ("data", "quadrants", "labels")
 
 
-def _digits(root, binarise, split_seed, binarise_seed):
+@dataclass(frozen=True)
+class DataSet:
+    """A named data set.
+
+    Args:
+        read: function of `(root, split_seed)` that returns its `Data`, not binarised.
+        kind: which preset of a method fits it: `"digits"`, `"images"` (28 x 28), `"table"`, `"counts"`.
+        binarise: what is done to its grey values by default.
+        images: whether x is an image, so that quadrants of it can be a condition.
+    """
+
+    read: Callable
+    kind: str
+    binarise: str = "none"
+    images: bool = False
+
+
+def _digits(root, split_seed):
     from sklearn.datasets import load_digits
 
     bunch = load_digits()
@@ -23,13 +50,11 @@ def _digits(root, binarise, split_seed, binarise_seed):
         name="digits",
         num_classes=10,
         likelihood="binomial",
-        binarise=binarise,
         split_seed=split_seed,
-        binarise_seed=binarise_seed,
     )
 
 
-def _arcs(root, binarise, split_seed, binarise_seed):
+def _arcs(root, split_seed):
     """10,000 points in five arcs, as in the GMVAE paper (arXiv 1611.02648); here a pinwheel's."""
     n, arms = 10_000, 5
     generator = torch.Generator().manual_seed(split_seed)
@@ -41,19 +66,11 @@ def _arcs(root, binarise, split_seed, binarise_seed):
         [radius * angle.cos() + across * angle.sin(), across * angle.cos() - radius * angle.sin()],
         1,
     )
-    return from_arrays(
-        x,
-        arm,
-        name="arcs",
-        num_classes=arms,
-        binarise=binarise,
-        split_seed=split_seed,
-        binarise_seed=binarise_seed,
-    )
+    return from_arrays(x, arm, name="arcs", num_classes=arms, split_seed=split_seed)
 
 
-def _torchvision(kind):
-    def load(root, binarise, split_seed, binarise_seed):
+def _torchvision(kind, name):
+    def read(root, split_seed):
         import torchvision
 
         root = Path(root or os.environ.get("PYRO_VAE_DATA") or "~/.cache/pyro_vae").expanduser()
@@ -72,55 +89,200 @@ def _torchvision(kind):
             Split(x[:-10_000], y[:-10_000]),
             Split(x[-10_000:], y[-10_000:]),
             Split(test_x, test_y),
-            name={"MNIST": "mnist", "FashionMNIST": "fashion-mnist", "KMNIST": "kmnist"}[kind],
+            name=name,
             num_classes=10,
-            binarise=binarise,
-            binarise_seed=binarise_seed,
+            binarise="none",
             split_seed=split_seed,
             likelihood="continuous-bernoulli",
         )
 
-    return load
+    return DataSet(read, "images", "dynamic", images=True)
 
 
 DATASETS = {
-    "digits": _digits,
-    "mnist": _torchvision("MNIST"),
-    "fashion-mnist": _torchvision("FashionMNIST"),
-    "kmnist": _torchvision("KMNIST"),
-    "arcs": _arcs,
+    "digits": DataSet(_digits, "digits", images=True),
+    "mnist": _torchvision("MNIST", "mnist"),
+    "fashion-mnist": _torchvision("FashionMNIST", "fashion-mnist"),
+    "kmnist": _torchvision("KMNIST", "kmnist"),
+    "arcs": DataSet(_arcs, "table"),
 }
 
 
+def data_set(name: str) -> DataSet:
+    """What is known of a data set before it is loaded, by its name or its .npz file.
+
+    Raises:
+        UserError: an unknown name, a file of another kind, or a file that does not exist.
+    """
+    if name in DATASETS:
+        return DATASETS[name]
+    path = Path(name)
+    if path.suffix == ".npz":
+        if not path.is_file():
+            raise UserError(f"{path} does not exist")
+        return DataSet(lambda root, split_seed: _read_npz(path, split_seed), "table")
+    if path.suffix or path.is_file():
+        raise UserError(
+            f"{name} is neither a data set ({', '.join(DATASETS)}) nor an .npz file: "
+            "numpy.savez('data.npz', x=..., y=...) writes one"
+        )
+    raise unknown("data set", name, DATASETS)
+
+
 def load(
-    name,
-    binarise=None,
-    root=None,
-    split_seed=0,
-    binarise_seed=0,
-    num_labels=None,
-    label_seed=0,
-):
-    """A data set by name, as `Data`: `.train .valid .test`, `.x_shape`, `.num_classes`.
+    name: str,
+    binarise: str | None = None,
+    root: Path | str | None = None,
+    split_seed: int = 0,
+    binarise_seed: int = 0,
+    num_labels: int | None = None,
+    label_seed: int = 0,
+    standardise: bool = False,
+    condition: str | None = None,
+    quadrants: int | None = None,
+) -> Data:
+    """A data set by name or from an .npz file, as `Data`: `.train .valid .test`, `.x_shape`, ...
 
     * `digits`: scikit-learn's 1,797 images `(1, 8, 8)` of 17 grey levels, no download; 1,257 to
       train on, 180 for validation, 360 for test, by a permutation seeded with `split_seed`.
     * `mnist`, `fashion-mnist`, `kmnist`: by torchvision, `(1, 28, 28)`; the last 10,000 of the
       60,000 training images are for validation, in file order.
     * `arcs`: 10,000 points of five arcs in the plane; 8,000 / 1,000 / 1,000.
+    * a file `*.npz` with arrays x and, where there are any, y (labels) and c (covariates).
 
     Args:
-        binarise: `"none"`, `"static"` or `"dynamic"` (see `Data`); for images `"dynamic"` unless
-            said, for `arcs` `"none"`.
-        root: torchvision's folder; else `$PYRO_VAE_DATA`, else `~/.cache/pyro_vae`.
-        num_labels, label_seed: keep so many training labels alone; see `Data.keep_labels`.
+        binarise: none, static or dynamic (see `Data`). Default: dynamic for the MNIST family, else
+            none.
+        root: folder of the torchvision data sets. Default: $PYRO_VAE_DATA, else ~/.cache/pyro_vae.
+        split_seed: of the splits.
+        binarise_seed: of the binarisation.
+        num_labels: keep so many training labels, in balanced classes, and hide the others.
+        label_seed: of that choice.
+        standardise: center and scale every column of x by the training split.
+        condition: the covariates c of a conditional model: quadrants (of an image), labels, or data
+            (the array c).
+        quadrants: how many quadrants are the condition: 1, 2 or 3.
 
     Raises:
-        UserError: an unknown name, or a data set that cannot be had.
+        UserError: an unknown name, a data set that is not available, or a file that is not one.
     """
-    if name not in DATASETS:
-        raise unknown("data set", name, DATASETS)
-    if binarise is None:
-        binarise = "none" if name == "arcs" else "dynamic"
-    data = DATASETS[name](root, binarise, split_seed, binarise_seed)
-    return data if num_labels is None else data.keep_labels(num_labels, label_seed)
+    found = data_set(name)
+    data = found.read(root, split_seed)
+    data = dataclasses.replace(data, binarise_seed=binarise_seed)
+    data = prepare(
+        data,
+        found.binarise if binarise is None else binarise,
+        num_labels,
+        label_seed,
+        standardise,
+        condition,
+        quadrants,
+    )
+    source = {
+        "data": name if name in DATASETS else str(Path(name).resolve()),
+        "split_seed": split_seed,
+        "binarise_seed": binarise_seed,
+        "num_labels": num_labels,
+        "label_seed": label_seed,
+        "standardise": standardise,
+    }
+    return dataclasses.replace(data, source=source)
+
+
+def prepare(
+    data: Data,
+    binarise: str | None = None,
+    num_labels: int | None = None,
+    label_seed: int = 0,
+    standardise: bool = False,
+    condition: str | None = None,
+    quadrants: int | None = None,
+) -> Data:
+    """Data as a method needs them; the arguments are those of `load`, None leaves data as they are.
+
+    Raises:
+        UserError: data that are binarized otherwise already, or have no such labels or condition.
+    """
+    if binarise is not None and binarise != data.binarise:
+        if data.binarise != "none":
+            raise UserError(f"{data.name} is binarised already: {data.binarise}, not {binarise}")
+        kept = {n: getattr(data, n) for n in ("hidden", "condition", "scaling", "source")}
+        named = "name", "num_classes", "binarise_seed", "split_seed", "likelihood"
+        options = {n: getattr(data, n) for n in named}
+        made = make(data.train, data.valid, data.test, binarise=binarise, **options)
+        data = dataclasses.replace(made, **kept)
+    if standardise and data.scaling is None:
+        data = standardised(data)
+    if num_labels is not None and data.hidden is None:
+        data = data.keep_labels(num_labels, label_seed)
+    if quadrants is not None and condition is None:
+        condition = "quadrants"
+    return data if condition is None else _conditioned(data, condition, quadrants)
+
+
+def default_condition(data: Data) -> tuple:
+    """`(condition, quadrants)` of data for a conditional model: their own c, quadrants, or labels."""
+    if isinstance(data.condition, Quadrants):
+        return "quadrants", data.condition.observed
+    if isinstance(data.condition, Labels):
+        return "labels", None
+    if data.c_shape is not None:
+        return "data", None
+    if len(data.x_shape) == 3:
+        return "quadrants", 1
+    if data.num_classes:
+        return "labels", None
+    raise UserError(
+        f"a conditional model needs something to be given, and {data.name} has neither covariates c, "
+        "nor images to take quadrants of, nor labels"
+    )
+
+
+def _conditioned(data, condition, quadrants):
+    if quadrants and condition != "quadrants":
+        raise UserError(f"quadrants={quadrants} is of the condition quadrants, not {condition}")
+    if condition == "data":
+        if data.c_shape is None:
+            raise UserError(f"{data.name} has no covariates c: an .npz file may have an array c")
+        return data
+    if condition == "labels":
+        if not data.num_classes or (data.train.y < 0).any():
+            raise UserError(f"{data.name} has no label for every datum to condition on")
+        wanted = Labels(data.num_classes)
+    elif condition == "quadrants":
+        if isinstance(data.condition, Quadrants):
+            wanted = Quadrants(quadrants or 1, data.condition.shape)
+        else:
+            wanted = Quadrants(quadrants or 1, data.x_shape)
+    else:
+        raise unknown("condition", condition, CONDITIONS)
+    if data.condition not in (None, wanted):
+        raise UserError(f"{data.name} has the condition {data.condition!r} already")
+    return data.given(wanted)
+
+
+def _read_npz(path, split_seed):
+    try:
+        opened = np.load(path, allow_pickle=False)
+        if not isinstance(opened, np.lib.npyio.NpzFile):
+            raise UserError(f"{path} holds one array, not an .npz archive with x and y")
+        with opened as arrays:
+            if "x" not in arrays:
+                raise UserError(f"{path} has no array x; it has {', '.join(arrays) or 'none'}")
+            found = {name: arrays[name] if name in arrays else None for name in "xyc"}
+    except UserError:
+        raise
+    except (ValueError, OSError, EOFError, zipfile.BadZipFile, zlib.error) as e:
+        reason = str(e).splitlines()[0] if str(e) else "it is empty"
+        reason = "it holds objects" if "allow_pickle" in str(e) else reason
+        raise UserError(f"{path} is not an .npz file of plain arrays: {reason}") from e
+    for name, array in found.items():
+        if array is None:
+            continue
+        if array.dtype.kind not in "biuf":
+            raise UserError(f"{path}: {name} has numbers of no kind: its dtype is {array.dtype}")
+        if array.dtype.kind == "f" and array.dtype.itemsize > 8:
+            array = array.astype(np.float64)
+        found[name] = array.astype(array.dtype.newbyteorder("="), copy=False)
+    x, y, c = found.values()
+    return from_arrays(x, y, c=c, name=path.stem, split_seed=split_seed)

@@ -7,7 +7,14 @@ import pyro
 import torch
 import torch.nn as nn
 
-from ..conditionals import Conditional, Conv, Normal, OneHotCategorical, RelaxedOneHotCategorical
+from ..conditionals import (
+    Conditional,
+    Conv,
+    Network,
+    Normal,
+    OneHotCategorical,
+    RelaxedOneHotCategorical,
+)
 from ..conditionals.families import check_family
 from ..conditionals.networks import is_image, network_between
 from ..errors import UserError, names, unknown, whole
@@ -61,15 +68,15 @@ class Guide(Program):
     def __init__(
         self,
         model,
-        given=None,
-        family=None,
-        network=None,
-        discrete="enumerate",
-        temperature=0.5,
-        num_data=None,
-        share=True,
-        standardise=None,
-        example=None,
+        given: dict | None = None,
+        family: dict | None = None,
+        network: Network | None = None,
+        discrete: str = "enumerate",
+        temperature: float = 0.5,
+        num_data: int | None = None,
+        share: bool = True,
+        standardise: dict | None = None,
+        example: dict | None = None,
     ):
         super().__init__()
         if discrete not in DISCRETE:

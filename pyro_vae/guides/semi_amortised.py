@@ -39,7 +39,15 @@ class SemiAmortised(Program):
         UserError: a guide that is not a `Guide`, numbers out of range.
     """
 
-    def __init__(self, model, guide, steps=5, lr=0.05, num_samples=1, clip_norm=5.0):
+    def __init__(
+        self,
+        model,
+        guide: Guide,
+        steps: int = 5,
+        lr: float = 0.05,
+        num_samples: int = 1,
+        clip_norm: float | None = 5.0,
+    ):
         super().__init__()
         if not isinstance(guide, Guide):
             kind = type(guide).__name__

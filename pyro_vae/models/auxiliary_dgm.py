@@ -2,7 +2,7 @@
 
 import pyro
 
-from ..conditionals import Conditional
+from ..conditionals import Conditional, Family, Network
 from ..conditionals.networks import network_between
 from ..errors import whole, wholes
 from ..program import Program
@@ -30,7 +30,8 @@ class AuxiliaryDGM(Program):
         latent_dim: size of z.
         auxiliary_dim: size of a; `latent_dim` unless said.
         skip: whether x has the parent a, in the place of a having the parent x.
-        likelihood, network: as in `VAE`.
+        likelihood: a name or a family, as in `VAE`.
+        network: as in `VAE`.
     """
 
     default_guide = {"a": ["x"], "y": ["a", "x"], "z": ["a", "x", "y"]}
@@ -38,13 +39,13 @@ class AuxiliaryDGM(Program):
 
     def __init__(
         self,
-        x_shape,
-        num_classes=10,
-        latent_dim=20,
-        auxiliary_dim=None,
-        skip=False,
-        likelihood="bernoulli",
-        network=None,
+        x_shape: tuple[int, ...],
+        num_classes: int = 10,
+        latent_dim: int = 20,
+        auxiliary_dim: int | None = None,
+        skip: bool = False,
+        likelihood: Family | str = "bernoulli",
+        network: Network | None = None,
     ):
         super().__init__()
         wholes(1, x_shape=x_shape)

@@ -3,8 +3,9 @@
 import hashlib
 
 import pyro
+import torch.nn as nn
 
-from ..conditionals import Conditional
+from ..conditionals import Conditional, Family, Network
 from ..conditionals.networks import network_between
 from ..errors import UserError, names, unknown, whole, wholes
 from ..program import Program
@@ -58,16 +59,16 @@ class CVAE(Program):
 
     def __init__(
         self,
-        x_shape,
-        c_shape,
-        latent_dim=20,
-        likelihood="bernoulli",
-        network=None,
-        conditional_prior=True,
-        decoder_given=("z", "c"),
-        prior=None,
-        baseline=None,
-        c_is_class=False,
+        x_shape: tuple[int, ...],
+        c_shape: tuple[int, ...],
+        latent_dim: int = 20,
+        likelihood: Family | str = "bernoulli",
+        network: Network | None = None,
+        conditional_prior: bool = True,
+        decoder_given: tuple[str, ...] = ("z", "c"),
+        prior: nn.Module | None = None,
+        baseline: str | None = None,
+        c_is_class: bool = False,
     ):
         super().__init__()
         whole(1, latent_dim=latent_dim)

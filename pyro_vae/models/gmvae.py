@@ -1,8 +1,9 @@
 """The Gaussian mixture VAE of Dilokthanakul et al."""
 
 import pyro
+import torch.nn as nn
 
-from ..conditionals import MLP, Conditional
+from ..conditionals import MLP, Conditional, Family, Network
 from ..errors import whole
 from ..program import Program
 from .priors import Components, prior_or_default
@@ -29,7 +30,8 @@ class GMVAE(Program):
         num_components: K.
         latent_dim: size of z.
         w_dim: size of w.
-        likelihood, network: as in `VAE`.
+        likelihood: a name or a family, as in `VAE`.
+        network: as in `VAE`.
         component: family of z | w, y; the paper's is `Normal()` (diagonal).
         w_network: the network of w below the K heads.
         prior: a module whose `forward()` is the distribution of w.
@@ -40,15 +42,15 @@ class GMVAE(Program):
 
     def __init__(
         self,
-        x_shape,
-        num_components=10,
-        latent_dim=16,
-        w_dim=10,
-        likelihood="bernoulli",
-        network=None,
-        component=None,
-        w_network=None,
-        prior=None,
+        x_shape: tuple[int, ...],
+        num_components: int = 10,
+        latent_dim: int = 16,
+        w_dim: int = 10,
+        likelihood: Family | str = "bernoulli",
+        network: Network | None = None,
+        component: Family | None = None,
+        w_network: Network | None = None,
+        prior: nn.Module | None = None,
     ):
         super().__init__()
         whole(1, num_components=num_components, latent_dim=latent_dim, w_dim=w_dim)

@@ -1,9 +1,10 @@
 """A VAE with two stochastic layers."""
 
 import pyro
+import torch.nn as nn
 
-from ..conditionals import MLP, Conditional
-from ..errors import UserError, wholes
+from ..conditionals import MLP, Conditional, Family, Network
+from ..errors import whole, wholes
 from ..program import Program
 from .priors import prior_or_default
 from .vae import decoder
@@ -27,8 +28,10 @@ class HierarchicalVAE(Program):
 
     Args:
         x_shape: event shape of `x`.
-        latent_dims: sizes of z1 and z2.
-        likelihood, network: as in `VAE`; the network of p(x | z1).
+        latent_dim: size of z1.
+        z2_dim: size of z2.
+        likelihood: a name or a family, as in `VAE`.
+        network: of p(x | z1), as in `VAE`.
         upper: the network of p(z1 | z2).
         prior: a module whose `forward()` is the distribution of z2.
     """
@@ -38,22 +41,21 @@ class HierarchicalVAE(Program):
 
     def __init__(
         self,
-        x_shape,
-        latent_dims=(100, 50),
-        likelihood="bernoulli",
-        network=None,
-        upper=None,
-        prior=None,
+        x_shape: tuple[int, ...],
+        latent_dim: int = 100,
+        z2_dim: int = 50,
+        likelihood: Family | str = "bernoulli",
+        network: Network | None = None,
+        upper: Network | None = None,
+        prior: nn.Module | None = None,
     ):
         super().__init__()
-        wholes(1, latent_dims=latent_dims)
-        if len(latent_dims) != 2:
-            raise UserError(f"latent_dims takes the sizes of z1 and z2, not {latent_dims!r}")
-        lower, top = latent_dims
+        wholes(1, x_shape=x_shape)
+        whole(1, latent_dim=latent_dim, z2_dim=z2_dim)
         upper = MLP(hidden=(100, 100), activation="tanh") if upper is None else upper
-        self.p_z2 = prior_or_default(prior, "z2", top)
-        self.p_z1 = Conditional((lower,), {"z2": (top,)}, network=upper)
-        self.p_x = decoder(x_shape, {"z1": (lower,)}, likelihood, network)
+        self.p_z2 = prior_or_default(prior, "z2", z2_dim)
+        self.p_z1 = Conditional((latent_dim,), {"z2": (z2_dim,)}, network=upper)
+        self.p_x = decoder(x_shape, {"z1": (latent_dim,)}, likelihood, network)
 
     def forward(self, x=None, size=None):
         with pyro.plate("data", size if x is None else len(x)):

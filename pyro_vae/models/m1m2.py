@@ -2,7 +2,7 @@
 
 import pyro
 
-from ..conditionals import Conditional
+from ..conditionals import Conditional, Family, Network
 from ..conditionals.networks import network_between
 from ..errors import whole
 from ..program import Program
@@ -27,7 +27,8 @@ class M1M2(Program):
         num_classes: K.
         latent_dim: size of z1.
         z2_dim: size of z2; `latent_dim` unless said (50 both, in the authors' code).
-        likelihood, network: as in `VAE`.
+        likelihood: a name or a family, as in `VAE`.
+        network: as in `VAE`.
     """
 
     default_guide = {"z1": ["x"], "y": ["z1"], "z2": ["z1", "y"]}
@@ -35,12 +36,12 @@ class M1M2(Program):
 
     def __init__(
         self,
-        x_shape,
-        num_classes=10,
-        latent_dim=20,
-        z2_dim=None,
-        likelihood="bernoulli",
-        network=None,
+        x_shape: tuple[int, ...],
+        num_classes: int = 10,
+        latent_dim: int = 20,
+        z2_dim: int | None = None,
+        likelihood: Family | str = "bernoulli",
+        network: Network | None = None,
     ):
         super().__init__()
         z2_dim = latent_dim if z2_dim is None else z2_dim

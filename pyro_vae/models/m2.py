@@ -1,7 +1,9 @@
 """M2: a class and a style make a datum."""
 
 import pyro
+import torch.nn as nn
 
+from ..conditionals import Family, Network
 from ..errors import whole
 from ..program import Program
 from .priors import Components, prior_or_default
@@ -24,7 +26,9 @@ class M2(Program):
         x_shape: event shape of `x`.
         num_classes: K.
         latent_dim: size of z.
-        likelihood, network, prior: as in `VAE`.
+        likelihood: a name or a family, as in `VAE`.
+        network: as in `VAE`.
+        prior: as in `VAE`.
     """
 
     default_guide = {"y": ["x"], "z": ["x", "y"]}
@@ -32,12 +36,12 @@ class M2(Program):
 
     def __init__(
         self,
-        x_shape,
-        num_classes=10,
-        latent_dim=20,
-        likelihood="bernoulli",
-        network=None,
-        prior=None,
+        x_shape: tuple[int, ...],
+        num_classes: int = 10,
+        latent_dim: int = 20,
+        likelihood: Family | str = "bernoulli",
+        network: Network | None = None,
+        prior: nn.Module | None = None,
     ):
         super().__init__()
         whole(1, num_classes=num_classes, latent_dim=latent_dim)

@@ -2,7 +2,7 @@
 
 import pyro
 
-from ..conditionals import MLP, Conditional
+from ..conditionals import MLP, Conditional, Family, Network
 from ..errors import whole
 from ..program import Program
 from .priors import Components
@@ -27,7 +27,8 @@ class MixtureVAE(Program):
         x_shape: event shape of `x`.
         num_components: K.
         latent_dim: size D of z.
-        likelihood, network: as in `VAE`.
+        likelihood: a name or a family, as in `VAE`.
+        network: as in `VAE`.
         component: family of z | y, `Normal()` (diagonal) or `MultivariateNormal()`.
         learn_weights: whether pi is learned (VaDE) or uniform (Shu).
     """
@@ -36,13 +37,13 @@ class MixtureVAE(Program):
 
     def __init__(
         self,
-        x_shape,
-        num_components=10,
-        latent_dim=10,
-        likelihood="bernoulli",
-        network=None,
-        component=None,
-        learn_weights=True,
+        x_shape: tuple[int, ...],
+        num_components: int = 10,
+        latent_dim: int = 10,
+        likelihood: Family | str = "bernoulli",
+        network: Network | None = None,
+        component: Family | None = None,
+        learn_weights: bool = True,
     ):
         super().__init__()
         whole(1, num_components=num_components, latent_dim=latent_dim)

@@ -2,6 +2,7 @@
 
 import pyro
 
+from ..conditionals import Family, Network
 from ..errors import UserError, wholes
 from ..program import Program
 from .vae import decoder
@@ -17,14 +18,22 @@ class NNBaseline(Program):
 
     Args:
         x_shape, c_shape: event shapes of `x` and of the covariates `c`.
-        likelihood, network: as in `VAE`.
+        likelihood: a name or a family, as in `VAE`.
+        network: as in `VAE`.
         c_is_class: as in `CVAE`.
     """
 
     default_guide = {}
     observes = ("x", "c")
 
-    def __init__(self, x_shape, c_shape, likelihood="bernoulli", network=None, c_is_class=False):
+    def __init__(
+        self,
+        x_shape: tuple[int, ...],
+        c_shape: tuple[int, ...],
+        likelihood: Family | str = "bernoulli",
+        network: Network | None = None,
+        c_is_class: bool = False,
+    ):
         super().__init__()
         wholes(1, x_shape=x_shape, c_shape=c_shape)
         self.covariates = {"c": tuple(c_shape)}

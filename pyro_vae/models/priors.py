@@ -8,17 +8,21 @@ import torch.nn as nn
 from sklearn.mixture import GaussianMixture
 from threadpoolctl import threadpool_limits
 
-from ..conditionals import MLP, Conditional, Normal
+from ..conditionals import MLP, Conditional, Family, Network, Normal
 from ..conditionals.families import LinearOneHotCategorical
 from ..conditionals.flows import FLOWS, affine_flow
 from ..errors import UserError, unknown, whole, wholes
 from ..pair import eval_mode, untouched
 
 
-class StandardNormal(nn.Module):
+class Prior(nn.Module):
+    """Base of the priors of a continuous latent; `forward()` returns the distribution."""
+
+
+class StandardNormal(Prior):
     """`N(0, I)` over a vector of `size`."""
 
-    def __init__(self, size):
+    def __init__(self, size: int):
         super().__init__()
         whole(1, size=size)
         self.register_buffer("zero", torch.zeros(size), persistent=False)
@@ -43,7 +47,7 @@ class Components(nn.Module):
         return LinearOneHotCategorical(logits=self.logits)
 
 
-class MixturePrior(nn.Module):
+class MixturePrior(Prior):
     r"""A Gaussian mixture as one continuous law, its component summed in the density.
 
     .. math:: p(z) = \sum_k \pi_k\, \mathrm{Normal}(z;\, \mu_k, \Sigma_k)
@@ -58,7 +62,7 @@ class MixturePrior(nn.Module):
         family: of the components, `Normal()` (diagonal) or `MultivariateNormal()`.
     """
 
-    def __init__(self, size, num_components=10, family=None):
+    def __init__(self, size: int, num_components: int = 10, family: Family | None = None):
         super().__init__()
         whole(1, size=size, num_components=num_components)
         self.p_y = Components(num_components, learned=True)
@@ -73,7 +77,7 @@ class MixturePrior(nn.Module):
         )
 
 
-class VampPrior(nn.Module):
+class VampPrior(Prior):
     r"""Variational mixture of posteriors (Tomczak and Welling 2018, arXiv 1705.07120).
 
     .. math:: p(z) = \frac1K \sum_k q(z \mid u_k)
@@ -98,7 +102,14 @@ class VampPrior(nn.Module):
         network, family: of the encoder.
     """
 
-    def __init__(self, given, size, num_components=50, network=None, family=None):
+    def __init__(
+        self,
+        given: dict | tuple,
+        size: int,
+        num_components: int = 50,
+        network: Network | None = None,
+        family: Family | None = None,
+    ):
         super().__init__()
         whole(1, size=size, num_components=num_components)
         given = given if isinstance(given, dict) else {"x": given}
@@ -121,7 +132,7 @@ class VampPrior(nn.Module):
         return dist.MixtureSameFamily(dist.Categorical(logits=self.logits), q)
 
 
-class FlowPrior(nn.Module):
+class FlowPrior(Prior):
     r"""A normalising flow as prior, by zuko (as in Chen et al. 2017, arXiv 1611.02731).
 
     .. math:: p(z) = \mathrm{Normal}(f(z);\, 0, I)\; |\det \partial f / \partial z|
@@ -139,7 +150,14 @@ class FlowPrior(nn.Module):
     """
 
     def __init__(
-        self, size, flow="maf", transforms=4, hidden=(64, 64), loc=None, scale=None, **options
+        self,
+        size: int,
+        flow: str = "maf",
+        transforms: int = 4,
+        hidden: tuple[int, ...] = (64, 64),
+        loc: torch.Tensor | None = None,
+        scale: torch.Tensor | None = None,
+        **options,
     ):
         super().__init__()
         whole(1, size=size, transforms=transforms)

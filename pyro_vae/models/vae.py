@@ -1,8 +1,10 @@
 """The variational autoencoder."""
 
 import pyro
+import torch.nn as nn
 
-from ..conditionals import Conditional, likelihood
+from ..conditionals import Conditional, Family, Network
+from ..conditionals import likelihood as likelihood_of
 from ..errors import whole, wholes
 from ..program import Program
 from .priors import prior_or_default
@@ -19,14 +21,22 @@ class VAE(Program):
     Args:
         x_shape: event shape of `x`, e.g. `(1, 28, 28)`.
         latent_dim: size D of z.
-        likelihood: a name (`"bernoulli"`, `"binomial"`, ...) or a family.
+        likelihood: bernoulli, binomial, continuous-bernoulli, discretised-logistic, categorical,
+            poisson, negative-binomial, normal, grey-bernoulli, or a family.
         network: the decoder, `MLP(...)` or `Conv(...)`.
         prior: a module whose `forward()` is the distribution of z.
     """
 
     default_guide = {"z": ["x"]}
 
-    def __init__(self, x_shape, latent_dim=20, likelihood="bernoulli", network=None, prior=None):
+    def __init__(
+        self,
+        x_shape: tuple[int, ...],
+        latent_dim: int = 20,
+        likelihood: Family | str = "bernoulli",
+        network: Network | None = None,
+        prior: nn.Module | None = None,
+    ):
         super().__init__()
         whole(1, latent_dim=latent_dim)
         self.p_z = prior_or_default(prior, "z", latent_dim)
@@ -41,4 +51,4 @@ class VAE(Program):
 def decoder(x_shape, given, family, network):
     """`p(x | ...)` with the likelihood given by name or family."""
     wholes(1, x_shape=x_shape)
-    return Conditional(x_shape, given, likelihood(family), network)
+    return Conditional(x_shape, given, likelihood_of(family), network)

@@ -53,13 +53,13 @@ class ELBO(TraceEnum_ELBO):
 
     def __init__(
         self,
-        beta=1.0,
-        warmup=0,
-        warmup_from=0.0,
-        free_bits=None,
-        num_particles=1,
-        leave_one_out=False,
-        analytic_kl=False,
+        beta: float | dict[str, float] = 1.0,
+        warmup: int | dict[str, int] = 0,
+        warmup_from: float = 0.0,
+        free_bits: dict[str, float] | None = None,
+        num_particles: int = 1,
+        leave_one_out: bool = False,
+        analytic_kl: bool = False,
     ):
         whole(1, num_particles=num_particles)
         super().__init__(

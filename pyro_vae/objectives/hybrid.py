@@ -22,7 +22,7 @@ class Hybrid(ELBO):
         UserError: alpha outside of [0, 1].
     """
 
-    def __init__(self, alpha=0.5, **options):
+    def __init__(self, alpha: float = 0.5, **options):
         super().__init__(**options)
         if not 0 <= alpha <= 1:
             raise UserError(

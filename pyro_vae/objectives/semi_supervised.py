@@ -57,7 +57,9 @@ class SemiSupervised(ELBO):
 
     needs = ("y",)  # of a batch, besides what the pair is given
 
-    def __init__(self, alpha=0.1, share=None, latent="y", **options):
+    def __init__(
+        self, alpha: float = 0.1, share: float | None = None, latent: str = "y", **options
+    ):
         super().__init__(**options)
         positive(or_zero=True, alpha=alpha)
         if share is not None and not 0 <= share <= 1:

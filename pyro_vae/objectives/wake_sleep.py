@@ -39,7 +39,7 @@ class RWS(IWAE):
 
     name = "rws"
 
-    def __init__(self, num_particles=5, sleep=0.0):
+    def __init__(self, num_particles: int = 5, sleep: float = 0.0):
         super().__init__(num_particles)
         if not 0 <= sleep <= 1:
             raise UserError(f"sleep weighs the sleep phase: 0 to 1, not {sleep}")

@@ -40,7 +40,7 @@ class IWAE(ELBO):
 
     name = "iwae"
 
-    def __init__(self, num_particles=5):
+    def __init__(self, num_particles: int = 5):
         super().__init__(num_particles=num_particles)
 
     def _is_plain(self):
@@ -141,7 +141,7 @@ class Renyi(IWAE):
 
     name = "renyi"
 
-    def __init__(self, alpha=0.5, num_particles=5):
+    def __init__(self, alpha: float = 0.5, num_particles: int = 5):
         super().__init__(num_particles)
         if not isinstance(alpha, Real) or math.isnan(alpha) or alpha == math.inf:
             raise UserError(f"alpha of the Renyi bound is a number, or -inf: not {alpha!r}")

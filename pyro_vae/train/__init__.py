@@ -4,6 +4,7 @@ from .device import choose_device
 from .fit import Run, fit
 from .initialise import (
     BaselineInitialisation,
+    Initialisation,
     MixtureInitialisation,
     PseudoInputs,
     StackInitialisation,
@@ -13,6 +14,7 @@ from .weights import load_weights
 
 __all__ = [
     "BaselineInitialisation",
+    "Initialisation",
     "MixtureInitialisation",
     "PseudoInputs",
     "RecordedStep",

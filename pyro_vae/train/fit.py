@@ -2,6 +2,7 @@
 
 import dataclasses
 import json
+from collections.abc import Callable, Sequence
 from contextlib import nullcontext
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -44,26 +45,26 @@ def fit(
     model,
     guide,
     data,
-    epochs=50,
+    epochs: int = 50,
     *,
-    objective=None,
-    lr=1e-3,
-    batch_size=128,
-    schedule="constant",
-    weight_decay=0.0,
-    clip_norm=None,
-    patience=None,
-    initialise=None,
-    observe=None,
-    device=None,
-    compile="auto",
-    precision=None,
-    seed=0,
-    out=None,
-    resume=False,
-    config=None,
-    progress=True,
-):
+    objective: ELBO | None = None,
+    lr: float = 1e-3,
+    batch_size: int = 128,
+    schedule: str = "constant",
+    weight_decay: float = 0.0,
+    clip_norm: float | None = None,
+    patience: int | None = None,
+    initialise: Callable | None = None,
+    observe: Sequence[str] | None = None,
+    device: str | torch.device | None = None,
+    compile: bool | str = "auto",
+    precision: str | None = None,
+    seed: int = 0,
+    out: Path | str | None = None,
+    resume: bool = False,
+    config: dict | None = None,
+    progress: bool = True,
+) -> Run:
     """Train a pair, this library's or any Pyro pair with one data plate; returns a `Run`.
 
     After each epoch the ELBO of the validation split is taken, at beta = 1, in eval mode, with
@@ -92,8 +93,10 @@ def fit(
             floats in the pair's dtype, uint8 divided by 255 (a program that reads tokens takes them
             as `x.long()`). A pair with a row for each data point, and no argument `index`, is
             trained on all rows at once, in their order: `batch_size` must be N or more.
+        epochs: passes over the training data.
         objective: one of `pv.objectives`. Default: `ELBO()`.
-        lr, schedule: Adam's rate, and how it falls over the run: `constant, linear, cosine`.
+        lr: Adam's learning rate.
+        schedule: how the rate falls over the run: constant, linear or cosine.
         batch_size: data per step, of all processes together; the last batch may be short. A
             loader's own size counts for each process.
         weight_decay: decoupled (AdamW), for every parameter.
@@ -112,14 +115,14 @@ def fit(
             counter that will matter after many steps, needs `False`.
         precision: of matrix products in training: `"bf16"` inside this library's networks, by
             autocast; `"tf32"` on a GPU; None leaves torch's. Evaluation is not affected.
-        seed: of shuffling, binarization, sampling, an integer >= 0. Weights come from the modules
-            as they are.
+        seed: of shuffling, binarization, sampling, an integer >= 0; of a method's initial weights too. A
+            pair's own weights are taken as they are.
         out: folder for `config.json`, `metrics.jsonl`, `checkpoint.pt`; one run at a time uses it.
             If it is removed, or a write fails, training continues and writes it again later.
         resume: continue from `out`'s checkpoint, with the same settings and data (epochs and
             patience may change); on a CPU bit for bit what an uninterrupted run does. A folder
             without a run is started in.
-        config: more for `config.json`.
+        config: more for `config.json`; `config["files"]` are further files, `{name: text}`.
 
     Raises:
         UserError: a pair, data or settings that do not fit; a loss, weights or a validation ELBO

@@ -40,7 +40,8 @@ class RunFolder:
 
     def __init__(self, path):
         self.path = Path(path)
-        self.config, self.rows = {}, None  # rows of metrics.jsonl that are known to be written
+        self.config, self.files = {}, {}
+        self.rows = None  # rows of metrics.jsonl that are known to be written
         self.descriptor = None
 
     @property
@@ -128,16 +129,23 @@ class RunFolder:
     # ------------------------------------------------------------------ writing
 
     def start(self, config):
-        """Begin a run: what an earlier one left is replaced."""
-        self.config, self.rows = config, 0
+        """Begin a run: what an earlier one left is replaced.
+
+        Args:
+            config: of `config.json`; `config["files"]` are further files, `{name: text}`.
+        """
+        self.config, self.rows = dict(config), 0
+        self.files = self.config.pop("files", {})
         with self._one_line():
             self.checkpoint.unlink(missing_ok=True)
-            checkpoint.write_json(self.path / "config.json", config)
+            self._write_config()
             (self.path / "metrics.jsonl").write_text("")
 
     def resume(self, config, history):
         """Continue a run: `metrics.jsonl` has the checkpoint's epochs, and no later ones."""
         self.config, self.rows = config, None
+        yaml = self.path / "config.yaml"
+        self.files = {yaml.name: yaml.read_text()} if yaml.exists() else {}
         self.write_metrics(history)
 
     def write_metrics(self, history):
@@ -168,6 +176,11 @@ class RunFolder:
         warnings.warn(f"{self.path} was removed while training; it is written again", stacklevel=2)
         self.rows = None
         self.claim()
+        self._write_config()
+
+    def _write_config(self):
+        for name, text in self.files.items():
+            checkpoint.write_atomically(self.path / name, lambda p, text=text: p.write_text(text))
         checkpoint.write_json(self.path / "config.json", self.config)
 
     @contextmanager

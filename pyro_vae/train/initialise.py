@@ -20,8 +20,12 @@ from ..programs import trace_pair
 MAX_POINTS = 20_000
 
 
+class Initialisation:
+    """Base of the ways to start a pair: `__call__(model, guide, data, device, seed, progress)`."""
+
+
 @dataclass(frozen=True)
-class MixtureInitialisation:
+class MixtureInitialisation(Initialisation):
     r"""Start a mixture prior where a Gaussian mixture, fitted to a VAE's encodings, lies.
 
     A mixture prior trained from random weights often merges clusters early and never parts them
@@ -147,7 +151,7 @@ def plain_vae(model, guide):
 
 
 @dataclass(frozen=True)
-class PseudoInputs:
+class PseudoInputs(Initialisation):
     """Start a `VampPrior`'s pseudo-inputs at training data, drawn by the seed without replacement.
 
     As the encoder's network sees them: behind the guide's `standardise`. A parent that is itself a
@@ -180,7 +184,7 @@ class PseudoInputs:
 
 
 @dataclass(frozen=True)
-class StackInitialisation:
+class StackInitialisation(Initialisation):
     r"""The first stage of M1+M2: p(x | z1) and q(z1 | x) are trained as a plain VAE, then held.
 
     Kingma et al. 2014 (arXiv 1406.5298): M2 is trained on the features of M1. Here that is an
@@ -239,7 +243,7 @@ class _M1(Program):
 
 
 @dataclass(frozen=True)
-class BaselineInitialisation:
+class BaselineInitialisation(Initialisation):
     """Train a `CVAE`'s baseline, p(x | c) without latents, before the CVAE itself.
 
     Of its epochs the one with the best validation bound is kept.

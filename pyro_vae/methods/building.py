@@ -1,0 +1,214 @@
+"""How the parts that a configuration names become a model/guide pair."""
+
+from dataclasses import dataclass
+
+from .. import conditionals
+from ..conditionals import (
+    MLP,
+    Conv,
+    Flow,
+    LowRankNormal,
+    MixtureOfNormals,
+    MultivariateNormal,
+    Normal,
+    likelihood,
+)
+from ..errors import UserError, unknown
+from ..guides import Guide, PriorGuide, SemiAmortised
+from ..models import FlowPrior, MixturePrior, StandardNormal, VampPrior
+from ..objectives import ELBO, IWAE, RWS, STL, DReG, Hybrid, Renyi, SemiSupervised
+from ..train import (
+    BaselineInitialisation,
+    MixtureInitialisation,
+    PseudoInputs,
+    StackInitialisation,
+)
+from .table import METHODS
+
+#: The classes that a choice can name.
+CLASSES = {
+    "network": (MLP, Conv),
+    "family": (Normal, MultivariateNormal, LowRankNormal, MixtureOfNormals, Flow),
+    "prior": (StandardNormal, MixturePrior, VampPrior, FlowPrior),
+    "objective": (ELBO, STL, IWAE, DReG, Renyi, RWS, Hybrid, SemiSupervised),
+    "initialise": (
+        MixtureInitialisation,
+        PseudoInputs,
+        StackInitialisation,
+        BaselineInitialisation,
+    ),
+    "likelihood": tuple({type(f) for f in conditionals.likelihoods.LIKELIHOODS.values()}),
+}
+FLOWS = ("iaf", "maf", "spline", "coupling")
+#: Guides by name, for comparisons: parents of every latent (None: the method's own), settings.
+GUIDES = {
+    "default": (None, {}),
+    "constants": ([], {}),
+    "per-datum": (["index"], {}),
+    "semi-amortised": (None, {"refine.steps": 5}),
+    "diagonal": (None, {"family": "Normal"}),
+    "full": (None, {"family": "MultivariateNormal"}),
+    "low-rank": (None, {"family": "LowRankNormal"}),
+    "mixture": (None, {"family": "MixtureOfNormals"}),
+    **{flow: (None, {"family": "Flow", "family.flow": flow}) for flow in FLOWS},
+}
+
+
+def class_named(group: str, name: str) -> type:
+    """The class of a choice by its name; raises with the nearest name."""
+    for kind in CLASSES[group]:
+        if kind.__name__ == name:
+            return kind
+    raise unknown(group, name, [kind.__name__ for kind in CLASSES[group]])
+
+
+def make(config: dict, group: str, **more):
+    """The object that a choice of the configuration describes; None where it names no class."""
+    if config.get(group) is None:
+        return None
+    own = {k.split(".", 1)[1]: v for k, v in config.items() if k.startswith(f"{group}.")}
+    own = {n: part(v) for n, v in own.items()}
+    return class_named(group, config[group])(**{**own, **more})
+
+
+def part(value):
+    """A value of the configuration as Python has it: classes made, lists as tuples."""
+    if isinstance(value, dict) and "class_path" in value:
+        kind = getattr(conditionals, value["class_path"].rsplit(".", 1)[-1])
+        return kind(**{n: part(v) for n, v in (value.get("init_args") or {}).items()})
+    if isinstance(value, str) and value in conditionals.__all__:
+        return getattr(conditionals, value)()
+    return tuple(value) if isinstance(value, list) else value
+
+
+def build(config: dict, x_shape, num_data=None, c_shape=None, num_classes=None):
+    """The pair `(model, guide)` of a configuration, with weights from torch's random stream.
+
+    Args:
+        config: a complete configuration; see `configure`.
+        x_shape, c_shape: event shapes of the data and, for conditional models, the covariates.
+        num_data: training data, for guides with a row of parameters per data point.
+        num_classes: of the data's labels. Default: 10.
+    """
+    method = METHODS[config["method"]]
+    network = make(config, "network")
+    if isinstance(network, Conv) and len(x_shape) != 3:
+        raise UserError(f"a convolutional network needs images (C, H, W); x is {list(x_shape)}")
+    options = {k.split(".", 1)[1]: part(v) for k, v in config.items() if k.startswith("model.")}
+    options["likelihood"] = likelihood(options["likelihood"])
+    if "num_classes" in options:
+        options["num_classes"] = options["num_classes"] or num_classes or 10
+        num_classes = options["num_classes"]
+    if c_shape is not None and "c" in getattr(method.model, "observes", ()):
+        options["c_shape"] = tuple(c_shape)
+    prior = _prior(config, x_shape, c_shape, num_classes, network)
+    if prior is not None:
+        options["prior"] = prior
+    model = method.model(tuple(x_shape), network=network, **options)
+    return model, build_guide(config, model, x_shape, num_data)
+
+
+def build_guide(config: dict, model, x_shape, num_data=None, parents=None):
+    """The guide of a configuration for its `model`; of another factorization if `parents` are given."""
+    method = METHODS[config["method"]]
+    if parents is None:
+        parents = model.default_guide if method.parents is None else method.parents
+    if parents == "prior":
+        return PriorGuide(model)
+    family = {n: make(config, "family") for n in parents if n.startswith("z")}
+    if not family and config.get("family") not in (None, "Normal"):
+        raise UserError(
+            f"{config['method']} has no guide of z whose family could be {config['family']}"
+        )
+    own = {k.split(".", 1)[1]: v for k, v in config.items() if k.startswith("guide.")}
+    c_is_pixels = bool(config.get("quadrants"))
+    guide = Guide(
+        model,
+        given=parents,
+        family=family,
+        network=make(config, "network"),
+        standardise=center_pixels(x_shape, parents, c_is_pixels, config["center"]),
+        num_data=num_data,
+        **own,
+    )
+    if config.get("refine.steps"):
+        if not parents:
+            raise UserError(f"{config['method']} has no latent for refine.steps to move")
+        refine = {k.split(".", 1)[1]: v for k, v in config.items() if k.startswith("refine.")}
+        guide = SemiAmortised(model, guide, **refine)
+    return guide
+
+
+def center_pixels(x_shape, parents, c_is_pixels: bool = False, center: bool | None = None):
+    """What the encoder sees centered, as `Guide` takes it: pixels, in x and in c.
+
+    Args:
+        x_shape: event shape of x.
+        parents: `{latent: [parents]}`.
+        c_is_pixels: whether c is pixels too.
+        center: whether the encoder sees 2x - 1 instead of x. Default: for images.
+    """
+    images = len(x_shape) == 3 or c_is_pixels
+    if not (images if center is None else center):
+        return None
+    pixels = ("x", "c") if c_is_pixels else ("x",)
+    return {n: (0.5, 0.5) for n in pixels if any(n in p for p in parents.values())}
+
+
+def _prior(config, x_shape, c_shape, num_classes, network):
+    """The module for a model's `prior=`; None for the model's own."""
+    if config.get("prior") in (None, "StandardNormal"):
+        return None
+    method = METHODS[config["method"]]
+    latent = getattr(method.model, "prior_latent", "z")
+    sizes = {"z": "latent_dim", "z1": "latent_dim", "z2": "z2_dim", "w": "w_dim"}
+    sizes = {n: config.get(f"model.{s}") for n, s in sizes.items()}
+    if config["prior"] != "VampPrior":
+        return make(config, "prior", size=sizes[latent])
+    shapes = {n: (s,) for n, s in sizes.items()}
+    shapes |= {"x": tuple(x_shape), "c": c_shape, "y": (num_classes,)}
+    given = method.parents if isinstance(method.parents, dict) else method.model.default_guide
+    parents = [p for p in given.get(latent, ()) if p != "index"] or ["x"]
+    own = {}
+    if config.get("prior.network") is None:
+        own["network"] = network
+    if config.get("prior.family") is None:
+        own["family"] = make(config, "family") if latent in ("z", "z2") else Normal()
+    return make(config, "prior", given={p: shapes[p] for p in parents}, size=sizes[latent], **own)
+
+
+@dataclass(frozen=True)
+class MakeModel:
+    """A method's model, made anew by each call; for `compare`, whose processes it can go to."""
+
+    config: dict
+    shapes: tuple
+
+    def __call__(self):
+        return build(self.config, *self.shapes)[0]
+
+
+@dataclass(frozen=True)
+class MakeGuide:
+    """A guide for a method's model, by one of the names in `GUIDES`."""
+
+    config: dict
+    shapes: tuple
+    guide: str
+
+    def __post_init__(self):
+        if self.guide not in GUIDES:
+            raise unknown("guide", self.guide, GUIDES)
+
+    def __call__(self, model, num_data):
+        parents, changes = GUIDES[self.guide]
+        given, name = None, self.config["method"]
+        known = METHODS[name].parents
+        if known == "prior" and self.guide != "default":
+            raise UserError(f"{name}'s guide is the prior: it cannot be {self.guide}")
+        if parents is not None:
+            given = {n: parents for n in (model.default_guide if known is None else known)}
+        config = self.config
+        if "family" in changes:  # another family has its own defaults
+            config = {k: v for k, v in config.items() if not k.startswith("family")}
+        return build_guide({**config, **changes}, model, self.shapes[0], num_data, given)

@@ -1,0 +1,73 @@
+"""`compare` for a method: its guides by name, its objectives by name."""
+
+from pathlib import Path
+
+from .. import comparison
+from ..errors import UserError
+from . import options
+from .building import MakeGuide, MakeModel, make
+from .method import method
+
+LISTED = "diagonal,full"
+
+
+def compare_guides(
+    name: str,
+    guides: str = LISTED,
+    objectives: str | None = None,
+    data: str | Path = "digits",
+    epochs: int | None = None,
+    settings: dict | None = None,
+    decoder: str = "trained",
+    base: str | None = None,
+    root: Path | None = None,
+    **more,
+):
+    """Train and compare guides of a method's model, each with the method's settings.
+
+    Args:
+        name: the method.
+        guides: names out of `GUIDES`, with commas between.
+        objectives: names of classes, with commas between. Default: the method's.
+        data: a data set's name or an .npz file.
+        epochs: passes over the training data. Default: the method's.
+        settings: options of the method.
+        decoder, base: as in `pv.compare`; the base by its name. Default: the method's guide.
+        root: folder of the torchvision data sets.
+        more: other arguments of `pv.compare`.
+
+    Returns:
+        A `Comparison`.
+    """
+    overrides = dict(settings or {})
+    if "data" in overrides:
+        raise UserError("the data are an argument of their own (--data), not among the settings")
+    if "seed" in overrides:
+        raise UserError("a comparison's seeds are 0, 1, ...: seeds says how many")
+    if epochs is not None:
+        overrides["epochs"] = epochs
+    made = method(name, data, root=root, **overrides)
+    names = _split(objectives) or [made.config["objective"]]
+    parts = made.config, made.shapes
+    if base is not None or decoder == "frozen":
+        base = MakeGuide(*parts, base or "default")
+    fitted = made.fit_options()
+    del fitted["seed"], fitted["objective"]
+    return comparison.compare(
+        {name: MakeModel(*parts)},
+        {guide: MakeGuide(*parts, guide) for guide in _split(guides)},
+        made.data,
+        objectives={n: _objective(name, str(data), overrides, n) for n in names},
+        decoder=decoder,
+        base=base,
+        **more,
+        **fitted,
+    )
+
+
+def _objective(name, data, overrides, objective):
+    return make(options.configure(name, data, {**overrides, "objective": objective}), "objective")
+
+
+def _split(names):
+    return [n.strip() for n in (names or "").split(",") if n.strip()]

@@ -1,0 +1,56 @@
+"""A pair built by hand, written down in its run folder and built again, as far as that is possible."""
+
+from .. import conditionals, guides, models
+from ..errors import UserError
+from ..pair import modules
+
+OWN = {**vars(models), **vars(guides)}
+
+
+def describe_pair(model, guide) -> dict | None:
+    """`{"model": ..., "guide": ...}` as JSON values; None for programs that are not the library's."""
+    if modules(model, guide) != [model, guide]:
+        return None
+    found = {}
+    for name, program in (("model", model), ("guide", guide)):
+        kind = type(program).__name__
+        arguments = getattr(program, "_arguments", None)
+        if OWN.get(kind) is not type(program) or arguments is None or "unknown" in str(arguments):
+            return None
+        found[name] = {"class": kind, **arguments}
+    return found
+
+
+def rebuild_pair(described, folder):
+    """The pair `(model, guide)` that `describe_pair` wrote down, with weights at random.
+
+    Raises:
+        UserError: a pair that cannot be built again.
+    """
+    try:
+        model = _build(described["model"], None)
+        return model, _build(described["guide"], model)
+    except (KeyError, TypeError, AttributeError, IndexError):
+        raise UserError(
+            f"{folder} does not say how its pair was built: pv.load(folder, model=, guide=)"
+        ) from None
+
+
+def _build(described, model):
+    options = dict(described)
+    kind, args = OWN[options.pop("class")], options.pop("args")
+    args = [_value(v, model) for v in args]
+    return kind(*args, **{n: _value(v, model) for n, v in options.items()})
+
+
+def _value(value, model):
+    if isinstance(value, dict) and "class" in value:
+        return _build(value, model) if hasattr(guides, value["class"]) else model
+    if isinstance(value, list):
+        return tuple(_value(v, model) for v in value)
+    if isinstance(value, dict) and "class_path" in value:
+        kind = getattr(conditionals, value["class_path"])
+        return kind(**{n: _value(v, model) for n, v in value["init_args"].items()})
+    if isinstance(value, dict):
+        return {n: _value(v, model) for n, v in value.items()}
+    return value

@@ -1,0 +1,315 @@
+"""`Run`: a trained pair with its data, what can be asked of it, and the folder that holds it."""
+
+import functools
+import json
+import shutil
+from dataclasses import dataclass
+from pathlib import Path
+
+import torch
+
+from .. import train
+from ..data import Data, as_data
+from ..data import load as load_data
+from ..errors import UserError
+from ..pair import first_argument, reads_index
+from ..train import checkpoint, choose_device, distributed, load_weights
+from ..train.state import Progress
+from ..train.weights import weights_of
+from . import options
+from .advice import advise, check_data, check_use
+from .rebuild import describe_pair, rebuild_pair
+
+CONFIG = "config.yaml"
+RECORD = "config.json"
+SETTLED = 10  # epochs, before which a latent that carries nothing is no news
+FILES = (CONFIG, RECORD, "metrics.jsonl", "checkpoint.pt", "report.html")
+
+
+@dataclass
+class Run(train.Run):
+    """A trained pair, how the training went, its data and its configuration.
+
+    `pv.fit`, `Method.fit` and `pv.load` return it.
+
+    Attributes:
+        data: the data that it was trained on; None for a stream of batches.
+        config: the configuration of a method; None for a pair built by hand.
+    """
+
+    data: Data | None = None
+    config: dict | None = None
+
+    def __repr__(self):
+        kinds = " x ".join(type(p).__name__ for p in (self.model, self.guide))
+        name = self.config["method"] if self.config else kinds
+        data = "" if self.data is None else f" on {self.data.name}"
+        bound = [
+            row["elbo"] for row in self.history if row["epoch"] == self.best_epoch and "elbo" in row
+        ]
+        valid = f", validation ELBO {bound[0]:.2f}" if bound else ""
+        out = "" if self.out is None else f", {self.out}"
+        return f"Run({name}{data}, epoch {self.best_epoch} of {len(self.history)}{valid}{out})"
+
+    @property
+    def seed(self) -> int:
+        """The seed of the method's run; 0 for a pair built by hand."""
+        return 0 if self.config is None else self.config["seed"]
+
+    @property
+    def default_split(self) -> str:
+        """The split to report: test, or train if there is no other or the guide has no other rows."""
+        data = self._data()
+        return "train" if reads_index(self.guide) or data.test is None else "test"
+
+    def evaluate(self, split: str | None = None, num_samples: int = 500, write: bool = False):
+        """Numbers of the pair on one split, in nats per data point; printed, a table.
+
+        Args:
+            split: train, valid or test. Default: test, if there is one.
+            num_samples: importance samples per data point, for the log-likelihood.
+            write: whether to write the numbers to results-SPLIT.json in the run folder.
+
+        Returns:
+            A dict, as `summary.summarise` describes it.
+        """
+        from ..report import hardware
+        from ..summary import Results, summarise
+
+        supervised = (self.config or {}).get("objective") == "SemiSupervised"
+        split = self.default_split if split is None else split
+        result = Results(
+            summarise(
+                self.model, self.guide, self._data(), split, num_samples, self.seed, supervised
+            )
+        )
+        if write and self.out is not None:
+            path = self.out / f"results-{split}.json"
+            try:
+                checkpoint.write_json(path, {**result, "hardware": hardware()})
+            except OSError as e:
+                advise(f"{path} was not written: {e.strerror}")
+        return result
+
+    def sample(self, num: int | None = 64, source: str = "prior", **choices) -> torch.Tensor:
+        """New data `[num, *x_shape]`, in the data's original units; see `sheet`."""
+        from ..gallery import joined
+
+        sheet = self.sheet(source, num=num, **choices)
+        return joined(self.data, self.data.original(sheet.x), sheet.c)
+
+    def sheet(self, source: str = "prior", **choices):
+        """New data from a source, laid out as a picture.
+
+        Args:
+            source: prior, component, aggregate, ex-post, interpolate, traverse or complete.
+            choices: of `gallery.Options`: num, y, latent, mean, steps, path, observed, split, seed.
+
+        Returns:
+            A `gallery.Made`: `.x`, `.figure(data)`, `.arrays(data)`.
+        """
+        from .. import gallery
+
+        return gallery.make(source, self.model, self.guide, self._data(), **choices)
+
+    def report(
+        self, path: Path | str | None = None, split: str | None = None, num_samples: int = 500
+    ):
+        """Write the report, one page with numbers and pictures.
+
+        Args:
+            path: of the page. Default: report.html in the run folder.
+            split, num_samples: as in `evaluate`.
+
+        Returns:
+            What `evaluate` returns.
+        """
+        from .. import report
+        from ..pictures import pictures
+
+        if path is None and self.out is None:
+            raise UserError("this run has no folder: pass the path of the report")
+        path = Path(path) if path is not None else self.out / "report.html"
+        result = self.evaluate(split, num_samples, write=True)
+        figures = pictures(
+            self.model, self.guide, self.data, result, self.history, self.best_epoch, self.seed
+        )
+        names = [type(p).__name__ for p in (self.model, self.guide)]
+        title, subtitle, details = f"{names[0]} on {self.data.name}", f"Guide: {names[1]}.", ""
+        if self.config is not None:
+            preset = options.preset(self.config["method"])
+            title = f"{self.config['method']} on {self.data.name}"
+            subtitle = f"{preset.paper}. Guide: {preset.guide}."
+            details = options.to_yaml(self.config)
+        details += json.dumps(report.hardware(), indent=2)
+        report.write(path, title, subtitle, result, figures, details)
+        return result
+
+    def save(self, folder: Path | str) -> Path:
+        """Write the run to a folder that `pv.load` reopens; returns the folder.
+
+        Raises:
+            UserError: the folder already contains a run.
+        """
+        folder = Path(folder)
+        if (folder / "checkpoint.pt").exists():
+            raise UserError(f"{folder} already contains a run; choose another directory")
+        folder.mkdir(parents=True, exist_ok=True)
+        if self.out is not None and (self.out / "checkpoint.pt").exists():
+            for name in FILES:
+                if (self.out / name).exists():
+                    shutil.copy(self.out / name, folder / name)
+            return folder
+        record = {"fit": {}, "data": {} if self.data is None else self.data.describe()}
+        record = {**self._description(), **record}
+        checkpoint.write_json(folder / RECORD, record)
+        for name, text in self._files().items():
+            (folder / name).write_text(text)
+        lines = "".join(json.dumps(row) + "\n" for row in self.history)
+        (folder / "metrics.jsonl").write_text(lines)
+        state = {
+            "weights": weights_of(self.model, self.guide),
+            "best": None,
+            "optimiser": {},
+            "rng": torch.get_rng_state().unsqueeze(0),
+            "rng_cuda": None,
+            "progress": vars(Progress(epoch=len(self.history), best_epoch=self.best_epoch)),
+            "history": json.dumps(self.history),
+            "settings": json.dumps({"compile": "plain"}),
+            "config": json.dumps(record),
+        }
+        checkpoint.save(folder / "checkpoint.pt", state)
+        return folder
+
+    def _description(self):
+        if self.config is not None:
+            return {"config": self.config}
+        return {"pair": describe_pair(self.model, self.guide), "source": _source(self.data)}
+
+    def _files(self):
+        return {} if self.config is None else {CONFIG: options.to_yaml(self.config)}
+
+    def _data(self):
+        if not isinstance(self.data, Data):
+            raise UserError("this run has no data to look at: pv.load(folder, data=...)")
+        return self.data
+
+
+@functools.wraps(train.fit)
+def fit(model, guide, data, *args, **settings):
+    data = as_data(data, first_argument(model))
+    described = {"pair": describe_pair(model, guide), "source": _source(data)}
+    described |= settings.pop("config", None) or {}
+    run = advised(model, guide, data, *args, config=described, **settings)
+    return Run(**vars(run), data=data if isinstance(data, Data) else None)
+
+
+def _source(data):
+    """Arguments of `load` that give the same data; None for arrays and streams."""
+    source = getattr(data, "source", None)
+    return None if source is None else {**source, "binarise": data.binarise}
+
+
+def _reload(source, described, root):
+    """The data of a pair built by hand, if their source alone gives them again; else None."""
+    if not isinstance(source, dict):
+        return None
+    options = dict(source)
+    try:
+        data = load_data(options.pop("data"), root=root, **options)
+    except (UserError, KeyError, TypeError):
+        return None
+    return data if data.describe() == described else None
+
+
+def advised(model, guide, data, *args, **settings):
+    """`train.fit`, with a warning of what is probably not what was meant."""
+    check_data(model, data)
+    run = train.fit(model, guide, data, *args, **settings)
+    if len(run.history) >= SETTLED and not run.interrupted and distributed.size() == 1:
+        check_use(model, guide, data)
+    return run
+
+
+def load(
+    folder: Path | str,
+    model=None,
+    guide=None,
+    data=None,
+    device: str | None = None,
+    root: Path | str | None = None,
+) -> Run:
+    """A run from its folder: the pair with the weights of the best epoch, its history and its data.
+
+    Args:
+        folder: written by `pyro-vae fit`, `Method.fit(out=)`, `pv.fit(out=)` or `Run.save`.
+        model, guide: the pair, built as it was trained. Default: rebuilt; only the library's own
+            classes can be.
+        data: what it was trained on. Default: loaded again; only named data sets and files can be.
+        device: cpu, cuda, ... Default: a GPU if there is one.
+        root: folder of the torchvision data sets.
+
+    Raises:
+        UserError: no run folder, a damaged one, an edited configuration, other data, or a pair that
+            cannot be rebuilt.
+    """
+    from .method import Method
+
+    folder = Path(folder)
+    record = checkpoint.read_json(folder / RECORD)
+    if not isinstance(record, dict) or not isinstance(record.get("data"), dict):
+        raise UserError(f"{folder / RECORD} is not the record of a run")
+    data = None if data is None else as_data(data)
+    if (model is None) != (guide is None):
+        raise UserError("pass both model= and guide=, or neither")
+    config = None
+    if (folder / CONFIG).exists() and model is None:
+        config = options.complete(options.read_config(folder / CONFIG))
+        check_unedited(config, record, folder)
+        method = Method(config, data, root)
+        config, data = method.config, method.data
+        model, guide = method.build()
+    elif model is None:
+        model, guide = rebuild_pair(record.get("pair"), folder)
+    if data is None and config is None:
+        data = _reload(record.get("source"), record["data"], root)
+    if data is not None and data.describe() != record["data"]:
+        told = data.describe()
+        name = next(k for k in {**told, **record["data"]} if told.get(k) != record["data"].get(k))
+        raise UserError(
+            f"{folder} was trained on other data ({name}: {record['data'].get(name)}, not "
+            f"{told.get(name)}): pass data="
+        )
+    load_weights(model, guide, folder / "checkpoint.pt")
+    device = choose_device(device)
+    for module in (model, guide):
+        if isinstance(module, torch.nn.Module):
+            module.to(device)
+    history = _history(folder)
+    return Run(model, guide, history, _best(history), folder, False, data, config)
+
+
+def check_unedited(config, record, folder):
+    """The configuration is the one that the run was started with."""
+    started = record.get("config")
+    if not isinstance(started, dict):
+        raise UserError(f"{folder / RECORD} does not say which configuration the run had")
+    for key, value in started.items():
+        if key not in options.EXTENDABLE and config.get(key) != value:
+            raise UserError(
+                f"{folder / CONFIG} was edited: {key}={config.get(key)}, and the run had {value}"
+            )
+
+
+def _history(folder):
+    path = folder / "metrics.jsonl"
+    try:
+        return [json.loads(line) for line in path.read_text().splitlines()]
+    except (OSError, ValueError):
+        raise UserError(f"{path} is missing or damaged: is this a run folder?") from None
+
+
+def _best(history):
+    if not history:
+        return None
+    return max(history, key=lambda row: row.get("elbo", row["epoch"]))["epoch"]

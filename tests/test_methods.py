@@ -1,0 +1,131 @@
+"""Presets in Python: what they resolve to, and what is said of a run that went wrong."""
+
+import warnings
+
+import pytest
+import torch
+
+import pyro_vae as pv
+from pyro_vae import methods
+from pyro_vae.methods.advice import Advice
+
+NET = pv.conditionals.MLP((8,))
+
+
+def advice(*args, **options):
+    """The warnings of one `pv.fit`."""
+    with warnings.catch_warnings(record=True) as caught:
+        warnings.simplefilter("always")
+        pv.fit(*args, progress=False, device="cpu", compile=False, **options)
+    return [str(w.message) for w in caught if issubclass(w.category, Advice)]
+
+
+def vae(x, likelihood="normal"):
+    model = pv.models.VAE(tuple(x.shape[1:]), 2, likelihood, NET)
+    return model, pv.guides.Guide(model, network=NET), x
+
+
+def test_a_collapsed_posterior_is_told_in_one_line_at_the_end():
+    torch.manual_seed(0)
+    pair = vae(torch.randn(64, 4))
+    (told,) = advice(*pair, epochs=60, lr=1e-2, objective=pv.objectives.ELBO(beta=50.0))
+    assert "posterior collapse" in told and "warmup" in told and "\n" not in told
+
+
+def test_a_posterior_that_is_used_is_not():
+    torch.manual_seed(0)
+    x = torch.randn(64, 1) @ torch.randn(1, 4) * 2 + 0.1 * torch.randn(64, 4)
+    assert advice(*vae(x), epochs=60, lr=1e-2) == []
+
+
+def test_a_guide_that_is_constant_on_purpose_is_not_warned_of():
+    x = torch.randn(64, 4)
+    model = pv.models.VAE((4,), 2, "normal", NET)
+    assert advice(model, pv.guides.Guide(model, given={"z": []}), x, epochs=10) == []
+
+
+def test_a_mixture_of_one_component_is_told_with_its_remedy():
+    torch.manual_seed(0)
+    x = torch.randn(64, 1) @ torch.randn(1, 4) * 2 + 0.1 * torch.randn(64, 4)
+    model = pv.models.MixtureVAE((4,), 3, 2, "normal", NET)
+    with torch.no_grad():
+        model.p_y.logits[0] = 30.0
+    guide = pv.guides.Guide(model, network=NET)
+    (told,) = advice(model, guide, x, epochs=40, lr=1e-2)
+    assert "one of the 3 components has all of the data" in told and "MixtureInitialisation" in told
+
+
+@pytest.mark.parametrize(
+    "x, remedy",
+    [
+        (torch.arange(80.0).reshape(20, 4), "likelihood='poisson'"),
+        (torch.randn(40, 3) * torch.tensor([1.0, 1e4, 1.0]), "pv.data.standardise(data)"),
+    ],
+)
+def test_data_that_a_normal_does_not_fit_are_told_before_training(x, remedy):
+    (told,) = advice(*vae(x), epochs=1)
+    assert remedy in told and "\n" not in told
+
+
+def test_binary_and_standardized_data_are_not_warned_of():
+    binary = torch.bernoulli(torch.full((20, 4), 0.5))
+    assert advice(*vae(binary), epochs=1) == advice(*vae(torch.randn(20, 4)), epochs=1) == []
+
+
+def test_the_global_random_stream_and_threads_are_left_alone():
+    state, threads = torch.get_rng_state(), torch.get_num_threads()
+    pv.method("vae", "digits", epochs=1, hidden=[8]).fit(progress=False)
+    assert torch.equal(torch.get_rng_state(), state) and torch.get_num_threads() == threads
+
+
+def test_two_fits_of_one_method_are_the_same():
+    method = pv.methods.vae("digits", epochs=1, hidden=[8])
+    losses = [method.fit(progress=False).history[0]["loss"] for _ in range(2)]
+    assert losses[0] == losses[1]
+
+
+def test_named_data_and_the_loaded_ones_give_the_same_configuration():
+    for name in ("vae", "m2", "cvae", "gmvae"):
+        by_name = pv.method(name, "digits")
+        by_data = pv.method(name, pv.data.load("digits"))
+        assert by_name.config == by_data.config
+        assert torch.equal(by_name.data.observed("train").x, by_data.data.observed("train").x)
+
+
+def test_a_data_set_says_what_it_needs():
+    assert (
+        pv.data.load("digits").binarise == "none"
+        and pv.data.load("digits").likelihood == "binomial"
+    )
+    vae, cvae = (pv.method(n, "digits") for n in ("vae", "cvae"))
+    assert (vae.config["model.likelihood"], vae.config["binarise"]) == ("binomial", "none")
+    assert (cvae.config["model.likelihood"], cvae.config["binarise"]) == ("bernoulli", "static")
+    assert (cvae.config["condition"], cvae.config["quadrants"]) == ("quadrants", 1)
+    binary = pv.method("vae", "digits", likelihood="bernoulli")
+    assert binary.config["binarise"] == "dynamic"
+    labels = pv.method("cvae", "digits", condition="labels")
+    assert (labels.config["binarise"], labels.shapes[2]) == ("none", (10,))
+
+
+@pytest.mark.parametrize(
+    "name, expected",
+    [
+        ("gmvae", {"epochs": 40, "lr": 2e-3, "batch_size": 256, "model.latent_dim": 16,
+                   "model.w_dim": 10, "center": False, "initialise.fits": 2, "weight_decay": 0.0,
+                   "initialise.weight_decay": 0.0, "initialise.restarts": 1}),
+        ("m2", {"objective.alpha": 0.1, "model.latent_dim": 50, "num_labels": 100,
+                "network.hidden": [500, 500], "objective.warmup": {"z": 50}}),
+        ("vampprior", {"prior.num_components": 500, "initialise": "PseudoInputs"}),
+        ("cvae", {"weight_decay": 0.0, "epochs": 40, "model.latent_dim": 16}),
+    ],
+)  # fmt: skip
+def test_the_presets_for_28_by_28_images(name, expected):
+    found = methods.configure(name, "mnist")
+    assert {k: found[k] for k in expected} == expected
+
+
+def test_every_preset_builds_from_its_own_options_alone():
+    for name in methods.METHODS:
+        for kind in methods.options.table.KINDS:
+            methods.defaults(name, kind)  # raises where a preset sets what its method does not have
+        assert getattr(pv.methods, name.replace("-", "_")).__doc__.startswith(f"The method {name}:")
