@@ -54,8 +54,8 @@ def positive(or_zero=False, **values):
         number = isinstance(value, Real) and not isinstance(value, bool) and math.isfinite(value)
         if not (number and (value > 0 or (or_zero and value == 0))):
             rule = "not be negative" if or_zero else "be positive"
-            rule = "be finite" if value == math.inf else rule
-            raise UserError(f"{name} must {rule}: {value!r}")
+            finite = " and finite" if value == math.inf else ""
+            raise UserError(f"{name} must {rule}{finite}: {value!r}")
 
 
 def names(**values):

@@ -277,7 +277,7 @@ BAD = {
     "not a number": (fit("vae", "--epochs", "many"), "epochs takes a whole number, not many"),
     "half an epoch": (fit("vae", "--epochs", "1.5"), "epochs takes a whole number, not 1.5"),
     "a rate of text": (fit("vae", "--lr", "nan"), "lr takes a number, not nan"),
-    "a rate without end": (fit("vae", "--lr", ".inf"), "lr must be positive: inf"),
+    "a rate without end": (fit("vae", "--lr", ".inf"), "lr must be positive and finite: inf"),
     "a width alone": (
         fit("vae", "--hidden", "500"),
         "network.hidden takes a list, e.g. [64, 32], not '500'",

@@ -37,7 +37,7 @@ def fit(pair, x=X, epochs=2, **options):
         ({"seed": True}, "seed must be an integer"),
         ({"epochs": None}, "epochs must be a number, not None"),
         ({"epochs": True}, "epochs takes whole numbers from 1, not True"),
-        ({"lr": float("inf")}, "lr must be finite"),
+        ({"lr": float("inf")}, "lr must be positive and finite"),
         ({"lr": float("nan")}, "lr must be positive: nan"),
         ({"lr": "fast"}, "lr must be positive: 'fast'"),
         ({"objective": "elbo"}, r"objective must be one of pv\.objectives.*not 'elbo'"),

@@ -8,7 +8,6 @@ import pytest
 import torch
 
 import pyro_vae as pv
-from pyro_vae import methods
 from pyro_vae.conditionals import MLP, MultivariateNormal, NormalLikelihood
 from pyro_vae.program import Program
 
@@ -350,12 +349,12 @@ def test_whole_numbers_are_classes_only_where_the_model_says_so():
 
 
 def test_a_preset_given_labels_knows_that_its_covariate_is_a_class():
-    config = methods.settings("cvae", {"condition": "labels", "likelihood": "bernoulli"})
-    model, _ = methods.build("cvae", config, (D,), c_shape=(K,))
+    x, y = torch.bernoulli(torch.full((40, D), 0.5)), torch.arange(40) % K
+    model = pv.method("cvae", pv.data.from_arrays(x, y), condition="labels").model
     rows = torch.eye(K)[2].expand(4, K)
     assert torch.equal(pv.sample(model, 4, c=2, seed=0), pv.sample(model, 4, c=rows, seed=0))
-    config = methods.settings("cvae", {"condition": "data", "likelihood": "bernoulli"})
-    model, _ = methods.build("cvae", config, (D,), c_shape=(K,))
+    data = pv.data.from_arrays(x, c=torch.eye(K)[y])
+    model = pv.method("cvae", data, condition="data").model
     with pytest.raises(pv.UserError, match="c_is_class=True"):
         pv.sample(model, 4, c=2)
 

@@ -282,6 +282,7 @@ class Conv(Network):
         }
         return _Trunk(inputs, self.hidden, self.activation, nn.ModuleDict(images))
 
+
 def check_network(network):
     """Raise unless this is a description of a network, or None for the default."""
     if network is not None and (isinstance(network, type) or not hasattr(network, "build")):

@@ -150,13 +150,13 @@ def checked(sampler, values, size):
         hint = ""
         if name in needed:
             value = torch.as_tensor(value, device=sampler.device)
-            if value.dim() < 2 and not value.is_floating_point():
-                if name in getattr(model, "class_covariates", ()):
-                    value = _indicators(name, value, needed[name], size)
-                elif value.dim() == 0 and needed[name] == (1,):
-                    value = value.reshape(1)
-                else:
-                    hint = "; whole numbers are classes only of a model with c_is_class=True"
+            numbers = value.dim() < 2 and not value.is_floating_point()
+            if numbers and name in getattr(model, "class_covariates", ()):
+                value = _indicators(name, value, needed[name], size)
+            elif value.dim() == 0 and needed[name] == (1,):
+                value = value.reshape(1)
+            elif numbers:
+                hint = "; whole numbers are classes only of a model with c_is_class=True"
         if torch.is_tensor(value) and value.is_floating_point() and not torch.isfinite(value).all():
             raise UserError(f"{name} has NaN or infinite values")
         if name in sampler.takes:

@@ -13,6 +13,7 @@ from ..conditionals import (
     Normal,
     likelihood,
 )
+from ..conditionals.networks import is_image, network_between
 from ..errors import UserError, unknown
 from ..guides import Guide, PriorGuide, SemiAmortised
 from ..models import FlowPrior, MixturePrior, StandardNormal, VampPrior
@@ -92,8 +93,11 @@ def build(config: dict, x_shape, num_data=None, c_shape=None, num_classes=None):
     """
     method = METHODS[config["method"]]
     network = make(config, "network")
-    if isinstance(network, Conv) and len(x_shape) != 3:
-        raise UserError(f"a convolutional network needs images (C, H, W); x is {list(x_shape)}")
+    if isinstance(network, Conv) and not is_image(x_shape):
+        raise UserError(
+            "a convolutional network needs data of shape (C, L), (C, H, W) or (C, D, H, W); "
+            f"x is {list(x_shape)}"
+        )
     options = {k.split(".", 1)[1]: part(v) for k, v in config.items() if k.startswith("model.")}
     options["likelihood"] = likelihood(options["likelihood"])
     if "num_classes" in options:
@@ -101,6 +105,7 @@ def build(config: dict, x_shape, num_data=None, c_shape=None, num_classes=None):
         num_classes = options["num_classes"]
     if c_shape is not None and "c" in getattr(method.model, "observes", ()):
         options["c_shape"] = tuple(c_shape)
+        options["c_is_class"] |= config.get("condition") == "labels"
     prior = _prior(config, x_shape, c_shape, num_classes, network)
     if prior is not None:
         options["prior"] = prior
@@ -171,7 +176,7 @@ def _prior(config, x_shape, c_shape, num_classes, network):
     parents = [p for p in given.get(latent, ()) if p != "index"] or ["x"]
     own = {}
     if config.get("prior.network") is None:
-        own["network"] = network
+        own["network"] = network_between(network, *(shapes[p] for p in parents))
     if config.get("prior.family") is None:
         own["family"] = make(config, "family") if latent in ("z", "z2") else Normal()
     return make(config, "prior", given={p: shapes[p] for p in parents}, size=sizes[latent], **own)

@@ -163,7 +163,10 @@ class Method:
                     device=device,
                     out=out,
                     resume=resume,
-                    config={"config": self.config, "files": {CONFIG: options.to_yaml(self.config)}},
+                    config={
+                        "config": options.as_json(self.config),
+                        "files": {CONFIG: options.to_yaml(self.config)},
+                    },
                     progress=progress,
                 )
         return Run(**vars(run), data=self.data, config=self.config)

@@ -9,6 +9,7 @@ nothing else declares it.
 import difflib
 import functools
 import inspect
+import math
 import re
 from dataclasses import dataclass, fields, is_dataclass
 from pathlib import Path
@@ -448,6 +449,16 @@ def plain(value):
             return {"class_path": name, "init_args": plain(inner)} if inner else name
         return {k: plain(v) for k, v in value.items()}
     return value
+
+
+def as_json(config: dict) -> dict:
+    """A configuration as JSON can hold it: an infinite number as its name."""
+
+    def plain_number(value):
+        infinite = isinstance(value, float) and not math.isfinite(value)
+        return str(value) if infinite else value
+
+    return {key: plain_number(value) for key, value in config.items()}
 
 
 def to_yaml(config: dict) -> str:

@@ -170,7 +170,7 @@ class Run(train.Run):
         state = {
             "weights": weights_of(self.model, self.guide),
             "best": None,
-            "optimiser": {},
+            "optimiser": {"state": {}, "param_groups": [{}]},
             "rng": torch.get_rng_state().unsqueeze(0),
             "rng_cuda": None,
             "progress": vars(Progress(epoch=len(self.history), best_epoch=self.best_epoch)),
@@ -183,7 +183,7 @@ class Run(train.Run):
 
     def _description(self):
         if self.config is not None:
-            return {"config": self.config}
+            return {"config": options.as_json(self.config)}
         return {"pair": describe_pair(self.model, self.guide), "source": _source(self.data)}
 
     def _files(self):
@@ -197,7 +197,7 @@ class Run(train.Run):
 
 @functools.wraps(train.fit)
 def fit(model, guide, data, *args, **settings):
-    data = as_data(data, first_argument(model))
+    data = as_data(data, first_argument(model) if callable(model) else "x")
     described = {"pair": describe_pair(model, guide), "source": _source(data)}
     described |= settings.pop("config", None) or {}
     run = advised(model, guide, data, *args, config=described, **settings)
@@ -294,10 +294,11 @@ def check_unedited(config, record, folder):
     started = record.get("config")
     if not isinstance(started, dict):
         raise UserError(f"{folder / RECORD} does not say which configuration the run had")
+    found = options.as_json(config)
     for key, value in started.items():
-        if key not in options.EXTENDABLE and config.get(key) != value:
+        if key not in options.EXTENDABLE and found.get(key) != value:
             raise UserError(
-                f"{folder / CONFIG} was edited: {key}={config.get(key)}, and the run had {value}"
+                f"{folder / CONFIG} was edited: {key}={found.get(key)}, and the run had {value}"
             )
 
 
