@@ -141,7 +141,7 @@ def test_the_command_under_torchrun_makes_one_run_that_ctrl_c_does_not_lose(tmp_
         time.sleep(0.05)
     process.send_signal(signal.SIGINT)  # to the launcher, as a terminal's Ctrl-C
     out, err = process.communicate(timeout=120)
-    assert process.returncode != 0 and out.count("nothing is lost") == 1, err[-3000:]
+    assert process.returncode != 0 and out.count("rerun with --resume") == 1, err[-3000:]
     before = metrics.read_text().splitlines()
     epochs = len(before) + 2
     process = launch("--epochs", str(epochs), "--out", "run", "--resume", cwd=tmp_path)
@@ -155,7 +155,7 @@ def test_the_command_under_torchrun_makes_one_run_that_ctrl_c_does_not_lose(tmp_
     assert [json.loads(line)["epoch"] for line in lines] == list(range(1, epochs + 1))
     assert json.loads((tmp_path / "run" / "config.json").read_text())["processes"] == 2
     names = {path.name for path in (tmp_path / "run").iterdir()}
-    assert names == {"config.json", "metrics.jsonl", "checkpoint.pt", "results-test.json",
+    assert names == {"config.yaml", "config.json", "metrics.jsonl", "checkpoint.pt", "results-test.json",
                      "report.html"}  # fmt: skip
 
 
