@@ -94,8 +94,11 @@ class AncestralSampler:
             return [self._run({"size": size}, arguments, latents, at_mean)]
         every = torch.arange(size, device=self.device)
         if self.plate_rows is None:
-            rows = cycle(self.example, every), cycle(arguments, every)
-            return [self._run(*rows, latents, at_mean)]
+            parts = every.split(self._most(size))
+            return [
+                self._run(*(cycle(v, p) for v in (self.example, arguments, latents)), at_mean)
+                for p in parts
+            ]
         given = [n for n, v in {**arguments, **latents}.items() if _has_rows(v)]
         if given and self.plate_rows != len(self.example["x"]):
             raise UserError(
@@ -109,6 +112,12 @@ class AncestralSampler:
             runs.append(self._run(self.example, *given, at_mean))
         return runs
 
+    def _most(self, size):
+        """Rows of one run, of `size` in all: a subsampled plate has no more than it is a part of."""
+        frames = [f for s in self.sites.values() if is_random(s) for f in s["cond_indep_stack"]]
+        wholes = [f.full_size for f in frames if f.full_size not in (None, -1, f.size)]
+        return min([size, *wholes])
+
     def values(self, runs, name, size, mean=False):
         """`[size, *shape]` of a site, shaped as the argument that it observes.
 
@@ -116,8 +125,9 @@ class AncestralSampler:
             runs: what `runs` returned.
             mean: the mean of its distribution instead of its value.
         """
+        rows = self.plate_rows or self._most(size)
         parts = [mean_of(name, r[name]["fn"]) if mean else r[name]["value"] for r in runs]
-        if parts[0].shape[:1] != (self.plate_rows or size,):
+        if parts[0].shape[:1] != (rows,):
             raise outside_plate_error(name)
         values = torch.cat(parts)[:size]
         source = self.hidden.get(name)

@@ -1,6 +1,7 @@
 """Which sites of a trace hold the data, lie in the data plate, or are meant by default."""
 
 import torch
+from pyro.distributions import Delta
 
 from .errors import UserError, unknown
 from .pair import is_data, is_random
@@ -71,6 +72,14 @@ def outside_plate_error(name):
     return UserError(
         f"site {name!r} lies outside the data plate: terms per data point are not defined for it"
     )
+
+
+def is_point(site):
+    """Whether a site's distribution is a Delta."""
+    fn = site["fn"]
+    while hasattr(fn, "base_dist"):
+        fn = fn.base_dist
+    return isinstance(fn, Delta)
 
 
 def holds(seen, value):

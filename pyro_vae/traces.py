@@ -8,7 +8,7 @@ import torch
 
 from .errors import UserError
 from .pair import is_factor, is_latent, is_random, is_subsample
-from .sites import check_data_plate
+from .sites import check_data_plate, is_point
 
 PARTICLES = "num_particles_vectorized"  # the name that Pyro's own ELBOs give this plate
 
@@ -271,12 +271,23 @@ class Traces:
 
         The model's joint over the density of the guide's *sampled* sites only.
         """
+        self._check_density()
         log_p = sum(self.log_prob(s) for s in self.model.values())
         for name in self.enumerated_guide:  # where q(y) is masked, so is p(y): the sum is E_q
             site = self.guide[name]
             if site["mask"] is not None:
                 log_p = log_p + site["unscaled_log_prob"] - self.log_prob(site)
         return log_p - sum(self.log_prob(s) for s in self.sampled.values())
+
+    def _check_density(self):
+        """Raise where the guide is a point: a Delta that no auxiliary draw stands behind."""
+        for name, site in self.sampled.items():
+            behind = any(owner in (name, n) for n, owner in self.auxiliary.items())
+            if is_point(site) and not behind:
+                raise UserError(
+                    f"the guide puts {name!r} at a point: it has no density, and so there are no "
+                    "importance weights and no bound on log p(x)"
+                )
 
     def log_weight(self):
         r"""`[S, B]`: :math:`\log \sum_y p(x, z, y) / q(z | y, x)`, unbiased for p(x) once exp'd."""

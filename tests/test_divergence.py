@@ -118,7 +118,7 @@ def test_a_validation_bound_that_is_not_finite_is_an_error():
 def test_a_batch_that_is_not_finite_is_named_and_not_the_learning_rate():
     batches = [X[:16], X[16:32], torch.where(X[32:] > 2, torch.nan, X[32:])]
     assert batches[2].isnan().any()
-    with pytest.raises(pv.UserError, match="step 3; the batch has NaN or infinite values in 'x'"):
+    with pytest.raises(pv.UserError, match="batch 3 of epoch 1: x has .* NaN or infinite values"):
         quiet(*pair(), batches, 1, compile=False)
 
 

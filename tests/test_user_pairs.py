@@ -309,12 +309,12 @@ def test_samples_are_draws_of_the_model(program):
     few = pv.sample(program.model, 5, example=program.batch, seed=0, **site)
     assert few.shape == (5, *event_shape(program))
     draws = pv.sample(program.model, num, example=program.batch, seed=1, **site).double()
-    copies = {k: v[:1].expand(N, *v.shape[1:]) for k, v in program.batch.items()}
-    x, model, own = copies.pop("x"), poutine.uncondition(program.model), []
+    others = {k: v for k, v in program.batch.items() if k != "x"}  # a row of them for each sample
+    x, model, own = program.batch["x"], poutine.uncondition(program.model), []
     with evaluation_mode(program):
         torch.manual_seed(2)
         for _ in range(60):
-            own.append(poutine.trace(model).get_trace(x, **copies).nodes[program.site]["value"])
+            own.append(poutine.trace(model).get_trace(x, **others).nodes[program.site]["value"])
     own = torch.cat(own).double()
     own = own.reshape(len(own), *draws.shape[1:])
     spread = (own.var(0) + draws.var(0)).sqrt()

@@ -4,7 +4,6 @@ import math
 import warnings
 
 import torch
-from pyro.distributions import Delta
 from pyro.poutine.messenger import Messenger
 from torch.distributions import biject_to, constraints
 from torch.distributions.mixture_same_family import MixtureSameFamilyConstraint
@@ -13,6 +12,7 @@ from ..errors import UserError
 from ..guides import PriorGuide, SemiAmortised
 from ..programs import layout_of, trace_program
 from ..programs.handlers import Substitute
+from ..sites import is_point
 
 
 class Joint:
@@ -64,7 +64,7 @@ class Joint:
 
     def _check(self, sites):
         for name in self.shapes:
-            pointed = name in sites and _is_point(sites[name])
+            pointed = name in sites and is_point(sites[name])
             if name not in sites or (pointed and f"{name}_unconstrained" not in sites):
                 raise UserError(f"the guide has no density of {name!r} to start from")
         for name, site in sites.items():
@@ -132,7 +132,7 @@ class Joint:
         parts = []
         for name, shape in self.shapes.items():
             site = sites[name]
-            if _is_point(site):  # an AutoNormal's: the law is of the unconstrained value
+            if is_point(site):  # an AutoNormal's: the law is of the unconstrained value
                 u = sites[f"{name}_unconstrained"]["value"]
             else:
                 u = _transform(name, site["fn"]).inv(site["value"])
@@ -145,7 +145,7 @@ class Joint:
         traces = self._trace(program, len(u), self._at(u))
         result = {}
         for name, site in traces.model.items():
-            if _is_point(site):
+            if is_point(site):
                 continue
             result[name] = traces.log_prob(site)
             if name in values and not _is_real(_support(site["fn"])):
@@ -182,7 +182,7 @@ class _AtImage(Messenger):
 
     def _pyro_sample(self, msg):
         name = msg["name"].removesuffix("_unconstrained")
-        if msg["done"] or msg["is_observed"] or name not in self.values or _is_point(msg):
+        if msg["done"] or msg["is_observed"] or name not in self.values or is_point(msg):
             return
         msg["value"], msg["done"] = _transform(name, msg["fn"])(self.values[name]), True
 
@@ -232,10 +232,3 @@ def _is_real(support):
     while isinstance(support, constraints.independent):
         support = support.base_constraint
     return support is constraints.real
-
-
-def _is_point(site):
-    fn = site["fn"]
-    while hasattr(fn, "base_dist"):
-        fn = fn.base_dist
-    return isinstance(fn, Delta)

@@ -16,6 +16,7 @@ from ..conditionals import networks_in
 from ..data import Data
 from ..errors import UserError
 from ..evaluate import check_pair, elbo
+from ..evaluate.scale_floor import warn_at_scale_floor
 from ..pair import eval_mode, modules, reads_index
 from ..programs import trace_pair
 from . import distributed, state
@@ -152,8 +153,8 @@ class Loop:
             with bar, ctrl_c(twice=self.processes == 1) as stop, pyro.validation_enabled(False):
                 interrupted = self._train_epochs(stop, bar)
                 self._keep(final=True)
-            if not interrupted and self.best is not None:
-                self._restore(self.best)
+            if not interrupted:
+                self._finish()
         finally:
             self.objective.epoch = math.inf  # outside of training, warm-up is over
             self.stepper.clear_gradients()
@@ -162,6 +163,12 @@ class Loop:
         if self.unsaved is not None:
             raise self.unsaved
         return interrupted
+
+    def _finish(self):
+        if self.best is not None:
+            self._restore(self.best)
+        if self.rank == 0 and self.last is not None:
+            warn_at_scale_floor(self.model, self.guide, self.inputs.for_pair(self.last[0]))
 
     def _train_epochs(self, stop, bar):
         saved, self.told = time.monotonic(), 0.0
