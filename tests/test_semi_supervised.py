@@ -657,3 +657,30 @@ def test_m2_without_labels_ignores_y():
     assert pv.evaluate.mutual_information(shares) < 0.02
     terms = pv.evaluate.elbo_terms(model, guide, data.test.x)
     assert terms["y"].mean() > -0.05 and terms["z"].mean() < -2  # z carries what is told
+
+
+def test_a_label_whose_component_is_far_from_the_draw_has_a_finite_loss():
+    """y summed in the model, float32: log p(z | y) of the label is hundreds of nats below the other's."""
+
+    def model(x):
+        with pyro.plate("data", len(x)):
+            y = pyro.sample(
+                "y", dist.Categorical(torch.tensor([0.3, 0.7])), infer={"enumerate": "parallel"}
+            )
+            z = pyro.sample("z", dist.Normal(2.0 * y - 1.0, 0.05))
+            pyro.sample("x", dist.Normal(z, 1.0), obs=x)
+
+    def guide(x):
+        with pyro.plate("data", len(x)):
+            pyro.sample("z", dist.Normal(torch.full_like(x, -1.0), 0.01))
+
+    x, labels = torch.zeros(4), torch.ones(4, dtype=torch.long)
+    for particles in (1, 3):
+        objective = SemiSupervised(share=1.0, num_particles=particles)
+        torch.manual_seed(0)
+        loss = objective.differentiable_loss(model, guide, x, y=labels)
+        torch.manual_seed(0)
+        q = dist.Normal(torch.full((4,), -1.0), 0.01)
+        z = q.sample((particles,))
+        bound = math.log(0.7) + dist.Normal(1.0, 0.05).log_prob(z) + dist.Normal(z, 1.0).log_prob(x)
+        torch.testing.assert_close(loss, -(bound - q.log_prob(z)).sum() / particles)

@@ -7,7 +7,8 @@ from pyro.poutine.messenger import Messenger
 
 from ..conditionals.families import GumbelSoftmax
 from ..errors import UserError, positive
-from ..programs import standing_for
+from ..pair import as_batch
+from ..programs import layout_of, standing_for
 from .elbo import ELBO
 
 IMPOSSIBLE = 1e4  # nats: exp(-1e4) is exactly 0, and differences of it are not NaN, as those of inf
@@ -85,6 +86,14 @@ class SemiSupervised(ELBO):
         pin, programs = self._pinned(model, guide, y)
         loss = super().differentiable_loss(*programs, *args, **kwargs)
         return loss + self._classification(pin)
+
+    def _is_pyros(self, model, guide, args, kwargs):
+        # Pyro multiplies factors that are each shifted by their own maximum: a labelled component that
+        # the draw of z is far from underflows, and the loss is infinite.
+        sites = layout_of(model, guide, as_batch(model, args, kwargs)).discrete_sites
+        if any(site.name == self.latent and not site.in_guide for site in sites):
+            return False
+        return super()._is_pyros(model, guide, args, kwargs)
 
     def loss(self, model, guide, *args, y=None, **kwargs):
         with torch.enable_grad():  # Pyro's differentiable loss refuses to be computed without
