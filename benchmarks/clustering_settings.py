@@ -22,17 +22,17 @@ VARIATIONS = {
     "latent_dim 32": {"latent_dim": 32},
     "diagonal components": {"component": "Normal"},
     "two layers of 128": {"hidden": [128, 128]},
-    "weight_decay 0": {"initialise.weight_decay": 0.0},
-    "weight_decay 0.5": {"initialise.weight_decay": 0.5},
+    "weight_decay 0": {"initialize.weight_decay": 0.0},
+    "weight_decay 0.5": {"initialize.weight_decay": 0.5},
     "x not centered": {"center": False},
-    "start on means": {"initialise.draws": 0},
-    "no mixture start": {"initialise": None, "epochs": 400, "lr": 2e-3},
+    "start on means": {"initialize.draws": 0},
+    "no mixture start": {"initialize": None, "epochs": 400, "lr": 2e-3},
 }
 
 
 def bound(change, seed):
     """Mean validation ELBO of one run, 20 samples a datum."""
-    start = {} if "initialise" in change else {"initialise.restarts": 1}
+    start = {} if "initialize" in change else {"initialize.restarts": 1}
     method = pv.method("gmvae", "digits", **{**start, **change, "seed": seed})
     data = method.data
     x = pv.data.Data(pv.data.Split(data.train.x), pv.data.Split(data.valid.x), name="unlabelled")

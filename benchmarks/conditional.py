@@ -5,7 +5,7 @@
     python -m benchmarks.conditional --picture benchmarks/results/conditional.png
 
 Sohn, Lee and Yan's (2015) task: one, two or three quadrants of a binary image are given, the pixels
-of the others are x. Images are binarised once (static), so every seed has the same data. Validation
+of the others are x. Images are binarized once (static), so every seed has the same data. Validation
 chooses each run's epoch and, by `--choose`, one group of settings for all rows (seed 0, one quadrant,
 the mean of the rows' validation ELBOs); the test split reports. Per datum, in nats:
 
@@ -26,7 +26,9 @@ import torch
 import pyro_vae as pv
 from benchmarks.clustering import mean_sd
 from benchmarks.results import write
-from pyro_vae import gallery, pictures, plots
+from pyro_vae import plots
+from pyro_vae.report import figures as pictures
+from pyro_vae.report import samples as gallery
 
 ROWS = {
     "nn-baseline": "NN baseline",
@@ -42,7 +44,7 @@ GRID = {"hidden": [[128, 128], [500]], "warmup": [0, 20], "weight_decay": [0.0, 
 
 def train(method, data_name, quadrants, seed, root=None, **overrides):
     """`(model, guide, data)` of one run with the method's settings."""
-    same = {"binarise": "static", "compile": "aten"}
+    same = {"binarize": "static", "compile": "recorded"}
     overrides = {"quadrants": quadrants, "seed": seed, **same, **overrides}
     run = pv.method(method, data_name, root=root, **overrides).fit(progress=False)
     return run.model, run.guide, run.data
@@ -50,7 +52,7 @@ def train(method, data_name, quadrants, seed, root=None, **overrides):
 
 def judge(model, guide, data, num_samples, mc_samples, seed):
     """Means over the test split."""
-    part = data.observed("test")
+    part = data.observed_split("test")
 
     def bound(guide, samples):
         found = pv.evaluate.log_likelihood(model, guide, part.x, samples, seed=seed, c=part.c)
@@ -75,7 +77,7 @@ def choose(a):
         settings, elbos = dict(zip(GRID, values, strict=True)), {}
         for method in ROWS:
             model, guide, data = train(method, a.data, 1, 0, a.root, **settings, **a.settings)
-            valid = data.observed("valid")
+            valid = data.observed_split("valid")
             bound = pv.evaluate.elbo(model, guide, valid.x, num_samples=20, c=valid.c)
             elbos[ROWS[method]] = float(bound.mean())
         mean = statistics.mean(elbos.values())
@@ -125,9 +127,9 @@ def draw(a):
     """Completions of the first test images: the baseline's answer beside a CVAE's samples."""
     baseline, _, data = train("nn-baseline", a.data, 1, 0, a.root, **a.settings)
     model, _, _ = train("cvae", a.data, 1, 0, a.root, **a.settings)
-    part = data.observed("test")[:6]
+    part = data.observed_split("test")[:6]
     columns = pictures.completions(model, data, part.x, part.c)
-    guess = gallery.joined(data, pv.generate.predict(baseline, part.c), part.c)
+    guess = gallery.joined(data, pv.generate.predict_mean(baseline, part.c), part.c)
     shown = {"given": columns.pop("given"), "NN baseline": guess}
     del columns["prediction"]
     shown |= {name.replace("sample", "CVAE"): images for name, images in columns.items()}

@@ -2,7 +2,7 @@
 
     python -m benchmarks.epoch [--quick] [--device cuda] [--out FILE.json]
 
-60,000 images in shuffled batches, binarised anew, loss, gradients and Adam. "loader" is what Pyro's
+60,000 images in shuffled batches, binarized anew, loss, gradients and Adam. "loader" is what Pyro's
 examples do: torchvision's MNIST with `ToTensor` in a shuffling `DataLoader`; "indexed" has the data as
 one tensor on the device, shuffled there by `randperm`, as `fit` does. The rows of `pyro_vae` are
 `pv.fit` itself, without validation: the second epoch of two; `first` is the first one, with the
@@ -52,7 +52,7 @@ def indexed(step, x, size):
 
 def fitted(make, x, size, compile):
     """A function that runs `fit` and returns the seconds of its first and of its second epoch."""
-    data = pv.data.Data(pv.data.Split(x), binarise="dynamic", likelihood="bernoulli")
+    data = pv.data.Data(pv.data.Split(x), binarize="dynamic", likelihood="bernoulli")
 
     def epochs():
         run = pv.fit(
@@ -92,7 +92,7 @@ def measure(name, size, rounds, images, device):
         "hand-written, indexed": indexed(build(speed.eager), x, size),
     }
     ways = {way: partial(_timed, epoch, device) for way, epoch in epochs.items()}
-    for compile in (False, "aten", True):
+    for compile in (False, "recorded", True):
         kind = {False: "plain", True: "inductor"}.get(compile, compile)
         ways[f"pyro_vae.fit, {kind}"] = fitted(make, x, size, compile)
     first, times = {}, {way: [] for way in ways}

@@ -1,4 +1,4 @@
-"""What each guide loses on one VAE: approximation and amortisation gap, and the cost of a step.
+"""What each guide loses on one VAE: approximation and amortization gap, and the cost of a step.
 
     python -m benchmarks.gaps --out benchmarks/results/gaps.json
     python -m benchmarks.gaps --data mnist --epochs 10 --bases diagonal --out benchmarks/results/gaps_mnist.json
@@ -7,8 +7,8 @@
 One VAE is trained once a seed with a diagonal guide, then frozen, and eight
 kinds of guide are trained on it (the mixture two ways).
 Then the other way round: a VAE trained with a spline flow, and a diagonal guide and the flow on it.
-Grey digits, exact binomial likelihood; of MNIST, binarised dynamically, the first 1,000 test images
-are judged. Gaps are of the first `--gap_data` test images: nats per image. Guides that are constants
+Grey digits, exact binomial likelihood; of MNIST, binarized dynamically, the first 1,000 test images
+are judged. Gaps are of the first `--num_gap_data` test images: nats per image. Guides that are constants
 or rows per datum are judged like the others; rows are fitted to the judged images themselves.
 ms a step: medians over epochs, as `fit` chooses to run it, batch as in training, so of the rows' own (smaller) data for
 "per datum". `--folder` keeps every cell: a run that was stopped goes on.
@@ -24,14 +24,8 @@ import torch
 
 import pyro_vae as pv
 from pyro_vae.comparison.table import NUMBERS
-from pyro_vae.conditionals import (
-    MLP,
-    Flow,
-    LowRankNormal,
-    MixtureOfNormals,
-    MultivariateNormal,
-)
-from pyro_vae.guides import Guide, SemiAmortised
+from pyro_vae.conditionals import MLP, Flow, LowRankNormal, MixtureOfNormals, MultivariateNormal
+from pyro_vae.guides import Guide, SemiAmortized
 
 from .results import write
 
@@ -39,32 +33,32 @@ BASES = ("diagonal", "spline flow")  # what decoders are trained with
 ROWS_FITTED = {"lr": 0.03, "epochs": 500, "weight_decay": 0.0}
 
 
-def semi_amortised(model, **options):
-    return SemiAmortised(model, Guide(model, **options), steps=5)
+def semi_amortized(model, **options):
+    return SemiAmortized(model, Guide(model, **options), steps=5)
 
 
 def guides(network):
-    """The guides, as `compare` takes them; pixels centred for every encoder."""
-    amortised = partial(Guide, network=network, standardise={"x": (0.5, 0.5)})
+    """The guides, as `compare` takes them; pixels centerd for every encoder."""
+    amortized = partial(Guide, network=network, standardize={"x": (0.5, 0.5)})
     return {
         "constants": partial(Guide, given={"z": []}),
         "per datum": (partial(Guide, given={"z": ["index"]}), ROWS_FITTED),
-        "diagonal": amortised,
-        "low rank": partial(amortised, family={"z": LowRankNormal()}),
-        "full": partial(amortised, family={"z": MultivariateNormal()}),
-        "mixture": partial(amortised, family={"z": MixtureOfNormals(5)}),
+        "diagonal": amortized,
+        "low rank": partial(amortized, family={"z": LowRankNormal()}),
+        "full": partial(amortized, family={"z": MultivariateNormal()}),
+        "mixture": partial(amortized, family={"z": MixtureOfNormals(5)}),
         "mixture, equal weights": partial(
-            amortised, family={"z": MixtureOfNormals(5, training="uniform")}
+            amortized, family={"z": MixtureOfNormals(5, training="uniform")}
         ),
-        "spline flow": partial(amortised, family={"z": Flow("spline", 1)}),
-        "semi-amortised": partial(semi_amortised, network=network, standardise={"x": (0.5, 0.5)}),
+        "spline flow": partial(amortized, family={"z": Flow("spline", 1)}),
+        "semi-amortized": partial(semi_amortized, network=network, standardize={"x": (0.5, 0.5)}),
     }
 
 
 def load(name, root=None):
     if name == "digits":
-        return pv.data.load("digits", binarise="none")
-    data = pv.data.load(name, binarise="dynamic", root=root)
+        return pv.data.load("digits", binarize="none")
+    data = pv.data.load(name, binarize="dynamic", root=root)
     return dataclasses.replace(data, valid=data.valid[:1000], test=data.test[:1000])
 
 
@@ -78,7 +72,7 @@ def main(argv=None):
     parser.add_argument("--hidden", type=int, default=200)
     parser.add_argument("--epochs", type=int, help="200 for digits, 20 for others")
     parser.add_argument("--num_samples", type=int, default=500)
-    parser.add_argument("--gap_data", type=int, default=32)
+    parser.add_argument("--num_gap_data", type=int, default=32)
     parser.add_argument("--gap_steps", type=int, default=1000)
     parser.add_argument("--annealing_steps", type=int, default=300)
     parser.add_argument("--workers", type=int, default=1)
@@ -90,14 +84,14 @@ def main(argv=None):
     a = parser.parse_args(argv)
     torch.set_num_threads(a.threads * a.workers)
     if a.quick:
-        a.seeds, a.epochs, a.num_samples, a.gap_data, a.gap_steps = 1, 5, 100, 8, 100
+        a.seeds, a.epochs, a.num_samples, a.num_gap_data, a.gap_steps = 1, 5, 100, 8, 100
         a.annealing_steps = 30
     data = load(a.data, a.root)
     network = MLP((a.hidden,))
     batch_size, epochs = (128, 200) if a.data == "digits" else (256, 20)
     options = {
         "seeds": a.seeds, "decoder": "frozen", "num_samples": a.num_samples,
-        "gap_data": a.gap_data, "workers": a.workers, "device": a.device, "out": a.folder,
+        "num_gap_data": a.num_gap_data, "workers": a.workers, "device": a.device, "out": a.folder,
         "gap_options": {"max_steps": a.gap_steps, "annealing": {"num_steps": a.annealing_steps}},
         "epochs": a.epochs or epochs, "batch_size": batch_size, "lr": 2e-3, "schedule": "cosine",
         "weight_decay": 0.2 if a.data == "digits" else 0.0,

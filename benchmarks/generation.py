@@ -32,9 +32,9 @@ def trained(method, seed):
 
 def compared(test, other, seed):
     """The distances of a set to the test data."""
-    found = pv.evaluate.two_sample(test, other, PERMUTATIONS, seed=seed)
+    found = pv.evaluate.mmd_two_sample_test(test, other, PERMUTATIONS, seed=seed)
     return {
-        "frechet": pv.evaluate.frechet(test, other),
+        "frechet": pv.evaluate.frechet_distance(test, other),
         "mmd2 x 1000": 1000 * found["mmd2"],
         "p_value": found["p_value"],
     }
@@ -45,7 +45,7 @@ def samples(model, guide, x, size, seed):
     sources = {
         "prior": None,
         "aggregate posterior": AggregatePosterior(guide, x),
-        "ex-post mixture": {"z": pv.evaluate.ex_post(model, guide, x, "z", seed=seed)},
+        "ex-post mixture": {"z": pv.evaluate.fit_ex_post_prior(model, guide, x, "z", seed=seed)},
     }
     return {
         name: tuple(
@@ -74,7 +74,7 @@ def main(argv=None):
     for seed in range(a.seeds):
         for method in METHODS:
             model, guide, data = trained(method, seed)
-            train, test = data.observed("train").x, data.observed("test").x
+            train, test = data.observed_split("train").x, data.observed_split("test").x
             bound = pv.evaluate.log_likelihood(model, guide, test, 500, seed=seed).mean().item()
             if method == METHODS[0]:
                 order = torch.randperm(len(train), generator=torch.Generator().manual_seed(seed))

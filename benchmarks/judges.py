@@ -37,11 +37,11 @@ def grid(seed):
         parameter.data.mul_(3)
     guide = pv.guides.Guide(model, network=net)
     x = model(size=N).detach()
-    return model, guide, x, pv.evaluate.posterior_grid(model, x, num=200).log_likelihood
+    return model, guide, x, pv.diagnostics.posterior_grid(model, x, num=200).log_likelihood
 
 
 def kl_of_the_guide(seed):
-    """KL(q || posterior) of the linear-Gaussian guide: its amortisation gap, in closed form."""
+    """KL(q || posterior) of the linear-Gaussian guide: its amortization gap, in closed form."""
     model, _, _, _ = problem(seed, 0, 1)
     w = model.p_x.head.maps["z"].weight.data
     precision = torch.eye(D) + w.T @ w / 0.5**2
@@ -72,9 +72,9 @@ def judgements(name, seed):
 
         def gaps():
             found = judge.inference_gaps(model, guide, x, annealing=False, seed=seed)
-            return [found["approximation"], found["amortisation"] - truth]
+            return [found["approximation"], found["amortization"] - truth]
 
-        yield ("approximation gap (is 0)", "amortisation gap"), gaps
+        yield ("approximation gap (is 0)", "amortization gap"), gaps
     else:
 
         def evidence():

@@ -19,8 +19,8 @@ import torch
 
 import pyro_vae as pv
 from pyro_vae import methods
-from pyro_vae.pair import untouched
-from pyro_vae.train.recorded import PlainStep, RecordedStep
+from pyro_vae.programs.contexts import fork_rng
+from pyro_vae.train.steps.recorded import PlainStep, RecordedStep
 
 from .clustering import mean_sd
 from .results import write
@@ -48,7 +48,7 @@ def noise(pair, x, analytic, draws):
 def times(pair, x, rounds):
     """A recorded step: milliseconds with sampled KLs, and the median of the paired ratios."""
     steps = {
-        kind: RecordedStep(pv.objectives.ELBO(analytic_kl=analytic), pair, "aten")
+        kind: RecordedStep(pv.objectives.ELBO(analytic_kl=analytic), pair, "recorded")
         for kind, analytic in KINDS.items()
     }
     found = {kind: [] for kind in KINDS}
@@ -66,9 +66,15 @@ def times(pair, x, rounds):
 
 def measure(name, seed, epochs, draws, rounds):
     """The numbers of a method and a seed."""
-    overrides = {"initialise": None, "warmup": 0, "epochs": epochs, "compile": "aten", "seed": seed}
+    overrides = {
+        "initialize": None,
+        "warmup": 0,
+        "epochs": epochs,
+        "compile": "recorded",
+        "seed": seed,
+    }
     data = pv.method(name, "digits", **overrides).data
-    x, test = (data.observed(split).x for split in ("train", "test"))
+    x, test = (data.observed_split(split).x for split in ("train", "test"))
     x = x[:128]
     found = {}
     for kind, analytic in KINDS.items():
@@ -87,7 +93,7 @@ def variances(when, pair, x, draws):
     """The ratio of the variances, and the sampled one's share of the squared gradient."""
     for m in pair:
         m.train()
-    with untouched():
+    with fork_rng():
         torch.manual_seed(0)
         sampled, mean = noise(pair, x, False, draws)
         torch.manual_seed(0)

@@ -1,11 +1,11 @@
 """M2 without labels does not cluster: the entropy of q(y | x), beside models that do.
 
-    python -m benchmarks.m2_clustering --images binarised --seeds 3 --threads 1 --out FILE.json
+    python -m benchmarks.m2_clustering --images binarized --seeds 3 --threads 1 --out FILE.json
     python -m benchmarks.m2_clustering --images grey --seeds 3 --threads 1 --out FILE.json
 
 M2, Rui Shu's GMVAE and VaDE are trained on digits with no label, by the plain ELBO, as `pyro-vae fit`
-does, all with the same settings (VaDE from its mixture start), not tuned but for the warm-up. `binarised` is
-Shu's own setting: dynamic binarisation, Bernoulli, 64 dimensions of z; and a KL warm-up of 20 epochs,
+does, all with the same settings (VaDE from its mixture start), not tuned but for the warm-up. `binarized` is
+Shu's own setting: dynamic binarization, Bernoulli, 64 dimensions of z; and a KL warm-up of 20 epochs,
 without which M2's z is ignored as well on images so small. `grey` has the digits' 17 levels, their
 binomial likelihood and 16 dimensions.
 
@@ -28,16 +28,16 @@ from .clustering import mean_sd, one
 from .results import write
 
 METHODS = ("m2-clustering", "shu-gmvae", "vade")
-SETTINGS = {"hidden": [256], "epochs": 100, "lr": 3e-3, "weight_decay": 0.0, "compile": "aten"}
+SETTINGS = {"hidden": [256], "epochs": 100, "lr": 3e-3, "weight_decay": 0.0, "compile": "recorded"}
 IMAGES = {
-    "grey": {"latent_dim": 16, "likelihood": "binomial", "binarise": "none", "warmup": 0},
-    "binarised": {"latent_dim": 64, "likelihood": "bernoulli", "binarise": "dynamic", "warmup": 20},
+    "grey": {"latent_dim": 16, "likelihood": "binomial", "binarize": "none", "warmup": 0},
+    "binarized": {"latent_dim": 64, "likelihood": "bernoulli", "binarize": "dynamic", "warmup": 20},
 }
 
 
 def main(argv=None):
     parser = argparse.ArgumentParser(description=__doc__.split("\n\n")[0])
-    parser.add_argument("--images", choices=IMAGES, default="binarised")
+    parser.add_argument("--images", choices=IMAGES, default="binarized")
     parser.add_argument("--seeds", type=int, default=3)
     parser.add_argument("--settings", type=json.loads, default={}, help="JSON, over the methods'")
     parser.add_argument("--threads", type=int, default=torch.get_num_threads())

@@ -20,7 +20,7 @@ def main(argv=None):
     a = parser.parse_args(argv)
     run = pv.load(a.run, device="cpu")
     model, guide, data = run.model, run.guide, run.data
-    test = data.observed("test")
+    test = data.observed_split("test")
     shares = pv.evaluate.responsibilities(model, guide, test.x)
     k = shares.shape[-1]
     figure = Figure(figsize=(12, 3.9), layout="constrained")
@@ -34,7 +34,7 @@ def main(argv=None):
         "new samples, a row a component",
     )
     left.set_ylabel("component")
-    x = torch.cat([data.observed("train").x, test.x])
+    x = torch.cat([data.observed_split("train").x, test.x])
     y = torch.cat([data.train.y, test.y])
     clusters = pv.evaluate.responsibilities(model, guide, x).argmax(-1)
     codes = plots.project(pv.evaluate.encode(model, guide, x)["z"], clusters)

@@ -25,11 +25,11 @@ NAMES = ("vae", "m2", "gmvae")
 
 def trained(name, seed, epochs, precision, device):
     """`(test ELBO, ms a step)`"""
-    overrides = {"initialise": None, "epochs": epochs, "precision": precision, "seed": seed}
+    overrides = {"initialize": None, "epochs": epochs, "precision": precision, "seed": seed}
     run = pv.method(name, "digits", **overrides).fit(device=device, progress=False)
     steps = -(-len(run.data.train.x) // run.config["batch_size"])
     seconds = statistics.median(row["seconds"] for row in run.history)
-    x = run.data.observed("test").x
+    x = run.data.observed_split("test").x
     bound = pv.evaluate.elbo(run.model, run.guide, x, num_samples=100).mean()
     return float(bound), 1e3 * seconds / steps
 

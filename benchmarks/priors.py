@@ -3,13 +3,13 @@
     python -m benchmarks.priors --seeds 5 --threads 1 --out benchmarks/results/priors.json
     python -m benchmarks.priors --compare --out benchmarks/results/priors_settings.json
 
-Grey digits, exact binomial likelihood. Encoder, decoder, optimiser and number of epochs are the same
+Grey digits, exact binomial likelihood. Encoder, decoder, optimizer and number of epochs are the same
 for every row; validation picks the epoch. `--compare` is where the priors' own settings (K, family,
 flow, draws) come from: seed 0, validation only; of each kind the best bound, but four affine layers
 in the place of four splines, half a nat better at three times the cost. The ex-post rows are the standard VAE's own networks,
 its prior alone replaced, after training, by a density fitted to encodings of the training data.
 Milliseconds a step: medians, the rows taken in turn, batch 128, the recorded step without a compiler
-(`compile="aten"`) and plain Pyro.
+(`compile="recorded"`) and plain Pyro.
 """
 
 import argparse
@@ -22,20 +22,20 @@ import torch
 
 import pyro_vae as pv
 from pyro_vae.models import with_prior
-from pyro_vae.train.recorded import PlainStep, RecordedStep
+from pyro_vae.train.steps.recorded import PlainStep, RecordedStep
 
 from .clustering import mean_sd
 from .results import write
 
 SHARED = {
     "latent_dim": 24, "hidden": [500], "lr": 2e-3, "weight_decay": 0.2, "epochs": 200,
-    "compile": "aten",
+    "compile": "recorded",
 }  # fmt: skip
 #: row: method, its own settings
 ROWS = {
     "standard": ("vae", {}),
     "mixture": ("mixture-prior", {"num_components": 50, "prior.family": "MultivariateNormal"}),
-    "VampPrior": ("vampprior", {"num_components": 50, "initialise": None}),
+    "VampPrior": ("vampprior", {"num_components": 50, "initialize": None}),
     "flow": ("flow-prior", {"prior.flow": "maf", "prior.transforms": 4}),
     "two layers": ("hierarchical-vae", {"z2_dim": 5}),
 }
@@ -56,7 +56,7 @@ COMPARED = {
     "mixture, 50 diagonal": ("mixture-prior", {"num_components": 50, "prior.family": "Normal"}),
     "VampPrior, 50": ("vampprior", {"num_components": 50}),
     "VampPrior, 200": ("vampprior", {"num_components": 200}),
-    "VampPrior, 50 from noise": ("vampprior", {"initialise": None}),
+    "VampPrior, 50 from noise": ("vampprior", {"initialize": None}),
     "flow, 2 splines": ("flow-prior", {"prior.flow": "spline", "prior.transforms": 2}),
     "flow, 4 splines": ("flow-prior", {"prior.flow": "spline", "prior.transforms": 4}),
     "flow, 4 affine": ("flow-prior", {"prior.flow": "maf", "prior.transforms": 4}),
@@ -88,7 +88,7 @@ def parameters(*modules):
 
 
 def judged(pair, data, split, num_samples):
-    x = data.observed(split).x
+    x = data.observed_split(split).x
     return {
         "log_likelihood": float(pv.evaluate.log_likelihood(*pair, x, num_samples).mean()),
         "elbo": float(pv.evaluate.elbo(*pair, x, num_samples=20).mean()),
@@ -97,7 +97,7 @@ def judged(pair, data, split, num_samples):
     }
 
 
-def rows(seed, compared, ex_post, split, num_samples):
+def rows(seed, compared, fit_ex_post_prior, split, num_samples):
     """`(name, numbers)` of each row of one seed."""
     for name, (method, overrides) in compared.items():
         started = time.perf_counter()
@@ -108,9 +108,9 @@ def rows(seed, compared, ex_post, split, num_samples):
         if name != "standard":
             continue
         model, guide = pair
-        for other, options in ex_post.items():
+        for other, options in fit_ex_post_prior.items():
             started = time.perf_counter()
-            density = pv.evaluate.ex_post(*pair, data.train.x, seed=seed, **options)
+            density = pv.evaluate.fit_ex_post_prior(*pair, data.train.x, seed=seed, **options)
             seconds = time.perf_counter() - started
             found = judged((with_prior(model, density), guide), data, split, num_samples)
             yield other, {**found, "seconds": seconds, "best_epoch": best}
@@ -126,7 +126,7 @@ def step_times(repeats=60):
         for kind in ("recorded", "plain"):
             objective = pv.objectives.ELBO()
             step = (
-                RecordedStep(objective, pair, "aten", 128)
+                RecordedStep(objective, pair, "recorded", 128)
                 if kind == "recorded"
                 else PlainStep(objective, pair)
             )
@@ -184,7 +184,7 @@ def main(argv=None):
             a.out,
             f"python -m benchmarks.priors {which} --num_samples {a.num_samples} --threads {a.threads}",
             split=chosen[2],
-            settings={"shared": SHARED, "rows": chosen[0], "ex_post": chosen[1]},
+            settings={"shared": SHARED, "rows": chosen[0], "fit_ex_post_prior": chosen[1]},
             rows=table,
             runs=runs,
         )

@@ -33,7 +33,7 @@ def train(out, epochs, device):
     model = pv.models.VAE((784,), 20, network=net)
     guide = pv.guides.Guide(model, network=net)
     pv.fit(
-        model, guide, x, epochs, batch_size=512, compile="aten", device=device, out=out,
+        model, guide, x, epochs, batch_size=512, compile="recorded", device=device, out=out,
         progress=False,
     )  # fmt: skip
 

@@ -6,7 +6,7 @@ python -m benchmarks.results
 import json
 from pathlib import Path
 
-from pyro_vae import report
+from pyro_vae.report import html as report
 
 HERE = Path(__file__).parent
 

@@ -26,7 +26,7 @@ import torch
 import pyro_vae as pv
 from pyro_vae.conditionals import MLP
 from pyro_vae.data import batches
-from pyro_vae.train.recorded import PlainStep, RecordedStep
+from pyro_vae.train.steps.recorded import PlainStep, RecordedStep
 
 from .results import write
 
@@ -188,11 +188,11 @@ def figure(rows):
         sharex="col",
         layout="constrained",
     )
-    colours = {m: f"C{i}" for i, m in enumerate(dict.fromkeys(r["model"] for r in rows))}
+    colors = {m: f"C{i}" for i, m in enumerate(dict.fromkeys(r["model"] for r in rows))}
     for (curve, model), found in lines(rows).items():
         for ax, key in zip(axes[:, curves.index(curve)], ("ms", "MiB"), strict=True):
             x, y = [r["value"] for r in found], [r[key] for r in found]
-            ax.loglog(x, y, "o-", color=colours[model], label=model, markersize=4)
+            ax.loglog(x, y, "o-", color=colors[model], label=model, markersize=4)
             ax.loglog(x, [y[-1] * v / x[-1] for v in x], ":", color="0.75", zorder=0)
     for curve, ax in zip(curves, axes[1], strict=True):
         values = sorted({r["value"] for r in rows if r["curve"] == curve})
@@ -225,7 +225,7 @@ def main(argv=None):
     parser.add_argument("--quick", action="store_true", help="two points, small networks")
     parser.add_argument("--rounds", type=int, default=15)
     parser.add_argument("--curves", nargs="+", default=list(CURVES), choices=CURVES)
-    parser.add_argument("--kind", default="aten", choices=("plain", "aten", "inductor"))
+    parser.add_argument("--kind", default="recorded", choices=("plain", "recorded", "inductor"))
     parser.add_argument("--device", default="cpu")
     parser.add_argument("--out", type=Path, help="and a figure of that name, .png")
     a = parser.parse_args(argv)

@@ -3,7 +3,7 @@
     python -m benchmarks.semi_supervised --seeds 5 --labels 100 --threads 1 \
         --out benchmarks/results/semi_supervised_100.json
 
-Digits as they are (17 grey levels, exact binomial likelihood, no binarisation). A seed draws the
+Digits as they are (17 grey levels, exact binomial likelihood, no binarization). A seed draws the
 labels (classes in balance), the weights and the noise; the split is always the same: 1,257 to train
 on, 180 for validation, 360 for test. The epoch kept is that of the best validation ELBO, which sees
 no label. Settings are the named methods' own. They were chosen by the error on the 180 labelled
@@ -21,7 +21,7 @@ from pathlib import Path
 import torch
 
 import pyro_vae as pv
-from pyro_vae import summary
+from pyro_vae.report import summary
 
 from .clustering import mean_sd
 from .results import write
@@ -29,7 +29,7 @@ from .results import write
 RUNS = {  # name: (method, settings, numbers of labels)
     "M1": ("m1", {}, (100, 50)),
     "M2": ("m2", {}, (100, 50)),
-    "M2, y sampled (score function)": ("m2", {"discrete": "score"}, (100,)),
+    "M2, y sampled (score function)": ("m2", {"discrete": "score_function"}, (100,)),
     "M2, y relaxed": ("m2", {"discrete": "relaxed"}, (100,)),
     "M1+M2": ("m1-m2", {}, (100, 50)),
     "auxiliary DGM": ("auxiliary-dgm", {}, (100, 50)),
@@ -41,16 +41,16 @@ def one(name, num_labels, seed, overrides):
     """Train once: `{seconds, elbo, errors}`, errors of validation and test."""
     method, own, _ = RUNS[name]
     labels = {"label_seed": seed, "num_labels": num_labels}
-    options = {"seed": seed, "compile": "aten", **labels, **own, **overrides}
+    options = {"seed": seed, "compile": "recorded", **labels, **own, **overrides}
     preset = pv.method(method, "digits", **options)
     started = time.perf_counter()
     run = preset.fit(progress=False)
     seconds = time.perf_counter() - started
     pair, data = (run.model, run.guide), run.data
-    x, y = data.observed("train").x, data.train.y
+    x, y = data.observed_split("train").x, data.train.y
     unlabelled = y < 0
-    parts = {"unlabelled": (x[unlabelled], data.hidden[unlabelled])}
-    parts |= {s: (data.observed(s).x, getattr(data, s).y) for s in ("valid", "test")}
+    parts = {"unlabelled": (x[unlabelled], data.withheld_labels[unlabelled])}
+    parts |= {s: (data.observed_split(s).x, getattr(data, s).y) for s in ("valid", "test")}
 
     def errors(found, pattern):
         return {
@@ -65,9 +65,9 @@ def one(name, num_labels, seed, overrides):
     found = summary.predictions(*pair, x, y, *inputs)
     result = errors(found, f"{name}: {{}}" if method == "m1" else name)
     if method == "m1":
-        on_x = pv.evaluate.classifiers(x, y, *inputs, spreading=True)
+        on_x = pv.evaluate.classifier_baselines(x, y, *inputs, spreading=True)
         result |= errors(on_x, "pixels: {}")
-    elbo = float(pv.evaluate.elbo(*pair, data.observed("test").x).mean())
+    elbo = float(pv.evaluate.elbo(*pair, data.observed_split("test").x).mean())
     return {
         "run": name, "seed": seed, "num_labels": num_labels, "seconds": round(seconds, 1),
         "test_elbo": elbo, "errors": result,

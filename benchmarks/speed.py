@@ -34,8 +34,8 @@ from torch.utils._python_dispatch import TorchDispatchMode
 import pyro_vae as pv
 from pyro_vae.conditionals import MLP
 from pyro_vae.conditionals.families import bounded_log_scale
-from pyro_vae.train import cuda_graph
-from pyro_vae.train.recorded import PlainStep, RecordedStep
+from pyro_vae.train.steps import cuda_graph
+from pyro_vae.train.steps.recorded import PlainStep, RecordedStep
 
 from .results import write
 
@@ -121,12 +121,12 @@ WORKLOADS = {"vae": (vae, vae_loss), "gmvae": (gmvae, gmvae_loss), "m2": (m2, m2
 def _trainer(pair, loss):
     """A step of `loss(x)`, which leaves gradients, and a fused Adam."""
     parameters = [p for m in pair for p in m.parameters()]
-    optimiser = torch.optim.Adam(parameters, lr=1e-3, fused=True)
+    optimizer = torch.optim.Adam(parameters, lr=1e-3, fused=True)
 
     def step(x):
-        optimiser.zero_grad(set_to_none=True)
+        optimizer.zero_grad(set_to_none=True)
         loss(x)
-        optimiser.step()
+        optimizer.step()
 
     return step
 
@@ -138,13 +138,13 @@ def eager(pair, by_hand):
 def graphed(pair, by_hand):
     """The eager step as a CUDA graph, as torch's documentation shows it."""
     parameters = [p for m in pair for p in m.parameters()]
-    optimiser = torch.optim.Adam(parameters, lr=1e-3, fused=True, capturable=True)
+    optimizer = torch.optim.Adam(parameters, lr=1e-3, fused=True, capturable=True)
     static, replay = None, None
 
     def train():
-        optimiser.zero_grad(set_to_none=True)
+        optimizer.zero_grad(set_to_none=True)
         (by_hand(*pair, static) / len(static)).backward()
-        optimiser.step()
+        optimizer.step()
 
     def step(x):
         nonlocal static, replay
@@ -212,13 +212,13 @@ def pythae(device):
 
     config = VAEConfig(input_dim=(X,), latent_dim=20, reconstruction_loss="bce")
     model = VAE(config, Encoder(), Decoder()).to(device)
-    optimiser = torch.optim.Adam(model.parameters(), lr=1e-3)
+    optimizer = torch.optim.Adam(model.parameters(), lr=1e-3)
 
     def step(x):
         loss = model({"data": x}, epoch=1, dataset_size=len(x), uses_ddp=False).loss
-        optimiser.zero_grad()
+        optimizer.zero_grad()
         loss.backward()
-        optimiser.step()
+        optimizer.step()
         return loss.item()
 
     return step
@@ -228,9 +228,9 @@ def recorded_graph(backend, pair, by_hand):
     """As `fit` trains on a GPU."""
     parameters = [p for m in pair for p in m.parameters()]
     lr = torch.tensor(1e-3, device=parameters[0].device)
-    optimiser = torch.optim.AdamW(parameters, lr=lr, fused=True, capturable=True)
+    optimizer = torch.optim.AdamW(parameters, lr=lr, fused=True, capturable=True)
     step = RecordedStep(pv.objectives.ELBO(), pair, backend)
-    training = cuda_graph.GraphedStep(step, optimiser)
+    training = cuda_graph.GraphedStep(step, optimizer)
     return lambda x: training({"x": x})
 
 
@@ -239,14 +239,14 @@ WAYS = {
     "hand-written, torch.compile": compiled,
     "pyro SVI": svi,
     "pyro_vae, plain": plain,
-    "pyro_vae, recorded, aten": partial(recorded, "aten"),
+    "pyro_vae, recorded, aten": partial(recorded, "recorded"),
     "pyro_vae, recorded, inductor": partial(recorded, "inductor"),
 }
 
 
 GPU_WAYS = {
     "hand-written, CUDA graph": graphed,
-    "pyro_vae, CUDA graph, aten": partial(recorded_graph, "aten"),
+    "pyro_vae, CUDA graph, aten": partial(recorded_graph, "recorded"),
     "pyro_vae, CUDA graph, inductor": partial(recorded_graph, "inductor"),
 }
 
@@ -368,7 +368,7 @@ def _used(cuda, peak=False):
 
 
 def ratio(a, b):
-    """Median over rounds, each against its neighbour in time."""
+    """Median over rounds, each against its neighbor in time."""
     return statistics.median(x / y for x, y in zip(a, b, strict=True))
 
 

@@ -1,8 +1,9 @@
-"""Deep latent-variable models as Pyro model/guide pairs: train, swap and judge them."""
+"""Deep latent-variable models as Pyro model/guide pairs."""
 
 from . import (
     conditionals,
     data,
+    diagnostics,
     evaluate,
     generate,
     guides,
@@ -15,7 +16,7 @@ from . import (
 from .comparison import compare
 from .errors import UserError
 from .evaluate import check_pair
-from .generate import complete, interpolate, sample, traverse
+from .generate import impute, interpolate, sample, traverse
 from .methods import Run, fit, load, method
 
 __version__ = "0.1.0"
@@ -24,13 +25,14 @@ __all__ = [
     "UserError",
     "check_pair",
     "compare",
-    "complete",
     "conditionals",
     "data",
+    "diagnostics",
     "evaluate",
     "fit",
     "generate",
     "guides",
+    "impute",
     "interpolate",
     "load",
     "method",

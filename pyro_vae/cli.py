@@ -6,7 +6,7 @@ from pathlib import Path
 
 from . import __version__, comparison, methods
 from .data import DATASETS
-from .errors import UserError, whole
+from .errors import UserError, check_int_at_least
 from .methods.arguments import one_line_warnings, parse_command, parse_fit
 from .methods.options import default_folder
 from .train import choose_device, distributed
@@ -32,7 +32,7 @@ def train_and_report(
         num_samples: importance samples of the final log-likelihood.
         progress: show a progress bar.
     """
-    whole(1, num_samples=num_samples)  # now, not after hours of training
+    check_int_at_least(1, num_samples=num_samples)  # now, not after hours of training
     out = default_folder(config) if out is None else out
     with distributed.group(choose_device(device)):
         method = methods.Method(config, root=root)
@@ -47,7 +47,7 @@ def train_and_report(
             if shown:
                 print(f"\ninterrupted; rerun with --resume to continue from {out}")
             return 130
-        result = distributed.first(lambda: run.report(num_samples=num_samples))
+        result = distributed.on_rank_zero(lambda: run.report(num_samples=num_samples))
         if shown:
             print(f"{result}\n\nreport: {out / 'report.html'}")
     return 0
@@ -69,7 +69,7 @@ def evaluate(
         device: cpu, cuda, ... Default: a GPU if there is one.
         root: folder of the torchvision data sets.
     """
-    whole(1, num_samples=num_samples)
+    check_int_at_least(1, num_samples=num_samples)
     found = methods.load(run, device=device, root=root)
     print(found.evaluate(split, num_samples, write=True))
     return 0
@@ -144,7 +144,7 @@ def compare(
     settings: dict | None = None,
     split: str = "test",
     num_samples: int = 500,
-    gap_data: int = 100,
+    num_gap_data: int = 100,
     workers: int = 1,
     out: Path | None = None,
     device: str | None = None,
@@ -158,7 +158,7 @@ def compare(
     Args:
         runs: run folders, of the same data.
         model: a method by name; see pyro-vae list.
-        guides: of default, constants, per-datum, semi-amortised, diagonal, full, low-rank, mixture,
+        guides: of default, constants, per-datum, semi-amortized, diagonal, full, low-rank, mixture,
             iaf, maf, spline, coupling. Default: diagonal,full.
         objectives: of pv.objectives, with commas between. Default: the method's.
         seeds: how many. Default: 3.
@@ -169,18 +169,18 @@ def compare(
         settings: options of pyro-vae fit, e.g. '{"latent_dim": 2, "hidden": [200]}'.
         split: whose data are evaluated.
         num_samples: importance samples for log p(x), ESS and k-hat.
-        gap_data: how many data the gaps are of; 0 for none.
+        num_gap_data: how many data the gaps are of; 0 for none.
         workers: processes, each with a seed.
         out: folder. Default: runs/compare-MODEL-DATA, or runs/compare.
         device: cpu, cuda, ... Default: a GPU if there is one.
         root: folder of the torchvision data sets.
         progress: show a progress bar.
     """
-    whole(1, num_samples=num_samples)
-    whole(0, gap_data=gap_data)
+    check_int_at_least(1, num_samples=num_samples)
+    check_int_at_least(0, num_gap_data=num_gap_data)
     if (model is None) == (not runs):
         raise UserError("either run folders, or --model NAME --guides A,B,...")
-    judged = {"split": split, "num_samples": num_samples, "gap_data": gap_data}
+    judged = {"split": split, "num_samples": num_samples, "num_gap_data": num_gap_data}
     trained = {
         "guides": guides, "objectives": objectives, "seeds": seeds, "decoder": decoder, "base": base,
         "data": data, "epochs": epochs, "settings": settings,

@@ -14,7 +14,7 @@ class UserError(ValueError):
         return re.split(r"\n\s*Trace Shapes:", super().__str__())[0].strip()
 
 
-def unknown(kind, name, known):
+def unknown_name_error(kind, name, known):
     """The error for a misspelt name, with the nearest known one."""
     known = [str(k) for k in known]
     lower = {k.lower(): k for k in known}
@@ -26,14 +26,14 @@ def unknown(kind, name, known):
     return UserError(f"unknown {kind} {name!r}; {hint}")
 
 
-def whole(least, **values):
+def check_int_at_least(least, **values):
     """Raise unless every value is a whole number from `least` on; True and False are none."""
     for name, value in values.items():
         if not _is_whole(least, value):
             raise UserError(f"{name} takes whole numbers from {least}, not {value!r}")
 
 
-def wholes(least, **values):
+def check_ints_at_least(least, **values):
     """Raise unless every value is a tuple or list of whole numbers from `least` on."""
     for name, value in values.items():
         if not isinstance(value, (tuple, list)):
@@ -48,7 +48,7 @@ def _is_whole(least, number):
     return isinstance(number, Integral) and not isinstance(number, bool) and number >= least
 
 
-def positive(or_zero=False, **values):
+def check_positive(or_zero=False, **values):
     """Raise unless every value is a finite positive number (or zero, where that is allowed)."""
     for name, value in values.items():
         number = isinstance(value, Real) and not isinstance(value, bool) and math.isfinite(value)

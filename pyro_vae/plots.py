@@ -25,7 +25,7 @@ def _array(x):
 
 
 def palette(n):
-    """n colours that differ: tab10, tab20, then around the wheel."""
+    """n colors that differ: tab10, tab20, then around the wheel."""
     name = "tab10" if n <= 10 else "tab20" if n <= 20 else "hsv"
     return ListedColormap(colormaps[name](np.linspace(0, 1, n, endpoint=n <= 20)))
 
@@ -150,11 +150,11 @@ def gaps(ax, summary, title=None):
     One that is more than four times as long as the others' median ends at the axis, with its number.
 
     Args:
-        summary: `[{"guide", "approximation": (mean, sd), "amortisation": (mean, sd)}]`, in nats.
+        summary: `[{"guide", "approximation": (mean, sd), "amortization": (mean, sd)}]`, in nats.
     """
     names = [row["guide"] for row in summary]
     left, right = np.zeros(len(names)), np.zeros(len(names))
-    for part, color in (("approximation", BLUE), ("amortisation", ORANGE)):
+    for part, color in (("approximation", BLUE), ("amortization", ORANGE)):
         mean, sd = np.array([row[part] for row in summary]).T
         ax.barh(names, mean, left=left, color=color, height=0.62, label=f"{part} gap")
         left = left + mean
@@ -213,7 +213,7 @@ def project(codes, groups=None, seed=0):
 
 
 def scatter(ax, points, colors=None, title=None, names=None):
-    """Points `[N, 2]`, coloured by whole numbers from 0 (-1: grey)."""
+    """Points `[N, 2]`, colored by whole numbers from 0 (-1: grey)."""
     points = _array(points)
     if colors is None:
         ax.scatter(*points.T, s=5, color=BLUE, lw=0, alpha=0.6)
@@ -266,7 +266,7 @@ def confusion(ax, labels, classes, num_classes):
 
 
 def ranks(ax, values, num_samples, bins=20, title=None):
-    """Ranks `[N]` in 0..num_samples of one latent number (`evaluate.calibration`), beside uniform.
+    """Ranks `[N]` in 0..num_samples of one latent number (`diagnostics.simulation_based_calibration`), beside uniform.
 
     The band holds 99 in 100 bins of a calibrated guide.
     """
@@ -298,8 +298,8 @@ def posterior(ax, grid, datum=0, draws=None, title=None, shares=(0.5, 0.9, 0.99)
     Contours hold the stated shares of the mass.
 
     Args:
-        grid: of `evaluate.posterior_grid`.
-        draws: `[S, 2]`, of `evaluate.nuts`.
+        grid: of `diagnostics.posterior_grid`.
+        draws: `[S, 2]`, of `diagnostics.nuts_posterior`.
     """
     horizontal, vertical = _array(grid.axes[datum])
     true = _array(grid.posterior[datum]).T

@@ -63,11 +63,11 @@ class Encoder(torch.nn.Module):
 
     def forward(self, x, index=None):
         loc, scale = self.net(x).chunk(2, -1)
-        law = dist.Normal(loc, scale.exp())
+        distribution = dist.Normal(loc, scale.exp())
         if index is not None:
-            law = FixedNoise(loc, scale.exp(), self.table[index])
+            distribution = FixedNoise(loc, scale.exp(), self.table[index])
         with pyro.plate("data", len(x)):
-            pyro.sample("z", law.to_event(1))
+            pyro.sample("z", distribution.to_event(1))
 
 
 def fixed_noise(seed=0, dtype=torch.float64):
@@ -170,7 +170,7 @@ def loaders(folder):
         def start(*a):  # so that what is called before training is not counted
             before.append(len(seen))  # noqa: B023
 
-        quiet(m, g, loader, 2, initialise=start)
+        quiet(m, g, loader, 2, initialize=start)
         found[name] = seen[-9:-1]  # 2 epochs of 4 steps; the last call looks at what they left
     return found
 
@@ -180,12 +180,12 @@ def bad_share(folder):
     m, g = fixed_noise()
     step, count = torch.optim.AdamW.step, [0]
 
-    def poison(optimiser, *a, **k):
+    def poison(optimizer, *a, **k):
         count[0] += 1
         if count[0] == 3 and RANK == 1:
             with torch.no_grad():
                 m.net.bias.fill_(math.nan)
-        return step(optimiser, *a, **k)
+        return step(optimizer, *a, **k)
 
     torch.optim.AdamW.step = poison
     try:
@@ -199,25 +199,25 @@ def bad_share(folder):
 def start(folder):
     """A mixture start, and two epochs."""
     pair = digits_pair(seed=RANK)
-    data = pv.data.load("digits", binarise="dynamic")
-    first = pv.train.MixtureInitialisation(epochs=1, fits=1, draws=1, restarts=2)
-    return result(pair, quiet(*pair, data, 2, batch_size=256, initialise=first))
+    data = pv.data.load("digits", binarize="dynamic")
+    first = pv.train.MixtureInitialization(epochs=1, fits=1, draws=1, restarts=2)
+    return result(pair, quiet(*pair, data, 2, batch_size=256, initialize=first))
 
 
 def resumed(folder):
     """Stopped in the second process, in the middle of an epoch; resumed; and not stopped at all."""
-    data = pv.data.load("digits", binarise="dynamic")
+    data = pv.data.load("digits", binarize="dynamic")
     options = {"batch_size": 200, "schedule": "linear", "objective": pv.objectives.ELBO(warmup=3)}
     whole = digits_pair()
     found = {"whole": result(whole, quiet(*whole, data, 3, out=folder / "whole", **options))}
     step, count = torch.optim.AdamW.step, [0]
 
-    def interrupt(optimiser, *a, **k):
+    def interrupt(optimizer, *a, **k):
         count[0] += 1
         if count[0] == 10 and RANK == 1:
             os.kill(os.getpid(), signal.SIGINT)
             os.kill(os.getpid(), signal.SIGINT)  # by the terminal, and by torchrun
-        return step(optimiser, *a, **k)
+        return step(optimizer, *a, **k)
 
     torch.optim.AdamW.step = interrupt
     try:
@@ -234,7 +234,7 @@ def main(folder):
     torch.set_num_threads(1)
     found = {
         "plain": same_as_one(),
-        "recorded": same_as_one(compile="aten"),
+        "recorded": same_as_one(compile="recorded"),
         "stream": stream(3),
     }
     for scenario in (noise, loaders, bad_share, start, resumed):

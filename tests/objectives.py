@@ -10,7 +10,7 @@ import torch.nn as nn
 
 import pyro_vae as pv
 from pyro_vae.conditionals import MLP, NormalLikelihood
-from pyro_vae.pair import accepting
+from pyro_vae.programs.calling import as_keyword_program
 
 DATA, NODES = 2, 40  # columns of x; nodes of the quadrature along each draw
 SMALL = MLP(hidden=(4,), activation="tanh")
@@ -56,7 +56,7 @@ def gradients(objective, pair, batch, parameters, runs=40, projected=False):
 
     Projected, two numbers for each parameter: of many, units that hardly ever switch on have no sd.
     """
-    programs, size = tuple(map(accepting, pair)), len(batch["x"])
+    programs, size = tuple(map(as_keyword_program, pair)), len(batch["x"])
     rows = []
     for seed in range(runs):
         torch.manual_seed(seed)

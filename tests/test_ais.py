@@ -10,9 +10,9 @@ from pyro.infer.autoguide import AutoDelta, AutoNormal
 
 import pyro_vae as pv
 from pyro_vae.conditionals import MLP, MultivariateNormal, NormalLikelihood
+from pyro_vae.diagnostics.ais import _Annealing
+from pyro_vae.diagnostics.joint import Joint
 from pyro_vae.evaluate import likelihood
-from pyro_vae.evaluate.ais import _Annealing
-from pyro_vae.evaluate.joint import Joint
 
 D, LATENT, SCALE, N = 5, 2, 0.7, 12
 LINEAR, NET = MLP(hidden=()), MLP(hidden=(6,), activation="tanh")
@@ -48,7 +48,7 @@ def posterior_guide(model, widen=1.0):
 
 def test_started_from_the_exact_posterior_every_chain_weighs_the_evidence(model):
     x = model(size=N).detach()
-    found = pv.evaluate.ais(model, x, posterior_guide(model), num_steps=3, num_chains=1)
+    found = pv.diagnostics.ais(model, x, posterior_guide(model), num_steps=3, num_chains=1)
     torch.testing.assert_close(found, evidence(model, x), atol=1e-9, rtol=0)
 
 
@@ -59,7 +59,7 @@ def test_its_exponential_is_unbiased_and_its_bound_rises(model, start):
     truth = evidence(model, x[:1])
     bounds = []
     for num_steps in (1, 4, 16):
-        error = pv.evaluate.ais(model, x, guide, num_steps, num_chains=1, leapfrog=3) - truth
+        error = pv.diagnostics.ais(model, x, guide, num_steps, num_chains=1, leapfrog=3) - truth
         weight = error.exp()
         assert abs(weight.mean() - 1) < 4 * weight.std() / math.sqrt(len(x))
         assert weight.std() > 1e-3
@@ -70,7 +70,7 @@ def test_its_exponential_is_unbiased_and_its_bound_rises(model, start):
 @pytest.mark.parametrize("start", ["prior", "guide"])
 def test_both_sides_of_the_sandwich_are_unbiased(model, start):
     guide = None if start == "prior" else posterior_guide(model, widen=1.5)
-    found = pv.evaluate.bdmc(model, guide, num_data=3000, num_steps=12, num_chains=1, leapfrog=3)
+    found = pv.diagnostics.bdmc(model, guide, num_data=3000, num_steps=12, num_chains=1, leapfrog=3)
     truth = evidence(model, found["x"])
     for weight in ((found["lower"] - truth).exp(), (truth - found["upper"]).exp()):
         assert abs(weight.mean() - 1) < 4 * weight.std() / math.sqrt(len(truth))
@@ -82,7 +82,7 @@ def test_both_sides_of_the_sandwich_are_unbiased(model, start):
 def test_the_gap_of_the_sandwich_closes(model):
     gaps = []
     for num_steps in (4, 40):
-        found = pv.evaluate.bdmc(model, num_data=300, num_steps=num_steps, num_chains=4)
+        found = pv.diagnostics.bdmc(model, num_data=300, num_steps=num_steps, num_chains=4)
         truth = evidence(model, found["x"])
         for above in (truth - found["lower"], found["upper"] - truth):
             assert above.mean() > -3 * above.std() / math.sqrt(300)
@@ -133,9 +133,9 @@ def test_discrete_latents_are_summed_on_whichever_side_they_are(start):
         guide.factors["z"].head.bias.data[LATENT:] += 1.0  # wide, so that weights have moments
     truth = mixture_evidence(model, x)
     many = x.repeat(250, 1)
-    few = pv.evaluate.ais(model, many, guide, num_steps=8, num_chains=1).reshape(250, -1) - truth
+    few = pv.diagnostics.ais(model, many, guide, num_steps=8, num_chains=1).reshape(250, -1) - truth
     assert ((few.exp().mean(0) - 1).abs() < 4.5 * few.exp().std(0) / math.sqrt(250)).all()
-    found = pv.evaluate.ais(model, x, guide, num_steps=40, num_chains=400)
+    found = pv.diagnostics.ais(model, x, guide, num_steps=40, num_chains=400)
     torch.testing.assert_close(found, truth, atol=0.12, rtol=0)
 
 
@@ -149,12 +149,12 @@ def test_several_latents_are_one_vector():
         p_z = [model.p_z(w=w, y=y.expand(len(w), 3)).log_prob(z) for y in torch.eye(3).double()]
         prior = torch.stack(p_z).logsumexp(0) - math.log(3) + model.p_w().log_prob(w)
         truth = (prior + model.p_x(z=z).log_prob(x.unsqueeze(1))).logsumexp(-1) + cell
-    found = pv.evaluate.ais(model, x, num_steps=40, num_chains=150)
+    found = pv.diagnostics.ais(model, x, num_steps=40, num_chains=150)
     torch.testing.assert_close(found, truth, atol=0.12, rtol=0)
     guide = pv.guides.Guide(model, network=NET).double()
-    found = pv.evaluate.ais(model, x, guide, num_steps=40, num_chains=150)
+    found = pv.diagnostics.ais(model, x, guide, num_steps=40, num_chains=150)
     torch.testing.assert_close(found, truth, atol=0.12, rtol=0)
-    gap = pv.evaluate.bdmc(model, num_data=20, num_steps=50)["gap"]
+    gap = pv.diagnostics.bdmc(model, num_data=20, num_steps=50)["gap"]
     assert -0.1 < gap.mean() < 0.2
 
 
@@ -179,11 +179,13 @@ def test_a_positive_latent_counts_its_jacobian(start):
     others = {}
     guide = {"prior": None, "LogNormal": log_normal}.get(start)
     if start == "AutoNormal":
-        guide = pv.guides.Auto(AutoNormal, gamma_poisson, example={"x": COUNTS}, init_scale=1.0)
+        guide = pv.guides.PerDatumAutoGuide(
+            AutoNormal, gamma_poisson, example={"x": COUNTS}, init_scale=1.0
+        )
         others = {"index": torch.arange(len(COUNTS))}
     truth = dist.NegativeBinomial(COUNTS.new_tensor(2.0), probs=COUNTS.new_tensor(1 / 1.5))
     truth = truth.log_prob(COUNTS)
-    found = pv.evaluate.ais(gamma_poisson, COUNTS, guide, num_steps=40, num_chains=300, **others)
+    found = pv.diagnostics.ais(gamma_poisson, COUNTS, guide, num_steps=40, num_chains=300, **others)
     torch.testing.assert_close(found, truth, atol=0.06, rtol=0)
 
 
@@ -197,7 +199,7 @@ def test_a_mixture_of_positive_laws_is_a_positive_latent():
             rate = pyro.sample("rate", dist.MixtureSameFamily(weights, parts))
             pyro.sample("obs", dist.Poisson(rate), obs=x)
 
-    found = pv.evaluate.ais(model, COUNTS, num_steps=20, num_chains=200)
+    found = pv.diagnostics.ais(model, COUNTS, num_steps=20, num_chains=200)
     truth = dist.NegativeBinomial(COUNTS.new_tensor(2.0), probs=COUNTS.new_tensor(1 / 1.5))
     torch.testing.assert_close(found, truth.log_prob(COUNTS), atol=0.1, rtol=0)
 
@@ -212,9 +214,9 @@ def test_a_latent_on_the_simplex_and_data_of_a_stranger():
 
     x = torch.tensor([[6, 0, 0], [1, 3, 2]], dtype=torch.float64)
     truth = dist.DirichletMultinomial(prior, 6).log_prob(x)
-    found = pv.evaluate.ais(model, x, num_steps=40, num_chains=150)
+    found = pv.diagnostics.ais(model, x, num_steps=40, num_chains=150)
     torch.testing.assert_close(found, truth, atol=0.12, rtol=0)
-    found = pv.evaluate.bdmc(model, num_data=300, num_steps=20, num_chains=1, example={"x": x})
+    found = pv.diagnostics.bdmc(model, num_data=300, num_steps=20, num_chains=1, example={"x": x})
     truth = dist.DirichletMultinomial(prior, 6).log_prob(found["x"])
     for weight in ((found["lower"] - truth).exp(), (truth - found["upper"]).exp()):
         assert abs(weight.mean() - 1) < 4 * weight.std() / math.sqrt(len(truth))
@@ -226,15 +228,15 @@ def test_a_conditional_model_and_one_whose_latent_depends_on_x():
     model = pv.models.CVAE((D,), (2,), 1, network=NET).double()
     prior = pv.guides.PriorGuide(model)
     truth = pv.evaluate.log_likelihood(model, prior, x, 200_000, c=c)
-    found = pv.evaluate.ais(model, x, num_steps=40, c=c)
+    found = pv.diagnostics.ais(model, x, num_steps=40, c=c)
     torch.testing.assert_close(found, truth, atol=0.05, rtol=0)
-    gap = pv.evaluate.bdmc(model, num_data=4, num_steps=40, c=c)["gap"]
+    gap = pv.diagnostics.bdmc(model, num_data=4, num_steps=40, c=c)["gap"]
     assert -0.1 < gap.mean() < 0.1
     model = pv.models.AuxiliaryDGM((D,), 2, 1, network=NET).double()  # a <- x, y, z
     truth = pv.evaluate.log_likelihood(model, pv.guides.PriorGuide(model), x, 100_000)
-    found = pv.evaluate.ais(model, x, num_steps=40)
+    found = pv.diagnostics.ais(model, x, num_steps=40)
     torch.testing.assert_close(found, truth, atol=0.05, rtol=0)
-    assert -0.1 < pv.evaluate.bdmc(model, num_data=10, num_steps=40)["gap"].mean() < 0.1
+    assert -0.1 < pv.diagnostics.bdmc(model, num_data=10, num_steps=40)["gap"].mean() < 0.1
 
 
 # ------------------------------------------------------------------- its manners
@@ -242,9 +244,9 @@ def test_a_conditional_model_and_one_whose_latent_depends_on_x():
 
 def test_it_repeats_with_its_seed_leaves_the_stream_alone_and_works_in_chunks(model, monkeypatch):
     x, before = model(size=N).detach(), torch.get_rng_state()
-    run = lambda seed: pv.evaluate.ais(model, x, num_steps=40, seed=seed)  # noqa: E731
+    run = lambda seed: pv.diagnostics.ais(model, x, num_steps=40, seed=seed)  # noqa: E731
     a, b, c = run(5), run(5), run(6)
-    pv.evaluate.bdmc(model, num_data=3, num_steps=2)
+    pv.diagnostics.bdmc(model, num_data=3, num_steps=2)
     assert torch.equal(before, torch.get_rng_state())
     assert torch.equal(a, b) and not torch.equal(a, c) and not a.requires_grad
     assert all(p.grad is None for p in model.parameters())
@@ -255,12 +257,15 @@ def test_it_repeats_with_its_seed_leaves_the_stream_alone_and_works_in_chunks(mo
 @pytest.mark.parametrize(
     "judge, message",
     [
-        (lambda m, x: pv.evaluate.ais(m, x, num_steps=0), "num_steps takes whole numbers from 1"),
-        (lambda m, x: pv.evaluate.ais(gamma_poisson, COUNTS, _point()), "no density of 'rate'"),
-        (lambda m, x: pv.evaluate.ais(m, x, _auxiliary), "is no latent of the model"),
-        (lambda m, x: pv.evaluate.ais(_poisson, x), "neither continuous nor can it be summed"),
-        (lambda m, x: pv.evaluate.bdmc(gamma_poisson), "pass example="),
-        (lambda m, x: pv.evaluate.bdmc(m, num_data=0), "num_data takes whole numbers from 1"),
+        (
+            lambda m, x: pv.diagnostics.ais(m, x, num_steps=0),
+            "num_steps takes whole numbers from 1",
+        ),
+        (lambda m, x: pv.diagnostics.ais(gamma_poisson, COUNTS, _point()), "no density of 'rate'"),
+        (lambda m, x: pv.diagnostics.ais(m, x, _auxiliary), "is no latent of the model"),
+        (lambda m, x: pv.diagnostics.ais(_poisson, x), "neither continuous nor can it be summed"),
+        (lambda m, x: pv.diagnostics.bdmc(gamma_poisson), "pass example="),
+        (lambda m, x: pv.diagnostics.bdmc(m, num_data=0), "num_data takes whole numbers from 1"),
     ],
 )
 def test_a_wrong_use_is_told_in_one_line(model, judge, message):
@@ -270,7 +275,7 @@ def test_a_wrong_use_is_told_in_one_line(model, judge, message):
 
 
 def _point():
-    guide = pv.guides.Auto(AutoDelta, gamma_poisson, example={"x": COUNTS})
+    guide = pv.guides.PerDatumAutoGuide(AutoDelta, gamma_poisson, example={"x": COUNTS})
     return lambda x: guide(x, index=torch.arange(len(x)))
 
 
@@ -337,12 +342,12 @@ def test_a_prior_that_states_no_support_is_taken_as_real_with_a_warning(model):
 
     x = model(size=4).detach()
     with pytest.warns(UserWarning, match="the prior of 'z' states no support"):
-        found = pv.evaluate.ais(wrapped, x, num_steps=40, num_chains=100)
+        found = pv.diagnostics.ais(wrapped, x, num_steps=40, num_chains=100)
     torch.testing.assert_close(found, evidence(model, x), atol=0.1, rtol=0)
     with pytest.warns(UserWarning, match="states no support"):
-        pv.evaluate.bdmc(wrapped, num_data=2, num_steps=2, example={"x": x})
+        pv.diagnostics.bdmc(wrapped, num_data=2, num_steps=2, example={"x": x})
     with pytest.warns(UserWarning, match="states no support"):
-        pv.evaluate.nuts(wrapped, x[:1], num_samples=4, warmup=4, num_chains=2)
+        pv.diagnostics.nuts_posterior(wrapped, x[:1], num_samples=4, warmup=4, num_chains=2)
 
 
 def test_counts_as_integers_have_a_bound_in_floating_point():
@@ -351,7 +356,7 @@ def test_counts_as_integers_have_a_bound_in_floating_point():
             rate = pyro.sample("rate", dist.Gamma(torch.tensor(2.0), torch.tensor(0.5)))
             pyro.sample("obs", dist.Poisson(rate), obs=x)
 
-    found = pv.evaluate.ais(model, COUNTS.int(), num_steps=40, num_chains=200)
+    found = pv.diagnostics.ais(model, COUNTS.int(), num_steps=40, num_chains=200)
     truth = dist.NegativeBinomial(COUNTS.new_tensor(2.0), probs=COUNTS.new_tensor(1 / 1.5))
     torch.testing.assert_close(found.double(), truth.log_prob(COUNTS), atol=0.1, rtol=0)
 
@@ -359,4 +364,4 @@ def test_counts_as_integers_have_a_bound_in_floating_point():
 def test_data_of_another_shape_are_told_in_one_line():
     model = pv.models.VAE((1, 8, 8), 2)
     with pytest.raises(pv.UserError, match=r"shape \[3, 1, 7, 7\].* built for \[..., 1, 8, 8\]"):
-        pv.evaluate.ais(model, torch.zeros(3, 1, 7, 7))
+        pv.diagnostics.ais(model, torch.zeros(3, 1, 7, 7))

@@ -11,7 +11,7 @@ from pyro.infer.autoguide import AutoDelta, AutoNormal, init_to_value
 
 import pyro_vae as pv
 from pyro_vae.conditionals import MLP, NormalLikelihood
-from pyro_vae.guides import Auto
+from pyro_vae.guides import PerDatumAutoGuide
 
 D, LATENT, N, SCALE = 6, 2, 12, 0.5
 NET = MLP(hidden=(5,), activation="tanh")
@@ -38,7 +38,7 @@ def train(model, guide, x, **options):
 def test_an_auto_normal_trained_on_minibatches_is_each_datums_own_optimum(batch_size):
     """Every row meets its own datum, whatever the order and the size of the batches."""
     model, x = linear()
-    guide = Auto(AutoNormal, model, num_data=N, init_scale=0.5)
+    guide = PerDatumAutoGuide(AutoNormal, model, num_data=N, init_scale=0.5)
     train(model, guide, x, epochs=300, lr=0.05, batch_size=batch_size, schedule="cosine")
     mean, precision = posterior(model, x)
     loc = guide.rows["locs_z"].detach()
@@ -55,7 +55,7 @@ def test_an_auto_normal_trained_on_minibatches_is_each_datums_own_optimum(batch_
 
 def test_its_bound_and_terms_are_those_of_the_same_normal_declared():
     model, x = linear()
-    auto = Auto(AutoNormal, model, num_data=N, init_scale=0.5)
+    auto = PerDatumAutoGuide(AutoNormal, model, num_data=N, init_scale=0.5)
     declared = pv.guides.Guide(model, {"z": ["index"]}, num_data=N)
     with torch.no_grad():
         loc = auto.rows["locs_z"]
@@ -92,7 +92,9 @@ def test_a_positive_latents_change_of_variables_is_in_its_bound():
 
     x = torch.tensor([[1.0, 2, 0], [4, 5, 3]])
     start = init_to_value(values={"rate": torch.tensor([1.0, 3.5])})
-    guide = Auto(AutoNormal, model, example={"x": x}, init_scale=0.4, init_loc_fn=start)
+    guide = PerDatumAutoGuide(
+        AutoNormal, model, example={"x": x}, init_scale=0.4, init_loc_fn=start
+    )
     index = torch.arange(2)
     terms = pv.evaluate.elbo_terms(model, guide, x, index=index, num_samples=20_000)
     q = torch.distributions.LogNormal(torch.tensor([1.0, 3.5]).log(), 0.4)
@@ -120,7 +122,7 @@ def put(guide, mean, covariance):
 
 def test_a_joint_normal_that_is_the_posterior_has_the_evidence_for_its_bound():
     model, x = linear()
-    guide = Auto(autoguide.AutoMultivariateNormal, model, num_data=N)
+    guide = PerDatumAutoGuide(autoguide.AutoMultivariateNormal, model, num_data=N)
     mean, precision = posterior(model, x)
     put(guide, mean, precision.inverse())
     index = torch.randperm(N)
@@ -148,7 +150,7 @@ def test_the_joint_normal_of_two_latents_knows_their_covariance():
     precision = torch.tensor([[2.0, -1.0], [-1.0, 1.0 + 4.0]])
     mean = (precision.inverse() @ torch.stack([torch.zeros(3), 4 * x[:, 0]])).T
     evidence = torch.distributions.Normal(0.0, (2 + 0.25) ** 0.5).log_prob(x[:, 0])
-    guide = Auto(autoguide.AutoMultivariateNormal, chain, example={"x": x})
+    guide = PerDatumAutoGuide(autoguide.AutoMultivariateNormal, chain, example={"x": x})
     put(guide, mean, precision.inverse())
     index = torch.arange(3)
     bound = pv.evaluate.elbo(chain, guide, x, index=index)
@@ -163,7 +165,7 @@ def test_the_joint_normal_of_two_latents_knows_their_covariance():
 @pytest.mark.parametrize("kind", ["AutoDiagonalNormal", "AutoLowRankMultivariateNormal"])
 def test_joint_normals_train_on_minibatches_towards_the_posterior(kind):
     x = torch.tensor([[0.3], [-1.0], [2.0], [0.0], [1.0]])
-    guide = Auto(getattr(autoguide, kind), chain, example={"x": x}, init_scale=0.5)
+    guide = PerDatumAutoGuide(getattr(autoguide, kind), chain, example={"x": x}, init_scale=0.5)
     pv.fit(chain, guide, x, epochs=400, lr=0.05, batch_size=2, schedule="cosine", progress=False)
     code = pv.evaluate.encode(chain, guide, x, index=torch.arange(5))
     torch.testing.assert_close(code["b"], 8 / 9 * x[:, 0], atol=0.15, rtol=0)
@@ -185,14 +187,14 @@ def test_a_joint_normal_of_a_positive_latent_is_the_auto_normal():
     found = []
     for kind, rows in ((AutoNormal, 2), (autoguide.AutoDiagonalNormal, 1)):
         start = init_to_value(values={"rate": torch.tensor([[1.0, 3.5]]).expand(rows, 2)})
-        guide = Auto(kind, model, example={"x": x}, init_scale=0.4, init_loc_fn=start)
+        guide = PerDatumAutoGuide(kind, model, example={"x": x}, init_scale=0.4, init_loc_fn=start)
         found.append(pv.evaluate.elbo(model, guide, x, num_samples=5, index=index))
     torch.testing.assert_close(*found)
 
 
 def test_an_auto_delta_finds_the_mode():
     model, x = linear()
-    guide = Auto(AutoDelta, model, num_data=N)
+    guide = PerDatumAutoGuide(AutoDelta, model, num_data=N)
     train(model, guide, x, epochs=400, lr=0.05, batch_size=5, schedule="cosine")
     mean, _ = posterior(model, x)
     code = pv.evaluate.encode(model, guide, x, index=torch.arange(N))["z"]
@@ -203,21 +205,21 @@ def test_a_discrete_latent_is_hidden_from_it_and_summed_in_the_model():
     torch.manual_seed(0)
     model = pv.models.MixtureVAE((D,), 3, LATENT, network=NET)
     x, index = torch.bernoulli(torch.full((N, D), 0.5)), torch.arange(N)
-    guide = Auto(AutoNormal, model, num_data=N)
+    guide = PerDatumAutoGuide(AutoNormal, model, num_data=N)
     assert guide.given == {"z": ("index",)}
     pv.check_pair(model, guide, x, index=index)
     found = pv.fit(model, guide, x, epochs=60, lr=0.05, batch_size=5, progress=False)
     assert found.history[-1]["loss"] < found.history[0]["loss"] - 1
     shares = pv.evaluate.responsibilities(model, guide, x, index=index)
     torch.testing.assert_close(shares.sum(-1), torch.ones(N))
-    assert set(pv.evaluate.posterior(model, guide, x, index=index)) == {"y", "z"}
+    assert set(pv.evaluate.sample_posterior(model, guide, x, index=index)) == {"y", "z"}
 
 
 def test_parameters_are_there_at_once_and_are_the_modules_own():
     model, x = linear()
-    guide = Auto(AutoNormal, model, num_data=N)
+    guide = PerDatumAutoGuide(AutoNormal, model, num_data=N)
     assert {tuple(p.shape) for p in guide.parameters()} == {(N, LATENT)}
-    other = Auto(AutoNormal, model, num_data=N)
+    other = PerDatumAutoGuide(AutoNormal, model, num_data=N)
     before = pv.evaluate.elbo(model, guide, x, index=torch.arange(N))
     other.load_state_dict(guide.state_dict())
     after = pv.evaluate.elbo(model, other, x, index=torch.arange(N))
@@ -230,7 +232,7 @@ def test_parameters_are_there_at_once_and_are_the_modules_own():
 
 def test_it_trains_under_svi():
     model, x = linear()
-    guide = Auto(AutoNormal, model, num_data=N)
+    guide = PerDatumAutoGuide(AutoNormal, model, num_data=N)
     start = {k: v.clone() for k, v in guide.state_dict().items()}
     elbo = pyro.infer.TraceEnum_ELBO(max_plate_nesting=1, strict_enumeration_warning=False)
     svi = pyro.infer.SVI(model, guide, pyro.optim.Adam({"lr": 0.1}), elbo)
@@ -240,9 +242,9 @@ def test_it_trains_under_svi():
 
 def test_a_recorded_step_takes_it():
     losses = []
-    for compile in (False, "aten"):
+    for compile in (False, "recorded"):
         model, x = linear()
-        guide = Auto(AutoNormal, model, num_data=N, init_loc_fn=autoguide.init_to_mean)
+        guide = PerDatumAutoGuide(AutoNormal, model, num_data=N, init_loc_fn=autoguide.init_to_mean)
         found = pv.fit(model, guide, x, epochs=4, batch_size=4, compile=compile, progress=False)
         losses.append([row["loss"] for row in found.history])
     assert losses[0] == pytest.approx(losses[1], rel=1e-4)
@@ -252,23 +254,35 @@ def test_a_joint_normal_takes_the_continuous_latents_of_a_mixture():
     torch.manual_seed(0)
     model = pv.models.GMVAE((D,), 3, LATENT, 2, network=NET)
     x, index = torch.bernoulli(torch.full((N, D), 0.5)), torch.arange(N)
-    guide = Auto(autoguide.AutoMultivariateNormal, model, num_data=N)
+    guide = PerDatumAutoGuide(autoguide.AutoMultivariateNormal, model, num_data=N)
     found = pv.fit(model, guide, x, epochs=60, lr=0.05, batch_size=5, progress=False)
     assert found.history[-1]["loss"] < found.history[0]["loss"] - 1
-    assert set(pv.evaluate.posterior(model, guide, x, index=index)) == {"w", "y", "z"}
+    assert set(pv.evaluate.sample_posterior(model, guide, x, index=index)) == {"w", "y", "z"}
     assert len(pyro.get_param_store()) == 0
 
 
 @pytest.mark.parametrize(
     "make, message",
     [
-        (lambda m: Auto(autoguide.AutoNormalMessenger, m, N), "messenger guides have no local"),
-        (lambda m: Auto(autoguide.AutoIAFNormal, m, N), "cannot be a row for each datum"),
-        (lambda m: Auto(autoguide.AutoLaplaceApproximation, m, N), "cannot be a row"),
-        (lambda m: Auto("normal", m, N), "normal is not supported"),
-        (lambda m: Auto(AutoNormal, m), "pass num_data=, or example="),
-        (lambda m: Auto(AutoNormal, m, example={"c": torch.zeros(2)}), "example= needs the data"),
-        (lambda m: Auto(AutoNormal, m, N)(x=torch.zeros(N, D)), "'z' needs index: pass index="),
+        (
+            lambda m: PerDatumAutoGuide(autoguide.AutoNormalMessenger, m, N),
+            "messenger guides have no local",
+        ),
+        (
+            lambda m: PerDatumAutoGuide(autoguide.AutoIAFNormal, m, N),
+            "cannot be a row for each datum",
+        ),
+        (lambda m: PerDatumAutoGuide(autoguide.AutoLaplaceApproximation, m, N), "cannot be a row"),
+        (lambda m: PerDatumAutoGuide("normal", m, N), "normal is not supported"),
+        (lambda m: PerDatumAutoGuide(AutoNormal, m), "pass num_data=, or example="),
+        (
+            lambda m: PerDatumAutoGuide(AutoNormal, m, example={"c": torch.zeros(2)}),
+            "example= needs the data",
+        ),
+        (
+            lambda m: PerDatumAutoGuide(AutoNormal, m, N)(x=torch.zeros(N, D)),
+            "'z' needs index: pass index=",
+        ),
     ],
 )
 def test_what_it_cannot_do_is_told_in_one_line(make, message):
@@ -285,4 +299,4 @@ def test_a_global_latent_is_refused_by_name():
             pyro.sample("x", dist.Normal(z, 1.0), obs=x)
 
     with pytest.raises(pv.UserError, match="'scale' must lie in one data plate"):
-        Auto(AutoNormal, model, example={"x": torch.zeros(3)})
+        PerDatumAutoGuide(AutoNormal, model, example={"x": torch.zeros(3)})

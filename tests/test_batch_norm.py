@@ -50,7 +50,7 @@ def fit(pair, epochs=3, batch_size=11, x=X, **options):
     return quiet(*pair, x, epochs, batch_size=batch_size, **options)
 
 
-@pytest.mark.parametrize("compile", [False, "aten"])
+@pytest.mark.parametrize("compile", [False, "recorded"])
 @pytest.mark.parametrize("validated", [False, True])
 def test_running_statistics_are_those_of_the_training_steps_alone(compile, validated, tmp_path):
     m, g = pair(norm=not validated)  # validation runs a model with a plate of particles
@@ -73,7 +73,7 @@ def test_running_statistics_are_those_of_the_training_steps_alone(compile, valid
 
 def test_the_recorded_step_equals_the_plain_one():
     found = []
-    for compile in (False, "aten"):
+    for compile in (False, "recorded"):
         m, g = pair()
         run = fit((m, g), compile=compile)
         found.append((without_seconds(run.history), [t.double() for t in m.state_dict().values()]))
@@ -83,7 +83,7 @@ def test_the_recorded_step_equals_the_plain_one():
         torch.testing.assert_close(a, b, rtol=1e-5, atol=1e-6)
 
 
-@pytest.mark.parametrize("compile", [False, "aten"])
+@pytest.mark.parametrize("compile", [False, "recorded"])
 def test_a_last_batch_of_one_row_trains_by_the_running_statistics(compile):
     """33 = 2 * 16 + 1: of three steps an epoch, two change the running statistics."""
     m, g = pair()

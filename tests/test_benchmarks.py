@@ -8,7 +8,7 @@ import torch
 
 from benchmarks import scaling, speed
 from pyro_vae.objectives import ELBO
-from pyro_vae.train.recorded import PlainStep, RecordedStep
+from pyro_vae.train.steps.recorded import PlainStep, RecordedStep
 
 
 @pytest.mark.parametrize("name", speed.WORKLOADS)
@@ -29,7 +29,7 @@ def test_a_recording_rounds_as_pyro_does_to_the_last_bit(name):
     parameters = [p for m in pair for p in m.parameters()]
     with warnings.catch_warnings(), pyro.validation_enabled(False):
         warnings.simplefilter("error")
-        for step in (PlainStep(ELBO(), pair), recorded := RecordedStep(ELBO(), pair, "aten")):
+        for step in (PlainStep(ELBO(), pair), recorded := RecordedStep(ELBO(), pair, "recorded")):
             for p in parameters:
                 p.grad = None
             if step is recorded:
@@ -43,7 +43,9 @@ def test_a_recording_rounds_as_pyro_does_to_the_last_bit(name):
 def test_a_component_summed_in_the_model_takes_no_copy_of_x(name):
     found, s = [], {**scaling.BASE, "hidden": 16, "batch": 32, "rows": 64}
     for components in (10, 100):
-        point = scaling.Point(name, {**s, "components": components}, "aten", torch.device("cpu"))
+        point = scaling.Point(
+            name, {**s, "components": components}, "recorded", torch.device("cpu")
+        )
         with pyro.validation_enabled(False):
             point.load()
             point.adam.zero_grad(set_to_none=True)

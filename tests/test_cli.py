@@ -17,11 +17,12 @@ import yaml
 from presets import has
 
 import pyro_vae as pv
-from pyro_vae import methods, summary
+from pyro_vae import methods
 from pyro_vae.cli import COMMANDS, main
+from pyro_vae.report import summary
 
 SMALL = ["--epochs", "2", "--hidden", "[16]", "--num-samples", "5", "--model.latent-dim", "3"]
-START = ["--initialise.epochs", "2", "--initialise.restarts", "2", "--initialise.fits", "1"]
+START = ["--initialize.epochs", "2", "--initialize.restarts", "2", "--initialize.fits", "1"]
 
 
 def command(*arguments, cwd, **options):
@@ -53,7 +54,7 @@ def test_fit_prints_a_table_and_writes_the_run_folder(finished):
     config = json.loads((run / "config.json").read_text())
     told = yaml.safe_load((run / "config.yaml").read_text())
     assert told["method"] == "gmvae" and told["network"]["init_args"]["hidden"] == [16]
-    assert config["data"]["binarise"] == "none" and config["data"]["sizes"]["test"] == 360
+    assert config["data"]["binarize"] == "none" and config["data"]["sizes"]["test"] == 360
     assert len((run / "metrics.jsonl").read_text().splitlines()) == 2
     assert json.loads((run / "results-test.json").read_text())["split"] == "test"
     assert torch.load(run / "checkpoint.pt", weights_only=True)["format"]
@@ -65,7 +66,7 @@ def test_the_report_is_one_self_contained_page_with_its_pictures(finished):
     assert not re.search(r'(src|href)="(?!data:)', page)
     for words in (
         "Training",
-        "Components",
+        "CategoricalPrior",
         "Reconstructions",
         "Samples",
         "Paths",
@@ -91,7 +92,7 @@ def test_the_same_command_with_resume_goes_on(finished, tmp_path, capsys):
     same = [*SMALL, *START, "--out", str(tmp_path / "run"), "--resume", "--progress", "false"]
     assert main(["fit", "gmvae", *same]) == 0
     for change, told in (
-        (["--initialise.restarts", "3"], "was started with initialise.restarts=2, not 3"),
+        (["--initialize.restarts", "3"], "was started with initialize.restarts=2, not 3"),
         (["--w_dim", "10"], "was started with model.w_dim=2, not 10"),  # the class's own default
         (["--seed", "4"], "was started with seed=0, not 4"),
         (["--data", "arcs"], "was started with data=digits, not arcs"),
@@ -186,7 +187,7 @@ def test_ctrl_c_and_resume_lose_nothing(tmp_path):
 @pytest.mark.parametrize("name", methods.METHODS)
 def test_every_listed_method_fits_from_the_command_line(name, tmp_path, capsys, monkeypatch):
     monkeypatch.chdir(tmp_path)
-    small = {"--initialise.epochs": "1", "--initialise.restarts": "1", "--initialise.fits": "1"}
+    small = {"--initialize.epochs": "1", "--initialize.restarts": "1", "--initialize.fits": "1"}
     small |= dict(zip(SMALL[::2], SMALL[1::2], strict=True))
     known = methods.defaults(name)
     extra = [
@@ -199,14 +200,14 @@ def test_every_listed_method_fits_from_the_command_line(name, tmp_path, capsys, 
 
 
 def test_an_option_of_the_start_goes_over_the_methods_own():
-    own = {"initialise.epochs": 300, "initialise.restarts": 3, "initialise.fits": 30}
+    own = {"initialize.epochs": 300, "initialize.restarts": 3, "initialize.fits": 30}
     found = methods.configure("gmvae", "digits", {"restarts": 1})
-    assert {k: found[k] for k in own} == {**own, "initialise.restarts": 1}
+    assert {k: found[k] for k in own} == {**own, "initialize.restarts": 1}
     assert {k: methods.defaults("gmvae")[k] for k in own} == own
     large = methods.configure("gmvae", "mnist", {"fits": 9})
-    assert large["initialise.fits"] == 9 and large["initialise.epochs"] == 10
+    assert large["initialize.fits"] == 9 and large["initialize.epochs"] == 10
     with pytest.raises(pv.UserError, match="has no weight_decy"):
-        methods.configure("vade", "digits", {"initialise.weight_decy": 0.1})
+        methods.configure("vade", "digits", {"initialize.weight_decy": 0.1})
 
 
 def test_list_names_model_guide_and_paper(capsys):
@@ -221,7 +222,7 @@ def test_list_names_model_guide_and_paper(capsys):
 
 def test_arcs_and_a_users_npz_file_are_data_too(tmp_path, monkeypatch, capsys):
     monkeypatch.chdir(tmp_path)
-    assert main(["fit", "gmvae", *SMALL, "--data", "arcs", "--latent_dim", "2", "--initialise",
+    assert main(["fit", "gmvae", *SMALL, "--data", "arcs", "--latent_dim", "2", "--initialize",
                  "null", "--num_components", "5", "--epochs", "1", "--progress", "false"]) == 0  # fmt: skip
     x = np.random.default_rng(0).normal(size=(60, 4))
     np.savez("mine.npz", x=x, y=np.arange(60) % 3)
@@ -261,13 +262,13 @@ BAD = {
         "vae has no option 'channels'; it is an option of Conv",
     ),
     "a guide's option without a guide": (
-        fit("nn-baseline", "--discrete", "score"),
+        fit("nn-baseline", "--discrete", "score_function"),
         "nn-baseline has no option 'discrete'",
     ),
     "a condition of none": (fit("vae", "--quadrants", "0"), "vae has no option 'quadrants'"),
     "an option of a start that there is not": (
-        fit("vae", "--initialise.epochs", "3"),
-        "vae has no option 'initialise.epochs'; it is an option of MixtureInitialisation",
+        fit("vae", "--initialize.epochs", "3"),
+        "vae has no option 'initialize.epochs'; it is an option of MixtureInitialization",
     ),
     "an objective's option at its default": (
         fit("vae", "--objective", "IWAE", "--objective.warmup", "0"),
@@ -302,7 +303,7 @@ BAD = {
     "not a run": (["evaluate", "run"], "is this a run folder?"),
     "no such run": (["sample", "nowhere"], "is this a run folder?"),
     "grey in Bernoulli": (
-        fit("vae", "--likelihood", "bernoulli", "--binarise", "none"),
+        fit("vae", "--likelihood", "bernoulli", "--binarize", "none"),
         "outside the support of its Bernoulli",
     ),
     "resume nothing": (fit("vae", "--resume"), "is runs/vae-digits-0 a run folder?"),
@@ -353,11 +354,11 @@ BAD = {
         fit("gmvae", "--config", "other.yaml"),
         "other.yaml is of the method vae, not of gmvae",
     ),
-    "misspelt option of the start": (fit("gmvae", "--initialise.fit", "3"), "has no fit; it has"),
+    "misspelt option of the start": (fit("gmvae", "--initialize.fit", "3"), "has no fit; it has"),
     "no restarts": (fit("gmvae", "--restarts", "0"), "restarts takes whole numbers from 1, not 0"),
     "restarts in words": (
         fit("gmvae", "--restarts", "many"),
-        "initialise.restarts takes a whole number, not 'many'",
+        "initialize.restarts takes a whole number, not 'many'",
     ),
     "no samples": (fit("vae", "--num_samples", "0"), "num_samples takes whole numbers from 1"),
     "no samples to evaluate by": (
@@ -385,8 +386,8 @@ BAD = {
     ),
     "negative warm-up": (fit("vae", "--warmup", "-1"), "warmup must not be negative: -1"),
     "negative start of warm-up": (
-        fit("vae", "--warmup", "5", "--warmup_from", "-1"),
-        "warmup_from must not be negative: -1",
+        fit("vae", "--warmup", "5", "--warmup_start", "-1"),
+        "warmup_start must not be negative: -1",
     ),
     "too much sleep": (
         fit("vae", "--objective", "RWS", "--sleep", "2"),
@@ -421,9 +422,9 @@ BAD = {
         fit("vae", "--likelihood", "categorical"),
         "this likelihood has 256 grey levels: set levels=",
     ),
-    "standardised binary images": (
-        fit("vae", "--binarise", "static", "--standardise", "true"),
-        "is binarised or standardised already",
+    "standardized binary images": (
+        fit("vae", "--binarize", "static", "--standardize", "true"),
+        "is binarized or standardized already",
     ),
     "a path of no steps": (
         ["sample", "trained", "--source", "interpolate", "--steps", "0"],
@@ -561,7 +562,7 @@ def test_a_score_is_not_called_a_bound():
     names = [name for name, _, _ in summary.rows({**result, "log_likelihood": -2.5})]
     assert names == ["ELBO", "log-likelihood", "E log p(x | ...)", "KL of z"]
     score = summary.rows({**result, "elbo_is_a_score": True})
-    assert score[0][0] == "score" and "no likelihood" in score[0][2]
+    assert score[0][0] == "score_function" and "no likelihood" in score[0][2]
     assert score[-1] == ("KL of z", 1.0, "1 of 4 units active")
 
 
@@ -624,7 +625,7 @@ def test_every_objective_is_reached_by_name_with_its_own_options():
         ("DReG", {}, {"name": "dreg", "num_particles": 5}),
         ("Renyi", {"alpha": 0.2}, {"name": "renyi", "num_particles": 5, "alpha": 0.2}),
         ("RWS", {"sleep": 0.5}, {"name": "rws", "num_particles": 5, "sleep": 0.5}),
-        ("ELBO", {"leave_one_out": True}, {"name": "elbo", "leave_one_out": True, "warmup": {"z": 50}}),
+        ("ELBO", {"leave_one_out_baseline": True}, {"name": "elbo", "leave_one_out_baseline": True, "warmup": {"z": 50}}),
         ("SemiSupervised", {}, {"name": "semi-supervised", "alpha": 10.0}),
     ):  # fmt: skip
         # what the method says of its own objective, the semi-supervised one, falls away
@@ -690,7 +691,7 @@ def test_help_shows_the_methods_own_options_with_its_defaults(capsys):
     text = " ".join(capsys.readouterr().out.split())
     for words in (
         "--model.w-dim W_DIM size of w. (type: int, default: 2)",
-        "--initialise.restarts 3",
+        "--initialize.restarts 3",
         "--epochs EPOCHS passes over the training data. (type: int, default: 100)",
         "--resume",
     ):
@@ -714,7 +715,7 @@ def test_the_programs_help_describes_every_subcommand(capsys):
 
 def test_a_preset_in_python_is_the_command_to_the_last_bit(finished):
     overrides = {"epochs": 2, "hidden": [16], "latent_dim": 3}
-    start = {"initialise.epochs": 2, "restarts": 2, "fits": 1}
+    start = {"initialize.epochs": 2, "restarts": 2, "fits": 1}
     run = pv.methods.gmvae(pv.data.load("digits"), **overrides, **start).fit(progress=False)
     lines = (finished[0] / "run" / "metrics.jsonl").read_text().splitlines()
     assert [row["loss"] for row in run.history] == [json.loads(line)["loss"] for line in lines]
@@ -754,7 +755,7 @@ def test_a_pair_built_by_hand_is_opened_from_its_folder(tmp_path):
     data = pv.data.load("digits")
     net = pv.conditionals.MLP((8,))
     model = pv.models.GMVAE(data.x_shape, 3, 2, likelihood="binomial", network=net)
-    guide = pv.guides.SemiAmortised(model, pv.guides.Guide(model, network=net), steps=1)
+    guide = pv.guides.SemiAmortized(model, pv.guides.Guide(model, network=net), steps=1)
     run = pv.fit(model, guide, data, 1, out=tmp_path / "run", progress=False)
     again = pv.load(tmp_path / "run")
     x = data.test.x[:20]

@@ -15,7 +15,7 @@ import pyro_vae as pv
 from pyro_vae.cli import main
 from pyro_vae.comparison.table import NAMES, NUMBERS, best_bound, with_gaps
 from pyro_vae.conditionals import MLP, MultivariateNormal, NormalLikelihood
-from pyro_vae.guides import Guide, SemiAmortised
+from pyro_vae.guides import Guide, SemiAmortized
 
 D, LATENT, SCALE = 5, 2, 0.6
 NET = MLP(hidden=(6,), activation="tanh")
@@ -37,7 +37,7 @@ def data(n=120):
 
 def test_a_table_has_a_row_for_every_model_guide_objective_and_seed(tmp_path):
     found = pv.compare(
-        {"a": VAE, "b": VAE}, GUIDES, data(), seeds=2, out=tmp_path, gap_data=3, gap_options=GAPS,
+        {"a": VAE, "b": VAE}, GUIDES, data(), seeds=2, out=tmp_path, num_gap_data=3, gap_options=GAPS,
         objectives={"elbo": pv.objectives.ELBO(), "beta": pv.objectives.ELBO(beta=0.5)}, **QUICK,
     )  # fmt: skip
     names = [(r["model"], r["guide"], r["objective"], r["seed"]) for r in found.rows]
@@ -89,7 +89,7 @@ def test_the_gaps_of_a_frozen_decoder_are_those_in_closed_form():
             ),
             "full": partial(Guide, family={"z": MultivariateNormal()}),
         },
-        given, seeds=1, decoder="frozen", gap_data=24, gap_options={**GAPS, "max_steps": 1000},
+        given, seeds=1, decoder="frozen", num_gap_data=24, gap_options={**GAPS, "max_steps": 1000},
         epochs=30, lr=0.01, num_samples=200, progress=False,
     )  # fmt: skip
     rows = {r["guide"]: r for r in found.rows}
@@ -98,11 +98,11 @@ def test_the_gaps_of_a_frozen_decoder_are_those_in_closed_form():
         assert rows[name]["approximation"] == pytest.approx(lost, abs=0.03)
     assert rows["full"]["approximation"] == pytest.approx(0, abs=0.02)
     for row in found.rows:
-        gap = row["approximation"] + row["amortisation"]
+        gap = row["approximation"] + row["amortization"]
         noise = 1.0 if row["guide"] == "constants" else 0.25
         assert row["elbo"] == pytest.approx(total - gap, abs=noise)
         assert row["log_likelihood"] < total + 0.1
-    assert rows["per datum"]["amortisation"] < 0.05 < rows["constants"]["amortisation"]
+    assert rows["per datum"]["amortization"] < 0.05 < rows["constants"]["amortization"]
     assert (
         rows["per datum"]["parameters"] == 2 * LATENT * 25 and rows["constants"]["parameters"] == 4
     )
@@ -111,7 +111,7 @@ def test_the_gaps_of_a_frozen_decoder_are_those_in_closed_form():
 
 def test_a_frozen_decoder_is_one_for_all_guides_and_a_trained_one_each_guides_own(tmp_path):
     given = data()
-    options = {**QUICK, "gap_data": 0, "seeds": 1}
+    options = {**QUICK, "num_gap_data": 0, "seeds": 1}
     pv.compare(VAE, GUIDES, given, decoder="frozen", base="full", out=tmp_path, **options)
     states = {p.parent.name.rsplit("-", 1)[0]: p for p in tmp_path.glob("cells/*/checkpoint.pt")}
     assert set(states) == {"vae-base-0", "vae-diagonal-elbo-0", "vae-full-elbo-0"}
@@ -135,7 +135,7 @@ def test_what_was_stopped_goes_on_and_what_is_done_is_not_done_again(
 ):
     from pyro_vae.comparison import cells
 
-    given, options = data(), {**QUICK, "seeds": 1, "gap_data": 0, "decoder": decoder}
+    given, options = data(), {**QUICK, "seeds": 1, "num_gap_data": 0, "decoder": decoder}
     whole = pv.compare(VAE, GUIDES, given, out=tmp_path / "whole", **options)
     fit, calls = cells.fit, []
 
@@ -159,7 +159,7 @@ def test_what_was_stopped_goes_on_and_what_is_done_is_not_done_again(
 
 
 def test_processes_find_what_one_process_finds():
-    given, options = data(), {**QUICK, "seeds": 2, "gap_data": 0, "decoder": "frozen"}
+    given, options = data(), {**QUICK, "seeds": 2, "num_gap_data": 0, "decoder": "frozen"}
     one = pv.compare(VAE, GUIDES, given, **options)
     two = pv.compare(VAE, GUIDES, given, workers=2, **options)
     assert numbers(one) == numbers(two)
@@ -195,7 +195,14 @@ def test_a_strangers_pair_beside_ours(decoder):
     ours = partial(
         Guide, given={"z": ["x"]}, network=MLP(hidden=()), example={"x": given.train.x[:2]}
     )
-    options = {**QUICK, "epochs": 40, "lr": 0.03, "seeds": 2, "gap_data": 2, "gap_options": GAPS}
+    options = {
+        **QUICK,
+        "epochs": 40,
+        "lr": 0.03,
+        "seeds": 2,
+        "num_gap_data": 2,
+        "gap_options": GAPS,
+    }
     found = pv.compare(
         lambda: Stranger().model, {"theirs": lambda model: model.__self__.guide, "ours": ours},
         given, decoder=decoder, base="theirs" if decoder == "frozen" else None, **options,
@@ -203,15 +210,15 @@ def test_a_strangers_pair_beside_ours(decoder):
     rows = {(r["guide"], r["seed"]): r for r in found.rows}
     assert len({r["elbo"] for r in rows.values()}) == 4
     for r in rows.values():
-        assert r["elbo"] > -11 and abs(r["amortisation"]) < 5
+        assert r["elbo"] > -11 and abs(r["amortization"]) < 5
     assert rows["theirs", 0]["parameters"] == rows["ours", 0]["parameters"]
     assert len(pyro.get_param_store()) == 0
 
 
-def test_a_semi_amortised_guide_and_labels_of_its_rows():
+def test_a_semi_amortized_guide_and_labels_of_its_rows():
     found = pv.compare(
-        VAE, {"steps": lambda m: SemiAmortised(m, Guide(m, network=NET), steps=2)}, data(),
-        seeds=[7], gap_data=3, gap_options=GAPS, decoder="frozen", **QUICK,
+        VAE, {"steps": lambda m: SemiAmortized(m, Guide(m, network=NET), steps=2)}, data(),
+        seeds=[7], num_gap_data=3, gap_options=GAPS, decoder="frozen", **QUICK,
     )  # fmt: skip
     (row,) = found.rows
     assert row["seed"] == 7 and row["model"] == "vae" and row["objective"] == "elbo"
@@ -221,7 +228,7 @@ def test_it_leaves_the_callers_random_stream():
     torch.manual_seed(3)
     expected = torch.rand(2)
     torch.manual_seed(3)
-    pv.compare(VAE, GUIDES, data_of_another_stream(), seeds=1, gap_data=0, **QUICK)
+    pv.compare(VAE, GUIDES, data_of_another_stream(), seeds=1, num_gap_data=0, **QUICK)
     assert torch.equal(torch.rand(2), expected)
 
 
@@ -257,7 +264,7 @@ def test_compare_trains_guides_by_name_and_compares_runs(tmp_path, monkeypatch, 
     quick = ["--epochs", "1", "--num_samples", "20", "--progress", "false"]
     small = '{"hidden": [8], "latent_dim": 2, "compile": "false"}'
     asked = ["compare", "--model", "vae", "--guides", "diagonal,per-datum", "--seeds", "1"]
-    asked += ["--decoder", "frozen", "--gap_data", "0", "--settings", small, *quick]
+    asked += ["--decoder", "frozen", "--num_gap_data", "0", "--settings", small, *quick]
     assert main(asked) == 0
     said = capsys.readouterr().out
     assert "diagonal" in said and "per-datum" in said and "log p(x)" in said
@@ -268,7 +275,7 @@ def test_compare_trains_guides_by_name_and_compares_runs(tmp_path, monkeypatch, 
         assert main([*fit, *quick]) == 0
     runs = ["runs/vae-digits-0", "runs/iaf-vae-digits-0"]
     capsys.readouterr()
-    assert main(["compare", *runs, "--gap_data", "0", "--num_samples", "20"]) == 0
+    assert main(["compare", *runs, "--num_gap_data", "0", "--num_samples", "20"]) == 0
     said = capsys.readouterr().out
     assert "vae-digits" in said and "iaf-vae-digits" in said
     for wrong, message in (
@@ -296,7 +303,7 @@ def gap_bounds(bound, optimal=-4.0, elbo=-5.0):
     n = len(bound)
     return {
         "gap_log_likelihood": bound, "elbo_optimal": [optimal] * n, "elbo": [elbo] * n,
-        "amortisation": [optimal - elbo] * n,
+        "amortization": [optimal - elbo] * n,
     }  # fmt: skip
 
 
@@ -311,11 +318,13 @@ def test_the_evidence_of_a_shared_model_is_the_bound_that_is_best_on_average():
     found = with_gaps(cells, ["shared", "shared"])
     assert [row["gap_log_likelihood"] for row in found] == pytest.approx([-1.55, -1.55])
     assert [row["approximation"] for row in found] == pytest.approx([2.45, 2.95])
-    assert [row["amortisation"] for row in found] == [1.0, 1.0]
+    assert [row["amortization"] for row in found] == [1.0, 1.0]
     assert found[0]["gap_log_likelihood_se"] == pytest.approx(0.05)
     assert found[0]["approximation_se"] == pytest.approx(math.sqrt(2) * 0.05)
-    apart = with_gaps(cells, [0, 1])
-    assert [row["gap_log_likelihood"] for row in apart] == pytest.approx([-1.55, -1.8])
+    isolated_pyro_runtime = with_gaps(cells, [0, 1])
+    assert [row["gap_log_likelihood"] for row in isolated_pyro_runtime] == pytest.approx(
+        [-1.55, -1.8]
+    )
 
 
 def test_the_best_of_many_noisy_bounds_is_still_a_bound():
@@ -365,7 +374,7 @@ def test_the_table_names_the_data_and_marks_heavy_tails(tmp_path):
 
     guides = {"narrow": lambda m: _narrow, "wide": lambda m: wide}
     found = pv.compare(
-        model, guides, given, seeds=2, decoder="frozen", gap_data=3, gap_options=GAPS,
+        model, guides, given, seeds=2, decoder="frozen", num_gap_data=3, gap_options=GAPS,
         out=tmp_path, **{**QUICK, "num_samples": 400},
     )  # fmt: skip
     assert len({row["log_likelihood"] for row in found.rows}) == 1

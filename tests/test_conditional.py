@@ -12,12 +12,14 @@ from pyro import poutine
 from torch.distributions import MultivariateNormal as TorchMultivariateNormal
 
 import pyro_vae as pv
-from pyro_vae import cli, methods, pictures, summary
+from pyro_vae import cli, methods
 from pyro_vae.conditionals import MLP, MultivariateNormal, NormalLikelihood
 from pyro_vae.guides import Guide, PriorGuide
 from pyro_vae.models import CVAE, MixtureVAE, NNBaseline
 from pyro_vae.objectives import ELBO, Hybrid
 from pyro_vae.programs import trace_pair
+from pyro_vae.report import figures as pictures
+from pyro_vae.report import summary
 
 D, C, LATENT, SCALE, N = 4, 3, 2, 0.7, 12
 CONDITIONAL = [n for n, m in methods.METHODS.items() if "c" in getattr(m.model, "observes", ())]
@@ -197,11 +199,11 @@ def test_the_prior_guide_has_a_kl_of_zero_and_nothing_of_its_own(linear, xc):
     assert (pv.evaluate.elbo_terms(linear, guide, x, c=c)["z"] == 0).all()
     assert not [*guide.parameters(), *guide.buffers(), *guide.state_dict()]
     assert len([*guide.modules()]) == 1
-    twin, its_guide = copy.deepcopy((linear, guide))
+    sharing_factor, its_guide = copy.deepcopy((linear, guide))
     with torch.no_grad():
-        for parameter in twin.parameters():
+        for parameter in sharing_factor.parameters():
             parameter.mul_(2)
-    assert (pv.evaluate.elbo_terms(twin, its_guide, x, c=c)["z"] == 0).all()
+    assert (pv.evaluate.elbo_terms(sharing_factor, its_guide, x, c=c)["z"] == 0).all()
     assert (pv.evaluate.elbo_terms(linear, guide, x, c=c)["z"] == 0).all()
 
 
@@ -300,8 +302,8 @@ def test_a_hybrid_of_no_weight_is_refused():
 
 
 def conditional_digits(quadrants=1):
-    digits = pv.data.load("digits", binarise="static")
-    return digits.given(pv.data.Quadrants(quadrants, digits.x_shape))
+    digits = pv.data.load("digits", binarize="static")
+    return digits.with_condition(pv.data.Quadrants(quadrants, digits.x_shape))
 
 
 def trained(name, epochs=30, **overrides):
@@ -313,25 +315,25 @@ def trained(name, epochs=30, **overrides):
 @pytest.mark.parametrize("name", ["cvae-baseline", "hybrid-cvae", "gsnn", "nn-baseline"])
 def test_the_recorded_step_is_the_plain_one(name):
     bounds = []
-    for compile in (False, "aten"):
+    for compile in (False, "recorded"):
         with warnings.catch_warnings():
             warnings.simplefilter("error")
-            options = {"initialise.epochs": 1} if name == "cvae-baseline" else {}
+            options = {"initialize.epochs": 1} if name == "cvae-baseline" else {}
             model, guide, data = trained(name, 2, compile=compile, hidden=[8], **options)
-        test = data.observed("test")
+        test = data.observed_split("test")
         bounds.append(pv.evaluate.elbo(model, guide, test.x, c=test.c))
     torch.testing.assert_close(*bounds, atol=1e-3, rtol=1e-4)
 
 
 def log_likelihood(model, guide, data, num_samples=50):
-    part = data.observed("test")
+    part = data.observed_split("test")
     return pv.evaluate.log_likelihood(model, guide, part.x, num_samples, c=part.c).mean().item()
 
 
 def test_a_latent_and_a_prior_that_depends_on_c_each_better_the_prediction():
     found = {}
     for name in ("nn-baseline", "relaxed-cvae", "cvae"):
-        found[name] = log_likelihood(*trained(name, 40, compile="aten", lr=2e-3), 200)
+        found[name] = log_likelihood(*trained(name, 40, compile="recorded", lr=2e-3), 200)
     assert found["relaxed-cvae"] > found["nn-baseline"] + 0.5
     assert found["cvae"] > found["relaxed-cvae"] + 0.1
 
@@ -344,10 +346,10 @@ def test_a_baseline_is_trained_first_and_then_frozen_or_trained_along():
         model = CVAE(data.x_shape, data.c_shape, 2, network=SMALL, baseline=kind)
         start = copy.deepcopy(model.baseline)
         guide = Guide(model, network=SMALL)
-        initialise = pv.train.BaselineInitialisation(epochs=5, lr=1e-2)
-        initialise(model, guide, data, "cpu", 0, progress=False)
+        initialize = pv.train.BaselineInitialization(epochs=5, lr=1e-2)
+        initialize(model, guide, data, "cpu", 0, progress=False)
         first = copy.deepcopy(model.baseline)
-        valid = data.observed("valid")
+        valid = data.observed_split("valid")
         for name, baseline in (("start", start), ("first", first)):
             bound[name] = pv.evaluate.elbo(baseline, Guide(baseline), valid.x, c=valid.c).mean()
         assert bound["first"] > bound["start"] + 3
@@ -359,7 +361,7 @@ def test_a_baseline_is_trained_first_and_then_frozen_or_trained_along():
         assert all(same) if kind == "frozen" else not any(same)
     with pytest.raises(pv.UserError, match="no baseline"):
         plain = CVAE(data.x_shape, data.c_shape, 2, network=SMALL)
-        initialise(plain, Guide(plain), data, "cpu")
+        initialize(plain, Guide(plain), data, "cpu")
 
 
 def test_the_prior_sees_the_baselines_guess():
@@ -376,8 +378,8 @@ def test_the_prior_sees_the_baselines_guess():
 @pytest.mark.parametrize(
     "options, message",
     [
-        ({"conditional_prior": False, "decoder_given": ["z"]}, "x would not depend on it"),
-        ({"decoder_given": ["w"]}, "unknown parent of x 'w'"),
+        ({"conditional_prior": False, "decoder_parents": ["z"]}, "x would not depend on it"),
+        ({"decoder_parents": ["w"]}, "unknown parent of x 'w'"),
         ({"baseline": "thawed"}, "unknown baseline"),
         ({"conditional_prior": False, "baseline": "joint"}, "conditional_prior"),
     ],
@@ -408,7 +410,7 @@ def test_samples_are_given_one_c_for_all_or_one_for_each():
 def test_the_prediction_is_the_mean_at_the_priors_mean(linear, xc):
     _, c = xc
     by_hand = linear.p_x(z=linear.p_z(c=c).mean, c=c).mean.detach()
-    torch.testing.assert_close(pv.generate.predict(linear, c), by_hand)
+    torch.testing.assert_close(pv.generate.predict_mean(linear, c), by_hand)
     found = pv.evaluate.reconstruct(linear, PriorGuide(linear), xc[0], c=c)
     torch.testing.assert_close(found, by_hand)
 
@@ -423,16 +425,16 @@ def test_both_estimates_stand_side_by_side_under_their_names():
         (Guide(model, network=SMALL), ["importance weighted", "Monte Carlo from the prior"]),
         (PriorGuide(model), ["Monte Carlo from the prior"]),
     ):
-        result = summary.summarise(model, guide, data, num_samples=20)
+        result = summary.summarize(model, guide, data, num_samples=20)
         table = summary.table(result)
         assert table.count("log p(x | c)") == len(names)
         assert all(f"{name}, 20 samples" in table for name in names)
-        part = data.observed("test")
+        part = data.observed_split("test")
         bound = pv.evaluate.log_likelihood(model, PriorGuide(model), part.x, 20, c=part.c)
         key = "log_likelihood_monte_carlo" if len(names) == 2 else "log_likelihood"
         assert result[key] == pytest.approx(bound.mean().item(), abs=1e-4)
     baseline = NNBaseline(data.x_shape, data.c_shape, network=SMALL)
-    result = summary.summarise(baseline, Guide(baseline), data, num_samples=3)
+    result = summary.summarize(baseline, Guide(baseline), data, num_samples=3)
     assert result["log_likelihood"] == pytest.approx(result["elbo"])
     assert "exact, there is no latent" in summary.table(result)
 
@@ -440,7 +442,7 @@ def test_both_estimates_stand_side_by_side_under_their_names():
 def test_completions_keep_what_is_given_and_show_the_truth():
     data = conditional_digits(2)
     model = CVAE(data.x_shape, data.c_shape, 2, network=SMALL)
-    part = data.observed("test")[:4]
+    part = data.observed_split("test")[:4]
     columns = pictures.completions(model, data, part.x, part.c, draws=2)
     assert list(columns) == ["given", "sample 1", "sample 2", "prediction", "truth"]
     mask = data.condition.mask()
@@ -451,11 +453,11 @@ def test_completions_keep_what_is_given_and_show_the_truth():
     assert not torch.equal(columns["sample 1"], columns["sample 2"])
 
 
-def test_pixels_are_centred_for_the_encoder_in_x_and_in_c():
+def test_pixels_are_centerd_for_the_encoder_in_x_and_in_c():
     guide = pv.method("cvae", "digits", quadrants=1).guide
-    assert guide.standardise == {"x": (0.5, 0.5), "c": (0.5, 0.5)}
+    assert guide.standardize == {"x": (0.5, 0.5), "c": (0.5, 0.5)}
     guide = pv.method("cvae", "digits", condition="labels").guide
-    assert guide.standardise == {"x": (0.5, 0.5)}
+    assert guide.standardize == {"x": (0.5, 0.5)}
 
 
 def command(tmp_path, *arguments):
@@ -467,7 +469,7 @@ def command(tmp_path, *arguments):
 
 @pytest.mark.parametrize("name", CONDITIONAL)
 def test_the_command_completes_quadrants(name, tmp_path, capsys):
-    more = ["--initialise.epochs", "1"] if name == "cvae-baseline" else []
+    more = ["--initialize.epochs", "1"] if name == "cvae-baseline" else []
     assert command(tmp_path, name, *more, "--quadrants", "3") == 0
     page = (tmp_path / "run" / "report.html").read_text()
     assert "Completions" in page and "log p(x | c)" in page
@@ -511,7 +513,7 @@ def test_the_command_regresses_on_an_arrays_c(tmp_path):
         (["cvae", "--data", "arcs", "--condition", "quadrants"], "parts of images"),
         (["cvae", "--alpha", "0.5"], "alpha"),
         (["cvae", "--objective", "hibrid"], "did you mean 'Hybrid'"),
-        (["cvae", "--initialise", "BaselineInitialisation"], "no baseline to train first"),
+        (["cvae", "--initialize", "BaselineInitialization"], "no baseline to train first"),
         (["gsnn", "--family", "Normal"], "gsnn has no option 'family'"),
     ],
 )

@@ -20,7 +20,7 @@ from pyro_vae.conditionals import (
     Conditional,
     ContinuousBernoulli,
     Conv,
-    DiscretisedLogistic,
+    DiscretizedLogistic,
     GreyBernoulli,
     MultivariateNormal,
     NegativeBinomial,
@@ -205,15 +205,17 @@ def test_grey_bernoulli_scores_anything_and_says_it_is_no_law():
 
 
 @pytest.mark.parametrize("levels", [2, 3, 16, 256])
-def test_discretised_logistic_is_scipys_mass_of_a_bin_and_sums_to_one(levels):
+def test_discretized_logistic_is_scipys_mass_of_a_bin_and_sums_to_one(levels):
     loc, raw = doubles(7, 1, scale=0.7), doubles(7, 1, seed=1, scale=2.0)
-    fn = DiscretisedLogistic(levels)((1,), loc, raw)
+    fn = DiscretizedLogistic(levels)((1,), loc, raw)
     x = torch.arange(levels, dtype=torch.float64) / (levels - 1)
     found = fn.log_prob(x[:, None, None])  # [levels, 7]
-    law = scipy.stats.logistic(loc.numpy() + 0.5, np.exp(7 * np.tanh((raw.numpy() - 3) / 7)))
+    distribution = scipy.stats.logistic(
+        loc.numpy() + 0.5, np.exp(7 * np.tanh((raw.numpy() - 3) / 7))
+    )
     h = 0.5 / (levels - 1)
-    upper = np.where(x.numpy() > 1 - h, 1, law.cdf(x.numpy() + h)).T
-    lower = np.where(x.numpy() < h, 0, law.cdf(x.numpy() - h)).T
+    upper = np.where(x.numpy() > 1 - h, 1, distribution.cdf(x.numpy() + h)).T
+    lower = np.where(x.numpy() < h, 0, distribution.cdf(x.numpy() - h)).T
     close(found.exp(), upper - lower, rtol=1e-9, atol=1e-12)
     close(found.logsumexp(0), np.zeros(7))
     mean = (found.exp() * x[:, None]).sum(0)
@@ -223,12 +225,12 @@ def test_discretised_logistic_is_scipys_mass_of_a_bin_and_sums_to_one(levels):
 
 @pytest.mark.parametrize("loc", [-1e4, -3.0, 0.0, 0.5, 1e4])
 @pytest.mark.parametrize("raw", [-1e4, -3.0, 0.0, 1e4])
-def test_discretised_logistic_keeps_its_digits_in_the_tails_in_float32(loc, raw):
+def test_discretized_logistic_keeps_its_digits_in_the_tails_in_float32(loc, raw):
     x = torch.arange(256) / 255
 
     def log_prob(dtype):
         parameters = [torch.full((1,), v, dtype=dtype, requires_grad=True) for v in (loc, raw)]
-        found = DiscretisedLogistic()((1,), *parameters).log_prob(x.to(dtype)[:, None])
+        found = DiscretizedLogistic()((1,), *parameters).log_prob(x.to(dtype)[:, None])
         return found, torch.autograd.grad(found.sum(), parameters)
 
     (single, gradients), (exact, _) = log_prob(torch.float32), log_prob(torch.float64)
@@ -270,8 +272,8 @@ def test_negative_binomial_is_scipys_and_tends_to_poisson():
 
 
 LEVELS = {
-    "discretised logistic": (DiscretisedLogistic(5), 4),
-    "discretised logistic, a scale a pixel": (DiscretisedLogistic(5, learned_scale=True), 4),
+    "discretized logistic": (DiscretizedLogistic(5), 4),
+    "discretized logistic, a scale a pixel": (DiscretizedLogistic(5, learned_scale=True), 4),
     "categorical": (Categorical(5), 4),
     "poisson": (Poisson(), 1),
     "negative binomial": (NegativeBinomial(), 1),
@@ -312,7 +314,7 @@ def test_no_network_output_makes_a_discrete_likelihood_infinite(name, size):
 @pytest.mark.parametrize(
     "name, value, message",
     [
-        ("discretised-logistic", 0.5, "multiples of 1/255 in .*set levels="),
+        ("discretized-logistic", 0.5, "multiples of 1/255 in .*set levels="),
         ("categorical", -1 / 255, "multiples of 1/255"),
         ("poisson", 0.5, "counts are whole numbers"),
         ("negative-binomial", -1.0, "counts are whole numbers"),
@@ -328,7 +330,7 @@ def test_data_that_a_discrete_likelihood_cannot_have_are_refused(name, value, me
 
 def test_levels_can_be_set_of_likelihoods_that_have_them():
     assert likelihood("categorical", levels=17) == Categorical(17)
-    assert likelihood("discretised-logistic", 2) == DiscretisedLogistic(2)
+    assert likelihood("discretized-logistic", 2) == DiscretizedLogistic(2)
     with pytest.raises(pv.UserError, match="'poisson' has no levels"):
         likelihood("poisson", levels=3)
     with pytest.raises(pv.UserError, match="levels takes whole numbers from 2, not 1"):
@@ -382,7 +384,7 @@ def test_bounded_log_scale_is_bounded_odd_and_its_inverse_undoes_it(raw):
 # ----------------------------------------------------------------- broadcasting of parents
 
 
-def law(fn):
+def distribution(fn):
     """Every parameter of a distribution that a network makes."""
     base = getattr(fn, "base_dist", fn)
     names = [n for n in ("loc", "scale", "scale_tril", "logits", "rate") if n in base.__dict__]
@@ -391,7 +393,7 @@ def law(fn):
 
 def assert_same_law(a, b):
     assert a.batch_shape == b.batch_shape and a.event_shape == b.event_shape
-    for one, other in zip(law(a), law(b), strict=True):
+    for one, other in zip(distribution(a), distribution(b), strict=True):
         torch.testing.assert_close(one.expand(other.shape), other)
 
 
@@ -443,7 +445,7 @@ def test_any_leftmost_dimensions_are_a_batch(batch, network, name):
     fn = p(z=z, c=c)
     assert fn.batch_shape == batch and fn.event_shape == (1, 4, 4)
     rows = p(z=z.reshape(-1, 3), c=c.reshape(-1, 2))
-    (parameter, *_), (row, *_) = law(fn), law(rows)
+    (parameter, *_), (row, *_) = distribution(fn), distribution(rows)
     torch.testing.assert_close(parameter.reshape(row.shape), row)
 
 
@@ -540,7 +542,7 @@ def convolutions(module):
     return [m for m in module.modules() if isinstance(m, torch.nn.modules.conv._ConvNd)]
 
 
-@pytest.mark.parametrize("family", ["normal", "categorical", "discretised-logistic"])
+@pytest.mark.parametrize("family", ["normal", "categorical", "discretized-logistic"])
 @pytest.mark.parametrize(
     "shape", [(2, 64), (1, 1), (3, 7), (1, 8, 8), (2, 5, 6), (1, 4, 5, 6), (2, 1, 3, 8)]
 )
@@ -568,7 +570,7 @@ def test_convolutions_have_the_dimensions_of_the_data_and_gradients_reach_them(s
 
 
 def test_a_convolution_is_local():
-    """The first layer of a signal's encoder sees three neighbours, not the whole signal."""
+    """The first layer of a signal's encoder sees three neighbors, not the whole signal."""
     q = Conditional((2,), {"x": (1, 16)}, Normal(), Conv((2,), (4,))).double()
     (layer,) = convolutions(q)
     x = torch.zeros(1, 1, 16, dtype=torch.float64)

@@ -9,7 +9,7 @@ from pyro_vae.data import Labels, Quadrants, batches
 
 @pytest.fixture(scope="module")
 def digits():
-    return pv.data.load("digits", binarise="dynamic")
+    return pv.data.load("digits", binarize="dynamic")
 
 
 @pytest.mark.parametrize("observed, pixels", [(1, 16), (2, 32), (3, 48)])
@@ -35,8 +35,8 @@ def test_quadrants_of_something_else_are_refused(observed, shape):
         Quadrants(observed, shape)
 
 
-def test_every_batch_is_conditioned_after_it_is_binarised(digits):
-    data = digits.given(Quadrants(1, digits.x_shape))
+def test_every_batch_is_conditioned_after_it_is_binarized(digits):
+    data = digits.with_condition(Quadrants(1, digits.x_shape))
     assert data.x_shape == (48,) and data.c_shape == (16,) and digits.c_shape is None
     batch = next(iter(batches(data, 64, "cpu").epoch(0)))
     assert batch["x"].shape == (64, 48) and batch["c"].shape == (64, 16)
@@ -44,15 +44,15 @@ def test_every_batch_is_conditioned_after_it_is_binarised(digits):
     grey = data.condition(data.train.x[batch["index"]], None)[1]
     assert (batch["c"][grey == 0] == 0).all()
     for split in ("train", "valid", "test"):
-        part = data.observed(split)
+        part = data.observed_split(split)
         whole = data.condition.join(part.x, part.c)
-        assert torch.equal(whole, digits.observed(split).x)
+        assert torch.equal(whole, digits.observed_split(split).x)
     assert "Quadrants" in data.describe()["condition"]
 
 
 def test_labels_are_given_one_hot(digits):
-    data = digits.given(Labels(10))
-    part = data.observed("test")
+    data = digits.with_condition(Labels(10))
+    part = data.observed_split("test")
     assert torch.equal(part.c.argmax(-1), digits.test.y) and part.x.shape == digits.test.x.shape
     with pytest.raises(pv.UserError, match="have none"):
         Labels(10)(part.x, None)
@@ -68,7 +68,7 @@ def test_labels_are_given_one_hot(digits):
 def test_a_label_that_would_be_a_row_of_zeros_is_refused(y, message):
     data = pv.data.from_arrays(torch.zeros(3, 2), torch.tensor(y), valid=0, test=0)
     with pytest.raises(pv.UserError, match=message):
-        data.given(Labels(2))
+        data.with_condition(Labels(2))
     with pytest.raises(pv.UserError, match=message):
         Labels(2)(data.train.x, data.train.y)
 

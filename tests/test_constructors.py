@@ -13,7 +13,7 @@ from pyro_vae.conditionals import (
     Categorical,
     Conditional,
     Conv,
-    DiscretisedLogistic,
+    DiscretizedLogistic,
     Flow,
     LowRankNormal,
     MultivariateNormal,
@@ -30,13 +30,13 @@ from pyro_vae.models import (
     M2,
     VAE,
     AuxiliaryDGM,
-    Components,
+    CategoricalPrior,
     FlowPrior,
     HierarchicalVAE,
     MixturePrior,
     MixtureVAE,
     NNBaseline,
-    StandardNormal,
+    StandardNormalPrior,
     VampPrior,
 )
 
@@ -73,8 +73,8 @@ WRONG = [
     (lambda: AuxiliaryDGM(6), "x_shape takes a tuple"),
     (lambda: HierarchicalVAE((6,), (5, 2)), "latent_dim takes whole numbers from 1"),
     (lambda: HierarchicalVAE((6,), 5, 0), "z2_dim takes whole numbers from 1"),
-    (lambda: StandardNormal(-1), "size takes whole numbers"),
-    (lambda: Components(2.5), "num_components takes whole numbers"),
+    (lambda: StandardNormalPrior(-1), "size takes whole numbers"),
+    (lambda: CategoricalPrior(2.5), "num_components takes whole numbers"),
     (lambda: Conditional(2), "shape takes a tuple"),
     (lambda: Conditional((2,), {"z": 6}), "the shape of z takes a tuple"),
     (lambda: Conditional((2,), ["z"]), "given must be {parent: shape}"),
@@ -86,7 +86,7 @@ WRONG = [
     (lambda: LowRankNormal(True), "rank takes whole numbers"),
     (lambda: Binomial(0), "trials takes whole numbers from 1, not 0"),
     (lambda: Categorical(1), "levels takes whole numbers from 2, not 1"),
-    (lambda: DiscretisedLogistic(2.5), "levels takes whole numbers"),
+    (lambda: DiscretizedLogistic(2.5), "levels takes whole numbers"),
     (lambda: guide(given={"z": ["index"]}, num_data=0), "num_data takes whole numbers"),
     (lambda: pv.data.from_arrays(torch.ones(9, 2), likelihood="foo"), "unknown likelihood 'foo'"),
     (
@@ -100,27 +100,30 @@ WRONG = [
     (lambda: RelaxedOneHotCategorical(0), "temperature must be positive: 0"),
     (lambda: guide(temperature=0), "temperature must be positive: 0"),
     (lambda: guide(temperature=math.nan), "temperature must be positive: nan"),
-    (lambda: guide(standardise={"x": (0.5, 0)}), "the scale of 'x' .* must be positive"),
+    (lambda: guide(standardize={"x": (0.5, 0)}), "the scale of 'x' .* must be positive"),
     (
-        lambda: guide(standardise={"x": (0.5, torch.tensor([1.0] * 5 + [0.0]))}),
+        lambda: guide(standardize={"x": (0.5, torch.tensor([1.0] * 5 + [0.0]))}),
         "the scale of 'x' .* must be positive; where a value is constant, .* use 1",
     ),
-    (lambda: guide(standardise={"x": (math.nan, 1)}), "the mean of 'x' .* is not finite"),
-    (lambda: guide(standardise={"x": (0, torch.ones(7))}), r"has shape \[7\], 'x' \[6\]"),
-    (lambda: guide(standardise={"x": 0.5}), r"takes \(mean, scale\) for 'x', not 0.5"),
-    (lambda: guide(standardise=0.5), "standardise must be a dict"),
+    (lambda: guide(standardize={"x": (math.nan, 1)}), "the mean of 'x' .* is not finite"),
+    (lambda: guide(standardize={"x": (0, torch.ones(7))}), r"has shape \[7\], 'x' \[6\]"),
+    (lambda: guide(standardize={"x": 0.5}), r"takes \(mean, scale\) for 'x', not 0.5"),
+    (lambda: guide(standardize=0.5), "standardize must be a dict"),
     (lambda: FlowPrior(2, scale=torch.zeros(2)), "scale of a flow prior must be positive"),
     # priors
     (lambda: VAE((6,), prior=3), f"{NO_PRIOR} z, such as .* not int"),
     (lambda: GMVAE((6,), prior="vamp"), f"{NO_PRIOR} w, such as .* not str"),
     (lambda: VAE((6,), 2, prior=a_normal(2)), f"{NO_PRIOR} z, .* not Independent"),
     (lambda: VAE((6,), 2, prior=torch.nn.Linear(2, 2)), f"{NO_PRIOR} z; Linear does not"),
-    (lambda: M2((6,), 3, 2, prior=StandardNormal(3)), r"z has shape \[2\], the prior's .* \[3\]"),
+    (
+        lambda: M2((6,), 3, 2, prior=StandardNormalPrior(3)),
+        r"z has shape \[2\], the prior's .* \[3\]",
+    ),
     (
         lambda: CVAE((6,), (3,), conditional_prior=False, prior=torch.nn.Flatten()),
         f"{NO_PRIOR} z; Flatten does not",
     ),
-    (lambda: HierarchicalVAE((6,), 3, 2, prior=StandardNormal(3)), r"z2 has shape \[2\]"),
+    (lambda: HierarchicalVAE((6,), 3, 2, prior=StandardNormalPrior(3)), r"z2 has shape \[2\]"),
     (lambda: VampPrior(6, 2), "the shape of x takes a tuple"),
     (lambda: MixturePrior(2, family="full"), NO_FAMILY),
     # families
@@ -151,7 +154,7 @@ WRONG = [
     (lambda: guide(given=["z"]), r"given must be a dict such as {'z': \['x'\]}, not \['z'\]"),
     (lambda: guide(given={"z": "x"}), r"parents of 'z' must be a list of names, .* not 'x'"),
     (lambda: guide(given={"z": 3}), "parents of 'z' must be a list of names"),
-    (lambda: CVAE((6,), (3,), decoder_given="zc"), "decoder_given must be a list of names"),
+    (lambda: CVAE((6,), (3,), decoder_parents="zc"), "decoder_parents must be a list of names"),
 ]
 
 
@@ -168,8 +171,8 @@ def test_right_arguments_of_unusual_kinds_are_taken():
     assert MLP([4]) == MLP((4,)) and hash(MLP([4])) == hash(MLP((4,)))
     VAE([6], 2, network=NET, prior=FlowPrior(2, transforms=1, hidden=[4]))
     VAE(torch.Size([6]), 2, network=NET, prior=MixturePrior(2, 3))
-    guide(standardise={"x": (torch.zeros(6), torch.ones(6))}, given={"z": ("x",)})
-    guide(standardise={"x": [0.5, 2]})
+    guide(standardize={"x": (torch.zeros(6), torch.ones(6))}, given={"z": ("x",)})
+    guide(standardize={"x": [0.5, 2]})
     for family in (Normal(), Flow("maf", 1, (4,)), LowRankNormal(1), MultivariateNormal()):
         guide(family={"z": family})
     guide_of_classes(family={"y": OneHotCategorical()}, discrete="relaxed", temperature=1)

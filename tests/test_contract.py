@@ -14,10 +14,11 @@ from pyro import poutine
 
 import pyro_vae as pv
 from pyro_vae import methods
-from pyro_vae.evaluate import gaps
+from pyro_vae.diagnostics import gaps
 from pyro_vae.generate.paths import main_latent
 from pyro_vae.objectives import ELBO, IWAE, RWS, STL, DReG, Hybrid, Renyi, SemiSupervised
-from pyro_vae.pair import reads_index, takes
+from pyro_vae.programs.calling import accepts_argument
+from pyro_vae.programs.inspection import is_per_datum
 
 X_SHAPE, C_SHAPE, N = (1, 8, 8), (5,), 6
 TINY = {
@@ -30,9 +31,9 @@ LABELS = torch.tensor([0, -1, 2, -1, 1, -1])
 OBJECTIVES = {
     "plain": {},
     "particles": {"num_particles": 3},
-    "warm-up": {"warmup": 4, "warmup_from": 0.2},
-    "warm-up, free bits": {"warmup": 4, "warmup_from": 0.2, "free_bits": True},
-    "warm-up, particles": {"warmup": 4, "warmup_from": 0.2, "num_particles": 3},
+    "warm-up": {"warmup": 4, "warmup_start": 0.2},
+    "warm-up, free bits": {"warmup": 4, "warmup_start": 0.2, "free_bits": True},
+    "warm-up, particles": {"warmup": 4, "warmup_start": 0.2, "num_particles": 3},
     "hybrid": {"alpha": 0.4},
 }
 
@@ -54,7 +55,7 @@ def given(model, n=N):
 
 
 def index(guide):
-    return {"index": torch.arange(N)} if reads_index(guide) else {}
+    return {"index": torch.arange(N)} if is_per_datum(guide) else {}
 
 
 def observed(model, guide):
@@ -80,7 +81,7 @@ def objective(model, options, kind=ELBO):
 COMBINATIONS = [
     (name, discrete, chosen, network)
     for name, discrete, chosen, network in itertools.product(
-        methods.METHODS, ("enumerate", "score", "relaxed"), OBJECTIVES, ("MLP", "Conv")
+        methods.METHODS, ("enumerate", "score_function", "relaxed"), OBJECTIVES, ("MLP", "Conv")
     )
     if discrete == "enumerate" or name in NAMES_Y  # no named y: nothing to treat
 ]
@@ -137,15 +138,16 @@ def test_one_step_of_every_bound_and_estimator_does(name, kind, options):
 @pytest.mark.parametrize("kind", [STL, IWAE, Renyi, RWS])
 @pytest.mark.parametrize("name", NAMES_Y)
 def test_one_step_with_a_sampled_latent_does_too(name, kind):
-    step_reaches_every_parameter(name, "score", {"num_particles": 2}, "MLP", kind)
+    step_reaches_every_parameter(name, "score_function", {"num_particles": 2}, "MLP", kind)
 
 
 @pytest.mark.parametrize(
     "name, discrete, chosen",
     [
-        combination[:3]
-        for combination in COMBINATIONS
-        if combination[3] == "MLP" and takes(methods.METHODS[combination[0]].model.forward, "y")
+        enumerated_assignment[:3]
+        for enumerated_assignment in COMBINATIONS
+        if enumerated_assignment[3] == "MLP"
+        and accepts_argument(methods.METHODS[enumerated_assignment[0]].model.forward, "y")
     ],
 )
 def test_one_step_with_labels_of_some_data_does_too(name, discrete, chosen):
@@ -228,15 +230,15 @@ def pretend_trained(model):
 
 def test_copies_share_nothing(pair):
     x, others = images(), observed(*pair)
-    twin = copy.deepcopy(pair)
+    sharing_factor = copy.deepcopy(pair)
     own = {p.data_ptr() for m in pair for p in [*m.parameters(), *m.buffers()]}
-    assert not own & {p.data_ptr() for m in twin for p in [*m.parameters(), *m.buffers()]}
+    assert not own & {p.data_ptr() for m in sharing_factor for p in [*m.parameters(), *m.buffers()]}
     before = pv.evaluate.elbo(*pair, x, **others)
-    assert torch.equal(pv.evaluate.elbo(*twin, x, **others), before)
-    pretend_trained(twin[0])
-    pv.fit(*twin, data(pair[0]), epochs=1, lr=0.1, device="cpu", progress=False)
+    assert torch.equal(pv.evaluate.elbo(*sharing_factor, x, **others), before)
+    pretend_trained(sharing_factor[0])
+    pv.fit(*sharing_factor, data(pair[0]), epochs=1, lr=0.1, device="cpu", progress=False)
     assert torch.equal(pv.evaluate.elbo(*pair, x, **others), before)
-    assert not torch.equal(pv.evaluate.elbo(*twin, x, **others), before)
+    assert not torch.equal(pv.evaluate.elbo(*sharing_factor, x, **others), before)
 
 
 def test_check_pair_accepts_it_and_evaluation_is_per_datum_and_finite(pair):
@@ -258,7 +260,7 @@ def test_it_can_be_generated_from_in_every_way(pair):
         return  # nothing to encode x to
     source = pv.generate.AggregatePosterior(guide, x, **others)
     assert pv.sample(model, 4, source=source, mean=True).shape == (4, *X_SHAPE)
-    density = pv.evaluate.ex_post(model, guide, x, latent, num_components=2, **others)
+    density = pv.evaluate.fit_ex_post_prior(model, guide, x, latent, num_components=2, **others)
     assert pv.sample(model, 4, source={latent: density}, **c).shape == (4, *X_SHAPE)
     first = {k: v[:1] for k, v in others.items()}
     path = pv.interpolate(model, guide, x[:1], x[:1], steps=3, **first)
@@ -266,7 +268,7 @@ def test_it_can_be_generated_from_in_every_way(pair):
     torch.testing.assert_close(path[:, 0], path[:, 2])
     assert pv.traverse(model, guide, x, units=1, steps=3, **others).x.shape == (1, 3, *X_SHAPE)
     mask = torch.arange(64).reshape(X_SHAPE) < 32
-    done = pv.complete(model, guide, x, mask, num_samples=2, steps=3, **others).x
+    done = pv.impute(model, guide, x, mask, num_samples=2, steps=3, **others).x
     assert done.shape == (2, N, *X_SHAPE) and set(done.unique().tolist()) <= {0.0, 1.0}
     assert torch.equal(done[:, :, mask], x[:, mask].expand(2, N, 32))
 
@@ -326,20 +328,22 @@ def judge(name, model, guide):
     x, others = images(), observed(model, guide)
     if name == "nn-baseline":
         with pytest.raises(pv.UserError, match="no continuous latent"):
-            pv.evaluate.ais(model, x, **others)
+            pv.diagnostics.ais(model, x, **others)
         return
-    annealed = pv.evaluate.ais(model, x, guide, num_steps=3, num_chains=2, leapfrog=2, **others)
-    found = pv.evaluate.inference_gaps(
+    annealed = pv.diagnostics.ais(model, x, guide, num_steps=3, num_chains=2, leapfrog=2, **others)
+    found = pv.diagnostics.inference_gaps(
         model, guide, x, 50, 50, max_steps=2, annealing={"num_steps": 2, "num_chains": 2}, **others
     )
-    judged = pv.evaluate.diagnostics(model, guide, x, 50, **others)
+    judged = pv.diagnostics.importance_diagnostics(model, guide, x, 50, **others)
     for value in (annealed, *found.values(), judged["ess"]):
         assert value.shape == (len(x),) and torch.isfinite(value).all()
-    assert (found["amortisation"] > -5 * found["amortisation_se"] - 1e-3).all()
-    for parts in pv.evaluate.elbo_surgery(model, guide, x, **others).values():
+    assert (found["amortization"] > -5 * found["amortization_se"] - 1e-3).all()
+    for parts in pv.diagnostics.elbo_surgery(model, guide, x, **others).values():
         assert parts["mutual_information"] < math.log(len(x)) + 1e-3
     if "index" not in others:
-        gap = pv.evaluate.bdmc(model, guide, len(x), 2, 2, 2, **others)["gap"]
+        gap = pv.diagnostics.bdmc(model, guide, len(x), 2, 2, 2, **others)["gap"]
         assert torch.isfinite(gap).all()
-        ranks = pv.evaluate.calibration(model, guide, len(x), 19, bins=4, **others)
+        ranks = pv.diagnostics.simulation_based_calibration(
+            model, guide, len(x), 19, bins=4, **others
+        )
         assert all(len(r["ranks"]) == len(x) for r in ranks.values())

@@ -10,9 +10,9 @@ from test_train import _stop_after
 
 import pyro_vae as pv
 from pyro_vae.objectives import ELBO
-from pyro_vae.train import cuda_graph
-from pyro_vae.train.cuda_graph import WARMUP, GraphedStep
-from pyro_vae.train.recorded import RecordedStep
+from pyro_vae.train.steps import cuda_graph
+from pyro_vae.train.steps.cuda_graph import WARMUP, GraphedStep
+from pyro_vae.train.steps.recorded import RecordedStep
 
 gpu = pytest.mark.gpu
 needs_gpu = pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a GPU")
@@ -37,7 +37,7 @@ def train(method, graphed, sizes, device="cpu", clip_norm=0.5):
     """Losses and weights of a few steps: warm-up and learning rate change at each of them."""
     pair = [m.to(device) for m in library_pair(method)]
     objective = ELBO(warmup=10)
-    step = RecordedStep(objective, pair, "aten")
+    step = RecordedStep(objective, pair, "recorded")
     parameters = [p for m in pair for p in m.parameters()]
     on_gpu = device == "cuda"
     lr = torch.tensor(1e-2, device=device) if on_gpu else 1e-2
@@ -69,14 +69,14 @@ def test_a_captured_step_trains_as_the_recorded_one(emulated, method):
 def test_capturing_trains_nothing_and_leaves_the_noise(emulated):
     model, guide = library_pair("vae")
     parameters = [*model.parameters(), *guide.parameters()]
-    step = RecordedStep(ELBO(), (model, guide), "aten")
+    step = RecordedStep(ELBO(), (model, guide), "recorded")
     graphed = GraphedStep(step, torch.optim.AdamW(parameters, lr=1.0, fused=True))
     batch = digits_batch()
     before, noise = [p.detach().clone() for p in parameters], torch.get_rng_state()
     graphed._capture(step.recording(batch), batch)
     assert emulated and all(map(torch.equal, before, parameters))
     assert torch.equal(noise, torch.get_rng_state())
-    assert all(not v.any() for s in graphed.optimiser.state.values() for v in s.values())
+    assert all(not v.any() for s in graphed.optimizer.state.values() for v in s.values())
 
 
 @pytest.mark.parametrize("how", ["raises", "freezes the noise"])
@@ -101,7 +101,7 @@ def test_what_cannot_be_captured_is_trained_by_its_recording_with_one_warning(mo
 def test_fit_with_a_graph_is_fit_without_and_resumes_in_either(emulated, monkeypatch, tmp_path):
     # in float64: the rate is a tensor for the graph, and Adam multiplies otherwise with one
     torch.set_default_dtype(torch.float64)
-    options = {"compile": "aten", "schedule": "linear", "clip_norm": 0.5}
+    options = {"compile": "recorded", "schedule": "linear", "clip_norm": 0.5}
     a, wanted = trained(epochs=2, **options)
     stepper = sys.modules["pyro_vae.train.stepper"]
     monkeypatch.setattr(stepper, "can_graph", lambda device: True)
@@ -141,7 +141,7 @@ def test_a_graph_trains_as_the_recorded_step(method):
 
 @gpu
 @needs_gpu
-@pytest.mark.parametrize("compile", ["aten", True])
+@pytest.mark.parametrize("compile", ["recorded", True])
 def test_no_step_of_fit_waits_for_the_gpu(monkeypatch, compile):
     class Watched(ELBO):
         """From its second epoch on (the first records and captures) a wait is an error."""

@@ -1,4 +1,4 @@
-"""Data sets: splits that never meet, binarisation that is stated and seeded, mistakes told."""
+"""Data sets: splits that never meet, binarization that is stated and seeded, mistakes told."""
 
 import dataclasses
 import os
@@ -31,7 +31,7 @@ def numbered(n=100, **options):
 
 
 def test_digits_are_scikit_learns_in_three_parts():
-    data = load("digits", binarise="none")
+    data = load("digits", binarize="none")
     assert data.x_shape == (1, 8, 8) and data.num_classes == 10
     assert {k: len(s) for k, s in splits(data).items()} == {
         "train": 1257,
@@ -59,7 +59,7 @@ def test_labels_stay_with_their_images():
         img.astype("float32").tobytes(): int(y)
         for img, y in zip(bunch.images / 16, bunch.target, strict=True)
     }
-    data = load("digits", binarise="none")
+    data = load("digits", binarize="none")
     for split in splits(data).values():
         for x, y in zip(split.x[:50], split.y[:50], strict=True):
             assert label[x[0].numpy().tobytes()] == y
@@ -86,40 +86,40 @@ def test_splits_do_not_look_at_labels():
     assert torch.equal(with_labels.test.x, without.test.x) and without.test.y is None
 
 
-# ------------------------------------------------------------------------- binarisation
+# ------------------------------------------------------------------------- binarization
 
 
 def is_binary(x):
     return bool(((x == 0) | (x == 1)).all())
 
 
-def test_static_binarisation_draws_every_split_once():
-    data = load("digits", binarise="static")
+def test_static_binarization_draws_every_split_once():
+    data = load("digits", binarize="static")
     assert all(is_binary(s.x) for s in splits(data).values())
     again, other = (
-        load("digits", binarise="static"),
-        load("digits", binarise="static", binarise_seed=1),
+        load("digits", binarize="static"),
+        load("digits", binarize="static", binarize_seed=1),
     )
     for name, split in splits(data).items():
         assert torch.equal(split.x, getattr(again, name).x)
         assert not torch.equal(split.x, getattr(other, name).x)
         assert torch.equal(split.y, getattr(other, name).y)  # the same images
-    assert torch.equal(data.observed("train").x, data.train.x)
+    assert torch.equal(data.observed_split("train").x, data.train.x)
 
 
-def test_dynamic_binarisation_keeps_grey_in_training_and_fixes_the_rest():
-    grey, data = load("digits", binarise="none"), load("digits", binarise="dynamic")
+def test_dynamic_binarization_keeps_grey_in_training_and_fixes_the_rest():
+    grey, data = load("digits", binarize="none"), load("digits", binarize="dynamic")
     assert torch.equal(data.train.x, grey.train.x)
     assert is_binary(data.valid.x) and is_binary(data.test.x)
-    static = load("digits", binarise="static")
+    static = load("digits", binarize="static")
     assert torch.equal(data.valid.x, static.valid.x) and torch.equal(data.test.x, static.test.x)
-    observed = data.observed("train")
-    assert is_binary(observed.x) and torch.equal(observed.x, data.observed("train").x)
+    observed = data.observed_split("train")
+    assert is_binary(observed.x) and torch.equal(observed.x, data.observed_split("train").x)
     assert torch.equal(observed.y, data.train.y)
 
 
-def test_dynamic_binarisation_draws_each_batch_anew():
-    data = load("digits", binarise="dynamic")
+def test_dynamic_binarization_draws_each_batch_anew():
+    data = load("digits", binarize="dynamic")
     feed = batches(data, 1257, torch.device("cpu"))
     (first,), (second,) = list(feed.epoch(0)), list(feed.epoch(0))
     assert torch.equal(first["index"], second["index"])  # the same data in the same order,
@@ -131,31 +131,31 @@ def test_dynamic_binarisation_draws_each_batch_anew():
     assert ((draws.mean(0) - grey).abs() <= 6 * error + 1e-6).all()
 
 
-def test_binarised_pixels_are_bernoulli_of_the_grey():
+def test_binarized_pixels_are_bernoulli_of_the_grey():
     grey = torch.full((20_000, 1), 0.3)
-    data = from_arrays(grey, binarise="static", valid=0, test=0)
+    data = from_arrays(grey, binarize="static", valid=0, test=0)
     assert data.train.x.mean().item() == pytest.approx(0.3, abs=5 * (0.21 / 20_000) ** 0.5)
 
 
 def test_what_was_done_to_the_data_is_described():
-    data = load("digits", binarise="dynamic", split_seed=3, binarise_seed=4)
+    data = load("digits", binarize="dynamic", split_seed=3, binarize_seed=4)
     assert data.describe() == {
         "name": "digits", "x_shape": [1, 8, 8], "num_classes": 10,
         "sizes": {"train": 1257, "valid": 180, "test": 360},
-        "binarise": "dynamic", "binarise_seed": 4, "split_seed": 3,
+        "binarize": "dynamic", "binarize_seed": 4, "split_seed": 3,
     }  # fmt: skip
     assert data.likelihood == "bernoulli"
-    assert load("digits", binarise="none").likelihood == "binomial"
-    assert load("digits").binarise == "none" and DATASETS["mnist"].binarise == "dynamic"
+    assert load("digits", binarize="none").likelihood == "binomial"
+    assert load("digits").binarize == "none" and DATASETS["mnist"].binarize == "dynamic"
 
 
-def test_values_outside_of_the_unit_interval_are_not_binarised():
-    with pytest.raises(pv.UserError, match=r"binarise needs values in \[0, 1\]; data has \[0, 9\]"):
-        from_arrays(torch.arange(10.0).unsqueeze(1), binarise="static", valid=0, test=0)
+def test_values_outside_of_the_unit_interval_are_not_binarized():
+    with pytest.raises(pv.UserError, match=r"binarize needs values in \[0, 1\]; data has \[0, 9\]"):
+        from_arrays(torch.arange(10.0).unsqueeze(1), binarize="static", valid=0, test=0)
     with pytest.raises(
-        pv.UserError, match="unknown binarisation 'dynamik'; did you mean 'dynamic'"
+        pv.UserError, match="unknown binarization 'dynamik'; did you mean 'dynamic'"
     ):
-        load("digits", binarise="dynamik")
+        load("digits", binarize="dynamik")
 
 
 # ------------------------------------------------------------------------------- batches
@@ -188,7 +188,7 @@ def test_batches_carry_labels_where_there_are_any():
 
 def test_arcs_are_five_arms_in_the_plane():
     data = load("arcs")
-    assert data.x_shape == (2,) and data.num_classes == 5 and data.binarise == "none"
+    assert data.x_shape == (2,) and data.num_classes == 5 and data.binarize == "none"
     assert {k: len(s) for k, s in splits(data).items()} == {
         "train": 8000, "valid": 1000, "test": 1000,
     }  # fmt: skip
@@ -451,24 +451,24 @@ def test_data_beyond_the_range_of_a_dtype_are_not_cast():
         data.cast(torch.float32)
 
 
-def test_binarisation_draws_the_same_from_the_same_numbers():
+def test_binarization_draws_the_same_from_the_same_numbers():
     grey = torch.rand(50, 3)
-    drawn = [from_arrays(x, binarise="static").train.x for x in (grey, grey.double(), grey.numpy())]
+    drawn = [from_arrays(x, binarize="static").train.x for x in (grey, grey.double(), grey.numpy())]
     assert torch.equal(drawn[0], drawn[1].float()) and torch.equal(drawn[0], drawn[2])
 
 
-def test_new_data_are_standardised_as_the_data_were_and_back():
-    data = pv.data.standardise(from_arrays(3 + 5 * torch.randn(200, 2, dtype=torch.float64)))
+def test_new_data_are_standardized_as_the_data_were_and_back():
+    data = pv.data.standardize(from_arrays(3 + 5 * torch.randn(200, 2, dtype=torch.float64)))
     raw = 3 + 5 * torch.randn(7, 2, dtype=torch.float64)
     mean, sd = data.scaling
-    torch.testing.assert_close(data.standardised(raw), (raw - mean) / sd)
-    torch.testing.assert_close(data.original(data.standardised(raw)), raw)
+    torch.testing.assert_close(data.standardize_values(raw), (raw - mean) / sd)
+    torch.testing.assert_close(data.unstandardize(data.standardize_values(raw)), raw)
 
 
 def test_an_unknown_name_among_none_is_told():
-    from pyro_vae.errors import unknown
+    from pyro_vae.errors import unknown_name_error
 
-    assert str(unknown("latent", "z", [])) == "unknown latent 'z'; there are none"
+    assert str(unknown_name_error("latent", "z", [])) == "unknown latent 'z'; there are none"
 
 
 def test_an_unknown_data_set_is_told_with_the_nearest():
@@ -515,7 +515,7 @@ def test_mnists_last_ten_thousand_training_images_are_for_validation(monkeypatch
 
     monkeypatch.setattr(torchvision.datasets, "MNIST", Fake)
     monkeypatch.setenv("PYRO_VAE_DATA", str(tmp_path))  # root= unsaid
-    data = load("mnist", binarise="none")
+    data = load("mnist", binarize="none")
     assert [len(s) for s in splits(data).values()] == [50, 10_000, 20]
     assert data.x_shape == (1, 2, 2) and data.name == "mnist"
     torch.testing.assert_close(data.valid.x[0, 0, 0, 0], torch.tensor(50 / 255))
@@ -524,7 +524,7 @@ def test_mnists_last_ten_thousand_training_images_are_for_validation(monkeypatch
 
 @needs_mnist
 def test_mnist_is_mnist():
-    data = load("mnist", binarise="static", root=ROOT)
+    data = load("mnist", binarize="static", root=ROOT)
     assert [len(s) for s in splits(data).values()] == [50_000, 10_000, 10_000]
     assert data.x_shape == (1, 28, 28) and data.num_classes == 10
     assert torch.bincount(data.test.y).tolist() == [980, 1135, 1032, 1010, 982, 892, 958, 1028, 974, 1009]  # fmt: skip

@@ -5,19 +5,19 @@ from presets import configured
 
 import pyro_vae as pv
 from pyro_vae import methods
-from pyro_vae.pair import reads_index
-from pyro_vae.summary import inputs
+from pyro_vae.programs.inspection import is_per_datum
+from pyro_vae.report.summary import inputs
 
 SHORT = {
     "hidden": [64], "latent_dim": 8, "w_dim": 2, "epochs": 15, "batch_size": 64, "lr": 5e-3,
     "warmup": 0, "weight_decay": 0.0, "component": "Normal", "prior.family": "Normal",
-    "initialise.epochs": 15, "initialise.lr": 5e-3, "restarts": 1, "fits": 1, "draws": 1,
-    "initialise.weight_decay": 0.0,
+    "initialize.epochs": 15, "initialize.lr": 5e-3, "restarts": 1, "fits": 1, "draws": 1,
+    "initialize.weight_decay": 0.0,
 }  # fmt: skip
 OWN = {
     "vae-per-datum": {"epochs": 80, "lr": 2e-2},  # a row is seen once an epoch
     "m2-clustering": {"likelihood": "binomial"},
-    "cvae-baseline": {"initialise.epochs": 5, "initialise.lr": 1e-3},
+    "cvae-baseline": {"initialize.epochs": 5, "initialize.lr": 1e-3},
 }
 #: Nats above the pixels' frequencies, of 64 grey pixels and of 48 binary ones with 16 given.
 MARGIN, CONDITIONAL_MARGIN = 80.0, 1.0
@@ -25,7 +25,7 @@ MARGIN, CONDITIONAL_MARGIN = 80.0, 1.0
 
 def frequencies(data, likelihood):
     """Mean log-likelihood of the test data, every pixel by its own training frequency."""
-    train, test = data.observed("train").x, data.observed("test").x
+    train, test = data.observed_split("train").x, data.observed_split("test").x
     logits = train.mean(0).clamp(1e-3, 1 - 1e-3).logit()
     return float(likelihood(test.shape[1:], logits=logits).log_prob(test).mean())
 
@@ -35,7 +35,7 @@ def test_on_digits_it_learns_more_than_the_pixels_frequencies(name):
     config = configured(name, **{**SHORT, **OWN.get(name, {})})
     run = methods.Method(config).fit(device="cpu", progress=False)
     model, guide, data = run.model, run.guide, run.data
-    split = "train" if reads_index(guide) else "test"
+    split = "train" if is_per_datum(guide) else "test"
     x, _, others = inputs(model, guide, data, split)
     bound = float(pv.evaluate.elbo(model, guide, x, num_samples=5, **others).mean())
     baseline = frequencies(data, model.p_x.family)

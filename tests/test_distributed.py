@@ -54,7 +54,7 @@ def assert_same(a, b, tolerance=0.0):
 def test_two_processes_train_as_one_with_the_same_global_batch(two, step):
     """Fixed noise, float64, uneven shares; clipped, decayed, scheduled, warmed up; 32 steps."""
     (first, second), _ = two
-    one = worker.same_as_one(compile="aten" if step == "recorded" else False)
+    one = worker.same_as_one(compile="recorded" if step == "recorded" else False)
     assert one["rows"][-1]["loss"] < one["rows"][0]["loss"]
     assert_same(first[step], one, 1e-10)
     assert_same(first[step], second[step])
@@ -116,7 +116,7 @@ def test_a_run_of_two_goes_on_in_one(two):
     (first, _), folder = two
     pair = worker.digits_pair(seed=3)
     options = {"batch_size": 200, "schedule": "linear", "objective": pv.objectives.ELBO(warmup=3)}
-    data = pv.data.load("digits", binarise="dynamic")
+    data = pv.data.load("digits", binarize="dynamic")
     run = worker.quiet(*pair, data, 3, out=folder / "part", resume=True, **options)
     assert worker.result(pair, run)["rows"] == first["resumed"]["part"]["rows"]
 
@@ -183,11 +183,11 @@ def test_a_stream_resumes_at_its_batch_bit_for_bit(tmp_path, kind):
     whole = worker.quiet(*pairs[0], data, 3, out=tmp_path / "whole")
     step, count = torch.optim.AdamW.step, [0]
 
-    def interrupt(optimiser, *a, **k):
+    def interrupt(optimizer, *a, **k):
         count[0] += 1
         if count[0] == 14:
             os.kill(os.getpid(), signal.SIGINT)
-        return step(optimiser, *a, **k)
+        return step(optimizer, *a, **k)
 
     torch.optim.AdamW.step = interrupt
     try:

@@ -17,7 +17,7 @@ from hypothesis import strategies as st
 
 import pyro_vae as pv
 from pyro_vae.conditionals import MLP, NormalLikelihood
-from pyro_vae.evaluate import clustering
+from pyro_vae.evaluate import clustering_metrics
 
 D, K, LATENT, N = 6, 3, 2, 9
 NET = MLP(hidden=(5,), activation="tanh")
@@ -55,7 +55,7 @@ def best_match(labels, clusters, top=5):
 @settings(max_examples=60, deadline=None)
 @given(assignments)
 def test_accuracy_is_the_best_of_all_one_to_one_matches(pair):
-    assert clustering(*pair)["accuracy"] == pytest.approx(best_match(*pair))
+    assert clustering_metrics(*pair)["accuracy"] == pytest.approx(best_match(*pair))
 
 
 @settings(max_examples=60, deadline=None)
@@ -63,7 +63,7 @@ def test_accuracy_is_the_best_of_all_one_to_one_matches(pair):
 def test_purity_is_the_share_of_each_clusters_majority(pair):
     labels, clusters = map(np.asarray, pair)
     right = sum(np.bincount(labels[clusters == c]).max() for c in set(clusters))
-    found = clustering(labels, clusters)
+    found = clustering_metrics(labels, clusters)
     assert found["purity"] == pytest.approx(right / len(labels))
     assert found["accuracy"] <= found["purity"] + 1e-12 <= 1 + 1e-9
 
@@ -71,7 +71,7 @@ def test_purity_is_the_share_of_each_clusters_majority(pair):
 @settings(max_examples=60, deadline=None)
 @given(assignments)
 def test_nmi_and_ari_are_scikit_learns(pair):
-    found = clustering(*map(torch.tensor, pair))
+    found = clustering_metrics(*map(torch.tensor, pair))
     assert found["nmi"] == pytest.approx(sklearn.metrics.normalized_mutual_info_score(*pair))
     assert found["ari"] == pytest.approx(sklearn.metrics.adjusted_rand_score(*pair))
 
@@ -82,24 +82,26 @@ def test_names_of_clusters_and_order_of_data_do_not_matter(pair, label_names, na
     labels, clusters = pair
     order = list(range(len(labels)))
     random.shuffle(order)
-    other = clustering([label_names[labels[i]] for i in order], [names[clusters[i]] for i in order])
-    assert other == pytest.approx(clustering(labels, clusters))
+    other = clustering_metrics(
+        [label_names[labels[i]] for i in order], [names[clusters[i]] for i in order]
+    )
+    assert other == pytest.approx(clustering_metrics(labels, clusters))
 
 
 @settings(max_examples=40, deadline=None)
 @given(assignments, st.lists(st.integers(0, 4), max_size=5))
 def test_unlabelled_data_are_left_out(pair, unlabelled):
     labels, clusters = pair
-    more = clustering(labels + [-1] * len(unlabelled), clusters + unlabelled)
-    assert more == clustering(labels, clusters)
+    more = clustering_metrics(labels + [-1] * len(unlabelled), clusters + unlabelled)
+    assert more == clustering_metrics(labels, clusters)
 
 
 def test_clusters_beyond_the_number_of_classes_count_as_wrong_but_stay_pure():
     labels = [0, 0, 0, 0, 1, 1, 1, 1]
-    found = clustering(labels, [0, 0, 0, 1, 2, 2, 3, 3])
+    found = clustering_metrics(labels, [0, 0, 0, 1, 2, 2, 3, 3])
     assert found["accuracy"] == pytest.approx(5 / 8)  # 3 of one, 2 of the other
     assert found["purity"] == 1.0
-    perfect = clustering(labels, [1, 1, 1, 1, 0, 0, 0, 0])
+    perfect = clustering_metrics(labels, [1, 1, 1, 1, 0, 0, 0, 0])
     assert perfect == pytest.approx({"accuracy": 1, "purity": 1, "nmi": 1, "ari": 1})
 
 
@@ -117,18 +119,18 @@ def test_clusters_beyond_the_number_of_classes_count_as_wrong_but_stay_pure():
 )
 def test_what_is_no_clustering_is_told(labels, clusters, message):
     with pytest.raises(pv.UserError, match=message):
-        clustering(labels, clusters)
+        clustering_metrics(labels, clusters)
 
 
 def test_the_baselines_find_what_is_easy_to_find():
     torch.manual_seed(0)
     y = torch.arange(300) % 3
     x = 10 * torch.eye(3)[y] + torch.randn(300, 3)
-    found = pv.evaluate.baselines(x[:200], x[200:], 3)
+    found = pv.evaluate.clustering_baselines(x[:200], x[200:], 3)
     assert set(found) == {"k-means", "Ward", "Gaussian mixture"}
     for clusters in found.values():
         assert len(clusters) == 100
-        assert clustering(y[200:], clusters)["accuracy"] > 0.99
+        assert clustering_metrics(y[200:], clusters)["accuracy"] > 0.99
 
 
 # ------------------------------------------------------------------- codes, units, pictures
@@ -468,7 +470,7 @@ def test_check_pair_refuses_nan_in_the_data():
 @pytest.mark.parametrize(
     "name, value, message",
     [
-        ("bernoulli", 0.3, r"x has values outside the support of its Bernoulli .* e\.g\. 0\.3; binarise="),
+        ("bernoulli", 0.3, r"x has values outside the support of its Bernoulli .* e\.g\. 0\.3; binarize="),
         ("binomial", 0.3, r"outside the support of its Proportion .* e\.g\. 0\.3$"),
         ("continuous-bernoulli", 1.5, r"outside the support of its ContinuousBernoulli .* 1\.5$"),
     ],
@@ -516,11 +518,11 @@ def test_grey_values_in_a_bernoulli_are_scored_only_if_asked_and_are_no_likeliho
     model = pv.models.VAE((D,), LATENT, "grey-bernoulli", NET)
     guide = pv.guides.Guide(model, network=NET)
     pv.check_pair(model, guide, grey)
-    assert not pv.evaluate.is_proper(model, guide, grey)
+    assert not pv.evaluate.has_proper_likelihood(model, guide, grey)
     assert torch.isfinite(pv.evaluate.elbo(model, guide, grey)).all()
     with pytest.raises(pv.UserError, match="grey values in a Bernoulli have a score"):
         pv.evaluate.log_likelihood(model, guide, grey, num_samples=2)
-    assert pv.evaluate.is_proper(*mixture_pair(), binary())
+    assert pv.evaluate.has_proper_likelihood(*mixture_pair(), binary())
 
 
 # ----------------------------------------------------------------------------- memory

@@ -91,8 +91,8 @@ def gaussian_mixture_evidence(model, x):
     log_pi, means, covariances = components(model)
     w, b = model.p_x.head.maps["z"].weight.detach(), model.p_x.head.bias.detach()
     noise = SCALE**2 * torch.eye(D, dtype=x.dtype)
-    law = TorchMultivariateNormal(means @ w.T + b, w @ covariances @ w.T + noise)
-    return (log_pi + law.log_prob(x.unsqueeze(1))).logsumexp(-1)
+    distribution = TorchMultivariateNormal(means @ w.T + b, w @ covariances @ w.T + noise)
+    return (log_pi + distribution.log_prob(x.unsqueeze(1))).logsumexp(-1)
 
 
 @pytest.mark.parametrize("given", [None, SHU], ids=["model-side", "guide-side"])
@@ -154,8 +154,8 @@ def test_responsibilities_are_bayes_rule_where_the_guide_is_exact():
     log_pi, means, covariances = components(model)
     w, b = model.p_x.head.maps["z"].weight.detach(), model.p_x.head.bias.detach()
     noise = SCALE**2 * torch.eye(D, dtype=x.dtype)
-    law = TorchMultivariateNormal(means @ w.T + b, w @ covariances @ w.T + noise)
-    truth = (log_pi + law.log_prob(x.unsqueeze(1))).softmax(-1)
+    distribution = TorchMultivariateNormal(means @ w.T + b, w @ covariances @ w.T + noise)
+    truth = (log_pi + distribution.log_prob(x.unsqueeze(1))).softmax(-1)
     found = pv.evaluate.responsibilities(model, guide, x)
     torch.testing.assert_close(found, truth, atol=1e-9, rtol=0)
 

@@ -42,7 +42,7 @@ def fit(pair, x=X, epochs=2, **options):
         ({"lr": "fast"}, "lr must be positive: 'fast'"),
         ({"objective": "elbo"}, r"objective must be one of pv\.objectives.*not 'elbo'"),
         ({"objective": pv.objectives.ELBO}, r"objective must be one of pv\.objectives"),
-        ({"initialise": "mixture"}, r"initialise must be one of pv\.train's.*not 'mixture'"),
+        ({"initialize": "mixture"}, r"initialize must be one of pv\.train's.*not 'mixture'"),
         ({"device": "meta"}, "cannot compute on 'meta'"),
         ({"config": {"a": object()}}, "config must be what JSON can hold"),
     ],
@@ -75,7 +75,7 @@ def test_numpy_numbers_are_numbers(tmp_path):
 
 def test_one_name_to_observe_is_not_read_letter_by_letter():
     with pytest.raises(pv.UserError, match="observes 'xy', which the data do not have"):
-        fit(pair(), observe="xy")
+        fit(pair(), observed="xy")
 
 
 def test_a_pair_in_which_everything_is_frozen_is_refused():
@@ -158,11 +158,11 @@ def test_a_stated_share_of_labelled_data_is_not_counted_over():
     data = pv.data.from_arrays(X, labels, num_classes=3, valid=0, test=0)
     weight = {}
     for share in (None, 0.75):
-        objective = pv.objectives.SemiSupervised(share=share)
+        objective = pv.objectives.SemiSupervised(labelled_fraction=share)
         for _ in range(2):  # a second run counts again
             m = pv.models.M2((6,), 3, 2, network=NET)
             fit((m, pv.guides.Guide(m, network=NET)), data, objective=objective)
-        weight[share] = objective.share
+        weight[share] = objective.labelled_fraction
     assert weight == {None: 0.25, 0.75: 0.75}
     counted = pv.objectives.SemiSupervised()
     for kept, share in ((48, 1.0), (24, 0.5)):
@@ -173,13 +173,13 @@ def test_a_stated_share_of_labelled_data_is_not_counted_over():
 def test_a_frozen_baseline_that_was_never_trained_is_refused():
     c = torch.randn(48, 3)
     data = pv.data.from_arrays(X, c=c, valid=8, test=0)
-    start = pv.train.BaselineInitialisation(epochs=1)
+    start = pv.train.BaselineInitialization(epochs=1)
     made = {}
     for name in ("frozen", "joint"):
         m = pv.models.CVAE((6,), (3,), 2, network=NET, baseline=name)
         made[name] = m, pv.guides.Guide(m, network=NET)
-    with pytest.raises(pv.UserError, match="the frozen baseline was never trained: initialise="):
+    with pytest.raises(pv.UserError, match="the frozen baseline was never trained: initialize="):
         fit(made["frozen"], data)
     fit(made["joint"], data)
-    fit(made["frozen"], data, initialise=start)
+    fit(made["frozen"], data, initialize=start)
     fit(made["frozen"], data)  # it is trained now

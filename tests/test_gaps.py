@@ -10,9 +10,9 @@ from pyro.infer.autoguide import AutoDelta, AutoNormal
 
 import pyro_vae as pv
 from pyro_vae.conditionals import MLP, Flow, MixtureOfNormals, MultivariateNormal, NormalLikelihood
-from pyro_vae.evaluate import gaps
-from pyro_vae.guides import Auto, Guide, SemiAmortised
-from pyro_vae.guides.free import Free
+from pyro_vae.diagnostics import gaps
+from pyro_vae.guides import Guide, PerDatumAutoGuide, SemiAmortized
+from pyro_vae.guides.per_datum_optimum import PerDatumOptimum
 
 D, LATENT, SCALE, N = 5, 2, 0.7, 8
 MOVE, WIDEN = 0.3, 1.5
@@ -43,7 +43,7 @@ class Truth:
         self.offset = -self.gain @ b
         self.scale = self.precision.diagonal().rsqrt()
         self.approximation = self.kl(0.0, 1.0)
-        self.amortisation = self.kl(MOVE, WIDEN) - self.approximation
+        self.amortization = self.kl(MOVE, WIDEN) - self.approximation
 
     def kl(self, move, widen):
         """KL(q || posterior) of the best diagonal q, its mean moved and its scale widened."""
@@ -65,7 +65,7 @@ def spoilt(model, truth, kind, x):
     if kind == "a stranger's function":
         return function, {}
     if kind == "AutoNormal":
-        guide = Auto(AutoNormal, model, example={"x": x})
+        guide = PerDatumAutoGuide(AutoNormal, model, example={"x": x})
         rows = dict(guide.rows.items())
         rows["locs_z"].data.copy_(loc(x))
         # its scales are softplus of what it stores, or whatever its constraint makes of it
@@ -89,19 +89,19 @@ def spoilt(model, truth, kind, x):
     return guide, {}
 
 
-@pytest.mark.parametrize("kind", ["amortised", "per datum", "a stranger's function", "AutoNormal"])
+@pytest.mark.parametrize("kind", ["amortized", "per datum", "a stranger's function", "AutoNormal"])
 def test_a_spoilt_diagonal_guides_gaps_are_what_was_done_to_it(model, kind):
     x = model(size=N).detach()
     truth = Truth(model, x)
     guide, others = spoilt(model, truth, kind, x)
     given = {**FAST, **others, "log_likelihood": truth.evidence}
-    found = pv.evaluate.inference_gaps(model, guide, x, **given)
-    assert truth.approximation > 0.05 and truth.amortisation > 0.3
-    for name, largest in {"approximation": 0.01, "amortisation": 0.04}.items():
+    found = pv.diagnostics.inference_gaps(model, guide, x, **given)
+    assert truth.approximation > 0.05 and truth.amortization > 0.3
+    for name, largest in {"approximation": 0.01, "amortization": 0.04}.items():
         error, se = found[name] - getattr(truth, name), found[f"{name}_se"]
         assert (error.abs() < 4 * se + 0.003).all() and 0 < se.max() < largest
         assert error.mean().abs() < 4 * se.square().sum().sqrt() / N + 0.003
-    total = found["approximation"] + found["amortisation"]
+    total = found["approximation"] + found["amortization"]
     torch.testing.assert_close(total, found["log_likelihood"] - found["elbo"])
 
 
@@ -116,34 +116,34 @@ def test_a_family_that_holds_the_posterior_has_no_approximation_gap(model, famil
         weight = model.p_x.head.maps["z"].weight
         weight.data.copy_(torch.eye(D, LATENT))
     truth = Truth(model, x)
-    found = pv.evaluate.inference_gaps(model, guide, x, log_likelihood=truth.evidence, **FAST)
+    found = pv.diagnostics.inference_gaps(model, guide, x, log_likelihood=truth.evidence, **FAST)
     assert torch.equal(found["log_likelihood"], truth.evidence)
-    assert found["amortisation"].mean() > 0.5
+    assert found["amortization"].mean() > 0.5
     assert found["approximation"].mean() < 0.02 and found["approximation"].min() > -0.02
 
 
 def not_negative(found):
-    """Whether an amortisation gap is that of a q* that is at least as good as q."""
-    gap, se = found["amortisation"], found["amortisation_se"]
+    """Whether an amortization gap is that of a q* that is at least as good as q."""
+    gap, se = found["amortization"], found["amortization_se"]
     return (gap > -4.5 * se - 1e-3).all() and gap.mean() > -4 * se.square().mean().sqrt() - 1e-3
 
 
-def test_the_steps_of_a_semi_amortised_guide_leave_little_to_amortise(model):
+def test_the_steps_of_a_semi_amortized_guide_leave_little_to_amortize(model):
     x = model(size=N).detach()
     truth = Truth(model, x)
-    guide = spoilt(model, truth, "amortised", x)[0]
-    semi = SemiAmortised(model, guide, steps=80, lr=0.03, num_samples=30)
+    guide = spoilt(model, truth, "amortized", x)[0]
+    semi = SemiAmortized(model, guide, steps=80, lr=0.03, num_samples=30)
     options = {**FAST, "num_samples": 2000, "max_steps": 50}
-    found = pv.evaluate.inference_gaps(model, semi, x, **options)
-    assert not_negative(found) and found["amortisation"].mean() < 0.02
+    found = pv.diagnostics.inference_gaps(model, semi, x, **options)
+    assert not_negative(found) and found["amortization"].mean() < 0.02
     assert found["approximation"].mean() == pytest.approx(float(truth.approximation), abs=0.03)
 
 
 def test_a_search_that_ends_far_away_leaves_the_guide_as_it_is(model):
     x = model(size=N).detach()
-    guide, _ = spoilt(model, Truth(model, x), "amortised", x)
-    found = pv.evaluate.inference_gaps(model, guide, x, **FAST, lr=20.0, max_steps=50)
-    assert (found["amortisation"] == 0).all() and (found["amortisation_se"] == 0).all()
+    guide, _ = spoilt(model, Truth(model, x), "amortized", x)
+    found = pv.diagnostics.inference_gaps(model, guide, x, **FAST, lr=20.0, max_steps=50)
+    assert (found["amortization"] == 0).all() and (found["amortization_se"] == 0).all()
 
 
 # ------------------------------------------------- bounds stay bounds, with their errors
@@ -155,18 +155,18 @@ def test_the_better_of_two_noisy_bounds_on_one_data_point_is_still_a_bound(model
     monkeypatch.setattr(gaps, "LOOK", 5)
     x = model(size=1).detach()
     truth = Truth(model, x)
-    guide, _ = spoilt(model, truth, "amortised", x)
+    guide, _ = spoilt(model, truth, "amortized", x)
     options = {"num_samples": 2, "importance_samples": 20, "max_steps": 2, "lr": 1e-3}
     options["annealing"] = {"num_steps": 3, "num_chains": 16, "leapfrog": 1}
     found = [
-        pv.evaluate.inference_gaps(model, guide, x, **options, seed=seed) for seed in range(60)
+        pv.diagnostics.inference_gaps(model, guide, x, **options, seed=seed) for seed in range(60)
     ]
     error = torch.cat([f["log_likelihood"] for f in found]) - truth.evidence
     assert error.std() > 0.1
     assert error.mean() < 3 * error.std() / math.sqrt(len(error))
 
 
-def test_the_best_guide_of_a_family_has_no_amortisation_gap_on_average(model, monkeypatch):
+def test_the_best_guide_of_a_family_has_no_amortization_gap_on_average(model, monkeypatch):
     """A noisy search finds other guides, none better; the larger of two estimates would be."""
     monkeypatch.setattr(gaps, "WINDOW", 5)
     monkeypatch.setattr(gaps, "LOOK", 10)
@@ -180,8 +180,8 @@ def test_the_best_guide_of_a_family_has_no_amortisation_gap_on_average(model, mo
             pyro.sample("z", dist.Normal(loc, truth.scale).to_event(1))
 
     options = {"num_samples": 2, "max_steps": 10, "log_likelihood": truth.evidence}
-    found = pv.evaluate.inference_gaps(model, guide, x, **options)
-    gap, se = found["amortisation"], found["amortisation_se"]
+    found = pv.diagnostics.inference_gaps(model, guide, x, **options)
+    gap, se = found["amortization"], found["amortization_se"]
     moved = se > 0
     assert moved.double().mean() > 0.1
     assert gap[moved].mean() < 3 * gap[moved].std() / math.sqrt(moved.sum())
@@ -193,9 +193,9 @@ def test_standard_errors_are_those_of_repetitions(model, monkeypatch):
     monkeypatch.setattr(gaps, "WINDOW", 2)
     x = model(size=1).detach().expand(400, D)
     truth = Truth(model, x)
-    guide, _ = spoilt(model, truth, "amortised", x)
+    guide, _ = spoilt(model, truth, "amortized", x)
     options = {"num_samples": 40, "importance_samples": 100, "max_steps": 2, "lr": 0.02}
-    found = pv.evaluate.inference_gaps(model, guide, x, **options, annealing=False)
+    found = pv.diagnostics.inference_gaps(model, guide, x, **options, annealing=False)
     for name in ("elbo", "log_likelihood"):
         assert found[f"{name}_se"].mean() == pytest.approx(float(found[name].std()), rel=0.2)
     assert len(found["elbo"].unique()) == len(x)  # chunks have noise of their own
@@ -203,7 +203,7 @@ def test_standard_errors_are_those_of_repetitions(model, monkeypatch):
     torch.testing.assert_close(found["approximation_se"], expected)
     annealing = {"num_steps": 3, "num_chains": 50}
     monkeypatch.setattr(gaps, "_pilot", lambda *_: math.inf)
-    found = pv.evaluate.inference_gaps(model, guide, x, **options, annealing=annealing)
+    found = pv.diagnostics.inference_gaps(model, guide, x, **options, annealing=annealing)
     assert found["log_likelihood_se"].mean() == pytest.approx(
         float(found["log_likelihood"].std()), rel=0.25
     )
@@ -230,11 +230,11 @@ def test_a_multivariate_normal_is_moved_however_its_matrix_is_given(model, matri
             pyro.sample("z", dist.MultivariateNormal(loc, **MATRICES[matrix](covariance)))
 
     options = {**FAST, "num_samples": 2000, "log_likelihood": truth.evidence}
-    found = pv.evaluate.inference_gaps(model, guide, x, **options)
+    found = pv.diagnostics.inference_gaps(model, guide, x, **options)
     shift = torch.full((LATENT,), MOVE, dtype=torch.float64)
     lost = shift @ truth.precision @ shift + LATENT * (WIDEN**2 - 1 - 2 * math.log(WIDEN))
     assert found["approximation"].mean() == pytest.approx(0, abs=0.01)
-    assert found["amortisation"].mean() == pytest.approx(float(lost / 2), abs=0.06)
+    assert found["amortization"].mean() == pytest.approx(float(lost / 2), abs=0.06)
 
 
 def numbers(*shape):
@@ -296,11 +296,11 @@ def test_a_distribution_is_moved_by_its_parameters(kind):
         with pyro.plate("data", len(x)):
             pyro.sample("z", fn)
 
-    free = Free(lambda x: program(x), program, {"x": torch.zeros(N)})
+    free = PerDatumOptimum(lambda x: program(x), program, {"x": torch.zeros(N)})
     value = fn.sample()
     site = pyro.poutine.trace(free).get_trace(x=torch.zeros(N)).nodes["z"]
     torch.testing.assert_close(site["fn"].log_prob(value), fn.log_prob(value))
-    for name, shift in free.shifts.items():
+    for name, shift in free.parameter_offsets.items():
         assert shift.shape[free.rows[name]] == N
         shift.data.normal_(0, 0.3)
     site = pyro.poutine.trace(free).get_trace(x=torch.zeros(N)).nodes["z"]
@@ -324,33 +324,33 @@ def test_discrete_latents_stay_in(side):
         p_z = model.p_z(y=torch.eye(2).double()).base_dist
         noise = SCALE**2 * torch.eye(D).double()
         covariance = w @ torch.diag_embed(p_z.scale**2) @ w.T + noise
-        law = dist.MultivariateNormal(p_z.loc @ w.T + b, covariance)
-        truth = (law.log_prob(x.unsqueeze(1)) + model.p_y().logits).logsumexp(-1)
+        distribution = dist.MultivariateNormal(p_z.loc @ w.T + b, covariance)
+        truth = (distribution.log_prob(x.unsqueeze(1)) + model.p_y().logits).logsumexp(-1)
     given = {"y": ["x"], "z": ["x", "y"]} if "y" in side else None
     guide = Guide(model, given=given, family={"z": MultivariateNormal()}, network=NET).double()
-    found = pv.evaluate.inference_gaps(model, guide, x, **FAST)
+    found = pv.diagnostics.inference_gaps(model, guide, x, **FAST)
     torch.testing.assert_close(found["log_likelihood"], truth, atol=0.08, rtol=0)
     if given:
         assert found["approximation"].mean() < 0.02
     else:
         assert 0.0 < found["approximation"].mean() < math.log(2) + 0.02
-    assert found["amortisation"].mean() > 0.3
+    assert found["amortization"].mean() > 0.3
 
 
 def test_the_evidence_is_the_better_of_two_bounds_and_chunks_make_no_difference(model, monkeypatch):
     x = model(size=N).detach()
-    guide, _ = spoilt(model, Truth(model, x), "amortised", x)
+    guide, _ = spoilt(model, Truth(model, x), "amortized", x)
     before = torch.get_rng_state()
     options = {"importance_samples": 1, "annealing": {"num_steps": 60}, "num_samples": 300}
     options |= {"max_steps": 50, "lr": 1e-4}  # so that q* is hardly better, and AIS is
-    found = pv.evaluate.inference_gaps(model, guide, x, **options)
+    found = pv.diagnostics.inference_gaps(model, guide, x, **options)
     assert torch.equal(before, torch.get_rng_state())
-    annealed = pv.evaluate.ais(model, x, num_steps=60)
+    annealed = pv.diagnostics.ais(model, x, num_steps=60)
     torch.testing.assert_close(found["log_likelihood"], annealed)
     monkeypatch.setattr(pv.evaluate.likelihood, "BYTES", 4 * 8 * 512 * 16 * 4 * 3)
     monkeypatch.setattr(gaps, "LOOK", 20)
-    again = pv.evaluate.inference_gaps(model, guide, x, **options)
-    assert (found["amortisation"] < 0.02).all()
+    again = pv.diagnostics.inference_gaps(model, guide, x, **options)
+    assert (found["amortization"] < 0.02).all()
     for name in ("elbo", "elbo_optimal"):
         se = again[f"{name}_se"].hypot(found[f"{name}_se"])
         assert ((again[name] - found[name]).abs() < 4.5 * se).all()
@@ -359,7 +359,7 @@ def test_the_evidence_is_the_better_of_two_bounds_and_chunks_make_no_difference(
 @pytest.mark.parametrize(
     "guide, message",
     [
-        (lambda m, x: Auto(AutoDelta, m, example={"x": x}), "nothing to optimize"),
+        (lambda m, x: PerDatumAutoGuide(AutoDelta, m, example={"x": x}), "nothing to optimize"),
         (lambda m, x: _flow, "'z' is a TransformedDistribution, which has no parameters that"),
         (lambda m, x: _hidden, "'z' is a _HidesItsScale, .* rebuilt .* it has another density"),
     ],
@@ -367,9 +367,9 @@ def test_the_evidence_is_the_better_of_two_bounds_and_chunks_make_no_difference(
 def test_a_guide_that_cannot_be_optimized_raises(model, guide, message):
     x = model(size=N).detach()
     guide = guide(model, x)
-    others = {"index": torch.arange(N)} if isinstance(guide, Auto) else {}
+    others = {"index": torch.arange(N)} if isinstance(guide, PerDatumAutoGuide) else {}
     with pytest.raises(pv.UserError, match=message):
-        pv.evaluate.inference_gaps(model, guide, x, **FAST, **others)
+        pv.diagnostics.inference_gaps(model, guide, x, **FAST, **others)
 
 
 class _HidesItsScale(dist.Normal):

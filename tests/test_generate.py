@@ -9,7 +9,7 @@ import torch
 
 import pyro_vae as pv
 from pyro_vae.conditionals import MLP, MultivariateNormal, NormalLikelihood
-from pyro_vae.program import Program
+from pyro_vae.programs.program import Program
 
 LINEAR = MLP(hidden=())
 NET = MLP(hidden=(5,), activation="tanh")
@@ -83,7 +83,7 @@ def test_completions_of_a_linear_gaussian_vae_are_its_conditional_gaussian(linea
     model, guide = linear
     guide = spoil(guide) if wrong else guide
     hidden = torch.where(MASK, x, torch.nan)
-    done = pv.complete(model, guide, hidden, MASK, num_samples=4000, steps=200)
+    done = pv.impute(model, guide, hidden, MASK, num_samples=4000, steps=200)
     assert done.x.shape == (4000, 2, D)
     assert torch.equal(done.x[..., MASK], x[:, MASK].expand(4000, 2, 3))
     for n in range(2):
@@ -101,7 +101,7 @@ def test_completions_of_a_linear_gaussian_vae_are_its_conditional_gaussian(linea
 def test_pseudo_gibbs_is_right_with_the_exact_posterior_alone(linear, x, wrong):
     model, guide = linear
     guide = spoil(guide) if wrong else guide
-    done = pv.complete(model, guide, x, MASK, 4000, steps=60, method="pseudo-gibbs")
+    done = pv.impute(model, guide, x, MASK, 4000, steps=60, method="pseudo-gibbs")
     off_mean, _ = distances(done.x[:, 0][:, ~MASK], *missing_given_observed(model, x[0]))
     assert (off_mean > 8) if wrong else (off_mean < 4)
     assert (done.acceptance == 1).all()
@@ -119,7 +119,7 @@ class Both(Program):
 
     def __init__(self):
         super().__init__()
-        self.p_y = pv.models.priors.Components(K)
+        self.p_y = pv.models.priors.CategoricalPrior(K)
         self.p_z = pv.conditionals.Conditional((1,), {"y": (K,)}, network=LINEAR)
         self.p_x = pv.models.vae.decoder((B,), {"z": (1,), "y": (K,)}, "bernoulli", LINEAR)
 
@@ -156,13 +156,13 @@ def patterns_given_observed(model, x, mask):
     parents = {"z": z, "y": y} if "y" in model.p_x.given else {"z": z}
     with torch.no_grad():
         probs = model.p_x(**parents).base_dist.probs.expand(len(z), K, B)
-    law = dist.Bernoulli(probs)
+    distribution = dist.Bernoulli(probs)
     bits = torch.cartesian_prod(*[torch.tensor([0.0, 1.0]).double()] * int((~mask).sum()))
     total = []
     for b in bits:
         whole = x.clone()
         whole[~mask] = b
-        total.append((weight * law.log_prob(whole).sum(-1).exp()).sum())
+        total.append((weight * distribution.log_prob(whole).sum(-1).exp()).sum())
     total = torch.stack(total)
     return total / total.sum()
 
@@ -173,7 +173,7 @@ def test_completions_of_a_mixture_have_the_probabilities_that_quadrature_gives(k
     x = torch.tensor([[1.0, 0, 0, 1]], dtype=torch.float64)
     mask = torch.tensor([True, False, False, True])
     truth = patterns_given_observed(model, x[0], mask)
-    done = pv.complete(model, guide, x, mask, num_samples=4000, steps=300)
+    done = pv.impute(model, guide, x, mask, num_samples=4000, steps=300)
     found = torch.bincount(
         (done.x[:, 0, 1:3] @ torch.tensor([2.0, 1]).double()).long(), minlength=4
     )
@@ -185,26 +185,26 @@ def test_completions_of_a_mixture_have_the_probabilities_that_quadrature_gives(k
 def test_completion_says_what_it_cannot_do(linear, x):
     model, guide = linear
     with pytest.raises(pv.UserError, match=r"mask must be bool of shape \[5\] or \[2, 5\]"):
-        pv.complete(model, guide, x, MASK.double())
+        pv.impute(model, guide, x, MASK.double())
     with pytest.raises(pv.UserError, match="did you mean 'pseudo-gibbs'"):
-        pv.complete(model, guide, x, MASK, method="pseudogibbs")
+        pv.impute(model, guide, x, MASK, method="pseudogibbs")
 
     class Correlated(pv.models.VAE):
         def forward(self, x=None, size=None):
             with pyro.plate("data", size if x is None else len(x)):
                 z = pyro.sample("z", self.p_z())
-                law = dist.MultivariateNormal(self.p_x(z=z).mean, torch.eye(D).to(z))
-                return pyro.sample("x", law, obs=x)
+                distribution = dist.MultivariateNormal(self.p_x(z=z).mean, torch.eye(D).to(z))
+                return pyro.sample("x", distribution, obs=x)
 
     with pytest.raises(pv.UserError, match="MultivariateNormal, whose values depend on each other"):
-        pv.complete(Correlated((D,), LATENT, network=LINEAR).double(), guide, x, MASK)
+        pv.impute(Correlated((D,), LATENT, network=LINEAR).double(), guide, x, MASK)
 
 
 def test_a_mask_of_its_own_for_each_datum_and_work_in_chunks(linear, x, monkeypatch):
     model, guide = linear
     masks = torch.stack([MASK, ~MASK])
     monkeypatch.setattr(pv.evaluate.likelihood, "BYTES", 32 * 512 * 7)
-    done = pv.complete(model, guide, x, masks, num_samples=5, steps=2).x
+    done = pv.impute(model, guide, x, masks, num_samples=5, steps=2).x
     assert torch.equal(done[:, masks], x[masks].expand(5, D))
     assert (done[:, ~masks] != x[~masks]).all()
 
@@ -256,7 +256,7 @@ def test_left_out_discrete_latents_come_from_their_exact_posterior():
     """Given x and z, y ~ p(y | x, z), where x depends on y besides z."""
     model, guide = mixture("x given y too")
     x = torch.tensor([[1.0, 0, 0, 1]], dtype=torch.float64).expand(40_000, B)
-    drawn = pv.evaluate.posterior(model, guide, x)
+    drawn = pv.evaluate.sample_posterior(model, guide, x)
     z, y = drawn["z"], drawn["y"]
     eye = torch.eye(K, dtype=torch.float64)
     with torch.no_grad():
@@ -267,7 +267,7 @@ def test_left_out_discrete_latents_come_from_their_exact_posterior():
     p = joint.softmax(-1)  # [N, K]
     off = (y - p).mean(0) / ((p * (1 - p)).mean(0) / len(x)).sqrt()
     assert off.abs().max() < 4
-    best = pv.evaluate.posterior(model, guide, x[:1], mean=True)
+    best = pv.evaluate.sample_posterior(model, guide, x[:1], mean=True)
     torch.testing.assert_close(best["z"], guide.factors["z"](x=x[:1]).mean.detach())
 
 
@@ -275,7 +275,7 @@ def test_most_probable_values_are_taken_with_their_own_means():
     model, guide = mixture("y in the guide")
     torch.manual_seed(0)
     x = torch.bernoulli(torch.full((50, B), 0.5).double())
-    found = pv.evaluate.posterior(model, guide, x, mean=True)
+    found = pv.evaluate.sample_posterior(model, guide, x, mean=True)
     with torch.no_grad():
         y = torch.nn.functional.one_hot(guide.factors["y"](x=x).logits.argmax(-1), K).double()
         z = guide.factors["z"](x=x, y=y).mean
@@ -304,7 +304,7 @@ class Conditioned(Program):
 
     def __init__(self):
         super().__init__()
-        self.p_z = pv.models.StandardNormal(LATENT)
+        self.p_z = pv.models.StandardNormalPrior(LATENT)
         self.p_x = pv.models.vae.decoder(
             (D,), {"z": (LATENT,), "c": (K,)}, NormalLikelihood(0.1), LINEAR
         )
@@ -389,7 +389,7 @@ def test_conditional_models_are_generated_from_with_their_covariates():
     torch.testing.assert_close(path[:, 0], ends)
     assert pv.traverse(model, guide, x, steps=3, c=c).x.shape == (LATENT, 3, D)
     mask = torch.tensor([True] * 3 + [False] * 2)
-    assert pv.complete(model, guide, x, mask, 2, steps=3, c=c).x.shape == (2, 3, D)
+    assert pv.impute(model, guide, x, mask, 2, steps=3, c=c).x.shape == (2, 3, D)
 
 
 # ------------------------------------------------------------------------------- paths
@@ -454,7 +454,7 @@ class Hierarchy(Program):
 
     def __init__(self):
         super().__init__()
-        self.p_z2 = pv.models.StandardNormal(2)
+        self.p_z2 = pv.models.StandardNormalPrior(2)
         self.p_z1 = pv.conditionals.Conditional((3,), {"z2": (2,)}, network=NET)
         self.p_x = pv.models.vae.decoder((D,), {"z1": (3,)}, NormalLikelihood(0.1), NET)
 
@@ -489,7 +489,7 @@ def test_below_a_moved_latent_the_hierarchy_follows_at_its_means():
 def test_mixtures_are_walked_through_too(kind):
     model, guide = mixture(kind)
     x = torch.tensor([[1.0, 0, 0, 1], [0, 1, 1, 0]]).double()
-    codes = pv.evaluate.posterior(model, guide, x, mean=True)
+    codes = pv.evaluate.sample_posterior(model, guide, x, mean=True)
     path = pv.interpolate(model, guide, x[:1], x[1:], steps=4)[0]
     parents = {k: codes[k] for k in model.p_x.given}
     torch.testing.assert_close(path[[0, -1]], model.p_x(**parents).mean.detach())
@@ -501,7 +501,7 @@ def test_the_gmvaes_w_moves_its_component():
     model = pv.models.GMVAE((B,), K, latent_dim=2, w_dim=2, network=NET)
     guide = pv.guides.Guide(model, network=NET)
     x = torch.tensor([[1.0, 0, 0, 1], [0, 1, 1, 0]])
-    codes = pv.evaluate.posterior(model, guide, x, mean=True)
+    codes = pv.evaluate.sample_posterior(model, guide, x, mean=True)
     with torch.no_grad():
         z = model.p_z(w=codes["w"], y=codes["y"]).mean
         ends = model.p_x(z=z).mean

@@ -14,11 +14,11 @@ import torch.nn as nn
 from scipy import stats
 
 import pyro_vae as pv
-from pyro_vae import pair
-from pyro_vae.generate import AggregatePosterior, predict
+from pyro_vae.generate import AggregatePosterior, predict_mean
 from pyro_vae.guides import Guide, PriorGuide
+from pyro_vae.programs import sites as pair
 from pyro_vae.programs import trace_pair
-from pyro_vae.sites import choose_latent, observed_site
+from pyro_vae.programs.sites import choose_latent, observed_site
 
 D, LATENT, S, N = 4, 2, 0.6, 6
 GENERATOR = torch.Generator().manual_seed(5)
@@ -85,7 +85,7 @@ def test_images_that_the_model_flattens_come_back_as_images():
     codes = torch.stack([ends[0], ends.mean(0), ends[1]])
     torch.testing.assert_close(path, (codes @ W.T + BIAS).reshape(1, 3, 2, 2))
     mask = torch.tensor([[True, False], [True, True]])
-    done = pv.complete(model, guide, images, mask, num_samples=2, steps=2)
+    done = pv.impute(model, guide, images, mask, num_samples=2, steps=2)
     assert done.x.shape == (2, N, 2, 2)
     assert torch.equal(done.x[..., mask], images[:, mask].expand(2, N, 3))
 
@@ -151,7 +151,7 @@ def test_completions_follow_the_conditional_gaussian():
     gain = MARGINAL[~o][:, o] @ torch.linalg.inv(MARGINAL[o][:, o])
     mean = BIAS[~o] + gain @ (X[0, o] - BIAS[o])
     covariance = MARGINAL[~o][:, ~o] - gain @ MARGINAL[o][:, ~o]
-    done = pv.complete(model, wrong_guide, X[:1], o, num_samples=4000, steps=60)
+    done = pv.impute(model, wrong_guide, X[:1], o, num_samples=4000, steps=60)
     assert off(done.x[:, 0][:, ~o], mean, covariance) < 4.5
     assert 0.2 < done.acceptance < 0.9
 
@@ -169,7 +169,7 @@ def test_the_acceptance_of_a_completion_counts_every_proposal_and_no_first_state
             pyro.sample("z", dist.Normal(0.5 * x[:, 0] + 0.5, 1.2))
 
     x, chains = torch.tensor([[0.4]]), 20_000
-    done = pv.complete(model, guide, x, torch.tensor([True]), num_samples=chains, steps=1)
+    done = pv.impute(model, guide, x, torch.tensor([True]), num_samples=chains, steps=1)
     z = torch.linspace(-7, 8, 1501, dtype=torch.float64)
     q = dist.Normal(0.7, 1.2).log_prob(z)
     log_w = dist.Normal(0.2, math.sqrt(0.5)).log_prob(z) - q
@@ -183,9 +183,9 @@ def test_the_default_latent_is_found_by_one_rule():
     assert choose_latent(["w", "z"]) == "z" and choose_latent(["code", "w"]) == "code"
     assert choose_latent(["code", "w"], preferred="w") == "w"
     assert pv.evaluate.aggregate_posterior(model, guide, X).shape == (N, LATENT)
-    torch.testing.assert_close(pv.evaluate.features(model, guide, X), posterior_mean(X))
+    torch.testing.assert_close(pv.evaluate.active_unit_features(model, guide, X), posterior_mean(X))
     for draws in (0, 10):
-        density = pv.evaluate.ex_post(model, guide, X, num_components=1, draws=draws)
+        density = pv.evaluate.fit_ex_post_prior(model, guide, X, num_components=1, draws=draws)
         assert density().event_shape == (LATENT,)
 
 
@@ -206,7 +206,7 @@ def discrete_guide(x):
         lambda *pair: pv.interpolate(*pair, X[:2, :1], X[2:4, :1]),
         lambda *pair: pv.traverse(*pair, X[:, :1]),
         lambda *pair: pv.evaluate.aggregate_posterior(*pair, X[:, :1]),
-        lambda *pair: pv.evaluate.features(*pair, X[:, :1]),
+        lambda *pair: pv.evaluate.active_unit_features(*pair, X[:, :1]),
     ],
     ids=["interpolate", "traverse", "aggregate_posterior", "features"],
 )
@@ -252,10 +252,10 @@ def test_of_several_observed_sites_the_one_of_x_is_found_and_another_is_named():
             function("x")
     codes = posterior_mean(X)
     torch.testing.assert_close(functions["reconstruct"]("noise"), codes - 1)
-    done = pv.complete(*pair, X, mask, 2, steps=2, sound=SOUND)
+    done = pv.impute(*pair, X, mask, 2, steps=2, sound=SOUND)
     assert torch.equal(done.x[..., mask], X[:, mask].expand(2, N, 3))
     with pytest.raises(pv.UserError, match="'noise' does not observe x itself"):
-        pv.complete(*pair, X, mask, 2, steps=2, sound=SOUND, site="noise")
+        pv.impute(*pair, X, mask, 2, steps=2, sound=SOUND, site="noise")
 
 
 def test_sites_of_parts_of_x_are_listed():
@@ -274,7 +274,7 @@ def test_sites_of_parts_of_x_are_listed():
         lambda: pv.evaluate.reconstruct(program, guide, X[:, :2]),
         lambda: pv.interpolate(program, guide, X[:1, :2], X[1:2, :2]),
         lambda: pv.traverse(program, guide, X[:, :2]),
-        lambda: pv.complete(program, guide, X[:, :2], torch.tensor([True, False])),
+        lambda: pv.impute(program, guide, X[:, :2], torch.tensor([True, False])),
     ):
         with pytest.raises(pv.UserError, match="pass site=, one of 'x_0', 'x_1'"):
             function()
@@ -283,7 +283,7 @@ def test_sites_of_parts_of_x_are_listed():
 
 
 def test_simulated_data_of_several_sites_go_where_the_program_takes_them():
-    from pyro_vae.evaluate.simulate import simulate
+    from pyro_vae.diagnostics.simulate import simulate
 
     torch.manual_seed(0)
     batch, latents = simulate(two_sites, 20_000, "cpu", {"x": X, "sound": SOUND})
@@ -311,7 +311,9 @@ def test_deterministic_and_factor_sites_are_no_data():
     with pytest.raises(pv.UserError, match="'constants' lies outside the data plate"):
         pv.sample(penalized, 2, example={"x": X}, site="constants")
     with pytest.raises(pv.UserError, match="the model has the factor 'penalty'"):
-        pv.evaluate.calibration(penalized, guide, 20, num_samples=19, example={"x": X})
+        pv.diagnostics.simulation_based_calibration(
+            penalized, guide, 20, num_samples=19, example={"x": X}
+        )
     traces = trace_pair(model, guide, {"x": X})
     assert "mean" not in traces.model and observed_site(traces.model) == "obs"
     bound = pv.evaluate.elbo(model, guide, X, num_samples=3)
@@ -410,7 +412,7 @@ def test_a_required_covariate_of_any_name_is_passed_by_name():
     # row i is drawn on row i mod N of an example that holds the covariate
     means = pv.sample(conditional, 2 * N, example={"x": x, "w": w}, z=torch.zeros(2), mean=True)
     torch.testing.assert_close(means, 2 * w.repeat(2, 1))
-    torch.testing.assert_close(predict(conditional, w=w, example={"x": x}), 3 * w)
+    torch.testing.assert_close(predict_mean(conditional, w=w, example={"x": x}), 3 * w)
     path = pv.interpolate(conditional, conditional_guide, x, x.flip(0), steps=3, w=w)
     torch.testing.assert_close(path[:, 0], rebuilt)
     found = pv.traverse(conditional, conditional_guide, x, steps=3, start=2, w=w)
@@ -418,7 +420,7 @@ def test_a_required_covariate_of_any_name_is_passed_by_name():
         found.x[0, :, 1 - found.units[0]], rebuilt[2, 1 - found.units[0]].expand(3)
     )
     mask = torch.tensor([True, False])
-    done = pv.complete(conditional, conditional_guide, x[:1], mask, 4000, steps=30, w=w[:1])
+    done = pv.impute(conditional, conditional_guide, x[:1], mask, 4000, steps=30, w=w[:1])
     assert off(done.x[:, 0, 1:], 3 * w[0, 1:], (1 + S**2) * EYE[:1, :1]) < 4.5
     source = AggregatePosterior(conditional_guide, x, w=w)
     assert pv.sample(conditional, 5, source=source).shape == (5, 2)
@@ -463,11 +465,11 @@ def test_a_declared_guide_reads_a_covariate_of_any_name():
 
 def test_simulation_with_a_covariate_of_any_name_calibrates_an_exact_guide():
     w = torch.randn(500, 2, generator=torch.Generator().manual_seed(1), dtype=torch.float64)
-    found = pv.evaluate.calibration(
+    found = pv.diagnostics.simulation_based_calibration(
         conditional, conditional_guide, 500, num_samples=19, example={"x": X[:, :2]}, w=w
     )["z"]
     assert found["ks_p"].min() > 1e-3
-    gap = pv.evaluate.bdmc(
+    gap = pv.diagnostics.bdmc(
         conditional, conditional_guide, 5, 3, 2, 2, example={"x": X[:, :2]}, w=w[:5]
     )["gap"]
     assert gap.abs().max() < 1e-6  # the guide is the posterior
@@ -480,7 +482,7 @@ def test_data_that_are_a_function_of_x_are_not_simulated():
             pyro.sample("obs", dist.Normal(z, S).to_event(1), obs=x.log1p())
 
     with pytest.raises(pv.UserError, match="'obs' observes no argument itself"):
-        pv.evaluate.bdmc(program, num_data=3, num_steps=2, example={"x": X[:, :2] ** 2})
+        pv.diagnostics.bdmc(program, num_data=3, num_steps=2, example={"x": X[:, :2] ** 2})
     assert pv.sample(program, 3, example={"x": X[:, :2] ** 2}).shape == (3, 2)
 
 
@@ -589,7 +591,9 @@ def test_what_is_not_drawn_once_per_data_point_is_refused(program, message, size
     with pytest.raises(pv.UserError, match=message):
         pv.sample(program, size, example={"x": x})
     with pytest.raises(pv.UserError, match=message):
-        pv.evaluate.calibration(program, guide_of(), size, num_samples=3, bins=2, example={"x": x})
+        pv.diagnostics.simulation_based_calibration(
+            program, guide_of(), size, num_samples=3, bins=2, example={"x": x}
+        )
 
 
 def test_a_global_latent_is_refused_with_the_same_line_everywhere():
@@ -600,10 +604,10 @@ def test_a_global_latent_is_refused_with_the_same_line_everywhere():
         lambda: pv.sample(global_latent, 10, example={"x": x}),
         lambda: pv.evaluate.reconstruct(*pair, x),
         lambda: pv.evaluate.encode(*pair, x),
-        lambda: pv.complete(*pair, x, mask),
+        lambda: pv.impute(*pair, x, mask),
         lambda: pv.interpolate(*pair, x[:2], x[2:4]),
         lambda: pv.traverse(*pair, x),
-        lambda: pv.evaluate.bdmc(global_latent, num_data=3, example={"x": x}),
+        lambda: pv.diagnostics.bdmc(global_latent, num_data=3, example={"x": x}),
     ):
         with pytest.raises(pv.UserError, match=message):
             function()
@@ -619,12 +623,14 @@ def test_a_model_with_size_names_its_data_site_by_an_example():
         pv.sample(program, 3)
     named = pv.sample(program, 3, site="obs", seed=0)
     assert torch.equal(named, pv.sample(program, 3, example={"data": X}, seed=0))
-    gap = pv.evaluate.bdmc(program, num_data=3, num_steps=2, num_chains=2, example={"x": X})
+    gap = pv.diagnostics.bdmc(program, num_data=3, num_steps=2, num_chains=2, example={"x": X})
     assert gap["x"].shape == (3, D)
 
 
 def test_the_ranks_of_an_exact_guide_are_uniform_where_the_data_site_is_called_obs():
-    found = pv.evaluate.calibration(model, guide, 2000, num_samples=9, bins=5, example={"x": X})
+    found = pv.diagnostics.simulation_based_calibration(
+        model, guide, 2000, num_samples=9, bins=5, example={"x": X}
+    )
     assert found["code"]["chi2_p"].min() > 1e-3
     ranks = found["code"]["ranks"].flatten().double()
     assert stats.kstest((ranks + 0.5) / 10, "uniform").statistic < 0.1

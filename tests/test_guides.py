@@ -11,8 +11,8 @@ from pyro import poutine
 
 import pyro_vae as pv
 from pyro_vae.conditionals import MLP, MultivariateNormal
-from pyro_vae.pair import accepting
 from pyro_vae.programs import trace_pair
+from pyro_vae.programs.calling import as_keyword_program
 
 D, K, LATENT, N = 6, 3, 2, 7
 NET = MLP(hidden=(5, 4), activation="tanh")
@@ -40,7 +40,7 @@ def binary(n=N, seed=1):
 def loss_and_gradients(model, guide, parameters, seed=3, **batch):
     torch.manual_seed(seed)
     elbo = pyro.infer.TraceEnum_ELBO(max_plate_nesting=1, strict_enumeration_warning=False)
-    loss = elbo.differentiable_loss(accepting(model), accepting(guide), **batch)
+    loss = elbo.differentiable_loss(as_keyword_program(model), as_keyword_program(guide), **batch)
     return loss, torch.autograd.grad(loss, parameters)
 
 
@@ -68,7 +68,7 @@ def normal(raw):
 SUM = {"enumerate": "parallel"}
 
 
-def amortised(q):
+def amortized(q):
     def guide(x):
         with pyro.plate("data", len(x)):
             pyro.sample("z", normal(out(q["z"], encode(q["z"], x))))
@@ -126,10 +126,10 @@ def first_version(q):
 
 
 ROWS = {
-    "VAE: z <- x": (vae, None, amortised),
+    "VAE: z <- x": (vae, None, amortized),
     "z <- nothing": (vae, {"z": []}, constants),
     "z <- index": (vae, {"z": ["index"]}, per_datum),
-    "VaDE: z <- x": (mixture_vae, None, amortised),
+    "VaDE: z <- x": (mixture_vae, None, amortized),
     "Shu: y <- x; z <- x, y": (mixture_vae, SHU, shu),
     "GMVAE: w <- x; z <- x": (gmvae, None, final_version),
     "GMVAE, first version": (gmvae, V1, first_version),
@@ -184,13 +184,13 @@ def test_a_full_covariance_guide_is_asked_for_by_family():
 def test_latents_with_the_same_parents_share_a_trunk_unless_told_otherwise():
     model = gmvae()
     shared = pv.guides.Guide(model, V1, network=NET)
-    apart = pv.guides.Guide(model, V1, network=NET, share=False)
+    isolated_pyro_runtime = pv.guides.Guide(model, V1, network=NET, share_trunk=False)
     w, z, y = (shared.factors[name].trunk for name in "wzy")
     assert w is z is y
-    assert apart.factors["w"].trunk is not apart.factors["z"].trunk
+    assert isolated_pyro_runtime.factors["w"].trunk is not isolated_pyro_runtime.factors["z"].trunk
     count = sum(p.numel() for p in shared.parameters())
     trunk = sum(p.numel() for p in w.parameters())
-    assert sum(p.numel() for p in apart.parameters()) == count + 2 * trunk
+    assert sum(p.numel() for p in isolated_pyro_runtime.parameters()) == count + 2 * trunk
     other = pv.guides.Guide(mixture_vae(), SHU, network=NET)  # different parents: nothing to share
     assert other.factors["y"].trunk is not other.factors["z"].trunk
 
@@ -293,7 +293,7 @@ def test_a_wrong_declaration_is_told_in_one_line(make, given, options, message):
 def shu_guides(model):
     """One set of weights, three treatments."""
     guides = {}
-    for discrete in ("enumerate", "score", "relaxed"):
+    for discrete in ("enumerate", "score_function", "relaxed"):
         guides[discrete] = pv.guides.Guide(model, SHU, network=NET, discrete=discrete).double()
         guides[discrete].load_state_dict(guides["enumerate"].state_dict())
     return guides
@@ -326,7 +326,7 @@ def test_the_score_functions_mean_is_the_exact_sum_over_y(beta):
             model, guides[kind], x, [*model.parameters(), *guides[kind].parameters()],
             objective=objective,
         )
-        for kind in ("enumerate", "score")
+        for kind in ("enumerate", "score_function")
     )  # fmt: skip
     assert agree(summed, sampled)
     # the test can fail: the gradient of q(y | x) is not lost in the noise ...
@@ -421,15 +421,15 @@ def test_the_relaxed_score_is_the_categorical_mass_at_a_vertex():
     assert math.isclose(relaxed.temperature.item(), 0.5)
 
 
-def test_standardised_parents_are_what_the_networks_see():
-    """A guide that standardises x equals one that is given the standardised x."""
+def test_standardized_parents_are_what_the_networks_see():
+    """A guide that standardizes x equals one that is given the standardized x."""
     torch.manual_seed(0)
     model = pv.models.VAE((4,), 2, "normal", MLP((8,)))
     plain = pv.guides.Guide(model, network=MLP((8,)))
-    centred = pv.guides.Guide(model, network=MLP((8,)), standardise={"x": (0.5, 0.25)})
-    centred.load_state_dict(plain.state_dict())
+    centerd = pv.guides.Guide(model, network=MLP((8,)), standardize={"x": (0.5, 0.25)})
+    centerd.load_state_dict(plain.state_dict())
     x = torch.rand(5, 4)
-    codes = pv.evaluate.encode(model, centred, x)["z"]
+    codes = pv.evaluate.encode(model, centerd, x)["z"]
     assert torch.allclose(codes, pv.evaluate.encode(model, plain, (x - 0.5) / 0.25)["z"])
-    with pytest.raises(pv.UserError, match="unknown parent in standardise 'xx'"):
-        pv.guides.Guide(model, standardise={"xx": (0, 1)})
+    with pytest.raises(pv.UserError, match="unknown parent in standardize 'xx'"):
+        pv.guides.Guide(model, input_scaling={"xx": (0, 1)})

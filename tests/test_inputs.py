@@ -10,7 +10,7 @@ from torch import nn
 from torch.utils.data import DataLoader, TensorDataset
 
 import pyro_vae as pv
-from pyro_vae import evaluate
+from pyro_vae import diagnostics, evaluate
 from pyro_vae.conditionals import MLP
 from pyro_vae.evaluate.inputs import Support
 
@@ -67,7 +67,7 @@ def test_the_carrier_of_x_does_not_change_an_evaluator(carrier):
         evaluate.log_likelihood,
         lambda *a: evaluate.encode(*a)["z"],
         evaluate.reconstruct,
-        lambda m, _, x: evaluate.ais(m, x, num_steps=3, num_chains=2),
+        lambda m, _, x: diagnostics.ais(m, x, num_steps=3, num_chains=2),
     ):
         options = {"num_samples": 5} if function is evaluate.log_likelihood else {}
         found = function(model, guide, carried, **options)
@@ -181,12 +181,12 @@ SCORES = {
     "elbo": evaluate.elbo,
     "elbo_terms": evaluate.elbo_terms,
     "log_likelihood": evaluate.log_likelihood,
-    "importance_weights": evaluate.importance_weights,
-    "diagnostics": evaluate.diagnostics,
-    "inference_gaps": evaluate.inference_gaps,
-    "ais": lambda model, guide, x: evaluate.ais(model, x),
-    "nuts": lambda model, guide, x: evaluate.nuts(model, x),
-    "posterior_grid": lambda model, guide, x: evaluate.posterior_grid(model, x),
+    "importance_weights": diagnostics.importance_weights,
+    "diagnostics": diagnostics.importance_diagnostics,
+    "inference_gaps": diagnostics.inference_gaps,
+    "ais": lambda model, guide, x: diagnostics.ais(model, x),
+    "nuts": lambda model, guide, x: diagnostics.nuts_posterior(model, x),
+    "posterior_grid": lambda model, guide, x: diagnostics.posterior_grid(model, x),
 }
 
 
@@ -208,7 +208,7 @@ def test_encoding_needs_no_support():
 def test_a_stated_grey_bernoulli_has_a_score_and_no_likelihood():
     model, guide = pair("grey-bernoulli")
     x = grey()
-    assert not evaluate.is_proper(model, guide, x)
+    assert not evaluate.has_proper_likelihood(model, guide, x)
     assert torch.isfinite(evaluate.elbo(model, guide, x)).all()
     for score in ("log_likelihood", "importance_weights", "ais", "inference_gaps"):
         with pytest.raises(pv.UserError, match="grey values in a Bernoulli"):
@@ -343,15 +343,15 @@ def test_a_factor_is_no_likelihood():
         scored_model(x, factor=True)
 
     x = grey()
-    assert evaluate.is_proper(scored_model, z_guide, x)
-    assert not evaluate.is_proper(with_factor, z_guide, x)
+    assert evaluate.has_proper_likelihood(scored_model, z_guide, x)
+    assert not evaluate.has_proper_likelihood(with_factor, z_guide, x)
     for score in ("log_likelihood", "importance_weights", "ais"):
         with pytest.raises(pv.UserError, match="a pyro.factor, 'penalty'"):
             SCORES[score](with_factor, z_guide, x)
 
 
 def test_deterministic_and_factor_sites_are_no_data():
-    from pyro_vae.pair import sites_of
+    from pyro_vae.programs.inspection import sites_of
 
     def with_factor(x):
         scored_model(x, factor=True)
@@ -378,13 +378,13 @@ def test_an_unknown_name_is_refused_with_the_nearest(name, message):
         ):
             function(model, z_guide, x, **others)
     with pytest.raises(pv.UserError, match=f"the model does not take '{name}'; {message}"):
-        evaluate.ais(model, x, **others)
+        diagnostics.ais(model, x, **others)
 
 
 def test_labels_given_to_a_pair_without_any_are_refused():
-    """`Guide.forward` names y for every model: what counts is the factorisation."""
+    """`Guide.forward` names y for every model: what counts is the factorization."""
     model, guide = pair()
-    for y_guide in (guide, pv.guides.PriorGuide(model), pv.guides.SemiAmortised(model, guide)):
+    for y_guide in (guide, pv.guides.PriorGuide(model), pv.guides.SemiAmortized(model, guide)):
         with pytest.raises(pv.UserError, match="neither model nor guide takes 'y'"):
             evaluate.elbo(model, y_guide, grey(), y=torch.zeros(N).long())
 
@@ -473,7 +473,7 @@ def test_named_arrays_are_validated_and_compared_by_name():
     assert run.history[0]["elbo"] == pytest.approx(float(expected))
     found = pv.compare(
         {"m": lambda: model}, {"g": lambda model: guide}, data, seeds=1, epochs=1, num_samples=30,
-        gap_data=0, progress=False,
+        num_gap_data=0, progress=False,
     )  # fmt: skip
     test = data.test
     expected = evaluate.elbo(model, guide, test.x, num_samples=400, ys=test.others["ys"]).mean()
@@ -494,7 +494,7 @@ def test_arrays_that_only_the_guide_takes_are_compared_too():
     _, guide = conditional_pair()
     found = pv.compare(
         {"m": lambda: model}, {"g": lambda model: guide}, {"x": grey(), "ys": YS}, seeds=1, epochs=1,
-        decoder="frozen", base="g", num_samples=30, gap_data=2, progress=False,
+        decoder="frozen", base="g", num_samples=30, num_gap_data=2, progress=False,
         gap_options={"max_steps": 50, "num_samples": 10, "annealing": {"num_steps": 5}},
     )  # fmt: skip
     row = found.rows[0]
@@ -539,7 +539,7 @@ def test_a_bad_label_of_a_loader_is_named():
     y[10] = 3
     loader = DataLoader(TensorDataset(grey(), y), batch_size=4)
     with pytest.raises(pv.UserError, match=r"batch 3 of epoch 1: labels must lie in 0\.\.2"):
-        pv.fit(model, guide, loader, 1, observe=("x", "y"), progress=False, compile=False)
+        pv.fit(model, guide, loader, 1, observed=("x", "y"), progress=False, compile=False)
 
 
 def test_pyros_own_loss_agrees_on_named_arrays():

@@ -34,17 +34,19 @@ def exact(model, x):
     marginal = w @ w.T + SCALE**2 * torch.eye(D).double()
     covariance = torch.linalg.inv(torch.eye(w.shape[1]).double() + w.T @ w / SCALE**2)
     mean = (x - b) @ w @ covariance / SCALE**2
-    law = dist.MultivariateNormal(b, marginal)
-    return law.log_prob(x), dist.MultivariateNormal(mean, covariance)
+    distribution = dist.MultivariateNormal(b, marginal)
+    return distribution.log_prob(x), dist.MultivariateNormal(mean, covariance)
 
 
 def posterior_guide(model, widen=1.0, move=0.0):
     def guide(x):
-        law = exact(model, x)[1]
+        distribution = exact(model, x)[1]
         with pyro.plate("data", len(x)):
             pyro.sample(
                 "z",
-                dist.MultivariateNormal(law.loc + move, scale_tril=widen * law.scale_tril),
+                dist.MultivariateNormal(
+                    distribution.loc + move, scale_tril=widen * distribution.scale_tril
+                ),
             )
 
     return guide
@@ -84,9 +86,9 @@ def close(found, truth, atol=0.02):
 def test_the_kl_is_cut_as_quadrature_cuts_it():
     model, x = linear(1), 1.5 * torch.randn(20, D, dtype=torch.float64)
     guide = posterior_guide(model, widen=0.5)
-    found = pv.evaluate.elbo_surgery(model, guide, x, num_samples=4000)["z"]
-    law = exact(model, x)[1]
-    q = dist.Normal(law.loc, 0.5 * law.scale_tril[..., 0])
+    found = pv.diagnostics.elbo_surgery(model, guide, x, num_samples=4000)["z"]
+    distribution = exact(model, x)[1]
+    q = dist.Normal(distribution.loc, 0.5 * distribution.scale_tril[..., 0])
     log_p = dist.Normal(0.0, 1.0).log_prob(AXIS[:, 0])
     truth = by_quadrature(q.log_prob(AXIS[:, 0]), log_p, STEP)
     close(found, truth)
@@ -117,24 +119,24 @@ def test_discrete_latents_are_summed_in_posterior_and_prior(given, monkeypatch):
         else:
             log_q = q(x=x).log_prob(AXIS.unsqueeze(1)).T
     truth = by_quadrature(log_q, log_p, STEP)
-    found = pv.evaluate.elbo_surgery(model, guide, x, num_samples=2000)
+    found = pv.diagnostics.elbo_surgery(model, guide, x, num_samples=2000)
     assert set(found) == {"z"}
     close(found["z"], truth)
     monkeypatch.setattr(likelihood, "BYTES", 32 * 512 * 3)
-    close(pv.evaluate.elbo_surgery(model, guide, x, num_samples=300)["z"], truth, atol=0.08)
+    close(pv.diagnostics.elbo_surgery(model, guide, x, num_samples=300)["z"], truth, atol=0.08)
 
 
 def test_a_latent_that_hangs_on_another_is_judged_with_it():
     torch.manual_seed(0)
     x = binary()
     model = pv.models.GMVAE((D,), 2, 1, 2, network=NET, w_network=NET).double()
-    found = pv.evaluate.elbo_surgery(model, Guide(model, network=NET).double(), x)
+    found = pv.diagnostics.elbo_surgery(model, Guide(model, network=NET).double(), x)
     assert set(found) == {"w", "all"} and found["all"]["units"] == 3
     # with factors of x alone: the information of both is at least that of one
-    many = pv.evaluate.elbo_surgery(model, Guide(model, network=NET).double(), x, 300)
+    many = pv.diagnostics.elbo_surgery(model, Guide(model, network=NET).double(), x, 300)
     assert many["all"]["mutual_information"] > many["w"]["mutual_information"] - 0.02
-    model = pv.models.HierarchicalVAE((D,), 2, 1, network=NET, upper=NET).double()
-    found = pv.evaluate.elbo_surgery(model, Guide(model, network=NET).double(), x)
+    model = pv.models.HierarchicalVAE((D,), 2, 1, network=NET, top_network=NET).double()
+    found = pv.diagnostics.elbo_surgery(model, Guide(model, network=NET).double(), x)
     assert set(found) == {"all"}
 
 
@@ -165,7 +167,7 @@ def test_the_joint_kl_of_two_latents_is_cut_as_quadrature_cuts_it():
     log_p = dist.Normal(0.0, 1.0).log_prob(z1) + dist.Normal(0.5 * z1, 0.8).log_prob(z2)
     log_q = q1(x[:, None]).log_prob(z1) + q2(x[:, None], z1).log_prob(z2)
     truth = by_quadrature(log_q, log_p, float(axis[1] - axis[0]) ** 2)
-    found = pv.evaluate.elbo_surgery(model, guide, x, num_samples=2000)
+    found = pv.diagnostics.elbo_surgery(model, guide, x, num_samples=2000)
     assert set(found) == {"z1", "all"}
     close(found["all"], truth)
     log_q, log_p = q1(x[:, None]).log_prob(AXIS[:, 0]), dist.Normal(0.0, 1.0).log_prob(AXIS[:, 0])
@@ -179,7 +181,7 @@ def test_the_kl_of_surgery_is_below_that_of_an_elbo_with_y_in_the_guide():
     model, x = pv.models.MixtureVAE((D,), 2, 1, network=NET).double(), binary()
     model.p_z.head.maps["y"].weight.data[0] = torch.tensor([-2.0, 1.0])
     guide = Guide(model, given={"y": ["x"], "z": ["x", "y"]}, network=NET).double()
-    found = pv.evaluate.elbo_surgery(model, guide, x, num_samples=2000)["z"]["kl"]
+    found = pv.diagnostics.elbo_surgery(model, guide, x, num_samples=2000)["z"]["kl"]
     terms = pv.evaluate.elbo_terms(model, guide, x, num_samples=2000)
     in_elbo = {name: -float(terms[name].mean()) for name in ("y", "z")}
     assert found < in_elbo["y"] + in_elbo["z"] + 0.01
@@ -192,7 +194,9 @@ def test_the_kl_of_surgery_is_below_that_of_an_elbo_with_y_in_the_guide():
 def judged(widen=1.0, move=0.0, oversample=1, seed=0):
     model = linear(2)
     guide = posterior_guide(model, widen, move)
-    return pv.evaluate.calibration(model, guide, 2000, oversample=oversample, seed=seed)["z"]
+    return pv.diagnostics.simulation_based_calibration(
+        model, guide, 2000, oversample=oversample, seed=seed
+    )["z"]
 
 
 def test_ranks_of_the_exact_posterior_are_uniform():
@@ -226,7 +230,8 @@ def resampled(widen):
     guide = posterior_guide(model, widen)
     options = {"num_samples": 19, "oversample": 2, "bins": 20}
     found = [
-        pv.evaluate.calibration(model, guide, 2000, seed=seed, **options)["z"] for seed in range(20)
+        pv.diagnostics.simulation_based_calibration(model, guide, 2000, seed=seed, **options)["z"]
+        for seed in range(20)
     ]
     return torch.stack([f["chi2_p"][0] for f in found])
 
@@ -252,10 +257,12 @@ def test_calibration_of_a_stranger_and_what_it_refuses():
             pyro.sample("rate", dist.Gamma(3.0 + counts, 2.0))
 
     example = {"x": torch.zeros(5, dtype=torch.float64)}
-    found = pv.evaluate.calibration(model, guide, 2000, example=example)["rate"]
+    found = pv.diagnostics.simulation_based_calibration(model, guide, 2000, example=example)["rate"]
     assert found["ranks"].shape == (2000,) and found["ks_p"] > 1e-3 and found["chi2_p"] > 1e-3
     with pytest.raises(pv.UserError, match="no multiple of bins"):
-        pv.evaluate.calibration(model, guide, 10, num_samples=50, example=example)
+        pv.diagnostics.simulation_based_calibration(
+            model, guide, 10, num_samples=50, example=example
+        )
 
 
 # ------------------------------------------------------------------ NUTS and grids
@@ -265,38 +272,40 @@ def test_nuts_draws_the_posterior():
     model = linear(2)
     x = model(size=3).detach()
     before = torch.get_rng_state()
-    found = pv.evaluate.nuts(model, x, num_samples=250, warmup=100)
+    found = pv.diagnostics.nuts_posterior(model, x, num_samples=250, warmup=100)
     assert torch.equal(before, torch.get_rng_state())
-    law = exact(model, x)[1]
+    distribution = exact(model, x)[1]
     z = found.draws["z"]
     assert z.shape == (1000, 3, 2) and found.r_hat["z"].shape == found.ess["z"].shape == (3, 2)
     assert found.r_hat["z"].max() < 1.05 and found.ess["z"].min() > 100
-    error = law.variance.sqrt() / found.ess["z"].sqrt()
-    assert ((z.mean(0) - law.loc).abs() < 4.5 * error).all()
+    error = distribution.variance.sqrt() / found.ess["z"].sqrt()
+    assert ((z.mean(0) - distribution.loc).abs() < 4.5 * error).all()
     for n in range(3):
-        torch.testing.assert_close(z[:, n].T.cov(), law.covariance_matrix[n], atol=0.08, rtol=0)
+        torch.testing.assert_close(
+            z[:, n].T.cov(), distribution.covariance_matrix[n], atol=0.08, rtol=0
+        )
 
 
 def test_a_grid_is_the_evidence_and_the_densities():
     model = linear(2)
     x = model(size=4).detach()
-    found = pv.evaluate.posterior_grid(model, x, posterior_guide(model, widen=1.3))
-    truth, law = exact(model, x)
+    found = pv.diagnostics.posterior_grid(model, x, posterior_guide(model, widen=1.3))
+    truth, distribution = exact(model, x)
     torch.testing.assert_close(found.log_likelihood, truth, atol=1e-4, rtol=0)
     points = torch.stack(torch.meshgrid(*found.axes[1], indexing="ij"), -1)
-    one = dist.MultivariateNormal(law.loc[1], law.covariance_matrix[1])
+    one = dist.MultivariateNormal(distribution.loc[1], distribution.covariance_matrix[1])
     torch.testing.assert_close(found.posterior[1], one.log_prob(points).exp(), atol=1e-3, rtol=0)
-    wide = dist.MultivariateNormal(law.loc[1], scale_tril=1.3 * law.scale_tril[1])
+    wide = dist.MultivariateNormal(distribution.loc[1], scale_tril=1.3 * distribution.scale_tril[1])
     torch.testing.assert_close(found.guide[1], wide.log_prob(points).exp(), atol=1e-9, rtol=0)
     with pytest.raises(pv.UserError, match="two latent numbers, this model has 1"):
-        pv.evaluate.posterior_grid(linear(1), x)
+        pv.diagnostics.posterior_grid(linear(1), x)
 
 
 def test_a_grid_follows_a_posterior_far_from_the_prior():
     model = linear(2)
     far = torch.tensor([[30.0, -5.0], [0.0, 25.0]]).double()
     x = model.p_x(z=far).mean.detach()
-    found = pv.evaluate.posterior_grid(model, x)
+    found = pv.diagnostics.posterior_grid(model, x)
     truth, _ = exact(model, x)
     torch.testing.assert_close(found.log_likelihood, truth, atol=1e-3, rtol=0)
 
@@ -306,11 +315,11 @@ def test_nuts_and_the_grid_agree_on_a_mixture():
     model = pv.models.MixtureVAE((D,), 2, 2, network=NET).double()
     model.p_z.head.maps["y"].weight.data[:2].normal_(0, 1)
     x = binary(2)
-    grid = pv.evaluate.posterior_grid(model, x)
+    grid = pv.diagnostics.posterior_grid(model, x)
     assert grid.guide is None
     truth = pv.evaluate.log_likelihood(model, pv.guides.PriorGuide(model), x, 200_000)
     torch.testing.assert_close(grid.log_likelihood, truth, atol=0.02, rtol=0)
-    found = pv.evaluate.nuts(model, x, num_samples=250, warmup=100)
+    found = pv.diagnostics.nuts_posterior(model, x, num_samples=250, warmup=100)
     share = grid.posterior / grid.posterior.sum((1, 2), keepdim=True)
     mean = torch.stack(
         [(share.sum(2) * grid.axes[:, 0]).sum(1), (share.sum(1) * grid.axes[:, 1]).sum(1)], -1
@@ -322,7 +331,7 @@ def test_nuts_and_the_grid_agree_on_a_mixture():
 def test_pictures_show_them():
     model = linear(2)
     x = model(size=1).detach()
-    grid = pv.evaluate.posterior_grid(model, x, posterior_guide(model, widen=0.6), num=40)
+    grid = pv.diagnostics.posterior_grid(model, x, posterior_guide(model, widen=0.6), num=40)
     _, (left, right) = plots.axes(8, 4, columns=2)
     draws = torch.randn(50, 2)
     assert plots.posterior(left, grid, draws=draws) is left

@@ -9,7 +9,7 @@ from pyro.infer import Trace_ELBO
 
 import pyro_vae as pv
 from pyro_vae.conditionals import MLP
-from pyro_vae.guides import Guide, PriorGuide, SemiAmortised
+from pyro_vae.guides import Guide, PriorGuide, SemiAmortized
 from pyro_vae.programs import forget_layout, layout_of
 
 D, K = 6, 3
@@ -40,7 +40,10 @@ OURS = {
     "gmvae": lambda: (pv.models.GMVAE((D,), K, network=NET), {}),
     "gmvae, first": lambda: (pv.models.GMVAE((D,), K, network=NET), {"given": GIVEN["first"]}),
     "m2": lambda: (pv.models.M2((D,), K, network=NET), {}),
-    "m2, score function": lambda: (pv.models.M2((D,), K, network=NET), {"discrete": "score"}),
+    "m2, score function": lambda: (
+        pv.models.M2((D,), K, network=NET),
+        {"discrete": "score_function"},
+    ),
     "m1 + m2": lambda: (pv.models.M1M2((D,), K, network=NET), {}),
     "auxiliary": lambda: (pv.models.AuxiliaryDGM((D,), K, network=NET), {}),
     "hierarchical": lambda: (pv.models.HierarchicalVAE((D,), network=NET), {}),
@@ -51,7 +54,7 @@ OURS = {
 def test_this_librarys_pairs_run_once_with_draws_in_a_plate_and_values_in_parallel(name):
     model, options = OURS[name]()
     guide = Guide(model, network=NET, **options)
-    for q in (guide, SemiAmortised(model, guide, steps=1), PriorGuide(model)):
+    for q in (guide, SemiAmortized(model, guide, steps=1), PriorGuide(model)):
         layout = layout_of(model, q, {"x": binary()})
         assert (layout.particles, layout.discrete) == ("plate", "parallel")
         assert layout.divisible and not layout.fixed

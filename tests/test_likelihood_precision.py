@@ -12,8 +12,8 @@ from torch.fx.experimental.proxy_tensor import make_fx
 
 from pyro_vae.conditionals import Bernoulli, ContinuousBernoulli, NormalLikelihood
 from pyro_vae.conditionals.continuous_bernoulli import SERIES
-from pyro_vae.conditionals.counts import NegativeBinomial, Poisson, Proportion
-from pyro_vae.conditionals.likelihoods import CategoricalLevels, DiscretisedLogisticLevels
+from pyro_vae.conditionals.counts import BinomialProportion, NegativeBinomial, Poisson
+from pyro_vae.conditionals.likelihoods import CategoricalLevels, DiscretizedLogisticLevels
 
 mp.mp.dps = 50
 DTYPES = {"float32": torch.float32, "float64": torch.float64}
@@ -190,7 +190,7 @@ CASES = {  # constructor, exact log-density, parameters with a value, tolerances
     ),
     **{
         f"binomial, {n} trials": (
-            lambda logit, n=n: Proportion(n, logit),
+            lambda logit, n=n: BinomialProportion(n, logit),
             exact_proportion(n),
             itertools.product(WIDE, [k / n for k in (0, 1, n // 3, n - 1, n)]),
             (1e-6, 1e-6),
@@ -214,7 +214,7 @@ CASES = {  # constructor, exact log-density, parameters with a value, tolerances
         (1e-7, 1e-6),
     ),
     "discretized logistic": (
-        lambda loc, scale: DiscretisedLogisticLevels(loc, scale, 256),
+        lambda loc, scale: DiscretizedLogisticLevels(loc, scale, 256),
         exact_discretized_logistic,
         itertools.product(
             [-1e3, -2.0, 0.0, 0.31, 0.5, 1.0, 4.0],

@@ -52,14 +52,14 @@ def test_a_mixture_of_one_component_is_told_with_its_remedy():
         model.p_y.logits[0] = 30.0
     guide = pv.guides.Guide(model, network=NET)
     (told,) = advice(model, guide, x, epochs=40, lr=1e-2)
-    assert "one of the 3 components has all of the data" in told and "MixtureInitialisation" in told
+    assert "one of the 3 components has all of the data" in told and "MixtureInitialization" in told
 
 
 @pytest.mark.parametrize(
     "x, remedy",
     [
         (torch.arange(80.0).reshape(20, 4), "likelihood='poisson'"),
-        (torch.randn(40, 3) * torch.tensor([1.0, 1e4, 1.0]), "pv.data.standardise(data)"),
+        (torch.randn(40, 3) * torch.tensor([1.0, 1e4, 1.0]), "pv.data.standardize(data)"),
     ],
 )
 def test_data_that_a_normal_does_not_fit_are_told_before_training(x, remedy):
@@ -89,33 +89,35 @@ def test_named_data_and_the_loaded_ones_give_the_same_configuration():
         by_name = pv.method(name, "digits")
         by_data = pv.method(name, pv.data.load("digits"))
         assert by_name.config == by_data.config
-        assert torch.equal(by_name.data.observed("train").x, by_data.data.observed("train").x)
+        assert torch.equal(
+            by_name.data.observed_split("train").x, by_data.data.observed_split("train").x
+        )
 
 
 def test_a_data_set_says_what_it_needs():
     assert (
-        pv.data.load("digits").binarise == "none"
+        pv.data.load("digits").binarize == "none"
         and pv.data.load("digits").likelihood == "binomial"
     )
     vae, cvae = (pv.method(n, "digits") for n in ("vae", "cvae"))
-    assert (vae.config["model.likelihood"], vae.config["binarise"]) == ("binomial", "none")
-    assert (cvae.config["model.likelihood"], cvae.config["binarise"]) == ("bernoulli", "static")
+    assert (vae.config["model.likelihood"], vae.config["binarize"]) == ("binomial", "none")
+    assert (cvae.config["model.likelihood"], cvae.config["binarize"]) == ("bernoulli", "static")
     assert (cvae.config["condition"], cvae.config["quadrants"]) == ("quadrants", 1)
     binary = pv.method("vae", "digits", likelihood="bernoulli")
-    assert binary.config["binarise"] == "dynamic"
+    assert binary.config["binarize"] == "dynamic"
     labels = pv.method("cvae", "digits", condition="labels")
-    assert (labels.config["binarise"], labels.shapes[2]) == ("none", (10,))
+    assert (labels.config["binarize"], labels.shapes[2]) == ("none", (10,))
 
 
 @pytest.mark.parametrize(
     "name, expected",
     [
         ("gmvae", {"epochs": 40, "lr": 2e-3, "batch_size": 256, "model.latent_dim": 16,
-                   "model.w_dim": 10, "center": False, "initialise.fits": 2, "weight_decay": 0.0,
-                   "initialise.weight_decay": 0.0, "initialise.restarts": 1}),
+                   "model.w_dim": 10, "center": False, "initialize.fits": 2, "weight_decay": 0.0,
+                   "initialize.weight_decay": 0.0, "initialize.restarts": 1}),
         ("m2", {"objective.alpha": 0.1, "model.latent_dim": 50, "num_labels": 100,
                 "network.hidden": [500, 500], "objective.warmup": {"z": 50}}),
-        ("vampprior", {"prior.num_components": 500, "initialise": "PseudoInputs"}),
+        ("vampprior", {"prior.num_components": 500, "initialize": "PseudoInputInitialization"}),
         ("cvae", {"weight_decay": 0.0, "epochs": 40, "model.latent_dim": 16}),
     ],
 )  # fmt: skip

@@ -12,8 +12,8 @@ from presets import built
 import pyro_vae as pv
 from pyro_vae import methods
 from pyro_vae.objectives import ELBO, IWAE
-from pyro_vae.pair import accepting
 from pyro_vae.programs import trace_pair
+from pyro_vae.programs.calling import as_keyword_program
 
 X_SHAPE, N = (1, 4, 4), 6
 TINY = {
@@ -48,7 +48,7 @@ def trained_parameters(model, guide):
 
 def value_and_gradients(objective, model, guide, seed=3):
     torch.manual_seed(seed)
-    programs = accepting(model), accepting(guide)
+    programs = as_keyword_program(model), as_keyword_program(guide)
     loss = objective.differentiable_loss(*programs, **batch())
     parameters = trained_parameters(model, guide)
     gradients = torch.autograd.grad(loss, parameters, allow_unused=True)
@@ -138,7 +138,7 @@ def test_one_beta_weighs_every_latent():
 def test_particles_are_averaged_before_they_are_weighed():
     model, guide = pair("gmvae-v1")
     torch.manual_seed(3)
-    programs = accepting(model), accepting(guide)
+    programs = as_keyword_program(model), as_keyword_program(guide)
     loss = ELBO(beta=0.5, num_particles=4).differentiable_loss(*programs, **batch())
     terms = terms_of(model, guide, num_particles=4)
     size = (4, N)
@@ -148,18 +148,18 @@ def test_particles_are_averaged_before_they_are_weighed():
 
 
 def test_warm_up_rises_linearly_by_epoch_and_ends():
-    objective = ELBO(beta=0.8, warmup=4, warmup_from=0.2)
+    objective = ELBO(beta=0.8, warmup=4, warmup_start=0.2)
     values = []
     for epoch in (0, 1, 2, 3, 4, 100):
         objective.epoch = epoch
-        values.append(objective.beta_of("z"))
+        values.append(objective.current_beta("z"))
     assert values == pytest.approx([0.2, 0.35, 0.5, 0.65, 0.8, 0.8])
 
 
 def test_warm_up_of_one_latent_leaves_the_others_alone():
     objective = ELBO(warmup={"z": 10})
     objective.epoch = 5
-    assert objective.beta_of("z") == 0.5 and objective.beta_of("w") == 1.0
+    assert objective.current_beta("z") == 0.5 and objective.current_beta("w") == 1.0
     model, guide = pair("gmvae")
     warm = value_and_gradients(objective, model, guide)
     assert_same(warm, value_and_gradients(ELBO(beta={"z": 0.5}), model, guide), rtol=1e-14)
@@ -178,8 +178,8 @@ def test_fit_tells_the_objective_its_epoch():
     seen = []
 
     class Spy(ELBO):
-        def beta_of(self, latent):
-            seen.append((self.epoch, super().beta_of(latent)))
+        def current_beta(self, latent):
+            seen.append((self.epoch, super().current_beta(latent)))
             return seen[-1][1]
 
     pv.fit(model, guide, batch()["x"], epochs=4, objective=Spy(warmup=2), progress=False)
@@ -247,14 +247,16 @@ def score_gradients(discrete, **options):
 WEIGHTED = {"beta": {"y": 0.5, "z": 0.7, "w": 1.3}, "free_bits": {"z": 1e-3}}
 
 
-@pytest.mark.parametrize("leave_one_out", [False, True])
+@pytest.mark.parametrize("leave_one_out_baseline", [False, True])
 @pytest.mark.parametrize("particles", [1, 3])
 @pytest.mark.parametrize("weights", [{}, WEIGHTED], ids=["plain", "weighted"])
-def test_a_score_function_gradient_has_the_exact_sums_mean(weights, particles, leave_one_out):
+def test_a_score_function_gradient_has_the_exact_sums_mean(
+    weights, particles, leave_one_out_baseline
+):
     """y sampled, z beneath it, free bits not in force: the surrogate's mean is the sum's."""
     exact, q_y = score_gradients("enumerate", **weights)
-    options = {"num_particles": particles, "leave_one_out": leave_one_out}
-    sampled, _ = score_gradients("score", **options, **weights)
+    options = {"num_particles": particles, "leave_one_out_baseline": leave_one_out_baseline}
+    sampled, _ = score_gradients("score_function", **options, **weights)
     error = ((exact.var(0) + sampled.var(0)) / len(exact)).sqrt()
     difference = (exact.mean(0) - sampled.mean(0)).abs()
     assert (difference <= 5 * error + 1e-12).all()
@@ -265,8 +267,8 @@ def test_a_score_function_gradient_has_the_exact_sums_mean(weights, particles, l
 def test_the_leave_one_out_baseline_takes_noise_away(particles):
     torch.set_default_dtype(torch.float64)
     coins, noise = Coins(), []
-    for leave_one_out in (False, True):
-        objective = ELBO(num_particles=particles, leave_one_out=leave_one_out)
+    for leave_one_out_baseline in (False, True):
+        objective = ELBO(num_particles=particles, leave_one_out_baseline=leave_one_out_baseline)
         x = {"x": torch.full((20,), 4.0)}
         found = gradients(objective, (coins.model, coins.guide), x, [coins.guess])
         noise.append(found.var(0).sum())
@@ -358,7 +360,7 @@ def test_no_particles_are_refused():
 def test_its_settings_are_described_for_the_record():
     described = ELBO(beta=0.5, warmup={"z": 3}, free_bits={"y": 1.0}, num_particles=2).describe()
     assert described == {
-        "name": "elbo", "beta": 0.5, "warmup": {"z": 3}, "warmup_from": 0.0,
+        "name": "elbo", "beta": 0.5, "warmup": {"z": 3}, "warmup_start": 0.0,
         "free_bits": {"y": 1.0}, "num_particles": 2, "analytic_kl": False,
     }  # fmt: skip
 
@@ -441,7 +443,9 @@ def test_an_analytic_kl_knows_scales_and_particles():
     torch.testing.assert_close(both - once, kl.detach())
     scaled = pyro.poutine.scale(model, 3.0), pyro.poutine.scale(guide, 3.0)
     torch.manual_seed(3)
-    three = ELBO(analytic_kl=True).differentiable_loss(*map(accepting, scaled), x=batch()["x"])
+    three = ELBO(analytic_kl=True).differentiable_loss(
+        *map(as_keyword_program, scaled), x=batch()["x"]
+    )
     torch.testing.assert_close(three.detach(), 3 * both)
     many, _ = value_and_gradients(ELBO(analytic_kl=True, num_particles=5), model, guide)
     none, _ = value_and_gradients(ELBO(beta=0.0, analytic_kl=True, num_particles=5), model, guide)

@@ -24,7 +24,7 @@ from test_objective import assert_same, batch, every_method, pair, value_and_gra
 import pyro_vae as pv
 from pyro_vae.conditionals.families import GumbelSoftmax, LinearOneHotCategorical
 from pyro_vae.objectives import ELBO, IWAE, STL, DReG, Renyi
-from pyro_vae.train.recorded import leaves_of
+from pyro_vae.train.steps.recorded import leaf_parameters
 
 STRUCTURED = {  # what makes each of them a case of its own
     "hierarchical-vae": {},  # z2 <- z1
@@ -33,7 +33,7 @@ STRUCTURED = {  # what makes each of them a case of its own
     "m1-m2": {},
     "vampprior": {},  # parameters that are guide's and model's
     "mixture-posterior": {"family_options": {"num_components": 2}},  # stratified
-    "semi-amortised": {"svi_steps": 1},  # the guide reads the model's parameters
+    "semi-amortized": {"svi_steps": 1},  # the guide reads the model's parameters
     "iaf-vae": {},
 }
 
@@ -102,14 +102,14 @@ def test_of_a_mixture_drawn_from_dregs_mean_gradient_is_the_iwaes():
 
 
 def test_with_weights_and_constraints_stls_mean_gradient_is_the_elbos():
-    options = {"beta": {"w": 0.5}, "warmup_from": 0.3, "free_bits": {"y": 5.0, "z": 1e-3}}
+    options = {"beta": {"w": 0.5}, "warmup_start": 0.3, "free_bits": {"y": 5.0, "z": 1e-3}}
     elbo, stl = compare((ELBO, STL), "gmvae-v1", options)
     assert_same_mean(stl, elbo)
 
 
 def test_beneath_a_sampled_latent_stls_mean_gradient_is_the_elbos():
-    options = {"num_particles": 3, "leave_one_out": True}
-    elbo, stl = compare((ELBO, STL), "auxiliary-dgm", options, runs=60, discrete="score")
+    options = {"num_particles": 3, "leave_one_out_baseline": True}
+    elbo, stl = compare((ELBO, STL), "auxiliary-dgm", options, runs=60, discrete="score_function")
     assert_same_mean(stl, elbo)
 
 
@@ -138,7 +138,7 @@ def test_of_a_relaxed_latent_stl_drops_nothing():
 def test_the_losses_are_the_bounds_themselves_and_so_is_the_models_gradient(name):
     model, guide = pair(name)
     own = {id(p) for p in guide.parameters()}
-    own |= {id(p) for p in model.parameters()} if name == "semi-amortised" else set()
+    own |= {id(p) for p in model.parameters()} if name == "semi-amortized" else set()
     for path, bound in ((STL(num_particles=2), ELBO(num_particles=2)), (DReG(2), IWAE(2))):
         found = value_and_gradients(path, model, guide)
         wanted = value_and_gradients(bound, model, guide)
@@ -183,20 +183,20 @@ class Exact(nn.Module):
             "u_scale": ((1 - back) * s**2).sqrt(),
         }  # fmt: skip
         self.numbers = nn.ParameterDict({k: nn.Parameter(v.clone()) for k, v in numbers.items()})
-        self.centre = nn.Parameter(mu.clone())  # the model's
+        self.center = nn.Parameter(mu.clone())  # the model's
 
     def model(self, x):
         with pyro.plate("data", len(x)):
             y = pyro.sample("y", dist.Categorical(self.pi), infer={"enumerate": "parallel"})
-            u = pyro.sample("u", dist.Normal(self.centre[y], self.s[y]))
+            u = pyro.sample("u", dist.Normal(self.center[y], self.s[y]))
             z = pyro.sample("z", dist.Normal(u, self.t))
             pyro.sample("x", dist.Normal(z, self.r), obs=x)
 
     def guide(self, x):
         n = self.numbers
         with pyro.plate("data", len(x)):
-            law = dist.Categorical(logits=n["y"])
-            y = pyro.sample("y", law, infer={"enumerate": "parallel"})
+            distribution = dist.Categorical(logits=n["y"])
+            y = pyro.sample("y", distribution, infer={"enumerate": "parallel"})
             z = pyro.sample("z", dist.Normal(n["z_loc"][y], n["z_scale"][y]))
             u = n["slope"][y] * z + n["offset"][y]
             pyro.sample("u", dist.Normal(u, n["u_scale"][y]))
@@ -247,7 +247,7 @@ def test_an_auto_guides_gradient_goes_through_its_unconstrained_draw():
     torch.set_default_dtype(torch.float64)
     model, _ = tiny_pair("vae")
     x = datum().expand(4, -1)
-    guide = pv.guides.Auto(AutoNormal, model, num_data=4)
+    guide = pv.guides.PerDatumAutoGuide(AutoNormal, model, num_data=4)
     data = {"x": x.repeat(30, 1), "index": torch.arange(4).repeat(30)}
     parameters = parameters_of(guide)
     for one, other in ((ELBO(), STL()), (IWAE(3), DReG(3))):
@@ -255,8 +255,8 @@ def test_an_auto_guides_gradient_goes_through_its_unconstrained_draw():
         assert_same_mean(*found)
 
 
-def test_dreg_refuses_what_it_cannot_reparameterise():
-    model, guide = pair("shu-gmvae", discrete="score")
+def test_dreg_refuses_what_it_cannot_reparameterize():
+    model, guide = pair("shu-gmvae", discrete="score_function")
     with pytest.raises(pv.UserError, match="'y' is sampled without .* which DReG needs"):
         value_and_gradients(DReG(), model, guide)
 
@@ -267,13 +267,13 @@ def test_stl_refuses_a_kl_without_draws():
 
 
 @pytest.mark.parametrize("objective", [STL(), DReG(2)])
-def test_the_optimiser_is_given_parameters_alone(objective):
+def test_the_optimizer_is_given_parameters_alone(objective):
     """Draws that are taken off the graph are no leaves of it."""
     torch.set_default_dtype(torch.float64)
     model, guide = pair("vae")
     run = pv.fit(model, guide, batch()["x"], 1, objective=objective, progress=False)
     assert math.isfinite(run.history[0]["loss"])
-    found = leaves_of(lambda: objective.differentiable_loss(model, guide, batch()["x"]))
+    found = leaf_parameters(lambda: objective.differentiable_loss(model, guide, batch()["x"]))
     assert {id(p) for p in found} == {id(p) for p in parameters_of(model, guide)}
 
 

@@ -23,7 +23,7 @@ from test_objective import batch, every_method, pair, value_and_gradients
 
 import pyro_vae as pv
 from pyro_vae.objectives import IWAE, RWS
-from pyro_vae.pair import accepting
+from pyro_vae.programs.calling import as_keyword_program
 
 
 @every_method
@@ -33,7 +33,7 @@ def test_its_loss_is_the_iwaes_and_so_is_the_models_gradient(name, particles):
     rws = value_and_gradients(RWS(particles), model, guide)
     iwae = value_and_gradients(IWAE(particles), model, guide)
     torch.testing.assert_close(rws[0], iwae[0], rtol=1e-12, atol=0)
-    if name in ("gsnn", "semi-amortised"):  # parameters of the model that make draws as well
+    if name in ("gsnn", "semi-amortized"):  # parameters of the model that make draws as well
         return
     shared = {id(p) for p in guide.parameters()}
     for p, a, b in zip(parameters_of(model, guide), rws[1], iwae[1], strict=True):
@@ -55,7 +55,7 @@ def test_the_guides_mean_gradient_is_quadratures(case):
 
 
 @pytest.mark.parametrize("sleep", [0.0, 0.5])
-@pytest.mark.parametrize("name", ["gsnn", "semi-amortised"])
+@pytest.mark.parametrize("name", ["gsnn", "semi-amortized"])
 def test_parameters_of_the_model_that_the_guide_reads_have_the_models_gradient_alone(name, sleep):
     """The prior as a guide would else count p(z)'s gradient twice."""
     model, guide = pair(name)
@@ -64,7 +64,7 @@ def test_parameters_of_the_model_that_the_guide_reads_have_the_models_gradient_a
     enum = TraceEnum_ELBO(num_particles=3, vectorize_particles=True, max_plate_nesting=1)
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")  # nothing is enumerated
-        programs = accepting(model), accepting(guide)
+        programs = as_keyword_program(model), as_keyword_program(guide)
         _, q = next(enum._get_traces(*programs, (), batch()))
     z, data = q.nodes["z"]["value"].detach(), batch()
     log_p = model.p_z(**{k: data[k] for k in getattr(model.p_z, "given", ())}).log_prob(z)
@@ -81,7 +81,7 @@ def test_parameters_of_the_model_that_the_guide_reads_have_the_models_gradient_a
 def test_a_sampled_latent_is_fitted_as_a_summed_one_is():
     """With many particles both lower the KL from the posterior to the guide."""
     found = []
-    for discrete in ("enumerate", "score"):
+    for discrete in ("enumerate", "score_function"):
         model, guide = pair("shu-gmvae", discrete=discrete)
         data = {k: v[:1].expand(10, *v.shape[1:]) for k, v in batch().items()}
         q = parameters_of(guide.factors["y"])
@@ -98,7 +98,9 @@ def test_asleep_the_guide_is_fitted_to_what_the_model_makes_up(name):
     model, guide = pair(name)
     parameters, x = parameters_of(guide), batch()["x"]
     torch.manual_seed(3)
-    asleep = flat_gradient(RWS(1, sleep=1.0).differentiable_loss(model, guide, x), parameters)
+    asleep = flat_gradient(
+        RWS(1, sleep_weight=1.0).differentiable_loss(model, guide, x), parameters
+    )
     torch.manual_seed(3)
     RWS(1).differentiable_loss(model, guide, x)  # awake, with the noise of before
     made = poutine.trace(model).get_trace(size=len(x))
@@ -122,10 +124,10 @@ def test_asleep_and_awake_are_weighed():
 
 def test_what_it_cannot_do_it_refuses():
     with pytest.raises(pv.UserError, match="sleep weighs the sleep phase: 0 to 1, not 2"):
-        RWS(sleep=2)
+        RWS(sleep_weight=2)
     model, guide = pair("vae-per-datum")
     with pytest.raises(pv.UserError, match="asks the guide of made-up data, but .* needs index"):
-        value_and_gradients(RWS(sleep=0.5), model, guide)
+        value_and_gradients(RWS(sleep_weight=0.5), model, guide)
     rows = torch.zeros(20, 2, dtype=torch.float64, requires_grad=True)
 
     def of_rows(x, index):
@@ -134,11 +136,11 @@ def test_what_it_cannot_do_it_refuses():
 
     model, _ = pair("vae")
     with pytest.raises(pv.UserError, match="made-up data, but .* argument: 'index'"):
-        value_and_gradients(RWS(sleep=0.5), model, of_rows)
+        value_and_gradients(RWS(sleep_weight=0.5), model, of_rows)
     model, guide = pair("m2")
     y = torch.eye(3, dtype=torch.float64)[[0, 1, 2, 0, 1, 2]]
     with pytest.raises(pv.UserError, match=r"one observed site, x; the model has \['x', 'y'\]"):
-        RWS(sleep=0.5).differentiable_loss(model, guide, x=batch()["x"], y=y)
+        RWS(sleep_weight=0.5).differentiable_loss(model, guide, x=batch()["x"], y=y)
     model, guide = pair("shu-gmvae", discrete="relaxed")
     with pytest.raises(pv.UserError, match="'y' is relaxed, and so has no importance weight"):
         value_and_gradients(RWS(), model, guide)

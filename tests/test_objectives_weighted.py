@@ -27,8 +27,8 @@ import pyro_vae as pv
 from pyro_vae import methods
 from pyro_vae.evaluate import likelihood
 from pyro_vae.objectives import ELBO, IWAE, DReG, Renyi
-from pyro_vae.pair import accepting
 from pyro_vae.programs import trace_pair
+from pyro_vae.programs.calling import as_keyword_program
 
 SUMMED_IN_GUIDE = [
     n for n, m in methods.METHODS.items() if "y" in (m.parents or m.model.default_guide)
@@ -103,7 +103,7 @@ def traces_by_hand(model, guide, particles):
         num_particles=particles, vectorize_particles=True, max_plate_nesting=1,
         strict_enumeration_warning=False,
     )  # fmt: skip
-    programs = accepting(model), accepting(guide)
+    programs = as_keyword_program(model), as_keyword_program(guide)
     p, q = next(enum._get_traces(*programs, (), batch()))
     log_w = sum(s["log_prob"] for s in p.nodes.values() if s["type"] == "sample")
     for site in q.nodes.values():
@@ -140,11 +140,11 @@ def test_what_is_summed_after_a_chain_of_draws_is_fitted_at_fixed_draws():
 
 @pytest.mark.parametrize("objective", [IWAE, DReG])
 @pytest.mark.parametrize("given", [{"y": ["x"], "z": ["x", "y"]}, {"z": ["x"], "y": ["z"]}])
-def test_the_steps_of_a_semi_amortised_guide_pass_no_fit_on_to_the_model(given, objective):
+def test_the_steps_of_a_semi_amortized_guide_pass_no_fit_on_to_the_model(given, objective):
     """Its numbers are functions of the model's parameters, which are trained for the bound alone."""
     model, _ = pair("vade")
     guide = pv.guides.Guide(model, given, network=SMALL)
-    guide = pv.guides.SemiAmortised(model, guide, steps=2, lr=0.1).double()
+    guide = pv.guides.SemiAmortized(model, guide, steps=2, lr=0.1).double()
     _, found = value_and_gradients(objective(1), model, guide)
     if objective is DReG:  # the model's part, and what goes through the draws
         _, at_draws = value_and_gradients(DReGWithoutFit(1), model, guide)

@@ -6,9 +6,9 @@ from pyro import poutine
 from test_recorded import assert_equal_steps, digits, digits_batch, library_pair
 
 import pyro_vae as pv
-from pyro_vae.conditionals import networks_in
+from pyro_vae.conditionals import network_autocast
 from pyro_vae.objectives import ELBO
-from pyro_vae.train.recorded import PlainStep
+from pyro_vae.train.steps.recorded import PlainStep
 
 METHODS = ["vae", "gmvae", "shu-gmvae", "m2", "vampprior"]
 
@@ -20,24 +20,24 @@ def test_bf16_networks_have_nearly_the_gradients_and_float32_sites(method):
         for m in pair:
             m.zero_grad()
         torch.manual_seed(1)
-        with networks_in(dtype):
+        with network_autocast(dtype):
             PlainStep(ELBO(), pair)(batch)
         gradients = [p.grad.flatten() for m in pair for p in m.parameters() if p.grad is not None]
         assert all(g.dtype == torch.float32 for g in gradients)
         found.append(torch.cat(gradients))
     off = (found[0] - found[1]).norm() / found[0].norm()
     assert 1e-4 < off < 5e-2
-    with networks_in(torch.bfloat16):
+    with network_autocast(torch.bfloat16):
         trace = poutine.trace(pair[1]).get_trace(x=batch["x"])
     values = [s["value"] for s in trace.nodes.values() if s["type"] == "sample"]
     assert {v.dtype for v in values if v.is_floating_point()} == {torch.float32}
 
 
-@pytest.mark.parametrize("backend", ["aten", pytest.param("inductor", marks=pytest.mark.slow)])
+@pytest.mark.parametrize("backend", ["recorded", pytest.param("inductor", marks=pytest.mark.slow)])
 @pytest.mark.parametrize("method", METHODS)
 def test_a_recording_in_bf16_is_the_plain_step_in_bf16(method, backend):
-    with networks_in(torch.bfloat16):
-        rtol = 1e-6 if backend == "aten" else 2e-2  # a bf16 has three digits
+    with network_autocast(torch.bfloat16):
+        rtol = 1e-6 if backend == "recorded" else 2e-2  # a bf16 has three digits
         assert_equal_steps(ELBO(), library_pair(method), digits_batch, backend, rtol=rtol)
 
 

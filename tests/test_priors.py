@@ -15,7 +15,7 @@ from pyro_vae.conditionals import MLP, MultivariateNormal, Normal, NormalLikelih
 from pyro_vae.conditionals.flows import FLOWS
 from pyro_vae.models import FlowPrior, MixturePrior, VampPrior, with_prior
 from pyro_vae.models.priors import set_components
-from pyro_vae.train import PseudoInputs, load_weights
+from pyro_vae.train import PseudoInputInitialization, load_weights
 
 D, LATENT, SCALE = 4, 2, 0.6
 LINEAR, SMALL = MLP(hidden=()), MLP(hidden=(8,), activation="tanh")
@@ -129,8 +129,11 @@ def test_the_bounds_gradient_reaches_the_encoder_from_both_sides_and_the_pseudo_
         return torch.autograd.grad(loss, [*encoder, inputs], allow_unused=True)
 
     both = gradients((model, guide))
-    apart = copy.deepcopy(guide), copy.deepcopy(model)
-    prior_side, guide_side = gradients((model, apart[0])), gradients((apart[1], guide))
+    isolated_pyro_runtime = copy.deepcopy(guide), copy.deepcopy(model)
+    prior_side, guide_side = (
+        gradients((model, isolated_pyro_runtime[0])),
+        gradients((isolated_pyro_runtime[1], guide)),
+    )
     assert guide_side[-1] is None and prior_side[-1].abs().sum() > 0
     torch.testing.assert_close(both[-1], prior_side[-1])
     for b, p, q in zip(both[:-1], prior_side, guide_side, strict=False):
@@ -141,8 +144,8 @@ def test_the_bounds_gradient_reaches_the_encoder_from_both_sides_and_the_pseudo_
 def test_pseudo_inputs_start_at_training_data_as_the_network_sees_them():
     model, guide = tiny("vampprior")
     data = pv.data.from_arrays(images(), valid=0, test=0)
-    guide.standardise = {"x": (0.5, 0.25)}
-    PseudoInputs()(model, guide, data, "cpu", seed=1)
+    guide.standardize = {"x": (0.5, 0.25)}
+    PseudoInputInitialization()(model, guide, data, "cpu", seed=1)
     found = model.p_z.pseudo_inputs["x"].detach() * 0.25 + 0.5
     matches = (found[:, None] == data.train.x[None]).flatten(2).all(-1)
     assert matches.any(1).all()
@@ -155,7 +158,7 @@ def test_pseudo_inputs_of_a_latent_parent_start_at_its_encodings():
     model, guide = tiny("hierarchical-vae", prior="VampPrior")
     assert guide.factors["z2"] is model.p_z2.encoder
     before = model.p_z2.pseudo_inputs["z1"].clone()
-    PseudoInputs()(model, guide, pv.data.from_arrays(images(), valid=0, test=0), "cpu")
+    PseudoInputInitialization()(model, guide, pv.data.from_arrays(images(), valid=0, test=0), "cpu")
     assert before.shape == (3, 2) and not torch.equal(before, model.p_z2.pseudo_inputs["z1"])
 
 
@@ -166,7 +169,7 @@ def test_pseudo_inputs_of_a_latent_parent_start_at_its_encodings():
 ])  # fmt: skip
 def test_pseudo_inputs_that_cannot_start_there_say_so(model, message):
     with pytest.raises(pv.UserError, match=message):
-        PseudoInputs()(*model(), pv.data.from_arrays(images(), valid=0, test=0), "cpu")
+        PseudoInputInitialization()(*model(), pv.data.from_arrays(images(), valid=0, test=0), "cpu")
 
 
 def test_with_a_linear_decoder_the_evidence_under_a_vampprior_is_a_gaussian_mixture():
@@ -322,7 +325,7 @@ def test_the_other_order_of_the_hierarchys_latents_is_declared():
 
 
 @pytest.fixture
-def off_centre():
+def off_center():
     """A linear VAE, its exact posterior as guide, and data that are not the model's own."""
     torch.manual_seed(1)
     model = pv.models.VAE((D,), LATENT, NormalLikelihood(SCALE), LINEAR).double()
@@ -343,9 +346,11 @@ def off_centre():
 
 
 @pytest.mark.parametrize("draws", [0, 40])
-def test_one_component_fitted_ex_post_is_the_aggregate_posteriors_gaussian(off_centre, draws):
-    model, guide, x, mean, spread, covariance = off_centre
-    density = pv.evaluate.ex_post(model, guide, x, num_components=1, draws=draws, reg_covar=0)
+def test_one_component_fitted_ex_post_is_the_aggregate_posteriors_gaussian(off_center, draws):
+    model, guide, x, mean, spread, covariance = off_center
+    density = pv.evaluate.fit_ex_post_prior(
+        model, guide, x, num_components=1, draws=draws, reg_covar=0
+    )
     fitted = density().component_distribution
     exact = spread + covariance if draws else spread
     torch.testing.assert_close(fitted.mean[0], mean, atol=0.02 if draws else 1e-9, rtol=0)
@@ -355,10 +360,10 @@ def test_one_component_fitted_ex_post_is_the_aggregate_posteriors_gaussian(off_c
 
 
 @pytest.mark.parametrize("kind", ["mixture", "flow"])
-def test_a_model_with_an_ex_post_prior_is_judged_and_sampled_like_any(off_centre, kind):
-    model, guide, x, mean, spread, covariance = off_centre
+def test_a_model_with_an_ex_post_prior_is_judged_and_sampled_like_any(off_center, kind):
+    model, guide, x, mean, spread, covariance = off_center
     options = {"kind": kind, "draws": 2, "epochs": 10}
-    density = pv.evaluate.ex_post(model, guide, x, num_components=1, **options)
+    density = pv.evaluate.fit_ex_post_prior(model, guide, x, num_components=1, **options)
     better = with_prior(model, density)
     w, b = model.p_x.head.maps["z"].weight.detach(), model.p_x.head.bias.detach()
     noise = SCALE**2 * torch.eye(D, dtype=w.dtype)
@@ -371,9 +376,9 @@ def test_a_model_with_an_ex_post_prior_is_judged_and_sampled_like_any(off_centre
     torch.testing.assert_close(draws.mean(0), mean @ w.T + b, atol=0.1, rtol=0)
 
 
-def test_a_prior_fitted_to_draws_raises_the_training_elbo(off_centre):
-    model, guide, x, *_ = off_centre
-    density = pv.evaluate.ex_post(model, guide, x, num_components=3, draws=2)
+def test_a_prior_fitted_to_draws_raises_the_training_elbo(off_center):
+    model, guide, x, *_ = off_center
+    density = pv.evaluate.fit_ex_post_prior(model, guide, x, num_components=3, draws=2)
     fitted = pv.evaluate.elbo(with_prior(model, density), guide, x).mean()
     assert fitted > pv.evaluate.elbo(model, guide, x).mean() + 0.3
 
@@ -383,10 +388,10 @@ def test_with_prior_shares_every_part_but_the_prior():
     density = MixturePrior(2, 3)
     other = with_prior(model, density)
     assert other.p_z is density and other.p_x is model.p_x
-    assert isinstance(model.p_z, pv.models.StandardNormal)
+    assert isinstance(model.p_z, pv.models.StandardNormalPrior)
     top, _ = tiny("hierarchical-vae")
     assert with_prior(top, density).p_z2 is density
-    w, _ = tiny("gmvae", w_dim=2, initialise=None)
+    w, _ = tiny("gmvae", w_dim=2, initialize=None)
     assert with_prior(w, density).p_w is density
 
 
@@ -394,8 +399,8 @@ def test_with_prior_shares_every_part_but_the_prior():
     (lambda m, g: with_prior(m, MixturePrior(5)), r"'z' has shape \[2\], this prior \[5\]"),
     (lambda m, g: with_prior(m, MixturePrior(2), "w"), "no module p_w"),
     (lambda m, g: with_prior(tiny("vade")[0], MixturePrior(2)), "'z' has the parents y"),
-    (lambda m, g: pv.evaluate.ex_post(m, g, images(), kind="flwo"), "flow"),
-    (lambda m, g: pv.evaluate.ex_post(m, g, images(), draws=0, num_components=13), "12 encodings"),
+    (lambda m, g: pv.evaluate.fit_ex_post_prior(m, g, images(), kind="flwo"), "flow"),
+    (lambda m, g: pv.evaluate.fit_ex_post_prior(m, g, images(), draws=0, num_components=13), "12 encodings"),
     (lambda m, g: FlowPrior(2, "realnvp"), "unknown flow"),
     (lambda m, g: VampPrior({}, 2), "at least one parent"),
     (lambda m, g: pv.method("vade", "digits", prior="FlowPrior"), "vade has no option 'prior'"),
@@ -410,7 +415,7 @@ def test_what_cannot_be_done_is_said_in_one_line(make, message):
 
 
 @pytest.mark.parametrize(
-    "prior", [None, "StandardNormal", "MixturePrior", "VampPrior", "FlowPrior"]
+    "prior", [None, "StandardNormalPrior", "MixturePrior", "VampPrior", "FlowPrior"]
 )
 @pytest.mark.parametrize("name", ["vae", "vae-constants", "hierarchical-vae", "gmvae"])
 def test_every_free_prior_goes_with_every_model_that_has_one(name, prior):
@@ -426,8 +431,8 @@ def test_a_resumed_run_equals_an_uninterrupted_one_and_loads(name, tmp_path):
     def train(folder, epochs, resume=False):
         model, guide = tiny(name)
         options = {"epochs": epochs, "out": tmp_path / folder, "resume": resume, "batch_size": 6}
-        start = PseudoInputs() if name == "vampprior" else None
-        pv.fit(model, guide, images(), device="cpu", progress=False, initialise=start, **options)
+        start = PseudoInputInitialization() if name == "vampprior" else None
+        pv.fit(model, guide, images(), device="cpu", progress=False, initialize=start, **options)
         return model, guide
 
     whole = train("whole", 4)
@@ -456,7 +461,7 @@ def test_a_pair_copied_in_one_go_still_has_one_encoder():
     assert guide.factors["z"] is model.p_z.encoder
 
 
-DIGITS = {"latent_dim": 8, "hidden": [64], "epochs": 40, "lr": 3e-3, "compile": "aten"}
+DIGITS = {"latent_dim": 8, "hidden": [64], "epochs": 40, "lr": 3e-3, "compile": "recorded"}
 
 
 def trained(name, **overrides):
@@ -492,7 +497,7 @@ def test_on_digits_a_density_fitted_to_draws_gains_on_the_prior_and_on_one_fitte
     (model, guide), data = standard
     found = {"none": (reached((model, guide), data), bound((model, guide), data))}
     for draws in (0, 4):
-        density = pv.evaluate.ex_post(model, guide, data.train.x, draws=draws)
+        density = pv.evaluate.fit_ex_post_prior(model, guide, data.train.x, draws=draws)
         pair = with_prior(model, density), guide
         found[draws] = reached(pair, data), bound(pair, data)
     assert found[4][0] > found["none"][0] + 3

@@ -74,11 +74,11 @@ def test_two_pairs_under_svi_share_nothing():
     (model, guide), (other, other_guide) = pairs()["vae"], pairs()["vae"]
     third, third_guide = copy.deepcopy(model), copy.deepcopy(guide)
     SVI(other, other_guide, pyro.optim.Adam({"lr": 0.1}), enum_elbo()).step(x)
-    untouched = {k: v.clone() for k, v in other.state_dict().items()}
+    fork_rng = {k: v.clone() for k, v in other.state_dict().items()}
     svi = SVI(model, guide, pyro.optim.Adam({"lr": 0.1}), enum_elbo())
     start = {k: v.clone() for k, v in model.state_dict().items()}
     svi.step(x)
-    assert all(torch.equal(v, untouched[k]) for k, v in other.state_dict().items())
+    assert all(torch.equal(v, fork_rng[k]) for k, v in other.state_dict().items())
     assert all(torch.equal(v, start[k]) for k, v in third.state_dict().items())
     SVI(third, third_guide, pyro.optim.Adam({"lr": 0.1}), enum_elbo()).step(x)
     assert not any(torch.equal(v, start[k]) for k, v in third.state_dict().items())

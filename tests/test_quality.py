@@ -8,7 +8,7 @@ import scipy.stats
 import torch
 
 import pyro_vae as pv
-from pyro_vae.evaluate import frechet, two_sample
+from pyro_vae.evaluate import frechet_distance, mmd_two_sample_test
 
 
 def normal(n, d, seed, mean=0.0, scale=1.0):
@@ -31,7 +31,7 @@ def test_mmd_between_gaussians_is_its_closed_form_and_unbiased(mean, scale):
         - 2 * expected_kernel(h, d, mean, 1 + scale**2)
     )
     found = np.array([
-        two_sample(normal(n, d, 2 * s), normal(n, d, 2 * s + 1, mean, scale),
+        mmd_two_sample_test(normal(n, d, 2 * s), normal(n, d, 2 * s + 1, mean, scale),
                    num_permutations=1, bandwidth=h)["mmd2"]
         for s in range(400)
     ])  # fmt: skip
@@ -44,7 +44,7 @@ def test_mmd_between_gaussians_is_its_closed_form_and_unbiased(mean, scale):
 
 def test_mmd_is_the_plain_double_sum():
     x, o = normal(5, 2, 0), normal(4, 2, 1, 1.0)
-    found = two_sample(x, o, num_permutations=3)
+    found = mmd_two_sample_test(x, o, num_permutations=3)
     both = torch.cat([x, o])
     pairs = [(both[i] - both[j]).norm().item() for i in range(9) for j in range(i)]
     h = found["bandwidth"]
@@ -63,19 +63,19 @@ def test_mmd_is_the_plain_double_sum():
 
 def test_p_values_are_uniform_under_the_null_and_small_under_another_law():
     p = [
-        two_sample(normal(30, 2, 2 * s), normal(20, 2, 2 * s + 1), 99, seed=s)["p_value"]
+        mmd_two_sample_test(normal(30, 2, 2 * s), normal(20, 2, 2 * s + 1), 99, seed=s)["p_value"]
         for s in range(300)
     ]
     assert scipy.stats.kstest(p, "uniform").pvalue > 0.01
     assert 0.02 < np.mean(np.array(p) <= 0.05) < 0.09
-    far = two_sample(normal(60, 2, 0), normal(60, 2, 1, 1.0), 199)
+    far = mmd_two_sample_test(normal(60, 2, 0), normal(60, 2, 1, 1.0), 199)
     assert far["p_value"] == 1 / 200
 
 
 def test_a_set_against_itself_is_not_told_apart_and_large_sets_are_thinned():
     x = normal(50, 3, 0)
-    assert two_sample(x, x, 99)["p_value"] > 0.9
-    found = two_sample(normal(500, 3, 0), normal(300, 3, 1), 9, max_data=40)
+    assert mmd_two_sample_test(x, x, 99)["p_value"] > 0.9
+    found = mmd_two_sample_test(normal(500, 3, 0), normal(300, 3, 1), 9, max_data=40)
     assert (found["data"], found["other"]) == (40, 40)
 
 
@@ -84,10 +84,12 @@ def test_frechet_is_the_closed_form_of_the_fitted_gaussians():
     c1, c2 = (np.cov(s.numpy(), rowvar=False) for s in (x, o))
     means = ((x.mean(0) - o.mean(0)) ** 2).sum().item()
     truth = means + np.trace(c1 + c2 - 2 * scipy.linalg.sqrtm(c1 @ c2).real)
-    assert frechet(x, o, num_features=3) == pytest.approx(truth)  # a rotation changes nothing
-    assert frechet(x, o) == pytest.approx(truth)
-    assert frechet(x, x) == pytest.approx(0, abs=1e-9)
-    assert frechet(x, x + 2) == pytest.approx(12)
+    assert frechet_distance(x, o, num_features=3) == pytest.approx(
+        truth
+    )  # a rotation changes nothing
+    assert frechet_distance(x, o) == pytest.approx(truth)
+    assert frechet_distance(x, x) == pytest.approx(0, abs=1e-9)
+    assert frechet_distance(x, x + 2) == pytest.approx(12)
 
 
 def test_frechet_looks_at_the_components_of_the_first_argument():
@@ -95,13 +97,13 @@ def test_frechet_looks_at_the_components_of_the_first_argument():
     x[:, 0], o[:, 0] = 10 * x[:, 0], 10 * o[:, 0]
     moved = o.clone()
     moved[:, 2] += 5
-    assert abs(frechet(x, moved, 1) - frechet(x, o, 1)) < 1
-    assert frechet(x, moved, 3) > frechet(x, o, 3) + 20
+    assert abs(frechet_distance(x, moved, 1) - frechet_distance(x, o, 1)) < 1
+    assert frechet_distance(x, moved, 3) > frechet_distance(x, o, 3) + 20
 
 
 def test_data_that_cannot_be_compared_are_told():
     x = normal(10, 3, 0)
-    for function in (two_sample, frechet):
+    for function in (mmd_two_sample_test, frechet_distance):
         with pytest.raises(pv.UserError, match=r"differ in shape: \[3\] and \[2\]"):
             function(x, x[:, :2])
         with pytest.raises(pv.UserError, match="at least two data"):
@@ -109,4 +111,4 @@ def test_data_that_cannot_be_compared_are_told():
         with pytest.raises(pv.UserError, match="NaN"):
             function(x, x / 0)
     with pytest.raises(pv.UserError, match="pass bandwidth="):
-        two_sample(torch.zeros(9, 2), torch.zeros(9, 2))
+        mmd_two_sample_test(torch.zeros(9, 2), torch.zeros(9, 2))

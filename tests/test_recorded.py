@@ -23,7 +23,7 @@ from torch.distributions import constraints
 import pyro_vae as pv
 from pyro_vae import methods
 from pyro_vae.objectives import ELBO, IWAE, RWS, STL, DReG, Renyi
-from pyro_vae.train.recorded import PlainStep, RecordedStep, _difference, choose_backend
+from pyro_vae.train.steps.recorded import PlainStep, RecordedStep, _difference, choose_backend
 
 B, D = 6, 5
 
@@ -83,8 +83,8 @@ def constrained_parameters_made_lazily():
         with pyro.plate("data", len(x)):
             y = pyro.sample("y", dist.Categorical(w), infer={"enumerate": "parallel"})
             loc = pyro.param("l", torch.arange(4.0))[y]
-            law = dist.Normal(loc.unsqueeze(-1).expand(y.shape + (D,)), s).to_event(1)
-            pyro.sample("x", law, obs=x)
+            distribution = dist.Normal(loc.unsqueeze(-1).expand(y.shape + (D,)), s).to_event(1)
+            pyro.sample("x", distribution, obs=x)
 
     return model, lambda x: None
 
@@ -162,8 +162,8 @@ def hidden_markov_model():
         with pyro.plate("data", len(x)):
             h = 0
             for t in pyro.markov(range(D)):
-                law = dist.Categorical(transition[h])
-                h = pyro.sample(f"h{t}", law, infer={"enumerate": "parallel"})
+                distribution = dist.Categorical(transition[h])
+                h = pyro.sample(f"h{t}", distribution, infer={"enumerate": "parallel"})
                 pyro.sample(f"x{t}", dist.Normal(loc[h], 1.0), obs=x[:, t])
 
     return model, lambda x: None
@@ -208,8 +208,8 @@ def obs_mask():
         pyro.module("decoder", decoder)
         with pyro.plate("data", len(x)):
             z = pyro.sample("z", dist.Normal(x.new_zeros(len(x), 3), 1.0).to_event(1))
-            law = dist.Normal(decoder(z), 1.0).to_event(1)
-            pyro.sample("x", law, obs=x, obs_mask=x[:, 0] > 0)
+            distribution = dist.Normal(decoder(z), 1.0).to_event(1)
+            pyro.sample("x", distribution, obs=x, obs_mask=x[:, 0] > 0)
 
     def guide(x):
         pyro.module("encoder", encoder)
@@ -279,12 +279,12 @@ def gamma_beta_dirichlet():
             pyro.sample("x", dist.Normal(t * b, g).to_event(1), obs=x)
 
     def guide(x):
-        def positive(name, value):
+        def check_positive(name, value):
             return pyro.param(name, value, constraint=constraints.positive)
 
-        pyro.sample("g", dist.Gamma(positive("a", torch.tensor(2.0)), 1.0))
-        pyro.sample("b", dist.Beta(positive("c", torch.tensor(2.0)), 1.5))
-        pyro.sample("t", dist.Dirichlet(positive("e", torch.ones(D))))
+        pyro.sample("g", dist.Gamma(check_positive("a", torch.tensor(2.0)), 1.0))
+        pyro.sample("b", dist.Beta(check_positive("c", torch.tensor(2.0)), 1.5))
+        pyro.sample("t", dist.Dirichlet(check_positive("e", torch.ones(D))))
 
     return model, guide
 
@@ -369,8 +369,8 @@ def branch_on_a_tensor():
 
 def explicit_validation():
     def extra(x):
-        law = dist.Normal(pyro.param("q", torch.zeros(2)), 1.0, validate_args=True)
-        pyro.sample("q_", law.to_event(1), obs=torch.ones(2))
+        distribution = dist.Normal(pyro.param("q", torch.zeros(2)), 1.0, validate_args=True)
+        pyro.sample("q_", distribution.to_event(1), obs=torch.ones(2))
 
     return vae(nn.Linear(D, 6), extra)
 
@@ -403,7 +403,7 @@ def buffers(programs):
     return [b for m in modules for b in m._buffers.values() if b is not None]
 
 
-def assert_equal_steps(objective, programs, make_batch, backend="aten", rtol=1e-9, steps=3):
+def assert_equal_steps(objective, programs, make_batch, backend="recorded", rtol=1e-9, steps=3):
     """The recorded step on new data and noise, parameters moving, against the plain one."""
     step, plain = RecordedStep(objective, programs, backend), PlainStep(objective, programs)
     pyro.enable_validation(False)
@@ -478,7 +478,7 @@ def test_any_objective_with_a_differentiable_loss_replays_exactly(objective):
 def test_what_cannot_be_recorded_is_run_plainly_with_one_warning(make):
     torch.set_default_dtype(torch.float64)
     programs = make()
-    step = RecordedStep(enum_elbo(), programs, "aten")
+    step = RecordedStep(enum_elbo(), programs, "recorded")
     with pytest.warns(UserWarning, match="cannot be recorded and is run plainly") as caught:
         with pyro.validation_enabled(False):
             for size in (B, B, B - 1):
@@ -539,21 +539,29 @@ def test_every_bound_and_estimator_replays_exactly(method, objective):
 
 @pytest.mark.parametrize(
     "objective",
-    [ELBO(leave_one_out=True), ELBO(num_particles=3, leave_one_out=True), STL(), IWAE(3), RWS(3)],
+    [
+        ELBO(leave_one_out_baseline=True),
+        ELBO(num_particles=3, leave_one_out_baseline=True),
+        STL(),
+        IWAE(3),
+        RWS(3),
+    ],
     ids=["elbo-1", "elbo-3", "stl", "vimco", "rws"],
 )
 def test_score_functions_with_baselines_replay_exactly(objective):
     torch.set_default_dtype(torch.float64)
-    assert_equal_steps(objective, library_pair("shu-gmvae", discrete="score"), digits_batch)
+    assert_equal_steps(
+        objective, library_pair("shu-gmvae", discrete="score_function"), digits_batch
+    )
 
 
 @pytest.mark.parametrize("method", ["vae", "shu-gmvae", "mixture-posterior", "cvae"])
 def test_the_sleep_phase_replays_exactly(method):
     torch.set_default_dtype(torch.float64)
-    assert_equal_steps(RWS(2, sleep=0.5), library_pair(method), digits_batch)
+    assert_equal_steps(RWS(2, sleep_weight=0.5), library_pair(method), digits_batch)
 
 
-@pytest.mark.parametrize("treatment", ["score", "relaxed"])
+@pytest.mark.parametrize("treatment", ["score_function", "relaxed"])
 def test_sampled_and_relaxed_discrete_latents_replay_exactly(treatment):
     torch.set_default_dtype(torch.float64)
     assert_equal_steps(ELBO(), library_pair("shu-gmvae", discrete=treatment), digits_batch)
@@ -569,7 +577,7 @@ def test_schedules_change_without_a_new_recording():
     torch.set_default_dtype(torch.float64)
     objective = ELBO(beta={"z": 2.0}, warmup={"z": 4, "y": 6})
     pair = library_pair("gmvae")
-    step, plain = RecordedStep(objective, pair, "aten"), PlainStep(objective, pair)
+    step, plain = RecordedStep(objective, pair, "recorded"), PlainStep(objective, pair)
     batch, losses = digits_batch(), []
     for objective.epoch in (0, 1, 3, 5, 50):
         torch.manual_seed(1)
@@ -584,11 +592,11 @@ def test_the_weighted_loss_at_beta_1_is_the_plain_one_in_float32_too(method):
     pair = library_pair(method)
     batch, found = {"x": digits().train.x[:128]}, []
     step = PlainStep(ELBO(warmup=1), pair)
-    for scalars in (None, {None: torch.tensor(1.0)}):
+    for schedule_values in (None, {None: torch.tensor(1.0)}):
         for m in pair:
             m.zero_grad()
         torch.manual_seed(1)
-        loss = step(batch, scalars)
+        loss = step(batch, schedule_values)
         found.append([loss, *(p.grad for m in pair for p in m.parameters() if p.grad is not None)])
     size = max(g.abs().max() for g in found[0][1:])
     for a, b in zip(*found, strict=True):
@@ -602,7 +610,7 @@ def test_an_objective_that_reads_its_epoch_as_a_number_is_run_plainly():
 
     objective = Annealed()
     objective.epoch = 1
-    step = RecordedStep(objective, library_pair("vae"), "aten")
+    step = RecordedStep(objective, library_pair("vae"), "recorded")
     with pytest.warns(UserWarning, match="run plainly"):
         step(digits_batch())
     assert objective.epoch == 1
@@ -613,7 +621,7 @@ def test_an_objective_that_reads_its_epoch_as_a_number_is_run_plainly():
 
 def test_a_replaced_or_moved_parameter_is_recorded_again():
     model, guide = library_pair("vae")
-    step = RecordedStep(ELBO(), (model, guide), "aten")
+    step = RecordedStep(ELBO(), (model, guide), "recorded")
     batch = digits_batch()
     step(batch)
     step(batch)
@@ -641,7 +649,7 @@ def test_in_place_changes_of_parameters_and_closed_over_tensors_are_seen():
         pyro.factor("f", pyro.param("k", torch.tensor(1.0)) * temperature)
 
     programs = vae(nn.Linear(D, 6), extra)
-    step, plain = RecordedStep(enum_elbo(), programs, "aten"), PlainStep(enum_elbo(), programs)
+    step, plain = RecordedStep(enum_elbo(), programs, "recorded"), PlainStep(enum_elbo(), programs)
     batch = batch64()
     for value in (1.0, 2.0, 30.0):
         temperature.fill_(value)
@@ -655,7 +663,7 @@ def test_in_place_changes_of_parameters_and_closed_over_tensors_are_seen():
 def test_train_and_eval_mode_are_recorded_apart():
     net = nn.Sequential(nn.Linear(D, 8), nn.Dropout(0.5), nn.BatchNorm1d(8), nn.Linear(8, 6))
     programs = vae(net)
-    step, plain = RecordedStep(enum_elbo(), programs, "aten"), PlainStep(enum_elbo(), programs)
+    step, plain = RecordedStep(enum_elbo(), programs, "recorded"), PlainStep(enum_elbo(), programs)
     batch = batch64()
     for training in (True, False, True):
         net.train(training)
@@ -694,7 +702,7 @@ def test_gradients_share_no_memory_and_lie_as_their_parameters_do():
         with pyro.plate("data", len(x)):
             pyro.sample("x", dist.Normal(a + b, 1.0).to_event(1), obs=x)
 
-    step = RecordedStep(enum_elbo(), (model, lambda x: None), "aten")
+    step = RecordedStep(enum_elbo(), (model, lambda x: None), "recorded")
     step(batch64())
     assert a.grad.data_ptr() != b.grad.data_ptr() and torch.equal(a.grad, b.grad)
     assert a.grad.stride() == a.stride()
@@ -704,7 +712,7 @@ def test_gradients_share_no_memory_and_lie_as_their_parameters_do():
 
 
 def digits():
-    return pv.data.load("digits", binarise="none")
+    return pv.data.load("digits", binarize="none")
 
 
 def trained(name="gmvae", compile=False, epochs=3, **options):
@@ -721,13 +729,13 @@ def losses(run):
 @pytest.mark.parametrize("options", [{}, {"clip_norm": 0.1, "schedule": "cosine"}], ids=str)
 def test_fit_recorded_equals_fit_plain(options):
     torch.set_default_dtype(torch.float64)
-    (a, wa), (b, wb) = trained(**options), trained(compile="aten", **options)
+    (a, wa), (b, wb) = trained(**options), trained(compile="recorded", **options)
     assert losses(a) == pytest.approx(losses(b), rel=1e-11)
     for p, q in zip(wa, wb, strict=True):
         torch.testing.assert_close(p, q, rtol=1e-7, atol=1e-9)
 
 
-@pytest.mark.parametrize("compile", ["aten", pytest.param(True, marks=pytest.mark.slow)])
+@pytest.mark.parametrize("compile", ["recorded", pytest.param(True, marks=pytest.mark.slow)])
 def test_a_resumed_recorded_run_equals_an_uninterrupted_one_bit_for_bit(tmp_path, compile):
     whole, weights = trained(compile=compile, epochs=4, out=tmp_path / "a")
     with _stop_after(steps=14):  # in the middle of the second epoch
@@ -740,7 +748,7 @@ def test_a_resumed_recorded_run_equals_an_uninterrupted_one_bit_for_bit(tmp_path
 
 
 def test_resuming_with_another_compile_is_refused(tmp_path):
-    trained(compile="aten", epochs=1, out=tmp_path)
+    trained(compile="recorded", epochs=1, out=tmp_path)
     with pytest.raises(pv.UserError, match="compile=aten, not plain"):
         trained(compile=False, epochs=2, out=tmp_path, resume=True)
     with pytest.raises(pv.UserError, match="did you mean 'inductor'"):
@@ -749,7 +757,7 @@ def test_resuming_with_another_compile_is_refused(tmp_path):
 
 def test_auto_records_where_the_run_is_long_enough_and_always_chooses_the_same():
     assert choose_backend("auto", steps=50, flops=1e8) == "plain"
-    assert choose_backend("auto", steps=2400, flops=1e8) == "aten"
+    assert choose_backend("auto", steps=2400, flops=1e8) == "recorded"
     assert choose_backend("auto", steps=9400, flops=2e9) == "inductor"
     assert (
         choose_backend(False, 10**9, 10**9) == "plain" and choose_backend(True, 1, 1) == "inductor"
@@ -801,13 +809,13 @@ def test_a_program_for_which_inductor_draws_other_noise_is_replayed_as_recorded(
 @pytest.mark.slow
 def test_fit_compiled_equals_fit_plain():
     # from beta = 0 some gradients are rounding alone, and Adam makes whole steps of them
-    objective = ELBO(warmup=2, warmup_from=0.3)
+    objective = ELBO(warmup=2, warmup_start=0.3)
     (a, _), (b, _) = (trained(compile=c, epochs=2, objective=objective) for c in (False, True))
     assert losses(a) == pytest.approx(losses(b), rel=1e-5)
 
 
 def test_batches_of_ever_other_shapes_are_not_all_recorded():
-    step = RecordedStep(ELBO(), library_pair("vae"), "aten")
+    step = RecordedStep(ELBO(), library_pair("vae"), "recorded")
     with pytest.warns(UserWarning, match="further batches run plainly: 16 shapes are recorded"):
         for size in range(1, 21):
             assert torch.isfinite(step(digits_batch(size)))
@@ -817,10 +825,10 @@ def test_batches_of_ever_other_shapes_are_not_all_recorded():
 def test_auto_without_a_compiler_replays_what_was_recorded(monkeypatch):
     assert choose_backend("auto", steps=10**6, flops=1e9) == "inductor"
     monkeypatch.setattr("shutil.which", lambda name: None)
-    assert choose_backend("auto", steps=10**6, flops=1e9) == "aten"
+    assert choose_backend("auto", steps=10**6, flops=1e9) == "recorded"
 
 
-@pytest.mark.parametrize("epochs, backend", [(2, "plain"), (520, "aten")])
+@pytest.mark.parametrize("epochs, backend", [(2, "plain"), (520, "recorded")])
 def test_fit_records_unasked_where_the_run_is_long_enough(tmp_path, epochs, backend):
     data = pv.data.from_arrays(torch.rand(8, 5).round(), valid=0, test=0)
     model = pv.models.VAE((5,), 2, network=pv.conditionals.MLP((4,)))
@@ -832,14 +840,14 @@ def test_fit_records_unasked_where_the_run_is_long_enough(tmp_path, epochs, back
 
 
 def test_the_bar_says_what_recording_took(capsys):
-    pv.fit(*library_pair("vae"), digits(), 1, compile="aten", device="cpu")
+    pv.fit(*library_pair("vae"), digits(), 1, compile="recorded", device="cpu")
     assert re.search(r"step recorded in \d+\.\d s", capsys.readouterr().err)
 
 
 def test_a_start_is_trained_as_the_run_is():
-    for compile in (False, True, "aten", "auto"):
+    for compile in (False, True, "recorded", "auto"):
         options = pv.method("gmvae", "digits", compile=compile).fit_options()
-        assert options["compile"] == options["initialise"].compile == compile
+        assert options["compile"] == options["initialize"].compile == compile
 
 
 def test_a_kinks_other_side_is_rounding_and_other_noise_is_not():

@@ -88,7 +88,7 @@ def test_a_changed_weight_is_damage_though_the_archive_is_whole(tmp_path):
         ("settings", "[]"),
         ("rng", torch.zeros(3)),
         ("rng", torch.zeros(3, dtype=torch.uint8)),
-        ("optimiser", {"state": {}, "param_groups": []}),
+        ("optimizer", {"state": {}, "param_groups": []}),
         ("weights", {"modules": [], "free": [], "frozen": [], "more": 1}),
         ("best", {"modules": [{"a": 1}], "free": [], "frozen": []}),
         ("config", "3"),
@@ -107,7 +107,7 @@ def test_moments_of_another_shape_are_refused(tmp_path):
     fit(pair(), out=tmp_path)
     path = tmp_path / "checkpoint.pt"
     state = checkpoint.load(path)
-    state["optimiser"]["state"][0]["exp_avg"] = torch.zeros(3)
+    state["optimizer"]["state"][0]["exp_avg"] = torch.zeros(3)
     checkpoint.save(path, state)
     refused("does not fit this run: exp_avg has shape", fit, pair(), 3, out=tmp_path, resume=True)
 
@@ -156,8 +156,8 @@ def test_runs_with_an_edited_configuration_are_not_compared(tmp_path):
         ({"seed": 5}, "seed=0, not 5"),
         ({"weight_decay": 0.1}, "weight_decay=0.0, not 0.1"),
         ({"objective": pv.objectives.ELBO(beta=2.0)}, "objective="),
-        ({"initialise": lambda *a: None}, "initialise=None, not"),
-        ({"observe": ("x", "y")}, r"observe=\['x'\], not \['x', 'y'\]"),
+        ({"initialize": lambda *a: None}, "initialize=None, not"),
+        ({"observed": ("x", "y")}, r"observe=\['x'\], not \['x', 'y'\]"),
     ],
 )
 def test_resuming_with_another_setting_or_other_data_is_refused(tmp_path, changed, message):
@@ -180,7 +180,7 @@ def test_a_run_that_lost_its_checkpoint_is_not_started_over_but_an_unbegun_one_i
         raise KeyboardInterrupt  # in the start, before the first epoch
 
     with pytest.raises(KeyboardInterrupt):
-        fit(pair(), out=tmp_path / "b", initialise=killed)
+        fit(pair(), out=tmp_path / "b", initialize=killed)
     assert len(fit(pair(), out=tmp_path / "b", resume=True).history) == 2
     assert len(fit(pair(), out=tmp_path / "c", resume=True).history) == 2
 
@@ -197,7 +197,7 @@ def test_a_second_run_on_a_folder_is_refused_while_the_first_one_trains(tmp_path
         for other, resume in zip(others, (False, True), strict=True):
             refused(message, fit, other, out=tmp_path, resume=resume)
 
-    whole = fit(pair(), out=tmp_path, initialise=second)
+    whole = fit(pair(), out=tmp_path, initialize=second)
     assert without_seconds(whole.history) == without_seconds(fit(pair()).history)
     assert not (tmp_path / ".lock").exists()
 
@@ -324,7 +324,7 @@ def test_an_out_that_cannot_be_a_folder_is_refused(tmp_path):
 
 
 def test_settings_that_are_refused_leave_no_folder(tmp_path):
-    for options in ({"lr": float("inf")}, {"config": {"a": object()}}, {"observe": ("x", "y")}):
+    for options in ({"lr": float("inf")}, {"config": {"a": object()}}, {"observed": ("x", "y")}):
         refused("lr must|config must|observes 'y'", fit, pair(), out=tmp_path / "run", **options)
         assert not (tmp_path / "run").exists()
 

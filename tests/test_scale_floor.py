@@ -29,8 +29,8 @@ def test_fit_warns_once_in_one_line_on_data_of_sd_1e_5(likelihood):
         trained(x, likelihood)
     (text,) = [str(w.message) for w in record if "normal likelihood" in str(w.message)]
     assert "cannot be less than 9.1e-04" in text and "at 3 of 3 values of x" in text
-    assert "e-05): train on pv.data.standardise(data)" in text and "\n" not in text
-    assert callable(pv.data.standardise)  # the name that the message gives
+    assert "e-05): train on pv.data.standardize(data)" in text and "\n" not in text
+    assert callable(pv.data.standardize)  # the name that the message gives
 
 
 @pytest.mark.parametrize(

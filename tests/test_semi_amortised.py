@@ -14,7 +14,7 @@ from pyro_vae.conditionals import (
     MultivariateNormal,
     NormalLikelihood,
 )
-from pyro_vae.guides import Guide, SemiAmortised
+from pyro_vae.guides import Guide, SemiAmortized
 
 D, K, LATENT, N, SCALE = 6, 3, 2, 7, 0.5
 NET = MLP(hidden=(5,), activation="tanh")
@@ -45,9 +45,9 @@ def posterior(model, x):
 def test_the_steps_are_gradient_ascent_on_a_quadratic(clip_norm):
     model, guide, x = linear()
     steps, lr = 4, 0.03
-    semi = SemiAmortised(model, guide, steps=steps, lr=lr, clip_norm=clip_norm)
+    semi = SemiAmortized(model, guide, steps=steps, lr=lr, clip_norm=clip_norm)
     torch.manual_seed(3)
-    found = semi.shifts(x=x)["z"].detach()
+    found = semi.parameter_offsets(x=x)["z"].detach()
     torch.manual_seed(3)
     mean, precision = posterior(model, x)
     q = guide.factors["z"]
@@ -74,9 +74,9 @@ def test_the_steps_are_gradient_ascent_on_a_quadratic(clip_norm):
 def test_many_steps_end_at_the_optimal_diagonal_normal():
     model, guide, x = linear()
     mean, precision = posterior(model, x)
-    semi = SemiAmortised(model, guide, steps=800, lr=0.01, num_samples=200, clip_norm=None)
+    semi = SemiAmortized(model, guide, steps=800, lr=0.01, num_samples=200, clip_norm=None)
     with torch.no_grad():
-        fn = guide.factors["z"](x=x, shift=semi.shifts(x=x)["z"]).base_dist
+        fn = guide.factors["z"](x=x, shift=semi.parameter_offsets(x=x)["z"]).base_dist
     torch.testing.assert_close(fn.loc, mean, atol=0.03, rtol=0)
     optimal = precision.diagonal().rsqrt().expand_as(fn.scale)
     torch.testing.assert_close(fn.scale, optimal, rtol=0.05, atol=0)
@@ -121,7 +121,7 @@ def pair(name, **options):
         for p in guide.parameters():
             p.add_(0.2 * torch.randn_like(p))
     options = {"steps": 3, "lr": 0.1, "clip_norm": 1.0, **options}
-    return model, SemiAmortised(model, guide, **options), {"x": binary(), "index": torch.arange(N)}
+    return model, SemiAmortized(model, guide, **options), {"x": binary(), "index": torch.arange(N)}
 
 
 def loss(model, guide, batch, seed=4, **options):
@@ -152,9 +152,11 @@ def test_gradients_run_through_the_steps(name):
     # without the steps' own derivative it is another number
     torch.manual_seed(4)
     with torch.no_grad():
-        shifts = semi.shifts(**batch)
+        parameter_offsets = semi.parameter_offsets(**batch)
     stopped = pv.objectives.ELBO().differentiable_loss(
-        model, lambda x, index: semi.guide(x=x, index=index, shifts=shifts), **batch
+        model,
+        lambda x, index: semi.guide(x=x, index=index, parameter_offsets=parameter_offsets),
+        **batch,
     )
     torch.testing.assert_close(stopped, loss(model, semi, batch))
     first = torch.autograd.grad(stopped, parameters)
@@ -169,9 +171,11 @@ def test_the_steps_are_hidden_from_what_runs_the_guide(name, options):
     model, semi, batch = pair(name)
     whole = loss(model, semi, batch, **options)
     torch.manual_seed(4)
-    shifts = semi.shifts(**batch)
+    parameter_offsets = semi.parameter_offsets(**batch)
     found = pv.objectives.ELBO(**options).differentiable_loss(
-        model, lambda x, index: semi.guide(x=x, index=index, shifts=shifts), **batch
+        model,
+        lambda x, index: semi.guide(x=x, index=index, parameter_offsets=parameter_offsets),
+        **batch,
     )
     torch.testing.assert_close(whole, found, rtol=1e-12, atol=0)
 
@@ -193,10 +197,10 @@ def test_the_steps_gain_what_the_encoder_lost(name):
 def test_a_later_layer_is_moved_by_a_shift_per_datum():
     torch.manual_seed(0)
     model = pv.models.HierarchicalVAE((D,), LATENT, 2, "bernoulli", NET, NET).double()
-    semi = SemiAmortised(model, Guide(model, network=NET).double(), steps=20, num_samples=8)
+    semi = SemiAmortized(model, Guide(model, network=NET).double(), steps=20, num_samples=8)
     x = binary()
-    shifts = semi.shifts(x=x)
-    assert {k: v.shape for k, v in shifts.items()} == {"z1": (N, 4), "z2": (N, 4)}
+    parameter_offsets = semi.parameter_offsets(x=x)
+    assert {k: v.shape for k, v in parameter_offsets.items()} == {"z1": (N, 4), "z2": (N, 4)}
     gain = pv.evaluate.elbo(model, semi, x, num_samples=300) - pv.evaluate.elbo(
         model, semi.guide, x, num_samples=300
     )
@@ -209,7 +213,7 @@ def test_it_trains_as_other_guides_do_and_evaluation_leaves_no_graph():
     found = pv.fit(model, semi, x, epochs=20, lr=0.01, progress=False)
     assert found.history[-1]["loss"] < found.history[0]["loss"] - 0.1
     with torch.no_grad():
-        assert not semi.shifts(x=x)["z"].requires_grad
+        assert not semi.parameter_offsets(x=x)["z"].requires_grad
     bound = pv.evaluate.elbo(model, semi, x)
     assert not bound.requires_grad and math.isfinite(bound.mean())
 
@@ -217,11 +221,11 @@ def test_it_trains_as_other_guides_do_and_evaluation_leaves_no_graph():
 @pytest.mark.parametrize(
     "make, message",
     [
-        (lambda m: SemiAmortised(m, pv.guides.PriorGuide(m)), "not PriorGuide"),
-        (lambda m: SemiAmortised(m, Guide(m), steps=0), "steps takes whole numbers from 1"),
-        (lambda m: SemiAmortised(m, Guide(m), lr=-1), "lr must be positive"),
-        (lambda m: SemiAmortised(m, Guide(m), clip_norm=0), "clip_norm must be positive"),
-        (lambda m: SemiAmortised(m, Guide(m))(size=3), "pass x="),
+        (lambda m: SemiAmortized(m, pv.guides.PriorGuide(m)), "not PriorGuide"),
+        (lambda m: SemiAmortized(m, Guide(m), steps=0), "steps takes whole numbers from 1"),
+        (lambda m: SemiAmortized(m, Guide(m), lr=-1), "lr must be positive"),
+        (lambda m: SemiAmortized(m, Guide(m), clip_norm=0), "clip_norm must be positive"),
+        (lambda m: SemiAmortized(m, Guide(m))(size=3), "pass x="),
     ],
 )
 def test_a_wrong_use_is_told_in_one_line(make, message):

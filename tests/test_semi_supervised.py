@@ -17,7 +17,7 @@ from pyro_vae import methods
 from pyro_vae.conditionals import MLP, Normal, NormalLikelihood
 from pyro_vae.conditionals.families import bounded_log_scale
 from pyro_vae.objectives import ELBO, SemiSupervised
-from pyro_vae.pair import accepting
+from pyro_vae.programs.calling import as_keyword_program
 
 K, LATENT, D, N, NOISE = 3, 2, 4, 7, 0.7
 SMALL = MLP(hidden=(6,), activation="tanh")
@@ -68,7 +68,9 @@ def binary(n=N, seed=1):
 
 def loss_of(objective, model, guide, seed=3, **batch):
     torch.manual_seed(seed)
-    return objective.differentiable_loss(accepting(model), accepting(guide), **batch)
+    return objective.differentiable_loss(
+        as_keyword_program(model), as_keyword_program(guide), **batch
+    )
 
 
 def assert_same(one, other, *programs):
@@ -141,11 +143,13 @@ def test_one_call_equals_labelled_and_unlabelled_calls_written_by_hand(name, par
     found = loss_of(objective, model, guide, x=binary(), y=LABELS)
     expected = two_calls(model, guide, binary(), LABELS, 0.1, 0.25, beta)
     assert_same(found, expected, model, guide)
-    value = objective.loss(accepting(model), accepting(guide), x=binary(), y=LABELS)
+    value = objective.loss(
+        as_keyword_program(model), as_keyword_program(guide), x=binary(), y=LABELS
+    )
     assert value == pytest.approx(expected.item(), rel=1e-12)
 
 
-@pytest.mark.parametrize("discrete", ["score", "relaxed"])
+@pytest.mark.parametrize("discrete", ["score_function", "relaxed"])
 def test_where_all_data_are_labelled_the_treatment_of_y_makes_no_difference(discrete):
     labels = LABELS.clamp(min=0)
     enumerated, other = (pair(discrete=how) for how in ("enumerate", discrete))
@@ -166,7 +170,7 @@ def test_labels_of_all_data_are_observing_y_plus_the_classification_term():
     assert_same(found, observed - 0.7 * log_q.sum(), model, guide)
 
 
-@pytest.mark.parametrize("discrete", ["enumerate", "score", "relaxed"])
+@pytest.mark.parametrize("discrete", ["enumerate", "score_function", "relaxed"])
 @pytest.mark.parametrize("options", [{}, {"free_bits": {"y": 1.0, "z": 0.1}, "beta": 0.5}])
 @pytest.mark.parametrize("name", MODELS)
 def test_without_labels_it_is_the_elbo(name, discrete, options):
@@ -244,8 +248,10 @@ def test_the_evidence_of_m2_equals_an_explicit_sum_over_y_and_quadrature_over_z(
     with torch.no_grad():
         prior = dist.Normal(0.0, 1.0).log_prob(z[:, 0]) - math.log(K)
         for y in torch.eye(K, dtype=torch.float64):
-            law = model.p_x(y=y.expand(len(z), K), z=z)
-            joint.append(torch.stack([law.log_prob(datum) for datum in x], 1) + prior[:, None])
+            distribution = model.p_x(y=y.expand(len(z), K), z=z)
+            joint.append(
+                torch.stack([distribution.log_prob(datum) for datum in x], 1) + prior[:, None]
+            )
     truth = torch.cat(joint).logsumexp(0) + cell
     assert float(truth.exp().sum()) == pytest.approx(1, rel=1e-6)
     bound = pv.evaluate.log_likelihood(model, guide, x, num_samples=20_000)
@@ -278,10 +284,10 @@ def test_a_leaf_a_leaves_the_evidence_alone_and_a_layer_a_adds_to_it(skip):
         covariance = covariance + math.exp(2 * bounded_log_scale(torch.tensor(-0.5))) * (
             w["a"] @ w["a"].T
         )
-    law = TorchMultivariateNormal(mean, covariance + factor @ factor.T)
+    distribution = TorchMultivariateNormal(mean, covariance + factor @ factor.T)
     torch.manual_seed(2)
     x = model(size=6).detach()
-    truth = (law.log_prob(x.unsqueeze(1)) - math.log(K)).logsumexp(-1)
+    truth = (distribution.log_prob(x.unsqueeze(1)) - math.log(K)).logsumexp(-1)
     pv.fit(model.requires_grad_(False), guide, x.repeat(60, 1), 30, lr=1e-2, progress=False)
     bound = pv.evaluate.log_likelihood(model, guide, x, num_samples=40_000)
     torch.testing.assert_close(bound, truth, atol=0.05, rtol=0)
@@ -295,7 +301,7 @@ def test_the_score_functions_mean_gradient_is_the_enumerated_one():
     x, labels = binary(3), torch.tensor([-1, 1, -1])
     model, exact = pair()
     sampled = pv.guides.Guide(
-        model, family={"z": Fixed()}, network=SMALL, discrete="score"
+        model, family={"z": Fixed()}, network=SMALL, discrete="score_function"
     ).double()
     sampled.load_state_dict(exact.state_dict())
     objective = SemiSupervised(0.1, 0.3)
@@ -337,7 +343,7 @@ def test_where_the_model_sums_y_a_labelled_row_has_the_joint():
         assert_same(found, -terms.sum(), model, guide)
 
 
-def users_pair(law=dist.OneHotCategorical, one_hot=True):
+def users_pair(distribution=dist.OneHotCategorical, one_hot=True):
     """In the style of Pyro's ss_vae_M2, with functions and `pyro.module`."""
     torch.manual_seed(0)
     decoder, of_y, of_z = nn.Linear(LATENT + K, D), nn.Linear(D, K), nn.Linear(D + K, 2 * LATENT)
@@ -352,7 +358,7 @@ def users_pair(law=dist.OneHotCategorical, one_hot=True):
     def model(xs, ys=None):
         pyro.module("decoder", decoder)
         with pyro.plate("data", len(xs)):
-            y = pyro.sample("y", law(xs.new_ones(len(xs), K) / K), obs=ys)
+            y = pyro.sample("y", distribution(xs.new_ones(len(xs), K) / K), obs=ys)
             z = pyro.sample("z", dist.Normal(xs.new_zeros(len(xs), LATENT), 1.0).to_event(1))
             pyro.sample("x", dist.Bernoulli(logits=decoder(join(row(y), z))).to_event(1), obs=xs)
 
@@ -360,7 +366,7 @@ def users_pair(law=dist.OneHotCategorical, one_hot=True):
     def guide(xs, ys=None):
         pyro.module("of_y", of_y), pyro.module("of_z", of_z)
         with pyro.plate("data", len(xs)):
-            y = ys if ys is not None else pyro.sample("y", law(logits=of_y(xs)))
+            y = ys if ys is not None else pyro.sample("y", distribution(logits=of_y(xs)))
             loc, scale = of_z(join(row(y), xs)).chunk(2, -1)
             pyro.sample("z", FixedNoise(loc, scale.exp()).to_event(1))
 
@@ -368,10 +374,10 @@ def users_pair(law=dist.OneHotCategorical, one_hot=True):
 
 
 @pytest.mark.parametrize(
-    "law, one_hot", [(dist.OneHotCategorical, True), (dist.Categorical, False)]
+    "distribution, one_hot", [(dist.OneHotCategorical, True), (dist.Categorical, False)]
 )
-def test_a_users_pair_with_a_categorical_y_is_trained_with_labels(law, one_hot):
-    model, guide, (decoder, of_y, of_z) = users_pair(law, one_hot)
+def test_a_users_pair_with_a_categorical_y_is_trained_with_labels(distribution, one_hot):
+    model, guide, (decoder, of_y, of_z) = users_pair(distribution, one_hot)
     x = binary().float()
     found = loss_of(SemiSupervised(0.1, 0.5), model, guide, x=x, y=LABELS)
     log_q = of_y(x).log_softmax(-1)
@@ -395,7 +401,7 @@ def test_a_users_pair_with_a_categorical_y_is_trained_with_labels(law, one_hot):
 
 
 def test_a_given_share_is_kept_and_a_counted_one_follows_the_labels():
-    given, counted = SemiSupervised(share=0.2), SemiSupervised()
+    given, counted = SemiSupervised(labelled_fraction=0.2), SemiSupervised()
     for labels, share in ((LABELS, 4 / 7), (torch.tensor([0, -1]), 0.5)):
         given.count(labels), counted.count(labels)
         assert (given.share, counted.share) == (0.2, pytest.approx(share))
@@ -422,14 +428,14 @@ def test_what_it_cannot_do_it_says_in_one_line():
     vae = pv.models.VAE((D,), LATENT, network=SMALL)
     says("neither guide nor model has a discrete latent 'y'", vae, pv.guides.Guide(vae))
     says("no.* discrete latent 'c'", with_={"latent": "c"})
-    says("observe= cannot name it too", observe=("x", "y"))
+    says("observe= cannot name it too", observed=("x", "y"))
     says("'z' is Independent: labels need", with_={"latent": "z"})
     far = dataclasses.replace(data, train=dataclasses.replace(data.train, y=LABELS + 2))
     says("labels go up to 4, but 'y' has 3 classes", data=far)
     with pytest.raises(pv.UserError, match="alpha must not be negative"):
         SemiSupervised(alpha=-1)
     with pytest.raises(pv.UserError, match="lies in"):
-        SemiSupervised(share=1.5)
+        SemiSupervised(labelled_fraction=1.5)
     with pytest.raises(pv.UserError, match="needs share="):
         loss_of(SemiSupervised(), model, guide, x=x, y=LABELS)
     with pytest.raises(pv.UserError, match="needs y="):
@@ -440,12 +446,14 @@ def test_what_it_cannot_do_it_says_in_one_line():
 
 
 def test_kept_labels_are_balanced_seeded_and_true():
-    whole = pv.data.load("digits", binarise="none")
-    data = pv.data.load("digits", binarise="none", num_labels=100, label_seed=3)
+    whole = pv.data.load("digits", binarize="none")
+    data = pv.data.load("digits", binarize="none", num_labels=100, label_seed=3)
     y = data.train.y
     assert (torch.bincount(y[y >= 0]) == 10).all() and int((y >= 0).sum()) == 100
     assert torch.equal(y[y >= 0], whole.train.y[y >= 0])
-    assert torch.equal(data.hidden, whole.train.y) and torch.equal(data.test.y, whole.test.y)
+    assert torch.equal(data.withheld_labels, whole.train.y) and torch.equal(
+        data.test.y, whole.test.y
+    )
     again = whole.keep_labels(100, 3)
     assert torch.equal(again.train.y, y) and again.describe()["num_labels"] == 100
     assert not torch.equal(whole.keep_labels(100, 4).train.y, y)
@@ -463,12 +471,12 @@ def test_kept_labels_are_balanced_seeded_and_true():
 
 
 def test_validation_and_the_unlabelled_rows_labels_are_never_seen():
-    data = pv.data.load("digits", binarise="none", num_labels=50)
+    data = pv.data.load("digits", binarize="none", num_labels=50)
     twisted = dataclasses.replace(
         data,
         valid=dataclasses.replace(data.valid, y=data.valid.y.flip(0)),
         test=dataclasses.replace(data.test, y=data.test.y.flip(0)),
-        hidden=data.hidden.flip(0),
+        withheld_labels=data.withheld_labels.flip(0),
     )
     histories = []
     for found in (data, twisted):
@@ -490,9 +498,9 @@ def build(name, data, seed=0, **overrides):
 
 @pytest.mark.parametrize("name", ["m2", "m1-m2", "auxiliary-dgm", "skip-dgm", "gmvae"])
 def test_a_recorded_step_trains_the_same(name):
-    data = pv.data.load("digits", binarise="none", num_labels=100)
+    data = pv.data.load("digits", binarize="none", num_labels=100)
     losses = []
-    for compile in (False, "aten"):
+    for compile in (False, "recorded"):
         model, guide = build(name, data)
         objective = SemiSupervised(alpha=1.0, warmup=2)
         with warnings.catch_warnings():
@@ -506,11 +514,11 @@ def test_a_recorded_step_trains_the_same(name):
 
 
 def stack(**options):
-    return pv.train.StackInitialisation(epochs=2, lr=1e-2, **options)
+    return pv.train.StackInitialization(epochs=2, lr=1e-2, **options)
 
 
 def test_the_stacks_lower_part_is_trained_first_then_held_also_when_resumed_and_loaded(tmp_path):
-    data = pv.data.load("digits", binarise="none", num_labels=100)
+    data = pv.data.load("digits", binarize="none", num_labels=100)
 
     def lower(model, guide):
         parts = (model.p_x, guide.factors["z1"])
@@ -520,7 +528,7 @@ def test_the_stacks_lower_part_is_trained_first_then_held_also_when_resumed_and_
         pair = build("m1-m2", data, seed)
         before = lower(*pair)
         pv.fit(
-            *pair, data, epochs, objective=SemiSupervised(1.0), initialise=stack(), out=out,
+            *pair, data, epochs, objective=SemiSupervised(1.0), initialize=stack(), out=out,
             resume=resume, lr=1e-2, progress=False,
         )  # fmt: skip
         return pair, before
@@ -542,14 +550,14 @@ def test_the_stacks_lower_part_is_trained_first_then_held_also_when_resumed_and_
         assert not any(p.requires_grad for part in parts for p in part.parameters())
         assert all(p.requires_grad for p in model.p_z1.parameters())
     tuned = build("m1-m2", data)
-    pv.fit(*tuned, data, 1, initialise=stack(freeze=False), lr=1e-2, progress=False)
+    pv.fit(*tuned, data, 1, initialize=stack(freeze=False), lr=1e-2, progress=False)
     assert not any(torch.equal(a, b) for a, b in zip(held, lower(*tuned), strict=True))
 
 
 def test_the_stack_start_refuses_other_models():
-    data = pv.data.load("digits", binarise="none")
+    data = pv.data.load("digits", binarize="none")
     with pytest.raises(pv.UserError, match="needs M1M2"):
-        pv.fit(*build("m2", data), data, 1, initialise=stack(), progress=False)
+        pv.fit(*build("m2", data), data, 1, initialize=stack(), progress=False)
 
 
 def error(classes, labels):
@@ -557,22 +565,22 @@ def error(classes, labels):
 
 
 def test_with_100_labels_the_skip_model_errs_a_fifth_less_than_logistic_regression_on_digits():
-    data = pv.data.load("digits", binarise="none", num_labels=100)
+    data = pv.data.load("digits", binarize="none", num_labels=100)
     model, guide = build("skip-dgm", data, hidden=[128], latent_dim=16)
     pv.fit(
         model, guide, data, 30, objective=SemiSupervised(10.0), lr=5e-3, schedule="cosine",
-        compile="aten", progress=False,
+        compile="recorded", progress=False,
     )  # fmt: skip
     found = error(pv.evaluate.classify(model, guide, data.test.x), data.test.y)
     x, y = data.train.x, data.train.y
-    others = pv.evaluate.classifiers(x, y, data.test.x, spreading=True)
+    others = pv.evaluate.classifier_baselines(x, y, data.test.x, spreading=True)
     baseline = error(others["logistic regression"][0], data.test.y)
     assert 0.05 < baseline < 0.2
     assert found < 0.8 * baseline
 
 
 def test_features_are_the_active_units_of_the_reference_alone():
-    data = pv.data.load("digits", binarise="none")
+    data = pv.data.load("digits", binarize="none")
     torch.manual_seed(0)
     model = pv.models.VAE(data.x_shape, 3, "binomial", SMALL)
     guide = pv.guides.Guide(model, network=LINEAR)
@@ -582,34 +590,34 @@ def test_features_are_the_active_units_of_the_reference_alone():
         head.maps["x"].weight[[0, 2]] *= 10
     x = data.test.x[:50]
     codes = pv.evaluate.encode(model, guide, x)["z"]
-    assert torch.equal(pv.evaluate.features(model, guide, x), codes[:, [0, 2]])
-    few = pv.evaluate.features(model, guide, x[:1], reference=x)
+    assert torch.equal(pv.evaluate.active_unit_features(model, guide, x), codes[:, [0, 2]])
+    few = pv.evaluate.active_unit_features(model, guide, x[:1], reference=x)
     assert torch.allclose(few, codes[:1, [0, 2]])
     with pytest.raises(pv.UserError, match="unknown continuous latent 'w'"):
-        pv.evaluate.features(model, guide, x, latent="w")
+        pv.evaluate.active_unit_features(model, guide, x, latent="w")
 
 
 def test_classifiers_use_the_labelled_rows_alone_and_spreading_the_others_too():
     torch.manual_seed(0)
-    centres = torch.tensor([[-3.0, 0.0], [3.0, 0.0]])
+    centers = torch.tensor([[-3.0, 0.0], [3.0, 0.0]])
     truth = torch.arange(200) % 2
-    x = centres[truth] + torch.randn(200, 2)
+    x = centers[truth] + torch.randn(200, 2)
     y = torch.where(torch.arange(200) < 6, truth, -1)
-    found = pv.evaluate.classifiers(x, y, x[6:], spreading=True)
+    found = pv.evaluate.classifier_baselines(x, y, x[6:], spreading=True)
     assert list(found) == ["logistic regression", "SVM", "LabelSpreading"]
     for (classes,) in found.values():
         assert error(classes, truth[6:]) < 0.05
-    again = pv.evaluate.classifiers(torch.where((y < 0)[:, None], 9.0, x), y, x[6:])
+    again = pv.evaluate.classifier_baselines(torch.where((y < 0)[:, None], 9.0, x), y, x[6:])
     assert torch.equal(again["SVM"][0], found["SVM"][0])
     with pytest.raises(pv.UserError, match="labels of two classes"):
-        pv.evaluate.classifiers(x, torch.full((200,), -1), x)
+        pv.evaluate.classifier_baselines(x, torch.full((200,), -1), x)
 
 
 @pytest.mark.parametrize("name", MODELS)
 def test_analogies_are_the_decoders_means_at_one_style(name):
     model, guide = pair(name, fixed=False)
     x = binary(2)
-    found = pv.generate.analogies(model, guide, x)
+    found = pv.generate.style_transfer_grid(model, guide, x)
     assert found.shape == (2, K, D)
     z = pv.evaluate.encode(model, guide, x)["z"]
     with torch.no_grad():
@@ -621,14 +629,14 @@ def test_analogies_are_the_decoders_means_at_one_style(name):
             torch.testing.assert_close(found[:, k], mean)
     vae = pv.models.VAE((D,), 2, network=SMALL)
     with pytest.raises(pv.UserError, match="VAE names no latent that is style"):
-        pv.generate.analogies(vae, pv.guides.Guide(vae), x)
+        pv.generate.style_transfer_grid(vae, pv.guides.Guide(vae), x)
 
 
 def test_m2_of_digits_draws_the_class_that_it_is_asked_for_in_each_datums_style():
-    run = pv.method("m2", "digits", compile="aten").fit(device="cpu", progress=False)
+    run = pv.method("m2", "digits", compile="recorded").fit(device="cpu", progress=False)
     model, guide, data = run.model, run.guide, run.data
-    x = data.observed("valid").x[:50]
-    made = pv.generate.analogies(model, guide, x)
+    x = data.observed_split("valid").x[:50]
+    made = pv.generate.style_transfer_grid(model, guide, x)
     read = pv.evaluate.classify(model, guide, made.flatten(0, 1)).reshape(50, 10)
     assert (read == torch.arange(10)).double().mean() > 0.7  # 0.4 where z takes the class along
 
@@ -646,11 +654,11 @@ def test_entropy_and_mutual_information_tell_an_ignored_y_from_a_used_one():
 
 def test_m2_without_labels_ignores_y():
     """Rui Shu's observation, with his likelihood and size of z, on digits: q(y | x) is p(y)."""
-    data = pv.data.load("digits", binarise="dynamic")
+    data = pv.data.load("digits", binarize="dynamic")
     model, guide = build("m2-clustering", data, likelihood="bernoulli", latent_dim=64)
     pv.fit(
         model, guide, data, 30, objective=ELBO(warmup=15), lr=4e-3, schedule="cosine",
-        compile="aten", progress=False,
+        compile="recorded", progress=False,
     )  # fmt: skip
     shares = pv.evaluate.responsibilities(model, guide, data.test.x)
     assert pv.evaluate.entropy(shares) > math.log(10) - 0.05
@@ -676,7 +684,7 @@ def test_a_label_whose_component_is_far_from_the_draw_has_a_finite_loss():
 
     x, labels = torch.zeros(4), torch.ones(4, dtype=torch.long)
     for particles in (1, 3):
-        objective = SemiSupervised(share=1.0, num_particles=particles)
+        objective = SemiSupervised(labelled_fraction=1.0, num_particles=particles)
         torch.manual_seed(0)
         loss = objective.differentiable_loss(model, guide, x, y=labels)
         torch.manual_seed(0)

@@ -8,7 +8,7 @@ from test_train import quiet, same, weights, without_seconds
 
 import pyro_vae as pv
 from pyro_vae.conditionals import MLP
-from pyro_vae.runtime import exclusive
+from pyro_vae.programs.runtime import exclusive
 
 NET = MLP((8,))
 X = (torch.rand(64, 6, generator=torch.Generator().manual_seed(0)) > 0.5).float()
@@ -51,12 +51,12 @@ def test_while_one_thread_trains_another_is_refused_and_changes_nothing():
 
     m, g = pair()
     stream = torch.get_rng_state()
-    run = quiet(m, g, X, 2, batch_size=16, initialise=lambda *a: _with_stream(stream, another))
+    run = quiet(m, g, X, 2, batch_size=16, initialize=lambda *a: _with_stream(stream, another))
     assert len(refusals) == 4
     for e in refusals:
         assert isinstance(e, pv.UserError) and "another thread of this process is in fit" in str(e)
         assert "\n" not in str(e)
-    wanted = quiet(*(alone := pair()), X, 2, batch_size=16, initialise=lambda *a: None)
+    wanted = quiet(*(alone := pair()), X, 2, batch_size=16, initialize=lambda *a: None)
     assert without_seconds(run.history) == without_seconds(wanted.history)
     assert same(weights(m, g), weights(*alone))
 
@@ -105,7 +105,7 @@ def test_a_callback_in_the_same_thread_may_train_and_evaluate():
         pv.evaluate.elbo(model, guide, X)
         quiet(*pair(1), X, 1)
 
-    assert len(quiet(*pair(), X, 1, initialise=callback).history) == 1
+    assert len(quiet(*pair(), X, 1, initialize=callback).history) == 1
 
 
 def test_an_error_within_gives_the_lock_back():

@@ -17,13 +17,13 @@ import pyro_vae as pv
 from pyro_vae.conditionals import MLP
 from pyro_vae.models.priors import set_components
 from pyro_vae.train import checkpoint, load_weights
-from pyro_vae.train.initialise import plain_vae
+from pyro_vae.train.initialize import plain_vae
 
 NET = MLP((16,))
 
 
 def digits(**options):
-    return pv.data.load("digits", binarise="none", **options)
+    return pv.data.load("digits", binarize="none", **options)
 
 
 def pair(seed=0, model=pv.models.GMVAE, **options):
@@ -64,8 +64,8 @@ def test_fit_leaves_the_callers_random_stream_alone():
     assert torch.equal(state, torch.get_rng_state())
 
 
-def test_an_interrupt_does_not_draw_the_next_batch_of_a_dynamic_binarisation(tmp_path):
-    data = pv.data.load("digits", binarise="dynamic")
+def test_an_interrupt_does_not_draw_the_next_batch_of_a_dynamic_binarization(tmp_path):
+    data = pv.data.load("digits", binarize="dynamic")
     runs = []
     for seed, out in ((0, "whole"), (0, "part"), (5, "part")):
         torch.manual_seed(seed)
@@ -96,7 +96,7 @@ def test_a_resumed_run_equals_an_uninterrupted_one_bit_for_bit(tmp_path, schedul
 
 
 class _stop_after:
-    """A real SIGINT to this process, after so many optimiser steps."""
+    """A real SIGINT to this process, after so many optimizer steps."""
 
     def __init__(self, steps):
         self.left = steps
@@ -105,11 +105,11 @@ class _stop_after:
         self.step = torch.optim.AdamW.step
         outer = self
 
-        def step(optimiser, *a, **k):
+        def step(optimizer, *a, **k):
             outer.left -= 1
             if outer.left == 0:
                 os.kill(os.getpid(), signal.SIGINT)
-            return outer.step(optimiser, *a, **k)
+            return outer.step(optimizer, *a, **k)
 
         torch.optim.AdamW.step = step
 
@@ -126,7 +126,7 @@ def test_a_killed_run_goes_on_from_its_last_checkpoint(tmp_path):
         "net = pv.conditionals.MLP((16,))\n"
         "m = pv.models.GMVAE((1, 8, 8), latent_dim=3, likelihood='binomial', network=net)\n"
         "g = pv.guides.Guide(m, network=net)\n"
-        "d = pv.data.load('digits', binarise='none')\n"
+        "d = pv.data.load('digits', binarize='none')\n"
         f"pv.fit(m, g, d, 100000, out={str(tmp_path)!r}, device='cpu', progress=False, compile=False)\n"
     )
     process = subprocess.Popen([sys.executable, "-c", script])
@@ -195,7 +195,7 @@ def test_a_loss_that_is_not_finite_stops_at_once_names_the_site_and_keeps_the_ch
     kept = checkpoint.load(tmp_path / "checkpoint.pt")["weights"]
     bias = m.p_x.head.bias
 
-    def poison(optimiser, *a, **k):
+    def poison(optimizer, *a, **k):
         with torch.no_grad():
             bias.fill_(math.nan)
 
@@ -227,10 +227,10 @@ def test_gradient_clipping_bounds_the_first_step():
     norms = []
     step = torch.optim.AdamW.step
 
-    def spy(optimiser, *a, **k):
-        grads = [p.grad for group in optimiser.param_groups for p in group["params"]]
+    def spy(optimizer, *a, **k):
+        grads = [p.grad for group in optimizer.param_groups for p in group["params"]]
         norms.append(torch.linalg.vector_norm(torch.stack([g.norm() for g in grads])).item())
-        return step(optimiser, *a, **k)
+        return step(optimizer, *a, **k)
 
     torch.optim.AdamW.step = spy
     try:
@@ -285,8 +285,10 @@ def test_a_users_own_functions_train_keep_their_weights_and_resume(tmp_path):
             pyro.module("decoder", decoder)
             with pyro.plate("data", len(x)):
                 z = pyro.sample("z", pyro.distributions.Normal(torch.zeros(2), 1).to_event(1))
-                law = pyro.distributions.Normal(decoder(z), pyro.param("s", torch.tensor(0.5)))
-                pyro.sample("obs", law.to_event(1), obs=x)
+                distribution = pyro.distributions.Normal(
+                    decoder(z), pyro.param("s", torch.tensor(0.5))
+                )
+                pyro.sample("obs", distribution.to_event(1), obs=x)
 
         def guide(x):
             pyro.module("encoder", encoder)
@@ -386,7 +388,7 @@ def test_bad_arguments_give_one_line():
         ({"patience": 0}, "patience takes whole numbers from 1"),
         ({"device": "gpu"}, "unknown device 'gpu'"),
         ({"resume": True}, "resume needs out="),
-        ({"observe": ("x", "colour")}, "observes 'colour'"),
+        ({"observed": ("x", "color")}, "observes 'color'"),
     ]:
         with pytest.raises(pv.UserError, match=message):
             pv.fit(*pair(), digits(), 1, progress=False, **options)
@@ -406,7 +408,7 @@ def test_data_that_the_likelihood_cannot_have_produced_are_refused_before_traini
         quiet(*pair(), x, 1)
 
 
-# ------------------------------------------------------------- initialisation
+# ------------------------------------------------------------- initialization
 
 
 def test_a_mixture_start_puts_the_components_where_the_fitted_mixture_is():
@@ -422,24 +424,24 @@ def test_a_mixture_start_puts_the_components_where_the_fitted_mixture_is():
                 given["w"] = torch.zeros(2, 10)
                 for affine in m.p_z.head.maps.values():
                     affine.weight.data.zero_()
-            law = m.p_z(**given)
-            assert torch.allclose(law.mean, means.float(), atol=1e-5)
+            distribution = m.p_z(**given)
+            assert torch.allclose(distribution.mean, means.float(), atol=1e-5)
             wanted = torch.diagonal(covariances, dim1=-2, dim2=-1).float()
-            assert torch.allclose(law.variance, wanted, rtol=1e-4)
+            assert torch.allclose(distribution.variance, wanted, rtol=1e-4)
             if isinstance(family, pv.conditionals.MultivariateNormal):
                 assert torch.allclose(
-                    law.covariance_matrix, covariances.float(), rtol=1e-3, atol=1e-4
+                    distribution.covariance_matrix, covariances.float(), rtol=1e-3, atol=1e-4
                 )
 
 
 def test_a_mixture_start_is_seeded_keeps_the_best_restart_and_never_sees_a_label():
-    from pyro_vae.train import MixtureInitialisation
+    from pyro_vae.train import MixtureInitialization
 
     data = digits()
     unlabelled = pv.data.Data(
         pv.data.Split(data.train.x), pv.data.Split(data.valid.x), None, likelihood="binomial"
     )
-    start = MixtureInitialisation(epochs=2, restarts=3, fits=1)
+    start = MixtureInitialization(epochs=2, restarts=3, fits=1)
     found = []
     for d in (data, unlabelled):
         m, g = pair()
@@ -452,7 +454,7 @@ def test_a_mixture_start_is_seeded_keeps_the_best_restart_and_never_sees_a_label
 
 def test_the_plain_vae_of_a_mixture_start_shares_decoder_and_encoder():
     m, g = pair()
-    g.standardise = {"x": (0.5, 0.5)}
+    g.standardize = {"x": (0.5, 0.5)}
     vae, encoder = plain_vae(m, g)
     assert vae.p_x is m.p_x
     x = digits().test.x
@@ -468,29 +470,29 @@ def test_the_plain_vae_of_a_mixture_start_shares_decoder_and_encoder():
     ],
 )  # fmt: skip
 def test_a_mixture_start_is_checked_where_it_is_made(name, value):
-    from pyro_vae.train import MixtureInitialisation
+    from pyro_vae.train import MixtureInitialization
 
     with pytest.raises(pv.UserError, match=f"^{name} "):
-        MixtureInitialisation(**{name: value})
+        MixtureInitialization(**{name: value})
 
 
 def test_a_mixture_start_refuses_what_it_cannot_start():
-    from pyro_vae.train import MixtureInitialisation
+    from pyro_vae.train import MixtureInitialization
 
-    start = MixtureInitialisation(epochs=1)
+    start = MixtureInitialization(epochs=1)
     with pytest.raises(pv.UserError, match="VAE has no mixture prior"):
-        quiet(*pair(model=pv.models.VAE), digits(), 1, initialise=start)
+        quiet(*pair(model=pv.models.VAE), digits(), 1, initialize=start)
     m, _ = pair(model=pv.models.MixtureVAE)
     g = pv.guides.Guide(m, given={"y": ["x"], "z": ["x", "y"]}, network=NET)
     with pytest.raises(pv.UserError, match="needs a guide with z <- x"):
-        quiet(m, g, digits(), 1, initialise=start)
+        quiet(m, g, digits(), 1, initialize=start)
 
 
 def test_observed_labels_are_one_hot_and_cost_log_k():
     """With y observed, a mixture's component is supervised, and its prior term is -log K."""
     m, g = pair()
     data = digits()
-    run = quiet(m, g, data, 3, observe=("x", "y"))
+    run = quiet(m, g, data, 3, observed=("x", "y"))
     assert run.history[-1]["loss"] < run.history[0]["loss"]
     terms = pv.evaluate.elbo_terms(m, g, data.valid.x, y=data.valid.y)
     assert torch.allclose(terms["y"], torch.tensor(-math.log(10)))

@@ -434,7 +434,7 @@ def test_history_holds_the_loss_per_data_point(name):
 
 def test_posterior_draws_and_reconstructions_have_rows(program):
     latents = latents_and_data(program) - _observed(program)
-    draws = pv.evaluate.posterior(program.model, program.guide, **program.batch)
+    draws = pv.evaluate.sample_posterior(program.model, program.guide, **program.batch)
     assert set(draws) == latents
     assert all(len(v) == N and v.isfinite().all() for v in draws.values())
     site = {} if _data_sites(program) == {program.site} else {"site": program.site}
@@ -450,7 +450,7 @@ def test_posterior_draws_and_reconstructions_have_rows(program):
 def test_importance_weights_average_to_the_likelihood(name, program):
     """`[S, N]` weights, each data point's in its own column."""
     with or_refused_for_its_factor(name):
-        log_w = pv.evaluate.importance_weights(
+        log_w = pv.diagnostics.importance_weights(
             program.model, program.guide, num_samples=RUNS, **program.batch
         )
         assert log_w.shape == (RUNS, N)
@@ -462,7 +462,7 @@ def test_importance_weights_average_to_the_likelihood(name, program):
 def test_annealing_finds_the_same_likelihood(name, program):
     """AIS from the prior, which looks at no guide; or one line, where no latent is continuous."""
     try:
-        found = pv.evaluate.ais(
+        found = pv.diagnostics.ais(
             program.model, num_steps=20, num_chains=20, leapfrog=3, **program.batch
         )
     except pv.UserError as error:
@@ -476,7 +476,7 @@ def test_annealing_finds_the_same_likelihood(name, program):
 def test_inference_gaps_add_up(name, program):
     """approximation + amortization = log p(x) - ELBO; or one line that names the distribution."""
     try:
-        gaps = pv.evaluate.inference_gaps(
+        gaps = pv.diagnostics.inference_gaps(
             program.model,
             program.guide,
             num_samples=50,
@@ -509,7 +509,7 @@ def test_compare_reports_the_pair(name):
         training_data(program),
         seeds=1,
         num_samples=30,
-        gap_data=0,
+        num_gap_data=0,
         epochs=1,
         batch_size=8,
         device="cpu",
@@ -533,10 +533,10 @@ CALLS = {
     "log_likelihood": lambda p: pv.evaluate.log_likelihood(
         p.model, p.guide, num_samples=5, **p.batch
     ),
-    "importance_weights": lambda p: pv.evaluate.importance_weights(
+    "importance_weights": lambda p: pv.diagnostics.importance_weights(
         p.model, p.guide, num_samples=5, **p.batch
     ),
-    "ais": lambda p: pv.evaluate.ais(p.model, num_steps=3, num_chains=2, **p.batch),
+    "ais": lambda p: pv.diagnostics.ais(p.model, num_steps=3, num_chains=2, **p.batch),
     "fit": train,
     "sample": lambda p: pv.sample(p.model, 5, example=p.batch, site=p.site),
 }
@@ -619,7 +619,7 @@ def test_a_point_guide_has_no_importance_weights():
             pyro.sample("latent", dist.Delta(enc(x)).to_event(1))
 
     x = vae.batch["x"]
-    for function in (pv.evaluate.log_likelihood, pv.evaluate.importance_weights):
+    for function in (pv.evaluate.log_likelihood, pv.diagnostics.importance_weights):
         with pytest.raises(pv.UserError, match="'latent'") as error:
             function(vae.model, guide, x, num_samples=10)
         assert_one_line(error.value)
@@ -629,7 +629,10 @@ def test_a_model_with_a_factor_has_no_proper_likelihood():
     """With `pyro.factor`, the density does not integrate to 1."""
     for name, proper in {"vae": True, "penalty_per_data_point": False}.items():
         program = build(name)
-        assert pv.evaluate.is_proper(program.model, program.guide, **program.batch) == proper
+        assert (
+            pv.evaluate.has_proper_likelihood(program.model, program.guide, **program.batch)
+            == proper
+        )
 
 
 # ---------------------------------------------------------------- longer runs, other habits
@@ -729,13 +732,15 @@ def test_labels_by_a_name_that_nobody_takes_are_refused():
     pair = build("ss_vae_labels_as_numbers")
     labels = torch.zeros(N, dtype=torch.long)
     with pytest.raises(pv.UserError, match="neither model nor guide takes 'y'; did you mean 'ys'"):
-        pv.fit(pair.model, pair.guide, (pair.batch["x"], labels), observe=("x", "y"))
+        pv.fit(pair.model, pair.guide, (pair.batch["x"], labels), observed=("x", "y"))
 
 
 def test_an_auto_guide_whose_rows_would_miss_their_data_is_refused():
     x = build("vae").batch["x"]
     model = pv.models.VAE((x.shape[1],), 2)
-    with pytest.raises(pv.UserError, match=r"pv.guides.Auto\(AutoNormal, model, num_data=N\)"):
+    with pytest.raises(
+        pv.UserError, match=r"pv.guides.PerDatumAutoGuide\(AutoNormal, model, num_data=N\)"
+    ):
         pv.fit(model, AutoNormal(model), x, epochs=1, batch_size=4, progress=False)
 
 

@@ -8,7 +8,7 @@ import pytest
 import torch
 
 import pyro_vae as pv
-from pyro_vae.evaluate.weights import log_mean_error, pareto_k
+from pyro_vae.diagnostics.importance import log_mean_error, pareto_k
 
 N = 200
 
@@ -37,11 +37,11 @@ def data():
 
 def test_their_log_mean_is_the_log_likelihood_and_their_law_known():
     x = data()
-    log_w = pv.evaluate.importance_weights(model, guide_of(1.5), x, 40)
+    log_w = pv.diagnostics.importance_weights(model, guide_of(1.5), x, 40)
     assert log_w.shape == (40, N)
     bound = pv.evaluate.log_likelihood(model, guide_of(1.5), x, 40)
     torch.testing.assert_close(log_w.logsumexp(0) - math.log(40), bound)
-    exact = pv.evaluate.importance_weights(model, guide_of(1.0), x, 3)
+    exact = pv.diagnostics.importance_weights(model, guide_of(1.0), x, 3)
     evidence = dist.Normal(x.new_tensor(0.0), math.sqrt(2)).log_prob(x)
     torch.testing.assert_close(exact, evidence.expand(3, N), atol=1e-9, rtol=0)
 
@@ -49,7 +49,7 @@ def test_their_log_mean_is_the_log_likelihood_and_their_law_known():
 @pytest.mark.parametrize("ratio", [1.0, 1.5, 3.0])
 def test_the_effective_sample_size_of_a_wide_guide(ratio):
     """E[w]^2 / E[w^2] = sqrt(2 r^2 - 1) / r^2 of normals whose scales have the ratio r."""
-    found = pv.evaluate.diagnostics(model, guide_of(ratio), data(), 2000)["ess"]
+    found = pv.diagnostics.importance_diagnostics(model, guide_of(ratio), data(), 2000)["ess"]
     share = math.sqrt(2 * ratio**2 - 1) / ratio**2
     assert found.mean() / 2000 == pytest.approx(share, rel=0.01)
 
@@ -57,7 +57,7 @@ def test_the_effective_sample_size_of_a_wide_guide(ratio):
 @pytest.mark.parametrize("ratio", [0.5, 0.7, 0.9])
 def test_the_tail_of_a_narrow_guides_weights(ratio):
     """w = exp(z^2 (1 - r^2) / 2r^2), z ~ N(0, r^2): P(w > t) falls as t^(-1 / (1 - r^2))."""
-    found = pv.evaluate.diagnostics(model, guide_of(ratio), data(), 4000)["pareto_k"]
+    found = pv.diagnostics.importance_diagnostics(model, guide_of(ratio), data(), 4000)["pareto_k"]
     assert found.mean() == pytest.approx(1 - ratio**2, abs=0.12)
     assert found.shape == (N,)
 
@@ -86,15 +86,15 @@ def test_the_error_of_the_log_mean_is_that_of_repetitions(num_samples):
 
 
 def test_equal_weights_and_a_single_one_are_told_apart():
-    found = pv.evaluate.diagnostics(model, guide_of(1.0), data(), 100)["pareto_k"]
+    found = pv.diagnostics.importance_diagnostics(model, guide_of(1.0), data(), 100)["pareto_k"]
     assert (found == -math.inf).all()
-    found = pv.evaluate.diagnostics(model, guide_of(1e-3), data(), 200)
+    found = pv.diagnostics.importance_diagnostics(model, guide_of(1e-3), data(), 200)
     assert found["pareto_k"].mean() > 0.7 and found["ess"].mean() < 60
 
 
 def test_a_wrong_use_is_told_in_one_line():
     with pytest.raises(pv.UserError, match="num_samples takes whole numbers from 25"):
-        pv.evaluate.diagnostics(model, guide_of(1.0), data(), 10)
+        pv.diagnostics.importance_diagnostics(model, guide_of(1.0), data(), 10)
     grey = pv.models.VAE((3,), 2, "grey-bernoulli")
     with pytest.raises(pv.UserError, match="not a log-likelihood"):
-        pv.evaluate.importance_weights(grey, pv.guides.Guide(grey), torch.rand(2, 3))
+        pv.diagnostics.importance_weights(grey, pv.guides.Guide(grey), torch.rand(2, 3))

@@ -16,16 +16,19 @@ import torch
 import torch.nn as nn
 from pyro import poutine
 
-from .. import evaluate
+from .. import diagnostics, evaluate
 from ..data import Data
+from ..diagnostics.gaps import annealed_bound
+from ..diagnostics.importance import effective_sample_size, log_mean_error, pareto_k
 from ..errors import UserError
-from ..evaluate.gaps import annealed_bound
 from ..evaluate.inputs import observed
-from ..evaluate.weights import effective_sample_size, log_mean_error, pareto_k
 from ..guides import Guide
-from ..pair import accepting, device_of, eval_mode, modules, reads_index, seeded, takes, untouched
+from ..programs.calling import accepts_argument, as_keyword_program
+from ..programs.contexts import eval_mode, fork_rng, seeded
+from ..programs.inspection import is_per_datum
+from ..programs.modules import device_of, find_modules
 from ..train import checkpoint, fit
-from ..train.recorded import leaves_of
+from ..train.steps.recorded import leaf_parameters
 
 #: How a guide's rows are fitted to the data that are judged, unless its own options say.
 ROWS = {"lr": 0.03, "schedule": "cosine", "epochs": 500, "weight_decay": 0.0}
@@ -49,7 +52,7 @@ class Plan:
     )  # (factory, options): trains the model that is then frozen; None: its default
     options: dict  # of fit
     num_samples: int
-    gap_data: int
+    num_gap_data: int
     gap_options: dict
     out: Path = None
     cells: list = field(default_factory=list)  # the names of all, in the table's order
@@ -65,7 +68,7 @@ class Cell:
     seed: int
 
 
-def run_group(plan, model, seed, tick=lambda cell, done: None):
+def run_group(plan, model, seed, on_progress=lambda cell, done: None):
     """All cells of one model and one seed, `{cell: folder}`; `tick(cell, done)` hears of each.
 
     Each leaves its `row.json`, and one that is there already is not made again.
@@ -76,19 +79,19 @@ def run_group(plan, model, seed, tick=lambda cell, done: None):
     cells = [c for c in plan.cells if (c.model, c.seed) == (model, seed)]
     store, device = pyro.get_param_store(), plan.options.get("device")
     folders = {}
-    with store.scope() as state, untouched(device):  # what strangers register is this group's own
+    with store.scope() as state, fork_rng(device):  # what strangers register is this group's own
         base = Base(plan, model, seed, cells) if plan.frozen else None
         if base is not None and not all(made.done for made in base.cells.values()):
-            tick(cells[0], False)
+            on_progress(cells[0], False)
             base.train()
     for cell in cells:
-        tick(cell, False)
-        with store.scope({k: dict(v) for k, v in state.items()}), untouched(device):
+        on_progress(cell, False)
+        with store.scope({k: dict(v) for k, v in state.items()}), fork_rng(device):
             made = base.cells[cell] if base else Made(plan, cell, *_pair(plan, cell))
             if not made.done:
                 made.finish()
         folders[cell] = made.folder
-        tick(cell, True)
+        on_progress(cell, True)
     return folders
 
 
@@ -119,7 +122,7 @@ class Base:
         data = self.plan.data
         if not self.given:
             _fit(self.model, self.guide, data, self.seed, self.folder, None, self.options)
-        x, others = given(self.model, self.model, data, "train", self.plan.options.get("observe"))
+        x, others = given(self.model, self.model, data, "train", self.plan.options.get("observed"))
         freeze(self.model, observed(self.model, x, _of_model(self.model, others)))
 
     def annealed(self, x, others):
@@ -141,13 +144,13 @@ class Made:
         self.plan, self.cell, self.model, self.guide, self.base = plan, cell, model, guide, base
         _, own = self.plan.guides[cell.guide]
         self.options = {**plan.options, **own}
-        if base is not None:  # which initialises the model too
-            self.options.pop("initialise", None)
+        if base is not None:  # which initializes the model too
+            self.options.pop("initialize", None)
         told = {
             "base": base and base.folder.name,
             "options": _plain(self.options),
             "objective": plan.objectives[cell.objective].describe(),
-            "evaluated": [plan.split, plan.num_samples, plan.gap_data, repr(plan.gap_options)],
+            "evaluated": [plan.split, plan.num_samples, plan.num_gap_data, repr(plan.gap_options)],
         }
         name = f"{cell.model}-{cell.guide}-{cell.objective}-{cell.seed}"
         self.folder = _folder(plan, name, told, model, guide)
@@ -159,12 +162,14 @@ class Made:
     def finish(self):
         """Train, judge, and write the row."""
         guides, runs = {}, []
-        if not (self.base and reads_index(self.guide)):  # such a guide is fitted below
+        if not (self.base and is_per_datum(self.guide)):  # such a guide is fitted below
             runs.append(self._fit(self.guide, self.plan.data, self.folder, self.options))
         for split in dict.fromkeys(("valid", self.plan.split)):
             if getattr(self.plan.data, split) is not None:
                 guides[split] = self.guide
-                if reads_index(self.guide):  # its rows are of these data, whoever trained the model
+                if is_per_datum(
+                    self.guide
+                ):  # its rows are of these data, whoever trained the model
                     runs.append(self._rows(split))
                     guides[split] = runs[-1].guide
         row = {
@@ -176,13 +181,13 @@ class Made:
         found, per_datum = judge(
             self.model, guides[self.plan.split], self.plan.data, self.plan.split,
             valid_guide=guides.get("valid"), num_samples=self.plan.num_samples,
-            gap_data=self.plan.gap_data, gap_options=self.plan.gap_options,
-            observe=self.options.get("observe"), base=self.base, seed=self.cell.seed,
+            num_gap_data=self.plan.num_gap_data, gap_options=self.plan.gap_options,
+            observed=self.options.get("observed"), base=self.base, seed=self.cell.seed,
         )  # fmt: skip
         row |= found
         guide = guides[self.plan.split]
         told = given(
-            self.model, guide, self.plan.data, self.plan.split, self.options.get("observe")
+            self.model, guide, self.plan.data, self.plan.split, self.options.get("observed")
         )
         pictured = grid(self.model, guide, *told)
         if pictured is not None:
@@ -197,45 +202,45 @@ class Made:
 
     def _rows(self, split):
         """A guide with a row per datum, fitted to the data of a split, the model fixed."""
-        part = self.plan.data.observed(split)
+        part = self.plan.data.observed_split(split)
         data = dataclasses.replace(
-            self.plan.data, train=part, valid=None, test=None, binarise="none", condition=None
+            self.plan.data, train=part, valid=None, test=None, binarize="none", condition=None
         )
         with seeded(self.cell.seed):
             guide = _of_plan(self.plan, self.cell, self.model, len(part))
-        x, others = given(self.model, guide, data, "train", self.options.get("observe"))
+        x, others = given(self.model, guide, data, "train", self.options.get("observed"))
         freeze(self.model, observed(self.model, x, _of_model(self.model, others)))
         _, own = self.plan.guides[self.cell.guide]
-        options = {**self.options, **ROWS, **own, "initialise": None}
+        options = {**self.options, **ROWS, **own, "initialize": None}
         return self._fit(guide, data, self.folder / split, options)
 
     def _parameters(self, guide):
-        told = given(self.model, guide, self.plan.data, "train", self.options.get("observe"))
+        told = given(self.model, guide, self.plan.data, "train", self.options.get("observed"))
         return parameters(self.model, guide, *told)
 
 
 def judge(
-    model, guide, data, split, valid_guide=None, num_samples=500, gap_data=100, gap_options=None,
-    observe=None, base=None, seed=0,
+    model, guide, data, split, valid_guide=None, num_samples=500, num_gap_data=100, gap_options=None,
+    observed=None, base=None, seed=0,
 ):  # fmt: skip
     """`(numbers, {bound: [per data point]})` of a trained pair: JSON values.
 
     The bounds and their standard errors, `NAME_se`: `log_likelihood`, importance weighted with the
-    guide, of the whole split; of the first `gap_data` of it `gap_log_likelihood`, `elbo_optimal`,
-    `elbo` and `amortisation`, and AIS's, `annealed`, of a model that several guides share.
+    guide, of the whole split; of the first `num_gap_data` of it `gap_log_likelihood`, `elbo_optimal`,
+    `elbo` and `amortization`, and AIS's, `annealed`, of a model that several guides share.
     """
-    x, others = given(model, guide, data, split, observe)
+    x, others = given(model, guide, data, split, observed)
     options = {"seed": seed, **others}
     row = {"valid_elbo": None}
     if valid_guide is not None:
-        valid, also = given(model, valid_guide, data, "valid", observe)
+        valid, also = given(model, valid_guide, data, "valid", observed)
         bound = evaluate.elbo(model, valid_guide, valid, num_samples=10, seed=seed, **also)
         row["valid_elbo"] = float(bound.mean())
     row["elbo"] = float(evaluate.elbo(model, guide, x, num_samples=10, **options).mean())
     row |= {"ess": None, "pareto_k": None, "heavy_tailed": False}
-    if not evaluate.is_proper(model, guide, x, **others):
+    if not evaluate.has_proper_likelihood(model, guide, x, **others):
         return row, {}
-    log_w = evaluate.importance_weights(model, guide, x, num_samples, **options).double()
+    log_w = diagnostics.importance_weights(model, guide, x, num_samples, **options).double()
     bounds = {
         "log_likelihood": log_w.logsumexp(0) - math.log(num_samples),
         "log_likelihood_se": log_mean_error(log_w),
@@ -244,15 +249,15 @@ def judge(
     if num_samples >= TAIL:
         k = float(pareto_k(log_w).median())
         row |= {"pareto_k": k if math.isfinite(k) else None, "heavy_tailed": k > RELIABLE}
-    if gap_data:
-        x, others = x[:gap_data], {k: v[:gap_data] for k, v in others.items()}
+    if num_gap_data:
+        x, others = x[:num_gap_data], {k: v[:num_gap_data] for k, v in others.items()}
         gap_options = dict(gap_options or {})
         if base is not None:  # one bound of AIS serves all guides
             gap_options["annealing"] = False
-        found = evaluate.inference_gaps(model, guide, x, **gap_options, seed=seed, **others)
+        found = diagnostics.inference_gaps(model, guide, x, **gap_options, seed=seed, **others)
         for end in ("", "_se"):
             bounds[f"gap_log_likelihood{end}"] = found[f"log_likelihood{end}"]
-            for name in ("elbo_optimal", "elbo", "amortisation"):
+            for name in ("elbo_optimal", "elbo", "amortization"):
                 bounds[name + end] = found[name + end]
         annealed = base and base.annealed(x, others)
         if annealed is not None:
@@ -266,7 +271,7 @@ def grid(model, guide, x, others):
     codes = evaluate.encode(model, guide, x, **others)
     if sum(v[0].numel() for v in codes.values()) != 2:
         return None
-    return evaluate.posterior_grid(model, x, guide, num=60, **others)._asdict()
+    return diagnostics.posterior_grid(model, x, guide, num=60, **others)._asdict()
 
 
 def leaves(program, batch):
@@ -276,11 +281,11 @@ def leaves(program, batch):
     with (
         torch.enable_grad(),
         eval_mode(program),  # running statistics change by training steps alone
-        untouched(device),
+        fork_rng(device),
         pyro.validation_enabled(False),
     ):
-        trace = poutine.trace(accepting(program))
-        return leaves_of(lambda: trace.get_trace(**batch).log_prob_sum())
+        trace = poutine.trace(as_keyword_program(program))
+        return leaf_parameters(lambda: trace.get_trace(**batch).log_prob_sum())
 
 
 def parameters(model, guide, x, others):
@@ -292,7 +297,7 @@ def parameters(model, guide, x, others):
 
 def _of_model(model, others):
     """What a model takes of what a pair is given."""
-    return {name: value for name, value in others.items() if takes(model, name)}
+    return {name: value for name, value in others.items() if accepts_argument(model, name)}
 
 
 def freeze(model, batch):
@@ -331,12 +336,12 @@ def _guide(factory, model, num_data):
     return factory(model, num_data=num_data) if "num_data" in parameters else factory(model)
 
 
-def given(model, guide, data, split, observe):
+def given(model, guide, data, split, observed):
     """`(x, others)`: what a pair is given of a split."""
-    part = data.observed(split)
-    names = data.observed_names(model, observe)
+    part = data.observed_split(split)
+    names = data.observed_names(model, observed)
     others = {n: part.arrays().get(n) for n in names if n != "x"}
-    if reads_index(guide) or takes(model, "index"):
+    if is_per_datum(guide) or accepts_argument(model, "index"):
         others["index"] = torch.arange(len(part))
     return part.x, others
 
@@ -373,10 +378,10 @@ def _folder(plan, name, told, *programs):
             if s is not None
             for v in (s.x, *s.others.values())
         ],
-        "programs": [str(m) for m in modules(*programs)],
+        "programs": [str(m) for m in find_modules(*programs)],
         "weights": [
             float(sum(v.double().abs().sum() for v in m.state_dict().values()))
-            for m in modules(*programs)
+            for m in find_modules(*programs)
         ],
     }
     digest = hashlib.sha256(json.dumps(told, sort_keys=True).encode()).hexdigest()[:10]

@@ -15,8 +15,8 @@ from tqdm.auto import tqdm
 
 from ..data import Data, as_data
 from ..data.core import SPLITS
-from ..errors import UserError, unknown, whole
-from ..evaluate.grid import Grid
+from ..diagnostics.grid import PosteriorGrid
+from ..errors import UserError, check_int_at_least, unknown_name_error
 from ..objectives import ELBO
 from ..train import checkpoint, fit
 from .cells import Cell, Plan, run_group
@@ -37,7 +37,7 @@ def compare(
     base=None,
     split=None,
     num_samples=500,
-    gap_data=100,
+    num_gap_data=100,
     gap_options=None,
     out=None,
     workers=1,
@@ -71,8 +71,8 @@ def compare(
             unless said.
         split: what is judged: `"test"`, where there is one, unless said.
         num_samples: importance samples for log p(x), ESS and k-hat.
-        gap_data: gaps are taken of so many data, the split's first; 0: none.
-        gap_options: of `evaluate.inference_gaps`.
+        num_gap_data: gaps are taken of so many data, the split's first; 0: none.
+        gap_options: of `diagnostics.inference_gaps`.
         out: a folder for all of it, and for `compare.json`, `.csv` and `.png`.
         workers: processes; each takes all guides of one model and seed. Factories must then be
             functions of a module or `functools.partial`s, not lambdas.
@@ -93,12 +93,12 @@ def compare(
         raise UserError("compare needs all data in memory: pv.data, a tensor, (x, y) or a Dataset")
     split = split or next(s for s in ("test", "valid", "train") if getattr(data, s) is not None)
     if split not in SPLITS:
-        raise unknown("split", split, SPLITS)
-    data.observed(split)
+        raise unknown_name_error("split", split, SPLITS)
+    data.observed_split(split)
     if decoder not in DECODERS:
-        raise unknown("decoder", decoder, DECODERS)
-    whole(1, workers=workers, num_samples=num_samples)
-    whole(0, gap_data=gap_data)
+        raise unknown_name_error("decoder", decoder, DECODERS)
+    check_int_at_least(1, workers=workers, num_samples=num_samples)
+    check_int_at_least(0, num_gap_data=num_gap_data)
     _known_options(options)
     models = model if isinstance(model, dict) else {_name(model): model}
     if not isinstance(guides, dict):
@@ -110,7 +110,7 @@ def compare(
             raise UserError(f"the guide {name!r} must be a function of the model that makes it")
     if isinstance(base, str):
         if base not in guides:
-            raise unknown("guide as base", base, guides)
+            raise unknown_name_error("guide as base", base, guides)
         base = guides[base]
     elif base is not None:
         base = base, {}
@@ -125,7 +125,7 @@ def compare(
     names = itertools.product(models, guides, objectives, seeds)
     plan = Plan(
         models, guides, objectives, data, split, decoder == "frozen", base, options,
-        num_samples, min(gap_data, len(getattr(data, split))), gap_options or {},
+        num_samples, min(num_gap_data, len(getattr(data, split))), gap_options or {},
         cells=[Cell(*n) for n in names],
     )  # fmt: skip
     with tempfile.TemporaryDirectory(prefix="pyro_vae") as scratch:
@@ -135,7 +135,7 @@ def compare(
         posteriors = _posteriors(plan, folders)
     rows = with_gaps(found, [_shared_model(plan, cell) for cell in plan.cells])
     num_data = len(getattr(data, split))
-    result = Comparison(rows, split, num_data, num_samples, plan.gap_data, decoder, posteriors)
+    result = Comparison(rows, split, num_data, num_samples, plan.num_gap_data, decoder, posteriors)
     if out is not None:
         result.save(out)
     return result
@@ -155,15 +155,15 @@ def _run(plan, workers, progress):
     folders = {}
     with tqdm(total=len(plan.cells), disable=not progress, unit="cell", dynamic_ncols=True) as bar:
 
-        def tick(cell, done):
+        def on_progress(cell, done):
             bar.set_description(f"{cell.model}, {cell.guide}, seed {cell.seed}", refresh=not done)
             bar.update(done)
 
         if workers == 1:
             for group in groups:
-                folders |= run_group(plan, *group, tick)
+                folders |= run_group(plan, *group, on_progress)
         else:
-            for found in _in_processes(plan, groups, workers, tick):
+            for found in _in_processes(plan, groups, workers, on_progress):
                 folders |= found
     return [folders[c] for c in plan.cells]
 
@@ -176,11 +176,11 @@ def _posteriors(plan, folders):
         alike = [getattr(cell, n) == getattr(first, n) for n in ("model", "objective", "seed")]
         if all(alike) and path.exists():
             state = torch.load(path, map_location="cpu", weights_only=True)
-            found[cell.guide] = Grid(*(state[name] for name in Grid._fields))
+            found[cell.guide] = PosteriorGrid(*(state[name] for name in PosteriorGrid._fields))
     return found
 
 
-def _in_processes(plan, groups, workers, tick):
+def _in_processes(plan, groups, workers, on_progress):
     """What `run_group` returns for each group, in `workers` spawned processes."""
     try:
         pickle.dumps((plan.models, plan.guides, plan.objectives))
@@ -201,7 +201,7 @@ def _in_processes(plan, groups, workers, tick):
         while left:
             done, left = wait(left, timeout=0.5)
             while not ticks.empty():
-                tick(*ticks.get())
+                on_progress(*ticks.get())
             for future in done:
                 future.result()  # a mistake in one ends them all
         return [f.result() for f in futures]
@@ -224,7 +224,7 @@ def _known_options(options):
     known = [n for n in inspect.signature(fit).parameters if n not in OWN]
     for name in options:
         if name not in known:
-            raise unknown("option of fit", name, known)
+            raise unknown_name_error("option of fit", name, known)
 
 
 def _name(thing):

@@ -5,13 +5,13 @@ import statistics
 from pathlib import Path
 
 from ..errors import UserError
-from ..pair import reads_index
+from ..programs.inspection import is_per_datum
 from ..train.checkpoint import check_config
 from .cells import given, judge, parameters
 from .table import Comparison, with_gaps
 
 
-def compare_runs(pairs, split="test", num_samples=500, gap_data=100, gap_options=None):
+def compare_runs(pairs, split="test", num_samples=500, num_gap_data=100, gap_options=None):
     """A `Comparison` of run folders, each as it was trained.
 
     Args:
@@ -37,7 +37,7 @@ def compare_runs(pairs, split="test", num_samples=500, gap_data=100, gap_options
                 f"{folder} has other data than the first run ({name}: {told.get(name)}, not "
                 f"{kind.get(name)}): their numbers cannot be compared"
             )
-        if reads_index(guide):
+        if is_per_datum(guide):
             raise UserError(f"{folder} has a row per training datum, and none for {split} data")
         row = {
             "model": config["method"], "guide": Path(folder).name.removesuffix(f"-{seed}"),
@@ -46,12 +46,20 @@ def compare_runs(pairs, split="test", num_samples=500, gap_data=100, gap_options
         row["parameters"] = parameters(model, guide, *given(model, guide, data, split, None))
         valid_guide = None if data.valid is None else guide
         numbers, per_datum = judge(
-            model, guide, data, split, valid_guide, num_samples, gap_data, gap_options, seed=seed
+            model,
+            guide,
+            data,
+            split,
+            valid_guide,
+            num_samples,
+            num_gap_data,
+            gap_options,
+            seed=seed,
         )
         found.append({"row": row | numbers, "per_datum": per_datum})
         num_data = len(getattr(data, split))
     rows = with_gaps(found, range(len(found)))
-    return Comparison(rows, split, num_data, num_samples, min(gap_data, num_data), "trained")
+    return Comparison(rows, split, num_data, num_samples, min(num_gap_data, num_data), "trained")
 
 
 def _history(folder):

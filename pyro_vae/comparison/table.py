@@ -16,15 +16,15 @@ NAMES = ("model", "guide", "objective", "seed")
 NUMBERS = (
     "valid_elbo", "elbo", "log_likelihood", "log_likelihood_se", "ess", "pareto_k",
     "gap_log_likelihood", "gap_log_likelihood_se", "approximation", "approximation_se",
-    "amortisation", "amortisation_se", "parameters", "ms_per_step", "seconds", "best_epoch",
+    "amortization", "amortization_se", "parameters", "ms_per_step", "seconds", "best_epoch",
 )  # fmt: skip
 SHOWN = {
     "valid_elbo": "valid ELBO", "elbo": "ELBO", "log_likelihood": "log p(x)", "ess": "ESS",
     "pareto_k": "k-hat", "gap_log_likelihood": "log p(x)", "approximation": "approximation",
-    "amortisation": "amortisation", "parameters": "parameters", "ms_per_step": "ms/step",
+    "amortization": "amortization", "parameters": "parameters", "ms_per_step": "ms/step",
 }  # fmt: skip
 OF_SPLIT = ("elbo", "log_likelihood", "ess", "pareto_k")
-OF_GAPS = ("gap_log_likelihood", "approximation", "amortisation")
+OF_GAPS = ("gap_log_likelihood", "approximation", "amortization")
 
 
 @dataclass
@@ -37,14 +37,14 @@ class Comparison:
             `log_likelihood`, importance weighted, one value for a model that guides share: the best
             guide's; `ess` (mean, of `num_samples` weights) and `pareto_k` (median; None of fewer than
             100 samples, where all weights are equal, or where a few weights are all there is);
-            `heavy_tailed`: whether k-hat is above 0.7. On the first `gap_data` of the split:
+            `heavy_tailed`: whether k-hat is above 0.7. On the first `num_gap_data` of the split:
             `gap_log_likelihood`, the best bound known of the model, `approximation` and
-            `amortisation`. On the validation data: `valid_elbo`. `NAME_se` is the Monte Carlo
+            `amortization`. On the validation data: `valid_elbo`. `NAME_se` is the Monte Carlo
             standard error of NAME. `parameters` of the guide, not the model's; `ms_per_step`, the
             median over epochs; `seconds` of training; `best_epoch`.
-        split: whose data are evaluated, `num_data` of them by `num_samples` samples; `gap_data` for
+        split: whose data are evaluated, `num_data` of them by `num_samples` samples; `num_gap_data` for
             the gaps.
-        posteriors: `{guide: evaluate.posterior_grid}` of the first data, of the first model,
+        posteriors: `{guide: diagnostics.posterior_grid}` of the first data, of the first model,
             objective and seed, where the model has two latent numbers.
     """
 
@@ -52,7 +52,7 @@ class Comparison:
     split: str
     num_data: int
     num_samples: int
-    gap_data: int
+    num_gap_data: int
     decoder: str
     posteriors: dict = field(default_factory=dict)
 
@@ -77,7 +77,7 @@ class Comparison:
     def data_of(self, number):
         """The data that a number is of: `"360 test data points"`; None of one that is of none."""
         if number.removesuffix("_se") in OF_GAPS:
-            return f"first {self.gap_data} of {self.num_data} {self.split} data points"
+            return f"first {self.num_gap_data} of {self.num_data} {self.split} data points"
         if number.removesuffix("_se") in OF_SPLIT:
             return f"{self.num_data} {self.split} data points"
         return "validation data" if number == "valid_elbo" else None
@@ -86,7 +86,7 @@ class Comparison:
         lines, summary = [], self.summary()
         names = [n for n in NAMES[:3] if n == "guide" or len({s[n] for s in summary}) > 1]
         numbers = [n for n in SHOWN if any(s[n] is not None for s in summary)]
-        shown = [SHOWN[n] + (f" [{self.gap_data}]" if n in OF_GAPS else "") for n in numbers]
+        shown = [SHOWN[n] + (f" [{self.num_gap_data}]" if n in OF_GAPS else "") for n in numbers]
         cells = [[*names, *shown]]
         for s in summary:
             cells.append([s[n] for n in names] + [_shown(n, s) for n in numbers])
@@ -104,8 +104,8 @@ class Comparison:
             f"{self.data_of('elbo')}, nats per data point, {error}; log p(x) and ESS of "
             f"{self.num_samples} samples"
         ]
-        if self.gap_data:
-            title.append(f"[{self.gap_data}]: {self.data_of('approximation')}")
+        if self.num_gap_data:
+            title.append(f"[{self.num_gap_data}]: {self.data_of('approximation')}")
         if any(s["heavy_tailed"] for s in summary):
             title.append(
                 "!: k-hat > 0.7, the guide's weights have too heavy a tail for a log p(x) from them "
@@ -117,7 +117,7 @@ class Comparison:
         """`compare.json`, `compare.csv` and `compare.png` in a folder."""
         out = Path(out)
         out.mkdir(parents=True, exist_ok=True)
-        names = ("split", "num_data", "num_samples", "gap_data", "decoder")
+        names = ("split", "num_data", "num_samples", "num_gap_data", "decoder")
         settings = {name: getattr(self, name) for name in names}
         settings["data"] = {n: self.data_of(n) for n in NUMBERS if self.data_of(n)}
         write_json(out / "compare.json", {**settings, "rows": self.rows})
@@ -234,7 +234,7 @@ def _means(bounds, whole, few):
         optimal, error = bounds["elbo_optimal"], bounds["elbo_optimal_se"]
         parts["gap_log_likelihood"] = few
         parts["approximation"] = few[0] - optimal, few[1].hypot(error)
-        parts["amortisation"] = bounds["amortisation"], bounds["amortisation_se"]
+        parts["amortization"] = bounds["amortization"], bounds["amortization_se"]
     numbers = {}
     for name, (value, error) in parts.items():
         of_mean = float(error.square().sum().sqrt()) / len(error)

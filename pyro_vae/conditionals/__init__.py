@@ -2,8 +2,8 @@
 
 import dataclasses
 
-from ..errors import UserError, unknown, whole
-from .conditional import Conditional, networks_in
+from ..errors import UserError, check_int_at_least, unknown_name_error
+from .conditional import Conditional, network_autocast
 from .families import (
     Family,
     LowRankNormal,
@@ -19,7 +19,7 @@ from .likelihoods import (
     Binomial,
     Categorical,
     ContinuousBernoulli,
-    DiscretisedLogistic,
+    DiscretizedLogistic,
     GreyBernoulli,
     NegativeBinomial,
     NormalLikelihood,
@@ -35,7 +35,7 @@ __all__ = [
     "Conditional",
     "ContinuousBernoulli",
     "Conv",
-    "DiscretisedLogistic",
+    "DiscretizedLogistic",
     "Family",
     "Flow",
     "GreyBernoulli",
@@ -51,7 +51,7 @@ __all__ = [
     "Poisson",
     "RelaxedOneHotCategorical",
     "likelihood",
-    "networks_in",
+    "network_autocast",
 ]
 
 
@@ -66,11 +66,11 @@ def likelihood(name: str | Family, levels: int | None = None) -> Family:
     if not isinstance(name, str):
         raise UserError(f"a likelihood is a name or a Family, not {type(name).__name__}")
     if name not in LIKELIHOODS:
-        raise unknown("likelihood", name, LIKELIHOODS)
+        raise unknown_name_error("likelihood", name, LIKELIHOODS)
     family = LIKELIHOODS[name]
     if levels is None:
         return family
     if not hasattr(family, "levels"):
         raise UserError(f"the likelihood {name!r} has no levels to set")
-    whole(2, levels=levels)
+    check_int_at_least(2, levels=levels)
     return dataclasses.replace(family, levels=levels)

@@ -8,7 +8,7 @@ from contextvars import ContextVar
 import torch
 import torch.nn as nn
 
-from ..errors import UserError, wholes
+from ..errors import UserError, check_ints_at_least
 from .families import Normal, check_family
 from .networks import MLP, check_network
 
@@ -44,7 +44,9 @@ class Conditional(nn.Module):
             raise UserError(
                 f"given must be {{parent: shape}}, such as {{'z': (2,)}}, not {given!r}"
             )
-        wholes(1, shape=shape, **{f"the shape of {name}": s for name, s in given.items()})
+        check_ints_at_least(
+            1, shape=shape, **{f"the shape of {name}": s for name, s in given.items()}
+        )
         check_network(network)
         given = {name: tuple(s) for name, s in given.items()}
         self.shape, self.given = tuple(shape), tuple(given)
@@ -101,7 +103,7 @@ _low = ContextVar("the dtype that networks compute in", default=None)
 
 
 @contextmanager
-def networks_in(dtype):
+def network_autocast(dtype):
     """Within, the networks of every `Conditional` compute in `dtype` by autocast; None: in their own.
 
     Distributions, their densities and the weights keep their precision: Pyro's enumeration cannot

@@ -28,7 +28,7 @@ class Levels(constraints.Constraint):
         return f"multiples of 1/{int(torch.as_tensor(self.trials).max())} in [0, 1]"
 
 
-class Proportion(dist.Binomial):
+class BinomialProportion(dist.Binomial):
     """Binomial counts divided by the number of trials: a distribution on {0, 1/n, ..., 1}.
 
     Args:
@@ -63,7 +63,7 @@ class Proportion(dist.Binomial):
         return super().sample(sample_shape) / self.total_count
 
     def expand(self, batch_shape, _instance=None):
-        new = self._get_checked_instance(Proportion, _instance)
+        new = self._get_checked_instance(BinomialProportion, _instance)
         new.trials = self.trials
         return super().expand(batch_shape, new)
 

@@ -16,7 +16,7 @@ import pyro.distributions as dist
 import torch
 from pyro.distributions import constraints
 
-from ..errors import UserError, positive, whole
+from ..errors import UserError, check_int_at_least, check_positive
 
 LOG_SCALE_BOUND = 7.0  # scales lie in [exp(-7), exp(7)] = [9.1e-4, 1.1e3]
 
@@ -27,7 +27,7 @@ def bounded_log_scale(raw):
 
 
 def raw_log_scale(log_scale):
-    """The inverse of `bounded_log_scale`, for initialising a head at a given scale."""
+    """The inverse of `bounded_log_scale`, for initializing a head at a given scale."""
     log_scale = torch.as_tensor(log_scale)
     limit = 0.999 * LOG_SCALE_BOUND
     return LOG_SCALE_BOUND * torch.atanh(log_scale.clamp(-limit, limit) / LOG_SCALE_BOUND)
@@ -120,7 +120,7 @@ class LowRankNormal(Family):
     rank: int = 2
 
     def __post_init__(self):
-        whole(1, rank=self.rank)
+        check_int_at_least(1, rank=self.rank)
 
     def outputs(self, shape):
         if len(shape) != 1:
@@ -187,7 +187,7 @@ class RelaxedOneHotCategorical(Family):
     temperature: float = 0.5
 
     def __post_init__(self):
-        positive(temperature=self.temperature)
+        check_positive(temperature=self.temperature)
 
     def outputs(self, shape):
         return {"logits": shape}

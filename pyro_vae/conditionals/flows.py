@@ -1,4 +1,4 @@
-"""Normalising flows by zuko: the pieces that flow priors and flow posteriors share."""
+"""Normalizing flows by zuko: the pieces that flow priors and flow posteriors share."""
 
 from dataclasses import dataclass
 from functools import partial
@@ -9,7 +9,7 @@ import zuko
 from pyro.contrib.zuko import ZukoToPyro
 from pyro.distributions import constraints
 
-from ..errors import UserError, unknown, whole, wholes
+from ..errors import UserError, check_int_at_least, check_ints_at_least, unknown_name_error
 from .families import Family, bounded_log_scale
 
 #: Flows by name: neural spline (arXiv 1906.04032), the same in coupling layers (draws cost two
@@ -40,14 +40,14 @@ class FlowDistribution(ZukoToPyro):
 
 def affine_flow(flow, base, loc, scale):
     """The law of `loc + scale * u`, where the transform `flow` takes u to the law `base`."""
-    standardise = dist.transforms.AffineTransform(-loc / scale, 1 / scale, event_dim=1)
-    transform = zuko.transforms.ComposedTransform(standardise, flow)
+    standardize = dist.transforms.AffineTransform(-loc / scale, 1 / scale, event_dim=1)
+    transform = zuko.transforms.ComposedTransform(standardize, flow)
     return FlowDistribution(zuko.distributions.NormalizingFlow(transform, base))
 
 
 @dataclass(frozen=True)
 class Flow(Family):
-    r"""A conditional normalising flow (Rezende and Mohamed 2015, arXiv 1505.05770), by zuko.
+    r"""A conditional normalizing flow (Rezende and Mohamed 2015, arXiv 1505.05770), by zuko.
 
     .. math:: z = \mu + \sigma \odot f_h^{-1}(\epsilon),\quad \epsilon \sim \mathrm{Normal}(0, I)
 
@@ -75,9 +75,9 @@ class Flow(Family):
 
     def __post_init__(self):
         if self.flow != "iaf" and self.flow not in FLOWS:
-            raise unknown("flow", self.flow, ["iaf", *FLOWS])
-        whole(1, transforms=self.transforms, context=self.context)
-        wholes(1, hidden=self.hidden)
+            raise unknown_name_error("flow", self.flow, ["iaf", *FLOWS])
+        check_int_at_least(1, transforms=self.transforms, context=self.context)
+        check_ints_at_least(1, hidden=self.hidden)
         object.__setattr__(self, "hidden", tuple(self.hidden))
 
     def outputs(self, shape):
@@ -91,6 +91,6 @@ class Flow(Family):
         return {"flow": kind(**sizes, hidden_features=self.hidden)}
 
     def __call__(self, shape, loc, log_scale, context, flow):
-        law = flow(context)
-        transform = law.transform.inv if self.flow == "iaf" else law.transform
-        return affine_flow(transform, law.base, loc, bounded_log_scale(log_scale).exp())
+        distribution = flow(context)
+        transform = distribution.transform.inv if self.flow == "iaf" else distribution.transform
+        return affine_flow(transform, distribution.base, loc, bounded_log_scale(log_scale).exp())

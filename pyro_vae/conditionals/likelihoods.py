@@ -12,13 +12,13 @@ import torch
 from pyro.distributions import constraints
 from torch.nn.functional import logsigmoid
 
-from ..errors import UserError, positive, whole
+from ..errors import UserError, check_int_at_least, check_positive
 from . import counts
 from .continuous_bernoulli import ContinuousBernoulli as ContinuousBernoulliDistribution
-from .counts import Levels, Proportion
+from .counts import BinomialProportion, Levels
 from .families import LOG_SCALE_BOUND, Family, bounded_log_scale, raw_log_scale
 
-STANDARDIZE = "pv.data.standardise(data)"  # as messages name it
+STANDARDIZE = "pv.data.standardize(data)"  # as messages name it
 LOG_RATE_BOUND = 15.0  # rates of counts lie in [exp(-15), exp(15)] = [3.1e-7, 3.3e6]
 
 
@@ -40,7 +40,7 @@ class GreyBernoulliDistribution(dist.Bernoulli):
         return super().expand(batch_shape, new)
 
 
-class DiscretisedLogisticLevels(dist.TorchDistribution):
+class DiscretizedLogisticLevels(dist.TorchDistribution):
     r"""The logistic law on {0, 1/(L-1), ..., 1}, a level having the mass of its bin.
 
     With bin edges half a level away, :math:`a = (x - h - \mu)/s`, :math:`b = (x + h - \mu)/s`, the
@@ -66,7 +66,7 @@ class DiscretisedLogisticLevels(dist.TorchDistribution):
     def expand(self, batch_shape, _instance=None):
         batch_shape = torch.Size(batch_shape)
         loc, scale = self.loc.expand(batch_shape), self.scale.expand(batch_shape)
-        return DiscretisedLogisticLevels(loc, scale, self.levels, validate_args=False)
+        return DiscretizedLogisticLevels(loc, scale, self.levels, validate_args=False)
 
     def log_prob(self, value):
         if self._validate_args:
@@ -190,13 +190,13 @@ class Binomial(Family):
     trials: int = 16
 
     def __post_init__(self):
-        whole(1, trials=self.trials)
+        check_int_at_least(1, trials=self.trials)
 
     def outputs(self, shape):
         return {"logits": shape}
 
     def __call__(self, shape, logits):
-        return Proportion(self.trials, logits).to_event(len(shape))
+        return BinomialProportion(self.trials, logits).to_event(len(shape))
 
 
 @dataclass(frozen=True)
@@ -207,7 +207,7 @@ class NormalLikelihood(Family):
     learned: bool = False
 
     def __post_init__(self):
-        positive(scale=self.scale)
+        check_positive(scale=self.scale)
         if self.learned and abs(math.log(self.scale)) > LOG_SCALE_BOUND:
             low, high = math.exp(-LOG_SCALE_BOUND), math.exp(LOG_SCALE_BOUND)
             raise UserError(
@@ -228,7 +228,7 @@ class NormalLikelihood(Family):
 
 
 @dataclass(frozen=True)
-class DiscretisedLogistic(Family):
+class DiscretizedLogistic(Family):
     """Grey levels 0, 1/(levels-1), ..., 1 as bins of a logistic law (arXiv 1606.04934).
 
     The location is the network's. So is the scale, of each datum and pixel; with
@@ -239,7 +239,7 @@ class DiscretisedLogistic(Family):
     learned_scale: bool = False
 
     def __post_init__(self):
-        whole(2, levels=self.levels)
+        check_int_at_least(2, levels=self.levels)
 
     def outputs(self, shape):
         return {"loc": shape} if self.learned_scale else {"loc": shape, "log_scale": shape}
@@ -249,7 +249,7 @@ class DiscretisedLogistic(Family):
 
     def __call__(self, shape, loc, log_scale):
         scale = bounded_log_scale(log_scale - 3).exp()
-        return DiscretisedLogisticLevels(loc + 0.5, scale, self.levels).to_event(len(shape))
+        return DiscretizedLogisticLevels(loc + 0.5, scale, self.levels).to_event(len(shape))
 
 
 @dataclass(frozen=True)
@@ -262,7 +262,7 @@ class Categorical(Family):
     levels: int = 256
 
     def __post_init__(self):
-        whole(2, levels=self.levels)
+        check_int_at_least(2, levels=self.levels)
 
     def outputs(self, shape):
         return {"logits": (*shape, self.levels)}
@@ -305,7 +305,7 @@ LIKELIHOODS = {
     "binomial": Binomial(16),
     "continuous-bernoulli": ContinuousBernoulli(),
     "normal": NormalLikelihood(learned=True, scale=0.5),
-    "discretised-logistic": DiscretisedLogistic(),
+    "discretized-logistic": DiscretizedLogistic(),
     "categorical": Categorical(),
     "poisson": Poisson(),
     "negative-binomial": NegativeBinomial(),

@@ -6,7 +6,7 @@ from dataclasses import dataclass
 import torch
 from pyro.distributions import TorchDistribution, constraints
 
-from ..errors import UserError, unknown, whole
+from ..errors import UserError, check_int_at_least, unknown_name_error
 from .families import Family, LinearOneHotCategorical, bounded_log_scale
 
 TRAINING = ("stratified", "pathwise", "uniform")
@@ -24,7 +24,7 @@ class MixtureOfNormals(Family):
       :math:`L = \sum_k \pi_k\, E_{q_k}[\log p(x, z) - \log q(z)]`. K decodings a datum, little noise.
     * `"uniform"`: the same with fixed weights :math:`\pi_k = 1/K` (MISELBO, Kviman et al. 2022,
       arXiv 2209.15514). Learned weights tend to leave one component; these cannot.
-    * `"pathwise"`: one draw of the mixture, by implicit reparameterisation (Graves 2016, arXiv
+    * `"pathwise"`: one draw of the mixture, by implicit reparameterization (Graves 2016, arXiv
       1607.05690; Figurnov et al. 2018, arXiv 1805.08498). One decoding; unbiased; the gradient is
       heavy-tailed where components lie far apart.
 
@@ -43,9 +43,9 @@ class MixtureOfNormals(Family):
     training: str = "stratified"
 
     def __post_init__(self):
-        whole(1, num_components=self.num_components)
+        check_int_at_least(1, num_components=self.num_components)
         if self.training not in TRAINING:
-            raise unknown("training of a mixture", self.training, TRAINING)
+            raise unknown_name_error("training of a mixture", self.training, TRAINING)
 
     def outputs(self, shape):
         if len(shape) != 1:
@@ -65,7 +65,7 @@ class MixtureOfNormals(Family):
 
 
 class NormalMixture(TorchDistribution):
-    """A mixture of K diagonal normals over vectors, with reparameterised draws.
+    """A mixture of K diagonal normals over vectors, with reparameterized draws.
 
     Args:
         logits: `[..., K]`, of the weights.
@@ -112,25 +112,25 @@ class NormalMixture(TorchDistribution):
         with torch.no_grad():
             whole_law = self.expand(torch.Size(sample_shape) + self.batch_shape)
             component = whole_law.components().sample()
-            return Stratum(whole_law, component).rsample()
+            return StratifiedComponent(whole_law, component).rsample()
 
     def rsample(self, sample_shape=()):
         z = self.sample(sample_shape)
         if not torch.is_grad_enabled():
             return z
-        law = self.expand(z.shape[:-1])
-        return _Implicit.apply(z, law.log_weights, law.loc, law.scale)
+        distribution = self.expand(z.shape[:-1])
+        return _Implicit.apply(z, distribution.log_weights, distribution.loc, distribution.scale)
 
     def components(self):
         """The law of the component, one-hot `[..., K]`."""
         return LinearOneHotCategorical(logits=self.log_weights)
 
     def stratum(self, component):
-        """A draw's law within the given component, one-hot `[..., K]`; see `Stratum`."""
-        return Stratum(self, component)
+        """A draw's law within the given component, one-hot `[..., K]`; see `StratifiedComponent`."""
+        return StratifiedComponent(self, component)
 
 
-class Stratum(TorchDistribution):
+class StratifiedComponent(TorchDistribution):
     r"""One component to draw from, and the share of the mixture's density that goes with it.
 
     A draw is from :math:`\mathrm{Normal}(\mu_k, \sigma_k)`; `log_prob` is
@@ -179,7 +179,7 @@ def log_normal(z, loc, scale):
 
 
 class _Implicit(torch.autograd.Function):
-    r"""A mixture's draw z as a function of its parameters, by implicit reparameterisation.
+    r"""A mixture's draw z as a function of its parameters, by implicit reparameterization.
 
     z solves :math:`F_d(z_d \mid z_{<d}) = u_d` for fixed uniform u, with
 

@@ -12,7 +12,7 @@ from dataclasses import dataclass
 import torch
 import torch.nn as nn
 
-from ..errors import UserError, unknown, wholes
+from ..errors import UserError, check_ints_at_least, unknown_name_error
 
 ACTIVATIONS = {
     "relu": nn.ReLU,
@@ -26,13 +26,13 @@ ACTIVATIONS = {
 def _check_description(network, *widths):
     """Widths as tuples, so that a description can be hashed; a known activation."""
     for name in widths:
-        wholes(1, **{name: getattr(network, name)})
+        check_ints_at_least(1, **{name: getattr(network, name)})
         object.__setattr__(network, name, tuple(getattr(network, name)))
     if network.activation not in ACTIVATIONS:
-        raise unknown("activation", network.activation, ACTIVATIONS)
+        raise unknown_name_error("activation", network.activation, ACTIVATIONS)
 
 
-class Table(nn.Module):
+class EmbeddingTable(nn.Module):
     """A row of numbers per datum, `index [B] -> [B, out]`: the map of the parent `index`."""
 
     def __init__(self, num_data, out):
@@ -59,7 +59,7 @@ class Affine(nn.Module):
         self.maps = nn.ModuleDict()
         for name, shape in self.shapes.items():
             if name == "index":
-                self.maps[name] = Table(shape[0], out)
+                self.maps[name] = EmbeddingTable(shape[0], out)
             else:
                 self.maps[name] = nn.Linear(math.prod(shape), out, bias=False)
         self.bias = nn.Parameter(torch.empty(out))

@@ -1,8 +1,8 @@
-"""Data sets, their splits, their binarisation, and minibatches on the device."""
+"""Data sets, their splits, their binarization, and minibatches on the device."""
 
 from .batches import batches
 from .conditions import Labels, Quadrants
-from .core import Data, Split, as_data, from_arrays, from_dataset, standardise
+from .core import Data, Split, as_data, from_arrays, from_dataset, standardize
 from .sets import DATASETS, load, prepare
 
 __all__ = [
@@ -17,5 +17,5 @@ __all__ = [
     "from_dataset",
     "load",
     "prepare",
-    "standardise",
+    "standardize",
 ]

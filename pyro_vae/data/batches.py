@@ -1,4 +1,4 @@
-"""Minibatches: one tensor on the device, shuffled and binarised there; or a user's loader."""
+"""Minibatches: one tensor on the device, shuffled and binarized there; or a user's loader."""
 
 import math
 from dataclasses import replace
@@ -18,7 +18,7 @@ class Batches:
     They come from tensors on the device.
 
     Epoch e's order depends on `(seed, e)` alone, so that training can stop and go on anywhere.
-    Dynamic binarisation draws from torch's global stream.
+    Dynamic binarization draws from torch's global stream.
 
     Of several processes, each takes its `share = (rank, number of processes)` of every batch. One
     for which nothing is left of a short batch repeats a row of it, with `count` 0 in the batch.
@@ -26,7 +26,7 @@ class Batches:
 
     def __init__(self, data: Data, batch_size, device, seed=0, share=(0, 1)):
         self.train = data.train.map(lambda value: value.to(device))
-        self.binarise, self.condition = data.binarise == "dynamic", data.condition
+        self.binarize, self.condition = data.binarize == "dynamic", data.condition
         self.batch_size, self.device, self.seed, self.share = batch_size, device, seed, share
         self.shuffle = True  # else the rows come in their order
 
@@ -44,7 +44,7 @@ class Batches:
             filler = {} if len(index) else {"count": 0}
             index = index if len(index) else whole[:1]
             rows = self.train[index]
-            if self.binarise:
+            if self.binarize:
                 rows = replace(rows, x=torch.bernoulli(rows.x))
             rows = conditioned(rows, self.condition)
             yield {**rows.arrays(), "index": index} | filler

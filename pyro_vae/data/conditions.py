@@ -7,7 +7,7 @@ from dataclasses import dataclass
 
 import torch
 
-from ..errors import UserError, whole
+from ..errors import UserError, check_int_at_least
 
 
 @dataclass(frozen=True)
@@ -17,7 +17,7 @@ class Labels:
     num_classes: int
 
     def __post_init__(self):
-        whole(1, num_classes=self.num_classes)
+        check_int_at_least(1, num_classes=self.num_classes)
 
     def check(self, y):
         """Raise unless every label is one of the classes: another would be a row of zeros."""

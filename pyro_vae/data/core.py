@@ -1,4 +1,4 @@
-"""What a data set is here: tensors, split and binarised explicitly, with the seeds recorded."""
+"""What a data set is here: tensors, split and binarized explicitly, with the seeds recorded."""
 
 import dataclasses
 from collections.abc import Callable
@@ -10,7 +10,7 @@ import torch
 from torch.utils.data import DataLoader, Dataset, IterableDataset
 
 from ..conditionals import likelihood as check_likelihood
-from ..errors import UserError, unknown, whole
+from ..errors import UserError, check_int_at_least, unknown_name_error
 from .arrays import as_floats, as_labels, as_named, as_tensor, check_classes, check_finite
 
 BINARISE = ("none", "static", "dynamic")
@@ -55,17 +55,17 @@ class Split:
 class Data:
     """Training, validation and test splits of one data set.
 
-    `binarise` says what was done to grey values in [0, 1]:
+    `binarize` says what was done to grey values in [0, 1]:
 
     * `"none"`: nothing; use a likelihood that fits (`Binomial(16)` for digits).
-    * `"static"`: every split was binarised once, `x ~ Bernoulli(grey)`, with `binarise_seed`.
+    * `"static"`: every split was binarized once, `x ~ Bernoulli(grey)`, with `binarize_seed`.
     * `"dynamic"`: validation and test were, once; `train.x` holds the grey values, and each
       training batch is drawn anew (`Batches` does that).
 
     The three are different tasks; their likelihoods are not comparable.
 
     `condition` says what a conditional model is given: `Labels(...)`, `Quadrants(...)`, any function
-    of `(x, y)` that returns `(x, c)`; it is applied to a batch after binarisation. The splits hold
+    of `(x, y)` that returns `(x, c)`; it is applied to a batch after binarization. The splits hold
     the data before it; `observed` and the training batches, after.
 
     `names` are those under which the pair is given the arrays in training, where they were given by
@@ -77,13 +77,15 @@ class Data:
     test: Split | None = None
     name: str = "data"
     num_classes: int | None = None
-    binarise: str = "none"
-    binarise_seed: int = 0
+    binarize: str = "none"
+    binarize_seed: int = 0
     split_seed: int = 0
     likelihood: str = "normal"  # the name of one that fits x as it is, the command line's default
     condition: Callable | None = None
-    scaling: tuple | None = None  # (mean, sd) that `standardise` took out
-    hidden: torch.Tensor | None = None  # training labels that `keep_labels` took away, for scoring
+    scaling: tuple | None = None  # (mean, sd) that `standardize` took out
+    withheld_labels: torch.Tensor | None = (
+        None  # training labels that `keep_labels` took away, for scoring
+    )
     names: tuple | None = None
     source: dict | None = None  # arguments of `load` that reload these data; None: from arrays
 
@@ -99,9 +101,9 @@ class Data:
             f"{n} {list(v.shape[1:])}" for n, v in self.train.arrays().items() if n not in "xy"
         ]
         told += [] if self.num_classes is None else [f"{self.num_classes} classes"]
-        told += [] if self.binarise == "none" else [f"{self.binarise} binarisation"]
+        told += [] if self.binarize == "none" else [f"{self.binarize} binarization"]
         told += [] if self.condition is None else [f"condition {self.condition!r}"]
-        told += [] if self.scaling is None else ["standardised: data.original(x) undoes it"]
+        told += [] if self.scaling is None else ["standardized: data.unstandardize(x) undoes it"]
         return f"Data({self.name!r}: {sizes}; {', '.join(told)})"
 
     def splits(self):
@@ -112,13 +114,13 @@ class Data:
         """The same data with `num_labels` training labels kept, the others -1; classes in balance.
 
         Chosen by `seed`: as many of each class as there are, or one fewer, or all that a class has.
-        Validation and test labels stay, for scoring. What was taken away is in `hidden [N]`, for
+        Validation and test labels stay, for scoring. What was taken away is in `withheld_labels [N]`, for
         scoring too.
 
         Raises:
             UserError: no labels, or not as many.
         """
-        whole(0, num_labels=num_labels)
+        check_int_at_least(0, num_labels=num_labels)
         y = self.train.y
         known = 0 if y is None else int((y >= 0).sum())
         if not 0 < num_labels <= known:
@@ -130,28 +132,28 @@ class Data:
         order = torch.randperm(len(y), generator=generator)
         rows = [order[y[order] == k].tolist() for k in classes]
         turns = max(map(len, rows))
-        dealt = [r[turn] for turn in range(turns) for r in rows if turn < len(r)]
+        round_robin = [r[turn] for turn in range(turns) for r in rows if turn < len(r)]
         kept = torch.full_like(y, -1)
-        kept[dealt[:num_labels]] = y[dealt[:num_labels]]
+        kept[round_robin[:num_labels]] = y[round_robin[:num_labels]]
         train = dataclasses.replace(self.train, y=kept)
-        return dataclasses.replace(self, train=train, hidden=y)
+        return dataclasses.replace(self, train=train, withheld_labels=y)
 
-    def given(self, condition):
-        """The same data, with a condition: `data.given(pv.data.Labels(10))`."""
+    def with_condition(self, condition):
+        """The same data, with a condition: `data.with_condition(pv.data.Labels(10))`."""
         return dataclasses.replace(self, condition=condition)
 
-    def original(self, x):
-        """Values `[N, *x_shape]`, data or samples, in the units that they had before `standardise`.
+    def unstandardize(self, x):
+        """Values `[N, *x_shape]`, data or samples, in the units that they had before `standardize`.
 
         A model knows nothing of the data that it was trained on: what it generates and reconstructs is
-        in the units of these data, `data.original(pv.sample(model, 64))` in the original ones.
+        in the units of these data, `data.unstandardize(pv.sample(model, 64))` in the original ones.
         """
         if self.scaling is None:
             return x
         mean, sd = (s.to(x) for s in self.scaling)
         return x * sd + mean
 
-    def standardised(self, x):
+    def standardize_values(self, x):
         """New values `[N, *x_shape]` in the units of these data: the inverse of `original`."""
         x = as_floats(x)
         if self.scaling is None:
@@ -172,10 +174,10 @@ class Data:
         parts = {name: split.map(to) for name, split in self.splits().items()}
         return dataclasses.replace(self, **parts)
 
-    def observed_names(self, model, observe=None):
+    def observed_names(self, model, observed=None):
         """The names of what a pair is given: `observe`, else those in the data, else the model's."""
-        if observe or self.names is None:
-            return tuple(observe or getattr(model, "observes", ("x",)))
+        if observed or self.names is None:
+            return tuple(observed or getattr(model, "observes", ("x",)))
         return tuple(dict.fromkeys((*self.names, *(() if self.condition is None else ("c",)))))
 
     @property
@@ -197,24 +199,28 @@ class Data:
             "x_shape": list(self.x_shape),
             "sizes": sizes,
             "num_classes": self.num_classes,
-            "binarise": self.binarise,
-            "binarise_seed": self.binarise_seed,
+            "binarize": self.binarize,
+            "binarize_seed": self.binarize_seed,
             "split_seed": self.split_seed,
             **({} if self.condition is None else {"condition": repr(self.condition)}),
-            **({} if self.hidden is None else {"num_labels": int((self.train.y >= 0).sum())}),
-            **({} if self.scaling is None else {"standardised": True}),
+            **(
+                {}
+                if self.withheld_labels is None
+                else {"num_labels": int((self.train.y >= 0).sum())}
+            ),
+            **({} if self.scaling is None else {"standardized": True}),
             **({} if self.names is None else {"names": list(self.names)}),
         }
 
-    def observed(self, split):
-        """A split as it is observed: binarised once where training does so, then conditioned."""
+    def observed_split(self, split):
+        """A split as it is observed: binarized once where training does so, then conditioned."""
         if split not in SPLITS:
-            raise unknown("split", split, SPLITS)
+            raise unknown_name_error("split", split, SPLITS)
         chosen = getattr(self, split)
         if chosen is None:
             raise UserError(f"{self.name} has no {split} split")
-        if self.binarise == "dynamic" and split == "train":
-            chosen = dataclasses.replace(chosen, x=_draw(chosen.x, self.binarise_seed + 1))
+        if self.binarize == "dynamic" and split == "train":
+            chosen = dataclasses.replace(chosen, x=_draw(chosen.x, self.binarize_seed + 1))
         return conditioned(chosen, self.condition)
 
 
@@ -232,39 +238,39 @@ def _draw(grey, seed):
     return draw.to(grey.dtype)
 
 
-def make(
+def build_splits(
     train,
     valid,
     test,
     *,
     name,
     num_classes,
-    binarise,
-    binarise_seed=0,
+    binarize,
+    binarize_seed=0,
     split_seed=0,
     likelihood,
     names=None,
 ):
-    """`Data` from grey splits, binarised as said."""
-    if binarise not in BINARISE:
-        raise unknown("binarisation", binarise, BINARISE)
-    if binarise != "none":
+    """`Data` from grey splits, binarized as said."""
+    if binarize not in BINARISE:
+        raise unknown_name_error("binarization", binarize, BINARISE)
+    if binarize != "none":
         likelihood = "bernoulli"
         low, high = train.x.min().item(), train.x.max().item()
         if low < 0 or high > 1:
-            raise UserError(f"binarise needs values in [0, 1]; {name} has [{low:.3g}, {high:.3g}]")
-        valid = valid and dataclasses.replace(valid, x=_draw(valid.x, binarise_seed))
-        test = test and dataclasses.replace(test, x=_draw(test.x, binarise_seed + 2))
-        if binarise == "static":
-            train = dataclasses.replace(train, x=_draw(train.x, binarise_seed + 1))
+            raise UserError(f"binarize needs values in [0, 1]; {name} has [{low:.3g}, {high:.3g}]")
+        valid = valid and dataclasses.replace(valid, x=_draw(valid.x, binarize_seed))
+        test = test and dataclasses.replace(test, x=_draw(test.x, binarize_seed + 2))
+        if binarize == "static":
+            train = dataclasses.replace(train, x=_draw(train.x, binarize_seed + 1))
     return Data(
         train,
         valid,
         test,
         name,
         num_classes,
-        binarise,
-        binarise_seed,
+        binarize,
+        binarize_seed,
         split_seed,
         likelihood,
         names=names,
@@ -295,11 +301,11 @@ def from_arrays(
     y=None,
     valid=0.1,
     test=0.1,
-    binarise="none",
+    binarize="none",
     num_classes=None,
     name="data",
     split_seed=0,
-    binarise_seed=0,
+    binarize_seed=0,
     likelihood="normal",
     c=None,
 ):
@@ -326,7 +332,7 @@ def from_arrays(
     """
     check_likelihood(likelihood)
     if num_classes is not None:
-        whole(1, num_classes=num_classes)
+        check_int_at_least(1, num_classes=num_classes)
     others, names = {}, None
     if isinstance(x, dict):
         if y is not None or c is not None:
@@ -360,36 +366,36 @@ def from_arrays(
         order = torch.randperm(n, generator=torch.Generator().manual_seed(split_seed))
     parts = order.split([n - sum(counts), *counts])
     train, valid, test = (Split(x, y, c, others)[i] if len(i) else None for i in parts)
-    return make(
+    return build_splits(
         train,
         valid,
         test,
         name=name,
         num_classes=num_classes,
-        binarise=binarise,
-        binarise_seed=binarise_seed,
+        binarize=binarize,
+        binarize_seed=binarize_seed,
         split_seed=split_seed,
         likelihood=likelihood,
         names=names,
     )
 
 
-def standardise(data):
+def standardize(data):
     """The same data, every column of x less its mean and over its standard deviation.
 
-    Both are of the training split; a column that is constant there is only centred. Likelihoods
-    are then those of the standardised values: a density in the original units is less by the sum
+    Both are of the training split; a column that is constant there is only centerd. Likelihoods
+    are then those of the standardized values: a density in the original units is less by the sum
     of log sd. Never done unasked.
 
     A pair that is trained on these data is a pair of their units: samples, reconstructions and means
-    are standardised, `Data.original` puts them into the original units; new data go through
-    `Data.standardised` before they are encoded.
+    are standardized, `Data.original` puts them into the original units; new data go through
+    `Data.standardized` before they are encoded.
 
     Raises:
-        UserError: binarised data, or data standardised already.
+        UserError: binarized data, or data standardized already.
     """
-    if data.binarise != "none" or data.scaling is not None:
-        raise UserError(f"{data.name} is binarised or standardised already")
+    if data.binarize != "none" or data.scaling is not None:
+        raise UserError(f"{data.name} is binarized or standardized already")
     sd, mean = torch.std_mean(data.train.x, 0, correction=0)
     sd = torch.where(sd > 0, sd, torch.ones_like(sd))
 

@@ -12,10 +12,10 @@ from pathlib import Path
 import numpy as np
 import torch
 
-from ..errors import UserError, unknown
+from ..errors import UserError, unknown_name_error
 from .conditions import Labels, Quadrants
-from .core import Data, Split, from_arrays, make
-from .core import standardise as standardised
+from .core import Data, Split, build_splits, from_arrays
+from .core import standardize as standardized
 
 CONDITIONS = ("data", "quadrants", "labels")
 
@@ -25,15 +25,15 @@ class DataSet:
     """A named data set.
 
     Args:
-        read: function of `(root, split_seed)` that returns its `Data`, not binarised.
+        read: function of `(root, split_seed)` that returns its `Data`, not binarized.
         kind: which preset of a method fits it: `"digits"`, `"images"` (28 x 28), `"table"`, `"counts"`.
-        binarise: what is done to its grey values by default.
+        binarize: what is done to its grey values by default.
         images: whether x is an image, so that quadrants of it can be a condition.
     """
 
     read: Callable
     kind: str
-    binarise: str = "none"
+    binarize: str = "none"
     images: bool = False
 
 
@@ -85,13 +85,13 @@ def _torchvision(kind, name):
                 "set PYRO_VAE_DATA or root= to a folder that has it"
             ) from e
         (x, y), (test_x, test_y) = ((d.data.unsqueeze(1).float() / 255, d.targets) for d in raw)
-        return make(
+        return build_splits(
             Split(x[:-10_000], y[:-10_000]),
             Split(x[-10_000:], y[-10_000:]),
             Split(test_x, test_y),
             name=name,
             num_classes=10,
-            binarise="none",
+            binarize="none",
             split_seed=split_seed,
             likelihood="continuous-bernoulli",
         )
@@ -126,18 +126,18 @@ def data_set(name: str) -> DataSet:
             f"{name} is neither a data set ({', '.join(DATASETS)}) nor an .npz file: "
             "numpy.savez('data.npz', x=..., y=...) writes one"
         )
-    raise unknown("data set", name, DATASETS)
+    raise unknown_name_error("data set", name, DATASETS)
 
 
 def load(
     name: str,
-    binarise: str | None = None,
+    binarize: str | None = None,
     root: Path | str | None = None,
     split_seed: int = 0,
-    binarise_seed: int = 0,
+    binarize_seed: int = 0,
     num_labels: int | None = None,
     label_seed: int = 0,
-    standardise: bool = False,
+    standardize: bool = False,
     condition: str | None = None,
     quadrants: int | None = None,
 ) -> Data:
@@ -151,14 +151,14 @@ def load(
     * a file `*.npz` with arrays x and, where there are any, y (labels) and c (covariates).
 
     Args:
-        binarise: none, static or dynamic (see `Data`). Default: dynamic for the MNIST family, else
+        binarize: none, static or dynamic (see `Data`). Default: dynamic for the MNIST family, else
             none.
         root: folder of the torchvision data sets. Default: $PYRO_VAE_DATA, else ~/.cache/pyro_vae.
         split_seed: of the splits.
-        binarise_seed: of the binarisation.
+        binarize_seed: of the binarization.
         num_labels: keep so many training labels, in balanced classes, and hide the others.
         label_seed: of that choice.
-        standardise: center and scale every column of x by the training split.
+        standardize: center and scale every column of x by the training split.
         condition: the covariates c of a conditional model: quadrants (of an image), labels, or data
             (the array c).
         quadrants: how many quadrants are the condition: 1, 2 or 3.
@@ -168,33 +168,33 @@ def load(
     """
     found = data_set(name)
     data = found.read(root, split_seed)
-    data = dataclasses.replace(data, binarise_seed=binarise_seed)
+    data = dataclasses.replace(data, binarize_seed=binarize_seed)
     data = prepare(
         data,
-        found.binarise if binarise is None else binarise,
+        found.binarize if binarize is None else binarize,
         num_labels,
         label_seed,
-        standardise,
+        standardize,
         condition,
         quadrants,
     )
     source = {
         "data": name if name in DATASETS else str(Path(name).resolve()),
         "split_seed": split_seed,
-        "binarise_seed": binarise_seed,
+        "binarize_seed": binarize_seed,
         "num_labels": num_labels,
         "label_seed": label_seed,
-        "standardise": standardise,
+        "standardize": standardize,
     }
     return dataclasses.replace(data, source=source)
 
 
 def prepare(
     data: Data,
-    binarise: str | None = None,
+    binarize: str | None = None,
     num_labels: int | None = None,
     label_seed: int = 0,
-    standardise: bool = False,
+    standardize: bool = False,
     condition: str | None = None,
     quadrants: int | None = None,
 ) -> Data:
@@ -203,17 +203,17 @@ def prepare(
     Raises:
         UserError: data that are binarized otherwise already, or have no such labels or condition.
     """
-    if binarise is not None and binarise != data.binarise:
-        if data.binarise != "none":
-            raise UserError(f"{data.name} is binarised already: {data.binarise}, not {binarise}")
+    if binarize is not None and binarize != data.binarize:
+        if data.binarize != "none":
+            raise UserError(f"{data.name} is binarized already: {data.binarize}, not {binarize}")
         kept = {n: getattr(data, n) for n in ("hidden", "condition", "scaling", "source")}
-        named = "name", "num_classes", "binarise_seed", "split_seed", "likelihood"
+        named = "name", "num_classes", "binarize_seed", "split_seed", "likelihood"
         options = {n: getattr(data, n) for n in named}
-        made = make(data.train, data.valid, data.test, binarise=binarise, **options)
+        made = build_splits(data.train, data.valid, data.test, binarize=binarize, **options)
         data = dataclasses.replace(made, **kept)
-    if standardise and data.scaling is None:
-        data = standardised(data)
-    if num_labels is not None and data.hidden is None:
+    if standardize and data.scaling is None:
+        data = standardized(data)
+    if num_labels is not None and data.withheld_labels is None:
         data = data.keep_labels(num_labels, label_seed)
     if quadrants is not None and condition is None:
         condition = "quadrants"
@@ -255,10 +255,10 @@ def _conditioned(data, condition, quadrants):
         else:
             wanted = Quadrants(quadrants or 1, data.x_shape)
     else:
-        raise unknown("condition", condition, CONDITIONS)
+        raise unknown_name_error("condition", condition, CONDITIONS)
     if data.condition not in (None, wanted):
         raise UserError(f"{data.name} has the condition {data.condition!r} already")
-    return data.given(wanted)
+    return data.with_condition(wanted)
 
 
 def _read_npz(path, split_seed):

@@ -1,60 +1,44 @@
-"""Judging a pair, with beta = 1, in eval mode, on data that the caller states."""
+"""Numbers of a pair, at beta = 1, in eval mode, on data that the caller states."""
 
-from .ais import ais, bdmc
-from .calibration import calibration
 from .check import check_pair
-from .classification import classifiers, classify, features
-from .clustering import baselines, clustering
-from .density import aggregate_posterior, ex_post
-from .gaps import inference_gaps
-from .grid import posterior_grid
-from .inputs import is_proper
+from .classification import active_unit_features, classifier_baselines, classify
+from .clustering import clustering_baselines, clustering_metrics
+from .density import aggregate_posterior, fit_ex_post_prior
+from .inputs import has_proper_likelihood
 from .latents import (
     active_units,
     encode,
     entropy,
     mutual_information,
     occupancy,
-    posterior,
     reconstruct,
     responsibilities,
+    sample_posterior,
 )
 from .likelihood import elbo, elbo_terms, log_likelihood
-from .nuts import nuts
-from .quality import frechet, two_sample
-from .surgery import elbo_surgery
-from .weights import diagnostics, importance_weights
+from .two_sample import frechet_distance, mmd_two_sample_test
 
 __all__ = [
+    "active_unit_features",
     "active_units",
     "aggregate_posterior",
-    "ais",
-    "baselines",
-    "bdmc",
-    "calibration",
     "check_pair",
-    "classifiers",
+    "classifier_baselines",
     "classify",
-    "clustering",
-    "diagnostics",
+    "clustering_baselines",
+    "clustering_metrics",
     "elbo",
-    "elbo_surgery",
     "elbo_terms",
     "encode",
     "entropy",
-    "ex_post",
-    "features",
-    "frechet",
-    "importance_weights",
-    "inference_gaps",
-    "is_proper",
+    "fit_ex_post_prior",
+    "frechet_distance",
+    "has_proper_likelihood",
     "log_likelihood",
+    "mmd_two_sample_test",
     "mutual_information",
-    "nuts",
     "occupancy",
-    "posterior",
-    "posterior_grid",
     "reconstruct",
     "responsibilities",
-    "two_sample",
+    "sample_posterior",
 ]

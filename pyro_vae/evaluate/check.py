@@ -3,8 +3,9 @@
 import torch
 
 from ..errors import UserError
-from ..pair import device_of, eval_mode, untouched
 from ..programs import forget_layout, layout_of, trace_pair
+from ..programs.contexts import eval_mode, fork_rng
+from ..programs.modules import device_of
 from .inputs import check_support, data_sites, observed
 
 
@@ -30,7 +31,7 @@ def check_pair(model, guide, x, **others):
     with (
         torch.no_grad(),
         eval_mode(model, guide),
-        untouched(device),  # lazy parameters are drawn now, from the caller's stream
+        fork_rng(device),  # lazy parameters are drawn now, from the caller's stream
     ):
         layout = layout_of(model, guide, batch)
         for site in layout.discrete_sites:

@@ -6,7 +6,7 @@ from sklearn.semi_supervised import LabelSpreading
 from sklearn.svm import SVC
 
 from ..errors import UserError
-from ..sites import choose_latent
+from ..programs.sites import choose_latent
 from .latents import encode, responsibilities
 
 MAX_SPREAD = 10_000
@@ -17,7 +17,7 @@ def classify(model, guide, x, **others):
     return responsibilities(model, guide, x, **others).argmax(-1)
 
 
-def features(model, guide, x, reference=None, threshold=0.01, latent=None, **others):
+def active_unit_features(model, guide, x, reference=None, threshold=0.01, latent=None, **others):
     """`[N, D]` posterior means, of the active units alone: M1's features.
 
     A unit that the model does not use is noise to a classifier. Active is what `active_units` counts:
@@ -34,11 +34,11 @@ def features(model, guide, x, reference=None, threshold=0.01, latent=None, **oth
     return codes[name].flatten(1)[:, over.flatten(1).var(0) > threshold]
 
 
-def classifiers(x, y, *others, spreading=False):
+def classifier_baselines(x, y, *others, spreading=False):
     """Classical classifiers fitted on the labelled rows: `{name: [classes of each of others]}`.
 
     Logistic regression, a support vector machine (Gaussian kernel) and, with `spreading`,
-    scikit-learn's LabelSpreading on the 7 nearest neighbours, which sees the unlabelled rows of x
+    scikit-learn's LabelSpreading on the 7 nearest neighbors, which sees the unlabelled rows of x
     too (the first 10,000). All at scikit-learn's defaults; logistic regression has 5,000 iterations.
 
     Args:

@@ -12,7 +12,7 @@ from ..data.arrays import as_labels
 from ..errors import UserError
 
 
-def clustering(labels, clusters):
+def clustering_metrics(labels, clusters):
     """How well clusters match labels: `{accuracy, purity, nmi, ari}`, each at most 1.
 
     * `accuracy`: under the best one-to-one match of clusters to classes (Hungarian). Clusters
@@ -43,7 +43,7 @@ def clustering(labels, clusters):
     }
 
 
-def baselines(train_x, test_x, num_clusters, seed=0):
+def clustering_baselines(train_x, test_x, num_clusters, seed=0):
     """Classical clusterings of the test data, `{name: [N] clusters}`.
 
     k-means and a full-covariance Gaussian mixture on 30 principal components are fitted on the

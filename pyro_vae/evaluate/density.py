@@ -4,11 +4,13 @@ import torch
 from pyro import poutine
 
 from ..conditionals import MultivariateNormal
-from ..errors import UserError, unknown, whole
+from ..errors import UserError, check_int_at_least, unknown_name_error
 from ..models.priors import FlowPrior, MixturePrior, fit_components, prior_of
-from ..pair import accepting, device_of, eval_mode, is_latent, seeded
-from ..program import Program
-from ..sites import choose_latent
+from ..programs.calling import as_keyword_program
+from ..programs.contexts import eval_mode, seeded
+from ..programs.modules import device_of
+from ..programs.program import Program
+from ..programs.sites import choose_latent, is_latent
 from .inputs import observed
 from .latents import encode
 from .likelihood import chunks
@@ -28,11 +30,11 @@ def aggregate_posterior(model, guide, x, latent=None, draws=1, seed=0, **others)
     Raises:
         UserError: the guide has no such continuous latent.
     """
-    whole(1, draws=draws)
+    check_int_at_least(1, draws=draws)
     preferred = getattr(model, "prior_latent", "z")
     batch = observed(model, x, others, guide)
     x, device = batch["x"], device_of(model, guide, default=batch["x"].device)
-    guide_of, result = accepting(guide), []
+    guide_of, result = as_keyword_program(guide), []
     with eval_mode(model, guide), seeded(seed, device):
         for _ in range(draws):
             for part in chunks(batch, 5000, device):
@@ -51,7 +53,7 @@ def _continuous(trace):
     ]
 
 
-def ex_post(
+def fit_ex_post_prior(
     model,
     guide,
     x,
@@ -70,10 +72,10 @@ def ex_post(
     What a decoder has learned to decode is the aggregate posterior :math:`q(z)`, not p(z). Returned
     is a `MixturePrior` or a `FlowPrior` of largest likelihood on it, for `pv.models.with_prior`:
 
-        density = pv.evaluate.ex_post(model, guide, data.train.x)
+        density = pv.evaluate.fit_ex_post_prior(model, guide, data.train.x)
         model = pv.models.with_prior(model, density)
 
-    Of all priors p, the one that maximises the mean ELBO of a trained pair maximises
+    Of all priors p, the one that maximizes the mean ELBO of a trained pair maximizes
     :math:`E_{q(z)} \log p(z)`; so it is `draws` of q(z | x) that are fitted, unless the paper's way,
     posterior means, is asked for with `draws=0`. Means suit an autoencoder. For a VAE their density
     is too narrow, by q's own width: most where units go unused, and there it can be worse than the
@@ -97,10 +99,10 @@ def ex_post(
     """
     if latent is None and isinstance(model, Program):
         latent = prior_of(model)[0]
-    whole(0, draws=draws)
-    whole(1, num_components=num_components, transforms=transforms, epochs=epochs)
+    check_int_at_least(0, draws=draws)
+    check_int_at_least(1, num_components=num_components, transforms=transforms, epochs=epochs)
     if kind not in KINDS:
-        raise unknown("kind of density", kind, KINDS)
+        raise unknown_name_error("kind of density", kind, KINDS)
     if draws:
         codes = aggregate_posterior(model, guide, x, latent, draws, seed, **others)
     else:
@@ -126,14 +128,14 @@ def _fit_flow(density, codes, epochs, lr=4e-3, batch_size=512):
     data = codes.transpose(0, 1)[torch.randperm(codes.shape[1])]
     held = max(1, len(data) // 10)  # all draws of a datum on one side
     held, rows = (part.flatten(0, 1) for part in data.split([held, len(data) - held]))
-    optimiser = torch.optim.Adam(density.parameters(), lr=lr)
-    schedule = torch.optim.lr_scheduler.CosineAnnealingLR(optimiser, epochs)
+    optimizer = torch.optim.Adam(density.parameters(), lr=lr)
+    schedule = torch.optim.lr_scheduler.CosineAnnealingLR(optimizer, epochs)
     best, state = -torch.inf, None
     for _ in range(epochs):
         for part in rows[torch.randperm(len(rows))].split(batch_size):
-            optimiser.zero_grad()
+            optimizer.zero_grad()
             (-density().log_prob(part).mean()).backward()
-            optimiser.step()
+            optimizer.step()
         schedule.step()
         with torch.no_grad():
             reached = float(density().log_prob(held).mean())

@@ -18,22 +18,13 @@ from torch.distributions import Independent, constraints
 from ..data.arrays import as_floats, as_named, check_finite
 from ..errors import UserError
 from ..guides import PriorGuide
-from ..pair import (
-    accepting,
-    covariates_of,
-    device_of,
-    dtype_of,
-    eval_mode,
-    first_argument,
-    is_deterministic,
-    is_factor,
-    is_subsample,
-    one_hot_labels,
-    parameters_of,
-    untouched,
-)
-from ..program import Program
 from ..programs import few_rows, layout_of, trace_pair
+from ..programs.calling import as_keyword_program, first_argument, parameters_of
+from ..programs.contexts import eval_mode, fork_rng
+from ..programs.inspection import covariates_of, one_hot_labels
+from ..programs.modules import device_of, dtype_of
+from ..programs.program import Program
+from ..programs.sites import is_deterministic, is_factor, is_subsample
 
 ROWS = 1000  # a run, where supports differ between data
 
@@ -92,7 +83,7 @@ def scored(model, x, others, guide=None, proper=True):
     return batch
 
 
-def is_proper(model, guide, x, **others):
+def has_proper_likelihood(model, guide, x, **others):
     """Whether p(x) is a probability: False for grey values in a Bernoulli, and with a `pyro.factor`."""
     return not Support(model, guide, observed(model, x, others, guide)).improper
 
@@ -171,11 +162,11 @@ class Support:
         batch = {name: value.to(self.device) for name, value in batch.items()}
         with (
             eval_mode(self.model, self.guide),
-            untouched(self.device),
+            fork_rng(self.device),
             pyro.validation_enabled(False),
         ):
             try:
-                return poutine.trace(accepting(self.model)).get_trace(**batch).nodes
+                return poutine.trace(as_keyword_program(self.model)).get_trace(**batch).nodes
             except Exception:  # it cannot be run from its prior
                 guide = PriorGuide(self.model) if self.guide is None else self.guide
                 traces = trace_pair(self.model, guide, batch)
@@ -210,19 +201,19 @@ def check_support(site, name, value):
         ok.reshape(ok.shape + (1,) * (value.dim() - ok.dim())), value
     )
     bad = value[~ok]
-    law = type(base).__name__
+    distribution = type(base).__name__
     hint = ""
-    if "Bernoulli" in law and "Continuous" not in law:
+    if "Bernoulli" in distribution and "Continuous" not in distribution:
         hint = (
-            '; binarise="dynamic" draws binary images, likelihood="binomial" or '
+            '; binarize="dynamic" draws binary images, likelihood="binomial" or '
             '"continuous-bernoulli" takes grey ones, "grey-bernoulli" scores them all the same'
         )
-    elif law in ("Poisson", "NegativeBinomial"):
+    elif distribution in ("Poisson", "NegativeBinomial"):
         hint = "; counts are whole numbers (8-bit integers are taken as grey levels, over 255)"
-    elif "Levels" in law:
+    elif "Levels" in distribution:
         hint = f"; this likelihood has {base.levels} grey levels: set levels="
     raise UserError(
-        f"{name} has values outside the support of its {law} likelihood ({base.support}), "
+        f"{name} has values outside the support of its {distribution} likelihood ({base.support}), "
         f"e.g. {bad[0].item():.4g}{hint}"
     )
 
@@ -237,7 +228,7 @@ def _why_improper(sites):
     if not all(getattr(_base(s["fn"]), "proper", True) for s in data_sites(sites).values()):
         return (
             "grey values in a Bernoulli have a score, not a log-likelihood; "
-            "binarise, or use a likelihood that fits"
+            "binarize, or use a likelihood that fits"
         )
     return None
 

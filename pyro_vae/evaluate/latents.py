@@ -2,17 +2,18 @@
 
 import torch
 
-from ..errors import UserError, whole
-from ..pair import device_of, eval_mode, is_latent, seeded
+from ..errors import UserError, check_int_at_least
 from ..programs import trace_pair
-from ..sites import holds, mean_of, observed_site
+from ..programs.contexts import eval_mode, seeded
+from ..programs.modules import device_of
+from ..programs.sites import holds, is_latent, mean_of, observed_site
 from .inputs import observed
 from .likelihood import chunks, rows_per_chunk
 
 
 def _map(model, guide, x, others, function, seed=0, num_samples=1, **options):
     """`function(traces, chunk)` over chunks of the data, in eval mode; `{name: [N, ...]}`, joined."""
-    whole(1, num_samples=num_samples)
+    check_int_at_least(1, num_samples=num_samples)
     batch = observed(model, x, others, guide)
     x, device = batch["x"], device_of(model, guide, default=batch["x"].device)
     parts = []
@@ -43,7 +44,7 @@ def encode(model, guide, x, **others):
     return _map(model, guide, x, others, means, at_mean=True)
 
 
-def posterior(model, guide, x, mean=False, seed=0, **others):
+def sample_posterior(model, guide, x, mean=False, seed=0, **others):
     """One joint draw of every latent given x, `{latent: [N, *shape]}`, as the guide has it.
 
     Discrete latents that the guide leaves out are drawn from their exact conditional posterior.
@@ -53,7 +54,7 @@ def posterior(model, guide, x, mean=False, seed=0, **others):
     """
 
     def draw(traces, _):
-        chosen = traces.combination(most_probable=mean)
+        chosen = traces.enumerated_assignment(most_probable=mean)
         result = {}
         for name, site in {**traces.guide, **traces.model}.items():
             if is_latent(site) and name not in traces.auxiliary:

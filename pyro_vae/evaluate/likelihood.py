@@ -4,9 +4,10 @@ import math
 
 import torch
 
-from ..errors import whole
-from ..pair import device_of, eval_mode, seeded
+from ..errors import check_int_at_least
 from ..programs import few_rows, layout_of, trace_pair
+from ..programs.contexts import eval_mode, seeded
+from ..programs.modules import device_of
 from .inputs import scored
 
 BYTES = 256 * 2**20  # what one chunk's largest tensors may take together
@@ -53,7 +54,7 @@ def elbo_terms(model, guide, x, num_samples=1, seed=0, **others):
     trained the pair.
 
     Args:
-        x: `[N, ...]`, as observed (binarised where the likelihood is binary).
+        x: `[N, ...]`, as observed (binarized where the likelihood is binary).
         num_samples: Monte Carlo samples per datum to average.
         seed: of those samples; None takes torch's stream as it is.
         others: further observed values and `index`, by name, each with N rows.
@@ -61,7 +62,7 @@ def elbo_terms(model, guide, x, num_samples=1, seed=0, **others):
     Raises:
         UserError: names that the pair does not take, NaN, values outside a likelihood's support.
     """
-    whole(1, num_samples=num_samples)
+    check_int_at_least(1, num_samples=num_samples)
     batch = scored(model, x, others, guide, proper=False)
     x, device = batch["x"], device_of(model, guide, default=batch["x"].device)
     parts = []
@@ -94,7 +95,7 @@ def log_likelihood(model, guide, x, num_samples=5000, seed=0, **others):
         UserError: names that the pair does not take, NaN, values outside a likelihood's support;
             grey values scored with a Bernoulli, or a `pyro.factor`, which are no likelihoods.
     """
-    whole(1, num_samples=num_samples)
+    check_int_at_least(1, num_samples=num_samples)
     batch = scored(model, x, others, guide)
     x, device = batch["x"], device_of(model, guide, default=batch["x"].device)
     out = []

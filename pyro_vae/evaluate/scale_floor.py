@@ -10,8 +10,9 @@ import torch
 from ..conditionals import Conditional
 from ..conditionals.families import LOG_SCALE_BOUND
 from ..conditionals.likelihoods import STANDARDIZE
-from ..pair import device_of, eval_mode, untouched
 from ..programs import trace_pair
+from ..programs.contexts import eval_mode, fork_rng
+from ..programs.modules import device_of
 
 NEAR = 2.0  # times the bound: from here on the bound bends the scale
 
@@ -31,7 +32,7 @@ def warn_at_scale_floor(model, guide, batch):
     with (
         torch.no_grad(),
         eval_mode(model, guide),
-        untouched(device_of(model, guide)),
+        fork_rng(device_of(model, guide)),
         pyro.validation_enabled(False),
     ):
         fn = trace_pair(model, guide, batch).model["x"]["fn"]

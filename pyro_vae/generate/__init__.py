@@ -1,15 +1,15 @@
 """Generation: what a trained pair makes up, from which source, along which path, given which part."""
 
-from .complete import complete
-from .paths import analogies, interpolate, predict, traverse
+from .impute import impute
+from .paths import interpolate, predict_mean, style_transfer_grid, traverse
 from .samples import AggregatePosterior, sample
 
 __all__ = [
     "AggregatePosterior",
-    "analogies",
-    "complete",
+    "impute",
     "interpolate",
-    "predict",
+    "predict_mean",
     "sample",
+    "style_transfer_grid",
     "traverse",
 ]

@@ -6,12 +6,14 @@ from typing import NamedTuple
 import pyro
 import torch
 
-from ..ancestral import AncestralSampler
-from ..errors import UserError, unknown
-from ..evaluate import encode, posterior
-from ..evaluate.simulate import home
-from ..pair import eval_mode, one_hot_labels, seeded, sites_of, takes
-from ..sites import choose_latent
+from ..diagnostics.simulate import home
+from ..errors import UserError, unknown_name_error
+from ..evaluate import encode, sample_posterior
+from ..programs.ancestral import AncestralSampler
+from ..programs.calling import accepts_argument
+from ..programs.contexts import eval_mode, seeded
+from ..programs.inspection import one_hot_labels, sites_of
+from ..programs.sites import choose_latent
 from .samples import checked
 
 PATHS = ("linear", "spherical")
@@ -47,11 +49,11 @@ def interpolate(
         others: what else the pair is given at both ends, by name (`c=`).
     """
     if path not in PATHS:
-        raise unknown("path", path, PATHS)
+        raise unknown_name_error("path", path, PATHS)
     if a.shape != b.shape:
         raise UserError(f"the two ends differ in shape: {list(a.shape)} and {list(b.shape)}")
     move = _spherical if path == "spherical" else torch.lerp
-    ends = [posterior(model, guide, x, mean=True, seed=seed, **others) for x in (a, b)]
+    ends = [sample_posterior(model, guide, x, mean=True, seed=seed, **others) for x in (a, b)]
     decoder = _Decoder(model, {"x": a, **others}, others, seed, site)
     moved, discrete = _parts(decoder.latents, ends[0], latent)
     t = torch.linspace(0, 1, steps, dtype=a.dtype, device=a.device)
@@ -104,7 +106,7 @@ def traverse(
         units: which units. Default: all, by activity. An int takes that many of the most active.
         site: which observed site is decoded. Default: the one that observes x.
     """
-    codes = posterior(model, guide, x, mean=True, seed=seed, **others)
+    codes = sample_posterior(model, guide, x, mean=True, seed=seed, **others)
     decoder = _Decoder(model, {"x": x, **others}, others, seed, site)
     moved, discrete = _parts(decoder.latents, codes, latent)
     name = moved[-1]
@@ -115,7 +117,7 @@ def traverse(
         raise UserError(f"start must be a row of x, 0..{len(x) - 1}, not {start}")
     rows = torch.arange(1000, device=x.device) % len(x)
     prior = decoder.draw(name, rows).to(x.device)
-    centre, sd = prior.mean(0), prior.std(0)
+    center, sd = prior.mean(0), prior.std(0)
     activity = codes[name].var(0, correction=0) / sd**2
     order = activity.argsort(descending=True, stable=True)
     if units is None:
@@ -126,7 +128,7 @@ def traverse(
     if units.dim() != 1 or (len(units) and (units.min() < 0 or units.max() >= size)):
         raise UserError(f"units must be numbers in 0..{size - 1} of {name!r}")
     t = torch.linspace(-span, span, steps, dtype=x.dtype, device=x.device)
-    targets = centre[units, None] + sd[units, None] * t  # [D, steps]
+    targets = center[units, None] + sd[units, None] * t  # [D, steps]
     count = len(units) * steps
     held = {k: codes[k][start].expand(count, *codes[k].shape[1:]) for k in (*moved, *discrete)}
     code = held[name].clone()
@@ -137,7 +139,7 @@ def traverse(
     return Traversal(decoded, units, activity[units], targets)
 
 
-def analogies(model, guide, x, site=None, **others):
+def style_transfer_grid(model, guide, x, site=None, **others):
     """`[N, K, *x_shape]`: each datum's style with every class, as the likelihood's means.
 
     The style is the latent that the model names so (`model.style`); it is put at its posterior mean
@@ -161,7 +163,7 @@ def analogies(model, guide, x, site=None, **others):
     return x_hat.reshape(len(x), k, *x_hat.shape[1:]).to(x.device)
 
 
-def predict(model, c=None, site=None, example=None, **covariates):
+def predict_mean(model, c=None, site=None, example=None, **covariates):
     r"""`[N, *x_shape]`: a conditional model's one answer, :math:`E[x | c, z = E[z | c]]`.
 
     Sohn, Lee and Yan's (2015) deterministic prediction; for binary x they take the likelier value,
@@ -210,7 +212,7 @@ class _Decoder:
 
     def __init__(self, model, example, others, seed, site):
         self.model, self.seed = model, seed
-        others = {k: v for k, v in others.items() if v is not None and takes(model, k)}
+        others = {k: v for k, v in others.items() if v is not None and accepts_argument(model, k)}
         self.others = one_hot_labels(model, others)
         self.device = home(model, None, {**(example or {}), **others})
         with self._ready():

@@ -4,18 +4,14 @@ import numpy as np
 import pyro
 import torch
 
-from ..ancestral import AncestralSampler
-from ..errors import UserError, unknown, whole
-from ..evaluate import posterior
-from ..pair import (
-    covariates_of,
-    device_of,
-    eval_mode,
-    is_random,
-    parameters_of,
-    seeded,
-    takes,
-)
+from ..errors import UserError, check_int_at_least, unknown_name_error
+from ..evaluate import sample_posterior
+from ..programs.ancestral import AncestralSampler
+from ..programs.calling import accepts_argument, parameters_of
+from ..programs.contexts import eval_mode, seeded
+from ..programs.inspection import covariates_of
+from ..programs.modules import device_of
+from ..programs.sites import is_random
 
 
 def sample(
@@ -53,7 +49,7 @@ def sample(
             c_is_class=True)`), an int or `[size]` ints.
         mean: the likelihood's mean instead of a draw from it (a picture without pixel noise).
         seed: None takes torch's stream as it is.
-        source: of latents: `{latent: distribution}`, or modules whose forward is one (`evaluate.ex_post`
+        source: of latents: `{latent: distribution}`, or modules whose forward is one (`evaluate.fit_ex_post_prior`
             makes them), or a function of `(model, size)` that returns `{latent: values}`, as
             `AggregatePosterior` is.
         site: which of the model's sites to return. Default: the one that observes x.
@@ -70,7 +66,7 @@ def sample(
             site outside the data plate; several observed sites, and none of x itself.
     """
     if example is None and isinstance(source, AggregatePosterior):
-        example = None if takes(model, "size") else source.batch
+        example = None if accepts_argument(model, "size") else source.batch
     given = {k: v for k, v in {**given, "c": c, "y": y}.items() if v is not None}
     device = device_of(model, default=_device_of_batch(example))
     with torch.no_grad(), eval_mode(model), seeded(seed, device), pyro.validation_enabled(False):
@@ -79,12 +75,12 @@ def sample(
             raise UserError(f"{type(model).__name__} has no y to condition on")
         if size is None:
             size = _rows(given, shapes_of(sampler))
-        whole(1, **{"the number of samples": size})
+        check_int_at_least(1, **{"the number of samples": size})
         values = {**_from_source(source, model, size), **given}
         runs = sampler.runs(size, *checked(sampler, values, size))
         name = sampler.data_site() if site is None else site
         if name not in runs[0]:
-            raise unknown("site", name, runs[0])
+            raise unknown_name_error("site", name, runs[0])
         observed = runs[0][name]["is_observed"]
         return sampler.values(runs, name, size, mean=mean and not observed)
 
@@ -114,8 +110,8 @@ class AggregatePosterior:
         """`{name: [size, ...]}`, from torch's stream."""
         rows = torch.randint(len(self.x), (size,)).to(self.x.device)
         others = {k: v[rows] for k, v in self.others.items()}
-        latents = posterior(model, self.guide, self.x[rows], seed=None, **others)
-        observed = {k: v for k, v in others.items() if takes(model, k)}
+        latents = sample_posterior(model, self.guide, self.x[rows], seed=None, **others)
+        observed = {k: v for k, v in others.items() if accepts_argument(model, k)}
         return {**observed, **latents}
 
 
@@ -167,7 +163,7 @@ def checked(sampler, values, size):
             latents[name] = _expanded(name, value, shapes[name], size)
         else:
             known = [n for n in (*shapes, *sampler.takes) if n not in ("x", "size")]
-            raise unknown("latent or covariate", name, dict.fromkeys(known))
+            raise unknown_name_error("latent or covariate", name, dict.fromkeys(known))
     missing = [name for name in needed if name not in arguments]
     if missing:
         shape = [size, *needed[missing[0]]]
@@ -246,8 +242,8 @@ def _from_source(source, model, size):
         return dict(source(model, size))
     values = {}
     for name, density in source.items():
-        law = density if hasattr(density, "sample") else density()
-        values[name] = law.sample((size,))
+        distribution = density if hasattr(density, "sample") else density()
+        values[name] = distribution.sample((size,))
     return values
 
 

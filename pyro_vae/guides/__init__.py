@@ -1,8 +1,8 @@
-"""`q`: guides, declared as factorisations; the prior itself; gradient steps; Pyro's AutoGuides."""
+"""`q`: guides, declared as factorizations; the prior itself; gradient steps; Pyro's AutoGuides."""
 
-from .auto import Auto
 from .guide import Guide
+from .per_datum_auto import PerDatumAutoGuide
 from .prior import PriorGuide
-from .semi_amortised import SemiAmortised
+from .semi_amortized import SemiAmortized
 
-__all__ = ["Auto", "Guide", "PriorGuide", "SemiAmortised"]
+__all__ = ["Guide", "PerDatumAutoGuide", "PriorGuide", "SemiAmortized"]

@@ -1,4 +1,4 @@
-"""A guide is a factorisation: for each latent, in order, its parents and a family."""
+"""A guide is a factorization: for each latent, in order, its parents and a family."""
 
 import inspect
 from collections.abc import Mapping
@@ -17,28 +17,29 @@ from ..conditionals import (
 )
 from ..conditionals.families import check_family
 from ..conditionals.networks import is_image, network_between
-from ..errors import UserError, names, unknown, whole
-from ..pair import accepting, sites_of
-from ..program import Program
+from ..errors import UserError, check_int_at_least, names, unknown_name_error
+from ..programs.calling import as_keyword_program
+from ..programs.inspection import sites_of
 from ..programs.layout import standing_for
+from ..programs.program import Program
 
-DISCRETE = ("enumerate", "score", "relaxed")
+DISCRETE = ("enumerate", "score_function", "relaxed")
 
 
 class Guide(Program):
     r"""The guide :math:`q(\text{latents} \mid x) = \prod_i q(l_i \mid \text{parents}_i)`.
 
-    `Guide(model)` is the factorisation of the model's paper. Another one is declared:
+    `Guide(model)` is the factorization of the model's paper. Another one is declared:
 
         Guide(model, given={"z": []})                         # mu, sigma learned constants
-        Guide(model, given={"z": ["index"]}, num_data=1000)   # per datum, not amortised
+        Guide(model, given={"z": ["index"]}, num_data=1000)   # per datum, not amortized
         Guide(model, given={"y": ["x"], "z": ["x", "y"]})     # y <- x; z <- x, y
         Guide(model, family={"z": MultivariateNormal()})      # full covariance
         Guide(model, family={"z": MixtureOfNormals(5)})       # a mixture; Flow("iaf"), ...
 
     A discrete latent that is left out is enumerated in the model. One that is named is treated as
-    `discrete` says: `"enumerate"` sums it in the guide, `"score"` samples it (score-function
-    gradient; `ELBO(leave_one_out=True)` gives it a baseline), `"relaxed"` samples a Gumbel-softmax.
+    `discrete` says: `"enumerate"` sums it in the guide, `"score_function"` samples it (score-function
+    gradient; `ELBO(leave_one_out_baseline=True)` gives it a baseline), `"relaxed"` samples a Gumbel-softmax.
     In eval mode it is always enumerated, so that what is reported does not depend on the estimator
     that trained it.
 
@@ -52,12 +53,12 @@ class Guide(Program):
             `index`. It replaces `model.default_guide` whole.
         family: `{latent: family}`; `Normal()` for continuous latents where not said.
         network: `MLP(...)` or `Conv(...)` for the encoders.
-        discrete: `"enumerate"`, `"score"` or `"relaxed"`.
+        discrete: `"enumerate"`, `"score_function"` or `"relaxed"`.
         temperature: of the relaxation.
         num_data: rows of the tables that the parent `index` makes.
-        share: latents with the same parents share a trunk (the paper's encoder with two heads).
-        standardise: `{parent: (mean, scale)}`: the networks see `(parent - mean) / scale`. Pixels
-            in [0, 1] train better centred, as `{"x": (0.5, 0.5)}`.
+        share_trunk: latents with the same parents share a trunk (the paper's encoder with two heads).
+        input_scaling: `{parent: (mean, scale)}`: the networks see `(parent - mean) / scale`. Pixels
+            in [0, 1] train better centerd, as `{"x": (0.5, 0.5)}`.
 
     Raises:
         UserError: an unknown latent or parent, a parent sampled later than its child, a continuous
@@ -74,13 +75,13 @@ class Guide(Program):
         discrete: str = "enumerate",
         temperature: float = 0.5,
         num_data: int | None = None,
-        share: bool = True,
-        standardise: dict | None = None,
+        share_trunk: bool = True,
+        input_scaling: dict | None = None,
         example: dict | None = None,
     ):
         super().__init__()
         if discrete not in DISCRETE:
-            raise unknown("treatment of discrete latents", discrete, DISCRETE)
+            raise unknown_name_error("treatment of discrete latents", discrete, DISCRETE)
         if given is None:
             given = getattr(model, "default_guide", None)
             if given is None:
@@ -89,10 +90,10 @@ class Guide(Program):
         names(**{f"the parents of {latent!r}": parents for latent, parents in given.items()})
         family = {} if family is None else family
         _check_mapping("family", family, "{'z': Normal()}")
-        standardise = {} if standardise is None else standardise
-        _check_mapping("standardise", standardise, "{'x': (0.5, 0.5)}")
+        input_scaling = {} if input_scaling is None else input_scaling
+        _check_mapping("input_scaling", input_scaling, "{'x': (0.5, 0.5)}")
         if num_data is not None:
-            whole(1, num_data=num_data)
+            check_int_at_least(1, num_data=num_data)
         self.relaxation = RelaxedOneHotCategorical(temperature)
         self.discrete = discrete
         data, latents = sites_of(model, example)
@@ -102,10 +103,12 @@ class Guide(Program):
         _check(given, family, data, latents, num_data)
         _check_convolved(network, given, shapes)
         self.given = {latent: tuple(parents) for latent, parents in given.items()}
-        self.standardise = dict(standardise)
-        for parent, scaling in self.standardise.items():
+        self.input_scaling = dict(input_scaling)
+        for parent, scaling in self.input_scaling.items():
             if parent not in shapes or parent == "index":
-                raise unknown("parent in standardise", parent, sorted(set(shapes) - {"index"}))
+                raise unknown_name_error(
+                    "parent in input_scaling", parent, sorted(set(shapes) - {"index"})
+                )
             _check_scaling(parent, scaling, shapes[parent])
 
         self.factors = nn.ModuleDict()
@@ -117,10 +120,10 @@ class Guide(Program):
                 fam = OneHotCategorical() if is_discrete else Normal()
             check_family(fam)
             net = network_between(network, shapes[latent], *inputs.values())
-            twin = next(
+            sharing_factor = next(
                 (q for n, q in self.factors.items() if self.given[n] == tuple(parents)), None
             )
-            trunk = twin.trunk if share and twin is not None else None
+            trunk = sharing_factor.trunk if share_trunk and sharing_factor is not None else None
             prior = getattr(model, f"p_{latent}", None)
             owned = prior.encoder_for(inputs, fam) if hasattr(prior, "encoder_for") else None
             if owned is None:
@@ -138,7 +141,9 @@ class Guide(Program):
             parameters[name] = inspect.Parameter(name, inspect.Parameter.KEYWORD_ONLY)
         return parameters
 
-    def forward(self, x=None, y=None, c=None, index=None, size=None, shifts=None, **others):
+    def forward(
+        self, x=None, y=None, c=None, index=None, size=None, parameter_offsets=None, **others
+    ):
         """Samples the latents; `shifts` are numbers to add to the factors' own, `{latent: [B, size]}`."""
         values = {"x": x, "y": y, "c": c, "index": index, **others}
         features = {}
@@ -155,7 +160,7 @@ class Guide(Program):
                 key = latent if q.trunk is None else q.trunk
                 if key not in features:
                     features[key] = q.features(**self._seen(parents))
-                fn = q(features=features[key], shift=(shifts or {}).get(latent))
+                fn = q(features=features[key], shift=(parameter_offsets or {}).get(latent))
                 infer = {}
                 if latent in self.discrete_latents:
                     if self.discrete == "enumerate" or not self.training:
@@ -167,14 +172,14 @@ class Guide(Program):
                 values[latent] = pyro.sample(latent, fn, infer=infer)
         return {latent: values[latent] for latent in self.factors}
 
-    def shifted(self, batch, shifts):
+    def shifted(self, batch, parameter_offsets):
         """The guide at one batch, its factors' numbers moved by `shifts`, as a program for `run`."""
 
         def program(x, **others):
             given = {**batch, **others}
             given = {k: repeat_rows(v, len(x), 0) for k, v in given.items() if k != "x"}
-            moved = {k: repeat_rows(v, len(x), -2) for k, v in shifts.items()}
-            return accepting(self)(x=x, **given, shifts=moved)
+            moved = {k: repeat_rows(v, len(x), -2) for k, v in parameter_offsets.items()}
+            return as_keyword_program(self)(x=x, **given, parameter_offsets=moved)
 
         program.program_arguments = self.program_arguments
         return standing_for(program, self)
@@ -186,7 +191,7 @@ class Guide(Program):
 
     def _seen(self, parents):
         """The parents as the networks see them."""
-        for name, (mean, scale) in self.standardise.items():
+        for name, (mean, scale) in self.input_scaling.items():
             if name in parents:
                 parents[name] = (parents[name] - mean) / scale
         return parents
@@ -215,7 +220,7 @@ def _check_convolved(network, given, shapes):
 def _check_scaling(parent, scaling, shape):
     """`(mean, scale)` must be finite, the scale positive, both of a shape that suits the parent."""
     if not (isinstance(scaling, (tuple, list)) and len(scaling) == 2):
-        raise UserError(f"standardise takes (mean, scale) for {parent!r}, not {scaling!r}")
+        raise UserError(f"input_scaling takes (mean, scale) for {parent!r}, not {scaling!r}")
     mean, scale = (torch.as_tensor(v) for v in scaling)
     for name, value in (("mean", mean), ("scale", scale)):
         try:
@@ -224,13 +229,13 @@ def _check_scaling(parent, scaling, shape):
             fits = False
         if not fits:
             raise UserError(
-                f"the {name} in standardise has shape {list(value.shape)}, {parent!r} {list(shape)}"
+                f"the {name} in input_scaling has shape {list(value.shape)}, {parent!r} {list(shape)}"
             )
         if not torch.isfinite(value).all():
-            raise UserError(f"the {name} of {parent!r} in standardise is not finite")
+            raise UserError(f"the {name} of {parent!r} in input_scaling is not finite")
     if (scale <= 0).any():
         raise UserError(
-            f"the scale of {parent!r} in standardise must be positive; where a value is constant, "
+            f"the scale of {parent!r} in input_scaling must be positive; where a value is constant, "
             "and its standard deviation zero, use 1"
         )
 
@@ -263,7 +268,7 @@ def _check(given, family, data, latents, num_data):
     seen = set(data)
     for latent, parents in given.items():
         if latent not in latents:
-            raise unknown("latent", latent, latents)
+            raise unknown_name_error("latent", latent, latents)
         for parent in parents:
             if parent not in seen:
                 if parent in latents and parent in given:
@@ -275,7 +280,7 @@ def _check(given, family, data, latents, num_data):
                     raise UserError(
                         f"{latent!r} has the parent {parent!r}, which the guide leaves out"
                     )
-                raise unknown("parent", parent, [*data, *latents])
+                raise unknown_name_error("parent", parent, [*data, *latents])
             if parent == "index" and num_data is None:
                 raise UserError(
                     "the parent 'index' is a table with a row per datum: pass num_data="
@@ -288,7 +293,7 @@ def _check(given, family, data, latents, num_data):
             )
     for latent in family:
         if latent not in given:
-            raise unknown("latent in family", latent, given)
+            raise unknown_name_error("latent in family", latent, given)
 
 
 def repeat_rows(value, rows, dim):

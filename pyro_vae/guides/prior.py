@@ -2,9 +2,9 @@
 
 from pyro import poutine
 
-from ..pair import parameters_of
-from ..program import Program
+from ..programs.calling import parameters_of
 from ..programs.layout import standing_for
+from ..programs.program import Program
 
 
 class PriorGuide(Program):

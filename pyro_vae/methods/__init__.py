@@ -1,6 +1,6 @@
 """The published methods as presets: `pv.methods.gmvae(data).fit()`."""
 
-from .building import CLASSES, GUIDES, MakeGuide, MakeModel, build, make
+from .building import CLASSES, GUIDES, GuideFactory, ModelFactory, build, make
 from .comparing import compare_guides
 from .method import Method, method
 from .options import accepted, configure, defaults, read_config, to_yaml
@@ -12,8 +12,8 @@ __all__ = [
     "CLASSES",
     "GUIDES",
     "METHODS",
-    "MakeGuide",
-    "MakeModel",
+    "GuideFactory",
+    "ModelFactory",
     "Method",
     "Preset",
     "Run",

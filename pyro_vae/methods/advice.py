@@ -9,8 +9,9 @@ from ..data import Data
 from ..errors import UserError
 from ..evaluate import elbo_terms, occupancy, responsibilities
 from ..guides import PriorGuide
-from ..pair import reads_index, takes
-from ..program import Program
+from ..programs.calling import accepts_argument
+from ..programs.inspection import is_per_datum
+from ..programs.program import Program
 
 COLLAPSED = 0.1  # nats per data point, below which a latent carries nothing
 ONE_COMPONENT = 0.99  # of the data, in one component
@@ -44,7 +45,7 @@ def check_data(model, data):
     if len(sd) > 1 and sd.max() > SCALES * sd.min():
         advise(
             f"the columns of x have standard deviations from {sd.min():.2g} to {sd.max():.2g}: "
-            "pv.data.standardise(data), or --standardise true, makes them equal"
+            "pv.data.standardize(data), or --standardize true, makes them equal"
         )
 
 
@@ -56,15 +57,15 @@ def check_use(model, guide, data):
     own = isinstance(model, Program) and not isinstance(guide, PriorGuide)
     if not isinstance(data, Data) or not own:
         return
-    split = "train" if data.valid is None or reads_index(guide) else "valid"
-    part = data.observed(split)[:ROWS]
+    split = "train" if data.valid is None or is_per_datum(guide) else "valid"
+    part = data.observed_split(split)[:ROWS]
     inputs = {n: getattr(part, n) for n in getattr(model, "observes", ("x",)) if n != "x"}
-    if reads_index(guide):
+    if is_per_datum(guide):
         inputs["index"] = torch.arange(len(part))
     try:
         terms = elbo_terms(model, guide, part.x, **inputs)
         shares = None
-        if takes(model, "y") and "y" not in inputs:
+        if accepts_argument(model, "y") and "y" not in inputs:
             shares = responsibilities(model, guide, part.x, **inputs)
     except UserError:  # evaluation will say it, where it is asked for
         return
@@ -77,7 +78,7 @@ def check_use(model, guide, data):
             "objective=pv.objectives.ELBO(warmup=EPOCHS)"
         )
     elif shares is not None and shares.shape[-1] > 1 and occupancy(shares).max() > ONE_COMPONENT:
-        start = "initialise=pv.train.MixtureInitialisation() starts them apart"
+        start = "initialize=pv.train.MixtureInitialization() starts them apart"
         if (
             not hasattr(model, "p_z")
             or not hasattr(model.p_z, "given")

@@ -9,7 +9,7 @@ from pathlib import Path
 import jsonargparse
 import yaml
 
-from ..errors import UserError, unknown
+from ..errors import UserError, unknown_name_error
 from . import options
 from .building import CLASSES
 from .run import CONFIG
@@ -165,7 +165,9 @@ def parse_command(tokens, commands, description, version):
         kind = f"option of {tokens[0]}"
 
         def resolve(option):
-            return option if option in known else options.fail(unknown(kind, option, known))
+            return (
+                option if option in known else options.fail(unknown_name_error(kind, option, known))
+            )
 
         tokens = full_names(tokens, resolve)
     given = parser.parse_args(tokens)

@@ -14,15 +14,15 @@ from ..conditionals import (
     likelihood,
 )
 from ..conditionals.networks import is_image, network_between
-from ..errors import UserError, unknown
-from ..guides import Guide, PriorGuide, SemiAmortised
-from ..models import FlowPrior, MixturePrior, StandardNormal, VampPrior
+from ..errors import UserError, unknown_name_error
+from ..guides import Guide, PriorGuide, SemiAmortized
+from ..models import FlowPrior, MixturePrior, StandardNormalPrior, VampPrior
 from ..objectives import ELBO, IWAE, RWS, STL, DReG, Hybrid, Renyi, SemiSupervised
 from ..train import (
-    BaselineInitialisation,
-    MixtureInitialisation,
-    PseudoInputs,
-    StackInitialisation,
+    BaselineInitialization,
+    MixtureInitialization,
+    PseudoInputInitialization,
+    StackInitialization,
 )
 from .table import METHODS
 
@@ -30,13 +30,13 @@ from .table import METHODS
 CLASSES = {
     "network": (MLP, Conv),
     "family": (Normal, MultivariateNormal, LowRankNormal, MixtureOfNormals, Flow),
-    "prior": (StandardNormal, MixturePrior, VampPrior, FlowPrior),
+    "prior": (StandardNormalPrior, MixturePrior, VampPrior, FlowPrior),
     "objective": (ELBO, STL, IWAE, DReG, Renyi, RWS, Hybrid, SemiSupervised),
-    "initialise": (
-        MixtureInitialisation,
-        PseudoInputs,
-        StackInitialisation,
-        BaselineInitialisation,
+    "initialize": (
+        MixtureInitialization,
+        PseudoInputInitialization,
+        StackInitialization,
+        BaselineInitialization,
     ),
     "likelihood": tuple({type(f) for f in conditionals.likelihoods.LIKELIHOODS.values()}),
 }
@@ -46,7 +46,7 @@ GUIDES = {
     "default": (None, {}),
     "constants": ([], {}),
     "per-datum": (["index"], {}),
-    "semi-amortised": (None, {"refine.steps": 5}),
+    "semi-amortized": (None, {"refine.steps": 5}),
     "diagonal": (None, {"family": "Normal"}),
     "full": (None, {"family": "MultivariateNormal"}),
     "low-rank": (None, {"family": "LowRankNormal"}),
@@ -60,7 +60,7 @@ def class_named(group: str, name: str) -> type:
     for kind in CLASSES[group]:
         if kind.__name__ == name:
             return kind
-    raise unknown(group, name, [kind.__name__ for kind in CLASSES[group]])
+    raise unknown_name_error(group, name, [kind.__name__ for kind in CLASSES[group]])
 
 
 def make(config: dict, group: str, **more):
@@ -132,7 +132,7 @@ def build_guide(config: dict, model, x_shape, num_data=None, parents=None):
         given=parents,
         family=family,
         network=make(config, "network"),
-        standardise=center_pixels(x_shape, parents, c_is_pixels, config["center"]),
+        standardize=center_pixels(x_shape, parents, c_is_pixels, config["center"]),
         num_data=num_data,
         **own,
     )
@@ -140,7 +140,7 @@ def build_guide(config: dict, model, x_shape, num_data=None, parents=None):
         if not parents:
             raise UserError(f"{config['method']} has no latent for refine.steps to move")
         refine = {k.split(".", 1)[1]: v for k, v in config.items() if k.startswith("refine.")}
-        guide = SemiAmortised(model, guide, **refine)
+        guide = SemiAmortized(model, guide, **refine)
     return guide
 
 
@@ -162,7 +162,7 @@ def center_pixels(x_shape, parents, c_is_pixels: bool = False, center: bool | No
 
 def _prior(config, x_shape, c_shape, num_classes, network):
     """The module for a model's `prior=`; None for the model's own."""
-    if config.get("prior") in (None, "StandardNormal"):
+    if config.get("prior") in (None, "StandardNormalPrior"):
         return None
     method = METHODS[config["method"]]
     latent = getattr(method.model, "prior_latent", "z")
@@ -183,7 +183,7 @@ def _prior(config, x_shape, c_shape, num_classes, network):
 
 
 @dataclass(frozen=True)
-class MakeModel:
+class ModelFactory:
     """A method's model, made anew by each call; for `compare`, whose processes it can go to."""
 
     config: dict
@@ -194,7 +194,7 @@ class MakeModel:
 
 
 @dataclass(frozen=True)
-class MakeGuide:
+class GuideFactory:
     """A guide for a method's model, by one of the names in `GUIDES`."""
 
     config: dict
@@ -203,7 +203,7 @@ class MakeGuide:
 
     def __post_init__(self):
         if self.guide not in GUIDES:
-            raise unknown("guide", self.guide, GUIDES)
+            raise unknown_name_error("guide", self.guide, GUIDES)
 
     def __call__(self, model, num_data):
         parents, changes = GUIDES[self.guide]

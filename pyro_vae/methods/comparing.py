@@ -5,7 +5,7 @@ from pathlib import Path
 from .. import comparison
 from ..errors import UserError
 from . import options
-from .building import MakeGuide, MakeModel, make
+from .building import GuideFactory, ModelFactory, make
 from .method import method
 
 LISTED = "diagonal,full"
@@ -50,12 +50,12 @@ def compare_guides(
     names = _split(objectives) or [made.config["objective"]]
     parts = made.config, made.shapes
     if base is not None or decoder == "frozen":
-        base = MakeGuide(*parts, base or "default")
+        base = GuideFactory(*parts, base or "default")
     fitted = made.fit_options()
     del fitted["seed"], fitted["objective"]
     return comparison.compare(
-        {name: MakeModel(*parts)},
-        {guide: MakeGuide(*parts, guide) for guide in _split(guides)},
+        {name: ModelFactory(*parts)},
+        {guide: GuideFactory(*parts, guide) for guide in _split(guides)},
         made.data,
         objectives={n: _objective(name, str(data), overrides, n) for n in names},
         decoder=decoder,

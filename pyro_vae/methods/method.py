@@ -11,7 +11,7 @@ from ..conditionals import Bernoulli, likelihood
 from ..data import DATASETS, Data, as_data
 from ..data.sets import default_condition
 from ..errors import UserError
-from ..pair import seeded
+from ..programs.contexts import seeded
 from ..train import checkpoint, choose_device, distributed
 from ..train import fit as train
 from . import options
@@ -65,9 +65,9 @@ class Method:
     def __init__(self, config: dict, data: Data | None = None, root=None):
         self.config = dict(config)
         make(self.config, "objective")  # what is wrong with them is said before data are loaded
-        make(self.config, "initialise")
+        make(self.config, "initialize")
         make(self.config, "network"), make(self.config, "family")
-        with distributed.one_first():
+        with distributed.main_process_first():
             self.data = _prepare(self.config, data, root)
         self._pair, self._trained = None, False
 
@@ -112,9 +112,12 @@ class Method:
 
     def initialization(self):
         """How the configuration starts the pair; None for its random weights."""
-        kind = self.config["initialise"]
-        trains = kind not in (None, "PseudoInputs")  # then with the run's own kind of step
-        return make(self.config, "initialise", **self._compile() if trains else {})
+        kind = self.config["initialize"]
+        trains = kind not in (
+            None,
+            "PseudoInputInitialization",
+        )  # then with the run's own kind of step
+        return make(self.config, "initialize", **self._compile() if trains else {})
 
     def _compile(self):
         return {"compile": self.config["compile"]}
@@ -125,7 +128,7 @@ class Method:
         return {
             **{n: self.config[n] for n in names},
             "objective": self.objective(),
-            "initialise": self.initialization(),
+            "initialize": self.initialization(),
         }
 
     def fit(
@@ -151,7 +154,7 @@ class Method:
         device = choose_device(device)
         with distributed.group(device):
             if out is not None:
-                distributed.first(lambda: self._claim(out, resume))
+                distributed.on_rank_zero(lambda: self._claim(out, resume))
             if self._trained:
                 self._pair = None
             pair, self._trained = self._built(), True
@@ -217,19 +220,19 @@ def _prepare(config, data, root):
         condition = "quadrants"
     if data is None and config["data"] is None:
         raise UserError("this run was trained on arrays: pass data=")
-    own = {n: config[n] for n in ("num_labels", "label_seed", "standardise")}
+    own = {n: config[n] for n in ("num_labels", "label_seed", "standardize")}
     named = config["data"]
-    binarise = config["binarise"]
-    if binarise is None and named in DATASETS and (data is None or data.binarise == "none"):
+    binarize = config["binarize"]
+    if binarize is None and named in DATASETS and (data is None or data.binarize == "none"):
         of_images = conditional and condition in (None, "quadrants")
-        binarise = _binarise(DATASETS[named], config["model.likelihood"], of_images)
+        binarize = _binarize(DATASETS[named], config["model.likelihood"], of_images)
     if data is None:
-        seeds = {n: config[n] for n in ("split_seed", "binarise_seed")}
-        data = datasets.load(named, binarise or "none", root, **seeds, **own)
+        seeds = {n: config[n] for n in ("split_seed", "binarize_seed")}
+        data = datasets.load(named, binarize or "none", root, **seeds, **own)
     else:
-        data = datasets.prepare(data, binarise, **own)
-        config |= {n: getattr(data, n) for n in ("split_seed", "binarise_seed")}
-        if data.hidden is not None:
+        data = datasets.prepare(data, binarize, **own)
+        config |= {n: getattr(data, n) for n in ("split_seed", "binarize_seed")}
+        if data.withheld_labels is not None:
             config["num_labels"] = int((data.train.y >= 0).sum())
     if conditional:
         if condition is None:
@@ -238,7 +241,7 @@ def _prepare(config, data, root):
         if condition == "quadrants":
             quadrants = data.condition.observed
         config |= {"condition": condition, "quadrants": quadrants}
-    config["binarise"] = data.binarise
+    config["binarize"] = data.binarize
     if config["model.likelihood"] is None:
         config["model.likelihood"] = data.likelihood
     if "model.num_classes" in config and config["model.num_classes"] is None:
@@ -246,12 +249,12 @@ def _prepare(config, data, root):
     return data
 
 
-def _binarise(found, name, of_quadrants):
+def _binarize(found, name, of_quadrants):
     """What is done to grey values, for the likelihood: binary pixels for a Bernoulli."""
     bernoulli = name is not None and type(likelihood(_plain(name))) is Bernoulli
     if of_quadrants and found.images and (name is None or bernoulli):
         return "static"  # the task's pixels are binary, those of the condition too
-    return "dynamic" if bernoulli or (name is None and found.binarise == "dynamic") else "none"
+    return "dynamic" if bernoulli or (name is None and found.binarize == "dynamic") else "none"
 
 
 def _plain(value):

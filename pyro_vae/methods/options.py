@@ -22,11 +22,11 @@ from ..conditionals import likelihood as likelihood_of
 from ..data import DATASETS, load
 from ..data.core import Data
 from ..data.sets import data_set
-from ..errors import UserError, unknown
-from ..guides import Guide, SemiAmortised
+from ..errors import UserError, unknown_name_error
+from ..guides import Guide, SemiAmortized
 from ..models import Prior
 from ..objectives import ELBO
-from ..train import Initialisation, fit
+from ..train import Initialization, fit
 from . import table
 from .building import CLASSES, center_pixels, class_named
 from .table import METHODS
@@ -34,12 +34,12 @@ from .table import METHODS
 #: Parameters that are not options: the caller, the data or another option determines them.
 LOAD = {"name", "root"}
 MODEL = {"x_shape", "c_shape", "network", "prior"}
-GUIDE = {"model", "given", "family", "network", "num_data", "standardise", "example"}
+GUIDE = {"model", "given", "family", "network", "num_data", "standardize", "example"}
 CENTER = frozenset({"x_shape", "c_is_pixels", "parents"})
 START = frozenset({"compile"})
 PRIOR = {"size", "given", "loc", "scale", "options"}
 RUN = {"device", "out", "resume", "progress"}
-FIT = {"model", "guide", "data", "objective", "initialise", "observe", "config", *RUN}
+FIT = {"model", "guide", "data", "objective", "initialize", "observed", "config", *RUN}
 #: Options that may differ between a run and its continuation.
 EXTENDABLE = ("epochs", "patience")
 MAX_SEED = 2**32
@@ -67,7 +67,7 @@ class Group:
 def preset(name: str) -> table.Preset:
     """A method's preset by name; raises with the nearest name."""
     if name not in METHODS:
-        raise unknown("method", name, METHODS)
+        raise unknown_name_error("method", name, METHODS)
     return METHODS[name]
 
 
@@ -94,12 +94,12 @@ def groups(name: str) -> tuple[Group, ...]:
         result += [
             Group("guide", Guide, frozenset(GUIDE), title=title),
             Group("family", Family, choice=True, title=title),
-            Group("refine", SemiAmortised, frozenset({"model", "guide"}), title=title),
+            Group("refine", SemiAmortized, frozenset({"model", "guide"}), title=title),
         ]
     result += [
         Group("", center_pixels, CENTER, title="network, of model and guide"),
         Group("objective", ELBO, choice=True, title="objective"),
-        Group("initialise", Initialisation, START, choice=True, title="initialization"),
+        Group("initialize", Initialization, START, choice=True, title="initialization"),
         Group("", fit, frozenset(FIT), title="training"),
     ]
     return tuple(result)
@@ -175,7 +175,7 @@ def defaults(name: str, kind: str = "digits") -> dict:
         result["model.likelihood"] = None  # the data's
     if kind not in ("digits", "images"):
         result["num_labels"] = None  # such data say by -1 what has no label
-    result["binarise"] = None  # what fits the likelihood
+    result["binarize"] = None  # what fits the likelihood
     return result
 
 

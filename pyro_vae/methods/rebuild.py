@@ -2,14 +2,14 @@
 
 from .. import conditionals, guides, models
 from ..errors import UserError
-from ..pair import modules
+from ..programs.modules import find_modules
 
 OWN = {**vars(models), **vars(guides)}
 
 
 def describe_pair(model, guide) -> dict | None:
     """`{"model": ..., "guide": ...}` as JSON values; None for programs that are not the library's."""
-    if modules(model, guide) != [model, guide]:
+    if find_modules(model, guide) != [model, guide]:
         return None
     found = {}
     for name, program in (("model", model), ("guide", guide)):

@@ -12,7 +12,8 @@ from .. import train
 from ..data import Data, as_data
 from ..data import load as load_data
 from ..errors import UserError
-from ..pair import first_argument, reads_index
+from ..programs.calling import first_argument
+from ..programs.inspection import is_per_datum
 from ..train import checkpoint, choose_device, distributed, load_weights
 from ..train.state import Progress
 from ..train.weights import weights_of
@@ -60,7 +61,7 @@ class Run(train.Run):
     def default_split(self) -> str:
         """The split to report: test, or train if there is no other or the guide has no other rows."""
         data = self._data()
-        return "train" if reads_index(self.guide) or data.test is None else "test"
+        return "train" if is_per_datum(self.guide) or data.test is None else "test"
 
     def evaluate(self, split: str | None = None, num_samples: int = 500, write: bool = False):
         """Numbers of the pair on one split, in nats per data point; printed, a table.
@@ -71,15 +72,15 @@ class Run(train.Run):
             write: whether to write the numbers to results-SPLIT.json in the run folder.
 
         Returns:
-            A dict, as `summary.summarise` describes it.
+            A dict, as `summary.summarize` describes it.
         """
-        from ..report import hardware
-        from ..summary import Results, summarise
+        from ..report.html import hardware
+        from ..report.summary import Results, summarize
 
         supervised = (self.config or {}).get("objective") == "SemiSupervised"
         split = self.default_split if split is None else split
         result = Results(
-            summarise(
+            summarize(
                 self.model, self.guide, self._data(), split, num_samples, self.seed, supervised
             )
         )
@@ -93,10 +94,10 @@ class Run(train.Run):
 
     def sample(self, num: int | None = 64, source: str = "prior", **choices) -> torch.Tensor:
         """New data `[num, *x_shape]`, in the data's original units; see `sheet`."""
-        from ..gallery import joined
+        from ..report.samples import joined
 
         sheet = self.sheet(source, num=num, **choices)
-        return joined(self.data, self.data.original(sheet.x), sheet.c)
+        return joined(self.data, self.data.unstandardize(sheet.x), sheet.c)
 
     def sheet(self, source: str = "prior", **choices):
         """New data from a source, laid out as a picture.
@@ -108,7 +109,7 @@ class Run(train.Run):
         Returns:
             A `gallery.Made`: `.x`, `.figure(data)`, `.arrays(data)`.
         """
-        from .. import gallery
+        from ..report import samples as gallery
 
         return gallery.make(source, self.model, self.guide, self._data(), **choices)
 
@@ -124,8 +125,8 @@ class Run(train.Run):
         Returns:
             What `evaluate` returns.
         """
-        from .. import report
-        from ..pictures import pictures
+        from ..report import html as report
+        from ..report.figures import pictures
 
         if path is None and self.out is None:
             raise UserError("this run has no folder: pass the path of the report")
@@ -170,7 +171,7 @@ class Run(train.Run):
         state = {
             "weights": weights_of(self.model, self.guide),
             "best": None,
-            "optimiser": {"state": {}, "param_groups": [{}]},
+            "optimizer": {"state": {}, "param_groups": [{}]},
             "rng": torch.get_rng_state().unsqueeze(0),
             "rng_cuda": None,
             "progress": vars(Progress(epoch=len(self.history), best_epoch=self.best_epoch)),
@@ -207,7 +208,7 @@ def fit(model, guide, data, *args, **settings):
 def _source(data):
     """Arguments of `load` that give the same data; None for arrays and streams."""
     source = getattr(data, "source", None)
-    return None if source is None else {**source, "binarise": data.binarise}
+    return None if source is None else {**source, "binarize": data.binarize}
 
 
 def _reload(source, described, root):

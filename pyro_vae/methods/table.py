@@ -56,7 +56,7 @@ DEFAULTS = {
     "family": "Normal",
     "prior": None,
     "objective": "ELBO",
-    "initialise": None,
+    "initialize": None,
     "refine.steps": 0,
     "epochs": 200,
     "lr": 1e-3,
@@ -80,26 +80,26 @@ KINDS = ("digits", "images", "table", "counts")
 CLUSTERING = {
     "model.latent_dim": 24,
     "network.hidden": [500],
-    "initialise": "MixtureInitialisation",
-    "initialise.epochs": 300,
-    "initialise.lr": 2e-3,
-    "initialise.weight_decay": 0.2,
-    "initialise.restarts": 3,
-    "initialise.fits": 30,
-    "initialise.draws": 4,
-    "initialise.reg_covar": 0.05,
+    "initialize": "MixtureInitialization",
+    "initialize.epochs": 300,
+    "initialize.lr": 2e-3,
+    "initialize.weight_decay": 0.2,
+    "initialize.restarts": 3,
+    "initialize.fits": 30,
+    "initialize.draws": 4,
+    "initialize.reg_covar": 0.05,
     "epochs": 100,
     "lr": 5e-4,
     "weight_decay": 0.0,
 }
 CLUSTERING_IMAGES = {
     "center": False,  # mostly black; centered, one trial (one seed each, test bound) lost a nat
-    "initialise.epochs": 10,
-    "initialise.lr": 1e-3,
-    "initialise.weight_decay": 0.0,
-    "initialise.batch_size": 256,
-    "initialise.restarts": 1,
-    "initialise.fits": 2,
+    "initialize.epochs": 10,
+    "initialize.lr": 1e-3,
+    "initialize.weight_decay": 0.0,
+    "initialize.batch_size": 256,
+    "initialize.restarts": 1,
+    "initialize.fits": 2,
 }
 #: For few labels; digits' chosen by the error on the 180 validation images, in some fifteen trials,
 #: seed 0 (`benchmarks/semi_supervised.py` says how). MNIST's alpha is the paper's, and untried here.
@@ -155,7 +155,7 @@ METHODS = {
         "Morningstar et al. 2020, arXiv 2003.01687",
         settings={"family": "MixtureOfNormals"},
     ),
-    "semi-amortised": Preset(
+    "semi-amortized": Preset(
         VAE,
         "z <- x, then gradient steps per data point",
         "Kim et al. 2018, arXiv 1802.02550",
@@ -211,7 +211,7 @@ METHODS = {
         settings={
             **SEMI_SUPERVISED,
             "objective.warmup": {"z": 50},
-            "objective.warmup_from": 5.0,
+            "objective.warmup_start": 5.0,
         },
         images=SEMI_SUPERVISED_IMAGES,
     ),
@@ -221,14 +221,14 @@ METHODS = {
         KINGMA_2014,
         settings={
             **SEMI_SUPERVISED,
-            "initialise": "StackInitialisation",
-            "initialise.epochs": 200,
-            "initialise.lr": 2e-3,
+            "initialize": "StackInitialization",
+            "initialize.epochs": 200,
+            "initialize.lr": 2e-3,
         },
         images={
             **SEMI_SUPERVISED_IMAGES,
-            "initialise.epochs": 40,
-            "initialise.batch_size": 256,
+            "initialize.epochs": 40,
+            "initialize.batch_size": 256,
         },
     ),
     "auxiliary-dgm": Preset(
@@ -283,7 +283,7 @@ METHODS = {
         settings={
             "prior": "VampPrior",
             "prior.num_components": 50,
-            "initialise": "PseudoInputs",
+            "initialize": "PseudoInputInitialization",
         },
         images={"prior.num_components": 500},
     ),
@@ -318,7 +318,7 @@ METHODS = {
         settings={
             **CONDITIONAL,
             "model.baseline": "frozen",
-            "initialise": "BaselineInitialisation",
+            "initialize": "BaselineInitialization",
         },
         images=CONDITIONAL_IMAGES,
     ),

@@ -9,11 +9,11 @@ from .m2 import M2
 from .mixture_vae import MixtureVAE
 from .nn_baseline import NNBaseline
 from .priors import (
-    Components,
+    CategoricalPrior,
     FlowPrior,
     MixturePrior,
     Prior,
-    StandardNormal,
+    StandardNormalPrior,
     VampPrior,
     prior_of,
     with_prior,
@@ -23,7 +23,7 @@ from .vae import VAE
 __all__ = [
     "AuxiliaryDGM",
     "CVAE",
-    "Components",
+    "CategoricalPrior",
     "FlowPrior",
     "GMVAE",
     "HierarchicalVAE",
@@ -33,7 +33,7 @@ __all__ = [
     "MixtureVAE",
     "NNBaseline",
     "Prior",
-    "StandardNormal",
+    "StandardNormalPrior",
     "VAE",
     "VampPrior",
     "prior_of",

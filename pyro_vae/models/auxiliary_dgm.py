@@ -4,9 +4,9 @@ import pyro
 
 from ..conditionals import Conditional, Family, Network
 from ..conditionals.networks import network_between
-from ..errors import whole, wholes
-from ..program import Program
-from .priors import Components, StandardNormal
+from ..errors import check_int_at_least, check_ints_at_least
+from ..programs.program import Program
+from .priors import CategoricalPrior, StandardNormalPrior
 from .vae import decoder
 
 
@@ -48,13 +48,15 @@ class AuxiliaryDGM(Program):
         network: Network | None = None,
     ):
         super().__init__()
-        wholes(1, x_shape=x_shape)
+        check_ints_at_least(1, x_shape=x_shape)
         auxiliary_dim = latent_dim if auxiliary_dim is None else auxiliary_dim
-        whole(1, num_classes=num_classes, latent_dim=latent_dim, auxiliary_dim=auxiliary_dim)
+        check_int_at_least(
+            1, num_classes=num_classes, latent_dim=latent_dim, auxiliary_dim=auxiliary_dim
+        )
         size_a = (auxiliary_dim,)
         self.skip = skip
-        self.p_y = Components(num_classes)
-        self.p_z = StandardNormal(latent_dim)
+        self.p_y = CategoricalPrior(num_classes)
+        self.p_z = StandardNormalPrior(latent_dim)
         parents = {"y": (num_classes,), "z": (latent_dim,)}
         of_a = parents if skip else {"x": x_shape, **parents}
         self.p_a = Conditional(size_a, of_a, network=network_between(network, *of_a.values()))

@@ -7,8 +7,8 @@ import torch.nn as nn
 
 from ..conditionals import Conditional, Family, Network
 from ..conditionals.networks import network_between
-from ..errors import UserError, names, unknown, whole, wholes
-from ..program import Program
+from ..errors import UserError, check_int_at_least, check_ints_at_least, names, unknown_name_error
+from ..programs.program import Program
 from .nn_baseline import NNBaseline, class_covariates, rows
 from .priors import prior_or_default
 from .vae import decoder
@@ -30,9 +30,9 @@ class CVAE(Program):
     * hybrid: `objectives.Hybrid(alpha)`, their sum weighted by alpha and 1 - alpha.
     * relaxed: `conditional_prior=False`: z does not depend on c.
 
-    With a `baseline`, an `NNBaseline`'s guess :math:`\hat x = E[x | c]` is a further parent:
-    z | c ~ Normal(mu(c, guess), sigma(c, guess)), the paper's recurrent connection.
-    `train.BaselineInitialisation` trains it first; `fit` refuses a frozen one that is still as it
+    With a `baseline`, an `NNBaseline`'s baseline_prediction :math:`\hat x = E[x | c]` is a further parent:
+    z | c ~ Normal(mu(c, baseline_prediction), sigma(c, baseline_prediction)), the paper's recurrent connection.
+    `train.BaselineInitialization` trains it first; `fit` refuses a frozen one that is still as it
     was made.
 
     Args:
@@ -41,9 +41,9 @@ class CVAE(Program):
         likelihood: a name or a family.
         network: of the prior, the decoder and the baseline.
         conditional_prior: whether the prior depends on c.
-        decoder_given: the parents of x: `("z", "c")`, or `("z",)`, which sees c through z alone.
+        decoder_parents: the parents of x: `("z", "c")`, or `("z",)`, which sees c through z alone.
         prior: a module whose `forward()` is the distribution of z, for `conditional_prior=False`;
-            `StandardNormal` unless said.
+            `StandardNormalPrior` unless said.
         baseline: None; `"frozen"`, which this model's training leaves as it is; or `"joint"`,
             trained with it.
         c_is_class: whether c is a class as a one-hot vector, as `data.Labels` makes it. `sample` and
@@ -65,50 +65,57 @@ class CVAE(Program):
         likelihood: Family | str = "bernoulli",
         network: Network | None = None,
         conditional_prior: bool = True,
-        decoder_given: tuple[str, ...] = ("z", "c"),
+        decoder_parents: tuple[str, ...] = ("z", "c"),
         prior: nn.Module | None = None,
         baseline: str | None = None,
         c_is_class: bool = False,
     ):
         super().__init__()
-        whole(1, latent_dim=latent_dim)
-        wholes(1, x_shape=x_shape, c_shape=c_shape)
-        names(decoder_given=decoder_given)
+        check_int_at_least(1, latent_dim=latent_dim)
+        check_ints_at_least(1, x_shape=x_shape, c_shape=c_shape)
+        names(decoder_parents=decoder_parents)
         shapes = {"z": (latent_dim,), "c": tuple(c_shape)}
         self.covariates = {"c": tuple(c_shape)}
         self.class_covariates = class_covariates(c_shape, c_is_class)
-        for name in decoder_given:
+        for name in decoder_parents:
             if name not in shapes:
-                raise unknown("parent of x", name, shapes)
-        if not conditional_prior and "c" not in decoder_given:
+                raise unknown_name_error("parent of x", name, shapes)
+        if not conditional_prior and "c" not in decoder_parents:
             raise UserError("neither the prior nor the decoder sees c: x would not depend on it")
         if baseline not in BASELINES:
-            raise unknown("baseline", str(baseline), [str(b) for b in BASELINES])
+            raise unknown_name_error("baseline", str(baseline), [str(b) for b in BASELINES])
         if prior is not None and conditional_prior:
             raise UserError(
                 "p(z | c) is this model's own: another prior needs conditional_prior=False"
             )
         if baseline and not conditional_prior:
-            raise UserError("a baseline's guess is a parent of p(z | c): needs conditional_prior")
+            raise UserError(
+                "a baseline's baseline_prediction is a parent of p(z | c): needs conditional_prior"
+            )
         self.baseline = None
         if baseline:
             self.baseline = NNBaseline(x_shape, c_shape, likelihood, network, c_is_class)
             self.baseline.requires_grad_(baseline == "joint")
             self._untrained = _fingerprint(self.baseline)
         if conditional_prior:
-            given = {"c": shapes["c"], **({"guess": tuple(x_shape)} if baseline else {})}
+            given = {
+                "c": shapes["c"],
+                **({"baseline_prediction": tuple(x_shape)} if baseline else {}),
+            }
             inner = network_between(network, *given.values())
             self.p_z = Conditional(shapes["z"], given, None, inner)
         else:
             self.p_z = prior_or_default(prior, "z", latent_dim)
-        self.p_x = decoder(x_shape, {n: shapes[n] for n in decoder_given}, likelihood, network)
+        self.p_x = decoder(x_shape, {n: shapes[n] for n in decoder_parents}, likelihood, network)
 
     def prior(self, c):
-        """The distribution of z given c, and given the baseline's guess where there is one."""
+        """The distribution of z given c, and given the baseline's baseline_prediction where there is one."""
         if not isinstance(self.p_z, Conditional):
             return self.p_z()
-        guess = {} if self.baseline is None else {"guess": self.baseline.p_x(c=c).mean}
-        return self.p_z(c=c, **guess)
+        baseline_prediction = (
+            {} if self.baseline is None else {"baseline_prediction": self.baseline.p_x(c=c).mean}
+        )
+        return self.p_z(c=c, **baseline_prediction)
 
     def check_trainable(self):
         """Raise where a frozen baseline was never trained: called by `fit` before it trains."""
@@ -117,8 +124,8 @@ class CVAE(Program):
         )
         if frozen and _fingerprint(self.baseline) == self._untrained:
             raise UserError(
-                "the frozen baseline was never trained: initialise=BaselineInitialisation() trains "
-                "it first (--initialise baseline), baseline='joint' trains it with the model"
+                "the frozen baseline was never trained: initialize=BaselineInitialization() trains "
+                "it first (--initialize baseline), baseline='joint' trains it with the model"
             )
 
     def forward(self, x=None, c=None, size=None):

@@ -4,9 +4,9 @@ import pyro
 import torch.nn as nn
 
 from ..conditionals import MLP, Conditional, Family, Network
-from ..errors import whole
-from ..program import Program
-from .priors import Components, prior_or_default
+from ..errors import check_int_at_least
+from ..programs.program import Program
+from .priors import CategoricalPrior, prior_or_default
 from .vae import decoder
 
 
@@ -53,10 +53,10 @@ class GMVAE(Program):
         prior: nn.Module | None = None,
     ):
         super().__init__()
-        whole(1, num_components=num_components, latent_dim=latent_dim, w_dim=w_dim)
+        check_int_at_least(1, num_components=num_components, latent_dim=latent_dim, w_dim=w_dim)
         w_network = MLP(hidden=(64,), activation="tanh") if w_network is None else w_network
         self.p_w = prior_or_default(prior, "w", w_dim)
-        self.p_y = Components(num_components)
+        self.p_y = CategoricalPrior(num_components)
         self.p_z = Conditional(
             (latent_dim,),
             {"w": (w_dim,), "y": (num_components,)},

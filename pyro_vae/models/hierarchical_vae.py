@@ -4,8 +4,8 @@ import pyro
 import torch.nn as nn
 
 from ..conditionals import MLP, Conditional, Family, Network
-from ..errors import whole, wholes
-from ..program import Program
+from ..errors import check_int_at_least, check_ints_at_least
+from ..programs.program import Program
 from .priors import prior_or_default
 from .vae import decoder
 
@@ -32,7 +32,7 @@ class HierarchicalVAE(Program):
         z2_dim: size of z2.
         likelihood: a name or a family, as in `VAE`.
         network: of p(x | z1), as in `VAE`.
-        upper: the network of p(z1 | z2).
+        top_network: the network of p(z1 | z2).
         prior: a module whose `forward()` is the distribution of z2.
     """
 
@@ -46,15 +46,17 @@ class HierarchicalVAE(Program):
         z2_dim: int = 50,
         likelihood: Family | str = "bernoulli",
         network: Network | None = None,
-        upper: Network | None = None,
+        top_network: Network | None = None,
         prior: nn.Module | None = None,
     ):
         super().__init__()
-        wholes(1, x_shape=x_shape)
-        whole(1, latent_dim=latent_dim, z2_dim=z2_dim)
-        upper = MLP(hidden=(100, 100), activation="tanh") if upper is None else upper
+        check_ints_at_least(1, x_shape=x_shape)
+        check_int_at_least(1, latent_dim=latent_dim, z2_dim=z2_dim)
+        top_network = (
+            MLP(hidden=(100, 100), activation="tanh") if top_network is None else top_network
+        )
         self.p_z2 = prior_or_default(prior, "z2", z2_dim)
-        self.p_z1 = Conditional((latent_dim,), {"z2": (z2_dim,)}, network=upper)
+        self.p_z1 = Conditional((latent_dim,), {"z2": (z2_dim,)}, network=top_network)
         self.p_x = decoder(x_shape, {"z1": (latent_dim,)}, likelihood, network)
 
     def forward(self, x=None, size=None):

@@ -4,9 +4,9 @@ import pyro
 
 from ..conditionals import Conditional, Family, Network
 from ..conditionals.networks import network_between
-from ..errors import whole
-from ..program import Program
-from .priors import Components, StandardNormal
+from ..errors import check_int_at_least
+from ..programs.program import Program
+from .priors import CategoricalPrior, StandardNormalPrior
 from .vae import decoder
 
 
@@ -19,7 +19,7 @@ class M1M2(Program):
         x | z1    ~ likelihood(f(z1))
 
     Its guide: z1 <- x; y <- z1; z2 <- z1, y. The paper trains it in two stages, which is
-    `train.StackInitialisation`: p(x | z1) and q(z1 | x) as a plain VAE (M1), then the rest (M2 on
+    `train.StackInitialization`: p(x | z1) and q(z1 | x) as a plain VAE (M1), then the rest (M2 on
     draws of z1) with these held.
 
     Args:
@@ -45,9 +45,9 @@ class M1M2(Program):
     ):
         super().__init__()
         z2_dim = latent_dim if z2_dim is None else z2_dim
-        whole(1, num_classes=num_classes, latent_dim=latent_dim, z2_dim=z2_dim)
-        self.p_y = Components(num_classes)
-        self.p_z2 = StandardNormal(z2_dim)
+        check_int_at_least(1, num_classes=num_classes, latent_dim=latent_dim, z2_dim=z2_dim)
+        self.p_y = CategoricalPrior(num_classes)
+        self.p_z2 = StandardNormalPrior(z2_dim)
         parents = {"y": (num_classes,), "z2": (z2_dim,)}
         self.p_z1 = Conditional((latent_dim,), parents, network=network_between(network))
         self.p_x = decoder(x_shape, {"z1": (latent_dim,)}, likelihood, network)

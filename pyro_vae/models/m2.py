@@ -4,9 +4,9 @@ import pyro
 import torch.nn as nn
 
 from ..conditionals import Family, Network
-from ..errors import whole
-from ..program import Program
-from .priors import Components, prior_or_default
+from ..errors import check_int_at_least
+from ..programs.program import Program
+from .priors import CategoricalPrior, prior_or_default
 from .vae import decoder
 
 
@@ -44,8 +44,8 @@ class M2(Program):
         prior: nn.Module | None = None,
     ):
         super().__init__()
-        whole(1, num_classes=num_classes, latent_dim=latent_dim)
-        self.p_y = Components(num_classes)
+        check_int_at_least(1, num_classes=num_classes, latent_dim=latent_dim)
+        self.p_y = CategoricalPrior(num_classes)
         self.p_z = prior_or_default(prior, "z", latent_dim)
         parents = {"y": (num_classes,), "z": (latent_dim,)}
         self.p_x = decoder(x_shape, parents, likelihood, network)

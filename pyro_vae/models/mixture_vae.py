@@ -3,9 +3,9 @@
 import pyro
 
 from ..conditionals import MLP, Conditional, Family, Network
-from ..errors import whole
-from ..program import Program
-from .priors import Components
+from ..errors import check_int_at_least
+from ..programs.program import Program
+from .priors import CategoricalPrior
 from .vae import decoder
 
 
@@ -46,8 +46,8 @@ class MixtureVAE(Program):
         learn_weights: bool = True,
     ):
         super().__init__()
-        whole(1, num_components=num_components, latent_dim=latent_dim)
-        self.p_y = Components(num_components, learned=learn_weights)
+        check_int_at_least(1, num_components=num_components, latent_dim=latent_dim)
+        self.p_y = CategoricalPrior(num_components, learned=learn_weights)
         self.p_z = Conditional((latent_dim,), {"y": (num_components,)}, component, MLP(hidden=()))
         self.p_x = decoder(x_shape, {"z": (latent_dim,)}, likelihood, network)
 

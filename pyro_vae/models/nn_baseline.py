@@ -3,8 +3,8 @@
 import pyro
 
 from ..conditionals import Family, Network
-from ..errors import UserError, wholes
-from ..program import Program
+from ..errors import UserError, check_ints_at_least
+from ..programs.program import Program
 from .vae import decoder
 
 
@@ -35,7 +35,7 @@ class NNBaseline(Program):
         c_is_class: bool = False,
     ):
         super().__init__()
-        wholes(1, x_shape=x_shape, c_shape=c_shape)
+        check_ints_at_least(1, x_shape=x_shape, c_shape=c_shape)
         self.covariates = {"c": tuple(c_shape)}
         self.class_covariates = class_covariates(c_shape, c_is_class)
         self.p_x = decoder(x_shape, {"c": c_shape}, likelihood, network)

@@ -11,32 +11,32 @@ from threadpoolctl import threadpool_limits
 from ..conditionals import MLP, Conditional, Family, Network, Normal
 from ..conditionals.families import LinearOneHotCategorical
 from ..conditionals.flows import FLOWS, affine_flow
-from ..errors import UserError, unknown, whole, wholes
-from ..pair import eval_mode, untouched
+from ..errors import UserError, check_int_at_least, check_ints_at_least, unknown_name_error
+from ..programs.contexts import eval_mode, fork_rng
 
 
 class Prior(nn.Module):
     """Base of the priors of a continuous latent; `forward()` returns the distribution."""
 
 
-class StandardNormal(Prior):
+class StandardNormalPrior(Prior):
     """`N(0, I)` over a vector of `size`."""
 
     def __init__(self, size: int):
         super().__init__()
-        whole(1, size=size)
+        check_int_at_least(1, size=size)
         self.register_buffer("zero", torch.zeros(size), persistent=False)
 
     def forward(self):
         return dist.Normal(self.zero, torch.ones_like(self.zero)).to_event(1)
 
 
-class Components(nn.Module):
+class CategoricalPrior(nn.Module):
     r"""A one-hot categorical over K components, uniform or with learned weights :math:`\pi`."""
 
     def __init__(self, num_components, learned=False):
         super().__init__()
-        whole(1, num_components=num_components)
+        check_int_at_least(1, num_components=num_components)
         logits = torch.zeros(num_components)
         if learned:
             self.logits = nn.Parameter(logits)
@@ -64,8 +64,8 @@ class MixturePrior(Prior):
 
     def __init__(self, size: int, num_components: int = 10, family: Family | None = None):
         super().__init__()
-        whole(1, size=size, num_components=num_components)
-        self.p_y = Components(num_components, learned=True)
+        check_int_at_least(1, size=size, num_components=num_components)
+        self.p_y = CategoricalPrior(num_components, learned=True)
         self.p_z = Conditional((size,), {"y": (num_components,)}, family, MLP(hidden=()))
         with torch.no_grad():  # spread over the standard normal, where encodings start
             self.p_z.head.maps["y"].weight[:size].normal_()
@@ -88,8 +88,8 @@ class VampPrior(Prior):
     family are those of the prior; the guide's `network=` then says nothing about this latent. To
     any other guide (constants, another family) the prior keeps an encoder of its own.
 
-    Pseudo-inputs live where the network's inputs do: behind the guide's `standardise`. They start
-    as N(0, 1) noise there; `pv.train.PseudoInputs()` puts them on training data.
+    Pseudo-inputs live where the network's inputs do: behind the guide's `standardize`. They start
+    as N(0, 1) noise there; `pv.train.PseudoInputInitialization()` puts them on training data.
     Nothing keeps them within the data's range.
 
     Copy a pair with such a prior in one go, `copy.deepcopy((model, guide))`: copied one by one,
@@ -111,7 +111,7 @@ class VampPrior(Prior):
         family: Family | None = None,
     ):
         super().__init__()
-        whole(1, size=size, num_components=num_components)
+        check_int_at_least(1, size=size, num_components=num_components)
         given = given if isinstance(given, dict) else {"x": given}
         if not given:
             raise UserError("a VampPrior's encoder needs at least one parent, e.g. x")
@@ -133,7 +133,7 @@ class VampPrior(Prior):
 
 
 class FlowPrior(Prior):
-    r"""A normalising flow as prior, by zuko (as in Chen et al. 2017, arXiv 1611.02731).
+    r"""A normalizing flow as prior, by zuko (as in Chen et al. 2017, arXiv 1611.02731).
 
     .. math:: p(z) = \mathrm{Normal}(f(z);\, 0, I)\; |\det \partial f / \partial z|
 
@@ -160,12 +160,12 @@ class FlowPrior(Prior):
         **options,
     ):
         super().__init__()
-        whole(1, size=size, transforms=transforms)
-        wholes(1, hidden=hidden)
+        check_int_at_least(1, size=size, transforms=transforms)
+        check_ints_at_least(1, hidden=hidden)
         if scale is not None and not (torch.isfinite(scale) & (scale > 0)).all():
             raise UserError("the scale of a flow prior must be positive everywhere")
         if flow not in FLOWS:
-            raise unknown("flow", flow, FLOWS)
+            raise unknown_name_error("flow", flow, FLOWS)
         self.flow = FLOWS[flow](
             size, transforms=transforms, hidden_features=tuple(hidden), **options
         )
@@ -178,18 +178,18 @@ class FlowPrior(Prior):
 
 
 def prior_or_default(prior, latent, size):
-    """The module given as a model's `prior=`, or `StandardNormal(size)` for None.
+    """The module given as a model's `prior=`, or `StandardNormalPrior(size)` for None.
 
     Raises:
         UserError: no module whose `forward()` is a distribution of shape `[size]`.
     """
     if prior is None:
-        return StandardNormal(size)
+        return StandardNormalPrior(size)
     what = f"prior must be a module whose forward() returns the distribution of {latent}"
     if not isinstance(prior, nn.Module):
-        raise UserError(f"{what}, such as StandardNormal({size}), not {type(prior).__name__}")
+        raise UserError(f"{what}, such as StandardNormalPrior({size}), not {type(prior).__name__}")
     try:
-        with torch.no_grad(), eval_mode(prior), untouched():
+        with torch.no_grad(), eval_mode(prior), fork_rng():
             shape = tuple(prior().event_shape)
     except (TypeError, AttributeError) as e:
         raise UserError(f"{what}; {type(prior).__name__} does not: {e}") from e
@@ -223,7 +223,7 @@ def prior_of(model, latent=None):
 def with_prior(model, prior, latent=None):
     """The model with another prior: a copy that shares every part but that one.
 
-    `with_prior(model, pv.evaluate.ex_post(model, guide, x))` samples, and is judged, like any model,
+    `with_prior(model, pv.evaluate.fit_ex_post_prior(model, guide, x))` samples, and is judged, like any model,
     with the guide that the first one was trained with.
 
     Args:

@@ -5,8 +5,8 @@ import torch.nn as nn
 
 from ..conditionals import Conditional, Family, Network
 from ..conditionals import likelihood as likelihood_of
-from ..errors import whole, wholes
-from ..program import Program
+from ..errors import check_int_at_least, check_ints_at_least
+from ..programs.program import Program
 from .priors import prior_or_default
 
 
@@ -21,7 +21,7 @@ class VAE(Program):
     Args:
         x_shape: event shape of `x`, e.g. `(1, 28, 28)`.
         latent_dim: size D of z.
-        likelihood: bernoulli, binomial, continuous-bernoulli, discretised-logistic, categorical,
+        likelihood: bernoulli, binomial, continuous-bernoulli, discretized-logistic, categorical,
             poisson, negative-binomial, normal, grey-bernoulli, or a family.
         network: the decoder, `MLP(...)` or `Conv(...)`.
         prior: a module whose `forward()` is the distribution of z.
@@ -38,7 +38,7 @@ class VAE(Program):
         prior: nn.Module | None = None,
     ):
         super().__init__()
-        whole(1, latent_dim=latent_dim)
+        check_int_at_least(1, latent_dim=latent_dim)
         self.p_z = prior_or_default(prior, "z", latent_dim)
         self.p_x = decoder(x_shape, {"z": (latent_dim,)}, likelihood, network)
 
@@ -50,5 +50,5 @@ class VAE(Program):
 
 def decoder(x_shape, given, family, network):
     """`p(x | ...)` with the likelihood given by name or family."""
-    wholes(1, x_shape=x_shape)
+    check_ints_at_least(1, x_shape=x_shape)
     return Conditional(x_shape, given, likelihood_of(family), network)

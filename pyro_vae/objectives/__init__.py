@@ -1,4 +1,4 @@
-"""What is maximised in training."""
+"""What is maximized in training."""
 
 from .elbo import ELBO
 from .hybrid import Hybrid

@@ -5,9 +5,9 @@ from contextlib import contextmanager
 import torch
 from pyro.infer import TraceEnum_ELBO
 
-from ..errors import UserError, whole
-from ..pair import as_batch
+from ..errors import UserError, check_int_at_least
 from ..programs import layout_of, trace_pair
+from ..programs.calling import as_batch
 from .surrogates import mean_of_others, score_function
 
 
@@ -21,7 +21,7 @@ class ELBO(TraceEnum_ELBO):
     where KL_l is latent l's term, averaged over the minibatch: :math:`E[\log q - \log p]`, and for
     a latent y summed in the model, the KL of its exact posterior to its prior.
 
-    * `warmup`: :math:`\beta_l` rises linearly from `warmup_from` to `beta` over that many epochs
+    * `warmup`: :math:`\beta_l` rises linearly from `warmup_start` to `beta` over that many epochs
       (Bowman et al. 2016; Sonderby et al. 2016, arXiv 1602.02282).
     * `free_bits`: :math:`\lambda_l` in nats per datum (Kingma et al. 2016, arXiv 1606.04934). On
       the GMVAE's y it is that paper's minimum information constraint (arXiv 1611.02648): below
@@ -41,11 +41,11 @@ class ELBO(TraceEnum_ELBO):
     Args:
         beta: one number, or `{latent: number}` (1 for the others).
         warmup: epochs, or `{latent: epochs}`.
-        warmup_from: where warm-up starts; above `beta`, a latent comes into use after the others.
+        warmup_start: where warm-up starts; above `beta`, a latent comes into use after the others.
         free_bits: `{latent: nats}`.
-        num_particles: Monte Carlo samples per datum, vectorised.
-        leave_one_out: of a latent that is sampled without reparameterisation (`Guide(...,
-            discrete="score")`), the score function's baseline is the mean cost of the datum's other
+        num_particles: Monte Carlo samples per datum, vectorized.
+        leave_one_out_baseline: of a latent that is sampled without reparameterization (`Guide(...,
+            discrete="score_function")`), the score function's baseline is the mean cost of the datum's other
             particles (RLOO; Kool et al. 2019), with one particle that of the batch's other data.
             It adds no bias.
         analytic_kl: see above.
@@ -55,31 +55,31 @@ class ELBO(TraceEnum_ELBO):
         self,
         beta: float | dict[str, float] = 1.0,
         warmup: int | dict[str, int] = 0,
-        warmup_from: float = 0.0,
+        warmup_start: float = 0.0,
         free_bits: dict[str, float] | None = None,
         num_particles: int = 1,
-        leave_one_out: bool = False,
+        leave_one_out_baseline: bool = False,
         analytic_kl: bool = False,
     ):
-        whole(1, num_particles=num_particles)
+        check_int_at_least(1, num_particles=num_particles)
         super().__init__(
             num_particles=num_particles,
             max_plate_nesting=1,
             vectorize_particles=num_particles > 1,
             strict_enumeration_warning=False,
         )
-        self.beta, self.warmup, self.warmup_from = beta, warmup, warmup_from
+        self.beta, self.warmup, self.warmup_start = beta, warmup, warmup_start
         self.free_bits, self.analytic_kl = dict(free_bits or {}), analytic_kl
-        self.leave_one_out = leave_one_out
+        self.leave_one_out_baseline = leave_one_out_baseline
         self.epoch = float("inf")  # `fit` sets it; outside of training, warm-up is over
         self._held = {}  # while being recorded: tensors in the place of `scalars()`
-        for name in ("beta", "warmup", "warmup_from", "free_bits"):
+        for name in ("beta", "warmup", "warmup_start", "free_bits"):
             value = getattr(self, name)
             values = value.values() if isinstance(value, dict) else [value]
             if any(not (v >= 0) for v in values):
                 raise UserError(f"{name} must not be negative: {value}")
 
-    def beta_of(self, latent):
+    def current_beta(self, latent):
         """The weight of one latent's KL at the current epoch."""
         if self._held:
             return self._held[latent if latent in self._held else None]
@@ -87,7 +87,7 @@ class ELBO(TraceEnum_ELBO):
         warmup = self.warmup.get(latent, 0) if isinstance(self.warmup, dict) else self.warmup
         if self.epoch >= warmup:
             return beta
-        return self.warmup_from + (beta - self.warmup_from) * self.epoch / warmup
+        return self.warmup_start + (beta - self.warmup_start) * self.epoch / warmup
 
     def _named(self):
         """The latents with settings of their own, and None for all others."""
@@ -95,17 +95,19 @@ class ELBO(TraceEnum_ELBO):
         return {None}.union(*settings)
 
     def _is_plain(self):
-        settings = self.free_bits, self._held, self.leave_one_out, self.analytic_kl
-        return not any(settings) and all(self.beta_of(latent) == 1 for latent in self._named())
+        settings = self.free_bits, self._held, self.leave_one_out_baseline, self.analytic_kl
+        return not any(settings) and all(self.current_beta(latent) == 1 for latent in self._named())
 
-    def scalars(self):
+    def schedule_values(self):
         """The numbers that change while training, by latent; None for those not named."""
         if not any(self.warmup.values() if isinstance(self.warmup, dict) else [self.warmup]):
             return {}
-        return {latent: float(self.beta_of(latent)) for latent in sorted(self._named(), key=str)}
+        return {
+            latent: float(self.current_beta(latent)) for latent in sorted(self._named(), key=str)
+        }
 
     @contextmanager
-    def holding(self, tensors):
+    def with_scalars(self, tensors):
         """Within, the loss is a function of `tensors` in the place of `scalars()`."""
         self._held = tensors
         try:
@@ -141,7 +143,7 @@ class ELBO(TraceEnum_ELBO):
         cost = self._cost(traces)
         cost = cost.expand(self.num_particles, cost.shape[-1])
         signal = cost.detach()
-        if self.leave_one_out:
+        if self.leave_one_out_baseline:
             signal = signal - mean_of_others(signal)
         surrogate = score_function(traces, signal)
         return (cost.sum() + surrogate) / self.num_particles - traces.factor_term()
@@ -171,7 +173,7 @@ class ELBO(TraceEnum_ELBO):
                 scale = traces.common_scale(parts, f"free_bits of {name!r}")
                 level = self.free_bits[name]
                 kl = torch.where((kl / scale).mean() > level, kl, level * scale)
-            cost = cost + self.beta_of(name) * kl
+            cost = cost + self.current_beta(name) * kl
         return cost
 
     def loss_and_grads(self, model, guide, *args, **kwargs):
@@ -192,9 +194,9 @@ class ELBO(TraceEnum_ELBO):
             "name": "elbo",
             "beta": self.beta,
             "warmup": self.warmup,
-            "warmup_from": self.warmup_from,
+            "warmup_start": self.warmup_start,
             "free_bits": self.free_bits,
             "num_particles": self.num_particles,
-            **({"leave_one_out": True} if self.leave_one_out else {}),
+            **({"leave_one_out_baseline": True} if self.leave_one_out_baseline else {}),
             "analytic_kl": self.analytic_kl,
         }

@@ -1,12 +1,12 @@
-"""Gradients through draws alone: sticking the landing, and doubly reparameterised."""
+"""Gradients through draws alone: sticking the landing, and doubly reparameterized."""
 
 import torch
 from pyro.poutine.messenger import Messenger
 
 from ..conditionals.families import GumbelSoftmax
-from ..conditionals.mixtures import Stratum
+from ..conditionals.mixtures import StratifiedComponent
 from ..errors import UserError
-from ..pair import is_subsample
+from ..programs.sites import is_subsample
 from .elbo import ELBO
 from .weighted import IWAE
 
@@ -16,13 +16,13 @@ class STL(ELBO):
 
     The ELBO's gradient for the guide has two parts: through each draw z, and
     :math:`-\nabla_\phi \log q_\phi(z \mid \cdot)` at a fixed draw. The second, of mean zero, is
-    dropped, of every sampled, reparameterised latent; so nothing is left where q is the
+    dropped, of every sampled, reparameterized latent; so nothing is left where q is the
     posterior: there the gradient is zero for every draw. Where a later factor has z as a parent,
     the gradient goes through it.
 
     Unbiased, with these kept whole: the probabilities of latents summed exactly, as weights and in
     their own KL; a stratified mixture's weights (what is dropped of its components is of mean
-    zero all together); the score function of a latent sampled without reparameterisation. Of a
+    zero all together); the score function of a latent sampled without reparameterization. Of a
     relaxed latent nothing is dropped: its log-prob is not its density. beta, warm-up and free bits
     weigh as in the `ELBO`.
 
@@ -46,21 +46,21 @@ class STL(ELBO):
 
     def differentiable_loss(self, model, guide, *args, **kwargs):
         """Sum over the minibatch, in nats."""
-        with Cut() as cut:
+        with DetachSamples() as cut:
             traces = self._run(model, guide, args, kwargs)
         held = [
             n
             for n, site in traces.sampled.items()
             if n in cut.names and not isinstance(site["fn"], GumbelSoftmax)
         ]
-        return self._loss(traces.holding(held)) + cut.path(self._loss(traces))
+        return self._loss(traces.with_detached_log_probs(held)) + cut.path(self._loss(traces))
 
     def describe(self):
         return {**super().describe(), "name": "stl"}
 
 
 class DReG(IWAE):
-    r"""The IWAE bound, its gradient doubly reparameterised (Tucker et al. 2019, arXiv 1810.04152).
+    r"""The IWAE bound, its gradient doubly reparameterized (Tucker et al. 2019, arXiv 1810.04152).
 
     For the guide, with :math:`\bar w_s` the share of a particle in the sum of weights,
 
@@ -79,38 +79,42 @@ class DReG(IWAE):
         num_particles: S.
 
     Raises:
-        UserError: as `IWAE`; a latent that is sampled without reparameterisation.
+        UserError: as `IWAE`; a latent that is sampled without reparameterization.
     """
 
     name = "dreg"
 
     def differentiable_loss(self, model, guide, *args, **kwargs):
         """Sum over the minibatch, in nats."""
-        with Cut() as cut:
+        with DetachSamples() as cut:
             traces = self._run(model, guide, args, kwargs)
         if not traces.grid.is_one_run:
             raise UserError(
                 "DReG weighs each draw once: it needs a pair whose discrete latents are enumerated in "
                 "parallel, and whose rows can be repeated; the IWAE takes any"
             )
-        shares, weights = {}, traces.grid.merged(self._shares(traces))
+        shares, weights = {}, traces.grid.merged(self._normalized_weights(traces))
         for name, site in traces.sampled.items():
             fn = site["fn"]
             if not fn.has_rsample:
                 raise UserError(
-                    f"{name!r} is sampled without a reparameterised gradient, which DReG needs: "
+                    f"{name!r} is sampled without a reparameterized gradient, which DReG needs: "
                     "enumerate it, or take the IWAE"
                 )
             # a component's draws are scored by the whole mixture, not by the law that they are from
-            if not isinstance(fn, Stratum):
+            if not isinstance(fn, StratifiedComponent):
                 share = weights.sum_to_size(fn.batch_shape)
                 shares[name] = share.reshape(fn.batch_shape + (1,) * fn.event_dim)
         fit = self._fit_summed(traces, guide)  # it takes the draws as fixed: it has no path
-        return self._loss(traces.holding(shares)) + cut.path(self._loss(traces), shares) + fit
+        return (
+            self._loss(traces.with_detached_log_probs(shares))
+            + cut.path(self._loss(traces), shares)
+            + fit
+        )
 
 
-class Cut(Messenger):
-    """Reparameterised draws are taken off the graph: what follows has their values.
+class DetachSamples(Messenger):
+    """Reparameterized draws are taken off the graph: what follows has their values.
 
     So a loss depends on the guide's parameters only where they are read at fixed draws, and `path`
     is the rest of its gradient: no program need be run twice, nor its parameters be known.

@@ -6,12 +6,12 @@ from pyro.distributions.util import scale_and_mask
 from pyro.poutine.messenger import Messenger
 
 from ..conditionals.families import GumbelSoftmax
-from ..errors import UserError, positive
-from ..pair import as_batch
+from ..errors import UserError, check_positive
 from ..programs import layout_of, standing_for
+from ..programs.calling import as_batch
 from .elbo import ELBO
 
-IMPOSSIBLE = 1e4  # nats: exp(-1e4) is exactly 0, and differences of it are not NaN, as those of inf
+LOG_ZERO = 1e4  # nats: exp(-1e4) is exactly 0, and differences of it are not NaN, as those of inf
 
 
 class SemiSupervised(ELBO):
@@ -47,7 +47,7 @@ class SemiSupervised(ELBO):
 
     Args:
         alpha: see above.
-        share: N_l / N, in [0, 1]. Default: counted by `fit` (a stream of batches cannot be counted).
+        labelled_fraction: N_l / N, in [0, 1]. Default: counted by `fit` (a stream of batches cannot be counted).
         latent: the name of y.
         options: those of `ELBO`: beta, warmup, free_bits, num_particles; they apply to L and U alike.
 
@@ -59,17 +59,23 @@ class SemiSupervised(ELBO):
     needs = ("y",)  # of a batch, besides what the pair is given
 
     def __init__(
-        self, alpha: float = 0.1, share: float | None = None, latent: str = "y", **options
+        self,
+        alpha: float = 0.1,
+        labelled_fraction: float | None = None,
+        latent: str = "y",
+        **options,
     ):
         super().__init__(**options)
-        positive(or_zero=True, alpha=alpha)
-        if share is not None and not 0 <= share <= 1:
-            raise UserError(f"share, of the data that are labelled, lies in [0, 1]: {share}")
-        self.alpha, self.share, self.latent = alpha, share, latent
-        self._counts = share is None
+        check_positive(or_zero=True, alpha=alpha)
+        if labelled_fraction is not None and not 0 <= labelled_fraction <= 1:
+            raise UserError(
+                f"labelled_fraction, of the data that are labelled, lies in [0, 1]: {labelled_fraction}"
+            )
+        self.alpha, self.labelled_fraction, self.latent = alpha, labelled_fraction, latent
+        self._counts = labelled_fraction is None
         self.top = -1  # the highest label, as far as known
 
-    def count(self, labels):
+    def count_labels(self, labels):
         """Take the share of labelled data, if not given, from the training labels.
 
         Raises:
@@ -78,7 +84,7 @@ class SemiSupervised(ELBO):
         if labels is None:
             raise UserError("the semi-supervised objective needs labels y (-1: not labelled)")
         if self._counts:
-            self.share = float((labels >= 0).double().mean())
+            self.labelled_fraction = float((labels >= 0).double().mean())
         self.top = int(labels.max())
 
     def differentiable_loss(self, model, guide, *args, y=None, **kwargs):
@@ -104,8 +110,11 @@ class SemiSupervised(ELBO):
             raise UserError(
                 "the semi-supervised objective needs y=, [N] whole-number labels, or -1"
             )
-        pin = _InGuide(self.latent, y, self.top)
-        programs = standing_for(_InModel(pin)(model), model), standing_for(pin(guide), guide)
+        pin = ClampGuideLabels(self.latent, y, self.top)
+        programs = (
+            standing_for(ClampModelLabels(pin)(model), model),
+            standing_for(pin(guide), guide),
+        )
         return pin, programs
 
     def _classification(self, pin):
@@ -118,18 +127,24 @@ class SemiSupervised(ELBO):
             log_q = log_q.mean(0)
         if log_q.dim() > 1:
             raise UserError(f"{pin.latent!r} has an enumerated parent: this is not supported")
-        if not self.alpha or self.share == 0:
+        if not self.alpha or self.labelled_fraction == 0:
             return 0.0
-        if self.share is None:
-            raise UserError("the classification term needs share=, labelled data by all data")
-        return self.alpha / self.share * -log_q.sum()
+        if self.labelled_fraction is None:
+            raise UserError(
+                "the classification term needs labelled_fraction=, labelled data by all data"
+            )
+        return self.alpha / self.labelled_fraction * -log_q.sum()
 
     def describe(self):
-        own = {"alpha": self.alpha, "share": self.share, "latent": self.latent}
+        own = {
+            "alpha": self.alpha,
+            "labelled_fraction": self.labelled_fraction,
+            "latent": self.latent,
+        }
         return {**super().describe(), "name": "semi-supervised", **own}
 
 
-class _InGuide(Messenger):
+class ClampGuideLabels(Messenger):
     """At one site of a guide: certainty of the label, in the rows that have one.
 
     `log_q [..., B]` is then what the law gave to the labels before, 0 in the other rows; with the
@@ -147,9 +162,9 @@ class _InGuide(Messenger):
         fn = msg["fn"]
         self.check(msg)
         one_hot, labelled = self.rows(fn)
-        logits = fn.logits  # normalised
+        logits = fn.logits  # normalized
         self.log_q = (one_hot * logits).sum(-1)
-        logits = torch.where(labelled, (one_hot - 1) * IMPOSSIBLE, logits)
+        logits = torch.where(labelled, (one_hot - 1) * LOG_ZERO, logits)
         if isinstance(fn, GumbelSoftmax):
             msg["fn"] = GumbelSoftmax(fn.temperature, logits=logits, validate_args=False)
         else:
@@ -186,7 +201,7 @@ class _InGuide(Messenger):
         return (labels == classes).to(fn.logits.dtype), labels >= 0
 
 
-class _InModel(Messenger):
+class ClampModelLabels(Messenger):
     """At the same site of a model that sums it: the label's indicator joins log p(y)."""
 
     def __init__(self, pin):
@@ -203,8 +218,8 @@ class _InModel(Messenger):
         if isinstance(msg["mask"], torch.Tensor):  # a masked row has no term, so no label either
             labelled = labelled & msg["mask"].unsqueeze(-1)
         logits = msg["fn"].logits
-        logits = torch.where(labelled, logits + (one_hot - 1) * IMPOSSIBLE, logits)
-        law = type(msg["fn"])(logits=logits)
+        logits = torch.where(labelled, logits + (one_hot - 1) * LOG_ZERO, logits)
+        distribution = type(msg["fn"])(logits=logits)
         # what is summed is p(x, y), not p(x | y): the law keeps log p(y), as torch would not
-        getattr(law, "_categorical", law).logits = logits
-        msg["fn"] = law
+        getattr(distribution, "_categorical", distribution).logits = logits
+        msg["fn"] = distribution

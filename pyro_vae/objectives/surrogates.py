@@ -3,7 +3,7 @@
 import torch
 
 from ..errors import UserError
-from ..pair import modules
+from ..programs.modules import find_modules
 
 
 def mean_of_others(values):
@@ -19,7 +19,7 @@ def mean_of_others(values):
 def score_function(traces, signal):
     r"""Zero, with the gradient :math:`\sum \mathrm{signal}\, \nabla \log q` (REINFORCE).
 
-    Of the guide's sites that are sampled without a reparameterised gradient; `signal [S, B]` is the
+    Of the guide's sites that are sampled without a reparameterized gradient; `signal [S, B]` is the
     loss to lower, less a baseline. The signal has the scale. The log-prob has neither scale nor mask:
     they do not change how the value was drawn.
     """
@@ -30,7 +30,7 @@ def score_function(traces, signal):
         log_q = site["unscaled_log_prob"]
         if log_q.dim() > traces.event_dims:
             raise UserError(
-                f"{name!r} is sampled without a reparameterised gradient beneath an enumerated "
+                f"{name!r} is sampled without a reparameterized gradient beneath an enumerated "
                 "latent: enumerate it too"
             )
         surrogate = surrogate + ((log_q - log_q.detach()) * signal).sum()
@@ -70,12 +70,12 @@ def _gradients(value, inputs, weights=None):
 
 
 def borrowed_parameters(guide):
-    """The model's parameters that a guide reads and does not own (`PriorGuide`, `SemiAmortised`).
+    """The model's parameters that a guide reads and does not own (`PriorGuide`, `SemiAmortized`).
 
     They are trained for the model's bound. What fits the guide leaves them alone.
     """
-    parts = modules(guide)
+    parts = find_modules(guide)
     own = {id(p) for m in parts for p in m.parameters()}
-    held = modules(*(program for m in parts for program in getattr(m, "borrowed", ())))
+    held = find_modules(*(program for m in parts for program in getattr(m, "borrowed", ())))
     found = dict.fromkeys(p for m in held for p in m.parameters())
     return [p for p in found if id(p) not in own]

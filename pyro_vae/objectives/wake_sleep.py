@@ -1,12 +1,12 @@
-"""Reweighted wake-sleep: the guide is fitted to the posterior, not the bound to the guide."""
+"""Reweighted wake-sleep_weight: the guide is fitted to the posterior, not the bound to the guide."""
 
 import torch
 from pyro import poutine
 from pyro.poutine.messenger import Messenger
 
 from ..errors import UserError
-from ..pair import is_subsample
 from ..programs.handlers import Substitute
+from ..programs.sites import is_subsample
 from .surrogates import borrowed_parameters, with_fixed
 from .weighted import IWAE
 
@@ -20,9 +20,9 @@ class RWS(IWAE):
               \nabla_\phi = -\sum_{s,y} \bar w_{sy} \nabla_\phi \log q_\phi(z_s, y \mid x)
 
     The model's is the IWAE's. The guide's lowers KL(p(z | x) || q), estimated with a bias that falls
-    as 1/S; it needs no reparameterisation, so a latent with `discrete="score"` is simply sampled.
+    as 1/S; it needs no reparameterization, so a latent with `discrete="score_function"` is simply sampled.
     Latents summed on either side are summed. The loss that is reported is the IWAE's. Parameters
-    of the model that the guide reads and does not own (`PriorGuide`, `SemiAmortised`) have the
+    of the model that the guide reads and does not own (`PriorGuide`, `SemiAmortized`) have the
     model's gradient alone.
 
     In the sleep phase the guide is fitted to what the model makes up, without bias but for the
@@ -30,20 +30,20 @@ class RWS(IWAE):
 
     Args:
         num_particles: S.
-        sleep: the sleep phase's weight in the guide's gradient, in [0, 1]; the wake phase has the rest.
+        sleep_weight: the sleep phase's weight in the guide's gradient, in [0, 1]; the wake phase has the rest.
 
     Raises:
-        UserError: as `IWAE`; sleep outside of [0, 1]; in sleep, a guide that has nothing to say of
+        UserError: as `IWAE`; sleep_weight outside of [0, 1]; in sleep_weight, a guide that has nothing to say of
             made-up data (a row per datum).
     """
 
     name = "rws"
 
-    def __init__(self, num_particles: int = 5, sleep: float = 0.0):
+    def __init__(self, num_particles: int = 5, sleep_weight: float = 0.0):
         super().__init__(num_particles)
-        if not 0 <= sleep <= 1:
-            raise UserError(f"sleep weighs the sleep phase: 0 to 1, not {sleep}")
-        self.sleep = sleep
+        if not 0 <= sleep_weight <= 1:
+            raise UserError(f"sleep_weight weighs the sleep phase: 0 to 1, not {sleep_weight}")
+        self.sleep_weight = sleep_weight
 
     def differentiable_loss(self, model, guide, *args, **kwargs):
         """Sum over the minibatch, in nats."""
@@ -51,15 +51,15 @@ class RWS(IWAE):
             traces = self._run(model, guide, args, kwargs)
         fit = 0.0
         if traces.guide:
-            fit = (1 - self.sleep) * self._fit(traces, traces.guide.values())
-        if self.sleep:
-            asleep = self._asleep(model, guide, args, kwargs)
-            fit = fit + self.sleep * (asleep - asleep.detach())
-        return self._loss(traces.holding(traces.sampled)) + with_fixed(
+            fit = (1 - self.sleep_weight) * self._fit(traces, traces.guide.values())
+        if self.sleep_weight:
+            asleep = self._sleep_loss(model, guide, args, kwargs)
+            fit = fit + self.sleep_weight * (asleep - asleep.detach())
+        return self._loss(traces.with_detached_log_probs(traces.sampled)) + with_fixed(
             fit, borrowed_parameters(guide)
         )
 
-    def _asleep(self, model, guide, args, kwargs):
+    def _sleep_loss(self, model, guide, args, kwargs):
         """`-log q` of the latents that the model made up, at the data that it made of them."""
         with torch.no_grad():
             made = poutine.trace(poutine.uncondition(model)).get_trace(*args, **kwargs)
@@ -84,7 +84,7 @@ class RWS(IWAE):
             raise UserError(f"the sleep phase asks the guide of made-up data, but {e}") from e
 
     def describe(self):
-        return {**super().describe(), "sleep": self.sleep}
+        return {**super().describe(), "sleep_weight": self.sleep_weight_weight}
 
 
 class _Fixed(Messenger):

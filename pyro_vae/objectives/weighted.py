@@ -25,7 +25,7 @@ class IWAE(ELBO):
       factor is fitted besides, to the weights, by :math:`-\sum_{s,y} \bar w_{sy} \log q(y \mid
       \cdot)`, the share :math:`\bar w` and the draws held fixed (value 0: the loss is the bound's).
       So the other factors, and the model, have the bound's gradient alone.
-    * A latent sampled without reparameterisation has the score function's gradient, its baseline
+    * A latent sampled without reparameterization has the score function's gradient, its baseline
       the bound without that particle (VIMCO, arXiv 1602.06725).
     * With the stratified `MixtureOfNormals` as guide it is SIWAE (arXiv 2003.01687).
 
@@ -52,7 +52,7 @@ class IWAE(ELBO):
             if isinstance(site["fn"], GumbelSoftmax):
                 raise UserError(
                     f"{name!r} is relaxed, and so has no importance weight: discrete='enumerate' or "
-                    "'score', or the ELBO"
+                    "'score_function', or the ELBO"
                 )
         traces.common_scale(why="an importance weight")
         return traces
@@ -75,7 +75,7 @@ class IWAE(ELBO):
         return log_w.logsumexp(dim) - math.log(self.num_particles)
 
     def _score(self, traces):
-        """Zero, with the gradient of the draws that are not reparameterised."""
+        """Zero, with the gradient of the draws that are not reparameterized."""
         if all(s["fn"].has_rsample for s in traces.sampled.values()):
             return 0.0
         with torch.no_grad():
@@ -102,10 +102,10 @@ class IWAE(ELBO):
     def _fit(self, traces, sites):
         """Zero, with the gradient of the weighted sum of -log q of these sites of the guide."""
         log_q = self._wide(traces, sum(traces.log_prob(s) for s in sites))
-        weights = traces.common_scale() * self._shares(traces)
+        weights = traces.common_scale() * self._normalized_weights(traces)
         return -(weights * (log_q - log_q.detach())).sum()
 
-    def _shares(self, traces):
+    def _normalized_weights(self, traces):
         """`[enum..., S, B]`: each entry's part of the datum's total weight, a constant."""
         log_w = self._wide(traces, traces.log_weights().detach())
         return log_w.flatten(0, -2).softmax(0).reshape(log_w.shape)

@@ -1,7 +1,7 @@
 """What is wrong with one run of a pair, if it is not a number for each row at every site."""
 
 from ..errors import UserError
-from ..sites import outside_plate_error
+from .sites import outside_plate_error
 
 
 def check_sites(guide, model, n):

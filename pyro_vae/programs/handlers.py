@@ -3,7 +3,7 @@
 import torch
 from pyro.poutine.messenger import Messenger
 
-from ..pair import is_subsample
+from .sites import is_subsample
 
 
 class Substitute(Messenger):

@@ -23,16 +23,13 @@ from pyro.poutine.enum_messenger import EnumMessenger
 from pyro.poutine.util import prune_subsample_sites
 
 from ..errors import UserError
-from ..pair import accepting, apart, device_of, eval_mode, is_random, modules, untouched
-from ..traces import PARTICLES
+from .calling import as_keyword_program
 from .checks import check_log_probs, check_sites
-from .handlers import (
-    Choose,
-    Substitute,
-    WithoutMarkov,
-    enumerate_discrete,
-    is_discrete_latent,
-)
+from .contexts import eval_mode, fork_rng, isolated_pyro_runtime
+from .handlers import Choose, Substitute, WithoutMarkov, enumerate_discrete, is_discrete_latent
+from .modules import device_of, find_modules
+from .sites import is_random
+from .traces import PARTICLES
 
 WIDE, FEW = 7, 3  # rows that a program is tried on
 MAX_CHOICES = 1024  # combinations of discrete values that are run one by one
@@ -83,10 +80,10 @@ def layout_of(model, guide, batch):
     if key not in known:
         device = device_of(model, guide, default=batch["x"].device)
         with (
-            apart(),
+            isolated_pyro_runtime(),
             torch.no_grad(),
             eval_mode(model, guide),
-            untouched(device),
+            fork_rng(device),
             pyro.validation_enabled(False),
         ):
             known[key] = _Trial(model, guide, batch, device).layout()
@@ -160,7 +157,7 @@ class _Trial:
         data. So where it does, the first call that counts is with all of them.
         """
         wide, store = self._rows(WIDE), pyro.get_param_store()
-        autos = [m for m in modules(self.guide, self.model) if isinstance(m, AutoGuide)]
+        autos = [m for m in find_modules(self.guide, self.model) if isinstance(m, AutoGuide)]
         if all(auto.prototype_trace is not None for auto in autos):
             before = set(store.keys())
             found = self._try(wide)
@@ -203,7 +200,7 @@ class _Trial:
         traces = []
         for kind, program in (("guide", self.guide), ("model", self.model)):
             self.running = kind
-            program = WithoutMarkov()(accepting(program))
+            program = WithoutMarkov()(as_keyword_program(program))
             if plate is not None:
                 program = pyro.plate(PARTICLES, plate, dim=-2)(program)
             if enumerated:

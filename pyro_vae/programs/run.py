@@ -13,8 +13,7 @@ from pyro.poutine.enum_messenger import EnumMessenger
 from pyro.poutine.util import prune_subsample_sites
 
 from ..errors import UserError
-from ..pair import accepting, is_subsample
-from ..traces import PARTICLES, Traces
+from .calling import as_keyword_program
 from .handlers import (
     Choose,
     Substitute,
@@ -24,6 +23,8 @@ from .handlers import (
     sample_discrete,
 )
 from .layout import layout_of
+from .sites import is_subsample
+from .traces import PARTICLES, Traces
 
 
 def trace_pair(
@@ -183,7 +184,7 @@ def _runs(model, guide, batch, plate, place, handlers, modes):
 
 def _prepared(program, config, plate, enum, handlers, place):
     """The program of a whole batch, its discrete latents configured, its latents handled."""
-    program = WithoutMarkov()(poutine.infer_config(accepting(program), config))
+    program = WithoutMarkov()(poutine.infer_config(as_keyword_program(program), config))
     if plate is not None:
         program = pyro.plate(PARTICLES, plate, dim=-2)(program)
     program = enum(program)

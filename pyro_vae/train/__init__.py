@@ -2,24 +2,24 @@
 
 from .device import choose_device
 from .fit import Run, fit
-from .initialise import (
-    BaselineInitialisation,
-    Initialisation,
-    MixtureInitialisation,
-    PseudoInputs,
-    StackInitialisation,
+from .initialize import (
+    BaselineInitialization,
+    Initialization,
+    MixtureInitialization,
+    PseudoInputInitialization,
+    StackInitialization,
 )
-from .recorded import RecordedStep
+from .steps.recorded import RecordedStep
 from .weights import load_weights
 
 __all__ = [
-    "BaselineInitialisation",
-    "Initialisation",
-    "MixtureInitialisation",
-    "PseudoInputs",
+    "BaselineInitialization",
+    "Initialization",
+    "MixtureInitialization",
+    "PseudoInputInitialization",
     "RecordedStep",
     "Run",
-    "StackInitialisation",
+    "StackInitialization",
     "choose_device",
     "fit",
     "load_weights",

@@ -267,7 +267,7 @@ def _is_streams(value):
 FIELDS = {
     "weights": _is_weights,
     "best": lambda v: v is None or _is_weights(v),
-    "optimiser": _is_optimizer,
+    "optimizer": _is_optimizer,
     "rng": _is_streams,
     "rng_cuda": lambda v: v is None or _is_streams(v),
     "progress": _is_progress,

@@ -82,7 +82,7 @@ def group(device):
         dist.destroy_process_group()
 
 
-def first(function):
+def on_rank_zero(function):
     """What `function()` returns in the process of rank 0, in every process; so a `UserError`.
 
     The others wait meanwhile, so `function` runs as in a single process.
@@ -116,7 +116,7 @@ def gathered(value):
 
 
 @contextmanager
-def one_first():
+def main_process_first():
     """Within, each machine's first process is done before its others begin (with a download)."""
     ahead = not (local_rank() if local_rank() is not None else rank())
     if size() > 1 and not ahead:
@@ -129,7 +129,7 @@ def one_first():
 
 
 @torch.no_grad()
-def same(tensors):
+def broadcast_(tensors):
     """Put rank 0's values into everyone's tensors, of whatever types."""
     if size() == 1 or not tensors:
         return
@@ -141,7 +141,7 @@ def same(tensors):
 
 
 @torch.no_grad()
-def whole_batch(parameters, loss, count, stop):
+def all_reduce_gradients(parameters, loss, count, stop):
     r"""Make `.grad` and the mean loss those of the whole batch; `(loss, count, stop)` of all.
 
     Of B data, rank r has the gradient :math:`g_r` of the mean over its :math:`B_r`; the whole
@@ -167,6 +167,6 @@ def whole_batch(parameters, loss, count, stop):
     return loss.reshape(()), count, stop
 
 
-def any_of(*flags):
+def any_process(*flags):
     """For each flag, whether it is set in any process."""
     return tuple(map(any, zip(*gathered(flags), strict=True)))

@@ -10,10 +10,12 @@ from pathlib import Path
 import torch
 
 from ..data import Data, as_data
-from ..errors import UserError, positive, unknown, whole
+from ..errors import UserError, check_int_at_least, check_positive, unknown_name_error
 from ..objectives import ELBO
-from ..pair import first_argument, modules, untouched
-from ..runtime import exclusive
+from ..programs.calling import first_argument
+from ..programs.contexts import fork_rng
+from ..programs.modules import find_modules
+from ..programs.runtime import exclusive
 from . import checkpoint, distributed
 from .device import choose_device
 from .folder import RunFolder
@@ -54,8 +56,8 @@ def fit(
     weight_decay: float = 0.0,
     clip_norm: float | None = None,
     patience: int | None = None,
-    initialise: Callable | None = None,
-    observe: Sequence[str] | None = None,
+    initialize: Callable | None = None,
+    observed: Sequence[str] | None = None,
     device: str | torch.device | None = None,
     compile: bool | str = "auto",
     precision: str | None = None,
@@ -102,7 +104,7 @@ def fit(
         weight_decay: decoupled (AdamW), for every parameter.
         clip_norm: largest norm of the gradient of the mean loss; None does not clip.
         patience: stop after that many epochs without a better validation ELBO.
-        initialise: a `MixtureInitialisation`, or any function of `(model, guide, data, device,
+        initialize: a `MixtureInitialization`, or any function of `(model, guide, data, device,
             seed, progress)`, run before the first epoch.
         observe: names of the data that the pair is given. Default: all, of arrays by name; else
             `model.observes`, else `x` alone. Labels of `(x, y)` are otherwise never seen in
@@ -110,7 +112,7 @@ def fit(
         device: `"cuda"`, `"cpu"`, ... Default: a GPU where there is one.
         compile: record the training step once and replay it, the same numbers up to rounding:
             `"auto"` (chosen from the run length), `True` (compiled by Inductor, which needs
-            a C++ compiler), `"aten"` (as it was recorded), `False` (plain Pyro). What cannot be
+            a C++ compiler), `"recorded"` (as it was recorded), `False` (plain Pyro). What cannot be
             recorded is run plainly, with one warning. A program that depends on Python's state, a
             counter that will matter after many steps, needs `False`.
         precision: of matrix products in training: `"bf16"` inside this library's networks, by
@@ -129,13 +131,13 @@ def fit(
             that are not finite (the site named, the last good checkpoint kept); a folder in use; a
             checkpoint that cannot be used; another thread that trains.
     """
-    _check_programs(model, guide, objective, initialise)
+    _check_programs(model, guide, objective, initialize)
     objective = ELBO() if objective is None else objective
     settings = _settings(
         epochs=epochs, lr=lr, schedule=schedule, batch_size=batch_size, weight_decay=weight_decay,
         clip_norm=clip_norm, patience=patience, precision=precision, seed=seed,
     )  # fmt: skip
-    settings["initialise"] = _described(initialise)
+    settings["initialize"] = _described(initialize)
     _check_json(config)
     if resume and out is None:
         raise UserError("resume needs out=, the folder of the run to resume")
@@ -149,22 +151,22 @@ def fit(
         exclusive("fit"),
         torch.enable_grad(),
         distributed.group(device),
-        untouched(device),
+        fork_rng(device),
         nullcontext() if out is None else RunFolder(out) as folder,
     ):
-        saved = distributed.first(lambda: _saved(folder)) if resume else None
-        for m in modules(model, guide):
+        saved = distributed.on_rank_zero(lambda: _saved(folder)) if resume else None
+        for m in find_modules(model, guide):
             m.to(device)
         batch_size, seed = settings["batch_size"], settings["seed"]
-        inputs = Inputs(model, guide, data, objective, observe, batch_size, device, seed)
-        if hasattr(objective, "count") and isinstance(inputs.data, Data):
-            objective.count(inputs.data.train.y)
+        inputs = Inputs(model, guide, data, objective, observed, batch_size, device, seed)
+        if hasattr(objective, "count_labels") and isinstance(inputs.data, Data):
+            objective.count_labels(inputs.data.train.y)
         loop = Loop(
             model, guide, inputs, objective, settings, compile, folder, progress, device
         )  # fmt: skip
         torch.manual_seed(seed)
         if saved is None:
-            loop.start(initialise, config or {})
+            loop.start(initialize, config or {})
         else:
             loop.load(saved)
         interrupted = loop.train()
@@ -173,7 +175,7 @@ def fit(
         return Run(model, guide, loop.history, best, out, interrupted)
 
 
-def _check_programs(model, guide, objective, initialise):
+def _check_programs(model, guide, objective, initialize):
     for name, program in (("model", model), ("guide", guide)):
         if not callable(program) or isinstance(program, type):
             raise UserError(
@@ -185,13 +187,13 @@ def _check_programs(model, guide, objective, initialise):
         raise UserError(
             f"objective must be one of pv.objectives, e.g. pv.objectives.ELBO(), not {objective!r}"
         )
-    if initialise is not None and not callable(initialise):
+    if initialize is not None and not callable(initialize):
         raise UserError(
-            f"initialise must be one of pv.train's, e.g. MixtureInitialisation(), not {initialise!r}"
+            f"initialize must be one of pv.train's, e.g. MixtureInitialization(), not {initialize!r}"
         )
     if torch.is_inference_mode_enabled():
         raise UserError("fit takes gradients: call it outside of torch.inference_mode()")
-    if any(p.is_inference() for m in modules(model, guide) for p in m.parameters()):
+    if any(p.is_inference() for m in find_modules(model, guide) for p in m.parameters()):
         raise UserError("the pair was made under torch.inference_mode(), and cannot be trained")
 
 
@@ -202,15 +204,17 @@ def _settings(**settings):
     if missing:
         raise UserError(f"{missing[0]} must be a number, not None")
     if settings["schedule"] not in SCHEDULES:
-        raise unknown("schedule", settings["schedule"], SCHEDULES)
+        raise unknown_name_error("schedule", settings["schedule"], SCHEDULES)
     if settings["precision"] not in PRECISIONS:
-        raise unknown("precision", settings["precision"], [p for p in PRECISIONS if p])
-    whole(1, **{n: given[n] for n in ("epochs", "batch_size", "patience") if n in given})
-    positive(**{n: given[n] for n in ("lr", "clip_norm") if n in given})
-    positive(or_zero=True, weight_decay=given["weight_decay"])
+        raise unknown_name_error("precision", settings["precision"], [p for p in PRECISIONS if p])
+    check_int_at_least(
+        1, **{n: given[n] for n in ("epochs", "batch_size", "patience") if n in given}
+    )
+    check_positive(**{n: given[n] for n in ("lr", "clip_norm") if n in given})
+    check_positive(or_zero=True, weight_decay=given["weight_decay"])
     seed = settings["seed"]
     try:
-        whole(0, seed=seed)
+        check_int_at_least(0, seed=seed)
     except UserError:
         seed = -1
     if not 0 <= seed < MAX_SEED:
@@ -222,11 +226,11 @@ def _settings(**settings):
     return settings
 
 
-def _described(initialise):
+def _described(initialize):
     """A start as a checkpoint records it."""
-    if dataclasses.is_dataclass(initialise):
-        return repr(initialise)
-    return None if initialise is None else getattr(initialise, "__qualname__", "a function")
+    if dataclasses.is_dataclass(initialize):
+        return repr(initialize)
+    return None if initialize is None else getattr(initialize, "__qualname__", "a function")
 
 
 def _check_json(config):

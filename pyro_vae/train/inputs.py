@@ -8,8 +8,11 @@ from pyro.infer.autoguide import AutoGuide
 from ..data import Data, batches
 from ..errors import UserError
 from ..evaluate.inputs import Support
-from ..pair import first_argument, modules, one_hot_labels, takes, untouched
 from ..programs import layout_of
+from ..programs.calling import accepts_argument, first_argument
+from ..programs.contexts import fork_rng
+from ..programs.inspection import one_hot_labels
+from ..programs.modules import find_modules
 from . import distributed
 
 DTYPES = (torch.float32, torch.float64)
@@ -23,16 +26,16 @@ class Inputs:
         observe: names of the data that the pair is given; None: what the model says.
     """
 
-    def __init__(self, model, guide, data, objective, observe, batch_size, device, seed):
+    def __init__(self, model, guide, data, objective, observed, batch_size, device, seed):
         self.model, self.guide, self.device = model, guide, device
         self.needs = tuple(getattr(objective, "needs", ()))
-        observe = (observe,) if isinstance(observe, str) else observe
-        self.named = not observe  # names of a stream's dicts are seen with its first batch
-        self.observe = tuple(observe or getattr(model, "observes", ("x",)))
+        observed = (observed,) if isinstance(observed, str) else observed
+        self.named = not observed  # names of a stream's dicts are seen with its first batch
+        self.observed = tuple(observed or getattr(model, "observes", ("x",)))
         self.dtype, self.batch_size = _dtype(model, guide), batch_size
         if isinstance(data, Data):
             data = data if self.dtype is None else data.cast(self.dtype)
-            self.observe = data.observed_names(model, observe)
+            self.observed = data.observed_names(model, observed)
         self.data = data
         part = distributed.rank(), distributed.size()
         self.batches = batches(
@@ -52,19 +55,19 @@ class Inputs:
 
     def first(self):
         """`(for the objective, for the pair)`: the first batch; the random stream is left alone."""
-        with untouched(self.device):
+        with fork_rng(self.device):
             batch = next(iter(self.batches.epoch(0)))
         names = getattr(self.batches, "names", None)
         if names is not None and self.named:
-            self.observe = tuple(name for name in names if name not in self.needs)
+            self.observed = tuple(name for name in names if name not in self.needs)
         return self.for_objective(batch), self.for_pair(batch)
 
     def for_pair(self, batch, check=False):
         """Of a batch, what the pair is given; its labels checked if asked, or not checked before."""
-        missing = [n for n in self.observe if batch.get(n) is None]
+        missing = [n for n in self.observed if batch.get(n) is None]
         if missing:
             raise UserError(f"the pair observes {missing[0]!r}, which the data do not have")
-        given = {n: self._cast(v) for n, v in batch.items() if n in (*self.observe, "index")}
+        given = {n: self._cast(v) for n, v in batch.items() if n in (*self.observed, "index")}
         return one_hot_labels(self.model, given, check or not self.labels_checked)
 
     def for_objective(self, batch):
@@ -72,13 +75,13 @@ class Inputs:
         for name in self.needs:
             if batch.get(name) is None:
                 raise UserError(f"the objective needs {name!r}, which the data do not have")
-            if name in self.observe:
+            if name in self.observed:
                 raise UserError(f"the objective takes {name!r}: observe= cannot name it too")
         return {**self.for_pair(batch), **{name: batch[name] for name in self.needs}}
 
     def valid(self):
         """The validation split, as the pair is given it."""
-        return self.for_pair(self.data.observed("valid").arrays(), check=True)
+        return self.for_pair(self.data.observed_split("valid").arrays(), check=True)
 
     def check_all(self, first):
         """Check every training data point, not only the first batch.
@@ -96,7 +99,7 @@ class Inputs:
             )
         support = Support(self.model, self.guide, first)
         if isinstance(self.data, Data):
-            train = self.data.observed("train")
+            train = self.data.observed_split("train")
             rows = {"index": torch.arange(len(train))} if "index" in first else {}
             support.check(self.for_pair({**train.arrays(), **rows}, check=True))
         else:
@@ -104,14 +107,14 @@ class Inputs:
 
     def _keep_order(self, first):
         fixed = layout_of(self.model, self.guide, first).fixed
-        if not fixed or any(takes(p, "index") for p in (self.model, self.guide)):
+        if not fixed or any(accepts_argument(p, "index") for p in (self.model, self.guide)):
             return
         size = len(self.data.train) if isinstance(self.data, Data) else None
         if size is None or self.batch_size < size:
             name = type(self.guide).__name__
             hint = "give it an argument index"
             if isinstance(self.guide, AutoGuide):
-                hint = f"pv.guides.Auto({name}, model, num_data=N) has them by index"
+                hint = f"pv.guides.PerDatumAutoGuide({name}, model, num_data=N) has them by index"
             size = "N" if size is None else size
             raise UserError(
                 "the pair has a row for each of all data, and minibatches would not meet theirs: "
@@ -128,7 +131,7 @@ class Inputs:
 
     def _check_labels(self):
         """All training labels, once; a stream's are checked batch by batch. True if it is done."""
-        observed = "y" in self.observe and "y" not in self.needs
+        observed = "y" in self.observed and "y" not in self.needs
         if not isinstance(self.data, Data) or self.data.train.y is None or not observed:
             return False
         one_hot_labels(self.model, {"y": self.data.train.y})
@@ -140,7 +143,7 @@ class Inputs:
 
 def _dtype(model, guide):
     """The floating-point type of a pair's parameters; None where it has several, or none."""
-    found = {p.dtype for m in modules(model, guide) for p in m.parameters()}
+    found = {p.dtype for m in find_modules(model, guide) for p in m.parameters()}
     for dtype in found:
         if dtype not in DTYPES:
             raise UserError(

@@ -6,7 +6,7 @@ from contextlib import contextmanager
 
 
 @contextmanager
-def ctrl_c(twice=True):
+def interrupt_event(twice=True):
     """An event that the first Ctrl-C sets; a second one interrupts at once, if `twice`.
 
     Not so under torchrun: it passes the signal on that its processes may have had already.

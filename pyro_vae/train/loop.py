@@ -12,17 +12,19 @@ import pyro
 import torch
 from tqdm.auto import tqdm
 
-from ..conditionals import networks_in
+from ..conditionals import network_autocast
 from ..data import Data
 from ..errors import UserError
 from ..evaluate import check_pair, elbo
 from ..evaluate.scale_floor import warn_at_scale_floor
-from ..pair import eval_mode, modules, reads_index
 from ..programs import trace_pair
+from ..programs.contexts import eval_mode
+from ..programs.inspection import is_per_datum
+from ..programs.modules import find_modules
 from . import distributed, state
-from .interrupt import ctrl_c
-from .recorded import choose_backend
-from .stepper import Stepper
+from .interrupt import interrupt_event
+from .steps.recorded import choose_backend
+from .steps.stepper import Stepper
 from .weights import restore, weights_of
 
 SCHEDULES = {
@@ -54,7 +56,7 @@ class Loop:
         self.progress = progress and self.rank == 0
         self.epochs, self.seed = settings["epochs"], settings["seed"]
         has_valid = isinstance(inputs.data, Data) and inputs.data.valid is not None
-        self.validates = has_valid and not reads_index(guide)
+        self.validates = has_valid and not is_per_datum(guide)
         self.stepper, self.at, self.history, self.best = None, state.Progress(), [], None
         self.last = None  # (batch, epoch, step) of the latest step
         self.good = None  # the latest weights that were checked
@@ -62,17 +64,19 @@ class Loop:
 
     def described(self):
         """The settings as a checkpoint records them, for `state.check_settings`."""
-        parts = [re.sub(r" at 0x[0-9a-f]+", "", str(m)) for m in modules(self.model, self.guide)]
+        parts = [
+            re.sub(r" at 0x[0-9a-f]+", "", str(m)) for m in find_modules(self.model, self.guide)
+        ]
         return {**self.recorded(), "data": self.inputs.describe(), "modules": parts}
 
     def recorded(self):
         """The settings as `config.json` records them."""
         describe = getattr(self.objective, "describe", lambda: type(self.objective).__name__)
-        return {**self.settings, "objective": describe(), "observe": list(self.inputs.observe)}
+        return {**self.settings, "objective": describe(), "observed": list(self.inputs.observed)}
 
     # ---------------------------------------------------------------- to begin
 
-    def start(self, initialise, config):
+    def start(self, initialize, config):
         """Check the pair, make the optimizer, initialize, and write the first checkpoint."""
         first, given = self.inputs.first()
         check_pair(self.model, self.guide, **given)
@@ -80,10 +84,10 @@ class Loop:
         self._make_stepper(first)
         self._share_weights()
         if self.folder is not None:  # from here on files are written
-            distributed.first(lambda: self._start_folder(config))
-        if initialise is not None:
+            distributed.on_rank_zero(lambda: self._start_folder(config))
+        if initialize is not None:
             data = self.inputs.data
-            initialise(self.model, self.guide, data, self.device, self.seed, self.progress)
+            initialize(self.model, self.guide, data, self.device, self.seed, self.progress)
             self._make_stepper(first)
             self._share_weights()
         getattr(self.model, "check_trainable", lambda: None)()
@@ -106,7 +110,7 @@ class Loop:
         state.resume(self, saved, path)
         self.good = saved["weights"]
         config = json.loads(saved["config"])
-        distributed.first(lambda: self.folder.resume(config, self.history))
+        distributed.on_rank_zero(lambda: self.folder.resume(config, self.history))
 
     def _check_all(self, given):
         self.inputs.check_all(given)
@@ -128,8 +132,8 @@ class Loop:
 
     def _share_weights(self):
         """Everyone's weights and buffers become rank 0's."""
-        states = [t for m in modules(self.model, self.guide) for t in m.state_dict().values()]
-        distributed.same(states + self.stepper.free)
+        states = [t for m in find_modules(self.model, self.guide) for t in m.state_dict().values()]
+        distributed.broadcast_(states + self.stepper.free)
 
     def _part_noise(self):
         """From here on each process draws its own noise; rank 0 what one process would."""
@@ -148,9 +152,13 @@ class Loop:
             total=self.epochs, initial=self.at.epoch, disable=not self.progress, unit="epoch",
             dynamic_ncols=True,
         )  # fmt: skip
-        self.stepper.step.announce = bar.set_description
+        self.stepper.step.on_status = bar.set_description
         try:
-            with bar, ctrl_c(twice=self.processes == 1) as stop, pyro.validation_enabled(False):
+            with (
+                bar,
+                interrupt_event(twice=self.processes == 1) as stop,
+                pyro.validation_enabled(False),
+            ):
                 interrupted = self._train_epochs(stop, bar)
                 self._keep(final=True)
             if not interrupted:
@@ -158,7 +166,7 @@ class Loop:
         finally:
             self.objective.epoch = math.inf  # outside of training, warm-up is over
             self.stepper.clear_gradients()
-            for m in modules(self.model, self.guide):
+            for m in find_modules(self.model, self.guide):
                 m.eval()
         if self.unsaved is not None:
             raise self.unsaved
@@ -179,7 +187,7 @@ class Loop:
                 return True
             self._end_epoch(bar)
             due = time.monotonic() - saved > CHECKPOINT_SECONDS
-            due, stopped = distributed.any_of(due, stop.is_set())
+            due, stopped = distributed.any_process(due, stop.is_set())
             if due:
                 self._keep()
                 saved = time.monotonic()
@@ -190,7 +198,9 @@ class Loop:
     def _train_epoch(self, stop):
         """The rest of this epoch; False if it was interrupted."""
         started, at, steps = time.monotonic(), self.at, len(self.inputs)
-        for m in modules(self.model, self.guide):  # one that is frozen whole stays in eval mode
+        for m in find_modules(
+            self.model, self.guide
+        ):  # one that is frozen whole stays in eval mode
             trained = [p.requires_grad for p in m.parameters()]
             m.train(any(trained) or not trained)
         self.objective.epoch = at.epoch
@@ -237,7 +247,7 @@ class Loop:
         row["data_per_second"] = round(at.seen / max(at.seconds, 1e-9))
         self._share_weights()  # running statistics; and other machines may round otherwise
         if self.validates:
-            row["elbo"] = distributed.first(self._validate)
+            row["elbo"] = distributed.on_rank_zero(self._validate)
             if not math.isfinite(row["elbo"]):
                 self._fail("the validation ELBO is not finite", self.inputs.valid())
             if row["elbo"] > at.best_elbo:
@@ -282,7 +292,7 @@ class Loop:
         self.good = captured["weights"]
         if self.folder is not None:
             save = partial(self.folder.save, captured)
-            self.unsaved = distributed.first(lambda: self._written(save, final))
+            self.unsaved = distributed.on_rank_zero(lambda: self._written(save, final))
 
     def _written(self, write, final=False):
         """The error of a write that failed, or None; all but the last one are only warned of."""
@@ -341,7 +351,7 @@ def _in_precision(name):
     try:
         if name == "tf32":
             torch.set_float32_matmul_precision("high")
-        with networks_in(torch.bfloat16 if name == "bf16" else None):
+        with network_autocast(torch.bfloat16 if name == "bf16" else None):
             yield
     finally:
         torch.set_float32_matmul_precision(before)

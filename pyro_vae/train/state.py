@@ -42,7 +42,7 @@ def capture(loop):
     return {
         "weights": weights_of(loop.model, loop.guide, loop.stepper.free),
         "best": loop.best,
-        "optimiser": loop.stepper.optimiser.state_dict(),
+        "optimizer": loop.stepper.optimizer.state_dict(),
         "rng": torch.stack([cpu for cpu, _ in streams]),  # [processes, ...]
         "rng_cuda": torch.stack([gpu for _, gpu in streams]) if cuda else None,
         "progress": {
@@ -106,7 +106,7 @@ def resume(loop, state, path):
     stepper = loop.stepper
     restore(loop.model, loop.guide, stepper.free, state["weights"], path)
     try:
-        stepper.load_optimiser(state["optimiser"])
+        stepper.load_optimizer(state["optimizer"])
         for name, set_stream in (("rng", torch.set_rng_state), ("rng_cuda", loop.set_cuda_stream)):
             streams = () if state[name] is None else torch.atleast_2d(state[name])
             if loop.rank < len(streams):

@@ -5,13 +5,13 @@ from pathlib import Path
 import torch
 
 from ..errors import UserError
-from ..pair import modules
+from ..programs.modules import find_modules
 from . import checkpoint
 
 
 def weights_of(model, guide, free=()):
     """A copy of all weights: the modules' states, and the parameters outside of modules."""
-    states = [m.state_dict() for m in modules(model, guide)]
+    states = [m.state_dict() for m in find_modules(model, guide)]
     return {
         "modules": [{k: v.detach().clone() for k, v in s.items()} for s in states],
         "free": [p.detach().clone() for p in free],
@@ -21,7 +21,7 @@ def weights_of(model, guide, free=()):
 
 def restore(model, guide, free, weights, source):
     """Put weights from `source` into a pair built as trained, or say in one line why they do not fit."""
-    found = modules(model, guide)
+    found = find_modules(model, guide)
     for kind, have, want in (
         ("modules", found, weights["modules"]),
         ("parameters outside of modules", free, weights["free"]),
@@ -38,13 +38,14 @@ def restore(model, guide, free, weights, source):
 def frozen(model, guide):
     """The names of the parameters that are not trained, a list for each module of the pair."""
     return [
-        [n for n, p in m.named_parameters() if not p.requires_grad] for m in modules(model, guide)
+        [n for n, p in m.named_parameters() if not p.requires_grad]
+        for m in find_modules(model, guide)
     ]
 
 
 def freeze(model, guide, weights):
     """Let those parameters train that did when `weights` were saved, and no others."""
-    for module, names in zip(modules(model, guide), weights.get("frozen", ()), strict=False):
+    for module, names in zip(find_modules(model, guide), weights.get("frozen", ()), strict=False):
         for name, parameter in module.named_parameters():
             parameter.requires_grad_(name not in names)
 
@@ -62,5 +63,5 @@ def load_weights(model, guide, path):
     checkpoint.check_config(Path(path).parent, state)
     restore(model, guide, [], state["best"] or state["weights"], path)
     freeze(model, guide, state["weights"])
-    for m in modules(model, guide):
+    for m in find_modules(model, guide):
         m.eval()

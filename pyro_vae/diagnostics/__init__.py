@@ -1,0 +1,21 @@
+"""Can I trust the guide: importance weights, annealing, gaps, surgery, calibration, exact posteriors."""
+
+from .ais import ais, bdmc
+from .calibration import simulation_based_calibration
+from .gaps import inference_gaps
+from .grid import posterior_grid
+from .importance import importance_diagnostics, importance_weights
+from .nuts import nuts_posterior
+from .surgery import elbo_surgery
+
+__all__ = [
+    "ais",
+    "bdmc",
+    "elbo_surgery",
+    "importance_diagnostics",
+    "importance_weights",
+    "inference_gaps",
+    "nuts_posterior",
+    "posterior_grid",
+    "simulation_based_calibration",
+]

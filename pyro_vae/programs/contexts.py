@@ -1,0 +1,59 @@
+"""Contexts that a program is run in: eval mode, a separate random stream, apart from other handlers."""
+
+from contextlib import contextmanager
+
+import torch
+from pyro.poutine import runtime
+
+from .modules import find_modules
+from .runtime import exclusive
+
+
+@contextmanager
+def eval_mode(*programs):
+    """Modules in eval mode, and back to what each submodule was in; one thread at a time."""
+    with exclusive():
+        was = [(m, m.training) for p in find_modules(*programs) for m in p.modules()]
+        try:
+            for p in find_modules(*programs):
+                p.eval()
+            yield
+        finally:
+            for m, training in was:
+                m.training = training
+
+
+@contextmanager
+def fork_rng(device=None):
+    """Torch's random streams, on the CPU and `device`, are left as they were; one thread at a time."""
+    cuda = device is not None and torch.device(device).type == "cuda"
+    with exclusive(), torch.random.fork_rng(devices=[device] if cuda else []):
+        yield
+
+
+@contextmanager
+def seeded(seed, device=None):
+    """Run with a seed of its own; the caller's random stream is left as it was."""
+    if seed is None:
+        yield
+        return
+    with fork_rng(device):
+        torch.manual_seed(seed)
+        yield
+
+
+@contextmanager
+def isolated_pyro_runtime():
+    """Run another pair in the midst of a program, hidden from whatever handles that program.
+
+    `poutine.block` is not enough: plates and enumeration dimensions are dealt out globally.
+    """
+    handlers, runtime._PYRO_STACK[:] = list(runtime._PYRO_STACK), []
+    plates, runtime._DIM_ALLOCATOR._stack = runtime._DIM_ALLOCATOR._stack, []
+    enumeration = dict(vars(runtime._ENUM_ALLOCATOR))
+    try:
+        yield
+    finally:
+        runtime._PYRO_STACK[:] = handlers
+        runtime._DIM_ALLOCATOR._stack = plates
+        vars(runtime._ENUM_ALLOCATOR).update(enumeration)

@@ -1,0 +1,86 @@
+"""What a model is made of: its latents, its covariates, the labels that it observes."""
+
+import pyro
+import torch
+from pyro import poutine
+
+from ..errors import UserError
+from .calling import accepts_argument, as_keyword_program
+from .contexts import eval_mode, fork_rng
+from .modules import device_of
+from .program import Program
+from .sites import is_data, is_latent
+
+
+def covariates_of(model):
+    """`{name: event shape}` of what a conditional model must be given."""
+    return {name: tuple(shape) for name, shape in getattr(model, "covariates", {}).items()}
+
+
+def sites_of(model, example=None):
+    """`({data: shape}, {latent: (shape, is discrete)})` in the model's order, read off one run.
+
+    Args:
+        example: a batch to run it on; a model that takes `size=` needs none.
+
+    Raises:
+        UserError: there is no example, and the model does not sample by itself.
+    """
+    device = device_of(model)
+    if example is None:
+        if not accepts_argument(model, "size"):
+            raise UserError("to read this model's latents, pass example={'x': a batch of data}")
+        shapes = covariates_of(model).items()
+        example = {"size": 2, **{name: torch.zeros(2, *s, device=device) for name, s in shapes}}
+    with torch.no_grad(), eval_mode(model), fork_rng(device), pyro.validation_enabled(False):
+        trace = poutine.trace(as_keyword_program(model)).get_trace(**example)
+    data = {k: tuple(v.shape[1:]) for k, v in example.items() if isinstance(v, torch.Tensor)}
+    latents = {}
+    # x is data where nothing is observed, as in a model that samples by itself
+    observed = {n for n, s in trace.nodes.items() if is_data(s)} or {"x"}
+    for name, site in trace.nodes.items():
+        if name in observed and site["type"] == "sample":
+            data.setdefault(name, tuple(site["fn"].event_shape))
+        elif is_latent(site):
+            kind = bool(site["fn"].has_enumerate_support)
+            latents[name] = (tuple(site["fn"].event_shape), kind)
+    return data, latents
+
+
+def one_hot_labels(model, batch, check=True):
+    """The batch, its labels `y` as the one-hot rows that a model with a categorical y observes.
+
+    Labels are whole numbers `[N]`, or one-hot rows `[N, K]` of any dtype. Without `check`, a GPU is
+    not waited for; the labels must have been checked before.
+    """
+    y = batch.get("y")
+    if y is None or not hasattr(model, "p_y"):
+        return batch
+    (num_classes,) = model.p_y().event_shape
+    dtype = batch["x"].dtype if "x" in batch else torch.get_default_dtype()
+    if y.dim() != 1:
+        if y.dim() != 2 or y.shape[1] != num_classes:
+            raise UserError(
+                f"labels must be whole numbers [N] or one-hot rows [N, {num_classes}] to be "
+                f"observed, not of shape {list(y.shape)}"
+            )
+        if check and not (((y == 0) | (y == 1)).all() and (y.sum(-1) == 1).all()):
+            raise UserError(
+                "y has rows that are not one-hot: one 1 and otherwise 0, or whole numbers [N]"
+            )
+        return {**batch, "y": y.to(dtype)}
+    if check and y.is_floating_point() and (y != y.round()).any():
+        raise UserError("labels must be whole numbers to be observed, or one-hot rows")
+    if check and (y.min() < 0 or y.max() >= num_classes):
+        raise UserError(
+            f"labels must lie in 0..{num_classes - 1} to be observed; "
+            f"found {int(y.min())}..{int(y.max())}"
+        )
+    return {**batch, "y": torch.nn.functional.one_hot(y.long(), num_classes).to(dtype)}
+
+
+def is_per_datum(guide):
+    """Whether a guide has a row per training datum, and so nothing to say of other data."""
+    if isinstance(guide, Program):
+        return any("index" in parents for parents in getattr(guide, "given", {}).values())
+    return accepts_argument(guide, "index")

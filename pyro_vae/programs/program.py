@@ -1,0 +1,74 @@
+"""A `torch.nn.Module` whose forward is a Pyro program: what every model and guide here is."""
+
+import dataclasses
+import inspect
+import itertools
+import weakref
+
+import pyro
+import torch.nn as nn
+from pyro.poutine.runtime import _PYRO_STACK
+from pyro.poutine.trace_messenger import TraceMessenger
+
+_names = weakref.WeakKeyDictionary()
+_counter = itertools.count()
+
+
+def _svi_is_collecting():
+    """`SVI.step` learns which parameters to optimize from a trace of param sites alone."""
+    return any(isinstance(m, TraceMessenger) and m.param_only for m in _PYRO_STACK)
+
+
+def described(args, kwargs):
+    """Constructor arguments as plain values, by which a run folder can build the program again."""
+    return {
+        "args": [plain_value(v) for v in args],
+        **{k: plain_value(v) for k, v in kwargs.items()},
+    }
+
+
+def plain_value(value):
+    """Numbers, names, tuples, dicts and frozen descriptions as JSON has them.
+
+    What cannot be written down is `{"unknown": its type}`.
+    """
+    if value is None or isinstance(value, (bool, int, float, str)):
+        return value
+    if isinstance(value, (tuple, list)):
+        return [plain_value(v) for v in value]
+    if isinstance(value, Program):
+        return {"class": type(value).__name__, **value.__dict__["_arguments"]}
+    if dataclasses.is_dataclass(value) and not isinstance(value, type):
+        own = {f.name: plain_value(getattr(value, f.name)) for f in dataclasses.fields(value)}
+        return {"class_path": type(value).__name__, "init_args": own}
+    if isinstance(value, dict) and all(isinstance(k, str) for k in value):
+        return {k: plain_value(v) for k, v in value.items()}
+    return {"unknown": type(value).__name__}
+
+
+class Program(nn.Module):
+    """A Pyro program that keeps its parameters in the module, as torch does.
+
+    Under `pv.fit`, or any torch optimizer, Pyro's global parameter store stays empty. Under a Pyro
+    user's own `pyro.infer.SVI` a plain module would silently not train, because SVI optimizes only
+    what is registered: so a program registers itself, under a name of its own, exactly while SVI
+    is looking, and not otherwise.
+    """
+
+    def __init_subclass__(cls, **kwargs):
+        super().__init_subclass__(**kwargs)
+        parameters = inspect.signature(cls.forward).parameters.values()
+        cls._takes_index = any(p.name == "index" or p.kind == p.VAR_KEYWORD for p in parameters)
+
+    def __new__(cls, *args, **kwargs):
+        self = super().__new__(cls)
+        self.__dict__["_arguments"] = described(args, kwargs)
+        return self
+
+    def __call__(self, *args, **kwargs):
+        if "index" in kwargs and not self._takes_index:
+            del kwargs["index"]  # SVI gives model and guide the same; models have no use for it
+        if _svi_is_collecting():
+            name = _names.setdefault(self, f"{type(self).__name__}_{next(_counter)}")
+            pyro.module(name, self)
+        return super().__call__(*args, **kwargs)

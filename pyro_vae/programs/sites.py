@@ -1,0 +1,160 @@
+"""Which sites of a trace hold the data, lie in the data plate, or are meant by default."""
+
+import pyro
+import torch
+from pyro.distributions import Delta
+
+from ..errors import UserError, unknown_name_error
+
+
+def observed_site(sites, site=None, x=None):
+    """The name of the site that observes the data.
+
+    Args:
+        sites: `{name: site}` of a model's trace.
+        site: its name, where the model observes several. Default: see `choose_site`.
+        x: the data.
+
+    Raises:
+        UserError: no such site, no observed site, or several of which none is singled out.
+    """
+    sources = {n: None for n, s in sites.items() if is_data(s)}
+    if not sources:
+        raise UserError("the model observes no data: no site has obs=")
+    if x is not None:
+        sources |= {n: "x" for n in sources if holds(sites[n]["value"], x)}
+    return choose_site(sources, site)
+
+
+def choose_site(sources, site=None):
+    """Of a model's observed sites, the one that is meant.
+
+    That is `site`; else the only one; else the only one that observes the argument x itself, perhaps
+    reshaped; else the one called `"x"`.
+
+    Args:
+        sources: `{name: argument}`: what each observed site observes, None where not known.
+
+    Raises:
+        UserError: no such site, or several of which none is singled out.
+    """
+    listed = ", ".join(map(repr, sources))
+    if site is not None:
+        if site not in sources:
+            raise UserError(f"{site!r} is not an observed site; the model observes {listed}")
+        return site
+    of_x = [n for n, source in sources.items() if source == "x"]
+    for candidates in (list(sources), of_x, [n for n in sources if n == "x"]):
+        if len(candidates) == 1:
+            return candidates[0]
+    raise UserError(f"the model observes several sites: pass site=, one of {listed}")
+
+
+def check_data_plate(sites, ignored=()):
+    """Raise unless every site lies in one plate, at dim -1.
+
+    Args:
+        sites: `{name: site}` of a trace.
+        ignored: names of plates that do not count, such as one of particles.
+    """
+    for name, site in sites.items():
+        if not is_random(site):
+            continue
+        frames = [f for f in site["cond_indep_stack"] if f.vectorized and f.name not in ignored]
+        if not any(f.dim == -1 for f in frames):
+            raise outside_plate_error(name)
+        if any(f.dim != -1 for f in frames):
+            raise UserError(f"site {name!r} lies in more than one plate: one data plate, at dim -1")
+
+
+def outside_plate_error(name):
+    """The error for a site that is not drawn once per data point."""
+    return UserError(
+        f"site {name!r} lies outside the data plate: terms per data point are not defined for it"
+    )
+
+
+def is_point(site):
+    """Whether a site's distribution is a Delta."""
+    fn = site["fn"]
+    while hasattr(fn, "base_dist"):
+        fn = fn.base_dist
+    return isinstance(fn, Delta)
+
+
+def holds(seen, value):
+    """Whether what a site observed, `seen`, is `value` itself, perhaps reshaped."""
+    return seen.numel() == value.numel() and torch.equal(
+        seen.reshape(-1), value.reshape(-1).to(seen.dtype)
+    )
+
+
+def mean_of(name, fn):
+    """The mean of a site's distribution `fn`.
+
+    Raises:
+        UserError: a distribution without a mean: unordered categories, or no closed form.
+    """
+    base = fn
+    while hasattr(base, "base_dist"):
+        base = base.base_dist
+    try:
+        if not isinstance(base, torch.distributions.Categorical):
+            return fn.mean
+    except NotImplementedError:
+        pass
+    raise UserError(f"the {type(base).__name__} distribution of {name!r} has no mean")
+
+
+def choose_latent(names, latent=None, preferred="z"):
+    """The continuous latent that is meant: `latent`; Default: `preferred`, else the first.
+
+    Args:
+        names: the continuous latents, in the model's order.
+
+    Raises:
+        UserError: there is none, or none of this name.
+    """
+    names = list(names)
+    if not names:
+        raise UserError("this pair has no continuous latent")
+    if latent is None:
+        return preferred if preferred in names else names[0]
+    if latent not in names:
+        raise unknown_name_error("continuous latent", latent, names)
+    return latent
+
+
+def is_subsample(site):
+    return type(site["fn"]).__name__ == "_Subsample"
+
+
+def is_deterministic(site):
+    """Whether a site is `pyro.deterministic`'s: a recorded value, neither data nor a latent."""
+    return bool(site["infer"].get("_deterministic"))
+
+
+def is_factor(site):
+    """Whether a site is `pyro.factor`'s: a term of the log-density without a value."""
+    if site["type"] != "sample":
+        return False
+    fn = site["fn"]
+    while hasattr(fn, "base_dist"):
+        fn = fn.base_dist
+    return isinstance(fn, pyro.distributions.Unit)
+
+
+def is_random(site):
+    """Whether a site is one of a value that has a distribution: data, or a latent."""
+    if site["type"] != "sample":
+        return False
+    return not (is_subsample(site) or is_deterministic(site) or is_factor(site))
+
+
+def is_data(site):
+    """Whether a site holds data: observed, or observed before its value was hidden."""
+    return is_random(site) and bool(site["is_observed"] or site["infer"].get("was_observed"))
+
+
+def is_latent(site):
+    return is_random(site) and not is_data(site)

@@ -1,0 +1,1 @@
+"""The report: numbers, figures, sheets of samples, and the page that holds them."""

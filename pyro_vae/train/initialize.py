@@ -1,0 +1,282 @@
+"""Ways to start: from a mixture fitted to encodings, from data, from parts trained first."""
+
+import copy
+from dataclasses import dataclass, fields
+
+import pyro
+import torch
+from pyro import poutine
+from tqdm.auto import tqdm
+
+from ..errors import UserError, check_int_at_least, check_positive
+from ..evaluate import elbo_terms, encode
+from ..guides import Guide
+from ..models import VAE, StandardNormalPrior, VampPrior, prior_of
+from ..models.priors import fit_components
+from ..programs import trace_pair
+from ..programs.calling import as_keyword_program
+from ..programs.contexts import eval_mode, seeded
+from ..programs.modules import device_of
+from ..programs.program import Program
+
+MAX_POINTS = 20_000
+
+
+class Initialization:
+    """Base of the ways to start a pair: `__call__(model, guide, data, device, seed, progress)`."""
+
+
+@dataclass(frozen=True)
+class MixtureInitialization(Initialization):
+    r"""Start a mixture prior where a Gaussian mixture, fitted to a VAE's encodings, lies.
+
+    A mixture prior trained from random weights often merges clusters early and never parts them
+    again; VaDE's published results rest on such a start. In this order, all seeded, no label seen:
+
+    1. The pair's own decoder and q(z | x) are trained for `epochs` as a plain VAE, p(z) = N(0, I).
+    2. scikit-learn's full-covariance `GaussianMixture` is fitted to `draws` draws of q(z | x) for
+       each training datum (at most 20,000 points in all), `fits` times, the likeliest kept. Draws,
+       not means (`draws=0`): what the prior must cover is the aggregate posterior.
+    3. Its means and covariances become p(z | y)'s (where z has further parents, as the GMVAE's w,
+       their influence starts small), its weights the learned p(y)'s, if it is learned.
+    4. All that is done `restarts` times, from other weights; kept is the one with the best bound
+       :math:`E_q[\log p(x|z) + \log p(z) - \log q(z|x)]` on the validation split, p(z) being the
+       mixture (on the training split where there is none).
+
+    Args:
+        epochs, lr, batch_size, schedule: of the plain VAE's training.
+        weight_decay: decoupled, of the plain VAE's training (AdamW).
+        compile: of the plain VAE's training, as in `fit`.
+        restarts, draws, fits: see above.
+        reg_covar: added to the fitted covariances' diagonal.
+    """
+
+    epochs: int = 100
+    lr: float = 1e-3
+    batch_size: int = 128
+    schedule: str = "cosine"
+    restarts: int = 1
+    fits: int = 5
+    draws: int = 4
+    reg_covar: float = 0.05
+    weight_decay: float = 0.0
+    compile: bool | str = "auto"
+
+    def __post_init__(self):
+        for name in ("epochs", "batch_size", "restarts", "fits"):
+            check_int_at_least(1, **{name: getattr(self, name)})
+        check_int_at_least(0, draws=self.draws)
+        check_positive(lr=self.lr)
+        check_positive(or_zero=True, reg_covar=self.reg_covar, weight_decay=self.weight_decay)
+
+    def __call__(self, model, guide, data, device, seed=0, progress=True):
+        """Initialize the pair in place; returns the restarts' bounds."""
+        _check(model, guide, data)
+        best, bounds = None, []
+        bar = tqdm(range(self.restarts), "mixture start", disable=not progress, leave=False)
+        for restart in bar:
+            if restart:
+                with seeded(seed * 1009 + restart, device):
+                    for part in (*model.modules(), *guide.modules()):
+                        if hasattr(part, "reset_parameters"):
+                            part.reset_parameters()
+            self._start(model, guide, data, device, seed * 1009 + restart)
+            bounds.append(self._bound(model, guide, data))
+            bar.set_postfix(bound=f"{bounds[-1]:.2f}")
+            if bounds[-1] == max(bounds):
+                best = [copy.deepcopy(m.state_dict()) for m in (model, guide)]
+        for module, state in zip((model, guide), best, strict=True):
+            module.load_state_dict(state)
+        return bounds
+
+    def _start(self, model, guide, data, device, seed):
+        from .fit import fit
+
+        vae, encoder = plain_vae(model, guide)
+        trained = fit(
+            vae,
+            encoder,
+            data,
+            self.epochs,
+            lr=self.lr,
+            batch_size=self.batch_size,
+            schedule=self.schedule,
+            weight_decay=self.weight_decay,
+            compile=self.compile,
+            device=device,
+            seed=seed,
+            progress=False,
+        )
+        if trained.interrupted:
+            raise KeyboardInterrupt
+        codes = self._codes(vae, encoder, data, seed)
+        fit_components(model, codes, self.fits, self.reg_covar, seed % 2**32, max_iter=300)
+
+    @torch.no_grad()
+    def _codes(self, vae, encoder, data, seed):
+        """`[draws * N, D]` draws of q(z | x) over the training data, thinned to `MAX_POINTS`."""
+        x = data.observed_split("train").x
+        device = device_of(vae)
+        with seeded(seed, device):
+            keep = torch.randperm(len(x))[: MAX_POINTS // max(1, self.draws)]
+            if not self.draws:
+                return encode(vae, encoder, x[keep])["z"].double().cpu().numpy()
+            draws = [
+                trace_pair(vae, encoder, {"x": part.to(device)}, self.draws).guide["z"]["value"]
+                for part in x[keep].split(5000)
+            ]
+        return torch.cat([d.flatten(0, 1) for d in draws]).double().cpu().numpy()
+
+    def _bound(self, model, guide, data):
+        split = "train" if data.valid is None else "valid"
+        terms = elbo_terms(model, guide, data.observed_split(split).x, num_samples=10)
+        return float(sum(terms[site].mean() for site in ("x", "z", "y")))
+
+
+def _check(model, guide, data):
+    if not all(hasattr(model, part) for part in ("p_y", "p_z", "p_x")):
+        raise UserError(f"{type(model).__name__} has no mixture prior p(z | y) to initialize")
+    if getattr(guide, "given", {}).get("z") != ("x",):
+        raise UserError("a mixture start needs a guide with z <- x")
+    if not hasattr(data, "train"):
+        raise UserError("a mixture start needs data with a train split, not a stream of batches")
+
+
+def plain_vae(model, guide):
+    """The plain VAE that shares a mixture model's decoder and its guide's q(z | x)."""
+    latent = model.p_z.shape[0]
+    vae = VAE(model.p_x.shape, latent, model.p_x.family, prior=StandardNormalPrior(latent))
+    vae.p_x = model.p_x
+    encoder = Guide(vae, input_scaling=guide.standardize)
+    encoder.factors["z"] = guide.factors["z"]
+    return vae, encoder
+
+
+@dataclass(frozen=True)
+class PseudoInputInitialization(Initialization):
+    """Start a `VampPrior`'s pseudo-inputs at training data, drawn by the seed without replacement.
+
+    As the encoder's network sees them: behind the guide's `standardize`. A parent that is itself a
+    latent (z1, of a hierarchical VAE) starts at the guide's draws of it for those data.
+    """
+
+    def __call__(self, model, guide, data, device, seed=0, progress=True):
+        """Initialize the model's prior in place."""
+        latent, prior = prior_of(model)
+        if not isinstance(prior, VampPrior):
+            raise UserError(f"the prior of {latent!r} is no VampPrior: it has no pseudo-inputs")
+        if not hasattr(data, "train"):
+            raise UserError("pseudo-inputs start at data with a train split, not at a stream")
+        count = len(prior.logits)
+        split = data.observed_split("train")
+        if len(split) < count:
+            raise UserError(f"{count} pseudo-inputs need as many training data, not {len(split)}")
+        with torch.no_grad(), eval_mode(model, guide), seeded(seed, device):
+            rows = split[torch.randperm(len(split))[:count]]
+            batch = {n: v.to(device) for n in ("x", "c") if (v := getattr(rows, n)) is not None}
+            trace = poutine.trace(as_keyword_program(guide)).get_trace(**batch)
+            for name, inputs in prior.pseudo_inputs.items():
+                if name not in batch and name not in trace.nodes:
+                    raise UserError(
+                        f"neither the data nor the guide have the pseudo-input {name!r}"
+                    )
+                value = batch[name] if name in batch else trace.nodes[name]["value"]
+                mean, scale = getattr(guide, "standardize", {}).get(name, (0.0, 1.0))
+                inputs.copy_((value - mean) / scale)
+
+
+@dataclass(frozen=True)
+class StackInitialization(Initialization):
+    r"""The first stage of M1+M2: p(x | z1) and q(z1 | x) are trained as a plain VAE, then held.
+
+    Kingma et al. 2014 (arXiv 1406.5298): M2 is trained on the features of M1. Here that is an
+    ordinary `fit` of the whole stack in which these two are frozen (`requires_grad` is off, also
+    in what is resumed or loaded), and z1 is drawn afresh at every step.
+
+    The authors' code leaves out units that M1 does not use. Here they stay: for such a unit
+    q(z1 | x) is p(z1), so p(z1 | y, z2) = N(0, 1) costs no nats, and to q(y | z1) it is noise that
+    is new at every step, which cannot be learned by heart. (On digits all 24 units are in use.)
+
+    Args:
+        epochs, lr, batch_size, schedule, weight_decay, compile: of the plain VAE's training.
+        freeze: False lets the second stage train everything.
+    """
+
+    epochs: int = 100
+    lr: float = 1e-3
+    batch_size: int = 128
+    schedule: str = "cosine"
+    weight_decay: float = 0.0
+    freeze: bool = True
+    compile: bool | str = "auto"
+
+    def __call__(self, model, guide, data, device, seed=0, progress=True):
+        """Train the pair's lower part in place; returns that `Run`."""
+        from .fit import fit
+
+        if not hasattr(model, "p_z1") or getattr(guide, "given", {}).get("z1") != ("x",):
+            raise UserError("a start of the stack needs M1M2, and a guide with z1 <- x")
+        vae = _M1(model)
+        encoder = Guide(vae, input_scaling=guide.standardize)
+        encoder.factors["z1"] = guide.factors["z1"]
+        settings = {k: v for k, v in vars(self).items() if k != "freeze"}
+        found = fit(vae, encoder, data, **settings, device=device, seed=seed, progress=progress)
+        if found.interrupted:
+            raise KeyboardInterrupt
+        for part in (model.p_x, guide.factors["z1"]):
+            part.requires_grad_(not self.freeze)
+        return found
+
+
+class _M1(Program):
+    """The plain VAE that shares a stack's decoder: p(z1) = N(0, I), p(x | z1)."""
+
+    default_guide = {"z1": ["x"]}
+
+    def __init__(self, stack):
+        super().__init__()
+        self.p_z1 = StandardNormalPrior(stack.p_z1.shape[0])
+        self.p_x = stack.p_x
+
+    def forward(self, x=None, size=None):
+        with pyro.plate("data", size if x is None else len(x)):
+            z1 = pyro.sample("z1", self.p_z1())
+            return pyro.sample("x", self.p_x(z1=z1), obs=x)
+
+
+@dataclass(frozen=True)
+class BaselineInitialization(Initialization):
+    """Train a `CVAE`'s baseline, p(x | c) without latents, before the CVAE itself.
+
+    Of its epochs the one with the best validation bound is kept.
+
+    Args:
+        epochs, lr, batch_size, schedule, weight_decay, compile: of its training.
+    """
+
+    epochs: int = 50
+    lr: float = 1e-3
+    batch_size: int = 128
+    schedule: str = "cosine"
+    weight_decay: float = 0.0
+    compile: bool | str = "auto"
+
+    def __call__(self, model, guide, data, device, seed=0, progress=True):
+        """Train `model.baseline` in place; a frozen one is frozen again afterwards."""
+        from .fit import fit
+
+        baseline = getattr(model, "baseline", None)
+        if baseline is None:
+            raise UserError(f"this {type(model).__name__} has no baseline to train first")
+        frozen = [p for p in baseline.parameters() if not p.requires_grad]
+        baseline.requires_grad_(True)
+        options = {f.name: getattr(self, f.name) for f in fields(self)}
+        trained = fit(
+            baseline, Guide(baseline), data, **options, device=device, seed=seed, progress=False
+        )
+        if trained.interrupted:
+            raise KeyboardInterrupt
+        for parameter in baseline.parameters():
+            parameter.grad = None
+        for parameter in frozen:
+            parameter.requires_grad_(False)

@@ -1,0 +1,1 @@
+"""One step of training: plain, recorded, as a CUDA graph."""
