@@ -63,7 +63,7 @@ class ReportContext:
         """The first n of `others`."""
         return {k: v[:n] for k, v in self.others.items()}
 
-    def check_int_at_least(self, x):
+    def whole(self, x):
         """The first data's x, or others for the same covariates, as it is shown."""
         c = self.others.get("c")
         return joined(self.data, x, None if c is None else c[: len(x)])
