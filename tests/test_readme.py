@@ -18,6 +18,7 @@ ROOT = Path(__file__).parent.parent
 PROGRAMS = [ROOT / "README.md", *sorted((ROOT / "docs").glob("*.md"))]
 PAGES = [*PROGRAMS, ROOT / "CONTRIBUTING.md", ROOT / "CHANGELOG.md"]
 FENCE = re.compile(r"^```(\w*)\n(.*?)^```$", re.M | re.S)
+COMMAND_TITLE = re.compile(r"`pyro-vae [^`]+`")
 EPOCHS = 2
 
 
@@ -49,7 +50,7 @@ with_programs = pytest.mark.parametrize(
 
 @pytest.fixture
 def few_epochs(monkeypatch):
-    """Cap every training at two epochs, so that a page can print the settings that it recommends."""
+    """Cap epochs and samples, so that a page can print the settings that it recommends."""
 
     def cap(config):
         for key, value in config.items():
@@ -74,7 +75,10 @@ def few_epochs(monkeypatch):
         cap(self.config)
         return method_fit(self, *args, **options)
 
-    compare = pv.compare
+    compare, evaluate = pv.compare, pv.Run.evaluate
+
+    def short_evaluate(self, split=None, num_samples=10, **options):
+        return evaluate(self, split, min(num_samples, 10), **options)
 
     def short_compare(model, guides, data, **options):
         guides = {
@@ -86,6 +90,7 @@ def few_epochs(monkeypatch):
 
     monkeypatch.setattr(pv, "fit", short_fit)
     monkeypatch.setattr(pv.methods.Method, "fit", short_method_fit)
+    monkeypatch.setattr(pv.Run, "evaluate", short_evaluate)
     monkeypatch.setattr(pv, "compare", short_compare)
 
 
@@ -163,12 +168,11 @@ def shell_lines(text):
     text = FENCE.sub("", text)
     for line in re.findall(r"^ {4}(.+)$", text, re.M):
         yield from (part.strip() for part in line.split("  #")[0].split(" # ")[0].split("&&"))
-    for span in re.findall(r"`([^`\n]+)`", text):
-        yield span
+    yield from re.findall(r"`([^`\n]+)`", text)
 
 
 def table_commands(text):
-    """Where a column's title is a command, as `pyro-vae fit`, its code spans continue it."""
+    """The commands of tables: a column titled `pyro-vae fit` holds what follows these words."""
     header = None
     for line in text.splitlines():
         if not line.startswith("|"):
@@ -178,7 +182,7 @@ def table_commands(text):
         if header is None:
             header = cells
         for title, cell in zip(header, cells, strict=True):
-            if cells is not header and re.fullmatch(r"`pyro-vae [^`]+`", title):
+            if cells is not header and COMMAND_TITLE.fullmatch(title):
                 for span in re.findall(r"`([^`]+)`", cell):
                     is_whole = span.startswith("pyro-vae")
                     yield span if is_whole else f"{title.strip('`')} {span}"
@@ -186,7 +190,8 @@ def table_commands(text):
 
 def pyro_vae_commands(path):
     text = path.read_text()
-    lines = [re.sub(r"^.*-m pyro_vae\b", "pyro-vae", line) for line in shell_lines(text)]
+    without_titles = re.sub(r"^\|.*\n(?=\|---)", "", text, flags=re.M)
+    lines = [re.sub(r"^.*-m pyro_vae\b", "pyro-vae", line) for line in shell_lines(without_titles)]
     found = [line.rstrip("\\'") for line in lines if re.match(r"pyro-vae (?!\W*$)", line)]
     return [*found, *table_commands(text)]
 
@@ -195,24 +200,27 @@ def parse(line):
     """Parse a command line as the command does, without running it; raises what is wrong."""
     line, _, file = line.partition(" > ")
     argv = shlex.split(line)[1:]
+    if len(argv) == 1 and not argv[0].startswith("-"):
+        assert argv[0] in cli.COMMANDS, "no such subcommand"
+        return
     printed = io.StringIO()
     with contextlib.redirect_stdout(printed):
         if any(token.lstrip("-").endswith("help") for token in argv) or "--print-config" in argv:
             with contextlib.suppress(SystemExit):
                 assert cli.main(argv) == 0
-        elif argv[0] == "fit" and len(argv) > 1:
+        elif argv[0] == "fit":
             cli.parse_fit(argv[1:], cli.train_and_report)
-        elif argv != ["fit"]:
+        else:
             cli.parse_command(argv, cli.COMMANDS, cli.__doc__, cli.__version__)
     if file:
         Path(file).write_text(printed.getvalue())
 
 
-@pytest.mark.parametrize(
-    "path", [path for path in PAGES if pyro_vae_commands(path)], ids=page_id
-)
+@pytest.mark.parametrize("path", [path for path in PAGES if pyro_vae_commands(path)], ids=page_id)
 def test_commands_are_accepted(path, tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
+    Path("runs/gmvae-digits-0").mkdir(parents=True)  # to resume
+    parse("pyro-vae fit gmvae --print-config > runs/gmvae-digits-0/config.yaml")
     for line in pyro_vae_commands(path):
         try:
             parse(line)
