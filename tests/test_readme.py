@@ -234,9 +234,21 @@ def test_a_command_with_an_unknown_option_fails_this_check():
 
 
 @pytest.mark.parametrize("path", PAGES, ids=page_id)
-def test_modules_run_by_python_exist(path):
-    for module in sorted(set(re.findall(r"python -m (benchmarks\.\w+)", path.read_text()))):
+def test_modules_and_source_files_that_are_named_exist(path):
+    text = path.read_text()
+    for module in sorted(set(re.findall(r"python -m (benchmarks\.\w+)", text))):
         assert importlib.util.find_spec(module), module
+    for file in sorted(set(re.findall(r"[`( ](\w+(?:/\w+)+\.(?:py|md|ipynb))\b", text))):
+        places = (path.parent / file, ROOT / file, ROOT / "pyro_vae" / file)
+        assert any(place.exists() for place in places), file
+
+
+def test_citation_and_metadata_have_the_version_of_the_package():
+    citation = (ROOT / "CITATION.cff").read_text()
+    metadata = (ROOT / "setup.cfg").read_text()
+    assert re.search(r"^version: (.+)$", citation, re.M)[1] == pv.__version__
+    declared = re.search(r"^version = (.+)$", metadata, re.M)[1]
+    assert declared in (pv.__version__, "attr: pyro_vae.__version__")
 
 
 def test_readme_is_one_page():
