@@ -80,17 +80,23 @@ def few_epochs(monkeypatch):
     def short_evaluate(self, split=None, num_samples=10, **options):
         return evaluate(self, split, min(num_samples, 10), **options)
 
+    log_likelihood = pv.evaluate.log_likelihood
+
+    def short_log_likelihood(*args, num_samples=10, **options):
+        return log_likelihood(*args, num_samples=min(num_samples, 10), **options)
+
     def short_compare(model, guides, data, **options):
         guides = {
             name: (guide[0], {"epochs": EPOCHS}) if isinstance(guide, tuple) else guide
             for name, guide in guides.items()
         }
-        short = {"seeds": 1, "epochs": EPOCHS, "num_gap_data": 2, "gap_options": {"max_steps": 5}}
+        short = {"seeds": 1, "epochs": EPOCHS, "num_gap_data": 1, "gap_options": {"max_steps": 2}}
         return compare(model, guides, data, **(options | short))
 
     monkeypatch.setattr(pv, "fit", short_fit)
     monkeypatch.setattr(pv.methods.Method, "fit", short_method_fit)
     monkeypatch.setattr(pv.Run, "evaluate", short_evaluate)
+    monkeypatch.setattr(pv.evaluate, "log_likelihood", short_log_likelihood)
     monkeypatch.setattr(pv, "compare", short_compare)
 
 
