@@ -82,8 +82,8 @@ def few_epochs(monkeypatch):
 
     log_likelihood = pv.evaluate.log_likelihood
 
-    def short_log_likelihood(*args, num_samples=10, **options):
-        return log_likelihood(*args, num_samples=min(num_samples, 10), **options)
+    def short_log_likelihood(model, guide, x, num_samples=10, **options):
+        return log_likelihood(model, guide, x, min(num_samples, 10), **options)
 
     def short_compare(model, guides, data, **options):
         guides = {
