@@ -13,6 +13,7 @@ import pytest
 
 import pyro_vae as pv
 from pyro_vae import cli
+from pyro_vae.report import samples
 
 ROOT = Path(__file__).parent.parent
 PROGRAMS = [ROOT / "README.md", *sorted((ROOT / "docs").glob("*.md"))]
@@ -217,7 +218,10 @@ def parse(line):
         elif argv[0] == "fit":
             cli.parse_fit(argv[1:], cli.train_and_report)
         else:
-            cli.parse_command(argv, cli.COMMANDS, cli.__doc__, cli.__version__)
+            _, options = cli.parse_command(argv, cli.COMMANDS, cli.__doc__, cli.__version__)
+            assert options.get("source", "prior") in samples.SOURCES, "no such source"
+            guides = (options.get("guides") or "default").split(",")
+            assert set(guides) <= set(pv.methods.GUIDES), "no such guide"
     if file:
         Path(file).write_text(printed.getvalue())
 
