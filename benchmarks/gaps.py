@@ -39,7 +39,7 @@ def semi_amortized(model, **options):
 
 def guides(network):
     """The guides, as `compare` takes them; pixels centerd for every encoder."""
-    amortized = partial(Guide, network=network, standardize={"x": (0.5, 0.5)})
+    amortized = partial(Guide, network=network, input_scaling={"x": (0.5, 0.5)})
     return {
         "constants": partial(Guide, given={"z": []}),
         "per datum": (partial(Guide, given={"z": ["index"]}), ROWS_FITTED),
@@ -51,7 +51,7 @@ def guides(network):
             amortized, family={"z": MixtureOfNormals(5, training="uniform")}
         ),
         "spline flow": partial(amortized, family={"z": Flow("spline", 1)}),
-        "semi-amortized": partial(semi_amortized, network=network, standardize={"x": (0.5, 0.5)}),
+        "semi-amortized": partial(semi_amortized, network=network, input_scaling={"x": (0.5, 0.5)}),
     }
 
 
@@ -90,7 +90,7 @@ def main(argv=None):
     network = MLP((a.hidden,))
     batch_size, epochs = (128, 200) if a.data == "digits" else (256, 20)
     options = {
-        "seeds": a.seeds, "decoder": "frozen", "num_samples": a.num_samples,
+        "seeds": a.seeds, "share_model": True, "num_samples": a.num_samples,
         "num_gap_data": a.num_gap_data, "workers": a.workers, "device": a.device, "out": a.folder,
         "gap_options": {"max_steps": a.gap_steps, "annealing": {"num_steps": a.annealing_steps}},
         "epochs": a.epochs or epochs, "batch_size": batch_size, "lr": 2e-3, "schedule": "cosine",
@@ -106,7 +106,7 @@ def main(argv=None):
         if base not in a.bases:
             continue
         out = a.folder and a.folder / base.replace(" ", "_")
-        found = pv.compare(model, compared, data, base=base, **{**options, "out": out})
+        found = pv.compare(model, compared, data, base_guide=base, **{**options, "out": out})
         print(f"\ndecoder trained with the guide {base}\n{found}\n", flush=True)
         runs[base] = found.rows
         if a.out and base == "diagonal":

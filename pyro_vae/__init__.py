@@ -19,7 +19,7 @@ from .evaluate import check_pair
 from .generate import impute, interpolate, sample, traverse
 from .methods import Run, fit, load, method
 
-__version__ = "0.1.0"
+__version__ = "0.2.0"
 __all__ = [
     "Run",
     "UserError",

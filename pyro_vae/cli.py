@@ -99,7 +99,7 @@ def sample(
 
     Args:
         run: run folder.
-        source: prior, component, aggregate, ex-post, interpolate, traverse or complete.
+        source: prior, component, aggregate, ex-post, interpolate, traverse or impute.
         num: how many samples (of a component), paths, units, or completions of a data point.
         y: from this component alone; of this class, or given this label.
         latent: which latent is refitted, walked along or traversed. Default: z, or the topmost.
@@ -137,8 +137,8 @@ def compare(
     guides: str | None = None,
     objectives: str | None = None,
     seeds: int | None = None,
-    decoder: str | None = None,
-    base: str | None = None,
+    share_model: bool | None = None,
+    base_guide: str | None = None,
     data: str | None = None,
     epochs: int | None = None,
     settings: dict | None = None,
@@ -162,8 +162,8 @@ def compare(
             iaf, maf, spline, coupling. Default: diagonal,full.
         objectives: of pv.objectives, with commas between. Default: the method's.
         seeds: how many. Default: 3.
-        decoder: trained: each guide trains its own model; frozen: one model for all. Default: trained.
-        base: the guide that trains the model that is then frozen. Default: the method's.
+        share_model: true: one model for all guides. Default: each guide trains a separate model.
+        base_guide: the guide that trains the shared model. Default: the method's.
         data: a data set or an .npz file. Default: digits.
         epochs: passes over the training data.
         settings: options of pyro-vae fit, e.g. '{"latent_dim": 2, "hidden": [200]}'.
@@ -182,7 +182,8 @@ def compare(
         raise UserError("either run folders, or --model NAME --guides A,B,...")
     judged = {"split": split, "num_samples": num_samples, "num_gap_data": num_gap_data}
     trained = {
-        "guides": guides, "objectives": objectives, "seeds": seeds, "decoder": decoder, "base": base,
+        "guides": guides, "objectives": objectives, "seeds": seeds,
+        "share_model": share_model, "base_guide": base_guide,
         "data": data, "epochs": epochs, "settings": settings,
     }  # fmt: skip
     if runs:

@@ -119,7 +119,7 @@ SHAPES = {
     "ex-post": (["--num", "9", "--latent", "w"], (9, 1, 8, 8)),
     "interpolate": (["--num", "3", "--steps", "4"], (12, 1, 8, 8)),
     "traverse": (["--num", "2", "--latent", "w"], (18, 1, 8, 8)),
-    "complete": (["--num", "2", "--steps", "3", "--observed", "left"], (32, 1, 8, 8)),
+    "impute": (["--num", "2", "--steps", "3", "--observed", "left"], (32, 1, 8, 8)),
 }
 
 
@@ -131,7 +131,7 @@ def test_every_source_writes_its_own_picture_and_arrays(source, finished, capsys
     arrays = np.load(run / f"{source}.npz")
     assert arrays["x"].shape == shape and np.isfinite(arrays["x"]).all()
     assert (run / f"{source}.png").read_bytes()[:4] == b"\x89PNG"
-    if source == "complete":
+    if source == "impute":
         rows = arrays["x"].reshape(8, 4, 1, 8, 8)  # observed, two completions, the datum
         assert np.array_equal(rows[:, 3], arrays["truth"]) and arrays["mask"].sum() == 32
         for k in (1, 2):
@@ -390,8 +390,8 @@ BAD = {
         "warmup_start must not be negative: -1",
     ),
     "too much sleep": (
-        fit("vae", "--objective", "RWS", "--sleep", "2"),
-        "sleep weighs the sleep phase: 0 to 1, not 2",
+        fit("vae", "--objective", "RWS", "--sleep_weight", "2"),
+        "sleep_weight weighs the sleep phase: 0 to 1, not 2",
     ),
     "an order that is none": (
         fit("vae", "--objective", "Renyi", "--alpha", ".inf"),
@@ -407,7 +407,7 @@ BAD = {
     "no such component": (["sample", "trained", "--y", "99"], "the model has components 0..9"),
     "misspelt source": (["sample", "trained", "--source", "pryor"], "did you mean 'prior'?"),
     "misspelt half": (
-        ["sample", "trained", "--source", "complete", "--observed", "lef"],
+        ["sample", "trained", "--source", "impute", "--observed", "lef"],
         "unknown half 'lef'; did you mean 'left'?",
     ),
     "a component of encodings": (
@@ -480,7 +480,7 @@ def test_bad_input_gets_one_clear_line_and_starts_nothing(
     [
         (["vae", "--epoch", "3"], "did you mean 'epochs'?"),
         (["vae", "--hidden", "[0]"], "hidden takes whole numbers from 1"),
-        (["vae", "--objective", "RWS", "--sleep", "2"], "sleep weighs"),
+        (["vae", "--objective", "RWS", "--sleep_weight", "2"], "sleep_weight weighs"),
         (["gmvae", "--restarts", "0"], "restarts takes whole numbers from 1"),
         (["vae", "--likelihood", "bernouli"], "did you mean 'bernoulli'?"),
         (["vae", "--num-samples", "0"], "num_samples takes whole numbers from 1"),
@@ -624,7 +624,7 @@ def test_every_objective_is_reached_by_name_with_its_own_options():
         ("IWAE", {"num_particles": 3}, {"name": "iwae", "num_particles": 3}),
         ("DReG", {}, {"name": "dreg", "num_particles": 5}),
         ("Renyi", {"alpha": 0.2}, {"name": "renyi", "num_particles": 5, "alpha": 0.2}),
-        ("RWS", {"sleep": 0.5}, {"name": "rws", "num_particles": 5, "sleep": 0.5}),
+        ("RWS", {"sleep_weight": 0.5}, {"name": "rws", "num_particles": 5, "sleep_weight": 0.5}),
         ("ELBO", {"leave_one_out_baseline": True}, {"name": "elbo", "leave_one_out_baseline": True, "warmup": {"z": 50}}),
         ("SemiSupervised", {}, {"name": "semi-supervised", "alpha": 10.0}),
     ):  # fmt: skip

@@ -89,7 +89,7 @@ def test_the_gaps_of_a_frozen_decoder_are_those_in_closed_form():
             ),
             "full": partial(Guide, family={"z": MultivariateNormal()}),
         },
-        given, seeds=1, decoder="frozen", num_gap_data=24, gap_options={**GAPS, "max_steps": 1000},
+        given, seeds=1, share_model=True, num_gap_data=24, gap_options={**GAPS, "max_steps": 1000},
         epochs=30, lr=0.01, num_samples=200, progress=False,
     )  # fmt: skip
     rows = {r["guide"]: r for r in found.rows}
@@ -112,7 +112,7 @@ def test_the_gaps_of_a_frozen_decoder_are_those_in_closed_form():
 def test_a_frozen_decoder_is_one_for_all_guides_and_a_trained_one_each_guides_own(tmp_path):
     given = data()
     options = {**QUICK, "num_gap_data": 0, "seeds": 1}
-    pv.compare(VAE, GUIDES, given, decoder="frozen", base="full", out=tmp_path, **options)
+    pv.compare(VAE, GUIDES, given, share_model=True, base_guide="full", out=tmp_path, **options)
     states = {p.parent.name.rsplit("-", 1)[0]: p for p in tmp_path.glob("cells/*/checkpoint.pt")}
     assert set(states) == {"vae-base-0", "vae-diagonal-elbo-0", "vae-full-elbo-0"}
     models = [
@@ -129,13 +129,13 @@ def numbers(found):
     return [{k: v for k, v in r.items() if k not in ("seconds", "ms_per_step")} for r in found.rows]
 
 
-@pytest.mark.parametrize("decoder", ["trained", "frozen"])
+@pytest.mark.parametrize("share_model", [False, True])
 def test_what_was_stopped_goes_on_and_what_is_done_is_not_done_again(
-    tmp_path, monkeypatch, decoder
+    tmp_path, monkeypatch, share_model
 ):
     from pyro_vae.comparison import cells
 
-    given, options = data(), {**QUICK, "seeds": 1, "num_gap_data": 0, "decoder": decoder}
+    given, options = data(), {**QUICK, "seeds": 1, "num_gap_data": 0, "share_model": share_model}
     whole = pv.compare(VAE, GUIDES, given, out=tmp_path / "whole", **options)
     fit, calls = cells.fit, []
 
@@ -159,7 +159,7 @@ def test_what_was_stopped_goes_on_and_what_is_done_is_not_done_again(
 
 
 def test_processes_find_what_one_process_finds():
-    given, options = data(), {**QUICK, "seeds": 2, "num_gap_data": 0, "decoder": "frozen"}
+    given, options = data(), {**QUICK, "seeds": 2, "num_gap_data": 0, "share_model": True}
     one = pv.compare(VAE, GUIDES, given, **options)
     two = pv.compare(VAE, GUIDES, given, workers=2, **options)
     assert numbers(one) == numbers(two)
@@ -188,8 +188,8 @@ class Stranger(nn.Module):
             pyro.sample("z", dist.Normal(loc, log_scale.exp()).to_event(1))
 
 
-@pytest.mark.parametrize("decoder", ["trained", "frozen"])
-def test_a_strangers_pair_beside_ours(decoder):
+@pytest.mark.parametrize("share_model", [False, True])
+def test_a_user_defined_pair_beside_the_librarys(share_model):
     """Its module holds the guide too, and its scale is in Pyro's store: only the model freezes."""
     given = data()
     ours = partial(
@@ -205,7 +205,7 @@ def test_a_strangers_pair_beside_ours(decoder):
     }
     found = pv.compare(
         lambda: Stranger().model, {"theirs": lambda model: model.__self__.guide, "ours": ours},
-        given, decoder=decoder, base="theirs" if decoder == "frozen" else None, **options,
+        given, share_model=share_model, base_guide="theirs" if share_model else None, **options,
     )  # fmt: skip
     rows = {(r["guide"], r["seed"]): r for r in found.rows}
     assert len({r["elbo"] for r in rows.values()}) == 4
@@ -218,7 +218,7 @@ def test_a_strangers_pair_beside_ours(decoder):
 def test_a_semi_amortized_guide_and_labels_of_its_rows():
     found = pv.compare(
         VAE, {"steps": lambda m: SemiAmortized(m, Guide(m, network=NET), steps=2)}, data(),
-        seeds=[7], num_gap_data=3, gap_options=GAPS, decoder="frozen", **QUICK,
+        seeds=[7], num_gap_data=3, gap_options=GAPS, share_model=True, **QUICK,
     )  # fmt: skip
     (row,) = found.rows
     assert row["seed"] == 7 and row["model"] == "vae" and row["objective"] == "elbo"
@@ -243,9 +243,9 @@ def data_of_another_stream():
         ({"guides": {}}, "there are no guides to compare"),
         ({"guides": [Guide]}, "guides takes {name: a function of the model"),
         ({"guides": {"a": Guide(VAE())}}, "the guide 'a' must be a function of the model"),
-        ({"decoder": "forzen"}, "did you mean 'frozen'"),
-        ({"base": "full"}, "decoder='frozen'"),
-        ({"base": "ful", "decoder": "frozen"}, "did you mean 'full'"),
+        ({"share_model": "frozen"}, "share_model takes True or False"),
+        ({"base_guide": "full"}, "share_model=True"),
+        ({"base_guide": "ful", "share_model": True}, "did you mean 'full'"),
         ({"epoch": 3}, "unknown option of fit 'epoch'; did you mean 'epochs'"),
         ({"guides": {"a": (Guide, {"lrr": 3})}}, "unknown option of fit 'lrr'"),
         ({"split": "tset"}, "did you mean 'test'"),
@@ -264,7 +264,7 @@ def test_compare_trains_guides_by_name_and_compares_runs(tmp_path, monkeypatch, 
     quick = ["--epochs", "1", "--num_samples", "20", "--progress", "false"]
     small = '{"hidden": [8], "latent_dim": 2, "compile": "false"}'
     asked = ["compare", "--model", "vae", "--guides", "diagonal,per-datum", "--seeds", "1"]
-    asked += ["--decoder", "frozen", "--num_gap_data", "0", "--settings", small, *quick]
+    asked += ["--share_model", "true", "--num_gap_data", "0", "--settings", small, *quick]
     assert main(asked) == 0
     said = capsys.readouterr().out
     assert "diagonal" in said and "per-datum" in said and "log p(x)" in said
@@ -374,7 +374,7 @@ def test_the_table_names_the_data_and_marks_heavy_tails(tmp_path):
 
     guides = {"narrow": lambda m: _narrow, "wide": lambda m: wide}
     found = pv.compare(
-        model, guides, given, seeds=2, decoder="frozen", num_gap_data=3, gap_options=GAPS,
+        model, guides, given, seeds=2, share_model=True, num_gap_data=3, gap_options=GAPS,
         out=tmp_path, **{**QUICK, "num_samples": 400},
     )  # fmt: skip
     assert len({row["log_likelihood"] for row in found.rows}) == 1

@@ -453,11 +453,11 @@ def test_completions_keep_what_is_given_and_show_the_truth():
     assert not torch.equal(columns["sample 1"], columns["sample 2"])
 
 
-def test_pixels_are_centerd_for_the_encoder_in_x_and_in_c():
+def test_pixels_are_centered_for_the_encoder_in_x_and_in_c():
     guide = pv.method("cvae", "digits", quadrants=1).guide
-    assert guide.standardize == {"x": (0.5, 0.5), "c": (0.5, 0.5)}
+    assert guide.input_scaling == {"x": (0.5, 0.5), "c": (0.5, 0.5)}
     guide = pv.method("cvae", "digits", condition="labels").guide
-    assert guide.standardize == {"x": (0.5, 0.5)}
+    assert guide.input_scaling == {"x": (0.5, 0.5)}
 
 
 def command(tmp_path, *arguments):

@@ -100,15 +100,15 @@ WRONG = [
     (lambda: RelaxedOneHotCategorical(0), "temperature must be positive: 0"),
     (lambda: guide(temperature=0), "temperature must be positive: 0"),
     (lambda: guide(temperature=math.nan), "temperature must be positive: nan"),
-    (lambda: guide(standardize={"x": (0.5, 0)}), "the scale of 'x' .* must be positive"),
+    (lambda: guide(input_scaling={"x": (0.5, 0)}), "the scale of 'x' .* must be positive"),
     (
-        lambda: guide(standardize={"x": (0.5, torch.tensor([1.0] * 5 + [0.0]))}),
+        lambda: guide(input_scaling={"x": (0.5, torch.tensor([1.0] * 5 + [0.0]))}),
         "the scale of 'x' .* must be positive; where a value is constant, .* use 1",
     ),
-    (lambda: guide(standardize={"x": (math.nan, 1)}), "the mean of 'x' .* is not finite"),
-    (lambda: guide(standardize={"x": (0, torch.ones(7))}), r"has shape \[7\], 'x' \[6\]"),
-    (lambda: guide(standardize={"x": 0.5}), r"takes \(mean, scale\) for 'x', not 0.5"),
-    (lambda: guide(standardize=0.5), "standardize must be a dict"),
+    (lambda: guide(input_scaling={"x": (math.nan, 1)}), "the mean of 'x' .* is not finite"),
+    (lambda: guide(input_scaling={"x": (0, torch.ones(7))}), r"has shape \[7\], 'x' \[6\]"),
+    (lambda: guide(input_scaling={"x": 0.5}), r"takes \(mean, scale\) for 'x', not 0.5"),
+    (lambda: guide(input_scaling=0.5), "input_scaling must be a dict"),
     (lambda: FlowPrior(2, scale=torch.zeros(2)), "scale of a flow prior must be positive"),
     # priors
     (lambda: VAE((6,), prior=3), f"{NO_PRIOR} z, such as .* not int"),
@@ -171,8 +171,8 @@ def test_right_arguments_of_unusual_kinds_are_taken():
     assert MLP([4]) == MLP((4,)) and hash(MLP([4])) == hash(MLP((4,)))
     VAE([6], 2, network=NET, prior=FlowPrior(2, transforms=1, hidden=[4]))
     VAE(torch.Size([6]), 2, network=NET, prior=MixturePrior(2, 3))
-    guide(standardize={"x": (torch.zeros(6), torch.ones(6))}, given={"z": ("x",)})
-    guide(standardize={"x": [0.5, 2]})
+    guide(input_scaling={"x": (torch.zeros(6), torch.ones(6))}, given={"z": ("x",)})
+    guide(input_scaling={"x": [0.5, 2]})
     for family in (Normal(), Flow("maf", 1, (4,)), LowRankNormal(1), MultivariateNormal()):
         guide(family={"z": family})
     guide_of_classes(family={"y": OneHotCategorical()}, discrete="relaxed", temperature=1)

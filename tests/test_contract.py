@@ -2,7 +2,6 @@
 
 import copy
 import importlib.util
-import itertools
 import math
 
 import pyro
@@ -11,6 +10,7 @@ import torch
 from objectives import last_gradients
 from presets import built
 from pyro import poutine
+from sampling import covering
 
 import pyro_vae as pv
 from pyro_vae import methods
@@ -78,13 +78,12 @@ def objective(model, options, kind=ELBO):
     return kind(**options)
 
 
-COMBINATIONS = [
-    (name, discrete, chosen, network)
-    for name, discrete, chosen, network in itertools.product(
-        methods.METHODS, ("enumerate", "score_function", "relaxed"), OBJECTIVES, ("MLP", "Conv")
-    )
-    if discrete == "enumerate" or name in NAMES_Y  # no named y: nothing to treat
-]
+TREATMENTS = ("enumerate", "score_function", "relaxed")
+
+
+def is_treated(name, discrete, *_):
+    """Without a discrete latent that the guide names, there is nothing to treat."""
+    return discrete == "enumerate" or name in NAMES_Y
 
 
 def step_reaches_every_parameter(name, discrete, chosen, network, kind=ELBO, labels=None):
@@ -120,7 +119,12 @@ def step_reaches_every_parameter(name, discrete, chosen, network, kind=ELBO, lab
     assert len(pyro.get_param_store()) == 0
 
 
-@pytest.mark.parametrize("name, discrete, chosen, network", COMBINATIONS)
+@pytest.mark.parametrize(
+    "name, discrete, chosen, network",
+    covering(
+        list(methods.METHODS), TREATMENTS, list(OBJECTIVES), ("MLP", "Conv"), allowed=is_treated
+    ),
+)
 def test_one_step_reaches_every_parameter(name, discrete, chosen, network):
     step_reaches_every_parameter(name, discrete, chosen, network)
 
@@ -143,12 +147,13 @@ def test_one_step_with_a_sampled_latent_does_too(name, kind):
 
 @pytest.mark.parametrize(
     "name, discrete, chosen",
-    [
-        enumerated_assignment[:3]
-        for enumerated_assignment in COMBINATIONS
-        if enumerated_assignment[3] == "MLP"
-        and accepts_argument(methods.METHODS[enumerated_assignment[0]].model.forward, "y")
-    ],
+    covering(
+        [n for n, m in methods.METHODS.items() if accepts_argument(m.model.forward, "y")],
+        TREATMENTS,
+        list(OBJECTIVES),
+        every=2,
+        allowed=is_treated,
+    ),
 )
 def test_one_step_with_labels_of_some_data_does_too(name, discrete, chosen):
     step_reaches_every_parameter(name, discrete, chosen, "MLP", SemiSupervised, LABELS)

@@ -270,9 +270,9 @@ def test_loaders_and_sized_iterables_pass_as_they_are():
 
 def test_missing_splits_are_named():
     with pytest.raises(pv.UserError, match="data has no test split"):
-        as_data(torch.zeros(3, 2)).observed("test")
+        as_data(torch.zeros(3, 2)).observed_split("test")
     with pytest.raises(pv.UserError, match="unknown split 'name'"):
-        as_data(torch.zeros(3, 2)).observed("name")
+        as_data(torch.zeros(3, 2)).observed_split("name")
 
 
 def test_data_are_values():

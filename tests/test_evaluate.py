@@ -471,7 +471,7 @@ def test_check_pair_refuses_nan_in_the_data():
     "name, value, message",
     [
         ("bernoulli", 0.3, r"x has values outside the support of its Bernoulli .* e\.g\. 0\.3; binarize="),
-        ("binomial", 0.3, r"outside the support of its Proportion .* e\.g\. 0\.3$"),
+        ("binomial", 0.3, r"outside the support of its BinomialProportion .* e\.g\. 0\.3$"),
         ("continuous-bernoulli", 1.5, r"outside the support of its ContinuousBernoulli .* 1\.5$"),
     ],
 )  # fmt: skip

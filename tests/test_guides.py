@@ -426,10 +426,10 @@ def test_standardized_parents_are_what_the_networks_see():
     torch.manual_seed(0)
     model = pv.models.VAE((4,), 2, "normal", MLP((8,)))
     plain = pv.guides.Guide(model, network=MLP((8,)))
-    centerd = pv.guides.Guide(model, network=MLP((8,)), standardize={"x": (0.5, 0.25)})
-    centerd.load_state_dict(plain.state_dict())
+    centered = pv.guides.Guide(model, network=MLP((8,)), input_scaling={"x": (0.5, 0.25)})
+    centered.load_state_dict(plain.state_dict())
     x = torch.rand(5, 4)
-    codes = pv.evaluate.encode(model, centerd, x)["z"]
+    codes = pv.evaluate.encode(model, centered, x)["z"]
     assert torch.allclose(codes, pv.evaluate.encode(model, plain, (x - 0.5) / 0.25)["z"])
-    with pytest.raises(pv.UserError, match="unknown parent in standardize 'xx'"):
+    with pytest.raises(pv.UserError, match="unknown parent in input_scaling 'xx'"):
         pv.guides.Guide(model, input_scaling={"xx": (0, 1)})

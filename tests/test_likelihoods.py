@@ -44,7 +44,7 @@ def test_counts_of_a_low_rank_rate_are_learned(family):
     train, test = x[:500], x[500:]
     torch.manual_seed(0)
     model = pv.models.VAE((12,), 2, family, MLP((32,)))
-    guide = trained(model, train, epochs=100, standardize={"x": (train.mean(0), train.std(0))})
+    guide = trained(model, train, epochs=100, input_scaling={"x": (train.mean(0), train.std(0))})
     found = pv.evaluate.log_likelihood(model, guide, test, 200).mean().item()
     constant = scipy.stats.poisson.logpmf(test, train.mean(0)).sum(-1).mean()
     truth = scipy.stats.poisson.logpmf(test, rate[500:]).sum(-1).mean()  # given z: not reachable
@@ -66,7 +66,7 @@ def test_grey_levels_of_digits_are_learned(family):
     independent = log_p[torch.arange(64), index].sum(-1).mean().item()
     torch.manual_seed(0)
     model = pv.models.VAE(data.x_shape, 8, family, MLP((64,)))
-    guide = trained(model, data, epochs=25, lr=3e-3, standardize={"x": (0.5, 0.5)})
+    guide = trained(model, data, epochs=25, lr=3e-3, input_scaling={"x": (0.5, 0.5)})
     found = pv.evaluate.log_likelihood(model, guide, test, 50).mean().item()
     assert found > independent + 5
 
@@ -147,7 +147,7 @@ def test_standardized_columns_have_mean_zero_and_sd_one_on_the_training_split():
     x = data.train.x
     torch.testing.assert_close(x.mean(0), torch.zeros(4), atol=1e-4, rtol=0)
     torch.testing.assert_close(x.std(0, correction=0)[:3], torch.ones(3), atol=1e-4, rtol=0)
-    assert (x[:, 3] == 0).all()  # constant: only centerd
+    assert (x[:, 3] == 0).all()  # constant: only centered
     raw = pv.data.from_arrays(table())
     torch.testing.assert_close(data.unstandardize(data.test.x), raw.test.x, rtol=1e-4, atol=1e-4)
     assert data.describe()["standardized"] and "standardized" not in raw.describe()

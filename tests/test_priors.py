@@ -144,7 +144,7 @@ def test_the_bounds_gradient_reaches_the_encoder_from_both_sides_and_the_pseudo_
 def test_pseudo_inputs_start_at_training_data_as_the_network_sees_them():
     model, guide = tiny("vampprior")
     data = pv.data.from_arrays(images(), valid=0, test=0)
-    guide.standardize = {"x": (0.5, 0.25)}
+    guide.input_scaling = {"x": (0.5, 0.25)}
     PseudoInputInitialization()(model, guide, data, "cpu", seed=1)
     found = model.p_z.pseudo_inputs["x"].detach() * 0.25 + 0.5
     matches = (found[:, None] == data.train.x[None]).flatten(2).all(-1)

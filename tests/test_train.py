@@ -454,7 +454,7 @@ def test_a_mixture_start_is_seeded_keeps_the_best_restart_and_never_sees_a_label
 
 def test_the_plain_vae_of_a_mixture_start_shares_decoder_and_encoder():
     m, g = pair()
-    g.standardize = {"x": (0.5, 0.5)}
+    g.input_scaling = {"x": (0.5, 0.5)}
     vae, encoder = plain_vae(m, g)
     assert vae.p_x is m.p_x
     x = digits().test.x

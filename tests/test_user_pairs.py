@@ -18,6 +18,7 @@ import torch.nn as nn
 from pyro import poutine
 from pyro.infer.autoguide import AutoNormal
 from pyro.poutine.util import prune_subsample_sites
+from sampling import covering
 from user_programs import PROGRAMS, REFUSED, K, N
 
 import pyro_vae as pv
@@ -345,7 +346,9 @@ def test_fit_trains_and_evaluates(program):
     assert bound.shape == (N,) and bound.isfinite().all()
 
 
-@pytest.mark.parametrize("objective", OBJECTIVES)
+@pytest.mark.parametrize(
+    "name, objective", covering(list(PROGRAMS), list(OBJECTIVES), every=3), indirect=["name"]
+)
 def test_weighted_objectives_train_and_evaluate(objective, program):
     """Two steps, then both bounds; or one line."""
     args = program.model, program.guide
@@ -459,6 +462,7 @@ def test_importance_weights_average_to_the_likelihood(name, program):
         assert_near(found, expected, math.sqrt(2.0) * error + error**2, 7.0)
 
 
+@pytest.mark.parametrize("name", covering(list(PROGRAMS), every=2), indirect=True)
 def test_annealing_finds_the_same_likelihood(name, program):
     """AIS from the prior, which looks at no guide; or one line, where no latent is continuous."""
     try:
@@ -473,6 +477,7 @@ def test_annealing_finds_the_same_likelihood(name, program):
     assert_near(found.double().mean(), expected.mean(), 0.03 + error.norm() / N, 5.0)
 
 
+@pytest.mark.parametrize("name", covering(list(PROGRAMS), every=2), indirect=True)
 def test_inference_gaps_add_up(name, program):
     """approximation + amortization = log p(x) - ELBO; or one line that names the distribution."""
     try:

@@ -320,7 +320,7 @@ def _model(factory):
 def _default(model):
     if not hasattr(model, "default_guide"):
         raise UserError(
-            "the model has no default guide to be trained with: base= names one of yours"
+            "the model has no default guide to be trained with: base_guide= names one of yours"
         )
     return Guide(model)
 

@@ -22,7 +22,6 @@ from ..train import checkpoint, fit
 from .cells import Cell, Plan, run_group
 from .table import Comparison, with_gaps
 
-DECODERS = ("trained", "frozen")
 OWN = ("model", "guide", "data", "objective", "seed", "out", "resume", "config", "progress")
 
 
@@ -33,8 +32,8 @@ def compare(
     *,
     objectives=None,
     seeds=3,
-    decoder="trained",
-    base=None,
+    share_model=False,
+    base_guide=None,
     split=None,
     num_samples=500,
     num_gap_data=100,
@@ -49,7 +48,7 @@ def compare(
         pv.compare(
             partial(pv.models.VAE, data.x_shape),
             {"diagonal": pv.guides.Guide, "full": partial(pv.guides.Guide, family={...})},
-            data, seeds=3, decoder="frozen", epochs=50, out="runs/guides",
+            data, seeds=3, share_model=True, epochs=50, out="runs/guides",
         )
 
     What is done stays done: with `out` each cell has a folder with its checkpoints, under a digest
@@ -64,11 +63,11 @@ def compare(
         data: what `fit` takes, but for loaders; of arrays by name one is "x".
         objectives: `{name: objective}`, or one; the ELBO unless said.
         seeds: how many, or which.
-        decoder: `"trained"`: each guide trains a model of its own. `"frozen"`: the model is trained
-            once a seed, by the ELBO with the guide `base`, and every guide is then trained on it
-            with its parameters fixed. A module that was given is frozen as it is.
-        base: the name of one of the guides, or a function as they are; the model's default guide
-            unless said.
+        share_model: whether the guides share one model. Then it is trained once per seed, by the ELBO
+            with `base_guide`, and every guide is trained on it with its parameters fixed; a module
+            is frozen as it is. Default: each guide trains a separate model.
+        base_guide: the name of one of the guides, or a function as they are. Default: the model's
+            default guide.
         split: what is judged: `"test"`, where there is one, unless said.
         num_samples: importance samples for log p(x), ESS and k-hat.
         num_gap_data: gaps are taken of so many data, the split's first; 0: none.
@@ -95,8 +94,8 @@ def compare(
     if split not in SPLITS:
         raise unknown_name_error("split", split, SPLITS)
     data.observed_split(split)
-    if decoder not in DECODERS:
-        raise unknown_name_error("decoder", decoder, DECODERS)
+    if not isinstance(share_model, bool):
+        raise UserError(f"share_model takes True or False, not {share_model!r}")
     check_int_at_least(1, workers=workers, num_samples=num_samples)
     check_int_at_least(0, num_gap_data=num_gap_data)
     _known_options(options)
@@ -108,14 +107,14 @@ def compare(
         _known_options(own)
         if not callable(factory) or isinstance(factory, nn.Module):
             raise UserError(f"the guide {name!r} must be a function of the model that makes it")
-    if isinstance(base, str):
-        if base not in guides:
-            raise unknown_name_error("guide as base", base, guides)
-        base = guides[base]
-    elif base is not None:
-        base = base, {}
-    if base is not None and decoder == "trained":
-        raise UserError("base= trains the model that is then frozen: decoder='frozen'")
+    if isinstance(base_guide, str):
+        if base_guide not in guides:
+            raise unknown_name_error("guide as base_guide", base_guide, guides)
+        base_guide = guides[base_guide]
+    elif base_guide is not None:
+        base_guide = base_guide, {}
+    if base_guide is not None and not share_model:
+        raise UserError("base_guide= trains the model that guides share: pass share_model=True")
     if not isinstance(objectives, dict):
         objectives = {"elbo" if objectives is None else _name(objectives): objectives or ELBO()}
     seeds = list(range(seeds) if isinstance(seeds, Integral) else seeds)
@@ -124,7 +123,7 @@ def compare(
             raise UserError(f"there are no {kind} to compare")
     names = itertools.product(models, guides, objectives, seeds)
     plan = Plan(
-        models, guides, objectives, data, split, decoder == "frozen", base, options,
+        models, guides, objectives, data, split, share_model, base_guide, options,
         num_samples, min(num_gap_data, len(getattr(data, split))), gap_options or {},
         cells=[Cell(*n) for n in names],
     )  # fmt: skip
@@ -135,7 +134,9 @@ def compare(
         posteriors = _posteriors(plan, folders)
     rows = with_gaps(found, [_shared_model(plan, cell) for cell in plan.cells])
     num_data = len(getattr(data, split))
-    result = Comparison(rows, split, num_data, num_samples, plan.num_gap_data, decoder, posteriors)
+    result = Comparison(
+        rows, split, num_data, num_samples, plan.num_gap_data, share_model, posteriors
+    )
     if out is not None:
         result.save(out)
     return result

@@ -59,7 +59,7 @@ def compare_runs(pairs, split="test", num_samples=500, num_gap_data=100, gap_opt
         found.append({"row": row | numbers, "per_datum": per_datum})
         num_data = len(getattr(data, split))
     rows = with_gaps(found, range(len(found)))
-    return Comparison(rows, split, num_data, num_samples, min(num_gap_data, num_data), "trained")
+    return Comparison(rows, split, num_data, num_samples, min(num_gap_data, num_data), False)
 
 
 def _history(folder):

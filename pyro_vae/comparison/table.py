@@ -53,7 +53,7 @@ class Comparison:
     num_data: int
     num_samples: int
     num_gap_data: int
-    decoder: str
+    share_model: bool
     posteriors: dict = field(default_factory=dict)
 
     def summary(self):
@@ -117,7 +117,7 @@ class Comparison:
         """`compare.json`, `compare.csv` and `compare.png` in a folder."""
         out = Path(out)
         out.mkdir(parents=True, exist_ok=True)
-        names = ("split", "num_data", "num_samples", "num_gap_data", "decoder")
+        names = ("split", "num_data", "num_samples", "num_gap_data", "share_model")
         settings = {name: getattr(self, name) for name in names}
         settings["data"] = {n: self.data_of(n) for n in NUMBERS if self.data_of(n)}
         write_json(out / "compare.json", {**settings, "rows": self.rows})

@@ -83,9 +83,7 @@ class Data:
     likelihood: str = "normal"  # the name of one that fits x as it is, the command line's default
     condition: Callable | None = None
     scaling: tuple | None = None  # (mean, sd) that `standardize` took out
-    withheld_labels: torch.Tensor | None = (
-        None  # training labels that `keep_labels` took away, for scoring
-    )
+    withheld_labels: torch.Tensor | None = None  # training labels that `keep_labels` took away
     names: tuple | None = None
     source: dict | None = None  # arguments of `load` that reload these data; None: from arrays
 

@@ -206,7 +206,7 @@ def prepare(
     if binarize is not None and binarize != data.binarize:
         if data.binarize != "none":
             raise UserError(f"{data.name} is binarized already: {data.binarize}, not {binarize}")
-        kept = {n: getattr(data, n) for n in ("hidden", "condition", "scaling", "source")}
+        kept = {n: getattr(data, n) for n in ("withheld_labels", "condition", "scaling", "source")}
         named = "name", "num_classes", "binarize_seed", "split_seed", "likelihood"
         options = {n: getattr(data, n) for n in named}
         made = build_splits(data.train, data.valid, data.test, binarize=binarize, **options)

@@ -132,7 +132,7 @@ def build_guide(config: dict, model, x_shape, num_data=None, parents=None):
         given=parents,
         family=family,
         network=make(config, "network"),
-        standardize=center_pixels(x_shape, parents, c_is_pixels, config["center"]),
+        input_scaling=center_pixels(x_shape, parents, c_is_pixels, config["center"]),
         num_data=num_data,
         **own,
     )

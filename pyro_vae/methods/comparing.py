@@ -18,8 +18,8 @@ def compare_guides(
     data: str | Path = "digits",
     epochs: int | None = None,
     settings: dict | None = None,
-    decoder: str = "trained",
-    base: str | None = None,
+    share_model: bool = False,
+    base_guide: str | None = None,
     root: Path | None = None,
     **more,
 ):
@@ -32,7 +32,7 @@ def compare_guides(
         data: a data set's name or an .npz file.
         epochs: passes over the training data. Default: the method's.
         settings: options of the method.
-        decoder, base: as in `pv.compare`; the base by its name. Default: the method's guide.
+        share_model, base_guide: as in `pv.compare`; the guide by its name. Default: the method's guide.
         root: folder of the torchvision data sets.
         more: other arguments of `pv.compare`.
 
@@ -49,8 +49,9 @@ def compare_guides(
     made = method(name, data, root=root, **overrides)
     names = _split(objectives) or [made.config["objective"]]
     parts = made.config, made.shapes
-    if base is not None or decoder == "frozen":
-        base = GuideFactory(*parts, base or "default")
+    base = None
+    if base_guide is not None or share_model:
+        base = GuideFactory(*parts, base_guide or "default")
     fitted = made.fit_options()
     del fitted["seed"], fitted["objective"]
     return comparison.compare(
@@ -58,8 +59,8 @@ def compare_guides(
         {guide: GuideFactory(*parts, guide) for guide in _split(guides)},
         made.data,
         objectives={n: _objective(name, str(data), overrides, n) for n in names},
-        decoder=decoder,
-        base=base,
+        share_model=share_model,
+        base_guide=base,
         **more,
         **fitted,
     )

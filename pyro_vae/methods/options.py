@@ -34,7 +34,7 @@ from .table import METHODS
 #: Parameters that are not options: the caller, the data or another option determines them.
 LOAD = {"name", "root"}
 MODEL = {"x_shape", "c_shape", "network", "prior"}
-GUIDE = {"model", "given", "family", "network", "num_data", "standardize", "example"}
+GUIDE = {"model", "given", "family", "network", "num_data", "input_scaling", "example"}
 CENTER = frozenset({"x_shape", "c_is_pixels", "parents"})
 START = frozenset({"compile"})
 PRIOR = {"size", "given", "loc", "scale", "options"}

@@ -103,7 +103,7 @@ class Run(train.Run):
         """New data from a source, laid out as a picture.
 
         Args:
-            source: prior, component, aggregate, ex-post, interpolate, traverse or complete.
+            source: prior, component, aggregate, ex-post, interpolate, traverse or impute.
             choices: of `gallery.Options`: num, y, latent, mean, steps, path, observed, split, seed.
 
         Returns:

@@ -1,4 +1,4 @@
-"""Reweighted wake-sleep_weight: the guide is fitted to the posterior, not the bound to the guide."""
+"""Reweighted wake-sleep: the guide is fitted to the posterior, not the bound to the guide."""
 
 import torch
 from pyro import poutine
@@ -33,7 +33,7 @@ class RWS(IWAE):
         sleep_weight: the sleep phase's weight in the guide's gradient, in [0, 1]; the wake phase has the rest.
 
     Raises:
-        UserError: as `IWAE`; sleep_weight outside of [0, 1]; in sleep_weight, a guide that has nothing to say of
+        UserError: as `IWAE`; sleep_weight outside of [0, 1]; in the sleep phase, a guide that has nothing to say of
             made-up data (a row per datum).
     """
 
@@ -84,7 +84,7 @@ class RWS(IWAE):
             raise UserError(f"the sleep phase asks the guide of made-up data, but {e}") from e
 
     def describe(self):
-        return {**super().describe(), "sleep_weight": self.sleep_weight_weight}
+        return {**super().describe(), "sleep_weight": self.sleep_weight}
 
 
 class _Fixed(Messenger):

@@ -249,7 +249,7 @@ def _prior(s):
     rows, columns = -(-len(order) // 10), min(10, len(order))
     inputs = getattr(prior, "pseudo_inputs", {})
     if "x" in inputs:
-        mean, scale = getattr(s.guide, "standardize", {}).get("x", (0.0, 1.0))
+        mean, scale = getattr(s.guide, "input_scaling", {}).get("x", (0.0, 1.0))
         seen = inputs["x"].detach()[order] * scale + mean
         figure, ax = plots.axes(7.0, 1.3 * rows + 0.4)
         plots.pairs_of_images(ax, seen, decoded, columns, labels=("pseudo-input", "decoded"))

@@ -189,7 +189,7 @@ def half(shape, observed):
     return mask if observed in ("top", "left") else ~mask
 
 
-def _complete(model, guide, data, o):
+def _impute(model, guide, data, o):
     if covariates_of(model) and hasattr(data.condition, "mask"):
         raise UserError("this model completes by its covariates: sample it from its prior")
     x, _, others = summary.inputs(model, guide, data, o.split)
@@ -211,5 +211,5 @@ SOURCES = {
     "ex-post": _ex_post,
     "interpolate": _interpolate,
     "traverse": _traverse,
-    "complete": _complete,
+    "impute": _impute,
 }

@@ -147,7 +147,7 @@ def plain_vae(model, guide):
     latent = model.p_z.shape[0]
     vae = VAE(model.p_x.shape, latent, model.p_x.family, prior=StandardNormalPrior(latent))
     vae.p_x = model.p_x
-    encoder = Guide(vae, input_scaling=guide.standardize)
+    encoder = Guide(vae, input_scaling=guide.input_scaling)
     encoder.factors["z"] = guide.factors["z"]
     return vae, encoder
 
@@ -181,7 +181,7 @@ class PseudoInputInitialization(Initialization):
                         f"neither the data nor the guide have the pseudo-input {name!r}"
                     )
                 value = batch[name] if name in batch else trace.nodes[name]["value"]
-                mean, scale = getattr(guide, "standardize", {}).get(name, (0.0, 1.0))
+                mean, scale = getattr(guide, "input_scaling", {}).get(name, (0.0, 1.0))
                 inputs.copy_((value - mean) / scale)
 
 
@@ -217,7 +217,7 @@ class StackInitialization(Initialization):
         if not hasattr(model, "p_z1") or getattr(guide, "given", {}).get("z1") != ("x",):
             raise UserError("a start of the stack needs M1M2, and a guide with z1 <- x")
         vae = _M1(model)
-        encoder = Guide(vae, input_scaling=guide.standardize)
+        encoder = Guide(vae, input_scaling=guide.input_scaling)
         encoder.factors["z1"] = guide.factors["z1"]
         settings = {k: v for k, v in vars(self).items() if k != "freeze"}
         found = fit(vae, encoder, data, **settings, device=device, seed=seed, progress=progress)

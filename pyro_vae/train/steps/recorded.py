@@ -153,7 +153,7 @@ class RecordedStep:
 
     def set_scalars(self):
         """Put the objective's present numbers into the tensors that recordings read."""
-        schedule_values = getattr(self.objective, "scalars", dict)()
+        schedule_values = getattr(self.objective, "schedule_values", dict)()
         for name, value in schedule_values.items():
             # 0-dim float64: it takes part in arithmetic exactly as a Python float does
             if name not in self.schedule_values:

@@ -1,0 +1,20 @@
+"""A covering sample of a product of cases runs by default; the whole product is `slow`."""
+
+import itertools
+
+import pytest
+
+
+def covering(*axes, every=4, allowed=lambda *case: True):
+    """Every combination of the axes' values, all but one in `every` marked slow.
+
+    The cases that are kept lie on diagonals, so that each value of an axis meets others of each
+    other axis.
+    """
+    cases = []
+    for indices in itertools.product(*(range(len(axis)) for axis in axes)):
+        case = tuple(axis[i] for axis, i in zip(axes, indices, strict=True))
+        if allowed(*case):
+            marks = [] if sum(indices) % every == 0 else [pytest.mark.slow]
+            cases.append(pytest.param(*case, marks=marks))
+    return cases
