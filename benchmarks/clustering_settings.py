@@ -1,4 +1,4 @@
-"""Settings of the clustering default, judged by the validation bound: no label is read here.
+"""Settings of the clustering default, evaluated by the validation bound: no label is read here.
 
     python -m benchmarks.clustering_settings [--seeds 2] [--out FILE.json]
 
@@ -31,7 +31,7 @@ VARIATIONS = {
 
 
 def bound(change, seed):
-    """Mean validation ELBO of one run, 20 samples a datum."""
+    """Mean validation ELBO of one run, 20 samples a data point."""
     start = {} if "initialize" in change else {"initialize.restarts": 1}
     method = pv.method("gmvae", "digits", **{**start, **change, "seed": seed})
     data = method.data

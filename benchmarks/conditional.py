@@ -7,7 +7,7 @@
 Sohn, Lee and Yan's (2015) task: one, two or three quadrants of a binary image are given, the pixels
 of the others are x. Images are binarized once (static), so every seed has the same data. Validation
 chooses each run's epoch and, by `--choose`, one group of settings for all rows (seed 0, one quadrant,
-the mean of the rows' validation ELBOs); the test split reports. Per datum, in nats:
+the mean of the rows' validation ELBOs); the test split reports. Per data point, in nats:
 
 * `IS`: importance weighted with the trained guide, `--num_samples`.
 * `MC`: Monte Carlo from the prior, `--mc_samples`, and with a tenth of them, to see how far it has

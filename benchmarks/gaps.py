@@ -8,10 +8,10 @@ One VAE is trained once a seed with a diagonal guide, then frozen, and eight
 kinds of guide are trained on it (the mixture two ways).
 Then the other way round: a VAE trained with a spline flow, and a diagonal guide and the flow on it.
 Grey digits, exact binomial likelihood; of MNIST, binarized dynamically, the first 1,000 test images
-are judged. Gaps are of the first `--num_gap_data` test images: nats per image. Guides that are constants
-or rows per datum are judged like the others; rows are fitted to the judged images themselves.
-ms a step: medians over epochs, as `fit` chooses to run it, batch as in training, so of the rows' own (smaller) data for
-"per datum". `--folder` keeps every cell: a run that was stopped goes on.
+are evaluated. Gaps are of the first `--num_gap_data` test images: nats per image. Guides that are constants
+or rows per data point are evaluated like the others; rows are fitted to the evaluated images themselves.
+ms per step: medians over epochs, as `fit` chooses to run it, batch as in training, so of the rows' own (smaller) data for
+"per data point". `--folder` keeps every cell: a run that was stopped continues.
 """
 
 import argparse
@@ -42,7 +42,7 @@ def guides(network):
     amortized = partial(Guide, network=network, input_scaling={"x": (0.5, 0.5)})
     return {
         "constants": partial(Guide, given={"z": []}),
-        "per datum": (partial(Guide, given={"z": ["index"]}), ROWS_FITTED),
+        "per data point": (partial(Guide, given={"z": ["index"]}), ROWS_FITTED),
         "diagonal": amortized,
         "low rank": partial(amortized, family={"z": LowRankNormal()}),
         "full": partial(amortized, family={"z": MultivariateNormal()}),
@@ -99,7 +99,10 @@ def main(argv=None):
     model = partial(pv.models.VAE, data.x_shape, a.latent_dim, data.likelihood, network)
     all_guides = guides(network)
     if a.quick:
-        all_guides["per datum"] = (all_guides["per datum"][0], {**ROWS_FITTED, "epochs": 20})
+        all_guides["per data point"] = (
+            all_guides["per data point"][0],
+            {**ROWS_FITTED, "epochs": 20},
+        )
     two = {name: all_guides[name] for name in ("diagonal", "spline flow")}
     rows, runs = [], {}
     for base, compared in zip(BASES, (all_guides, two), strict=True):

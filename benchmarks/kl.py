@@ -61,7 +61,7 @@ def times(pair, x, rounds):
                 found[kind].append((time.perf_counter() - started) / 5)
     ratios = [a / b for a, b in zip(found["analytic"], found["sampled"], strict=True)]
     ms = 1e3 * statistics.median(found["sampled"])
-    return {"ms a step, sampled": ms, "time, analytic / sampled": statistics.median(ratios)}
+    return {"ms per step, sampled": ms, "time, analytic / sampled": statistics.median(ratios)}
 
 
 def measure(name, seed, epochs, draws, rounds):

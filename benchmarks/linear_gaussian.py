@@ -45,7 +45,7 @@ def main(argv=None):
     a = parser.parse_args(argv)
     torch.set_default_dtype(torch.float64)
     rows = []
-    print("guide               samples   mean error    largest |error| of a datum (nats)")
+    print("guide               samples   mean error    largest |error| of a data point (nats)")
     for name, shift, widen in (("exact posterior", 0, 1), ("spoilt", 0.1, 1.3), ("bad", 0.3, 2)):
         for k in (1, 10, 100, 1000, 10_000):
             errors = []

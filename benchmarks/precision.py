@@ -24,7 +24,7 @@ NAMES = ("vae", "m2", "gmvae")
 
 
 def trained(name, seed, epochs, precision, device):
-    """`(test ELBO, ms a step)`"""
+    """`(test ELBO, ms per step)`"""
     overrides = {"initialize": None, "epochs": epochs, "precision": precision, "seed": seed}
     run = pv.method(name, "digits", **overrides).fit(device=device, progress=False)
     steps = -(-len(run.data.train.x) // run.config["batch_size"])
@@ -59,7 +59,7 @@ def main(argv=None):
                     "precision": p or "float32",
                     "test ELBO": mean_sd(bounds[p]),
                     "less float32's": mean_sd(differences),
-                    "ms a step": mean_sd([ms for _, ms in runs]),
+                    "ms per step": mean_sd([ms for _, ms in runs]),
                 }
             )
             said = "  ".join(

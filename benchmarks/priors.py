@@ -87,7 +87,7 @@ def parameters(*modules):
     return sum(p.numel() for p in {p for m in modules for p in m.parameters()})
 
 
-def judged(pair, data, split, num_samples):
+def evaluated(pair, data, split, num_samples):
     x = data.observed_split(split).x
     return {
         "log_likelihood": float(pv.evaluate.log_likelihood(*pair, x, num_samples).mean()),
@@ -103,7 +103,7 @@ def rows(seed, compared, fit_ex_post_prior, split, num_samples):
         started = time.perf_counter()
         pair, data, best = trained(method, overrides, seed)
         seconds = time.perf_counter() - started
-        found = judged(pair, data, split, num_samples)
+        found = evaluated(pair, data, split, num_samples)
         yield name, {**found, "seconds": seconds, "best_epoch": best}
         if name != "standard":
             continue
@@ -112,7 +112,7 @@ def rows(seed, compared, fit_ex_post_prior, split, num_samples):
             started = time.perf_counter()
             density = pv.evaluate.fit_ex_post_prior(*pair, data.train.x, seed=seed, **options)
             seconds = time.perf_counter() - started
-            found = judged((with_prior(model, density), guide), data, split, num_samples)
+            found = evaluated((with_prior(model, density), guide), data, split, num_samples)
             yield other, {**found, "seconds": seconds, "best_epoch": best}
 
 
@@ -176,7 +176,7 @@ def main(argv=None):
             row[key] = mean_sd(values) if len(values) > 1 else values[0]
         row["parameters"] = found[0]["parameters"]
         for kind, ms in times.get(name, {}).items():
-            row[f"ms a step, {kind}"] = ms
+            row[f"ms per step, {kind}"] = ms
         table.append(row)
     if a.out:
         which = "--compare" if a.compare else f"--seeds {a.seeds}"

@@ -40,7 +40,7 @@ def render(path):
         rows = [[row.get(k, "") for k in header] for row in result["rows"]]
         return lines + table(header, rows, result.get("digits", 3))
     values = result.get("table") or result["validation_elbo"]
-    what = "" if "table" in result else "validation ELBO, nats per datum"
+    what = "" if "table" in result else "validation ELBO, nats per data point"
     return lines + table(["", what or "mean ± sd over seeds"], values.items())
 
 

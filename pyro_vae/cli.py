@@ -180,7 +180,7 @@ def compare(
     check_int_at_least(0, num_gap_data=num_gap_data)
     if (model is None) == (not runs):
         raise UserError("either run folders, or --model NAME --guides A,B,...")
-    judged = {"split": split, "num_samples": num_samples, "num_gap_data": num_gap_data}
+    evaluated = {"split": split, "num_samples": num_samples, "num_gap_data": num_gap_data}
     trained = {
         "guides": guides, "objectives": objectives, "seeds": seeds,
         "share_model": share_model, "base_guide": base_guide,
@@ -191,13 +191,13 @@ def compare(
             if value is not None:
                 raise UserError(f"--{option} is for --model NAME; these runs are trained already")
         loaded = {run: methods.load(run, device=device, root=root) for run in runs}
-        found, out = comparison.compare_runs(loaded, **judged), out or Path("runs/compare")
+        found, out = comparison.compare_runs(loaded, **evaluated), out or Path("runs/compare")
         found.save(out)
     else:
         out = out or Path("runs") / f"compare-{model}-{Path(data or 'digits').stem}"
         trained = {n: v for n, v in trained.items() if v is not None}
         found = methods.compare_guides(
-            model, **trained, **judged, root=root, workers=workers, out=out, device=device,
+            model, **trained, **evaluated, root=root, workers=workers, out=out, device=device,
             progress=progress,
         )  # fmt: skip
     print(f"{found}\n\n{out / 'compare.csv'}\n{out / 'compare.png'}")

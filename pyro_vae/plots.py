@@ -97,7 +97,7 @@ def pairs_of_images(
 
 
 def columns_of_images(ax, columns, title=None):
-    """`{heading: images [N, (C,) H, W]}`: a column each, a row a datum."""
+    """`{heading: images [N, (C,) H, W]}`: a column each, one row per data point."""
     x = np.stack([_array(v) for v in columns.values()], 1)
     images(ax, x.reshape(-1, *x.shape[2:]), len(columns), title=title)
     width = x.shape[-1] + max(1, x.shape[-2] // 14)  # with the gap that `images` leaves
@@ -108,7 +108,7 @@ def columns_of_images(ax, columns, title=None):
 
 
 def curves(ax, history, best_epoch=None):
-    """Training loss and validation -ELBO by epoch, nats per datum."""
+    """Training loss and validation -ELBO by epoch, nats per data point."""
     if not history:
         return _plain(ax)
     epochs = [row["epoch"] for row in history]
@@ -126,7 +126,7 @@ def curves(ax, history, best_epoch=None):
         high = max(s[len(s) // 10] for s in shown)
         ax.set_ylim(low - 0.05 * (high - low), high + 0.1 * (high - low))
     ax.set_xlabel("epoch")
-    ax.set_ylabel("nats per datum")
+    ax.set_ylabel("nats per data point")
     ax.legend(frameon=False)
     return _plain(ax)
 
@@ -145,7 +145,7 @@ def bars(ax, values, ylabel=None, title=None, colors=BLUE, labels=None):
 
 
 def gaps(ax, summary, title=None):
-    """A bar a guide: what its family costs (approximation), and what its network costs besides.
+    """A bar a guide: what its family costs (approximation), and what its network costs in addition.
 
     One that is more than four times as long as the others' median ends at the axis, with its number.
 
@@ -171,7 +171,7 @@ def gaps(ax, summary, title=None):
         )  # fmt: skip
     ax.invert_yaxis()
     ax.set_xlim(min(0, left.min()), end)
-    ax.set_xlabel("log p(x) - ELBO, nats per datum")
+    ax.set_xlabel("log p(x) - ELBO, nats per data point")
     if title:
         ax.set_title(title)
     return _plain(ax)
@@ -293,7 +293,7 @@ def _mass_levels(density, shares):
 
 
 def posterior(ax, grid, datum=0, draws=None, title=None, shares=(0.5, 0.9, 0.99)):
-    """One datum's posterior over two latent numbers: true (filled), the guide's (lines), draws (dots).
+    """One data point's posterior over two latent numbers: true (filled), the guide's (lines), draws (dots).
 
     Contours hold the stated shares of the mass.
 

@@ -27,7 +27,7 @@ def quiet(*arguments, **options):
 
 
 class FixedNoise(dist.Normal):
-    """A normal law whose draw is what a table says: the same in whichever process it is made."""
+    """A normal distribution whose draw is what a table says: the same in whichever process it is made."""
 
     def __init__(self, loc, scale, noise):
         super().__init__(loc, scale)
@@ -95,7 +95,7 @@ def result(pair, run):
 
 
 def same_as_one(compile=False, batch_size=4):
-    """29 training data in batches of 4: the last has one datum, and one process of two has none."""
+    """29 training data in batches of 4: the last has one data point, and one process of two has none."""
     data = pv.data.from_arrays(x_of(36), valid=7, test=0)
     assert len(data.train) == 29
     pair = fixed_noise(seed=RANK)  # other initial weights: rank 0's must be taken

@@ -36,7 +36,7 @@ def train(model, guide, x, **options):
 
 @pytest.mark.parametrize("batch_size", [N, 5, 1], ids=["all, shuffled", "uneven", "one by one"])
 def test_an_auto_normal_trained_on_minibatches_is_each_datums_own_optimum(batch_size):
-    """Every row meets its own datum, whatever the order and the size of the batches."""
+    """Every row meets its own data point, whatever the order and the size of the batches."""
     model, x = linear()
     guide = PerDatumAutoGuide(AutoNormal, model, num_data=N, init_scale=0.5)
     train(model, guide, x, epochs=300, lr=0.05, batch_size=batch_size, schedule="cosine")
@@ -133,12 +133,12 @@ def test_a_joint_normal_that_is_the_posterior_has_the_evidence_for_its_bound():
     for bound in (pv.evaluate.elbo, pv.evaluate.log_likelihood):
         found = bound(model, guide, x[index], num_samples=2, index=index)
         torch.testing.assert_close(found, evidence[index], atol=1e-3, rtol=1e-4)
-    # of one latent the law is that latent's
+    # of one latent the distribution is that latent's
     assert set(pv.evaluate.elbo_terms(model, guide, x, index=torch.arange(N))) == {"x", "z"}
 
 
 def chain(rows):
-    """a ~ N(0, 1); b | a ~ N(a, 1); x | b ~ N(b, 1/2): one chain a datum."""
+    """a ~ N(0, 1); b | a ~ N(a, 1); x | b ~ N(b, 1/2): one chain a data point."""
     with pyro.plate("data", len(rows)):
         a = pyro.sample("a", dist.Normal(0.0, 1.0))
         b = pyro.sample("b", dist.Normal(a, 1.0))
@@ -270,7 +270,7 @@ def test_a_joint_normal_takes_the_continuous_latents_of_a_mixture():
         ),
         (
             lambda m: PerDatumAutoGuide(autoguide.AutoIAFNormal, m, N),
-            "cannot be a row for each datum",
+            "cannot be a row for each data point",
         ),
         (lambda m: PerDatumAutoGuide(autoguide.AutoLaplaceApproximation, m, N), "cannot be a row"),
         (lambda m: PerDatumAutoGuide("normal", m, N), "normal is not supported"),

@@ -83,7 +83,7 @@ def test_the_gaps_of_a_frozen_decoder_are_those_in_closed_form():
         {
             "constants": partial(Guide, given={"z": []}),
             "diagonal": Guide,
-            "per datum": (
+            "per data point": (
                 partial(Guide, given={"z": ["index"]}),
                 {"lr": 0.05, "epochs": 300, "schedule": "cosine"},
             ),
@@ -94,7 +94,7 @@ def test_the_gaps_of_a_frozen_decoder_are_those_in_closed_form():
     )  # fmt: skip
     rows = {r["guide"]: r for r in found.rows}
     total = float(evidence(given.test.x).mean())
-    for name in ("diagonal", "per datum", "constants"):
+    for name in ("diagonal", "per data point", "constants"):
         assert rows[name]["approximation"] == pytest.approx(lost, abs=0.03)
     assert rows["full"]["approximation"] == pytest.approx(0, abs=0.02)
     for row in found.rows:
@@ -102,9 +102,10 @@ def test_the_gaps_of_a_frozen_decoder_are_those_in_closed_form():
         noise = 1.0 if row["guide"] == "constants" else 0.25
         assert row["elbo"] == pytest.approx(total - gap, abs=noise)
         assert row["log_likelihood"] < total + 0.1
-    assert rows["per datum"]["amortization"] < 0.05 < rows["constants"]["amortization"]
+    assert rows["per data point"]["amortization"] < 0.05 < rows["constants"]["amortization"]
     assert (
-        rows["per datum"]["parameters"] == 2 * LATENT * 25 and rows["constants"]["parameters"] == 4
+        rows["per data point"]["parameters"] == 2 * LATENT * 25
+        and rows["constants"]["parameters"] == 4
     )
     assert all(torch.equal(v, before[k]) for k, v in model.state_dict().items())
 

@@ -369,7 +369,9 @@ def test_the_prior_sees_the_baselines_guess():
     model = CVAE((D,), (C,), LATENT, "bernoulli", SMALL, baseline="frozen")
     c = torch.randn(N, C)
     before = model.prior(c).mean
-    torch.testing.assert_close(before, model.p_z(c=c, guess=model.baseline.p_x(c=c).mean).mean)
+    torch.testing.assert_close(
+        before, model.p_z(c=c, baseline_prediction=model.baseline.p_x(c=c).mean).mean
+    )
     with torch.no_grad():
         model.baseline.p_x.head.bias.add_(1)
     assert not torch.allclose(model.prior(c).mean, before)

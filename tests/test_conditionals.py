@@ -1,4 +1,4 @@
-"""p(a | b): families are the laws they say, networks broadcast, mistakes are told."""
+"""p(a | b): families are the distributions they say, networks broadcast, mistakes are told."""
 
 import math
 
@@ -304,7 +304,7 @@ def test_no_network_output_makes_a_discrete_likelihood_infinite(name, size):
     for sign in (1, -1):
         outputs = {**family.outputs((3,)), **{k: v.shape for k, v in family.free((3,)).items()}}
         raw = {k: torch.full(s, sign * size).requires_grad_() for k, s in outputs.items()}
-        if name == "categorical":  # equal logits: rounding at 1e30 aside, a uniform law
+        if name == "categorical":  # equal logits: rounding at 1e30 aside, a uniform distribution
             raw = {"logits": torch.full((3, 5), sign * 1e2).requires_grad_()}
         found = family((3,), **raw).log_prob(torch.tensor([0.0, 1 / steps, 4 / steps]))
         gradients = torch.autograd.grad(found, list(raw.values()))

@@ -62,7 +62,7 @@ def test_labels_are_given_one_hot(digits):
     "y, message",
     [
         ([0, 1, 2], r"Labels\(2\) conditions on labels 0\.\.1; found 0\.\.2"),
-        ([0, -1, 1], r"found -1\.\.1; every datum needs a label"),
+        ([0, -1, 1], r"found -1\.\.1; every data point needs a label"),
     ],
 )
 def test_a_label_that_would_be_a_row_of_zeros_is_refused(y, message):

@@ -339,8 +339,8 @@ def judge(name, model, guide):
     found = pv.diagnostics.inference_gaps(
         model, guide, x, 50, 50, max_steps=2, annealing={"num_steps": 2, "num_chains": 2}, **others
     )
-    judged = pv.diagnostics.importance_diagnostics(model, guide, x, 50, **others)
-    for value in (annealed, *found.values(), judged["ess"]):
+    evaluated = pv.diagnostics.importance_diagnostics(model, guide, x, 50, **others)
+    for value in (annealed, *found.values(), evaluated["ess"]):
         assert value.shape == (len(x),) and torch.isfinite(value).all()
     assert (found["amortization"] > -5 * found["amortization_se"] - 1e-3).all()
     for parts in pv.diagnostics.elbo_surgery(model, guide, x, **others).values():

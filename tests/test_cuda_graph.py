@@ -103,7 +103,7 @@ def test_fit_with_a_graph_is_fit_without_and_resumes_in_either(emulated, monkeyp
     torch.set_default_dtype(torch.float64)
     options = {"compile": "recorded", "schedule": "linear", "clip_norm": 0.5}
     a, wanted = trained(epochs=2, **options)
-    stepper = sys.modules["pyro_vae.train.stepper"]
+    stepper = sys.modules["pyro_vae.train.steps.stepper"]
     monkeypatch.setattr(stepper, "can_graph", lambda device: True)
     b, found = trained(epochs=2, **options)
     captures = 2 * (WARMUP + 4)  # steps that train nothing, of the full batch and of the short one

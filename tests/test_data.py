@@ -246,7 +246,7 @@ def test_bare_data_are_all_for_training():
 
 
 def test_bare_data_keep_their_order_so_that_index_is_the_callers_row():
-    """A guide with a row per datum is judged by `index=arange(len(x))` on the caller's x."""
+    """A guide with a row per data point is evaluated by `index=arange(len(x))` on the caller's x."""
     x = torch.arange(30.0).unsqueeze(1)
     for given in (x, (x, torch.arange(30)), TensorDataset(x, torch.arange(30))):
         assert torch.equal(as_data(given).train.x, x)

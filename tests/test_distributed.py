@@ -213,7 +213,7 @@ def test_lengths_that_are_not_true_are_said_in_one_line():
 
     with pytest.raises(pv.UserError, match="DataLoader has no length: define __len__"):
         batches(DataLoader(Unsized()), 4, "cpu")
-    with pytest.raises(pv.UserError, match="one datum at a time"):
+    with pytest.raises(pv.UserError, match="one data point at a time"):
         pv.data.as_data(Unsized())
     with pytest.raises(pv.UserError, match="their length is 0"):
         batches([], 4, "cpu")

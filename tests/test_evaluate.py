@@ -109,7 +109,7 @@ def test_clusters_beyond_the_number_of_classes_count_as_wrong_but_stay_pure():
     "labels, clusters, message",
     [
         ([0, 1], [0, 1, 2], "2 labels for 3 cluster assignments"),
-        ([-1, -1], [0, 1], "no datum is labelled"),
+        ([-1, -1], [0, 1], "no data point is labelled"),
         ([0.0, 0.5], [0, 1], "labels must be whole numbers"),
         ([0.0, float("nan")], [0, 1], "labels must be whole numbers"),
         (["a", "b"], [0, 1], "labels are text"),

@@ -128,7 +128,7 @@ def test_a_wrong_guides_elbo_misses_the_evidence_by_its_kl_to_the_posterior(mode
 
 
 def test_importance_weighted_bounds_rise_with_k_towards_the_evidence(model, wrong_guide, x):
-    many = x[:1].expand(4000, D)  # the same datum, each time with noise of its own
+    many = x[:1].expand(4000, D)  # the same data point, each time with noise of its own
     truth = evidence(model, x[:1]).item()
     bounds = [pv.evaluate.elbo(model, wrong_guide, many).mean().item()]
     for k in (1, 4, 16, 64):

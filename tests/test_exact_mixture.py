@@ -38,7 +38,7 @@ def binary(n, seed=1):
 
 
 def components(model):
-    """log pi `[K]`, and the K component laws, one batch."""
+    """log pi `[K]`, and the K component distributions, one batch."""
     with torch.no_grad():
         log_pi = model.p_y.logits.log_softmax(-1)
         fn = model.p_z(y=torch.eye(K, dtype=torch.float64))

@@ -218,7 +218,7 @@ def test_one_components_pathwise_draw_is_the_normals():
 
 
 def points(guide, x):
-    """Quadrature for E_q of one datum: `z [M, 2]`, log q(z), and weights that sum to 1.
+    """Quadrature for E_q of one data point: `z [M, 2]`, log q(z), and weights that sum to 1.
 
     Over z; over the noise that a flow maps to z, where its density may be narrow.
     """
@@ -234,7 +234,7 @@ def points(guide, x):
 
 
 def exact(model, guide, x, beta=1.0):
-    """Minus the bound of one datum by quadrature, differentiable."""
+    """Minus the bound of one data point by quadrature, differentiable."""
     z, log_q, mass = points(guide, x)
     kl = log_q - model.p_z().log_prob(z)
     return (mass * (beta * kl - model.p_x(z=z).log_prob(x))).sum()
@@ -374,7 +374,7 @@ def test_a_mixture_finds_both_modes_of_a_bimodal_posterior(training):
     """x = z^2 + noise. A normal loses log 2 at least; a mixture of two next to nothing."""
     torch.manual_seed(0)
 
-    class Square(pv.program.Program):
+    class Square(pv.programs.program.Program):
         def forward(self, x=None, size=None):
             with pyro.plate("data", size if x is None else len(x)):
                 z = pyro.sample("z", dist.Normal(torch.zeros(1), 1.0).to_event(1))
@@ -399,7 +399,9 @@ def test_a_mixture_finds_both_modes_of_a_bimodal_posterior(training):
 
 
 @pytest.mark.parametrize("name", FAMILIES)
-@pytest.mark.parametrize("given", [{"z": []}, {"z": ["index"]}], ids=["constants", "per datum"])
+@pytest.mark.parametrize(
+    "given", [{"z": []}, {"z": ["index"]}], ids=["constants", "per data point"]
+)
 def test_from_where_it_starts_every_parameter_has_a_gradient(name, given):
     """Tables and constants start at zero, where equal components would stay equal."""
     torch.manual_seed(0)
@@ -438,9 +440,12 @@ def test_a_recorded_step_takes_it(name):
         (lambda: MixtureOfNormals(2, "strata"), "did you mean 'stratified'?"),
         (lambda: MixtureOfNormals(0), "num_components takes whole numbers from 1"),
         (lambda: LowRankNormal(0), "rank takes whole numbers from 1"),
-        (lambda: Conditional((2, 2), family=Flow()), "a law of vectors, not of shape [2, 2]"),
-        (lambda: Conditional((2, 2), family=MixtureOfNormals()), "a law of vectors"),
-        (lambda: Conditional((2, 2), family=LowRankNormal()), "a law of vectors"),
+        (
+            lambda: Conditional((2, 2), family=Flow()),
+            "a distribution of vectors, not of shape [2, 2]",
+        ),
+        (lambda: Conditional((2, 2), family=MixtureOfNormals()), "a distribution of vectors"),
+        (lambda: Conditional((2, 2), family=LowRankNormal()), "a distribution of vectors"),
     ],
 )
 def test_a_wrong_family_is_told_in_one_line(make, message):

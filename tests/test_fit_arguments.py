@@ -166,8 +166,8 @@ def test_a_stated_share_of_labelled_data_is_not_counted_over():
     assert weight == {None: 0.25, 0.75: 0.75}
     counted = pv.objectives.SemiSupervised()
     for kept, share in ((48, 1.0), (24, 0.5)):
-        counted.count(torch.arange(48).where(torch.arange(48) < kept, -1))
-        assert counted.share == share
+        counted.count_labels(torch.arange(48).where(torch.arange(48) < kept, -1))
+        assert counted.labelled_fraction == share
 
 
 def test_a_frozen_baseline_that_was_never_trained_is_refused():

@@ -62,7 +62,7 @@ def spoilt(model, truth, kind, x):
         with pyro.plate("data", len(x)):
             pyro.sample("z", dist.Normal(loc(x), scale).to_event(1))
 
-    if kind == "a stranger's function":
+    if kind == "a user's function":
         return function, {}
     if kind == "AutoNormal":
         guide = PerDatumAutoGuide(AutoNormal, model, example={"x": x})
@@ -75,7 +75,7 @@ def spoilt(model, truth, kind, x):
             .expand(N, -1)
         )
         return guide, {"index": torch.arange(N)}
-    if kind == "per datum":
+    if kind == "per data point":
         guide = Guide(model, given={"z": ["index"]}, num_data=N).double()
         raw = guide.factors["z"].family.raw(loc(x), torch.diag(scale**2).expand(N, -1, -1))
         guide.factors["z"].head.maps["index"].rows.data.copy_(raw)
@@ -89,7 +89,7 @@ def spoilt(model, truth, kind, x):
     return guide, {}
 
 
-@pytest.mark.parametrize("kind", ["amortized", "per datum", "a stranger's function", "AutoNormal"])
+@pytest.mark.parametrize("kind", ["amortized", "per data point", "a user's function", "AutoNormal"])
 def test_a_spoilt_diagonal_guides_gaps_are_what_was_done_to_it(model, kind):
     x = model(size=N).detach()
     truth = Truth(model, x)

@@ -1,4 +1,4 @@
-"""Generation: each source is the law that it says, each path goes where it says, completions are exact."""
+"""Generation: each source is the distribution that it says, each path goes where it says, completions are exact."""
 
 import math
 
@@ -55,7 +55,7 @@ MASK = torch.tensor([True, False, True, True, False])
 
 
 def missing_given_observed(model, x):
-    """Mean `[2]` and covariance of the missing part of one datum: Gaussian conditioning."""
+    """Mean `[2]` and covariance of the missing part of one data point: Gaussian conditioning."""
     mean, c = marginal(model)
     o, m = MASK, ~MASK
     gain = c[m][:, o] @ torch.linalg.inv(c[o][:, o])
@@ -222,7 +222,7 @@ def test_given_codes_are_decoded(linear):
 
 
 def test_the_aggregate_posterior_of_an_exact_guide_on_its_models_data_is_the_prior(linear):
-    """q(z) = E_x q(z | x) = p(z), where x ~ p(x) and q is exact; of one datum it is q(z | x)."""
+    """q(z) = E_x q(z | x) = p(z), where x ~ p(x) and q is exact; of one data point it is q(z | x)."""
     model, guide = linear
     torch.manual_seed(0)
     data = model(size=20_000).detach()

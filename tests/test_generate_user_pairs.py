@@ -16,8 +16,8 @@ from scipy import stats
 import pyro_vae as pv
 from pyro_vae.generate import AggregatePosterior, predict_mean
 from pyro_vae.guides import Guide, PriorGuide
-from pyro_vae.programs import sites as pair
 from pyro_vae.programs import trace_pair
+from pyro_vae.programs.calling import parameters_of
 from pyro_vae.programs.sites import choose_latent, observed_site
 
 D, LATENT, S, N = 4, 2, 0.6, 6
@@ -434,7 +434,7 @@ def test_the_prior_as_a_guide_takes_what_the_model_takes():
     prior = PriorGuide(conditional)
     bound = pv.evaluate.log_likelihood(conditional, prior, x[:2], 50_000, w=w[:2])
     torch.testing.assert_close(bound, truth[:2], atol=0.1, rtol=0)
-    assert set(pair.parameters_of(prior)) == {"x", "w"}
+    assert set(parameters_of(prior)) == {"x", "w"}
     positional = pyro.poutine.trace(prior).get_trace(x, w)
     assert "z" in positional and "obs" not in positional
     by_name = pyro.poutine.trace(PriorGuide(model)).get_trace(x=X)
@@ -457,7 +457,7 @@ def test_a_latent_called_x_is_a_latent():
 
 def test_a_declared_guide_reads_a_covariate_of_any_name():
     declared = Guide(conditional, {"z": ["x", "w"]}, example={"x": X[:, :2], "w": SOUND}).double()
-    assert "w" in pair.parameters_of(declared)
+    assert "w" in parameters_of(declared)
     x = X[:, :2]
     first, second = (pv.evaluate.encode(conditional, declared, x, w=w)["z"] for w in (SOUND, x))
     assert not torch.allclose(first, second)

@@ -300,7 +300,7 @@ def shu_guides(model):
 
 
 def replicates(model, guide, x, parameters, times=60, rows=300, objective=None):
-    """Loss and gradient per datum, `[times, 1 + P]`: means over `rows` copies of one datum."""
+    """Loss and gradient per data point, `[times, 1 + P]`: means over `rows` copies of one data point."""
     many, found = x.expand(rows, D), []
     objective = objective or pv.objectives.ELBO()
     for seed in range(times):

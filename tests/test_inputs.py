@@ -494,7 +494,7 @@ def test_arrays_that_only_the_guide_takes_are_compared_too():
     _, guide = conditional_pair()
     found = pv.compare(
         {"m": lambda: model}, {"g": lambda model: guide}, {"x": grey(), "ys": YS}, seeds=1, epochs=1,
-        decoder="frozen", base="g", num_samples=30, num_gap_data=2, progress=False,
+        share_model=True, base_guide="g", num_samples=30, num_gap_data=2, progress=False,
         gap_options={"max_steps": 50, "num_samples": 10, "annealing": {"num_steps": 5}},
     )  # fmt: skip
     row = found.rows[0]

@@ -170,7 +170,7 @@ def test_a_table_trains_from_the_command_line_and_samples_come_in_its_units(tmp_
     assert x.shape == (400, 4)
     assert (np.abs(x.mean(0) - truth.mean(0))[:3] < 0.3 * truth.std(0)[:3]).all()
     assert np.corrcoef(x[:, :3].T)[0, 1] > 0.5  # one factor moves both
-    for source in ("interpolate", "complete"):
+    for source in ("interpolate", "impute"):
         extra = ["--steps", "3", "--num", "2"]
         assert main(["sample", run, "--source", source, *extra]) == 0
         assert np.load(f"{run}/{source}.npz")["x"].shape[1:] == (4,)

@@ -19,7 +19,7 @@ from objectives import (
     tiny_pair,
 )
 from pyro.infer.autoguide import AutoNormal
-from test_objective import assert_same, batch, every_method, pair, value_and_gradients
+from test_objectives_elbo import assert_same, batch, every_method, pair, value_and_gradients
 
 import pyro_vae as pv
 from pyro_vae.conditionals.families import GumbelSoftmax, LinearOneHotCategorical

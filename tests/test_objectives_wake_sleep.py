@@ -19,7 +19,7 @@ from objectives import (
 )
 from pyro import poutine
 from pyro.infer import TraceEnum_ELBO
-from test_objective import batch, every_method, pair, value_and_gradients
+from test_objectives_elbo import batch, every_method, pair, value_and_gradients
 
 import pyro_vae as pv
 from pyro_vae.objectives import IWAE, RWS
@@ -123,10 +123,10 @@ def test_asleep_and_awake_are_weighed():
 
 
 def test_what_it_cannot_do_it_refuses():
-    with pytest.raises(pv.UserError, match="sleep weighs the sleep phase: 0 to 1, not 2"):
+    with pytest.raises(pv.UserError, match="sleep_weight weighs the sleep phase: 0 to 1, not 2"):
         RWS(sleep_weight=2)
     model, guide = pair("vae-per-datum")
-    with pytest.raises(pv.UserError, match="asks the guide of made-up data, but .* needs index"):
+    with pytest.raises(pv.UserError, match="asks the guide of generated data, but .* needs index"):
         value_and_gradients(RWS(sleep_weight=0.5), model, guide)
     rows = torch.zeros(20, 2, dtype=torch.float64, requires_grad=True)
 
@@ -135,7 +135,7 @@ def test_what_it_cannot_do_it_refuses():
             pyro.sample("z", dist.Normal(rows[index], 1.0).to_event(1))
 
     model, _ = pair("vae")
-    with pytest.raises(pv.UserError, match="made-up data, but .* argument: 'index'"):
+    with pytest.raises(pv.UserError, match="generated data, but .* argument: 'index'"):
         value_and_gradients(RWS(sleep_weight=0.5), model, of_rows)
     model, guide = pair("m2")
     y = torch.eye(3, dtype=torch.float64)[[0, 1, 2, 0, 1, 2]]
@@ -147,4 +147,4 @@ def test_what_it_cannot_do_it_refuses():
 
 
 def test_its_settings_are_described_for_the_record():
-    assert RWS(3, 0.5).describe() == {"name": "rws", "num_particles": 3, "sleep": 0.5}
+    assert RWS(3, 0.5).describe() == {"name": "rws", "num_particles": 3, "sleep_weight": 0.5}

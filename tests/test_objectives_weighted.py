@@ -21,7 +21,7 @@ from objectives import (
 )
 from pyro import poutine
 from pyro.infer import TraceEnum_ELBO
-from test_objective import N, assert_same, batch, every_method, pair, value_and_gradients
+from test_objectives_elbo import N, assert_same, batch, every_method, pair, value_and_gradients
 
 import pyro_vae as pv
 from pyro_vae import methods

@@ -109,7 +109,7 @@ def test_guide_and_prior_have_one_encoder():
 @pytest.mark.parametrize(
     "declared",
     [{"given": {"z": []}}, {"given": {"z": ["index"]}, "num_data": 3}, {"family": {"z": FAMILIES["full"]}}],
-    ids=["constants", "per datum", "another family"],
+    ids=["constants", "per data point", "another family"],
 )  # fmt: skip
 def test_to_any_other_guide_the_prior_keeps_an_encoder_of_its_own(declared):
     model, _ = vamp()
@@ -149,7 +149,7 @@ def test_pseudo_inputs_start_at_training_data_as_the_network_sees_them():
     found = model.p_z.pseudo_inputs["x"].detach() * 0.25 + 0.5
     matches = (found[:, None] == data.train.x[None]).flatten(2).all(-1)
     assert matches.any(1).all()
-    # so each component is the posterior of such a datum
+    # so each component is the posterior of such a data point
     first = guide.factors["z"](x=(found[:1] - 0.5) / 0.25).mean
     torch.testing.assert_close(model.p_z().component_distribution.mean[0], first[0])
 
@@ -505,9 +505,9 @@ def test_on_digits_a_density_fitted_to_draws_gains_on_the_prior_and_on_one_fitte
 
 
 @pytest.mark.parametrize("arguments, words", [
-    (["vampprior"], ["A draw of q(z | x) for each datum", "Learned pseudo-inputs"]),
-    (["mixture-prior"], ["A draw of q(z | x) for each datum", "components&#x27; means decode to"]),
-    (["gmvae-v1", "--prior", "FlowPrior"], ["A draw of q(w | x) for each datum"]),
+    (["vampprior"], ["A draw of q(z | x) for each data point", "Learned pseudo-inputs"]),
+    (["mixture-prior"], ["A draw of q(z | x) for each data point", "components&#x27; means decode to"]),
+    (["gmvae-v1", "--prior", "FlowPrior"], ["A draw of q(w | x) for each data point"]),
     (["hierarchical-vae", "--z2_dim", "2"], ["KL of z2", "KL of z1", "of 2 units active"]),
 ])  # fmt: skip
 def test_the_report_shows_what_is_special_to_it(arguments, words, tmp_path, monkeypatch, capsys):

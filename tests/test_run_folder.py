@@ -157,7 +157,7 @@ def test_runs_with_an_edited_configuration_are_not_compared(tmp_path):
         ({"weight_decay": 0.1}, "weight_decay=0.0, not 0.1"),
         ({"objective": pv.objectives.ELBO(beta=2.0)}, "objective="),
         ({"initialize": lambda *a: None}, "initialize=None, not"),
-        ({"observed": ("x", "y")}, r"observe=\['x'\], not \['x', 'y'\]"),
+        ({"observed": ("x", "y")}, r"observed=\['x'\], not \['x', 'y'\]"),
     ],
 )
 def test_resuming_with_another_setting_or_other_data_is_refused(tmp_path, changed, message):

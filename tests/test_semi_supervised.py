@@ -403,8 +403,8 @@ def test_a_users_pair_with_a_categorical_y_is_trained_with_labels(distribution, 
 def test_a_given_share_is_kept_and_a_counted_one_follows_the_labels():
     given, counted = SemiSupervised(labelled_fraction=0.2), SemiSupervised()
     for labels, share in ((LABELS, 4 / 7), (torch.tensor([0, -1]), 0.5)):
-        given.count(labels), counted.count(labels)
-        assert (given.share, counted.share) == (0.2, pytest.approx(share))
+        given.count_labels(labels), counted.count_labels(labels)
+        assert (given.labelled_fraction, counted.labelled_fraction) == (0.2, pytest.approx(share))
 
 
 def test_svi_steps_with_labels():
@@ -436,7 +436,7 @@ def test_what_it_cannot_do_it_says_in_one_line():
         SemiSupervised(alpha=-1)
     with pytest.raises(pv.UserError, match="lies in"):
         SemiSupervised(labelled_fraction=1.5)
-    with pytest.raises(pv.UserError, match="needs share="):
+    with pytest.raises(pv.UserError, match="needs labelled_fraction="):
         loss_of(SemiSupervised(), model, guide, x=x, y=LABELS)
     with pytest.raises(pv.UserError, match="needs y="):
         loss_of(SemiSupervised(), model, guide, x=x)

@@ -680,7 +680,7 @@ def test_networks_of_functions_are_found_and_put_in_eval_mode():
     """Dropout in a network that a function names is off in evaluation, and on again after it."""
     vae = build("vae")
     x, owner = vae.batch["x"], vae.modules[0]
-    assert pv.pair.modules(vae.model, vae.guide) == [owner]
+    assert pv.programs.modules.find_modules(vae.model, vae.guide) == [owner]
     torch.testing.assert_close(
         *(pv.evaluate.reconstruct(vae.model, vae.guide, x, site="obs") for _ in range(2)),
         rtol=0,
@@ -688,7 +688,7 @@ def test_networks_of_functions_are_found_and_put_in_eval_mode():
     )
     assert owner.decoder.training
     easy = build("easy_guide")
-    assert set(pv.pair.modules(easy.model, easy.guide)) == set(easy.modules)
+    assert set(pv.programs.modules.find_modules(easy.model, easy.guide)) == set(easy.modules)
 
 
 def test_lazy_parameters_come_from_the_callers_seed():

@@ -1,4 +1,4 @@
-"""The cells of a comparison: a model, a guide, an objective and a seed; built, trained, judged."""
+"""The cells of a comparison: a model, a guide, an objective and a seed; built, trained, evaluated."""
 
 import copy
 import dataclasses
@@ -30,7 +30,7 @@ from ..programs.modules import device_of, find_modules
 from ..train import checkpoint, fit
 from ..train.steps.recorded import leaf_parameters
 
-#: How a guide's rows are fitted to the data that are judged, unless its own options say.
+#: How a guide's rows are fitted to the data that are evaluated, unless its own options say.
 ROWS = {"lr": 0.03, "schedule": "cosine", "epochs": 500, "weight_decay": 0.0}
 PICTURED = 2  # data whose posteriors are drawn
 TAIL = 100  # samples without which no tail can be fitted
@@ -201,7 +201,7 @@ class Made:
         return _fit(self.model, guide, data, self.cell.seed, folder, objective, options)
 
     def _rows(self, split):
-        """A guide with a row per datum, fitted to the data of a split, the model fixed."""
+        """A guide with a row per data point, fitted to the data of a split, the model fixed."""
         part = self.plan.data.observed_split(split)
         data = dataclasses.replace(
             self.plan.data, train=part, valid=None, test=None, binarize="none", condition=None

@@ -43,7 +43,7 @@ def compare(
     progress=True,
     **options,
 ):
-    """Every guide on every model, by every objective and seed: trained, judged, side by side.
+    """Every guide on every model, by every objective and seed: trained, evaluated, side by side.
 
         pv.compare(
             partial(pv.models.VAE, data.x_shape),
@@ -52,7 +52,7 @@ def compare(
         )
 
     What is done stays done: with `out` each cell has a folder with its checkpoints, under a digest
-    of its settings, and the same call goes on where it was stopped (Ctrl-C included).
+    of its settings, and the same call continues where it was stopped (Ctrl-C included).
 
     Args:
         model: a function without arguments that makes a model, a class included, or a module (each
@@ -61,14 +61,14 @@ def compare(
             `num_data`, it is told. Or `{name: (function, {options of fit, for this guide})}`. Pairs
             of one's own will do: `lambda model: AutoNormal(...)`, `lambda model: my_guide`.
         data: what `fit` takes, but for loaders; of arrays by name one is "x".
-        objectives: `{name: objective}`, or one; the ELBO unless said.
+        objectives: `{name: objective}`, or one. Default: the ELBO.
         seeds: how many, or which.
         share_model: whether the guides share one model. Then it is trained once per seed, by the ELBO
             with `base_guide`, and every guide is trained on it with its parameters fixed; a module
             is frozen as it is. Default: each guide trains a separate model.
         base_guide: the name of one of the guides, or a function as they are. Default: the model's
             default guide.
-        split: what is judged: `"test"`, where there is one, unless said.
+        split: what is evaluated: `"test"`, where there is one, unless said.
         num_samples: importance samples for log p(x), ESS and k-hat.
         num_gap_data: gaps are taken of so many data, the split's first; 0: none.
         gap_options: of `diagnostics.inference_gaps`.
@@ -77,8 +77,8 @@ def compare(
             functions of a module or `functools.partial`s, not lambdas.
         options: of `fit`, for all: `epochs=`, `lr=`, `batch_size=`, `compile=`, `device=`, ...
 
-    A guide with a row per datum has nothing to say of other data: its rows for the data that are
-    judged are fitted to those data, the model fixed: 500 epochs, lr from 0.03 to 0, unless its own
+    A guide with a row per data point has nothing to say of other data: its rows for the data that are
+    evaluated are fitted to those data, the model fixed: 500 epochs, lr from 0.03 to 0, unless its own
     options say.
 
     Returns:

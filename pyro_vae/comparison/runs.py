@@ -19,7 +19,7 @@ def compare_runs(pairs, split="test", num_samples=500, num_gap_data=100, gap_opt
             table.
 
     Raises:
-        UserError: runs of different data, of a guide with a row per training datum, or whose
+        UserError: runs of different data, of a guide with a row per training data point, or whose
             configuration was edited since training.
     """
     found, kind = [], None
@@ -38,7 +38,9 @@ def compare_runs(pairs, split="test", num_samples=500, num_gap_data=100, gap_opt
                 f"{kind.get(name)}): their numbers cannot be compared"
             )
         if is_per_datum(guide):
-            raise UserError(f"{folder} has a row per training datum, and none for {split} data")
+            raise UserError(
+                f"{folder} has a row per training data point, and none for {split} data"
+            )
         row = {
             "model": config["method"], "guide": Path(folder).name.removesuffix(f"-{seed}"),
             "objective": config["objective"], "seed": seed, **_history(Path(folder)),

@@ -159,11 +159,11 @@ class Comparison:
             figure.legend(*shown, loc="outside upper center", ncols=2, frameon=False)
 
     def _contours(self, figure, data):
-        """A column a guide, a row a datum: the guide's density over the true one."""
+        """A column a guide, one row per data point: the guide's density over the true one."""
         axes = figure.subplots(data, len(self.posteriors), squeeze=False)
         for column, (guide, grid) in zip(axes.T, self.posteriors.items(), strict=True):
-            for datum, ax in enumerate(column):
-                plots.posterior(ax, grid, datum, title=guide if datum == 0 else None)
+            for row, ax in enumerate(column):
+                plots.posterior(ax, grid, row, title=guide if row == 0 else None)
                 ax.set(xlabel="", ylabel="")
                 ax.tick_params(labelsize=7)
                 if ax is not axes[0, 0]:

@@ -22,7 +22,7 @@ class Conditional(nn.Module):
     * Each parent has its own first linear map; the maps are added. An enumerated one-hot
       `y [K, 1, K]` thus meets `x [B, D]` without copies of `x`.
     * No parents: the distribution's parameters are learned constants.
-    * The parent `index` (shape `(num_data,)`, value int64 `[B]`): a table with a row per datum.
+    * The parent `index` (shape `(num_data,)`, value int64 `[B]`): a table with a row per data point.
     * `select="y"`: the one-hot parent `y` picks one of K output heads instead, as in the GMVAE
       paper's :math:`\mu_y(w)`.
 

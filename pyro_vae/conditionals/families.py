@@ -124,7 +124,9 @@ class LowRankNormal(Family):
 
     def outputs(self, shape):
         if len(shape) != 1:
-            raise UserError(f"a low-rank normal is a law of vectors, not of shape {list(shape)}")
+            raise UserError(
+                f"a low-rank normal is a distribution of vectors, not of shape {list(shape)}"
+            )
         return {"loc": shape, "log_scale": shape, "factor": (*shape, self.rank)}
 
     def free(self, shape):

@@ -22,7 +22,7 @@ FLOWS = {
 
 
 class FlowDistribution(ZukoToPyro):
-    """A flow of zuko's with what Pyro's tools ask for besides: its support, plain draws."""
+    """A flow of zuko's with what Pyro's tools ask for in addition: its support, plain draws."""
 
     support = constraints.real_vector
 
@@ -39,7 +39,7 @@ class FlowDistribution(ZukoToPyro):
 
 
 def affine_flow(flow, base, loc, scale):
-    """The law of `loc + scale * u`, where the transform `flow` takes u to the law `base`."""
+    """The distribution of `loc + scale * u`, where the transform `flow` takes u to the distribution `base`."""
     standardize = dist.transforms.AffineTransform(-loc / scale, 1 / scale, event_dim=1)
     transform = zuko.transforms.ComposedTransform(standardize, flow)
     return FlowDistribution(zuko.distributions.NormalizingFlow(transform, base))
@@ -82,7 +82,7 @@ class Flow(Family):
 
     def outputs(self, shape):
         if len(shape) != 1:
-            raise UserError(f"a flow is a law of vectors, not of shape {list(shape)}")
+            raise UserError(f"a flow is a distribution of vectors, not of shape {list(shape)}")
         return {"loc": shape, "log_scale": shape, "context": (self.context,)}
 
     def modules(self, shape):

@@ -41,7 +41,7 @@ class GreyBernoulliDistribution(dist.Bernoulli):
 
 
 class DiscretizedLogisticLevels(dist.TorchDistribution):
-    r"""The logistic law on {0, 1/(L-1), ..., 1}, a level having the mass of its bin.
+    r"""The logistic distribution on {0, 1/(L-1), ..., 1}, a level having the mass of its bin.
 
     With bin edges half a level away, :math:`a = (x - h - \mu)/s`, :math:`b = (x + h - \mu)/s`, the
     lowest and the highest bin open:
@@ -106,7 +106,7 @@ class DiscretizedLogisticLevels(dist.TorchDistribution):
 
 
 class CategoricalLevels(dist.TorchDistribution):
-    """Any law on {0, 1/(L-1), ..., 1}: a probability for each level, by `logits [..., L]`."""
+    """Any distribution on {0, 1/(L-1), ..., 1}: a probability for each level, by `logits [..., L]`."""
 
     arg_constraints = {"logits": constraints.real_vector}
 
@@ -229,9 +229,9 @@ class NormalLikelihood(Family):
 
 @dataclass(frozen=True)
 class DiscretizedLogistic(Family):
-    """Grey levels 0, 1/(levels-1), ..., 1 as bins of a logistic law (arXiv 1606.04934).
+    """Grey levels 0, 1/(levels-1), ..., 1 as bins of a logistic distribution (arXiv 1606.04934).
 
-    The location is the network's. So is the scale, of each datum and pixel; with
+    The location is the network's. So is the scale, of each data point and pixel; with
     `learned_scale=True` it is a learned number for each pixel instead. It starts at 0.06.
     """
 

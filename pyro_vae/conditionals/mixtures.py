@@ -1,4 +1,4 @@
-"""The mixture of diagonal normals as one law, and three ways to train it."""
+"""The mixture of diagonal normals as one distribution, and three ways to train it."""
 
 import math
 from dataclasses import dataclass
@@ -16,12 +16,12 @@ TRAINING = ("stratified", "pathwise", "uniform")
 class MixtureOfNormals(Family):
     r""":math:`q(z) = \sum_k \pi_k \mathrm{Normal}(z; \mu_k, \mathrm{diag}\,\sigma_k^2)`, from a network.
 
-    The law is the same however it is trained, and evaluation sees the law alone. In training a
+    The distribution is the same however it is trained, and evaluation sees the distribution alone. In training a
     `Guide` takes from it
 
     * `"stratified"`: a draw from each component, weighted by :math:`\pi_k`, under the density of the
       whole mixture (SIWAE, Morningstar et al. 2020, arXiv 2003.01687):
-      :math:`L = \sum_k \pi_k\, E_{q_k}[\log p(x, z) - \log q(z)]`. K decodings a datum, little noise.
+      :math:`L = \sum_k \pi_k\, E_{q_k}[\log p(x, z) - \log q(z)]`. K decodings a data point, little noise.
     * `"uniform"`: the same with fixed weights :math:`\pi_k = 1/K` (MISELBO, Kviman et al. 2022,
       arXiv 2209.15514). Learned weights tend to leave one component; these cannot.
     * `"pathwise"`: one draw of the mixture, by implicit reparameterization (Graves 2016, arXiv
@@ -49,7 +49,9 @@ class MixtureOfNormals(Family):
 
     def outputs(self, shape):
         if len(shape) != 1:
-            raise UserError(f"a mixture of normals is a law of vectors, not of shape {list(shape)}")
+            raise UserError(
+                f"a mixture of normals is a distribution of vectors, not of shape {list(shape)}"
+            )
         k = self.num_components
         weights = {} if self.training == "uniform" else {"logits": (k,)}
         return {**weights, "loc": (k, *shape), "log_scale": (k, *shape)}
@@ -122,11 +124,11 @@ class NormalMixture(TorchDistribution):
         return _Implicit.apply(z, distribution.log_weights, distribution.loc, distribution.scale)
 
     def components(self):
-        """The law of the component, one-hot `[..., K]`."""
+        """The distribution of the component, one-hot `[..., K]`."""
         return LinearOneHotCategorical(logits=self.log_weights)
 
     def stratum(self, component):
-        """A draw's law within the given component, one-hot `[..., K]`; see `StratifiedComponent`."""
+        """A draw's distribution within the given component, one-hot `[..., K]`; see `StratifiedComponent`."""
         return StratifiedComponent(self, component)
 
 

@@ -33,7 +33,7 @@ def _check_description(network, *widths):
 
 
 class EmbeddingTable(nn.Module):
-    """A row of numbers per datum, `index [B] -> [B, out]`: the map of the parent `index`."""
+    """A row of numbers per data point, `index [B] -> [B, out]`: the map of the parent `index`."""
 
     def __init__(self, num_data, out):
         super().__init__()

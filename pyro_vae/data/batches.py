@@ -59,7 +59,7 @@ class LoaderBatches:
 
     An epoch is as many batches as the length says. What a loader draws from torch's global stream in
     this process (its shuffling, and the seeds of its workers) depends on `(seed, epoch)` alone; a
-    run that stops within an epoch and goes on passes over the batches that it has had.
+    run that stops within an epoch and continues passes over the batches that it has had.
 
     Of several processes, with `share = (rank, number of processes)`, each reads all batches and
     takes one in as many: a step is one batch of each process. A `DataLoader` with a `DistributedSampler`
@@ -134,7 +134,9 @@ class LoaderBatches:
             batch[name] = convert(value, name, self.dtype)
             if batch[name].dim() == 0 or len(batch[name]) != len(batch["x"]):
                 shapes = f"{list(batch[name].shape)}, x {list(batch['x'].shape)}"
-                raise UserError(f"{name} has shape {shapes}: a batch has a row per datum of each")
+                raise UserError(
+                    f"{name} has shape {shapes}: a batch has a row per data point of each"
+                )
         if not len(batch["x"]):
             raise UserError("it is empty")
         return batch

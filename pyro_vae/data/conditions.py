@@ -25,7 +25,7 @@ class Labels:
             raise UserError("Labels() conditions on labels, and these data have none")
         low, high = int(y.min()), int(y.max())
         if low < 0 or high >= self.num_classes:
-            hint = "; every datum needs a label" if low == -1 else ""
+            hint = "; every data point needs a label" if low == -1 else ""
             raise UserError(
                 f"Labels({self.num_classes}) conditions on labels 0..{self.num_classes - 1}; "
                 f"found {low}..{high}{hint}"

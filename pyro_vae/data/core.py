@@ -180,12 +180,12 @@ class Data:
 
     @property
     def x_shape(self):
-        """Event shape of one datum, as a model sees it."""
+        """Event shape of one data point, as a model sees it."""
         return tuple(conditioned(self.train[:1], self.condition).x.shape[1:])
 
     @property
     def c_shape(self):
-        """Event shape of a datum's covariates; None where there are none."""
+        """Event shape of a data point's covariates; None where there are none."""
         c = conditioned(self.train[:1], self.condition).c
         return None if c is None else tuple(c.shape[1:])
 
@@ -282,8 +282,8 @@ def _checked_x(x, name, label="x", least_dims=2):
         raise UserError(f"{name}: {label} has shape {list(x.shape)}: there are no values in it")
     if x.dim() < least_dims:
         raise UserError(
-            f"{name}: {label} has shape {list(x.shape)}; expected [N, ...], a row per datum "
-            "(one number per datum goes by name: {'x': x})"
+            f"{name}: {label} has shape {list(x.shape)}; expected [N, ...], a row per data point "
+            "(one number per data point goes by name: {'x': x})"
         )
     check_finite(x, f"{name}: {label}")
     return x
@@ -443,7 +443,7 @@ def as_data(data, first="x"):
         return data
     if isinstance(data, IterableDataset):
         raise UserError(
-            "an IterableDataset gives one datum at a time: DataLoader(it, batch_size=...)"
+            "an IterableDataset gives one data point at a time: DataLoader(it, batch_size=...)"
         )
     if isinstance(data, Dataset) and hasattr(data, "__len__"):
         return from_dataset(data, valid=0, test=0)

@@ -247,7 +247,7 @@ def _conditioned(data, condition, quadrants):
         return data
     if condition == "labels":
         if not data.num_classes or (data.train.y < 0).any():
-            raise UserError(f"{data.name} has no label for every datum to condition on")
+            raise UserError(f"{data.name} has no label for every data point to condition on")
         wanted = Labels(data.num_classes)
     elif condition == "quadrants":
         if isinstance(data.condition, Quadrants):

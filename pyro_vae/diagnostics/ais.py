@@ -22,7 +22,7 @@ GRADIENT = 4  # times the memory of a density alone
 
 
 def ais(model, x, guide=None, num_steps=500, num_chains=16, leapfrog=10, seed=0, **others):
-    r"""`[N]` annealed-importance-sampling estimates of log p(x), nats per datum.
+    r"""`[N]` annealed-importance-sampling estimates of log p(x), nats per data point.
 
     Neal 2001 (arXiv physics/9803008); for decoders Wu et al. 2017 (arXiv 1611.04273). Chains go
     from a start :math:`q_0` to the posterior through
@@ -33,12 +33,12 @@ def ais(model, x, guide=None, num_steps=500, num_chains=16, leapfrog=10, seed=0,
               \left(\frac{p(x, z_{t-1})}{q_0(z_{t-1})}\right)^{\beta_t - \beta_{t-1}}
 
     :math:`\hat p(x)` is unbiased, so its log is a lower bound in expectation, rising to log p(x) with
-    `num_steps` and `num_chains`. To keep it unbiased, the step size of each datum follows, towards
+    `num_steps` and `num_chains`. To keep it unbiased, the step size of each data point follows, towards
     0.8, the acceptance of four more chains, whose weights are not used.
 
     Several continuous latents are one vector, constrained ones mapped to the reals; discrete latents
     are summed exactly at every evaluation. Data and chains are one batch; the cost is
-    `num_steps * (leapfrog + 1)` runs of the model, of `num_chains + 4` particles a datum.
+    `num_steps * (leapfrog + 1)` runs of the model, of `num_chains + 4` particles a data point.
 
     Args:
         guide: the start; None is the prior. From a good guide fewer steps do; a guide that misses

@@ -19,8 +19,8 @@ LOG_DENSITY_CUTOFF = 12.0  # nats below the highest point where the posterior is
 class PosteriorGrid(NamedTuple):
     """What `posterior_grid` returns, G points a side."""
 
-    axes: torch.Tensor  #: `[N, 2, G]`, each datum's own window
-    log_likelihood: torch.Tensor  #: `[N]`, log p(x) by quadrature, nats per datum
+    axes: torch.Tensor  #: `[N, 2, G]`, each data point's own window
+    log_likelihood: torch.Tensor  #: `[N]`, log p(x) by quadrature, nats per data point
     posterior: torch.Tensor  #: `[N, G, G]`, the density p(z | x)
     guide: torch.Tensor | None  #: `[N, G, G]`, the density q(z | x)
 
@@ -29,7 +29,7 @@ class PosteriorGrid(NamedTuple):
 def posterior_grid(model, x, guide=None, num=100, seed=0, **others):
     r"""The posterior density of a model with two latent numbers, on a grid of `num` points a side.
 
-    Each datum's window closes in on what is within 12 nats of the highest point, and on draws of the
+    Each data point's window closes in on what is within 12 nats of the highest point, and on draws of the
     guide. Discrete latents are summed exactly; constrained ones are on the reals. Where the window
     holds the posterior, `log_likelihood` is exact to quadrature: smooth densities need few points.
 
@@ -58,7 +58,7 @@ def _grid(joint, num, at_once):
     if joint.guide is not None:
         mine = joint.draw(200)
         low, high = torch.minimum(low, mine.amin(0)), torch.maximum(high, mine.amax(0))
-    for round in range(12):  # close in, and follow what goes on beyond an edge
+    for round in range(12):  # close in, and follow what continues beyond an edge
         axes, log_p, _ = _evaluate(joint, low, high, num, at_once)
         near = log_p > log_p.amax((1, 2), keepdim=True) - LOG_DENSITY_CUTOFF
         wide = high - low

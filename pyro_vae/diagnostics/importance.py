@@ -34,11 +34,11 @@ def importance_weights(model, guide, x, num_samples=1000, seed=0, **others):
 
 
 def importance_diagnostics(model, guide, x, num_samples=1000, seed=0, **others):
-    r"""How well a guide covers each datum's posterior: `{"ess": [N], "pareto_k": [N]}`.
+    r"""How well a guide covers each data point's posterior: `{"ess": [N], "pareto_k": [N]}`.
 
     * `ess`: the effective sample size :math:`(\sum_s w_s)^2 / \sum_s w_s^2` of `num_samples` importance
       weights, between 1 and `num_samples`, which is reached where q is the posterior.
-    * `pareto_k`: the shape :math:`\hat k` of a generalized Pareto law fitted to the largest
+    * `pareto_k`: the shape :math:`\hat k` of a generalized Pareto distribution fitted to the largest
       :math:`\min(S/5, 3\sqrt S)` weights (Vehtari et al. 2015, arXiv 1507.02646; of guides, Yao et
       al. 2018, arXiv 1802.02538). The weights have about :math:`1/k` finite moments: below 0.5
       `log_likelihood` can be trusted as it is, above 0.7 it cannot, nor can the guide. Where all

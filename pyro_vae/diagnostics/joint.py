@@ -27,7 +27,7 @@ class Joint:
     Args:
         model: a Pyro program.
         batch: its data, B rows.
-        guide: whose law `draw` and the start of `log_densities` are; None is the model's own prior
+        guide: whose distribution `draw` and the start of `log_densities` are; None is the model's own prior
             (its conditionals, run in their order, with what it observes in place).
 
     Raises:
@@ -36,7 +36,9 @@ class Joint:
     """
 
     def __init__(self, model, batch, guide=None):
-        if isinstance(guide, SemiAmortized):  # its steps are random: one law for all that follows
+        if isinstance(
+            guide, SemiAmortized
+        ):  # its steps are random: one distribution for all that follows
             guide = guide.settled(batch)
         self.model, self.guide, self.batch = model, guide, batch
         self.layout = layout_of(model, PriorGuide(model) if guide is None else guide, batch)
@@ -132,7 +134,7 @@ class Joint:
         parts = []
         for name, shape in self.shapes.items():
             site = sites[name]
-            if is_point(site):  # an AutoNormal's: the law is of the unconstrained value
+            if is_point(site):  # an AutoNormal's: the distribution is of the unconstrained value
                 u = sites[f"{name}_unconstrained"]["value"]
             else:
                 u = _transform(name, site["fn"]).inv(site["value"])
@@ -164,7 +166,7 @@ class Joint:
         return start, _summed(joint, u)
 
     def log_prior(self, u):
-        """`[S, B]`: the model's log-density of u, given what it observes besides."""
+        """`[S, B]`: the model's log-density of u, given what it observes in addition."""
         traces, of_model = self._log_probs(self.model, u)
         return _summed(sum(p for n, p in of_model.items() if not traces.model[n]["is_observed"]), u)
 

@@ -55,9 +55,9 @@ def nuts_posterior(model, x, num_samples=500, warmup=500, num_chains=4, seed=0, 
         u = chain.get_samples()["u"]  # [samples, chains, N, D]
         with torch.no_grad():
             draws = joint.latents(u.transpose(0, 1).flatten(0, 1))
-    judged = [
+    evaluated = [
         {n: v[0] for n, v in joint.split(f(u, chain_dim=1, sample_dim=0).unsqueeze(0)).items()}
         for f in (split_gelman_rubin, effective_sample_size)
     ]
-    found = [{n: v.to(x.device) for n, v in part.items()} for part in (draws, *judged)]
+    found = [{n: v.to(x.device) for n, v in part.items()} for part in (draws, *evaluated)]
     return NutsResult(*found)

@@ -15,15 +15,15 @@ from .joint import Joint
 
 @torch.no_grad()
 def elbo_surgery(model, guide, x, num_samples=1, seed=0, **others):
-    r"""The mean KL of q(z|x) from the prior, cut in two (Hoffman and Johnson 2016), nats per datum.
+    r"""The mean KL of q(z|x) from the prior, cut in two (Hoffman and Johnson 2016), nats per data point.
 
     .. math:: \underbrace{\frac1N \sum_n \mathrm{KL}(q(z|x_n) \,\|\, p(z))}_{\text{kl}} =
               \underbrace{I_q(n; z)}_{\text{mutual\_information}} +
               \underbrace{\mathrm{KL}(q(z) \,\|\, p(z))}_{\text{marginal\_kl}}
 
     :math:`q(z) = \frac1N \sum_n q(z|x_n)` is the exact mixture over all of x. The first part is what
-    z tells of which datum it is, at most log N; the second is what a better prior could win. All
-    three are means over the same draws, `num_samples` of each datum, so that the identity is exact.
+    z tells of which data point it is, at most log N; the second is what a better prior could win. All
+    three are means over the same draws, `num_samples` of each data point, so that the identity is exact.
     It takes `num_samples * N^2` densities of the guide: pass a whole split, not a minibatch, which
     would put the information too low and the marginal KL as much too high.
 
@@ -37,8 +37,8 @@ def elbo_surgery(model, guide, x, num_samples=1, seed=0, **others):
 
     Returns:
         `{latent: {"kl", "mutual_information", "marginal_kl", "active_units", "units"}}` for every
-        continuous latent whose law hangs on no other continuous one, in the guide nor in the
-        model; where there are several latents also `"all"`, their joint law. Discrete latents are
+        continuous latent whose distribution hangs on no other continuous one, in the guide nor in the
+        model; where there are several latents also `"all"`, their joint distribution. Discrete latents are
         summed (of themselves, `mutual_information(responsibilities(...))` tells).
     """
     check_int_at_least(1, num_samples=num_samples)

@@ -24,7 +24,7 @@ def active_unit_features(model, guide, x, reference=None, threshold=0.01, latent
     a variance of the posterior mean above `threshold` over the data.
 
     Args:
-        reference: the data that say which units are active; x itself unless said. Training and
+        reference: the data that say which units are active. Default: x itself. Training and
             test features match only with the same reference.
         latent: its name. Default: z, or the first continuous one.
     """

@@ -32,7 +32,7 @@ def clustering_metrics(labels, clusters):
     keep = labels >= 0
     labels, clusters = labels[keep], clusters[keep]
     if not len(labels):
-        raise UserError("no datum is labelled")
+        raise UserError("no data point is labelled")
     table = contingency_matrix(labels, clusters)  # [classes, clusters]
     matched = table[linear_sum_assignment(table, maximize=True)].sum()
     return {

@@ -20,7 +20,7 @@ KINDS = ("mixture", "flow")
 
 @torch.no_grad()
 def aggregate_posterior(model, guide, x, latent=None, draws=1, seed=0, **others):
-    r"""`[draws * N, D]` from :math:`q(z) = \frac1N \sum_n q(z \mid x_n)`: `draws` for each datum.
+    r"""`[draws * N, D]` from :math:`q(z) = \frac1N \sum_n q(z \mid x_n)`: `draws` for each data point.
 
     Args:
         latent: its name. Default: the latent that has the model's free prior, else z, else the
@@ -84,11 +84,11 @@ def fit_ex_post_prior(
     Args:
         x: training data, as observed.
         latent: its name. Default: as in `aggregate_posterior`. One with parents can be sampled from its density (`pv.sample(model, source={latent: density})`), but not
-            judged with it.
+            evaluated with it.
         kind: `"mixture"`: scikit-learn's, full covariances, the paper's; or `"flow"`: neural spline,
             by Adam, a tenth of the data held out to choose the epoch.
         num_components: K of the mixture.
-        draws: of q(z | x) for each datum; 0 for posterior means.
+        draws: of q(z | x) for each data point; 0 for posterior means.
         seed: of draws and of the fit.
         reg_covar: added to the covariances' diagonal.
         transforms, epochs: of the flow.
@@ -126,7 +126,7 @@ def fit_ex_post_prior(
 def _fit_flow(density, codes, epochs, lr=4e-3, batch_size=512):
     """Maximum likelihood of `[draws, N, D]` by Adam; the epoch that held-out data choose."""
     data = codes.transpose(0, 1)[torch.randperm(codes.shape[1])]
-    held = max(1, len(data) // 10)  # all draws of a datum on one side
+    held = max(1, len(data) // 10)  # all draws of a data point on one side
     held, rows = (part.flatten(0, 1) for part in data.split([held, len(data) - held]))
     optimizer = torch.optim.Adam(density.parameters(), lr=lr)
     schedule = torch.optim.lr_scheduler.CosineAnnealingLR(optimizer, epochs)

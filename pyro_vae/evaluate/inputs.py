@@ -117,7 +117,7 @@ class Support:
 
     Where a support is the same for all data and an observed value is an array of the batch as it
     is, all values are compared with it at once, on whichever device they are. Elsewhere (a binomial
-    with trials of each datum, a value that the model transforms, a mask) the model is run on all rows.
+    with trials of each data point, a value that the model transforms, a mask) the model is run on all rows.
 
     Attributes:
         improper: why p(x) is no probability, or None.

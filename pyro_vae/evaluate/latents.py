@@ -102,7 +102,7 @@ def responsibilities(model, guide, x, latent=None, num_samples=16, seed=0, **oth
     `num_samples` draws of z from the guide.
 
     Args:
-        latent: its name; the first discrete latent unless said.
+        latent: its name. Default: the first discrete latent.
     """
 
     def probabilities(traces, _):

@@ -1,4 +1,4 @@
-"""Bounds on log p(x), per datum and in nats, for any model/guide pair with one data plate."""
+"""Bounds on log p(x), per data point and in nats, for any model/guide pair with one data plate."""
 
 import math
 
@@ -22,7 +22,7 @@ def chunks(batch, size, device):
 
 
 def rows_per_chunk(model, guide, batch, device):
-    """How many (particle, datum) rows fit in `BYTES`, from one row's traced sizes.
+    """How many (particle, data point) rows fit in `BYTES`, from one row's traced sizes.
 
     Of a pair that cannot be run on some of its rows, more than there are.
     """
@@ -47,7 +47,7 @@ def rows_per_chunk(model, guide, batch, device):
 
 @torch.no_grad()
 def elbo_terms(model, guide, x, num_samples=1, seed=0, **others):
-    """Each site's part of the ELBO, `{site: [N]}` in nats per datum, on x's device.
+    """Each site's part of the ELBO, `{site: [N]}` in nats per data point, on x's device.
 
     An observed site's term is its expected log-likelihood; a latent's is minus its KL; they sum to
     `elbo`. Always at beta = 1, in eval mode, discrete latents summed exactly, whatever objective
@@ -55,7 +55,7 @@ def elbo_terms(model, guide, x, num_samples=1, seed=0, **others):
 
     Args:
         x: `[N, ...]`, as observed (binarized where the likelihood is binary).
-        num_samples: Monte Carlo samples per datum to average.
+        num_samples: Monte Carlo samples per data point to average.
         seed: of those samples; None takes torch's stream as it is.
         others: further observed values and `index`, by name, each with N rows.
 
@@ -76,17 +76,17 @@ def elbo_terms(model, guide, x, num_samples=1, seed=0, **others):
 
 
 def elbo(model, guide, x, num_samples=1, seed=0, **others):
-    """`[N]` evidence lower bounds, nats per datum; the sum of `elbo_terms`."""
+    """`[N]` evidence lower bounds, nats per data point; the sum of `elbo_terms`."""
     return sum(elbo_terms(model, guide, x, num_samples, seed, **others).values())
 
 
 @torch.no_grad()
 def log_likelihood(model, guide, x, num_samples=5000, seed=0, **others):
-    r"""`[N]` importance-weighted bounds on log p(x), nats per datum (arXiv 1509.00519).
+    r"""`[N]` importance-weighted bounds on log p(x), nats per data point (arXiv 1509.00519).
 
     .. math:: \log \frac1S \sum_s \sum_y \frac{p(x, z_s, y)}{q(z_s \mid x, y)}, \quad z_s \sim q
 
-    Discrete latents are summed exactly, on whichever side; weights are per datum; particles and
+    Discrete latents are summed exactly, on whichever side; weights are per data point; particles and
     data are worked through in chunks, so memory stays bounded. It is a lower bound in expectation,
     rising to log p(x) with `num_samples`; how fast depends on the guide. With `PriorGuide(model)` it
     is the Monte Carlo estimate from the prior, of a conditional model log p(x | c).

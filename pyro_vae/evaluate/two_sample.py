@@ -10,7 +10,7 @@ from ..errors import UserError
 
 
 def mmd_two_sample_test(x, other, num_permutations=500, max_data=2000, bandwidth=None, seed=0):
-    r"""Whether two sets of data are of one law: `{mmd2, p_value, bandwidth, ...}`.
+    r"""Whether two sets of data are of one distribution: `{mmd2, p_value, bandwidth, ...}`.
 
     The unbiased estimate of the squared maximum mean discrepancy (Gretton et al. 2012, JMLR 13),
 
@@ -19,14 +19,14 @@ def mmd_two_sample_test(x, other, num_permutations=500, max_data=2000, bandwidth
 
     with :math:`k(a, b) = \exp(-|a - b|^2 / 2h^2)`, and the p-value of a permutation test: the share of
     random relabellings, the data's own counted, whose estimate is at least as large. It is
-    uniform where both are of one law. Small values of `mmd2` may be negative: it is unbiased.
+    uniform where both are of one distribution. Small values of `mmd2` may be negative: it is unbiased.
 
     Args:
         x, other: `[N, ...]` and `[M, ...]`, of one event shape.
         num_permutations: the smallest p-value is 1 / (num_permutations + 1).
         max_data: of each set, a seeded random choice of that many where there are more; memory
             is (2 max_data)^2 numbers.
-        bandwidth: h; the median distance between two of all the data unless said.
+        bandwidth: h. Default: the median distance between two of all the data.
         seed: of the choice and of the permutations.
     """
     a, b = _rows(x, other)

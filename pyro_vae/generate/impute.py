@@ -1,4 +1,4 @@
-"""Completion: draws of the missing part of a partly observed datum, for any pair."""
+"""Completion: draws of the missing part of a partly observed data point, for any pair."""
 
 from typing import NamedTuple
 
@@ -39,7 +39,7 @@ def impute(
 ):
     r"""Draws of the missing part of x given the observed part, as a `Completion`.
 
-    Markov chains, `num_samples` for each datum, independent; the last state of each is kept. A step,
+    Markov chains, `num_samples` for each data point, independent; the last state of each is kept. A step,
     at latents z and an x completed so far:
 
     1. propose :math:`z' \sim q(z \mid x)` and take it with probability
@@ -47,7 +47,7 @@ def impute(
     2. draw :math:`x_{miss} \sim p(x_{miss} \mid z)`.
 
     That is Metropolis within Gibbs (Mattei and Frellsen 2018, arXiv 1802.04826), and its stationary
-    law is the model's own :math:`p(x_{miss} \mid x_{obs})`, whatever the guide; a bad guide is only
+    distribution is the model's own :math:`p(x_{miss} \mid x_{obs})`, whatever the guide; a bad guide is only
     slower (see `acceptance`), one narrower than the posterior much slower. `"pseudo-gibbs"` (Rezende et al. 2014, arXiv 1401.4082) takes every
     proposal: right only if the guide is the exact posterior.
 

@@ -92,16 +92,16 @@ def traverse(
     site=None,
     **others,
 ):
-    r"""One datum decoded with one latent unit at a time moved, as a `Traversal`.
+    r"""One data point decoded with one latent unit at a time moved, as a `Traversal`.
 
-    The datum is `x[start]`, encoded. A unit goes from `-span` to `span` of its standard deviations
+    The data point is `x[start]`, encoded. A unit goes from `-span` to `span` of its standard deviations
     under the prior, about the prior's mean (both from 1,000 ancestral draws, so any prior will do).
     All else stays, except continuous latents below the moved one, which follow it at their
     conditional means. Units come by activity, :math:`\mathrm{Var}_x(E_q[u \mid x])` over `x`, as a
     share of their variance under the prior: about 0 for a unit that the posterior ignores.
 
     Args:
-        x: `[N, *x_shape]` data that activity is measured on; one datum leaves the units in order.
+        x: `[N, *x_shape]` data that activity is measured on; one data point leaves the units in order.
         latent: which one's units move. Default: z, or the model's first continuous latent.
         units: which units. Default: all, by activity. An int takes that many of the most active.
         site: which observed site is decoded. Default: the one that observes x.
@@ -140,10 +140,10 @@ def traverse(
 
 
 def style_transfer_grid(model, guide, x, site=None, **others):
-    """`[N, K, *x_shape]`: each datum's style with every class, as the likelihood's means.
+    """`[N, K, *x_shape]`: each data point's style with every class, as the likelihood's means.
 
     The style is the latent that the model names so (`model.style`); it is put at its posterior mean
-    given the datum, what lies between it and x at conditional means.
+    given the data point, what lies between it and x at conditional means.
 
     Args:
         site: which observed site is decoded; see `interpolate`.

@@ -38,7 +38,7 @@ def sample(
 
     Latents come from `given`, else from `source`, else from the model, in its order: each drawn
     given those before it. (So a `y` before a given `z` comes from its prior, which matters only
-    where x depends on y besides; and a `pyro.factor` has no part in it.)
+    where x depends on y in addition; and a `pyro.factor` has no part in it.)
 
     Args:
         size: how many. Default: as many as there are rows in what is given, else 64.
@@ -55,7 +55,7 @@ def sample(
         site: which of the model's sites to return. Default: the one that observes x.
         example: for a program without `size=`: a batch that it can be run on, `{"x": x, ...}`. Its
             data are hidden. Sample i is drawn on row i mod N of it, which matters only to what the
-            program reads of it besides. A program whose data plate has its own number of rows is
+            program reads of it in addition. A program whose data plate has its own number of rows is
             run on the whole batch, as often as needed. Default: the data of an
             `AggregatePosterior`.
         given: values by name, `[size, *shape]` or `shape`: of latents, or of the program's own
@@ -86,9 +86,9 @@ def sample(
 
 
 class AggregatePosterior:
-    r"""The source :math:`q(z) = \frac1N \sum_n q(z \mid x_n)`: a datum at random, then its guide.
+    r"""The source :math:`q(z) = \frac1N \sum_n q(z \mid x_n)`: a data point at random, then its guide.
 
-    Every latent comes from one datum, discrete ones too; of a conditional model the covariates
+    Every latent comes from one data point, discrete ones too; of a conditional model the covariates
     come with them, unless `c=` is given. It needs data at hand, and its samples stay near them.
 
     Args:

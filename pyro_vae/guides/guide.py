@@ -32,7 +32,7 @@ class Guide(Program):
     `Guide(model)` is the factorization of the model's paper. Another one is declared:
 
         Guide(model, given={"z": []})                         # mu, sigma learned constants
-        Guide(model, given={"z": ["index"]}, num_data=1000)   # per datum, not amortized
+        Guide(model, given={"z": ["index"]}, num_data=1000)   # per data point, not amortized
         Guide(model, given={"y": ["x"], "z": ["x", "y"]})     # y <- x; z <- x, y
         Guide(model, family={"z": MultivariateNormal()})      # full covariance
         Guide(model, family={"z": MixtureOfNormals(5)})       # a mixture; Flow("iaf"), ...
@@ -283,7 +283,7 @@ def _check(given, family, data, latents, num_data):
                 raise unknown_name_error("parent", parent, [*data, *latents])
             if parent == "index" and num_data is None:
                 raise UserError(
-                    "the parent 'index' is a table with a row per datum: pass num_data="
+                    "the parent 'index' is a table with a row per data point: pass num_data="
                 )
         seen.add(latent)
     for latent, (_, is_discrete) in latents.items():

@@ -25,7 +25,7 @@ JOINT = (AutoDiagonalNormal, AutoMultivariateNormal, AutoLowRankMultivariateNorm
 
 
 class PerDatumAutoGuide(Program):
-    r"""A Pyro AutoGuide with a row of parameters per training datum.
+    r"""A Pyro AutoGuide with a row of parameters per training data point.
 
         PerDatumAutoGuide(AutoNormal, model, num_data=1000, init_scale=0.5)
         PerDatumAutoGuide(AutoMultivariateNormal, model, num_data=1000)
@@ -37,7 +37,7 @@ class PerDatumAutoGuide(Program):
 
     * `AutoNormal`: a diagonal normal for each latent.
     * `AutoDiagonalNormal`, `AutoMultivariateNormal`, `AutoLowRankMultivariateNormal`: of all
-      of a datum's latents together, one normal. (Pyro's own is one law of all data's latents, which
+      of a data point's latents together, one normal. (Pyro's own is one distribution of all data's latents, which
       no minibatch could have a part of; correlations between data, which the posterior does not
       have, are left out.) Its density is no one latent's: `elbo_terms` has it in a row of its own,
       `_joint`, and beta, warm-up and free bits are refused, unless there is only one latent.
@@ -53,7 +53,7 @@ class PerDatumAutoGuide(Program):
 
     Raises:
         UserError: another AutoGuide (messenger guides know no local parameters and no enumeration;
-            a flow's or Laplace's parameters are no row per datum: `Guide` has flows), a latent
+            a flow's or Laplace's parameters are no row per data point: `Guide` has flows), a latent
             outside the data plate, nothing to take num_data from.
     """
 
@@ -61,7 +61,7 @@ class PerDatumAutoGuide(Program):
         super().__init__()
         name = getattr(kind, "__name__", str(kind))
         if not (isinstance(kind, type) and issubclass(kind, PER_SITE + JOINT)):
-            why = "its parameters cannot be a row for each datum"
+            why = "its parameters cannot be a row for each data point"
             if name.endswith("Messenger"):
                 why = "messenger guides have no local parameters and cannot be enumerated"
             known = ", ".join(k.__name__ for k in PER_SITE + JOINT)
@@ -69,7 +69,7 @@ class PerDatumAutoGuide(Program):
         example = _example(model, num_data, example)
         self.num_data = len(example["x"])
         joint = issubclass(kind, JOINT)
-        if joint:  # what is made is the guide of one datum
+        if joint:  # what is made is the guide of one data point
             example = {k: v[:1] for k, v in example.items()}
         options = options if joint else {**options, "create_plates": _plates}
         with torch.no_grad(), torch.random.fork_rng(devices=[]), pyro.validation_enabled(False):
@@ -111,7 +111,7 @@ class _PerSite(torch.nn.Module):
 
 
 class _JointPerDatum(_PerSite):
-    """One law of all of a datum's latents, unconstrained and put together, as `AutoContinuous`."""
+    """One distribution of all of a data point's latents, unconstrained and put together, as `AutoContinuous`."""
 
     def forward(self, plate, rows):
         auto, values, start = self.auto, {}, 0
@@ -169,7 +169,9 @@ def _example(model, num_data, example):
             raise UserError("example= needs the data, {'x': x}")
         return example
     if num_data is None:
-        raise UserError("a guide with a row per datum: pass num_data=, or example={'x': all data}")
+        raise UserError(
+            "a guide with a row per data point: pass num_data=, or example={'x': all data}"
+        )
     if not accepts_argument(model, "size"):
         raise UserError(
             "this model has no size= argument, so its latents cannot be read off num_data rows of it: "

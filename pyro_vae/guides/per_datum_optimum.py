@@ -1,4 +1,4 @@
-"""A guide's family, free for each datum: what it could say, whatever its network does."""
+"""A guide's family, free for each data point: what it could say, whatever its network does."""
 
 import inspect
 
@@ -16,7 +16,7 @@ from .semi_amortized import SemiAmortized
 
 
 class PerDatumOptimum:
-    r"""A guide on one batch, with numbers of each datum's own added to those that make its laws.
+    r"""A guide on one batch, with numbers of each data point's own added to those that make its distributions.
 
     For this library's `Guide`, and for a `SemiAmortized` one from where its steps end, these are
     the numbers that the network gives the family (a flow's context among them; its layers, and what
@@ -25,7 +25,7 @@ class PerDatumOptimum:
 
     A factor is thereby wholly free if its parents are data, `index`, nothing, or enumerated latents,
     whose every value gets numbers of its own. One with a *sampled* latent among its parents keeps
-    its function of that, moved by a constant per datum.
+    its function of that, moved by a constant per data point.
 
     Attributes:
         start: the guide as it is, which shifts of zero give. The steps of a `SemiAmortized` guide
@@ -80,7 +80,7 @@ class PerDatumOptimum:
 
 
 class _OffsetParameters(Messenger):
-    """The laws at a program's sample sites, their unconstrained parameters moved."""
+    """The distributions at a program's sample sites, their unconstrained parameters moved."""
 
     def __init__(self, free):
         super().__init__()

@@ -1,4 +1,4 @@
-"""Semi-amortized inference: gradient steps per datum from where the encoder points."""
+"""Semi-amortized inference: gradient steps per data point from where the encoder points."""
 
 import torch
 
@@ -11,14 +11,14 @@ from .guide import Guide
 
 
 class SemiAmortized(Program):
-    r"""A guide's answer, improved by k gradient steps per datum (Kim et al. 2018, arXiv 1802.02550).
+    r"""A guide's answer, improved by k gradient steps per data point (Kim et al. 2018, arXiv 1802.02550).
 
     .. math:: \lambda_0 = \mathrm{encoder}(x), \quad
               \lambda_{i+1} = \lambda_i + \eta\, \nabla_\lambda\, \mathrm{ELBO}(x; \theta, \lambda_i)
 
     :math:`\lambda [B, \mathrm{size}]` are the numbers that the guide's network gives each factor of the
     family. Of a factor with latent parents, whose numbers differ from draw to draw, the steps move
-    a shift per datum that is added to them. The ELBO is one of `num_samples` draws, discrete latents
+    a shift per data point that is added to them. The ELBO is one of `num_samples` draws, discrete latents
     summed, :math:`\beta = 1`.
 
     In training the steps are part of the program: their gradients, second derivatives included,
@@ -32,9 +32,9 @@ class SemiAmortized(Program):
         model: the model that the guide was made for.
         guide: a `Guide`, of any factorization and families.
         steps: k.
-        lr: :math:`\eta`, nats per datum to numbers; steps diverge above 2 / (largest curvature).
+        lr: :math:`\eta`, nats per data point to numbers; steps diverge above 2 / (largest curvature).
         num_samples: draws for each step's ELBO.
-        clip_norm: largest norm of one datum's gradient; None does not clip.
+        clip_norm: largest norm of one data point's gradient; None does not clip.
 
     Raises:
         UserError: a guide that is not a `Guide`, numbers out of range.
@@ -90,7 +90,7 @@ class SemiAmortized(Program):
         return self.guide(**batch, parameter_offsets=self.parameter_offsets(**batch))
 
     def settled(self, batch):
-        """The guide where its steps on one batch end: a program whose law stays the same."""
+        """The guide where its steps on one batch end: a program whose distribution stays the same."""
         with torch.no_grad():
             return self.guide.shifted(batch, self.parameter_offsets(**batch))
 
@@ -132,7 +132,7 @@ class SemiAmortized(Program):
         return parameter_offsets
 
     def _clipped(self, gradients):
-        """Each datum's gradient, of all latents together, no longer than `clip_norm`."""
+        """Each data point's gradient, of all latents together, no longer than `clip_norm`."""
         if self.clip_norm is None:
             return gradients
         square = sum((g**2).sum(-1, keepdim=True) for g in gradients)

@@ -28,7 +28,7 @@ class AuxiliaryDGM(Program):
         x_shape: event shape of `x`.
         num_classes: K.
         latent_dim: size of z.
-        auxiliary_dim: size of a; `latent_dim` unless said.
+        auxiliary_dim: size of a. Default: `latent_dim`.
         skip: whether x has the parent a, in the place of a having the parent x.
         likelihood: a name or a family, as in `VAE`.
         network: as in `VAE`.

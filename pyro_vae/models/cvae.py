@@ -30,8 +30,8 @@ class CVAE(Program):
     * hybrid: `objectives.Hybrid(alpha)`, their sum weighted by alpha and 1 - alpha.
     * relaxed: `conditional_prior=False`: z does not depend on c.
 
-    With a `baseline`, an `NNBaseline`'s baseline_prediction :math:`\hat x = E[x | c]` is a further parent:
-    z | c ~ Normal(mu(c, baseline_prediction), sigma(c, baseline_prediction)), the paper's recurrent connection.
+    With a `baseline`, the prediction of an `NNBaseline` :math:`\hat x = E[x | c]` is a further parent:
+    z | c ~ Normal(mu(c, x_hat), sigma(c, x_hat)), the paper's recurrent connection.
     `train.BaselineInitialization` trains it first; `fit` refuses a frozen one that is still as it
     was made.
 
@@ -90,7 +90,7 @@ class CVAE(Program):
             )
         if baseline and not conditional_prior:
             raise UserError(
-                "a baseline's baseline_prediction is a parent of p(z | c): needs conditional_prior"
+                "a baseline's prediction is a parent of p(z | c): needs conditional_prior"
             )
         self.baseline = None
         if baseline:
@@ -109,7 +109,7 @@ class CVAE(Program):
         self.p_x = decoder(x_shape, {n: shapes[n] for n in decoder_parents}, likelihood, network)
 
     def prior(self, c):
-        """The distribution of z given c, and given the baseline's baseline_prediction where there is one."""
+        """The distribution of z given c, and given the baseline's prediction where there is one."""
         if not isinstance(self.p_z, Conditional):
             return self.p_z()
         baseline_prediction = (

@@ -23,7 +23,7 @@ class GMVAE(Program):
     infinite mixture.
 
     Its guides in the paper: final version, w <- x; z <- x, and y summed exactly (the default);
-    first version, y <- x besides: `Guide(model, given={"w": ["x"], "z": ["x"], "y": ["x"]})`.
+    first version, y <- x in addition: `Guide(model, given={"w": ["x"], "z": ["x"], "y": ["x"]})`.
 
     Args:
         x_shape: event shape of `x`.

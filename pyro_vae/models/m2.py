@@ -1,4 +1,4 @@
-"""M2: a class and a style make a datum."""
+"""M2: a class and a style make a data point."""
 
 import pyro
 import torch.nn as nn

@@ -48,7 +48,7 @@ class CategoricalPrior(nn.Module):
 
 
 class MixturePrior(Prior):
-    r"""A Gaussian mixture as one continuous law, its component summed in the density.
+    r"""A Gaussian mixture as one continuous distribution, its component summed in the density.
 
     .. math:: p(z) = \sum_k \pi_k\, \mathrm{Normal}(z;\, \mu_k, \Sigma_k)
 
@@ -223,7 +223,7 @@ def prior_of(model, latent=None):
 def with_prior(model, prior, latent=None):
     """The model with another prior: a copy that shares every part but that one.
 
-    `with_prior(model, pv.evaluate.fit_ex_post_prior(model, guide, x))` samples, and is judged, like any model,
+    `with_prior(model, pv.evaluate.fit_ex_post_prior(model, guide, x))` samples, and is evaluated, like any model,
     with the guide that the first one was trained with.
 
     Args:

@@ -23,12 +23,12 @@ class ELBO(TraceEnum_ELBO):
 
     * `warmup`: :math:`\beta_l` rises linearly from `warmup_start` to `beta` over that many epochs
       (Bowman et al. 2016; Sonderby et al. 2016, arXiv 1602.02282).
-    * `free_bits`: :math:`\lambda_l` in nats per datum (Kingma et al. 2016, arXiv 1606.04934). On
+    * `free_bits`: :math:`\lambda_l` in nats per data point (Kingma et al. 2016, arXiv 1606.04934). On
       the GMVAE's y it is that paper's minimum information constraint (arXiv 1611.02648): below
       :math:`\lambda` the prior no longer pulls the clusters together.
 
     * `analytic_kl`: KL_l in closed form instead of a sample of it, where torch has the form for the
-      two laws and the prior depends on no latent that the model sums, or that the guide samples
+      two distributions and the prior depends on no latent that the model sums, or that the guide samples
       later; the same expectation, mostly of less variance (Kingma and Welling 2014, arXiv 1312.6114, section 2.3; but see Roeder et al. 2017,
       arXiv 1703.09194: near the posterior the sample has less).
 
@@ -43,9 +43,9 @@ class ELBO(TraceEnum_ELBO):
         warmup: epochs, or `{latent: epochs}`.
         warmup_start: where warm-up starts; above `beta`, a latent comes into use after the others.
         free_bits: `{latent: nats}`.
-        num_particles: Monte Carlo samples per datum, vectorized.
+        num_particles: Monte Carlo samples per data point, vectorized.
         leave_one_out_baseline: of a latent that is sampled without reparameterization (`Guide(...,
-            discrete="score_function")`), the score function's baseline is the mean cost of the datum's other
+            discrete="score_function")`), the score function's baseline is the mean cost of the data point's other
             particles (RLOO; Kool et al. 2019), with one particle that of the batch's other data.
             It adds no bias.
         analytic_kl: see above.
@@ -149,7 +149,7 @@ class ELBO(TraceEnum_ELBO):
         return (cost.sum() + surrogate) / self.num_particles - traces.factor_term()
 
     def _cost(self, traces):
-        """`[(S,) B]`: the negative bound of each particle and datum, weighted and constrained."""
+        """`[(S,) B]`: the negative bound of each particle and data point, weighted and constrained."""
         terms = traces.site_terms(self.analytic_kl, scaled=True)
         latents = {n for n, s in traces.model.items() if not s["is_observed"]}
         for name in set(terms) - set(traces.model):

@@ -101,7 +101,7 @@ class DReG(IWAE):
                     f"{name!r} is sampled without a reparameterized gradient, which DReG needs: "
                     "enumerate it, or take the IWAE"
                 )
-            # a component's draws are scored by the whole mixture, not by the law that they are from
+            # a component's draws are scored by the whole mixture, not by the distribution that they are from
             if not isinstance(fn, StratifiedComponent):
                 share = weights.sum_to_size(fn.batch_shape)
                 shares[name] = share.reshape(fn.batch_shape + (1,) * fn.event_dim)

@@ -25,7 +25,7 @@ class SemiSupervised(ELBO):
         -U(x) = \sum_y q(y \mid x)\,(-L(x, y)) + H(q(y \mid x))
 
     A sum over the minibatch, in nats. `alpha` is the paper's 0.1 of :math:`\alpha = 0.1 N`: the
-    nats per datum that one nat of mean classification loss counts as; each of the N_l labelled of
+    nats per data point that one nat of mean classification loss counts as; each of the N_l labelled of
     N data thus weighs :math:`\alpha N / N_l` in it.
 
     The pair is called without labels, once, for labelled and unlabelled rows together: in a row
@@ -52,7 +52,7 @@ class SemiSupervised(ELBO):
         options: those of `ELBO`: beta, warmup, free_bits, num_particles; they apply to L and U alike.
 
     Raises:
-        UserError: on the first step, a pair without such a latent, or one whose law cannot be made
+        UserError: on the first step, a pair without such a latent, or one whose distribution cannot be made
             certain (neither categorical nor this library's relaxation).
     """
 
@@ -147,7 +147,7 @@ class SemiSupervised(ELBO):
 class ClampGuideLabels(Messenger):
     """At one site of a guide: certainty of the label, in the rows that have one.
 
-    `log_q [..., B]` is then what the law gave to the labels before, 0 in the other rows; with the
+    `log_q [..., B]` is then what the distribution gave to the labels before, 0 in the other rows; with the
     site's scale and mask.
     """
 
@@ -184,7 +184,7 @@ class ClampGuideLabels(Messenger):
         if not isinstance(fn, allowed):
             raise UserError(
                 f"{self.latent!r} is {type(fn).__name__}: labels need a Categorical or "
-                "OneHotCategorical law"
+                "OneHotCategorical distribution"
             )
         if self.top >= fn.logits.shape[-1]:
             raise UserError(
@@ -220,6 +220,6 @@ class ClampModelLabels(Messenger):
         logits = msg["fn"].logits
         logits = torch.where(labelled, logits + (one_hot - 1) * LOG_ZERO, logits)
         distribution = type(msg["fn"])(logits=logits)
-        # what is summed is p(x, y), not p(x | y): the law keeps log p(y), as torch would not
+        # what is summed is p(x, y), not p(x | y): the distribution keeps log p(y), as torch would not
         getattr(distribution, "_categorical", distribution).logits = logits
         msg["fn"] = distribution

@@ -7,7 +7,7 @@ from ..programs.modules import find_modules
 
 
 def mean_of_others(values):
-    """Of `values [S, B]`, for each the mean of the same datum's others: a baseline free of bias.
+    """Of `values [S, B]`, for each the mean of the same data point's others: a baseline free of bias.
 
     With S = 1, of the other data's.
     """

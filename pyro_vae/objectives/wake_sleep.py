@@ -25,7 +25,7 @@ class RWS(IWAE):
     of the model that the guide reads and does not own (`PriorGuide`, `SemiAmortized`) have the
     model's gradient alone.
 
-    In the sleep phase the guide is fitted to what the model makes up, without bias but for the
+    In the sleep phase the guide is fitted to what the model generates, without bias but for the
     model's own: :math:`-\log q_\phi(z \mid x)` at a draw of z and x from p.
 
     Args:
@@ -34,7 +34,7 @@ class RWS(IWAE):
 
     Raises:
         UserError: as `IWAE`; sleep_weight outside of [0, 1]; in the sleep phase, a guide that has nothing to say of
-            made-up data (a row per datum).
+            generated data (a row per data point).
     """
 
     name = "rws"
@@ -60,7 +60,7 @@ class RWS(IWAE):
         )
 
     def _sleep_loss(self, model, guide, args, kwargs):
-        """`-log q` of the latents that the model made up, at the data that it made of them."""
+        """`-log q` of the latents that the model generated, at the data that it made of them."""
         with torch.no_grad():
             made = poutine.trace(poutine.uncondition(model)).get_trace(*args, **kwargs)
         values = {n: s["value"] for n, s in made.iter_stochastic_nodes()}
@@ -68,12 +68,12 @@ class RWS(IWAE):
         seen = {n: values.pop(n) for n in data}
         if len(seen) != 1:
             raise UserError(
-                f"the sleep phase makes up one observed site, x; the model has {sorted(seen)}"
+                f"the sleep phase generates one observed site, x; the model has {sorted(seen)}"
             )
         (x,) = seen.values()
         args = (x, *args[1:]) if args else ()
         kwargs = {**kwargs, "x": x} if "x" in kwargs else kwargs
-        kwargs.pop("index", None)  # made-up data are none of the training data
+        kwargs.pop("index", None)  # generated data are none of the training data
         try:
             return (
                 -poutine.trace(Substitute(values)(guide)).get_trace(*args, **kwargs).log_prob_sum()
@@ -81,7 +81,7 @@ class RWS(IWAE):
         except (UserError, TypeError) as e:
             if isinstance(e, TypeError) and "'index'" not in str(e):
                 raise
-            raise UserError(f"the sleep phase asks the guide of made-up data, but {e}") from e
+            raise UserError(f"the sleep phase asks the guide of generated data, but {e}") from e
 
     def describe(self):
         return {**super().describe(), "sleep_weight": self.sleep_weight}

@@ -17,12 +17,12 @@ class IWAE(ELBO):
     .. math:: -L_S = -E \log \frac1S \sum_s w_s, \quad w_s = \sum_y \frac{p(x, z_s, y)}{q(z_s \mid y, x)},
               \quad z_s \sim q
 
-    Weights are each datum's own; discrete latents are summed exactly, on whichever side. It is what
+    Weights are each data point's own; discrete latents are summed exactly, on whichever side. It is what
     `evaluate.log_likelihood(num_samples=S)` reports, with its gradient. With S = 1, and no latent
     summed in the guide, it is the ELBO.
 
     * A latent summed in the guide drops out: what is summed does not depend on q(y | x). That
-      factor is fitted besides, to the weights, by :math:`-\sum_{s,y} \bar w_{sy} \log q(y \mid
+      factor is fitted in addition, to the weights, by :math:`-\sum_{s,y} \bar w_{sy} \log q(y \mid
       \cdot)`, the share :math:`\bar w` and the draws held fixed (value 0: the loss is the bound's).
       So the other factors, and the model, have the bound's gradient alone.
     * A latent sampled without reparameterization has the score function's gradient, its baseline
@@ -106,7 +106,7 @@ class IWAE(ELBO):
         return -(weights * (log_q - log_q.detach())).sum()
 
     def _normalized_weights(self, traces):
-        """`[enum..., S, B]`: each entry's part of the datum's total weight, a constant."""
+        """`[enum..., S, B]`: each entry's part of the data point's total weight, a constant."""
         log_w = self._wide(traces, traces.log_weights().detach())
         return log_w.flatten(0, -2).softmax(0).reshape(log_w.shape)
 
@@ -129,7 +129,7 @@ class Renyi(IWAE):
     Its mean is a bound from S draws: for finite S it lies below the bound of the exact integral
     where alpha < 1. `alpha=0` is the IWAE, 1 the ELBO, `-inf` the largest weight (VR-max). y are the
     latents summed in the guide; those summed in the model are summed within p. Weights are each
-    datum's own.
+    data point's own.
 
     Args:
         alpha: any number, or -inf.

@@ -80,7 +80,7 @@ def one_hot_labels(model, batch, check=True):
 
 
 def is_per_datum(guide):
-    """Whether a guide has a row per training datum, and so nothing to say of other data."""
+    """Whether a guide has a row per training data point, and so nothing to say of other data."""
     if isinstance(guide, Program):
         return any("index" in parents for parents in getattr(guide, "given", {}).values())
     return accepts_argument(guide, "index")

@@ -1,4 +1,4 @@
-"""One run of a pair, with the log-probability of every site: what bounds and judges are made of."""
+"""One run of a pair, with the log-probability of every site: what bounds and diagnostics are made of."""
 
 import copy
 import math
@@ -208,7 +208,7 @@ class Traces:
         return weights.movedim(keep, -1).reshape(weights.shape[-self.event_dims :] + (-1,))
 
     def enumerated_assignment(self, most_probable=False):
-        """A value of every enumerated latent for each datum, as indices `[(S,) B]` a latent.
+        """A value of every enumerated latent for each data point, as indices `[(S,) B]` a latent.
 
         Drawn from their joint probabilities, or the most probable. For `select`.
         """

@@ -29,7 +29,7 @@ def pictures(model, guide, data, result, history, best_epoch, seed=0):
     shown = ReportContext(model, guide, data, result, seed)
     figure, ax = plots.axes(6.4, 3.6)
     plots.curves(ax, history, best_epoch)
-    figures = [("Training", figure, "Loss and validation bound by epoch, nats per datum.")]
+    figures = [("Training", figure, "Loss and validation bound by epoch, nats per data point.")]
     for section in SECTIONS:
         figures += section(shown)
     return figures
@@ -86,13 +86,13 @@ def _kls(s):
     if not s.kls:
         return []
     figure, ax = plots.axes(max(2.5, 1.0 * len(s.kls) + 1.5), 3.6)
-    plots.bars(ax, s.kls, "nats per datum", "KL by latent")
+    plots.bars(ax, s.kls, "nats per data point", "KL by latent")
     told = f"What each latent tells about x, on the {s.result['split']} split."
     return [("Training", figure, told)]
 
 
 def _classes(s):
-    """Where training saw some labels: what is confused, and every class in each datum's style."""
+    """Where training saw some labels: what is confused, and every class in each data point's style."""
     figures = []
     if s.has_some_labels and s.labelled:
         seen = s.data.observed_split("train")
@@ -108,7 +108,9 @@ def _classes(s):
         rows = torch.cat([chosen.unsqueeze(1), made], 1).flatten(0, 1)
         figure, ax = plots.axes(7.0, 6.2)
         plots.images(ax, rows, 1 + made.shape[1], white=s.white)
-        told = f"Analogies: at the left a datum, then its style {s.model.style} with every class."
+        told = (
+            f"Analogies: at the left a data point, then its style {s.model.style} with every class."
+        )
         figures.append(("Classes", figure, told))
     return figures
 
@@ -171,7 +173,7 @@ def _rows_of_samples(s, x, caption, label):
 
 
 def _given(s):
-    """What a conditional model makes up, given what test data are given."""
+    """What a conditional model generates, given what test data are given."""
     if not s.conditional:
         return []
     c, n = s.others["c"], min(2000, len(s.x))
@@ -237,8 +239,8 @@ def _prior(s):
     size = codes.shape[-1]
     how = "" if size <= 2 else f", in two principal components of their {size} dimensions"
     told = (
-        f"A draw of q({latent} | x) for each datum, and as many draws of the prior{how}. Where the "
-        "two differ, samples are decoded from places that no datum is encoded to."
+        f"A draw of q({latent} | x) for each data point, and as many draws of the prior{how}. Where the "
+        "two differ, samples are decoded from places that no data point is encoded to."
     )
     figures = [("Prior", figure, told)]
     if not isinstance(distribution, MixtureSameFamily) or not s.is_image or s.conditional:
@@ -268,7 +270,7 @@ def _paths(s):
         return []
     told = {
         "interpolate": "On the way between two data, at both ends (spherical path of the codes).",
-        "traverse": "One datum, a unit moved in each row from -2.5 to 2.5 of the prior's standard "
+        "traverse": "One data point, a unit moved in each row from -2.5 to 2.5 of the prior's standard "
         "deviations: the unit's number, and its activity as a share of the prior's variance.",
     }
     options = {"num": 8, "split": s.result["split"], "seed": s.seed}

@@ -200,7 +200,9 @@ def _impute(model, guide, data, o):
     hidden = torch.where(mask.to(x.device), x, torch.zeros_like(x))
     rows = torch.cat([hidden[:, None], done.x.transpose(0, 1), x[:, None]], 1)
     more = {"mask": mask, "truth": data.unstandardize(x), "acceptance": done.acceptance}
-    made = Made(rows.flatten(0, 1), "observed, completions, the datum itself", num + 2, more=more)
+    made = Made(
+        rows.flatten(0, 1), "observed, completions, the data point itself", num + 2, more=more
+    )
     return made
 
 

@@ -15,7 +15,9 @@ def inputs(model, guide, data, split):
     """`(x, labels, others)` of a split: `others` is what the pair is given besides x."""
     part = data.observed_split(split)
     if is_per_datum(guide) and split != "train":
-        raise UserError("a guide with a row per training datum is judged on the train split alone")
+        raise UserError(
+            "a guide with a row per training data point is evaluated on the train split alone"
+        )
     others = {"index": torch.arange(len(part))} if is_per_datum(guide) else {}
     others |= {n: part.arrays().get(n) for n in data.observed_names(model) if n != "x"}
     return part.x, part.y, others
@@ -27,8 +29,8 @@ def summarize(model, guide, data, split="test", num_samples=500, seed=0, supervi
     Of a conditional model log p(x | c) is estimated twice, importance weighted with the guide and by
     Monte Carlo from the prior, with `num_samples` each.
 
-    All in nats per datum, at beta = 1, in eval mode. A guide with a row per training datum can be
-    judged on the training split alone. Labels are used to score a clustering, never to make one;
+    All in nats per data point, at beta = 1, in eval mode. A guide with a row per training data point can be
+    evaluated on the training split alone. Labels are used to score a clustering, never to make one;
     where training saw some (`supervised`), errors of classification take the clustering's place.
     """
     check_int_at_least(1, num_samples=num_samples)
@@ -150,11 +152,15 @@ def estimator(guide, terms):
 
 
 def rows(result):
-    """The numbers of `summarize` as `[(name, nats per datum, note)]`."""
-    found = [("ELBO", result["elbo"], "nats per datum")]
+    """The numbers of `summarize` as `[(name, nats per data point, note)]`."""
+    found = [("ELBO", result["elbo"], "nats per data point")]
     if result.get("elbo_is_a_score"):
         found = [
-            ("score_function", result["elbo"], "nats per datum; grey in a Bernoulli: no likelihood")
+            (
+                "score_function",
+                result["elbo"],
+                "nats per data point; grey in a Bernoulli: no likelihood",
+            )
         ]
     likelihood = "log p(x | c)" if result.get("conditional") else "log-likelihood"
     for key, how in (

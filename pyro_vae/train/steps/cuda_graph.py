@@ -16,7 +16,7 @@ WARMUP = 3  # steps before the capture, in which libraries set up what they must
 
 
 class GraphedStep:
-    """`step(batch)` trains a step and returns the mean loss per datum, 0-dim, without a host sync.
+    """`step(batch)` trains a step and returns the mean loss per data point, 0-dim, without a host sync.
 
     What a graph reads and writes stays where it is: a batch is copied into tensors of its own, the
     objective's numbers and the learning rate are filled in place. Noise comes from the device's

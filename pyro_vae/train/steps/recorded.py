@@ -43,7 +43,7 @@ def choose_backend(compile, steps, flops, cuda=False):
     core and from settings alone, not from a clock, so that the same run on the same machine always
     chooses the same: a recording costs half a second (and a short last batch another), and saves one
     millisecond a step; compiling it costs 15 s, and saves half a millisecond and a tenth of the
-    step's arithmetic besides, where there is a compiler. A run records when that is earned twice.
+    step's arithmetic in addition, where there is a compiler. A run records when that is earned twice.
 
     Args:
         compile: `"auto"`, `True` (compiled), `False` (plain), or the name of a backend.
@@ -78,7 +78,7 @@ class PlainStep:
         self.objective, self.programs = objective, tuple(map(as_keyword_program, pair))
 
     def __call__(self, batch, schedule_values=None):
-        """The mean loss per datum, detached; gradients are added to `.grad`."""
+        """The mean loss per data point, detached; gradients are added to `.grad`."""
         loss = _mean_loss(self.objective, self.programs, batch, schedule_values)
         loss.backward()
         return loss.detach()
@@ -104,7 +104,7 @@ class _DataPlate(Messenger):
 
 
 class RecordedStep:
-    """`step(batch)` sets `.grad` and returns the mean loss per datum, 0-dim, without a host sync.
+    """`step(batch)` sets `.grad` and returns the mean loss per data point, 0-dim, without a host sync.
 
     Any Pyro pair and any objective with `differentiable_loss(model, guide, **batch)`. An objective
     whose numbers change while training lists them in `scalars()` and uses, within
@@ -115,7 +115,7 @@ class RecordedStep:
         pair: `(model, guide)`; each is given what its signature names of the batch.
         backend: `"inductor"`, `"recorded"`.
         size: with `"inductor"`, the batches of this many data are compiled, others (a short last
-            batch) replayed as ATen; all are compiled unless said.
+            batch) replayed as ATen. Default: all are compiled.
         announce: a function told what is under way, and at last how long it took.
     """
 

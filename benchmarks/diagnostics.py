@@ -1,6 +1,6 @@
 """Error of every judge where log p(x) is known: linear-Gaussian, and two latents on a grid.
 
-    python -m benchmarks.judges [--seeds 3] [--out FILE.json]
+    python -m benchmarks.diagnostics [--seeds 3] [--out FILE.json]
 
 Linear-Gaussian: that of `benchmarks.linear_gaussian`, 5 latents, 20 data, closed form; the guide is
 the exact posterior, its mean moved by 0.3 and its scale doubled. Grid: a tanh decoder of 2 latents to
@@ -110,13 +110,13 @@ def main(argv=None):
             "problem": name,
             "judge": label,
             "mean error, nats": summary(mean),
-            "largest of a datum": float(largest.max()),
+            "largest of a data point": float(largest.max()),
             "seconds": summary(seconds),
         }
         rows.append(row)
         print(*row.values())
     if a.out:
-        write(a.out, f"python -m benchmarks.judges --seeds {a.seeds}", rows=rows)
+        write(a.out, f"python -m benchmarks.diagnostics --seeds {a.seeds}", rows=rows)
 
 
 def summary(values):

@@ -191,7 +191,7 @@ def test_the_kl_of_surgery_is_below_that_of_an_elbo_with_y_in_the_guide():
 # -------------------------------------------------------------------- calibration
 
 
-def judged(widen=1.0, move=0.0, oversample=1, seed=0):
+def evaluated(widen=1.0, move=0.0, oversample=1, seed=0):
     model = linear(2)
     guide = posterior_guide(model, widen, move)
     return pv.diagnostics.simulation_based_calibration(
@@ -200,7 +200,7 @@ def judged(widen=1.0, move=0.0, oversample=1, seed=0):
 
 
 def test_ranks_of_the_exact_posterior_are_uniform():
-    found = judged()
+    found = evaluated()
     assert found["ranks"].shape == (2000, 2)
     assert found["ranks"].min() == 0 and found["ranks"].max() == 99
     assert found["chi2_p"].min() > 1e-3 and found["ks_p"].min() > 1e-3
@@ -208,7 +208,7 @@ def test_ranks_of_the_exact_posterior_are_uniform():
 
 @pytest.mark.parametrize("wrong", [{"widen": 0.8}, {"widen": 1.3}, {"move": 0.15}], ids=str)
 def test_a_wrong_guide_shows_in_its_ranks(wrong):
-    found = judged(**wrong)
+    found = evaluated(**wrong)
     assert found["chi2_p"].max() < 1e-3
     counts = torch.bincount(found["ranks"][:, 0] // 10, minlength=10) / 200
     ends, middle = counts[[0, 9]], counts[[4, 5]]
@@ -220,7 +220,7 @@ def test_a_wrong_guide_shows_in_its_ranks(wrong):
 
 def test_importance_weights_mend_a_wide_guide():
     # of seed 0 the data are unlikely ones: under the exact posterior the smallest p is 0.007
-    found = judged(widen=1.5, oversample=20, seed=1)
+    found = evaluated(widen=1.5, oversample=20, seed=1)
     assert found["chi2_p"].min() > 1e-3 and found["ks_p"].min() > 1e-3
 
 

@@ -1,4 +1,4 @@
-"""Gradient steps per datum: by hand, to convergence, and differentiated."""
+"""Gradient steps per data point: by hand, to convergence, and differentiated."""
 
 import math
 
@@ -105,7 +105,7 @@ PAIRS = {
     "stratified": (vae, None, MixtureOfNormals(2)),
     "iaf": (vae, None, Flow("iaf", hidden=(6,), context=3)),
     "constants": (vae, {"z": []}, None),
-    "per datum": (vae, {"z": ["index"]}, None),
+    "per data point": (vae, {"z": ["index"]}, None),
     "y summed in the model": (mixture_vae, None, None),
     "y summed in the guide": (mixture_vae, SHU, None),
 }
@@ -184,7 +184,7 @@ def test_the_steps_are_hidden_from_what_runs_the_guide(name, options):
 def test_the_steps_gain_what_the_encoder_lost(name):
     model, semi, batch = pair(name, steps=40, num_samples=8)
     x, index = batch["x"], batch["index"]
-    others = {"index": index} if name == "per datum" else {}
+    others = {"index": index} if name == "per data point" else {}
     before = pv.evaluate.elbo(model, semi.guide, x, num_samples=300, **others)
     after = pv.evaluate.elbo(model, semi, x, num_samples=300, **others)
     assert (after - before).mean() > 0.05
