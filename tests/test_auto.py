@@ -1,6 +1,7 @@
 """Pyro's AutoGuides for local latents, through the adapter."""
 
 import copy
+import math
 
 import pyro
 import pyro.distributions as dist
@@ -300,3 +301,25 @@ def test_a_global_latent_is_refused_by_name():
 
     with pytest.raises(pv.UserError, match="'scale' must lie in one data plate"):
         PerDatumAutoGuide(AutoNormal, model, example={"x": torch.zeros(3)})
+
+
+def test_a_user_defined_model_without_size_takes_an_example_of_all_rows():
+    """Normal mean, known noise: rows by index are each data point's own posterior."""
+    x = torch.linspace(-2, 2, 12)
+
+    def model(x):
+        with pyro.plate("data", len(x)):
+            z = pyro.sample("z", dist.Normal(torch.zeros(len(x)), 1.0))
+            pyro.sample("obs", dist.Normal(z, 0.5), obs=x)
+
+    with pytest.raises(pv.UserError, match="pass example="):
+        PerDatumAutoGuide(AutoNormal, model, num_data=12)
+    guide = PerDatumAutoGuide(AutoNormal, model, example={"x": x})
+    options = {"lr": 0.05, "schedule": "cosine", "batch_size": 5, "progress": False}
+    pv.fit(model, guide, {"x": x}, epochs=300, **options)
+    index = torch.arange(12)
+    code = pv.evaluate.encode(model, guide, x, index=index)["z"]
+    torch.testing.assert_close(code, 0.8 * x, atol=0.1, rtol=0)
+    bound = pv.evaluate.elbo(model, guide, x, index=index, num_samples=2000)
+    truth = dist.Normal(0.0, math.sqrt(1.25)).log_prob(x)
+    assert (bound < truth + 0.02).all() and (truth - bound).mean() < 0.05

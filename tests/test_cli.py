@@ -67,7 +67,7 @@ def test_the_report_is_one_self_contained_page_with_its_pictures(finished):
     assert not re.search(r'(src|href)="(?!data:)', page)
     for words in (
         "Training",
-        "CategoricalPrior",
+        "Components",
         "Reconstructions",
         "Samples",
         "Paths",

@@ -103,14 +103,14 @@ class Base:
         self.given = isinstance(plan.models[name], nn.Module)
         factory, options = plan.base or (_default, {})
         self.options = {**plan.options, **options}
-        told = {"options": _plain(self.options)}
+        recorded = {"options": _plain(self.options)}
         with seeded(seed):
             self.model = _model(plan.models[name])
             programs = [self.model]
             if not self.given:
                 self.guide = _guide(factory, self.model, len(plan.data.train))
                 programs.append(self.guide)
-        self.folder = _folder(plan, f"{name}-base-{seed}", told, *programs)
+        self.folder = _folder(plan, f"{name}-base-{seed}", recorded, *programs)
         self.cells = {}
         for cell in cells:
             with seeded(seed):
@@ -146,14 +146,14 @@ class Made:
         self.options = {**plan.options, **own}
         if base is not None:  # which initializes the model too
             self.options.pop("initialize", None)
-        told = {
+        recorded = {
             "base": base and base.folder.name,
             "options": _plain(self.options),
             "objective": plan.objectives[cell.objective].describe(),
             "evaluated": [plan.split, plan.num_samples, plan.num_gap_data, repr(plan.gap_options)],
         }
         name = f"{cell.model}-{cell.guide}-{cell.objective}-{cell.seed}"
-        self.folder = _folder(plan, name, told, model, guide)
+        self.folder = _folder(plan, name, recorded, model, guide)
 
     @property
     def done(self):
@@ -186,10 +186,10 @@ class Made:
         )  # fmt: skip
         row |= found
         guide = guides[self.plan.split]
-        told = given(
+        recorded = given(
             self.model, guide, self.plan.data, self.plan.split, self.options.get("observed")
         )
-        pictured = grid(self.model, guide, *told)
+        pictured = grid(self.model, guide, *recorded)
         if pictured is not None:
             tensors = {k: v.cpu() for k, v in pictured.items()}
             write = functools.partial(torch.save, tensors)
@@ -215,8 +215,8 @@ class Made:
         return self._fit(guide, data, self.folder / split, options)
 
     def _parameters(self, guide):
-        told = given(self.model, guide, self.plan.data, "train", self.options.get("observed"))
-        return parameters(self.model, guide, *told)
+        recorded = given(self.model, guide, self.plan.data, "train", self.options.get("observed"))
+        return parameters(self.model, guide, *recorded)
 
 
 def judge(
@@ -331,7 +331,7 @@ def _of_plan(plan, cell, model, num_data=None):
 
 
 def _guide(factory, model, num_data):
-    """A guide of the factory's; it is told how many data there are, if it takes `num_data`."""
+    """A guide of the factory's; it gets the number of data, if it takes `num_data`."""
     parameters = inspect.signature(factory).parameters
     return factory(model, num_data=num_data) if "num_data" in parameters else factory(model)
 
@@ -366,11 +366,11 @@ def _plain(options):
     return {k: repr(v) for k, v in sorted(options.items())}
 
 
-def _folder(plan, name, told, *programs):
+def _folder(plan, name, recorded, *programs):
     """A folder for what was asked: another setting, network or data set has another one."""
     splits = (plan.data.train, plan.data.valid, plan.data.test)
-    told = {
-        **told,
+    recorded = {
+        **recorded,
         "data": plan.data.describe(),
         "sums": [
             float(v.double().sum())
@@ -384,6 +384,6 @@ def _folder(plan, name, told, *programs):
             for m in find_modules(*programs)
         ],
     }
-    digest = hashlib.sha256(json.dumps(told, sort_keys=True).encode()).hexdigest()[:10]
+    digest = hashlib.sha256(json.dumps(recorded, sort_keys=True).encode()).hexdigest()[:10]
     safe = "".join(c if c.isalnum() or c in "-_." else "_" for c in name)
     return plan.out / "cells" / f"{safe}-{digest}"

@@ -58,7 +58,7 @@ def compare(
         model: a function without arguments that makes a model, a class included, or a module (each
             cell has a copy of it, as it is); or a dict of those, by name.
         guides: `{name: a function of the model that makes a guide}`, e.g. `Guide`; if it takes
-            `num_data`, it is told. Or `{name: (function, {options of fit, for this guide})}`. Pairs
+            `num_data`, it gets that too. Or `{name: (function, {options of fit, for this guide})}`. Pairs
             of one's own will do: `lambda model: AutoNormal(...)`, `lambda model: my_guide`.
         data: what `fit` takes, but for loaders; of arrays by name one is "x".
         objectives: `{name: objective}`, or one. Default: the ELBO.
@@ -68,7 +68,7 @@ def compare(
             is frozen as it is. Default: each guide trains a separate model.
         base_guide: the name of one of the guides, or a function as they are. Default: the model's
             default guide.
-        split: what is evaluated: `"test"`, where there is one, unless said.
+        split: what is evaluated. Default: `"test"`, where there is one.
         num_samples: importance samples for log p(x), ESS and k-hat.
         num_gap_data: gaps are taken of so many data, the split's first; 0: none.
         gap_options: of `diagnostics.inference_gaps`.
@@ -218,7 +218,7 @@ def _start(ticks, threads):
 
 
 def _group(plan, model, seed):
-    return run_group(plan, model, seed, lambda *told: _ticks.put(told))
+    return run_group(plan, model, seed, lambda *progress: _ticks.put(progress))
 
 
 def _known_options(options):

@@ -29,12 +29,12 @@ def compare_runs(pairs, split="test", num_samples=500, num_gap_data=100, gap_opt
             raise UserError(f"the data of {folder} cannot be loaded again: pv.compare in Python")
         model, guide, data, seed = run.model, run.guide, run.data, run.seed
         config = run.config or {"method": type(model).__name__, "objective": "ELBO"}
-        told = data.describe()
-        kind = kind or told
-        if told != kind:
-            name = next(k for k in {**told, **kind} if told.get(k) != kind.get(k))
+        described = data.describe()
+        kind = kind or described
+        if described != kind:
+            name = next(k for k in {**described, **kind} if described.get(k) != kind.get(k))
             raise UserError(
-                f"{folder} has other data than the first run ({name}: {told.get(name)}, not "
+                f"{folder} has other data than the first run ({name}: {described.get(name)}, not "
                 f"{kind.get(name)}): their numbers cannot be compared"
             )
         if is_per_datum(guide):

@@ -59,7 +59,7 @@ def likelihood(name: str | Family, levels: int | None = None) -> Family:
     """A likelihood by its name (`"bernoulli"`, `"poisson"`, ...), or the family itself.
 
     Args:
-        levels: grey levels of those that have them (256 unless said).
+        levels: grey levels of those that have them (default: 256).
     """
     if isinstance(name, Family):
         return name

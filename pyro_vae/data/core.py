@@ -94,15 +94,15 @@ class Data:
 
     def __repr__(self):
         sizes = ", ".join(f"{len(split)} {name}" for name, split in self.splits().items())
-        told = [f"x {list(self.x_shape)}"]
-        told += [
+        parts = [f"x {list(self.x_shape)}"]
+        parts += [
             f"{n} {list(v.shape[1:])}" for n, v in self.train.arrays().items() if n not in "xy"
         ]
-        told += [] if self.num_classes is None else [f"{self.num_classes} classes"]
-        told += [] if self.binarize == "none" else [f"{self.binarize} binarization"]
-        told += [] if self.condition is None else [f"condition {self.condition!r}"]
-        told += [] if self.scaling is None else ["standardized: data.unstandardize(x) undoes it"]
-        return f"Data({self.name!r}: {sizes}; {', '.join(told)})"
+        parts += [] if self.num_classes is None else [f"{self.num_classes} classes"]
+        parts += [] if self.binarize == "none" else [f"{self.binarize} binarization"]
+        parts += [] if self.condition is None else [f"condition {self.condition!r}"]
+        parts += [] if self.scaling is None else ["standardized: data.unstandardize(x) undoes it"]
+        return f"Data({self.name!r}: {sizes}; {', '.join(parts)})"
 
     def splits(self):
         """`{name: Split}` of those that there are."""

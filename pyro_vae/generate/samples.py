@@ -257,8 +257,8 @@ def labels(site, y, size, device):
     if one_hot and y.dim() == 2 and y.shape == (size, k):
         return y
     if y.is_floating_point() or y.dim() > 1 or (y.dim() == 1 and len(y) != size):
-        told = f", [{size}] ints or one-hot [{size}, {k}]" if one_hot else f" or [{size}] ints"
-        raise UserError(f"y must be an int{told}; got {list(y.shape)} {y.dtype}")
+        kinds = f", [{size}] ints or one-hot [{size}, {k}]" if one_hot else f" or [{size}] ints"
+        raise UserError(f"y must be an int{kinds}; got {list(y.shape)} {y.dtype}")
     if y.min() < 0 or y.max() >= k:
         raise UserError(f"the model has components 0..{k - 1}; y is {y.tolist()}")
     if one_hot:

@@ -210,10 +210,10 @@ def _check_convolved(network, given, shapes):
     parents = {p: shapes[p] for ps in given.values() for p in ps if p != "index"}
     met = [*parents.values(), *(shapes[latent] for latent in given)]
     if isinstance(network, Conv) and parents and not any(map(is_image, met)):
-        told = ", ".join(f"{name} {list(shape)}" for name, shape in parents.items())
+        listed = ", ".join(f"{name} {list(shape)}" for name, shape in parents.items())
         raise UserError(
             "Conv needs data of shape (C, L), (C, H, W) or (C, D, H, W), and the guide's parents "
-            f"are {told}: reshape the data or use MLP"
+            f"are {listed}: reshape the data or use MLP"
         )
 
 

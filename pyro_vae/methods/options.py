@@ -532,6 +532,8 @@ def one_line(message: str) -> str:
     if nested:
         expected = [kind for kind in expected if kind != "NoneType"] or ["another type"]
     name = f"{keys[0]}.{nested.group(1)}" if nested else keys[0]
-    told = re.search(r"takes (.*), not ", message)
-    kinds = told.group(1) if told else " or ".join(KINDS.get(k, k) for k in dict.fromkeys(expected))
+    match = re.search(r"takes (.*), not ", message)
+    kinds = (
+        match.group(1) if match else " or ".join(KINDS.get(k, k) for k in dict.fromkeys(expected))
+    )
     return f"{name} takes {kinds}, not {nested.group(2) if nested else value.group(1)}"

@@ -275,11 +275,13 @@ def load(
     if data is None and config is None:
         data = _reload(record.get("source"), record["data"], root)
     if data is not None and data.describe() != record["data"]:
-        told = data.describe()
-        name = next(k for k in {**told, **record["data"]} if told.get(k) != record["data"].get(k))
+        described = data.describe()
+        name = next(
+            k for k in {**described, **record["data"]} if described.get(k) != record["data"].get(k)
+        )
         raise UserError(
             f"{folder} was trained on other data ({name}: {record['data'].get(name)}, not "
-            f"{told.get(name)}): pass data="
+            f"{described.get(name)}): pass data="
         )
     load_weights(model, guide, folder / "checkpoint.pt")
     device = choose_device(device)

@@ -42,8 +42,8 @@ class CVAE(Program):
         network: of the prior, the decoder and the baseline.
         conditional_prior: whether the prior depends on c.
         decoder_parents: the parents of x: `("z", "c")`, or `("z",)`, which sees c through z alone.
-        prior: a module whose `forward()` is the distribution of z, for `conditional_prior=False`;
-            `StandardNormalPrior` unless said.
+        prior: a module whose `forward()` is the distribution of z, for `conditional_prior=False`.
+            Default: `StandardNormalPrior`.
         baseline: None; `"frozen"`, which this model's training leaves as it is; or `"joint"`,
             trained with it.
         c_is_class: whether c is a class as a one-hot vector, as `data.Labels` makes it. `sample` and

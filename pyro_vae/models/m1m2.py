@@ -26,7 +26,7 @@ class M1M2(Program):
         x_shape: event shape of `x`.
         num_classes: K.
         latent_dim: size of z1.
-        z2_dim: size of z2; `latent_dim` unless said (50 both, in the authors' code).
+        z2_dim: size of z2. Default: `latent_dim` (50 both, in the authors' code).
         likelihood: a name or a family, as in `VAE`.
         network: as in `VAE`.
     """

@@ -137,7 +137,7 @@ class FlowPrior(Prior):
 
     .. math:: p(z) = \mathrm{Normal}(f(z);\, 0, I)\; |\det \partial f / \partial z|
 
-    after :math:`(z - \mathrm{loc}) / \mathrm{scale}`, two constants (0 and 1 unless said): splines
+    after :math:`(z - \mathrm{loc}) / \mathrm{scale}`, two constants (default: 0 and 1): splines
     bend the space within [-5, 5] only.
 
     Args:
@@ -202,7 +202,7 @@ def prior_of(model, latent=None):
     """`(latent, module)`: a model's continuous latent without parents, and its prior.
 
     Args:
-        latent: its name; `model.prior_latent`, else `"z"`, unless said.
+        latent: its name. Default: `model.prior_latent`, else `"z"`.
 
     Raises:
         UserError: no such latent, or one that has parents.

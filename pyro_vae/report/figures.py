@@ -87,8 +87,8 @@ def _kls(s):
         return []
     figure, ax = plots.axes(max(2.5, 1.0 * len(s.kls) + 1.5), 3.6)
     plots.bars(ax, s.kls, "nats per data point", "KL by latent")
-    told = f"What each latent tells about x, on the {s.result['split']} split."
-    return [("Training", figure, told)]
+    caption = f"What each latent tells about x, on the {s.result['split']} split."
+    return [("Training", figure, caption)]
 
 
 def _classes(s):
@@ -100,18 +100,20 @@ def _classes(s):
         name, (classes,) = next(iter(found.items()))
         figure, ax = plots.axes(5.0, 4.4)
         plots.confusion(ax, s.y, classes, s.data.num_classes)
-        told = f"Classes by {name}, on the {s.result['split']} split, whose labels were not used."
-        figures.append(("Classes", figure, told))
+        caption = (
+            f"Classes by {name}, on the {s.result['split']} split, whose labels were not used."
+        )
+        figures.append(("Classes", figure, caption))
     if s.has_some_labels and hasattr(s.model, "style") and s.is_image:
         chosen = s.x[:10]
         made = style_transfer_grid(s.model, s.guide, chosen)
         rows = torch.cat([chosen.unsqueeze(1), made], 1).flatten(0, 1)
         figure, ax = plots.axes(7.0, 6.2)
         plots.images(ax, rows, 1 + made.shape[1], white=s.white)
-        told = (
+        caption = (
             f"Analogies: at the left a data point, then its style {s.model.style} with every class."
         )
-        figures.append(("Classes", figure, told))
+        figures.append(("Classes", figure, caption))
     return figures
 
 
@@ -121,13 +123,13 @@ def _components(s):
     k = s.shares.shape[-1]
     figure, ax = plots.axes(max(5.0, 0.35 * k + 1.5), 3.4)
     plots.occupancy(ax, evaluate.occupancy(s.shares))
-    told = "Share of the data whose most probable component each is; dotted: equal shares."
-    figures = [("CategoricalPrior", figure, told)]
+    caption = "Share of the data whose most probable component each is; dotted: equal shares."
+    figures = [("Components", figure, caption)]
     if s.labelled:
         figure, ax = plots.axes(5.0, max(3.4, 0.3 * k + 1))
         plots.contingency(ax, s.y, s.clusters, k)
-        told = "Data of each label (columns) in each component (rows). Labels were not used."
-        figures.append(("CategoricalPrior", figure, told))
+        caption = "Data of each label (columns) in each component (rows). Labels were not used."
+        figures.append(("Components", figure, caption))
     return figures
 
 
@@ -186,11 +188,11 @@ def _given(s):
         figure, ax = plots.axes(8.0, 7.2)
         columns = completions(s.model, s.data, s.x[:10], c[:10], bool(s.kls), s.seed)
         plots.columns_of_images(ax, columns)
-        told = (
+        caption = (
             "Given (grey: not seen), the likelihood's means at draws of z from the prior given it, "
             "the one prediction E[x | c, z = E[z | c]], and the truth."
         )
-        return [("Completions", figure, told)]
+        return [("Completions", figure, caption)]
     new = sample(s.model, n, c=c[:n], seed=s.seed)
     on_a_line = s.x.shape[1:] == (1,) and c.shape[1:] == (1,)
     if on_a_line:
@@ -238,11 +240,11 @@ def _prior(s):
     plots.scatter(b, points[n:], title=f"prior p({latent})")
     size = codes.shape[-1]
     how = "" if size <= 2 else f", in two principal components of their {size} dimensions"
-    told = (
+    caption = (
         f"A draw of q({latent} | x) for each data point, and as many draws of the prior{how}. Where the "
         "two differ, samples are decoded from places that no data point is encoded to."
     )
-    figures = [("Prior", figure, told)]
+    figures = [("Prior", figure, caption)]
     if not isinstance(distribution, MixtureSameFamily) or not s.is_image or s.conditional:
         return figures
     order = distribution.mixture_distribution.probs.argsort(descending=True, stable=True)[:60]
@@ -255,12 +257,12 @@ def _prior(s):
         seen = inputs["x"].detach()[order] * scale + mean
         figure, ax = plots.axes(7.0, 1.3 * rows + 0.4)
         plots.pairs_of_images(ax, seen, decoded, columns, labels=("pseudo-input", "decoded"))
-        told = "Learned pseudo-inputs, and below each what the mean of its q decodes to."
+        caption = "Learned pseudo-inputs, and below each what the mean of its q decodes to."
     else:
         figure, ax = plots.axes(7.0, 0.7 * rows + 0.4)
         plots.images(ax, decoded, columns, white=s.white)
-        told = "What the prior's components' means decode to, the largest weight first."
-    return [*figures, ("Prior", figure, told)]
+        caption = "What the prior's components' means decode to, the largest weight first."
+    return [*figures, ("Prior", figure, caption)]
 
 
 def _paths(s):
@@ -268,7 +270,7 @@ def _paths(s):
     walks = s.is_image and s.kls and accepts_argument(s.model, "size") and not s.conditional
     if not walks or isinstance(s.guide, PriorGuide):
         return []
-    told = {
+    caption = {
         "interpolate": "On the way between two data, at both ends (spherical path of the codes).",
         "traverse": "One data point, a unit moved in each row from -2.5 to 2.5 of the prior's standard "
         "deviations: the unit's number, and its activity as a share of the prior's variance.",
@@ -276,7 +278,7 @@ def _paths(s):
     options = {"num": 8, "split": s.result["split"], "seed": s.seed}
     return [
         ("Paths", gallery.make(source, s.model, s.guide, s.data, **options).figure(s.data), caption)
-        for source, caption in told.items()
+        for source, caption in caption.items()
     ]
 
 

@@ -159,7 +159,7 @@ def load_run(folder):
 
 
 def load_state(module, state, what, path):
-    """`module.load_state_dict`, with a mismatch told in one line."""
+    """`module.load_state_dict`, with a one-line error for a mismatch."""
     try:
         module.load_state_dict(state)
     except (RuntimeError, KeyError) as e:

@@ -146,19 +146,19 @@ def all_reduce_gradients(parameters, loss, count, stop):
 
     Of B data, rank r has the gradient :math:`g_r` of the mean over its :math:`B_r`; the whole
     batch's is :math:`\sum_r B_r g_r / \sum_r B_r`, however unequal the shares. `count` is
-    :math:`B_r`; `stop`, whether this process was told to, comes back positive if any was. One
+    :math:`B_r`; `stop`, whether this process was asked to, comes back positive if any was. One
     `all_reduce` of one tensor, after the backward pass, so that a recorded step is served as well.
     """
     has = [p.grad is not None for p in parameters]
     pieces = [(torch.zeros_like(p) if p.grad is None else p.grad).flatten() for p in parameters]
-    told = torch.tensor([count, stop, *has], dtype=torch.float32).to(loss.device)
-    flat = torch.cat([*pieces, loss.reshape(1), told])
-    sums = flat[: -len(told)].mul_(count)
+    counts = torch.tensor([count, stop, *has], dtype=torch.float32).to(loss.device)
+    flat = torch.cat([*pieces, loss.reshape(1), counts])
+    sums = flat[: -len(counts)].mul_(count)
     dist.all_reduce(flat)
-    count, stop, *_ = told = flat[-len(told) :]
+    count, stop, *_ = counts = flat[-len(counts) :]
     sums.div_(count)
     # a parameter that no process has a gradient of keeps none: Adam then leaves it alone
-    has_any = has if all(has) else told[2:].tolist()
+    has_any = has if all(has) else counts[2:].tolist()
     *means, loss = sums.split([*(p.numel() for p in parameters), 1])
     for p, mean, present in zip(parameters, means, has_any, strict=True):
         if present:

@@ -179,7 +179,7 @@ class Loop:
             warn_at_scale_floor(self.model, self.guide, self.inputs.for_pair(self.last[0]))
 
     def _train_epochs(self, stop, bar):
-        saved, self.told = time.monotonic(), 0.0
+        saved, self.stops = time.monotonic(), 0.0
         while self.at.epoch < self.epochs and not self._out_of_patience():
             with _in_precision(self.settings["precision"]):
                 whole = self._train_epoch(stop)
@@ -209,12 +209,12 @@ class Loop:
             self.stepper.set_lr(
                 self.settings["lr"] * schedule((at.epoch + at.batch / steps) / self.epochs)
             )
-            loss, count, told = self.stepper(batch, count, stop.is_set())
+            loss, count, stops = self.stepper(batch, count, stop.is_set())
             self.last = batch, at.epoch + 1, at.batch + 1
             if self.device.type == "cpu" and not math.isfinite(loss.item()):
                 self._fail("the loss is not finite", batch)
             self.stepper.update()
-            self.told = self.told + told
+            self.stops = self.stops + stops
             at.total = at.total + loss.double() * count
             at.seen = at.seen + count
             at.batch += 1
@@ -229,11 +229,11 @@ class Loop:
         return True
 
     def _stopped(self, stop):
-        """Whether to stop after this step: of several processes, all do if one was told to."""
+        """Whether to stop after this step: of several processes, all do if one was asked to."""
         if self.processes == 1:
             return stop.is_set()
         due = self.device.type == "cpu" or self.at.batch % STOP_STEPS == 0
-        return due and float(self.told) > 0
+        return due and float(self.stops) > 0
 
     def _end_epoch(self, bar):
         at = self.at

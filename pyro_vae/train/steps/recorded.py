@@ -116,7 +116,7 @@ class RecordedStep:
         backend: `"inductor"`, `"recorded"`.
         size: with `"inductor"`, the batches of this many data are compiled, others (a short last
             batch) replayed as ATen. Default: all are compiled.
-        announce: a function told what is under way, and at last how long it took.
+        on_status: a function called with what is under way, and at last how long it took.
     """
 
     def __init__(self, objective, pair, backend="inductor", size=None, on_status=None):

@@ -72,7 +72,7 @@ class Stepper:
         Args:
             batch: as the objective takes it.
             count: how many data of the whole batch this process has.
-            stop: whether this process was told to stop.
+            stop: whether this process was asked to stop.
 
         Returns:
             `(mean loss per data point, count, stop)`, of all processes together.
