@@ -532,6 +532,7 @@ def test_a_damaged_or_foreign_run_folder_gives_one_line(finished, tmp_path, caps
     assert "config.yaml was edited: network.activation=tanh" in capsys.readouterr().err
 
 
+@pytest.mark.slow
 def test_ctrl_c_in_the_mixture_start_stops_and_resume_starts_it_again(tmp_path):
     process = subprocess.Popen(
         [sys.executable, "-m", "pyro_vae", "fit", "gmvae", *SMALL, "--out", "run"],

@@ -268,6 +268,7 @@ def test_calibration_of_a_stranger_and_what_it_refuses():
 # ------------------------------------------------------------------ NUTS and grids
 
 
+@pytest.mark.slow
 def test_nuts_draws_the_posterior():
     model = linear(2)
     x = model(size=3).detach()

@@ -818,6 +818,7 @@ def test_fit_compiled_equals_fit_plain():
     assert losses(a) == pytest.approx(losses(b), rel=1e-5)
 
 
+@pytest.mark.slow
 def test_batches_of_ever_other_shapes_are_not_all_recorded():
     step = RecordedStep(ELBO(), library_pair("vae"), "recorded")
     with pytest.warns(UserWarning, match="further batches run plainly: 16 shapes are recorded"):

@@ -71,6 +71,7 @@ def test_the_steps_are_gradient_ascent_on_a_quadratic(clip_norm):
     assert longest > 0.5  # clipping had something to do
 
 
+@pytest.mark.slow
 def test_many_steps_end_at_the_optimal_diagonal_normal():
     model, guide, x = linear()
     mean, precision = posterior(model, x)

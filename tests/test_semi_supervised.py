@@ -564,6 +564,7 @@ def error(classes, labels):
     return float((classes != labels).double().mean())
 
 
+@pytest.mark.slow
 def test_with_100_labels_the_skip_model_errs_a_fifth_less_than_logistic_regression_on_digits():
     data = pv.data.load("digits", binarize="none", num_labels=100)
     model, guide = build("skip-dgm", data, hidden=[128], latent_dim=16)
@@ -632,6 +633,7 @@ def test_analogies_are_the_decoders_means_at_one_style(name):
         pv.generate.style_transfer_grid(vae, pv.guides.Guide(vae), x)
 
 
+@pytest.mark.slow
 def test_m2_of_digits_draws_the_class_that_it_is_asked_for_in_each_datums_style():
     run = pv.method("m2", "digits", compile="recorded").fit(device="cpu", progress=False)
     model, guide, data = run.model, run.guide, run.data

@@ -243,6 +243,7 @@ def test_elbo_is_pyros_own(name, program):
         assert_near(bound.double().mean(), expected, math.hypot(pyro_error, error), what="Pyro")
 
 
+@pytest.mark.parametrize("name", covering(list(PROGRAMS), every=2), indirect=True)
 def test_one_sample_bounds_average_to_the_elbo(name, program):
     """`num_samples=1`, which validation uses, has the same expectation as many samples."""
     bounds = torch.stack(
@@ -450,6 +451,7 @@ def test_posterior_draws_and_reconstructions_have_rows(program):
     assert mean.shape == (N, *event_shape(program)) and mean.isfinite().all()
 
 
+@pytest.mark.parametrize("name", covering(list(PROGRAMS), every=2), indirect=True)
 def test_importance_weights_average_to_the_likelihood(name, program):
     """`[S, N]` weights, each data point's in its own column."""
     with or_refused_for_its_factor(name):
