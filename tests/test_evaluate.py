@@ -18,6 +18,7 @@ from hypothesis import strategies as st
 import pyro_vae as pv
 from pyro_vae.conditionals import MLP, NormalLikelihood
 from pyro_vae.evaluate import clustering_metrics
+from pyro_vae.report import html
 
 D, K, LATENT, N = 6, 3, 2, 9
 NET = MLP(hidden=(5,), activation="tanh")
@@ -551,3 +552,19 @@ def test_five_thousand_samples_of_a_hundred_images_fit_in_two_gigabytes(given):
     )
     before, after = json.loads(found.stdout)
     assert after < 2.0, f"{after:.2f} GiB, {before:.2f} of it before"
+
+
+def test_baselines_of_counts_do_not_cluster_by_library_size():
+    """Two kinds of rows whose totals vary tenfold: raw k-means splits them by their totals."""
+    generator = torch.Generator().manual_seed(0)
+    kind = torch.arange(200) % 2
+    rate = torch.tensor([[4.0, 4, 1, 1], [1, 1, 4, 4]])[kind]
+    totals = 10 ** (1 + torch.rand(200, 1, generator=generator))
+    x = torch.poisson(rate * totals, generator=generator)
+    found = pv.evaluate.clustering_baselines(x[:100], x[100:], 2)
+    scores = {n: pv.evaluate.clustering_metrics(kind[100:], c) for n, c in found.items()}
+    assert all(s["accuracy"] > 0.95 for s in scores.values()), scores
+
+
+def test_the_report_prints_the_best_row_in_bold_whichever_it_is():
+    assert html.best_row([-0.7, -0.9, -0.8]) == 1 and html.best_row([0.1, 0.2]) == 0

@@ -48,10 +48,14 @@ def clustering_baselines(train_x, test_x, num_clusters, seed=0):
 
     k-means and a full-covariance Gaussian mixture on 30 principal components are fitted on the
     training data (the first 10,000 of them); Ward's method, which cannot predict, on both together
-    (up to 5,000 data).
+    (up to 5,000 data). Counts (non-negative integers above 1) are clustered by the log of their
+    size-normalized values, as is usual for them.
     """
     train = train_x[:10_000].flatten(1).cpu().numpy().astype(np.float64)
     test = test_x.flatten(1).cpu().numpy().astype(np.float64)
+    if (train >= 0).all() and train.max() > 1 and (train == train.round()).all():
+        size = np.median(train.sum(1))
+        train, test = (_log_normalized(v, size) for v in (train, test))
     result = {
         "k-means": KMeans(num_clusters, n_init=10, random_state=seed).fit(train).predict(test)
     }
@@ -63,3 +67,8 @@ def clustering_baselines(train_x, test_x, num_clusters, seed=0):
     mixture.fit(pca.transform(train))
     result["Gaussian mixture"] = mixture.predict(pca.transform(test))
     return result
+
+
+def _log_normalized(counts, size):
+    """`log(1 + counts)`, every row first scaled to the same sum."""
+    return np.log1p(counts * size / np.maximum(counts.sum(1, keepdims=True), 1.0))

@@ -72,6 +72,11 @@ def hardware():
     }
 
 
+def best_row(losses):
+    """The row to print in bold: the one of the smallest loss, this model's or a baseline's."""
+    return min(range(len(losses)), key=losses.__getitem__)
+
+
 def write(path, title, subtitle, result, figures, details):
     """Write the page, whole or not at all.
 
@@ -86,7 +91,7 @@ def write(path, title, subtitle, result, figures, details):
         header = ("clusters against labels", "accuracy", "purity", "NMI", "ARI")
         found = result["clustering"]
         scores = [(n, m["accuracy"], m["purity"], m["nmi"], m["ari"]) for n, m in found.items()]
-        body.append(_table(header, scores, 3, best=0))
+        body.append(_table(header, scores, 3, best=best_row([-s[1] for s in scores])))
         body.append(
             "<p>Accuracy is under the best one-to-one match of components to classes. "
             "No label was used in training or in choosing anything.</p>"
@@ -96,7 +101,7 @@ def write(path, title, subtitle, result, figures, details):
         parts = list(next(iter(found["errors"].values())))
         header = (f"error with {found['num_labels']} training labels", *parts)
         rows = [(n, *(e[p] for p in parts)) for n, e in found["errors"].items()]
-        body.append(_table(header, rows, 3, best=0))
+        body.append(_table(header, rows, 3, best=best_row([r[-1] for r in rows])))
         body.append(
             "<p>Shares of wrong classes. Labelled: the training data whose labels were used; "
             "unlabelled: those whose labels were hidden, which the model saw without.</p>"
