@@ -122,7 +122,12 @@ def step_reaches_every_parameter(name, discrete, chosen, network, kind=ELBO, lab
 @pytest.mark.parametrize(
     "name, discrete, chosen, network",
     covering(
-        list(methods.METHODS), TREATMENTS, list(OBJECTIVES), ("MLP", "Conv"), allowed=is_treated
+        list(methods.METHODS),
+        TREATMENTS,
+        list(OBJECTIVES),
+        ("MLP", "Conv"),
+        every=8,
+        allowed=is_treated,
     ),
 )
 def test_one_step_reaches_every_parameter(name, discrete, chosen, network):

@@ -348,7 +348,7 @@ def test_fit_trains_and_evaluates(program):
 
 
 @pytest.mark.parametrize(
-    "name, objective", covering(list(PROGRAMS), list(OBJECTIVES), every=3), indirect=["name"]
+    "name, objective", covering(list(PROGRAMS), list(OBJECTIVES), every=6), indirect=["name"]
 )
 def test_weighted_objectives_train_and_evaluate(objective, program):
     """Two steps, then both bounds; or one line."""
