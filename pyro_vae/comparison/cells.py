@@ -79,7 +79,10 @@ def run_group(plan, model, seed, on_progress=lambda cell, done: None):
     cells = [c for c in plan.cells if (c.model, c.seed) == (model, seed)]
     store, device = pyro.get_param_store(), plan.options.get("device")
     folders = {}
-    with store.scope() as state, fork_rng(device):  # what strangers register is this group's own
+    with (
+        store.scope() as state,
+        fork_rng(device),
+    ):  # what user-defined pairs register is this group's
         base = Base(plan, model, seed, cells) if plan.frozen else None
         if base is not None and not all(made.done for made in base.cells.values()):
             on_progress(cells[0], False)

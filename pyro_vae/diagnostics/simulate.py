@@ -1,4 +1,4 @@
-"""Data and latents from the model itself: where a judge has to know the truth."""
+"""Data and latents from the model itself: for diagnostics that need the truth."""
 
 import pyro
 import torch

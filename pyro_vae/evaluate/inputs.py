@@ -24,7 +24,7 @@ from ..programs.contexts import eval_mode, fork_rng
 from ..programs.inspection import covariates_of, one_hot_labels
 from ..programs.modules import device_of, dtype_of
 from ..programs.program import Program
-from ..programs.sites import is_deterministic, is_factor, is_subsample
+from ..programs.sites import is_factor, is_random
 
 ROWS = 1000  # a run, where supports differ between data
 
@@ -100,7 +100,7 @@ def check_names(model, guide, names):
 
 
 def _names_of(program):
-    """The names of what a program takes besides x."""
+    """The names of what a program takes, apart from x."""
     if isinstance(program, PriorGuide):
         return set()  # what its model takes
     if isinstance(program, Program) and hasattr(program, "given"):  # its signature names more
@@ -175,13 +175,7 @@ class Support:
 
 def data_sites(sites):
     """Of `{name: site}`, those that are observed data: no deterministic values, no factors."""
-    return {
-        name: site
-        for name, site in sites.items()
-        if site["type"] == "sample"
-        and site["is_observed"]
-        and not (is_subsample(site) or is_deterministic(site) or is_factor(site))
-    }
+    return {n: s for n, s in sites.items() if is_random(s) and s["is_observed"]}
 
 
 def check_support(site, name, value):
@@ -219,7 +213,7 @@ def check_support(site, name, value):
 
 
 def _why_improper(sites):
-    factors = [n for n, s in sites.items() if s["type"] == "sample" and is_factor(s)]
+    factors = [n for n, s in sites.items() if is_factor(s)]
     if factors:
         return (
             f"the model has a pyro.factor, {factors[0]!r}: what it scores is no probability of x, so "

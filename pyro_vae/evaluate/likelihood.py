@@ -8,6 +8,7 @@ from ..errors import check_int_at_least
 from ..programs import few_rows, layout_of, trace_pair
 from ..programs.contexts import eval_mode, seeded
 from ..programs.modules import device_of
+from ..programs.sites import base_distribution
 from .inputs import scored
 
 BYTES = 256 * 2**20  # what one chunk's largest tensors may take together
@@ -36,9 +37,7 @@ def rows_per_chunk(model, guide, batch, device):
         # a mixture density is taken in each of its components
         copies = getattr(site["fn"], "_num_component", 1)
         floats = max(floats, rows * copies * math.prod(site["fn"].event_shape))
-        base = site["fn"]
-        while hasattr(base, "base_dist"):
-            base = base.base_dist
+        base = base_distribution(site["fn"])
         for parameter in vars(base).values():  # a categorical has more numbers than its value
             if isinstance(parameter, torch.Tensor):
                 floats = max(floats, parameter.numel() / len(one["x"]))

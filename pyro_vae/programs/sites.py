@@ -74,12 +74,16 @@ def outside_plate_error(name):
     )
 
 
-def is_point(site):
-    """Whether a site's distribution is a Delta."""
-    fn = site["fn"]
+def base_distribution(fn):
+    """The distribution within every wrapper: independent, masked, expanded, transformed."""
     while hasattr(fn, "base_dist"):
         fn = fn.base_dist
-    return isinstance(fn, Delta)
+    return fn
+
+
+def is_point(site):
+    """Whether a site's distribution is a Delta."""
+    return isinstance(base_distribution(site["fn"]), Delta)
 
 
 def holds(seen, value):
@@ -95,9 +99,7 @@ def mean_of(name, fn):
     Raises:
         UserError: a distribution without a mean: unordered categories, or no closed form.
     """
-    base = fn
-    while hasattr(base, "base_dist"):
-        base = base.base_dist
+    base = base_distribution(fn)
     try:
         if not isinstance(base, torch.distributions.Categorical):
             return fn.mean
@@ -136,12 +138,8 @@ def is_deterministic(site):
 
 def is_factor(site):
     """Whether a site is `pyro.factor`'s: a term of the log-density without a value."""
-    if site["type"] != "sample":
-        return False
-    fn = site["fn"]
-    while hasattr(fn, "base_dist"):
-        fn = fn.base_dist
-    return isinstance(fn, pyro.distributions.Unit)
+    is_sample = site["type"] == "sample"
+    return is_sample and isinstance(base_distribution(site["fn"]), pyro.distributions.Unit)
 
 
 def is_random(site):
