@@ -18,6 +18,13 @@ def pytest_collection_modifyitems(config, items):
 
 
 @pytest.fixture(autouse=True)
+def processor(request, monkeypatch):
+    """Where there is a GPU, only the tests that are marked `gpu` see it: others compare on the CPU."""
+    if "gpu" not in request.keywords:
+        monkeypatch.setattr(torch.cuda, "is_available", lambda: False)
+
+
+@pytest.fixture(autouse=True)
 def clean_slate():
     """Every test starts from the same seed and Pyro's defaults, and leaves them so."""
     pyro.clear_param_store()

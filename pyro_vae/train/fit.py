@@ -2,6 +2,7 @@
 
 import dataclasses
 import json
+import warnings
 from collections.abc import Callable, Sequence
 from contextlib import nullcontext
 from dataclasses import dataclass, field
@@ -12,6 +13,7 @@ import torch
 from ..data import Data, as_data
 from ..errors import UserError, check_int_at_least, check_positive, unknown_name_error
 from ..objectives import ELBO
+from ..programs import layout_of
 from ..programs.calling import first_argument
 from ..programs.contexts import fork_rng
 from ..programs.modules import find_modules
@@ -109,7 +111,8 @@ def fit(
         observe: names of the data that the pair is given. Default: all, of arrays by name; else
             `model.observes`, else `x` alone. Labels of `(x, y)` are otherwise never seen in
             training; where the model's y is categorical they are given as one-hot rows.
-        device: `"cuda"`, `"cpu"`, ... Default: a GPU where there is one.
+        device: `"cuda"`, `"cpu"`, ... Default: a GPU if there is one and the pair runs on it; a
+            user-defined program that uses tensors on the CPU is trained there, with one warning.
         compile: record the training step once and replay it, the same numbers up to rounding:
             `"auto"` (chosen from the run length), `True` (compiled by Inductor, which needs
             a C++ compiler), `"recorded"` (as it was recorded), `False` (plain Pyro). What cannot be
@@ -141,7 +144,7 @@ def fit(
     _check_json(config)
     if resume and out is None:
         raise UserError("resume needs out=, the folder of the run to resume")
-    device = choose_device(device)
+    any_device, device = device is None, choose_device(device)
     if precision == "tf32" and device.type != "cuda":
         raise UserError("precision='tf32' is a GPU's; on a processor there is 'bf16'")
     data = as_data(data, first_argument(model))
@@ -155,10 +158,17 @@ def fit(
         nullcontext() if out is None else RunFolder(out) as folder,
     ):
         saved = distributed.on_rank_zero(lambda: _saved(folder)) if resume else None
-        for m in find_modules(model, guide):
-            m.to(device)
         batch_size, seed = settings["batch_size"], settings["seed"]
-        inputs = Inputs(model, guide, data, objective, observed, batch_size, device, seed)
+
+        def inputs_on(device):
+            for m in find_modules(model, guide):
+                m.to(device)
+            return Inputs(model, guide, data, objective, observed, batch_size, device, seed)
+
+        inputs = inputs_on(device)
+        if any_device and device.type != "cpu" and _needs_cpu(inputs):
+            device = torch.device("cpu")
+            inputs = inputs_on(device)
         if hasattr(objective, "count_labels") and isinstance(inputs.data, Data):
             objective.count_labels(inputs.data.train.y)
         loop = Loop(
@@ -173,6 +183,22 @@ def fit(
         best = loop.at.epoch if loop.at.best_epoch is None else loop.at.best_epoch
         out = None if folder is None else folder.path
         return Run(model, guide, loop.history, best, out, interrupted)
+
+
+def _needs_cpu(inputs):
+    """Whether a user-defined pair uses tensors on the CPU, so that it fails elsewhere; warns if so."""
+    try:
+        layout_of(inputs.model, inputs.guide, inputs.first()[1])
+    except UserError as error:
+        if "device" not in str(error.__cause__) or distributed.size() > 1:
+            return False  # another fault, which `check_pair` names
+        warnings.warn(
+            f"the pair is trained on the CPU, not on {inputs.device}: its programs use tensors on the "
+            "CPU; create those with device=x.device, or register them as buffers of a module",
+            stacklevel=4,
+        )
+        return True
+    return False
 
 
 def _check_programs(model, guide, objective, initialize):

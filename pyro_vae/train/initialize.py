@@ -147,6 +147,7 @@ def plain_vae(model, guide):
     latent = model.p_z.shape[0]
     vae = VAE(model.p_x.shape, latent, model.p_x.family, prior=StandardNormalPrior(latent))
     vae.p_x = model.p_x
+    vae.to(device_of(model))  # the prior is new; the decoder may be on a GPU
     encoder = Guide(vae, input_scaling=guide.input_scaling)
     encoder.factors["z"] = guide.factors["z"]
     return vae, encoder
@@ -216,7 +217,7 @@ class StackInitialization(Initialization):
 
         if not hasattr(model, "p_z1") or getattr(guide, "given", {}).get("z1") != ("x",):
             raise UserError("a start of the stack needs M1M2, and a guide with z1 <- x")
-        vae = _M1(model)
+        vae = _M1(model).to(device)  # the prior is new; the decoder may be on a GPU
         encoder = Guide(vae, input_scaling=guide.input_scaling)
         encoder.factors["z1"] = guide.factors["z1"]
         settings = {k: v for k, v in vars(self).items() if k != "freeze"}

@@ -60,8 +60,10 @@ class Stepper:
         # one graph holds the whole step, but not the exchange of gradients between processes
         graphed = can_graph(device) and self.processes == 1 and backend != "plain"
         lr = settings["lr"]
+        if graphed:  # a fused Adam reads a rate in float32, whatever the parameters are
+            lr = torch.tensor(lr, dtype=torch.float32, device=device)
         self.optimizer = torch.optim.AdamW(
-            self.parameters, lr=torch.tensor(lr, device=device) if graphed else lr,
+            self.parameters, lr=lr,
             weight_decay=settings["weight_decay"], fused=True, capturable=graphed,
         )  # fmt: skip
         self.graphed = GraphedStep(self.step, self.optimizer, self.clip_norm) if graphed else None

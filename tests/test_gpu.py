@@ -1,0 +1,87 @@
+"""Where there is a GPU, the front door takes it by default, and everything behind it follows."""
+
+import warnings
+
+import pyro
+import pyro.distributions as dist
+import pytest
+import torch
+import yaml
+
+import pyro_vae as pv
+from pyro_vae.cli import main
+from pyro_vae.train.initialize import plain_vae
+
+gpu = [
+    pytest.mark.gpu,
+    pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a GPU that torch can use"),
+]
+SMALL = ["--epochs", "2", "--network.hidden", "[16]", "--num-samples", "5"]
+START = ["--initialize.epochs", "2", "--initialize.restarts", "1", "--initialize.fits", "1"]
+
+
+def test_a_mixture_start_builds_its_vae_where_the_decoder_is():
+    """On the meta device, which meets the CPU in one operation as little as a GPU does."""
+    model = pv.models.GMVAE((6,), 3, 2, 4)
+    guide = pv.guides.Guide(model).to("meta")
+    vae, encoder = plain_vae(model.to("meta"), guide)
+    assert {t.device.type for t in [*vae.parameters(), *vae.buffers()]} == {"meta"}
+    assert list(encoder.factors) == ["z"]
+
+
+class TestFrontDoor:
+    pytestmark = gpu
+
+    def test_the_main_job_runs_from_fit_to_report(self, tmp_path, monkeypatch):
+        monkeypatch.chdir(tmp_path)
+        assert main(["fit", "gmvae", *SMALL, *START, "--out", "run"]) in (None, 0)
+        assert main(
+            ["fit", "gmvae", *SMALL, *START, "--epochs", "3", "--out", "run", "--resume"]
+        ) in (
+            None,
+            0,
+        )
+        assert main(["evaluate", "run", "--num-samples", "5"]) in (None, 0)
+        for source in ("prior", "component", "aggregate", "ex-post", "interpolate", "traverse"):
+            assert main(["sample", "run", "--source", source, "--num", "10"]) in (None, 0)
+        assert (tmp_path / "run" / "report.html").stat().st_size > 10_000
+        assert yaml.safe_load((tmp_path / "run" / "config.yaml").read_text())["method"] == "gmvae"
+        run = pv.load("run")
+        assert next(run.model.parameters()).device.type == "cuda"
+        assert run.sample(4).shape == (4, 1, 8, 8)
+
+    @pytest.mark.parametrize("method", ["vade", "m1-m2", "vampprior", "cvae-baseline"])
+    def test_every_start_runs(self, method):
+        run = pv.method(method, pv.data.load("digits"), epochs=1).fit(progress=False)
+        assert next(run.model.parameters()).device.type == "cuda"
+
+    def test_a_user_defined_pair_with_constants_on_the_cpu_is_trained_there(self):
+        weights = torch.randn(2, 5)
+
+        def model(x):
+            with pyro.plate("data", len(x)):
+                z = pyro.sample("z", dist.Normal(torch.zeros(2), 1.0).to_event(1))
+                pyro.sample("x", dist.Normal(z @ weights, 1.0).to_event(1), obs=x)
+
+        def guide(x):
+            mean = pyro.param("mean", lambda: torch.zeros(5, 2))
+            with pyro.plate("data", len(x)):
+                pyro.sample("z", dist.Normal(x @ mean, 0.7).to_event(1))
+
+        x = torch.randn(40, 5)
+        with pytest.warns(UserWarning, match="is trained on the CPU"):
+            run = pv.fit(model, guide, x, epochs=2, progress=False)
+        assert len(run.history) == 2
+        with pytest.raises(pv.UserError, match="device"):
+            pv.fit(model, guide, x, epochs=2, device="cuda", progress=False)
+
+    def test_a_pair_in_float64_trains_as_one_graph(self):
+        torch.set_default_dtype(torch.float64)
+        model = pv.models.VAE((5,), 2, "normal")
+        with warnings.catch_warnings():
+            warnings.simplefilter("error")
+            run = pv.fit(
+                model, pv.guides.Guide(model), torch.randn(64, 5), epochs=3, batch_size=32,
+                compile="recorded", progress=False,
+            )  # fmt: skip
+        assert run.history[-1]["loss"] < run.history[0]["loss"]
