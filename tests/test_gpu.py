@@ -16,7 +16,16 @@ gpu = [
     pytest.mark.gpu,
     pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a GPU that torch can use"),
 ]
-SMALL = ["--epochs", "2", "--network.hidden", "[16]", "--num-samples", "5"]
+SMALL = [
+    "--epochs",
+    "2",
+    "--schedule",
+    "constant",
+    "--network.hidden",
+    "[16]",
+    "--num-samples",
+    "5",
+]
 START = ["--initialize.epochs", "2", "--initialize.restarts", "1", "--initialize.fits", "1"]
 
 
@@ -74,6 +83,27 @@ class TestFrontDoor:
         assert len(run.history) == 2
         with pytest.raises(pv.UserError, match="device"):
             pv.fit(model, guide, x, epochs=2, device="cuda", progress=False)
+
+    def test_data_on_the_gpu_are_drawn_as_data_on_the_cpu_are(self):
+        x, y = torch.rand(60, 1, 4, 4), torch.arange(60) % 3
+        both = []
+        for device in ("cpu", "cuda"):
+            parts = [pv.data.Split(x[i::2].to(device), y[i::2].to(device)) for i in (0, 1)]
+            data = pv.data.Data(*parts, binarize="dynamic", likelihood="bernoulli", num_classes=3)
+            both += [data.keep_labels(6, seed=1), data.with_condition(pv.data.Labels(3))]
+            model = pv.models.VAE((1, 4, 4), 2)
+            run = pv.fit(model, pv.guides.Guide(model), data, epochs=2, progress=False)
+            assert next(run.model.parameters()).device.type == "cuda"
+            test = data.observed_split("valid")
+            assert pv.evaluate.elbo(model, run.guide, test.x).device.type == device
+            assert (
+                0 <= pv.evaluate.mmd_two_sample_test(test.x, data.train.x, seed=0)["p_value"] <= 1
+            )
+        for on_cpu, on_gpu in zip(both[:2], both[2:], strict=True):
+            expected = on_cpu.observed_split("train").arrays()
+            drawn = on_gpu.observed_split("train").arrays()
+            assert drawn.keys() == expected.keys()
+            assert all(torch.equal(drawn[n].cpu(), expected[n]) for n in expected)
 
     def test_a_pair_in_float64_trains_as_one_graph(self):
         torch.set_default_dtype(torch.float64)

@@ -127,7 +127,7 @@ class Data:
             )
         generator = torch.Generator().manual_seed(seed)
         classes = torch.randperm(int(y.max()) + 1, generator=generator).tolist()
-        order = torch.randperm(len(y), generator=generator)
+        order = torch.randperm(len(y), generator=generator).to(y.device)
         rows = [order[y[order] == k].tolist() for k in classes]
         turns = max(map(len, rows))
         round_robin = [r[turn] for turn in range(turns) for r in rows if turn < len(r)]
@@ -231,9 +231,9 @@ def conditioned(split, condition):
 
 
 def _draw(grey, seed):
-    # drawn in one precision: the same numbers have the same draw
-    draw = torch.bernoulli(grey.float(), generator=torch.Generator().manual_seed(seed))
-    return draw.to(grey.dtype)
+    # drawn in one precision and on the CPU: the same numbers have the same draw everywhere
+    draw = torch.bernoulli(grey.cpu().float(), generator=torch.Generator().manual_seed(seed))
+    return draw.to(grey)
 
 
 def build_splits(
