@@ -94,7 +94,7 @@ class TestFrontDoor:
             model = pv.models.VAE((1, 4, 4), 2)
             run = pv.fit(model, pv.guides.Guide(model), data, epochs=2, progress=False)
             assert next(run.model.parameters()).device.type == "cuda"
-            test = data.observed_split("valid")
+            test = pv.data.Split(data.valid.x.round())
             assert pv.evaluate.elbo(model, run.guide, test.x).device.type == device
             assert (
                 0 <= pv.evaluate.mmd_two_sample_test(test.x, data.train.x, seed=0)["p_value"] <= 1
