@@ -88,13 +88,14 @@ class TestFrontDoor:
         x, y = torch.rand(60, 1, 4, 4), torch.arange(60) % 3
         both = []
         for device in ("cpu", "cuda"):
-            parts = [pv.data.Split(x[i::2].to(device), y[i::2].to(device)) for i in (0, 1)]
+            values = x[::2], x[1::2].round()  # grey to train on, binary to validate on
+            parts = [pv.data.Split(v.to(device), y[::2].to(device)) for v in values]
             data = pv.data.Data(*parts, binarize="dynamic", likelihood="bernoulli", num_classes=3)
             both += [data.keep_labels(6, seed=1), data.with_condition(pv.data.Labels(3))]
             model = pv.models.VAE((1, 4, 4), 2)
             run = pv.fit(model, pv.guides.Guide(model), data, epochs=2, progress=False)
             assert next(run.model.parameters()).device.type == "cuda"
-            test = pv.data.Split(data.valid.x.round())
+            test = data.observed_split("valid")
             assert pv.evaluate.elbo(model, run.guide, test.x).device.type == device
             assert (
                 0 <= pv.evaluate.mmd_two_sample_test(test.x, data.train.x, seed=0)["p_value"] <= 1
