@@ -10,6 +10,7 @@ Every scale head is bounded, :math:`\log\sigma = 7\tanh(r/7)`: no network output
 zero or infinite, and near 0 the map is the identity.
 """
 
+from collections.abc import Callable
 from dataclasses import dataclass
 
 import pyro.distributions as dist
@@ -34,9 +35,19 @@ def raw_log_scale(log_scale):
 
 
 class Family:
-    """Base of every family. `proper` is False where `log_prob` is not a log-probability."""
+    """Base class of families. Subclasses are frozen dataclasses, whose fields are their options.
 
-    proper = True
+    A family is called as `family(shape, **outputs, **free, **modules)`, with what the network
+    supplies, the learned constants and the modules. It returns the Pyro distribution.
+
+    Attributes:
+        proper: False if `log_prob` is not a log-probability. Default: True.
+        levels: number of grey levels, of a family that has them. Default: None.
+    """
+
+    proper: bool = True
+    levels: int | None = None
+    __call__: Callable[..., dist.TorchDistribution]
 
     def outputs(self, shape):
         """`{parameter: shape}` that a network supplies."""
@@ -49,6 +60,13 @@ class Family:
     def modules(self, shape):
         """`{name: nn.Module}` of the family's own."""
         return {}
+
+    def raw(self, loc, covariance):
+        """Network outputs that give the mean `[..., D]` and the covariance `[..., D, D]`."""
+        raise UserError(
+            f"{type(self).__name__} cannot start at a given mean and covariance: use Normal() or "
+            "MultivariateNormal()"
+        )
 
 
 def check_family(family):

@@ -17,14 +17,15 @@ from torch.func import functional_call
 
 from ..errors import UserError
 from ..programs.calling import accepts_argument, as_keyword_program
-from ..programs.program import Program
+from ..programs.inspection import covariates_of
 from ..programs.sites import is_subsample
+from .base import BaseGuide
 
 PER_SITE = (AutoNormal, AutoDelta)
 JOINT = (AutoDiagonalNormal, AutoMultivariateNormal, AutoLowRankMultivariateNormal)
 
 
-class PerDatumAutoGuide(Program):
+class PerDatumAutoGuide(BaseGuide):
     r"""A Pyro AutoGuide with a row of parameters per training data point.
 
         PerDatumAutoGuide(AutoNormal, model, num_data=1000, init_scale=0.5)
@@ -177,8 +178,7 @@ def _example(model, num_data, example):
             "this model has no size= argument, so its latents cannot be read off num_data rows of it: "
             "pass example={'x': all data}"
         )
-    shapes = getattr(model, "covariates", {})
-    covariates = {name: torch.zeros(num_data, *shape) for name, shape in shapes.items()}
+    covariates = {n: torch.zeros(num_data, *s) for n, s in covariates_of(model).items()}
     with torch.no_grad(), torch.random.fork_rng(devices=[]), poutine.block():
         return {"x": model(size=num_data, **covariates), **covariates}
 

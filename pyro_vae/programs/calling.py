@@ -7,6 +7,9 @@ import itertools
 from pyro.contrib.easyguide import EasyGuide
 from pyro.infer.autoguide import AutoGuide
 from pyro.poutine.messenger import Messenger, _bound_partial
+from torch import nn
+
+from .interfaces import WrapperInterface, interface_of
 
 
 def as_keyword_program(program):
@@ -48,9 +51,10 @@ def parameters_of(program):
             program = program.args[1]
         else:
             break
-    parameters = getattr(program, "program_arguments", None)
+    parameters = interface_of(program, WrapperInterface).program_arguments
     if parameters is None:
-        parameters = inspect.signature(getattr(program, "forward", program)).parameters
+        function = program.forward if isinstance(program, nn.Module) else program
+        parameters = inspect.signature(function).parameters
     return dict(itertools.islice(parameters.items(), bound, None))
 
 

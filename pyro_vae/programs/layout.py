@@ -27,6 +27,7 @@ from .calling import as_keyword_program
 from .checks import check_log_probs, check_sites
 from .contexts import eval_mode, fork_rng, isolated_pyro_runtime
 from .handlers import Choose, Substitute, WithoutMarkov, enumerate_discrete, is_discrete_latent
+from .interfaces import WrapperInterface, interface_of
 from .modules import device_of, find_modules
 from .sites import is_random
 from .traces import PARTICLES
@@ -114,8 +115,9 @@ def _unwrapped(program):
     """`(program to try, object that it is known by, what names it there)`."""
     known, name = program, ""
     while True:
-        if getattr(known, "stands_for", None) is not None:
-            known, tag = known.stands_for
+        stands_for = interface_of(known, WrapperInterface).stands_for
+        if stands_for is not None:
+            known, tag = stands_for
             name += tag
             program = program if name else known
         elif isinstance(known, types.MethodType):

@@ -37,7 +37,7 @@ def plain_value(value):
     if isinstance(value, (tuple, list)):
         return [plain_value(v) for v in value]
     if isinstance(value, Program):
-        return {"class": type(value).__name__, **value.__dict__["_arguments"]}
+        return {"class": type(value).__name__, **value.constructor_arguments}
     if dataclasses.is_dataclass(value) and not isinstance(value, type):
         own = {f.name: plain_value(getattr(value, f.name)) for f in dataclasses.fields(value)}
         return {"class_path": type(value).__name__, "init_args": own}
@@ -62,7 +62,7 @@ class Program(nn.Module):
 
     def __new__(cls, *args, **kwargs):
         self = super().__new__(cls)
-        self.__dict__["_arguments"] = described(args, kwargs)
+        self.__dict__["constructor_arguments"] = described(args, kwargs)
         return self
 
     def __call__(self, *args, **kwargs):

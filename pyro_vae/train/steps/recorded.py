@@ -27,6 +27,7 @@ from torch.fx.experimental.proxy_tensor import make_fx
 from torch.utils._python_dispatch import TorchDispatchMode
 
 from ...errors import unknown_name_error
+from ...objectives import as_objective
 from ...programs.calling import as_keyword_program
 from ...programs.contexts import fork_rng, seeded
 from ...programs.modules import find_modules
@@ -75,7 +76,8 @@ class PlainStep:
     """Loss and gradients the ordinary way: what the recorded step must equal."""
 
     def __init__(self, objective, pair):
-        self.objective, self.programs = objective, tuple(map(as_keyword_program, pair))
+        self.objective = as_objective(objective)
+        self.programs = tuple(map(as_keyword_program, pair))
 
     def __call__(self, batch, schedule_values=None):
         """The mean loss per data point, detached; gradients are added to `.grad`."""
@@ -87,7 +89,10 @@ class PlainStep:
 def _mean_loss(objective, programs, batch, schedule_values=None):
     """The loss in nats per data point, whatever the size of the programs' data plate."""
     plate = _DataPlate()
-    with objective.with_scalars(schedule_values) if schedule_values else nullcontext(), plate:
+    with (
+        objective.with_schedule_values(schedule_values) if schedule_values else nullcontext(),
+        plate,
+    ):
         loss = objective.differentiable_loss(*programs, **batch)
     return loss / (plate.full_size or len(next(iter(batch.values()))))
 
@@ -107,8 +112,8 @@ class RecordedStep:
     """`step(batch)` sets `.grad` and returns the mean loss per data point, 0-dim, without a host sync.
 
     Any Pyro pair and any objective with `differentiable_loss(model, guide, **batch)`. An objective
-    whose numbers change while training lists them in `scalars()` and uses, within
-    `with_scalars(tensors)`, tensors in their place (see `ELBO`): then they change without a recording.
+    whose numbers change during training lists them in `schedule_values()` and uses, within
+    `with_schedule_values(tensors)`, tensors in their place (see `Objective`).
 
     Args:
         objective: what is minimized.
@@ -121,7 +126,7 @@ class RecordedStep:
 
     def __init__(self, objective, pair, backend="inductor", size=None, on_status=None):
         self.plain = PlainStep(objective, pair)
-        self.objective, self.programs = objective, self.plain.programs
+        self.objective, self.programs = self.plain.objective, self.plain.programs
         self.backend, self.size, self.on_status = backend, size, on_status or (lambda text: None)
         self.modules = list(dict.fromkeys(m for p in find_modules(*pair) for m in p.modules()))
         self.recordings, self.count, self.seconds, self.warned = {}, 0, 0.0, False
@@ -131,7 +136,7 @@ class RecordedStep:
         recording = self.recording(batch)
         if recording is None:
             return self.plain(batch)
-        self.set_scalars()
+        self.update_schedule_values()
         return recording.fill_gradients(batch, self.schedule_values)
 
     def recording(self, batch):
@@ -151,10 +156,9 @@ class RecordedStep:
             self.on_status(f"step recorded in {self.seconds:.1f} s")
         return found
 
-    def set_scalars(self):
+    def update_schedule_values(self):
         """Put the objective's present numbers into the tensors that recordings read."""
-        schedule_values = getattr(self.objective, "schedule_values", dict)()
-        for name, value in schedule_values.items():
+        for name, value in self.objective.schedule_values().items():
             # 0-dim float64: it takes part in arithmetic exactly as a Python float does
             if name not in self.schedule_values:
                 self.schedule_values[name] = torch.tensor(
@@ -165,7 +169,7 @@ class RecordedStep:
 
     def _record(self, batch):
         self.device = next(iter(batch.values())).device
-        self.set_scalars()
+        self.update_schedule_values()
         self.on_status("recording the step")
         try:
             recording = _Recording(
@@ -200,9 +204,9 @@ class RecordedStep:
 
     def _verify(self, recording, batch, loose, otherwise):
         """Compare with the plain step on two fresh batches and seeds; raise where they differ."""
-        epoch = getattr(self.objective, "epoch", None)
+        epoch = self.objective.epoch
         for seed in (1, 2):
-            if seed == 2 and epoch is not None:
+            if seed == 2:
                 self.objective.epoch = 10**6  # a schedule must not have been frozen either
             try:
                 results = []
@@ -210,7 +214,7 @@ class RecordedStep:
                     size = len(next(iter(batch.values())))
                     rows = torch.randint(size, (size,), device=self.device)
                 fresh = {n: v[rows] for n, v in batch.items()}
-                self.set_scalars()
+                self.update_schedule_values()
                 for call in (self.plain, recording.fill_gradients):
                     with _kept_gradients(recording.leaves), recording.kept_state():
                         with seeded(seed, self.device), pyro.validation_enabled(False):
@@ -225,9 +229,8 @@ class RecordedStep:
                         f"on fresh data and noise its {differs} is not the plain step's: {otherwise}"
                     )
             finally:
-                if epoch is not None:
-                    self.objective.epoch = epoch
-        self.set_scalars()
+                self.objective.epoch = epoch
+        self.update_schedule_values()
 
 
 class _Recording:
