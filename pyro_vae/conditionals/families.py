@@ -17,6 +17,7 @@ import pyro.distributions as dist
 import torch
 from pyro.distributions import constraints
 
+from .._torch_internals import categorical_of
 from ..errors import UserError, check_int_at_least, check_positive
 
 LOG_SCALE_BOUND = 7.0  # scales lie in [exp(-7), exp(7)] = [9.1e-4, 1.1e3]
@@ -165,7 +166,7 @@ class LinearOneHotCategorical(dist.OneHotCategorical):
     support = constraints.simplex
 
     def sample(self, sample_shape=()):
-        index = self._categorical.sample(torch.Size(sample_shape)).unsqueeze(-1)
+        index = categorical_of(self).sample(torch.Size(sample_shape)).unsqueeze(-1)
         return (index == torch.arange(self.event_shape[0], device=index.device)).to(self.logits)
 
     def log_prob(self, value):

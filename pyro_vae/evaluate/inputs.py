@@ -15,6 +15,7 @@ from pyro.distributions import MaskedDistribution
 from pyro.distributions.torch_distribution import ExpandedDistribution
 from torch.distributions import Independent, constraints
 
+from .._pyro_internals import mask_of
 from ..conditionals import Conditional
 from ..data.arrays import as_floats, as_named, check_finite
 from ..errors import UserError
@@ -249,12 +250,12 @@ def _support(fn):
 def _inside(fn, value):
     """Whether values lie in the support, as fine as it is known: `[batch shape, part of the event]`."""
     if isinstance(fn, MaskedDistribution):
-        if fn._mask is False:
+        if mask_of(fn) is False:
             return torch.ones(fn.batch_shape, dtype=torch.bool, device=value.device)
         ok = _inside(fn.base_dist, value)
-        if fn._mask is True:
+        if mask_of(fn) is True:
             return ok
-        mask = fn._mask.expand(fn.batch_shape)
+        mask = mask_of(fn).expand(fn.batch_shape)
         return ok | ~mask.reshape(mask.shape + (1,) * (ok.dim() - mask.dim()))
     if isinstance(fn, WRAPPERS):
         return _inside(fn.base_dist, value)

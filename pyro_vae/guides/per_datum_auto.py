@@ -4,7 +4,6 @@ import pyro
 import torch
 from pyro import poutine
 from pyro.distributions import Delta
-from pyro.distributions.util import sum_rightmost
 from pyro.infer.autoguide import (
     AutoDelta,
     AutoDiagonalNormal,
@@ -15,6 +14,7 @@ from pyro.infer.autoguide import (
 from torch.distributions import biject_to
 from torch.func import functional_call
 
+from .._pyro_internals import prototype_of, set_up, sum_rightmost
 from ..errors import UserError
 from ..programs.calling import accepts_argument, as_keyword_program
 from ..programs.inspection import covariates_of
@@ -79,7 +79,7 @@ class PerDatumAutoGuide(BaseGuide):
                 sites = _latents(continuous, example)
                 self.plate = _one_plate(sites, len(example["x"]))
                 auto = kind(continuous, **options)
-                auto._setup_prototype(**example)
+                set_up(auto, **example)
         call = _JointPerDatum(auto) if joint else _PerSite(auto)
         self._call = (call,)  # in a tuple, so that torch does not make it a submodule
         self.names = {_key(name): name for name, _ in call.named_parameters()}
@@ -116,7 +116,7 @@ class _JointPerDatum(_PerSite):
 
     def forward(self, plate, rows):
         auto, values, start = self.auto, {}, 0
-        sites = dict(auto.prototype_trace.iter_stochastic_nodes())
+        sites = dict(prototype_of(auto).iter_stochastic_nodes())
         infer = {"is_auxiliary": True}
         if len(sites) == 1:
             infer["part_of"] = next(iter(sites))

@@ -2,10 +2,10 @@
 
 import torch
 
+from .._pyro_internals import isolated_pyro_runtime
 from ..errors import UserError, check_int_at_least, check_positive
 from ..programs import trace_pair
 from ..programs.calling import parameters_of
-from ..programs.contexts import isolated_pyro_runtime
 from .base import BaseGuide
 from .guide import Guide
 

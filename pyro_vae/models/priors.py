@@ -8,6 +8,7 @@ import torch.nn as nn
 from sklearn.mixture import GaussianMixture
 from threadpoolctl import threadpool_limits
 
+from .._torch_internals import with_separate_modules
 from ..conditionals import MLP, Conditional, Family, Network, Normal
 from ..conditionals.families import LinearOneHotCategorical
 from ..conditionals.flows import FLOWS, affine_flow
@@ -251,7 +252,7 @@ def with_prior(model, prior, latent=None):
     if shapes[0] != shapes[1]:
         raise UserError(f"{latent!r} has shape {list(shapes[0])}, this prior {list(shapes[1])}")
     result = copy.copy(model)
-    result._modules = dict(model._modules)  # a copy.copy of a module shares this dict too
+    with_separate_modules(result)
     setattr(result, f"p_{latent}", prior)
     return result
 

@@ -6,9 +6,10 @@ import itertools
 
 from pyro.contrib.easyguide import EasyGuide
 from pyro.infer.autoguide import AutoGuide
-from pyro.poutine.messenger import Messenger, _bound_partial
+from pyro.poutine.messenger import Messenger
 from torch import nn
 
+from .._pyro_internals import BoundPartial
 from .interfaces import WrapperInterface, interface_of
 
 
@@ -44,7 +45,7 @@ def parameters_of(program):
         return parameters_of(program.model)
     bound = 0
     while isinstance(program, functools.partial):  # Pyro's handlers hide what they wrap
-        if isinstance(program, _bound_partial):
+        if isinstance(program, BoundPartial):
             program = program.func
         elif len(program.args) > 1 and isinstance(program.args[0], Messenger):
             bound += len(program.args) - 2

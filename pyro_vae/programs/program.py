@@ -7,16 +7,11 @@ import weakref
 
 import pyro
 import torch.nn as nn
-from pyro.poutine.runtime import _PYRO_STACK
-from pyro.poutine.trace_messenger import TraceMessenger
+
+from .._pyro_internals import svi_is_collecting
 
 _names = weakref.WeakKeyDictionary()
 _counter = itertools.count()
-
-
-def _svi_is_collecting():
-    """`SVI.step` learns which parameters to optimize from a trace of param sites alone."""
-    return any(isinstance(m, TraceMessenger) and m.param_only for m in _PYRO_STACK)
 
 
 def described(args, kwargs):
@@ -68,7 +63,7 @@ class Program(nn.Module):
     def __call__(self, *args, **kwargs):
         if "index" in kwargs and not self._takes_index:
             del kwargs["index"]  # SVI gives model and guide the same; models have no use for it
-        if _svi_is_collecting():
+        if svi_is_collecting():
             name = _names.setdefault(self, f"{type(self).__name__}_{next(_counter)}")
             pyro.module(name, self)
         return super().__call__(*args, **kwargs)

@@ -23,15 +23,21 @@ import pyro
 import torch
 import torch.nn as nn
 from pyro.poutine.messenger import Messenger
-from torch.fx.experimental.proxy_tensor import make_fx
-from torch.utils._python_dispatch import TorchDispatchMode
 
+from ..._pyro_internals import stored_parameters, sync_free_pyro
+from ..._torch_internals import (
+    TorchDispatchMode,
+    compile_graph,
+    leaf_of,
+    record,
+    tensor_slots,
+    written_arguments,
+)
 from ...errors import unknown_name_error
 from ...objectives import as_objective
 from ...programs.calling import as_keyword_program
 from ...programs.contexts import fork_rng, seeded
 from ...programs.modules import find_modules
-from .no_host_sync import sync_free_pyro
 
 BACKENDS = ("plain", "recorded", "inductor")
 MAX_RECORDINGS = 16  # of one step: where every batch has another shape, recording does not pay
@@ -264,17 +270,14 @@ class _Recording:
             )  # and makes parameters that are made lazily
             used = torch.autograd.grad(loss_of(*inputs), leaves, allow_unused=True)
             self.leaves = [p for p, g in zip(leaves, used, strict=True) if g is not None]
-            program = make_fx(
-                loss_and_gradients, tracing_mode="real", _allow_non_fake_inputs=True,
-                record_module_stack=False,
-            )(*inputs)  # fmt: skip
+            program = record(loss_and_gradients, inputs)
         if not before.unchanged():
             before.restore()
             raise RuntimeError("the program replaces a parameter or buffer of its own modules")
         self.call, self.reads = _lift(program)
         ids = {id(t) for t in undone.written()}
         self.written = [t for t in self.reads if id(t) in ids]
-        self.slots = _ParameterSlots(modules, pyro.get_param_store()._params)
+        self.slots = _ParameterSlots(modules, stored_parameters())
 
     @torch.no_grad()
     def __call__(self, batch, schedule_values):
@@ -289,12 +292,8 @@ class _Recording:
     @torch.no_grad()
     def compile(self, batch, schedule_values):
         """Replace the replay by Inductor's code for it, drawing from the same normal stream."""
-        import torch._inductor  # seconds; only here
-
         inputs = [*self.reads, *batch.values(), *schedule_values.values()]
-        # rounding to bf16 and back is part of the program, though a fused kernel could do without
-        options = {"fallback_random": True, "emulate_precision_casts": True}
-        self.call = torch._inductor.compile(self.call, inputs, options=options)
+        self.call = compile_graph(self.call, inputs)
 
     @contextmanager
     def kept_state(self):
@@ -325,8 +324,9 @@ def _leaves(loss):
         if node is None or node in seen:
             continue
         seen.add(node)
-        if hasattr(node, "variable"):
-            leaves.append(node.variable)
+        leaf = leaf_of(node)
+        if leaf is not None:
+            leaves.append(leaf)
         stack.extend(n for n, _ in node.next_functions)
     return leaves
 
@@ -365,7 +365,7 @@ class _ParameterSlots:
     """Where modules and Pyro's store keep their tensors: tells when one is replaced or moved."""
 
     def __init__(self, modules, store=None):
-        places = [d for m in modules for d in (m._parameters, m._buffers)]
+        places = [d for m in modules for d in tensor_slots(m)]
         places += [store] if store else []
         self.slots = [
             (d, n, t, t.data_ptr(), t.requires_grad)
@@ -388,9 +388,6 @@ class _ParameterSlots:
 class _RevertWrites(TorchDispatchMode):
     """Everything that is written within is put back afterwards, the random stream as well."""
 
-    # these write running statistics, though their schemas do not say so
-    UNDECLARED = ("native_batch_norm", "cudnn_batch_norm", "miopen_batch_norm")
-
     def __init__(self, device):
         super().__init__()
         self.device, self.before = device, []
@@ -409,14 +406,7 @@ class _RevertWrites(TorchDispatchMode):
 
     def __torch_dispatch__(self, func, types, args=(), kwargs=None):
         kwargs = kwargs or {}
-        targets = []
-        if func._schema.name.split("::")[1] in self.UNDECLARED:
-            targets += args[3:5]
-        for i, argument in enumerate(func._schema.arguments):
-            if argument.alias_info is not None and argument.alias_info.is_write:
-                value = args[i] if i < len(args) else kwargs.get(argument.name)
-                targets += value if isinstance(value, (list, tuple)) else [value]
-        tensors = [t for t in targets if isinstance(t, torch.Tensor)]
+        tensors = written_arguments(func, args, kwargs)
         self.before += [(t, t.detach().clone()) for t in tensors]
         return func(*args, **kwargs)
 
