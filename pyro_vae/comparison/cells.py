@@ -23,9 +23,11 @@ from ..diagnostics.importance import effective_sample_size, log_mean_error, pare
 from ..errors import UserError
 from ..evaluate.inputs import observed
 from ..guides import Guide
+from ..objectives import as_objective
 from ..programs.calling import accepts_argument, as_keyword_program
 from ..programs.contexts import eval_mode, fork_rng, seeded
 from ..programs.inspection import is_per_datum
+from ..programs.interfaces import ModelInterface, interface_of
 from ..programs.modules import device_of, find_modules
 from ..train import checkpoint, fit
 from ..train.steps.recorded import leaf_parameters
@@ -152,7 +154,7 @@ class Made:
         recorded = {
             "base": base and base.folder.name,
             "options": _plain(self.options),
-            "objective": plan.objectives[cell.objective].describe(),
+            "objective": as_objective(plan.objectives[cell.objective]).describe(),
             "evaluated": [plan.split, plan.num_samples, plan.num_gap_data, repr(plan.gap_options)],
         }
         name = f"{cell.model}-{cell.guide}-{cell.objective}-{cell.seed}"
@@ -321,7 +323,7 @@ def _model(factory):
 
 
 def _default(model):
-    if not hasattr(model, "default_guide"):
+    if interface_of(model, ModelInterface).default_guide is None:
         raise UserError(
             "the model has no default guide to be trained with: base_guide= names one of yours"
         )
@@ -342,7 +344,7 @@ def _guide(factory, model, num_data):
 def given(model, guide, data, split, observed):
     """`(x, others)`: what a pair is given of a split."""
     part = data.observed_split(split)
-    names = data.observed_names(model, observed)
+    names = data.observed_names(interface_of(model, ModelInterface).observes, observed)
     others = {n: part.arrays().get(n) for n in names if n != "x"}
     if is_per_datum(guide) or accepts_argument(model, "index"):
         others["index"] = torch.arange(len(part))

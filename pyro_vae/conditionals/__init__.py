@@ -70,7 +70,7 @@ def likelihood(name: str | Family, levels: int | None = None) -> Family:
     family = LIKELIHOODS[name]
     if levels is None:
         return family
-    if not hasattr(family, "levels"):
+    if family.levels is None:
         raise UserError(f"the likelihood {name!r} has no levels to set")
     check_int_at_least(2, levels=levels)
     return dataclasses.replace(family, levels=levels)

@@ -10,12 +10,14 @@ Every scale head is bounded, :math:`\log\sigma = 7\tanh(r/7)`: no network output
 zero or infinite, and near 0 the map is the identity.
 """
 
+from collections.abc import Callable
 from dataclasses import dataclass
 
 import pyro.distributions as dist
 import torch
 from pyro.distributions import constraints
 
+from .._torch_internals import categorical_of
 from ..errors import UserError, check_int_at_least, check_positive
 
 LOG_SCALE_BOUND = 7.0  # scales lie in [exp(-7), exp(7)] = [9.1e-4, 1.1e3]
@@ -34,9 +36,19 @@ def raw_log_scale(log_scale):
 
 
 class Family:
-    """Base of every family. `proper` is False where `log_prob` is not a log-probability."""
+    """Base class of families. Subclasses are frozen dataclasses, whose fields are their options.
 
-    proper = True
+    A family is called as `family(shape, **outputs, **free, **modules)`, with what the network
+    supplies, the learned constants and the modules. It returns the Pyro distribution.
+
+    Attributes:
+        proper: False if `log_prob` is not a log-probability. Default: True.
+        levels: number of grey levels, of a family that has them. Default: None.
+    """
+
+    proper: bool = True
+    levels: int | None = None
+    __call__: Callable[..., dist.TorchDistribution]
 
     def outputs(self, shape):
         """`{parameter: shape}` that a network supplies."""
@@ -49,6 +61,13 @@ class Family:
     def modules(self, shape):
         """`{name: nn.Module}` of the family's own."""
         return {}
+
+    def raw(self, loc, covariance):
+        """Network outputs that give the mean `[..., D]` and the covariance `[..., D, D]`."""
+        raise UserError(
+            f"{type(self).__name__} cannot start at a given mean and covariance: use Normal() or "
+            "MultivariateNormal()"
+        )
 
 
 def check_family(family):
@@ -147,7 +166,7 @@ class LinearOneHotCategorical(dist.OneHotCategorical):
     support = constraints.simplex
 
     def sample(self, sample_shape=()):
-        index = self._categorical.sample(torch.Size(sample_shape)).unsqueeze(-1)
+        index = categorical_of(self).sample(torch.Size(sample_shape)).unsqueeze(-1)
         return (index == torch.arange(self.event_shape[0], device=index.device)).to(self.logits)
 
     def log_prob(self, value):

@@ -111,10 +111,27 @@ class _Trunk(nn.Module):
 
 
 class Network:
-    """Base of the network descriptions, `MLP` and `Conv`.
+    """Base class of network descriptions. Subclasses are frozen dataclasses, as `MLP` and `Conv` are."""
 
-    `build(inputs, outputs)` returns `(trunk or None, head)`; `trunk(inputs)` the trunk alone.
-    """
+    def build(
+        self,
+        inputs: dict[str, tuple[int, ...]],
+        outputs: dict[str, tuple[int, ...]],
+        shape: tuple[int, ...] = (),
+    ) -> tuple[nn.Module | None, nn.Module]:
+        """The modules `(trunk or None, head)` of one conditional distribution.
+
+        Args:
+            inputs: `{parent: event shape}`.
+            outputs: `{parameter: shape}`, of the distribution.
+            shape: event shape of the variable.
+
+        Returns:
+            A trunk from `{parent: tensor}` to `{"features": tensor}`, and a head from these features to
+            all outputs, flat and in order. Without a trunk the head takes the parents. Both take any
+            leftmost dimensions.
+        """
+        raise NotImplementedError
 
 
 @dataclass(frozen=True)
@@ -285,7 +302,7 @@ class Conv(Network):
 
 def check_network(network):
     """Raise unless this is a description of a network, or None for the default."""
-    if network is not None and (isinstance(network, type) or not hasattr(network, "build")):
+    if not (network is None or isinstance(network, Network)):
         raise UserError(f"network must be MLP(...) or Conv(...), not {network!r}")
 
 

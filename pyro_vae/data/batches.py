@@ -28,6 +28,7 @@ class Batches:
         self.train = data.train.map(lambda value: value.to(device))
         self.binarize, self.condition = data.binarize == "dynamic", data.condition
         self.batch_size, self.device, self.seed, self.share = batch_size, device, seed, share
+        self.names = None  # those of `LoaderBatches`; the names of a `Data` are known
         self.shuffle = True  # else the rows come in their order
 
     def __len__(self):

@@ -10,8 +10,25 @@ import torch
 from ..errors import UserError, check_int_at_least
 
 
+class Condition:
+    """Base of the conditions. `Data` takes one, or any function like `__call__`."""
+
+    def __call__(
+        self, x: torch.Tensor, y: torch.Tensor | None
+    ) -> tuple[torch.Tensor, torch.Tensor]:
+        """`(x, c)`: what is modeled, and the covariates, from data `x [N, ...]` and labels `y [N]`."""
+        raise NotImplementedError
+
+    def check(self, y: torch.Tensor | None) -> None:
+        """Raise a `UserError` if the labels of a split do not suit. Default: all do."""
+
+    def join(self, x: torch.Tensor, c: torch.Tensor) -> torch.Tensor:
+        """The data as they are shown, from x and c. Default: x."""
+        return x
+
+
 @dataclass(frozen=True)
-class Labels:
+class Labels(Condition):
     """Class-conditional: c is the label, one-hot `[N, num_classes]`; x stays as it is."""
 
     num_classes: int
@@ -37,12 +54,9 @@ class Labels:
         classes = torch.arange(self.num_classes, device=x.device)
         return x, (y.unsqueeze(-1) == classes).to(x.dtype)
 
-    def join(self, x, c):
-        return x
-
 
 @dataclass(frozen=True)
-class Quadrants:
+class Quadrants(Condition):
     """Complete an image: c is one, two or three of its quadrants, x the pixels of the others.
 
     `observed=1`: the lower left quadrant; 2: the left half; 3: all but the upper right. x and c are

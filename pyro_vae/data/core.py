@@ -1,7 +1,7 @@
 """What a data set is here: tensors, split and binarized explicitly, with the seeds recorded."""
 
 import dataclasses
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from numbers import Real
 
@@ -12,6 +12,7 @@ from torch.utils.data import DataLoader, Dataset, IterableDataset
 from ..conditionals import likelihood as check_likelihood
 from ..errors import UserError, check_int_at_least, unknown_name_error
 from .arrays import as_floats, as_labels, as_named, as_tensor, check_classes, check_finite
+from .conditions import Condition
 
 BINARISE = ("none", "static", "dynamic")
 SPLITS = ("train", "valid", "test")
@@ -88,7 +89,7 @@ class Data:
     source: dict | None = None  # arguments of `load` that reload these data; None: from arrays
 
     def __post_init__(self):
-        if hasattr(self.condition, "check"):
+        if isinstance(self.condition, Condition):
             for split in self.splits().values():
                 self.condition.check(split.y)
 
@@ -172,10 +173,12 @@ class Data:
         parts = {name: split.map(to) for name, split in self.splits().items()}
         return dataclasses.replace(self, **parts)
 
-    def observed_names(self, model, observed=None):
-        """The names of what a pair is given: `observe`, else those in the data, else the model's."""
+    def observed_names(
+        self, observes: Sequence[str], observed: Sequence[str] | None = None
+    ) -> tuple[str, ...]:
+        """The names of what a pair is given: `observed`, else those in the data, else the model's."""
         if observed or self.names is None:
-            return tuple(observed or getattr(model, "observes", ("x",)))
+            return tuple(observed or observes)
         return tuple(dict.fromkeys((*self.names, *(() if self.condition is None else ("c",)))))
 
     @property

@@ -6,8 +6,9 @@ import warnings
 import torch
 from pyro.poutine.messenger import Messenger
 from torch.distributions import biject_to, constraints
-from torch.distributions.mixture_same_family import MixtureSameFamilyConstraint
 
+from .._pyro_internals import ENUMERATE_DIM
+from .._torch_internals import MixtureSameFamilyConstraint
 from ..errors import UserError
 from ..guides import PriorGuide, SemiAmortized
 from ..programs import layout_of, trace_program
@@ -50,7 +51,7 @@ class Joint:
             self.shapes = {
                 name: _transform(name, s["fn"]).inverse_shape(tuple(s["fn"].event_shape))
                 for name, s in sites.items()
-                if not s["is_observed"] and s["infer"].get("_enumerate_dim") is None
+                if not s["is_observed"] and s["infer"].get(ENUMERATE_DIM) is None
             }
             if not self.shapes:
                 raise UserError("the model has no continuous latent")
@@ -71,7 +72,7 @@ class Joint:
                 raise UserError(f"the guide has no density of {name!r} to start from")
         for name, site in sites.items():
             known = name.removesuffix("_unconstrained") in self.shapes
-            if not known and site["infer"].get("_enumerate_dim") is None:
+            if not known and site["infer"].get(ENUMERATE_DIM) is None:
                 raise UserError(
                     f"the guide samples {name!r}, which is no latent of the model: its density of "
                     "the latents alone is not known"

@@ -8,6 +8,7 @@ from ..errors import UserError, check_int_at_least, unknown_name_error
 from ..models.priors import FlowPrior, MixturePrior, fit_components, prior_of
 from ..programs.calling import as_keyword_program
 from ..programs.contexts import eval_mode, seeded
+from ..programs.interfaces import ModelInterface, interface_of
 from ..programs.modules import device_of
 from ..programs.program import Program
 from ..programs.sites import choose_latent, is_latent
@@ -31,7 +32,7 @@ def aggregate_posterior(model, guide, x, latent=None, draws=1, seed=0, **others)
         UserError: the guide has no such continuous latent.
     """
     check_int_at_least(1, draws=draws)
-    preferred = getattr(model, "prior_latent", "z")
+    preferred = interface_of(model, ModelInterface).prior_latent
     batch = observed(model, x, others, guide)
     x, device = batch["x"], device_of(model, guide, default=batch["x"].device)
     guide_of, result = as_keyword_program(guide), []

@@ -15,15 +15,17 @@ from pyro.distributions import MaskedDistribution
 from pyro.distributions.torch_distribution import ExpandedDistribution
 from torch.distributions import Independent, constraints
 
+from .._pyro_internals import mask_of
+from ..conditionals import Conditional
 from ..data.arrays import as_floats, as_named, check_finite
 from ..errors import UserError
-from ..guides import PriorGuide
+from ..guides import BaseGuide, PriorGuide
 from ..programs import few_rows, layout_of, trace_pair
 from ..programs.calling import as_keyword_program, first_argument, parameters_of
 from ..programs.contexts import eval_mode, fork_rng
 from ..programs.inspection import covariates_of, one_hot_labels
+from ..programs.interfaces import conditional_of
 from ..programs.modules import device_of, dtype_of
-from ..programs.program import Program
 from ..programs.sites import is_factor, is_random
 
 ROWS = 1000  # a run, where supports differ between data
@@ -50,8 +52,9 @@ def observed(model, x, others, guide=None):
         batch[name] = convert(value, name, dtype)
         if len(batch[name]) != len(batch["x"]):
             raise UserError(f"{name} has {len(batch[name])} rows, x has {len(batch['x'])}")
-    built = getattr(getattr(model, "p_x", None), "shape", None)
-    shapes = {**covariates_of(model), **({} if built is None else {"x": tuple(built)})}
+    shapes, p_x = covariates_of(model), conditional_of(model, "x")
+    if isinstance(p_x, Conditional):
+        shapes["x"] = p_x.shape
     for name, value in batch.items():
         if tuple(value.shape[1:]) != shapes.get(name, tuple(value.shape[1:])):
             shape = ", ".join(map(str, shapes[name]))
@@ -103,7 +106,7 @@ def _names_of(program):
     """The names of what a program takes, apart from x."""
     if isinstance(program, PriorGuide):
         return set()  # what its model takes
-    if isinstance(program, Program) and hasattr(program, "given"):  # its signature names more
+    if isinstance(program, BaseGuide):  # its signature names more
         names = {parent for parents in program.given.values() for parent in parents}
     else:
         parameters = parameters_of(program).values()
@@ -247,12 +250,12 @@ def _support(fn):
 def _inside(fn, value):
     """Whether values lie in the support, as fine as it is known: `[batch shape, part of the event]`."""
     if isinstance(fn, MaskedDistribution):
-        if fn._mask is False:
+        if mask_of(fn) is False:
             return torch.ones(fn.batch_shape, dtype=torch.bool, device=value.device)
         ok = _inside(fn.base_dist, value)
-        if fn._mask is True:
+        if mask_of(fn) is True:
             return ok
-        mask = fn._mask.expand(fn.batch_shape)
+        mask = mask_of(fn).expand(fn.batch_shape)
         return ok | ~mask.reshape(mask.shape + (1,) * (ok.dim() - mask.dim()))
     if isinstance(fn, WRAPPERS):
         return _inside(fn.base_dist, value)

@@ -4,6 +4,7 @@ import math
 
 import torch
 
+from .._torch_internals import num_components
 from ..errors import check_int_at_least
 from ..programs import few_rows, layout_of, trace_pair
 from ..programs.contexts import eval_mode, seeded
@@ -35,7 +36,7 @@ def rows_per_chunk(model, guide, batch, device):
     for site in traces.model.values():
         rows = site["log_prob"].numel() / len(one["x"])
         # a mixture density is taken in each of its components
-        copies = getattr(site["fn"], "_num_component", 1)
+        copies = num_components(site["fn"])
         floats = max(floats, rows * copies * math.prod(site["fn"].event_shape))
         base = base_distribution(site["fn"])
         for parameter in vars(base).values():  # a categorical has more numbers than its value

@@ -12,6 +12,7 @@ from ..conditionals.families import LOG_SCALE_BOUND
 from ..conditionals.likelihoods import STANDARDIZE
 from ..programs import trace_pair
 from ..programs.contexts import eval_mode, fork_rng
+from ..programs.interfaces import conditional_of
 from ..programs.modules import device_of
 
 NEAR = 2.0  # times the bound: from here on the bound bends the scale
@@ -26,7 +27,7 @@ def warn_at_scale_floor(model, guide, batch):
     Args:
         batch: `{"x": [N, ...], ...}`, what the pair is called with.
     """
-    p_x = getattr(model, "p_x", None)
+    p_x = conditional_of(model, "x")
     if not isinstance(p_x, Conditional) or "log_scale" not in {*p_x.outputs, *p_x.free}:
         return  # a scale that is fixed, or of a user's own program, has no bound here
     with (

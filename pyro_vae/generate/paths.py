@@ -13,6 +13,7 @@ from ..programs.ancestral import AncestralSampler
 from ..programs.calling import accepts_argument
 from ..programs.contexts import eval_mode, seeded
 from ..programs.inspection import one_hot_labels, sites_of
+from ..programs.interfaces import ModelInterface, interface_of
 from ..programs.sites import choose_latent
 from .samples import checked
 
@@ -142,7 +143,7 @@ def traverse(
 def style_transfer_grid(model, guide, x, site=None, **others):
     """`[N, K, *x_shape]`: each data point's style with every class, as the likelihood's means.
 
-    The style is the latent that the model names so (`model.style`); it is put at its posterior mean
+    The style is the latent that the model names so (`model.style_latent`); it is put at its posterior mean
     given the data point, what lies between it and x at conditional means.
 
     Args:
@@ -151,7 +152,7 @@ def style_transfer_grid(model, guide, x, site=None, **others):
     Raises:
         UserError: the model has no style.
     """
-    style = getattr(model, "style", None)
+    style = interface_of(model, ModelInterface).style_latent
     if style is None:
         raise UserError(f"{type(model).__name__} names no latent that is style, beside a class")
     z = encode(model, guide, x, **others)[style]

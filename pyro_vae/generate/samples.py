@@ -10,6 +10,7 @@ from ..programs.ancestral import AncestralSampler
 from ..programs.calling import accepts_argument, parameters_of
 from ..programs.contexts import eval_mode, seeded
 from ..programs.inspection import covariates_of
+from ..programs.interfaces import ModelInterface, interface_of
 from ..programs.modules import device_of
 from ..programs.sites import is_random
 
@@ -147,7 +148,7 @@ def checked(sampler, values, size):
         if name in needed:
             value = torch.as_tensor(value, device=sampler.device)
             numbers = value.dim() < 2 and not value.is_floating_point()
-            if numbers and name in getattr(model, "class_covariates", ()):
+            if numbers and name in interface_of(model, ModelInterface).class_covariates:
                 value = _indicators(name, value, needed[name], size)
             elif value.dim() == 0 and needed[name] == (1,):
                 value = value.reshape(1)

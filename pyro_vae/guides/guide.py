@@ -16,17 +16,20 @@ from ..conditionals import (
     RelaxedOneHotCategorical,
 )
 from ..conditionals.families import check_family
+from ..conditionals.mixtures import NormalMixture
 from ..conditionals.networks import is_image, network_between
 from ..errors import UserError, check_int_at_least, names, unknown_name_error
+from ..models import Prior
 from ..programs.calling import as_keyword_program
 from ..programs.inspection import sites_of
+from ..programs.interfaces import ModelInterface, conditional_of, interface_of
 from ..programs.layout import standing_for
-from ..programs.program import Program
+from .base import BaseGuide
 
 DISCRETE = ("enumerate", "score_function", "relaxed")
 
 
-class Guide(Program):
+class Guide(BaseGuide):
     r"""The guide :math:`q(\text{latents} \mid x) = \prod_i q(l_i \mid \text{parents}_i)`.
 
     `Guide(model)` is the factorization of the model's paper. Another one is declared:
@@ -83,7 +86,7 @@ class Guide(Program):
         if discrete not in DISCRETE:
             raise unknown_name_error("treatment of discrete latents", discrete, DISCRETE)
         if given is None:
-            given = getattr(model, "default_guide", None)
+            given = interface_of(model, ModelInterface).default_guide
             if given is None:
                 raise UserError("this model has no default guide: pass given={latent: [parents]}")
         _check_mapping("given", given, "{'z': ['x']}")
@@ -124,8 +127,8 @@ class Guide(Program):
                 (q for n, q in self.factors.items() if self.given[n] == tuple(parents)), None
             )
             trunk = sharing_factor.trunk if share_trunk and sharing_factor is not None else None
-            prior = getattr(model, f"p_{latent}", None)
-            owned = prior.encoder_for(inputs, fam) if hasattr(prior, "encoder_for") else None
+            prior = conditional_of(model, latent)
+            owned = prior.encoder_for(inputs, fam) if isinstance(prior, Prior) else None
             if owned is None:
                 owned = Conditional(shapes[latent], inputs, fam, net, trunk=trunk)
                 _check_kind(latent, owned, is_discrete)
@@ -167,7 +170,7 @@ class Guide(Program):
                         infer = {"enumerate": "parallel"}
                     elif self.discrete == "relaxed":
                         fn = self.relaxation(q.shape, logits=fn.logits)
-                elif self.training and getattr(fn, "stratified", False):
+                elif self.training and isinstance(fn, NormalMixture) and fn.stratified:
                     fn = fn.stratum(self._component(latent, fn))
                 values[latent] = pyro.sample(latent, fn, infer=infer)
         return {latent: values[latent] for latent in self.factors}

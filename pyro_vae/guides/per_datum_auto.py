@@ -4,7 +4,6 @@ import pyro
 import torch
 from pyro import poutine
 from pyro.distributions import Delta
-from pyro.distributions.util import sum_rightmost
 from pyro.infer.autoguide import (
     AutoDelta,
     AutoDiagonalNormal,
@@ -15,16 +14,18 @@ from pyro.infer.autoguide import (
 from torch.distributions import biject_to
 from torch.func import functional_call
 
+from .._pyro_internals import prototype_of, set_up, sum_rightmost
 from ..errors import UserError
 from ..programs.calling import accepts_argument, as_keyword_program
-from ..programs.program import Program
+from ..programs.inspection import covariates_of
 from ..programs.sites import is_subsample
+from .base import BaseGuide
 
 PER_SITE = (AutoNormal, AutoDelta)
 JOINT = (AutoDiagonalNormal, AutoMultivariateNormal, AutoLowRankMultivariateNormal)
 
 
-class PerDatumAutoGuide(Program):
+class PerDatumAutoGuide(BaseGuide):
     r"""A Pyro AutoGuide with a row of parameters per training data point.
 
         PerDatumAutoGuide(AutoNormal, model, num_data=1000, init_scale=0.5)
@@ -78,7 +79,7 @@ class PerDatumAutoGuide(Program):
                 sites = _latents(continuous, example)
                 self.plate = _one_plate(sites, len(example["x"]))
                 auto = kind(continuous, **options)
-                auto._setup_prototype(**example)
+                set_up(auto, **example)
         call = _JointPerDatum(auto) if joint else _PerSite(auto)
         self._call = (call,)  # in a tuple, so that torch does not make it a submodule
         self.names = {_key(name): name for name, _ in call.named_parameters()}
@@ -115,7 +116,7 @@ class _JointPerDatum(_PerSite):
 
     def forward(self, plate, rows):
         auto, values, start = self.auto, {}, 0
-        sites = dict(auto.prototype_trace.iter_stochastic_nodes())
+        sites = dict(prototype_of(auto).iter_stochastic_nodes())
         infer = {"is_auxiliary": True}
         if len(sites) == 1:
             infer["part_of"] = next(iter(sites))
@@ -177,8 +178,7 @@ def _example(model, num_data, example):
             "this model has no size= argument, so its latents cannot be read off num_data rows of it: "
             "pass example={'x': all data}"
         )
-    shapes = getattr(model, "covariates", {})
-    covariates = {name: torch.zeros(num_data, *shape) for name, shape in shapes.items()}
+    covariates = {n: torch.zeros(num_data, *s) for n, s in covariates_of(model).items()}
     with torch.no_grad(), torch.random.fork_rng(devices=[]), poutine.block():
         return {"x": model(size=num_data, **covariates), **covariates}
 

@@ -7,6 +7,7 @@ from pyro.distributions import Delta
 from pyro.poutine.messenger import Messenger
 from torch.distributions import Independent, constraints, transform_to
 
+from .._torch_internals import categorical_of
 from ..errors import UserError
 from ..programs import layout_of, trace_pair
 from ..programs.calling import as_keyword_program, parameters_of
@@ -135,7 +136,7 @@ def _parameters(name, fn):
     found = {k: c for k, c in found.items() if hasattr(fn, k)}
     if not found or not all(isinstance(getattr(fn, k), torch.Tensor) for k in found):
         raise _immovable(name, fn, "")
-    vector = bool(fn.event_shape) or hasattr(fn, "_categorical")  # logits: a number, or K
+    vector = bool(fn.event_shape) or categorical_of(fn) is not None  # logits: a number, or K
     if vector and "logits" in found:
         found["logits"] = constraints.real_vector
     if "scale_tril" in found:  # torch and Pyro constrain it by several names

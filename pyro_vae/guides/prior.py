@@ -4,10 +4,10 @@ from pyro import poutine
 
 from ..programs.calling import parameters_of
 from ..programs.layout import standing_for
-from ..programs.program import Program
+from .base import BaseGuide
 
 
-class PriorGuide(Program):
+class PriorGuide(BaseGuide):
     r"""q(latents | x, c) = p(latents | c): the model's own conditionals, as a guide, for any model.
 
     * Trained with it, a conditional model is a Gaussian stochastic neural network (GSNN; Sohn, Lee
@@ -24,11 +24,7 @@ class PriorGuide(Program):
     def __init__(self, model):
         super().__init__()
         self.borrowed = (model,)  # in a tuple, so that torch does not make it a submodule
-
-    @property
-    def stands_for(self):
-        """What the pair's layout is remembered by: see `programs.layout`."""
-        return self.borrowed[0], "prior"
+        self.stands_for = model, "prior"
 
     @property
     def program_arguments(self):

@@ -2,15 +2,15 @@
 
 import torch
 
+from .._pyro_internals import isolated_pyro_runtime
 from ..errors import UserError, check_int_at_least, check_positive
 from ..programs import trace_pair
 from ..programs.calling import parameters_of
-from ..programs.contexts import isolated_pyro_runtime
-from ..programs.program import Program
+from .base import BaseGuide
 from .guide import Guide
 
 
-class SemiAmortized(Program):
+class SemiAmortized(BaseGuide):
     r"""A guide's answer, improved by k gradient steps per data point (Kim et al. 2018, arXiv 1802.02550).
 
     .. math:: \lambda_0 = \mathrm{encoder}(x), \quad
@@ -59,18 +59,10 @@ class SemiAmortized(Program):
             check_positive(clip_norm=clip_norm)
         self.guide = guide
         self.borrowed = (model,)  # in a tuple, so that torch does not make it a submodule
+        self.stands_for = guide, ""
+        self.given, self.input_scaling = guide.given, guide.input_scaling
         self.steps, self.lr, self.num_samples = steps, lr, num_samples
         self.clip_norm = clip_norm
-
-    @property
-    def stands_for(self):
-        """Its layout is that of the guide: see `programs.layout`."""
-        return self.guide, ""
-
-    @property
-    def given(self):
-        """The guide's factorization."""
-        return self.guide.given
 
     @property
     def factors(self):

@@ -4,13 +4,14 @@ import warnings
 
 import torch
 
-from ..conditionals import Normal, NormalLikelihood
+from ..conditionals import Conditional, Normal, NormalLikelihood
 from ..data import Data
 from ..errors import UserError
 from ..evaluate import elbo_terms, occupancy, responsibilities
 from ..guides import PriorGuide
 from ..programs.calling import accepts_argument
 from ..programs.inspection import is_per_datum
+from ..programs.interfaces import GuideInterface, ModelInterface, conditional_of, interface_of
 from ..programs.program import Program
 
 COLLAPSED = 0.1  # nats per data point, below which a latent carries nothing
@@ -30,7 +31,8 @@ def advise(message: str):
 
 def check_data(model, data):
     """Warn of data that a Normal likelihood does not fit: counts, columns of different scales."""
-    family = getattr(getattr(model, "p_x", None), "family", None)
+    p_x = conditional_of(model, "x")
+    family = p_x.family if isinstance(p_x, Conditional) else None
     if not isinstance(data, Data) or not isinstance(family, (Normal, NormalLikelihood)):
         return
     x = data.train.x[:10_000]
@@ -59,7 +61,7 @@ def check_use(model, guide, data):
         return
     split = "train" if data.valid is None or is_per_datum(guide) else "valid"
     part = data.observed_split(split)[:ROWS]
-    inputs = {n: getattr(part, n) for n in getattr(model, "observes", ("x",)) if n != "x"}
+    inputs = {n: getattr(part, n) for n in interface_of(model, ModelInterface).observes if n != "x"}
     if is_per_datum(guide):
         inputs["index"] = torch.arange(len(part))
     try:
@@ -71,7 +73,11 @@ def check_use(model, guide, data):
         return
     kls = {name: -float(term.mean()) for name, term in terms.items() if name != "x"}
     latents = ", ".join(kls)
-    if kls and max(kls.values()) < COLLAPSED and any(getattr(guide, "given", {}).values()):
+    if (
+        kls
+        and max(kls.values()) < COLLAPSED
+        and any(interface_of(guide, GuideInterface).given.values())
+    ):
         advise(
             f"posterior collapse: the KL of every latent ({latents}) is below {COLLAPSED} nats, so "
             "they carry no information about x; train longer, or with "
@@ -79,10 +85,7 @@ def check_use(model, guide, data):
         )
     elif shares is not None and shares.shape[-1] > 1 and occupancy(shares).max() > ONE_COMPONENT:
         start = "initialize=pv.train.MixtureInitialization() starts them apart"
-        if (
-            not hasattr(model, "p_z")
-            or not hasattr(model.p_z, "given")
-            or "y" not in model.p_z.given
-        ):
+        p_z = conditional_of(model, "z")
+        if not isinstance(p_z, Conditional) or "y" not in p_z.given:
             start = "labels (pv.objectives.SemiSupervised), or a mixture prior, give y a use"
         advise(f"one of the {shares.shape[-1]} components has all of the data; {start}")

@@ -103,7 +103,7 @@ def build(config: dict, x_shape, num_data=None, c_shape=None, num_classes=None):
     if "num_classes" in options:
         options["num_classes"] = options["num_classes"] or num_classes or 10
         num_classes = options["num_classes"]
-    if c_shape is not None and "c" in getattr(method.model, "observes", ()):
+    if c_shape is not None and "c" in method.model.observes:
         options["c_shape"] = tuple(c_shape)
         options["c_is_class"] |= config.get("condition") == "labels"
     prior = _prior(config, x_shape, c_shape, num_classes, network)
@@ -165,7 +165,7 @@ def _prior(config, x_shape, c_shape, num_classes, network):
     if config.get("prior") in (None, "StandardNormalPrior"):
         return None
     method = METHODS[config["method"]]
-    latent = getattr(method.model, "prior_latent", "z")
+    latent = method.model.prior_latent
     sizes = {"z": "latent_dim", "z1": "latent_dim", "z2": "z2_dim", "w": "w_dim"}
     sizes = {n: config.get(f"model.{s}") for n, s in sizes.items()}
     if config["prior"] != "VampPrior":

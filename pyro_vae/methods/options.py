@@ -73,7 +73,7 @@ def preset(name: str) -> table.Preset:
 
 def is_conditional(name: str) -> bool:
     """Whether the method's model has covariates c."""
-    return "c" in getattr(preset(name).model, "observes", ())
+    return "c" in preset(name).model.observes
 
 
 @functools.cache

@@ -3,6 +3,7 @@
 from .. import conditionals, guides, models
 from ..errors import UserError
 from ..programs.modules import find_modules
+from ..programs.program import Program
 
 OWN = {**vars(models), **vars(guides)}
 
@@ -14,7 +15,7 @@ def describe_pair(model, guide) -> dict | None:
     found = {}
     for name, program in (("model", model), ("guide", guide)):
         kind = type(program).__name__
-        arguments = getattr(program, "_arguments", None)
+        arguments = program.constructor_arguments if isinstance(program, Program) else None
         if OWN.get(kind) is not type(program) or arguments is None or "unknown" in str(arguments):
             return None
         found[name] = {"class": kind, **arguments}
@@ -45,7 +46,7 @@ def _build(described, model):
 
 def _value(value, model):
     if isinstance(value, dict) and "class" in value:
-        return _build(value, model) if hasattr(guides, value["class"]) else model
+        return _build(value, model) if value["class"] in vars(guides) else model
     if isinstance(value, list):
         return tuple(_value(v, model) for v in value)
     if isinstance(value, dict) and "class_path" in value:

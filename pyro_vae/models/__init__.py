@@ -7,6 +7,7 @@ from .hierarchical_vae import HierarchicalVAE
 from .m1m2 import M1M2
 from .m2 import M2
 from .mixture_vae import MixtureVAE
+from .model import Model
 from .nn_baseline import NNBaseline
 from .priors import (
     CategoricalPrior,
@@ -31,6 +32,7 @@ __all__ = [
     "M2",
     "MixturePrior",
     "MixtureVAE",
+    "Model",
     "NNBaseline",
     "Prior",
     "StandardNormalPrior",

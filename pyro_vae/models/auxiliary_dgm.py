@@ -5,12 +5,12 @@ import pyro
 from ..conditionals import Conditional, Family, Network
 from ..conditionals.networks import network_between
 from ..errors import check_int_at_least, check_ints_at_least
-from ..programs.program import Program
+from .model import Model
 from .priors import CategoricalPrior, StandardNormalPrior
 from .vae import decoder
 
 
-class AuxiliaryDGM(Program):
+class AuxiliaryDGM(Model):
     r"""Auxiliary deep generative model (Maaloe et al. 2016, arXiv 1602.05473), or its skip version.
 
         y         ~ Categorical(1/K)               y         ~ Categorical(1/K)
@@ -35,7 +35,7 @@ class AuxiliaryDGM(Program):
     """
 
     default_guide = {"a": ["x"], "y": ["a", "x"], "z": ["a", "x", "y"]}
-    style = "z"
+    style_latent = "z"
 
     def __init__(
         self,

@@ -8,7 +8,7 @@ import torch.nn as nn
 from ..conditionals import Conditional, Family, Network
 from ..conditionals.networks import network_between
 from ..errors import UserError, check_int_at_least, check_ints_at_least, names, unknown_name_error
-from ..programs.program import Program
+from .model import Model
 from .nn_baseline import NNBaseline, class_covariates, rows
 from .priors import prior_or_default
 from .vae import decoder
@@ -16,7 +16,7 @@ from .vae import decoder
 BASELINES = (None, "frozen", "joint")
 
 
-class CVAE(Program):
+class CVAE(Model):
     r"""Conditional VAE (Sohn, Lee and Yan, NeurIPS 2015): p(x | c) with a latent.
 
         z | c   ~ Normal(mu(c), sigma(c))      (relaxed: p(z), without parents)

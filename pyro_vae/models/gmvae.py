@@ -5,12 +5,12 @@ import torch.nn as nn
 
 from ..conditionals import MLP, Conditional, Family, Network
 from ..errors import check_int_at_least
-from ..programs.program import Program
+from .model import Model
 from .priors import CategoricalPrior, prior_or_default
 from .vae import decoder
 
 
-class GMVAE(Program):
+class GMVAE(Model):
     r"""Gaussian mixture VAE (Dilokthanakul et al. 2016, arXiv 1611.02648).
 
         w       ~ Normal(0, I)

@@ -5,12 +5,12 @@ import torch.nn as nn
 
 from ..conditionals import MLP, Conditional, Family, Network
 from ..errors import check_int_at_least, check_ints_at_least
-from ..programs.program import Program
+from .model import Model
 from .priors import prior_or_default
 from .vae import decoder
 
 
-class HierarchicalVAE(Program):
+class HierarchicalVAE(Model):
     r"""VAE with two stochastic layers (Burda et al. 2016, arXiv 1509.00519).
 
         z2      ~ Normal(0, I)                 (or any `prior`)

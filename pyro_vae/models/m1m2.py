@@ -5,12 +5,12 @@ import pyro
 from ..conditionals import Conditional, Family, Network
 from ..conditionals.networks import network_between
 from ..errors import check_int_at_least
-from ..programs.program import Program
+from .model import Model
 from .priors import CategoricalPrior, StandardNormalPrior
 from .vae import decoder
 
 
-class M1M2(Program):
+class M1M2(Model):
     r"""The stack M1+M2 (Kingma, Mohamed, Rezende and Welling 2014, arXiv 1406.5298).
 
         y         ~ Categorical(1/K)
@@ -32,7 +32,7 @@ class M1M2(Program):
     """
 
     default_guide = {"z1": ["x"], "y": ["z1"], "z2": ["z1", "y"]}
-    style = "z2"
+    style_latent = "z2"
 
     def __init__(
         self,

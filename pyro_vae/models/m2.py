@@ -5,12 +5,12 @@ import torch.nn as nn
 
 from ..conditionals import Family, Network
 from ..errors import check_int_at_least
-from ..programs.program import Program
+from .model import Model
 from .priors import CategoricalPrior, prior_or_default
 from .vae import decoder
 
 
-class M2(Program):
+class M2(Model):
     r"""M2 (Kingma, Mohamed, Rezende and Welling 2014, arXiv 1406.5298).
 
         y       ~ Categorical(1/K)
@@ -32,7 +32,7 @@ class M2(Program):
     """
 
     default_guide = {"y": ["x"], "z": ["x", "y"]}
-    style = "z"  # what of x the class leaves open
+    style_latent = "z"  # what of x the class leaves open
 
     def __init__(
         self,

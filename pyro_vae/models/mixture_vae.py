@@ -4,12 +4,12 @@ import pyro
 
 from ..conditionals import MLP, Conditional, Family, Network
 from ..errors import check_int_at_least
-from ..programs.program import Program
+from .model import Model
 from .priors import CategoricalPrior
 from .vae import decoder
 
 
-class MixtureVAE(Program):
+class MixtureVAE(Model):
     r"""VAE with a Gaussian-mixture prior.
 
         y     ~ Categorical(pi)

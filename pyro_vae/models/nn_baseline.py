@@ -4,11 +4,11 @@ import pyro
 
 from ..conditionals import Family, Network
 from ..errors import UserError, check_ints_at_least
-from ..programs.program import Program
+from .model import Model
 from .vae import decoder
 
 
-class NNBaseline(Program):
+class NNBaseline(Model):
     r"""A network's prediction of x from c, with no latent: its outputs are independent given c.
 
         x | c ~ likelihood(f(c))

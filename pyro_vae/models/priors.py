@@ -8,15 +8,29 @@ import torch.nn as nn
 from sklearn.mixture import GaussianMixture
 from threadpoolctl import threadpool_limits
 
+from .._torch_internals import with_separate_modules
 from ..conditionals import MLP, Conditional, Family, Network, Normal
 from ..conditionals.families import LinearOneHotCategorical
 from ..conditionals.flows import FLOWS, affine_flow
 from ..errors import UserError, check_int_at_least, check_ints_at_least, unknown_name_error
 from ..programs.contexts import eval_mode, fork_rng
+from ..programs.interfaces import ModelInterface, conditional_of, interface_of
 
 
 class Prior(nn.Module):
-    """Base of the priors of a continuous latent; `forward()` returns the distribution."""
+    """Base of the priors of a continuous latent; `forward()` returns the distribution.
+
+    A model takes any module with such a `forward`. Subclass this one to share an encoder with a guide.
+    """
+
+    def encoder_for(self, given: dict[str, tuple[int, ...]], family: Family) -> Conditional | None:
+        """The factor that `Guide` takes for this latent, instead of a new one. Default: None.
+
+        Args:
+            given: `{parent: event shape}` of the factor.
+            family: of the factor.
+        """
+        return None
 
 
 class StandardNormalPrior(Prior):
@@ -207,15 +221,15 @@ def prior_of(model, latent=None):
     Raises:
         UserError: no such latent, or one that has parents.
     """
-    latent = getattr(model, "prior_latent", "z") if latent is None else latent
-    prior = getattr(model, f"p_{latent}", None)
+    latent = interface_of(model, ModelInterface).prior_latent if latent is None else latent
+    prior = conditional_of(model, latent)
     kind = type(model).__name__
-    if not isinstance(prior, nn.Module):
+    if prior is None:
         raise UserError(f"{kind} has no module p_{latent}, the prior of {latent!r}")
-    parents = getattr(prior, "given", ())
-    if parents:
+    if isinstance(prior, Conditional) and prior.given:
+        parents = ", ".join(prior.given)
         raise UserError(
-            f"{latent!r} has the parents {', '.join(parents)} in {kind}: it has no prior of its own"
+            f"{latent!r} has the parents {parents} in {kind}: it has no prior of its own"
         )
     return latent, prior
 
@@ -238,7 +252,7 @@ def with_prior(model, prior, latent=None):
     if shapes[0] != shapes[1]:
         raise UserError(f"{latent!r} has shape {list(shapes[0])}, this prior {list(shapes[1])}")
     result = copy.copy(model)
-    result._modules = dict(model._modules)  # a copy.copy of a module shares this dict too
+    with_separate_modules(result)
     setattr(result, f"p_{latent}", prior)
     return result
 

@@ -6,11 +6,11 @@ import torch.nn as nn
 from ..conditionals import Conditional, Family, Network
 from ..conditionals import likelihood as likelihood_of
 from ..errors import check_int_at_least, check_ints_at_least
-from ..programs.program import Program
+from .model import Model
 from .priors import prior_or_default
 
 
-class VAE(Program):
+class VAE(Model):
     r"""Variational autoencoder (Kingma and Welling 2013, arXiv 1312.6114).
 
         z     ~ Normal(0, I)                   (or any `prior`)

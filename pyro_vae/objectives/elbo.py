@@ -8,10 +8,11 @@ from pyro.infer import TraceEnum_ELBO
 from ..errors import UserError, check_int_at_least
 from ..programs import layout_of, trace_pair
 from ..programs.calling import as_batch
+from .objective import Objective
 from .surrogates import mean_of_others, score_function
 
 
-class ELBO(TraceEnum_ELBO):
+class ELBO(TraceEnum_ELBO, Objective):
     r"""Negative ELBO, discrete latents summed exactly on whichever side enumerates them.
 
     With the defaults it is Pyro's `TraceEnum_ELBO(max_plate_nesting=1)`. Otherwise
@@ -72,7 +73,7 @@ class ELBO(TraceEnum_ELBO):
         self.free_bits, self.analytic_kl = dict(free_bits or {}), analytic_kl
         self.leave_one_out_baseline = leave_one_out_baseline
         self.epoch = float("inf")  # `fit` sets it; outside of training, warm-up is over
-        self._held = {}  # while being recorded: tensors in the place of `scalars()`
+        self._held = {}  # while being recorded: tensors in place of `schedule_values()`
         for name in ("beta", "warmup", "warmup_start", "free_bits"):
             value = getattr(self, name)
             values = value.values() if isinstance(value, dict) else [value]
@@ -107,8 +108,8 @@ class ELBO(TraceEnum_ELBO):
         }
 
     @contextmanager
-    def with_scalars(self, tensors):
-        """Within, the loss is a function of `tensors` in the place of `scalars()`."""
+    def with_schedule_values(self, tensors):
+        """Within, the loss is a function of `tensors` in place of `schedule_values()`."""
         self._held = tensors
         try:
             yield

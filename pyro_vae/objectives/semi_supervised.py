@@ -2,9 +2,10 @@
 
 import torch
 import torch.distributions as td
-from pyro.distributions.util import scale_and_mask
 from pyro.poutine.messenger import Messenger
 
+from .._pyro_internals import scale_and_mask
+from .._torch_internals import categorical_of
 from ..conditionals.families import GumbelSoftmax
 from ..errors import UserError, check_positive
 from ..programs import layout_of, standing_for
@@ -221,5 +222,5 @@ class ClampModelLabels(Messenger):
         logits = torch.where(labelled, logits + (one_hot - 1) * LOG_ZERO, logits)
         distribution = type(msg["fn"])(logits=logits)
         # what is summed is p(x, y), not p(x | y): the distribution keeps log p(y), as torch would not
-        getattr(distribution, "_categorical", distribution).logits = logits
+        (categorical_of(distribution) or distribution).logits = logits
         msg["fn"] = distribution

@@ -3,6 +3,7 @@
 import torch
 
 from ..errors import UserError
+from ..programs.interfaces import GuideInterface, interface_of
 from ..programs.modules import find_modules
 
 
@@ -76,6 +77,6 @@ def borrowed_parameters(guide):
     """
     parts = find_modules(guide)
     own = {id(p) for m in parts for p in m.parameters()}
-    held = find_modules(*(program for m in parts for program in getattr(m, "borrowed", ())))
+    held = find_modules(*(p for m in parts for p in interface_of(m, GuideInterface).borrowed))
     found = dict.fromkeys(p for m in held for p in m.parameters())
     return [p for p in found if id(p) not in own]

@@ -6,7 +6,11 @@ import itertools
 
 from pyro.contrib.easyguide import EasyGuide
 from pyro.infer.autoguide import AutoGuide
-from pyro.poutine.messenger import Messenger, _bound_partial
+from pyro.poutine.messenger import Messenger
+from torch import nn
+
+from .._pyro_internals import BoundPartial
+from .interfaces import WrapperInterface, interface_of
 
 
 def as_keyword_program(program):
@@ -41,16 +45,17 @@ def parameters_of(program):
         return parameters_of(program.model)
     bound = 0
     while isinstance(program, functools.partial):  # Pyro's handlers hide what they wrap
-        if isinstance(program, _bound_partial):
+        if isinstance(program, BoundPartial):
             program = program.func
         elif len(program.args) > 1 and isinstance(program.args[0], Messenger):
             bound += len(program.args) - 2
             program = program.args[1]
         else:
             break
-    parameters = getattr(program, "program_arguments", None)
+    parameters = interface_of(program, WrapperInterface).program_arguments
     if parameters is None:
-        parameters = inspect.signature(getattr(program, "forward", program)).parameters
+        function = program.forward if isinstance(program, nn.Module) else program
+        parameters = inspect.signature(function).parameters
     return dict(itertools.islice(parameters.items(), bound, None))
 
 

@@ -1,9 +1,8 @@
-"""Contexts that a program is run in: eval mode, a separate random stream, apart from other handlers."""
+"""Contexts that a program is run in: eval mode, a separate random stream."""
 
 from contextlib import contextmanager
 
 import torch
-from pyro.poutine import runtime
 
 from .modules import find_modules
 from .runtime import exclusive
@@ -40,20 +39,3 @@ def seeded(seed, device=None):
     with fork_rng(device):
         torch.manual_seed(seed)
         yield
-
-
-@contextmanager
-def isolated_pyro_runtime():
-    """Run another pair in the midst of a program, hidden from whatever handles that program.
-
-    `poutine.block` is not enough: plates and enumeration dimensions are dealt out globally.
-    """
-    handlers, runtime._PYRO_STACK[:] = list(runtime._PYRO_STACK), []
-    plates, runtime._DIM_ALLOCATOR._stack = runtime._DIM_ALLOCATOR._stack, []
-    enumeration = dict(vars(runtime._ENUM_ALLOCATOR))
-    try:
-        yield
-    finally:
-        runtime._PYRO_STACK[:] = handlers
-        runtime._DIM_ALLOCATOR._stack = plates
-        vars(runtime._ENUM_ALLOCATOR).update(enumeration)

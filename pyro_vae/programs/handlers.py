@@ -3,6 +3,7 @@
 import torch
 from pyro.poutine.messenger import Messenger
 
+from .._pyro_internals import MARKOV_SCOPE
 from .sites import is_subsample
 
 
@@ -56,7 +57,7 @@ class WithoutMarkov(Messenger):
     """
 
     def _pyro_sample(self, msg):
-        msg["infer"].pop("_markov_scope", None)
+        msg["infer"].pop(MARKOV_SCOPE, None)
 
 
 def enumerate_discrete(site):

@@ -7,14 +7,15 @@ from pyro import poutine
 from ..errors import UserError
 from .calling import accepts_argument, as_keyword_program
 from .contexts import eval_mode, fork_rng
+from .interfaces import GuideInterface, ModelInterface, conditional_of, interface_of
 from .modules import device_of
-from .program import Program
 from .sites import is_data, is_latent
 
 
 def covariates_of(model):
     """`{name: event shape}` of what a conditional model must be given."""
-    return {name: tuple(shape) for name, shape in getattr(model, "covariates", {}).items()}
+    covariates = interface_of(model, ModelInterface).covariates
+    return {name: tuple(shape) for name, shape in covariates.items()}
 
 
 def sites_of(model, example=None):
@@ -54,9 +55,10 @@ def one_hot_labels(model, batch, check=True):
     not waited for; the labels must have been checked before.
     """
     y = batch.get("y")
-    if y is None or not hasattr(model, "p_y"):
+    p_y = conditional_of(model, "y")
+    if y is None or p_y is None:
         return batch
-    (num_classes,) = model.p_y().event_shape
+    (num_classes,) = p_y().event_shape
     dtype = batch["x"].dtype if "x" in batch else torch.get_default_dtype()
     if y.dim() != 1:
         if y.dim() != 2 or y.shape[1] != num_classes:
@@ -81,6 +83,6 @@ def one_hot_labels(model, batch, check=True):
 
 def is_per_datum(guide):
     """Whether a guide has a row per training data point, and so nothing to say of other data."""
-    if isinstance(guide, Program):
-        return any("index" in parents for parents in getattr(guide, "given", {}).values())
+    if isinstance(guide, GuideInterface):
+        return any("index" in parents for parents in guide.given.values())
     return accepts_argument(guide, "index")

@@ -20,16 +20,22 @@ import torch
 from pyro import poutine
 from pyro.infer.autoguide import AutoGuide
 from pyro.poutine.enum_messenger import EnumMessenger
-from pyro.poutine.util import prune_subsample_sites
 
+from .._pyro_internals import (
+    ENUMERATE_DIM,
+    PARTICLES,
+    isolated_pyro_runtime,
+    prototype_of,
+    prune_subsample_sites,
+)
 from ..errors import UserError
 from .calling import as_keyword_program
 from .checks import check_log_probs, check_sites
-from .contexts import eval_mode, fork_rng, isolated_pyro_runtime
+from .contexts import eval_mode, fork_rng
 from .handlers import Choose, Substitute, WithoutMarkov, enumerate_discrete, is_discrete_latent
+from .interfaces import WrapperInterface, interface_of
 from .modules import device_of, find_modules
 from .sites import is_random
-from .traces import PARTICLES
 
 WIDE, FEW = 7, 3  # rows that a program is tried on
 MAX_CHOICES = 1024  # combinations of discrete values that are run one by one
@@ -114,8 +120,9 @@ def _unwrapped(program):
     """`(program to try, object that it is known by, what names it there)`."""
     known, name = program, ""
     while True:
-        if getattr(known, "stands_for", None) is not None:
-            known, tag = known.stands_for
+        stands_for = interface_of(known, WrapperInterface).stands_for
+        if stands_for is not None:
+            known, tag = stands_for
             name += tag
             program = program if name else known
         elif isinstance(known, types.MethodType):
@@ -158,7 +165,7 @@ class _Trial:
         """
         wide, store = self._rows(WIDE), pyro.get_param_store()
         autos = [m for m in find_modules(self.guide, self.model) if isinstance(m, AutoGuide)]
-        if all(auto.prototype_trace is not None for auto in autos):
+        if all(prototype_of(auto) is not None for auto in autos):
             before = set(store.keys())
             found = self._try(wide)
             made = [n for n in set(store.keys()) - before if WIDE in store[n].shape]
@@ -294,9 +301,9 @@ class _Trial:
         n = len(few["x"])
         together = self._run(few, enumerated=True, seed=0)
         dims = {
-            name: site["infer"]["_enumerate_dim"]
+            name: site["infer"][ENUMERATE_DIM]
             for name, site in {**together[1], **together[0]}.items()
-            if site["infer"].get("_enumerate_dim") is not None
+            if site["infer"].get(ENUMERATE_DIM) is not None
         }
         numbers = random.Random(0)
         for _ in range(CHECKED):

@@ -7,16 +7,11 @@ import weakref
 
 import pyro
 import torch.nn as nn
-from pyro.poutine.runtime import _PYRO_STACK
-from pyro.poutine.trace_messenger import TraceMessenger
+
+from .._pyro_internals import svi_is_collecting
 
 _names = weakref.WeakKeyDictionary()
 _counter = itertools.count()
-
-
-def _svi_is_collecting():
-    """`SVI.step` learns which parameters to optimize from a trace of param sites alone."""
-    return any(isinstance(m, TraceMessenger) and m.param_only for m in _PYRO_STACK)
 
 
 def described(args, kwargs):
@@ -37,7 +32,7 @@ def plain_value(value):
     if isinstance(value, (tuple, list)):
         return [plain_value(v) for v in value]
     if isinstance(value, Program):
-        return {"class": type(value).__name__, **value.__dict__["_arguments"]}
+        return {"class": type(value).__name__, **value.constructor_arguments}
     if dataclasses.is_dataclass(value) and not isinstance(value, type):
         own = {f.name: plain_value(getattr(value, f.name)) for f in dataclasses.fields(value)}
         return {"class_path": type(value).__name__, "init_args": own}
@@ -62,13 +57,13 @@ class Program(nn.Module):
 
     def __new__(cls, *args, **kwargs):
         self = super().__new__(cls)
-        self.__dict__["_arguments"] = described(args, kwargs)
+        self.__dict__["constructor_arguments"] = described(args, kwargs)
         return self
 
     def __call__(self, *args, **kwargs):
         if "index" in kwargs and not self._takes_index:
             del kwargs["index"]  # SVI gives model and guide the same; models have no use for it
-        if _svi_is_collecting():
+        if svi_is_collecting():
             name = _names.setdefault(self, f"{type(self).__name__}_{next(_counter)}")
             pyro.module(name, self)
         return super().__call__(*args, **kwargs)

@@ -10,8 +10,8 @@ import pyro
 import torch
 from pyro import poutine
 from pyro.poutine.enum_messenger import EnumMessenger
-from pyro.poutine.util import prune_subsample_sites
 
+from .._pyro_internals import ENUMERATE_DIM, PARTICLES, prune_subsample_sites
 from ..errors import UserError
 from .calling import as_keyword_program
 from .handlers import (
@@ -24,7 +24,7 @@ from .handlers import (
 )
 from .layout import layout_of
 from .sites import is_subsample
-from .traces import PARTICLES, Traces
+from .traces import Traces
 
 
 def trace_pair(
@@ -247,13 +247,13 @@ class _Grid:
             new["value"] = self.stack([s["value"] for s in sites], len(fn.event_shape))
         new["runs"] = [s["fn"] for s in sites], self.stack
         new["values"] = [s["value"] for s in sites]
-        enumerated = first["infer"].get("_enumerate_dim")
+        enumerated = first["infer"].get(ENUMERATE_DIM)
         if first["name"] in self.chosen:
             event_dims = 1 if self.num_particles is None else 2
             place = self.chosen.index(first["name"]) - len(self.chosen)
-            new["infer"]["_enumerate_dim"] = place - event_dims
+            new["infer"][ENUMERATE_DIM] = place - event_dims
         elif enumerated is not None and (self.rows or self.looped):
-            new["infer"]["_enumerate_dim"] = enumerated - 1
+            new["infer"][ENUMERATE_DIM] = enumerated - 1
         return new
 
     def stack(self, tensors, event_dim):

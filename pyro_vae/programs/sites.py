@@ -4,6 +4,7 @@ import pyro
 import torch
 from pyro.distributions import Delta
 
+from .._pyro_internals import DETERMINISTIC, SubsampleDistribution
 from ..errors import UserError, unknown_name_error
 
 
@@ -128,12 +129,12 @@ def choose_latent(names, latent=None, preferred="z"):
 
 
 def is_subsample(site):
-    return type(site["fn"]).__name__ == "_Subsample"
+    return isinstance(site["fn"], SubsampleDistribution)
 
 
 def is_deterministic(site):
     """Whether a site is `pyro.deterministic`'s: a recorded value, neither data nor a latent."""
-    return bool(site["infer"].get("_deterministic"))
+    return bool(site["infer"].get(DETERMINISTIC))
 
 
 def is_factor(site):

@@ -6,10 +6,9 @@ from numbers import Number
 
 import torch
 
+from .._pyro_internals import ENUMERATE_DIM, PARTICLES
 from ..errors import UserError
 from .sites import check_data_plate, is_factor, is_latent, is_point, is_random, is_subsample
-
-PARTICLES = "num_particles_vectorized"  # the name that Pyro's own ELBOs give this plate
 
 
 class Traces:
@@ -32,14 +31,14 @@ class Traces:
         self.guide = {n: s for n, s in guide_trace.nodes.items() if is_latent(s)}
         self.event_dims = event_dims
         self.enumerated_guide = {
-            n: s["infer"]["_enumerate_dim"]
+            n: s["infer"][ENUMERATE_DIM]
             for n, s in self.guide.items()
-            if s["infer"].get("_enumerate_dim") is not None
+            if s["infer"].get(ENUMERATE_DIM) is not None
         }
         self.enumerated_model = {
-            n: s["infer"]["_enumerate_dim"]
+            n: s["infer"][ENUMERATE_DIM]
             for n, s in self.model.items()
-            if s["infer"].get("_enumerate_dim") is not None and n not in self.guide
+            if s["infer"].get(ENUMERATE_DIM) is not None and n not in self.guide
         }
         self.enumerated = {**self.enumerated_guide, **self.enumerated_model}
         self.auxiliary = {  # what the guide alone samples: the latent that it is part of, else itself

@@ -11,9 +11,10 @@ from ..data import Data, Labels
 from ..errors import UserError
 from ..generate import predict_mean, sample, style_transfer_grid
 from ..guides import PriorGuide
-from ..models import prior_of
+from ..models import VampPrior, prior_of
 from ..programs.calling import accepts_argument
 from ..programs.contexts import seeded
+from ..programs.interfaces import GuideInterface, ModelInterface, interface_of
 from . import samples as gallery
 from . import summary
 from .samples import joined
@@ -104,15 +105,13 @@ def _classes(s):
             f"Classes by {name}, on the {s.result['split']} split, whose labels were not used."
         )
         figures.append(("Classes", figure, caption))
-    if s.has_some_labels and hasattr(s.model, "style") and s.is_image:
+    if s.has_some_labels and interface_of(s.model, ModelInterface).style_latent and s.is_image:
         chosen = s.x[:10]
         made = style_transfer_grid(s.model, s.guide, chosen)
         rows = torch.cat([chosen.unsqueeze(1), made], 1).flatten(0, 1)
         figure, ax = plots.axes(7.0, 6.2)
         plots.images(ax, rows, 1 + made.shape[1], white=s.white)
-        caption = (
-            f"Analogies: at the left a data point, then its style {s.model.style} with every class."
-        )
+        caption = f"Analogies: at the left a data point, then its style {s.model.style_latent} with every class."
         figures.append(("Classes", figure, caption))
     return figures
 
@@ -225,7 +224,7 @@ def _prior(s):
         latent, prior = prior_of(s.model)
     except UserError:  # each latent has parents
         return []
-    if latent not in getattr(s.guide, "given", ()):
+    if latent not in interface_of(s.guide, GuideInterface).given:
         return []
     n = min(len(s.x), 2000)
     codes = evaluate.aggregate_posterior(
@@ -251,10 +250,10 @@ def _prior(s):
     means = distribution.component_distribution.mean.detach()[order]
     decoded = sample(s.model, mean=True, seed=s.seed, **{latent: means})
     rows, columns = -(-len(order) // 10), min(10, len(order))
-    inputs = getattr(prior, "pseudo_inputs", {})
-    if "x" in inputs:
-        mean, scale = getattr(s.guide, "input_scaling", {}).get("x", (0.0, 1.0))
-        seen = inputs["x"].detach()[order] * scale + mean
+    if isinstance(prior, VampPrior) and "x" in prior.pseudo_inputs:
+        scaling = interface_of(s.guide, GuideInterface).input_scaling
+        mean, scale = scaling.get("x", (0.0, 1.0))
+        seen = prior.pseudo_inputs["x"].detach()[order] * scale + mean
         figure, ax = plots.axes(7.0, 1.3 * rows + 0.4)
         plots.pairs_of_images(ax, seen, decoded, columns, labels=("pseudo-input", "decoded"))
         caption = "Learned pseudo-inputs, and below each what the mean of its q decodes to."

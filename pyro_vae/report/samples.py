@@ -5,7 +5,7 @@ from dataclasses import dataclass, field, fields
 import torch
 
 from .. import plots
-from ..data import Labels
+from ..data import Condition, Labels, Quadrants
 from ..errors import UserError, check_int_at_least, unknown_name_error
 from ..evaluate import fit_ex_post_prior
 from ..generate import AggregatePosterior, interpolate, sample, traverse
@@ -57,8 +57,8 @@ def _one(data):
 
 def joined(data, x, c):
     """x as it is shown: where c are pixels of the same image, the whole image."""
-    join = getattr(data.condition, "join", None)
-    return x if join is None or c is None else join(x, c)
+    condition = data.condition
+    return condition.join(x, c) if isinstance(condition, Condition) and c is not None else x
 
 
 def make(source, model, guide, data, **options):
@@ -190,7 +190,7 @@ def half(shape, observed):
 
 
 def _impute(model, guide, data, o):
-    if covariates_of(model) and hasattr(data.condition, "mask"):
+    if covariates_of(model) and isinstance(data.condition, Quadrants):
         raise UserError("this model completes by its covariates: sample it from its prior")
     x, _, others = summary.inputs(model, guide, data, o.split)
     x, others = x[:8], {k: v[:8] for k, v in others.items()}

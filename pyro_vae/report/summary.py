@@ -9,6 +9,7 @@ from ..errors import UserError, check_int_at_least
 from ..guides import PriorGuide
 from ..programs.calling import accepts_argument
 from ..programs.inspection import is_per_datum
+from ..programs.interfaces import ModelInterface, interface_of
 
 
 def inputs(model, guide, data, split):
@@ -19,7 +20,11 @@ def inputs(model, guide, data, split):
             "a guide with a row per training data point is evaluated on the train split alone"
         )
     others = {"index": torch.arange(len(part))} if is_per_datum(guide) else {}
-    others |= {n: part.arrays().get(n) for n in data.observed_names(model) if n != "x"}
+    others |= {
+        n: part.arrays().get(n)
+        for n in data.observed_names(interface_of(model, ModelInterface).observes)
+        if n != "x"
+    }
     return part.x, part.y, others
 
 

@@ -12,7 +12,7 @@ import torch
 
 from ..data import Data, as_data
 from ..errors import UserError, check_int_at_least, check_positive, unknown_name_error
-from ..objectives import ELBO
+from ..objectives import ELBO, as_objective
 from ..programs import layout_of
 from ..programs.calling import first_argument
 from ..programs.contexts import fork_rng
@@ -134,8 +134,8 @@ def fit(
             that are not finite (the site named, the last good checkpoint kept); a folder in use; a
             checkpoint that cannot be used; another thread that trains.
     """
-    _check_programs(model, guide, objective, initialize)
-    objective = ELBO() if objective is None else objective
+    _check_programs(model, guide, initialize)
+    objective = ELBO() if objective is None else as_objective(objective)
     settings = _settings(
         epochs=epochs, lr=lr, schedule=schedule, batch_size=batch_size, weight_decay=weight_decay,
         clip_norm=clip_norm, patience=patience, precision=precision, seed=seed,
@@ -148,7 +148,7 @@ def fit(
     if precision == "tf32" and device.type != "cuda":
         raise UserError("precision='tf32' is a GPU's; on a processor there is 'bf16'")
     data = as_data(data, first_argument(model))
-    if patience is not None and getattr(data, "valid", None) is None:
+    if patience is not None and (not isinstance(data, Data) or data.valid is None):
         raise UserError("patience stops on the validation ELBO, and these data have no valid split")
     with (
         exclusive("fit"),
@@ -169,7 +169,7 @@ def fit(
         if any_device and device.type != "cpu" and _needs_cpu(inputs):
             device = torch.device("cpu")
             inputs = inputs_on(device)
-        if hasattr(objective, "count_labels") and isinstance(inputs.data, Data):
+        if isinstance(inputs.data, Data):
             objective.count_labels(inputs.data.train.y)
         loop = Loop(
             model, guide, inputs, objective, settings, compile, folder, progress, device
@@ -201,18 +201,12 @@ def _needs_cpu(inputs):
     return False
 
 
-def _check_programs(model, guide, objective, initialize):
+def _check_programs(model, guide, initialize):
     for name, program in (("model", model), ("guide", guide)):
         if not callable(program) or isinstance(program, type):
             raise UserError(
                 f"the {name} must be a Pyro program, a module or a function, not {program!r}"
             )
-    if isinstance(objective, type) or not (
-        objective is None or hasattr(objective, "differentiable_loss")
-    ):
-        raise UserError(
-            f"objective must be one of pv.objectives, e.g. pv.objectives.ELBO(), not {objective!r}"
-        )
     if initialize is not None and not callable(initialize):
         raise UserError(
             f"initialize must be one of pv.train's, e.g. MixtureInitialization(), not {initialize!r}"

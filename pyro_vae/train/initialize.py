@@ -1,6 +1,7 @@
 """Ways to start: from a mixture fitted to encodings, from data, from parts trained first."""
 
 import copy
+from collections.abc import Callable, Iterable
 from dataclasses import dataclass, fields
 
 import pyro
@@ -8,22 +9,45 @@ import torch
 from pyro import poutine
 from tqdm.auto import tqdm
 
+from ..data import Data
 from ..errors import UserError, check_int_at_least, check_positive
 from ..evaluate import elbo_terms, encode
 from ..guides import Guide
-from ..models import VAE, StandardNormalPrior, VampPrior, prior_of
+from ..models import CVAE, VAE, Model, StandardNormalPrior, VampPrior, prior_of
 from ..models.priors import fit_components
 from ..programs import trace_pair
 from ..programs.calling import as_keyword_program
 from ..programs.contexts import eval_mode, seeded
+from ..programs.interfaces import GuideInterface, conditional_of, interface_of
 from ..programs.modules import device_of
-from ..programs.program import Program
 
 MAX_POINTS = 20_000
 
 
 class Initialization:
-    """Base of the ways to start a pair: `__call__(model, guide, data, device, seed, progress)`."""
+    """Base of the ways to start a pair. `fit(initialize=)` takes one, or any function like `__call__`.
+
+    A subclass is a frozen dataclass, whose fields are its options. A checkpoint records its `repr`.
+    """
+
+    def __call__(
+        self,
+        model: Callable,
+        guide: Callable,
+        data: Data | Iterable,
+        device: torch.device,
+        seed: int = 0,
+        progress: bool = True,
+    ) -> object:
+        """Change the pair's parameters in place, before the first epoch.
+
+        Args:
+            model, guide: the pair, on `device`.
+            data: what `fit` trains on.
+            seed: of all random numbers.
+            progress: whether to show a progress bar.
+        """
+        raise NotImplementedError
 
 
 @dataclass(frozen=True)
@@ -134,11 +158,11 @@ class MixtureInitialization(Initialization):
 
 
 def _check(model, guide, data):
-    if not all(hasattr(model, part) for part in ("p_y", "p_z", "p_x")):
+    if any(conditional_of(model, name) is None for name in ("y", "z", "x")):
         raise UserError(f"{type(model).__name__} has no mixture prior p(z | y) to initialize")
-    if getattr(guide, "given", {}).get("z") != ("x",):
+    if interface_of(guide, GuideInterface).given.get("z") != ("x",):
         raise UserError("a mixture start needs a guide with z <- x")
-    if not hasattr(data, "train"):
+    if not isinstance(data, Data):
         raise UserError("a mixture start needs data with a train split, not a stream of batches")
 
 
@@ -166,7 +190,7 @@ class PseudoInputInitialization(Initialization):
         latent, prior = prior_of(model)
         if not isinstance(prior, VampPrior):
             raise UserError(f"the prior of {latent!r} is no VampPrior: it has no pseudo-inputs")
-        if not hasattr(data, "train"):
+        if not isinstance(data, Data):
             raise UserError("pseudo-inputs start at data with a train split, not at a stream")
         count = len(prior.logits)
         split = data.observed_split("train")
@@ -176,13 +200,14 @@ class PseudoInputInitialization(Initialization):
             rows = split[torch.randperm(len(split))[:count]]
             batch = {n: v.to(device) for n in ("x", "c") if (v := getattr(rows, n)) is not None}
             trace = poutine.trace(as_keyword_program(guide)).get_trace(**batch)
+            scaling = interface_of(guide, GuideInterface).input_scaling
             for name, inputs in prior.pseudo_inputs.items():
                 if name not in batch and name not in trace.nodes:
                     raise UserError(
                         f"neither the data nor the guide have the pseudo-input {name!r}"
                     )
                 value = batch[name] if name in batch else trace.nodes[name]["value"]
-                mean, scale = getattr(guide, "input_scaling", {}).get(name, (0.0, 1.0))
+                mean, scale = scaling.get(name, (0.0, 1.0))
                 inputs.copy_((value - mean) / scale)
 
 
@@ -215,7 +240,8 @@ class StackInitialization(Initialization):
         """Train the pair's lower part in place; returns that `Run`."""
         from .fit import fit
 
-        if not hasattr(model, "p_z1") or getattr(guide, "given", {}).get("z1") != ("x",):
+        z1_parents = interface_of(guide, GuideInterface).given.get("z1")
+        if conditional_of(model, "z1") is None or z1_parents != ("x",):
             raise UserError("a start of the stack needs M1M2, and a guide with z1 <- x")
         vae = _M1(model).to(device)  # the prior is new; the decoder may be on a GPU
         encoder = Guide(vae, input_scaling=guide.input_scaling)
@@ -229,7 +255,7 @@ class StackInitialization(Initialization):
         return found
 
 
-class _M1(Program):
+class _M1(Model):
     """The plain VAE that shares a stack's decoder: p(z1) = N(0, I), p(x | z1)."""
 
     default_guide = {"z1": ["x"]}
@@ -266,7 +292,7 @@ class BaselineInitialization(Initialization):
         """Train `model.baseline` in place; a frozen one is frozen again afterwards."""
         from .fit import fit
 
-        baseline = getattr(model, "baseline", None)
+        baseline = model.baseline if isinstance(model, CVAE) else None
         if baseline is None:
             raise UserError(f"this {type(model).__name__} has no baseline to train first")
         frozen = [p for p in baseline.parameters() if not p.requires_grad]

@@ -12,6 +12,7 @@ from ..programs import layout_of
 from ..programs.calling import accepts_argument, first_argument
 from ..programs.contexts import fork_rng
 from ..programs.inspection import one_hot_labels
+from ..programs.interfaces import ModelInterface, interface_of
 from ..programs.modules import find_modules
 from . import distributed
 
@@ -28,14 +29,15 @@ class Inputs:
 
     def __init__(self, model, guide, data, objective, observed, batch_size, device, seed):
         self.model, self.guide, self.device = model, guide, device
-        self.needs = tuple(getattr(objective, "needs", ()))
+        self.needs = objective.needs
         observed = (observed,) if isinstance(observed, str) else observed
         self.named = not observed  # names of a stream's dicts are seen with its first batch
-        self.observed = tuple(observed or getattr(model, "observes", ("x",)))
+        observes = interface_of(model, ModelInterface).observes
+        self.observed = tuple(observed or observes)
         self.dtype, self.batch_size = _dtype(model, guide), batch_size
         if isinstance(data, Data):
             data = data if self.dtype is None else data.cast(self.dtype)
-            self.observed = data.observed_names(model, observed)
+            self.observed = data.observed_names(observes, observed)
         self.data = data
         part = distributed.rank(), distributed.size()
         self.batches = batches(
@@ -57,7 +59,7 @@ class Inputs:
         """`(for the objective, for the pair)`: the first batch; the random stream is left alone."""
         with fork_rng(self.device):
             batch = next(iter(self.batches.epoch(0)))
-        names = getattr(self.batches, "names", None)
+        names = self.batches.names
         if names is not None and self.named:
             self.observed = tuple(name for name in names if name not in self.needs)
         return self.for_objective(batch), self.for_pair(batch)

@@ -20,6 +20,7 @@ from ..evaluate.scale_floor import warn_at_scale_floor
 from ..programs import trace_pair
 from ..programs.contexts import eval_mode
 from ..programs.inspection import is_per_datum
+from ..programs.interfaces import ModelInterface, interface_of
 from ..programs.modules import find_modules
 from . import distributed, state
 from .interrupt import interrupt_event
@@ -71,8 +72,11 @@ class Loop:
 
     def recorded(self):
         """The settings as `config.json` records them."""
-        describe = getattr(self.objective, "describe", lambda: type(self.objective).__name__)
-        return {**self.settings, "objective": describe(), "observed": list(self.inputs.observed)}
+        return {
+            **self.settings,
+            "objective": self.objective.describe(),
+            "observed": list(self.inputs.observed),
+        }
 
     # ---------------------------------------------------------------- to begin
 
@@ -90,7 +94,7 @@ class Loop:
             initialize(self.model, self.guide, data, self.device, self.seed, self.progress)
             self._make_stepper(first)
             self._share_weights()
-        getattr(self.model, "check_trainable", lambda: None)()
+        interface_of(self.model, ModelInterface).check_trainable()
         self._part_noise()
         self._keep()
 

@@ -38,7 +38,7 @@ class GraphedStep:
 
     def __call__(self, batch):
         recording = self.step.recording(batch)
-        self.step.set_scalars()
+        self.step.update_schedule_values()
         if recording is not None and recording not in self.graphs:
             self.graphs[recording] = self._capture(recording, batch)
         if self.graphs.get(recording) is None:

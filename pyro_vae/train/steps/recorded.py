@@ -23,14 +23,21 @@ import pyro
 import torch
 import torch.nn as nn
 from pyro.poutine.messenger import Messenger
-from torch.fx.experimental.proxy_tensor import make_fx
-from torch.utils._python_dispatch import TorchDispatchMode
 
+from ..._pyro_internals import stored_parameters, sync_free_pyro
+from ..._torch_internals import (
+    TorchDispatchMode,
+    compile_graph,
+    leaf_of,
+    record,
+    tensor_slots,
+    written_arguments,
+)
 from ...errors import unknown_name_error
+from ...objectives import as_objective
 from ...programs.calling import as_keyword_program
 from ...programs.contexts import fork_rng, seeded
 from ...programs.modules import find_modules
-from .no_host_sync import sync_free_pyro
 
 BACKENDS = ("plain", "recorded", "inductor")
 MAX_RECORDINGS = 16  # of one step: where every batch has another shape, recording does not pay
@@ -75,7 +82,8 @@ class PlainStep:
     """Loss and gradients the ordinary way: what the recorded step must equal."""
 
     def __init__(self, objective, pair):
-        self.objective, self.programs = objective, tuple(map(as_keyword_program, pair))
+        self.objective = as_objective(objective)
+        self.programs = tuple(map(as_keyword_program, pair))
 
     def __call__(self, batch, schedule_values=None):
         """The mean loss per data point, detached; gradients are added to `.grad`."""
@@ -87,7 +95,10 @@ class PlainStep:
 def _mean_loss(objective, programs, batch, schedule_values=None):
     """The loss in nats per data point, whatever the size of the programs' data plate."""
     plate = _DataPlate()
-    with objective.with_scalars(schedule_values) if schedule_values else nullcontext(), plate:
+    with (
+        objective.with_schedule_values(schedule_values) if schedule_values else nullcontext(),
+        plate,
+    ):
         loss = objective.differentiable_loss(*programs, **batch)
     return loss / (plate.full_size or len(next(iter(batch.values()))))
 
@@ -107,8 +118,8 @@ class RecordedStep:
     """`step(batch)` sets `.grad` and returns the mean loss per data point, 0-dim, without a host sync.
 
     Any Pyro pair and any objective with `differentiable_loss(model, guide, **batch)`. An objective
-    whose numbers change while training lists them in `scalars()` and uses, within
-    `with_scalars(tensors)`, tensors in their place (see `ELBO`): then they change without a recording.
+    whose numbers change during training lists them in `schedule_values()` and uses, within
+    `with_schedule_values(tensors)`, tensors in their place (see `Objective`).
 
     Args:
         objective: what is minimized.
@@ -121,7 +132,7 @@ class RecordedStep:
 
     def __init__(self, objective, pair, backend="inductor", size=None, on_status=None):
         self.plain = PlainStep(objective, pair)
-        self.objective, self.programs = objective, self.plain.programs
+        self.objective, self.programs = self.plain.objective, self.plain.programs
         self.backend, self.size, self.on_status = backend, size, on_status or (lambda text: None)
         self.modules = list(dict.fromkeys(m for p in find_modules(*pair) for m in p.modules()))
         self.recordings, self.count, self.seconds, self.warned = {}, 0, 0.0, False
@@ -131,7 +142,7 @@ class RecordedStep:
         recording = self.recording(batch)
         if recording is None:
             return self.plain(batch)
-        self.set_scalars()
+        self.update_schedule_values()
         return recording.fill_gradients(batch, self.schedule_values)
 
     def recording(self, batch):
@@ -151,10 +162,9 @@ class RecordedStep:
             self.on_status(f"step recorded in {self.seconds:.1f} s")
         return found
 
-    def set_scalars(self):
+    def update_schedule_values(self):
         """Put the objective's present numbers into the tensors that recordings read."""
-        schedule_values = getattr(self.objective, "schedule_values", dict)()
-        for name, value in schedule_values.items():
+        for name, value in self.objective.schedule_values().items():
             # 0-dim float64: it takes part in arithmetic exactly as a Python float does
             if name not in self.schedule_values:
                 self.schedule_values[name] = torch.tensor(
@@ -165,7 +175,7 @@ class RecordedStep:
 
     def _record(self, batch):
         self.device = next(iter(batch.values())).device
-        self.set_scalars()
+        self.update_schedule_values()
         self.on_status("recording the step")
         try:
             recording = _Recording(
@@ -200,9 +210,9 @@ class RecordedStep:
 
     def _verify(self, recording, batch, loose, otherwise):
         """Compare with the plain step on two fresh batches and seeds; raise where they differ."""
-        epoch = getattr(self.objective, "epoch", None)
+        epoch = self.objective.epoch
         for seed in (1, 2):
-            if seed == 2 and epoch is not None:
+            if seed == 2:
                 self.objective.epoch = 10**6  # a schedule must not have been frozen either
             try:
                 results = []
@@ -210,7 +220,7 @@ class RecordedStep:
                     size = len(next(iter(batch.values())))
                     rows = torch.randint(size, (size,), device=self.device)
                 fresh = {n: v[rows] for n, v in batch.items()}
-                self.set_scalars()
+                self.update_schedule_values()
                 for call in (self.plain, recording.fill_gradients):
                     with _kept_gradients(recording.leaves), recording.kept_state():
                         with seeded(seed, self.device), pyro.validation_enabled(False):
@@ -225,9 +235,8 @@ class RecordedStep:
                         f"on fresh data and noise its {differs} is not the plain step's: {otherwise}"
                     )
             finally:
-                if epoch is not None:
-                    self.objective.epoch = epoch
-        self.set_scalars()
+                self.objective.epoch = epoch
+        self.update_schedule_values()
 
 
 class _Recording:
@@ -261,17 +270,14 @@ class _Recording:
             )  # and makes parameters that are made lazily
             used = torch.autograd.grad(loss_of(*inputs), leaves, allow_unused=True)
             self.leaves = [p for p, g in zip(leaves, used, strict=True) if g is not None]
-            program = make_fx(
-                loss_and_gradients, tracing_mode="real", _allow_non_fake_inputs=True,
-                record_module_stack=False,
-            )(*inputs)  # fmt: skip
+            program = record(loss_and_gradients, inputs)
         if not before.unchanged():
             before.restore()
             raise RuntimeError("the program replaces a parameter or buffer of its own modules")
         self.call, self.reads = _lift(program)
         ids = {id(t) for t in undone.written()}
         self.written = [t for t in self.reads if id(t) in ids]
-        self.slots = _ParameterSlots(modules, pyro.get_param_store()._params)
+        self.slots = _ParameterSlots(modules, stored_parameters())
 
     @torch.no_grad()
     def __call__(self, batch, schedule_values):
@@ -286,12 +292,8 @@ class _Recording:
     @torch.no_grad()
     def compile(self, batch, schedule_values):
         """Replace the replay by Inductor's code for it, drawing from the same normal stream."""
-        import torch._inductor  # seconds; only here
-
         inputs = [*self.reads, *batch.values(), *schedule_values.values()]
-        # rounding to bf16 and back is part of the program, though a fused kernel could do without
-        options = {"fallback_random": True, "emulate_precision_casts": True}
-        self.call = torch._inductor.compile(self.call, inputs, options=options)
+        self.call = compile_graph(self.call, inputs)
 
     @contextmanager
     def kept_state(self):
@@ -322,8 +324,9 @@ def _leaves(loss):
         if node is None or node in seen:
             continue
         seen.add(node)
-        if hasattr(node, "variable"):
-            leaves.append(node.variable)
+        leaf = leaf_of(node)
+        if leaf is not None:
+            leaves.append(leaf)
         stack.extend(n for n, _ in node.next_functions)
     return leaves
 
@@ -362,7 +365,7 @@ class _ParameterSlots:
     """Where modules and Pyro's store keep their tensors: tells when one is replaced or moved."""
 
     def __init__(self, modules, store=None):
-        places = [d for m in modules for d in (m._parameters, m._buffers)]
+        places = [d for m in modules for d in tensor_slots(m)]
         places += [store] if store else []
         self.slots = [
             (d, n, t, t.data_ptr(), t.requires_grad)
@@ -385,9 +388,6 @@ class _ParameterSlots:
 class _RevertWrites(TorchDispatchMode):
     """Everything that is written within is put back afterwards, the random stream as well."""
 
-    # these write running statistics, though their schemas do not say so
-    UNDECLARED = ("native_batch_norm", "cudnn_batch_norm", "miopen_batch_norm")
-
     def __init__(self, device):
         super().__init__()
         self.device, self.before = device, []
@@ -406,14 +406,7 @@ class _RevertWrites(TorchDispatchMode):
 
     def __torch_dispatch__(self, func, types, args=(), kwargs=None):
         kwargs = kwargs or {}
-        targets = []
-        if func._schema.name.split("::")[1] in self.UNDECLARED:
-            targets += args[3:5]
-        for i, argument in enumerate(func._schema.arguments):
-            if argument.alias_info is not None and argument.alias_info.is_write:
-                value = args[i] if i < len(args) else kwargs.get(argument.name)
-                targets += value if isinstance(value, (list, tuple)) else [value]
-        tensors = [t for t in targets if isinstance(t, torch.Tensor)]
+        tensors = written_arguments(func, args, kwargs)
         self.before += [(t, t.detach().clone()) for t in tensors]
         return func(*args, **kwargs)
 

@@ -5,10 +5,10 @@ from functools import partial
 
 import pyro
 import torch
-from torch.nn.modules.batchnorm import _BatchNorm
 from torch.nn.parameter import is_lazy
 from torch.nn.utils import clip_grad_norm_
 
+from ..._torch_internals import BatchNorm
 from ...errors import UserError
 from ...programs.calling import as_keyword_program
 from ...programs.contexts import fork_rng
@@ -39,7 +39,7 @@ class Stepper:
         found = find_modules(*pair)
         self.norms = [
             m for m in dict.fromkeys(m for p in found for m in p.modules())
-            if isinstance(m, _BatchNorm)
+            if isinstance(m, BatchNorm)
         ]  # fmt: skip
         rows = _rows(first)
         if self.norms and rows == 1:

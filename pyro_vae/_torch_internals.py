@@ -1,0 +1,93 @@
+"""Every private or undocumented name of torch that the library uses, each with its reason.
+
+Tested with torch 2.11 and 2.14; `tests/test_internals.py` pins each name.
+"""
+
+from collections.abc import Callable, MutableMapping, Sequence
+from typing import Any
+
+import torch
+import torch.nn as nn
+from torch.distributions import Distribution
+from torch.distributions.mixture_same_family import (
+    MixtureSameFamilyConstraint as _MixtureConstraint,
+)
+from torch.fx.experimental.proxy_tensor import make_fx
+from torch.nn.modules.batchnorm import _BatchNorm
+from torch.utils import _python_dispatch
+
+# The base class of `BatchNorm1d`, `2d`, `3d` and `SyncBatchNorm`, which torch does not export.
+BatchNorm = _BatchNorm
+
+# The only way to see the operations of a program below autograd, and what they write.
+TorchDispatchMode = _python_dispatch.TorchDispatchMode
+
+# The support of a `MixtureSameFamily`, which torch does not export: that of its components is meant.
+MixtureSameFamilyConstraint = _MixtureConstraint
+
+# These write running statistics, though their schemas do not say so.
+_WRITE_STATISTICS = ("native_batch_norm", "cudnn_batch_norm", "miopen_batch_norm")
+
+
+def record(function: Callable, inputs: Sequence[torch.Tensor]) -> torch.fx.GraphModule:
+    """The operations of `function(*inputs)` at dispatcher level, on real tensors.
+
+    Tensors in closures are no inputs: `_allow_non_fake_inputs` takes them. `record_module_stack` would
+    hold on to modules.
+    """
+    recorder = make_fx(
+        function, tracing_mode="real", _allow_non_fake_inputs=True, record_module_stack=False
+    )
+    return recorder(*inputs)
+
+
+def compile_graph(graph: Callable, inputs: Sequence[torch.Tensor]) -> Callable:
+    """Inductor's code for a graph: `torch.compile` takes Python functions only.
+
+    `fallback_random` draws from torch's own stream. `emulate_precision_casts` keeps rounding to bf16
+    and back, which a fused kernel would leave out.
+    """
+    import torch._inductor  # takes seconds
+
+    options = {"fallback_random": True, "emulate_precision_casts": True}
+    return torch._inductor.compile(graph, list(inputs), options=options)
+
+
+def tensor_slots(module: nn.Module) -> tuple[MutableMapping, MutableMapping]:
+    """The dicts that hold a module's own parameters and buffers: to see when one is replaced."""
+    return module._parameters, module._buffers
+
+
+def with_separate_modules(module: nn.Module) -> None:
+    """Give a `copy.copy` of a module its own dict of submodules: it shares the original's."""
+    module._modules = dict(module._modules)
+
+
+def leaf_of(node: Any) -> torch.Tensor | None:
+    """The leaf tensor whose gradient a node of the autograd graph accumulates; None for other nodes."""
+    return getattr(node, "variable", None)
+
+
+def written_arguments(function: Any, args: Sequence, kwargs: dict) -> list[torch.Tensor]:
+    """The tensors that a call of an ATen operation writes, by its schema."""
+    schema, written = function._schema, []
+    if schema.name.split("::")[1] in _WRITE_STATISTICS:
+        written += args[3:5]
+    for i, argument in enumerate(schema.arguments):
+        if argument.alias_info is not None and argument.alias_info.is_write:
+            value = args[i] if i < len(args) else kwargs.get(argument.name)
+            written += value if isinstance(value, (list, tuple)) else [value]
+    return [value for value in written if isinstance(value, torch.Tensor)]
+
+
+def categorical_of(distribution: Distribution) -> Distribution | None:
+    """The `Categorical` within a one-hot distribution; None for other distributions.
+
+    It draws without a check of values on the host. Its logits can be set without normalizing them.
+    """
+    return getattr(distribution, "_categorical", None)
+
+
+def num_components(distribution: Distribution) -> int:
+    """In how many components a `MixtureSameFamily` takes its density; 1 for other distributions."""
+    return getattr(distribution, "_num_component", 1)
