@@ -23,19 +23,20 @@ VERSIONS = ("numpy", "scipy", "scikit-learn", "torchvision", "zuko")
 # ------------------------------------------------------------------------- arguments
 
 
-def parser(doc: str, seeds: int | None = None, threads: int = 1) -> argparse.ArgumentParser:
+def parser(doc: str, seeds: int | None = None, cpu_only: bool = False) -> argparse.ArgumentParser:
     """The arguments of every benchmark; a module adds its own.
 
     Args:
         doc: the module's docstring, whose first paragraph describes the command.
         seeds: default number of seeds. Default: the benchmark has none.
-        threads: default number of CPU threads.
+        cpu_only: the benchmark does not run on a GPU.
     """
     arguments = argparse.ArgumentParser(description=doc.split("\n\n")[0])
     if seeds is not None:
         arguments.add_argument("--seeds", type=int, default=seeds, help="number of seeds")
-    arguments.add_argument("--device", default="cpu", help="cpu or cuda")
-    arguments.add_argument("--threads", type=int, default=threads, help="CPU threads")
+    devices = ("cpu",) if cpu_only else None
+    arguments.add_argument("--device", default="cpu", choices=devices, help="Default: cpu")
+    arguments.add_argument("--threads", type=int, default=1, help="CPU threads. Default: 1")
     arguments.add_argument("--quick", action="store_true", help="a small version, to try it")
     arguments.add_argument("--out", type=Path, help="result file (JSON)")
     return arguments

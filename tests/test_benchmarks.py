@@ -1,21 +1,27 @@
 """The ways that the speed benchmarks compare compute the same numbers; the harness measures them."""
 
+import importlib
 import json
+import pkgutil
 import re
+import shlex
 import time
 import warnings
 from functools import partial
+from pathlib import Path
 
 import pyro
 import pytest
 import torch
 
 import pyro_vae as pv
-from benchmarks import harness
+from benchmarks import harness, quality, results
 from benchmarks.speed import scaling, step, ways, workloads
 from pyro_vae.conditionals import MLP
 from pyro_vae.objectives import ELBO
 from pyro_vae.train.steps.recorded import PlainStep, RecordedStep
+
+RESULTS = Path(results.__file__).parent / "results"
 
 
 @pytest.mark.parametrize("name", workloads.WORKLOADS)
@@ -127,3 +133,46 @@ def test_the_step_benchmark_measures_all_ways_and_writes_its_result(tmp_path, ca
     assert rows[step.EAGER]["ratio_to_eager"] == 1
     assert result["command"].startswith("python -m benchmarks.speed.step --quick")
     assert re.search(r"vae, batch 16", capsys.readouterr().out)
+
+
+QUALITY = sorted(
+    module.name for module in pkgutil.iter_modules(quality.__path__) if module.name != "picture"
+)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("name", QUALITY)
+def test_quality_benchmarks_run_and_write_a_result_that_can_be_rendered(name, tmp_path):
+    out = tmp_path / f"{name}.json"
+    try:
+        importlib.import_module(f"benchmarks.quality.{name}").main(["--quick", "--out", str(out)])
+    finally:
+        torch.set_default_dtype(torch.float32)
+    result = json.loads(out.read_text())
+    assert result["command"] == f"python -m benchmarks.quality.{name} --quick"
+    assert results.render(out)[0] == f"## {name}"
+
+
+class Parsed(Exception):
+    """The command line was accepted."""
+
+
+@pytest.mark.parametrize("path", sorted(RESULTS.glob("*.json")), ids=lambda path: path.stem)
+def test_recorded_commands_are_accepted(path, monkeypatch):
+    def parse_alone(arguments, argv, parse=harness.parse):
+        raise Parsed(parse(arguments, argv))
+
+    monkeypatch.setattr(harness, "parse", parse_alone)
+    for command in json.loads(path.read_text())["command"].split("; "):
+        python, flag, module, *argv = shlex.split(command)
+        assert (python, flag) == ("python", "-m")
+        with pytest.raises(Parsed) as parsed:
+            importlib.import_module(module).main(argv)
+        (options,) = parsed.value.args
+        pv.method(getattr(options, "method", "cvae"), **getattr(options, "settings", {}))
+
+
+def test_the_rendered_results_are_those_of_the_result_files():
+    text = (RESULTS.parent / "RESULTS.md").read_text()
+    for path in RESULTS.glob("*.json"):
+        assert "\n".join(results.render(path)) in text, path.name
