@@ -114,9 +114,7 @@ def main(argv=None):
     runs = []
     for seed in range(options.seeds):
         for quadrants, method in itertools.product(options.quadrants, ROWS):
-            *pair, data = train(
-                method, options.data, quadrants, seed, options.root, **options.settings
-            )
+            *pair, data = train(method, options, quadrants, seed)
             values = evaluate(*pair, data, options.num_samples, options.mc_samples, seed)
             run = {"quadrants": quadrants, "method": method, "seed": seed}
             runs.append({**run, **values})
