@@ -6,15 +6,7 @@ python -m benchmarks.results
 import json
 from pathlib import Path
 
-from pyro_vae.report import html as report
-
 HERE = Path(__file__).parent
-
-
-def write(path, command, **content):
-    """One result file: the command that made it, where, with which versions, and what it found."""
-    result = {"command": command, "hardware": report.hardware(), **content}
-    path.write_text(json.dumps(result, indent=1) + "\n")
 
 
 def number(value, digits=3):
@@ -33,6 +25,8 @@ def render(path):
     result = json.loads(path.read_text())
     hardware = ", ".join(f"{k} {v}" for k, v in result["hardware"].items() if v is not None)
     lines = [f"## {path.stem}", "", f"`{result['command']}`", "", f"On: {hardware}.", ""]
+    if "note" in result:
+        lines += [result["note"], ""]
     if path.with_suffix(".png").exists():
         lines += [f"![{path.stem}](results/{path.stem}.png)", ""]
     if "rows" in result:
@@ -40,8 +34,10 @@ def render(path):
         rows = [[row.get(k, "") for k in header] for row in result["rows"]]
         return lines + table(header, rows, result.get("digits", 3))
     values = result.get("table") or result["validation_elbo"]
-    what = "" if "table" in result else "validation ELBO, nats per data point"
-    return lines + table(["", what or "mean ± sd over seeds"], values.items())
+    caption = "mean ± sd over seeds"
+    if "table" not in result:
+        caption = "validation ELBO, nats per data point"
+    return lines + table(["", caption], values.items())
 
 
 def main():

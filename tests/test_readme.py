@@ -246,7 +246,7 @@ def test_a_command_with_an_unknown_option_fails_this_check():
 @pytest.mark.parametrize("path", PAGES, ids=page_id)
 def test_modules_and_source_files_that_are_named_exist(path):
     text = path.read_text()
-    for module in sorted(set(re.findall(r"python -m (benchmarks\.\w+)", text))):
+    for module in sorted(set(re.findall(r"python -m (benchmarks(?:\.\w+)+)", text))):
         assert importlib.util.find_spec(module), module
     for file in sorted(set(re.findall(r"[`( ](\w+(?:/\w+)+\.(?:py|md|ipynb))\b", text))):
         places = (path.parent / file, ROOT / file, ROOT / "pyro_vae" / file)

@@ -80,7 +80,7 @@ def fit_ex_post_prior(
     :math:`E_{q(z)} \log p(z)`; so it is `draws` of q(z | x) that are fitted, unless the paper's way,
     posterior means, is asked for with `draws=0`. Means suit an autoencoder. For a VAE their density
     is too narrow, by q's own width: most where units go unused, and there it can be worse than the
-    standard normal (`python -m benchmarks.priors --compare`).
+    standard normal (`python -m benchmarks.quality.priors --compare`).
 
     Args:
         x: training data, as observed.

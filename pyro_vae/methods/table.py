@@ -63,7 +63,7 @@ DEFAULTS = {
     "schedule": "cosine",
     "batch_size": 128,
 }
-#: What digits train best with (`python -m benchmarks.priors`); a method's settings go over it.
+#: What digits train best with (`python -m benchmarks.quality.priors`); a method's settings go over it.
 DIGITS = {"model.latent_dim": 24, "network.hidden": [500], "lr": 2e-3, "weight_decay": 0.2}
 #: What the MNIST family needs; it goes over a method's settings.
 IMAGES = {
@@ -75,7 +75,7 @@ IMAGES = {
 }
 KINDS = ("digits", "images", "table", "counts")
 
-#: For clustering. `python -m benchmarks.clustering_settings` compares them by the validation bound;
+#: For clustering. `python -m benchmarks.quality.clustering_settings` compares them by the validation bound;
 #: width, learning rates and `fits` come from trials that had accuracies in view (README says so).
 CLUSTERING = {
     "model.latent_dim": 24,
@@ -102,7 +102,7 @@ CLUSTERING_IMAGES = {
     "initialize.fits": 2,
 }
 #: For few labels; digits' chosen by the error on the 180 validation images, in some fifteen trials,
-#: seed 0 (`benchmarks/semi_supervised.py` says how). MNIST's alpha is the paper's, and untried here.
+#: seed 0 (`benchmarks/quality/semi_supervised.py` says how). MNIST's alpha is the paper's, and untried here.
 SEMI_SUPERVISED = {
     "objective": "SemiSupervised",
     "objective.alpha": 10.0,
@@ -114,7 +114,7 @@ SEMI_SUPERVISED = {
     "weight_decay": 0.0,
 }
 SEMI_SUPERVISED_IMAGES = {"objective.alpha": 0.1, "model.latent_dim": 50}
-#: For conditional models; chosen by the validation bound (`python -m benchmarks.conditional --choose`).
+#: For conditional models; chosen by the validation bound (`python -m benchmarks.quality.conditional --choose`).
 CONDITIONAL = {
     "model.latent_dim": 10,
     "network.hidden": [500],

@@ -20,7 +20,7 @@ class M2(Model):
     Its guide in the paper: y <- x; z <- x, y. With labels of some data it is trained by
     `objectives.SemiSupervised`. Without any it is no clusterer: a decoder of z alone reaches the same
     likelihood, an ignored y costs nothing, and q(y | x) becomes p(y), of ln K nats of entropy, or
-    carries something else than the class (`python -m benchmarks.m2_clustering`).
+    carries something else than the class (`python -m benchmarks.quality.m2_clustering`).
 
     Args:
         x_shape: event shape of `x`.

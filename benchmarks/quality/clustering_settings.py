@@ -1,19 +1,13 @@
-"""Settings of the clustering default, evaluated by the validation bound: no label is read here.
+"""Settings of the clustering default, compared by the validation bound, without labels.
 
-    python -m benchmarks.clustering_settings [--seeds 2] [--out FILE.json]
+    python -m benchmarks.quality.clustering_settings [--seeds 2] [--out FILE.json]
 
 Each line varies one setting of `pyro-vae fit gmvae` on digits, with a single restart.
 """
 
-import argparse
-from pathlib import Path
-
-import torch
-
 import pyro_vae as pv
 
-from .clustering import mean_sd
-from .results import write
+from .. import harness
 
 VARIATIONS = {
     "the default": {},
@@ -30,31 +24,31 @@ VARIATIONS = {
 }
 
 
-def bound(change, seed):
-    """Mean validation ELBO of one run, 20 samples a data point."""
+def validation_elbo(change, seed, device):
+    """Mean validation ELBO of one run, 20 samples per data point."""
     start = {} if "initialize" in change else {"initialize.restarts": 1}
     method = pv.method("gmvae", "digits", **{**start, **change, "seed": seed})
     data = method.data
     x = pv.data.Data(pv.data.Split(data.train.x), pv.data.Split(data.valid.x), name="unlabelled")
     model, guide = method.build()
-    pv.fit(model, guide, x, **method.fit_options(), progress=False)
+    pv.fit(model, guide, x, **method.fit_options(), device=device, progress=False)
     return float(pv.evaluate.elbo(model, guide, data.valid.x, num_samples=20).mean())
 
 
 def main(argv=None):
-    parser = argparse.ArgumentParser(description=__doc__.split("\n\n")[0])
-    parser.add_argument("--seeds", type=int, default=2)
-    parser.add_argument("--threads", type=int, default=torch.get_num_threads())
-    parser.add_argument("--out", type=Path)
-    a = parser.parse_args(argv)
-    torch.set_num_threads(a.threads)
-    table = {}
-    for name, change in VARIATIONS.items():
-        table[name] = mean_sd([bound(change, seed) for seed in range(a.seeds)])
+    arguments = harness.parser(__doc__, seeds=2)
+    options = harness.parse(arguments, argv)
+    table, variations = {}, VARIATIONS
+    if options.quick:
+        options.seeds = 1
+        variations = {"no mixture start": {"initialize": None, "epochs": 2}}
+    for name, change in variations.items():
+        elbos = [validation_elbo(change, seed, options.device) for seed in range(options.seeds)]
+        table[name] = harness.mean_sd(elbos)
         print(f"{name:<24}{table[name]['mean']:>9.2f} ± {table[name]['sd']:.2f}", flush=True)
-    if a.out:
-        command = f"python -m benchmarks.clustering_settings --seeds {a.seeds}"
-        write(a.out, command, validation_elbo=table)
+    if options.out:
+        command = harness.command("benchmarks.quality.clustering_settings", argv)
+        harness.write(options.out, command, validation_elbo=table)
 
 
 if __name__ == "__main__":

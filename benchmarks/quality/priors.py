@@ -1,21 +1,19 @@
-"""What the prior is worth: VAEs of digits that differ in p(z) alone, and a second layer.
+"""Priors: VAEs of digits that differ only in p(z), and one with a second layer.
 
-    python -m benchmarks.priors --seeds 5 --threads 1 --out benchmarks/results/priors.json
-    python -m benchmarks.priors --compare --out benchmarks/results/priors_settings.json
+    python -m benchmarks.quality.priors --seeds 5 --threads 1 --out benchmarks/results/priors.json
+    python -m benchmarks.quality.priors --compare --out benchmarks/results/priors_settings.json
 
 Grey digits, exact binomial likelihood. Encoder, decoder, optimizer and number of epochs are the same
-for every row; validation picks the epoch. `--compare` is where the priors' own settings (K, family,
-flow, draws) come from: seed 0, validation only; of each kind the best bound, but four affine layers
-in the place of four splines, half a nat better at three times the cost. The ex-post rows are the standard VAE's own networks,
-its prior alone replaced, after training, by a density fitted to encodings of the training data.
-Milliseconds a step: medians, the rows taken in turn, batch 128, the recorded step without a compiler
-(`compile="recorded"`) and plain Pyro.
+for every row; validation chooses the epoch. `--compare` chose the settings of the priors (K, family,
+flow, draws) by validation with seed 0: the best bound of each kind, with one exception. Four splines
+were half a nat better than four affine layers at three times the cost, and the affine layers were
+taken. In the ex-post rows, the prior of the trained standard VAE is replaced by a density fitted to
+encodings of the training data. Milliseconds per step are medians; the rows take turns, with batch 128,
+for the recorded step without a compiler (`compile="recorded"`) and for plain Pyro.
 """
 
-import argparse
 import statistics
 import time
-from pathlib import Path
 
 import pyro
 import torch
@@ -24,14 +22,13 @@ import pyro_vae as pv
 from pyro_vae.models import with_prior
 from pyro_vae.train.steps.recorded import PlainStep, RecordedStep
 
-from .clustering import mean_sd
-from .results import write
+from .. import harness
 
 SHARED = {
     "latent_dim": 24, "hidden": [500], "lr": 2e-3, "weight_decay": 0.2, "epochs": 200,
     "compile": "recorded",
 }  # fmt: skip
-#: row: method, its own settings
+#: row: (method, settings)
 ROWS = {
     "standard": ("vae", {}),
     "mixture": ("mixture-prior", {"num_components": 50, "prior.family": "MultivariateNormal"}),
@@ -78,7 +75,7 @@ def build(method, overrides, seed):
     return (method.model, method.guide), method
 
 
-def trained(method, overrides, seed):
+def train(method, overrides, seed):
     pair, method = build(method, overrides, seed)
     return pair, method.data, method.fit(device="cpu", progress=False).best_epoch
 
@@ -87,7 +84,7 @@ def parameters(*modules):
     return sum(p.numel() for p in {p for m in modules for p in m.parameters()})
 
 
-def evaluated(pair, data, split, num_samples):
+def evaluate(pair, data, split, num_samples):
     x = data.observed_split(split).x
     return {
         "log_likelihood": float(pv.evaluate.log_likelihood(*pair, x, num_samples).mean()),
@@ -101,9 +98,9 @@ def rows(seed, compared, fit_ex_post_prior, split, num_samples):
     """`(name, numbers)` of each row of one seed."""
     for name, (method, overrides) in compared.items():
         started = time.perf_counter()
-        pair, data, best = trained(method, overrides, seed)
+        pair, data, best = train(method, overrides, seed)
         seconds = time.perf_counter() - started
-        found = evaluated(pair, data, split, num_samples)
+        found = evaluate(pair, data, split, num_samples)
         yield name, {**found, "seconds": seconds, "best_epoch": best}
         if name != "standard":
             continue
@@ -112,17 +109,18 @@ def rows(seed, compared, fit_ex_post_prior, split, num_samples):
             started = time.perf_counter()
             density = pv.evaluate.fit_ex_post_prior(*pair, data.train.x, seed=seed, **options)
             seconds = time.perf_counter() - started
-            found = evaluated((with_prior(model, density), guide), data, split, num_samples)
+            found = evaluate((with_prior(model, density), guide), data, split, num_samples)
             yield other, {**found, "seconds": seconds, "best_epoch": best}
 
 
 def step_times(repeats=60):
     """`{row: {"recorded": ms, "plain": ms}}`: loss, gradients and Adam, medians, interleaved."""
+    harness.touch_constants()  # all rows share a process
     steps, times = {}, {}
     for name, (method, overrides) in ROWS.items():
         pair, method = build(method, overrides, 0)
         batch = {"x": method.data.train.x[:128]}
-        found = [p for m in pair for p in m.parameters()]
+        weights = [p for m in pair for p in m.parameters()]
         for kind in ("recorded", "plain"):
             objective = pv.objectives.ELBO()
             step = (
@@ -130,7 +128,7 @@ def step_times(repeats=60):
                 if kind == "recorded"
                 else PlainStep(objective, pair)
             )
-            adam = torch.optim.AdamW(dict.fromkeys(found), lr=1e-4, fused=True)
+            adam = torch.optim.AdamW(dict.fromkeys(weights), lr=1e-4, fused=True)
             steps[name, kind], times[name, kind] = (step, adam, batch), []
     with pyro.validation_enabled(False):
         for i in range(repeats + 5):
@@ -148,41 +146,39 @@ def step_times(repeats=60):
 
 
 def main(argv=None):
-    parser = argparse.ArgumentParser(description=__doc__.split("\n\n")[0])
-    parser.add_argument("--seeds", type=int, default=5)
-    parser.add_argument("--num_samples", type=int, default=500)
-    parser.add_argument("--threads", type=int, default=1)
-    parser.add_argument("--compare", action="store_true", help="settings, on validation, seed 0")
-    parser.add_argument("--out", type=Path)
-    a = parser.parse_args(argv)
-    torch.set_num_threads(a.threads)
-    seeds = [0] if a.compare else range(a.seeds)
-    chosen = (COMPARED, COMPARED_EX_POST, "valid") if a.compare else (ROWS, EX_POST, "test")
+    arguments = harness.parser(__doc__, seeds=5, cpu_only=True)
+    arguments.add_argument("--num-samples", type=int, default=500)
+    arguments.add_argument("--compare", action="store_true", help="settings, on validation, seed 0")
+    options = harness.parse(arguments, argv)
+    seeds = [0] if options.compare else range(options.seeds)
+    chosen = (COMPARED, COMPARED_EX_POST, "valid") if options.compare else (ROWS, EX_POST, "test")
+    if options.quick:
+        seeds, options.num_samples = [0], 10
+        chosen = ({"standard": ("vae", {"epochs": 2})}, {}, chosen[2])
     runs = {}
     for seed in seeds:
-        for name, found in rows(seed, *chosen, a.num_samples):
+        for name, found in rows(seed, *chosen, options.num_samples):
             runs.setdefault(name, []).append({"seed": seed, **found})
             print(
                 f"seed {seed} {name:<34} ELBO {found['elbo']:8.2f}  log-likelihood "
                 f"{found['log_likelihood']:8.2f}  {found['seconds']:5.0f} s",
                 flush=True,
             )
-    times = {} if a.compare else step_times()
+    times = {} if options.compare else step_times(2 if options.quick else 60)
     table = []
     for name, found in runs.items():
         row = {"prior": name}
         for key in ("log_likelihood", "elbo", "active_units", "seconds"):
             values = [r[key] for r in found]
-            row[key] = mean_sd(values) if len(values) > 1 else values[0]
+            row[key] = harness.mean_sd(values) if len(values) > 1 else values[0]
         row["parameters"] = found[0]["parameters"]
         for kind, ms in times.get(name, {}).items():
             row[f"ms per step, {kind}"] = ms
         table.append(row)
-    if a.out:
-        which = "--compare" if a.compare else f"--seeds {a.seeds}"
-        write(
-            a.out,
-            f"python -m benchmarks.priors {which} --num_samples {a.num_samples} --threads {a.threads}",
+    if options.out:
+        harness.write(
+            options.out,
+            harness.command("benchmarks.quality.priors", argv),
             split=chosen[2],
             settings={"shared": SHARED, "rows": chosen[0], "fit_ex_post_prior": chosen[1]},
             rows=table,

@@ -1,23 +1,19 @@
-"""Time and memory of a training step as the problem grows; one JSON, one figure.
+"""Time and memory of a training step as the problem grows; one result file, one figure.
 
-    python -m benchmarks.scaling [--quick] [--device cuda] [--out FILE.json]
+    python -m benchmarks.speed.scaling [--quick] [--device cuda] [--out FILE.json]
 
-Against the number of enumerated components (summed in the model: `mixture-vae`, `gmvae`; in the
-guide, which runs the decoder once a component: `m2`), the batch, the particles, the latent's size, and
-the rows of the data set. One of these changes, the others stay at BASE. The points of a curve take
-turns, medians over rounds. Memory is the peak of what a step allocates, gradients among it, beyond
-weights and Adam's moments. In the curve of rows it is that of making the data set and shuffling it,
-and the time has a step's share of the epoch's shuffling in it. `exponent` is the slope of log time,
-and of log memory, between the last two points: 1 is linear.
+One thing grows and the others stay at BASE: the number of enumerated components (summed in the
+model: `mixture-vae`, `gmvae`; in the guide, which runs the decoder once per component: `m2`), the
+batch, the particles, the size of the latent, or the rows of the data set. The points of a curve take
+turns in one process; medians over rounds. Memory is the peak of what a step allocates, with the
+gradients, in addition to weights and Adam's moments. For the rows it is the peak of building and
+shuffling the data set, and the time includes a step's part of the epoch's shuffling. `exponent` is
+the slope of log time, and of log memory, between the last two points: 1 is linear.
 """
 
-import argparse
 import math
 import os
 import statistics
-import sys
-import time
-from pathlib import Path
 
 import matplotlib
 import pyro
@@ -28,9 +24,9 @@ from pyro_vae.conditionals import MLP
 from pyro_vae.data import batches
 from pyro_vae.train.steps.recorded import PlainStep, RecordedStep
 
-from .results import write
+from .. import harness
+from .workloads import X
 
-X = 784
 BASE = {"components": 10, "batch": 128, "particles": 1, "latent": 16, "rows": 10_000, "hidden": 500}
 #: what grows: (its values, the models)
 CURVES = {
@@ -44,7 +40,7 @@ QUICK = {"hidden": 32, "batch": 32}
 
 
 def pair(name, components, latent, hidden, columns=X):
-    """A pair of this library with Bernoulli data of so many columns."""
+    """A pair of this library for Bernoulli data with this number of columns."""
     net, x_shape = MLP((hidden, hidden)), (columns,)
     if name == "vae":
         model = pv.models.VAE(x_shape, latent, network=net)
@@ -73,7 +69,7 @@ class Point:
         self.s, self.device, self.columns, self.times = s, device, columns, []
 
     def load(self):
-        """Make the data set, and take a first step, which records."""
+        """Build the data set and take the first steps, which record."""
         x = torch.rand(self.s["rows"], self.columns).round_()
         self.batches = batches(
             pv.data.from_arrays(x, valid=0, test=0), self.s["batch"], self.device
@@ -93,24 +89,16 @@ class Point:
         self.adam.step()
 
     def time(self):
-        """Seconds of a step with its share of the epoch's shuffling."""
+        """Measure the seconds of a step with its part of the epoch's shuffling."""
         shuffling, stepping = map(self._seconds, (self.shuffle, self.step))
         self.times.append(shuffling / len(self.batches) + stepping)
 
     def _seconds(self, action):
-        self._synchronize()
-        started = time.perf_counter()
-        action()
-        self._synchronize()
-        return time.perf_counter() - started
-
-    def _synchronize(self):
-        if self.device.type == "cuda":
-            torch.cuda.synchronize(self.device)
+        return harness.seconds_per_call(action, 1, self.device)["wall_s"]
 
 
 def peak(function, device):
-    """MiB that `function` allocates at most, beyond what there was before."""
+    """MiB that `function` allocates at most, in addition to what is allocated before."""
     if device.type == "cuda":
         torch.cuda.synchronize(device)
         torch.cuda.reset_peak_memory_stats(device)
@@ -133,6 +121,7 @@ def measure(curve, kind, rounds, base, device, quick):
     """The rows of one curve."""
     values, names = CURVES[curve]
     points = {}
+    harness.touch_constants()  # the points share a process
     columns = 64 if curve == "rows" else X  # a million rows of 784 are 3 GB
     with pyro.validation_enabled(False):
         for name in names:
@@ -166,10 +155,10 @@ def exponent(found, key):
 
 def lines(rows):
     """`{(curve, model): rows}`"""
-    found = {}
+    curves = {}
     for row in rows:
-        found.setdefault((row["curve"], row["model"]), []).append(row)
-    return found
+        curves.setdefault((row["curve"], row["model"]), []).append(row)
+    return curves
 
 
 def figure(rows):
@@ -200,7 +189,7 @@ def figure(rows):
         ax.set_xlabel(curve)
         ax.minorticks_off()
     for ax, key in zip(axes[:, 0], ("ms", "MiB"), strict=True):
-        ax.set_ylabel(f"{key} a step")
+        ax.set_ylabel(f"{key} per step")
         values = [row[key] for row in rows]
         ax.set_ylim(0.7 * min(values), 1.5 * max(values))
         ax.yaxis.set_major_formatter(lambda v, _: f"{v:,g}")
@@ -221,34 +210,27 @@ def _short(value):
 
 
 def main(argv=None):
-    parser = argparse.ArgumentParser(description=__doc__.split("\n\n")[0])
-    parser.add_argument("--quick", action="store_true", help="two points, small networks")
-    parser.add_argument("--rounds", type=int, default=15)
-    parser.add_argument("--curves", nargs="+", default=list(CURVES), choices=CURVES)
-    parser.add_argument("--kind", default="recorded", choices=("plain", "recorded", "inductor"))
-    parser.add_argument("--device", default="cpu")
-    parser.add_argument("--out", type=Path, help="and a figure of that name, .png")
-    a = parser.parse_args(argv)
-    torch.set_num_threads(1)
-    os.environ.setdefault("KINETO_LOG_LEVEL", "99")  # the profiler's chatter
-    base = {**BASE, **(QUICK if a.quick else {})}
-    rows = []
-    for curve in a.curves:
-        rounds = 3 if a.quick else a.rounds
-        found = measure(curve, a.kind, rounds, base, torch.device(a.device), a.quick)
+    arguments = harness.parser(__doc__)
+    arguments.add_argument("--rounds", type=int, default=15)
+    arguments.add_argument("--curves", nargs="+", default=list(CURVES), choices=CURVES)
+    arguments.add_argument("--kind", default="recorded", choices=("plain", "recorded", "inductor"))
+    options = harness.parse(arguments, argv)
+    os.environ.setdefault("KINETO_LOG_LEVEL", "99")  # the profiler's messages
+    base = {**BASE, **(QUICK if options.quick else {})}
+    rounds = 3 if options.quick else options.rounds
+    device, rows = torch.device(options.device), []
+    for curve in options.curves:
+        found = measure(curve, options.kind, rounds, base, device, options.quick)
         rows += found
         for (_, model), line in lines(found).items():
             slope = f"exponent {exponent(line, 'ms'):.2f} time, {exponent(line, 'MiB'):.2f} memory"
             print(f"\n{model}, {curve}: {slope}")
             for row in line:
                 print(f"  {row['value']:>9,}{row['ms']:10.2f} ms{row['MiB']:10.1f} MiB", flush=True)
-    if a.out:
-        said = sys.argv[1:] if argv is None else argv
-        write(
-            a.out, " ".join(["python -m benchmarks.scaling", *said]), threads=1, base=base,
-            kind=a.kind, rows=rows,
-        )  # fmt: skip
-        figure(rows).savefig(a.out.with_suffix(".png"), dpi=110)
+    if options.out:
+        command = harness.command("benchmarks.speed.scaling", argv)
+        harness.write(options.out, command, base=base, kind=options.kind, rows=rows)
+        figure(rows).savefig(options.out.with_suffix(".png"), dpi=110)
 
 
 if __name__ == "__main__":

@@ -1,20 +1,18 @@
 """Error of `log_likelihood` where log p(x) is known: a linear-Gaussian VAE, in closed form.
 
-    python -m benchmarks.linear_gaussian [--out FILE.json]
+    python -m benchmarks.quality.linear_gaussian [--out FILE.json]
 
-x = W z + b + 0.5 e, z in 5 and x in 20 dimensions, 200 data from the model itself, float64. The
-guide is the exact posterior, spoilt: its mean moved by `shift` and its scale multiplied by `widen`.
+x = W z + b + 0.5 e, with z in 5 and x in 20 dimensions, 200 data points from the model itself,
+float64. The guide is the exact posterior with its mean shifted by `shift` and its scale multiplied by
+`widen`.
 """
-
-import argparse
-from pathlib import Path
 
 import torch
 
 import pyro_vae as pv
 from pyro_vae.conditionals import MLP, MultivariateNormal, NormalLikelihood
 
-from .results import write
+from .. import harness
 
 SCALE, D, X = 0.5, 5, 20
 
@@ -39,17 +37,20 @@ def problem(seed, shift=0.0, widen=1.0):
 
 
 def main(argv=None):
-    parser = argparse.ArgumentParser(description=__doc__.split("\n\n")[0])
-    parser.add_argument("--seeds", type=int, default=3)
-    parser.add_argument("--out", type=Path)
-    a = parser.parse_args(argv)
+    arguments = harness.parser(__doc__, seeds=3, cpu_only=True)
+    options = harness.parse(arguments, argv)
     torch.set_default_dtype(torch.float64)
+    sizes = (1, 10, 100) if options.quick else (1, 10, 100, 1000, 10_000)
     rows = []
     print("guide               samples   mean error    largest |error| of a data point (nats)")
-    for name, shift, widen in (("exact posterior", 0, 1), ("spoilt", 0.1, 1.3), ("bad", 0.3, 2)):
-        for k in (1, 10, 100, 1000, 10_000):
+    for name, shift, widen in (
+        ("exact posterior", 0, 1),
+        ("perturbed", 0.1, 1.3),
+        ("far off", 0.3, 2),
+    ):
+        for k in sizes:
             errors = []
-            for seed in range(a.seeds):
+            for seed in range(options.seeds):
                 model, guide, x, exact = problem(seed, shift, widen)
                 errors.append(pv.evaluate.log_likelihood(model, guide, x, k, seed=seed) - exact)
             errors = torch.stack(errors)
@@ -61,8 +62,12 @@ def main(argv=None):
             }
             rows.append(row)
             print(f"{name:<18}{k:>9}{row['mean_error']:>13.2e}{row['largest_error']:>13.2e}")
-    if a.out:
-        write(a.out, f"python -m benchmarks.linear_gaussian --seeds {a.seeds}", rows=rows)
+    if options.out:
+        harness.write(
+            options.out,
+            harness.command("benchmarks.quality.linear_gaussian", argv),
+            rows=rows,
+        )
 
 
 if __name__ == "__main__":

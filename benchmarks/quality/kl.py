@@ -1,19 +1,16 @@
-"""KL in closed form against a sample of it: variance of the gradient, time of a step, the bound reached.
+"""KL in closed form or sampled: variance of the gradient, time of a step, the bound reached.
 
-    python -m benchmarks.kl [--quick] [--out FILE.json]
+    python -m benchmarks.quality.kl [--quick] [--out FILE.json]
 
 Methods on the digits with their defaults (`pyro-vae fit NAME`, no start). The variance is that of the
 gradient of one batch's loss over the noise, summed over all parameters, `analytic_kl` ÷ sampled, for
-the same weights: at the start, and after training by either; `noise` is the part of the sampled
-gradient's squared length that is noise. Times are of recorded steps, in turns. The bound
+the same weights: at the start, and after training with either. `noise` is the part of the sampled
+gradient's squared length that is noise. Times are those of recorded steps that take turns. The bound
 is the test ELBO of runs trained with either.
 """
 
-import argparse
 import statistics
-import sys
 import time
-from pathlib import Path
 
 import torch
 
@@ -22,8 +19,7 @@ from pyro_vae import methods
 from pyro_vae.programs.contexts import fork_rng
 from pyro_vae.train.steps.recorded import PlainStep, RecordedStep
 
-from .clustering import mean_sd
-from .results import write
+from .. import harness
 
 NAMES = ("vae", "m2", "gmvae", "hierarchical-vae")
 KINDS = {"sampled": False, "analytic": True}
@@ -47,25 +43,26 @@ def noise(pair, x, analytic, draws):
 
 def times(pair, x, rounds):
     """A recorded step: milliseconds with sampled KLs, and the median of the paired ratios."""
+    harness.touch_constants()  # both kinds share a process
     steps = {
         kind: RecordedStep(pv.objectives.ELBO(analytic_kl=analytic), pair, "recorded")
         for kind, analytic in KINDS.items()
     }
-    found = {kind: [] for kind in KINDS}
+    seconds = {kind: [] for kind in KINDS}
     for r in range(rounds + 2):
         for kind, step in steps.items():
             started = time.perf_counter()
             for _ in range(5):
                 step({"x": x})
             if r >= 2:
-                found[kind].append((time.perf_counter() - started) / 5)
-    ratios = [a / b for a, b in zip(found["analytic"], found["sampled"], strict=True)]
-    ms = 1e3 * statistics.median(found["sampled"])
-    return {"ms per step, sampled": ms, "time, analytic / sampled": statistics.median(ratios)}
+                seconds[kind].append((time.perf_counter() - started) / 5)
+    ratio = harness.median_ratio(seconds["analytic"], seconds["sampled"])
+    ms = 1e3 * statistics.median(seconds["sampled"])
+    return {"ms per step, sampled": ms, "time, analytic / sampled": ratio}
 
 
 def measure(name, seed, epochs, draws, rounds):
-    """The numbers of a method and a seed."""
+    """The numbers of one method and seed."""
     overrides = {
         "initialize": None,
         "warmup": 0,
@@ -76,21 +73,21 @@ def measure(name, seed, epochs, draws, rounds):
     data = pv.method(name, "digits", **overrides).data
     x, test = (data.observed_split(split).x for split in ("train", "test"))
     x = x[:128]
-    found = {}
+    results = {}
     for kind, analytic in KINDS.items():
         method = pv.method(name, "digits", analytic_kl=analytic, **overrides)
         pair = method.build()
         if kind == "sampled":
-            found |= times(pair, x, rounds)
-            found |= variances("start", pair, x, draws)
+            results |= times(pair, x, rounds)
+            results |= variances("start", pair, x, draws)
         pv.fit(*pair, data, **method.fit_options(), device="cpu", progress=False)
-        found |= variances(f"trained, {kind}", pair, x, draws)
-        found[f"test ELBO, {kind}"] = float(pv.evaluate.elbo(*pair, test, num_samples=100).mean())
-    return found
+        results |= variances(f"trained, {kind}", pair, x, draws)
+        results[f"test ELBO, {kind}"] = float(pv.evaluate.elbo(*pair, test, num_samples=100).mean())
+    return results
 
 
 def variances(when, pair, x, draws):
-    """The ratio of the variances, and the sampled one's share of the squared gradient."""
+    """The ratio of the variances, and the part of the squared gradient that is noise."""
     for m in pair:
         m.train()
     with fork_rng():
@@ -104,29 +101,26 @@ def variances(when, pair, x, draws):
 
 
 def main(argv=None):
-    parser = argparse.ArgumentParser(description=__doc__.split("\n\n")[0])
-    parser.add_argument("--quick", action="store_true", help="few epochs and draws, one seed")
-    parser.add_argument("--seeds", type=int, default=3)
-    parser.add_argument("--epochs", type=int, default=100)
-    parser.add_argument("--methods", nargs="+", default=list(NAMES), choices=methods.METHODS)
-    parser.add_argument("--out", type=Path)
-    a = parser.parse_args(argv)
-    torch.set_num_threads(1)
-    seeds, epochs, draws, rounds = (1, 2, 20, 5) if a.quick else (a.seeds, a.epochs, 200, 30)
+    arguments = harness.parser(__doc__, seeds=3, cpu_only=True)
+    arguments.add_argument("--epochs", type=int, default=100)
+    arguments.add_argument("--methods", nargs="+", default=list(NAMES), choices=methods.METHODS)
+    options = harness.parse(arguments, argv)
+    seeds, epochs, draws, rounds = (
+        (1, 2, 20, 5) if options.quick else (options.seeds, options.epochs, 200, 30)
+    )
     rows = []
-    for name in a.methods:
-        found = [measure(name, seed, epochs, draws, rounds) for seed in range(seeds)]
-        rows.append({"method": name, **{k: mean_sd([f[k] for f in found]) for k in found[0]}})
+    for name in options.methods:
+        measured = [measure(name, seed, epochs, draws, rounds) for seed in range(seeds)]
+        rows.append(
+            {"method": name, **{k: harness.mean_sd([m[k] for m in measured]) for k in measured[0]}}
+        )
         print(f"\n{name}")
         for key, value in rows[-1].items():
             if key != "method":
                 print(f"  {key:<32}{value['mean']:10.3f} ± {value['sd']:.3f}", flush=True)
-    if a.out:
-        said = sys.argv[1:] if argv is None else argv
-        write(
-            a.out, " ".join(["python -m benchmarks.kl", *said]), threads=1, epochs=epochs,
-            seeds=seeds, rows=rows,
-        )  # fmt: skip
+    if options.out:
+        command = harness.command("benchmarks.quality.kl", argv)
+        harness.write(options.out, command, epochs=epochs, seeds=seeds, rows=rows)
 
 
 if __name__ == "__main__":

@@ -1,0 +1,136 @@
+"""Time of a training step: this library, hand-written torch, Pyro's SVI and pythae.
+
+    python -m benchmarks.speed.step [--quick] [--device cuda] [--out FILE.json]
+
+Every way runs in a process of its own, with one thread, so that no way depends on what ran before
+it. The processes take turns in blocks of one second, so that all ways meet the same machine. A
+number is the median over blocks; a ratio is the median over rounds of two blocks of the same round.
+On a CPU the time is CPU time; on a GPU it is wall-clock time, and every block ends with a
+synchronization.
+
+All ways have the same networks, the same estimator (one sample, discrete latents summed), the same
+batch and Adam. The hand-written ways use a fused Adam over the modules of the library's pair; before
+anything is timed, their loss and gradients are compared with the pair's. "products" is the time of
+the step's matrix products alone, forward and backward. It bounds every way that leaves the products
+to the same library. pythae's VAE (`pip install -e ".[bench]"`) has networks of the same sizes, its
+own loss (the KL in closed form) and its trainer's step.
+
+On a GPU the hand-written and the recorded steps are also measured as one CUDA graph each. Peak
+memory is what the first call allocates in addition to weights and batch. First calls are short
+where Inductor's cache on disk knows the workload from an earlier run.
+"""
+
+import importlib.util
+import statistics
+from functools import partial
+
+import pyro
+import torch
+
+from .. import harness
+from . import ways
+from .workloads import WORKLOADS, batch_of, check
+
+EAGER, SVI, PRODUCTS, PYTHAE = "hand-written, eager", "pyro SVI", "products", "pythae"
+
+
+def way_names(workload, device):
+    """The ways that apply to a workload on a device."""
+    names = [*ways.WAYS, *(ways.GPU_WAYS if torch.device(device).type == "cuda" else ())]
+    if workload == "vae" and importlib.util.find_spec("pythae"):
+        names.append(PYTHAE)
+    return [*names, PRODUCTS]
+
+
+def build(workload, size, way, device, seconds):
+    """`(block, facts)` of one way, in its process: see `harness.Worker`."""
+    make, by_hand = WORKLOADS[workload]
+    pyro.enable_validation(False)  # `ways.svi` enables it within its step, as Pyro does by default
+    x = batch_of(size, device)
+    torch.manual_seed(0)
+    pair = [m.to(device) for m in make()]
+    if way == PRODUCTS:
+        step = ways.products(pair, by_hand, x)
+    elif way == PYTHAE:
+        step = ways.pythae(device)
+    else:
+        step = {**ways.WAYS, **ways.GPU_WAYS}[way](pair, by_hand)
+    before = allocated(device)
+    facts = {"first_call_s": harness.seconds_per_call(partial(step, x), 1, device)["wall_s"]}
+    if before is not None:
+        facts["peak_MiB"] = torch.cuda.max_memory_allocated(device) / 2**20 - before
+    return harness.block_of(partial(step, x), seconds, device), facts
+
+
+def allocated(device):
+    """MiB of GPU memory in use, from where the peak is counted; None on a CPU."""
+    if torch.device(device).type != "cuda":
+        return None
+    torch.cuda.reset_peak_memory_stats(device)
+    return torch.cuda.memory_allocated(device) / 2**20
+
+
+def measure(workload, size, options):
+    """A row for each way of one workload at one batch size."""
+    check(workload, *WORKLOADS[workload])
+    builds = {
+        way: partial(build, workload, size, way, options.device, options.seconds)
+        for way in way_names(workload, options.device)
+    }
+    facts, blocks, errors = harness.alternate(builds, options.rounds, threads=options.threads)
+    clock = "cpu_s" if torch.device(options.device).type == "cpu" else "wall_s"
+    times = {way: [block[clock] for block in found] for way, found in blocks.items()}
+    rows = []
+    for way in builds:
+        row = {"workload": workload, "batch": size, "way": way}
+        if way in errors:
+            rows.append({**row, "error": errors[way].strip().splitlines()[-1]})
+            continue
+        row["median_ms"] = 1e3 * statistics.median(times[way])
+        row["wall_ms"] = 1e3 * statistics.median(block["wall_s"] for block in blocks[way])
+        for key, reference in (("ratio_to_eager", EAGER), ("ratio_to_svi", SVI)):
+            if reference in times:
+                row[key] = harness.median_ratio(times[way], times[reference])
+        rows.append({**row, **facts[way]})
+    return rows
+
+
+def show(rows):
+    """Print the rows of one workload and batch size."""
+    title = f"{rows[0]['workload']}, batch {rows[0]['batch']}"
+    print(f"\n{title:<34}{'ms':>8}  ÷ eager    ÷ SVI  first call, s")
+    for row in rows:
+        line = f"  {row['way']:<32}"
+        if "error" in row:
+            print(f"{line}failed: {row['error']}", flush=True)
+            continue
+        ratios = [row.get(key, float("nan")) for key in ("ratio_to_eager", "ratio_to_svi")]
+        line += (
+            f"{row['median_ms']:8.3f}{ratios[0]:9.2f}{ratios[1]:9.2f}{row['first_call_s']:10.2f}"
+        )
+        print(line + (f"{row['peak_MiB']:10.1f} MiB" if "peak_MiB" in row else ""), flush=True)
+
+
+def main(argv=None):
+    arguments = harness.parser(__doc__)
+    arguments.add_argument("--rounds", type=int, default=6, help="blocks per way")
+    arguments.add_argument("--seconds", type=float, default=1.0, help="length of a block")
+    arguments.add_argument("--workloads", nargs="+", default=list(WORKLOADS), choices=WORKLOADS)
+    arguments.add_argument("--batches", nargs="+", type=int, default=[128, 512])
+    options = harness.parse(arguments, argv)
+    if options.quick:
+        options.rounds, options.seconds = min(options.rounds, 3), min(options.seconds, 0.2)
+    if "vae" in options.workloads and not importlib.util.find_spec("pythae"):
+        print('pythae is not installed and is left out: pip install -e ".[bench]"')
+    rows = []
+    for workload in options.workloads:
+        for size in options.batches:
+            rows += (found := measure(workload, size, options))
+            show(found)
+            if options.out:  # after each, so that an interruption loses little
+                command = harness.command("benchmarks.speed.step", argv)
+                harness.write(options.out, command, rounds=options.rounds, rows=rows)
+
+
+if __name__ == "__main__":
+    main()

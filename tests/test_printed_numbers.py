@@ -1,0 +1,155 @@
+"""Numbers printed in README and docs are those of the result files in benchmarks/results."""
+
+import json
+import re
+from pathlib import Path
+
+import pytest
+
+ROOT = Path(__file__).resolve().parents[1]
+PAGES = [ROOT / "README.md", *sorted((ROOT / "docs").glob("*.md"))]
+NUMBER = r"[−-]?\d+(?:\.\d+)?"
+
+
+def result(name):
+    return json.loads((ROOT / "benchmarks" / "results" / f"{name}.json").read_text())
+
+
+def means_and_deviations(value):
+    """Every `{"mean": ..., "sd": ...}` within a result."""
+    if isinstance(value, list):
+        for item in value:
+            yield from means_and_deviations(item)
+    elif isinstance(value, dict):
+        if set(value) == {"mean", "sd"}:
+            yield value["mean"], value["sd"]
+        for item in value.values():
+            yield from means_and_deviations(item)
+
+
+def rounds_to(value, printed):
+    """Whether a value is printed so, up to its sign."""
+    decimals = len(printed.partition(".")[2])
+    return abs(abs(value) - abs(number(printed))) <= 0.5001 * 10**-decimals
+
+
+def number(printed):
+    return float(printed.replace("−", "-"))
+
+
+ALL = [
+    pair
+    for path in sorted((ROOT / "benchmarks" / "results").glob("*.json"))
+    for pair in means_and_deviations(json.loads(path.read_text()))
+]
+
+
+@pytest.mark.parametrize("path", PAGES, ids=lambda path: path.stem)
+def test_every_printed_mean_and_deviation_is_in_a_result_file(path):
+    for mean, sd in re.findall(rf"({NUMBER}) ± ({NUMBER})", path.read_text()):
+        assert any(rounds_to(m, mean) and rounds_to(s, sd) for m, s in ALL), f"{mean} ± {sd}"
+
+
+def test_a_wrong_number_is_noticed():
+    assert not any(rounds_to(m, "0.646") and rounds_to(s, "0.035") for m, s in ALL)
+    assert any(rounds_to(m, "0.635") and rounds_to(s, "0.035") for m, s in ALL)
+
+
+def test_clustering_tables_have_accuracy_nmi_and_ari_of_their_rows():
+    table = result("clustering_digits")["table"]
+    text = (ROOT / "docs" / "results.md").read_text()
+    for label, name in (
+        ("GMVAE", "this model"), ("k-means", "k-means"), ("Ward", "Ward"),
+        ("Gaussian mixture", "Gaussian mixture"),
+    ):  # fmt: skip
+        (row,) = re.findall(rf"^\| \**{label}.*$", text, re.M)
+        printed = [re.findall(NUMBER, cell)[0] for cell in row.split("|")[2:5]]
+        for metric, value in zip(("accuracy", "nmi", "ari"), printed, strict=True):
+            assert rounds_to(table[f"{metric}, {name}"]["mean"], value), (label, metric)
+    mnist = result("clustering_mnist")["table"]
+    paragraph = " ".join(re.search(r"MNIST, five seeds.*?\n\n", text, re.S)[0].split())
+    for pattern, name in (
+        (rf"accuracy ({NUMBER})", "this model"),
+        (rf"k-means ({NUMBER})", "k-means"),
+        (rf"Gaussian mixture ({NUMBER})", "Gaussian mixture"),
+    ):
+        printed = re.search(pattern, paragraph)[1]
+        assert rounds_to(mnist[f"accuracy, {name}"]["mean"], printed), name
+
+
+def test_range_of_single_clustering_runs():
+    runs = result("clustering_digits")["runs"]
+    accuracies = [run["clustering"]["this model"]["accuracy"] for run in runs]
+    for page in ("results", "questions"):
+        text = " ".join((ROOT / "docs" / f"{page}.md").read_text().split())
+        low, high = re.search(rf"Single runs lie between ({NUMBER}) and ({NUMBER})", text).groups()
+        assert rounds_to(min(accuracies), low) and rounds_to(max(accuracies), high)
+
+
+def test_step_times_are_the_ratios_to_the_hand_written_step():
+    rows = {
+        (row["way"], row["workload"], row["batch"]): row["ratio_to_eager"]
+        for row in result("speed")["rows"]
+        if "ratio_to_eager" in row
+    }
+    ways = {
+        "`pyro.infer.SVI`": "pyro SVI",
+        "pythae's VAE": "pythae",
+        "this library, `compile=False`": "pyro_vae, plain",
+        "hand-written, `torch.compile`": "hand-written, torch.compile",
+        'this library, `compile="recorded"`': "pyro_vae, recorded",
+        "this library, `compile=True`": "pyro_vae, Inductor",
+        "the step's matrix products": "products",
+    }
+    text = (ROOT / "docs" / "performance.md").read_text()
+    for label, way in ways.items():
+        (line,) = re.findall(rf"^\| {re.escape(label)}.*$", text, re.M)
+        cells = line.replace("*", "").split("|")[2:5]
+        for workload, cell in zip(("vae", "gmvae", "m2"), cells, strict=True):
+            for batch, printed in zip((128, 512), re.findall(NUMBER, cell), strict=False):
+                assert rounds_to(rows[way, workload, batch], printed), (label, workload, batch)
+    (line,) = re.findall(r"^\| a training step, VAE, batch 128.*$", PAGES[0].read_text(), re.M)
+    ours, svi = [re.findall(r"\d\.\d+", cell)[0] for cell in line.split("|")[2:4]]
+    assert rounds_to(rows["pyro_vae, Inductor", "vae", 128], ours)
+    assert rounds_to(rows["pyro SVI", "vae", 128], svi)
+
+
+def test_closed_form_kl_ratios():
+    rows = {row["method"]: row for row in result("kl")["rows"]}
+    text = " ".join((ROOT / "docs" / "objectives.md").read_text().split())
+    times = re.search(
+        rf"then take ({NUMBER}) \(VAE\), ({NUMBER}) \(M2\), ({NUMBER}) \(two", text
+    ).groups()
+    variances = re.search(rf"has ({NUMBER}), ({NUMBER}), ({NUMBER}) of its variance", text).groups()
+    for name, time, variance in zip(
+        ("vae", "m2", "hierarchical-vae"), times, variances, strict=True
+    ):
+        assert rounds_to(rows[name]["time, analytic / sampled"]["mean"], time), name
+        trained = [
+            rows[name][f"variance, trained, {kind}"]["mean"] for kind in ("sampled", "analytic")
+        ]
+        assert any(rounds_to(value, variance) for value in trained), name
+
+
+def test_importance_weighted_errors_of_the_linear_gaussian_model():
+    rows = {(r["guide"], r["num_samples"]): r for r in result("linear_gaussian")["rows"]}
+    text = " ".join((ROOT / "docs" / "diagnostics.md").read_text().split())
+    printed = re.search(rf"error is ({NUMBER}), ({NUMBER}), ({NUMBER}) nats", text).groups()
+    for size, value in zip((10, 100, 1000), printed, strict=True):
+        assert rounds_to(rows["perturbed", size]["mean_error"], value)
+    assert all(r["largest_error"] < 1e-13 for k, r in rows.items() if k[0] == "exact posterior")
+
+
+def test_growth_with_the_number_of_components():
+    ms = {
+        (r["model"], r["value"]): r["ms"]
+        for r in result("scaling")["rows"]
+        if r["curve"] == "components"
+    }
+    text = " ".join((ROOT / "docs" / "performance.md").read_text().split())
+    vade, gmvae = re.search(
+        rf"VaDE's model ({NUMBER}) times as long, the GMVAE's ({NUMBER})", text
+    ).groups()
+    m2 = re.search(rf"takes ({NUMBER}) times as long", text)[1]
+    for model, printed in (("mixture-vae", vade), ("gmvae", gmvae), ("m2", m2)):
+        assert rounds_to(ms[model, 100] / ms[model, 10], printed), model
