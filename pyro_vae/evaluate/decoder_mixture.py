@@ -80,7 +80,8 @@ def _pairwise(decoder: nn.Module, x: Tensor, z: Tensor) -> Tensor:
     base = base_distribution(fn)
     trials = {dist.Bernoulli: 1, BinomialProportion: getattr(base, "trials", 1)}.get(type(base))
     if trials is None:
-        return torch.stack([fn.log_prob(row) for row in x])
+        rows = max(1, BYTES // (64 * len(z) * math.prod(x.shape[1:])))
+        return torch.cat([fn.log_prob(part.unsqueeze(1)) for part in x.split(rows)])
     # these log-probabilities are linear in x: log p(x | z) = log p(0 | z) + trials x logit + h(x),
     # where h(x) is what remains at a logit of zero; all pairs are one matrix product
     even = type(base)(*([trials] if trials > 1 else []), logits=torch.zeros_like(x))
