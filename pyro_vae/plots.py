@@ -8,7 +8,7 @@ from matplotlib import colormaps
 from matplotlib.colors import ListedColormap
 from matplotlib.figure import Figure
 from matplotlib.lines import Line2D
-from matplotlib.patches import Patch
+from matplotlib.patches import Circle, Ellipse, Patch, Rectangle
 from scipy.stats import binom
 
 INK, GREY, BLUE, ORANGE = "#222222", "#9a9a9a", "#2a6fbb", "#d9772b"
@@ -212,8 +212,12 @@ def project(codes, groups=None, seed=0):
     return PCA(2, random_state=seed).fit_transform(codes)
 
 
-def scatter(ax, points, colors=None, title=None, names=None):
-    """Points `[N, 2]`, colored by whole numbers from 0 (-1: grey)."""
+def scatter(ax, points, colors=None, title=None, names=None, axis_labels=None):
+    """Points `[N, 2]`, colored by whole numbers from 0 (-1: grey).
+
+    Args:
+        axis_labels: `(horizontal, vertical)`, for coordinates that mean something. Default: no axes.
+    """
     points = _array(points)
     if colors is None:
         ax.scatter(*points.T, s=5, color=BLUE, lw=0, alpha=0.6)
@@ -232,6 +236,74 @@ def scatter(ax, points, colors=None, title=None, names=None):
         )
         for handle in legend.legend_handles:
             handle.set_alpha(1)
+    if title:
+        ax.set_title(title)
+    if axis_labels is None:
+        return _bare(ax)
+    ax.set(xlabel=axis_labels[0], ylabel=axis_labels[1])
+    return _plain(ax)
+
+
+def ellipses(ax, means, stddevs, color=BLUE, num_sd=2.0, label=None, **style):
+    """Diagonal normals in the plane, `means` and `stddevs` `[N, 2]`, as ellipses of `num_sd` sd.
+
+    Args:
+        style: of the patches, e.g. `alpha=0.4` or `fill=False, linewidth=2`.
+    """
+    style = {"alpha": 0.4, "linewidth": 0, **style}
+    for i, (mean, sd) in enumerate(zip(_array(means), _array(stddevs), strict=True)):
+        name = label if i == 0 else None
+        ax.add_patch(Ellipse(mean, *(2 * num_sd * sd), color=color, label=name, **style))
+    ax.set_aspect("equal")
+    ax.autoscale_view()
+    return _plain(ax)
+
+
+def graph(ax, parents, observed=("x",), plate="N data points", dashed=False, title=None):
+    """A graphical model: circles for variables (observed ones are filled), arrows from parents.
+
+    A variable stands below all its parents. A parent that has no entry of its own counts as
+    observed: `graph(ax, guide.given, dashed=True)` draws a guide, with x above z.
+
+    Args:
+        parents: `{variable: [parents]}`.
+        observed: names of observed variables.
+        plate: the label of the plate around all variables; None draws no plate.
+        dashed: whether arrows are dashed, as is usual for guides.
+    """
+    parents = {name: tuple(above) for name, above in parents.items()}
+    roots = [p for above in parents.values() for p in above if p not in parents]
+    observed = {*observed, *roots}
+    levels = dict.fromkeys(roots, 0)
+    for name, above in parents.items():
+        levels[name] = 1 + max((levels[p] for p in above), default=-1)
+    rows = [[n for n in levels if levels[n] == row] for row in range(1 + max(levels.values()))]
+    place = {
+        name: (1.4 * (column - (len(row) - 1) / 2), -1.4 * depth)
+        for depth, row in enumerate(rows)
+        for column, name in enumerate(row)
+    }
+    for name, (across, up) in place.items():
+        face = "#d5d5d5" if name in observed else "white"
+        ax.add_patch(Circle((across, up), 0.36, facecolor=face, edgecolor=INK, zorder=2))
+        text = f"${name}$" if len(name) == 1 else name
+        ax.text(across, up, text, ha="center", va="center", zorder=3)
+    arrow = {"arrowstyle": "-|>", "color": INK, "linestyle": "--" if dashed else "-"}
+    for name, above in parents.items():
+        for parent in above:
+            start, end = np.array(place[parent]), np.array(place[name])
+            rim = 0.36 * (end - start) / np.linalg.norm(end - start)
+            ax.annotate(
+                "", end - rim, start + rim, arrowprops={**arrow, "shrinkA": 0, "shrinkB": 0}
+            )
+    half = 0.75 + max(abs(across) for across, _ in place.values())
+    low = -1.4 * (len(rows) - 1) - (1.0 if plate else 0.75)
+    if plate:
+        ax.add_patch(
+            Rectangle((-half, low), 2 * half, 0.7 - low, fill=False, edgecolor=GREY, zorder=0)
+        )
+        ax.text(half - 0.08, low + 0.08, plate, ha="right", va="bottom", fontsize=8, color=GREY)
+    ax.set(xlim=(-half - 0.1, half + 0.1), ylim=(low - 0.1, 0.8), aspect="equal")
     if title:
         ax.set_title(title)
     return _bare(ax)

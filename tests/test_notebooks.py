@@ -28,7 +28,8 @@ def test_committed_outputs_are_clean_and_current(path):
 
 
 def test_runs_from_top_to_bottom_at_reduced_size(path, tmp_path):
-    executed = tutorials.execute(path, tmp_path, quick=True)  # an error in a cell raises
+    # an error in a cell raises
+    executed = tutorials.execute(path, tmp_path, {"QUICK": True})
     cells = tutorials.code_cells(executed)
     assert [cell.execution_count for cell in cells] == list(range(1, len(cells) + 1))
     assert [o for cell in cells for o in cell.outputs if o.get("name") == "stderr"] == []
@@ -44,6 +45,36 @@ def test_executed_twice_a_notebook_is_the_same_file(tmp_path):
         assert tutorials.problems(path) == []
         texts.append(path.read_text())
     assert texts[0] == texts[1]
+
+
+def test_constants_are_replaced_in_the_constants_cell_alone():
+    source = 'QUICK = False  # short\nDATA, DEVICE = "digits", "cpu"\nEPOCHS = 2 if QUICK else 100'
+    cells = [nbformat.v4.new_code_cell(text) for text in ("DATA = 3", source)]
+    notebook = nbformat.v4.new_notebook(cells=cells)
+    tutorials.set_constants(notebook, {"QUICK": True, "DEVICE": "cuda"})
+    expected = (
+        "QUICK = True  # short\nDATA, DEVICE = \"digits\", 'cuda'\nEPOCHS = 2 if QUICK else 100"
+    )
+    assert [cell.source for cell in notebook.cells] == ["DATA = 3", expected]
+    with pytest.raises(SystemExit, match="no constant 'EPOCH'"):
+        tutorials.set_constants(notebook, {"EPOCH": 1})
+
+
+@pytest.mark.parametrize(
+    ("text", "unsupported"),
+    [
+        ("It gains 3.5 nats, or 12%; $-181.33$ is the floor.", []),
+        ("It gains 3.46 nats in 100 epochs.", []),
+        ("It gains 3.6 nats.", ["3.6 nats"]),
+        ("13% of them, 90 nats", ["13 %", "90 nats"]),
+        ("Kingma, 2013, arXiv 1312.6114; `lr=0.07`; 2 of 10 dimensions", []),
+    ],
+)
+def test_a_number_in_the_text_that_no_cell_prints_is_found(text, unsupported):
+    cell = nbformat.v4.new_code_cell("LR = 3e-3")
+    cell.outputs = [nbformat.v4.new_output("stream", text="gain 3.461, 12.2%, -181.329 nats")]
+    notebook = nbformat.v4.new_notebook(cells=[nbformat.v4.new_markdown_cell(text), cell])
+    assert tutorials.unsupported_claims(notebook) == unsupported
 
 
 @pytest.mark.parametrize(

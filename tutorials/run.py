@@ -1,17 +1,24 @@
 """Execute the tutorials in place, or check what is committed.
 
     python tutorials/run.py                    # execute all, write their outputs
-    python tutorials/run.py 01_vae_from_scratch
-    python tutorials/run.py --check            # execute nothing; is every output there and current?
+    python tutorials/run.py 02_amortization
+    python tutorials/run.py --check            # execute nothing; are all outputs there and current?
+    python tutorials/run.py 02_amortization --set DATA=mnist --set DEVICE=cuda --out runs/mnist
 
-A notebook is committed as it ran: top to bottom, in one process, with its outputs. Its first code
-cell sets every size, small where `PYRO_VAE_TUTORIAL_QUICK` is set (the tests do):
+A notebook is committed as it ran: top to bottom, in one process, with its outputs. One code cell, the
+constants cell, holds every size. It assigns QUICK, and every other constant by an expression of it:
 
-    QUICK = "PYRO_VAE_TUTORIAL_QUICK" in os.environ
+    QUICK = False  # True: a short run, as the tests make it
+    DATA, DEVICE = "digits", "cpu"
     EPOCHS = 2 if QUICK else 100
+
+`--set NAME=VALUE` replaces the value of a constant in the executed copy, which is written to `--out`.
+The tests execute every notebook with QUICK = True. They also read the committed outputs: each
+number in the text that has a decimal point, a percent sign or a unit must be printed by a cell.
 """
 
 import argparse
+import ast
 import hashlib
 import os
 import re
@@ -22,6 +29,9 @@ from pathlib import Path
 HERE = Path(__file__).resolve().parent
 MAX_BYTES = 600_000
 KERNEL = {"name": "python3", "display_name": "Python 3", "language": "python"}
+NUMBER = r"(?<![\w.^{])\d[\d,]*(?:\.\d+)?(?![\w]|\.\d)"
+CLAIM = re.compile(rf"({NUMBER})(?:[ \u00a0]?(%|nats|percent|seconds|ms))?")
+NOT_CLAIMED = re.compile(r"\d+e-?\d+|arXiv:? ?[\d.v]+|`[^`]*`|\(http[^)]*\)|```.*?```", re.S)
 VOLATILE = re.compile(r"(?<![\w.:/])/(?:home|root|tmp|work|Users|mnt|var|usr)/|\bat 0x[0-9a-f]{6,}")
 
 
@@ -45,20 +55,64 @@ def source_hash(notebook):
     return hashlib.sha256(text.encode()).hexdigest()[:16]
 
 
-def execute(path, folder, quick=False, timeout=1200):
+def constants_cell(notebook):
+    """The one cell that assigns QUICK."""
+    cells = [cell for cell in code_cells(notebook) if "QUICK" in assignments(cell.source)]
+    if len(cells) != 1:
+        raise ValueError(f"{len(cells)} cells assign QUICK; one, the constants cell, must")
+    return cells[0]
+
+
+def assignments(source):
+    """`{name: the syntax tree of its value}` of a cell's assignments."""
+    # a line of IPython's own (%, !) is no Python; no constants cell has one
+    try:
+        tree = ast.parse(source)
+    except SyntaxError:
+        return {}
+    values = {}
+    for node in tree.body:
+        if isinstance(node, ast.Assign):
+            target, value = node.targets[0], node.value
+            if isinstance(target, ast.Tuple) and isinstance(value, ast.Tuple):
+                pairs = zip(target.elts, value.elts, strict=True)
+            else:
+                pairs = [(target, value)]
+            values |= {t.id: v for t, v in pairs if isinstance(t, ast.Name)}
+    return values
+
+
+def set_constants(notebook, constants):
+    """Replace the values of constants, `{name: value}`, in the constants cell."""
+    cell = constants_cell(notebook)
+    for name, value in constants.items():
+        node = assignments(cell.source).get(name)
+        if node is None:
+            known = ", ".join(assignments(cell.source))
+            raise SystemExit(f"no constant {name!r}; the constants cell assigns {known}")
+        lines = cell.source.split("\n")
+        if node.lineno != node.end_lineno:
+            raise SystemExit(f"the value of {name} takes several lines: edit the notebook instead")
+        line = lines[node.lineno - 1].encode()
+        line = line[: node.col_offset] + repr(value).encode() + line[node.end_col_offset :]
+        lines[node.lineno - 1] = line.decode()
+        cell.source = "\n".join(lines)
+
+
+def execute(path, folder, constants=None, timeout=3600):
     """The notebook, run in `folder` on one thread with this Python; an error is raised."""
     import nbformat
     from nbclient import NotebookClient
 
     notebook = nbformat.read(path, as_version=4)
-    environment = {k: v for k, v in os.environ.items() if k != "PYRO_VAE_TUTORIAL_QUICK"}
+    if constants:
+        set_constants(notebook, constants)
+    environment = dict(os.environ)
     search = [str(HERE.parent), environment.get("PYTHONPATH", "")]
     environment["PYTHONPATH"] = os.pathsep.join(p for p in search if p)
     environment["OMP_NUM_THREADS"] = "1"  # sums in one order, whatever the machine
     # tqdm warns where ipywidgets is not installed: a fact of the machine, not of the notebook
     environment["PYTHONWARNINGS"] = "ignore:IProgress not found"
-    if quick:
-        environment["PYRO_VAE_TUTORIAL_QUICK"] = "1"
     client = NotebookClient(
         notebook,
         timeout=timeout,
@@ -106,6 +160,8 @@ def problems(path):
         found.append(f"its cells were not executed once, in order: {counts}")
     if not any(cell.outputs for cell in code_cells(notebook)):
         found.append("it has no outputs")
+    if claims := unsupported_claims(notebook):
+        found.append(f"its text has numbers that no cell prints: {', '.join(claims)}")
     for number, cell in enumerate(code_cells(notebook), 1):
         for output in cell.outputs:
             if output.output_type == "error":
@@ -119,19 +175,68 @@ def problems(path):
     return found
 
 
+def unsupported_claims(notebook):
+    """Numbers in the text that no cell prints: `["3.5 nats", ...]`.
+
+    A claim is a number with a decimal point, a percent sign or a unit. It is supported by a printed
+    number (or a constant of the code) that rounds to it; signs are not compared.
+    """
+    printed = " ".join(
+        "".join(text if isinstance(text, str) else "" for text in texts)
+        for cell in code_cells(notebook)
+        for texts in [
+            [cell.source]
+            + [output.get("text", "") for output in cell.outputs]
+            + [output.get("data", {}).get("text/plain", "") for output in cell.outputs]
+        ]
+    )
+    known = re.findall(r"(\d[\d,]*(?:\.\d+)?(?:e[+-]?\d+)?)(%?)", printed)
+    known = {float(number.replace(",", "")) for number, _ in known}
+    unsupported = []
+    for cell in notebook.cells:
+        if cell.cell_type != "markdown":
+            continue
+        for number, unit in CLAIM.findall(NOT_CLAIMED.sub(" ", cell.source)):
+            if "." not in number and not unit:
+                continue
+            digits = len(number.partition(".")[2])
+            value, half = float(number.replace(",", "")), 0.5 * 10**-digits
+            if not any(abs(value - k) <= half + 1e-9 for k in known):
+                unsupported.append(f"{number} {unit}".strip())
+    return unsupported
+
+
+def constant(text):
+    """`NAME=VALUE` as a pair; the value is a Python literal, else a string."""
+    name, sign, value = text.partition("=")
+    if not sign:
+        raise argparse.ArgumentTypeError(f"{text!r} is not NAME=VALUE")
+    try:
+        return name, ast.literal_eval(value)
+    except (ValueError, SyntaxError):
+        return name, value
+
+
 def main(argv=None):
+    import nbformat
+
     parser = argparse.ArgumentParser(description=__doc__.split("\n")[0])
-    parser.add_argument("names", nargs="*", help="01_vae_from_scratch ...; all unless said")
+    parser.add_argument("names", nargs="*", help="01_vae_from_scratch ... Default: all")
     parser.add_argument("--check", action="store_true", help="execute nothing, check the outputs")
+    parser.add_argument("--set", action="append", type=constant, default=[], metavar="NAME=VALUE")
+    parser.add_argument("--out", type=Path, help="folder for notebooks executed with --set")
     options = parser.parse_args(argv)
+    if bool(options.set) != bool(options.out):
+        parser.error("--set and --out go together: committed outputs are those of the constants")
     failed = False
     for path in notebooks(options.names):
-        started = time.monotonic()
+        started, target = time.monotonic(), path
+        if options.out:
+            options.out.mkdir(parents=True, exist_ok=True)
+            target = options.out / path.name
         if not options.check:
-            import nbformat
-
-            nbformat.write(tidy(execute(path, HERE)), path)
-        found = problems(path)
+            nbformat.write(tidy(execute(path, HERE, dict(options.set))), target)
+        found = [] if options.out else problems(path)
         failed |= bool(found)
         took = "" if options.check else f", {time.monotonic() - started:.0f} s"
         print(f"{path.stem}: {'; '.join(found) or 'fine'}{took}", flush=True)

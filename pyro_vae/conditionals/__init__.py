@@ -4,6 +4,7 @@ import dataclasses
 
 from ..errors import UserError, check_int_at_least, unknown_name_error
 from .conditional import Conditional, network_autocast
+from .copying import copy_linear_layers
 from .families import (
     Family,
     LowRankNormal,
@@ -50,6 +51,7 @@ __all__ = [
     "OneHotCategorical",
     "Poisson",
     "RelaxedOneHotCategorical",
+    "copy_linear_layers",
     "likelihood",
     "network_autocast",
 ]

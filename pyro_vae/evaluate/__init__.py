@@ -3,6 +3,7 @@
 from .check import check_pair
 from .classification import active_unit_features, classifier_baselines, classify
 from .clustering import clustering_baselines, clustering_metrics
+from .decoder_mixture import decoder_mixture
 from .density import aggregate_posterior, fit_ex_post_prior
 from .inputs import has_proper_likelihood
 from .latents import (
@@ -27,6 +28,7 @@ __all__ = [
     "classify",
     "clustering_baselines",
     "clustering_metrics",
+    "decoder_mixture",
     "elbo",
     "elbo_terms",
     "encode",

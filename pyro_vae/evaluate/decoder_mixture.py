@@ -1,0 +1,91 @@
+"""The density of a decoder that is given finitely many codes: a finite mixture."""
+
+import math
+from collections.abc import Iterator
+
+import pyro.distributions as dist
+import torch
+from torch import Tensor, nn
+
+from ..conditionals.counts import BinomialProportion
+from ..errors import UserError
+from ..programs.contexts import eval_mode
+from ..programs.sites import base_distribution
+from .inputs import scored
+from .likelihood import BYTES
+
+
+@torch.no_grad()
+def decoder_mixture(
+    model: nn.Module, x: Tensor, z: Tensor, log_weights: Tensor | None = None
+) -> Tensor:
+    r"""Log-density of the mixture that a decoder makes of the codes `z`, one component per code.
+
+    .. math:: \log \sum_{k=1}^K w_k\, p(x_n \mid z_k)
+
+    With codes drawn from the prior and equal weights it is a Monte Carlo estimate of log p(x). With
+    a fine grid of one or two latent numbers and weights proportional to p(z) it is log p(x) by
+    quadrature. With the codes of the training data it is the density under their distribution.
+
+    Args:
+        model: a model with a conditional `p_x` whose only parent is z, e.g. `pv.models.VAE`.
+        x: `[N, *x_shape]`, as observed.
+        z: `[K, D]` codes.
+        log_weights: `[K]`; they are not normalized. Default: -log K each.
+
+    Returns:
+        `[N]` nats per data point, on x's device.
+
+    Raises:
+        UserError: the model's decoder has other parents than z; weights of another length than z;
+            values outside the likelihood's support.
+
+    Example:
+        >>> import torch, pyro_vae as pv
+        >>> model = pv.models.VAE((3,), latent_dim=2)
+        >>> x = torch.tensor([[0.0, 1.0, 1.0], [1.0, 0.0, 0.0]])
+        >>> pv.evaluate.decoder_mixture(model, x, torch.randn(10, 2)).shape
+        torch.Size([2])
+    """
+    decoder = getattr(model, "p_x", None)
+    parents = tuple(getattr(decoder, "given", ()))
+    if decoder is None or parents != ("z",):
+        kind = type(model).__name__
+        raise UserError(f"decoder_mixture needs a model with p_x(z=z) alone, which {kind} has not")
+    if log_weights is None:
+        log_weights = z.new_full((len(z),), -math.log(max(1, len(z))))
+    if len(z) == 0 or log_weights.shape != (len(z),):
+        raise UserError(
+            f"log_weights must have one number per code: {len(z)} codes, "
+            f"weights of shape {list(log_weights.shape)}"
+        )
+    device = next(decoder.parameters()).device
+    data = scored(model, x, {}, None)["x"].to(device)
+    total = data.new_full((len(x),), -math.inf, dtype=torch.float64)
+    with eval_mode(model):
+        for rows in _slices(len(z), max(1, BYTES // (64 * max(len(x), math.prod(x.shape[1:]))))):
+            log_joint = _pairwise(decoder, data, z[rows].to(device)).double()
+            log_joint += log_weights[rows].to(log_joint)
+            total = torch.logaddexp(total, log_joint.logsumexp(1))
+    return total.to(x)
+
+
+def _slices(length: int, size: int) -> Iterator[slice]:
+    return (slice(start, start + size) for start in range(0, length, size))
+
+
+def _pairwise(decoder: nn.Module, x: Tensor, z: Tensor) -> Tensor:
+    """`[N, K]`, log p(x_n | z_k) of every pair."""
+    fn = decoder(z=z)
+    base = base_distribution(fn)
+    trials = {dist.Bernoulli: 1, BinomialProportion: getattr(base, "trials", 1)}.get(type(base))
+    if trials is None:
+        rows = max(1, BYTES // (64 * len(z) * math.prod(x.shape[1:])))
+        return torch.cat([fn.log_prob(part.unsqueeze(1)) for part in x.split(rows)])
+    # these log-probabilities are linear in x: log p(x | z) = log p(0 | z) + trials x logit + h(x),
+    # where h(x) is what remains at a logit of zero; all pairs are one matrix product
+    even = type(base)(*([trials] if trials > 1 else []), logits=torch.zeros_like(x))
+    zeros = torch.zeros_like(x)
+    remainder = (even.log_prob(x) - even.log_prob(zeros)).flatten(1).sum(1, keepdim=True)
+    linear = (trials * x).flatten(1) @ base.logits.flatten(1).T
+    return fn.log_prob(zeros[:1]) + linear + remainder
