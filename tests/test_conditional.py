@@ -75,7 +75,7 @@ def exact_guide(model):
         for name, value in (("x", on_x), ("c", on_c)):
             head.maps[name].weight.zero_()
             head.maps[name].weight[:LATENT] = value
-        head.bias.copy_(MultivariateNormal().raw(offset, p))
+        head.bias.copy_(MultivariateNormal().raw_parameters(offset, p))
     return guide
 
 

@@ -276,7 +276,7 @@ def hierarchical_guide(model, spoilt=0.0):
             head = guide.factors[latent].head
             (affine,) = head.maps.values()
             affine.weight.zero_()[: len(offset)] = gain
-            head.bias.copy_(MultivariateNormal().raw(offset, covariance))
+            head.bias.copy_(MultivariateNormal().raw_parameters(offset, covariance))
             head.bias.add_(spoilt * torch.rand_like(head.bias))
     return guide
 
@@ -338,7 +338,7 @@ def off_center():
     head = guide.factors["z"].head
     with torch.no_grad():
         head.maps["x"].weight.zero_()[:LATENT] = gain
-        head.bias.copy_(MultivariateNormal().raw(offset, covariance))
+        head.bias.copy_(MultivariateNormal().raw_parameters(offset, covariance))
     x = 1.0 + torch.randn(5000, D, dtype=torch.float64) @ torch.randn(D, D).double()
     mean = x.mean(0) @ gain.T + offset
     spread = gain @ torch.cov(x.T, correction=0) @ gain.T  # of the posterior means

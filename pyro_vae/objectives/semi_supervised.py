@@ -5,7 +5,7 @@ import torch.distributions as td
 from pyro.distributions.util import scale_and_mask
 from pyro.poutine.messenger import Messenger
 
-from ..conditionals.families import GumbelSoftmax
+from ..distributions import GumbelSoftmax
 from ..errors import UserError, check_positive
 from ..programs import layout_of, standing_for
 from ..programs.calling import as_batch

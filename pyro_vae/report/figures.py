@@ -104,15 +104,13 @@ def _classes(s):
             f"Classes by {name}, on the {s.result['split']} split, whose labels were not used."
         )
         figures.append(("Classes", figure, caption))
-    if s.has_some_labels and hasattr(s.model, "style") and s.is_image:
+    if s.has_some_labels and hasattr(s.model, "style_latent") and s.is_image:
         chosen = s.x[:10]
         made = style_transfer_grid(s.model, s.guide, chosen)
         rows = torch.cat([chosen.unsqueeze(1), made], 1).flatten(0, 1)
         figure, ax = plots.axes(7.0, 6.2)
         plots.images(ax, rows, 1 + made.shape[1], white=s.white)
-        caption = (
-            f"Analogies: at the left a data point, then its style {s.model.style} with every class."
-        )
+        caption = f"Analogies: at the left a data point, then its style {s.model.style_latent} with every class."
         figures.append(("Classes", figure, caption))
     return figures
 
