@@ -380,7 +380,7 @@ def test_the_prior_sees_the_baselines_guess():
 @pytest.mark.parametrize(
     "options, message",
     [
-        ({"conditional_prior": False, "decoder_parents": ["z"]}, "x would not depend on it"),
+        ({"conditional_prior": False, "decoder_parents": ["z"]}, "x would not depend on c"),
         ({"decoder_parents": ["w"]}, "unknown parent of x 'w'"),
         ({"baseline": "thawed"}, "unknown baseline"),
         ({"conditional_prior": False, "baseline": "joint"}, "conditional_prior"),

@@ -6,8 +6,8 @@ are learned without a network. `modules(shape)` are further modules, such as the
 `family(shape, **all of them)` is the Pyro distribution, with `event_shape == shape` and any batch
 shape.
 
-Every scale is bounded, :math:`\log\sigma = 7\tanh(r/7)`: no network output `r` can make a scale zero
-or infinite, and near 0 the map is the identity.
+Every scale is bounded, :math:`\log\sigma = 7\tanh(r/7)`: no network output `r` can make a scale
+zero or infinite, and near 0 the map is the identity.
 """
 
 from dataclasses import dataclass

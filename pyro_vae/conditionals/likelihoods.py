@@ -72,7 +72,8 @@ class ContinuousBernoulli(Family):
 
     Example:
         >>> import torch, pyro_vae as pv
-        >>> p = pv.conditionals.Conditional((2,), {"z": (3,)}, pv.conditionals.ContinuousBernoulli())
+        >>> family = pv.conditionals.ContinuousBernoulli()
+        >>> p = pv.conditionals.Conditional((2,), {"z": (3,)}, family)
         >>> p(z=torch.zeros(4, 3)).log_prob(torch.full((4, 2), 0.3)).shape
         torch.Size([4])
     """

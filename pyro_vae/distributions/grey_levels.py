@@ -119,7 +119,8 @@ class DiscretizedLogistic(dist.TorchDistribution):
 
     Example:
         >>> import torch, pyro_vae as pv
-        >>> fn = pv.distributions.DiscretizedLogistic(torch.tensor(0.5), torch.tensor(0.2), levels=3)
+        >>> loc, scale = torch.tensor(0.5), torch.tensor(0.2)
+        >>> fn = pv.distributions.DiscretizedLogistic(loc, scale, levels=3)
         >>> fn.log_prob(torch.tensor([0.0, 0.5, 1.0])).exp()
         tensor([0.2227, 0.5546, 0.2227])
     """
@@ -171,7 +172,7 @@ class DiscretizedLogistic(dist.TorchDistribution):
             return (draw * top).round().clamp(0, top) / top
 
     def _moment(self, weight: Callable[[int], int]) -> torch.Tensor:
-        """Sum over k = 1..L-1 of `weight(k) P(level >= k)`, one edge at a time: no [..., L] tensor."""
+        """Sum over k = 1..L-1 of `weight(k) P(level >= k)`, without a tensor `[..., L]`."""
         top = self.levels - 1
         total = torch.zeros_like(self.loc)
         for k in range(1, self.levels):

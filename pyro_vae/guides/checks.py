@@ -57,14 +57,15 @@ def _check_scaling(parent: str, scaling: object, shape: Shape) -> None:
             fits = False
         if not fits:
             raise UserError(
-                f"the {name} in input_scaling has shape {list(value.shape)}, {parent!r} {list(shape)}"
+                f"the {name} in input_scaling has shape {list(value.shape)}, "
+                f"{parent!r} {list(shape)}"
             )
         if not torch.isfinite(value).all():
             raise UserError(f"the {name} of {parent!r} in input_scaling is not finite")
     if (scale <= 0).any():
         raise UserError(
-            f"the scale of {parent!r} in input_scaling must be positive; where a value is constant, "
-            "and its standard deviation zero, use 1"
+            f"the scale of {parent!r} in input_scaling must be positive; use 1 for values that "
+            "are constant, with a standard deviation of zero"
         )
 
 

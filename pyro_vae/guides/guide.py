@@ -238,7 +238,7 @@ class Guide(Program):
         return OffsetGuide(self, batch, parameter_offsets)
 
     def _enumerated_component(self, latent: str, mixture: NormalMixture) -> torch.Tensor:
-        """The mixture's component, enumerated in the guide; auxiliary, because the model lacks it."""
+        """The mixture's component, enumerated in the guide; auxiliary: not in the model."""
         # `part_of` is this library's, and not in Pyro's `InferDict`
         infer: Any = {"enumerate": "parallel", "is_auxiliary": True, "part_of": latent}
         components: LinearOneHotCategorical = mixture.component_distribution()

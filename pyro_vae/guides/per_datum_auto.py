@@ -202,8 +202,8 @@ def _example(
         )
     if not accepts_argument(model, "size"):
         raise UserError(
-            "this model has no size= argument, so its latents cannot be read off num_data rows of it: "
-            "pass example={'x': all data}"
+            "this model has no size= argument, so its latents cannot be read off num_data rows of "
+            "it: pass example={'x': all data}"
         )
     shapes = getattr(model, "covariates", {})
     covariates = {name: torch.zeros(num_data, *shape) for name, shape in shapes.items()}

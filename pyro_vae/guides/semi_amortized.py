@@ -18,8 +18,8 @@ from .guide import Guide
 class SemiAmortized(Program):
     r"""A guide, refined by k gradient steps per data point.
 
-    .. math:: \lambda_0 = \mathrm{encoder}(x), \quad
-              \lambda_{i+1} = \lambda_i + \eta\, \nabla_\lambda\, \mathrm{ELBO}(x; \theta, \lambda_i)
+    .. math:: \lambda_0 = \mathrm{encoder}(x), \quad \lambda_{i+1} = \lambda_i
+              + \eta\, \nabla_\lambda\, \mathrm{ELBO}(x; \theta, \lambda_i)
 
     :math:`\lambda` `[B, size]` are the outputs of the guide's networks, the parameters of each
     factor's family. For a factor with latent parents, whose parameters differ from draw to draw,

@@ -32,8 +32,9 @@ class CVAE(Program):
     * hybrid: `objectives.Hybrid(alpha)`, the sum of both, weighted by alpha and 1 - alpha.
     * relaxed: `conditional_prior=False`; z does not depend on c.
 
-    With a `baseline`, the prediction :math:`\hat x = E[x | c]` of an `NNBaseline` is a further parent
-    of z, z | c ~ Normal(mu(c, x_hat), diag sigma(c, x_hat)^2): the paper's recurrent connection.
+    With a `baseline`, the prediction :math:`\hat x = E[x | c]` of an `NNBaseline` is a further
+    parent of z, z | c ~ Normal(mu(c, x_hat), diag sigma(c, x_hat)^2): the paper's recurrent
+    connection.
     `train.BaselineInitialization` trains the baseline first; `fit` refuses a frozen baseline that
     was never trained.
 
@@ -49,8 +50,8 @@ class CVAE(Program):
             Default: `StandardNormalPrior`.
         baseline: None; `"frozen"`, which training leaves unchanged; or `"joint"`, trained with the
             model.
-        c_is_class: whether c is a class as a one-hot vector, as from `data.Labels`. `sample` and the
-            other functions of `generate` then take integers for c.
+        c_is_class: whether c is a class as a one-hot vector, as from `data.Labels`. `sample` and
+            the other functions of `generate` then take integers for c.
 
     Raises:
         UserError: x would not depend on c, a baseline is set without a conditional prior, or there
@@ -106,7 +107,7 @@ class CVAE(Program):
             )
         if baseline and not conditional_prior:
             raise UserError(
-                "the prediction of a baseline is a parent of p(z | c): it needs conditional_prior=True"
+                "the prediction of a baseline is a parent of p(z | c): set conditional_prior=True"
             )
         self.baseline: NNBaseline | None = None
         if baseline:

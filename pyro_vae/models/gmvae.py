@@ -23,8 +23,8 @@ class GMVAE(Program):
     which y selects. Within a component, w moves the Gaussian, so a component is itself an infinite
     mixture.
 
-    Its guides in the paper: in the final version w <- x; z <- x, with y enumerated in the model (the
-    default); in the first version also y <- x:
+    Its guides in the paper: in the final version w <- x; z <- x, with y enumerated in the model
+    (the default); in the first version also y <- x:
     `Guide(model, given={"w": ["x"], "z": ["x"], "y": ["x"]})`.
 
     From random weights, components often merge or split classes. Start from a mixture fitted to

@@ -90,9 +90,9 @@ class MixturePrior(Prior):
 
     .. math:: p(z) = \sum_k \pi_k\, \mathrm{Normal}(z;\, \mu_k, \Sigma_k)
 
-    All parameters are learned. A `VAE` with this prior has the density and the bound of `MixtureVAE`
-    with y enumerated, but no latent y. The submodules have the names of that model, `p_y` and
-    `p_z`, so that a state of one loads into the other.
+    All parameters are learned. A `VAE` with this prior has the density and the bound of
+    `MixtureVAE` with y enumerated, but no latent y. The submodules have the names of that model,
+    `p_y` and `p_z`, so that a state of one loads into the other.
 
     Args:
         size: D.
@@ -383,8 +383,8 @@ def set_components(model: MixtureModel, weights: Any, means: Any, covariances: A
     p_z, head = model.p_z, model.p_z.head
     if not (isinstance(p_z.family, (Normal, MultivariateNormal)) and isinstance(head, Affine)):
         raise UserError(
-            "components can be set only if p(z | y, ...) is Normal() or MultivariateNormal() and its "
-            "network is an MLP"
+            "components can be set only if p(z | y, ...) is Normal() or MultivariateNormal() and "
+            "its network is an MLP"
         )
     moments = torch.as_tensor(means), torch.as_tensor(covariances)
     raw = p_z.family.raw_parameters(*moments).to(head.bias)
