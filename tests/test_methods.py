@@ -55,7 +55,7 @@ def test_a_mixture_of_one_component_is_told_with_its_remedy():
     assert "one of the 3 components has all of the data" in told and "MixtureInitialization" in told
 
 
-def test_a_class_that_is_not_used_is_told_with_its_remedy():
+def test_classes_that_do_not_differ_are_warned_of():
     """q(y | x) is close to p(y) for every x, though its largest class differs."""
     torch.manual_seed(1)
     x = torch.randn(64, 1) @ torch.randn(1, 4) * 2 + 0.1 * torch.randn(64, 4)

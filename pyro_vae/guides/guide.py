@@ -290,7 +290,7 @@ def _default_input_scaling(
     p_x = getattr(model, "p_x", None)
     is_parent = any("x" in parents for parents in given.values())
     if is_parent and isinstance(p_x, Conditional) and p_x.family.unit_interval:
-        return {"x": (0.5, 0.5)} if len(data["x"]) == 3 else {}
+        return {"x": (0.5, 0.5)} if len(data.get("x", ())) == 3 else {}
     return {}
 
 

@@ -89,6 +89,11 @@ class SemiAmortized(Program):
         return self.guide.given
 
     @property
+    def input_scaling(self) -> dict:
+        """The guide's scaling of its networks' inputs."""
+        return self.guide.input_scaling
+
+    @property
     def factors(self) -> nn.ModuleDict:
         """The guide's conditionals."""
         return self.guide.factors
