@@ -41,7 +41,7 @@ def posterior_guide(model, widen=1.0):
     guide = pv.guides.Guide(model, family={"z": MultivariateNormal()}, network=LINEAR).double()
     q = guide.factors["z"].head
     with torch.no_grad():
-        q.bias.copy_(MultivariateNormal().raw(-gain @ b, widen**2 * covariance))
+        q.bias.copy_(MultivariateNormal().raw_parameters(-gain @ b, widen**2 * covariance))
         q.maps["x"].weight.zero_()[:LATENT] = gain
     return guide
 

@@ -75,7 +75,7 @@ def exact_guide(model):
         for name, value in (("x", on_x), ("c", on_c)):
             head.maps[name].weight.zero_()
             head.maps[name].weight[:LATENT] = value
-        head.bias.copy_(MultivariateNormal().raw(offset, p))
+        head.bias.copy_(MultivariateNormal().raw_parameters(offset, p))
     return guide
 
 
@@ -380,7 +380,7 @@ def test_the_prior_sees_the_baselines_guess():
 @pytest.mark.parametrize(
     "options, message",
     [
-        ({"conditional_prior": False, "decoder_parents": ["z"]}, "x would not depend on it"),
+        ({"conditional_prior": False, "decoder_parents": ["z"]}, "x would not depend on c"),
         ({"decoder_parents": ["w"]}, "unknown parent of x 'w'"),
         ({"baseline": "thawed"}, "unknown baseline"),
         ({"conditional_prior": False, "baseline": "joint"}, "conditional_prior"),

@@ -77,8 +77,8 @@ def test_raw_outputs_give_back_a_mean_and_a_covariance(family):
     covariance = root @ root.mT + 0.1 * torch.eye(3, dtype=torch.float64)
     if isinstance(family, Normal):
         covariance = torch.diag_embed(torch.diagonal(covariance, dim1=-2, dim2=-1))
-    raw = family.raw(loc, covariance)
-    sizes = [math.prod(s) for s in family.outputs((3,)).values()]
+    raw = family.raw_parameters(loc, covariance)
+    sizes = [math.prod(s) for s in family.parameter_shapes((3,)).values()]
     fn = family((3,), *raw.split(sizes, -1))
     close(fn.mean, loc)
     if isinstance(family, Normal):
@@ -160,12 +160,12 @@ def test_normal_likelihood_has_one_scale_for_all_fixed_or_learned():
     truth = scipy.stats.norm.logpdf(value, loc, 0.3).sum(-1)
     close(NormalLikelihood(scale=0.3)((3,), loc).log_prob(value), truth)
     learned = NormalLikelihood(scale=0.3, learned=True)
-    free = learned.free((3,))
+    free = learned.unconditional_parameters((3,))
     assert set(free) == {"log_scale"} and free["log_scale"].shape == ()
     close(learned((3,), loc, **free).log_prob(value), truth, rtol=1e-6, atol=1e-6)
     p_x = Conditional((3,), {"z": (2,)}, learned, MLP((4,)))
     p_x(z=torch.zeros(5, 2)).log_prob(torch.ones(5, 3)).sum().backward()
-    assert p_x.free["log_scale"].grad.abs() > 0
+    assert p_x.unconditional_parameters["log_scale"].grad.abs() > 0
 
 
 def test_one_hot_categorical_is_the_categorical_and_linear_between():
@@ -302,7 +302,10 @@ def test_draws_of_discrete_likelihoods_have_their_mean_variance_and_frequencies(
 def test_no_network_output_makes_a_discrete_likelihood_infinite(name, size):
     family, steps = LEVELS[name]
     for sign in (1, -1):
-        outputs = {**family.outputs((3,)), **{k: v.shape for k, v in family.free((3,)).items()}}
+        outputs = {
+            **family.parameter_shapes((3,)),
+            **{k: v.shape for k, v in family.unconditional_parameters((3,)).items()},
+        }
         raw = {k: torch.full(s, sign * size).requires_grad_() for k, s in outputs.items()}
         if name == "categorical":  # equal logits: rounding at 1e30 aside, a uniform distribution
             raw = {"logits": torch.full((3, 5), sign * 1e2).requires_grad_()}
@@ -357,7 +360,7 @@ def test_no_network_output_makes_a_scale_zero_or_infinite(family, size):
     raw = {
         name: torch.full((2, *shape), sign * (size if name == "log_scale" else 1.0))
         .requires_grad_()
-        for (name, shape), sign in zip(family.outputs((3,)).items(), (1, -1, 1), strict=False)
+        for (name, shape), sign in zip(family.parameter_shapes((3,)).items(), (1, -1, 1), strict=False)
     }  # fmt: skip
     for sign in (1, -1):
         values = {**raw, "log_scale": (sign * raw["log_scale"]).detach().requires_grad_()}
@@ -420,7 +423,9 @@ def test_an_enumerated_y_is_as_good_as_copies_of_x(network, family):
 def test_selected_heads_are_each_components_own(network):
     k, b = 3, 5
     size = (1, 2, 2) if network == "conv" else (4,)
-    p = Conditional((2,), {"w": size, "y": (k,)}, Normal(), NETWORKS[network], select="y").double()
+    p = Conditional(
+        (2,), {"w": size, "y": (k,)}, Normal(), NETWORKS[network], head_index="y"
+    ).double()
     w, y = doubles(b, *size), torch.eye(k, dtype=torch.float64)
     enumerated = p(w=w, y=y.unsqueeze(1))
     assert_same_law(enumerated, p(w=w.expand(k, b, *size), y=y.unsqueeze(1).expand(k, b, k)))

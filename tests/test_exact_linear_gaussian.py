@@ -63,7 +63,7 @@ def exact_guide(model):
     with torch.no_grad():
         head.maps["x"].weight.zero_()
         head.maps["x"].weight[:LATENT] = m
-        head.bias.copy_(MultivariateNormal().raw(offset, covariance))
+        head.bias.copy_(MultivariateNormal().raw_parameters(offset, covariance))
     return guide
 
 

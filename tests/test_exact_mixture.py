@@ -135,7 +135,7 @@ def exact_shu_pair():
             q_z.maps[name].weight.zero_()
         q_z.maps["x"].weight[:LATENT] = to_z
         q_z.maps["y"].weight[:LATENT] = covariance @ torch.linalg.inv(prior) @ means.T
-        q_z.bias.copy_(MultivariateNormal().raw(-to_z @ b, covariance))
+        q_z.bias.copy_(MultivariateNormal().raw_parameters(-to_z @ b, covariance))
     torch.manual_seed(2)
     return model, guide, model(size=8).detach()
 

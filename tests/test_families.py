@@ -12,7 +12,9 @@ from torch import nn
 
 import pyro_vae as pv
 from pyro_vae.conditionals import MLP, Conditional, Flow, LowRankNormal, MixtureOfNormals, Normal
-from pyro_vae.conditionals.mixtures import TRAINING, NormalMixture, _Implicit
+from pyro_vae.conditionals.mixtures import TRAINING
+from pyro_vae.distributions import NormalMixture
+from pyro_vae.distributions.normal_mixture import ImplicitReparameterization
 from pyro_vae.programs import trace_pair
 
 D, LATENT, N = 6, 2, 7
@@ -37,7 +39,7 @@ def pair(family, scale=0.5, given=None):
     guide = pv.guides.Guide(model, given, {"z": family}, NET, num_data=N).double()
     with torch.no_grad():
         for name, p in guide.named_parameters():
-            if ".parts." in name:
+            if ".family_modules." in name:
                 p.mul_(0.5)  # zuko's flows start with deep valleys
             else:
                 p.add_(scale * torch.randn_like(p))
@@ -65,7 +67,7 @@ def mixture(k=3, batch=(), seed=0, spread=1.0):
 def test_a_low_rank_normals_density_is_scipys():
     q = Conditional((4,), family=LowRankNormal(2), network=NET).double()
     nn.init.normal_(q.head.bias)
-    raw, start = q.head.bias.detach(), q.free["start"].detach()
+    raw, start = q.head.bias.detach(), q.unconditional_parameters["initial_factor"].detach()
     factor = raw[8:].reshape(4, 2) + start
     variance = (2 * 7 * torch.tanh(raw[4:8] / 7)).exp()
     covariance = (factor @ factor.T + torch.diag(variance)).numpy()
@@ -83,7 +85,9 @@ def test_a_mixtures_density_mean_and_variance_are_the_formulas(training):
     logits = torch.zeros(3).double() if training == "uniform" else raw[:3]
     rest = raw if training == "uniform" else raw[3:]
     weights = logits.softmax(-1).numpy()
-    loc = (rest[:6].reshape(3, 2) + q.free["anchor"].detach()).numpy()
+    loc = (
+        rest[:6].reshape(3, 2) + q.unconditional_parameters["component_offsets"].detach()
+    ).numpy()
     scale = (7 * torch.tanh(rest[6:].reshape(3, 2) / 7)).exp().numpy()
     z = torch.randn(5, 2, dtype=torch.float64)
     density = sum(
@@ -184,7 +188,7 @@ def test_a_pathwise_draws_second_derivative_is_right_too():
         with torch.no_grad():  # one fixed u for every value of the parameters
             u = torch.tensor([0.3, 0.8]).double()
             value = by_inversion(u, logits.log_softmax(-1), loc, scale)
-        z = _Implicit.apply(value, logits.log_softmax(-1), loc, scale)
+        z = ImplicitReparameterization.apply(value, logits.log_softmax(-1), loc, scale)
         y = (z**3).sum() + z.prod()
         return torch.autograd.grad(y, parameters, create_graph=create_graph)
 
@@ -389,8 +393,8 @@ def test_a_mixture_finds_both_modes_of_a_bimodal_posterior(training):
         guide = pv.guides.Guide(model, {"z": []}, {"z": family})
         with torch.no_grad():  # narrow, and a component near each mode
             guide.factors["z"].head.bias[-1 if name == "normal" else -2 :] = -1.5
-            for anchor in guide.factors["z"].free.values():
-                anchor.copy_(torch.tensor([[-0.8], [0.8]]))
+            for component_offsets in guide.factors["z"].unconditional_parameters.values():
+                component_offsets.copy_(torch.tensor([[-0.8], [0.8]]))
         pv.fit(model, guide, x, epochs=500, lr=0.03, progress=False)
         gaps[name] = evidence - pv.evaluate.elbo(model, guide, x, num_samples=400).mean()
     assert gaps["normal"] > math.log(2) - 0.05
@@ -412,7 +416,7 @@ def test_from_where_it_starts_every_parameter_has_a_gradient(name, given):
     for parameter_name, p in guide.named_parameters():
         assert torch.isfinite(p.grad).all() and p.grad.abs().sum() > 0, parameter_name
     if "mixture" in name:
-        rows = guide.factors["z"].free["anchor"].grad
+        rows = guide.factors["z"].unconditional_parameters["component_offsets"].grad
         assert not torch.allclose(rows[0], rows[1])
 
 

@@ -77,14 +77,18 @@ def spoilt(model, truth, kind, x):
         return guide, {"index": torch.arange(N)}
     if kind == "per data point":
         guide = Guide(model, given={"z": ["index"]}, num_data=N).double()
-        raw = guide.factors["z"].family.raw(loc(x), torch.diag(scale**2).expand(N, -1, -1))
+        raw = guide.factors["z"].family.raw_parameters(
+            loc(x), torch.diag(scale**2).expand(N, -1, -1)
+        )
         guide.factors["z"].head.maps["index"].rows.data.copy_(raw)
         guide.factors["z"].head.bias.data.zero_()
         return guide, {"index": torch.arange(N)}
     guide = Guide(model, network=LINEAR).double()
     head = guide.factors["z"].head
     with torch.no_grad():
-        head.bias.copy_(guide.factors["z"].family.raw(truth.offset + MOVE, torch.diag(scale**2)))
+        head.bias.copy_(
+            guide.factors["z"].family.raw_parameters(truth.offset + MOVE, torch.diag(scale**2))
+        )
         head.maps["x"].weight.zero_()[:LATENT] = truth.gain
     return guide, {}
 

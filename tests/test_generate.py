@@ -34,7 +34,7 @@ def linear():
         head = guide.factors["z"].head
         head.maps["x"].weight.zero_()
         head.maps["x"].weight[:LATENT] = gain
-        head.bias.copy_(MultivariateNormal().raw(-gain @ b, covariance))
+        head.bias.copy_(MultivariateNormal().raw_parameters(-gain @ b, covariance))
     return model, guide
 
 

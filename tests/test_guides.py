@@ -433,3 +433,26 @@ def test_standardized_parents_are_what_the_networks_see():
     assert torch.allclose(codes, pv.evaluate.encode(model, plain, (x - 0.5) / 0.25)["z"])
     with pytest.raises(pv.UserError, match="unknown parent in input_scaling 'xx'"):
         pv.guides.Guide(model, input_scaling={"xx": (0, 1)})
+
+
+@pytest.mark.parametrize(
+    "shape, likelihood, options, expected",
+    [
+        ((1, 4, 4), "bernoulli", {}, {"x": (0.5, 0.5)}),
+        ((1, 4, 4), "binomial", {}, {"x": (0.5, 0.5)}),
+        ((1, 4, 4), "binomial", {"input_scaling": {}}, {}),
+        ((1, 4, 4), "binomial", {"given": {"z": []}}, {}),
+        ((1, 4, 4), "normal", {}, {}),
+        ((1, 4, 4), "poisson", {}, {}),
+        ((16,), "binomial", {}, {}),
+    ],
+)
+def test_images_in_the_unit_interval_are_centered_by_default(shape, likelihood, options, expected):
+    """The networks see 2x - 1."""
+    model = pv.models.VAE(shape, 2, likelihood, MLP((8,)))
+    guide = pv.guides.Guide(model, network=MLP((8,)), **options)
+    assert guide.input_scaling == expected
+    if expected:
+        x = torch.rand(5, *shape)
+        codes = guide.factors["z"](x=2 * x - 1).mean
+        torch.testing.assert_close(pv.evaluate.encode(model, guide, x)["z"], codes)

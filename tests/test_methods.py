@@ -55,6 +55,19 @@ def test_a_mixture_of_one_component_is_told_with_its_remedy():
     assert "one of the 3 components has all of the data" in told and "MixtureInitialization" in told
 
 
+def test_classes_that_do_not_differ_are_warned_of():
+    """q(y | x) is close to p(y) for every x, though its largest class differs."""
+    torch.manual_seed(1)
+    x = torch.randn(64, 1) @ torch.randn(1, 4) * 2 + 0.1 * torch.randn(64, 4)
+    model = pv.models.M2((4,), 3, 2, "normal", NET)
+    guide = pv.guides.Guide(model, network=NET)
+    with torch.no_grad():
+        for parameter in guide.factors["y"].head.parameters():
+            parameter.mul_(0.1)
+    (told,) = advice(model, guide, x, epochs=10, lr=1e-6)
+    assert "the 3 components do not differ" in told and "SemiSupervised" in told
+
+
 @pytest.mark.parametrize(
     "x, remedy",
     [

@@ -22,7 +22,7 @@ from pyro.infer.autoguide import AutoNormal
 from test_objectives_elbo import assert_same, batch, every_method, pair, value_and_gradients
 
 import pyro_vae as pv
-from pyro_vae.conditionals.families import GumbelSoftmax, LinearOneHotCategorical
+from pyro_vae.distributions import GumbelSoftmax, LinearOneHotCategorical
 from pyro_vae.objectives import ELBO, IWAE, STL, DReG, Renyi
 from pyro_vae.train.steps.recorded import leaf_parameters
 

@@ -129,10 +129,10 @@ def test_the_bounds_gradient_reaches_the_encoder_from_both_sides_and_the_pseudo_
         return torch.autograd.grad(loss, [*encoder, inputs], allow_unused=True)
 
     both = gradients((model, guide))
-    isolated_pyro_runtime = copy.deepcopy(guide), copy.deepcopy(model)
+    separate = copy.deepcopy(guide), copy.deepcopy(model)
     prior_side, guide_side = (
-        gradients((model, isolated_pyro_runtime[0])),
-        gradients((isolated_pyro_runtime[1], guide)),
+        gradients((model, separate[0])),
+        gradients((separate[1], guide)),
     )
     assert guide_side[-1] is None and prior_side[-1].abs().sum() > 0
     torch.testing.assert_close(both[-1], prior_side[-1])
@@ -141,11 +141,13 @@ def test_the_bounds_gradient_reaches_the_encoder_from_both_sides_and_the_pseudo_
         torch.testing.assert_close(b, p + q)
 
 
-def test_pseudo_inputs_start_at_training_data_as_the_network_sees_them():
+@pytest.mark.parametrize("semi_amortized", [False, True])
+def test_pseudo_inputs_start_at_training_data_as_the_network_sees_them(semi_amortized):
     model, guide = tiny("vampprior")
     data = pv.data.from_arrays(images(), valid=0, test=0)
     guide.input_scaling = {"x": (0.5, 0.25)}
-    PseudoInputInitialization()(model, guide, data, "cpu", seed=1)
+    trained = pv.guides.SemiAmortized(model, guide, steps=1) if semi_amortized else guide
+    PseudoInputInitialization()(model, trained, data, "cpu", seed=1)
     found = model.p_z.pseudo_inputs["x"].detach() * 0.25 + 0.5
     matches = (found[:, None] == data.train.x[None]).flatten(2).all(-1)
     assert matches.any(1).all()
@@ -276,7 +278,7 @@ def hierarchical_guide(model, spoilt=0.0):
             head = guide.factors[latent].head
             (affine,) = head.maps.values()
             affine.weight.zero_()[: len(offset)] = gain
-            head.bias.copy_(MultivariateNormal().raw(offset, covariance))
+            head.bias.copy_(MultivariateNormal().raw_parameters(offset, covariance))
             head.bias.add_(spoilt * torch.rand_like(head.bias))
     return guide
 
@@ -338,7 +340,7 @@ def off_center():
     head = guide.factors["z"].head
     with torch.no_grad():
         head.maps["x"].weight.zero_()[:LATENT] = gain
-        head.bias.copy_(MultivariateNormal().raw(offset, covariance))
+        head.bias.copy_(MultivariateNormal().raw_parameters(offset, covariance))
     x = 1.0 + torch.randn(5000, D, dtype=torch.float64) @ torch.randn(D, D).double()
     mean = x.mean(0) @ gain.T + offset
     spread = gain @ torch.cov(x.T, correction=0) @ gain.T  # of the posterior means

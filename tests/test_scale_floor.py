@@ -54,11 +54,11 @@ def test_a_fitted_scale_at_its_bound_is_warned_of_where_the_data_are_large():
     x = torch.randn(40, 1).expand(40, 3).clone()
     model, guide = trained(x, "normal")
     with torch.no_grad():
-        model.p_x.free["log_scale"].fill_(-30.0)
+        model.p_x.unconditional_parameters["log_scale"].fill_(-30.0)
     with pytest.warns(UserWarning, match="at 3 of 3 values of x"):
         warn_at_scale_floor(model, guide, {"x": x})
     with torch.no_grad():
-        model.p_x.free["log_scale"].fill_(math.log(0.1))
+        model.p_x.unconditional_parameters["log_scale"].fill_(math.log(0.1))
     with warnings.catch_warnings():
         warnings.simplefilter("error")
         warn_at_scale_floor(model, guide, {"x": x})

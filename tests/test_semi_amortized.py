@@ -77,7 +77,7 @@ def test_many_steps_end_at_the_optimal_diagonal_normal():
     mean, precision = posterior(model, x)
     semi = SemiAmortized(model, guide, steps=800, lr=0.01, num_samples=200, clip_norm=None)
     with torch.no_grad():
-        fn = guide.factors["z"](x=x, shift=semi.parameter_offsets(x=x)["z"]).base_dist
+        fn = guide.factors["z"](x=x, parameter_offsets=semi.parameter_offsets(x=x)["z"]).base_dist
     torch.testing.assert_close(fn.loc, mean, atol=0.03, rtol=0)
     optimal = precision.diagonal().rsqrt().expand_as(fn.scale)
     torch.testing.assert_close(fn.scale, optimal, rtol=0.05, atol=0)

@@ -629,7 +629,7 @@ def test_analogies_are_the_decoders_means_at_one_style(name):
             mean = model.p_x(**{p: values[p] for p in model.p_x.given}).mean
             torch.testing.assert_close(found[:, k], mean)
     vae = pv.models.VAE((D,), 2, network=SMALL)
-    with pytest.raises(pv.UserError, match="VAE names no latent that is style"):
+    with pytest.raises(pv.UserError, match="VAE has no style_latent"):
         pv.generate.style_transfer_grid(vae, pv.guides.Guide(vae), x)
 
 

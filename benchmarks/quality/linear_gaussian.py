@@ -29,7 +29,7 @@ def problem(seed, shift=0.0, widen=1.0):
     x = marginal.sample((200,))
     covariance = torch.linalg.inv(torch.eye(D) + w.T @ w / SCALE**2)
     gain = covariance @ w.T / SCALE**2  # posterior mean = gain (x - b)
-    raw = MultivariateNormal().raw(shift * torch.ones(D), widen**2 * covariance)
+    raw = MultivariateNormal().raw_parameters(shift * torch.ones(D), widen**2 * covariance)
     encoder.bias.data.copy_(raw)
     encoder.bias.data[:D] -= gain @ b
     encoder.maps["x"].weight.data.zero_()[:D] = gain

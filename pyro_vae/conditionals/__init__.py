@@ -1,8 +1,5 @@
 """`p(a | b)`: families and likelihoods, networks, and the `Conditional` that joins them."""
 
-import dataclasses
-
-from ..errors import UserError, check_int_at_least, unknown_name_error
 from .conditional import Conditional, network_autocast
 from .copying import copy_linear_layers
 from .families import (
@@ -15,7 +12,6 @@ from .families import (
 )
 from .flows import Flow
 from .likelihoods import (
-    LIKELIHOODS,
     Bernoulli,
     Binomial,
     Categorical,
@@ -25,6 +21,7 @@ from .likelihoods import (
     NegativeBinomial,
     NormalLikelihood,
     Poisson,
+    likelihood,
 )
 from .mixtures import MixtureOfNormals
 from .networks import MLP, Conv, Network
@@ -55,24 +52,3 @@ __all__ = [
     "likelihood",
     "network_autocast",
 ]
-
-
-def likelihood(name: str | Family, levels: int | None = None) -> Family:
-    """A likelihood by its name (`"bernoulli"`, `"poisson"`, ...), or the family itself.
-
-    Args:
-        levels: grey levels of those that have them (default: 256).
-    """
-    if isinstance(name, Family):
-        return name
-    if not isinstance(name, str):
-        raise UserError(f"a likelihood is a name or a Family, not {type(name).__name__}")
-    if name not in LIKELIHOODS:
-        raise unknown_name_error("likelihood", name, LIKELIHOODS)
-    family = LIKELIHOODS[name]
-    if levels is None:
-        return family
-    if family.levels is None:
-        raise UserError(f"the likelihood {name!r} has no levels to set")
-    check_int_at_least(2, levels=levels)
-    return dataclasses.replace(family, levels=levels)

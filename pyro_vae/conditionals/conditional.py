@@ -1,43 +1,63 @@
 """`p(a | b, c, ...)`: the one part that every model and guide is built from."""
 
 import math
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from contextvars import ContextVar
+from typing import Any
 
+import pyro.distributions as dist
 import torch
 import torch.nn as nn
 
 from ..errors import UserError, check_ints_at_least
-from .families import Normal, check_family
-from .networks import MLP, check_network
+from .families import Family, Normal, check_family
+from .networks import MLP, Network, check_network
 
 
 class Conditional(nn.Module):
     r"""A conditional distribution :math:`p(a \mid b, c, \ldots)`.
 
-    `forward(b=..., c=...)` returns a Pyro distribution of event shape `shape`, whose batch shape is
+    `forward(b=..., c=...)` returns a Pyro distribution of event shape `shape`. Its batch shape is
     the broadcast of the parents' leftmost dimensions.
 
-    * Each parent has its own first linear map; the maps are added. An enumerated one-hot
-      `y [K, 1, K]` thus meets `x [B, D]` without copies of `x`.
-    * No parents: the distribution's parameters are learned constants.
-    * The parent `index` (shape `(num_data,)`, value int64 `[B]`): a table with a row per data point.
-    * `select="y"`: the one-hot parent `y` picks one of K output heads instead, as in the GMVAE
-      paper's :math:`\mu_y(w)`.
+    * Each parent has a separate first linear map, and the maps are added. Therefore an enumerated
+      one-hot `y [K, 1, K]` meets `x [B, D]` without copies of `x`.
+    * Without parents, the distribution's parameters are learned constants.
+    * The parent `index` (shape `(num_data,)`, value int64 `[B]`) is a table with one row per data
+      point.
+    * With `head_index="y"`, the one-hot parent `y` selects one of K output heads, as in
+      :math:`\mu_y(w)` of the GMVAE.
 
     Args:
         shape: event shape of `a`.
         given: `{parent: event shape}`.
-        family: how outputs become a distribution (`Normal()`, `Bernoulli()`, ...).
-        network: `MLP(...)` or `Conv(...)`.
+        family: how the outputs of the network become a distribution. Default: `Normal()`.
+        network: `MLP(...)` or `Conv(...)`. Default: `MLP()`.
+        head_index: the one-hot parent that selects the output head.
         trunk: a trunk to share with another conditional of the same parents.
 
     Raises:
-        UserError: a shape, family or network that is none; a `Conv` with nothing to convolve.
+        UserError: a shape, family or network is invalid, or a `Conv` has no image to convolve.
+
+    Example:
+        >>> import torch, pyro_vae as pv
+        >>> network = pv.conditionals.MLP(hidden=(16,))
+        >>> q = pv.conditionals.Conditional((2,), {"x": (5,), "y": (3,)}, network=network)
+        >>> x, y = torch.zeros(4, 5), torch.eye(3).unsqueeze(1)  # [B, 5], and [K, 1, K]: enumerated
+        >>> q(x=x, y=y).batch_shape
+        torch.Size([3, 4])
     """
 
-    def __init__(self, shape, given=None, family=None, network=None, select=None, trunk=None):
+    def __init__(
+        self,
+        shape: Sequence[int],
+        given: Mapping[str, Sequence[int]] | None = None,
+        family: Family | None = None,
+        network: Network | None = None,
+        head_index: str | None = None,
+        trunk: nn.Module | None = None,
+    ) -> None:
         super().__init__()
         given = {} if given is None else given
         if not isinstance(given, Mapping):
@@ -48,87 +68,111 @@ class Conditional(nn.Module):
             1, shape=shape, **{f"the shape of {name}": s for name, s in given.items()}
         )
         check_network(network)
-        given = {name: tuple(s) for name, s in given.items()}
-        self.shape, self.given = tuple(shape), tuple(given)
+        parents = {name: tuple(s) for name, s in given.items()}
+        self.shape, self.given = tuple(shape), tuple(parents)
         self.family = Normal() if family is None else check_family(family)
-        self.outputs = {k: tuple(s) for k, s in self.family.outputs(self.shape).items()}
-        self.select = select
-        outputs = self.outputs
-        inputs = {name: s for name, s in given.items() if name != select}
-        if select is not None:
-            (self.num_heads,) = given[select]
+        shapes = self.family.parameter_shapes(self.shape)
+        self.parameter_shapes = {name: tuple(s) for name, s in shapes.items()}
+        self.head_index = head_index
+        inputs = {name: s for name, s in parents.items() if name != head_index}
+        outputs = self.parameter_shapes
+        if head_index is not None:
+            (self.num_heads,) = parents[head_index]
             outputs = {"heads": (self.num_heads * self.size,)}
         network = MLP() if network is None else network
         own_trunk, self.head = network.build(inputs, outputs, self.shape)
         self.trunk = own_trunk if trunk is None or own_trunk is None else trunk
-        self.free = nn.ParameterDict(
-            {k: nn.Parameter(torch.as_tensor(v)) for k, v in self.family.free(self.shape).items()}
+        initial = self.family.unconditional_parameters(self.shape)
+        self.unconditional_parameters = nn.ParameterDict(
+            {name: nn.Parameter(torch.as_tensor(value)) for name, value in initial.items()}
         )
-        self.parts = nn.ModuleDict(self.family.modules(self.shape))
+        self.family_modules = nn.ModuleDict(self.family.modules(self.shape))
 
     @property
-    def size(self):
+    def size(self) -> int:
         """How many numbers the network supplies for one distribution."""
-        return sum(math.prod(s) for s in self.outputs.values())
+        return sum(math.prod(s) for s in self.parameter_shapes.values())
 
-    def features(self, **parents):
-        """What the trunk makes of the parents; conditionals that share a trunk share this."""
-        parents = {name: parents[name] for name in self.given if name != self.select}
+    def features(self, **parents: torch.Tensor) -> dict[str, torch.Tensor]:
+        """The output of the trunk, which conditionals with a shared trunk have in common."""
+        parents = {name: parents[name] for name in self.given if name != self.head_index}
         return parents if self.trunk is None else _compute(self.trunk, parents)
 
-    def forward(self, features=None, shift=None, **parents):
-        """The distribution, given the parents (or the features that a shared trunk made).
+    def forward(
+        self,
+        features: dict[str, torch.Tensor] | None = None,
+        parameter_offsets: torch.Tensor | None = None,
+        **parents: torch.Tensor,
+    ) -> dist.TorchDistribution:
+        """The distribution, given its parents.
 
-        `shift [..., size]` is added to the numbers that the network supplies.
+        Args:
+            features: the output of `features(...)`, for a trunk that is evaluated once for several
+                conditionals. Default: computed from the parents.
+            parameter_offsets: `[..., size]`, added to the outputs of the network.
+            parents: `{parent: [..., *event shape]}`.
         """
         if features is None:
             features = self.features(**parents)
         raw = _compute(self.head, features)
         raw = raw.to(next(self.head.parameters()).dtype)  # densities are never of low precision
-        if self.select is not None:
+        if self.head_index is not None:
             heads = raw.reshape(raw.shape[:-1] + (self.num_heads, self.size))
-            raw = select_head(parents[self.select].to(heads.dtype), heads)
-        if shift is not None:
-            raw = raw + shift
-        sizes = [math.prod(s) for s in self.outputs.values()]
-        parts = raw.split(sizes, -1) if len(sizes) > 1 else (raw,)
+            raw = select_head(parents[self.head_index].to(heads.dtype), heads)
+        if parameter_offsets is not None:
+            raw = raw + parameter_offsets
+        sizes = [math.prod(s) for s in self.parameter_shapes.values()]
+        flat = raw.split(sizes, -1) if len(sizes) > 1 else (raw,)
         values = {
-            name: part.reshape(part.shape[:-1] + shape)
-            for (name, shape), part in zip(self.outputs.items(), parts, strict=True)
+            name: value.reshape(value.shape[:-1] + shape)
+            for (name, shape), value in zip(self.parameter_shapes.items(), flat, strict=True)
         }
-        return self.family(self.shape, **values, **self.free, **self.parts)
+        return self.family(
+            self.shape, **values, **self.unconditional_parameters, **self.family_modules
+        )
 
 
-_low = ContextVar("the dtype that networks compute in", default=None)
+_autocast_dtype: ContextVar[torch.dtype | None] = ContextVar("autocast_dtype", default=None)
 
 
 @contextmanager
-def network_autocast(dtype):
-    """Within, the networks of every `Conditional` compute in `dtype` by autocast; None: in their own.
+def network_autocast(dtype: torch.dtype | None) -> Iterator[None]:
+    """Within this context, the networks of every `Conditional` compute in `dtype` by autocast.
 
-    Distributions, their densities and the weights keep their precision: Pyro's enumeration cannot
-    do with several.
+    Distributions, their densities and the weights keep their precision, because Pyro's enumeration
+    does not support several.
+
+    Args:
+        dtype: such as `torch.bfloat16`; None leaves the networks in the dtype of their weights.
+
+    Example:
+        >>> import torch, pyro_vae as pv
+        >>> q = pv.conditionals.Conditional((2,), {"x": (5,)})
+        >>> with pv.conditionals.network_autocast(torch.bfloat16):
+        ...     q(x=torch.zeros(4, 5)).mean.dtype
+        torch.float32
     """
-    token = _low.set(dtype)
+    token = _autocast_dtype.set(dtype)
     try:
         yield
     finally:
-        _low.reset(token)
+        _autocast_dtype.reset(token)
 
 
-def _compute(network, parents):
-    if _low.get() is None:
-        return network(**parents)
+def _compute(network: nn.Module, inputs: dict[str, torch.Tensor]) -> Any:
+    dtype = _autocast_dtype.get()
+    if dtype is None:
+        return network(**inputs)
     device = next(network.parameters()).device.type
-    # no cache: in a recording it would hold on to what is being recorded
-    with torch.autocast(device, _low.get(), cache_enabled=False):
-        return network(**parents)
+    # no cache: in a recording it would keep what is being recorded alive
+    with torch.autocast(device, dtype, cache_enabled=False):
+        return network(**inputs)
 
 
-def select_head(y, heads):
+def select_head(y: torch.Tensor, heads: torch.Tensor) -> torch.Tensor:
     """`sum_k y_k heads_k` for one-hot `y [..., K]` and `heads [..., K, R]`, leftmost broadcast.
 
-    einsum treats a dimension of size 1 as absent, so an enumerated `y [K, 1, K]` meets
-    `heads [B, K, R]` in one matrix product and nothing of size `K * B * K * R` is made.
+    einsum treats a dimension of size 1 as absent. Therefore an enumerated `y [K, 1, K]` meets
+    `heads [B, K, R]` in one matrix product, without a tensor of size `K * B * K * R`.
     """
     return torch.einsum("...k,...kr->...r", y, heads)

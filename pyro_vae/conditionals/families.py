@@ -1,68 +1,84 @@
 r"""Families: how the outputs of a network become a distribution.
 
-A family is a small frozen description without tensors of its own. `outputs(shape)` says which
-parameters a network must supply for a variable of that shape, `free(shape)` which ones are learned
-without a network, `modules(shape)` what else the family is made of (a flow's layers), and
+A family is a small frozen description that holds no tensors. `parameter_shapes(shape)` names the
+parameters that a network supplies for a variable of that shape. `unconditional_parameters(shape)`
+are learned without a network. `modules(shape)` are further modules, such as the layers of a flow.
 `family(shape, **all of them)` is the Pyro distribution, with `event_shape == shape` and any batch
 shape.
 
-Every scale head is bounded, :math:`\log\sigma = 7\tanh(r/7)`: no network output `r` can make a scale
+Every scale is bounded, :math:`\log\sigma = 7\tanh(r/7)`: no network output `r` can make a scale
 zero or infinite, and near 0 the map is the identity.
 """
 
-from collections.abc import Callable
 from dataclasses import dataclass
+from typing import Any
 
 import pyro.distributions as dist
 import torch
-from pyro.distributions import constraints
+import torch.nn as nn
 
-from .._torch_internals import categorical_of
+from ..distributions import GumbelSoftmax, LinearOneHotCategorical
 from ..errors import UserError, check_int_at_least, check_positive
 
 LOG_SCALE_BOUND = 7.0  # scales lie in [exp(-7), exp(7)] = [9.1e-4, 1.1e3]
 
 
-def bounded_log_scale(raw):
-    """`7 tanh(raw / 7)`: the identity near zero, never beyond +-7."""
+def bounded_log_scale(raw: torch.Tensor) -> torch.Tensor:
+    """`7 tanh(raw / 7)`: the identity near zero, never beyond ±7."""
     return LOG_SCALE_BOUND * torch.tanh(raw / LOG_SCALE_BOUND)
 
 
-def raw_log_scale(log_scale):
-    """The inverse of `bounded_log_scale`, for initializing a head at a given scale."""
+def raw_log_scale(log_scale: torch.Tensor | float) -> torch.Tensor:
+    """The inverse of `bounded_log_scale`, which initializes a network output at a given scale."""
     log_scale = torch.as_tensor(log_scale)
     limit = 0.999 * LOG_SCALE_BOUND
     return LOG_SCALE_BOUND * torch.atanh(log_scale.clamp(-limit, limit) / LOG_SCALE_BOUND)
 
 
 class Family:
-    """Base class of families. Subclasses are frozen dataclasses, whose fields are their options.
-
-    A family is called as `family(shape, **outputs, **free, **modules)`, with what the network
-    supplies, the learned constants and the modules. It returns the Pyro distribution.
+    """Base of every family; a subclass defines `parameter_shapes` and `__call__`.
 
     Attributes:
-        proper: False if `log_prob` is not a log-probability. Default: True.
+        proper: whether `log_prob` of the family's distributions is a log-probability.
+        unit_interval: whether its distributions are on (a subset of) [0, 1], as those of pixels.
         levels: number of grey levels, of a family that has them. Default: None.
+
+    Example:
+        >>> import pyro.distributions as dist
+        >>> import torch, pyro_vae as pv
+        >>> class Laplace(pv.conditionals.Family):
+        ...     def parameter_shapes(self, shape):
+        ...         return {"loc": shape, "log_scale": shape}
+        ...     def __call__(self, shape, loc, log_scale):
+        ...         return dist.Laplace(loc, log_scale.exp()).to_event(len(shape))
+        >>> q = pv.conditionals.Conditional((2,), {"x": (5,)}, Laplace())
+        >>> q(x=torch.zeros(4, 5)).sample().shape
+        torch.Size([4, 2])
     """
 
     proper: bool = True
+    unit_interval: bool = False
     levels: int | None = None
-    __call__: Callable[..., dist.TorchDistribution]
 
-    def outputs(self, shape):
-        """`{parameter: shape}` that a network supplies."""
+    def parameter_shapes(self, shape: tuple[int, ...]) -> dict[str, tuple[int, ...]]:
+        """`{parameter: shape}` that a network supplies for a variable of event shape `shape`."""
         raise NotImplementedError
 
-    def free(self, shape):
+    def unconditional_parameters(self, shape: tuple[int, ...]) -> dict[str, torch.Tensor]:
         """`{parameter: initial value}` that are learned without a network."""
         return {}
 
-    def modules(self, shape):
-        """`{name: nn.Module}` of the family's own."""
+    def modules(self, shape: tuple[int, ...]) -> dict[str, nn.Module]:
+        """`{name: module}` that the distribution needs in addition."""
         return {}
 
-    def raw(self, loc, covariance):
+    def __call__(
+        self, shape: tuple[int, ...], *args: Any, **parameters: Any
+    ) -> dist.TorchDistribution:
+        """The distribution of event shape `shape` with these parameters and modules."""
+        raise NotImplementedError
+
+    def raw_parameters(self, loc: torch.Tensor, covariance: torch.Tensor) -> torch.Tensor:
         """Network outputs that give the mean `[..., D]` and the covariance `[..., D, D]`."""
         raise UserError(
             f"{type(self).__name__} cannot start at a given mean and covariance: use Normal() or "
@@ -70,7 +86,7 @@ class Family:
         )
 
 
-def check_family(family):
+def check_family(family: object) -> Family:
     """The family; raises unless it is one."""
     if not isinstance(family, Family):
         raise UserError(f"a family is an object such as Normal(), not {family!r}")
@@ -79,15 +95,24 @@ def check_family(family):
 
 @dataclass(frozen=True)
 class Normal(Family):
-    """Diagonal normal; `loc` and `log_scale` are both outputs of the network."""
+    """Normal distribution with diagonal covariance; the network supplies `loc` and `log_scale`.
 
-    def outputs(self, shape):
+    Example:
+        >>> import torch, pyro_vae as pv
+        >>> q = pv.conditionals.Conditional((2,), {"x": (5,)}, pv.conditionals.Normal())
+        >>> q(x=torch.zeros(4, 5)).variance.shape
+        torch.Size([4, 2])
+    """
+
+    def parameter_shapes(self, shape: tuple[int, ...]) -> dict[str, tuple[int, ...]]:
         return {"loc": shape, "log_scale": shape}
 
-    def __call__(self, shape, loc, log_scale):
+    def __call__(
+        self, shape: tuple[int, ...], loc: torch.Tensor, log_scale: torch.Tensor
+    ) -> dist.TorchDistribution:
         return dist.Normal(loc, bounded_log_scale(log_scale).exp()).to_event(len(shape))
 
-    def raw(self, loc, covariance):
+    def raw_parameters(self, loc: torch.Tensor, covariance: torch.Tensor) -> torch.Tensor:
         """Network outputs that give this mean `[..., D]` and the diagonal of `[..., D, D]`."""
         variance = torch.diagonal(covariance, dim1=-2, dim2=-1)
         return torch.cat([loc, raw_log_scale(0.5 * variance.log())], -1)
@@ -95,13 +120,22 @@ class Normal(Family):
 
 @dataclass(frozen=True)
 class MultivariateNormal(Family):
-    r"""Full-covariance normal, by its lower Cholesky factor.
+    r"""Normal distribution with full covariance, parameterized by its lower Cholesky factor.
 
-    :math:`L = \mathrm{diag}(\sigma)(I + S)`, S strictly lower triangular: bounded scales on the
-    diagonal, free numbers below it.
+    :math:`L = \mathrm{diag}(\sigma)(I + S)` with S strictly lower triangular: the diagonal holds
+    bounded scales, the entries below it are unconstrained.
+
+    Raises:
+        UserError: the variable is not a vector.
+
+    Example:
+        >>> import torch, pyro_vae as pv
+        >>> q = pv.conditionals.Conditional((2,), {"x": (5,)}, pv.conditionals.MultivariateNormal())
+        >>> q(x=torch.zeros(4, 5)).covariance_matrix.shape
+        torch.Size([4, 2, 2])
     """
 
-    def outputs(self, shape):
+    def parameter_shapes(self, shape: tuple[int, ...]) -> dict[str, tuple[int, ...]]:
         if len(shape) != 1:
             raise UserError(
                 f"a multivariate normal is a distribution of vectors, not of shape {list(shape)}"
@@ -109,7 +143,13 @@ class MultivariateNormal(Family):
         (d,) = shape
         return {"loc": shape, "log_scale": shape, "below": (d * (d - 1) // 2,)}
 
-    def __call__(self, shape, loc, log_scale, below):
+    def __call__(
+        self,
+        shape: tuple[int, ...],
+        loc: torch.Tensor,
+        log_scale: torch.Tensor,
+        below: torch.Tensor,
+    ) -> dist.TorchDistribution:
         d = shape[0]
         scale = bounded_log_scale(log_scale).exp()
         row, col = torch.tril_indices(d, d, -1, device=below.device)
@@ -119,7 +159,7 @@ class MultivariateNormal(Family):
         unit[..., row, col] = below
         return dist.MultivariateNormal(loc, scale_tril=scale.unsqueeze(-1) * unit)
 
-    def raw(self, loc, covariance):
+    def raw_parameters(self, loc: torch.Tensor, covariance: torch.Tensor) -> torch.Tensor:
         """Network outputs that give this mean `[..., D]` and covariance `[..., D, D]`."""
         tril = torch.linalg.cholesky(covariance)
         scale = torch.diagonal(tril, dim1=-2, dim2=-1)
@@ -131,88 +171,95 @@ class MultivariateNormal(Family):
 
 @dataclass(frozen=True)
 class LowRankNormal(Family):
-    r"""Normal with covariance :math:`\mathrm{diag}(\sigma^2) + F F^\top`, F `[D, rank]`.
+    r"""Normal distribution with covariance :math:`\mathrm{diag}(\sigma^2) + F F^\top`.
 
-    F starts at random, not at zero, where it would have no gradient.
+    F `[D, rank]` starts at random: at zero it would have no gradient.
+
+    Args:
+        rank: number of columns of F.
+
+    Raises:
+        UserError: the variable is not a vector.
+
+    Example:
+        >>> import torch, pyro_vae as pv
+        >>> family = pv.conditionals.LowRankNormal(rank=1)
+        >>> q = pv.conditionals.Conditional((3,), {"x": (5,)}, family)
+        >>> q(x=torch.zeros(4, 5)).covariance_matrix.shape
+        torch.Size([4, 3, 3])
     """
 
     rank: int = 2
 
-    def __post_init__(self):
+    def __post_init__(self) -> None:
         check_int_at_least(1, rank=self.rank)
 
-    def outputs(self, shape):
+    def parameter_shapes(self, shape: tuple[int, ...]) -> dict[str, tuple[int, ...]]:
         if len(shape) != 1:
             raise UserError(
                 f"a low-rank normal is a distribution of vectors, not of shape {list(shape)}"
             )
         return {"loc": shape, "log_scale": shape, "factor": (*shape, self.rank)}
 
-    def free(self, shape):
-        return {"start": 0.1 * torch.randn(*shape, self.rank)}
+    def unconditional_parameters(self, shape: tuple[int, ...]) -> dict[str, torch.Tensor]:
+        return {"initial_factor": 0.1 * torch.randn(*shape, self.rank)}
 
-    def __call__(self, shape, loc, log_scale, factor, start):
+    def __call__(
+        self,
+        shape: tuple[int, ...],
+        loc: torch.Tensor,
+        log_scale: torch.Tensor,
+        factor: torch.Tensor,
+        initial_factor: torch.Tensor,
+    ) -> dist.TorchDistribution:
         variance = (2 * bounded_log_scale(log_scale)).exp()
-        return dist.LowRankMultivariateNormal(loc, factor + start, variance)
-
-
-class LinearOneHotCategorical(dist.OneHotCategorical):
-    r""":math:`\log p(y) = \sum_k y_k \log p_k`: equal to the mass at one-hot `y`, linear between.
-
-    Linear, so that a relaxed `y` has a gradient and, for an enumerated `y`, no argmax is taken.
-    Sampling looks at no value (`torch`'s `one_hot` checks them), so that it can be recorded.
-    """
-
-    support = constraints.simplex
-
-    def sample(self, sample_shape=()):
-        index = categorical_of(self).sample(torch.Size(sample_shape)).unsqueeze(-1)
-        return (index == torch.arange(self.event_shape[0], device=index.device)).to(self.logits)
-
-    def log_prob(self, value):
-        if self._validate_args:
-            self._validate_sample(value)
-        return (value * self.logits).sum(-1)
-
-
-class GumbelSoftmax(dist.RelaxedOneHotCategorical):
-    r"""Relaxed one-hot sample, scored by the categorical mass (Jang et al. 2017, arXiv 1611.01144).
-
-    The sample is on the simplex; `log_prob` is :math:`\sum_k y_k \log q_k`, not the density of the
-    relaxation, so that it pairs with a discrete prior. A biased estimator, and the usual one.
-    """
-
-    def log_prob(self, value):
-        return (value * self.logits).sum(-1)
-
-    @property
-    def logits(self):
-        return super().logits - super().logits.logsumexp(-1, keepdim=True)
+        return dist.LowRankMultivariateNormal(loc, factor + initial_factor, variance)
 
 
 @dataclass(frozen=True)
 class OneHotCategorical(Family):
-    """Categorical over `K` classes; its value is a one-hot vector `[..., K]`."""
+    """Categorical distribution over K classes; its values are one-hot vectors `[..., K]`.
 
-    def outputs(self, shape):
+    Example:
+        >>> import torch, pyro_vae as pv
+        >>> q = pv.conditionals.Conditional((3,), {"x": (5,)}, pv.conditionals.OneHotCategorical())
+        >>> q(x=torch.zeros(4, 5)).sample().sum(-1)
+        tensor([1., 1., 1., 1.])
+    """
+
+    def parameter_shapes(self, shape: tuple[int, ...]) -> dict[str, tuple[int, ...]]:
         return {"logits": shape}
 
-    def __call__(self, shape, logits):
+    def __call__(self, shape: tuple[int, ...], logits: torch.Tensor) -> LinearOneHotCategorical:
         return LinearOneHotCategorical(logits=logits)
 
 
 @dataclass(frozen=True)
 class RelaxedOneHotCategorical(Family):
-    """Gumbel-softmax relaxation at a fixed temperature (arXiv 1611.01144, 1611.00712)."""
+    """Gumbel-softmax relaxation of a categorical distribution, at a fixed temperature.
+
+    Args:
+        temperature: positive; samples are closer to one-hot at lower temperatures.
+
+    References:
+        Jang et al. 2017, arXiv 1611.01144; arXiv 1611.00712.
+
+    Example:
+        >>> import torch, pyro_vae as pv
+        >>> family = pv.conditionals.RelaxedOneHotCategorical(temperature=0.5)
+        >>> q = pv.conditionals.Conditional((3,), {"x": (5,)}, family)
+        >>> q(x=torch.zeros(4, 5)).rsample().shape
+        torch.Size([4, 3])
+    """
 
     temperature: float = 0.5
 
-    def __post_init__(self):
+    def __post_init__(self) -> None:
         check_positive(temperature=self.temperature)
 
-    def outputs(self, shape):
+    def parameter_shapes(self, shape: tuple[int, ...]) -> dict[str, tuple[int, ...]]:
         return {"logits": shape}
 
-    def __call__(self, shape, logits):
+    def __call__(self, shape: tuple[int, ...], logits: torch.Tensor) -> GumbelSoftmax:
         temperature = logits.new_tensor(self.temperature)
         return GumbelSoftmax(temperature, logits=logits, validate_args=False)

@@ -1,12 +1,13 @@
 """Networks: from named parents to numbers, for any leftmost dimensions.
 
-A network description (`MLP`, `Conv`) builds a *trunk* from the parents to features and a *head* from
-the features to the flat outputs. Both take and return `{name: tensor}` or tensors whose leftmost
-dimensions broadcast: an enumerated `y` of shape `[K, 1, K]` and an `x` of shape `[B, 784]` meet as
-`[K, 1, H] + [B, H]`, so `x` is never copied K times.
+A network description (`MLP`, `Conv`) builds a *trunk* from the parents to features and a *head*
+from the features to the flat outputs. Leftmost dimensions broadcast: an enumerated `y` of shape
+`[K, 1, K]` and an `x` of shape `[B, 784]` meet as `[K, 1, H] + [B, H]`, so `x` is never copied K
+times.
 """
 
 import math
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
 import torch
@@ -14,7 +15,7 @@ import torch.nn as nn
 
 from ..errors import UserError, check_ints_at_least, unknown_name_error
 
-ACTIVATIONS = {
+ACTIVATIONS: dict[str, type[nn.Module]] = {
     "relu": nn.ReLU,
     "tanh": nn.Tanh,
     "softplus": nn.Softplus,
@@ -23,37 +24,38 @@ ACTIVATIONS = {
 }
 
 
-def _check_description(network, *widths):
-    """Widths as tuples, so that a description can be hashed; a known activation."""
-    for name in widths:
-        check_ints_at_least(1, **{name: getattr(network, name)})
-        object.__setattr__(network, name, tuple(getattr(network, name)))
-    if network.activation not in ACTIVATIONS:
-        raise unknown_name_error("activation", network.activation, ACTIVATIONS)
+def _check_widths(**widths: Sequence[int]) -> None:
+    check_ints_at_least(1, **widths)
+
+
+def _check_activation(activation: str) -> None:
+    if activation not in ACTIVATIONS:
+        raise unknown_name_error("activation", activation, ACTIVATIONS)
 
 
 class EmbeddingTable(nn.Module):
-    """A row of numbers per data point, `index [B] -> [B, out]`: the map of the parent `index`."""
+    """One row of numbers per data point, `index [B] -> [B, out]`: the map of the parent `index`."""
 
-    def __init__(self, num_data, out):
+    def __init__(self, num_data: int, out: int) -> None:
         super().__init__()
         self.rows = nn.Parameter(torch.empty(num_data, out))
         self.reset_parameters()
 
-    def reset_parameters(self):
+    def reset_parameters(self) -> None:
         nn.init.zeros_(self.rows)
 
-    def forward(self, index):
+    def forward(self, index: torch.Tensor) -> torch.Tensor:
         return self.rows[index]
 
 
 class Affine(nn.Module):
     """`b + sum_p W_p p`: one linear map per parent, added, so that enumerated parents broadcast.
 
-    No parents: learned constants `[out]`. The parent `index`: a `Table`.
+    Without parents, these are learned constants `[out]`. The parent `index` has an
+    `EmbeddingTable`.
     """
 
-    def __init__(self, inputs, out):
+    def __init__(self, inputs: Mapping[str, tuple[int, ...]], out: int) -> None:
         super().__init__()
         self.shapes = {name: tuple(shape) for name, shape in inputs.items()}
         self.maps = nn.ModuleDict()
@@ -65,15 +67,16 @@ class Affine(nn.Module):
         self.bias = nn.Parameter(torch.empty(out))
         self.reset_parameters()
 
-    def reset_parameters(self):
-        """torch's default for one linear map of all parents together; zeros where there is none."""
+    def reset_parameters(self) -> None:
+        """torch's default for one linear map of all parents together; zeros without parents."""
         fan_in = sum(math.prod(s) for n, s in self.shapes.items() if n != "index")
         bound = 1 / math.sqrt(fan_in) if fan_in else 0.0
-        for parameter in (self.bias, *(m.weight for n, m in self.maps.items() if n != "index")):
+        linear = [m for m in self.maps.values() if isinstance(m, nn.Linear)]
+        for parameter in (self.bias, *(m.weight for m in linear)):
             nn.init.uniform_(parameter, -bound, bound)
 
-    def forward(self, **parents):
-        total = self.bias
+    def forward(self, **parents: torch.Tensor) -> torch.Tensor:
+        total: torch.Tensor = self.bias
         for name, shape in self.shapes.items():
             value = parents[name]
             if name != "index":
@@ -82,7 +85,8 @@ class Affine(nn.Module):
         return total
 
 
-def _flatten(name, value, shape):
+def _flatten(name: str, value: torch.Tensor, shape: tuple[int, ...]) -> torch.Tensor:
+    """`[..., *shape]` as `[..., prod(shape)]`."""
     if tuple(value.shape[value.dim() - len(shape) :]) != shape:
         raise UserError(
             f"{name!r} has shape {list(value.shape)}, but this network was built for "
@@ -92,111 +96,139 @@ def _flatten(name, value, shape):
 
 
 class _Trunk(nn.Module):
-    """Parents -> features: optional convolutions on image parents, then an MLP."""
+    """Parents -> features: optional convolutions of image parents, then an MLP."""
 
-    def __init__(self, inputs, hidden, activation, images=None):
+    def __init__(
+        self,
+        inputs: Mapping[str, tuple[int, ...]],
+        hidden: Sequence[int],
+        activation: str,
+        images: "Mapping[str, _ConvIn] | None" = None,
+    ) -> None:
         super().__init__()
-        self.images = images or nn.ModuleDict()
-        inputs = {n: (self.images[n].out,) if n in self.images else s for n, s in inputs.items()}
-        self.first = Affine(inputs, hidden[0])
+        images = images or {}
+        self.images = nn.ModuleDict(images)
+        flat = {n: (images[n].out,) if n in images else s for n, s in inputs.items()}
+        self.first = Affine(flat, hidden[0])
         layers = [ACTIVATIONS[activation]()]
         for a, b in zip(hidden, hidden[1:], strict=False):
             layers += [nn.Linear(a, b), ACTIVATIONS[activation]()]
         self.rest = nn.Sequential(*layers)
 
-    def forward(self, **parents):
+    def forward(self, **parents: torch.Tensor) -> dict[str, torch.Tensor]:
         for name, net in self.images.items():
             parents[name] = net(parents[name])
         return {"features": self.rest(self.first(**parents))}
 
 
 class Network:
-    """Base class of network descriptions. Subclasses are frozen dataclasses, as `MLP` and `Conv` are."""
+    """Base of the network descriptions; a subclass defines `build`.
+
+    Example:
+        >>> import pyro_vae as pv
+        >>> isinstance(pv.conditionals.MLP(), pv.conditionals.Network)
+        True
+    """
 
     def build(
         self,
-        inputs: dict[str, tuple[int, ...]],
-        outputs: dict[str, tuple[int, ...]],
-        shape: tuple[int, ...] = (),
+        inputs: Mapping[str, tuple[int, ...]],
+        outputs: Mapping[str, tuple[int, ...]],
+        shape: Sequence[int] = (),
     ) -> tuple[nn.Module | None, nn.Module]:
-        """The modules `(trunk or None, head)` of one conditional distribution.
+        """The trunk and the head: two modules, the first None if there is no hidden layer.
+
+        `trunk(**parents)` returns `{"features": [..., H]}`; `head(**features)` returns the outputs,
+        flat, `[..., total]`. Without a trunk, the head takes the parents.
 
         Args:
-            inputs: `{parent: event shape}`.
-            outputs: `{parameter: shape}`, of the distribution.
-            shape: event shape of the variable.
-
-        Returns:
-            A trunk from `{parent: tensor}` to `{"features": tensor}`, and a head from these features to
-            all outputs, flat and in order. Without a trunk the head takes the parents. Both take any
-            leftmost dimensions.
+            inputs: `{parent: event shape}`; `index` has the shape `(num_data,)`.
+            outputs: `{parameter: shape}`.
+            shape: event shape of the variable, which a convolutional network reads.
         """
         raise NotImplementedError
 
 
 @dataclass(frozen=True)
 class MLP(Network):
-    """Fully connected layers. `hidden=()` is one linear map: a table, where the parent is one-hot.
+    """Fully connected layers.
+
+    `hidden=()` is one linear map; of a one-hot parent it is a table.
 
     Args:
         hidden: widths of the hidden layers, e.g. [500, 500].
         activation: relu, tanh, softplus, elu or silu.
+
+    Raises:
+        UserError: a width is not an integer ≥ 1, or the activation is unknown.
+
+    Example:
+        >>> import torch, pyro_vae as pv
+        >>> network = pv.conditionals.MLP(hidden=(16,), activation="tanh")
+        >>> trunk, head = network.build({"x": (5,)}, {"loc": (2,), "log_scale": (2,)})
+        >>> head(**trunk(x=torch.zeros(4, 5))).shape
+        torch.Size([4, 4])
     """
 
     hidden: tuple[int, ...] = (500, 500)
     activation: str = "relu"
 
-    def __post_init__(self):
-        _check_description(self, "hidden")
+    def __post_init__(self) -> None:
+        _check_widths(hidden=self.hidden)
+        object.__setattr__(self, "hidden", tuple(self.hidden))  # hashable
+        _check_activation(self.activation)
 
-    def build(self, inputs, outputs, shape=()):
-        """`(trunk or None, head)` for `{parent: shape}` and `{parameter: shape}`.
-
-        The head is an `Affine` map of the features, or of the parents where there is no trunk.
-        `shape` is the variable's own, which a convolutional network reads.
-        """
+    def build(
+        self,
+        inputs: Mapping[str, tuple[int, ...]],
+        outputs: Mapping[str, tuple[int, ...]],
+        shape: Sequence[int] = (),
+    ) -> tuple[nn.Module | None, nn.Module]:
+        """The trunk, or None, and the head, an `Affine` map; see `Network.build`."""
         total = sum(math.prod(s) for s in outputs.values())
         if not self.hidden or not inputs or set(inputs) == {"index"}:
             return None, Affine(inputs, total)
-        return self.trunk(inputs), Affine({"features": (self.hidden[-1],)}, total)
-
-    def trunk(self, inputs):
-        return _Trunk(inputs, self.hidden, self.activation)
+        trunk = _Trunk(inputs, self.hidden, self.activation)
+        return trunk, Affine({"features": (self.hidden[-1],)}, total)
 
 
-CONVOLUTIONS = {  # by the number of dimensions beside the channels
+CONVOLUTIONS: dict[int, tuple[type[nn.Module], type[nn.Module]]] = {  # by spatial dimensions
     1: (nn.Conv1d, nn.ConvTranspose1d),
     2: (nn.Conv2d, nn.ConvTranspose2d),
     3: (nn.Conv3d, nn.ConvTranspose3d),
 }
 
 
-def is_image(shape):
-    """Whether a shape is `(C, L)`, `(C, H, W)` or `(C, D, H, W)`, which convolutions are for."""
+def is_image(shape: Sequence[int]) -> bool:
+    """Whether a shape is `(C, L)`, `(C, H, W)` or `(C, D, H, W)`, which can be convolved."""
     return len(shape) - 1 in CONVOLUTIONS
 
 
 class _ConvIn(nn.Module):
     """An image `[..., C, *sides] -> [..., out]` by strided convolutions."""
 
-    def __init__(self, name, shape, channels, activation):
+    def __init__(
+        self, name: str, shape: tuple[int, ...], channels: Sequence[int], activation: str
+    ) -> None:
         super().__init__()
         self.name, self.shape = name, tuple(shape)
         convolution, _ = CONVOLUTIONS[len(shape) - 1]
-        layers, c = [], shape[0]
+        layers: list[nn.Module] = []
+        c = shape[0]
         for width in channels:
             layers += [convolution(c, width, 3, stride=2, padding=1), ACTIVATIONS[activation]()]
             c = width
         self.net = nn.Sequential(*layers)
         self.out = c * math.prod(_shrink(n, len(channels)) for n in shape[1:])
 
-    def forward(self, x):
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
         left = _flatten(self.name, x, self.shape).shape[:-1]
-        x = x.reshape((-1,) + self.shape).to(self.net[0].weight.dtype)
+        x = x.reshape((-1,) + self.shape).to(next(self.net.parameters()).dtype)
         return self.net(x).reshape(left + (-1,))
 
 
-def _shrink(n, times):
+def _shrink(n: int, times: int) -> int:
+    """The side `n` of an image after `times` convolutions of stride 2."""
     for _ in range(times):
         n = (n + 1) // 2
     return n
@@ -206,23 +238,33 @@ class _ConvOut(nn.Module):
     """features -> flat outputs by transposed convolutions.
 
     Args:
-        shape: of the variable, `(C, *sides)`.
-        numbers: for each output, how many numbers a pixel has: the output is `[C, *sides]` or
+        features: number of features.
+        shape: event shape of the variable, `(C, *sides)`.
+        numbers: for each output, the numbers per pixel: the output is `[C, *sides]` or
             `[C, *sides, L]`.
+        channels: widths of the convolutions, from the image inwards.
+        activation: between the layers.
     """
 
-    def __init__(self, features, shape, numbers, channels, activation):
+    def __init__(
+        self,
+        features: int,
+        shape: tuple[int, ...],
+        numbers: Sequence[int],
+        channels: Sequence[int],
+        activation: str,
+    ) -> None:
         super().__init__()
         (self.channels, *sides), self.sides = shape, tuple(shape[1:])
         _, transposed = CONVOLUTIONS[len(sides)]
         sizes = [tuple(_shrink(n, times) for n in sides) for times in range(len(channels), -1, -1)]
-        self.numbers = numbers
+        self.numbers = tuple(numbers)
         widths = [*reversed(channels), self.channels * sum(numbers)]
         self.start = (widths[0], *sizes[0])
         self.first = nn.Linear(features, math.prod(self.start))
-        layers = []
+        layers: list[nn.Module] = []
         for i in range(len(channels)):
-            # A stride-2 layer maps n to 2n - 1 + pad; pad = 1 exactly where the size is even.
+            # A stride-2 layer maps n to 2n - 1 + pad; pad = 1 exactly if the size is even.
             pad = tuple(
                 big - (2 * small - 1) for big, small in zip(sizes[i + 1], sizes[i], strict=True)
             )
@@ -232,7 +274,7 @@ class _ConvOut(nn.Module):
             ]
         self.rest = nn.Sequential(*layers)
 
-    def forward(self, features):
+    def forward(self, features: torch.Tensor) -> torch.Tensor:
         left = features.shape[:-1]
         x = self.first(features).reshape((-1,) + self.start)
         planes = self.rest(x).split([self.channels * n for n in self.numbers], 1)
@@ -245,71 +287,85 @@ class _ConvOut(nn.Module):
 
 @dataclass(frozen=True)
 class Conv(Network):
-    """Strided convolutions where a parent is an image, transposed ones where the variable is.
+    """Strided convolutions of parents that are images; transposed ones if the variable is an image.
 
     An image is `(C, L)`, `(C, H, W)` or `(C, D, H, W)`: the convolutions have one, two or three
-    dimensions, by the shape.
+    dimensions, according to the shape.
 
     Args:
         channels: widths of the convolutions, from the image inwards; each layer halves the sides.
-        hidden: widths of the fully connected layers behind them.
+        hidden: widths of the fully connected layers after them.
         activation: relu, tanh, softplus, elu or silu.
 
     Raises:
-        UserError: neither the variable nor a parent is an image.
+        UserError: a width is not an integer ≥ 1, the activation is unknown, or neither the variable
+            nor a parent is an image.
+
+    Example:
+        >>> import torch, pyro_vae as pv
+        >>> network = pv.conditionals.Conv(channels=(4, 8), hidden=(16,))
+        >>> p = pv.conditionals.Conditional((1, 8, 8), {"z": (2,)}, network=network)
+        >>> p(z=torch.zeros(4, 2)).mean.shape
+        torch.Size([4, 1, 8, 8])
     """
 
     channels: tuple[int, ...] = (32, 64)
     hidden: tuple[int, ...] = (256,)
     activation: str = "relu"
 
-    def __post_init__(self):
-        _check_description(self, "channels", "hidden")
+    def __post_init__(self) -> None:
+        _check_widths(channels=self.channels, hidden=self.hidden)
+        object.__setattr__(self, "channels", tuple(self.channels))  # hashable
+        object.__setattr__(self, "hidden", tuple(self.hidden))
+        _check_activation(self.activation)
         if not (self.channels and self.hidden):
             raise UserError("a convolutional network needs channels and a hidden layer")
 
-    def build(self, inputs, outputs, shape=()):
-        """As `MLP.build`, with convolutions at either end."""
+    def build(
+        self,
+        inputs: Mapping[str, tuple[int, ...]],
+        outputs: Mapping[str, tuple[int, ...]],
+        shape: Sequence[int] = (),
+    ) -> tuple[nn.Module | None, nn.Module]:
+        """The trunk, or None, and the head; see `Network.build`."""
         if not inputs or set(inputs) == {"index"}:
             return MLP((), self.activation).build(inputs, outputs)
         shape = tuple(shape)
-        # of every pixel a number, or a vector of them
-        of_pixels = is_image(shape) and all(
+        # whether each output has a number, or a vector of numbers, per pixel
+        per_pixel = is_image(shape) and all(
             tuple(s[: len(shape)]) == shape for s in outputs.values()
         )
-        if not (of_pixels or any(map(is_image, inputs.values()))):
+        if not (per_pixel or any(map(is_image, inputs.values()))):
             parents = ", ".join(f"{name} {list(s)}" for name, s in inputs.items())
             raise UserError(
                 "Conv needs data of shape (C, L), (C, H, W) or (C, D, H, W): it has nothing to "
                 f"convolve in a variable {list(shape)} given {parents}; reshape the data or use MLP"
             )
-        if of_pixels:
+        head: nn.Module
+        if per_pixel:
             numbers = [math.prod(s[len(shape) :]) for s in outputs.values()]
             head = _ConvOut(self.hidden[-1], shape, numbers, self.channels, self.activation)
         else:
             total = sum(math.prod(s) for s in outputs.values())
             head = Affine({"features": (self.hidden[-1],)}, total)
-        return self.trunk(inputs), head
-
-    def trunk(self, inputs):
         images = {
-            name: _ConvIn(name, shape, self.channels, self.activation)
-            for name, shape in inputs.items()
-            if is_image(shape)
+            name: _ConvIn(name, image, self.channels, self.activation)
+            for name, image in inputs.items()
+            if is_image(image)
         }
-        return _Trunk(inputs, self.hidden, self.activation, nn.ModuleDict(images))
+        return _Trunk(inputs, self.hidden, self.activation, images), head
 
 
-def check_network(network):
-    """Raise unless this is a description of a network, or None for the default."""
+def check_network(network: object) -> None:
+    """Raise unless this is a network description, or None for the default."""
     if not (network is None or isinstance(network, Network)):
         raise UserError(f"network must be MLP(...) or Conv(...), not {network!r}")
 
 
-def network_between(network, *shapes):
-    """The network for a conditional of variables of these shapes, inside a pair that has images.
+def network_between(network: Network | None, *shapes: Sequence[int]) -> Network | None:
+    """The network for a conditional between variables of these shapes, in a pair with images.
 
-    Where none of them is an image, a `Conv`'s fully connected layers.
+    If none of them is an image, a `Conv` is replaced by its fully connected layers.
     """
     check_network(network)
     if isinstance(network, Conv) and not any(map(is_image, shapes)):

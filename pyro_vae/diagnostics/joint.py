@@ -40,7 +40,7 @@ class Joint:
         if isinstance(
             guide, SemiAmortized
         ):  # its steps are random: one distribution for all that follows
-            guide = guide.settled(batch)
+            guide = guide.refined(batch)
         self.model, self.guide, self.batch = model, guide, batch
         self.layout = layout_of(model, PriorGuide(model) if guide is None else guide, batch)
         if self.layout.discrete == "sampled":

@@ -7,9 +7,11 @@ import pyro.distributions as dist
 import torch
 from torch import Tensor, nn
 
-from ..conditionals.counts import BinomialProportion
+from ..conditionals import Conditional
+from ..distributions import BinomialProportion
 from ..errors import UserError
 from ..programs.contexts import eval_mode
+from ..programs.interfaces import conditional_of
 from ..programs.sites import base_distribution
 from .inputs import scored
 from .likelihood import BYTES
@@ -47,9 +49,8 @@ def decoder_mixture(
         >>> pv.evaluate.decoder_mixture(model, x, torch.randn(10, 2)).shape
         torch.Size([2])
     """
-    decoder = getattr(model, "p_x", None)
-    parents = tuple(getattr(decoder, "given", ()))
-    if decoder is None or parents != ("z",):
+    decoder = conditional_of(model, "x")
+    if not isinstance(decoder, Conditional) or tuple(decoder.given) != ("z",):
         kind = type(model).__name__
         raise UserError(f"decoder_mixture needs a model with p_x(z=z) alone, which {kind} has not")
     if log_weights is None:
@@ -78,8 +79,8 @@ def _pairwise(decoder: nn.Module, x: Tensor, z: Tensor) -> Tensor:
     """`[N, K]`, log p(x_n | z_k) of every pair."""
     fn = decoder(z=z)
     base = base_distribution(fn)
-    trials = {dist.Bernoulli: 1, BinomialProportion: getattr(base, "trials", 1)}.get(type(base))
-    if trials is None:
+    trials = base.trials if isinstance(base, BinomialProportion) else 1
+    if type(base) not in (dist.Bernoulli, BinomialProportion):
         rows = max(1, BYTES // (64 * len(z) * math.prod(x.shape[1:])))
         return torch.cat([fn.log_prob(part.unsqueeze(1)) for part in x.split(rows)])
     # these log-probabilities are linear in x: log p(x | z) = log p(0 | z) + trials x logit + h(x),

@@ -18,6 +18,7 @@ from torch.distributions import Independent, constraints
 from .._pyro_internals import mask_of
 from ..conditionals import Conditional
 from ..data.arrays import as_floats, as_named, check_finite
+from ..distributions import CategoricalLevels, DiscretizedLogistic
 from ..errors import UserError
 from ..guides import BaseGuide, PriorGuide
 from ..programs import few_rows, layout_of, trace_pair
@@ -207,7 +208,7 @@ def check_support(site, name, value):
         )
     elif distribution in ("Poisson", "NegativeBinomial"):
         hint = "; counts are whole numbers (8-bit integers are taken as grey levels, over 255)"
-    elif "Levels" in distribution:
+    elif isinstance(base, (CategoricalLevels, DiscretizedLogistic)):
         hint = f"; this likelihood has {base.levels} grey levels: set levels="
     raise UserError(
         f"{name} has values outside the support of its {distribution} likelihood ({base.support}), "

@@ -28,7 +28,10 @@ def warn_at_scale_floor(model, guide, batch):
         batch: `{"x": [N, ...], ...}`, what the pair is called with.
     """
     p_x = conditional_of(model, "x")
-    if not isinstance(p_x, Conditional) or "log_scale" not in {*p_x.outputs, *p_x.free}:
+    if not isinstance(p_x, Conditional) or "log_scale" not in {
+        *p_x.parameter_shapes,
+        *p_x.unconditional_parameters,
+    }:
         return  # a scale that is fixed, or of a user's own program, has no bound here
     with (
         torch.no_grad(),

@@ -143,18 +143,18 @@ def traverse(
 def style_transfer_grid(model, guide, x, site=None, **others):
     """`[N, K, *x_shape]`: each data point's style with every class, as the likelihood's means.
 
-    The style is the latent that the model names so (`model.style_latent`); it is put at its posterior mean
-    given the data point, what lies between it and x at conditional means.
+    The style is the latent `model.style_latent`. It is set to its posterior mean given the data
+    point; latents between it and x are set to their conditional means.
 
     Args:
         site: which observed site is decoded; see `interpolate`.
 
     Raises:
-        UserError: the model has no style.
+        UserError: the model has no `style_latent`.
     """
     style = interface_of(model, ModelInterface).style_latent
     if style is None:
-        raise UserError(f"{type(model).__name__} names no latent that is style, beside a class")
+        raise UserError(f"{type(model).__name__} has no style_latent, which style transfer varies")
     z = encode(model, guide, x, **others)[style]
     decoder = _Decoder(model, {"x": x}, {k: v for k, v in others.items() if k != "y"}, 0, site)
     k = len(decoder.sampler.sites["y"]["fn"].enumerate_support(expand=False))

@@ -1,5 +1,8 @@
 """Pyro's AutoGuides for local latents, as guides of this library."""
 
+from collections.abc import Callable, Mapping
+from typing import Any
+
 import pyro
 import torch
 from pyro import poutine
@@ -11,6 +14,7 @@ from pyro.infer.autoguide import (
     AutoMultivariateNormal,
     AutoNormal,
 )
+from pyro.poutine.runtime import Message
 from torch.distributions import biject_to
 from torch.func import functional_call
 
@@ -26,39 +30,51 @@ JOINT = (AutoDiagonalNormal, AutoMultivariateNormal, AutoLowRankMultivariateNorm
 
 
 class PerDatumAutoGuide(BaseGuide):
-    r"""A Pyro AutoGuide with a row of parameters per training data point.
+    r"""A Pyro AutoGuide with one row of parameters per training data point.
 
-        PerDatumAutoGuide(AutoNormal, model, num_data=1000, init_scale=0.5)
-        PerDatumAutoGuide(AutoMultivariateNormal, model, num_data=1000)
+    The adapter builds the parameters at once and keeps them in the module; Pyro's global store
+    stays empty. Discrete latents are hidden from the AutoGuide and therefore enumerated in the
+    model. A minibatch, of any size and order, takes its rows by `index`. Like every per-datum
+    guide it does not apply to other data; an amortized guide is a `Guide`.
 
-    What such a guide needs is done here: its parameters are made at once and stay in the module,
-    Pyro's global store empty; discrete latents are hidden from it, and so enumerated in the model; a
-    minibatch, of any size and order, takes its rows by `index`. As every per-datum guide it says
-    nothing of other data, and cannot be amortized: for that there is `Guide`.
-
-    * `AutoNormal`: a diagonal normal for each latent.
-    * `AutoDiagonalNormal`, `AutoMultivariateNormal`, `AutoLowRankMultivariateNormal`: of all
-      of a data point's latents together, one normal. (Pyro's own is one distribution of all data's latents, which
-      no minibatch could have a part of; correlations between data, which the posterior does not
-      have, are left out.) Its density is no one latent's: `elbo_terms` has it in a row of its own,
+    * `AutoNormal`: a diagonal normal distribution for each latent.
+    * `AutoDiagonalNormal`, `AutoMultivariateNormal`, `AutoLowRankMultivariateNormal`: one normal
+      distribution of all latents of a data point. (Pyro's is one distribution over all data, which
+      no minibatch could use in part; correlations between data points, which the posterior does
+      not have, are left out.) Its density belongs to no single latent: `elbo_terms` reports it as
       `_joint`, and beta, warm-up and free bits are refused, unless there is only one latent.
-    * `AutoDelta` is a point (MAP): training with it maximizes :math:`\log p(x, z)`; what evaluation
-      calls its ELBO is that number, and no bound on log p(x).
+    * `AutoDelta`: a point (MAP). Training maximizes :math:`\log p(x, z)`. The ELBO that evaluation
+      reports is this number, not a bound on log p(x).
 
     Args:
         kind: one of these classes, or a subclass.
-        model: a Pyro program with one data plate, all of its latents inside.
-        num_data: rows, for a model that samples with `size=`.
+        model: a Pyro program with one data plate that contains all latents.
+        num_data: number of rows, for a model that samples with `size=`.
         example: the whole training data, `{"x": x, ...}`, for any other model.
-        options: of the AutoGuide, e.g. `init_loc_fn=`, `init_scale=`, `rank=`.
+        options: options of the AutoGuide, e.g. `init_loc_fn=`, `init_scale=`, `rank=`.
 
     Raises:
-        UserError: another AutoGuide (messenger guides know no local parameters and no enumeration;
-            a flow's or Laplace's parameters are no row per data point: `Guide` has flows), a latent
-            outside the data plate, nothing to take num_data from.
+        UserError: the AutoGuide is another one (messenger guides support neither local parameters
+            nor enumeration; parameters of a flow or a Laplace approximation are not one row per
+            data point), a latent is outside the data plate, or the number of rows is unknown.
+
+    Example:
+        >>> import torch, pyro_vae as pv
+        >>> from pyro.infer.autoguide import AutoNormal
+        >>> model = pv.models.VAE((6,), latent_dim=2)
+        >>> guide = pv.guides.PerDatumAutoGuide(AutoNormal, model, num_data=100)
+        >>> guide(index=torch.tensor([7, 3]))["z"].shape
+        torch.Size([2, 2])
     """
 
-    def __init__(self, kind, model, num_data=None, example=None, **options):
+    def __init__(
+        self,
+        kind: type,
+        model: Callable[..., Any],
+        num_data: int | None = None,
+        example: dict[str, torch.Tensor] | None = None,
+        **options: Any,
+    ) -> None:
         super().__init__()
         name = getattr(kind, "__name__", str(kind))
         if not (isinstance(kind, type) and issubclass(kind, PER_SITE + JOINT)):
@@ -70,7 +86,7 @@ class PerDatumAutoGuide(BaseGuide):
         example = _example(model, num_data, example)
         self.num_data = len(example["x"])
         joint = issubclass(kind, JOINT)
-        if joint:  # what is made is the guide of one data point
+        if joint:  # the AutoGuide is that of one data point
             example = {k: v[:1] for k, v in example.items()}
         options = options if joint else {**options, "create_plates": _plates}
         with torch.no_grad(), torch.random.fork_rng(devices=[]), pyro.validation_enabled(False):
@@ -80,7 +96,7 @@ class PerDatumAutoGuide(BaseGuide):
                 self.plate = _one_plate(sites, len(example["x"]))
                 auto = kind(continuous, **options)
                 set_up(auto, **example)
-        call = _JointPerDatum(auto) if joint else _PerSite(auto)
+        call: _PerSite = _JointPerDatum(auto) if joint else _PerSite(auto)
         self._call = (call,)  # in a tuple, so that torch does not make it a submodule
         self.names = {_key(name): name for name, _ in call.named_parameters()}
         rows = {_key(name): p.detach().clone() for name, p in call.named_parameters()}
@@ -89,35 +105,45 @@ class PerDatumAutoGuide(BaseGuide):
         self.rows = torch.nn.ParameterDict(rows)
         self.given = {latent: ("index",) for latent in sites}
 
-    def forward(self, x=None, y=None, c=None, index=None, size=None):
+    def forward(
+        self,
+        x: torch.Tensor | None = None,
+        y: torch.Tensor | None = None,
+        c: torch.Tensor | None = None,
+        index: torch.Tensor | None = None,
+        size: int | None = None,
+    ) -> dict[str, torch.Tensor]:
+        """Samples the latents of the data points `index [B]`."""
         if index is None:
             raise UserError(f"the guide's {next(iter(self.given))!r} needs index: pass index=")
         (call,) = self._call
         rows = {self.names[key]: p[index] for key, p in self.rows.items()}
         return functional_call(call, rows, (), {"plate": self.plate, "rows": len(index)})
 
-    def extra_repr(self):
+    def extra_repr(self) -> str:
         return f"{type(self._call[0].auto).__name__}, {self.num_data} rows"
 
 
 class _PerSite(torch.nn.Module):
-    """An AutoGuide's forward alone: its `__call__` would swap Pyro's parameter store meanwhile."""
+    """The forward of an AutoGuide, whose `__call__` would swap Pyro's parameter store."""
 
-    def __init__(self, auto):
+    def __init__(self, auto: torch.nn.Module) -> None:
         super().__init__()
         self.auto = auto
 
-    def forward(self, **batch):
-        return self.auto.forward(**batch)
+    def forward(self, plate: str, rows: int) -> dict[str, torch.Tensor]:
+        return self.auto.forward(plate=plate, rows=rows)
 
 
 class _JointPerDatum(_PerSite):
-    """One distribution of all of a data point's latents, unconstrained and put together, as `AutoContinuous`."""
+    """One distribution of all latents of a data point, as in Pyro's `AutoContinuous`."""
 
-    def forward(self, plate, rows):
-        auto, values, start = self.auto, {}, 0
+    def forward(self, plate: str, rows: int) -> dict[str, torch.Tensor]:
+        auto: Any = self.auto
+        values: dict[str, torch.Tensor] = {}
+        start = 0
         sites = dict(prototype_of(auto).iter_stochastic_nodes())
-        infer = {"is_auxiliary": True}
+        infer: Any = {"is_auxiliary": True}  # `part_of` is not in Pyro's `InferDict`
         if len(sites) == 1:
             infer["part_of"] = next(iter(sites))
         with _plates(plate, rows):
@@ -135,17 +161,17 @@ class _JointPerDatum(_PerSite):
         return values
 
 
-def _latents(model, example):
+def _latents(model: Callable[..., Any], example: Mapping[str, Any]) -> dict[str, Message]:
     """`{latent: site}` of one run of the model."""
     sites = poutine.trace(model).get_trace(**example).iter_stochastic_nodes()
-    found = {name: site for name, site in sites if not is_subsample(site)}
-    if not found:
+    latents = {name: site for name, site in sites if not is_subsample(site)}
+    if not latents:
         raise UserError("the model has no continuous latent for an AutoGuide")
-    return found
+    return latents
 
 
-def _one_plate(sites, rows):
-    """The name of the data plate, that every latent must lie in."""
+def _one_plate(sites: Mapping[str, Message], rows: int) -> str:
+    """The name of the data plate, in which every latent must lie."""
     for latent, site in sites.items():
         frames = [f for f in site["cond_indep_stack"] if f.vectorized]
         if [(f.dim, f.size) for f in frames] != [(-1, rows)]:
@@ -153,17 +179,19 @@ def _one_plate(sites, rows):
     return frames[0].name
 
 
-def _key(name):
+def _key(name: str) -> str:
     """An AutoGuide's `auto.locs.z_unconstrained`, as the name of a parameter."""
     return name.removeprefix("auto.").removesuffix("_unconstrained").replace(".", "_")
 
 
-def _plates(plate, rows):
-    """The plate of a minibatch; a function of this module, so that copies share nothing."""
+def _plates(plate: str, rows: int) -> pyro.plate:
+    """The plate of a minibatch; a module-level function, so that copies share nothing."""
     return pyro.plate(plate, rows, dim=-1)
 
 
-def _example(model, num_data, example):
+def _example(
+    model: Callable[..., Any], num_data: int | None, example: dict[str, torch.Tensor] | None
+) -> dict[str, torch.Tensor]:
     """All training data for the model's first run: the caller's, or drawn from the model."""
     if example is not None:
         if "x" not in example:
@@ -175,16 +203,17 @@ def _example(model, num_data, example):
         )
     if not accepts_argument(model, "size"):
         raise UserError(
-            "this model has no size= argument, so its latents cannot be read off num_data rows of it: "
-            "pass example={'x': all data}"
+            "this model has no size= argument, so its latents cannot be read off num_data rows of "
+            "it: pass example={'x': all data}"
         )
     covariates = {n: torch.zeros(num_data, *s) for n, s in covariates_of(model).items()}
     with torch.no_grad(), torch.random.fork_rng(devices=[]), poutine.block():
         return {"x": model(size=num_data, **covariates), **covariates}
 
 
-def _hidden(site):
-    """Discrete latents: enumerated in the model, and no business of an AutoGuide's."""
+def _hidden(site: Message) -> bool:
+    """Whether a site is a discrete latent, which is enumerated in the model."""
     if site["type"] != "sample" or site["is_observed"] or is_subsample(site):
         return False
-    return site["fn"].has_enumerate_support
+    fn: Any = site["fn"]
+    return fn.has_enumerate_support

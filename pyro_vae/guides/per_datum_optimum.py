@@ -1,6 +1,8 @@
-"""A guide's family, free for each data point: what it could say, whatever its network does."""
+"""A guide's family with separate parameters for each data point, to be optimized."""
 
 import inspect
+from collections.abc import Callable, Sequence
+from typing import Any
 
 import torch
 from pyro.distributions import Delta
@@ -17,41 +19,68 @@ from .semi_amortized import SemiAmortized
 
 
 class PerDatumOptimum:
-    r"""A guide on one batch, with numbers of each data point's own added to those that make its distributions.
+    r"""A guide on one batch, with parameter offsets of each data point.
 
-    For this library's `Guide`, and for a `SemiAmortized` one from where its steps end, these are
-    the numbers that the network gives the family (a flow's context among them; its layers, and what
-    else a family learns without a network, stay as they are). For any other program they are the
-    parameters of the distributions at its sample sites, unconstrained.
+    For a `Guide`, and for a `SemiAmortized` guide after its steps, the offsets are added to the
+    outputs of the networks, the parameters of the family (a flow's context among them; its layers,
+    and other parameters that a family learns without a network, stay fixed). For any other program
+    they are added to the parameters of the distributions at its sample sites, in unconstrained
+    coordinates.
 
-    A factor is thereby wholly free if its parents are data, `index`, nothing, or enumerated latents,
-    whose every value gets numbers of its own. One with a *sampled* latent among its parents keeps
-    its function of that, moved by a constant per data point.
+    A factor is thereby free if its parents are data, `index`, nothing, or enumerated latents, each
+    value of which has separate offsets. A factor with a *sampled* latent among its parents keeps
+    its function of that latent, moved by a constant per data point.
+
+    Args:
+        model: the model of the guide.
+        guide: any guide with reparameterized draws.
+        batch: `{"x": [B, ...], ...}`.
 
     Attributes:
-        start: the guide as it is, which shifts of zero give. The steps of a `SemiAmortized` guide
-            are random; `start` is where they ended once.
-        shifts: `{name: tensor}` that require gradients, zero at first.
-        rows: `{name: dimension of the data}`, from the right.
+        start: the guide without offsets. The steps of a `SemiAmortized` guide are random; `start`
+            is where they ended once.
+        parameter_offsets: `{name: tensor}` that require gradients, zero at first.
+        rows: `{name: dimension of the data}`, counted from the right.
 
     Raises:
-        UserError: a distribution whose parameters cannot be moved, or without reparameterized
-            draws.
+        UserError: a distribution has no parameters that can be moved, or no reparameterized draws.
+
+    Example:
+        >>> import torch, pyro_vae as pv
+        >>> from pyro_vae.guides.per_datum_optimum import PerDatumOptimum
+        >>> model = pv.models.VAE((6,), latent_dim=2)
+        >>> optimum = PerDatumOptimum(model, pv.guides.Guide(model), {"x": torch.zeros(3, 6)})
+        >>> optimum.parameter_offsets["z"].shape  # [1, N, size]: loc and log_scale of each z
+        torch.Size([1, 3, 4])
     """
 
-    def __init__(self, model, guide, batch):
-        self.batch, self.parameter_offsets, self.rows = batch, {}, {}
-        self.stands_for = guide, ""  # its layout is that of the guide: see `programs.layout`
-        start = {}
+    def __init__(
+        self,
+        model: Callable[..., Any],
+        guide: Callable[..., Any],
+        batch: dict[str, torch.Tensor],
+    ) -> None:
+        self.batch = batch
+        self.parameter_offsets: dict[str, torch.Tensor] = {}
+        self.rows: dict[str, int] = {}
+        self.stands_for = guide, ""  # the layout is that of the guide; see `programs.layout`
+        initial: dict[str, torch.Tensor] = {}
         if isinstance(guide, SemiAmortized):
             with torch.no_grad():
-                guide, start = guide.guide, guide.parameter_offsets(**batch)
-        self.start = guide.shifted(batch, start) if start else guide
+                initial = guide.parameter_offsets(**batch)
+            guide = guide.guide
+        self.start = guide
+        if initial and isinstance(guide, Guide):
+            self.start = guide.with_parameter_offsets(batch, initial)
         self.program_arguments = parameters_of(guide)
         if isinstance(guide, Guide):
-            self._program = lambda **given: guide.shifted(
-                batch, {k: v + start.get(k, 0.0) for k, v in self.parameter_offsets.items()}
-            )(**given)
+            declared = guide
+
+            def program(**inputs: Any) -> dict[str, torch.Tensor]:
+                offsets = {k: v + initial.get(k, 0.0) for k, v in self.parameter_offsets.items()}
+                return declared.with_parameter_offsets(batch, offsets)(**inputs)
+
+            self._program: Callable[..., Any] = program
         else:
             self._program = _OffsetParameters(self)(as_keyword_program(guide))
         self.in_plate = layout_of(model, guide, batch).particles == "plate"
@@ -59,46 +88,47 @@ class PerDatumOptimum:
             traces = trace_pair(model, self, batch, num_particles=2 if self.in_plate else None)
         for name, site in traces.guide.items():
             if isinstance(guide, Guide):
-                q, shape = guide.factors[name], self.shape(site["fn"].batch_shape)
+                q, shape = guide.conditionals[name], self.shape(site["fn"].batch_shape)
                 self.add(name, next(q.parameters()).new_zeros(*shape, q.size), -2)
             if name not in traces.enumerated and not site["fn"].has_rsample:
                 raise UserError(f"{name!r} has no reparameterized draws to optimize by")
         if not self.parameter_offsets:
             raise UserError("the guide has nothing to optimize")
 
-    def add(self, name, zeros, row):
+    def add(self, name: str, zeros: torch.Tensor, row: int) -> None:
+        """Add an offset, zero at first, whose dimension `row` is that of the data."""
         self.parameter_offsets[name], self.rows[name] = zeros.requires_grad_(), row
 
-    def shape(self, batch_shape):
-        """The shape of numbers per data point, and per enumerated parent's value, of a first run."""
+    def shape(self, batch_shape: Sequence[int]) -> tuple[int, ...]:
+        """The leading shape of an offset, one per data point and value of enumerated parents."""
         shape = list(batch_shape)[:-1]
         if self.in_plate and shape:
             shape[-1] = 1  # the particles share them
         return (*shape, len(self.batch["x"]))
 
-    def __call__(self, x, **others):
+    def __call__(self, x: torch.Tensor, **others: Any) -> Any:
         return self._program(x=x, **others)
 
 
 class _OffsetParameters(Messenger):
-    """The distributions at a program's sample sites, their unconstrained parameters moved."""
+    """Moves the unconstrained parameters of the distributions at a program's sample sites."""
 
-    def __init__(self, free):
+    def __init__(self, optimum: PerDatumOptimum) -> None:
         super().__init__()
-        self.free = free
+        self.optimum = optimum
 
-    def _pyro_sample(self, msg):
+    def _pyro_sample(self, msg: dict[str, Any]) -> None:
         if not (msg["is_observed"] or is_subsample(msg) or isinstance(msg["fn"], Delta)):
-            msg["fn"] = self._law(msg["name"], msg["fn"], msg["fn"].batch_shape)
+            msg["fn"] = self._with_offsets(msg["name"], msg["fn"], msg["fn"].batch_shape)
 
-    def _law(self, name, fn, batch_shape):
+    def _with_offsets(self, name: str, fn: Any, batch_shape: torch.Size) -> Any:
         if isinstance(fn, Independent):
-            base = self._law(name, fn.base_dist, batch_shape)
+            base = self._with_offsets(name, fn.base_dist, batch_shape)
             return base.to_event(fn.reinterpreted_batch_ndims)
-        parameters, first = {}, False
+        parameters, is_new = {}, False
         for key, constraint in _parameters(name, fn).items():
             value = getattr(fn, key)
-            # some constrain each element of a parameter whose last dimensions are the event's
+            # some constraints are elementwise, on a parameter whose last dimensions are the event's
             event_dim = max(constraint.event_dim, value.dim() - len(fn.batch_shape))
             event = value.shape[value.dim() - event_dim :]
             try:
@@ -107,15 +137,16 @@ class _OffsetParameters(Messenger):
             except (NotImplementedError, RuntimeError):
                 raise _immovable(name, fn, f": its {key} has no map to the reals") from None
             raw = transform.inv(value)
-            own, site = raw.shape[len(batch_shape) :], f"{name}.{key}"
-            if site not in self.free.parameter_offsets:
-                first = True
-                shape = self.free.shape(batch_shape) + tuple(own)
-                self.free.add(site, raw.new_zeros(shape), -1 - len(own))
-            shift = repeat_rows(self.free.parameter_offsets[site], batch_shape[-1], -1 - len(own))
-            parameters[key] = transform(raw + shift)
+            event, site = raw.shape[len(batch_shape) :], f"{name}.{key}"
+            data_dim = -1 - len(event)
+            if site not in self.optimum.parameter_offsets:
+                is_new = True
+                shape = self.optimum.shape(batch_shape) + tuple(event)
+                self.optimum.add(site, raw.new_zeros(shape), data_dim)
+            offset = repeat_rows(self.optimum.parameter_offsets[site], batch_shape[-1], data_dim)
+            parameters[key] = transform(raw + offset)
         moved = _rebuilt(name, fn, parameters)
-        if first and not _same_density(fn, moved):
+        if is_new and not _same_density(fn, moved):
             raise _immovable(name, fn, ": rebuilt from its parameters, it has another density")
         return moved
 
@@ -126,31 +157,31 @@ _ALTERNATIVES = {  # parameters of one matrix or vector, of which the first is m
 }
 
 
-def _parameters(name, fn):
+def _parameters(name: str, fn: Any) -> dict[str, Any]:
     """`{parameter: constraint}` from which the distribution can be built again."""
-    found = dict(fn.arg_constraints) if isinstance(fn.arg_constraints, dict) else {}
+    result = dict(fn.arg_constraints) if isinstance(fn.arg_constraints, dict) else {}
     for kept, others in _ALTERNATIVES.items():
-        if kept in found:
+        if kept in result:
             for other in others:
-                found.pop(other, None)
-    found = {k: c for k, c in found.items() if hasattr(fn, k)}
-    if not found or not all(isinstance(getattr(fn, k), torch.Tensor) for k in found):
+                result.pop(other, None)
+    result = {k: c for k, c in result.items() if hasattr(fn, k)}
+    if not result or not all(isinstance(getattr(fn, k), torch.Tensor) for k in result):
         raise _immovable(name, fn, "")
     vector = bool(fn.event_shape) or categorical_of(fn) is not None  # logits: a number, or K
-    if vector and "logits" in found:
-        found["logits"] = constraints.real_vector
-    if "scale_tril" in found:  # torch and Pyro constrain it by several names
-        found["scale_tril"] = constraints.lower_cholesky
-    return found
+    if vector and "logits" in result:
+        result["logits"] = constraints.real_vector
+    if "scale_tril" in result:  # torch and Pyro constrain it by several names
+        result["scale_tril"] = constraints.lower_cholesky
+    return result
 
 
-def _rebuilt(name, fn, parameters):
+def _rebuilt(name: str, fn: Any, parameters: dict[str, torch.Tensor]) -> Any:
     """A distribution like `fn` with these parameters, and `fn`'s other settings (a temperature)."""
     skipped = {*fn.arg_constraints, *parameters}
     skipped |= {n for names in _ALTERNATIVES.values() for n in names}
-    taken = inspect.signature(type(fn)).parameters
-    settings = {n: getattr(fn, n) for n in taken if n not in skipped and hasattr(fn, n)}
-    if "validate_args" in taken:
+    accepted = inspect.signature(type(fn)).parameters
+    settings = {n: getattr(fn, n) for n in accepted if n not in skipped and hasattr(fn, n)}
+    if "validate_args" in accepted:
         settings["validate_args"] = False
     try:
         return type(fn)(**settings, **parameters)
@@ -158,13 +189,13 @@ def _rebuilt(name, fn, parameters):
         raise _immovable(name, fn, f": {e}") from None
 
 
-def _same_density(fn, moved):
+def _same_density(fn: Any, moved: Any) -> bool:
     with torch.no_grad():
         value = fn.sample()
         log_probs = fn.log_prob(value), moved.log_prob(value)
     return torch.allclose(*log_probs, rtol=1e-3, atol=1e-3, equal_nan=True)
 
 
-def _immovable(name, fn, why):
+def _immovable(name: str, fn: Any, why: str) -> UserError:
     kind = type(fn).__name__
     return UserError(f"{name!r} is a {kind}, which has no parameters that could be optimized{why}")

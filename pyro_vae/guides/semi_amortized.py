@@ -1,6 +1,11 @@
-"""Semi-amortized inference: gradient steps per data point from where the encoder points."""
+"""Semi-amortized inference: gradient steps per data point from the encoder's output."""
+
+import inspect
+from collections.abc import Callable, Mapping, Sequence
+from typing import Any
 
 import torch
+import torch.nn as nn
 
 from .._pyro_internals import isolated_pyro_runtime
 from ..errors import UserError, check_int_at_least, check_positive
@@ -11,44 +16,55 @@ from .guide import Guide
 
 
 class SemiAmortized(BaseGuide):
-    r"""A guide's answer, improved by k gradient steps per data point (Kim et al. 2018, arXiv 1802.02550).
+    r"""A guide, refined by k gradient steps per data point.
 
-    .. math:: \lambda_0 = \mathrm{encoder}(x), \quad
-              \lambda_{i+1} = \lambda_i + \eta\, \nabla_\lambda\, \mathrm{ELBO}(x; \theta, \lambda_i)
+    .. math:: \lambda_0 = \mathrm{encoder}(x), \quad \lambda_{i+1} = \lambda_i
+              + \eta\, \nabla_\lambda\, \mathrm{ELBO}(x; \theta, \lambda_i)
 
-    :math:`\lambda [B, \mathrm{size}]` are the numbers that the guide's network gives each factor of the
-    family. Of a factor with latent parents, whose numbers differ from draw to draw, the steps move
-    a shift per data point that is added to them. The ELBO is one of `num_samples` draws, discrete latents
-    summed, :math:`\beta = 1`.
+    :math:`\lambda` `[B, size]` are the outputs of the guide's networks, the parameters of each
+    factor's family. For a factor with latent parents, whose parameters differ from draw to draw,
+    the steps move an offset per data point that is added to them. Each step uses the ELBO of
+    `num_samples` draws at :math:`\beta = 1`, with discrete latents enumerated.
 
     In training the steps are part of the program: their gradients, second derivatives included,
-    reach encoder and model. Evaluation takes the same steps. It needs x, and where the objective
-    gives it labels, those. A step of training costs about k + 1 plain ones, and two for each
-    backward.
+    reach the encoder and the model. Evaluation takes the same steps. They need x, and the labels if
+    the objective passes labels. A training step costs about k + 1 plain ones, and two for each
+    backward pass.
 
-    It holds the model without registering it, as `PriorGuide` does: copy a pair in one go.
+    The guide refers to the model without registering it as a submodule, as `PriorGuide` does: copy
+    a pair in one call.
 
     Args:
-        model: the model that the guide was made for.
-        guide: a `Guide`, of any factorization and families.
+        model: the model that the guide was built for.
+        guide: a `Guide` of any factorization and families.
         steps: k.
-        lr: :math:`\eta`, nats per data point to numbers; steps diverge above 2 / (largest curvature).
-        num_samples: draws for each step's ELBO.
+        lr: :math:`\eta`. Steps diverge above 2 / (largest curvature).
+        num_samples: draws for the ELBO of each step.
         clip_norm: largest norm of one data point's gradient; None does not clip.
 
     Raises:
-        UserError: a guide that is not a `Guide`, numbers out of range.
+        UserError: the guide is not a `Guide`, or a number is out of range.
+
+    References:
+        Kim et al. 2018, arXiv 1802.02550.
+
+    Example:
+        >>> import torch, pyro_vae as pv
+        >>> model = pv.models.VAE((6,), latent_dim=2)
+        >>> guide = pv.guides.SemiAmortized(model, pv.guides.Guide(model), steps=2)
+        >>> guide.parameter_offsets(x=torch.zeros(3, 6))["z"].shape  # loc and log_scale of z
+        torch.Size([3, 4])
     """
 
     def __init__(
         self,
-        model,
+        model: Callable[..., Any],
         guide: Guide,
         steps: int = 5,
         lr: float = 0.05,
         num_samples: int = 1,
         clip_norm: float | None = 5.0,
-    ):
+    ) -> None:
         super().__init__()
         if not isinstance(guide, Guide):
             kind = type(guide).__name__
@@ -65,72 +81,91 @@ class SemiAmortized(BaseGuide):
         self.clip_norm = clip_norm
 
     @property
-    def factors(self):
+    def stands_for(self) -> tuple[Guide, str]:
+        """The key of the pair's layout, which is that of the guide; see `programs.layout`."""
+        return self.guide, ""
+
+    @property
+    def given(self) -> dict[str, tuple[str, ...]]:
+        """The guide's factorization."""
+        return self.guide.given
+
+    @property
+    def input_scaling(self) -> dict:
+        """The guide's scaling of its networks' inputs."""
+        return self.guide.input_scaling
+
+    @property
+    def factors(self) -> nn.ModuleDict:
         """The guide's conditionals."""
         return self.guide.factors
 
     @property
-    def program_arguments(self):
-        """What the guide takes, as `pair.parameters_of` has it."""
-        return {k: v for k, v in parameters_of(self.guide).items() if k != "shifts"}
+    def program_arguments(self) -> dict[str, inspect.Parameter]:
+        """What the guide takes; see `programs.calling.parameters_of`."""
+        return {k: v for k, v in parameters_of(self.guide).items() if k != "parameter_offsets"}
 
-    def forward(self, x=None, y=None, c=None, index=None, size=None, **others):
+    def forward(
+        self,
+        x: torch.Tensor | None = None,
+        y: torch.Tensor | None = None,
+        c: torch.Tensor | None = None,
+        index: torch.Tensor | None = None,
+        size: int | None = None,
+        **others: torch.Tensor,
+    ) -> dict[str, torch.Tensor]:
+        """Samples the latents after the gradient steps; see `Guide.forward` for the arguments."""
         batch = {"x": x, "y": y, "c": c, "index": index, "size": size, **others}
         batch = {k: v for k, v in batch.items() if v is not None}
         if x is None:
             raise UserError("a semi-amortized guide takes its steps on data: pass x=")
         return self.guide(**batch, parameter_offsets=self.parameter_offsets(**batch))
 
-    def settled(self, batch):
-        """The guide where its steps on one batch end: a program whose distribution stays the same."""
+    def refined(self, batch: Mapping[str, Any]) -> Callable[..., Any]:
+        """The guide after the steps on one batch, as a program whose distribution is fixed."""
         with torch.no_grad():
-            return self.guide.shifted(batch, self.parameter_offsets(**batch))
+            return self.guide.with_parameter_offsets(batch, self.parameter_offsets(**batch))
 
-    def parameter_offsets(self, **batch):
-        """What the steps add to each factor's numbers, `{latent: [B, size]}`."""
+    def parameter_offsets(self, **batch: Any) -> dict[str, torch.Tensor]:
+        """What the steps add to the outputs of each factor's network, `{latent: [B, size]}`."""
         (model,) = self.borrowed
-        keep = torch.is_grad_enabled()  # back-propagate through the steps
+        differentiable = torch.is_grad_enabled()  # back-propagate through the steps
         x = batch["x"]
-        latents = [n for n in self.guide.factors if batch.get(n) is None]
-        parameter_offsets = {}
-        for latent in latents:
-            q = self.guide.factors[latent]
-            parameter_offsets[latent] = next(q.parameters()).new_zeros(len(x), q.size)
-
-        def elbo(parameter_offsets):
-            return trace_pair(
-                model, self.guide.shifted(batch, parameter_offsets), batch, self.num_samples
-            ).elbo()
+        offsets = {}
+        for latent, q in self.guide.conditionals.items():
+            if batch.get(latent) is None:
+                offsets[latent] = next(q.parameters()).new_zeros(len(x), q.size)
 
         with isolated_pyro_runtime(), torch.enable_grad():
             for _ in range(self.steps):
-                parameter_offsets = {
-                    k: v if v.requires_grad else v.requires_grad_()
-                    for k, v in parameter_offsets.items()
+                offsets = {
+                    latent: offset if offset.requires_grad else offset.requires_grad_()
+                    for latent, offset in offsets.items()
                 }
-                bound = elbo(parameter_offsets)
+                program = self.guide.with_parameter_offsets(batch, offsets)
+                bound = trace_pair(model, program, batch, self.num_samples).elbo()
                 total = bound.expand(self.num_samples, len(x)).mean(0).sum()
                 gradients = torch.autograd.grad(
-                    total, list(parameter_offsets.values()), create_graph=keep
+                    total, list(offsets.values()), create_graph=differentiable
                 )
-                parameter_offsets = {
-                    name: shift + self.lr * gradient
-                    for (name, shift), gradient in zip(
-                        parameter_offsets.items(), self._clipped(gradients), strict=True
+                offsets = {
+                    latent: offset + self.lr * gradient
+                    for (latent, offset), gradient in zip(
+                        offsets.items(), self._clipped(gradients), strict=True
                     )
                 }
-                if not keep:
-                    parameter_offsets = {k: v.detach() for k, v in parameter_offsets.items()}
-        return parameter_offsets
+                if not differentiable:
+                    offsets = {latent: offset.detach() for latent, offset in offsets.items()}
+        return offsets
 
-    def _clipped(self, gradients):
-        """Each data point's gradient, of all latents together, no longer than `clip_norm`."""
+    def _clipped(self, gradients: Sequence[torch.Tensor]) -> Sequence[torch.Tensor]:
+        """Gradients whose norm, per data point and over all latents, is at most `clip_norm`."""
         if self.clip_norm is None:
             return gradients
-        square = sum((g**2).sum(-1, keepdim=True) for g in gradients)
+        square = torch.stack([(g**2).sum(-1, keepdim=True) for g in gradients]).sum(0)
         tiny = torch.finfo(square.dtype).tiny
         factor = (self.clip_norm / square.clamp(min=tiny).sqrt()).clamp(max=1.0)
         return [g * factor for g in gradients]
 
-    def extra_repr(self):
+    def extra_repr(self) -> str:
         return f"{self.steps} steps of {self.lr}"

@@ -73,19 +73,23 @@ def check_use(model, guide, data):
         return
     kls = {name: -float(term.mean()) for name, term in terms.items() if name != "x"}
     latents = ", ".join(kls)
-    if (
-        kls
-        and max(kls.values()) < COLLAPSED
-        and any(interface_of(guide, GuideInterface).given.values())
-    ):
+    is_constant = not any(interface_of(guide, GuideInterface).given.values())
+    if kls and max(kls.values()) < COLLAPSED and not is_constant:
         advise(
             f"posterior collapse: the KL of every latent ({latents}) is below {COLLAPSED} nats, so "
             "they carry no information about x; train longer, or with "
             "objective=pv.objectives.ELBO(warmup=EPOCHS)"
         )
-    elif shares is not None and shares.shape[-1] > 1 and occupancy(shares).max() > ONE_COMPONENT:
+    elif shares is not None and shares.shape[-1] > 1:
+        count = shares.shape[-1]
+        if occupancy(shares).max() > ONE_COMPONENT:
+            problem = f"one of the {count} components has all of the data"
+        elif kls.get("y", COLLAPSED) < COLLAPSED and not is_constant:
+            problem = f"the KL of y is below {COLLAPSED} nats: the {count} components do not differ"
+        else:
+            return
         start = "initialize=pv.train.MixtureInitialization() starts them apart"
         p_z = conditional_of(model, "z")
         if not isinstance(p_z, Conditional) or "y" not in p_z.given:
             start = "labels (pv.objectives.SemiSupervised), or a mixture prior, give y a use"
-        advise(f"one of the {shares.shape[-1]} components has all of the data; {start}")
+        advise(f"{problem}; {start}")

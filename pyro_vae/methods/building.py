@@ -155,7 +155,7 @@ def center_pixels(x_shape, parents, c_is_pixels: bool = False, center: bool | No
     """
     images = len(x_shape) == 3 or c_is_pixels
     if not (images if center is None else center):
-        return None
+        return {}
     pixels = ("x", "c") if c_is_pixels else ("x",)
     return {n: (0.5, 0.5) for n in pixels if any(n in p for p in parents.values())}
 

@@ -1,6 +1,7 @@
 """Auxiliary and skip deep generative models: M2 with an auxiliary variable a."""
 
 import pyro
+import torch
 
 from ..conditionals import Conditional, Family, Network
 from ..conditionals.networks import network_between
@@ -11,7 +12,7 @@ from .vae import decoder
 
 
 class AuxiliaryDGM(Model):
-    r"""Auxiliary deep generative model (Maaloe et al. 2016, arXiv 1602.05473), or its skip version.
+    r"""Auxiliary deep generative model, or its version with skip connections.
 
         y         ~ Categorical(1/K)               y         ~ Categorical(1/K)
         z         ~ Normal(0, I)                   z         ~ Normal(0, I)
@@ -19,19 +20,32 @@ class AuxiliaryDGM(Model):
         a | x,y,z ~ Normal(mu, diag sigma^2)       x | a,y,z ~ likelihood(f(a, y, z))
                                   `skip=False`                                 `skip=True`
 
-    Both have the guide a <- x; y <- a, x; z <- a, x, y. Without the skip, a is a leaf: integrated
-    out, the model of x is M2. What it buys is the guide, whose marginals over a,
-    :math:`q(y|x) = \int q(a|x)\, q(y|a,x)\, da` and q(z | x, y), are mixtures. With it, a is a
-    second stochastic layer between (y, z) and x.
+    Both have the guide a <- x; y <- a, x; z <- a, x, y. Without the skip, a is a leaf: if it is
+    integrated out, the model of x is M2. The benefit is a richer guide, whose marginals
+    :math:`q(y|x) = \int q(a|x)\, q(y|a,x)\, da` and q(z | x, y) are mixtures over a. With the skip,
+    a is a second stochastic layer between (y, z) and x.
 
     Args:
         x_shape: event shape of `x`.
         num_classes: K.
         latent_dim: size of z.
         auxiliary_dim: size of a. Default: `latent_dim`.
-        skip: whether x has the parent a, in the place of a having the parent x.
+        skip: whether a is a parent of x, instead of x a parent of a.
         likelihood: a name or a family, as in `VAE`.
         network: as in `VAE`.
+
+    Raises:
+        UserError: a size is not an integer ≥ 1, or the likelihood is unknown.
+
+    References:
+        Maaloe et al. 2016, arXiv 1602.05473.
+
+    Example:
+        >>> import torch, pyro_vae as pv
+        >>> model = pv.models.AuxiliaryDGM((6,), num_classes=3, latent_dim=2, skip=True)
+        >>> guide = pv.guides.Guide(model)
+        >>> pv.evaluate.elbo_terms(model, guide, torch.ones(4, 6)).keys()
+        dict_keys(['y', 'z', 'a', 'x'])
     """
 
     default_guide = {"a": ["x"], "y": ["a", "x"], "z": ["a", "x", "y"]}
@@ -46,24 +60,30 @@ class AuxiliaryDGM(Model):
         skip: bool = False,
         likelihood: Family | str = "bernoulli",
         network: Network | None = None,
-    ):
+    ) -> None:
         super().__init__()
         check_ints_at_least(1, x_shape=x_shape)
         auxiliary_dim = latent_dim if auxiliary_dim is None else auxiliary_dim
         check_int_at_least(
             1, num_classes=num_classes, latent_dim=latent_dim, auxiliary_dim=auxiliary_dim
         )
-        size_a = (auxiliary_dim,)
         self.skip = skip
         self.p_y = CategoricalPrior(num_classes)
         self.p_z = StandardNormalPrior(latent_dim)
-        parents = {"y": (num_classes,), "z": (latent_dim,)}
-        of_a = parents if skip else {"x": x_shape, **parents}
-        self.p_a = Conditional(size_a, of_a, network=network_between(network, *of_a.values()))
-        of_x = {"a": size_a, **parents} if skip else parents
-        self.p_x = decoder(x_shape, of_x, likelihood, network)
+        shared = {"y": (num_classes,), "z": (latent_dim,)}
+        a_parents = shared if skip else {"x": x_shape, **shared}
+        a_network = network_between(network, *a_parents.values())
+        self.p_a = Conditional((auxiliary_dim,), a_parents, network=a_network)
+        x_parents = {"a": (auxiliary_dim,), **shared} if skip else shared
+        self.p_x = decoder(x_shape, x_parents, likelihood, network)
 
-    def forward(self, x=None, y=None, size=None):
+    def forward(
+        self,
+        x: torch.Tensor | None = None,
+        y: torch.Tensor | None = None,
+        size: int | None = None,
+    ) -> torch.Tensor:
+        """Samples all variables; observes `x [B, *x_shape]` and one-hot `y [B, K]` if given."""
         with pyro.plate("data", size if x is None else len(x)):
             y = pyro.sample("y", self.p_y(), obs=y, infer={"enumerate": "parallel"})
             z = pyro.sample("z", self.p_z())

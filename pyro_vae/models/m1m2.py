@@ -1,6 +1,7 @@
 """M1+M2: M2 on the latent of a VAE, as one generative model."""
 
 import pyro
+import torch
 
 from ..conditionals import Conditional, Family, Network
 from ..conditionals.networks import network_between
@@ -11,16 +12,16 @@ from .vae import decoder
 
 
 class M1M2(Model):
-    r"""The stack M1+M2 (Kingma, Mohamed, Rezende and Welling 2014, arXiv 1406.5298).
+    r"""The stack M1+M2 as one generative model.
 
         y         ~ Categorical(1/K)
         z2        ~ Normal(0, I)
         z1 | y,z2 ~ Normal(mu(y, z2), diag sigma(y, z2)^2)
         x | z1    ~ likelihood(f(z1))
 
-    Its guide: z1 <- x; y <- z1; z2 <- z1, y. The paper trains it in two stages, which is
-    `train.StackInitialization`: p(x | z1) and q(z1 | x) as a plain VAE (M1), then the rest (M2 on
-    draws of z1) with these held.
+    Its guide: z1 <- x; y <- z1; z2 <- z1, y. The paper trains it in two stages, as
+    `train.StackInitialization` does: first p(x | z1) and q(z1 | x) as a plain VAE (M1), then, with
+    these frozen, the rest (M2 on draws of z1).
 
     Args:
         x_shape: event shape of `x`.
@@ -29,6 +30,19 @@ class M1M2(Model):
         z2_dim: size of z2. Default: `latent_dim` (50 both, in the authors' code).
         likelihood: a name or a family, as in `VAE`.
         network: as in `VAE`.
+
+    Raises:
+        UserError: a size is not an integer ≥ 1, or the likelihood is unknown.
+
+    References:
+        Kingma, Mohamed, Rezende and Welling 2014, arXiv 1406.5298.
+
+    Example:
+        >>> import torch, pyro_vae as pv
+        >>> model = pv.models.M1M2((6,), num_classes=3, latent_dim=2)
+        >>> guide = pv.guides.Guide(model)
+        >>> pv.evaluate.elbo_terms(model, guide, torch.ones(4, 6)).keys()
+        dict_keys(['y', 'z2', 'z1', 'x'])
     """
 
     default_guide = {"z1": ["x"], "y": ["z1"], "z2": ["z1", "y"]}
@@ -42,7 +56,7 @@ class M1M2(Model):
         z2_dim: int | None = None,
         likelihood: Family | str = "bernoulli",
         network: Network | None = None,
-    ):
+    ) -> None:
         super().__init__()
         z2_dim = latent_dim if z2_dim is None else z2_dim
         check_int_at_least(1, num_classes=num_classes, latent_dim=latent_dim, z2_dim=z2_dim)
@@ -52,7 +66,13 @@ class M1M2(Model):
         self.p_z1 = Conditional((latent_dim,), parents, network=network_between(network))
         self.p_x = decoder(x_shape, {"z1": (latent_dim,)}, likelihood, network)
 
-    def forward(self, x=None, y=None, size=None):
+    def forward(
+        self,
+        x: torch.Tensor | None = None,
+        y: torch.Tensor | None = None,
+        size: int | None = None,
+    ) -> torch.Tensor:
+        """Samples all variables; observes `x [B, *x_shape]` and one-hot `y [B, K]` if given."""
         with pyro.plate("data", size if x is None else len(x)):
             y = pyro.sample("y", self.p_y(), obs=y, infer={"enumerate": "parallel"})
             z2 = pyro.sample("z2", self.p_z2())

@@ -1,6 +1,8 @@
-"""Priors without parents: any module whose `forward()` returns a distribution will do."""
+"""Priors without parents: any module whose `forward()` returns a distribution can be one."""
 
 import copy
+from collections.abc import Mapping, Sequence
+from typing import Any, Protocol
 
 import pyro.distributions as dist
 import torch
@@ -9,9 +11,10 @@ from sklearn.mixture import GaussianMixture
 from threadpoolctl import threadpool_limits
 
 from .._torch_internals import with_separate_modules
-from ..conditionals import MLP, Conditional, Family, Network, Normal
-from ..conditionals.families import LinearOneHotCategorical
-from ..conditionals.flows import FLOWS, affine_flow
+from ..conditionals import MLP, Conditional, Family, MultivariateNormal, Network, Normal
+from ..conditionals.flows import FLOWS
+from ..conditionals.networks import Affine
+from ..distributions import FlowDistribution, LinearOneHotCategorical, affine_flow
 from ..errors import UserError, check_int_at_least, check_ints_at_least, unknown_name_error
 from ..programs.contexts import eval_mode, fork_rng
 from ..programs.interfaces import ModelInterface, conditional_of, interface_of
@@ -20,35 +23,68 @@ from ..programs.interfaces import ModelInterface, conditional_of, interface_of
 class Prior(nn.Module):
     """Base of the priors of a continuous latent; `forward()` returns the distribution.
 
-    A model takes any module with such a `forward`. Subclass this one to share an encoder with a guide.
+    Example:
+        >>> import pyro.distributions as dist
+        >>> import torch, pyro_vae as pv
+        >>> class Uniform(pv.models.Prior):
+        ...     def forward(self):
+        ...         return dist.Uniform(torch.zeros(2), torch.ones(2)).to_event(1)
+        >>> pv.models.VAE((6,), latent_dim=2, prior=Uniform())(size=4).shape
+        torch.Size([4, 6])
     """
 
-    def encoder_for(self, given: dict[str, tuple[int, ...]], family: Family) -> Conditional | None:
+    def encoder_for(
+        self, inputs: Mapping[str, tuple[int, ...]], family: Family
+    ) -> Conditional | None:
         """The factor that `Guide` takes for this latent, instead of a new one. Default: None.
 
         Args:
-            given: `{parent: event shape}` of the factor.
+            inputs: `{parent: event shape}` of the factor.
             family: of the factor.
         """
         return None
 
 
 class StandardNormalPrior(Prior):
-    """`N(0, I)` over a vector of `size`."""
+    """The standard normal distribution over vectors.
 
-    def __init__(self, size: int):
+    Args:
+        size: D.
+
+    Example:
+        >>> import pyro_vae as pv
+        >>> pv.models.StandardNormalPrior(2)().mean
+        tensor([0., 0.])
+    """
+
+    zero: torch.Tensor
+
+    def __init__(self, size: int) -> None:
         super().__init__()
         check_int_at_least(1, size=size)
         self.register_buffer("zero", torch.zeros(size), persistent=False)
 
-    def forward(self):
+    def forward(self) -> dist.TorchDistribution:
+        """The distribution."""
         return dist.Normal(self.zero, torch.ones_like(self.zero)).to_event(1)
 
 
 class CategoricalPrior(nn.Module):
-    r"""A one-hot categorical over K components, uniform or with learned weights :math:`\pi`."""
+    r"""A one-hot categorical over K components, uniform or with learned weights :math:`\pi`.
 
-    def __init__(self, num_components, learned=False):
+    Args:
+        num_components: K.
+        learned: whether the weights are learned; they start uniform.
+
+    Example:
+        >>> import pyro_vae as pv
+        >>> pv.models.CategoricalPrior(4)().probs
+        tensor([0.2500, 0.2500, 0.2500, 0.2500])
+    """
+
+    logits: torch.Tensor
+
+    def __init__(self, num_components: int, learned: bool = False) -> None:
         super().__init__()
         check_int_at_least(1, num_components=num_components)
         logits = torch.zeros(num_components)
@@ -57,64 +93,88 @@ class CategoricalPrior(nn.Module):
         else:
             self.register_buffer("logits", logits)
 
-    def forward(self):
+    def forward(self) -> LinearOneHotCategorical:
+        """The distribution."""
         return LinearOneHotCategorical(logits=self.logits)
 
 
 class MixturePrior(Prior):
-    r"""A Gaussian mixture as one continuous distribution, its component summed in the density.
+    r"""A Gaussian mixture as one continuous distribution, with the component summed in the density.
 
     .. math:: p(z) = \sum_k \pi_k\, \mathrm{Normal}(z;\, \mu_k, \Sigma_k)
 
-    All parameters are learned. With it a `VAE` is the `MixtureVAE` with y summed: the same density
-    and the same bound, without a latent to ask about. Its parts have that model's names, `p_y` and
-    `p_z`, so a state of one loads into the other.
+    All parameters are learned. A `VAE` with this prior has the density and the bound of
+    `MixtureVAE` with y enumerated, but no latent y. The submodules have the names of that model,
+    `p_y` and `p_z`, so that a state of one loads into the other.
 
     Args:
-        size: D, of z.
+        size: D.
         num_components: K.
         family: of the components, `Normal()` (diagonal) or `MultivariateNormal()`.
+
+    Example:
+        >>> import pyro_vae as pv
+        >>> prior = pv.models.MixturePrior(2, num_components=3)
+        >>> prior().component_distribution.mean.shape
+        torch.Size([3, 2])
     """
 
-    def __init__(self, size: int, num_components: int = 10, family: Family | None = None):
+    each: torch.Tensor
+
+    def __init__(self, size: int, num_components: int = 10, family: Family | None = None) -> None:
         super().__init__()
         check_int_at_least(1, size=size, num_components=num_components)
         self.p_y = CategoricalPrior(num_components, learned=True)
         self.p_z = Conditional((size,), {"y": (num_components,)}, family, MLP(hidden=()))
+        weight = self.p_z.head.get_parameter("maps.y.weight")
         with torch.no_grad():  # spread over the standard normal, where encodings start
-            self.p_z.head.maps["y"].weight[:size].normal_()
+            weight[:size].normal_()
         self.register_buffer("each", torch.eye(num_components), persistent=False)
 
-    def forward(self):
+    def forward(self) -> dist.MixtureSameFamily:
+        """The distribution."""
         return dist.MixtureSameFamily(
             dist.Categorical(logits=self.p_y.logits), self.p_z(y=self.each)
         )
 
 
 class VampPrior(Prior):
-    r"""Variational mixture of posteriors (Tomczak and Welling 2018, arXiv 1705.07120).
+    r"""Variational mixture of posteriors.
 
     .. math:: p(z) = \frac1K \sum_k q(z \mid u_k)
 
-    The components are the encoder's own answers to K learned pseudo-inputs. The prior owns that
-    encoder, a `Conditional`. `Guide(model)` takes it for its q(z | x), so that there is one encoder,
-    trained by both sides of the bound, where the latent's declared parents, their shapes and the
-    family are those of the prior; the guide's `network=` then says nothing about this latent. To
-    any other guide (constants, another family) the prior keeps an encoder of its own.
+    The components are the encoder's distributions at K learned pseudo-inputs. The prior contains
+    the encoder, a `Conditional`. If the guide declares the same parents, shapes and family for z,
+    `Guide(model)` uses this encoder as its q(z | x), and both sides of the bound train it; the
+    guide's `network=` then has no effect on z. For any other guide (constants, another family) the
+    prior has a separate encoder.
 
-    Pseudo-inputs live where the network's inputs do: behind the guide's `standardize`. They start
-    as N(0, 1) noise there; `pv.train.PseudoInputInitialization()` puts them on training data.
-    Nothing keeps them within the data's range.
+    Pseudo-inputs are inputs of the network, after the guide's `input_scaling`. They start as
+    N(0, 1) noise; `pv.train.PseudoInputInitialization()` starts them at training data. They are not
+    restricted to the range of the data.
 
-    Copy a pair with such a prior in one go, `copy.deepcopy((model, guide))`: copied one by one,
-    model and guide have an encoder each.
+    Copy a pair with such a prior in one call, `copy.deepcopy((model, guide))`: if they are copied
+    separately, model and guide have separate encoders.
 
     Args:
         given: event shape of x; or `{parent: shape}`, for guides with other parents of z.
-        size: D, of z.
+        size: D.
         num_components: K, the number of pseudo-inputs.
-        network, family: of the encoder.
+        network: of the encoder.
+        family: of the encoder.
+
+    References:
+        Tomczak and Welling 2018, arXiv 1705.07120.
+
+    Example:
+        >>> import pyro_vae as pv
+        >>> prior = pv.models.VampPrior((6,), size=2, num_components=5)
+        >>> model = pv.models.VAE((6,), latent_dim=2, prior=prior)
+        >>> pv.guides.Guide(model).factors["z"] is prior.encoder
+        True
     """
+
+    logits: torch.Tensor
 
     def __init__(
         self,
@@ -123,7 +183,7 @@ class VampPrior(Prior):
         num_components: int = 50,
         network: Network | None = None,
         family: Family | None = None,
-    ):
+    ) -> None:
         super().__init__()
         check_int_at_least(1, size=size, num_components=num_components)
         given = given if isinstance(given, dict) else {"x": given}
@@ -135,33 +195,50 @@ class VampPrior(Prior):
         )
         self.register_buffer("logits", torch.zeros(num_components), persistent=False)
 
-    def encoder_for(self, given, family):
-        """The encoder, if a guide's factor with these parents (`{name: shape}`) and family is it."""
+    def encoder_for(self, inputs: Mapping[str, Sequence[int]], family: Family) -> Conditional | None:
+        """The encoder, if it has these parents (`{name: shape}`) and this family; else None."""
         own = {name: tuple(u.shape[1:]) for name, u in self.pseudo_inputs.items()}
-        same = own == {n: tuple(s) for n, s in given.items()} and family == self.encoder.family
+        same = own == {n: tuple(s) for n, s in inputs.items()} and family == self.encoder.family
         return self.encoder if same else None
 
-    def forward(self):
+    def forward(self) -> dist.MixtureSameFamily:
+        """The distribution."""
         q = self.encoder(**self.pseudo_inputs)
         return dist.MixtureSameFamily(dist.Categorical(logits=self.logits), q)
 
 
 class FlowPrior(Prior):
-    r"""A normalizing flow as prior, by zuko (as in Chen et al. 2017, arXiv 1611.02731).
+    r"""A normalizing flow as prior, by zuko.
 
     .. math:: p(z) = \mathrm{Normal}(f(z);\, 0, I)\; |\det \partial f / \partial z|
 
-    after :math:`(z - \mathrm{loc}) / \mathrm{scale}`, two constants (default: 0 and 1): splines
-    bend the space within [-5, 5] only.
+    f is applied to :math:`(z - \mathrm{loc}) / \mathrm{scale}`, because splines are the identity
+    outside [-5, 5].
 
     Args:
-        size: D, of z.
-        flow: `"maf"`, `"spline"` or `"coupling"`; see `FLOWS`.
-        transforms: how many layers.
+        size: D.
+        flow: `"maf"`, `"spline"` or `"coupling"`.
+        transforms: number of layers.
         hidden: widths of each layer's network.
-        loc, scale: `[D]`.
-        options: further ones of the zuko flow, e.g. `bins=4`.
+        loc: `[D]`. Default: zeros.
+        scale: `[D]`, positive. Default: ones.
+        options: further options of the zuko flow, e.g. `bins=4`.
+
+    Raises:
+        UserError: the flow is unknown, a size is not an integer ≥ 1, or the scale is not positive.
+
+    References:
+        Chen et al. 2017, arXiv 1611.02731; arXiv 1705.07057 (maf); arXiv 1906.04032 (spline).
+
+    Example:
+        >>> import pyro_vae as pv
+        >>> prior = pv.models.FlowPrior(2, transforms=1, hidden=(8,))
+        >>> prior().sample((5,)).shape
+        torch.Size([5, 2])
     """
+
+    loc: torch.Tensor
+    scale: torch.Tensor
 
     def __init__(
         self,
@@ -171,8 +248,8 @@ class FlowPrior(Prior):
         hidden: tuple[int, ...] = (64, 64),
         loc: torch.Tensor | None = None,
         scale: torch.Tensor | None = None,
-        **options,
-    ):
+        **options: Any,
+    ) -> None:
         super().__init__()
         check_int_at_least(1, size=size, transforms=transforms)
         check_ints_at_least(1, hidden=hidden)
@@ -186,16 +263,17 @@ class FlowPrior(Prior):
         self.register_buffer("loc", torch.zeros(size) if loc is None else loc)
         self.register_buffer("scale", torch.ones(size) if scale is None else scale)
 
-    def forward(self):
+    def forward(self) -> FlowDistribution:
+        """The distribution."""
         flow = self.flow()
         return affine_flow(flow.transform, flow.base, self.loc, self.scale)
 
 
-def prior_or_default(prior, latent, size):
-    """The module given as a model's `prior=`, or `StandardNormalPrior(size)` for None.
+def prior_or_default(prior: nn.Module | None, latent: str, size: int) -> nn.Module:
+    """The module passed as a model's `prior=`, or `StandardNormalPrior(size)` for None.
 
     Raises:
-        UserError: no module whose `forward()` is a distribution of shape `[size]`.
+        UserError: it is not a module whose `forward()` is a distribution of shape `[size]`.
     """
     if prior is None:
         return StandardNormalPrior(size)
@@ -212,14 +290,23 @@ def prior_or_default(prior, latent, size):
     return prior
 
 
-def prior_of(model, latent=None):
-    """`(latent, module)`: a model's continuous latent without parents, and its prior.
+def prior_of(model: nn.Module, latent: str | None = None) -> tuple[str, nn.Module]:
+    """A model's continuous latent without parents, and its prior.
 
     Args:
-        latent: its name. Default: `model.prior_latent`, else `"z"`.
+        model: one of this library's models.
+        latent: the name of the latent. Default: `model.prior_latent`, else `"z"`.
+
+    Returns:
+        `(latent, module)`.
 
     Raises:
-        UserError: no such latent, or one that has parents.
+        UserError: the latent does not exist, or has parents.
+
+    Example:
+        >>> import pyro_vae as pv
+        >>> pv.models.prior_of(pv.models.VAE((6,), latent_dim=2))
+        ('z', StandardNormalPrior())
     """
     latent = interface_of(model, ModelInterface).prior_latent if latent is None else latent
     prior = conditional_of(model, latent)
@@ -229,23 +316,32 @@ def prior_of(model, latent=None):
     if isinstance(prior, Conditional) and prior.given:
         parents = ", ".join(prior.given)
         raise UserError(
-            f"{latent!r} has the parents {parents} in {kind}: it has no prior of its own"
+            f"{latent!r} has the parents {', '.join(parents)} in {kind}: it has no prior without "
+            "parents"
         )
     return latent, prior
 
 
-def with_prior(model, prior, latent=None):
-    """The model with another prior: a copy that shares every part but that one.
+def with_prior(model: nn.Module, prior: nn.Module, latent: str | None = None) -> nn.Module:
+    """The model with another prior: a copy that shares all other modules.
 
-    `with_prior(model, pv.evaluate.fit_ex_post_prior(model, guide, x))` samples, and is evaluated, like any model,
-    with the guide that the first one was trained with.
+    `with_prior(model, pv.evaluate.fit_ex_post_prior(model, guide, x))` can be sampled and evaluated
+    like any model, with the guide of the original one.
 
     Args:
+        model: one of this library's models.
         prior: a module whose `forward()` is a distribution of the latent's shape.
-        latent: as in `prior_of`.
+        latent: the name of the latent. Default: as in `prior_of`.
 
     Raises:
-        UserError: no such latent, or a prior of another shape.
+        UserError: the latent does not exist, or the prior has another shape.
+
+    Example:
+        >>> import pyro_vae as pv
+        >>> model = pv.models.VAE((6,), latent_dim=2)
+        >>> mixture = pv.models.with_prior(model, pv.models.MixturePrior(2))
+        >>> mixture.p_x is model.p_x, type(mixture.p_z).__name__
+        (True, 'MixturePrior')
     """
     latent, old = prior_of(model, latent)
     shapes = [tuple(p().event_shape) for p in (old, prior)]
@@ -257,8 +353,31 @@ def with_prior(model, prior, latent=None):
     return result
 
 
-def fit_components(model, codes, fits, reg_covar, seed, max_iter=100):
-    """scikit-learn's full-covariance mixture of codes `[N, D]`, put into p(y), p(z | y, ...)."""
+class MixtureModel(Protocol):
+    """A model with p(y) and p(z | y, ...): `GMVAE` or `MixtureVAE`."""
+
+    p_y: CategoricalPrior
+    p_z: Conditional
+
+
+def fit_components(
+    model: MixtureModel,
+    codes: Any,
+    fits: int,
+    reg_covar: float,
+    seed: int,
+    max_iter: int = 100,
+) -> None:
+    """Fit scikit-learn's full-covariance mixture to codes; put it into p(y) and p(z | y, ...).
+
+    Args:
+        model: such as `GMVAE`, with K components.
+        codes: `[N, D]`, a numpy array.
+        fits: number of initializations of the mixture, the best of which is used.
+        reg_covar: added to the diagonal of the covariances.
+        seed: of the initializations.
+        max_iter: EM iterations.
+    """
     mixture = GaussianMixture(
         model.p_y().event_shape[0],
         n_init=fits,
@@ -272,16 +391,22 @@ def fit_components(model, codes, fits, reg_covar, seed, max_iter=100):
 
 
 @torch.no_grad()
-def set_components(model, weights, means, covariances):
-    """Put component weights `[K]`, means `[K, D]`, covariances `[K, D, D]` into p(y), p(z | y, ...)."""
+def set_components(model: MixtureModel, weights: Any, means: Any, covariances: Any) -> None:
+    """Put weights `[K]`, means `[K, D]` and covariances `[K, D, D]` into p(y) and p(z | y, ...)."""
     p_z, head = model.p_z, model.p_z.head
-    raw = p_z.family.raw(torch.as_tensor(means), torch.as_tensor(covariances)).to(head.bias)
-    if p_z.select == "y":  # K heads on features of the other parents
+    if not (isinstance(p_z.family, (Normal, MultivariateNormal)) and isinstance(head, Affine)):
+        raise UserError(
+            "components can be set only if p(z | y, ...) is Normal() or MultivariateNormal() and "
+            "its network is an MLP"
+        )
+    moments = torch.as_tensor(means), torch.as_tensor(covariances)
+    raw = p_z.family.raw_parameters(*moments).to(head.bias)
+    if p_z.head_index == "y":  # K heads on features of the other parents
         head.bias.copy_(raw.flatten())
-        for affine in head.maps.values():
-            affine.weight.mul_(0.1)
+        for weight in head.maps.parameters():
+            weight.mul_(0.1)
     else:  # linear in the one-hot y
         head.bias.zero_()
-        head.maps["y"].weight.copy_(raw.T)
-    if isinstance(model.p_y.logits, torch.nn.Parameter):
+        next(head.maps["y"].parameters()).copy_(raw.T)
+    if isinstance(model.p_y.logits, nn.Parameter):
         model.p_y.logits.copy_(torch.as_tensor(weights).log())

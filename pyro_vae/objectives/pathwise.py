@@ -3,8 +3,7 @@
 import torch
 from pyro.poutine.messenger import Messenger
 
-from ..conditionals.families import GumbelSoftmax
-from ..conditionals.mixtures import StratifiedComponent
+from ..distributions import GumbelSoftmax, StratifiedComponent
 from ..errors import UserError
 from ..programs.sites import is_subsample
 from .elbo import ELBO

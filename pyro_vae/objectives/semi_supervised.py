@@ -6,7 +6,7 @@ from pyro.poutine.messenger import Messenger
 
 from .._pyro_internals import scale_and_mask
 from .._torch_internals import categorical_of
-from ..conditionals.families import GumbelSoftmax
+from ..distributions import GumbelSoftmax
 from ..errors import UserError, check_positive
 from ..programs import layout_of, standing_for
 from ..programs.calling import as_batch

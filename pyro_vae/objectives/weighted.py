@@ -5,7 +5,7 @@ from numbers import Real
 
 import torch
 
-from ..conditionals.families import GumbelSoftmax
+from ..distributions import GumbelSoftmax
 from ..errors import UserError
 from .elbo import ELBO
 from .surrogates import borrowed_parameters, mean_of_others, score_function, with_fixed

@@ -10,7 +10,7 @@ import torch
 
 from ..errors import UserError
 
-FORMAT = "pyro_vae checkpoint 2"
+FORMAT = "pyro_vae checkpoint 3"
 
 
 # ---------------------------------------------------------------------- writing

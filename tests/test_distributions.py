@@ -11,9 +11,14 @@ import torch
 from torch.fx.experimental.proxy_tensor import make_fx
 
 from pyro_vae.conditionals import Bernoulli, ContinuousBernoulli, NormalLikelihood
-from pyro_vae.conditionals.continuous_bernoulli import SERIES
-from pyro_vae.conditionals.counts import BinomialProportion, NegativeBinomial, Poisson
-from pyro_vae.conditionals.likelihoods import CategoricalLevels, DiscretizedLogisticLevels
+from pyro_vae.distributions import (
+    BinomialProportion,
+    CategoricalLevels,
+    DiscretizedLogistic,
+    NegativeBinomial,
+    Poisson,
+)
+from pyro_vae.distributions.continuous_bernoulli import SERIES
 
 mp.mp.dps = 50
 DTYPES = {"float32": torch.float32, "float64": torch.float64}
@@ -214,7 +219,7 @@ CASES = {  # constructor, exact log-density, parameters with a value, tolerances
         (1e-7, 1e-6),
     ),
     "discretized logistic": (
-        lambda loc, scale: DiscretizedLogisticLevels(loc, scale, 256),
+        lambda loc, scale: DiscretizedLogistic(loc, scale, 256),
         exact_discretized_logistic,
         itertools.product(
             [-1e3, -2.0, 0.0, 0.31, 0.5, 1.0, 4.0],

@@ -1,0 +1,74 @@
+"""Categorical distributions of one-hot vectors, and their relaxation."""
+
+from collections.abc import Sequence
+
+import pyro.distributions as dist
+import torch
+from pyro.distributions import constraints
+
+from .._torch_internals import categorical_of
+
+
+class LinearOneHotCategorical(dist.OneHotCategorical):
+    r"""One-hot categorical with :math:`\log p(y) = \sum_k y_k \log p_k`.
+
+    At a one-hot `y` this is the log-probability. Between one-hot vectors it is linear, so that a
+    relaxed `y` has a gradient; for an enumerated `y`, no argmax is taken. Sampling reads no value
+    on the host (torch's `one_hot` does), so that it can be recorded.
+
+    Args:
+        probs: `[..., K]`, probabilities; or
+        logits: `[..., K]`.
+
+    Example:
+        >>> import torch, pyro_vae as pv
+        >>> fn = pv.distributions.LinearOneHotCategorical(probs=torch.tensor([0.25, 0.75]))
+        >>> fn.log_prob(torch.eye(2)).exp()
+        tensor([0.2500, 0.7500])
+    """
+
+    support = constraints.simplex  # type: ignore[assignment]  # torch declares `_OneHot`
+
+    def sample(self, sample_shape: Sequence[int] = ()) -> torch.Tensor:
+        """One-hot draws `[..., K]`."""
+        index = categorical_of(self).sample(torch.Size(sample_shape)).unsqueeze(-1)
+        return (index == torch.arange(self.event_shape[0], device=index.device)).to(self.logits)
+
+    def log_prob(self, value: torch.Tensor) -> torch.Tensor:
+        """`[...]`: the log-probability of one-hot `value [..., K]`, in nats; linear in `value`."""
+        if self._validate_args:
+            self._validate_sample(value)
+        return (value * self.logits).sum(-1)
+
+
+class GumbelSoftmax(dist.RelaxedOneHotCategorical):
+    r"""Relaxed one-hot samples, scored by the categorical log-probability.
+
+    The sample lies on the simplex. `log_prob` is :math:`\sum_k y_k \log q_k`, not the density of
+    the relaxation, so that it pairs with a discrete prior. The resulting estimator is biased; it is
+    the usual one.
+
+    Args:
+        temperature: `[]`; samples are closer to one-hot at lower temperatures.
+        probs: `[..., K]`, probabilities; or
+        logits: `[..., K]`.
+
+    References:
+        Jang et al. 2017, arXiv 1611.01144.
+
+    Example:
+        >>> import torch, pyro_vae as pv
+        >>> fn = pv.distributions.GumbelSoftmax(torch.tensor(0.5), logits=torch.zeros(3))
+        >>> y = fn.rsample()
+        >>> bool((y > 0).all()), round(float(y.sum()), 4)
+        (True, 1.0)
+    """
+
+    def log_prob(self, value: torch.Tensor) -> torch.Tensor:
+        r"""`[...]`: :math:`\sum_k y_k \log q_k` of `value [..., K]`, in nats."""
+        return (value * self.logits).sum(-1)
+
+    @property
+    def logits(self) -> torch.Tensor:
+        """`[..., K]`, normalized."""
+        return super().logits - super().logits.logsumexp(-1, keepdim=True)

@@ -1,0 +1,132 @@
+"""Checks of a declared guide: each raises an error of one line."""
+
+from collections.abc import Mapping, Sequence
+
+import pyro
+import torch
+
+from ..conditionals import Conditional, Conv, Network, OneHotCategorical
+from ..conditionals.networks import is_image
+from ..errors import UserError, unknown_name_error
+
+Shape = tuple[int, ...]
+
+
+def check_mapping(name: str, value: object, example: str) -> None:
+    """An argument must be a dict."""
+    if not isinstance(value, Mapping):
+        raise UserError(f"{name} must be a dict such as {example}, not {value!r}")
+
+
+def check_has_image(
+    network: Network | None, given: Mapping[str, Sequence[str]], shapes: Mapping[str, Shape]
+) -> None:
+    """A `Conv` must have an image to convolve in at least one factor."""
+    parents = {p: shapes[p] for ps in given.values() for p in ps if p != "index"}
+    variables = [*parents.values(), *(shapes[latent] for latent in given)]
+    if isinstance(network, Conv) and parents and not any(map(is_image, variables)):
+        listed = ", ".join(f"{name} {list(shape)}" for name, shape in parents.items())
+        raise UserError(
+            "Conv needs data of shape (C, L), (C, H, W) or (C, D, H, W), and the guide's parents "
+            f"are {listed}: reshape the data or use MLP"
+        )
+
+
+def check_input_scaling(input_scaling: object, shapes: Mapping[str, Shape]) -> None:
+    """`{parent: (mean, scale)}` must name data or latents, with a scaling that fits each."""
+    if not isinstance(input_scaling, Mapping):
+        check_mapping("input_scaling", input_scaling, "{'x': (0.5, 0.5)}")
+        return
+    for parent, scaling in input_scaling.items():
+        if parent not in shapes or parent == "index":
+            raise unknown_name_error(
+                "parent in input_scaling", parent, sorted(set(shapes) - {"index"})
+            )
+        _check_scaling(parent, scaling, shapes[parent])
+
+
+def _check_scaling(parent: str, scaling: object, shape: Shape) -> None:
+    """`(mean, scale)` must be finite, the scale positive, both of a shape that fits the parent."""
+    if not (isinstance(scaling, (tuple, list)) and len(scaling) == 2):
+        raise UserError(f"input_scaling takes (mean, scale) for {parent!r}, not {scaling!r}")
+    mean, scale = (torch.as_tensor(v) for v in scaling)
+    for name, value in (("mean", mean), ("scale", scale)):
+        try:
+            fits = torch.broadcast_shapes(value.shape, shape) == shape
+        except RuntimeError:
+            fits = False
+        if not fits:
+            raise UserError(
+                f"the {name} in input_scaling has shape {list(value.shape)}, "
+                f"{parent!r} {list(shape)}"
+            )
+        if not torch.isfinite(value).all():
+            raise UserError(f"the {name} of {parent!r} in input_scaling is not finite")
+    if (scale <= 0).any():
+        raise UserError(
+            f"the scale of {parent!r} in input_scaling must be positive; use 1 for values that "
+            "are constant, with a standard deviation of zero"
+        )
+
+
+def check_factor_kind(latent: str, factor: Conditional, is_discrete: bool) -> None:
+    """The factor's distribution must be discrete if the latent is, and have its shape."""
+    shape, family = factor.shape, factor.family
+    if is_discrete and not shape and isinstance(family, OneHotCategorical):
+        raise UserError(
+            f"{latent!r} is discrete and no one-hot vector, which this guide's classes are: "
+            "write the guide as a Pyro program"
+        )
+    device = next(factor.parameters()).device
+    zeros = {name: torch.zeros(s, device=device) for name, s in factor.parameter_shapes.items()}
+    with torch.no_grad(), pyro.validation_enabled(False):
+        fn = family(shape, **zeros, **factor.unconditional_parameters, **factor.family_modules)
+    if tuple(fn.event_shape) != shape:
+        raise UserError(
+            f"{latent!r} has shape {list(shape)}, its family {family!r} {list(fn.event_shape)}"
+        )
+    if is_discrete != (fn.has_enumerate_support or bool(fn.support and fn.support.is_discrete)):
+        if is_discrete:
+            rule = "discrete: its family must be too, as OneHotCategorical() is"
+        else:
+            rule = "continuous: its family must be too, as Normal() is"
+        raise UserError(f"{latent!r} is {rule}, not {family!r}")
+
+
+def check_factorization(
+    given: Mapping[str, Sequence[str]],
+    family: Mapping[str, object],
+    data: Mapping[str, Shape],
+    latents: Mapping[str, tuple[Shape, bool]],
+    num_data: int | None,
+) -> None:
+    """Every latent must be known and have known parents that are sampled before it."""
+    seen = set(data)
+    for latent, parents in given.items():
+        if latent not in latents:
+            raise unknown_name_error("latent", latent, latents)
+        for parent in parents:
+            if parent not in seen:
+                if parent in latents and parent in given:
+                    raise UserError(
+                        f"{latent!r} has the parent {parent!r}, which is sampled after it: "
+                        "declare the latents in sampling order"
+                    )
+                if parent in latents:
+                    raise UserError(
+                        f"{latent!r} has the parent {parent!r}, which the guide leaves out"
+                    )
+                raise unknown_name_error("parent", parent, [*data, *latents])
+            if parent == "index" and num_data is None:
+                raise UserError(
+                    "the parent 'index' is a table with a row per data point: pass num_data="
+                )
+        seen.add(latent)
+    for latent, (_, is_discrete) in latents.items():
+        if latent not in given and not is_discrete:
+            raise UserError(
+                f"the guide leaves out {latent!r}, which is continuous: name its parents"
+            )
+    for latent in family:
+        if latent not in given:
+            raise unknown_name_error("latent in family", latent, given)
