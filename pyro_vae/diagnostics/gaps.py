@@ -213,7 +213,7 @@ def optimize(
 ) -> int:
     """Maximize the ELBO of every data point over `optimum.parameter_offsets`, in place.
 
-    Of the averages over 50 steps each, every data point keeps the one with the best ELBO.
+    Of the averages over at most 50 steps each, every data point keeps the one with the best ELBO.
 
     Returns:
         The number of steps.
@@ -233,11 +233,12 @@ def optimize(
     best_bound = evaluate_bound(best)
     while steps < max_steps and adam.param_groups[0]["lr"] > lr / 30:
         mean = [torch.zeros_like(offset) for offset in best]
-        for _ in range(WINDOW):
+        window = min(WINDOW, max_steps - steps)
+        for _ in range(window):
             _step(model, optimum, adam, offsets)
             for average, offset in zip(mean, offsets, strict=True):
-                average += offset.detach() / WINDOW
-        steps += WINDOW
+                average += offset.detach() / window
+        steps += window
         bound = evaluate_bound(mean)
         for kept, average, row in zip(best, mean, rows, strict=True):
             kept.copy_(torch.where(_broadcast(bound > best_bound, row), average, kept))

@@ -42,7 +42,7 @@ def check_pair(model: PyroProgram, guide: PyroProgram, x: Array, **others: Array
     with (
         torch.no_grad(),
         eval_mode(model, guide),
-        fork_rng(device),  # lazy parameters are initialized here, without a trace in the stream
+        fork_rng(device),  # initializes lazy parameters, and restores the stream
     ):
         layout = layout_of(model, guide, batch)
         for site in layout.discrete_sites:
