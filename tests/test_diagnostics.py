@@ -259,7 +259,7 @@ def test_calibration_of_a_stranger_and_what_it_refuses():
     example = {"x": torch.zeros(5, dtype=torch.float64)}
     found = pv.diagnostics.simulation_based_calibration(model, guide, 2000, example=example)["rate"]
     assert found["ranks"].shape == (2000,) and found["ks_p"] > 1e-3 and found["chi2_p"] > 1e-3
-    with pytest.raises(pv.UserError, match="no multiple of bins"):
+    with pytest.raises(pv.UserError, match="not a multiple of bins"):
         pv.diagnostics.simulation_based_calibration(
             model, guide, 10, num_samples=50, example=example
         )

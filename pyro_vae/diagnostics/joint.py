@@ -3,7 +3,7 @@
 import functools
 import math
 import warnings
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Collection, Iterable, Mapping
 from typing import Any
 
 import torch
@@ -67,21 +67,7 @@ class Joint:
                         stacklevel=3,
                     )
             if guide is not None:
-                self._check_guide(self._trace(guide, 1).model)
-
-    def _check_guide(self, sites: Mapping[str, Site]) -> None:
-        """Check that the guide has a density of every latent, and of nothing else."""
-        for name in self.shapes:
-            is_a_point = name in sites and is_point(sites[name])
-            if name not in sites or (is_a_point and f"{name}{AUXILIARY}" not in sites):
-                raise UserError(f"the guide has no density of {name!r} to start from")
-        for name, site in sites.items():
-            is_known = name.removesuffix(AUXILIARY) in self.shapes
-            if not is_known and site["infer"].get("_enumerate_dim") is None:
-                raise UserError(
-                    f"the guide samples {name!r}, which is no latent of the model: its density of "
-                    "the latents alone is not known"
-                )
+                _check_guide(self._trace(guide, 1).model, self.shapes)
 
     @property
     def size(self) -> int:
@@ -110,26 +96,15 @@ class Joint:
             return Substitute({name: place(value) for name, value in values.items()})
 
         leading = next(iter(values.values())).shape[:2]
-        return self._joined(self._trace(self.model, leading[0], handler).model, leading)
+        sites = self._trace(self.model, leading[0], handler).model
+        return _joined(sites, self.shapes, leading)
 
     def draw(self, num_particles: int) -> torch.Tensor:
         """Draws u `[S, B, D]` from the guide, or from the prior."""
         program = self.model if self.guide is None else self.guide
         with torch.no_grad():
             sites = self._trace(program, num_particles, draw_discrete=True).model
-            return self._joined(sites, (num_particles, self.rows))
-
-    def _joined(self, sites: Mapping[str, Site], leading: tuple[int, ...]) -> torch.Tensor:
-        """The latents of a trace as u `[S, B, D]`."""
-        parts = []
-        for name, shape in self.shapes.items():
-            site = sites[name]
-            if is_point(site):  # an AutoNormal's: the distribution is of the unconstrained value
-                u = sites[f"{name}{AUXILIARY}"]["value"]
-            else:
-                u = _transform(name, site["fn"]).inv(site["value"])
-            parts.append(u.expand(*leading, *shape).reshape(*leading, -1))
-        return torch.cat(parts, -1)
+            return _joined(sites, self.shapes, (num_particles, self.rows))
 
     # ----------------------------------------------------------- log-densities
 
@@ -153,7 +128,7 @@ class Joint:
         return _summed(_added(self._log_probs(self.guide, u)[1].values()), u)
 
     def log_marginals(self, program: PyroProgram | None, u: torch.Tensor) -> Batch:
-        """`{latent: [S, B]}`: the log-density of each latent in one program, discrete ones summed."""
+        """`{latent: [S, B]}`: the log-density of each latent in one program."""
         traces, log_probs = self._log_probs(program, u)
         discrete = _added(log_probs[name] for name in traces.enumerated)
         result = {}
@@ -225,6 +200,36 @@ def _unconstrained_shapes(sites: Mapping[str, Site]) -> dict[str, torch.Size]:
     if not shapes:
         raise UserError("the model has no continuous latent")
     return shapes
+
+
+def _check_guide(sites: Mapping[str, Site], latents: Collection[str]) -> None:
+    """Check that the guide has a density of every latent, and of nothing else."""
+    for name in latents:
+        is_a_point = name in sites and is_point(sites[name])
+        if name not in sites or (is_a_point and f"{name}{AUXILIARY}" not in sites):
+            raise UserError(f"the guide has no density of {name!r} to start from")
+    for name, site in sites.items():
+        is_known = name.removesuffix(AUXILIARY) in latents
+        if not is_known and site["infer"].get("_enumerate_dim") is None:
+            raise UserError(
+                f"the guide samples {name!r}, which is no latent of the model: its density of "
+                "the latents alone is not known"
+            )
+
+
+def _joined(
+    sites: Mapping[str, Site], shapes: Mapping[str, torch.Size], leading: tuple[int, ...]
+) -> torch.Tensor:
+    """The latents of a trace as u `[S, B, D]`."""
+    parts = []
+    for name, shape in shapes.items():
+        site = sites[name]
+        if is_point(site):  # an AutoNormal's: the distribution is of the unconstrained value
+            u = sites[f"{name}{AUXILIARY}"]["value"]
+        else:
+            u = _transform(name, site["fn"]).inv(site["value"])
+        parts.append(u.expand(*leading, *shape).reshape(*leading, -1))
+    return torch.cat(parts, -1)
 
 
 def _added(log_probs: Iterable[torch.Tensor]) -> torch.Tensor:

@@ -21,7 +21,8 @@ def mmd_two_sample_test(
 
     The statistic is the unbiased estimate of the squared maximum mean discrepancy,
 
-    .. math:: \frac{1}{m(m-1)} \sum_{i \ne j} k(x_i, x_j) + \frac{1}{n(n-1)} \sum_{i \ne j} k(o_i, o_j)
+    .. math:: \frac{1}{m(m-1)} \sum_{i \ne j} k(x_i, x_j)
+              + \frac{1}{n(n-1)} \sum_{i \ne j} k(o_i, o_j)
               - \frac{2}{mn} \sum_{i, j} k(x_i, o_j)
 
     with :math:`k(a, b) = \exp(-|a - b|^2 / 2h^2)`. The p-value is the fraction of random

@@ -48,8 +48,8 @@ def interpolate(
     after it are at their conditional means. A discrete latent has the value of the nearer end.
 
     * `"linear"`: :math:`(1 - t)\, a + t\, b`.
-    * `"spherical"`: :math:`[\sin((1-t)\omega)\, a + \sin(t\omega)\, b] / \sin\omega`, with the angle
-      :math:`\omega` between a and b. Between draws of a standard normal it keeps the norms that
+    * `"spherical"`: :math:`[\sin((1-t)\omega)\, a + \sin(t\omega)\, b] / \sin\omega`, with the
+      angle :math:`\omega` between a and b. Between draws of a standard normal it keeps the norms that
       such draws have.
 
     Args:
