@@ -12,7 +12,7 @@ import pyro_vae as pv
 from pyro_vae.conditionals import MLP, MultivariateNormal, NormalLikelihood
 from pyro_vae.diagnostics.ais import _Annealing
 from pyro_vae.diagnostics.joint import Joint
-from pyro_vae.evaluate import likelihood
+from pyro_vae.evaluate import chunked
 
 D, LATENT, SCALE, N = 5, 2, 0.7, 12
 LINEAR, NET = MLP(hidden=()), MLP(hidden=(6,), activation="tanh")
@@ -250,7 +250,7 @@ def test_it_repeats_with_its_seed_leaves_the_stream_alone_and_works_in_chunks(mo
     assert torch.equal(before, torch.get_rng_state())
     assert torch.equal(a, b) and not torch.equal(a, c) and not a.requires_grad
     assert all(p.grad is None for p in model.parameters())
-    monkeypatch.setattr(likelihood, "BYTES", 1)
+    monkeypatch.setattr(chunked, "MEMORY_BUDGET", 1)
     torch.testing.assert_close(run(5), evidence(model, x), atol=0.3, rtol=0)
 
 
@@ -297,7 +297,7 @@ def _poisson(x):
 def test_step_sizes_follow_the_pilot_chains_alone(model, monkeypatch):
     """Adapted by the chains that are weighted, they would bias the estimate."""
     joint = Joint(model, {"x": model(size=4).detach()})
-    anneal, transition = _Annealing(model, None, 30, 5, 3), _Annealing._transition
+    anneal, transition = _Annealing(30, 5, 3), _Annealing._transition
 
     def plan(*acceptance):
         def changed(*args):

@@ -11,7 +11,7 @@ from scipy import stats
 import pyro_vae as pv
 from pyro_vae import plots
 from pyro_vae.conditionals import MLP, NormalLikelihood
-from pyro_vae.evaluate import likelihood
+from pyro_vae.evaluate import chunked
 from pyro_vae.guides import Guide
 
 D, SCALE = 3, 0.8
@@ -122,7 +122,7 @@ def test_discrete_latents_are_summed_in_posterior_and_prior(given, monkeypatch):
     found = pv.diagnostics.elbo_surgery(model, guide, x, num_samples=2000)
     assert set(found) == {"z"}
     close(found["z"], truth)
-    monkeypatch.setattr(likelihood, "BYTES", 32 * 512 * 3)
+    monkeypatch.setattr(chunked, "MEMORY_BUDGET", 32 * 512 * 3)
     close(pv.diagnostics.elbo_surgery(model, guide, x, num_samples=300)["z"], truth, atol=0.08)
 
 
@@ -259,7 +259,7 @@ def test_calibration_of_a_stranger_and_what_it_refuses():
     example = {"x": torch.zeros(5, dtype=torch.float64)}
     found = pv.diagnostics.simulation_based_calibration(model, guide, 2000, example=example)["rate"]
     assert found["ranks"].shape == (2000,) and found["ks_p"] > 1e-3 and found["chi2_p"] > 1e-3
-    with pytest.raises(pv.UserError, match="no multiple of bins"):
+    with pytest.raises(pv.UserError, match="not a multiple of bins"):
         pv.diagnostics.simulation_based_calibration(
             model, guide, 10, num_samples=50, example=example
         )

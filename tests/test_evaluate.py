@@ -235,7 +235,7 @@ def test_work_in_chunks_changes_nothing_that_has_no_noise(monkeypatch):
         }
 
     whole = all_of_it()
-    monkeypatch.setattr(pv.evaluate.likelihood, "BYTES", 32 * 512 * 5)
+    monkeypatch.setattr(pv.evaluate.chunked, "MEMORY_BUDGET", 32 * 512 * 5)
     torch.testing.assert_close(all_of_it(), whole)
 
 

@@ -8,7 +8,7 @@ from torch.distributions import MultivariateNormal as TorchMultivariateNormal
 
 import pyro_vae as pv
 from pyro_vae.conditionals import MLP, MultivariateNormal, NormalLikelihood
-from pyro_vae.evaluate import likelihood
+from pyro_vae.evaluate import chunked
 from pyro_vae.programs import trace_pair
 
 D, LATENT, SCALE = 5, 2, 0.7
@@ -156,9 +156,9 @@ def test_the_log_likelihood_is_the_evidence_within_monte_carlo_error(model, wron
 
 
 def test_work_in_chunks_gives_the_same_evidence(model, exact_guide, wrong_guide, x, monkeypatch):
-    assert likelihood.rows_per_chunk(model, wrong_guide, {"x": x}, "cpu") > 1000
-    monkeypatch.setattr(likelihood, "BYTES", 32 * 512 * 7)
-    assert likelihood.rows_per_chunk(model, wrong_guide, {"x": x}, "cpu") == 7
+    assert chunked.rows_per_chunk(model, wrong_guide, {"x": x}, "cpu") > 1000
+    monkeypatch.setattr(chunked, "MEMORY_BUDGET", 32 * 512 * 7)
+    assert chunked.rows_per_chunk(model, wrong_guide, {"x": x}, "cpu") == 7
     truth = evidence(model, x)
     for k in (1, 5, 16):
         bound = pv.evaluate.log_likelihood(model, exact_guide, x, num_samples=k)

@@ -156,7 +156,7 @@ def test_a_search_that_ends_far_away_leaves_the_guide_as_it_is(model):
 def test_the_better_of_two_noisy_bounds_on_one_data_point_is_still_a_bound(model, monkeypatch):
     """Both bounds are 0.1 below log p(x), with errors of 0.2 and more: their maximum is above it."""
     monkeypatch.setattr(gaps, "WINDOW", 2)
-    monkeypatch.setattr(gaps, "LOOK", 5)
+    monkeypatch.setattr(gaps, "SELECTION_DRAWS", 5)
     x = model(size=1).detach()
     truth = Truth(model, x)
     guide, _ = spoilt(model, truth, "amortized", x)
@@ -173,7 +173,7 @@ def test_the_better_of_two_noisy_bounds_on_one_data_point_is_still_a_bound(model
 def test_the_best_guide_of_a_family_has_no_amortization_gap_on_average(model, monkeypatch):
     """A noisy search finds other guides, none better; the larger of two estimates would be."""
     monkeypatch.setattr(gaps, "WINDOW", 5)
-    monkeypatch.setattr(gaps, "LOOK", 10)
+    monkeypatch.setattr(gaps, "SELECTION_DRAWS", 10)
     torch.manual_seed(3)
     x = model(size=2000).detach()
     truth = Truth(model, x)
@@ -351,8 +351,8 @@ def test_the_evidence_is_the_better_of_two_bounds_and_chunks_make_no_difference(
     assert torch.equal(before, torch.get_rng_state())
     annealed = pv.diagnostics.ais(model, x, num_steps=60)
     torch.testing.assert_close(found["log_likelihood"], annealed)
-    monkeypatch.setattr(pv.evaluate.likelihood, "BYTES", 4 * 8 * 512 * 16 * 4 * 3)
-    monkeypatch.setattr(gaps, "LOOK", 20)
+    monkeypatch.setattr(pv.evaluate.chunked, "MEMORY_BUDGET", 4 * 8 * 512 * 16 * 4 * 3)
+    monkeypatch.setattr(gaps, "SELECTION_DRAWS", 20)
     again = pv.diagnostics.inference_gaps(model, guide, x, **options)
     assert (found["amortization"] < 0.02).all()
     for name in ("elbo", "elbo_optimal"):

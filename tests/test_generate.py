@@ -203,7 +203,7 @@ def test_completion_says_what_it_cannot_do(linear, x):
 def test_a_mask_of_its_own_for_each_datum_and_work_in_chunks(linear, x, monkeypatch):
     model, guide = linear
     masks = torch.stack([MASK, ~MASK])
-    monkeypatch.setattr(pv.evaluate.likelihood, "BYTES", 32 * 512 * 7)
+    monkeypatch.setattr(pv.evaluate.chunked, "MEMORY_BUDGET", 32 * 512 * 7)
     done = pv.impute(model, guide, x, masks, num_samples=5, steps=2).x
     assert torch.equal(done[:, masks], x[masks].expand(5, D))
     assert (done[:, ~masks] != x[~masks]).all()

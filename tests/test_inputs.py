@@ -12,7 +12,7 @@ from torch.utils.data import DataLoader, TensorDataset
 import pyro_vae as pv
 from pyro_vae import diagnostics, evaluate
 from pyro_vae.conditionals import MLP
-from pyro_vae.evaluate.inputs import Support
+from pyro_vae.evaluate.support import Support
 
 N, D = 12, 6
 SMALL = MLP((8,))

@@ -122,7 +122,7 @@ def test_the_recorded_step_gives_the_same_training_with_every_likelihood(name):
 
 
 def test_chunks_of_data_with_many_parameters_a_pixel_are_smaller():
-    from pyro_vae.evaluate.likelihood import rows_per_chunk
+    from pyro_vae.evaluate.chunked import rows_per_chunk
 
     def rows(name):
         model = pv.models.VAE((3, 16, 16), 2, name, MLP((8,)))

@@ -25,7 +25,7 @@ from test_objectives_elbo import N, assert_same, batch, every_method, pair, valu
 
 import pyro_vae as pv
 from pyro_vae import methods
-from pyro_vae.evaluate import likelihood
+from pyro_vae.evaluate import chunked
 from pyro_vae.objectives import ELBO, IWAE, DReG, Renyi
 from pyro_vae.programs import trace_pair
 from pyro_vae.programs.calling import as_keyword_program
@@ -45,7 +45,7 @@ def many(size=500):
 
 @every_method
 def test_iwae_is_what_evaluation_reports_with_the_same_noise(name, monkeypatch):
-    monkeypatch.setattr(likelihood, "rows_per_chunk", lambda *args: 10**6)
+    monkeypatch.setattr(chunked, "rows_per_chunk", lambda *args: 10**6)
     model, guide = (m.eval() for m in pair(name))
     loss, _ = value_and_gradients(IWAE(num_particles=4), model, guide)
     given = {n: v for n, v in batch().items() if n != "c" or n in getattr(model, "observes", ())}

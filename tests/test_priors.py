@@ -454,7 +454,7 @@ def test_a_chunk_of_a_likelihood_counts_the_mixtures_components():
     rows = {}
     for k in (1, 4096):
         model, guide = tiny("vampprior", num_components=k)
-        rows[k] = pv.evaluate.likelihood.rows_per_chunk(model, guide, {"x": images()}, "cpu")
+        rows[k] = pv.evaluate.chunked.rows_per_chunk(model, guide, {"x": images()}, "cpu")
     assert rows[4096] == pytest.approx(rows[1] / 16, rel=0.01)  # 4096 x 2 floats, not 512
 
 

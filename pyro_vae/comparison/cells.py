@@ -21,7 +21,7 @@ from ..data import Data
 from ..diagnostics.gaps import annealed_bound
 from ..diagnostics.importance import effective_sample_size, log_mean_error, pareto_k
 from ..errors import UserError
-from ..evaluate.inputs import observed
+from ..evaluate.inputs import pair_inputs, split_inputs
 from ..guides import Guide
 from ..objectives import as_objective
 from ..programs.calling import accepts_argument, as_keyword_program
@@ -128,7 +128,7 @@ class Base:
         if not self.given:
             _fit(self.model, self.guide, data, self.seed, self.folder, None, self.options)
         x, others = given(self.model, self.model, data, "train", self.plan.options.get("observed"))
-        freeze(self.model, observed(self.model, x, _of_model(self.model, others)))
+        freeze(self.model, pair_inputs(self.model, x, _of_model(self.model, others)))
 
     def annealed(self, x, others):
         """`(AIS's bound, standard error)` of the data that gaps are taken of, once for all guides.
@@ -214,7 +214,7 @@ class Made:
         with seeded(self.cell.seed):
             guide = _of_plan(self.plan, self.cell, self.model, len(part))
         x, others = given(self.model, guide, data, "train", self.options.get("observed"))
-        freeze(self.model, observed(self.model, x, _of_model(self.model, others)))
+        freeze(self.model, pair_inputs(self.model, x, _of_model(self.model, others)))
         _, own = self.plan.guides[self.cell.guide]
         options = {**self.options, **ROWS, **own, "initialize": None}
         return self._fit(guide, data, self.folder / split, options)
@@ -342,13 +342,9 @@ def _guide(factory, model, num_data):
 
 
 def given(model, guide, data, split, observed):
-    """`(x, others)`: what a pair is given of a split."""
-    part = data.observed_split(split)
-    names = data.observed_names(interface_of(model, ModelInterface).observes, observed)
-    others = {n: part.arrays().get(n) for n in names if n != "x"}
-    if is_per_datum(guide) or accepts_argument(model, "index"):
-        others["index"] = torch.arange(len(part))
-    return part.x, others
+    """`(x, others)`: the inputs of a pair from the split to which its per-datum rows are fitted."""
+    others = split_inputs(model, guide, data, split, observed, fitted_split=split)
+    return others.pop("x"), others
 
 
 def _fit(model, guide, data, seed, folder, objective, options):

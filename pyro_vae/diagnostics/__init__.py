@@ -1,4 +1,8 @@
-"""Can I trust the guide: importance weights, annealing, gaps, surgery, calibration, exact posteriors."""
+"""Diagnostics of a guide: importance weights, annealing, gaps, surgery, calibration, posteriors.
+
+Data and results are in the units in which the pair was trained; a `Run` knows the data and works in
+their original units.
+"""
 
 from .ais import ais, bdmc
 from .calibration import simulation_based_calibration

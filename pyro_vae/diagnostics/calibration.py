@@ -1,105 +1,137 @@
 """Simulation-based calibration: whether a guide's posteriors are right on average."""
 
+from collections.abc import Callable
+from typing import Any
+
 import numpy as np
 import torch
+from numpy.typing import NDArray
 from scipy import stats
 
 from ..errors import UserError, check_int_at_least
-from ..evaluate.likelihood import chunks, rows_per_chunk
-from ..programs.contexts import eval_mode, seeded
+from ..evaluate.chunked import evaluate_in_chunks, evaluation_mode
+from ..evaluate.inputs import Batch, PyroProgram
 from .joint import Joint
-from .simulate import home, simulate
+from .simulate import pair_device, simulate
 
 
-@torch.no_grad()
 def simulation_based_calibration(
-    model,
-    guide,
-    num_data=1000,
-    num_samples=99,
-    oversample=1,
-    bins=20,
-    seed=0,
-    example=None,
-    **covariates,
-):
-    r"""Simulation-based calibration (Talts et al. 2018, arXiv 1804.06788), for each latent number.
+    model: PyroProgram,
+    guide: PyroProgram,
+    num_data: int = 1000,
+    num_samples: int = 99,
+    oversample: int = 1,
+    bins: int = 20,
+    seed: int | None = 0,
+    example: Batch | None = None,
+    **covariates: torch.Tensor,
+) -> dict[str, dict[str, torch.Tensor]]:
+    r"""Simulation-based calibration of every number of the continuous latents.
 
-    Of data drawn from the model, the latents drawn with them are a draw of the posterior; among
-    `num_samples` draws L from q(z | x) their rank, the number of draws that are smaller, is then
-    uniform on 0..L if q is the posterior. A rank histogram (`plots.ranks`) like a U tells of guides
-    too narrow, like a dome of guides too wide, on a slope of ones moved aside.
+    The latents that were drawn with simulated data are a draw from their posterior. If q(z | x) is
+    the posterior, their rank among L draws from it (the number of draws that are smaller) is
+    uniform on 0..L. A rank histogram (`plots.ranks`) shaped like a U means that the guide is too
+    narrow; like a dome, too wide; on a slope, shifted. Discrete latents are marginalized.
 
     Args:
-        num_data: how many data to simulate.
+        model: the generative program.
+        guide: the guide of the model.
+        num_data: N, the number of data points to simulate.
         num_samples: L.
-        oversample: candidates for each of the L draws; above 1, one of them is taken in proportion
-            to its importance weight, so that the guide is evaluated as `log_likelihood` uses it. An
-            exact guide stays exact; what is tested of another one comes nearer to the posterior with
-            more candidates.
-        bins: of the chi-square test; `num_samples + 1` is a multiple of it.
-        example: a batch, for a model that does not sample with `size=`.
-        covariates: of a conditional model, `num_data` rows each.
+        oversample: M, candidates for each of the L draws. If M > 1, one candidate is drawn in
+            proportion to its importance weight, so that the guide is tested as `log_likelihood`
+            uses it. An exact guide stays exact; any other comes closer to the posterior as M grows.
+        bins: of the chi-square test; L + 1 must be a multiple of it.
+        seed: of the data and the draws. None uses torch's random stream.
+        example: a batch `{"x": ..., ...}`, for a model that does not sample with `size=`.
+        covariates: of a conditional model, N rows each.
 
     Returns:
-        `{latent: {"ranks": [N, *shape], "chi2_p": [*shape], "ks_p": [*shape]}}`: p-values of a
-        chi-square and a Kolmogorov-Smirnov test of uniformity, for each number of the latent (on
-        the reals, where its support is constrained). Discrete latents are summed.
+        `{latent: {"ranks": [N, *shape], "chi2_p": [*shape], "ks_p": [*shape]}}`: the ranks, and
+        the p-values of a chi-square and a Kolmogorov-Smirnov test that they are uniform, for each
+        number of the latent (on the reals, if its support is constrained).
 
     Raises:
-        UserError: bins that do not fit; a guide without a density; no way to simulate.
+        UserError: L + 1 is not a multiple of `bins`; a guide without a density; no way to simulate.
+
+    References:
+        Talts et al. 2018, arXiv 1804.06788.
+
+    Example:
+        >>> import torch, pyro_vae as pv
+        >>> model = pv.models.VAE((6,), latent_dim=2)
+        >>> guide = pv.guides.Guide(model)
+        >>> result = pv.diagnostics.simulation_based_calibration(
+        ...     model, guide, num_data=20, num_samples=9, bins=5)
+        >>> {name: list(value.shape) for name, value in result["z"].items()}
+        {'ranks': [20, 2], 'chi2_p': [2], 'ks_p': [2]}
     """
     check_int_at_least(1, num_data=num_data, num_samples=num_samples, oversample=oversample)
     check_int_at_least(2, bins=bins)
     if (num_samples + 1) % bins:
-        raise UserError(f"num_samples + 1 = {num_samples + 1} is no multiple of bins={bins}")
-    device = home(model, guide, example)
-    ranks = []
-    with eval_mode(model, guide), seeded(seed, device):
+        raise UserError(f"num_samples + 1 = {num_samples + 1} is not a multiple of bins={bins}")
+    device = pair_device(model, guide, example)
+    joints: list[Joint] = []
+
+    def rank(chunk: Batch, _: int) -> Batch:
+        exact = {name: chunk.pop(name).unsqueeze(0) for name in latents}
+        joint = Joint(model, chunk, guide)
+        joints.append(joint)
+        u = joint.unconstrained({name: exact[name] for name in joint.shapes})
+        draws = joint.draw(num_samples * oversample)
+        if oversample > 1:
+            draws = _resampled(joint, draws, num_samples)
+        return {"ranks": (draws < u).sum(0)}
+
+    with evaluation_mode(model, guide, seed=seed, device=device):
         batch, latents = simulate(model, num_data, device, example, **covariates)
-        rows = rows_per_chunk(model, guide, batch, device) // (num_samples * oversample)
-        for part in chunks({**batch, **latents}, max(1, rows), device):
-            truth = {name: part.pop(name).unsqueeze(0) for name in latents}
-            joint = Joint(model, part, guide)
-            exact = joint.unconstrained({n: truth[n] for n in joint.shapes})
-            draws = joint.draw(num_samples * oversample)
-            if oversample > 1:
-                draws = _resampled(joint, draws, num_samples)
-            ranks.append((draws < exact).sum(0))
-        ranks = torch.cat(ranks)
+        ranks = evaluate_in_chunks(
+            rank,
+            model,
+            guide,
+            batch,
+            seed=None,
+            num_particles=num_samples * oversample,
+            rows={**batch, **latents},
+        )["ranks"]
         jitter = torch.rand(ranks.shape, device=device)
-    uniform = (ranks + jitter) / (num_samples + 1)
-    split = {n: v[0] for n, v in joint.split(ranks.unsqueeze(0)).items()}
-    levels = {n: v[0] for n, v in joint.split(uniform.unsqueeze(0)).items()}
+    levels = (ranks + jitter) / (num_samples + 1)
+    return _tests(joints[0], ranks, levels, num_samples, bins)
+
+
+def _tests(
+    joint: Joint, ranks: torch.Tensor, levels: torch.Tensor, num_samples: int, bins: int
+) -> dict[str, dict[str, torch.Tensor]]:
+    """The ranks `[N, D]` and tests of uniformity by latent; `levels` are jittered to [0, 1]."""
     width = (num_samples + 1) // bins
+    ranks_of, levels_of = joint.split(ranks.unsqueeze(0)), joint.split(levels.unsqueeze(0))
     return {
         name: {
-            "ranks": value,
-            "chi2_p": _each(value, lambda r: _chi_square(r // width, bins)),
-            "ks_p": _each(levels[name], lambda u: stats.kstest(u, "uniform").pvalue),
+            "ranks": ranks_of[name][0],
+            "chi2_p": _by_column(
+                ranks_of[name][0],
+                lambda r: stats.chisquare(np.bincount(r // width, minlength=bins)).pvalue,
+            ),
+            "ks_p": _by_column(levels_of[name][0], lambda u: stats.kstest(u, "uniform").pvalue),
         }
-        for name, value in split.items()
+        for name in joint.shapes
     }
 
 
-def _resampled(joint, draws, num_samples):
+def _resampled(joint: Joint, draws: torch.Tensor, num_samples: int) -> torch.Tensor:
     """`[L, B, D]` of draws `[L * M, B, D]`: one of M candidates each, by importance weights.
 
-    Candidates are not shared: draws that had some in common would not be independent, and the ranks
-    of an exact guide not uniform.
+    Every draw has candidates of its own. Draws that shared some would not be independent, and the
+    ranks of an exact guide would not be uniform.
     """
     start, log_p = joint.log_densities(draws)
     log_w = (log_p - start).unflatten(0, (num_samples, -1)).movedim(1, -1)  # [L, B, M]
-    chosen = torch.distributions.Categorical(logits=log_w, validate_args=False).sample()
-    chosen = chosen[:, None, :, None].expand(-1, -1, -1, draws.shape[-1])
-    return draws.unflatten(0, (num_samples, -1)).gather(1, chosen).squeeze(1)
+    index = torch.distributions.Categorical(logits=log_w, validate_args=False).sample()
+    index = index[:, None, :, None].expand(-1, -1, -1, draws.shape[-1])
+    return draws.unflatten(0, (num_samples, -1)).gather(1, index).squeeze(1)
 
 
-def _chi_square(binned, bins):
-    return stats.chisquare(np.bincount(binned, minlength=bins)).pvalue
-
-
-def _each(value, test):
+def _by_column(value: torch.Tensor, test: Callable[[NDArray[Any]], float]) -> torch.Tensor:
     """`test` of every column of `[N, *shape]`, as `[*shape]`."""
     columns = value.reshape(len(value), -1).cpu().numpy().T
     return torch.tensor([float(test(c)) for c in columns]).reshape(value.shape[1:])

@@ -1,229 +1,294 @@
-"""How much a guide loses, and to what: its family, or its network."""
+"""Inference gaps: how much of log p(x) a guide loses to its family, and to its network."""
 
 import math
+from collections.abc import Sequence
 
 import torch
 
 from ..errors import check_int_at_least, check_positive
-from ..evaluate.inputs import scored
-from ..evaluate.likelihood import chunks, log_weights, rows_per_chunk
+from ..evaluate.chunked import evaluate_in_chunks
+from ..evaluate.inputs import Array, Batch, PyroProgram, scored_inputs
+from ..evaluate.likelihood import log_weights
 from ..guides.per_datum_optimum import PerDatumOptimum
 from ..programs import trace_pair
 from ..programs.calling import accepts_argument
-from ..programs.contexts import eval_mode, seeded
-from ..programs.modules import device_of
-from .ais import GRADIENT, annealed_weights
+from ..programs.contexts import seeded
+from .ais import GRADIENT_MEMORY, annealed_weights
 from .importance import log_mean_error
 
-DRAWS = 16  # for each gradient
-WINDOW = 50  # steps between looks
-LOOK = 500  # draws of a look, the same each time
-PILOT = 16  # data points on which the bound on log p(x) is chosen
+GRADIENT_DRAWS = 16  # draws of the ELBO for one gradient
+WINDOW = 50  # steps between two evaluations of the bound
+SELECTION_DRAWS = 500  # draws of such an evaluation, the same every time
+PILOT_DATA = 16  # data points on which the bound on log p(x) is chosen
 KEYS = ("log_likelihood", "elbo_optimal", "elbo", "approximation", "amortization")
 
 
 def inference_gaps(
-    model,
-    guide,
-    x,
-    num_samples=1000,
-    importance_samples=5000,
-    annealing=None,
-    log_likelihood=None,
-    max_steps=5000,
-    lr=0.1,
-    tolerance=3e-4,
-    seed=0,
-    **others,
-):
-    r"""What a guide loses of log p(x), per data point (Cremer, Li and Duvenaud 2018, 1801.03558).
+    model: PyroProgram,
+    guide: PyroProgram,
+    x: Array,
+    num_samples: int = 1000,
+    importance_samples: int = 5000,
+    annealing: dict[str, int] | bool | None = None,
+    log_likelihood: torch.Tensor | None = None,
+    max_steps: int = 5000,
+    lr: float = 0.1,
+    tolerance: float = 3e-4,
+    seed: int | None = 0,
+    **others: Array | None,
+) -> dict[str, torch.Tensor]:
+    r"""How much of log p(x) a guide loses, and to what.
 
     .. math:: \underbrace{\log p(x) - L[q^*]}_{\text{approximation}}
               + \underbrace{L[q^*] - L[q]}_{\text{amortization}} = \log p(x) - L[q]
 
-    :math:`q^*` is the best of the guide's own family for that data point. Adam finds it, starting
-    from the guide, over numbers that belong to the data point (`guides.per_datum_optimum.PerDatumOptimum` says which; in
-    short, all that the network outputs, for each value of an enumerated parent), with new noise at
-    each step. The learning rate falls by three whenever 50 steps gain less than `tolerance` nats, on
-    average over the data, on noise that stays the same, until it is a thirtieth of what it was.
-    For constants and per-datum guides too the family is free per data point: their amortization gap
-    is what sharing, or unfinished training, costs.
+    :math:`q^*` is the best distribution of the guide's family for a data point. Adam searches for
+    it from the guide, over numbers that belong to the data point: all that the network outputs, for
+    each value of an enumerated parent (see `guides.per_datum_optimum.PerDatumOptimum`). Every step
+    has new noise. The learning rate is divided by three when 50 steps gain less than `tolerance`
+    nats, on average over the data and on fixed noise, until it is a thirtieth of its first value.
+    The family is free per data point for constant and per-datum guides too: their amortization gap
+    is the cost of sharing, or of unfinished training.
 
-    No number is chosen on the draws that it is reported from. Where the search's result is not
+    No number is chosen on the draws from which it is reported. If the result of the search is not
     better than the guide on separate draws, :math:`q^*` is the guide. log p(x) is one of two lower
-    bounds, AIS from the prior and the importance-weighted one with :math:`q^*`: the one that is
-    larger on average in a pilot of up to 16 data points with separate draws. Where that bound is
-    loose, the approximation gap is too small. L[q] and L[q*] are estimated on the same noise, so
-    an amortization gap near zero may come out negative, within its standard error.
+    bounds, AIS from the prior and the importance-weighted bound with :math:`q^*`: the one that is
+    larger on average, in a pilot of up to 16 data points with separate draws. If that bound is
+    loose, the approximation gap is too small. L[q] and L[q*] are estimated on the same noise; an
+    amortization gap near zero may be negative, within its standard error.
 
-    A factor with a *sampled* latent among its parents (z2 <- z1) is free only by a constant, so that
-    its part of the amortization gap is called approximation.
+    If a factor has a *sampled* latent among its parents (z2 <- z1), only a constant is free, so
+    that its part of the amortization gap counts as approximation.
 
     Args:
+        model: the generative program.
+        guide: the guide of the model.
+        x: `[N, ...]`, as observed, in the units in which the pair was trained.
         num_samples: draws for L[q] and L[q*].
         importance_samples: of the importance-weighted bound.
-        annealing: options of `ais`, e.g. `{"num_steps": 1000}`; False leaves it out.
-        log_likelihood: `[N]`, in place of both bounds and taken as exact: for several guides of one
-            model.
-        max_steps, lr, tolerance: of the search.
-        others: further observed values and `index`, by name.
+        annealing: options of `ais`, e.g. `{"num_steps": 1000}`. False leaves AIS out.
+        log_likelihood: `[N]`, used instead of both bounds and taken to be exact: for several guides
+            of one model.
+        max_steps: of the search.
+        lr: the first learning rate of the search.
+        tolerance: of the search, in nats per data point.
+        seed: of all draws. None uses torch's random stream.
+        others: further inputs by name (`c=`, `y=`, `index=`), each with N rows.
 
     Returns:
         `{"log_likelihood", "elbo_optimal", "elbo", "approximation", "amortization": [N]}`, nats per
-        data point, and for each of them its Monte Carlo standard error, `"log_likelihood_se"` and
-        so on, `[N]` (NaN of a single draw). Errors of a mean over the data: the root of the sum of
-        their squares, over N.
+        data point, and the Monte Carlo standard error of each, `"log_likelihood_se"` and so on (NaN
+        for a single draw). The standard error of a mean over the data is the root of the sum of the
+        squared errors, divided by N.
 
     Raises:
-        UserError: grey values in a Bernoulli; a guide whose distributions cannot be optimized.
+        UserError: gray values in a Bernoulli; a guide whose distributions cannot be optimized.
+
+    References:
+        Cremer, Li, Duvenaud 2018, Inference suboptimality in variational autoencoders, arXiv
+        1801.03558.
+
+    Example:
+        >>> import torch, pyro_vae as pv
+        >>> model = pv.models.VAE((6,), latent_dim=2, network=pv.conditionals.MLP((4,)))
+        >>> guide = pv.guides.Guide(model, network=pv.conditionals.MLP((4,)))
+        >>> gaps = pv.diagnostics.inference_gaps(model, guide, torch.ones(2, 6), num_samples=20,
+        ...     importance_samples=20, annealing=False, max_steps=1)
+        >>> gaps["approximation"].shape
+        torch.Size([2])
     """
     check_int_at_least(
         1, num_samples=num_samples, importance_samples=importance_samples, max_steps=max_steps
     )
     check_positive(lr=lr, tolerance=tolerance)
-    batch = scored(model, x, others, guide)
-    x, device = batch["x"], device_of(model, guide, default=batch["x"].device)
-    bounded, weighted, pilot = [], [], []
-    with eval_mode(model, guide), seeded(seed, device):
-        rows = max(1, rows_per_chunk(model, guide, batch, device) // GRADIENT)
-        for part in chunks(batch, max(1, min(len(x), rows // DRAWS)), device):
-            at_once = max(1, rows // len(part["x"]))
-            noise = int(torch.randint(2**31, ()))  # another one, or chunks would err together
-            free = PerDatumOptimum(model, guide, part)
-            optimize(model, free, max_steps, lr, tolerance, noise, at_once)
-            with torch.no_grad():
-                keep_better(model, free, noise + 1, at_once)
-                bounded.append(_bounds(model, free, num_samples, noise + 2, at_once))
-                if log_likelihood is None:
-                    weighted.append(_weighted(model, free, importance_samples, at_once))
-                if log_likelihood is None and annealing is not False:
-                    pilot.append(_weighted(model, free, importance_samples, at_once)[0])
-    result = {k: torch.cat([b[k] for b in bounded]).to(x.device) for k in bounded[0]}
+    batch = scored_inputs(model, x, others, guide)
+    with_annealing = log_likelihood is None and annealing is not False
+    noise_seeds: list[int] = []
+
+    def evaluate(chunk: Batch, capacity: int) -> Batch:
+        capacity = max(1, capacity // GRADIENT_MEMORY)
+        noise = int(torch.randint(2**31, ()))  # one per chunk, or their errors would agree
+        noise_seeds.append(noise)
+        with torch.enable_grad():
+            optimum = PerDatumOptimum(model, guide, chunk)
+        optimize(model, optimum, max_steps, lr, tolerance, noise, capacity)
+        keep_better(model, optimum, noise + 1, capacity)
+        result = _elbos(model, optimum, num_samples, noise + 2, capacity)
+        if log_likelihood is None:
+            bound = _importance_bound(model, optimum, importance_samples, capacity)
+            result["log_likelihood"], result["log_likelihood_se"] = bound
+        if with_annealing:
+            result["pilot"] = _importance_bound(model, optimum, importance_samples, capacity)[0]
+        return result
+
+    memory = GRADIENT_MEMORY * GRADIENT_DRAWS
+    result = evaluate_in_chunks(evaluate, model, guide, batch, seed=seed, num_particles=memory)
     if log_likelihood is not None:
-        evidence, error = log_likelihood, torch.zeros_like(result["elbo"])
-    else:
-        evidence, error = (torch.cat(v).to(x.device) for v in zip(*weighted, strict=True))
-        if annealing is not False:
-            of_model = {k: v for k, v in others.items() if accepts_argument(model, k)}
-            options = {**(annealing or {}), **of_model}
-            few = torch.linspace(0, len(x) - 1, min(len(x), PILOT)).round().long().tolist()
-            if _pilot(model, x, few, options, noise + 3) > float(torch.cat(pilot)[few].mean()):
-                evidence, error = annealed_bound(model, x, seed=seed, **options)
-    result["log_likelihood"] = evidence.to(result["elbo"])
-    result["log_likelihood_se"] = error.to(result["elbo"])
+        result["log_likelihood"] = log_likelihood
+        result["log_likelihood_se"] = torch.zeros_like(result["elbo"])
+    if with_annealing:
+        options = dict(annealing) if isinstance(annealing, dict) else {}
+        inputs = {k: v for k, v in batch.items() if k == "x" or accepts_argument(model, k)}
+        size = len(batch["x"])
+        rows = torch.linspace(0, size - 1, min(size, PILOT_DATA)).round().long().tolist()
+        annealed = _pilot(model, inputs, rows, options, noise_seeds[-1] + 3)
+        if annealed > float(result["pilot"][rows].mean()):
+            bound = annealed_bound(model, **inputs, seed=seed, **options)
+            result["log_likelihood"], result["log_likelihood_se"] = bound
+    for key in ("log_likelihood", "log_likelihood_se"):
+        result[key] = result[key].to(result["elbo"])
     result["approximation"] = result["log_likelihood"] - result["elbo_optimal"]
     result["approximation_se"] = result["log_likelihood_se"].hypot(result["elbo_optimal_se"])
     return {k: result[k] for k in (*KEYS, *(f"{k}_se" for k in KEYS))}
 
 
-def _pilot(model, x, few, options, seed):
-    """The mean of AIS's bound over the data points `few`, the options' arrays cut to them."""
-    options = {k: v[few] if isinstance(v, torch.Tensor) else v for k, v in options.items()}
-    return float(annealed_bound(model, x[few], seed=seed, **options)[0].mean())
+def _pilot(
+    model: PyroProgram, inputs: Batch, rows: list[int], options: dict[str, int], seed: int
+) -> float:
+    """The mean of AIS's bound over some data points."""
+    few = {name: value[rows] for name, value in inputs.items()}
+    return float(annealed_bound(model, **few, seed=seed, **options)[0].mean())
 
 
-def annealed_bound(model, x, **options):
-    """`(AIS bound on log p(x), standard error)`, `[N]` each, float64."""
-    log_w = annealed_weights(model, x, **options)
+def annealed_bound(
+    model: PyroProgram, x: Array, **options: Array | int | None
+) -> tuple[torch.Tensor, torch.Tensor]:
+    """`(AIS bound on log p(x), standard error)`, `[N]` each, float64.
+
+    Args:
+        model: the generative program.
+        x: `[N, ...]`, as observed.
+        options: of `ais`, and further inputs by name.
+    """
+    log_w = annealed_weights(model, x, **options)  # type: ignore[arg-type]
     return log_w.logsumexp(0) - math.log(len(log_w)), log_mean_error(log_w)
 
 
-def _weighted(model, guide, num_samples, at_once):
+def _importance_bound(
+    model: PyroProgram, optimum: PerDatumOptimum, num_samples: int, capacity: int
+) -> tuple[torch.Tensor, torch.Tensor]:
     """`(importance-weighted bound, standard error)`, `[B]` each."""
-    log_w = torch.cat(list(log_weights(model, guide, guide.batch, num_samples, at_once)))
+    log_w = torch.cat(list(log_weights(model, optimum, optimum.batch, num_samples, capacity)))
     return log_w.logsumexp(0) - math.log(num_samples), log_mean_error(log_w)
 
 
-def _bounds(model, free, num_samples, noise, at_once):
-    """`{"elbo", "elbo_optimal", "amortization": [B]}` and their standard errors, on one noise."""
-    draws = [
-        _elbo_draws(model, q, free.batch, num_samples, at_once, noise) for q in (free.start, free)
-    ]
+def _elbos(
+    model: PyroProgram, optimum: PerDatumOptimum, num_samples: int, noise: int, capacity: int
+) -> Batch:
+    """`{"elbo", "elbo_optimal", "amortization": [B]}` and standard errors, on the same noise."""
+    elbo, elbo_optimal = (
+        _elbo_draws(model, guide, optimum.batch, num_samples, capacity, noise)
+        for guide in (optimum.start, optimum)
+    )
+    draws = {"elbo": elbo, "elbo_optimal": elbo_optimal, "amortization": elbo_optimal - elbo}
     result = {}
-    for name, value in zip(
-        ("elbo", "elbo_optimal", "amortization"), (*draws, draws[1] - draws[0]), strict=True
-    ):
+    for name, value in draws.items():
         result[name] = value.mean(0)
         result[f"{name}_se"] = value.std(0) / math.sqrt(num_samples)
     return result
 
 
-def keep_better(model, free, noise, at_once):
-    """Of each data point, leave the shifts only where they are better than none on other draws."""
-    parameter_offsets, rows = list(free.parameter_offsets.values()), list(free.rows.values())
-    start, moved = (
-        _elbo_draws(model, q, free.batch, LOOK, at_once, noise).mean(0) for q in (free.start, free)
+def keep_better(model: PyroProgram, optimum: PerDatumOptimum, noise: int, capacity: int) -> None:
+    """Reset the offsets of data points where, on other draws, they are not better than none."""
+    offsets, rows = list(optimum.parameter_offsets.values()), list(optimum.rows.values())
+    before, after = (
+        _elbo_draws(model, guide, optimum.batch, SELECTION_DRAWS, capacity, noise).mean(0)
+        for guide in (optimum.start, optimum)
     )
-    _put(
-        parameter_offsets,
-        [
-            s.where(_along(moved > start, row), 0.0)
-            for s, row in zip(parameter_offsets, rows, strict=True)
-        ],
-    )
+    kept = [
+        offset.where(_broadcast(after > before, row), 0.0)
+        for offset, row in zip(offsets, rows, strict=True)
+    ]
+    _copy(offsets, kept)
 
 
-def optimize(model, free, max_steps, lr, tolerance, noise, at_once):
-    """Put the best numbers for each data point into `free.shifts`; how many steps it took."""
-    batch, parameter_offsets, rows = (
-        free.batch,
-        list(free.parameter_offsets.values()),
-        list(free.rows.values()),
-    )
-    adam = torch.optim.Adam(parameter_offsets, lr=lr)
-    best, steps = [s.detach().clone() for s in parameter_offsets], 0
+def optimize(
+    model: PyroProgram,
+    optimum: PerDatumOptimum,
+    max_steps: int,
+    lr: float,
+    tolerance: float,
+    noise: int,
+    capacity: int,
+) -> int:
+    """Maximize the ELBO of every data point over `optimum.parameter_offsets`, in place.
+
+    Of the averages over at most 50 steps each, every data point keeps the one with the best ELBO.
+
+    Returns:
+        The number of steps.
+    """
+    offsets, rows = list(optimum.parameter_offsets.values()), list(optimum.rows.values())
+    adam = torch.optim.Adam(offsets, lr=lr)
+    best, steps = [offset.detach().clone() for offset in offsets], 0
 
     @torch.no_grad()
-    def look(at):
-        was = [s.clone() for s in parameter_offsets]
-        _put(parameter_offsets, at)
-        reached = _elbo_draws(model, free, batch, LOOK, at_once, noise).mean(0)
-        _put(parameter_offsets, was)
-        return reached
+    def evaluate_bound(at: Sequence[torch.Tensor]) -> torch.Tensor:
+        current = [offset.clone() for offset in offsets]
+        _copy(offsets, at)
+        bound = _elbo_draws(model, optimum, optimum.batch, SELECTION_DRAWS, capacity, noise).mean(0)
+        _copy(offsets, current)
+        return bound
 
-    reached = look(best)
+    best_bound = evaluate_bound(best)
     while steps < max_steps and adam.param_groups[0]["lr"] > lr / 30:
-        mean = [torch.zeros_like(s) for s in best]
-        for _ in range(WINDOW):
-            with torch.enable_grad():
-                bound = trace_pair(model, free, batch, DRAWS).elbo().mean(0).sum()
-                gradients = torch.autograd.grad(
-                    -bound, parameter_offsets, allow_unused=True, materialize_grads=True
-                )
-            for shift, gradient in zip(parameter_offsets, gradients, strict=True):
-                shift.grad = gradient
-            adam.step()
-            for m, shift in zip(mean, parameter_offsets, strict=True):
-                m += shift.detach() / WINDOW
-        steps += WINDOW
-        now = look(mean)
-        for kept, m, row in zip(best, mean, rows, strict=True):
-            kept.copy_(torch.where(_along(now > reached, row), m, kept))
-        gain = float((now - reached).clamp(min=0).mean())
-        reached = torch.maximum(now, reached)
+        mean = [torch.zeros_like(offset) for offset in best]
+        window = min(WINDOW, max_steps - steps)
+        for _ in range(window):
+            _step(model, optimum, adam, offsets)
+            for average, offset in zip(mean, offsets, strict=True):
+                average += offset.detach() / window
+        steps += window
+        bound = evaluate_bound(mean)
+        for kept, average, row in zip(best, mean, rows, strict=True):
+            kept.copy_(torch.where(_broadcast(bound > best_bound, row), average, kept))
+        gain = float((bound - best_bound).clamp(min=0).mean())
+        best_bound = torch.maximum(bound, best_bound)
         if gain < tolerance:
             adam.param_groups[0]["lr"] /= 3
-    _put(parameter_offsets, best)
+    _copy(offsets, best)
     return steps
 
 
+def _step(
+    model: PyroProgram,
+    optimum: PerDatumOptimum,
+    adam: torch.optim.Adam,
+    offsets: list[torch.Tensor],
+) -> None:
+    """One step of Adam on the sum of the ELBOs of the data points."""
+    with torch.enable_grad():
+        bound = trace_pair(model, optimum, optimum.batch, GRADIENT_DRAWS).elbo().mean(0).sum()
+        gradients = torch.autograd.grad(-bound, offsets, allow_unused=True, materialize_grads=True)
+    for offset, gradient in zip(offsets, gradients, strict=True):
+        offset.grad = gradient
+    adam.step()
+
+
 @torch.no_grad()
-def _put(parameter_offsets, values):
-    for shift, value in zip(parameter_offsets, values, strict=True):
-        shift.copy_(value)
+def _copy(offsets: Sequence[torch.Tensor], values: Sequence[torch.Tensor]) -> None:
+    for offset, value in zip(offsets, values, strict=True):
+        offset.copy_(value)
 
 
-def _along(better, row):
-    """`[B]` flags, to be broadcast along dimension `row` of a shift."""
-    return better.reshape((-1,) + (1,) * (-1 - row))
+def _broadcast(flags: torch.Tensor, row: int) -> torch.Tensor:
+    """`[B]` flags, shaped to broadcast along dimension `row` of an offset."""
+    return flags.reshape((-1,) + (1,) * (-1 - row))
 
 
-def _elbo_draws(model, guide, batch, num_samples, at_once, noise):
-    """`[S, B]` draws of the ELBO, of the random stream `noise`."""
+def _elbo_draws(
+    model: PyroProgram,
+    guide: PyroProgram,
+    batch: Batch,
+    num_samples: int,
+    capacity: int,
+    noise: int,
+) -> torch.Tensor:
+    """`[S, B]` draws of the ELBO, from the random stream seeded by `noise`."""
     draws, left, size = [], num_samples, len(batch["x"])
     with seeded(noise, batch["x"].device):
         while left:
-            s = min(left, at_once)
-            draws.append(trace_pair(model, guide, batch, s).elbo().expand(s, size))
-            left -= s
+            part = min(left, capacity)
+            draws.append(trace_pair(model, guide, batch, part).elbo().expand(part, size))
+            left -= part
     return torch.cat(draws)

@@ -1,4 +1,4 @@
-"""Two latent numbers: the true posterior and the evidence, by running the model on a grid."""
+"""The true posterior and the evidence of a model with two latent numbers, on a grid."""
 
 import math
 from typing import NamedTuple
@@ -6,101 +6,135 @@ from typing import NamedTuple
 import torch
 
 from ..errors import UserError, check_int_at_least
-from ..evaluate.inputs import scored
-from ..evaluate.likelihood import chunks, rows_per_chunk
-from ..guides import PriorGuide
-from ..programs.contexts import eval_mode, seeded
+from ..evaluate.chunked import evaluate_in_chunks, evaluation_mode
+from ..evaluate.inputs import Array, Batch, PyroProgram, scored_inputs
 from ..programs.modules import device_of
 from .joint import Joint
 
-LOG_DENSITY_CUTOFF = 12.0  # nats below the highest point where the posterior is taken to end
+LOG_DENSITY_CUTOFF = 12.0  # nats below the largest value; densities below it are neglected
+MAX_ROUNDS = 12  # of the search for the window
+MIN_ROUNDS = 3
 
 
 class PosteriorGrid(NamedTuple):
-    """What `posterior_grid` returns, G points a side."""
+    """Densities on a grid of G points per axis, by `posterior_grid`."""
 
-    axes: torch.Tensor  #: `[N, 2, G]`, each data point's own window
+    axes: torch.Tensor  #: `[N, 2, G]`, the window of each data point
     log_likelihood: torch.Tensor  #: `[N]`, log p(x) by quadrature, nats per data point
     posterior: torch.Tensor  #: `[N, G, G]`, the density p(z | x)
     guide: torch.Tensor | None  #: `[N, G, G]`, the density q(z | x)
 
 
-@torch.no_grad()
-def posterior_grid(model, x, guide=None, num=100, seed=0, **others):
-    r"""The posterior density of a model with two latent numbers, on a grid of `num` points a side.
+def posterior_grid(
+    model: PyroProgram,
+    x: Array,
+    guide: PyroProgram | None = None,
+    num: int = 100,
+    seed: int | None = 0,
+    **others: Array | None,
+) -> PosteriorGrid:
+    r"""The posterior density of a model with two latent numbers, on a grid.
 
-    Each data point's window closes in on what is within 12 nats of the highest point, and on draws of the
-    guide. Discrete latents are summed exactly; constrained ones are on the reals. Where the window
-    holds the posterior, `log_likelihood` is exact to quadrature: smooth densities need few points.
+    The window of each data point is fitted to the points within 12 nats of the largest density,
+    and to draws of the guide. Discrete latents are summed exactly; constrained latents are mapped
+    to the reals. If the window contains the posterior, `log_likelihood` is exact up to quadrature
+    error, which is small for smooth densities.
+
+    Args:
+        model: the generative program.
+        x: `[N, ...]`, as observed, in the units in which the model was trained.
+        guide: a guide whose density is evaluated too. Default: none.
+        num: G, points per axis, 10 or more.
+        seed: of the draws that the windows start from. None uses torch's random stream.
+        others: further inputs by name (`c=`, `y=`, `index=`), each with N rows.
+
+    Returns:
+        `PosteriorGrid`: `axes`, `log_likelihood`, `posterior` and `guide`, on the device of x.
 
     Raises:
-        UserError: more or fewer latent numbers than two.
+        UserError: as `log_likelihood`; the latents are not two numbers.
+
+    Example:
+        >>> import torch, pyro_vae as pv
+        >>> model = pv.models.VAE((6,), latent_dim=2, network=pv.conditionals.MLP((4,)))
+        >>> grid = pv.diagnostics.posterior_grid(model, torch.ones(3, 6), num=20)
+        >>> grid.posterior.shape
+        torch.Size([3, 20, 20])
     """
     check_int_at_least(10, num=num)
-    batch = scored(model, x, others, guide)
-    x, device = batch["x"], device_of(model, guide, default=batch["x"].device)
-    parts = []
-    with eval_mode(model, guide), seeded(seed, device):
+    batch = scored_inputs(model, x, others, guide)
+    device = device_of(model, guide, default=batch["x"].device)
+
+    def grid(chunk: Batch, capacity: int) -> Batch:
+        fields = _grid(Joint(model, chunk, guide), num, max(1, capacity))
+        return {name: value for name, value in fields._asdict().items() if value is not None}
+
+    with evaluation_mode(model, guide, seed=seed, device=device):
         first = Joint(model, {k: v[:1].to(device) for k, v in batch.items()})
         if first.size != 2:
             raise UserError(f"a grid is of two latent numbers, this model has {first.size}")
-        rows = rows_per_chunk(model, guide or PriorGuide(model), batch, device)
-        for part in chunks(batch, max(1, rows // num), device):
-            parts.append(_grid(Joint(model, part, guide), num, max(1, rows // len(part["x"]))))
-    fields = [None if v[0] is None else torch.cat(v).to(x.device) for v in zip(*parts, strict=True)]
-    return PosteriorGrid(*fields)
+        fields = evaluate_in_chunks(grid, model, guide, batch, seed=None, num_particles=num)
+    return PosteriorGrid(
+        fields["axes"], fields["log_likelihood"], fields["posterior"], fields.get("guide")
+    )
 
 
-def _grid(joint, num, at_once):
+def _grid(joint: Joint, num: int, num_points: int) -> PosteriorGrid:
+    """The grid of one chunk, `num_points` points at a time."""
+    low, high = _window(joint, num, num_points)
+    axes, log_p, log_q = _evaluate(joint, low, high, num, num_points)
+    log_cell = ((high - low) / (num - 1)).log().sum(-1)
+    evidence = log_p.logsumexp((1, 2)) + log_cell
+    posterior = (log_p - evidence[:, None, None]).exp()
+    return PosteriorGrid(axes, evidence, posterior, None if joint.guide is None else log_q.exp())
+
+
+def _window(joint: Joint, num: int, num_points: int) -> tuple[torch.Tensor, torch.Tensor]:
+    """Lower and upper ends `[B, 2]` that contain the posterior and draws of the guide."""
     prior = Joint(joint.model, joint.batch).draw(500)
-    low, high = prior.amin(0), prior.amax(0)  # [B, 2]
-    low, high = 1.5 * low - 0.5 * high, 1.5 * high - 0.5 * low
-    if joint.guide is not None:
-        mine = joint.draw(200)
-        low, high = torch.minimum(low, mine.amin(0)), torch.maximum(high, mine.amax(0))
-    for round in range(12):  # close in, and follow what continues beyond an edge
-        axes, log_p, _ = _evaluate(joint, low, high, num, at_once)
+    guide_draws = None if joint.guide is None else joint.draw(200)
+
+    def with_guide(low: torch.Tensor, high: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
+        if guide_draws is None:
+            return low, high
+        return torch.minimum(low, guide_draws.amin(0)), torch.maximum(high, guide_draws.amax(0))
+
+    low, high = prior.amin(0), prior.amax(0)
+    low, high = with_guide(1.5 * low - 0.5 * high, 1.5 * high - 0.5 * low)
+    for round in range(MAX_ROUNDS):  # shrink, and extend where the density goes on past an edge
+        axes, log_p, _ = _evaluate(joint, low, high, num, num_points)
         near = log_p > log_p.amax((1, 2), keepdim=True) - LOG_DENSITY_CUTOFF
-        wide = high - low
+        width = high - low
         least, most = (
             torch.stack([edge(near.any(2), axes[:, 0]), edge(near.any(1), axes[:, 1])], -1)
             for edge in (_first, _last)
         )
-        beyond = least <= axes[..., 0], most >= axes[..., -1]
-        low = least - torch.where(beyond[0], 0.5 * wide, wide / (num - 1))
-        high = most + torch.where(beyond[1], 0.5 * wide, wide / (num - 1))
-        inside = not (beyond[0].any() or beyond[1].any())
-        if joint.guide is not None:
-            low, high = torch.minimum(low, mine.amin(0)), torch.maximum(high, mine.amax(0))
-        if round >= 2 and inside:
+        past_low, past_high = least <= axes[..., 0], most >= axes[..., -1]
+        low = least - torch.where(past_low, 0.5 * width, width / (num - 1))
+        high = most + torch.where(past_high, 0.5 * width, width / (num - 1))
+        low, high = with_guide(low, high)
+        if round + 1 >= MIN_ROUNDS and not (past_low.any() or past_high.any()):
             break
-    axes, log_p, log_q = _evaluate(joint, low, high, num, at_once)
-    cell = ((high - low) / (num - 1)).log().sum(-1)
-    evidence = log_p.logsumexp((1, 2)) + cell
-    posterior = (log_p - evidence[:, None, None]).exp()
-    return axes, evidence, posterior, None if joint.guide is None else log_q.exp()
+    return low, high
 
 
-def _first(near, axis):
+def _first(near: torch.Tensor, axis: torch.Tensor) -> torch.Tensor:
     return torch.where(near, axis, math.inf).amin(-1)
 
 
-def _last(near, axis):
+def _last(near: torch.Tensor, axis: torch.Tensor) -> torch.Tensor:
     return torch.where(near, axis, -math.inf).amax(-1)
 
 
-def _evaluate(joint, low, high, num, at_once):
+def _evaluate(
+    joint: Joint, low: torch.Tensor, high: torch.Tensor, num: int, num_points: int
+) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
     """`(axes [B, 2, G], log p(x, u) [B, G, G], log start [B, G, G])`."""
     unit = torch.linspace(0, 1, num, dtype=low.dtype, device=low.device)
     axes = low.unsqueeze(-1) + (high - low).unsqueeze(-1) * unit
-    points = torch.stack(
-        [
-            axes[:, 0].unsqueeze(-1).expand(-1, num, num),
-            axes[:, 1].unsqueeze(-2).expand(-1, num, num),
-        ],
-        -1,
-    )
-    u = points.flatten(1, 2).transpose(0, 1)  # [G * G, B, 2]
-    found = [joint.log_densities(part) for part in u.split(at_once)]
-    log_q, log_p = (torch.cat(v).T.reshape(-1, num, num) for v in zip(*found, strict=True))
+    first = axes[:, 0].unsqueeze(-1).expand(-1, num, num)
+    second = axes[:, 1].unsqueeze(-2).expand(-1, num, num)
+    u = torch.stack([first, second], -1).flatten(1, 2).transpose(0, 1)  # [G * G, B, 2]
+    parts = [joint.log_densities(part) for part in u.split(num_points)]
+    log_q, log_p = (torch.cat(v).T.reshape(-1, num, num) for v in zip(*parts, strict=True))
     return axes, log_p, log_q

@@ -1,4 +1,4 @@
-"""Importance weights, and what they say of the guide that they correct."""
+"""Importance weights, and how well they can correct the guide."""
 
 import math
 
@@ -6,62 +6,113 @@ import torch
 from pyro.ops.stats import fit_generalized_pareto
 
 from ..errors import UserError, check_int_at_least
-from ..evaluate.inputs import scored
-from ..evaluate.likelihood import chunks, log_weights, rows_per_chunk
-from ..programs.contexts import eval_mode, seeded
-from ..programs.modules import device_of
+from ..evaluate.chunked import evaluate_in_chunks
+from ..evaluate.inputs import Array, Batch, PyroProgram, scored_inputs
+from ..evaluate.likelihood import log_weights
 
 
-@torch.no_grad()
-def importance_weights(model, guide, x, num_samples=1000, seed=0, **others):
-    r"""`[S, N]` log importance weights, those of which `log_likelihood` is the log-mean-exp.
+def importance_weights(
+    model: PyroProgram,
+    guide: PyroProgram,
+    x: Array,
+    num_samples: int = 1000,
+    seed: int | None = 0,
+    **others: Array | None,
+) -> torch.Tensor:
+    r"""Log importance weights, whose log-mean-exp is `log_likelihood`.
 
     .. math:: \log w_s = \log \sum_y p(x, z_s, y) / q(z_s \mid x, y), \quad z_s \sim q
 
+    Args:
+        model: the generative program.
+        guide: the guide of the model.
+        x: `[N, ...]`, as observed, in the units in which the pair was trained.
+        num_samples: S.
+        seed: of the samples. None uses torch's random stream.
+        others: further inputs by name (`c=`, `y=`, `index=`), each with N rows.
+
+    Returns:
+        `[S, N]`, nats, on the device of x.
+
     Raises:
-        UserError: the model scores grey values with a Bernoulli.
+        UserError: as `log_likelihood`.
+
+    References:
+        Burda, Grosse, Salakhutdinov 2016, arXiv 1509.00519.
+
+    Example:
+        >>> import torch, pyro_vae as pv
+        >>> model = pv.models.VAE((6,), latent_dim=2)
+        >>> guide = pv.guides.Guide(model)
+        >>> pv.diagnostics.importance_weights(model, guide, torch.ones(4, 6), num_samples=10).shape
+        torch.Size([10, 4])
     """
     check_int_at_least(1, num_samples=num_samples)
-    batch = scored(model, x, others, guide)
-    x, device = batch["x"], device_of(model, guide, default=batch["x"].device)
-    columns = []
-    with eval_mode(model, guide), seeded(seed, device):
-        rows = rows_per_chunk(model, guide, batch, device)
-        for part in chunks(batch, max(1, min(len(x), rows)), device):
-            parts = log_weights(model, guide, part, num_samples, rows // len(part["x"]))
-            columns.append(torch.cat(list(parts)))
-    return torch.cat(columns, 1).to(x.device)
+    batch = scored_inputs(model, x, others, guide)
+
+    def weights(chunk: Batch, capacity: int) -> Batch:
+        return {"log_w": torch.cat(list(log_weights(model, guide, chunk, num_samples, capacity)))}
+
+    return evaluate_in_chunks(weights, model, guide, batch, seed=seed, dim=1)["log_w"]
 
 
-def importance_diagnostics(model, guide, x, num_samples=1000, seed=0, **others):
-    r"""How well a guide covers each data point's posterior: `{"ess": [N], "pareto_k": [N]}`.
+def importance_diagnostics(
+    model: PyroProgram,
+    guide: PyroProgram,
+    x: Array,
+    num_samples: int = 1000,
+    seed: int | None = 0,
+    **others: Array | None,
+) -> dict[str, torch.Tensor]:
+    r"""How well a guide covers the posterior of each data point.
 
-    * `ess`: the effective sample size :math:`(\sum_s w_s)^2 / \sum_s w_s^2` of `num_samples` importance
-      weights, between 1 and `num_samples`, which is reached where q is the posterior.
-    * `pareto_k`: the shape :math:`\hat k` of a generalized Pareto distribution fitted to the largest
-      :math:`\min(S/5, 3\sqrt S)` weights (Vehtari et al. 2015, arXiv 1507.02646; of guides, Yao et
-      al. 2018, arXiv 1802.02538). The weights have about :math:`1/k` finite moments: below 0.5
-      `log_likelihood` can be trusted as it is, above 0.7 it cannot, nor can the guide. Where all
-      weights are equal it is -inf.
+    * `ess` is the effective sample size :math:`(\sum_s w_s)^2 / \sum_s w_s^2` of the importance
+      weights. It lies between 1 and S, and is S if q is the posterior.
+    * `pareto_k` is the shape :math:`\hat k` of a generalized Pareto distribution fitted to the
+      largest :math:`\min(S/5, 3\sqrt S)` weights. The weights have about :math:`1/k` finite
+      moments. Below 0.5 `log_likelihood` is reliable. Above 0.7 neither it nor the guide is. If
+      all weights are equal it is -inf.
 
     Args:
+        model: the generative program.
+        guide: the guide of the model.
+        x: `[N, ...]`, as observed, in the units in which the pair was trained.
         num_samples: S, 25 or more.
+        seed: of the samples. None uses torch's random stream.
+        others: further inputs by name (`c=`, `y=`, `index=`), each with N rows.
+
+    Returns:
+        `{"ess": [N], "pareto_k": [N]}`.
+
+    Raises:
+        UserError: as `log_likelihood`; weights that are not finite.
+
+    References:
+        Vehtari et al. 2015, Pareto smoothed importance sampling, arXiv 1507.02646; for guides, Yao
+        et al. 2018, Yes, but did it work?, arXiv 1802.02538.
+
+    Example:
+        >>> import torch, pyro_vae as pv
+        >>> model = pv.models.VAE((6,), latent_dim=2)
+        >>> guide = pv.guides.Guide(model)
+        >>> sorted(pv.diagnostics.importance_diagnostics(model, guide, torch.ones(4, 6), 50))
+        ['ess', 'pareto_k']
     """
     check_int_at_least(25, num_samples=num_samples)
     log_w = importance_weights(model, guide, x, num_samples, seed, **others)
     return {"ess": effective_sample_size(log_w), "pareto_k": pareto_k(log_w)}
 
 
-def effective_sample_size(log_w):
-    """`[N]` of log weights `[S, N]`."""
+def effective_sample_size(log_w: torch.Tensor) -> torch.Tensor:
+    """The effective sample size `[N]` of log weights `[S, N]`."""
     return (2 * log_w.logsumexp(0) - (2 * log_w).logsumexp(0)).exp()
 
 
-def log_mean_error(log_w):
-    """`[N]`: the standard error of the log-mean-exp of log weights `[S, N]`; NaN of one draw.
+def log_mean_error(log_w: torch.Tensor) -> torch.Tensor:
+    """The standard error `[N]` of the log-mean-exp of log weights `[S, N]`; NaN if S is 1.
 
-    To first order, the relative standard error of the mean weight. Where a few weights have most of
-    the sum, it is too small: see `pareto_k`.
+    To first order it is the relative standard error of the mean weight. If a few weights have most
+    of the sum, it is too small: see `pareto_k`.
     """
     num_samples = len(log_w)
     if num_samples == 1:
@@ -70,20 +121,22 @@ def log_mean_error(log_w):
     return (relative_variance.clamp(min=0) / (num_samples - 1)).sqrt()
 
 
-def pareto_k(log_w):
-    """`[N]` of log weights `[S, N]`, by Pyro's `fit_generalized_pareto`."""
+def pareto_k(log_w: torch.Tensor) -> torch.Tensor:
+    """The Pareto shape `[N]` of log weights `[S, N]`, by Pyro's `fit_generalized_pareto`."""
     tail = math.ceil(min(0.2 * len(log_w), 3 * math.sqrt(len(log_w))))
     largest = log_w.double().topk(tail + 1, 0).values.cpu()
     weights = (largest - largest[0]).exp()
-    over = (weights[:-1] - weights[-1]).unbind(-1)
-    return torch.tensor([_shape(w) for w in over], dtype=log_w.dtype, device=log_w.device)
+    excesses = (weights[:-1] - weights[-1]).unbind(-1)
+    return torch.tensor([_shape(e) for e in excesses], dtype=log_w.dtype, device=log_w.device)
 
 
-def _shape(over):
-    """k of excesses `[tail]` in falling order, the largest weight being 1."""
-    if math.isnan(over[0]):
+def _shape(excesses: torch.Tensor) -> float:
+    """k of excesses `[tail]` over the threshold, in falling order; the largest weight is 1."""
+    if math.isnan(excesses[0]):
         raise UserError("the importance weights are not finite")
-    if over[0] < 1e-9:
+    if excesses[0] < 1e-9:
         return -math.inf  # all weights are equal
-    over = over[over > 0]
-    return math.inf if len(over) < 5 else fit_generalized_pareto(over)[0]  # a few are all there is
+    excesses = excesses[excesses > 0]
+    if len(excesses) < 5:  # a few weights have all of the sum
+        return math.inf
+    return fit_generalized_pareto(excesses)[0]

@@ -1,110 +1,83 @@
-"""A model's continuous latents as one unconstrained vector, and the densities there."""
+"""A model's continuous latents as one unconstrained vector u, and the log-densities of u."""
 
+import functools
 import math
 import warnings
+from collections.abc import Callable, Collection, Iterable, Mapping
+from typing import Any
 
 import torch
 from pyro.poutine.messenger import Messenger
-from torch.distributions import biject_to, constraints
+from torch.distributions import Transform, biject_to, constraints
 
 from .._pyro_internals import ENUMERATE_DIM
 from .._torch_internals import MixtureSameFamilyConstraint
 from ..errors import UserError
+from ..evaluate.inputs import Batch, PyroProgram
 from ..guides import PriorGuide, SemiAmortized
 from ..programs import layout_of, trace_program
 from ..programs.handlers import Substitute
 from ..programs.sites import is_point
+from ..programs.traces import Traces
+
+AUXILIARY = "_unconstrained"  # the suffix of the sites at which Pyro's AutoNormal draws
+
+Site = dict[str, Any]  # a site of a Pyro trace
+Place = Callable[[torch.Tensor], torch.Tensor]  # `[S, B, ...]` to where it stands in one run
 
 
 class Joint:
-    r"""The continuous latents of B data as `u [S, B, D]`, and :math:`\log p(x, u)` there.
+    r"""The continuous latents of B data points as `u [S, B, D]`, and :math:`\log p(x, u)`.
 
-    Latents of constrained support are mapped from the reals by `biject_to`, the Jacobian counted.
-    A distribution that does not state its support is taken to be one of real numbers, with a
-    warning.
-    Discrete latents are summed exactly at every evaluation, in the model and in the guide,
-    whichever side has them. Everything is differentiable in u.
+    Latents with a constrained support are mapped from the reals by `biject_to`; the Jacobian is
+    included. A distribution that does not state its support is taken to be real, with a warning.
+    Discrete latents are summed exactly at every evaluation, in the model and in the guide.
+    Everything is differentiable in u.
 
     Args:
         model: a Pyro program.
-        batch: its data, B rows.
-        guide: whose distribution `draw` and the start of `log_densities` are; None is the model's own prior
-            (its conditionals, run in their order, with what it observes in place).
+        batch: `{name: [B, ...]}`, the inputs of the pair.
+        guide: the program that `draw` and the start of `log_densities` use. Default: the prior,
+            that is the model's own conditionals, run in order with observed values in place.
+
+    Attributes:
+        shapes: `{latent: unconstrained shape}`.
+        rows: B.
 
     Raises:
         UserError: a latent that is neither continuous nor can be summed; a guide without a density
-            of the model's latents: a point, or one that samples auxiliary variables.
+            of the model's latents, because it is a point or samples further variables.
     """
 
-    def __init__(self, model, batch, guide=None):
-        if isinstance(
-            guide, SemiAmortized
-        ):  # its steps are random: one distribution for all that follows
+    def __init__(self, model: PyroProgram, batch: Batch, guide: PyroProgram | None = None) -> None:
+        if isinstance(guide, SemiAmortized):  # its steps are random: take them once
             guide = guide.refined(batch)
         self.model, self.guide, self.batch = model, guide, batch
+        self.rows = len(batch["x"])
         self.layout = layout_of(model, PriorGuide(model) if guide is None else guide, batch)
         if self.layout.discrete == "sampled":
             names = ", ".join(repr(s.name) for s in self.layout.discrete_sites)
             raise UserError(f"{names} can only be sampled: there is no density without them")
         with torch.no_grad():
             sites = self._trace(model, 1).model
-            self.shapes = {
-                name: _transform(name, s["fn"]).inverse_shape(tuple(s["fn"].event_shape))
-                for name, s in sites.items()
-                if not s["is_observed"] and s["infer"].get(ENUMERATE_DIM) is None
-            }
-            if not self.shapes:
-                raise UserError("the model has no continuous latent")
+            self.shapes = _unconstrained_shapes(sites)
             for name in self.shapes:
                 if not _states_support(sites[name]["fn"]):
                     warnings.warn(
                         f"the prior of {name!r} states no support; it is taken to be real",
                         stacklevel=3,
                     )
-            self.rows = len(batch["x"])
             if guide is not None:
-                self._check(self._trace(guide, 1).model)
-
-    def _check(self, sites):
-        for name in self.shapes:
-            pointed = name in sites and is_point(sites[name])
-            if name not in sites or (pointed and f"{name}_unconstrained" not in sites):
-                raise UserError(f"the guide has no density of {name!r} to start from")
-        for name, site in sites.items():
-            known = name.removesuffix("_unconstrained") in self.shapes
-            if not known and site["infer"].get(ENUMERATE_DIM) is None:
-                raise UserError(
-                    f"the guide samples {name!r}, which is no latent of the model: its density of "
-                    "the latents alone is not known"
-                )
+                _check_guide(self._trace(guide, 1).model, self.shapes)
 
     @property
-    def size(self):
-        """D: the latents' unconstrained numbers, all together."""
+    def size(self) -> int:
+        """D, the number of unconstrained numbers of all latents."""
         return sum(math.prod(s) for s in self.shapes.values())
 
-    def log_marginals(self, program, u):
-        """`{latent: [S, B]}`: each latent's own log-density in one program, the discrete summed."""
-        traces, log_probs = self._log_probs(program, u)
-        discrete = sum(log_probs[name] for name in traces.enumerated)
-        return {
-            name: _summed(log_probs.get(f"{name}_unconstrained", log_probs.get(name)) + discrete, u)
-            for name in self.shapes
-        }
+    # ------------------------------------------------------------------ values
 
-    def _trace(self, program, num_particles, handler=None, draw_discrete=False):
-        """One run of one program, its log-probs `[enum..., S, B]`, as the model of `Traces`."""
-        is_guide = program is self.guide
-        return trace_program(
-            program, self.layout, self.batch, num_particles, handler, draw_discrete, is_guide
-        )
-
-    def _at(self, u):
-        """Puts the latents at the values to which `u [S, B, D]` is mapped."""
-        values = self.split(u)
-        return lambda place: _AtImage({name: place(v) for name, v in values.items()})
-
-    def split(self, u):
+    def split(self, u: torch.Tensor) -> Batch:
         """`{latent: [S, B, *unconstrained shape]}` of u."""
         parts = u.split([math.prod(s) for s in self.shapes.values()], -1)
         return {
@@ -112,38 +85,64 @@ class Joint:
             for (name, shape), part in zip(self.shapes.items(), parts, strict=True)
         }
 
-    def latents(self, u):
-        """`{latent: [S, B, *event shape]}`, on their own supports."""
+    def latents(self, u: torch.Tensor) -> Batch:
+        """`{latent: [S, B, *event shape]}` of u, on the supports of the latents."""
         sites = self._trace(self.model, len(u), self._at(u)).model
         return {name: sites[name]["value"] for name in self.shapes}
 
-    def unconstrained(self, values):
+    def unconstrained(self, values: Batch) -> torch.Tensor:
         """u `[S, B, D]` of `{latent: [S, B, *event shape]}`."""
-        leading = next(iter(values.values())).shape[:2]
-        at = lambda place: Substitute({n: place(v) for n, v in values.items()})  # noqa: E731
-        sites = self._trace(self.model, leading[0], at).model
-        return self._joined(sites, leading)
 
-    def draw(self, num_particles):
-        """u `[S, B, D]` from the guide, or from the prior."""
+        def handler(place: Place) -> Messenger:
+            return Substitute({name: place(value) for name, value in values.items()})
+
+        leading = next(iter(values.values())).shape[:2]
+        sites = self._trace(self.model, leading[0], handler).model
+        return _joined(sites, self.shapes, leading)
+
+    def draw(self, num_particles: int) -> torch.Tensor:
+        """Draws u `[S, B, D]` from the guide, or from the prior."""
         program = self.model if self.guide is None else self.guide
         with torch.no_grad():
             sites = self._trace(program, num_particles, draw_discrete=True).model
-            return self._joined(sites, (num_particles, self.rows))
+            return _joined(sites, self.shapes, (num_particles, self.rows))
 
-    def _joined(self, sites, leading):
-        parts = []
-        for name, shape in self.shapes.items():
-            site = sites[name]
-            if is_point(site):  # an AutoNormal's: the distribution is of the unconstrained value
-                u = sites[f"{name}_unconstrained"]["value"]
-            else:
-                u = _transform(name, site["fn"]).inv(site["value"])
-            parts.append(u.expand(*leading, *shape).reshape(*leading, -1))
-        return torch.cat(parts, -1)
+    # ----------------------------------------------------------- log-densities
 
-    def _log_probs(self, program, u):
-        """`(traces, {site: log-probability [enum..., S, B]})`, the latents' as densities of u."""
+    def log_densities(self, u: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
+        r"""`(log start, log p(x, u))`, both `[S, B]`, with discrete latents summed."""
+        traces, log_probs = self._log_probs(self.model, u)
+        observed = {n for n, s in traces.model.items() if s["is_observed"]}
+        prior = _added(p for n, p in log_probs.items() if n not in observed)
+        joint = prior + _added(log_probs[n] for n in observed)
+        start = _summed(prior, u) if self.guide is None else self.log_guide(u)
+        return start, _summed(joint, u)
+
+    def log_prior(self, u: torch.Tensor) -> torch.Tensor:
+        """`[S, B]`: the model's log-density of u given its other observed values."""
+        traces, log_probs = self._log_probs(self.model, u)
+        prior = _added(p for n, p in log_probs.items() if not traces.model[n]["is_observed"])
+        return _summed(prior, u)
+
+    def log_guide(self, u: torch.Tensor) -> torch.Tensor:
+        """`[S, B]`: the guide's log-density of u."""
+        return _summed(_added(self._log_probs(self.guide, u)[1].values()), u)
+
+    def log_marginals(self, program: PyroProgram | None, u: torch.Tensor) -> Batch:
+        """`{latent: [S, B]}`: the log-density of each latent in one program."""
+        traces, log_probs = self._log_probs(program, u)
+        discrete = _added(log_probs[name] for name in traces.enumerated)
+        result = {}
+        for name in self.shapes:
+            auxiliary = f"{name}{AUXILIARY}"
+            log_prob = log_probs[auxiliary if auxiliary in log_probs else name]
+            result[name] = _summed(log_prob + discrete, u)
+        return result
+
+    def _log_probs(
+        self, program: PyroProgram | None, u: torch.Tensor
+    ) -> tuple[Traces, dict[str, torch.Tensor]]:
+        """`(traces, {site: [enum..., S, B]})`, the log-densities of latents with respect to u."""
         values = self.split(u)
         traces = self._trace(program, len(u), self._at(u))
         result = {}
@@ -157,81 +156,127 @@ class Joint:
                 result[name] = result[name] + jacobian
         return traces, result
 
-    def log_densities(self, u):
-        r"""`(log start, log p(x, u))`, both `[S, B]`, the discrete latents summed in each."""
-        traces, of_model = self._log_probs(self.model, u)
-        observed = {n for n, s in traces.model.items() if s["is_observed"]}
-        latent = sum(p for n, p in of_model.items() if n not in observed)
-        joint = latent + sum(of_model[n] for n in observed)
-        start = _summed(latent, u) if self.guide is None else self.log_guide(u)
-        return start, _summed(joint, u)
+    # --------------------------------------------------------------------- runs
 
-    def log_prior(self, u):
-        """`[S, B]`: the model's log-density of u, given what it observes in addition."""
-        traces, of_model = self._log_probs(self.model, u)
-        return _summed(sum(p for n, p in of_model.items() if not traces.model[n]["is_observed"]), u)
+    def _trace(
+        self,
+        program: PyroProgram | None,
+        num_particles: int,
+        handler: Callable[[Place], Messenger] | None = None,
+        draw_discrete: bool = False,
+    ) -> Traces:
+        """One run of one program, its log-probs `[enum..., S, B]`, as the model of `Traces`."""
+        is_guide = program is self.guide
+        return trace_program(
+            program, self.layout, self.batch, num_particles, handler, draw_discrete, is_guide
+        )
 
-    def log_guide(self, u):
-        """`[S, B]`: the guide's log-density of u, its discrete latents summed."""
-        return _summed(sum(self._log_probs(self.guide, u)[1].values()), u)
+    def _at(self, u: torch.Tensor) -> Callable[[Place], Messenger]:
+        """A handler that puts the latents at the values of `u [S, B, D]`."""
+        values = self.split(u)
+        return lambda place: _SubstituteUnconstrained({n: place(v) for n, v in values.items()})
 
 
-class _AtImage(Messenger):
-    """Latents take the values to which the unconstrained ones are mapped, and are latents still."""
+class _SubstituteUnconstrained(Messenger):
+    """Latents take the values to which unconstrained ones are mapped, and remain latents."""
 
-    def __init__(self, values):
+    def __init__(self, values: Batch) -> None:
         super().__init__()
         self.values = values
 
-    def _pyro_sample(self, msg):
-        name = msg["name"].removesuffix("_unconstrained")
+    def _pyro_sample(self, msg: Site) -> None:
+        name = msg["name"].removesuffix(AUXILIARY)
         if msg["done"] or msg["is_observed"] or name not in self.values or is_point(msg):
             return
         msg["value"], msg["done"] = _transform(name, msg["fn"])(self.values[name]), True
 
 
-def _summed(log_prob, u):
-    """`[S, B]`: the enumerated dimensions summed."""
-    left = list(range(log_prob.dim() - 2))
-    return (log_prob.logsumexp(left) if left else log_prob).expand(u.shape[:2])
+def _unconstrained_shapes(sites: Mapping[str, Site]) -> dict[str, torch.Size]:
+    """`{latent: unconstrained shape}` of the continuous latents of a model's trace."""
+    shapes = {
+        name: _transform(name, s["fn"]).inverse_shape(tuple(s["fn"].event_shape))
+        for name, s in sites.items()
+        if not s["is_observed"] and s["infer"].get(ENUMERATE_DIM) is None
+    }
+    if not shapes:
+        raise UserError("the model has no continuous latent")
+    return shapes
 
 
-def _transform(name, fn):
-    """The map from the reals to a latent's support."""
+def _check_guide(sites: Mapping[str, Site], latents: Collection[str]) -> None:
+    """Check that the guide has a density of every latent, and of nothing else."""
+    for name in latents:
+        is_a_point = name in sites and is_point(sites[name])
+        if name not in sites or (is_a_point and f"{name}{AUXILIARY}" not in sites):
+            raise UserError(f"the guide has no density of {name!r} to start from")
+    for name, site in sites.items():
+        is_known = name.removesuffix(AUXILIARY) in latents
+        if not is_known and site["infer"].get(ENUMERATE_DIM) is None:
+            raise UserError(
+                f"the guide samples {name!r}, which is no latent of the model: its density of "
+                "the latents alone is not known"
+            )
+
+
+def _joined(
+    sites: Mapping[str, Site], shapes: Mapping[str, torch.Size], leading: tuple[int, ...]
+) -> torch.Tensor:
+    """The latents of a trace as u `[S, B, D]`."""
+    parts = []
+    for name, shape in shapes.items():
+        site = sites[name]
+        if is_point(site):  # an AutoNormal's: the distribution is of the unconstrained value
+            u = sites[f"{name}{AUXILIARY}"]["value"]
+        else:
+            u = _transform(name, site["fn"]).inv(site["value"])
+        parts.append(u.expand(*leading, *shape).reshape(*leading, -1))
+    return torch.cat(parts, -1)
+
+
+def _added(log_probs: Iterable[torch.Tensor]) -> torch.Tensor:
+    return functools.reduce(torch.add, log_probs, torch.zeros(()))
+
+
+def _summed(log_prob: torch.Tensor, u: torch.Tensor) -> torch.Tensor:
+    """`[S, B]` of a log-density `[enum..., S, B]`, summed over the enumerated dimensions."""
+    enumerated = list(range(log_prob.dim() - 2))
+    return (log_prob.logsumexp(enumerated) if enumerated else log_prob).expand(u.shape[:2])
+
+
+def _transform(name: str, fn: Any) -> Transform:
+    """The map from the reals to the support of a latent."""
     support = _support(fn)
     if _is_real(support):
-        return _IDENTITY
+        return torch.distributions.identity_transform
     try:
-        return biject_to(_of_components(support))
+        return biject_to(_component_support(support))
     except NotImplementedError:
         raise UserError(
             f"{name!r} is neither continuous nor can it be summed: its support is {support}"
         ) from None
 
 
-def _support(fn):
+def _support(fn: Any) -> constraints.Constraint:
     return fn.support if _states_support(fn) else constraints.real
 
 
-def _states_support(fn):
-    """Whether a distribution names its support; flows that users wrap often do not."""
+def _states_support(fn: Any) -> bool:
+    """Whether a distribution states its support; flows wrapped by users often do not."""
     try:
         return fn.support is not None
     except NotImplementedError:
         return False
 
 
-_IDENTITY = torch.distributions.identity_transform
+def _component_support(support: constraints.Constraint) -> constraints.Constraint:
+    """The support of a mixture is that of its components."""
+    if isinstance(support, MixtureSameFamilyConstraint):
+        return support.base_constraint
+    return support
 
 
-def _of_components(support):
-    """A mixture's support is that of its components."""
-    is_mixture = isinstance(support, MixtureSameFamilyConstraint)
-    return support.base_constraint if is_mixture else support
-
-
-def _is_real(support):
-    support = _of_components(support)
+def _is_real(support: constraints.Constraint) -> bool:
+    support = _component_support(support)
     while isinstance(support, constraints.independent):
         support = support.base_constraint
     return support is constraints.real

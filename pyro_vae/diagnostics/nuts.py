@@ -1,4 +1,4 @@
-"""NUTS on a few data, the decoder frozen: the reference picture of their posteriors."""
+"""NUTS on a few data points, with the decoder frozen: reference draws from their posteriors."""
 
 from typing import NamedTuple
 
@@ -7,57 +7,87 @@ from pyro.infer import MCMC, NUTS
 from pyro.ops.stats import effective_sample_size, split_gelman_rubin
 
 from ..errors import check_int_at_least
-from ..evaluate.inputs import scored
-from ..programs.contexts import eval_mode, seeded
+from ..evaluate.chunked import evaluation_mode
+from ..evaluate.inputs import Array, Batch, PyroProgram, scored_inputs
 from ..programs.modules import device_of
 from .joint import Joint
 
 
 class NutsResult(NamedTuple):
-    """What `nuts` returns; `r_hat` and `ess` of each number, on the reals where it is constrained."""
+    """Draws by `nuts_posterior`, with diagnostics of each number on the unconstrained scale."""
 
-    draws: dict  #: `{latent: [num_chains * num_samples, N, *shape]}`
-    r_hat: dict  #: `{latent: [N, *shape]}`, split; above 1.01 the chains disagree
-    ess: dict  #: `{latent: [N, *shape]}`, effective number of draws, of all chains
+    draws: Batch  #: `{latent: [num_chains * num_samples, N, *shape]}`
+    r_hat: Batch  #: `{latent: [N, *shape]}`, split R-hat; above 1.01 the chains disagree
+    ess: Batch  #: `{latent: [N, *shape]}`, effective number of draws of all chains
 
 
-def nuts_posterior(model, x, num_samples=500, warmup=500, num_chains=4, seed=0, **others):
-    r"""Draws of :math:`p(z \mid x)` by Pyro's No-U-Turn sampler (arXiv 1111.4246), as `Draws`.
+def nuts_posterior(
+    model: PyroProgram,
+    x: Array,
+    num_samples: int = 500,
+    warmup: int = 500,
+    num_chains: int = 4,
+    seed: int | None = 0,
+    **others: Array | None,
+) -> NutsResult:
+    r"""Draws from :math:`p(z \mid x)` by Pyro's No-U-Turn sampler.
 
-    Discrete latents are summed exactly. All data and chains, which are independent, are one state
-    with one step size and a scale for each number: good for some tens of data. Chains start from the
-    prior; where modes lie apart they may not find each other, which `r_hat` shows.
+    Discrete latents are summed exactly. All data points and chains, which are independent, form
+    one state, with one step size and one scale per number; this works for some tens of data
+    points. Chains start from the prior. If modes are far apart, chains may not find all of them,
+    which `r_hat` shows.
 
     Args:
-        x: `[N, ...]`, a few data.
-        num_samples, warmup: of each chain.
-        others: further observed values, by name, each with N rows.
+        model: the generative program.
+        x: `[N, ...]`, a few data points, in the units in which the model was trained.
+        num_samples: draws of each chain, after the warm-up.
+        warmup: steps of each chain in which the step size and the scales are adapted.
+        num_chains: chains per data point, 2 or more.
+        seed: of the chains. None uses torch's random stream.
+        others: further inputs by name (`c=`, `y=`), each with N rows.
+
+    Returns:
+        `NutsResult`: `draws`, `r_hat` and `ess`, on the device of x.
+
+    Raises:
+        UserError: as `log_likelihood`; no continuous latent.
+
+    References:
+        Hoffman, Gelman 2014, The No-U-Turn sampler, arXiv 1111.4246.
+
+    Example:
+        >>> import torch, pyro_vae as pv
+        >>> model = pv.models.VAE((6,), latent_dim=2, network=pv.conditionals.MLP((4,)))
+        >>> result = pv.diagnostics.nuts_posterior(
+        ...     model, torch.ones(2, 6), num_samples=4, warmup=2, num_chains=2)
+        >>> result.draws["z"].shape
+        torch.Size([8, 2, 2])
     """
     check_int_at_least(2, num_chains=num_chains)
     check_int_at_least(4, num_samples=num_samples)
     check_int_at_least(1, warmup=warmup)
-    batch = scored(model, x, others)
-    x, device = batch["x"], device_of(model, default=batch["x"].device)
-    with eval_mode(model), seeded(seed, device):
+    batch = scored_inputs(model, x, others)
+    home = batch["x"].device
+    device = device_of(model, default=home)
+    with evaluation_mode(model, seed=seed, device=device):
         joint = Joint(model, {k: v.to(device) for k, v in batch.items()})
 
-        def potential(state):
+        def potential(state: Batch) -> torch.Tensor:
             return -joint.log_densities(state["u"])[1].sum()
 
-        chain = MCMC(
+        chains = MCMC(
             NUTS(potential_fn=potential),
             num_samples,
             warmup,
             initial_params={"u": joint.draw(num_chains)},
             disable_progbar=True,
         )
-        chain.run()
-        u = chain.get_samples()["u"]  # [samples, chains, N, D]
-        with torch.no_grad():
-            draws = joint.latents(u.transpose(0, 1).flatten(0, 1))
-    evaluated = [
+        with torch.enable_grad():
+            chains.run()
+        u = chains.get_samples()["u"]  # [samples, chains, N, D]
+        draws = joint.latents(u.transpose(0, 1).flatten(0, 1))
+    r_hat, ess = (
         {n: v[0] for n, v in joint.split(f(u, chain_dim=1, sample_dim=0).unsqueeze(0)).items()}
         for f in (split_gelman_rubin, effective_sample_size)
-    ]
-    found = [{n: v.to(x.device) for n, v in part.items()} for part in (draws, *evaluated)]
-    return NutsResult(*found)
+    )
+    return NutsResult(*({n: v.to(home) for n, v in part.items()} for part in (draws, r_hat, ess)))

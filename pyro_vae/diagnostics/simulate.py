@@ -1,37 +1,50 @@
-"""Data and latents from the model itself: for diagnostics that need the truth."""
+"""Data and latents simulated from the model, for diagnostics that need the true latents."""
 
 import pyro
 import torch
 
 from ..errors import UserError
+from ..evaluate.inputs import Batch, PyroProgram
 from ..programs.ancestral import AncestralSampler, cycle
 from ..programs.inspection import one_hot_labels
 from ..programs.modules import device_of
 from ..programs.sites import is_factor, is_latent
 
 
-def home(model, guide, example):
-    """The device of a pair, or of what it is to be run on."""
+def pair_device(
+    model: PyroProgram, guide: PyroProgram | None, example: Batch | None
+) -> torch.device:
+    """The device of a pair; of its example if it has no parameters."""
     tensors = [v for v in (example or {}).values() if isinstance(v, torch.Tensor)]
     return device_of(model, guide, default=tensors[0].device if tensors else "cpu")
 
 
 @torch.no_grad()
-def simulate(model, num_data, device, example=None, **covariates):
-    """`(batch, {latent: [num_data, *shape]})`, drawn from p(x, latents), or from p(x, latents | c).
+def simulate(
+    model: PyroProgram,
+    num_data: int,
+    device: torch.device,
+    example: Batch | None = None,
+    **covariates: torch.Tensor,
+) -> tuple[Batch, Batch]:
+    """Draw data and latents from p(x, latents), or from p(x, latents | c).
 
     Args:
-        example: `{"x": ..., ...}` to run a model on that does not sample with `size=`. Its data, of
-            every observed site, are hidden; what else it holds is given to the model, in turn.
-        covariates: of a conditional model, `num_data` rows each; labels stay observed.
+        model: a Pyro program.
+        num_data: N.
+        device: of the draws.
+        example: `{"x": ..., ...}`, a batch for a model that does not sample with `size=`. The data
+            of its observed sites are hidden; its other arrays are passed to the model, row by row
+            and repeated as needed.
+        covariates: of a conditional model, N rows each. Labels stay observed.
 
     Returns:
-        The batch that the model takes, each observed argument replaced by its draws, and the
-        latents.
+        `(batch, {latent: [N, *shape]})`. The batch has the inputs of the model, each observed
+        argument replaced by its draws.
 
     Raises:
-        UserError: no example where one is needed, a site outside the data plate, one that observes
-            a function of the data, for draws of it are no data, or a factor, for draws ignore it.
+        UserError: no example though one is needed; a site outside the data plate; a site that
+            observes a function of the data, whose draws are not data; a factor, which draws ignore.
     """
     for name, value in covariates.items():
         if len(value) != num_data:
@@ -43,22 +56,27 @@ def simulate(model, num_data, device, example=None, **covariates):
     for name, site in runs[0].items():
         if is_factor(site):
             raise UserError(f"the model has the factor {name!r}, of which no draw can take account")
-    if sampler.by_size:
-        data = {"x": sampler.data_site()}
-    else:
-        data = {}
-        for name, source in sampler.hidden.items():
-            if source is None or source in data:
-                raise UserError(f"{name!r} observes no argument itself: its draws are no data")
-            data[source] = name
+    sites = _data_sites(sampler)
     batch = {} if sampler.by_size else cycle(sampler.example, torch.arange(num_data))
     batch |= covariates
-    for argument, name in data.items():
+    for argument, name in sites.items():
         value = sampler.values(runs, name, num_data)
         batch[argument] = value.to(batch[argument].dtype) if argument in batch else value
     latents = {
         n: sampler.values(runs, n, num_data)
         for n, s in runs[0].items()
-        if is_latent(s) and n not in data.values()
+        if is_latent(s) and n not in sites.values()
     }
     return batch, latents
+
+
+def _data_sites(sampler: AncestralSampler) -> dict[str, str]:
+    """`{argument: site that observes it}`."""
+    if sampler.by_size:
+        return {"x": sampler.data_site()}
+    sites: dict[str, str] = {}
+    for name, argument in sampler.hidden.items():
+        if argument is None or argument in sites:
+            raise UserError(f"{name!r} observes no argument itself: its draws are no data")
+        sites[argument] = name
+    return sites

@@ -1,119 +1,155 @@
-"""ELBO surgery: what of the KL is information, and what is a prior that the codes do not fill."""
+"""ELBO surgery: the KL divergence as mutual information plus the mismatch of the prior."""
 
 import math
 
 import torch
 
 from ..errors import check_int_at_least
-from ..evaluate.inputs import observed
-from ..evaluate.latents import active_units
-from ..evaluate.likelihood import BYTES, chunks, rows_per_chunk
-from ..programs.contexts import eval_mode, seeded
+from ..evaluate import chunked
+from ..evaluate.chunked import evaluation_mode, rows_per_chunk, split_rows
+from ..evaluate.inputs import Array, Batch, PyroProgram, pair_inputs
+from ..evaluate.latents import ACTIVE_THRESHOLD, active_units
 from ..programs.modules import device_of
 from .joint import Joint
 
+ALL = "all"  # the key of the joint distribution of all latents
 
-@torch.no_grad()
-def elbo_surgery(model, guide, x, num_samples=1, seed=0, **others):
-    r"""The mean KL of q(z|x) from the prior, cut in two (Hoffman and Johnson 2016), nats per data point.
+
+def elbo_surgery(
+    model: PyroProgram,
+    guide: PyroProgram,
+    x: Array,
+    num_samples: int = 1,
+    seed: int | None = 0,
+    **others: Array | None,
+) -> dict[str, dict[str, float]]:
+    r"""The mean KL divergence of q(z|x) from the prior, split into two terms.
 
     .. math:: \underbrace{\frac1N \sum_n \mathrm{KL}(q(z|x_n) \,\|\, p(z))}_{\text{kl}} =
               \underbrace{I_q(n; z)}_{\text{mutual\_information}} +
               \underbrace{\mathrm{KL}(q(z) \,\|\, p(z))}_{\text{marginal\_kl}}
 
-    :math:`q(z) = \frac1N \sum_n q(z|x_n)` is the exact mixture over all of x. The first part is what
-    z tells of which data point it is, at most log N; the second is what a better prior could win. All
-    three are means over the same draws, `num_samples` of each data point, so that the identity is exact.
-    It takes `num_samples * N^2` densities of the guide: pass a whole split, not a minibatch, which
-    would put the information too low and the marginal KL as much too high.
+    :math:`q(z) = \frac1N \sum_n q(z|x_n)` is the exact mixture over all of x. The first term is the
+    information that z carries about which data point it is, at most log N. The second is what a
+    better prior could gain. All three are means over the same draws, so that the identity is exact.
+    The cost is `num_samples * N^2` densities of the guide. Pass a whole split: on a minibatch the
+    information would be too low, and the marginal KL too high by as much.
 
-    A discrete latent y is enumerated (marginalized): q(z|x) is
-    :math:`\sum_y q(y|x)\, q(z|x,y)` and p(z) :math:`\sum_y p(y)\, p(z|y)`. Where y has values in
-    the guide, this KL therefore is not z's term of `elbo_terms`,
-    :math:`E_{q(y|x)} \mathrm{KL}(q(z|x,y) \,\|\, p(z|y))`; it is at most that term plus y's.
+    A discrete latent y is marginalized: q(z|x) is :math:`\sum_y q(y|x)\, q(z|x,y)`, and p(z) is
+    :math:`\sum_y p(y)\, p(z|y)`. If the guide has y, this KL therefore is not the term of z in
+    `elbo_terms`, :math:`E_{q(y|x)} \mathrm{KL}(q(z|x,y) \,\|\, p(z|y))`. It is at most that term
+    plus the term of y. For y itself, see `mutual_information(responsibilities(...))`.
 
     Args:
-        x: `[N, ...]`, all the data over which codes are aggregated.
+        model: the generative program.
+        guide: the guide of the model.
+        x: `[N, ...]`, all the data that are aggregated, in the units in which the pair was trained.
+        num_samples: draws per data point.
+        seed: of the draws. None uses torch's random stream.
+        others: further inputs by name (`c=`, `y=`, `index=`), each with N rows.
 
     Returns:
-        `{latent: {"kl", "mutual_information", "marginal_kl", "active_units", "units"}}` for every
-        continuous latent whose distribution hangs on no other continuous one, in the guide nor in the
-        model; where there are several latents also `"all"`, their joint distribution. Discrete latents are
-        summed (of themselves, `mutual_information(responsibilities(...))` tells).
+        `{latent: {"kl", "mutual_information", "marginal_kl", "active_units", "units"}}`, the first
+        three in nats per data point, for every continuous latent whose distribution depends on no
+        other continuous latent, neither in the guide nor in the model. If there are several
+        latents, `"all"` is their joint distribution.
+
+    Raises:
+        UserError: a name that the pair does not take; a guide without a density.
+
+    References:
+        Hoffman, Johnson 2016, ELBO surgery: yet another way to carve up the variational evidence
+        lower bound.
+
+    Example:
+        >>> import torch, pyro_vae as pv
+        >>> model = pv.models.VAE((6,), latent_dim=2)
+        >>> terms = pv.diagnostics.elbo_surgery(model, pv.guides.Guide(model), torch.eye(6))["z"]
+        >>> gap = terms["kl"] - terms["mutual_information"] - terms["marginal_kl"]
+        >>> abs(gap) < 1e-6
+        True
     """
     check_int_at_least(1, num_samples=num_samples)
-    batch = observed(model, x, others, guide)
-    x, device = batch["x"], device_of(model, guide, default=batch["x"].device)
-    with eval_mode(model, guide), seeded(seed, device):
-        rows = rows_per_chunk(model, guide, batch, device) // num_samples
-        parts = chunks(batch, max(1, min(len(x), rows)), device)
-        joints = [Joint(model, part, guide) for part in parts]
+    batch = pair_inputs(model, x, others, guide)
+    device = device_of(model, guide, default=batch["x"].device)
+    with evaluation_mode(model, guide, seed=seed, device=device):
+        size = max(1, rows_per_chunk(model, guide, batch, device) // num_samples)
+        chunks = split_rows(batch, min(len(batch["x"]), size), device)
+        joints = [Joint(model, chunk, guide) for chunk in chunks]
         draws = [joint.draw(num_samples) for joint in joints]
-        names = _independent(joints[0], draws[0])
+        names = _independent_latents(joints[0], draws[0])
         if len(joints[0].shapes) > 1 or not names:
-            names.append("all")
-        own = [_densities(j, u, names) for j, u in zip(joints, draws, strict=True)]
-        every = torch.cat([u.flatten(0, 1) for u in draws])
-        size = joints[0].size
-        aggregate = {n: every.new_full((len(every),), -math.inf) for n in names}
-        for joint in joints:
-            at_once = max(1, BYTES // (32 * max(size, 8) * joint.rows))
-            log_q = [_of_guide(joint, u, names) for u in every.split(at_once)]
-            for n in names:
-                new = torch.cat([part[n] for part in log_q])
-                aggregate[n] = torch.logaddexp(aggregate[n], new)
+            names.append(ALL)
+        densities = [_log_densities(j, u, names) for j, u in zip(joints, draws, strict=True)]
+        aggregate = _log_aggregate(joints, torch.cat([u.flatten(0, 1) for u in draws]), names)
     result = {}
-    for n in names:
-        log_q, log_p = (torch.cat([o[n][i].flatten() for o in own]).double() for i in (0, 1))
-        log_aggregate = aggregate[n].double() - math.log(len(x))
-        result[n] = {
+    for name in names:
+        log_q, log_p = (
+            torch.cat([d[name][i].flatten() for d in densities]).double() for i in (0, 1)
+        )
+        result[name] = {
             "kl": float((log_q - log_p).mean()),
-            "mutual_information": float((log_q - log_aggregate).mean()),
-            "marginal_kl": float((log_aggregate - log_p).mean()),
+            "mutual_information": float((log_q - aggregate[name]).mean()),
+            "marginal_kl": float((aggregate[name] - log_p).mean()),
         }
-    active = active_units(model, guide, x, **others)
-    for n in names:
-        members = joints[0].shapes if n == "all" else {n: joints[0].shapes[n]}
-        if all(m in active for m in members):
-            result[n]["active_units"] = sum(active[m] for m in members)
-        result[n]["units"] = sum(math.prod(s) for s in members.values())
+    active = active_units(model, guide, x, ACTIVE_THRESHOLD, **others)
+    for name in names:
+        shapes = joints[0].shapes if name == ALL else {name: joints[0].shapes[name]}
+        if all(member in active for member in shapes):
+            result[name]["active_units"] = sum(active[member] for member in shapes)
+        result[name]["units"] = sum(math.prod(s) for s in shapes.values())
     return result
 
 
-def _densities(joint, u, names):
-    """`{name: (log q(u | own x), log p(u))}`, `[S, B]` each."""
-    q, p = (joint.log_marginals(program, u) for program in (joint.guide, joint.model))
-    found = {n: (q[n], p[n]) for n in names if n != "all"}
-    if "all" in names:
-        found["all"] = joint.log_guide(u), joint.log_prior(u)
-    return found
+def _log_aggregate(joints: list[Joint], u: torch.Tensor, names: list[str]) -> Batch:
+    """`{name: [R]}`: log q(u), the mean over all data points, at every draw `u [R, D]`; float64."""
+    result = {name: u.new_full((len(u),), -math.inf) for name in names}
+    num_data, numbers = sum(joint.rows for joint in joints), max(joints[0].size, 8)
+    for joint in joints:
+        size = max(1, chunked.MEMORY_BUDGET // (32 * numbers * joint.rows))
+        parts = [_log_sum(joint, part, names) for part in u.split(size)]
+        for name in names:
+            log_sum = torch.cat([part[name] for part in parts])
+            result[name] = torch.logaddexp(result[name], log_sum)
+    return {name: value.double() - math.log(num_data) for name, value in result.items()}
 
 
-def _of_guide(joint, u, names):
-    """`{name: [R]}`: log of the sum over the chunk's data of q(u_r | x), for `u [R, D]`."""
-    wide = u.unsqueeze(1).expand(-1, joint.rows, -1)
-    q = joint.log_marginals(joint.guide, wide) if set(names) - {"all"} else {}
-    if "all" in names:
-        q["all"] = joint.log_guide(wide)
-    return {n: q[n].logsumexp(1) for n in names}
+def _log_sum(joint: Joint, u: torch.Tensor, names: list[str]) -> Batch:
+    """`{name: [R]}`: log of the sum of q(u_r | x) over the data points of a chunk."""
+    u = u.unsqueeze(1).expand(-1, joint.rows, -1)
+    log_q = joint.log_marginals(joint.guide, u) if set(names) - {ALL} else {}
+    if ALL in names:
+        log_q[ALL] = joint.log_guide(u)
+    return {name: log_q[name].logsumexp(1) for name in names}
 
 
-def _independent(joint, u):
-    """The latents whose density stays as it is when all others are drawn anew."""
-    names, programs = [], (joint.guide, joint.model)
+def _log_densities(
+    joint: Joint, u: torch.Tensor, names: list[str]
+) -> dict[str, tuple[torch.Tensor, torch.Tensor]]:
+    """`{name: (log q(u | x), log p(u))}`, `[S, B]` each, at draws for their own data points."""
+    log_q, log_p = (joint.log_marginals(program, u) for program in (joint.guide, joint.model))
+    result = {name: (log_q[name], log_p[name]) for name in names if name != ALL}
+    if ALL in names:
+        result[ALL] = joint.log_guide(u), joint.log_prior(u)
+    return result
+
+
+def _independent_latents(joint: Joint, u: torch.Tensor) -> list[str]:
+    """The latents whose log-density does not change when all others are drawn again."""
+    names = []
     for name in joint.shapes:
         parts = joint.split(joint.draw(len(u)))
         parts[name] = joint.split(u)[name]
-        moved = torch.cat([p.reshape(*u.shape[:2], -1) for p in parts.values()], -1)
-        same = [
+        redrawn = torch.cat([p.reshape(*u.shape[:2], -1) for p in parts.values()], -1)
+        unchanged = [
             torch.allclose(
                 joint.log_marginals(program, u)[name],
-                joint.log_marginals(program, moved)[name],
+                joint.log_marginals(program, redrawn)[name],
                 rtol=1e-4,
                 atol=1e-4,
             )
-            for program in programs
+            for program in (joint.guide, joint.model)
         ]
-        if all(same):
+        if all(unchanged):
             names.append(name)
     return names

@@ -1,4 +1,8 @@
-"""Numbers of a pair, at beta = 1, in eval mode, on data that the caller states."""
+"""Numbers of a pair: bounds, latents, clustering, classification, two-sample tests.
+
+They are taken at beta = 1 and in eval mode. Data and results are in the units in which the pair was
+trained; a `Run` knows the data and works in their original units.
+"""
 
 from .check import check_pair
 from .classification import active_unit_features, classifier_baselines, classify

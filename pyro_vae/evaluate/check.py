@@ -1,4 +1,4 @@
-"""`check_pair`: what is wrong with a model and a guide, in one line with the site and shapes."""
+"""`check_pair`: mistakes of a model and a guide, in one line with the site and the shapes."""
 
 import torch
 
@@ -6,32 +6,43 @@ from ..errors import UserError
 from ..programs import forget_layout, layout_of, trace_pair
 from ..programs.contexts import eval_mode, fork_rng
 from ..programs.modules import device_of
-from .inputs import check_support, data_sites, observed
+from .inputs import Array, PyroProgram, pair_inputs
+from .support import check_support, data_sites
 
 
-def check_pair(model, guide, x, **others):
-    """Raise, in one line with the site and the shapes, where a model and a guide do not fit.
+def check_pair(model: PyroProgram, guide: PyroProgram, x: Array, **others: Array | None) -> None:
+    """Check that a model and a guide fit each other and the data.
 
-    Runs guide and model once on `x [N, ...]` and checks: shapes; one data plate, at dim -1, of N
-    rows; that the guide samples every latent that cannot be summed, and none that is not there;
-    event shapes on both sides; values within supports; finite log-probabilities.
+    Guide and model are run once on x. Checked are: shapes; one data plate, at dim -1, with N rows;
+    that the guide samples every latent that cannot be enumerated, and no other; event shapes on
+    both sides; values within supports; finite log-probabilities.
 
     Args:
-        x: a batch, as observed.
-        others: further observed values and `index`, by name.
+        model: the generative program.
+        guide: the guide of the model.
+        x: `[N, ...]`, a batch, as observed.
+        others: further inputs by name (`c=`, `y=`, `index=`), each with N rows.
 
     Raises:
-        UserError: with what is wrong.
+        UserError: the first mistake, with the site and the shapes.
+
+    Example:
+        >>> import torch, pyro_vae as pv
+        >>> model = pv.models.VAE((6,), latent_dim=2)
+        >>> pv.check_pair(model, pv.guides.Guide(model), torch.full((4, 6), 0.5))
+        Traceback (most recent call last):
+        ...
+        pyro_vae.errors.UserError: x has values outside the support of its Bernoulli ...
     """
-    batch = observed(model, x, others, guide)
+    batch = pair_inputs(model, x, others, guide)
     x = batch["x"]
     device = device_of(model, guide, default=x.device)
     batch = {k: v.to(device) for k, v in batch.items()}
-    forget_layout(model)  # the program may have been mended since
+    forget_layout(model)  # the program may have been changed
     with (
         torch.no_grad(),
         eval_mode(model, guide),
-        fork_rng(device),  # lazy parameters are drawn now, from the caller's stream
+        fork_rng(device),  # initializes lazy parameters, and restores the stream
     ):
         layout = layout_of(model, guide, batch)
         for site in layout.discrete_sites:

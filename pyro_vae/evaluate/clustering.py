@@ -1,6 +1,8 @@
-"""Clusters against labels: metrics, and the baselines that a deep model must beat."""
+"""Clusters compared with labels: metrics, and classical clusterings as baselines."""
 
 import numpy as np
+import torch
+from numpy.typing import NDArray
 from scipy.optimize import linear_sum_assignment
 from sklearn.cluster import AgglomerativeClustering, KMeans
 from sklearn.decomposition import PCA
@@ -10,46 +12,76 @@ from sklearn.mixture import GaussianMixture
 
 from ..data.arrays import as_labels
 from ..errors import UserError
+from .inputs import Array
 
 
-def clustering_metrics(labels, clusters):
-    """How well clusters match labels: `{accuracy, purity, nmi, ari}`, each at most 1.
+def clustering_metrics(labels: Array, clusters: Array) -> dict[str, float]:
+    """How well clusters match labels.
 
-    * `accuracy`: under the best one-to-one match of clusters to classes (Hungarian). Clusters
-      beyond the number of classes count as wrong.
-    * `purity`: each cluster takes its majority class; never falls when clusters are split.
-    * `nmi` (arithmetic mean), `ari`: as in scikit-learn.
+    * `accuracy`: under the best one-to-one match of clusters to classes (Hungarian algorithm).
+      Clusters beyond the number of classes count as wrong.
+    * `purity`: each cluster takes its majority class. It never falls when clusters are split.
+    * `nmi`: normalized mutual information, arithmetic mean, as in scikit-learn.
+    * `ari`: adjusted Rand index, as in scikit-learn.
 
-    Data labelled -1 (not labelled) are left out.
+    Args:
+        labels: `[N]` integers. Data points with label -1 (not labelled) are left out.
+        clusters: `[N]` integers.
+
+    Returns:
+        `{"accuracy", "purity", "nmi", "ari"}`, each at most 1.
 
     Raises:
-        UserError: lengths differ, nothing is labelled, or labels are no whole numbers.
+        UserError: lengths differ, nothing is labelled, or labels are not integers.
+
+    Example:
+        >>> import torch, pyro_vae as pv
+        >>> pv.evaluate.clustering_metrics([0, 0, 1, 1], [2, 2, 0, 0])["accuracy"]
+        1.0
     """
-    labels = as_labels(labels).cpu().numpy()
-    clusters = as_labels(clusters, "clusters").cpu().numpy()
-    if len(labels) != len(clusters):
-        raise UserError(f"{len(labels)} labels for {len(clusters)} cluster assignments")
-    keep = labels >= 0
-    labels, clusters = labels[keep], clusters[keep]
-    if not len(labels):
+    truth = as_labels(labels).cpu().numpy()
+    assigned = as_labels(clusters, "clusters").cpu().numpy()
+    if len(truth) != len(assigned):
+        raise UserError(f"{len(truth)} labels for {len(assigned)} cluster assignments")
+    keep = truth >= 0
+    truth, assigned = truth[keep], assigned[keep]
+    if not len(truth):
         raise UserError("no data point is labelled")
-    table = contingency_matrix(labels, clusters)  # [classes, clusters]
+    table = contingency_matrix(truth, assigned)  # [classes, clusters]
     matched = table[linear_sum_assignment(table, maximize=True)].sum()
     return {
         "accuracy": float(matched / table.sum()),
         "purity": float(table.max(0).sum() / table.sum()),
-        "nmi": float(normalized_mutual_info_score(labels, clusters)),
-        "ari": float(adjusted_rand_score(labels, clusters)),
+        "nmi": float(normalized_mutual_info_score(truth, assigned)),
+        "ari": float(adjusted_rand_score(truth, assigned)),
     }
 
 
-def clustering_baselines(train_x, test_x, num_clusters, seed=0):
-    """Classical clusterings of the test data, `{name: [N] clusters}`.
+def clustering_baselines(
+    train_x: torch.Tensor, test_x: torch.Tensor, num_clusters: int, seed: int = 0
+) -> dict[str, NDArray[np.int64]]:
+    """Classical clusterings of the test data.
 
-    k-means and a full-covariance Gaussian mixture on 30 principal components are fitted on the
-    training data (the first 10,000 of them); Ward's method, which cannot predict, on both together
-    (up to 5,000 data). Counts (non-negative integers above 1) are clustered by the log of their
-    size-normalized values, as is usual for them.
+    k-means, and a Gaussian mixture with full covariances on 30 principal components, are fitted on
+    the first 10,000 training data points. Ward's method cannot predict; it is fitted on training
+    and test data together, if they are at most 5,000 data points. Counts (non-negative integers
+    above 1) are clustered by the log of their size-normalized values, as is usual for them.
+
+    Args:
+        train_x: `[M, ...]`, training data.
+        test_x: `[N, ...]`, test data.
+        num_clusters: K.
+        seed: of k-means, the principal components and the mixture.
+
+    Returns:
+        `{name: [N] clusters}`.
+
+    Example:
+        >>> import torch, pyro_vae as pv
+        >>> x = torch.tensor([[0.0], [0.1], [5.0], [5.1]])
+        >>> clusters = pv.evaluate.clustering_baselines(x, x, num_clusters=2)
+        >>> sorted(clusters)
+        ['Gaussian mixture', 'Ward', 'k-means']
     """
     train = train_x[:10_000].flatten(1).cpu().numpy().astype(np.float64)
     test = test_x.flatten(1).cpu().numpy().astype(np.float64)
@@ -69,6 +101,6 @@ def clustering_baselines(train_x, test_x, num_clusters, seed=0):
     return result
 
 
-def _log_normalized(counts, size):
-    """`log(1 + counts)`, every row first scaled to the same sum."""
+def _log_normalized(counts: NDArray[np.float64], size: float) -> NDArray[np.float64]:
+    """`log(1 + counts)`, after every row is scaled to the sum `size`."""
     return np.log1p(counts * size / np.maximum(counts.sum(1, keepdims=True), 1.0))

@@ -13,8 +13,8 @@ from ..errors import UserError
 from ..programs.contexts import eval_mode
 from ..programs.interfaces import conditional_of
 from ..programs.sites import base_distribution
-from .inputs import scored
-from .likelihood import BYTES
+from .chunked import MEMORY_BUDGET
+from .inputs import scored_inputs
 
 
 @torch.no_grad()
@@ -61,10 +61,12 @@ def decoder_mixture(
             f"weights of shape {list(log_weights.shape)}"
         )
     device = next(decoder.parameters()).device
-    data = scored(model, x, {}, None)["x"].to(device)
+    data = scored_inputs(model, x, {}, None)["x"].to(device)
     total = data.new_full((len(x),), -math.inf, dtype=torch.float64)
     with eval_mode(model):
-        for rows in _slices(len(z), max(1, BYTES // (64 * max(len(x), math.prod(x.shape[1:]))))):
+        for rows in _slices(
+            len(z), max(1, MEMORY_BUDGET // (64 * max(len(x), math.prod(x.shape[1:]))))
+        ):
             log_joint = _pairwise(decoder, data, z[rows].to(device)).double()
             log_joint += log_weights[rows].to(log_joint)
             total = torch.logaddexp(total, log_joint.logsumexp(1))
@@ -81,7 +83,7 @@ def _pairwise(decoder: nn.Module, x: Tensor, z: Tensor) -> Tensor:
     base = base_distribution(fn)
     trials = base.trials if isinstance(base, BinomialProportion) else 1
     if type(base) not in (dist.Bernoulli, BinomialProportion):
-        rows = max(1, BYTES // (64 * len(z) * math.prod(x.shape[1:])))
+        rows = max(1, MEMORY_BUDGET // (64 * len(z) * math.prod(x.shape[1:])))
         return torch.cat([fn.log_prob(part.unsqueeze(1)) for part in x.split(rows)])
     # these log-probabilities are linear in x: log p(x | z) = log p(0 | z) + trials x logit + h(x),
     # where h(x) is what remains at a logit of zero; all pairs are one matrix product

@@ -1,5 +1,8 @@
 """The aggregate posterior, and a density fitted to it after training."""
 
+from collections.abc import Mapping
+from typing import Any
+
 import torch
 from pyro import poutine
 
@@ -7,96 +10,143 @@ from ..conditionals import MultivariateNormal
 from ..errors import UserError, check_int_at_least, unknown_name_error
 from ..models.priors import FlowPrior, MixturePrior, fit_components, prior_of
 from ..programs.calling import as_keyword_program
-from ..programs.contexts import eval_mode, seeded
+from ..programs.contexts import seeded
 from ..programs.interfaces import ModelInterface, interface_of
 from ..programs.modules import device_of
 from ..programs.program import Program
 from ..programs.sites import choose_latent, is_latent
-from .inputs import observed
+from .chunked import evaluate_in_chunks, evaluation_mode
+from .inputs import Array, Batch, PyroProgram, pair_inputs
 from .latents import encode
-from .likelihood import chunks
 
 KINDS = ("mixture", "flow")
+CHUNK_SIZE = 5000  # data points that the guide encodes at once
 
 
-@torch.no_grad()
-def aggregate_posterior(model, guide, x, latent=None, draws=1, seed=0, **others):
-    r"""`[draws * N, D]` from :math:`q(z) = \frac1N \sum_n q(z \mid x_n)`: `draws` for each data point.
+def aggregate_posterior(
+    model: PyroProgram,
+    guide: PyroProgram,
+    x: Array,
+    latent: str | None = None,
+    draws: int = 1,
+    seed: int | None = 0,
+    **others: Array | None,
+) -> torch.Tensor:
+    r"""Draws from the aggregate posterior :math:`q(z) = \frac1N \sum_n q(z \mid x_n)`.
+
+    They are stratified: every data point has the same number of draws.
 
     Args:
-        latent: its name. Default: the latent that has the model's free prior, else z, else the
-            guide's first continuous latent.
-        seed: None takes torch's stream as it is.
+        model: the generative program.
+        guide: the guide of the model.
+        x: `[N, ...]`, as observed, in the units in which the pair was trained.
+        latent: the name of the latent. Default: the one that has the model's free prior, else z,
+            else the guide's first continuous latent.
+        draws: per data point.
+        seed: of the draws. None uses torch's random stream.
+        others: further inputs by name (`c=`, `y=`, `index=`), each with N rows.
+
+    Returns:
+        `[draws * N, D]`; the N rows of each draw are in the order of the data.
 
     Raises:
         UserError: the guide has no such continuous latent.
+
+    Example:
+        >>> import torch, pyro_vae as pv
+        >>> model = pv.models.VAE((6,), latent_dim=2)
+        >>> guide = pv.guides.Guide(model)
+        >>> pv.evaluate.aggregate_posterior(model, guide, torch.ones(4, 6), draws=3).shape
+        torch.Size([12, 2])
     """
     check_int_at_least(1, draws=draws)
     preferred = interface_of(model, ModelInterface).prior_latent
-    batch = observed(model, x, others, guide)
-    x, device = batch["x"], device_of(model, guide, default=batch["x"].device)
-    guide_of, result = as_keyword_program(guide), []
-    with eval_mode(model, guide), seeded(seed, device):
-        for _ in range(draws):
-            for part in chunks(batch, 5000, device):
-                trace = poutine.trace(guide_of).get_trace(**part)
-                name = choose_latent(_continuous(trace), latent, preferred)
-                result.append(trace.nodes[name]["value"])
-    return torch.cat(result).to(x.device)
+    batch = pair_inputs(model, x, others, guide)
+    guide_program = as_keyword_program(guide)
+
+    def draw(chunk: Batch, _: int) -> Batch:
+        trace = poutine.trace(guide_program).get_trace(**chunk)
+        name = choose_latent(_continuous_latents(trace.nodes), latent, preferred)
+        return {"z": trace.nodes[name]["value"]}
+
+    device = device_of(model, guide, default=batch["x"].device)
+    with evaluation_mode(model, guide, seed=seed, device=device):
+        parts = [
+            evaluate_in_chunks(draw, model, guide, batch, seed=None, chunk_size=CHUNK_SIZE)["z"]
+            for _ in range(draws)
+        ]
+    return torch.cat(parts)
 
 
-def _continuous(trace):
-    """The continuous latents that a guide samples."""
+def _continuous_latents(sites: Mapping[str, Any]) -> list[str]:
+    """The names of the continuous latents among the sites of a guide's trace."""
     return [
         n
-        for n, s in trace.nodes.items()
+        for n, s in sites.items()
         if is_latent(s) and not s["fn"].has_enumerate_support and not s["infer"].get("is_auxiliary")
     ]
 
 
 def fit_ex_post_prior(
-    model,
-    guide,
-    x,
-    latent=None,
-    kind="mixture",
-    num_components=10,
-    draws=10,
-    seed=0,
-    reg_covar=1e-4,
-    transforms=2,
-    epochs=40,
-    **others,
-):
-    r"""A prior fitted, after training, to the encodings of `x` (Ghosh et al. 2020, arXiv 1903.12436).
+    model: PyroProgram,
+    guide: PyroProgram,
+    x: Array,
+    latent: str | None = None,
+    kind: str = "mixture",
+    num_components: int = 10,
+    draws: int = 10,
+    seed: int | None = 0,
+    reg_covar: float = 1e-4,
+    transforms: int = 2,
+    epochs: int = 40,
+    **others: Array | None,
+) -> MixturePrior | FlowPrior:
+    r"""A prior fitted to the encodings of the data after training.
 
-    What a decoder has learned to decode is the aggregate posterior :math:`q(z)`, not p(z). Returned
-    is a `MixturePrior` or a `FlowPrior` of largest likelihood on it, for `pv.models.with_prior`:
-
-        density = pv.evaluate.fit_ex_post_prior(model, guide, data.train.x)
-        model = pv.models.with_prior(model, density)
+    A decoder has learned to decode the aggregate posterior :math:`q(z)`, not p(z). The returned
+    prior has the largest likelihood on it. `pv.models.with_prior` puts it into the model.
 
     Of all priors p, the one that maximizes the mean ELBO of a trained pair maximizes
-    :math:`E_{q(z)} \log p(z)`; so it is `draws` of q(z | x) that are fitted, unless the paper's way,
-    posterior means, is asked for with `draws=0`. Means suit an autoencoder. For a VAE their density
-    is too narrow, by q's own width: most where units go unused, and there it can be worse than the
-    standard normal (`python -m benchmarks.quality.priors --compare`).
+    :math:`E_{q(z)} \log p(z)`. Therefore it is fitted to draws of q(z | x). The paper fits it to
+    posterior means (`draws=0`), which suits an autoencoder. For a VAE the density of the means is
+    too narrow, by the width of q; if many units are unused, it can be worse than the standard
+    normal (`python -m benchmarks.quality.priors --compare`).
 
     Args:
-        x: training data, as observed.
-        latent: its name. Default: as in `aggregate_posterior`. One with parents can be sampled from its density (`pv.sample(model, source={latent: density})`), but not
+        model: the generative program.
+        guide: the guide of the model.
+        x: `[N, ...]`, training data, as observed, in the units in which the pair was trained.
+        latent: the name of the latent. Default: as in `aggregate_posterior`. One with parents can
+            be sampled from its density (`pv.sample(model, source={latent: density})`), but not
             evaluated with it.
-        kind: `"mixture"`: scikit-learn's, full covariances, the paper's; or `"flow"`: neural spline,
-            by Adam, a tenth of the data held out to choose the epoch.
+        kind: `"mixture"`: scikit-learn's, with full covariances, as in the paper. `"flow"`: neural
+            spline, fitted by Adam; a tenth of the data is held out to choose the epoch.
         num_components: K of the mixture.
-        draws: of q(z | x) for each data point; 0 for posterior means.
-        seed: of draws and of the fit.
-        reg_covar: added to the covariances' diagonal.
-        transforms, epochs: of the flow.
-        others: further observed values and `index`, by name.
+        draws: of q(z | x) per data point; 0 for posterior means.
+        seed: of the draws and of the fit.
+        reg_covar: added to the diagonal of the covariances.
+        transforms: of the flow.
+        epochs: of the flow.
+        others: further inputs by name (`c=`, `y=`, `index=`), each with N rows.
+
+    Returns:
+        The prior, in eval mode, on the device of the pair.
 
     Raises:
-        UserError: an unknown kind or latent, no free prior, fewer encodings than components.
+        UserError: an unknown kind or latent, a model without a free prior, or fewer encodings than
+            components.
+
+    References:
+        Ghosh et al. 2020, From variational to deterministic autoencoders, arXiv 1903.12436.
+
+    Example:
+        >>> import torch, pyro_vae as pv
+        >>> model = pv.models.VAE((6,), latent_dim=2)
+        >>> x = torch.rand(20, 6).round()
+        >>> prior = pv.evaluate.fit_ex_post_prior(
+        ...     model, pv.guides.Guide(model), x, num_components=2)
+        >>> pv.sample(pv.models.with_prior(model, prior), 3).shape
+        torch.Size([3, 6])
     """
     if latent is None and isinstance(model, Program):
         latent = prior_of(model)[0]
@@ -111,7 +161,8 @@ def fit_ex_post_prior(
         codes = means[choose_latent(means, latent)]
     if len(codes) < num_components:
         raise UserError(f"{len(codes)} encodings cannot make {num_components} components")
-    device, size = device_of(model, guide, default=x.device), codes.shape[-1]
+    device, size = device_of(model, guide, default=codes.device), codes.shape[-1]
+    density: MixturePrior | FlowPrior
     with seeded(seed, device):
         if kind == "flow":
             scale = codes.std(0).clamp_min(1e-3)
@@ -124,11 +175,19 @@ def fit_ex_post_prior(
     return density.to(device).eval()
 
 
-def _fit_flow(density, codes, epochs, lr=4e-3, batch_size=512):
-    """Maximum likelihood of `[draws, N, D]` by Adam; the epoch that held-out data choose."""
+def _fit_flow(
+    density: FlowPrior,
+    codes: torch.Tensor,
+    epochs: int,
+    lr: float = 4e-3,
+    batch_size: int = 512,
+) -> None:
+    """Fit a flow to `[draws, N, D]` by Adam; keep the epoch with the best held-out likelihood."""
     data = codes.transpose(0, 1)[torch.randperm(codes.shape[1])]
-    held = max(1, len(data) // 10)  # all draws of a data point on one side
-    held, rows = (part.flatten(0, 1) for part in data.split([held, len(data) - held]))
+    num_held_out = max(1, len(data) // 10)  # all draws of a data point are on one side
+    held_out, rows = (
+        part.flatten(0, 1) for part in data.split([num_held_out, len(data) - num_held_out])
+    )
     optimizer = torch.optim.Adam(density.parameters(), lr=lr)
     schedule = torch.optim.lr_scheduler.CosineAnnealingLR(optimizer, epochs)
     best, state = -torch.inf, None
@@ -139,9 +198,9 @@ def _fit_flow(density, codes, epochs, lr=4e-3, batch_size=512):
             optimizer.step()
         schedule.step()
         with torch.no_grad():
-            reached = float(density().log_prob(held).mean())
-        if reached > best:
-            best, state = reached, {k: v.clone() for k, v in density.state_dict().items()}
+            score = float(density().log_prob(held_out).mean())
+        if score > best:
+            best, state = score, {k: v.clone() for k, v in density.state_dict().items()}
     if state is None:
         raise UserError("the flow's likelihood of the encodings is not finite")
     density.load_state_dict(state)

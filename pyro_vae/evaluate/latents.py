@@ -1,37 +1,72 @@
-"""What the latents do: encodings, units in use, components in use."""
+"""What the latents do: encodings, reconstructions, units in use, components in use.
+
+All values are in the units in which the pair was trained. If the data were standardized in Python
+(`pv.data.standardize`), x is standardized here, and so are the results; `Data.unstandardize` takes
+them back. `Run` is the object that knows the data and works in their original units.
+"""
+
+from collections.abc import Callable
 
 import torch
 
 from ..errors import UserError, check_int_at_least
 from ..programs import trace_pair
-from ..programs.contexts import eval_mode, seeded
-from ..programs.modules import device_of
 from ..programs.sites import holds, is_latent, mean_of, observed_site
-from .inputs import observed
-from .likelihood import chunks, rows_per_chunk
+from ..programs.traces import Traces
+from .chunked import evaluate_in_chunks
+from .inputs import Array, Batch, PyroProgram, pair_inputs
+
+ACTIVE_THRESHOLD = 0.01  # variance of the posterior mean, from which on a unit is active
 
 
-def _map(model, guide, x, others, function, seed=0, num_samples=1, **options):
-    """`function(traces, chunk)` over chunks of the data, in eval mode; `{name: [N, ...]}`, joined."""
-    check_int_at_least(1, num_samples=num_samples)
-    batch = observed(model, x, others, guide)
-    x, device = batch["x"], device_of(model, guide, default=batch["x"].device)
-    parts = []
-    with torch.no_grad(), eval_mode(model, guide), seeded(seed, device):
-        rows = rows_per_chunk(model, guide, batch, device) // num_samples
-        for part in chunks(batch, max(1, min(len(x), rows)), device):
-            parts.append(function(trace_pair(model, guide, part, **options), part))
-    return {k: torch.cat([p[k] for p in parts]).to(x.device) for k in parts[0]}
+def _evaluate_traces(
+    function: Callable[[Traces, Batch], Batch],
+    model: PyroProgram,
+    guide: PyroProgram,
+    batch: Batch,
+    seed: int | None = 0,
+    num_particles: int | None = None,
+    at_mean: bool = False,
+) -> Batch:
+    """`function(traces, chunk)` of every chunk of a batch, concatenated."""
+
+    def evaluate(chunk: Batch, _: int) -> Batch:
+        return function(trace_pair(model, guide, chunk, num_particles, at_mean=at_mean), chunk)
+
+    return evaluate_in_chunks(
+        evaluate, model, guide, batch, seed=seed, num_particles=num_particles or 1
+    )
 
 
-def encode(model, guide, x, **others):
-    """Posterior means `{latent: [N, D]}` of the guide's continuous latents.
+def encode(
+    model: PyroProgram, guide: PyroProgram, x: Array, **others: Array | None
+) -> dict[str, torch.Tensor]:
+    """Posterior means of the guide's continuous latents.
 
-    A latent with latent parents is encoded at their means; where the guide enumerates a discrete
-    parent, the mean is over its probabilities.
+    A latent whose parents are latents is encoded at their means. If the guide enumerates a
+    discrete parent, the mean is taken over the parent's probabilities.
+
+    Args:
+        model: the generative program.
+        guide: the guide of the model.
+        x: `[N, ...]`, as observed, in the units in which the pair was trained: of data that were
+            standardized, the standardized values.
+        others: further inputs by name (`c=`, `y=`, `index=`), each with N rows.
+
+    Returns:
+        `{latent: [N, *shape]}`, empty if the guide has no continuous latent.
+
+    Raises:
+        UserError: a name that the pair does not take, or NaN.
+
+    Example:
+        >>> import torch, pyro_vae as pv
+        >>> model = pv.models.VAE((6,), latent_dim=2)
+        >>> pv.evaluate.encode(model, pv.guides.Guide(model), torch.ones(4, 6))["z"].shape
+        torch.Size([4, 2])
     """
 
-    def means(traces, _):
+    def means(traces: Traces, _: Batch) -> Batch:
         result = {}
         for name, site in traces.guide.items():
             is_continuous = is_latent(site) and not site["fn"].has_enumerate_support
@@ -41,92 +76,231 @@ def encode(model, guide, x, **others):
                 result[name] = value.expand(-1, *shape)
         return result
 
-    return _map(model, guide, x, others, means, at_mean=True)
+    batch = pair_inputs(model, x, others, guide)
+    return _evaluate_traces(means, model, guide, batch, at_mean=True)
 
 
-def sample_posterior(model, guide, x, mean=False, seed=0, **others):
-    """One joint draw of every latent given x, `{latent: [N, *shape]}`, as the guide has it.
+def sample_posterior(
+    model: PyroProgram,
+    guide: PyroProgram,
+    x: Array,
+    mean: bool = False,
+    seed: int | None = 0,
+    **others: Array | None,
+) -> dict[str, torch.Tensor]:
+    """One joint draw of every latent given x, from the guide.
 
     Discrete latents that the guide leaves out are drawn from their exact conditional posterior.
 
     Args:
-        mean: no draw: discrete latents at their most probable values, the others at their means.
+        model: the generative program.
+        guide: the guide of the model.
+        x: `[N, ...]`, as observed, in the units in which the pair was trained.
+        mean: no draw: discrete latents take their most probable values, the others their means.
+        seed: of the draw. None uses torch's random stream.
+        others: further inputs by name (`c=`, `y=`, `index=`), each with N rows.
+
+    Returns:
+        `{latent: [N, *shape]}`.
+
+    Raises:
+        UserError: a name that the pair does not take, or NaN.
+
+    Example:
+        >>> import torch, pyro_vae as pv
+        >>> model = pv.models.MixtureVAE((6,), num_components=3, latent_dim=2)
+        >>> draw = pv.evaluate.sample_posterior(model, pv.guides.Guide(model), torch.ones(4, 6))
+        >>> {name: list(value.shape) for name, value in draw.items()}
+        {'z': [4, 2], 'y': [4, 3]}
     """
 
-    def draw(traces, _):
-        chosen = traces.enumerated_assignment(most_probable=mean)
+    def draw(traces: Traces, _: Batch) -> Batch:
+        assignment = traces.enumerated_assignment(most_probable=mean)
         result = {}
         for name, site in {**traces.guide, **traces.model}.items():
             if is_latent(site) and name not in traces.auxiliary:
                 shape = tuple(site["fn"].event_shape)
-                value = traces.select(site["value"], shape, chosen)
+                value = traces.select(site["value"], shape, assignment)
                 result[name] = value.expand(traces.size, *shape)
         return result
 
-    return _map(model, guide, x, others, draw, seed=seed, at_mean=mean)
+    batch = pair_inputs(model, x, others, guide)
+    return _evaluate_traces(draw, model, guide, batch, seed, at_mean=mean)
 
 
-def reconstruct(model, guide, x, site=None, **others):
-    """`[N, *x_shape]`: the likelihood's mean at the posterior means of the latents.
+def reconstruct(
+    model: PyroProgram,
+    guide: PyroProgram,
+    x: Array,
+    site: str | None = None,
+    **others: Array | None,
+) -> torch.Tensor:
+    """The mean of the likelihood at the posterior means of the latents.
 
     Args:
-        site: which observed site. Default: the one that observes x.
-        others: what else the pair is given, by name.
+        model: the generative program.
+        guide: the guide of the model.
+        x: `[N, ...]`, as observed, in the units in which the pair was trained. The result is in
+            the same units: of data that were standardized, `data.unstandardize` takes it back.
+        site: the observed site. Default: the one that observes x.
+        others: further inputs by name (`c=`, `y=`, `index=`), each with N rows.
+
+    Returns:
+        `[N, *x_shape]`.
 
     Raises:
-        UserError: no such site, several of which none observes x itself, or a distribution without
-            a mean.
+        UserError: no such site; several sites, none of which observes x itself; a distribution
+            without a mean.
+
+    Example:
+        >>> import torch, pyro_vae as pv
+        >>> model = pv.models.VAE((6,), latent_dim=2)
+        >>> pv.evaluate.reconstruct(model, pv.guides.Guide(model), torch.ones(4, 6)).shape
+        torch.Size([4, 6])
     """
 
-    def mean(traces, part):
-        name = observed_site(traces.model, site, part["x"])
-        fn, seen = traces.model[name]["fn"], traces.model[name]["value"]
+    def mean(traces: Traces, chunk: Batch) -> Batch:
+        name = observed_site(traces.model, site, chunk["x"])
+        fn, observed = traces.model[name]["fn"], traces.model[name]["value"]
         means = traces.of_distribution(name, lambda fn: mean_of(name, fn))
         value = traces.expectation(means, tuple(fn.event_shape))
-        source = next((v for v in part.values() if holds(seen, v)), None)
+        source = next((v for v in chunk.values() if holds(observed, v)), None)
         return {"mean": value if source is None else value.reshape(source.shape)}
 
-    return _map(model, guide, x, others, mean, at_mean=True)["mean"]
+    batch = pair_inputs(model, x, others, guide)
+    return _evaluate_traces(mean, model, guide, batch, at_mean=True)["mean"]
 
 
-def active_units(model, guide, x, threshold=0.01, **others):
-    """`{latent: number of units}` with Var_x(E_q[u | x]) > threshold (arXiv 1509.00519)."""
+def active_units(
+    model: PyroProgram,
+    guide: PyroProgram,
+    x: Array,
+    threshold: float = ACTIVE_THRESHOLD,
+    **others: Array | None,
+) -> dict[str, int]:
+    r"""The number of units of each continuous latent that vary with x.
+
+    A unit u is active if :math:`\mathrm{Var}_x(E_q[u \mid x])` is above the threshold.
+
+    Args:
+        model: the generative program.
+        guide: the guide of the model.
+        x: `[N, ...]`, as observed, in the units in which the pair was trained.
+        threshold: of the variance.
+        others: further inputs by name (`c=`, `y=`, `index=`), each with N rows.
+
+    Returns:
+        `{latent: number of active units}`.
+
+    References:
+        Burda, Grosse, Salakhutdinov 2016, arXiv 1509.00519, section 5.2.
+
+    Example:
+        >>> import torch, pyro_vae as pv
+        >>> model = pv.models.VAE((6,), latent_dim=2)
+        >>> pv.evaluate.active_units(model, pv.guides.Guide(model), torch.ones(4, 6))
+        {'z': 0}
+    """
     codes = encode(model, guide, x, **others)
     return {k: int((v.reshape(len(v), -1).var(0) > threshold).sum()) for k, v in codes.items()}
 
 
-def responsibilities(model, guide, x, latent=None, num_samples=16, seed=0, **others):
-    """`[N, K]` probabilities of a discrete latent given x.
+def responsibilities(
+    model: PyroProgram,
+    guide: PyroProgram,
+    x: Array,
+    latent: str | None = None,
+    num_samples: int = 16,
+    seed: int | None = 0,
+    **others: Array | None,
+) -> torch.Tensor:
+    """Probabilities of the values of a discrete latent given x.
 
-    Where the guide names it, q(y | x); where the model sums it, the exact p(y | x, z) averaged over
-    `num_samples` draws of z from the guide.
+    If the guide has the latent, they are q(y | x). If the model enumerates it, they are the exact
+    p(y | x, z), averaged over `num_samples` draws of z from the guide.
 
     Args:
-        latent: its name. Default: the first discrete latent.
-    """
+        model: the generative program.
+        guide: the guide of the model.
+        x: `[N, ...]`, as observed, in the units in which the pair was trained.
+        latent: the name of the latent. Default: the first discrete one.
+        num_samples: draws of the continuous latents per data point.
+        seed: of the draws. None uses torch's random stream.
+        others: further inputs by name (`c=`, `index=`), each with N rows.
 
-    def probabilities(traces, _):
+    Returns:
+        `[N, K]`; rows sum to 1.
+
+    Raises:
+        UserError: the pair has no such discrete latent.
+
+    Example:
+        >>> import torch, pyro_vae as pv
+        >>> model = pv.models.MixtureVAE((6,), num_components=3, latent_dim=2)
+        >>> guide = pv.guides.Guide(model)
+        >>> pv.evaluate.responsibilities(model, guide, torch.ones(4, 6)).shape
+        torch.Size([4, 3])
+    """
+    check_int_at_least(1, num_samples=num_samples)
+
+    def probabilities(traces: Traces, _: Batch) -> Batch:
         name = latent or next(iter(traces.enumerated), None)
         if name not in traces.enumerated:
             known = sorted(traces.enumerated)
             raise UserError(f"no discrete latent {name or ''!r}; the pair has {known or 'none'}")
         return {"p": traces.probabilities(name).mean(0)}
 
-    options = {"seed": seed, "num_samples": num_samples, "num_particles": num_samples}
-    return _map(model, guide, x, others, probabilities, **options)["p"]
+    batch = pair_inputs(model, x, others, guide)
+    return _evaluate_traces(probabilities, model, guide, batch, seed, num_samples)["p"]
 
 
-def entropy(probabilities):
-    """Mean entropy of `[N, K]` probabilities, in nats; ln K where a latent says nothing of x."""
+def entropy(probabilities: torch.Tensor) -> float:
+    """The mean entropy of discrete distributions.
+
+    Args:
+        probabilities: `[N, K]`, of a latent given each data point; see `responsibilities`.
+
+    Returns:
+        Nats per data point, from 0 to ln K. It is ln K if all values are equally probable.
+
+    Example:
+        >>> import torch, pyro_vae as pv
+        >>> round(pv.evaluate.entropy(torch.tensor([[0.5, 0.5], [1.0, 0.0]])), 4)  # (ln 2) / 2
+        0.3466
+    """
     return float(-torch.xlogy(probabilities, probabilities).sum(-1).mean())
 
 
-def mutual_information(probabilities):
-    """What `[N, K]` probabilities of a latent given x say of x, in nats: H(mean) - mean H."""
+def mutual_information(probabilities: torch.Tensor) -> float:
+    """The mutual information of a discrete latent and x: H(mean) - mean H.
+
+    Args:
+        probabilities: `[N, K]`, of the latent given each data point; see `responsibilities`.
+
+    Returns:
+        Nats, from 0 to ln K. It is 0 if the latent carries no information about x.
+
+    Example:
+        >>> import torch, pyro_vae as pv
+        >>> round(pv.evaluate.mutual_information(torch.eye(2)), 4)  # ln 2
+        0.6931
+    """
     return entropy(probabilities.mean(0, keepdim=True)) - entropy(probabilities)
 
 
-def occupancy(probabilities):
-    """`[K]` shares of the data whose most probable component each is; see `responsibilities`."""
+def occupancy(probabilities: torch.Tensor) -> torch.Tensor:
+    """The fraction of the data points for which each component is the most probable.
+
+    Args:
+        probabilities: `[N, K]`, of the components given each data point; see `responsibilities`.
+
+    Returns:
+        `[K]`, summing to 1.
+
+    Example:
+        >>> import torch, pyro_vae as pv
+        >>> pv.evaluate.occupancy(torch.tensor([[0.9, 0.1], [0.4, 0.6], [0.3, 0.7], [0.2, 0.8]]))
+        tensor([0.2500, 0.7500])
+    """
     counts = torch.bincount(probabilities.argmax(-1), minlength=probabilities.shape[-1])
     return counts / counts.sum()

@@ -1,121 +1,155 @@
-"""Bounds on log p(x), per data point and in nats, for any model/guide pair with one data plate."""
+"""Bounds on log p(x), per data point and in nats, for any pair with one data plate."""
 
+import functools
 import math
+from collections.abc import Iterator
 
 import torch
 
-from .._torch_internals import num_components
 from ..errors import check_int_at_least
-from ..programs import few_rows, layout_of, trace_pair
-from ..programs.contexts import eval_mode, seeded
-from ..programs.modules import device_of
-from ..programs.sites import base_distribution
-from .inputs import scored
+from ..programs import layout_of, trace_pair
+from .chunked import evaluate_in_chunks
+from .inputs import Array, Batch, PyroProgram, scored_inputs
 
-BYTES = 256 * 2**20  # what one chunk's largest tensors may take together
-INDIVISIBLE = 2**60  # rows a chunk of a pair that takes its batch whole
-AT_ONCE = 100  # draws of such a pair
+PARTICLES_PER_RUN = 100  # for a pair that cannot be run on some of its rows
 
 
-def chunks(batch, size, device):
-    """The batch in slices of `size` rows, on `device`."""
-    for start in range(0, len(batch["x"]), size):
-        yield {k: v[start : start + size].to(device) for k, v in batch.items()}
+def elbo_terms(
+    model: PyroProgram,
+    guide: PyroProgram,
+    x: Array,
+    num_samples: int = 1,
+    seed: int | None = 0,
+    **others: Array | None,
+) -> dict[str, torch.Tensor]:
+    r"""The term of each site in the ELBO.
 
-
-def rows_per_chunk(model, guide, batch, device):
-    """How many (particle, data point) rows fit in `BYTES`, from one row's traced sizes.
-
-    Of a pair that cannot be run on some of its rows, more than there are.
-    """
-    if not layout_of(model, guide, batch).divisible:
-        return INDIVISIBLE
-    one = {k: v.to(device) for k, v in few_rows(model, guide, batch, 2).items()}
-    traces = trace_pair(model, guide, one)
-    floats = 0
-    for site in traces.model.values():
-        rows = site["log_prob"].numel() / len(one["x"])
-        # a mixture density is taken in each of its components
-        copies = num_components(site["fn"])
-        floats = max(floats, rows * copies * math.prod(site["fn"].event_shape))
-        base = base_distribution(site["fn"])
-        for parameter in vars(base).values():  # a categorical has more numbers than its value
-            if isinstance(parameter, torch.Tensor):
-                floats = max(floats, parameter.numel() / len(one["x"]))
-    return max(1, int(BYTES / (4 * 8 * max(floats, 512))))
-
-
-@torch.no_grad()
-def elbo_terms(model, guide, x, num_samples=1, seed=0, **others):
-    """Each site's part of the ELBO, `{site: [N]}` in nats per data point, on x's device.
-
-    An observed site's term is its expected log-likelihood; a latent's is minus its KL; they sum to
-    `elbo`. Always at beta = 1, in eval mode, discrete latents summed exactly, whatever objective
+    The term of an observed site is its expected log-likelihood, :math:`E_q \log p(x \mid z)`. The
+    term of a latent is minus its KL divergence from the prior. The terms sum to `elbo`. They are
+    taken at beta = 1, in eval mode, with discrete latents summed exactly, whatever objective
     trained the pair.
 
     Args:
-        x: `[N, ...]`, as observed (binarized where the likelihood is binary).
-        num_samples: Monte Carlo samples per data point to average.
-        seed: of those samples; None takes torch's stream as it is.
-        others: further observed values and `index`, by name, each with N rows.
+        model: the generative program.
+        guide: the guide of the model.
+        x: `[N, ...]`, as observed (binarized if the likelihood is binary), in the units in which
+            the pair was trained.
+        num_samples: Monte Carlo samples per data point, which are averaged.
+        seed: of the samples. None uses torch's random stream.
+        others: further inputs by name (`c=`, `y=`, `index=`), each with N rows.
+
+    Returns:
+        `{site: [N]}`, nats per data point, on the device of x.
 
     Raises:
-        UserError: names that the pair does not take, NaN, values outside a likelihood's support.
+        UserError: a name that the pair does not take, NaN, values outside a likelihood's support.
+
+    Example:
+        >>> import torch, pyro_vae as pv
+        >>> model = pv.models.VAE((6,), latent_dim=2)
+        >>> guide = pv.guides.Guide(model)
+        >>> terms = pv.evaluate.elbo_terms(model, guide, torch.ones(4, 6))
+        >>> {site: list(term.shape) for site, term in terms.items()}
+        {'z': [4], 'x': [4]}
     """
     check_int_at_least(1, num_samples=num_samples)
-    batch = scored(model, x, others, guide, proper=False)
-    x, device = batch["x"], device_of(model, guide, default=batch["x"].device)
-    parts = []
-    with eval_mode(model, guide), seeded(seed, device):
-        rows = rows_per_chunk(model, guide, batch, device)
-        for part in chunks(batch, max(1, min(len(x), rows // num_samples)), device):
-            terms = trace_pair(model, guide, part, num_samples).site_terms()
-            size = len(part["x"])
-            parts.append({k: t.expand(num_samples, size).mean(0) for k, t in terms.items()})
-    return {k: torch.cat([p[k] for p in parts]).to(x.device) for k in parts[0]}
+    batch = scored_inputs(model, x, others, guide, proper=False)
+
+    def terms(chunk: Batch, _: int) -> Batch:
+        sites = trace_pair(model, guide, chunk, num_samples).site_terms()
+        size = len(chunk["x"])
+        return {site: term.expand(num_samples, size).mean(0) for site, term in sites.items()}
+
+    return evaluate_in_chunks(terms, model, guide, batch, seed=seed, num_particles=num_samples)
 
 
-def elbo(model, guide, x, num_samples=1, seed=0, **others):
-    """`[N]` evidence lower bounds, nats per data point; the sum of `elbo_terms`."""
-    return sum(elbo_terms(model, guide, x, num_samples, seed, **others).values())
+def elbo(
+    model: PyroProgram,
+    guide: PyroProgram,
+    x: Array,
+    num_samples: int = 1,
+    seed: int | None = 0,
+    **others: Array | None,
+) -> torch.Tensor:
+    """Evidence lower bounds: the sum of `elbo_terms`, whose arguments and errors it shares.
+
+    Returns:
+        `[N]`, nats per data point, on the device of x.
+
+    Example:
+        >>> import torch, pyro_vae as pv
+        >>> model = pv.models.VAE((6,), latent_dim=2)
+        >>> pv.evaluate.elbo(model, pv.guides.Guide(model), torch.ones(4, 6), num_samples=10).shape
+        torch.Size([4])
+    """
+    terms = elbo_terms(model, guide, x, num_samples, seed, **others)
+    return functools.reduce(torch.add, terms.values())
 
 
-@torch.no_grad()
-def log_likelihood(model, guide, x, num_samples=5000, seed=0, **others):
-    r"""`[N]` importance-weighted bounds on log p(x), nats per data point (arXiv 1509.00519).
+def log_likelihood(
+    model: PyroProgram,
+    guide: PyroProgram,
+    x: Array,
+    num_samples: int = 5000,
+    seed: int | None = 0,
+    **others: Array | None,
+) -> torch.Tensor:
+    r"""Importance-weighted lower bounds on log p(x).
 
     .. math:: \log \frac1S \sum_s \sum_y \frac{p(x, z_s, y)}{q(z_s \mid x, y)}, \quad z_s \sim q
 
-    Discrete latents are summed exactly, on whichever side; weights are per data point; particles and
-    data are worked through in chunks, so memory stays bounded. It is a lower bound in expectation,
-    rising to log p(x) with `num_samples`; how fast depends on the guide. With `PriorGuide(model)` it
-    is the Monte Carlo estimate from the prior, of a conditional model log p(x | c).
+    Discrete latents y are summed exactly, whether the model or the guide enumerates them. In
+    expectation the bound rises to log p(x) with S; how fast depends on the guide. With
+    `PriorGuide(model)` it is the Monte Carlo estimate from the prior; for a conditional model, of
+    log p(x | c). Particles and data points are processed in chunks, so that memory stays bounded.
+
+    Args:
+        model: the generative program.
+        guide: the guide of the model.
+        x: `[N, ...]`, as observed, in the units in which the pair was trained. Of standardized
+            data the result is a log-density of the standardized values.
+        num_samples: S, importance samples per data point.
+        seed: of the samples. None uses torch's random stream.
+        others: further inputs by name (`c=`, `y=`, `index=`), each with N rows.
+
+    Returns:
+        `[N]`, nats per data point, on the device of x.
 
     Raises:
-        UserError: names that the pair does not take, NaN, values outside a likelihood's support;
-            grey values scored with a Bernoulli, or a `pyro.factor`, which are no likelihoods.
+        UserError: a name that the pair does not take, NaN, values outside a likelihood's support;
+            gray values scored with a Bernoulli, or a `pyro.factor`: neither is a likelihood.
+
+    References:
+        Burda, Grosse, Salakhutdinov 2016, Importance weighted autoencoders, arXiv 1509.00519.
+
+    Example:
+        >>> import torch, pyro_vae as pv
+        >>> model = pv.models.VAE((6,), latent_dim=2)
+        >>> guide = pv.guides.Guide(model)
+        >>> pv.evaluate.log_likelihood(model, guide, torch.ones(4, 6), num_samples=50).shape
+        torch.Size([4])
     """
     check_int_at_least(1, num_samples=num_samples)
-    batch = scored(model, x, others, guide)
-    x, device = batch["x"], device_of(model, guide, default=batch["x"].device)
-    out = []
-    with eval_mode(model, guide), seeded(seed, device):
-        rows = rows_per_chunk(model, guide, batch, device)
-        for part in chunks(batch, max(1, min(len(x), rows)), device):
-            size = len(part["x"])
-            total = torch.full((size,), -math.inf, dtype=torch.float64, device=device)
-            for log_w in log_weights(model, guide, part, num_samples, rows // size):
-                total = torch.logaddexp(total, log_w.double().logsumexp(0))
-            out.append(total - math.log(num_samples))
-    return torch.cat(out).to(device=x.device, dtype=x.dtype)
+    batch = scored_inputs(model, x, others, guide)
+
+    def bound(chunk: Batch, capacity: int) -> Batch:
+        total = chunk["x"].new_full((len(chunk["x"]),), -math.inf, dtype=torch.float64)
+        for log_w in log_weights(model, guide, chunk, num_samples, capacity):
+            total = torch.logaddexp(total, log_w.double().logsumexp(0))
+        return {"bound": total - math.log(num_samples)}
+
+    bounds = evaluate_in_chunks(bound, model, guide, batch, seed=seed)["bound"]
+    return bounds.to(batch["x"].dtype)
 
 
-def log_weights(model, guide, batch, num_samples, at_once):
-    """The log importance weights of one chunk of data, `[at_once, B]` at a time, S in all."""
+def log_weights(
+    model: PyroProgram, guide: PyroProgram, batch: Batch, num_samples: int, capacity: int
+) -> Iterator[torch.Tensor]:
+    """The log importance weights `[S, B]` of a batch, in parts of at most `capacity` samples."""
     size = len(batch["x"])
     if not layout_of(model, guide, batch).divisible:
-        at_once = AT_ONCE
+        capacity = PARTICLES_PER_RUN
     while num_samples:
-        s = max(1, min(num_samples, at_once))
-        yield trace_pair(model, guide, batch, s).log_weight().expand(s, size)
-        num_samples -= s
+        part = max(1, min(num_samples, capacity))
+        yield trace_pair(model, guide, batch, part).log_weight().expand(part, size)
+        num_samples -= part

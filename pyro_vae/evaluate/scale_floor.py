@@ -1,4 +1,4 @@
-"""A warning where data are too small for the scales that a normal likelihood can have."""
+"""A warning if the data vary less than the smallest scale of a normal likelihood."""
 
 import math
 import warnings
@@ -14,25 +14,28 @@ from ..programs import trace_pair
 from ..programs.contexts import eval_mode, fork_rng
 from ..programs.interfaces import conditional_of
 from ..programs.modules import device_of
+from .inputs import Batch, PyroProgram
 
-NEAR = 2.0  # times the bound: from here on the bound bends the scale
+MARGIN = 2.0  # times the bound: below this the bound affects the scale
 
 
-def warn_at_scale_floor(model, guide, batch):
-    """Warn, in one line, where the lower bound of a normal likelihood's learned scale limits log p(x).
+def warn_at_scale_floor(model: PyroProgram, guide: PyroProgram, batch: Batch) -> None:
+    """Warn, in one line, if the lower bound of a learned normal scale limits log p(x).
 
-    That is at the values of x whose fitted scale, or whose standard deviation over the batch, is
+    It does at the values of x whose fitted scale, or whose standard deviation over the batch, is
     less than twice the bound. Values that are constant do not count.
 
     Args:
-        batch: `{"x": [N, ...], ...}`, what the pair is called with.
+        model: the generative program.
+        guide: the guide of the model.
+        batch: `{"x": [N, ...], ...}`, the inputs of the pair.
     """
     p_x = conditional_of(model, "x")
     if not isinstance(p_x, Conditional) or "log_scale" not in {
         *p_x.parameter_shapes,
         *p_x.unconditional_parameters,
     }:
-        return  # a scale that is fixed, or of a user's own program, has no bound here
+        return  # a fixed scale, or one of a user-defined program, has no bound here
     with (
         torch.no_grad(),
         eval_mode(model, guide),
@@ -47,7 +50,7 @@ def warn_at_scale_floor(model, guide, batch):
     scale = base.scale.expand(torch.broadcast_shapes(base.scale.shape, shape))
     scale = scale.reshape((-1,) + shape).log().mean(0).exp()
     sd = batch["x"].reshape((-1,) + shape).std(0, correction=0)
-    limited = (sd > 0) & (torch.minimum(scale, sd) < NEAR * floor)
+    limited = (sd > 0) & (torch.minimum(scale, sd) < MARGIN * floor)
     if limited.any():
         warnings.warn(
             f"the scale of a normal likelihood cannot be less than {floor:.1e}, which limits "

@@ -1,4 +1,4 @@
-"""How near samples are to data, where no likelihood is defined: distances between two sets."""
+"""Distances between samples and data, where no likelihood is defined."""
 
 import math
 
@@ -9,31 +9,58 @@ from sklearn.decomposition import PCA
 from ..errors import UserError
 
 
-def mmd_two_sample_test(x, other, num_permutations=500, max_data=2000, bandwidth=None, seed=0):
-    r"""Whether two sets of data are of one distribution: `{mmd2, p_value, bandwidth, ...}`.
+def mmd_two_sample_test(
+    x: torch.Tensor,
+    other: torch.Tensor,
+    num_permutations: int = 500,
+    max_data: int = 2000,
+    bandwidth: float | None = None,
+    seed: int = 0,
+) -> dict[str, float]:
+    r"""A permutation test of whether two sets of data have the same distribution.
 
-    The unbiased estimate of the squared maximum mean discrepancy (Gretton et al. 2012, JMLR 13),
+    The statistic is the unbiased estimate of the squared maximum mean discrepancy,
 
-    .. math:: \frac{1}{m(m-1)} \sum_{i \ne j} k(x_i, x_j) + \frac{1}{n(n-1)} \sum_{i \ne j} k(o_i, o_j)
+    .. math:: \frac{1}{m(m-1)} \sum_{i \ne j} k(x_i, x_j)
+              + \frac{1}{n(n-1)} \sum_{i \ne j} k(o_i, o_j)
               - \frac{2}{mn} \sum_{i, j} k(x_i, o_j)
 
-    with :math:`k(a, b) = \exp(-|a - b|^2 / 2h^2)`, and the p-value of a permutation test: the share of
-    random relabellings, the data's own counted, whose estimate is at least as large. It is
-    uniform where both are of one distribution. Small values of `mmd2` may be negative: it is unbiased.
+    with :math:`k(a, b) = \exp(-|a - b|^2 / 2h^2)`. The p-value is the fraction of random
+    relabellings, the true labels counted, whose estimate is at least as large. It is uniform if
+    the distributions are the same. The estimate is unbiased, so that it may be negative.
 
     Args:
-        x, other: `[N, ...]` and `[M, ...]`, of one event shape.
+        x: `[N, ...]`, the data.
+        other: `[M, ...]`, samples, or other data, with the event shape of x.
         num_permutations: the smallest p-value is 1 / (num_permutations + 1).
-        max_data: of each set, a seeded random choice of that many where there are more; memory
-            is (2 max_data)^2 numbers.
-        bandwidth: h. Default: the median distance between two of all the data.
-        seed: of the choice and of the permutations.
+        max_data: the largest number of data points of each set; a larger set is subsampled.
+            Memory is (2 max_data)^2 numbers.
+        bandwidth: h. Default: the median distance between two data points of both sets.
+        seed: of the subsample and of the permutations.
+
+    Returns:
+        `{"mmd2", "p_value", "bandwidth", "num_permutations", "data", "other"}`; the last two are
+        the numbers of data points used.
+
+    Raises:
+        UserError: event shapes differ, fewer than two data points in a set, values that are not
+            finite, or no bandwidth because most data points are equal.
+
+    References:
+        Gretton et al. 2012, A kernel two-sample test, JMLR 13.
+
+    Example:
+        >>> import torch, pyro_vae as pv
+        >>> x = torch.randn(50, 2)
+        >>> test = pv.evaluate.mmd_two_sample_test(x, x + 3.0, num_permutations=99)
+        >>> test["p_value"]
+        0.01
     """
-    a, b = _rows(x, other)
+    a, b = _as_rows(x, other)
     generator = torch.Generator().manual_seed(seed)
     a, b = (s[torch.randperm(len(s), generator=generator)[:max_data]] for s in (a, b))
     if min(len(a), len(b)) < 2:
-        raise UserError("mmd_two_sample_test needs at least two data on either side")
+        raise UserError("mmd_two_sample_test needs at least two data points in each set")
     both = torch.cat([a, b])
     m, n = len(a), len(b)
     distance = torch.cdist(both, both)
@@ -44,23 +71,22 @@ def mmd_two_sample_test(x, other, num_permutations=500, max_data=2000, bandwidth
     kernel = (-(distance**2) / (2 * bandwidth**2)).exp().fill_diagonal_(0)
     total = kernel.sum()
 
-    def mmd2(first):  # [P, m + n], ones for the members of the first set
+    def mmd2(first: torch.Tensor) -> torch.Tensor:  # [P, m + n], 1 for members of the first set
         within = ((first @ kernel) * first).sum(-1)
-        either = first @ kernel.sum(0)  # first with all
-        across = either - within
+        across = first @ kernel.sum(0) - within
         rest = total - 2 * across - within
         return within / (m * (m - 1)) + rest / (n * (n - 1)) - 2 * across / (m * n)
 
     first = torch.zeros(1, m + n, dtype=both.dtype)
     first[:, :m] = 1
-    found = mmd2(first)
+    statistic = mmd2(first)
     labels = torch.stack(
         [first[0, torch.randperm(m + n, generator=generator)] for _ in range(num_permutations)]
     )
     # "at least as large" up to rounding: relabellings that only swap equal data are ties
-    larger = int((mmd2(labels) >= found - 1e-12).sum())
+    larger = int((mmd2(labels) >= statistic - 1e-12).sum())
     return {
-        "mmd2": float(found),
+        "mmd2": float(statistic),
         "p_value": (1 + larger) / (1 + num_permutations),
         "bandwidth": bandwidth,
         "num_permutations": num_permutations,
@@ -69,24 +95,38 @@ def mmd_two_sample_test(x, other, num_permutations=500, max_data=2000, bandwidth
     }
 
 
-def frechet_distance(x, other, num_features=30):
+def frechet_distance(x: torch.Tensor, other: torch.Tensor, num_features: int = 30) -> float:
     r"""The squared Frechet distance between Gaussians fitted to two sets of data.
 
     .. math:: |\mu_1 - \mu_2|^2 + \mathrm{tr}\,(C_1 + C_2 - 2 (C_1^{1/2} C_2 C_1^{1/2})^{1/2})
 
-    on the first `num_features` principal components of `x`. No classifier is in it, and it is
-    **not** FID, which takes the features of an ImageNet network: numbers of the two do not compare.
-    It sees means and covariances alone, and is biased upwards by about the error of the
-    covariances: compare it with the distance between two halves, or splits, of the data.
+    The features are the first principal components of x. This is **not** FID, whose features come
+    from an ImageNet network: the two cannot be compared. Only means and covariances count. The
+    distance is biased upwards by about the error of the covariances: compare it with the distance
+    between two halves, or two splits, of the data.
 
     Args:
-        x: `[N, ...]` the data, which choose the features.
-        other: `[M, ...]` samples, or other data.
-        num_features: at most; no more than x has dimensions, or data.
+        x: `[N, ...]`, the data, which determine the features.
+        other: `[M, ...]`, samples, or other data, with the event shape of x.
+        num_features: the largest number of features. There are at most as many as x has
+            dimensions, and fewer than it has data points.
+
+    Returns:
+        The squared distance, in the squared units of x.
+
+    Raises:
+        UserError: event shapes differ, fewer than two data points in a set, or values that are not
+            finite.
+
+    Example:
+        >>> import torch, pyro_vae as pv
+        >>> x = torch.randn(50, 2)
+        >>> round(pv.evaluate.frechet_distance(x, x + torch.tensor([3.0, 4.0])), 3)  # 3^2 + 4^2
+        25.0
     """
-    a, b = (s.numpy() for s in _rows(x, other))
+    a, b = (s.numpy() for s in _as_rows(x, other))
     if min(len(a), len(b)) < 2:
-        raise UserError("frechet needs at least two data on either side")
+        raise UserError("frechet_distance needs at least two data points in each set")
     pca = PCA(min(num_features, a.shape[1], len(a) - 1), svd_solver="full").fit(a)
     a, b = pca.transform(a), pca.transform(b)
     c1, c2 = (np.atleast_2d(np.cov(s, rowvar=False)) for s in (a, b))
@@ -97,7 +137,7 @@ def frechet_distance(x, other, num_features=30):
     return float(means + np.trace(c1) + np.trace(c2) - 2 * np.sqrt(cross).sum())
 
 
-def _rows(x, other):
+def _as_rows(x: torch.Tensor, other: torch.Tensor) -> list[torch.Tensor]:
     """Both sets as float64 rows on the CPU."""
     if x.shape[1:] != other.shape[1:]:
         raise UserError(f"the two differ in shape: {list(x.shape[1:])} and {list(other.shape[1:])}")

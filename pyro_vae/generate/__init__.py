@@ -1,4 +1,4 @@
-"""Generation: what a trained pair generates, from which source, along which path, given which part."""
+"""Generation: samples from several sources, paths through the latents, and imputation."""
 
 from .impute import impute
 from .paths import interpolate, predict_mean, style_transfer_grid, traverse

@@ -1,148 +1,168 @@
-"""Completion: draws of the missing part of a partly observed data point, for any pair."""
+"""Imputation: draws of the missing part of a data point given its observed part, for any pair."""
 
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import pyro
 import torch
 from pyro.distributions import MaskedDistribution
 from torch.distributions import Independent
 
+from ..data.arrays import as_floats, as_tensor
 from ..errors import UserError, check_int_at_least, unknown_name_error
-from ..evaluate.inputs import observed
-from ..evaluate.likelihood import chunks, rows_per_chunk
+from ..evaluate.chunked import evaluate_in_chunks
+from ..evaluate.inputs import Array, Batch, PyroProgram, pair_inputs
 from ..programs import trace_pair
-from ..programs.contexts import eval_mode, seeded
-from ..programs.modules import device_of
+from ..programs.modules import dtype_of
 from ..programs.sites import holds, is_subsample, observed_site
+from ..programs.traces import Traces
 
 METHODS = ("metropolis", "pseudo-gibbs")
 
 
 class Completion(NamedTuple):
-    """What `complete` returns."""
+    """Completed data, by `impute`."""
 
-    x: torch.Tensor  #: `[num_samples, N, *x_shape]`, what was observed unchanged
-    acceptance: torch.Tensor  #: `[N]` accepted proposals over `steps`; 1 without the correction
+    x: torch.Tensor  #: `[num_samples, N, *x_shape]`, observed values unchanged
+    acceptance: torch.Tensor  #: `[N]`, fraction of accepted proposals; 1 for pseudo-Gibbs
 
 
 def impute(
-    model,
-    guide,
-    x,
-    mask,
-    num_samples=16,
-    steps=200,
-    method="metropolis",
-    seed=0,
-    site=None,
-    **others,
-):
-    r"""Draws of the missing part of x given the observed part, as a `Completion`.
+    model: PyroProgram,
+    guide: PyroProgram,
+    x: Array,
+    mask: Array,
+    num_samples: int = 16,
+    steps: int = 200,
+    method: str = "metropolis",
+    seed: int | None = 0,
+    site: str | None = None,
+    **others: Array | None,
+) -> Completion:
+    r"""Draws of the missing part of x given the observed part.
 
-    Markov chains, `num_samples` for each data point, independent; the last state of each is kept. A step,
-    at latents z and an x completed so far:
+    There are `num_samples` independent Markov chains per data point; the last state of each is
+    returned. A step from latents z and a completed x:
 
-    1. propose :math:`z' \sim q(z \mid x)` and take it with probability
-       :math:`\min(1, w(z') / w(z))`, :math:`w(z) = p(x, z) / q(z \mid x)`;
-    2. draw :math:`x_{miss} \sim p(x_{miss} \mid z)`.
+    1. Propose :math:`z' \sim q(z \mid x)` and accept it with probability
+       :math:`\min(1, w(z') / w(z))`, where :math:`w(z) = p(x, z) / q(z \mid x)`.
+    2. Draw :math:`x_{miss} \sim p(x_{miss} \mid z)`.
 
-    That is Metropolis within Gibbs (Mattei and Frellsen 2018, arXiv 1802.04826), and its stationary
-    distribution is the model's own :math:`p(x_{miss} \mid x_{obs})`, whatever the guide; a bad guide is only
-    slower (see `acceptance`), one narrower than the posterior much slower. `"pseudo-gibbs"` (Rezende et al. 2014, arXiv 1401.4082) takes every
-    proposal: right only if the guide is the exact posterior.
+    This is Metropolis within Gibbs. Its stationary distribution is the model's
+    :math:`p(x_{miss} \mid x_{obs})` for any guide. A poor guide only makes it slow (see
+    `acceptance`); one that is narrower than the posterior, very slow. `"pseudo-gibbs"` accepts
+    every proposal. It is right only if the guide is the exact posterior.
 
     A discrete latent that the guide leaves out is summed exactly in w, and drawn from its exact
-    conditional in step 2; one that it names is part of z.
+    conditional in step 2. One that the guide has is part of z.
 
     Args:
-        x: `[N, *x_shape]`; the missing values may be anything, NaN too.
-        mask: bool, True where observed: `x_shape`, or `[N, *x_shape]`.
-        steps: of each chain: as many proposals. It starts from a draw of the guide, and x given
-            that, with zeros in the missing places; this first state counts as no proposal.
+        model: the generative program.
+        guide: the guide of the model.
+        x: `[N, *x_shape]`, in the units in which the pair was trained. Missing values may be
+            anything, also NaN.
+        mask: bool, True for observed values: `x_shape` or `[N, *x_shape]`.
+        num_samples: chains per data point.
+        steps: proposals per chain. A chain starts from a draw of the guide at x with zeros for the
+            missing values; this draw is not counted as a proposal.
+        method: `"metropolis"` or `"pseudo-gibbs"`.
+        seed: of the chains. None uses torch's random stream.
         site: the site that observes x. Default: found by its values.
-        others: what else the pair is given, by name.
+        others: further inputs by name (`c=`, `y=`, `index=`), each with N rows.
+
+    Returns:
+        `Completion`: `x [num_samples, N, *x_shape]` and `acceptance [N]`, on the device of x.
 
     Raises:
-        UserError: a mask of another shape or kind, a site that observes something else than x, or
-            a likelihood whose pixels are not independent given the latents.
+        UserError: a mask of another shape or dtype; a site that does not observe x itself; a
+            likelihood whose values are not independent given the latents.
+
+    References:
+        Mattei, Frellsen 2018, arXiv 1802.04826; pseudo-Gibbs: Rezende et al. 2014, arXiv 1401.4082.
+
+    Example:
+        >>> import torch, pyro_vae as pv
+        >>> model = pv.models.VAE((6,), latent_dim=2)
+        >>> mask = torch.tensor([True, True, True, False, False, False])
+        >>> done = pv.generate.impute(
+        ...     model, pv.guides.Guide(model), torch.ones(4, 6), mask, num_samples=3, steps=2)
+        >>> done.x.shape
+        torch.Size([3, 4, 6])
     """
     if method not in METHODS:
         raise unknown_name_error("method of completion", method, METHODS)
     check_int_at_least(1, steps=steps, num_samples=num_samples)
-    if mask.dtype != torch.bool or tuple(mask.shape) not in (tuple(x.shape), tuple(x.shape[1:])):
+    values, observed = as_floats(x, "x", dtype_of(model, guide)), as_tensor(mask, "mask")
+    shape = values.shape
+    if observed.dtype != torch.bool or observed.shape not in (shape, shape[1:]):
         raise UserError(
-            f"mask must be bool of shape {list(x.shape[1:])} or {list(x.shape)}, "
-            f"not {mask.dtype} {list(mask.shape)}"
+            f"mask must be bool of shape {list(shape[1:])} or {list(shape)}, "
+            f"not {observed.dtype} {list(observed.shape)}"
         )
-    mask = mask.to(x.device).expand(x.shape)
-    x = torch.where(mask, x, torch.zeros_like(x))
-    device = device_of(model, guide, default=x.device)
-    batch = observed(model, x, others, guide)
-    many = {k: v.repeat((num_samples,) + (1,) * (v.dim() - 1)) for k, v in batch.items()}
-    many["_mask"] = mask.repeat((num_samples,) + (1,) * (mask.dim() - 1))
-    parts, accepted = [], []
-    with (
-        torch.no_grad(),
-        eval_mode(model, guide),
-        seeded(seed, device),
-        pyro.validation_enabled(False),
-    ):
-        rows = rows_per_chunk(model, guide, batch, device)
-        for part in chunks(many, max(1, min(len(many["x"]), rows)), device):
-            chains = _Chains(model, guide, part.pop("_mask"), site)
-            done, share = chains.run(part, steps, corrected=method == "metropolis")
-            parts.append(done.to(x.device))
-            accepted.append(share.to(x.device))
-    shape = (num_samples, len(x))
-    return Completion(
-        torch.cat(parts).reshape(*shape, *x.shape[1:]), torch.cat(accepted).reshape(shape).mean(0)
-    )
+    observed = observed.to(values.device).expand(shape)
+    values = torch.where(observed, values, torch.zeros_like(values))
+    batch = pair_inputs(model, values, others, guide)
+    rows = {
+        name: value.repeat((num_samples,) + (1,) * (value.dim() - 1))
+        for name, value in {**batch, "_mask": observed}.items()
+    }
+
+    def complete(chunk: Batch, _: int) -> Batch:
+        chains = _Chains(model, guide, chunk.pop("_mask"), site)
+        completed, acceptance = chains.run(chunk, steps, corrected=method == "metropolis")
+        return {"x": completed, "acceptance": acceptance}
+
+    with pyro.validation_enabled(False):
+        result = evaluate_in_chunks(complete, model, guide, batch, seed=seed, rows=rows)
+    acceptance = result["acceptance"].reshape(num_samples, -1).mean(0)
+    return Completion(result["x"].reshape(num_samples, *shape), acceptance)
 
 
 class _Chains:
-    """B chains, one for each row of a batch."""
+    """One Markov chain for each of the B rows of a batch."""
 
-    def __init__(self, model, guide, mask, site):
+    def __init__(
+        self, model: PyroProgram, guide: PyroProgram, mask: torch.Tensor, site: str | None
+    ) -> None:
         self.model, self.guide, self.mask, self.site = model, guide, mask, site
 
-    def run(self, batch, steps, corrected):
-        """`(x [B, ...], share of proposals accepted [B])` after `steps` steps."""
+    def run(self, batch: Batch, steps: int, corrected: bool) -> tuple[torch.Tensor, torch.Tensor]:
+        """`(x [B, ...], fraction of accepted proposals [B])` after `steps` steps."""
         first = trace_pair(self.model, self.guide, batch, draw_discrete=True)
-        self.site = observed_site(first.model, self.site, batch["x"])
-        _check_site(self.site, first.model[self.site], batch["x"])
-        # zeros stand in the place of what is missing until the first draw
-        x = self._completed(batch["x"], self._draw_x(first))
-        latents, accepted = _latents(first), torch.zeros(len(x), device=x.device)
+        site = observed_site(first.model, self.site, batch["x"])
+        _check_site(site, first.model[site], batch["x"])
+        # missing values are zero until the first draw
+        x = self._completed(batch["x"], self._draw_x(site, first))
+        latents, num_accepted = _latents(first), torch.zeros(len(x), device=x.device)
         for _ in range(steps):
             batch = {**batch, "x": x}
             proposal = trace_pair(self.model, self.guide, batch, draw_discrete=True)
-            latents_new, x_new = _latents(proposal), self._draw_x(proposal)
+            new_latents, new_x = _latents(proposal), self._draw_x(site, proposal)
             if corrected:
                 current = trace_pair(
                     self.model, self.guide, batch, values=latents, draw_discrete=True
                 )
                 gain = proposal.log_weight() - current.log_weight()
                 accept = gain > torch.rand(len(x), dtype=gain.dtype, device=x.device).log()
-                latents_new = {k: _where(accept, v, latents[k]) for k, v in latents_new.items()}
-                x_new = _where(accept, x_new, self._draw_x(current))
-                accepted += accept
+                new_latents = {k: _where(accept, v, latents[k]) for k, v in new_latents.items()}
+                new_x = _where(accept, new_x, self._draw_x(site, current))
+                num_accepted += accept
             else:
-                accepted += 1
-            latents, x = latents_new, self._completed(x, x_new)
-        return x, accepted / steps
+                num_accepted += 1
+            latents, x = new_latents, self._completed(x, new_x)
+        return x, num_accepted / steps
 
-    def _completed(self, x, drawn):
+    def _completed(self, x: torch.Tensor, drawn: torch.Tensor) -> torch.Tensor:
         return torch.where(self.mask, x, drawn.reshape(x.shape).to(x.dtype))
 
-    def _draw_x(self, traces):
-        """`[B, ...]` from p(x | latents), the summed ones drawn from their posterior first."""
-        shape = tuple(traces.model[self.site]["fn"].event_shape)
-        draws = traces.of_distribution(self.site, lambda fn: fn.sample())
+    def _draw_x(self, site: str, traces: Traces) -> torch.Tensor:
+        """`[B, ...]` from p(x | latents), after enumerated ones are drawn from their posterior."""
+        shape = tuple(traces.model[site]["fn"].event_shape)
+        draws = traces.of_distribution(site, lambda fn: fn.sample())
         return traces.select(draws, shape, traces.enumerated_assignment())
 
 
-def _check_site(name, site, x):
-    """Step 2 needs x itself, and draws missing values without a look at the observed ones."""
+def _check_site(name: str, site: dict[str, Any], x: torch.Tensor) -> None:
+    """Check that a site observes x itself, with values that are independent given the latents."""
     if not holds(site["value"], x):
         raise UserError(
             f"{name!r} does not observe x itself, but {list(site['value'].shape[1:])} values made "
@@ -159,7 +179,7 @@ def _check_site(name, site, x):
         )
 
 
-def _latents(traces):
+def _latents(traces: Traces) -> Batch:
     """`{latent: [B, *shape]}` that the guide drew."""
     return {
         n: s["value"]
@@ -168,5 +188,5 @@ def _latents(traces):
     }
 
 
-def _where(accept, new, old):
+def _where(accept: torch.Tensor, new: torch.Tensor, old: torch.Tensor) -> torch.Tensor:
     return torch.where(accept.reshape((-1,) + (1,) * (new.dim() - 1)), new, old)

@@ -1,188 +1,301 @@
-"""Paths through the latents: between two data, and along one unit at a time."""
+"""Decoded paths through the latents: between data points, along units, over classes.
 
-from contextlib import contextmanager
+Data and pictures are in the units in which the pair was trained: of standardized data,
+`Data.unstandardize` takes them back. `Run.sample` answers in the original units.
+"""
+
+from collections.abc import Mapping
 from typing import NamedTuple
 
 import pyro
 import torch
 
-from ..diagnostics.simulate import home
-from ..errors import UserError, unknown_name_error
+from ..data.arrays import as_floats, as_tensor
+from ..diagnostics.simulate import pair_device
+from ..errors import UserError, check_int_at_least, unknown_name_error
 from ..evaluate import encode, sample_posterior
+from ..evaluate.chunked import evaluation_mode
+from ..evaluate.inputs import Array, Batch, PyroProgram
 from ..programs.ancestral import AncestralSampler
 from ..programs.calling import accepts_argument
-from ..programs.contexts import eval_mode, seeded
 from ..programs.inspection import one_hot_labels, sites_of
 from ..programs.interfaces import ModelInterface, interface_of
+from ..programs.modules import dtype_of
 from ..programs.sites import choose_latent
-from .samples import checked
+from .samples import program_inputs
 
 PATHS = ("linear", "spherical")
+PRIOR_DRAWS = 1000  # for the mean and the standard deviation of a unit under the prior
+
+Latents = Mapping[str, tuple[tuple[int, ...], bool]]  # {latent: (event shape, is discrete)}
 
 
 def interpolate(
-    model,
-    guide,
-    a,
-    b,
-    steps=9,
-    latent=None,
-    path="spherical",
-    seed=0,
-    site=None,
-    **others,
-):
-    r"""`[N, steps, *x_shape]`: the likelihood's means on the way from each of `a` to that of `b`.
+    model: PyroProgram,
+    guide: PyroProgram,
+    a: Array,
+    b: Array,
+    steps: int = 9,
+    latent: str | None = None,
+    path: str = "spherical",
+    seed: int | None = 0,
+    site: str | None = None,
+    **others: Array | None,
+) -> torch.Tensor:
+    r"""Means of the likelihood on paths between the encodings of two sets of data points.
 
-    Both ends are encoded (posterior means, discrete latents at their most probable values). On the
-    way, `latent` and the continuous latents that the model samples before it move; those below are
-    at their conditional means given the moved; a discrete latent is that of the nearer end.
+    Both ends are encoded: posterior means, and the most probable values of discrete latents. Along
+    the path, `latent` and the continuous latents that the model samples before it move. The latents
+    after it are at their conditional means. A discrete latent has the value of the nearer end.
 
     * `"linear"`: :math:`(1 - t)\, a + t\, b`.
-    * `"spherical"`: :math:`[\sin((1-t)\omega)\, a + \sin(t\omega)\, b] / \sin\omega`, with the angle
-      :math:`\omega` between them (White 2016, arXiv 1609.04468): between draws of a standard
-      normal it keeps to the norms that such draws have.
+    * `"spherical"`: :math:`[\sin((1-t)\omega)\, a + \sin(t\omega)\, b] / \sin\omega`, with the
+      angle :math:`\omega` between a and b. Between draws of a standard normal it keeps the norms that
+      such draws have.
 
     Args:
-        a, b: `[N, *x_shape]` data, as observed.
-        latent: which one moves. Default: z, or the model's first continuous latent.
-        site: which observed site is decoded. Default: the one that observes x.
-        others: what else the pair is given at both ends, by name (`c=`).
+        model: the generative program.
+        guide: the guide of the model.
+        a: `[N, *x_shape]`, the first ends, as observed, in the units in which the pair was trained.
+        b: `[N, *x_shape]`, the last ends.
+        steps: points per path, the ends included.
+        latent: the latent that moves. Default: z, or the model's first continuous latent.
+        path: `"linear"` or `"spherical"`.
+        seed: of the random numbers that a program may draw at the means. None uses torch's stream.
+        site: the observed site that is decoded. Default: the one that observes x.
+        others: further inputs at both ends by name (`c=`), each with N rows.
+
+    Returns:
+        `[N, steps, *x_shape]`.
+
+    Raises:
+        UserError: an unknown path, latent or site; ends of different shapes.
+
+    References:
+        White 2016, Sampling generative networks, arXiv 1609.04468.
+
+    Example:
+        >>> import torch, pyro_vae as pv
+        >>> model = pv.models.VAE((6,), latent_dim=2)
+        >>> a, b = torch.zeros(4, 6), torch.ones(4, 6)
+        >>> pv.generate.interpolate(model, pv.guides.Guide(model), a, b, steps=5).shape
+        torch.Size([4, 5, 6])
     """
     if path not in PATHS:
         raise unknown_name_error("path", path, PATHS)
-    if a.shape != b.shape:
-        raise UserError(f"the two ends differ in shape: {list(a.shape)} and {list(b.shape)}")
+    check_int_at_least(1, steps=steps)
+    dtype = dtype_of(model, guide)
+    first, last = as_floats(a, "a", dtype), as_floats(b, "b", dtype)
+    if first.shape != last.shape:
+        raise UserError(f"the two ends differ in shape: {list(first.shape)} and {list(last.shape)}")
     move = _spherical if path == "spherical" else torch.lerp
-    ends = [sample_posterior(model, guide, x, mean=True, seed=seed, **others) for x in (a, b)]
-    decoder = _Decoder(model, {"x": a, **others}, others, seed, site)
-    moved, discrete = _parts(decoder.latents, ends[0], latent)
-    t = torch.linspace(0, 1, steps, dtype=a.dtype, device=a.device)
+    ends = [
+        sample_posterior(model, guide, x, mean=True, seed=seed, **others) for x in (first, last)
+    ]
+    decoder = _Decoder(model, {"x": first, **others}, others, seed, site)
+    moved, discrete = _moved_and_discrete(decoder.latents, ends[0], latent)
+    t = torch.linspace(0, 1, steps, dtype=first.dtype, device=first.device).reshape(1, -1, 1)
 
-    def between(name):
-        first, last = (end[name].reshape(len(a), 1, -1) for end in ends)
-        at = t.reshape(1, -1, 1)
-        value = torch.where(at < 0.5, first, last) if name in discrete else move(first, last, at)
-        return value.reshape(len(a) * steps, *ends[0][name].shape[1:])
+    def between(name: str) -> torch.Tensor:
+        start, end = (codes[name].reshape(len(first), 1, -1) for codes in ends)
+        value = torch.where(t < 0.5, start, end) if name in discrete else move(start, end, t)
+        return value.reshape(len(first) * steps, *ends[0][name].shape[1:])
 
     values = {name: between(name) for name in (*moved, *discrete)}
-    rows = torch.arange(len(a), device=a.device).repeat_interleave(steps)
+    rows = torch.arange(len(first), device=first.device).repeat_interleave(steps)
     x = decoder.decode(values, rows)
-    return x.reshape(len(a), steps, *x.shape[1:]).to(a.device)
+    return x.reshape(len(first), steps, *x.shape[1:]).to(first.device)
 
 
 class Traversal(NamedTuple):
-    """What `traverse` returns."""
+    """One data point decoded along D units, by `traverse`."""
 
-    x: torch.Tensor  #: `[D, steps, *x_shape]`, a row a unit
-    units: torch.Tensor  #: `[D]` which unit each row moves
-    activity: torch.Tensor  #: `[D]` Var_x(E_q[u | x]) over the prior's variance of the unit
-    values: torch.Tensor  #: `[D, steps]` the unit's values
+    x: torch.Tensor  #: `[D, steps, *x_shape]`, one row per unit
+    units: torch.Tensor  #: `[D]`, the unit that each row moves
+    activity: torch.Tensor  #: `[D]`, Var_x(E_q[u | x]) over the variance of u under the prior
+    values: torch.Tensor  #: `[D, steps]`, the values of the units
 
 
 def traverse(
-    model,
-    guide,
-    x,
-    latent=None,
-    units=None,
-    steps=9,
-    span=2.5,
-    start=0,
-    seed=0,
-    site=None,
-    **others,
-):
-    r"""One data point decoded with one latent unit at a time moved, as a `Traversal`.
+    model: PyroProgram,
+    guide: PyroProgram,
+    x: Array,
+    latent: str | None = None,
+    units: int | torch.Tensor | list[int] | None = None,
+    steps: int = 9,
+    span: float = 2.5,
+    start: int = 0,
+    seed: int | None = 0,
+    site: str | None = None,
+    **others: Array | None,
+) -> Traversal:
+    r"""Means of the likelihood while one latent unit at a time is moved.
 
-    The data point is `x[start]`, encoded. A unit goes from `-span` to `span` of its standard deviations
-    under the prior, about the prior's mean (both from 1,000 ancestral draws, so any prior will do).
-    All else stays, except continuous latents below the moved one, which follow it at their
-    conditional means. Units come by activity, :math:`\mathrm{Var}_x(E_q[u \mid x])` over `x`, as a
-    share of their variance under the prior: about 0 for a unit that the posterior ignores.
+    The data point `x[start]` is encoded. A unit moves from `-span` to `span` standard deviations
+    around its mean; both are those of the prior, from 1,000 ancestral draws. The other latents
+    stay, but the continuous latents that the model samples after the moved one follow at their
+    conditional means.
 
     Args:
-        x: `[N, *x_shape]` data that activity is measured on; one data point leaves the units in order.
-        latent: which one's units move. Default: z, or the model's first continuous latent.
-        units: which units. Default: all, by activity. An int takes that many of the most active.
-        site: which observed site is decoded. Default: the one that observes x.
+        model: the generative program.
+        guide: the guide of the model.
+        x: `[N, *x_shape]`, data from which the activity of the units is computed, as observed, in
+            the units in which the pair was trained. A single data point leaves the units in order.
+        latent: the latent whose units move. Default: z, or the model's first continuous latent.
+        units: which units. An int: that many of the most active. Default: all, the most active
+            first.
+        steps: points per unit.
+        span: standard deviations to either side.
+        start: the row of x that is decoded.
+        seed: of the ancestral draws. None uses torch's random stream.
+        site: the observed site that is decoded. Default: the one that observes x.
+        others: further inputs by name (`c=`, `y=`, `index=`), each with N rows.
+
+    Returns:
+        `Traversal`: `x [D, steps, *x_shape]`, `units [D]`, `activity [D]`, `values [D, steps]`. The
+        activity of a unit is :math:`\mathrm{Var}_x(E_q[u \mid x])` over its variance under the
+        prior; it is about 0 for a unit that the posterior ignores.
+
+    Raises:
+        UserError: an unknown latent or site; units or `start` out of range.
+
+    Example:
+        >>> import torch, pyro_vae as pv
+        >>> model = pv.models.VAE((6,), latent_dim=2)
+        >>> pv.generate.traverse(model, pv.guides.Guide(model), torch.eye(6), steps=5).x.shape
+        torch.Size([2, 5, 6])
     """
-    codes = sample_posterior(model, guide, x, mean=True, seed=seed, **others)
-    decoder = _Decoder(model, {"x": x, **others}, others, seed, site)
-    moved, discrete = _parts(decoder.latents, codes, latent)
+    check_int_at_least(1, steps=steps)
+    data = as_floats(x, "x", dtype_of(model, guide))
+    if not 0 <= start < len(data):
+        raise UserError(f"start must be a row of x, 0..{len(data) - 1}, not {start}")
+    codes = sample_posterior(model, guide, data, mean=True, seed=seed, **others)
+    decoder = _Decoder(model, {"x": data, **others}, others, seed, site)
+    moved, discrete = _moved_and_discrete(decoder.latents, codes, latent)
     name = moved[-1]
     if codes[name].dim() != 2:
         raise UserError(f"{name!r} is not a vector: its units cannot be moved one at a time")
-    size = codes[name].shape[1]
-    if not 0 <= start < len(x):
-        raise UserError(f"start must be a row of x, 0..{len(x) - 1}, not {start}")
-    rows = torch.arange(1000, device=x.device) % len(x)
-    prior = decoder.draw(name, rows).to(x.device)
+    prior = decoder.draw(name, torch.arange(PRIOR_DRAWS, device=data.device) % len(data)).to(
+        data.device
+    )
     center, sd = prior.mean(0), prior.std(0)
     activity = codes[name].var(0, correction=0) / sd**2
+    chosen = _chosen_units(name, units, activity)
+    t = torch.linspace(-span, span, steps, dtype=data.dtype, device=data.device)
+    targets = center[chosen, None] + sd[chosen, None] * t  # [D, steps]
+    count = len(chosen) * steps
+    fixed = {k: codes[k][start].expand(count, *codes[k].shape[1:]) for k in (*moved, *discrete)}
+    code = fixed[name].clone()
+    code[torch.arange(count), chosen.repeat_interleave(steps)] = targets.flatten()
+    rows = torch.full((count,), start, device=data.device)
+    decoded = decoder.decode({**fixed, name: code}, rows)
+    decoded = decoded.reshape(len(chosen), steps, *decoded.shape[1:]).to(data.device)
+    return Traversal(decoded, chosen, activity[chosen], targets)
+
+
+def _chosen_units(
+    name: str, units: int | torch.Tensor | list[int] | None, activity: torch.Tensor
+) -> torch.Tensor:
+    """The numbers `[D]` of the units to move."""
     order = activity.argsort(descending=True, stable=True)
     if units is None:
-        units = order
-    elif isinstance(units, int):
-        units = order[:units]
-    units = torch.as_tensor(units, device=x.device)
-    if units.dim() != 1 or (len(units) and (units.min() < 0 or units.max() >= size)):
+        return order
+    if isinstance(units, int):
+        check_int_at_least(1, units=units)
+        return order[:units]
+    size, numbers = len(activity), torch.as_tensor(units, device=activity.device)
+    if numbers.dim() != 1 or (len(numbers) and (numbers.min() < 0 or numbers.max() >= size)):
         raise UserError(f"units must be numbers in 0..{size - 1} of {name!r}")
-    t = torch.linspace(-span, span, steps, dtype=x.dtype, device=x.device)
-    targets = center[units, None] + sd[units, None] * t  # [D, steps]
-    count = len(units) * steps
-    held = {k: codes[k][start].expand(count, *codes[k].shape[1:]) for k in (*moved, *discrete)}
-    code = held[name].clone()
-    code[torch.arange(count), units.repeat_interleave(steps)] = targets.flatten()
-    rows = torch.full((count,), start, device=x.device)
-    decoded = decoder.decode({**held, name: code}, rows)
-    decoded = decoded.reshape(len(units), steps, *decoded.shape[1:]).to(x.device)
-    return Traversal(decoded, units, activity[units], targets)
+    return numbers
 
 
-def style_transfer_grid(model, guide, x, site=None, **others):
-    """`[N, K, *x_shape]`: each data point's style with every class, as the likelihood's means.
+def style_transfer_grid(
+    model: PyroProgram,
+    guide: PyroProgram,
+    x: Array,
+    site: str | None = None,
+    **others: Array | None,
+) -> torch.Tensor:
+    """The style of every data point with every class, as means of the likelihood.
 
-    The style is the latent `model.style_latent`. It is set to its posterior mean given the data
-    point; latents between it and x are set to their conditional means.
+    The style is the latent that the model names (`model.style_latent`), at its posterior mean. The latents
+    between it and x are at their conditional means.
 
     Args:
-        site: which observed site is decoded; see `interpolate`.
+        model: the generative program, with a class y and a style.
+        guide: the guide of the model.
+        x: `[N, *x_shape]`, as observed, in the units in which the pair was trained.
+        site: the observed site that is decoded. Default: the one that observes x.
+        others: further inputs by name, each with N rows. A label `y=` is used to encode the style.
+
+    Returns:
+        `[N, K, *x_shape]`.
 
     Raises:
         UserError: the model has no `style_latent`.
+
+    References:
+        Kingma et al. 2014, Semi-supervised learning with deep generative models, arXiv 1406.5298.
+
+    Example:
+        >>> import torch, pyro_vae as pv
+        >>> model = pv.models.M2((6,), num_classes=3, latent_dim=2)
+        >>> pv.generate.style_transfer_grid(model, pv.guides.Guide(model), torch.eye(6)).shape
+        torch.Size([6, 3, 6])
     """
     style = interface_of(model, ModelInterface).style_latent
     if style is None:
         raise UserError(f"{type(model).__name__} has no style_latent, which style transfer varies")
-    z = encode(model, guide, x, **others)[style]
-    decoder = _Decoder(model, {"x": x}, {k: v for k, v in others.items() if k != "y"}, 0, site)
-    k = len(decoder.sampler.sites["y"]["fn"].enumerate_support(expand=False))
-    rows = torch.arange(len(x), device=x.device).repeat_interleave(k)
-    classes = torch.arange(k, device=x.device).repeat(len(x))
-    x_hat = decoder.decode({style: z[rows], "y": classes}, rows)
-    return x_hat.reshape(len(x), k, *x_hat.shape[1:]).to(x.device)
+    data = as_floats(x, "x", dtype_of(model, guide))
+    z = encode(model, guide, data, **others)[style]
+    covariates = {k: v for k, v in others.items() if k != "y"}
+    decoder = _Decoder(model, {"x": data, **covariates}, covariates, 0, site)
+    num_classes = len(decoder.sampler.sites["y"]["fn"].enumerate_support(expand=False))
+    rows = torch.arange(len(data), device=data.device).repeat_interleave(num_classes)
+    classes = torch.arange(num_classes, device=data.device).repeat(len(data))
+    decoded = decoder.decode({style: z[rows], "y": classes}, rows)
+    return decoded.reshape(len(data), num_classes, *decoded.shape[1:]).to(data.device)
 
 
-def predict_mean(model, c=None, site=None, example=None, **covariates):
-    r"""`[N, *x_shape]`: a conditional model's one answer, :math:`E[x | c, z = E[z | c]]`.
+def predict_mean(
+    model: PyroProgram,
+    c: torch.Tensor | None = None,
+    site: str | None = None,
+    example: Mapping[str, Array | None] | None = None,
+    **covariates: torch.Tensor,
+) -> torch.Tensor:
+    r"""The deterministic prediction of a conditional model, :math:`E[x | c, z = E[z | c]]`.
 
-    Sohn, Lee and Yan's (2015) deterministic prediction; for binary x they take the likelier value,
-    `predict(model, c) > 0.5`.
+    For binary x the paper takes the more probable value, `predict_mean(model, c) > 0.5`.
 
     Args:
-        c: covariates `[N, ...]`.
-        site: which site is predicted. Default: the one that observes x.
+        model: the generative program.
+        c: covariates, `[N, ...]`.
+        site: the site that is predicted. Default: the one that observes x.
         example: for a program without `size=`, as in `sample`.
         covariates: covariates by other names, `[N, ...]`.
 
+    Returns:
+        `[N, *x_shape]`, in the units in which the model was trained.
+
     Raises:
-        UserError: a latent is discrete, and so has no mean to put it at.
+        UserError: no covariates; a discrete latent, which has no mean.
+
+    References:
+        Sohn, Lee, Yan 2015, Learning structured output representation using deep conditional
+        generative models, NeurIPS.
+
+    Example:
+        >>> import torch, pyro_vae as pv
+        >>> model = pv.models.CVAE((6,), c_shape=(3,), latent_dim=2)
+        >>> pv.generate.predict_mean(model, torch.eye(3)).shape
+        torch.Size([3, 6])
     """
     covariates |= {} if c is None else {"c": c}
     if not covariates:
         raise UserError("a prediction needs covariates: pass c=, or others by name")
-    first = next(iter(covariates.values()))
+    name, value = next(iter(covariates.items()))
+    first = as_tensor(value, name)
     decoder = _Decoder(model, example, covariates, 0, site)
     for name, (_, is_discrete) in decoder.latents.items():
         if is_discrete:
@@ -190,69 +303,88 @@ def predict_mean(model, c=None, site=None, example=None, **covariates):
     return decoder.decode({}, torch.arange(len(first), device=first.device)).to(first.device)
 
 
-def main_latent(model, example=None):
-    """The latent that is meant by default; None for a model without a continuous one."""
+def main_latent(model: PyroProgram, example: Batch | None = None) -> str | None:
+    """The default latent of a model; None for a model without a continuous one."""
     names = _continuous(sites_of(model, example)[1])
     return choose_latent(names) if names else None
 
 
-def _continuous(latents):
+def _continuous(latents: Latents) -> list[str]:
     return [n for n, (_, is_discrete) in latents.items() if not is_discrete]
 
 
-def _parts(known, codes, latent):
+def _moved_and_discrete(
+    latents: Latents, codes: Batch, latent: str | None
+) -> tuple[list[str], list[str]]:
     """`(continuous latents down to the moved one, discrete latents)`, in the model's order."""
-    continuous = [n for n in _continuous(known) if n in codes]
+    continuous = [n for n in _continuous(latents) if n in codes]
     latent = choose_latent(continuous, latent)
-    discrete = [n for n, (_, is_discrete) in known.items() if is_discrete and n in codes]
+    discrete = [n for n, (_, is_discrete) in latents.items() if is_discrete and n in codes]
     return continuous[: continuous.index(latent) + 1], discrete
 
 
 class _Decoder:
-    """A model at given latents, each row with the covariates of one of the data."""
+    """A model at given latents; every row has the covariates of one of the data points.
 
-    def __init__(self, model, example, others, seed, site):
+    Args:
+        model: the generative program.
+        example: a batch, for a program without `size=`.
+        others: covariates by name; those that the model does not take are ignored.
+        seed: of the draws. None uses torch's random stream.
+        site: the observed site that is decoded. Default: the one that observes x.
+    """
+
+    def __init__(
+        self,
+        model: PyroProgram,
+        example: Mapping[str, Array | None] | None,
+        others: Mapping[str, Array | None],
+        seed: int | None,
+        site: str | None,
+    ) -> None:
         self.model, self.seed = model, seed
-        others = {k: v for k, v in others.items() if v is not None and accepts_argument(model, k)}
-        self.others = one_hot_labels(model, others)
-        self.device = home(model, None, {**(example or {}), **others})
-        with self._ready():
-            self.sampler = AncestralSampler(model, example, self.others)
+        covariates = {
+            name: as_tensor(value, name)
+            for name, value in others.items()
+            if value is not None and accepts_argument(model, name)
+        }
+        batch = None
+        if example is not None:
+            batch = {n: as_tensor(v, n) for n, v in example.items() if v is not None}
+        self.covariates = one_hot_labels(model, covariates)
+        self.device = pair_device(model, None, {**(batch or {}), **covariates})
+        with (
+            evaluation_mode(model, seed=seed, device=self.device),
+            pyro.validation_enabled(False),
+        ):
+            self.sampler = AncestralSampler(model, batch, self.covariates)
             self.latents = self.sampler.latents
             self.site = self.sampler.data_site(site)
 
-    @contextmanager
-    def _ready(self):
-        with (
-            torch.no_grad(),
-            eval_mode(self.model),
-            seeded(self.seed, self.device),
-            pyro.validation_enabled(False),
-        ):
-            yield
-
-    def draw(self, name, rows):
-        """`[len(rows), *shape]` draws of a latent from the model, given the covariates of `rows`."""
+    def draw(self, name: str, rows: torch.Tensor) -> torch.Tensor:
+        """Draws `[len(rows), *shape]` of a latent given the covariates of `rows`."""
         return self._values(name, {}, rows, at_mean=False)
 
-    def decode(self, values, rows):
-        """`[len(rows), *x_shape]`: the likelihood's mean, what is not given at its conditional mean."""
+    def decode(self, values: Batch, rows: torch.Tensor) -> torch.Tensor:
+        """Means of the likelihood `[len(rows), *x_shape]`; other latents at conditional means."""
         return self._values(self.site, values, rows, at_mean=True)
 
-    def _values(self, name, values, rows, at_mean):
-        given = {k: v[rows] for k, v in self.others.items()}
-        with self._ready():
-            runs = self.sampler.runs(
-                len(rows), *checked(self.sampler, {**given, **values}, len(rows)), at_mean=at_mean
-            )
+    def _values(self, name: str, values: Batch, rows: torch.Tensor, at_mean: bool) -> torch.Tensor:
+        inputs = {k: v[rows] for k, v in self.covariates.items()}
+        with (
+            evaluation_mode(self.model, seed=self.seed, device=self.device),
+            pyro.validation_enabled(False),
+        ):
+            arguments, latents = program_inputs(self.sampler, {**inputs, **values}, len(rows))
+            runs = self.sampler.runs(len(rows), arguments, latents, at_mean=at_mean)
             return self.sampler.values(runs, name, len(rows), mean=at_mean)
 
 
-def _spherical(a, b, t):
-    """Along the arc from a to b `[..., D]`; a straight line where they point the same way."""
+def _spherical(a: torch.Tensor, b: torch.Tensor, t: torch.Tensor) -> torch.Tensor:
+    """The arc from a to b `[..., D]`; a straight line if they are parallel or opposite."""
     cosine = torch.nn.functional.cosine_similarity(a, b, dim=-1).unsqueeze(-1).clamp(-1, 1)
     angle = cosine.arccos()
-    flat = angle.sin() < 1e-4  # also where they point opposite ways, and no arc is singled out
-    sine = torch.where(flat, 1.0, angle.sin())
+    straight = angle.sin() < 1e-4
+    sine = torch.where(straight, 1.0, angle.sin())
     arc = (((1 - t) * angle).sin() * a + (t * angle).sin() * b) / sine
-    return torch.where(flat, torch.lerp(a, b, t), arc)
+    return torch.where(straight, torch.lerp(a, b, t), arc)

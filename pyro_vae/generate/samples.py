@@ -1,84 +1,102 @@
 """Samples of a model, from the prior or from another source of its latents."""
 
+from collections.abc import Callable, Mapping
+from typing import Any
+
 import numpy as np
 import pyro
 import torch
 
 from ..errors import UserError, check_int_at_least, unknown_name_error
 from ..evaluate import sample_posterior
+from ..evaluate.chunked import evaluation_mode
+from ..evaluate.inputs import Batch, PyroProgram
 from ..programs.ancestral import AncestralSampler
 from ..programs.calling import accepts_argument, parameters_of
-from ..programs.contexts import eval_mode, seeded
 from ..programs.inspection import covariates_of
 from ..programs.interfaces import ModelInterface, interface_of
 from ..programs.modules import device_of
 from ..programs.sites import is_random
 
+DEFAULT_SIZE = 64
+
+Shapes = dict[str, tuple[int, ...]]
+Source = Mapping[str, Any] | Callable[[PyroProgram, int], Mapping[str, torch.Tensor]]
+
 
 def sample(
-    model,
-    size=None,
-    y=None,
-    c=None,
-    mean=False,
-    seed=None,
-    source=None,
-    site=None,
-    example=None,
-    **given,
-):
-    """`[size, *x_shape]` samples of a model.
+    model: PyroProgram,
+    size: int | None = None,
+    y: Any = None,
+    c: Any = None,
+    mean: bool = False,
+    seed: int | None = None,
+    source: Source | None = None,
+    site: str | None = None,
+    example: Batch | None = None,
+    **given: Any,
+) -> torch.Tensor:
+    """Samples of a model.
 
-        pv.sample(model, 64)                                    # ancestral, from the prior
-        pv.sample(model, 64, y=3)                               # from a component, or of a class
-        pv.sample(model, 64, c=c)                               # of a conditional model
-        pv.sample(model, z=codes, mean=True)                    # decode given codes
-        pv.sample(model, 64, source=AggregatePosterior(guide, x))
-        pv.sample(model, 64, source={"z": density})             # a density fitted afterwards
-        pv.sample(model, 64, example={"x": x})                  # of a program without size=
-
-    Latents come from `given`, else from `source`, else from the model, in its order: each drawn
-    given those before it. (So a `y` before a given `z` comes from its prior, which matters only
-    where x depends on y in addition; and a `pyro.factor` has no part in it.)
+    A latent has its value in `given`, else one from `source`, else one from the model. The model
+    draws its latents in order, each given those before it. (Therefore a `y` before a given `z`
+    comes from its prior, which matters only if x depends on y too. A `pyro.factor` has no effect.)
 
     Args:
-        size: how many. Default: as many as there are rows in what is given, else 64.
-        y: a component or class, or one for each sample: an int, `[size]` ints, or one-hot
-            `[size, K]`.
-        c: covariates of a conditional model, `[size, *c_shape]` or `c_shape`; a number where that is
-            `(1,)`. Where the model says that they are a class (`model.class_covariates`; `CVAE(...,
-            c_is_class=True)`), an int or `[size]` ints.
-        mean: the likelihood's mean instead of a draw from it (a picture without pixel noise).
-        seed: None takes torch's stream as it is.
-        source: of latents: `{latent: distribution}`, or modules whose forward is one (`evaluate.fit_ex_post_prior`
-            makes them), or a function of `(model, size)` that returns `{latent: values}`, as
-            `AggregatePosterior` is.
-        site: which of the model's sites to return. Default: the one that observes x.
-        example: for a program without `size=`: a batch that it can be run on, `{"x": x, ...}`. Its
-            data are hidden. Sample i is drawn on row i mod N of it, which matters only to what the
-            program reads of it in addition. A program whose data plate has its own number of rows is
-            run on the whole batch, as often as needed. Default: the data of an
-            `AggregatePosterior`.
-        given: values by name, `[size, *shape]` or `shape`: of latents, or of the program's own
-            arguments. What the program observes of its arguments (labels) stays observed.
+        model: the generative program.
+        size: the number of samples. Default: the number of rows in `given`, else 64.
+        y: a component or class, or one per sample: an int, `[size]` ints, or one-hot `[size, K]`.
+        c: covariates of a conditional model: `[size, *c_shape]` or `c_shape`, or a number if
+            `c_shape` is `(1,)`. If they are a class (`CVAE(..., c_is_class=True)`), an int or
+            `[size]` ints.
+        mean: the mean of the likelihood instead of a draw (a picture without pixel noise).
+        seed: of the draws. Default: torch's random stream.
+        source: of latents: `{latent: distribution}`, or `{latent: module}` whose forward returns
+            one (as `evaluate.fit_ex_post_prior` does), or a function of `(model, size)` that
+            returns `{latent: values}`, such as `AggregatePosterior`.
+        site: the site that is returned. Default: the one that observes x.
+        example: for a program without `size=`: a batch `{"x": x, ...}` of N rows on which it runs.
+            Its data are hidden. Sample i is drawn on row i mod N, which matters only for the other
+            inputs that the program reads. A program whose data plate has a fixed number of rows is
+            run on the whole batch as often as needed. Default: the data of an `AggregatePosterior`.
+        given: values by name, `[size, *shape]` or `shape`, of latents or of arguments of the
+            program. Arguments that the program observes (labels) stay observed.
+
+    Returns:
+        `[size, *x_shape]`, in the units in which the model was trained: of standardized data,
+        `data.unstandardize` takes them back, and `Run.sample` does so.
 
     Raises:
-        UserError: the model cannot sample by itself; it has no such component, latent or shape; a
-            site outside the data plate; several observed sites, and none of x itself.
+        UserError: the model cannot sample by itself; no such component, latent or shape; a site
+            outside the data plate; several observed sites, none of which observes x itself.
+
+    Example:
+        >>> import torch, pyro_vae as pv
+        >>> model = pv.models.MixtureVAE((6,), num_components=3, latent_dim=2)
+        >>> pv.sample(model, 5, seed=0).shape  # ancestral
+        torch.Size([5, 6])
+        >>> pv.sample(model, 5, y=2, mean=True).shape  # from one component
+        torch.Size([5, 6])
+        >>> pv.sample(model, z=torch.zeros(4, 2)).shape  # decode values of a latent
+        torch.Size([4, 6])
+        >>> guide = pv.guides.Guide(model)
+        >>> source = pv.generate.AggregatePosterior(guide, torch.eye(6))
+        >>> pv.sample(model, 5, source=source).shape
+        torch.Size([5, 6])
     """
     if example is None and isinstance(source, AggregatePosterior):
         example = None if accepts_argument(model, "size") else source.batch
     given = {k: v for k, v in {**given, "c": c, "y": y}.items() if v is not None}
     device = device_of(model, default=_device_of_batch(example))
-    with torch.no_grad(), eval_mode(model), seeded(seed, device), pyro.validation_enabled(False):
-        sampler = AncestralSampler(model, example, probe_arguments(model, example, given))
+    with evaluation_mode(model, seed=seed, device=device), pyro.validation_enabled(False):
+        sampler = AncestralSampler(model, example, _probe_arguments(model, example, given))
         if y is not None and "y" not in sampler.takes and "y" not in sampler.sites:
             raise UserError(f"{type(model).__name__} has no y to condition on")
         if size is None:
-            size = _rows(given, shapes_of(sampler))
+            size = _num_rows(given, _known_shapes(sampler))
         check_int_at_least(1, **{"the number of samples": size})
-        values = {**_from_source(source, model, size), **given}
-        runs = sampler.runs(size, *checked(sampler, values, size))
+        values = {**_draw_from(source, model, size), **given}
+        runs = sampler.runs(size, *program_inputs(sampler, values, size))
         name = sampler.data_site() if site is None else site
         if name not in runs[0]:
             raise unknown_name_error("site", name, runs[0])
@@ -87,73 +105,93 @@ def sample(
 
 
 class AggregatePosterior:
-    r"""The source :math:`q(z) = \frac1N \sum_n q(z \mid x_n)`: a data point at random, then its guide.
+    r"""The source :math:`q(z) = \frac1N \sum_n q(z \mid x_n)`: a random data point, then its guide.
 
-    Every latent comes from one data point, discrete ones too; of a conditional model the covariates
-    come with them, unless `c=` is given. It needs data at hand, and its samples stay near them.
+    All latents of a sample, discrete ones too, come from one data point; so do the covariates of a
+    conditional model, unless `c=` is given. It needs data, and its samples stay close to them.
 
     Args:
-        guide: the model's guide.
-        x: `[N, ...]` data, the training data as a rule.
-        others: whatever else the pair is given, by name, each with N rows.
+        guide: the guide of the model.
+        x: `[N, ...]`, usually the training data, in the units in which the pair was trained.
+        others: further inputs by name (`c=`, `y=`, `index=`), each with N rows.
+
+    Attributes:
+        batch: `{"x": x, ...}`, all inputs of the pair.
+
+    Example:
+        >>> import torch, pyro_vae as pv
+        >>> model = pv.models.VAE((6,), latent_dim=2)
+        >>> source = pv.generate.AggregatePosterior(pv.guides.Guide(model), torch.eye(6))
+        >>> source(model, 4)["z"].shape
+        torch.Size([4, 2])
     """
 
-    def __init__(self, guide, x, **others):
+    def __init__(self, guide: PyroProgram, x: torch.Tensor, **others: torch.Tensor | None) -> None:
         self.guide, self.x = guide, x
         self.others = {k: v for k, v in others.items() if v is not None}
 
     @property
-    def batch(self):
-        """`{"x": x, ...}`, all that the pair is given."""
+    def batch(self) -> Batch:
         return {"x": self.x, **self.others}
 
-    def __call__(self, model, size):
-        """`{name: [size, ...]}`, from torch's stream."""
+    def __call__(self, model: PyroProgram, size: int) -> Batch:
+        """`{name: [size, ...]}` of covariates and latents, from torch's random stream."""
         rows = torch.randint(len(self.x), (size,)).to(self.x.device)
         others = {k: v[rows] for k, v in self.others.items()}
-        latents = sample_posterior(model, self.guide, self.x[rows], seed=None, **others)
+        latents = sample_posterior(model, self.guide, self.x[rows], False, None, **others)
         observed = {k: v for k, v in others.items() if accepts_argument(model, k)}
         return {**observed, **latents}
 
 
-def shapes_of(sampler):
-    """`{name: event shape}` of what a model can be given: its sites and its arguments."""
+def _known_shapes(sampler: AncestralSampler) -> Shapes:
+    """`{name: event shape}` of the values that can be given: sites and arguments of the model."""
     sites = {n: tuple(s["fn"].event_shape) for n, s in sampler.sites.items() if is_random(s)}
     arguments = {n: tuple(v.shape[1:]) for n, v in sampler.example.items()}
     return {**sites, **arguments, **covariates_of(sampler.model)}
 
 
-def probe_arguments(model, example, given):
-    """The user's own arguments among `given`, as rows, for a sampler's first runs."""
-    taken, found = parameters_of(model), {}
+def _probe_arguments(
+    model: PyroProgram, example: Batch | None, given: Mapping[str, Any]
+) -> dict[str, Any]:
+    """The user's arguments of a program among `given`, with rows, for a sampler's first runs."""
+    parameters, result = parameters_of(model), {}
     for name, value in given.items():
-        if name not in taken or name in covariates_of(model) or (name == "y" and "size" in taken):
+        is_label = name == "y" and "size" in parameters
+        if name not in parameters or name in covariates_of(model) or is_label:
             continue
         value = _as_tensor(value)
         seen = (example or {}).get(name)
         is_event = seen is not None and isinstance(value, torch.Tensor) and value.dim() < seen.dim()
-        found[name] = value.unsqueeze(0) if is_event else value
-    return found
+        result[name] = value.unsqueeze(0) if is_event else value
+    return result
 
 
-def checked(sampler, values, size):
-    """`(arguments, latents)` as the program takes them, `[size, *shape]`; covariates complete."""
+def program_inputs(
+    sampler: AncestralSampler, values: Mapping[str, Any], size: int
+) -> tuple[dict[str, Any], Batch]:
+    """Sort given values into arguments of a program and latents, and check them.
+
+    Args:
+        sampler: of the model.
+        values: values by name, `[size, *shape]` or `shape`.
+        size: the number of samples.
+
+    Returns:
+        `(arguments, latents)`, `[size, *shape]`. Arguments without rows are unchanged.
+
+    Raises:
+        UserError: an unknown name, another shape, values that are not finite, a covariate missing.
+    """
     model, needed = sampler.model, covariates_of(sampler.model)
-    shapes, arguments, latents = shapes_of(sampler), {}, {}
+    shapes = _known_shapes(sampler)
+    arguments: dict[str, Any] = {}
+    latents: Batch = {}
     for name, value in values.items():
-        is_label = name == "y" and "y" in sampler.sites
+        is_label, hint = name == "y" and "y" in sampler.sites, ""
         if is_label:
-            value = labels(sampler.sites["y"], value, size, sampler.device)
-        hint = ""
+            value = _labels(sampler.sites["y"], value, size, sampler.device)
         if name in needed:
-            value = torch.as_tensor(value, device=sampler.device)
-            numbers = value.dim() < 2 and not value.is_floating_point()
-            if numbers and name in interface_of(model, ModelInterface).class_covariates:
-                value = _indicators(name, value, needed[name], size)
-            elif value.dim() == 0 and needed[name] == (1,):
-                value = value.reshape(1)
-            elif numbers:
-                hint = "; whole numbers are classes only of a model with c_is_class=True"
+            value, hint = _covariate(sampler, name, value, needed[name], size)
         if torch.is_tensor(value) and value.is_floating_point() and not torch.isfinite(value).all():
             raise UserError(f"{name} has NaN or infinite values")
         if name in sampler.takes:
@@ -167,14 +205,30 @@ def checked(sampler, values, size):
             raise unknown_name_error("latent or covariate", name, dict.fromkeys(known))
     missing = [name for name in needed if name not in arguments]
     if missing:
-        shape = [size, *needed[missing[0]]]
+        shape = (size, *needed[missing[0]])
         raise UserError(
-            f"{type(model).__name__} is conditional: pass {missing[0]}= of shape {shape}"
+            f"{type(model).__name__} is conditional: pass {missing[0]}= of shape {list(shape)}"
         )
     return arguments, latents
 
 
-def _expanded(name, value, shape, size, hint=""):
+def _covariate(
+    sampler: AncestralSampler, name: str, value: Any, shape: tuple[int, ...], size: int
+) -> tuple[torch.Tensor, str]:
+    """`(covariates, hint for an error of shape)`; classes become one-hot rows."""
+    value = torch.as_tensor(value, device=sampler.device)
+    is_integer = value.dim() < 2 and not value.is_floating_point()
+    if is_integer and name in interface_of(sampler.model, ModelInterface).class_covariates:
+        return _one_hot_covariate(name, value, shape, size), ""
+    if value.dim() == 0 and shape == (1,):
+        return value.reshape(1), ""
+    hint = "; whole numbers are classes only of a model with c_is_class=True" if is_integer else ""
+    return value, hint
+
+
+def _expanded(
+    name: str, value: torch.Tensor, shape: tuple[int, ...], size: int, hint: str = ""
+) -> torch.Tensor:
     if tuple(value.shape) not in (shape, (size, *shape)):
         raise UserError(
             f"{name} must have shape {[size, *shape]} or {list(shape)}, not {list(value.shape)}{hint}"
@@ -182,8 +236,8 @@ def _expanded(name, value, shape, size, hint=""):
     return value.expand(size, *shape)
 
 
-def _argument(name, value, shape, size, hint):
-    """An argument of the program: rows where it has dims, else as it is."""
+def _argument(name: str, value: Any, shape: tuple[int, ...] | None, size: int, hint: str) -> Any:
+    """An argument of the program, with one row per sample if it is a tensor with dimensions."""
     if not isinstance(value, torch.Tensor):
         return value
     if shape is not None:
@@ -193,18 +247,20 @@ def _argument(name, value, shape, size, hint):
     return value
 
 
-def _as_tensor(value):
-    """Numbers with dims as a tensor; anything else as it is."""
+def _as_tensor(value: Any) -> Any:
+    """Lists and arrays as tensors; anything else unchanged."""
     return torch.as_tensor(value) if isinstance(value, (list, tuple, np.ndarray)) else value
 
 
-def _device_of_batch(batch):
+def _device_of_batch(batch: Batch | None) -> torch.device | str:
     tensors = [v for v in (batch or {}).values() if isinstance(v, torch.Tensor)]
     return tensors[0].device if tensors else "cpu"
 
 
-def _indicators(name, value, shape, size):
-    """Classes as the one-hot rows of a covariate; a one-hot vector of whole numbers as it is."""
+def _one_hot_covariate(
+    name: str, value: torch.Tensor, shape: tuple[int, ...], size: int
+) -> torch.Tensor:
+    """Classes as one-hot rows; a one-hot vector of integers is unchanged."""
     if tuple(value.shape) == shape and value.sum() == 1 and ((value == 0) | (value == 1)).all():
         if len(value) == size:
             raise UserError(
@@ -220,21 +276,21 @@ def _indicators(name, value, shape, size):
     return one_hot.to(torch.get_default_dtype())
 
 
-def _rows(values, shapes):
-    """How many samples the given values are for; 64 where they do not say."""
+def _num_rows(values: Mapping[str, Any], shapes: Shapes) -> int:
+    """The number of rows of the given values; 64 if they have none."""
     for name, value in values.items():
         shape = torch.as_tensor(value).shape
-        event = 0 if name == "y" else len(shapes.get(name, ()))
-        if len(shape) > event:
+        event_dim = 0 if name == "y" else len(shapes.get(name, ()))
+        if len(shape) > event_dim:
             return shape[0]
-    return 64
+    return DEFAULT_SIZE
 
 
-def _from_source(source, model, size):
+def _draw_from(source: Source | None, model: PyroProgram, size: int) -> Batch:
     """`{latent: values}` drawn from a source."""
     if source is None:
         return {}
-    if not isinstance(source, dict):
+    if not isinstance(source, Mapping):
         if not callable(source):
             raise UserError(
                 "source must be {latent: distribution or module} or a function of (model, size), "
@@ -248,20 +304,20 @@ def _from_source(source, model, size):
     return values
 
 
-def labels(site, y, size, device):
-    """Component numbers as the values of a discrete site: one-hot rows `[size, K]`, or `[size]`."""
+def _labels(site: dict[str, Any], y: Any, size: int, device: torch.device) -> torch.Tensor:
+    """Component numbers as values of a discrete site: one-hot rows `[size, K]`, or `[size]`."""
     y, fn = torch.as_tensor(y, device=device), site["fn"]
     if not fn.has_enumerate_support:
         return y
     k = len(fn.enumerate_support(expand=False))
-    one_hot = len(fn.event_shape) == 1
-    if one_hot and y.dim() == 2 and y.shape == (size, k):
+    is_one_hot = len(fn.event_shape) == 1
+    if is_one_hot and y.dim() == 2 and y.shape == (size, k):
         return y
     if y.is_floating_point() or y.dim() > 1 or (y.dim() == 1 and len(y) != size):
-        kinds = f", [{size}] ints or one-hot [{size}, {k}]" if one_hot else f" or [{size}] ints"
+        kinds = f", [{size}] ints or one-hot [{size}, {k}]" if is_one_hot else f" or [{size}] ints"
         raise UserError(f"y must be an int{kinds}; got {list(y.shape)} {y.dtype}")
     if y.min() < 0 or y.max() >= k:
         raise UserError(f"the model has components 0..{k - 1}; y is {y.tolist()}")
-    if one_hot:
+    if is_one_hot:
         y = torch.nn.functional.one_hot(y.long(), k).to(site["value"].dtype)
     return y.expand(size, *fn.event_shape)

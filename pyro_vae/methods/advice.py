@@ -2,16 +2,15 @@
 
 import warnings
 
-import torch
-
 from ..conditionals import Conditional, Normal, NormalLikelihood
 from ..data import Data
 from ..errors import UserError
 from ..evaluate import elbo_terms, occupancy, responsibilities
+from ..evaluate.inputs import split_inputs
 from ..guides import PriorGuide
 from ..programs.calling import accepts_argument
 from ..programs.inspection import is_per_datum
-from ..programs.interfaces import GuideInterface, ModelInterface, conditional_of, interface_of
+from ..programs.interfaces import GuideInterface, conditional_of, interface_of
 from ..programs.program import Program
 
 COLLAPSED = 0.1  # nats per data point, below which a latent carries nothing
@@ -60,15 +59,12 @@ def check_use(model, guide, data):
     if not isinstance(data, Data) or not own:
         return
     split = "train" if data.valid is None or is_per_datum(guide) else "valid"
-    part = data.observed_split(split)[:ROWS]
-    inputs = {n: getattr(part, n) for n in interface_of(model, ModelInterface).observes if n != "x"}
-    if is_per_datum(guide):
-        inputs["index"] = torch.arange(len(part))
     try:
-        terms = elbo_terms(model, guide, part.x, **inputs)
+        inputs = {n: v[:ROWS] for n, v in split_inputs(model, guide, data, split).items()}
+        terms = elbo_terms(model, guide, **inputs)
         shares = None
         if accepts_argument(model, "y") and "y" not in inputs:
-            shares = responsibilities(model, guide, part.x, **inputs)
+            shares = responsibilities(model, guide, **inputs)
     except UserError:  # evaluation will say it, where it is asked for
         return
     kls = {name: -float(term.mean()) for name, term in terms.items() if name != "x"}

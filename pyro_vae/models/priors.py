@@ -195,7 +195,9 @@ class VampPrior(Prior):
         )
         self.register_buffer("logits", torch.zeros(num_components), persistent=False)
 
-    def encoder_for(self, inputs: Mapping[str, Sequence[int]], family: Family) -> Conditional | None:
+    def encoder_for(
+        self, inputs: Mapping[str, Sequence[int]], family: Family
+    ) -> Conditional | None:
         """The encoder, if it has these parents (`{name: shape}`) and this family; else None."""
         own = {name: tuple(u.shape[1:]) for name, u in self.pseudo_inputs.items()}
         same = own == {n: tuple(s) for n, s in inputs.items()} and family == self.encoder.family

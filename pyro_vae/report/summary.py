@@ -5,27 +5,16 @@ import math
 import torch
 
 from .. import evaluate
-from ..errors import UserError, check_int_at_least
+from ..errors import check_int_at_least
+from ..evaluate.inputs import split_inputs
 from ..guides import PriorGuide
 from ..programs.calling import accepts_argument
-from ..programs.inspection import is_per_datum
-from ..programs.interfaces import ModelInterface, interface_of
 
 
 def inputs(model, guide, data, split):
-    """`(x, labels, others)` of a split: `others` is what the pair is given besides x."""
-    part = data.observed_split(split)
-    if is_per_datum(guide) and split != "train":
-        raise UserError(
-            "a guide with a row per training data point is evaluated on the train split alone"
-        )
-    others = {"index": torch.arange(len(part))} if is_per_datum(guide) else {}
-    others |= {
-        n: part.arrays().get(n)
-        for n in data.observed_names(interface_of(model, ModelInterface).observes)
-        if n != "x"
-    }
-    return part.x, part.y, others
+    """`(x, labels, others)` of a split: `others` are the further inputs of the pair, by name."""
+    others = split_inputs(model, guide, data, split)
+    return others.pop("x"), getattr(data, split).y, others
 
 
 def summarize(model, guide, data, split="test", num_samples=500, seed=0, supervised=False):

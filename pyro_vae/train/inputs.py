@@ -7,7 +7,8 @@ from pyro.infer.autoguide import AutoGuide
 
 from ..data import Data, batches
 from ..errors import UserError
-from ..evaluate.inputs import Support
+from ..evaluate.inputs import select_inputs, split_inputs
+from ..evaluate.support import Support
 from ..programs import layout_of
 from ..programs.calling import accepts_argument, first_argument
 from ..programs.contexts import fork_rng
@@ -66,11 +67,8 @@ class Inputs:
 
     def for_pair(self, batch, check=False):
         """Of a batch, what the pair is given; its labels checked if asked, or not checked before."""
-        missing = [n for n in self.observed if batch.get(n) is None]
-        if missing:
-            raise UserError(f"the pair observes {missing[0]!r}, which the data do not have")
-        given = {n: self._cast(v) for n, v in batch.items() if n in (*self.observed, "index")}
-        return one_hot_labels(self.model, given, check or not self.labels_checked)
+        inputs = {n: self._cast(v) for n, v in select_inputs(batch, self.observed).items()}
+        return one_hot_labels(self.model, inputs, check or not self.labels_checked)
 
     def for_objective(self, batch):
         """Of a batch, what the objective is given: the pair's data, and what it needs itself."""
@@ -83,7 +81,10 @@ class Inputs:
 
     def valid(self):
         """The validation split, as the pair is given it."""
-        return self.for_pair(self.data.observed_split("valid").arrays(), check=True)
+        return self.for_pair(self._split("valid"), check=True)
+
+    def _split(self, split):
+        return split_inputs(self.model, self.guide, self.data, split, self.observed)
 
     def check_all(self, first):
         """Check every training data point, not only the first batch.
@@ -101,9 +102,7 @@ class Inputs:
             )
         support = Support(self.model, self.guide, first)
         if isinstance(self.data, Data):
-            train = self.data.observed_split("train")
-            rows = {"index": torch.arange(len(train))} if "index" in first else {}
-            support.check(self.for_pair({**train.arrays(), **rows}, check=True))
+            support.check(self.for_pair(self._split("train"), check=True))
         else:
             self.batches.check = lambda batch: support.check(self.for_pair(batch, check=True))
 

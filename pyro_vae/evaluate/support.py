@@ -1,0 +1,231 @@
+"""Whether data lie in the support of a model's likelihoods."""
+
+import copy
+from collections.abc import Callable, Mapping
+from typing import Any
+
+import pyro
+import torch
+from pyro import poutine
+from pyro.distributions import MaskedDistribution
+from pyro.distributions.torch_distribution import ExpandedDistribution
+from torch.distributions import Independent, constraints
+
+from .._pyro_internals import mask_of
+from ..errors import UserError
+from ..guides import PriorGuide
+from ..programs import few_rows, layout_of, trace_pair
+from ..programs.calling import as_keyword_program
+from ..programs.contexts import eval_mode, fork_rng
+from ..programs.modules import device_of
+from ..programs.sites import is_factor, is_random
+
+ROWS_PER_RUN = 1000  # of the model, where supports differ between data points
+WRAPPERS = (Independent, MaskedDistribution, ExpandedDistribution)
+
+Site = dict[str, Any]  # a site of a Pyro trace
+
+
+class Support:
+    """The supports of a pair's likelihoods, read from one run of the model on two rows.
+
+    If a support is the same for all data points and the observed value is an array of the batch,
+    unchanged, all its values are compared with the support at once. Otherwise (a binomial with a
+    number of trials per data point, a value that the model transforms, a mask) the model is run on
+    all rows.
+
+    Attributes:
+        improper: why p(x) is not a probability, or None.
+    """
+
+    def __init__(
+        self,
+        model: Callable[..., object],
+        guide: Callable[..., object] | None,
+        batch: dict[str, torch.Tensor],
+    ) -> None:
+        self.model, self.guide = model, guide
+        self.device = device_of(model, guide, default=batch["x"].device)
+        pair = model, PriorGuide(model) if guide is None else guide
+        self.divisible = layout_of(*pair, batch).divisible
+        rows = {k: v.to(self.device) for k, v in few_rows(*pair, batch, 2).items()}
+        trace = self._run(rows)
+        self.improper = _why_improper(trace)
+        self.fixed: dict[str, tuple[str, torch.Size, constraints.Constraint]] = {}
+        self.traced = False
+        for name, site in data_sites(trace).items():
+            constraint, source = _fixed_support(site), _source(site["value"], rows)
+            if constraint is None or source is None:
+                self.traced = True
+            else:
+                self.fixed[name] = source, site["value"].shape[1:], constraint
+
+    def check(self, batch: dict[str, torch.Tensor]) -> None:
+        """Check that every observed value of the batch lies in the support of its distribution.
+
+        Raises:
+            UserError: with the site, an example, and the remedy.
+        """
+        traced = self.traced
+        for source, shape, constraint in self.fixed.values():
+            value = batch[source].reshape(-1, *shape)
+            traced = traced or not constraint.check(value).all()
+        if traced:  # after a failure too: the run decides, and names the site
+            for sites in self._runs(batch):
+                for name, site in data_sites(sites).items():
+                    check_support(site, name, site["value"])
+
+    def _runs(self, batch: dict[str, torch.Tensor]) -> list[dict[str, Site]]:
+        """The sites of runs that together cover the batch."""
+        if len(batch["x"]) <= ROWS_PER_RUN or not self.divisible:
+            return [self._run(batch)]
+        parts = zip(*(value.split(ROWS_PER_RUN) for value in batch.values()), strict=True)
+        return [self._run(dict(zip(batch, part, strict=True))) for part in parts]
+
+    @torch.no_grad()
+    def _run(self, batch: dict[str, torch.Tensor]) -> dict[str, Site]:
+        """`{name: site}` of one run of the model: alone if possible, else with the guide."""
+        batch = {name: value.to(self.device) for name, value in batch.items()}
+        with (
+            eval_mode(self.model, self.guide),
+            fork_rng(self.device),
+            pyro.validation_enabled(False),
+        ):
+            try:
+                return poutine.trace(as_keyword_program(self.model)).get_trace(**batch).nodes
+            except Exception:  # the model cannot be run from its prior
+                guide = PriorGuide(self.model) if self.guide is None else self.guide
+                traces = trace_pair(self.model, guide, batch)
+                return {**traces.model, **traces.factors}
+
+
+def data_sites(sites: Mapping[str, Site]) -> dict[str, Site]:
+    """The sites of observed data: neither deterministic values nor factors."""
+    return {n: s for n, s in sites.items() if is_random(s) and s["is_observed"]}
+
+
+def check_support(site: Site, name: str, value: torch.Tensor) -> None:
+    """Check that every value that is not masked lies in the support of the site's distribution.
+
+    Raises:
+        UserError: with an example and the remedy.
+    """
+    fn = site["fn"]
+    base = _base(fn)
+    if not getattr(base, "proper", True):
+        return
+    ok = _inside(fn, value)
+    mask = site.get("mask")
+    if mask is not None and mask is not True:
+        mask = torch.as_tensor(mask, device=value.device)
+        ok = ok | ~mask.reshape(mask.shape + (1,) * (ok.dim() - mask.dim()))
+    if ok.all():
+        return
+    ok, value = torch.broadcast_tensors(
+        ok.reshape(ok.shape + (1,) * (value.dim() - ok.dim())), value
+    )
+    raise UserError(
+        f"{name} has values outside the support of its {type(base).__name__} likelihood "
+        f"({base.support}), e.g. {value[~ok][0].item():.4g}{_remedy(base)}"
+    )
+
+
+def _remedy(base: Any) -> str:
+    """What to do about values outside the support of a distribution."""
+    distribution = type(base).__name__
+    if "Bernoulli" in distribution and "Continuous" not in distribution:
+        return (
+            '; binarize="dynamic" draws binary images, likelihood="binomial" or '
+            '"continuous-bernoulli" takes grey ones, "grey-bernoulli" scores them all the same'
+        )
+    if distribution in ("Poisson", "NegativeBinomial"):
+        return "; counts are whole numbers (8-bit integers are taken as grey levels, over 255)"
+    if "Levels" in distribution:
+        return f"; this likelihood has {base.levels} grey levels: set levels="
+    return ""
+
+
+def _why_improper(sites: Mapping[str, Site]) -> str | None:
+    """Why p(x) is not a probability; None if it is."""
+    factors = [n for n, s in sites.items() if is_factor(s)]
+    if factors:
+        return (
+            f"the model has a pyro.factor, {factors[0]!r}: what it scores is no probability of x, so "
+            "it has no log-likelihood"
+        )
+    if not all(getattr(_base(s["fn"]), "proper", True) for s in data_sites(sites).values()):
+        return (
+            "grey values in a Bernoulli have a score, not a log-likelihood; "
+            "binarize, or use a likelihood that fits"
+        )
+    return None
+
+
+def _base(fn: Any) -> Any:
+    """The distribution inside wrappers that only reshape or mask; transforms are kept."""
+    while isinstance(fn, WRAPPERS):
+        fn = fn.base_dist
+    return fn
+
+
+def _support(fn: Any) -> constraints.Constraint:
+    try:
+        return fn.support
+    except NotImplementedError:  # a distribution without a support is taken to be on the reals
+        return constraints.real
+
+
+def _inside(fn: Any, value: torch.Tensor) -> torch.Tensor:
+    """Which values lie in the support: `[*batch_shape]`, or finer within an event."""
+    if isinstance(fn, MaskedDistribution):
+        if mask_of(fn) is False:
+            return torch.ones(fn.batch_shape, dtype=torch.bool, device=value.device)
+        ok = _inside(fn.base_dist, value)
+        if mask_of(fn) is True:
+            return ok
+        mask = mask_of(fn).expand(fn.batch_shape)
+        return ok | ~mask.reshape(mask.shape + (1,) * (ok.dim() - mask.dim()))
+    if isinstance(fn, WRAPPERS):
+        return _inside(fn.base_dist, value)
+    return _support(fn).check(value)
+
+
+def _fixed_support(site: Site) -> constraints.Constraint | None:
+    """The support of a site if it is the same for all data points, on any device; else None."""
+    fn = site["fn"]
+    if not (site.get("mask") is None or site["mask"] is True):
+        return None
+    while isinstance(fn, WRAPPERS):
+        if isinstance(fn, MaskedDistribution):
+            return None
+        fn = fn.base_dist
+    if not getattr(fn, "proper", True):
+        return constraints.real
+    return _with_scalars(_support(fn))
+
+
+def _with_scalars(constraint: constraints.Constraint) -> constraints.Constraint | None:
+    """A copy of a constraint with numbers for its tensors; None if one has several values."""
+    new = copy.copy(constraint)
+    for key, value in list(vars(new).items()):
+        if isinstance(value, torch.Tensor):
+            if any(n > 1 and step for n, step in zip(value.shape, value.stride(), strict=True)):
+                return None
+            setattr(new, key, value.reshape(-1)[0].item())
+        elif isinstance(value, constraints.Constraint):
+            part = _with_scalars(value)
+            if part is None:
+                return None
+            setattr(new, key, part)
+        elif isinstance(value, (list, tuple, dict)):
+            return None
+    return new
+
+
+def _source(value: torch.Tensor, rows: Mapping[str, torch.Tensor]) -> str | None:
+    """The name of the array that a site observes, unchanged or reshaped; None if there is none."""
+    for name, array in rows.items():
+        same = value.data_ptr() == array.data_ptr() and value.numel() == array.numel()
+        if same and value.is_contiguous() and len(value) == len(array) and value.dim():
+            return name
+    return None
