@@ -23,7 +23,7 @@ from pathlib import Path
 import torch
 
 import pyro_vae as pv
-from pyro_vae.comparison.table import NUMBERS
+from pyro_vae.comparison.evidence import NUMBERS
 from pyro_vae.conditionals import MLP, Flow, LowRankNormal, MixtureOfNormals, MultivariateNormal
 from pyro_vae.guides import Guide, SemiAmortized
 
@@ -113,7 +113,7 @@ def main(argv=None):
         print(f"\ndecoder trained with the guide {base}\n{found}\n", flush=True)
         runs[base] = found.rows
         if a.out and base == "diagonal":
-            found.figure().savefig(a.out.with_suffix(".png"), dpi=110)
+            found.plot().savefig(a.out.with_suffix(".png"), dpi=110)
         for line in found.summary():
             row = {"decoder trained with": base, "guide": line["guide"]}
             for name in NUMBERS:

@@ -13,7 +13,9 @@ import torch.nn as nn
 
 import pyro_vae as pv
 from pyro_vae.cli import main
-from pyro_vae.comparison.table import NAMES, NUMBERS, best_bound, with_gaps
+from pyro_vae.comparison import cell
+from pyro_vae.comparison.evaluation import CellResult
+from pyro_vae.comparison.evidence import NAMES, NUMBERS, Bound, best_bound, table_rows
 from pyro_vae.conditionals import MLP, MultivariateNormal, NormalLikelihood
 from pyro_vae.guides import Guide, SemiAmortized
 
@@ -134,11 +136,9 @@ def numbers(found):
 def test_what_was_stopped_goes_on_and_what_is_done_is_not_done_again(
     tmp_path, monkeypatch, share_model
 ):
-    from pyro_vae.comparison import cells
-
     given, options = data(), {**QUICK, "seeds": 1, "num_gap_data": 0, "share_model": share_model}
     whole = pv.compare(VAE, GUIDES, given, out=tmp_path / "whole", **options)
-    fit, calls = cells.fit, []
+    fit, calls = cell.fit, []
 
     def stopped(*args, **kwargs):
         calls.append(1)
@@ -146,7 +146,7 @@ def test_what_was_stopped_goes_on_and_what_is_done_is_not_done_again(
         run.interrupted = len(calls) == 2
         return run
 
-    monkeypatch.setattr(cells, "fit", stopped)
+    monkeypatch.setattr(cell, "fit", stopped)
     with pytest.raises(KeyboardInterrupt):
         pv.compare(VAE, GUIDES, given, out=tmp_path / "stopped", **options)
     calls[:] = [1] * 9
@@ -292,12 +292,14 @@ def test_compare_trains_guides_by_name_and_compares_runs(tmp_path, monkeypatch, 
 # --------------------------------------------------- one log p(x) for one model
 
 
-def cell(pareto_k=0.3, **bounds):
+def result(pareto_k=0.3, gap_pareto_k=0.3, **bounds):
     """A cell whose bounds per data point are these, with standard errors of 0.1."""
+    bounds = {"split_elbo": bounds["log_likelihood"], **bounds}
     errors = {f"{name}_se": [0.1] * len(values) for name, values in bounds.items()}
     row = {n: None for n in (*NAMES, *NUMBERS)}
     row |= {"pareto_k": pareto_k, "heavy_tailed": pareto_k > 0.7, "seed": 0, "guide": "g"}
-    return {"row": row, "per_datum": {**bounds, **errors}}
+    gap_pareto_k = [gap_pareto_k] * len(bounds["gap_log_likelihood"])
+    return CellResult(row, {**bounds, **errors, "gap_pareto_k": gap_pareto_k})
 
 
 def gap_bounds(bound, optimal=-4.0, elbo=-5.0):
@@ -313,19 +315,17 @@ def test_the_evidence_of_a_shared_model_is_the_bound_that_is_best_on_average():
     bounds = [[-3.0, -1.0, -1.0, -1.2], [-1.0, -2.0, -2.0, -2.2]]  # means -1.55 and -1.8
     optimal = [-4.0, -4.5]  # of other draws; it chooses
     cells = [
-        cell(log_likelihood=[-9.0] * 5, **gap_bounds(b, o, o - 1))
+        result(log_likelihood=[-9.0] * 5, **gap_bounds(b, o, o - 1))
         for b, o in zip(bounds, optimal, strict=True)
     ]
-    found = with_gaps(cells, ["shared", "shared"])
+    found = table_rows(cells, ["shared", "shared"])[0]
     assert [row["gap_log_likelihood"] for row in found] == pytest.approx([-1.55, -1.55])
     assert [row["approximation"] for row in found] == pytest.approx([2.45, 2.95])
     assert [row["amortization"] for row in found] == [1.0, 1.0]
     assert found[0]["gap_log_likelihood_se"] == pytest.approx(0.05)
     assert found[0]["approximation_se"] == pytest.approx(math.sqrt(2) * 0.05)
-    isolated_pyro_runtime = with_gaps(cells, [0, 1])
-    assert [row["gap_log_likelihood"] for row in isolated_pyro_runtime] == pytest.approx(
-        [-1.55, -1.8]
-    )
+    separate = table_rows(cells, [0, 1])[0]
+    assert [row["gap_log_likelihood"] for row in separate] == pytest.approx([-1.55, -1.8])
 
 
 def test_the_best_of_many_noisy_bounds_is_still_a_bound():
@@ -334,29 +334,33 @@ def test_the_best_of_many_noisy_bounds_is_still_a_bound():
     error = torch.ones(4, dtype=torch.float64)
     means = torch.stack(
         [
-            best_bound([(torch.randn(4, dtype=torch.float64), error) for _ in range(10)])[0].mean()
+            best_bound([Bound(torch.randn(4).double(), error) for _ in range(10)]).value.mean()
             for _ in range(2000)
         ]
     )
     assert means.mean() < 3 * means.std() / math.sqrt(2000)
-    one = [(torch.randn(1), torch.ones(1)) for _ in range(3)]
-    assert best_bound(one)[0] == one[0][0]  # of one data point nothing else can choose
+    one = [Bound(torch.randn(1), torch.ones(1)) for _ in range(3)]
+    assert best_bound(one).value == one[0].value  # of one data point nothing else can choose
     good, bad = torch.full((4,), -1.0), torch.full((4,), -math.inf)
-    assert torch.equal(best_bound([(bad, error), (good, error)])[0], good)
+    assert torch.equal(best_bound([Bound(bad, error), Bound(good, error)]).value, good)
 
 
 def test_a_shared_model_has_one_log_likelihood_from_its_best_bound():
     cells = [
-        cell(log_likelihood=[-3.0, -3.1, -3.2], **gap_bounds([-2.0, -2.0]), annealed=[-1.0, -1.0]),
-        cell(log_likelihood=[-2.5, -2.6, -2.7], **gap_bounds([-2.0, -2.0]), annealed=[-1.0, -1.0]),
+        result(
+            log_likelihood=[-3.0, -3.1, -3.2], **gap_bounds([-2.0, -2.0]), annealed=[-1.0, -1.0]
+        ),
+        result(
+            log_likelihood=[-2.5, -2.6, -2.7], **gap_bounds([-2.0, -2.0]), annealed=[-1.0, -1.0]
+        ),
     ]
-    found = with_gaps(cells, [0, 0])
+    found = table_rows(cells, [0, 0])[0]
     assert [row["log_likelihood"] for row in found] == pytest.approx([-2.6, -2.6])
     assert [row["gap_log_likelihood"] for row in found] == pytest.approx([-1.0, -1.0])
     for one in cells:  # gaps of all data: both columns are of the same data, and agree
-        one["per_datum"]["log_likelihood"] = one["per_datum"]["log_likelihood"][:2]
-        one["per_datum"]["log_likelihood_se"] = [0.1, 0.1]
-    found = with_gaps(cells, [0, 0])
+        one.per_datum["log_likelihood"] = one.per_datum["log_likelihood"][:2]
+        one.per_datum["log_likelihood_se"] = [0.1, 0.1]
+    found = table_rows(cells, [0, 0])[0]
     assert all(row["log_likelihood"] == row["gap_log_likelihood"] == -1.0 for row in found)
 
 
@@ -385,12 +389,13 @@ def test_the_table_names_the_data_and_marks_heavy_tails(tmp_path):
         assert truth - 0.05 < row["log_likelihood"] < truth + 4 * row["log_likelihood_se"]
         assert row["heavy_tailed"] == (row["guide"] == "narrow")
         assert row["approximation"] > -3 * row["approximation_se"]
-    told = str(found).splitlines()
-    assert told[0].startswith("24 test data points, nats per data point, mean ± sd over seeds")
-    assert told[1] == "[3]: first 3 of 24 test data points"
-    assert told[2].startswith("!: k-hat > 0.7")
-    assert "log p(x) [3]" in told[3] and "approximation [3]" in told[3]
-    assert [line.count("!") for line in told[4:]] == [1, 0]
+    lines = str(found).splitlines()
+    assert lines[0].startswith("24 test data points, nats per data point, mean ± sd over seeds")
+    assert "test[:3]: first 3 of 24 test data points." in lines
+    header = next(i for i, line in enumerate(lines) if line.startswith("guide"))
+    narrow, wide_row = lines[header + 1 : header + 3]
+    assert lines[header - 1].split()[:3] == ["test"] * 3
+    assert narrow.count("!") == 1 and wide_row.count("!") == 0
     saved = json.loads((tmp_path / "compare.json").read_text())
     assert saved["data"]["approximation"] == "first 3 of 24 test data points"
     assert saved["data"]["log_likelihood_se"] == "24 test data points"

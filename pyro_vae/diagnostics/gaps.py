@@ -1,6 +1,7 @@
 """How much a guide loses, and to what: its family, or its network."""
 
 import math
+from collections.abc import Callable
 
 import torch
 
@@ -13,12 +14,13 @@ from ..programs.calling import accepts_argument
 from ..programs.contexts import eval_mode, seeded
 from ..programs.modules import device_of
 from .ais import GRADIENT, annealed_weights
-from .importance import log_mean_error
+from .importance import log_mean_error, pareto_k
 
 DRAWS = 16  # for each gradient
-WINDOW = 50  # steps between looks
-LOOK = 500  # draws of a look, the same each time
+WINDOW = 50  # steps between two evaluations of the bound
+LOOK = 500  # draws of such an evaluation, the same each time
 PILOT = 16  # data points on which the bound on log p(x) is chosen
+TAIL = 100  # samples that a fit of the tail of the importance weights needs
 KEYS = ("log_likelihood", "elbo_optimal", "elbo", "approximation", "amortization")
 
 
@@ -34,6 +36,7 @@ def inference_gaps(
     lr=0.1,
     tolerance=3e-4,
     seed=0,
+    on_progress: Callable[[float], None] | None = None,
     **others,
 ):
     r"""What a guide loses of log p(x), per data point (Cremer, Li and Duvenaud 2018, 1801.03558).
@@ -66,13 +69,16 @@ def inference_gaps(
         log_likelihood: `[N]`, in place of both bounds and taken as exact: for several guides of one
             model.
         max_steps, lr, tolerance: of the search.
+        on_progress: called during the search with the fraction that is done, at most 1.
         others: further observed values and `index`, by name.
 
     Returns:
         `{"log_likelihood", "elbo_optimal", "elbo", "approximation", "amortization": [N]}`, nats per
         data point, and for each of them its Monte Carlo standard error, `"log_likelihood_se"` and
         so on, `[N]` (NaN of a single draw). Errors of a mean over the data: the root of the sum of
-        their squares, over N.
+        their squares, over N. `"pareto_k"`: k-hat of the importance weights that give log p(x),
+        `[N]`; above 0.7 they cannot be trusted. NaN where log p(x) comes from elsewhere, and of
+        fewer than 100 weights.
 
     Raises:
         UserError: grey values in a Bernoulli; a guide whose distributions cannot be optimized.
@@ -83,14 +89,16 @@ def inference_gaps(
     check_positive(lr=lr, tolerance=tolerance)
     batch = scored(model, x, others, guide)
     x, device = batch["x"], device_of(model, guide, default=batch["x"].device)
-    bounded, weighted, pilot = [], [], []
+    bounded, weighted, pilot, done = [], [], [], 0
     with eval_mode(model, guide), seeded(seed, device):
         rows = max(1, rows_per_chunk(model, guide, batch, device) // GRADIENT)
         for part in chunks(batch, max(1, min(len(x), rows // DRAWS)), device):
             at_once = max(1, rows // len(part["x"]))
             noise = int(torch.randint(2**31, ()))  # another one, or chunks would err together
             free = PerDatumOptimum(model, guide, part)
-            optimize(model, free, max_steps, lr, tolerance, noise, at_once)
+            report = _scaled(on_progress, done / len(x), len(part["x"]) / len(x) / max_steps)
+            optimize(model, free, max_steps, lr, tolerance, noise, at_once, report)
+            done += len(part["x"])
             with torch.no_grad():
                 keep_better(model, free, noise + 1, at_once)
                 bounded.append(_bounds(model, free, num_samples, noise + 2, at_once))
@@ -101,19 +109,28 @@ def inference_gaps(
     result = {k: torch.cat([b[k] for b in bounded]).to(x.device) for k in bounded[0]}
     if log_likelihood is not None:
         evidence, error = log_likelihood, torch.zeros_like(result["elbo"])
+        tail = torch.full_like(error, math.nan)
     else:
-        evidence, error = (torch.cat(v).to(x.device) for v in zip(*weighted, strict=True))
+        evidence, error, tail = (torch.cat(v).to(x.device) for v in zip(*weighted, strict=True))
         if annealing is not False:
             of_model = {k: v for k, v in others.items() if accepts_argument(model, k)}
             options = {**(annealing or {}), **of_model}
             few = torch.linspace(0, len(x) - 1, min(len(x), PILOT)).round().long().tolist()
             if _pilot(model, x, few, options, noise + 3) > float(torch.cat(pilot)[few].mean()):
                 evidence, error = annealed_bound(model, x, seed=seed, **options)
+                tail = torch.full_like(error, math.nan)
     result["log_likelihood"] = evidence.to(result["elbo"])
     result["log_likelihood_se"] = error.to(result["elbo"])
     result["approximation"] = result["log_likelihood"] - result["elbo_optimal"]
     result["approximation_se"] = result["log_likelihood_se"].hypot(result["elbo_optimal_se"])
-    return {k: result[k] for k in (*KEYS, *(f"{k}_se" for k in KEYS))}
+    return {k: result[k] for k in (*KEYS, *(f"{k}_se" for k in KEYS))} | {"pareto_k": tail}
+
+
+def _scaled(on_progress, start, per_step):
+    """A function of the number of steps that reports the fraction of the whole search."""
+    if on_progress is None:
+        return lambda steps: None
+    return lambda steps: on_progress(min(1.0, start + per_step * steps))
 
 
 def _pilot(model, x, few, options, seed):
@@ -129,9 +146,11 @@ def annealed_bound(model, x, **options):
 
 
 def _weighted(model, guide, num_samples, at_once):
-    """`(importance-weighted bound, standard error)`, `[B]` each."""
+    """`(importance-weighted bound, standard error, k-hat)`, `[B]` each."""
     log_w = torch.cat(list(log_weights(model, guide, guide.batch, num_samples, at_once)))
-    return log_w.logsumexp(0) - math.log(num_samples), log_mean_error(log_w)
+    bound = log_w.logsumexp(0) - math.log(num_samples)
+    k = pareto_k(log_w) if num_samples >= TAIL else torch.full_like(bound, math.nan)
+    return bound, log_mean_error(log_w), k
 
 
 def _bounds(model, free, num_samples, noise, at_once):
@@ -163,8 +182,8 @@ def keep_better(model, free, noise, at_once):
     )
 
 
-def optimize(model, free, max_steps, lr, tolerance, noise, at_once):
-    """Put the best numbers for each data point into `free.shifts`; how many steps it took."""
+def optimize(model, free, max_steps, lr, tolerance, noise, at_once, on_step=lambda steps: None):
+    """Put the best numbers for each data point into `free.parameter_offsets`; returns the steps."""
     batch, parameter_offsets, rows = (
         free.batch,
         list(free.parameter_offsets.values()),
@@ -174,14 +193,14 @@ def optimize(model, free, max_steps, lr, tolerance, noise, at_once):
     best, steps = [s.detach().clone() for s in parameter_offsets], 0
 
     @torch.no_grad()
-    def look(at):
+    def evaluate_bound(at):
         was = [s.clone() for s in parameter_offsets]
         _put(parameter_offsets, at)
         reached = _elbo_draws(model, free, batch, LOOK, at_once, noise).mean(0)
         _put(parameter_offsets, was)
         return reached
 
-    reached = look(best)
+    reached = evaluate_bound(best)
     while steps < max_steps and adam.param_groups[0]["lr"] > lr / 30:
         mean = [torch.zeros_like(s) for s in best]
         for _ in range(WINDOW):
@@ -196,7 +215,8 @@ def optimize(model, free, max_steps, lr, tolerance, noise, at_once):
             for m, shift in zip(mean, parameter_offsets, strict=True):
                 m += shift.detach() / WINDOW
         steps += WINDOW
-        now = look(mean)
+        on_step(steps)
+        now = evaluate_bound(mean)
         for kept, m, row in zip(best, mean, rows, strict=True):
             kept.copy_(torch.where(_along(now > reached, row), m, kept))
         gain = float((now - reached).clamp(min=0).mean())
