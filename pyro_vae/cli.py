@@ -176,8 +176,6 @@ def compare(
         root: folder of the torchvision data sets.
         progress: show a progress bar.
     """
-    check_int_at_least(1, num_samples=num_samples)
-    check_int_at_least(0, num_gap_data=num_gap_data)
     if (model is None) == (not runs):
         raise UserError("either run folders, or --model NAME --guides A,B,...")
     evaluated = {"split": split, "num_samples": num_samples, "num_gap_data": num_gap_data}
@@ -190,8 +188,8 @@ def compare(
         methods.guide_names(guides or "")
         for option, value in trained.items():
             if value is not None:
-                flag = option.replace("_", "-")
-                raise UserError(f"--{flag} is for --model NAME; these runs are trained already")
+                text = f"--{option} is for --model NAME; these runs are trained already"
+                raise UserError(text.replace("_", "-"))
         loaded = {run: methods.load(run, device=device, root=root) for run in runs}
         result, out = comparison.compare_runs(loaded, **evaluated), out or Path("runs/compare")
         result.save(out)
@@ -202,8 +200,7 @@ def compare(
             model, **trained, **evaluated, root=root, workers=workers, out=out, device=device,
             progress=progress,
         )  # fmt: skip
-    files = [out / f"compare.{kind}" for kind in ("csv", "tex", "png")]
-    print("\n".join([f"{result}\n", *map(str, files)]))
+    print(result, "", *(out / f"compare.{kind}" for kind in ("csv", "tex", "png")), sep="\n")
     return 0
 
 

@@ -118,7 +118,7 @@ def compare(
         folders = run_cells(plan, workers, progress)
         results = [CellResult.read(folder / "row.json") for folder in folders]
         posteriors = _posteriors(plan, folders)
-    rows, per_datum = table_rows(results, [_model_key(plan, cell) for cell in plan.cells])
+    rows, per_datum = table_rows(results, _model_keys(plan, results))
     num_data = len(getattr(plan.data, plan.split))
     result = Comparison(
         rows,
@@ -242,12 +242,14 @@ def _name(thing: object) -> str:
     return "model" if name == "<lambda>" else name.lower()
 
 
-def _model_key(plan: Plan, cell: Cell) -> Hashable:
-    """What cells that evaluate one and the same model have in common."""
+def _model_keys(plan: Plan, results: list[CellResult]) -> list[Hashable]:
+    """A key for each cell; cells that evaluate one and the same model have the same key."""
     if not plan.share_model:
-        return cell
-    given = isinstance(plan.models[cell.model], nn.Module)
-    return cell.model if given else (cell.model, cell.seed)
+        return list(plan.cells)
+    return [
+        cell.model if result.same_model else (cell.model, cell.seed)
+        for cell, result in zip(plan.cells, results, strict=True)
+    ]
 
 
 def _posteriors(plan: Plan, folders: list[Path]) -> dict[str, PosteriorGrid]:

@@ -49,8 +49,12 @@ class SharedModel:
         self.options = {**plan.fit_options, **options}
         with seeded(seed):
             self.model = plan.build_model(name)
-            programs = [self.model]
-            if not isinstance(plan.models[name], nn.Module) and self._is_trainable():
+            programs, given = [self.model], plan.models[name]
+            trainable = not isinstance(given, nn.Module) and self._is_trainable()
+            # a function such as `lambda: my_model` returns one and the same program
+            same_program = isinstance(given, nn.Module) or given() is self.model
+            self.same_for_all_seeds = same_program and not trainable
+            if trainable:
                 self.guide = make_guide(factory, self.model, len(plan.data.train))
                 programs.append(self.guide)
         settings = {"options": described(self.options)}
@@ -148,7 +152,8 @@ class CellRun:
         if posterior is not None:
             write = functools.partial(torch.save, posterior)
             checkpoint.write_atomically(self.folder / "grid.pt", write)
-        CellResult(row | numbers, per_datum).write(self.folder / "row.json")
+        same_model = self.shared is not None and self.shared.same_for_all_seeds
+        CellResult(row | numbers, per_datum, same_model).write(self.folder / "row.json")
 
     def _train(self) -> tuple[dict[str, PyroProgram], list[Run]]:
         """`({split: its trained guide}, the runs)`."""

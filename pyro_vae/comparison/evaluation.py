@@ -15,6 +15,7 @@ from pyro import poutine
 from .. import diagnostics, evaluate
 from ..data import Data
 from ..diagnostics.importance import effective_sample_size, log_mean_error, pareto_k
+from ..errors import check_int_at_least
 from ..programs.calling import accepts_argument, as_keyword_program
 from ..programs.contexts import eval_mode, fork_rng
 from ..programs.inspection import is_per_datum
@@ -42,10 +43,12 @@ class CellResult:
             `gap_pareto_k`, `elbo_optimal`, `elbo`, `amortization`, and `annealed`, AIS's bound on
             log p(x) of a model that guides share. `NAME_se` is the standard error of NAME. A
             model without a proper likelihood has `split_elbo` alone.
+        same_model: whether the model is the same for all seeds, not trained.
     """
 
     row: Row
     per_datum: dict[str, list[float]]
+    same_model: bool = False
 
     def write(self, path: Path) -> None:
         """Write the result as JSON."""
@@ -67,6 +70,10 @@ class EvaluationOptions:
     gap_options: dict[str, Any] | None = None
     observed: list[str] | None = None
     seed: int = 0
+
+    def __post_init__(self) -> None:
+        check_int_at_least(1, num_samples=self.num_samples)
+        check_int_at_least(0, num_gap_data=self.num_gap_data)
 
 
 def pair_inputs(

@@ -127,8 +127,11 @@ def make_guide(factory: GuideFactory, model: PyroProgram, num_data: int) -> Pyro
     hint = "a guide that is itself a function is passed as `lambda model: my_guide`"
     try:
         guide = factory(model, **arguments)
-    except (TypeError, AttributeError) as e:
-        raise UserError(f"a guide could not be made for the model ({e}); {hint}") from e
+    except UserError:
+        raise
+    except Exception as e:  # a program that is called with the model can fail in many ways
+        reason = f"{type(e).__name__}: {' '.join(str(e).split())}"[:160]
+        raise UserError(f"a guide could not be made for the model ({reason}); {hint}") from e
     if not callable(guide):
         raise UserError(
             "a guide must be made by a function of the model, but this function returned "

@@ -3,6 +3,7 @@
 import json
 import statistics
 from collections.abc import Mapping
+from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -46,6 +47,7 @@ def compare_runs(
         UserError: runs of different data, of a guide with parameters per training data point, or
             whose configuration was edited since training.
     """
+    options = EvaluationOptions(split, num_samples, num_gap_data, gap_options)
     results, first = [], None
     for folder, run in runs.items():
         folder = Path(folder)
@@ -64,9 +66,10 @@ def compare_runs(
             "objective": config["objective"], "seed": run.seed, **_history(folder),
             "parameters": count_guide_parameters(model, guide, x, others),
         }  # fmt: skip
-        options = EvaluationOptions(split, num_samples, num_gap_data, gap_options, seed=run.seed)
         valid_guide = None if data.valid is None else guide
-        numbers, per_datum = evaluate_pair(model, guide, data, options, valid_guide)
+        numbers, per_datum = evaluate_pair(
+            model, guide, data, replace(options, seed=run.seed), valid_guide
+        )
         results.append(CellResult(row | numbers, per_datum))
     if first is None:
         raise UserError("there are no runs to compare")

@@ -13,31 +13,12 @@ from ..train.checkpoint import write_atomically, write_json
 from .differences import paired_differences
 from .evaluation import Row
 from .evidence import FLAGS, NAMES, NUMBERS, Bounds
-from .formats import Entry, Table, to_html, to_latex, to_text
+from .formats import to_html, to_latex, to_text
+from .summary_table import OF_GAPS, OF_SPLIT, summary_table
 
 if TYPE_CHECKING:
     import pandas
     from matplotlib.figure import Figure
-
-TITLES = {
-    "elbo": "ELBO", "difference": "Δ ELBO", "log_likelihood": "log p(x)",
-    "approximation": "approx. gap", "amortization": "amort. gap", "pareto_k": "k-hat", "ess": "ESS",
-    "valid_elbo": "ELBO", "parameters": "parameters", "ms_per_step": "ms/step",
-}  # fmt: skip
-DIGITS = {"ess": 0, "parameters": 0, "ms_per_step": 1}  # after the point. Default: 2
-BEST = {
-    "elbo": max,
-    "valid_elbo": max,
-    "log_likelihood": max,
-    "approximation": min,
-    "amortization": min,
-}
-MARKED_BY = {
-    "pareto_k": "heavy_tailed", "log_likelihood": "log_likelihood_heavy_tailed",
-    "approximation": "gap_log_likelihood_heavy_tailed",
-}  # fmt: skip
-OF_SPLIT = ("elbo", "difference", "log_likelihood", "ess", "pareto_k")
-OF_GAPS = ("gap_log_likelihood", "approximation", "amortization")
 
 
 @dataclass
@@ -138,66 +119,15 @@ class Comparison:
             return f"{self.num_data} {self.split} data points"
         return "validation data" if number == "valid_elbo" else None
 
-    def _short_data_of(self, number: str) -> str:
-        if number in OF_GAPS:
-            return f"{self.split}[:{self.num_gap_data}]"
-        return "valid" if number == "valid_elbo" else self.split if number in OF_SPLIT else ""
-
-    def _table(self) -> Table:
-        summary, differences = self.summary(), self.differences()
-        names = [n for n in NAMES[:3] if n == "guide" or len({s[n] for s in summary}) > 1]
-        for line, difference in zip(summary, differences, strict=True):
-            mean = difference["difference"]
-            line["difference"] = mean if mean is None else (mean, 0.0)
-            line["difference_se"] = (difference["standard_error"], 0.0)
-        numbers = [n for n in TITLES if any(s[n] is not None for s in summary)]
-        best = {n: _best(n, [s[n] for s in summary]) for n in numbers}
-        return Table(
-            titles=[*names, *(TITLES[n] for n in numbers)],
-            data=[*("" for _ in names), *(self._short_data_of(n) for n in numbers)],
-            names=[[line[n] for n in names] for line in summary],
-            entries=[[_entry(n, line, best[n]) for n in numbers] for line in summary],
-            notes=self._notes(summary, differences),
-        )
-
-    def _notes(self, summary: list[Row], differences: list[Row]) -> list[str]:
-        """Sentences that say what the table's numbers are."""
-        seeds = sorted({r["seed"] for r in self.rows})
-        several = len(seeds) > 1
-        error = (
-            "mean ± sd over seeds" if several else f"seed {seeds[0]}, ± Monte Carlo standard error"
-        )
-        notes = [
-            f"{self.data_of('elbo')}, nats per data point, {error}; log p(x) and ESS of "
-            f"{self.num_samples} samples."
-        ]
-        if self.num_gap_data:
-            short = self._short_data_of("approximation")
-            notes.append(f"{short}: {self.data_of('approximation')}.")
-        if self.share_model and any(s["log_likelihood"] is not None for s in summary):
-            notes.append("The guides share one model: its log p(x) is the best bound of all rows.")
-        over = {d["over"] for d in differences} - {None}
-        if over:
-            notes.append(
-                "Δ ELBO: difference from the first row, mean ± standard error over "
-                f"{' or '.join(sorted(over))}" + (", paired by seed." if "seeds" in over else ".")
-            )
-        if any(s[flag] for s in summary for flag in FLAGS):
-            notes.append(
-                "!: k-hat > 0.7, the importance weights have too heavy a tail for a log p(x) from "
-                "them to be trusted."
-            )
-        return notes
-
     def __str__(self) -> str:
-        return to_text(self._table())
+        return to_text(summary_table(self))
 
     def _repr_html_(self) -> str:
-        return to_html(self._table())
+        return to_html(summary_table(self))
 
     def to_latex(self) -> str:
         """The table as a LaTeX `tabular` for the package booktabs, `mean ± sd`, the best bold."""
-        return to_latex(self._table())
+        return to_latex(summary_table(self))
 
     def to_frame(self) -> "pandas.DataFrame":
         """The rows as a pandas DataFrame, one row per cell, with a column `split`.
@@ -247,25 +177,3 @@ class Comparison:
 def mean_sd(values: Sequence[float]) -> tuple[float, float]:
     """Mean and standard deviation; the latter is 0 of one value."""
     return statistics.mean(values), statistics.stdev(values) if len(values) > 1 else 0.0
-
-
-def _best(number: str, values: Sequence[tuple[float, float] | None]) -> float | None:
-    """The best mean of a column; None where no row is better than another."""
-    means = [value[0] for value in values if value is not None]
-    if number not in BEST or len(set(means)) < 2:
-        return None
-    return BEST[number](means)
-
-
-def _entry(number: str, line: Row, best: float | None) -> Entry:
-    """A number of a line of the summary, as the table shows it."""
-    marked = number in MARKED_BY and line[MARKED_BY[number]]
-    if line[number] is None:
-        return Entry("-", marked=marked)
-    mean, spread = line[number]
-    if spread == 0:  # one seed, or one model for all: the number's Monte Carlo standard error
-        spread = (line.get(f"{number}_se") or (None, 0.0))[0]
-    digits = DIGITS.get(number, 2)
-    text = f"{mean:+.{digits}f}" if number == "difference" else f"{mean:,.{digits}f}"
-    shown = None if number == "parameters" or not spread else f"{spread:,.{digits}f}"
-    return Entry(text, shown, marked, mean == best)

@@ -42,7 +42,7 @@ CLASSES = {
 }
 FLOWS = ("iaf", "maf", "spline", "coupling")
 #: Guides by name, for comparisons: parents of every latent (None: the method's own), settings.
-GUIDES = {
+GUIDES: dict[str, tuple[list[str] | None, dict[str, object]]] = {
     "default": (None, {}),
     "constants": ([], {}),
     "per-datum": (["index"], {}),
