@@ -357,6 +357,9 @@ def test_the_best_of_many_noisy_bounds_is_still_a_bound():
     assert means.mean() < 3 * means.std() / math.sqrt(2000)
     one = [Bound(torch.randn(1), torch.ones(1)) for _ in range(3)]
     assert best_bound(one).value == one[0].value  # of one data point nothing else can choose
+    tied = torch.randn(2, 200).double()  # of equal means; their minimum is 0.56 lower
+    tied -= tied.mean(1, keepdim=True)
+    assert best_bound([Bound(v, torch.ones(200)) for v in tied]).value.mean() > -0.25
     good, bad = torch.full((4,), -1.0), torch.full((4,), -math.inf)
     assert torch.equal(best_bound([Bound(bad, error), Bound(good, error)]).value, good)
 

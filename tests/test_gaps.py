@@ -142,11 +142,11 @@ def test_the_steps_of_a_semi_amortized_guide_leave_little_to_amortize(model):
 def test_the_search_reports_its_progress_and_the_tail_of_its_weights(model):
     x = model(size=N).detach()
     guide, _ = spoilt(model, Truth(model, x), "amortized", x)
-    options = {**FAST, "importance_samples": 500, "max_steps": 200, "num_samples": 100}
+    options = {**FAST, "importance_samples": 500, "max_steps": 100, "num_samples": 100}
     fractions = []
     found = pv.diagnostics.inference_gaps(model, guide, x, **options, on_progress=fractions.append)
-    assert fractions == sorted(fractions) and fractions[0] == pytest.approx(0.25)
-    assert 0.25 < fractions[-1] <= 1
+    assert fractions == sorted(fractions) and fractions[0] == pytest.approx(0.5)
+    assert fractions[-1] == pytest.approx(1.0)
     assert found["pareto_k"].shape == (N,) and found["pareto_k"].median() < 0.7
     quiet = pv.diagnostics.inference_gaps(model, guide, x, **options)
     for name in found:

@@ -99,8 +99,10 @@ def compare(
     Example:
         >>> import torch, pyro_vae as pv
         >>> from functools import partial
-        >>> vae = partial(pv.models.VAE, (4,), 1, "normal", pv.conditionals.MLP((4,)))
-        >>> guides = {"amortized": pv.guides.Guide, "constant": partial(pv.guides.Guide, given={"z": []})}
+        >>> net = pv.conditionals.MLP((4,))
+        >>> vae = partial(pv.models.VAE, (4,), 1, "normal", net)
+        >>> guide = partial(pv.guides.Guide, network=net)
+        >>> guides = {"amortized": guide, "constant": partial(guide, given={"z": []})}
         >>> result = pv.compare(vae, guides, torch.randn(20, 4), seeds=1, epochs=1, num_samples=10,
         ...                     num_gap_data=0, compile=False, progress=False)
         >>> [row["guide"] for row in result.rows]

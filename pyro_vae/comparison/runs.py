@@ -46,6 +46,18 @@ def compare_runs(
     Raises:
         UserError: runs of different data, of a guide with parameters per training data point, or
             whose configuration was edited since training.
+
+    Example:
+        >>> import tempfile, torch, pyro_vae as pv
+        >>> folder = tempfile.mkdtemp()
+        >>> net = pv.conditionals.MLP((4,))
+        >>> model = pv.models.VAE((4,), 1, "normal", net)
+        >>> guide = pv.guides.Guide(model, network=net)
+        >>> run = pv.fit(model, guide, torch.randn(20, 4), epochs=1, out=folder, compile=False,
+        ...              progress=False)
+        >>> result = pv.comparison.compare_runs({folder: run}, "train", 10, num_gap_data=0)
+        >>> result.rows[0]["model"], result.rows[0]["parameters"]
+        ('VAE', 30)
     """
     options = EvaluationOptions(split, num_samples, num_gap_data, gap_options)
     results, first = [], None

@@ -5,7 +5,7 @@ from typing import TYPE_CHECKING
 
 from .evaluation import Row
 from .evidence import FLAGS, NAMES
-from .formats import Entry, Table
+from .formats import MARK, Entry, Table
 
 if TYPE_CHECKING:
     from .table import Comparison
@@ -78,8 +78,8 @@ def _notes(comparison: "Comparison", summary: list[Row], differences: list[Row])
         )
     if any(s[flag] for s in summary for flag in FLAGS):
         notes.append(
-            "!: k-hat > 0.7, the importance weights have too heavy a tail for a log p(x) from "
-            "them to be trusted."
+            f"{MARK}: k-hat > 0.7: heavy-tailed importance weights. A log p(x) from them, and an "
+            "approximation gap from this log p(x), may be too small."
         )
     return notes
 

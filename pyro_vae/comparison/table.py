@@ -50,6 +50,24 @@ class Comparison:
             model, objective and seed, if the model has two latent numbers.
         per_datum: for each row `{number: [N] or [num_gap_data]}` of `elbo`, `log_likelihood`,
             `approximation` and `amortization`.
+
+    Example:
+        >>> import torch, pyro_vae as pv
+        >>> from functools import partial
+        >>> net = pv.conditionals.MLP((4,))
+        >>> vae = partial(pv.models.VAE, (4,), 1, "normal", net)
+        >>> guide = partial(pv.guides.Guide, network=net)
+        >>> guides = {"mine": guide, "constant": partial(guide, given={"z": []})}
+        >>> result = pv.compare(vae, guides, torch.randn(20, 4), seeds=2, epochs=1, num_samples=10,
+        ...                     num_gap_data=0, compile=False, progress=False)
+        >>> [line["seeds"] for line in result.summary()]
+        [2, 2]
+        >>> result.differences(guide="constant")[0]["over"]
+        'seeds'
+        >>> print(result.to_latex())
+        % 20 train data points, nats per data point, mean ± sd over seeds; ...
+        \\begin{tabular}{lrrrrrr}
+        ...
     """
 
     rows: list[Row]
