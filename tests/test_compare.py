@@ -296,7 +296,7 @@ def test_compare_trains_guides_by_name_and_compares_runs(tmp_path, monkeypatch, 
         (["compare", "--model", "vae", "--guides", "diagnal"], "did you mean 'diagonal'"),
         (["compare", "runs/nothing"], "is this a run folder?"),
         ([*arguments, "--epochs", "2"], "epochs is set twice"),
-        (["compare", *runs, "--share-model"], "--share-model is for --model NAME"),
+        (["compare", *runs, "--share-model", "true"], "--share-model is for --model NAME"),
         (["compare", *runs, "--guides", "foo"], "unknown guide 'foo'; known: default, constants"),
         (["compare", *runs, "--guides", "diagnal, full"], "did you mean 'diagonal'"),
     ):
