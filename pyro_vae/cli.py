@@ -158,26 +158,24 @@ def compare(
     Args:
         runs: run folders, of the same data.
         model: a method by name; see pyro-vae list.
-        guides: of default, constants, per-datum, semi-amortized, diagonal, full, low-rank, mixture,
+        guides: names separated by commas, of default, constants, per-datum, semi-amortized, diagonal, full, low-rank, mixture,
             iaf, maf, spline, coupling. Default: diagonal,full.
-        objectives: of pv.objectives, with commas between. Default: the method's.
+        objectives: of pv.objectives, separated by commas. Default: the method's.
         seeds: how many. Default: 3.
         share_model: true: one model for all guides. Default: each guide trains a separate model.
         base_guide: the guide that trains the shared model. Default: the method's.
         data: a data set or an .npz file. Default: digits.
         epochs: passes over the training data.
         settings: options of pyro-vae fit, e.g. '{"latent_dim": 2, "hidden": [200]}'.
-        split: whose data are evaluated.
+        split: the split to evaluate: train, valid or test.
         num_samples: importance samples for log p(x), ESS and k-hat.
-        num_gap_data: how many data the gaps are of; 0 for none.
-        workers: processes, each with a seed.
+        num_gap_data: how many data points, from the first, gaps are computed for; 0 for none.
+        workers: processes; each trains the guides of one seed.
         out: folder. Default: runs/compare-MODEL-DATA, or runs/compare.
         device: cpu, cuda, ... Default: a GPU if there is one.
         root: folder of the torchvision data sets.
         progress: show a progress bar.
     """
-    check_int_at_least(1, num_samples=num_samples)
-    check_int_at_least(0, num_gap_data=num_gap_data)
     if (model is None) == (not runs):
         raise UserError("either run folders, or --model NAME --guides A,B,...")
     evaluated = {"split": split, "num_samples": num_samples, "num_gap_data": num_gap_data}
@@ -187,20 +185,22 @@ def compare(
         "data": data, "epochs": epochs, "settings": settings,
     }  # fmt: skip
     if runs:
+        methods.guide_names(guides or "")
         for option, value in trained.items():
             if value is not None:
-                raise UserError(f"--{option} is for --model NAME; these runs are trained already")
+                text = f"--{option} is for --model NAME; these runs are trained already"
+                raise UserError(text.replace("_", "-"))
         loaded = {run: methods.load(run, device=device, root=root) for run in runs}
-        found, out = comparison.compare_runs(loaded, **evaluated), out or Path("runs/compare")
-        found.save(out)
+        result, out = comparison.compare_runs(loaded, **evaluated), out or Path("runs/compare")
+        result.save(out)
     else:
         out = out or Path("runs") / f"compare-{model}-{Path(data or 'digits').stem}"
         trained = {n: v for n, v in trained.items() if v is not None}
-        found = methods.compare_guides(
+        result = methods.compare_guides(
             model, **trained, **evaluated, root=root, workers=workers, out=out, device=device,
             progress=progress,
         )  # fmt: skip
-    print(f"{found}\n\n{out / 'compare.csv'}\n{out / 'compare.png'}")
+    print(result, "", *(out / f"compare.{kind}" for kind in ("csv", "tex", "png")), sep="\n")
     return 0
 
 

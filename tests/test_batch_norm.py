@@ -11,7 +11,7 @@ import torch.nn as nn
 from test_train import quiet, without_seconds
 
 import pyro_vae as pv
-from pyro_vae.comparison import cells
+from pyro_vae.comparison.evaluation import count_guide_parameters
 from pyro_vae.train import checkpoint
 
 ROWS, D = 33, 5
@@ -116,6 +116,6 @@ def test_evaluation_and_comparison_leave_running_statistics(tmp_path):
     before = {k: v.clone() for p in (m, g) for k, v in p.state_dict().items()}
     pv.check_pair(m, g, X)
     pv.evaluate.elbo(m, g, X)
-    cells.parameters(m, g, X, {})
+    count_guide_parameters(m, g, X, {})
     after = {k: v for p in (m, g) for k, v in p.state_dict().items()}
     assert all(torch.equal(v, after[k]) for k, v in before.items())

@@ -3,6 +3,7 @@
 import csv
 import json
 import math
+import sys
 from functools import partial
 
 import pyro
@@ -13,7 +14,9 @@ import torch.nn as nn
 
 import pyro_vae as pv
 from pyro_vae.cli import main
-from pyro_vae.comparison.table import NAMES, NUMBERS, best_bound, with_gaps
+from pyro_vae.comparison import Comparison, cell
+from pyro_vae.comparison.evaluation import CellResult
+from pyro_vae.comparison.evidence import FLAGS, NAMES, NUMBERS, Bound, best_bound, table_rows
 from pyro_vae.conditionals import MLP, MultivariateNormal, NormalLikelihood
 from pyro_vae.guides import Guide, SemiAmortized
 
@@ -134,11 +137,9 @@ def numbers(found):
 def test_what_was_stopped_goes_on_and_what_is_done_is_not_done_again(
     tmp_path, monkeypatch, share_model
 ):
-    from pyro_vae.comparison import cells
-
     given, options = data(), {**QUICK, "seeds": 1, "num_gap_data": 0, "share_model": share_model}
     whole = pv.compare(VAE, GUIDES, given, out=tmp_path / "whole", **options)
-    fit, calls = cells.fit, []
+    fit, calls = cell.fit, []
 
     def stopped(*args, **kwargs):
         calls.append(1)
@@ -146,7 +147,7 @@ def test_what_was_stopped_goes_on_and_what_is_done_is_not_done_again(
         run.interrupted = len(calls) == 2
         return run
 
-    monkeypatch.setattr(cells, "fit", stopped)
+    monkeypatch.setattr(cell, "fit", stopped)
     with pytest.raises(KeyboardInterrupt):
         pv.compare(VAE, GUIDES, given, out=tmp_path / "stopped", **options)
     calls[:] = [1] * 9
@@ -251,9 +252,17 @@ def data_of_another_stream():
         ({"guides": {"a": (Guide, {"lrr": 3})}}, "unknown option of fit 'lrr'"),
         ({"split": "tset"}, "did you mean 'test'"),
         ({"seeds": 0}, "there are no seeds"),
+        ({"seeds": [-1]}, "seeds takes whole numbers from 0, not -1"),
+        ({"model": lambda x: None}, "is passed as {'model': lambda: my_model}"),
+        ({"model": lambda: torch.ones(3)}, "it returned Tensor"),
+        (
+            {"guides": {"a": lambda x: pyro.sample("z", dist.Normal(x, 1))}},
+            "`lambda model: my_guide`",
+        ),
+        ({"guides": {"a": lambda model: None}}, "returned NoneType; a guide that is itself"),
     ],
 )
-def test_mistakes_are_told_in_one_line(changes, message):
+def test_mistakes_raise_one_line(changes, message):
     asked = {"model": VAE, "guides": GUIDES, "data": data(), **changes}
     with pytest.raises(pv.UserError) as error:
         pv.compare(**asked)
@@ -262,18 +271,21 @@ def test_mistakes_are_told_in_one_line(changes, message):
 
 def test_compare_trains_guides_by_name_and_compares_runs(tmp_path, monkeypatch, capsys):
     monkeypatch.chdir(tmp_path)
-    quick = ["--epochs", "1", "--num_samples", "20", "--progress", "false"]
-    small = '{"hidden": [8], "latent_dim": 2, "compile": "false"}'
-    asked = ["compare", "--model", "vae", "--guides", "diagonal,per-datum", "--seeds", "1"]
-    asked += ["--share_model", "true", "--num_gap_data", "0", "--settings", small, *quick]
-    assert main(asked) == 0
+    quick = ["--num-samples", "20", "--progress", "false"]
+    small = '{"hidden": [8], "latent_dim": 2, "compile": "false", "epochs": 1}'
+    arguments = ["compare", "--model", "vae", "--guides", "diagonal, per-datum", "--seeds", "1"]
+    arguments += ["--share-model", "true", "--num-gap-data", "0", "--settings", small, *quick]
+    assert main(arguments) == 0
     said = capsys.readouterr().out
     assert "diagonal" in said and "per-datum" in said and "log p(x)" in said
     out = tmp_path / "runs" / "compare-vae-digits"
-    assert {"compare.csv", "compare.json", "compare.png"} <= {p.name for p in out.iterdir()}
+    files = {f"compare.{kind}" for kind in ("csv", "json", "tex", "png")}
+    assert files <= {p.name for p in out.iterdir()}
+    (history,) = out.glob("cells/vae-diagonal-*/metrics.jsonl")
+    assert len(history.read_text().splitlines()) == 1  # the epochs of the settings
     for name in ("vae", "iaf-vae"):
         fit = ["fit", name, "--hidden", "[8]", "--latent_dim", "2", "--compile", "false"]
-        assert main([*fit, *quick]) == 0
+        assert main([*fit, "--epochs", "1", *quick]) == 0
     runs = ["runs/vae-digits-0", "runs/iaf-vae-digits-0"]
     capsys.readouterr()
     assert main(["compare", *runs, "--num_gap_data", "0", "--num_samples", "20"]) == 0
@@ -283,21 +295,27 @@ def test_compare_trains_guides_by_name_and_compares_runs(tmp_path, monkeypatch, 
         (["compare"], "either run folders, or --model"),
         (["compare", "--model", "vae", "--guides", "diagnal"], "did you mean 'diagonal'"),
         (["compare", "runs/nothing"], "is this a run folder?"),
+        ([*arguments, "--epochs", "2"], "epochs is set twice"),
+        (["compare", *runs, "--share-model", "true"], "--share-model is for --model NAME"),
+        (["compare", *runs, "--guides", "foo"], "unknown guide 'foo'; known: default, constants"),
+        (["compare", *runs, "--guides", "diagnal, full"], "did you mean 'diagonal'"),
     ):
         assert main(wrong) == 1
-        told = capsys.readouterr().err
-        assert message in told and told.count("\n") == 1
+        error = capsys.readouterr().err
+        assert message in error and error.count("\n") == 1
 
 
 # --------------------------------------------------- one log p(x) for one model
 
 
-def cell(pareto_k=0.3, **bounds):
+def result(pareto_k=0.3, gap_pareto_k=0.3, **bounds):
     """A cell whose bounds per data point are these, with standard errors of 0.1."""
+    bounds = {"split_elbo": bounds["log_likelihood"], **bounds}
     errors = {f"{name}_se": [0.1] * len(values) for name, values in bounds.items()}
     row = {n: None for n in (*NAMES, *NUMBERS)}
     row |= {"pareto_k": pareto_k, "heavy_tailed": pareto_k > 0.7, "seed": 0, "guide": "g"}
-    return {"row": row, "per_datum": {**bounds, **errors}}
+    gap_pareto_k = [gap_pareto_k] * len(bounds["gap_log_likelihood"])
+    return CellResult(row, {**bounds, **errors, "gap_pareto_k": gap_pareto_k})
 
 
 def gap_bounds(bound, optimal=-4.0, elbo=-5.0):
@@ -313,19 +331,17 @@ def test_the_evidence_of_a_shared_model_is_the_bound_that_is_best_on_average():
     bounds = [[-3.0, -1.0, -1.0, -1.2], [-1.0, -2.0, -2.0, -2.2]]  # means -1.55 and -1.8
     optimal = [-4.0, -4.5]  # of other draws; it chooses
     cells = [
-        cell(log_likelihood=[-9.0] * 5, **gap_bounds(b, o, o - 1))
+        result(log_likelihood=[-9.0] * 5, **gap_bounds(b, o, o - 1))
         for b, o in zip(bounds, optimal, strict=True)
     ]
-    found = with_gaps(cells, ["shared", "shared"])
+    found = table_rows(cells, ["shared", "shared"])[0]
     assert [row["gap_log_likelihood"] for row in found] == pytest.approx([-1.55, -1.55])
     assert [row["approximation"] for row in found] == pytest.approx([2.45, 2.95])
     assert [row["amortization"] for row in found] == [1.0, 1.0]
     assert found[0]["gap_log_likelihood_se"] == pytest.approx(0.05)
     assert found[0]["approximation_se"] == pytest.approx(math.sqrt(2) * 0.05)
-    isolated_pyro_runtime = with_gaps(cells, [0, 1])
-    assert [row["gap_log_likelihood"] for row in isolated_pyro_runtime] == pytest.approx(
-        [-1.55, -1.8]
-    )
+    separate = table_rows(cells, [0, 1])[0]
+    assert [row["gap_log_likelihood"] for row in separate] == pytest.approx([-1.55, -1.8])
 
 
 def test_the_best_of_many_noisy_bounds_is_still_a_bound():
@@ -334,29 +350,36 @@ def test_the_best_of_many_noisy_bounds_is_still_a_bound():
     error = torch.ones(4, dtype=torch.float64)
     means = torch.stack(
         [
-            best_bound([(torch.randn(4, dtype=torch.float64), error) for _ in range(10)])[0].mean()
+            best_bound([Bound(torch.randn(4).double(), error) for _ in range(10)]).value.mean()
             for _ in range(2000)
         ]
     )
     assert means.mean() < 3 * means.std() / math.sqrt(2000)
-    one = [(torch.randn(1), torch.ones(1)) for _ in range(3)]
-    assert best_bound(one)[0] == one[0][0]  # of one data point nothing else can choose
+    one = [Bound(torch.randn(1), torch.ones(1)) for _ in range(3)]
+    assert best_bound(one).value == one[0].value  # of one data point nothing else can choose
+    tied = torch.randn(2, 200).double()  # of equal means; their minimum is 0.56 lower
+    tied -= tied.mean(1, keepdim=True)
+    assert best_bound([Bound(v, torch.ones(200)) for v in tied]).value.mean() > -0.25
     good, bad = torch.full((4,), -1.0), torch.full((4,), -math.inf)
-    assert torch.equal(best_bound([(bad, error), (good, error)])[0], good)
+    assert torch.equal(best_bound([Bound(bad, error), Bound(good, error)]).value, good)
 
 
 def test_a_shared_model_has_one_log_likelihood_from_its_best_bound():
     cells = [
-        cell(log_likelihood=[-3.0, -3.1, -3.2], **gap_bounds([-2.0, -2.0]), annealed=[-1.0, -1.0]),
-        cell(log_likelihood=[-2.5, -2.6, -2.7], **gap_bounds([-2.0, -2.0]), annealed=[-1.0, -1.0]),
+        result(
+            log_likelihood=[-3.0, -3.1, -3.2], **gap_bounds([-2.0, -2.0]), annealed=[-1.0, -1.0]
+        ),
+        result(
+            log_likelihood=[-2.5, -2.6, -2.7], **gap_bounds([-2.0, -2.0]), annealed=[-1.0, -1.0]
+        ),
     ]
-    found = with_gaps(cells, [0, 0])
+    found = table_rows(cells, [0, 0])[0]
     assert [row["log_likelihood"] for row in found] == pytest.approx([-2.6, -2.6])
     assert [row["gap_log_likelihood"] for row in found] == pytest.approx([-1.0, -1.0])
     for one in cells:  # gaps of all data: both columns are of the same data, and agree
-        one["per_datum"]["log_likelihood"] = one["per_datum"]["log_likelihood"][:2]
-        one["per_datum"]["log_likelihood_se"] = [0.1, 0.1]
-    found = with_gaps(cells, [0, 0])
+        one.per_datum["log_likelihood"] = one.per_datum["log_likelihood"][:2]
+        one.per_datum["log_likelihood_se"] = [0.1, 0.1]
+    found = table_rows(cells, [0, 0])[0]
     assert all(row["log_likelihood"] == row["gap_log_likelihood"] == -1.0 for row in found)
 
 
@@ -385,12 +408,13 @@ def test_the_table_names_the_data_and_marks_heavy_tails(tmp_path):
         assert truth - 0.05 < row["log_likelihood"] < truth + 4 * row["log_likelihood_se"]
         assert row["heavy_tailed"] == (row["guide"] == "narrow")
         assert row["approximation"] > -3 * row["approximation_se"]
-    told = str(found).splitlines()
-    assert told[0].startswith("24 test data points, nats per data point, mean ± sd over seeds")
-    assert told[1] == "[3]: first 3 of 24 test data points"
-    assert told[2].startswith("!: k-hat > 0.7")
-    assert "log p(x) [3]" in told[3] and "approximation [3]" in told[3]
-    assert [line.count("!") for line in told[4:]] == [1, 0]
+    lines = str(found).splitlines()
+    assert lines[0].startswith("24 test data points, nats per data point, mean ± sd over seeds")
+    assert "test[:3]: first 3 of 24 test data points." in lines
+    header = next(i for i, line in enumerate(lines) if line.startswith("guide"))
+    narrow, wide_row = lines[header + 1 : header + 3]
+    assert lines[header - 1].split()[:3] == ["test"] * 3
+    assert narrow.count("!") == 1 and wide_row.count("!") == 0
     saved = json.loads((tmp_path / "compare.json").read_text())
     assert saved["data"]["approximation"] == "first 3 of 24 test data points"
     assert saved["data"]["log_likelihood_se"] == "24 test data points"
@@ -401,3 +425,214 @@ def _narrow(x):
     with pyro.plate("data", len(x)):
         z = x.new_zeros(len(x), LATENT)
         pyro.sample("z", dist.Normal(z, scale.expand(z.shape)).to_event(1))
+
+
+# --------------------------------------------------- a pair of plain Pyro functions
+
+SLOPES = torch.tensor([[1.0, 0.9], [0.9, 0.7], [0.1, 0.6]])
+NARROW = 0.4  # scale of the constant guide
+
+
+def linear_gaussian(x=None, size=None):
+    with pyro.plate("data", size if x is None else len(x)):
+        z = pyro.sample("z", dist.Normal(0.0, 1.0).expand([2]).to_event(1))
+        return pyro.sample("x", dist.Normal(z @ SLOPES.T, SCALE).to_event(1), obs=x)
+
+
+def exact_posterior(x):
+    precision = torch.eye(2) + SLOPES.T @ SLOPES / SCALE**2
+    with pyro.plate("data", len(x)):
+        loc = x @ SLOPES @ precision.inverse() / SCALE**2
+        pyro.sample("z", dist.MultivariateNormal(loc, precision_matrix=precision))
+
+
+def constant_guide(x):
+    with pyro.plate("data", len(x)):
+        pyro.sample("z", dist.Normal(x.new_zeros(len(x), 2), NARROW).to_event(1))
+
+
+def test_a_user_defined_pair_goes_from_check_pair_to_a_latex_table():
+    """Nothing is trained: the evidence and both guides' gaps are known in closed form."""
+    torch.manual_seed(2)
+    x = linear_gaussian(size=40)
+    for guide in (exact_posterior, constant_guide):
+        pv.check_pair(linear_gaussian, guide, x)
+    result = pv.compare(
+        {"linear": lambda: linear_gaussian},
+        {"exact": lambda model: exact_posterior, "constant": lambda model: constant_guide},
+        x, seeds=2, share_model=True, num_samples=200, num_gap_data=10, progress=False,
+        gap_options={**GAPS, "num_samples": 2000, "max_steps": 500},
+    )  # fmt: skip
+    marginal = torch.distributions.MultivariateNormal(
+        torch.zeros(3), SLOPES @ SLOPES.T + SCALE**2 * torch.eye(3)
+    )
+    evidence = marginal.log_prob(x)
+    precision = torch.eye(2) + SLOPES.T @ SLOPES / SCALE**2
+    posterior = torch.distributions.MultivariateNormal(
+        x @ SLOPES @ precision.inverse() / SCALE**2, precision_matrix=precision
+    )
+    q = torch.distributions.MultivariateNormal(torch.zeros(2), NARROW**2 * torch.eye(2))
+    lost = torch.distributions.kl_divergence(q, posterior)
+    family = 0.5 * (precision.diagonal().log().sum() - precision.logdet())  # the best diagonal
+    assert lost[:10].mean() > 3 * family > 0.3
+    for row in result.rows:
+        assert row["log_likelihood"] == pytest.approx(float(evidence.mean()), abs=1e-4)
+        assert row["gap_log_likelihood"] == pytest.approx(float(evidence[:10].mean()), abs=1e-4)
+        assert row["ms_per_step"] is None and row["parameters"] == 0
+        gap = row["approximation"] + row["amortization"]
+        error = 4 * math.hypot(row["approximation_se"], row["amortization_se"]) + 1e-4
+        if row["guide"] == "exact":
+            assert row["elbo"] == pytest.approx(float(evidence.mean()), abs=1e-4)
+            assert gap == pytest.approx(0, abs=error) and error < 0.01
+            assert not row["heavy_tailed"]
+        else:
+            assert gap == pytest.approx(float(lost[:10].mean()), abs=error) and error < 0.2
+            assert row["approximation"] == pytest.approx(float(family), abs=0.03)
+    (difference,) = [d for d in result.differences() if d["guide"] == "constant"]
+    assert difference["over"] == "seeds" and difference["seeds"] == 2
+    assert difference["difference"] == pytest.approx(-float(lost.mean()), abs=0.2)
+    latex = result.to_latex()
+    assert latex.count(r"\\") == 4 and r"\begin{tabular}{lrrrrrr" in latex
+    assert rf"\mathbf{{{evidence.mean():.2f}}}" in latex
+
+
+# --------------------------------------------------- differences and formats
+
+
+def comparison(elbos, per_datum=None, **changes):
+    """A `Comparison` of these ELBOs: `{guide: one per seed}`."""
+    rows = []
+    for guide, values in elbos.items():
+        for seed, elbo in enumerate(values):
+            row = {**dict.fromkeys(NUMBERS), **dict.fromkeys(FLAGS, False)}
+            rows.append({**row, **changes, "model": "m", "guide": guide, "objective": "elbo"})
+            rows[-1] |= {"seed": seed, "elbo": elbo}
+    per_datum = per_datum or [{"elbo": torch.tensor([row["elbo"]])} for row in rows]
+    return Comparison(rows, "test", 50, 100, 0, True, per_datum=per_datum)
+
+
+def test_differences_are_paired_by_seed():
+    """The seeds are 4 apart, the guides 1.0 ± 0.5 / sqrt(3)."""
+    result = comparison({"a": [1.0, 5.0, 9.0], "b": [2.0, 6.5, 9.5]})
+    first, second = result.differences()
+    assert first["difference"] is None and second["over"] == "seeds" and second["seeds"] == 3
+    assert second["difference"] == pytest.approx(1.0)
+    assert second["standard_error"] == pytest.approx(0.5 / math.sqrt(3))
+    first, second = result.differences(guide="b")
+    assert first["difference"] == pytest.approx(-1.0) and second["difference"] is None
+    assert "+1.00 ± 0.29" in str(result)
+    for wrong, message in (({"guide": "c"}, "unknown guide 'c'"), ({"number": "elbos"}, "'elbo'")):
+        with pytest.raises(pv.UserError, match=message):
+            result.differences(**wrong)
+
+
+def test_a_difference_of_one_seed_has_its_error_over_data_points():
+    values = [torch.tensor([1.0, 2.0, 3.0, 10.0]), torch.tensor([2.0, 2.0, 5.0, 11.0])]
+    result = comparison({"a": [4.0], "b": [5.0]}, [{"elbo": v} for v in values])
+    difference = result.differences()[1]
+    assert difference["over"] == "data points" and difference["difference"] == pytest.approx(1.0)
+    assert difference["standard_error"] == pytest.approx(math.sqrt(2 / 3) / 2)
+    assert "standard error over data points." in str(result)
+
+
+def test_latex_is_escaped_and_has_the_best_in_bold():
+    result = comparison({"50% of_x & y": [-2.0, -1.0], "plain": [-3.0, -3.0]}, parameters=1234)
+    lines = result.to_latex().splitlines()
+    start = next(i for i, line in enumerate(lines) if line.startswith(r"\begin"))
+    assert all(line.startswith("% ") for line in lines[:start])
+    assert lines[start:] == [
+        r"\begin{tabular}{lrrr}",
+        r"\toprule",
+        r"& test & test & \\",
+        r"guide & ELBO & $\Delta$ ELBO & parameters \\",
+        r"\midrule",
+        r"50\% of\_x \& y & $\mathbf{-1.50} \pm 0.71$ & $-$ & $1{,}234$ \\",
+        r"plain & $-3.00$ & $-1.50 \pm 0.50$ & $1{,}234$ \\",
+        r"\bottomrule",
+        r"\end{tabular}",
+    ]
+
+
+def test_html_is_escaped_and_has_the_best_in_bold():
+    page = comparison({"<b>a</b>": [-1.0], "c": [-2.0]})._repr_html_()
+    assert "&lt;b&gt;a&lt;/b&gt;" in page and "<b>a" not in page
+    assert "<b>-1.00</b>" in page and "<b>-2.00</b>" not in page
+
+
+def test_the_plain_text_fits_100_columns_and_has_every_number():
+    names = {"a guide with a rather long name": [-1.0, -2.0], "another " * 12: [-3.0, -4.0]}
+    numbers = {n: 12345.678 for n in NUMBERS if n not in ("seed", "elbo")}
+    text = str(comparison(names, log_likelihood_heavy_tailed=True, **numbers))
+    assert max(map(len, text.splitlines())) <= 100
+    for title in ("ELBO", "log p(x)", "k-hat", "approx. gap", "amort. gap", "ESS", "ms/step"):
+        assert title in text
+    assert "12,345.68 ± 12,345.68 !" in text
+
+
+def test_a_frame_has_a_row_per_cell():
+    pandas = pytest.importorskip("pandas")
+    frame = comparison({"a": [1.0, 2.0], "b": [3.0, 4.0]}).to_frame()
+    assert isinstance(frame, pandas.DataFrame) and list(frame["elbo"]) == [1.0, 2.0, 3.0, 4.0]
+    assert list(frame["seed"]) == [0, 1, 0, 1] and set(frame["split"]) == {"test"}
+
+
+def test_a_frame_without_pandas_raises_one_line(monkeypatch):
+    monkeypatch.setitem(sys.modules, "pandas", None)
+    with pytest.raises(pv.UserError, match="^to_frame.. needs pandas: pip install pandas$"):
+        comparison({"a": [1.0]}).to_frame()
+
+
+def test_a_log_likelihood_from_heavy_tailed_weights_is_marked():
+    """The best bound's weights decide, in every row; a worse bound's do not."""
+    bounds = gap_bounds([-2.0, -2.0])
+    good, bad = (
+        result(k, gap_k, log_likelihood=[value] * 3, **bounds)
+        for k, gap_k, value in ((0.2, 0.2, -2.5), (0.9, 0.9, -3.0))
+    )
+    rows, _ = table_rows([good, bad], ["shared", "shared"])
+    assert not any(row["log_likelihood_heavy_tailed"] for row in rows)
+    assert [row["heavy_tailed"] for row in rows] == [False, True]
+    bad.per_datum["log_likelihood"] = [-2.0] * 3
+    bad.per_datum["elbo_optimal"] = [-3.5] * 2
+    rows, _ = table_rows([good, bad], ["shared", "shared"])
+    assert all(row["log_likelihood_heavy_tailed"] for row in rows)
+    assert all(row["gap_log_likelihood_heavy_tailed"] for row in rows)
+
+
+def test_figures_show_gaps_or_else_elbos():
+    without = comparison({"a": [-1.0, -2.0], "b": [-3.0, -4.0]}).plot()
+    (ax,) = without.axes
+    assert ax.get_xlabel() == "ELBO, nats per data point\n50 test data points"
+    assert [t.get_text() for t in ax.get_yticklabels()] == ["a", "b"]
+    gaps = comparison({"a": [-1.0], "b": [-3.0]}, approximation=0.5, amortization=1.0).plot()
+    (ax,) = gaps.axes
+    assert ax.get_xlabel().startswith("log p(x) − ELBO, nats per data point\nfirst 0 of 50 test")
+    assert {p.get_width() for p in ax.patches} == {0.5, 1.0}
+
+
+def test_progress_names_the_cell_and_the_gap_search(capsys):
+    options = {**QUICK, "seeds": 1, "num_gap_data": 2, "gap_options": GAPS}
+    pv.compare(VAE, {"mine": Guide}, data(), **{**options, "progress": True})
+    shown = capsys.readouterr().err
+    assert "vae, mine, seed 0" in shown and "gaps 100 %" in shown and "1/1" in shown
+    pv.compare(VAE, {"mine": Guide}, data(), **options)
+    assert capsys.readouterr().err == ""
+
+
+@pytest.mark.parametrize(
+    "changes, message",
+    [
+        ({"settings": {"data": "arcs"}}, "not among the settings"),
+        ({"settings": {"seed": 3}}, "--seeds sets how many"),
+        ({"settings": {"epochs": 3}, "epochs": 4}, "epochs is set twice"),
+        ({"settings": {"objective": "IWAE"}, "objectives": "STL"}, "the objective is set twice"),
+        ({"settings": {"family": "Flow"}}, "'default' too"),
+        ({"guides": "diagonal,fulll"}, "did you mean 'full'"),
+        ({"base_guide": "fulll"}, "did you mean 'full'"),
+        ({"settings": {"w_dim": 3}}, "vae has no option 'w_dim'"),
+    ],
+)
+def test_settings_that_would_be_ignored_are_refused(changes, message):
+    with pytest.raises(pv.UserError) as error:
+        pv.methods.compare_guides("vae", **changes)
+    assert message in str(error.value) and "\n" not in str(error.value)

@@ -143,6 +143,22 @@ def test_the_steps_of_a_semi_amortized_guide_leave_little_to_amortize(model):
     assert found["approximation"].mean() == pytest.approx(float(truth.approximation), abs=0.03)
 
 
+def test_the_search_reports_its_progress_and_the_tail_of_its_weights(model):
+    x = model(size=N).detach()
+    guide, _ = spoilt(model, Truth(model, x), "amortized", x)
+    options = {**FAST, "importance_samples": 500, "max_steps": 100, "num_samples": 100}
+    fractions = []
+    found = pv.diagnostics.inference_gaps(model, guide, x, **options, on_progress=fractions.append)
+    assert fractions == sorted(fractions) and fractions[0] == pytest.approx(0.5)
+    assert fractions[-1] == pytest.approx(1.0)
+    assert found["pareto_k"].shape == (N,) and found["pareto_k"].median() < 0.7
+    quiet = pv.diagnostics.inference_gaps(model, guide, x, **options)
+    for name in found:
+        torch.testing.assert_close(found[name], quiet[name], rtol=0, atol=0, equal_nan=True)
+    exact = {**options, "log_likelihood": torch.zeros(N).double()}
+    assert pv.diagnostics.inference_gaps(model, guide, x, **exact)["pareto_k"].isnan().all()
+
+
 def test_a_search_that_ends_far_away_leaves_the_guide_as_it_is(model):
     x = model(size=N).detach()
     guide, _ = spoilt(model, Truth(model, x), "amortized", x)

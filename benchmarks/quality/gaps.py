@@ -21,7 +21,7 @@ from pathlib import Path
 import torch
 
 import pyro_vae as pv
-from pyro_vae.comparison.table import NUMBERS
+from pyro_vae.comparison.evidence import NUMBERS
 from pyro_vae.conditionals import MLP, Flow, LowRankNormal, MixtureOfNormals, MultivariateNormal
 from pyro_vae.guides import Guide, SemiAmortized
 
@@ -114,7 +114,7 @@ def main(argv=None):
         print(f"\ndecoder trained with the guide {base}\n{comparison}\n", flush=True)
         runs[base] = comparison.rows
         if options.out and base == "diagonal":
-            comparison.figure().savefig(options.out.with_suffix(".png"), dpi=110)
+            comparison.plot().savefig(options.out.with_suffix(".png"), dpi=110)
         for line in comparison.summary():
             row = {"decoder trained with": base, "guide": line["guide"]}
             for name in NUMBERS:

@@ -1,6 +1,8 @@
 """Models, guides, objectives and seeds side by side: one table, one figure."""
 
-from .compare import compare
+# The package is not named `compare`: `pv.compare` is the function, and it would hide a package of
+# that name (`import pyro_vae.compare.table as t` would then fail).
+from .api import compare
 from .runs import compare_runs
 from .table import Comparison
 

@@ -2,70 +2,118 @@
 
 import json
 import statistics
+from collections.abc import Mapping
+from dataclasses import replace
 from pathlib import Path
+from typing import TYPE_CHECKING, Any
 
+from ..data import Data
 from ..errors import UserError
 from ..programs.inspection import is_per_datum
 from ..train.checkpoint import check_config
-from .cells import given, judge, parameters
-from .table import Comparison, with_gaps
+from .evaluation import (
+    CellResult,
+    EvaluationOptions,
+    count_guide_parameters,
+    evaluate_pair,
+    x_and_inputs,
+)
+from .evidence import table_rows
+from .plan import PyroProgram
+from .table import Comparison
+
+if TYPE_CHECKING:
+    from ..methods import Run  # which imports this package
 
 
-def compare_runs(pairs, split="test", num_samples=500, num_gap_data=100, gap_options=None):
-    """A `Comparison` of run folders, each as it was trained.
+def compare_runs(
+    runs: Mapping[Path | str, "Run"],
+    split: str = "test",
+    num_samples: int = 500,
+    num_gap_data: int = 100,
+    gap_options: dict[str, Any] | None = None,
+) -> Comparison:
+    """Compare run folders, each as it was trained.
 
     Args:
-        pairs: `{folder: Run}`, of `pv.load`. A folder's name without its seed is the guide's in the
-            table.
+        runs: `{folder: run}`, of `pv.load`. A folder's name without its seed is the guide's name in
+            the table.
+        split: the split to evaluate.
+        num_samples: importance samples per data point for log p(x), ESS and k-hat.
+        num_gap_data: how many data points, from the first, inference gaps are computed for; 0: none.
+        gap_options: of `diagnostics.inference_gaps`.
 
     Raises:
-        UserError: runs of different data, of a guide with a row per training data point, or whose
-            configuration was edited since training.
+        UserError: runs of different data, of a guide with parameters per training data point, or
+            whose configuration was edited since training.
+
+    Example:
+        >>> import tempfile, torch, pyro_vae as pv
+        >>> folder = tempfile.mkdtemp()
+        >>> net = pv.conditionals.MLP((4,))
+        >>> model = pv.models.VAE((4,), 1, "normal", net)
+        >>> guide = pv.guides.Guide(model, network=net)
+        >>> run = pv.fit(model, guide, torch.randn(20, 4), epochs=1, out=folder, compile=False,
+        ...              progress=False)
+        >>> result = pv.comparison.compare_runs({folder: run}, "train", 10, num_gap_data=0)
+        >>> result.rows[0]["model"], result.rows[0]["parameters"]
+        ('VAE', 30)
     """
-    found, kind = [], None
-    for folder, run in pairs.items():
+    options = EvaluationOptions(split, num_samples, num_gap_data, gap_options)
+    results, first = [], None
+    for folder, run in runs.items():
+        folder = Path(folder)
         check_config(folder)
-        if run.data is None:
-            raise UserError(f"the data of {folder} cannot be loaded again: pv.compare in Python")
-        model, guide, data, seed = run.model, run.guide, run.data, run.seed
-        config = run.config or {"method": type(model).__name__, "objective": "ELBO"}
-        described = data.describe()
-        kind = kind or described
-        if described != kind:
-            name = next(k for k in {**described, **kind} if described.get(k) != kind.get(k))
-            raise UserError(
-                f"{folder} has other data than the first run ({name}: {described.get(name)}, not "
-                f"{kind.get(name)}): their numbers cannot be compared"
-            )
+        data = _checked_data(folder, run.data, first)
+        first = first or data
+        model, guide = _pair(folder, run)
         if is_per_datum(guide):
             raise UserError(
-                f"{folder} has a row per training data point, and none for {split} data"
+                f"{folder} has parameters per training data point, and none for {split} data"
             )
+        config = run.config or {"method": type(model).__name__, "objective": "ELBO"}
+        x, others = x_and_inputs(model, guide, data, split, None)
         row = {
-            "model": config["method"], "guide": Path(folder).name.removesuffix(f"-{seed}"),
-            "objective": config["objective"], "seed": seed, **_history(Path(folder)),
+            "model": config["method"], "guide": folder.name.removesuffix(f"-{run.seed}"),
+            "objective": config["objective"], "seed": run.seed, **_history(folder),
+            "parameters": count_guide_parameters(model, guide, x, others),
         }  # fmt: skip
-        row["parameters"] = parameters(model, guide, *given(model, guide, data, split, None))
         valid_guide = None if data.valid is None else guide
-        numbers, per_datum = judge(
-            model,
-            guide,
-            data,
-            split,
-            valid_guide,
-            num_samples,
-            num_gap_data,
-            gap_options,
-            seed=seed,
+        numbers, per_datum = evaluate_pair(
+            model, guide, data, replace(options, seed=run.seed), valid_guide
         )
-        found.append({"row": row | numbers, "per_datum": per_datum})
-        num_data = len(getattr(data, split))
-    rows = with_gaps(found, range(len(found)))
-    return Comparison(rows, split, num_data, num_samples, min(num_gap_data, num_data), False)
+        results.append(CellResult(row | numbers, per_datum))
+    if first is None:
+        raise UserError("there are no runs to compare")
+    rows, values = table_rows(results, range(len(results)))
+    num_data = len(getattr(first, split))
+    num_gap_data = min(num_gap_data, num_data)
+    return Comparison(rows, split, num_data, num_samples, num_gap_data, False, per_datum=values)
 
 
-def _history(folder):
-    """What `metrics.jsonl` says of the training."""
+def _pair(folder: Path, run: "Run") -> tuple[PyroProgram, PyroProgram]:
+    if not (callable(run.model) and callable(run.guide)):
+        raise UserError(f"{folder} holds no pair of programs")
+    return run.model, run.guide
+
+
+def _checked_data(folder: Path, data: Data | None, first: Data | None) -> Data:
+    """The data of a run, which must be those of the first run."""
+    if data is None:
+        raise UserError(f"the data of {folder} cannot be loaded again: use pv.compare in Python")
+    described = data.describe()
+    expected = described if first is None else first.describe()
+    for name in {**described, **expected}:
+        if described.get(name) != expected.get(name):
+            raise UserError(
+                f"{folder} has other data than the first run ({name}: {described.get(name)}, not "
+                f"{expected.get(name)}): their numbers cannot be compared"
+            )
+    return data
+
+
+def _history(folder: Path) -> dict[str, Any]:
+    """What `metrics.jsonl` records of the training."""
     lines = (folder / "metrics.jsonl").read_text().splitlines()
     history = [json.loads(line) for line in lines]
     if not history:

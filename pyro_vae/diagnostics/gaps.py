@@ -1,7 +1,7 @@
 """Inference gaps: how much of log p(x) a guide loses to its family, and to its network."""
 
 import math
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 
 import torch
 
@@ -14,12 +14,13 @@ from ..programs import trace_pair
 from ..programs.calling import accepts_argument
 from ..programs.contexts import seeded
 from .ais import GRADIENT_MEMORY, annealed_weights
-from .importance import log_mean_error
+from .importance import log_mean_error, pareto_k
 
 GRADIENT_DRAWS = 16  # draws of the ELBO for one gradient
 WINDOW = 50  # steps between two evaluations of the bound
 SELECTION_DRAWS = 500  # draws of such an evaluation, the same every time
 PILOT_DATA = 16  # data points on which the bound on log p(x) is chosen
+MIN_TAIL = 100  # importance weights that a fit of their tail needs
 KEYS = ("log_likelihood", "elbo_optimal", "elbo", "approximation", "amortization")
 
 
@@ -35,6 +36,7 @@ def inference_gaps(
     lr: float = 0.1,
     tolerance: float = 3e-4,
     seed: int | None = 0,
+    on_progress: Callable[[float], None] | None = None,
     **others: Array | None,
 ) -> dict[str, torch.Tensor]:
     r"""How much of log p(x) a guide loses, and to what.
@@ -73,13 +75,16 @@ def inference_gaps(
         lr: the first learning rate of the search.
         tolerance: of the search, in nats per data point.
         seed: of all draws. None uses torch's random stream.
+        on_progress: called during the search with the fraction that is done, at most 1.
         others: further inputs by name (`c=`, `y=`, `index=`), each with N rows.
 
     Returns:
         `{"log_likelihood", "elbo_optimal", "elbo", "approximation", "amortization": [N]}`, nats per
         data point, and the Monte Carlo standard error of each, `"log_likelihood_se"` and so on (NaN
         for a single draw). The standard error of a mean over the data is the root of the sum of the
-        squared errors, divided by N.
+        squared errors, divided by N. `"pareto_k"`: k-hat of the importance weights that give log
+        p(x), `[N]`; above 0.7 they cannot be trusted. NaN if log p(x) comes from elsewhere, or
+        from fewer than 100 weights.
 
     Raises:
         UserError: gray values in a Bernoulli; a guide whose distributions cannot be optimized.
@@ -104,21 +109,30 @@ def inference_gaps(
     batch = scored_inputs(model, x, others, guide)
     with_annealing = log_likelihood is None and annealing is not False
     noise_seeds: list[int] = []
+    size, done = len(batch["x"]), 0
 
     def evaluate(chunk: Batch, capacity: int) -> Batch:
+        nonlocal done
         capacity = max(1, capacity // GRADIENT_MEMORY)
         noise = int(torch.randint(2**31, ()))  # one per chunk, or their errors would agree
         noise_seeds.append(noise)
         with torch.enable_grad():
             optimum = PerDatumOptimum(model, guide, chunk)
-        optimize(model, optimum, max_steps, lr, tolerance, noise, capacity)
+        rows, before = len(chunk["x"]), done
+
+        def on_step(steps: int) -> None:
+            if on_progress is not None:
+                on_progress(min(1.0, (before + rows * steps / max_steps) / size))
+
+        optimize(model, optimum, max_steps, lr, tolerance, noise, capacity, on_step)
+        done += rows
         keep_better(model, optimum, noise + 1, capacity)
         result = _elbos(model, optimum, num_samples, noise + 2, capacity)
         if log_likelihood is None:
-            bound = _importance_bound(model, optimum, importance_samples, capacity)
-            result["log_likelihood"], result["log_likelihood_se"] = bound
+            result |= _importance_bound(model, optimum, importance_samples, capacity)
         if with_annealing:
-            result["pilot"] = _importance_bound(model, optimum, importance_samples, capacity)[0]
+            pilot = _importance_bound(model, optimum, importance_samples, capacity)
+            result["pilot"] = pilot["log_likelihood"]
         return result
 
     memory = GRADIENT_MEMORY * GRADIENT_DRAWS
@@ -126,20 +140,21 @@ def inference_gaps(
     if log_likelihood is not None:
         result["log_likelihood"] = log_likelihood
         result["log_likelihood_se"] = torch.zeros_like(result["elbo"])
+        result["pareto_k"] = torch.full_like(result["elbo"], math.nan)
     if with_annealing:
         options = dict(annealing) if isinstance(annealing, dict) else {}
         inputs = {k: v for k, v in batch.items() if k == "x" or accepts_argument(model, k)}
-        size = len(batch["x"])
         rows = torch.linspace(0, size - 1, min(size, PILOT_DATA)).round().long().tolist()
         annealed = _pilot(model, inputs, rows, options, noise_seeds[-1] + 3)
         if annealed > float(result["pilot"][rows].mean()):
             bound = annealed_bound(model, **inputs, seed=seed, **options)
             result["log_likelihood"], result["log_likelihood_se"] = bound
+            result["pareto_k"] = torch.full_like(result["elbo"], math.nan)
     for key in ("log_likelihood", "log_likelihood_se"):
         result[key] = result[key].to(result["elbo"])
     result["approximation"] = result["log_likelihood"] - result["elbo_optimal"]
     result["approximation_se"] = result["log_likelihood_se"].hypot(result["elbo_optimal_se"])
-    return {k: result[k] for k in (*KEYS, *(f"{k}_se" for k in KEYS))}
+    return {k: result[k] for k in (*KEYS, *(f"{k}_se" for k in KEYS), "pareto_k")}
 
 
 def _pilot(
@@ -166,10 +181,16 @@ def annealed_bound(
 
 def _importance_bound(
     model: PyroProgram, optimum: PerDatumOptimum, num_samples: int, capacity: int
-) -> tuple[torch.Tensor, torch.Tensor]:
-    """`(importance-weighted bound, standard error)`, `[B]` each."""
+) -> Batch:
+    """The importance-weighted bound, its standard error and k-hat, `[B]` each."""
     log_w = torch.cat(list(log_weights(model, optimum, optimum.batch, num_samples, capacity)))
-    return log_w.logsumexp(0) - math.log(num_samples), log_mean_error(log_w)
+    bound = log_w.logsumexp(0) - math.log(num_samples)
+    tail = pareto_k(log_w) if num_samples >= MIN_TAIL else torch.full_like(bound, math.nan)
+    return {
+        "log_likelihood": bound,
+        "log_likelihood_se": log_mean_error(log_w),
+        "pareto_k": tail,
+    }
 
 
 def _elbos(
@@ -210,6 +231,7 @@ def optimize(
     tolerance: float,
     noise: int,
     capacity: int,
+    on_step: Callable[[int], None] | None = None,
 ) -> int:
     """Maximize the ELBO of every data point over `optimum.parameter_offsets`, in place.
 
@@ -239,6 +261,8 @@ def optimize(
             for average, offset in zip(mean, offsets, strict=True):
                 average += offset.detach() / window
         steps += window
+        if on_step is not None:
+            on_step(steps)
         bound = evaluate_bound(mean)
         for kept, average, row in zip(best, mean, rows, strict=True):
             kept.copy_(torch.where(_broadcast(bound > best_bound, row), average, kept))

@@ -1,7 +1,7 @@
 """The published methods as presets: `pv.methods.gmvae(data).fit()`."""
 
 from .building import CLASSES, GUIDES, GuideFactory, ModelFactory, build, make
-from .comparing import compare_guides
+from .comparing import compare_guides, guide_names
 from .method import Method, method
 from .options import accepted, configure, defaults, read_config, to_yaml
 from .run import CONFIG, Run, fit, load
@@ -23,6 +23,7 @@ __all__ = [
     "configure",
     "defaults",
     "fit",
+    "guide_names",
     "load",
     "make",
     "method",

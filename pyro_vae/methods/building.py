@@ -42,7 +42,7 @@ CLASSES = {
 }
 FLOWS = ("iaf", "maf", "spline", "coupling")
 #: Guides by name, for comparisons: parents of every latent (None: the method's own), settings.
-GUIDES = {
+GUIDES: dict[str, tuple[list[str] | None, dict[str, object]]] = {
     "default": (None, {}),
     "constants": ([], {}),
     "per-datum": (["index"], {}),
@@ -214,6 +214,8 @@ class GuideFactory:
         if parents is not None:
             given = {n: parents for n in (model.default_guide if known is None else known)}
         config = self.config
+        if config.get("refine.steps"):  # the number that the configuration sets
+            changes = {k: v for k, v in changes.items() if k != "refine.steps"}
         if "family" in changes:  # another family has its own defaults
             config = {k: v for k, v in config.items() if not k.startswith("family")}
         return build_guide({**config, **changes}, model, self.shapes[0], num_data, given)

@@ -1,74 +1,124 @@
 """`compare` for a method: its guides by name, its objectives by name."""
 
+from collections.abc import Sequence
 from pathlib import Path
+from typing import Any
 
 from .. import comparison
-from ..errors import UserError
+from ..errors import UserError, unknown_name_error
+from ..objectives import ELBO
 from . import options
-from .building import GuideFactory, ModelFactory, make
+from .building import GUIDES, GuideFactory, ModelFactory, make
 from .method import method
 
-LISTED = "diagonal,full"
+DEFAULT_GUIDES = "diagonal,full"
 
 
 def compare_guides(
     name: str,
-    guides: str = LISTED,
+    guides: str = DEFAULT_GUIDES,
     objectives: str | None = None,
     data: str | Path = "digits",
     epochs: int | None = None,
-    settings: dict | None = None,
+    settings: dict[str, Any] | None = None,
     share_model: bool = False,
     base_guide: str | None = None,
     root: Path | None = None,
-    **more,
-):
+    **more: Any,
+) -> comparison.Comparison:
     """Train and compare guides of a method's model, each with the method's settings.
 
     Args:
         name: the method.
-        guides: names out of `GUIDES`, with commas between.
-        objectives: names of classes, with commas between. Default: the method's.
+        guides: names of guides, separated by commas: default, constants, per-datum, semi-amortized,
+            diagonal, full, low-rank, mixture, iaf, maf, spline, coupling.
+        objectives: names of classes of `pv.objectives`, separated by commas. Default: the method's.
         data: a data set's name or an .npz file.
         epochs: passes over the training data. Default: the method's.
-        settings: options of the method.
+        settings: options of the method, by full or short names, as in `pv.method`.
         share_model, base_guide: as in `pv.compare`; the guide by its name. Default: the method's guide.
         root: folder of the torchvision data sets.
         more: other arguments of `pv.compare`.
 
     Returns:
         A `Comparison`.
+
+    Raises:
+        UserError: an unknown name (the nearest is named), or a setting that would be ignored.
+
+    Example:
+        >>> import pyro_vae as pv
+        >>> pv.methods.compare_guides("vae", guides="diagonal,fulll")
+        Traceback (most recent call last):
+        pyro_vae.errors.UserError: unknown guide 'fulll'; did you mean 'full'?
     """
-    overrides = dict(settings or {})
-    if "data" in overrides:
-        raise UserError("the data are an argument of their own (--data), not among the settings")
-    if "seed" in overrides:
-        raise UserError("a comparison's seeds are 0, 1, ...: seeds says how many")
-    if epochs is not None:
-        overrides["epochs"] = epochs
-    made = method(name, data, root=root, **overrides)
-    names = _split(objectives) or [made.config["objective"]]
-    parts = made.config, made.shapes
-    base = None
-    if base_guide is not None or share_model:
-        base = GuideFactory(*parts, base_guide or "default")
-    fitted = made.fit_options()
-    del fitted["seed"], fitted["objective"]
+    names = guide_names(guides)
+    if base_guide is not None:
+        guide_names(base_guide)
+    objective_names = _split(objectives)
+    base = base_guide or ("default" if share_model else None)
+    overrides = _overrides(settings, epochs, objective_names, [*names, *([base] if base else [])])
+    preset = method(name, data, root=root, **overrides)
+    objective_names = objective_names or [preset.config["objective"]]
+    parts = preset.config, preset.shapes
+    fit_options = preset.fit_options()
+    del fit_options["seed"], fit_options["objective"]
     return comparison.compare(
         {name: ModelFactory(*parts)},
-        {guide: GuideFactory(*parts, guide) for guide in _split(guides)},
-        made.data,
-        objectives={n: _objective(name, str(data), overrides, n) for n in names},
+        {guide: GuideFactory(*parts, guide) for guide in names},
+        preset.data,
+        objectives={n: _objective(name, str(data), overrides, n) for n in objective_names},
         share_model=share_model,
-        base_guide=base,
+        base_guide=None if base is None else GuideFactory(*parts, base),
         **more,
-        **fitted,
+        **fit_options,
     )
 
 
-def _objective(name, data, overrides, objective):
-    return make(options.configure(name, data, {**overrides, "objective": objective}), "objective")
+def guide_names(guides: str) -> list[str]:
+    """The names of guides in a text that separates them by commas.
+
+    Raises:
+        UserError: a name that is not in `GUIDES`; the nearest is named.
+    """
+    names = _split(guides)
+    for name in names:
+        if name not in GUIDES:
+            raise unknown_name_error("guide", name, GUIDES)
+    return names
 
 
-def _split(names):
+def _overrides(
+    settings: dict[str, Any] | None,
+    epochs: int | None,
+    objectives: Sequence[str],
+    guides: Sequence[str],
+) -> dict[str, Any]:
+    """The method's options; a setting that an argument or every guide would replace is refused."""
+    overrides = {k.replace("-", "_"): v for k, v in (settings or {}).items()}
+    if "data" in overrides:
+        raise UserError("the data are an argument of their own (--data), not among the settings")
+    if "seed" in overrides:
+        raise UserError("the seeds of a comparison are 0, 1, ...: --seeds sets how many")
+    if epochs is not None and "epochs" in overrides:
+        raise UserError("epochs is set twice, by --epochs and among the settings")
+    if objectives and "objective" in overrides:
+        raise UserError("the objective is set twice, by --objectives and among the settings")
+    for option in overrides:
+        group = option.split(".")[0]
+        if group == "family" and all("family" in GUIDES[guide][1] for guide in guides):
+            raise UserError(
+                f"{option} would be ignored: the guides {', '.join(guides)} set the family; compare "
+                "the guide 'default' too"
+            )
+    return overrides if epochs is None else {**overrides, "epochs": epochs}
+
+
+def _objective(name: str, data: str, overrides: dict[str, Any], objective: str) -> ELBO:
+    config = options.configure(name, data, {**overrides, "objective": objective})
+    return make(config, "objective")
+
+
+def _split(names: str | None) -> list[str]:
+    """Names that are separated by commas; blanks do not matter."""
     return [n.strip() for n in (names or "").split(",") if n.strip()]

@@ -1,0 +1,155 @@
+"""The plan of a comparison: which cells there are, and how each one's model and guide are built."""
+
+import copy
+import hashlib
+import inspect
+import json
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import torch.nn as nn
+
+from ..data import Data
+from ..errors import UserError
+from ..guides import Guide
+from ..objectives import ELBO
+from ..programs.contexts import seeded
+from ..programs.interfaces import ModelInterface, interface_of
+from ..programs.modules import find_modules
+
+FORMAT = 2  # of what a cell's folder holds
+
+PyroProgram = Callable[..., Any]  # whatever it returns; a module, too
+ModelFactory = Callable[[], PyroProgram]
+GuideFactory = Callable[..., PyroProgram]  # of the model, and of num_data if it takes that
+FitOptions = dict[str, Any]  # keyword arguments of `fit`
+
+
+@dataclass(frozen=True)
+class Cell:
+    """The names of one cell."""
+
+    model: str
+    guide: str
+    objective: str
+    seed: int
+
+
+@dataclass
+class Plan:
+    """The arguments of `compare`, checked; worker processes receive a copy."""
+
+    models: dict[str, ModelFactory | nn.Module]
+    guides: dict[str, tuple[GuideFactory, FitOptions]]
+    objectives: dict[str, ELBO]
+    data: Data
+    split: str
+    share_model: bool
+    base_guide: tuple[GuideFactory, FitOptions] | None  # trains a shared model; None: its default
+    fit_options: FitOptions
+    num_samples: int
+    num_gap_data: int
+    gap_options: dict[str, Any]
+    out: Path = Path()
+    cells: list[Cell] = field(default_factory=list)  # in the order of the table
+
+    @property
+    def groups(self) -> list[tuple[str, int]]:
+        """`(model, seed)`: the cells of a group can share a model, and run in one process."""
+        return list(dict.fromkeys((cell.model, cell.seed) for cell in self.cells))
+
+    def build_model(self, name: str) -> PyroProgram:
+        """A separate model: a new one, or a copy of the module that the user passed."""
+        factory = self.models[name]
+        if isinstance(factory, nn.Module):
+            return copy.deepcopy(factory)
+        hint = f"a model that is itself a function is passed as {{{name!r}: lambda: my_model}}"
+        try:
+            inspect.signature(factory).bind()
+        except TypeError as e:
+            raise UserError(
+                f"the model {name!r} must be a function without arguments that makes it ({e}); {hint}"
+            ) from None
+        except ValueError:  # a callable without a signature
+            pass
+        model = factory()
+        if not callable(model):
+            raise UserError(
+                f"the model {name!r} must be a function that makes the model, but it returned "
+                f"{type(model).__name__}; {hint}"
+            )
+        return model
+
+    def build_guide(
+        self, name: str, model: PyroProgram, num_data: int | None = None
+    ) -> PyroProgram:
+        """A guide by its name, for `num_data` data points. Default: the training data."""
+        factory, _ = self.guides[name]
+        return make_guide(factory, model, len(self.data.train) if num_data is None else num_data)
+
+    def build_pair(self, cell: Cell) -> tuple[PyroProgram, PyroProgram]:
+        """A cell's separate model and its guide, with weights drawn by the cell's seed."""
+        with seeded(cell.seed):
+            model = self.build_model(cell.model)
+            return model, self.build_guide(cell.guide, model)
+
+    def folder(self, name: str, settings: dict[str, Any], *programs: PyroProgram) -> Path:
+        """The folder for these settings: other settings, networks or data have another folder."""
+        splits = (self.data.train, self.data.valid, self.data.test)
+        arrays = [v for s in splits if s is not None for v in (s.x, *s.others.values())]
+        modules = find_modules(*programs)
+        recorded = {
+            **settings,
+            "format": FORMAT,
+            "data": self.data.describe(),
+            "sums": [float(array.double().sum()) for array in arrays],
+            "programs": [str(module) for module in modules],
+            "weights": [
+                float(sum(v.double().abs().sum() for v in module.state_dict().values()))
+                for module in modules
+            ],
+        }
+        digest = hashlib.sha256(json.dumps(recorded, sort_keys=True).encode()).hexdigest()[:10]
+        safe = "".join(c if c.isalnum() or c in "-_." else "_" for c in name)
+        return self.out / "cells" / f"{safe}-{digest}"
+
+
+def make_guide(factory: GuideFactory, model: PyroProgram, num_data: int) -> PyroProgram:
+    """The factory's guide for a model; it receives the number of data points if it takes `num_data`.
+
+    Raises:
+        UserError: the factory is itself a guide, or fails.
+    """
+    arguments = (
+        {"num_data": num_data} if "num_data" in inspect.signature(factory).parameters else {}
+    )
+    hint = "a guide that is itself a function is passed as `lambda model: my_guide`"
+    try:
+        guide = factory(model, **arguments)
+    except UserError:
+        raise
+    except Exception as e:  # a program that is called with the model can fail in many ways
+        reason = f"{type(e).__name__}: {' '.join(str(e).split())}"[:160]
+        raise UserError(f"a guide could not be made for the model ({reason}); {hint}") from e
+    if not callable(guide):
+        raise UserError(
+            "a guide must be made by a function of the model, but this function returned "
+            f"{type(guide).__name__}; {hint}"
+        )
+    return guide
+
+
+def default_guide(model: PyroProgram) -> Guide:
+    """The model's default guide, which trains a shared model if no other is named."""
+    if interface_of(model, ModelInterface).default_guide is None:
+        raise UserError(
+            "the model has no default guide to be trained with: base_guide= names one of yours"
+        )
+    return Guide(model)
+
+
+def described(options: dict[str, Any]) -> dict[str, str]:
+    """Options as text that identifies them."""
+    return {k: repr(v) for k, v in sorted(options.items())}
