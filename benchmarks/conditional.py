@@ -27,8 +27,7 @@ import pyro_vae as pv
 from benchmarks.clustering import mean_sd
 from benchmarks.results import write
 from pyro_vae import plots
-from pyro_vae.report import figures as pictures
-from pyro_vae.report import samples as gallery
+from pyro_vae.report import sample_figures, samples
 
 ROWS = {
     "nn-baseline": "NN baseline",
@@ -128,14 +127,14 @@ def draw(a):
     baseline, _, data = train("nn-baseline", a.data, 1, 0, a.root, **a.settings)
     model, _, _ = train("cvae", a.data, 1, 0, a.root, **a.settings)
     part = data.observed_split("test")[:6]
-    columns = pictures.completions(model, data, part.x, part.c)
-    guess = gallery.joined(data, pv.generate.predict_mean(baseline, part.c), part.c)
+    columns = sample_figures.completions(model, data, part.x, part.c)
+    guess = samples.joined(data, pv.generate.predict_mean(baseline, part.c), part.c)
     shown = {"given": columns.pop("given"), "NN baseline": guess}
     del columns["prediction"]
     shown |= {name.replace("sample", "CVAE"): images for name, images in columns.items()}
     figure, ax = plots.axes(9.5, 6.3)
     plots.columns_of_images(ax, shown)
-    figure.savefig(a.picture, dpi=80)
+    figure.savefig(a.picture, dpi=160)
 
 
 def table(runs):

@@ -10,6 +10,8 @@ from ..programs.sites import holds, is_latent, mean_of, observed_site
 from .inputs import observed
 from .likelihood import chunks, rows_per_chunk
 
+ACTIVE = 0.01  # variance of a unit's posterior mean over the data, above which it is active
+
 
 def _map(model, guide, x, others, function, seed=0, num_samples=1, **options):
     """`function(traces, chunk)` over chunks of the data, in eval mode; `{name: [N, ...]}`, joined."""
@@ -89,7 +91,7 @@ def reconstruct(model, guide, x, site=None, **others):
     return _map(model, guide, x, others, mean, at_mean=True)["mean"]
 
 
-def active_units(model, guide, x, threshold=0.01, **others):
+def active_units(model, guide, x, threshold=ACTIVE, **others):
     """`{latent: number of units}` with Var_x(E_q[u | x]) > threshold (arXiv 1509.00519)."""
     codes = encode(model, guide, x, **others)
     return {k: int((v.reshape(len(v), -1).var(0) > threshold).sum()) for k, v in codes.items()}
