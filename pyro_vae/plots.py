@@ -29,7 +29,7 @@ CATEGORIES = (
     "#a96b59", "#e76300", "#b9ac70", "#717581", "#92dadd",
 )  # fmt: skip
 MARKERS = "os^DvP*X<>"  # of the first ten groups, the second ten, ...
-RASTER = 3000  # points, above which a scatter plot is a picture inside of an SVG file
+RASTER = 1500  # points, above which a scatter plot is a picture inside of an SVG file
 
 Values = torch.Tensor | npt.ArrayLike
 

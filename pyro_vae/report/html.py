@@ -38,6 +38,8 @@ figure { margin: 1rem 0; overflow-x: auto; } figure svg { max-width: 100%; }
 figcaption, .small { font-size: .9rem; max-width: 34rem; }
 .figures { display: grid; grid-template-columns: repeat(auto-fit, minmax(min(100%, 29rem), 1fr));
            gap: 1rem 2rem; }
+.command { white-space: pre-wrap; overflow-wrap: anywhere; }
+@media (max-width: 40rem) { td, th { padding-right: .5rem; font-size: .92rem; } }
 details { margin-top: 2rem; }
 pre { font-size: .85rem; overflow-x: auto; background: var(--box); padding: .6rem .8rem;
       border-radius: .3rem; }
@@ -78,7 +80,8 @@ def write(
         *(f'<p class="warning">{html.escape(w)}</p>' for w in findings.warnings(result)),
     ]
     if command is not None:
-        body += ['<p class="small">This run again:</p>', f"<pre>{html.escape(command)}</pre>"]
+        body.append('<p class="small">To reproduce this run:</p>')
+        body.append(f'<pre class="command">{html.escape(command)}</pre>')
     body += [*_numbers(result), *_figures(sections)]
     body.append(
         f"<details><summary>Settings and versions</summary><pre>{html.escape(details)}</pre>"
