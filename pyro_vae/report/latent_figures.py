@@ -46,10 +46,7 @@ def latent_units(context: ReportContext) -> list[Section]:
             title = f"activity of the units of {name}"
             plots.unit_activity(ax, activity, ACTIVE, title=title)
             caption = "The variance over the data of each unit's"
-        caption += (
-            f" posterior mean; a unit is active above {ACTIVE:g}. A grey unit carries no "
-            "information about x."
-        )
+        caption += f" posterior mean; a unit is active above {ACTIVE:g}; others are grey."
         sections.append(Section("Latent units", figure, caption))
     return sections
 
@@ -93,8 +90,8 @@ def classes(context: ReportContext) -> list[Section]:
 def latent_space(context: ReportContext) -> list[Section]:
     """Posterior means in the plane, by component with the mixture's ellipses, and by label."""
     name = "z" if "z" in context.codes else next(iter(context.codes), None)
-    if name is None:
-        return []
+    if name is None or not any(context.result["unit_activity"][name]):
+        return []  # there is no latent, or every data point has the same code
     codes = context.codes[name].flatten(1).cpu()
     view, size = plots.project(codes, name), codes.shape[-1]
     how = "" if size <= 2 else f", in the two principal components of their {size} dimensions"
