@@ -5,6 +5,8 @@ import re
 import shlex
 import xml.etree.ElementTree as ElementTree
 
+import pyro
+import pyro.distributions as dist
 import pytest
 import torch
 
@@ -221,6 +223,30 @@ def test_a_figure_of_very_many_samples_is_capped_and_the_arrays_are_whole(run):
     columns = 64  # the root of 4000, rounded up
     height = sheet.figure(run.data).axes[0].images[0].get_array().shape[0]
     assert height == samples.MOST_ROWS * 9 - 1 < (4000 // columns) * 9
+
+
+def test_a_user_defined_pair_with_one_latent_number_has_a_report(tmp_path):
+    """z is a number, not a vector: its codes are `[N]`."""
+
+    def model(x):
+        with pyro.plate("data", len(x)):
+            z = pyro.sample("z", dist.Normal(0.0, 1.0))
+            pyro.sample("x", dist.Normal(z.unsqueeze(-1) * torch.ones(3), 1.0).to_event(1), obs=x)
+
+    class Encoder(torch.nn.Module):
+        def __init__(self):
+            super().__init__()
+            self.weight = torch.nn.Parameter(torch.zeros(3))
+
+        def forward(self, x):
+            with pyro.plate("data", len(x)):
+                pyro.sample("z", dist.Normal(x @ self.weight, 1.0))
+
+    data = pv.data.from_arrays(torch.randn(60, 3), valid=10, test=10)
+    run = pv.fit(model, Encoder(), data, 1, compile=False, progress=False)
+    result = run.report(tmp_path / "report.html", num_samples=3)
+    assert result["units"] == {"z": 1}
+    assert "unit 0 of z" in (tmp_path / "report.html").read_text()
 
 
 # ------------------------------------------------------------------- units

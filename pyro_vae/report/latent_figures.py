@@ -92,7 +92,7 @@ def latent_space(context: ReportContext) -> list[Section]:
     name = "z" if "z" in context.codes else next(iter(context.codes), None)
     if name is None or not any(context.result["unit_activity"][name]):
         return []  # there is no latent, or every data point has the same code
-    codes = context.codes[name].flatten(1).cpu()
+    codes = context.codes[name].reshape(len(context.x), -1).cpu()
     view, size = plots.project(codes, name), codes.shape[-1]
     how = "" if size <= 2 else f", in the two principal components of their {size} dimensions"
     mixture = context.components(name)
