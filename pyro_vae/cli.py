@@ -126,7 +126,7 @@ def sample(
     print(out.with_suffix(".npz"))
     figure = sheet.figure(found.data)
     if figure is not None:
-        figure.savefig(out.with_suffix(".png"), dpi=110)
+        figure.savefig(out.with_suffix(".png"), dpi=200)
         print(out.with_suffix(".png"))
     return 0
 

@@ -1,71 +1,160 @@
-"""Pictures: each function draws on the matplotlib Axes that it is given, and returns them."""
+"""Plots: each function draws on the matplotlib Axes that it takes, and returns these Axes.
+
+Colors can be told apart with the common forms of color blindness, and are legible on light and on
+dark backgrounds.
+"""
 
 import math
+from collections.abc import Iterable, Mapping, Sequence
+from typing import Any, NamedTuple
 
 import numpy as np
+import numpy.typing as npt
 import torch
-from matplotlib import colormaps
-from matplotlib.colors import ListedColormap
+from matplotlib.axes import Axes
+from matplotlib.collections import LineCollection
+from matplotlib.colors import Colormap, LinearSegmentedColormap, ListedColormap, to_rgb, to_rgba
 from matplotlib.figure import Figure
 from matplotlib.lines import Line2D
 from matplotlib.patches import Circle, Ellipse, Patch, Rectangle
-from scipy.stats import binom
+from matplotlib.ticker import MaxNLocator, NullFormatter
 
-INK, GREY, BLUE, ORANGE = "#222222", "#9a9a9a", "#2a6fbb", "#d9772b"
+from .diagnostics.grid import PosteriorGrid
+from .generate.paths import Traversal
+
+INK, GREY, BLUE, ORANGE = "#222222", "#8f8f8f", "#2a6fbb", "#d9772b"
+#: Ten colors by Petroff (2021, arXiv 2107.02270), which the color-blind can tell apart.
+CATEGORIES = (
+    "#3f90da", "#ffa90e", "#bd1f01", "#94a4a2", "#832db6",
+    "#a96b59", "#e76300", "#b9ac70", "#717581", "#92dadd",
+)  # fmt: skip
+MARKERS = "os^DvP*X<>"  # of the first ten groups, the second ten, ...
+RASTER = 1500  # points, above which a scatter plot is a picture inside of an SVG file
+
+Values = torch.Tensor | npt.ArrayLike
 
 
-def axes(width=6.0, height=4.0, rows=1, columns=1, **options):
-    """A figure that belongs to no window, and its axes."""
+def axes(width: float = 6.0, height: float = 4.0) -> tuple[Figure, Axes]:
+    """A figure that belongs to no window, and its Axes.
+
+    Args:
+        width, height: inches.
+
+    Example:
+        >>> import pyro_vae as pv
+        >>> figure, ax = pv.plots.axes(3, 2)
+        >>> ax = pv.plots.bars(ax, {"a": 1.0, "b": 2.0})
+        >>> figure.savefig("bars.svg")  # doctest: +SKIP
+    """
     figure = Figure(figsize=(width, height), layout="constrained")
-    return figure, figure.subplots(rows, columns, **options)
+    return figure, figure.subplots()
 
 
-def _array(x):
-    return x.detach().cpu().numpy() if isinstance(x, torch.Tensor) else np.asarray(x)
+def panels(
+    num: int, width: float = 6.0, height: float = 4.0, stacked: bool = False, same: bool = False
+) -> tuple[Figure, list[Axes]]:
+    """A figure that belongs to no window, and its Axes side by side.
+
+    Args:
+        num: how many Axes.
+        width, height: of the figure, inches.
+        stacked: one Axes below the other.
+        same: whether all have the same limits.
+
+    Example:
+        >>> import pyro_vae as pv
+        >>> figure, (left, right) = pv.plots.panels(2, 6, 3)
+    """
+    figure = Figure(figsize=(width, height), layout="constrained")
+    rows, columns = (num, 1) if stacked else (1, num)
+    grid = figure.subplots(rows, columns, squeeze=False, sharex=same, sharey=same)
+    return figure, list(grid.flat)
 
 
-def palette(n):
-    """n colors that differ: tab10, tab20, then around the wheel."""
-    name = "tab10" if n <= 10 else "tab20" if n <= 20 else "hsv"
-    return ListedColormap(colormaps[name](np.linspace(0, 1, n, endpoint=n <= 20)))
+def palette(n: int) -> ListedColormap:
+    """n colors for n groups; from the eleventh on they repeat, and the markers differ.
+
+    Example:
+        >>> import pyro_vae as pv
+        >>> pv.plots.palette(20).N
+        20
+    """
+    return ListedColormap([CATEGORIES[i % len(CATEGORIES)] for i in range(n)])
 
 
-def _bare(ax):
-    ax.set_xticks([])
-    ax.set_yticks([])
-    for spine in ax.spines.values():
-        spine.set_visible(False)
-    return ax
+def is_image(shape: Sequence[int]) -> bool:
+    """Whether data of this event shape can be shown as an image: `(H, W)` or `(1 or 3, H, W)`.
+
+    Example:
+        >>> import pyro_vae as pv
+        >>> pv.plots.is_image((1, 8, 8)), pv.plots.is_image((64,))
+        (True, False)
+    """
+    return len(shape) == 2 or (len(shape) == 3 and shape[0] in (1, 3))
 
 
-def _plain(ax):
-    ax.spines[["top", "right"]].set_visible(False)
-    return ax
+# ------------------------------------------------------------------- images
 
 
-def is_image(shape):
-    """Whether data of this event shape can be shown as a picture."""
-    return len(shape) in (2, 3) and (len(shape) == 2 or shape[0] in (1, 3))
+class _Grid(NamedTuple):
+    """Where the images of a grid lie, in pixels."""
+
+    rows: int
+    columns: int
+    height: int
+    width: int
+    gap: int
+
+    def corner(self, i: int) -> tuple[int, int]:
+        """Top and left of image i."""
+        row, column = divmod(i, self.columns)
+        return row * (self.height + self.gap), column * (self.width + self.gap)
 
 
-def images(ax, x, columns=None, row_labels=None, title=None, white=1.0):
-    """A grid of images `[N, (C,) H, W]`, row by row: 0 is black, `white` is white (and said, if not 1)."""
+def _grid(n: int, height: int, width: int, columns: int | None) -> _Grid:
+    columns = columns or math.ceil(math.sqrt(n))
+    return _Grid(math.ceil(n / columns), columns, height, width, max(1, height // 14))
+
+
+def images(
+    ax: Axes,
+    x: Values,
+    columns: int | None = None,
+    row_labels: Sequence[str] | None = None,
+    title: str | None = None,
+    white: float = 1.0,
+) -> Axes:
+    """A grid of images, row by row.
+
+    Args:
+        x: `[N, H, W]` or `[N, C, H, W]`; 0 is black, `white` is white.
+        columns: images per row. Default: as many as make a square.
+        row_labels: one for each row.
+        white: the value that is shown as white; stated below the grid if it is not 1.
+
+    Example:
+        >>> import torch, pyro_vae as pv
+        >>> _, ax = pv.plots.axes()
+        >>> ax = pv.plots.images(ax, torch.rand(6, 1, 8, 8), columns=3, row_labels=["a", "b"])
+        >>> [tick.get_text() for tick in ax.get_yticklabels()]
+        ['a', 'b']
+    """
     x = (_array(x).astype(float) / white).clip(0, 1)
     if x.ndim == 3:
         x = x[:, None]
-    n, c, h, w = x.shape
-    columns = columns or math.ceil(math.sqrt(n))
-    rows = math.ceil(n / columns)
-    pad = max(1, h // 14)
-    canvas = np.ones((rows * (h + pad) - pad, columns * (w + pad) - pad, 3))
+    n, channels, h, w = x.shape
+    grid = _grid(n, h, w, columns)
+    rows, columns, gap = grid.rows, grid.columns, grid.gap
+    canvas = np.zeros((rows * (h + gap) - gap, columns * (w + gap) - gap, 4))  # transparent
     for i, image in enumerate(x):
-        r, k = divmod(i, columns)
-        pixels = np.broadcast_to(image, (3, h, w)) if c == 1 else image
-        canvas[r * (h + pad) :, k * (w + pad) :][:h, :w] = pixels.transpose(1, 2, 0)
-    ax.imshow(canvas, interpolation="nearest")
+        top, left = grid.corner(i)
+        pixels = np.broadcast_to(image, (3, h, w)) if channels == 1 else image
+        canvas[top : top + h, left : left + w, :3] = pixels.transpose(1, 2, 0)
+        canvas[top : top + h, left : left + w, 3] = 1
+    ax.imshow(canvas, interpolation="none")  # in an SVG file pixels stay pixels, at any size
     _bare(ax)
     if row_labels is not None:
-        ax.set_yticks([r * (h + pad) + (h - 1) / 2 for r in range(rows)], row_labels)
+        ax.set_yticks([r * (h + gap) + (h - 1) / 2 for r in range(rows)], row_labels)
         ax.tick_params(length=0)
     if white != 1:
         ax.set_xlabel(f"black is 0, white {white:g} or more")
@@ -74,41 +163,223 @@ def images(ax, x, columns=None, row_labels=None, title=None, white=1.0):
     return ax
 
 
-def white_of(x):
-    """What to show as white: 1, or for counts and the like the largest of the data."""
+def outline(
+    ax: Axes,
+    masks: Values,
+    columns: int | None = None,
+    color: str = ORANGE,
+    label: str | None = None,
+) -> Axes:
+    """Outline parts of the images of a grid that `images` drew.
+
+    Args:
+        masks: `[N, H, W]` bool, True inside of the outline; all True frames an image.
+        columns: as passed to `images`.
+        label: what the outline means, written below the grid.
+
+    Example:
+        >>> import torch, pyro_vae as pv
+        >>> _, ax = pv.plots.axes()
+        >>> ax = pv.plots.images(ax, torch.rand(4, 8, 8))
+        >>> given = torch.zeros(4, 8, 8, dtype=torch.bool)
+        >>> given[:, :4] = True
+        >>> ax = pv.plots.outline(ax, given, label="outlined: given")
+    """
+    masks = _array(masks).astype(bool)
+    n, h, w = masks.shape
+    grid, segments = _grid(n, h, w, columns), []
+    for i, mask in enumerate(masks):
+        top, left = (corner - 0.5 for corner in grid.corner(i))
+        padded = np.pad(mask, 1)
+        for r, c in zip(*np.nonzero(padded[1:, 1:-1] != padded[:-1, 1:-1]), strict=True):
+            segments.append([(left + c, top + r), (left + c + 1, top + r)])
+        for r, c in zip(*np.nonzero(padded[1:-1, 1:] != padded[1:-1, :-1]), strict=True):
+            segments.append([(left + c, top + r), (left + c, top + r + 1)])
+    ax.add_collection(
+        LineCollection(
+            segments, colors=color, linewidths=1.4, capstyle="projecting", clip_on=False
+        ),
+        autolim=False,
+    )
+    if label:
+        ax.set_xlabel(label)
+    return ax
+
+
+def white_of(x: torch.Tensor) -> float:
+    """The value to show as white: 1, or the largest value of x if that is larger.
+
+    Example:
+        >>> import torch, pyro_vae as pv
+        >>> pv.plots.white_of(torch.tensor([0.0, 16.0]))
+        16.0
+    """
     return max(1.0, float(x.max()))
 
 
 def pairs_of_images(
-    ax, x, other, columns=8, title=None, white=1.0, labels=("data", "reconstruction")
-):
-    """Rows of data, each above the row of its reconstructions."""
+    ax: Axes,
+    x: Values,
+    other: Values,
+    columns: int = 8,
+    title: str | None = None,
+    white: float = 1.0,
+    labels: tuple[str, str] = ("data", "reconstruction"),
+) -> Axes:
+    """Rows of images, each above the row of their counterparts.
+
+    Args:
+        x, other: `[N, (C,) H, W]`, e.g. data and reconstructions; N is cut to whole rows.
+        labels: of the two kinds of rows.
+
+    Example:
+        >>> import torch, pyro_vae as pv
+        >>> _, ax = pv.plots.axes()
+        >>> ax = pv.plots.pairs_of_images(ax, torch.rand(8, 8, 8), torch.rand(8, 8, 8), columns=4)
+        >>> len(ax.get_yticklabels())
+        4
+    """
     x, other = _array(x), _array(other)
     columns = min(columns, len(x))
-    whole = len(x) // columns * columns  # rows are whole
-    x, other = x[:whole], other[:whole]
+    whole = len(x) // columns * columns
     rows = [
         part
-        for i in range(0, len(x), columns)
+        for i in range(0, whole, columns)
         for part in (x[i : i + columns], other[i : i + columns])
     ]
-    labels = [*labels] * (len(rows) // 2)
-    return images(ax, np.concatenate(rows), columns, labels, title, white)
+    return images(ax, np.concatenate(rows), columns, [*labels] * (len(rows) // 2), title, white)
 
 
-def columns_of_images(ax, columns, title=None):
-    """`{heading: images [N, (C,) H, W]}`: a column each, one row per data point."""
+def columns_of_images(ax: Axes, columns: Mapping[str, Values], title: str | None = None) -> Axes:
+    """Columns of images under headings, one row per data point.
+
+    Args:
+        columns: `{heading: [N, (C,) H, W]}`.
+
+    Example:
+        >>> import torch, pyro_vae as pv
+        >>> _, ax = pv.plots.axes()
+        >>> x = torch.rand(3, 8, 8)
+        >>> ax = pv.plots.columns_of_images(ax, {"given": x, "truth": x})
+        >>> [tick.get_text() for tick in ax.get_xticklabels()]
+        ['given', 'truth']
+    """
     x = np.stack([_array(v) for v in columns.values()], 1)
     images(ax, x.reshape(-1, *x.shape[2:]), len(columns), title=title)
-    width = x.shape[-1] + max(1, x.shape[-2] // 14)  # with the gap that `images` leaves
-    ax.xaxis.tick_top()
-    ax.set_xticks([i * width + x.shape[-1] / 2 - 0.5 for i in range(len(columns))], list(columns))
-    ax.tick_params(length=0, labelsize=9)
+    return column_ticks(ax, list(columns), x.shape[-2:], top=True)
+
+
+def column_ticks(ax: Axes, labels: Sequence[str], shape: Sequence[int], top: bool = False) -> Axes:
+    """Tick labels for the columns of a grid that `images` drew.
+
+    Args:
+        labels: one for each column.
+        shape: `(H, W)` of an image.
+        top: above the grid instead of below it.
+
+    Example:
+        >>> import torch, pyro_vae as pv
+        >>> _, ax = pv.plots.axes()
+        >>> ax = pv.plots.images(ax, torch.rand(6, 8, 8), columns=3)
+        >>> ax = pv.plots.column_ticks(ax, ["-1", "0", "1"], (8, 8))
+    """
+    grid = _grid(len(labels), shape[0], shape[1], len(labels))
+    at = [grid.corner(i)[1] + (grid.width - 1) / 2 for i in range(len(labels))]
+    if top:
+        ax.xaxis.tick_top()
+    longest = max(map(len, labels))
+    upright = longest > 6 and len(labels) > 5
+    ax.set_xticks(at, labels, rotation=60 if upright else 0, ha="left" if upright else "center")
+    ax.tick_params(axis="x", length=0, labelsize=9)
     return ax
 
 
-def curves(ax, history, best_epoch=None):
-    """Training loss and validation -ELBO by epoch, nats per data point."""
+def interpolations(ax: Axes, x: Values, white: float = 1.0, title: str | None = None) -> Axes:
+    """Paths between data, one per row, their ends framed.
+
+    Args:
+        x: `[N, steps, (C,) H, W]`, as `interpolate` returns.
+        white: the value that is shown as white.
+
+    Example:
+        >>> import torch, pyro_vae as pv
+        >>> _, ax = pv.plots.axes()
+        >>> ax = pv.plots.interpolations(ax, torch.rand(2, 5, 8, 8))
+        >>> [tick.get_text() for tick in ax.get_xticklabels()]
+        ['0', '0.25', '0.5', '0.75', '1']
+    """
+    x = _array(x)
+    num, steps = x.shape[:2]
+    images(ax, x.reshape(-1, *x.shape[2:]), steps, title=title, white=white)
+    ends = np.zeros((num, steps, *x.shape[-2:]), bool)
+    ends[:, [0, -1]] = True
+    outline(ax, ends.reshape(-1, *x.shape[-2:]), steps)
+    column_ticks(ax, [f"{t:.2g}" for t in np.linspace(0, 1, steps)], x.shape[-2:])
+    ax.set_xlabel("position on the path; framed: its ends")
+    return ax
+
+
+def traversal(
+    ax: Axes, found: Traversal, span: float = 2.5, white: float = 1.0, title: str | None = None
+) -> Axes:
+    """One unit of a latent per row, moved from left to right; the prior's mean is framed.
+
+    Rows are labeled by the unit, at the left, and by the range of its values, at the right. Ticks
+    below are in standard deviations of the prior.
+
+    Args:
+        found: as `traverse` returns, of images.
+        span: as passed to `traverse`.
+        white: the value that is shown as white.
+
+    Example:
+        >>> import torch, pyro_vae as pv
+        >>> from pyro_vae.generate.paths import Traversal
+        >>> values = torch.linspace(-2.5, 2.5, 5).expand(3, 5)
+        >>> found = Traversal(torch.rand(3, 5, 8, 8), torch.tensor([7, 0, 2]), torch.ones(3), values)
+        >>> _, ax = pv.plots.axes()
+        >>> ax = pv.plots.traversal(ax, found)
+        >>> [tick.get_text() for tick in ax.get_xticklabels()]
+        ['-2.5', '-1.2', '0', '1.2', '2.5']
+        >>> [tick.get_text() for tick in ax.get_yticklabels()]
+        ['unit 7', 'unit 0', 'unit 2']
+    """
+    x, values = _array(found.x), _array(found.values)
+    num, steps = x.shape[:2]
+    h, w = x.shape[-2:]
+    units = [f"unit {u}" for u in _array(found.units)]
+    images(ax, x.reshape(-1, *x.shape[2:]), steps, units, title, white)
+    offsets = np.linspace(-span, span, steps)
+    column_ticks(ax, ["0" if abs(t) < 1e-9 else f"{t:.1f}" for t in offsets], (h, w))
+    ax.set_xlabel("standard deviations of the prior from its mean")
+    if steps % 2:
+        center = np.zeros((num, steps, h, w), bool)
+        center[:, steps // 2] = True
+        outline(ax, center.reshape(-1, h, w), steps)
+    right = ax.secondary_yaxis("right")
+    ranges = [f"{row[0]:.1f} to {row[-1]:.1f}" for row in values]
+    right.set_yticks(ax.get_yticks(), ranges, fontsize=8)
+    right.tick_params(length=0)
+    right.spines["right"].set_visible(False)
+    return ax
+
+
+# ------------------------------------------------------------------- curves and bars
+
+
+def curves(ax: Axes, history: Sequence[Mapping], best_epoch: int | None = None) -> Axes:
+    """Training loss and validation -ELBO by epoch, nats per data point.
+
+    Args:
+        history: of a `Run`, one dict per epoch.
+        best_epoch: marked by a line.
+
+    Example:
+        >>> import pyro_vae as pv
+        >>> _, ax = pv.plots.axes()
+        >>> history = [{"epoch": 1, "loss": 9.0, "elbo": -8.5}, {"epoch": 2, "loss": 8.0, "elbo": -8.0}]
+        >>> ax = pv.plots.curves(ax, history, best_epoch=2)
+    """
     if not history:
         return _plain(ax)
     epochs = [row["epoch"] for row in history]
@@ -117,7 +388,7 @@ def curves(ax, history, best_epoch=None):
     shown = [loss]
     if "elbo" in history[-1]:
         bound = -np.array([row["elbo"] for row in history])
-        ax.plot(epochs, bound, color=BLUE, label="validation $-$ELBO")
+        ax.plot(epochs, bound, color=BLUE, label="validation \N{MINUS SIGN}ELBO")
         shown.append(bound)
     if best_epoch is not None and len(history) > 1:
         ax.axvline(best_epoch, color=ORANGE, lw=1, ls=":", label=f"best epoch, {best_epoch}")
@@ -125,32 +396,136 @@ def curves(ax, history, best_epoch=None):
         low = min(s.min() for s in shown)
         high = max(s[len(s) // 10] for s in shown)
         ax.set_ylim(low - 0.05 * (high - low), high + 0.1 * (high - low))
+    ax.xaxis.set_major_locator(MaxNLocator(integer=True))
     ax.set_xlabel("epoch")
     ax.set_ylabel("nats per data point")
     ax.legend(frameon=False)
     return _plain(ax)
 
 
-def bars(ax, values, ylabel=None, title=None, colors=BLUE, labels=None):
-    """`{name: number}` as bars, or `[K]` numbers as bars 0..K-1."""
-    if not isinstance(values, dict):
-        values = {str(i): float(v) for i, v in enumerate(_array(values))}
-    names = list(values) if labels is None else labels
-    ax.bar(range(len(values)), list(values.values()), color=colors, width=0.75)
-    ax.set_xticks(range(len(values)), names)
-    ax.set_ylabel(ylabel or "")
+def bars(
+    ax: Axes,
+    values: Mapping[str, float] | Values,
+    ylabel: str = "",
+    title: str | None = None,
+    colors: str | Sequence[str] = BLUE,
+    labels: Sequence[str] | None = None,
+) -> Axes:
+    """Numbers as bars.
+
+    Args:
+        values: `{name: number}`, or `[K]` numbers.
+        labels: below the bars. Default: the names, or 0..K-1.
+
+    Example:
+        >>> import pyro_vae as pv
+        >>> _, ax = pv.plots.axes()
+        >>> ax = pv.plots.bars(ax, {"z": 9.4, "w": 0.1}, "nats per data point")
+        >>> [tick.get_text() for tick in ax.get_xticklabels()]
+        ['z', 'w']
+    """
+    if isinstance(values, Mapping):
+        names, heights = list(values), np.array(list(values.values()), float)
+    else:
+        heights = _array(values)
+        names = [str(i) for i in range(len(heights))]
+    names = names if labels is None else list(labels)
+    ax.bar(range(len(heights)), heights, color=colors, width=0.75)
+    step = 1 + (len(names) - 1) // 30  # more labels would overlap
+    ax.set_xticks(range(0, len(names), step), names[::step])
+    if len(names) > 12:
+        ax.tick_params(axis="x", labelsize=7)
+    ax.set_ylabel(ylabel)
     if title:
         ax.set_title(title)
     return _plain(ax)
 
 
-def gaps(ax, summary, title=None):
-    """A bar a guide: what its family costs (approximation), and what its network costs in addition.
+def unit_kl(ax: Axes, kl: Values, active: Values | None = None, title: str | None = None) -> Axes:
+    """The KL of each unit of a latent, the largest first.
 
-    One that is more than four times as long as the others' median ends at the axis, with its number.
+    Args:
+        kl: `[D]` nats per data point, as `evaluate.unit_kl` returns.
+        active: `[D]` bool; units that are not active are grey.
+
+    Example:
+        >>> import pyro_vae as pv
+        >>> _, ax = pv.plots.axes()
+        >>> ax = pv.plots.unit_kl(ax, [0.0, 2.5, 1.0], [False, True, True])
+        >>> [tick.get_text() for tick in ax.get_xticklabels()]
+        ['1', '2', '0']
+    """
+    kl = _array(kl)
+    order = np.argsort(-kl, kind="stable")
+    on = np.ones(len(kl), bool) if active is None else _array(active).astype(bool)
+    colors = [BLUE if on[i] else GREY for i in order]
+    bars(ax, kl[order], "nats per data point", title, colors, [str(i) for i in order])
+    ax.set_xlabel("latent unit")
+    if not on.all():
+        kinds = [(BLUE, "active")] * bool(on.any()) + [(GREY, "not active")]
+        ax.legend(handles=[Patch(color=c, label=text) for c, text in kinds], frameon=False)
+        ax.set_ylim(0, 1.35 * max(float(kl.max()), 1e-6))  # room for the legend
+    return ax
+
+
+def unit_activity(
+    ax: Axes,
+    activity: Values,
+    threshold: float = 0.01,
+    order: Values | None = None,
+    title: str | None = None,
+) -> Axes:
+    """The variance of each unit's posterior mean over the data, with the threshold of active units.
+
+    Args:
+        activity: `[D]` variances.
+        threshold: a unit is active above it.
+        order: `[D]` the order of the units. Default: the most active first.
+
+    References:
+        Burda et al. 2016, arXiv 1509.00519.
+
+    Example:
+        >>> import pyro_vae as pv
+        >>> _, ax = pv.plots.axes()
+        >>> ax = pv.plots.unit_activity(ax, [1e-4, 0.9, 0.5])
+        >>> [tick.get_text() for tick in ax.get_xticklabels()]
+        ['1', '2', '0']
+    """
+    activity = _array(activity)
+    order = np.argsort(-activity, kind="stable") if order is None else _array(order)
+    low = min(threshold, activity[activity > 0].min(initial=threshold)) / 10
+    colors = [BLUE if activity[i] > threshold else GREY for i in order]
+    labels = [str(i) for i in order]
+    bars(ax, activity[order].clip(low, None), "variance of the mean", title, colors, labels)
+    ax.set_yscale("log")
+    ax.yaxis.set_minor_formatter(NullFormatter())
+    ax.set_ylim(low, max(activity.max(), threshold) * 20)  # room for the legend
+    ax.axhline(threshold, color=ORANGE, lw=1.2, ls="--", label=f"active above {threshold:g}")
+    ax.legend(frameon=False, loc="upper right", fontsize=8)
+    ax.set_xlabel("latent unit")
+    return ax
+
+
+def gaps(ax: Axes, summary: Sequence[Mapping], title: str | None = None) -> Axes:
+    """One bar per guide: the approximation gap of its family, then its amortization gap.
+
+    A bar that is more than four times as long as the others' median ends at the edge, with its
+    number.
 
     Args:
         summary: `[{"guide", "approximation": (mean, sd), "amortization": (mean, sd)}]`, in nats.
+
+    References:
+        Cremer et al. 2018, arXiv 1801.03558.
+
+    Example:
+        >>> import pyro_vae as pv
+        >>> _, ax = pv.plots.axes()
+        >>> rows = [{"guide": "full", "approximation": (0.1, 0.0), "amortization": (0.4, 0.1)}]
+        >>> ax = pv.plots.gaps(ax, rows)
+        >>> ax.texts[0].get_text()
+        '0.50'
     """
     names = [row["guide"] for row in summary]
     left, right = np.zeros(len(names)), np.zeros(len(names))
@@ -161,13 +536,13 @@ def gaps(ax, summary, title=None):
         right = np.maximum(right, left + sd)
         if sd.any():
             ax.errorbar(left, names, xerr=sd, fmt="none", ecolor=INK, elinewidth=1, capsize=2)
-    fit = right <= 4 * np.median(right)
-    end = 1.18 * right[fit].max()
+    fits = right <= 4 * np.median(right)
+    end = 1.18 * right[fits].max()
     for y, total in enumerate(left):
         ax.annotate(
-            f"{total:.2f}" + ("" if fit[y] else " \N{RIGHTWARDS ARROW}"), (min(right[y], end), y),
-            (6 if fit[y] else -6, 0), textcoords="offset points", va="center", fontsize=9,
-            ha="left" if fit[y] else "right", color=INK if fit[y] else "white",
+            f"{total:.2f}" + ("" if fits[y] else " \N{RIGHTWARDS ARROW}"), (min(right[y], end), y),
+            (6 if fits[y] else -6, 0), textcoords="offset points", va="center", fontsize=9,
+            ha="left" if fits[y] else "right", color=INK if fits[y] else "white",
         )  # fmt: skip
     ax.invert_yaxis()
     ax.set_xlim(min(0, left.min()), end)
@@ -177,89 +552,342 @@ def gaps(ax, summary, title=None):
     return _plain(ax)
 
 
-def occupancy(ax, shares):
-    """Shares of the data in each component, beside the uniform share."""
-    shares = _array(shares)
-    cmap = palette(len(shares))
-    bars(
-        ax,
-        shares,
-        "share of the data",
-        "component occupancy",
-        [cmap(i) for i in range(len(shares))],
-    )
-    ax.axhline(1 / len(shares), color=INK, lw=0.8, ls=":")
+# ------------------------------------------------------------------- components and classes
+
+
+def occupancy(ax: Axes, fractions: Values, order: Values | None = None) -> Axes:
+    """The fraction of the data in each component; the dotted line is the uniform fraction.
+
+    Args:
+        fractions: `[K]`, as `evaluate.occupancy` returns.
+        order: `[K]` the order of the components. Default: 0..K-1.
+
+    Example:
+        >>> import pyro_vae as pv
+        >>> _, ax = pv.plots.axes()
+        >>> ax = pv.plots.occupancy(ax, [0.7, 0.1, 0.2], order=[0, 2, 1])
+        >>> [tick.get_text() for tick in ax.get_xticklabels()]
+        ['0', '2', '1']
+    """
+    fractions = _array(fractions).astype(float)
+    order = np.arange(len(fractions)) if order is None else _array(order)
+    labels = [str(i) for i in order]
+    bars(ax, fractions[order], "fraction of the data", "component occupancy", BLUE, labels)
+    ax.axhline(1 / len(fractions), color=INK, lw=0.8, ls=":")
     ax.set_xlabel("component")
     return ax
 
 
-def project(codes, groups=None, seed=0):
-    """`[N, D]` codes in the plane: as they are for D = 2, else their first principal components.
+def component_order(labels: Values, clusters: Values, num_clusters: int) -> np.ndarray:
+    """`[K]` components sorted by the label that each is matched with, for display alone.
 
-    With `groups` (a model's own clusters, `[N]`), the two directions that part them best instead
-    (linear discriminant analysis).
-    """
-    from sklearn.decomposition import PCA
-    from sklearn.discriminant_analysis import LinearDiscriminantAnalysis
-
-    codes = _array(codes)
-    if codes.shape[1] == 1:
-        return np.concatenate([codes, np.zeros_like(codes)], 1)
-    if codes.shape[1] == 2:
-        return codes
-    if groups is not None and len(np.unique(_array(groups))) > 2:
-        return LinearDiscriminantAnalysis(n_components=2).fit_transform(codes, _array(groups))
-    return PCA(2, random_state=seed).fit_transform(codes)
-
-
-def scatter(ax, points, colors=None, title=None, names=None, axis_labels=None):
-    """Points `[N, 2]`, colored by whole numbers from 0 (-1: grey).
+    Components are matched one to one with labels (Hungarian method); those left over follow the
+    component of the label that most of their data have. Empty ones are last. With as many
+    components as labels, a table in this order has the matches on its diagonal.
 
     Args:
-        axis_labels: `(horizontal, vertical)`, for coordinates that mean something. Default: no axes.
+        labels: `[N]` ints; -1 is not labeled.
+        clusters: `[N]` ints in 0..K-1.
+        num_clusters: K.
+
+    Example:
+        >>> import pyro_vae as pv
+        >>> pv.plots.component_order([0, 0, 1, 1, 2], [2, 2, 0, 0, 1], 3)
+        array([2, 0, 1])
+    """
+    from scipy.optimize import linear_sum_assignment
+
+    table = _counts(labels, clusters, num_clusters)
+    matched, classes = linear_sum_assignment(table, maximize=True)
+    label, rank = table.argmax(1), np.ones(num_clusters)
+    label[matched], rank[matched] = classes, 0
+    if num_clusters > table.shape[1]:
+        label[table.sum(1) == 0] = table.shape[1]
+    return np.lexsort((-table.sum(1), rank, label))
+
+
+def contingency(
+    ax: Axes, labels: Values, clusters: Values, num_clusters: int, order: Values | None = None
+) -> Axes:
+    """How many data points of each label (columns) each component (rows) contains.
+
+    Args:
+        labels: `[N]` ints; data labeled -1 are left out.
+        clusters: `[N]` ints in 0..K-1.
+        num_clusters: K.
+        order: `[K]` the order of the rows. Default: `component_order`.
+
+    Example:
+        >>> import pyro_vae as pv
+        >>> _, ax = pv.plots.axes()
+        >>> ax = pv.plots.contingency(ax, [0, 0, 1], [1, 1, 0], 2)
+        >>> [tick.get_text() for tick in ax.get_yticklabels()]
+        ['1', '0']
+    """
+    order = component_order(labels, clusters, num_clusters) if order is None else _array(order)
+    _table(ax, _counts(labels, clusters, num_clusters)[order], [str(i) for i in order])
+    ax.set_xlabel("label")
+    ax.set_ylabel("component")
+    ax.set_title("components by label")
+    return ax
+
+
+def confusion(ax: Axes, labels: Values, classes: Values, num_classes: int) -> Axes:
+    """How many data points of each true class (rows) were predicted to be of each class (columns).
+
+    Args:
+        labels: `[N]` true classes; data labeled -1 are left out.
+        classes: `[N]` predicted classes.
+
+    Example:
+        >>> import pyro_vae as pv
+        >>> _, ax = pv.plots.axes()
+        >>> ax = pv.plots.confusion(ax, [0, 0, 1], [0, 1, 1], 2)
+        >>> ax.get_xlabel(), ax.get_ylabel()
+        ('predicted class', 'true class')
+    """
+    table = _counts(labels, classes, num_classes, num_classes).T
+    _table(ax, table, [str(i) for i in range(num_classes)])
+    ax.set_xlabel("predicted class")
+    ax.set_ylabel("true class")
+    ax.set_title("confusion matrix")
+    return ax
+
+
+def _counts(
+    labels: Values, clusters: Values, num_clusters: int, num_classes: int | None = None
+) -> np.ndarray:
+    """`[clusters, classes]` numbers of data."""
+    labels, clusters = _array(labels), _array(clusters)
+    labels, clusters = labels[labels >= 0], clusters[labels >= 0]
+    num_classes = int(labels.max(initial=0)) + 1 if num_classes is None else num_classes
+    table = np.zeros((num_clusters, num_classes), int)
+    np.add.at(table, (clusters, labels), 1)
+    return table
+
+
+def _table(ax: Axes, table: np.ndarray, row_labels: Sequence[str]) -> None:
+    """Counts on cells whose opacity is their size, so that any background goes."""
+    rows, columns = table.shape
+    shades = table / max(1, table.max())
+    ax.pcolormesh(shades, cmap=_shades(BLUE), vmin=0, vmax=1, antialiased=True)
+    size = 8 if max(rows, columns) <= 12 else 6
+    for i, j in zip(*np.nonzero(table), strict=True):
+        color = "white" if shades[i, j] > 0.55 else INK
+        ax.text(
+            j + 0.5, i + 0.5, str(table[i, j]), ha="center", va="center", fontsize=size, color=color
+        )
+    ax.set_xticks(np.arange(columns) + 0.5, [str(j) for j in range(columns)])
+    ax.set_yticks(np.arange(rows) + 0.5, row_labels)
+    ax.tick_params(length=0, labelsize=9 if size == 8 else 7)
+    ax.invert_yaxis()
+    for spine in ax.spines.values():
+        spine.set_color(GREY)
+
+
+def _shades(color: str) -> Colormap:
+    """From transparent to a color."""
+    rgb = to_rgb(color)
+    return LinearSegmentedColormap.from_list("shades", [(*rgb, 0.0), (*rgb, 1.0)])
+
+
+# ------------------------------------------------------------------- latent space
+
+
+class Projection(NamedTuple):
+    """A linear map of codes into the plane, and the codes in it; what `project` returns."""
+
+    points: np.ndarray  #: `[N, 2]`
+    labels: tuple[str, str]  #: what the two axes are
+    center: np.ndarray  #: `[D]`
+    directions: np.ndarray  #: `[D, 2]`
+
+    def __call__(self, codes: Values) -> np.ndarray:
+        """`[N, D]` codes in the plane, `[N, 2]`."""
+        return (_array(codes) - self.center) @ self.directions
+
+    def covariance(self, covariances: Values) -> np.ndarray:
+        """`[K, D, D]` covariances in the plane, `[K, 2, 2]`."""
+        return self.directions.T @ _array(covariances) @ self.directions
+
+
+def project(codes: Values, name: str = "z") -> Projection:
+    """Codes in the plane: as they are if they have two units or one, else in two principal components.
+
+    Labels and clusters have no part in it.
+
+    Args:
+        codes: `[N, D]`.
+        name: of the latent, for the labels of the axes.
+
+    Example:
+        >>> import torch, pyro_vae as pv
+        >>> view = pv.plots.project(torch.randn(50, 2))
+        >>> view.labels
+        ('unit 0 of z', 'unit 1 of z')
+        >>> pv.plots.project(torch.randn(50, 8)).points.shape
+        (50, 2)
+    """
+    codes = _array(codes).astype(float)
+    size = codes.shape[1]
+    if size <= 2:
+        directions = np.eye(size, 2)
+        labels = f"unit 0 of {name}", f"unit 1 of {name}" if size == 2 else ""
+        return Projection(codes @ directions, labels, np.zeros(size), directions)
+    center = codes.mean(0)
+    _, sizes, rows = np.linalg.svd(codes - center, full_matrices=False)
+    rows = np.concatenate([rows, np.zeros((2, size))])[:2]  # of a single code there is but one
+    rows *= np.where(rows[np.arange(2), np.abs(rows).argmax(1)] < 0, -1, 1)[:, None]  # sign is free
+    variances = np.append(sizes**2, [0.0, 0.0])
+    fractions = variances[:2] / max(variances.sum(), 1e-300)
+    first, second = (
+        f"principal component {i + 1} of {name} ({100 * f:.0f} % of the variance)"
+        for i, f in enumerate(fractions)
+    )
+    return Projection((codes - center) @ rows.T, (first, second), center, rows.T)
+
+
+def scatter(
+    ax: Axes,
+    points: Values,
+    groups: Values | None = None,
+    title: str | None = None,
+    names: Sequence[str] | None = None,
+    axis_labels: tuple[str, str] | None = None,
+) -> Axes:
+    """Points in the plane, in the color of their group, with each group's name at its center.
+
+    Args:
+        points: `[N, 2]`.
+        groups: `[N]` ints from 0; -1 is grey and has no name.
+        names: of the groups. Default: their numbers.
+        axis_labels: of the horizontal and the vertical axis.
+
+    Example:
+        >>> import torch, pyro_vae as pv
+        >>> _, ax = pv.plots.axes()
+        >>> ax = pv.plots.scatter(ax, torch.randn(20, 2), torch.arange(20) % 2, axis_labels=("a", "b"))
+        >>> [text.get_text() for text in ax.texts]
+        ['0', '1']
     """
     points = _array(points)
-    if colors is None:
-        ax.scatter(*points.T, s=5, color=BLUE, lw=0, alpha=0.6)
+    raster = len(points) > RASTER
+    x, y = points.T
+    if groups is None:
+        ax.scatter(x, y, s=5, color=BLUE, alpha=0.6, lw=0, rasterized=raster)
     else:
-        colors = _array(colors)
-        n = int(colors.max()) + 1
-        cmap = palette(max(n, 2))
+        groups = _array(groups)
+        n = int(groups.max()) + 1
+        colors = palette(max(n, 2))
         for k in range(-1, n):
-            where = colors == k
-            if where.any():
-                label = "none" if k < 0 else str(k if names is None else names[k])
-                color = GREY if k < 0 else cmap(k)
-                ax.scatter(*points[where].T, s=14, color=color, lw=0, alpha=0.8, label=label)
-        legend = ax.legend(
-            frameon=False, fontsize=8, markerscale=1.6, loc="center left", bbox_to_anchor=(1, 0.5)
-        )
-        for handle in legend.legend_handles:
-            handle.set_alpha(1)
+            where = groups == k
+            if not where.any():
+                continue
+            marker = MARKERS[max(k, 0) // len(CATEGORIES) % len(MARKERS)]
+            color = to_rgba(GREY) if k < 0 else colors(k)
+            ax.scatter(
+                x[where], y[where], s=12, color=color, marker=marker, alpha=0.75, lw=0,
+                rasterized=raster,
+            )  # fmt: skip
+        shown = [k for k in range(n) if (groups == k).any()]
+        if shown:
+            centers = np.stack([np.median(points[groups == k], 0) for k in shown])
+            for k, center in zip(shown, _apart(centers, np.ptp(points, 0)), strict=True):
+                _badge(ax, center, str(k if names is None else names[k]), colors(k))
     if title:
         ax.set_title(title)
-    if axis_labels is None:
-        return _bare(ax)
-    ax.set(xlabel=axis_labels[0], ylabel=axis_labels[1])
+    if axis_labels is not None:
+        ax.set_xlabel(axis_labels[0])
+        ax.set_ylabel(axis_labels[1])
+    for axis in (ax.xaxis, ax.yaxis):
+        axis.set_major_locator(MaxNLocator(5))
+    ax.tick_params(labelsize=8)
     return _plain(ax)
 
 
-def ellipses(ax, means, stddevs, color=BLUE, num_sd=2.0, label=None, **style):
-    """Diagonal normals in the plane, `means` and `stddevs` `[N, 2]`, as ellipses of `num_sd` sd.
+def _apart(centers: np.ndarray, extent: np.ndarray, distance: float = 0.05) -> np.ndarray:
+    """Points `[K, 2]`, moved apart until none is nearer to another than a share of the extent."""
+    extent = np.where(extent > 0, extent, 1.0)
+    moved = centers / extent
+    for _ in range(50):
+        away = moved[:, None] - moved[None]
+        gap = np.hypot(*np.moveaxis(away, -1, 0))
+        near = (gap < distance) & ~np.eye(len(moved), dtype=bool)
+        if not near.any():
+            break
+        away[gap == 0] = [0.0, 1e-3]
+        away = np.triu(away[..., 0]), np.triu(away[..., 1])
+        steps = np.stack([a - a.T for a in away], -1)
+        lengths = np.maximum(np.hypot(*np.moveaxis(steps, -1, 0)), 1e-9)
+        push = np.where(near, 0.55 * (distance - gap).clip(0), 0.0) / lengths
+        moved = moved + (steps * push[..., None]).sum(1)
+    return moved * extent
+
+
+def _badge(ax: Axes, at: np.ndarray, text: str, color: Iterable[float]) -> None:
+    """A short text on a disk of the color, in black or white, whichever can be read."""
+    r, g, b, *_ = color
+    dark = 0.3 * r + 0.59 * g + 0.11 * b < 0.5
+    ax.annotate(
+        text, (at[0], at[1]), ha="center", va="center", fontsize=8, fontweight="bold",
+        color="#ffffff" if dark else "#000001",  # the disk's color stays in dark mode: so must this
+        bbox={"boxstyle": "circle,pad=0.25", "fc": (r, g, b, 0.9), "ec": "white", "lw": 0.8},
+    )  # fmt: skip
+
+
+def ellipses(
+    ax: Axes,
+    means: Values,
+    covariances: Values,
+    mass: float = 0.9,
+    color: str | None = None,
+    label: str | None = None,
+    **style: Any,
+) -> Axes:
+    """The ellipse that contains a given mass of each of K normal distributions.
 
     Args:
-        style: of the patches, e.g. `alpha=0.4` or `fill=False, linewidth=2`.
+        means: `[K, 2]`.
+        covariances: `[K, 2, 2]`; or `[K, 2]`, the standard deviations of diagonal ones.
+        mass: that each ellipse contains.
+        color: of all of them. Default: the colors that `scatter` gives to groups.
+        label: of the first, for a legend.
+        style: of the patches, e.g. `fill=True, alpha=0.4`.
+
+    Example:
+        >>> import numpy as np, pyro_vae as pv
+        >>> _, ax = pv.plots.axes()
+        >>> ax = pv.plots.ellipses(ax, np.zeros((1, 2)), np.eye(2)[None], mass=1 - np.exp(-0.5))
+        >>> float(ax.patches[0].width)  # one standard deviation to each side
+        2.0
     """
-    style = {"alpha": 0.4, "linewidth": 0, **style}
-    for i, (mean, sd) in enumerate(zip(_array(means), _array(stddevs), strict=True)):
-        name = label if i == 0 else None
-        ax.add_patch(Ellipse(mean, *(2 * num_sd * sd), color=color, label=name, **style))
-    ax.set_aspect("equal")
+    means, covariances = _array(means), _array(covariances)
+    if covariances.ndim == 2:
+        covariances = covariances[:, :, None] ** 2 * np.eye(2)
+    radius = math.sqrt(-2 * math.log(1 - mass))  # of a chi-squared variable with 2 degrees
+    colors = palette(max(len(means), 2))
+    style = {"fill": False, "linewidth": 1.3, "alpha": 0.9, **style}
+    for k, (mean, covariance) in enumerate(zip(means, covariances, strict=True)):
+        values, vectors = np.linalg.eigh(covariance)
+        width, height = 2 * radius * np.sqrt(values.clip(0))
+        angle = math.degrees(math.atan2(vectors[1, 0], vectors[0, 0]))
+        shape = Ellipse(
+            (mean[0], mean[1]), width, height, angle=angle, color=color or colors(k),
+            label=label if k == 0 else None, **style,
+        )  # fmt: skip
+        ax.add_patch(shape)
     ax.autoscale_view()
-    return _plain(ax)
+    return ax
 
 
-def graph(ax, parents, observed=("x",), plate="N data points", dashed=False, title=None):
+def graph(
+    ax: Axes,
+    parents: Mapping[str, Sequence[str]],
+    observed: Sequence[str] = ("x",),
+    plate: str | None = "N data points",
+    dashed: bool = False,
+    title: str | None = None,
+) -> Axes:
     """A graphical model: circles for variables (observed ones are filled), arrows from parents.
 
     A variable stands below all its parents. A parent that has no entry of its own counts as
@@ -270,10 +898,16 @@ def graph(ax, parents, observed=("x",), plate="N data points", dashed=False, tit
         observed: names of observed variables.
         plate: the label of the plate around all variables; None draws no plate.
         dashed: whether arrows are dashed, as is usual for guides.
+
+    Example:
+        >>> import pyro_vae as pv
+        >>> _, ax = pv.plots.axes()
+        >>> ax = pv.plots.graph(ax, {"z": (), "x": ("z",)})
+        >>> [text.get_text() for text in ax.texts if "$" in text.get_text()]
+        ['$z$', '$x$']
     """
-    parents = {name: tuple(above) for name, above in parents.items()}
     roots = [p for above in parents.values() for p in above if p not in parents]
-    observed = {*observed, *roots}
+    filled = {*observed, *roots}
     levels = dict.fromkeys(roots, 0)
     for name, above in parents.items():
         levels[name] = 1 + max((levels[p] for p in above), default=-1)
@@ -284,11 +918,15 @@ def graph(ax, parents, observed=("x",), plate="N data points", dashed=False, tit
         for column, name in enumerate(row)
     }
     for name, (across, up) in place.items():
-        face = "#d5d5d5" if name in observed else "white"
+        face = "#d5d5d5" if name in filled else "white"
         ax.add_patch(Circle((across, up), 0.36, facecolor=face, edgecolor=INK, zorder=2))
         text = f"${name}$" if len(name) == 1 else name
         ax.text(across, up, text, ha="center", va="center", zorder=3)
-    arrow = {"arrowstyle": "-|>", "color": INK, "linestyle": "--" if dashed else "-"}
+    arrow: dict[str, Any] = {
+        "arrowstyle": "-|>",
+        "color": INK,
+        "linestyle": "--" if dashed else "-",
+    }
     for name, above in parents.items():
         for parent in above:
             start, end = np.array(place[parent]), np.array(place[name])
@@ -309,45 +947,32 @@ def graph(ax, parents, observed=("x",), plate="N data points", dashed=False, tit
     return _bare(ax)
 
 
-def contingency(ax, labels, clusters, num_clusters):
-    """How many data of each label (column) each component (row) holds."""
-    labels, clusters = _array(labels), _array(clusters)
-    classes = int(labels.max()) + 1
-    table = np.zeros((num_clusters, classes), int)
-    np.add.at(table, (clusters, labels), 1)
-    ax.imshow(table, cmap="Blues", aspect="auto")
-    for i in range(num_clusters):
-        for j in range(classes):
-            if table[i, j]:
-                color = "white" if table[i, j] > 0.6 * table.max() else INK
-                ax.text(j, i, table[i, j], ha="center", va="center", fontsize=8, color=color)
-    ax.set_xticks(range(classes))
-    ax.set_yticks(range(num_clusters))
-    ax.set_xlabel("label")
-    ax.set_ylabel("component")
-    ax.set_title("what each component holds")
-    return ax
+# ------------------------------------------------------------------- diagnostics
 
 
-def confusion(ax, labels, classes, num_classes):
-    """How many data of each label (column) were given each class (row)."""
-    contingency(ax, labels, classes, num_classes)
-    ax.set_ylabel("class given")
-    ax.set_title("confusion")
-    return ax
+def ranks(
+    ax: Axes, values: Values, num_samples: int, bins: int = 20, title: str | None = None
+) -> Axes:
+    """The rank histogram of one latent number, with the band of a calibrated guide.
 
+    Args:
+        values: `[N]` ranks in 0..num_samples, of `diagnostics.simulation_based_calibration`.
+        num_samples: draws of the guide per data point.
+        bins: of the histogram; the band contains 99 in 100 of them if the guide is calibrated.
 
-def ranks(ax, values, num_samples, bins=20, title=None):
-    """Ranks `[N]` in 0..num_samples of one latent number (`diagnostics.simulation_based_calibration`), beside uniform.
-
-    The band holds 99 in 100 bins of a calibrated guide.
+    Example:
+        >>> import torch, pyro_vae as pv
+        >>> _, ax = pv.plots.axes()
+        >>> ax = pv.plots.ranks(ax, torch.randint(100, (500,)), num_samples=99)
     """
+    from scipy.stats import binom
+
     values = _array(values).ravel()
     edges = np.linspace(0, num_samples + 1, bins + 1) - 0.5
     low, high = binom.interval(0.99, len(values), 1 / bins)
     ax.axhspan(low, high, color=GREY, alpha=0.3, lw=0)
     ax.axhline(len(values) / bins, color=INK, lw=0.8, ls=":")
-    ax.hist(values, edges, color=BLUE, rwidth=0.92)
+    ax.hist(values, edges.tolist(), color=BLUE, rwidth=0.92)
     ax.set_xlim(edges[0], edges[-1])
     ax.set_xlabel("rank of the truth among the guide's draws")
     ax.set_ylabel("data")
@@ -356,40 +981,56 @@ def ranks(ax, values, num_samples, bins=20, title=None):
     return _plain(ax)
 
 
-def _mass_levels(density, shares):
+def _mass_levels(density: np.ndarray, shares: Iterable[float]) -> list[float]:
     """The heights above which lie these shares of the mass, rising."""
     flat = np.sort(density.ravel())[::-1]
     mass = np.cumsum(flat) / flat.sum()
-    levels = sorted({flat[min(np.searchsorted(mass, s), len(flat) - 1)] for s in shares})
+    last = len(flat) - 1
+    levels = sorted({float(flat[min(int(np.searchsorted(mass, s)), last)]) for s in shares})
     return [v for v in levels if v > 0]
 
 
-def posterior(ax, grid, datum=0, draws=None, title=None, shares=(0.5, 0.9, 0.99)):
-    """One data point's posterior over two latent numbers: true (filled), the guide's (lines), draws (dots).
+def posterior(
+    ax: Axes,
+    grid: PosteriorGrid,
+    datum: int = 0,
+    draws: Values | None = None,
+    title: str | None = None,
+    shares: Sequence[float] = (0.5, 0.9, 0.99),
+) -> Axes:
+    """The posterior of one data point over two latent numbers.
 
-    Contours hold the stated shares of the mass.
+    The true posterior is filled, the guide's density are lines, and draws are dots.
 
     Args:
         grid: of `diagnostics.posterior_grid`.
+        datum: which data point of the grid.
         draws: `[S, 2]`, of `diagnostics.nuts_posterior`.
+        shares: of the mass that the contours contain.
+
+    Example:
+        >>> import torch, pyro_vae as pv
+        >>> model = pv.models.VAE((4,), 2, network=pv.conditionals.MLP((8,)))
+        >>> grid = pv.diagnostics.posterior_grid(model, torch.ones(1, 4), num=20)
+        >>> _, ax = pv.plots.axes()
+        >>> ax = pv.plots.posterior(ax, grid)
     """
     horizontal, vertical = _array(grid.axes[datum])
     true = _array(grid.posterior[datum]).T
     levels = _mass_levels(true, shares)
-    blues = [colormaps["Blues"](v) for v in np.linspace(0.2, 0.65, len(levels))]
-    ax.contourf(horizontal, vertical, true, [*levels, true.max() * 1.001], colors=blues)
-    handles = [Patch(color=blues[-1], label="posterior")]
+    fills = [_shades(BLUE)(v) for v in np.linspace(0.25, 0.85, len(levels))]
+    ax.contourf(horizontal, vertical, true, [*levels, true.max() * 1.001], colors=fills)
+    handles: list[Patch | Line2D] = [Patch(color=fills[-1], label="posterior")]
     shown = true > levels[0] / 20
     if draws is not None:
-        points = _array(draws)
-        ax.scatter(*points.T, s=2, color=INK, lw=0, alpha=0.35)
+        first, second = _array(draws).T
+        ax.scatter(first, second, s=2, color=INK, lw=0, alpha=0.35)
         handles.append(Line2D([], [], color=INK, marker=".", lw=0, ms=4, label="NUTS"))
     if grid.guide is not None:
-        mine = _array(grid.guide[datum]).T
-        shown |= mine > mine.max() / 300
-        ax.contour(
-            horizontal, vertical, mine, _mass_levels(mine, shares), colors=ORANGE, linewidths=1.2
-        )
+        guide = _array(grid.guide[datum]).T
+        shown |= guide > guide.max() / 300
+        levels = _mass_levels(guide, shares)
+        ax.contour(horizontal, vertical, guide, levels, colors=ORANGE, linewidths=1.2)
         handles.append(Line2D([], [], color=ORANGE, lw=1.2, label="guide"))
     ax.set_xlim(*horizontal[np.flatnonzero(shown.any(0))[[0, -1]]])
     ax.set_ylim(*vertical[np.flatnonzero(shown.any(1))[[0, -1]]])
@@ -400,3 +1041,25 @@ def posterior(ax, grid, datum=0, draws=None, title=None, shares=(0.5, 0.9, 0.99)
     if title:
         ax.set_title(title)
     return _plain(ax)
+
+
+# ------------------------------------------------------------------- shared
+
+
+def _array(values: Values) -> np.ndarray:
+    if isinstance(values, torch.Tensor):
+        return values.detach().cpu().numpy()
+    return np.asarray(values)
+
+
+def _bare(ax: Axes) -> Axes:
+    ax.set_xticks([])
+    ax.set_yticks([])
+    for spine in ax.spines.values():
+        spine.set_visible(False)
+    return ax
+
+
+def _plain(ax: Axes) -> Axes:
+    ax.spines[["top", "right"]].set_visible(False)
+    return ax

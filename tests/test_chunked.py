@@ -7,9 +7,9 @@ import pyro
 import pyro.distributions as dist
 import pytest
 import torch
+from pyro_vae.comparison.cells import given
 
 import pyro_vae as pv
-from pyro_vae.comparison.cells import given
 from pyro_vae.conditionals import MLP
 from pyro_vae.evaluate import chunked
 from pyro_vae.evaluate.chunked import evaluate_in_chunks

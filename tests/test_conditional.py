@@ -18,8 +18,7 @@ from pyro_vae.guides import Guide, PriorGuide
 from pyro_vae.models import CVAE, MixtureVAE, NNBaseline
 from pyro_vae.objectives import ELBO, Hybrid
 from pyro_vae.programs import trace_pair
-from pyro_vae.report import figures as pictures
-from pyro_vae.report import summary
+from pyro_vae.report import sample_figures, summary
 
 D, C, LATENT, SCALE, N = 4, 3, 2, 0.7, 12
 CONDITIONAL = [n for n, m in methods.METHODS.items() if "c" in getattr(m.model, "observes", ())]
@@ -445,7 +444,7 @@ def test_completions_keep_what_is_given_and_show_the_truth():
     data = conditional_digits(2)
     model = CVAE(data.x_shape, data.c_shape, 2, network=SMALL)
     part = data.observed_split("test")[:4]
-    columns = pictures.completions(model, data, part.x, part.c, draws=2)
+    columns = sample_figures.completions(model, data, part.x, part.c, draws=2)
     assert list(columns) == ["given", "sample 1", "sample 2", "prediction", "truth"]
     mask = data.condition.mask()
     for image in columns.values():
@@ -487,7 +486,7 @@ def test_the_command_conditions_on_labels(tmp_path):
     import numpy as np
 
     assert command(tmp_path, "cvae", "--condition", "labels") == 0
-    assert "one row a label" in (tmp_path / "run" / "report.html").read_text()
+    assert "one row per label" in (tmp_path / "run" / "report.html").read_text()
     assert cli.main(["sample", str(tmp_path / "run"), "--num", "4", "--y", "3"]) == 0
     with np.load(tmp_path / "run" / "samples.npz") as found:
         assert found["x"].shape == (4, 1, 8, 8)

@@ -333,7 +333,7 @@ def test_pictures_show_them():
     model = linear(2)
     x = model(size=1).detach()
     grid = pv.diagnostics.posterior_grid(model, x, posterior_guide(model, widen=0.6), num=40)
-    _, (left, right) = plots.axes(8, 4, columns=2)
+    _, (left, right) = plots.panels(2, 8, 4)
     draws = torch.randn(50, 2)
     assert plots.posterior(left, grid, draws=draws) is left
     assert [t.get_text() for t in left.get_legend().get_texts()] == ["posterior", "NUTS", "guide"]

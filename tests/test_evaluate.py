@@ -18,7 +18,6 @@ from hypothesis import strategies as st
 import pyro_vae as pv
 from pyro_vae.conditionals import MLP, NormalLikelihood
 from pyro_vae.evaluate import clustering_metrics
-from pyro_vae.report import html
 
 D, K, LATENT, N = 6, 3, 2, 9
 NET = MLP(hidden=(5,), activation="tanh")
@@ -564,7 +563,3 @@ def test_baselines_of_counts_do_not_cluster_by_library_size():
     found = pv.evaluate.clustering_baselines(x[:100], x[100:], 2)
     scores = {n: pv.evaluate.clustering_metrics(kind[100:], c) for n, c in found.items()}
     assert all(s["accuracy"] > 0.95 for s in scores.values()), scores
-
-
-def test_the_report_prints_the_best_row_in_bold_whichever_it_is():
-    assert html.best_row([-0.7, -0.9, -0.8]) == 1 and html.best_row([0.1, 0.2]) == 0

@@ -23,8 +23,7 @@ from pathlib import Path
 
 import pyro_vae as pv
 from pyro_vae import plots
-from pyro_vae.report import figures as pictures
-from pyro_vae.report import samples as gallery
+from pyro_vae.report import sample_figures, samples
 
 from .. import harness
 
@@ -129,14 +128,14 @@ def draw(options):
     baseline, _, data = train("nn-baseline", options, 1, 0)
     model, _, _ = train("cvae", options, 1, 0)
     part = data.observed_split("test")[:6]
-    columns = pictures.completions(model, data, part.x, part.c)
-    prediction = gallery.joined(data, pv.generate.predict_mean(baseline, part.c), part.c)
+    columns = sample_figures.completions(model, data, part.x, part.c)
+    prediction = samples.joined(data, pv.generate.predict_mean(baseline, part.c), part.c)
     shown = {"given": columns.pop("given"), "NN baseline": prediction}
     del columns["prediction"]
     shown |= {name.replace("sample", "CVAE"): images for name, images in columns.items()}
     figure, ax = plots.axes(9.5, 6.3)
     plots.columns_of_images(ax, shown)
-    figure.savefig(options.picture, dpi=80)
+    figure.savefig(options.picture, dpi=160)
 
 
 def table(runs):

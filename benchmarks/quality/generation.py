@@ -62,7 +62,7 @@ def picture(rows, path):
     figure, ax = plots.axes(8.5, 0.56 * len(rows) + 0.2)
     x = torch.cat([part[:16] for part in rows.values()])
     plots.images(ax, x, 16, list(rows))
-    figure.savefig(path, dpi=110, bbox_inches="tight")
+    figure.savefig(path, dpi=200, bbox_inches="tight")
 
 
 def main(argv=None):

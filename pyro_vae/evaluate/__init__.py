@@ -22,6 +22,7 @@ from .latents import (
 )
 from .likelihood import elbo, elbo_terms, log_likelihood
 from .two_sample import frechet_distance, mmd_two_sample_test
+from .units import unit_activity, unit_kl
 
 __all__ = [
     "active_unit_features",
@@ -47,4 +48,6 @@ __all__ = [
     "reconstruct",
     "responsibilities",
     "sample_posterior",
+    "unit_activity",
+    "unit_kl",
 ]

@@ -16,7 +16,9 @@ from ..programs.traces import Traces
 from .chunked import evaluate_in_chunks
 from .inputs import Array, Batch, PyroProgram, pair_inputs
 
-ACTIVE_THRESHOLD = 0.01  # variance of the posterior mean, from which on a unit is active
+ACTIVE_THRESHOLD = (
+    0.01  # variance over the data of a unit's posterior mean, above which it is active
+)
 
 
 def _evaluate_traces(

@@ -12,9 +12,8 @@ from ..programs.calling import accepts_argument
 from ..programs.inspection import is_per_datum
 from ..programs.interfaces import GuideInterface, conditional_of, interface_of
 from ..programs.program import Program
+from ..report.findings import COLLAPSED, ONE_COMPONENT
 
-COLLAPSED = 0.1  # nats per data point, below which a latent carries nothing
-ONE_COMPONENT = 0.99  # of the data, in one component
 SCALES = 100.0  # between the standard deviations of two columns
 ROWS = 500
 

@@ -225,7 +225,7 @@ def _prepare(config, data, root):
     binarize = config["binarize"]
     if binarize is None and named in DATASETS and (data is None or data.binarize == "none"):
         of_images = conditional and condition in (None, "quadrants")
-        binarize = _binarize(DATASETS[named], config["model.likelihood"], of_images)
+        binarize = default_binarization(DATASETS[named], config["model.likelihood"], of_images)
     if data is None:
         seeds = {n: config[n] for n in ("split_seed", "binarize_seed")}
         data = datasets.load(named, binarize or "none", root, **seeds, **own)
@@ -249,7 +249,7 @@ def _prepare(config, data, root):
     return data
 
 
-def _binarize(found, name, of_quadrants):
+def default_binarization(found, name, of_quadrants):
     """What is done to grey values, for the likelihood: binary pixels for a Bernoulli."""
     bernoulli = name is not None and type(likelihood(_plain(name))) is Bernoulli
     if of_quadrants and found.images and (name is None or bernoulli):

@@ -104,14 +104,14 @@ class Run(train.Run):
 
         Args:
             source: prior, component, aggregate, ex-post, interpolate, traverse or impute.
-            choices: of `gallery.Options`: num, y, latent, mean, steps, path, observed, split, seed.
+            choices: num, y, latent, mean, steps, path, observed, split, seed; see `SheetOptions`.
 
         Returns:
-            A `gallery.Made`: `.x`, `.figure(data)`, `.arrays(data)`.
+            A `SampleSheet`: `.x`, `.figure(data)`, `.arrays(data)`.
         """
-        from ..report import samples as gallery
+        from ..report import samples
 
-        return gallery.make(source, self.model, self.guide, self._data(), **choices)
+        return samples.make(source, self.model, self.guide, self._data(), **choices)
 
     def report(
         self, path: Path | str | None = None, split: str | None = None, num_samples: int = 500
@@ -126,24 +126,27 @@ class Run(train.Run):
             What `evaluate` returns.
         """
         from ..report import html as report
-        from ..report.figures import pictures
+        from ..report.figures import report_figures
+        from .command import reproduction
 
         if path is None and self.out is None:
             raise UserError("this run has no folder: pass the path of the report")
         path = Path(path) if path is not None else self.out / "report.html"
         result = self.evaluate(split, num_samples, write=True)
-        figures = pictures(
+        sections = report_figures(
             self.model, self.guide, self.data, result, self.history, self.best_epoch, self.seed
         )
         names = [type(p).__name__ for p in (self.model, self.guide)]
         title, subtitle, details = f"{names[0]} on {self.data.name}", f"Guide: {names[1]}.", ""
+        command = None
         if self.config is not None:
             preset = options.preset(self.config["method"])
             title = f"{self.config['method']} on {self.data.name}"
             subtitle = f"{preset.paper}. Guide: {preset.guide}."
             details = options.to_yaml(self.config)
+            command = reproduction(self.config, self.data)
         details += json.dumps(report.hardware(), indent=2)
-        report.write(path, title, subtitle, result, figures, details)
+        report.write(path, title, subtitle, result, sections, details, command)
         return result
 
     def save(self, folder: Path | str) -> Path:

@@ -1,59 +1,194 @@
-"""`report.html`: one self-contained page that shows a person what a run found."""
+"""`report.html`: one self-contained page that shows what a run found."""
 
-import base64
 import html
-import io
 import platform
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from itertools import groupby
 from pathlib import Path
+from typing import NamedTuple
 
 import pyro
 import torch
+from matplotlib.figure import Figure
 
 from ..train.checkpoint import write_atomically
-from . import summary
+from . import findings, summary, svg
 
 STYLE = """
-body { font: 16px/1.5 system-ui, sans-serif; color: #222; max-width: 62rem; margin: 2rem auto;
-       padding: 0 1rem; }
-h1 { font-weight: 600; margin-bottom: 0; } h2 { margin-top: 2.2rem; font-weight: 600; }
-.sub { color: #666; margin-top: .2rem; }
-table { border-collapse: collapse; margin: .8rem 0; } td, th { padding: .25rem .9rem .25rem 0;
-        text-align: left; border-bottom: 1px solid #e5e5e5; vertical-align: top; }
-td.n { text-align: right; font-variant-numeric: tabular-nums; }
-tr.best td { font-weight: 600; }
-figure { margin: 1rem 0; } figure img { max-width: 100%; } figcaption { color: #555; font-size: .92rem; }
-.two { display: grid; grid-template-columns: repeat(auto-fit, minmax(26rem, 1fr)); gap: 1rem 2rem; }
-details { margin-top: 2rem; } pre { font-size: .85rem; overflow-x: auto; background: #f6f6f6;
-          padding: .8rem; }
+:root { color-scheme: light dark; --page: #ffffff; --ink: #222222; --soft: #5c5c5c;
+        --line: #e2e2e2; --box: #f5f5f5; --note: #fff3dc; }
+@media (prefers-color-scheme: dark) {
+  :root { --page: #17191d; --ink: #e4e4e4; --soft: #a8a8a8; --line: #3a3d42; --box: #22252a;
+          --note: #3d3119; }
+}
+* { box-sizing: border-box; }
+body { font: 16px/1.5 system-ui, sans-serif; color: var(--ink); background: var(--page);
+       max-width: 68rem; margin: 2rem auto; padding: 0 1rem; }
+h1 { font-weight: 600; margin-bottom: 0; line-height: 1.2; }
+h2 { margin-top: 2.4rem; font-weight: 600; }
+.sub, figcaption, .small { color: var(--soft); } .sub { margin-top: .2rem; }
+.finding { font-size: 1.15rem; max-width: 48rem; }
+.warning { background: var(--note); padding: .6rem .9rem; border-radius: .3rem; max-width: 48rem; }
+.scroll { overflow-x: auto; }
+table { border-collapse: collapse; margin: .8rem 0; }
+td, th { padding: .25rem .9rem .25rem 0; text-align: left; border-bottom: 1px solid var(--line);
+         vertical-align: top; }
+td.n, th.n { text-align: right; font-variant-numeric: tabular-nums; } td.best { font-weight: 700; }
+figure { margin: 1rem 0; overflow-x: auto; } figure svg { max-width: 100%; }
+figcaption, .small { font-size: .9rem; max-width: 34rem; }
+.figures { display: grid; grid-template-columns: repeat(auto-fit, minmax(min(100%, 29rem), 1fr));
+           gap: 1rem 2rem; }
+.command { white-space: pre-wrap; overflow-wrap: anywhere; }
+@media (max-width: 40rem) { td, th { padding-right: .5rem; font-size: .92rem; } }
+details { margin-top: 2rem; }
+pre { font-size: .85rem; overflow-x: auto; background: var(--box); padding: .6rem .8rem;
+      border-radius: .3rem; }
 """
 
 
-def _figure(figure, caption):
-    buffer = io.BytesIO()
-    figure.savefig(buffer, format="png", dpi=110, bbox_inches="tight")
-    data = base64.b64encode(buffer.getvalue()).decode()
-    return (
-        f'<figure><img alt="{html.escape(caption)}" src="data:image/png;base64,{data}">'
-        f"<figcaption>{html.escape(caption)}</figcaption></figure>"
+class Section(NamedTuple):
+    """A figure of the report; those with the same heading stand together."""
+
+    heading: str
+    figure: Figure
+    caption: str
+
+
+def write(
+    path: Path,
+    title: str,
+    subtitle: str,
+    result: Mapping,
+    sections: Iterable[Section],
+    details: str,
+    command: str | None = None,
+) -> None:
+    """Write the page, whole or not at all.
+
+    Args:
+        path: of the page.
+        title, subtitle: what was trained.
+        result: as `summary.summarize` returns it.
+        sections: the figures.
+        details: text that is folded at the end, e.g. the settings.
+        command: that reproduces the run.
+    """
+    body = [
+        f"<h1>{html.escape(title)}</h1>",
+        f'<p class="sub">{html.escape(subtitle)}</p>',
+        f'<p class="finding">{html.escape(findings.headline(result))}</p>',
+        *(f'<p class="warning">{html.escape(w)}</p>' for w in findings.warnings(result)),
+    ]
+    if command is not None:
+        body.append('<p class="small">To reproduce this run:</p>')
+        body.append(f'<pre class="command">{html.escape(command)}</pre>')
+    body += [*_numbers(result), *_figures(sections)]
+    body.append(
+        f"<details><summary>Settings and versions</summary><pre>{html.escape(details)}</pre>"
+        "</details>"
     )
+    page = (
+        '<!doctype html><html lang="en"><head><meta charset="utf-8">'
+        f"<title>{html.escape(title)}</title>"
+        '<meta name="viewport" content="width=device-width, initial-scale=1">'
+        f"<style>{STYLE}{svg.STYLE}</style></head><body>" + "\n".join(body) + "</body></html>\n"
+    )
+    write_atomically(path, lambda p: p.write_text(page, encoding="utf-8"))
 
 
-def _table(header, rows, digits, best=None):
-    cells = "".join(f"<th>{html.escape(h)}</th>" for h in header)
-    body = ""
-    for i, row in enumerate(rows):
-        tds = "".join(
-            f'<td class="n">{v:.{digits}f}</td>'
-            if isinstance(v, float)
-            else f"<td>{html.escape(str(v))}</td>"
-            for v in row
+def _numbers(result: Mapping) -> list[str]:
+    """The section of tables."""
+    body = [
+        f"<h2>Numbers</h2><p>On {result['data']} data points of the {result['split']} split.</p>"
+    ]
+    body.append(_table(("", "nats", ""), summary.rows(result), 2))
+    if "clustering" in result:
+        header = ("clusters against labels", "accuracy", "purity", "NMI", "ARI")
+        scores = [
+            (n, m["accuracy"], m["purity"], m["nmi"], m["ari"])
+            for n, m in result["clustering"].items()
+        ]
+        body.append(_table(header, scores, 3, better=max))
+        body.append(
+            '<p class="small">Accuracy is under the best one-to-one match of components to classes. '
+            "No label was used in training or for any choice. Bold: the best of each column.</p>"
         )
-        body += f'<tr class="{"best" if i == best else ""}">{tds}</tr>'
-    return f"<table><tr>{cells}</tr>{body}</table>"
+    if "classification" in result:
+        found = result["classification"]
+        parts = list(next(iter(found["errors"].values())))
+        header = (f"error with {found['num_labels']} training labels", *parts)
+        errors = [(n, *(e[p] for p in parts)) for n, e in found["errors"].items()]
+        body.append(_table(header, errors, 3, better=min))
+        body.append(
+            '<p class="small">Fractions of wrong classes. Labelled: the training data whose labels '
+            "were used; unlabelled: the training data whose labels were hidden. Bold: the best of "
+            "each column.</p>"
+        )
+    return body
 
 
-def hardware():
-    """Where a number was measured: processor, GPU, versions."""
+def _figures(sections: Iterable[Section]) -> list[str]:
+    body, count = [], 0
+    for heading, group in groupby(sections, key=lambda section: section.heading):
+        body.append(f'<h2>{html.escape(heading)}</h2><div class="figures">')
+        for section in group:
+            drawn = svg.inline_svg(section.figure, section.caption, f"f{count}")
+            caption = html.escape(section.caption)
+            body.append(f"<figure>{drawn}<figcaption>{caption}</figcaption></figure>")
+            count += 1
+        body.append("</div>")
+    return body
+
+
+def _table(
+    header: Sequence[str],
+    rows: Sequence[Sequence[str | float]],
+    digits: int,
+    better: Callable[[list[float]], float] | None = None,
+) -> str:
+    """Rows of a name and numbers, the best number of each column in bold."""
+    cells = [[f"{v:.{digits}f}" if isinstance(v, float) else str(v) for v in row] for row in rows]
+    bold = set() if better is None else best_cells(rows, digits, better)
+    number = [any(isinstance(row[j], float) for row in rows) for j in range(len(header))]
+    text = "".join(
+        f"<th{' class=n' if number[j] else ''}>{html.escape(h)}</th>" for j, h in enumerate(header)
+    )
+    for i, row in enumerate(cells):
+        text += "</tr><tr>"
+        for j, cell in enumerate(row):
+            kind = " ".join(k for k, on in (("n", number[j]), ("best", (i, j) in bold)) if on)
+            text += f'<td class="{kind}">' if kind else "<td>"
+            text += f"{html.escape(cell)}</td>"
+    return f'<div class="scroll"><table><tr>{text}</tr></table></div>'
+
+
+def best_cells(
+    rows: Sequence[Sequence[str | float]], digits: int, better: Callable[[list[float]], float]
+) -> set[tuple[int, int]]:
+    """`{(row, column)}` of the best number of each column, of all that print the same.
+
+    Args:
+        rows: names and numbers.
+        digits: after the point, as printed.
+        better: `max` or `min`.
+
+    Example:
+        >>> from pyro_vae.report.html import best_cells
+        >>> sorted(best_cells([("a", 0.7, 0.2), ("b", 0.9, 0.2)], 3, max))
+        [(0, 2), (1, 1), (1, 2)]
+    """
+    found = set()
+    for j in range(len(rows[0])):
+        column = {
+            i: round(v, digits) for i, row in enumerate(rows) if isinstance(v := row[j], float)
+        }
+        best = better(list(column.values())) if column else None
+        found |= {(i, j) for i, v in column.items() if v == best}
+    return found
+
+
+def hardware() -> dict[str, str | int | None]:
+    """Where numbers were measured: processor, GPU, versions."""
     name = platform.processor() or platform.machine()
     try:
         for line in Path("/proc/cpuinfo").read_text().splitlines():
@@ -70,59 +205,3 @@ def hardware():
         "torch": torch.__version__,
         "pyro": pyro.__version__,
     }
-
-
-def best_row(losses):
-    """The row to print in bold: the one of the smallest loss, this model's or a baseline's."""
-    return min(range(len(losses)), key=losses.__getitem__)
-
-
-def write(path, title, subtitle, result, figures, details):
-    """Write the page, whole or not at all.
-
-    Args:
-        result: what `summary.summarize` returned.
-        figures: `[(heading, figure, caption)]`.
-        details: text shown folded at the end, e.g. the settings.
-    """
-    body = [f"<h2>Numbers</h2><p>On {result['data']} data of the {result['split']} split.</p>"]
-    body.append(_table(("", "value", ""), summary.rows(result), 2))
-    if "clustering" in result:
-        header = ("clusters against labels", "accuracy", "purity", "NMI", "ARI")
-        found = result["clustering"]
-        scores = [(n, m["accuracy"], m["purity"], m["nmi"], m["ari"]) for n, m in found.items()]
-        body.append(_table(header, scores, 3, best=best_row([-s[1] for s in scores])))
-        body.append(
-            "<p>Accuracy is under the best one-to-one match of components to classes. "
-            "No label was used in training or in choosing anything.</p>"
-        )
-    if "classification" in result:
-        found = result["classification"]
-        parts = list(next(iter(found["errors"].values())))
-        header = (f"error with {found['num_labels']} training labels", *parts)
-        rows = [(n, *(e[p] for p in parts)) for n, e in found["errors"].items()]
-        body.append(_table(header, rows, 3, best=best_row([r[-1] for r in rows])))
-        body.append(
-            "<p>Shares of wrong classes. Labelled: the training data whose labels were used; "
-            "unlabelled: those whose labels were hidden, which the model saw without.</p>"
-        )
-    heading = None
-    for head, figure, caption in figures:
-        if head != heading:
-            body.append(
-                ("</div>" if heading else "") + f'<h2>{html.escape(head)}</h2><div class="two">'
-            )
-            heading = head
-        body.append(_figure(figure, caption))
-    body.append("</div>" if heading else "")
-    body.append(
-        f"<details><summary>Settings and versions</summary><pre>{html.escape(details)}</pre></details>"
-    )
-    page = (
-        f'<!doctype html><html lang="en"><head><meta charset="utf-8"><title>{html.escape(title)}</title>'
-        f'<meta name="viewport" content="width=device-width"><style>{STYLE}</style></head><body>'
-        f'<h1>{html.escape(title)}</h1><p class="sub">{html.escape(subtitle)}</p>'
-        + "\n".join(body)
-        + "</body></html>\n"
-    )
-    write_atomically(path, lambda p: p.write_text(page))

@@ -1,82 +1,132 @@
-"""What `pyro-vae sample` and the report show: each source of new data, as arrays and a figure."""
+"""New data from each source, as arrays and as a figure: what `pyro-vae sample` and the report show."""
 
+import math
+from collections.abc import Callable
 from dataclasses import dataclass, field, fields
+from typing import Any
 
+import numpy as np
 import torch
+from matplotlib.axes import Axes
+from matplotlib.figure import Figure
 
 from .. import plots
-from ..data import Condition, Labels, Quadrants
+from ..data import Condition, Data, Labels, Quadrants
 from ..errors import UserError, check_int_at_least, unknown_name_error
 from ..evaluate import fit_ex_post_prior
-from ..generate import AggregatePosterior, interpolate, sample, traverse
-from ..generate import impute as impute
-from ..generate.paths import main_latent
+from ..generate import AggregatePosterior, impute, interpolate, sample, traverse
+from ..generate.paths import Traversal, main_latent
 from ..programs.calling import accepts_argument
-from ..programs.inspection import covariates_of
+from ..programs.inspection import covariates_of, sites_of
 from . import summary
 
 HALVES = ("top", "bottom", "left", "right")
+SPAN = 2.5  # standard deviations of the prior to each side, in a traversal
+WIDTH = 4.7  # of a figure, inches: what a page shows side by side, and a phone in full
+MOST_ROWS, MOST_POINTS = 60, 10_000  # in a figure; all samples are in the arrays
 
 
 @dataclass
-class Made:
-    """New data `x [N, *x_shape]` and how to lay them out."""
+class SampleSheet:
+    """New data and their layout in a figure.
+
+    Args:
+        x: `[N, *x_shape]`.
+        title: of the figure.
+        columns: images per row.
+        labels: one for each row.
+        c: covariates of each data point, if an image is joined from both.
+        extra: further arrays to save, by name.
+        draw: draws images `[N, (C,) H, W]`, with the value to show as white, on Axes. Default: a grid.
+    """
 
     x: torch.Tensor
     title: str
     columns: int | None = None
-    labels: list | None = None  # a row each
-    c: torch.Tensor | None = None  # covariates of each, where a picture is put together from both
-    more: dict = field(default_factory=dict)  # further arrays to save
+    labels: list[str] | None = None
+    c: torch.Tensor | None = None
+    extra: dict[str, torch.Tensor] = field(default_factory=dict)
+    draw: Callable[[Axes, torch.Tensor, float], Axes] | None = None
 
-    def arrays(self, data):
-        """What to save, in the data's original units, put together with what was given."""
-        saved = {"x": joined(data, data.unstandardize(self.x), self.c), **self.more}
+    def arrays(self, data: Data) -> dict[str, np.ndarray]:
+        """The arrays to save, x in the data's original units and joined with its covariates."""
+        saved = {"x": joined(data, data.unstandardize(self.x), self.c), **self.extra}
         return {name: torch.as_tensor(value).cpu().numpy() for name, value in saved.items()}
 
-    def figure(self, data):
-        """A matplotlib figure; None for data that are neither pictures nor points of a plane."""
-        x, shown = joined(data, self.x, self.c), joined(data, *_one(data))
+    def figure(self, data: Data) -> Figure | None:
+        """A figure of images or of points in the plane; None for data of another shape."""
+        x = joined(data, self.x, self.c)
         if plots.is_image(tuple(x.shape[1:])):
-            columns = self.columns or int(len(x) ** 0.5 + 0.999)
-            rows = -(-len(x) // columns)
-            figure, ax = plots.axes(max(3.0, 0.62 * columns + 1), 0.62 * rows + 0.8)
-            plots.images(ax, x.cpu(), columns, self.labels, self.title, plots.white_of(shown))
+            columns = self.columns or math.ceil(math.sqrt(len(x)))
+            x = x[: columns * MOST_ROWS].cpu()
+            figure, ax = image_axes(x, columns, self.labels)
+            white = plots.white_of(joined(data, *_first_split(data)))
+            if self.draw is None:
+                plots.images(ax, x, columns, self.labels, white=white)
+            else:
+                self.draw(ax, x, white)
+            ax.set_title(self.title, fontsize=10)
             return figure
         if tuple(x.shape[1:]) == (2,):
-            figure, ax = plots.axes(6, 6)
-            plots.scatter(ax, data.unstandardize(x).cpu(), title=self.title)
+            figure, ax = plots.axes(WIDTH, WIDTH)
+            plots.scatter(ax, data.unstandardize(x[:MOST_POINTS]).cpu(), title=self.title)
             return figure
         return None
 
 
-def _one(data):
-    part = data.observed_split("train")
-    return part.x, part.c
+def image_axes(
+    x: torch.Tensor, columns: int, labels: list[str] | None = None
+) -> tuple[Figure, Axes]:
+    """A figure of the size that a grid of images `[N, (C,) H, W]` needs, and its Axes."""
+    h, w = x.shape[-2:]
+    beside = 0.25 + 0.09 * max(map(len, labels or [""]))
+    width = min(WIDTH, max(2.4, 0.55 * columns + beside))
+    cell = (width - beside) / columns * h / w
+    return plots.axes(width, cell * math.ceil(len(x) / columns) + 0.7)
 
 
-def joined(data, x, c):
-    """x as it is shown: where c are pixels of the same image, the whole image."""
+def joined(data: Data, x: torch.Tensor, c: torch.Tensor | None) -> torch.Tensor:
+    """x as it is shown: the whole image, if c are pixels of the same image."""
     condition = data.condition
     return condition.join(x, c) if isinstance(condition, Condition) and c is not None else x
 
 
-def make(source, model, guide, data, **options):
-    """A source by its name, as a `Made`; see `pyro-vae sample --help` for the options."""
+def make(source: str, model: Callable, guide: Callable, data: Data, **options: Any) -> SampleSheet:
+    """New data from a source.
+
+    Args:
+        source: a name of `SOURCES`.
+        options: of `SheetOptions`.
+
+    Raises:
+        UserError: no such source or option, or one that does not fit the source or the model.
+    """
     if source not in SOURCES:
         raise unknown_name_error("source", source, SOURCES)
     if options.get("y") is not None and source not in ("prior", "component"):
         raise UserError(f"y picks a component of the prior; it does not go with {source}")
-    known = [f.name for f in fields(Options)]
+    known = [f.name for f in fields(SheetOptions)]
     for name in options:
         if name not in known:
             raise unknown_name_error("option of sample", name, known)
-    return SOURCES[source](model, guide, data, Options(**options))
+    return SOURCES[source](model, guide, data, SheetOptions(**options))
 
 
 @dataclass
-class Options:
-    """What can be said of a source."""
+class SheetOptions:
+    """Options of the sources.
+
+    Args:
+        num: how many samples (of each component), paths, units, or completions per data point.
+        y: the component, or the class.
+        latent: which latent is refitted, walked along or traversed. Default: z, or the topmost.
+        mean: the likelihood's means instead of draws.
+        steps: images on a path, or steps of the chains that complete.
+        path: spherical or linear.
+        observed: the half that is not missing: top, bottom, left or right.
+        split: of the data that are walked between, traversed and completed.
+        seed: of the draws.
+    """
 
     num: int | None = None
     y: int | None = None
@@ -88,96 +138,28 @@ class Options:
     split: str = "test"
     seed: int = 0
 
-    def __post_init__(self):
+    def __post_init__(self) -> None:
         for name in ("num", "steps"):
             if getattr(self, name) is not None:
                 check_int_at_least(1, **{name: getattr(self, name)})
 
-
-def _given(model, guide, data, split, size, y=None):
-    """Covariates for `size` samples: of class `y`, or those of the data, in order and around."""
-    needed = covariates_of(model)
-    if not needed:
-        return {}
-    if isinstance(data.condition, Labels):  # every label in turn, unless one is asked for
-        k = data.condition.num_classes
-        return {"c": torch.arange(size) % k if y is None else torch.full((size,), y)}
-    if y is not None and not accepts_argument(model, "y"):
-        raise UserError("this run is not given labels: y is not for it")
-    _, _, others = summary.inputs(model, guide, data, split)
-    rows = torch.arange(size) % len(next(iter(others.values())))
-    return {name: others[name][rows] for name in needed}
+    def number(self, default: int) -> int:
+        """`num`, or its default."""
+        return default if self.num is None else self.num
 
 
-def _prior(model, guide, data, o):
-    size = 64 if o.num is None else o.num
-    given = _given(model, guide, data, o.split, size, o.y)
-    y = o.y if accepts_argument(model, "y") or not given else None
-    x = sample(model, size, y=y, mean=o.mean, seed=o.seed, **given)
-    title = "samples" if o.y is None else f"samples, y = {o.y}"
-    return Made(x, title, c=given.get("c"))
+def half(shape: tuple[int, ...], observed: str) -> torch.Tensor:
+    """Bool mask of an event shape, True in the observed half.
 
+    Args:
+        shape: of an image, or of a vector, of which top and left are the first half.
+        observed: top, bottom, left or right.
 
-def _component(model, guide, data, o):
-    if not accepts_argument(model, "y"):
-        raise UserError(f"{type(model).__name__} has no components y to sample from")
-    if o.y is not None:
-        return _prior(model, guide, data, o)
-    num, k = 12 if o.num is None else o.num, model.p_y().event_shape[0]
-    y = torch.arange(k).repeat_interleave(num)
-    given = _given(model, guide, data, o.split, len(y))
-    x = sample(model, len(y), y=y, mean=o.mean, seed=o.seed, **given)
-    labels = [str(i) for i in range(k)]
-    return Made(x, "samples, a row a component", num, labels, given.get("c"), {"y": y})
-
-
-def _aggregate(model, guide, data, o):
-    x, _, others = summary.inputs(model, guide, data, "train")
-    size = 64 if o.num is None else o.num
-    source = AggregatePosterior(guide, x, **others)
-    given = _given(model, guide, data, "train", size)
-    made = sample(model, size, mean=o.mean, seed=o.seed, source=source, **given)
-    return Made(made, "samples from the aggregate posterior", c=given.get("c"))
-
-
-def _ex_post(model, guide, data, o):
-    x, _, others = summary.inputs(model, guide, data, "train")
-    latent = o.latent or main_latent(model)
-    density = fit_ex_post_prior(model, guide, x, latent, seed=o.seed, **others)
-    size = 64 if o.num is None else o.num
-    given = _given(model, guide, data, "train", size)
-    made = sample(model, size, mean=o.mean, seed=o.seed, source={latent: density}, **given)
-    return Made(made, f"samples, {latent} from a mixture fitted to encodings", c=given.get("c"))
-
-
-def _interpolate(model, guide, data, o):
-    x, _, others = summary.inputs(model, guide, data, o.split)
-    num, steps = min(8 if o.num is None else o.num, len(x) // 2), 9 if o.steps is None else o.steps
-    others = {k: v[:num] for k, v in others.items()}
-    a, b = x[:num], x[num : 2 * num]
-    made = interpolate(model, guide, a, b, steps, o.latent, o.path, o.seed, **others)
-    c = others["c"].repeat_interleave(steps, 0) if "c" in others else None
-    title = f"between two data, {o.path} in {o.latent or main_latent(model)}"
-    return Made(made.flatten(0, 1), title, steps, c=c, more={"a": a, "b": b})
-
-
-def _traverse(model, guide, data, o):
-    x, _, others = summary.inputs(model, guide, data, o.split)
-    num, steps = 10 if o.num is None else o.num, 9 if o.steps is None else o.steps
-    found = traverse(model, guide, x, o.latent, num, steps, seed=o.seed, **others)
-    c = None
-    if "c" in others:
-        c = others["c"][:1].expand(len(found.units) * steps, *others["c"].shape[1:])
-    labels = [f"{u}: {a:.2f}" for u, a in zip(found.units.tolist(), found.activity, strict=True)]
-    name = o.latent or main_latent(model)
-    more = {"units": found.units, "activity": found.activity, "values": found.values}
-    return Made(
-        found.x.flatten(0, 1), f"units of {name} and their activity", steps, labels, c, more
-    )
-
-
-def half(shape, observed):
-    """Bool mask of an event shape, True in one half: of an image, or of a vector (top: its first)."""
+    Example:
+        >>> from pyro_vae.report.samples import half
+        >>> half((4,), "left")
+        tensor([ True,  True, False, False])
+    """
     if observed not in HALVES:
         raise unknown_name_error("half", observed, HALVES)
     mask = torch.zeros(shape, dtype=torch.bool)
@@ -189,21 +171,134 @@ def half(shape, observed):
     return mask if observed in ("top", "left") else ~mask
 
 
-def _impute(model, guide, data, o):
+def _first_split(data: Data) -> tuple[torch.Tensor, torch.Tensor | None]:
+    part = data.observed_split("train")
+    return part.x, part.c
+
+
+def _covariates(
+    model: Callable, guide: Callable, data: Data, split: str, size: int, y: int | None = None
+) -> dict[str, torch.Tensor]:
+    """Covariates for `size` samples: of class `y`, or those of the data, in order and repeated."""
+    needed = covariates_of(model)
+    if not needed:
+        return {}
+    if isinstance(data.condition, Labels):  # every label in turn, if y is None
+        k = data.condition.num_classes
+        return {"c": torch.arange(size) % k if y is None else torch.full((size,), y)}
+    if y is not None and not accepts_argument(model, "y"):
+        raise UserError("the covariates of this run are not labels: y= does not go with it")
+    _, _, others = summary.inputs(model, guide, data, split)
+    rows = torch.arange(size) % len(next(iter(others.values())))
+    return {name: others[name][rows] for name in needed}
+
+
+def _prior(model: Callable, guide: Callable, data: Data, options: SheetOptions) -> SampleSheet:
+    size = options.number(64)
+    covariates = _covariates(model, guide, data, options.split, size, options.y)
+    y = options.y if accepts_argument(model, "y") or not covariates else None
+    x = sample(model, size, y=y, mean=options.mean, seed=options.seed, **covariates)
+    title = "samples" if options.y is None else f"samples, y = {options.y}"
+    return SampleSheet(x, title, c=covariates.get("c"))
+
+
+def _component(model: Callable, guide: Callable, data: Data, options: SheetOptions) -> SampleSheet:
+    if not accepts_argument(model, "y"):
+        raise UserError(f"{type(model).__name__} has no components y to sample from")
+    if options.y is not None:
+        return _prior(model, guide, data, options)
+    num, k = options.number(12), sites_of(model)[1]["y"][0][0]
+    y = torch.arange(k).repeat_interleave(num)
+    covariates = _covariates(model, guide, data, options.split, len(y))
+    x = sample(model, len(y), y=y, mean=options.mean, seed=options.seed, **covariates)
+    labels = [str(i) for i in range(k)]
+    title = "samples, one row per component"
+    return SampleSheet(x, title, num, labels, covariates.get("c"), {"y": y})
+
+
+def _aggregate(model: Callable, guide: Callable, data: Data, options: SheetOptions) -> SampleSheet:
+    x, _, others = summary.inputs(model, guide, data, "train")
+    size = options.number(64)
+    source = AggregatePosterior(guide, x, **others)
+    covariates = _covariates(model, guide, data, "train", size)
+    new = sample(model, size, mean=options.mean, seed=options.seed, source=source, **covariates)
+    return SampleSheet(new, "samples from the aggregate posterior", c=covariates.get("c"))
+
+
+def _ex_post(model: Callable, guide: Callable, data: Data, options: SheetOptions) -> SampleSheet:
+    x, _, others = summary.inputs(model, guide, data, "train")
+    latent = options.latent or main_latent(model)
+    density = fit_ex_post_prior(model, guide, x, latent, seed=options.seed, **others)
+    size = options.number(64)
+    covariates = _covariates(model, guide, data, "train", size)
+    source = {latent: density}
+    new = sample(model, size, mean=options.mean, seed=options.seed, source=source, **covariates)
+    title = f"samples, {latent} from a mixture fitted to encodings"
+    return SampleSheet(new, title, c=covariates.get("c"))
+
+
+def _interpolate(
+    model: Callable, guide: Callable, data: Data, options: SheetOptions
+) -> SampleSheet:
+    x, _, others = summary.inputs(model, guide, data, options.split)
+    num, steps = min(options.number(8), len(x) // 2), options.steps or 9
+    others = {k: v[:num] for k, v in others.items()}
+    a, b = x[:num], x[num : 2 * num]
+    new = interpolate(
+        model, guide, a, b, steps, options.latent, options.path, options.seed, **others
+    )
+    c = others["c"].repeat_interleave(steps, 0) if "c" in others else None
+    title = f"between two data points, {options.path} in {options.latent or main_latent(model)}"
+
+    def draw(ax: Axes, images: torch.Tensor, white: float) -> Axes:
+        return plots.interpolations(ax, images.reshape(-1, steps, *images.shape[1:]), white)
+
+    return SampleSheet(new.flatten(0, 1), title, steps, c=c, extra={"a": a, "b": b}, draw=draw)
+
+
+def _traverse(model: Callable, guide: Callable, data: Data, options: SheetOptions) -> SampleSheet:
+    x, _, others = summary.inputs(model, guide, data, options.split)
+    num, steps = options.number(10), options.steps or 9
+    found = traverse(
+        model, guide, x, options.latent, num, steps, span=SPAN, seed=options.seed, **others
+    )
+    c = None
+    if "c" in others:
+        c = others["c"][:1].expand(len(found.units) * steps, *others["c"].shape[1:])
+    title = f"units of {options.latent or main_latent(model)}, the most active first"
+    extra = {"units": found.units, "activity": found.activity, "values": found.values}
+
+    def draw(ax: Axes, images: torch.Tensor, white: float) -> Axes:
+        rows = images.reshape(-1, steps, *images.shape[1:])
+        n = len(rows)
+        part = Traversal(rows, found.units[:n], found.activity[:n], found.values[:n])
+        return plots.traversal(ax, part, SPAN, white)
+
+    labels = ["unit 10 -2.5"]  # about as wide as those that `plots.traversal` writes
+    return SampleSheet(found.x.flatten(0, 1), title, steps, labels, c, extra, draw)
+
+
+def _impute(model: Callable, guide: Callable, data: Data, options: SheetOptions) -> SampleSheet:
     if covariates_of(model) and isinstance(data.condition, Quadrants):
         raise UserError("this model completes by its covariates: sample it from its prior")
-    x, _, others = summary.inputs(model, guide, data, o.split)
+    x, _, others = summary.inputs(model, guide, data, options.split)
     x, others = x[:8], {k: v[:8] for k, v in others.items()}
-    mask = half(tuple(x.shape[1:]), o.observed)
-    num, steps = 6 if o.num is None else o.num, 200 if o.steps is None else o.steps
-    done = impute(model, guide, x, mask, num, steps, seed=o.seed, **others)
-    hidden = torch.where(mask.to(x.device), x, torch.zeros_like(x))
-    rows = torch.cat([hidden[:, None], done.x.transpose(0, 1), x[:, None]], 1)
-    more = {"mask": mask, "truth": data.unstandardize(x), "acceptance": done.acceptance}
-    made = Made(
-        rows.flatten(0, 1), "observed, completions, the data point itself", num + 2, more=more
-    )
-    return made
+    mask = half(tuple(x.shape[1:]), options.observed)
+    num, steps = options.number(6), options.steps or 200
+    completed = impute(model, guide, x, mask, num, steps, seed=options.seed, **others)
+    observed = torch.where(mask.to(x.device), x, torch.zeros_like(x))
+    rows = torch.cat([observed[:, None], completed.x.transpose(0, 1), x[:, None]], 1)
+    extra = {"mask": mask, "truth": data.unstandardize(x), "acceptance": completed.acceptance}
+
+    def draw(ax: Axes, images: torch.Tensor, white: float) -> Axes:
+        plots.images(ax, images, num + 2, white=white)
+        pixels = mask[0] if mask.dim() == 3 else mask
+        return plots.outline(
+            ax, pixels.expand(len(images), *pixels.shape), num + 2, label="outlined: observed"
+        )
+
+    title = "observed, completions, the data point itself"
+    return SampleSheet(rows.flatten(0, 1), title, num + 2, extra=extra, draw=draw)
 
 
 SOURCES = {

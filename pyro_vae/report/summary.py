@@ -1,40 +1,69 @@
-"""What is said of a trained pair: one dict of numbers, and its table."""
+"""The numbers of a trained pair: one dict, and its table."""
 
 import math
+import textwrap
+from collections.abc import Callable, Mapping
 
 import torch
 
 from .. import evaluate
+from ..data import Data
 from ..errors import check_int_at_least
 from ..evaluate.inputs import split_inputs
+from ..evaluate.latents import ACTIVE_THRESHOLD
 from ..guides import PriorGuide
 from ..programs.calling import accepts_argument
+from . import findings
+
+Inputs = tuple[torch.Tensor, torch.Tensor | None, dict[str, torch.Tensor]]
 
 
-def inputs(model, guide, data, split):
-    """`(x, labels, others)` of a split: `others` are the further inputs of the pair, by name."""
+def inputs(model: Callable, guide: Callable, data: Data, split: str) -> Inputs:
+    """The inputs of a pair from one split.
+
+    Returns:
+        `(x, labels, others)`: `[N, *x_shape]`, `[N]` or None, and the further inputs by name.
+
+    Raises:
+        UserError: the guide has one row per training data point, and the split is another.
+    """
     others = split_inputs(model, guide, data, split)
     return others.pop("x"), getattr(data, split).y, others
 
 
-def summarize(model, guide, data, split="test", num_samples=500, seed=0, supervised=False):
-    """Numbers of a pair on one split, JSON values: bounds, KLs, active units, clustering.
+def summarize(
+    model: Callable,
+    guide: Callable,
+    data: Data,
+    split: str = "test",
+    num_samples: int = 500,
+    seed: int = 0,
+    supervised: bool = False,
+) -> dict:
+    """Numbers of a pair on one split: bounds, KLs, active units, clustering or classification.
 
-    Of a conditional model log p(x | c) is estimated twice, importance weighted with the guide and by
-    Monte Carlo from the prior, with `num_samples` each.
+    Numbers are in nats per data point, at beta = 1, in eval mode. For a conditional model
+    log p(x | c) is estimated twice: importance weighted with the guide, and by Monte Carlo from the
+    prior. Labels score a clustering and have no other use.
 
-    All in nats per data point, at beta = 1, in eval mode. A guide with a row per training data point can be
-    evaluated on the training split alone. Labels are used to score a clustering, never to make one;
-    where training saw some (`supervised`), errors of classification take the clustering's place.
+    Args:
+        split: train, valid or test. Only train for a guide with one row per training data point.
+        num_samples: for the log-likelihood, per data point.
+        seed: of all draws.
+        supervised: whether training saw labels; then errors of classification take the place of the
+            clustering's scores.
+
+    Returns:
+        A dict of JSON values.
     """
     check_int_at_least(1, num_samples=num_samples)
     x, y, others = inputs(model, guide, data, split)
-    # what it numbers 3 is class 3 only where it was told; without a y of its own, it has features
+    # its y is the class only if training saw labels; a model without y has features to classify
     classifies = (
         labelled_in_part(data) and not others and (supervised or not accepts_argument(model, "y"))
     )
     terms = evaluate.elbo_terms(model, guide, x, num_samples=10, seed=seed, **others)
-    result = {"split": split, "data": len(x), "num_samples": num_samples}
+    result: dict = {"split": split, "data": len(x), "num_samples": num_samples}
     result["conditional"] = "c" in others
     result["elbo"] = float(sum(terms.values()).mean())
     proper = evaluate.has_proper_likelihood(model, guide, x, **others)
@@ -49,45 +78,63 @@ def summarize(model, guide, data, split="test", num_samples=500, seed=0, supervi
     else:
         result["elbo_is_a_score"] = True
     result["terms"] = {k: float(v.mean()) for k, v in terms.items()}
-    result["active_units"] = evaluate.active_units(model, guide, x, **others)
-    codes = evaluate.encode(model, guide, x[:2], **{k: v[:2] for k, v in others.items()})
-    result["units"] = {k: v[0].numel() for k, v in codes.items()}
+    activity = evaluate.unit_activity(model, guide, x, **others)
+    result["unit_activity"] = {k: v.tolist() for k, v in activity.items()}
+    result["active_units"] = {k: int((v > ACTIVE_THRESHOLD).sum()) for k, v in activity.items()}
+    result["units"] = {k: len(v) for k, v in activity.items()}
     if accepts_argument(model, "y") and "y" not in others:
-        shares = evaluate.responsibilities(model, guide, x, seed=seed, **others)
-        clusters = shares.argmax(-1)
-        result["occupancy"] = evaluate.occupancy(shares).tolist()
-        result["discrete"] = {
-            "entropy": evaluate.entropy(shares),
-            "largest": math.log(shares.shape[-1]),
-            "mutual_information": evaluate.mutual_information(shares),
-        }
+        probabilities = evaluate.responsibilities(model, guide, x, seed=seed, **others)
+        result |= _discrete(probabilities)
         if y is not None and not classifies:
-            result["clustering"] = {"this model": evaluate.clustering_metrics(y, clusters)}
-            found = evaluate.clustering_baselines(
-                data.observed_split("train").x, x, shares.shape[-1], seed=seed
-            )
-            for name, assigned in found.items():
-                result["clustering"][name] = evaluate.clustering_metrics(y, assigned)
+            result["clustering"] = _clustering(data, x, y, probabilities, seed)
     if classifies:
         result["classification"] = classification(model, guide, data, split)
     return result
 
 
-def labelled_in_part(data):
-    """Whether some training data have labels and others were left, or made, without."""
+def _discrete(probabilities: torch.Tensor) -> dict:
+    """What `[N, K]` probabilities of a discrete latent say of it."""
+    return {
+        "occupancy": evaluate.occupancy(probabilities).tolist(),
+        "discrete": {
+            "entropy": evaluate.entropy(probabilities),
+            "largest": math.log(probabilities.shape[-1]),
+            "mutual_information": evaluate.mutual_information(probabilities),
+        },
+    }
+
+
+def _clustering(
+    data: Data, x: torch.Tensor, y: torch.Tensor, probabilities: torch.Tensor, seed: int
+) -> dict:
+    """Scores of the model's clustering, and of the baselines."""
+    train_x = data.observed_split("train").x
+    baselines = evaluate.clustering_baselines(train_x, x, probabilities.shape[-1], seed=seed)
+    clusterings = {"this model": probabilities.argmax(-1), **baselines}
+    return {name: evaluate.clustering_metrics(y, c) for name, c in clusterings.items()}
+
+
+def labelled_in_part(data: Data) -> bool:
+    """Whether some training data have labels and others have none, or hidden ones."""
     y = data.train.y
-    return (
-        y is not None
-        and bool((y >= 0).any())
-        and (data.withheld_labels is not None or (y < 0).any())
-    )
+    if y is None or not bool((y >= 0).any()):
+        return False
+    return data.withheld_labels is not None or bool((y < 0).any())
 
 
-def predictions(model, guide, x, y, *others):
-    """`{classifier: [classes of each of others]}`: the model, or classifiers of its features.
+def predictions(
+    model: Callable, guide: Callable, x: torch.Tensor, y: torch.Tensor, *others: torch.Tensor
+) -> dict[str, list[torch.Tensor]]:
+    """Predicted classes of the model, or of classifiers of its features.
 
-    A model without a class y is M1: its active units are features, for classifiers fitted on the
-    labelled of the training data `x [N, ...]`, `y [N]`.
+    The active units of a model without a class y, as M1, are features for classifiers.
+
+    Args:
+        x, y: `[N, ...]`, `[N]` training data; classifiers are fitted on those with a label.
+        others: data to classify, `[M, ...]` each.
+
+    Returns:
+        `{classifier: [classes [M] of each of others]}`.
     """
     if accepts_argument(model, "y"):
         return {"this model": [evaluate.classify(model, guide, v) for v in others]}
@@ -96,12 +143,13 @@ def predictions(model, guide, x, y, *others):
     return {f"{name} on z": classes for name, classes in found.items()}
 
 
-def classification(model, guide, data, split):
-    """Shares of wrong classes, the model's beside classical classifiers' given the same labels.
+def classification(model: Callable, guide: Callable, data: Data, split: str) -> dict:
+    """Fractions of wrong classes, of the model and of classical classifiers with the same labels.
 
-    `{"num_labels": n, "errors": {classifier: {part: error}}}`; the parts are the labelled training
-    data, the unlabelled (of the first 10,000; where their labels were hidden and so are known), and
-    the split.
+    Returns:
+        `{"num_labels": n, "errors": {classifier: {part: error}}}`; the parts are the labelled
+        training data, the unlabelled ones (of the first 10,000, if their labels are known but
+        hidden), and the split.
     """
     train, part = data.observed_split("train"), data.observed_split(split)
     x, y = train.x, train.y
@@ -113,9 +161,9 @@ def classification(model, guide, data, split):
         parts["unlabelled"] = (x[unseen], truth[unseen])
     if split != "train" and part.y is not None and (part.y >= 0).any():
         parts[split] = (part.x[part.y >= 0], part.y[part.y >= 0])
-    data_in = [v for v, _ in parts.values()]
-    found = predictions(model, guide, x, y, *data_in)
-    on_x = evaluate.classifier_baselines(x, y, *data_in, spreading=True)
+    inputs_of_parts = [v for v, _ in parts.values()]
+    found = predictions(model, guide, x, y, *inputs_of_parts)
+    on_x = evaluate.classifier_baselines(x, y, *inputs_of_parts, spreading=True)
     found |= {f"{name} on x": classes for name, classes in on_x.items()}
     errors = {
         name: {
@@ -127,35 +175,22 @@ def classification(model, guide, data, split):
     return {"num_labels": int((y >= 0).sum()), "errors": errors}
 
 
-def discrete_line(found):
-    """The entropy of a discrete latent, in words."""
-    return (
-        f"of ln K = {found['largest']:.2f}; mutual information with x "
-        f"{found['mutual_information']:.2f}"
-    )
-
-
 IMPORTANCE, MONTE_CARLO, EXACT = "importance weighted", "Monte Carlo from the prior", "exact"
 
 
-def estimator(guide, terms):
-    """What `log_likelihood` is, with this guide."""
+def estimator(guide: Callable, terms: Mapping[str, torch.Tensor]) -> str:
+    """How `log_likelihood` estimates with this guide."""
     if set(terms) == {"x"}:
         return EXACT
     return MONTE_CARLO if isinstance(guide, PriorGuide) else IMPORTANCE
 
 
-def rows(result):
+def rows(result: Mapping) -> list[tuple[str, float, str]]:
     """The numbers of `summarize` as `[(name, nats per data point, note)]`."""
     found = [("ELBO", result["elbo"], "nats per data point")]
     if result.get("elbo_is_a_score"):
-        found = [
-            (
-                "score_function",
-                result["elbo"],
-                "nats per data point; grey in a Bernoulli: no likelihood",
-            )
-        ]
+        note = "nats per data point; grey values in a Bernoulli, so no likelihood"
+        found = [("score", result["elbo"], note)]
     likelihood = "log p(x | c)" if result.get("conditional") else "log-likelihood"
     for key, how in (
         ("log_likelihood", result.get("estimator", IMPORTANCE)),
@@ -174,14 +209,17 @@ def rows(result):
             found.append(("E log p(x | ...)", value, "reconstruction"))
     if "discrete" in result:
         y = result["discrete"]
-        found.append(("entropy q(y | x)", y["entropy"], discrete_line(y)))
+        note = f"of ln K = {y['largest']:.2f}; mutual information with x "
+        found.append(("entropy q(y | x)", y["entropy"], note + f"{y['mutual_information']:.2f}"))
     return found
 
 
-def table(result):
-    """The numbers of `summarize` as lines of text."""
-    lines = [f"{a:<18}{b:>10.2f}   {c}" for a, b, c in rows(result)]
-    lines.insert(0, f"{result['data']} {result['split']} data")
+def table(result: Mapping) -> str:
+    """The numbers of `summarize` as lines of text, and before them what was found in words."""
+    words = [findings.headline(result), *findings.warnings(result)]
+    lines = [line for sentence in words for line in textwrap.wrap(sentence, 88)]
+    lines += ["", f"{result['data']} {result['split']} data points"]
+    lines += [f"{a:<18}{b:>10.2f}   {c}" for a, b, c in rows(result)]
     if "clustering" in result:
         lines += ["", f"{'clusters':<18}{'accuracy':>10}{'purity':>9}{'NMI':>8}{'ARI':>8}"]
         for name, m in result["clustering"].items():
@@ -201,5 +239,5 @@ def table(result):
 class Results(dict):
     """The numbers of `summarize`; printed, their table."""
 
-    def __repr__(self):
+    def __repr__(self) -> str:
         return table(self)

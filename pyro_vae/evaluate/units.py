@@ -1,0 +1,109 @@
+"""The units of a latent: how many nats each carries, and how far it moves with the data."""
+
+import torch
+from torch.distributions import Independent
+
+from ..errors import check_int_at_least
+from ..programs import trace_pair
+from ..programs.traces import Traces
+from .chunked import evaluate_in_chunks
+from .inputs import Array, Batch, PyroProgram, scored_inputs
+from .latents import encode
+
+
+@torch.no_grad()
+def unit_kl(
+    model: PyroProgram,
+    guide: PyroProgram,
+    x: Array,
+    num_samples: int = 10,
+    seed: int | None = 0,
+    **others: Array | None,
+) -> dict[str, torch.Tensor]:
+    r"""The KL of each unit of the latents, in nats per data point; the units' sum is the latent's KL.
+
+    .. math:: E_x E_q [\log q(u \mid x) - \log p(u)]
+
+    Only latents whose guide and prior are both independent over the units have it. Others, of a
+    flow or of a full covariance, are left out.
+
+    Args:
+        x: `[N, ...]`, as observed.
+        num_samples: Monte Carlo samples per data point.
+        seed: of the samples.
+        others: further inputs of the pair by name, `[N, ...]`.
+
+    Returns:
+        `{latent: [D]}`.
+
+    Example:
+        >>> import torch, pyro_vae as pv
+        >>> model = pv.models.VAE((6,), 2, network=pv.conditionals.MLP((8,)))
+        >>> guide = pv.guides.Guide(model, network=pv.conditionals.MLP((8,)))
+        >>> pv.evaluate.unit_kl(model, guide, torch.ones(5, 6))["z"].shape
+        torch.Size([2])
+    """
+    check_int_at_least(1, num_samples=num_samples)
+    batch = scored_inputs(model, x, others, guide, proper=False)
+
+    def kls(chunk: Batch, _: int) -> Batch:
+        traces = trace_pair(model, guide, chunk, num_samples)
+        result = {}
+        for name, log_ratio in _log_ratios(traces).items():
+            shape = log_ratio.shape[-1:]
+            kl = traces.expectation(log_ratio, shape).expand(num_samples, traces.size, *shape)
+            result[name] = kl.mean(0)
+        return result
+
+    result = evaluate_in_chunks(kls, model, guide, batch, seed=seed, num_particles=num_samples)
+    return {name: kl.mean(0) for name, kl in result.items()}
+
+
+@torch.no_grad()
+def unit_activity(
+    model: PyroProgram, guide: PyroProgram, x: Array, **others: Array | None
+) -> dict[str, torch.Tensor]:
+    """The variance over the data of each unit's posterior mean; `active_units` counts the large ones.
+
+    Args:
+        x: `[N, ...]`, as observed.
+        others: further inputs of the pair by name, `[N, ...]`.
+
+    Returns:
+        `{latent: [D]}`.
+
+    References:
+        Burda et al. 2016, arXiv 1509.00519.
+
+    Example:
+        >>> import torch, pyro_vae as pv
+        >>> model = pv.models.VAE((6,), 2, network=pv.conditionals.MLP((8,)))
+        >>> guide = pv.guides.Guide(model, given={"z": []})  # constants: nothing moves
+        >>> pv.evaluate.unit_activity(model, guide, torch.rand(5, 6).round())["z"]
+        tensor([0., 0.])
+    """
+    codes = encode(model, guide, x, **others)
+    return {name: v.reshape(len(v), -1).var(0) for name, v in codes.items()}
+
+
+def _log_ratios(traces: Traces) -> dict[str, torch.Tensor]:
+    """`{latent: log q - log p of each unit}`, `[enum..., (S,) B, D]`."""
+    ratios = {}
+    for name, site in traces.sampled.items():
+        if name not in traces.model or name in (*traces.auxiliary, *traces.auxiliary.values()):
+            continue
+        sites = site, traces.model[name]
+        bases = [s["fn"].base_dist for s in sites if _independent(s)]
+        if len(bases) == 2:
+            q, p = bases
+            ratios[name] = q.log_prob(site["value"]) - p.log_prob(site["value"])
+    return ratios
+
+
+def _independent(site: dict) -> bool:
+    """Whether a site is a vector of independent numbers, all of them counted."""
+    fn = site["fn"]
+    is_vector = isinstance(fn, Independent) and len(fn.event_shape) == 1
+    return (
+        is_vector and not fn.base_dist.event_shape and site["mask"] is None and "runs" not in site
+    )

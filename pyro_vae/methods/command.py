@@ -1,0 +1,71 @@
+"""The call that reproduces a run: its method and the options that differ from the preset."""
+
+import json
+import shlex
+from dataclasses import replace
+
+from ..data import DATASETS, Data
+from ..data.sets import default_condition
+from . import options
+from .method import default_binarization
+
+
+def reproduction(config: dict, data: Data) -> str:
+    """The command, or for data from arrays the Python call, that trains a run again.
+
+    Args:
+        config: a complete configuration.
+        data: what it was trained on.
+
+    Example:
+        >>> import pyro_vae as pv
+        >>> from pyro_vae.methods.command import reproduction
+        >>> method = pv.method("vae", "digits", latent_dim=2, epochs=5)
+        >>> reproduction(method.config, method.data)
+        'pyro-vae fit vae --model.latent-dim 2 --epochs 5'
+    """
+    changed = changes(config, data)
+    if config["data"] is None:
+        settings = ", ".join(f"{k!r}: {v!r}" for k, v in changed.items())
+        return f"pv.method({config['method']!r}, data{f', **{{{settings}}}' if settings else ''}).fit()"
+    words = ["pyro-vae", "fit", config["method"]]
+    if config["data"] != "digits":
+        words += ["--data", config["data"]]
+    for key, value in changed.items():
+        words += ["--" + key.replace("_", "-"), _word(value)]
+    return shlex.join(words)
+
+
+def changes(config: dict, data: Data) -> dict:
+    """`{option: value}` of what differs from the preset of the configuration's method and data."""
+    name = config["method"]
+    source = data if config["data"] is None else config["data"]
+    base = options.configure(name, source)
+    groups = [g.name for g in options.groups(name) if g.choice]
+    chosen = {g: config[g] for g in groups if config[g] != base[g]}
+    base = {**options.configure(name, source, chosen), "method": name, "data": config["data"]}
+    base |= {k: v for k, v in _filled(config, data).items() if base.get(k, v) is None}
+    values = {k: options.plain(v) for k, v in config.items() if k not in chosen}
+    return chosen | {k: v for k, v in values.items() if v != options.plain(base.get(k))}
+
+
+def _filled(config: dict, data: Data) -> dict:
+    """What a method fills in, from the data, for options that are None."""
+    filled = {"model.likelihood": data.likelihood, "model.num_classes": data.num_classes or 10}
+    conditional = options.is_conditional(config["method"])
+    if conditional:
+        filled["condition"], quadrants = default_condition(replace(data, condition=None))
+        filled["quadrants"] = quadrants if config["condition"] == "quadrants" else None
+    named = config["data"]
+    filled["binarize"] = data.binarize if named is None else "none"
+    if named in DATASETS:
+        is_default = config["model.likelihood"] == data.likelihood
+        likelihood = None if is_default else config["model.likelihood"]
+        of_images = conditional and config["condition"] == "quadrants"
+        filled["binarize"] = default_binarization(DATASETS[named], likelihood, of_images)
+    return filled
+
+
+def _word(value: object) -> str:
+    """A value as the command line reads it."""
+    return value if isinstance(value, str) else json.dumps(value)

@@ -1,0 +1,127 @@
+"""What the sections of a report share: the pair, one split of its data, and what follows from both."""
+
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from functools import cached_property
+
+import numpy as np
+import torch
+from pyro.distributions import MixtureSameFamily
+
+from .. import evaluate, plots
+from ..conditionals import Conditional
+from ..data import Data
+from ..errors import UserError
+from ..generate import sample
+from ..guides import PriorGuide
+from ..models import prior_of
+from ..programs.calling import accepts_argument
+from ..programs.interfaces import conditional_of
+from . import summary
+from .samples import joined
+
+COMPONENT_DRAWS = 500  # of a component's latent, for its mean and covariance
+MOST_ELLIPSES = 30
+
+
+@dataclass
+class ReportContext:
+    """A trained pair and one split of its data.
+
+    Args:
+        model, guide: the pair.
+        data: that it was trained on.
+        result: as `summary.summarize` returns it, for the split to show.
+        seed: of all draws.
+    """
+
+    model: Callable
+    guide: Callable
+    data: Data
+    result: Mapping
+    seed: int
+
+    def __post_init__(self) -> None:
+        self.x, self.y, self.others = summary.inputs(
+            self.model, self.guide, self.data, self.result["split"]
+        )
+        self.latent_kls = {k: -v for k, v in self.result["terms"].items() if k != "x"}
+        #: training saw some labels, so y is a class
+        self.has_some_labels = "classification" in self.result
+        self.group = "class" if self.has_some_labels else "component"
+        #: `[N]`, if every data point has one
+        self.labels = self.y if self.y is not None and bool((self.y >= 0).all()) else None
+        self.conditional = "c" in self.others
+        self.is_image = plots.is_image(tuple(self.whole(self.x[:1]).shape[1:]))
+        self.white = plots.white_of(self.data.train.x)
+        self.infers = bool(self.latent_kls) and not isinstance(self.guide, PriorGuide)
+
+    def first(self, n: int) -> dict[str, torch.Tensor]:
+        """The first n rows of the further inputs."""
+        return {k: v[:n] for k, v in self.others.items()}
+
+    def whole(self, x: torch.Tensor) -> torch.Tensor:
+        """The first rows of x as they are shown, or other x for the same covariates."""
+        c = self.others.get("c")
+        return joined(self.data, x, None if c is None else c[: len(x)])
+
+    @cached_property
+    def responsibilities(self) -> torch.Tensor | None:
+        """`[N, K]` probabilities of the discrete latent y; None if there is none."""
+        if not accepts_argument(self.model, "y") or "y" in self.others:
+            return None
+        return evaluate.responsibilities(
+            self.model, self.guide, self.x, seed=self.seed, **self.others
+        )
+
+    @property
+    def clusters(self) -> torch.Tensor | None:
+        """`[N]` the most probable component, or class, of each data point."""
+        return None if self.responsibilities is None else self.responsibilities.argmax(-1)
+
+    @cached_property
+    def order(self) -> np.ndarray:
+        """`[K]` components in the order in which they are shown: by matched label, if there are labels."""
+        assert self.responsibilities is not None
+        k = self.responsibilities.shape[-1]
+        if self.labels is None or self.has_some_labels:
+            return np.arange(k)
+        return plots.component_order(self.labels, self.responsibilities.argmax(-1), k)
+
+    @cached_property
+    def codes(self) -> dict[str, torch.Tensor]:
+        """`{latent: [N, D]}` posterior means."""
+        return evaluate.encode(self.model, self.guide, self.x, **self.others)
+
+    def components(self, latent: str) -> tuple[torch.Tensor, torch.Tensor] | None:
+        """Means `[K, D]` and covariances `[K, D, D]` of the prior's components; None if there are none.
+
+        Where the model samples a component y and the latent given it, they are those of draws.
+        """
+        if self.conditional:
+            return None
+        conditional = conditional_of(self.model, latent)
+        parents = conditional.given if isinstance(conditional, Conditional) else ()
+        if "y" in parents and self.responsibilities is not None:
+            k = self.responsibilities.shape[-1]
+            y = torch.arange(k).repeat_interleave(COMPONENT_DRAWS)
+            draws = sample(self.model, len(y), y=y, site=latent, seed=self.seed)
+            draws = draws.reshape(k, COMPONENT_DRAWS, -1).double()
+            centered = draws - draws.mean(1, keepdim=True)
+            return draws.mean(1), centered.mT @ centered / (COMPONENT_DRAWS - 1)
+        try:
+            name, prior = prior_of(self.model, latent)
+        except UserError:  # it has parents
+            return None
+        with torch.no_grad():
+            mixture = prior()
+        if name != latent or not isinstance(mixture, MixtureSameFamily):
+            return None
+        weights = mixture.mixture_distribution.probs
+        largest = weights.argsort(descending=True, stable=True)[:MOST_ELLIPSES]
+        normal = mixture.component_distribution
+        if hasattr(normal, "covariance_matrix"):
+            covariances = normal.covariance_matrix[largest]
+        else:
+            covariances = torch.diag_embed(normal.variance[largest])
+        return normal.mean[largest].detach(), covariances.detach()

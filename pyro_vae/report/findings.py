@@ -1,0 +1,129 @@
+"""What a run found, in words."""
+
+from collections.abc import Callable, Mapping
+
+COLLAPSED = 0.1  #: nats per data point, below which the KL of a latent is no information about x
+ONE_COMPONENT = 0.99  #: of the data, above which a mixture has in effect one component
+
+
+def headline(result: Mapping) -> str:
+    """What was found, in one or two sentences.
+
+    Args:
+        result: as `summary.summarize` returns it.
+
+    Example:
+        >>> from pyro_vae.report.findings import headline
+        >>> scores = {"this model": {"accuracy": 0.85}, "k-means": {"accuracy": 0.78}}
+        >>> print(headline({"split": "test", "elbo": -9.0, "occupancy": [0.5, 0.5],
+        ...     "clustering": scores, "units": {"z": 10}, "active_units": {"z": 7}}))
+        2 components; the clustering agrees with the labels for 85 % of the test data (k-means: 78 %).
+        7 of 10 latent units are active.
+    """
+    return " ".join([_result(result), *_units(result)])
+
+
+def warnings(result: Mapping) -> list[str]:
+    """Each sign that the pair does not do what was probably meant, with its remedy.
+
+    Args:
+        result: as `summary.summarize` returns it.
+
+    Example:
+        >>> from pyro_vae.report.findings import warnings
+        >>> result = {"terms": {"x": -20.0, "z": -0.003}, "unit_activity": {"z": [1e-5, 1e-6]}}
+        >>> print(warnings(result)[0])
+        Posterior collapse: the KL of z is 0.00 nats per data point, so z carries no information ...
+    """
+    kl = {n: abs(v) for n, v in result["terms"].items() if n in result["unit_activity"]}
+    idle = [n for n, v in kl.items() if v < COLLAPSED]
+    found = []
+    if kl and not any(v for n in kl for v in result["unit_activity"][n]):
+        if not result.get("conditional"):
+            names = _names(list(kl))
+            found.append(
+                f"The guide does not depend on x: its posterior means are constants, so {names} "
+                f"{_verb(list(kl), 'carries', 'carry')} no information about single data points."
+            )
+    elif idle and any(kl.values()):
+        numbers = " and ".join(f"{kl[n]:.2f}" for n in idle)
+        found.append(
+            f"Posterior collapse: the KL of {_names(idle)} is {numbers} nats per data point, so "
+            f"{_names(idle)} {_verb(idle, 'carries', 'carry')} no information about x. Remedies: "
+            "train longer, a warm-up of the KL (objective=ELBO(warmup=EPOCHS), --objective.warmup "
+            "EPOCHS), or free bits (free_bits=, --objective.free-bits)."
+        )
+    fractions = result.get("occupancy", [])
+    if len(fractions) > 1 and max(fractions) > ONE_COMPONENT:
+        found.append(
+            f"One of the {len(fractions)} components has {100 * max(fractions):.0f} % of the data. "
+            "Remedy: a mixture initialization (initialize=MixtureInitialization(), --initialize "
+            "MixtureInitialization), or labels for some of the data."
+        )
+    return found
+
+
+def _result(result: Mapping) -> str:
+    """The main result, beside its baselines."""
+    split = result["split"]
+    if "classification" in result:
+        found = result["classification"]
+        errors = {n: e[split] for n, e in found["errors"].items() if split in e}
+        if errors:
+            name, error = next(iter(errors.items()))
+            start = f"With {found['num_labels']} training labels "
+            model = "the model" if name == "this model" else name
+            others = _best(errors, name, min)
+            return f"{start}{model} misclassifies {_percent(error)} of the {split} data{others}."
+    fractions = result.get("occupancy", [])
+    if "clustering" in result:
+        scores = {n: m["accuracy"] for n, m in result["clustering"].items()}
+        agreement = _percent(scores["this model"])
+        return (
+            f"{len(fractions)} components; the clustering agrees with the labels for {agreement} "
+            f"of the {split} data{_best(scores, 'this model', max)}."
+        )
+    start = ""
+    if fractions:
+        start = f"{sum(f > 0 for f in fractions)} of {len(fractions)} components are in use. "
+    if "log_likelihood" in result:
+        what = "log p(x | c)" if result.get("conditional") else "log p(x)"
+        kind = "is" if result.get("estimator") == "exact" else "is estimated as"
+        value = result["log_likelihood"]
+    else:
+        what, kind, value = "the ELBO", "is", result["elbo"]
+    return f"{start}On the {split} data {what} {kind} {value:.2f} nats per data point."
+
+
+def _best(scores: Mapping[str, float], ours: str, better: Callable) -> str:
+    """k-means, where it is among the baselines, and the best of them."""
+    others = {n: v for n, v in scores.items() if n != ours}
+    if not others:
+        return ""
+    best = better(others, key=others.__getitem__)
+    named = [n for n in dict.fromkeys(("k-means", best)) if n in others]
+    return " (" + ", ".join(f"{n}: {_percent(others[n])}" for n in named) + ")"
+
+
+def _units(result: Mapping) -> list[str]:
+    """How many units are active, latent by latent."""
+    counts = [(n, result["active_units"][n], total) for n, total in result["units"].items()]
+    if not counts:
+        return []
+    if len(counts) == 1:
+        ((_, active, total),) = counts
+        return [f"{active} of {total} latent {_verb([''] * total, 'unit is', 'units are')} active."]
+    parts = ", ".join(f"{active} of {total} units of {name}" for name, active, total in counts)
+    return [f"Active: {parts}."]
+
+
+def _percent(fraction: float) -> str:
+    return f"{100 * fraction:.0f} %" if fraction >= 0.1 else f"{100 * fraction:.1f} %"
+
+
+def _names(names: list[str]) -> str:
+    return names[0] if len(names) == 1 else ", ".join(names[:-1]) + " and " + names[-1]
+
+
+def _verb(subjects: list[str], one: str, many: str) -> str:
+    return one if len(subjects) == 1 else many

@@ -1,0 +1,203 @@
+"""What plots show: order, ticks, outlines and projections; not pixels."""
+
+import math
+
+import numpy as np
+import pytest
+import torch
+from matplotlib.colors import to_hex
+
+from pyro_vae import plots
+from pyro_vae.generate.paths import Traversal
+
+
+def ticks(axis):
+    return [tick.get_text() for tick in axis.get_ticklabels()]
+
+
+def cells(ax):
+    """`{(row, column): number}` of a table."""
+    return {
+        (math.floor(t.get_position()[1]), math.floor(t.get_position()[0])): int(t.get_text())
+        for t in ax.texts
+    }
+
+
+def segments(ax):
+    (lines,) = ax.collections
+    return np.array(lines.get_segments())
+
+
+# ------------------------------------------------------------------- components and classes
+
+
+def test_a_permuted_clustering_has_its_matches_on_the_diagonal():
+    labels = torch.arange(100) % 10
+    permutation = torch.randperm(10)
+    clusters = permutation[labels]
+    clusters[:7] = permutation[3]  # a few errors
+    order = plots.component_order(labels, clusters, 10)
+    assert order.tolist() == permutation.tolist()
+    _, ax = plots.axes()
+    plots.contingency(ax, labels, clusters, 10)
+    found = cells(ax)
+    assert ticks(ax.yaxis) == [str(i) for i in permutation.tolist()]
+    assert all(found[i, i] >= 9 for i in range(10)) and sum(found.values()) == 100
+
+
+def test_components_beyond_the_labels_follow_the_label_that_most_of_their_data_have():
+    labels = [0] * 6 + [1] * 6
+    clusters = [4, 4, 4, 4, 2, 2, 0, 0, 0, 0, 0, 3]  # component 1 is empty
+    assert plots.component_order(labels, clusters, 5).tolist() == [4, 2, 0, 3, 1]
+
+
+def test_fewer_components_than_labels_keep_the_order_of_the_labels():
+    labels, clusters = [0, 0, 1, 1, 1, 2, 2], [1, 1, 1, 1, 1, 0, 0]
+    assert plots.component_order(labels, clusters, 2).tolist() == [1, 0]
+
+
+def test_unlabeled_data_are_not_counted():
+    _, ax = plots.axes()
+    plots.contingency(ax, [0, -1, 1], [0, 0, 1], 2)
+    assert cells(ax) == {(0, 0): 1, (1, 1): 1}
+
+
+def test_rows_of_a_confusion_matrix_are_true_classes():
+    _, ax = plots.axes()
+    plots.confusion(ax, [0, 0, 0, 1], [1, 1, 0, 1], 2)
+    assert cells(ax) == {(0, 0): 1, (0, 1): 2, (1, 1): 1}
+    assert (ax.get_xlabel(), ax.get_ylabel()) == ("predicted class", "true class")
+    assert ax.get_ylim()[0] > ax.get_ylim()[1]  # row 0 is on top
+
+
+def test_bars_of_the_occupancy_have_one_color_and_the_order_that_is_passed():
+    _, ax = plots.axes()
+    plots.occupancy(ax, [0.5, 0.2, 0.3], order=[2, 0, 1])
+    assert [bar.get_height() for bar in ax.patches] == [0.3, 0.5, 0.2]
+    assert len({bar.get_facecolor() for bar in ax.patches}) == 1
+
+
+# ------------------------------------------------------------------- images
+
+
+def test_gaps_between_images_are_transparent():
+    _, ax = plots.axes()
+    plots.images(ax, torch.ones(4, 8, 8), columns=2)
+    canvas = ax.images[0].get_array()
+    assert canvas.shape == (17, 17, 4)
+    assert (canvas[8] == 0).all() and (canvas[:, 8] == 0).all() and canvas[:8, :8].min() == 1
+
+
+def test_an_outline_is_the_boundary_of_its_mask():
+    _, ax = plots.axes()
+    plots.images(ax, torch.rand(2, 1, 8, 8), columns=2)
+    masks = torch.zeros(2, 8, 8, dtype=torch.bool)
+    masks[1, 4:, :4] = True  # the lower left quadrant of the second
+    plots.outline(ax, masks, columns=2)
+    ends = segments(ax).reshape(-1, 2)
+    assert len(ends) == 2 * 16  # its perimeter in pixels
+    assert ends.min(0).tolist() == [8.5, 3.5] and ends.max(0).tolist() == [12.5, 7.5]
+
+
+def test_a_traversal_has_the_values_of_its_units_and_a_framed_center():
+    values = torch.stack([torch.linspace(-2.5, 2.5, 5), torch.linspace(-4.0, 6.0, 5)])
+    found = Traversal(torch.rand(2, 5, 1, 8, 8), torch.tensor([7, 3]), torch.ones(2), values)
+    figure, ax = plots.axes()
+    plots.traversal(ax, found, span=2.5)
+    assert ticks(ax.xaxis) == ["-2.5", "-1.2", "0", "1.2", "2.5"]
+    assert ticks(ax.yaxis) == ["unit 7", "unit 3"]
+    (right,) = ax.child_axes
+    assert ticks(right.yaxis) == ["-2.5 to 2.5", "-4.0 to 6.0"]
+    x = segments(ax)[..., 0]
+    assert (x.min(), x.max()) == (17.5, 25.5)  # the third column of images of 8 pixels and a gap
+
+
+def test_a_traversal_of_even_length_has_no_center_to_frame():
+    values = torch.linspace(-2.5, 2.5, 4).expand(1, 4)
+    _, ax = plots.axes()
+    found = Traversal(torch.rand(1, 4, 8, 8), torch.tensor([0]), torch.ones(1), values)
+    assert not plots.traversal(ax, found).collections
+
+
+def test_the_ends_of_an_interpolation_are_framed():
+    _, ax = plots.axes()
+    plots.interpolations(ax, torch.rand(2, 3, 8, 8))
+    x = segments(ax)[..., 0]
+    assert set(x[(x > 7.5) & (x < 17.5)]) == set()  # nothing in the middle
+    assert ticks(ax.xaxis) == ["0", "0.5", "1"]
+
+
+# ------------------------------------------------------------------- latents
+
+
+def test_two_units_are_shown_as_they_are():
+    codes = torch.randn(30, 2)
+    view = plots.project(codes, "w")
+    np.testing.assert_allclose(view.points, codes)
+    assert view.labels == ("unit 0 of w", "unit 1 of w")
+
+
+def test_more_units_are_shown_in_the_directions_of_the_largest_variance():
+    codes = np.random.default_rng(0).normal(size=(400, 5)) * [1.0, 5.0, 0.1, 3.0, 0.5]
+    view = plots.project(codes)
+    variances = np.linalg.eigvalsh(np.cov(codes.T))[::-1]
+    np.testing.assert_allclose(view.points.var(0, ddof=1), variances[:2], rtol=1e-6)
+    np.testing.assert_allclose(view(codes), view.points, atol=1e-9)
+    covariance = view.covariance(np.cov(codes.T)[None])[0]
+    np.testing.assert_allclose(covariance, np.diag(variances[:2]), atol=1e-6)
+    assert f"({100 * variances[0] / variances.sum():.0f} % of the variance)" in view.labels[0]
+
+
+@pytest.mark.parametrize("shape", [(1, 4), (2, 3), (5, 1), (3, 2)])
+def test_few_codes_are_projected_too(shape):
+    assert np.isfinite(plots.project(torch.randn(shape)).points).all()
+
+
+def test_an_ellipse_contains_its_mass_of_a_normal():
+    covariance = np.array([[2.0, 1.2], [1.2, 1.0]])
+    _, ax = plots.axes()
+    plots.ellipses(ax, np.ones((1, 2)), covariance[None], mass=0.9)
+    (shape,) = ax.patches
+    draws = np.random.default_rng(0).multivariate_normal([1, 1], covariance, 20_000)
+    inside = shape.contains_points(ax.transData.transform(draws)).mean()
+    assert inside == pytest.approx(0.9, abs=0.01)  # four standard errors are 0.0085
+
+
+def test_units_are_sorted_by_their_kl_and_inactive_ones_are_grey():
+    _, ax = plots.axes()
+    plots.unit_kl(ax, torch.tensor([0.01, 3.0, 1.0]), torch.tensor([False, True, True]))
+    assert ticks(ax.xaxis) == ["1", "2", "0"]
+    colors = [to_hex(bar.get_facecolor()) for bar in ax.patches]
+    assert colors == [plots.BLUE, plots.BLUE, plots.GREY]
+
+
+def test_the_threshold_of_active_units_is_drawn():
+    _, ax = plots.axes()
+    plots.unit_activity(ax, torch.tensor([0.5, 0.0, 0.02]), threshold=0.01)
+    (line,) = ax.lines
+    assert line.get_ydata()[0] == 0.01 and ticks(ax.xaxis) == ["0", "2", "1"]
+    colors = [to_hex(bar.get_facecolor()) for bar in ax.patches]
+    assert colors == [plots.BLUE, plots.BLUE, plots.GREY]
+
+
+def test_groups_are_named_at_their_centers_and_names_do_not_cover_each_other():
+    points = torch.cat([torch.zeros(5, 2), torch.zeros(5, 2), torch.ones(5, 2)])
+    groups = torch.tensor([0] * 5 + [1] * 5 + [2] * 5)
+    groups[0] = -1
+    _, ax = plots.axes()
+    plots.scatter(ax, points, groups, axis_labels=("first", "second"))
+    assert [t.get_text() for t in ax.texts] == ["0", "1", "2"]
+    a, b, c = (np.array(t.xy) for t in ax.texts)
+    assert np.linalg.norm(a - b) >= 0.05 and np.linalg.norm(a) < 0.1
+    np.testing.assert_allclose(c, 1)
+    assert (ax.get_xlabel(), ax.get_ylabel()) == ("first", "second")
+
+
+def test_ten_groups_have_ten_colors_and_the_next_ten_other_markers():
+    colors = plots.palette(20)
+    assert len({to_hex(colors(i)) for i in range(10)}) == 10
+    assert to_hex(colors(3)) == to_hex(colors(13))
+    _, ax = plots.axes()
+    plots.scatter(ax, torch.randn(12, 2), torch.arange(12))
+    shapes = [part.get_paths()[0].vertices.shape for part in ax.collections]
+    assert shapes[0] == shapes[9] != shapes[10]

@@ -1,0 +1,317 @@
+"""The report: what it says, in which order, and that the page stands alone."""
+
+import html
+import re
+import shlex
+import xml.etree.ElementTree as ElementTree
+
+import pyro
+import pyro.distributions as dist
+import pytest
+import torch
+
+import pyro_vae as pv
+from pyro_vae.cli import train_and_report
+from pyro_vae.conditionals import MLP
+from pyro_vae.methods.arguments import parse_fit
+from pyro_vae.methods.command import reproduction
+from pyro_vae.report import findings, samples, svg
+from pyro_vae.report.context import ReportContext
+from pyro_vae.report.html import best_cells
+from pyro_vae.report.latent_figures import components, latent_space
+from pyro_vae.report.sample_figures import conditional_samples, new_samples
+from pyro_vae.report.summary import summarize
+
+NET = MLP((16,))
+SMALL = {"network.hidden": [16], "epochs": 1}
+BITS = (torch.rand(200, 6, generator=torch.Generator().manual_seed(0)) > 0.5).float()
+
+
+@pytest.fixture(scope="module")
+def run():
+    method = pv.method("vade", "digits", initialize=None, latent_dim=3, **SMALL)
+    return method.fit(progress=False)
+
+
+@pytest.fixture(scope="module")
+def page(run, tmp_path_factory):
+    path = tmp_path_factory.mktemp("report") / "report.html"
+    run.report(path, num_samples=5)
+    return path.read_text()
+
+
+def context_of(run):
+    return ReportContext(run.model, run.guide, run.data, run.evaluate(num_samples=5), seed=0)
+
+
+# ------------------------------------------------------------------- the page
+
+
+def test_the_page_loads_nothing_and_is_small(page):
+    assert "http:" not in page and "https:" not in page
+    assert "<script" not in page and "@import" not in page and "<link" not in page
+    assert all(
+        u.startswith(("data:image/png", "#")) for u in re.findall(r'(?:src|href)="([^"]*)', page)
+    )
+    assert all(u.startswith("#") for u in re.findall(r"url\(([^)]*)\)", page))
+    assert len(page) < 3_000_000
+
+
+def test_the_page_has_a_dark_mode_that_its_figures_follow(page):
+    assert "prefers-color-scheme: dark" in page and "color-scheme: light dark" in page
+    assert "svg text { fill: var(--ink)" in page and "stroke: var(--ink)" in page
+    for drawn in re.findall(r"<svg.*?</svg>", page, re.DOTALL):
+        assert not re.search(r"(fill|stroke): (#000000|#222222)", drawn)  # ink is the page's
+        assert not re.search(r'id="[^"]*patch_1"[^>]*>\s*<path[^>]*fill: #ffffff', drawn)
+
+
+def test_figures_are_well_formed_and_their_ids_do_not_collide(page):
+    drawings = re.findall(r"<svg.*?</svg>", page, re.DOTALL)
+    assert len(drawings) >= 10
+    for drawn in drawings:
+        named = drawn.replace("<svg", '<svg xmlns:xlink="http://www.w3.org/1999/xlink"', 1)
+        ElementTree.fromstring(named)
+        used = set(re.findall(r'(?:url\(|href=")#([^)"]*)', drawn))
+        assert used <= set(re.findall(r'\bid="([^"]*)"', drawn))
+    ids = re.findall(r'\bid="([^"]*)"', "".join(drawings))
+    assert len({i.split("-", 1)[0] for i in ids}) == len(drawings)
+
+
+def test_the_page_fits_a_phone(page):
+    assert 'name="viewport" content="width=device-width' in page
+    widths = [float(w) for w in re.findall(r'style="width: (\d+)px"', page)]
+    assert widths and max(widths) < 500  # shown on 390 pixels, text of 10 points keeps 10 pixels
+    assert "max-width: 100%" in page
+
+
+def test_the_page_begins_with_what_was_found_and_the_command(page, run):
+    result = run.evaluate(num_samples=5)
+    words = html.escape(findings.headline(result))
+    command = html.escape(reproduction(run.config, run.data))
+    assert "--model.latent-dim 3" in command
+    at = [page.index(words), page.index(command), page.index("<h2>")]
+    assert at == sorted(at)
+    accuracy = 100 * result["clustering"]["this model"]["accuracy"]
+    assert f"the labels for {accuracy:.0f} % of the test data" in words
+    assert "k-means" in words and " of 3 latent units are active" in words
+    assert repr(result).startswith(findings.headline(result)[:60])
+
+
+def test_ink_is_a_variable_and_other_colors_stay():
+    figure, ax = pv.plots.axes(3, 2)
+    ax.plot([0, 1], color=pv.plots.INK)
+    ax.plot([1, 0], color=pv.plots.BLUE)
+    drawn = svg.inline_svg(figure, 'a "quoted" caption', "f0")
+    assert "stroke: var(--ink)" in drawn and f"stroke: {pv.plots.BLUE}" in drawn
+    assert 'aria-label="a &quot;quoted&quot; caption"' in drawn
+
+
+# ------------------------------------------------------------------- what it says
+
+
+def test_each_column_has_its_best_in_bold_and_ties_all_of_them():
+    rows = [("this model", 0.9, 0.2), ("k-means", 0.7, 0.5), ("Ward", 0.9001, 0.4)]
+    assert best_cells(rows, 3, max) == {(0, 1), (2, 1), (1, 2)}
+    assert best_cells(rows, 3, min) == {(1, 1), (0, 2)}
+
+
+def test_a_classifier_is_reported_by_its_error_beside_the_best_baseline():
+    errors = {"this model": {"test": 0.1}, "SVM on x": {"test": 0.2}, "kNN on x": {"test": 0.028}}
+    result = {
+        "split": "test", "units": {"z": 1}, "active_units": {"z": 1},
+        "classification": {"num_labels": 100, "errors": errors},
+    }  # fmt: skip
+    assert findings.headline(result) == (
+        "With 100 training labels the model misclassifies 10 % of the test data (kNN on x: 2.8 %). "
+        "1 of 1 latent unit is active."
+    )
+
+
+def test_a_collapsed_model_is_reported_with_remedies(tmp_path):
+    """At beta = 1000 the KL is zero within a few epochs."""
+    model = pv.models.VAE((6,), 2, network=NET)
+    guide = pv.guides.Guide(model, network=NET)
+    data = pv.data.from_arrays(BITS, valid=40, test=40, likelihood="bernoulli")
+    objective = pv.objectives.ELBO(beta=1000.0)
+    options = {"lr": 0.02, "batch_size": 40, "compile": False, "progress": False}
+    run = pv.fit(model, guide, data, 8, objective=objective, **options)
+    result = run.report(tmp_path / "report.html", num_samples=5)
+    assert abs(result["terms"]["z"]) < findings.COLLAPSED
+    (warning,) = findings.warnings(result)
+    assert warning.startswith("Posterior collapse: the KL of z is 0.0") and "warmup" in warning
+    text = (tmp_path / "report.html").read_text()
+    assert '<p class="warning">Posterior collapse' in text
+    assert "Posterior collapse" in repr(result)
+    assert "To reproduce" not in text  # a pair built by hand has no command
+
+
+def test_a_guide_of_constants_is_not_called_collapsed():
+    model = pv.models.VAE((6,), 2, network=NET)
+    guide = pv.guides.Guide(model, given={"z": []})
+    data = pv.data.from_arrays(BITS, valid=40, test=40, likelihood="bernoulli")
+    result = summarize(model, guide, data, num_samples=5)
+    (warning,) = findings.warnings(result)
+    assert "The guide does not depend on x" in warning
+
+
+def test_a_pair_that_uses_its_latent_gets_no_warning(run, page):
+    assert findings.warnings(run.evaluate(num_samples=5)) == []
+    assert 'class="warning"' not in page
+
+
+def test_one_component_with_all_data_is_reported():
+    result = {"terms": {"z": -2.0}, "unit_activity": {"z": [1.0]}, "occupancy": [0.0, 1.0]}
+    (warning,) = findings.warnings(result)
+    assert warning.startswith("One of the 2 components has 100 % of the data")
+
+
+# ------------------------------------------------------------------- its figures
+
+
+def test_components_have_one_order_in_all_figures(run):
+    context = context_of(run)
+    order = [str(i) for i in pv.plots.component_order(context.y, context.clusters, 10)]
+    bars, table = (section.figure.axes[0] for section in components(context))
+    (rows,) = (section.figure.axes[0] for section in new_samples(context))
+    assert [t.get_text() for t in bars.get_xticklabels()] == order
+    assert [t.get_text() for t in table.get_yticklabels()] == order
+    assert [t.get_text() for t in rows.get_yticklabels()] == order
+
+
+def test_labels_change_the_order_of_components_and_nothing_else(run):
+    """With other labels the same codes, ellipses and samples are shown."""
+    context, other = context_of(run), context_of(run)
+    other.y = other.labels = context.labels.flip(0)
+    assert not (context.order == other.order).all()
+    for a, b in zip(latent_space(context)[:1], latent_space(other)[:1], strict=True):
+        points = [s.figure.axes[0].collections[0].get_offsets() for s in (a, b)]
+        assert (points[0] == points[1]).all()
+
+
+def test_ellipses_are_those_of_the_models_components(run):
+    context = context_of(run)
+    means, covariances = context.components("z")
+    with torch.no_grad():
+        exact = run.model.p_z(y=torch.eye(10))
+    sd = exact.base_dist.scale if hasattr(exact, "base_dist") else exact.covariance_matrix.diagonal(
+        dim1=-2, dim2=-1).sqrt()  # fmt: skip
+    assert ((means - exact.mean).abs() < 5 * sd / 500**0.5).all()
+    variances = covariances.diagonal(dim1=-2, dim2=-1)
+    assert ((variances / sd**2 - 1).abs() < 5 * (2 / 500) ** 0.5).all()
+    axes = latent_space(context)[0].figure.axes[0]
+    assert (
+        len(axes.patches) == 10
+        and axes.get_xlabel() == "unit 0 of z"
+        or "principal" in axes.get_xlabel()
+    )
+
+
+def test_given_quadrants_are_outlined():
+    method = pv.method("cvae", "digits", quadrants=1, **SMALL)
+    context = ReportContext(
+        method.model, method.guide, method.data,
+        summarize(method.model, method.guide, method.data, num_samples=3), seed=0,
+    )  # fmt: skip
+    (section,) = conditional_samples(context)
+    (lines,) = section.figure.axes[0].collections
+    assert len(lines.get_segments()) == 8 * 9 * 16  # eight rows, nine columns, a square of side 4
+
+
+def test_a_figure_of_very_many_samples_is_capped_and_the_arrays_are_whole(run):
+    sheet = run.sheet("prior", num=4000)
+    assert sheet.arrays(run.data)["x"].shape == (4000, 1, 8, 8)
+    columns = 64  # the root of 4000, rounded up
+    height = sheet.figure(run.data).axes[0].images[0].get_array().shape[0]
+    assert height == samples.MOST_ROWS * 9 - 1 < (4000 // columns) * 9
+
+
+def test_a_user_defined_pair_with_one_latent_number_has_a_report(tmp_path):
+    """z is a number, not a vector: its codes are `[N]`."""
+
+    def model(x):
+        with pyro.plate("data", len(x)):
+            z = pyro.sample("z", dist.Normal(0.0, 1.0))
+            pyro.sample("x", dist.Normal(z.unsqueeze(-1) * torch.ones(3), 1.0).to_event(1), obs=x)
+
+    class Encoder(torch.nn.Module):
+        def __init__(self):
+            super().__init__()
+            self.weight = torch.nn.Parameter(torch.zeros(3))
+
+        def forward(self, x):
+            with pyro.plate("data", len(x)):
+                pyro.sample("z", dist.Normal(x @ self.weight, 1.0))
+
+    data = pv.data.from_arrays(torch.randn(60, 3), valid=10, test=10)
+    run = pv.fit(model, Encoder(), data, 1, compile=False, progress=False)
+    result = run.report(tmp_path / "report.html", num_samples=3)
+    assert result["units"] == {"z": 1}
+    assert "unit 0 of z" in (tmp_path / "report.html").read_text()
+
+
+# ------------------------------------------------------------------- units
+
+
+def test_the_kl_of_units_sums_to_the_kl_of_the_latent(run):
+    data = run.data.observed_split("test")
+    terms = pv.evaluate.elbo_terms(run.model, run.guide, data.x, num_samples=4, seed=3)
+    kls = pv.evaluate.unit_kl(run.model, run.guide, data.x, num_samples=4, seed=3)
+    assert set(kls) <= {"z"}
+    for name, kl in kls.items():
+        assert kl.sum().item() == pytest.approx(-terms[name].mean().item(), rel=1e-4)
+
+
+def test_the_kl_of_units_is_the_closed_form_of_normals():
+    model = pv.models.VAE((6,), 3, network=NET)
+    guide = pv.guides.Guide(model, network=NET)
+    x = BITS[:50]
+    found = pv.evaluate.unit_kl(model, guide, x, num_samples=2000)["z"]
+    with torch.no_grad():
+        q = guide.factors["z"](x=x).base_dist
+    exact = 0.5 * (q.loc**2 + q.scale**2 - 1) - q.scale.log()
+    assert torch.allclose(found, exact.mean(0), atol=0.02)  # 100,000 draws: sd about 0.003
+
+
+def test_units_that_do_not_factorize_have_no_kl():
+    model = pv.models.GMVAE(
+        (6,), 3, 4, 2, network=NET, component=pv.conditionals.MultivariateNormal()
+    )
+    guide = pv.guides.Guide(model, network=NET)
+    assert set(pv.evaluate.unit_kl(model, guide, BITS[:20])) == {"w"}
+    activity = pv.evaluate.unit_activity(model, guide, BITS[:20])
+    codes = pv.evaluate.encode(model, guide, BITS[:20])
+    assert torch.equal(activity["z"], codes["z"].var(0)) and activity["w"].shape == (2,)
+
+
+# ------------------------------------------------------------------- the command
+
+
+@pytest.mark.parametrize("name, overrides", [
+    ("gmvae", {}),
+    ("vae", {"latent_dim": 2, "seed": 7, "objective": "IWAE", "objective.num_particles": 8}),
+    ("vae", {"network": "Conv", "network.channels": [8, 16], "clip_norm": 1.0}),
+    ("vae", {"likelihood": "bernoulli"}),
+    ("m2", {"num_labels": 50, "label_seed": 3}),
+    ("cvae", {"quadrants": 2}),
+    ("cvae", {"condition": "labels"}),
+    ("vampprior", {"prior.num_components": 20, "weight_decay": 0.0}),
+    ("vade", {"initialize": None}),
+])  # fmt: skip
+def test_the_command_reproduces_the_configuration(name, overrides):
+    method = pv.method(name, "digits", **overrides)
+    words = shlex.split(reproduction(method.config, method.data))
+    config, _, _ = parse_fit(words[2:], train_and_report)
+    assert pv.methods.Method(config).config == method.config
+
+
+def test_a_default_run_has_the_shortest_command():
+    method = pv.method("gmvae")
+    assert reproduction(method.config, method.data) == "pyro-vae fit gmvae"
+
+
+def test_a_run_on_arrays_is_reproduced_in_python():
+    method = pv.method("vae", BITS, latent_dim=2, lr=0.01)
+    text = reproduction(method.config, method.data)
+    assert text.startswith("pv.method('vae', data")
+    again = eval(text.removesuffix(".fit()"), {"pv": pv, "data": BITS})
+    assert again.config == method.config
