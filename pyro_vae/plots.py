@@ -4,18 +4,14 @@ import math
 
 import numpy as np
 import torch
-from matplotlib import colormaps
-from matplotlib.colors import ListedColormap
-from matplotlib.figure import Figure
-from matplotlib.lines import Line2D
-from matplotlib.patches import Patch
-from scipy.stats import binom
 
 INK, GREY, BLUE, ORANGE = "#222222", "#9a9a9a", "#2a6fbb", "#d9772b"
 
 
 def axes(width=6.0, height=4.0, rows=1, columns=1, **options):
     """A figure that belongs to no window, and its axes."""
+    from matplotlib.figure import Figure
+
     figure = Figure(figsize=(width, height), layout="constrained")
     return figure, figure.subplots(rows, columns, **options)
 
@@ -26,6 +22,9 @@ def _array(x):
 
 def palette(n):
     """n colors that differ: tab10, tab20, then around the wheel."""
+    from matplotlib import colormaps
+    from matplotlib.colors import ListedColormap
+
     name = "tab10" if n <= 10 else "tab20" if n <= 20 else "hsv"
     return ListedColormap(colormaps[name](np.linspace(0, 1, n, endpoint=n <= 20)))
 
@@ -270,6 +269,8 @@ def ranks(ax, values, num_samples, bins=20, title=None):
 
     The band holds 99 in 100 bins of a calibrated guide.
     """
+    from scipy.stats import binom
+
     values = _array(values).ravel()
     edges = np.linspace(0, num_samples + 1, bins + 1) - 0.5
     low, high = binom.interval(0.99, len(values), 1 / bins)
@@ -301,6 +302,10 @@ def posterior(ax, grid, datum=0, draws=None, title=None, shares=(0.5, 0.9, 0.99)
         grid: of `diagnostics.posterior_grid`.
         draws: `[S, 2]`, of `diagnostics.nuts_posterior`.
     """
+    from matplotlib import colormaps
+    from matplotlib.lines import Line2D
+    from matplotlib.patches import Patch
+
     horizontal, vertical = _array(grid.axes[datum])
     true = _array(grid.posterior[datum]).T
     levels = _mass_levels(true, shares)

@@ -7,7 +7,6 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 import torch
-from matplotlib.figure import Figure
 
 from .. import plots
 from ..train.checkpoint import write_atomically, write_json
@@ -132,6 +131,8 @@ class Comparison:
 
     def figure(self):
         """Bars of both gaps, a panel for each model and objective; posteriors of a 2-D latent."""
+        from matplotlib.figure import Figure
+
         panels = {}
         for row in self.summary():
             if row["approximation"] is not None:  # as it is of grey values in a Bernoulli

@@ -1,11 +1,9 @@
 """Normalizing flows by zuko: the pieces that flow priors and flow posteriors share."""
 
 from dataclasses import dataclass
-from functools import partial
 
 import pyro.distributions as dist
 import torch
-import zuko
 from pyro.contrib.zuko import ZukoToPyro
 from pyro.distributions import constraints
 
@@ -15,10 +13,17 @@ from .families import Family, bounded_log_scale
 #: Flows by name: neural spline (arXiv 1906.04032), the same in coupling layers (draws cost two
 #: passes a layer, not D), masked autoregressive (arXiv 1705.07057).
 FLOWS = {
-    "spline": zuko.flows.NSF,
-    "coupling": partial(zuko.flows.NSF, passes=2),
-    "maf": zuko.flows.MAF,
+    "spline": lambda *args, **options: _zuko().flows.NSF(*args, **options),
+    "coupling": lambda *args, **options: _zuko().flows.NSF(*args, passes=2, **options),
+    "maf": lambda *args, **options: _zuko().flows.MAF(*args, **options),
 }
+
+
+def _zuko():
+    """The module zuko, imported when a flow is built: most pairs have none."""
+    import zuko
+
+    return zuko
 
 
 class FlowDistribution(ZukoToPyro):
@@ -41,6 +46,7 @@ class FlowDistribution(ZukoToPyro):
 def affine_flow(flow, base, loc, scale):
     """The distribution of `loc + scale * u`, where the transform `flow` takes u to the distribution `base`."""
     standardize = dist.transforms.AffineTransform(-loc / scale, 1 / scale, event_dim=1)
+    zuko = _zuko()
     transform = zuko.transforms.ComposedTransform(standardize, flow)
     return FlowDistribution(zuko.distributions.NormalizingFlow(transform, base))
 

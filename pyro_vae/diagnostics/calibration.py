@@ -2,7 +2,6 @@
 
 import numpy as np
 import torch
-from scipy import stats
 
 from ..errors import UserError, check_int_at_least
 from ..evaluate.likelihood import chunks, rows_per_chunk
@@ -76,10 +75,16 @@ def simulation_based_calibration(
         name: {
             "ranks": value,
             "chi2_p": _each(value, lambda r: _chi_square(r // width, bins)),
-            "ks_p": _each(levels[name], lambda u: stats.kstest(u, "uniform").pvalue),
+            "ks_p": _each(levels[name], _kolmogorov_smirnov),
         }
         for name, value in split.items()
     }
+
+
+def _kolmogorov_smirnov(levels):
+    from scipy import stats
+
+    return stats.kstest(levels, "uniform").pvalue
 
 
 def _resampled(joint, draws, num_samples):
@@ -96,6 +101,8 @@ def _resampled(joint, draws, num_samples):
 
 
 def _chi_square(binned, bins):
+    from scipy import stats
+
     return stats.chisquare(np.bincount(binned, minlength=bins)).pvalue
 
 

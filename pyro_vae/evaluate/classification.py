@@ -1,9 +1,6 @@
 """Classes: the model's own, features for other classifiers, and those that it must beat."""
 
 import torch
-from sklearn.linear_model import LogisticRegression
-from sklearn.semi_supervised import LabelSpreading
-from sklearn.svm import SVC
 
 from ..errors import UserError
 from ..programs.sites import choose_latent
@@ -46,6 +43,10 @@ def classifier_baselines(x, y, *others, spreading=False):
         y: `[N]` their labels, -1: not labelled.
         others: `[M, ...]` data to classify.
     """
+    from sklearn.linear_model import LogisticRegression
+    from sklearn.semi_supervised import LabelSpreading
+    from sklearn.svm import SVC
+
     flat = [v.flatten(1).double().cpu().numpy() for v in (x, *others)]
     labels = y.cpu().numpy()
     labelled = labels >= 0

@@ -1,12 +1,6 @@
 """Clusters against labels: metrics, and the baselines that a deep model must beat."""
 
 import numpy as np
-from scipy.optimize import linear_sum_assignment
-from sklearn.cluster import AgglomerativeClustering, KMeans
-from sklearn.decomposition import PCA
-from sklearn.metrics import adjusted_rand_score, normalized_mutual_info_score
-from sklearn.metrics.cluster import contingency_matrix
-from sklearn.mixture import GaussianMixture
 
 from ..data.arrays import as_labels
 from ..errors import UserError
@@ -25,6 +19,10 @@ def clustering_metrics(labels, clusters):
     Raises:
         UserError: lengths differ, nothing is labelled, or labels are no whole numbers.
     """
+    from scipy.optimize import linear_sum_assignment
+    from sklearn.metrics import adjusted_rand_score, normalized_mutual_info_score
+    from sklearn.metrics.cluster import contingency_matrix
+
     labels = as_labels(labels).cpu().numpy()
     clusters = as_labels(clusters, "clusters").cpu().numpy()
     if len(labels) != len(clusters):
@@ -51,6 +49,10 @@ def clustering_baselines(train_x, test_x, num_clusters, seed=0):
     (up to 5,000 data). Counts (non-negative integers above 1) are clustered by the log of their
     size-normalized values, as is usual for them.
     """
+    from sklearn.cluster import AgglomerativeClustering, KMeans
+    from sklearn.decomposition import PCA
+    from sklearn.mixture import GaussianMixture
+
     train = train_x[:10_000].flatten(1).cpu().numpy().astype(np.float64)
     test = test_x.flatten(1).cpu().numpy().astype(np.float64)
     if (train >= 0).all() and train.max() > 1 and (train == train.round()).all():

@@ -4,7 +4,6 @@ import math
 
 import numpy as np
 import torch
-from sklearn.decomposition import PCA
 
 from ..errors import UserError
 
@@ -84,6 +83,8 @@ def frechet_distance(x, other, num_features=30):
         other: `[M, ...]` samples, or other data.
         num_features: at most; no more than x has dimensions, or data.
     """
+    from sklearn.decomposition import PCA
+
     a, b = (s.numpy() for s in _rows(x, other))
     if min(len(a), len(b)) < 2:
         raise UserError("frechet needs at least two data on either side")

@@ -5,7 +5,6 @@ import copy
 import pyro.distributions as dist
 import torch
 import torch.nn as nn
-from sklearn.mixture import GaussianMixture
 from threadpoolctl import threadpool_limits
 
 from ..conditionals import MLP, Conditional, Family, Network, Normal
@@ -245,6 +244,8 @@ def with_prior(model, prior, latent=None):
 
 def fit_components(model, codes, fits, reg_covar, seed, max_iter=100):
     """scikit-learn's full-covariance mixture of codes `[N, D]`, put into p(y), p(z | y, ...)."""
+    from sklearn.mixture import GaussianMixture
+
     mixture = GaussianMixture(
         model.p_y().event_shape[0],
         n_init=fits,
