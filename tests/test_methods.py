@@ -128,6 +128,6 @@ def test_the_presets_for_28_by_28_images(name, expected):
 
 def test_every_preset_builds_from_its_own_options_alone():
     for name in methods.METHODS:
-        for kind in methods.options.table.KINDS:
+        for kind in methods.table.KINDS:
             methods.defaults(name, kind)  # raises where a preset sets what its method does not have
         assert getattr(pv.methods, name.replace("-", "_")).__doc__.startswith(f"The method {name}:")

@@ -4,9 +4,9 @@ from pathlib import Path
 
 from .. import comparison
 from ..errors import UserError
-from . import options
 from .building import GuideFactory, ModelFactory, make
-from .method import method
+from .configured import method
+from .options import configure
 
 LISTED = "diagonal,full"
 
@@ -41,7 +41,7 @@ def compare_guides(
     """
     overrides = dict(settings or {})
     if "data" in overrides:
-        raise UserError("the data are an argument of their own (--data), not among the settings")
+        raise UserError("the data are a separate argument (--data), not among the settings")
     if "seed" in overrides:
         raise UserError("a comparison's seeds are 0, 1, ...: seeds says how many")
     if epochs is not None:
@@ -67,7 +67,7 @@ def compare_guides(
 
 
 def _objective(name, data, overrides, objective):
-    return make(options.configure(name, data, {**overrides, "objective": objective}), "objective")
+    return make(configure(name, data, {**overrides, "objective": objective}), "objective")
 
 
 def _split(names):

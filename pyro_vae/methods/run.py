@@ -17,9 +17,11 @@ from ..programs.inspection import is_per_datum
 from ..train import checkpoint, choose_device, distributed, load_weights
 from ..train.state import Progress
 from ..train.weights import weights_of
-from . import options
 from .advice import advise, check_data, check_use
+from .files import as_json, read_config, to_yaml
+from .options import EXTENDABLE, complete
 from .rebuild import describe_pair, rebuild_pair
+from .table import preset
 
 CONFIG = "config.yaml"
 RECORD = "config.json"
@@ -138,10 +140,10 @@ class Run(train.Run):
         names = [type(p).__name__ for p in (self.model, self.guide)]
         title, subtitle, details = f"{names[0]} on {self.data.name}", f"Guide: {names[1]}.", ""
         if self.config is not None:
-            preset = options.preset(self.config["method"])
+            entry = preset(self.config["method"])
             title = f"{self.config['method']} on {self.data.name}"
-            subtitle = f"{preset.paper}. Guide: {preset.guide}."
-            details = options.to_yaml(self.config)
+            subtitle = f"{entry.paper}. Guide: {entry.guide}."
+            details = to_yaml(self.config)
         details += json.dumps(report.hardware(), indent=2)
         report.write(path, title, subtitle, result, figures, details)
         return result
@@ -184,11 +186,11 @@ class Run(train.Run):
 
     def _description(self):
         if self.config is not None:
-            return {"config": options.as_json(self.config)}
+            return {"config": as_json(self.config)}
         return {"pair": describe_pair(self.model, self.guide), "source": _source(self.data)}
 
     def _files(self):
-        return {} if self.config is None else {CONFIG: options.to_yaml(self.config)}
+        return {} if self.config is None else {CONFIG: to_yaml(self.config)}
 
     def _data(self):
         if not isinstance(self.data, Data):
@@ -254,7 +256,7 @@ def load(
         UserError: no run folder, a damaged one, an edited configuration, other data, or a pair that
             cannot be rebuilt.
     """
-    from .method import Method
+    from .configured import Method
 
     folder = Path(folder)
     record = checkpoint.read_json(folder / RECORD)
@@ -265,7 +267,7 @@ def load(
         raise UserError("pass both model= and guide=, or neither")
     config = None
     if (folder / CONFIG).exists() and model is None:
-        config = options.complete(options.read_config(folder / CONFIG))
+        config = complete(read_config(folder / CONFIG))
         check_unedited(config, record, folder)
         method = Method(config, data, root)
         config, data = method.config, method.data
@@ -297,9 +299,9 @@ def check_unedited(config, record, folder):
     started = record.get("config")
     if not isinstance(started, dict):
         raise UserError(f"{folder / RECORD} does not say which configuration the run had")
-    found = options.as_json(config)
+    found = as_json(config)
     for key, value in started.items():
-        if key not in options.EXTENDABLE and found.get(key) != value:
+        if key not in EXTENDABLE and found.get(key) != value:
             raise UserError(
                 f"{folder / CONFIG} was edited: {key}={found.get(key)}, and the run had {value}"
             )

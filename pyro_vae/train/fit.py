@@ -10,7 +10,7 @@ from pathlib import Path
 import torch
 
 from ..data import Data, as_data
-from ..errors import UserError, check_int_at_least, check_positive, unknown_name_error
+from ..errors import UserError
 from ..objectives import ELBO
 from ..programs.calling import first_argument
 from ..programs.contexts import fork_rng
@@ -20,10 +20,8 @@ from . import checkpoint, distributed
 from .device import choose_device
 from .folder import RunFolder
 from .inputs import Inputs
-from .loop import SCHEDULES, Loop
-
-PRECISIONS = (None, "tf32", "bf16")
-MAX_SEED = 2**42  # so that what is derived from it fits torch's 64 bits
+from .loop import Loop
+from .settings import checked_settings
 
 
 @dataclass
@@ -133,7 +131,7 @@ def fit(
     """
     _check_programs(model, guide, objective, initialize)
     objective = ELBO() if objective is None else objective
-    settings = _settings(
+    settings = checked_settings(
         epochs=epochs, lr=lr, schedule=schedule, batch_size=batch_size, weight_decay=weight_decay,
         clip_norm=clip_norm, patience=patience, precision=precision, seed=seed,
     )  # fmt: skip
@@ -195,35 +193,6 @@ def _check_programs(model, guide, objective, initialize):
         raise UserError("fit takes gradients: call it outside of torch.inference_mode()")
     if any(p.is_inference() for m in find_modules(model, guide) for p in m.parameters()):
         raise UserError("the pair was made under torch.inference_mode(), and cannot be trained")
-
-
-def _settings(**settings):
-    """The settings, checked before anything is written, as plain Python numbers."""
-    given = {name: value for name, value in settings.items() if value is not None}
-    missing = [n for n in ("epochs", "lr", "batch_size", "weight_decay") if n not in given]
-    if missing:
-        raise UserError(f"{missing[0]} must be a number, not None")
-    if settings["schedule"] not in SCHEDULES:
-        raise unknown_name_error("schedule", settings["schedule"], SCHEDULES)
-    if settings["precision"] not in PRECISIONS:
-        raise unknown_name_error("precision", settings["precision"], [p for p in PRECISIONS if p])
-    check_int_at_least(
-        1, **{n: given[n] for n in ("epochs", "batch_size", "patience") if n in given}
-    )
-    check_positive(**{n: given[n] for n in ("lr", "clip_norm") if n in given})
-    check_positive(or_zero=True, weight_decay=given["weight_decay"])
-    seed = settings["seed"]
-    try:
-        check_int_at_least(0, seed=seed)
-    except UserError:
-        seed = -1
-    if not 0 <= seed < MAX_SEED:
-        raise UserError(f"seed must be an integer in 0..2**42 - 1, not {settings['seed']!r}")
-    for name in ("epochs", "batch_size", "patience", "seed"):
-        settings[name] = None if settings[name] is None else int(settings[name])
-    for name in ("lr", "clip_norm", "weight_decay"):
-        settings[name] = None if settings[name] is None else float(settings[name])
-    return settings
 
 
 def _described(initialize):

@@ -23,15 +23,11 @@ from ..programs.inspection import is_per_datum
 from ..programs.modules import find_modules
 from . import distributed, state
 from .interrupt import interrupt_event
+from .settings import SCHEDULES
 from .steps.recorded import choose_backend
 from .steps.stepper import Stepper
 from .weights import restore, weights_of
 
-SCHEDULES = {
-    "constant": lambda t: 1.0,
-    "linear": lambda t: 1.0 - t,
-    "cosine": lambda t: 0.5 * (1 + math.cos(math.pi * t)),
-}
 CHECKPOINT_SECONDS = 10
 STOP_STEPS = 50  # on GPUs, processes agree to stop after so many steps: to look is to wait for them
 NAMING_ROWS = 256  # at once, where the site of a value that is not finite is looked for

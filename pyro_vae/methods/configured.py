@@ -1,50 +1,57 @@
 """`method`: a published method for some data, as a preset that can be changed, built and trained."""
 
 import tempfile
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
+from typing import Any
 
 import torch
 
-from .. import data as datasets
-from ..conditionals import Bernoulli, likelihood
-from ..data import DATASETS, Data, as_data
-from ..data.sets import default_condition
-from ..errors import UserError
+from ..data import Data, as_data
+from ..errors import UserError, check_int_at_least
+from ..objectives import ELBO
 from ..programs.contexts import seeded
-from ..train import checkpoint, choose_device, distributed
+from ..train import Initialization, checkpoint, choose_device, distributed
 from ..train import fit as train
-from . import options
+from ..train.settings import SETTINGS, checked_settings
+from . import preparing
 from .building import build, make
+from .files import as_json, plain, read_config, to_yaml
+from .groups import FIT
+from .options import EXTENDABLE, configure
 from .run import CONFIG, RECORD, Run, advised, check_unedited
+from .signatures import parameters
+from .table import Preset, preset
 
 SMALL_BATCH = 2**15  # numbers in a batch, below which several threads are slower than one
 
 
-def method(name: str, data: str | Path | Data = "digits", **overrides) -> "Method":
+def method(name: str, data: Any = "digits", **overrides: Any) -> "Method":
     """A published method by name, with its preset for the data: what `pyro-vae fit NAME` trains.
 
     Example:
-        >>> import pyro_vae as pv
+        >>> import torch, pyro_vae as pv
         >>> method = pv.method("gmvae", "digits", num_components=20, epochs=5)
         >>> method.config["model.num_components"]
         20
 
     Args:
-        name: see `pyro-vae list`.
-        data: a data set's name, an .npz file, `Data`, a tensor or `(x, y)`.
+        name: the method; `pyro-vae list` names them all.
+        data: a data set's name, an .npz file, `Data`, a tensor or `(x, y)`. The columns of a table
+            with a normal likelihood are standardized; `standardize=False` leaves them.
         overrides: options, by their full names (`**{"model.num_components": 20}`) or by short ones
             where they are clear (`num_components=20`); `pyro-vae fit NAME --help` lists them.
 
     Raises:
         UserError: an unknown method, an option that it does not have, or a value of the wrong type.
     """
+    preset(name)
     data = str(data) if isinstance(data, (str, Path)) else as_data(data)
     if not isinstance(data, (str, Data)):
         raise UserError("a method needs all data in memory: pv.data, a tensor, (x, y) or a Dataset")
-    options.preset(name)
     root = overrides.pop("root", None)
-    config = options.configure(name, data, overrides)
+    config = configure(name, data, overrides)
     return Method(config, data if isinstance(data, Data) else None, root)
 
 
@@ -62,14 +69,29 @@ class Method:
         model, guide: the pair: with its weights at the start, or as `fit` trained it last.
     """
 
-    def __init__(self, config: dict, data: Data | None = None, root=None):
+    def __init__(
+        self,
+        config: Mapping[str, Any],
+        data: Data | None = None,
+        root: Path | str | None = None,
+    ) -> None:
         self.config = dict(config)
-        make(self.config, "objective")  # what is wrong with them is said before data are loaded
-        make(self.config, "initialize")
-        make(self.config, "network"), make(self.config, "family")
+        self._check_settings()
         with distributed.main_process_first():
-            self.data = _prepare(self.config, data, root)
-        self._pair, self._trained = None, False
+            self.data = preparing.prepare(self.config, data, root)
+        self._pair: tuple[Any, Any] | None = None
+        self._trained = False
+
+    def _check_settings(self) -> None:
+        """Raise for a wrong setting, before the data are loaded."""
+        for group in ("objective", "initialize", "network", "family"):
+            make(self.config, group)
+        checked_settings(**{name: self.config[name] for name in SETTINGS})
+        if self.config.get("num_labels") is not None:
+            check_int_at_least(1, num_labels=self.config["num_labels"])
+
+    def __repr__(self) -> str:
+        return f"Method({self.name} on {self.data.name}: {self.preset.guide})"
 
     @property
     def name(self) -> str:
@@ -77,56 +99,49 @@ class Method:
         return self.config["method"]
 
     @property
-    def preset(self):
-        """Its entry in the table of methods."""
-        return options.preset(self.name)
+    def preset(self) -> Preset:
+        """The method's entry in the table of methods."""
+        return preset(self.name)
 
     @property
-    def shapes(self) -> tuple:
+    def shapes(self) -> preparing.Shapes:
         """What `build` needs to know of the data."""
-        return shapes(self.data)
+        return preparing.shapes(self.data)
 
-    def build(self):
+    def build(self) -> tuple[Any, Any]:
         """A new pair `(model, guide)`, its weights drawn by the configuration's seed."""
         with seeded(self.config["seed"]):
             return build(self.config, *self.shapes)
 
     @property
-    def model(self):
+    def model(self) -> Any:
         """The model; a Pyro program."""
         return self._built()[0]
 
     @property
-    def guide(self):
+    def guide(self) -> Any:
         """The guide; a Pyro program."""
         return self._built()[1]
 
-    def _built(self):
+    def _built(self) -> tuple[Any, Any]:
         if self._pair is None:
             self._pair = self.build()
         return self._pair
 
-    def objective(self):
+    def objective(self) -> ELBO:
         """The objective that the configuration describes."""
         return make(self.config, "objective")
 
-    def initialization(self):
-        """How the configuration starts the pair; None for its random weights."""
-        kind = self.config["initialize"]
-        trains = kind not in (
-            None,
-            "PseudoInputInitialization",
-        )  # then with the run's own kind of step
-        return make(self.config, "initialize", **self._compile() if trains else {})
+    def initialization(self) -> Initialization | None:
+        """How the pair is initialized; None for random weights."""
+        trains = self.config["initialize"] not in (None, "PseudoInputInitialization")
+        options = {"compile": self.config["compile"]} if trains else {}  # as the run's own steps
+        return make(self.config, "initialize", **options)
 
-    def _compile(self):
-        return {"compile": self.config["compile"]}
-
-    def fit_options(self) -> dict:
+    def fit_options(self) -> dict[str, Any]:
         """The arguments of `pv.fit`: `pv.fit(*method.build(), method.data, **method.fit_options())`."""
-        names = options.parameters(train, options.FIT)
         return {
-            **{n: self.config[n] for n in names},
+            **{n: self.config[n] for n in parameters(train, FIT)},
             "objective": self.objective(),
             "initialize": self.initialization(),
         }
@@ -167,21 +182,21 @@ class Method:
                     out=out,
                     resume=resume,
                     config={
-                        "config": options.as_json(self.config),
-                        "files": {CONFIG: options.to_yaml(self.config)},
+                        "config": as_json(self.config),
+                        "files": {CONFIG: to_yaml(self.config)},
                     },
                     progress=progress,
                 )
         return Run(**vars(run), data=self.data, config=self.config)
 
-    def _claim(self, out, resume):
+    def _claim(self, out: Path, resume: bool) -> None:
         """Check that `out` can hold this run."""
         if resume:
-            found = options.read_config(out / CONFIG)
+            found = read_config(out / CONFIG)
             self._check_same(found, out)
             if (out / "checkpoint.pt").exists():
                 check_unedited(found, checkpoint.read_json(out / RECORD), out)
-            text = options.to_yaml(self.config)  # its epochs and patience may be others
+            text = to_yaml(self.config)  # its epochs and patience may be others
             checkpoint.write_atomically(out / CONFIG, lambda p: p.write_text(text))
             return
         try:
@@ -198,73 +213,17 @@ class Method:
                 "another directory"
             )
 
-    def _check_same(self, found, out):
-        if found["method"] != self.name:
-            raise UserError(f"{out} contains a run of {found['method']}, not of {self.name}")
-        for key in {**found, **self.config}:
-            have, want = found.get(key), options.plain(self.config.get(key))
-            if key not in options.EXTENDABLE and have != want:
+    def _check_same(self, started: Mapping[str, Any], out: Path) -> None:
+        if started["method"] != self.name:
+            raise UserError(f"{out} contains a run of {started['method']}, not of {self.name}")
+        for key in {**started, **self.config}:
+            have, want = started.get(key), plain(self.config.get(key))
+            if key not in EXTENDABLE and have != want:
                 raise UserError(f"{out} was started with {key}={have}, not {want}")
 
 
-def shapes(data: Data) -> tuple:
-    """`(x_shape, num_data, c_shape, num_classes)`: what `build` needs to know of the data."""
-    return data.x_shape, len(data.train), data.c_shape, data.num_classes
-
-
-def _prepare(config, data, root):
-    """The data of a configuration; what it leaves to the data is filled in."""
-    conditional = options.is_conditional(config["method"])
-    condition, quadrants = config.get("condition"), config.get("quadrants")
-    if quadrants and condition is None:
-        condition = "quadrants"
-    if data is None and config["data"] is None:
-        raise UserError("this run was trained on arrays: pass data=")
-    own = {n: config[n] for n in ("num_labels", "label_seed", "standardize")}
-    named = config["data"]
-    binarize = config["binarize"]
-    if binarize is None and named in DATASETS and (data is None or data.binarize == "none"):
-        of_images = conditional and condition in (None, "quadrants")
-        binarize = _binarize(DATASETS[named], config["model.likelihood"], of_images)
-    if data is None:
-        seeds = {n: config[n] for n in ("split_seed", "binarize_seed")}
-        data = datasets.load(named, binarize or "none", root, **seeds, **own)
-    else:
-        data = datasets.prepare(data, binarize, **own)
-        config |= {n: getattr(data, n) for n in ("split_seed", "binarize_seed")}
-        if data.withheld_labels is not None:
-            config["num_labels"] = int((data.train.y >= 0).sum())
-    if conditional:
-        if condition is None:
-            condition, quadrants = default_condition(data)
-        data = datasets.prepare(data, condition=condition, quadrants=quadrants)
-        if condition == "quadrants":
-            quadrants = data.condition.observed
-        config |= {"condition": condition, "quadrants": quadrants}
-    config["binarize"] = data.binarize
-    if config["model.likelihood"] is None:
-        config["model.likelihood"] = data.likelihood
-    if "model.num_classes" in config and config["model.num_classes"] is None:
-        config["model.num_classes"] = data.num_classes or 10
-    return data
-
-
-def _binarize(found, name, of_quadrants):
-    """What is done to grey values, for the likelihood: binary pixels for a Bernoulli."""
-    bernoulli = name is not None and type(likelihood(_plain(name))) is Bernoulli
-    if of_quadrants and found.images and (name is None or bernoulli):
-        return "static"  # the task's pixels are binary, those of the condition too
-    return "dynamic" if bernoulli or (name is None and found.binarize == "dynamic") else "none"
-
-
-def _plain(value):
-    from .building import part
-
-    return part(value)
-
-
 @contextmanager
-def _threads(data, batch_size):
+def _threads(data: Data, batch_size: int) -> Iterator[None]:
     """Within, one thread for small batches: operations so small are slower on several."""
     before = torch.get_num_threads()
     if data.train.x[0].numel() * batch_size < SMALL_BATCH:
