@@ -39,10 +39,14 @@ def train_and_report(
     from .methods import Method
     from .methods.options import default_folder
     from .train import choose_device, distributed
+    from .train.folder import RunFolder
 
     check_int_at_least(1, num_samples=num_samples)  # now, not after hours of training
     out = default_folder(config) if out is None else out
     with distributed.group(choose_device(device)):
+        if not resume:
+            hint = "use --resume to continue it or --out to choose another directory"
+            distributed.on_rank_zero(lambda: RunFolder(out).check_free(hint))
         method = Method(config, root=root)
         prints = distributed.rank() == 0  # one process prints and reports for all
         if prints and not resume:

@@ -6,10 +6,13 @@ from .._lazy import lazy_attributes
 
 if TYPE_CHECKING:
     from .conditions import Labels, Quadrants
-    from .core import Data, Split, as_data, from_arrays, from_dataset, standardize
+    from .conversion import as_data, from_dataset
+    from .dataset import Data, Split
     from .minibatches import batches
     from .registry import DATASETS, data_set
+    from .scaling import standardize
     from .sets import load, prepare
+    from .splitting import from_arrays
 
 __all__ = [
     "DATASETS",
@@ -31,9 +34,12 @@ __getattr__, __dir__ = lazy_attributes(
     {
         "arrays": [],
         "conditions": ["Labels", "Quadrants"],
-        "core": ["Data", "Split", "as_data", "from_arrays", "from_dataset", "standardize"],
+        "conversion": ["as_data", "from_dataset"],
+        "dataset": ["Data", "Split"],
         "minibatches": ["batches"],
         "registry": ["DATASETS", "data_set"],
+        "scaling": ["standardize"],
         "sets": ["load", "prepare"],
+        "splitting": ["from_arrays"],
     },
 )

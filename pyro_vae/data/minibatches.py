@@ -9,7 +9,8 @@ from torch.utils.data.distributed import DistributedSampler
 
 from ..errors import UserError
 from .arrays import as_floats, as_named, check_finite
-from .core import Data, conditioned, named_first
+from .conversion import named_first
+from .dataset import Data, conditioned
 
 
 class Batches:

@@ -12,9 +12,10 @@ import torch
 
 from ..errors import UserError, unknown_name_error
 from .conditions import Labels, Quadrants
-from .core import Data, Split, build_splits, from_arrays
-from .core import standardize as standardized
+from .dataset import Data, Split
 from .registry import DATASETS, data_set
+from .scaling import standardize as standardized
+from .splitting import build_splits, from_arrays
 
 CONDITIONS = ("data", "quadrants", "labels")
 #: Data sets by torchvision: the names of its classes.

@@ -190,28 +190,22 @@ class Method:
         return Run(**vars(run), data=self.data, config=self.config)
 
     def _claim(self, out: Path, resume: bool) -> None:
-        """Check that `out` can hold this run."""
+        """Check that `out` can hold this run; `fit` refuses one that contains another run."""
         if resume:
-            found = read_config(out / CONFIG)
-            self._check_same(found, out)
+            started = read_config(out / CONFIG)
+            self._check_same(started, out)
             if (out / "checkpoint.pt").exists():
-                check_unedited(found, checkpoint.read_json(out / RECORD), out)
+                check_unedited(started, checkpoint.read_json(out / RECORD), out)
             text = to_yaml(self.config)  # its epochs and patience may be others
             checkpoint.write_atomically(out / CONFIG, lambda p: p.write_text(text))
             return
         try:
-            occupied = (out / "checkpoint.pt").exists()
             parent = next(p for p in (out, *out.absolute().parents) if p.exists())
             with tempfile.TemporaryDirectory(dir=parent):
                 pass  # it can be written to
         except (OSError, ValueError) as e:
             reason = getattr(e, "strerror", None) or e
             raise UserError(f"{str(out)[:60]!r} cannot be a run folder: {reason}") from None
-        if occupied:
-            raise UserError(
-                f"{out} already contains a run; use --resume to continue it or --out to choose "
-                "another directory"
-            )
 
     def _check_same(self, started: Mapping[str, Any], out: Path) -> None:
         if started["method"] != self.name:

@@ -107,8 +107,8 @@ def accepted(name: str, classes: Mapping[str, str | None] | None = None) -> dict
 
     Example:
         >>> import torch, pyro_vae as pv
-        >>> pv.methods.accepted("vae", {"objective": "IWAE"})["objective.num_particles"]
-        10
+        >>> "objective.num_particles" in pv.methods.accepted("vae", {"objective": "IWAE"})
+        True
 
     Args:
         name: the method.

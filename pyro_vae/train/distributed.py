@@ -46,6 +46,17 @@ def size():
     return dist.get_world_size() if _connected() and not _alone else 1
 
 
+def processes():
+    """How many train together, also while rank 0 works alone."""
+    return dist.get_world_size() if _connected() else 1
+
+
+def separate_noise(seed):
+    """From here on each process draws different noise; rank 0 draws what one process would."""
+    if rank():
+        torch.manual_seed(seed + 15_485_863 * rank())
+
+
 def local_rank():
     """Which of its machine's processes this is, by what the launcher says; None without one."""
     launched = int(os.environ.get("WORLD_SIZE", 1)) > 1

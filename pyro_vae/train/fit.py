@@ -6,6 +6,7 @@ from collections.abc import Callable, Sequence
 from contextlib import nullcontext
 from dataclasses import dataclass, field
 from pathlib import Path
+from typing import Any
 
 import torch
 
@@ -17,10 +18,12 @@ from ..programs.contexts import fork_rng
 from ..programs.modules import find_modules
 from ..programs.runtime import exclusive
 from . import checkpoint, distributed
+from .begin import resume_run, start_run
 from .device import choose_device
 from .folder import RunFolder
 from .inputs import Inputs
 from .loop import Loop
+from .saving import Saving
 from .settings import checked_settings
 
 
@@ -152,22 +155,29 @@ def fit(
         fork_rng(device),
         nullcontext() if out is None else RunFolder(out) as folder,
     ):
-        saved = distributed.on_rank_zero(lambda: _saved(folder)) if resume else None
+        saved = None
+        if folder is not None:
+            saved = distributed.on_rank_zero(lambda: _saved(folder, resume))
         for m in find_modules(model, guide):
             m.to(device)
         batch_size, seed = settings["batch_size"], settings["seed"]
         inputs = Inputs(model, guide, data, objective, observed, batch_size, device, seed)
         if hasattr(objective, "count_labels") and isinstance(inputs.data, Data):
             objective.count_labels(inputs.data.train.y)
+        saving = Saving(folder)
         loop = Loop(
-            model, guide, inputs, objective, settings, compile, folder, progress, device
+            model, guide, inputs, objective, settings, compile, saving, progress, device
         )  # fmt: skip
         torch.manual_seed(seed)
-        if saved is None:
-            loop.start(initialize, config or {})
-        else:
-            loop.load(saved)
-        interrupted = loop.train()
+        if saved is not None:
+            resume_run(loop, saved)
+        try:
+            if saved is None:
+                start_run(loop, initialize, config or {})
+            interrupted = loop.train()
+        except Exception:
+            saving.discard_start()
+            raise
         best = loop.at.epoch if loop.at.best_epoch is None else loop.at.best_epoch
         out = None if folder is None else folder.path
         return Run(model, guide, loop.history, best, out, interrupted)
@@ -209,8 +219,15 @@ def _check_json(config):
         raise UserError(f"config must be what JSON can hold: {e}") from None
 
 
-def _saved(folder):
-    """The checkpoint to resume from; None where the folder has no run."""
+def _saved(folder: RunFolder, resume: bool) -> dict[str, Any] | None:
+    """The checkpoint to resume from; None for a new run.
+
+    Raises:
+        UserError: the folder contains a run that is not to be resumed.
+    """
+    if not resume:
+        folder.check_free()
+        return None
     if not folder.path.exists():
         return None
     folder.claim()

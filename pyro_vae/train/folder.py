@@ -43,6 +43,7 @@ class RunFolder:
         self.config, self.files = {}, {}
         self.rows = None  # rows of metrics.jsonl that are known to be written
         self.descriptor = None
+        self.created = False  # whether `claim` made the folder
 
     @property
     def checkpoint(self):
@@ -57,6 +58,8 @@ class RunFolder:
         if self._is_current(self.descriptor):
             (self.path / ".lock").unlink(missing_ok=True)
         self._let_go()
+        if self.created and self.path.is_dir() and not any(self.path.iterdir()):
+            self.path.rmdir()
 
     # ------------------------------------------------------------------ the lock
 
@@ -67,6 +70,7 @@ class RunFolder:
             UserError: another run holds it, or it cannot be written.
         """
         with self._one_line():
+            self.created = self.created or not self.path.exists()
             self.path.mkdir(parents=True, exist_ok=True)
             for name in ("config.json", "metrics.jsonl", "checkpoint.pt"):
                 if (self.path / name).is_dir():
@@ -110,6 +114,23 @@ class RunFolder:
 
     # ------------------------------------------------------------------ reading
 
+    def check_free(
+        self, hint: str = "use resume=True to continue it or choose another directory"
+    ) -> None:
+        """Raise if the folder already contains a run.
+
+        Args:
+            hint: what to do about it.
+
+        Raises:
+            UserError: it has a checkpoint, or epochs were trained here.
+        """
+        metrics = self.path / "metrics.jsonl"
+        with self._one_line():
+            trained = metrics.is_file() and metrics.stat().st_size > 0
+            if trained or self.checkpoint.is_file():
+                raise UserError(f"{self.path} already contains a run; {hint}")
+
     def can_resume(self):
         """Whether the folder, claimed, has a checkpoint; one without has no epoch to lose.
 
@@ -129,7 +150,7 @@ class RunFolder:
     # ------------------------------------------------------------------ writing
 
     def start(self, config):
-        """Begin a run: what an earlier one left is replaced.
+        """Begin a run in a folder that is free.
 
         Args:
             config: of `config.json`; `config["files"]` are further files, `{name: text}`.
@@ -137,9 +158,15 @@ class RunFolder:
         self.config, self.rows = dict(config), 0
         self.files = self.config.pop("files", {})
         with self._one_line():
-            self.checkpoint.unlink(missing_ok=True)
             self._write_config()
             (self.path / "metrics.jsonl").write_text("")
+
+    def discard(self) -> None:
+        """Remove the files of a run that has trained nothing."""
+        names = ("checkpoint.pt", "metrics.jsonl", "config.json", *self.files)
+        with self._one_line():
+            for name in names:
+                (self.path / name).unlink(missing_ok=True)
 
     def resume(self, config, history):
         """Continue a run: `metrics.jsonl` has the checkpoint's epochs, and no later ones."""

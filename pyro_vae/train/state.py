@@ -2,11 +2,13 @@
 
 import json
 import math
+import re
 from dataclasses import dataclass
 
 import torch
 
 from ..errors import UserError
+from ..programs.modules import find_modules
 from . import distributed
 from .checkpoint import PROGRESS
 from .weights import freeze, restore, weights_of
@@ -32,6 +34,13 @@ class Progress:
         self.batch, self.total, self.seen, self.seconds = 0, 0.0, 0, 0.0
 
 
+def described(loop):
+    """The settings as a checkpoint records them, for `check_settings`."""
+    modules = find_modules(loop.model, loop.guide)
+    parts = [re.sub(r" at 0x[0-9a-f]+", "", str(m)) for m in modules]
+    return {**loop.recorded(), "data": loop.inputs.describe(), "modules": parts}
+
+
 def capture(loop):
     """The state of a run, as `checkpoint.save` takes it; all processes take part."""
     cuda = loop.device.type == "cuda"
@@ -41,7 +50,7 @@ def capture(loop):
     at = loop.at
     return {
         "weights": weights_of(loop.model, loop.guide, loop.stepper.free),
-        "best": loop.best,
+        "best": loop.validation.best,
         "optimizer": loop.stepper.optimizer.state_dict(),
         "rng": torch.stack([cpu for cpu, _ in streams]),  # [processes, ...]
         "rng_cuda": torch.stack([gpu for _, gpu in streams]) if cuda else None,
@@ -51,7 +60,7 @@ def capture(loop):
             "best_elbo": float(at.best_elbo),
         },
         "history": json.dumps(loop.history),
-        "settings": json.dumps(loop.described()),
+        "settings": json.dumps(described(loop)),
     }  # fmt: skip
 
 
@@ -103,18 +112,23 @@ def resume(loop, state, path):
     Raises:
         UserError: the checkpoint is of another pair, or its fields do not fit the run.
     """
-    stepper = loop.stepper
+    stepper, rank = loop.stepper, distributed.rank()
+
+    def set_cuda_stream(stream: torch.Tensor) -> None:
+        if loop.device.type == "cuda":
+            torch.cuda.set_rng_state(stream, loop.device)
+
     restore(loop.model, loop.guide, stepper.free, state["weights"], path)
     try:
         stepper.load_optimizer(state["optimizer"])
-        for name, set_stream in (("rng", torch.set_rng_state), ("rng_cuda", loop.set_cuda_stream)):
+        for name, set_stream in (("rng", torch.set_rng_state), ("rng_cuda", set_cuda_stream)):
             streams = () if state[name] is None else torch.atleast_2d(state[name])
-            if loop.rank < len(streams):
-                set_stream(streams[loop.rank].clone())  # a view into the stack crashes torch
+            if rank < len(streams):
+                set_stream(streams[rank].clone())  # a view into the stack crashes torch
     except (KeyError, RuntimeError, TypeError, ValueError) as e:
         line = (str(e).strip().splitlines() or [type(e).__name__])[0]
         raise UserError(f"{path} does not fit this run: {line}") from e
-    loop.best = state["best"]
+    loop.validation.best = state["best"]
     loop.history = json.loads(state["history"])
     loop.at = Progress(**state["progress"])
     loop.at.total = torch.tensor(loop.at.total, dtype=torch.float64, device=loop.device)
