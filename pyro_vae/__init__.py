@@ -19,7 +19,7 @@ if TYPE_CHECKING:
         plots,
         train,
     )
-    from .comparison import compare
+    from .comparison.compare import compare
     from .evaluate import check_pair
     from .generate import impute, interpolate, sample, traverse
     from .methods import Run, fit, load, method

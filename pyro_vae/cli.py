@@ -156,7 +156,7 @@ def compare_runs_or_guides(
     base_guide: str | None = None,
     data: str | None = None,
     epochs: int | None = None,
-    settings: dict | None = None,
+    settings: dict[str, Any] | None = None,
     split: str = "test",
     num_samples: int = 500,
     num_gap_data: int = 100,
@@ -197,8 +197,12 @@ def compare_runs_or_guides(
     check_int_at_least(0, num_gap_data=num_gap_data)
     if (model is None) == (not runs):
         raise UserError("either run folders, or --model NAME --guides A,B,...")
-    evaluated = {"split": split, "num_samples": num_samples, "num_gap_data": num_gap_data}
-    trained = {
+    evaluated: dict[str, Any] = {
+        "split": split,
+        "num_samples": num_samples,
+        "num_gap_data": num_gap_data,
+    }
+    trained: dict[str, Any] = {
         "guides": guides, "objectives": objectives, "seeds": seeds,
         "share_model": share_model, "base_guide": base_guide,
         "data": data, "epochs": epochs, "settings": settings,
@@ -211,6 +215,7 @@ def compare_runs_or_guides(
         table, out = comparison.compare_runs(loaded, **evaluated), out or Path("runs/compare")
         table.save(out)
     else:
+        assert model is not None
         out = out or Path("runs") / f"compare-{model}-{Path(data or 'digits').stem}"
         trained = {n: v for n, v in trained.items() if v is not None}
         table = methods.compare_guides(

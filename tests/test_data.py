@@ -428,7 +428,7 @@ def test_arrays_by_name_are_split_by_rows_and_keep_their_kind():
         assert torch.equal(split.others["mask"], rows > 3)
         assert torch.equal(split.others["image"], rows.double().reshape(-1, 1, 1))
     assert data.describe()["names"] == ["x", "ids", "mask", "image"]
-    with pytest.raises(pv.UserError, match="by name, .* or apart, but not both"):
+    with pytest.raises(pv.UserError, match="by name, .* or separately, but not both"):
         from_arrays(arrays, y=n)
 
 

@@ -115,9 +115,10 @@ class Data:
     source: dict[str, Any] | None = None
 
     def __post_init__(self) -> None:
-        if hasattr(self.condition, "check"):
+        check = getattr(self.condition, "check", None)
+        if check is not None:
             for split in self.splits().values():
-                self.condition.check(split.y)
+                check(split.y)
 
     def __repr__(self) -> str:
         sizes = ", ".join(f"{len(split)} {name}" for name, split in self.splits().items())
@@ -154,8 +155,10 @@ class Data:
         self, model: Callable[..., Any], observed: Iterable[str] | None = None
     ) -> tuple[str, ...]:
         """The names of the arrays that a pair gets: `observed`, else the data's, else the model's."""
-        if observed or self.names is None:
-            return tuple(observed or getattr(model, "observes", ("x",)))
+        if observed:
+            return tuple(observed)
+        if self.names is None:
+            return tuple(getattr(model, "observes", ("x",)))
         return tuple(dict.fromkeys((*self.names, *(() if self.condition is None else ("c",)))))
 
     def keep_labels(self, num_labels: int, seed: int = 0) -> "Data":
@@ -229,7 +232,7 @@ class Data:
 
     def map_splits(self, function: Callable[[Split], Split], **changes: Any) -> "Data":
         """The same data with `function` applied to every split, and further fields changed."""
-        splits = {name: function(split) for name, split in self.splits().items()}
+        splits: dict[str, Any] = {name: function(s) for name, s in self.splits().items()}
         return dataclasses.replace(self, **splits, **changes)
 
     @property

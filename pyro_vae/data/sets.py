@@ -183,7 +183,7 @@ def prepare(
     return data if condition is None else _conditioned(data, condition, quadrants)
 
 
-def default_condition(data: Data) -> tuple:
+def default_condition(data: Data) -> tuple[str, int | None]:
     """`(condition, quadrants)` of data for a conditional model: their own c, quadrants, or labels."""
     if isinstance(data.condition, Quadrants):
         return "quadrants", data.condition.observed
@@ -201,7 +201,7 @@ def default_condition(data: Data) -> tuple:
     )
 
 
-def _conditioned(data, condition, quadrants):
+def _conditioned(data: Data, condition: str, quadrants: int | None) -> Data:
     if quadrants and condition != "quadrants":
         raise UserError(f"quadrants={quadrants} is of the condition quadrants, not {condition}")
     if condition == "data":
@@ -209,9 +209,9 @@ def _conditioned(data, condition, quadrants):
             raise UserError(f"{data.name} has no covariates c: an .npz file may have an array c")
         return data
     if condition == "labels":
-        if not data.num_classes or (data.train.y < 0).any():
+        if not data.num_classes or data.train.y is None or (data.train.y < 0).any():
             raise UserError(f"{data.name} has no label for every data point to condition on")
-        wanted = Labels(data.num_classes)
+        wanted: Labels | Quadrants = Labels(data.num_classes)
     elif condition == "quadrants":
         if isinstance(data.condition, Quadrants):
             wanted = Quadrants(quadrants or 1, data.condition.shape)
@@ -224,7 +224,7 @@ def _conditioned(data, condition, quadrants):
     return data.with_condition(wanted)
 
 
-def _read_npz(path, split_seed):
+def _read_npz(path: Path, split_seed: int) -> Data:
     try:
         opened = np.load(path, allow_pickle=False)
         if not isinstance(opened, np.lib.npyio.NpzFile):

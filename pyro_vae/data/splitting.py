@@ -191,5 +191,5 @@ def _split(
     if sum(counts):
         order = torch.randperm(n, generator=torch.Generator().manual_seed(seed))
     rows, valid_rows, test_rows = order.split([n - sum(counts), *counts])
-    held_out = (whole[i] if len(i) else None for i in (valid_rows, test_rows))
-    return whole[rows], *held_out
+    held_out = [whole[i] if len(i) else None for i in (valid_rows, test_rows)]
+    return whole[rows], held_out[0], held_out[1]

@@ -48,6 +48,7 @@ __getattr__, __dir__ = lazy_attributes(
         "files": ["read_config", "to_yaml"],
         "groups": ["accepted"],
         "options": ["configure", "defaults"],
+        "preparing": [],
         "run": ["CONFIG", "Run", "fit", "load"],
     },
 )

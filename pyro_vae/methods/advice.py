@@ -1,6 +1,7 @@
-"""What is worth a warning of one line before and after training: each names its remedy."""
+"""Warnings of one line before and after training; each names its remedy."""
 
 import warnings
+from typing import Any
 
 import torch
 
@@ -13,7 +14,7 @@ from ..programs.calling import accepts_argument
 from ..programs.inspection import is_per_datum
 from ..programs.program import Program
 
-COLLAPSED = 0.1  # nats per data point, below which a latent carries nothing
+COLLAPSED = 0.1  # nats per data point, below which a latent carries no information
 ONE_COMPONENT = 0.99  # of the data, in one component
 SCALES = 100.0  # between the standard deviations of two columns
 ROWS = 500
@@ -23,12 +24,12 @@ class Advice(UserWarning):
     """A run that works and is probably not what was meant."""
 
 
-def advise(message: str):
+def advise(message: str) -> None:
     """Warn in one line."""
     warnings.warn(message, Advice, stacklevel=4)
 
 
-def check_data(model, data):
+def check_data(model: Any, data: Any) -> None:
     """Warn of data that a Normal likelihood does not fit: counts, columns of different scales."""
     family = getattr(getattr(model, "p_x", None), "family", None)
     if not isinstance(data, Data) or not isinstance(family, (Normal, NormalLikelihood)):
@@ -49,8 +50,8 @@ def check_data(model, data):
         )
 
 
-def check_use(model, guide, data):
-    """Warn of a trained pair whose latents carry nothing, or whose mixture is one component.
+def check_use(model: Any, guide: Any, data: Any) -> None:
+    """Warn of a trained pair whose latents carry no information, or whose mixture has one component.
 
     Of the library's own models, on at most 500 data points of the validation split.
     """

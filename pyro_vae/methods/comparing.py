@@ -1,6 +1,8 @@
 """`compare` for a method: its guides by name, its objectives by name."""
 
+from collections.abc import Mapping
 from pathlib import Path
+from typing import Any
 
 from .. import comparison
 from ..errors import UserError
@@ -17,12 +19,12 @@ def compare_guides(
     objectives: str | None = None,
     data: str | Path = "digits",
     epochs: int | None = None,
-    settings: dict | None = None,
+    settings: dict[str, Any] | None = None,
     share_model: bool = False,
     base_guide: str | None = None,
     root: Path | None = None,
-    **more,
-):
+    **more: Any,
+) -> Any:
     """Train and compare guides of a method's model, each with the method's settings.
 
     Args:
@@ -46,29 +48,29 @@ def compare_guides(
         raise UserError("a comparison's seeds are 0, 1, ...: seeds says how many")
     if epochs is not None:
         overrides["epochs"] = epochs
-    made = method(name, data, root=root, **overrides)
-    names = _split(objectives) or [made.config["objective"]]
-    parts = made.config, made.shapes
+    preset = method(name, data, root=root, **overrides)
+    names = _split(objectives) or [preset.config["objective"]]
+    parts = preset.config, preset.shapes
     base = None
     if base_guide is not None or share_model:
         base = GuideFactory(*parts, base_guide or "default")
-    fitted = made.fit_options()
-    del fitted["seed"], fitted["objective"]
+    fit_options = preset.fit_options()
+    del fit_options["seed"], fit_options["objective"]
     return comparison.compare(
         {name: ModelFactory(*parts)},
         {guide: GuideFactory(*parts, guide) for guide in _split(guides)},
-        made.data,
+        preset.data,
         objectives={n: _objective(name, str(data), overrides, n) for n in names},
         share_model=share_model,
         base_guide=base,
         **more,
-        **fitted,
+        **fit_options,
     )
 
 
-def _objective(name, data, overrides, objective):
+def _objective(name: str, data: str, overrides: Mapping[str, Any], objective: str) -> Any:
     return make(configure(name, data, {**overrides, "objective": objective}), "objective")
 
 
-def _split(names):
+def _split(names: str | None) -> list[str]:
     return [n.strip() for n in (names or "").split(",") if n.strip()]

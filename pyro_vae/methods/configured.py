@@ -166,8 +166,8 @@ class Method:
                 configuration.
         """
         out = None if out is None else Path(out)
-        device = choose_device(device)
-        with distributed.group(device):
+        target = choose_device(device)
+        with distributed.group(target):
             if out is not None:
                 distributed.on_rank_zero(lambda: self._claim(out, resume))
             if self._trained:
@@ -178,7 +178,7 @@ class Method:
                     *pair,
                     self.data,
                     **self.fit_options(),
-                    device=device,
+                    device=target,
                     out=out,
                     resume=resume,
                     config={

@@ -3,6 +3,7 @@
 import re
 import sys
 import warnings
+from argparse import HelpFormatter
 from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from pathlib import Path
@@ -30,8 +31,8 @@ class Parser(jsonargparse.ArgumentParser):
     def error(self, message: str, ex: Exception | None = None) -> NoReturn:
         raise UserError(one_line(str(message if ex is None else ex)))
 
-    def format_help(self) -> str:
-        text = super().format_help()
+    def format_help(self, formatter: HelpFormatter | None = None) -> str:
+        text = super().format_help(formatter)
         text = re.sub(r"\s+\(type:\s+Optional\[.*?known\s+subclasses:[^)]*\)", "", text, flags=re.S)
         text = re.sub(r",\s+known\s+subclasses:[^)]*\)", ")", text)
         return re.sub(r"--[\w.]+", lambda flag: flag.group().replace("_", "-"), text)

@@ -66,7 +66,7 @@ def prepare(config: dict[str, Any], data: Data | None, root: Path | str | None) 
             condition, quadrants = default_condition(data)
         data = datasets.prepare(data, condition=condition, quadrants=quadrants)
         if condition == "quadrants":
-            quadrants = data.condition.observed
+            quadrants = getattr(data.condition, "observed", None)
         config |= {"condition": condition, "quadrants": quadrants}
     if "model.num_classes" in config and config["model.num_classes"] is None:
         config["model.num_classes"] = data.num_classes or 10

@@ -6,6 +6,7 @@ data. `images` (28 x 28: the MNIST family) says what differs there. This module 
 """
 
 from dataclasses import dataclass, field
+from typing import Any
 
 from ..errors import unknown_name_error
 
@@ -32,7 +33,7 @@ class Preset:
     images: dict[str, object] = field(default_factory=dict)
 
     @property
-    def model(self) -> type:
+    def model(self) -> Any:
         """The model's class."""
         from .. import models
 

@@ -47,6 +47,12 @@ class EpochTrainer:
         self.last: tuple[Batch, int, int] | None = None  # batch, epoch and step of the latest step
         self._stops: Any = 0.0  # how many processes were asked to stop
 
+    @property
+    def last_batch(self) -> Batch:
+        """The batch of the latest step; there has been one."""
+        assert self.last is not None
+        return self.last[0]
+
     def run(self, at: Progress, stop: threading.Event, diverged: Callable[[Batch], Any]) -> bool:
         """Train the rest of the epoch; returns False if it was interrupted.
 

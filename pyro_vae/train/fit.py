@@ -36,18 +36,18 @@ class Run:
     whose weights the modules hold; without a validation split, the last.
     """
 
-    model: object
-    guide: object
-    history: list = field(default_factory=list)
+    model: Any
+    guide: Any
+    history: list[dict[str, Any]] = field(default_factory=list)
     best_epoch: int | None = None
     out: Path | None = None
     interrupted: bool = False
 
 
 def fit(
-    model,
-    guide,
-    data,
+    model: Callable[..., Any],
+    guide: Callable[..., Any],
+    data: Any,
     epochs: int = 50,
     *,
     objective: ELBO | None = None,
@@ -65,7 +65,7 @@ def fit(
     seed: int = 0,
     out: Path | str | None = None,
     resume: bool = False,
-    config: dict | None = None,
+    config: dict[str, Any] | None = None,
     progress: bool = True,
 ) -> Run:
     """Train a pair, this library's or any Pyro pair with one data plate; returns a `Run`.
@@ -107,9 +107,9 @@ def fit(
         patience: stop after that many epochs without a better validation ELBO.
         initialize: a `MixtureInitialization`, or any function of `(model, guide, data, device,
             seed, progress)`, run before the first epoch.
-        observe: names of the data that the pair is given. Default: all, of arrays by name; else
+        observed: names of the data that the pair gets. Default: all, of arrays by name; else
             `model.observes`, else `x` alone. Labels of `(x, y)` are otherwise never seen in
-            training; where the model's y is categorical they are given as one-hot rows.
+            training; where the model's y is categorical they are one-hot rows.
         device: `"cuda"`, `"cpu"`, ... Default: a GPU where there is one.
         compile: record the training step once and replay it, the same numbers up to rounding:
             `"auto"` (chosen from the run length), `True` (compiled by Inductor, which needs
@@ -183,7 +183,7 @@ def fit(
         return Run(model, guide, loop.history, best, out, interrupted)
 
 
-def _check_programs(model, guide, objective, initialize):
+def _check_programs(model: object, guide: object, objective: object, initialize: object) -> None:
     for name, program in (("model", model), ("guide", guide)):
         if not callable(program) or isinstance(program, type):
             raise UserError(
@@ -205,14 +205,14 @@ def _check_programs(model, guide, objective, initialize):
         raise UserError("the pair was made under torch.inference_mode(), and cannot be trained")
 
 
-def _described(initialize):
-    """A start as a checkpoint records it."""
+def _described(initialize: object) -> str | None:
+    """An initialization as a checkpoint records it."""
     if dataclasses.is_dataclass(initialize):
         return repr(initialize)
     return None if initialize is None else getattr(initialize, "__qualname__", "a function")
 
 
-def _check_json(config):
+def _check_json(config: object) -> None:
     try:
         json.dumps(config, allow_nan=False)
     except (TypeError, ValueError) as e:

@@ -1,8 +1,10 @@
-"""Ways to start: from a mixture fitted to encodings, from data, from parts trained first."""
+"""Initializations: by a mixture fitted to encodings, by data, by parts that are trained first."""
 
 import copy
 from dataclasses import dataclass, fields
+from typing import TYPE_CHECKING, Any
 
+import numpy as np
 import pyro
 import torch
 from pyro import poutine
@@ -19,11 +21,34 @@ from ..programs.contexts import eval_mode, seeded
 from ..programs.modules import device_of
 from ..programs.program import Program
 
+if TYPE_CHECKING:
+    from .fit import Run
+
 MAX_POINTS = 20_000
 
 
 class Initialization:
-    """Base of the ways to start a pair: `__call__(model, guide, data, device, seed, progress)`."""
+    """Base class of initializations of a pair; called before the first epoch."""
+
+    def __call__(
+        self,
+        model: Any,
+        guide: Any,
+        data: Any,
+        device: torch.device,
+        seed: int = 0,
+        progress: bool = True,
+    ) -> object:
+        """Initialize the pair in place.
+
+        Args:
+            model, guide: the pair, on `device`.
+            data: what it is trained on.
+            device: where the pair is.
+            seed: of what is drawn.
+            progress: whether to show a progress bar.
+        """
+        raise NotImplementedError
 
 
 @dataclass(frozen=True)
@@ -62,17 +87,26 @@ class MixtureInitialization(Initialization):
     weight_decay: float = 0.0
     compile: bool | str = "auto"
 
-    def __post_init__(self):
+    def __post_init__(self) -> None:
         for name in ("epochs", "batch_size", "restarts", "fits"):
             check_int_at_least(1, **{name: getattr(self, name)})
         check_int_at_least(0, draws=self.draws)
         check_positive(lr=self.lr)
         check_positive(or_zero=True, reg_covar=self.reg_covar, weight_decay=self.weight_decay)
 
-    def __call__(self, model, guide, data, device, seed=0, progress=True):
+    def __call__(
+        self,
+        model: Any,
+        guide: Any,
+        data: Any,
+        device: torch.device,
+        seed: int = 0,
+        progress: bool = True,
+    ) -> list[float]:
         """Initialize the pair in place; returns the restarts' bounds."""
         _check(model, guide, data)
-        best, bounds = None, []
+        best: list[dict[str, torch.Tensor]] = []
+        bounds: list[float] = []
         bar = tqdm(range(self.restarts), "mixture start", disable=not progress, leave=False)
         for restart in bar:
             if restart:
@@ -89,7 +123,7 @@ class MixtureInitialization(Initialization):
             module.load_state_dict(state)
         return bounds
 
-    def _start(self, model, guide, data, device, seed):
+    def _start(self, model: Any, guide: Any, data: Any, device: torch.device, seed: int) -> None:
         from .fit import fit
 
         vae, encoder = plain_vae(model, guide)
@@ -113,7 +147,7 @@ class MixtureInitialization(Initialization):
         fit_components(model, codes, self.fits, self.reg_covar, seed % 2**32, max_iter=300)
 
     @torch.no_grad()
-    def _codes(self, vae, encoder, data, seed):
+    def _codes(self, vae: Any, encoder: Any, data: Any, seed: int) -> np.ndarray:
         """`[draws * N, D]` draws of q(z | x) over the training data, thinned to `MAX_POINTS`."""
         x = data.observed_split("train").x
         device = device_of(vae)
@@ -127,13 +161,13 @@ class MixtureInitialization(Initialization):
             ]
         return torch.cat([d.flatten(0, 1) for d in draws]).double().cpu().numpy()
 
-    def _bound(self, model, guide, data):
+    def _bound(self, model: Any, guide: Any, data: Any) -> float:
         split = "train" if data.valid is None else "valid"
         terms = elbo_terms(model, guide, data.observed_split(split).x, num_samples=10)
         return float(sum(terms[site].mean() for site in ("x", "z", "y")))
 
 
-def _check(model, guide, data):
+def _check(model: Any, guide: Any, data: Any) -> None:
     if not all(hasattr(model, part) for part in ("p_y", "p_z", "p_x")):
         raise UserError(f"{type(model).__name__} has no mixture prior p(z | y) to initialize")
     if getattr(guide, "given", {}).get("z") != ("x",):
@@ -142,7 +176,7 @@ def _check(model, guide, data):
         raise UserError("a mixture start needs data with a train split, not a stream of batches")
 
 
-def plain_vae(model, guide):
+def plain_vae(model: Any, guide: Any) -> tuple[VAE, Guide]:
     """The plain VAE that shares a mixture model's decoder and its guide's q(z | x)."""
     latent = model.p_z.shape[0]
     vae = VAE(model.p_x.shape, latent, model.p_x.family, prior=StandardNormalPrior(latent))
@@ -160,14 +194,22 @@ class PseudoInputInitialization(Initialization):
     latent (z1, of a hierarchical VAE) starts at the guide's draws of it for those data.
     """
 
-    def __call__(self, model, guide, data, device, seed=0, progress=True):
+    def __call__(
+        self,
+        model: Any,
+        guide: Any,
+        data: Any,
+        device: torch.device,
+        seed: int = 0,
+        progress: bool = True,
+    ) -> None:
         """Initialize the model's prior in place."""
         latent, prior = prior_of(model)
         if not isinstance(prior, VampPrior):
             raise UserError(f"the prior of {latent!r} is no VampPrior: it has no pseudo-inputs")
         if not hasattr(data, "train"):
             raise UserError("pseudo-inputs start at data with a train split, not at a stream")
-        count = len(prior.logits)
+        count = prior.logits.shape[0]
         split = data.observed_split("train")
         if len(split) < count:
             raise UserError(f"{count} pseudo-inputs need as many training data, not {len(split)}")
@@ -210,7 +252,15 @@ class StackInitialization(Initialization):
     freeze: bool = True
     compile: bool | str = "auto"
 
-    def __call__(self, model, guide, data, device, seed=0, progress=True):
+    def __call__(
+        self,
+        model: Any,
+        guide: Any,
+        data: Any,
+        device: torch.device,
+        seed: int = 0,
+        progress: bool = True,
+    ) -> "Run":
         """Train the pair's lower part in place; returns that `Run`."""
         from .fit import fit
 
@@ -220,12 +270,12 @@ class StackInitialization(Initialization):
         encoder = Guide(vae, input_scaling=guide.input_scaling)
         encoder.factors["z1"] = guide.factors["z1"]
         settings = {k: v for k, v in vars(self).items() if k != "freeze"}
-        found = fit(vae, encoder, data, **settings, device=device, seed=seed, progress=progress)
-        if found.interrupted:
+        run = fit(vae, encoder, data, **settings, device=device, seed=seed, progress=progress)
+        if run.interrupted:
             raise KeyboardInterrupt
         for part in (model.p_x, guide.factors["z1"]):
             part.requires_grad_(not self.freeze)
-        return found
+        return run
 
 
 class _M1(Program):
@@ -233,12 +283,12 @@ class _M1(Program):
 
     default_guide = {"z1": ["x"]}
 
-    def __init__(self, stack):
+    def __init__(self, stack: Any) -> None:
         super().__init__()
         self.p_z1 = StandardNormalPrior(stack.p_z1.shape[0])
         self.p_x = stack.p_x
 
-    def forward(self, x=None, size=None):
+    def forward(self, x: torch.Tensor | None = None, size: int | None = None) -> torch.Tensor:
         with pyro.plate("data", size if x is None else len(x)):
             z1 = pyro.sample("z1", self.p_z1())
             return pyro.sample("x", self.p_x(z1=z1), obs=x)
@@ -261,7 +311,15 @@ class BaselineInitialization(Initialization):
     weight_decay: float = 0.0
     compile: bool | str = "auto"
 
-    def __call__(self, model, guide, data, device, seed=0, progress=True):
+    def __call__(
+        self,
+        model: Any,
+        guide: Any,
+        data: Any,
+        device: torch.device,
+        seed: int = 0,
+        progress: bool = True,
+    ) -> None:
         """Train `model.baseline` in place; a frozen one is frozen again afterwards."""
         from .fit import fit
 

@@ -20,6 +20,7 @@ from .inputs import Inputs
 from .interrupt import interrupt_event
 from .precision import matmul_precision
 from .saving import Saving
+from .steps.recorded import RecordedStep
 from .steps.stepper import Stepper
 from .validation import Validation
 from .weights import Weights, broadcast_weights, restore
@@ -58,7 +59,8 @@ class Loop:
         self.progress = progress and distributed.rank() == 0
         self.epochs, self.seed = settings["epochs"], settings["seed"]
         self.validation = Validation(model, guide, inputs, self.seed, settings["patience"])
-        self.at, self.history = state.Progress(), []
+        self.at = state.Progress()
+        self.history: list[dict[str, Any]] = []
         self.good: Weights | None = None  # the latest weights that were checked
 
     def recorded(self) -> dict[str, Any]:
@@ -89,7 +91,8 @@ class Loop:
     def train(self) -> bool:
         """Train until done, out of patience, or Ctrl-C; returns whether it was interrupted."""
         bar = ProgressBar(self.epochs, self.at.epoch, self.progress)
-        self.stepper.step.on_status = bar.show_status
+        if isinstance(self.stepper.step, RecordedStep):
+            self.stepper.step.on_status = bar.show_status
         try:
             with (
                 bar,
@@ -113,7 +116,9 @@ class Loop:
         if self.validation.best is not None:
             self._restore(self.validation.best)
         if distributed.rank() == 0 and self.trainer.last is not None:
-            warn_at_scale_floor(self.model, self.guide, self.inputs.for_pair(self.trainer.last[0]))
+            warn_at_scale_floor(
+                self.model, self.guide, self.inputs.for_pair(self.trainer.last_batch)
+            )
 
     def _train_epochs(self, stop: threading.Event, bar: ProgressBar) -> bool:
         saved = time.monotonic()
@@ -139,14 +144,13 @@ class Loop:
         at.seen = int(at.seen)
         loss = float(at.total) / at.seen
         if not math.isfinite(loss):  # on a GPU it is checked here, so that no step synchronizes
-            self._loss_not_finite(self.trainer.last[0])
+            self._loss_not_finite(self.trainer.last_batch)
         row = {"epoch": at.epoch + 1, "loss": loss, "seconds": round(at.seconds, 3)}
         row["lr"] = self.stepper.lr
         row["steps"] = len(self.inputs)
         row["data_per_second"] = round(at.seen / max(at.seconds, 1e-9))
-        broadcast_weights(
-            self.model, self.guide, self.stepper.free
-        )  # running statistics; and other machines may round otherwise
+        # running statistics differ between processes, and other machines may round otherwise
+        broadcast_weights(self.model, self.guide, self.stepper.free)
         if self.validation.enabled:
             row["elbo"] = self.validation.elbo()
             if not math.isfinite(row["elbo"]):
@@ -163,9 +167,9 @@ class Loop:
         if self.trainer.last is not None:
             # no later step has checked what the latest one left; validation, after an epoch, has
             validated = self.validation.enabled and self.at.batch == 0
-            finite = self.stepper.is_finite(None if validated else self.trainer.last[0])
+            finite = self.stepper.is_finite(None if validated else self.trainer.last_batch)
             if not all(distributed.gathered(finite)):
-                self._fail("the loss is not finite", self.trainer.last[0], after=True)
+                self._fail("the loss is not finite", self.trainer.last_batch, after=True)
         broadcast_weights(self.model, self.guide, self.stepper.free)
         captured = state.capture(self)
         self.good = captured["weights"]
@@ -179,6 +183,7 @@ class Loop:
 
     def _fail(self, what: str, batch: dict[str, torch.Tensor], after: bool = False) -> NoReturn:
         """Put the last good weights into the modules; raise with the site, the epoch and the step."""
+        assert self.trainer.last is not None
         _, epoch, step = self.trainer.last
         where, why = describe_divergence(self.model, self.guide, self.inputs, batch)
         if self.good is not None:

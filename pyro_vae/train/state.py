@@ -4,6 +4,7 @@ import json
 import math
 import re
 from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any
 
 import torch
 
@@ -13,35 +14,38 @@ from . import distributed
 from .checkpoint import PROGRESS
 from .weights import freeze, restore, weights_of
 
+if TYPE_CHECKING:
+    from .loop import Loop
+
 
 @dataclass
 class Progress:
     """How far a run is: whole epochs, the batches of the epoch under way, and its sums so far.
 
-    While training, `total` and `seen` are tensors where a number would wait for a device.
+    While training, `total` and `seen` are tensors where a number would need a synchronization.
     """
 
     epoch: int = 0
     batch: int = 0
-    total: float = 0.0  # of the losses, nats
-    seen: int = 0  # data points
+    total: Any = 0.0  # of the losses, nats
+    seen: Any = 0  # data points
     seconds: float = 0.0
     best_elbo: float = -math.inf
     best_epoch: int | None = None
 
-    def next_epoch(self):
+    def next_epoch(self) -> None:
         self.epoch += 1
         self.batch, self.total, self.seen, self.seconds = 0, 0.0, 0, 0.0
 
 
-def described(loop):
+def described(loop: "Loop") -> dict[str, Any]:
     """The settings as a checkpoint records them, for `check_settings`."""
     modules = find_modules(loop.model, loop.guide)
     parts = [re.sub(r" at 0x[0-9a-f]+", "", str(m)) for m in modules]
     return {**loop.recorded(), "data": loop.inputs.describe(), "modules": parts}
 
 
-def capture(loop):
+def capture(loop: "Loop") -> dict[str, Any]:
     """The state of a run, as `checkpoint.save` takes it; all processes take part."""
     cuda = loop.device.type == "cuda"
     streams = distributed.gathered(
@@ -53,7 +57,7 @@ def capture(loop):
         "best": loop.validation.best,
         "optimizer": loop.stepper.optimizer.state_dict(),
         "rng": torch.stack([cpu for cpu, _ in streams]),  # [processes, ...]
-        "rng_cuda": torch.stack([gpu for _, gpu in streams]) if cuda else None,
+        "rng_cuda": torch.stack([gpu for _, gpu in streams if gpu is not None]) if cuda else None,
         "progress": {
             **{name: getattr(at, name) for name in PROGRESS},
             "total": float(at.total), "seen": int(at.seen), "seconds": float(at.seconds),
@@ -64,7 +68,7 @@ def capture(loop):
     }  # fmt: skip
 
 
-def check_settings(saved, settings, path):
+def check_settings(saved: dict[str, Any], settings: dict[str, Any], path: object) -> None:
     """Raise unless a run resumes with the settings that it was started with.
 
     Args:
@@ -72,7 +76,7 @@ def check_settings(saved, settings, path):
         path: the checkpoint's, for the message.
     """
     for name, value in settings.items():
-        before = saved.get(name)
+        before: Any = saved.get(name)
         if name in ("epochs", "patience") or before == value:
             continue
         if name == "data":
@@ -84,7 +88,7 @@ def check_settings(saved, settings, path):
         if name == "modules":
             raise UserError(
                 f"{path} was trained with other modules ({_first_difference(before, value)}): "
-                "resume with a pair that is built alike"
+                "resume with a pair that is built the same way"
             )
         raise UserError(
             f"{path} was trained with {name}={before}, not {value}: "
@@ -95,19 +99,19 @@ def check_settings(saved, settings, path):
         raise UserError(f"a {schedule} schedule of {saved['epochs']} epochs cannot be extended")
 
 
-def _first_difference(before, now):
+def _first_difference(before: list[str], now: list[str]) -> str:
     lines = [[line.strip() for m in found for line in m.splitlines()] for found in (before, now)]
     a, b = next(((a, b) for a, b in zip(*lines, strict=False) if a != b), ("", ""))
     return f"{a!r}, not {b!r}" if a != b else f"{len(lines[0])} parts, not {len(lines[1])}"
 
 
-def freeze_as(loop, state):
-    """Let those parameters train that did: before an optimizer is made."""
+def freeze_as(loop: "Loop", state: dict[str, Any]) -> None:
+    """Freeze the parameters that were frozen, before an optimizer is made."""
     freeze(loop.model, loop.guide, state["weights"])
 
 
-def resume(loop, state, path):
-    """Put what `capture` returned back into a run that is built alike.
+def resume(loop: "Loop", state: dict[str, Any], path: object) -> None:
+    """Restore what `capture` returned into a run that is built the same way.
 
     Raises:
         UserError: the checkpoint is of another pair, or its fields do not fit the run.
