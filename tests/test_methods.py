@@ -166,7 +166,7 @@ def test_tables_and_counts_are_modeled_without_a_setting(name, kind):
         run = method.fit(progress=False, device="cpu")
     terms = pv.evaluate.elbo_terms(run.model, run.guide, run.data.valid.x)
     assert -terms["z"].mean() > 1  # nats that z has about x
-    if name == "gmvae":
+    if (name, kind) == ("gmvae", "table"):
         q = pv.evaluate.responsibilities(run.model, run.guide, run.data.test.x)
         metrics = pv.evaluate.clustering_metrics(run.data.test.y, q.argmax(-1))
         assert metrics["accuracy"] > 0.9

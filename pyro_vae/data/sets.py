@@ -112,13 +112,19 @@ def load(
     * `arcs`: 10,000 points of five arcs in the plane; 8,000 / 1,000 / 1,000.
     * a file `*.npz` with arrays x and, where there are any, y (labels) and c (covariates).
 
+    Example:
+        >>> import torch, pyro_vae as pv
+        >>> pv.data.load("arcs")
+        Data('arcs': 8000 train, 1000 valid, 1000 test; x [2], 5 classes)
+
     Args:
+        name: of the data set, or of the file.
         binarize: none, static or dynamic (see `Data`). Default: dynamic for the MNIST family, else
             none.
         root: folder of the torchvision data sets. Default: $PYRO_VAE_DATA, else ~/.cache/pyro_vae.
         split_seed: of the splits.
         binarize_seed: of the binarization.
-        num_labels: keep so many training labels, in balanced classes, and hide the others.
+        num_labels: keep this many training labels, in balanced classes, and hide the others.
         label_seed: of that choice.
         standardize: center and scale every column of x by the training split. Default: a method does
             so with a table for a normal likelihood; `load` does not.
@@ -161,7 +167,13 @@ def prepare(
     condition: str | None = None,
     quadrants: int | None = None,
 ) -> Data:
-    """Data as a method needs them; the arguments are those of `load`, None leaves data as they are.
+    """Data as a method needs them; the arguments are those of `load`, and None changes nothing.
+
+    Example:
+        >>> import torch, pyro_vae as pv
+        >>> data = pv.data.from_arrays(torch.rand(20, 3), valid=0, test=0)
+        >>> pv.data.prepare(data, binarize="static")
+        Data('data': 20 train; x [3], static binarization)
 
     Raises:
         UserError: data that are binarized otherwise already, or have no such labels or condition.
@@ -169,11 +181,10 @@ def prepare(
     if binarize is not None and binarize != data.binarize:
         if data.binarize != "none":
             raise UserError(f"{data.name} is binarized already: {data.binarize}, not {binarize}")
-        kept = {n: getattr(data, n) for n in ("withheld_labels", "condition", "scaling", "source")}
-        named = "name", "num_classes", "binarize_seed", "split_seed", "likelihood"
-        options = {n: getattr(data, n) for n in named}
-        made = build_splits(data.train, data.valid, data.test, binarize=binarize, **options)
-        data = dataclasses.replace(made, **kept)
+        names = ("name", "num_classes", "binarize_seed", "split_seed", "likelihood")
+        names += ("withheld_labels", "condition", "scaling", "source", "names")
+        fields = {n: getattr(data, n) for n in names}
+        data = build_splits(data.train, data.valid, data.test, binarize=binarize, **fields)
     if standardize and data.scaling is None:
         data = standardized(data)
     if num_labels is not None and data.withheld_labels is None:

@@ -66,7 +66,18 @@ def class_named(group: str, name: str) -> type:
 
 
 def make(config: Mapping[str, Any], group: str, **more: Any) -> Any:
-    """The object that a choice of the configuration describes; None where it names no class."""
+    """The object that a choice of the configuration describes; None if it names no class.
+
+    Example:
+        >>> import torch, pyro_vae as pv
+        >>> pv.methods.make(pv.methods.configure("vae"), "network")
+        MLP(hidden=(500,), activation='relu')
+
+    Args:
+        config: a complete configuration.
+        group: network, family, prior, objective or initialize.
+        more: further arguments of the class.
+    """
     if config.get(group) is None:
         return None
     own = {k.split(".", 1)[1]: v for k, v in config.items() if k.startswith(f"{group}.")}
@@ -92,6 +103,13 @@ def build(
     num_classes: int | None = None,
 ) -> tuple[Any, Any]:
     """The pair `(model, guide)` of a configuration, with weights from torch's random stream.
+
+    Example:
+        >>> import torch, pyro_vae as pv
+        >>> config = pv.methods.configure("vae", "digits", {"likelihood": "bernoulli"})
+        >>> model, guide = pv.methods.build(config, (1, 8, 8))
+        >>> type(model).__name__
+        'VAE'
 
     Args:
         config: a complete configuration; see `configure`.

@@ -58,6 +58,15 @@ def method(name: str, data: Any = "digits", **overrides: Any) -> "Method":
 class Method:
     """A method with its data and its complete configuration.
 
+    Example:
+        >>> import torch, pyro_vae as pv
+        >>> x = torch.randn(40, 3)
+        >>> data = pv.data.standardize(pv.data.from_arrays(x))
+        >>> method = pv.method("vae", data, hidden=[8], latent_dim=2, epochs=2)
+        >>> method
+        Method(vae on data: z <- x)
+        >>> run = method.fit(progress=False)
+
     Args:
         config: a complete configuration; see `configure`.
         data: `Data`. Default: those that the configuration names.

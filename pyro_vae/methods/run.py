@@ -265,6 +265,15 @@ def load(
 ) -> Run:
     """A run from its folder: the pair with the weights of the best epoch, its history and its data.
 
+    Example:
+        >>> import tempfile, torch, pyro_vae as pv
+        >>> x, model = torch.randn(20, 3), pv.models.VAE((3,), 2, likelihood="normal")
+        >>> guide = pv.guides.Guide(model)
+        >>> with tempfile.TemporaryDirectory() as folder:
+        ...     run = pv.fit(model, guide, x, epochs=1, out=folder, progress=False)
+        ...     pv.load(folder, data=x)
+        Run(VAE x Guide on data, epoch 1 of 1, ...)
+
     Args:
         folder: written by `pyro-vae fit`, `Method.fit(out=)`, `pv.fit(out=)` or `Run.save`.
         model, guide: the pair, built as it was trained. Default: it is rebuilt, which is possible for

@@ -29,11 +29,16 @@ from .settings import checked_settings
 
 @dataclass
 class Run:
-    """What `fit` returns: the trained pair (the modules passed in), and how it went.
+    """What `fit` returns: the trained pair and the history of its training.
 
-    `history` has one dict per epoch: `epoch, loss` (training, nats per data point), `elbo`
-    (validation, beta = 1), `steps, lr, seconds`. `best_epoch` is the one that validation chose,
-    whose weights the modules hold; without a validation split, the last.
+    Args:
+        model, guide: the pair; the modules that were passed in.
+        history: one dict per epoch: `epoch`, `loss` (training, nats per data point), `elbo`
+            (validation, beta = 1), `steps`, `lr`, `seconds`, `data_per_second`.
+        best_epoch: the epoch that validation chose, whose weights the modules hold; without a
+            validation split, the last one.
+        out: the run folder.
+        interrupted: whether Ctrl-C ended it.
     """
 
     model: Any
@@ -70,20 +75,29 @@ def fit(
 ) -> Run:
     """Train a pair, this library's or any Pyro pair with one data plate; returns a `Run`.
 
-    After each epoch the ELBO of the validation split is taken, at beta = 1, in eval mode, with
-    noise of a separate seed; the weights of the best epoch are what the modules hold at the end.
+    After each epoch the ELBO of the validation split is computed, at beta = 1, in eval mode, with
+    noise of a separate seed. At the end the modules hold the weights of the best epoch.
 
-    In processes launched by `torchrun`, each with the same call, all of them train one run (see
-    `train/distributed.py`): the first one's weights are taken, every process works on its part of
-    each batch with its own noise, gradients are those of the whole batch, and rank 0 validates
-    (the same bound as one process would find), shows the bar and writes the files. All return alike.
+    Processes launched by `torchrun`, each with the same call, train one run (see
+    `train/distributed.py`). It starts from the weights of rank 0. Every process works on its shard of
+    each batch with separate noise, and gradients are those of the whole batch. Rank 0 validates (the
+    same bound as one process would compute), shows the bar and writes the files. All return the same.
 
     One thread of a process trains at a time, because Pyro's runtime is global: while `fit` runs,
     `fit` and every evaluation in another thread raise a one-line error.
 
     A run that diverges raises an error. The modules then hold the weights of the best epoch by
     validation, else the latest ones that were checked: those of the last checkpoint, or, without
-    `out`, of at most about ten seconds before.
+    `out`, of at most about ten seconds before. A run that fails before a checkpoint of trained
+    weights leaves no files.
+
+    Example:
+        >>> import torch, pyro_vae as pv
+        >>> model = pv.models.VAE((3,), 2, likelihood="normal")
+        >>> guide = pv.guides.Guide(model)
+        >>> run = pv.fit(model, guide, torch.randn(20, 3), epochs=2, progress=False)
+        >>> [row["epoch"] for row in run.history]
+        [1, 2]
 
     Args:
         model, guide: Pyro programs; modules are moved to `device`, trained in place, and left in
@@ -120,17 +134,17 @@ def fit(
             autocast; `"tf32"` on a GPU; None leaves torch's. Evaluation is not affected.
         seed: of shuffling, binarization, sampling, an integer >= 0; of a method's initial weights too. A
             pair's own weights are taken as they are.
-        out: folder for `config.json`, `metrics.jsonl`, `checkpoint.pt`; one run at a time uses it.
+        out: folder for `config.json`, `metrics.jsonl`, `checkpoint.pt`; it holds one run.
             If it is removed, or a write fails, training continues and writes it again later.
         resume: continue from `out`'s checkpoint, with the same settings and data (epochs and
-            patience may change); on a CPU bit for bit what an uninterrupted run does. A folder
-            without a run is started in.
+            patience may change); on a CPU bit for bit what an uninterrupted run does. In a folder
+            without a run, a run starts.
         config: more for `config.json`; `config["files"]` are further files, `{name: text}`.
 
     Raises:
         UserError: a pair, data or settings that do not fit; a loss, weights or a validation ELBO
-            that are not finite (the site named, the last good checkpoint kept); a folder in use; a
-            checkpoint that cannot be used; another thread that trains.
+            that are not finite (the site named, the last good checkpoint kept); a folder in use, or one that
+            already contains a run; a checkpoint that cannot be used; another thread that trains.
     """
     _check_programs(model, guide, objective, initialize)
     objective = ELBO() if objective is None else objective

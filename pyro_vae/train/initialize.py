@@ -55,8 +55,8 @@ class Initialization:
 class MixtureInitialization(Initialization):
     r"""Start a mixture prior where a Gaussian mixture, fitted to a VAE's encodings, lies.
 
-    A mixture prior trained from random weights often merges clusters early and never parts them
-    again; VaDE's published results rest on such a start. In this order, all seeded, no label seen:
+    A mixture prior trained from random weights often merges clusters early and never separates them
+    again; VaDE's published results rest on such a start. The steps are seeded and use no label:
 
     1. The pair's own decoder and q(z | x) are trained for `epochs` as a plain VAE, p(z) = N(0, I).
     2. scikit-learn's full-covariance `GaussianMixture` is fitted to `draws` draws of q(z | x) for
@@ -67,6 +67,14 @@ class MixtureInitialization(Initialization):
     4. All that is done `restarts` times, from other weights; kept is the one with the best bound
        :math:`E_q[\log p(x|z) + \log p(z) - \log q(z|x)]` on the validation split, p(z) being the
        mixture (on the training split where there is none).
+
+    Example:
+        >>> import torch, pyro_vae as pv
+        >>> network = pv.conditionals.MLP((8,))
+        >>> model = pv.models.MixtureVAE((3,), 2, 2, likelihood="normal", network=network)
+        >>> guide = pv.guides.Guide(model, network=network)
+        >>> start = pv.train.MixtureInitialization(epochs=2, fits=1)
+        >>> run = pv.fit(model, guide, torch.randn(40, 3), epochs=1, initialize=start, progress=False)
 
     Args:
         epochs, lr, batch_size, schedule: of the plain VAE's training.
@@ -190,8 +198,8 @@ def plain_vae(model: Any, guide: Any) -> tuple[VAE, Guide]:
 class PseudoInputInitialization(Initialization):
     """Start a `VampPrior`'s pseudo-inputs at training data, drawn by the seed without replacement.
 
-    As the encoder's network sees them: behind the guide's `standardize`. A parent that is itself a
-    latent (z1, of a hierarchical VAE) starts at the guide's draws of it for those data.
+    They are scaled by the guide's `input_scaling`, as the encoder's network sees them. A parent that
+    is a latent itself (z1, of a hierarchical VAE) starts at the guide's draws of it for those data.
     """
 
     def __call__(
@@ -233,11 +241,11 @@ class StackInitialization(Initialization):
 
     Kingma et al. 2014 (arXiv 1406.5298): M2 is trained on the features of M1. Here that is an
     ordinary `fit` of the whole stack in which these two are frozen (`requires_grad` is off, also
-    in what is resumed or loaded), and z1 is drawn afresh at every step.
+    in a resumed or loaded run), and z1 is drawn anew at every step.
 
     The authors' code leaves out units that M1 does not use. Here they stay: for such a unit
     q(z1 | x) is p(z1), so p(z1 | y, z2) = N(0, 1) costs no nats, and to q(y | z1) it is noise that
-    is new at every step, which cannot be learned by heart. (On digits all 24 units are in use.)
+    is new at every step, which cannot be memorized. (On digits all 24 units are in use.)
 
     Args:
         epochs, lr, batch_size, schedule, weight_decay, compile: of the plain VAE's training.

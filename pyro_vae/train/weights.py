@@ -83,7 +83,22 @@ def freeze(model: Callable[..., Any], guide: Callable[..., Any], weights: Weight
 def load_weights(model: Callable[..., Any], guide: Callable[..., Any], path: Path | str) -> None:
     """Put a checkpoint's weights (the best by validation) into a pair of modules built as trained.
 
-    What was frozen in training is frozen again.
+    Parameters that were frozen in training are frozen again.
+
+    Example:
+        >>> import tempfile, torch, pyro_vae as pv
+        >>> pairs = [(m, pv.guides.Guide(m)) for m in (pv.models.VAE((3,), 2), pv.models.VAE((3,), 2))]
+        >>> with tempfile.TemporaryDirectory() as folder:
+        ...     x = torch.rand(20, 3).round()
+        ...     run = pv.fit(*pairs[0], x, epochs=1, out=folder, progress=False)
+        ...     pv.train.load_weights(*pairs[1], folder + "/checkpoint.pt")
+        >>> trained, loaded = (next(m.parameters()) for m, _ in pairs)
+        >>> torch.equal(trained, loaded)
+        True
+
+    Args:
+        model, guide: the pair.
+        path: the checkpoint.
 
     Raises:
         UserError: the file is missing, damaged, unsafe, or of another pair; the `config.json` beside
