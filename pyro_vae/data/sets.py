@@ -181,8 +181,10 @@ def prepare(
     if binarize is not None and binarize != data.binarize:
         if data.binarize != "none":
             raise UserError(f"{data.name} is binarized already: {data.binarize}, not {binarize}")
-        names = ("name", "num_classes", "binarize_seed", "split_seed", "likelihood")
-        names += ("withheld_labels", "condition", "scaling", "source", "names")
+        names = (
+            "name", "num_classes", "binarize_seed", "split_seed", "likelihood",
+            "withheld_labels", "condition", "scaling", "source", "names",
+        )  # fmt: skip
         fields = {n: getattr(data, n) for n in names}
         data = build_splits(data.train, data.valid, data.test, binarize=binarize, **fields)
     if standardize and data.scaling is None:

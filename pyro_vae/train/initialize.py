@@ -217,7 +217,8 @@ class PseudoInputInitialization(Initialization):
             raise UserError(f"the prior of {latent!r} is no VampPrior: it has no pseudo-inputs")
         if not hasattr(data, "train"):
             raise UserError("pseudo-inputs start at data with a train split, not at a stream")
-        count = prior.logits.shape[0]
+        logits: Any = prior.logits
+        count = len(logits)
         split = data.observed_split("train")
         if len(split) < count:
             raise UserError(f"{count} pseudo-inputs need as many training data, not {len(split)}")

@@ -49,8 +49,8 @@ class Inputs:
         self.needs = tuple(getattr(objective, "needs", ()))
         observed = (observed,) if isinstance(observed, str) else observed
         self.named = not observed  # names of a stream's dicts are seen with its first batch
-        names: Sequence[str] = observed or getattr(model, "observes", ("x",))
-        self.observed = tuple(names)
+        names: Any = getattr(model, "observes", ("x",))
+        self.observed = tuple(observed or names)
         self.dtype, self.batch_size = _dtype(model, guide), batch_size
         if isinstance(data, Data):
             data = data if self.dtype is None else data.cast(self.dtype)
