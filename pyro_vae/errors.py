@@ -3,37 +3,38 @@
 import difflib
 import math
 import re
+from collections.abc import Iterable
 from numbers import Integral, Real
 
 
 class UserError(ValueError):
     """A mistake that the caller can mend; the command line prints it as one line."""
 
-    def __str__(self):
+    def __str__(self) -> str:
         # Pyro adds a table of shapes to an error raised inside a program.
         return re.split(r"\n\s*Trace Shapes:", super().__str__())[0].strip()
 
 
-def unknown_name_error(kind, name, known):
+def unknown_name_error(kind: str, name: object, known: Iterable[object]) -> UserError:
     """The error for a misspelt name, with the nearest known one."""
-    known = [str(k) for k in known]
-    lower = {k.lower(): k for k in known}
-    begun = [k for k in known if k.lower().startswith(str(name).lower())]
+    names = [str(k) for k in known]
+    lower = {k.lower(): k for k in names}
+    begun = [k for k in names if k.lower().startswith(str(name).lower())]
     near = difflib.get_close_matches(str(name).lower(), lower, n=1, cutoff=0.4)
     near = begun or [lower[k] for k in near]
-    hint = "known: " + ", ".join(known) if known else "there are none"
+    hint = "known: " + ", ".join(names) if names else "there are none"
     hint = f"did you mean {near[0]!r}?" if near else hint
     return UserError(f"unknown {kind} {name!r}; {hint}")
 
 
-def check_int_at_least(least, **values):
+def check_int_at_least(least: int, **values: object) -> None:
     """Raise unless every value is a whole number from `least` on; True and False are none."""
     for name, value in values.items():
         if not _is_whole(least, value):
             raise UserError(f"{name} takes whole numbers from {least}, not {value!r}")
 
 
-def check_ints_at_least(least, **values):
+def check_ints_at_least(least: int, **values: object) -> None:
     """Raise unless every value is a tuple or list of whole numbers from `least` on."""
     for name, value in values.items():
         if not isinstance(value, (tuple, list)):
@@ -44,21 +45,22 @@ def check_ints_at_least(least, **values):
             raise UserError(f"{name} takes whole numbers from {least}, not {value!r}")
 
 
-def _is_whole(least, number):
-    return isinstance(number, Integral) and not isinstance(number, bool) and number >= least
+def _is_whole(least: int, number: object) -> bool:
+    return isinstance(number, Integral) and not isinstance(number, bool) and int(number) >= least
 
 
-def check_positive(or_zero=False, **values):
+def check_positive(or_zero: bool = False, **values: object) -> None:
     """Raise unless every value is a finite positive number (or zero, where that is allowed)."""
     for name, value in values.items():
-        number = isinstance(value, Real) and not isinstance(value, bool) and math.isfinite(value)
-        if not (number and (value > 0 or (or_zero and value == 0))):
+        number = isinstance(value, Real) and not isinstance(value, bool)
+        size = float(value) if isinstance(value, Real) and number else math.nan
+        if not (math.isfinite(size) and (size > 0 or (or_zero and size == 0))):
             rule = "not be negative" if or_zero else "be positive"
             finite = " and finite" if value == math.inf else ""
             raise UserError(f"{name} must {rule}{finite}: {value!r}")
 
 
-def names(**values):
+def names(**values: object) -> None:
     """Raise unless every value is a list or tuple of names; a string would be read by letters."""
     for name, value in values.items():
         if not (isinstance(value, (list, tuple)) and all(isinstance(v, str) for v in value)):

@@ -387,7 +387,7 @@ def test_a_dataset_whose_items_are_no_numbers_of_one_shape_is_refused():
         ([], "there are no values"),
         ({"a": X}, "need 'x', the data themselves; there are a"),
         ({"x": X, "w": torch.zeros(9)}, "w has 9 rows, x has 10"),
-        ({"x": X, "w": torch.zeros(10, 2, dtype=torch.uint8)}, "grey levels or one-hot rows"),
+        ({"x": X, "w": torch.zeros(10, 2, dtype=torch.uint8)}, "gray levels or one-hot rows"),
         ((X, X, X), r"a tuple of 3: pass \(x, y\)"),
         ({1, 2}, "cannot train on set"),
         (None, "cannot train on NoneType"),
@@ -428,7 +428,7 @@ def test_arrays_by_name_are_split_by_rows_and_keep_their_kind():
         assert torch.equal(split.others["mask"], rows > 3)
         assert torch.equal(split.others["image"], rows.double().reshape(-1, 1, 1))
     assert data.describe()["names"] == ["x", "ids", "mask", "image"]
-    with pytest.raises(pv.UserError, match="by name, .* or apart, but not both"):
+    with pytest.raises(pv.UserError, match="by name, .* or separately, but not both"):
         from_arrays(arrays, y=n)
 
 

@@ -231,6 +231,25 @@ def test_without_locks_in_the_file_system_runs_train_all_the_same(tmp_path, monk
     assert len(fit(pair(), 3, out=tmp_path, resume=True).history) == 3
 
 
+def test_a_run_is_not_replaced_without_being_asked(tmp_path):
+    """Whatever is left of it: a whole run, one without its checkpoint, one without its metrics."""
+    first = pair()
+    fit(first, out=tmp_path / "a")
+    for missing in ("config.json", "metrics.jsonl", "checkpoint.pt"):
+        (tmp_path / "a" / missing).rename(tmp_path / missing)
+        untrained = pair()
+        before = weights(*untrained)
+        refused(
+            "a already contains a run; use resume=True to continue it or choose another directory$",
+            fit, untrained, out=tmp_path / "a",
+        )  # fmt: skip
+        assert same(before, weights(*untrained))
+        (tmp_path / missing).rename(tmp_path / "a" / missing)
+    other = pair()
+    load_weights(*other, tmp_path / "a" / "checkpoint.pt")
+    assert same(weights(*first), weights(*other))
+
+
 # ------------------------------------------------------------------- files that cannot be written
 
 
