@@ -20,10 +20,9 @@ from ..conditionals.mixtures import NormalMixture
 from ..conditionals.networks import is_image, network_between
 from ..errors import UserError, check_int_at_least, names, unknown_name_error
 from ..models import Prior
-from ..programs.calling import as_keyword_program
+from ..programs.calling import as_keyword_program, as_wrapper
 from ..programs.inspection import sites_of
 from ..programs.interfaces import ModelInterface, conditional_of, interface_of
-from ..programs.layout import standing_for
 from .base import BaseGuide
 
 DISCRETE = ("enumerate", "score_function", "relaxed")
@@ -185,7 +184,7 @@ class Guide(BaseGuide):
             return as_keyword_program(self)(x=x, **given, parameter_offsets=moved)
 
         program.program_arguments = self.program_arguments
-        return standing_for(program, self)
+        return as_wrapper(program, self)
 
     def _component(self, latent, mixture):
         """The mixture's component, summed in the guide: no latent of the model, so auxiliary."""

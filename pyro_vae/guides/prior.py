@@ -2,8 +2,7 @@
 
 from pyro import poutine
 
-from ..programs.calling import parameters_of
-from ..programs.layout import standing_for
+from ..programs.calling import as_wrapper, parameters_of
 from .base import BaseGuide
 
 
@@ -49,7 +48,7 @@ class PriorGuide(BaseGuide):
 
 def hide_data(model):
     """The program `model`, its observed sites hidden: what is left samples the prior."""
-    return standing_for(poutine.block(model, hide_fn=_is_observed), model, "prior")
+    return as_wrapper(poutine.block(model, hide_fn=_is_observed), model, "prior")
 
 
 def _is_observed(site):

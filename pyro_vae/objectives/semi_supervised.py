@@ -8,8 +8,8 @@ from .._pyro_internals import scale_and_mask
 from .._torch_internals import categorical_of
 from ..conditionals.families import GumbelSoftmax
 from ..errors import UserError, check_positive
-from ..programs import layout_of, standing_for
-from ..programs.calling import as_batch
+from ..programs import layout_of
+from ..programs.calling import as_batch, as_wrapper
 from .elbo import ELBO
 
 LOG_ZERO = 1e4  # nats: exp(-1e4) is exactly 0, and differences of it are not NaN, as those of inf
@@ -94,13 +94,13 @@ class SemiSupervised(ELBO):
         loss = super().differentiable_loss(*programs, *args, **kwargs)
         return loss + self._classification(pin)
 
-    def _is_pyros(self, model, guide, args, kwargs):
+    def _suits_pyro(self, model, guide, args, kwargs):
         # Pyro multiplies factors that are each shifted by their own maximum: a labelled component that
         # the draw of z is far from underflows, and the loss is infinite.
         sites = layout_of(model, guide, as_batch(model, args, kwargs)).discrete_sites
         if any(site.name == self.latent and not site.in_guide for site in sites):
             return False
-        return super()._is_pyros(model, guide, args, kwargs)
+        return super()._suits_pyro(model, guide, args, kwargs)
 
     def loss(self, model, guide, *args, y=None, **kwargs):
         with torch.enable_grad():  # Pyro's differentiable loss refuses to be computed without
@@ -113,8 +113,8 @@ class SemiSupervised(ELBO):
             )
         pin = ClampGuideLabels(self.latent, y, self.top)
         programs = (
-            standing_for(ClampModelLabels(pin)(model), model),
-            standing_for(pin(guide), guide),
+            as_wrapper(ClampModelLabels(pin)(model), model),
+            as_wrapper(pin(guide), guide),
         )
         return pin, programs
 

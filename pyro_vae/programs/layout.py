@@ -28,6 +28,7 @@ from .._pyro_internals import (
     prototype_of,
     prune_subsample_sites,
 )
+from .._torch_internals import touch_constant_table
 from ..errors import UserError
 from .calling import as_keyword_program
 from .checks import check_log_probs, check_sites
@@ -84,6 +85,7 @@ def layout_of(model, guide, batch):
     except TypeError:  # an object that cannot be referred to weakly
         known = {}
     if key not in known:
+        touch_constant_table()  # training and evaluation both come here before anything else
         device = device_of(model, guide, default=batch["x"].device)
         with (
             isolated_pyro_runtime(),
@@ -104,16 +106,6 @@ def forget_layout(model):
 def few_rows(model, guide, batch, size):
     """The first rows of a batch; all of them, where the pair cannot be run on some."""
     return _rows(batch, size if layout_of(model, guide, batch).divisible else None)
-
-
-def standing_for(wrapper, program, tag=""):
-    """`wrapper`, known as the program that it wraps, though it is made anew for each call.
-
-    Args:
-        tag: what the wrapper makes of the program; none where it is run alike.
-    """
-    wrapper.stands_for = program, tag
-    return wrapper
 
 
 def _unwrapped(program):
