@@ -1,6 +1,7 @@
 """Effect handlers: values substituted for draws, and the treatment of discrete latents."""
 
 from collections.abc import Mapping
+from typing import Any
 
 import torch
 from pyro.poutine.messenger import Messenger
@@ -62,12 +63,12 @@ class WithoutMarkov(Messenger):
         msg["infer"].pop(MARKOV_SCOPE, None)
 
 
-def enumerate_discrete(site: Site) -> dict[str, str]:
+def enumerate_discrete(site: Any) -> Any:
     """An `infer_config` function: every discrete latent is enumerated in parallel."""
     return {"enumerate": "parallel"} if is_discrete_latent(site) else {}
 
 
-def sample_discrete(site: Site) -> dict[str, None]:
+def sample_discrete(site: Any) -> Any:
     """An `infer_config` function: every discrete latent is sampled."""
     return {"enumerate": None} if is_discrete_latent(site) else {}
 

@@ -12,7 +12,7 @@ from .calling import accepts_argument, as_keyword_program
 from .contexts import eval_mode, fork_rng
 from .interfaces import GuideInterface, ModelInterface, conditional_of, interface_of
 from .modules import device_of
-from .sites import is_data, is_latent
+from .sites import is_data, is_latent, sites_in
 
 
 def covariates_of(model: object) -> dict[str, tuple[int, ...]]:
@@ -43,8 +43,8 @@ def sites_of(
     data = {k: tuple(v.shape[1:]) for k, v in example.items() if isinstance(v, torch.Tensor)}
     latents = {}
     # x is data where nothing is observed, as in a model that samples by itself
-    observed = {n for n, s in trace.nodes.items() if is_data(s)} or {"x"}
-    for name, site in trace.nodes.items():
+    observed = {n for n, s in sites_in(trace).items() if is_data(s)} or {"x"}
+    for name, site in sites_in(trace).items():
         if name in observed and site["type"] == "sample":
             data.setdefault(name, tuple(site["fn"].event_shape))
         elif is_latent(site):

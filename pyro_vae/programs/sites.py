@@ -6,11 +6,18 @@ from typing import Any
 import pyro
 import torch
 from pyro.distributions import Delta
+from pyro.poutine import Trace
 
 from .._pyro_internals import DETERMINISTIC, SubsampleDistribution
 from ..errors import UserError, unknown_name_error
 
 Site = dict[str, Any]  # a site of a Pyro trace, or the message of a handler
+
+
+def sites_in(trace: Trace) -> dict[str, Site]:
+    """The sites of a trace by name."""
+    nodes: Any = trace.nodes  # Pyro declares every entry of a site as optional
+    return nodes
 
 
 def observed_site(
