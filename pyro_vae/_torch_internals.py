@@ -54,7 +54,7 @@ def record(function: Callable, inputs: Sequence[torch.Tensor]) -> torch.fx.Graph
     return recorder(*inputs)
 
 
-def compile_graph(graph: Callable, inputs: Sequence[torch.Tensor]) -> Callable:
+def compile_graph(graph: Any, inputs: Sequence[torch.Tensor]) -> Callable:
     """Inductor's code for a graph: `torch.compile` takes Python functions only.
 
     `fallback_random` draws from torch's own stream. `emulate_precision_casts` keeps rounding to bf16
@@ -83,7 +83,8 @@ def leaf_of(node: Any) -> torch.Tensor | None:
 
 def written_arguments(function: Any, args: Sequence, kwargs: dict) -> list[torch.Tensor]:
     """The tensors that a call of an ATen operation writes, by its schema."""
-    schema, written = function._schema, []
+    schema = function._schema
+    written: list[Any] = []
     if schema.name.split("::")[1] in _WRITE_STATISTICS:
         written += args[3:5]
     for i, argument in enumerate(schema.arguments):
