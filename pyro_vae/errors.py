@@ -1,4 +1,4 @@
-"""What a person sees when something is wrong: one line that says what, and what to do."""
+"""Errors of one line, which say what is wrong and what to do; and checks of arguments."""
 
 import difflib
 import math
@@ -16,7 +16,17 @@ class UserError(ValueError):
 
 
 def unknown_name_error(kind: str, name: object, known: Iterable[object]) -> UserError:
-    """The error for a misspelt name, with the nearest known one."""
+    """The error for a misspelt name, with the nearest known one.
+
+    Args:
+        kind: what the name is of, e.g. `"latent"`.
+        known: the names that exist.
+
+    Example:
+        >>> from pyro_vae.errors import unknown_name_error
+        >>> print(unknown_name_error("method", "gmvea", ["vae", "gmvae"]))
+        unknown method 'gmvea'; did you mean 'gmvae'?
+    """
     names = [str(k) for k in known]
     lower = {k.lower(): k for k in names}
     begun = [k for k in names if k.lower().startswith(str(name).lower())]
@@ -28,14 +38,14 @@ def unknown_name_error(kind: str, name: object, known: Iterable[object]) -> User
 
 
 def check_int_at_least(least: int, **values: object) -> None:
-    """Raise unless every value is a whole number from `least` on; True and False are none."""
+    """Raise unless every value is an integer >= `least`; True and False are not."""
     for name, value in values.items():
         if not _is_whole(least, value):
             raise UserError(f"{name} takes whole numbers from {least}, not {value!r}")
 
 
 def check_ints_at_least(least: int, **values: object) -> None:
-    """Raise unless every value is a tuple or list of whole numbers from `least` on."""
+    """Raise unless every value is a tuple or list of integers >= `least`."""
     for name, value in values.items():
         if not isinstance(value, (tuple, list)):
             raise UserError(
@@ -52,9 +62,9 @@ def _is_whole(least: int, number: object) -> bool:
 def check_positive(or_zero: bool = False, **values: object) -> None:
     """Raise unless every value is a finite positive number (or zero, where that is allowed)."""
     for name, value in values.items():
-        number = isinstance(value, Real) and not isinstance(value, bool)
-        size = float(value) if isinstance(value, Real) and number else math.nan
-        if not (math.isfinite(size) and (size > 0 or (or_zero and size == 0))):
+        is_real = isinstance(value, Real) and not isinstance(value, bool)
+        number = float(value) if is_real and isinstance(value, Real) else math.nan
+        if not (math.isfinite(number) and (number > 0 or (or_zero and number == 0))):
             rule = "not be negative" if or_zero else "be positive"
             finite = " and finite" if value == math.inf else ""
             raise UserError(f"{name} must {rule}{finite}: {value!r}")

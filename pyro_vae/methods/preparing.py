@@ -44,7 +44,7 @@ def prepare(config: dict[str, Any], data: Data | None, root: Path | str | None) 
     binarize = config["binarize"]
     if binarize is None and name in DATASETS and (data is None or data.binarize == "none"):
         of_quadrants = conditional and condition in (None, "quadrants")
-        binarize = _binarization(DATASETS[name], config["model.likelihood"], of_quadrants)
+        binarize = default_binarization(DATASETS[name], config["model.likelihood"], of_quadrants)
     options = {n: config[n] for n in ("num_labels", "label_seed")}
     options["standardize"] = bool(config["standardize"])
     if data is None:
@@ -79,9 +79,7 @@ def _standardize(data: Data, name: str | None, of_likelihood: object) -> Data:
     The learned scale of a normal likelihood starts at one value for all columns, and a column in
     large units would have all of the bound.
     """
-    normal = isinstance(likelihood(part(of_likelihood)), (Normal, NormalLikelihood))
-    table = name not in DATASETS and len(data.x_shape) == 1
-    if data.scaling is not None or data.binarize != "none" or not (normal and table):
+    if data.scaling is not None or not is_standardized_by_default(data, name, of_likelihood):
         return data
     advise(
         "the columns of x are standardized, because the likelihood is normal: "
@@ -90,7 +88,14 @@ def _standardize(data: Data, name: str | None, of_likelihood: object) -> Data:
     return datasets.standardize(data)
 
 
-def _binarization(known: DataSet, of_likelihood: object, of_quadrants: bool) -> str:
+def is_standardized_by_default(data: Data, name: str | None, of_likelihood: object) -> bool:
+    """Whether these data are a table of numbers for a normal likelihood."""
+    is_normal = isinstance(likelihood(part(of_likelihood)), (Normal, NormalLikelihood))
+    is_table = name not in DATASETS and len(data.x_shape) == 1
+    return is_normal and is_table and data.binarize == "none"
+
+
+def default_binarization(known: DataSet, of_likelihood: object, of_quadrants: bool) -> str:
     """What is done to gray values, for the likelihood: binary pixels for a Bernoulli."""
     default = of_likelihood is None
     bernoulli = not default and type(likelihood(part(of_likelihood))) is Bernoulli
