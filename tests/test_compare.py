@@ -253,7 +253,7 @@ def data_of_another_stream():
         ({"seeds": 0}, "there are no seeds"),
     ],
 )
-def test_mistakes_are_told_in_one_line(changes, message):
+def test_mistakes_raise_one_line(changes, message):
     asked = {"model": VAE, "guides": GUIDES, "data": data(), **changes}
     with pytest.raises(pv.UserError) as error:
         pv.compare(**asked)

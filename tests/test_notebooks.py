@@ -57,7 +57,7 @@ def test_executed_twice_a_notebook_is_the_same_file(tmp_path):
         (lambda c: c.outputs.append(ERROR), "ends in ValueError"),
     ],
 )
-def test_a_stale_or_unclean_notebook_is_found(tmp_path, change, complaint):
+def test_a_stale_or_unclean_notebook_is_rejected(tmp_path, change, complaint):
     notebook = nbformat.v4.new_notebook(cells=[nbformat.v4.new_code_cell("print(2)")])
     (cell,) = notebook.cells
     cell.execution_count = 1
