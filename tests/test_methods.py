@@ -25,7 +25,7 @@ def vae(x, likelihood="normal"):
     return model, pv.guides.Guide(model, network=NET), x
 
 
-def test_a_collapsed_posterior_is_told_in_one_line_at_the_end():
+def test_a_collapsed_posterior_warns_in_one_line_at_the_end():
     torch.manual_seed(0)
     pair = vae(torch.randn(64, 4))
     (told,) = advice(*pair, epochs=60, lr=1e-2, objective=pv.objectives.ELBO(beta=50.0))
@@ -44,7 +44,7 @@ def test_a_guide_that_is_constant_on_purpose_is_not_warned_of():
     assert advice(model, pv.guides.Guide(model, given={"z": []}), x, epochs=10) == []
 
 
-def test_a_mixture_of_one_component_is_told_with_its_remedy():
+def test_a_mixture_that_uses_one_component_warns_with_its_remedy():
     torch.manual_seed(0)
     x = torch.randn(64, 1) @ torch.randn(1, 4) * 2 + 0.1 * torch.randn(64, 4)
     model = pv.models.MixtureVAE((4,), 3, 2, "normal", NET)
@@ -75,7 +75,7 @@ def test_classes_that_do_not_differ_are_warned_of():
         (torch.randn(40, 3) * torch.tensor([1.0, 1e4, 1.0]), "pv.data.standardize(data)"),
     ],
 )
-def test_data_that_a_normal_does_not_fit_are_told_before_training(x, remedy):
+def test_data_that_a_normal_does_not_fit_warn_before_training(x, remedy):
     (told,) = advice(*vae(x), epochs=1)
     assert remedy in told and "\n" not in told
 

@@ -683,7 +683,7 @@ def test_train_and_eval_mode_are_recorded_apart():
 GLOBAL_NET = nn.Linear(D, 6)
 
 
-def test_modules_are_found_behind_functions_methods_and_partials():
+def test_modules_behind_functions_methods_and_partials_are_recorded():
     class Pair(nn.Module):
         def model(self, x):
             pass

@@ -48,7 +48,7 @@ def refused(match, function, *arguments, **options):
 # ------------------------------------------------------------------- damage
 
 
-def test_a_changed_byte_anywhere_in_a_checkpoint_is_found(tmp_path):
+def test_a_changed_byte_anywhere_in_a_checkpoint_is_detected(tmp_path):
     """80 bytes over the file, one at a time: an error, or a value that is the same."""
     fit(pair(), out=tmp_path)
     path = tmp_path / "checkpoint.pt"
