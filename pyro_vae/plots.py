@@ -1,10 +1,12 @@
 """Pictures: each function draws on the matplotlib Axes that it is given, and returns them."""
 
 import math
+from collections.abc import Iterable, Mapping
 
 import numpy as np
 import torch
 from matplotlib import colormaps
+from matplotlib.axes import Axes
 from matplotlib.colors import ListedColormap
 from matplotlib.figure import Figure
 from matplotlib.lines import Line2D
@@ -244,22 +246,38 @@ def scatter(ax, points, colors=None, title=None, names=None, axis_labels=None):
     return _plain(ax)
 
 
-def ellipses(ax, means, stddevs, color=BLUE, num_sd=2.0, label=None, **style):
-    """Diagonal normals in the plane, `means` and `stddevs` `[N, 2]`, as ellipses of `num_sd` sd.
-
-    Args:
-        style: of the patches, e.g. `alpha=0.4` or `fill=False, linewidth=2`.
-    """
-    style = {"alpha": 0.4, "linewidth": 0, **style}
+def ellipses(
+    ax: Axes,
+    means: torch.Tensor,
+    stddevs: torch.Tensor,
+    color: str = BLUE,
+    num_sd: float = 2.0,
+    label: str | None = None,
+    alpha: float = 0.4,
+    linewidth: float = 0.0,
+    fill: bool = True,
+) -> Axes:
+    """Diagonal normals in the plane, `means` and `stddevs` `[N, 2]`, as ellipses of `num_sd` sd."""
     for i, (mean, sd) in enumerate(zip(_array(means), _array(stddevs), strict=True)):
-        name = label if i == 0 else None
-        ax.add_patch(Ellipse(mean, *(2 * num_sd * sd), color=color, label=name, **style))
+        width, height = 2 * num_sd * sd
+        patch = Ellipse(
+            mean, width, height, color=color, alpha=alpha, linewidth=linewidth, fill=fill
+        )
+        patch.set_label(label if i == 0 else None)
+        ax.add_patch(patch)
     ax.set_aspect("equal")
     ax.autoscale_view()
     return _plain(ax)
 
 
-def graph(ax, parents, observed=("x",), plate="N data points", dashed=False, title=None):
+def graph(
+    ax: Axes,
+    parents: Mapping[str, Iterable[str]],
+    observed: Iterable[str] = ("x",),
+    plate: str | None = "N data points",
+    dashed: bool = False,
+    title: str | None = None,
+) -> Axes:
     """A graphical model: circles for variables (observed ones are filled), arrows from parents.
 
     A variable stands below all its parents. A parent that has no entry of its own counts as
@@ -297,7 +315,7 @@ def graph(ax, parents, observed=("x",), plate="N data points", dashed=False, tit
                 "", end - rim, start + rim, arrowprops={**arrow, "shrinkA": 0, "shrinkB": 0}
             )
     half = 0.75 + max(abs(across) for across, _ in place.values())
-    low = -1.4 * (len(rows) - 1) - (1.0 if plate else 0.75)
+    low = -1.4 * max(1, len(rows) - 1) - (1.0 if plate else 0.75)
     if plate:
         ax.add_patch(
             Rectangle((-half, low), 2 * half, 0.7 - low, fill=False, edgecolor=GREY, zorder=0)
