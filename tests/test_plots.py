@@ -6,6 +6,7 @@ import numpy as np
 import pytest
 import torch
 from matplotlib.colors import to_hex
+from matplotlib.figure import Figure
 
 from pyro_vae import plots
 from pyro_vae.generate.paths import Traversal
@@ -201,3 +202,14 @@ def test_ten_groups_have_ten_colors_and_the_next_ten_other_markers():
     plots.scatter(ax, torch.randn(12, 2), torch.arange(12))
     shapes = [part.get_paths()[0].vertices.shape for part in ax.collections]
     assert shapes[0] == shapes[9] != shapes[10]
+
+
+@pytest.mark.parametrize("panels", [1, 2, 3])
+def test_gaps_in_panels_with_one_axis_have_the_first_guide_on_top(panels):
+    rows = [
+        {"guide": name, "approximation": (0.1, 0.0), "amortization": (0.2, 0.0)} for name in "ab"
+    ]
+    axes = Figure().subplots(1, panels, sharey=True, squeeze=False)
+    for ax in axes.flat:
+        plots.gaps(ax, rows)
+    assert axes[0, 0].yaxis_inverted()
