@@ -12,6 +12,7 @@ from .. import evaluate, plots
 from ..conditionals import Conditional
 from ..data import Data
 from ..errors import UserError
+from ..evaluate.inputs import Inputs
 from ..generate import sample
 from ..guides import PriorGuide
 from ..models import prior_of
@@ -56,7 +57,7 @@ class ReportContext:
         self.white = plots.white_of(self.data.train.x)
         self.infers = bool(self.latent_kls) and not isinstance(self.guide, PriorGuide)
 
-    def first(self, n: int) -> dict[str, torch.Tensor]:
+    def first(self, n: int) -> Inputs:
         """The first n rows of the further inputs."""
         return {k: v[:n] for k, v in self.others.items()}
 

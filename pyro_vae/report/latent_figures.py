@@ -78,6 +78,7 @@ def classes(context: ReportContext) -> list[Section]:
     if not context.has_some_labels or context.labels is None:
         return []
     seen = context.data.observed_split("train")
+    assert seen.y is not None  # training saw labels
     found = summary.predictions(context.model, context.guide, seen.x, seen.y, context.x)
     name, (predicted,) = next(iter(found.items()))
     num_classes = context.data.num_classes or int(context.labels.max()) + 1

@@ -3,22 +3,23 @@
 import math
 import textwrap
 from collections.abc import Callable, Mapping
+from typing import Any
 
 import torch
 
 from .. import evaluate
 from ..data import Data
 from ..errors import check_int_at_least
-from ..evaluate.inputs import split_inputs
+from ..evaluate.inputs import Inputs, split_inputs
 from ..evaluate.latents import ACTIVE_THRESHOLD
 from ..guides import PriorGuide
 from ..programs.calling import accepts_argument
 from . import findings
 
-Inputs = tuple[torch.Tensor, torch.Tensor | None, dict[str, torch.Tensor]]
 
-
-def inputs(model: Callable, guide: Callable, data: Data, split: str) -> Inputs:
+def inputs(
+    model: Callable, guide: Callable, data: Data, split: str
+) -> tuple[torch.Tensor, torch.Tensor | None, Inputs]:
     """The inputs of a pair from one split.
 
     Returns:
@@ -65,7 +66,7 @@ def summarize(
     terms = evaluate.elbo_terms(model, guide, x, num_samples=10, seed=seed, **others)
     result: dict = {"split": split, "data": len(x), "num_samples": num_samples}
     result["conditional"] = "c" in others
-    result["elbo"] = float(sum(terms.values()).mean())
+    result["elbo"] = float(torch.as_tensor(sum(terms.values())).mean())
     proper = evaluate.has_proper_likelihood(model, guide, x, **others)
     if proper:
         bound = evaluate.log_likelihood(model, guide, x, num_samples, seed=seed, **others)
@@ -110,7 +111,7 @@ def _clustering(
     """Scores of the model's clustering, and of the baselines."""
     train_x = data.observed_split("train").x
     baselines = evaluate.clustering_baselines(train_x, x, probabilities.shape[-1], seed=seed)
-    clusterings = {"this model": probabilities.argmax(-1), **baselines}
+    clusterings: dict[str, Any] = {"this model": probabilities.argmax(-1), **baselines}
     return {name: evaluate.clustering_metrics(y, c) for name, c in clusterings.items()}
 
 
@@ -153,13 +154,14 @@ def classification(model: Callable, guide: Callable, data: Data, split: str) -> 
     """
     train, part = data.observed_split("train"), data.observed_split(split)
     x, y = train.x, train.y
+    assert y is not None  # see `labelled_in_part`
     truth = y if data.withheld_labels is None else data.withheld_labels
     first = torch.arange(len(y)) < 10_000
     parts = {"labelled": (x[y >= 0], y[y >= 0])}
     unseen = (y < 0) & (truth >= 0) & first
     if unseen.any():
         parts["unlabelled"] = (x[unseen], truth[unseen])
-    if split != "train" and part.y is not None and (part.y >= 0).any():
+    if split != "train" and part.y is not None and bool((part.y >= 0).any()):
         parts[split] = (part.x[part.y >= 0], part.y[part.y >= 0])
     inputs_of_parts = [v for v, _ in parts.values()]
     found = predictions(model, guide, x, y, *inputs_of_parts)
