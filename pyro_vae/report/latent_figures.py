@@ -154,7 +154,7 @@ def prior(context: ReportContext) -> list[Section]:
 def _decoded_components(
     context: ReportContext, latent: str, module: nn.Module, distribution: TorchDistribution
 ) -> Section | None:
-    """What the means of a mixture prior's components decode to; beside pseudo-inputs, if it has any."""
+    """The decoded means of a mixture prior's components, beside its pseudo-inputs if it has any."""
     is_mixture = isinstance(distribution, MixtureSameFamily)
     if not is_mixture or not context.is_image or context.conditional:
         return None

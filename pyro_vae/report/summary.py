@@ -94,7 +94,7 @@ def summarize(
 
 
 def _discrete(probabilities: torch.Tensor) -> dict:
-    """What `[N, K]` probabilities of a discrete latent say of it."""
+    """Occupancy, entropy and mutual information, from probabilities `[N, K]` of a discrete latent."""
     return {
         "occupancy": evaluate.occupancy(probabilities).tolist(),
         "discrete": {
@@ -116,7 +116,7 @@ def _clustering(
 
 
 def labelled_in_part(data: Data) -> bool:
-    """Whether some training data have labels and others have none, or hidden ones."""
+    """Whether some training data have labels and others have none, or withheld ones."""
     y = data.train.y
     if y is None or not bool((y >= 0).any()):
         return False
@@ -145,12 +145,12 @@ def predictions(
 
 
 def classification(model: Callable, guide: Callable, data: Data, split: str) -> dict:
-    """Fractions of wrong classes, of the model and of classical classifiers with the same labels.
+    """Error rates of the model, and of classical classifiers trained with the same labels.
 
     Returns:
-        `{"num_labels": n, "errors": {classifier: {part: error}}}`; the parts are the labelled
-        training data, the unlabelled ones (of the first 10,000, if their labels are known but
-        hidden), and the split.
+        `{"num_labels": n, "errors": {classifier: {part: error}}}`. The parts are the labelled
+        training data, the unlabelled ones (among the first 10,000, if their labels are withheld),
+        and the split.
     """
     train, part = data.observed_split("train"), data.observed_split(split)
     x, y = train.x, train.y
@@ -181,7 +181,7 @@ IMPORTANCE, MONTE_CARLO, EXACT = "importance weighted", "Monte Carlo from the pr
 
 
 def estimator(guide: Callable, terms: Mapping[str, torch.Tensor]) -> str:
-    """How `log_likelihood` estimates with this guide."""
+    """The name of the estimator that `log_likelihood` uses with this guide."""
     if set(terms) == {"x"}:
         return EXACT
     return MONTE_CARLO if isinstance(guide, PriorGuide) else IMPORTANCE
@@ -217,7 +217,7 @@ def rows(result: Mapping) -> list[tuple[str, float, str]]:
 
 
 def table(result: Mapping) -> str:
-    """The numbers of `summarize` as lines of text, and before them what was found in words."""
+    """The numbers of `summarize` as lines of text, after a headline and warnings."""
     words = [findings.headline(result), *findings.warnings(result)]
     lines = [line for sentence in words for line in textwrap.wrap(sentence, 88)]
     lines += ["", f"{result['data']} {result['split']} data points"]
@@ -239,7 +239,7 @@ def table(result: Mapping) -> str:
 
 
 class Results(dict):
-    """The numbers of `summarize`; printed, their table."""
+    """The numbers of `summarize`; they print as a table."""
 
     def __repr__(self) -> str:
         return table(self)
