@@ -72,6 +72,9 @@ def _mean(name: str, raw: torch.Tensor) -> torch.Tensor:
     return raw
 
 
+Layers = list[tuple[torch.Tensor, torch.Tensor]]
+
+
 @torch.no_grad()
 def decoder_arrays(model: object) -> DecoderArrays | None:
     """The decoder of a model as arrays; None if it is not fully connected.
@@ -94,40 +97,47 @@ def decoder_arrays(model: object) -> DecoderArrays | None:
     if not isinstance(conditional, Conditional) or conditional.head_index is not None:
         return None
     mean = next((name for kind, name in MEANS.items() if isinstance(conditional.family, kind)), "")
-    affine = _affine_maps(conditional)
-    if not mean or affine is None:
+    head, trunk = conditional.head, conditional.trunk
+    if not mean or not isinstance(head, Affine):
         return None
-    maps, activation = affine
-    layers = [
-        (torch.cat([module.weight for module in first.maps.values()], 1), first.bias)
-        if isinstance(first, Affine)
-        else (first.weight, first.bias)
-        for first in maps
-    ]
-    shapes = maps[0].shapes
-    copies = [(w.detach().cpu().clone(), b.detach().cpu().clone()) for w, b in layers]
-    parents = {name: math.prod(shape) for name, shape in shapes.items()}
-    arrays = DecoderArrays(parents, copies, activation, mean)
-    return arrays if _reproduces(arrays, conditional, shapes) else None
+    first, layers, activation = head, [], ""
+    if trunk is not None:
+        fully_connected = _hidden_layers(trunk)
+        if fully_connected is None:
+            return None
+        first, layers, activation = fully_connected
+        layers.append(_arrays(head))
+    if not first.shapes or "index" in first.shapes:
+        return None
+    parents = {name: math.prod(shape) for name, shape in first.shapes.items()}
+    arrays = DecoderArrays(parents, [_arrays(first), *layers], activation, mean)
+    return arrays if _reproduces(arrays, conditional, first.shapes) else None
 
 
-def _affine_maps(conditional: Conditional) -> tuple[list, str] | None:
-    """`(affine maps in order, activation between them)` of an `MLP`; None for another network."""
-    trunk, head = conditional.trunk, conditional.head
-    if not isinstance(head, Affine):
-        return None
-    if trunk is None:
-        return ([head], "") if head.shapes and "index" not in head.shapes else None
+def _hidden_layers(trunk: nn.Module) -> tuple[Affine, Layers, str] | None:
+    """`(first map, arrays of the others, activation)` of an `MLP`'s trunk; None for another."""
     first, rest = getattr(trunk, "first", None), getattr(trunk, "rest", None)
-    plain = isinstance(first, Affine) and isinstance(rest, nn.Sequential)
-    if not plain or len(getattr(trunk, "images", ())) or "index" in first.shapes:
+    if not isinstance(first, Affine) or not isinstance(rest, nn.Sequential):
+        return None
+    if len(getattr(trunk, "images", ())):
         return None
     names = {kind: name for name, kind in ACTIVATIONS.items()}
-    found = {names.get(type(module)) for module in rest[::2]}
-    linear = list(rest[1::2])
-    if len(found) != 1 or None in found or not all(isinstance(m, nn.Linear) for m in linear):
+    activations = {names.get(type(module)) for module in rest[::2]}
+    layers = [_arrays(module) for module in rest[1::2] if isinstance(module, nn.Linear)]
+    activation = activations.pop()
+    if activations or activation is None or len(layers) != len(rest[1::2]):
         return None
-    return [first, *linear, head], found.pop()
+    return first, layers, activation
+
+
+def _arrays(module: Affine | nn.Linear) -> tuple[torch.Tensor, torch.Tensor]:
+    """`(weight [out, in], bias [out])`: of an `Affine`, the maps of its parents side by side."""
+    weight = module.weight if isinstance(module, nn.Linear) else _side_by_side(module)
+    return weight.detach().cpu().clone(), module.bias.detach().cpu().clone()
+
+
+def _side_by_side(module: Affine) -> torch.Tensor:
+    return torch.cat([module.maps[name].get_parameter("weight") for name in module.shapes], 1)
 
 
 def _reproduces(
