@@ -81,7 +81,7 @@ const css = (name) => getComputedStyle(document.documentElement).getPropertyValu
 function themed(layout) {
   const axis = { gridcolor: css("--line"), zerolinecolor: css("--line"), linecolor: css("--line") };
   return {
-    margin: { l: 44, r: 8, t: 8, b: 40 }, dragmode: false, hovermode: "closest",
+    margin: { l: 60, r: 8, t: 8, b: 46 }, dragmode: false, hovermode: "closest",
     paper_bgcolor: "rgba(0,0,0,0)", plot_bgcolor: "rgba(0,0,0,0)",
     font: { color: css("--ink"), family: "system-ui, sans-serif", size: 13 },
     ...layout, xaxis: { ...axis, ...layout.xaxis }, yaxis: { ...axis, ...layout.yaxis },
@@ -138,6 +138,7 @@ function show(page, id, values, caption) {
   const figure = $(id);
   figure.hidden = false;
   figure.querySelector("figcaption").textContent = caption;
+  figure.querySelector("canvas").hidden = !page.shape;
   if (page.shape) paint(figure.querySelector("canvas"), values, page.shape, page.white);
   page.lines = { ...page.lines, [id]: Array.from(values) };
   if (!page.shape) chart(page);

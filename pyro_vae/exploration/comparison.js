@@ -59,8 +59,8 @@ function traces(guide) {
 function draw() {
   const guide = guides[state.guide], [horizontal, vertical] = ranges(guide);
   return Plotly.react($("plane"), traces(guide), themed({
-    xaxis: { title: { text: "first latent number" }, range: horizontal },
-    yaxis: { title: { text: "second latent number" }, range: vertical, scaleanchor: "x" },
+    xaxis: { title: { text: "first latent number", standoff: 8 }, range: horizontal },
+    yaxis: { title: { text: "second latent number", standoff: 8 }, range: vertical, scaleanchor: "x" },
     uirevision: `${state.datum}`,
   }), PLOT_OPTIONS);
 }
@@ -169,7 +169,6 @@ guides.forEach((guide, i) => {
   $("guides").append(button);
 });
 $("chart").hidden = Boolean(page.shape);
-document.querySelectorAll(".pictures canvas").forEach((canvas) => { canvas.hidden = !page.shape; });
 for (const id of ["posterior", "guide"]) $(id).addEventListener("change", draw);
 choose({ datum: 0 }).then((plot) => {
   document.querySelector(".place").hidden = !state.place;

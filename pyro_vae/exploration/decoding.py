@@ -5,6 +5,7 @@ from dataclasses import dataclass
 
 import torch
 
+from .. import plots
 from ..conditionals import Conditional
 from ..data import Condition, Data
 from ..errors import UserError
@@ -43,10 +44,9 @@ class Conditions:
 
     def described(self) -> dict[str, JsonValue]:
         """The conditions as JSON values."""
-        title = f"Condition: {'class ' if self.is_class else ''}{self.name}"
-        each = "" if self.is_class else "of data point "
+        each = "" if self.is_class else "that of data point "
         return {
-            "title": title if self.is_class else f"{title} {each.strip()}",
+            "title": f"Condition: {'class ' if self.is_class else ''}{self.name}",
             "names": [f"{each}{i}" for i in range(len(self.values))],
             "values": pack(self.values),
             "is_class": self.is_class,
@@ -64,6 +64,7 @@ class LatentSpace:
         sizes: `{latent: number of units}`.
         codes: `[N, D]` posterior means.
         names: of the units.
+        white: the value that is shown as white, in the original units of the data.
         conditions: None if x depends on the latents alone.
 
     Raises:
@@ -73,8 +74,9 @@ class LatentSpace:
 
     def __init__(self, context: ReportContext) -> None:
         self.context, self.model = context, context.model
-        codes = {n: v.reshape(len(context.x), -1).cpu() for n, v in context.codes.items()}
+        codes = {n: v.detach().reshape(len(context.x), -1).cpu() for n, v in context.codes.items()}
         self.event_shapes = {n: tuple(v.shape[1:]) for n, v in context.codes.items()}
+        self.white = plots.white_of(context.data.unstandardize(context.data.train.x))
         latents = self._latents(list(codes))
         self.sizes = {name: codes[name].shape[1] for name in latents}
         kind = type(self.model).__name__
@@ -195,7 +197,7 @@ class LatentSpace:
                 for i in range(rows)
             ]
         )
-        images = as_bytes(decoded, context.white) if context.is_image else decoded
+        images = as_bytes(decoded, self.white) if context.is_image else decoded
         return {"images": pack(images), **window.described(num)}
 
     def _check_deterministic(self) -> None:
@@ -229,4 +231,5 @@ def _join(data: Data, x: torch.Tensor, c: torch.Tensor) -> list[int] | None:
     )
     if not torch.equal(rearranged, data.condition.join(x[:1], c[:1]).cpu().flatten()):
         raise UserError("the page cannot show this condition: join(x, c) computes new values")
-    return None if bool((numbers == torch.arange(x[0].numel())).all()) else numbers.tolist()
+    join = numbers.tolist()
+    return None if join == list(range(x[0].numel())) else join

@@ -136,7 +136,7 @@ function background() {
             opacity: $("encodings").checked ? 0.75 : 1 }];
 }
 
-const axis = (i) => ({ title: { text: page.units[page.axes[i]] }, zeroline: true,
+const axis = (i) => ({ title: { text: page.units[page.axes[i]], standoff: 8 }, zeroline: true,
                        range: [page.window.low[i], page.window.high[i]] });
 
 function draw() {
@@ -145,7 +145,6 @@ function draw() {
     xaxis: axis(0), yaxis: { ...axis(1), scaleanchor: "x" }, images: background(),
     uirevision: "the reader's zoom is kept",
     legend: isNarrow ? { orientation: "h", y: 1.02, yanchor: "bottom" } : { itemsizing: "constant" },
-    margin: { l: 44, r: 8, t: 8, b: 40 },
   }), PLOT_OPTIONS);
 }
 
@@ -234,7 +233,6 @@ if (!page.shape && numValues === 2) {
 $("tiles").parentElement.hidden = !page.shape;
 $("ellipses").parentElement.hidden = !page.ellipses;
 $("chart").hidden = Boolean(page.shape);
-document.querySelectorAll(".pictures canvas").forEach((canvas) => { canvas.hidden = !page.shape; });
 addSliders();
 addCondition();
 addColors();

@@ -76,9 +76,8 @@ def explore_pair(
     """
     plotly_script()  # before the work, not after it
     check_int_at_least(1, num_data=num_data)
-    context = _context(model, guide, data, split, num_data, supervised, seed)
-    space = LatentSpace(context)
-    payload, note = _payload(context, space, seed)
+    context = shown_context(model, guide, data, split, num_data, supervised, seed)
+    payload, note = pair_payload(context, LatentSpace(context), seed)
     names = [type(program).__name__ for program in (model, guide)]
     if title is None:
         title, subtitle = f"{names[0]} on {data.name}", subtitle or f"Guide: {names[1]}."
@@ -87,14 +86,14 @@ def explore_pair(
     return path
 
 
-def _context(
+def shown_context(
     model: PyroProgram,
     guide: PyroProgram,
     data: Data,
-    split: str,
-    num_data: int,
-    supervised: bool,
-    seed: int,
+    split: str = "test",
+    num_data: int = 2000,
+    supervised: bool = False,
+    seed: int = 0,
 ) -> ReportContext:
     """The pair and the first data points of the split."""
     result = {"split": split, "terms": {}, **({"classification": {}} if supervised else {})}
@@ -106,8 +105,8 @@ def _context(
     return context
 
 
-def _payload(
-    context: ReportContext, space: LatentSpace, seed: int
+def pair_payload(
+    context: ReportContext, space: LatentSpace, seed: int = 0
 ) -> tuple[dict[str, JsonValue], str]:
     """The data of the page, and the sentences below it."""
     order = space.codes.var(0).argsort(descending=True, stable=True).tolist()
@@ -124,7 +123,7 @@ def _payload(
     )
     reconstructions = space.shown(reconstructions, c)
     if context.is_image:
-        x, reconstructions = (as_bytes(v, context.white) for v in (x, reconstructions))
+        x, reconstructions = (as_bytes(v, space.white) for v in (x, reconstructions))
     clusters, decoder = context.clusters, space.described(window, axes)
     payload: dict[str, JsonValue] = {
         "units": space.names,
@@ -135,7 +134,7 @@ def _payload(
         "x": pack(x),
         "reconstructions": pack(reconstructions),
         "shape": _image_shape(context),
-        "white": context.white,
+        "white": space.white,
         "labels": None if context.y is None else context.y.tolist(),
         "components": None if clusters is None else clusters.tolist(),
         "group": context.group,
