@@ -185,11 +185,12 @@ def posteriors_of_first(
     With them `x`, and `decoder`: the fields of `generate.decoder_arrays.DecoderArrays`, if a fully
     connected decoder depends on nothing but the latent.
     """
-    x, others = x[:NUM_POSTERIORS], {k: v[:NUM_POSTERIORS] for k, v in others.items()}
-    codes = evaluate.encode(model, guide, x, **others)
+    x = x[:NUM_POSTERIORS]
+    first: dict[str, Any] = {k: v[:NUM_POSTERIORS] for k, v in others.items()}
+    codes = evaluate.encode(model, guide, x, **first)
     if sum(v[0].numel() for v in codes.values()) != 2:
         return None
-    grid = diagnostics.posterior_grid(model, x, guide, num=60, **others)._asdict()
+    grid = diagnostics.posterior_grid(model, x, guide, num=60, **first)._asdict()
     arrays, decoder = decoder_arrays(model), None
     if arrays is not None and list(arrays.parents) == list(codes):
         decoder = vars(arrays)

@@ -9,7 +9,7 @@ from .. import plots
 from ..conditionals import Conditional
 from ..data import Condition, Data
 from ..errors import UserError
-from ..evaluate.inputs import Batch, PyroProgram
+from ..evaluate.inputs import Batch
 from ..generate import sample
 from ..generate.decoder_arrays import decoder_arrays
 from ..programs.calling import accepts_argument
@@ -135,11 +135,11 @@ class LatentSpace:
         starts, start = {}, 0
         for latent, size in self.sizes.items():
             starts[latent], start = start, start + size
-        inputs = [
+        inputs: list[JsonValue] = [
             ["units", starts[parent], size] if parent in starts else ["condition", 0, size]
             for parent, size in arrays.parents.items()
         ]
-        result = {**packed_decoder(arrays), "inputs": inputs}
+        result: dict[str, JsonValue] = {**packed_decoder(arrays), "inputs": inputs}
         scaling = self.context.data.scaling
         if scaling is not None:
             shift, scale = (torch.as_tensor(s).flatten().tolist() for s in scaling)

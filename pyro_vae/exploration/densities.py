@@ -5,8 +5,6 @@ from dataclasses import dataclass
 
 import numpy as np
 import torch
-
-from scipy.ndimage import gaussian_filter
 from torch.distributions import (
     Distribution,
     Independent,
@@ -62,6 +60,8 @@ def smoothed_density(draws: torch.Tensor, window: Window) -> torch.Tensor:
         >>> abs(density.max() - 1 / (2 * torch.pi)) < 0.01
         tensor(True)
     """
+    from scipy.ndimage import gaussian_filter  # SciPy is imported when it is used
+
     step = (window.high - window.low) / (POINTS - 1)
     edges = [
         np.linspace(low - s / 2, high + s / 2, POINTS + 1)
@@ -69,7 +69,8 @@ def smoothed_density(draws: torch.Tensor, window: Window) -> torch.Tensor:
             window.low.tolist(), window.high.tolist(), step.tolist(), strict=True
         )
     ]
-    counts, *_ = np.histogram2d(*draws.double().cpu().numpy().T, bins=edges)
+    first, second = draws.double().cpu().numpy().T
+    counts, *_ = np.histogram2d(first, second, bins=edges)
     density = gaussian_filter(counts, SMOOTHING, mode="constant") / len(draws)
     return torch.as_tensor(density) / step.prod()
 

@@ -1,6 +1,7 @@
 """The page of one pair: its latent plane, the data points in it, and what any place decodes to."""
 
 from pathlib import Path
+from typing import Any
 
 import torch
 
@@ -118,9 +119,8 @@ def pair_payload(
     window = Window.around(space.codes[:, list(axes)], posterior_draws, prior_draws)
     priors, is_exact = _priors(context, space, axes, window, prior_draws, seed)
     x = space.shown(context.x, c)
-    reconstructions = evaluate.reconstruct(
-        context.model, context.guide, context.x, **context.others
-    )
+    others: dict[str, Any] = context.others
+    reconstructions = evaluate.reconstruct(context.model, context.guide, context.x, **others)
     reconstructions = space.shown(reconstructions, c)
     if context.is_image:
         x, reconstructions = (as_bytes(v, space.white) for v in (x, reconstructions))
@@ -194,7 +194,8 @@ def _prior_draws(
     context: ReportContext, space: LatentSpace, axes: Axes, label: int | None, seed: int
 ) -> torch.Tensor:
     """Draws of the prior, `[S, 2]`: given a class c, or over the covariates of the data."""
-    given, size = {}, DRAWS if label is None else DRAWS_OF_A_CLASS
+    given: dict[str, Any] = {}
+    size = DRAWS if label is None else DRAWS_OF_A_CLASS
     if label is not None:
         given["c"] = torch.full((size,), label)
     elif "c" in context.others:
@@ -245,7 +246,7 @@ def _exact_prior(
 ) -> torch.Tensor | None:
     """The density of the prior, if it has a closed form in the plane."""
     (name, *others) = space.sizes
-    if others:
+    if others or not isinstance(context.model, torch.nn.Module):
         return None
     try:
         _, prior = prior_of(context.model, name)

@@ -100,7 +100,8 @@ def decoder_arrays(model: object) -> DecoderArrays | None:
     head, trunk = conditional.head, conditional.trunk
     if not mean or not isinstance(head, Affine):
         return None
-    first, layers, activation = head, [], ""
+    first, activation = head, ""
+    layers: Layers = []
     if trunk is not None:
         fully_connected = _hidden_layers(trunk)
         if fully_connected is None:

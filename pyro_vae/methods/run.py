@@ -2,6 +2,7 @@
 
 import functools
 import json
+import shlex
 import shutil
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
@@ -96,7 +97,12 @@ class Run(train.Run):
         split = self.default_split if split is None else split
         result = Results(
             summarize(
-                self.model, self.guide, self._data(), split, num_samples, self.seed,
+                self.model,
+                self.guide,
+                self._data(),
+                split,
+                num_samples,
+                self.seed,
                 self._supervised,
             )  # fmt: skip
         )
@@ -165,7 +171,10 @@ class Run(train.Run):
             details = to_yaml(self.config)
             command = reproduction(self.config, data)
         details += json.dumps(report.hardware(), indent=2)
-        report.write(path, title, subtitle, result, sections, details, command)
+        explore = None
+        if self.out is not None and sum(result["units"].values()) > 1:
+            explore = shlex.join(["pyro-vae", "explore", str(self.out)])
+        report.write(path, title, subtitle, result, sections, details, command, explore)
         return result
 
     def explore(self, path: Path | str | None = None, split: str | None = None) -> Path:
