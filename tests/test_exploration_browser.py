@@ -110,7 +110,8 @@ def decoded(browser, units, condition=0):
 
 def check_offline_and_silent(browser):
     """The page logged nothing and asked for nothing."""
-    assert [entry for entry in browser.get_log("browser")] == []
+    # of the source "rendering" is advice about `pixels`, which the tests call, not the page
+    assert [e for e in browser.get_log("browser") if e["source"] != "rendering"] == []
     script = "return performance.getEntriesByType('resource').map((e) => e.name)"
     loaded = [n for n in browser.execute_script(script) if not n.startswith("data:")]
     assert loaded == []
@@ -196,7 +197,7 @@ def test_switches_sliders_and_colors_work(vae, browser):
         )
 
     def click(selector):
-        page.execute_script(f"document.querySelector('{selector}').click()")
+        page.execute_script(f"document.querySelector(`{selector}`).click()")
         time.sleep(0.3)
 
     assert names().count("prior") == 2 and "aggregate posterior" not in names()
@@ -349,7 +350,8 @@ def test_a_comparison_shows_one_guide_at_a_time_on_the_true_posterior(digits, br
         text = page.execute_script("return document.getElementById('numbers').textContent")
         numbers = [float(part.split()[-2 if "nats" in part else -1]) for part in text.split(" · ")]
         gaps = [float(result.per_datum[guide][n][datum]) for n in ("approximation", "amortization")]
-        assert numbers == pytest.approx([float(exact[datum]), *gaps], abs=0.006)
+        assert numbers[0] == pytest.approx(float(exact[datum]), abs=0.05)  # grids of 60 and 100
+        assert numbers[1:] == pytest.approx(gaps, abs=0.0006)
         assert (pixels(page, "datum") - 255 * x[datum].flatten()).abs().max() <= 1
         names = page.execute_script(
             "return document.getElementById('plane').data.map((t) => t.name)"
