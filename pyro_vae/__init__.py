@@ -12,6 +12,7 @@ if TYPE_CHECKING:
         diagnostics,
         distributions,
         evaluate,
+        exploration,
         generate,
         guides,
         methods,
@@ -24,7 +25,7 @@ if TYPE_CHECKING:
     from .evaluate import check_pair
     from .generate import interpolate, sample, traverse
     from .generate.impute import impute
-    from .methods import Run, fit, load, method
+    from .methods import Run, explore, fit, load, method
 
 __version__ = "0.2.0"
 __all__ = [
@@ -37,6 +38,8 @@ __all__ = [
     "diagnostics",
     "distributions",
     "evaluate",
+    "exploration",
+    "explore",
     "fit",
     "generate",
     "guides",
@@ -61,9 +64,10 @@ __getattr__, __dir__ = lazy_attributes(
         "diagnostics": [],
         "distributions": [],
         "evaluate": ["check_pair"],
+        "exploration": [],
         "generate": ["impute", "interpolate", "sample", "traverse"],
         "guides": [],
-        "methods": ["Run", "fit", "load", "method"],
+        "methods": ["Run", "explore", "fit", "load", "method"],
         "models": [],
         "objectives": [],
         "plots": [],

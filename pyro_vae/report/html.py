@@ -62,6 +62,7 @@ def write(
     sections: Iterable[Section],
     details: str,
     command: str | None = None,
+    explore: str | None = None,
 ) -> None:
     """Write the page; an interrupted write leaves no partial file.
 
@@ -72,6 +73,7 @@ def write(
         sections: the figures.
         details: text that is folded at the end, e.g. the settings.
         command: that reproduces the run.
+        explore: the command that makes a page to explore the latent space.
     """
     body = [
         f"<h1>{html.escape(title)}</h1>",
@@ -82,6 +84,9 @@ def write(
     if command is not None:
         body.append('<p class="small">To reproduce this run:</p>')
         body.append(f'<pre class="command">{html.escape(command)}</pre>')
+    if explore is not None:
+        body.append('<p class="small">To explore the latent space in a browser:</p>')
+        body.append(f'<pre class="command">{html.escape(explore)}</pre>')
     body += [*_numbers(result), *_figures(sections)]
     body.append(
         f"<details><summary>Settings and versions</summary><pre>{html.escape(details)}</pre>"
