@@ -23,7 +23,8 @@ if TYPE_CHECKING:
     )
     from .comparison import compare
     from .evaluate import check_pair
-    from .generate import impute, interpolate, sample, traverse
+    from .generate import interpolate, sample, traverse
+    from .generate.impute import impute
     from .methods import Run, explore, fit, load, method
 
 __version__ = "0.2.0"

@@ -233,7 +233,9 @@ def compare_runs_or_guides(
             if value is not None:
                 text = f"--{option} is for --model NAME; these runs are trained already"
                 raise UserError(text.replace("_", "-"))
-        loaded = {run: methods.load(run, device=device, root=root) for run in runs}
+        loaded: dict[Path | str, methods.Run] = {
+            run: methods.load(run, device=device, root=root) for run in runs
+        }
         result, out = comparison.compare_runs(loaded, **evaluated), out or Path("runs/compare")
         result.save(out)
     else:

@@ -16,7 +16,7 @@ from .. import diagnostics, evaluate
 from ..data import Data
 from ..diagnostics.importance import effective_sample_size, log_mean_error, pareto_k
 from ..errors import check_int_at_least
-from ..evaluate.inputs import split_inputs
+from ..evaluate.inputs import Inputs, split_inputs
 from ..generate.decoder_arrays import decoder_arrays
 from ..programs.calling import accepts_argument, as_keyword_program
 from ..programs.contexts import eval_mode, fork_rng
@@ -29,7 +29,6 @@ NUM_POSTERIORS = 10  # data points whose posterior grids are kept
 TAIL_SAMPLES = 100  # a fit of the tail of the importance weights needs so many
 RELIABLE_K = 0.7  # k-hat above which a bound by importance weights cannot be trusted
 
-Inputs = dict[str, torch.Tensor]
 Row = dict[str, Any]  # names, numbers, flags and None: JSON values
 
 

@@ -1,4 +1,4 @@
-"""`report.html`: one self-contained page that shows what a run found."""
+"""`report.html`: one self-contained page with the results of a run."""
 
 import html
 import platform
@@ -64,7 +64,7 @@ def write(
     command: str | None = None,
     explore: str | None = None,
 ) -> None:
-    """Write the page, whole or not at all.
+    """Write the page; an interrupted write leaves no partial file.
 
     Args:
         path: of the page.
@@ -193,7 +193,7 @@ def best_cells(
 
 
 def hardware() -> dict[str, str | int | None]:
-    """Where numbers were measured: processor, GPU, versions."""
+    """The processor, the GPU and the versions that the numbers were computed with."""
     name = platform.processor() or platform.machine()
     try:
         for line in Path("/proc/cpuinfo").read_text().splitlines():
