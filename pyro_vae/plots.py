@@ -936,7 +936,7 @@ def graph(
             ends = {"patchA": circles[parent], "patchB": circles[name], "shrinkA": 0, "shrinkB": 0}
             bend = _bend(start, end, list(place.values()))
             style = {"connectionstyle": f"arc3,rad={bend:.2f}"}
-            ax.annotate("", end, start, arrowprops={**arrow, **ends, **style})
+            ax.annotate("", tuple(end), tuple(start), arrowprops={**arrow, **ends, **style})
     half = 0.75 + max(abs(across) for across, _ in place.values())
     low = -1.4 * max(1, len(rows) - 1) - (1.0 if plate else 0.75)
     if plate:
