@@ -7,7 +7,7 @@ from pathlib import Path
 import pytest
 
 ROOT = Path(__file__).resolve().parents[1]
-PAGES = [ROOT / "README.md", *sorted((ROOT / "docs").glob("*.md"))]
+PAGES = [ROOT / "README.md", *sorted((ROOT / "docs").rglob("*.md"))]
 NUMBER = r"[−-]?\d+(?:\.\d+)?"
 
 
@@ -44,7 +44,7 @@ ALL = [
 ]
 
 
-@pytest.mark.parametrize("path", PAGES, ids=lambda path: path.stem)
+@pytest.mark.parametrize("path", PAGES, ids=lambda path: str(path.relative_to(ROOT)))
 def test_every_printed_mean_and_deviation_is_in_a_result_file(path):
     for mean, sd in re.findall(rf"({NUMBER}) ± ({NUMBER})", path.read_text()):
         assert any(rounds_to(m, mean) and rounds_to(s, sd) for m, s in ALL), f"{mean} ± {sd}"

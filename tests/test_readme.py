@@ -17,7 +17,8 @@ from pyro_vae.report import samples
 
 ROOT = Path(__file__).parent.parent
 PROGRAMS = [ROOT / "README.md", *sorted((ROOT / "docs").glob("*.md"))]
-PAGES = [*PROGRAMS, ROOT / "CONTRIBUTING.md", ROOT / "CHANGELOG.md"]
+METHOD_PAGES = sorted((ROOT / "docs" / "methods").glob("*.md"))
+PAGES = [*PROGRAMS, *METHOD_PAGES, ROOT / "CONTRIBUTING.md", ROOT / "CHANGELOG.md"]
 FENCE = re.compile(r"^```(\w*)\n(.*?)^```$", re.M | re.S)
 COMMAND_TITLE = re.compile(r"`pyro-vae [^`]+`")
 EPOCHS = 2
@@ -147,6 +148,13 @@ def test_every_method_has_a_row_in_the_table_and_a_place_in_the_readme():
     for name in pv.methods.METHODS:
         assert re.search(rf"^\|.*`{name}[` ]", table, re.M), f"docs/methods.md lacks {name}"
         assert f"`{name}`" in readme, f"README.md lacks {name}"
+
+
+def test_every_method_has_a_page():
+    names = {path.stem for path in METHOD_PAGES} - {"index"}
+    assert names == set(pv.methods.METHODS)
+    lists = re.findall(r"^```{method-list} (.+)$", METHOD_PAGES[0].with_stem("index").read_text(), re.M)
+    assert sorted(" ".join(lists).split()) == sorted(pv.methods.METHODS)
 
 
 def headings(path):
