@@ -22,13 +22,14 @@ version = release = pyro_vae.__version__
 extensions = [
     "sphinx.ext.autodoc",
     "sphinx.ext.autosummary",
+    "sphinx.ext.mathjax",
     "sphinx.ext.napoleon",
     "sphinx.ext.viewcode",
     "myst_nb",
     "sphinx_copybutton",
     "sphinx_design",
     "docstrings",
-    "mathml",
+    "local_mathjax",
     "method_pages",
 ]
 root_doc = "docs/index"
@@ -56,6 +57,10 @@ nb_execution_mode = "off"
 nb_merge_streams = True
 myst_enable_extensions = ["amsmath", "attrs_inline", "colon_fence", "deflist", "dollarmath"]
 myst_heading_anchors = 4  # anchors like GitHub's
+
+# Formulas: the file that `local_mathjax` copies to _static
+mathjax_path = "mathjax/tex-chtml.js"
+mathjax3_config = {"chtml": {"scale": 0.9}}
 
 # Docstrings
 default_role = None
@@ -88,6 +93,7 @@ html_title = "pyro_vae"
 html_static_path = ["_static"]
 html_css_files = ["custom.css"]
 html_extra_path = ["_extra"]
+html_sidebars = {name: [] for name in ("docs/index", "docs/questions", "CONTRIBUTING")}
 html_show_sourcelink = False
 html_copy_source = False
 html_theme_options = {
@@ -103,4 +109,3 @@ html_theme_options = {
 }
 copybutton_prompt_text = r">>> |\.\.\. |\$ "
 copybutton_prompt_is_regexp = True
-pygments_style = "default"

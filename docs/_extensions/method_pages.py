@@ -79,7 +79,7 @@ class MethodStory(MethodDirective):
         story = []
         for line in lines:
             if line.startswith("    "):
-                story.append(line[4:])
+                story.append(line[4:].replace("`", ""))
             elif story and line.strip():
                 break
         if not story:
