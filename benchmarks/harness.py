@@ -127,12 +127,11 @@ class Worker:
         self.process = context.Process(target=_serve, args=(other, build, threads))
         self.process.start()
         other.close()
-        self.facts = None
 
-    def ready(self) -> "Worker":
-        """Wait until the way is built."""
-        self.facts = self._answer()
-        return self
+    def build(self) -> dict[str, float]:
+        """Build the way; returns its facts."""
+        self.connection.send("build")
+        return self._answer()
 
     def block(self) -> dict[str, float]:
         """Measure one block."""
@@ -164,6 +163,8 @@ class Worker:
 def _serve(connection, build, threads):
     torch.set_num_threads(threads)
     try:
+        if connection.recv() != "build":
+            return
         block, facts = build()
         connection.send(("value", facts))
         while connection.recv() == "block":
@@ -191,9 +192,10 @@ def alternate(
     workers, facts, blocks, errors = {}, {}, {}, {}
     try:
         for name, build in ways.items():
-            workers[name] = Worker(build, threads)
-            try:  # one after another: they would disturb each other
-                facts[name] = workers[name].ready().facts
+            workers[name] = Worker(build, threads)  # imports run at once, builds one by one
+        for name, worker in workers.items():
+            try:
+                facts[name] = worker.build()
                 blocks[name] = []
             except RuntimeError as e:
                 errors[name] = str(e)

@@ -1,24 +1,29 @@
 """Deep latent-variable models as Pyro model/guide pairs."""
 
-from . import (
-    conditionals,
-    data,
-    diagnostics,
-    distributions,
-    evaluate,
-    generate,
-    guides,
-    methods,
-    models,
-    objectives,
-    plots,
-    train,
-)
-from .comparison import compare
+from typing import TYPE_CHECKING
+
+from ._lazy import lazy_attributes
 from .errors import UserError
-from .evaluate import check_pair
-from .generate import impute, interpolate, sample, traverse
-from .methods import Run, fit, load, method
+
+if TYPE_CHECKING:
+    from . import (
+        conditionals,
+        data,
+        diagnostics,
+        distributions,
+        evaluate,
+        generate,
+        guides,
+        methods,
+        models,
+        objectives,
+        plots,
+        train,
+    )
+    from .comparison import compare
+    from .evaluate import check_pair
+    from .generate import impute, interpolate, sample, traverse
+    from .methods import Run, fit, load, method
 
 __version__ = "0.2.0"
 __all__ = [
@@ -46,3 +51,21 @@ __all__ = [
     "train",
     "traverse",
 ]
+__getattr__, __dir__ = lazy_attributes(
+    __name__,
+    {
+        "comparison": ["compare"],
+        "conditionals": [],
+        "data": [],
+        "diagnostics": [],
+        "distributions": [],
+        "evaluate": ["check_pair"],
+        "generate": ["impute", "interpolate", "sample", "traverse"],
+        "guides": [],
+        "methods": ["Run", "fit", "load", "method"],
+        "models": [],
+        "objectives": [],
+        "plots": [],
+        "train": [],
+    },
+)

@@ -2,26 +2,30 @@
 
 import os
 import sys
+from collections.abc import Callable, Sequence
 from pathlib import Path
+from typing import Any
 
-from . import __version__, comparison, methods
-from .data import DATASETS
+from . import __version__
+from .data.registry import DATASETS
 from .errors import UserError, check_int_at_least
-from .methods.arguments import one_line_warnings, parse_command, parse_fit
-from .methods.options import default_folder
-from .train import choose_device, distributed
+from .methods.parser import one_line_warnings, parse_command
+from .methods.table import METHODS
+
+# torch is imported by the commands that compute: --help, --version and list answer at once. No command
+# function has the name of an attribute of the package, which jsonargparse would look up and import.
 
 
 def train_and_report(
-    config: dict,
+    config: dict[str, Any],
     out: Path | None = None,
     resume: bool = False,
     device: str | None = None,
     root: Path | None = None,
     num_samples: int = 500,
     progress: bool = True,
-):
-    """Train a method and report what it found.
+) -> int:
+    """Train a method, evaluate it, and write a report.
 
     Args:
         config: the method's configuration.
@@ -32,34 +36,42 @@ def train_and_report(
         num_samples: importance samples of the final log-likelihood.
         progress: show a progress bar.
     """
+    from .methods import Method
+    from .methods.options import default_folder
+    from .train import choose_device, distributed
+    from .train.folder import RunFolder
+
     check_int_at_least(1, num_samples=num_samples)  # now, not after hours of training
     out = default_folder(config) if out is None else out
     with distributed.group(choose_device(device)):
-        method = methods.Method(config, root=root)
-        shown = distributed.rank() == 0  # one process prints for all, and reports
-        if shown and not resume:
+        if not resume:
+            hint = "use --resume to continue it or --out to choose another directory"
+            distributed.on_rank_zero(lambda: RunFolder(out).check_free(hint))
+        method = Method(config, root=root)
+        prints = distributed.rank() == 0  # one process prints and reports for all
+        if prints and not resume:
             preset = method.preset
             print(
                 f"{method.name}: {preset.paper}; guide {preset.guide}; run folder {out}", flush=True
             )
         run = method.fit(out, resume, device, progress)
         if run.interrupted:
-            if shown:
+            if prints:
                 print(f"\ninterrupted; rerun with --resume to continue from {out}")
             return 130
         result = distributed.on_rank_zero(lambda: run.report(num_samples=num_samples))
-        if shown:
+        if prints:
             print(f"{result}\n\nreport: {out / 'report.html'}")
     return 0
 
 
-def evaluate(
+def evaluate_run(
     run: Path,
     split: str | None = None,
     num_samples: int = 5000,
     device: str | None = None,
     root: Path | None = None,
-):
+) -> int:
     """Evaluate a run on a split.
 
     Args:
@@ -69,13 +81,14 @@ def evaluate(
         device: cpu, cuda, ... Default: a GPU if there is one.
         root: folder of the torchvision data sets.
     """
+    from .methods import load
+
     check_int_at_least(1, num_samples=num_samples)
-    found = methods.load(run, device=device, root=root)
-    print(found.evaluate(split, num_samples, write=True))
+    print(load(run, device=device, root=root).evaluate(split, num_samples, write=True))
     return 0
 
 
-def sample(
+def sample_from_run(
     run: Path,
     source: str = "prior",
     num: int | None = None,
@@ -90,12 +103,12 @@ def sample(
     out: Path | None = None,
     device: str | None = None,
     root: Path | None = None,
-):
+) -> int:
     """Generate new data with a run, as a picture and an .npz file.
 
     Sources: prior; component (one row each); aggregate (posterior of a random training data point);
-    ex-post (mixture fitted to encodings); interpolate (between data); traverse (a latent unit at a
-    time); complete (the missing half of data).
+    ex-post (mixture fitted to encodings); interpolate (between data); traverse (one latent unit at a
+    time); impute (the missing half of data).
 
     Args:
         run: run folder.
@@ -115,23 +128,25 @@ def sample(
     """
     import numpy as np
 
-    found = methods.load(run, device=device, root=root)
-    sheet = found.sheet(
+    from .methods import load
+
+    loaded = load(run, device=device, root=root)
+    sheet = loaded.sheet(
         source, num=num, y=y, latent=latent, mean=mean, steps=steps, path=path, observed=observed,
         split=split, seed=seed,
     )  # fmt: skip
     out = (out or run / ("samples" if source == "prior" else source)).with_suffix("")
     out.parent.mkdir(parents=True, exist_ok=True)
-    np.savez_compressed(out.with_suffix(".npz"), **sheet.arrays(found.data))
+    np.savez_compressed(out.with_suffix(".npz"), **sheet.arrays(loaded.data))
     print(out.with_suffix(".npz"))
-    figure = sheet.figure(found.data)
+    figure = sheet.figure(loaded.data)
     if figure is not None:
         figure.savefig(out.with_suffix(".png"), dpi=200)
         print(out.with_suffix(".png"))
     return 0
 
 
-def compare(
+def compare_runs_or_guides(
     runs: list[Path],
     model: str | None = None,
     guides: str | None = None,
@@ -141,7 +156,7 @@ def compare(
     base_guide: str | None = None,
     data: str | None = None,
     epochs: int | None = None,
-    settings: dict | None = None,
+    settings: dict[str, Any] | None = None,
     split: str = "test",
     num_samples: int = 500,
     num_gap_data: int = 100,
@@ -150,7 +165,7 @@ def compare(
     device: str | None = None,
     root: Path | None = None,
     progress: bool = True,
-):
+) -> int:
     """Compare runs, or train and compare the guides of a method: one table, one figure.
 
     Either folders (compare runs/a runs/b) or --model (compare --model vae --guides diagonal,full).
@@ -178,12 +193,18 @@ def compare(
     """
     if (model is None) == (not runs):
         raise UserError("either run folders, or --model NAME --guides A,B,...")
-    evaluated = {"split": split, "num_samples": num_samples, "num_gap_data": num_gap_data}
-    trained = {
+    evaluated: dict[str, Any] = {
+        "split": split,
+        "num_samples": num_samples,
+        "num_gap_data": num_gap_data,
+    }
+    trained: dict[str, Any] = {
         "guides": guides, "objectives": objectives, "seeds": seeds,
         "share_model": share_model, "base_guide": base_guide,
         "data": data, "epochs": epochs, "settings": settings,
     }  # fmt: skip
+    from . import comparison, methods
+
     if runs:
         methods.guide_names(guides or "")
         for option, value in trained.items():
@@ -194,6 +215,7 @@ def compare(
         result, out = comparison.compare_runs(loaded, **evaluated), out or Path("runs/compare")
         result.save(out)
     else:
+        assert model is not None
         out = out or Path("runs") / f"compare-{model}-{Path(data or 'digits').stem}"
         trained = {n: v for n, v in trained.items() if v is not None}
         result = methods.compare_guides(
@@ -204,25 +226,25 @@ def compare(
     return 0
 
 
-def list_():
+def list_methods() -> int:
     """List the methods: model, guide, paper."""
     print(f"{'method':<18}{'model':<17}{'guide':<47}paper")
-    for name, found in methods.METHODS.items():
-        print(f"{name:<18}{found.model.__name__:<17}{found.guide:<47}{found.paper}")
+    for name, preset in METHODS.items():
+        print(f"{name:<18}{preset.model_name:<17}{preset.guide:<47}{preset.paper}")
     print(f"\ndata: {', '.join(DATASETS)}, or an .npz file with x (and y)")
     return 0
 
 
-COMMANDS = {
+COMMANDS: dict[str, Callable[..., int]] = {
     "fit": train_and_report,
-    "evaluate": evaluate,
-    "sample": sample,
-    "compare": compare,
-    "list": list_,
+    "evaluate": evaluate_run,
+    "sample": sample_from_run,
+    "compare": compare_runs_or_guides,
+    "list": list_methods,
 }
 
 
-def main(argv=None):
+def main(argv: Sequence[str] | None = None) -> int:
     """Entry point; returns the exit status."""
     argv = list(sys.argv[1:] if argv is None else argv)
     try:
@@ -240,11 +262,14 @@ def main(argv=None):
         return 130
 
 
-def _run(argv):
+def _run(argv: list[str]) -> int:
     if argv and argv[0] == "fit" and argv[1:] not in (["--help"], ["-h"]):
-        config, arguments, printed = parse_fit(argv[1:], train_and_report)
-        if printed:
-            print(methods.to_yaml(config), end="")
+        from .methods import to_yaml
+        from .methods.arguments import parse_fit
+
+        config, arguments, print_config = parse_fit(argv[1:], train_and_report)
+        if print_config:
+            print(to_yaml(config), end="")
             return 0
         return train_and_report(config, **arguments)
     command, arguments = parse_command(argv, COMMANDS, __doc__, __version__)

@@ -1,40 +1,51 @@
-"""What a person sees when something is wrong: one line that says what, and what to do."""
+"""Errors of one line, which say what is wrong and what to do; and checks of arguments."""
 
 import difflib
 import math
 import re
+from collections.abc import Iterable
 from numbers import Integral, Real
 
 
 class UserError(ValueError):
     """A mistake that the caller can mend; the command line prints it as one line."""
 
-    def __str__(self):
+    def __str__(self) -> str:
         # Pyro adds a table of shapes to an error raised inside a program.
         return re.split(r"\n\s*Trace Shapes:", super().__str__())[0].strip()
 
 
-def unknown_name_error(kind, name, known):
-    """The error for a misspelt name, with the nearest known one."""
-    known = [str(k) for k in known]
-    lower = {k.lower(): k for k in known}
-    begun = [k for k in known if k.lower().startswith(str(name).lower())]
+def unknown_name_error(kind: str, name: object, known: Iterable[object]) -> UserError:
+    """The error for a misspelt name, with the nearest known one.
+
+    Args:
+        kind: what the name is of, e.g. `"latent"`.
+        known: the names that exist.
+
+    Example:
+        >>> from pyro_vae.errors import unknown_name_error
+        >>> print(unknown_name_error("method", "gmvea", ["vae", "gmvae"]))
+        unknown method 'gmvea'; did you mean 'gmvae'?
+    """
+    names = [str(k) for k in known]
+    lower = {k.lower(): k for k in names}
+    begun = [k for k in names if k.lower().startswith(str(name).lower())]
     near = difflib.get_close_matches(str(name).lower(), lower, n=1, cutoff=0.4)
     near = begun or [lower[k] for k in near]
-    hint = "known: " + ", ".join(known) if known else "there are none"
+    hint = "known: " + ", ".join(names) if names else "there are none"
     hint = f"did you mean {near[0]!r}?" if near else hint
     return UserError(f"unknown {kind} {name!r}; {hint}")
 
 
-def check_int_at_least(least, **values):
-    """Raise unless every value is a whole number from `least` on; True and False are none."""
+def check_int_at_least(least: int, **values: object) -> None:
+    """Raise unless every value is an integer >= `least`; True and False are not."""
     for name, value in values.items():
         if not _is_whole(least, value):
             raise UserError(f"{name} takes whole numbers from {least}, not {value!r}")
 
 
-def check_ints_at_least(least, **values):
-    """Raise unless every value is a tuple or list of whole numbers from `least` on."""
+def check_ints_at_least(least: int, **values: object) -> None:
+    """Raise unless every value is a tuple or list of integers >= `least`."""
     for name, value in values.items():
         if not isinstance(value, (tuple, list)):
             raise UserError(
@@ -44,21 +55,22 @@ def check_ints_at_least(least, **values):
             raise UserError(f"{name} takes whole numbers from {least}, not {value!r}")
 
 
-def _is_whole(least, number):
-    return isinstance(number, Integral) and not isinstance(number, bool) and number >= least
+def _is_whole(least: int, number: object) -> bool:
+    return isinstance(number, Integral) and not isinstance(number, bool) and int(number) >= least
 
 
-def check_positive(or_zero=False, **values):
+def check_positive(or_zero: bool = False, **values: object) -> None:
     """Raise unless every value is a finite positive number (or zero, where that is allowed)."""
     for name, value in values.items():
-        number = isinstance(value, Real) and not isinstance(value, bool) and math.isfinite(value)
-        if not (number and (value > 0 or (or_zero and value == 0))):
+        is_real = isinstance(value, Real) and not isinstance(value, bool)
+        number = float(value) if is_real and isinstance(value, Real) else math.nan
+        if not (math.isfinite(number) and (number > 0 or (or_zero and number == 0))):
             rule = "not be negative" if or_zero else "be positive"
             finite = " and finite" if value == math.inf else ""
             raise UserError(f"{name} must {rule}{finite}: {value!r}")
 
 
-def names(**values):
+def names(**values: object) -> None:
     """Raise unless every value is a list or tuple of names; a string would be read by letters."""
     for name, value in values.items():
         if not (isinstance(value, (list, tuple)) and all(isinstance(v, str) for v in value)):

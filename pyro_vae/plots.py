@@ -870,37 +870,38 @@ def ellipses(
     ax: Axes,
     means: Values,
     covariances: Values,
-    mass: float = 0.9,
-    color: str | None = None,
+    num_sd: float = 2.0,
+    color: str | None = BLUE,
     label: str | None = None,
     **style: Any,
 ) -> Axes:
-    """The ellipse that contains a given mass of each of K normal distributions.
+    """An ellipse for each of K normal distributions in the plane.
+
+    It contains the mass 1 - exp(-num_sd^2 / 2): 0.86 with two standard deviations.
 
     Args:
         means: `[K, 2]`.
         covariances: `[K, 2, 2]`; or `[K, 2]`, the standard deviations of diagonal ones.
-        mass: that each ellipse contains.
-        color: of all of them. Default: the colors that `scatter` gives to groups.
+        num_sd: how many standard deviations the boundary is from the center.
+        color: of all of them; None: the colors that `scatter` gives to groups.
         label: of the first, for a legend.
-        style: of the patches, e.g. `fill=True, alpha=0.4`.
+        style: of the patches, e.g. `fill=False, linewidth=1.3`. Default: filled, transparent.
 
     Example:
         >>> import numpy as np, pyro_vae as pv
         >>> _, ax = pv.plots.axes()
-        >>> ax = pv.plots.ellipses(ax, np.zeros((1, 2)), np.eye(2)[None], mass=1 - np.exp(-0.5))
-        >>> float(ax.patches[0].width)  # one standard deviation to each side
+        >>> ax = pv.plots.ellipses(ax, np.zeros((1, 2)), np.eye(2)[None], num_sd=1)
+        >>> float(ax.patches[0].width)
         2.0
     """
     means, covariances = _array(means), _array(covariances)
     if covariances.ndim == 2:
         covariances = covariances[:, :, None] ** 2 * np.eye(2)
-    radius = math.sqrt(-2 * math.log(1 - mass))  # of a chi-squared variable with 2 degrees
     colors = palette(max(len(means), 2))
-    style = {"fill": False, "linewidth": 1.3, "alpha": 0.9, **style}
+    style = {"fill": True, "linewidth": 0.0, "alpha": 0.4, **style}
     for k, (mean, covariance) in enumerate(zip(means, covariances, strict=True)):
         values, vectors = np.linalg.eigh(covariance)
-        width, height = 2 * radius * np.sqrt(values.clip(0))
+        width, height = 2 * num_sd * np.sqrt(values.clip(0))
         angle = math.degrees(math.atan2(vectors[1, 0], vectors[0, 0]))
         shape = Ellipse(
             (mean[0], mean[1]), width, height, angle=angle, color=color or colors(k),
@@ -966,7 +967,7 @@ def graph(
                 "", end - rim, start + rim, arrowprops={**arrow, "shrinkA": 0, "shrinkB": 0}
             )
     half = 0.75 + max(abs(across) for across, _ in place.values())
-    low = -1.4 * (len(rows) - 1) - (1.0 if plate else 0.75)
+    low = -1.4 * max(1, len(rows) - 1) - (1.0 if plate else 0.75)
     if plate:
         ax.add_patch(
             Rectangle((-half, low), 2 * half, 0.7 - low, fill=False, edgecolor=GREY, zorder=0)

@@ -11,7 +11,7 @@ def configured(name, data="digits", **overrides):
     """A method's configuration, with those of the overrides that it has the options for."""
     base = methods.defaults(name)
     chosen = options.choices(name, base, overrides)
-    base = options.switched(name, base, chosen)
+    base = options.switch_classes(name, base, chosen)
     return methods.configure(name, data, {k: v for k, v in overrides.items() if has(name, k, base)})
 
 

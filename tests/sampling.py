@@ -5,16 +5,17 @@ import itertools
 import pytest
 
 
-def covering(*axes, every=4, allowed=lambda *case: True):
+def covering(*axes, every=4, first=0, allowed=lambda *case: True):
     """Every combination of the axes' values, all but one in `every` marked slow.
 
     The cases that are kept lie on diagonals, so that each value of an axis meets others of each
-    other axis.
+    other axis. Tests over the same axis take different `first`, so that every value is in the
+    default run of some of them.
     """
     cases = []
     for indices in itertools.product(*(range(len(axis)) for axis in axes)):
         case = tuple(axis[i] for axis, i in zip(axes, indices, strict=True))
         if allowed(*case):
-            marks = [] if sum(indices) % every == 0 else [pytest.mark.slow]
+            marks = [] if (sum(indices) - first) % every == 0 else [pytest.mark.slow]
             cases.append(pytest.param(*case, marks=marks))
     return cases

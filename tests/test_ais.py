@@ -6,16 +6,17 @@ import pyro
 import pyro.distributions as dist
 import pytest
 import torch
+from problems import LINEAR, binary_patterns, linear_marginal, linear_posterior_guide, plane_grid
 from pyro.infer.autoguide import AutoDelta, AutoNormal
 
 import pyro_vae as pv
-from pyro_vae.conditionals import MLP, MultivariateNormal, NormalLikelihood
+from pyro_vae.conditionals import MLP, NormalLikelihood
 from pyro_vae.diagnostics.ais import _Annealing
 from pyro_vae.diagnostics.joint import Joint
 from pyro_vae.evaluate import chunked
 
 D, LATENT, SCALE, N = 5, 2, 0.7, 12
-LINEAR, NET = MLP(hidden=()), MLP(hidden=(6,), activation="tanh")
+NET = MLP(hidden=(6,), activation="tanh")
 
 
 @pytest.fixture
@@ -25,38 +26,19 @@ def model():
     return pv.models.VAE((D,), LATENT, NormalLikelihood(SCALE), LINEAR).double()
 
 
-def evidence(model, x):
-    head = model.p_x.head
-    w, b = head.maps["z"].weight.detach(), head.bias.detach()
-    covariance = w @ w.T + SCALE**2 * torch.eye(D, dtype=w.dtype)
-    return torch.distributions.MultivariateNormal(b, covariance).log_prob(x)
-
-
-def posterior_guide(model, widen=1.0):
-    """The exact posterior, or one wider."""
-    head = model.p_x.head
-    w, b = head.maps["z"].weight.detach(), head.bias.detach()
-    covariance = torch.linalg.inv(torch.eye(LATENT, dtype=w.dtype) + w.T @ w / SCALE**2)
-    gain = covariance @ w.T / SCALE**2
-    guide = pv.guides.Guide(model, family={"z": MultivariateNormal()}, network=LINEAR).double()
-    q = guide.factors["z"].head
-    with torch.no_grad():
-        q.bias.copy_(MultivariateNormal().raw_parameters(-gain @ b, widen**2 * covariance))
-        q.maps["x"].weight.zero_()[:LATENT] = gain
-    return guide
-
-
 def test_started_from_the_exact_posterior_every_chain_weighs_the_evidence(model):
     x = model(size=N).detach()
-    found = pv.diagnostics.ais(model, x, posterior_guide(model), num_steps=3, num_chains=1)
-    torch.testing.assert_close(found, evidence(model, x), atol=1e-9, rtol=0)
+    found = pv.diagnostics.ais(
+        model, x, linear_posterior_guide(model, SCALE), num_steps=3, num_chains=1
+    )
+    torch.testing.assert_close(found, linear_marginal(model, SCALE).log_prob(x), atol=1e-9, rtol=0)
 
 
 @pytest.mark.parametrize("start", ["prior", "guide"])
 def test_its_exponential_is_unbiased_and_its_bound_rises(model, start):
-    guide = None if start == "prior" else posterior_guide(model, widen=2.5)
+    guide = None if start == "prior" else linear_posterior_guide(model, SCALE, widen=2.5)
     x = model(size=1).detach().expand(3000, D)
-    truth = evidence(model, x[:1])
+    truth = linear_marginal(model, SCALE).log_prob(x[:1])
     bounds = []
     for num_steps in (1, 4, 16):
         error = pv.diagnostics.ais(model, x, guide, num_steps, num_chains=1, leapfrog=3) - truth
@@ -69,9 +51,9 @@ def test_its_exponential_is_unbiased_and_its_bound_rises(model, start):
 
 @pytest.mark.parametrize("start", ["prior", "guide"])
 def test_both_sides_of_the_sandwich_are_unbiased(model, start):
-    guide = None if start == "prior" else posterior_guide(model, widen=1.5)
+    guide = None if start == "prior" else linear_posterior_guide(model, SCALE, widen=1.5)
     found = pv.diagnostics.bdmc(model, guide, num_data=3000, num_steps=12, num_chains=1, leapfrog=3)
-    truth = evidence(model, found["x"])
+    truth = linear_marginal(model, SCALE).log_prob(found["x"])
     for weight in ((found["lower"] - truth).exp(), (truth - found["upper"]).exp()):
         assert abs(weight.mean() - 1) < 4 * weight.std() / math.sqrt(len(truth))
     assert found["lower"].mean() < truth.mean() - 0.01
@@ -83,7 +65,7 @@ def test_the_gap_of_the_sandwich_closes(model):
     gaps = []
     for num_steps in (4, 40):
         found = pv.diagnostics.bdmc(model, num_data=300, num_steps=num_steps, num_chains=4)
-        truth = evidence(model, found["x"])
+        truth = linear_marginal(model, SCALE).log_prob(found["x"])
         for above in (truth - found["lower"], found["upper"] - truth):
             assert above.mean() > -3 * above.std() / math.sqrt(300)
         gaps.append(found["gap"].mean())
@@ -91,17 +73,6 @@ def test_the_gap_of_the_sandwich_closes(model):
 
 
 # ---------------------------------------------------- nonlinear, by quadrature
-
-
-def grid(width=7.0, num=281):
-    axis = torch.linspace(-width, width, num, dtype=torch.float64)
-    points = torch.stack(torch.meshgrid(axis, axis, indexing="ij"), -1).reshape(-1, 2)
-    return points, 2 * math.log(axis[1] - axis[0])
-
-
-def binary(n=4):
-    generator = torch.Generator().manual_seed(1)
-    return torch.bernoulli(torch.full((n, D), 0.5, dtype=torch.float64), generator=generator)
 
 
 def mixture():
@@ -116,16 +87,16 @@ def mixture():
 
 @torch.no_grad()
 def mixture_evidence(model, x):
-    points, cell = grid()
+    points, cell = plane_grid(7.0, 281)
     y = torch.eye(3, dtype=x.dtype)
     prior = model.p_z(y=y.unsqueeze(1)).log_prob(points)  # [K, G]
     prior = (prior + model.p_y().logits.unsqueeze(-1)).logsumexp(0)
-    return (prior + model.p_x(z=points).log_prob(x.unsqueeze(1))).logsumexp(-1) + cell
+    return (prior + model.p_x(z=points).log_prob(x.unsqueeze(1))).logsumexp(-1) + math.log(cell)
 
 
 @pytest.mark.parametrize("start", ["prior", "z <- x", "y <- x; z <- x, y"])
 def test_discrete_latents_are_summed_on_whichever_side_they_are(start):
-    model, x = mixture(), binary()
+    model, x = mixture(), binary_patterns(4, D)
     guide = None
     if start != "prior":
         given = {"y": ["x"], "z": ["x", "y"]} if "y" in start else None
@@ -142,13 +113,13 @@ def test_discrete_latents_are_summed_on_whichever_side_they_are(start):
 def test_several_latents_are_one_vector():
     torch.manual_seed(0)
     model = pv.models.GMVAE((D,), 3, 1, 1, network=NET, w_network=NET).double()
-    x = binary()
-    points, cell = grid()
+    x = binary_patterns(4, D)
+    points, cell = plane_grid(7.0, 281)
     w, z = points[:, :1], points[:, 1:]
     with torch.no_grad():
         p_z = [model.p_z(w=w, y=y.expand(len(w), 3)).log_prob(z) for y in torch.eye(3).double()]
         prior = torch.stack(p_z).logsumexp(0) - math.log(3) + model.p_w().log_prob(w)
-        truth = (prior + model.p_x(z=z).log_prob(x.unsqueeze(1))).logsumexp(-1) + cell
+        truth = (prior + model.p_x(z=z).log_prob(x.unsqueeze(1))).logsumexp(-1) + math.log(cell)
     found = pv.diagnostics.ais(model, x, num_steps=40, num_chains=150)
     torch.testing.assert_close(found, truth, atol=0.12, rtol=0)
     guide = pv.guides.Guide(model, network=NET).double()
@@ -204,7 +175,7 @@ def test_a_mixture_of_positive_laws_is_a_positive_latent():
     torch.testing.assert_close(found, truth.log_prob(COUNTS), atol=0.1, rtol=0)
 
 
-def test_a_latent_on_the_simplex_and_data_of_a_stranger():
+def test_a_user_defined_pair_with_a_latent_on_the_simplex():
     prior = torch.tensor([1.0, 2.0, 0.5], dtype=torch.float64)
 
     def model(x):
@@ -224,7 +195,7 @@ def test_a_latent_on_the_simplex_and_data_of_a_stranger():
 
 def test_a_conditional_model_and_one_whose_latent_depends_on_x():
     torch.manual_seed(0)
-    x, c = binary(), torch.randn(4, 2, dtype=torch.float64)
+    x, c = binary_patterns(4, D), torch.randn(4, 2, dtype=torch.float64)
     model = pv.models.CVAE((D,), (2,), 1, network=NET).double()
     prior = pv.guides.PriorGuide(model)
     truth = pv.evaluate.log_likelihood(model, prior, x, 200_000, c=c)
@@ -251,7 +222,7 @@ def test_it_repeats_with_its_seed_leaves_the_stream_alone_and_works_in_chunks(mo
     assert torch.equal(a, b) and not torch.equal(a, c) and not a.requires_grad
     assert all(p.grad is None for p in model.parameters())
     monkeypatch.setattr(chunked, "MEMORY_BUDGET", 1)
-    torch.testing.assert_close(run(5), evidence(model, x), atol=0.3, rtol=0)
+    torch.testing.assert_close(run(5), linear_marginal(model, SCALE).log_prob(x), atol=0.3, rtol=0)
 
 
 @pytest.mark.parametrize(
@@ -268,7 +239,7 @@ def test_it_repeats_with_its_seed_leaves_the_stream_alone_and_works_in_chunks(mo
         (lambda m, x: pv.diagnostics.bdmc(m, num_data=0), "num_data takes whole numbers from 1"),
     ],
 )
-def test_a_wrong_use_is_told_in_one_line(model, judge, message):
+def test_wrong_uses_raise_one_line(model, judge, message):
     with pytest.raises(pv.UserError) as error:
         judge(model, model(size=2).detach())
     assert message in str(error.value) and "\n" not in str(error.value)
@@ -343,7 +314,7 @@ def test_a_prior_that_states_no_support_is_taken_as_real_with_a_warning(model):
     x = model(size=4).detach()
     with pytest.warns(UserWarning, match="the prior of 'z' states no support"):
         found = pv.diagnostics.ais(wrapped, x, num_steps=40, num_chains=100)
-    torch.testing.assert_close(found, evidence(model, x), atol=0.1, rtol=0)
+    torch.testing.assert_close(found, linear_marginal(model, SCALE).log_prob(x), atol=0.1, rtol=0)
     with pytest.warns(UserWarning, match="states no support"):
         pv.diagnostics.bdmc(wrapped, num_data=2, num_steps=2, example={"x": x})
     with pytest.warns(UserWarning, match="states no support"):
@@ -361,7 +332,7 @@ def test_counts_as_integers_have_a_bound_in_floating_point():
     torch.testing.assert_close(found.double(), truth.log_prob(COUNTS), atol=0.1, rtol=0)
 
 
-def test_data_of_another_shape_are_told_in_one_line():
+def test_data_of_another_shape_raise_one_line():
     model = pv.models.VAE((1, 8, 8), 2)
     with pytest.raises(pv.UserError, match=r"shape \[3, 1, 7, 7\].* built for \[..., 1, 8, 8\]"):
         pv.diagnostics.ais(model, torch.zeros(3, 1, 7, 7))

@@ -7,9 +7,9 @@ import pyro
 import pyro.distributions as dist
 import pytest
 import torch
-from pyro_vae.comparison.cells import given
 
 import pyro_vae as pv
+from pyro_vae.comparison.evaluation import x_and_inputs
 from pyro_vae.conditionals import MLP
 from pyro_vae.evaluate import chunked
 from pyro_vae.evaluate.chunked import evaluate_in_chunks
@@ -159,7 +159,7 @@ def test_the_inputs_of_a_split_are_x_and_what_the_model_observes():
     assert list(inputs) == ["x", "c"] and torch.equal(inputs["c"], one_hot.to(inputs["c"]))
     for x, others in (
         summary.inputs(cvae, guide, conditional, "valid")[::2],
-        given(cvae, guide, conditional, "valid", None),
+        x_and_inputs(cvae, guide, conditional, "valid", None),
     ):
         assert torch.equal(x, inputs["x"]) and list(others) == ["c"]
         assert torch.equal(others["c"], inputs["c"])

@@ -103,7 +103,7 @@ def test_the_same_command_with_resume_goes_on(finished, tmp_path, capsys):
         assert len(lines) == 1 and told in lines[0]
 
 
-def test_a_guide_with_a_row_per_datum_is_judged_on_its_own_data(tmp_path, monkeypatch, capsys):
+def test_a_per_data_point_guide_is_evaluated_on_its_training_data(tmp_path, monkeypatch, capsys):
     monkeypatch.chdir(tmp_path)
     run = ["fit", "vae-per-datum", *SMALL, "--out", "run", "--progress", "false"]
     assert main(run) == 0 and "1257 train data" in capsys.readouterr().out
@@ -486,7 +486,7 @@ def test_bad_input_gets_one_clear_line_and_starts_nothing(
         (["vae", "--num-samples", "0"], "num_samples takes whole numbers from 1"),
     ],
 )
-def test_bad_options_are_told_before_the_data_are_loaded(arguments, message, monkeypatch, capsys):
+def test_bad_options_raise_before_the_data_are_loaded(arguments, message, monkeypatch, capsys):
     def load(*args, **options):
         raise AssertionError("the data were loaded")
 

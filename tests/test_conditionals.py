@@ -340,7 +340,7 @@ def test_levels_can_be_set_of_likelihoods_that_have_them():
         likelihood("categorical", levels=1)
 
 
-def test_families_are_found_by_name():
+def test_families_have_names():
     assert likelihood("bernoulli") == Bernoulli()
     assert likelihood(Binomial(255)) == Binomial(255)
     with pytest.raises(
@@ -472,7 +472,7 @@ def test_parents_meet_as_torch_broadcasts(batch, data):
 
 
 @pytest.mark.parametrize("network", NETWORKS)
-def test_a_wrong_shape_is_told_with_the_parents_name(network):
+def test_a_wrong_shape_raises_with_the_parents_name(network):
     q = Conditional((1, 4, 4), {"z": (3,)}, Normal(), NETWORKS[network])
     with pytest.raises(
         pv.UserError, match=r"'z' has shape \[5, 4\], but .* built for \[\.\.\., 3\]"
@@ -482,7 +482,7 @@ def test_a_wrong_shape_is_told_with_the_parents_name(network):
 
 @pytest.mark.parametrize("shape", [(1, 7, 8), (2, 8, 8), (1, 4, 16), (8, 8), (64,)])
 @pytest.mark.parametrize("network", ["linear", "mlp", "conv"])
-def test_a_wrong_image_is_told_with_the_parents_name(network, shape):
+def test_a_wrong_image_raises_with_the_parents_name(network, shape):
     """An image of another shape and the same number of pixels is wrong too."""
     q = Conditional((2,), {"x": (1, 8, 8)}, Normal(), NETWORKS[network])
     with pytest.raises(pv.UserError) as error:
@@ -629,7 +629,7 @@ def test_a_convolutional_decoders_channels_are_its_pixels_levels():
     close(change, expected)
 
 
-def test_unknown_activations_are_told_with_the_nearest():
+def test_unknown_activations_raise_with_the_nearest_name():
     with pytest.raises(pv.UserError, match="unknown activation 'rleu'; did you mean 'relu'"):
         Conditional((2,), {"x": (3,)}, Normal(), MLP((4,), "rleu"))
 
@@ -647,7 +647,7 @@ def test_unknown_activations_are_told_with_the_nearest():
         (lambda: pv.models.GMVAE((4,), w_dim=-1), "w_dim takes whole numbers"),
     ],
 )
-def test_sizes_that_cannot_be_are_told_where_they_are_said(make, message):
+def test_impossible_sizes_raise_at_construction(make, message):
     with pytest.raises(pv.UserError, match=message):
         make()
 

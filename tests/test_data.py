@@ -313,7 +313,7 @@ def with_nan():
         (X, None, {"valid": -1}, "leaves nothing"),
     ],
 )
-def test_bad_data_are_told_in_one_line(x, y, options, message):
+def test_bad_data_raise_one_line(x, y, options, message):
     with pytest.raises(pv.UserError, match=message) as error:
         from_arrays(x, y, **options)
     assert "\n" not in str(error.value)
@@ -387,7 +387,7 @@ def test_a_dataset_whose_items_are_no_numbers_of_one_shape_is_refused():
         ([], "there are no values"),
         ({"a": X}, "need 'x', the data themselves; there are a"),
         ({"x": X, "w": torch.zeros(9)}, "w has 9 rows, x has 10"),
-        ({"x": X, "w": torch.zeros(10, 2, dtype=torch.uint8)}, "grey levels or one-hot rows"),
+        ({"x": X, "w": torch.zeros(10, 2, dtype=torch.uint8)}, "gray levels or one-hot rows"),
         ((X, X, X), r"a tuple of 3: pass \(x, y\)"),
         ({1, 2}, "cannot train on set"),
         (None, "cannot train on NoneType"),
@@ -396,7 +396,7 @@ def test_a_dataset_whose_items_are_no_numbers_of_one_shape_is_refused():
         (np.zeros(4, [("a", "f4")]), "must be an array of numbers"),
     ],
 )
-def test_what_no_one_can_train_on_is_told_in_one_line(data, message):
+def test_untrainable_data_raise_one_line(data, message):
     with pytest.raises(pv.UserError, match=message) as error:
         as_data(data)
     assert "\n" not in str(error.value)
@@ -428,7 +428,7 @@ def test_arrays_by_name_are_split_by_rows_and_keep_their_kind():
         assert torch.equal(split.others["mask"], rows > 3)
         assert torch.equal(split.others["image"], rows.double().reshape(-1, 1, 1))
     assert data.describe()["names"] == ["x", "ids", "mask", "image"]
-    with pytest.raises(pv.UserError, match="by name, .* or apart, but not both"):
+    with pytest.raises(pv.UserError, match="by name, .* or separately, but not both"):
         from_arrays(arrays, y=n)
 
 
@@ -465,13 +465,13 @@ def test_new_data_are_standardized_as_the_data_were_and_back():
     torch.testing.assert_close(data.unstandardize(data.standardize_values(raw)), raw)
 
 
-def test_an_unknown_name_among_none_is_told():
+def test_an_unknown_name_among_none_raises():
     from pyro_vae.errors import unknown_name_error
 
     assert str(unknown_name_error("latent", "z", [])) == "unknown latent 'z'; there are none"
 
 
-def test_an_unknown_data_set_is_told_with_the_nearest():
+def test_an_unknown_data_set_raises_with_the_nearest_name():
     with pytest.raises(pv.UserError, match="unknown data set 'mnits'; did you mean 'mnist'"):
         load("mnits")
 
@@ -488,9 +488,7 @@ def test_an_unknown_data_set_is_told_with_the_nearest():
     ],
 )
 @pytest.mark.parametrize("name, kind", [("mnist", "MNIST"), ("fashion-mnist", "FashionMNIST")])
-def test_a_data_set_that_cannot_be_had_is_told_in_one_line(
-    name, kind, failure, monkeypatch, tmp_path
-):
+def test_an_unavailable_data_set_raises_one_line(name, kind, failure, monkeypatch, tmp_path):
     import torchvision
 
     def fail(*_, **__):

@@ -6,6 +6,7 @@ import pyro
 import pyro.distributions as dist
 import pytest
 import torch
+from problems import LINEAR, binary_patterns, linear_marginal, linear_posterior
 from scipy import stats
 
 import pyro_vae as pv
@@ -15,7 +16,7 @@ from pyro_vae.evaluate import chunked
 from pyro_vae.guides import Guide
 
 D, SCALE = 3, 0.8
-LINEAR, NET = MLP(hidden=()), MLP(hidden=(6,), activation="tanh")
+NET = MLP(hidden=(6,), activation="tanh")
 
 
 def linear(latent):
@@ -29,32 +30,23 @@ def linear(latent):
 
 def exact(model, x):
     """`(log p(x), posterior)`."""
-    head = model.p_x.head
-    w, b = head.maps["z"].weight.detach(), head.bias.detach()
-    marginal = w @ w.T + SCALE**2 * torch.eye(D).double()
-    covariance = torch.linalg.inv(torch.eye(w.shape[1]).double() + w.T @ w / SCALE**2)
-    mean = (x - b) @ w @ covariance / SCALE**2
-    distribution = dist.MultivariateNormal(b, marginal)
-    return distribution.log_prob(x), dist.MultivariateNormal(mean, covariance)
+    gain, offset, covariance = linear_posterior(model, SCALE)
+    posterior = dist.MultivariateNormal(x @ gain.T + offset, covariance)
+    return linear_marginal(model, SCALE).log_prob(x), posterior
 
 
-def posterior_guide(model, widen=1.0, move=0.0):
+def posterior_guide(model, widen=1.0, shift=0.0):
     def guide(x):
         distribution = exact(model, x)[1]
         with pyro.plate("data", len(x)):
             pyro.sample(
                 "z",
                 dist.MultivariateNormal(
-                    distribution.loc + move, scale_tril=widen * distribution.scale_tril
+                    distribution.loc + shift, scale_tril=widen * distribution.scale_tril
                 ),
             )
 
     return guide
-
-
-def binary(n=20, size=D):
-    generator = torch.Generator().manual_seed(1)
-    return torch.bernoulli(torch.full((n, size), 0.5, dtype=torch.float64), generator=generator)
 
 
 # ------------------------------------------------------------------------ surgery
@@ -99,7 +91,7 @@ def test_the_kl_is_cut_as_quadrature_cuts_it():
 @pytest.mark.parametrize("given", [{"z": ["x"]}, {"y": ["x"], "z": ["x", "y"]}], ids=str)
 def test_discrete_latents_are_summed_in_posterior_and_prior(given, monkeypatch):
     torch.manual_seed(0)
-    model, x = pv.models.MixtureVAE((D,), 2, 1, network=NET).double(), binary()
+    model, x = pv.models.MixtureVAE((D,), 2, 1, network=NET).double(), binary_patterns(20, D)
     model.p_z.head.maps["y"].weight.data[0] = torch.tensor([-2.0, 1.0])
     guide = Guide(model, given=given, network=NET).double()
     guide.factors["z"].head.bias.data[1] = -1.0
@@ -126,9 +118,9 @@ def test_discrete_latents_are_summed_in_posterior_and_prior(given, monkeypatch):
     close(pv.diagnostics.elbo_surgery(model, guide, x, num_samples=300)["z"], truth, atol=0.08)
 
 
-def test_a_latent_that_hangs_on_another_is_judged_with_it():
+def test_a_latent_that_depends_on_another_is_diagnosed_with_it():
     torch.manual_seed(0)
-    x = binary()
+    x = binary_patterns(20, D)
     model = pv.models.GMVAE((D,), 2, 1, 2, network=NET, w_network=NET).double()
     found = pv.diagnostics.elbo_surgery(model, Guide(model, network=NET).double(), x)
     assert set(found) == {"w", "all"} and found["all"]["units"] == 3
@@ -178,7 +170,7 @@ def test_the_joint_kl_of_two_latents_is_cut_as_quadrature_cuts_it():
 def test_the_kl_of_surgery_is_below_that_of_an_elbo_with_y_in_the_guide():
     """KL(q(z|x) || p(z)) <= E KL(q(z|x,y) || p(z|y)) + KL(q(y|x) || p(y)), as surgery states."""
     torch.manual_seed(0)
-    model, x = pv.models.MixtureVAE((D,), 2, 1, network=NET).double(), binary()
+    model, x = pv.models.MixtureVAE((D,), 2, 1, network=NET).double(), binary_patterns(20, D)
     model.p_z.head.maps["y"].weight.data[0] = torch.tensor([-2.0, 1.0])
     guide = Guide(model, given={"y": ["x"], "z": ["x", "y"]}, network=NET).double()
     found = pv.diagnostics.elbo_surgery(model, guide, x, num_samples=2000)["z"]["kl"]
@@ -191,9 +183,9 @@ def test_the_kl_of_surgery_is_below_that_of_an_elbo_with_y_in_the_guide():
 # -------------------------------------------------------------------- calibration
 
 
-def evaluated(widen=1.0, move=0.0, oversample=1, seed=0):
+def evaluated(widen=1.0, shift=0.0, oversample=1, seed=0):
     model = linear(2)
-    guide = posterior_guide(model, widen, move)
+    guide = posterior_guide(model, widen, shift)
     return pv.diagnostics.simulation_based_calibration(
         model, guide, 2000, oversample=oversample, seed=seed
     )["z"]
@@ -206,13 +198,13 @@ def test_ranks_of_the_exact_posterior_are_uniform():
     assert found["chi2_p"].min() > 1e-3 and found["ks_p"].min() > 1e-3
 
 
-@pytest.mark.parametrize("wrong", [{"widen": 0.8}, {"widen": 1.3}, {"move": 0.15}], ids=str)
+@pytest.mark.parametrize("wrong", [{"widen": 0.8}, {"widen": 1.3}, {"shift": 0.15}], ids=str)
 def test_a_wrong_guide_shows_in_its_ranks(wrong):
     found = evaluated(**wrong)
     assert found["chi2_p"].max() < 1e-3
     counts = torch.bincount(found["ranks"][:, 0] // 10, minlength=10) / 200
     ends, middle = counts[[0, 9]], counts[[4, 5]]
-    if "move" in wrong:
+    if "shift" in wrong:
         assert ends[0] > 1.2 > 0.8 > ends[1]
     else:
         assert (ends.mean() > middle.mean()) == (wrong["widen"] < 1)
@@ -246,7 +238,7 @@ def test_two_candidates_do_not_hide_a_wrong_guide():
     assert resampled(widen=1.6).max() < 1e-3
 
 
-def test_calibration_of_a_stranger_and_what_it_refuses():
+def test_calibration_of_a_user_defined_pair_and_its_errors():
     def model(counts):
         with pyro.plate("rows", len(counts)):
             rate = pyro.sample("rate", dist.Gamma(counts.new_tensor(3.0), 1.0))
@@ -315,7 +307,7 @@ def test_nuts_and_the_grid_agree_on_a_mixture():
     torch.manual_seed(0)
     model = pv.models.MixtureVAE((D,), 2, 2, network=NET).double()
     model.p_z.head.maps["y"].weight.data[:2].normal_(0, 1)
-    x = binary(2)
+    x = binary_patterns(2, D)
     grid = pv.diagnostics.posterior_grid(model, x)
     assert grid.guide is None
     truth = pv.evaluate.log_likelihood(model, pv.guides.PriorGuide(model), x, 200_000)

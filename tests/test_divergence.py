@@ -31,23 +31,42 @@ def fit(pair, epochs=1, valid=0, **options):
 @pytest.mark.parametrize("valid", [0, 16])
 @pytest.mark.parametrize("batch_size", [16, 48])
 @pytest.mark.parametrize("lr", [1e20, 1e35])
-def test_divergence_in_the_last_step_is_an_error_and_the_start_is_kept(
+def test_divergence_at_once_is_an_error_that_leaves_the_start_and_no_folder(
     tmp_path, valid, batch_size, lr
 ):
     """With one batch an epoch no step looks at the weights that the last one left."""
     m, g = pair()
-    start = weights(m, g)
-    with pytest.raises(pv.UserError, match="not finite.*epoch 1, step.*last good checkpoint") as e:
-        fit((m, g), valid=valid, batch_size=batch_size, lr=lr, out=tmp_path, compile=False)
+    start, out = weights(m, g), tmp_path / "run"
+    with pytest.raises(pv.UserError, match="not finite.*epoch 1, step [^;]*; [^;]*$") as e:
+        fit((m, g), valid=valid, batch_size=batch_size, lr=lr, out=out, compile=False)
     assert "\n" not in str(e.value)
     assert same(start, weights(m, g))
+    assert all(p.grad is None for p in (*m.parameters(), *g.parameters()))
+    assert not out.exists()
+    assert len(fit(pair(), 2, out=out).history) == 2
+
+
+def test_divergence_at_once_leaves_other_files_of_a_folder(tmp_path):
+    (tmp_path / "notes.txt").write_text("mine")
+    with pytest.raises(pv.UserError, match="not finite"):
+        fit(pair(), lr=1e20, out=tmp_path, compile=False)
+    assert [p.name for p in tmp_path.iterdir()] == ["notes.txt"]
+
+
+def test_a_late_divergence_leaves_the_last_good_checkpoint(tmp_path, monkeypatch):
+    monkeypatch.setattr(loop, "CHECKPOINT_SECONDS", -1)
+    m, g = pair()
+    monkeypatch.setattr(torch.optim.AdamW, "step", _poisoned_after(7, m.p_x.head.bias))
+    with pytest.raises(pv.UserError, match="epoch 3.*; the last good checkpoint is .*; a lower lr"):
+        fit((m, g), 5, out=tmp_path, compile=False)
+    monkeypatch.undo()
     other = pair()
-    with torch.no_grad():
-        other[0].p_x.head.bias.add_(1)
     load_weights(*other, tmp_path / "checkpoint.pt")
-    assert same(start, weights(*other))
+    assert same(weights(m, g), weights(*other))
     for line in (tmp_path / "metrics.jsonl").read_text().splitlines():
         assert all(math.isfinite(v) for v in json.loads(line).values())
+    with pytest.raises(pv.UserError, match="already contains a run; use resume=True to continue"):
+        fit(pair(), out=tmp_path)
 
 
 def _poisoned_after(steps, parameter):

@@ -14,6 +14,7 @@ import sklearn.metrics
 import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from problems import binary_patterns
 
 import pyro_vae as pv
 from pyro_vae.conditionals import MLP, NormalLikelihood
@@ -24,9 +25,8 @@ NET = MLP(hidden=(5,), activation="tanh")
 SHU = {"y": ["x"], "z": ["x", "y"]}
 
 
-def binary(n=N, seed=1, shape=(D,)):
-    grey = torch.full((n, *shape), 0.5)
-    return torch.bernoulli(grey, generator=torch.Generator().manual_seed(seed))
+def binary(n=N, shape=(D,)):
+    return binary_patterns(n, *shape, dtype=torch.float32)
 
 
 def mixture_pair(given=None, seed=0, **options):
@@ -117,7 +117,7 @@ def test_clusters_beyond_the_number_of_classes_count_as_wrong_but_stay_pure():
         ([0, 1], torch.eye(2), r"clusters have shape \[2, 2\]; expected \[N\]"),
     ],
 )
-def test_what_is_no_clustering_is_told(labels, clusters, message):
+def test_invalid_clusterings_raise(labels, clusters, message):
     with pytest.raises(pv.UserError, match=message):
         clustering_metrics(labels, clusters)
 
@@ -248,7 +248,7 @@ def test_evaluation_leaves_every_submodule_in_its_mode():
     assert modes == [m.training for p in (model, guide) for m in p.modules()]
 
 
-def test_inputs_that_cannot_be_a_batch_are_told():
+def test_inputs_that_cannot_be_a_batch_raise():
     model, guide = mixture_pair()
     with pytest.raises(pv.UserError, match="x must be an array of numbers, not str"):
         pv.evaluate.elbo(model, guide, "digits")
@@ -319,12 +319,12 @@ def test_component_frequencies_follow_their_learned_weights():
         (torch.eye(4), "y must be an int"),
     ],
 )
-def test_components_that_are_not_there_are_told(y, message):
+def test_components_that_do_not_exist_raise(y, message):
     with pytest.raises(pv.UserError, match=message):
         pv.sample(mixture_pair()[0], 4, y=y)
 
 
-def test_no_samples_are_refused():
+def test_zero_samples_raise():
     pair, x = mixture_pair(), binary()
     for function in (pv.evaluate.elbo, pv.evaluate.log_likelihood, pv.evaluate.responsibilities):
         with pytest.raises(pv.UserError, match="num_samples takes whole numbers from 1, not 0"):

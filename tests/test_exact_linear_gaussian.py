@@ -4,15 +4,15 @@ import math
 
 import pytest
 import torch
+from problems import LINEAR, linear_marginal, linear_posterior, set_linear_posterior
 from torch.distributions import MultivariateNormal as TorchMultivariateNormal
 
 import pyro_vae as pv
-from pyro_vae.conditionals import MLP, MultivariateNormal, NormalLikelihood
+from pyro_vae.conditionals import MultivariateNormal, NormalLikelihood
 from pyro_vae.evaluate import chunked
 from pyro_vae.programs import trace_pair
 
 D, LATENT, SCALE = 5, 2, 0.7
-LINEAR = MLP(hidden=())
 
 
 @pytest.fixture
@@ -34,37 +34,10 @@ def guide_of(model):
     return pv.guides.Guide(model, family=family, network=LINEAR).double()
 
 
-def weights(model):
-    head = model.p_x.head
-    return head.maps["z"].weight.detach(), head.bias.detach()
-
-
-def evidence(model, x):
-    """log N(x; b, W W' + s^2 I)."""
-    w, b = weights(model)
-    covariance = w @ w.T + SCALE**2 * torch.eye(D, dtype=w.dtype)
-    return TorchMultivariateNormal(b, covariance).log_prob(x)
-
-
-def posterior(model):
-    """Mean = M x + m and covariance of p(z | x): (I + W'W / s^2)^-1."""
-    w, b = weights(model)
-    covariance = torch.linalg.inv(torch.eye(LATENT, dtype=w.dtype) + w.T @ w / SCALE**2)
-    m = covariance @ w.T / SCALE**2
-    return m, -m @ b, covariance
-
-
 @pytest.fixture
 def exact_guide(model):
-    """q(z | x) = p(z | x): the mean linear in x, the covariance constant."""
-    guide = guide_of(model)
-    m, offset, covariance = posterior(model)
-    head = guide.factors["z"].head
-    with torch.no_grad():
-        head.maps["x"].weight.zero_()
-        head.maps["x"].weight[:LATENT] = m
-        head.bias.copy_(MultivariateNormal().raw_parameters(offset, covariance))
-    return guide
+    """q(z | x) = p(z | x)."""
+    return set_linear_posterior(guide_of(model), model, SCALE)
 
 
 @pytest.fixture
@@ -80,12 +53,12 @@ def wrong_guide(model, exact_guide):
 
 def test_with_the_exact_posterior_every_elbo_is_the_evidence(model, exact_guide, x):
     bound = pv.evaluate.elbo(model, exact_guide, x)
-    torch.testing.assert_close(bound, evidence(model, x), atol=1e-9, rtol=0)
+    torch.testing.assert_close(bound, linear_marginal(model, SCALE).log_prob(x), atol=1e-9, rtol=0)
 
 
 def test_with_the_exact_posterior_one_importance_sample_is_enough(model, exact_guide, x):
     bound = pv.evaluate.log_likelihood(model, exact_guide, x, num_samples=1)
-    torch.testing.assert_close(bound, evidence(model, x), atol=1e-9, rtol=0)
+    torch.testing.assert_close(bound, linear_marginal(model, SCALE).log_prob(x), atol=1e-9, rtol=0)
 
 
 def test_with_the_exact_posterior_importance_weights_have_no_variance(model, exact_guide, x):
@@ -115,7 +88,7 @@ def test_terms_sum_to_the_elbo_and_are_named_after_their_sites(model, wrong_guid
 
 
 def test_a_wrong_guides_elbo_misses_the_evidence_by_its_kl_to_the_posterior(model, wrong_guide, x):
-    m, offset, covariance = posterior(model)
+    m, offset, covariance = linear_posterior(model, SCALE)
     truth = TorchMultivariateNormal(x @ m.T + offset, covariance)
     with torch.no_grad():
         q = wrong_guide.factors["z"](x=x)
@@ -124,12 +97,14 @@ def test_a_wrong_guides_elbo_misses_the_evidence_by_its_kl_to_the_posterior(mode
     assert kl.min() > 0.01
     draws = torch.stack([pv.evaluate.elbo(model, wrong_guide, x, 1000, seed=s) for s in range(20)])
     error = draws.std(0) / math.sqrt(len(draws))
-    assert ((draws.mean(0) - (evidence(model, x) - kl)).abs() < 5 * error).all()
+    assert (
+        (draws.mean(0) - (linear_marginal(model, SCALE).log_prob(x) - kl)).abs() < 5 * error
+    ).all()
 
 
 def test_importance_weighted_bounds_rise_with_k_towards_the_evidence(model, wrong_guide, x):
     many = x[:1].expand(4000, D)  # the same data point, each time with noise of its own
-    truth = evidence(model, x[:1]).item()
+    truth = linear_marginal(model, SCALE).log_prob(x[:1]).item()
     bounds = [pv.evaluate.elbo(model, wrong_guide, many).mean().item()]
     for k in (1, 4, 16, 64):
         bounds.append(pv.evaluate.log_likelihood(model, wrong_guide, many, k, seed=k).mean().item())
@@ -152,14 +127,14 @@ def test_the_log_likelihood_is_the_evidence_within_monte_carlo_error(model, wron
     bound = pv.evaluate.log_likelihood(model, wrong_guide, x, num_samples=20_000)
     error = monte_carlo_error(model, wrong_guide, x, 20_000)
     assert error.max() < 0.02
-    assert ((bound - evidence(model, x)).abs() < 4 * error).all()
+    assert ((bound - linear_marginal(model, SCALE).log_prob(x)).abs() < 4 * error).all()
 
 
 def test_work_in_chunks_gives_the_same_evidence(model, exact_guide, wrong_guide, x, monkeypatch):
     assert chunked.rows_per_chunk(model, wrong_guide, {"x": x}, "cpu") > 1000
     monkeypatch.setattr(chunked, "MEMORY_BUDGET", 32 * 512 * 7)
     assert chunked.rows_per_chunk(model, wrong_guide, {"x": x}, "cpu") == 7
-    truth = evidence(model, x)
+    truth = linear_marginal(model, SCALE).log_prob(x)
     for k in (1, 5, 16):
         bound = pv.evaluate.log_likelihood(model, exact_guide, x, num_samples=k)
         torch.testing.assert_close(bound, truth, atol=1e-9, rtol=0)
@@ -181,7 +156,7 @@ def test_evaluation_repeats_with_its_seed_and_leaves_the_callers_stream_alone(
     assert torch.equal(before, torch.get_rng_state())
 
 
-def test_each_datum_is_judged_by_itself(model, exact_guide, x):
+def test_each_data_point_is_evaluated_alone(model, exact_guide, x):
     together = pv.evaluate.log_likelihood(model, exact_guide, x, 4)
     alone = torch.cat([pv.evaluate.log_likelihood(model, exact_guide, d[None], 4) for d in x])
     torch.testing.assert_close(together, alone, atol=1e-9, rtol=0)
@@ -197,5 +172,5 @@ def test_fit_reaches_the_evidence_from_random_weights(model, x):
     pv.fit(learner, guide, data, epochs=100, lr=3e-2, schedule="linear", progress=False)
     reached = pv.evaluate.elbo(learner, guide, data).mean()
     # its ELBO is its own evidence, and on its training data no less than the truth's, less noise
-    assert (evidence(learner, data).mean() - reached) < 0.02
-    assert reached > evidence(model, data).mean() - 0.05
+    assert (linear_marginal(learner, SCALE).log_prob(data).mean() - reached) < 0.02
+    assert reached > linear_marginal(model, SCALE).log_prob(data).mean() - 0.05

@@ -6,6 +6,7 @@ import pyro
 import pyro.distributions as dist
 import pytest
 import torch
+from problems import LINEAR, binary_patterns
 from torch.distributions import MultivariateNormal as TorchMultivariateNormal
 
 import pyro_vae as pv
@@ -13,7 +14,6 @@ from pyro_vae.conditionals import MLP, MultivariateNormal, Normal, NormalLikelih
 from pyro_vae.programs import trace_pair
 
 K, LATENT, D, SCALE = 3, 2, 4, 0.6
-LINEAR = MLP(hidden=())
 SMALL = MLP(hidden=(8,), activation="tanh")
 COMPONENTS = {"normal": Normal(), "full": MultivariateNormal()}
 SHU = {"y": ["x"], "z": ["x", "y"]}
@@ -30,11 +30,6 @@ def mixture_vae(component="normal", likelihood="bernoulli", network=SMALL, seed=
         table.copy_(0.5 * torch.randn(table.shape))
         table[:LATENT] = 2 * torch.randn(LATENT, K)
     return model
-
-
-def binary(n, seed=1):
-    torch.manual_seed(seed)
-    return torch.bernoulli(torch.full((n, D), 0.5, dtype=torch.float64))
 
 
 def components(model):
@@ -61,7 +56,7 @@ def standard_error(model, guide, x, num_samples, seed=9):
 
 @pytest.mark.parametrize("component", COMPONENTS)
 def test_y_summed_is_the_mixture_prior_to_the_last_digit(component):
-    model, x = mixture_vae(component), binary(16)
+    model, x = mixture_vae(component), binary_patterns(16, D)
     guide = pv.guides.Guide(model, network=SMALL).double()
 
     def by_hand(x):
@@ -181,7 +176,7 @@ def log_joint_on(model, x, z):
 
 @pytest.mark.parametrize("component", COMPONENTS)
 def test_model_side_and_guide_side_sums_both_equal_quadrature(component):
-    model, x = mixture_vae(component), binary(3)
+    model, x = mixture_vae(component), binary_patterns(3, D)
     z, cell = plane()
     joint = log_joint_on(model, x, z)
     truth = joint.flatten(0, 1).logsumexp(0) + cell
@@ -197,7 +192,7 @@ def test_model_side_and_guide_side_sums_both_equal_quadrature(component):
 
 
 def test_the_elbo_with_y_summed_equals_quadrature_and_beats_naming_y():
-    model, x = mixture_vae(), binary(3)
+    model, x = mixture_vae(), binary_patterns(3, D)
     z, cell = plane()
     joint = log_joint_on(model, x, z)
     guide = pv.guides.Guide(model, network=SMALL).double()
@@ -214,7 +209,7 @@ def test_the_elbo_with_y_summed_equals_quadrature_and_beats_naming_y():
 
 
 def test_responsibilities_of_a_summed_y_are_bayes_rule_at_each_sampled_z():
-    model, x = mixture_vae(), binary(5)
+    model, x = mixture_vae(), binary_patterns(5, D)
     guide = pv.guides.Guide(model, network=SMALL).double()
     torch.manual_seed(3)
     with torch.no_grad():
@@ -228,7 +223,7 @@ def test_responsibilities_of_a_summed_y_are_bayes_rule_at_each_sampled_z():
 
 
 def test_responsibilities_average_bayes_rule_over_the_guides_z():
-    model, x = mixture_vae(), binary(4)
+    model, x = mixture_vae(), binary_patterns(4, D)
     guide = pv.guides.Guide(model, network=SMALL).double()
     z, cell = plane()
     log_pi, means, covariances = components(model)
@@ -247,7 +242,7 @@ def test_responsibilities_average_bayes_rule_over_the_guides_z():
 
 
 def test_responsibilities_of_a_named_y_are_the_guides_softmax():
-    model, x = mixture_vae(), binary(5)
+    model, x = mixture_vae(), binary_patterns(5, D)
     guide = pv.guides.Guide(model, SHU, network=SMALL).double()
     with torch.no_grad():
         truth = guide.factors["y"](x=x).probs
@@ -270,7 +265,7 @@ def test_the_gmvaes_evidence_equals_quadrature_over_w_and_z(component, given):
     with torch.no_grad():
         for parameter in model.p_z.head.parameters():
             parameter.mul_(2)
-    x = binary(3)
+    x = binary_patterns(3, D)
     points, cell = plane(edge=7.0)
     w, z = points[:, :1], points[:, 1:]
     joint = []

@@ -452,7 +452,7 @@ def test_a_recorded_step_takes_it(name):
         (lambda: Conditional((2, 2), family=LowRankNormal()), "a distribution of vectors"),
     ],
 )
-def test_a_wrong_family_is_told_in_one_line(make, message):
+def test_a_wrong_family_raises_one_line(make, message):
     with pytest.raises(pv.UserError) as error:
         make()
     assert message in str(error.value) and "\n" not in str(error.value)

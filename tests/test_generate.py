@@ -6,12 +6,12 @@ import pyro
 import pyro.distributions as dist
 import pytest
 import torch
+from problems import LINEAR, linear_marginal, set_linear_posterior
 
 import pyro_vae as pv
 from pyro_vae.conditionals import MLP, MultivariateNormal, NormalLikelihood
 from pyro_vae.programs.program import Program
 
-LINEAR = MLP(hidden=())
 NET = MLP(hidden=(5,), activation="tanh")
 D, LATENT, SCALE, K = 5, 2, 0.7, 3
 
@@ -28,13 +28,7 @@ def linear():
     guide = pv.guides.Guide(model, family=family, network=LINEAR).double()
     with torch.no_grad():
         model.p_x.head.maps["z"].weight.mul_(3)
-        w, b = model.p_x.head.maps["z"].weight, model.p_x.head.bias
-        covariance = torch.linalg.inv(torch.eye(LATENT).double() + w.T @ w / SCALE**2)
-        gain = covariance @ w.T / SCALE**2
-        head = guide.factors["z"].head
-        head.maps["x"].weight.zero_()
-        head.maps["x"].weight[:LATENT] = gain
-        head.bias.copy_(MultivariateNormal().raw_parameters(-gain @ b, covariance))
+    set_linear_posterior(guide, model, SCALE)
     return model, guide
 
 
@@ -46,17 +40,13 @@ def spoil(guide):
     return guide
 
 
-def marginal(model):
-    w, b = model.p_x.head.maps["z"].weight.detach(), model.p_x.head.bias.detach()
-    return b, w @ w.T + SCALE**2 * torch.eye(D, dtype=w.dtype)
-
-
 MASK = torch.tensor([True, False, True, True, False])
 
 
 def missing_given_observed(model, x):
     """Mean `[2]` and covariance of the missing part of one data point: Gaussian conditioning."""
-    mean, c = marginal(model)
+    marginal = linear_marginal(model, SCALE)
+    mean, c = marginal.loc, marginal.covariance_matrix
     o, m = MASK, ~MASK
     gain = c[m][:, o] @ torch.linalg.inv(c[o][:, o])
     return mean[m] + gain @ (x[o] - mean[o]), c[m][:, m] - gain @ c[o][:, m]
@@ -283,7 +273,7 @@ def test_most_probable_values_are_taken_with_their_own_means():
     torch.testing.assert_close(found["z"], z)
 
 
-def test_values_that_a_model_cannot_be_given_are_told(linear):
+def test_values_that_a_model_does_not_accept_raise(linear):
     model, guide = linear
     for options, message in (
         ({"zz": 1.0}, "unknown latent or covariate 'zz'"),

@@ -179,7 +179,7 @@ def test_the_acceptance_of_a_completion_counts_every_proposal_and_no_first_state
     assert abs(done.acceptance - truth) < 4 * math.sqrt(0.25 / chains)
 
 
-def test_the_default_latent_is_found_by_one_rule():
+def test_one_rule_chooses_the_default_latent():
     assert choose_latent(["w", "z"]) == "z" and choose_latent(["code", "w"]) == "code"
     assert choose_latent(["code", "w"], preferred="w") == "w"
     assert pv.evaluate.aggregate_posterior(model, guide, X).shape == (N, LATENT)
@@ -233,7 +233,7 @@ def two_sites_guide(image, sound):
 SOUND = torch.arange(2.0 * N, dtype=torch.float64).reshape(N, 2)
 
 
-def test_of_several_observed_sites_the_one_of_x_is_found_and_another_is_named():
+def test_the_site_of_x_is_the_default_of_several_observed_sites():
     pair, example = (two_sites, two_sites_guide), {"x": X, "sound": SOUND}
     mask = torch.tensor([True, False, True, True])
     functions = {

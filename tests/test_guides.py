@@ -181,7 +181,7 @@ def test_a_full_covariance_guide_is_asked_for_by_family():
     assert fn.covariance_matrix[0, 0, 1] != 0
 
 
-def test_latents_with_the_same_parents_share_a_trunk_unless_told_otherwise():
+def test_latents_with_the_same_parents_share_a_trunk_by_default():
     model = gmvae()
     shared = pv.guides.Guide(model, V1, network=NET)
     isolated_pyro_runtime = pv.guides.Guide(model, V1, network=NET, share_trunk=False)
@@ -280,7 +280,7 @@ def test_a_guide_for_a_users_own_model_reads_its_sites_from_an_example():
         (vae, None, {"family": {"y": MultivariateNormal()}}, "unknown latent in family 'y'"),
     ],
 )  # fmt: skip
-def test_a_wrong_declaration_is_told_in_one_line(make, given, options, message):
+def test_a_wrong_declaration_raises_one_line(make, given, options, message):
     with pytest.raises(pv.UserError) as error:
         pv.guides.Guide(make(), given, **options)
     assert message in str(error.value)

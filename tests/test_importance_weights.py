@@ -85,14 +85,14 @@ def test_the_error_of_the_log_mean_is_that_of_repetitions(num_samples):
     assert log_mean_error(log_w[:1]).isnan().all()
 
 
-def test_equal_weights_and_a_single_one_are_told_apart():
+def test_ess_and_pareto_k_distinguish_equal_weights_from_a_single_one():
     found = pv.diagnostics.importance_diagnostics(model, guide_of(1.0), data(), 100)["pareto_k"]
     assert (found == -math.inf).all()
     found = pv.diagnostics.importance_diagnostics(model, guide_of(1e-3), data(), 200)
     assert found["pareto_k"].mean() > 0.7 and found["ess"].mean() < 60
 
 
-def test_a_wrong_use_is_told_in_one_line():
+def test_wrong_uses_raise_one_line():
     with pytest.raises(pv.UserError, match="num_samples takes whole numbers from 25"):
         pv.diagnostics.importance_diagnostics(model, guide_of(1.0), data(), 10)
     grey = pv.models.VAE((3,), 2, "grey-bernoulli")

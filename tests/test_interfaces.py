@@ -104,4 +104,4 @@ def test_an_objective_without_a_loss_is_refused(objective):
 
 def test_a_family_without_a_mixture_start_says_so():
     with pytest.raises(pv.UserError, match="Flow cannot start at a given mean and covariance"):
-        pv.conditionals.Flow().raw(torch.zeros(2), torch.eye(2))
+        pv.conditionals.Flow().raw_parameters(torch.zeros(2), torch.eye(2))

@@ -29,8 +29,8 @@ def model(x):
 
 PRIVATE = (
     r"^\s*(from|import) (pyro|torch)\b.*[ .]_\w",  # a private module or name of either
-    r"\b(pyro|torch|runtime)(\.\w+)*\._\w",
-    r"\._(pyro_(?!sample|post_sample)\w+|num_component|categorical|params|schema|mask)\b",
+    r"\b(pyro|torch|runtime)(\.\w+)*\._[a-zA-Z]",
+    r"\._(pyro_(?!sample|post_sample|internals)\w+|num_component|categorical|params|schema|mask)\b",
     r"\"_(enumerate_dim|markov_scope|deterministic|categorical|num_component)\"",
 )
 
@@ -222,3 +222,12 @@ def test_what_is_within_a_distribution():
     assert torch_internals.num_components(one_hot) == 1
     assert isinstance(mixture.support, torch_internals.MixtureSameFamilyConstraint)
     assert mixture.support.base_constraint is dist.constraints.real
+
+
+def test_touching_the_constant_table_changes_no_value_and_draws_nothing():
+    torch_internals.touch_constant_table.cache_clear()
+    state, before = torch.get_rng_state(), torch.log1p(X.abs())
+    torch_internals.touch_constant_table()
+    assert torch.equal(torch.get_rng_state(), state)
+    assert torch.equal(torch.log1p(X.abs()), before)
+    assert torch.equal(torch.log1p(torch.tensor([-0.0])).signbit(), torch.tensor([True]))

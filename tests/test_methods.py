@@ -25,7 +25,7 @@ def vae(x, likelihood="normal"):
     return model, pv.guides.Guide(model, network=NET), x
 
 
-def test_a_collapsed_posterior_is_told_in_one_line_at_the_end():
+def test_a_collapsed_posterior_warns_in_one_line_at_the_end():
     torch.manual_seed(0)
     pair = vae(torch.randn(64, 4))
     (told,) = advice(*pair, epochs=60, lr=1e-2, objective=pv.objectives.ELBO(beta=50.0))
@@ -44,7 +44,7 @@ def test_a_guide_that_is_constant_on_purpose_is_not_warned_of():
     assert advice(model, pv.guides.Guide(model, given={"z": []}), x, epochs=10) == []
 
 
-def test_a_mixture_of_one_component_is_told_with_its_remedy():
+def test_a_mixture_that_uses_one_component_warns_with_its_remedy():
     torch.manual_seed(0)
     x = torch.randn(64, 1) @ torch.randn(1, 4) * 2 + 0.1 * torch.randn(64, 4)
     model = pv.models.MixtureVAE((4,), 3, 2, "normal", NET)
@@ -75,7 +75,7 @@ def test_classes_that_do_not_differ_are_warned_of():
         (torch.randn(40, 3) * torch.tensor([1.0, 1e4, 1.0]), "pv.data.standardize(data)"),
     ],
 )
-def test_data_that_a_normal_does_not_fit_are_told_before_training(x, remedy):
+def test_data_that_a_normal_does_not_fit_warn_before_training(x, remedy):
     (told,) = advice(*vae(x), epochs=1)
     assert remedy in told and "\n" not in told
 
@@ -141,6 +141,103 @@ def test_the_presets_for_28_by_28_images(name, expected):
 
 def test_every_preset_builds_from_its_own_options_alone():
     for name in methods.METHODS:
-        for kind in methods.options.table.KINDS:
+        for kind in methods.table.KINDS:
             methods.defaults(name, kind)  # raises where a preset sets what its method does not have
         assert getattr(pv.methods, name.replace("-", "_")).__doc__.startswith(f"The method {name}:")
+
+
+# --------------------------------------------------------------------------- tables and counts
+
+
+def clusters(num_data=600, num_columns=20):
+    """Three clusters: counts, more dispersed than a Poisson's, and a table in wildly different units."""
+    generator = torch.Generator().manual_seed(1)
+    y = torch.arange(num_data) % 3
+    profiles = torch.rand(3, num_columns, generator=generator).pow(2) * 30
+    noise = torch.rand(num_data, num_columns, generator=generator) + 0.5
+    counts = torch.poisson(profiles[y] * noise, generator=generator)
+    centers = 2 * torch.randn(3, num_columns, generator=generator)
+    table = centers[y] + torch.randn(num_data, num_columns, generator=generator)
+    return counts, 50 + table * torch.logspace(-3, 4, num_columns), y
+
+
+@pytest.mark.parametrize("kind", ["counts", "table"])
+@pytest.mark.parametrize("name", ["vae", "gmvae"])
+@pytest.mark.filterwarnings("ignore:the columns of x are standardized")
+def test_tables_and_counts_are_modeled_without_a_setting(name, kind):
+    counts, table, y = clusters()
+    x = counts if kind == "counts" else table
+    options = {"epochs": 20, "batch_size": 32, "compile": False}
+    if name == "gmvae":
+        options |= {"num_components": 3, "epochs": 5, "initialize.epochs": 20}
+        options |= {"initialize.batch_size": 32, "initialize.restarts": 1, "initialize.fits": 3}
+    method = pv.method(name, pv.data.from_arrays(x, y), **options)
+    expected = ("negative-binomial", False) if kind == "counts" else ("normal", True)
+    assert (method.config["model.likelihood"], method.config["standardize"]) == expected
+    with warnings.catch_warnings():
+        warnings.simplefilter("error", Advice)  # posterior collapse, one component
+        run = method.fit(progress=False, device="cpu")
+    terms = pv.evaluate.elbo_terms(run.model, run.guide, run.data.valid.x)
+    assert -terms["z"].mean() > 1  # nats that z has about x
+    if (name, kind) == ("gmvae", "table"):
+        q = pv.evaluate.responsibilities(run.model, run.guide, run.data.test.x)
+        metrics = pv.evaluate.clustering_metrics(run.data.test.y, q.argmax(-1))
+        assert metrics["accuracy"] > 0.9
+
+
+def test_the_likelihood_of_arrays_is_that_of_their_values():
+    names = [
+        pv.data.from_arrays(x, **options).likelihood
+        for x, options in (
+            (torch.tensor([[0, 1], [1, 1]] * 8), {}),
+            (torch.tensor([[0, 1], [7, 1]] * 8), {}),
+            (torch.tensor([[0, 1], [-7, 1]] * 8), {}),
+            (torch.tensor([[0, 0.5], [1, 1]] * 8), {}),
+            (torch.tensor([[0, 255], [7, 1]] * 8, dtype=torch.uint8), {}),  # gray levels
+            (torch.tensor([[0, 1], [7, 1]] * 8), {"likelihood": "poisson"}),
+        )
+    ]
+    assert names == ["bernoulli", "negative-binomial", "normal", "normal", "normal", "poisson"]
+
+
+def test_a_table_is_standardized_once_with_a_warning_and_not_if_told_so(tmp_path):
+    _, table, _ = clusters()
+    raw = pv.data.from_arrays(table)
+    with pytest.warns(Advice, match="standardized.*run.data.standardize_values.*standardize=False"):
+        method = pv.method("vae", raw, epochs=1)
+    scaled = pv.data.standardize(raw)
+    torch.testing.assert_close(method.data.train.x, scaled.train.x)
+    with warnings.catch_warnings():
+        warnings.simplefilter("error", Advice)
+        assert pv.method("vae", scaled).data.train.x is scaled.train.x
+        assert pv.method("vae", raw, likelihood="NormalLikelihood", standardize=False).data is raw
+        assert not pv.method("vae", "arcs").config["standardize"]  # has its own units
+    run = method.fit(out=tmp_path / "run", progress=False)
+    loaded = pv.load(tmp_path / "run", data=raw)  # the run says how it was prepared
+    torch.testing.assert_close(loaded.data.train.x, run.data.train.x)
+    samples = loaded.sample(200)
+    assert samples[:, -1].std() > 100 * samples[:, 0].std()  # in the original units
+
+
+@pytest.mark.parametrize(
+    "options, message",
+    [
+        ({"lr": -1.0}, "lr must be positive"),
+        ({"epochs": 0}, "epochs takes whole numbers from 1"),
+        ({"batch_size": 0}, "batch_size takes whole numbers from 1"),
+        ({"patience": 0}, "patience takes whole numbers from 1"),
+        ({"weight_decay": -1.0}, "weight_decay must not be negative"),
+        ({"clip_norm": 0.0}, "clip_norm must be positive"),
+        ({"schedule": "cosin"}, "did you mean 'cosine'"),
+        ({"precision": "bf17"}, "did you mean 'bf16'"),
+        ({"num_labels": 0}, "num_labels takes whole numbers from 1"),
+        ({"hidden": [0]}, "hidden takes whole numbers from 1"),
+    ],
+)
+def test_plain_settings_are_checked_before_the_data_are_loaded(options, message, monkeypatch):
+    def load(*arguments):
+        raise AssertionError("the data were loaded")
+
+    monkeypatch.setattr(methods.preparing, "prepare", load)
+    with pytest.raises(pv.UserError, match=message):
+        pv.method("vae", "mnist", **options)

@@ -32,7 +32,7 @@ def frequencies(data, likelihood):
 
 
 @pytest.mark.parametrize("name", covering(list(methods.METHODS), every=2))
-def test_on_digits_it_learns_more_than_the_pixels_frequencies(name):
+def test_every_method_learns_more_of_digits_than_pixel_frequencies(name):
     config = configured(name, **{**SHORT, **OWN.get(name, {})})
     run = methods.Method(config).fit(device="cpu", progress=False)
     model, guide, data = run.model, run.guide, run.data

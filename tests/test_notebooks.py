@@ -88,7 +88,7 @@ def test_a_number_in_the_text_that_no_cell_prints_is_found(text, unsupported):
         (lambda c: c.outputs.append(ERROR), "ends in ValueError"),
     ],
 )
-def test_a_stale_or_unclean_notebook_is_found(tmp_path, change, complaint):
+def test_a_stale_or_unclean_notebook_is_rejected(tmp_path, change, complaint):
     notebook = nbformat.v4.new_notebook(cells=[nbformat.v4.new_code_cell("print(2)")])
     (cell,) = notebook.cells
     cell.execution_count = 1

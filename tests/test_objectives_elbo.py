@@ -352,7 +352,7 @@ def test_negative_settings_are_refused(options):
         ELBO(**options)
 
 
-def test_no_particles_are_refused():
+def test_zero_particles_raise():
     with pytest.raises(pv.UserError, match="num_particles takes whole numbers from 1, not 0"):
         ELBO(num_particles=0)
 

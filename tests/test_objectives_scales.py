@@ -14,6 +14,7 @@ import torch.nn as nn
 from objectives import flat_gradient, parameters_of
 from pyro import poutine
 from pyro.infer import Trace_ELBO, TraceEnum_ELBO
+from sampling import covering
 
 import pyro_vae as pv
 from pyro_vae.objectives import ELBO, IWAE, RWS, STL, DReG, Hybrid, Renyi, SemiSupervised
@@ -142,8 +143,7 @@ OBJECTIVES = {
 }
 
 
-@pytest.mark.parametrize("structure", STRUCTURES)
-@pytest.mark.parametrize("name", OBJECTIVES)
+@pytest.mark.parametrize("name, structure", covering(list(OBJECTIVES), STRUCTURES, every=2))
 def test_one_scale_of_all_sites_multiplies_loss_and_gradient_once(name, structure):
     if name == "dreg" and structure == "score_function":
         pytest.skip("DReG refuses what is not reparameterized")

@@ -156,7 +156,7 @@ def test_few_codes_are_projected_too(shape):
 def test_an_ellipse_contains_its_mass_of_a_normal():
     covariance = np.array([[2.0, 1.2], [1.2, 1.0]])
     _, ax = plots.axes()
-    plots.ellipses(ax, np.ones((1, 2)), covariance[None], mass=0.9)
+    plots.ellipses(ax, np.ones((1, 2)), covariance[None], num_sd=(-2 * np.log(0.1)) ** 0.5)
     (shape,) = ax.patches
     draws = np.random.default_rng(0).multivariate_normal([1, 1], covariance, 20_000)
     inside = shape.contains_points(ax.transData.transform(draws)).mean()

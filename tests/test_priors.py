@@ -7,6 +7,7 @@ import pyro
 import pytest
 import torch
 from presets import built
+from problems import LINEAR, binary_patterns, plane_grid
 from torch.distributions import MultivariateNormal as Gaussian
 
 import pyro_vae as pv
@@ -18,18 +19,13 @@ from pyro_vae.models.priors import set_components
 from pyro_vae.train import PseudoInputInitialization, load_weights
 
 D, LATENT, SCALE = 4, 2, 0.6
-LINEAR, SMALL = MLP(hidden=()), MLP(hidden=(8,), activation="tanh")
+SMALL = MLP(hidden=(8,), activation="tanh")
 FAMILIES = {"normal": Normal(), "full": MultivariateNormal()}
 METHODS = ["hierarchical-vae", "mixture-prior", "vampprior", "flow-prior"]
 TINY = {
     "latent_dim": 2, "z2_dim": 2, "num_components": 3, "num_classes": 3, "hidden": [6],
     "likelihood": "bernoulli",
 }  # fmt: skip
-
-
-def binary(n=16, seed=1):
-    torch.manual_seed(seed)
-    return torch.bernoulli(torch.full((n, D), 0.5, dtype=torch.float64))
 
 
 def vamp(family="normal", k=5, network=SMALL):
@@ -50,12 +46,6 @@ def images(n=12):
     return torch.bernoulli(grey, generator=torch.Generator().manual_seed(1))
 
 
-def grid(side=6.0, steps=241):
-    """`[steps^2, 2]` points of the plane, and the area of each."""
-    line = torch.linspace(-side, side, steps, dtype=torch.float64)
-    return torch.cartesian_prod(line, line), float(line[1] - line[0]) ** 2
-
-
 # ---------------------------------------------------------------------- mixture
 
 
@@ -71,7 +61,7 @@ def test_a_mixture_prior_is_the_mixture_vae_with_y_summed(family):
     prior.p_z.load_state_dict(summed.p_z.state_dict())
     model = pv.models.VAE((D,), LATENT, "bernoulli", SMALL, prior=prior).double()
     model.p_x.load_state_dict(summed.p_x.state_dict())
-    guide, x = pv.guides.Guide(model, network=SMALL).double(), binary()
+    guide, x = pv.guides.Guide(model, network=SMALL).double(), binary_patterns(16, D)
     for judge in (pv.evaluate.elbo, pv.evaluate.log_likelihood):
         of_model, of_summed = (judge(m, guide, x, num_samples=7) for m in (model, summed))
         torch.testing.assert_close(of_model, of_summed, atol=1e-12, rtol=1e-12)
@@ -120,7 +110,7 @@ def test_to_any_other_guide_the_prior_keeps_an_encoder_of_its_own(declared):
 
 def test_the_bounds_gradient_reaches_the_encoder_from_both_sides_and_the_pseudo_inputs():
     model, guide = vamp()
-    x, encoder = binary(), [*model.p_z.encoder.parameters()]
+    x, encoder = binary_patterns(16, D), [*model.p_z.encoder.parameters()]
     inputs = model.p_z.pseudo_inputs["x"]
 
     def gradients(pair):
@@ -200,7 +190,7 @@ def test_with_a_linear_decoder_the_evidence_under_a_vampprior_is_a_gaussian_mixt
 @pytest.mark.parametrize("flow", FLOWS)
 def test_a_flows_density_integrates_to_one(flow):
     torch.manual_seed(0)
-    z, area = grid()
+    z, area = plane_grid(6.0, 241)
     for loc, scale in ((0.0, 1.0), (0.7, 0.5)):
         options = {"loc": torch.full((2,), loc), "scale": torch.full((2,), scale)}
         prior = FlowPrior(2, flow, 3, (16,), **options).double()
@@ -223,7 +213,7 @@ def test_a_flows_draws_follow_its_density(flow):
     with torch.no_grad():
         for parameter in prior.flow.transform.parameters():
             parameter.add_(0.3 * torch.randn_like(parameter))
-        z, area = grid(8.0, 401)
+        z, area = plane_grid(8.0, 401)
         mass = prior().log_prob(z).exp() * area
         draws = prior().sample((40_000,))
     for f in (lambda v: v[:, 0], lambda v: v[:, 1] ** 2, lambda v: (v.prod(1) > 0.5).double()):
@@ -362,7 +352,7 @@ def test_one_component_fitted_ex_post_is_the_aggregate_posteriors_gaussian(off_c
 
 
 @pytest.mark.parametrize("kind", ["mixture", "flow"])
-def test_a_model_with_an_ex_post_prior_is_judged_and_sampled_like_any(off_center, kind):
+def test_a_model_with_an_ex_post_prior_is_evaluated_and_sampled_like_any(off_center, kind):
     model, guide, x, mean, spread, covariance = off_center
     options = {"kind": kind, "draws": 2, "epochs": 10}
     density = pv.evaluate.fit_ex_post_prior(model, guide, x, num_components=1, **options)

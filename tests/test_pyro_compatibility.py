@@ -298,7 +298,7 @@ def test_two_functions_with_pyro_param_train_under_fit():
         assert not torch.equal(value, before[name]), name
 
 
-def test_a_strangers_pair_is_judged_as_ours_are():
+def test_a_user_defined_pair_is_evaluated_like_the_librarys():
     own = Functional()
     x = torch.randn(6, D, generator=torch.Generator().manual_seed(2))
     pv.check_pair(own.model, own.guide, x)
@@ -345,7 +345,7 @@ class M2(nn.Module):
             pyro.sample("z", dist.Normal(loc, log_scale.exp()).to_event(1))
 
 
-def test_an_m2_pair_with_config_enumerate_trains_and_is_judged():
+def test_an_m2_pair_with_config_enumerate_trains_and_is_evaluated():
     m2, x = M2(), binary()
     guide = config_enumerate(m2.guide, "parallel", expand=True)
     pv.check_pair(m2.model, guide, x)

@@ -400,7 +400,7 @@ FROZEN += [rebound_buffer]
 
 
 def buffers(programs):
-    modules = RecordedStep(None, programs).modules
+    modules = RecordedStep(pv.objectives.Objective(), programs).modules
     return [b for m in modules for b in m._buffers.values() if b is not None]
 
 
@@ -683,7 +683,7 @@ def test_train_and_eval_mode_are_recorded_apart():
 GLOBAL_NET = nn.Linear(D, 6)
 
 
-def test_modules_are_found_behind_functions_methods_and_partials():
+def test_modules_behind_functions_methods_and_partials_are_recorded():
     class Pair(nn.Module):
         def model(self, x):
             pass
@@ -693,9 +693,9 @@ def test_modules_are_found_behind_functions_methods_and_partials():
     def guide(x, net):
         return GLOBAL_NET(x), closed
 
-    found = RecordedStep(None, (owner.model, guide)).modules
+    found = RecordedStep(pv.objectives.Objective(), (owner.model, guide)).modules
     assert all(any(m is f for f in found) for m in (owner, closed, GLOBAL_NET))
-    step = RecordedStep(None, (functools.partial(guide, net=owner), owner))
+    step = RecordedStep(pv.objectives.Objective(), (functools.partial(guide, net=owner), owner))
     assert any(m is owner for m in step.modules) and any(m is closed for m in step.modules)
 
 

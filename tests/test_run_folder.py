@@ -48,7 +48,7 @@ def refused(match, function, *arguments, **options):
 # ------------------------------------------------------------------- damage
 
 
-def test_a_changed_byte_anywhere_in_a_checkpoint_is_found(tmp_path):
+def test_a_changed_byte_anywhere_in_a_checkpoint_is_detected(tmp_path):
     """80 bytes over the file, one at a time: an error, or a value that is the same."""
     fit(pair(), out=tmp_path)
     path = tmp_path / "checkpoint.pt"
@@ -229,6 +229,25 @@ def test_without_locks_in_the_file_system_runs_train_all_the_same(tmp_path, monk
     assert len(fit(pair(), out=tmp_path).history) == 2
     monkeypatch.setattr(folder, "fcntl", None)
     assert len(fit(pair(), 3, out=tmp_path, resume=True).history) == 3
+
+
+def test_a_run_is_not_replaced_without_being_asked(tmp_path):
+    """Whatever is left of it: a whole run, one without its checkpoint, one without its metrics."""
+    first = pair()
+    fit(first, out=tmp_path / "a")
+    for missing in ("config.json", "metrics.jsonl", "checkpoint.pt"):
+        (tmp_path / "a" / missing).rename(tmp_path / missing)
+        untrained = pair()
+        before = weights(*untrained)
+        refused(
+            "a already contains a run; use resume=True to continue it or choose another directory$",
+            fit, untrained, out=tmp_path / "a",
+        )  # fmt: skip
+        assert same(before, weights(*untrained))
+        (tmp_path / missing).rename(tmp_path / "a" / missing)
+    other = pair()
+    load_weights(*other, tmp_path / "a" / "checkpoint.pt")
+    assert same(weights(*first), weights(*other))
 
 
 # ------------------------------------------------------------------- files that cannot be written

@@ -4,6 +4,7 @@ import math
 
 import pytest
 import torch
+from problems import binary_patterns, linear_posterior
 
 import pyro_vae as pv
 from pyro_vae.conditionals import (
@@ -21,11 +22,6 @@ NET = MLP(hidden=(5,), activation="tanh")
 SHU = {"y": ["x"], "z": ["x", "y"]}
 
 
-def binary(n=N):
-    generator = torch.Generator().manual_seed(1)
-    return torch.bernoulli(torch.full((n, D), 0.5, dtype=torch.float64), generator=generator)
-
-
 def linear():
     """x = W z + b + 0.5 e, and a guide that is off."""
     torch.manual_seed(0)
@@ -36,9 +32,8 @@ def linear():
 
 def posterior(model, x):
     """Exact `(mean [N, D], precision [D, D])`."""
-    w = model.p_x.head.maps["z"].weight.detach()
-    precision = torch.eye(LATENT).double() + w.T @ w / SCALE**2
-    return (x - model.p_x.head.bias.detach()) @ w / SCALE**2 @ torch.inverse(precision), precision
+    gain, offset, covariance = linear_posterior(model, SCALE)
+    return x @ gain.T + offset, torch.linalg.inv(covariance)
 
 
 @pytest.mark.parametrize("clip_norm", [None, 0.5])
@@ -122,7 +117,11 @@ def pair(name, **options):
         for p in guide.parameters():
             p.add_(0.2 * torch.randn_like(p))
     options = {"steps": 3, "lr": 0.1, "clip_norm": 1.0, **options}
-    return model, SemiAmortized(model, guide, **options), {"x": binary(), "index": torch.arange(N)}
+    return (
+        model,
+        SemiAmortized(model, guide, **options),
+        {"x": binary_patterns(N, D), "index": torch.arange(N)},
+    )
 
 
 def loss(model, guide, batch, seed=4, **options):
@@ -199,7 +198,7 @@ def test_a_later_layer_is_moved_by_a_shift_per_datum():
     torch.manual_seed(0)
     model = pv.models.HierarchicalVAE((D,), LATENT, 2, "bernoulli", NET, NET).double()
     semi = SemiAmortized(model, Guide(model, network=NET).double(), steps=20, num_samples=8)
-    x = binary()
+    x = binary_patterns(N, D)
     parameter_offsets = semi.parameter_offsets(x=x)
     assert {k: v.shape for k, v in parameter_offsets.items()} == {"z1": (N, 4), "z2": (N, 4)}
     gain = pv.evaluate.elbo(model, semi, x, num_samples=300) - pv.evaluate.elbo(
@@ -210,7 +209,7 @@ def test_a_later_layer_is_moved_by_a_shift_per_datum():
 
 def test_it_trains_as_other_guides_do_and_evaluation_leaves_no_graph():
     model, semi, batch = pair("normal", lr=0.2)
-    x = binary(50)
+    x = binary_patterns(50, D)
     found = pv.fit(model, semi, x, epochs=20, lr=0.01, progress=False)
     assert found.history[-1]["loss"] < found.history[0]["loss"] - 0.1
     with torch.no_grad():
@@ -229,7 +228,7 @@ def test_it_trains_as_other_guides_do_and_evaluation_leaves_no_graph():
         (lambda m: SemiAmortized(m, Guide(m))(size=3), "pass x="),
     ],
 )
-def test_a_wrong_use_is_told_in_one_line(make, message):
+def test_wrong_uses_raise_one_line(make, message):
     with pytest.raises(pv.UserError) as error:
         make(vae())
     assert message in str(error.value) and "\n" not in str(error.value)

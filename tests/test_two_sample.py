@@ -72,7 +72,7 @@ def test_p_values_are_uniform_under_the_null_and_small_under_another_law():
     assert far["p_value"] == 1 / 200
 
 
-def test_a_set_against_itself_is_not_told_apart_and_large_sets_are_thinned():
+def test_a_sample_does_not_differ_from_itself_and_large_samples_are_thinned():
     x = normal(50, 3, 0)
     assert mmd_two_sample_test(x, x, 99)["p_value"] > 0.9
     found = mmd_two_sample_test(normal(500, 3, 0), normal(300, 3, 1), 9, max_data=40)
@@ -101,7 +101,7 @@ def test_frechet_looks_at_the_components_of_the_first_argument():
     assert frechet_distance(x, moved, 3) > frechet_distance(x, o, 3) + 20
 
 
-def test_data_that_cannot_be_compared_are_told():
+def test_data_that_cannot_be_compared_raise():
     x = normal(10, 3, 0)
     for function in (mmd_two_sample_test, frechet_distance):
         with pytest.raises(pv.UserError, match=r"differ in shape: \[3\] and \[2\]"):

@@ -217,6 +217,11 @@ def constant(text):
         return name, value
 
 
+def cpu_seconds():
+    """CPU time of the kernels that have ended; 0 where the system does not say."""
+    return os.times().children_user + os.times().children_system
+
+
 def main(argv=None):
     import nbformat
 
@@ -228,7 +233,7 @@ def main(argv=None):
     options = parser.parse_args(argv)
     if bool(options.set) != bool(options.out):
         parser.error("--set and --out go together: committed outputs are those of the constants")
-    failed = False
+    failed, cpu = False, cpu_seconds()
     for path in notebooks(options.names):
         started, target = time.monotonic(), path
         if options.out:
@@ -238,7 +243,9 @@ def main(argv=None):
             nbformat.write(tidy(execute(path, HERE, dict(options.set))), target)
         found = [] if options.out else problems(path)
         failed |= bool(found)
-        took = "" if options.check else f", {time.monotonic() - started:.0f} s"
+        used, cpu = cpu, cpu_seconds()
+        took = f", {time.monotonic() - started:.0f} s, {cpu - used:.0f} s of CPU"
+        took = "" if options.check else took
         print(f"{path.stem}: {'; '.join(found) or 'fine'}{took}", flush=True)
     return int(failed)
 

@@ -48,13 +48,12 @@ def build(workload, size, way, device, seconds):
     pyro.enable_validation(False)  # `ways.svi` enables it within its step, as Pyro does by default
     x = batch_of(size, device)
     torch.manual_seed(0)
-    pair = [m.to(device) for m in make()]
     if way == PRODUCTS:
-        step = ways.products(pair, by_hand, x)
+        step = ways.products(make(), by_hand, x)
     elif way == PYTHAE:
         step = ways.pythae(device)
     else:
-        step = {**ways.WAYS, **ways.GPU_WAYS}[way](pair, by_hand)
+        step = {**ways.WAYS, **ways.GPU_WAYS}[way]([m.to(device) for m in make()], by_hand)
     before = allocated(device)
     facts = {"first_call_s": harness.seconds_per_call(partial(step, x), 1, device)["wall_s"]}
     if before is not None:

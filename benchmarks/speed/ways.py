@@ -166,10 +166,10 @@ class _Products(TorchDispatchMode):
 def products(pair, by_hand, x):
     """A function that computes the hand-written step's matrix products and nothing else.
 
-    On a GPU they are one CUDA graph.
+    On a GPU they are one CUDA graph. The pair is on the CPU.
     """
-    with _Products() as products_of_step:
-        by_hand(*pair, x).backward()
+    with _Products() as products_of_step:  # on the CPU, where backward stays in this thread
+        by_hand(*pair, x.cpu()).backward()
     operands = [
         [torch.empty_strided(shape, stride, device=x.device).normal_() for shape, stride in both]
         for both in products_of_step.operands

@@ -12,7 +12,7 @@ import torch
 import torch.nn as nn
 
 from ..data import Data, as_data
-from ..data.core import SPLITS
+from ..data.dataset import SPLITS
 from ..diagnostics.grid import PosteriorGrid
 from ..errors import UserError, check_int_at_least, unknown_name_error
 from ..objectives import ELBO

@@ -48,7 +48,7 @@ def copy_linear_layers(network: nn.Module, conditional: Conditional) -> None:
             parameter.copy_(value)
 
 
-def _linear_layers(conditional: Conditional) -> Iterator[tuple[nn.Parameter, nn.Parameter]]:
+def _linear_layers(conditional: Conditional) -> Iterator[tuple[torch.Tensor, torch.Tensor]]:
     """Weight and bias of each linear layer, from the parent to the outputs."""
     known: set[nn.Module] = set()
     for part in (conditional.trunk, conditional.head):

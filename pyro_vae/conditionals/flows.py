@@ -1,22 +1,29 @@
 """The family of conditional normalizing flows, by zuko."""
 
 from dataclasses import dataclass
-from functools import partial
+from types import ModuleType
 
 import torch
 import torch.nn as nn
-import zuko
 
 from ..distributions import FlowDistribution, affine_flow
 from ..errors import UserError, check_int_at_least, check_ints_at_least, unknown_name_error
 from .families import Family, bounded_log_scale
 
+
+def _zuko() -> ModuleType:
+    """The module zuko, imported when a flow is built: most pairs have none."""
+    import zuko
+
+    return zuko
+
+
 #: Flows by name: masked autoregressive (arXiv 1705.07057), neural spline (arXiv 1906.04032), and
 #: neural spline in coupling layers, in which a draw takes two passes per layer instead of D.
 FLOWS = {
-    "spline": zuko.flows.NSF,
-    "coupling": partial(zuko.flows.NSF, passes=2),
-    "maf": zuko.flows.MAF,
+    "spline": lambda *args, **options: _zuko().flows.NSF(*args, **options),
+    "coupling": lambda *args, **options: _zuko().flows.NSF(*args, passes=2, **options),
+    "maf": lambda *args, **options: _zuko().flows.MAF(*args, **options),
 }
 
 

@@ -1,9 +1,18 @@
 """Data sets, their splits, their binarization, and minibatches on the device."""
 
-from .batches import batches
-from .conditions import Condition, Labels, Quadrants
-from .core import Data, Split, as_data, from_arrays, from_dataset, standardize
-from .sets import DATASETS, load, prepare
+from typing import TYPE_CHECKING
+
+from .._lazy import lazy_attributes
+
+if TYPE_CHECKING:
+    from .conditions import Condition, Labels, Quadrants
+    from .conversion import as_data, from_dataset
+    from .dataset import Data, Split
+    from .minibatches import batches
+    from .registry import DATASETS, data_set
+    from .scaling import standardize
+    from .sets import load, prepare
+    from .splitting import from_arrays
 
 __all__ = [
     "DATASETS",
@@ -14,9 +23,24 @@ __all__ = [
     "Split",
     "as_data",
     "batches",
+    "data_set",
     "from_arrays",
     "from_dataset",
     "load",
     "prepare",
     "standardize",
 ]
+__getattr__, __dir__ = lazy_attributes(
+    __name__,
+    {
+        "arrays": [],
+        "conditions": ["Condition", "Labels", "Quadrants"],
+        "conversion": ["as_data", "from_dataset"],
+        "dataset": ["Data", "Split"],
+        "minibatches": ["batches"],
+        "registry": ["DATASETS", "data_set"],
+        "scaling": ["standardize"],
+        "sets": ["load", "prepare"],
+        "splitting": ["from_arrays"],
+    },
+)

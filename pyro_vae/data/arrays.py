@@ -6,6 +6,7 @@ refused.
 """
 
 from numbers import Real
+from typing import Any
 
 import numpy as np
 import torch
@@ -15,11 +16,11 @@ from ..errors import UserError
 MAX_CLASSES = 2**16  # a one-hot row per data point must fit in memory
 
 
-def as_tensor(value, name="x"):
+def as_tensor(value: Any, name: str = "x") -> torch.Tensor:
     """`value` as a dense tensor of numbers, its dtype as it is; memory is shared where possible.
 
     Raises:
-        UserError: what is no array of numbers, or not all there: sparse, quantized, complex or
+        UserError: what is no array of numbers, or is not complete: sparse, quantized, complex or
             masked arrays, text, objects, rows of different lengths.
     """
     if isinstance(value, torch.Tensor):
@@ -39,12 +40,19 @@ def as_tensor(value, name="x"):
     return torch.from_numpy(array if array.flags.writeable else array.copy())
 
 
-def as_floats(value, name="x", dtype=None):
-    """`value` as a floating-point tensor: 8-bit integers are grey levels, divided by 255.
+def as_floats(value: Any, name: str = "x", dtype: torch.dtype | None = None) -> torch.Tensor:
+    """`value` as a floating-point tensor: 8-bit integers are gray levels, divided by 255.
+
+    Example:
+        >>> from pyro_vae.data.arrays import as_floats
+        >>> as_floats([[0, 3], [2, 1]])
+        tensor([[0., 3.],
+                [2., 1.]])
 
     Args:
-        dtype: of the result; None keeps that of a float32 or float64 tensor, and is torch's default
-            for anything else.
+        value: the numbers.
+        name: of the array, for messages.
+        dtype: of the result. Default: that of a float32 or float64 tensor, else torch's default.
 
     Raises:
         UserError: see `as_tensor`; 16-bit images; whole numbers that `dtype` cannot hold.
@@ -53,7 +61,7 @@ def as_floats(value, name="x", dtype=None):
     if tensor.dtype == torch.uint16:
         raise UserError(
             f"{name} has 16-bit integers, and nothing says what they are: pass {name} / 65535 for "
-            f"grey levels in [0, 1], or {name} as 32-bit integers for counts"
+            f"gray levels in [0, 1], or {name} as 32-bit integers for counts"
         )
     tensor = _signed(tensor)
     if dtype is None:
@@ -71,7 +79,7 @@ def as_floats(value, name="x", dtype=None):
     return tensor.to(dtype)
 
 
-def as_named(value, name, dtype=None):
+def as_named(value: Any, name: str, dtype: torch.dtype | None = None) -> torch.Tensor:
     """An array that a program takes by its own name: floats as `dtype`, all else as it is.
 
     Raises:
@@ -84,7 +92,7 @@ def as_named(value, name, dtype=None):
     if tensor.dtype == torch.uint8:
         if tensor.dim() > 1:
             raise UserError(
-                f"{name} has 8-bit integers, which may be grey levels or one-hot rows: pass "
+                f"{name} has 8-bit integers, which may be gray levels or one-hot rows: pass "
                 f"{name} / 255, or {name} as floats"
             )
         return tensor.long()
@@ -94,7 +102,7 @@ def as_named(value, name, dtype=None):
     return tensor.to(dtype or (tensor.dtype if keep else torch.get_default_dtype()))
 
 
-def as_labels(value, name="labels", hint=""):
+def as_labels(value: Any, name: str = "labels", hint: str = "") -> torch.Tensor:
     """`[N]` int64 labels: whole numbers, whatever carries them.
 
     Raises:
@@ -110,12 +118,12 @@ def as_labels(value, name="labels", hint=""):
             f"{name} have shape {list(tensor.shape)}; expected [N], whole numbers{hint}"
         )
     if tensor.is_floating_point() and (tensor != tensor.round()).any():
-        raise UserError(f"{name} must be whole numbers 0, 1, ... (or -1: not labelled)")
+        raise UserError(f"{name} must be whole numbers 0, 1, ... (or -1: not labeled)")
     return tensor.long()
 
 
-def check_finite(tensor, name):
-    """Raise unless every number is finite, with how many are not, and the first row that has one."""
+def check_finite(tensor: torch.Tensor, name: str) -> None:
+    """Raise unless every number is finite; the message counts those that are not."""
     if not tensor.is_floating_point():
         return
     bad = ~torch.isfinite(tensor)
@@ -127,10 +135,12 @@ def check_finite(tensor, name):
         )
 
 
-def check_classes(labels, num_classes=None, name="data"):
-    """How many classes labels `[N]` (-1: not labelled) are of: `num_classes`, else the highest + 1.
+def check_classes(
+    labels: torch.Tensor, num_classes: int | None = None, name: str = "data"
+) -> int | None:
+    """The number of classes of labels `[N]` (-1: not labeled): `num_classes`, else the highest + 1.
 
-    None where there are no labels.
+    None if there are no labels.
 
     Raises:
         UserError: labels out of range, or numbers too large to number classes.
@@ -145,11 +155,11 @@ def check_classes(labels, num_classes=None, name="data"):
         )
     if low < -1 or high >= count:
         allowed = f"lie in 0..{count - 1}" if count > 0 else "be whole numbers from 0"
-        raise UserError(f"{name}: labels must {allowed} (or -1: not labelled); found {low}..{high}")
+        raise UserError(f"{name}: labels must {allowed} (or -1: not labeled); found {low}..{high}")
     return count or None
 
 
-def _as_array(value, name):
+def _as_array(value: Any, name: str) -> np.ndarray:
     kind = type(value).__name__
     if isinstance(value, np.ma.MaskedArray):
         if np.ma.is_masked(value):
@@ -184,11 +194,11 @@ def _as_array(value, name):
     return array
 
 
-def _holds_tensors(value):
+def _holds_tensors(value: object) -> bool:
     return isinstance(value, (list, tuple)) and any(isinstance(v, torch.Tensor) for v in value)
 
 
-def _stacked(rows, name):
+def _stacked(rows: list[torch.Tensor], name: str) -> torch.Tensor:
     for i, row in enumerate(rows):
         if row.shape != rows[0].shape:
             raise UserError(
@@ -198,10 +208,10 @@ def _stacked(rows, name):
     return torch.stack(rows)
 
 
-def _signed(tensor):
+def _signed(tensor: torch.Tensor) -> torch.Tensor:
     """Torch computes little with unsigned integers of more than 8 bits."""
     return tensor.long() if tensor.dtype in (torch.uint16, torch.uint32, torch.uint64) else tensor
 
 
-def _short(dtype):
+def _short(dtype: torch.dtype) -> str:
     return str(dtype).removeprefix("torch.")

@@ -1,12 +1,10 @@
-"""The data sets by name or file, and what each of them needs."""
+"""Data sets by name or from a file, prepared as a method needs them."""
 
 import dataclasses
 import math
 import os
 import zipfile
 import zlib
-from collections.abc import Callable
-from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
@@ -14,30 +12,17 @@ import torch
 
 from ..errors import UserError, unknown_name_error
 from .conditions import Labels, Quadrants
-from .core import Data, Split, build_splits, from_arrays
-from .core import standardize as standardized
+from .dataset import Data, Split
+from .registry import DATASETS, data_set
+from .scaling import standardize as standardized
+from .splitting import build_splits, from_arrays
 
 CONDITIONS = ("data", "quadrants", "labels")
+#: Data sets by torchvision: the names of its classes.
+TORCHVISION = {"mnist": "MNIST", "fashion-mnist": "FashionMNIST", "kmnist": "KMNIST"}
 
 
-@dataclass(frozen=True)
-class DataSet:
-    """A named data set.
-
-    Args:
-        read: function of `(root, split_seed)` that returns its `Data`, not binarized.
-        kind: which preset of a method fits it: `"digits"`, `"images"` (28 x 28), `"table"`, `"counts"`.
-        binarize: what is done to its grey values by default.
-        images: whether x is an image, so that quadrants of it can be a condition.
-    """
-
-    read: Callable
-    kind: str
-    binarize: str = "none"
-    images: bool = False
-
-
-def _digits(root, split_seed):
+def _digits(split_seed: int) -> Data:
     from sklearn.datasets import load_digits
 
     bunch = load_digits()
@@ -54,7 +39,7 @@ def _digits(root, split_seed):
     )
 
 
-def _arcs(root, split_seed):
+def _arcs(split_seed: int) -> Data:
     """10,000 points in five arcs, as in the GMVAE paper (arXiv 1611.02648); here a pinwheel's."""
     n, arms = 10_000, 5
     generator = torch.Generator().manual_seed(split_seed)
@@ -69,64 +54,41 @@ def _arcs(root, split_seed):
     return from_arrays(x, arm, name="arcs", num_classes=arms, split_seed=split_seed)
 
 
-def _torchvision(kind, name):
-    def read(root, split_seed):
-        import torchvision
+def _torchvision(name: str, root: Path | str | None, split_seed: int) -> Data:
+    import torchvision
 
-        root = Path(root or os.environ.get("PYRO_VAE_DATA") or "~/.cache/pyro_vae").expanduser()
-        try:
-            raw = [
-                getattr(torchvision.datasets, kind)(root, train, download=True) for train in (1, 0)
-            ]
-        except (OSError, RuntimeError) as e:
-            reason = str(e).strip().splitlines()[0] if str(e) else type(e).__name__
-            raise UserError(
-                f"{kind} is not in {root} and could not be downloaded ({reason}); "
-                "set PYRO_VAE_DATA or root= to a folder that has it"
-            ) from e
-        (x, y), (test_x, test_y) = ((d.data.unsqueeze(1).float() / 255, d.targets) for d in raw)
-        return build_splits(
-            Split(x[:-10_000], y[:-10_000]),
-            Split(x[-10_000:], y[-10_000:]),
-            Split(test_x, test_y),
-            name=name,
-            num_classes=10,
-            binarize="none",
-            split_seed=split_seed,
-            likelihood="continuous-bernoulli",
-        )
-
-    return DataSet(read, "images", "dynamic", images=True)
-
-
-DATASETS = {
-    "digits": DataSet(_digits, "digits", images=True),
-    "mnist": _torchvision("MNIST", "mnist"),
-    "fashion-mnist": _torchvision("FashionMNIST", "fashion-mnist"),
-    "kmnist": _torchvision("KMNIST", "kmnist"),
-    "arcs": DataSet(_arcs, "table"),
-}
-
-
-def data_set(name: str) -> DataSet:
-    """What is known of a data set before it is loaded, by its name or its .npz file.
-
-    Raises:
-        UserError: an unknown name, a file of another kind, or a file that does not exist.
-    """
-    if name in DATASETS:
-        return DATASETS[name]
-    path = Path(name)
-    if path.suffix == ".npz":
-        if not path.is_file():
-            raise UserError(f"{path} does not exist")
-        return DataSet(lambda root, split_seed: _read_npz(path, split_seed), "table")
-    if path.suffix or path.is_file():
+    kind = TORCHVISION[name]
+    root = Path(root or os.environ.get("PYRO_VAE_DATA") or "~/.cache/pyro_vae").expanduser()
+    try:
+        raw = [getattr(torchvision.datasets, kind)(root, train, download=True) for train in (1, 0)]
+    except (OSError, RuntimeError) as e:
+        reason = str(e).strip().splitlines()[0] if str(e) else type(e).__name__
         raise UserError(
-            f"{name} is neither a data set ({', '.join(DATASETS)}) nor an .npz file: "
-            "numpy.savez('data.npz', x=..., y=...) writes one"
-        )
-    raise unknown_name_error("data set", name, DATASETS)
+            f"{kind} is not in {root} and could not be downloaded ({reason}); "
+            "set PYRO_VAE_DATA or root= to a folder that has it"
+        ) from e
+    (x, y), (test_x, test_y) = ((d.data.unsqueeze(1).float() / 255, d.targets) for d in raw)
+    return build_splits(
+        Split(x[:-10_000], y[:-10_000]),
+        Split(x[-10_000:], y[-10_000:]),
+        Split(test_x, test_y),
+        name=name,
+        num_classes=10,
+        binarize="none",
+        split_seed=split_seed,
+        likelihood="continuous-bernoulli",
+    )
+
+
+def _read(name: str, root: Path | str | None, split_seed: int) -> Data:
+    """A data set as it is in its source: not binarized, not conditioned."""
+    if name == "digits":
+        return _digits(split_seed)
+    if name == "arcs":
+        return _arcs(split_seed)
+    if name in TORCHVISION:
+        return _torchvision(name, root, split_seed)
+    return _read_npz(Path(name), split_seed)
 
 
 def load(
@@ -137,7 +99,7 @@ def load(
     binarize_seed: int = 0,
     num_labels: int | None = None,
     label_seed: int = 0,
-    standardize: bool = False,
+    standardize: bool | None = None,
     condition: str | None = None,
     quadrants: int | None = None,
 ) -> Data:
@@ -150,15 +112,22 @@ def load(
     * `arcs`: 10,000 points of five arcs in the plane; 8,000 / 1,000 / 1,000.
     * a file `*.npz` with arrays x and, where there are any, y (labels) and c (covariates).
 
+    Example:
+        >>> import torch, pyro_vae as pv
+        >>> pv.data.load("arcs")
+        Data('arcs': 8000 train, 1000 valid, 1000 test; x [2], 5 classes)
+
     Args:
+        name: of the data set, or of the file.
         binarize: none, static or dynamic (see `Data`). Default: dynamic for the MNIST family, else
             none.
         root: folder of the torchvision data sets. Default: $PYRO_VAE_DATA, else ~/.cache/pyro_vae.
         split_seed: of the splits.
         binarize_seed: of the binarization.
-        num_labels: keep so many training labels, in balanced classes, and hide the others.
+        num_labels: keep this many training labels, in balanced classes, and hide the others.
         label_seed: of that choice.
-        standardize: center and scale every column of x by the training split.
+        standardize: center and scale every column of x by the training split. Default: a method does
+            so with a table for a normal likelihood; `load` does not.
         condition: the covariates c of a conditional model: quadrants (of an image), labels, or data
             (the array c).
         quadrants: how many quadrants are the condition: 1, 2 or 3.
@@ -166,12 +135,12 @@ def load(
     Raises:
         UserError: an unknown name, a data set that is not available, or a file that is not one.
     """
-    found = data_set(name)
-    data = found.read(root, split_seed)
+    known = data_set(name)
+    data = _read(name, root, split_seed)
     data = dataclasses.replace(data, binarize_seed=binarize_seed)
     data = prepare(
         data,
-        found.binarize if binarize is None else binarize,
+        known.binarize if binarize is None else binarize,
         num_labels,
         label_seed,
         standardize,
@@ -194,11 +163,17 @@ def prepare(
     binarize: str | None = None,
     num_labels: int | None = None,
     label_seed: int = 0,
-    standardize: bool = False,
+    standardize: bool | None = None,
     condition: str | None = None,
     quadrants: int | None = None,
 ) -> Data:
-    """Data as a method needs them; the arguments are those of `load`, None leaves data as they are.
+    """Data as a method needs them; the arguments are those of `load`, and None changes nothing.
+
+    Example:
+        >>> import torch, pyro_vae as pv
+        >>> data = pv.data.from_arrays(torch.rand(20, 3), valid=0, test=0)
+        >>> pv.data.prepare(data, binarize="static")
+        Data('data': 20 train; x [3], static binarization)
 
     Raises:
         UserError: data that are binarized otherwise already, or have no such labels or condition.
@@ -206,11 +181,12 @@ def prepare(
     if binarize is not None and binarize != data.binarize:
         if data.binarize != "none":
             raise UserError(f"{data.name} is binarized already: {data.binarize}, not {binarize}")
-        kept = {n: getattr(data, n) for n in ("withheld_labels", "condition", "scaling", "source")}
-        named = "name", "num_classes", "binarize_seed", "split_seed", "likelihood"
-        options = {n: getattr(data, n) for n in named}
-        made = build_splits(data.train, data.valid, data.test, binarize=binarize, **options)
-        data = dataclasses.replace(made, **kept)
+        names = (
+            "name", "num_classes", "binarize_seed", "split_seed", "likelihood",
+            "withheld_labels", "condition", "scaling", "source", "names",
+        )  # fmt: skip
+        fields = {n: getattr(data, n) for n in names}
+        data = build_splits(data.train, data.valid, data.test, binarize=binarize, **fields)
     if standardize and data.scaling is None:
         data = standardized(data)
     if num_labels is not None and data.withheld_labels is None:
@@ -220,7 +196,7 @@ def prepare(
     return data if condition is None else _conditioned(data, condition, quadrants)
 
 
-def default_condition(data: Data) -> tuple:
+def default_condition(data: Data) -> tuple[str, int | None]:
     """`(condition, quadrants)` of data for a conditional model: their own c, quadrants, or labels."""
     if isinstance(data.condition, Quadrants):
         return "quadrants", data.condition.observed
@@ -238,7 +214,7 @@ def default_condition(data: Data) -> tuple:
     )
 
 
-def _conditioned(data, condition, quadrants):
+def _conditioned(data: Data, condition: str, quadrants: int | None) -> Data:
     if quadrants and condition != "quadrants":
         raise UserError(f"quadrants={quadrants} is of the condition quadrants, not {condition}")
     if condition == "data":
@@ -246,9 +222,9 @@ def _conditioned(data, condition, quadrants):
             raise UserError(f"{data.name} has no covariates c: an .npz file may have an array c")
         return data
     if condition == "labels":
-        if not data.num_classes or (data.train.y < 0).any():
+        if not data.num_classes or data.train.y is None or (data.train.y < 0).any():
             raise UserError(f"{data.name} has no label for every data point to condition on")
-        wanted = Labels(data.num_classes)
+        wanted: Labels | Quadrants = Labels(data.num_classes)
     elif condition == "quadrants":
         if isinstance(data.condition, Quadrants):
             wanted = Quadrants(quadrants or 1, data.condition.shape)
@@ -261,7 +237,7 @@ def _conditioned(data, condition, quadrants):
     return data.with_condition(wanted)
 
 
-def _read_npz(path, split_seed):
+def _read_npz(path: Path, split_seed: int) -> Data:
     try:
         opened = np.load(path, allow_pickle=False)
         if not isinstance(opened, np.lib.npyio.NpzFile):

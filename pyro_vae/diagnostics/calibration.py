@@ -6,7 +6,6 @@ from typing import Any
 import numpy as np
 import torch
 from numpy.typing import NDArray
-from scipy import stats
 
 from ..errors import UserError, check_int_at_least
 from ..evaluate.chunked import evaluate_in_chunks, evaluation_mode
@@ -103,6 +102,8 @@ def _tests(
     joint: Joint, ranks: torch.Tensor, levels: torch.Tensor, num_samples: int, bins: int
 ) -> dict[str, dict[str, torch.Tensor]]:
     """The ranks `[N, D]` and tests of uniformity by latent; `levels` are jittered to [0, 1]."""
+    from scipy import stats
+
     width = (num_samples + 1) // bins
     ranks_of, levels_of = joint.split(ranks.unsqueeze(0)), joint.split(levels.unsqueeze(0))
     return {

@@ -1,12 +1,15 @@
 """Normalizing flows of zuko as Pyro distributions."""
 
 from collections.abc import Sequence
+from typing import TYPE_CHECKING
 
 import pyro.distributions as dist
 import torch
-import zuko
 from pyro.contrib.zuko import ZukoToPyro
 from pyro.distributions import constraints
+
+if TYPE_CHECKING:
+    import zuko
 
 
 class FlowDistribution(ZukoToPyro):
@@ -22,7 +25,7 @@ class FlowDistribution(ZukoToPyro):
         torch.Size([5, 2])
     """
 
-    dist: zuko.distributions.NormalizingFlow
+    dist: "zuko.distributions.NormalizingFlow"
     support = constraints.real_vector
 
     @property
@@ -66,5 +69,7 @@ def affine_flow(
         True
     """
     standardize = dist.transforms.AffineTransform(-loc / scale, 1 / scale, event_dim=1)
+    import zuko  # when a flow is built: most pairs have none
+
     transform = zuko.transforms.ComposedTransform(standardize, flow)
     return FlowDistribution(zuko.distributions.NormalizingFlow(transform, base))

@@ -3,9 +3,6 @@
 from collections.abc import Mapping
 
 import torch
-from sklearn.linear_model import LogisticRegression
-from sklearn.semi_supervised import LabelSpreading
-from sklearn.svm import SVC
 
 from ..errors import UserError
 from ..programs.sites import choose_latent
@@ -145,6 +142,10 @@ def classifier_baselines(
         >>> pv.evaluate.classifier_baselines(x, y, torch.tensor([[0.2], [0.8]]))["SVM"]
         [tensor([0, 1])]
     """
+    from sklearn.linear_model import LogisticRegression
+    from sklearn.semi_supervised import LabelSpreading
+    from sklearn.svm import SVC
+
     train, *rest = [v.flatten(1).double().cpu().numpy() for v in (x, *others)]
     labels = y.cpu().numpy()
     labelled = labels >= 0

@@ -3,12 +3,6 @@
 import numpy as np
 import torch
 from numpy.typing import NDArray
-from scipy.optimize import linear_sum_assignment
-from sklearn.cluster import AgglomerativeClustering, KMeans
-from sklearn.decomposition import PCA
-from sklearn.metrics import adjusted_rand_score, normalized_mutual_info_score
-from sklearn.metrics.cluster import contingency_matrix
-from sklearn.mixture import GaussianMixture
 
 from ..data.arrays import as_labels
 from ..errors import UserError
@@ -39,6 +33,10 @@ def clustering_metrics(labels: Array, clusters: Array) -> dict[str, float]:
         >>> pv.evaluate.clustering_metrics([0, 0, 1, 1], [2, 2, 0, 0])["accuracy"]
         1.0
     """
+    from scipy.optimize import linear_sum_assignment
+    from sklearn.metrics import adjusted_rand_score, normalized_mutual_info_score
+    from sklearn.metrics.cluster import contingency_matrix
+
     truth = as_labels(labels).cpu().numpy()
     assigned = as_labels(clusters, "clusters").cpu().numpy()
     if len(truth) != len(assigned):
@@ -83,6 +81,10 @@ def clustering_baselines(
         >>> sorted(clusters)
         ['Gaussian mixture', 'Ward', 'k-means']
     """
+    from sklearn.cluster import AgglomerativeClustering, KMeans
+    from sklearn.decomposition import PCA
+    from sklearn.mixture import GaussianMixture
+
     train = train_x[:10_000].flatten(1).cpu().numpy().astype(np.float64)
     test = test_x.flatten(1).cpu().numpy().astype(np.float64)
     if (train >= 0).all() and train.max() > 1 and (train == train.round()).all():

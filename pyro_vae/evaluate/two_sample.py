@@ -4,7 +4,6 @@ import math
 
 import numpy as np
 import torch
-from sklearn.decomposition import PCA
 
 from ..errors import UserError
 
@@ -124,6 +123,8 @@ def frechet_distance(x: torch.Tensor, other: torch.Tensor, num_features: int = 3
         >>> round(pv.evaluate.frechet_distance(x, x + torch.tensor([3.0, 4.0])), 3)  # 3^2 + 4^2
         25.0
     """
+    from sklearn.decomposition import PCA
+
     a, b = (s.numpy() for s in _as_rows(x, other))
     if min(len(a), len(b)) < 2:
         raise UserError("frechet_distance needs at least two data points in each set")

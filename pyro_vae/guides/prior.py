@@ -7,8 +7,7 @@ from typing import Any
 from pyro import poutine
 from pyro.poutine.runtime import Message
 
-from ..programs.calling import parameters_of
-from ..programs.layout import standing_for
+from ..programs.calling import as_wrapper, parameters_of
 from .base import BaseGuide
 
 
@@ -71,7 +70,7 @@ class PriorGuide(BaseGuide):
 
 def hide_data(model: Callable[..., Any]) -> Callable[..., Any]:
     """The program `model` without its observed sites: it samples the prior."""
-    return standing_for(poutine.block(model, hide_fn=_is_observed), model, "prior")
+    return as_wrapper(poutine.block(model, hide_fn=_is_observed), model, "prior")
 
 
 def _is_observed(site: Message) -> bool:

@@ -1,6 +1,7 @@
-"""What is worth a warning of one line before and after training: each names its remedy."""
+"""Warnings of one line before and after training; each names its remedy."""
 
 import warnings
+from typing import Any
 
 from ..conditionals import Conditional, Normal, NormalLikelihood
 from ..data import Data
@@ -22,12 +23,12 @@ class Advice(UserWarning):
     """A run that works and is probably not what was meant."""
 
 
-def advise(message: str):
+def advise(message: str) -> None:
     """Warn in one line."""
     warnings.warn(message, Advice, stacklevel=4)
 
 
-def check_data(model, data):
+def check_data(model: Any, data: Any) -> None:
     """Warn of data that a Normal likelihood does not fit: counts, columns of different scales."""
     p_x = conditional_of(model, "x")
     family = p_x.family if isinstance(p_x, Conditional) else None
@@ -49,8 +50,8 @@ def check_data(model, data):
         )
 
 
-def check_use(model, guide, data):
-    """Warn of a trained pair whose latents carry nothing, or whose mixture is one component.
+def check_use(model: Any, guide: Any, data: Any) -> None:
+    """Warn of a trained pair whose latents carry no information, or whose mixture has one component.
 
     Of the library's own models, on at most 500 data points of the validation split.
     """

@@ -1,6 +1,8 @@
-"""How the parts that a configuration names become a model/guide pair."""
+"""The model/guide pair that a configuration describes."""
 
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from typing import Any
 
 from .. import conditionals
 from ..conditionals import (
@@ -41,8 +43,8 @@ CLASSES = {
     "likelihood": tuple({type(f) for f in conditionals.likelihoods.LIKELIHOODS.values()}),
 }
 FLOWS = ("iaf", "maf", "spline", "coupling")
-#: Guides by name, for comparisons: parents of every latent (None: the method's own), settings.
-GUIDES: dict[str, tuple[list[str] | None, dict[str, object]]] = {
+#: Guides by name, for comparisons: parents of every latent (None: the method's), settings.
+GUIDES: dict[str, tuple[list[str] | None, dict[str, Any]]] = {
     "default": (None, {}),
     "constants": ([], {}),
     "per-datum": (["index"], {}),
@@ -63,8 +65,19 @@ def class_named(group: str, name: str) -> type:
     raise unknown_name_error(group, name, [kind.__name__ for kind in CLASSES[group]])
 
 
-def make(config: dict, group: str, **more):
-    """The object that a choice of the configuration describes; None where it names no class."""
+def make(config: Mapping[str, Any], group: str, **more: Any) -> Any:
+    """The object that a choice of the configuration describes; None if it names no class.
+
+    Example:
+        >>> import torch, pyro_vae as pv
+        >>> pv.methods.make(pv.methods.configure("vae"), "network")
+        MLP(hidden=(500,), activation='relu')
+
+    Args:
+        config: a complete configuration.
+        group: network, family, prior, objective or initialize.
+        more: further arguments of the class.
+    """
     if config.get(group) is None:
         return None
     own = {k.split(".", 1)[1]: v for k, v in config.items() if k.startswith(f"{group}.")}
@@ -72,7 +85,7 @@ def make(config: dict, group: str, **more):
     return class_named(group, config[group])(**{**own, **more})
 
 
-def part(value):
+def part(value: Any) -> Any:
     """A value of the configuration as Python has it: classes made, lists as tuples."""
     if isinstance(value, dict) and "class_path" in value:
         kind = getattr(conditionals, value["class_path"].rsplit(".", 1)[-1])
@@ -82,8 +95,21 @@ def part(value):
     return tuple(value) if isinstance(value, list) else value
 
 
-def build(config: dict, x_shape, num_data=None, c_shape=None, num_classes=None):
+def build(
+    config: Mapping[str, Any],
+    x_shape: Sequence[int],
+    num_data: int | None = None,
+    c_shape: Sequence[int] | None = None,
+    num_classes: int | None = None,
+) -> tuple[Any, Any]:
     """The pair `(model, guide)` of a configuration, with weights from torch's random stream.
+
+    Example:
+        >>> import torch, pyro_vae as pv
+        >>> config = pv.methods.configure("vae", "digits", {"likelihood": "bernoulli"})
+        >>> model, guide = pv.methods.build(config, (1, 8, 8))
+        >>> type(model).__name__
+        'VAE'
 
     Args:
         config: a complete configuration; see `configure`.
@@ -113,8 +139,22 @@ def build(config: dict, x_shape, num_data=None, c_shape=None, num_classes=None):
     return model, build_guide(config, model, x_shape, num_data)
 
 
-def build_guide(config: dict, model, x_shape, num_data=None, parents=None):
-    """The guide of a configuration for its `model`; of another factorization if `parents` are given."""
+def build_guide(
+    config: Mapping[str, Any],
+    model: Any,
+    x_shape: Sequence[int],
+    num_data: int | None = None,
+    parents: Any = None,
+) -> Any:
+    """The guide of a configuration for its `model`.
+
+    Args:
+        config: a complete configuration.
+        model: the model.
+        x_shape: event shape of x.
+        num_data: training data, for guides with parameters per data point.
+        parents: `{latent: [parents]}`. Default: the method's.
+    """
     method = METHODS[config["method"]]
     if parents is None:
         parents = model.default_guide if method.parents is None else method.parents
@@ -127,7 +167,7 @@ def build_guide(config: dict, model, x_shape, num_data=None, parents=None):
         )
     own = {k.split(".", 1)[1]: v for k, v in config.items() if k.startswith("guide.")}
     c_is_pixels = bool(config.get("quadrants"))
-    guide = Guide(
+    guide: Any = Guide(
         model,
         given=parents,
         family=family,
@@ -144,8 +184,13 @@ def build_guide(config: dict, model, x_shape, num_data=None, parents=None):
     return guide
 
 
-def center_pixels(x_shape, parents, c_is_pixels: bool = False, center: bool | None = None):
-    """What the encoder sees centered, as `Guide` takes it: pixels, in x and in c.
+def center_pixels(
+    x_shape: Sequence[int],
+    parents: Mapping[str, Sequence[str]],
+    c_is_pixels: bool = False,
+    center: bool | None = None,
+) -> dict[str, tuple[float, float]] | None:
+    """The inputs that the encoder sees centered, as `Guide` takes them: pixels, in x and in c.
 
     Args:
         x_shape: event shape of x.
@@ -160,20 +205,26 @@ def center_pixels(x_shape, parents, c_is_pixels: bool = False, center: bool | No
     return {n: (0.5, 0.5) for n in pixels if any(n in p for p in parents.values())}
 
 
-def _prior(config, x_shape, c_shape, num_classes, network):
-    """The module for a model's `prior=`; None for the model's own."""
+def _prior(
+    config: Mapping[str, Any],
+    x_shape: Sequence[int],
+    c_shape: Sequence[int] | None,
+    num_classes: int | None,
+    network: Any,
+) -> Any:
+    """The module for a model's `prior=`; None for its default."""
     if config.get("prior") in (None, "StandardNormalPrior"):
         return None
     method = METHODS[config["method"]]
     latent = method.model.prior_latent
-    sizes = {"z": "latent_dim", "z1": "latent_dim", "z2": "z2_dim", "w": "w_dim"}
-    sizes = {n: config.get(f"model.{s}") for n, s in sizes.items()}
+    options = {"z": "latent_dim", "z1": "latent_dim", "z2": "z2_dim", "w": "w_dim"}
+    sizes = {n: config.get(f"model.{option}") for n, option in options.items()}
     if config["prior"] != "VampPrior":
         return make(config, "prior", size=sizes[latent])
-    shapes = {n: (s,) for n, s in sizes.items()}
+    shapes: dict[str, Any] = {n: (s,) for n, s in sizes.items()}
     shapes |= {"x": tuple(x_shape), "c": c_shape, "y": (num_classes,)}
-    given = method.parents if isinstance(method.parents, dict) else method.model.default_guide
-    parents = [p for p in given.get(latent, ()) if p != "index"] or ["x"]
+    guide = method.parents if isinstance(method.parents, dict) else method.model.default_guide
+    parents = [p for p in guide.get(latent, ()) if p != "index"] or ["x"]
     own = {}
     if config.get("prior.network") is None:
         own["network"] = network_between(network, *(shapes[p] for p in parents))
@@ -186,10 +237,10 @@ def _prior(config, x_shape, c_shape, num_classes, network):
 class ModelFactory:
     """A method's model, made anew by each call; for `compare`, whose processes it can go to."""
 
-    config: dict
-    shapes: tuple
+    config: dict[str, Any]
+    shapes: tuple[Any, ...]
 
-    def __call__(self):
+    def __call__(self) -> Any:
         return build(self.config, *self.shapes)[0]
 
 
@@ -197,25 +248,25 @@ class ModelFactory:
 class GuideFactory:
     """A guide for a method's model, by one of the names in `GUIDES`."""
 
-    config: dict
-    shapes: tuple
+    config: dict[str, Any]
+    shapes: tuple[Any, ...]
     guide: str
 
-    def __post_init__(self):
+    def __post_init__(self) -> None:
         if self.guide not in GUIDES:
             raise unknown_name_error("guide", self.guide, GUIDES)
 
-    def __call__(self, model, num_data):
+    def __call__(self, model: Any, num_data: int) -> Any:
         parents, changes = GUIDES[self.guide]
-        given, name = None, self.config["method"]
+        of_latents, name = None, self.config["method"]
         known = METHODS[name].parents
         if known == "prior" and self.guide != "default":
             raise UserError(f"{name}'s guide is the prior: it cannot be {self.guide}")
         if parents is not None:
-            given = {n: parents for n in (model.default_guide if known is None else known)}
+            of_latents = {n: parents for n in (model.default_guide if known is None else known)}
         config = self.config
         if config.get("refine.steps"):  # the number that the configuration sets
             changes = {k: v for k, v in changes.items() if k != "refine.steps"}
         if "family" in changes:  # another family has its own defaults
             config = {k: v for k, v in config.items() if not k.startswith("family")}
-        return build_guide({**config, **changes}, model, self.shapes[0], num_data, given)
+        return build_guide({**config, **changes}, model, self.shapes[0], num_data, of_latents)

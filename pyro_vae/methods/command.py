@@ -6,8 +6,10 @@ from dataclasses import replace
 
 from ..data import DATASETS, Data
 from ..data.sets import default_condition
-from . import options
-from .method import default_binarization
+from .files import plain
+from .groups import choice_groups, is_conditional
+from .options import configure
+from .preparing import default_binarization, is_standardized_by_default
 
 
 def reproduction(config: dict, data: Data) -> str:
@@ -40,23 +42,23 @@ def changes(config: dict, data: Data) -> dict:
     """`{option: value}` of what differs from the preset of the configuration's method and data."""
     name = config["method"]
     source = data if config["data"] is None else config["data"]
-    base = options.configure(name, source)
-    groups = [g.name for g in options.groups(name) if g.choice]
-    chosen = {g: config[g] for g in groups if config[g] != base[g]}
-    base = {**options.configure(name, source, chosen), "method": name, "data": config["data"]}
+    base = configure(name, source)
+    chosen = {g: config[g] for g in choice_groups(name) if config[g] != base[g]}
+    base = {**configure(name, source, chosen), "method": name, "data": config["data"]}
     base |= {k: v for k, v in _filled(config, data).items() if base.get(k, v) is None}
-    values = {k: options.plain(v) for k, v in config.items() if k not in chosen}
-    return chosen | {k: v for k, v in values.items() if v != options.plain(base.get(k))}
+    values = {k: plain(v) for k, v in config.items() if k not in chosen}
+    return chosen | {k: v for k, v in values.items() if v != plain(base.get(k))}
 
 
 def _filled(config: dict, data: Data) -> dict:
     """What a method fills in, from the data, for options that are None."""
     filled = {"model.likelihood": data.likelihood, "model.num_classes": data.num_classes or 10}
-    conditional = options.is_conditional(config["method"])
+    conditional = is_conditional(config["method"])
     if conditional:
         filled["condition"], quadrants = default_condition(replace(data, condition=None))
         filled["quadrants"] = quadrants if config["condition"] == "quadrants" else None
     named = config["data"]
+    filled["standardize"] = is_standardized_by_default(data, named, config["model.likelihood"])
     filled["binarize"] = data.binarize if named is None else "none"
     if named in DATASETS:
         is_default = config["model.likelihood"] == data.likelihood

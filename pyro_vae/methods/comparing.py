@@ -7,9 +7,9 @@ from typing import Any
 from .. import comparison
 from ..errors import UserError, unknown_name_error
 from ..objectives import ELBO
-from . import options
 from .building import GUIDES, GuideFactory, ModelFactory, make
-from .method import method
+from .configured import method
+from .options import configure
 
 DEFAULT_GUIDES = "diagonal,full"
 
@@ -115,7 +115,7 @@ def _overrides(
 
 
 def _objective(name: str, data: str, overrides: dict[str, Any], objective: str) -> ELBO:
-    config = options.configure(name, data, {**overrides, "objective": objective})
+    config = configure(name, data, {**overrides, "objective": objective})
     return make(config, "objective")
 
 

@@ -1,10 +1,12 @@
-"""`Run`: a trained pair with its data, what can be asked of it, and the folder that holds it."""
+"""`Run`: a trained pair with its data, its evaluation, its samples, and its folder."""
 
 import functools
 import json
 import shutil
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import torch
 
@@ -17,13 +19,15 @@ from ..programs.inspection import is_per_datum
 from ..train import checkpoint, choose_device, distributed, load_weights
 from ..train.state import Progress
 from ..train.weights import weights_of
-from . import options
 from .advice import advise, check_data, check_use
+from .files import as_json, read_config, to_yaml
+from .options import EXTENDABLE, complete
 from .rebuild import describe_pair, rebuild_pair
+from .table import preset
 
 CONFIG = "config.yaml"
 RECORD = "config.json"
-SETTLED = 10  # epochs, before which a latent that carries nothing is no news
+SETTLED = 10  # epochs, before which a latent that carries no information is no surprise
 FILES = (CONFIG, RECORD, "metrics.jsonl", "checkpoint.pt", "report.html")
 
 
@@ -33,15 +37,25 @@ class Run(train.Run):
 
     `pv.fit`, `Method.fit` and `pv.load` return it.
 
+    Example:
+        >>> import torch, pyro_vae as pv
+        >>> model = pv.models.VAE((3,), 2, likelihood="normal")
+        >>> guide = pv.guides.Guide(model)
+        >>> run = pv.fit(model, guide, torch.randn(20, 3), epochs=1, progress=False)
+        >>> run
+        Run(VAE x Guide on data, epoch 1 of 1)
+        >>> run.sample(5).shape
+        torch.Size([5, 3])
+
     Attributes:
         data: the data that it was trained on; None for a stream of batches.
         config: the configuration of a method; None for a pair built by hand.
     """
 
     data: Data | None = None
-    config: dict | None = None
+    config: dict[str, Any] | None = None
 
-    def __repr__(self):
+    def __repr__(self) -> str:
         kinds = " x ".join(type(p).__name__ for p in (self.model, self.guide))
         name = self.config["method"] if self.config else kinds
         data = "" if self.data is None else f" on {self.data.name}"
@@ -63,7 +77,9 @@ class Run(train.Run):
         data = self._data()
         return "train" if is_per_datum(self.guide) or data.test is None else "test"
 
-    def evaluate(self, split: str | None = None, num_samples: int = 500, write: bool = False):
+    def evaluate(
+        self, split: str | None = None, num_samples: int = 500, write: bool = False
+    ) -> Any:
         """Numbers of the pair on one split, in nats per data point; printed, a table.
 
         Args:
@@ -92,14 +108,15 @@ class Run(train.Run):
                 advise(f"{path} was not written: {e.strerror}")
         return result
 
-    def sample(self, num: int | None = 64, source: str = "prior", **choices) -> torch.Tensor:
+    def sample(self, num: int | None = 64, source: str = "prior", **choices: Any) -> torch.Tensor:
         """New data `[num, *x_shape]`, in the data's original units; see `sheet`."""
         from ..report.samples import joined
 
         sheet = self.sheet(source, num=num, **choices)
-        return joined(self.data, self.data.unstandardize(sheet.x), sheet.c)
+        data = self._data()
+        return joined(data, data.unstandardize(sheet.x), sheet.c)
 
-    def sheet(self, source: str = "prior", **choices):
+    def sheet(self, source: str = "prior", **choices: Any) -> Any:
         """New data from a source, laid out as a picture.
 
         Args:
@@ -115,7 +132,7 @@ class Run(train.Run):
 
     def report(
         self, path: Path | str | None = None, split: str | None = None, num_samples: int = 500
-    ):
+    ) -> Any:
         """Write the report, one page with numbers and pictures.
 
         Args:
@@ -129,22 +146,24 @@ class Run(train.Run):
         from ..report.figures import report_figures
         from .command import reproduction
 
-        if path is None and self.out is None:
-            raise UserError("this run has no folder: pass the path of the report")
-        path = Path(path) if path is not None else self.out / "report.html"
+        if path is None:
+            if self.out is None:
+                raise UserError("this run has no folder: pass the path of the report")
+            path = self.out / "report.html"
+        path, data = Path(path), self._data()
         result = self.evaluate(split, num_samples, write=True)
         sections = report_figures(
-            self.model, self.guide, self.data, result, self.history, self.best_epoch, self.seed
+            self.model, self.guide, data, result, self.history, self.best_epoch, self.seed
         )
         names = [type(p).__name__ for p in (self.model, self.guide)]
-        title, subtitle, details = f"{names[0]} on {self.data.name}", f"Guide: {names[1]}.", ""
+        title, subtitle, details = f"{names[0]} on {data.name}", f"Guide: {names[1]}.", ""
         command = None
         if self.config is not None:
-            preset = options.preset(self.config["method"])
-            title = f"{self.config['method']} on {self.data.name}"
-            subtitle = f"{preset.paper}. Guide: {preset.guide}."
-            details = options.to_yaml(self.config)
-            command = reproduction(self.config, self.data)
+            entry = preset(self.config["method"])
+            title = f"{self.config['method']} on {data.name}"
+            subtitle = f"{entry.paper}. Guide: {entry.guide}."
+            details = to_yaml(self.config)
+            command = reproduction(self.config, data)
         details += json.dumps(report.hardware(), indent=2)
         report.write(path, title, subtitle, result, sections, details, command)
         return result
@@ -171,7 +190,7 @@ class Run(train.Run):
             (folder / name).write_text(text)
         lines = "".join(json.dumps(row) + "\n" for row in self.history)
         (folder / "metrics.jsonl").write_text(lines)
-        state = {
+        state: dict[str, Any] = {
             "weights": weights_of(self.model, self.guide),
             "best": None,
             "optimizer": {"state": {}, "param_groups": [{}]},
@@ -185,22 +204,24 @@ class Run(train.Run):
         checkpoint.save(folder / "checkpoint.pt", state)
         return folder
 
-    def _description(self):
+    def _description(self) -> dict[str, Any]:
         if self.config is not None:
-            return {"config": options.as_json(self.config)}
+            return {"config": as_json(self.config)}
         return {"pair": describe_pair(self.model, self.guide), "source": _source(self.data)}
 
-    def _files(self):
-        return {} if self.config is None else {CONFIG: options.to_yaml(self.config)}
+    def _files(self) -> dict[str, str]:
+        return {} if self.config is None else {CONFIG: to_yaml(self.config)}
 
-    def _data(self):
+    def _data(self) -> Data:
         if not isinstance(self.data, Data):
-            raise UserError("this run has no data to look at: pv.load(folder, data=...)")
+            raise UserError("this run has no data: pv.load(folder, data=...)")
         return self.data
 
 
 @functools.wraps(train.fit)
-def fit(model, guide, data, *args, **settings):
+def fit(
+    model: Callable[..., Any], guide: Callable[..., Any], data: Any, *args: Any, **settings: Any
+) -> Run:
     data = as_data(data, first_argument(model) if callable(model) else "x")
     described = {"pair": describe_pair(model, guide), "source": _source(data)}
     described |= settings.pop("config", None) or {}
@@ -208,13 +229,13 @@ def fit(model, guide, data, *args, **settings):
     return Run(**vars(run), data=data if isinstance(data, Data) else None)
 
 
-def _source(data):
+def _source(data: Any) -> dict[str, Any] | None:
     """Arguments of `load` that give the same data; None for arrays and streams."""
     source = getattr(data, "source", None)
     return None if source is None else {**source, "binarize": data.binarize}
 
 
-def _reload(source, described, root):
+def _reload(source: object, described: Mapping[str, Any], root: Path | str | None) -> Data | None:
     """The data of a pair built by hand, if their source alone gives them again; else None."""
     if not isinstance(source, dict):
         return None
@@ -226,8 +247,10 @@ def _reload(source, described, root):
     return data if data.describe() == described else None
 
 
-def advised(model, guide, data, *args, **settings):
-    """`train.fit`, with a warning of what is probably not what was meant."""
+def advised(
+    model: Callable[..., Any], guide: Callable[..., Any], data: Any, *args: Any, **settings: Any
+) -> train.Run:
+    """`train.fit`, with a warning of results that are probably not what was meant."""
     check_data(model, data)
     run = train.fit(model, guide, data, *args, **settings)
     if len(run.history) >= SETTLED and not run.interrupted and distributed.size() == 1:
@@ -237,19 +260,29 @@ def advised(model, guide, data, *args, **settings):
 
 def load(
     folder: Path | str,
-    model=None,
-    guide=None,
-    data=None,
+    model: Any = None,
+    guide: Any = None,
+    data: Any = None,
     device: str | None = None,
     root: Path | str | None = None,
 ) -> Run:
     """A run from its folder: the pair with the weights of the best epoch, its history and its data.
 
+    Example:
+        >>> import tempfile, torch, pyro_vae as pv
+        >>> x, model = torch.randn(20, 3), pv.models.VAE((3,), 2, likelihood="normal")
+        >>> guide = pv.guides.Guide(model)
+        >>> with tempfile.TemporaryDirectory() as folder:
+        ...     run = pv.fit(model, guide, x, epochs=1, out=folder, progress=False)
+        ...     pv.load(folder, data=x)
+        Run(VAE x Guide on data, epoch 1 of 1, ...)
+
     Args:
         folder: written by `pyro-vae fit`, `Method.fit(out=)`, `pv.fit(out=)` or `Run.save`.
-        model, guide: the pair, built as it was trained. Default: rebuilt; only the library's own
-            classes can be.
-        data: what it was trained on. Default: loaded again; only named data sets and files can be.
+        model, guide: the pair, built as it was trained. Default: it is rebuilt, which is possible for
+            the library's own classes.
+        data: what it was trained on. Default: they are loaded again, which is possible for named
+            data sets and files.
         device: cpu, cuda, ... Default: a GPU if there is one.
         root: folder of the torchvision data sets.
 
@@ -257,7 +290,7 @@ def load(
         UserError: no run folder, a damaged one, an edited configuration, other data, or a pair that
             cannot be rebuilt.
     """
-    from .method import Method
+    from .configured import Method
 
     folder = Path(folder)
     record = checkpoint.read_json(folder / RECORD)
@@ -268,7 +301,7 @@ def load(
         raise UserError("pass both model= and guide=, or neither")
     config = None
     if (folder / CONFIG).exists() and model is None:
-        config = options.complete(options.read_config(folder / CONFIG))
+        config = complete(read_config(folder / CONFIG))
         check_unedited(config, record, folder)
         method = Method(config, data, root)
         config, data = method.config, method.data
@@ -287,28 +320,28 @@ def load(
             f"{described.get(name)}): pass data="
         )
     load_weights(model, guide, folder / "checkpoint.pt")
-    device = choose_device(device)
+    target = choose_device(device)
     for module in (model, guide):
         if isinstance(module, torch.nn.Module):
-            module.to(device)
+            module.to(target)
     history = _history(folder)
     return Run(model, guide, history, _best(history), folder, False, data, config)
 
 
-def check_unedited(config, record, folder):
-    """The configuration is the one that the run was started with."""
+def check_unedited(config: Mapping[str, Any], record: Mapping[str, Any], folder: Path) -> None:
+    """Raise unless the configuration is the one that the run was started with."""
     started = record.get("config")
     if not isinstance(started, dict):
         raise UserError(f"{folder / RECORD} does not say which configuration the run had")
-    found = options.as_json(config)
+    present = as_json(config)
     for key, value in started.items():
-        if key not in options.EXTENDABLE and found.get(key) != value:
+        if key not in EXTENDABLE and present.get(key) != value:
             raise UserError(
-                f"{folder / CONFIG} was edited: {key}={found.get(key)}, and the run had {value}"
+                f"{folder / CONFIG} was edited: {key}={present.get(key)}, and the run had {value}"
             )
 
 
-def _history(folder):
+def _history(folder: Path) -> list[dict[str, Any]]:
     path = folder / "metrics.jsonl"
     try:
         return [json.loads(line) for line in path.read_text().splitlines()]
@@ -316,7 +349,7 @@ def _history(folder):
         raise UserError(f"{path} is missing or damaged: is this a run folder?") from None
 
 
-def _best(history):
+def _best(history: list[dict[str, Any]]) -> int | None:
     if not history:
         return None
     return max(history, key=lambda row: row.get("elbo", row["epoch"]))["epoch"]

@@ -2,22 +2,13 @@
 
 Settings are written as on the command line: `"model.latent_dim": 24`, `"network.hidden": [500]`,
 `"objective": "IWAE"`, `"objective.num_particles": 8`, `"epochs": 100`. They hold for every kind of
-data; `images` (28 x 28: the MNIST family), `table` and `counts` say what differs there.
+data. `images` (28 x 28: the MNIST family) says what differs there. This module does not import torch.
 """
 
 from dataclasses import dataclass, field
+from typing import Any
 
-from ..models import (
-    CVAE,
-    GMVAE,
-    M1M2,
-    M2,
-    VAE,
-    AuxiliaryDGM,
-    HierarchicalVAE,
-    MixtureVAE,
-    NNBaseline,
-)
+from ..errors import unknown_name_error
 
 
 @dataclass(frozen=True)
@@ -25,27 +16,32 @@ class Preset:
     """A published method: a named model/guide pair and its settings.
 
     Args:
-        model: the model's class.
+        model_name: the name of the model's class.
         guide: the guide in words.
-        paper: where it comes from.
-        parents: `{latent: [parents]}` of the guide; None for `model.default_guide`, `"prior"` for
-            `PriorGuide`.
+        paper: where the method comes from.
+        parents: `{latent: [parents]}` of the guide. Default: `model.default_guide`. `"prior"` stands
+            for `PriorGuide`.
         settings: what differs from `DEFAULTS`, for every kind of data.
-        images, table, counts: what differs for these kinds of data.
+        images: what differs for 28 x 28 images.
     """
 
-    model: type
+    model_name: str
     guide: str
     paper: str
-    parents: dict | str | None = None
-    settings: dict = field(default_factory=dict)
-    images: dict = field(default_factory=dict)
-    table: dict = field(default_factory=dict)
-    counts: dict = field(default_factory=dict)
+    parents: dict[str, list[str]] | str | None = None
+    settings: dict[str, object] = field(default_factory=dict)
+    images: dict[str, object] = field(default_factory=dict)
+
+    @property
+    def model(self) -> Any:
+        """The model's class."""
+        from .. import models
+
+        return getattr(models, self.model_name)
 
 
 #: What every method starts from, where it has the option.
-DEFAULTS = {
+DEFAULTS: dict[str, object] = {
     "model.latent_dim": 10,
     "model.num_components": 10,
     "model.w_dim": 10,
@@ -64,20 +60,27 @@ DEFAULTS = {
     "batch_size": 128,
 }
 #: What digits train best with (`python -m benchmarks.quality.priors`); a method's settings go over it.
-DIGITS = {"model.latent_dim": 24, "network.hidden": [500], "lr": 2e-3, "weight_decay": 0.2}
+DIGITS: dict[str, object] = {
+    "model.latent_dim": 24,
+    "network.hidden": [500],
+    "lr": 2e-3,
+    "weight_decay": 0.2,
+}
 #: What the MNIST family needs; it goes over a method's settings.
-IMAGES = {
+IMAGES: dict[str, object] = {
     "model.latent_dim": 16,
     "network.hidden": [500, 500],
     "epochs": 40,
     "batch_size": 256,
     "lr": 2e-3,
 }
-KINDS = ("digits", "images", "table", "counts")
+#: Kinds of data. A table is anything that is neither digits nor of the MNIST family. It has no settings
+#: of its own: the defaults and the method's settings hold, and the data determine the likelihood.
+KINDS = ("digits", "images", "table")
 
 #: For clustering. `python -m benchmarks.quality.clustering_settings` compares them by the validation bound;
-#: width, learning rates and `fits` come from trials that had accuracies in view (README says so).
-CLUSTERING = {
+#: width, learning rates and `fits` come from trials that had accuracies in view (docs/results.md).
+CLUSTERING: dict[str, object] = {
     "model.latent_dim": 24,
     "network.hidden": [500],
     "initialize": "MixtureInitialization",
@@ -92,7 +95,7 @@ CLUSTERING = {
     "lr": 5e-4,
     "weight_decay": 0.0,
 }
-CLUSTERING_IMAGES = {
+CLUSTERING_IMAGES: dict[str, object] = {
     "center": False,  # mostly black; centered, one trial (one seed each, test bound) lost a nat
     "initialize.epochs": 10,
     "initialize.lr": 1e-3,
@@ -103,7 +106,7 @@ CLUSTERING_IMAGES = {
 }
 #: For few labels; digits' chosen by the error on the 180 validation images, in some fifteen trials,
 #: seed 0 (`benchmarks/quality/semi_supervised.py` says how). MNIST's alpha is the paper's, and untried here.
-SEMI_SUPERVISED = {
+SEMI_SUPERVISED: dict[str, object] = {
     "objective": "SemiSupervised",
     "objective.alpha": 10.0,
     "num_labels": 100,
@@ -113,9 +116,9 @@ SEMI_SUPERVISED = {
     "lr": 3e-3,
     "weight_decay": 0.0,
 }
-SEMI_SUPERVISED_IMAGES = {"objective.alpha": 0.1, "model.latent_dim": 50}
+SEMI_SUPERVISED_IMAGES: dict[str, object] = {"objective.alpha": 0.1, "model.latent_dim": 50}
 #: For conditional models; chosen by the validation bound (`python -m benchmarks.quality.conditional --choose`).
-CONDITIONAL = {
+CONDITIONAL: dict[str, object] = {
     "model.latent_dim": 10,
     "network.hidden": [500],
     "lr": 1e-3,
@@ -123,74 +126,76 @@ CONDITIONAL = {
     "objective.warmup": 20,
     "weight_decay": 1.0,
 }
-CONDITIONAL_IMAGES = {"weight_decay": 0.0}  # that choice was made on 1,257 images
+CONDITIONAL_IMAGES: dict[str, object] = {
+    "weight_decay": 0.0
+}  # that choice was made on 1,257 images
 
 KINGMA_2014 = "Kingma et al. 2014, arXiv 1406.5298"
 MAALOE_2016 = "Maaloe et al. 2016, arXiv 1602.05473"
 SOHN_2015 = "Sohn, Lee and Yan 2015, NeurIPS"
 
 METHODS = {
-    "vae": Preset(VAE, "z <- x", "Kingma and Welling 2013, arXiv 1312.6114"),
+    "vae": Preset("VAE", "z <- x", "Kingma and Welling 2013, arXiv 1312.6114"),
     "vae-constants": Preset(
-        VAE,
+        "VAE",
         "z <- nothing: mu and sigma learned constants",
         "the ablation of amortization",
         {"z": []},
     ),
     "vae-per-datum": Preset(
-        VAE,
+        "VAE",
         "z <- index: mu and sigma per data point",
         "Hoffman et al. 2013, arXiv 1206.7051",
         {"z": ["index"]},
     ),
     "iaf-vae": Preset(
-        VAE,
+        "VAE",
         "z <- x, family an inverse autoregressive flow",
         "Kingma et al. 2016, arXiv 1606.04934",
         settings={"family": "Flow", "family.flow": "iaf"},
     ),
     "mixture-posterior": Preset(
-        VAE,
+        "VAE",
         "z <- x, family a mixture of normals",
         "Morningstar et al. 2020, arXiv 2003.01687",
         settings={"family": "MixtureOfNormals"},
     ),
     "semi-amortized": Preset(
-        VAE,
+        "VAE",
         "z <- x, then gradient steps per data point",
         "Kim et al. 2018, arXiv 1802.02550",
         settings={"refine.steps": 5},
     ),
-    "mixture-vae": Preset(MixtureVAE, "z <- x; y summed exactly", "as vade, from random weights"),
+    "mixture-vae": Preset("MixtureVAE", "z <- x; y summed exactly", "as vade, from random weights"),
     "vade": Preset(
-        MixtureVAE,
+        "MixtureVAE",
         "z <- x; y summed exactly",
         "Jiang et al. 2017, arXiv 1611.05148",
         settings=CLUSTERING,
         images=CLUSTERING_IMAGES,
     ),
     "shu-gmvae": Preset(
-        MixtureVAE,
+        "MixtureVAE",
         "y <- x; z <- x, y",
         "Rui Shu 2016, ruishu.io",
         {"y": ["x"], "z": ["x", "y"]},
         settings={"model.learn_weights": False},
     ),
     "gmvae": Preset(
-        GMVAE,
+        "GMVAE",
         "w <- x; z <- x; y summed exactly",
         "Dilokthanakul et al. 2016, arXiv 1611.02648",
         settings={**CLUSTERING, "model.w_dim": 2, "model.component": "MultivariateNormal"},
         images={**CLUSTERING_IMAGES, "model.w_dim": 10},
     ),
     "gmvae-v1": Preset(
-        GMVAE,
+        "GMVAE",
         "w <- x; z <- x; y <- x",
         "Dilokthanakul et al. 2016, first version",
         {"w": ["x"], "z": ["x"], "y": ["x"]},
     ),
     "m1": Preset(
-        VAE,
+        "VAE",
         "z <- x, then a classifier of z",
         KINGMA_2014,
         settings={
@@ -204,7 +209,7 @@ METHODS = {
         images={"model.latent_dim": 50},
     ),
     "m2": Preset(
-        M2,
+        "M2",
         "y <- x; z <- x, y",
         KINGMA_2014,
         # z costs more at first: else it takes the class along, and the decoder never uses y
@@ -216,7 +221,7 @@ METHODS = {
         images=SEMI_SUPERVISED_IMAGES,
     ),
     "m1-m2": Preset(
-        M1M2,
+        "M1M2",
         "z1 <- x; y <- z1; z2 <- z1, y",
         KINGMA_2014,
         settings={
@@ -232,21 +237,21 @@ METHODS = {
         },
     ),
     "auxiliary-dgm": Preset(
-        AuxiliaryDGM,
+        "AuxiliaryDGM",
         "a <- x; y <- a, x; z <- a, x, y",
         MAALOE_2016,
         settings=SEMI_SUPERVISED,
         images=SEMI_SUPERVISED_IMAGES,
     ),
     "skip-dgm": Preset(
-        AuxiliaryDGM,
+        "AuxiliaryDGM",
         "a <- x; y <- a, x; z <- a, x, y",
         MAALOE_2016,
         settings={**SEMI_SUPERVISED, "model.skip": True},
         images=SEMI_SUPERVISED_IMAGES,
     ),
     "m2-clustering": Preset(
-        M2,
+        "M2",
         "y <- x; z <- x, y",
         "M2 without labels: a failure, see Rui Shu 2016, ruishu.io",
         settings={
@@ -260,14 +265,14 @@ METHODS = {
         images={"model.latent_dim": 64},
     ),
     "hierarchical-vae": Preset(
-        HierarchicalVAE,
+        "HierarchicalVAE",
         "z1 <- x; z2 <- z1",
         "Burda et al. 2016, arXiv 1509.00519",
         settings={"model.z2_dim": 5},
         images={"model.z2_dim": 8},
     ),
     "mixture-prior": Preset(
-        VAE,
+        "VAE",
         "z <- x",
         "mixture-vae, y summed in the prior's density",
         settings={
@@ -277,7 +282,7 @@ METHODS = {
         },
     ),
     "vampprior": Preset(
-        VAE,
+        "VAE",
         "z <- x, by the prior's encoder",
         "Tomczak and Welling 2018, arXiv 1705.07120",
         settings={
@@ -288,31 +293,31 @@ METHODS = {
         images={"prior.num_components": 500},
     ),
     "flow-prior": Preset(
-        VAE,
+        "VAE",
         "z <- x",
         "Chen et al. 2017, arXiv 1611.02731; flow: 1705.07057",
         settings={"prior": "FlowPrior"},
     ),
-    "cvae": Preset(CVAE, "z <- x, c", SOHN_2015, settings=CONDITIONAL, images=CONDITIONAL_IMAGES),
+    "cvae": Preset("CVAE", "z <- x, c", SOHN_2015, settings=CONDITIONAL, images=CONDITIONAL_IMAGES),
     "relaxed-cvae": Preset(
-        CVAE,
+        "CVAE",
         "z <- x, c; the prior p(z) without c",
         SOHN_2015,
         settings={**CONDITIONAL, "model.conditional_prior": False},
         images=CONDITIONAL_IMAGES,
     ),
     "gsnn": Preset(
-        CVAE, "the prior itself: z <- c", SOHN_2015, "prior", CONDITIONAL, CONDITIONAL_IMAGES
+        "CVAE", "the prior itself: z <- c", SOHN_2015, "prior", CONDITIONAL, CONDITIONAL_IMAGES
     ),
     "hybrid-cvae": Preset(
-        CVAE,
+        "CVAE",
         "z <- x, c, and the prior itself",
         SOHN_2015,
         settings={**CONDITIONAL, "objective": "Hybrid", "objective.alpha": 0.5},
         images=CONDITIONAL_IMAGES,
     ),
     "cvae-baseline": Preset(
-        CVAE,
+        "CVAE",
         "z <- x, c; a baseline's prediction in the prior",
         SOHN_2015,
         settings={
@@ -323,10 +328,26 @@ METHODS = {
         images=CONDITIONAL_IMAGES,
     ),
     "nn-baseline": Preset(
-        NNBaseline,
+        "NNBaseline",
         "nothing: no latent",
         SOHN_2015,
         settings={k: v for k, v in CONDITIONAL.items() if k != "model.latent_dim"},
         images=CONDITIONAL_IMAGES,
     ),
 }
+
+
+def preset(name: str) -> Preset:
+    """A method's preset by name.
+
+    Example:
+        >>> import torch, pyro_vae as pv
+        >>> pv.methods.preset("gmvae").guide
+        'w <- x; z <- x; y summed exactly'
+
+    Raises:
+        UserError: an unknown name; the nearest one is named.
+    """
+    if name not in METHODS:
+        raise unknown_name_error("method", name, METHODS)
+    return METHODS[name]

@@ -7,7 +7,6 @@ from typing import Any, Protocol
 import pyro.distributions as dist
 import torch
 import torch.nn as nn
-from sklearn.mixture import GaussianMixture
 from threadpoolctl import threadpool_limits
 
 from .._torch_internals import with_separate_modules
@@ -380,6 +379,8 @@ def fit_components(
         seed: of the initializations.
         max_iter: EM iterations.
     """
+    from sklearn.mixture import GaussianMixture
+
     mixture = GaussianMixture(
         model.p_y().event_shape[0],
         n_init=fits,

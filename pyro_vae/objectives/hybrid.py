@@ -1,5 +1,10 @@
 """The hybrid objective of conditional models."""
 
+from collections.abc import Callable
+from typing import Any
+
+import torch
+
 from ..errors import UserError
 from ..guides.prior import hide_data
 from .elbo import ELBO
@@ -22,7 +27,7 @@ class Hybrid(ELBO):
         UserError: alpha outside of [0, 1].
     """
 
-    def __init__(self, alpha: float = 0.5, **options):
+    def __init__(self, alpha: float = 0.5, **options: Any) -> None:
         super().__init__(**options)
         if not 0 <= alpha <= 1:
             raise UserError(
@@ -31,20 +36,24 @@ class Hybrid(ELBO):
         self.alpha = alpha
         self.gsnn = ELBO(num_particles=self.num_particles)
 
-    def differentiable_loss(self, model, guide, *args, **kwargs):
+    def differentiable_loss(
+        self, model: Callable, guide: Callable, *args: torch.Tensor, **kwargs: torch.Tensor
+    ) -> torch.Tensor:
         """Sum over the minibatch, in nats."""
-        loss = 0.0
+        loss: torch.Tensor | float = 0.0
         if self.alpha > 0:
             loss = self.alpha * super().differentiable_loss(model, guide, *args, **kwargs)
         if self.alpha < 1:
             prior = self.gsnn.differentiable_loss(model, hide_data(model), *args, **kwargs)
             loss = loss + (1 - self.alpha) * prior
-        return loss
+        return torch.as_tensor(loss)
 
-    def loss(self, model, guide, *args, **kwargs):
+    def loss(
+        self, model: Callable, guide: Callable, *args: torch.Tensor, **kwargs: torch.Tensor
+    ) -> float:
         elbo = super().loss(model, guide, *args, **kwargs) if self.alpha > 0 else 0.0
         prior = self.gsnn.loss(model, hide_data(model), *args, **kwargs) if self.alpha < 1 else 0.0
         return self.alpha * elbo + (1 - self.alpha) * prior
 
-    def describe(self):
+    def describe(self) -> dict[str, object]:
         return {**super().describe(), "name": "hybrid", "alpha": self.alpha}

@@ -1,5 +1,8 @@
 """Learning from data of which some are labelled: Kingma et al.'s objective, for any pair with a y."""
 
+from collections.abc import Callable
+from typing import Any
+
 import torch
 import torch.distributions as td
 from pyro.poutine.messenger import Messenger
@@ -8,8 +11,9 @@ from .._pyro_internals import scale_and_mask
 from .._torch_internals import categorical_of
 from ..distributions import GumbelSoftmax
 from ..errors import UserError, check_positive
-from ..programs import layout_of, standing_for
-from ..programs.calling import as_batch
+from ..programs import layout_of
+from ..programs.calling import as_batch, as_wrapper
+from ..programs.sites import Site
 from .elbo import ELBO
 
 LOG_ZERO = 1e4  # nats: exp(-1e4) is exactly 0, and differences of it are not NaN, as those of inf
@@ -64,8 +68,8 @@ class SemiSupervised(ELBO):
         alpha: float = 0.1,
         labelled_fraction: float | None = None,
         latent: str = "y",
-        **options,
-    ):
+        **options: Any,
+    ) -> None:
         super().__init__(**options)
         check_positive(or_zero=True, alpha=alpha)
         if labelled_fraction is not None and not 0 <= labelled_fraction <= 1:
@@ -76,8 +80,8 @@ class SemiSupervised(ELBO):
         self._counts = labelled_fraction is None
         self.top = -1  # the highest label, as far as known
 
-    def count_labels(self, labels):
-        """Take the share of labelled data, if not given, from the training labels.
+    def count_labels(self, labels: torch.Tensor | None) -> None:
+        """Take the labelled fraction from the training labels `[N]`, unless it was set.
 
         Raises:
             UserError: `labels` is None.
@@ -88,46 +92,62 @@ class SemiSupervised(ELBO):
             self.labelled_fraction = float((labels >= 0).double().mean())
         self.top = int(labels.max())
 
-    def differentiable_loss(self, model, guide, *args, y=None, **kwargs):
+    def differentiable_loss(
+        self,
+        model: Callable,
+        guide: Callable,
+        *args: torch.Tensor,
+        y: torch.Tensor | None = None,
+        **kwargs: torch.Tensor,
+    ) -> torch.Tensor:
         """Sum over the minibatch, in nats; `y [B]` are its labels."""
-        pin, programs = self._pinned(model, guide, y)
-        loss = super().differentiable_loss(*programs, *args, **kwargs)
-        return loss + self._classification(pin)
+        clamp, (model, guide) = self._clamped(model, guide, y)
+        loss = super().differentiable_loss(model, guide, *args, **kwargs)
+        return loss + self._classification(clamp)
 
-    def _is_pyros(self, model, guide, args, kwargs):
+    def _suits_pyro(self, model: Callable, guide: Callable, args: tuple, kwargs: dict) -> bool:
         # Pyro multiplies factors that are each shifted by their own maximum: a labelled component that
         # the draw of z is far from underflows, and the loss is infinite.
         sites = layout_of(model, guide, as_batch(model, args, kwargs)).discrete_sites
         if any(site.name == self.latent and not site.in_guide for site in sites):
             return False
-        return super()._is_pyros(model, guide, args, kwargs)
+        return super()._suits_pyro(model, guide, args, kwargs)
 
-    def loss(self, model, guide, *args, y=None, **kwargs):
+    def loss(
+        self,
+        model: Callable,
+        guide: Callable,
+        *args: torch.Tensor,
+        y: torch.Tensor | None = None,
+        **kwargs: torch.Tensor,
+    ) -> float:
         with torch.enable_grad():  # Pyro's differentiable loss refuses to be computed without
             return self.differentiable_loss(model, guide, *args, y=y, **kwargs).item()
 
-    def _pinned(self, model, guide, y):
+    def _clamped(
+        self, model: Callable, guide: Callable, y: torch.Tensor | None
+    ) -> tuple["ClampGuideLabels", tuple[Callable, Callable]]:
         if y is None or y.is_floating_point() or y.dim() != 1:
             raise UserError(
                 "the semi-supervised objective needs y=, [N] whole-number labels, or -1"
             )
-        pin = ClampGuideLabels(self.latent, y, self.top)
+        clamp = ClampGuideLabels(self.latent, y, self.top)
         programs = (
-            standing_for(ClampModelLabels(pin)(model), model),
-            standing_for(pin(guide), guide),
+            as_wrapper(ClampModelLabels(clamp)(model), model),
+            as_wrapper(clamp(guide), guide),
         )
-        return pin, programs
+        return clamp, programs
 
-    def _classification(self, pin):
-        if pin.log_q is None:
-            if not pin.in_model:
-                raise UserError(f"neither guide nor model has a discrete latent {pin.latent!r}")
+    def _classification(self, clamp: "ClampGuideLabels") -> torch.Tensor | float:
+        if clamp.log_q is None:
+            if not clamp.in_model:
+                raise UserError(f"neither guide nor model has a discrete latent {clamp.latent!r}")
             return 0.0
-        log_q = pin.log_q
+        log_q = clamp.log_q
         if log_q.dim() > 1 and self.num_particles > 1:
             log_q = log_q.mean(0)
         if log_q.dim() > 1:
-            raise UserError(f"{pin.latent!r} has an enumerated parent: this is not supported")
+            raise UserError(f"{clamp.latent!r} has an enumerated parent: this is not supported")
         if not self.alpha or self.labelled_fraction == 0:
             return 0.0
         if self.labelled_fraction is None:
@@ -136,7 +156,7 @@ class SemiSupervised(ELBO):
             )
         return self.alpha / self.labelled_fraction * -log_q.sum()
 
-    def describe(self):
+    def describe(self) -> dict[str, object]:
         own = {
             "alpha": self.alpha,
             "labelled_fraction": self.labelled_fraction,
@@ -152,12 +172,13 @@ class ClampGuideLabels(Messenger):
     site's scale and mask.
     """
 
-    def __init__(self, latent, labels, top):
+    def __init__(self, latent: str, labels: torch.Tensor, top: int) -> None:
         super().__init__()
         self.latent, self.labels, self.top = latent, labels, top
-        self.log_q, self.in_model = None, False
+        self.log_q: torch.Tensor | None = None
+        self.in_model = False
 
-    def _pyro_sample(self, msg):
+    def _pyro_sample(self, msg: Site) -> None:
         if msg["name"] != self.latent:
             return
         fn = msg["fn"]
@@ -171,11 +192,11 @@ class ClampGuideLabels(Messenger):
         else:
             msg["fn"] = type(fn)(logits=logits)
 
-    def _pyro_post_sample(self, msg):
+    def _pyro_post_sample(self, msg: Site) -> None:
         if msg["name"] == self.latent:
             self.log_q = scale_and_mask(self.log_q, msg["scale"], msg["mask"])
 
-    def check(self, msg):
+    def check(self, msg: Site) -> None:
         fn, allowed = msg["fn"], (td.OneHotCategorical, td.Categorical, GumbelSoftmax)
         if msg["is_observed"]:
             raise UserError(
@@ -192,7 +213,7 @@ class ClampGuideLabels(Messenger):
                 f"labels go up to {self.top}, but {self.latent!r} has {fn.logits.shape[-1]} classes"
             )
 
-    def rows(self, fn):
+    def rows(self, fn: Any) -> tuple[torch.Tensor, torch.Tensor]:
         """The labels one-hot `[B, K]` (zeros where there is none), and which have one `[B, 1]`."""
         labels, batch_shape = self.labels, fn.batch_shape
         if batch_shape and batch_shape[-1] > len(labels) > 0:  # the draws are rows
@@ -205,22 +226,23 @@ class ClampGuideLabels(Messenger):
 class ClampModelLabels(Messenger):
     """At the same site of a model that sums it: the label's indicator joins log p(y)."""
 
-    def __init__(self, pin):
+    def __init__(self, clamp: ClampGuideLabels) -> None:
         super().__init__()
-        self.pin = pin
+        self.clamp = clamp
 
-    def _pyro_sample(self, msg):
-        pin = self.pin
-        if msg["name"] != pin.latent or pin.log_q is not None:  # the guide's, replayed here
+    def _pyro_sample(self, msg: Site) -> None:
+        clamp = self.clamp
+        if msg["name"] != clamp.latent or clamp.log_q is not None:  # the guide's, replayed here
             return
-        pin.check(msg)
-        pin.in_model = True
-        one_hot, labelled = pin.rows(msg["fn"])
+        clamp.check(msg)
+        clamp.in_model = True
+        one_hot, labelled = clamp.rows(msg["fn"])
         if isinstance(msg["mask"], torch.Tensor):  # a masked row has no term, so no label either
             labelled = labelled & msg["mask"].unsqueeze(-1)
         logits = msg["fn"].logits
         logits = torch.where(labelled, logits + (one_hot - 1) * LOG_ZERO, logits)
         distribution = type(msg["fn"])(logits=logits)
         # what is summed is p(x, y), not p(x | y): the distribution keeps log p(y), as torch would not
-        (categorical_of(distribution) or distribution).logits = logits
+        within: Any = categorical_of(distribution) or distribution
+        within.logits = logits
         msg["fn"] = distribution

@@ -1,12 +1,14 @@
 """Reweighted wake-sleep: the guide is fitted to the posterior, not the bound to the guide."""
 
+from collections.abc import Callable
+
 import torch
 from pyro import poutine
 from pyro.poutine.messenger import Messenger
 
 from ..errors import UserError
 from ..programs.handlers import Substitute
-from ..programs.sites import is_subsample
+from ..programs.sites import Site, is_subsample, sites_in
 from .surrogates import borrowed_parameters, with_fixed
 from .weighted import IWAE
 
@@ -14,7 +16,7 @@ from .weighted import IWAE
 class RWS(IWAE):
     r"""Reweighted wake-sleep (Bornschein and Bengio, arXiv 1406.2751; Le et al., arXiv 1805.10469).
 
-    With the shares :math:`\bar w_{sy}` of S draws in the sum of weights, held fixed,
+    With the normalized weights :math:`\bar w_{sy}` of S draws held fixed,
 
     .. math:: \nabla_\theta = -\sum_{s,y} \bar w_{sy} \nabla_\theta \log p_\theta(x, z_s, y), \qquad
               \nabla_\phi = -\sum_{s,y} \bar w_{sy} \nabla_\phi \log q_\phi(z_s, y \mid x)
@@ -39,19 +41,21 @@ class RWS(IWAE):
 
     name = "rws"
 
-    def __init__(self, num_particles: int = 5, sleep_weight: float = 0.0):
+    def __init__(self, num_particles: int = 5, sleep_weight: float = 0.0) -> None:
         super().__init__(num_particles)
         if not 0 <= sleep_weight <= 1:
             raise UserError(f"sleep_weight weighs the sleep phase: 0 to 1, not {sleep_weight}")
         self.sleep_weight = sleep_weight
 
-    def differentiable_loss(self, model, guide, *args, **kwargs):
+    def differentiable_loss(
+        self, model: Callable, guide: Callable, *args: torch.Tensor, **kwargs: torch.Tensor
+    ) -> torch.Tensor:
         """Sum over the minibatch, in nats."""
         with _Fixed():
             traces = self._run(model, guide, args, kwargs)
-        fit = 0.0
+        fit: torch.Tensor | float = 0.0
         if traces.guide:
-            fit = (1 - self.sleep_weight) * self._fit(traces, traces.guide.values())
+            fit = (1 - self.sleep_weight) * self._fit(traces, list(traces.guide.values()))
         if self.sleep_weight:
             asleep = self._sleep_loss(model, guide, args, kwargs)
             fit = fit + self.sleep_weight * (asleep - asleep.detach())
@@ -59,12 +63,15 @@ class RWS(IWAE):
             fit, borrowed_parameters(guide)
         )
 
-    def _sleep_loss(self, model, guide, args, kwargs):
-        """`-log q` of the latents that the model generated, at the data that it made of them."""
+    def _sleep_loss(
+        self, model: Callable, guide: Callable, args: tuple, kwargs: dict
+    ) -> torch.Tensor:
+        """`-log q` of the latents that the model generated, at the data that it generated from them."""
         with torch.no_grad():
-            made = poutine.trace(poutine.uncondition(model)).get_trace(*args, **kwargs)
-        values = {n: s["value"] for n, s in made.iter_stochastic_nodes()}
-        data = {n for n in values if made.nodes[n]["infer"].get("was_observed")}
+            simulated = poutine.trace(poutine.uncondition(model)).get_trace(*args, **kwargs)
+        sites = sites_in(simulated)
+        values = {n: sites[n]["value"] for n in simulated.stochastic_nodes}
+        data = {n for n in values if sites[n]["infer"].get("was_observed")}
         seen = {n: values.pop(n) for n in data}
         if len(seen) != 1:
             raise UserError(
@@ -75,22 +82,21 @@ class RWS(IWAE):
         kwargs = {**kwargs, "x": x} if "x" in kwargs else kwargs
         kwargs.pop("index", None)  # generated data are none of the training data
         try:
-            return (
-                -poutine.trace(Substitute(values)(guide)).get_trace(*args, **kwargs).log_prob_sum()
-            )
+            trace = poutine.trace(Substitute(values)(guide)).get_trace(*args, **kwargs)
+            return -torch.as_tensor(trace.log_prob_sum())
         except (UserError, TypeError) as e:
             if isinstance(e, TypeError) and "'index'" not in str(e):
                 raise
             raise UserError(f"the sleep phase asks the guide of generated data, but {e}") from e
 
-    def describe(self):
+    def describe(self) -> dict[str, object]:
         return {**super().describe(), "sleep_weight": self.sleep_weight}
 
 
 class _Fixed(Messenger):
     """Draws are values, off the graph."""
 
-    def _pyro_sample(self, msg):
+    def _pyro_sample(self, msg: Site) -> None:
         if msg["done"] or msg["is_observed"] or is_subsample(msg):
             return
         msg["value"], msg["done"] = msg["fn"](*msg["args"], **msg["kwargs"]).detach(), True

@@ -1,12 +1,15 @@
 """Bounds from several weighted draws: importance weighted, and Rényi's."""
 
 import math
+from collections.abc import Callable, Sequence
 from numbers import Real
 
 import torch
 
 from ..distributions import GumbelSoftmax
 from ..errors import UserError
+from ..programs.sites import Site
+from ..programs.traces import Traces
 from .elbo import ELBO
 from .surrogates import borrowed_parameters, mean_of_others, score_function, with_fixed
 
@@ -23,7 +26,7 @@ class IWAE(ELBO):
 
     * A latent summed in the guide drops out: what is summed does not depend on q(y | x). That
       factor is fitted in addition, to the weights, by :math:`-\sum_{s,y} \bar w_{sy} \log q(y \mid
-      \cdot)`, the share :math:`\bar w` and the draws held fixed (value 0: the loss is the bound's).
+      \cdot)`, the normalized weight :math:`\bar w` and the draws held fixed (value 0: the loss is the bound's).
       So the other factors, and the model, have the bound's gradient alone.
     * A latent sampled without reparameterization has the score function's gradient, its baseline
       the bound without that particle (VIMCO, arXiv 1602.06725).
@@ -40,13 +43,13 @@ class IWAE(ELBO):
 
     name = "iwae"
 
-    def __init__(self, num_particles: int = 5):
+    def __init__(self, num_particles: int = 5) -> None:
         super().__init__(num_particles=num_particles)
 
-    def _is_plain(self):
+    def _is_plain(self) -> bool:
         return False
 
-    def _run(self, model, guide, args, kwargs):
+    def _run(self, model: Callable, guide: Callable, args: tuple, kwargs: dict) -> Traces:
         traces = super()._run(model, guide, args, kwargs)
         for name, site in [*traces.model.items(), *traces.guide.items()]:
             if isinstance(site["fn"], GumbelSoftmax):
@@ -57,24 +60,26 @@ class IWAE(ELBO):
         traces.common_scale(why="an importance weight")
         return traces
 
-    def differentiable_loss(self, model, guide, *args, **kwargs):
+    def differentiable_loss(
+        self, model: Callable, guide: Callable, *args: torch.Tensor, **kwargs: torch.Tensor
+    ) -> torch.Tensor:
         """Sum over the minibatch, in nats."""
         traces = self._run(model, guide, args, kwargs)
         return self._loss(traces) + self._score(traces) + self._fit_summed(traces, guide)
 
-    def _loss(self, traces):
+    def _loss(self, traces: Traces) -> torch.Tensor:
         bound = self._bound(self._by_particle(traces))
         return -(traces.common_scale() * bound).sum() - traces.factor_term()
 
-    def _by_particle(self, traces):
+    def _by_particle(self, traces: Traces) -> torch.Tensor:
         """`[S, B]`: what the bound is taken of, log w."""
         return _sum_left(self._wide(traces, traces.log_weights()), keep=2)
 
-    def _bound(self, log_w, dim=0):
+    def _bound(self, log_w: torch.Tensor, dim: int = 0) -> torch.Tensor:
         """The bound from particles along `dim` of `log_w`."""
         return log_w.logsumexp(dim) - math.log(self.num_particles)
 
-    def _score(self, traces):
+    def _score(self, traces: Traces) -> torch.Tensor | float:
         """Zero, with the gradient of the draws that are not reparameterized."""
         if all(s["fn"].has_rsample for s in traces.sampled.values()):
             return 0.0
@@ -89,7 +94,7 @@ class IWAE(ELBO):
             signal = traces.common_scale() * (baseline - bound)
         return score_function(traces, signal)
 
-    def _fit_summed(self, traces, guide):
+    def _fit_summed(self, traces: Traces, guide: object) -> torch.Tensor | float:
         """Zero, with the gradient that fits latents summed in the guide to the weights."""
         summed = [
             s for n, s in traces.guide.items() if n in traces.enumerated_guide and n in traces.model
@@ -99,24 +104,24 @@ class IWAE(ELBO):
         fixed = [*borrowed_parameters(guide), *traces.draws()]
         return with_fixed(self._fit(traces, summed), fixed)
 
-    def _fit(self, traces, sites):
+    def _fit(self, traces: Traces, sites: Sequence[Site]) -> torch.Tensor:
         """Zero, with the gradient of the weighted sum of -log q of these sites of the guide."""
-        log_q = self._wide(traces, sum(traces.log_prob(s) for s in sites))
+        log_q = self._wide(traces, torch.as_tensor(sum(traces.log_prob(s) for s in sites)))
         weights = traces.common_scale() * self._normalized_weights(traces)
         return -(weights * (log_q - log_q.detach())).sum()
 
-    def _normalized_weights(self, traces):
+    def _normalized_weights(self, traces: Traces) -> torch.Tensor:
         """`[enum..., S, B]`: each entry's part of the data point's total weight, a constant."""
         log_w = self._wide(traces, traces.log_weights().detach())
         return log_w.flatten(0, -2).softmax(0).reshape(log_w.shape)
 
-    def _wide(self, traces, value):
+    def _wide(self, traces: Traces, value: torch.Tensor) -> torch.Tensor:
         """`[enum..., S, B]`, also where no sampled latent reaches, or S = 1."""
         if traces.event_dims == 1:
             value = value.unsqueeze(-2)
         return value.expand(*value.shape[:-2], self.num_particles, traces.size)
 
-    def describe(self):
+    def describe(self) -> dict[str, object]:
         return {"name": self.name, "num_particles": self.num_particles}
 
 
@@ -141,13 +146,14 @@ class Renyi(IWAE):
 
     name = "renyi"
 
-    def __init__(self, alpha: float = 0.5, num_particles: int = 5):
+    def __init__(self, alpha: float = 0.5, num_particles: int = 5) -> None:
         super().__init__(num_particles)
-        if not isinstance(alpha, Real) or math.isnan(alpha) or alpha == math.inf:
+        number: object = alpha
+        if not isinstance(number, Real) or math.isnan(alpha) or alpha == math.inf:
             raise UserError(f"alpha of the Renyi bound is a number, or -inf: not {alpha!r}")
-        self.alpha = alpha
+        self.alpha: float = alpha
 
-    def _by_particle(self, traces):
+    def _by_particle(self, traces: Traces) -> torch.Tensor:
         r"""`[S, B]`: :math:`\log \sum_y q(y)\, (w_y / q(y))^{1-\alpha}`; at the limits, log w."""
         if self.alpha == 0 or not traces.enumerated_guide:
             return self._power(super()._by_particle(traces))
@@ -155,32 +161,32 @@ class Renyi(IWAE):
         in_model = [d for d in traces.enumerated_model.values() if log_w.dim() >= -d]
         log_w = log_w.logsumexp(in_model, keepdim=True) if in_model else log_w
         log_q = sum(traces.guide[n]["unscaled_log_prob"] for n in traces.enumerated_guide)
-        log_w, log_q = self._wide(traces, log_w), self._wide(traces, log_q)
+        log_w, log_q = self._wide(traces, log_w), self._wide(traces, torch.as_tensor(log_q))
         if self.alpha == 1:
             return ((log_w - log_q) * log_q.exp()).flatten(0, -3).sum(0)
         if self.alpha == -math.inf:
             return (log_w - log_q).flatten(0, -3).amax(0)
         return _sum_left((1 - self.alpha) * log_w + self.alpha * log_q, keep=2)
 
-    def _power(self, log_w):
+    def _power(self, log_w: torch.Tensor) -> torch.Tensor:
         finite = self.alpha not in (1, -math.inf)
         return (1 - self.alpha) * log_w if finite else log_w
 
-    def _bound(self, log_w, dim=0):
+    def _bound(self, log_w: torch.Tensor, dim: int = 0) -> torch.Tensor:
         if self.alpha == 1:
             return log_w.mean(dim)
         if self.alpha == -math.inf:
             return log_w.amax(dim)
         return super()._bound(log_w, dim) / (1 - self.alpha)
 
-    def _fit_summed(self, traces, guide):
+    def _fit_summed(self, traces: Traces, guide: object) -> torch.Tensor | float:
         return super()._fit_summed(traces, guide) if self.alpha == 0 else 0.0
 
-    def describe(self):
+    def describe(self) -> dict[str, object]:
         return {**super().describe(), "alpha": self.alpha}
 
 
-def _sum_left(log_values, keep):
+def _sum_left(log_values: torch.Tensor, keep: int) -> torch.Tensor:
     """`logsumexp` over all dimensions left of the last `keep`."""
     left = list(range(log_values.dim() - keep))
     return log_values.logsumexp(left) if left else log_values

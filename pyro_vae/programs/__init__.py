@@ -1,6 +1,6 @@
 """Any Pyro pair, this library's or a user's: how it is run, and what one run of it says."""
 
-from .layout import Layout, few_rows, forget_layout, layout_of, standing_for
+from .layout import Layout, few_rows, forget_layout, layout_of
 from .run import trace_pair, trace_program
 
 __all__ = [
@@ -8,7 +8,6 @@ __all__ = [
     "few_rows",
     "forget_layout",
     "layout_of",
-    "standing_for",
     "trace_pair",
     "trace_program",
 ]

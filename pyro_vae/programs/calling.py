@@ -1,8 +1,10 @@
-"""How a program is called: with a whole batch by keywords, of which it takes what it names."""
+"""How a program is called: with a batch by keywords, of which it takes those that it names."""
 
 import functools
 import inspect
 import itertools
+from collections.abc import Callable, Mapping
+from typing import Any
 
 from pyro.contrib.easyguide import EasyGuide
 from pyro.infer.autoguide import AutoGuide
@@ -13,25 +15,41 @@ from .._pyro_internals import BoundPartial
 from .interfaces import WrapperInterface, interface_of
 
 
-def as_keyword_program(program):
-    """`program`, as a function of a whole batch by keywords that ignores what it does not take."""
+def as_keyword_program(program: Callable) -> Callable:
+    """The program as a function of a batch by keywords, which ignores those that it does not take."""
     parameters = parameters_of(program).values()
     names = {p.name for p in parameters if p.kind not in (p.VAR_POSITIONAL, p.VAR_KEYWORD)}
 
-    def call(*args, **batch):
+    def call(*args: Any, **batch: Any) -> Any:
         x = args[0] if args else batch.get("x")
         extra = {k: v for k, v in batch.items() if k in names and k != "x"}
         if "x" in names or x is None:
             return program(**({"x": x} if "x" in names else {}), **extra)
         return program(x, **extra)
 
-    call.stands_for = program, ""  # see `programs.layout`
-    call.program_arguments = parameters_of(program)
-    return call
+    return as_wrapper(call, program, arguments=parameters_of(program))
 
 
-def as_batch(program, args, kwargs):
-    """What a program is called with, as a batch: its first argument is x, whatever it is called."""
+def as_wrapper(
+    wrapper: Callable,
+    program: Callable,
+    tag: str = "",
+    arguments: Mapping[str, inspect.Parameter] | None = None,
+) -> Callable:
+    """`wrapper`, marked as a wrapper of `program`: see `WrapperInterface`.
+
+    Args:
+        tag: what the wrapper changes of the program; `""`: nothing.
+        arguments: what the wrapper takes, if its signature does not say so.
+    """
+    setattr(wrapper, "stands_for", (program, tag))  # noqa: B010, a function declares no attributes
+    if arguments is not None:
+        setattr(wrapper, "program_arguments", arguments)  # noqa: B010
+    return wrapper
+
+
+def as_batch(program: Callable, args: tuple, kwargs: Mapping[str, Any]) -> dict[str, Any]:
+    """The arguments of a call as a batch `{name: value}`; the first one is x, whatever its name."""
     names = list(parameters_of(program))
     batch = {**dict(zip(names, args, strict=False)), **kwargs}
     if "x" not in batch and names and names[0] in batch:
@@ -39,8 +57,8 @@ def as_batch(program, args, kwargs):
     return batch
 
 
-def parameters_of(program):
-    """`{name: parameter}` of what a program's forward takes; Pyro's own guides take what the model does."""
+def parameters_of(program: Any) -> dict[str, inspect.Parameter]:
+    """`{name: parameter}` of a program's arguments; Pyro's own guides take those of their model."""
     if isinstance(program, (AutoGuide, EasyGuide)):
         return parameters_of(program.model)
     bound = 0
@@ -59,12 +77,12 @@ def parameters_of(program):
     return dict(itertools.islice(parameters.items(), bound, None))
 
 
-def accepts_argument(program, name):
+def accepts_argument(program: object, name: str) -> bool:
     """Whether a program's signature names `name`."""
     return name in parameters_of(program)
 
 
-def first_argument(program):
+def first_argument(program: object) -> str:
     """The name of the argument that takes x: `x`, else the first one."""
     names = parameters_of(program)
     return "x" if "x" in names else next(iter(names), "x")

@@ -1,10 +1,12 @@
-"""What is wrong with one run of a pair, if it is not a number for each row at every site."""
+"""Checks of one run of a pair: matching sites, one data plate, a log-prob for each data point."""
+
+from collections.abc import Mapping
 
 from ..errors import UserError
-from .sites import outside_plate_error
+from .sites import Site, outside_plate_error
 
 
-def check_sites(guide, model, n):
+def check_sites(guide: Mapping[str, Site], model: Mapping[str, Site], n: int) -> None:
     """Raise unless the sites of one run of a pair, on n rows, fit each other and one data plate.
 
     Args:
@@ -18,7 +20,7 @@ def check_sites(guide, model, n):
     _check_plates(guide, model, n)
 
 
-def check_log_probs(guide, model, n):
+def check_log_probs(guide: Mapping[str, Site], model: Mapping[str, Site], n: int) -> None:
     """Raise unless every site of such a run has a log-prob for each row."""
     for kind, sites in (("guide", guide), ("model", model)):
         for name, site in sites.items():
@@ -32,7 +34,7 @@ def check_log_probs(guide, model, n):
                 )
 
 
-def _check_names(guide, model):
+def _check_names(guide: Mapping[str, Site], model: Mapping[str, Site]) -> None:
     for name, site in guide.items():
         if name not in model:
             if not site["infer"].get("is_auxiliary"):
@@ -52,8 +54,8 @@ def _check_names(guide, model):
             raise UserError(f"the guide never samples {name!r}, and it cannot be summed exactly")
 
 
-def _check_plates(guide, model, n):
-    sizes = {}
+def _check_plates(guide: Mapping[str, Site], model: Mapping[str, Site], n: int) -> None:
+    sizes: dict[int, tuple[str, str]] = {}
     for kind, sites in (("model", model), ("guide", guide)):
         for name, site in sites.items():
             frames = [f for f in site["cond_indep_stack"] if f.vectorized]

@@ -1,5 +1,6 @@
 """Contexts that a program is run in: eval mode, a separate random stream."""
 
+from collections.abc import Iterator
 from contextlib import contextmanager
 
 import torch
@@ -9,7 +10,7 @@ from .runtime import exclusive
 
 
 @contextmanager
-def eval_mode(*programs):
+def eval_mode(*programs: object) -> Iterator[None]:
     """Modules in eval mode, and back to what each submodule was in; one thread at a time."""
     with exclusive():
         was = [(m, m.training) for p in find_modules(*programs) for m in p.modules()]
@@ -23,7 +24,7 @@ def eval_mode(*programs):
 
 
 @contextmanager
-def fork_rng(device=None):
+def fork_rng(device: str | torch.device | None = None) -> Iterator[None]:
     """Torch's random streams, on the CPU and `device`, are left as they were; one thread at a time."""
     cuda = device is not None and torch.device(device).type == "cuda"
     with exclusive(), torch.random.fork_rng(devices=[device] if cuda else []):
@@ -31,8 +32,8 @@ def fork_rng(device=None):
 
 
 @contextmanager
-def seeded(seed, device=None):
-    """Run with a seed of its own; the caller's random stream is left as it was."""
+def seeded(seed: int | None, device: str | torch.device | None = None) -> Iterator[None]:
+    """Run with this seed, and leave the caller's random stream as it was. None: run in that stream."""
     if seed is None:
         yield
         return

@@ -1,20 +1,23 @@
-"""Effect handlers: what is put in the place of a draw, and what is enumerated."""
+"""Effect handlers: values substituted for draws, and the treatment of discrete latents."""
+
+from collections.abc import Mapping
+from typing import Any
 
 import torch
 from pyro.poutine.messenger import Messenger
 
 from .._pyro_internals import MARKOV_SCOPE
-from .sites import is_subsample
+from .sites import Site, is_subsample
 
 
 class Substitute(Messenger):
-    """Latents take the given values, `{site: value}`, and stay latents: their log-probs count."""
+    """Latents take the values `{site: value}`, and stay latents: their log-probs count."""
 
-    def __init__(self, values):
+    def __init__(self, values: Mapping[str, torch.Tensor]) -> None:
         super().__init__()
         self.values = values
 
-    def _pyro_sample(self, msg):
+    def _pyro_sample(self, msg: Site) -> None:
         if not msg["done"] and not msg["is_observed"] and msg["name"] in self.values:
             msg["value"], msg["done"] = self.values[msg["name"]], True
 
@@ -22,7 +25,7 @@ class Substitute(Messenger):
 class SubstituteMean(Messenger):
     """Continuous latents take their conditional mean in place of a draw."""
 
-    def _pyro_sample(self, msg):
+    def _pyro_sample(self, msg: Site) -> None:
         fn = msg["fn"]
         if msg["done"] or msg["is_observed"] or is_subsample(msg) or fn.has_enumerate_support:
             return
@@ -36,11 +39,11 @@ class SubstituteMean(Messenger):
 class Choose(Messenger):
     """Discrete latents take one value of their support each, `{site: its number}`."""
 
-    def __init__(self, choice):
+    def __init__(self, choice: Mapping[str, int]) -> None:
         super().__init__()
         self.choice = choice
 
-    def _pyro_sample(self, msg):
+    def _pyro_sample(self, msg: Site) -> None:
         if msg["done"] or msg["is_observed"] or msg["name"] not in self.choice:
             return
         fn = msg["fn"]
@@ -52,25 +55,25 @@ class Choose(Messenger):
 class WithoutMarkov(Messenger):
     """`pyro.markov` counts as `range`: no dimension is used twice, and no site is out of scope.
 
-    A `Traces` sums over every enumerated dimension at once; dimensions that are used again along a
-    chain would mix up its sites.
+    `Traces` sums over every enumerated dimension at once. Pyro would use a dimension again for later
+    sites of a chain, and these would be summed together.
     """
 
-    def _pyro_sample(self, msg):
+    def _pyro_sample(self, msg: Site) -> None:
         msg["infer"].pop(MARKOV_SCOPE, None)
 
 
-def enumerate_discrete(site):
+def enumerate_discrete(site: Any) -> Any:
     """An `infer_config` function: every discrete latent is enumerated in parallel."""
     return {"enumerate": "parallel"} if is_discrete_latent(site) else {}
 
 
-def sample_discrete(site):
+def sample_discrete(site: Any) -> Any:
     """An `infer_config` function: every discrete latent is sampled."""
     return {"enumerate": None} if is_discrete_latent(site) else {}
 
 
-def is_discrete_latent(site):
+def is_discrete_latent(site: Site) -> bool:
     """Whether a message is a latent whose values can be listed."""
     if site["type"] != "sample" or site["is_observed"] or is_subsample(site):
         return False

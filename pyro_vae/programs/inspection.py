@@ -1,4 +1,7 @@
-"""What a model is made of: its latents, its covariates, the labels that it observes."""
+"""The latents and covariates of a model, and the labels that it observes."""
+
+from collections.abc import Mapping
+from typing import Any
 
 import pyro
 import torch
@@ -9,16 +12,18 @@ from .calling import accepts_argument, as_keyword_program
 from .contexts import eval_mode, fork_rng
 from .interfaces import GuideInterface, ModelInterface, conditional_of, interface_of
 from .modules import device_of
-from .sites import is_data, is_latent
+from .sites import is_data, is_latent, sites_in
 
 
-def covariates_of(model):
-    """`{name: event shape}` of what a conditional model must be given."""
+def covariates_of(model: object) -> dict[str, tuple[int, ...]]:
+    """`{name: event shape}` of a model's covariates."""
     covariates = interface_of(model, ModelInterface).covariates
     return {name: tuple(shape) for name, shape in covariates.items()}
 
 
-def sites_of(model, example=None):
+def sites_of(
+    model: Any, example: Mapping[str, Any] | None = None
+) -> tuple[dict[str, tuple[int, ...]], dict[str, tuple[tuple[int, ...], bool]]]:
     """`({data: shape}, {latent: (shape, is discrete)})` in the model's order, read off one run.
 
     Args:
@@ -38,8 +43,8 @@ def sites_of(model, example=None):
     data = {k: tuple(v.shape[1:]) for k, v in example.items() if isinstance(v, torch.Tensor)}
     latents = {}
     # x is data where nothing is observed, as in a model that samples by itself
-    observed = {n for n, s in trace.nodes.items() if is_data(s)} or {"x"}
-    for name, site in trace.nodes.items():
+    observed = {n for n, s in sites_in(trace).items() if is_data(s)} or {"x"}
+    for name, site in sites_in(trace).items():
         if name in observed and site["type"] == "sample":
             data.setdefault(name, tuple(site["fn"].event_shape))
         elif is_latent(site):
@@ -48,7 +53,9 @@ def sites_of(model, example=None):
     return data, latents
 
 
-def one_hot_labels(model, batch, check=True):
+def one_hot_labels(
+    model: object, batch: Mapping[str, torch.Tensor], check: bool = True
+) -> dict[str, torch.Tensor]:
     """The batch, its labels `y` as the one-hot rows that a model with a categorical y observes.
 
     Labels are whole numbers `[N]`, or one-hot rows `[N, K]` of any dtype. Without `check`, a GPU is
@@ -57,7 +64,7 @@ def one_hot_labels(model, batch, check=True):
     y = batch.get("y")
     p_y = conditional_of(model, "y")
     if y is None or p_y is None:
-        return batch
+        return dict(batch)
     (num_classes,) = p_y().event_shape
     dtype = batch["x"].dtype if "x" in batch else torch.get_default_dtype()
     if y.dim() != 1:
@@ -81,8 +88,8 @@ def one_hot_labels(model, batch, check=True):
     return {**batch, "y": torch.nn.functional.one_hot(y.long(), num_classes).to(dtype)}
 
 
-def is_per_datum(guide):
-    """Whether a guide has a row per training data point, and so nothing to say of other data."""
+def is_per_datum(guide: object) -> bool:
+    """Whether a guide has one row of parameters per training data point, and none for other data."""
     if isinstance(guide, GuideInterface):
         return any("index" in parents for parents in guide.given.values())
     return accepts_argument(guide, "index")

@@ -1,4 +1,4 @@
-"""How S draws of a pair are laid out, and how its discrete latents are enumerated: found, not assumed.
+"""How S draws of a pair are laid out, and how its discrete latents are enumerated: tested, not assumed.
 
 A Pyro program is written for one draw of a batch. A program that broadcasts may run once under a
 plate of particles to the left of the data; one that counts its dimensions from the left
@@ -12,8 +12,9 @@ import random
 import types
 import warnings
 import weakref
+from collections.abc import Callable, Iterator, Mapping
 from functools import partial
-from typing import NamedTuple
+from typing import Any, NamedTuple, TypeGuard
 
 import pyro
 import torch
@@ -28,6 +29,7 @@ from .._pyro_internals import (
     prototype_of,
     prune_subsample_sites,
 )
+from .._torch_internals import touch_constant_table
 from ..errors import UserError
 from .calling import as_keyword_program
 from .checks import check_log_probs, check_sites
@@ -35,12 +37,17 @@ from .contexts import eval_mode, fork_rng
 from .handlers import Choose, Substitute, WithoutMarkov, enumerate_discrete, is_discrete_latent
 from .interfaces import WrapperInterface, interface_of
 from .modules import device_of, find_modules
-from .sites import is_random
+from .sites import Site, is_random, sites_in
 
 WIDE, FEW = 7, 3  # rows that a program is tried on
 MAX_CHOICES = 1024  # combinations of discrete values that are run one by one
 MAX_ELEMENTS = 100_000  # of a joint log-prob enumerated in parallel, for each row
 CHECKED = 4  # combinations at which an enumeration is compared with a run of its own
+
+
+Run = tuple[dict[str, Site], dict[str, Site]]  # the sites of the guide, and of the model
+LogProbs = Iterator[tuple[str, torch.Tensor, torch.Tensor]]  # of a site, in two ways
+Comparison = Callable[[], LogProbs]
 
 
 class DiscreteSite(NamedTuple):
@@ -58,17 +65,19 @@ class Layout(NamedTuple):
 
     particles: str  #: S draws: a `"plate"` at dim -2, `"rows"` of the data plate, or a `"loop"`
     discrete: str  #: discrete latents: in `"parallel"`, `"stacked"` value by value, or `"sampled"`
-    discrete_sites: tuple  #: `DiscreteSite`s in sampling order, the guide's first
+    discrete_sites: tuple[
+        DiscreteSite, ...
+    ]  #: `DiscreteSite`s in sampling order, the guide's first
     divisible: bool  #: whether some rows of a batch may be run without the others
     fixed: bool  #: whether it has its own number of rows: it fails on fewer
-    observes: tuple  #: sites that the guide observes: no draws, and so no part of q
+    observes: tuple[str, ...]  #: sites that the guide observes: no draws, and so no part of q
     problem: str | None  #: why its discrete latents are not enumerated in parallel
 
 
-_layouts = weakref.WeakKeyDictionary()
+_layouts: weakref.WeakKeyDictionary = weakref.WeakKeyDictionary()
 
 
-def layout_of(model, guide, batch):
+def layout_of(model: Callable, guide: Callable, batch: Mapping[str, Any]) -> Layout:
     """The `Layout` of a pair, found on the first call and remembered.
 
     Args:
@@ -84,6 +93,7 @@ def layout_of(model, guide, batch):
     except TypeError:  # an object that cannot be referred to weakly
         known = {}
     if key not in known:
+        touch_constant_table()  # training and evaluation both come here before anything else
         device = device_of(model, guide, default=batch["x"].device)
         with (
             isolated_pyro_runtime(),
@@ -96,29 +106,22 @@ def layout_of(model, guide, batch):
     return known[key]
 
 
-def forget_layout(model):
+def forget_layout(model: Callable) -> None:
     """Have the layout of a model's pairs found anew: the program may have been changed."""
     _layouts.pop(_unwrapped(model)[1], None)
 
 
-def few_rows(model, guide, batch, size):
+def few_rows(
+    model: Callable, guide: Callable, batch: Mapping[str, Any], size: int
+) -> dict[str, Any]:
     """The first rows of a batch; all of them, where the pair cannot be run on some."""
     return _rows(batch, size if layout_of(model, guide, batch).divisible else None)
 
 
-def standing_for(wrapper, program, tag=""):
-    """`wrapper`, known as the program that it wraps, though it is made anew for each call.
-
-    Args:
-        tag: what the wrapper makes of the program; none where it is run alike.
-    """
-    wrapper.stands_for = program, tag
-    return wrapper
-
-
-def _unwrapped(program):
+def _unwrapped(program: Any) -> tuple[Any, Any, str]:
     """`(program to try, object that it is known by, what names it there)`."""
-    known, name = program, ""
+    known: Any = program
+    name = ""
     while True:
         stands_for = interface_of(known, WrapperInterface).stands_for
         if stands_for is not None:
@@ -134,14 +137,16 @@ def _unwrapped(program):
 class _Trial:
     """The runs by which a pair's layout is found; each compares log-probs at the same values."""
 
-    def __init__(self, model, guide, batch, device):
+    def __init__(
+        self, model: Callable, guide: Callable, batch: Mapping[str, Any], device: torch.device
+    ) -> None:
         self.model, self.guide, self.batch, self.device = model, guide, batch, device
         tensors = [v for v in batch.values() if torch.is_tensor(v)]
         dtypes = [v.dtype for v in tensors if v.is_floating_point()]
         eps = max([torch.finfo(dtype).eps for dtype in dtypes], default=0.0)
         self.tolerance = max(1e-4, 50 * eps)
 
-    def layout(self):
+    def layout(self) -> Layout:
         wide, found = self._first()
         few = _rows(wide, FEW)
         fixed = self._try(few) is None
@@ -157,7 +162,7 @@ class _Trial:
         observes = tuple(name for name, site in found[0].items() if site["is_observed"])
         return Layout(particles, discrete, sites, divisible, fixed, observes, problem)
 
-    def _first(self):
+    def _first(self) -> tuple[dict[str, Any], Run]:
         """`(a few rows, a run of them)`; all rows, where the program cannot be run on fewer.
 
         A parameter that is made on a program's first call may get a row for each of that call's
@@ -183,11 +188,11 @@ class _Trial:
         part = self._try(wide)
         return (whole, found) if part is None else (wide, part)
 
-    def _rows(self, size):
+    def _rows(self, size: int | None) -> dict[str, Any]:
         batch = _rows(self.batch, size)
         return {k: v.to(self.device) if torch.is_tensor(v) else v for k, v in batch.items()}
 
-    def _try(self, batch):
+    def _try(self, batch: dict[str, Any]) -> Run | None:
         """A run of the batch; None where the pair fails on it."""
         try:
             return self._run(batch, checked=True)
@@ -195,8 +200,15 @@ class _Trial:
             return None
 
     def _run(
-        self, batch, values=(), choice=(), plate=None, enumerated=False, seed=None, checked=False
-    ):
+        self,
+        batch: Mapping[str, Any],
+        values: Mapping[str, torch.Tensor] | None = None,
+        choice: Mapping[str, int] | None = None,
+        plate: int | None = None,
+        enumerated: bool = False,
+        seed: int | None = None,
+        checked: bool = False,
+    ) -> Run:
         """`(guide's sites, model's sites)` of one run; latents at `values`, the discrete at `choice`.
 
         With a seed, what a program draws outside of its sites is the same in each run.
@@ -204,7 +216,7 @@ class _Trial:
         if seed is not None:
             torch.manual_seed(seed)
         outermost = -2 if plate is None else -3
-        traces = []
+        traces: list[poutine.Trace] = []
         for kind, program in (("guide", self.guide), ("model", self.model)):
             self.running = kind
             program = WithoutMarkov()(as_keyword_program(program))
@@ -213,23 +225,25 @@ class _Trial:
             if enumerated:
                 enum = EnumMessenger() if traces else EnumMessenger(outermost)
                 program = enum(poutine.infer_config(program, enumerate_discrete))
-            program = Choose(dict(choice))(Substitute(dict(values))(program))
+            program = Choose(choice or {})(Substitute(values or {})(program))
             if traces:
                 program = poutine.replay(program, trace=traces[0])
             traces.append(prune_subsample_sites(poutine.trace(program).get_trace(**batch)))
-        sites = tuple({n: s for n, s in trace.nodes.items() if is_random(s)} for trace in traces)
+        guide, model = (
+            {n: s for n, s in sites_in(trace).items() if is_random(s)} for trace in traces
+        )
         if checked:
-            check_sites(*sites, len(batch["x"]))
+            check_sites(guide, model, len(batch["x"]))
         for self.running, trace in zip(("guide", "model"), traces, strict=True):
             trace.compute_log_prob()
         if checked:
-            check_log_probs(*sites, len(batch["x"]))
-        return sites
+            check_log_probs(guide, model, len(batch["x"]))
+        return guide, model
 
-    def _agree(self, compare):
+    def _agree(self, compare: Comparison) -> bool:
         return self._problem(compare) is None
 
-    def _problem(self, compare):
+    def _problem(self, compare: Comparison) -> str | None:
         """Why log-probs are not equal, site by site, or the runs that they come from fail; or None."""
         try:
             for name, a, b in compare():
@@ -240,8 +254,9 @@ class _Trial:
         except Exception as error:  # any kind, from a program that does not broadcast
             text = str(error).strip() or type(error).__name__
             return f"the {self.running} fails: {text.splitlines()[0]}"
+        return None
 
-    def _parts(self, wide, few):
+    def _parts(self, wide: dict[str, Any], few: dict[str, Any]) -> LogProbs:
         """Of a few rows, log-probs beside others, and alone."""
         n, m = len(wide["x"]), len(few["x"])
         values = _values(self._run(wide))
@@ -251,7 +266,13 @@ class _Trial:
             for name, site in one.items():
                 yield name, site["log_prob"][:m], other[name]["log_prob"]
 
-    def _copies(self, way, few, draws, truth):
+    def _copies(
+        self,
+        way: str,
+        few: dict[str, Any],
+        draws: list[dict[str, torch.Tensor]],
+        truth: list[Run],
+    ) -> LogProbs:
         """Log-probs of two draws in one run, and in a run each."""
         n = len(few["x"])
         each = [_expanded(values, run, n) for values, run in zip(draws, truth, strict=True)]
@@ -272,9 +293,12 @@ class _Trial:
                     expected,
                 )
 
-    def _enumeration(self, few, sites):
+    def _enumeration(
+        self, few: dict[str, Any], sites: tuple[DiscreteSite, ...]
+    ) -> tuple[str, str | None]:
         """How the discrete latents are enumerated; and why not in parallel."""
-        combinations, problem = math.prod(site.size for site in sites), None
+        combinations = math.prod(site.size for site in sites)
+        problem: str | None = None
         if sites:
             problem = f"{combinations:,} combinations of values are too many"
         if sites and combinations <= MAX_ELEMENTS:
@@ -296,7 +320,7 @@ class _Trial:
         )
         return "sampled", problem
 
-    def _values_apart(self, few, sites):
+    def _values_apart(self, few: dict[str, Any], sites: tuple[DiscreteSite, ...]) -> LogProbs:
         """Log-probs at some values, enumerated at once, and each in a run of its own."""
         n = len(few["x"])
         together = self._run(few, enumerated=True, seed=0)
@@ -321,17 +345,17 @@ class _Trial:
                     yield name, _at(site["log_prob"], at, 0).expand(n), other[name]["log_prob"]
 
 
-def _rows(batch, size):
+def _rows(batch: Mapping[str, Any], size: int | None) -> dict[str, Any]:
     """The first rows of a batch; None: all."""
     n = len(batch["x"])
     return {k: v[:size] if _has_rows(v, n) else v for k, v in batch.items()}
 
 
-def _has_rows(value, n):
+def _has_rows(value: object, n: int) -> TypeGuard[torch.Tensor]:
     return isinstance(value, torch.Tensor) and value.dim() > 0 and len(value) == n
 
 
-def _values(run):
+def _values(run: Run) -> dict[str, torch.Tensor]:
     """`{latent: value}`, the guide's and those that the model alone samples."""
     return {
         name: site["value"]
@@ -341,7 +365,7 @@ def _values(run):
     }
 
 
-def _expanded(values, run, n):
+def _expanded(values: Mapping[str, torch.Tensor], run: Run, n: int) -> dict[str, torch.Tensor]:
     """The values `[B, *event]`, also where a program left the data dimension out."""
     fns = {name: site["fn"] for sites in run for name, site in sites.items()}
     return {
@@ -350,7 +374,7 @@ def _expanded(values, run, n):
     }
 
 
-def _at(value, at, event_dim):
+def _at(value: torch.Tensor, at: Mapping[int, int], event_dim: int) -> torch.Tensor:
     """Of an enumerated value, `[B, *event]` at one number for each enumerated dimension."""
     for dim, number in at.items():
         if value.dim() - event_dim >= -dim:
@@ -360,7 +384,7 @@ def _at(value, at, event_dim):
     return value.reshape(value.shape[value.dim() - keep :])
 
 
-def failure(kind, error, batch):
+def failure(kind: str, error: Exception, batch: Mapping[str, Any]) -> str:
     """What is said of a user's program that raised an error."""
     text = str(error).strip()
     line = text.splitlines()[0] if text else type(error).__name__
@@ -370,7 +394,7 @@ def failure(kind, error, batch):
     return f"the {kind} fails on {shapes}: {type(error).__name__}: {line}"
 
 
-def _is_subsampled(run):
+def _is_subsampled(run: Run) -> bool:
     """Whether a plate says that its rows are some of more."""
     return any(
         frame.full_size not in (None, frame.size)
@@ -380,7 +404,7 @@ def _is_subsampled(run):
     )
 
 
-def _discrete_sites(run):
+def _discrete_sites(run: Run) -> tuple[DiscreteSite, ...]:
     """The `DiscreteSite`s of a pair, from one run of it."""
     guide, model = run
     return tuple(

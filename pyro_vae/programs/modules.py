@@ -2,21 +2,28 @@
 
 import functools
 import types
+from collections.abc import Iterable
+from typing import Any
 
 import torch
 import torch.nn as nn
 
 
-def find_modules(*programs):
-    """The `nn.Module`s behind programs, each once: themselves, whose methods they are, what they name."""
-    found, seen, queue = {}, set(), list(programs)
+def find_modules(*programs: object) -> list[nn.Module]:
+    """The `nn.Module`s behind programs, each once.
+
+    That is a program itself, the owner of a method, and what a function refers to by name.
+    """
+    modules: dict[int, nn.Module] = {}
+    seen: set[int] = set()
+    queue: list[Any] = list(programs)
     while queue:
         item = queue.pop(0)
         if id(item) in seen:
             continue
         seen.add(id(item))
         if isinstance(item, nn.Module):
-            found[id(item)] = item
+            modules[id(item)] = item
         elif isinstance(item, types.MethodType):
             owner = item.__self__
             queue += (
@@ -34,14 +41,14 @@ def find_modules(*programs):
                 except ValueError:  # a name that is not bound yet
                     pass
             queue += _modules_in(item.__globals__.get(n) for n in item.__code__.co_names)
-    return list(found.values())
+    return list(modules.values())
 
 
-def _modules_in(values):
+def _modules_in(values: Iterable[object]) -> list[nn.Module]:
     return [v for v in values if isinstance(v, nn.Module)]
 
 
-def device_of(*programs, default="cpu"):
+def device_of(*programs: object, default: str | torch.device = "cpu") -> torch.device:
     """Where the first parameter or buffer of the programs lives."""
     for module in find_modules(*programs):
         for tensor in [*module.parameters(), *module.buffers()]:
@@ -49,7 +56,7 @@ def device_of(*programs, default="cpu"):
     return torch.device(default)
 
 
-def dtype_of(*programs):
+def dtype_of(*programs: object) -> torch.dtype | None:
     """The dtype that programs compute in, their first floating-point parameter's; None without one."""
     for module in find_modules(*programs):
         for tensor in [*module.parameters(), *module.buffers()]:

@@ -4,17 +4,19 @@ import dataclasses
 import inspect
 import itertools
 import weakref
+from collections.abc import Iterable, Mapping
+from typing import Any, Self
 
 import pyro
 import torch.nn as nn
 
 from .._pyro_internals import svi_is_collecting
 
-_names = weakref.WeakKeyDictionary()
+_names: weakref.WeakKeyDictionary[nn.Module, str] = weakref.WeakKeyDictionary()
 _counter = itertools.count()
 
 
-def described(args, kwargs):
+def described(args: Iterable, kwargs: Mapping[str, Any]) -> dict[str, Any]:
     """Constructor arguments as plain values, by which a run folder can build the program again."""
     return {
         "args": [plain_value(v) for v in args],
@@ -22,7 +24,7 @@ def described(args, kwargs):
     }
 
 
-def plain_value(value):
+def plain_value(value: Any) -> Any:
     """Numbers, names, tuples, dicts and frozen descriptions as JSON has them.
 
     What cannot be written down is `{"unknown": its type}`.
@@ -50,17 +52,20 @@ class Program(nn.Module):
     is looking, and not otherwise.
     """
 
-    def __init_subclass__(cls, **kwargs):
+    constructor_arguments: dict[str, Any]  # as `described` writes them
+    _takes_index: bool
+
+    def __init_subclass__(cls, **kwargs: Any) -> None:
         super().__init_subclass__(**kwargs)
         parameters = inspect.signature(cls.forward).parameters.values()
         cls._takes_index = any(p.name == "index" or p.kind == p.VAR_KEYWORD for p in parameters)
 
-    def __new__(cls, *args, **kwargs):
+    def __new__(cls, *args: Any, **kwargs: Any) -> Self:
         self = super().__new__(cls)
         self.__dict__["constructor_arguments"] = described(args, kwargs)
         return self
 
-    def __call__(self, *args, **kwargs):
+    def __call__(self, *args: Any, **kwargs: Any) -> Any:
         if "index" in kwargs and not self._takes_index:
             del kwargs["index"]  # SVI gives model and guide the same; models have no use for it
         if svi_is_collecting():

@@ -1,10 +1,9 @@
 """Run a pair, or one program, as its layout says, and gather what was run as one `Traces`."""
 
 import itertools
-from collections.abc import Callable
+from collections.abc import Callable, Mapping, Sequence
 from functools import partial
-from types import SimpleNamespace
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import pyro
 import torch
@@ -22,47 +21,69 @@ from .handlers import (
     enumerate_discrete,
     sample_discrete,
 )
-from .layout import layout_of
-from .sites import is_subsample
+from .layout import DiscreteSite, Layout, layout_of
+from .sites import Site, is_subsample, sites_in
 from .traces import Traces
 
 
 def trace_pair(
-    model,
-    guide,
-    batch,
-    num_particles=None,
+    model: Callable,
+    guide: Callable,
+    batch: Mapping[str, Any],
+    num_particles: int | None = None,
     *,
-    at_mean=False,
-    values=None,
-    draw_discrete=False,
-    as_configured=False,
-):
-    """Run the guide, then the model against it; returns `Traces`, without support checks.
+    at_mean: bool = False,
+    values: Mapping[str, torch.Tensor] | None = None,
+    draw_discrete: bool = False,
+    as_configured: bool = False,
+) -> Traces:
+    """Run the guide, then the model against it, without support checks.
 
-    Every discrete latent is summed, however it was trained, in the way that the pair's layout found
-    to be right.
+    Every discrete latent is enumerated, however it was trained, in the way that the pair's layout
+    names.
 
     Args:
-        batch: `{name: [B, ...]}`; a program gets what its signature names.
+        model, guide: the pair.
+        batch: `{name: [B, ...]}`; a program takes what its signature names.
         num_particles: S draws of everything that is sampled; log-probs are `[enum..., S, B]`.
             Default: one draw, `[enum..., B]`.
         at_mean: continuous latents take their conditional means.
         values: the guide's latents, by name, take these values.
         draw_discrete: the guide's discrete latents are sampled, like its others.
         as_configured: only what the program itself enumerates is enumerated, as in training.
+
+    Returns:
+        The run as `Traces`.
+
+    Raises:
+        UserError: the pair fails on the batch, or has no log-prob for each of its rows.
+
+    Example:
+        >>> import torch, pyro_vae as pv
+        >>> model = pv.models.MixtureVAE((5,), num_components=3, latent_dim=2)
+        >>> guide = pv.guides.Guide(model)
+        >>> traces = pv.programs.trace_pair(model, guide, {"x": torch.ones(8, 5)}, num_particles=4)
+        >>> traces.elbo().shape, traces.probabilities("y").shape
+        (torch.Size([4, 8]), torch.Size([4, 8, 3]))
     """
     layout = layout_of(model, guide, batch)
-    handlers = [lambda place: SubstituteMean()] if at_mean else []
+    handlers: list[Callable] = [lambda place: SubstituteMean()] if at_mean else []
     if values is not None:
-        handlers.append(lambda place: Substitute({n: place(v) for n, v in values.items()}))
+        latents = dict(values)
+        handlers.append(lambda place: Substitute({n: place(v) for n, v in latents.items()}))
     modes = _modes(layout, draw_discrete, as_configured)
     return _gather(layout, model, guide, batch, num_particles, handlers, modes)
 
 
 def trace_program(
-    program, layout, batch, num_particles, handler=None, draw_discrete=False, is_guide=False
-):
+    program: Callable,
+    layout: Layout,
+    batch: Mapping[str, Any],
+    num_particles: int,
+    handler: Callable | None = None,
+    draw_discrete: bool = False,
+    is_guide: bool = False,
+) -> Traces:
     """Run one program alone, S draws, as the model of a `Traces`; its log-probs are `[enum..., S, B]`.
 
     Args:
@@ -72,7 +93,7 @@ def trace_program(
         draw_discrete: discrete latents are sampled.
         is_guide: whether the program is the pair's guide.
     """
-    config = sample_discrete
+    config: Callable = sample_discrete
     if layout.discrete == "parallel" and not draw_discrete:
         config = enumerate_discrete
     sites = () if draw_discrete or layout.discrete == "parallel" else layout.discrete_sites
@@ -87,11 +108,13 @@ class _Modes(NamedTuple):
 
     in_guide: Callable  #: an `infer_config` function
     in_model: Callable
-    guide_choices: tuple = ()  #: the `DiscreteSite`s whose values are stacked, run by run
-    model_choices: tuple = ()
+    guide_choices: tuple[
+        DiscreteSite, ...
+    ] = ()  #: the `DiscreteSite`s whose values are stacked, run by run
+    model_choices: tuple[DiscreteSite, ...] = ()
 
 
-def _modes(layout, draw_discrete, as_configured):
+def _modes(layout: Layout, draw_discrete: bool, as_configured: bool) -> _Modes:
     if layout.discrete == "parallel":
         enumerated = _in_parallel if as_configured else enumerate_discrete
         return _Modes(sample_discrete if draw_discrete else enumerated, enumerated)
@@ -103,31 +126,38 @@ def _modes(layout, draw_discrete, as_configured):
     return _Modes(sample_discrete, sample_discrete, tuple(in_guide), tuple(in_model))
 
 
-def _in_parallel(site):
+def _in_parallel(site: Site) -> dict[str, str]:
     """An `infer_config` function: what is enumerated one value at a time, is enumerated at once."""
     sequential = site["type"] == "sample" and site["infer"].get("enumerate") == "sequential"
     return {"enumerate": "parallel"} if sequential else {}
 
 
-def _gather(layout, model, guide, batch, num_particles, handlers, modes):
+def _gather(
+    layout: Layout,
+    model: Callable,
+    guide: Callable | None,
+    batch: Mapping[str, Any],
+    num_particles: int | None,
+    handlers: Sequence[Callable],
+    modes: _Modes,
+) -> Traces:
     """Every run that S draws and the stacked values take, gathered."""
     event_dims = 1 if num_particles is None else 2
-    runs = []
+    runs: list[tuple[poutine.Trace, poutine.Trace]] = []
     for variant, plate, place in _variants(layout, batch, num_particles):
         runs += _runs(model, guide, variant, plate, place, handlers, modes)
     choices = [*modes.guide_choices, *modes.model_choices]
     grid = _Grid(layout.particles, num_particles, choices)
     if len(runs) == 1 and (num_particles is None or layout.particles == "plate"):
-        sites = [t.nodes for t in runs[0]]
+        sites = [sites_in(trace) for trace in runs[0]]
     else:
-        sites = [grid.sites([t[i].nodes for t in runs]) for i in range(2)]
-    model_trace, guide_trace = (SimpleNamespace(nodes=nodes) for nodes in sites)
-    traces = Traces(model_trace, guide_trace, event_dims=event_dims)
-    traces.grid = grid
-    return traces
+        sites = [grid.sites([sites_in(run[i]) for run in runs]) for i in range(2)]
+    return Traces(sites[0], sites[1], grid, event_dims)
 
 
-def _variants(layout, batch, num_particles):
+def _variants(
+    layout: Layout, batch: Mapping[str, Any], num_particles: int | None
+) -> list[tuple[Mapping[str, Any], int | None, Callable]]:
     """`(batch, particles in a plate, place)` of each run that S draws take.
 
     `place` takes a value `[S, B, ...]` of a latent to where it stands in that run.
@@ -150,22 +180,32 @@ def _variants(layout, batch, num_particles):
     ]
 
 
-def _as_rows(value):
+def _as_rows(value: torch.Tensor) -> torch.Tensor:
     return value.flatten(0, 1)
 
 
-def _of_particle(value, particle):
+def _of_particle(value: torch.Tensor, particle: int) -> torch.Tensor:
     return value[particle]
 
 
-def _runs(model, guide, batch, plate, place, handlers, modes):
+def _runs(
+    model: Callable,
+    guide: Callable | None,
+    batch: Mapping[str, Any],
+    plate: int | None,
+    place: Callable,
+    handlers: Sequence[Callable],
+    modes: _Modes,
+) -> list[tuple[poutine.Trace, poutine.Trace]]:
     """`(model trace, guide trace)` for every choice of stacked values, the guide's first.
 
     A latent that the guide samples before it chooses has the same value for every choice: it is
     drawn once.
     """
     outermost = -2 if plate is None else -3
-    found, before, last = [], None, None
+    runs: list[tuple[poutine.Trace, poutine.Trace]] = []
+    before: poutine.Trace | None = None
+    last: dict[str, int] = {}
     for guide_choice in _choices(modes.guide_choices):
         guide_trace, enum = poutine.Trace(), EnumMessenger(outermost)
         if guide is not None:
@@ -178,11 +218,18 @@ def _runs(model, guide, batch, plate, place, handlers, modes):
             alone = handlers if guide is None else ()
             program = _prepared(model, modes.in_model, plate, enum, alone, place)
             program = poutine.replay(Choose(model_choice)(program), trace=guide_trace)
-            found.append((_traced(program, batch), guide_trace))
-    return found
+            runs.append((_traced(program, batch), guide_trace))
+    return runs
 
 
-def _prepared(program, config, plate, enum, handlers, place):
+def _prepared(
+    program: Callable,
+    config: Callable,
+    plate: int | None,
+    enum: EnumMessenger,
+    handlers: Sequence[Callable],
+    place: Callable,
+) -> Callable:
     """The program of a whole batch, its discrete latents configured, its latents handled."""
     program = WithoutMarkov()(poutine.infer_config(as_keyword_program(program), config))
     if plate is not None:
@@ -193,24 +240,26 @@ def _prepared(program, config, plate, enum, handlers, place):
     return program
 
 
-def _traced(program, batch):
+def _traced(program: Callable, batch: Mapping[str, Any]) -> poutine.Trace:
     with pyro.validation_enabled(False):
         trace = prune_subsample_sites(poutine.trace(program).get_trace(**batch))
         trace.compute_log_prob()
     return trace
 
 
-def _choices(sites):
+def _choices(sites: Sequence[DiscreteSite]) -> list[dict[str, int]]:
     """Every combination of the sites' values, `{site: its number}`, the last varying fastest."""
     numbers = itertools.product(*(range(site.size) for site in sites))
     return [dict(zip((s.name for s in sites), n, strict=True)) for n in numbers]
 
 
-def _drawn_before(trace, last, choice):
+def _drawn_before(
+    trace: poutine.Trace, last: Mapping[str, int], choice: Mapping[str, int]
+) -> dict[str, torch.Tensor]:
     """The values drawn before the first choice that differs from the last run's."""
     changed = next((name for name in choice if choice[name] != last[name]), None)
     values = {}
-    for name, site in trace.nodes.items():
+    for name, site in sites_in(trace).items():
         if name == changed:
             break
         if site["type"] == "sample" and not site["is_observed"] and not is_subsample(site):
@@ -221,7 +270,9 @@ def _drawn_before(trace, last, choice):
 class _Grid:
     """How the runs of one gathering are put together: particles times choices, in that order."""
 
-    def __init__(self, particles, num_particles, choices):
+    def __init__(
+        self, particles: str, num_particles: int | None, choices: Sequence[DiscreteSite]
+    ) -> None:
         self.rows = particles == "rows" and num_particles is not None
         self.looped = particles == "loop" and num_particles is not None
         self.num_particles = num_particles
@@ -229,14 +280,14 @@ class _Grid:
         self.chosen = [site.name for site in choices]
         self.sizes = [site.size for site in choices]
 
-    def sites(self, runs):
+    def sites(self, runs: Sequence[Mapping[str, Site]]) -> dict[str, Site]:
         """`{name: site}` of all runs as one; `runs` are the nodes of each."""
         names = [n for n, s in runs[0].items() if s["type"] == "sample"]
         if any([n for n, s in nodes.items() if s["type"] == "sample"] != names for nodes in runs):
             raise UserError("the program samples other sites for other values of a discrete latent")
         return {name: self._site([nodes[name] for nodes in runs]) for name in names}
 
-    def _site(self, sites):
+    def _site(self, sites: Sequence[Site]) -> Site:
         first = sites[0]
         fn = first["fn"]
         new = {**first, "infer": dict(first["infer"])}
@@ -256,7 +307,7 @@ class _Grid:
             new["infer"][ENUMERATE_DIM] = enumerated - 1
         return new
 
-    def stack(self, tensors, event_dim):
+    def stack(self, tensors: Sequence[torch.Tensor], event_dim: int) -> torch.Tensor:
         """Each run's `[..., B, *event]` as one `[choices..., (S,) B, *event]`."""
         if self.rows:
             tensors = [self._split(t, event_dim) for t in tensors]
@@ -265,26 +316,26 @@ class _Grid:
         if len(tensors) == 1 and not self.looped:
             return tensors[0]
         stacked = torch.stack(torch.broadcast_tensors(*tensors))
-        draws = self.num_particles if self.looped else 1
+        draws = self.num_particles or 1 if self.looped else 1
         stacked = stacked.reshape(draws, *self.sizes, *stacked.shape[1:])
         return stacked.movedim(0, -2 - event_dim) if self.looped else stacked.squeeze(0)
 
-    def _split(self, tensor, event_dim):
+    def _split(self, tensor: torch.Tensor, event_dim: int) -> torch.Tensor:
         """`[..., S * B, *event]` as `[..., S, B, *event]`."""
         rows = tensor.dim() - event_dim
         if rows == 0:
             return tensor.reshape(1, 1, *tensor.shape)
         left, event = tensor.shape[: rows - 1], tensor.shape[rows:]
         size = tensor.shape[rows - 1]
-        draws = 1 if size == 1 else self.num_particles
+        draws = 1 if size == 1 else self.num_particles or 1
         return tensor.reshape(*left, draws, size // draws, *event)
 
     @property
-    def is_one_run(self):
+    def is_one_run(self) -> bool:
         """Whether all draws and values come from one run of the pair."""
         return not self.looped and not self.chosen
 
-    def merged(self, tensor):
+    def merged(self, tensor: torch.Tensor) -> torch.Tensor:
         """`[..., S, B]`, as the particles and data stand in one run: the inverse of `stack`."""
         if self.num_particles is None:
             return tensor.squeeze(-2)

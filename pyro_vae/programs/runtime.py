@@ -5,16 +5,17 @@ other's random streams. Everything here that runs a pair does so within `exclusi
 """
 
 import threading
+from collections.abc import Iterator
 from contextlib import contextmanager
 
 from ..errors import UserError
 
 _lock = threading.RLock()
-_long = None  # the name of the long operation that holds the lock
+_long: str | None = None  # the name of the long operation that holds the lock
 
 
 @contextmanager
-def exclusive(operation=None):
+def exclusive(operation: str | None = None) -> Iterator[None]:
     """Within, only this thread runs pairs; nested use in the same thread is free.
 
     A thread waits while another one evaluates. While another one trains, which can take hours, it

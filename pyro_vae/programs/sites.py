@@ -1,14 +1,28 @@
-"""Which sites of a trace hold the data, lie in the data plate, or are meant by default."""
+"""The kinds of sites in a trace, and which site or latent is meant by default."""
+
+from collections.abc import Collection, Iterable, Mapping
+from typing import Any
 
 import pyro
 import torch
 from pyro.distributions import Delta
+from pyro.poutine import Trace
 
 from .._pyro_internals import DETERMINISTIC, SubsampleDistribution
 from ..errors import UserError, unknown_name_error
 
+Site = dict[str, Any]  # a site of a Pyro trace, or the message of a handler
 
-def observed_site(sites, site=None, x=None):
+
+def sites_in(trace: Trace) -> dict[str, Site]:
+    """The sites of a trace by name."""
+    nodes: Any = trace.nodes  # Pyro declares every entry of a site as optional
+    return nodes
+
+
+def observed_site(
+    sites: Mapping[str, Site], site: str | None = None, x: torch.Tensor | None = None
+) -> str:
     """The name of the site that observes the data.
 
     Args:
@@ -19,7 +33,7 @@ def observed_site(sites, site=None, x=None):
     Raises:
         UserError: no such site, no observed site, or several of which none is singled out.
     """
-    sources = {n: None for n, s in sites.items() if is_data(s)}
+    sources: dict[str, str | None] = {n: None for n, s in sites.items() if is_data(s)}
     if not sources:
         raise UserError("the model observes no data: no site has obs=")
     if x is not None:
@@ -27,7 +41,7 @@ def observed_site(sites, site=None, x=None):
     return choose_site(sources, site)
 
 
-def choose_site(sources, site=None):
+def choose_site(sources: Mapping[str, str | None], site: str | None = None) -> str:
     """Of a model's observed sites, the one that is meant.
 
     That is `site`; else the only one; else the only one that observes the argument x itself, perhaps
@@ -51,7 +65,7 @@ def choose_site(sources, site=None):
     raise UserError(f"the model observes several sites: pass site=, one of {listed}")
 
 
-def check_data_plate(sites, ignored=()):
+def check_data_plate(sites: Mapping[str, Site], ignored: Collection[str] = ()) -> None:
     """Raise unless every site lies in one plate, at dim -1.
 
     Args:
@@ -68,33 +82,33 @@ def check_data_plate(sites, ignored=()):
             raise UserError(f"site {name!r} lies in more than one plate: one data plate, at dim -1")
 
 
-def outside_plate_error(name):
+def outside_plate_error(name: str) -> UserError:
     """The error for a site that is not drawn once per data point."""
     return UserError(
         f"site {name!r} lies outside the data plate: terms per data point are not defined for it"
     )
 
 
-def base_distribution(fn):
+def base_distribution(fn: Any) -> torch.distributions.Distribution:
     """The distribution within every wrapper: independent, masked, expanded, transformed."""
     while hasattr(fn, "base_dist"):
         fn = fn.base_dist
     return fn
 
 
-def is_point(site):
+def is_point(site: Site) -> bool:
     """Whether a site's distribution is a Delta."""
     return isinstance(base_distribution(site["fn"]), Delta)
 
 
-def holds(seen, value):
-    """Whether what a site observed, `seen`, is `value` itself, perhaps reshaped."""
+def holds(seen: torch.Tensor, value: torch.Tensor) -> bool:
+    """Whether the observed value `seen` equals `value`, perhaps reshaped."""
     return seen.numel() == value.numel() and torch.equal(
         seen.reshape(-1), value.reshape(-1).to(seen.dtype)
     )
 
 
-def mean_of(name, fn):
+def mean_of(name: str, fn: torch.distributions.Distribution) -> torch.Tensor:
     """The mean of a site's distribution `fn`.
 
     Raises:
@@ -109,8 +123,8 @@ def mean_of(name, fn):
     raise UserError(f"the {type(base).__name__} distribution of {name!r} has no mean")
 
 
-def choose_latent(names, latent=None, preferred="z"):
-    """The continuous latent that is meant: `latent`; Default: `preferred`, else the first.
+def choose_latent(names: Iterable[str], latent: str | None = None, preferred: str = "z") -> str:
+    """The continuous latent that is meant: `latent`. Default: `preferred`, else the first.
 
     Args:
         names: the continuous latents, in the model's order.
@@ -128,32 +142,34 @@ def choose_latent(names, latent=None, preferred="z"):
     return latent
 
 
-def is_subsample(site):
+def is_subsample(site: Site) -> bool:
+    """Whether a site draws the subsample of a plate."""
     return isinstance(site["fn"], SubsampleDistribution)
 
 
-def is_deterministic(site):
+def is_deterministic(site: Site) -> bool:
     """Whether a site is `pyro.deterministic`'s: a recorded value, neither data nor a latent."""
     return bool(site["infer"].get(DETERMINISTIC))
 
 
-def is_factor(site):
+def is_factor(site: Site) -> bool:
     """Whether a site is `pyro.factor`'s: a term of the log-density without a value."""
     is_sample = site["type"] == "sample"
     return is_sample and isinstance(base_distribution(site["fn"]), pyro.distributions.Unit)
 
 
-def is_random(site):
+def is_random(site: Site) -> bool:
     """Whether a site is one of a value that has a distribution: data, or a latent."""
     if site["type"] != "sample":
         return False
     return not (is_subsample(site) or is_deterministic(site) or is_factor(site))
 
 
-def is_data(site):
+def is_data(site: Site) -> bool:
     """Whether a site holds data: observed, or observed before its value was hidden."""
     return is_random(site) and bool(site["is_observed"] or site["infer"].get("was_observed"))
 
 
-def is_latent(site):
+def is_latent(site: Site) -> bool:
+    """Whether a site is random and not data."""
     return is_random(site) and not is_data(site)

@@ -112,8 +112,11 @@ def latent_space(context: ReportContext) -> list[Section]:
                 view(means.cpu()),
                 view.covariance(covariances.cpu()),
                 color=plots.INK if title == "label" else None,
+                fill=False,
+                linewidth=1.3,
+                alpha=0.9,
             )
-            caption += " Each ellipse contains 90 % of a component of the prior (as a normal)."
+            caption += " Ellipses: components of the prior, as normals, to two standard deviations."
         sections.append(Section("Latent space", figure, caption))
     return sections
 

@@ -4,7 +4,9 @@ import hashlib
 import json
 import math
 import os
+from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import torch
 
@@ -16,7 +18,7 @@ FORMAT = "pyro_vae checkpoint 3"
 # ---------------------------------------------------------------------- writing
 
 
-def write_atomically(path, write):
+def write_atomically(path: Path | str, write: Callable[[Path], object]) -> None:
     """`write(temporary path)`, then rename: a reader sees the old file or the new one."""
     path = Path(path)
     temporary = path.with_name(path.name + ".tmp")
@@ -29,11 +31,11 @@ def write_atomically(path, write):
         temporary.unlink(missing_ok=True)
 
 
-def write_json(path, value):
+def write_json(path: Path | str, value: object) -> None:
     write_atomically(path, lambda p: p.write_text(json.dumps(value, indent=2) + "\n"))
 
 
-def save(path, state):
+def save(path: Path | str, state: dict[str, Any]) -> None:
     """Write a dict of tensors, numbers and strings, with a digest of all of it.
 
     Raises:
@@ -41,7 +43,7 @@ def save(path, state):
     """
     state = {"format": FORMAT, **state}
 
-    def write(temporary):
+    def write(temporary: Path) -> None:
         try:
             with open(temporary, "wb") as f:
                 torch.save({**state, "digest": digest(state)}, f)
@@ -52,14 +54,15 @@ def save(path, state):
     write_atomically(path, write)
 
 
-def digest(value):
+def digest(value: object) -> str:
     """The SHA-256 digest of nested dicts and lists of tensors, numbers, strings and None."""
     sha = hashlib.sha256()
 
-    def add(value):
+    def add(value: object) -> None:
         if isinstance(value, torch.Tensor):
             sha.update(f"{value.dtype}{tuple(value.shape)}".encode())
-            sha.update(value.detach().cpu().contiguous().reshape(-1).view(torch.uint8).numpy())
+            array = value.detach().cpu().contiguous().reshape(-1).view(torch.uint8).numpy()
+            sha.update(array.data)
         elif isinstance(value, dict):
             sha.update(f"dict {len(value)}".encode())
             for key, item in value.items():
@@ -79,7 +82,7 @@ def digest(value):
 # ---------------------------------------------------------------------- reading
 
 
-def read_json(path):
+def read_json(path: Path | str) -> Any:
     try:
         return json.loads(Path(path).read_text())
     except FileNotFoundError:
@@ -90,7 +93,7 @@ def read_json(path):
         raise UserError(f"{path} cannot be read: {e.strerror}") from e
 
 
-def load(path):
+def load(path: Path | str) -> dict[str, Any]:
     """What `save` wrote, loaded with `weights_only=True`: a pickle that would run code is refused.
 
     Raises:
@@ -121,7 +124,7 @@ def load(path):
     return state
 
 
-def check_config(folder, state=None):
+def check_config(folder: Path | str, state: dict[str, Any] | None = None) -> None:
     """Raise unless a run folder's `config.json` is the one that the run was trained with.
 
     Args:
@@ -144,7 +147,7 @@ def check_config(folder, state=None):
         )
 
 
-def load_run(folder):
+def load_run(folder: Path | str) -> tuple[dict[str, Any], dict[str, Any]]:
     """`(config, state)` of a run folder: its `config.json` and its checkpoint, which belong together.
 
     Raises:
@@ -158,7 +161,9 @@ def load_run(folder):
     return config, state
 
 
-def load_state(module, state, what, path):
+def load_state(
+    module: torch.nn.Module, state: dict[str, torch.Tensor], what: str, path: object
+) -> None:
     """`module.load_state_dict`, with a one-line error for a mismatch."""
     try:
         module.load_state_dict(state)
@@ -168,7 +173,7 @@ def load_state(module, state, what, path):
         raise UserError(f"{path} does not fit this {what}: {detail}") from e
 
 
-def _first_difference(a, b, prefix=""):
+def _first_difference(a: object, b: object, prefix: str = "") -> str | None:
     """The dotted name of the first setting in which two configurations differ; None if none."""
     if not (isinstance(a, dict) and isinstance(b, dict)):
         return None if a == b else prefix.removesuffix(".") or "its content"
@@ -181,7 +186,7 @@ def _first_difference(a, b, prefix=""):
     return None
 
 
-def _at(config, name):
+def _at(config: object, name: str) -> str:
     for part in name.split("."):
         if not isinstance(config, dict) or part not in config:
             return "absent"
@@ -192,17 +197,17 @@ def _at(config, name):
 # ---------------------------------------------------------------------- fields
 
 
-def _is_number(value, kind):
+def _is_number(value: object, kind: type) -> bool:
     return isinstance(value, kind) and not isinstance(value, bool)
 
 
-def _is_state_dict(value):
+def _is_state_dict(value: Any) -> bool:
     return isinstance(value, dict) and all(
         isinstance(k, str) and isinstance(v, torch.Tensor) for k, v in value.items()
     )
 
 
-def _is_weights(value):
+def _is_weights(value: Any) -> bool:
     return (
         isinstance(value, dict)
         and value.keys() == {"modules", "free", "frozen"}
@@ -213,7 +218,7 @@ def _is_weights(value):
     )
 
 
-PROGRESS = {
+PROGRESS: dict[str, Callable[[Any], bool]] = {
     "epoch": lambda v: _is_number(v, int) and v >= 0,
     "batch": lambda v: _is_number(v, int) and v >= 0,
     "total": lambda v: _is_number(v, float) and math.isfinite(v),
@@ -224,7 +229,7 @@ PROGRESS = {
 }
 
 
-def _is_progress(value):
+def _is_progress(value: Any) -> bool:
     return (
         isinstance(value, dict)
         and value.keys() == PROGRESS.keys()
@@ -232,7 +237,7 @@ def _is_progress(value):
     )
 
 
-def _is_optimizer(value):
+def _is_optimizer(value: Any) -> bool:
     return (
         isinstance(value, dict)
         and value.keys() == {"state", "param_groups"}
@@ -244,8 +249,8 @@ def _is_optimizer(value):
     )
 
 
-def _is_json(kind):
-    def check(value):
+def _is_json(kind: type) -> Callable[[object], bool]:
+    def check(value: object) -> bool:
         try:
             return isinstance(value, str) and isinstance(json.loads(value), kind)
         except json.JSONDecodeError:
@@ -254,17 +259,17 @@ def _is_json(kind):
     return check
 
 
-def _is_history(value):
+def _is_history(value: Any) -> bool:
     return _is_json(list)(value) and all(
         isinstance(row, dict) and "epoch" in row for row in json.loads(value)
     )
 
 
-def _is_streams(value):
+def _is_streams(value: Any) -> bool:
     return isinstance(value, torch.Tensor) and value.dtype == torch.uint8
 
 
-FIELDS = {
+FIELDS: dict[str, Callable[[Any], bool]] = {
     "weights": _is_weights,
     "best": lambda v: v is None or _is_weights(v),
     "optimizer": _is_optimizer,

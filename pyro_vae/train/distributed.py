@@ -1,4 +1,4 @@
-"""Many processes that train one pair: each on its share of every batch, all with the same weights.
+"""Many processes that train one pair: each on its shard of every batch, all with the same weights.
 
 Everything here is a no-op in a single process. The functions that talk to other processes must be
 called by all of them, in the same order.
@@ -7,8 +7,10 @@ called by all of them, in the same order.
 import functools
 import itertools
 import os
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from datetime import timedelta
+from typing import Any, TypeVar
 
 import torch
 import torch.distributed as dist
@@ -17,6 +19,8 @@ from ..errors import UserError
 
 # No process waits for another in vain: torchrun ends all of them when one dies. What takes long is
 # work (a mixture start, rank 0's validation), and must not be taken for a failure.
+T = TypeVar("T")
+
 TIMEOUT = timedelta(days=7)
 
 
@@ -24,7 +28,7 @@ _groups = itertools.count()
 
 
 @functools.cache
-def _launcher():
+def _launcher() -> tuple[dist.Store, int, int]:
     """`(store, rank, number of processes)`: where the launcher says that processes meet."""
     return next(dist.rendezvous("env://", timeout=TIMEOUT))
 
@@ -32,28 +36,39 @@ def _launcher():
 _alone = False  # in a function that rank 0 runs while the others wait
 
 
-def _connected():
+def _connected() -> bool:
     return dist.is_available() and dist.is_initialized()
 
 
-def rank():
+def rank() -> int:
     """Which process this is, from 0."""
     return dist.get_rank() if _connected() else 0
 
 
-def size():
-    """How many work together."""
+def size() -> int:
+    """How many processes work together."""
     return dist.get_world_size() if _connected() and not _alone else 1
 
 
-def local_rank():
+def processes() -> int:
+    """How many processes train together, also while rank 0 works alone."""
+    return dist.get_world_size() if _connected() else 1
+
+
+def separate_noise(seed: int) -> None:
+    """From here on each process draws different noise; rank 0 draws what one process would."""
+    if rank():
+        torch.manual_seed(seed + 15_485_863 * rank())
+
+
+def local_rank() -> int | None:
     """Which of its machine's processes this is, by what the launcher says; None without one."""
     launched = int(os.environ.get("WORLD_SIZE", 1)) > 1
     return int(os.environ["LOCAL_RANK"]) if launched and "LOCAL_RANK" in os.environ else None
 
 
 @contextmanager
-def group(device):
+def group(device: torch.device | str) -> Iterator[None]:
     """Within, the processes that `torchrun` launched are connected: gloo, and NCCL between GPUs.
 
     A group that exists already is used as it is, and left.
@@ -82,41 +97,41 @@ def group(device):
         dist.destroy_process_group()
 
 
-def on_rank_zero(function):
-    """What `function()` returns in the process of rank 0, in every process; so a `UserError`.
+def on_rank_zero(function: Callable[[], T]) -> T:
+    """The result of `function()` in the process of rank 0, in every process; also its `UserError`.
 
-    The others wait meanwhile, so `function` runs as in a single process.
+    The other processes wait meanwhile, and `function` runs as in a single process.
     """
     global _alone
     if size() == 1:
         return function()
-    found = [None]
+    result: list[Any] = [None]
     if rank() == 0:
         try:
             _alone = True
-            found = [(function(), None)]
+            result = [(function(), None)]
         except UserError as e:
-            found = [(None, e)]
+            result = [(None, e)]
         finally:
             _alone = False
-    dist.broadcast_object_list(found, 0)
-    value, error = found[0]
+    dist.broadcast_object_list(result, 0)
+    value, error = result[0]
     if error is not None:
         raise error
     return value
 
 
-def gathered(value):
+def gathered(value: T) -> list[T]:
     """`[value of rank 0, value of rank 1, ...]`, in every process."""
     if size() == 1:
         return [value]
-    values = [None] * size()
+    values: list[Any] = [None] * size()
     dist.all_gather_object(values, value)
     return values
 
 
 @contextmanager
-def main_process_first():
+def main_process_first() -> Iterator[None]:
     """Within, each machine's first process is done before its others begin (with a download)."""
     ahead = not (local_rank() if local_rank() is not None else rank())
     if size() > 1 and not ahead:
@@ -129,7 +144,7 @@ def main_process_first():
 
 
 @torch.no_grad()
-def broadcast_(tensors):
+def broadcast_(tensors: Sequence[torch.Tensor]) -> None:
     """Put rank 0's values into everyone's tensors, of whatever types."""
     if size() == 1 or not tensors:
         return
@@ -141,11 +156,13 @@ def broadcast_(tensors):
 
 
 @torch.no_grad()
-def all_reduce_gradients(parameters, loss, count, stop):
+def all_reduce_gradients(
+    parameters: Sequence[torch.Tensor], loss: torch.Tensor, count: Any, stop: Any
+) -> tuple[torch.Tensor, Any, Any]:
     r"""Make `.grad` and the mean loss those of the whole batch; `(loss, count, stop)` of all.
 
     Of B data, rank r has the gradient :math:`g_r` of the mean over its :math:`B_r`; the whole
-    batch's is :math:`\sum_r B_r g_r / \sum_r B_r`, however unequal the shares. `count` is
+    batch's is :math:`\sum_r B_r g_r / \sum_r B_r`, however unequal the shards. `count` is
     :math:`B_r`; `stop`, whether this process was asked to, comes back positive if any was. One
     `all_reduce` of one tensor, after the backward pass, so that a recorded step is served as well.
     """
@@ -167,6 +184,6 @@ def all_reduce_gradients(parameters, loss, count, stop):
     return loss.reshape(()), count, stop
 
 
-def any_process(*flags):
+def any_process(*flags: bool) -> tuple[bool, ...]:
     """For each flag, whether it is set in any process."""
     return tuple(map(any, zip(*gathered(flags), strict=True)))

@@ -7,11 +7,12 @@ from collections.abc import Callable, Sequence
 from contextlib import nullcontext
 from dataclasses import dataclass, field
 from pathlib import Path
+from typing import Any
 
 import torch
 
 from ..data import Data, as_data
-from ..errors import UserError, check_int_at_least, check_positive, unknown_name_error
+from ..errors import UserError
 from ..objectives import ELBO, as_objective
 from ..programs import layout_of
 from ..programs.calling import first_argument
@@ -19,36 +20,41 @@ from ..programs.contexts import fork_rng
 from ..programs.modules import find_modules
 from ..programs.runtime import exclusive
 from . import checkpoint, distributed
+from .begin import resume_run, start_run
 from .device import choose_device
 from .folder import RunFolder
 from .inputs import Inputs
-from .loop import SCHEDULES, Loop
-
-PRECISIONS = (None, "tf32", "bf16")
-MAX_SEED = 2**42  # so that what is derived from it fits torch's 64 bits
+from .loop import Loop
+from .saving import Saving
+from .settings import checked_settings
 
 
 @dataclass
 class Run:
-    """What `fit` returns: the trained pair (the modules passed in), and how it went.
+    """What `fit` returns: the trained pair and the history of its training.
 
-    `history` has one dict per epoch: `epoch, loss` (training, nats per data point), `elbo`
-    (validation, beta = 1), `steps, lr, seconds`. `best_epoch` is the one that validation chose,
-    whose weights the modules hold; without a validation split, the last.
+    Args:
+        model, guide: the pair; the modules that were passed in.
+        history: one dict per epoch: `epoch`, `loss` (training, nats per data point), `elbo`
+            (validation, beta = 1), `steps`, `lr`, `seconds`, `data_per_second`.
+        best_epoch: the epoch that validation chose, whose weights the modules hold; without a
+            validation split, the last one.
+        out: the run folder.
+        interrupted: whether Ctrl-C ended it.
     """
 
-    model: object
-    guide: object
-    history: list = field(default_factory=list)
+    model: Any
+    guide: Any
+    history: list[dict[str, Any]] = field(default_factory=list)
     best_epoch: int | None = None
     out: Path | None = None
     interrupted: bool = False
 
 
 def fit(
-    model,
-    guide,
-    data,
+    model: Callable[..., Any],
+    guide: Callable[..., Any],
+    data: Any,
     epochs: int = 50,
     *,
     objective: ELBO | None = None,
@@ -66,25 +72,34 @@ def fit(
     seed: int = 0,
     out: Path | str | None = None,
     resume: bool = False,
-    config: dict | None = None,
+    config: dict[str, Any] | None = None,
     progress: bool = True,
 ) -> Run:
     """Train a pair, this library's or any Pyro pair with one data plate; returns a `Run`.
 
-    After each epoch the ELBO of the validation split is taken, at beta = 1, in eval mode, with
-    noise of a separate seed; the weights of the best epoch are what the modules hold at the end.
+    After each epoch the ELBO of the validation split is computed, at beta = 1, in eval mode, with
+    noise of a separate seed. At the end the modules hold the weights of the best epoch.
 
-    In processes launched by `torchrun`, each with the same call, all of them train one run (see
-    `train/distributed.py`): the first one's weights are taken, every process works on its part of
-    each batch with its own noise, gradients are those of the whole batch, and rank 0 validates
-    (the same bound as one process would find), shows the bar and writes the files. All return alike.
+    Processes launched by `torchrun`, each with the same call, train one run (see
+    `train/distributed.py`). It starts from the weights of rank 0. Every process works on its shard of
+    each batch with separate noise, and gradients are those of the whole batch. Rank 0 validates (the
+    same bound as one process would compute), shows the bar and writes the files. All return the same.
 
     One thread of a process trains at a time, because Pyro's runtime is global: while `fit` runs,
     `fit` and every evaluation in another thread raise a one-line error.
 
     A run that diverges raises an error. The modules then hold the weights of the best epoch by
     validation, else the latest ones that were checked: those of the last checkpoint, or, without
-    `out`, of at most about ten seconds before.
+    `out`, of at most about ten seconds before. A run that fails before a checkpoint of trained
+    weights leaves no files.
+
+    Example:
+        >>> import torch, pyro_vae as pv
+        >>> model = pv.models.VAE((3,), 2, likelihood="normal")
+        >>> guide = pv.guides.Guide(model)
+        >>> run = pv.fit(model, guide, torch.randn(20, 3), epochs=2, progress=False)
+        >>> [row["epoch"] for row in run.history]
+        [1, 2]
 
     Args:
         model, guide: Pyro programs; modules are moved to `device`, trained in place, and left in
@@ -108,9 +123,9 @@ def fit(
         patience: stop after that many epochs without a better validation ELBO.
         initialize: a `MixtureInitialization`, or any function of `(model, guide, data, device,
             seed, progress)`, run before the first epoch.
-        observe: names of the data that the pair is given. Default: all, of arrays by name; else
+        observed: names of the data that the pair gets. Default: all, of arrays by name; else
             `model.observes`, else `x` alone. Labels of `(x, y)` are otherwise never seen in
-            training; where the model's y is categorical they are given as one-hot rows.
+            training; where the model's y is categorical they are one-hot rows.
         device: `"cuda"`, `"cpu"`, ... Default: a GPU if there is one and the pair runs on it; a
             user-defined program that uses tensors on the CPU is trained there, with one warning.
         compile: record the training step once and replay it, the same numbers up to rounding:
@@ -122,21 +137,21 @@ def fit(
             autocast; `"tf32"` on a GPU; None leaves torch's. Evaluation is not affected.
         seed: of shuffling, binarization, sampling, an integer >= 0; of a method's initial weights too. A
             pair's own weights are taken as they are.
-        out: folder for `config.json`, `metrics.jsonl`, `checkpoint.pt`; one run at a time uses it.
+        out: folder for `config.json`, `metrics.jsonl`, `checkpoint.pt`; it holds one run.
             If it is removed, or a write fails, training continues and writes it again later.
         resume: continue from `out`'s checkpoint, with the same settings and data (epochs and
-            patience may change); on a CPU bit for bit what an uninterrupted run does. A folder
-            without a run is started in.
+            patience may change); on a CPU bit for bit what an uninterrupted run does. In a folder
+            without a run, a run starts.
         config: more for `config.json`; `config["files"]` are further files, `{name: text}`.
 
     Raises:
         UserError: a pair, data or settings that do not fit; a loss, weights or a validation ELBO
-            that are not finite (the site named, the last good checkpoint kept); a folder in use; a
-            checkpoint that cannot be used; another thread that trains.
+            that are not finite (the site named, the last good checkpoint kept); a folder in use, or one that
+            already contains a run; a checkpoint that cannot be used; another thread that trains.
     """
     _check_programs(model, guide, initialize)
     objective = ELBO() if objective is None else as_objective(objective)
-    settings = _settings(
+    settings = checked_settings(
         epochs=epochs, lr=lr, schedule=schedule, batch_size=batch_size, weight_decay=weight_decay,
         clip_norm=clip_norm, patience=patience, precision=precision, seed=seed,
     )  # fmt: skip
@@ -157,10 +172,12 @@ def fit(
         fork_rng(device),
         nullcontext() if out is None else RunFolder(out) as folder,
     ):
-        saved = distributed.on_rank_zero(lambda: _saved(folder)) if resume else None
+        saved = None
+        if folder is not None:
+            saved = distributed.on_rank_zero(lambda: _saved(folder, resume))
         batch_size, seed = settings["batch_size"], settings["seed"]
 
-        def inputs_on(device):
+        def inputs_on(device: torch.device) -> Inputs:
             for m in find_modules(model, guide):
                 m.to(device)
             return Inputs(model, guide, data, objective, observed, batch_size, device, seed)
@@ -171,21 +188,26 @@ def fit(
             inputs = inputs_on(device)
         if isinstance(inputs.data, Data):
             objective.count_labels(inputs.data.train.y)
+        saving = Saving(folder)
         loop = Loop(
-            model, guide, inputs, objective, settings, compile, folder, progress, device
+            model, guide, inputs, objective, settings, compile, saving, progress, device
         )  # fmt: skip
         torch.manual_seed(seed)
-        if saved is None:
-            loop.start(initialize, config or {})
-        else:
-            loop.load(saved)
-        interrupted = loop.train()
+        if saved is not None:
+            resume_run(loop, saved)
+        try:
+            if saved is None:
+                start_run(loop, initialize, config or {})
+            interrupted = loop.train()
+        except Exception:
+            saving.discard_start()
+            raise
         best = loop.at.epoch if loop.at.best_epoch is None else loop.at.best_epoch
         out = None if folder is None else folder.path
         return Run(model, guide, loop.history, best, out, interrupted)
 
 
-def _needs_cpu(inputs):
+def _needs_cpu(inputs: Inputs) -> bool:
     """Whether a user-defined pair uses tensors on the CPU, so that it fails elsewhere; warns if so."""
     try:
         layout_of(inputs.model, inputs.guide, inputs.first()[1])
@@ -201,7 +223,7 @@ def _needs_cpu(inputs):
     return False
 
 
-def _check_programs(model, guide, initialize):
+def _check_programs(model: object, guide: object, initialize: object) -> None:
     for name, program in (("model", model), ("guide", guide)):
         if not callable(program) or isinstance(program, type):
             raise UserError(
@@ -217,51 +239,29 @@ def _check_programs(model, guide, initialize):
         raise UserError("the pair was made under torch.inference_mode(), and cannot be trained")
 
 
-def _settings(**settings):
-    """The settings, checked before anything is written, as plain Python numbers."""
-    given = {name: value for name, value in settings.items() if value is not None}
-    missing = [n for n in ("epochs", "lr", "batch_size", "weight_decay") if n not in given]
-    if missing:
-        raise UserError(f"{missing[0]} must be a number, not None")
-    if settings["schedule"] not in SCHEDULES:
-        raise unknown_name_error("schedule", settings["schedule"], SCHEDULES)
-    if settings["precision"] not in PRECISIONS:
-        raise unknown_name_error("precision", settings["precision"], [p for p in PRECISIONS if p])
-    check_int_at_least(
-        1, **{n: given[n] for n in ("epochs", "batch_size", "patience") if n in given}
-    )
-    check_positive(**{n: given[n] for n in ("lr", "clip_norm") if n in given})
-    check_positive(or_zero=True, weight_decay=given["weight_decay"])
-    seed = settings["seed"]
-    try:
-        check_int_at_least(0, seed=seed)
-    except UserError:
-        seed = -1
-    if not 0 <= seed < MAX_SEED:
-        raise UserError(f"seed must be an integer in 0..2**42 - 1, not {settings['seed']!r}")
-    for name in ("epochs", "batch_size", "patience", "seed"):
-        settings[name] = None if settings[name] is None else int(settings[name])
-    for name in ("lr", "clip_norm", "weight_decay"):
-        settings[name] = None if settings[name] is None else float(settings[name])
-    return settings
-
-
-def _described(initialize):
-    """A start as a checkpoint records it."""
+def _described(initialize: object) -> str | None:
+    """An initialization as a checkpoint records it."""
     if dataclasses.is_dataclass(initialize):
         return repr(initialize)
     return None if initialize is None else getattr(initialize, "__qualname__", "a function")
 
 
-def _check_json(config):
+def _check_json(config: object) -> None:
     try:
         json.dumps(config, allow_nan=False)
     except (TypeError, ValueError) as e:
         raise UserError(f"config must be what JSON can hold: {e}") from None
 
 
-def _saved(folder):
-    """The checkpoint to resume from; None where the folder has no run."""
+def _saved(folder: RunFolder, resume: bool) -> dict[str, Any] | None:
+    """The checkpoint to resume from; None for a new run.
+
+    Raises:
+        UserError: the folder contains a run that is not to be resumed.
+    """
+    if not resume:
+        folder.check_free()
+        return None
     if not folder.path.exists():
         return None
     folder.claim()

@@ -4,22 +4,27 @@ import json
 import os
 import socket
 import warnings
+from collections.abc import Iterator
 from contextlib import contextmanager
+from functools import partial
 from pathlib import Path
+from types import ModuleType
+from typing import Any
 
 from ..errors import UserError
 from . import checkpoint
 
+fcntl: ModuleType | None
 try:
     import fcntl
 except ImportError:  # Windows: a folder is then not locked
     fcntl = None
 
-_descriptors = set()  # of the locks that this process holds
+_descriptors: set[int] = set()  # of the locks that this process holds
 
 if hasattr(os, "register_at_fork"):  # a worker must not hold a lock longer than its parent
 
-    def _close_in_child():
+    def _close_in_child() -> None:
         for descriptor in _descriptors:
             os.close(descriptor)
         _descriptors.clear()
@@ -38,35 +43,40 @@ class RunFolder:
     again at the next write.
     """
 
-    def __init__(self, path):
+    def __init__(self, path: Path | str) -> None:
         self.path = Path(path)
-        self.config, self.files = {}, {}
-        self.rows = None  # rows of metrics.jsonl that are known to be written
-        self.descriptor = None
+        self.config: dict[str, Any] = {}
+        self.files: dict[str, str] = {}
+        self.rows: int | None = None  # rows of metrics.jsonl that are known to be written
+        self.descriptor: int | None = None
+        self.created = False  # whether `claim` made the folder
 
     @property
-    def checkpoint(self):
+    def checkpoint(self) -> Path:
         return self.path / "checkpoint.pt"
 
-    def __enter__(self):
+    def __enter__(self) -> "RunFolder":
         return self
 
-    def __exit__(self, *error):
+    def __exit__(self, *error: object) -> None:
         if self.descriptor is None:
             return
         if self._is_current(self.descriptor):
             (self.path / ".lock").unlink(missing_ok=True)
         self._let_go()
+        if self.created and self.path.is_dir() and not any(self.path.iterdir()):
+            self.path.rmdir()
 
     # ------------------------------------------------------------------ the lock
 
-    def claim(self):
+    def claim(self) -> None:
         """Make the folder if need be, and lock it.
 
         Raises:
             UserError: another run holds it, or it cannot be written.
         """
         with self._one_line():
+            self.created = self.created or not self.path.exists()
             self.path.mkdir(parents=True, exist_ok=True)
             for name in ("config.json", "metrics.jsonl", "checkpoint.pt"):
                 if (self.path / name).is_dir():
@@ -75,15 +85,15 @@ class RunFolder:
                 self._let_go()
                 self.descriptor = os.open(self.path / ".lock", os.O_RDWR | os.O_CREAT, 0o666)
                 _descriptors.add(self.descriptor)
-                self._lock()
+                self._lock(self.descriptor)
 
-    def _lock(self):
+    def _lock(self, descriptor: int) -> None:
         if fcntl is None:
             return
         try:
-            fcntl.flock(self.descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
         except BlockingIOError:
-            holder = os.pread(self.descriptor, 200, 0).decode(errors="replace").strip()
+            holder = os.pread(descriptor, 200, 0).decode(errors="replace").strip()
             self._let_go()
             raise UserError(
                 f"{self.path} is in use by another run{f' ({holder})' if holder else ''}: wait "
@@ -91,18 +101,18 @@ class RunFolder:
             ) from None
         except OSError:
             return  # a file system without locks
-        os.ftruncate(self.descriptor, 0)
-        os.pwrite(self.descriptor, f"process {os.getpid()} on {socket.gethostname()}".encode(), 0)
+        os.ftruncate(descriptor, 0)
+        os.pwrite(descriptor, f"process {os.getpid()} on {socket.gethostname()}".encode(), 0)
 
-    def _is_current(self, descriptor):
+    def _is_current(self, descriptor: int) -> bool:
         """Whether the file that is locked is still the one in the folder."""
         try:
-            found, held = os.stat(self.path / ".lock"), os.fstat(descriptor)
+            in_folder, locked = os.stat(self.path / ".lock"), os.fstat(descriptor)
         except OSError:
             return False
-        return (found.st_dev, found.st_ino) == (held.st_dev, held.st_ino)
+        return os.path.samestat(in_folder, locked)
 
-    def _let_go(self):
+    def _let_go(self) -> None:
         if self.descriptor is not None:
             _descriptors.discard(self.descriptor)
             os.close(self.descriptor)
@@ -110,7 +120,24 @@ class RunFolder:
 
     # ------------------------------------------------------------------ reading
 
-    def can_resume(self):
+    def check_free(
+        self, hint: str = "use resume=True to continue it or choose another directory"
+    ) -> None:
+        """Raise if the folder already contains a run.
+
+        Args:
+            hint: what to do about it.
+
+        Raises:
+            UserError: it has a checkpoint, or epochs were trained here.
+        """
+        metrics = self.path / "metrics.jsonl"
+        with self._one_line():
+            trained = metrics.is_file() and metrics.stat().st_size > 0
+            if trained or self.checkpoint.is_file():
+                raise UserError(f"{self.path} already contains a run; {hint}")
+
+    def can_resume(self) -> bool:
         """Whether the folder, claimed, has a checkpoint; one without has no epoch to lose.
 
         Raises:
@@ -128,8 +155,8 @@ class RunFolder:
 
     # ------------------------------------------------------------------ writing
 
-    def start(self, config):
-        """Begin a run: what an earlier one left is replaced.
+    def start(self, config: dict[str, Any]) -> None:
+        """Begin a run in a folder that is free.
 
         Args:
             config: of `config.json`; `config["files"]` are further files, `{name: text}`.
@@ -137,18 +164,24 @@ class RunFolder:
         self.config, self.rows = dict(config), 0
         self.files = self.config.pop("files", {})
         with self._one_line():
-            self.checkpoint.unlink(missing_ok=True)
             self._write_config()
             (self.path / "metrics.jsonl").write_text("")
 
-    def resume(self, config, history):
+    def discard(self) -> None:
+        """Remove the files of a run that has trained nothing."""
+        names = ("checkpoint.pt", "metrics.jsonl", "config.json", *self.files)
+        with self._one_line():
+            for name in names:
+                (self.path / name).unlink(missing_ok=True)
+
+    def resume(self, config: dict[str, Any], history: list[dict[str, Any]]) -> None:
         """Continue a run: `metrics.jsonl` has the checkpoint's epochs, and no later ones."""
         self.config, self.rows = config, None
         yaml = self.path / "config.yaml"
         self.files = {yaml.name: yaml.read_text()} if yaml.exists() else {}
         self.write_metrics(history)
 
-    def write_metrics(self, history):
+    def write_metrics(self, history: list[dict[str, Any]]) -> None:
         """Append the rows that `metrics.jsonl` lacks; write it anew where that is not known."""
         path = self.path / "metrics.jsonl"
         with self._one_line():
@@ -161,7 +194,7 @@ class RunFolder:
                     f.write(_lines(history[known:]))
             self.rows = len(history)
 
-    def save(self, state):
+    def save(self, state: dict[str, Any]) -> None:
         """Write the checkpoint; the old one stays where that fails."""
         with self._one_line():
             self._ensure()
@@ -169,7 +202,7 @@ class RunFolder:
         if self.rows is None or not (self.path / "metrics.jsonl").exists():
             self.write_metrics(json.loads(state["history"]))
 
-    def _ensure(self):
+    def _ensure(self) -> None:
         """The folder as it was, if it was removed."""
         if self.path.is_dir() and (self.path / "config.json").exists():
             return
@@ -178,13 +211,13 @@ class RunFolder:
         self.claim()
         self._write_config()
 
-    def _write_config(self):
+    def _write_config(self) -> None:
         for name, text in self.files.items():
-            checkpoint.write_atomically(self.path / name, lambda p, text=text: p.write_text(text))
+            checkpoint.write_atomically(self.path / name, partial(_write_text, text))
         checkpoint.write_json(self.path / "config.json", self.config)
 
     @contextmanager
-    def _one_line(self):
+    def _one_line(self) -> Iterator[None]:
         try:
             yield
         except UserError:
@@ -194,5 +227,9 @@ class RunFolder:
             raise UserError(f"cannot write to {str(self.path)!r}: {reason}") from e
 
 
-def _lines(history):
+def _write_text(text: str, path: Path) -> None:
+    path.write_text(text)
+
+
+def _lines(history: list[dict[str, Any]]) -> str:
     return "".join(json.dumps(row, allow_nan=False) + "\n" for row in history)

@@ -1,9 +1,10 @@
-"""Ways to start: from a mixture fitted to encodings, from data, from parts trained first."""
+"""Initializations: by a mixture fitted to encodings, by data, by parts that are trained first."""
 
 import copy
-from collections.abc import Callable, Iterable
 from dataclasses import dataclass, fields
+from typing import TYPE_CHECKING, Any
 
+import numpy as np
 import pyro
 import torch
 from pyro import poutine
@@ -21,30 +22,31 @@ from ..programs.contexts import eval_mode, seeded
 from ..programs.interfaces import GuideInterface, conditional_of, interface_of
 from ..programs.modules import device_of
 
+if TYPE_CHECKING:
+    from .fit import Run
+
 MAX_POINTS = 20_000
 
 
 class Initialization:
-    """Base of the ways to start a pair. `fit(initialize=)` takes one, or any function like `__call__`.
-
-    A subclass is a frozen dataclass, whose fields are its options. A checkpoint records its `repr`.
-    """
+    """Base class of initializations of a pair; called before the first epoch."""
 
     def __call__(
         self,
-        model: Callable,
-        guide: Callable,
-        data: Data | Iterable,
+        model: Any,
+        guide: Any,
+        data: Any,
         device: torch.device,
         seed: int = 0,
         progress: bool = True,
     ) -> object:
-        """Change the pair's parameters in place, before the first epoch.
+        """Initialize the pair in place.
 
         Args:
             model, guide: the pair, on `device`.
-            data: what `fit` trains on.
-            seed: of all random numbers.
+            data: what it is trained on.
+            device: where the pair is.
+            seed: of what is drawn.
             progress: whether to show a progress bar.
         """
         raise NotImplementedError
@@ -54,8 +56,8 @@ class Initialization:
 class MixtureInitialization(Initialization):
     r"""Start a mixture prior where a Gaussian mixture, fitted to a VAE's encodings, lies.
 
-    A mixture prior trained from random weights often merges clusters early and never parts them
-    again; VaDE's published results rest on such a start. In this order, all seeded, no label seen:
+    A mixture prior trained from random weights often merges clusters early and never separates them
+    again; VaDE's published results rest on such a start. The steps are seeded and use no label:
 
     1. The pair's own decoder and q(z | x) are trained for `epochs` as a plain VAE, p(z) = N(0, I).
     2. scikit-learn's full-covariance `GaussianMixture` is fitted to `draws` draws of q(z | x) for
@@ -66,6 +68,14 @@ class MixtureInitialization(Initialization):
     4. All that is done `restarts` times, from other weights; kept is the one with the best bound
        :math:`E_q[\log p(x|z) + \log p(z) - \log q(z|x)]` on the validation split, p(z) being the
        mixture (on the training split where there is none).
+
+    Example:
+        >>> import torch, pyro_vae as pv
+        >>> network = pv.conditionals.MLP((8,))
+        >>> model = pv.models.MixtureVAE((3,), 2, 2, likelihood="normal", network=network)
+        >>> guide = pv.guides.Guide(model, network=network)
+        >>> start = pv.train.MixtureInitialization(epochs=2, fits=1)
+        >>> run = pv.fit(model, guide, torch.randn(40, 3), epochs=1, initialize=start, progress=False)
 
     Args:
         epochs, lr, batch_size, schedule: of the plain VAE's training.
@@ -86,17 +96,26 @@ class MixtureInitialization(Initialization):
     weight_decay: float = 0.0
     compile: bool | str = "auto"
 
-    def __post_init__(self):
+    def __post_init__(self) -> None:
         for name in ("epochs", "batch_size", "restarts", "fits"):
             check_int_at_least(1, **{name: getattr(self, name)})
         check_int_at_least(0, draws=self.draws)
         check_positive(lr=self.lr)
         check_positive(or_zero=True, reg_covar=self.reg_covar, weight_decay=self.weight_decay)
 
-    def __call__(self, model, guide, data, device, seed=0, progress=True):
+    def __call__(
+        self,
+        model: Any,
+        guide: Any,
+        data: Any,
+        device: torch.device,
+        seed: int = 0,
+        progress: bool = True,
+    ) -> list[float]:
         """Initialize the pair in place; returns the restarts' bounds."""
         _check(model, guide, data)
-        best, bounds = None, []
+        best: list[dict[str, torch.Tensor]] = []
+        bounds: list[float] = []
         bar = tqdm(range(self.restarts), "mixture start", disable=not progress, leave=False)
         for restart in bar:
             if restart:
@@ -113,7 +132,7 @@ class MixtureInitialization(Initialization):
             module.load_state_dict(state)
         return bounds
 
-    def _start(self, model, guide, data, device, seed):
+    def _start(self, model: Any, guide: Any, data: Any, device: torch.device, seed: int) -> None:
         from .fit import fit
 
         vae, encoder = plain_vae(model, guide)
@@ -137,7 +156,7 @@ class MixtureInitialization(Initialization):
         fit_components(model, codes, self.fits, self.reg_covar, seed % 2**32, max_iter=300)
 
     @torch.no_grad()
-    def _codes(self, vae, encoder, data, seed):
+    def _codes(self, vae: Any, encoder: Any, data: Any, seed: int) -> np.ndarray:
         """`[draws * N, D]` draws of q(z | x) over the training data, thinned to `MAX_POINTS`."""
         x = data.observed_split("train").x
         device = device_of(vae)
@@ -151,13 +170,13 @@ class MixtureInitialization(Initialization):
             ]
         return torch.cat([d.flatten(0, 1) for d in draws]).double().cpu().numpy()
 
-    def _bound(self, model, guide, data):
+    def _bound(self, model: Any, guide: Any, data: Any) -> float:
         split = "train" if data.valid is None else "valid"
         terms = elbo_terms(model, guide, data.observed_split(split).x, num_samples=10)
         return float(sum(terms[site].mean() for site in ("x", "z", "y")))
 
 
-def _check(model, guide, data):
+def _check(model: Any, guide: Any, data: Any) -> None:
     if any(conditional_of(model, name) is None for name in ("y", "z", "x")):
         raise UserError(f"{type(model).__name__} has no mixture prior p(z | y) to initialize")
     if interface_of(guide, GuideInterface).given.get("z") != ("x",):
@@ -166,7 +185,7 @@ def _check(model, guide, data):
         raise UserError("a mixture start needs data with a train split, not a stream of batches")
 
 
-def plain_vae(model, guide):
+def plain_vae(model: Any, guide: Any) -> tuple[VAE, Guide]:
     """The plain VAE that shares a mixture model's decoder and its guide's q(z | x)."""
     latent = model.p_z.shape[0]
     vae = VAE(model.p_x.shape, latent, model.p_x.family, prior=StandardNormalPrior(latent))
@@ -181,18 +200,27 @@ def plain_vae(model, guide):
 class PseudoInputInitialization(Initialization):
     """Start a `VampPrior`'s pseudo-inputs at training data, drawn by the seed without replacement.
 
-    As the encoder's network sees them: behind the guide's `standardize`. A parent that is itself a
-    latent (z1, of a hierarchical VAE) starts at the guide's draws of it for those data.
+    They are scaled by the guide's `input_scaling`, as the encoder's network sees them. A parent that
+    is a latent itself (z1, of a hierarchical VAE) starts at the guide's draws of it for those data.
     """
 
-    def __call__(self, model, guide, data, device, seed=0, progress=True):
+    def __call__(
+        self,
+        model: Any,
+        guide: Any,
+        data: Any,
+        device: torch.device,
+        seed: int = 0,
+        progress: bool = True,
+    ) -> None:
         """Initialize the model's prior in place."""
         latent, prior = prior_of(model)
         if not isinstance(prior, VampPrior):
             raise UserError(f"the prior of {latent!r} is no VampPrior: it has no pseudo-inputs")
         if not isinstance(data, Data):
             raise UserError("pseudo-inputs start at data with a train split, not at a stream")
-        count = len(prior.logits)
+        logits: Any = prior.logits
+        count = len(logits)
         split = data.observed_split("train")
         if len(split) < count:
             raise UserError(f"{count} pseudo-inputs need as many training data, not {len(split)}")
@@ -217,11 +245,11 @@ class StackInitialization(Initialization):
 
     Kingma et al. 2014 (arXiv 1406.5298): M2 is trained on the features of M1. Here that is an
     ordinary `fit` of the whole stack in which these two are frozen (`requires_grad` is off, also
-    in what is resumed or loaded), and z1 is drawn afresh at every step.
+    in a resumed or loaded run), and z1 is drawn anew at every step.
 
     The authors' code leaves out units that M1 does not use. Here they stay: for such a unit
     q(z1 | x) is p(z1), so p(z1 | y, z2) = N(0, 1) costs no nats, and to q(y | z1) it is noise that
-    is new at every step, which cannot be learned by heart. (On digits all 24 units are in use.)
+    is new at every step, which cannot be memorized. (On digits all 24 units are in use.)
 
     Args:
         epochs, lr, batch_size, schedule, weight_decay, compile: of the plain VAE's training.
@@ -236,7 +264,15 @@ class StackInitialization(Initialization):
     freeze: bool = True
     compile: bool | str = "auto"
 
-    def __call__(self, model, guide, data, device, seed=0, progress=True):
+    def __call__(
+        self,
+        model: Any,
+        guide: Any,
+        data: Any,
+        device: torch.device,
+        seed: int = 0,
+        progress: bool = True,
+    ) -> "Run":
         """Train the pair's lower part in place; returns that `Run`."""
         from .fit import fit
 
@@ -247,12 +283,12 @@ class StackInitialization(Initialization):
         encoder = Guide(vae, input_scaling=guide.input_scaling)
         encoder.factors["z1"] = guide.factors["z1"]
         settings = {k: v for k, v in vars(self).items() if k != "freeze"}
-        found = fit(vae, encoder, data, **settings, device=device, seed=seed, progress=progress)
-        if found.interrupted:
+        run = fit(vae, encoder, data, **settings, device=device, seed=seed, progress=progress)
+        if run.interrupted:
             raise KeyboardInterrupt
         for part in (model.p_x, guide.factors["z1"]):
             part.requires_grad_(not self.freeze)
-        return found
+        return run
 
 
 class _M1(Model):
@@ -260,12 +296,12 @@ class _M1(Model):
 
     default_guide = {"z1": ["x"]}
 
-    def __init__(self, stack):
+    def __init__(self, stack: Any) -> None:
         super().__init__()
         self.p_z1 = StandardNormalPrior(stack.p_z1.shape[0])
         self.p_x = stack.p_x
 
-    def forward(self, x=None, size=None):
+    def forward(self, x: torch.Tensor | None = None, size: int | None = None) -> torch.Tensor:
         with pyro.plate("data", size if x is None else len(x)):
             z1 = pyro.sample("z1", self.p_z1())
             return pyro.sample("x", self.p_x(z1=z1), obs=x)
@@ -288,7 +324,15 @@ class BaselineInitialization(Initialization):
     weight_decay: float = 0.0
     compile: bool | str = "auto"
 
-    def __call__(self, model, guide, data, device, seed=0, progress=True):
+    def __call__(
+        self,
+        model: Any,
+        guide: Any,
+        data: Any,
+        device: torch.device,
+        seed: int = 0,
+        progress: bool = True,
+    ) -> None:
         """Train `model.baseline` in place; a frozen one is frozen again afterwards."""
         from .fit import fit
 

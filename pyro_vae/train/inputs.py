@@ -1,11 +1,14 @@
-"""What a pair and its objective are given of the data: training batches, and the validation split."""
+"""The inputs of a pair and its objective: training batches, and the validation split."""
 
 import warnings
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from typing import Any
 
 import torch
 from pyro.infer.autoguide import AutoGuide
 
 from ..data import Data, batches
+from ..data.minibatches import Batches, LoaderBatches
 from ..errors import UserError
 from ..evaluate.inputs import select_inputs, split_inputs
 from ..evaluate.support import Support
@@ -24,11 +27,26 @@ class Inputs:
     """The data as a pair takes them, in the pair's floating-point type and on its device.
 
     Args:
+        model, guide: the pair.
         data: what `as_data` returned.
-        observe: names of the data that the pair is given; None: what the model says.
+        objective: which arrays it needs too.
+        observed: names of the arrays that the pair gets. Default: the model's.
+        batch_size: data points per batch, of all processes together.
+        device: where the batches are.
+        seed: of their order.
     """
 
-    def __init__(self, model, guide, data, objective, observed, batch_size, device, seed):
+    def __init__(
+        self,
+        model: Callable[..., Any],
+        guide: Callable[..., Any],
+        data: Any,
+        objective: Any,
+        observed: Sequence[str] | str | None,
+        batch_size: int,
+        device: torch.device,
+        seed: int,
+    ) -> None:
         self.model, self.guide, self.device = model, guide, device
         self.needs = objective.needs
         observed = (observed,) if isinstance(observed, str) else observed
@@ -40,23 +58,23 @@ class Inputs:
             data = data if self.dtype is None else data.cast(self.dtype)
             self.observed = data.observed_names(observes, observed)
         self.data = data
-        part = distributed.rank(), distributed.size()
+        shard = distributed.rank(), distributed.size()
         self.batches = batches(
-            data, batch_size, device, seed, part, self.dtype, first_argument(model)
+            data, batch_size, device, seed, shard, self.dtype, first_argument(model)
         )
         self.all_rows = False  # whether the pair has a row for each data point, and no index
-        self.labels_checked = self._check_labels()  # else every step would wait for a GPU to tell
+        self.labels_checked = self._check_labels()  # else every step would synchronize
 
-    def __len__(self):
+    def __len__(self) -> int:
         """Steps in an epoch."""
         return len(self.batches)
 
-    def epoch(self, epoch, start=0):
+    def epoch(self, epoch: int, start: int = 0) -> Iterator[tuple[dict[str, torch.Tensor], int]]:
         """`(batch, count)` from batch `start` on; `count` is the size of this process's part."""
         for batch in self.batches.epoch(epoch, start=start):
             yield self.for_objective(batch), batch.get("count", len(batch["x"]))
 
-    def first(self):
+    def first(self) -> tuple[dict[str, torch.Tensor], dict[str, torch.Tensor]]:
         """`(for the objective, for the pair)`: the first batch; the random stream is left alone."""
         with fork_rng(self.device):
             batch = next(iter(self.batches.epoch(0)))
@@ -65,28 +83,30 @@ class Inputs:
             self.observed = tuple(name for name in names if name not in self.needs)
         return self.for_objective(batch), self.for_pair(batch)
 
-    def for_pair(self, batch, check=False):
-        """Of a batch, what the pair is given; its labels checked if asked, or not checked before."""
+    def for_pair(
+        self, batch: Mapping[str, torch.Tensor], check: bool = False
+    ) -> dict[str, torch.Tensor]:
+        """The pair's inputs in a batch; labels are checked if asked, or if they were not before."""
         inputs = {n: self._cast(v) for n, v in select_inputs(batch, self.observed).items()}
         return one_hot_labels(self.model, inputs, check or not self.labels_checked)
 
-    def for_objective(self, batch):
-        """Of a batch, what the objective is given: the pair's data, and what it needs itself."""
+    def for_objective(self, batch: Mapping[str, torch.Tensor]) -> dict[str, torch.Tensor]:
+        """The objective's inputs in a batch: the pair's, and the arrays that it needs itself."""
         for name in self.needs:
             if batch.get(name) is None:
                 raise UserError(f"the objective needs {name!r}, which the data do not have")
             if name in self.observed:
-                raise UserError(f"the objective takes {name!r}: observe= cannot name it too")
+                raise UserError(f"the objective takes {name!r}: observed= cannot name it too")
         return {**self.for_pair(batch), **{name: batch[name] for name in self.needs}}
 
-    def valid(self):
-        """The validation split, as the pair is given it."""
+    def valid(self) -> dict[str, torch.Tensor]:
+        """The pair's inputs in the validation split."""
         return self.for_pair(self._split("valid"), check=True)
 
-    def _split(self, split):
+    def _split(self, split: str) -> dict[str, torch.Tensor]:
         return split_inputs(self.model, self.guide, self.data, split, self.observed)
 
-    def check_all(self, first):
+    def check_all(self, first: dict[str, torch.Tensor]) -> None:
         """Check every training data point, not only the first batch.
 
         Each lies in its likelihood's support; of a stream, batch by batch. A pair with a row for
@@ -97,16 +117,19 @@ class Inputs:
         if observes:
             warnings.warn(
                 f"the guide observes {', '.join(map(repr, observes))}: that is no draw, and no part of "
-                "the objective; train it by a loss of its own",
+                "the objective; train it by a separate loss",
                 stacklevel=2,
             )
         support = Support(self.model, self.guide, first)
         if isinstance(self.data, Data):
             support.check(self.for_pair(self._split("train"), check=True))
         else:
-            self.batches.check = lambda batch: support.check(self.for_pair(batch, check=True))
+            stream = self.batches
+            assert isinstance(stream, LoaderBatches)
+            stream.check = lambda batch: support.check(self.for_pair(batch, check=True))
 
-    def _keep_order(self, first):
+    def _keep_order(self, first: dict[str, torch.Tensor]) -> None:
+        """Refuse minibatches of a pair with a row for each data point; else keep the rows in order."""
         fixed = layout_of(self.model, self.guide, first).fixed
         if not fixed or any(accepts_argument(p, "index") for p in (self.model, self.guide)):
             return
@@ -116,39 +139,40 @@ class Inputs:
             hint = "give it an argument index"
             if isinstance(self.guide, AutoGuide):
                 hint = f"pv.guides.PerDatumAutoGuide({name}, model, num_data=N) has them by index"
-            size = "N" if size is None else size
+            count = "N" if size is None else size
             raise UserError(
                 "the pair has a row for each of all data, and minibatches would not meet theirs: "
-                f"batch_size={size}, or {hint}"
+                f"batch_size={count}, or {hint}"
             )
+        assert isinstance(self.batches, Batches)
         self.all_rows, self.batches.shuffle = True, False
 
-    def describe(self):
+    def describe(self) -> dict[str, Any]:
         """The data as a checkpoint records them: a run resumes on the same."""
         if not isinstance(self.data, Data):
             return {"name": "stream", "batches": len(self.batches)}
         mean = self.data.train.x.mean(dtype=torch.float64)
         return {**self.data.describe(), "mean of x": f"{mean:.6g}"}
 
-    def _check_labels(self):
-        """All training labels, once; a stream's are checked batch by batch. True if it is done."""
+    def _check_labels(self) -> bool:
+        """Check all training labels once; returns whether that is possible (not of a stream)."""
         observed = "y" in self.observed and "y" not in self.needs
         if not isinstance(self.data, Data) or self.data.train.y is None or not observed:
             return False
         one_hot_labels(self.model, {"y": self.data.train.y})
         return True
 
-    def _cast(self, value):
+    def _cast(self, value: torch.Tensor) -> torch.Tensor:
         return value.to(self.dtype) if self.dtype and value.is_floating_point() else value
 
 
-def _dtype(model, guide):
+def _dtype(model: Callable[..., Any], guide: Callable[..., Any]) -> torch.dtype | None:
     """The floating-point type of a pair's parameters; None where it has several, or none."""
-    found = {p.dtype for m in find_modules(model, guide) for p in m.parameters()}
-    for dtype in found:
+    dtypes = {p.dtype for m in find_modules(model, guide) for p in m.parameters()}
+    for dtype in dtypes:
         if dtype not in DTYPES:
             raise UserError(
                 f"the pair has {dtype} parameters: train it in torch.float32 (model.float()); "
                 "precision='bf16' computes its networks in bfloat16"
             )
-    return found.pop() if len(found) == 1 else None
+    return dtypes.pop() if len(dtypes) == 1 else None

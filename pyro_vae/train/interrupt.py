@@ -1,15 +1,17 @@
-"""Ctrl-C, heard between two steps."""
+"""Ctrl-C, handled between two steps."""
 
 import signal
 import threading
+from collections.abc import Iterator
 from contextlib import contextmanager
+from types import FrameType
 
 
 @contextmanager
-def interrupt_event(twice=True):
+def interrupt_event(twice: bool = True) -> Iterator[threading.Event]:
     """An event that the first Ctrl-C sets; a second one interrupts at once, if `twice`.
 
-    Not so under torchrun: it passes the signal on that its processes may have had already.
+    `twice` is False under torchrun, which forwards a signal that its processes may have received.
     """
     stop = threading.Event()
     if threading.current_thread() is not threading.main_thread():
@@ -17,7 +19,7 @@ def interrupt_event(twice=True):
         return
     before = signal.getsignal(signal.SIGINT)
 
-    def handler(number, frame):
+    def handler(number: int, frame: FrameType | None) -> None:
         stop.set()
         if twice:
             signal.signal(signal.SIGINT, before)

@@ -2,37 +2,50 @@
 
 import json
 import math
+import re
 from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any
 
 import torch
 
 from ..errors import UserError
+from ..programs.modules import find_modules
 from . import distributed
 from .checkpoint import PROGRESS
 from .weights import freeze, restore, weights_of
+
+if TYPE_CHECKING:
+    from .loop import Loop
 
 
 @dataclass
 class Progress:
     """How far a run is: whole epochs, the batches of the epoch under way, and its sums so far.
 
-    While training, `total` and `seen` are tensors where a number would wait for a device.
+    While training, `total` and `seen` are tensors where a number would need a synchronization.
     """
 
     epoch: int = 0
     batch: int = 0
-    total: float = 0.0  # of the losses, nats
-    seen: int = 0  # data points
+    total: Any = 0.0  # of the losses, nats
+    seen: Any = 0  # data points
     seconds: float = 0.0
     best_elbo: float = -math.inf
     best_epoch: int | None = None
 
-    def next_epoch(self):
+    def next_epoch(self) -> None:
         self.epoch += 1
         self.batch, self.total, self.seen, self.seconds = 0, 0.0, 0, 0.0
 
 
-def capture(loop):
+def described(loop: "Loop") -> dict[str, Any]:
+    """The settings as a checkpoint records them, for `check_settings`."""
+    modules = find_modules(loop.model, loop.guide)
+    parts = [re.sub(r" at 0x[0-9a-f]+", "", str(m)) for m in modules]
+    return {**loop.recorded(), "data": loop.inputs.describe(), "modules": parts}
+
+
+def capture(loop: "Loop") -> dict[str, Any]:
     """The state of a run, as `checkpoint.save` takes it; all processes take part."""
     cuda = loop.device.type == "cuda"
     streams = distributed.gathered(
@@ -41,21 +54,21 @@ def capture(loop):
     at = loop.at
     return {
         "weights": weights_of(loop.model, loop.guide, loop.stepper.free),
-        "best": loop.best,
+        "best": loop.validation.best,
         "optimizer": loop.stepper.optimizer.state_dict(),
         "rng": torch.stack([cpu for cpu, _ in streams]),  # [processes, ...]
-        "rng_cuda": torch.stack([gpu for _, gpu in streams]) if cuda else None,
+        "rng_cuda": torch.stack([gpu for _, gpu in streams if gpu is not None]) if cuda else None,
         "progress": {
             **{name: getattr(at, name) for name in PROGRESS},
             "total": float(at.total), "seen": int(at.seen), "seconds": float(at.seconds),
             "best_elbo": float(at.best_elbo),
         },
         "history": json.dumps(loop.history),
-        "settings": json.dumps(loop.described()),
+        "settings": json.dumps(described(loop)),
     }  # fmt: skip
 
 
-def check_settings(saved, settings, path):
+def check_settings(saved: dict[str, Any], settings: dict[str, Any], path: object) -> None:
     """Raise unless a run resumes with the settings that it was started with.
 
     Args:
@@ -63,7 +76,7 @@ def check_settings(saved, settings, path):
         path: the checkpoint's, for the message.
     """
     for name, value in settings.items():
-        before = saved.get(name)
+        before: Any = saved.get(name)
         if name in ("epochs", "patience") or before == value:
             continue
         if name == "data":
@@ -75,7 +88,7 @@ def check_settings(saved, settings, path):
         if name == "modules":
             raise UserError(
                 f"{path} was trained with other modules ({_first_difference(before, value)}): "
-                "resume with a pair that is built alike"
+                "resume with a pair that is built the same way"
             )
         raise UserError(
             f"{path} was trained with {name}={before}, not {value}: "
@@ -86,35 +99,40 @@ def check_settings(saved, settings, path):
         raise UserError(f"a {schedule} schedule of {saved['epochs']} epochs cannot be extended")
 
 
-def _first_difference(before, now):
+def _first_difference(before: list[str], now: list[str]) -> str:
     lines = [[line.strip() for m in found for line in m.splitlines()] for found in (before, now)]
     a, b = next(((a, b) for a, b in zip(*lines, strict=False) if a != b), ("", ""))
     return f"{a!r}, not {b!r}" if a != b else f"{len(lines[0])} parts, not {len(lines[1])}"
 
 
-def freeze_as(loop, state):
-    """Let those parameters train that did: before an optimizer is made."""
+def freeze_as(loop: "Loop", state: dict[str, Any]) -> None:
+    """Freeze the parameters that were frozen, before an optimizer is made."""
     freeze(loop.model, loop.guide, state["weights"])
 
 
-def resume(loop, state, path):
-    """Put what `capture` returned back into a run that is built alike.
+def resume(loop: "Loop", state: dict[str, Any], path: object) -> None:
+    """Restore what `capture` returned into a run that is built the same way.
 
     Raises:
         UserError: the checkpoint is of another pair, or its fields do not fit the run.
     """
-    stepper = loop.stepper
+    stepper, rank = loop.stepper, distributed.rank()
+
+    def set_cuda_stream(stream: torch.Tensor) -> None:
+        if loop.device.type == "cuda":
+            torch.cuda.set_rng_state(stream, loop.device)
+
     restore(loop.model, loop.guide, stepper.free, state["weights"], path)
     try:
         stepper.load_optimizer(state["optimizer"])
-        for name, set_stream in (("rng", torch.set_rng_state), ("rng_cuda", loop.set_cuda_stream)):
+        for name, set_stream in (("rng", torch.set_rng_state), ("rng_cuda", set_cuda_stream)):
             streams = () if state[name] is None else torch.atleast_2d(state[name])
-            if loop.rank < len(streams):
-                set_stream(streams[loop.rank].clone())  # a view into the stack crashes torch
+            if rank < len(streams):
+                set_stream(streams[rank].clone())  # a view into the stack crashes torch
     except (KeyError, RuntimeError, TypeError, ValueError) as e:
         line = (str(e).strip().splitlines() or [type(e).__name__])[0]
         raise UserError(f"{path} does not fit this run: {line}") from e
-    loop.best = state["best"]
+    loop.validation.best = state["best"]
     loop.history = json.loads(state["history"])
     loop.at = Progress(**state["progress"])
     loop.at.total = torch.tensor(loop.at.total, dtype=torch.float64, device=loop.device)

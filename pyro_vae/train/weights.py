@@ -1,15 +1,21 @@
 """The weights of a pair, as a checkpoint holds them."""
 
+from collections.abc import Callable, Iterable, Sequence
 from pathlib import Path
+from typing import Any
 
 import torch
 
 from ..errors import UserError
 from ..programs.modules import find_modules
-from . import checkpoint
+from . import checkpoint, distributed
+
+Weights = dict[str, Any]  # {"modules": [state dicts], "free": [tensors], "frozen": [names]}
 
 
-def weights_of(model, guide, free=()):
+def weights_of(
+    model: Callable[..., Any], guide: Callable[..., Any], free: Iterable[torch.Tensor] = ()
+) -> Weights:
     """A copy of all weights: the modules' states, and the parameters outside of modules."""
     states = [m.state_dict() for m in find_modules(model, guide)]
     return {
@@ -19,23 +25,47 @@ def weights_of(model, guide, free=()):
     }
 
 
-def restore(model, guide, free, weights, source):
-    """Put weights from `source` into a pair built as trained, or say in one line why they do not fit."""
-    found = find_modules(model, guide)
+def broadcast_weights(
+    model: Callable[..., Any], guide: Callable[..., Any], free: Sequence[torch.Tensor]
+) -> None:
+    """The weights and buffers of every process become those of rank 0."""
+    states = [t for m in find_modules(model, guide) for t in m.state_dict().values()]
+    distributed.broadcast_([*states, *free])
+
+
+def restore(
+    model: Callable[..., Any],
+    guide: Callable[..., Any],
+    free: Sequence[torch.Tensor],
+    weights: Weights,
+    source: object,
+) -> None:
+    """Put weights into a pair that is built as it was trained.
+
+    Args:
+        model, guide: the pair.
+        free: its parameters outside of modules.
+        weights: what `weights_of` returned.
+        source: where they come from, for the message.
+
+    Raises:
+        UserError: the weights do not fit the pair.
+    """
+    modules = find_modules(model, guide)
     for kind, have, want in (
-        ("modules", found, weights["modules"]),
+        ("modules", modules, weights["modules"]),
         ("parameters outside of modules", free, weights["free"]),
     ):
         if len(have) != len(want):
             raise UserError(f"{source} has {len(want)} {kind}, this pair {len(have)}")
-    for module, state in zip(found, weights["modules"], strict=True):
+    for module, state in zip(modules, weights["modules"], strict=True):
         checkpoint.load_state(module, state, type(module).__name__, source)
     with torch.no_grad():
         for parameter, value in zip(free, weights["free"], strict=True):
             parameter.copy_(value)
 
 
-def frozen(model, guide):
+def frozen(model: Callable[..., Any], guide: Callable[..., Any]) -> list[list[str]]:
     """The names of the parameters that are not trained, a list for each module of the pair."""
     return [
         [n for n, p in m.named_parameters() if not p.requires_grad]
@@ -43,17 +73,32 @@ def frozen(model, guide):
     ]
 
 
-def freeze(model, guide, weights):
+def freeze(model: Callable[..., Any], guide: Callable[..., Any], weights: Weights) -> None:
     """Let those parameters train that did when `weights` were saved, and no others."""
     for module, names in zip(find_modules(model, guide), weights.get("frozen", ()), strict=False):
         for name, parameter in module.named_parameters():
             parameter.requires_grad_(name not in names)
 
 
-def load_weights(model, guide, path):
+def load_weights(model: Callable[..., Any], guide: Callable[..., Any], path: Path | str) -> None:
     """Put a checkpoint's weights (the best by validation) into a pair of modules built as trained.
 
-    What was frozen in training is frozen again.
+    Parameters that were frozen in training are frozen again.
+
+    Example:
+        >>> import tempfile, torch, pyro_vae as pv
+        >>> pairs = [(m, pv.guides.Guide(m)) for m in (pv.models.VAE((3,), 2), pv.models.VAE((3,), 2))]
+        >>> with tempfile.TemporaryDirectory() as folder:
+        ...     x = torch.rand(20, 3).round()
+        ...     run = pv.fit(*pairs[0], x, epochs=1, out=folder, progress=False)
+        ...     pv.train.load_weights(*pairs[1], folder + "/checkpoint.pt")
+        >>> trained, loaded = (next(m.parameters()) for m, _ in pairs)
+        >>> torch.equal(trained, loaded)
+        True
+
+    Args:
+        model, guide: the pair.
+        path: the checkpoint.
 
     Raises:
         UserError: the file is missing, damaged, unsafe, or of another pair; the `config.json` beside

@@ -1,15 +1,18 @@
 """Minibatches: one tensor on the device, shuffled and binarized there; or a user's loader."""
 
 import math
+from collections.abc import Callable, Iterable, Iterator
 from dataclasses import replace
 from itertools import islice
+from typing import Any
 
 import torch
 from torch.utils.data.distributed import DistributedSampler
 
 from ..errors import UserError
 from .arrays import as_floats, as_named, check_finite
-from .core import Data, conditioned, named_first
+from .conversion import named_first
+from .dataset import Data, conditioned
 
 
 class Batches:
@@ -20,29 +23,43 @@ class Batches:
     Epoch e's order depends on `(seed, e)` alone, so that training can stop and go on anywhere.
     Dynamic binarization draws from torch's global stream.
 
-    Of several processes, each takes its `share = (rank, number of processes)` of every batch. One
-    for which nothing is left of a short batch repeats a row of it, with `count` 0 in the batch.
+    Of several processes, each takes its shard of every batch. One for which nothing is left of a
+    short batch repeats a row of it, with `count` 0 in the batch.
+
+    Args:
+        data: the data.
+        batch_size: data points per batch.
+        device: where the batches are.
+        seed: of the order.
+        shard: `(rank, number of processes)`.
     """
 
-    def __init__(self, data: Data, batch_size, device, seed=0, share=(0, 1)):
+    def __init__(
+        self,
+        data: Data,
+        batch_size: int,
+        device: torch.device | str,
+        seed: int = 0,
+        shard: tuple[int, int] = (0, 1),
+    ) -> None:
         self.train = data.train.map(lambda value: value.to(device))
         self.binarize, self.condition = data.binarize == "dynamic", data.condition
-        self.batch_size, self.device, self.seed, self.share = batch_size, device, seed, share
+        self.batch_size, self.device, self.seed, self.shard = batch_size, device, seed, shard
         self.names = None  # those of `LoaderBatches`; the names of a `Data` are known
-        self.shuffle = True  # else the rows come in their order
+        self.shuffle = True  # False: the rows in their order
 
-    def __len__(self):
+    def __len__(self) -> int:
         return math.ceil(len(self.train) / self.batch_size)
 
-    def epoch(self, epoch, start=0):
+    def epoch(self, epoch: int, start: int = 0) -> Iterator[dict[str, Any]]:
         """The batches of an epoch, from batch `start` on."""
         generator = torch.Generator(self.device).manual_seed(self.seed * 1_000_003 + epoch)
         order = torch.randperm(len(self.train), generator=generator, device=self.device)
         order = order if self.shuffle else torch.arange(len(self.train), device=self.device)
-        rank, size = self.share
+        rank, size = self.shard
         for whole in order.split(self.batch_size)[start:]:
             index = whole.tensor_split(size)[rank]
-            filler = {} if len(index) else {"count": 0}
+            filler: dict[str, Any] = {} if len(index) else {"count": 0}
             index = index if len(index) else whole[:1]
             rows = self.train[index]
             if self.binarize:
@@ -54,26 +71,44 @@ class Batches:
 class LoaderBatches:
     """The batches of a `DataLoader`, or of any iterable with a length of `x`, `(x, y)` or dicts.
 
-    Batches hold what data sets hold, in whatever carries it: uint8 is divided by 255, other numbers
-    of x are made floats. Each is checked on its way to the device, for NaN and by `check`, a function
-    of the batch, if it is set; a batch that is on a GPU already is not, for to look is to wait.
+    Batches hold what data sets hold, in arrays of any kind: uint8 is divided by 255, other numbers
+    of x become floats. Each is checked before it goes to the device, for NaN and by `check`, a
+    function of the batch, if it is set. A batch that is on a GPU already is not checked, which avoids
+    a host-device synchronization.
 
     An epoch is as many batches as the length says. What a loader draws from torch's global stream in
     this process (its shuffling, and the seeds of its workers) depends on `(seed, epoch)` alone; a
-    run that stops within an epoch and continues passes over the batches that it has had.
+    run that stops within an epoch and continues skips the batches that it has had.
 
-    Of several processes, with `share = (rank, number of processes)`, each reads all batches and
-    takes one in as many: a step is one batch of each process. A `DataLoader` with a `DistributedSampler`
-    gives each process data of its own: then they are all taken.
+    Of several processes, each reads all batches and takes one in as many: a step is one batch of
+    each process. A `DataLoader` with a `DistributedSampler` gives each process different data; then
+    each takes all of its batches.
+
+    Args:
+        loader: the batches.
+        device: where they go.
+        seed: of what the loader draws.
+        shard: `(rank, number of processes)`.
+        dtype: of floats. Default: see `data.arrays.as_floats`.
+        first: the name of the program's first argument.
     """
 
-    def __init__(self, loader, device, seed=0, share=(0, 1), dtype=None, first="x"):
+    def __init__(
+        self,
+        loader: Any,
+        device: torch.device | str,
+        seed: int = 0,
+        shard: tuple[int, int] = (0, 1),
+        dtype: torch.dtype | None = None,
+        first: str = "x",
+    ) -> None:
         self.loader, self.device, self.seed = loader, device, seed
-        self.dtype, self.first, self.check = dtype, first, None
-        self.names = None  # of the arrays in its dicts, when one was seen
-        self.sampler = getattr(loader, "sampler", None)
-        own = isinstance(self.sampler, DistributedSampler)
-        self.rank, self.size = (0, 1) if own else share
+        self.dtype, self.first = dtype, first
+        self.check: Callable[[dict[str, torch.Tensor]], None] | None = None
+        self.names: tuple[str, ...] | None = None  # of the arrays in its dicts, after the first
+        self.sampler: Any = getattr(loader, "sampler", None)
+        sharded = isinstance(self.sampler, DistributedSampler)
+        self.rank, self.size = (0, 1) if sharded else shard
         try:
             self.length = len(loader)
         except TypeError:
@@ -83,29 +118,29 @@ class LoaderBatches:
         if not self.length:
             raise UserError("the data are no batches: their length is 0")
 
-    def __len__(self):
+    def __len__(self) -> int:
         return math.ceil(self.length / self.size)
 
-    def epoch(self, epoch, start=0):
+    def epoch(self, epoch: int, start: int = 0) -> Iterator[dict[str, Any]]:
         """The batches of an epoch, from batch `start` on; a filler has `count` 0."""
         if hasattr(self.sampler, "set_epoch"):
             self.sampler.set_epoch(epoch)
         items = _drawn_apart(self.loader, self.seed * 1_000_003 + epoch)
-        given, item = 0, None
-        for given, latest in enumerate(islice(items, self.length), 1):
-            step, turn = divmod(given - 1, self.size)
+        count, item = 0, None
+        for count, latest in enumerate(islice(items, self.length), 1):
+            step, turn = divmod(count - 1, self.size)
             item = latest if turn == self.rank or item is None else item
             if step < start:
                 continue
             if turn == self.size - 1:
-                yield self._batch(item, epoch, given)
-        if given < self.length:
-            raise UserError(f"the data have a length of {self.length}, but gave {given} batches")
+                yield self._batch(item, epoch, count)
+        if count < self.length:
+            raise UserError(f"the data have a length of {self.length}, but gave {count} batches")
         if turn < self.size - 1 and step >= start:  # too few are left for everyone
-            batch = self._batch(item, epoch, given)
+            batch = self._batch(item, epoch, count)
             yield batch | ({} if self.rank <= turn else {"count": 0})
 
-    def _batch(self, item, epoch, number):
+    def _batch(self, item: Any, epoch: int, number: int) -> dict[str, Any]:
         try:
             batch = self._converted(item)
             if not any(value.is_cuda for value in batch.values()):
@@ -117,8 +152,8 @@ class LoaderBatches:
             raise UserError(f"batch {number} of epoch {epoch + 1}: {e}") from e
         return {name: value.to(self.device) for name, value in batch.items()}
 
-    def _converted(self, item):
-        """A batch as tensors by name, where it was."""
+    def _converted(self, item: Any) -> dict[str, torch.Tensor]:
+        """A batch as tensors by name, on its device."""
         if not isinstance(item, dict):
             x, y = item[:2] if isinstance(item, (tuple, list)) and len(item) > 1 else (item, None)
             x = x[0] if isinstance(x, (tuple, list)) else x
@@ -136,16 +171,17 @@ class LoaderBatches:
             if batch[name].dim() == 0 or len(batch[name]) != len(batch["x"]):
                 shapes = f"{list(batch[name].shape)}, x {list(batch['x'].shape)}"
                 raise UserError(
-                    f"{name} has shape {shapes}: a batch has a row per data point of each"
+                    f"{name} has shape {shapes}: a batch has one row per data point in each array"
                 )
         if not len(batch["x"]):
             raise UserError("it is empty")
         return batch
 
 
-def _drawn_apart(loader, seed):
-    """The items of a loader, drawn with a stream of their own, whatever is drawn in between."""
-    items, stream = None, torch.Generator().manual_seed(seed).get_state()
+def _drawn_apart(loader: Iterable[Any], seed: int) -> Iterator[Any]:
+    """The items of a loader, drawn with a separate random stream."""
+    items: Iterator[Any] | None = None
+    stream = torch.Generator().manual_seed(seed).get_state()
     while True:
         with torch.random.fork_rng(devices=[]):
             torch.set_rng_state(stream)
@@ -158,8 +194,32 @@ def _drawn_apart(loader, seed):
         yield item
 
 
-def batches(data, batch_size, device, seed=0, share=(0, 1), dtype=None, first="x"):
-    """The training batches of whatever `as_data` returned; a stream's floats are made `dtype`."""
+def batches(
+    data: Any,
+    batch_size: int,
+    device: torch.device | str,
+    seed: int = 0,
+    shard: tuple[int, int] = (0, 1),
+    dtype: torch.dtype | None = None,
+    first: str = "x",
+) -> Batches | LoaderBatches:
+    """The training batches of `Data`, or of a stream of batches.
+
+    Example:
+        >>> import torch, pyro_vae as pv
+        >>> data = pv.data.from_arrays(torch.zeros(10, 3), valid=0, test=0)
+        >>> [len(batch["x"]) for batch in pv.data.batches(data, 4, "cpu").epoch(0)]
+        [4, 4, 2]
+
+    Args:
+        data: what `as_data` returned.
+        batch_size: data points per batch; a stream has its own.
+        device: where the batches are.
+        seed: of the order.
+        shard: `(rank, number of processes)`: which part of the batches this process takes.
+        dtype: of a stream's floats.
+        first: the name of the program's first argument.
+    """
     if isinstance(data, Data):
-        return Batches(data, batch_size, device, seed, share)
-    return LoaderBatches(data, device, seed, share, dtype, first)
+        return Batches(data, batch_size, device, seed, shard)
+    return LoaderBatches(data, device, seed, shard, dtype, first)

@@ -1,0 +1,292 @@
+"""A data set: tensors in splits, binarized explicitly, with the seeds recorded."""
+
+import dataclasses
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, field
+from typing import Any
+
+import torch
+
+from ..errors import UserError, check_int_at_least, unknown_name_error
+from .arrays import as_floats, check_finite
+from .conditions import Condition
+
+SPLITS = ("train", "valid", "test")
+
+#: A `Condition`, or any function of `(x, y)` that returns `(x, c)`.
+AnyCondition = Callable[[torch.Tensor, torch.Tensor | None], tuple[torch.Tensor, torch.Tensor]]
+
+
+@dataclass(frozen=True)
+class Split:
+    """The arrays of one split.
+
+    Example:
+        >>> import torch, pyro_vae as pv
+        >>> split = pv.data.Split(torch.zeros(5, 3), torch.arange(5))
+        >>> split[:2]
+        Split(x [2, 3], y [2])
+
+    Args:
+        x: `[N, ...]` floats.
+        y: `[N]` int64 labels; -1: not labeled.
+        c: `[N, ...]` covariates.
+        others: `{name: [N, ...]}` of any shape and dtype, by the names that the program takes.
+    """
+
+    x: torch.Tensor
+    y: torch.Tensor | None = None
+    c: torch.Tensor | None = None
+    others: dict[str, torch.Tensor] = field(default_factory=dict)
+
+    def __len__(self) -> int:
+        return len(self.x)
+
+    def __getitem__(self, rows: slice | torch.Tensor) -> "Split":
+        """Some rows, by a slice or an index tensor."""
+        return self.map(lambda value: value[rows])
+
+    def __repr__(self) -> str:
+        shapes = (f"{name} {list(value.shape)}" for name, value in self.arrays().items())
+        return f"Split({', '.join(shapes)})"
+
+    def arrays(self) -> dict[str, torch.Tensor]:
+        """`{name: [N, ...]}` of the arrays that there are, `x` first."""
+        named = {"x": self.x, "y": self.y, "c": self.c, **self.others}
+        return {name: value for name, value in named.items() if value is not None}
+
+    def map(self, function: Callable[[torch.Tensor], torch.Tensor]) -> "Split":
+        """The split with `function` applied to every array."""
+        y, c = (None if v is None else function(v) for v in (self.y, self.c))
+        others = {name: function(value) for name, value in self.others.items()}
+        return Split(function(self.x), y, c, others)
+
+
+@dataclass(frozen=True)
+class Data:
+    """Training, validation and test splits of one data set.
+
+    `binarize` says what was done to gray values in [0, 1]:
+
+    * `"none"`: nothing; use a likelihood that fits (`Binomial(16)` for digits).
+    * `"static"`: every split was binarized once, `x ~ Bernoulli(gray)`, with `binarize_seed`.
+    * `"dynamic"`: validation and test were binarized once. `train.x` holds the gray values, and
+      every training batch is drawn anew.
+
+    The three are different tasks; their likelihoods are not comparable.
+
+    Example:
+        >>> import torch, pyro_vae as pv
+        >>> data = pv.data.from_arrays(torch.randn(100, 3), name="noise")
+        >>> data
+        Data('noise': 80 train, 10 valid, 10 test; x [3])
+        >>> data.train.x.shape
+        torch.Size([80, 3])
+
+    Args:
+        train, valid, test: the splits, before the condition is applied.
+        name: of the data set.
+        num_classes: of the labels.
+        binarize: see above.
+        binarize_seed: of the binarization.
+        split_seed: of the splits.
+        likelihood: the name of one that fits x as it is; the default of a method.
+        condition: the covariates of a conditional model: `Labels(...)`, `Quadrants(...)`, or any
+            function of `(x, y)` that returns `(x, c)`. It is applied after binarization.
+        scaling: `(mean, sd)` that `standardize` removed.
+        withheld_labels: `[N]` training labels before `keep_labels` removed some.
+        names: those under which the pair gets the arrays in training, if they were passed by name;
+            see `from_arrays`.
+        source: arguments of `load` that reload these data. Default: they come from arrays.
+    """
+
+    train: Split
+    valid: Split | None = None
+    test: Split | None = None
+    name: str = "data"
+    num_classes: int | None = None
+    binarize: str = "none"
+    binarize_seed: int = 0
+    split_seed: int = 0
+    likelihood: str = "normal"
+    condition: AnyCondition | None = None
+    scaling: tuple[torch.Tensor, torch.Tensor] | None = None
+    withheld_labels: torch.Tensor | None = None
+    names: tuple[str, ...] | None = None
+    source: dict[str, Any] | None = None
+
+    def __post_init__(self) -> None:
+        if isinstance(self.condition, Condition):
+            for split in self.splits().values():
+                self.condition.check(split.y)
+
+    def __repr__(self) -> str:
+        sizes = ", ".join(f"{len(split)} {name}" for name, split in self.splits().items())
+        parts = [f"x {list(self.x_shape)}"]
+        parts += [
+            f"{n} {list(v.shape[1:])}" for n, v in self.train.arrays().items() if n not in "xy"
+        ]
+        parts += [] if self.num_classes is None else [f"{self.num_classes} classes"]
+        parts += [] if self.binarize == "none" else [f"{self.binarize} binarization"]
+        parts += [] if self.condition is None else [f"condition {self.condition!r}"]
+        parts += [] if self.scaling is None else ["standardized: data.unstandardize(x) undoes it"]
+        return f"Data({self.name!r}: {sizes}; {', '.join(parts)})"
+
+    def splits(self) -> dict[str, Split]:
+        """`{name: Split}` of the splits that there are."""
+        return {name: split for name in SPLITS if (split := getattr(self, name)) is not None}
+
+    def observed_split(self, split: str) -> Split:
+        """A split as a model observes it: binarized once where training does so, then conditioned.
+
+        Args:
+            split: train, valid or test.
+        """
+        if split not in SPLITS:
+            raise unknown_name_error("split", split, SPLITS)
+        part = self.splits().get(split)
+        if part is None:
+            raise UserError(f"{self.name} has no {split} split")
+        if self.binarize == "dynamic" and split == "train":
+            part = dataclasses.replace(part, x=draw_binary(part.x, self.binarize_seed + 1))
+        return conditioned(part, self.condition)
+
+    def observed_names(
+        self, observes: Sequence[str], observed: Sequence[str] | None = None
+    ) -> tuple[str, ...]:
+        """The names of the arrays that a pair gets: `observed`, else the data's, else the model's."""
+        if observed or self.names is None:
+            return tuple(observed or observes)
+        return tuple(dict.fromkeys((*self.names, *(() if self.condition is None else ("c",)))))
+
+    def keep_labels(self, num_labels: int, seed: int = 0) -> "Data":
+        """The same data with `num_labels` training labels kept, in balanced classes, the others -1.
+
+        Every class keeps the same number, or one fewer, or all that it has. Validation and test
+        labels stay, for evaluation. All training labels are in `withheld_labels [N]`, for
+        evaluation too.
+
+        Example:
+            >>> import torch, pyro_vae as pv
+            >>> data = pv.data.from_arrays(torch.zeros(6, 2), torch.arange(6) % 2, valid=0, test=0)
+            >>> (data.keep_labels(2).train.y >= 0).sum()
+            tensor(2)
+
+        Args:
+            num_labels: how many.
+            seed: of the choice.
+
+        Raises:
+            UserError: no labels, or not as many.
+        """
+        check_int_at_least(0, num_labels=num_labels)
+        y = self.train.y
+        known = 0 if y is None else int((y >= 0).sum())
+        if y is None or not 0 < num_labels <= known:
+            raise UserError(
+                f"{num_labels} labels to keep, of {known} that {self.name} has to train on"
+            )
+        rows = _balanced_rows(y, seed)[:num_labels]
+        labels = torch.full_like(y, -1)
+        labels[rows] = y[rows]
+        train = dataclasses.replace(self.train, y=labels)
+        return dataclasses.replace(self, train=train, withheld_labels=y)
+
+    def with_condition(self, condition: AnyCondition | None) -> "Data":
+        """The same data, with a condition: `data.with_condition(pv.data.Labels(10))`."""
+        return dataclasses.replace(self, condition=condition)
+
+    def unstandardize(self, x: torch.Tensor) -> torch.Tensor:
+        """Values `[N, *x_shape]`, data or samples, in the units before `standardize`.
+
+        A model does not know the units of its data: what it generates and reconstructs has the units
+        of the data that it was trained on. `data.unstandardize(pv.sample(model, 64))` has the
+        original units.
+        """
+        if self.scaling is None:
+            return x
+        mean, sd = (s.to(x) for s in self.scaling)
+        return x * sd + mean
+
+    def standardize_values(self, x: Any) -> torch.Tensor:
+        """New values `[N, *x_shape]` in the units of these data: the inverse of `unstandardize`."""
+        x = as_floats(x)
+        if self.scaling is None:
+            return x
+        mean, sd = (s.to(x) for s in self.scaling)
+        return (x - mean) / sd
+
+    def cast(self, dtype: torch.dtype) -> "Data":
+        """The same data, their floating-point arrays in `dtype`."""
+
+        def to(value: torch.Tensor) -> torch.Tensor:
+            if not value.is_floating_point() or value.dtype == dtype:
+                return value
+            new = value.to(dtype)
+            check_finite(new, f"{self.name}, as {dtype}, an array")  # beyond its range
+            return new
+
+        return self.map_splits(lambda split: split.map(to))
+
+    def map_splits(self, function: Callable[[Split], Split], **changes: Any) -> "Data":
+        """The same data with `function` applied to every split, and further fields changed."""
+        splits: dict[str, Any] = {name: function(s) for name, s in self.splits().items()}
+        return dataclasses.replace(self, **splits, **changes)
+
+    @property
+    def x_shape(self) -> tuple[int, ...]:
+        """Event shape of one data point, as a model sees it."""
+        return tuple(conditioned(self.train[:1], self.condition).x.shape[1:])
+
+    @property
+    def c_shape(self) -> tuple[int, ...] | None:
+        """Event shape of a data point's covariates; None where there are none."""
+        c = conditioned(self.train[:1], self.condition).c
+        return None if c is None else tuple(c.shape[1:])
+
+    def describe(self) -> dict[str, Any]:
+        """What `config.json` records."""
+        result: dict[str, Any] = {
+            "name": self.name,
+            "x_shape": list(self.x_shape),
+            "sizes": {name: len(split) for name, split in self.splits().items()},
+            "num_classes": self.num_classes,
+            "binarize": self.binarize,
+            "binarize_seed": self.binarize_seed,
+            "split_seed": self.split_seed,
+        }
+        if self.condition is not None:
+            result["condition"] = repr(self.condition)
+        if self.withheld_labels is not None and self.train.y is not None:
+            result["num_labels"] = int((self.train.y >= 0).sum())
+        if self.scaling is not None:
+            result["standardized"] = True
+        if self.names is not None:
+            result["names"] = list(self.names)
+        return result
+
+
+def _balanced_rows(y: torch.Tensor, seed: int) -> list[int]:
+    """The labeled rows in a random order in which the classes take turns."""
+    generator = torch.Generator().manual_seed(seed)
+    classes = torch.randperm(int(y.max()) + 1, generator=generator).tolist()
+    order = torch.randperm(len(y), generator=generator).to(y.device)
+    rows = [order[y[order] == k].tolist() for k in classes]
+    return [r[turn] for turn in range(max(map(len, rows))) for r in rows if turn < len(r)]
+
+
+def conditioned(split: Split, condition: AnyCondition | None) -> Split:
+    """The split after a condition is applied."""
+    if condition is None:
+        return split
+    x, c = condition(split.x, split.y)
+    return dataclasses.replace(split, x=x, c=c)
+
+
+def draw_binary(gray: torch.Tensor, seed: int) -> torch.Tensor:
+    """Bernoulli draws of gray values, in their dtype and on their device.
+
+    They are drawn in one precision and on the CPU: equal numbers have equal draws everywhere.
+    """
+    draw = torch.bernoulli(gray.cpu().float(), generator=torch.Generator().manual_seed(seed))
+    return draw.to(gray)

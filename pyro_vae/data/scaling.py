@@ -1,0 +1,41 @@
+"""Columns of x with mean zero and standard deviation one."""
+
+import dataclasses
+
+import torch
+
+from ..errors import UserError
+from .dataset import Data
+
+
+def standardize(data: Data) -> Data:
+    """The same data, every column of x less its mean and divided by its standard deviation.
+
+    Both are those of the training split. A column that is constant there is only centered.
+    Likelihoods are then those of the standardized values: a log-density in the original units is
+    less by the sum of log sd.
+
+    The units of a pair are those of the data that it was trained on: `Data.unstandardize` takes its
+    samples, reconstructions and means to the original units, `Data.standardize_values` takes new data
+    to the pair's units.
+
+    Example:
+        >>> import torch, pyro_vae as pv
+        >>> data = pv.data.from_arrays(100 + 15 * torch.randn(50, 2))
+        >>> data = pv.data.standardize(data)
+        >>> bool(data.train.x.mean().abs() < 1e-5)
+        True
+
+    Raises:
+        UserError: data that are binarized or standardized already.
+    """
+    if data.binarize != "none" or data.scaling is not None:
+        raise UserError(f"{data.name} is binarized or standardized already")
+    sd, mean = torch.std_mean(data.train.x, 0, correction=0)
+    sd = torch.where(sd > 0, sd, torch.ones_like(sd))
+    source = None if data.source is None else {**data.source, "standardize": True}
+    return data.map_splits(
+        lambda split: dataclasses.replace(split, x=(split.x - mean) / sd),
+        scaling=(mean, sd),
+        source=source,
+    )

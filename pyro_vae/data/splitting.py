@@ -1,0 +1,195 @@
+"""`Data` from arrays: checked, split by a seed, and binarized if asked."""
+
+import dataclasses
+from collections.abc import Mapping
+from typing import Any
+
+import torch
+
+from ..conditionals import likelihood as check_likelihood
+from ..errors import UserError, check_int_at_least, unknown_name_error
+from .arrays import as_floats, as_labels, as_named, check_classes, check_finite
+from .dataset import Data, Split, draw_binary
+
+BINARIZATIONS = ("none", "static", "dynamic")
+
+
+def build_splits(
+    train: Split,
+    valid: Split | None,
+    test: Split | None,
+    *,
+    binarize: str,
+    binarize_seed: int = 0,
+    likelihood: str,
+    name: str,
+    **fields: Any,
+) -> Data:
+    """`Data` from splits of gray values, binarized as asked.
+
+    Args:
+        train, valid, test: the splits.
+        binarize: none, static or dynamic; see `Data`.
+        binarize_seed: of the binarization.
+        likelihood: the name of one that fits x as it is; of binarized data it is bernoulli.
+        name: of the data set.
+        fields: the other fields of `Data`.
+    """
+    if binarize not in BINARIZATIONS:
+        raise unknown_name_error("binarization", binarize, BINARIZATIONS)
+    if binarize != "none":
+        likelihood = "bernoulli"
+        low, high = train.x.min().item(), train.x.max().item()
+        if low < 0 or high > 1:
+            raise UserError(f"binarize needs values in [0, 1]; {name} has [{low:.3g}, {high:.3g}]")
+        valid = valid and dataclasses.replace(valid, x=draw_binary(valid.x, binarize_seed))
+        test = test and dataclasses.replace(test, x=draw_binary(test.x, binarize_seed + 2))
+        if binarize == "static":
+            train = dataclasses.replace(train, x=draw_binary(train.x, binarize_seed + 1))
+    return Data(
+        train, valid, test, name, binarize=binarize, binarize_seed=binarize_seed,
+        likelihood=likelihood, **fields,
+    )  # fmt: skip
+
+
+def from_arrays(
+    x: Any,
+    y: Any = None,
+    valid: float | int = 0.1,
+    test: float | int = 0.1,
+    binarize: str = "none",
+    num_classes: int | None = None,
+    name: str = "data",
+    split_seed: int = 0,
+    binarize_seed: int = 0,
+    likelihood: str | None = None,
+    c: Any = None,
+) -> Data:
+    """`Data` from arrays, split by a seeded permutation that does not depend on labels.
+
+    Arrays are tensors, numpy arrays, lists or DataFrames; the same numbers are the same data. The
+    pair gets arrays that are passed by name under that name in training, `x` as the first argument.
+    Of `y` and `c` that are passed separately, a pair gets what it observes (see `fit`).
+
+    Example:
+        >>> import torch, pyro_vae as pv
+        >>> x, y = torch.randn(20, 3), torch.arange(20) % 2
+        >>> pv.data.from_arrays(x, y, valid=0.25, test=0)  # labels, for evaluation or an objective
+        Data('data': 15 train, 5 valid; x [3], 2 classes)
+        >>> pv.data.from_arrays({"x": x, "ys": y}, valid=0, test=0)  # arrays by name
+        Data('data': 20 train; x [3], ys [])
+
+    Args:
+        x: `[N, ...]`, converted to floats; uint8 is divided by 255. Or `{name: [N, ...]}` of any
+            shapes: `x` and `c` are converted to floats, the others keep integers and booleans.
+        y: `[N]` labels, integers from 0; -1: not labeled.
+        valid, test: fractions of the data, or counts; 0 for none.
+        binarize: none, static or dynamic; see `Data`.
+        num_classes: of the labels. Default: the highest label plus one.
+        name: of the data set.
+        split_seed, binarize_seed: of the splits and of the binarization.
+        likelihood: the name of one that fits x, a method's default. Default: bernoulli for values
+            0 and 1, negative-binomial for counts (non-negative integers), else normal.
+        c: `[N, ...]` covariates of a conditional model.
+
+    Raises:
+        UserError: NaN in x, labels out of range, shapes that do not match, arrays that cannot be
+            converted without a loss (see `data.arrays`), an unknown likelihood.
+    """
+    if likelihood is not None:
+        check_likelihood(likelihood)
+    if num_classes is not None:
+        check_int_at_least(1, num_classes=num_classes)
+    names = None
+    others: dict[str, torch.Tensor] = {}
+    if isinstance(x, dict):
+        if y is not None or c is not None:
+            raise UserError("pass arrays by name, {'x': x, 'y': y}, or separately, but not both")
+        x, c, others = _arrays_by_name(x, name)
+        names = ("x", *(("c",) if c is not None else ()), *others)
+    x = _checked_floats(x, name, "x", least_dims=1 if names else 2)
+    n = len(x)
+    if y is not None:
+        hint = "; arrays of any shape go by the names that the program takes: {'x': x, 'y': y}"
+        y = as_labels(y, f"{name}: labels", hint)
+        if len(y) != n:
+            raise UserError(f"{name}: {list(y.shape)} labels for {n} data; expected [{n}]")
+        num_classes = check_classes(y, num_classes, name)
+    if c is not None:
+        c = _checked_floats(c, name, "covariates c", least_dims=1)
+        _check_rows(c, n, name, "c")
+    for label, value in others.items():
+        check_finite(value, f"{name}: {label}")
+        _check_rows(value, n, name, label)
+    return build_splits(
+        *_split(Split(x, y, c, others), valid, test, split_seed, name),
+        name=name,
+        num_classes=num_classes,
+        binarize=binarize,
+        binarize_seed=binarize_seed,
+        split_seed=split_seed,
+        likelihood=likelihood_for(x) if likelihood is None else likelihood,
+        names=names,
+    )
+
+
+def likelihood_for(x: torch.Tensor) -> str:
+    """The name of a likelihood that fits values: bernoulli, negative-binomial or normal.
+
+    Example:
+        >>> import torch
+        >>> from pyro_vae.data.splitting import likelihood_for
+        >>> likelihood_for(torch.tensor([[0.0, 3.0], [1.0, 12.0]]))
+        'negative-binomial'
+    """
+    if (x < 0).any() or (x != x.round()).any():
+        return "normal"
+    return "negative-binomial" if x.max() > 1 else "bernoulli"
+
+
+def _arrays_by_name(
+    arrays: Mapping[str, Any], name: str
+) -> tuple[Any, Any, dict[str, torch.Tensor]]:
+    """`(x, c, others)` of a dict of arrays; c is None where there is none."""
+    present = {k: v for k, v in arrays.items() if v is not None}
+    if "x" not in present:
+        listed = ", ".join(map(str, present)) or "none"
+        raise UserError(f"arrays by name need 'x', the data themselves; there are {listed}")
+    x, c = present.pop("x"), present.pop("c", None)
+    return x, c, {k: as_named(v, f"{name}: {k}") for k, v in present.items()}
+
+
+def _checked_floats(value: Any, name: str, label: str, least_dims: int) -> torch.Tensor:
+    """A finite floating-point tensor `[N, ...]`; raises one line that says what is wrong."""
+    tensor = as_floats(value, label if name == "data" else f"{name}: {label}")
+    shape = list(tensor.shape)
+    if tensor.dim() and not tensor.numel():
+        raise UserError(f"{name}: {label} has shape {shape}: there are no values in it")
+    if tensor.dim() < least_dims:
+        raise UserError(
+            f"{name}: {label} has shape {shape}; expected [N, ...], one row per data point "
+            "(one number per data point goes by name: {'x': x})"
+        )
+    check_finite(tensor, f"{name}: {label}")
+    return tensor
+
+
+def _check_rows(value: torch.Tensor, n: int, name: str, label: str) -> None:
+    if len(value) != n:
+        raise UserError(f"{name}: {label} has {len(value)} rows, x has {n}")
+
+
+def _split(
+    whole: Split, valid: float | int, test: float | int, seed: int, name: str
+) -> tuple[Split, Split | None, Split | None]:
+    """Training, validation and test splits; None for one that is empty."""
+    n = len(whole)
+    counts = [round(s * n) if isinstance(s, float) else int(s) for s in (valid, test)]
+    if min(counts) < 0 or sum(counts) >= n:
+        raise UserError(f"{name}: valid + test = {sum(counts)} leaves nothing of {n} to train on")
+    order = torch.arange(n)  # nothing is held out: the caller's rows, in the caller's order
+    if sum(counts):
+        order = torch.randperm(n, generator=torch.Generator().manual_seed(seed))
+    rows, valid_rows, test_rows = order.split([n - sum(counts), *counts])
+    held_out = [whole[i] if len(i) else None for i in (valid_rows, test_rows)]
+    return whole[rows], held_out[0], held_out[1]

@@ -1,0 +1,237 @@
+"""`method`: a published method for some data, as a preset that can be changed, built and trained."""
+
+import tempfile
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from ..data import Data, as_data
+from ..errors import UserError, check_int_at_least
+from ..objectives import ELBO
+from ..programs.contexts import seeded
+from ..train import Initialization, checkpoint, choose_device, distributed
+from ..train import fit as train
+from ..train.settings import SETTINGS, checked_settings
+from . import preparing
+from .building import build, make
+from .files import as_json, plain, read_config, to_yaml
+from .groups import FIT
+from .options import EXTENDABLE, configure
+from .run import CONFIG, RECORD, Run, advised, check_unedited
+from .signatures import parameters
+from .table import Preset, preset
+
+SMALL_BATCH = 2**15  # numbers in a batch, below which several threads are slower than one
+
+
+def method(name: str, data: Any = "digits", **overrides: Any) -> "Method":
+    """A published method by name, with its preset for the data: what `pyro-vae fit NAME` trains.
+
+    Example:
+        >>> import torch, pyro_vae as pv
+        >>> method = pv.method("gmvae", "digits", num_components=20, epochs=5)
+        >>> method.config["model.num_components"]
+        20
+
+    Args:
+        name: the method; `pyro-vae list` names them all.
+        data: a data set's name, an .npz file, `Data`, a tensor or `(x, y)`. The columns of a table
+            with a normal likelihood are standardized; `standardize=False` leaves them.
+        overrides: options, by their full names (`**{"model.num_components": 20}`) or by short ones
+            where they are clear (`num_components=20`); `pyro-vae fit NAME --help` lists them.
+
+    Raises:
+        UserError: an unknown method, an option that it does not have, or a value of the wrong type.
+    """
+    preset(name)
+    data = str(data) if isinstance(data, (str, Path)) else as_data(data)
+    if not isinstance(data, (str, Data)):
+        raise UserError("a method needs all data in memory: pv.data, a tensor, (x, y) or a Dataset")
+    root = overrides.pop("root", None)
+    config = configure(name, data, overrides)
+    return Method(config, data if isinstance(data, Data) else None, root)
+
+
+class Method:
+    """A method with its data and its complete configuration.
+
+    Example:
+        >>> import torch, pyro_vae as pv
+        >>> x = torch.randn(40, 3)
+        >>> data = pv.data.standardize(pv.data.from_arrays(x))
+        >>> method = pv.method("vae", data, hidden=[8], latent_dim=2, epochs=2)
+        >>> method
+        Method(vae on data: z <- x)
+        >>> run = method.fit(progress=False)
+
+    Args:
+        config: a complete configuration; see `configure`.
+        data: `Data`. Default: those that the configuration names.
+        root: folder of the torchvision data sets.
+
+    Attributes:
+        config: the configuration, what depends on the data filled in.
+        data: the data as the method needs them: binarized, conditioned, labels withheld.
+        model, guide: the pair: with its weights at the start, or as `fit` trained it last.
+    """
+
+    def __init__(
+        self,
+        config: Mapping[str, Any],
+        data: Data | None = None,
+        root: Path | str | None = None,
+    ) -> None:
+        self.config = dict(config)
+        self._check_settings()
+        with distributed.main_process_first():
+            self.data = preparing.prepare(self.config, data, root)
+        self._pair: tuple[Any, Any] | None = None
+        self._trained = False
+
+    def _check_settings(self) -> None:
+        """Raise for a wrong setting, before the data are loaded."""
+        for group in ("objective", "initialize", "network", "family"):
+            make(self.config, group)
+        checked_settings(**{name: self.config[name] for name in SETTINGS})
+        if self.config.get("num_labels") is not None:
+            check_int_at_least(1, num_labels=self.config["num_labels"])
+
+    def __repr__(self) -> str:
+        return f"Method({self.name} on {self.data.name}: {self.preset.guide})"
+
+    @property
+    def name(self) -> str:
+        """The method's name."""
+        return self.config["method"]
+
+    @property
+    def preset(self) -> Preset:
+        """The method's entry in the table of methods."""
+        return preset(self.name)
+
+    @property
+    def shapes(self) -> preparing.Shapes:
+        """What `build` needs to know of the data."""
+        return preparing.shapes(self.data)
+
+    def build(self) -> tuple[Any, Any]:
+        """A new pair `(model, guide)`, its weights drawn by the configuration's seed."""
+        with seeded(self.config["seed"]):
+            return build(self.config, *self.shapes)
+
+    @property
+    def model(self) -> Any:
+        """The model; a Pyro program."""
+        return self._built()[0]
+
+    @property
+    def guide(self) -> Any:
+        """The guide; a Pyro program."""
+        return self._built()[1]
+
+    def _built(self) -> tuple[Any, Any]:
+        if self._pair is None:
+            self._pair = self.build()
+        return self._pair
+
+    def objective(self) -> ELBO:
+        """The objective that the configuration describes."""
+        return make(self.config, "objective")
+
+    def initialization(self) -> Initialization | None:
+        """How the pair is initialized; None for random weights."""
+        trains = self.config["initialize"] not in (None, "PseudoInputInitialization")
+        options = {"compile": self.config["compile"]} if trains else {}  # as the run's own steps
+        return make(self.config, "initialize", **options)
+
+    def fit_options(self) -> dict[str, Any]:
+        """The arguments of `pv.fit`: `pv.fit(*method.build(), method.data, **method.fit_options())`."""
+        return {
+            **{n: self.config[n] for n in parameters(train, FIT)},
+            "objective": self.objective(),
+            "initialize": self.initialization(),
+        }
+
+    def fit(
+        self,
+        out: Path | str | None = None,
+        resume: bool = False,
+        device: str | None = None,
+        progress: bool = True,
+    ) -> Run:
+        """Train the pair; every call starts from the same weights.
+
+        Args:
+            out: run folder, with config.yaml, metrics.jsonl and checkpoint.pt.
+            resume: continue the run in `out`, which must have this configuration.
+            device: cpu, cuda, ... Default: a GPU if there is one.
+            progress: show a progress bar.
+
+        Raises:
+            UserError: a folder that already contains a run, or to resume a run that has another
+                configuration.
+        """
+        out = None if out is None else Path(out)
+        target = choose_device(device)
+        with distributed.group(target):
+            if out is not None:
+                distributed.on_rank_zero(lambda: self._claim(out, resume))
+            if self._trained:
+                self._pair = None
+            pair, self._trained = self._built(), True
+            with _threads(self.data, self.config["batch_size"]):
+                run = advised(
+                    *pair,
+                    self.data,
+                    **self.fit_options(),
+                    device=target,
+                    out=out,
+                    resume=resume,
+                    config={
+                        "config": as_json(self.config),
+                        "files": {CONFIG: to_yaml(self.config)},
+                    },
+                    progress=progress,
+                )
+        return Run(**vars(run), data=self.data, config=self.config)
+
+    def _claim(self, out: Path, resume: bool) -> None:
+        """Check that `out` can hold this run; `fit` refuses one that contains another run."""
+        if resume:
+            started = read_config(out / CONFIG)
+            self._check_same(started, out)
+            if (out / "checkpoint.pt").exists():
+                check_unedited(started, checkpoint.read_json(out / RECORD), out)
+            text = to_yaml(self.config)  # its epochs and patience may be others
+            checkpoint.write_atomically(out / CONFIG, lambda p: p.write_text(text))
+            return
+        try:
+            parent = next(p for p in (out, *out.absolute().parents) if p.exists())
+            with tempfile.TemporaryDirectory(dir=parent):
+                pass  # it can be written to
+        except (OSError, ValueError) as e:
+            reason = getattr(e, "strerror", None) or e
+            raise UserError(f"{str(out)[:60]!r} cannot be a run folder: {reason}") from None
+
+    def _check_same(self, started: Mapping[str, Any], out: Path) -> None:
+        if started["method"] != self.name:
+            raise UserError(f"{out} contains a run of {started['method']}, not of {self.name}")
+        for key in {**started, **self.config}:
+            have, want = started.get(key), plain(self.config.get(key))
+            if key not in EXTENDABLE and have != want:
+                raise UserError(f"{out} was started with {key}={have}, not {want}")
+
+
+@contextmanager
+def _threads(data: Data, batch_size: int) -> Iterator[None]:
+    """Within, one thread for small batches: operations so small are slower on several."""
+    before = torch.get_num_threads()
+    if data.train.x[0].numel() * batch_size < SMALL_BATCH:
+        torch.set_num_threads(1)
+    try:
+        yield
+    finally:
+        torch.set_num_threads(before)

@@ -1,0 +1,145 @@
+"""The parser of the command line and of configurations. This module does not import torch."""
+
+import re
+import sys
+import warnings
+from argparse import HelpFormatter
+from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any, NoReturn
+
+import jsonargparse
+
+from ..errors import UserError, unknown_name_error
+from .signatures import parameters
+
+
+@contextmanager
+def one_line_warnings() -> Iterator[None]:
+    """Within, a warning is one line of standard error, without the source line that raised it."""
+    with warnings.catch_warnings():
+        warnings.showwarning = lambda message, *_: print(
+            f"pyro-vae: warning: {' '.join(str(message).split())}", file=sys.stderr
+        )
+        yield
+
+
+class Parser(jsonargparse.ArgumentParser):
+    """A parser whose errors are `UserError`s of one line, and whose help shows dashes in flags."""
+
+    def error(self, message: str, ex: Exception | None = None) -> NoReturn:
+        raise UserError(one_line(str(message if ex is None else ex)))
+
+    def format_help(self, formatter: HelpFormatter | None = None) -> str:
+        text = super().format_help(formatter)
+        text = re.sub(r"\s+\(type:\s+Optional\[.*?known\s+subclasses:[^)]*\)", "", text, flags=re.S)
+        text = re.sub(r",\s+known\s+subclasses:[^)]*\)", ")", text)
+        return re.sub(r"--[\w.]+", lambda flag: flag.group().replace("_", "-"), text)
+
+    def add_signature(self, function: Callable[..., object], **options: Any) -> None:
+        """Add the function's parameters as arguments; `--flag` alone means `--flag true`."""
+        self.add_function_arguments(function, **options)
+        for action in self._actions:
+            if isinstance(action.default, bool) and action.dest != "help" and action.nargs is None:
+                action.nargs, action.const = "?", True
+
+
+def parse_command(
+    tokens: Sequence[str],
+    commands: Mapping[str, Callable[..., int]],
+    description: str | None,
+    version: str,
+) -> tuple[str, dict[str, Any]]:
+    """The command and its arguments on a command line that names no method.
+
+    Args:
+        tokens: the command line.
+        commands: `{name: function}`.
+        description: of the program.
+        version: what `--version` prints.
+    """
+    parser = Parser(prog="pyro-vae", description=description, version=version)
+    subcommands = parser.add_subcommands(required=True, dest="command")
+    for name, function in commands.items():
+        help_line = (function.__doc__ or "").split("\n\n")[0]
+        subparser = Parser(prog=f"pyro-vae {name}", description=help_line)
+        if "config" in parameters(function):
+            subparser.usage = f"pyro-vae {name} METHOD [options]"
+            subparser.epilog = f"pyro-vae {name} METHOD --help lists the options of one method."
+        several = {"runs"} & set(parameters(function))  # any number of them, also none
+        if several:
+            subparser.add_argument(
+                "runs", type=Path, nargs="*", help="run folders, of the same data"
+            )
+        subparser.add_signature(function, as_positional=True, skip={*several, "config"})
+        subcommands.add_subcommand(name, subparser, help=help_line)
+    if tokens and tokens[0] in commands:
+        tokens = full_names(tokens, _option_of(tokens[0], parameters(commands[tokens[0]])))
+    arguments = parser.parse_args(tokens)
+    return arguments.command, arguments[arguments.command].as_dict()
+
+
+def _option_of(command: str, known: Collection[str]) -> Callable[[str], str]:
+    def resolve(option: str) -> str:
+        if option not in known:
+            raise unknown_name_error(f"option of {command}", option, known)
+        return option
+
+    return resolve
+
+
+def option_values(tokens: Sequence[str]) -> dict[str, str]:
+    """`{option: its last value}` of command-line tokens; "" for a flag that stands alone."""
+    result = {}
+    for i, token in enumerate(tokens):
+        if token.startswith("--"):
+            key, sign, value = token.partition("=")
+            after = tokens[i + 1] if i + 1 < len(tokens) else "--"
+            value = value if sign else "" if after.startswith("--") else after
+            result[key[2:].replace("-", "_")] = value
+    return result
+
+
+def full_names(tokens: Sequence[str], resolve: Callable[[str], str]) -> list[str]:
+    """The tokens, every option replaced by the full name that `resolve` returns."""
+    result = []
+    for token in tokens:
+        key, sign, value = token.partition("=")
+        option = key[2:].replace("-", "_")
+        if key.startswith("--") and option and not re.search(r"(^|\.)help$", option):
+            token = f"--{resolve(option)}{sign}{value}"
+        result.append(token)
+    return result
+
+
+TYPE_NAMES = {
+    "int": "a whole number",
+    "float": "a number",
+    "bool": "true or false",
+    "str": "text",
+    "tuple": "a list, e.g. [64, 32]",
+    "dict": "a dict, e.g. {z: 1}",
+    "NoneType": "null",
+}
+
+
+def one_line(message: str) -> str:
+    """jsonargparse's explanation of a wrong value as one line: the option, what it takes, the value."""
+    wrong = re.search(r"Option '([^']*)' is not accepted", message)
+    keys = re.findall(r'[Kk]ey "([^"]+)"', message)
+    if wrong:
+        return f"{keys[0] if keys else 'the configuration'} has no option {wrong.group(1)!r}"
+    nested = re.search(r"NestedArg\(key='(.*?)', val=(.*)\)", message)
+    value = nested.group(2) if nested else None
+    if value is None and (plain := re.search(r"(?:Given|Got) value: (.*)", message)):
+        value = plain.group(1)
+    if not keys or value is None:
+        return " ".join(line.strip() for line in message.splitlines() if line.strip())[:300]
+    expected = re.findall(r"Expected an? <class '(?:\w+\.)*(\w+)'>", message)
+    if nested:
+        expected = [kind for kind in expected if kind != "NoneType"] or ["another type"]
+    name = f"{keys[0]}.{nested.group(1)}" if nested else keys[0]
+    stated = re.search(r"takes (.*), not ", message)
+    kinds = " or ".join(TYPE_NAMES.get(kind, kind) for kind in dict.fromkeys(expected))
+    return f"{name} takes {stated.group(1) if stated else kinds}, not {value}"

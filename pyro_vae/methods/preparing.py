@@ -1,0 +1,104 @@
+"""The data of a method: loaded, binarized, standardized, conditioned; what they determine is filled in."""
+
+from pathlib import Path
+from typing import Any
+
+from .. import data as datasets
+from ..conditionals import Bernoulli, Normal, NormalLikelihood, likelihood
+from ..data import DATASETS, Data, Quadrants
+from ..data.registry import DataSet
+from ..data.sets import default_condition
+from ..errors import UserError
+from .advice import advise
+from .building import part
+from .groups import is_conditional
+
+Shapes = tuple[
+    tuple[int, ...],  # of a data point x
+    int,  # training data
+    tuple[int, ...] | None,  # of its covariates c
+    int | None,  # classes
+]
+
+
+def shapes(data: Data) -> Shapes:
+    """`(x_shape, num_data, c_shape, num_classes)`: what `build` needs to know of the data."""
+    return data.x_shape, len(data.train), data.c_shape, data.num_classes
+
+
+def prepare(config: dict[str, Any], data: Data | None, root: Path | str | None) -> Data:
+    """The data of a configuration. Options that the data determine are filled in, in place.
+
+    Args:
+        config: a complete configuration.
+        data: the data. Default: those that the configuration names.
+        root: folder of the torchvision data sets.
+    """
+    name = config["data"]
+    if data is None and name is None:
+        raise UserError("this run was trained on arrays: pass data=")
+    conditional = is_conditional(config["method"])
+    condition, quadrants = config.get("condition"), config.get("quadrants")
+    if quadrants and condition is None:
+        condition = "quadrants"
+    binarize = config["binarize"]
+    if binarize is None and name in DATASETS and (data is None or data.binarize == "none"):
+        of_quadrants = conditional and condition in (None, "quadrants")
+        binarize = default_binarization(DATASETS[name], config["model.likelihood"], of_quadrants)
+    options = {n: config[n] for n in ("num_labels", "label_seed")}
+    options["standardize"] = bool(config["standardize"])
+    if data is None:
+        seeds = {n: config[n] for n in ("split_seed", "binarize_seed")}
+        data = datasets.load(name, binarize or "none", root, **seeds, **options)
+    else:
+        data = datasets.prepare(data, binarize, **options)
+        config |= {n: getattr(data, n) for n in ("split_seed", "binarize_seed")}
+        if data.withheld_labels is not None and data.train.y is not None:
+            config["num_labels"] = int((data.train.y >= 0).sum())
+    config["binarize"] = data.binarize
+    if config["model.likelihood"] is None:
+        config["model.likelihood"] = data.likelihood
+    if config["standardize"] is None:
+        data = _standardize(data, name, config["model.likelihood"])
+        config["standardize"] = data.scaling is not None
+    if conditional:
+        if condition is None:
+            condition, quadrants = default_condition(data)
+        data = datasets.prepare(data, condition=condition, quadrants=quadrants)
+        if condition == "quadrants":
+            quadrants = data.condition.observed if isinstance(data.condition, Quadrants) else None
+        config |= {"condition": condition, "quadrants": quadrants}
+    if "model.num_classes" in config and config["model.num_classes"] is None:
+        config["model.num_classes"] = data.num_classes or 10
+    return data
+
+
+def _standardize(data: Data, name: str | None, of_likelihood: object) -> Data:
+    """The data, standardized if they are a table of numbers for a normal likelihood.
+
+    The learned scale of a normal likelihood starts at one value for all columns, and a column in
+    large units would have all of the bound.
+    """
+    if data.scaling is not None or not is_standardized_by_default(data, name, of_likelihood):
+        return data
+    advise(
+        "the columns of x are standardized, because the likelihood is normal: "
+        "run.data.standardize_values(x) does so with new data; standardize=False leaves x as it is"
+    )
+    return datasets.standardize(data)
+
+
+def is_standardized_by_default(data: Data, name: str | None, of_likelihood: object) -> bool:
+    """Whether these data are a table of numbers for a normal likelihood."""
+    is_normal = isinstance(likelihood(part(of_likelihood)), (Normal, NormalLikelihood))
+    is_table = name not in DATASETS and len(data.x_shape) == 1
+    return is_normal and is_table and data.binarize == "none"
+
+
+def default_binarization(known: DataSet, of_likelihood: object, of_quadrants: bool) -> str:
+    """What is done to gray values, for the likelihood: binary pixels for a Bernoulli."""
+    default = of_likelihood is None
+    bernoulli = not default and type(likelihood(part(of_likelihood))) is Bernoulli
+    if of_quadrants and known.images and (default or bernoulli):
+        return "static"  # the task's pixels are binary, also those of the condition
+    return "dynamic" if bernoulli or (default and known.binarize == "dynamic") else "none"

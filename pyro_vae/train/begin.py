@@ -1,0 +1,51 @@
+"""How a run begins: from the pair's weights, or from a checkpoint."""
+
+import json
+from collections.abc import Callable
+from typing import Any
+
+from ..evaluate import check_pair
+from ..programs.interfaces import ModelInterface, interface_of
+from . import distributed, state
+from .loop import Loop
+from .steps.recorded import choose_backend
+
+
+def start_run(loop: Loop, initialize: Callable[..., Any] | None, config: dict[str, Any]) -> None:
+    """Check the pair, make the optimizer, initialize, and write the first checkpoint.
+
+    Args:
+        loop: the run.
+        initialize: called with `(model, guide, data, device, seed, progress)`.
+        config: more for `config.json`.
+    """
+    first, pair_inputs = loop.inputs.first()
+    check_pair(loop.model, loop.guide, **pair_inputs)
+    loop.inputs.check_all(pair_inputs)
+    loop.make_stepper(first)
+    loop.saving.start({**config, "fit": loop.recorded()}, loop.inputs)  # files from here on
+    if initialize is not None:
+        data = loop.inputs.data
+        initialize(loop.model, loop.guide, data, loop.device, loop.seed, loop.progress)
+        loop.make_stepper(first)
+    interface_of(loop.model, ModelInterface).check_trainable()
+    distributed.separate_noise(loop.seed)
+    loop.save()
+
+
+def resume_run(loop: Loop, saved: dict[str, Any]) -> None:
+    """Continue from what `state.capture` returned."""
+    path = loop.saving.path
+    settings = json.loads(saved["settings"])
+    if loop.compile == "auto":
+        loop.compile = settings["compile"]  # the same arithmetic as before, to the last bit
+    loop.settings["compile"] = choose_backend(loop.compile, 0, 0)
+    state.check_settings(settings, json.loads(json.dumps(state.described(loop))), path)
+    first, pair_inputs = loop.inputs.first()
+    loop.inputs.check_all(pair_inputs)
+    state.freeze_as(loop, saved)
+    loop.make_stepper(first, broadcast=False)  # the weights come from the checkpoint
+    distributed.separate_noise(loop.seed)  # of a process that was not there before
+    state.resume(loop, saved, path)
+    loop.good = saved["weights"]
+    loop.saving.resume(json.loads(saved["config"]), loop.history)

@@ -1,0 +1,60 @@
+"""What to say of a run whose loss or weights are not finite: which site, and what may help."""
+
+from collections.abc import Callable, Mapping
+from typing import Any
+
+import torch
+
+from ..programs import trace_pair
+from ..programs.contexts import eval_mode
+from . import distributed
+from .inputs import Inputs
+
+ROWS = 256  # of a batch at once, while the site is looked for
+
+
+def describe_divergence(
+    model: Callable[..., Any],
+    guide: Callable[..., Any],
+    inputs: Inputs,
+    batch: Mapping[str, torch.Tensor],
+) -> tuple[str, str]:
+    """Where a value is not finite, and why. All processes take part.
+
+    Args:
+        model, guide: the pair, with the weights that gave the value.
+        inputs: the `Inputs` of the pair.
+        batch: the batch of the step.
+
+    Returns:
+        `(where, why)`: "at site 'x'", and the array that is not finite or what may help.
+    """
+    arrays = [n for n, v in batch.items() if v.is_floating_point() and not v.isfinite().all()]
+    arrays = sum(distributed.gathered(arrays), [])
+    site = _first_site(model, guide, inputs, batch)
+    where = f"at site {site!r}" if site else "in its weighting"
+    if arrays:
+        return where, f"the batch has NaN or infinite values in {arrays[0]!r}"
+    return where, "a lower lr or clip_norm= may help"
+
+
+def _first_site(
+    model: Callable[..., Any],
+    guide: Callable[..., Any],
+    inputs: Inputs,
+    batch: Mapping[str, torch.Tensor],
+) -> str | None:
+    """The first site with a log-probability that is not finite, in any process."""
+    sites: list[str] = []
+    try:
+        rows = inputs.for_pair(batch)
+        for start in range(0, len(next(iter(rows.values()))), ROWS):
+            part = {n: v[start : start + ROWS].to(inputs.device) for n, v in rows.items()}
+            with torch.no_grad(), eval_mode(model, guide):
+                traces = trace_pair(model, guide, part)
+            both = [*traces.guide.items(), *traces.model.items()]
+            sites += [n for n, s in both if not torch.isfinite(traces.log_prob(s)).all()]
+    except (RuntimeError, ValueError):  # a program may raise on values that are not finite
+        pass
+    sites = sum(distributed.gathered(sites), [])
+    return sites[0] if sites else None
