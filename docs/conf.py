@@ -31,13 +31,14 @@ extensions = [
     "docstrings",
     "local_mathjax",
     "method_pages",
+    "notebook_figure",
 ]
 root_doc = "docs/index"
 include_patterns = [
     "docs/*.md",
     "docs/methods/*.md",
     "docs/reference/**.rst",
-    "tutorials/*.md",
+    "tutorials/**.md",
     "tutorials/*.ipynb",
     "benchmarks/RESULTS.md",
     "CONTRIBUTING.md",
