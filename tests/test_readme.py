@@ -13,6 +13,7 @@ import pytest
 
 import pyro_vae as pv
 from pyro_vae import cli
+from pyro_vae.methods.arguments import parse_fit
 from pyro_vae.report import samples
 
 ROOT = Path(__file__).parent.parent
@@ -224,7 +225,7 @@ def parse(line):
             with contextlib.suppress(SystemExit):
                 assert cli.main(argv) == 0
         elif argv[0] == "fit":
-            cli.parse_fit(argv[1:], cli.train_and_report)
+            parse_fit(argv[1:], cli.train_and_report)
         else:
             _, options = cli.parse_command(argv, cli.COMMANDS, cli.__doc__, cli.__version__)
             assert options.get("source", "prior") in samples.SOURCES, "no such source"

@@ -428,7 +428,7 @@ def test_what_it_cannot_do_it_says_in_one_line():
     vae = pv.models.VAE((D,), LATENT, network=SMALL)
     says("neither guide nor model has a discrete latent 'y'", vae, pv.guides.Guide(vae))
     says("no.* discrete latent 'c'", with_={"latent": "c"})
-    says("observe= cannot name it too", observed=("x", "y"))
+    says("observed= cannot name it too", observed=("x", "y"))
     says("'z' is Independent: labels need", with_={"latent": "z"})
     far = dataclasses.replace(data, train=dataclasses.replace(data.train, y=LABELS + 2))
     says("labels go up to 4, but 'y' has 3 classes", data=far)

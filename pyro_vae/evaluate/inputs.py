@@ -20,7 +20,7 @@ from ..errors import UserError
 from ..guides import BaseGuide, PriorGuide
 from ..programs.calling import accepts_argument, first_argument, parameters_of
 from ..programs.inspection import covariates_of, is_per_datum, one_hot_labels
-from ..programs.interfaces import conditional_of
+from ..programs.interfaces import ModelInterface, conditional_of, interface_of
 from ..programs.modules import dtype_of
 from .support import Support
 
@@ -57,7 +57,8 @@ def split_inputs(
     takes_index = is_per_datum(guide) or accepts_argument(model, "index")
     if takes_index and split == fitted_split:
         arrays["index"] = torch.arange(len(part))
-    return select_inputs(arrays, ("x", *data.observed_names(model, observed)))
+    observes = interface_of(model, ModelInterface).observes
+    return select_inputs(arrays, ("x", *data.observed_names(observes, observed)))
 
 
 def select_inputs(arrays: Mapping[str, torch.Tensor | None], names: Iterable[str]) -> Batch:

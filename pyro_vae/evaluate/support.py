@@ -12,6 +12,7 @@ from pyro.distributions.torch_distribution import ExpandedDistribution
 from torch.distributions import Independent, constraints
 
 from .._pyro_internals import mask_of
+from ..distributions import CategoricalLevels, DiscretizedLogistic
 from ..errors import UserError
 from ..guides import PriorGuide
 from ..programs import few_rows, layout_of, trace_pair
@@ -140,7 +141,7 @@ def _remedy(base: Any) -> str:
         )
     if distribution in ("Poisson", "NegativeBinomial"):
         return "; counts are whole numbers (8-bit integers are taken as grey levels, over 255)"
-    if "Levels" in distribution:
+    if isinstance(base, (CategoricalLevels, DiscretizedLogistic)):
         return f"; this likelihood has {base.levels} grey levels: set levels="
     return ""
 

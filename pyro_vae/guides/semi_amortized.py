@@ -75,8 +75,6 @@ class SemiAmortized(BaseGuide):
             check_positive(clip_norm=clip_norm)
         self.guide = guide
         self.borrowed = (model,)  # in a tuple, so that torch does not make it a submodule
-        self.stands_for = guide, ""
-        self.given, self.input_scaling = guide.given, guide.input_scaling
         self.steps, self.lr, self.num_samples = steps, lr, num_samples
         self.clip_norm = clip_norm
 
