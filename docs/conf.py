@@ -32,6 +32,7 @@ extensions = [
     "local_mathjax",
     "method_pages",
     "notebook_figure",
+    "repository_links",
 ]
 root_doc = "docs/index"
 include_patterns = [

@@ -154,7 +154,9 @@ def test_every_method_has_a_row_in_the_table_and_a_place_in_the_readme():
 def test_every_method_has_a_page():
     names = {path.stem for path in METHOD_PAGES} - {"index"}
     assert names == set(pv.methods.METHODS)
-    lists = re.findall(r"^```{method-list} (.+)$", METHOD_PAGES[0].with_stem("index").read_text(), re.M)
+    lists = re.findall(
+        r"^```{method-list} (.+)$", METHOD_PAGES[0].with_stem("index").read_text(), re.M
+    )
     assert sorted(" ".join(lists).split()) == sorted(pv.methods.METHODS)
 
 

@@ -171,9 +171,10 @@ def resolve_internal(app, env, node, contnode):
     if not public:
         return contnode
     domain = env.get_domain("py")
-    return domain.resolve_xref(
-        env, node["refdoc"], app.builder, "obj", public, node, contnode
-    ) or contnode
+    return (
+        domain.resolve_xref(env, node["refdoc"], app.builder, "obj", public, node, contnode)
+        or contnode
+    )
 
 
 @cache

@@ -8,7 +8,8 @@ FILES = ("tex-chtml.js", "output/chtml/fonts/woff-v2")
 
 
 def copy_mathjax(app):
-    package = importlib.util.find_spec("mathjax")  # django-static-mathjax; nothing of Django is used
+    # of the package django-static-mathjax, which needs nothing of Django
+    package = importlib.util.find_spec("mathjax")
     source = Path(package.submodule_search_locations[0]) / "static" / "mathjax" / "es5"
     target = Path(app.outdir) / "_static" / "mathjax"
     for name in FILES:

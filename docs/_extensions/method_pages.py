@@ -1,9 +1,8 @@
 """The parts of a method's page that the library knows: pair, story, settings, reference.
 
-    ```{method-list} vae gmvae     a table of methods, each with a link to its page
-    ```{method-facts} gmvae        the pair, the paper, how to call it
-    ```{method-story} gmvae        the generative story, from the model's docstring
-    ```{method-settings} gmvae     the preset, for each kind of data
+Directives: `method-list` (a table of the methods named, with links to their pages), `method-facts`
+(the pair, the paper, the call), `method-story` (the generative story, from the model's docstring) and
+`method-settings` (the preset, for each kind of data).
 """
 
 import inspect
@@ -17,8 +16,7 @@ import pyro_vae as pv
 
 METHODS = pv.methods.METHODS
 table = import_module("pyro_vae.methods.table")
-options = import_module("pyro_vae.methods.options")
-KINDS = {"digits": "digits", "images": "28 × 28 images", "table": "tables", "counts": "counts"}
+KINDS = {"digits": "digits", "images": "28 × 28 images", "table": "tables and counts"}
 ARXIV = re.compile(r"arXiv (\d{4}\.\d{4,5})")
 
 
@@ -114,9 +112,8 @@ class MethodSettings(MethodDirective):
 
 
 def is_notable(option: str, preset: pv.methods.Preset, by_kind: dict[str, dict]) -> bool:
-    """Whether the preset, or that of a kind of data, sets the option to more than its default."""
-    of_kinds = [preset.settings, preset.images, preset.table, preset.counts]
-    layers = [table.DEFAULTS, table.DIGITS, table.IMAGES, *of_kinds]
+    """Whether the preset, or the kind of data, sets the option to more than its default."""
+    layers = [table.DEFAULTS, table.DIGITS, table.IMAGES, preset.settings, preset.images]
     values = [settings.get(option) for settings in by_kind.values()]
     is_set = any(option in layer for layer in layers)
     return is_set and any(value != table.DEFAULTS.get(option) for value in values)

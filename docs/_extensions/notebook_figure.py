@@ -1,8 +1,7 @@
 """A picture of a notebook, on another page: taken from its committed outputs.
 
-    ```{notebook-figure} tutorials/03_generating_after_training.ipynb 2
-    The caption.
-    ```
+The directive `notebook-figure` takes the path of the notebook and the number of the picture, from 1. Its
+content is the caption.
 """
 
 import base64
