@@ -17,9 +17,9 @@ from pyro_vae.methods.arguments import parse_fit
 from pyro_vae.report import samples
 
 ROOT = Path(__file__).parent.parent
-PROGRAMS = [ROOT / "README.md", *sorted((ROOT / "docs").glob("*.md"))]
 METHOD_PAGES = sorted((ROOT / "docs" / "methods").glob("*.md"))
-PAGES = [*PROGRAMS, *METHOD_PAGES, ROOT / "CONTRIBUTING.md", ROOT / "CHANGELOG.md"]
+PROGRAMS = [ROOT / "README.md", *sorted((ROOT / "docs").glob("*.md")), *METHOD_PAGES]
+PAGES = [*PROGRAMS, ROOT / "CONTRIBUTING.md", ROOT / "CHANGELOG.md"]
 FENCE = re.compile(r"^```(\w*)\n(.*?)^```$", re.M | re.S)
 COMMAND_TITLE = re.compile(r"`pyro-vae [^`]+`")
 EPOCHS = 2

@@ -11,7 +11,9 @@ import pkgutil
 import re
 from functools import cache
 
+import numpy.typing as npt
 from sphinx import addnodes
+from sphinx.util.typing import stringify_annotation
 
 import pyro_vae
 
@@ -155,6 +157,14 @@ def process_signature(app, what, name, obj, options, signature, return_annotatio
     return None
 
 
+def shorten_array_types(app, *event):
+    """`ArrayLike` in annotations, which numpy spells out as a union of its private types."""
+    union = stringify_annotation(npt.ArrayLike, "smart")
+    for annotations in app.env.current_document.autodoc_annotations.values():
+        for name, annotation in annotations.items():
+            annotations[name] = annotation.replace(union, "~numpy.typing.ArrayLike")
+
+
 def complete_names(app, doctree):
     """Names of the package's top level, as annotations have them, in full."""
     for node in doctree.findall(addnodes.pending_xref):
@@ -198,6 +208,7 @@ def setup(app):
     app.connect("autodoc-process-docstring", process_docstring, priority=100)  # before napoleon
     app.connect("autodoc-process-docstring", restore_colons, priority=900)  # and after it
     app.connect("autodoc-process-signature", process_signature)
+    app.connect("object-description-transform", shorten_array_types, priority=400)
     app.connect("doctree-read", complete_names)
     app.connect("missing-reference", resolve_internal)
     return {"parallel_read_safe": True}

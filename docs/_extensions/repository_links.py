@@ -1,16 +1,20 @@
 """Links that mean something on GitHub alone."""
 
 import re
+from pathlib import Path
+
+from sphinx import addnodes
 
 BACK = re.compile(r'<a class="viewcode-back"[^>]*>.*?</a>')
 
 
-def resolve_directory(app, env, node, contnode):
+def unlink_folders(app, doctree):
     """A link to a folder of the repository is plain text on the site."""
-    if node.get("reftype") != "myst":
-        return None
-    folder = env.srcdir / env.doc2path(node["refdoc"])
-    return contnode if (folder.parent / node["reftarget"]).is_dir() else None
+    for node in list(doctree.findall(addnodes.pending_xref)):
+        if node.get("reftype") == "myst" and node["reftarget"].endswith("/"):
+            page = app.env.doc2path(node["refdoc"], base=True)
+            if (Path(page).parent / node["reftarget"]).is_dir():
+                node.replace_self(node.children)
 
 
 def remove_back_links(app, page, template, context, doctree):
@@ -20,6 +24,6 @@ def remove_back_links(app, page, template, context, doctree):
 
 
 def setup(app):
-    app.connect("missing-reference", resolve_directory)
+    app.connect("doctree-read", unlink_folders)
     app.connect("html-page-context", remove_back_links)
     return {"parallel_read_safe": True}
