@@ -16,13 +16,13 @@ def result(name):
 
 
 def means_and_deviations(value):
-    """Every `{"mean": ..., "sd": ...}` within a result."""
+    """Every `{"mean": ..., "sd": ...}` within a result, and every mean with its standard error."""
     if isinstance(value, list):
         for item in value:
             yield from means_and_deviations(item)
     elif isinstance(value, dict):
-        if set(value) == {"mean", "sd"}:
-            yield value["mean"], value["sd"]
+        if set(value) in ({"mean", "sd"}, {"mean", "standard_error"}):
+            yield value["mean"], value.get("sd", value.get("standard_error"))
         for item in value.values():
             yield from means_and_deviations(item)
 
