@@ -146,6 +146,28 @@ def sample_from_run(
     return 0
 
 
+def explore_run_or_comparison(
+    run: Path,
+    out: Path | None = None,
+    split: str | None = None,
+    device: str | None = None,
+    root: Path | None = None,
+) -> int:
+    """Write a page on which the latent space can be explored in a browser, offline.
+
+    Args:
+        run: run folder, or the folder of a comparison whose model has two latent numbers.
+        out: the page. Default: explore.html in the folder.
+        split: train, valid or test. Default: test, if there is one.
+        device: cpu, cuda, ... Default: a GPU if there is one.
+        root: folder of the torchvision data sets.
+    """
+    from .methods import explore
+
+    print(explore(run, out, split, device, root))
+    return 0
+
+
 def compare_runs_or_guides(
     runs: list[Path],
     model: str | None = None,
@@ -211,7 +233,9 @@ def compare_runs_or_guides(
             if value is not None:
                 text = f"--{option} is for --model NAME; these runs are trained already"
                 raise UserError(text.replace("_", "-"))
-        loaded = {run: methods.load(run, device=device, root=root) for run in runs}
+        loaded: dict[Path | str, methods.Run] = {
+            run: methods.load(run, device=device, root=root) for run in runs
+        }
         result, out = comparison.compare_runs(loaded, **evaluated), out or Path("runs/compare")
         result.save(out)
     else:
@@ -239,6 +263,7 @@ COMMANDS: dict[str, Callable[..., int]] = {
     "fit": train_and_report,
     "evaluate": evaluate_run,
     "sample": sample_from_run,
+    "explore": explore_run_or_comparison,
     "compare": compare_runs_or_guides,
     "list": list_methods,
 }

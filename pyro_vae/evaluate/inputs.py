@@ -9,6 +9,7 @@
 import difflib
 import inspect
 from collections.abc import Callable, Iterable, Mapping
+from typing import Any
 
 import torch
 from numpy.typing import ArrayLike
@@ -26,6 +27,9 @@ from .support import Support
 
 Array = torch.Tensor | ArrayLike
 Batch = dict[str, torch.Tensor]
+# A batch that is unpacked beside keyword options, as in `elbo(model, guide, x, seed=0, **inputs)`:
+# to a type checker, each of its values may belong to any of the options.
+Inputs = dict[str, Any]
 PyroProgram = Callable[..., object]
 
 
@@ -36,7 +40,7 @@ def split_inputs(
     split: str,
     observed: str | Iterable[str] | None = None,
     fitted_split: str = "train",
-) -> Batch:
+) -> Inputs:
     """The inputs that a pair takes from a split of a data set, `{"x": [N, ...], ...}`.
 
     Args:
@@ -58,6 +62,7 @@ def split_inputs(
     if takes_index and split == fitted_split:
         arrays["index"] = torch.arange(len(part))
     observes = interface_of(model, ModelInterface).observes
+    observed = (observed,) if isinstance(observed, str) else tuple(observed or ())
     return select_inputs(arrays, ("x", *data.observed_names(observes, observed)))
 
 

@@ -19,12 +19,10 @@ from ..programs import few_rows, layout_of, trace_pair
 from ..programs.calling import as_keyword_program
 from ..programs.contexts import eval_mode, fork_rng
 from ..programs.modules import device_of
-from ..programs.sites import is_factor, is_random
+from ..programs.sites import Site, is_factor, is_random, sites_in
 
 ROWS_PER_RUN = 1000  # of the model, where supports differ between data points
 WRAPPERS = (Independent, MaskedDistribution, ExpandedDistribution)
-
-Site = dict[str, Any]  # a site of a Pyro trace
 
 
 class Support:
@@ -93,7 +91,8 @@ class Support:
             pyro.validation_enabled(False),
         ):
             try:
-                return poutine.trace(as_keyword_program(self.model)).get_trace(**batch).nodes
+                trace = poutine.trace(as_keyword_program(self.model)).get_trace(**batch)
+                return sites_in(trace)
             except Exception:  # the model cannot be run from its prior
                 guide = PriorGuide(self.model) if self.guide is None else self.guide
                 traces = trace_pair(self.model, guide, batch)
@@ -179,12 +178,13 @@ def _support(fn: Any) -> constraints.Constraint:
 def _inside(fn: Any, value: torch.Tensor) -> torch.Tensor:
     """Which values lie in the support: `[*batch_shape]`, or finer within an event."""
     if isinstance(fn, MaskedDistribution):
-        if mask_of(fn) is False:
+        mask = mask_of(fn)
+        if mask is False:
             return torch.ones(fn.batch_shape, dtype=torch.bool, device=value.device)
         ok = _inside(fn.base_dist, value)
-        if mask_of(fn) is True:
+        if mask is True:
             return ok
-        mask = mask_of(fn).expand(fn.batch_shape)
+        mask = torch.as_tensor(mask).expand(fn.batch_shape)
         return ok | ~mask.reshape(mask.shape + (1,) * (ok.dim() - mask.dim()))
     if isinstance(fn, WRAPPERS):
         return _inside(fn.base_dist, value)
