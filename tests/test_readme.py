@@ -18,6 +18,7 @@ from pyro_vae.report import samples
 
 ROOT = Path(__file__).parent.parent
 METHOD_PAGES = sorted((ROOT / "docs" / "methods").glob("*.md"))
+REFERENCE = ROOT / "docs" / "reference" / "index.rst"
 PROGRAMS = [ROOT / "README.md", *sorted((ROOT / "docs").glob("*.md")), *METHOD_PAGES]
 PAGES = [*PROGRAMS, ROOT / "CONTRIBUTING.md", ROOT / "CHANGELOG.md"]
 FENCE = re.compile(r"^```(\w*)\n(.*?)^```$", re.M | re.S)
@@ -158,6 +159,15 @@ def test_every_method_has_a_page():
         r"^```{method-list} (.+)$", METHOD_PAGES[0].with_stem("index").read_text(), re.M
     )
     assert sorted(" ".join(lists).split()) == sorted(pv.methods.METHODS)
+
+
+def test_the_reference_lists_every_public_name_of_the_package_and_every_public_module():
+    package = Path(pv.__file__).parent
+    listed = set(re.findall(r"^   pyro_vae\.(\w+)$", REFERENCE.read_text(), re.M))
+    sources = [*package.glob("*/__init__.py"), *package.glob("[a-z]*.py")]
+    declaring = {p for p in sources if re.search(r"^__all__ = ", p.read_text(), re.M)}
+    modules = {p.parent.name if p.stem == "__init__" else p.stem for p in declaring}
+    assert listed == modules | set(pv.__all__)
 
 
 def headings(path):
