@@ -72,6 +72,16 @@ autosummary_ignore_module_all = False  # a module's names are those of its `__al
 autosummary_context = {
     # described elsewhere: on the page of a method, and as part of the package itself
     "method_functions": [name.replace("-", "_") for name in pyro_vae.methods.METHODS],
+    # constants, which have no docstrings
+    "constants": {
+        "pyro_vae.data": {"DATASETS": "the data sets by name"},
+        "pyro_vae.methods": {
+            "METHODS": "the methods by name, each a `Preset`",
+            "CLASSES": "the classes that an option can name, by option",
+            "GUIDES": "the guides that a comparison can name",
+            "CONFIG": "the name of the file of a run folder that has the configuration",
+        },
+    },
     "top_level": {
         module.__name__: [
             name
