@@ -22,6 +22,37 @@ from matplotlib.ticker import MaxNLocator, NullFormatter
 from .diagnostics.grid import PosteriorGrid
 from .generate.paths import Traversal
 
+__all__ = [
+    "Projection",
+    "axes",
+    "bars",
+    "column_ticks",
+    "columns_of_images",
+    "component_order",
+    "confusion",
+    "contingency",
+    "curves",
+    "ellipses",
+    "gaps",
+    "graph",
+    "images",
+    "interpolations",
+    "is_image",
+    "occupancy",
+    "outline",
+    "pairs_of_images",
+    "palette",
+    "panels",
+    "posterior",
+    "project",
+    "ranks",
+    "scatter",
+    "traversal",
+    "unit_activity",
+    "unit_kl",
+    "white_of",
+]
+
 INK, GREY, BLUE, ORANGE = "#222222", "#8f8f8f", "#2a6fbb", "#d9772b"
 #: Ten colors by Petroff (2021, arXiv 2107.02270), which the color-blind can tell apart.
 CATEGORIES = (
