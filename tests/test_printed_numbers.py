@@ -105,7 +105,9 @@ def test_step_times_are_the_ratios_to_the_hand_written_step():
     }
     text = (ROOT / "docs" / "performance.md").read_text().split("On a GPU")[0]
     for label, way in ways.items():
-        line = re.search(rf"^\| {re.escape(label)}.*$", text, re.M)[0]  # the first table is the CPU's
+        line = re.search(rf"^\| {re.escape(label)}.*$", text, re.M)[
+            0
+        ]  # the first table is the CPU's
         cells = line.replace("*", "").split("|")[2:5]
         for workload, cell in zip(("vae", "gmvae", "m2"), cells, strict=True):
             for batch, printed in zip((128, 512), re.findall(NUMBER, cell), strict=False):

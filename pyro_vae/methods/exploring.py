@@ -4,7 +4,6 @@ from pathlib import Path
 
 from ..comparison.posteriors import FILE
 from ..errors import UserError
-from ..exploration import explore_comparison
 from .run import Run, load
 
 COMPARISON = "compare.json"
@@ -44,6 +43,8 @@ def explore(
         if (folder / COMPARISON).exists() or (folder / FILE).exists():
             if split is not None:
                 raise UserError(f"{folder} is a comparison, which evaluated one split: omit split")
+            from ..exploration import explore_comparison  # draws, with matplotlib
+
             return explore_comparison(folder, out)
         run = load(folder, device=device, root=root)
     return run.explore(out, split)
