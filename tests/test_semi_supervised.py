@@ -614,6 +614,17 @@ def test_classifiers_use_the_labelled_rows_alone_and_spreading_the_others_too():
         pv.evaluate.classifier_baselines(x, torch.full((200,), -1), x)
 
 
+@pytest.mark.filterwarnings("error")
+def test_spreading_gives_the_lowest_class_to_rows_that_no_label_reaches_without_a_warning():
+    groups = torch.tensor([0.0, 100.0, 200.0]).repeat_interleave(20)
+    x = (groups + torch.linspace(0, 1, 20).repeat(3)).unsqueeze(1)
+    y = torch.full((60,), -1)
+    y[0], y[20] = 1, 2
+    centers = torch.tensor([[0.5], [100.5], [200.5]])
+    (found,) = pv.evaluate.classifier_baselines(x, y, centers, spreading=True)["LabelSpreading"]
+    assert found.tolist() == [1, 2, 1]
+
+
 @pytest.mark.parametrize("name", MODELS)
 def test_analogies_are_the_decoders_means_at_one_style(name):
     model, guide = pair(name, fixed=False)

@@ -121,14 +121,14 @@ function background() {
   if (!page.shape || !$("tiles").checked) return [];
   const { low, high } = page.window, [, height, width] = page.shape;
   const canvas = document.createElement("canvas"), tile = document.createElement("canvas");
-  [canvas.width, canvas.height] = [TILES * width, TILES * height];
+  [canvas.width, canvas.height] = [TILES * (width + 1), TILES * (height + 1)]; // a gap of a pixel
   const context = canvas.getContext("2d"), units = state.units.slice();
   const middle = (axis, i) => low[axis] + ((i + 0.5) / TILES) * (high[axis] - low[axis]);
   for (let i = 0; i < TILES; i++) {
     for (let j = 0; j < TILES; j++) {
       [units[first], units[second]] = [middle(0, i), middle(1, j)];
       paint(tile, decode(units, state.condition), page.shape, page.white);
-      context.drawImage(tile, i * width, (TILES - 1 - j) * height);
+      context.drawImage(tile, i * (width + 1), (TILES - 1 - j) * (height + 1));
     }
   }
   return [{ source: canvas.toDataURL(), xref: "x", yref: "y", layer: "below", sizing: "stretch",

@@ -161,6 +161,9 @@ def _note(
 ) -> str:
     """How what the page shows was computed."""
     how = "The prior is exact." if is_exact else "The prior is a smoothed histogram of draws."
+    if space.conditions is not None and space.conditions.name == "c" and not is_exact:
+        of_c = "given the chosen class" if space.conditions.is_class else "averaged over these data"
+        how = f"The prior, {of_c}, is a smoothed histogram of draws."
     split = context.result["split"]
     if space.arrays is not None:
         decoding = "The decoder's own layers run in this page: places are decoded exactly."
