@@ -177,10 +177,15 @@ def check_names(model: PyroProgram, guide: PyroProgram | None, names: Iterable[s
     """Check that every name is an input of the model or of the guide.
 
     Raises:
-        UserError: with the nearest known name.
+        UserError: with the nearest known name; `size`, which has another meaning.
     """
     known = {"index"} | _input_names(model) | (set() if guide is None else _input_names(guide))
     for name in names:
+        if name == "size":
+            raise UserError(
+                "'size' is the number of samples that a model is asked for, and no input can have "
+                "this name: rename the argument and the array"
+            )
         if name not in known:
             who = "the model does not take" if guide is None else "neither model nor guide takes"
             near = difflib.get_close_matches(name, known, n=1)
