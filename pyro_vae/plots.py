@@ -575,7 +575,8 @@ def gaps(ax: Axes, summary: Sequence[Mapping], title: str | None = None) -> Axes
             (6 if fits[y] else -6, 0), textcoords="offset points", va="center", fontsize=9,
             ha="left" if fits[y] else "right", color=INK if fits[y] else "white",
         )  # fmt: skip
-    ax.invert_yaxis()
+    if not ax.yaxis_inverted():  # panels may share their axis
+        ax.invert_yaxis()
     ax.set_xlim(min(0, left.min()), end)
     ax.set_xlabel("log p(x) - ELBO, nats per data point")
     if title:

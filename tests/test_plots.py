@@ -6,6 +6,7 @@ import numpy as np
 import pytest
 import torch
 from matplotlib.colors import to_hex
+from matplotlib.figure import Figure
 from matplotlib.patches import Circle
 
 from pyro_vae import plots
@@ -233,3 +234,14 @@ def test_arrows_of_a_graph_go_around_the_circles_between_their_ends(parents):
             for circle in circles
         ]
         assert not any(inside)
+
+
+@pytest.mark.parametrize("panels", [1, 2, 3])
+def test_gaps_in_panels_with_one_axis_have_the_first_guide_on_top(panels):
+    rows = [
+        {"guide": name, "approximation": (0.1, 0.0), "amortization": (0.2, 0.0)} for name in "ab"
+    ]
+    axes = Figure().subplots(1, panels, sharey=True, squeeze=False)
+    for ax in axes.flat:
+        plots.gaps(ax, rows)
+    assert axes[0, 0].yaxis_inverted()
