@@ -22,6 +22,7 @@ def processor(request, monkeypatch):
     """Where there is a GPU, only the tests that are marked `gpu` see it: others compare on the CPU."""
     if "gpu" not in request.keywords:
         monkeypatch.setattr(torch.cuda, "is_available", lambda: False)
+        monkeypatch.setenv("CUDA_VISIBLE_DEVICES", "")  # in the processes that a test starts
 
 
 @pytest.fixture(autouse=True)

@@ -12,6 +12,7 @@ if TYPE_CHECKING:
         diagnostics,
         distributions,
         evaluate,
+        exploration,
         generate,
         guides,
         methods,
@@ -22,8 +23,9 @@ if TYPE_CHECKING:
     )
     from .comparison import compare
     from .evaluate import check_pair
-    from .generate import impute, interpolate, sample, traverse
-    from .methods import Run, fit, load, method
+    from .generate import interpolate, sample, traverse
+    from .generate.impute import impute
+    from .methods import Run, explore, fit, load, method
 
 __version__ = "0.2.0"
 __all__ = [
@@ -36,6 +38,8 @@ __all__ = [
     "diagnostics",
     "distributions",
     "evaluate",
+    "exploration",
+    "explore",
     "fit",
     "generate",
     "guides",
@@ -60,9 +64,10 @@ __getattr__, __dir__ = lazy_attributes(
         "diagnostics": [],
         "distributions": [],
         "evaluate": ["check_pair"],
+        "exploration": [],
         "generate": ["impute", "interpolate", "sample", "traverse"],
         "guides": [],
-        "methods": ["Run", "fit", "load", "method"],
+        "methods": ["Run", "explore", "fit", "load", "method"],
         "models": [],
         "objectives": [],
         "plots": [],

@@ -9,6 +9,7 @@ from typing import Any
 from . import __version__
 from .data.registry import DATASETS
 from .errors import UserError, check_int_at_least
+from .methods.compare_command import compare_runs_or_guides
 from .methods.parser import one_line_warnings, parse_command
 from .methods.table import METHODS
 
@@ -146,83 +147,25 @@ def sample_from_run(
     return 0
 
 
-def compare_runs_or_guides(
-    runs: list[Path],
-    model: str | None = None,
-    guides: str | None = None,
-    objectives: str | None = None,
-    seeds: int | None = None,
-    share_model: bool | None = None,
-    base_guide: str | None = None,
-    data: str | None = None,
-    epochs: int | None = None,
-    settings: dict[str, Any] | None = None,
-    split: str = "test",
-    num_samples: int = 500,
-    num_gap_data: int = 100,
-    workers: int = 1,
+def explore_run_or_comparison(
+    run: Path,
     out: Path | None = None,
+    split: str | None = None,
     device: str | None = None,
     root: Path | None = None,
-    progress: bool = True,
 ) -> int:
-    """Compare runs, or train and compare the guides of a method: one table, one figure.
-
-    Either folders (compare runs/a runs/b) or --model (compare --model vae --guides diagonal,full).
+    """Write a page on which the latent space can be explored in a browser, offline.
 
     Args:
-        runs: run folders, of the same data.
-        model: a method by name; see pyro-vae list.
-        guides: names separated by commas, of default, constants, per-datum, semi-amortized, diagonal, full, low-rank, mixture,
-            iaf, maf, spline, coupling. Default: diagonal,full.
-        objectives: of pv.objectives, separated by commas. Default: the method's.
-        seeds: how many. Default: 3.
-        share_model: true: one model for all guides. Default: each guide trains a separate model.
-        base_guide: the guide that trains the shared model. Default: the method's.
-        data: a data set or an .npz file. Default: digits.
-        epochs: passes over the training data.
-        settings: options of pyro-vae fit, e.g. '{"latent_dim": 2, "hidden": [200]}'.
-        split: the split to evaluate: train, valid or test.
-        num_samples: importance samples for log p(x), ESS and k-hat.
-        num_gap_data: how many data points, from the first, gaps are computed for; 0 for none.
-        workers: processes; each trains the guides of one seed.
-        out: folder. Default: runs/compare-MODEL-DATA, or runs/compare.
+        run: run folder, or the folder of a comparison whose model has two latent numbers.
+        out: the page. Default: explore.html in the folder.
+        split: train, valid or test. Default: test, if there is one.
         device: cpu, cuda, ... Default: a GPU if there is one.
         root: folder of the torchvision data sets.
-        progress: show a progress bar.
     """
-    if (model is None) == (not runs):
-        raise UserError("either run folders, or --model NAME --guides A,B,...")
-    evaluated: dict[str, Any] = {
-        "split": split,
-        "num_samples": num_samples,
-        "num_gap_data": num_gap_data,
-    }
-    trained: dict[str, Any] = {
-        "guides": guides, "objectives": objectives, "seeds": seeds,
-        "share_model": share_model, "base_guide": base_guide,
-        "data": data, "epochs": epochs, "settings": settings,
-    }  # fmt: skip
-    from . import comparison, methods
+    from .methods import explore
 
-    if runs:
-        methods.guide_names(guides or "")
-        for option, value in trained.items():
-            if value is not None:
-                text = f"--{option} is for --model NAME; these runs are trained already"
-                raise UserError(text.replace("_", "-"))
-        loaded = {run: methods.load(run, device=device, root=root) for run in runs}
-        result, out = comparison.compare_runs(loaded, **evaluated), out or Path("runs/compare")
-        result.save(out)
-    else:
-        assert model is not None
-        out = out or Path("runs") / f"compare-{model}-{Path(data or 'digits').stem}"
-        trained = {n: v for n, v in trained.items() if v is not None}
-        result = methods.compare_guides(
-            model, **trained, **evaluated, root=root, workers=workers, out=out, device=device,
-            progress=progress,
-        )  # fmt: skip
-    print(result, "", *(out / f"compare.{kind}" for kind in ("csv", "tex", "png")), sep="\n")
+    print(explore(run, out, split, device, root))
     return 0
 
 
@@ -239,6 +182,7 @@ COMMANDS: dict[str, Callable[..., int]] = {
     "fit": train_and_report,
     "evaluate": evaluate_run,
     "sample": sample_from_run,
+    "explore": explore_run_or_comparison,
     "compare": compare_runs_or_guides,
     "list": list_methods,
 }

@@ -22,6 +22,37 @@ from matplotlib.ticker import MaxNLocator, NullFormatter
 from .diagnostics.grid import PosteriorGrid
 from .generate.paths import Traversal
 
+__all__ = [
+    "Projection",
+    "axes",
+    "bars",
+    "column_ticks",
+    "columns_of_images",
+    "component_order",
+    "confusion",
+    "contingency",
+    "curves",
+    "ellipses",
+    "gaps",
+    "graph",
+    "images",
+    "interpolations",
+    "is_image",
+    "occupancy",
+    "outline",
+    "pairs_of_images",
+    "palette",
+    "panels",
+    "posterior",
+    "project",
+    "ranks",
+    "scatter",
+    "traversal",
+    "unit_activity",
+    "unit_kl",
+    "white_of",
+]
+
 INK, GREY, BLUE, ORANGE = "#222222", "#8f8f8f", "#2a6fbb", "#d9772b"
 #: Ten colors by Petroff (2021, arXiv 2107.02270), which the color-blind can tell apart.
 CATEGORIES = (
@@ -919,9 +950,11 @@ def graph(
         for depth, row in enumerate(rows)
         for column, name in enumerate(row)
     }
+    circles = {}
     for name, (across, up) in place.items():
         face = "#d5d5d5" if name in filled else "white"
-        ax.add_patch(Circle((across, up), 0.36, facecolor=face, edgecolor=INK, zorder=2))
+        circles[name] = Circle((across, up), 0.36, facecolor=face, edgecolor=INK, zorder=2)
+        ax.add_patch(circles[name])
         text = f"${name}$" if len(name) == 1 else name
         ax.text(across, up, text, ha="center", va="center", zorder=3)
     arrow: dict[str, Any] = {
@@ -932,10 +965,10 @@ def graph(
     for name, above in parents.items():
         for parent in above:
             start, end = np.array(place[parent]), np.array(place[name])
-            rim = 0.36 * (end - start) / np.linalg.norm(end - start)
-            ax.annotate(
-                "", end - rim, start + rim, arrowprops={**arrow, "shrinkA": 0, "shrinkB": 0}
-            )
+            ends = {"patchA": circles[parent], "patchB": circles[name], "shrinkA": 0, "shrinkB": 0}
+            bend = _bend(start, end, list(place.values()))
+            style = {"connectionstyle": f"arc3,rad={bend:.2f}"}
+            ax.annotate("", tuple(end), tuple(start), arrowprops={**arrow, **ends, **style})
     half = 0.75 + max(abs(across) for across, _ in place.values())
     low = -1.4 * max(1, len(rows) - 1) - (1.0 if plate else 0.75)
     if plate:
@@ -947,6 +980,23 @@ def graph(
     if title:
         ax.set_title(title)
     return _bare(ax)
+
+
+def _bend(start: np.ndarray, end: np.ndarray, places: Sequence[tuple[float, float]]) -> float:
+    """The curvature of an arrow that goes around the circles between its ends; 0 if none is."""
+    along = end - start
+    length = float(np.linalg.norm(along))
+    sides = []  # of the circles in the way: negative to the left, seen along the arrow
+    for place in places:
+        across, up = np.array(place) - start
+        position = (along[0] * across + along[1] * up) / length
+        side = (along[1] * across - along[0] * up) / length
+        if 1e-6 < position < length - 1e-6 and abs(side) < 0.36:
+            sides.append(side)
+    if not sides:
+        return 0.0
+    to_the_right = sum(sides) < -1e-6 or (abs(sum(sides)) < 1e-6 and len(sides) % 2)
+    return (1.2 if to_the_right else -1.2) / length
 
 
 # ------------------------------------------------------------------- diagnostics

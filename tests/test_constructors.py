@@ -103,7 +103,7 @@ WRONG = [
     (lambda: guide(input_scaling={"x": (0.5, 0)}), "the scale of 'x' .* must be positive"),
     (
         lambda: guide(input_scaling={"x": (0.5, torch.tensor([1.0] * 5 + [0.0]))}),
-        "the scale of 'x' .* must be positive; where a value is constant, .* use 1",
+        "the scale of 'x' .* must be positive; use 1 for values that are constant",
     ),
     (lambda: guide(input_scaling={"x": (math.nan, 1)}), "the mean of 'x' .* is not finite"),
     (lambda: guide(input_scaling={"x": (0, torch.ones(7))}), r"has shape \[7\], 'x' \[6\]"),

@@ -527,7 +527,7 @@ def test_any_number_of_rows_is_sampled_of_any_data_plate(program):
 
 
 def test_rows_of_its_own_choice_cannot_be_given_one_by_one():
-    with pytest.raises(pv.UserError, match="4 rows of its own choice: z cannot be given"):
+    with pytest.raises(pv.UserError, match="always draws 4 rows: z cannot be given"):
         pv.sample(subsampled, z=torch.zeros(8, LATENT), example={"x": X})
 
 

@@ -551,3 +551,20 @@ def test_pyros_own_loss_agrees_on_named_arrays():
     ours = evaluate.elbo(model, guide, x, num_samples=2000, ys=YS).mean()
     assert float(ours) == pytest.approx(pyros, abs=0.2)
     pyro.clear_param_store()
+
+
+def test_an_input_named_size_raises_an_error_that_says_why():
+    def model(x, size):
+        with pyro.plate("data", len(x)):
+            z = pyro.sample("z", dist.Normal(0.0, 1.0))
+            pyro.sample("x", dist.Normal(z + size, 1.0), obs=x)
+
+    def guide(x, size):
+        with pyro.plate("data", len(x)):
+            pyro.sample("z", dist.Normal(0.0, 1.0))
+
+    x, size = torch.randn(5), torch.randn(5)
+    with pytest.raises(pv.UserError, match="'size' is the number of samples"):
+        pv.evaluate.elbo(model, guide, x, size=size)
+    with pytest.raises(pv.UserError, match="'size' is the number of samples"):
+        pv.fit(model, guide, {"x": x, "size": size}, epochs=1, progress=False)

@@ -1,9 +1,12 @@
 """The tutorials run, and what is committed is what they give."""
 
+import base64
 import importlib.util
+import io
 from pathlib import Path
 
 import pytest
+from PIL import Image
 
 pytest.importorskip("nbclient", reason="the tutorials are run by nbclient")
 pytest.importorskip("ipykernel", reason="the tutorials need a kernel")
@@ -11,11 +14,19 @@ nbformat = pytest.importorskip("nbformat", reason="the tutorials are read by nbf
 
 TUTORIALS = Path(__file__).resolve().parent.parent / "tutorials"
 NOTEBOOKS = sorted(TUTORIALS.glob("*.ipynb"))
+QUICKEST = ("01", "03", "10")  # the others take up to two minutes each, also at reduced size
 ERROR = nbformat.v4.new_output("error", ename="ValueError", evalue="bad", traceback=[])
 
-spec = importlib.util.spec_from_file_location("tutorials_run", TUTORIALS / "run.py")
-tutorials = importlib.util.module_from_spec(spec)
-spec.loader.exec_module(tutorials)
+
+def load_script(name):
+    """A module of tutorials/, which is no package."""
+    spec = importlib.util.spec_from_file_location(f"tutorials_{name}", TUTORIALS / f"{name}.py")
+    module = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(module)
+    return module
+
+
+tutorials, thumbnails = load_script("run"), load_script("thumbnails")
 
 
 @pytest.fixture(params=NOTEBOOKS, ids=lambda path: path.stem)
@@ -27,6 +38,13 @@ def test_committed_outputs_are_clean_and_current(path):
     assert tutorials.problems(path) == []
 
 
+@pytest.mark.parametrize(
+    "path",
+    [
+        pytest.param(p, id=p.stem, marks=[] if p.stem[:2] in QUICKEST else pytest.mark.slow)
+        for p in NOTEBOOKS
+    ],
+)
 def test_runs_from_top_to_bottom_at_reduced_size(path, tmp_path):
     # an error in a cell raises
     executed = tutorials.execute(path, tmp_path, {"QUICK": True})
@@ -100,3 +118,40 @@ def test_a_stale_or_unclean_notebook_is_rejected(tmp_path, change, complaint):
     change(cell)
     nbformat.write(notebook, path)
     assert any(complaint in line for line in tutorials.problems(path))
+
+
+def test_every_notebook_has_a_row_and_a_small_thumbnail_in_the_map(path):
+    number = path.stem[:2]
+    text = (TUTORIALS / "README.md").read_text()
+    assert f"]({path.name})" in text and f"(thumbnails/{number}.png)" in text
+    thumbnail = TUTORIALS / "thumbnails" / f"{number}.png"
+    assert thumbnail.exists(), "run python tutorials/thumbnails.py"
+    assert thumbnail.stat().st_size <= thumbnails.MAX_BYTES
+
+
+def picture_cell(color, **metadata):
+    """A code cell whose output is a picture of one color."""
+    file = io.BytesIO()
+    Image.new("RGB", (400, 200), color).save(file, "PNG")
+    data = {"image/png": base64.b64encode(file.getvalue()).decode()}
+    cell = nbformat.v4.new_code_cell("", metadata=metadata)
+    cell.outputs = [nbformat.v4.new_output("display_data", data=data)]
+    return cell
+
+
+def test_key_picture_is_the_tagged_one_else_the_last():
+    plain = [picture_cell("red"), picture_cell("blue"), nbformat.v4.new_code_cell("")]
+    notebook = nbformat.v4.new_notebook(cells=plain)
+    assert thumbnails.key_picture(notebook).getpixel((0, 0)) == (0, 0, 255)
+    tagged = [picture_cell("red", tags=["thumbnail"]), picture_cell("blue")]
+    notebook = nbformat.v4.new_notebook(cells=tagged)
+    assert thumbnails.key_picture(notebook).getpixel((0, 0)) == (255, 0, 0)
+    assert thumbnails.key_picture(nbformat.v4.new_notebook()) is None
+
+
+def test_a_thumbnail_keeps_its_proportions_and_is_small_even_of_noise():
+    noise = Image.effect_noise((1200, 600), 100)
+    file = thumbnails.thumbnail(noise)
+    small = Image.open(io.BytesIO(file))
+    assert len(file) <= thumbnails.MAX_BYTES
+    assert small.width == 2 * small.height

@@ -12,7 +12,7 @@ from tools import versions
 
 DISTRIBUTIONS = {"pyro": "pyro-ppl", "sklearn": "scikit-learn", "yaml": "pyyaml"}
 #: imported where they are installed, and not required
-OPTIONAL = {"anndata", "arviz_stats", "graphviz", "pandas", "tensorboard"}
+OPTIONAL = {"anndata", "arviz_stats", "graphviz", "pandas", "plotly", "tensorboard"}
 
 
 def imported():

@@ -7,6 +7,7 @@ import pytest
 import torch
 from matplotlib.colors import to_hex
 from matplotlib.figure import Figure
+from matplotlib.patches import Circle
 
 from pyro_vae import plots
 from pyro_vae.generate.paths import Traversal
@@ -202,6 +203,37 @@ def test_ten_groups_have_ten_colors_and_the_next_ten_other_markers():
     plots.scatter(ax, torch.randn(12, 2), torch.arange(12))
     shapes = [part.get_paths()[0].vertices.shape for part in ax.collections]
     assert shapes[0] == shapes[9] != shapes[10]
+
+
+# ------------------------------------------------------------------- graphs
+
+
+@pytest.mark.parametrize(
+    "parents",
+    [
+        {"z": ["c"], "x": ["z", "c"]},  # CVAE: c -> x passes z
+        {"a": ["x"], "y": ["a", "x"], "z": ["a", "x", "y"]},
+        {"y": [], "z": [], "a": ["y", "z"], "x": ["a", "y", "z"]},
+    ],
+)
+def test_arrows_of_a_graph_go_around_the_circles_between_their_ends(parents):
+    figure, ax = plots.axes()
+    plots.graph(ax, parents)
+    figure.draw_without_rendering()
+    circles = [p for p in ax.patches if isinstance(p, Circle)]
+    arrows = [t.arrow_patch for t in ax.texts if getattr(t, "arrow_patch", None) is not None]
+    assert len(arrows) == sum(map(len, parents.values()))
+    to_data = ax.transData.inverted()
+    for arrow in arrows:
+        (line, *_), _ = arrow._get_path_in_displaycoord()
+        corners = np.concatenate(line.to_polygons(closed_only=False))
+        steps = np.linspace(0, 1, 20)[:, None, None]
+        points = to_data.transform((corners[:-1] + steps * np.diff(corners, axis=0)).reshape(-1, 2))
+        inside = [
+            (np.hypot(*(points - circle.center).T) < 0.9 * circle.radius).any()
+            for circle in circles
+        ]
+        assert not any(inside)
 
 
 @pytest.mark.parametrize("panels", [1, 2, 3])

@@ -13,10 +13,13 @@ import pytest
 
 import pyro_vae as pv
 from pyro_vae import cli
+from pyro_vae.methods.arguments import parse_fit
 from pyro_vae.report import samples
 
 ROOT = Path(__file__).parent.parent
-PROGRAMS = [ROOT / "README.md", *sorted((ROOT / "docs").glob("*.md"))]
+METHOD_PAGES = sorted((ROOT / "docs" / "methods").glob("*.md"))
+REFERENCE = ROOT / "docs" / "reference" / "index.rst"
+PROGRAMS = [ROOT / "README.md", *sorted((ROOT / "docs").glob("*.md")), *METHOD_PAGES]
 PAGES = [*PROGRAMS, ROOT / "CONTRIBUTING.md", ROOT / "CHANGELOG.md"]
 FENCE = re.compile(r"^```(\w*)\n(.*?)^```$", re.M | re.S)
 COMMAND_TITLE = re.compile(r"`pyro-vae [^`]+`")
@@ -149,6 +152,24 @@ def test_every_method_has_a_row_in_the_table_and_a_place_in_the_readme():
         assert f"`{name}`" in readme, f"README.md lacks {name}"
 
 
+def test_every_method_has_a_page():
+    names = {path.stem for path in METHOD_PAGES} - {"index"}
+    assert names == set(pv.methods.METHODS)
+    lists = re.findall(
+        r"^```{method-list} (.+)$", METHOD_PAGES[0].with_stem("index").read_text(), re.M
+    )
+    assert sorted(" ".join(lists).split()) == sorted(pv.methods.METHODS)
+
+
+def test_the_reference_lists_every_public_name_of_the_package_and_every_public_module():
+    package = Path(pv.__file__).parent
+    listed = set(re.findall(r"^   pyro_vae\.(\w+)$", REFERENCE.read_text(), re.M))
+    sources = [*package.glob("*/__init__.py"), *package.glob("[a-z]*.py")]
+    declaring = {p for p in sources if re.search(r"^__all__ = ", p.read_text(), re.M)}
+    modules = {p.parent.name if p.stem == "__init__" else p.stem for p in declaring}
+    assert listed == modules | set(pv.__all__)
+
+
 def headings(path):
     """The anchors that GitHub gives to a page's headings."""
     text = FENCE.sub("", path.read_text())
@@ -216,7 +237,7 @@ def parse(line):
             with contextlib.suppress(SystemExit):
                 assert cli.main(argv) == 0
         elif argv[0] == "fit":
-            cli.parse_fit(argv[1:], cli.train_and_report)
+            parse_fit(argv[1:], cli.train_and_report)
         else:
             _, options = cli.parse_command(argv, cli.COMMANDS, cli.__doc__, cli.__version__)
             assert options.get("source", "prior") in samples.SOURCES, "no such source"

@@ -428,7 +428,7 @@ def test_what_it_cannot_do_it_says_in_one_line():
     vae = pv.models.VAE((D,), LATENT, network=SMALL)
     says("neither guide nor model has a discrete latent 'y'", vae, pv.guides.Guide(vae))
     says("no.* discrete latent 'c'", with_={"latent": "c"})
-    says("observe= cannot name it too", observed=("x", "y"))
+    says("observed= cannot name it too", observed=("x", "y"))
     says("'z' is Independent: labels need", with_={"latent": "z"})
     far = dataclasses.replace(data, train=dataclasses.replace(data.train, y=LABELS + 2))
     says("labels go up to 4, but 'y' has 3 classes", data=far)
@@ -612,6 +612,17 @@ def test_classifiers_use_the_labelled_rows_alone_and_spreading_the_others_too():
     assert torch.equal(again["SVM"][0], found["SVM"][0])
     with pytest.raises(pv.UserError, match="labels of two classes"):
         pv.evaluate.classifier_baselines(x, torch.full((200,), -1), x)
+
+
+@pytest.mark.filterwarnings("error")
+def test_spreading_gives_the_lowest_class_to_rows_that_no_label_reaches_without_a_warning():
+    groups = torch.tensor([0.0, 100.0, 200.0]).repeat_interleave(20)
+    x = (groups + torch.linspace(0, 1, 20).repeat(3)).unsqueeze(1)
+    y = torch.full((60,), -1)
+    y[0], y[20] = 1, 2
+    centers = torch.tensor([[0.5], [100.5], [200.5]])
+    (found,) = pv.evaluate.classifier_baselines(x, y, centers, spreading=True)["LabelSpreading"]
+    assert found.tolist() == [1, 2, 1]
 
 
 @pytest.mark.parametrize("name", MODELS)

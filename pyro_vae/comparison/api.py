@@ -8,18 +8,17 @@ from numbers import Integral
 from pathlib import Path
 from typing import Any
 
-import torch
 import torch.nn as nn
 
 from ..data import Data, as_data
 from ..data.dataset import SPLITS
-from ..diagnostics.grid import PosteriorGrid
 from ..errors import UserError, check_int_at_least, unknown_name_error
 from ..objectives import ELBO
 from ..train import fit
 from .evaluation import CellResult
 from .evidence import table_rows
 from .plan import Cell, FitOptions, GuideFactory, ModelFactory, Plan
+from .posteriors import read_posteriors, save_posteriors
 from .scheduling import run_cells
 from .table import Comparison
 
@@ -78,7 +77,8 @@ def compare(
         num_samples: importance samples per data point for log p(x), ESS and k-hat.
         num_gap_data: how many data points, from the first, inference gaps are computed for; 0: none.
         gap_options: of `diagnostics.inference_gaps`.
-        out: a folder for the cells, and for `compare.json`, `.csv`, `.tex` and `.png`.
+        out: a folder for the cells, and for `compare.json`, `.csv`, `.tex` and `.png`. If the model has two
+            latent numbers, also for `posteriors.pt`, from which `pv.explore(out)` makes a page.
         workers: processes. Each trains all guides of one model and seed. Factories must then be
             functions of a module or `functools.partial`s, not lambdas.
         progress: whether to show a progress bar.
@@ -119,7 +119,7 @@ def compare(
         plan.out = Path(out or scratch)
         folders = run_cells(plan, workers, progress)
         results = [CellResult.read(folder / "row.json") for folder in folders]
-        posteriors = _posteriors(plan, folders)
+        posteriors = read_posteriors(plan, folders)
     rows, per_datum = table_rows(results, _model_keys(plan, results))
     num_data = len(getattr(plan.data, plan.split))
     result = Comparison(
@@ -134,6 +134,7 @@ def compare(
     )
     if out is not None:
         result.save(out)
+        save_posteriors(plan, folders, per_datum)
     return result
 
 
@@ -252,15 +253,3 @@ def _model_keys(plan: Plan, results: list[CellResult]) -> list[Hashable]:
         cell.model if result.same_model else (cell.model, cell.seed)
         for cell, result in zip(plan.cells, results, strict=True)
     ]
-
-
-def _posteriors(plan: Plan, folders: list[Path]) -> dict[str, PosteriorGrid]:
-    """`{guide: grid}` of the first model, objective and seed, if the latent is two numbers."""
-    first, found = plan.cells[0], {}
-    for cell, folder in zip(plan.cells, folders, strict=True):
-        path = folder / "grid.pt"
-        alike = [getattr(cell, n) == getattr(first, n) for n in ("model", "objective", "seed")]
-        if all(alike) and path.exists():
-            state = torch.load(path, map_location="cpu", weights_only=True)
-            found[cell.guide] = PosteriorGrid(*(state[name] for name in PosteriorGrid._fields))
-    return found

@@ -27,7 +27,7 @@ from .evaluation import (
     freeze,
     has_parameters,
     model_inputs,
-    posterior_of_first,
+    posteriors_of_first,
     x_and_inputs,
 )
 from .plan import Cell, FitOptions, Plan, PyroProgram, default_guide, described, make_guide
@@ -147,10 +147,10 @@ class CellRun:
             None if self.shared is None else self.shared.annealed_bound,
             lambda fraction: on_stage(f"gaps {100 * fraction:.0f} %"),
         )  # fmt: skip
-        posterior = posterior_of_first(self.model, guide, *self._inputs(guide, self.plan.split))
+        posteriors = posteriors_of_first(self.model, guide, *self._inputs(guide, self.plan.split))
         self.folder.mkdir(parents=True, exist_ok=True)
-        if posterior is not None:
-            write = functools.partial(torch.save, posterior)
+        if posteriors is not None:
+            write = functools.partial(torch.save, posteriors)
             checkpoint.write_atomically(self.folder / "grid.pt", write)
         same_model = self.shared is not None and self.shared.same_for_all_seeds
         CellResult(row | numbers, per_datum, same_model).write(self.folder / "row.json")

@@ -16,7 +16,8 @@ from .. import diagnostics, evaluate
 from ..data import Data
 from ..diagnostics.importance import effective_sample_size, log_mean_error, pareto_k
 from ..errors import check_int_at_least
-from ..evaluate.inputs import split_inputs
+from ..evaluate.inputs import Inputs, split_inputs
+from ..generate.decoder_arrays import decoder_arrays
 from ..programs.calling import accepts_argument, as_keyword_program
 from ..programs.contexts import eval_mode, fork_rng
 from ..programs.modules import device_of, find_modules
@@ -24,11 +25,10 @@ from ..train import checkpoint
 from ..train.steps.recorded import leaf_parameters
 from .plan import PyroProgram
 
-PICTURED = 2  # data points whose posteriors are drawn
+NUM_POSTERIORS = 10  # data points whose posterior grids are kept
 TAIL_SAMPLES = 100  # a fit of the tail of the importance weights needs so many
 RELIABLE_K = 0.7  # k-hat above which a bound by importance weights cannot be trusted
 
-Inputs = dict[str, torch.Tensor]
 Row = dict[str, Any]  # names, numbers, flags and None: JSON values
 
 
@@ -176,16 +176,24 @@ def _gaps(
     return bounds
 
 
-def posterior_of_first(
+def posteriors_of_first(
     model: PyroProgram, guide: PyroProgram, x: torch.Tensor, others: Inputs
-) -> dict[str, torch.Tensor] | None:
-    """The posterior grids of the first data points, if the model has two latent numbers."""
-    x, others = x[:PICTURED], {k: v[:PICTURED] for k, v in others.items()}
-    codes = evaluate.encode(model, guide, x, **others)
+) -> dict[str, Any] | None:
+    """The posterior grids of the first data points, if the model has two latent numbers.
+
+    With them `x`, and `decoder`: the fields of `generate.decoder_arrays.DecoderArrays`, if a fully
+    connected decoder depends on nothing but the latent.
+    """
+    x = x[:NUM_POSTERIORS]
+    first: dict[str, Any] = {k: v[:NUM_POSTERIORS] for k, v in others.items()}
+    codes = evaluate.encode(model, guide, x, **first)
     if sum(v[0].numel() for v in codes.values()) != 2:
         return None
-    grid = diagnostics.posterior_grid(model, x, guide, num=60, **others)._asdict()
-    return {name: value.cpu() for name, value in grid.items()}
+    grid = diagnostics.posterior_grid(model, x, guide, num=60, **first)._asdict()
+    arrays, decoder = decoder_arrays(model), None
+    if arrays is not None and list(arrays.parents) == list(codes):
+        decoder = vars(arrays)
+    return {name: value.cpu() for name, value in grid.items()} | {"x": x.cpu(), "decoder": decoder}
 
 
 # ---------------------------------------------------------------------- parameters

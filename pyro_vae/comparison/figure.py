@@ -14,6 +14,7 @@ if TYPE_CHECKING:
 
 Summary = list[dict[str, Any]]
 PANEL_COLUMNS = 3  # panels side by side
+PICTURED = 2  # data points whose posteriors are drawn
 
 
 def plot(comparison: "Comparison") -> Figure:
@@ -24,7 +25,8 @@ def plot(comparison: "Comparison") -> Figure:
     for row in with_gaps or summary:
         panels.setdefault((row["model"], row["objective"]), []).append(row)
     posteriors = comparison.posteriors
-    num_data = len(next(iter(posteriors.values())).posterior) if posteriors else 0
+    shown = [len(grid.posterior) for grid in posteriors.values()]
+    num_data = min([PICTURED, *shown]) if posteriors else 0
     guides = max(len(rows) for rows in panels.values())
     longest = max(len(row["guide"]) for row in summary)
     columns = min(PANEL_COLUMNS, len(panels))

@@ -19,7 +19,7 @@ from ..programs.contexts import seeded
 from ..programs.interfaces import ModelInterface, interface_of
 from ..programs.modules import find_modules
 
-FORMAT = 2  # of what a cell's folder holds
+FORMAT = 3  # of what a cell's folder holds
 
 PyroProgram = Callable[..., Any]  # whatever it returns; a module, too
 ModelFactory = Callable[[], PyroProgram]

@@ -166,6 +166,7 @@ class Joint:
         draw_discrete: bool = False,
     ) -> Traces:
         """One run of one program, its log-probs `[enum..., S, B]`, as the model of `Traces`."""
+        assert program is not None, "there is no guide"
         is_guide = program is self.guide
         return trace_program(
             program, self.layout, self.batch, num_particles, handler, draw_discrete, is_guide

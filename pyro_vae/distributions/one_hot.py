@@ -31,7 +31,9 @@ class LinearOneHotCategorical(dist.OneHotCategorical):
 
     def sample(self, sample_shape: Sequence[int] = ()) -> torch.Tensor:
         """One-hot draws `[..., K]`."""
-        index = categorical_of(self).sample(torch.Size(sample_shape)).unsqueeze(-1)
+        categorical = categorical_of(self)
+        assert categorical is not None
+        index = categorical.sample(torch.Size(sample_shape)).unsqueeze(-1)
         return (index == torch.arange(self.event_shape[0], device=index.device)).to(self.logits)
 
     def log_prob(self, value: torch.Tensor) -> torch.Tensor:

@@ -45,10 +45,10 @@ def check_pair(model: PyroProgram, guide: PyroProgram, x: Array, **others: Array
         fork_rng(device),  # initializes lazy parameters, and restores the stream
     ):
         layout = layout_of(model, guide, batch)
-        for site in layout.discrete_sites:
-            if site.configured == "parallel" and layout.discrete != "parallel":
+        for latent in layout.discrete_sites:
+            if latent.configured == "parallel" and layout.discrete != "parallel":
                 raise UserError(
-                    f"{site.name!r} is enumerated in parallel, but the pair does not broadcast over "
+                    f"{latent.name!r} is enumerated in parallel, but the pair does not broadcast over "
                     f'its values: {layout.problem}; "sequential" enumeration, or none, needs no '
                     "broadcasting"
                 )

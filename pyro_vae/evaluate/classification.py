@@ -2,6 +2,7 @@
 
 from collections.abc import Mapping
 
+import numpy as np
 import torch
 
 from ..errors import UserError
@@ -127,7 +128,7 @@ def classifier_baselines(
         y: `[N]`, their labels; -1: not labelled.
         others: `[M, ...]` each, data to classify.
         spreading: whether to fit LabelSpreading, which also sees the unlabelled rows of x (the
-            first 10,000).
+            first 10,000). Rows that no label reaches through neighbors get the lowest class.
 
     Returns:
         `{name: [classes of each of others]}`, int64 `[M]`.
@@ -153,8 +154,9 @@ def classifier_baselines(
         raise UserError("a classifier needs labels of two classes at least")
     classifiers = {"logistic regression": LogisticRegression(max_iter=5000), "SVM": SVC()}
     fitted = {k: c.fit(train[labelled], labels[labelled]) for k, c in classifiers.items()}
-    if spreading:
-        keep = labelled | ((~labelled).cumsum() <= MAX_UNLABELLED)
-        spread = LabelSpreading(kernel="knn", max_iter=100)
-        fitted["LabelSpreading"] = spread.fit(train[keep], labels[keep])
-    return {k: [torch.as_tensor(c.predict(v)) for v in rest] for k, c in fitted.items()}
+    with np.errstate(invalid="ignore"):  # LabelSpreading: 0 / 0 in rows that no label reaches
+        if spreading:
+            keep = labelled | ((~labelled).cumsum() <= MAX_UNLABELLED)
+            spread = LabelSpreading(kernel="knn", max_iter=100)
+            fitted["LabelSpreading"] = spread.fit(train[keep], labels[keep])
+        return {k: [torch.as_tensor(c.predict(v)) for v in rest] for k, c in fitted.items()}

@@ -81,14 +81,18 @@ def _pairwise(decoder: nn.Module, x: Tensor, z: Tensor) -> Tensor:
     """`[N, K]`, log p(x_n | z_k) of every pair."""
     fn = decoder(z=z)
     base = base_distribution(fn)
-    trials = base.trials if isinstance(base, BinomialProportion) else 1
-    if type(base) not in (dist.Bernoulli, BinomialProportion):
+    zeros = torch.zeros_like(x)
+    even: torch.distributions.Distribution  # the likelihood at a logit of zero
+    if isinstance(base, BinomialProportion):
+        trials, logits = base.trials, base.logits
+        even = BinomialProportion(trials, logits=zeros)
+    elif isinstance(base, torch.distributions.Bernoulli) and type(base) is dist.Bernoulli:
+        trials, logits, even = 1, base.logits, dist.Bernoulli(logits=zeros)
+    else:
         rows = max(1, MEMORY_BUDGET // (64 * len(z) * math.prod(x.shape[1:])))
         return torch.cat([fn.log_prob(part.unsqueeze(1)) for part in x.split(rows)])
     # these log-probabilities are linear in x: log p(x | z) = log p(0 | z) + trials x logit + h(x),
     # where h(x) is what remains at a logit of zero; all pairs are one matrix product
-    even = type(base)(*([trials] if trials > 1 else []), logits=torch.zeros_like(x))
-    zeros = torch.zeros_like(x)
     remainder = (even.log_prob(x) - even.log_prob(zeros)).flatten(1).sum(1, keepdim=True)
-    linear = (trials * x).flatten(1) @ base.logits.flatten(1).T
+    linear = (trials * x).flatten(1) @ logits.flatten(1).T
     return fn.log_prob(zeros[:1]) + linear + remainder

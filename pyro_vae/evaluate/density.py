@@ -14,7 +14,7 @@ from ..programs.contexts import seeded
 from ..programs.interfaces import ModelInterface, interface_of
 from ..programs.modules import device_of
 from ..programs.program import Program
-from ..programs.sites import choose_latent, is_latent
+from ..programs.sites import choose_latent, is_latent, sites_in
 from .chunked import evaluate_in_chunks, evaluation_mode
 from .inputs import Array, Batch, PyroProgram, pair_inputs
 from .latents import encode
@@ -65,9 +65,9 @@ def aggregate_posterior(
     guide_program = as_keyword_program(guide)
 
     def draw(chunk: Batch, _: int) -> Batch:
-        trace = poutine.trace(guide_program).get_trace(**chunk)
-        name = choose_latent(_continuous_latents(trace.nodes), latent, preferred)
-        return {"z": trace.nodes[name]["value"]}
+        sites = sites_in(poutine.trace(guide_program).get_trace(**chunk))
+        name = choose_latent(_continuous_latents(sites), latent, preferred)
+        return {"z": sites[name]["value"]}
 
     device = device_of(model, guide, default=batch["x"].device)
     with evaluation_mode(model, guide, seed=seed, device=device):

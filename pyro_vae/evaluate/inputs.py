@@ -9,6 +9,7 @@
 import difflib
 import inspect
 from collections.abc import Callable, Iterable, Mapping
+from typing import Any
 
 import torch
 from numpy.typing import ArrayLike
@@ -26,6 +27,9 @@ from .support import Support
 
 Array = torch.Tensor | ArrayLike
 Batch = dict[str, torch.Tensor]
+# A batch that is unpacked beside keyword options, as in `elbo(model, guide, x, seed=0, **inputs)`:
+# to a type checker, each of its values may belong to any of the options.
+Inputs = dict[str, Any]
 PyroProgram = Callable[..., object]
 
 
@@ -36,7 +40,7 @@ def split_inputs(
     split: str,
     observed: str | Iterable[str] | None = None,
     fitted_split: str = "train",
-) -> Batch:
+) -> Inputs:
     """The inputs that a pair takes from a split of a data set, `{"x": [N, ...], ...}`.
 
     Args:
@@ -58,6 +62,7 @@ def split_inputs(
     if takes_index and split == fitted_split:
         arrays["index"] = torch.arange(len(part))
     observes = interface_of(model, ModelInterface).observes
+    observed = (observed,) if isinstance(observed, str) else tuple(observed or ())
     return select_inputs(arrays, ("x", *data.observed_names(observes, observed)))
 
 
@@ -172,10 +177,15 @@ def check_names(model: PyroProgram, guide: PyroProgram | None, names: Iterable[s
     """Check that every name is an input of the model or of the guide.
 
     Raises:
-        UserError: with the nearest known name.
+        UserError: with the nearest known name; `size`, which has another meaning.
     """
     known = {"index"} | _input_names(model) | (set() if guide is None else _input_names(guide))
     for name in names:
+        if name == "size":
+            raise UserError(
+                "'size' is the number of samples that a model is asked for, and no input can have "
+                "this name: rename the argument and the array"
+            )
         if name not in known:
             who = "the model does not take" if guide is None else "neither model nor guide takes"
             near = difflib.get_close_matches(name, known, n=1)

@@ -16,9 +16,12 @@ from ..programs.traces import Traces
 from .chunked import evaluate_in_chunks
 from .inputs import Array, Batch, PyroProgram, pair_inputs
 
-ACTIVE_THRESHOLD = (
-    0.01  # variance over the data of a unit's posterior mean, above which it is active
-)
+#: A unit is active if the variance of its posterior mean over the data is larger.
+ACTIVE_THRESHOLD = 0.01
+#: A latent has collapsed (it carries no information about x) if its KL is smaller; nats per data point.
+COLLAPSE_THRESHOLD = 0.1
+#: A mixture has in effect one component if a component's occupancy is larger.
+ONE_COMPONENT_THRESHOLD = 0.99
 
 
 def _evaluate_traces(

@@ -12,18 +12,17 @@ from pyro.distributions.torch_distribution import ExpandedDistribution
 from torch.distributions import Independent, constraints
 
 from .._pyro_internals import mask_of
+from ..distributions import CategoricalLevels, DiscretizedLogistic
 from ..errors import UserError
 from ..guides import PriorGuide
 from ..programs import few_rows, layout_of, trace_pair
 from ..programs.calling import as_keyword_program
 from ..programs.contexts import eval_mode, fork_rng
 from ..programs.modules import device_of
-from ..programs.sites import is_factor, is_random
+from ..programs.sites import Site, is_factor, is_random, sites_in
 
 ROWS_PER_RUN = 1000  # of the model, where supports differ between data points
 WRAPPERS = (Independent, MaskedDistribution, ExpandedDistribution)
-
-Site = dict[str, Any]  # a site of a Pyro trace
 
 
 class Support:
@@ -92,7 +91,8 @@ class Support:
             pyro.validation_enabled(False),
         ):
             try:
-                return poutine.trace(as_keyword_program(self.model)).get_trace(**batch).nodes
+                trace = poutine.trace(as_keyword_program(self.model)).get_trace(**batch)
+                return sites_in(trace)
             except Exception:  # the model cannot be run from its prior
                 guide = PriorGuide(self.model) if self.guide is None else self.guide
                 traces = trace_pair(self.model, guide, batch)
@@ -140,7 +140,7 @@ def _remedy(base: Any) -> str:
         )
     if distribution in ("Poisson", "NegativeBinomial"):
         return "; counts are whole numbers (8-bit integers are taken as grey levels, over 255)"
-    if "Levels" in distribution:
+    if isinstance(base, (CategoricalLevels, DiscretizedLogistic)):
         return f"; this likelihood has {base.levels} grey levels: set levels="
     return ""
 
@@ -178,12 +178,13 @@ def _support(fn: Any) -> constraints.Constraint:
 def _inside(fn: Any, value: torch.Tensor) -> torch.Tensor:
     """Which values lie in the support: `[*batch_shape]`, or finer within an event."""
     if isinstance(fn, MaskedDistribution):
-        if mask_of(fn) is False:
+        mask = mask_of(fn)
+        if mask is False:
             return torch.ones(fn.batch_shape, dtype=torch.bool, device=value.device)
         ok = _inside(fn.base_dist, value)
-        if mask_of(fn) is True:
+        if mask is True:
             return ok
-        mask = mask_of(fn).expand(fn.batch_shape)
+        mask = torch.as_tensor(mask).expand(fn.batch_shape)
         return ok | ~mask.reshape(mask.shape + (1,) * (ok.dim() - mask.dim()))
     if isinstance(fn, WRAPPERS):
         return _inside(fn.base_dist, value)

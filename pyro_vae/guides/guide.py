@@ -93,7 +93,7 @@ class Guide(BaseGuide):
     def __init__(
         self,
         model: Callable[..., Any],
-        given: dict | None = None,
+        given: Mapping[str, Sequence[str]] | None = None,
         family: dict | None = None,
         network: Network | None = None,
         discrete: str = "enumerate",

@@ -142,14 +142,17 @@ class _JointPerDatum(_PerSite):
         auto: Any = self.auto
         values: dict[str, torch.Tensor] = {}
         start = 0
-        sites = dict(prototype_of(auto).iter_stochastic_nodes())
+        prototype = prototype_of(auto)
+        assert prototype is not None  # the constructor sets the AutoGuide up
+        sites = dict(prototype.iter_stochastic_nodes())
         infer: Any = {"is_auxiliary": True}  # `part_of` is not in Pyro's `InferDict`
         if len(sites) == 1:
             infer["part_of"] = next(iter(sites))
         with _plates(plate, rows):
             u = pyro.sample("_joint", auto.get_posterior(), infer=infer)  # [..., B, D]
             for name, site in sites.items():
-                fn, transform = site["fn"], biject_to(site["fn"].support)
+                fn: Any = site["fn"]  # Pyro declares a function
+                transform = biject_to(fn.support)
                 shape = transform.inverse_shape(fn.event_shape)
                 stop = start + shape.numel()
                 part = u[..., start:stop].reshape(u.shape[:-1] + shape)

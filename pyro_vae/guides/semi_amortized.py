@@ -75,6 +75,7 @@ class SemiAmortized(BaseGuide):
             check_positive(clip_norm=clip_norm)
         self.guide = guide
         self.borrowed = (model,)  # in a tuple, so that torch does not make it a submodule
+        self.given, self.input_scaling = guide.given, guide.input_scaling
         self.steps, self.lr, self.num_samples = steps, lr, num_samples
         self.clip_norm = clip_norm
 
@@ -82,16 +83,6 @@ class SemiAmortized(BaseGuide):
     def stands_for(self) -> tuple[Guide, str]:
         """The key of the pair's layout, which is that of the guide; see `programs.layout`."""
         return self.guide, ""
-
-    @property
-    def given(self) -> dict[str, tuple[str, ...]]:
-        """The guide's factorization."""
-        return self.guide.given
-
-    @property
-    def input_scaling(self) -> dict:
-        """The guide's scaling of its networks' inputs."""
-        return self.guide.input_scaling
 
     @property
     def factors(self) -> nn.ModuleDict:

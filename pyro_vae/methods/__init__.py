@@ -11,6 +11,7 @@ if TYPE_CHECKING:
     from .building import CLASSES, GUIDES, GuideFactory, ModelFactory, build, make
     from .comparing import compare_guides, guide_names
     from .configured import Method, method
+    from .exploring import explore
     from .files import read_config, to_yaml
     from .groups import accepted
     from .options import configure, defaults
@@ -31,6 +32,7 @@ __all__ = [
     "compare_guides",
     "configure",
     "defaults",
+    "explore",
     "fit",
     "guide_names",
     "load",
@@ -46,6 +48,7 @@ __getattr__, __dir__ = lazy_attributes(
         "building": ["CLASSES", "GUIDES", "GuideFactory", "ModelFactory", "build", "make"],
         "comparing": ["compare_guides", "guide_names"],
         "configured": ["Method", "method"],
+        "exploring": ["explore"],
         "files": ["read_config", "to_yaml"],
         "groups": ["accepted"],
         "options": ["configure", "defaults"],

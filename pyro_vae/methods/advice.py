@@ -1,5 +1,6 @@
-"""Warnings of one line before and after training; each names its remedy."""
+"""One-line warnings before and after training, each with its remedy."""
 
+import math
 import warnings
 from typing import Any
 
@@ -8,28 +9,28 @@ from ..data import Data
 from ..errors import UserError
 from ..evaluate import elbo_terms, occupancy, responsibilities
 from ..evaluate.inputs import split_inputs
+from ..evaluate.latents import COLLAPSE_THRESHOLD, ONE_COMPONENT_THRESHOLD
 from ..guides import PriorGuide
 from ..programs.calling import accepts_argument
 from ..programs.inspection import is_per_datum
 from ..programs.interfaces import GuideInterface, conditional_of, interface_of
 from ..programs.program import Program
-from ..report.findings import COLLAPSED, ONE_COMPONENT
 
-SCALES = 100.0  # between the standard deviations of two columns
-ROWS = 500
+MAX_SCALE_RATIO = 100.0  # of the standard deviations of two columns
+MAX_DATA = 500  # data points that a trained pair is checked on
 
 
 class Advice(UserWarning):
-    """A run that works and is probably not what was meant."""
+    """A warning about a run that works, but probably not as intended."""
 
 
 def advise(message: str) -> None:
-    """Warn in one line."""
+    """Warn with a message of one line."""
     warnings.warn(message, Advice, stacklevel=4)
 
 
 def check_data(model: Any, data: Any) -> None:
-    """Warn of data that a Normal likelihood does not fit: counts, columns of different scales."""
+    """Warn if a normal likelihood does not fit the data: counts, or columns of different scales."""
     p_x = conditional_of(model, "x")
     family = p_x.family if isinstance(p_x, Conditional) else None
     if not isinstance(data, Data) or not isinstance(family, (Normal, NormalLikelihood)):
@@ -43,7 +44,7 @@ def check_data(model: Any, data: Any) -> None:
         return
     sd = x.flatten(1).std(0)
     sd = sd[sd > 0]
-    if len(sd) > 1 and sd.max() > SCALES * sd.min():
+    if len(sd) > 1 and sd.max() > MAX_SCALE_RATIO * sd.min():
         advise(
             f"the columns of x have standard deviations from {sd.min():.2g} to {sd.max():.2g}: "
             "pv.data.standardize(data), or --standardize true, makes them equal"
@@ -51,41 +52,45 @@ def check_data(model: Any, data: Any) -> None:
 
 
 def check_use(model: Any, guide: Any, data: Any) -> None:
-    """Warn of a trained pair whose latents carry no information, or whose mixture has one component.
+    """Warn if the latents of a trained pair carry no information, or its mixture has one component.
 
-    Of the library's own models, on at most 500 data points of the validation split.
+    It checks the library's own models, on at most 500 data points of the validation split (of the
+    training split, if there is no other or the guide has a row per training data point).
     """
-    own = isinstance(model, Program) and not isinstance(guide, PriorGuide)
-    if not isinstance(data, Data) or not own:
+    is_checked = isinstance(model, Program) and not isinstance(guide, PriorGuide)
+    if not isinstance(data, Data) or not is_checked:
         return
     split = "train" if data.valid is None or is_per_datum(guide) else "valid"
     try:
-        inputs = {n: v[:ROWS] for n, v in split_inputs(model, guide, data, split).items()}
+        inputs = {n: v[:MAX_DATA] for n, v in split_inputs(model, guide, data, split).items()}
         terms = elbo_terms(model, guide, **inputs)
-        shares = None
+        probabilities = None
         if accepts_argument(model, "y") and "y" not in inputs:
-            shares = responsibilities(model, guide, **inputs)
-    except UserError:  # evaluation will say it, where it is asked for
+            probabilities = responsibilities(model, guide, **inputs)
+    except UserError:  # an evaluation by the user raises it again
         return
     kls = {name: -float(term.mean()) for name, term in terms.items() if name != "x"}
     latents = ", ".join(kls)
     is_constant = not any(interface_of(guide, GuideInterface).given.values())
-    if kls and max(kls.values()) < COLLAPSED and not is_constant:
+    if kls and max(kls.values()) < COLLAPSE_THRESHOLD and not is_constant:
         advise(
-            f"posterior collapse: the KL of every latent ({latents}) is below {COLLAPSED} nats, so "
-            "they carry no information about x; train longer, or with "
+            f"posterior collapse: the KL of every latent ({latents}) is below "
+            f"{COLLAPSE_THRESHOLD} nats, so they carry no information about x; train longer, or with "
             "objective=pv.objectives.ELBO(warmup=EPOCHS)"
         )
-    elif shares is not None and shares.shape[-1] > 1:
-        count = shares.shape[-1]
-        if occupancy(shares).max() > ONE_COMPONENT:
+    elif probabilities is not None and probabilities.shape[-1] > 1:
+        count = probabilities.shape[-1]
+        if occupancy(probabilities).max() > ONE_COMPONENT_THRESHOLD:
             problem = f"one of the {count} components has all of the data"
-        elif kls.get("y", COLLAPSED) < COLLAPSED and not is_constant:
-            problem = f"the KL of y is below {COLLAPSED} nats: the {count} components do not differ"
+        elif kls.get("y", math.inf) < COLLAPSE_THRESHOLD and not is_constant:
+            problem = (
+                f"the KL of y is below {COLLAPSE_THRESHOLD} nats: the {count} components do not "
+                "differ"
+            )
         else:
             return
-        start = "initialize=pv.train.MixtureInitialization() starts them apart"
+        remedy = "initialize=pv.train.MixtureInitialization() starts them apart"
         p_z = conditional_of(model, "z")
         if not isinstance(p_z, Conditional) or "y" not in p_z.given:
-            start = "labels (pv.objectives.SemiSupervised), or a mixture prior, give y a use"
-        advise(f"{problem}; {start}")
+            remedy = "labels (pv.objectives.SemiSupervised), or a mixture prior, give y a use"
+        advise(f"{problem}; {remedy}")

@@ -225,7 +225,7 @@ def _prior(
     shapes |= {"x": tuple(x_shape), "c": c_shape, "y": (num_classes,)}
     guide = method.parents if isinstance(method.parents, dict) else method.model.default_guide
     parents = [p for p in guide.get(latent, ()) if p != "index"] or ["x"]
-    own = {}
+    own: dict[str, Any] = {}
     if config.get("prior.network") is None:
         own["network"] = network_between(network, *(shapes[p] for p in parents))
     if config.get("prior.family") is None:

@@ -2,6 +2,7 @@
 
 import functools
 import json
+import shlex
 import shutil
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
@@ -93,12 +94,17 @@ class Run(train.Run):
         from ..report.html import hardware
         from ..report.summary import Results, summarize
 
-        supervised = (self.config or {}).get("objective") == "SemiSupervised"
         split = self.default_split if split is None else split
         result = Results(
             summarize(
-                self.model, self.guide, self._data(), split, num_samples, self.seed, supervised
-            )
+                self.model,
+                self.guide,
+                self._data(),
+                split,
+                num_samples,
+                self.seed,
+                self._supervised,
+            )  # fmt: skip
         )
         if write and self.out is not None:
             path = self.out / f"results-{split}.json"
@@ -165,8 +171,46 @@ class Run(train.Run):
             details = to_yaml(self.config)
             command = reproduction(self.config, data)
         details += json.dumps(report.hardware(), indent=2)
-        report.write(path, title, subtitle, result, sections, details, command)
+        explore = None
+        if self.out is not None and sum(result["units"].values()) > 1:
+            explore = shlex.join(["pyro-vae", "explore", str(self.out)])
+        report.write(path, title, subtitle, result, sections, details, command, explore)
         return result
+
+    def explore(self, path: Path | str | None = None, split: str | None = None) -> Path:
+        """Write a page on which the latent space can be explored; it works offline.
+
+        Args:
+            path: of the page. Default: explore.html in the run folder.
+            split: train, valid or test. Default: test, if there is one.
+
+        Returns:
+            The path.
+
+        Raises:
+            UserError: Plotly is not installed, or x depends on fewer than two continuous latent
+                numbers.
+        """
+        from ..exploration import explore_pair
+
+        if path is None:
+            if self.out is None:
+                raise UserError("this run has no folder: pass the path of the page")
+            path = self.out / "explore.html"
+        title, subtitle = None, ""
+        if self.config is not None:
+            entry = preset(self.config["method"])
+            title = f"{self.config['method']} on {self._data().name}"
+            subtitle = f"{entry.paper}. Guide: {entry.guide}."
+        return explore_pair(
+            self.model, self.guide, self._data(), path, split=split or self.default_split,
+            title=title, subtitle=subtitle, supervised=self._supervised, seed=self.seed,
+        )  # fmt: skip
+
+    @property
+    def _supervised(self) -> bool:
+        """Whether training saw labels."""
+        return (self.config or {}).get("objective") == "SemiSupervised"
 
     def save(self, folder: Path | str) -> Path:
         """Write the run to a folder that `pv.load` reopens; returns the folder.

@@ -1,4 +1,4 @@
-"""`p`: one generative program a file, and the priors that they share."""
+"""`p`: one generative program per file, and the priors that they share."""
 
 from .auxiliary_dgm import AuxiliaryDGM
 from .cvae import CVAE

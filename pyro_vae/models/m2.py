@@ -21,7 +21,7 @@ class M2(Model):
     Its guide in the paper: y <- x; z <- x, y. If some data are labelled, it is trained by
     `objectives.SemiSupervised`. Without labels it does not cluster: a decoder of z alone reaches
     the same likelihood, an ignored y costs nothing, and q(y | x) becomes p(y), with ln K nats of
-    entropy, or carries information other than the class (`python -m benchmarks.m2_clustering`).
+    entropy, or carries information other than the class (`python -m benchmarks.quality.m2_clustering`).
 
     Args:
         x_shape: event shape of `x`.

@@ -1,7 +1,7 @@
 """Priors without parents: any module whose `forward()` returns a distribution can be one."""
 
 import copy
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any, Protocol
 
 import pyro.distributions as dist
@@ -291,7 +291,7 @@ def prior_or_default(prior: nn.Module | None, latent: str, size: int) -> nn.Modu
     return prior
 
 
-def prior_of(model: nn.Module, latent: str | None = None) -> tuple[str, nn.Module]:
+def prior_of(model: Callable[..., Any], latent: str | None = None) -> tuple[str, nn.Module]:
     """A model's continuous latent without parents, and its prior.
 
     Args:
@@ -315,9 +315,8 @@ def prior_of(model: nn.Module, latent: str | None = None) -> tuple[str, nn.Modul
     if prior is None:
         raise UserError(f"{kind} has no module p_{latent}, the prior of {latent!r}")
     if isinstance(prior, Conditional) and prior.given:
-        parents = ", ".join(prior.given)
         raise UserError(
-            f"{latent!r} has the parents {', '.join(parents)} in {kind}: it has no prior without "
+            f"{latent!r} has the parents {', '.join(prior.given)} in {kind}: it has no prior without "
             "parents"
         )
     return latent, prior

@@ -46,9 +46,9 @@ class SemiSupervised(ELBO):
     term: `alpha` has no effect. Components become classes, so do not start from a fitted mixture,
     whose components are in no order.
 
-    Labels `y [N]` are whole numbers, -1 where there is none. `fit` passes them and counts them; a
-    direct call passes `y=` besides what the pair takes. With no label at all it is the ELBO.
-    Validation and evaluation never see labels: they take U(x).
+    Labels `y [N]` are integers, -1 for an unlabelled data point. `fit` passes and counts them; a
+    direct call passes `y=` in addition to the inputs of the pair. Without any label the objective is
+    the ELBO. Validation and evaluation do not use labels: they report U(x).
 
     Args:
         alpha: see above.
@@ -61,7 +61,7 @@ class SemiSupervised(ELBO):
             certain (neither categorical nor this library's relaxation).
     """
 
-    needs = ("y",)  # of a batch, besides what the pair is given
+    needs = ("y",)  # of a batch, in addition to the inputs of the pair
 
     def __init__(
         self,

@@ -1,52 +1,68 @@
 """Ancestral sampling of any model: rows of its latents and of its data."""
 
+from collections.abc import Callable, Mapping, Sequence
+from typing import Any
+
 import torch
 from pyro import poutine
-from pyro.poutine.messenger import Messenger
 
 from ..errors import UserError
 from .calling import as_keyword_program, parameters_of
 from .contexts import fork_rng
 from .handlers import SubstituteMean
+from .hiding import HideData
 from .inspection import covariates_of
 from .modules import device_of
 from .sites import (
+    Site,
     check_data_plate,
     choose_site,
-    holds,
-    is_data,
     is_latent,
     is_random,
     is_subsample,
     mean_of,
     outside_plate_error,
+    sites_in,
 )
 
 PROBES = (2, 3)  # numbers of rows that a program is tried on, to see whether its plate follows them
 
+Run = dict[str, Site]  # the sample sites of one run of a model, by name
+
 
 class AncestralSampler:
-    """Draws as many rows of a model as are asked for, whatever the model takes.
+    """Draws any number of rows of a model, whatever the arguments of the model.
 
     A model that takes `size=` is called with it. Any other program is run on an example, whose
-    data are hidden from it: row i on row i mod N of the example, if the program's data plate has
-    as many rows as its data; else on the whole example, as often as needed.
+    data are hidden from it. If the program's data plate has as many rows as its data, sample i uses
+    row i mod N of the example. Otherwise the program is run on the whole example, as often as needed.
 
     Call it under `torch.no_grad`, in eval mode and without Pyro's validation.
 
     Args:
         model: a Pyro program.
         example: `{"x": x, ...}`, a batch of N rows that the model can be run on. For a model that
-            takes `size=` it only says which site observes x.
-        arguments: arguments that the model is to be given, by name: tensors with rows, or
-            anything else as it is. What the model observes of them stays observed.
+            takes `size=` it only identifies the site that observes x.
+        arguments: `{name: value}`, further arguments of the model: tensors with rows, or other
+            values, which are passed unchanged. What the model observes of them stays observed.
+
+    Attributes:
+        sites: `{name: site}` of a run on a few rows.
+        hidden: the observed sites, `{site: the argument of the example that it observes, or None}`.
+        kept: the sites that observe `arguments`, and stay observed.
+        plate_rows: the size of the data plate, if it does not depend on the size of x.
 
     Raises:
         UserError: no example where one is needed, one that the model fails on, or a site outside
             the data plate.
     """
 
-    def __init__(self, model, example=None, arguments=None):
+    def __init__(
+        self,
+        model: Callable[..., Any],
+        example: Mapping[str, Any] | None = None,
+        arguments: Mapping[str, Any] | None = None,
+    ) -> None:
         self.model, self.takes = model, parameters_of(model)
         self.by_size = "size" in self.takes
         if example is None and not self.by_size:
@@ -57,14 +73,14 @@ class AncestralSampler:
         example = {} if example is None else _named(example, self.takes)
         self.device = device_of(model, default=example["x"].device if example else "cpu")
         self.example = _to(example, self.device)
-        self.plate_rows = None  # the data plate's own number of rows, where it does not follow x
-        self.hidden = {}  # observed sites, and the argument of the example that each observes
-        self.kept = set()  # sites that observe what is given on purpose
+        self.plate_rows: int | None = None
+        self.hidden: dict[str, str | None] = {}
+        self.kept: set[str] = set()
         with fork_rng(self.device):
             self.sites = self._probed(_to(arguments or {}, self.device))
 
     @property
-    def latents(self):
+    def latents(self) -> dict[str, tuple[tuple[int, ...], bool]]:
         """`{latent: (event shape, is discrete)}` in the model's order."""
         return {
             n: (tuple(s["fn"].event_shape), bool(s["fn"].has_enumerate_support))
@@ -72,9 +88,9 @@ class AncestralSampler:
             if is_latent(s) and n not in self.hidden and not (n == "x" and not self.hidden)
         }
 
-    def data_site(self, site=None):
+    def data_site(self, site: str | None = None) -> str:
         """The name of the site of the data; see `choose_site`."""
-        if site in self.kept:
+        if site is not None and site in self.kept:
             return site
         if self.hidden:
             return choose_site(self.hidden, site)
@@ -84,51 +100,68 @@ class AncestralSampler:
             raise UserError(f"no site {site!r}: pass site=, the site of the data, one of {known}")
         return site
 
-    def runs(self, size, arguments=None, latents=None, at_mean=False):
-        """`[{name: site}]`: runs whose rows, one after the other, are `size` rows or more.
+    def runs(
+        self,
+        size: int,
+        arguments: Mapping[str, Any] | None = None,
+        latents: Mapping[str, Any] | None = None,
+        at_mean: bool = False,
+    ) -> list[Run]:
+        """Runs whose rows, concatenated, are `size` rows or more.
 
         Args:
+            size: the number of samples.
             arguments: as in the constructor, tensors of `size` rows.
-            latents: `{latent: [size, *shape]}` values to put in their places.
-            at_mean: put the other continuous latents at their conditional means.
+            latents: `{latent: [size, *shape]}`, values in place of draws.
+            at_mean: set the other continuous latents to their conditional means.
+
+        Raises:
+            UserError: arguments or latents for a model whose number of rows is fixed.
         """
         arguments, latents = _to(arguments or {}, self.device), _to(latents or {}, self.device)
         if self.by_size:
             return [self._run({"size": size}, arguments, latents, at_mean)]
         every = torch.arange(size, device=self.device)
         if self.plate_rows is None:
-            parts = every.split(self._most(size))
             return [
-                self._run(*(cycle(v, p) for v in (self.example, arguments, latents)), at_mean)
-                for p in parts
+                self._run(
+                    cycle(self.example, rows), cycle(arguments, rows), cycle(latents, rows), at_mean
+                )
+                for rows in every.split(self._rows_per_run(size))
             ]
-        given = [n for n, v in {**arguments, **latents}.items() if _has_rows(v)]
-        if given and self.plate_rows != len(self.example["x"]):
+        with_rows = [n for n, v in {**arguments, **latents}.items() if _has_rows(v)]
+        if with_rows and self.plate_rows != len(self.example["x"]):
             raise UserError(
-                f"the model draws {self.plate_rows} rows of its own choice: "
-                f"{given[0]} cannot be given row by row"
+                f"the model always draws {self.plate_rows} rows: "
+                f"{with_rows[0]} cannot be given row by row"
             )
         runs = []
-        for part in every.split(self.plate_rows):
-            part = part[torch.arange(self.plate_rows, device=self.device) % len(part)]
-            given = cycle(arguments, part), cycle(latents, part)
-            runs.append(self._run(self.example, *given, at_mean))
+        for rows in every.split(self.plate_rows):
+            rows = rows[torch.arange(self.plate_rows, device=self.device) % len(rows)]
+            runs.append(
+                self._run(self.example, cycle(arguments, rows), cycle(latents, rows), at_mean)
+            )
         return runs
 
-    def _most(self, size):
-        """Rows of one run, of `size` in all: a subsampled plate has no more than it is a part of."""
+    def _rows_per_run(self, size: int) -> int:
+        """Rows of one run, of `size` in all: at most the full size of a subsampled plate."""
         frames = [f for s in self.sites.values() if is_random(s) for f in s["cond_indep_stack"]]
-        wholes = [f.full_size for f in frames if f.full_size not in (None, -1, f.size)]
-        return min([size, *wholes])
+        full_sizes = [f.full_size for f in frames if f.full_size not in (None, -1, f.size)]
+        return min([size, *full_sizes])
 
-    def values(self, runs, name, size, mean=False):
-        """`[size, *shape]` of a site, shaped as the argument that it observes.
+    def values(self, runs: Sequence[Run], name: str, size: int, mean: bool = False) -> torch.Tensor:
+        """`[size, *shape]`: the values of a site, in the shape of the argument that it observes.
 
         Args:
             runs: what `runs` returned.
+            name: of the site.
+            size: the number of samples.
             mean: the mean of its distribution instead of its value.
+
+        Raises:
+            UserError: the site is outside the data plate, or its distribution has no mean.
         """
-        rows = self.plate_rows or self._most(size)
+        rows = self.plate_rows or self._rows_per_run(size)
         parts = [mean_of(name, r[name]["fn"]) if mean else r[name]["value"] for r in runs]
         if parts[0].shape[:1] != (rows,):
             raise outside_plate_error(name)
@@ -136,19 +169,20 @@ class AncestralSampler:
         source = self.hidden.get(name)
         return values if source is None else values.reshape(size, *self.example[source].shape[1:])
 
-    def _probed(self, arguments):
-        """`{name: site}` of a run; finds `plate_rows` and `hidden`."""
+    def _probed(self, arguments: Mapping[str, Any]) -> Run:
+        """A run on a few rows; sets `plate_rows` and `hidden`."""
         if self.by_size:
             return self._probed_by_size(arguments)
-        tried = [self._try(rows, arguments) for rows in PROBES]
-        if None not in tried:
+        probes = [self._try(rows, arguments) for rows in PROBES]
+        runs = [run for run in probes if run is not None]
+        if len(runs) == len(PROBES):
             follows = {
-                n: all(_count(t.get(n)) == r for t, r in zip(tried, PROBES, strict=True))
-                for n, s in tried[0].items()
+                n: all(_count(run.get(n)) == r for run, r in zip(runs, PROBES, strict=True))
+                for n, s in runs[0].items()
                 if is_random(s)
             }
             if all(follows.values()):
-                return tried[0]
+                return runs[0]
             if any(follows.values()):
                 raise outside_plate_error(next(n for n, f in follows.items() if not f))
         sites = self._run_on_example(torch.arange(len(self.example["x"])), arguments)
@@ -160,7 +194,8 @@ class AncestralSampler:
         self.plate_rows = _count(data)
         return sites
 
-    def _probed_by_size(self, arguments):
+    def _probed_by_size(self, arguments: Mapping[str, Any]) -> Run:
+        """A run of a model that takes `size=`; sets `hidden` if there is an example."""
         size = PROBES[0]
         missing = {k: s for k, s in covariates_of(self.model).items() if k not in arguments}
         zeros = {k: torch.zeros(size, *s, device=self.device) for k, s in missing.items()}
@@ -173,19 +208,20 @@ class AncestralSampler:
                 raise outside_plate_error(name)
         return sites
 
-    def _try(self, rows, arguments):
-        """A run on some rows of the example; None where the program fails on them."""
-        rows = torch.arange(rows)
+    def _try(self, num_rows: int, arguments: Mapping[str, Any]) -> Run | None:
+        """A run on the first rows of the example; None if the program fails on them."""
+        rows = torch.arange(num_rows)
         try:
             sites = self._run(cycle(self.example, rows), cycle(arguments, rows))
         except UserError:
             raise
-        except Exception:  # a plate of its own size meets rows of another number, in any way
+        except Exception:  # a plate of fixed size and another number of rows: any error can follow
             return None
         check_data_plate(sites)
         return sites
 
-    def _run_on_example(self, rows, arguments):
+    def _run_on_example(self, rows: torch.Tensor, arguments: Mapping[str, Any]) -> Run:
+        """A run on rows of the example, which must work."""
         try:
             sites = self._run(cycle(self.example, rows), cycle(arguments, rows))
         except UserError:
@@ -198,103 +234,54 @@ class AncestralSampler:
             raise UserError("the model observes no data of the example: no site has obs=")
         return sites
 
-    def _run(self, batch, arguments, latents=None, at_mean=False):
-        """`{name: site}` of one run."""
-        hide = _HideData({k: v for k, v in batch.items() if k not in arguments}, arguments)
-        program = poutine.condition(hide(as_keyword_program(self.model)), data=latents or {})
+    def _run(
+        self,
+        batch: Mapping[str, Any],
+        arguments: Mapping[str, Any],
+        latents: Mapping[str, Any] | None = None,
+        at_mean: bool = False,
+    ) -> Run:
+        """One run of the model, with the data of the batch hidden."""
+        hide = HideData({k: v for k, v in batch.items() if k not in arguments}, arguments)
+        program = poutine.condition(hide(as_keyword_program(self.model)), data=dict(latents or {}))
         program = SubstituteMean()(program) if at_mean else program
         trace = poutine.trace(program).get_trace(**{**batch, **arguments})
         hide.check()
         if hide.sources:
             self.hidden, self.kept = hide.sources, hide.kept
-        samples = {n: s for n, s in trace.nodes.items() if s["type"] == "sample"}
+        samples = {n: s for n, s in sites_in(trace).items() if s["type"] == "sample"}
         return {n: s for n, s in samples.items() if not is_subsample(s)}
 
 
-class _HideData(Messenger):
-    """Hides what a program observes, except the arguments that it is given on purpose."""
-
-    def __init__(self, example, given):
-        super().__init__()
-        self.example, self.given = _tensors(example), _tensors(given)
-        self.sources, self.unexplained = {}, []
-        self.kept, self.used = set(), set()  # sites, and the arguments that they observe
-
-    def _pyro_sample(self, msg):
-        if not is_data(msg):
-            return
-        seen = _observed_arguments(msg, {**self.example, **self.given})
-        example, given = ([n for n in seen if n in part] for part in (self.example, self.given))
-        if example and given:
-            raise UserError(
-                f"{msg['name']!r} observes the same values as {example[0]} and {given[0]}: "
-                "pass an example with other data"
-            )
-        if given:
-            self.kept.add(msg["name"])
-            self.used.update(given)
-            return
-        self.sources[msg["name"]] = example[0] if example else None
-        if not example and not _sharing(msg, self.example):
-            self.unexplained.append(msg["name"])
-        msg["is_observed"], msg["value"], msg["done"] = False, None, False
-        msg["infer"] = {**msg["infer"], "was_observed": True}
-
-    def check(self):
-        """Raise where a site may observe a function of what is given, and would be redrawn."""
-        if self.unexplained and set(self.given) - self.used and len(self.sources) > 1:
-            name = self.unexplained[0]
-            raise UserError(
-                f"{name!r} observes no argument itself, perhaps a function of one: "
-                f"pass its value by its name, {name}="
-            )
-
-
-def _observed_arguments(msg, arguments):
-    """Names of the arguments that a site observes: of the same memory, else of the same numbers."""
-    whole = {n: v for n, v in arguments.items() if v.numel() == msg["value"].numel()}
-    return _sharing(msg, whole) or [n for n, v in whole.items() if holds(msg["value"], v)]
-
-
-def _sharing(msg, arguments):
-    """Names of the arguments that a site's value is a view of."""
-    memory = msg["value"].untyped_storage().data_ptr()
-    return [n for n, v in arguments.items() if v.untyped_storage().data_ptr() == memory]
-
-
-def _named(example, takes):
-    """The example, its data called x whatever the program calls them."""
+def _named(example: Mapping[str, Any], takes: Mapping[str, object]) -> Mapping[str, Any]:
+    """The example, with its data called x whatever the program calls them."""
     first = next(iter(takes), None)
-    if "x" not in example and first in example:
+    if first is not None and "x" not in example and first in example:
         example = {"x": example[first], **{k: v for k, v in example.items() if k != first}}
     if "x" not in example:
         raise UserError("example= needs the data, {'x': x}")
     return example
 
 
-def _has_rows(value):
+def _has_rows(value: object) -> bool:
     return isinstance(value, torch.Tensor) and value.dim() > 0
 
 
-def _tensors(values):
-    return {k: v for k, v in values.items() if isinstance(v, torch.Tensor)}
-
-
-def _to(values, device):
+def _to(values: Mapping[str, Any], device: torch.device) -> dict[str, Any]:
     return {k: v.to(device) if isinstance(v, torch.Tensor) else v for k, v in values.items()}
 
 
-def cycle(values, rows):
-    """Rows of what has rows, beginning again after the last; anything else as it is."""
+def cycle(values: Mapping[str, Any], rows: torch.Tensor) -> dict[str, Any]:
+    """These rows of each tensor, modulo its length; other values are unchanged."""
     return {k: v[rows.to(v.device) % len(v)] if _has_rows(v) else v for k, v in values.items()}
 
 
-def _count(site):
-    """The number of values that a site draws along dim -1; None for one that has no dims."""
+def _count(site: Site | None) -> int | None:
+    """The number of values that a site draws along dim -1; None for a site without dimensions."""
     if site is None or not site["fn"].batch_shape:
         return None
     return site["fn"].batch_shape[-1]
 
 
-def _plates(site):
+def _plates(site: Site) -> list[str]:
     return [f.name for f in site["cond_indep_stack"] if f.vectorized]

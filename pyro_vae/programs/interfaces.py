@@ -6,8 +6,8 @@ under the same names, and fills in the defaults.
 """
 
 import inspect
-from collections.abc import Mapping, Sequence
-from typing import TypeVar
+from collections.abc import Callable, Mapping, Sequence
+from typing import Any, TypeVar
 
 import torch.nn as nn
 
@@ -46,7 +46,7 @@ class GuideInterface:
 
     given: Mapping[str, Sequence[str]] = {}
     input_scaling: Mapping[str, tuple] = {}
-    borrowed: tuple[object, ...] = ()
+    borrowed: tuple[Callable[..., Any], ...] = ()
 
 
 Interface = TypeVar("Interface", WrapperInterface, ModelInterface, GuideInterface)

@@ -42,7 +42,7 @@ from .sites import Site, is_random, sites_in
 WIDE, FEW = 7, 3  # rows that a program is tried on
 MAX_CHOICES = 1024  # combinations of discrete values that are run one by one
 MAX_ELEMENTS = 100_000  # of a joint log-prob enumerated in parallel, for each row
-CHECKED = 4  # combinations at which an enumeration is compared with a run of its own
+CHECKED = 4  # combinations at which an enumeration is compared with separate runs
 
 
 Run = tuple[dict[str, Site], dict[str, Site]]  # the sites of the guide, and of the model
@@ -321,7 +321,7 @@ class _Trial:
         return "sampled", problem
 
     def _values_apart(self, few: dict[str, Any], sites: tuple[DiscreteSite, ...]) -> LogProbs:
-        """Log-probs at some values, enumerated at once, and each in a run of its own."""
+        """Log-probs at some values: all enumerated in one run, and each in a separate run."""
         n = len(few["x"])
         together = self._run(few, enumerated=True, seed=0)
         dims = {

@@ -48,8 +48,8 @@ class Program(nn.Module):
 
     Under `pv.fit`, or any torch optimizer, Pyro's global parameter store stays empty. Under a Pyro
     user's own `pyro.infer.SVI` a plain module would silently not train, because SVI optimizes only
-    what is registered: so a program registers itself, under a name of its own, exactly while SVI
-    is looking, and not otherwise.
+    registered parameters. Therefore a program registers itself, under a unique name, while SVI
+    collects parameters, and at no other time.
     """
 
     constructor_arguments: dict[str, Any]  # as `described` writes them

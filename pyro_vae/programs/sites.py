@@ -142,7 +142,7 @@ def choose_latent(names: Iterable[str], latent: str | None = None, preferred: st
     return latent
 
 
-def is_subsample(site: Site) -> bool:
+def is_subsample(site: Mapping[str, Any]) -> bool:
     """Whether a site draws the subsample of a plate."""
     return isinstance(site["fn"], SubsampleDistribution)
 

@@ -1,1 +1,1 @@
-"""The report: numbers, figures, sheets of samples, and the page that holds them."""
+"""The report: numbers, figures, sheets of samples, and the HTML page that shows them."""

@@ -1,4 +1,4 @@
-"""What the sections of a report share: the pair, one split of its data, and what follows from both."""
+"""What the sections of a report share: the pair, one split of its data, and what is computed from both."""
 
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
@@ -12,6 +12,7 @@ from .. import evaluate, plots
 from ..conditionals import Conditional
 from ..data import Data
 from ..errors import UserError
+from ..evaluate.inputs import Inputs
 from ..generate import sample
 from ..guides import PriorGuide
 from ..models import prior_of
@@ -49,14 +50,14 @@ class ReportContext:
         #: training saw some labels, so y is a class
         self.has_some_labels = "classification" in self.result
         self.group = "class" if self.has_some_labels else "component"
-        #: `[N]`, if every data point has one
+        #: `[N]` labels, if every data point has one
         self.labels = self.y if self.y is not None and bool((self.y >= 0).all()) else None
         self.conditional = "c" in self.others
         self.is_image = plots.is_image(tuple(self.whole(self.x[:1]).shape[1:]))
         self.white = plots.white_of(self.data.train.x)
         self.infers = bool(self.latent_kls) and not isinstance(self.guide, PriorGuide)
 
-    def first(self, n: int) -> dict[str, torch.Tensor]:
+    def first(self, n: int) -> Inputs:
         """The first n rows of the further inputs."""
         return {k: v[:n] for k, v in self.others.items()}
 
@@ -96,7 +97,7 @@ class ReportContext:
     def components(self, latent: str) -> tuple[torch.Tensor, torch.Tensor] | None:
         """Means `[K, D]` and covariances `[K, D, D]` of the prior's components; None if there are none.
 
-        Where the model samples a component y and the latent given it, they are those of draws.
+        If the model samples y and then the latent given y, they are estimated from draws.
         """
         if self.conditional:
             return None

@@ -1,13 +1,12 @@
-"""What a run found, in words."""
+"""The results of a run in words: a headline, and warnings with their remedies."""
 
 from collections.abc import Callable, Mapping
 
-COLLAPSED = 0.1  #: nats per data point, below which the KL of a latent is no information about x
-ONE_COMPONENT = 0.99  #: of the data, above which a mixture has in effect one component
+from ..evaluate.latents import COLLAPSE_THRESHOLD, ONE_COMPONENT_THRESHOLD
 
 
 def headline(result: Mapping) -> str:
-    """What was found, in one or two sentences.
+    """The main results, in one or two sentences.
 
     Args:
         result: as `summary.summarize` returns it.
@@ -24,7 +23,7 @@ def headline(result: Mapping) -> str:
 
 
 def warnings(result: Mapping) -> list[str]:
-    """Each sign that the pair does not do what was probably meant, with its remedy.
+    """Signs of an unintended result, such as posterior collapse, each with its remedy.
 
     Args:
         result: as `summary.summarize` returns it.
@@ -36,35 +35,35 @@ def warnings(result: Mapping) -> list[str]:
         Posterior collapse: the KL of z is 0.00 nats per data point, so z carries no information ...
     """
     kl = {n: abs(v) for n, v in result["terms"].items() if n in result["unit_activity"]}
-    idle = [n for n, v in kl.items() if v < COLLAPSED]
-    found = []
+    idle = [n for n, v in kl.items() if v < COLLAPSE_THRESHOLD]
+    messages = []
     if kl and not any(v for n in kl for v in result["unit_activity"][n]):
         if not result.get("conditional"):
             names = _names(list(kl))
-            found.append(
+            messages.append(
                 f"The guide does not depend on x: its posterior means are constants, so {names} "
                 f"{_verb(list(kl), 'carries', 'carry')} no information about single data points."
             )
     elif idle and any(kl.values()):
         numbers = " and ".join(f"{kl[n]:.2f}" for n in idle)
-        found.append(
+        messages.append(
             f"Posterior collapse: the KL of {_names(idle)} is {numbers} nats per data point, so "
             f"{_names(idle)} {_verb(idle, 'carries', 'carry')} no information about x. Remedies: "
             "train longer, a warm-up of the KL (objective=ELBO(warmup=EPOCHS), --objective.warmup "
             "EPOCHS), or free bits (free_bits=, --objective.free-bits)."
         )
     fractions = result.get("occupancy", [])
-    if len(fractions) > 1 and max(fractions) > ONE_COMPONENT:
-        found.append(
+    if len(fractions) > 1 and max(fractions) > ONE_COMPONENT_THRESHOLD:
+        messages.append(
             f"One of the {len(fractions)} components has {100 * max(fractions):.0f} % of the data. "
             "Remedy: a mixture initialization (initialize=MixtureInitialization(), --initialize "
             "MixtureInitialization), or labels for some of the data."
         )
-    return found
+    return messages
 
 
 def _result(result: Mapping) -> str:
-    """The main result, beside its baselines."""
+    """The main result, with its baselines."""
     split = result["split"]
     if "classification" in result:
         found = result["classification"]
@@ -96,7 +95,7 @@ def _result(result: Mapping) -> str:
 
 
 def _best(scores: Mapping[str, float], ours: str, better: Callable) -> str:
-    """k-means, where it is among the baselines, and the best of them."""
+    """The best of the baselines, and k-means if it is one of them."""
     others = {n: v for n, v in scores.items() if n != ours}
     if not others:
         return ""
@@ -106,7 +105,7 @@ def _best(scores: Mapping[str, float], ours: str, better: Callable) -> str:
 
 
 def _units(result: Mapping) -> list[str]:
-    """How many units are active, latent by latent."""
+    """The number of active units of each latent."""
     counts = [(n, result["active_units"][n], total) for n, total in result["units"].items()]
     if not counts:
         return []

@@ -1,4 +1,4 @@
-"""`report.html`: one self-contained page that shows what a run found."""
+"""`report.html`: one self-contained page with the results of a run."""
 
 import html
 import platform
@@ -62,8 +62,9 @@ def write(
     sections: Iterable[Section],
     details: str,
     command: str | None = None,
+    explore: str | None = None,
 ) -> None:
-    """Write the page, whole or not at all.
+    """Write the page; an interrupted write leaves no partial file.
 
     Args:
         path: of the page.
@@ -72,6 +73,7 @@ def write(
         sections: the figures.
         details: text that is folded at the end, e.g. the settings.
         command: that reproduces the run.
+        explore: the command that makes a page to explore the latent space.
     """
     body = [
         f"<h1>{html.escape(title)}</h1>",
@@ -82,6 +84,9 @@ def write(
     if command is not None:
         body.append('<p class="small">To reproduce this run:</p>')
         body.append(f'<pre class="command">{html.escape(command)}</pre>')
+    if explore is not None:
+        body.append('<p class="small">To explore the latent space in a browser:</p>')
+        body.append(f'<pre class="command">{html.escape(explore)}</pre>')
     body += [*_numbers(result), *_figures(sections)]
     body.append(
         f"<details><summary>Settings and versions</summary><pre>{html.escape(details)}</pre>"
@@ -188,7 +193,7 @@ def best_cells(
 
 
 def hardware() -> dict[str, str | int | None]:
-    """Where numbers were measured: processor, GPU, versions."""
+    """The processor, the GPU and the versions that the numbers were computed with."""
     name = platform.processor() or platform.machine()
     try:
         for line in Path("/proc/cpuinfo").read_text().splitlines():

@@ -78,6 +78,7 @@ def classes(context: ReportContext) -> list[Section]:
     if not context.has_some_labels or context.labels is None:
         return []
     seen = context.data.observed_split("train")
+    assert seen.y is not None  # training saw labels
     found = summary.predictions(context.model, context.guide, seen.x, seen.y, context.x)
     name, (predicted,) = next(iter(found.items()))
     num_classes = context.data.num_classes or int(context.labels.max()) + 1
@@ -156,7 +157,7 @@ def prior(context: ReportContext) -> list[Section]:
 def _decoded_components(
     context: ReportContext, latent: str, module: nn.Module, distribution: TorchDistribution
 ) -> Section | None:
-    """What the means of a mixture prior's components decode to; beside pseudo-inputs, if it has any."""
+    """The decoded means of a mixture prior's components, beside its pseudo-inputs if it has any."""
     is_mixture = isinstance(distribution, MixtureSameFamily)
     if not is_mixture or not context.is_image or context.conditional:
         return None

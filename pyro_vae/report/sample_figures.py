@@ -120,7 +120,7 @@ def completions(
     seed: int = 0,
     draws: int = 6,
 ) -> dict[str, torch.Tensor]:
-    """`{heading: images [N, (C,) H, W]}`: the given part, samples, the prediction, the truth.
+    """`{heading: images [N, (C,) H, W]}`: the observed part, samples, the prediction, the true data.
 
     Args:
         x, c: `[N, ...]`, the missing and the given pixels.
@@ -168,7 +168,7 @@ def _rows_of_samples(
 
 
 def _completions(context: ReportContext) -> Section:
-    """The given part of images, outlined, and what the model completes it to."""
+    """Images whose observed part is outlined, and the completions by the model."""
     columns = completions(
         context.model, context.data, context.x[:8], context.others["c"][:8],
         bool(context.latent_kls), context.seed,

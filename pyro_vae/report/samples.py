@@ -14,6 +14,7 @@ from .. import plots
 from ..data import Condition, Data, Labels, Quadrants
 from ..errors import UserError, check_int_at_least, unknown_name_error
 from ..evaluate import fit_ex_post_prior
+from ..evaluate.inputs import Inputs
 from ..generate import AggregatePosterior, impute, interpolate, sample, traverse
 from ..generate.paths import Traversal, main_latent
 from ..programs.calling import accepts_argument
@@ -178,7 +179,7 @@ def _first_split(data: Data) -> tuple[torch.Tensor, torch.Tensor | None]:
 
 def _covariates(
     model: Callable, guide: Callable, data: Data, split: str, size: int, y: int | None = None
-) -> dict[str, torch.Tensor]:
+) -> Inputs:
     """Covariates for `size` samples: of class `y`, or those of the data, in order and repeated."""
     needed = covariates_of(model)
     if not needed:
@@ -228,6 +229,8 @@ def _aggregate(model: Callable, guide: Callable, data: Data, options: SheetOptio
 def _ex_post(model: Callable, guide: Callable, data: Data, options: SheetOptions) -> SampleSheet:
     x, _, others = summary.inputs(model, guide, data, "train")
     latent = options.latent or main_latent(model)
+    if latent is None:
+        raise UserError(f"{type(model).__name__} has no continuous latent to fit a density to")
     density = fit_ex_post_prior(model, guide, x, latent, seed=options.seed, **others)
     size = options.number(64)
     covariates = _covariates(model, guide, data, "train", size)

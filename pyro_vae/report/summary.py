@@ -3,22 +3,23 @@
 import math
 import textwrap
 from collections.abc import Callable, Mapping
+from typing import Any
 
 import torch
 
 from .. import evaluate
 from ..data import Data
 from ..errors import check_int_at_least
-from ..evaluate.inputs import split_inputs
+from ..evaluate.inputs import Inputs, split_inputs
 from ..evaluate.latents import ACTIVE_THRESHOLD
 from ..guides import PriorGuide
 from ..programs.calling import accepts_argument
 from . import findings
 
-Inputs = tuple[torch.Tensor, torch.Tensor | None, dict[str, torch.Tensor]]
 
-
-def inputs(model: Callable, guide: Callable, data: Data, split: str) -> Inputs:
+def inputs(
+    model: Callable, guide: Callable, data: Data, split: str
+) -> tuple[torch.Tensor, torch.Tensor | None, Inputs]:
     """The inputs of a pair from one split.
 
     Returns:
@@ -65,7 +66,7 @@ def summarize(
     terms = evaluate.elbo_terms(model, guide, x, num_samples=10, seed=seed, **others)
     result: dict = {"split": split, "data": len(x), "num_samples": num_samples}
     result["conditional"] = "c" in others
-    result["elbo"] = float(sum(terms.values()).mean())
+    result["elbo"] = float(torch.as_tensor(sum(terms.values())).mean())
     proper = evaluate.has_proper_likelihood(model, guide, x, **others)
     if proper:
         bound = evaluate.log_likelihood(model, guide, x, num_samples, seed=seed, **others)
@@ -93,7 +94,7 @@ def summarize(
 
 
 def _discrete(probabilities: torch.Tensor) -> dict:
-    """What `[N, K]` probabilities of a discrete latent say of it."""
+    """Occupancy, entropy and mutual information, from probabilities `[N, K]` of a discrete latent."""
     return {
         "occupancy": evaluate.occupancy(probabilities).tolist(),
         "discrete": {
@@ -110,12 +111,12 @@ def _clustering(
     """Scores of the model's clustering, and of the baselines."""
     train_x = data.observed_split("train").x
     baselines = evaluate.clustering_baselines(train_x, x, probabilities.shape[-1], seed=seed)
-    clusterings = {"this model": probabilities.argmax(-1), **baselines}
+    clusterings: dict[str, Any] = {"this model": probabilities.argmax(-1), **baselines}
     return {name: evaluate.clustering_metrics(y, c) for name, c in clusterings.items()}
 
 
 def labelled_in_part(data: Data) -> bool:
-    """Whether some training data have labels and others have none, or hidden ones."""
+    """Whether some training data have labels and others have none, or withheld ones."""
     y = data.train.y
     if y is None or not bool((y >= 0).any()):
         return False
@@ -144,22 +145,23 @@ def predictions(
 
 
 def classification(model: Callable, guide: Callable, data: Data, split: str) -> dict:
-    """Fractions of wrong classes, of the model and of classical classifiers with the same labels.
+    """Error rates of the model, and of classical classifiers trained with the same labels.
 
     Returns:
-        `{"num_labels": n, "errors": {classifier: {part: error}}}`; the parts are the labelled
-        training data, the unlabelled ones (of the first 10,000, if their labels are known but
-        hidden), and the split.
+        `{"num_labels": n, "errors": {classifier: {part: error}}}`. The parts are the labelled
+        training data, the unlabelled ones (among the first 10,000, if their labels are withheld),
+        and the split.
     """
     train, part = data.observed_split("train"), data.observed_split(split)
     x, y = train.x, train.y
+    assert y is not None  # see `labelled_in_part`
     truth = y if data.withheld_labels is None else data.withheld_labels
     first = torch.arange(len(y)) < 10_000
     parts = {"labelled": (x[y >= 0], y[y >= 0])}
     unseen = (y < 0) & (truth >= 0) & first
     if unseen.any():
         parts["unlabelled"] = (x[unseen], truth[unseen])
-    if split != "train" and part.y is not None and (part.y >= 0).any():
+    if split != "train" and part.y is not None and bool((part.y >= 0).any()):
         parts[split] = (part.x[part.y >= 0], part.y[part.y >= 0])
     inputs_of_parts = [v for v, _ in parts.values()]
     found = predictions(model, guide, x, y, *inputs_of_parts)
@@ -179,7 +181,7 @@ IMPORTANCE, MONTE_CARLO, EXACT = "importance weighted", "Monte Carlo from the pr
 
 
 def estimator(guide: Callable, terms: Mapping[str, torch.Tensor]) -> str:
-    """How `log_likelihood` estimates with this guide."""
+    """The name of the estimator that `log_likelihood` uses with this guide."""
     if set(terms) == {"x"}:
         return EXACT
     return MONTE_CARLO if isinstance(guide, PriorGuide) else IMPORTANCE
@@ -215,7 +217,7 @@ def rows(result: Mapping) -> list[tuple[str, float, str]]:
 
 
 def table(result: Mapping) -> str:
-    """The numbers of `summarize` as lines of text, and before them what was found in words."""
+    """The numbers of `summarize` as lines of text, after a headline and warnings."""
     words = [findings.headline(result), *findings.warnings(result)]
     lines = [line for sentence in words for line in textwrap.wrap(sentence, 88)]
     lines += ["", f"{result['data']} {result['split']} data points"]
@@ -237,7 +239,7 @@ def table(result: Mapping) -> str:
 
 
 class Results(dict):
-    """The numbers of `summarize`; printed, their table."""
+    """The numbers of `summarize`; they print as a table."""
 
     def __repr__(self) -> str:
         return table(self)

@@ -150,7 +150,7 @@ def fit(
             already contains a run; a checkpoint that cannot be used; another thread that trains.
     """
     _check_programs(model, guide, initialize)
-    objective = ELBO() if objective is None else as_objective(objective)
+    training_objective = ELBO() if objective is None else as_objective(objective)
     settings = checked_settings(
         epochs=epochs, lr=lr, schedule=schedule, batch_size=batch_size, weight_decay=weight_decay,
         clip_norm=clip_norm, patience=patience, precision=precision, seed=seed,
@@ -180,17 +180,19 @@ def fit(
         def inputs_on(device: torch.device) -> Inputs:
             for m in find_modules(model, guide):
                 m.to(device)
-            return Inputs(model, guide, data, objective, observed, batch_size, device, seed)
+            return Inputs(
+                model, guide, data, training_objective, observed, batch_size, device, seed
+            )
 
         inputs = inputs_on(device)
         if any_device and device.type != "cpu" and _needs_cpu(inputs):
             device = torch.device("cpu")
             inputs = inputs_on(device)
         if isinstance(inputs.data, Data):
-            objective.count_labels(inputs.data.train.y)
+            training_objective.count_labels(inputs.data.train.y)
         saving = Saving(folder)
         loop = Loop(
-            model, guide, inputs, objective, settings, compile, saving, progress, device
+            model, guide, inputs, training_objective, settings, compile, saving, progress, device
         )  # fmt: skip
         torch.manual_seed(seed)
         if saved is not None:

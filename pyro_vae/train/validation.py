@@ -48,7 +48,7 @@ class Validation:
         return distributed.on_rank_zero(self._elbo)
 
     def _elbo(self) -> float:
-        batch = self.inputs.valid()
+        batch: dict[str, Any] = self.inputs.valid()  # unpacked beside keyword options
         return float(elbo(self.model, self.guide, **batch, seed=self.seed).mean())
 
     def keep_if_best(self, value: float, at: Progress, free: list[Any]) -> None:

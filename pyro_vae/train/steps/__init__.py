@@ -1,1 +1,1 @@
-"""One step of training: plain, recorded, as a CUDA graph."""
+"""One training step: plain, recorded, or as a CUDA graph."""

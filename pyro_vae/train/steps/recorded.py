@@ -1,14 +1,15 @@
 """The recorded step: a Pyro pair runs once per input signature; its loss and gradients are replayed.
 
 A training step of a Pyro pair spends much of its time in effect handlers, bookkeeping and autograd.
-Here the program, its objective and the backward pass run once below autograd (`make_fx`, at
-dispatcher level), and every later step replays the operations that they came to, as they are
-(`"recorded"`) or compiled (`"inductor"`). The replay draws the same noise from the same stream.
+Here the program, its objective and the backward pass run once, and their operations are recorded at
+dispatcher level (`make_fx`). Every later step replays these operations, as they are (`"recorded"`) or
+compiled (`"inductor"`). A replay draws the same noise from the same random stream.
 
-What a recording could freeze is either an input of it (parameters, buffers and tensors in closures,
-by reference; the objective's scheduled numbers), or in its key (shapes, train or eval mode), or is
-found by comparing replays with the plain objective on fresh data and noise. What cannot be recorded
-is trained plainly, with one warning.
+A recording must not freeze a value that changes between steps. Parameters, buffers, tensors in
+closures and the objective's schedule values are inputs of the recording, by reference. Shapes and
+train or eval mode are part of its key. Any other changing value is detected: replays are compared
+with the plain objective on fresh data and noise. A step that cannot be recorded is the plain step,
+with one warning.
 """
 
 import importlib.util
@@ -16,8 +17,10 @@ import os
 import shutil
 import time
 import warnings
+from collections.abc import Callable, Iterable, Iterator, MutableMapping, Sequence
 from contextlib import contextmanager, nullcontext
 from functools import partial
+from typing import Any, Self
 
 import pyro
 import torch
@@ -34,34 +37,51 @@ from ..._torch_internals import (
     written_arguments,
 )
 from ...errors import unknown_name_error
-from ...objectives import as_objective
+from ...objectives import Objective, as_objective
 from ...programs.calling import as_keyword_program
 from ...programs.contexts import fork_rng, seeded
 from ...programs.modules import find_modules
+from ...programs.sites import Site
 
 BACKENDS = ("plain", "recorded", "inductor")
-MAX_RECORDINGS = 16  # of one step: where every batch has another shape, recording does not pay
+MAX_RECORDINGS = 16  # of one step: if every batch has another shape, recording does not pay
+
+Batch = dict[str, torch.Tensor]
+Pair = Sequence[Callable[..., Any]]  # model and guide
+ScheduleValues = dict[str | None, torch.Tensor]  # in place of `Objective.schedule_values()`
+#: Of one step: loss, a draw after it, gradients and buffers.
+StepResult = tuple[torch.Tensor, torch.Tensor, Sequence[torch.Tensor], Sequence[torch.Tensor]]
 
 
-def choose_backend(compile, steps, flops, cuda=False):
-    """`plain`, `recorded` or `inductor`, for `fit`'s argument `compile` and the size of its run.
+def choose_backend(compile: bool | str, steps: int, flops: float, cuda: bool = False) -> str:
+    """`plain`, `recorded` or `inductor`, for `fit`'s argument `compile` and the length of its run.
 
-    `"auto"` weighs what a run saves against what its first call costs, by rules of thumb for one
-    core and from settings alone, not from a clock, so that the same run on the same machine always
-    chooses the same: a recording costs half a second (and a short last batch another), and saves one
-    millisecond a step; compiling it costs 15 s, and saves half a millisecond and a tenth of the
-    step's arithmetic in addition, where there is a compiler. A run records when that is earned twice.
+    `"auto"` compares the time that a run saves with the time of the recording. It uses rules of
+    thumb for one core and no clock: the same run on the same machine always has the same backend.
+    A recording takes half a second, and saves one millisecond per step. Compiling takes 15 s; it
+    saves another half millisecond, and a tenth of the step's arithmetic. A run records, or compiles,
+    if it saves twice the cost; it compiles only where there is a compiler.
 
     Args:
         compile: `"auto"`, `True` (compiled), `False` (plain), or the name of a backend.
-        steps: steps in the run.
-        flops: arithmetic of a step.
-        cuda: whether it runs on a GPU.
+        steps: number of steps in the run.
+        flops: floating-point operations per step.
+        cuda: whether the run is on a GPU.
+
+    Raises:
+        UserError: an unknown name.
+
+    Example:
+        >>> from pyro_vae.train.steps.recorded import choose_backend
+        >>> choose_backend("auto", steps=50, flops=1e8)
+        'plain'
+        >>> choose_backend("auto", steps=2400, flops=1e8)
+        'recorded'
     """
     if compile in (True, False):
         return "inductor" if compile else "plain"
     if compile in BACKENDS:
-        return compile
+        return str(compile)
     if compile != "auto":
         raise unknown_name_error("compile", compile, ("auto", "True", "False", *BACKENDS))
     seconds = flops / (1e13 if cuda else 5e10)
@@ -70,8 +90,8 @@ def choose_backend(compile, steps, flops, cuda=False):
     return "recorded" if steps * 1e-3 > 2 * 0.5 else "plain"
 
 
-def has_compiler(cuda=False):
-    """Whether Inductor finds what it needs: a C++ compiler; on a GPU Triton, and one for C."""
+def has_compiler(cuda: bool = False) -> bool:
+    """Whether Inductor has what it needs: a C++ compiler; on a GPU, Triton and a C compiler."""
     if cuda and importlib.util.find_spec("triton") is None:
         return False
     names = ("CC", "gcc", "clang") if cuda else ("CXX", "g++", "clang++")
@@ -79,74 +99,95 @@ def has_compiler(cuda=False):
 
 
 class PlainStep:
-    """Loss and gradients the ordinary way: what the recorded step must equal."""
+    """Loss and gradients by Pyro and autograd: what the recorded step must equal.
 
-    def __init__(self, objective, pair):
+    Args:
+        objective: what is minimized; see `as_objective`.
+        pair: `(model, guide)`; each is called with the inputs that its signature names.
+    """
+
+    def __init__(self, objective: object, pair: Pair) -> None:
         self.objective = as_objective(objective)
-        self.programs = tuple(map(as_keyword_program, pair))
+        model, guide = pair
+        self.programs = as_keyword_program(model), as_keyword_program(guide)
 
-    def __call__(self, batch, schedule_values=None):
+    def __call__(self, batch: Batch, schedule_values: ScheduleValues | None = None) -> torch.Tensor:
         """The mean loss per data point, detached; gradients are added to `.grad`."""
         loss = _mean_loss(self.objective, self.programs, batch, schedule_values)
         loss.backward()
         return loss.detach()
 
 
-def _mean_loss(objective, programs, batch, schedule_values=None):
+def _mean_loss(
+    objective: Objective,
+    programs: tuple[Callable, Callable],
+    batch: Batch,
+    schedule_values: ScheduleValues | None = None,
+) -> torch.Tensor:
     """The loss in nats per data point, whatever the size of the programs' data plate."""
+    model, guide = programs
     plate = _DataPlate()
     with (
         objective.with_schedule_values(schedule_values) if schedule_values else nullcontext(),
         plate,
     ):
-        loss = objective.differentiable_loss(*programs, **batch)
+        loss = objective.differentiable_loss(model, guide, **batch)
     return loss / (plate.full_size or len(next(iter(batch.values()))))
 
 
 class _DataPlate(Messenger):
-    """Reads the number of data that a loss is a sum over: the data plate's, however subsampled."""
+    """Reads the number of data points that a loss is a sum over: the full size of the data plate."""
 
-    full_size = None  # as of a plate without a size
+    full_size: int | None = None  # None: a plate without a size
 
-    def _pyro_post_sample(self, msg):
+    def _pyro_post_sample(self, msg: Site) -> None:
         for frame in msg["cond_indep_stack"] if msg["is_observed"] else ():
             if frame.dim == -1 and frame.full_size > 0:
                 self.full_size = frame.full_size
 
 
 class RecordedStep:
-    """`step(batch)` sets `.grad` and returns the mean loss per data point, 0-dim, without a host sync.
+    """`step(batch)` sets `.grad` and returns the mean loss per data point, a scalar tensor.
 
-    Any Pyro pair and any objective with `differentiable_loss(model, guide, **batch)`. An objective
-    whose numbers change during training lists them in `schedule_values()` and uses, within
-    `with_schedule_values(tensors)`, tensors in their place (see `Objective`).
+    It avoids a host-device synchronization. It takes any Pyro pair and any objective with
+    `differentiable_loss(model, guide, **batch)`. An objective whose numbers change during training
+    lists them in `schedule_values()`, and within `with_schedule_values(tensors)` it uses tensors in
+    their place (see `Objective`).
 
     Args:
-        objective: what is minimized.
-        pair: `(model, guide)`; each is given what its signature names of the batch.
-        backend: `"inductor"`, `"recorded"`.
-        size: with `"inductor"`, the batches of this many data are compiled, others (a short last
-            batch) replayed as ATen. Default: all are compiled.
-        on_status: a function called with what is under way, and at last how long it took.
+        objective: what is minimized; see `as_objective`.
+        pair: `(model, guide)`; each is called with the inputs that its signature names.
+        backend: `"inductor"` or `"recorded"`.
+        size: with `"inductor"`, only batches of this many data points are compiled; others (a short
+            last batch) are replayed as recorded. Default: all are compiled.
+        on_status: a function called with a text: what is being done, and finally the time it took.
     """
 
-    def __init__(self, objective, pair, backend="inductor", size=None, on_status=None):
+    def __init__(
+        self,
+        objective: object,
+        pair: Pair,
+        backend: str = "inductor",
+        size: int | None = None,
+        on_status: Callable[[str], object] | None = None,
+    ) -> None:
         self.plain = PlainStep(objective, pair)
         self.objective, self.programs = self.plain.objective, self.plain.programs
         self.backend, self.size, self.on_status = backend, size, on_status or (lambda text: None)
         self.modules = list(dict.fromkeys(m for p in find_modules(*pair) for m in p.modules()))
-        self.recordings, self.count, self.seconds, self.warned = {}, 0, 0.0, False
-        self.schedule_values = {}
+        self.recordings: dict[tuple, Recording | None] = {}  # None: it cannot be recorded
+        self.count, self.seconds, self.warned = 0, 0.0, False
+        self.schedule_values: ScheduleValues = {}
 
-    def __call__(self, batch):
+    def __call__(self, batch: Batch) -> torch.Tensor:
         recording = self.recording(batch)
         if recording is None:
             return self.plain(batch)
         self.update_schedule_values()
         return recording.fill_gradients(batch, self.schedule_values)
 
-    def recording(self, batch):
-        """The `_Recording` for such a batch, made if need be; None where it is trained plainly."""
+    def recording(self, batch: Batch) -> "Recording | None":
+        """The recording for batches like this one, made at the first call; None: use the plain step."""
         key = (
             *((n, v.shape, v.stride(), v.dtype, v.device) for n, v in batch.items()),
             *(m.training for m in self.modules),
@@ -155,15 +196,15 @@ class RecordedStep:
         if key not in self.recordings and len(self.recordings) == MAX_RECORDINGS:
             self._warn("further batches run plainly", f"{MAX_RECORDINGS} shapes are recorded")
             return None
-        if found is None and key not in self.recordings or found and not found.slots.unchanged():
+        if key not in self.recordings or found is not None and not found.slots.unchanged():
             started = time.monotonic()
             found = self.recordings[key] = self._record(batch)
             self.seconds += time.monotonic() - started
             self.on_status(f"step recorded in {self.seconds:.1f} s")
         return found
 
-    def update_schedule_values(self):
-        """Put the objective's present numbers into the tensors that recordings read."""
+    def update_schedule_values(self) -> None:
+        """Write the objective's current schedule values into the tensors that recordings read."""
         for name, value in self.objective.schedule_values().items():
             # 0-dim float64: it takes part in arithmetic exactly as a Python float does
             if name not in self.schedule_values:
@@ -173,12 +214,12 @@ class RecordedStep:
             else:
                 self.schedule_values[name].fill_(value)
 
-    def _record(self, batch):
+    def _record(self, batch: Batch) -> "Recording | None":
         self.device = next(iter(batch.values())).device
         self.update_schedule_values()
         self.on_status("recording the step")
         try:
-            recording = _Recording(
+            recording = Recording(
                 self.objective, self.programs, self.modules, batch, self.schedule_values
             )
             self._verify(
@@ -192,30 +233,32 @@ class RecordedStep:
         size = len(next(iter(batch.values())))
         if self.backend == "inductor" and self.size in (None, size):
             self.on_status("compiling the step")
-            replayed = recording.call
+            uncompiled = recording.call
             try:
                 recording.compile(batch, self.schedule_values)
                 self._verify(recording, batch, 1000, "Inductor draws other noise, or rounds worse")
             except Exception as e:
-                recording.call = replayed
+                recording.call = uncompiled
                 self._warn("the step is recorded, but not compiled", e)
         return recording
 
-    def _warn(self, what, error):
+    def _warn(self, what: str, error: object) -> None:
         if not self.warned:
             lines = str(error).strip().splitlines() or ["no reason given"]
             kind = f"{type(error).__name__}: " if isinstance(error, Exception) else ""
             warnings.warn(f"{what}: {kind}{lines[0][:300]}", stacklevel=4)
         self.warned = True
 
-    def _verify(self, recording, batch, loose, otherwise):
-        """Compare with the plain step on two fresh batches and seeds; raise where they differ."""
+    def _verify(
+        self, recording: "Recording", batch: Batch, tolerance_factor: float, likely_cause: str
+    ) -> None:
+        """Compare with the plain step on two fresh batches and seeds; raise if they differ."""
         epoch = self.objective.epoch
         for seed in (1, 2):
             if seed == 2:
                 self.objective.epoch = 10**6  # a schedule must not have been frozen either
             try:
-                results = []
+                results: list[StepResult] = []
                 with seeded(seed, self.device):
                     size = len(next(iter(batch.values())))
                     rows = torch.randint(size, (size,), device=self.device)
@@ -226,32 +269,47 @@ class RecordedStep:
                         with seeded(seed, self.device), pyro.validation_enabled(False):
                             loss = call(fresh, self.schedule_values)
                             noise = torch.rand(2, device=self.device)
-                        gradients = [p.grad for p in recording.leaves]
+                        gradients = [p.grad for p in recording.leaves if p.grad is not None]
                         written = [t.detach().clone() for t in recording.written]
                         results.append((loss, noise, gradients, written))
-                differs = _difference(*results, loose)
+                plain, replayed = results
+                differs = _difference(plain, replayed, tolerance_factor)
                 if differs is not None:
                     raise RuntimeError(
-                        f"on fresh data and noise its {differs} is not the plain step's: {otherwise}"
+                        f"on fresh data and noise its {differs} is not the plain step's: {likely_cause}"
                     )
             finally:
                 self.objective.epoch = epoch
         self.update_schedule_values()
 
 
-class _Recording:
-    """One recorded program: `(loss, gradients of the leaves)` as a function of what it reads."""
+class Recording:
+    """One recorded step: `(loss, gradients)` as a function of the tensors that it reads.
 
-    def __init__(self, objective, programs, modules, batch, schedule_values):
+    Attributes:
+        leaves: the parameters that have a gradient.
+        reads: the tensors that the step reads, in addition to the batch and the schedule values.
+        written: those of `reads` that it writes, such as running statistics.
+        slots: where the modules and Pyro's store keep their tensors.
+    """
+
+    def __init__(
+        self,
+        objective: Objective,
+        programs: tuple[Callable, Callable],
+        modules: Sequence[nn.Module],
+        batch: Batch,
+        schedule_values: ScheduleValues,
+    ) -> None:
         names, labels = list(batch), list(schedule_values)
         before = _ParameterSlots(modules)
 
-        def loss_of(*inputs):
-            given = dict(zip(names, inputs[: len(names)], strict=True))
-            held = dict(zip(labels, inputs[len(names) :], strict=True))
-            return _mean_loss(objective, programs, given, held)
+        def loss_of(*inputs: torch.Tensor) -> torch.Tensor:
+            arrays = dict(zip(names, inputs[: len(names)], strict=True))
+            values = dict(zip(labels, inputs[len(names) :], strict=True))
+            return _mean_loss(objective, programs, arrays, values)
 
-        def loss_and_gradients(*inputs):
+        def loss_and_gradients(*inputs: torch.Tensor) -> tuple[torch.Tensor, ...]:
             loss = loss_of(*inputs)
             gradients = torch.autograd.grad(loss, self.leaves)
             return loss.detach(), *_unalias_gradients(gradients, self.leaves)
@@ -262,42 +320,44 @@ class _Recording:
             warnings.catch_warnings(),
             torch.enable_grad(),
             sync_free_pyro(),
-            _RevertWrites(inputs[0].device) as undone,
+            _RevertWrites(inputs[0].device) as reverted,
         ):
             warnings.simplefilter("ignore")
-            leaves = leaf_parameters(
-                partial(loss_of, *inputs)
-            )  # and makes parameters that are made lazily
+            # this also creates parameters that are created at the first call
+            leaves = leaf_parameters(partial(loss_of, *inputs))
             used = torch.autograd.grad(loss_of(*inputs), leaves, allow_unused=True)
             self.leaves = [p for p, g in zip(leaves, used, strict=True) if g is not None]
             program = record(loss_and_gradients, inputs)
         if not before.unchanged():
             before.restore()
             raise RuntimeError("the program replaces a parameter or buffer of its own modules")
-        self.call, self.reads = _lift(program)
-        ids = {id(t) for t in undone.written()}
+        self.call: Callable[..., Any]
+        self.call, self.reads = _lift_attributes_to_inputs(program)
+        ids = {id(t) for t in reverted.written()}
         self.written = [t for t in self.reads if id(t) in ids]
         self.slots = _ParameterSlots(modules, stored_parameters())
 
     @torch.no_grad()
-    def __call__(self, batch, schedule_values):
+    def __call__(self, batch: Batch, schedule_values: ScheduleValues) -> Sequence[torch.Tensor]:
+        """`(loss, *gradients)`, the gradients in the order of `leaves`."""
         return self.call(*self.reads, *batch.values(), *schedule_values.values())
 
-    def fill_gradients(self, batch, schedule_values):
+    def fill_gradients(self, batch: Batch, schedule_values: ScheduleValues) -> torch.Tensor:
+        """Replay the step: set `.grad` of the leaves, and return the loss."""
         loss, *gradients = self(batch, schedule_values)
         for leaf, gradient in zip(self.leaves, gradients, strict=True):
             leaf.grad = gradient
         return loss
 
     @torch.no_grad()
-    def compile(self, batch, schedule_values):
-        """Replace the replay by Inductor's code for it, drawing from the same normal stream."""
+    def compile(self, batch: Batch, schedule_values: ScheduleValues) -> None:
+        """Replace the replay by Inductor's code for it, which draws the same noise."""
         inputs = [*self.reads, *batch.values(), *schedule_values.values()]
         self.call = compile_graph(self.call, inputs)
 
     @contextmanager
-    def kept_state(self):
-        """What the program writes (running statistics, say) is put back afterwards."""
+    def kept_state(self) -> Iterator[None]:
+        """Restore afterwards what the program writes, such as running statistics."""
         values = [t.detach().clone() for t in self.written]
         try:
             yield
@@ -307,18 +367,20 @@ class _Recording:
                     tensor.copy_(value)
 
 
-def leaf_parameters(loss_of):
-    """Every leaf that `loss_of()` has a gradient for: params of modules, pyro.params and all.
+def leaf_parameters(loss_of: Callable[[], torch.Tensor]) -> list[torch.Tensor]:
+    """Every leaf tensor that `loss_of()` has a gradient for, those of `pyro.param` included.
 
-    What a program makes anew at each call (the start of an inner optimization) is none of them.
+    Leaves that a program creates at each call (the start of an inner optimization) are left out.
     """
-    before = _leaves(loss_of())  # held, or a new leaf could take an old one's identity
+    before = _leaves(loss_of())  # kept alive, or a new leaf could have the id of an old one
     ids = {id(p) for p in before}
     return [p for p in _leaves(loss_of()) if id(p) in ids]
 
 
-def _leaves(loss):
-    seen, leaves, stack = set(), [], [loss.grad_fn]
+def _leaves(loss: torch.Tensor) -> list[torch.Tensor]:
+    seen: set[Any] = set()
+    leaves: list[torch.Tensor] = []
+    stack: list[Any] = [loss.grad_fn]
     while stack:
         node = stack.pop()
         if node is None or node in seen:
@@ -331,25 +393,31 @@ def _leaves(loss):
     return leaves
 
 
-def _unalias_gradients(gradients, leaves):
-    """Gradients laid out as their leaves, none sharing memory: the optimizer writes in place."""
-    taken, result = {p.untyped_storage().data_ptr() for p in leaves}, []
+def _unalias_gradients(
+    gradients: Iterable[torch.Tensor], leaves: Sequence[torch.Tensor]
+) -> list[torch.Tensor]:
+    """Gradients in the layout of their leaves, in separate memory: the optimizer writes in place."""
+    used, result = {p.untyped_storage().data_ptr() for p in leaves}, []
     for gradient, leaf in zip(gradients, leaves, strict=True):
         place = gradient.untyped_storage().data_ptr()
-        if place in taken or gradient.stride() != leaf.stride():
+        if place in used or gradient.stride() != leaf.stride():
             gradient = torch.empty_like(leaf).copy_(gradient)
-        taken.add(place)
+        used.add(place)
         result.append(gradient)
     return result
 
 
-def _lift(program):
-    """`(graph module, tensors)`: what the program read becomes inputs, by reference, in front."""
-    graph, reads, placeholders = program.graph, [], {}
+def _lift_attributes_to_inputs(
+    program: torch.fx.GraphModule,
+) -> tuple[torch.fx.GraphModule, list[torch.Tensor]]:
+    """`(graph module, tensors)`: the tensors that the program reads become its first inputs."""
+    graph = program.graph
+    reads: list[torch.Tensor] = []
+    placeholders: dict[int, torch.fx.Node] = {}
     first = next(iter(graph.nodes))
     for node in [n for n in graph.nodes if n.op == "get_attr"]:
-        tensor = program
-        for part in node.target.split("."):
+        tensor: Any = program
+        for part in str(node.target).split("."):
             tensor = getattr(tensor, part)
         if id(tensor) not in placeholders:
             with graph.inserting_before(first):
@@ -362,60 +430,70 @@ def _lift(program):
 
 
 class _ParameterSlots:
-    """Where modules and Pyro's store keep their tensors: tells when one is replaced or moved."""
+    """Where modules and Pyro's store keep their tensors, to detect one that is replaced or moved."""
 
-    def __init__(self, modules, store=None):
-        places = [d for m in modules for d in tensor_slots(m)]
+    def __init__(
+        self, modules: Iterable[nn.Module], store: MutableMapping[str, torch.Tensor] | None = None
+    ) -> None:
+        places: list[MutableMapping[str, Any]] = [d for m in modules for d in tensor_slots(m)]
         places += [store] if store else []
         self.slots = [
             (d, n, t, t.data_ptr(), t.requires_grad)
             for d in places
             for n, t in d.items()
-            if t is not None
+            if isinstance(t, torch.Tensor)
         ]
 
-    def unchanged(self):
+    def unchanged(self) -> bool:
+        """Whether every slot has the same tensor, in the same memory."""
         return all(
             d.get(n) is t and t.data_ptr() == place and t.requires_grad == grad
             for d, n, t, place, grad in self.slots
         )
 
-    def restore(self):
+    def restore(self) -> None:
+        """Put the tensors back into their slots."""
         for d, n, t, _, _ in self.slots:
             d[n] = t
 
 
 class _RevertWrites(TorchDispatchMode):
-    """Everything that is written within is put back afterwards, the random stream as well."""
+    """Reverts everything that is written within, the random stream included."""
 
-    def __init__(self, device):
+    def __init__(self, device: torch.device) -> None:
         super().__init__()
-        self.device, self.before = device, []
+        self.device = device
+        self.before: list[tuple[torch.Tensor, torch.Tensor]] = []
 
-    def __enter__(self):
+    def __enter__(self) -> Self:
         self.stream = fork_rng(self.device)
         self.stream.__enter__()
-        return super().__enter__()
+        super().__enter__()
+        return self
 
-    def __exit__(self, *error):
+    def __exit__(self, *error: Any) -> None:
         super().__exit__(*error)
         with torch.no_grad():
             for tensor, value in reversed(self.before):
                 tensor.copy_(value)
         self.stream.__exit__(*error)
 
-    def __torch_dispatch__(self, func, types, args=(), kwargs=None):
+    def __torch_dispatch__(
+        self, func: Any, types: Any, args: tuple = (), kwargs: dict[str, Any] | None = None
+    ) -> Any:
         kwargs = kwargs or {}
         tensors = written_arguments(func, args, kwargs)
         self.before += [(t, t.detach().clone()) for t in tensors]
         return func(*args, **kwargs)
 
-    def written(self):
+    def written(self) -> list[torch.Tensor]:
+        """The tensors that were written, in order."""
         return [t for t, _ in self.before]
 
 
 @contextmanager
-def _kept_gradients(leaves):
+def _kept_gradients(leaves: Sequence[torch.Tensor]) -> Iterator[None]:
+    """Within, the leaves have no gradients; afterwards, those that they had."""
     kept = [p.grad for p in leaves]
     for p in leaves:
         p.grad = None
@@ -424,24 +502,24 @@ def _kept_gradients(leaves):
         p.grad = gradient
 
 
-def _difference(plain, replayed, loose):
-    """What differs, by name, of two `(loss, noise, gradients, buffers)`; None if nothing does.
+def _difference(plain: StepResult, replayed: StepResult, tolerance_factor: float) -> str | None:
+    """The name of the part in which two steps differ; None if they agree.
 
-    By the lengths of the differences: what rounds to the other side of a rectifier's kink changes
-    single numbers much, and a tensor as a whole hardly. A gradient that cancels to nothing is
-    compared with the others' size.
+    Tensors are compared by the norm of their difference. A value that rounds to the other side of a
+    rectifier's kink changes single entries much, and the tensor as a whole little. The tolerance of a
+    gradient close to zero depends on the norms of the other gradients.
     """
     names = ("loss", "random stream", "gradient", "buffer")
     overall = max((_length(g) for g in plain[2]), default=0.0)
-    for name, wanted, found in zip(names, plain, replayed, strict=True):
-        wanted, found = ([v] if isinstance(v, torch.Tensor) else v for v in (wanted, found))
-        for a, b in zip(wanted, found, strict=True):
+    for name, *parts in zip(names, plain, replayed, strict=True):
+        expected, actual = ([v] if isinstance(v, torch.Tensor) else v for v in parts)
+        for a, b in zip(expected, actual, strict=True):
             a, b = a.detach(), b.detach()
             equal = torch.equal(a.isfinite(), b.isfinite())
             if not a.is_floating_point():
                 equal = torch.equal(a, b)
             elif equal:
-                tolerance = loose * (1e-5 if a.dtype == torch.float32 else 1e-9)
+                tolerance = tolerance_factor * (1e-5 if a.dtype == torch.float32 else 1e-9)
                 size = _length(a) + (1e-2 * overall if name == "gradient" else 0.0)
                 equal = _length(a - b) <= tolerance * size
             if not equal:
@@ -449,5 +527,6 @@ def _difference(plain, replayed, loose):
     return None
 
 
-def _length(tensor):
+def _length(tensor: torch.Tensor) -> float:
+    """The norm of the finite entries."""
     return tensor[tensor.isfinite()].norm().item()

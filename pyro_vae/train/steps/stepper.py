@@ -1,7 +1,9 @@
 """One training step of a pair: loss, gradients, clipping and Adam, on one device or several."""
 
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from functools import partial
+from typing import Any
 
 import pyro
 import torch
@@ -10,35 +12,55 @@ from torch.nn.utils import clip_grad_norm_
 
 from ..._torch_internals import BatchNorm
 from ...errors import UserError
+from ...objectives import Objective
 from ...programs.calling import as_keyword_program
 from ...programs.contexts import fork_rng
 from ...programs.modules import find_modules
 from .. import distributed
 from .cuda_graph import GraphedStep, can_graph
-from .recorded import PlainStep, RecordedStep, choose_backend, leaf_parameters
+from .recorded import Batch, PlainStep, RecordedStep, choose_backend, leaf_parameters
 
 
 class Stepper:
-    """A pair's trained parameters, their optimizer, and what takes them one step further.
+    """Trains a pair step by step: its parameters, their optimizer, and the way a step is computed.
 
     A batch of one row has no variance to normalize by: in its step, every `BatchNorm` uses its
-    running statistics, and leaves them.
+    running statistics and does not change them.
 
     Args:
         pair: `(model, guide)`, on `device`.
         objective: what is minimized.
         settings: those of `fit`; `settings["compile"]` becomes the backend that is used.
-        steps: how many the whole run has.
+        compile: as in `fit`.
+        steps: number of steps of the whole run.
         first: a batch as the objective takes it.
+        device: where the pair is.
+
+    Attributes:
+        free: parameters outside of modules (`pyro.param`).
+        parameters: all that are trained.
+
+    Raises:
+        UserError: the pair has no parameters to train, or `BatchNorm` would train on single rows.
     """
 
-    def __init__(self, pair, objective, settings, compile, steps, first, device):
+    def __init__(
+        self,
+        pair: tuple[Callable[..., Any], Callable[..., Any]],
+        objective: Objective,
+        settings: dict[str, Any],
+        compile: bool | str,
+        steps: int,
+        first: Batch,
+        device: torch.device,
+    ) -> None:
         self.pair, self.objective, self.device = pair, objective, device
-        self.programs, self.clip_norm = tuple(map(as_keyword_program, pair)), settings["clip_norm"]
+        self.programs = as_keyword_program(pair[0]), as_keyword_program(pair[1])
+        self.clip_norm: float | None = settings["clip_norm"]
         self.processes = distributed.size()
-        found = find_modules(*pair)
+        modules = find_modules(*pair)
         self.norms = [
-            m for m in dict.fromkeys(m for p in found for m in p.modules())
+            m for m in dict.fromkeys(m for p in modules for m in p.modules())
             if isinstance(m, BatchNorm)
         ]  # fmt: skip
         rows = _rows(first)
@@ -46,19 +68,17 @@ class Stepper:
             raise UserError(
                 "BatchNorm needs a batch of two rows or more: set batch_size= to 2 or more"
             )
-        # each once: a guide made of parts of its model has them too
-        owned = [*dict.fromkeys(p for m in found for p in m.parameters())]
+        # each once: a guide may share modules with its model
+        owned = [*dict.fromkeys(p for m in modules for p in m.parameters())]
         self.free = self._outside(owned, first)
-        self.parameters = [p for p in owned if p.requires_grad] + self.free
+        self.parameters = [*(p for p in owned if p.requires_grad), *self.free]
         if not self.parameters:
             raise UserError("the pair has no parameters to train: requires_grad is off everywhere")
         backend = settings["compile"] = self._backend(compile, steps, rows)
-        if backend == "plain":
-            self.step = PlainStep(objective, pair)
-        else:
-            self.step = RecordedStep(objective, pair, backend, rows)
-        # one graph holds the whole step, but not the exchange of gradients between processes
-        graphed = can_graph(device) and self.processes == 1 and backend != "plain"
+        recorded = None if backend == "plain" else RecordedStep(objective, pair, backend, rows)
+        self.step = PlainStep(objective, pair) if recorded is None else recorded
+        # one graph is the whole step; it cannot contain the exchange of gradients between processes
+        graphed = recorded is not None and can_graph(device) and self.processes == 1
         lr = settings["lr"]
         if graphed:  # a fused Adam reads a rate in float32, whatever the parameters are
             lr = torch.tensor(lr, dtype=torch.float32, device=device)
@@ -66,18 +86,23 @@ class Stepper:
             self.parameters, lr=lr,
             weight_decay=settings["weight_decay"], fused=True, capturable=graphed,
         )  # fmt: skip
-        self.graphed = GraphedStep(self.step, self.optimizer, self.clip_norm) if graphed else None
+        self.graphed = None
+        if recorded is not None and graphed:
+            self.graphed = GraphedStep(recorded, self.optimizer, self.clip_norm)
 
-    def __call__(self, batch, count, stop=False):
+    def __call__(
+        self, batch: Batch, count: Any, stop: Any = False
+    ) -> tuple[torch.Tensor, Any, Any]:
         """Train one step.
 
         Args:
             batch: as the objective takes it.
-            count: how many data of the whole batch this process has.
+            count: number of data points of the whole batch that this process has.
             stop: whether this process was asked to stop.
 
         Returns:
-            `(mean loss per data point, count, stop)`, of all processes together.
+            `(mean loss per data point, count, stop)`, of all processes together; tensors if there
+            are several processes, so that there is no host-device synchronization.
         """
         with self._one_row_allowed(batch):
             if self.graphed:
@@ -88,8 +113,8 @@ class Stepper:
             loss, count, stop = distributed.all_reduce_gradients(self.parameters, loss, count, stop)
         return loss, count, stop
 
-    def update(self):
-        """Clip the gradients and let Adam take its step; a graph has done so already."""
+    def update(self) -> None:
+        """Clip the gradients and take a step of Adam; a graph has done so already."""
         if self.graphed:
             return
         if self.clip_norm is not None:
@@ -97,38 +122,44 @@ class Stepper:
         self.optimizer.step()
 
     @property
-    def lr(self):
-        """Adam's present rate."""
+    def lr(self) -> float:
+        """Adam's current learning rate."""
         return float(self.optimizer.param_groups[0]["lr"])
 
-    def set_lr(self, value):
-        """Set Adam's rate, in place where a CUDA graph reads it."""
+    def set_lr(self, value: float) -> None:
+        """Set Adam's learning rate, in place if a CUDA graph reads it."""
         for group in self.optimizer.param_groups:
             if isinstance(group["lr"], torch.Tensor):
                 group["lr"].fill_(value)
             else:
                 group["lr"] = value
 
-    def is_finite(self, batch):
-        """Whether the trained parameters are finite, and the loss that they give on a batch.
+    def is_finite(self, batch: Batch | None) -> bool:
+        """Whether the trained parameters and their loss on a batch are finite.
 
         Args:
-            batch: as the objective takes it; None looks at the parameters alone.
+            batch: as the objective takes it; None checks the parameters alone.
         """
         if not torch.stack([p.detach().isfinite().all() for p in self.parameters]).all():
             return False
         if batch is None:
             return True
+        model, guide = self.programs
         with self._preliminary(batch):
-            loss = self.objective.differentiable_loss(*self.programs, **batch)
+            loss = self.objective.differentiable_loss(model, guide, **batch)
             return bool(torch.as_tensor(loss).isfinite().all())
 
-    def clear_gradients(self):
+    def clear_gradients(self) -> None:
+        """Set every `.grad` to None."""
         for p in self.parameters:
             p.grad = None
 
-    def load_optimizer(self, state):
-        """Adam's moments from a checkpoint; what belongs to the device stays."""
+    def load_optimizer(self, state: dict[str, Any]) -> None:
+        """Load Adam's moments from a checkpoint; settings that depend on the device stay.
+
+        Raises:
+            ValueError: moments of another shape.
+        """
         (group,) = self.optimizer.param_groups
         own = {name: group[name] for name in ("lr", "capturable")}
         self.optimizer.load_state_dict(state)
@@ -138,27 +169,29 @@ class Stepper:
                 if moments[name].shape != p.shape:
                     raise ValueError(f"{name} has shape {list(moments[name].shape)}")
 
-    def _outside(self, owned, batch):
+    def _outside(self, owned: Sequence[torch.Tensor], batch: Batch) -> list[torch.Tensor]:
         """The parameters that a user's program keeps outside of modules (`pyro.param`)."""
+        model, guide = self.programs
         with self._preliminary(batch), pyro.validation_enabled(False):
-            loss_of = partial(self.objective.differentiable_loss, *self.programs, **batch)
+            loss_of = partial(self.objective.differentiable_loss, model, guide, **batch)
             try:
                 leaves = leaf_parameters(loss_of)
             except ValueError as e:
-                if "cannot be differentiated" not in str(e):  # Pyro's words where nothing trains
+                # Pyro's message if no parameter has a gradient
+                if "cannot be differentiated" not in str(e):
                     raise
                 leaves = []
         ids = {id(p) for p in owned}
         return [p for p in leaves if id(p) not in ids]
 
-    def _backend(self, compile, steps, rows):
+    def _backend(self, compile: bool | str, steps: int, rows: int) -> str:
         flops = 6 * rows * sum(p.numel() for p in self.parameters)
         cuda = self.device.type == "cuda"
         return distributed.on_rank_zero(lambda: choose_backend(compile, steps, flops, cuda))
 
     @contextmanager
-    def _preliminary(self, batch):
-        """Within, a run of the pair is no training step: it leaves buffers and random streams alone."""
+    def _preliminary(self, batch: Batch) -> Iterator[None]:
+        """Within, a run of the pair is no training step: buffers and random streams are restored."""
         buffers = [b for m in find_modules(*self.pair) for b in m.buffers() if not is_lazy(b)]
         values = [b.detach().clone() for b in buffers]
         try:
@@ -170,16 +203,18 @@ class Stepper:
                     buffer.copy_(value)
 
     @contextmanager
-    def _one_row_allowed(self, batch):
-        was = [m for m in self.norms if m.training] if self.norms and _rows(batch) == 1 else []
-        for m in was:
+    def _one_row_allowed(self, batch: Batch) -> Iterator[None]:
+        """Within, if the batch has one row, every `BatchNorm` uses its running statistics."""
+        one_row = bool(self.norms) and _rows(batch) == 1
+        changed = [m for m in self.norms if m.training] if one_row else []
+        for m in changed:
             m.training = False
         try:
             yield
         finally:
-            for m in was:
+            for m in changed:
                 m.training = True
 
 
-def _rows(batch):
+def _rows(batch: Batch) -> int:
     return len(next(iter(batch.values())))
