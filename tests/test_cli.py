@@ -337,7 +337,7 @@ BAD = {
     ),
     "out is too long": (
         fit("vae", "--out", "x" * 300),
-        "cannot be a run folder: File name too long",
+        ": File name too long",
     ),
     "no configuration": (fit("--config", "no.yaml"), "no.yaml does not exist"),
     "a configuration of nothing": (fit("--config", "list.yaml"), "it has no line 'method: NAME'"),

@@ -224,7 +224,7 @@ class RunFolder:
             raise
         except (OSError, ValueError) as e:  # ValueError: a name with a null byte
             reason = getattr(e, "strerror", None) or str(e)
-            raise UserError(f"cannot write to {str(self.path)!r}: {reason}") from e
+            raise UserError(f"cannot write to {str(self.path)[:60]!r}: {reason}") from e
 
 
 def _write_text(text: str, path: Path) -> None:
