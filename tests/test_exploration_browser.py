@@ -249,6 +249,7 @@ def test_the_page_fits_a_phone_and_follows_the_color_scheme(vae, browser):
 # ------------------------------------------------------------------- other models
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("kind", ["labels", "quadrants", "m2", "auxiliary"])
 def test_the_condition_is_chosen_by_a_switch(kind, digits, browser, tmp_path):
     """The picture at a condition is that of the model; covariates in it stay where they are."""
@@ -281,6 +282,7 @@ def test_the_condition_is_chosen_by_a_switch(kind, digits, browser, tmp_path):
     check_offline_and_silent(page)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("likelihood", ["poisson", "continuous-bernoulli", "normal"])
 def test_tables_are_shown_as_a_chart(likelihood, browser, tmp_path):
     x = torch.rand(80, 5)
@@ -303,6 +305,7 @@ def test_tables_are_shown_as_a_chart(likelihood, browser, tmp_path):
     check_offline_and_silent(page)
 
 
+@pytest.mark.slow
 def test_a_convolutional_decoder_is_interpolated_and_the_page_says_so(digits, browser, tmp_path):
     network = Conv((4, 8), (16,))
     build = partial(pv.models.VAE, (1, 8, 8), 2, "binomial", network)
@@ -333,6 +336,7 @@ def test_a_convolutional_decoder_is_interpolated_and_the_page_says_so(digits, br
 # ------------------------------------------------------------------- a comparison
 
 
+@pytest.mark.slow
 def test_a_comparison_shows_one_guide_at_a_time_on_the_true_posterior(digits, browser, tmp_path):
     model, _ = pair(lambda: pv.models.VAE((1, 8, 8), 2, "binomial", NET))
     guides = {"learned": partial(pv.guides.Guide, network=NET),
