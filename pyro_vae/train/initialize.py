@@ -1,7 +1,7 @@
 """Initializations: by a mixture fitted to encodings, by data, by parts that are trained first."""
 
 import copy
-from dataclasses import dataclass, fields
+from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -26,6 +26,8 @@ if TYPE_CHECKING:
     from .fit import Run
 
 MAX_POINTS = 20_000
+#: The options of `fit` that an initialization has when it trains a part of the pair first.
+TRAINING_OPTIONS = ("epochs", "lr", "batch_size", "schedule", "weight_decay", "compile")
 
 
 class Initialization:
@@ -133,25 +135,8 @@ class MixtureInitialization(Initialization):
         return bounds
 
     def _start(self, model: Any, guide: Any, data: Any, device: torch.device, seed: int) -> None:
-        from .fit import fit
-
         vae, encoder = plain_vae(model, guide)
-        trained = fit(
-            vae,
-            encoder,
-            data,
-            self.epochs,
-            lr=self.lr,
-            batch_size=self.batch_size,
-            schedule=self.schedule,
-            weight_decay=self.weight_decay,
-            compile=self.compile,
-            device=device,
-            seed=seed,
-            progress=False,
-        )
-        if trained.interrupted:
-            raise KeyboardInterrupt
+        _train_first(self, vae, encoder, data, device, seed)
         codes = self._codes(vae, encoder, data, seed)
         fit_components(model, codes, self.fits, self.reg_covar, seed % 2**32, max_iter=300)
 
@@ -190,10 +175,38 @@ def plain_vae(model: Any, guide: Any) -> tuple[VAE, Guide]:
     latent = model.p_z.shape[0]
     vae = VAE(model.p_x.shape, latent, model.p_x.family, prior=StandardNormalPrior(latent))
     vae.p_x = model.p_x
-    vae.to(device_of(model))  # the prior is new; the decoder may be on a GPU
+    return vae, _sharing_guide(vae, guide, "z")
+
+
+def _sharing_guide(vae: Model, guide: Any, latent: str) -> Guide:
+    """The guide of a VAE with the factor of another guide, on whose device the VAE is put."""
+    vae.to(device_of(guide))  # its prior is new; the shared decoder may be on a GPU
     encoder = Guide(vae, input_scaling=guide.input_scaling)
-    encoder.factors["z"] = guide.factors["z"]
-    return vae, encoder
+    encoder.factors[latent] = guide.factors[latent]
+    return encoder
+
+
+def _train_first(
+    options: Initialization,
+    model: Any,
+    guide: Any,
+    data: Any,
+    device: torch.device,
+    seed: int,
+    progress: bool = False,
+) -> "Run":
+    """Train a part before the pair, with the options of an initialization that `fit` has too.
+
+    Raises:
+        KeyboardInterrupt: the training was interrupted; the run of the whole pair ends as well.
+    """
+    from .fit import fit
+
+    settings = {name: getattr(options, name) for name in TRAINING_OPTIONS}
+    run = fit(model, guide, data, **settings, device=device, seed=seed, progress=progress)
+    if run.interrupted:
+        raise KeyboardInterrupt
+    return run
 
 
 @dataclass(frozen=True)
@@ -274,18 +287,12 @@ class StackInitialization(Initialization):
         progress: bool = True,
     ) -> "Run":
         """Train the pair's lower part in place; returns that `Run`."""
-        from .fit import fit
-
         z1_parents = interface_of(guide, GuideInterface).given.get("z1")
         if conditional_of(model, "z1") is None or z1_parents != ("x",):
             raise UserError("a start of the stack needs M1M2, and a guide with z1 <- x")
-        vae = _M1(model).to(device)  # the prior is new; the decoder may be on a GPU
-        encoder = Guide(vae, input_scaling=guide.input_scaling)
-        encoder.factors["z1"] = guide.factors["z1"]
-        settings = {k: v for k, v in vars(self).items() if k != "freeze"}
-        run = fit(vae, encoder, data, **settings, device=device, seed=seed, progress=progress)
-        if run.interrupted:
-            raise KeyboardInterrupt
+        vae = _M1(model)
+        encoder = _sharing_guide(vae, guide, "z1")
+        run = _train_first(self, vae, encoder, data, device, seed, progress)
         for part in (model.p_x, guide.factors["z1"]):
             part.requires_grad_(not self.freeze)
         return run
@@ -334,20 +341,11 @@ class BaselineInitialization(Initialization):
         progress: bool = True,
     ) -> None:
         """Train `model.baseline` in place; a frozen one is frozen again afterwards."""
-        from .fit import fit
-
         baseline = model.baseline if isinstance(model, CVAE) else None
         if baseline is None:
             raise UserError(f"this {type(model).__name__} has no baseline to train first")
         frozen = [p for p in baseline.parameters() if not p.requires_grad]
         baseline.requires_grad_(True)
-        options = {f.name: getattr(self, f.name) for f in fields(self)}
-        trained = fit(
-            baseline, Guide(baseline), data, **options, device=device, seed=seed, progress=False
-        )
-        if trained.interrupted:
-            raise KeyboardInterrupt
-        for parameter in baseline.parameters():
-            parameter.grad = None
+        _train_first(self, baseline, Guide(baseline), data, device, seed)
         for parameter in frozen:
             parameter.requires_grad_(False)
