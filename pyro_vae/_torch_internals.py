@@ -32,12 +32,12 @@ _WRITE_STATISTICS = ("native_batch_norm", "cudnn_batch_norm", "miopen_batch_norm
 
 @functools.cache
 def touch_constant_table() -> None:
-    """Pass -0.0 to log1p, once: softplus is then faster for the rest of the process, its values the same.
+    """Pass -0.0 to log1p, once: log1p and softplus are then faster in this process, with the same values.
 
-    Least CPU time of softplus on `[512, 784]`, one thread, median over 5 fresh processes each, taken in
-    turn (torch 2.14.1, Xeon with AVX-512): 0.96 ms cold (0.82 to 1.08), 0.70 ms after (0.66 to 0.73). On a
-    quiet machine log1p was seen to go from 3.4 to 0.32 ms. `python -m benchmarks.constant_table` tells
-    whether this is still needed.
+    Least CPU time on `[512, 784]`, one thread, median over 7 fresh processes each, taken in turn: log1p
+    0.44 ms cold and 0.31 ms after, softplus 0.88 and 0.69 (`benchmarks/results/constant_table.json`).
+    Medians over calls on a busy machine were once the other way round for log1p.
+    `python -m benchmarks.speed.constant_table` tells whether this is still needed.
     """
     torch.log1p(torch.tensor([-0.0]))
 

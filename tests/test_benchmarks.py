@@ -14,6 +14,7 @@ import pyro
 import pytest
 import torch
 
+import benchmarks
 import pyro_vae as pv
 from benchmarks import harness, quality, results
 from benchmarks.speed import scaling, step, ways, workloads
@@ -133,6 +134,11 @@ def test_the_step_benchmark_measures_all_ways_and_writes_its_result(tmp_path, ca
     assert rows[step.EAGER]["ratio_to_eager"] == 1
     assert result["command"].startswith("python -m benchmarks.speed.step --quick")
     assert re.search(r"vae, batch 16", capsys.readouterr().out)
+
+
+def test_every_benchmark_can_be_imported():
+    for module in pkgutil.walk_packages(benchmarks.__path__, "benchmarks."):
+        importlib.import_module(module.name)
 
 
 QUALITY = sorted(

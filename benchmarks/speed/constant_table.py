@@ -1,6 +1,6 @@
 """Whether torch's log1p and softplus are slow in a fresh process until -0.0 was passed to log1p once.
 
-    python -m benchmarks.constant_table [--processes N] [--bare] [--out FILE.json]
+    python -m benchmarks.speed.constant_table [--processes N] [--bare] [--out FILE.json]
 
 Each measurement is a fresh process with one thread, cold and touched in turn: the least CPU time of 50
 calls on `[512, 784]`, in ms, which other load on the machine changes least. Reported are medians over
@@ -8,17 +8,15 @@ processes, their ratio, and whether the values are the same to the last bit. `ne
 touching gains a fifth or more anywhere: else `_torch_internals.touch_constant_table` can go.
 """
 
-import argparse
 import json
 import os
 import statistics
 import subprocess
 import sys
-from pathlib import Path
 
 import torch
 
-from .results import write
+from .. import harness
 
 FUNCTIONS = {"log1p": "torch.log1p", "softplus": "torch.nn.functional.softplus"}
 NEEDED = 1.2
@@ -74,11 +72,12 @@ def compare(name: str, processes: int, bare: bool) -> dict[str, object]:
 
 
 def main(argv: list[str] | None = None) -> dict[str, object]:
-    parser = argparse.ArgumentParser(description=__doc__.split("\n\n")[0])
-    parser.add_argument("--processes", type=int, default=7, help="of each state")
-    parser.add_argument("--bare", action="store_true", help="import torch alone")
-    parser.add_argument("--out", type=Path)
-    options = parser.parse_args(argv)
+    arguments = harness.parser(__doc__, cpu_only=True)
+    arguments.add_argument("--processes", type=int, default=7, help="of each state")
+    arguments.add_argument("--bare", action="store_true", help="import torch alone")
+    options = harness.parse(arguments, argv)
+    if options.quick:
+        options.processes = 1
     rows = [compare(name, options.processes, options.bare) for name in FUNCTIONS]
     result = {
         "torch": torch.__version__,
@@ -88,8 +87,9 @@ def main(argv: list[str] | None = None) -> dict[str, object]:
     }
     print(json.dumps(result, indent=1))
     if options.out:
-        arguments = sys.argv[1:] if argv is None else argv
-        write(options.out, " ".join(["python -m benchmarks.constant_table", *arguments]), **result)
+        harness.write(
+            options.out, harness.command("benchmarks.speed.constant_table", argv), **result
+        )
     return result
 
 
