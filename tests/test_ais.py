@@ -226,7 +226,7 @@ def test_it_repeats_with_its_seed_leaves_the_stream_alone_and_works_in_chunks(mo
 
 
 @pytest.mark.parametrize(
-    "judge, message",
+    "evaluate, message",
     [
         (
             lambda m, x: pv.diagnostics.ais(m, x, num_steps=0),
@@ -239,9 +239,9 @@ def test_it_repeats_with_its_seed_leaves_the_stream_alone_and_works_in_chunks(mo
         (lambda m, x: pv.diagnostics.bdmc(m, num_data=0), "num_data takes whole numbers from 1"),
     ],
 )
-def test_wrong_uses_raise_one_line(model, judge, message):
+def test_wrong_uses_raise_one_line(model, evaluate, message):
     with pytest.raises(pv.UserError) as error:
-        judge(model, model(size=2).detach())
+        evaluate(model, model(size=2).detach())
     assert message in str(error.value) and "\n" not in str(error.value)
 
 

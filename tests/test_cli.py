@@ -53,8 +53,10 @@ def test_fit_prints_a_table_and_writes_the_run_folder(finished):
     assert "epoch" in done.stderr and "data/s" in done.stderr  # the progress bar
     run = folder / "run"
     config = json.loads((run / "config.json").read_text())
-    told = yaml.safe_load((run / "config.yaml").read_text())
-    assert told["method"] == "gmvae" and told["network"]["init_args"]["hidden"] == [16]
+    config_file = yaml.safe_load((run / "config.yaml").read_text())
+    assert config_file["method"] == "gmvae" and config_file["network"]["init_args"]["hidden"] == [
+        16
+    ]
     assert config["data"]["binarize"] == "none" and config["data"]["sizes"]["test"] == 360
     assert len((run / "metrics.jsonl").read_text().splitlines()) == 2
     assert json.loads((run / "results-test.json").read_text())["split"] == "test"
@@ -91,7 +93,7 @@ def test_the_same_command_with_resume_goes_on(finished, tmp_path, capsys):
     shutil.copytree(finished[0] / "run", tmp_path / "run")
     same = [*SMALL, *START, "--out", str(tmp_path / "run"), "--resume", "--progress", "false"]
     assert main(["fit", "gmvae", *same]) == 0
-    for change, told in (
+    for change, message in (
         (["--initialize.restarts", "3"], "was started with initialize.restarts=2, not 3"),
         (["--w_dim", "10"], "was started with model.w_dim=2, not 10"),  # the class's own default
         (["--seed", "4"], "was started with seed=0, not 4"),
@@ -100,7 +102,7 @@ def test_the_same_command_with_resume_goes_on(finished, tmp_path, capsys):
     ):
         assert main(["fit", "gmvae", *same, *change]) == 1
         lines = capsys.readouterr().err.splitlines()
-        assert len(lines) == 1 and told in lines[0]
+        assert len(lines) == 1 and message in lines[0]
 
 
 def test_a_per_data_point_guide_is_evaluated_on_its_training_data(tmp_path, monkeypatch, capsys):
@@ -571,8 +573,10 @@ def test_few_labels_are_reported_beside_classifiers_with_the_same_ones(tmp_path,
     out = tmp_path / "run"
     arguments = ["--num_labels", "50", "--label_seed", "3", "--out", str(out)]
     assert main(["fit", "m2", *SMALL, *arguments, "--progress", "false"]) == 0
-    told = capsys.readouterr().out
-    assert "errors, 50 labels" in told and "entropy q(y | x)" in told and "k-means" not in told
+    output = capsys.readouterr().out
+    assert (
+        "errors, 50 labels" in output and "entropy q(y | x)" in output and "k-means" not in output
+    )
     found = json.loads((out / "results-test.json").read_text())["classification"]
     assert found["num_labels"] == 50
     on_x = {"logistic regression on x", "SVM on x", "LabelSpreading on x"}
@@ -605,8 +609,10 @@ def test_an_npz_file_says_by_minus_one_what_is_not_labelled(tmp_path, monkeypatc
         (head,) = [line for line in lines if line.startswith("errors, ")]
         assert head.split()[-2:] == ["labelled", "test"]  # the truth of the others is not known
     assert main(["fit", "shu-gmvae", *SMALL, "--data", "mine.npz", "--progress", "false"]) == 0
-    told = capsys.readouterr().out
-    assert "k-means" in told and "errors, " not in told  # it saw no label: its numbers are clusters
+    output = capsys.readouterr().out
+    assert (
+        "k-means" in output and "errors, " not in output
+    )  # it saw no label: its numbers are clusters
     np.savez("none.npz", x=x)
     assert main(["fit", "m2", *SMALL, "--data", "none.npz", "--progress", "false"]) == 1
     assert "needs labels y" in capsys.readouterr().err
@@ -657,10 +663,10 @@ def test_a_printed_configuration_is_read_again(tmp_path, monkeypatch, capsys):
     changes = ["--model.num_components", "20", "--objective", "IWAE", "--num-particles", "8"]
     changes += ["--network", "Conv", "--network.channels", "[32,64]", "--epochs", "40"]
     text = printed(capsys, "gmvae", *changes)
-    told = yaml.safe_load(text)
-    assert told["model"]["num_components"] == 20 and told["epochs"] == 40
-    assert told["objective"] == {"class_path": "IWAE", "init_args": {"num_particles": 8}}
-    assert told["network"]["init_args"]["channels"] == [32, 64]
+    config = yaml.safe_load(text)
+    assert config["model"]["num_components"] == 20 and config["epochs"] == 40
+    assert config["objective"] == {"class_path": "IWAE", "init_args": {"num_particles": 8}}
+    assert config["network"]["init_args"]["channels"] == [32, 64]
     Path("my.yaml").write_text(text)
     assert printed(capsys, "--config", "my.yaml") == text
     assert yaml.safe_load(printed(capsys, "--config", "my.yaml", "--lr", "0.5"))["lr"] == 0.5

@@ -1,4 +1,4 @@
-"""p(a | b): families are the distributions they say, networks broadcast, mistakes are told."""
+"""p(a | b): the distributions of families, broadcasting of networks, one-line errors."""
 
 import math
 

@@ -1,4 +1,4 @@
-"""Data sets: splits that never meet, binarization that is stated and seeded, mistakes told."""
+"""Data sets: splits that never meet, binarization that is stated and seeded, errors of one line."""
 
 import dataclasses
 import os

@@ -1,4 +1,4 @@
-"""Judging a pair: numbers with a definition, and mistakes told with the site and the shapes."""
+"""Evaluation of a pair: numbers with a definition; errors that name the site and the shapes."""
 
 import itertools
 import json
@@ -506,9 +506,14 @@ def test_our_own_errors_stay_one_line_inside_of_a_pyro_program():
     model = pv.models.VAE((1, 8, 8), LATENT, network=NET)
     guide = pv.guides.Guide(model, network=NET)
     x = binary(shape=(1, 7, 7))
-    for judge in (pv.check_pair, pv.evaluate.elbo, pv.evaluate.log_likelihood, pv.evaluate.encode):
+    for evaluate in (
+        pv.check_pair,
+        pv.evaluate.elbo,
+        pv.evaluate.log_likelihood,
+        pv.evaluate.encode,
+    ):
         with pytest.raises(pv.UserError) as error:
-            judge(model, guide, x)
+            evaluate(model, guide, x)
         assert "\n" not in str(error.value)
 
 

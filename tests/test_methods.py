@@ -28,8 +28,8 @@ def vae(x, likelihood="normal"):
 def test_a_collapsed_posterior_warns_in_one_line_at_the_end():
     torch.manual_seed(0)
     pair = vae(torch.randn(64, 4))
-    (told,) = advice(*pair, epochs=60, lr=1e-2, objective=pv.objectives.ELBO(beta=50.0))
-    assert "posterior collapse" in told and "warmup" in told and "\n" not in told
+    (message,) = advice(*pair, epochs=60, lr=1e-2, objective=pv.objectives.ELBO(beta=50.0))
+    assert "posterior collapse" in message and "warmup" in message and "\n" not in message
 
 
 def test_a_posterior_that_is_used_is_not():
@@ -51,8 +51,11 @@ def test_a_mixture_that_uses_one_component_warns_with_its_remedy():
     with torch.no_grad():
         model.p_y.logits[0] = 30.0
     guide = pv.guides.Guide(model, network=NET)
-    (told,) = advice(model, guide, x, epochs=40, lr=1e-2)
-    assert "one of the 3 components has all of the data" in told and "MixtureInitialization" in told
+    (message,) = advice(model, guide, x, epochs=40, lr=1e-2)
+    assert (
+        "one of the 3 components has all of the data" in message
+        and "MixtureInitialization" in message
+    )
 
 
 def test_classes_that_do_not_differ_are_warned_of():
@@ -64,8 +67,8 @@ def test_classes_that_do_not_differ_are_warned_of():
     with torch.no_grad():
         for parameter in guide.factors["y"].head.parameters():
             parameter.mul_(0.1)
-    (told,) = advice(model, guide, x, epochs=10, lr=1e-6)
-    assert "the 3 components do not differ" in told and "SemiSupervised" in told
+    (message,) = advice(model, guide, x, epochs=10, lr=1e-6)
+    assert "the 3 components do not differ" in message and "SemiSupervised" in message
 
 
 @pytest.mark.parametrize(
@@ -76,8 +79,8 @@ def test_classes_that_do_not_differ_are_warned_of():
     ],
 )
 def test_data_that_a_normal_does_not_fit_warn_before_training(x, remedy):
-    (told,) = advice(*vae(x), epochs=1)
-    assert remedy in told and "\n" not in told
+    (message,) = advice(*vae(x), epochs=1)
+    assert remedy in message and "\n" not in message
 
 
 def test_binary_and_standardized_data_are_not_warned_of():

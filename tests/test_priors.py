@@ -62,8 +62,8 @@ def test_a_mixture_prior_is_the_mixture_vae_with_y_summed(family):
     model = pv.models.VAE((D,), LATENT, "bernoulli", SMALL, prior=prior).double()
     model.p_x.load_state_dict(summed.p_x.state_dict())
     guide, x = pv.guides.Guide(model, network=SMALL).double(), binary_patterns(16, D)
-    for judge in (pv.evaluate.elbo, pv.evaluate.log_likelihood):
-        of_model, of_summed = (judge(m, guide, x, num_samples=7) for m in (model, summed))
+    for evaluate in (pv.evaluate.elbo, pv.evaluate.log_likelihood):
+        of_model, of_summed = (evaluate(m, guide, x, num_samples=7) for m in (model, summed))
         torch.testing.assert_close(of_model, of_summed, atol=1e-12, rtol=1e-12)
 
 
@@ -514,5 +514,5 @@ def test_the_report_shows_what_is_special_to_it(arguments, words, tmp_path, monk
 
 def test_a_prior_that_is_not_there_gets_one_line(capsys):
     assert cli.main(["fit", "vade", "--prior", "VampPrior"]) == 1
-    told = capsys.readouterr().err
-    assert told.startswith("pyro-vae: vade has no option 'prior'; ") and told.count("\n") == 1
+    line = capsys.readouterr().err
+    assert line.startswith("pyro-vae: vade has no option 'prior'; ") and line.count("\n") == 1

@@ -657,12 +657,12 @@ def test_m2_of_digits_draws_the_class_that_it_is_asked_for_in_each_datums_style(
 def test_entropy_and_mutual_information_tell_an_ignored_y_from_a_used_one():
     uniform, sure = torch.full((6, 3), 1 / 3), torch.eye(3).repeat(2, 1)
     one = torch.tensor([[1.0, 0, 0]]).repeat(6, 1)
-    told = [
+    values = [
         (pv.evaluate.entropy(p), pv.evaluate.mutual_information(p)) for p in (uniform, sure, one)
     ]
-    assert told[0] == pytest.approx((math.log(3), 0), abs=1e-6)
-    assert told[1] == pytest.approx((0, math.log(3)), abs=1e-6)
-    assert told[2] == pytest.approx((0, 0), abs=1e-6)
+    assert values[0] == pytest.approx((math.log(3), 0), abs=1e-6)
+    assert values[1] == pytest.approx((0, math.log(3)), abs=1e-6)
+    assert values[2] == pytest.approx((0, 0), abs=1e-6)
 
 
 def test_m2_without_labels_ignores_y():
@@ -677,7 +677,7 @@ def test_m2_without_labels_ignores_y():
     assert pv.evaluate.entropy(shares) > math.log(10) - 0.05
     assert pv.evaluate.mutual_information(shares) < 0.02
     terms = pv.evaluate.elbo_terms(model, guide, data.test.x)
-    assert terms["y"].mean() > -0.05 and terms["z"].mean() < -2  # z carries what is told
+    assert terms["y"].mean() > -0.05 and terms["z"].mean() < -2  # z carries the information
 
 
 def test_a_label_whose_component_is_far_from_the_draw_has_a_finite_loss():

@@ -182,7 +182,7 @@ def assert_one_line(error):
 
 @contextmanager
 def or_refused_for_its_factor(name):
-    """A model with `pyro.factor` may have no likelihood, if that is the reason that is told."""
+    """A model with `pyro.factor` may have no likelihood, if that is the reason that the error gives."""
     try:
         yield
     except pv.UserError as error:
