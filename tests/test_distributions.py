@@ -33,9 +33,9 @@ def of(fn):
     return getattr(fn, "base_dist", fn)
 
 
-def error(found, exact):
+def error(actual, exact):
     """Relative to the exact value where that is large; absolute where it is small."""
-    return float(abs(mp.mpf(float(found)) - exact) / max(1, abs(exact)))
+    return float(abs(mp.mpf(float(actual)) - exact) / max(1, abs(exact)))
 
 
 # ---------------------------------------------------------------- continuous Bernoulli
@@ -73,12 +73,12 @@ def test_continuous_bernoulli_is_exact_on_the_whole_line(dtype, tolerance):
         assert error(log_p.item(), exact) < tolerance, where
         assert error(first.item(), x_ - mean) < tolerance, where
         assert in_x.item() == eta.item(), where
-        for name, found, moment in (
+        for name, actual, moment in (
             ("second derivative", -second, variance),
             ("mean", fn.mean, mean),
             ("variance", fn.variance, variance),
         ):
-            assert abs(mp.mpf(found.item()) - moment) < tolerance * moment, f"{name} at {where}"
+            assert abs(mp.mpf(actual.item()) - moment) < tolerance * moment, f"{name} at {where}"
 
 
 def test_continuous_bernoulli_is_far_from_clamped_at_a_saturated_pixel():
@@ -249,8 +249,8 @@ def test_a_likelihood_in_float32_is_exact_to_its_tolerance(name):
         x = mp.mpf(torch.tensor(value).item())
         assert error(log_p.item(), exact(*point, x)) < of_value, f"at {parameters}, {value}"
         for i, gradient in enumerate(gradients):
-            found = error(gradient.item(), slope(exact, point, x, i))
-            assert found < of_gradient, f"gradient {i} at {parameters}, {value}: {gradient.item()}"
+            actual = error(gradient.item(), slope(exact, point, x, i))
+            assert actual < of_gradient, f"gradient {i} at {parameters}, {value}: {gradient.item()}"
 
 
 def slope(exact, point, x, i):

@@ -78,7 +78,7 @@ def measure(workload, size, options):
     }
     facts, blocks, errors = harness.alternate(builds, options.rounds, threads=options.threads)
     clock = "cpu_s" if torch.device(options.device).type == "cpu" else "wall_s"
-    times = {way: [block[clock] for block in found] for way, found in blocks.items()}
+    times = {way: [block[clock] for block in measured] for way, measured in blocks.items()}
     rows = []
     for way in builds:
         row = {"workload": workload, "batch": size, "way": way}
@@ -124,8 +124,8 @@ def main(argv=None):
     rows = []
     for workload in options.workloads:
         for size in options.batches:
-            rows += (found := measure(workload, size, options))
-            show(found)
+            rows += (measured := measure(workload, size, options))
+            show(measured)
             if options.out:  # after each, so that an interruption loses little
                 command = harness.command("benchmarks.speed.step", argv)
                 harness.write(options.out, command, rounds=options.rounds, rows=rows)
