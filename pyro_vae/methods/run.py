@@ -268,8 +268,10 @@ def fit(
 ) -> Run:
     data = as_data(data, first_argument(model) if callable(model) else "x")
     described = {"pair": describe_pair(model, guide), "source": _source(data)}
-    described |= settings.pop("config", None) or {}
-    run = advised(model, guide, data, *args, config=described, **settings)
+    config = settings.get("config")
+    if config is None or isinstance(config, dict):  # `train.fit` refuses anything else
+        settings["config"] = {**described, **(config or {})}
+    run = advised(model, guide, data, *args, **settings)
     return Run(**vars(run), data=data if isinstance(data, Data) else None)
 
 

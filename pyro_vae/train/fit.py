@@ -2,6 +2,7 @@
 
 import dataclasses
 import json
+import os
 import warnings
 from collections.abc import Callable, Sequence
 from contextlib import nullcontext
@@ -12,7 +13,7 @@ from typing import Any
 import torch
 
 from ..data import Data, as_data
-from ..errors import UserError
+from ..errors import UserError, names
 from ..objectives import ELBO, as_objective
 from ..programs import layout_of
 from ..programs.calling import first_argument
@@ -157,6 +158,10 @@ def fit(
     )  # fmt: skip
     settings["initialize"] = _described(initialize)
     _check_json(config)
+    if observed is not None:
+        names(observed=observed)
+    if out is not None and not isinstance(out, (str, os.PathLike)):
+        raise UserError(f"out must be the path of a folder, not {out!r}")
     if resume and out is None:
         raise UserError("resume needs out=, the folder of the run to resume")
     any_device, device = device is None, choose_device(device)
@@ -249,6 +254,8 @@ def _described(initialize: object) -> str | None:
 
 
 def _check_json(config: object) -> None:
+    if config is not None and not isinstance(config, dict):
+        raise UserError(f"config must be a dict, not {config!r}")
     try:
         json.dumps(config, allow_nan=False)
     except (TypeError, ValueError) as e:
