@@ -24,7 +24,8 @@ from torch.distributions import constraints
 import pyro_vae as pv
 from pyro_vae import methods
 from pyro_vae.objectives import ELBO, IWAE, RWS, STL, DReG, Renyi
-from pyro_vae.train.steps.recorded import PlainStep, RecordedStep, _difference, choose_backend
+from pyro_vae.train.steps.choice import choose_backend
+from pyro_vae.train.steps.recorded import PlainStep, RecordedStep, _difference
 
 B, D = 6, 5
 

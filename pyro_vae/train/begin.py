@@ -8,7 +8,7 @@ from ..evaluate import check_pair
 from ..programs.interfaces import ModelInterface, interface_of
 from . import distributed, state
 from .loop import Loop
-from .steps.recorded import choose_backend
+from .steps.choice import choose_backend
 
 
 def start_run(loop: Loop, initialize: Callable[..., Any] | None, config: dict[str, Any]) -> None:

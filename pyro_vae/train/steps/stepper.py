@@ -17,8 +17,9 @@ from ...programs.calling import as_keyword_program
 from ...programs.contexts import fork_rng
 from ...programs.modules import find_modules
 from .. import distributed
+from .choice import choose_backend
 from .cuda_graph import GraphedStep, can_graph
-from .recorded import Batch, PlainStep, RecordedStep, choose_backend, leaf_parameters
+from .recorded import Batch, PlainStep, RecordedStep, leaf_parameters
 
 
 class Stepper:
