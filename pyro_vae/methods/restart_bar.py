@@ -18,9 +18,7 @@ class RestartBar:
         visible: whether to show the bar.
     """
 
-    def __init__(
-        self, config: Mapping[str, Any], count: int, finished: int, visible: bool
-    ) -> None:
+    def __init__(self, config: Mapping[str, Any], count: int, finished: int, visible: bool) -> None:
         self.visible, self._count, self._finished = visible, count, finished
         self._epochs = config["epochs"] + config.get("initialize.epochs", 0)  # of one restart
         self._shown: Counter[int] = Counter()

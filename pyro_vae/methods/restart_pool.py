@@ -17,7 +17,6 @@ import tempfile
 import threading
 import warnings
 from collections.abc import Callable, Sequence
-from pathlib import Path
 from typing import TYPE_CHECKING, Any, BinaryIO, TypedDict
 
 import torch
@@ -60,9 +59,7 @@ class Job(TypedDict):
     deterministic: bool
 
 
-def num_processes(
-    method: "Method", pending: int, device: torch.device, workers: int | None
-) -> int:
+def num_processes(method: "Method", pending: int, device: torch.device, workers: int | None) -> int:
     """How many processes train the restarts; 1: this one.
 
     Restarts on a GPU, and those of a run by several processes of `torchrun`, train in sequence. A
@@ -203,6 +200,7 @@ class _Worker:
 
     def __init__(self, message: bytes, events: "queue.Queue[tuple[_Worker, Event]]") -> None:
         self._errors = tempfile.TemporaryFile()
+        self._closed = False
         paths = [path or os.getcwd() for path in sys.path]
         self.process = subprocess.Popen(
             [sys.executable, "-P", "-m", "pyro_vae.methods.restart_worker"],
@@ -218,7 +216,10 @@ class _Worker:
     def _listen(self, message: bytes, events: "queue.Queue[tuple[_Worker, Event]]") -> None:
         self._send(message)
         for line in self._output:
-            events.put((self, json.loads(line)))
+            try:
+                events.put((self, json.loads(line)))
+            except ValueError:  # the interruption cut it off
+                pass
         events.put((self, {"kind": "ended"}))
 
     def _send(self, message: bytes) -> None:
@@ -234,15 +235,16 @@ class _Worker:
 
     def close(self) -> None:
         """End its input: it ends, and saves a checkpoint of what it trains."""
+        self._closed = True
         try:
             self._input.close()
         except OSError:
             pass
 
     def check(self) -> None:
-        """Raise if it ended by an error."""
+        """Raise if it ended without being asked to."""
         status = self.process.wait()
-        if status == 0:
+        if self._closed:  # an interrupted process may have any status
             return
         self._errors.seek(0)
         lines = self._errors.read().decode(errors="replace").strip().splitlines()

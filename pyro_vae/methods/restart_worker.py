@@ -39,15 +39,13 @@ def main() -> int:
     _use_modes(job)
     indices = _Indices(sys.stdin.buffer)
     send({"kind": "ready"})
-    while (index := indices.get()) is not None:
-        try:
+    try:
+        while (index := indices.get()) is not None:
             event = _train(method, job, index, send)
-        except KeyboardInterrupt:  # the input ended during an initialization
-            event = {"kind": "interrupted"}
-        indices.busy = False
-        send(event)
-        if event["kind"] in ("interrupted", "error"):
-            break
+            indices.busy = False
+            send(event)
+    except KeyboardInterrupt:  # the input ended outside of a training step
+        send({"kind": "interrupted"})
     return 0
 
 

@@ -19,7 +19,9 @@ from ..programs.calling import as_keyword_program
 from ..programs.contexts import eval_mode, seeded
 from ..programs.interfaces import GuideInterface, conditional_of, interface_of
 from ..programs.modules import device_of
+from . import distributed
 from .display import bars_labelled
+from .interrupt import interrupt_event
 from .settings import MAX_SEED
 
 if TYPE_CHECKING:
@@ -178,9 +180,13 @@ def _train_first(
     from .fit import fit
 
     settings = {name: getattr(options, name) for name in TRAINING_OPTIONS}
-    with bars_labelled("initialization"):
+    # the event is set also if the interruption comes after the last step
+    with (
+        bars_labelled("initialization"),
+        interrupt_event(twice=distributed.size() == 1) as stop,
+    ):
         run = fit(model, guide, data, **settings, device=device, seed=seed, progress=progress)
-    if run.interrupted:
+    if run.interrupted or stop.is_set():
         raise KeyboardInterrupt
     return run
 
