@@ -24,7 +24,7 @@ from torch.distributions import constraints
 import pyro_vae as pv
 from pyro_vae import methods
 from pyro_vae.objectives import ELBO, IWAE, RWS, STL, DReG, Renyi
-from pyro_vae.train.steps.choice import choose_backend
+from pyro_vae.train.steps.choice import Work, choose_backend
 from pyro_vae.train.steps.recorded import PlainStep, RecordedStep, _difference
 
 B, D = 6, 5
@@ -761,12 +761,12 @@ def test_resuming_with_another_compile_is_refused(tmp_path):
 
 
 def test_auto_records_where_the_run_is_long_enough_and_always_chooses_the_same():
-    assert choose_backend("auto", steps=50, flops=1e8) == "plain"
-    assert choose_backend("auto", steps=2400, flops=1e8) == "recorded"
-    assert choose_backend("auto", steps=9400, flops=2e9) == "inductor"
-    assert (
-        choose_backend(False, 10**9, 10**9) == "plain" and choose_backend(True, 1, 1) == "inductor"
-    )
+    small, large = Work(1100, 2_400_000), Work(3300, 19_000_000)  # VAE and GMVAE on digits
+    assert choose_backend("auto", 100, small) == "plain"
+    assert choose_backend("auto", 1000, small) == "recorded"
+    assert choose_backend("auto", 3000, small) == "inductor"
+    assert choose_backend("auto", 500, large) == "inductor"
+    assert choose_backend(False, 10**9) == "plain" and choose_backend(True, 1) == "inductor"
 
 
 def test_without_a_compiler_the_recording_is_replayed_with_one_warning(monkeypatch):
@@ -829,12 +829,13 @@ def test_batches_of_ever_other_shapes_are_not_all_recorded():
 
 
 def test_auto_without_a_compiler_replays_what_was_recorded(monkeypatch):
-    assert choose_backend("auto", steps=10**6, flops=1e9) == "inductor"
+    work = Work(1000, 10**6)
+    assert choose_backend("auto", 10**6, work) == "inductor"
     monkeypatch.setattr("shutil.which", lambda name: None)
-    assert choose_backend("auto", steps=10**6, flops=1e9) == "recorded"
+    assert choose_backend("auto", 10**6, work) == "recorded"
 
 
-@pytest.mark.parametrize("epochs, backend", [(2, "plain"), (520, "recorded")])
+@pytest.mark.parametrize("epochs, backend", [(2, "plain"), (1000, "recorded")])
 def test_fit_records_unasked_where_the_run_is_long_enough(tmp_path, epochs, backend):
     data = pv.data.from_arrays(torch.rand(8, 5).round(), valid=0, test=0)
     model = pv.models.VAE((5,), 2, network=pv.conditionals.MLP((4,)))

@@ -1,8 +1,8 @@
-"""What recording and compiling a step save, by the arithmetic of the step, on one CPU core.
+"""What recording and compiling a step save, by the operations of its loss, on one CPU core.
 
     python -m benchmarks.speed.backends [--quick] [--out FILE.json]
 
-`fit(compile="auto")` reads such a table (`pyro_vae/train/steps/choice.py`). Each way runs in a separate
+The constants of `fit(compile="auto")` are fitted to these rows (`pyro_vae/train/steps/choice.py`). Each way runs in a separate
 process, and the processes take turns in blocks of one second. A number is the median CPU time over
 blocks. The first call is measured with an empty cache of Inductor (`first_call_s`) and once more in a
 process that finds the code there (`cached_call_s`).
@@ -16,6 +16,7 @@ from functools import partial
 import torch
 
 import pyro_vae as pv
+from pyro_vae.train.steps.choice import Work, measure_work
 
 from .. import harness
 from . import ways
@@ -53,8 +54,9 @@ def build(case, backend, cache):
     pair, x = cases()[case]()
     step = (ways.plain if backend == "plain" else partial(ways.recorded, backend))(pair, None)
     first = harness.seconds_per_call(partial(step, x), 1, "cpu")["wall_s"]
-    size = sum(p.numel() for m in pair for p in m.parameters())
-    facts = {"first_call_s": first, "gflop": 6e-9 * len(x) * size}
+    loss = partial(pv.objectives.ELBO().differentiable_loss, *pair)
+    work = measure_work(partial(loss, x=x))
+    facts = {"first_call_s": first, **work._asdict()}
     return harness.block_of(partial(step, x), 1.0, "cpu"), facts
 
 
@@ -66,7 +68,7 @@ def measure(case, rounds, threads):
         if errors:
             raise RuntimeError(errors)
         again, _, _ = harness.alternate({"inductor": builds["inductor"]}, 0, 0, threads)
-    row = {"step": case, "gflop": facts["plain"]["gflop"]}
+    row = {"step": case, **{n: facts["plain"][n] for n in Work._fields}}
     for backend in BACKENDS:
         row[f"{backend}, ms"] = 1e3 * statistics.median(b["cpu_s"] for b in blocks[backend])
     row["recording, first call, s"] = facts["recorded"]["first_call_s"]

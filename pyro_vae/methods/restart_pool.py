@@ -24,13 +24,13 @@ import torch
 from ..errors import UserError, check_int_at_least
 from ..train import distributed
 from ..train.interrupt import interrupt_event
-from ..train.steps.choice import step_time
 from .restart_bar import RestartBar
 
 if TYPE_CHECKING:
     from .configured import Method
 
 PROCESS_SECONDS = 10.0  # of training that further processes must save
+STEP_SECONDS = 3e-3  # of a small step
 LENGTH_BYTES = 8  # of the number that precedes a job
 Event = dict[str, Any]
 
@@ -92,11 +92,8 @@ def num_processes(method: "Method", pending: int, device: torch.device, workers:
 def _seconds(method: "Method") -> float:
     """About how long a restart trains."""
     config = method.config
-    size = sum(p.numel() for m in (method.model, method.guide) for p in m.parameters())
     batches = -(-len(method.data.train) // config["batch_size"])
-    step = step_time(6.0 * config["batch_size"] * size).inductor
-    first = config.get("initialize.epochs", 0) * step_time(0.0).inductor
-    return 1e-3 * batches * (config["epochs"] * step + first)
+    return STEP_SECONDS * batches * (config["epochs"] + config.get("initialize.epochs", 0))
 
 
 def pickled(method: "Method") -> bytes | None:

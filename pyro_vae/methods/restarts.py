@@ -186,9 +186,9 @@ def _evaluated(run: Run) -> Restart:
         criterion = f"ELBO, {split} split, {NUM_SAMPLES} samples"
         bound = evaluate.elbo(model, guide, num_samples=NUM_SAMPLES, **inputs)
     clusters = None
-    inputs = _rows(split_inputs(model, guide, data, "train"), MAX_CLUSTERED)
-    if accepts_argument(model, "y") and "y" not in inputs:
-        clusters = evaluate.responsibilities(model, guide, **inputs).argmax(-1).tolist()
+    observed: dict[str, Any] = _rows(split_inputs(model, guide, data, "train"), MAX_CLUSTERED)
+    if accepts_argument(model, "y") and "y" not in observed:
+        clusters = evaluate.responsibilities(model, guide, **observed).argmax(-1).tolist()
     return Restart(config["seed"], config["epochs"], float(bound.mean()), criterion, clusters)
 
 

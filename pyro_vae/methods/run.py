@@ -348,7 +348,9 @@ def load(
 
     folder = Path(folder)
     if (folder / RESTARTS).is_dir() and not (folder / RECORD).exists():
-        raise UserError(f"{folder} is not finished: rerun with --resume, or load {folder / RESTARTS}/0")
+        raise UserError(
+            f"{folder} is not finished: rerun with --resume, or load {folder / RESTARTS}/0"
+        )
     record = checkpoint.read_json(folder / RECORD)
     if not isinstance(record, dict) or not isinstance(record.get("data"), dict):
         raise UserError(f"{folder / RECORD} is not the record of a run")
@@ -382,9 +384,7 @@ def load(
             module.to(target)
     history = read_history(folder)
     restarts = record.get("restarts")
-    return Run(
-        model, guide, history, best_epoch(history), folder, False, data, config, restarts
-    )
+    return Run(model, guide, history, best_epoch(history), folder, False, data, config, restarts)
 
 
 def check_unedited(config: Mapping[str, Any], record: Mapping[str, Any], folder: Path) -> None:
@@ -411,6 +411,7 @@ def read_history(folder: Path) -> list[dict[str, Any]]:
 
 def best_epoch(history: list[dict[str, Any]]) -> int | None:
     """The epoch with the best validation ELBO; the last one without validation."""
-    if not history:
-        return None
-    return max(history, key=lambda row: row.get("elbo", row["epoch"]))["epoch"]
+    validated = [row for row in history if "elbo" in row]
+    if validated:
+        return max(validated, key=lambda row: row["elbo"])["epoch"]
+    return history[-1]["epoch"] if history else None

@@ -64,6 +64,7 @@ def fit(
     weight_decay: float = 0.0,
     clip_norm: float | None = None,
     patience: int | None = None,
+    validate_every: int = 1,
     initialize: Callable | None = None,
     observed: Sequence[str] | None = None,
     device: str | torch.device | None = None,
@@ -77,7 +78,7 @@ def fit(
 ) -> Run:
     """Train a pair, this library's or any Pyro pair with one data plate; returns a `Run`.
 
-    After each epoch the ELBO of the validation split is computed, at beta = 1, in eval mode, with
+    After each epoch (see `validate_every`) the ELBO of the validation split is computed, at beta = 1, in eval mode, with
     noise of a separate seed. At the end the modules hold the weights of the best epoch.
 
     Processes launched by `torchrun`, each with the same call, train one run (see
@@ -121,6 +122,7 @@ def fit(
         weight_decay: decoupled (AdamW), for every parameter.
         clip_norm: largest norm of the gradient of the mean loss; None does not clip.
         patience: stop after that many epochs without a better validation ELBO.
+        validate_every: epochs from one validation to the next; the last epoch is always validated.
         initialize: a `MixtureInitialization`, or any function of `(model, guide, data, device,
             seed, progress)`, run before the first epoch.
         observed: names of the data that the pair gets. Default: all, of arrays by name; else
@@ -153,7 +155,8 @@ def fit(
     training_objective = ELBO() if objective is None else as_objective(objective)
     settings = checked_settings(
         epochs=epochs, lr=lr, schedule=schedule, batch_size=batch_size, weight_decay=weight_decay,
-        clip_norm=clip_norm, patience=patience, precision=precision, seed=seed,
+        clip_norm=clip_norm, patience=patience, validate_every=validate_every, precision=precision,
+        seed=seed,
     )  # fmt: skip
     settings["initialize"] = _described(initialize)
     _check_json(config)

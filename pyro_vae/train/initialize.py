@@ -83,6 +83,7 @@ class MixtureInitialization(Initialization):
     Args:
         epochs, lr, batch_size, schedule: of the plain VAE's training.
         weight_decay: decoupled, of the plain VAE's training (AdamW).
+        validate_every: epochs between validations of the plain VAE, whose best weights are kept.
         compile: of the plain VAE's training, as in `fit`.
         draws, fits: see above.
         reg_covar: added to the fitted covariances' diagonal.
@@ -96,10 +97,11 @@ class MixtureInitialization(Initialization):
     draws: int = 4
     reg_covar: float = 0.05
     weight_decay: float = 0.0
+    validate_every: int = 1
     compile: bool | str = "auto"
 
     def __post_init__(self) -> None:
-        for name in ("epochs", "batch_size", "fits"):
+        for name in ("epochs", "batch_size", "fits", "validate_every"):
             check_int_at_least(1, **{name: getattr(self, name)})
         check_int_at_least(0, draws=self.draws)
         check_positive(lr=self.lr)
@@ -180,6 +182,7 @@ def _train_first(
     from .fit import fit
 
     settings = {name: getattr(options, name) for name in TRAINING_OPTIONS}
+    settings["validate_every"] = getattr(options, "validate_every", 1)
     # the event is set also if the interruption comes after the last step
     with (
         bars_labelled("initialization"),

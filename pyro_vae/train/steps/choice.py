@@ -3,62 +3,61 @@
 import importlib.util
 import os
 import shutil
-from collections.abc import Sequence
-from typing import NamedTuple
+from collections.abc import Callable
+from typing import Any, NamedTuple
 
+import torch
+
+from ..._torch_internals import TorchDispatchMode
 from ...errors import unknown_name_error
 
 BACKENDS = ("plain", "recorded", "inductor")
+# What a step saves, fitted to `benchmarks/results/backends.json` (one CPU core): 1.8 to 7 ms by
+# recording and 1.4 to 19 ms more by compiling, within a factor of three.
+RECORD_MS, COMPILE_MS = 1.6e-3, 0.8e-3  # per operation of the loss
+COMPILE_MS_PER_MILLION = 0.2  # per million numbers that the operations of the loss return
+CUDA_MS = 0.5e-3  # per operation, on a GPU: there the launches of kernels dominate
+RECORD_SECONDS = 0.6
+#: With the code in Inductor's cache on disk. The first time on a machine it takes 10 to 30 s.
+COMPILE_SECONDS = 3.0
 
 
-class StepTime(NamedTuple):
-    """Measured milliseconds of a training step, by the arithmetic of the step.
+class Work(NamedTuple):
+    """The size of a loss.
 
     Args:
-        gflop: estimated as 6 x data points x parameters, in 10^9.
-        plain, recorded, inductor: milliseconds with each backend.
+        operations: number of tensor operations.
+        numbers: how many numbers they return.
     """
 
-    gflop: float
-    plain: float
-    recorded: float
-    inductor: float
+    operations: int
+    numbers: int
 
 
-#: One CPU core (AMD EPYC, torch 2.14), by `python -m benchmarks.speed.backends`.
-CPU_STEPS = (
-    StepTime(0.08, 6.1, 3.9, 1.8),
-    StepTime(1.4, 23.6, 21.6, 9.9),
-)
-#: One GPU, by rules of thumb: the launches of kernels dominate, and a CUDA graph replays them.
-CUDA_STEPS = (StepTime(0.0, 2.0, 1.0, 0.5), StepTime(1000.0, 102.0, 101.0, 90.5))
-RECORD_SECONDS, COMPILE_SECONDS = 0.6, 10.0
-
-
-def choose_backend(compile: bool | str, steps: int, flops: float, cuda: bool = False) -> str:
+def choose_backend(
+    compile: bool | str, steps: int, work: Work | None = None, cuda: bool = False
+) -> str:
     """`plain`, `recorded` or `inductor`, for `fit`'s argument `compile` and the length of its run.
 
     `"auto"` compares the time that a run saves with the time that a recording (0.6 s) and its
-    compilation (10 s) take, and chooses the fastest. What a step saves is read from a table of
-    measured steps, by the step's arithmetic, and not from a clock: the same run on the same machine
-    always has the same backend. A run is compiled only where there is a compiler. A checkpoint
-    records the backend, and a resumed run keeps it.
+    compilation (3 s, if torch has the code in its cache on disk) take. What a step saves is estimated
+    from the operations of its loss, and not by a clock: the same run always has the same backend. A
+    run is compiled only where there is a compiler. A checkpoint records the backend, and a resumed run
+    keeps it.
 
     Args:
         compile: `"auto"`, `True` (compiled), `False` (plain), or the name of a backend.
         steps: number of steps in the run.
-        flops: floating-point operations per step, 6 x data points x parameters.
+        work: the size of the loss; needed for `"auto"`.
         cuda: whether the run is on a GPU.
 
     Raises:
         UserError: an unknown name.
 
     Example:
-        >>> from pyro_vae.train.steps.choice import choose_backend
-        >>> choose_backend("auto", steps=50, flops=1e8)
-        'plain'
-        >>> choose_backend("auto", steps=1000, flops=1e8)
-        'recorded'
+        >>> from pyro_vae.train.steps.choice import Work, choose_backend
+        >>> [choose_backend("auto", steps, Work(1000, 2_000_000)) for steps in (100, 1000, 10_000)]
+        ['plain', 'recorded', 'inductor']
     """
     if compile in (True, False):
         return "inductor" if compile else "plain"
@@ -66,35 +65,45 @@ def choose_backend(compile: bool | str, steps: int, flops: float, cuda: bool = F
         return str(compile)
     if compile != "auto":
         raise unknown_name_error("compile", compile, ("auto", "True", "False", *BACKENDS))
-    time = step_time(flops, cuda)
-    seconds = {
-        "plain": steps * time.plain / 1e3,
-        "recorded": steps * time.recorded / 1e3 + RECORD_SECONDS,
-        "inductor": steps * time.inductor / 1e3 + RECORD_SECONDS + COMPILE_SECONDS,
-    }
-    if not has_compiler(cuda):
-        del seconds["inductor"]
-    return min(seconds, key=seconds.__getitem__)
+    if work is None:
+        raise ValueError("compile='auto' needs the size of the loss")
+    record, more = RECORD_MS * work.operations, COMPILE_MS * work.operations
+    more += COMPILE_MS_PER_MILLION * work.numbers / 1e6
+    if cuda:
+        record = more = CUDA_MS * work.operations
+    saved = {"plain": 0.0, "recorded": 1e-3 * steps * record - RECORD_SECONDS}
+    if has_compiler(cuda):
+        saved["inductor"] = saved["recorded"] + 1e-3 * steps * more - COMPILE_SECONDS
+    return max(saved, key=saved.__getitem__)
 
 
-def step_time(flops: float, cuda: bool = False) -> StepTime:
-    """The time of a step with so much arithmetic: interpolated in the table, constant outside it.
+def measure_work(loss_of: Callable[[], object]) -> Work:
+    """The size of a loss, by running it once.
 
     Example:
-        >>> from pyro_vae.train.steps.choice import step_time
-        >>> step_time(1e8).plain > step_time(1e8).recorded > step_time(1e8).inductor
-        True
+        >>> import torch
+        >>> from pyro_vae.train.steps.choice import measure_work
+        >>> measure_work(lambda: (torch.zeros(2, 3) + 1).sum())
+        Work(operations=3, numbers=13)
     """
-    return _interpolated(CUDA_STEPS if cuda else CPU_STEPS, flops / 1e9)
+    with _Counter() as counter:
+        loss_of()
+    return Work(counter.operations, counter.numbers)
 
 
-def _interpolated(steps: Sequence[StepTime], gflop: float) -> StepTime:
-    gflop = min(max(gflop, steps[0].gflop), steps[-1].gflop)
-    for before, after in zip(steps, steps[1:], strict=False):
-        if gflop <= after.gflop:
-            part = (gflop - before.gflop) / (after.gflop - before.gflop)
-            return StepTime(*(a + part * (b - a) for a, b in zip(before, after, strict=True)))
-    return steps[-1]
+class _Counter(TorchDispatchMode):
+    """Counts the operations that run within, and the numbers that they return."""
+
+    operations = numbers = 0
+
+    def __torch_dispatch__(
+        self, func: Any, types: Any, args: tuple = (), kwargs: dict[str, Any] | None = None
+    ) -> Any:
+        result = func(*args, **(kwargs or {}))
+        self.operations += 1
+        parts = result if isinstance(result, (tuple, list)) else [result]
+        self.numbers += sum(t.numel() for t in parts if isinstance(t, torch.Tensor))
+        return result
 
 
 def has_compiler(cuda: bool = False) -> bool:

@@ -281,8 +281,8 @@ class Recording:
         if not before.unchanged():
             before.restore()
             raise RuntimeError("the program replaces a parameter or buffer of its own modules")
-        self.call: Callable[..., Any]
-        self.call, self.reads = _lift_attributes_to_inputs(program)
+        self._graph, self.reads = _lift_attributes_to_inputs(program)
+        self.call: Callable[..., Any] = self._graph
         ids = {id(t) for t in reverted.written()}
         self.written = [t for t in self.reads if id(t) in ids]
         self.slots = _ParameterSlots(modules, stored_parameters())
@@ -303,7 +303,7 @@ class Recording:
     def compile(self, batch: Batch, schedule_values: ScheduleValues) -> None:
         """Replace the replay by Inductor's code for it, which draws the same noise."""
         inputs = [*self.reads, *batch.values(), *schedule_values.values()]
-        self.call = compiled(self.call, inputs)
+        self.call = compiled(self._graph, inputs)
 
     @contextmanager
     def kept_state(self) -> Iterator[None]:
