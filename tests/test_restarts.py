@@ -167,7 +167,7 @@ def test_short_runs_need_no_processes():
     assert restart_pool.num_processes(small(), 3, cpu, 2) == 2
     assert restart_pool.num_processes(small(), 1, cpu, 2) == 1
     assert restart_pool.num_processes(small(), 3, torch.device("meta"), 2) == 1
-    with pytest.raises(pv.UserError, match="workers takes whole numbers from 1, not 0"):
+    with pytest.raises(pv.UserError, match="workers must be an integer >= 1, got 0"):
         small().fit(progress=False, workers=0)
 
 
@@ -298,7 +298,7 @@ def test_a_copy_has_the_restarts_of_its_run_and_cannot_be_resumed(in_sequence, t
 def test_a_run_that_fails_before_it_trains_leaves_no_files(tmp_path):
     method = small()
     method.config["initialize.epochs"] = -1
-    with pytest.raises(pv.UserError, match="epochs takes whole numbers"):
+    with pytest.raises(pv.UserError, match="epochs must be an integer"):
         method.fit(tmp_path / "run", progress=False)
     assert not (tmp_path / "run").exists()
 
