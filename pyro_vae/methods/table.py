@@ -87,15 +87,19 @@ CLUSTERING: dict[str, object] = {
     "initialize.epochs": 300,
     "initialize.lr": 2e-3,
     "initialize.weight_decay": 0.2,
-    "initialize.fits": 30,
+    "initialize.validate_every": 10,
+    "initialize.fits": 10,
     "initialize.draws": 4,
     "initialize.reg_covar": 0.05,
     "restarts": 5,
-    "epochs": 100,
+    "epochs": 50,
+    "validate_every": 5,
     "lr": 5e-4,
     "weight_decay": 0.0,
 }
 CLUSTERING_IMAGES: dict[str, object] = {
+    "validate_every": 1,
+    "initialize.validate_every": 1,
     "center": False,  # mostly black; centered, one trial (one seed each, test bound) lost a nat
     "initialize.epochs": 10,
     "initialize.lr": 1e-3,
