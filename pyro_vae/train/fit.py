@@ -131,14 +131,16 @@ def fit(
         device: `"cuda"`, `"cpu"`, ... Default: a GPU if there is one and the pair runs on it; a
             user-defined program that uses tensors on the CPU is trained there, with one warning.
         compile: record the training step once and replay it, the same numbers up to rounding:
-            `"auto"` (chosen from the run length), `True` (compiled by Inductor, which needs
-            a C++ compiler), `"recorded"` (as it was recorded), `False` (plain Pyro). What cannot be
-            recorded is run plainly, with one warning. A program that depends on Python's state, a
-            counter that will matter after many steps, needs `False`.
+            `"auto"` (chosen from the operations of the loss and the length of the run, see
+            `steps/choice.py`), `True` (compiled by Inductor, which needs a C++ compiler),
+            `"recorded"` (as it was recorded), `False` (plain Pyro). What cannot be recorded is run
+            plainly, with one warning. A program that depends on Python's state, a counter that will
+            matter after many steps, needs `False`.
         precision: of matrix products in training: `"bf16"` inside this library's networks, by
             autocast; `"tf32"` on a GPU; None leaves torch's. Evaluation is not affected.
         seed: of shuffling, binarization, sampling, an integer >= 0; of a method's initial weights too. A
-            pair's own weights are taken as they are.
+            pair's own weights are taken as they are. The same seed with another backend (`compile`) gives
+            another result: rounding differs, and training amplifies it.
         out: folder for `config.json`, `metrics.jsonl`, `checkpoint.pt`; it holds one run.
             If it is removed, or a write fails, training continues and writes it again later.
         resume: continue from `out`'s checkpoint, with the same settings and data (epochs and
