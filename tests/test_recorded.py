@@ -5,6 +5,7 @@ import json
 import math
 import re
 import warnings
+from collections import OrderedDict
 
 import numpy as np
 import pyro
@@ -24,6 +25,7 @@ from torch.distributions import constraints
 import pyro_vae as pv
 from pyro_vae import methods
 from pyro_vae.objectives import ELBO, IWAE, RWS, STL, DReG, Renyi
+from pyro_vae.train.steps import compilation
 from pyro_vae.train.steps.choice import Work, choose_backend
 from pyro_vae.train.steps.recorded import PlainStep, RecordedStep, _difference
 
@@ -780,6 +782,30 @@ def test_without_a_compiler_the_recording_is_replayed_with_one_warning(monkeypat
     assert step.count == 1
 
 
+def test_steps_with_the_same_operations_and_shapes_are_compiled_once(monkeypatch):
+    compiled = []
+
+    def compile_graph(graph, inputs):
+        compiled.append(graph)
+        return graph
+
+    monkeypatch.setattr(compilation, "compile_graph", compile_graph)
+    monkeypatch.setattr(compilation, "_programs", OrderedDict())
+    for rows, count in ((64, 1), (64, 1), (32, 2), (64, 2)):
+        make_batch = functools.partial(digits_batch, rows)
+        assert_equal_steps(ELBO(), library_pair("vae"), make_batch, "inductor", rtol=1e-5)
+        assert len(compiled) == count
+    assert_equal_steps(ELBO(), library_pair("vade"), digits_batch, "inductor", rtol=1e-5)
+    assert len(compiled) == 3
+    threads = torch.get_num_threads()
+    torch.set_num_threads(threads + 1)
+    try:  # Inductor writes the number of threads into its loops
+        RecordedStep(ELBO(), library_pair("vae"), "inductor")(digits_batch(64))
+    finally:
+        torch.set_num_threads(threads)
+    assert len(compiled) == 4
+
+
 # ------------------------------------------------------------------------------- inductor
 
 
@@ -835,7 +861,7 @@ def test_auto_without_a_compiler_replays_what_was_recorded(monkeypatch):
     assert choose_backend("auto", 10**6, work) == "recorded"
 
 
-@pytest.mark.parametrize("epochs, backend", [(2, "plain"), (1000, "recorded")])
+@pytest.mark.parametrize("epochs, backend", [(2, "plain"), (520, "recorded")])
 def test_fit_records_unasked_where_the_run_is_long_enough(tmp_path, epochs, backend):
     data = pv.data.from_arrays(torch.rand(8, 5).round(), valid=0, test=0)
     model = pv.models.VAE((5,), 2, network=pv.conditionals.MLP((4,)))

@@ -156,6 +156,21 @@ def test_the_modules_end_with_the_epoch_that_validation_chose():
     )
 
 
+def test_validation_is_as_rare_as_it_is_set_and_includes_the_last_epoch(tmp_path):
+    often, rare = (
+        quiet(*pair(), digits(), 5, validate_every=n, out=tmp_path / str(n)) for n in (1, 2)
+    )
+    assert [row["epoch"] for row in rare.history if "elbo" in row] == [2, 4, 5]
+    assert [row["loss"] for row in rare.history] == [row["loss"] for row in often.history]
+    bounds = {row["epoch"]: row["elbo"] for row in often.history}
+    assert all(row["elbo"] == bounds[row["epoch"]] for row in rare.history if "elbo" in row)
+    assert rare.best_epoch == max((2, 4, 5), key=bounds.get)
+    m, g = pair()
+    assert pv.load(tmp_path / "2", m, g, digits()).best_epoch == rare.best_epoch
+    with pytest.raises(pv.UserError, match="validate_every must be an integer >= 1, got 0"):
+        quiet(*pair(), digits(), 5, validate_every=0)
+
+
 def test_patience_stops_on_validation_and_needs_it():
     m, g = pair()
     run = quiet(m, g, digits(), 500, lr=0.1, patience=3)

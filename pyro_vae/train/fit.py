@@ -78,8 +78,8 @@ def fit(
 ) -> Run:
     """Train a pair, this library's or any Pyro pair with one data plate; returns a `Run`.
 
-    After each epoch (see `validate_every`) the ELBO of the validation split is computed, at beta = 1, in eval mode, with
-    noise of a separate seed. At the end the modules hold the weights of the best epoch.
+    After an epoch (see `validate_every`) the ELBO of the validation split is computed, at beta = 1, in
+    eval mode, with noise of a separate seed. At the end the modules hold the weights of the best epoch.
 
     Processes launched by `torchrun`, each with the same call, train one run (see
     `train/distributed.py`). It starts from the weights of rank 0. Every process works on its shard of
@@ -138,9 +138,9 @@ def fit(
             matter after many steps, needs `False`.
         precision: of matrix products in training: `"bf16"` inside this library's networks, by
             autocast; `"tf32"` on a GPU; None leaves torch's. Evaluation is not affected.
-        seed: of shuffling, binarization, sampling, an integer >= 0; of a method's initial weights too. A
-            pair's own weights are taken as they are. The same seed with another backend (`compile`) gives
-            another result: rounding differs, and training amplifies it.
+        seed: of shuffling, binarization, sampling, an integer >= 0; of a method's initial weights
+            too. A pair's own weights are taken as they are. The same seed with another backend
+            (`compile`) gives another result: rounding differs, and training amplifies it.
         out: folder for `config.json`, `metrics.jsonl`, `checkpoint.pt`; it holds one run.
             If it is removed, or a write fails, training continues and writes it again later.
         resume: continue from `out`'s checkpoint, with the same settings and data (epochs and

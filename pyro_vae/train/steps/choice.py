@@ -14,9 +14,10 @@ from ...errors import unknown_name_error
 BACKENDS = ("plain", "recorded", "inductor")
 # What a step saves, fitted to `benchmarks/results/backends.json` (one CPU core): 1.8 to 7 ms by
 # recording and 1.4 to 19 ms more by compiling, within a factor of three.
-RECORD_MS, COMPILE_MS = 1.6e-3, 0.8e-3  # per operation of the loss
+RECORD_MS, RECORD_MS_PER_OPERATION = 0.8, 1e-3
+COMPILE_MS_PER_OPERATION = 0.8e-3
 COMPILE_MS_PER_MILLION = 0.2  # per million numbers that the operations of the loss return
-CUDA_MS = 0.5e-3  # per operation, on a GPU: there the launches of kernels dominate
+CUDA_MS_PER_OPERATION = 0.5e-3  # on a GPU: there the launches of kernels dominate
 RECORD_SECONDS = 0.6
 #: With the code in Inductor's cache on disk. The first time on a machine it takes 10 to 30 s.
 COMPILE_SECONDS = 3.0
@@ -67,10 +68,10 @@ def choose_backend(
         raise unknown_name_error("compile", compile, ("auto", "True", "False", *BACKENDS))
     if work is None:
         raise ValueError("compile='auto' needs the size of the loss")
-    record, more = RECORD_MS * work.operations, COMPILE_MS * work.operations
-    more += COMPILE_MS_PER_MILLION * work.numbers / 1e6
+    record = RECORD_MS + RECORD_MS_PER_OPERATION * work.operations
+    more = COMPILE_MS_PER_OPERATION * work.operations + COMPILE_MS_PER_MILLION * work.numbers / 1e6
     if cuda:
-        record = more = CUDA_MS * work.operations
+        more = CUDA_MS_PER_OPERATION * work.operations
     saved = {"plain": 0.0, "recorded": 1e-3 * steps * record - RECORD_SECONDS}
     if has_compiler(cuda):
         saved["inductor"] = saved["recorded"] + 1e-3 * steps * more - COMPILE_SECONDS
