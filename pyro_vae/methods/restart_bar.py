@@ -43,6 +43,7 @@ class RestartBar:
         numbers = {"restart": index, "loss": f"{row['loss']:.2f}"}
         if "elbo" in row:
             numbers["valid ELBO"] = f"{row['elbo']:.2f}"
+        numbers["data/s"] = f"{row['data_per_second']:,}"
         self._bar.set_postfix(numbers, refresh=False)
         if self._shown[index] < self._epochs:
             self._shown[index] += 1
