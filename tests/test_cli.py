@@ -183,7 +183,7 @@ def test_ctrl_c_and_resume_lose_nothing(tmp_path, monkeypatch):
     assert losses[0] == losses[1] and len(losses[0]) == epochs
 
 
-@pytest.mark.parametrize("name", covering(list(methods.METHODS), every=3))
+@pytest.mark.parametrize("name", covering(list(methods.METHODS), every=4))
 def test_every_listed_method_fits_from_the_command_line(name, tmp_path, capsys, monkeypatch):
     monkeypatch.chdir(tmp_path)
     small = {"--initialize.epochs": "1", "--restarts": "1", "--initialize.fits": "1"}

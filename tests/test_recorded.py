@@ -455,7 +455,7 @@ def enum_elbo(**options):
     return TraceEnum_ELBO(max_plate_nesting=1, strict_enumeration_warning=False, **options)
 
 
-@pytest.mark.parametrize("name", PROGRAMS)
+@pytest.mark.parametrize("name", covering(list(PROGRAMS), every=3))
 def test_any_program_replays_exactly_on_new_data_and_noise(name):
     torch.set_default_dtype(torch.float64)
     assert_equal_steps(enum_elbo(), PROGRAMS[name](), batch64)
@@ -517,7 +517,9 @@ def digits_batch(size=12):
     return {"x": x, "c": c, "index": torch.randint(0, 50, (size,))}
 
 
-@pytest.mark.parametrize("method, options", covering(list(methods.METHODS), list(OBJECTIVES)))
+@pytest.mark.parametrize(
+    "method, options", covering(list(methods.METHODS), list(OBJECTIVES), every=9)
+)
 def test_every_method_replays_exactly_under_every_objective(method, options):
     options = OBJECTIVES[options]
     torch.set_default_dtype(torch.float64)
@@ -535,7 +537,7 @@ BOUNDS = {
 
 @pytest.mark.parametrize(
     "method, objective",
-    covering(["shu-gmvae", "auxiliary-dgm", "mixture-posterior", "iaf-vae"], list(BOUNDS), every=2),
+    covering(["shu-gmvae", "auxiliary-dgm", "mixture-posterior", "iaf-vae"], list(BOUNDS), every=4),
 )
 def test_every_bound_and_estimator_replays_exactly(method, objective):
     objective = BOUNDS[objective]
