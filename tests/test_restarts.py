@@ -1,7 +1,9 @@
 """Restarts: whole runs, trained in sequence or in processes, of which one is chosen without labels."""
 
+import dataclasses
 import json
 import os
+import shutil
 import signal
 import subprocess
 import sys
@@ -153,9 +155,7 @@ def test_data_that_no_process_can_load_are_trained_on_here():
     data = three_clusters()
     x = torch.cat([data.train.x, data.train.x])
     conditioned = pv.data.from_arrays(x, c=x[:, :2])
-    conditioned = __import__("dataclasses").replace(
-        conditioned, condition=lambda x, y: (x, x[:, :2])
-    )
+    conditioned = dataclasses.replace(conditioned, condition=lambda x, y: (x, x[:, :2]))
     method = pv.method("cvae", conditioned, hidden=[4], latent_dim=2, epochs=1, restarts=2)
     assert restart_pool.pickled(method) is None
     assert len(method.fit(progress=False, workers=2).restarts["scores"]) == 2
@@ -177,6 +177,7 @@ def test_the_error_of_a_process_is_one_line_and_leaves_no_files(tmp_path):
         method.fit(tmp_path / "run", progress=False, workers=2)
 
 
+@pytest.mark.slow
 def test_a_process_that_is_killed_is_an_error_of_one_line(tmp_path, monkeypatch):
     train = restart_pool._Worker.train
 
@@ -225,6 +226,7 @@ def test_an_interrupted_run_resumes_to_the_same_result(
     assert all(f.read_bytes() == content for f, content in finished.items())
 
 
+@pytest.mark.slow
 def test_processes_stop_when_the_one_that_started_them_is_killed(in_sequence, tmp_path):
     code = "import test_restarts as t; t.small(epochs=20000).fit('run', progress=False, workers=2)"
     process = subprocess.Popen(
@@ -278,8 +280,7 @@ def test_resuming_a_finished_run_changes_nothing(in_sequence):
 
 
 def test_a_constant_schedule_is_extended_in_every_restart(tmp_path):
-    options = {"schedule": "constant", "workers": None}
-    del options["workers"]
+    options = {"schedule": "constant", "validate_every": 1}
     small(**options).fit(tmp_path / "run", progress=False)
     longer = small(**options, epochs=5).fit(tmp_path / "run", resume=True, progress=False)
     assert same_run(longer, small(**options, epochs=5).fit(progress=False))
@@ -318,8 +319,6 @@ def test_a_comparison_has_seeds_and_no_restarts():
 
 
 def test_a_damaged_result_is_computed_again(in_sequence, tmp_path):
-    import shutil
-
     shutil.copytree(in_sequence.out, tmp_path / "run")
     (tmp_path / "run" / "restarts" / "1" / "restart.json").write_text("{")
     again = small().fit(tmp_path / "run", resume=True, progress=False)
