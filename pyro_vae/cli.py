@@ -98,7 +98,7 @@ def sample_from_run(
     mean: bool = True,
     steps: int | None = None,
     path: str = "spherical",
-    observed: str = "top",
+    observed: str | None = None,
     split: str = "test",
     seed: int = 0,
     out: Path | None = None,
@@ -120,7 +120,8 @@ def sample_from_run(
         mean: the likelihood's means (smooth pictures) rather than draws.
         steps: on a path (9), or of the chains that complete (200).
         path: spherical or linear.
-        observed: the half that is not missing: top, bottom, left or right.
+        observed: the half that is not missing: top, bottom, left or right. Default: top; of data
+            with missing values, all values that are not missing.
         split: whose data are walked between, traversed and completed.
         seed: of the draws.
         out: where to write. Default: samples.png and .npz in the run folder (interpolate.png, ...).

@@ -49,7 +49,7 @@ def _column(items: Sequence[Any], name: str) -> torch.Tensor:
     return as_tensor([as_tensor(item, name) for item in items], name)
 
 
-def as_data(data: Any, first: str = "x") -> Any:
+def as_data(data: Any, first: str = "x", missing: bool = False) -> Any:
     """`Data`, or batches, from what `fit` accepts: arrays, `(x, y)`, `{name: array}`, a `Dataset`.
 
     Bare arrays and datasets are all training data: nothing is held out behind the caller's back.
@@ -64,7 +64,9 @@ def as_data(data: Any, first: str = "x") -> Any:
     Args:
         data: see above.
         first: the name of the program's first argument, which takes the data of a dict without "x".
+        missing: whether NaN in x is a missing value, in arrays; `Data` knows.
     """
+    options: dict[str, Any] = {"valid": 0, "test": 0, "missing": missing}
     if isinstance(data, (Data, DataLoader)):
         return data
     if isinstance(data, IterableDataset):
@@ -72,11 +74,11 @@ def as_data(data: Any, first: str = "x") -> Any:
             "an IterableDataset gives one data point at a time: DataLoader(it, batch_size=...)"
         )
     if isinstance(data, Dataset) and hasattr(data, "__len__"):
-        return from_dataset(data, valid=0, test=0)
+        return from_dataset(data, **options)
     if isinstance(data, dict):
-        return from_arrays(named_first(data, first), valid=0, test=0)
+        return from_arrays(named_first(data, first), **options)
     if isinstance(data, (torch.Tensor, np.ndarray)) or hasattr(data, "to_numpy"):
-        return from_arrays(data, valid=0, test=0)
+        return from_arrays(data, **options)
     if isinstance(data, str):
         raise UserError(f"cannot train on a name: pass pv.data.load({data!r}), or arrays")
     if isinstance(data, tuple):
@@ -85,11 +87,11 @@ def as_data(data: Any, first: str = "x") -> Any:
                 f"a tuple of {len(data)}: pass (x, y), or arrays by the names that the program takes, "
                 "{'x': x, ...}"
             )
-        return from_arrays(*data, valid=0, test=0)
+        return from_arrays(*data, **options)
     if hasattr(data, "toarray"):
         raise UserError(f"cannot train on a sparse {type(data).__name__}: pass its .toarray()")
     if isinstance(data, list) and (not data or _is_row(data[0])):
-        return from_arrays(data, valid=0, test=0)
+        return from_arrays(data, **options)
     batched = hasattr(data, "__iter__") and hasattr(data, "__len__")
     if batched and not isinstance(data, (bytes, set, frozenset)):
         return data  # batches, their number stated

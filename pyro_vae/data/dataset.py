@@ -98,6 +98,7 @@ class Data:
         names: those under which the pair gets the arrays in training, if they were passed by name;
             see `from_arrays`.
         source: arguments of `load` that reload these data. Default: they come from arrays.
+        missing: whether x has missing values, which are NaN.
     """
 
     train: Split
@@ -114,11 +115,20 @@ class Data:
     withheld_labels: torch.Tensor | None = None
     names: tuple[str, ...] | None = None
     source: dict[str, Any] | None = None
+    missing: bool = False
 
     def __post_init__(self) -> None:
         if isinstance(self.condition, Condition):
             for split in self.splits().values():
                 self.condition.check(split.y)
+        if self.missing and self.condition is not None:
+            for split in self.splits().values():
+                covariates = conditioned(split, self.condition).c
+                if covariates is not None and covariates.isnan().any():
+                    raise UserError(
+                        f"{self.name}: covariates c of {self.condition!r} have missing values: "
+                        "covariates must be complete"
+                    )
 
     def __repr__(self) -> str:
         sizes = ", ".join(f"{len(split)} {name}" for name, split in self.splits().items())
@@ -129,6 +139,7 @@ class Data:
         parts += [] if self.num_classes is None else [f"{self.num_classes} classes"]
         parts += [] if self.binarize == "none" else [f"{self.binarize} binarization"]
         parts += [] if self.condition is None else [f"condition {self.condition!r}"]
+        parts += ["missing values"] if self.missing else []
         parts += [] if self.scaling is None else ["standardized: data.unstandardize(x) undoes it"]
         return f"Data({self.name!r}: {sizes}; {', '.join(parts)})"
 
@@ -223,7 +234,8 @@ class Data:
             if not value.is_floating_point() or value.dtype == dtype:
                 return value
             new = value.to(dtype)
-            check_finite(new, f"{self.name}, as {dtype}, an array")  # beyond its range
+            # beyond its range
+            check_finite(new, f"{self.name}, as {dtype}, an array", self.missing)
             return new
 
         return self.map_splits(lambda split: split.map(to))
@@ -263,6 +275,8 @@ class Data:
             result["standardized"] = True
         if self.names is not None:
             result["names"] = list(self.names)
+        if self.missing:
+            result["missing"] = True
         return result
 
 
@@ -284,9 +298,10 @@ def conditioned(split: Split, condition: AnyCondition | None) -> Split:
 
 
 def draw_binary(gray: torch.Tensor, seed: int) -> torch.Tensor:
-    """Bernoulli draws of gray values, in their dtype and on their device.
+    """Bernoulli draws of gray values, in their dtype and on their device; of NaN, NaN.
 
     They are drawn in one precision and on the CPU: equal numbers have equal draws everywhere.
     """
-    draw = torch.bernoulli(gray.cpu().float(), generator=torch.Generator().manual_seed(seed))
-    return draw.to(gray)
+    generator = torch.Generator().manual_seed(seed)
+    draw = torch.bernoulli(gray.cpu().float().nan_to_num(), generator=generator)
+    return torch.where(gray.isnan(), gray, draw.to(gray))

@@ -80,7 +80,7 @@ def _torchvision(name: str, root: Path | str | None, split_seed: int) -> Data:
     )
 
 
-def _read(name: str, root: Path | str | None, split_seed: int) -> Data:
+def _read(name: str, root: Path | str | None, split_seed: int, missing: bool) -> Data:
     """A data set as it is in its source: not binarized, not conditioned."""
     if name == "digits":
         return _digits(split_seed)
@@ -88,7 +88,7 @@ def _read(name: str, root: Path | str | None, split_seed: int) -> Data:
         return _arcs(split_seed)
     if name in TORCHVISION:
         return _torchvision(name, root, split_seed)
-    return _read_npz(Path(name), split_seed)
+    return _read_npz(Path(name), split_seed, missing)
 
 
 def load(
@@ -102,6 +102,7 @@ def load(
     standardize: bool | None = None,
     condition: str | None = None,
     quadrants: int | None = None,
+    missing: bool | None = None,
 ) -> Data:
     """A data set by name or from an .npz file, as `Data`: `.train .valid .test`, `.x_shape`, ...
 
@@ -131,12 +132,13 @@ def load(
         condition: the covariates c of a conditional model: quadrants (of an image), labels, or data
             (the array c).
         quadrants: how many quadrants are the condition: 1, 2 or 3.
+        missing: whether NaN in the x of a file is a missing value. Default: false.
 
     Raises:
         UserError: an unknown name, a data set that is not available, or a file that is not one.
     """
     known = data_set(name)
-    data = _read(name, root, split_seed)
+    data = _read(name, root, split_seed, bool(missing))
     data = dataclasses.replace(data, binarize_seed=binarize_seed)
     data = prepare(
         data,
@@ -154,6 +156,7 @@ def load(
         "num_labels": num_labels,
         "label_seed": label_seed,
         "standardize": standardize,
+        "missing": data.missing,
     }
     return dataclasses.replace(data, source=source)
 
@@ -183,7 +186,7 @@ def prepare(
             raise UserError(f"{data.name} is binarized already: {data.binarize}, not {binarize}")
         names = (
             "name", "num_classes", "binarize_seed", "split_seed", "likelihood",
-            "withheld_labels", "condition", "scaling", "source", "names",
+            "withheld_labels", "condition", "scaling", "source", "names", "missing",
         )  # fmt: skip
         fields = {n: getattr(data, n) for n in names}
         data = build_splits(data.train, data.valid, data.test, binarize=binarize, **fields)
@@ -237,7 +240,7 @@ def _conditioned(data: Data, condition: str, quadrants: int | None) -> Data:
     return data.with_condition(wanted)
 
 
-def _read_npz(path: Path, split_seed: int) -> Data:
+def _read_npz(path: Path, split_seed: int, missing: bool) -> Data:
     try:
         opened = np.load(path, allow_pickle=False)
         if not isinstance(opened, np.lib.npyio.NpzFile):
@@ -261,4 +264,4 @@ def _read_npz(path: Path, split_seed: int) -> Data:
             array = array.astype(np.float64)
         found[name] = array.astype(array.dtype.newbyteorder("="), copy=False)
     x, y, c = found.values()
-    return from_arrays(x, y, c=c, name=path.stem, split_seed=split_seed)
+    return from_arrays(x, y, c=c, name=path.stem, split_seed=split_seed, missing=missing)

@@ -10,6 +10,7 @@ from .grey_levels import (
     DiscretizedLogistic,
     GreyLevels,
 )
+from .missing import IgnoreMissing, ValueOrNaN
 from .normal_mixture import NormalMixture, StratifiedComponent
 from .one_hot import GumbelSoftmax, LinearOneHotCategorical
 
@@ -22,10 +23,12 @@ __all__ = [
     "GreyBernoulli",
     "GreyLevels",
     "GumbelSoftmax",
+    "IgnoreMissing",
     "LinearOneHotCategorical",
     "NegativeBinomial",
     "NormalMixture",
     "Poisson",
     "StratifiedComponent",
+    "ValueOrNaN",
     "affine_flow",
 ]

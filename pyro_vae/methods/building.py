@@ -15,6 +15,7 @@ from ..conditionals import (
     Normal,
     likelihood,
 )
+from ..conditionals.likelihoods import ignore_missing
 from ..conditionals.networks import is_image, network_between
 from ..errors import UserError, unknown_name_error
 from ..guides import Guide, PriorGuide, SemiAmortized
@@ -126,6 +127,8 @@ def build(
         )
     options = {k.split(".", 1)[1]: part(v) for k, v in config.items() if k.startswith("model.")}
     options["likelihood"] = likelihood(options["likelihood"])
+    if config.get("missing"):
+        options["likelihood"] = ignore_missing(options["likelihood"])
     if "num_classes" in options:
         options["num_classes"] = options["num_classes"] or num_classes or 10
         num_classes = options["num_classes"]

@@ -47,7 +47,10 @@ def method(name: str, data: Any = "digits", **overrides: Any) -> "Method":
         UserError: an unknown method, an option that it does not have, or a value of the wrong type.
     """
     preset(name)
-    data = str(data) if isinstance(data, (str, Path)) else as_data(data)
+    if isinstance(data, (str, Path)):
+        data = str(data)
+    else:
+        data = as_data(data, missing=bool(overrides.get("missing")))
     if not isinstance(data, (str, Data)):
         raise UserError("a method needs all data in memory: pv.data, a tensor, (x, y) or a Dataset")
     root = overrides.pop("root", None)

@@ -48,14 +48,14 @@ def prepare(config: dict[str, Any], data: Data | None, root: Path | str | None) 
     options = {n: config[n] for n in ("num_labels", "label_seed")}
     options["standardize"] = bool(config["standardize"])
     if data is None:
-        seeds = {n: config[n] for n in ("split_seed", "binarize_seed")}
-        data = datasets.load(name, binarize or "none", root, **seeds, **options)
+        reading = {n: config[n] for n in ("split_seed", "binarize_seed", "missing")}
+        data = datasets.load(name, binarize or "none", root, **reading, **options)
     else:
         data = datasets.prepare(data, binarize, **options)
         config |= {n: getattr(data, n) for n in ("split_seed", "binarize_seed")}
         if data.withheld_labels is not None and data.train.y is not None:
             config["num_labels"] = int((data.train.y >= 0).sum())
-    config["binarize"] = data.binarize
+    config |= {"binarize": data.binarize, "missing": data.missing}
     if config["model.likelihood"] is None:
         config["model.likelihood"] = data.likelihood
     if config["standardize"] is None:

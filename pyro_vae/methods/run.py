@@ -16,7 +16,7 @@ from ..data import Data, as_data
 from ..data import load as load_data
 from ..errors import UserError
 from ..programs.calling import first_argument
-from ..programs.inspection import is_per_datum
+from ..programs.inspection import ignores_missing, is_per_datum
 from ..train import checkpoint, choose_device, distributed, load_weights
 from ..train.state import Progress
 from ..train.weights import weights_of
@@ -266,7 +266,8 @@ class Run(train.Run):
 def fit(
     model: Callable[..., Any], guide: Callable[..., Any], data: Any, *args: Any, **settings: Any
 ) -> Run:
-    data = as_data(data, first_argument(model) if callable(model) else "x")
+    if callable(model):
+        data = as_data(data, first_argument(model), ignores_missing(model))
     described = {"pair": describe_pair(model, guide), "source": _source(data)}
     described |= settings.pop("config", None) or {}
     run = advised(model, guide, data, *args, config=described, **settings)
@@ -340,7 +341,7 @@ def load(
     record = checkpoint.read_json(folder / RECORD)
     if not isinstance(record, dict) or not isinstance(record.get("data"), dict):
         raise UserError(f"{folder / RECORD} is not the record of a run")
-    data = None if data is None else as_data(data)
+    data = None if data is None else as_data(data, missing=True)
     if (model is None) != (guide is None):
         raise UserError("pass both model= and guide=, or neither")
     config = None
