@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import Any
 
 from . import __version__
-from .data.registry import DATASETS
+from .data.registry import DATASETS, FILE_KINDS
 from .errors import UserError, check_int_at_least
 from .methods.compare_command import compare_runs_or_guides
 from .methods.parser import one_line_warnings, parse_command
@@ -175,7 +175,7 @@ def list_methods() -> int:
     print(f"{'method':<18}{'model':<17}{'guide':<47}paper")
     for name, preset in METHODS.items():
         print(f"{name:<18}{preset.model_name:<17}{preset.guide:<47}{preset.paper}")
-    print(f"\ndata: {', '.join(DATASETS)}, or an .npz file with x (and y)")
+    print(f"\ndata: {', '.join(DATASETS)}, or {FILE_KINDS}")
     return 0
 
 

@@ -7,12 +7,9 @@ The values decide which one fits: binary, grey levels, counts or real numbers. `
 import dataclasses
 import math
 from dataclasses import dataclass
-from typing import Any
 
 import pyro.distributions as dist
 import torch
-import torch.nn as nn
-from torch.distributions import Independent
 
 from .. import distributions
 from ..errors import UserError, check_int_at_least, check_positive, unknown_name_error
@@ -125,9 +122,11 @@ class NormalLikelihood(Family):
     Args:
         scale: the fixed scale, or the initial value of a learned one.
         learned: whether the scale is learned.
+        per_value: whether each value of x has a separate learned scale.
 
     Raises:
-        UserError: the scale is not positive, or a learned scale cannot start there.
+        UserError: the scale is not positive, a learned scale cannot start there, or `per_value`
+            without `learned`.
 
     Example:
         >>> import torch, pyro_vae as pv
@@ -139,9 +138,12 @@ class NormalLikelihood(Family):
 
     scale: float = 1.0
     learned: bool = False
+    per_value: bool = False
 
     def __post_init__(self) -> None:
         check_positive(scale=self.scale)
+        if self.per_value and not self.learned:
+            raise UserError("per_value=True is of learned scales: set learned=True")
         if self.learned and abs(math.log(self.scale)) > LOG_SCALE_BOUND:
             low, high = math.exp(-LOG_SCALE_BOUND), math.exp(LOG_SCALE_BOUND)
             raise UserError(
@@ -153,7 +155,10 @@ class NormalLikelihood(Family):
         return {"loc": shape}
 
     def unconditional_parameters(self, shape: tuple[int, ...]) -> dict[str, torch.Tensor]:
-        return {"log_scale": raw_log_scale(math.log(self.scale))} if self.learned else {}
+        if not self.learned:
+            return {}
+        raw = raw_log_scale(math.log(self.scale))
+        return {"log_scale": raw.expand(shape).clone() if self.per_value else raw}
 
     def __call__(
         self,
@@ -286,73 +291,80 @@ class NegativeBinomial(Family):
 
 
 @dataclass(frozen=True)
-class IgnoreMissing(Family):
-    r"""The likelihood of the observed entries of x: NaN marks a missing value.
+class ZeroInflatedNegativeBinomial(Family):
+    """Counts that are zero with a probability from the network, else negative binomial.
 
-    For a likelihood with independent entries it is exactly :math:`p(x_{obs} \mid z)`. Objectives,
-    bounds and log-likelihoods are then those of the observed entries. They are the right ones if
-    which values are missing does not depend on the missing values ("missing at random").
-
-    A `Guide` of a model with this likelihood fills x before its networks see it: a missing value is
-    zero after `input_scaling`, which is the mean of standardized columns.
-
-    Args:
-        likelihood: a likelihood or its name.
+    The network supplies the probability and the mean of each value. The inverse dispersion is
+    learned, one per feature.
 
     References:
-        Mattei and Frellsen 2019, MIWAE, arXiv 1812.02633; Nazabal et al. 2020, arXiv 1807.03653.
+        Lopez et al. 2018, scVI, Nature Methods 15, 1053.
 
     Example:
         >>> import torch, pyro_vae as pv
-        >>> family = pv.conditionals.IgnoreMissing("bernoulli")
+        >>> family = pv.conditionals.ZeroInflatedNegativeBinomial()
         >>> p = pv.conditionals.Conditional((2,), {"z": (3,)}, family)
-        >>> p(z=torch.zeros(1, 3)).log_prob(torch.full((1, 2), float("nan")))
-        tensor([0.], grad_fn=...)
+        >>> p(z=torch.zeros(4, 3)).log_prob(torch.ones(4, 2)).shape
+        torch.Size([4])
     """
 
-    likelihood: Family | str
-
-    def __post_init__(self) -> None:
-        base = likelihood(self.likelihood)
-        for name, value in (
-            ("likelihood", base),
-            ("proper", base.proper),
-            ("unit_interval", base.unit_interval),
-            ("levels", base.levels),
-            ("ignores_missing", True),
-        ):
-            object.__setattr__(self, name, value)
-
-    @property
-    def base(self) -> Family:
-        """The likelihood of data without missing values."""
-        return likelihood(self.likelihood)
-
     def parameter_shapes(self, shape: tuple[int, ...]) -> dict[str, tuple[int, ...]]:
-        return self.base.parameter_shapes(shape)
+        return {"gate_logits": shape, "log_mean": shape}
 
     def unconditional_parameters(self, shape: tuple[int, ...]) -> dict[str, torch.Tensor]:
-        return self.base.unconditional_parameters(shape)
+        return {"log_r": torch.zeros(shape)}
 
-    def modules(self, shape: tuple[int, ...]) -> dict[str, nn.Module]:
-        return self.base.modules(shape)
-
-    def __call__(self, shape: tuple[int, ...], **parameters: Any) -> dist.TorchDistribution:
-        fn: Any = self.base(shape, **parameters)
-        while isinstance(fn, Independent):
-            fn = fn.base_dist
-        return distributions.IgnoreMissing(fn).to_event(len(shape))
-
-
-def ignore_missing(family: Family | str) -> Family:
-    """The likelihood of the observed entries; a family that ignores missing values as it is."""
-    family = likelihood(family)
-    return family if family.ignores_missing else IgnoreMissing(family)
+    def __call__(
+        self,
+        shape: tuple[int, ...],
+        gate_logits: torch.Tensor,
+        log_mean: torch.Tensor,
+        log_r: torch.Tensor,
+    ) -> dist.TorchDistribution:
+        fn = distributions.ZeroInflatedNegativeBinomial(
+            gate_logits, bounded_log_rate(log_mean), bounded_log_scale(log_r)
+        )
+        return fn.to_event(len(shape))
 
 
-def without_missing(family: Family | None) -> Family | None:
-    """The likelihood of complete data behind an `IgnoreMissing`; another family as it is."""
-    return family.base if isinstance(family, IgnoreMissing) else family
+@dataclass(frozen=True)
+class StudentT(Family):
+    """Real values with outliers: a Student-t distribution with a learned scale per value of x.
+
+    Args:
+        df: degrees of freedom, more than 1. The normal distribution is the limit of large df.
+        scale: the initial value of the scales.
+
+    Raises:
+        UserError: `df` is not above 1, where the mean does not exist, or a scale cannot start there.
+
+    Example:
+        >>> import torch, pyro_vae as pv
+        >>> p = pv.conditionals.Conditional((2,), {"z": (3,)}, pv.conditionals.StudentT(df=3.0))
+        >>> p(z=torch.zeros(4, 3)).log_prob(torch.ones(4, 2)).shape
+        torch.Size([4])
+    """
+
+    df: float = 4.0
+    scale: float = 0.5
+
+    def __post_init__(self) -> None:
+        check_positive(df=self.df)
+        if self.df <= 1:
+            raise UserError(f"df must be more than 1, so that x has a mean, got {self.df}")
+        NormalLikelihood(self.scale, learned=True)  # checks the scale
+
+    def parameter_shapes(self, shape: tuple[int, ...]) -> dict[str, tuple[int, ...]]:
+        return {"loc": shape}
+
+    def unconditional_parameters(self, shape: tuple[int, ...]) -> dict[str, torch.Tensor]:
+        return {"log_scale": raw_log_scale(math.log(self.scale)).expand(shape).clone()}
+
+    def __call__(
+        self, shape: tuple[int, ...], loc: torch.Tensor, log_scale: torch.Tensor
+    ) -> dist.TorchDistribution:
+        df = loc.new_tensor(float(self.df))
+        return dist.StudentT(df, loc, bounded_log_scale(log_scale).exp()).to_event(len(shape))
 
 
 LIKELIHOODS: dict[str, Family] = {
@@ -364,6 +376,8 @@ LIKELIHOODS: dict[str, Family] = {
     "categorical": Categorical(),
     "poisson": Poisson(),
     "negative-binomial": NegativeBinomial(),
+    "zero-inflated-negative-binomial": ZeroInflatedNegativeBinomial(),
+    "student-t": StudentT(),
     "grey-bernoulli": GreyBernoulli(),
 }
 

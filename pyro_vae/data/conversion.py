@@ -11,7 +11,9 @@ from torch.utils.data import DataLoader, Dataset, IterableDataset
 from ..errors import UserError
 from .arrays import as_labels, as_tensor
 from .dataset import Data
+from .frames import from_anndata, from_frame
 from .splitting import from_arrays
+from .tables import is_anndata, is_frame
 
 
 def from_dataset(dataset: Any, **options: Any) -> Data:
@@ -53,7 +55,8 @@ def as_data(data: Any, first: str = "x", missing: bool = False) -> Any:
     """`Data`, or batches, from what `fit` accepts: arrays, `(x, y)`, `{name: array}`, a `Dataset`.
 
     Bare arrays and datasets are all training data: nothing is held out behind the caller's back.
-    Arrays are tensors, numpy arrays, lists of numbers or DataFrames. Batches are a `DataLoader`, or
+    Arrays are tensors, numpy arrays or lists of numbers. A DataFrame or AnnData object is a table:
+    see `from_frame`. Batches are a `DataLoader`, or
     any iterable with a length.
 
     Example:
@@ -75,6 +78,10 @@ def as_data(data: Any, first: str = "x", missing: bool = False) -> Any:
         )
     if isinstance(data, Dataset) and hasattr(data, "__len__"):
         return from_dataset(data, **options)
+    if is_anndata(data):
+        return from_anndata(data, valid=0, test=0)
+    if is_frame(data):
+        return from_frame(data, valid=0, test=0)
     if isinstance(data, dict):
         return from_arrays(named_first(data, first), **options)
     if isinstance(data, (torch.Tensor, np.ndarray)) or hasattr(data, "to_numpy"):

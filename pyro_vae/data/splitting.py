@@ -6,6 +6,7 @@ from typing import Any
 
 import torch
 
+from ..conditionals import Family
 from ..conditionals import likelihood as check_likelihood
 from ..errors import UserError, check_int_at_least, unknown_name_error
 from .arrays import as_floats, as_labels, as_named, check_classes, check_finite, masked_as_nan
@@ -21,7 +22,7 @@ def build_splits(
     *,
     binarize: str,
     binarize_seed: int = 0,
-    likelihood: str,
+    likelihood: str | Family,
     name: str,
     **fields: Any,
 ) -> Data:
@@ -63,7 +64,7 @@ def from_arrays(
     name: str = "data",
     split_seed: int = 0,
     binarize_seed: int = 0,
-    likelihood: str | None = None,
+    likelihood: str | Family | None = None,
     c: Any = None,
     missing: bool = False,
 ) -> Data:

@@ -1,7 +1,8 @@
 """Probability distributions that torch and Pyro lack."""
 
+from .columns import ColumnBlocks, Columns
 from .continuous_bernoulli import ContinuousBernoulli
-from .counts import NegativeBinomial, Poisson
+from .counts import NegativeBinomial, Poisson, ZeroInflatedNegativeBinomial
 from .flows import FlowDistribution, affine_flow
 from .grey_bernoulli import GreyBernoulli
 from .grey_levels import (
@@ -12,11 +13,13 @@ from .grey_levels import (
 )
 from .missing import IgnoreMissing, ValueOrNaN
 from .normal_mixture import NormalMixture, StratifiedComponent
-from .one_hot import GumbelSoftmax, LinearOneHotCategorical
+from .one_hot import GumbelSoftmax, LinearOneHotCategorical, OneHotData
 
 __all__ = [
     "BinomialProportion",
     "CategoricalLevels",
+    "ColumnBlocks",
+    "Columns",
     "ContinuousBernoulli",
     "DiscretizedLogistic",
     "FlowDistribution",
@@ -27,8 +30,10 @@ __all__ = [
     "LinearOneHotCategorical",
     "NegativeBinomial",
     "NormalMixture",
+    "OneHotData",
     "Poisson",
     "StratifiedComponent",
     "ValueOrNaN",
+    "ZeroInflatedNegativeBinomial",
     "affine_flow",
 ]

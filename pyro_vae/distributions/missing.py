@@ -7,6 +7,7 @@ import torch
 from pyro.distributions import TorchDistribution, constraints
 
 from ..errors import UserError
+from .one_hot import OneHotData
 
 
 class ValueOrNaN(constraints.Constraint):
@@ -29,20 +30,22 @@ class ValueOrNaN(constraints.Constraint):
 
     def check(self, value: torch.Tensor) -> torch.Tensor:
         """Whether each value satisfies the constraint."""
-        return value.isnan() | self.base.check(value)
+        missing = value.isnan()
+        return (missing.all(-1) if self.event_dim else missing) | self.base.check(value)
 
     def __repr__(self) -> str:
         return f"{self.base!r} or NaN"
 
 
 class IgnoreMissing(TorchDistribution):
-    r"""A distribution of single numbers whose log-probability is 0 where a value is NaN.
+    r"""A distribution whose log-probability is 0 where a value is NaN.
 
-    The sum over the independent entries of a data point is then :math:`\log p(x_{obs} \mid z)`, the
-    exact likelihood of its observed entries. Samples have no missing values.
+    Values are single numbers, or one-hot vectors, which are missing as a whole. The sum over the
+    independent entries of a data point is then :math:`\log p(x_{obs} \mid z)`, the exact likelihood
+    of its observed entries. Samples have no missing values.
 
     Args:
-        base_dist: a distribution with event shape `()`.
+        base_dist: a distribution with event shape `()`, or of one-hot vectors.
 
     Raises:
         UserError: the entries of an event of `base_dist` depend on each other.
@@ -61,15 +64,16 @@ class IgnoreMissing(TorchDistribution):
     arg_constraints: dict[str, constraints.Constraint] = {}
 
     def __init__(self, base_dist: Any, validate_args: bool | None = None) -> None:
-        if base_dist.event_shape:
+        self.is_one_hot = isinstance(base_dist, OneHotData)
+        if base_dist.event_shape and not self.is_one_hot:
             raise UserError(
                 f"{type(base_dist).__name__} has entries that depend on each other: missing values "
                 "need a likelihood with independent entries, such as normal or bernoulli"
             )
         self.base_dist = base_dist
-        super().__init__(base_dist.batch_shape, validate_args=False)
+        super().__init__(base_dist.batch_shape, base_dist.event_shape, validate_args=False)
 
-    @constraints.dependent_property(event_dim=0)
+    @constraints.dependent_property()
     def support(self) -> constraints.Constraint:
         return ValueOrNaN(self.base_dist.support)
 
@@ -91,11 +95,16 @@ class IgnoreMissing(TorchDistribution):
     def log_prob(self, value: torch.Tensor) -> torch.Tensor:
         """`[...]`: the log-probability of `value [...]`, in nats; 0 where it is NaN."""
         missing = value.isnan()
+        log_prob = self.base_dist.log_prob(torch.where(missing, self._inside(value), value))
+        return torch.where(missing.any(-1) if self.is_one_hot else missing, 0.0, log_prob)
+
+    def _inside(self, value: torch.Tensor) -> torch.Tensor:
+        """A value inside the support: no gradient of the log-probability that is not used is NaN."""
+        if self.is_one_hot:
+            return (torch.arange(value.shape[-1], device=value.device) == 0).to(value.dtype)
         support = self.base_dist.support
-        # a value inside the support, so that no gradient of the unused log-probability is NaN
-        inside = 0.0 if support.is_discrete or support is constraints.real else 0.5
-        log_prob = self.base_dist.log_prob(torch.where(missing, inside, value))
-        return torch.where(missing, 0.0, log_prob)
+        is_zero_inside = support.is_discrete or support is constraints.real
+        return value.new_zeros(()) if is_zero_inside else value.new_full((), 0.5)
 
     def sample(self, sample_shape: Sequence[int] = ()) -> torch.Tensor:
         """Draws `[...]` without missing values."""

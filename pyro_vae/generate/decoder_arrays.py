@@ -16,8 +16,8 @@ from ..conditionals.likelihoods import (
     NegativeBinomial,
     NormalLikelihood,
     Poisson,
-    without_missing,
 )
+from ..conditionals.missing import without_missing
 from ..conditionals.networks import ACTIVATIONS, Affine
 from ..programs.interfaces import conditional_of
 

@@ -5,7 +5,7 @@ import warnings
 from typing import Any
 
 from ..conditionals import Conditional, Normal, NormalLikelihood
-from ..conditionals.likelihoods import without_missing
+from ..conditionals.missing import without_missing
 from ..data import Data
 from ..data.arrays import column_means
 from ..data.splitting import likelihood_for

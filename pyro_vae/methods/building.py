@@ -15,7 +15,7 @@ from ..conditionals import (
     Normal,
     likelihood,
 )
-from ..conditionals.likelihoods import ignore_missing
+from ..conditionals.missing import ignore_missing
 from ..conditionals.networks import is_image, network_between
 from ..errors import UserError, unknown_name_error
 from ..guides import Guide, PriorGuide, SemiAmortized
@@ -41,7 +41,9 @@ CLASSES = {
         StackInitialization,
         BaselineInitialization,
     ),
-    "likelihood": tuple({type(f) for f in conditionals.likelihoods.LIKELIHOODS.values()}),
+    "likelihood": tuple(
+        {type(f) for f in conditionals.likelihoods.LIKELIHOODS.values()} | {conditionals.Columns}
+    ),
 }
 FLOWS = ("iaf", "maf", "spline", "coupling")
 #: Guides by name, for comparisons: parents of every latent (None: the method's), settings.

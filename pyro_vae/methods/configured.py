@@ -38,7 +38,7 @@ def method(name: str, data: Any = "digits", **overrides: Any) -> "Method":
 
     Args:
         name: the method; `pyro-vae list` names them all.
-        data: a data set's name, an .npz file, `Data`, a tensor or `(x, y)`. The columns of a table
+        data: a data set's name, a file or image folder, `Data`, a frame, a tensor or `(x, y)`. The columns of a table
             with a normal likelihood are standardized; `standardize=False` leaves them.
         overrides: options, by their full names (`**{"model.num_components": 20}`) or by short ones
             where they are clear (`num_components=20`); `pyro-vae fit NAME --help` lists them.
