@@ -158,7 +158,7 @@ class NormalLikelihood(Family):
         if not self.learned:
             return {}
         raw = raw_log_scale(math.log(self.scale))
-        return {"log_scale": raw.expand(shape).clone() if self.per_value else raw}
+        return {"log_scale": torch.full(shape, raw.item()) if self.per_value else raw}
 
     def __call__(
         self,
@@ -358,7 +358,7 @@ class StudentT(Family):
         return {"loc": shape}
 
     def unconditional_parameters(self, shape: tuple[int, ...]) -> dict[str, torch.Tensor]:
-        return {"log_scale": raw_log_scale(math.log(self.scale)).expand(shape).clone()}
+        return {"log_scale": torch.full(shape, raw_log_scale(math.log(self.scale)).item())}
 
     def __call__(
         self, shape: tuple[int, ...], loc: torch.Tensor, log_scale: torch.Tensor

@@ -14,7 +14,7 @@ import torch
 from ..errors import UserError, check_int_at_least
 from .dataset import Data
 from .frames import from_anndata, from_frame
-from .registry import FILES, IMAGES
+from .registry import FILES, IMAGES, data_set
 from .splitting import from_arrays
 
 MISSING = {"", "na", "n/a", "nan", "null", "none"}  # in a CSV file, in lower case
@@ -35,9 +35,11 @@ def read_file(path: Path, split_seed: int, missing: bool, **options: Any) -> Dat
     """
     kind = "folder" if path.is_dir() else path.suffix.lower()
     reader, known = READERS[kind]
-    given = {name: value for name, value in options.items() if value not in (None, False)}
+    given = {
+        name: value for name, value in options.items() if value is not None and value is not False
+    }
     for name in given:
-        if name not in known:
+        if name not in (*known, "valid", "test"):
             raise UserError(f"{name}= is not an option of {path.name}")
     if kind in (".npz", ".npy"):
         given["missing"] = missing
@@ -279,6 +281,25 @@ def _class_numbers(folder: Path, paths: list[Path]) -> list[int] | None:
         raise UserError(f"{folder} has images in subfolders, which are classes, and {stray.name}")
     classes = sorted(set(subfolders))
     return [classes.index(name) for name in subfolders]
+
+
+def read_source(path: Path) -> Any:
+    """The contents of a file or an image folder: a frame, AnnData, columns, or x `[N, ...]`.
+
+    Raises:
+        UserError: no such file, or one that cannot be read.
+    """
+    data_set(str(path))
+    readers: dict[str, Callable[[Path], Any]] = {
+        ".csv": read_csv,
+        ".tsv": read_csv,
+        ".parquet": read_parquet,
+        ".h5ad": read_anndata,
+    }
+    kind = path.suffix.lower()
+    if kind in readers:
+        return readers[kind](path)
+    return read_file(path, 0, True, valid=0, test=0).train.x
 
 
 def _read_images(path: Path, **options: Any) -> Data:

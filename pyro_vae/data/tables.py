@@ -4,10 +4,12 @@ A frame is a pandas or polars DataFrame, an AnnData object, or `{name: values}`.
 libraries is imported here; what a caller passes has imported its own.
 """
 
+import csv
 import math
 import sys
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -319,6 +321,7 @@ def _from_objects(
     """Booleans, numbers or text among objects."""
     present = [v for v, gone in zip(items, missing, strict=True) if not gone]
     filler: Any
+    dtype: np.dtype[Any]
     if present and all(isinstance(v, (bool, np.bool_)) for v in present):
         filler, dtype = False, np.dtype(bool)
     elif present and all(isinstance(v, (int, np.integer)) for v in present):
@@ -380,7 +383,9 @@ def _kind_of_numbers(present: np.ndarray) -> str:
 def categories_of(values: Any) -> tuple[Any, ...] | None:
     """The categories that the dtype of a pandas column lists; None for other columns."""
     declared = getattr(getattr(values, "dtype", None), "categories", None)
-    return tuple(declared.tolist()) if hasattr(declared, "tolist") else None
+    return (
+        tuple(declared.tolist()) if declared is not None and hasattr(declared, "tolist") else None
+    )
 
 
 def _categories(values: Any, present: np.ndarray, name: Any) -> tuple[Any, ...]:
@@ -393,6 +398,17 @@ def _categories(values: Any, present: np.ndarray, name: Any) -> tuple[Any, ...]:
             f"by it with index={name!r}"
         )
     return tuple(categories)
+
+
+def write_csv(path: Path, columns: Mapping[Any, Any]) -> None:
+    """Write `{name: values [N]}` as a CSV file; missing values are empty."""
+    with open(path, "w", encoding="utf-8", newline="") as file:
+        writer = csv.writer(file)
+        writer.writerow(columns)
+        for row in zip(*(list(v) for v in columns.values()), strict=True):
+            writer.writerow(
+                ["" if v is None or (isinstance(v, float) and math.isnan(v)) else v for v in row]
+            )
 
 
 def frame_like(

@@ -5,6 +5,7 @@ from typing import Any
 
 import torch
 from pyro.distributions import TorchDistribution, constraints
+from torch.distributions import Independent
 
 
 class ColumnBlocks(constraints.Constraint):
@@ -68,13 +69,11 @@ class Columns(TorchDistribution):
     @property
     def proper(self) -> bool:
         """Whether `log_prob` is a log-probability."""
-        bases = [getattr(fn, "base_dist", fn) for fn in self.blocks]
-        return all(getattr(base, "proper", True) for base in bases)
+        return all(getattr(_single(fn), "proper", True) for fn in self.blocks)
 
     @constraints.dependent_property(is_discrete=False, event_dim=1)
     def support(self) -> constraints.Constraint:
-        bases = [getattr(fn, "base_dist", fn) for fn in self.blocks]
-        supports = [base.support for base in bases]
+        supports = [_single(fn).support for fn in self.blocks]
         return ColumnBlocks(list(zip(supports, self.sizes, strict=True)))
 
     def expand(self, batch_shape: Sequence[int], _instance: "Columns | None" = None) -> "Columns":
@@ -100,3 +99,8 @@ class Columns(TorchDistribution):
     @property
     def variance(self) -> torch.Tensor:
         return torch.cat([fn.variance for fn in self.blocks], -1)
+
+
+def _single(fn: Any) -> Any:
+    """The distribution of single columns within independent ones; another one as it is."""
+    return fn.base_dist if isinstance(fn, Independent) else fn

@@ -131,9 +131,13 @@ class ZeroInflatedNegativeBinomial(dist.TorchDistribution):
         self, batch_shape: Sequence[int], _instance: "ZeroInflatedNegativeBinomial | None" = None
     ) -> "ZeroInflatedNegativeBinomial":
         """The same distribution with its batch shape expanded."""
-        parameters = (self.gate_logits, self.log_mean, self.log_r)
-        expanded = (value.expand(torch.Size(batch_shape)) for value in parameters)
-        return ZeroInflatedNegativeBinomial(*expanded, validate_args=False)
+        shape = torch.Size(batch_shape)
+        return ZeroInflatedNegativeBinomial(
+            self.gate_logits.expand(shape),
+            self.log_mean.expand(shape),
+            self.log_r.expand(shape),
+            validate_args=False,
+        )
 
     @property
     def counts(self) -> NegativeBinomial:

@@ -90,4 +90,4 @@ class OneHotData(LinearOneHotCategorical):
         tensor([ True, False])
     """
 
-    support = constraints.one_hot
+    support = constraints.one_hot  # type: ignore[assignment]  # it is a part of the simplex

@@ -9,6 +9,7 @@ from pyro.distributions import MaskedDistribution
 from torch.distributions import Independent
 
 from ..data.arrays import as_floats, as_tensor, masked_as_nan
+from ..distributions import Columns
 from ..errors import UserError, check_int_at_least, unknown_name_error
 from ..evaluate.chunked import evaluate_in_chunks
 from ..evaluate.inputs import Array, Batch, PyroProgram, pair_inputs
@@ -138,7 +139,7 @@ class _Chains:
         """`(x [B, ...], fraction of accepted proposals [B])` after `steps` steps."""
         first = trace_pair(self.model, self.guide, batch, draw_discrete=True)
         site = observed_site(first.model, self.site, batch["x"])
-        _check_site(site, first.model[site], batch["x"])
+        _check_site(site, first.model[site], batch["x"], self.mask)
         # missing values are zero until the first draw
         x = self._completed(batch["x"], self._draw_x(site, first))
         latents, num_accepted = _latents(first), torch.zeros(len(x), device=x.device)
@@ -170,8 +171,11 @@ class _Chains:
         return traces.select(draws, shape, traces.enumerated_assignment())
 
 
-def _check_site(name: str, site: dict[str, Any], x: torch.Tensor) -> None:
-    """Check that a site observes x itself, with values that are independent given the latents."""
+def _check_site(name: str, site: dict[str, Any], x: torch.Tensor, mask: torch.Tensor) -> None:
+    """Check that a site observes x itself, with values that are independent given the latents.
+
+    The columns of one category depend on each other; they must be observed or missing together.
+    """
     if not holds(site["value"], x):
         raise UserError(
             f"{name!r} does not observe x itself, but {list(site['value'].shape[1:])} values made "
@@ -181,7 +185,14 @@ def _check_site(name: str, site: dict[str, Any], x: torch.Tensor) -> None:
     base = fn
     while isinstance(base, (Independent, MaskedDistribution)):
         base = base.base_dist
-    if base.event_shape:
+    if isinstance(base, Columns):
+        for block, part in zip(base.blocks, mask.split(base.sizes, -1), strict=True):
+            if not isinstance(block, Independent) and (part.any(-1) != part.all(-1)).any():
+                raise UserError(
+                    f"the mask observes a part of the {part.shape[-1]} columns of a category: they are "
+                    "observed or missing together"
+                )
+    elif base.event_shape:
         raise UserError(
             f"{name} given the latents is a {type(fn).__name__}, whose values depend on each other: "
             "only independent ones can be completed"

@@ -2,17 +2,30 @@
 
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, replace
+from pathlib import Path
 from typing import Any
 
+import numpy as np
 import torch
 
 from .. import evaluate
-from ..data import Data, Split, as_data
+from ..data import DATASETS, Data, Split, as_data
 from ..data.arrays import as_labels
 from ..data.dataset import conditioned, draw_binary
+from ..data.files import read_source
 from ..data.minibatches import LoaderBatches
-from ..data.tables import frame_like, is_anndata, is_frame, log_library_size, row_names
+from ..data.tables import (
+    columns_of,
+    frame_like,
+    is_anndata,
+    is_frame,
+    log_library_size,
+    plain_values,
+    row_names,
+    write_csv,
+)
 from ..errors import UserError
+from ..evaluate.inputs import Inputs
 from ..generate.impute import impute as impute_values
 from ..programs.calling import accepts_argument
 from ..programs.interfaces import ModelInterface, interface_of
@@ -76,7 +89,7 @@ class NewData:
         c = None if c is None else torch.as_tensor(c)
         return conditioned(Split(values, y, c, others), data.condition)
 
-    def inputs(self) -> Iterator[Tensors]:
+    def inputs(self) -> Iterator[Inputs]:
         """The inputs of the pair, `{"x": [B, ...], ...}`, of each split."""
         observes = interface_of(self.model, ModelInterface).observes
         names = {"x", *self.data.observed_names(observes)}
@@ -85,7 +98,7 @@ class NewData:
             arrays = split.arrays()
             yield {name: value for name, value in arrays.items() if name in names}
 
-    def apply(self, function: Callable[[Tensors], Tensors], dim: int = 0) -> Tensors:
+    def apply(self, function: Callable[[Inputs], Tensors], dim: int = 0) -> Tensors:
         """`function` of each batch of inputs, concatenated along `dim`."""
         parts = [function(inputs) for inputs in self.inputs()]
         return {name: torch.cat([p[name] for p in parts], dim) for name in parts[0]}
@@ -94,36 +107,44 @@ class NewData:
         """A frame of `{name: values [N]}` like x: of its library, with its rows' names."""
         table = self.data.table
         assert table is not None  # a frame was encoded
-        library = type(self.x).__module__.split(".")[0]
-        library = library if is_frame(self.x) else table.library
+        own = type(self.x).__module__.split(".")[0]
+        library = own if is_frame(self.x) else table.library
         index = None if is_anndata(self.x) else table.index
         return frame_like(library, columns, row_names(self.x, index), index)
 
-    def values(self, x: torch.Tensor, round_counts: bool) -> Any:
-        """Values `[N, *x_shape]` of the pair in original units: a frame if x is one."""
-        x = self.data.unstandardize(x)
-        if not self.is_frame or self.data.table is None:
-            return x
-        return self.frame(self.data.table.decode(x, round_counts))
+    def completed(self, draw: torch.Tensor) -> dict[Any, Any]:
+        """The columns of the frame, with a draw `[N, D]` for the missing values."""
+        table = self.data.table
+        assert table is not None
+        if is_anndata(self.x):
+            return table.decode(draw)
+        columns, values = table.decode(draw), columns_of(self.x)
+        for name, drawn in columns.items():
+            array, missing = plain_values(values[name], name)
+            columns[name] = np.where(missing, drawn, array).astype(drawn.dtype)
+        return columns
 
 
 def encode(new: NewData) -> Any:
-    """Posterior means of continuous latents, and probabilities of the discrete one.
+    """Codes `{latent: [N, ...]}`, of a frame a frame of `code_columns`; see `Run.encode`."""
+    codes = encodings(new)
+    return new.frame(code_columns(codes)) if new.is_frame else codes
 
-    Returns:
-        `{latent: [N, ...]}`; of a frame, a frame with columns `z_0, z_1, ...` and, for a discrete
-        latent y, `y` (its most probable value) and `y_probability`.
-    """
 
-    def of(inputs: Tensors) -> Tensors:
+def encodings(new: NewData) -> Tensors:
+    """Posterior means of continuous latents, and probabilities of the discrete one."""
+
+    def of(inputs: Inputs) -> Tensors:
         codes = evaluate.encode(new.model, new.guide, **inputs)
         if accepts_argument(new.model, "y") and "y" not in inputs:
             codes["y"] = evaluate.responsibilities(new.model, new.guide, **inputs)
         return codes
 
-    codes = new.apply(of)
-    if not new.is_frame:
-        return codes
+    return new.apply(of)
+
+
+def code_columns(codes: Tensors) -> dict[str, Any]:
+    """`{column: values [N]}`: `z_0, z_1, ...`; of y its most probable value, and the probability."""
     columns: dict[str, Any] = {}
     for name, value in codes.items():
         if name == "y":
@@ -132,35 +153,41 @@ def encode(new: NewData) -> Any:
         else:
             flat = value.flatten(1).cpu().numpy()
             columns |= {f"{name}_{i}": flat[:, i] for i in range(flat.shape[1])}
-    return new.frame(columns)
+    return columns
 
 
 def reconstruct(new: NewData) -> Any:
     """The means of p(x | z) at the posterior means of z, in original units; see `Run.reconstruct`."""
-    means = new.apply(lambda i: {"x": evaluate.reconstruct(new.model, new.guide, **i)})["x"]
-    return new.values(means, round_counts=False)
+
+    def of(inputs: Inputs) -> Tensors:
+        return {"x": evaluate.reconstruct(new.model, new.guide, **inputs)}
+
+    means = new.data.unstandardize(new.apply(of)["x"])
+    if not new.is_frame or new.data.table is None:
+        return means
+    return new.frame(new.data.table.decode(means, round_counts=False))
 
 
 def impute(new: NewData, num_samples: int, steps: int, seed: int | None) -> Any:
     """Draws of the missing values; see `Run.impute`."""
 
-    def of(inputs: Tensors) -> Tensors:
+    def of(inputs: Inputs) -> Tensors:
         done = impute_values(
             new.model, new.guide, num_samples=num_samples, steps=steps, seed=seed, **inputs
         )
         return {"x": done.x}
 
-    draws = new.apply(of, dim=1)["x"]
+    draws = new.data.unstandardize(new.apply(of, dim=1)["x"])
     if not new.is_frame:
-        return new.data.unstandardize(draws)
-    frames = [new.values(draw, round_counts=True) for draw in draws]
+        return draws
+    frames = [new.frame(new.completed(draw)) for draw in draws]
     return frames[0] if num_samples == 1 else frames
 
 
 def log_likelihood(new: NewData, num_samples: int, seed: int | None) -> torch.Tensor:
     r"""`[N]`: :math:`\log p(x)` of x in its original units; see `Run.log_likelihood`."""
 
-    def of(inputs: Tensors) -> Tensors:
+    def of(inputs: Inputs) -> Tensors:
         value = evaluate.log_likelihood(
             new.model, new.guide, num_samples=num_samples, seed=seed, **inputs
         )
@@ -182,3 +209,34 @@ def as_test_split(new: NewData) -> Data:
     condition = new.data.condition
     known = new.data.map_splits(lambda split: conditioned(split, condition), condition=None)
     return replace(known, test=test)
+
+
+def write_codes(run: Any, source: Path | None, path: Path) -> Path:
+    """Encode a file or an image folder with a `Run`, and write the codes as a CSV file.
+
+    The first column names the rows: by the table's index if there is one, else by their numbers.
+
+    Args:
+        run: the run.
+        source: the file. Default: that of the run's data.
+        path: of the CSV file.
+
+    Raises:
+        UserError: the run's data are no file.
+    """
+    if source is None:
+        named = (run.config or {}).get("data") or (run.data.source or {}).get("data")
+        if named is None or named in DATASETS:
+            raise UserError("this run was not trained on a file: --data FILE names one to encode")
+        source = Path(named)
+    x = read_source(source)
+    new = NewData(run.model, run.guide, run.data, x, {})
+    columns = code_columns(encodings(new))
+    name, rows = "row", None
+    if new.is_frame and run.data.table is not None:
+        index = run.data.table.index
+        name, rows = index or "row", row_names(x, None if is_anndata(x) else index)
+    size = len(next(iter(columns.values())))
+    path.parent.mkdir(parents=True, exist_ok=True)
+    write_csv(path, {name: range(size) if rows is None else rows, **columns})
+    return path
