@@ -295,7 +295,7 @@ def plain_values(values: Any, name: Any) -> tuple[np.ndarray, np.ndarray]:
         missing = np.asarray(values.isna())
         dtype = getattr(values.dtype, "numpy_dtype", values.dtype)  # of nullable columns
         if getattr(dtype, "kind", "O") in "iufb" and not hasattr(dtype, "categories"):
-            filled = values.fillna(0) if missing.any() else values
+            filled = values.fillna(False if dtype.kind == "b" else 0) if missing.any() else values
             return _with_nan(np.asarray(filled).astype(dtype), missing)
         return _from_objects(values.astype(object).tolist(), missing, name)
     array = np.asarray(values)
@@ -305,7 +305,7 @@ def plain_values(values: Any, name: Any) -> tuple[np.ndarray, np.ndarray]:
         )
     if array.dtype.kind in "biuf":
         return _with_nan(array, np.zeros(len(array), bool))
-    items = array.tolist()
+    items = array.tolist() if isinstance(values, np.ndarray) else list(values)
     missing = np.array([v is None or (isinstance(v, float) and math.isnan(v)) for v in items], bool)
     return _from_objects(items, missing, name)
 

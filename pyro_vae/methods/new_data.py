@@ -77,7 +77,12 @@ class NewData:
             yield self._converted(**batch)
 
     def _converted(self, x: torch.Tensor, y: Any = None, c: Any = None, **others: Any) -> Split:
-        data = self.data
+        data, shape = self.data, self.data.train.x.shape[1:]
+        if x.shape[1:] != shape:
+            raise UserError(
+                f"x has shape {list(x.shape)}, but the data of this run have [N, "
+                f"{', '.join(map(str, shape))}]"
+            )
         if c is None and data.table is not None and data.table.library_size:
             c = log_library_size(x)
         values = data.standardize_values(x)
