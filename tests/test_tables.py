@@ -137,9 +137,7 @@ def test_labels_are_classes_in_order_and_minus_one_without():
 # ------------------------------------------------------------------------- pandas and polars
 
 
-def frames():
-    for library in ("pandas", "polars"):
-        yield pytest.param(library, id=library)
+FRAMES = ("pandas", "polars")
 
 
 def as_frame(library, columns):
@@ -152,7 +150,7 @@ def as_frame(library, columns):
     return frame
 
 
-@pytest.mark.parametrize("library", frames())
+@pytest.mark.parametrize("library", FRAMES)
 def test_a_run_on_a_frame_answers_in_frames(library, tmp_path):
     frame = as_frame(library, people())
     data = pv.data.from_frame(frame)
@@ -185,7 +183,7 @@ def test_a_run_on_a_frame_answers_in_frames(library, tmp_path):
     run.report(tmp_path / "report.html", num_samples=5)
 
 
-@pytest.mark.parametrize("library", frames())
+@pytest.mark.parametrize("library", FRAMES)
 def test_a_column_that_names_the_rows_stays_with_them(library):
     columns = {**people(), "name": [f"person {i}" for i in range(60)]}
     frame = as_frame(library, columns)
@@ -361,7 +359,7 @@ def test_a_csv_file_trains_samples_and_encodes_from_the_command_line(tmp_path, c
     assert main(["evaluate", str(out), "--num-samples", "5"]) == 0
 
 
-@pytest.mark.parametrize("library", frames())
+@pytest.mark.parametrize("library", FRAMES)
 def test_parquet_is_read_by_pandas_or_polars(library, tmp_path):
     pytest.importorskip("pyarrow")
     frame = as_frame(library, people())

@@ -6,7 +6,6 @@ libraries is imported here; what a caller passes has imported its own.
 
 import csv
 import math
-import sys
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -417,27 +416,21 @@ def frame_like(
     """A frame of `{name: values}`, of the library that the data came in.
 
     Args:
-        library: pandas, polars or anndata, whose frames are pandas'; None: whichever is imported or
-            installed.
+        library: pandas, polars or anndata, whose frames are pandas'; None: `{name: values}`.
         columns: `{name: values [N]}`.
         rows: what names the rows; see `row_names`.
         row_name: the name of the column that `rows` came from.
-
-    Raises:
-        UserError: neither pandas nor polars is installed.
     """
-    wanted = {"anndata": "pandas"}.get(library or "", library)
-    for name in ("pandas", "polars") if wanted is None else (wanted,):
-        try:
-            __import__(name)
-        except ImportError:
-            continue
-        module = sys.modules[name]
-        if name == "polars":
-            named = {} if rows is None or row_name is None else {row_name: rows}
-            return module.DataFrame({str(k): v for k, v in {**named, **columns}.items()})
-        frame = module.DataFrame(dict(columns))
-        if rows is not None:
-            frame.index = module.Index(rows, name=row_name or getattr(rows, "name", None))
-        return frame
-    raise UserError("a frame needs pandas or polars: pip install pandas")
+    named = {} if rows is None or row_name is None else {row_name: rows}
+    if library is None:
+        return {**named, **columns}
+    if library == "polars":
+        import polars
+
+        return polars.DataFrame({str(k): v for k, v in {**named, **columns}.items()})
+    import pandas
+
+    frame = pandas.DataFrame(dict(columns))
+    if rows is not None:
+        frame.index = pandas.Index(rows, name=row_name or getattr(rows, "name", None))
+    return frame

@@ -113,7 +113,7 @@ class NewData:
         table = self.data.table
         assert table is not None  # a frame was encoded
         own = type(self.x).__module__.split(".")[0]
-        library = own if is_frame(self.x) else table.library
+        library = own if is_frame(self.x) else None
         index = None if is_anndata(self.x) else table.index
         return frame_like(library, columns, row_names(self.x, index), index)
 

@@ -127,7 +127,7 @@ class Run(train.Run):
         return joined(data, data.unstandardize(sheet.x), sheet.c)
 
     def sample_frame(self, num: int = 64, source: str = "prior", **choices: Any) -> Any:
-        """New rows as a DataFrame with the columns of the data, which come from a frame.
+        """New rows as a frame with the columns of the data, which come from a frame.
 
         They are draws: a category is one of its values, a count an integer.
 
@@ -135,7 +135,7 @@ class Run(train.Run):
             num, source, choices: as in `sample`. Default: `mean=False`.
 
         Raises:
-            UserError: data that do not come from a frame; neither pandas nor polars is installed.
+            UserError: data that do not come from a frame.
         """
         table = self._data().table
         if table is None:
