@@ -20,7 +20,7 @@ OWN = {
     "m2-clustering": {"likelihood": "binomial"},
     "cvae-baseline": {"initialize.epochs": 5, "initialize.lr": 1e-3},
 }
-#: Nats above the pixels' frequencies, of 64 grey pixels and of 48 binary ones with 16 given.
+#: Nats above the pixels' frequencies, of 64 gray pixels and of 48 binary ones with 16 given.
 MARGIN, CONDITIONAL_MARGIN = 80.0, 1.0
 
 
@@ -31,7 +31,7 @@ def frequencies(data, likelihood):
     return float(likelihood(test.shape[1:], logits=logits).log_prob(test).mean())
 
 
-@pytest.mark.parametrize("name", covering(list(methods.METHODS), every=2))
+@pytest.mark.parametrize("name", covering(list(methods.METHODS), every=3))
 def test_every_method_learns_more_of_digits_than_pixel_frequencies(name):
     config = configured(name, **{**SHORT, **OWN.get(name, {})})
     run = methods.Method(config).fit(device="cpu", progress=False)

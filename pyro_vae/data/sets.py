@@ -115,7 +115,7 @@ def load(
 ) -> Data:
     """A data set by name, or from a file or an image folder, as `Data`: `.train .valid .test`, ...
 
-    * `digits`: scikit-learn's 1,797 images `(1, 8, 8)` of 17 grey levels, no download; 1,257 to
+    * `digits`: scikit-learn's 1,797 images `(1, 8, 8)` of 17 gray levels, no download; 1,257 to
       train on, 180 for validation, 360 for test, by a permutation seeded with `split_seed`.
     * `mnist`, `fashion-mnist`, `kmnist`: by torchvision, `(1, 28, 28)`; the last 10,000 of the
       60,000 training images are for validation, in file order.

@@ -4,12 +4,12 @@ from .columns import ColumnBlocks, Columns
 from .continuous_bernoulli import ContinuousBernoulli
 from .counts import NegativeBinomial, Poisson, ZeroInflatedNegativeBinomial
 from .flows import FlowDistribution, affine_flow
-from .grey_bernoulli import GreyBernoulli
-from .grey_levels import (
+from .gray_bernoulli import GrayBernoulli
+from .gray_levels import (
     BinomialProportion,
     CategoricalLevels,
     DiscretizedLogistic,
-    GreyLevels,
+    GrayLevels,
 )
 from .missing import IgnoreMissing, ValueOrNaN
 from .normal_mixture import NormalMixture, StratifiedComponent
@@ -23,8 +23,8 @@ __all__ = [
     "ContinuousBernoulli",
     "DiscretizedLogistic",
     "FlowDistribution",
-    "GreyBernoulli",
-    "GreyLevels",
+    "GrayBernoulli",
+    "GrayLevels",
     "GumbelSoftmax",
     "IgnoreMissing",
     "LinearOneHotCategorical",

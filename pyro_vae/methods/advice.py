@@ -39,6 +39,8 @@ def check_data(model: Any, data: Any) -> None:
     if not isinstance(data, Data) or not isinstance(family, (Normal, NormalLikelihood)):
         return
     x = data.train.x[:10_000]
+    if len(x) < 2:
+        return
     values = x[~x.isnan()]
     if likelihood_for(values) == "negative-binomial":
         advise(
