@@ -307,7 +307,11 @@ BAD = {
     ),
     "resume nothing": (fit("vae", "--resume"), "is runs/vae-digits-0 a run folder?"),
     "no file": (fit("vae", "--data", "no.npz"), "no.npz does not exist"),
-    "a table of text": (fit("vae", "--data", "table.csv"), "nor an .npz file: numpy.savez("),
+    "a table of text": (fit("vae", "--data", "table.csv"), "table.csv has no rows below a header"),
+    "a file of another kind": (
+        fit("vae", "--data", "table.txt"),
+        "nor a file (.csv, .parquet, .npz, .npy, .h5ad) or a folder of images",
+    ),
     "one array, renamed": (
         fit("vae", "--data", "array.npz"),
         "holds one array, not an .npz archive",
