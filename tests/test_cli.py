@@ -199,7 +199,7 @@ def test_every_listed_method_fits_from_the_command_line(name, tmp_path, capsys, 
 
 
 def test_an_option_of_the_start_goes_over_the_methods_own():
-    own = {"initialize.epochs": 300, "restarts": 5, "initialize.fits": 10}
+    own = {"initialize.epochs": 300, "restarts": 5, "initialize.fits": 30}
     found = methods.configure("gmvae", "digits", {"restarts": 1})
     assert {k: found[k] for k in own} == {**own, "restarts": 1}
     assert {k: methods.defaults("gmvae")[k] for k in own} == own
