@@ -97,11 +97,11 @@ def sample_from_run(
     num: int | None = None,
     y: int | None = None,
     latent: str | None = None,
-    mean: bool = True,
+    mean: bool | None = None,
     steps: int | None = None,
-    path: str = "spherical",
+    path: str | None = None,
     observed: str | None = None,
-    split: str = "test",
+    split: str | None = None,
     seed: int = 0,
     out: Path | None = None,
     device: str | None = None,
@@ -119,12 +119,12 @@ def sample_from_run(
         num: how many samples (of a component), paths, units, or completions of a data point.
         y: from this component alone; of this class, or given this label.
         latent: which latent is refitted, walked along or traversed. Default: z, or the topmost.
-        mean: the likelihood's means (smooth pictures) rather than draws.
+        mean: the likelihood's means (the default: smooth pictures), or draws.
         steps: on a path (9), or of the chains that complete (200).
-        path: spherical or linear.
+        path: spherical (the default) or linear.
         observed: the half that is not missing: top, bottom, left or right. Default: top; of data
             with missing values, all values that are not missing.
-        split: whose data are walked between, traversed and completed.
+        split: whose data are walked between, traversed and completed. Default: test.
         seed: of the draws.
         out: where to write. Default: samples.png and .npz in the run folder (interpolate.png, ...).
         device: cpu, cuda, ... Default: a GPU if there is one.
@@ -147,7 +147,9 @@ def sample_from_run(
     if loaded.data is not None and loaded.data.table is not None:
         write_csv(
             out.with_suffix(".csv"),
-            loaded.data.table.decode(loaded.data.unstandardize(sheet.x), round_counts=not mean),
+            loaded.data.table.decode(
+                loaded.data.unstandardize(sheet.x), round_counts=mean is False
+            ),
         )
         print(out.with_suffix(".csv"))
     figure = sheet.figure(loaded.data)
