@@ -130,9 +130,6 @@ def sample_from_run(
         device: cpu, cuda, ... Default: a GPU if there is one.
         root: folder of the torchvision data sets.
     """
-    import numpy as np
-
-    from .data.tables import write_csv
     from .methods import load
 
     loaded = load(run, device=device, root=root)
@@ -141,21 +138,8 @@ def sample_from_run(
         split=split, seed=seed,
     )  # fmt: skip
     out = (out or run / ("samples" if source == "prior" else source)).with_suffix("")
-    out.parent.mkdir(parents=True, exist_ok=True)
-    np.savez_compressed(out.with_suffix(".npz"), **sheet.arrays(loaded.data))
-    print(out.with_suffix(".npz"))
-    if loaded.data is not None and loaded.data.table is not None:
-        write_csv(
-            out.with_suffix(".csv"),
-            loaded.data.table.decode(
-                loaded.data.unstandardize(sheet.x), round_counts=mean is False
-            ),
-        )
-        print(out.with_suffix(".csv"))
-    figure = sheet.figure(loaded.data)
-    if figure is not None:
-        figure.savefig(out.with_suffix(".png"), dpi=200)
-        print(out.with_suffix(".png"))
+    assert loaded.data is not None  # the commands have loaded them
+    print(*sheet.write(out, loaded.data, round_counts=mean is False), sep="\n")
     return 0
 
 

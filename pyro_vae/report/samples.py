@@ -3,6 +3,7 @@
 import math
 from collections.abc import Callable
 from dataclasses import dataclass, field, fields
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -12,6 +13,7 @@ from matplotlib.figure import Figure
 
 from .. import plots
 from ..data import Condition, Data, Labels, Quadrants
+from ..data.tables import write_csv
 from ..errors import UserError, check_int_at_least, unknown_name_error
 from ..evaluate import fit_ex_post_prior
 from ..evaluate.inputs import Inputs
@@ -73,6 +75,30 @@ class SampleSheet:
             plots.scatter(ax, data.unstandardize(x[:MOST_POINTS]).cpu(), title=self.title)
             return figure
         return None
+
+    def write(self, path: Path, data: Data, round_counts: bool = False) -> list[Path]:
+        """Write the arrays (.npz), the table if the data came from one (.csv), and the figure (.png).
+
+        Args:
+            path: of the files, without a suffix.
+            data: that the model was trained on.
+            round_counts: whether counts in the table are rounded, as draws are; means are not.
+
+        Returns:
+            The paths of the files.
+        """
+        path.parent.mkdir(parents=True, exist_ok=True)
+        written = [path.with_suffix(".npz")]
+        np.savez_compressed(written[0], **self.arrays(data))  # type: ignore[arg-type]
+        if data.table is not None:
+            written.append(path.with_suffix(".csv"))
+            x = data.unstandardize(self.x)
+            write_csv(written[-1], data.table.decode(x, round_counts=round_counts))
+        figure = self.figure(data)
+        if figure is not None:
+            written.append(path.with_suffix(".png"))
+            figure.savefig(written[-1], dpi=200)
+        return written
 
 
 def image_axes(
