@@ -92,7 +92,7 @@ CLUSTERING: dict[str, object] = {
     "initialize.draws": 4,
     "initialize.reg_covar": 0.05,
     "restarts": 5,
-    "epochs": 50,
+    "epochs": 100,
     "validate_every": 5,
     "lr": 5e-4,
     "weight_decay": 0.0,
