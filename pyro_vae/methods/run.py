@@ -141,7 +141,8 @@ class Run(train.Run):
         They are draws: a category is one of its values, a count an integer.
 
         Args:
-            num, source, choices: as in `sample`. Default: `mean=False`.
+            num, choices: as in `sample`. Default: `mean=False`.
+            source: prior, component, aggregate or ex-post.
 
         Raises:
             UserError: data that do not come from a frame.
