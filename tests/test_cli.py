@@ -199,7 +199,7 @@ def test_every_listed_method_fits_from_the_command_line(name, tmp_path, capsys, 
 
 
 def test_an_option_of_the_start_goes_over_the_methods_own():
-    own = {"initialize.epochs": 300, "restarts": 5, "initialize.fits": 10}
+    own = {"initialize.epochs": 300, "restarts": 5, "initialize.fits": 30}
     found = methods.configure("gmvae", "digits", {"restarts": 1})
     assert {k: found[k] for k in own} == {**own, "restarts": 1}
     assert {k: methods.defaults("gmvae")[k] for k in own} == own
@@ -222,7 +222,7 @@ def test_list_names_model_guide_and_paper(capsys):
 def test_arcs_and_a_users_npz_file_are_data_too(tmp_path, monkeypatch, capsys):
     monkeypatch.chdir(tmp_path)
     assert main(["fit", "gmvae", *SMALL, "--data", "arcs", "--latent_dim", "2", "--initialize",
-                 "null", "--num_components", "5", "--epochs", "1", "--progress", "false"]) == 0  # fmt: skip
+                 "null", "--restarts", "1", "--num_components", "5", "--epochs", "1", "--progress", "false"]) == 0  # fmt: skip
     x = np.random.default_rng(0).normal(size=(60, 4))
     np.savez("mine.npz", x=x, y=np.arange(60) % 3)
     assert main(["fit", "vae", *SMALL, "--data", "mine.npz", "--progress", "false"]) == 0
@@ -541,7 +541,18 @@ def test_a_damaged_or_foreign_run_folder_gives_one_line(finished, tmp_path, caps
 @pytest.mark.slow
 def test_ctrl_c_in_the_mixture_start_stops_and_resume_starts_it_again(tmp_path):
     process = subprocess.Popen(
-        [sys.executable, "-m", "pyro_vae", "fit", "gmvae", *SMALL, "--out", "run"],
+        [
+            sys.executable,
+            "-m",
+            "pyro_vae",
+            "fit",
+            "gmvae",
+            *SMALL,
+            "--restarts",
+            "1",
+            "--out",
+            "run",
+        ],
         cwd=tmp_path,
         stdout=subprocess.PIPE,
         stderr=subprocess.PIPE,

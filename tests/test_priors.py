@@ -3,6 +3,7 @@
 import copy
 import math
 
+import numpy as np
 import pyro
 import pytest
 import torch
@@ -15,7 +16,7 @@ import pyro_vae as pv
 from pyro_vae import cli
 from pyro_vae.conditionals import MLP, MultivariateNormal, Normal, NormalLikelihood
 from pyro_vae.conditionals.flows import FLOWS
-from pyro_vae.models import FlowPrior, MixturePrior, VampPrior, with_prior
+from pyro_vae.models import FlowPrior, MixturePrior, VampPrior, priors, with_prior
 from pyro_vae.models.priors import set_components
 from pyro_vae.train import PseudoInputInitialization, load_weights
 
@@ -517,3 +518,19 @@ def test_a_prior_that_is_not_there_gets_one_line(capsys):
     assert cli.main(["fit", "vade", "--prior", "VampPrior"]) == 1
     line = capsys.readouterr().err
     assert line.startswith("pyro-vae: vade has no option 'prior'; ") and line.count("\n") == 1
+
+
+def test_of_many_mixture_fits_the_likeliest_is_found():
+    from sklearn.mixture import GaussianMixture
+
+    random = np.random.RandomState(0)
+    centers = 8 * random.randn(12, 2)
+    x = np.repeat(centers, 30, 0) + random.randn(360, 2)
+    settings = {"n_components": 12, "reg_covar": 1e-3, "max_iter": 200}
+    from_truth = GaussianMixture(means_init=centers, **settings).fit(x).lower_bound_
+    bounds = {
+        (fits, seed): priors._best_mixture(x, fits, seed, settings).lower_bound_
+        for fits in (1, 12) for seed in (0, 1)
+    }  # fmt: skip
+    assert bounds[1, 1] < from_truth - 0.01  # one fit may end elsewhere
+    assert min(bounds[12, 0], bounds[12, 1]) > from_truth - 1e-3

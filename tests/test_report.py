@@ -32,7 +32,7 @@ BITS = (torch.rand(200, 6, generator=torch.Generator().manual_seed(0)) > 0.5).fl
 
 @pytest.fixture(scope="module")
 def run():
-    method = pv.method("vade", "digits", initialize=None, latent_dim=3, **SMALL)
+    method = pv.method("vade", "digits", initialize=None, restarts=1, latent_dim=3, **SMALL)
     return method.fit(progress=False)
 
 

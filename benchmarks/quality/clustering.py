@@ -54,7 +54,7 @@ def main(argv=None):
         options.seeds = 0
     if options.quick:
         options.seeds, options.num_samples = 1, 10
-        options.settings = {"initialize": None, "epochs": 2, **options.settings}
+        options.settings = {"initialize": None, "epochs": 2, "restarts": 2, **options.settings}
     for seed in range(options.first, options.first + options.seeds):
         run = train_and_evaluate(
             options.method, options.data, seed, options.settings, options.num_samples,

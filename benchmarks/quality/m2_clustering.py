@@ -24,7 +24,10 @@ from .. import harness
 from .clustering import train_and_evaluate
 
 METHODS = ("m2-clustering", "shu-gmvae", "vade")
-SETTINGS = {"hidden": [256], "epochs": 100, "lr": 3e-3, "weight_decay": 0.0, "compile": "recorded"}
+SETTINGS = {
+    "hidden": [256], "epochs": 100, "lr": 3e-3, "weight_decay": 0.0, "compile": "recorded",
+    "restarts": 1,
+}  # fmt: skip
 IMAGES = {
     "gray": {"latent_dim": 16, "likelihood": "binomial", "binarize": "none", "warmup": 0},
     "binarized": {"latent_dim": 64, "likelihood": "bernoulli", "binarize": "dynamic", "warmup": 20},

@@ -43,7 +43,7 @@ if TYPE_CHECKING:
 
 RESULT = "restart.json"
 NUM_SAMPLES = 100  # importance samples per data point of the validation split
-MAX_SCORED, MAX_CLUSTERED = 2000, 5000  # data points of the criterion and of the stability
+MAX_SCORED, MAX_CLUSTERED = 2000, 1000  # data points of the criterion and of the stability
 
 
 @dataclass(frozen=True)
@@ -55,7 +55,7 @@ class Restart:
         epochs: that it was to train.
         score: by which it is chosen, nats per data point.
         criterion: what the score is.
-        clusters: the component of each training data point, of the first 5,000; None for a model
+        clusters: the component of each training data point, of the first 1,000; None for a model
             without a discrete latent.
     """
 

@@ -88,7 +88,7 @@ CLUSTERING: dict[str, object] = {
     "initialize.lr": 2e-3,
     "initialize.weight_decay": 0.2,
     "initialize.validate_every": 10,
-    "initialize.fits": 10,
+    "initialize.fits": 30,
     "initialize.draws": 4,
     "initialize.reg_covar": 0.05,
     "restarts": 5,

@@ -65,7 +65,8 @@ class MixtureInitialization(Initialization):
 
     1. The pair's own decoder and q(z | x) are trained for `epochs` as a plain VAE, p(z) = N(0, I).
     2. scikit-learn's full-covariance `GaussianMixture` is fitted to `draws` draws of q(z | x) for
-       each training data point (at most 20,000 points in all), `fits` times, the likeliest kept. Draws,
+       each training data point (at most 20,000 points in all), `fits` times, the likeliest kept (of
+       more than 5 fits, the 5 that are likeliest after 10 iterations are continued). Draws,
        not means (`draws=0`): what the prior must cover is the aggregate posterior.
     3. Its means and covariances become p(z | y)'s (where z has further parents, as the GMVAE's w,
        their influence starts small), its weights the learned p(y)'s, if it is learned.
