@@ -21,10 +21,12 @@ from .latents import (
     sample_posterior,
 )
 from .likelihood import elbo, elbo_terms, log_likelihood
+from .streaming import MeanEstimate, mean_over_batches
 from .two_sample import frechet_distance, mmd_two_sample_test
 from .units import unit_activity, unit_kl
 
 __all__ = [
+    "MeanEstimate",
     "active_unit_features",
     "active_units",
     "aggregate_posterior",
@@ -42,6 +44,7 @@ __all__ = [
     "frechet_distance",
     "has_proper_likelihood",
     "log_likelihood",
+    "mean_over_batches",
     "mmd_two_sample_test",
     "mutual_information",
     "occupancy",

@@ -1,7 +1,7 @@
 """`method`: a published method for some data, as a preset that can be changed, built and trained."""
 
 import tempfile
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
@@ -12,15 +12,15 @@ from ..data import Data, as_data
 from ..errors import UserError, check_int_at_least
 from ..objectives import ELBO
 from ..programs.contexts import seeded
-from ..train import Initialization, checkpoint, choose_device, distributed
+from ..train import Callback, Initialization, checkpoint, choose_device, distributed
 from ..train import fit as train
-from ..train.settings import SETTINGS, checked_settings
+from ..train.settings import EXTENDABLE, SETTINGS, checked_settings
 from . import preparing
 from .building import build, make
 from .files import as_json, plain, read_config, to_yaml
 from .groups import FIT
-from .options import EXTENDABLE, configure
-from .run import CONFIG, RECORD, Run, advised, check_unedited
+from .options import configure
+from .run import CONFIG, RECORD, Run, advised, check_unedited, with_run
 from .signatures import parameters
 from .table import Preset, preset
 
@@ -161,6 +161,7 @@ class Method:
         resume: bool = False,
         device: str | None = None,
         progress: bool = True,
+        callbacks: Sequence[Callback | Callable[..., bool | None]] = (),
     ) -> Run:
         """Train the pair; every call starts from the same weights.
 
@@ -169,6 +170,7 @@ class Method:
             resume: continue the run in `out`, which must have this configuration.
             device: cpu, cuda, ... Default: a GPU if there is one.
             progress: show a progress bar.
+            callbacks: called during the run; see `pv.fit`.
 
         Raises:
             UserError: a folder that already contains a run, or to resume a run that has another
@@ -194,6 +196,7 @@ class Method:
                         "config": as_json(self.config),
                         "files": {CONFIG: to_yaml(self.config)},
                     },
+                    callbacks=with_run(callbacks, data=self.data, config=self.config),
                     progress=progress,
                 )
         return Run(**vars(run), data=self.data, config=self.config)
@@ -205,7 +208,7 @@ class Method:
             self._check_same(started, out)
             if (out / "checkpoint.pt").exists():
                 check_unedited(started, checkpoint.read_json(out / RECORD), out)
-            text = to_yaml(self.config)  # its epochs and patience may be others
+            text = to_yaml(self.config)  # its epochs, patience and max_time may be others
             checkpoint.write_atomically(out / CONFIG, lambda p: p.write_text(text))
             return
         try:

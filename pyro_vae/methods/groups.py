@@ -26,8 +26,10 @@ REFINE = frozenset({"model", "guide"})
 CENTER = frozenset({"x_shape", "c_is_pixels", "parents"})
 INITIALIZE = frozenset({"compile"})
 PRIOR = frozenset({"size", "given", "loc", "scale", "options"})
-RUN = frozenset({"device", "out", "resume", "progress"})
-FIT = RUN | {"model", "guide", "data", "objective", "initialize", "observed", "config"}
+RUN = frozenset({"device", "out", "resume", "progress", "callbacks"})
+FIT = RUN | {
+    "model", "guide", "data", "valid", "objective", "optimizer", "initialize", "observed", "config"
+}  # fmt: skip
 
 DATA_HELP = f"{', '.join(DATASETS)}, or an .npz file with arrays x, and y or c."
 

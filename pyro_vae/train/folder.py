@@ -13,6 +13,7 @@ from typing import Any
 
 from ..errors import UserError
 from . import checkpoint
+from .untrusted import read_text
 
 fcntl: ModuleType | None
 try:
@@ -78,9 +79,14 @@ class RunFolder:
         with self._one_line():
             self.created = self.created or not self.path.exists()
             self.path.mkdir(parents=True, exist_ok=True)
-            for name in ("config.json", "metrics.jsonl", "checkpoint.pt"):
+            for name in (".lock", "config.json", "config.yaml", "metrics.jsonl", "checkpoint.pt"):
                 if (self.path / name).is_dir():
                     raise UserError(f"{self.path / name} is a folder, and the run needs that name")
+                if (self.path / name).is_symlink():  # what it points to would be changed
+                    raise UserError(
+                        f"{self.path / name} is a symbolic link, and a run writes files of its "
+                        "folder alone: copy the folder"
+                    )
             while self.descriptor is None or not self._is_current(self.descriptor):
                 self._let_go()
                 self.descriptor = os.open(self.path / ".lock", os.O_RDWR | os.O_CREAT, 0o666)
@@ -178,7 +184,7 @@ class RunFolder:
         """Continue a run: `metrics.jsonl` has the checkpoint's epochs, and no later ones."""
         self.config, self.rows = config, None
         yaml = self.path / "config.yaml"
-        self.files = {yaml.name: yaml.read_text()} if yaml.exists() else {}
+        self.files = {yaml.name: read_text(yaml)} if yaml.exists() else {}
         self.write_metrics(history)
 
     def write_metrics(self, history: list[dict[str, Any]]) -> None:
