@@ -1,15 +1,17 @@
 """Pairs of the library's own classes: described in a run folder, and rebuilt from the description."""
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from types import ModuleType
 from typing import Any
 
 import torch
+from torch.overrides import TorchFunctionMode
 
 from .. import conditionals, guides, models
 from ..errors import UserError
 from ..programs.modules import find_modules
 from ..programs.program import Program
+from ..train.untrusted import Unsafe
 
 
 def _classes(module: ModuleType) -> dict[str, Callable[..., Any]]:
@@ -47,21 +49,50 @@ def rebuild_pair(described: Any, folder: object) -> tuple[Any, Any]:
     try:
         model = _build(described["model"], None)
         return model, _build(described["guide"], model)
-    except (KeyError, TypeError, AttributeError, IndexError, RuntimeError, OverflowError):
+    except (UserError, Unsafe):
+        raise
+    except (LookupError, TypeError, ValueError, AttributeError, RuntimeError, OverflowError):
         raise UserError(
             f"{folder} does not say how its pair was built: pv.load(folder, model=, guide=)"
         ) from None
 
 
-def shapes_of_weights(build: Callable[[], tuple[Any, Any]]) -> list[dict[str, torch.Size]]:
-    """The shapes of a pair's weights, per module, without memory for them.
+class BoundedMemory(TorchFunctionMode):
+    """Within, the tensors that are created have a bounded number of values together.
+
+    A description of a pair may ask for any size. It is built before its weights are compared.
 
     Args:
-        build: makes the pair.
+        num_values: the number of values.
+
+    Raises:
+        Unsafe: more would be created.
     """
-    with torch.device("meta"):
-        pair = build()
-    return [{n: v.shape for n, v in m.state_dict().items()} for m in find_modules(*pair)]
+
+    FACTORIES = frozenset({
+        torch.arange, torch.empty, torch.eye, torch.full, torch.linspace, torch.ones, torch.rand,
+        torch.randint, torch.randn, torch.randperm, torch.zeros,
+    })  # fmt: skip
+
+    def __init__(self, num_values: int) -> None:
+        super().__init__()
+        self.left = num_values
+
+    def __torch_function__(
+        self,
+        func: Callable[..., Any],
+        types: Iterable[type],
+        args: tuple[Any, ...] = (),
+        kwargs: dict[str, Any] | None = None,
+    ) -> Any:
+        kwargs = kwargs or {}
+        if func in self.FACTORIES:
+            shape_only = {**kwargs, "device": "meta"}
+            shape_only.pop("generator", None)
+            self.left -= func(*args, **shape_only).numel() + 1
+            if self.left < 0:
+                raise Unsafe("its weights are not those of its pair")
+        return func(*args, **kwargs)
 
 
 def _build(described: Mapping[str, Any], model: Any) -> Any:

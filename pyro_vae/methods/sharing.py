@@ -2,7 +2,6 @@
 
 import json
 from collections.abc import Mapping
-from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -14,13 +13,13 @@ from ..errors import UserError
 from ..programs.modules import find_modules
 from ..train import checkpoint
 from ..train.safetensors import read_tensors, write_tensors
-from ..train.untrusted import parse_json
+from ..train.untrusted import Unsafe, parse_json
 from ..train.weights import Weights, freeze, restore, weights_of
 from .building import build
 from .files import as_json
 from .options import complete
 from .preparing import prepare, shapes
-from .rebuild import describe_pair, rebuild_pair, shapes_of_weights
+from .rebuild import BoundedMemory, describe_pair, rebuild_pair
 from .table import preset
 
 if TYPE_CHECKING:
@@ -30,6 +29,8 @@ KIND = "pyro_vae export"
 FORMAT = f"{KIND} 1"
 RECORD = "pyro_vae"  # the name of the text in the file that describes the pair
 FILE, CARD = "model.safetensors", "README.md"
+# A pair that is built creates its weights, their initial values, and masks: so many values at most.
+MEMORY_FACTOR, MEMORY_SLACK = 20, 10_000_000
 
 
 def export_run(run: "Run", path: Path | str, license: str | None = None) -> Path:
@@ -95,14 +96,12 @@ def load_export(path: Path, model: Any, guide: Any) -> tuple[Any, Any, dict[str,
     record = _checked_record(path, tensors, texts.get(RECORD))
     weights = _as_weights(tensors, record["frozen"])
     if model is None:
-        build_pair = partial(_build, record, path)
+        num_values = sum(value.numel() for value in tensors.values())
         try:
-            expected = shapes_of_weights(build_pair)
-        except (RuntimeError, NotImplementedError, TypeError) as e:
-            raise UserError(f"{path} does not say how its pair was built") from e
-        if expected != [{n: v.shape for n, v in m.items()} for m in weights["modules"]]:
-            raise UserError(f"{path} is damaged: its weights are not those of its pair")
-        model, guide = build_pair()
+            with BoundedMemory(MEMORY_FACTOR * num_values + MEMORY_SLACK):
+                model, guide = _build(record, path)
+        except Unsafe as e:
+            raise UserError(f"{path} is damaged: {e}") from e
     restore(model, guide, [], weights, path)
     freeze(model, guide, weights)
     for module in find_modules(model, guide):
@@ -203,8 +202,8 @@ def _build(record: Mapping[str, Any], path: Path) -> tuple[Any, Any]:
         x_shape, num_data, c_shape, num_classes = record["shapes"]
         config = complete(record["config"])
         return build(config, tuple(x_shape), num_data, c_shape and tuple(c_shape), num_classes)
-    except (TypeError, ValueError, KeyError, AttributeError) as e:
-        if isinstance(e, UserError):
+    except (TypeError, ValueError, KeyError, AttributeError, RuntimeError, OverflowError) as e:
+        if isinstance(e, (UserError, Unsafe)):
             raise
         raise UserError(f"{path} does not say how its pair was built") from e
 
@@ -229,6 +228,13 @@ def _checked_record(
     expected = {"format", "version", "frozen", "data", "pair", "config", "shapes"}
     if record.keys() != expected or checkpoint.digest([dict(tensors), record]) != digest:
         raise UserError(f"{path} is damaged: its content does not match its digest")
+    frozen, numbers = record["frozen"], {name.partition(".")[0] for name in tensors}
+    if (
+        not isinstance(frozen, list)
+        or not all(isinstance(names, list) for names in frozen)
+        or not numbers <= {str(number) for number in range(len(frozen))}
+    ):
+        raise UserError(f"{path} is damaged: its weights are not those of its modules")
     return record
 
 

@@ -159,7 +159,5 @@ def _fingerprint(module: nn.Module) -> str:
     """A digest of a module's parameters that does not depend on their device or precision."""
     digest = hashlib.sha256()
     for parameter in module.parameters():
-        if parameter.is_meta:
-            continue  # it has no values: the model is built for its shapes alone
         digest.update(parameter.detach().double().cpu().numpy().tobytes())
     return digest.hexdigest()

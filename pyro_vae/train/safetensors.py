@@ -102,7 +102,7 @@ def _parsed(header: Any, content: bytes) -> tuple[dict[str, torch.Tensor], dict[
     if not isinstance(header, dict):
         raise ValueError("its header is not a JSON object")
     metadata = header.pop("__metadata__", {})
-    if not all(isinstance(text, str) for item in metadata.items() for text in item):
+    if not isinstance(metadata, dict) or not all(isinstance(v, str) for v in metadata.values()):
         raise ValueError("its metadata are not texts")
     tensors: dict[str, torch.Tensor] = {}
     position = 0
