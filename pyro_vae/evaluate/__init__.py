@@ -7,6 +7,7 @@ trained; a `Run` knows the data and works in their original units.
 from .check import check_pair
 from .classification import active_unit_features, classifier_baselines, classify
 from .clustering import clustering_baselines, clustering_metrics
+from .components import dead_components, merged_components
 from .decoder_mixture import decoder_mixture
 from .density import aggregate_posterior, fit_ex_post_prior
 from .inputs import has_proper_likelihood
@@ -35,6 +36,7 @@ __all__ = [
     "classify",
     "clustering_baselines",
     "clustering_metrics",
+    "dead_components",
     "decoder_mixture",
     "elbo",
     "elbo_terms",
@@ -45,6 +47,7 @@ __all__ = [
     "has_proper_likelihood",
     "log_likelihood",
     "mean_over_batches",
+    "merged_components",
     "mmd_two_sample_test",
     "mutual_information",
     "occupancy",
