@@ -1,10 +1,15 @@
 """Hooks of `fit`: callbacks, optimizers and schedules of the user's, time limits, kept weights."""
 
+import contextlib
 import functools
 import json
 import math
 import os
+import re
 import signal
+import sys
+import types
+from pathlib import Path
 
 import numpy as np
 import pyro
@@ -164,7 +169,7 @@ def test_tensorboard_files_hold_the_history(tmp_path):
 
 
 def test_without_tensorboard_its_callback_names_the_extra(monkeypatch):
-    monkeypatch.setitem(__import__("sys").modules, "torch.utils.tensorboard", None)
+    monkeypatch.setitem(sys.modules, "torch.utils.tensorboard", None)
     with pytest.raises(pv.UserError, match=r'pip install "pyro-vae\[tensorboard\]"'):
         pv.train.TensorBoard()
 
@@ -369,3 +374,46 @@ def test_handlers_of_signals_are_as_they_were():
     handlers = [signal.getsignal(n) for n in (signal.SIGINT, signal.SIGTERM)]
     fit(pair(), 1)
     assert [signal.getsignal(n) for n in (signal.SIGINT, signal.SIGTERM)] == handlers
+
+
+# ------------------------------------------------------------------- the examples of the documentation
+
+
+class FakeLogger(types.SimpleNamespace):
+    """Stands for a module of a logging service; records what is logged."""
+
+    def __init__(self):
+        logged, state = [], {"runs": 0}
+
+        @contextlib.contextmanager
+        def start_run():
+            state["runs"] += 1
+            yield
+            state["runs"] -= 1
+
+        def init(**options):
+            state["runs"] += 1
+            return self
+
+        super().__init__(
+            logged=logged, state=state, init=init, start_run=start_run,
+            log=lambda metrics, step: logged.append((step, metrics["loss"])),
+            log_metrics=lambda metrics, step: logged.append((step, metrics["loss"])),
+            finish=lambda: state.update(runs=state["runs"] - 1),
+            log_artifacts=lambda folder: None,
+        )  # fmt: skip
+
+
+@pytest.mark.parametrize("module", ["wandb", "mlflow"])
+def test_the_documented_loggers_log_every_epoch(module, tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    page = Path(__file__).parents[1] / "docs" / "training.md"
+    blocks = re.findall(r"```py\n(.*?)```", page.read_text(), re.S)
+    (code,) = [block for block in blocks if f"import {module}" in block]
+    logger = FakeLogger()
+    monkeypatch.setitem(sys.modules, module, logger)
+    model, guide = pair()
+    exec(code, {"pv": pv, "model": model, "guide": guide, "x": X})
+    assert [step for step, _ in logger.logged] == [1, 2, 3] and logger.state["runs"] == 0
+    lines = (tmp_path / "runs" / module / "metrics.jsonl").read_text().splitlines()
+    assert [loss for _, loss in logger.logged] == [json.loads(line)["loss"] for line in lines]
