@@ -161,13 +161,7 @@ def fit(
     any_device, device = device is None, choose_device(device)
     if precision == "tf32" and device.type != "cuda":
         raise UserError("precision='tf32' is a GPU's; on a processor there is 'bf16'")
-    first = first_argument(model)
-    data, valid = with_validation(as_data(data, first), valid, first)
-    has_validation = valid is not None or (isinstance(data, Data) and data.valid is not None)
-    if patience is not None and not has_validation:
-        raise UserError(
-            "patience stops on the validation ELBO, and these data have no valid split: pass valid="
-        )
+    data, valid = _training_data(model, data, valid, patience)
     with (
         exclusive("fit"),
         torch.enable_grad(),
@@ -208,6 +202,20 @@ def fit(
         except Exception:
             saving.discard_start()
             raise
+
+
+def _training_data(
+    model: Callable[..., Any], data: Any, valid: Any, patience: int | None
+) -> tuple[Any, Any]:
+    """`(data, stream of validation batches or None)`, as `Inputs` takes them."""
+    first = first_argument(model)
+    data, valid = with_validation(as_data(data, first), valid, first)
+    has_validation = valid is not None or (isinstance(data, Data) and data.valid is not None)
+    if patience is not None and not has_validation:
+        raise UserError(
+            "patience stops on the validation ELBO, and these data have no valid split: pass valid="
+        )
+    return data, valid
 
 
 def _needs_cpu(inputs: Inputs) -> bool:
