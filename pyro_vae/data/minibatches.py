@@ -47,6 +47,7 @@ class Batches:
     ) -> None:
         self.train = data.train.map(lambda value: value.to(device))
         self.binarize, self.condition = data.binarize == "dynamic", data.condition
+        self.missing = data.missing
         self.batch_size, self.device, self.seed, self.shard = batch_size, device, seed, shard
         self.names = None  # those of `LoaderBatches`; the names of a `Data` are known
         self.shuffle = True  # False: the rows in their order
@@ -66,7 +67,9 @@ class Batches:
             index = index if len(index) else whole[:1]
             rows = self.train[index]
             if self.binarize:
-                rows = replace(rows, x=torch.bernoulli(rows.x))
+                gray = rows.x
+                x = torch.bernoulli(gray.nan_to_num() if self.missing else gray)
+                rows = replace(rows, x=torch.where(gray.isnan(), gray, x) if self.missing else x)
             rows = conditioned(rows, self.condition)
             yield {**rows.arrays(), "index": index} | filler
 
@@ -95,6 +98,7 @@ class LoaderBatches:
         dtype: of floats. Default: see `data.arrays.as_floats`.
         first: the name of the program's first argument.
         takes: as in `convert_batch`.
+        missing: whether NaN in x is a missing value.
 
     Attributes:
         names: of the arrays in its dicts that are taken, once a batch was read.
@@ -110,7 +114,9 @@ class LoaderBatches:
         dtype: torch.dtype | None = None,
         first: str = "x",
         takes: TakesEntry | None = None,
+        missing: bool = False,
     ) -> None:
+        self.missing = missing
         self.loader, self.device, self.seed = loader, device, seed
         self.dtype, self.first, self.takes = dtype, first, takes
         self.check: Callable[[dict[str, torch.Tensor]], None] | None = None
@@ -159,7 +165,7 @@ class LoaderBatches:
                 self.unused = tuple(str(n) for n in entries if n not in batch)
             if not any(value.is_cuda for value in batch.values()):
                 for name, value in batch.items():
-                    check_finite(value, name)
+                    check_finite(value, name, missing=self.missing and name == "x")
                 if self.check is not None:
                     self.check(batch)
         except UserError as e:
@@ -237,6 +243,7 @@ def batches(
     dtype: torch.dtype | None = None,
     first: str = "x",
     takes: TakesEntry | None = None,
+    missing: bool = False,
 ) -> Batches | LoaderBatches:
     """The training batches of `Data`, or of a stream of batches.
 
@@ -255,7 +262,8 @@ def batches(
         dtype: of a stream's floats.
         first: the name of the program's first argument.
         takes: which entries of a stream's batches are wanted; see `convert_batch`. Default: all.
+        missing: whether NaN in a stream's x is a missing value.
     """
     if isinstance(data, Data):
         return Batches(data, batch_size, device, seed, shard)
-    return LoaderBatches(data, device, seed, shard, dtype, first, takes)
+    return LoaderBatches(data, device, seed, shard, dtype, first, takes, missing)

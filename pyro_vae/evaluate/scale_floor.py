@@ -7,10 +7,13 @@ import pyro
 import pyro.distributions as dist
 import torch
 from pyro.distributions import TorchDistribution
+from torch.distributions import Independent
 
 from ..conditionals import Conditional
 from ..conditionals.families import LOG_SCALE_BOUND
 from ..conditionals.likelihoods import STANDARDIZE
+from ..data.arrays import column_means
+from ..distributions import IgnoreMissing
 from ..guides import Guide
 from ..programs import trace_pair
 from ..programs.contexts import eval_mode, fork_rng
@@ -59,7 +62,9 @@ def _learns_scale(conditional: object) -> bool:
 
 
 def _normal_base(fn: TorchDistribution) -> dist.Normal | None:
-    base = getattr(fn, "base_dist", fn)
+    base = fn
+    while isinstance(base, (Independent, IgnoreMissing)):
+        base = base.base_dist
     return base if isinstance(base, dist.Normal) else None
 
 
@@ -74,7 +79,11 @@ def _warn_of_likelihood(fn: TorchDistribution, x: torch.Tensor) -> None:
     floor, shape = math.exp(-LOG_SCALE_BOUND), tuple(fn.event_shape)
     scale = base.scale.expand(torch.broadcast_shapes(base.scale.shape, shape))
     scale = scale.reshape((-1,) + shape).log().mean(0).exp()
-    sd = x.reshape((-1,) + shape).std(0, correction=0)
+    x = x.reshape((-1,) + shape)
+    if x.isnan().any():
+        sd = column_means((x - column_means(x)) ** 2).sqrt()
+    else:
+        sd = x.std(0, correction=0)
     limited = (sd > 0) & (torch.minimum(scale, sd) < MARGIN * floor)
     if limited.any():
         warnings.warn(

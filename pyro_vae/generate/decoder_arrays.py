@@ -16,7 +16,9 @@ from ..conditionals.likelihoods import (
     NegativeBinomial,
     NormalLikelihood,
     Poisson,
+    StudentT,
 )
+from ..conditionals.missing import without_missing
 from ..conditionals.networks import ACTIVATIONS, Affine
 from ..programs.interfaces import conditional_of
 
@@ -26,6 +28,7 @@ MEANS: dict[type[Family], str] = {
     Binomial: "sigmoid",
     ContinuousBernoulli: "continuous-bernoulli",
     NormalLikelihood: "identity",
+    StudentT: "identity",
     Poisson: "rate",
     NegativeBinomial: "rate",
 }
@@ -96,7 +99,8 @@ def decoder_arrays(model: object) -> DecoderArrays | None:
     conditional = conditional_of(model, "x")
     if not isinstance(conditional, Conditional) or conditional.head_index is not None:
         return None
-    mean = next((name for kind, name in MEANS.items() if isinstance(conditional.family, kind)), "")
+    family = without_missing(conditional.family)
+    mean = next((name for kind, name in MEANS.items() if isinstance(family, kind)), "")
     head, trunk = conditional.head, conditional.trunk
     if not mean or not isinstance(head, Affine):
         return None

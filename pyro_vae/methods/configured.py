@@ -1,5 +1,6 @@
 """`method`: a published method for some data, as a preset that can be changed, built and trained."""
 
+import copy
 import tempfile
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
@@ -20,6 +21,7 @@ from .building import build, make
 from .files import as_json, plain, read_config, to_yaml
 from .groups import FIT
 from .options import configure
+from .restarts import fit_restarts
 from .run import CONFIG, RECORD, Run, advised, check_unedited, with_run
 from .signatures import parameters
 from .table import Preset, preset
@@ -38,7 +40,7 @@ def method(name: str, data: Any = "digits", **overrides: Any) -> "Method":
 
     Args:
         name: the method; `pyro-vae list` names them all.
-        data: a data set's name, an .npz file, `Data`, a tensor or `(x, y)`. The columns of a table
+        data: a data set's name, a file or image folder, `Data`, a frame, a tensor or `(x, y)`. The columns of a table
             with a normal likelihood are standardized; `standardize=False` leaves them.
         overrides: options, by their full names (`**{"model.num_components": 20}`) or by short ones
             where they are clear (`num_components=20`); `pyro-vae fit NAME --help` lists them.
@@ -47,7 +49,10 @@ def method(name: str, data: Any = "digits", **overrides: Any) -> "Method":
         UserError: an unknown method, an option that it does not have, or a value of the wrong type.
     """
     preset(name)
-    data = str(data) if isinstance(data, (str, Path)) else as_data(data)
+    if isinstance(data, (str, Path)):
+        data = str(data)
+    else:
+        data = as_data(data, missing=bool(overrides.get("missing")))
     if not isinstance(data, (str, Data)):
         raise UserError("a method needs all data in memory: pv.data, a tensor, (x, y) or a Dataset")
     root = overrides.pop("root", None)
@@ -96,6 +101,7 @@ class Method:
         for group in ("objective", "initialize", "network", "family"):
             make(self.config, group)
         checked_settings(**{name: self.config[name] for name in SETTINGS})
+        check_int_at_least(1, restarts=self.config["restarts"])
         if self.config.get("num_labels") is not None:
             check_int_at_least(1, num_labels=self.config["num_labels"])
 
@@ -137,6 +143,31 @@ class Method:
             self._pair = self.build()
         return self._pair
 
+    def new_pair(self) -> tuple[Any, Any]:
+        """The pair to train: `model` and `guide` with their weights at the start."""
+        if self._trained:
+            self._pair = None
+        self._trained = True
+        return self._built()
+
+    def with_seed(self, seed: int) -> "Method":
+        """The method on the same data with another seed, as one run without restarts."""
+        result = copy.copy(self)
+        result.config = {**self.config, "seed": seed, "restarts": 1}
+        result._pair, result._trained = None, False
+        return result
+
+    @contextmanager
+    def threads(self) -> Iterator[None]:
+        """Within, one thread for small batches: operations so small are slower on several."""
+        before = torch.get_num_threads()
+        if self.data.train.x[0].numel() * self.config["batch_size"] < SMALL_BATCH:
+            torch.set_num_threads(1)
+        try:
+            yield
+        finally:
+            torch.set_num_threads(before)
+
     def objective(self) -> ELBO:
         """The objective that the configuration describes."""
         return make(self.config, "objective")
@@ -161,15 +192,21 @@ class Method:
         resume: bool = False,
         device: str | None = None,
         progress: bool = True,
+        workers: int | None = None,
         callbacks: Sequence[Callback | Callable[..., bool | None]] = (),
     ) -> Run:
         """Train the pair; every call starts from the same weights.
+
+        With the option `restarts` this many pairs are trained, and one is chosen without labels: see
+        `restarts.py`. Each has a folder `restarts/INDEX` in the run folder.
 
         Args:
             out: run folder, with config.yaml, metrics.jsonl and checkpoint.pt.
             resume: continue the run in `out`, which must have this configuration.
             device: cpu, cuda, ... Default: a GPU if there is one.
             progress: show a progress bar.
+            workers: processes that train restarts on a CPU, with the same results. Default: one for
+                each idle core, if a run is long enough.
             callbacks: called during the run; see `pv.fit`.
 
         Raises:
@@ -181,10 +218,10 @@ class Method:
         with distributed.group(target):
             if out is not None:
                 distributed.on_rank_zero(lambda: self._claim(out, resume))
-            if self._trained:
-                self._pair = None
-            pair, self._trained = self._built(), True
-            with _threads(self.data, self.config["batch_size"]):
+            if self.config["restarts"] > 1:
+                return fit_restarts(self, out, resume, target, progress, workers, callbacks)
+            pair = self.new_pair()
+            with self.threads():
                 run = advised(
                     *pair,
                     self.data,
@@ -226,15 +263,3 @@ class Method:
             have, want = started.get(key), plain(self.config.get(key))
             if key not in EXTENDABLE and have != want:
                 raise UserError(f"{out} was started with {key}={have}, not {want}")
-
-
-@contextmanager
-def _threads(data: Data, batch_size: int) -> Iterator[None]:
-    """Within, one thread for small batches: operations so small are slower on several."""
-    before = torch.get_num_threads()
-    if data.train.x[0].numel() * batch_size < SMALL_BATCH:
-        torch.set_num_threads(1)
-    try:
-        yield
-    finally:
-        torch.set_num_threads(before)

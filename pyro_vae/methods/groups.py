@@ -7,11 +7,13 @@ from typing import TYPE_CHECKING, Any
 
 from ..conditionals import Family, Network
 from ..data import DATASETS, load
+from ..data.registry import FILE_KINDS
 from ..guides import Guide, SemiAmortized
 from ..models import Prior
 from ..objectives import ELBO
 from ..train import Initialization, fit
 from .building import CLASSES, center_pixels, class_named
+from .seeds import restart_seeds
 from .signatures import parameters
 from .table import preset
 
@@ -27,11 +29,12 @@ CENTER = frozenset({"x_shape", "c_is_pixels", "parents"})
 INITIALIZE = frozenset({"compile"})
 PRIOR = frozenset({"size", "given", "loc", "scale", "options"})
 RUN = frozenset({"device", "out", "resume", "progress", "callbacks"})
+RESTARTS = frozenset({"seed"})
 FIT = RUN | {
     "model", "guide", "data", "valid", "objective", "optimizer", "initialize", "observed", "config"
 }  # fmt: skip
 
-DATA_HELP = f"{', '.join(DATASETS)}, or an .npz file with arrays x, and y or c."
+DATA_HELP = f"{', '.join(DATASETS)}, or {FILE_KINDS}."
 
 
 @dataclass(frozen=True)
@@ -74,7 +77,7 @@ def groups(name: str) -> tuple[Group, ...]:
     entry = preset(name)
     model = entry.model
     has_guide = entry.parents != "prior" and bool(entry.parents or model.default_guide)
-    load_skip = LOAD if is_conditional(name) else LOAD | {"condition", "quadrants"}
+    load_skip = LOAD if is_conditional(name) else LOAD | {"condition", "quadrants", "library_size"}
     result = [
         Group("", load, load_skip, title="data"),
         Group("model", model, MODEL, title=f"model: {entry.model_name}"),
@@ -94,6 +97,7 @@ def groups(name: str) -> tuple[Group, ...]:
         Group("objective", ELBO, choice=True, title="objective"),
         Group("initialize", Initialization, INITIALIZE, choice=True, title="initialization"),
         Group("", fit, FIT, title="training"),
+        Group("", restart_seeds, RESTARTS, title="training"),
     ]
     return tuple(result)
 

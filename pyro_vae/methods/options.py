@@ -204,7 +204,7 @@ def configure(
 
     Args:
         name: the method.
-        data: a data set's name, an .npz file, or `Data`.
+        data: a data set's name, a file or image folder, or `Data`.
         overrides: `{option: value}`, by full or by short names.
 
     Raises:
@@ -219,7 +219,8 @@ def configure(
     values = {resolve(name, k, config): v for k, v in overrides.items()}
     if isinstance(data, Data):
         source = data.source or {"data": None}
-        config |= {k: v for k, v in source.items() if k == "data" or v is not None}
+        known = {k: v for k, v in source.items() if k in config}  # VAEs have no covariates to load
+        config |= {k: v for k, v in known.items() if k == "data" or v is not None}
     else:
         config["data"] = data
     return checked(name, config | {k: v for k, v in values.items() if k not in classes})
@@ -281,7 +282,7 @@ def complete(config: Mapping[str, Any]) -> dict[str, Any]:
         base = switch_classes(name, base, classes)
         return checked(name, base | {resolve(name, k, base): v for k, v in rest.items()} | classes)
     if not isinstance(data, str):
-        raise UserError(f"data takes the name of a data set or an .npz file, not {data!r}")
+        raise UserError(f"data takes the name of a data set, a file or a folder, not {data!r}")
     return configure(name, data, rest)
 
 

@@ -14,15 +14,17 @@ import torch
 from .. import generate, train
 from ..data import Data, as_data
 from ..data import load as load_data
+from ..data.tables import frame_like
 from ..errors import UserError
 from ..evaluate.inputs import split_inputs
 from ..programs.calling import first_argument
-from ..programs.inspection import is_per_datum
+from ..programs.inspection import ignores_missing, is_per_datum
 from ..train import checkpoint, choose_device, distributed, load_weights
 from ..train.callbacks import Metrics, as_callbacks
 from ..train.settings import EXTENDABLE
 from ..train.state import Progress
 from ..train.weights import weights_of
+from . import new_data
 from .advice import advise, check_data, check_use
 from .files import as_json, read_config, to_yaml
 from .options import complete
@@ -33,6 +35,7 @@ from .table import preset
 CONFIG = "config.yaml"
 RECORD = "config.json"
 EXAMPLE_ROWS = 4  # of the data, to trace an exported program
+RESTARTS = "restarts"  # folder of the restarts, in the run folder
 SETTLED = 10  # epochs, before which a latent that carries no information is no surprise
 FILES = (CONFIG, RECORD, "metrics.jsonl", "checkpoint.pt", "report.html")
 
@@ -56,10 +59,13 @@ class Run(train.Run):
     Attributes:
         data: the data that it was trained on; None for a stream of batches.
         config: the configuration of a method; None for a pair built by hand.
+        restarts: of several restarts: `criterion`, `seeds`, `scores` (nats per data point), `chosen`
+            (an index) and `stability`, the mean adjusted Rand index of their clusterings.
     """
 
     data: Data | None = None
     config: dict[str, Any] | None = None
+    restarts: dict[str, Any] | None = None
 
     def __repr__(self) -> str:
         kinds = " x ".join(type(p).__name__ for p in (self.model, self.guide))
@@ -70,7 +76,10 @@ class Run(train.Run):
         ]
         valid = f", validation ELBO {bound[0]:.2f}" if bound else ""
         out = "" if self.out is None else f", {self.out}"
-        return f"Run({name}{data}, epoch {self.best_epoch} of {len(self.history)}{valid}{out})"
+        stable = (self.restarts or {}).get("stability")
+        stable = "" if stable is None else f", stability {stable:.2f}"
+        epoch = f"epoch {self.best_epoch} of {len(self.history)}"
+        return f"Run({name}{data}, {epoch}{valid}{stable}{out})"
 
     @property
     def seed(self) -> int:
@@ -84,7 +93,11 @@ class Run(train.Run):
         return "train" if is_per_datum(self.guide) or data.test is None else "test"
 
     def evaluate(
-        self, split: str | None = None, num_samples: int = 500, write: bool = False
+        self,
+        split: str | None = None,
+        num_samples: int = 500,
+        write: bool = False,
+        data: Any = None,
     ) -> Any:
         """Numbers of the pair on one split, in nats per data point; printed, a table.
 
@@ -92,6 +105,8 @@ class Run(train.Run):
             split: train, valid or test. Default: test, if there is one.
             num_samples: importance samples per data point, for the log-likelihood.
             write: whether to write the numbers to results-SPLIT.json in the run folder.
+            data: new data instead of a split, in original units: an array, a frame, `(x, y)` or a
+                loader.
 
         Returns:
             A dict, as `summary.summarize` describes it.
@@ -99,18 +114,16 @@ class Run(train.Run):
         from ..report.html import hardware
         from ..report.summary import Results, summarize
 
+        known = self._data()
+        if data is not None:
+            if split is not None or write:
+                raise UserError("evaluate takes a split of the run's data or data=, not both")
+            known, split = new_data.as_test_split(self._new(data)), "test"
         split = self.default_split if split is None else split
-        result = Results(
-            summarize(
-                self.model,
-                self.guide,
-                self._data(),
-                split,
-                num_samples,
-                self.seed,
-                self._supervised,
-            )  # fmt: skip
-        )
+        args = (self.model, self.guide, known, split, num_samples, self.seed, self._supervised)
+        result = Results(summarize(*args))
+        if self.restarts is not None and data is None:
+            result["restarts"] = self.restarts
         if write and self.out is not None:
             path = self.out / f"results-{split}.json"
             try:
@@ -126,6 +139,83 @@ class Run(train.Run):
         sheet = self.sheet(source, num=num, **choices)
         data = self._data()
         return joined(data, data.unstandardize(sheet.x), sheet.c)
+
+    def sample_frame(self, num: int = 64, source: str = "prior", **choices: Any) -> Any:
+        """New rows as a frame with the columns of the data, which come from a frame.
+
+        They are draws: a category is one of its values, a count an integer.
+
+        Args:
+            num, source, choices: as in `sample`. Default: `mean=False`.
+
+        Raises:
+            UserError: data that do not come from a frame.
+        """
+        table = self._data().table
+        if table is None:
+            raise UserError("this run was trained on arrays: sample() returns them")
+        x = self.sample(num, source, **{"mean": False, **choices})
+        return frame_like(table.library, table.decode(x))
+
+    def encode(self, x: Any, **others: Any) -> Any:
+        """Posterior means of the latents of new data.
+
+        Args:
+            x: in original units: an array `[N, *x_shape]`, a frame with the columns of the data, a
+                `Dataset` or a loader. It is converted and standardized as the training data were.
+            others: further inputs by name: `c=`, `y=`.
+
+        Returns:
+            `{latent: [N, ...]}`, with probabilities `[N, K]` of a discrete latent y. Of a frame: a
+            frame with the same index and with columns `z_0, z_1, ...`, and `y` (the most probable
+            component) with `y_probability`.
+        """
+        return new_data.encode(self._new(x, **others))
+
+    def reconstruct(self, x: Any, **others: Any) -> Any:
+        """The means of p(x | z) at the posterior means of z, in original units.
+
+        Args:
+            x, others: as in `encode`.
+
+        Returns:
+            `[N, *x_shape]`. Of a frame: a frame, with expected counts and most probable categories.
+        """
+        return new_data.reconstruct(self._new(x, **others))
+
+    def impute(
+        self, x: Any, num_samples: int = 1, steps: int = 200, seed: int | None = 0, **others: Any
+    ) -> Any:
+        """Draws of the missing values (NaN) from the model's conditional; see `generate.impute`.
+
+        Args:
+            x, others: as in `encode`.
+            num_samples: completions of each data point.
+            steps: of the Markov chains.
+            seed: of the draws.
+
+        Returns:
+            `[num_samples, N, *x_shape]` in original units. Of a frame: a completed frame, or a list
+            of `num_samples` frames if there are several.
+        """
+        return new_data.impute(self._new(x, **others), num_samples, steps, seed)
+
+    def log_likelihood(
+        self, x: Any, num_samples: int = 5000, seed: int | None = 0, **others: Any
+    ) -> torch.Tensor:
+        """Importance-weighted log p(x) of x in original units, `[N]` nats.
+
+        The density of standardized columns is converted to the original units.
+
+        Args:
+            x, others: as in `encode`.
+            num_samples: importance samples per data point.
+            seed: of the draws.
+        """
+        return new_data.log_likelihood(self._new(x, **others), num_samples, seed)
+
+    def _new(self, x: Any, **others: Any) -> new_data.NewData:
+        return new_data.NewData(self.model, self.guide, self._data(), x, others)
 
     def sheet(self, source: str = "prior", **choices: Any) -> Any:
         """New data from a source, laid out as a picture.
@@ -286,7 +376,8 @@ class Run(train.Run):
 
     def _description(self) -> dict[str, Any]:
         if self.config is not None:
-            return {"config": as_json(self.config)}
+            restarts = {} if self.restarts is None else {"restarts": self.restarts}
+            return {"config": as_json(self.config), **restarts}
         return {"pair": describe_pair(self.model, self.guide), "source": _source(self.data)}
 
     def _files(self) -> dict[str, str]:
@@ -302,12 +393,15 @@ class Run(train.Run):
 def fit(
     model: Callable[..., Any], guide: Callable[..., Any], data: Any, *args: Any, **settings: Any
 ) -> Run:
-    data = as_data(data, first_argument(model) if callable(model) else "x")
+    if callable(model):
+        data = as_data(data, first_argument(model), ignores_missing(model))
     arrays = data if isinstance(data, Data) else None
     settings["callbacks"] = with_run(settings.get("callbacks", ()), data=arrays)
     described = {"pair": describe_pair(model, guide), "source": _source(data)}
-    described |= settings.pop("config", None) or {}
-    run = advised(model, guide, data, *args, config=described, **settings)
+    config = settings.get("config")
+    if config is None or isinstance(config, dict):  # `train.fit` refuses anything else
+        settings["config"] = {**described, **(config or {})}
+    run = advised(model, guide, data, *args, **settings)
     return Run(**vars(run), data=arrays)
 
 
@@ -408,10 +502,14 @@ def load(
     exported = export_file(folder)
     if exported is not None:
         return _load_export(exported, model, guide, data, device)
+    if (folder / RESTARTS).is_dir() and not (folder / RECORD).exists():
+        raise UserError(
+            f"{folder} is not finished: rerun with --resume, or load {folder / RESTARTS}/0"
+        )
     record = checkpoint.read_json(folder / RECORD)
     if not isinstance(record, dict) or not isinstance(record.get("data"), dict):
         raise UserError(f"{folder / RECORD} is not the record of a run")
-    data = None if data is None else as_data(data)
+    data = None if data is None else as_data(data, missing=True)
     config = None
     if (folder / CONFIG).exists() and model is None:
         config = complete(read_config(folder / CONFIG))
@@ -434,10 +532,11 @@ def load(
         )
     weights = load_weights(model, guide, folder / "checkpoint.pt")
     _move(model, guide, device)
-    history = checkpoint.read_history(folder / "metrics.jsonl")
+    history = read_history(folder)
     return Run(
-        model, guide, history, _best(history), folder, weights=weights, data=data, config=config
-    )
+        model, guide, history, best_epoch(history), folder, weights=weights, data=data,
+        config=config, restarts=record.get("restarts"),
+    )  # fmt: skip
 
 
 def _load_export(path: Path, model: Any, guide: Any, data: Any, device: str | None) -> Run:
@@ -469,7 +568,14 @@ def check_unedited(config: Mapping[str, Any], record: Mapping[str, Any], folder:
             )
 
 
-def _best(history: list[dict[str, Any]]) -> int | None:
-    if not history:
-        return None
-    return max(history, key=lambda row: row.get("elbo", row["epoch"]))["epoch"]
+def read_history(folder: Path) -> list[dict[str, Any]]:
+    """The history that a run folder holds."""
+    return checkpoint.read_history(folder / "metrics.jsonl")
+
+
+def best_epoch(history: list[dict[str, Any]]) -> int | None:
+    """The epoch with the best validation ELBO; the last one without validation."""
+    validated = [row for row in history if "elbo" in row]
+    if validated:
+        return max(validated, key=lambda row: row["elbo"])["epoch"]
+    return history[-1]["epoch"] if history else None

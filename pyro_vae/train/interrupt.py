@@ -7,6 +7,7 @@ import time
 from collections.abc import Iterator
 from contextlib import contextmanager
 from types import FrameType
+from typing import Any
 
 INTERRUPTED, MAX_TIME, CALLBACK = "interrupted", "max_time", "callback"
 
@@ -19,7 +20,7 @@ class StopRequest:
 
     Attributes:
         reason: `"interrupted"`, `"max_time"` or `"callback"`; None while nothing asks for a stop.
-        terminated: whether the process was asked to end (SIGTERM).
+        terminated: whether the process was asked to end (SIGTERM), and no run encloses this one.
     """
 
     def __init__(self, max_time: float | None = None) -> None:
@@ -40,11 +41,15 @@ class StopRequest:
             os.kill(os.getpid(), signal.SIGTERM)
 
 
+_active: list[tuple[StopRequest, dict[int, Any]]] = []  # with the handlers before, innermost last
+
+
 @contextmanager
 def stop_request(max_time: float | None = None, alone: bool = True) -> Iterator[StopRequest]:
     """A `StopRequest` that the first Ctrl-C, or SIGTERM, sets; a second one acts at once.
 
-    Only the main thread receives signals.
+    Enclosing requests are set with it: a run within a run ends both. Only the main thread receives
+    signals.
 
     Args:
         max_time: as in `StopRequest`.
@@ -57,18 +62,23 @@ def stop_request(max_time: float | None = None, alone: bool = True) -> Iterator[
         yield stop
         return
     numbers = [signal.SIGINT, signal.SIGTERM] if alone else [signal.SIGINT]
-    handlers = {n: h for n in numbers if (h := signal.getsignal(n)) not in (None, signal.SIG_IGN)}
+    handlers_now = {int(n): signal.getsignal(n) for n in numbers}
+    before = {n: h for n, h in handlers_now.items() if h not in (None, signal.SIG_IGN)}
 
     def handle(number: int, frame: FrameType | None) -> None:
-        stop.reason = INTERRUPTED
-        stop.terminated = stop.terminated or number == signal.SIGTERM
-        if alone:
-            signal.signal(number, handlers[signal.Signals(number)])
+        for request, _ in _active:
+            request.reason = INTERRUPTED
+        outermost, handlers = _active[0]
+        outermost.terminated = outermost.terminated or number == signal.SIGTERM
+        if alone and number in handlers:
+            signal.signal(number, handlers[number])
 
-    for number in handlers:
+    for number in before:
         signal.signal(number, handle)
+    _active.append((stop, before))
     try:
         yield stop
     finally:
-        for number, handler in handlers.items():
+        _active.pop()
+        for number, handler in before.items():
             signal.signal(number, handler)
