@@ -62,8 +62,8 @@ def stop_request(max_time: float | None = None, alone: bool = True) -> Iterator[
         yield stop
         return
     numbers = [signal.SIGINT, signal.SIGTERM] if alone else [signal.SIGINT]
-    handlers_now = {int(n): signal.getsignal(n) for n in numbers}
-    before = {n: h for n, h in handlers_now.items() if h not in (None, signal.SIG_IGN)}
+    current = {int(n): signal.getsignal(n) for n in numbers}
+    before = {n: h for n, h in current.items() if h not in (None, signal.SIG_IGN)}
 
     def handle(number: int, frame: FrameType | None) -> None:
         for request, _ in _active:
