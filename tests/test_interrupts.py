@@ -23,15 +23,15 @@ NET = MLP((8,))
 EPOCHS = 40
 X = (torch.rand(60, 6, generator=torch.Generator().manual_seed(0)) > 0.5).float()
 
-#: A run of this file's pair in a process of its own, with a checkpoint after every epoch.
+#: A run of this file's pair in a separate process.
 SCRIPT = """
 import importlib, sys, torch
 sys.path.insert(0, {tests!r})
 torch.set_num_threads(1)
-importlib.import_module("pyro_vae.train.loop").CHECKPOINT_SECONDS = -1
+importlib.import_module("pyro_vae.train.loop").CHECKPOINT_SECONDS = {seconds}
 import test_interrupts as this
 print("ready", flush=True)
-this.fit(this.pair(), out={out!r}, resume=True, compile={compile!r})
+this.fit(this.pair(), {epochs}, out={out!r}, resume=True, compile={compile!r})
 print("done", flush=True)
 """
 
@@ -50,10 +50,12 @@ def fit(programs, epochs=EPOCHS, **options):
     return quiet(*programs, data(), epochs, **{"batch_size": 16, "compile": False, **options})
 
 
-def start(out, compile):
-    """The run in a process, once it has imported everything."""
-    tests = os.path.dirname(__file__)
-    script = SCRIPT.format(tests=tests, out=str(out), compile=compile)
+def start(out, compile, epochs=EPOCHS, seconds=-1):
+    """The run in a process, once it has imported everything; `seconds` between checkpoints."""
+    script = SCRIPT.format(
+        tests=os.path.dirname(__file__), out=str(out), compile=compile, epochs=epochs,
+        seconds=seconds,
+    )  # fmt: skip
     process = subprocess.Popen(
         [sys.executable, "-c", script], stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True
     )
@@ -106,17 +108,15 @@ def test_a_run_that_is_stopped_at_random_moments_ends_where_an_uninterrupted_one
 
 
 def test_sigterm_ends_a_process_by_that_signal_with_its_last_step_saved(tmp_path):
-    script = SCRIPT.format(tests=os.path.dirname(__file__), out=str(tmp_path), compile=False)
-    script = script.replace("CHECKPOINT_SECONDS = -1", "CHECKPOINT_SECONDS = 1e9")
-    script = script.replace("this.fit(this.pair()", "this.fit(this.pair(), 10**6")
-    process = subprocess.Popen([sys.executable, "-c", script], stdout=subprocess.PIPE, text=True)
+    process = start(tmp_path, False, epochs=10**6, seconds=1e9)
     metrics = tmp_path / "metrics.jsonl"
     for _ in range(600):
         if metrics.exists() and metrics.read_text().count("\n") > 3:
             break
         time.sleep(0.1)
     process.terminate()
-    assert process.wait(60) == -signal.SIGTERM
+    process.communicate(timeout=60)
+    assert process.returncode == -signal.SIGTERM
     at = checkpoint.load(tmp_path / "checkpoint.pt")["progress"]
     assert at["epoch"] == metrics.read_text().count("\n") > 3
     resumed = fit(pair(), at["epoch"] + 2, out=tmp_path, resume=True)
@@ -125,21 +125,22 @@ def test_sigterm_ends_a_process_by_that_signal_with_its_last_step_saved(tmp_path
 
 
 def test_a_second_process_on_a_folder_is_refused_and_a_killed_one_frees_it(tmp_path):
-    process = start(tmp_path, False)
+    process = start(tmp_path, False, epochs=10**6)
     try:
-        for _ in range(600):
-            if (tmp_path / ".lock").exists() and (tmp_path / "checkpoint.pt").exists():
+        for _ in range(1200):
+            if (tmp_path / "checkpoint.pt").exists():
                 break
-            time.sleep(0.01)
-        process.send_signal(signal.SIGSTOP)  # so that it cannot finish
+            time.sleep(0.05)
+        process.send_signal(signal.SIGSTOP)
         with pytest.raises(pv.UserError, match=f"in use by another run .process {process.pid} on"):
             fit(pair(), out=tmp_path, resume=True)
     finally:
         process.kill()
         process.communicate()
+    epochs = checkpoint.load(tmp_path / "checkpoint.pt")["progress"]["epoch"] + 2
     programs, other = pair(), pair(5)
-    whole = fit(programs)
-    run = fit(other, out=tmp_path, resume=True)
+    whole = fit(programs, epochs)
+    run = fit(other, epochs, out=tmp_path, resume=True)
     assert without_seconds(run.history) == without_seconds(whole.history)
     assert same(weights(*programs), weights(*other))
 
