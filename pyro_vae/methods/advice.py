@@ -6,6 +6,7 @@ from typing import Any
 
 from ..conditionals import Conditional, Normal, NormalLikelihood
 from ..data import Data
+from ..data.dataset import conditioned
 from ..errors import UserError
 from ..evaluate import elbo_terms, occupancy, responsibilities
 from ..evaluate.inputs import split_inputs
@@ -35,7 +36,7 @@ def check_data(model: Any, data: Any) -> None:
     family = p_x.family if isinstance(p_x, Conditional) else None
     if not isinstance(data, Data) or not isinstance(family, (Normal, NormalLikelihood)):
         return
-    x = data.train.x[:10_000]
+    x = conditioned(data.train[:10_000], data.condition).x
     if x.min() >= 0 and x.max() > 1 and bool((x == x.round()).all()):
         advise(
             "x are whole numbers, as counts are, and the likelihood is normal: "

@@ -1,0 +1,306 @@
+"""What the estimators share: checks of X, one training run, evaluation by blocks of rows."""
+
+import copy
+from abc import ABC, abstractmethod
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from typing import Any, Self
+
+import numpy as np
+import torch
+import torch.nn as nn
+from numpy.typing import ArrayLike
+from sklearn.base import BaseEstimator
+from sklearn.utils import check_random_state
+from sklearn.utils.validation import _check_sample_weight, check_is_fitted, validate_data
+
+from ..conditionals import Family
+from ..data import Data, Split
+from ..errors import UserError, check_int_at_least, check_positive
+from ..evaluate import log_likelihood
+from ..generate import sample
+from ..guides import Guide
+from ..methods import fit as fit_pair
+from ..objectives import ELBO
+from ..programs.contexts import seeded
+from .networks import encoder_network, start_at_column_means
+from .noise import with_common_noise
+from .rows import DenseRows, Rows
+from .units import Units
+from .weighting import Weighted
+
+DTYPES = [np.float64, np.float32]
+STEPS = 3000  # of a whole training run, with max_iter="auto"
+EPOCHS = 20, 500  # the fewest and the most epochs, with max_iter="auto"
+BATCH = 16, 128  # the smallest and the largest batch, with batch_size="auto"
+VALIDATION = 5, 2000  # the fewest and the most rows held out
+RECORDED_STEPS = 500  # steps from which recording the step is worth its time
+PARTICLES = 16  # Monte Carlo samples that are evaluated at once
+BLOCK_VALUES = 2**22  # numbers in a block of rows times particles
+
+
+@dataclass(frozen=True)
+class Training:
+    """The arrays of one training run.
+
+    Args:
+        rows: the table.
+        y: `[N]` class numbers, -1 for a row without a label.
+        c: `[N, C]` covariates, as the model sees them.
+        weight: `[N]`, positive.
+        held_out: rows that may be held out for validation. Default: all.
+    """
+
+    rows: Rows
+    y: torch.Tensor | None = None
+    c: torch.Tensor | None = None
+    weight: np.ndarray | None = None
+    held_out: np.ndarray | None = None
+
+
+class BaseVAE(BaseEstimator, ABC):
+    """Base of the estimators: a pair of this library that is trained on a table.
+
+    A subclass defines `_build_model`, and calls `_start` and `_train` in its `fit`.
+    """
+
+    model_: nn.Module
+    guide_: nn.Module
+    loss_curve_: list[float]
+    n_iter_: int
+    _units: Units
+    _num_values = 1  # of a latent that is enumerated above x
+
+    def __init__(
+        self,
+        *,
+        latent_dim: int,
+        hidden_layer_sizes: Sequence[int],
+        likelihood: Family | str,
+        max_iter: int | str,
+        batch_size: int | str,
+        learning_rate: float,
+        validation_fraction: float,
+        random_state: Any,
+        device: str | None,
+        verbose: bool,
+    ) -> None:
+        self.latent_dim = latent_dim
+        self.hidden_layer_sizes = hidden_layer_sizes
+        self.likelihood = likelihood
+        self.max_iter = max_iter
+        self.batch_size = batch_size
+        self.learning_rate = learning_rate
+        self.validation_fraction = validation_fraction
+        self.random_state = random_state
+        self.device = device
+        self.verbose = verbose
+
+    @abstractmethod
+    def _build_model(self, num_columns: int) -> nn.Module:
+        """The model of a table with this number of columns, from torch's random stream."""
+
+    # ------------------------------------------------------------------ input
+
+    def _check(self, X: ArrayLike, reset: bool = False, **options: Any) -> Rows:
+        """X as rows; `reset` learns the number of columns and their names."""
+        if reset:
+            self._check_parameters()
+        else:
+            check_is_fitted(self)
+        X = validate_data(self, X, accept_sparse="csr", dtype=DTYPES, reset=reset, **options)
+        return Rows(X)
+
+    def _check_weight(self, sample_weight: ArrayLike | None, rows: Rows) -> np.ndarray | None:
+        """`[N]` weights of mean 1 over the rows with a positive weight; None if all are equal."""
+        if sample_weight is None:
+            return None
+        weight = _check_sample_weight(sample_weight, rows.table, ensure_non_negative=True)
+        if not weight.any():
+            raise UserError("every sample_weight is zero: nothing is left to train on")
+        weight = weight.astype(np.float64)
+        return None if np.ptp(weight) == 0 else weight / weight[weight > 0].mean()
+
+    def _check_parameters(self) -> None:
+        """Raise for a parameter that is neither "auto" nor a number, before anything is trained."""
+        for name in ("max_iter", "batch_size"):
+            value = getattr(self, name)
+            if value != "auto":
+                check_int_at_least(1, **{name: value})
+        check_positive(learning_rate=self.learning_rate)
+        if not 0 <= self.validation_fraction < 1:
+            raise UserError(
+                f"validation_fraction must be at least 0 and below 1, got {self.validation_fraction}"
+            )
+
+    def _seed(self) -> int:
+        return int(check_random_state(self.random_state).randint(2**31 - 1))
+
+    # --------------------------------------------------------------- training
+
+    def _start(self, rows: Rows, seed: int) -> None:
+        """Choose the units of the table, and build the pair."""
+        self._units = Units.of(rows, self.likelihood)
+        self.model_, self.guide_ = self._build_pair(rows, seed)
+        self.loss_curve_, self.n_iter_ = [], 0
+
+    def _build_pair(self, rows: Rows, seed: int) -> tuple[nn.Module, nn.Module]:
+        with seeded(seed):
+            model = self._build_model(rows.table.shape[1])
+            network = encoder_network(tuple(self.hidden_layer_sizes), self._units)
+            guide = Guide(model, network=network, input_scaling={})
+        start_at_column_means(model.p_x, self._units)
+        return model.to(rows.dtype), guide.to(rows.dtype)
+
+    def _train(
+        self,
+        training: Training,
+        seed: int,
+        pair: tuple[nn.Module, nn.Module] | None = None,
+        epochs: int | None = None,
+        objective: ELBO | None = None,
+        initialize: Callable[..., object] | None = None,
+        **settings: Any,
+    ) -> Any:
+        """Train the pair and return the run.
+
+        Args:
+            training: the arrays.
+            seed: of the split, the order of the rows, and the noise.
+            pair: model and guide. Default: the estimator's.
+            epochs: exactly as many, without validation. Default: by `max_iter`.
+            objective: what is maximized. Default: the ELBO.
+            initialize: as in `pv.fit`.
+            settings: of `pv.fit`, in addition.
+        """
+        model, guide = (self.model_, self.guide_) if pair is None else pair
+        data = self._data(training, seed, validate=epochs is None)
+        observed = ["x"] + (["c"] if training.c is not None else [])
+        if training.weight is not None:
+            model, guide = Weighted(model), Weighted(guide)
+            observed.append("weight")
+        batch_size, steps = self._steps(len(data.train))
+        epochs = self._epochs(steps) if epochs is None else epochs
+        return fit_pair(
+            model, guide, data, epochs,
+            objective=objective, initialize=initialize, observed=observed, seed=seed,
+            lr=self.learning_rate, batch_size=batch_size, device=self.device,
+            compile=backend(epochs * steps),
+            progress=bool(self.verbose), **settings,
+        )  # fmt: skip
+
+    def _record(self, run: Any) -> Self:
+        """Take note of a training run."""
+        self.loss_curve_ = self.loss_curve_ + [row["loss"] for row in run.history]
+        self.n_iter_ = len(self.loss_curve_)
+        return self
+
+    def _data(self, training: Training, seed: int, validate: bool) -> Data:
+        """The training and validation splits of a run."""
+        rows, weight = training.rows, training.weight
+        number = np.arange(len(rows))
+        number = number if weight is None else number[weight > 0]
+        held_out = np.empty(0, dtype=int)
+        if validate:
+            candidates = number if training.held_out is None else training.held_out
+            candidates = np.intersect1d(candidates, number)
+            count = min(int(self.validation_fraction * len(number)), VALIDATION[1], len(candidates))
+            if count >= VALIDATION[0]:
+                order = np.random.RandomState(seed).permutation(len(candidates))
+                held_out = np.sort(candidates[order[:count]])
+        condition = DenseRows(rows, self._units, training.c) if rows.is_sparse else None
+
+        def split(index: np.ndarray) -> Split:
+            if condition is None:
+                x = self._units.to_model(rows[index])
+            else:
+                x = torch.from_numpy(index)[:, None]
+            y, c = (None if v is None else v[index] for v in (training.y, training.c))
+            others = {} if weight is None else {"weight": torch.from_numpy(weight[index])}
+            others = {name: value.to(rows.dtype) for name, value in others.items()}
+            return Split(x.to(rows.dtype), y, None if rows.is_sparse else c, others)
+
+        train = split(np.setdiff1d(number, held_out))
+        valid = split(held_out) if len(held_out) else None
+        return Data(train, valid, name="X", condition=condition)
+
+    def _steps(self, num_rows: int) -> tuple[int, int]:
+        """`(rows per step, steps per epoch)`."""
+        size = self.batch_size
+        size = min(BATCH[1], max(BATCH[0], num_rows // 10)) if isinstance(size, str) else size
+        return size, -(-num_rows // size)
+
+    def _epochs(self, steps: int) -> int:
+        if not isinstance(self.max_iter, str):
+            return self.max_iter
+        return min(EPOCHS[1], max(EPOCHS[0], round(STEPS / steps)))
+
+    # ------------------------------------------------------------- evaluation
+
+    def _by_blocks(
+        self,
+        rows: Rows,
+        function: Callable[..., torch.Tensor],
+        num_particles: int = 1,
+        c: torch.Tensor | None = None,
+    ) -> np.ndarray:
+        """`function(x, c=c)` of blocks of rows in the units of the model, as one array."""
+        width = max(512, rows.table.shape[1] * self._num_values)
+        size = max(1, min(2048, BLOCK_VALUES // (width * num_particles)))
+        parameter = next(self.model_.parameters())
+        results = []
+        for number, block in enumerate(rows.blocks(size)):
+            x = self._units.to_model(block).to(parameter)
+            covariates = {} if c is None else {"c": c[number * size : number * size + len(x)]}
+            results.append(function(x, **covariates).detach().cpu().numpy())
+        return np.concatenate(results)
+
+    def _log_likelihood(
+        self, rows: Rows, num_samples: int, c: torch.Tensor | None = None
+    ) -> np.ndarray:
+        """`[N]`: the log-density of each row, in the units of the table."""
+
+        def bound(x: torch.Tensor, **covariates: torch.Tensor) -> torch.Tensor:
+            guide = with_common_noise(self.guide_, seed=0)
+            return log_likelihood(
+                self.model_, guide, x, num_samples=num_samples, **_options(covariates)
+            )
+
+        bounds = self._by_blocks(rows, bound, min(num_samples, PARTICLES), c)
+        return bounds - np.asarray(self._units.log_volume, dtype=bounds.dtype)
+
+    def _sample(self, random_state: Any, size: int, **values: Any) -> np.ndarray:
+        """`[size, D]` samples of the model, in the units of the table."""
+        state = self.random_state if random_state is None else random_state
+        seed = int(check_random_state(state).randint(2**31 - 1))
+        return self._to_table(sample(self.model_, size, seed=seed, **values))
+
+    def _to_table(self, values: torch.Tensor) -> np.ndarray:
+        dtype = np.float32 if values.dtype == torch.float32 else np.float64
+        return self._units.to_table(values).astype(dtype)
+
+    # ----------------------------------------------------------------- pickle
+
+    def __getstate__(self) -> dict[str, Any]:
+        """The state with tensors on the CPU, so that it opens on a machine without a GPU."""
+        state = dict(super().__getstate__())
+        for name in ("model_", "guide_"):
+            module = state.get(name)
+            if module is not None and any(p.is_cuda for p in module.parameters()):
+                state[name] = copy.deepcopy(module).cpu()
+        return state
+
+    def __sklearn_tags__(self) -> Any:
+        tags = super().__sklearn_tags__()
+        tags.input_tags.sparse = True
+        return tags
+
+
+def backend(steps: int) -> bool | str:
+    """How a run of so many steps is computed, as `pv.fit(compile=)`: plainly, or recorded."""
+    return "recorded" if steps >= RECORDED_STEPS else False
+
+
+def _options(covariates: dict[str, torch.Tensor]) -> dict[str, Any]:
+    """Covariates to unpack beside options of other types."""
+    return dict(covariates)
