@@ -41,7 +41,7 @@ def check_int_at_least(least: int, **values: object) -> None:
     """Raise unless every value is an integer >= `least`; True and False are not."""
     for name, value in values.items():
         if not _is_whole(least, value):
-            raise UserError(f"{name} takes whole numbers from {least}, not {value!r}")
+            raise UserError(f"{name} must be an integer >= {least}, got {value!r}")
 
 
 def check_ints_at_least(least: int, **values: object) -> None:
@@ -49,10 +49,10 @@ def check_ints_at_least(least: int, **values: object) -> None:
     for name, value in values.items():
         if not isinstance(value, (tuple, list)):
             raise UserError(
-                f"{name} takes a tuple of whole numbers from {least}, such as (6,), not {value!r}"
+                f"{name} must be a tuple of integers >= {least}, such as (6,), got {value!r}"
             )
         if not all(_is_whole(least, number) for number in value):
-            raise UserError(f"{name} takes whole numbers from {least}, not {value!r}")
+            raise UserError(f"{name} must be integers >= {least}, got {value!r}")
 
 
 def _is_whole(least: int, number: object) -> bool:
@@ -65,9 +65,9 @@ def check_positive(or_zero: bool = False, **values: object) -> None:
         is_real = isinstance(value, Real) and not isinstance(value, bool)
         number = float(value) if is_real and isinstance(value, Real) else math.nan
         if not (math.isfinite(number) and (number > 0 or (or_zero and number == 0))):
-            rule = "not be negative" if or_zero else "be positive"
+            rule = "non-negative" if or_zero else "positive"
             finite = " and finite" if value == math.inf else ""
-            raise UserError(f"{name} must {rule}{finite}: {value!r}")
+            raise UserError(f"{name} must be {rule}{finite}, got {value!r}")
 
 
 def names(**values: object) -> None:

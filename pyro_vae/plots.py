@@ -351,7 +351,7 @@ def interpolations(ax: Axes, x: Values, white: float = 1.0, title: str | None = 
 
 
 def traversal(
-    ax: Axes, found: Traversal, span: float = 2.5, white: float = 1.0, title: str | None = None
+    ax: Axes, traversed: Traversal, span: float = 2.5, white: float = 1.0, title: str | None = None
 ) -> Axes:
     """One unit of a latent per row, moved from left to right; the prior's mean is framed.
 
@@ -359,7 +359,7 @@ def traversal(
     below are in standard deviations of the prior.
 
     Args:
-        found: as `traverse` returns, of images.
+        traversed: as `traverse` returns, of images.
         span: as passed to `traverse`.
         white: the value that is shown as white.
 
@@ -367,18 +367,18 @@ def traversal(
         >>> import torch, pyro_vae as pv
         >>> from pyro_vae.generate.paths import Traversal
         >>> values = torch.linspace(-2.5, 2.5, 5).expand(3, 5)
-        >>> found = Traversal(torch.rand(3, 5, 8, 8), torch.tensor([7, 0, 2]), torch.ones(3), values)
+        >>> traversed = Traversal(torch.rand(3, 5, 8, 8), torch.tensor([7, 0, 2]), torch.ones(3), values)
         >>> _, ax = pv.plots.axes()
-        >>> ax = pv.plots.traversal(ax, found)
+        >>> ax = pv.plots.traversal(ax, traversed)
         >>> [tick.get_text() for tick in ax.get_xticklabels()]
         ['-2.5', '-1.2', '0', '1.2', '2.5']
         >>> [tick.get_text() for tick in ax.get_yticklabels()]
         ['unit 7', 'unit 0', 'unit 2']
     """
-    x, values = _array(found.x), _array(found.values)
+    x, values = _array(traversed.x), _array(traversed.values)
     num, steps = x.shape[:2]
     h, w = x.shape[-2:]
-    units = [f"unit {u}" for u in _array(found.units)]
+    units = [f"unit {u}" for u in _array(traversed.units)]
     images(ax, x.reshape(-1, *x.shape[2:]), steps, units, title, white)
     offsets = np.linspace(-span, span, steps)
     column_ticks(ax, ["0" if abs(t) < 1e-9 else f"{t:.1f}" for t in offsets], (h, w))
@@ -477,7 +477,7 @@ def unit_kl(ax: Axes, kl: Values, active: Values | None = None, title: str | Non
 
     Args:
         kl: `[D]` nats per data point, as `evaluate.unit_kl` returns.
-        active: `[D]` bool; units that are not active are grey.
+        active: `[D]` bool; units that are not active are gray.
 
     Example:
         >>> import pyro_vae as pv
@@ -791,7 +791,7 @@ def scatter(
 
     Args:
         points: `[N, 2]`.
-        groups: `[N]` ints from 0; -1 is grey and has no name.
+        groups: `[N]` ints from 0; -1 is gray and has no name.
         names: of the groups. Default: their numbers.
         axis_labels: of the horizontal and the vertical axis.
 

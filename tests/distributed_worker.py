@@ -149,7 +149,7 @@ def loaders(folder):
     """Which data each process is given in each epoch, by a shuffling loader and a sampler."""
     x = torch.arange(24.0).unsqueeze(1).expand(24, 5)
     dataset = TensorDataset(x.double())
-    found = {}
+    actual = {}
     sampler = DistributedSampler(dataset, 2, RANK, shuffle=True)
     for name, loader in {
         "shuffled": DataLoader(dataset, batch_size=3, shuffle=True),
@@ -171,8 +171,8 @@ def loaders(folder):
             before.append(len(seen))  # noqa: B023
 
         quiet(m, g, loader, 2, initialize=start)
-        found[name] = seen[-9:-1]  # 2 epochs of 4 steps; the last call looks at what they left
-    return found
+        actual[name] = seen[-9:-1]  # 2 epochs of 4 steps; the last call looks at what they left
+    return actual
 
 
 def bad_share(folder):
@@ -209,7 +209,7 @@ def resumed(folder):
     data = pv.data.load("digits", binarize="dynamic")
     options = {"batch_size": 200, "schedule": "linear", "objective": pv.objectives.ELBO(warmup=3)}
     whole = digits_pair()
-    found = {"whole": result(whole, quiet(*whole, data, 3, out=folder / "whole", **options))}
+    actual = {"whole": result(whole, quiet(*whole, data, 3, out=folder / "whole", **options))}
     step, count = torch.optim.AdamW.step, [0]
 
     def interrupt(optimizer, *a, **k):
@@ -224,22 +224,24 @@ def resumed(folder):
         part = quiet(*digits_pair(), data, 3, out=folder / "part", **options)
     finally:
         torch.optim.AdamW.step = step
-    found["interrupted"] = part.interrupted, len(part.history)
+    actual["interrupted"] = part.interrupted, len(part.history)
     pair = digits_pair(seed=7)
-    found["part"] = result(pair, quiet(*pair, data, 3, out=folder / "part", resume=True, **options))
-    return found
+    actual["part"] = result(
+        pair, quiet(*pair, data, 3, out=folder / "part", resume=True, **options)
+    )
+    return actual
 
 
 def main(folder):
     torch.set_num_threads(1)
-    found = {
+    actual = {
         "plain": same_as_one(),
         "recorded": same_as_one(compile="recorded"),
         "stream": stream(3),
     }
     for scenario in (noise, loaders, bad_share, start, resumed):
-        found[scenario.__name__] = scenario(folder)
-    torch.save(found, folder / f"rank{RANK}.pt")
+        actual[scenario.__name__] = scenario(folder)
+    torch.save(actual, folder / f"rank{RANK}.pt")
 
 
 if __name__ == "__main__":

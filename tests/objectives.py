@@ -31,23 +31,23 @@ def parameters_of(*pair):
 @contextmanager
 def last_gradients():
     """`{parameter: its gradient}` of the latest step that `fit` takes within."""
-    found, step = {}, torch.optim.AdamW.step
+    actual, step = {}, torch.optim.AdamW.step
 
     def spy(optimizer, *args, **kwargs):
         for group in optimizer.param_groups:
-            found.update((p, p.grad.clone()) for p in group["params"] if p.grad is not None)
+            actual.update((p, p.grad.clone()) for p in group["params"] if p.grad is not None)
         return step(optimizer, *args, **kwargs)
 
     torch.optim.AdamW.step = spy
     try:
-        yield found
+        yield actual
     finally:
         torch.optim.AdamW.step = step
 
 
 def flat_gradient(loss, parameters):
-    found = torch.autograd.grad(loss, parameters, allow_unused=True)
-    pairs = zip(found, parameters, strict=True)
+    actual = torch.autograd.grad(loss, parameters, allow_unused=True)
+    pairs = zip(actual, parameters, strict=True)
     return torch.cat([(torch.zeros_like(p) if g is None else g).flatten() for g, p in pairs])
 
 
@@ -70,11 +70,11 @@ def gradients(objective, pair, batch, parameters, runs=40, projected=False):
     return rows
 
 
-def assert_mean_is(found, exact, sigmas=5):
+def assert_mean_is(actual, exact, sigmas=5):
     """The mean of the rows is `exact`, and would not be were a gradient lost."""
-    error = found.std(0) / len(found) ** 0.5
+    error = actual.std(0) / len(actual) ** 0.5
     tiny = 1e-12 * (1 + exact.abs().max())
-    assert ((found.mean(0) - exact).abs() <= sigmas * error + tiny).all()
+    assert ((actual.mean(0) - exact).abs() <= sigmas * error + tiny).all()
     assert (exact.abs() > 2 * sigmas * error).any()
 
 

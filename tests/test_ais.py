@@ -28,10 +28,10 @@ def model():
 
 def test_started_from_the_exact_posterior_every_chain_weighs_the_evidence(model):
     x = model(size=N).detach()
-    found = pv.diagnostics.ais(
+    actual = pv.diagnostics.ais(
         model, x, linear_posterior_guide(model, SCALE), num_steps=3, num_chains=1
     )
-    torch.testing.assert_close(found, linear_marginal(model, SCALE).log_prob(x), atol=1e-9, rtol=0)
+    torch.testing.assert_close(actual, linear_marginal(model, SCALE).log_prob(x), atol=1e-9, rtol=0)
 
 
 @pytest.mark.parametrize("start", ["prior", "guide"])
@@ -52,23 +52,25 @@ def test_its_exponential_is_unbiased_and_its_bound_rises(model, start):
 @pytest.mark.parametrize("start", ["prior", "guide"])
 def test_both_sides_of_the_sandwich_are_unbiased(model, start):
     guide = None if start == "prior" else linear_posterior_guide(model, SCALE, widen=1.5)
-    found = pv.diagnostics.bdmc(model, guide, num_data=3000, num_steps=12, num_chains=1, leapfrog=3)
-    truth = linear_marginal(model, SCALE).log_prob(found["x"])
-    for weight in ((found["lower"] - truth).exp(), (truth - found["upper"]).exp()):
+    actual = pv.diagnostics.bdmc(
+        model, guide, num_data=3000, num_steps=12, num_chains=1, leapfrog=3
+    )
+    truth = linear_marginal(model, SCALE).log_prob(actual["x"])
+    for weight in ((actual["lower"] - truth).exp(), (truth - actual["upper"]).exp()):
         assert abs(weight.mean() - 1) < 4 * weight.std() / math.sqrt(len(truth))
-    assert found["lower"].mean() < truth.mean() - 0.01
-    assert found["upper"].mean() > truth.mean() + 0.01
-    assert torch.equal(found["gap"], found["upper"] - found["lower"])
+    assert actual["lower"].mean() < truth.mean() - 0.01
+    assert actual["upper"].mean() > truth.mean() + 0.01
+    assert torch.equal(actual["gap"], actual["upper"] - actual["lower"])
 
 
 def test_the_gap_of_the_sandwich_closes(model):
     gaps = []
     for num_steps in (4, 40):
-        found = pv.diagnostics.bdmc(model, num_data=300, num_steps=num_steps, num_chains=4)
-        truth = linear_marginal(model, SCALE).log_prob(found["x"])
-        for above in (truth - found["lower"], found["upper"] - truth):
+        actual = pv.diagnostics.bdmc(model, num_data=300, num_steps=num_steps, num_chains=4)
+        truth = linear_marginal(model, SCALE).log_prob(actual["x"])
+        for above in (truth - actual["lower"], actual["upper"] - truth):
             assert above.mean() > -3 * above.std() / math.sqrt(300)
-        gaps.append(found["gap"].mean())
+        gaps.append(actual["gap"].mean())
     assert gaps[1] < 0.1 and gaps[1] < gaps[0] / 3
 
 
@@ -106,8 +108,8 @@ def test_discrete_latents_are_summed_on_whichever_side_they_are(start):
     many = x.repeat(250, 1)
     few = pv.diagnostics.ais(model, many, guide, num_steps=8, num_chains=1).reshape(250, -1) - truth
     assert ((few.exp().mean(0) - 1).abs() < 4.5 * few.exp().std(0) / math.sqrt(250)).all()
-    found = pv.diagnostics.ais(model, x, guide, num_steps=40, num_chains=400)
-    torch.testing.assert_close(found, truth, atol=0.12, rtol=0)
+    actual = pv.diagnostics.ais(model, x, guide, num_steps=40, num_chains=400)
+    torch.testing.assert_close(actual, truth, atol=0.12, rtol=0)
 
 
 def test_several_latents_are_one_vector():
@@ -120,11 +122,11 @@ def test_several_latents_are_one_vector():
         p_z = [model.p_z(w=w, y=y.expand(len(w), 3)).log_prob(z) for y in torch.eye(3).double()]
         prior = torch.stack(p_z).logsumexp(0) - math.log(3) + model.p_w().log_prob(w)
         truth = (prior + model.p_x(z=z).log_prob(x.unsqueeze(1))).logsumexp(-1) + math.log(cell)
-    found = pv.diagnostics.ais(model, x, num_steps=40, num_chains=150)
-    torch.testing.assert_close(found, truth, atol=0.12, rtol=0)
+    actual = pv.diagnostics.ais(model, x, num_steps=40, num_chains=150)
+    torch.testing.assert_close(actual, truth, atol=0.12, rtol=0)
     guide = pv.guides.Guide(model, network=NET).double()
-    found = pv.diagnostics.ais(model, x, guide, num_steps=40, num_chains=150)
-    torch.testing.assert_close(found, truth, atol=0.12, rtol=0)
+    actual = pv.diagnostics.ais(model, x, guide, num_steps=40, num_chains=150)
+    torch.testing.assert_close(actual, truth, atol=0.12, rtol=0)
     gap = pv.diagnostics.bdmc(model, num_data=20, num_steps=50)["gap"]
     assert -0.1 < gap.mean() < 0.2
 
@@ -156,8 +158,10 @@ def test_a_positive_latent_counts_its_jacobian(start):
         others = {"index": torch.arange(len(COUNTS))}
     truth = dist.NegativeBinomial(COUNTS.new_tensor(2.0), probs=COUNTS.new_tensor(1 / 1.5))
     truth = truth.log_prob(COUNTS)
-    found = pv.diagnostics.ais(gamma_poisson, COUNTS, guide, num_steps=40, num_chains=300, **others)
-    torch.testing.assert_close(found, truth, atol=0.06, rtol=0)
+    actual = pv.diagnostics.ais(
+        gamma_poisson, COUNTS, guide, num_steps=40, num_chains=300, **others
+    )
+    torch.testing.assert_close(actual, truth, atol=0.06, rtol=0)
 
 
 def test_a_mixture_of_positive_laws_is_a_positive_latent():
@@ -170,9 +174,9 @@ def test_a_mixture_of_positive_laws_is_a_positive_latent():
             rate = pyro.sample("rate", dist.MixtureSameFamily(weights, parts))
             pyro.sample("obs", dist.Poisson(rate), obs=x)
 
-    found = pv.diagnostics.ais(model, COUNTS, num_steps=20, num_chains=200)
+    actual = pv.diagnostics.ais(model, COUNTS, num_steps=20, num_chains=200)
     truth = dist.NegativeBinomial(COUNTS.new_tensor(2.0), probs=COUNTS.new_tensor(1 / 1.5))
-    torch.testing.assert_close(found, truth.log_prob(COUNTS), atol=0.1, rtol=0)
+    torch.testing.assert_close(actual, truth.log_prob(COUNTS), atol=0.1, rtol=0)
 
 
 def test_a_user_defined_pair_with_a_latent_on_the_simplex():
@@ -185,11 +189,11 @@ def test_a_user_defined_pair_with_a_latent_on_the_simplex():
 
     x = torch.tensor([[6, 0, 0], [1, 3, 2]], dtype=torch.float64)
     truth = dist.DirichletMultinomial(prior, 6).log_prob(x)
-    found = pv.diagnostics.ais(model, x, num_steps=40, num_chains=150)
-    torch.testing.assert_close(found, truth, atol=0.12, rtol=0)
-    found = pv.diagnostics.bdmc(model, num_data=300, num_steps=20, num_chains=1, example={"x": x})
-    truth = dist.DirichletMultinomial(prior, 6).log_prob(found["x"])
-    for weight in ((found["lower"] - truth).exp(), (truth - found["upper"]).exp()):
+    actual = pv.diagnostics.ais(model, x, num_steps=40, num_chains=150)
+    torch.testing.assert_close(actual, truth, atol=0.12, rtol=0)
+    actual = pv.diagnostics.bdmc(model, num_data=300, num_steps=20, num_chains=1, example={"x": x})
+    truth = dist.DirichletMultinomial(prior, 6).log_prob(actual["x"])
+    for weight in ((actual["lower"] - truth).exp(), (truth - actual["upper"]).exp()):
         assert abs(weight.mean() - 1) < 4 * weight.std() / math.sqrt(len(truth))
 
 
@@ -199,14 +203,14 @@ def test_a_conditional_model_and_one_whose_latent_depends_on_x():
     model = pv.models.CVAE((D,), (2,), 1, network=NET).double()
     prior = pv.guides.PriorGuide(model)
     truth = pv.evaluate.log_likelihood(model, prior, x, 200_000, c=c)
-    found = pv.diagnostics.ais(model, x, num_steps=40, c=c)
-    torch.testing.assert_close(found, truth, atol=0.05, rtol=0)
+    actual = pv.diagnostics.ais(model, x, num_steps=40, c=c)
+    torch.testing.assert_close(actual, truth, atol=0.05, rtol=0)
     gap = pv.diagnostics.bdmc(model, num_data=4, num_steps=40, c=c)["gap"]
     assert -0.1 < gap.mean() < 0.1
     model = pv.models.AuxiliaryDGM((D,), 2, 1, network=NET).double()  # a <- x, y, z
     truth = pv.evaluate.log_likelihood(model, pv.guides.PriorGuide(model), x, 100_000)
-    found = pv.diagnostics.ais(model, x, num_steps=40)
-    torch.testing.assert_close(found, truth, atol=0.05, rtol=0)
+    actual = pv.diagnostics.ais(model, x, num_steps=40)
+    torch.testing.assert_close(actual, truth, atol=0.05, rtol=0)
     assert -0.1 < pv.diagnostics.bdmc(model, num_data=10, num_steps=40)["gap"].mean() < 0.1
 
 
@@ -230,13 +234,13 @@ def test_it_repeats_with_its_seed_leaves_the_stream_alone_and_works_in_chunks(mo
     [
         (
             lambda m, x: pv.diagnostics.ais(m, x, num_steps=0),
-            "num_steps takes whole numbers from 1",
+            "num_steps must be an integer >= 1",
         ),
         (lambda m, x: pv.diagnostics.ais(gamma_poisson, COUNTS, _point()), "no density of 'rate'"),
         (lambda m, x: pv.diagnostics.ais(m, x, _auxiliary), "is no latent of the model"),
         (lambda m, x: pv.diagnostics.ais(_poisson, x), "neither continuous nor can it be summed"),
         (lambda m, x: pv.diagnostics.bdmc(gamma_poisson), "pass example="),
-        (lambda m, x: pv.diagnostics.bdmc(m, num_data=0), "num_data takes whole numbers from 1"),
+        (lambda m, x: pv.diagnostics.bdmc(m, num_data=0), "num_data must be an integer >= 1"),
     ],
 )
 def test_wrong_uses_raise_one_line(model, evaluate, message):
@@ -313,8 +317,8 @@ def test_a_prior_that_states_no_support_is_taken_as_real_with_a_warning(model):
 
     x = model(size=4).detach()
     with pytest.warns(UserWarning, match="the prior of 'z' states no support"):
-        found = pv.diagnostics.ais(wrapped, x, num_steps=40, num_chains=100)
-    torch.testing.assert_close(found, linear_marginal(model, SCALE).log_prob(x), atol=0.1, rtol=0)
+        actual = pv.diagnostics.ais(wrapped, x, num_steps=40, num_chains=100)
+    torch.testing.assert_close(actual, linear_marginal(model, SCALE).log_prob(x), atol=0.1, rtol=0)
     with pytest.warns(UserWarning, match="states no support"):
         pv.diagnostics.bdmc(wrapped, num_data=2, num_steps=2, example={"x": x})
     with pytest.warns(UserWarning, match="states no support"):
@@ -327,9 +331,9 @@ def test_counts_as_integers_have_a_bound_in_floating_point():
             rate = pyro.sample("rate", dist.Gamma(torch.tensor(2.0), torch.tensor(0.5)))
             pyro.sample("obs", dist.Poisson(rate), obs=x)
 
-    found = pv.diagnostics.ais(model, COUNTS.int(), num_steps=40, num_chains=200)
+    actual = pv.diagnostics.ais(model, COUNTS.int(), num_steps=40, num_chains=200)
     truth = dist.NegativeBinomial(COUNTS.new_tensor(2.0), probs=COUNTS.new_tensor(1 / 1.5))
-    torch.testing.assert_close(found.double(), truth.log_prob(COUNTS), atol=0.1, rtol=0)
+    torch.testing.assert_close(actual.double(), truth.log_prob(COUNTS), atol=0.1, rtol=0)
 
 
 def test_data_of_another_shape_raise_one_line():

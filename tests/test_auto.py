@@ -66,7 +66,7 @@ def test_its_bound_and_terms_are_those_of_the_same_normal_declared():
         table[:, :LATENT] = loc
         table[:, LATENT:] = 7 * torch.atanh(torch.tensor(0.5).log() / 7)
     index = torch.randperm(N)
-    for found, expected in (
+    for actual, expected in (
         [e(model, g, x, index=index) for g in (auto, declared)]
         for e in (
             pv.evaluate.elbo,
@@ -74,7 +74,7 @@ def test_its_bound_and_terms_are_those_of_the_same_normal_declared():
             lambda *a, **k: pv.evaluate.log_likelihood(*a, num_samples=7, **k),
         )
     ):
-        torch.testing.assert_close(found, expected, rtol=1e-5, atol=1e-4)
+        torch.testing.assert_close(actual, expected, rtol=1e-5, atol=1e-4)
     losses = []
     for guide in (auto, declared):
         for options in ({}, {"beta": 0.5}, {"num_particles": 3}):
@@ -133,8 +133,8 @@ def test_a_joint_normal_that_is_the_posterior_has_the_evidence_for_its_bound():
         b, w @ w.T + SCALE**2 * torch.eye(D)
     ).log_prob(x)
     for bound in (pv.evaluate.elbo, pv.evaluate.log_likelihood):
-        found = bound(model, guide, x[index], num_samples=2, index=index)
-        torch.testing.assert_close(found, evidence[index], atol=1e-3, rtol=1e-4)
+        actual = bound(model, guide, x[index], num_samples=2, index=index)
+        torch.testing.assert_close(actual, evidence[index], atol=1e-3, rtol=1e-4)
     # of one latent the distribution is that latent's
     assert set(pv.evaluate.elbo_terms(model, guide, x, index=torch.arange(N))) == {"x", "z"}
 
@@ -186,12 +186,12 @@ def test_a_joint_normal_of_a_positive_latent_is_the_auto_normal():
             pyro.sample("x", dist.Poisson(rate).to_event(1), obs=x)
 
     x, index = torch.tensor([[1.0, 2], [4, 0]]), torch.arange(2)
-    found = []
+    actual = []
     for kind, rows in ((AutoNormal, 2), (autoguide.AutoDiagonalNormal, 1)):
         start = init_to_value(values={"rate": torch.tensor([[1.0, 3.5]]).expand(rows, 2)})
         guide = PerDatumAutoGuide(kind, model, example={"x": x}, init_scale=0.4, init_loc_fn=start)
-        found.append(pv.evaluate.elbo(model, guide, x, num_samples=5, index=index))
-    torch.testing.assert_close(*found)
+        actual.append(pv.evaluate.elbo(model, guide, x, num_samples=5, index=index))
+    torch.testing.assert_close(*actual)
 
 
 def test_an_auto_delta_finds_the_mode():
@@ -210,8 +210,8 @@ def test_a_discrete_latent_is_hidden_from_it_and_summed_in_the_model():
     guide = PerDatumAutoGuide(AutoNormal, model, num_data=N)
     assert guide.given == {"z": ("index",)}
     pv.check_pair(model, guide, x, index=index)
-    found = pv.fit(model, guide, x, epochs=60, lr=0.05, batch_size=5, progress=False)
-    assert found.history[-1]["loss"] < found.history[0]["loss"] - 1
+    actual = pv.fit(model, guide, x, epochs=60, lr=0.05, batch_size=5, progress=False)
+    assert actual.history[-1]["loss"] < actual.history[0]["loss"] - 1
     shares = pv.evaluate.responsibilities(model, guide, x, index=index)
     torch.testing.assert_close(shares.sum(-1), torch.ones(N))
     assert set(pv.evaluate.sample_posterior(model, guide, x, index=index)) == {"y", "z"}
@@ -247,8 +247,8 @@ def test_a_recorded_step_takes_it():
     for compile in (False, "recorded"):
         model, x = linear()
         guide = PerDatumAutoGuide(AutoNormal, model, num_data=N, init_loc_fn=autoguide.init_to_mean)
-        found = pv.fit(model, guide, x, epochs=4, batch_size=4, compile=compile, progress=False)
-        losses.append([row["loss"] for row in found.history])
+        actual = pv.fit(model, guide, x, epochs=4, batch_size=4, compile=compile, progress=False)
+        losses.append([row["loss"] for row in actual.history])
     assert losses[0] == pytest.approx(losses[1], rel=1e-4)
 
 
@@ -257,8 +257,8 @@ def test_a_joint_normal_takes_the_continuous_latents_of_a_mixture():
     model = pv.models.GMVAE((D,), 3, LATENT, 2, network=NET)
     x, index = torch.bernoulli(torch.full((N, D), 0.5)), torch.arange(N)
     guide = PerDatumAutoGuide(autoguide.AutoMultivariateNormal, model, num_data=N)
-    found = pv.fit(model, guide, x, epochs=60, lr=0.05, batch_size=5, progress=False)
-    assert found.history[-1]["loss"] < found.history[0]["loss"] - 1
+    actual = pv.fit(model, guide, x, epochs=60, lr=0.05, batch_size=5, progress=False)
+    assert actual.history[-1]["loss"] < actual.history[0]["loss"] - 1
     assert set(pv.evaluate.sample_posterior(model, guide, x, index=index)) == {"w", "y", "z"}
     assert len(pyro.get_param_store()) == 0
 

@@ -58,28 +58,28 @@ def test_running_statistics_are_those_of_the_training_steps_alone(compile, valid
     with warnings.catch_warnings():
         warnings.simplefilter("error")  # recorded, not run plainly with a warning
         fit((m, g), x=data, compile=compile, out=tmp_path)
-    wanted, steps = torch.zeros(D), 0
+    expected, steps = torch.zeros(D), 0
     for epoch in range(3):
         for batch in pv.data.batches(data, 11, "cpu", seed=0).epoch(epoch):
-            wanted = 0.9 * wanted + 0.1 * batch["x"].mean(0)
+            expected = 0.9 * expected + 0.1 * batch["x"].mean(0)
             steps += 1
     if not validated:  # the modules hold the last epoch
-        torch.testing.assert_close(g.norm.running_mean, wanted)
+        torch.testing.assert_close(g.norm.running_mean, expected)
         assert int(m.decoder[1].num_batches_tracked) == steps
     last = checkpoint.load(tmp_path / "checkpoint.pt")["weights"]["modules"][1]
-    torch.testing.assert_close(last["norm.running_mean"], wanted)
+    torch.testing.assert_close(last["norm.running_mean"], expected)
     assert int(last["norm.num_batches_tracked"]) == steps
 
 
 def test_the_recorded_step_equals_the_plain_one():
-    found = []
+    actual = []
     for compile in (False, "recorded"):
         m, g = pair()
         run = fit((m, g), compile=compile)
-        found.append((without_seconds(run.history), [t.double() for t in m.state_dict().values()]))
-    for a, b in zip(found[0][0], found[1][0], strict=True):
+        actual.append((without_seconds(run.history), [t.double() for t in m.state_dict().values()]))
+    for a, b in zip(actual[0][0], actual[1][0], strict=True):
         assert a == pytest.approx(b, rel=1e-5)
-    for a, b in zip(found[0][1], found[1][1], strict=True):
+    for a, b in zip(actual[0][1], actual[1][1], strict=True):
         torch.testing.assert_close(a, b, rtol=1e-5, atol=1e-6)
 
 

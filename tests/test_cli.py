@@ -203,8 +203,8 @@ def test_every_listed_method_fits_from_the_command_line(name, tmp_path, capsys, 
 
 def test_an_option_of_the_start_goes_over_the_methods_own():
     own = {"initialize.epochs": 300, "initialize.restarts": 3, "initialize.fits": 30}
-    found = methods.configure("gmvae", "digits", {"restarts": 1})
-    assert {k: found[k] for k in own} == {**own, "initialize.restarts": 1}
+    actual = methods.configure("gmvae", "digits", {"restarts": 1})
+    assert {k: actual[k] for k in own} == {**own, "initialize.restarts": 1}
     assert {k: methods.defaults("gmvae")[k] for k in own} == own
     large = methods.configure("gmvae", "mnist", {"fits": 9})
     assert large["initialize.fits"] == 9 and large["initialize.epochs"] == 10
@@ -280,7 +280,7 @@ BAD = {
     "not a number": (fit("vae", "--epochs", "many"), "epochs takes a whole number, not many"),
     "half an epoch": (fit("vae", "--epochs", "1.5"), "epochs takes a whole number, not 1.5"),
     "a rate of text": (fit("vae", "--lr", "nan"), "lr takes a number, not nan"),
-    "a rate without end": (fit("vae", "--lr", ".inf"), "lr must be positive and finite: inf"),
+    "a rate without end": (fit("vae", "--lr", ".inf"), "lr must be positive and finite, got inf"),
     "a width alone": (
         fit("vae", "--hidden", "500"),
         "network.hidden takes a list, e.g. [64, 32], not '500'",
@@ -304,7 +304,7 @@ BAD = {
     ),
     "not a run": (["evaluate", "run"], "is this a run folder?"),
     "no such run": (["sample", "nowhere"], "is this a run folder?"),
-    "grey in Bernoulli": (
+    "gray in Bernoulli": (
         fit("vae", "--likelihood", "bernoulli", "--binarize", "none"),
         "outside the support of its Bernoulli",
     ),
@@ -357,26 +357,26 @@ BAD = {
         "other.yaml is of the method vae, not of gmvae",
     ),
     "misspelt option of the start": (fit("gmvae", "--initialize.fit", "3"), "has no fit; it has"),
-    "no restarts": (fit("gmvae", "--restarts", "0"), "restarts takes whole numbers from 1, not 0"),
+    "no restarts": (fit("gmvae", "--restarts", "0"), "restarts must be an integer >= 1, got 0"),
     "restarts in words": (
         fit("gmvae", "--restarts", "many"),
         "initialize.restarts takes a whole number, not 'many'",
     ),
-    "no samples": (fit("vae", "--num_samples", "0"), "num_samples takes whole numbers from 1"),
+    "no samples": (fit("vae", "--num_samples", "0"), "num_samples must be an integer >= 1"),
     "no samples to evaluate by": (
         ["evaluate", "trained", "--num_samples", "0"],
-        "num_samples takes whole numbers from 1, not 0",
+        "num_samples must be an integer >= 1, got 0",
     ),
-    "no components": (fit("gmvae", "--num_components", "0"), "num_components takes whole"),
-    "no latent": (fit("vae", "--latent_dim", "0"), "latent_dim takes whole numbers from 1"),
-    "negative latent": (fit("vade", "--latent_dim", "-1"), "latent_dim takes whole numbers"),
-    "no w": (fit("gmvae", "--w_dim", "0"), "w_dim takes whole numbers from 1, not 0"),
-    "no particles": (fit("vae", "--num_particles", "0"), "num_particles takes whole numbers"),
-    "no width": (fit("vae", "--hidden", "[0]"), "hidden takes whole numbers from 1, not (0,)"),
-    "negative width": (fit("vae", "--hidden", "[8, -3]"), "hidden takes whole numbers from 1"),
+    "no components": (fit("gmvae", "--num_components", "0"), "num_components must be an integer"),
+    "no latent": (fit("vae", "--latent_dim", "0"), "latent_dim must be an integer >= 1"),
+    "negative latent": (fit("vade", "--latent_dim", "-1"), "latent_dim must be an integer"),
+    "no w": (fit("gmvae", "--w_dim", "0"), "w_dim must be an integer >= 1, got 0"),
+    "no particles": (fit("vae", "--num_particles", "0"), "num_particles must be an integer"),
+    "no width": (fit("vae", "--hidden", "[0]"), "hidden must be integers >= 1, got (0,)"),
+    "negative width": (fit("vae", "--hidden", "[8, -3]"), "hidden must be integers >= 1"),
     "no channels": (
         fit("vae", "--network", "Conv", "--channels", "[0]"),
-        "channels takes whole numbers from 1, not (0,)",
+        "channels must be integers >= 1, got (0,)",
     ),
     "no convolutions": (
         fit("vae", "--network", "Conv", "--channels", "[]"),
@@ -386,10 +386,10 @@ BAD = {
         fit("vae", "--network", "Conv", "--hidden", "[]"),
         "needs channels and a hidden layer",
     ),
-    "negative warm-up": (fit("vae", "--warmup", "-1"), "warmup must not be negative: -1"),
+    "negative warm-up": (fit("vae", "--warmup", "-1"), "warmup must be non-negative, got -1"),
     "negative start of warm-up": (
         fit("vae", "--warmup", "5", "--warmup_start", "-1"),
-        "warmup_start must not be negative: -1",
+        "warmup_start must be non-negative, got -1",
     ),
     "too much sleep": (
         fit("vae", "--objective", "RWS", "--sleep_weight", "2"),
@@ -400,12 +400,12 @@ BAD = {
         "alpha of the Renyi bound is a number, or -inf: not inf",
     ),
     "free bits of nothing": (fit("vae", "--free_bits", '{"q": 1}'), "no latent 'q'"),
-    "empty batches": (fit("vae", "--batch_size", "0"), "batch_size takes whole numbers from 1"),
-    "no rate": (fit("vae", "--lr", "0"), "lr must be positive: 0"),
-    "negative decay": (fit("vae", "--weight_decay", "-1"), "weight_decay must not be negative"),
-    "negative norm": (fit("vae", "--clip_norm", "-1"), "clip_norm must be positive: -1"),
-    "no patience": (fit("vae", "--patience", "0"), "patience takes whole numbers from 1"),
-    "none drawn": (["sample", "trained", "--num", "0"], "num takes whole numbers from 1, not 0"),
+    "empty batches": (fit("vae", "--batch_size", "0"), "batch_size must be an integer >= 1"),
+    "no rate": (fit("vae", "--lr", "0"), "lr must be positive, got 0"),
+    "negative decay": (fit("vae", "--weight_decay", "-1"), "weight_decay must be non-negative"),
+    "negative norm": (fit("vae", "--clip_norm", "-1"), "clip_norm must be positive, got -1"),
+    "no patience": (fit("vae", "--patience", "0"), "patience must be an integer >= 1"),
+    "none drawn": (["sample", "trained", "--num", "0"], "num must be an integer >= 1, got 0"),
     "no such component": (["sample", "trained", "--y", "99"], "the model has components 0..9"),
     "misspelt source": (["sample", "trained", "--source", "pryor"], "did you mean 'prior'?"),
     "misspelt half": (
@@ -422,7 +422,7 @@ BAD = {
     ),
     "levels that the data do not have": (
         fit("vae", "--likelihood", "categorical"),
-        "this likelihood has 256 grey levels: set levels=",
+        "this likelihood has 256 gray levels: set levels=",
     ),
     "standardized binary images": (
         fit("vae", "--binarize", "static", "--standardize", "true"),
@@ -430,7 +430,7 @@ BAD = {
     ),
     "a path of no steps": (
         ["sample", "trained", "--source", "interpolate", "--steps", "0"],
-        "steps takes whole numbers from 1, not 0",
+        "steps must be an integer >= 1, got 0",
     ),
     "guides of runs": (["compare", "trained", "--guides", "full"], "--guides is for --model NAME"),
     "other data among the settings": (
@@ -481,11 +481,11 @@ def test_bad_input_gets_one_clear_line_and_starts_nothing(
     "arguments, message",
     [
         (["vae", "--epoch", "3"], "did you mean 'epochs'?"),
-        (["vae", "--hidden", "[0]"], "hidden takes whole numbers from 1"),
+        (["vae", "--hidden", "[0]"], "hidden must be integers >= 1"),
         (["vae", "--objective", "RWS", "--sleep_weight", "2"], "sleep_weight weighs"),
-        (["gmvae", "--restarts", "0"], "restarts takes whole numbers from 1"),
+        (["gmvae", "--restarts", "0"], "restarts must be an integer >= 1"),
         (["vae", "--likelihood", "bernouli"], "did you mean 'bernoulli'?"),
-        (["vae", "--num-samples", "0"], "num_samples takes whole numbers from 1"),
+        (["vae", "--num-samples", "0"], "num_samples must be an integer >= 1"),
     ],
 )
 def test_bad_options_raise_before_the_data_are_loaded(arguments, message, monkeypatch, capsys):
@@ -577,14 +577,14 @@ def test_few_labels_are_reported_beside_classifiers_with_the_same_ones(tmp_path,
     assert (
         "errors, 50 labels" in output and "entropy q(y | x)" in output and "k-means" not in output
     )
-    found = json.loads((out / "results-test.json").read_text())["classification"]
-    assert found["num_labels"] == 50
+    actual = json.loads((out / "results-test.json").read_text())["classification"]
+    assert actual["num_labels"] == 50
     on_x = {"logistic regression on x", "SVM on x", "LabelSpreading on x"}
-    assert set(found["errors"]) == {"this model", *on_x}
-    for errors in found["errors"].values():
+    assert set(actual["errors"]) == {"this model", *on_x}
+    for errors in actual["errors"].values():
         assert set(errors) == {"labelled", "unlabelled", "test"}
         assert all(0 <= e <= 1 for e in errors.values())
-    assert found["errors"]["SVM on x"]["test"] < 0.3
+    assert actual["errors"]["SVM on x"]["test"] < 0.3
     page = (out / "report.html").read_text()
     for words in (
         "error with 50 training labels",
@@ -637,8 +637,8 @@ def test_every_objective_is_reached_by_name_with_its_own_options():
     ):  # fmt: skip
         # what the method says of its own objective, the semi-supervised one, falls away
         config = methods.configure("m2", "digits", {"objective": name, **options})
-        found = methods.make(config, "objective").describe()
-        assert found == {**found, **expected}
+        actual = methods.make(config, "objective").describe()
+        assert actual == {**actual, **expected}
 
 
 def test_an_objective_is_chosen_from_the_shell(tmp_path, monkeypatch):
@@ -646,8 +646,8 @@ def test_an_objective_is_chosen_from_the_shell(tmp_path, monkeypatch):
     options = ["--objective", "Renyi", "--alpha=-.inf", "--objective.num_particles", "2"]
     options += ["--out", "run", "--progress", "false"]
     assert main(["fit", "shu-gmvae", *SMALL, *options]) == 0
-    found = json.loads(Path("run", "config.json").read_text())["fit"]["objective"]
-    assert found == {"name": "renyi", "num_particles": 2, "alpha": -math.inf}
+    actual = json.loads(Path("run", "config.json").read_text())["fit"]["objective"]
+    assert actual == {"name": "renyi", "num_particles": 2, "alpha": -math.inf}
 
 
 # --------------------------------------------------------------------- one configuration
@@ -735,9 +735,9 @@ def test_a_preset_in_python_is_the_command_to_the_last_bit(finished):
 def test_a_run_folder_is_opened_again_and_saved(finished, tmp_path):
     run = pv.load(finished[0] / "run")
     assert run.config["method"] == "gmvae" and run.best_epoch == 2 and len(run.history) == 2
-    found = run.evaluate("valid", num_samples=5)
-    assert found["elbo"] == pytest.approx(run.history[1]["elbo"], abs=0.5)
-    assert "180 valid data" in str(found)
+    actual = run.evaluate("valid", num_samples=5)
+    assert actual["elbo"] == pytest.approx(run.history[1]["elbo"], abs=0.5)
+    assert "180 valid data" in str(actual)
     assert run.sample(7).shape == (7, 1, 8, 8)
     again = pv.load(run.save(tmp_path / "copy"))
     x = run.data.test.x

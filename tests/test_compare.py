@@ -39,30 +39,30 @@ def data(n=120):
 
 
 def test_a_table_has_a_row_for_every_model_guide_objective_and_seed(tmp_path):
-    found = pv.compare(
+    actual = pv.compare(
         {"a": VAE, "b": VAE}, GUIDES, data(), seeds=2, out=tmp_path, num_gap_data=3, gap_options=GAPS,
         objectives={"elbo": pv.objectives.ELBO(), "beta": pv.objectives.ELBO(beta=0.5)}, **QUICK,
     )  # fmt: skip
-    names = [(r["model"], r["guide"], r["objective"], r["seed"]) for r in found.rows]
+    names = [(r["model"], r["guide"], r["objective"], r["seed"]) for r in actual.rows]
     assert len(names) == len(set(names)) == 16
-    for row in found.rows:
+    for row in actual.rows:
         assert row["elbo"] < row["log_likelihood"] < 0
         assert all(math.isfinite(v) for v in row.values() if isinstance(v, float))
         assert row["ms_per_step"] > 0 and row["seconds"] > 0 and 1 <= row["ess"] <= 20
     with open(tmp_path / "compare.csv") as f:
         rows = list(csv.DictReader(f))
-    assert [float(r["elbo"]) for r in rows] == [r["elbo"] for r in found.rows]
-    assert json.loads((tmp_path / "compare.json").read_text())["rows"] == found.rows
+    assert [float(r["elbo"]) for r in rows] == [r["elbo"] for r in actual.rows]
+    assert json.loads((tmp_path / "compare.json").read_text())["rows"] == actual.rows
     assert (tmp_path / "compare.png").stat().st_size > 5000
     (line,) = [
-        s for s in found.summary()
+        s for s in actual.summary()
         if (s["model"], s["guide"], s["objective"]) == ("a", "full", "beta")
     ]  # fmt: skip
     pair = [
-        r["elbo"] for r in found.rows if names[found.rows.index(r)][:3] == ("a", "full", "beta")
+        r["elbo"] for r in actual.rows if names[actual.rows.index(r)][:3] == ("a", "full", "beta")
     ]
     assert line["elbo"] == pytest.approx((sum(pair) / 2, abs(pair[0] - pair[1]) / math.sqrt(2)))
-    assert "full" in str(found) and "±" in str(found)
+    assert "full" in str(actual) and "±" in str(actual)
 
 
 def linear():
@@ -81,7 +81,7 @@ def test_the_gaps_of_a_frozen_decoder_are_those_in_closed_form():
     model, evidence, lost = linear()
     given = data()
     before = {k: v.clone() for k, v in model.state_dict().items()}
-    found = pv.compare(
+    actual = pv.compare(
         model,
         {
             "constants": partial(Guide, given={"z": []}),
@@ -95,12 +95,12 @@ def test_the_gaps_of_a_frozen_decoder_are_those_in_closed_form():
         given, seeds=1, share_model=True, num_gap_data=24, gap_options={**GAPS, "max_steps": 1000},
         epochs=30, lr=0.01, num_samples=200, progress=False,
     )  # fmt: skip
-    rows = {r["guide"]: r for r in found.rows}
+    rows = {r["guide"]: r for r in actual.rows}
     total = float(evidence(given.test.x).mean())
     for name in ("diagonal", "per data point", "constants"):
         assert rows[name]["approximation"] == pytest.approx(lost, abs=0.03)
     assert rows["full"]["approximation"] == pytest.approx(0, abs=0.02)
-    for row in found.rows:
+    for row in actual.rows:
         gap = row["approximation"] + row["amortization"]
         noise = 1.0 if row["guide"] == "constants" else 0.25
         assert row["elbo"] == pytest.approx(total - gap, abs=noise)
@@ -124,13 +124,15 @@ def test_a_frozen_decoder_is_one_for_all_guides_and_a_trained_one_each_guides_ow
         for p in states.values()
     ]
     assert torch.equal(models[0], models[1]) and torch.equal(models[0], models[2])
-    found = pv.compare(VAE, GUIDES, given, **options)
-    assert found.rows[0]["approximation"] is None
+    actual = pv.compare(VAE, GUIDES, given, **options)
+    assert actual.rows[0]["approximation"] is None
 
 
-def numbers(found):
+def numbers(actual):
     """What does not depend on the clock."""
-    return [{k: v for k, v in r.items() if k not in ("seconds", "ms_per_step")} for r in found.rows]
+    return [
+        {k: v for k, v in r.items() if k not in ("seconds", "ms_per_step")} for r in actual.rows
+    ]
 
 
 @pytest.mark.parametrize("share_model", [False, True])
@@ -205,11 +207,11 @@ def test_a_user_defined_pair_beside_the_librarys(share_model):
         "num_gap_data": 2,
         "gap_options": GAPS,
     }
-    found = pv.compare(
+    actual = pv.compare(
         lambda: Stranger().model, {"theirs": lambda model: model.__self__.guide, "ours": ours},
         given, share_model=share_model, base_guide="theirs" if share_model else None, **options,
     )  # fmt: skip
-    rows = {(r["guide"], r["seed"]): r for r in found.rows}
+    rows = {(r["guide"], r["seed"]): r for r in actual.rows}
     assert len({r["elbo"] for r in rows.values()}) == 4
     for r in rows.values():
         assert r["elbo"] > -11 and abs(r["amortization"]) < 5
@@ -218,11 +220,11 @@ def test_a_user_defined_pair_beside_the_librarys(share_model):
 
 
 def test_a_semi_amortized_guide_and_labels_of_its_rows():
-    found = pv.compare(
+    actual = pv.compare(
         VAE, {"steps": lambda m: SemiAmortized(m, Guide(m, network=NET), steps=2)}, data(),
         seeds=[7], num_gap_data=3, gap_options=GAPS, share_model=True, **QUICK,
     )  # fmt: skip
-    (row,) = found.rows
+    (row,) = actual.rows
     assert row["seed"] == 7 and row["model"] == "vae" and row["objective"] == "elbo"
 
 
@@ -252,7 +254,7 @@ def data_of_another_stream():
         ({"guides": {"a": (Guide, {"lrr": 3})}}, "unknown option of fit 'lrr'"),
         ({"split": "tset"}, "did you mean 'test'"),
         ({"seeds": 0}, "there are no seeds"),
-        ({"seeds": [-1]}, "seeds takes whole numbers from 0, not -1"),
+        ({"seeds": [-1]}, "seeds must be integers >= 0, got -1"),
         ({"model": lambda x: None}, "is passed as {'model': lambda: my_model}"),
         ({"model": lambda: torch.ones(3)}, "it returned Tensor"),
         (
@@ -334,12 +336,12 @@ def test_the_evidence_of_a_shared_model_is_the_bound_that_is_best_on_average():
         result(log_likelihood=[-9.0] * 5, **gap_bounds(b, o, o - 1))
         for b, o in zip(bounds, optimal, strict=True)
     ]
-    found = table_rows(cells, ["shared", "shared"])[0]
-    assert [row["gap_log_likelihood"] for row in found] == pytest.approx([-1.55, -1.55])
-    assert [row["approximation"] for row in found] == pytest.approx([2.45, 2.95])
-    assert [row["amortization"] for row in found] == [1.0, 1.0]
-    assert found[0]["gap_log_likelihood_se"] == pytest.approx(0.05)
-    assert found[0]["approximation_se"] == pytest.approx(math.sqrt(2) * 0.05)
+    actual = table_rows(cells, ["shared", "shared"])[0]
+    assert [row["gap_log_likelihood"] for row in actual] == pytest.approx([-1.55, -1.55])
+    assert [row["approximation"] for row in actual] == pytest.approx([2.45, 2.95])
+    assert [row["amortization"] for row in actual] == [1.0, 1.0]
+    assert actual[0]["gap_log_likelihood_se"] == pytest.approx(0.05)
+    assert actual[0]["approximation_se"] == pytest.approx(math.sqrt(2) * 0.05)
     separate = table_rows(cells, [0, 1])[0]
     assert [row["gap_log_likelihood"] for row in separate] == pytest.approx([-1.55, -1.8])
 
@@ -373,14 +375,14 @@ def test_a_shared_model_has_one_log_likelihood_from_its_best_bound():
             log_likelihood=[-2.5, -2.6, -2.7], **gap_bounds([-2.0, -2.0]), annealed=[-1.0, -1.0]
         ),
     ]
-    found = table_rows(cells, [0, 0])[0]
-    assert [row["log_likelihood"] for row in found] == pytest.approx([-2.6, -2.6])
-    assert [row["gap_log_likelihood"] for row in found] == pytest.approx([-1.0, -1.0])
+    actual = table_rows(cells, [0, 0])[0]
+    assert [row["log_likelihood"] for row in actual] == pytest.approx([-2.6, -2.6])
+    assert [row["gap_log_likelihood"] for row in actual] == pytest.approx([-1.0, -1.0])
     for one in cells:  # gaps of all data: both columns are of the same data, and agree
         one.per_datum["log_likelihood"] = one.per_datum["log_likelihood"][:2]
         one.per_datum["log_likelihood_se"] = [0.1, 0.1]
-    found = table_rows(cells, [0, 0])[0]
-    assert all(row["log_likelihood"] == row["gap_log_likelihood"] == -1.0 for row in found)
+    actual = table_rows(cells, [0, 0])[0]
+    assert all(row["log_likelihood"] == row["gap_log_likelihood"] == -1.0 for row in actual)
 
 
 def test_the_table_names_the_data_and_marks_heavy_tails(tmp_path):
@@ -397,18 +399,18 @@ def test_the_table_names_the_data_and_marks_heavy_tails(tmp_path):
             pyro.sample("z", dist.MultivariateNormal(loc, factor**2 * covariance))
 
     guides = {"narrow": lambda m: _narrow, "wide": lambda m: wide}
-    found = pv.compare(
+    actual = pv.compare(
         model, guides, given, seeds=2, share_model=True, num_gap_data=3, gap_options=GAPS,
         out=tmp_path, **{**QUICK, "num_samples": 400},
     )  # fmt: skip
-    assert len({row["log_likelihood"] for row in found.rows}) == 1
-    assert len({row["gap_log_likelihood"] for row in found.rows}) == 1
+    assert len({row["log_likelihood"] for row in actual.rows}) == 1
+    assert len({row["gap_log_likelihood"] for row in actual.rows}) == 1
     truth = float(evidence(given.test.x).mean())
-    for row in found.rows:
+    for row in actual.rows:
         assert truth - 0.05 < row["log_likelihood"] < truth + 4 * row["log_likelihood_se"]
         assert row["heavy_tailed"] == (row["guide"] == "narrow")
         assert row["approximation"] > -3 * row["approximation_se"]
-    lines = str(found).splitlines()
+    lines = str(actual).splitlines()
     assert lines[0].startswith("24 test data points, nats per data point, mean ± sd over seeds")
     assert "test[:3]: first 3 of 24 test data points." in lines
     header = next(i for i, line in enumerate(lines) if line.startswith("guide"))

@@ -91,8 +91,8 @@ def test_with_the_exact_posterior_the_elbo_is_log_p_of_x_given_c(linear, xc):
     x, c = xc
     truth = evidence(linear, x, c)
     for bound in (pv.evaluate.elbo, pv.evaluate.log_likelihood):
-        found = bound(linear, exact_guide(linear), x, num_samples=1, c=c)
-        torch.testing.assert_close(found, truth, atol=1e-9, rtol=0)
+        actual = bound(linear, exact_guide(linear), x, num_samples=1, c=c)
+        torch.testing.assert_close(actual, truth, atol=1e-9, rtol=0)
 
 
 def test_monte_carlo_and_importance_sampling_both_find_log_p_of_x_given_c(linear, xc):
@@ -118,14 +118,14 @@ def test_the_monte_carlo_estimate_is_the_one_written_by_hand(linear, xc):
     z = linear.p_z(c=c).sample((50,))
     by_hand = linear.p_x(z=z, c=c).log_prob(x).logsumexp(0) - math.log(50)
     torch.manual_seed(0)
-    found = pv.evaluate.log_likelihood(linear, PriorGuide(linear), x, 50, seed=None, c=c)
+    actual = pv.evaluate.log_likelihood(linear, PriorGuide(linear), x, 50, seed=None, c=c)
     # `log_likelihood` first sizes its chunks with a run of two rows, which takes noise
     torch.manual_seed(0)
     with torch.no_grad():
         same = trace_pair(linear, PriorGuide(linear), {"x": x, "c": c}, 50).log_weight()
     torch.testing.assert_close(same.logsumexp(0) - math.log(50), by_hand.detach())
     error = monte_carlo_error(linear, PriorGuide(linear), x, c, 50)
-    assert ((found - by_hand).abs() < 6 * error).all()
+    assert ((actual - by_hand).abs() < 6 * error).all()
 
 
 # ----------------------------------------------------------- one latent, by quadrature
@@ -269,10 +269,10 @@ def loss_and_gradients(pair, objectives, x, c):
     model = pair[0]
     loss = sum(a * o.differentiable_loss(model, guide, x=x, c=c) for a, o, guide in objectives)
     loss.backward()
-    found = [
+    actual = [
         torch.zeros_like(p) if p.grad is None else p.grad for m in pair for p in m.parameters()
     ]
-    return loss.detach(), [g.clone() for g in found]
+    return loss.detach(), [g.clone() for g in actual]
 
 
 @pytest.mark.parametrize("options", [{}, {"num_particles": 3}, {"beta": 0.5}])
@@ -282,10 +282,10 @@ def test_the_hybrid_is_the_weighted_sum_of_elbo_and_gsnn(pair, xc, alpha, option
     model, guide = pair
     elbo = (alpha, ELBO(**options), guide)
     gsnn = (1 - alpha, ELBO(num_particles=options.get("num_particles", 1)), PriorGuide(model))
-    wanted = [part for part in (elbo, gsnn) if part[0] > 0]
+    expected = [part for part in (elbo, gsnn) if part[0] > 0]
     hybrid = Hybrid(alpha, **options)
-    loss, found = loss_and_gradients(pair, [(1, hybrid, guide)], x, c)
-    torch.testing.assert_close((loss, found), loss_and_gradients(pair, wanted, x, c))
+    loss, actual = loss_and_gradients(pair, [(1, hybrid, guide)], x, c)
+    torch.testing.assert_close((loss, actual), loss_and_gradients(pair, expected, x, c))
     torch.manual_seed(7)
     assert hybrid.loss(model, guide, x=x, c=c) == pytest.approx(loss.item())
     assert hybrid.describe()["alpha"] == alpha and hybrid.describe()["name"] == "hybrid"
@@ -330,11 +330,11 @@ def log_likelihood(model, guide, data, num_samples=50):
 
 
 def test_a_latent_and_a_prior_that_depends_on_c_each_better_the_prediction():
-    found = {}
+    actual = {}
     for name in ("nn-baseline", "relaxed-cvae", "cvae"):
-        found[name] = log_likelihood(*trained(name, 40, compile="recorded", lr=2e-3), 200)
-    assert found["relaxed-cvae"] > found["nn-baseline"] + 0.5
-    assert found["cvae"] > found["relaxed-cvae"] + 0.1
+        actual[name] = log_likelihood(*trained(name, 40, compile="recorded", lr=2e-3), 200)
+    assert actual["relaxed-cvae"] > actual["nn-baseline"] + 0.5
+    assert actual["cvae"] > actual["relaxed-cvae"] + 0.1
 
 
 def test_a_baseline_is_trained_first_and_then_frozen_or_trained_along():
@@ -396,11 +396,11 @@ def test_a_cvae_that_makes_no_sense_is_refused(options, message):
 def test_samples_are_given_one_c_for_all_or_one_for_each():
     model = NNBaseline((D,), (C,), NormalLikelihood(scale=1e-3), SMALL)
     c = torch.randn(5, C)
-    wanted = model.p_x(c=c).mean
-    torch.testing.assert_close(pv.sample(model, 5, c=c, mean=True), wanted)
-    torch.testing.assert_close(pv.sample(model, 5, c=c, seed=0), wanted, atol=0.01, rtol=0)
+    expected = model.p_x(c=c).mean
+    torch.testing.assert_close(pv.sample(model, 5, c=c, mean=True), expected)
+    torch.testing.assert_close(pv.sample(model, 5, c=c, seed=0), expected, atol=0.01, rtol=0)
     same = pv.sample(model, 4, c=c[0], mean=True)
-    torch.testing.assert_close(same, wanted[:1].expand(4, D))
+    torch.testing.assert_close(same, expected[:1].expand(4, D))
     for wrong in ({}, {"c": c[:3]}, {"c": torch.zeros(C + 1)}):
         with pytest.raises(pv.UserError, match="c"):
             pv.sample(model, 5, **wrong)
@@ -412,8 +412,8 @@ def test_the_prediction_is_the_mean_at_the_priors_mean(linear, xc):
     _, c = xc
     by_hand = linear.p_x(z=linear.p_z(c=c).mean, c=c).mean.detach()
     torch.testing.assert_close(pv.generate.predict_mean(linear, c), by_hand)
-    found = pv.evaluate.reconstruct(linear, PriorGuide(linear), xc[0], c=c)
-    torch.testing.assert_close(found, by_hand)
+    actual = pv.evaluate.reconstruct(linear, PriorGuide(linear), xc[0], c=c)
+    torch.testing.assert_close(actual, by_hand)
 
 
 # ------------------------------------------------------------------------ what is seen
@@ -479,8 +479,8 @@ def test_the_command_completes_quadrants(name, tmp_path, capsys):
     assert cli.main(["sample", str(tmp_path / "run"), "--num", "4"]) == 0
     import numpy as np
 
-    with np.load(tmp_path / "run" / "samples.npz") as found:
-        assert found["x"].shape == (4, 1, 8, 8)
+    with np.load(tmp_path / "run" / "samples.npz") as actual:
+        assert actual["x"].shape == (4, 1, 8, 8)
 
 
 def test_the_command_conditions_on_labels(tmp_path):
@@ -489,8 +489,8 @@ def test_the_command_conditions_on_labels(tmp_path):
     assert command(tmp_path, "cvae", "--condition", "labels") == 0
     assert "one row per label" in (tmp_path / "run" / "report.html").read_text()
     assert cli.main(["sample", str(tmp_path / "run"), "--num", "4", "--y", "3"]) == 0
-    with np.load(tmp_path / "run" / "samples.npz") as found:
-        assert found["x"].shape == (4, 1, 8, 8)
+    with np.load(tmp_path / "run" / "samples.npz") as actual:
+        assert actual["x"].shape == (4, 1, 8, 8)
     assert cli.main(["sample", str(tmp_path / "run"), "--y", "10"]) == 1
 
 

@@ -21,7 +21,7 @@ from pyro_vae.conditionals import (
     ContinuousBernoulli,
     Conv,
     DiscretizedLogistic,
-    GreyBernoulli,
+    GrayBernoulli,
     MultivariateNormal,
     NegativeBinomial,
     Normal,
@@ -99,10 +99,10 @@ def test_binomial_proportions_are_scipys_counts(trials):
     logits = doubles(9, scale=3.0).unsqueeze(-1)
     counts = torch.arange(trials + 1, dtype=torch.float64)
     fn = Binomial(trials)((1,), logits.unsqueeze(-1))
-    found = fn.log_prob((counts / trials).unsqueeze(-1))  # [9, trials + 1]
+    actual = fn.log_prob((counts / trials).unsqueeze(-1))  # [9, trials + 1]
     p = scipy.special.expit(logits.numpy())
-    close(found, scipy.stats.binom.logpmf(counts.numpy(), trials, p), rtol=1e-9, atol=1e-9)
-    close(found.logsumexp(-1), np.zeros(9))  # it sums to one
+    close(actual, scipy.stats.binom.logpmf(counts.numpy(), trials, p), rtol=1e-9, atol=1e-9)
+    close(actual.logsumexp(-1), np.zeros(9))  # it sums to one
     close(fn.base_dist.mean, p[..., None])
     close(fn.base_dist.variance, (p * (1 - p) / trials)[..., None])
 
@@ -193,15 +193,15 @@ def test_relaxed_one_hot_samples_the_simplex_with_a_gradient():
     close(fn.log_prob(torch.eye(3, dtype=torch.float64)[0]), logits.log_softmax(-1)[:, 0].detach())
 
 
-def test_grey_bernoulli_scores_anything_and_says_it_is_no_law():
-    logits, grey = doubles(2, 4), torch.full((2, 4), 0.3, dtype=torch.float64)
-    fn = GreyBernoulli()((4,), logits)
+def test_gray_bernoulli_scores_anything_and_says_it_is_no_law():
+    logits, gray = doubles(2, 4), torch.full((2, 4), 0.3, dtype=torch.float64)
+    fn = GrayBernoulli()((4,), logits)
     truth = 0.3 * logits - torch.nn.functional.softplus(logits)
-    close(fn.log_prob(grey), truth.sum(-1))
-    assert not GreyBernoulli().proper and Bernoulli().proper
-    assert fn.expand([3, 2]).log_prob(grey).shape == (3, 2)
+    close(fn.log_prob(gray), truth.sum(-1))
+    assert not GrayBernoulli().proper and Bernoulli().proper
+    assert fn.expand([3, 2]).log_prob(gray).shape == (3, 2)
     with pytest.raises(ValueError, match="support"):
-        Bernoulli()((4,), logits).log_prob(grey)
+        Bernoulli()((4,), logits).log_prob(gray)
 
 
 @pytest.mark.parametrize("levels", [2, 3, 16, 256])
@@ -209,18 +209,18 @@ def test_discretized_logistic_is_scipys_mass_of_a_bin_and_sums_to_one(levels):
     loc, raw = doubles(7, 1, scale=0.7), doubles(7, 1, seed=1, scale=2.0)
     fn = DiscretizedLogistic(levels)((1,), loc, raw)
     x = torch.arange(levels, dtype=torch.float64) / (levels - 1)
-    found = fn.log_prob(x[:, None, None])  # [levels, 7]
+    actual = fn.log_prob(x[:, None, None])  # [levels, 7]
     distribution = scipy.stats.logistic(
         loc.numpy() + 0.5, np.exp(7 * np.tanh((raw.numpy() - 3) / 7))
     )
     h = 0.5 / (levels - 1)
     upper = np.where(x.numpy() > 1 - h, 1, distribution.cdf(x.numpy() + h)).T
     lower = np.where(x.numpy() < h, 0, distribution.cdf(x.numpy() - h)).T
-    close(found.exp(), upper - lower, rtol=1e-9, atol=1e-12)
-    close(found.logsumexp(0), np.zeros(7))
-    mean = (found.exp() * x[:, None]).sum(0)
+    close(actual.exp(), upper - lower, rtol=1e-9, atol=1e-12)
+    close(actual.logsumexp(0), np.zeros(7))
+    mean = (actual.exp() * x[:, None]).sum(0)
     close(fn.mean[:, 0], mean)
-    close(fn.variance[:, 0], (found.exp() * x[:, None] ** 2).sum(0) - mean**2)
+    close(fn.variance[:, 0], (actual.exp() * x[:, None] ** 2).sum(0) - mean**2)
 
 
 @pytest.mark.parametrize("loc", [-1e4, -3.0, 0.0, 0.5, 1e4])
@@ -230,8 +230,8 @@ def test_discretized_logistic_keeps_its_digits_in_the_tails_in_float32(loc, raw)
 
     def log_prob(dtype):
         parameters = [torch.full((1,), v, dtype=dtype, requires_grad=True) for v in (loc, raw)]
-        found = DiscretizedLogistic()((1,), *parameters).log_prob(x.to(dtype)[:, None])
-        return found, torch.autograd.grad(found.sum(), parameters)
+        actual = DiscretizedLogistic()((1,), *parameters).log_prob(x.to(dtype)[:, None])
+        return actual, torch.autograd.grad(actual.sum(), parameters)
 
     (single, gradients), (exact, _) = log_prob(torch.float32), log_prob(torch.float64)
     assert torch.isfinite(single).all() and all(torch.isfinite(g).all() for g in gradients)
@@ -309,9 +309,9 @@ def test_no_network_output_makes_a_discrete_likelihood_infinite(name, size):
         raw = {k: torch.full(s, sign * size).requires_grad_() for k, s in outputs.items()}
         if name == "categorical":  # equal logits: rounding at 1e30 aside, a uniform distribution
             raw = {"logits": torch.full((3, 5), sign * 1e2).requires_grad_()}
-        found = family((3,), **raw).log_prob(torch.tensor([0.0, 1 / steps, 4 / steps]))
-        gradients = torch.autograd.grad(found, list(raw.values()))
-        assert torch.isfinite(found) and all(torch.isfinite(g).all() for g in gradients)
+        actual = family((3,), **raw).log_prob(torch.tensor([0.0, 1 / steps, 4 / steps]))
+        gradients = torch.autograd.grad(actual, list(raw.values()))
+        assert torch.isfinite(actual) and all(torch.isfinite(g).all() for g in gradients)
 
 
 @pytest.mark.parametrize(
@@ -336,7 +336,7 @@ def test_levels_can_be_set_of_likelihoods_that_have_them():
     assert likelihood("discretized-logistic", 2) == DiscretizedLogistic(2)
     with pytest.raises(pv.UserError, match="'poisson' has no levels"):
         likelihood("poisson", levels=3)
-    with pytest.raises(pv.UserError, match="levels takes whole numbers from 2, not 1"):
+    with pytest.raises(pv.UserError, match="levels must be an integer >= 2, got 1"):
         likelihood("categorical", levels=1)
 
 
@@ -487,8 +487,8 @@ def test_a_wrong_image_raises_with_the_parents_name(network, shape):
     q = Conditional((2,), {"x": (1, 8, 8)}, Normal(), NETWORKS[network])
     with pytest.raises(pv.UserError) as error:
         q(x=torch.zeros(5, *shape))
-    found = str(error.value)
-    assert f"'x' has shape {[5, *shape]}" in found and "[..., 1, 8, 8]" in found
+    actual = str(error.value)
+    assert f"'x' has shape {[5, *shape]}" in actual and "[..., 1, 8, 8]" in actual
 
 
 # ----------------------------------------------------------------------- no parents, tables
@@ -637,14 +637,14 @@ def test_unknown_activations_raise_with_the_nearest_name():
 @pytest.mark.parametrize(
     "make, message",
     [
-        (lambda: MLP((0,)), r"hidden takes whole numbers from 1, not \(0,\)"),
-        (lambda: MLP((8, -3)), "hidden takes whole numbers"),
-        (lambda: Conv((0,)), "channels takes whole numbers"),
+        (lambda: MLP((0,)), r"hidden must be integers >= 1, got \(0,\)"),
+        (lambda: MLP((8, -3)), "hidden must be integers"),
+        (lambda: Conv((0,)), "channels must be integers"),
         (lambda: Conv(()), "needs channels and a hidden layer"),
         (lambda: Conv(hidden=()), "needs channels and a hidden layer"),
-        (lambda: pv.models.VAE((4,), 0), "latent_dim takes whole numbers from 1, not 0"),
-        (lambda: pv.models.MixtureVAE((4,), 0), "num_components takes whole numbers"),
-        (lambda: pv.models.GMVAE((4,), w_dim=-1), "w_dim takes whole numbers"),
+        (lambda: pv.models.VAE((4,), 0), "latent_dim must be an integer >= 1, got 0"),
+        (lambda: pv.models.MixtureVAE((4,), 0), "num_components must be an integer"),
+        (lambda: pv.models.GMVAE((4,), w_dim=-1), "w_dim must be an integer"),
     ],
 )
 def test_impossible_sizes_raise_at_construction(make, message):

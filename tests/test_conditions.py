@@ -41,8 +41,8 @@ def test_every_batch_is_conditioned_after_it_is_binarized(digits):
     batch = next(iter(batches(data, 64, "cpu").epoch(0)))
     assert batch["x"].shape == (64, 48) and batch["c"].shape == (64, 16)
     assert set(batch["c"].unique().tolist()) == {0, 1}
-    grey = data.condition(data.train.x[batch["index"]], None)[1]
-    assert (batch["c"][grey == 0] == 0).all()
+    gray = data.condition(data.train.x[batch["index"]], None)[1]
+    assert (batch["c"][gray == 0] == 0).all()
     for split in ("train", "valid", "test"):
         part = data.observed_split(split)
         whole = data.condition.join(part.x, part.c)

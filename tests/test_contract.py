@@ -44,8 +44,8 @@ def build(name, seed=0, **overrides):
 
 
 def images(n=N):
-    grey = torch.full((n, *X_SHAPE), 0.5)
-    return torch.bernoulli(grey, generator=torch.Generator().manual_seed(1))
+    gray = torch.full((n, *X_SHAPE), 0.5)
+    return torch.bernoulli(gray, generator=torch.Generator().manual_seed(1))
 
 
 def given(model, n=N):
@@ -106,8 +106,8 @@ def step_reaches_every_parameter(name, discrete, chosen, network, kind=ELBO, lab
         )  # fmt: skip
 
     with last_gradients() as gradients:
-        found = step()
-    assert torch.isfinite(torch.tensor(found.history[0]["loss"]))
+        actual = step()
+    assert torch.isfinite(torch.tensor(actual.history[0]["loss"]))
     after = [*model.named_parameters(), *guide.named_parameters()]
     for (parameter_name, parameter), old in zip(after, before, strict=True):
         if not parameter.requires_grad:  # frozen, as a CVAE's baseline is
@@ -385,14 +385,14 @@ def diagnose(name, model, guide):
             pv.diagnostics.ais(model, x, **others)
         return
     annealed = pv.diagnostics.ais(model, x, guide, num_steps=3, num_chains=2, leapfrog=2, **others)
-    found = pv.diagnostics.inference_gaps(
+    actual = pv.diagnostics.inference_gaps(
         model, guide, x, 50, 50, max_steps=2, annealing={"num_steps": 2, "num_chains": 2}, **others
     )
     evaluated = pv.diagnostics.importance_diagnostics(model, guide, x, 50, **others)
-    assert found.pop("pareto_k").shape == (len(x),)  # NaN: 50 weights are too few for it
-    for value in (annealed, *found.values(), evaluated["ess"]):
+    assert actual.pop("pareto_k").shape == (len(x),)  # NaN: 50 weights are too few for it
+    for value in (annealed, *actual.values(), evaluated["ess"]):
         assert value.shape == (len(x),) and torch.isfinite(value).all()
-    assert (found["amortization"] > -5 * found["amortization_se"] - 1e-3).all()
+    assert (actual["amortization"] > -5 * actual["amortization_se"] - 1e-3).all()
     for parts in pv.diagnostics.elbo_surgery(model, guide, x, **others).values():
         assert parts["mutual_information"] < math.log(len(x)) + 1e-3
     if "index" not in others:

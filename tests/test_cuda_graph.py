@@ -60,9 +60,9 @@ def train(method, graphed, sizes, device="cpu", clip_norm=0.5):
 @pytest.mark.parametrize("method", ["vae", "gmvae", "m2"])
 def test_a_captured_step_trains_as_the_recorded_one(emulated, method):
     sizes = [12, 12, 5, 12, 5]  # with a short batch
-    found, wanted = (train(method, graphed, sizes) for graphed in (True, False))
-    assert len(emulated) == 2 and len(set(map(float, found[0]))) == 5
-    for a, b in zip(found, wanted, strict=True):
+    actual, expected = (train(method, graphed, sizes) for graphed in (True, False))
+    assert len(emulated) == 2 and len(set(map(float, actual[0]))) == 5
+    for a, b in zip(actual, expected, strict=True):
         assert all(map(torch.equal, a, b))
 
 
@@ -89,12 +89,12 @@ def test_what_cannot_be_captured_is_trained_by_its_recording_with_one_warning(mo
 
     monkeypatch.setattr(cuda_graph, "capture", capture)
     with pytest.warns(UserWarning, match="without a CUDA graph") as caught:
-        found = train("vae", True, [12, 12, 5])
+        actual = train("vae", True, [12, 12, 5])
     assert len(caught) == 1 and "\n" not in str(caught[0].message)
     with warnings.catch_warnings():
         warnings.simplefilter("error")
-        wanted = train("vae", False, [12, 12, 5])
-    for a, b in zip(found, wanted, strict=True):
+        expected = train("vae", False, [12, 12, 5])
+    for a, b in zip(actual, expected, strict=True):
         assert all(map(torch.equal, a, b))
 
 
@@ -102,23 +102,23 @@ def test_fit_with_a_graph_is_fit_without_and_resumes_in_either(emulated, monkeyp
     # in float64: the rate is a tensor for the graph, and Adam multiplies otherwise with one
     torch.set_default_dtype(torch.float64)
     options = {"compile": "recorded", "schedule": "linear", "clip_norm": 0.5}
-    a, wanted = trained(epochs=2, **options)
+    a, expected = trained(epochs=2, **options)
     stepper = sys.modules["pyro_vae.train.steps.stepper"]
     monkeypatch.setattr(stepper, "can_graph", lambda device: True)
-    b, found = trained(epochs=2, **options)
+    b, actual = trained(epochs=2, **options)
     captures = 2 * (WARMUP + 4)  # steps that train nothing, of the full batch and of the short one
     with _stop_after(steps=captures + 14):  # in the middle of the second epoch
         trained(epochs=2, out=tmp_path, **options)
     c, resumed = trained(epochs=2, out=tmp_path, resume=True, **options)
     assert len(emulated) == 3 * 2
     assert losses(a) == pytest.approx(losses(b), rel=1e-9)
-    assert losses(b) == losses(c) and all(map(torch.equal, found, resumed))
+    assert losses(b) == losses(c) and all(map(torch.equal, actual, resumed))
     with _stop_after(steps=captures + 14):
         trained(epochs=2, out=tmp_path / "moved", **options)
     monkeypatch.setattr(stepper, "can_graph", lambda device: False)
     d, moved = trained(epochs=2, out=tmp_path / "moved", resume=True, **options)
     assert losses(a) == pytest.approx(losses(d), rel=1e-9)
-    for p, q in zip(wanted, moved, strict=True):
+    for p, q in zip(expected, moved, strict=True):
         torch.testing.assert_close(p, q, rtol=1e-6, atol=1e-8)
 
 
@@ -132,9 +132,9 @@ def test_a_graph_trains_as_the_recorded_step(method):
     sizes = [12, 12, 5, 12, 5]
     with warnings.catch_warnings():
         warnings.simplefilter("error")
-        found = train(method, True, sizes, "cuda")
-    wanted = train(method, False, sizes, "cuda")
-    for a, b in zip(found, wanted, strict=True):
+        actual = train(method, True, sizes, "cuda")
+    expected = train(method, False, sizes, "cuda")
+    for a, b in zip(actual, expected, strict=True):
         for p, q in zip(a, b, strict=True):
             torch.testing.assert_close(p, q, rtol=1e-4, atol=1e-5)
 

@@ -40,7 +40,7 @@ def test_digits_are_scikit_learns_in_three_parts():
     }
     for split in splits(data).values():
         assert split.x.dtype == torch.float32 and split.y.dtype == torch.int64
-        assert torch.equal((split.x * 16).round() / 16, split.x)  # 17 grey levels
+        assert torch.equal((split.x * 16).round() / 16, split.x)  # 17 gray levels
         assert 0 <= split.x.min() and split.x.max() <= 1
         assert set(split.y.tolist()) == set(range(10))
     from sklearn.datasets import load_digits
@@ -107,9 +107,9 @@ def test_static_binarization_draws_every_split_once():
     assert torch.equal(data.observed_split("train").x, data.train.x)
 
 
-def test_dynamic_binarization_keeps_grey_in_training_and_fixes_the_rest():
-    grey, data = load("digits", binarize="none"), load("digits", binarize="dynamic")
-    assert torch.equal(data.train.x, grey.train.x)
+def test_dynamic_binarization_keeps_gray_in_training_and_fixes_the_rest():
+    gray, data = load("digits", binarize="none"), load("digits", binarize="dynamic")
+    assert torch.equal(data.train.x, gray.train.x)
     assert is_binary(data.valid.x) and is_binary(data.test.x)
     static = load("digits", binarize="static")
     assert torch.equal(data.valid.x, static.valid.x) and torch.equal(data.test.x, static.test.x)
@@ -126,14 +126,14 @@ def test_dynamic_binarization_draws_each_batch_anew():
     assert not torch.equal(first["x"], second["x"])  # each time drawn anew
     assert is_binary(first["x"])
     draws = torch.stack([next(feed.epoch(0))["x"] for _ in range(200)])
-    grey = data.train.x[first["index"]]
-    error = (grey * (1 - grey) / 200).sqrt()
-    assert ((draws.mean(0) - grey).abs() <= 6 * error + 1e-6).all()
+    gray = data.train.x[first["index"]]
+    error = (gray * (1 - gray) / 200).sqrt()
+    assert ((draws.mean(0) - gray).abs() <= 6 * error + 1e-6).all()
 
 
-def test_binarized_pixels_are_bernoulli_of_the_grey():
-    grey = torch.full((20_000, 1), 0.3)
-    data = from_arrays(grey, binarize="static", valid=0, test=0)
+def test_binarized_pixels_are_bernoulli_of_the_gray():
+    gray = torch.full((20_000, 1), 0.3)
+    data = from_arrays(gray, binarize="static", valid=0, test=0)
     assert data.train.x.mean().item() == pytest.approx(0.3, abs=5 * (0.21 / 20_000) ** 0.5)
 
 
@@ -258,9 +258,9 @@ def test_loaders_and_sized_iterables_pass_as_they_are():
     assert as_data(loader) is loader
     feed = batches(loader, 99, torch.device("cpu"))
     assert len(feed) == 3
-    found = list(feed.epoch(0))
-    assert torch.equal(torch.cat([b["x"] for b in found]), x)
-    assert torch.equal(torch.cat([b["y"] for b in found]), y)
+    actual = list(feed.epoch(0))
+    assert torch.equal(torch.cat([b["x"] for b in actual]), x)
+    assert torch.equal(torch.cat([b["y"] for b in actual]), y)
     lists = [x[:3], x[3:6], x[6:]]
     assert as_data(lists) is lists
     assert all("y" not in b for b in batches(lists, 99, torch.device("cpu")).epoch(0))
@@ -452,8 +452,8 @@ def test_data_beyond_the_range_of_a_dtype_are_not_cast():
 
 
 def test_binarization_draws_the_same_from_the_same_numbers():
-    grey = torch.rand(50, 3)
-    drawn = [from_arrays(x, binarize="static").train.x for x in (grey, grey.double(), grey.numpy())]
+    gray = torch.rand(50, 3)
+    drawn = [from_arrays(x, binarize="static").train.x for x in (gray, gray.double(), gray.numpy())]
     assert torch.equal(drawn[0], drawn[1].float()) and torch.equal(drawn[0], drawn[2])
 
 

@@ -8,7 +8,7 @@ from pyro_vae.conditionals import MLP, Conv
 from pyro_vae.generate.decoder_arrays import decoder_arrays
 
 LIKELIHOODS = (
-    "bernoulli", "grey-bernoulli", "binomial", "continuous-bernoulli", "normal", "poisson",
+    "bernoulli", "gray-bernoulli", "binomial", "continuous-bernoulli", "normal", "poisson",
     "negative-binomial",
 )  # fmt: skip
 

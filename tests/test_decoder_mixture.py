@@ -40,15 +40,15 @@ def test_a_grid_with_prior_weights_is_the_evidence_of_a_linear_gaussian_model():
     side = torch.linspace(-8, 8, 321, dtype=torch.float64)
     z, x = torch.cartesian_prod(side, side), torch.randn(4, 2, dtype=torch.float64)
     log_weights = model.p_z().log_prob(z) + 2 * math.log(16 / 320)
-    found = pv.evaluate.decoder_mixture(model, x, z, log_weights)
-    torch.testing.assert_close(found, exact.log_prob(x), rtol=0, atol=1e-9)
+    actual = pv.evaluate.decoder_mixture(model, x, z, log_weights)
+    torch.testing.assert_close(actual, exact.log_prob(x), rtol=0, atol=1e-9)
 
 
 def test_what_has_no_such_density_is_refused():
     model, z = pv.models.VAE((3,), 2), torch.zeros(4, 2)
     with pytest.raises(pv.UserError, match="4 codes"):
         pv.evaluate.decoder_mixture(model, torch.ones(1, 3), z, torch.zeros(3))
-    with pytest.raises(pv.UserError):  # grey values in a Bernoulli
+    with pytest.raises(pv.UserError):  # gray values in a Bernoulli
         pv.evaluate.decoder_mixture(model, torch.full((1, 3), 0.5), z)
     with pytest.raises(pv.UserError, match="p_x"):
         pv.evaluate.decoder_mixture(pv.models.M2((3,), 4), torch.ones(1, 3), z)

@@ -70,22 +70,22 @@ AXIS = torch.linspace(-9, 9, 6001, dtype=torch.float64).unsqueeze(-1)
 STEP = float(AXIS[1, 0] - AXIS[0, 0])
 
 
-def close(found, truth, atol=0.02):
+def close(actual, truth, atol=0.02):
     for name, value in truth.items():
-        assert found[name] == pytest.approx(value, abs=atol), name
+        assert actual[name] == pytest.approx(value, abs=atol), name
 
 
 def test_the_kl_is_cut_as_quadrature_cuts_it():
     model, x = linear(1), 1.5 * torch.randn(20, D, dtype=torch.float64)
     guide = posterior_guide(model, widen=0.5)
-    found = pv.diagnostics.elbo_surgery(model, guide, x, num_samples=4000)["z"]
+    actual = pv.diagnostics.elbo_surgery(model, guide, x, num_samples=4000)["z"]
     distribution = exact(model, x)[1]
     q = dist.Normal(distribution.loc, 0.5 * distribution.scale_tril[..., 0])
     log_p = dist.Normal(0.0, 1.0).log_prob(AXIS[:, 0])
     truth = by_quadrature(q.log_prob(AXIS[:, 0]), log_p, STEP)
-    close(found, truth)
+    close(actual, truth)
     assert 0.1 < truth["mutual_information"] < math.log(20) and truth["marginal_kl"] > 0.05
-    assert found["units"] == found["active_units"] == 1
+    assert actual["units"] == actual["active_units"] == 1
 
 
 @pytest.mark.parametrize("given", [{"z": ["x"]}, {"y": ["x"], "z": ["x", "y"]}], ids=str)
@@ -111,9 +111,9 @@ def test_discrete_latents_are_summed_in_posterior_and_prior(given, monkeypatch):
         else:
             log_q = q(x=x).log_prob(AXIS.unsqueeze(1)).T
     truth = by_quadrature(log_q, log_p, STEP)
-    found = pv.diagnostics.elbo_surgery(model, guide, x, num_samples=2000)
-    assert set(found) == {"z"}
-    close(found["z"], truth)
+    actual = pv.diagnostics.elbo_surgery(model, guide, x, num_samples=2000)
+    assert set(actual) == {"z"}
+    close(actual["z"], truth)
     monkeypatch.setattr(chunked, "MEMORY_BUDGET", 32 * 512 * 3)
     close(pv.diagnostics.elbo_surgery(model, guide, x, num_samples=300)["z"], truth, atol=0.08)
 
@@ -122,14 +122,14 @@ def test_a_latent_that_depends_on_another_is_diagnosed_with_it():
     torch.manual_seed(0)
     x = binary_patterns(20, D)
     model = pv.models.GMVAE((D,), 2, 1, 2, network=NET, w_network=NET).double()
-    found = pv.diagnostics.elbo_surgery(model, Guide(model, network=NET).double(), x)
-    assert set(found) == {"w", "all"} and found["all"]["units"] == 3
+    actual = pv.diagnostics.elbo_surgery(model, Guide(model, network=NET).double(), x)
+    assert set(actual) == {"w", "all"} and actual["all"]["units"] == 3
     # with factors of x alone: the information of both is at least that of one
     many = pv.diagnostics.elbo_surgery(model, Guide(model, network=NET).double(), x, 300)
     assert many["all"]["mutual_information"] > many["w"]["mutual_information"] - 0.02
     model = pv.models.HierarchicalVAE((D,), 2, 1, network=NET, top_network=NET).double()
-    found = pv.diagnostics.elbo_surgery(model, Guide(model, network=NET).double(), x)
-    assert set(found) == {"all"}
+    actual = pv.diagnostics.elbo_surgery(model, Guide(model, network=NET).double(), x)
+    assert set(actual) == {"all"}
 
 
 def test_the_joint_kl_of_two_latents_is_cut_as_quadrature_cuts_it():
@@ -159,11 +159,11 @@ def test_the_joint_kl_of_two_latents_is_cut_as_quadrature_cuts_it():
     log_p = dist.Normal(0.0, 1.0).log_prob(z1) + dist.Normal(0.5 * z1, 0.8).log_prob(z2)
     log_q = q1(x[:, None]).log_prob(z1) + q2(x[:, None], z1).log_prob(z2)
     truth = by_quadrature(log_q, log_p, float(axis[1] - axis[0]) ** 2)
-    found = pv.diagnostics.elbo_surgery(model, guide, x, num_samples=2000)
-    assert set(found) == {"z1", "all"}
-    close(found["all"], truth)
+    actual = pv.diagnostics.elbo_surgery(model, guide, x, num_samples=2000)
+    assert set(actual) == {"z1", "all"}
+    close(actual["all"], truth)
     log_q, log_p = q1(x[:, None]).log_prob(AXIS[:, 0]), dist.Normal(0.0, 1.0).log_prob(AXIS[:, 0])
-    close(found["z1"], by_quadrature(log_q, log_p, STEP))
+    close(actual["z1"], by_quadrature(log_q, log_p, STEP))
     assert truth["mutual_information"] > 0.3 and truth["marginal_kl"] > 0.1
 
 
@@ -173,11 +173,11 @@ def test_the_kl_of_surgery_is_below_that_of_an_elbo_with_y_in_the_guide():
     model, x = pv.models.MixtureVAE((D,), 2, 1, network=NET).double(), binary_patterns(20, D)
     model.p_z.head.maps["y"].weight.data[0] = torch.tensor([-2.0, 1.0])
     guide = Guide(model, given={"y": ["x"], "z": ["x", "y"]}, network=NET).double()
-    found = pv.diagnostics.elbo_surgery(model, guide, x, num_samples=2000)["z"]["kl"]
+    actual = pv.diagnostics.elbo_surgery(model, guide, x, num_samples=2000)["z"]["kl"]
     terms = pv.evaluate.elbo_terms(model, guide, x, num_samples=2000)
     in_elbo = {name: -float(terms[name].mean()) for name in ("y", "z")}
-    assert found < in_elbo["y"] + in_elbo["z"] + 0.01
-    assert abs(found - in_elbo["z"]) > 0.1
+    assert actual < in_elbo["y"] + in_elbo["z"] + 0.01
+    assert abs(actual - in_elbo["z"]) > 0.1
 
 
 # -------------------------------------------------------------------- calibration
@@ -192,17 +192,17 @@ def evaluated(widen=1.0, shift=0.0, oversample=1, seed=0):
 
 
 def test_ranks_of_the_exact_posterior_are_uniform():
-    found = evaluated()
-    assert found["ranks"].shape == (2000, 2)
-    assert found["ranks"].min() == 0 and found["ranks"].max() == 99
-    assert found["chi2_p"].min() > 1e-3 and found["ks_p"].min() > 1e-3
+    actual = evaluated()
+    assert actual["ranks"].shape == (2000, 2)
+    assert actual["ranks"].min() == 0 and actual["ranks"].max() == 99
+    assert actual["chi2_p"].min() > 1e-3 and actual["ks_p"].min() > 1e-3
 
 
 @pytest.mark.parametrize("wrong", [{"widen": 0.8}, {"widen": 1.3}, {"shift": 0.15}], ids=str)
 def test_a_wrong_guide_shows_in_its_ranks(wrong):
-    found = evaluated(**wrong)
-    assert found["chi2_p"].max() < 1e-3
-    counts = torch.bincount(found["ranks"][:, 0] // 10, minlength=10) / 200
+    actual = evaluated(**wrong)
+    assert actual["chi2_p"].max() < 1e-3
+    counts = torch.bincount(actual["ranks"][:, 0] // 10, minlength=10) / 200
     ends, middle = counts[[0, 9]], counts[[4, 5]]
     if "shift" in wrong:
         assert ends[0] > 1.2 > 0.8 > ends[1]
@@ -212,8 +212,8 @@ def test_a_wrong_guide_shows_in_its_ranks(wrong):
 
 def test_importance_weights_mend_a_wide_guide():
     # of seed 0 the data are unlikely ones: under the exact posterior the smallest p is 0.007
-    found = evaluated(widen=1.5, oversample=20, seed=1)
-    assert found["chi2_p"].min() > 1e-3 and found["ks_p"].min() > 1e-3
+    actual = evaluated(widen=1.5, oversample=20, seed=1)
+    assert actual["chi2_p"].min() > 1e-3 and actual["ks_p"].min() > 1e-3
 
 
 def resampled(widen):
@@ -221,11 +221,11 @@ def resampled(widen):
     model = linear(2)
     guide = posterior_guide(model, widen)
     options = {"num_samples": 19, "oversample": 2, "bins": 20}
-    found = [
+    actual = [
         pv.diagnostics.simulation_based_calibration(model, guide, 2000, seed=seed, **options)["z"]
         for seed in range(20)
     ]
-    return torch.stack([f["chi2_p"][0] for f in found])
+    return torch.stack([f["chi2_p"][0] for f in actual])
 
 
 def test_resampling_leaves_an_exact_guide_exact():
@@ -249,8 +249,10 @@ def test_calibration_of_a_user_defined_pair_and_its_errors():
             pyro.sample("rate", dist.Gamma(3.0 + counts, 2.0))
 
     example = {"x": torch.zeros(5, dtype=torch.float64)}
-    found = pv.diagnostics.simulation_based_calibration(model, guide, 2000, example=example)["rate"]
-    assert found["ranks"].shape == (2000,) and found["ks_p"] > 1e-3 and found["chi2_p"] > 1e-3
+    actual = pv.diagnostics.simulation_based_calibration(model, guide, 2000, example=example)[
+        "rate"
+    ]
+    assert actual["ranks"].shape == (2000,) and actual["ks_p"] > 1e-3 and actual["chi2_p"] > 1e-3
     with pytest.raises(pv.UserError, match="not a multiple of bins"):
         pv.diagnostics.simulation_based_calibration(
             model, guide, 10, num_samples=50, example=example
@@ -265,13 +267,13 @@ def test_nuts_draws_the_posterior():
     model = linear(2)
     x = model(size=3).detach()
     before = torch.get_rng_state()
-    found = pv.diagnostics.nuts_posterior(model, x, num_samples=250, warmup=100)
+    actual = pv.diagnostics.nuts_posterior(model, x, num_samples=250, warmup=100)
     assert torch.equal(before, torch.get_rng_state())
     distribution = exact(model, x)[1]
-    z = found.draws["z"]
-    assert z.shape == (1000, 3, 2) and found.r_hat["z"].shape == found.ess["z"].shape == (3, 2)
-    assert found.r_hat["z"].max() < 1.05 and found.ess["z"].min() > 100
-    error = distribution.variance.sqrt() / found.ess["z"].sqrt()
+    z = actual.draws["z"]
+    assert z.shape == (1000, 3, 2) and actual.r_hat["z"].shape == actual.ess["z"].shape == (3, 2)
+    assert actual.r_hat["z"].max() < 1.05 and actual.ess["z"].min() > 100
+    error = distribution.variance.sqrt() / actual.ess["z"].sqrt()
     assert ((z.mean(0) - distribution.loc).abs() < 4.5 * error).all()
     for n in range(3):
         torch.testing.assert_close(
@@ -282,14 +284,14 @@ def test_nuts_draws_the_posterior():
 def test_a_grid_is_the_evidence_and_the_densities():
     model = linear(2)
     x = model(size=4).detach()
-    found = pv.diagnostics.posterior_grid(model, x, posterior_guide(model, widen=1.3))
+    actual = pv.diagnostics.posterior_grid(model, x, posterior_guide(model, widen=1.3))
     truth, distribution = exact(model, x)
-    torch.testing.assert_close(found.log_likelihood, truth, atol=1e-4, rtol=0)
-    points = torch.stack(torch.meshgrid(*found.axes[1], indexing="ij"), -1)
+    torch.testing.assert_close(actual.log_likelihood, truth, atol=1e-4, rtol=0)
+    points = torch.stack(torch.meshgrid(*actual.axes[1], indexing="ij"), -1)
     one = dist.MultivariateNormal(distribution.loc[1], distribution.covariance_matrix[1])
-    torch.testing.assert_close(found.posterior[1], one.log_prob(points).exp(), atol=1e-3, rtol=0)
+    torch.testing.assert_close(actual.posterior[1], one.log_prob(points).exp(), atol=1e-3, rtol=0)
     wide = dist.MultivariateNormal(distribution.loc[1], scale_tril=1.3 * distribution.scale_tril[1])
-    torch.testing.assert_close(found.guide[1], wide.log_prob(points).exp(), atol=1e-9, rtol=0)
+    torch.testing.assert_close(actual.guide[1], wide.log_prob(points).exp(), atol=1e-9, rtol=0)
     with pytest.raises(pv.UserError, match="two latent numbers, this model has 1"):
         pv.diagnostics.posterior_grid(linear(1), x)
 
@@ -298,9 +300,9 @@ def test_a_grid_follows_a_posterior_far_from_the_prior():
     model = linear(2)
     far = torch.tensor([[30.0, -5.0], [0.0, 25.0]]).double()
     x = model.p_x(z=far).mean.detach()
-    found = pv.diagnostics.posterior_grid(model, x)
+    actual = pv.diagnostics.posterior_grid(model, x)
     truth, _ = exact(model, x)
-    torch.testing.assert_close(found.log_likelihood, truth, atol=1e-3, rtol=0)
+    torch.testing.assert_close(actual.log_likelihood, truth, atol=1e-3, rtol=0)
 
 
 def test_nuts_and_the_grid_agree_on_a_mixture():
@@ -312,13 +314,13 @@ def test_nuts_and_the_grid_agree_on_a_mixture():
     assert grid.guide is None
     truth = pv.evaluate.log_likelihood(model, pv.guides.PriorGuide(model), x, 200_000)
     torch.testing.assert_close(grid.log_likelihood, truth, atol=0.02, rtol=0)
-    found = pv.diagnostics.nuts_posterior(model, x, num_samples=250, warmup=100)
+    actual = pv.diagnostics.nuts_posterior(model, x, num_samples=250, warmup=100)
     share = grid.posterior / grid.posterior.sum((1, 2), keepdim=True)
     mean = torch.stack(
         [(share.sum(2) * grid.axes[:, 0]).sum(1), (share.sum(1) * grid.axes[:, 1]).sum(1)], -1
     )
-    error = found.draws["z"].std(0) / found.ess["z"].sqrt()
-    assert ((found.draws["z"].mean(0) - mean).abs() < 4.5 * error).all()
+    error = actual.draws["z"].std(0) / actual.ess["z"].sqrt()
+    assert ((actual.draws["z"].mean(0) - mean).abs() < 4.5 * error).all()
 
 
 def test_pictures_show_them():

@@ -75,13 +75,13 @@ def test_a_stream_is_shared_out_batch_by_batch(two):
 
 def test_each_process_draws_noise_of_its_own(two):
     (first, second), _ = two
-    first, second = (torch.stack(found["noise"][-4:]) for found in two[0])  # the steps' draws
+    first, second = (torch.stack(actual["noise"][-4:]) for actual in two[0])  # the steps' draws
     assert not torch.isclose(first, second).any()
 
 
 def test_a_shuffling_loader_and_a_distributed_sampler_give_every_datum_once_an_epoch(two):
     for name in ("shuffled", "sampler"):
-        first, second = (found["loaders"][name] for found in two[0])
+        first, second = (actual["loaders"][name] for actual in two[0])
         epochs = []
         for epoch in (slice(0, 4), slice(4, 8)):
             seen = sum(first[epoch] + second[epoch], [])
@@ -91,7 +91,7 @@ def test_a_shuffling_loader_and_a_distributed_sampler_give_every_datum_once_an_e
 
 
 def test_a_loss_that_is_not_finite_in_one_process_is_named_by_all(two):
-    messages = [found["bad_share"] for found in two[0]]
+    messages = [actual["bad_share"] for actual in two[0]]
     assert messages[0] == messages[1]
     assert "not finite at site 'x', epoch 1, step 4" in messages[0]
 
@@ -104,9 +104,9 @@ def test_a_mixture_start_leaves_all_with_the_same_weights(two):
 
 def test_an_interrupt_of_one_stops_all_and_resumed_equals_uninterrupted_bit_for_bit(two):
     (first, second), folder = two
-    for found in (first, second):
-        assert found["resumed"]["interrupted"] == (True, 1)
-        assert_same(found["resumed"]["part"], found["resumed"]["whole"])
+    for actual in (first, second):
+        assert actual["resumed"]["interrupted"] == (True, 1)
+        assert_same(actual["resumed"]["part"], actual["resumed"]["whole"])
     assert_same(first["resumed"]["whole"], second["resumed"]["whole"])
     lines = (folder / "part" / "metrics.jsonl").read_text().splitlines()
     assert [json.loads(line)["epoch"] for line in lines] == [1, 2, 3]

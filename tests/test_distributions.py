@@ -9,14 +9,17 @@ import pytest
 import scipy.stats
 import torch
 from torch.fx.experimental.proxy_tensor import make_fx
+from torch.utils._python_dispatch import TorchDispatchMode
 
 from pyro_vae.conditionals import Bernoulli, ContinuousBernoulli, NormalLikelihood
 from pyro_vae.distributions import (
     BinomialProportion,
     CategoricalLevels,
     DiscretizedLogistic,
+    LinearOneHotCategorical,
     NegativeBinomial,
     Poisson,
+    one_hot,
 )
 from pyro_vae.distributions.continuous_bernoulli import SERIES
 
@@ -33,9 +36,9 @@ def of(fn):
     return getattr(fn, "base_dist", fn)
 
 
-def error(found, exact):
+def error(actual, exact):
     """Relative to the exact value where that is large; absolute where it is small."""
-    return float(abs(mp.mpf(float(found)) - exact) / max(1, abs(exact)))
+    return float(abs(mp.mpf(float(actual)) - exact) / max(1, abs(exact)))
 
 
 # ---------------------------------------------------------------- continuous Bernoulli
@@ -73,12 +76,12 @@ def test_continuous_bernoulli_is_exact_on_the_whole_line(dtype, tolerance):
         assert error(log_p.item(), exact) < tolerance, where
         assert error(first.item(), x_ - mean) < tolerance, where
         assert in_x.item() == eta.item(), where
-        for name, found, moment in (
+        for name, actual, moment in (
             ("second derivative", -second, variance),
             ("mean", fn.mean, mean),
             ("variance", fn.variance, variance),
         ):
-            assert abs(mp.mpf(found.item()) - moment) < tolerance * moment, f"{name} at {where}"
+            assert abs(mp.mpf(actual.item()) - moment) < tolerance * moment, f"{name} at {where}"
 
 
 def test_continuous_bernoulli_is_far_from_clamped_at_a_saturated_pixel():
@@ -249,8 +252,8 @@ def test_a_likelihood_in_float32_is_exact_to_its_tolerance(name):
         x = mp.mpf(torch.tensor(value).item())
         assert error(log_p.item(), exact(*point, x)) < of_value, f"at {parameters}, {value}"
         for i, gradient in enumerate(gradients):
-            found = error(gradient.item(), slope(exact, point, x, i))
-            assert found < of_gradient, f"gradient {i} at {parameters}, {value}: {gradient.item()}"
+            actual = error(gradient.item(), slope(exact, point, x, i))
+            assert actual < of_gradient, f"gradient {i} at {parameters}, {value}: {gradient.item()}"
 
 
 def slope(exact, point, x, i):
@@ -264,3 +267,36 @@ def test_equal_logits_of_any_size_are_a_uniform_distribution_of_levels():
     for shift in (0.0, 300.3, -1e4, 1e6):
         fn = CategoricalLevels(torch.full((1, 256), shift))
         assert fn.log_prob(torch.tensor([0.0])).item() == pytest.approx(-math.log(256), rel=1e-6)
+
+
+def test_a_large_enumerated_table_is_contracted_without_being_built(monkeypatch):
+    """`[K, 1, K]` against `[B, K]`: the numbers and gradients of the product that is summed."""
+    torch.manual_seed(0)
+    logits = torch.randn(7, 5, dtype=torch.float64, requires_grad=True)
+    support = torch.eye(5, dtype=torch.float64).unsqueeze(1)
+    weights = torch.randn(5, 7, dtype=torch.float64)
+    for value in (support, torch.rand(5, 1, 5, dtype=torch.float64)):
+        monkeypatch.setattr(one_hot, "MAX_PRODUCTS", 0)
+        actual = LinearOneHotCategorical(logits=logits, validate_args=False).log_prob(value)
+        (gradient,) = torch.autograd.grad((weights * actual).sum(), logits)
+        expected = (value * logits.log_softmax(-1)).sum(-1)
+        torch.testing.assert_close(actual, expected)
+        (by_hand,) = torch.autograd.grad((weights * expected).sum(), logits)
+        torch.testing.assert_close(gradient, by_hand)
+
+
+def test_the_gradient_of_a_thousand_enumerated_classes_takes_little_memory():
+    logits = torch.zeros(64, 1000, requires_grad=True)
+    sizes = []
+
+    class Sizes(TorchDispatchMode):
+        def __torch_dispatch__(self, func, types, args=(), kwargs=None):
+            out = func(*args, **(kwargs or {}))
+            if isinstance(out, torch.Tensor) and out.untyped_storage().data_ptr():
+                sizes.append(out.untyped_storage().nbytes() // out.element_size())
+            return out
+
+    with Sizes():
+        y = torch.eye(1000).unsqueeze(1)
+        LinearOneHotCategorical(logits=logits, validate_args=False).log_prob(y).sum().backward()
+    assert max(sizes) <= 1000 * 1000 < 64 * 1000 * 1000

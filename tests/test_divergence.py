@@ -97,8 +97,8 @@ def test_frequent_checkpoints_hold_no_value_that_is_not_finite(tmp_path, monkeyp
     assert state["progress"]["epoch"] == 2
     tensors = [t for s in state["weights"]["modules"] for t in s.values()]
     assert all(t.isfinite().all() for t in tensors)
-    (wanted,) = {len(fit(healthy := pair(), 2, valid, compile=False).history)}
-    assert wanted == 2 and same(weights(*healthy), weights(m, g))
+    (expected,) = {len(fit(healthy := pair(), 2, valid, compile=False).history)}
+    assert expected == 2 and same(weights(*healthy), weights(m, g))
 
 
 def test_a_weight_that_no_loss_sees_is_looked_at_too(monkeypatch):
@@ -111,8 +111,8 @@ def test_a_weight_that_no_loss_sees_is_looked_at_too(monkeypatch):
 
 def _blind(self, model, guide, **batch):
     """A loss that is finite whatever the weights are."""
-    found = pyro.infer.TraceEnum_ELBO.differentiable_loss(self, model, guide, **batch)
-    return torch.nan_to_num(found)
+    actual = pyro.infer.TraceEnum_ELBO.differentiable_loss(self, model, guide, **batch)
+    return torch.nan_to_num(actual)
 
 
 def test_a_validation_bound_that_is_not_finite_is_an_error():

@@ -151,8 +151,8 @@ def test_responsibilities_are_bayes_rule_where_the_guide_is_exact():
     noise = SCALE**2 * torch.eye(D, dtype=x.dtype)
     distribution = TorchMultivariateNormal(means @ w.T + b, w @ covariances @ w.T + noise)
     truth = (log_pi + distribution.log_prob(x.unsqueeze(1))).softmax(-1)
-    found = pv.evaluate.responsibilities(model, guide, x)
-    torch.testing.assert_close(found, truth, atol=1e-9, rtol=0)
+    actual = pv.evaluate.responsibilities(model, guide, x)
+    torch.testing.assert_close(actual, truth, atol=1e-9, rtol=0)
 
 
 # ------------------------------------------------------------------------ quadrature
@@ -217,9 +217,9 @@ def test_responsibilities_of_a_summed_y_are_bayes_rule_at_each_sampled_z():
     z = traces.guide["z"]["value"]
     log_pi, means, covariances = components(model)
     joint = log_pi + TorchMultivariateNormal(means, covariances).log_prob(z.unsqueeze(-2))
-    found = traces.probabilities("y")
-    assert found.shape == (7, 5, K)
-    torch.testing.assert_close(found, joint.softmax(-1), atol=1e-12, rtol=1e-9)
+    actual = traces.probabilities("y")
+    assert actual.shape == (7, 5, K)
+    torch.testing.assert_close(actual, joint.softmax(-1), atol=1e-12, rtol=1e-9)
 
 
 def test_responsibilities_average_bayes_rule_over_the_guides_z():
@@ -233,12 +233,12 @@ def test_responsibilities_average_bayes_rule_over_the_guides_z():
     with torch.no_grad():
         q = guide.factors["z"](x=x).log_prob(z.unsqueeze(1)).exp()  # [points, N]
     truth = q.T @ posterior * math.exp(cell)
-    found = torch.stack(
+    actual = torch.stack(
         [pv.evaluate.responsibilities(model, guide, x, num_samples=200, seed=s) for s in range(20)]
     )
-    error = found.std(0) / math.sqrt(len(found))
-    assert ((found.mean(0) - truth).abs() < 5 * error + 1e-9).all()
-    torch.testing.assert_close(found.sum(-1), torch.ones_like(found[..., 0]))
+    error = actual.std(0) / math.sqrt(len(actual))
+    assert ((actual.mean(0) - truth).abs() < 5 * error + 1e-9).all()
+    torch.testing.assert_close(actual.sum(-1), torch.ones_like(actual[..., 0]))
 
 
 def test_responsibilities_of_a_named_y_are_the_guides_softmax():

@@ -60,22 +60,22 @@ def test_the_plane_density_of_a_mixture_is_its_marginal():
         dist.Categorical(weights), dist.Normal(means, scales).to_event(1)
     )
     window = Window(torch.full((2,), -2.0), torch.full((2,), 2.0))
-    found, points = plane_density(mixture, (1, 3), window), window.grid()
+    actual, points = plane_density(mixture, (1, 3), window), window.grid()
     exact = sum(
         w * dist.Normal(m[[1, 3]], s[[1, 3]]).to_event(1).log_prob(points).exp()
         for w, m, s in zip(weights, means, scales, strict=True)
     )
-    assert torch.allclose(found, exact.double(), rtol=1e-5)
+    assert torch.allclose(actual, exact.double(), rtol=1e-5)
 
 
 def test_the_plane_density_of_a_correlated_normal_is_its_marginal():
     factor = torch.randn(3, 3)
     covariance = factor @ factor.T + torch.eye(3)
     window = Window(torch.full((2,), -2.0), torch.full((2,), 2.0))
-    found = plane_density(dist.MultivariateNormal(torch.zeros(3), covariance), (0, 2), window)
+    actual = plane_density(dist.MultivariateNormal(torch.zeros(3), covariance), (0, 2), window)
     kept = covariance[[0, 2]][:, [0, 2]].double()
     exact = dist.MultivariateNormal(torch.zeros(2).double(), kept).log_prob(window.grid()).exp()
-    assert torch.allclose(found, exact, rtol=1e-5)
+    assert torch.allclose(actual, exact, rtol=1e-5)
 
 
 def test_smoothed_draws_have_the_density_that_they_are_drawn_from():
@@ -83,8 +83,8 @@ def test_smoothed_draws_have_the_density_that_they_are_drawn_from():
     window = Window.around(draws)
     normal = dist.Normal(torch.tensor([1.0, -2.0]), torch.tensor([1.0, 0.5])).to_event(1)
     exact = normal.log_prob(window.grid().float()).exp()
-    found = smoothed_density(draws, window)
-    assert (found - exact).abs().max() < 0.05 * exact.max()  # the kernel takes off some 2 %
+    actual = smoothed_density(draws, window)
+    assert (actual - exact).abs().max() < 0.05 * exact.max()  # the kernel takes off some 2 %
 
 
 # ------------------------------------------------------------------- the data of a page

@@ -111,8 +111,8 @@ def test_a_familys_density_integrates_to_one_and_its_draws_follow_it(name):
         draws = fn.sample((20_000,))[:, 0]
     assert mass.sum() == pytest.approx(1, abs=2e-3)
     for f in (lambda v: v[:, 0], lambda v: v[:, 1] ** 2, lambda v: (v.prod(1) > 0.3).double()):
-        exact, found = (mass * f(z)).sum(), f(draws)
-        assert abs(found.mean() - exact) < 4.5 * found.std() / math.sqrt(len(draws)) + 2e-3
+        exact, actual = (mass * f(z)).sum(), f(draws)
+        assert abs(actual.mean() - exact) < 4.5 * actual.std() / math.sqrt(len(draws)) + 2e-3
 
 
 @pytest.mark.parametrize("flow", FLOWS)
@@ -163,8 +163,8 @@ def test_a_pathwise_draw_moves_with_the_parameters_as_its_quantiles_do():
     each = [
         torch.autograd.grad(z[d], (logits, loc, scale), retain_graph=True) for d in range(LATENT)
     ]
-    for d, found in enumerate(each):
-        for parameter, gradient in zip((logits, loc, scale), found, strict=True):
+    for d, actual in enumerate(each):
+        for parameter, gradient in zip((logits, loc, scale), actual, strict=True):
             numeric = torch.zeros_like(gradient)
             for i in range(parameter.numel()):
                 with torch.no_grad():
@@ -194,7 +194,7 @@ def test_a_pathwise_draws_second_derivative_is_right_too():
 
     direction = [torch.randn_like(p) for p in parameters]
     inner = sum((g * v).sum() for g, v in zip(first(True), direction, strict=True))
-    found = torch.autograd.grad(inner, parameters)
+    actual = torch.autograd.grad(inner, parameters)
     h = 1e-5
     sides = []
     for sign in (1, -1):
@@ -205,7 +205,7 @@ def test_a_pathwise_draws_second_derivative_is_right_too():
         with torch.no_grad():
             for p, v in zip(parameters, direction, strict=True):
                 p.sub_(sign * h * v)
-    for a, up, down in zip(found, *sides, strict=True):
+    for a, up, down in zip(actual, *sides, strict=True):
         torch.testing.assert_close(a, (up - down) / (2 * h), rtol=1e-4, atol=1e-5)
 
 
@@ -255,15 +255,15 @@ def test_the_bounds_and_gradients_mean_is_quadratures(name, objective):
     expected = torch.cat(
         [loss.detach()[None], *[g.flatten() for g in torch.autograd.grad(loss, parameters)]]
     )
-    found = []
+    actual = []
     for seed in range(times):
         torch.manual_seed(seed)
         loss = objective.differentiable_loss(model, guide, x.expand(rows, D)) / rows
         gradients = torch.autograd.grad(loss, parameters)
-        found.append(torch.cat([loss.detach()[None], *[g.flatten() for g in gradients]]))
-    found = torch.stack(found)
-    error = (found.var(0) / times).sqrt()
-    assert ((found.mean(0) - expected).abs() < 5 * error + 2e-3 * (1 + expected.abs())).all()
+        actual.append(torch.cat([loss.detach()[None], *[g.flatten() for g in gradients]]))
+    actual = torch.stack(actual)
+    error = (actual.var(0) / times).sqrt()
+    assert ((actual.mean(0) - expected).abs() < 5 * error + 2e-3 * (1 + expected.abs())).all()
     assert (expected.abs() > 10 * error).sum() > 10  # the test can fail
 
 
@@ -283,10 +283,10 @@ def test_what_is_evaluated_is_the_familys_own_law(name):
             kl = log_q - model.p_z().log_prob(z)
             even, area = grid()
             joint = model.p_z().log_prob(even) + model.p_x(z=even).log_prob(x[i])
-        for found, values in ((terms["x"][i], log_x), (-terms["z"][i], kl)):
+        for actual, values in ((terms["x"][i], log_x), (-terms["z"][i], kl)):
             mean = (mass * values).sum()
             sd = (mass * (values - mean) ** 2).sum().sqrt()
-            assert abs(found - mean) < 5 * sd / math.sqrt(20_000) + 1e-3
+            assert abs(actual - mean) < 5 * sd / math.sqrt(20_000) + 1e-3
         # the weights of a flow that has not been trained have heavy tails
         tolerance = 0.15 if name in FLOWS else 0.03
         evidence = (joint + area.log()).logsumexp(0).item()
@@ -296,8 +296,8 @@ def test_what_is_evaluated_is_the_familys_own_law(name):
         means.append((mean, 5 * sd / math.sqrt(32) if name in FLOWS else 2e-3))
     code = pv.evaluate.encode(model, guide, x)
     assert set(code) == {"z"}
-    for found, (mean, error) in zip(code["z"], means, strict=True):  # a flow's: of 32 draws
-        assert ((found - mean).abs() < error).all()
+    for actual, (mean, error) in zip(code["z"], means, strict=True):  # a flow's: of 32 draws
+        assert ((actual - mean).abs() < error).all()
 
 
 # ------------------------------------------------------------------ strata in training
@@ -322,14 +322,14 @@ def test_strata_in_training_mode_are_weighed_as_in_siwae():
     model, guide = pair(MixtureOfNormals(3))
     x, s = binary(), 4
     torch.manual_seed(3)
-    found = trace_pair(model, guide, {"x": x}, num_particles=s).log_weight()
+    actual = trace_pair(model, guide, {"x": x}, num_particles=s).log_weight()
     torch.manual_seed(3)
     fn = guide.factors["z"](x=x)
     noise = torch.randn(3, s, N, LATENT, dtype=torch.float64)
     z = fn.loc.movedim(-2, 0)[:, None] + fn.scale.movedim(-2, 0)[:, None] * noise
     log_p = model.p_z().log_prob(z) + model.p_x(z=z).log_prob(x)
     by_hand = (fn.log_weights.T[:, None] + log_p - fn.log_prob(z)).logsumexp(0)
-    torch.testing.assert_close(found, by_hand, rtol=1e-12, atol=0)
+    torch.testing.assert_close(actual, by_hand, rtol=1e-12, atol=0)
 
 
 @pytest.mark.parametrize("k", [2, 5])
@@ -428,11 +428,11 @@ def test_a_recorded_step_takes_it(name):
         torch.manual_seed(0)
         model = pv.models.VAE((D,), LATENT, network=NET)
         guide = pv.guides.Guide(model, family={"z": FAMILIES[name]}, network=NET)
-        found = pv.fit(
+        actual = pv.fit(
             model, guide, binary(64).float(), epochs=3, batch_size=16, compile=compile,
             device="cpu", progress=False,
         )  # fmt: skip
-        losses.append([row["loss"] for row in found.history])
+        losses.append([row["loss"] for row in actual.history])
     assert losses[0] == pytest.approx(losses[1], rel=1e-4)
 
 
@@ -440,10 +440,10 @@ def test_a_recorded_step_takes_it(name):
     "make, message",
     [
         (lambda: Flow("iafs"), "unknown flow 'iafs'; did you mean 'iaf'?"),
-        (lambda: Flow(transforms=0), "transforms takes whole numbers from 1"),
+        (lambda: Flow(transforms=0), "transforms must be an integer >= 1"),
         (lambda: MixtureOfNormals(2, "strata"), "did you mean 'stratified'?"),
-        (lambda: MixtureOfNormals(0), "num_components takes whole numbers from 1"),
-        (lambda: LowRankNormal(0), "rank takes whole numbers from 1"),
+        (lambda: MixtureOfNormals(0), "num_components must be an integer >= 1"),
+        (lambda: LowRankNormal(0), "rank must be an integer >= 1"),
         (
             lambda: Conditional((2, 2), family=Flow()),
             "a distribution of vectors, not of shape [2, 2]",

@@ -36,10 +36,10 @@ def fit(pair, x=X, epochs=2, **options):
         ({"seed": 2**63}, "seed must be an integer"),
         ({"seed": True}, "seed must be an integer"),
         ({"epochs": None}, "epochs must be a number, not None"),
-        ({"epochs": True}, "epochs takes whole numbers from 1, not True"),
+        ({"epochs": True}, "epochs must be an integer >= 1, got True"),
         ({"lr": float("inf")}, "lr must be positive and finite"),
-        ({"lr": float("nan")}, "lr must be positive: nan"),
-        ({"lr": "fast"}, "lr must be positive: 'fast'"),
+        ({"lr": float("nan")}, "lr must be positive, got nan"),
+        ({"lr": "fast"}, "lr must be positive, got 'fast'"),
         ({"objective": "elbo"}, r"objective must be one of pv\.objectives.*not 'elbo'"),
         ({"objective": pv.objectives.ELBO}, r"objective must be one of pv\.objectives"),
         ({"initialize": "mixture"}, r"initialize must be one of pv\.train's.*not 'mixture'"),
@@ -67,8 +67,8 @@ def test_numpy_numbers_are_numbers(tmp_path):
     options = {"batch_size": np.int64(8), "lr": np.float32(0.5), "seed": np.int32(3)}
     a, b = pair(), pair()
     run = fit(a, **options, out=tmp_path)
-    wanted = fit(b, batch_size=8, lr=0.5, seed=3)
-    assert without_seconds(run.history) == without_seconds(wanted.history)
+    expected = fit(b, batch_size=8, lr=0.5, seed=3)
+    assert without_seconds(run.history) == without_seconds(expected.history)
     assert same(weights(*a), weights(*b))
     assert json.loads((tmp_path / "config.json").read_text())["fit"]["batch_size"] == 8
 
@@ -122,10 +122,10 @@ def test_no_gradient_is_left_after_a_run_or_an_error(free):
 
 @pytest.mark.parametrize("form", ["tensor", "data", "loader", "float64 model"])
 def test_floats_of_another_type_give_the_same_answer(form):
-    """Grey values of a normal likelihood: what is cast is the data, to the type of the pair."""
+    """Gray values of a normal likelihood: what is cast is the data, to the type of the pair."""
     torch.manual_seed(0)
     x = torch.randn(48, 6)
-    found = []
+    actual = []
     for dtype in (torch.float32, torch.float64):
         torch.manual_seed(0)
         m = pv.models.VAE((6,), 2, "normal", NET)
@@ -137,10 +137,10 @@ def test_floats_of_another_type_give_the_same_answer(form):
             values = pv.data.from_arrays(values, valid=8, test=0)
         if form == "loader":
             values = DataLoader(TensorDataset(values), batch_size=16)
-        found.append(without_seconds(fit((m, g), values).history))
-        wanted = torch.float64 if form == "float64 model" else torch.float32
-        assert {p.dtype for p in m.parameters()} == {wanted}
-    assert found[0] == found[1]
+        actual.append(without_seconds(fit((m, g), values).history))
+        expected = torch.float64 if form == "float64 model" else torch.float32
+        assert {p.dtype for p in m.parameters()} == {expected}
+    assert actual[0] == actual[1]
 
 
 @pytest.mark.parametrize("dtype", [torch.float16, torch.bfloat16])

@@ -99,14 +99,14 @@ def test_a_spoilt_diagonal_guides_gaps_are_what_was_done_to_it(model, kind):
     truth = Truth(model, x)
     guide, others = spoilt(model, truth, kind, x)
     given = {**FAST, **others, "log_likelihood": truth.evidence}
-    found = pv.diagnostics.inference_gaps(model, guide, x, **given)
+    actual = pv.diagnostics.inference_gaps(model, guide, x, **given)
     assert truth.approximation > 0.05 and truth.amortization > 0.3
     for name, largest in {"approximation": 0.01, "amortization": 0.04}.items():
-        error, se = found[name] - getattr(truth, name), found[f"{name}_se"]
+        error, se = actual[name] - getattr(truth, name), actual[f"{name}_se"]
         assert (error.abs() < 4 * se + 0.003).all() and 0 < se.max() < largest
         assert error.mean().abs() < 4 * se.square().sum().sqrt() / N + 0.003
-    total = found["approximation"] + found["amortization"]
-    torch.testing.assert_close(total, found["log_likelihood"] - found["elbo"])
+    total = actual["approximation"] + actual["amortization"]
+    torch.testing.assert_close(total, actual["log_likelihood"] - actual["elbo"])
 
 
 @pytest.mark.parametrize(
@@ -120,15 +120,15 @@ def test_a_family_that_holds_the_posterior_has_no_approximation_gap(model, famil
         weight = model.p_x.head.maps["z"].weight
         weight.data.copy_(torch.eye(D, LATENT))
     truth = Truth(model, x)
-    found = pv.diagnostics.inference_gaps(model, guide, x, log_likelihood=truth.evidence, **FAST)
-    assert torch.equal(found["log_likelihood"], truth.evidence)
-    assert found["amortization"].mean() > 0.5
-    assert found["approximation"].mean() < 0.02 and found["approximation"].min() > -0.02
+    actual = pv.diagnostics.inference_gaps(model, guide, x, log_likelihood=truth.evidence, **FAST)
+    assert torch.equal(actual["log_likelihood"], truth.evidence)
+    assert actual["amortization"].mean() > 0.5
+    assert actual["approximation"].mean() < 0.02 and actual["approximation"].min() > -0.02
 
 
-def not_negative(found):
+def not_negative(actual):
     """Whether an amortization gap is that of a q* that is at least as good as q."""
-    gap, se = found["amortization"], found["amortization_se"]
+    gap, se = actual["amortization"], actual["amortization_se"]
     return (gap > -4.5 * se - 1e-3).all() and gap.mean() > -4 * se.square().mean().sqrt() - 1e-3
 
 
@@ -138,9 +138,9 @@ def test_the_steps_of_a_semi_amortized_guide_leave_little_to_amortize(model):
     guide = spoilt(model, truth, "amortized", x)[0]
     semi = SemiAmortized(model, guide, steps=80, lr=0.03, num_samples=30)
     options = {**FAST, "num_samples": 2000, "max_steps": 50}
-    found = pv.diagnostics.inference_gaps(model, semi, x, **options)
-    assert not_negative(found) and found["amortization"].mean() < 0.02
-    assert found["approximation"].mean() == pytest.approx(float(truth.approximation), abs=0.03)
+    actual = pv.diagnostics.inference_gaps(model, semi, x, **options)
+    assert not_negative(actual) and actual["amortization"].mean() < 0.02
+    assert actual["approximation"].mean() == pytest.approx(float(truth.approximation), abs=0.03)
 
 
 def test_the_search_reports_its_progress_and_the_tail_of_its_weights(model):
@@ -148,13 +148,13 @@ def test_the_search_reports_its_progress_and_the_tail_of_its_weights(model):
     guide, _ = spoilt(model, Truth(model, x), "amortized", x)
     options = {**FAST, "importance_samples": 500, "max_steps": 100, "num_samples": 100}
     fractions = []
-    found = pv.diagnostics.inference_gaps(model, guide, x, **options, on_progress=fractions.append)
+    actual = pv.diagnostics.inference_gaps(model, guide, x, **options, on_progress=fractions.append)
     assert fractions == sorted(fractions) and fractions[0] == pytest.approx(0.5)
     assert fractions[-1] == pytest.approx(1.0)
-    assert found["pareto_k"].shape == (N,) and found["pareto_k"].median() < 0.7
+    assert actual["pareto_k"].shape == (N,) and actual["pareto_k"].median() < 0.7
     quiet = pv.diagnostics.inference_gaps(model, guide, x, **options)
-    for name in found:
-        torch.testing.assert_close(found[name], quiet[name], rtol=0, atol=0, equal_nan=True)
+    for name in actual:
+        torch.testing.assert_close(actual[name], quiet[name], rtol=0, atol=0, equal_nan=True)
     exact = {**options, "log_likelihood": torch.zeros(N).double()}
     assert pv.diagnostics.inference_gaps(model, guide, x, **exact)["pareto_k"].isnan().all()
 
@@ -162,8 +162,8 @@ def test_the_search_reports_its_progress_and_the_tail_of_its_weights(model):
 def test_a_search_that_ends_far_away_leaves_the_guide_as_it_is(model):
     x = model(size=N).detach()
     guide, _ = spoilt(model, Truth(model, x), "amortized", x)
-    found = pv.diagnostics.inference_gaps(model, guide, x, **FAST, lr=20.0, max_steps=50)
-    assert (found["amortization"] == 0).all() and (found["amortization_se"] == 0).all()
+    actual = pv.diagnostics.inference_gaps(model, guide, x, **FAST, lr=20.0, max_steps=50)
+    assert (actual["amortization"] == 0).all() and (actual["amortization_se"] == 0).all()
 
 
 # ------------------------------------------------- bounds stay bounds, with their errors
@@ -178,10 +178,10 @@ def test_the_better_of_two_noisy_bounds_on_one_data_point_is_still_a_bound(model
     guide, _ = spoilt(model, truth, "amortized", x)
     options = {"num_samples": 2, "importance_samples": 20, "max_steps": 2, "lr": 1e-3}
     options["annealing"] = {"num_steps": 3, "num_chains": 16, "leapfrog": 1}
-    found = [
+    actual = [
         pv.diagnostics.inference_gaps(model, guide, x, **options, seed=seed) for seed in range(60)
     ]
-    error = torch.cat([f["log_likelihood"] for f in found]) - truth.evidence
+    error = torch.cat([f["log_likelihood"] for f in actual]) - truth.evidence
     assert error.std() > 0.1
     assert error.mean() < 3 * error.std() / math.sqrt(len(error))
 
@@ -200,12 +200,12 @@ def test_the_best_guide_of_a_family_has_no_amortization_gap_on_average(model, mo
             pyro.sample("z", dist.Normal(loc, truth.scale).to_event(1))
 
     options = {"num_samples": 2, "max_steps": 10, "log_likelihood": truth.evidence}
-    found = pv.diagnostics.inference_gaps(model, guide, x, **options)
-    gap, se = found["amortization"], found["amortization_se"]
+    actual = pv.diagnostics.inference_gaps(model, guide, x, **options)
+    gap, se = actual["amortization"], actual["amortization_se"]
     moved = se > 0
     assert moved.double().mean() > 0.1
     assert gap[moved].mean() < 3 * gap[moved].std() / math.sqrt(moved.sum())
-    error = found["elbo_optimal"] - (truth.evidence - truth.approximation)
+    error = actual["elbo_optimal"] - (truth.evidence - truth.approximation)
     assert error.mean() < 3 * error.std() / math.sqrt(len(x))
 
 
@@ -215,17 +215,17 @@ def test_standard_errors_are_those_of_repetitions(model, monkeypatch):
     truth = Truth(model, x)
     guide, _ = spoilt(model, truth, "amortized", x)
     options = {"num_samples": 40, "importance_samples": 100, "max_steps": 2, "lr": 0.02}
-    found = pv.diagnostics.inference_gaps(model, guide, x, **options, annealing=False)
+    actual = pv.diagnostics.inference_gaps(model, guide, x, **options, annealing=False)
     for name in ("elbo", "log_likelihood"):
-        assert found[f"{name}_se"].mean() == pytest.approx(float(found[name].std()), rel=0.2)
-    assert len(found["elbo"].unique()) == len(x)  # chunks have noise of their own
-    expected = found["log_likelihood_se"].hypot(found["elbo_optimal_se"])
-    torch.testing.assert_close(found["approximation_se"], expected)
+        assert actual[f"{name}_se"].mean() == pytest.approx(float(actual[name].std()), rel=0.2)
+    assert len(actual["elbo"].unique()) == len(x)  # chunks have noise of their own
+    expected = actual["log_likelihood_se"].hypot(actual["elbo_optimal_se"])
+    torch.testing.assert_close(actual["approximation_se"], expected)
     annealing = {"num_steps": 3, "num_chains": 50}
     monkeypatch.setattr(gaps, "_pilot", lambda *_: math.inf)
-    found = pv.diagnostics.inference_gaps(model, guide, x, **options, annealing=annealing)
-    assert found["log_likelihood_se"].mean() == pytest.approx(
-        float(found["log_likelihood"].std()), rel=0.25
+    actual = pv.diagnostics.inference_gaps(model, guide, x, **options, annealing=annealing)
+    assert actual["log_likelihood_se"].mean() == pytest.approx(
+        float(actual["log_likelihood"].std()), rel=0.25
     )
 
 
@@ -250,11 +250,11 @@ def test_a_multivariate_normal_is_moved_however_its_matrix_is_given(model, matri
             pyro.sample("z", dist.MultivariateNormal(loc, **MATRICES[matrix](covariance)))
 
     options = {**FAST, "num_samples": 2000, "log_likelihood": truth.evidence}
-    found = pv.diagnostics.inference_gaps(model, guide, x, **options)
+    actual = pv.diagnostics.inference_gaps(model, guide, x, **options)
     shift = torch.full((LATENT,), MOVE, dtype=torch.float64)
     lost = shift @ truth.precision @ shift + LATENT * (WIDEN**2 - 1 - 2 * math.log(WIDEN))
-    assert found["approximation"].mean() == pytest.approx(0, abs=0.01)
-    assert found["amortization"].mean() == pytest.approx(float(lost / 2), abs=0.06)
+    assert actual["approximation"].mean() == pytest.approx(0, abs=0.01)
+    assert actual["amortization"].mean() == pytest.approx(float(lost / 2), abs=0.06)
 
 
 def numbers(*shape):
@@ -348,13 +348,13 @@ def test_discrete_latents_stay_in(side):
         truth = (distribution.log_prob(x.unsqueeze(1)) + model.p_y().logits).logsumexp(-1)
     given = {"y": ["x"], "z": ["x", "y"]} if "y" in side else None
     guide = Guide(model, given=given, family={"z": MultivariateNormal()}, network=NET).double()
-    found = pv.diagnostics.inference_gaps(model, guide, x, **FAST)
-    torch.testing.assert_close(found["log_likelihood"], truth, atol=0.08, rtol=0)
+    actual = pv.diagnostics.inference_gaps(model, guide, x, **FAST)
+    torch.testing.assert_close(actual["log_likelihood"], truth, atol=0.08, rtol=0)
     if given:
-        assert found["approximation"].mean() < 0.02
+        assert actual["approximation"].mean() < 0.02
     else:
-        assert 0.0 < found["approximation"].mean() < math.log(2) + 0.02
-    assert found["amortization"].mean() > 0.3
+        assert 0.0 < actual["approximation"].mean() < math.log(2) + 0.02
+    assert actual["amortization"].mean() > 0.3
 
 
 def test_the_evidence_is_the_better_of_two_bounds_and_chunks_make_no_difference(model, monkeypatch):
@@ -363,17 +363,17 @@ def test_the_evidence_is_the_better_of_two_bounds_and_chunks_make_no_difference(
     before = torch.get_rng_state()
     options = {"importance_samples": 1, "annealing": {"num_steps": 60}, "num_samples": 300}
     options |= {"max_steps": 50, "lr": 1e-4}  # so that q* is hardly better, and AIS is
-    found = pv.diagnostics.inference_gaps(model, guide, x, **options)
+    actual = pv.diagnostics.inference_gaps(model, guide, x, **options)
     assert torch.equal(before, torch.get_rng_state())
     annealed = pv.diagnostics.ais(model, x, num_steps=60)
-    torch.testing.assert_close(found["log_likelihood"], annealed)
+    torch.testing.assert_close(actual["log_likelihood"], annealed)
     monkeypatch.setattr(pv.evaluate.chunked, "MEMORY_BUDGET", 4 * 8 * 512 * 16 * 4 * 3)
     monkeypatch.setattr(gaps, "SELECTION_DRAWS", 20)
     again = pv.diagnostics.inference_gaps(model, guide, x, **options)
-    assert (found["amortization"] < 0.02).all()
+    assert (actual["amortization"] < 0.02).all()
     for name in ("elbo", "elbo_optimal"):
-        se = again[f"{name}_se"].hypot(found[f"{name}_se"])
-        assert ((again[name] - found[name]).abs() < 4.5 * se).all()
+        se = again[f"{name}_se"].hypot(actual[f"{name}_se"])
+        assert ((again[name] - actual[name]).abs() < 4.5 * se).all()
 
 
 @pytest.mark.parametrize(

@@ -164,12 +164,12 @@ def test_completions_of_a_mixture_have_the_probabilities_that_quadrature_gives(k
     mask = torch.tensor([True, False, False, True])
     truth = patterns_given_observed(model, x[0], mask)
     done = pv.impute(model, guide, x, mask, num_samples=4000, steps=300)
-    found = torch.bincount(
+    actual = torch.bincount(
         (done.x[:, 0, 1:3] @ torch.tensor([2.0, 1]).double()).long(), minlength=4
     )
     error = (truth * (1 - truth) / 4000).sqrt()
     assert truth.max() < 0.9 and done.acceptance < 0.7
-    assert ((found / 4000 - truth).abs() < 4 * error).all()
+    assert ((actual / 4000 - truth).abs() < 4 * error).all()
 
 
 def test_completion_says_what_it_cannot_do(linear, x):
@@ -265,12 +265,12 @@ def test_most_probable_values_are_taken_with_their_own_means():
     model, guide = mixture("y in the guide")
     torch.manual_seed(0)
     x = torch.bernoulli(torch.full((50, B), 0.5).double())
-    found = pv.evaluate.sample_posterior(model, guide, x, mean=True)
+    actual = pv.evaluate.sample_posterior(model, guide, x, mean=True)
     with torch.no_grad():
         y = torch.nn.functional.one_hot(guide.factors["y"](x=x).logits.argmax(-1), K).double()
         z = guide.factors["z"](x=x, y=y).mean
-    assert torch.equal(found["y"], y) and len(y.argmax(-1).unique()) > 1
-    torch.testing.assert_close(found["z"], z)
+    assert torch.equal(actual["y"], y) and len(y.argmax(-1).unique()) > 1
+    torch.testing.assert_close(actual["z"], z)
 
 
 def test_values_that_a_model_does_not_accept_raise(linear):
@@ -388,13 +388,13 @@ def test_conditional_models_are_generated_from_with_their_covariates():
 @pytest.mark.parametrize("path", ["linear", "spherical"])
 def test_a_path_starts_and_ends_at_the_reconstructions(linear, x, path):
     model, guide = linear
-    found = pv.interpolate(model, guide, x[:1], x[1:], steps=5, path=path)
-    assert found.shape == (1, 5, D)
+    actual = pv.interpolate(model, guide, x[:1], x[1:], steps=5, path=path)
+    assert actual.shape == (1, 5, D)
     rebuilt = pv.evaluate.reconstruct(model, guide, x)
-    torch.testing.assert_close(found[0, [0, -1]], rebuilt)
+    torch.testing.assert_close(actual[0, [0, -1]], rebuilt)
     w, b = model.p_x.head.maps["z"].weight.detach(), model.p_x.head.bias.detach()
     codes = pv.evaluate.encode(model, guide, x)["z"]
-    middle = torch.linalg.lstsq(w, (found[0, 2] - b).unsqueeze(-1)).solution.squeeze(-1)
+    middle = torch.linalg.lstsq(w, (actual[0, 2] - b).unsqueeze(-1)).solution.squeeze(-1)
     if path == "linear":
         torch.testing.assert_close(middle, codes.mean(0))
     else:  # sin(w / 2) / sin w = 1 / (2 cos(w / 2))
@@ -418,21 +418,21 @@ def test_a_traversal_moves_one_unit_by_the_priors_standard_deviations(linear):
     model, guide = linear
     torch.manual_seed(0)
     data = model(size=500).detach()
-    found = pv.traverse(model, guide, data, steps=5, span=2.0, start=3)
+    actual = pv.traverse(model, guide, data, steps=5, span=2.0, start=3)
     w, b = model.p_x.head.maps["z"].weight.detach(), model.p_x.head.bias.detach()
     codes = pv.evaluate.encode(model, guide, data)["z"]
     torch.testing.assert_close(
-        found.values[:, 0], torch.full((2,), -2.0).double(), atol=0.25, rtol=0
+        actual.values[:, 0], torch.full((2,), -2.0).double(), atol=0.25, rtol=0
     )
-    for row, unit in enumerate(found.units):
+    for row, unit in enumerate(actual.units):
         z = codes[3].expand(5, LATENT).clone()
-        z[:, unit] = found.values[row]
-        torch.testing.assert_close(found.x[row], z @ w.T + b)
-    assert found.activity[0] >= found.activity[1]
+        z[:, unit] = actual.values[row]
+        torch.testing.assert_close(actual.x[row], z @ w.T + b)
+    assert actual.activity[0] >= actual.activity[1]
     # a posterior's share of the prior's variance: Var E[z | x] = I - posterior covariance
     q = guide.factors["z"](x=data[:1]).covariance_matrix[0].diagonal()
-    torch.testing.assert_close(found.activity, 1 - q.detach()[found.units], atol=0.15, rtol=0)
-    assert pv.traverse(model, guide, data, units=1, steps=2).units.tolist() == [found.units[0]]
+    torch.testing.assert_close(actual.activity, 1 - q.detach()[actual.units], atol=0.15, rtol=0)
+    assert pv.traverse(model, guide, data, units=1, steps=2).units.tolist() == [actual.units[0]]
     with pytest.raises(pv.UserError, match=r"units must be numbers in 0\.\.1 of 'z'"):
         pv.traverse(model, guide, data, units=[2])
 
@@ -464,10 +464,10 @@ def test_below_a_moved_latent_the_hierarchy_follows_at_its_means():
     with torch.no_grad():
         top = model.p_x(z1=model.p_z1(z2=codes["z2"]).mean).mean
         low = model.p_x(z1=codes["z1"]).mean
-    found = pv.interpolate(model, guide, x[:1], x[1:], steps=3)[0]  # z2, the topmost, moves
-    torch.testing.assert_close(found[[0, -1]], top)
-    found = pv.interpolate(model, guide, x[:1], x[1:], steps=3, latent="z1")[0]
-    torch.testing.assert_close(found[[0, -1]], low)
+    actual = pv.interpolate(model, guide, x[:1], x[1:], steps=3)[0]  # z2, the topmost, moves
+    torch.testing.assert_close(actual[[0, -1]], top)
+    actual = pv.interpolate(model, guide, x[:1], x[1:], steps=3, latent="z1")[0]
+    torch.testing.assert_close(actual[[0, -1]], low)
     assert pv.traverse(model, guide, x, latent="z1", steps=3).x.shape == (3, 3, D)
     with pytest.raises(pv.UserError, match="unknown continuous latent 'z3'"):
         pv.interpolate(model, guide, x[:1], x[1:], latent="z3")

@@ -101,15 +101,15 @@ def test_codes_given_by_the_latents_name_are_decoded():
 
 
 def test_a_traversal_moves_the_units_of_a_latent_of_any_name():
-    found = pv.traverse(model, guide, X, steps=3, span=2.0, start=1)
+    actual = pv.traverse(model, guide, X, steps=3, span=2.0, start=1)
     codes = posterior_mean(X)
-    for row, unit in enumerate(found.units):
+    for row, unit in enumerate(actual.units):
         code = codes[1].expand(3, LATENT).clone()
-        code[:, unit] = found.values[row]
-        torch.testing.assert_close(found.x[row], code @ W.T + BIAS)
+        code[:, unit] = actual.values[row]
+        torch.testing.assert_close(actual.x[row], code @ W.T + BIAS)
     # the prior's standard deviation is 1; 1,000 draws of it
     torch.testing.assert_close(
-        found.values[:, 2], torch.full((2,), 2.0, dtype=torch.float64), atol=0.3, rtol=0
+        actual.values[:, 2], torch.full((2,), 2.0, dtype=torch.float64), atol=0.3, rtol=0
     )
 
 
@@ -415,9 +415,9 @@ def test_a_required_covariate_of_any_name_is_passed_by_name():
     torch.testing.assert_close(predict_mean(conditional, w=w, example={"x": x}), 3 * w)
     path = pv.interpolate(conditional, conditional_guide, x, x.flip(0), steps=3, w=w)
     torch.testing.assert_close(path[:, 0], rebuilt)
-    found = pv.traverse(conditional, conditional_guide, x, steps=3, start=2, w=w)
+    actual = pv.traverse(conditional, conditional_guide, x, steps=3, start=2, w=w)
     torch.testing.assert_close(
-        found.x[0, :, 1 - found.units[0]], rebuilt[2, 1 - found.units[0]].expand(3)
+        actual.x[0, :, 1 - actual.units[0]], rebuilt[2, 1 - actual.units[0]].expand(3)
     )
     mask = torch.tensor([True, False])
     done = pv.impute(conditional, conditional_guide, x[:1], mask, 4000, steps=30, w=w[:1])
@@ -465,10 +465,10 @@ def test_a_declared_guide_reads_a_covariate_of_any_name():
 
 def test_simulation_with_a_covariate_of_any_name_calibrates_an_exact_guide():
     w = torch.randn(500, 2, generator=torch.Generator().manual_seed(1), dtype=torch.float64)
-    found = pv.diagnostics.simulation_based_calibration(
+    actual = pv.diagnostics.simulation_based_calibration(
         conditional, conditional_guide, 500, num_samples=19, example={"x": X[:, :2]}, w=w
     )["z"]
-    assert found["ks_p"].min() > 1e-3
+    assert actual["ks_p"].min() > 1e-3
     gap = pv.diagnostics.bdmc(
         conditional, conditional_guide, 5, 3, 2, 2, example={"x": X[:, :2]}, w=w[:5]
     )["gap"]
@@ -628,9 +628,9 @@ def test_a_model_with_size_names_its_data_site_by_an_example():
 
 
 def test_the_ranks_of_an_exact_guide_are_uniform_where_the_data_site_is_called_obs():
-    found = pv.diagnostics.simulation_based_calibration(
+    actual = pv.diagnostics.simulation_based_calibration(
         model, guide, 2000, num_samples=9, bins=5, example={"x": X}
     )
-    assert found["code"]["chi2_p"].min() > 1e-3
-    ranks = found["code"]["ranks"].flatten().double()
+    assert actual["code"]["chi2_p"].min() > 1e-3
+    ranks = actual["code"]["ranks"].flatten().double()
     assert stats.kstest((ranks + 0.5) / 10, "uniform").statistic < 0.1

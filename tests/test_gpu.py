@@ -88,7 +88,7 @@ class TestFrontDoor:
         x, y = torch.rand(60, 1, 4, 4), torch.arange(60) % 3
         both = []
         for device in ("cpu", "cuda"):
-            values = x[::2], x[1::2].round()  # grey to train on, binary to validate on
+            values = x[::2], x[1::2].round()  # gray to train on, binary to validate on
             parts = [pv.data.Split(v.to(device), y[::2].to(device)) for v in values]
             data = pv.data.Data(*parts, binarize="dynamic", likelihood="bernoulli", num_classes=3)
             both += [data.keep_labels(6, seed=1), data.with_condition(pv.data.Labels(3))]

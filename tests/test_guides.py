@@ -301,14 +301,14 @@ def shu_guides(model):
 
 def replicates(model, guide, x, parameters, times=60, rows=300, objective=None):
     """Loss and gradient per data point, `[times, 1 + P]`: means over `rows` copies of one data point."""
-    many, found = x.expand(rows, D), []
+    many, actual = x.expand(rows, D), []
     objective = objective or pv.objectives.ELBO()
     for seed in range(times):
         torch.manual_seed(seed)
         loss = objective.differentiable_loss(model, guide, many) / rows
         gradients = torch.autograd.grad(loss, parameters)
-        found.append(torch.cat([loss.detach()[None], *[g.flatten() for g in gradients]]))
-    return torch.stack(found)
+        actual.append(torch.cat([loss.detach()[None], *[g.flatten() for g in gradients]]))
+    return torch.stack(actual)
 
 
 def agree(a, b, sigmas=5.0):
@@ -358,12 +358,12 @@ def test_a_relaxed_y_trains_under_pyros_validation():
     """Its values are in no categorical's support, yet nothing is refused and nothing changes."""
     model, x = mixture_vae(), binary()
     guide = shu_guides(model)["relaxed"]
-    parameters, found = [*model.parameters(), *guide.parameters()], []
+    parameters, actual = [*model.parameters(), *guide.parameters()], []
     for validate in (False, True):
         with pyro.validation_enabled(validate):
-            found.append(loss_and_gradients(model, guide, parameters, x=x))
-    torch.testing.assert_close(found[1], found[0], rtol=0, atol=0)
-    assert all(g.abs().sum() > 0 for g in found[1][1])
+            actual.append(loss_and_gradients(model, guide, parameters, x=x))
+    torch.testing.assert_close(actual[1], actual[0], rtol=0, atol=0)
+    assert all(g.abs().sum() > 0 for g in actual[1][1])
 
 
 def test_a_relaxed_y_nears_a_vertex_of_the_simplex_as_its_temperature_falls():

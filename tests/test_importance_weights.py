@@ -49,17 +49,17 @@ def test_their_log_mean_is_the_log_likelihood_and_their_law_known():
 @pytest.mark.parametrize("ratio", [1.0, 1.5, 3.0])
 def test_the_effective_sample_size_of_a_wide_guide(ratio):
     """E[w]^2 / E[w^2] = sqrt(2 r^2 - 1) / r^2 of normals whose scales have the ratio r."""
-    found = pv.diagnostics.importance_diagnostics(model, guide_of(ratio), data(), 2000)["ess"]
+    actual = pv.diagnostics.importance_diagnostics(model, guide_of(ratio), data(), 2000)["ess"]
     share = math.sqrt(2 * ratio**2 - 1) / ratio**2
-    assert found.mean() / 2000 == pytest.approx(share, rel=0.01)
+    assert actual.mean() / 2000 == pytest.approx(share, rel=0.01)
 
 
 @pytest.mark.parametrize("ratio", [0.5, 0.7, 0.9])
 def test_the_tail_of_a_narrow_guides_weights(ratio):
     """w = exp(z^2 (1 - r^2) / 2r^2), z ~ N(0, r^2): P(w > t) falls as t^(-1 / (1 - r^2))."""
-    found = pv.diagnostics.importance_diagnostics(model, guide_of(ratio), data(), 4000)["pareto_k"]
-    assert found.mean() == pytest.approx(1 - ratio**2, abs=0.12)
-    assert found.shape == (N,)
+    actual = pv.diagnostics.importance_diagnostics(model, guide_of(ratio), data(), 4000)["pareto_k"]
+    assert actual.mean() == pytest.approx(1 - ratio**2, abs=0.12)
+    assert actual.shape == (N,)
 
 
 @pytest.mark.parametrize("num_samples", [100, 200, 400, 2500])
@@ -86,15 +86,15 @@ def test_the_error_of_the_log_mean_is_that_of_repetitions(num_samples):
 
 
 def test_ess_and_pareto_k_distinguish_equal_weights_from_a_single_one():
-    found = pv.diagnostics.importance_diagnostics(model, guide_of(1.0), data(), 100)["pareto_k"]
-    assert (found == -math.inf).all()
-    found = pv.diagnostics.importance_diagnostics(model, guide_of(1e-3), data(), 200)
-    assert found["pareto_k"].mean() > 0.7 and found["ess"].mean() < 60
+    actual = pv.diagnostics.importance_diagnostics(model, guide_of(1.0), data(), 100)["pareto_k"]
+    assert (actual == -math.inf).all()
+    actual = pv.diagnostics.importance_diagnostics(model, guide_of(1e-3), data(), 200)
+    assert actual["pareto_k"].mean() > 0.7 and actual["ess"].mean() < 60
 
 
 def test_wrong_uses_raise_one_line():
-    with pytest.raises(pv.UserError, match="num_samples takes whole numbers from 25"):
+    with pytest.raises(pv.UserError, match="num_samples must be an integer >= 25"):
         pv.diagnostics.importance_diagnostics(model, guide_of(1.0), data(), 10)
-    grey = pv.models.VAE((3,), 2, "grey-bernoulli")
+    gray = pv.models.VAE((3,), 2, "gray-bernoulli")
     with pytest.raises(pv.UserError, match="not a log-likelihood"):
-        pv.diagnostics.importance_weights(grey, pv.guides.Guide(grey), torch.rand(2, 3))
+        pv.diagnostics.importance_weights(gray, pv.guides.Guide(gray), torch.rand(2, 3))

@@ -24,7 +24,7 @@ def pair(likelihood="normal", model=pv.models.VAE, **options):
     return model, pv.guides.Guide(model, network=SMALL)
 
 
-def grey(seed=1):
+def gray(seed=1):
     return torch.rand(N, D, generator=torch.Generator().manual_seed(seed))
 
 
@@ -61,7 +61,7 @@ CARRIERS = {
 @pytest.mark.parametrize("carrier", CARRIERS)
 def test_the_carrier_of_x_does_not_change_an_evaluator(carrier):
     model, guide = pair()
-    x, carried = grey(), CARRIERS[carrier](grey())
+    x, carried = gray(), CARRIERS[carrier](gray())
     for function in (
         evaluate.elbo,
         evaluate.log_likelihood,
@@ -70,9 +70,9 @@ def test_the_carrier_of_x_does_not_change_an_evaluator(carrier):
         lambda m, _, x: diagnostics.ais(m, x, num_steps=3, num_chains=2),
     ):
         options = {"num_samples": 5} if function is evaluate.log_likelihood else {}
-        found = function(model, guide, carried, **options)
-        assert found.dtype == torch.float32
-        assert torch.equal(found, function(model, guide, x, **options))
+        actual = function(model, guide, carried, **options)
+        assert actual.dtype == torch.float32
+        assert torch.equal(actual, function(model, guide, x, **options))
 
 
 @pytest.mark.parametrize(
@@ -80,7 +80,7 @@ def test_the_carrier_of_x_does_not_change_an_evaluator(carrier):
 )  # a list of tensors is batches
 def test_the_carrier_of_x_does_not_change_training(carrier):
     losses = []
-    for x in (grey(), CARRIERS[carrier](grey())):
+    for x in (gray(), CARRIERS[carrier](gray())):
         run = pv.fit(*pair(), x, 2, progress=False, compile=False)
         losses.append([row["loss"] for row in run.history])
     assert losses[0] == losses[1]
@@ -89,26 +89,26 @@ def test_the_carrier_of_x_does_not_change_training(carrier):
 @pytest.mark.parametrize("dtype", [torch.int32, torch.int64, torch.uint8, torch.bool])
 def test_whole_numbers_are_scored_as_floats(dtype):
     model, guide = pair("bernoulli")
-    x = (grey() > 0.5).to(dtype)
+    x = (gray() > 0.5).to(dtype)
     as_floats = x.float() / (255 if dtype == torch.uint8 else 1)
-    if dtype == torch.uint8:  # 8-bit integers are grey levels
+    if dtype == torch.uint8:  # 8-bit integers are gray levels
         x, as_floats = 255 * x, (255 * x).float() / 255
     for bound in (evaluate.elbo, evaluate.log_likelihood):
-        found = bound(model, guide, x, num_samples=5)
-        assert found.is_floating_point()
-        assert torch.equal(found, bound(model, guide, as_floats, num_samples=5))
+        actual = bound(model, guide, x, num_samples=5)
+        assert actual.is_floating_point()
+        assert torch.equal(actual, bound(model, guide, as_floats, num_samples=5))
 
 
 def test_half_precision_data_have_bounds_of_the_models_precision():
     model, guide = pair()
-    x = grey().half()
+    x = gray().half()
     assert torch.equal(evaluate.elbo(model, guide, x), evaluate.elbo(model, guide, x.float()))
     assert evaluate.log_likelihood(model, guide, x, num_samples=3).dtype == torch.float32
 
 
 def test_a_float64_model_takes_float32_numbers():
     model, guide = (m.double() for m in pair())
-    x = grey()
+    x = gray()
     assert evaluate.elbo(model, guide, x).dtype == torch.float64
     assert torch.equal(evaluate.elbo(model, guide, x.double()), evaluate.elbo(model, guide, x))
     pv.fit(model, guide, x, 1, progress=False, compile=False)
@@ -116,7 +116,7 @@ def test_a_float64_model_takes_float32_numbers():
 
 def test_a_float64_default_dtype_changes_no_float32_pair():
     model, guide = pair()
-    x = grey().numpy()
+    x = gray().numpy()
     expected = evaluate.elbo(model, guide, x)
     torch.set_default_dtype(torch.float64)
     try:
@@ -130,7 +130,7 @@ def test_a_float64_default_dtype_changes_no_float32_pair():
 @pytest.mark.parametrize("dtype", [torch.uint8, torch.int32, torch.float64])
 def test_a_loader_trains_on_the_numbers_that_an_array_has(dtype):
     """Up to the noise, which falls on other rows: a factor of 255 would show."""
-    x = (255 * grey()).round().to(dtype)
+    x = (255 * gray()).round().to(dtype)
     x = x / 255 if dtype == torch.float64 else x
     losses = []
     for data in (x, DataLoader(TensorDataset(x), batch_size=N)):
@@ -143,11 +143,11 @@ def test_a_loader_trains_on_the_numbers_that_an_array_has(dtype):
 @pytest.mark.parametrize(
     "x, message",
     [
-        (grey().to_sparse(), "sparse or nested"),
-        (grey().to(torch.complex64), "complex"),
-        (grey().numpy() + 1j, "complex"),
-        (np.ma.masked_less(grey().numpy(), 0.5), "masked array with .* masked values"),
-        ((60_000 * grey().numpy()).astype("uint16"), "16-bit .* x / 65535"),
+        (gray().to_sparse(), "sparse or nested"),
+        (gray().to(torch.complex64), "complex"),
+        (gray().numpy() + 1j, "complex"),
+        (np.ma.masked_less(gray().numpy(), 0.5), "masked array with .* masked values"),
+        ((60_000 * gray().numpy()).astype("uint16"), "16-bit .* x / 65535"),
         (torch.full((N, D), 2**24 + 1), "whole numbers up to 16777217, which float32 cannot"),
         (np.full((N, D), "a"), "must be an array of numbers; it has text"),
         (np.full((N, D), None), "must be an array of numbers; it has object"),
@@ -158,7 +158,7 @@ def test_a_loader_trains_on_the_numbers_that_an_array_has(dtype):
             torch.zeros(N, D - 1),
             r"'x' has shape \[12, 5\], but this model was built for \[..., 6\]",
         ),
-        (grey() / 0, "x has 72 NaN or infinite values"),
+        (gray() / 0, "x has 72 NaN or infinite values"),
     ],
 )
 def test_what_would_lose_something_is_refused(x, message):
@@ -202,16 +202,16 @@ def test_a_value_outside_of_the_support_has_no_score(score, likelihood, bad):
 
 def test_encoding_needs_no_support():
     model, guide = pair("bernoulli")
-    assert evaluate.encode(model, guide, grey())["z"].shape == (N, 2)
+    assert evaluate.encode(model, guide, gray())["z"].shape == (N, 2)
 
 
-def test_a_stated_grey_bernoulli_has_a_score_and_no_likelihood():
-    model, guide = pair("grey-bernoulli")
-    x = grey()
+def test_a_stated_gray_bernoulli_has_a_score_and_no_likelihood():
+    model, guide = pair("gray-bernoulli")
+    x = gray()
     assert not evaluate.has_proper_likelihood(model, guide, x)
     assert torch.isfinite(evaluate.elbo(model, guide, x)).all()
     for score in ("log_likelihood", "importance_weights", "ais", "inference_gaps"):
-        with pytest.raises(pv.UserError, match="grey values in a Bernoulli"):
+        with pytest.raises(pv.UserError, match="gray values in a Bernoulli"):
             SCORES[score](model, guide, x)
 
 
@@ -263,7 +263,7 @@ def test_what_a_model_makes_of_x_is_what_must_be_in_the_support():
             pyro.sample("obs", fn, obs=(x > 0.5).float())
 
     expected = torch.full((N,), -D * float(torch.log(torch.tensor(2.0))))
-    torch.testing.assert_close(evaluate.elbo(model, z_guide, grey()), expected)
+    torch.testing.assert_close(evaluate.elbo(model, z_guide, gray()), expected)
 
 
 def test_masked_values_may_lie_anywhere():
@@ -276,7 +276,7 @@ def test_masked_values_may_lie_anywhere():
             fn = dist.Bernoulli(torch.full((D,), 0.5), validate_args=False).mask(seen).to_event(1)
             pyro.sample("obs", fn, obs=x)
 
-    x = (grey() > 0.5).float()
+    x = (gray() > 0.5).float()
     x[:, :2] = -1
     expected = torch.full((N,), -(D - 2) * float(torch.log(torch.tensor(2.0))))
     torch.testing.assert_close(evaluate.elbo(model, z_guide, x), expected)
@@ -293,9 +293,9 @@ def test_a_transformed_laws_support_is_its_own():
             pyro.sample("z", standard(x))
             pyro.sample("obs", dist.LogNormal(torch.zeros(D), 1.0).to_event(1), obs=x)
 
-    assert torch.isfinite(evaluate.elbo(model, z_guide, grey())).all()
+    assert torch.isfinite(evaluate.elbo(model, z_guide, gray())).all()
     with pytest.raises(pv.UserError, match="outside the support of its LogNormal"):
-        evaluate.elbo(model, z_guide, -grey())
+        evaluate.elbo(model, z_guide, -gray())
 
 
 def test_every_observed_site_is_compared():
@@ -306,10 +306,10 @@ def test_every_observed_site_is_compared():
             pyro.sample("w", dist.Poisson(torch.ones(len(x))), obs=w)
 
     w = torch.zeros(N)
-    assert torch.isfinite(evaluate.elbo(model, z_guide, grey(), w=w)).all()
+    assert torch.isfinite(evaluate.elbo(model, z_guide, gray(), w=w)).all()
     w[7] = -1
     with pytest.raises(pv.UserError, match="w has values outside the support of its Poisson"):
-        evaluate.log_likelihood(model, z_guide, grey(), w=w)
+        evaluate.log_likelihood(model, z_guide, gray(), w=w)
 
 
 def test_a_program_of_a_fixed_size_is_checked_with_all_its_rows():
@@ -342,7 +342,7 @@ def test_a_factor_is_no_likelihood():
     def with_factor(x):
         scored_model(x, factor=True)
 
-    x = grey()
+    x = gray()
     assert evaluate.has_proper_likelihood(scored_model, z_guide, x)
     assert not evaluate.has_proper_likelihood(with_factor, z_guide, x)
     for score in ("log_likelihood", "importance_weights", "ais"):
@@ -356,9 +356,9 @@ def test_deterministic_and_factor_sites_are_no_data():
     def with_factor(x):
         scored_model(x, factor=True)
 
-    data, latents = sites_of(with_factor, {"x": grey()})
+    data, latents = sites_of(with_factor, {"x": gray()})
     assert list(data) == ["x"] and list(latents) == ["z"]
-    pv.check_pair(scored_model, z_guide, grey())
+    pv.check_pair(scored_model, z_guide, gray())
 
 
 # ------------------------------------------------------------------------------------- names
@@ -371,7 +371,7 @@ def test_an_unknown_name_is_refused_with_the_nearest(name, message):
     def model(x, labels=None):
         scored_model(x)
 
-    x, others = grey(), {name: torch.zeros(N)}
+    x, others = gray(), {name: torch.zeros(N)}
     for function in (evaluate.elbo, evaluate.log_likelihood, evaluate.encode, pv.check_pair):
         with pytest.raises(
             pv.UserError, match=f"neither model nor guide takes '{name}'; {message}"
@@ -386,12 +386,12 @@ def test_labels_given_to_a_pair_without_any_are_refused():
     model, guide = pair()
     for y_guide in (guide, pv.guides.PriorGuide(model), pv.guides.SemiAmortized(model, guide)):
         with pytest.raises(pv.UserError, match="neither model nor guide takes 'y'"):
-            evaluate.elbo(model, y_guide, grey(), y=torch.zeros(N).long())
+            evaluate.elbo(model, y_guide, gray(), y=torch.zeros(N).long())
 
 
 def test_observed_labels_are_whole_numbers_or_one_hot_rows():
     model, guide = pair(model=pv.models.M2, num_classes=3)
-    x, y = grey(), torch.arange(N) % 3
+    x, y = gray(), torch.arange(N) % 3
     rows = torch.eye(3)[y]
     expected = evaluate.elbo(model, guide, x, y=rows)
     for given in (y, y.tolist(), y.to(torch.uint8), y.double(), rows.long(), rows.bool()):
@@ -442,42 +442,42 @@ def test_arrays_by_name_reach_the_arguments_of_that_name(name):
         seen.append((xs, ys))
         guide(xs, ys)
 
-    data = {name: grey(), "ys": YS}
+    data = {name: gray(), "ys": YS}
     pv.fit(model, recording, data, 1, batch_size=5, progress=False, compile=False)
     pyro.clear_param_store()
     assert {len(xs) for xs, _ in seen} >= {5, 2}  # two whole batches, and what is left
     for xs, ys in seen:  # each row of xs with the ys of its own
-        rows = (xs.unsqueeze(1) == grey()).all(-1).nonzero()[:, 1]
+        rows = (xs.unsqueeze(1) == gray()).all(-1).nonzero()[:, 1]
         assert torch.equal(ys, YS[rows])
 
 
 def test_a_loader_of_dicts_trains_by_name():
     model, guide = conditional_pair()
-    rows = [{"xs": a, "ys": b} for a, b in zip(grey(), YS, strict=True)]
+    rows = [{"xs": a, "ys": b} for a, b in zip(gray(), YS, strict=True)]
     run = pv.fit(model, guide, DataLoader(rows, 4), 1, progress=False, compile=False)
     assert run.history[0]["steps"] == 3
     with pytest.raises(
         pv.UserError, match="neither model nor guide takes 'yss'; did you mean 'ys'"
     ):
-        rows = [{"xs": a, "yss": b} for a, b in zip(grey(), YS, strict=True)]
+        rows = [{"xs": a, "yss": b} for a, b in zip(gray(), YS, strict=True)]
         pv.fit(model, guide, DataLoader(rows, 4), 1, progress=False)
 
 
 def test_named_arrays_are_validated_and_compared_by_name():
-    data = pv.data.from_arrays({"x": grey(), "ys": YS}, valid=4, test=4)
+    data = pv.data.from_arrays({"x": gray(), "ys": YS}, valid=4, test=4)
     model, guide = conditional_pair()
     run = pv.fit(model, guide, data, 1, progress=False, compile=False)
     valid = data.valid
     with torch.no_grad():
         expected = evaluate.elbo(model, guide, valid.x, seed=0, ys=valid.others["ys"]).mean()
     assert run.history[0]["elbo"] == pytest.approx(float(expected))
-    found = pv.compare(
+    actual = pv.compare(
         {"m": lambda: model}, {"g": lambda model: guide}, data, seeds=1, epochs=1, num_samples=30,
         num_gap_data=0, progress=False,
     )  # fmt: skip
     test = data.test
     expected = evaluate.elbo(model, guide, test.x, num_samples=400, ys=test.others["ys"]).mean()
-    assert found.rows[0]["elbo"] == pytest.approx(float(expected), abs=0.5)
+    assert actual.rows[0]["elbo"] == pytest.approx(float(expected), abs=0.5)
 
 
 def test_arrays_that_only_the_guide_takes_are_compared_too():
@@ -492,12 +492,12 @@ def test_arrays_that_only_the_guide_takes_are_compared_too():
             )
 
     _, guide = conditional_pair()
-    found = pv.compare(
-        {"m": lambda: model}, {"g": lambda model: guide}, {"x": grey(), "ys": YS}, seeds=1, epochs=1,
+    actual = pv.compare(
+        {"m": lambda: model}, {"g": lambda model: guide}, {"x": gray(), "ys": YS}, seeds=1, epochs=1,
         share_model=True, base_guide="g", num_samples=30, num_gap_data=2, progress=False,
         gap_options={"max_steps": 50, "num_samples": 10, "annealing": {"num_steps": 5}},
     )  # fmt: skip
-    row = found.rows[0]
+    row = actual.rows[0]
     assert row["log_likelihood"] >= row["elbo"] - 1
     pyro.clear_param_store()
 
@@ -523,7 +523,7 @@ def test_a_number_for_each_datum_is_data():
 
 
 def test_a_bad_batch_of_a_loader_is_named():
-    binary = (grey() > 0.5).float()
+    binary = (gray() > 0.5).float()
     for bad, message in ((float("nan"), "x has 1 NaN"), (0.5, "x has values outside the support")):
         x = binary.clone()
         x[9, 1] = bad
@@ -537,14 +537,14 @@ def test_a_bad_label_of_a_loader_is_named():
     model, guide = pair(model=pv.models.M2, num_classes=3)
     y = torch.arange(N) % 3
     y[10] = 3
-    loader = DataLoader(TensorDataset(grey(), y), batch_size=4)
+    loader = DataLoader(TensorDataset(gray(), y), batch_size=4)
     with pytest.raises(pv.UserError, match=r"batch 3 of epoch 1: labels must lie in 0\.\.2"):
         pv.fit(model, guide, loader, 1, observed=("x", "y"), progress=False, compile=False)
 
 
 def test_pyros_own_loss_agrees_on_named_arrays():
     model, guide = conditional_pair()
-    x = grey()
+    x = gray()
     loss = Trace_ELBO(num_particles=300, vectorize_particles=False).loss
     torch.manual_seed(0)
     pyros = -loss(model, guide, x, YS) / N

@@ -37,14 +37,14 @@ PRIVATE = (
 
 def test_no_other_file_touches_a_private_name():
     package = Path(pv.__file__).parent
-    found = {
+    actual = {
         f"{file.relative_to(package)}: {line.strip()}"
         for file in package.rglob("*.py")
         for line in file.read_text().splitlines()
         if any(re.search(pattern, line) for pattern in PRIVATE)
     }
-    assert all(line.startswith(("_pyro_internals", "_torch_internals")) for line in found)
-    assert found  # the patterns find what is there
+    assert all(line.startswith(("_pyro_internals", "_torch_internals")) for line in actual)
+    assert actual  # the patterns find what is there
 
 
 def test_sites_of_plates_and_deterministic_values_are_marked():

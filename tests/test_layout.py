@@ -151,17 +151,17 @@ def test_values_that_cannot_be_enumerated_in_parallel_are_summed_one_by_one(enum
 
     assert layout_of(wide_model, wide_guide, {"x": x}).discrete == "parallel"
     for function, draws in ((pv.evaluate.elbo, 3000), (pv.evaluate.log_likelihood, 3000)):
-        found, expected = (
+        actual, expected = (
             function(*pair, x, num_samples=draws)
             for pair in ((model, guide), (wide_model, wide_guide))
         )
-        torch.testing.assert_close(found, expected, atol=0.15, rtol=0)
-        torch.testing.assert_close(found.mean(), expected.mean(), atol=0.03, rtol=0)
-    found, expected = (
+        torch.testing.assert_close(actual, expected, atol=0.15, rtol=0)
+        torch.testing.assert_close(actual.mean(), expected.mean(), atol=0.03, rtol=0)
+    actual, expected = (
         pv.evaluate.responsibilities(*pair, x)
         for pair in ((model, guide), (wide_model, wide_guide))
     )
-    torch.testing.assert_close(found, expected)
+    torch.testing.assert_close(actual, expected)
 
 
 def test_a_latent_drawn_before_the_values_are_stacked_is_drawn_once():

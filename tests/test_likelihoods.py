@@ -1,4 +1,4 @@
-"""Count, color, grey-level and tabular data train, from Python and from the command line."""
+"""Count, color, gray-level and tabular data train, from Python and from the command line."""
 
 import numpy as np
 import pytest
@@ -45,17 +45,17 @@ def test_counts_of_a_low_rank_rate_are_learned(family):
     torch.manual_seed(0)
     model = pv.models.VAE((12,), 2, family, MLP((32,)))
     guide = trained(model, train, epochs=100, input_scaling={"x": (train.mean(0), train.std(0))})
-    found = pv.evaluate.log_likelihood(model, guide, test, 200).mean().item()
+    actual = pv.evaluate.log_likelihood(model, guide, test, 200).mean().item()
     constant = scipy.stats.poisson.logpmf(test, train.mean(0)).sum(-1).mean()
     truth = scipy.stats.poisson.logpmf(test, rate[500:]).sum(-1).mean()  # given z: not reachable
     assert truth - constant > 20
-    assert found > constant + 0.5 * (truth - constant)
+    assert actual > constant + 0.5 * (truth - constant)
 
 
 @pytest.mark.parametrize(
     "family", [DiscretizedLogistic(17), Categorical(17)], ids=["logistic", "free"]
 )
-def test_grey_levels_of_digits_are_learned(family):
+def test_gray_levels_of_digits_are_learned(family):
     """Better than each pixel's own histogram of 17 levels, by 5 nats a digit."""
     data = pv.data.load("digits", binarize="none")
     train, test = data.train.x, data.test.x
@@ -67,12 +67,12 @@ def test_grey_levels_of_digits_are_learned(family):
     torch.manual_seed(0)
     model = pv.models.VAE(data.x_shape, 8, family, MLP((64,)))
     guide = trained(model, data, epochs=25, lr=3e-3, input_scaling={"x": (0.5, 0.5)})
-    found = pv.evaluate.log_likelihood(model, guide, test, 50).mean().item()
-    assert found > independent + 5
+    actual = pv.evaluate.log_likelihood(model, guide, test, 50).mean().item()
+    assert actual > independent + 5
 
 
 def color_images(n=24, seed=0):
-    """Red or blue discs on grey levels of 1/255, `[N, 3, 8, 8]`."""
+    """Red or blue discs on gray levels of 1/255, `[N, 3, 8, 8]`."""
     generator = torch.Generator().manual_seed(seed)
     x = torch.rand(n, 3, 8, 8, generator=generator) * 0.2
     red = torch.arange(n) % 2 == 0
@@ -103,7 +103,7 @@ def test_every_likelihood_trains_on_color_images_with_either_network(name, netwo
     assert pv.evaluate.reconstruct(model, guide, x).shape == x.shape
 
 
-@pytest.mark.parametrize("name", sorted(set(LIKELIHOODS) - {"bernoulli", "grey-bernoulli"}))
+@pytest.mark.parametrize("name", sorted(set(LIKELIHOODS) - {"bernoulli", "gray-bernoulli"}))
 def test_the_recorded_step_gives_the_same_training_with_every_likelihood(name):
     x = color_images()
     if name in ("poisson", "negative-binomial"):
@@ -184,7 +184,7 @@ def test_counts_train_from_the_command_line(tmp_path, monkeypatch, capsys):
     np.savez("bytes.npz", x=counts(100)[0].numpy().clip(0, 255).astype(np.uint8))
     capsys.readouterr()
     assert main(["fit", "vae", "--data", "bytes.npz", "--likelihood", "poisson", *options]) == 1
-    assert "8-bit integers are taken as grey levels" in capsys.readouterr().err
+    assert "8-bit integers are taken as gray levels" in capsys.readouterr().err
 
 
 def test_counts_are_shown_on_a_stated_scale():

@@ -138,8 +138,8 @@ def test_a_data_set_says_what_it_needs():
     ],
 )  # fmt: skip
 def test_the_presets_for_28_by_28_images(name, expected):
-    found = methods.configure(name, "mnist")
-    assert {k: found[k] for k in expected} == expected
+    actual = methods.configure(name, "mnist")
+    assert {k: actual[k] for k in expected} == expected
 
 
 def test_every_preset_builds_from_its_own_options_alone():
@@ -226,15 +226,15 @@ def test_a_table_is_standardized_once_with_a_warning_and_not_if_told_so(tmp_path
     "options, message",
     [
         ({"lr": -1.0}, "lr must be positive"),
-        ({"epochs": 0}, "epochs takes whole numbers from 1"),
-        ({"batch_size": 0}, "batch_size takes whole numbers from 1"),
-        ({"patience": 0}, "patience takes whole numbers from 1"),
-        ({"weight_decay": -1.0}, "weight_decay must not be negative"),
+        ({"epochs": 0}, "epochs must be an integer >= 1"),
+        ({"batch_size": 0}, "batch_size must be an integer >= 1"),
+        ({"patience": 0}, "patience must be an integer >= 1"),
+        ({"weight_decay": -1.0}, "weight_decay must be non-negative"),
         ({"clip_norm": 0.0}, "clip_norm must be positive"),
         ({"schedule": "cosin"}, "did you mean 'cosine'"),
         ({"precision": "bf17"}, "did you mean 'bf16'"),
-        ({"num_labels": 0}, "num_labels takes whole numbers from 1"),
-        ({"hidden": [0]}, "hidden takes whole numbers from 1"),
+        ({"num_labels": 0}, "num_labels must be an integer >= 1"),
+        ({"hidden": [0]}, "hidden must be integers >= 1"),
     ],
 )
 def test_plain_settings_are_checked_before_the_data_are_loaded(options, message, monkeypatch):

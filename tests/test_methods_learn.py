@@ -20,7 +20,7 @@ OWN = {
     "m2-clustering": {"likelihood": "binomial"},
     "cvae-baseline": {"initialize.epochs": 5, "initialize.lr": 1e-3},
 }
-#: Nats above the pixels' frequencies, of 64 grey pixels and of 48 binary ones with 16 given.
+#: Nats above the pixels' frequencies, of 64 gray pixels and of 48 binary ones with 16 given.
 MARGIN, CONDITIONAL_MARGIN = 80.0, 1.0
 
 

@@ -43,11 +43,11 @@ def compare(kinds, name, options, runs=30, **overrides):
     model, guide = pair(name, **overrides)
     data = {k: v[:1].expand(60, *v.shape[1:]) for k, v in batch().items()}
     parameters = parameters_of(model, guide)
-    found = []
+    actual = []
     for kind in kinds:
         objective = kind(**options)
-        found.append(gradients(objective, (model, guide), data, parameters, runs, projected=True))
-    return found
+        actual.append(gradients(objective, (model, guide), data, parameters, runs, projected=True))
+    return actual
 
 
 def assert_same_mean(one, other):
@@ -140,12 +140,12 @@ def test_the_losses_are_the_bounds_themselves_and_so_is_the_models_gradient(name
     own = {id(p) for p in guide.parameters()}
     own |= {id(p) for p in model.parameters()} if name == "semi-amortized" else set()
     for path, bound in ((STL(num_particles=2), ELBO(num_particles=2)), (DReG(2), IWAE(2))):
-        found = value_and_gradients(path, model, guide)
-        wanted = value_and_gradients(bound, model, guide)
-        torch.testing.assert_close(found[0], wanted[0], rtol=1e-12, atol=0)
+        actual = value_and_gradients(path, model, guide)
+        expected = value_and_gradients(bound, model, guide)
+        torch.testing.assert_close(actual[0], expected[0], rtol=1e-12, atol=0)
         if name == "gsnn":  # the guide is made of the model's conditionals
             continue
-        for p, a, b in zip(parameters_of(model, guide), found[1], wanted[1], strict=True):
+        for p, a, b in zip(parameters_of(model, guide), actual[1], expected[1], strict=True):
             if id(p) not in own:
                 torch.testing.assert_close(a, b, rtol=1e-8, atol=1e-10)
 
@@ -209,8 +209,8 @@ def test_at_the_posterior_stl_has_no_gradient_for_the_guide_in_any_draw(objectiv
     exact = Exact(torch.tensor(0.8))
     x = torch.full((5,), 0.8)
     guides = [*exact.numbers.values()]
-    found = gradients(objective, (exact.model, exact.guide), {"x": x}, guides, runs=3)
-    assert found.abs().max() < 1e-10
+    actual = gradients(objective, (exact.model, exact.guide), {"x": x}, guides, runs=3)
+    assert actual.abs().max() < 1e-10
     elbo = gradients(ELBO(), (exact.model, exact.guide), {"x": x}, guides, runs=3)
     assert elbo.abs().max() > 0.1
     loss = objective.differentiable_loss(exact.model, exact.guide, x)
@@ -251,8 +251,8 @@ def test_an_auto_guides_gradient_goes_through_its_unconstrained_draw():
     data = {"x": x.repeat(30, 1), "index": torch.arange(4).repeat(30)}
     parameters = parameters_of(guide)
     for one, other in ((ELBO(), STL()), (IWAE(3), DReG(3))):
-        found = [gradients(o, (model, guide), data, parameters) for o in (one, other)]
-        assert_same_mean(*found)
+        actual = [gradients(o, (model, guide), data, parameters) for o in (one, other)]
+        assert_same_mean(*actual)
 
 
 def test_dreg_refuses_what_it_cannot_reparameterize():
@@ -273,8 +273,8 @@ def test_the_optimizer_is_given_parameters_alone(objective):
     model, guide = pair("vae")
     run = pv.fit(model, guide, batch()["x"], 1, objective=objective, progress=False)
     assert math.isfinite(run.history[0]["loss"])
-    found = leaf_parameters(lambda: objective.differentiable_loss(model, guide, batch()["x"]))
-    assert {id(p) for p in found} == {id(p) for p in parameters_of(model, guide)}
+    actual = leaf_parameters(lambda: objective.differentiable_loss(model, guide, batch()["x"]))
+    assert {id(p) for p in actual} == {id(p) for p in parameters_of(model, guide)}
 
 
 def test_their_settings_are_described_for_the_record():

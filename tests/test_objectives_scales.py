@@ -153,9 +153,9 @@ def test_one_scale_of_all_sites_multiplies_loss_and_gradient_once(name, structur
     assert gradient.abs().max() > 0.1
     for scale in ("plate", "whole"):
         pair = Pair(structure, scale)
-        found = loss_and_gradient(objective, pair, **others)
-        torch.testing.assert_close(found[0], pair.factor * loss, rtol=1e-11, atol=1e-11)
-        torch.testing.assert_close(found[1], pair.factor * gradient, rtol=1e-9, atol=1e-9)
+        actual = loss_and_gradient(objective, pair, **others)
+        torch.testing.assert_close(actual[0], pair.factor * loss, rtol=1e-11, atol=1e-11)
+        torch.testing.assert_close(actual[1], pair.factor * gradient, rtol=1e-9, atol=1e-9)
 
 
 def test_free_bits_are_compared_with_nats_per_data_point():
@@ -192,14 +192,14 @@ def test_a_scale_for_each_data_point_weighs_its_part_of_the_loss(name, structure
     scales = torch.linspace(0.5, 3.0, B, dtype=torch.float64)
     pair = Pair(structure, normal=FixedNoise)
     pair.one = tuple(poutine.scale(program, scales) for program in pair.one)
-    found = loss_and_gradient(objective, pair, **({"y": LABELS} if semi else {}))
+    actual = loss_and_gradient(objective, pair, **({"y": LABELS} if semi else {}))
     expected = [0.0, 0.0]
     for i, scale in enumerate(scales):
         rows = data(slice(i, i + 1)) | ({"y": LABELS[i : i + 1]} if semi else {})
         part = loss_and_gradient(objective, Pair(structure, normal=FixedNoise), **rows)
         expected = [e + scale * p for e, p in zip(expected, part, strict=True)]
-    torch.testing.assert_close(found[0], expected[0], rtol=1e-10, atol=0)
-    torch.testing.assert_close(found[1], expected[1], rtol=1e-9, atol=1e-10)
+    torch.testing.assert_close(actual[0], expected[0], rtol=1e-10, atol=0)
+    torch.testing.assert_close(actual[1], expected[1], rtol=1e-9, atol=1e-10)
 
 
 # ----------------------------------------------- scales and masks of single sites: Pyro's
@@ -239,11 +239,11 @@ def pyros():
 def test_scales_and_masks_of_single_sites_are_those_of_pyros_elbo(structure, sites, plate):
     """The general path at beta 1, which is no call of Pyro's loss."""
     pair = Pair(structure, plate, {**SITES, **ONE_SCALE}[sites])
-    wanted = loss_and_gradient(pyros(), pair)
+    expected = loss_and_gradient(pyros(), pair)
     for objective in (ELBO(beta=1 + 1e-14), ELBO(free_bits={"z": 0.0})):
-        found = loss_and_gradient(objective, pair)
-        torch.testing.assert_close(found[0], wanted[0], rtol=1e-11, atol=0)
-        torch.testing.assert_close(found[1], wanted[1], rtol=1e-9, atol=1e-10)
+        actual = loss_and_gradient(objective, pair)
+        torch.testing.assert_close(actual[0], expected[0], rtol=1e-11, atol=0)
+        torch.testing.assert_close(actual[1], expected[1], rtol=1e-9, atol=1e-10)
 
 
 @pytest.mark.parametrize("structure", ["guide-side", "y-after-z", "model-side"])
@@ -252,19 +252,19 @@ def test_masked_data_points_have_no_part_in_an_objective(name, structure):
     semi = isinstance(OBJECTIVES[name], SemiSupervised)
     others, of_rows = ({"y": LABELS}, {"y": LABELS[ROWS]}) if semi else ({}, {})
     pair = Pair(structure, None, masked("y", "z", "x"), FixedNoise)
-    found = loss_and_gradient(OBJECTIVES[name], pair, **others)
+    actual = loss_and_gradient(OBJECTIVES[name], pair, **others)
     alone = Pair(structure, normal=FixedNoise)
-    wanted = loss_and_gradient(OBJECTIVES[name], alone, **data(ROWS), **of_rows)
-    torch.testing.assert_close(found[0], wanted[0], rtol=1e-10, atol=1e-10)
-    torch.testing.assert_close(found[1], wanted[1], rtol=1e-9, atol=1e-10)
+    expected = loss_and_gradient(OBJECTIVES[name], alone, **data(ROWS), **of_rows)
+    torch.testing.assert_close(actual[0], expected[0], rtol=1e-10, atol=1e-10)
+    torch.testing.assert_close(actual[1], expected[1], rtol=1e-9, atol=1e-10)
 
 
 def test_probabilities_of_a_scaled_or_masked_latent_are_its_own():
     x = data()["x"]
     for sites in (scaled(y=3.0, z=2.0, x=0.5), masked("y", "z", "x")):
         pair = Pair("guide-side", None, sites)
-        found = trace_pair(*pair.one, data()).probabilities("y")
-        torch.testing.assert_close(found, (x @ pair.of_y).softmax(-1))
+        actual = trace_pair(*pair.one, data()).probabilities("y")
+        torch.testing.assert_close(actual, (x @ pair.of_y).softmax(-1))
     pair = Pair("model-side", "plate", scaled(y=3.0, z=3.0, x=3.0))
     traces = trace_pair(*pair.one, data())
     z = traces.guide["z"]["value"].unsqueeze(-1)
@@ -311,8 +311,8 @@ def test_a_subsampled_plate_changes_neither_the_loss_in_training_nor_its_clippin
         return torch.tensor([row["loss"] for row in run_.history]), weights
 
     plain, subsampled, unclipped = fitted(None, 0.05), fitted("plate", 0.05), fitted(None, None)
-    for found, wanted in zip(subsampled, plain, strict=True):
-        torch.testing.assert_close(found, wanted, rtol=1e-6, atol=1e-8)
+    for actual, expected in zip(subsampled, plain, strict=True):
+        torch.testing.assert_close(actual, expected, rtol=1e-6, atol=1e-8)
     assert (unclipped[1] - plain[1]).abs().max() > 1e-3  # clipping is in force
 
 
@@ -339,7 +339,7 @@ def test_the_mean_loss_is_per_data_point_however_the_plate_is_declared(plate):
         with pyro.plate("components", 4):
             pyro.sample("u", dist.Normal(0.0, 1.0))
 
-    found = PlainStep(Trace_ELBO(), (model, guide))({"x": x})
+    actual = PlainStep(Trace_ELBO(), (model, guide))({"x": x})
     rows = x[indices] if plate == "by itself" else x
     log_p = dist.Normal(0.3, 1.0).log_prob(rows).mean()
-    torch.testing.assert_close(found, -log_p)
+    torch.testing.assert_close(actual, -log_p)

@@ -50,8 +50,8 @@ def test_the_guides_mean_gradient_is_quadratures(case):
     parameters = parameters_of(guide)
     exact = flat_gradient(loss, parameters)
     data = {"x": datum().expand(500, -1)}
-    found = gradients(RWS(PARTICLES[case]), (model, guide), data, parameters)
-    assert_mean_is(found, exact)
+    actual = gradients(RWS(PARTICLES[case]), (model, guide), data, parameters)
+    assert_mean_is(actual, exact)
 
 
 @pytest.mark.parametrize("sleep", [0.0, 0.5])
@@ -59,7 +59,7 @@ def test_the_guides_mean_gradient_is_quadratures(case):
 def test_parameters_of_the_model_that_the_guide_reads_have_the_models_gradient_alone(name, sleep):
     """The prior as a guide would else count p(z)'s gradient twice."""
     model, guide = pair(name)
-    _, found = value_and_gradients(RWS(3, sleep), model, guide)
+    _, actual = value_and_gradients(RWS(3, sleep), model, guide)
     torch.manual_seed(3)
     enum = TraceEnum_ELBO(num_particles=3, vectorize_particles=True, max_plate_nesting=1)
     with warnings.catch_warnings():
@@ -72,21 +72,21 @@ def test_parameters_of_the_model_that_the_guide_reads_have_the_models_gradient_a
     log_p = log_p + model.p_x(**{k: values[k] for k in model.p_x.given}).log_prob(data["x"])
     weights = (log_p - q.nodes["z"]["log_prob"]).softmax(0).detach()
     parameters = parameters_of(model)
-    wanted = flat_gradient(-(weights * log_p).sum(), parameters)
-    gradient = torch.cat([g.flatten() for g in found[: len(parameters)]])
-    torch.testing.assert_close(gradient, wanted, rtol=1e-8, atol=1e-10)
-    assert wanted.abs().max() > 0.1
+    expected = flat_gradient(-(weights * log_p).sum(), parameters)
+    gradient = torch.cat([g.flatten() for g in actual[: len(parameters)]])
+    torch.testing.assert_close(gradient, expected, rtol=1e-8, atol=1e-10)
+    assert expected.abs().max() > 0.1
 
 
 def test_a_sampled_latent_is_fitted_as_a_summed_one_is():
     """With many particles both lower the KL from the posterior to the guide."""
-    found = []
+    actual = []
     for discrete in ("enumerate", "score_function"):
         model, guide = pair("shu-gmvae", discrete=discrete)
         data = {k: v[:1].expand(10, *v.shape[1:]) for k, v in batch().items()}
         q = parameters_of(guide.factors["y"])
-        found.append(gradients(RWS(1000), (model, guide), data, q, 20))
-    summed, sampled = found
+        actual.append(gradients(RWS(1000), (model, guide), data, q, 20))
+    summed, sampled = actual
     error = ((summed.var(0) + sampled.var(0)) / 20).sqrt()
     bias = 5e-3 * summed.mean(0).abs().max()  # falls as one over the particles
     assert ((summed.mean(0) - sampled.mean(0)).abs() < 5 * error + bias).all()
@@ -114,11 +114,11 @@ def test_asleep_the_guide_is_fitted_to_what_the_model_makes_up(name):
 
 def test_asleep_and_awake_are_weighed():
     model, guide = pair("vae")
-    found = []
+    actual = []
     for sleep in (0.0, 0.25, 1.0):
-        found.append(value_and_gradients(RWS(3, sleep), model, guide))
-    assert found[0][0] == found[1][0] == found[2][0]
-    for awake, both, asleep in zip(*(g for _, g in found), strict=True):
+        actual.append(value_and_gradients(RWS(3, sleep), model, guide))
+    assert actual[0][0] == actual[1][0] == actual[2][0]
+    for awake, both, asleep in zip(*(g for _, g in actual), strict=True):
         torch.testing.assert_close(both, 0.75 * awake + 0.25 * asleep)
 
 

@@ -74,8 +74,8 @@ def test_its_mean_gradient_is_quadratures(case, objective):
     fit = -(weights * (share * log_pi).sum(0)).sum()
     parameters = parameters_of(model, guide)
     exact = flat_gradient(loss + fit, parameters)
-    found = gradients(objective(PARTICLES[case]), (model, guide), many(), parameters)
-    assert_mean_is(found, exact)
+    actual = gradients(objective(PARTICLES[case]), (model, guide), many(), parameters)
+    assert_mean_is(actual, exact)
 
 
 def test_siwae_is_the_iwae_of_a_stratified_mixture():
@@ -116,9 +116,9 @@ def bound_of(log_w):
     return (log_w.flatten(0, 1).logsumexp(0) - math.log(log_w.shape[1])).sum()
 
 
-def assert_gradients(found, loss, parameters):
-    wanted = torch.autograd.grad(loss, parameters, allow_unused=True, retain_graph=True)
-    for g, w in zip(found, wanted, strict=True):
+def assert_gradients(actual, loss, parameters):
+    expected = torch.autograd.grad(loss, parameters, allow_unused=True, retain_graph=True)
+    for g, w in zip(actual, expected, strict=True):
         torch.testing.assert_close(g, torch.zeros_like(g) if w is None else w, rtol=1e-8, atol=1e-9)
 
 
@@ -126,16 +126,16 @@ def test_what_is_summed_after_a_chain_of_draws_is_fitted_at_fixed_draws():
     """z <- w and y <- z, w: all factors but q(y) have the bound's gradient, draw by draw."""
     model, _ = pair("gmvae")
     guide = pv.guides.Guide(model, CHAIN, network=SMALL).double()
-    _, found = value_and_gradients(IWAE(3), model, guide)
+    _, actual = value_and_gradients(IWAE(3), model, guide)
     parameters = parameters_of(model, guide)
     q, log_w = traces_by_hand(model, guide, 3)
     fixed = {name: q[name]["value"].detach() for name in ("w", "z")}
     log_q = guide.factors["y"](**fixed).logits.movedim(-1, 0)
     share = log_w.detach().flatten(0, 1).softmax(0).reshape(log_w.shape)
-    assert_gradients(found, -bound_of(log_w) - (share * log_q).sum(), parameters)
+    assert_gradients(actual, -bound_of(log_w) - (share * log_q).sum(), parameters)
     leaky = -bound_of(log_w) - (share * q["y"]["log_prob"]).sum()
     with pytest.raises(AssertionError):
-        assert_gradients(found, leaky, parameters)
+        assert_gradients(actual, leaky, parameters)
 
 
 @pytest.mark.parametrize("objective", [IWAE, DReG])
@@ -145,18 +145,18 @@ def test_the_steps_of_a_semi_amortized_guide_pass_no_fit_on_to_the_model(given, 
     model, _ = pair("vade")
     guide = pv.guides.Guide(model, given, network=SMALL)
     guide = pv.guides.SemiAmortized(model, guide, steps=2, lr=0.1).double()
-    _, found = value_and_gradients(objective(1), model, guide)
+    _, actual = value_and_gradients(objective(1), model, guide)
     if objective is DReG:  # the model's part, and what goes through the draws
         _, at_draws = value_and_gradients(DReGWithoutFit(1), model, guide)
-        wanted = at_draws[: len(parameters_of(model))]
-        for a, b in zip(found, wanted, strict=False):
+        expected = at_draws[: len(parameters_of(model))]
+        for a, b in zip(actual, expected, strict=False):
             torch.testing.assert_close(a, b, rtol=1e-8, atol=1e-9)
     else:
         _, log_w = traces_by_hand(model, guide, 1)
         parameters = parameters_of(model)
-        assert_gradients(found[: len(parameters)], -bound_of(log_w), parameters)
+        assert_gradients(actual[: len(parameters)], -bound_of(log_w), parameters)
     of_y = parameters_of(guide.guide.factors["y"])
-    gradient = dict(zip(map(id, parameters_of(model, guide)), found, strict=True))
+    gradient = dict(zip(map(id, parameters_of(model, guide)), actual, strict=True))
     assert all(gradient[id(p)].abs().max() > 1e-4 for p in of_y)
 
 
@@ -169,10 +169,10 @@ def test_the_prior_as_a_guide_is_not_fitted():
     """y and z are summed and drawn from the model's own prior: it has the bound's gradient once."""
     model, _ = pair("vade")
     guide = pv.guides.PriorGuide(model)
-    loss, found = value_and_gradients(IWAE(3), model, guide)
+    loss, actual = value_and_gradients(IWAE(3), model, guide)
     q, log_w = traces_by_hand(model, guide, 3)
     assert q["y"]["infer"]["_enumerate_dim"] is not None
-    assert_gradients(found, -bound_of(log_w), parameters_of(model))
+    assert_gradients(actual, -bound_of(log_w), parameters_of(model))
     torch.testing.assert_close(loss, -bound_of(log_w).detach())
 
 
@@ -216,8 +216,8 @@ def test_renyis_mean_gradient_is_quadratures(case, alpha):
     bound = (power.logsumexp(0) - math.log(PARTICLES[case])) / (1 - alpha)
     parameters = parameters_of(model, guide)
     exact = flat_gradient(-(weights * bound).sum(), parameters)
-    found = gradients(Renyi(alpha, PARTICLES[case]), (model, guide), many(), parameters)
-    assert_mean_is(found, exact)
+    actual = gradients(Renyi(alpha, PARTICLES[case]), (model, guide), many(), parameters)
+    assert_mean_is(actual, exact)
 
 
 # ----------------------------------------------------- a latent sampled without gradient
@@ -248,8 +248,8 @@ def test_a_sampled_latents_gradient_is_the_sums_over_every_draw(particles, alpha
     exact = flat_gradient(-coins.exact(torch.tensor(1.2), bound, particles), parameters)
     x = torch.full((500,), 1.2)
     objective = Renyi(alpha, particles) if alpha else IWAE(particles)
-    found = gradients(objective, (coins.model, coins.guide), {"x": x}, parameters)
-    assert_mean_is(found, exact)
+    actual = gradients(objective, (coins.model, coins.guide), {"x": x}, parameters)
+    assert_mean_is(actual, exact)
 
 
 # -------------------------------------------------------------------------------- scales

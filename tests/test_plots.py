@@ -42,9 +42,9 @@ def test_a_permuted_clustering_has_its_matches_on_the_diagonal():
     assert order.tolist() == permutation.tolist()
     _, ax = plots.axes()
     plots.contingency(ax, labels, clusters, 10)
-    found = cells(ax)
+    actual = cells(ax)
     assert ticks(ax.yaxis) == [str(i) for i in permutation.tolist()]
-    assert all(found[i, i] >= 9 for i in range(10)) and sum(found.values()) == 100
+    assert all(actual[i, i] >= 9 for i in range(10)) and sum(actual.values()) == 100
 
 
 def test_components_beyond_the_labels_follow_the_label_that_most_of_their_data_have():
@@ -103,9 +103,9 @@ def test_an_outline_is_the_boundary_of_its_mask():
 
 def test_a_traversal_has_the_values_of_its_units_and_a_framed_center():
     values = torch.stack([torch.linspace(-2.5, 2.5, 5), torch.linspace(-4.0, 6.0, 5)])
-    found = Traversal(torch.rand(2, 5, 1, 8, 8), torch.tensor([7, 3]), torch.ones(2), values)
+    actual = Traversal(torch.rand(2, 5, 1, 8, 8), torch.tensor([7, 3]), torch.ones(2), values)
     figure, ax = plots.axes()
-    plots.traversal(ax, found, span=2.5)
+    plots.traversal(ax, actual, span=2.5)
     assert ticks(ax.xaxis) == ["-2.5", "-1.2", "0", "1.2", "2.5"]
     assert ticks(ax.yaxis) == ["unit 7", "unit 3"]
     (right,) = ax.child_axes
@@ -117,8 +117,8 @@ def test_a_traversal_has_the_values_of_its_units_and_a_framed_center():
 def test_a_traversal_of_even_length_has_no_center_to_frame():
     values = torch.linspace(-2.5, 2.5, 4).expand(1, 4)
     _, ax = plots.axes()
-    found = Traversal(torch.rand(1, 4, 8, 8), torch.tensor([0]), torch.ones(1), values)
-    assert not plots.traversal(ax, found).collections
+    actual = Traversal(torch.rand(1, 4, 8, 8), torch.tensor([0]), torch.ones(1), values)
+    assert not plots.traversal(ax, actual).collections
 
 
 def test_the_ends_of_an_interpolation_are_framed():
@@ -165,7 +165,7 @@ def test_an_ellipse_contains_its_mass_of_a_normal():
     assert inside == pytest.approx(0.9, abs=0.01)  # four standard errors are 0.0085
 
 
-def test_units_are_sorted_by_their_kl_and_inactive_ones_are_grey():
+def test_units_are_sorted_by_their_kl_and_inactive_ones_are_gray():
     _, ax = plots.axes()
     plots.unit_kl(ax, torch.tensor([0.01, 3.0, 1.0]), torch.tensor([False, True, True]))
     assert ticks(ax.xaxis) == ["1", "2", "0"]

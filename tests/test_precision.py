@@ -15,7 +15,7 @@ METHODS = ["vae", "gmvae", "shu-gmvae", "m2", "vampprior"]
 
 @pytest.mark.parametrize("method", METHODS)
 def test_bf16_networks_have_nearly_the_gradients_and_float32_sites(method):
-    pair, batch, found = library_pair(method), digits_batch(64), []
+    pair, batch, actual = library_pair(method), digits_batch(64), []
     for dtype in (None, torch.bfloat16):
         for m in pair:
             m.zero_grad()
@@ -24,8 +24,8 @@ def test_bf16_networks_have_nearly_the_gradients_and_float32_sites(method):
             PlainStep(ELBO(), pair)(batch)
         gradients = [p.grad.flatten() for m in pair for p in m.parameters() if p.grad is not None]
         assert all(g.dtype == torch.float32 for g in gradients)
-        found.append(torch.cat(gradients))
-    off = (found[0] - found[1]).norm() / found[0].norm()
+        actual.append(torch.cat(gradients))
+    off = (actual[0] - actual[1]).norm() / actual[0].norm()
     assert 1e-4 < off < 5e-2
     with network_autocast(torch.bfloat16):
         trace = poutine.trace(pair[1]).get_trace(x=batch["x"])

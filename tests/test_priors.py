@@ -42,8 +42,8 @@ def tiny(name, x_shape=(1, 8, 8), **overrides):
 
 
 def images(n=12):
-    grey = torch.full((n, 1, 8, 8), 0.5)
-    return torch.bernoulli(grey, generator=torch.Generator().manual_seed(1))
+    gray = torch.full((n, 1, 8, 8), 0.5)
+    return torch.bernoulli(gray, generator=torch.Generator().manual_seed(1))
 
 
 # ---------------------------------------------------------------------- mixture
@@ -138,11 +138,11 @@ def test_pseudo_inputs_start_at_training_data_as_the_network_sees_them(semi_amor
     guide.input_scaling = {"x": (0.5, 0.25)}
     trained = pv.guides.SemiAmortized(model, guide, steps=1) if semi_amortized else guide
     PseudoInputInitialization()(model, trained, data, "cpu", seed=1)
-    found = model.p_z.pseudo_inputs["x"].detach() * 0.25 + 0.5
-    matches = (found[:, None] == data.train.x[None]).flatten(2).all(-1)
+    actual = model.p_z.pseudo_inputs["x"].detach() * 0.25 + 0.5
+    matches = (actual[:, None] == data.train.x[None]).flatten(2).all(-1)
     assert matches.any(1).all()
     # so each component is the posterior of such a data point
-    first = guide.factors["z"](x=(found[:1] - 0.5) / 0.25).mean
+    first = guide.factors["z"](x=(actual[:1] - 0.5) / 0.25).mean
     torch.testing.assert_close(model.p_z().component_distribution.mean[0], first[0])
 
 
@@ -180,8 +180,8 @@ def test_with_a_linear_decoder_the_evidence_under_a_vampprior_is_a_gaussian_mixt
     each = prior().component_distribution
     covariance = w @ torch.diag_embed(each.variance) @ w.T + SCALE**2 * torch.eye(D)
     exact = Gaussian(each.mean @ w.T + b, covariance).log_prob(x.unsqueeze(1)).logsumexp(1)
-    found = pv.evaluate.log_likelihood(model, guide, x, num_samples=200_000)
-    torch.testing.assert_close(found, exact.detach() - math.log(3), atol=0.05, rtol=0)
+    actual = pv.evaluate.log_likelihood(model, guide, x, num_samples=200_000)
+    torch.testing.assert_close(actual, exact.detach() - math.log(3), atol=0.05, rtol=0)
 
 
 # ------------------------------------------------------------------------- flow
@@ -217,8 +217,8 @@ def test_a_flows_draws_follow_its_density(flow):
         mass = prior().log_prob(z).exp() * area
         draws = prior().sample((40_000,))
     for f in (lambda v: v[:, 0], lambda v: v[:, 1] ** 2, lambda v: (v.prod(1) > 0.5).double()):
-        exact, found = (mass * f(z)).sum(), f(draws)
-        assert abs(found.mean() - exact) < 4 * found.std() / math.sqrt(len(draws)) + 2e-3
+        exact, actual = (mass * f(z)).sum(), f(draws)
+        assert abs(actual.mean() - exact) < 4 * actual.std() / math.sqrt(len(draws)) + 2e-3
 
 
 # --------------------------------------------------------------- the second layer
@@ -360,10 +360,10 @@ def test_a_model_with_an_ex_post_prior_is_evaluated_and_sampled_like_any(off_cen
     w, b = model.p_x.head.maps["z"].weight.detach(), model.p_x.head.bias.detach()
     noise = SCALE**2 * torch.eye(D, dtype=w.dtype)
     exact = Gaussian(mean @ w.T + b, w @ (spread + covariance) @ w.T + noise).log_prob(x[:50])
-    found = pv.evaluate.log_likelihood(better, guide, x[:50], num_samples=5000)
-    assert abs((found - exact).mean()) < (0.1 if kind == "mixture" else 0.2)
+    actual = pv.evaluate.log_likelihood(better, guide, x[:50], num_samples=5000)
+    assert abs((actual - exact).mean()) < (0.1 if kind == "mixture" else 0.2)
     before = pv.evaluate.log_likelihood(model, guide, x[:50], num_samples=5000)
-    assert found.mean() > before.mean() + 0.3
+    assert actual.mean() > before.mean() + 0.3
     draws = pv.sample(better, 20_000, seed=0, mean=True)
     torch.testing.assert_close(draws.mean(0), mean @ w.T + b, atol=0.1, rtol=0)
 
@@ -487,13 +487,13 @@ def test_on_digits_a_density_fitted_to_draws_gains_on_the_prior_and_on_one_fitte
     standard,
 ):
     (model, guide), data = standard
-    found = {"none": (reached((model, guide), data), bound((model, guide), data))}
+    actual = {"none": (reached((model, guide), data), bound((model, guide), data))}
     for draws in (0, 4):
         density = pv.evaluate.fit_ex_post_prior(model, guide, data.train.x, draws=draws)
         pair = with_prior(model, density), guide
-        found[draws] = reached(pair, data), bound(pair, data)
-    assert found[4][0] > found["none"][0] + 3
-    assert found[4][1] > found[0][1] + 0.3  # what the fit to draws is made for: the ELBO
+        actual[draws] = reached(pair, data), bound(pair, data)
+    assert actual[4][0] > actual["none"][0] + 3
+    assert actual[4][1] > actual[0][1] + 0.3  # what the fit to draws is made for: the ELBO
 
 
 @pytest.mark.parametrize("arguments, words", [

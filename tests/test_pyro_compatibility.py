@@ -291,8 +291,8 @@ def test_two_functions_with_pyro_param_train_under_fit():
     x = torch.randn(64, LATENT) @ torch.randn(LATENT, D) + 0.3 * torch.randn(64, D)
     own.model(x), own.guide(x)
     before = {k: v.detach().clone() for k, v in pyro.get_param_store().items()}
-    found = pv.fit(own.model, own.guide, x, epochs=30, lr=0.03, progress=False)
-    assert found.history[-1]["loss"] < found.history[0]["loss"] - 0.5
+    actual = pv.fit(own.model, own.guide, x, epochs=30, lr=0.03, progress=False)
+    assert actual.history[-1]["loss"] < actual.history[0]["loss"] - 0.5
     assert set(before) == {"decoder$$$weight", "decoder$$$bias", "scale", "map", "spread"}
     for name, value in pyro.get_param_store().items():
         assert not torch.equal(value, before[name]), name
@@ -350,8 +350,8 @@ def test_an_m2_pair_with_config_enumerate_trains_and_is_evaluated():
     guide = config_enumerate(m2.guide, "parallel", expand=True)
     pv.check_pair(m2.model, guide, x)
     before = pv.evaluate.elbo(m2.model, guide, x, num_samples=50).mean()
-    found = pv.fit(m2.model, guide, x, epochs=40, lr=0.03, progress=False)
-    assert found.history[-1]["loss"] < found.history[0]["loss"]
+    actual = pv.fit(m2.model, guide, x, epochs=40, lr=0.03, progress=False)
+    assert actual.history[-1]["loss"] < actual.history[0]["loss"]
     after = pv.evaluate.elbo(m2.model, guide, x, num_samples=50).mean()
     assert after > before + 0.2
     with torch.no_grad():

@@ -220,8 +220,8 @@ def pyro_vae_commands(path):
     text = path.read_text()
     without_titles = re.sub(r"^\|.*\n(?=\|---)", "", text, flags=re.M)
     lines = [re.sub(r"^.*-m pyro_vae\b", "pyro-vae", line) for line in shell_lines(without_titles)]
-    found = [line.rstrip("\\'") for line in lines if re.match(r"pyro-vae (?!\W*$)", line)]
-    return [*found, *table_commands(text)]
+    actual = [line.rstrip("\\'") for line in lines if re.match(r"pyro-vae (?!\W*$)", line)]
+    return [*actual, *table_commands(text)]
 
 
 def parse(line):

@@ -594,16 +594,16 @@ def test_schedules_change_without_a_new_recording():
 @pytest.mark.parametrize("method", ["gmvae", "shu-gmvae"])
 def test_the_weighted_loss_at_beta_1_is_the_plain_one_in_float32_too(method):
     pair = library_pair(method)
-    batch, found = {"x": digits().train.x[:128]}, []
+    batch, actual = {"x": digits().train.x[:128]}, []
     step = PlainStep(ELBO(warmup=1), pair)
     for schedule_values in (None, {None: torch.tensor(1.0)}):
         for m in pair:
             m.zero_grad()
         torch.manual_seed(1)
         loss = step(batch, schedule_values)
-        found.append([loss, *(p.grad for m in pair for p in m.parameters() if p.grad is not None)])
-    size = max(g.abs().max() for g in found[0][1:])
-    for a, b in zip(*found, strict=True):
+        actual.append([loss, *(p.grad for m in pair for p in m.parameters() if p.grad is not None)])
+    size = max(g.abs().max() for g in actual[0][1:])
+    for a, b in zip(*actual, strict=True):
         torch.testing.assert_close(a, b, rtol=1e-5, atol=2e-6 * float(size))
 
 
@@ -693,8 +693,8 @@ def test_modules_behind_functions_methods_and_partials_are_recorded():
     def guide(x, net):
         return GLOBAL_NET(x), closed
 
-    found = RecordedStep(pv.objectives.Objective(), (owner.model, guide)).modules
-    assert all(any(m is f for f in found) for m in (owner, closed, GLOBAL_NET))
+    actual = RecordedStep(pv.objectives.Objective(), (owner.model, guide)).modules
+    assert all(any(m is f for f in actual) for m in (owner, closed, GLOBAL_NET))
     step = RecordedStep(pv.objectives.Objective(), (functools.partial(guide, net=owner), owner))
     assert any(m is owner for m in step.modules) and any(m is closed for m in step.modules)
 
@@ -746,9 +746,9 @@ def test_a_resumed_recorded_run_equals_an_uninterrupted_one_bit_for_bit(tmp_path
         part, _ = trained(compile=compile, epochs=4, out=tmp_path / "b")
     assert part.interrupted and len(part.history) == 1
     # what is not said when going on is as it was, not what a run of that length would choose
-    resumed, found = trained(compile="auto", epochs=4, out=tmp_path / "b", resume=True)
+    resumed, actual = trained(compile="auto", epochs=4, out=tmp_path / "b", resume=True)
     assert losses(resumed) == losses(whole)
-    assert all(map(torch.equal, weights, found))
+    assert all(map(torch.equal, weights, actual))
 
 
 def test_resuming_with_another_compile_is_refused(tmp_path):
@@ -860,10 +860,10 @@ def test_a_kinks_other_side_is_rounding_and_other_noise_is_not():
     loss, noise = torch.tensor(3.0), torch.rand(2)
     flipped = gradient.clone()
     flipped[0] += 0.02 * gradient[1]  # one unit, for one data point
-    wanted = loss, noise, [gradient], []
-    assert _difference(wanted, (loss, noise, [flipped], []), 1000) is None
-    assert _difference(wanted, (loss, noise, [flipped], []), 1) == "gradient"
+    expected = loss, noise, [gradient], []
+    assert _difference(expected, (loss, noise, [flipped], []), 1000) is None
+    assert _difference(expected, (loss, noise, [flipped], []), 1) == "gradient"
     other = gradient + 0.1 * gradient.flip(0)
-    assert _difference(wanted, (loss, noise, [other], []), 1000) == "gradient"
-    assert _difference(wanted, (loss, noise + 1e-2, [gradient], []), 1000) == "random stream"
-    assert _difference(wanted, (loss * torch.nan, noise, [gradient], []), 1000) == "loss"
+    assert _difference(expected, (loss, noise, [other], []), 1000) == "gradient"
+    assert _difference(expected, (loss, noise + 1e-2, [gradient], []), 1000) == "random stream"
+    assert _difference(expected, (loss * torch.nan, noise, [gradient], []), 1000) == "loss"

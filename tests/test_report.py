@@ -266,11 +266,11 @@ def test_the_kl_of_units_is_the_closed_form_of_normals():
     model = pv.models.VAE((6,), 3, network=NET)
     guide = pv.guides.Guide(model, network=NET)
     x = BITS[:50]
-    found = pv.evaluate.unit_kl(model, guide, x, num_samples=2000)["z"]
+    actual = pv.evaluate.unit_kl(model, guide, x, num_samples=2000)["z"]
     with torch.no_grad():
         q = guide.factors["z"](x=x).base_dist
     exact = 0.5 * (q.loc**2 + q.scale**2 - 1) - q.scale.log()
-    assert torch.allclose(found, exact.mean(0), atol=0.02)  # 100,000 draws: sd about 0.003
+    assert torch.allclose(actual, exact.mean(0), atol=0.02)  # 100,000 draws: sd about 0.003
 
 
 def test_units_that_do_not_factorize_have_no_kl():

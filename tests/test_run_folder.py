@@ -59,12 +59,12 @@ def test_a_changed_byte_anywhere_in_a_checkpoint_is_detected(tmp_path):
         damaged[position] ^= 0x10
         path.write_bytes(damaged)
         try:
-            found = checkpoint.load(path)
+            actual = checkpoint.load(path)
         except pv.UserError as e:
             assert "damaged" in str(e) or "not a checkpoint" in str(e)
             refusals += 1
         else:  # padding and the archive's own bookkeeping
-            assert checkpoint.digest(found) == checkpoint.digest(state)
+            assert checkpoint.digest(actual) == checkpoint.digest(state)
     assert refusals > 20
 
 
@@ -255,7 +255,7 @@ def test_a_run_is_not_replaced_without_being_asked(tmp_path):
 
 def test_a_folder_that_is_removed_while_training_is_written_again(tmp_path):
     out = tmp_path / "run"
-    wanted = fit(pair(), 4)
+    expected = fit(pair(), 4)
     count, step = [0], torch.optim.AdamW.step
 
     def remove(optimizer, *a, **k):
@@ -271,7 +271,7 @@ def test_a_folder_that_is_removed_while_training_is_written_again(tmp_path):
             run = fit((m, g), 4, out=out)
     finally:
         torch.optim.AdamW.step = step
-    assert without_seconds(run.history) == without_seconds(wanted.history)
+    assert without_seconds(run.history) == without_seconds(expected.history)
     lines = map(json.loads, (out / "metrics.jsonl").read_text().splitlines())
     assert without_seconds(lines) == without_seconds(run.history)
     load_weights(*(other := pair(seed=3)), out / "checkpoint.pt")
@@ -286,8 +286,8 @@ def full_disk(*arguments, **options):
 def test_a_full_disk_at_the_end_is_one_line_and_the_modules_hold_the_best_weights(
     tmp_path, monkeypatch
 ):
-    wanted, (m, g) = pair(), pair()
-    fit(wanted)
+    expected, (m, g) = pair(), pair()
+    fit(expected)
     save, count = checkpoint.save, []
 
     def fills(*arguments):
@@ -296,7 +296,7 @@ def test_a_full_disk_at_the_end_is_one_line_and_the_modules_hold_the_best_weight
 
     monkeypatch.setattr(checkpoint, "save", fills)
     refused("cannot write to .*No space left on device", fit, (m, g), out=tmp_path)
-    assert same(weights(*wanted), weights(m, g))
+    assert same(weights(*expected), weights(m, g))
     monkeypatch.undo()
     assert len(fit(pair(), out=tmp_path, resume=True).history) == 2
 

@@ -42,7 +42,7 @@ def test_the_steps_are_gradient_ascent_on_a_quadratic(clip_norm):
     steps, lr = 4, 0.03
     semi = SemiAmortized(model, guide, steps=steps, lr=lr, clip_norm=clip_norm)
     torch.manual_seed(3)
-    found = semi.parameter_offsets(x=x)["z"].detach()
+    actual = semi.parameter_offsets(x=x)["z"].detach()
     torch.manual_seed(3)
     mean, precision = posterior(model, x)
     q = guide.factors["z"]
@@ -62,7 +62,7 @@ def test_the_steps_are_gradient_ascent_on_a_quadratic(clip_norm):
         if clip_norm is not None:
             gradient = gradient * (clip_norm / norm).clamp(max=1)
         numbers = numbers + lr * gradient
-    torch.testing.assert_close(found, numbers - start, rtol=1e-9, atol=1e-12)
+    torch.testing.assert_close(actual, numbers - start, rtol=1e-9, atol=1e-12)
     assert longest > 0.5  # clipping had something to do
 
 
@@ -138,7 +138,7 @@ def test_gradients_run_through_the_steps(name):
     torch.manual_seed(9)
     direction = [torch.randn_like(p) for p in parameters]
     gradients = torch.autograd.grad(loss(model, semi, batch), parameters)
-    found = sum((g * v).sum() for g, v in zip(gradients, direction, strict=True))
+    actual = sum((g * v).sum() for g, v in zip(gradients, direction, strict=True))
     h, sides = 1e-6, []
     for sign in (1, -1):
         with torch.no_grad():
@@ -148,7 +148,7 @@ def test_gradients_run_through_the_steps(name):
         with torch.no_grad():
             for p, v in zip(parameters, direction, strict=True):
                 p.sub_(sign * h * v)
-    assert found.item() == pytest.approx(((sides[0] - sides[1]) / (2 * h)).item(), rel=1e-5)
+    assert actual.item() == pytest.approx(((sides[0] - sides[1]) / (2 * h)).item(), rel=1e-5)
     # without the steps' own derivative it is another number
     torch.manual_seed(4)
     with torch.no_grad():
@@ -161,7 +161,7 @@ def test_gradients_run_through_the_steps(name):
     torch.testing.assert_close(stopped, loss(model, semi, batch))
     first = torch.autograd.grad(stopped, parameters)
     first = sum((g * v).sum() for g, v in zip(first, direction, strict=True))
-    assert abs(first - found) > 1e-3 * abs(found)
+    assert abs(first - actual) > 1e-3 * abs(actual)
 
 
 @pytest.mark.parametrize("options", [{"num_particles": 3}, {"beta": 0.5}], ids=str)
@@ -172,12 +172,12 @@ def test_the_steps_are_hidden_from_what_runs_the_guide(name, options):
     whole = loss(model, semi, batch, **options)
     torch.manual_seed(4)
     parameter_offsets = semi.parameter_offsets(**batch)
-    found = pv.objectives.ELBO(**options).differentiable_loss(
+    actual = pv.objectives.ELBO(**options).differentiable_loss(
         model,
         lambda x, index: semi.guide(x=x, index=index, parameter_offsets=parameter_offsets),
         **batch,
     )
-    torch.testing.assert_close(whole, found, rtol=1e-12, atol=0)
+    torch.testing.assert_close(whole, actual, rtol=1e-12, atol=0)
 
 
 @pytest.mark.parametrize("name", PAIRS)
@@ -210,8 +210,8 @@ def test_a_later_layer_is_moved_by_a_shift_per_datum():
 def test_it_trains_as_other_guides_do_and_evaluation_leaves_no_graph():
     model, semi, batch = pair("normal", lr=0.2)
     x = binary_patterns(50, D)
-    found = pv.fit(model, semi, x, epochs=20, lr=0.01, progress=False)
-    assert found.history[-1]["loss"] < found.history[0]["loss"] - 0.1
+    actual = pv.fit(model, semi, x, epochs=20, lr=0.01, progress=False)
+    assert actual.history[-1]["loss"] < actual.history[0]["loss"] - 0.1
     with torch.no_grad():
         assert not semi.parameter_offsets(x=x)["z"].requires_grad
     bound = pv.evaluate.elbo(model, semi, x)
@@ -222,7 +222,7 @@ def test_it_trains_as_other_guides_do_and_evaluation_leaves_no_graph():
     "make, message",
     [
         (lambda m: SemiAmortized(m, pv.guides.PriorGuide(m)), "not PriorGuide"),
-        (lambda m: SemiAmortized(m, Guide(m), steps=0), "steps takes whole numbers from 1"),
+        (lambda m: SemiAmortized(m, Guide(m), steps=0), "steps must be an integer >= 1"),
         (lambda m: SemiAmortized(m, Guide(m), lr=-1), "lr must be positive"),
         (lambda m: SemiAmortized(m, Guide(m), clip_norm=0), "clip_norm must be positive"),
         (lambda m: SemiAmortized(m, Guide(m))(size=3), "pass x="),

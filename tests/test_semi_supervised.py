@@ -140,9 +140,9 @@ def two_calls(model, guide, x, labels, alpha, share, beta=1.0):
 def test_one_call_equals_labelled_and_unlabelled_calls_written_by_hand(name, particles, beta):
     model, guide = pair(name)
     objective = SemiSupervised(0.1, 0.25, beta=beta, num_particles=particles)
-    found = loss_of(objective, model, guide, x=binary(), y=LABELS)
+    actual = loss_of(objective, model, guide, x=binary(), y=LABELS)
     expected = two_calls(model, guide, binary(), LABELS, 0.1, 0.25, beta)
-    assert_same(found, expected, model, guide)
+    assert_same(actual, expected, model, guide)
     value = objective.loss(
         as_keyword_program(model), as_keyword_program(guide), x=binary(), y=LABELS
     )
@@ -166,8 +166,8 @@ def test_labels_of_all_data_are_observing_y_plus_the_classification_term():
     y = torch.eye(K, dtype=torch.float64)[labels]
     observed = loss_of(ELBO(), model, guide, x=binary(), y=y)
     log_q = guide.factors["y"](x=binary()).log_prob(y)
-    found = loss_of(SemiSupervised(0.7, 1.0), model, guide, x=binary(), y=labels)
-    assert_same(found, observed - 0.7 * log_q.sum(), model, guide)
+    actual = loss_of(SemiSupervised(0.7, 1.0), model, guide, x=binary(), y=labels)
+    assert_same(actual, observed - 0.7 * log_q.sum(), model, guide)
 
 
 @pytest.mark.parametrize("discrete", ["enumerate", "score_function", "relaxed"])
@@ -176,8 +176,8 @@ def test_labels_of_all_data_are_observing_y_plus_the_classification_term():
 def test_without_labels_it_is_the_elbo(name, discrete, options):
     model, guide = pair(name, fixed=False, discrete=discrete)
     nothing = torch.full((N,), -1)
-    found = loss_of(SemiSupervised(0.1, 0.0, **options), model, guide, x=binary(), y=nothing)
-    assert_same(found, loss_of(ELBO(**options), model, guide, x=binary()), model, guide)
+    actual = loss_of(SemiSupervised(0.1, 0.0, **options), model, guide, x=binary(), y=nothing)
+    assert_same(actual, loss_of(ELBO(**options), model, guide, x=binary()), model, guide)
 
 
 def test_free_bits_and_warm_up_apply_to_labelled_data_too():
@@ -223,8 +223,8 @@ def test_where_the_guide_is_exact_it_is_log_p_of_x_or_of_x_and_y():
     labels = torch.arange(len(x)) % (K + 1) - 1
     known = labels >= 0
     expected = -joint.logsumexp(-1)[~known].sum() - joint[known, labels[known]].sum()
-    found = loss_of(SemiSupervised(0.0, 1.0), model, guide, x=x, y=labels)
-    torch.testing.assert_close(found, expected, rtol=1e-12, atol=0)
+    actual = loss_of(SemiSupervised(0.0, 1.0), model, guide, x=x, y=labels)
+    torch.testing.assert_close(actual, expected, rtol=1e-12, atol=0)
     torch.testing.assert_close(pv.evaluate.elbo(model, guide, x), joint.logsumexp(-1))
     classes = pv.evaluate.classify(model, guide, x)
     assert torch.equal(classes, joint.argmax(-1))
@@ -309,8 +309,8 @@ def test_the_score_functions_mean_gradient_is_the_enumerated_one():
     def gradient(guide, x, labels, seed):
         loss = loss_of(objective, model, guide, seed, x=x, y=labels)
         parameters = [*model.parameters(), *guide.parameters()]
-        found = torch.autograd.grad(loss, parameters, allow_unused=True)
-        return torch.cat([g.flatten() for g in found if g is not None])
+        actual = torch.autograd.grad(loss, parameters, allow_unused=True)
+        return torch.cat([g.flatten() for g in actual if g is not None])
 
     truth = gradient(exact, x, labels, 0)
     noisy = torch.stack(
@@ -339,8 +339,8 @@ def test_where_the_model_sums_y_a_labelled_row_has_the_joint():
     one = joint.gather(1, LABELS.clamp(min=0)[:, None])[:, 0]
     terms = torch.where(LABELS >= 0, one, joint.logsumexp(-1)) + rest
     for options in ({}, {"beta": 1 + 1e-14}):
-        found = loss_of(SemiSupervised(0.1, 0.3, **options), model, guide, x=x, y=LABELS)
-        assert_same(found, -terms.sum(), model, guide)
+        actual = loss_of(SemiSupervised(0.1, 0.3, **options), model, guide, x=x, y=LABELS)
+        assert_same(actual, -terms.sum(), model, guide)
 
 
 def users_pair(distribution=dist.OneHotCategorical, one_hot=True):
@@ -379,7 +379,7 @@ def users_pair(distribution=dist.OneHotCategorical, one_hot=True):
 def test_a_users_pair_with_a_categorical_y_is_trained_with_labels(distribution, one_hot):
     model, guide, (decoder, of_y, of_z) = users_pair(distribution, one_hot)
     x = binary().float()
-    found = loss_of(SemiSupervised(0.1, 0.5), model, guide, x=x, y=LABELS)
+    actual = loss_of(SemiSupervised(0.1, 0.5), model, guide, x=x, y=LABELS)
     log_q = of_y(x).log_softmax(-1)
 
     def part(y):
@@ -394,7 +394,7 @@ def test_a_users_pair_with_a_categorical_y_is_trained_with_labels(distribution, 
     unlabelled = (log_q.exp() * (joint - log_q)).sum(-1)
     terms = torch.where(LABELS >= 0, joint.gather(1, at)[:, 0], unlabelled)
     class_term = 0.1 / 0.5 * log_q.gather(1, at)[LABELS >= 0].sum()
-    torch.testing.assert_close(found, -terms.sum() - class_term)
+    torch.testing.assert_close(actual, -terms.sum() - class_term)
     data = pv.data.from_arrays(x, LABELS, valid=0, test=0, num_classes=K)
     run = pv.fit(model, guide, data, 3, objective=SemiSupervised(), progress=False)
     assert run.history[-1]["loss"] < run.history[0]["loss"]
@@ -432,7 +432,7 @@ def test_what_it_cannot_do_it_says_in_one_line():
     says("'z' is Independent: labels need", with_={"latent": "z"})
     far = dataclasses.replace(data, train=dataclasses.replace(data.train, y=LABELS + 2))
     says("labels go up to 4, but 'y' has 3 classes", data=far)
-    with pytest.raises(pv.UserError, match="alpha must not be negative"):
+    with pytest.raises(pv.UserError, match="alpha must be non-negative"):
         SemiSupervised(alpha=-1)
     with pytest.raises(pv.UserError, match="lies in"):
         SemiSupervised(labelled_fraction=1.5)
@@ -479,9 +479,9 @@ def test_validation_and_the_unlabelled_rows_labels_are_never_seen():
         withheld_labels=data.withheld_labels.flip(0),
     )
     histories = []
-    for found in (data, twisted):
-        model, guide = build("m2", found)
-        run = pv.fit(model, guide, found, 2, objective=SemiSupervised(), progress=False)
+    for actual in (data, twisted):
+        model, guide = build("m2", actual)
+        run = pv.fit(model, guide, actual, 2, objective=SemiSupervised(), progress=False)
         histories.append([(row["loss"], row["elbo"]) for row in run.history])
     assert histories[0] == histories[1]
 
@@ -572,12 +572,12 @@ def test_with_100_labels_the_skip_model_errs_a_fifth_less_than_logistic_regressi
         model, guide, data, 30, objective=SemiSupervised(10.0), lr=5e-3, schedule="cosine",
         compile="recorded", progress=False,
     )  # fmt: skip
-    found = error(pv.evaluate.classify(model, guide, data.test.x), data.test.y)
+    actual = error(pv.evaluate.classify(model, guide, data.test.x), data.test.y)
     x, y = data.train.x, data.train.y
     others = pv.evaluate.classifier_baselines(x, y, data.test.x, spreading=True)
     baseline = error(others["logistic regression"][0], data.test.y)
     assert 0.05 < baseline < 0.2
-    assert found < 0.8 * baseline
+    assert actual < 0.8 * baseline
 
 
 def test_features_are_the_active_units_of_the_reference_alone():
@@ -604,12 +604,12 @@ def test_classifiers_use_the_labelled_rows_alone_and_spreading_the_others_too():
     truth = torch.arange(200) % 2
     x = centers[truth] + torch.randn(200, 2)
     y = torch.where(torch.arange(200) < 6, truth, -1)
-    found = pv.evaluate.classifier_baselines(x, y, x[6:], spreading=True)
-    assert list(found) == ["logistic regression", "SVM", "LabelSpreading"]
-    for (classes,) in found.values():
+    actual = pv.evaluate.classifier_baselines(x, y, x[6:], spreading=True)
+    assert list(actual) == ["logistic regression", "SVM", "LabelSpreading"]
+    for (classes,) in actual.values():
         assert error(classes, truth[6:]) < 0.05
     again = pv.evaluate.classifier_baselines(torch.where((y < 0)[:, None], 9.0, x), y, x[6:])
-    assert torch.equal(again["SVM"][0], found["SVM"][0])
+    assert torch.equal(again["SVM"][0], actual["SVM"][0])
     with pytest.raises(pv.UserError, match="labels of two classes"):
         pv.evaluate.classifier_baselines(x, torch.full((200,), -1), x)
 
@@ -621,16 +621,16 @@ def test_spreading_gives_the_lowest_class_to_rows_that_no_label_reaches_without_
     y = torch.full((60,), -1)
     y[0], y[20] = 1, 2
     centers = torch.tensor([[0.5], [100.5], [200.5]])
-    (found,) = pv.evaluate.classifier_baselines(x, y, centers, spreading=True)["LabelSpreading"]
-    assert found.tolist() == [1, 2, 1]
+    (actual,) = pv.evaluate.classifier_baselines(x, y, centers, spreading=True)["LabelSpreading"]
+    assert actual.tolist() == [1, 2, 1]
 
 
 @pytest.mark.parametrize("name", MODELS)
 def test_analogies_are_the_decoders_means_at_one_style(name):
     model, guide = pair(name, fixed=False)
     x = binary(2)
-    found = pv.generate.style_transfer_grid(model, guide, x)
-    assert found.shape == (2, K, D)
+    actual = pv.generate.style_transfer_grid(model, guide, x)
+    assert actual.shape == (2, K, D)
     z = pv.evaluate.encode(model, guide, x)["z"]
     with torch.no_grad():
         for k, y in enumerate(torch.eye(K, dtype=torch.float64)):
@@ -638,7 +638,7 @@ def test_analogies_are_the_decoders_means_at_one_style(name):
             if "a" in model.p_x.given:
                 values["a"] = model.p_a(y=values["y"], z=z).mean
             mean = model.p_x(**{p: values[p] for p in model.p_x.given}).mean
-            torch.testing.assert_close(found[:, k], mean)
+            torch.testing.assert_close(actual[:, k], mean)
     vae = pv.models.VAE((D,), 2, network=SMALL)
     with pytest.raises(pv.UserError, match="VAE has no style_latent"):
         pv.generate.style_transfer_grid(vae, pv.guides.Guide(vae), x)

@@ -22,19 +22,19 @@ def pair(seed=0):
 
 def in_thread(function):
     """What a function returns, or raises, in another thread."""
-    found = []
+    actual = []
 
     def call():
         try:
-            found.append(function())
+            actual.append(function())
         except Exception as e:
-            found.append(e)
+            actual.append(e)
 
     thread = threading.Thread(target=call)
     thread.start()
     thread.join(60)
     assert not thread.is_alive()
-    return found[0]
+    return actual[0]
 
 
 def test_while_one_thread_trains_another_is_refused_and_changes_nothing():
@@ -56,8 +56,8 @@ def test_while_one_thread_trains_another_is_refused_and_changes_nothing():
     for e in refusals:
         assert isinstance(e, pv.UserError) and "another thread of this process is in fit" in str(e)
         assert "\n" not in str(e)
-    wanted = quiet(*(alone := pair()), X, 2, batch_size=16, initialize=lambda *a: None)
-    assert without_seconds(run.history) == without_seconds(wanted.history)
+    expected = quiet(*(alone := pair()), X, 2, batch_size=16, initialize=lambda *a: None)
+    assert without_seconds(run.history) == without_seconds(expected.history)
     assert same(weights(m, g), weights(*alone))
 
 
@@ -71,14 +71,14 @@ def _with_stream(stream, function):
 def test_threads_that_evaluate_wait_for_one_another_and_are_right():
     """Eight at once; without a lock most runs of this raise, or give other numbers."""
     pairs = [pair(seed) for seed in range(8)]
-    wanted = [pv.evaluate.elbo(*p, X, 20) for p in pairs]
-    found, failed = {}, []
+    expected = [pv.evaluate.elbo(*p, X, 20) for p in pairs]
+    actual, failed = {}, []
 
     def evaluate(i):
         try:
             for _ in range(5):
-                found[i] = pv.evaluate.elbo(*pairs[i], X, 20)
-                assert torch.equal(found[i], wanted[i])
+                actual[i] = pv.evaluate.elbo(*pairs[i], X, 20)
+                assert torch.equal(actual[i], expected[i])
         except BaseException as e:
             failed.append(e)
 
@@ -87,14 +87,14 @@ def test_threads_that_evaluate_wait_for_one_another_and_are_right():
         t.start()
     for t in threads:
         t.join(120)
-    assert not failed and len(found) == 8
+    assert not failed and len(actual) == 8
 
 
 def test_a_thread_evaluates_and_trains_after_another_has_finished():
     m, g = pair()
     run = in_thread(lambda: quiet(m, g, X, 2, batch_size=16))
-    wanted = quiet(*pair(), X, 2, batch_size=16)
-    assert without_seconds(run.history) == without_seconds(wanted.history)
+    expected = quiet(*pair(), X, 2, batch_size=16)
+    assert without_seconds(run.history) == without_seconds(expected.history)
     torch.testing.assert_close(
         in_thread(lambda: pv.evaluate.elbo(m, g, X)), pv.evaluate.elbo(m, g, X)
     )

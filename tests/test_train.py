@@ -181,12 +181,12 @@ def test_labels_in_the_data_are_not_given_to_a_clustering():
     scrambled = pv.data.Data(
         pv.data.Split(data.train.x, data.train.y.roll(1)), data.valid, data.test
     )
-    found = []
+    actual = []
     for d in (data, scrambled):
         m, g = pair()
         quiet(m, g, d, 1)
-        found.append(weights(m, g))
-    assert same(*found)
+        actual.append(weights(m, g))
+    assert same(*actual)
 
 
 def test_a_loss_that_is_not_finite_stops_at_once_names_the_site_and_keeps_the_checkpoint(tmp_path):
@@ -382,10 +382,10 @@ def test_bad_arguments_give_one_line():
     for options, message in [
         ({"schedule": "cosin"}, "did you mean 'cosine'"),
         ({"lr": 0}, "lr must be positive"),
-        ({"batch_size": -1}, "batch_size takes whole numbers from 1, not -1"),
-        ({"weight_decay": -0.1}, "weight_decay must not be negative"),
+        ({"batch_size": -1}, "batch_size must be an integer >= 1, got -1"),
+        ({"weight_decay": -0.1}, "weight_decay must be non-negative"),
         ({"clip_norm": 0}, "clip_norm must be positive"),
-        ({"patience": 0}, "patience takes whole numbers from 1"),
+        ({"patience": 0}, "patience must be an integer >= 1"),
         ({"device": "gpu"}, "unknown device 'gpu'"),
         ({"resume": True}, "resume needs out="),
         ({"observed": ("x", "color")}, "observes 'color'"),
@@ -426,8 +426,8 @@ def test_a_mixture_start_puts_the_components_where_the_fitted_mixture_is():
                     affine.weight.data.zero_()
             distribution = m.p_z(**given)
             assert torch.allclose(distribution.mean, means.float(), atol=1e-5)
-            wanted = torch.diagonal(covariances, dim1=-2, dim2=-1).float()
-            assert torch.allclose(distribution.variance, wanted, rtol=1e-4)
+            expected = torch.diagonal(covariances, dim1=-2, dim2=-1).float()
+            assert torch.allclose(distribution.variance, expected, rtol=1e-4)
             if isinstance(family, pv.conditionals.MultivariateNormal):
                 assert torch.allclose(
                     distribution.covariance_matrix, covariances.float(), rtol=1e-3, atol=1e-4
@@ -442,14 +442,14 @@ def test_a_mixture_start_is_seeded_keeps_the_best_restart_and_never_sees_a_label
         pv.data.Split(data.train.x), pv.data.Split(data.valid.x), None, likelihood="binomial"
     )
     start = MixtureInitialization(epochs=2, restarts=3, fits=1)
-    found = []
+    actual = []
     for d in (data, unlabelled):
         m, g = pair()
         bounds = start(m, g, d, torch.device("cpu"), seed=4, progress=False)
         assert len(bounds) == 3
         assert start._bound(m, g, d) == pytest.approx(max(bounds), abs=1e-3)
-        found.append((bounds, weights(m, g)))
-    assert found[0][0] == found[1][0] and same(found[0][1], found[1][1])
+        actual.append((bounds, weights(m, g)))
+    assert actual[0][0] == actual[1][0] and same(actual[0][1], actual[1][1])
 
 
 def test_the_plain_vae_of_a_mixture_start_shares_decoder_and_encoder():

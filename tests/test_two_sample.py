@@ -30,24 +30,24 @@ def test_mmd_between_gaussians_is_its_closed_form_and_unbiased(mean, scale):
         + expected_kernel(h, d, 0, 2 * scale**2)
         - 2 * expected_kernel(h, d, mean, 1 + scale**2)
     )
-    found = np.array([
+    actual = np.array([
         mmd_two_sample_test(normal(n, d, 2 * s), normal(n, d, 2 * s + 1, mean, scale),
                    num_permutations=1, bandwidth=h)["mmd2"]
         for s in range(400)
     ])  # fmt: skip
-    assert abs(found.mean() - truth) < 4 * found.std() / 20
+    assert abs(actual.mean() - truth) < 4 * actual.std() / 20
     if truth == 0:
-        assert (found < 0).mean() > 0.2  # unbiased, so often negative
+        assert (actual < 0).mean() > 0.2  # unbiased, so often negative
     else:
         assert truth > 0.02
 
 
 def test_mmd_is_the_plain_double_sum():
     x, o = normal(5, 2, 0), normal(4, 2, 1, 1.0)
-    found = mmd_two_sample_test(x, o, num_permutations=3)
+    actual = mmd_two_sample_test(x, o, num_permutations=3)
     both = torch.cat([x, o])
     pairs = [(both[i] - both[j]).norm().item() for i in range(9) for j in range(i)]
-    h = found["bandwidth"]
+    h = actual["bandwidth"]
     assert h == pytest.approx(sorted(pairs)[(len(pairs) - 1) // 2])
 
     def k(a, b):
@@ -58,7 +58,7 @@ def test_mmd_is_the_plain_double_sum():
         + sum(k(o[i], o[j]) for i in range(4) for j in range(4) if i != j) / 12
         - 2 * sum(k(a, b) for a in x for b in o) / 20
     )
-    assert found["mmd2"] == pytest.approx(value, abs=1e-12)
+    assert actual["mmd2"] == pytest.approx(value, abs=1e-12)
 
 
 def test_p_values_are_uniform_under_the_null_and_small_under_another_law():
@@ -75,8 +75,8 @@ def test_p_values_are_uniform_under_the_null_and_small_under_another_law():
 def test_a_sample_does_not_differ_from_itself_and_large_samples_are_thinned():
     x = normal(50, 3, 0)
     assert mmd_two_sample_test(x, x, 99)["p_value"] > 0.9
-    found = mmd_two_sample_test(normal(500, 3, 0), normal(300, 3, 1), 9, max_data=40)
-    assert (found["data"], found["other"]) == (40, 40)
+    actual = mmd_two_sample_test(normal(500, 3, 0), normal(300, 3, 1), 9, max_data=40)
+    assert (actual["data"], actual["other"]) == (40, 40)
 
 
 def test_frechet_is_the_closed_form_of_the_fitted_gaussians():

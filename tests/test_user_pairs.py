@@ -65,14 +65,14 @@ def log_probs(trace, latent_only=False):
     """`{site: [N]}` log-probabilities: masked, unscaled."""
     trace = prune_subsample_sites(trace)
     trace.compute_log_prob()
-    found = {}
+    actual = {}
     for name, site in trace.nodes.items():
         if is_density(site) and not (latent_only and site["is_observed"]):
             value, mask = site["unscaled_log_prob"], site["mask"]
             if mask is not None:
                 value = torch.where(torch.as_tensor(mask), value, torch.zeros(()))
-            found[name] = value.expand(N).double()
-    return found
+            actual[name] = value.expand(N).double()
+    return actual
 
 
 def one_run(program):
@@ -131,12 +131,12 @@ def importance_sampler(name):
     return log_w.logsumexp(0) - math.log(RUNS), w.std(0) / w.mean(0) / math.sqrt(RUNS)
 
 
-def assert_near(found, expected, error, sigmas=5.0, what=""):
+def assert_near(actual, expected, error, sigmas=5.0, what=""):
     """Within `sigmas` standard errors, and rounding in float32."""
-    distance = (torch.as_tensor(found).double() - expected).abs()
+    distance = (torch.as_tensor(actual).double() - expected).abs()
     allowed = sigmas * torch.as_tensor(error) + 1e-4
     assert (distance <= allowed).all(), (
-        f"{what}: {torch.as_tensor(found).tolist()} for {expected.tolist()} ± {error}"
+        f"{what}: {torch.as_tensor(actual).tolist()} for {expected.tolist()} ± {error}"
     )
 
 
@@ -465,15 +465,15 @@ def test_importance_weights_average_to_the_likelihood(name, program):
         )
         assert log_w.shape == (RUNS, N)
         expected, error = importance_sampler(name)
-        found = log_w.double().logsumexp(0) - math.log(RUNS)
-        assert_near(found, expected, math.sqrt(2.0) * error + error**2, 7.0)
+        actual = log_w.double().logsumexp(0) - math.log(RUNS)
+        assert_near(actual, expected, math.sqrt(2.0) * error + error**2, 7.0)
 
 
 @pytest.mark.parametrize("name", covering(list(PROGRAMS), every=4, first=3), indirect=True)
 def test_ais_equals_importance_sampling(name, program):
     """AIS from the prior, which looks at no guide; or one line, where no latent is continuous."""
     try:
-        found = pv.diagnostics.ais(
+        actual = pv.diagnostics.ais(
             program.model, num_steps=20, num_chains=20, leapfrog=3, **program.batch
         )
     except pv.UserError as error:
@@ -481,7 +481,7 @@ def test_ais_equals_importance_sampling(name, program):
         assert_one_line(error)
         return
     expected, error = importance_sampler(name)
-    assert_near(found.double().mean(), expected.mean(), 0.03 + error.norm() / N, 5.0)
+    assert_near(actual.double().mean(), expected.mean(), 0.03 + error.norm() / N, 5.0)
 
 
 @pytest.mark.parametrize("name", covering(list(PROGRAMS), every=4, first=1), indirect=True)
@@ -577,11 +577,11 @@ def _all_sites(program):
 def right_or_refused(call, expected, error):
     """A call's mean is right, or it raises one line; never a wrong number."""
     try:
-        found = call()
+        actual = call()
     except pv.UserError as refusal:
         assert_one_line(refusal)
         return
-    assert_near(found.double().mean(), expected, error)
+    assert_near(actual.double().mean(), expected, error)
 
 
 def test_a_plate_that_subsamples_by_itself_is_right_or_refused():

@@ -30,16 +30,17 @@ TESTS = (
 )
 
 
-def requirements():
-    """`{package: lower bound}` of setup.cfg's `install_requires`."""
+def declared():
+    """The lines of setup.cfg's `install_requires`."""
     config = configparser.ConfigParser()
     config.read(ROOT / "setup.cfg")
-    lines = config["options"]["install_requires"].split("\n")
-    bounds = {}
-    for line in filter(None, map(str.strip, lines)):
-        name, bound = re.fullmatch(r"([\w.\[\]-]+)\s*>=\s*([\w.]+)(?:,.*)?", line).groups()
-        bounds[name] = bound
-    return bounds
+    return list(filter(None, config["options"]["install_requires"].splitlines()))
+
+
+def requirements():
+    """`{package: lower bound}` of setup.cfg's `install_requires`."""
+    line = re.compile(r"([\w.\[\]-]+)\s*>=\s*([\w.]+)(?:,.*)?")
+    return dict(line.fullmatch(requirement.strip()).groups() for requirement in declared())
 
 
 def build(kind, folder):
@@ -47,10 +48,9 @@ def build(kind, folder):
     place = folder / kind
     venv.create(place, with_pip=True, clear=True)
     python = place / "bin" / "python"
-    bounds = requirements()
-    packages = [f"{name}=={bound}" for name, bound in bounds.items()]
+    packages = [f"{name}=={bound}" for name, bound in requirements().items()]
     if kind == "newest":
-        packages = list(bounds)
+        packages = declared()
     pip = [python, "-m", "pip", "install", "--quiet"]
     subprocess.run([*pip, "--upgrade", *packages, *TOOLS], check=True)
     subprocess.run([*pip, "--no-deps", "--editable", ROOT], check=True)

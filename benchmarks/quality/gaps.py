@@ -6,7 +6,7 @@
 
 One VAE per seed is trained with a diagonal guide and then frozen; eight kinds of guide are trained on
 it (the mixture in two ways). Then a VAE is trained with a spline flow, and a diagonal guide and the
-flow are trained on that. The digits are grey, with their exact binomial likelihood. MNIST is binarized
+flow are trained on that. The digits are gray, with their exact binomial likelihood. MNIST is binarized
 dynamically, and its first 1,000 test images are evaluated. Gaps are in nats per image, for the first
 `--num-gap-data` test images. The parameters of the guide "per data point" are fitted to the evaluated
 images themselves. Milliseconds per step are medians over epochs, as `fit` chooses to run a step, with

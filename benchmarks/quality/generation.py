@@ -2,7 +2,7 @@
 
     python -m benchmarks.quality.generation --seeds 5 --threads 1 --out benchmarks/results/generation.json
 
-The data are scikit-learn's digits with the exact binomial likelihood of their 17 grey levels. Each seed
+The data are scikit-learn's digits with the exact binomial likelihood of their 17 gray levels. Each seed
 is a whole training of `pyro-vae fit METHOD` with that seed. Each source gives as many samples as there
 are test data (360): draws from the likelihood, and its means, which are what pictures show. The
 reference is the distance of 360 training data, chosen by the seed, to the same test data. No choice

@@ -1,12 +1,12 @@
 """M2 without labels does not cluster: the entropy of q(y | x), compared with models that do.
 
     python -m benchmarks.quality.m2_clustering --images binarized --seeds 3 --threads 1 --out FILE.json
-    python -m benchmarks.quality.m2_clustering --images grey --seeds 3 --threads 1 --out FILE.json
+    python -m benchmarks.quality.m2_clustering --images gray --seeds 3 --threads 1 --out FILE.json
 
 M2, Rui Shu's GMVAE and VaDE are trained on digits without labels, by the plain ELBO, as `pyro-vae fit`
 does. All have the same settings (VaDE starts from its mixture initialization); only the warm-up was
 tuned. `binarized` is Shu's setting: dynamic binarization, Bernoulli, 64 dimensions of z. It adds a KL
-warm-up of 20 epochs; without it M2 ignores z too on such small images. `grey` has the digits' 17
+warm-up of 20 epochs; without it M2 ignores z too on such small images. `gray` has the digits' 17
 levels, their binomial likelihood and 16 dimensions.
 
 y is ignored when the mutual information of y and x, H(mean q) - mean H(q), is near 0 nats. Then the
@@ -26,7 +26,7 @@ from .clustering import train_and_evaluate
 METHODS = ("m2-clustering", "shu-gmvae", "vade")
 SETTINGS = {"hidden": [256], "epochs": 100, "lr": 3e-3, "weight_decay": 0.0, "compile": "recorded"}
 IMAGES = {
-    "grey": {"latent_dim": 16, "likelihood": "binomial", "binarize": "none", "warmup": 0},
+    "gray": {"latent_dim": 16, "likelihood": "binomial", "binarize": "none", "warmup": 0},
     "binarized": {"latent_dim": 64, "likelihood": "bernoulli", "binarize": "dynamic", "warmup": 20},
 }
 

@@ -3,7 +3,7 @@
     python -m benchmarks.quality.priors --seeds 5 --threads 1 --out benchmarks/results/priors.json
     python -m benchmarks.quality.priors --compare --out benchmarks/results/priors_settings.json
 
-Grey digits, exact binomial likelihood. Encoder, decoder, optimizer and number of epochs are the same
+Gray digits, exact binomial likelihood. Encoder, decoder, optimizer and number of epochs are the same
 for every row; validation chooses the epoch. `--compare` chose the settings of the priors (K, family,
 flow, draws) by validation with seed 0: the best bound of each kind, with one exception. Four splines
 were half a nat better than four affine layers at three times the cost, and the affine layers were
@@ -100,8 +100,8 @@ def rows(seed, compared, fit_ex_post_prior, split, num_samples):
         started = time.perf_counter()
         pair, data, best = train(method, overrides, seed)
         seconds = time.perf_counter() - started
-        found = evaluate(pair, data, split, num_samples)
-        yield name, {**found, "seconds": seconds, "best_epoch": best}
+        numbers = evaluate(pair, data, split, num_samples)
+        yield name, {**numbers, "seconds": seconds, "best_epoch": best}
         if name != "standard":
             continue
         model, guide = pair
@@ -109,8 +109,8 @@ def rows(seed, compared, fit_ex_post_prior, split, num_samples):
             started = time.perf_counter()
             density = pv.evaluate.fit_ex_post_prior(*pair, data.train.x, seed=seed, **options)
             seconds = time.perf_counter() - started
-            found = evaluate((with_prior(model, density), guide), data, split, num_samples)
-            yield other, {**found, "seconds": seconds, "best_epoch": best}
+            numbers = evaluate((with_prior(model, density), guide), data, split, num_samples)
+            yield other, {**numbers, "seconds": seconds, "best_epoch": best}
 
 
 def step_times(repeats=60):
@@ -157,21 +157,21 @@ def main(argv=None):
         chosen = ({"standard": ("vae", {"epochs": 2})}, {}, chosen[2])
     runs = {}
     for seed in seeds:
-        for name, found in rows(seed, *chosen, options.num_samples):
-            runs.setdefault(name, []).append({"seed": seed, **found})
+        for name, numbers in rows(seed, *chosen, options.num_samples):
+            runs.setdefault(name, []).append({"seed": seed, **numbers})
             print(
-                f"seed {seed} {name:<34} ELBO {found['elbo']:8.2f}  log-likelihood "
-                f"{found['log_likelihood']:8.2f}  {found['seconds']:5.0f} s",
+                f"seed {seed} {name:<34} ELBO {numbers['elbo']:8.2f}  log-likelihood "
+                f"{numbers['log_likelihood']:8.2f}  {numbers['seconds']:5.0f} s",
                 flush=True,
             )
     times = {} if options.compare else step_times(2 if options.quick else 60)
     table = []
-    for name, found in runs.items():
+    for name, numbers in runs.items():
         row = {"prior": name}
         for key in ("log_likelihood", "elbo", "active_units", "seconds"):
-            values = [r[key] for r in found]
+            values = [r[key] for r in numbers]
             row[key] = harness.mean_sd(values) if len(values) > 1 else values[0]
-        row["parameters"] = found[0]["parameters"]
+        row["parameters"] = numbers[0]["parameters"]
         for kind, ms in times.get(name, {}).items():
             row[f"ms per step, {kind}"] = ms
         table.append(row)

@@ -3,7 +3,7 @@
     python -m benchmarks.quality.semi_supervised --seeds 5 --labels 100 --threads 1 \
         --out benchmarks/results/semi_supervised_100.json
 
-The digits have 17 grey levels and the exact binomial likelihood, without binarization. A seed draws the
+The digits have 17 gray levels and the exact binomial likelihood, without binarization. A seed draws the
 labels (with balanced classes), the weights and the noise. The split is always the same: 1,257 to train
 on, 180 for validation, 360 for test. The best validation ELBO, which uses no label, chooses the epoch.
 The settings are the methods' defaults, the same for every seed and number of labels. They were chosen

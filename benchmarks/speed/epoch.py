@@ -109,7 +109,7 @@ def measure(workload, size, images, options):
     _, blocks, errors = harness.alternate(builds, options.rounds, 0, options.threads)
     if errors:
         raise RuntimeError("\n".join(f"{way}: {error}" for way, error in errors.items()))
-    times = {way: [block["wall_s"] for block in found] for way, found in blocks.items()}
+    times = {way: [block["wall_s"] for block in measured] for way, measured in blocks.items()}
     return [
         {
             "workload": workload,
@@ -137,10 +137,10 @@ def main(argv=None):
     rows = []
     for workload in options.workloads:
         for size in options.batches:
-            rows += (found := measure(workload, size, images, options))
+            rows += (measured := measure(workload, size, images, options))
             print(f"\n{workload}, batch {size}, {images} images")
             print(f"{'s':>35}  ÷ indexed  ÷ Pyro  first epoch, s")
-            for row in found:
+            for row in measured:
                 first = "" if row["first_epoch_s"] is None else f"{row['first_epoch_s']:10.2f}"
                 print(
                     f"  {row['way']:<24}{row['median_s']:9.2f}{row['ratio_to_indexed']:10.2f}"

@@ -147,9 +147,9 @@ def measure(curve, kind, rounds, base, device, quick):
     ]
 
 
-def exponent(found, key):
+def exponent(measured, key):
     """Slope of the log of `key` against the log of what grows, between the last two points."""
-    a, b = found[-2:]
+    a, b = measured[-2:]
     return math.log(b[key] / a[key]) / math.log(b["value"] / a["value"])
 
 
@@ -178,9 +178,9 @@ def figure(rows):
         layout="constrained",
     )
     colors = {m: f"C{i}" for i, m in enumerate(dict.fromkeys(r["model"] for r in rows))}
-    for (curve, model), found in lines(rows).items():
+    for (curve, model), measured in lines(rows).items():
         for ax, key in zip(axes[:, curves.index(curve)], ("ms", "MiB"), strict=True):
-            x, y = [r["value"] for r in found], [r[key] for r in found]
+            x, y = [r["value"] for r in measured], [r[key] for r in measured]
             ax.loglog(x, y, "o-", color=colors[model], label=model, markersize=4)
             ax.loglog(x, [y[-1] * v / x[-1] for v in x], ":", color="0.75", zorder=0)
     for curve, ax in zip(curves, axes[1], strict=True):
@@ -220,9 +220,9 @@ def main(argv=None):
     rounds = 3 if options.quick else options.rounds
     device, rows = torch.device(options.device), []
     for curve in options.curves:
-        found = measure(curve, options.kind, rounds, base, device, options.quick)
-        rows += found
-        for (_, model), line in lines(found).items():
+        measured = measure(curve, options.kind, rounds, base, device, options.quick)
+        rows += measured
+        for (_, model), line in lines(measured).items():
             slope = f"exponent {exponent(line, 'ms'):.2f} time, {exponent(line, 'MiB'):.2f} memory"
             print(f"\n{model}, {curve}: {slope}")
             for row in line:

@@ -1,4 +1,4 @@
-"""Time of a training step: this library, hand-written torch, Pyro's SVI and pythae.
+"""Time of a training step: this library, hand-written torch, Pyro's SVI, NumPyro, JAX and pythae.
 
     python -m benchmarks.speed.step [--quick] [--device cuda] [--out FILE.json]
 
@@ -13,7 +13,8 @@ batch and Adam. The hand-written ways use a fused Adam over the modules of the l
 anything is timed, their loss and gradients are compared with the pair's. "products" is the time of
 the step's matrix products alone, forward and backward. It bounds every way that leaves the products
 to the same library. pythae's VAE (`pip install -e ".[bench]"`) has networks of the same sizes, its
-own loss (the KL in closed form) and its trainer's step.
+own loss (the KL in closed form) and its trainer's step. NumPyro and JAX by hand (the same extra) take
+20 steps per call by `lax.scan`, over batches on the device; see `jax_ways`.
 
 On a GPU the hand-written and the recorded steps are also measured as one CUDA graph each. Peak
 memory is what the first call allocates in addition to weights and batch. First calls are short
@@ -28,15 +29,18 @@ import pyro
 import torch
 
 from .. import harness
-from . import ways
+from . import jax_ways, ways
 from .workloads import WORKLOADS, batch_of, check
 
 EAGER, SVI, PRODUCTS, PYTHAE = "hand-written, eager", "pyro SVI", "products", "pythae"
+JAX = ("jax", "numpyro", "funsor")
 
 
 def way_names(workload, device):
     """The ways that apply to a workload on a device."""
     names = [*ways.WAYS, *(ways.GPU_WAYS if torch.device(device).type == "cuda" else ())]
+    if torch.device(device).type == "cpu" and all(map(importlib.util.find_spec, JAX)):
+        names += jax_ways.WAYS
     if workload == "vae" and importlib.util.find_spec("pythae"):
         names.append(PYTHAE)
     return [*names, PRODUCTS]
@@ -45,6 +49,8 @@ def way_names(workload, device):
 def build(workload, size, way, device, seconds):
     """`(block, facts)` of one way, in its process: see `harness.Worker`."""
     make, by_hand = WORKLOADS[workload]
+    if way in jax_ways.WAYS:
+        return build_jax(workload, size, way, seconds)
     pyro.enable_validation(False)  # `ways.svi` enables it within its step, as Pyro does by default
     x = batch_of(size, device)
     torch.manual_seed(0)
@@ -59,6 +65,17 @@ def build(workload, size, way, device, seconds):
     if before is not None:
         facts["peak_MiB"] = torch.cuda.max_memory_allocated(device) / 2**20 - before
     return harness.block_of(partial(step, x), seconds, device), facts
+
+
+def build_jax(workload, size, way, seconds):
+    """As `build`; the time of a call of several steps is divided by their number."""
+    jax_ways.one_thread()
+    make, by_hand = WORKLOADS[workload]
+    jax_ways.check(workload, make, by_hand)
+    steps = jax_ways.WAYS[way](workload, make, batch_of(size))
+    facts = {"first_call_s": harness.seconds_per_call(steps, 1, "cpu")["wall_s"]}
+    block = harness.block_of(steps, seconds, "cpu")
+    return lambda: {clock: s / jax_ways.STEPS for clock, s in block().items()}, facts
 
 
 def allocated(device):
@@ -78,7 +95,7 @@ def measure(workload, size, options):
     }
     facts, blocks, errors = harness.alternate(builds, options.rounds, threads=options.threads)
     clock = "cpu_s" if torch.device(options.device).type == "cpu" else "wall_s"
-    times = {way: [block[clock] for block in found] for way, found in blocks.items()}
+    times = {way: [block[clock] for block in measured] for way, measured in blocks.items()}
     rows = []
     for way in builds:
         row = {"workload": workload, "batch": size, "way": way}
@@ -121,11 +138,13 @@ def main(argv=None):
         options.rounds, options.seconds = min(options.rounds, 3), min(options.seconds, 0.2)
     if "vae" in options.workloads and not importlib.util.find_spec("pythae"):
         print('pythae is not installed and is left out: pip install -e ".[bench]"')
+    if not all(map(importlib.util.find_spec, JAX)):
+        print('NumPyro and JAX are not installed and are left out: pip install -e ".[bench]"')
     rows = []
     for workload in options.workloads:
         for size in options.batches:
-            rows += (found := measure(workload, size, options))
-            show(found)
+            rows += (measured := measure(workload, size, options))
+            show(measured)
             if options.out:  # after each, so that an interruption loses little
                 command = harness.command("benchmarks.speed.step", argv)
                 harness.write(options.out, command, rounds=options.rounds, rows=rows)

@@ -41,7 +41,7 @@ class Family:
     Attributes:
         proper: whether `log_prob` of the family's distributions is a log-probability.
         unit_interval: whether its distributions are on (a subset of) [0, 1], as those of pixels.
-        levels: number of grey levels, of a family that has them. Default: None.
+        levels: number of gray levels, of a family that has them. Default: None.
 
     Example:
         >>> import pyro.distributions as dist

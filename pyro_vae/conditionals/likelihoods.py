@@ -1,6 +1,6 @@
 r"""Likelihoods: the families of observed data, `p(x | latents)`.
 
-The values decide which one fits: binary, grey levels, counts or real numbers. `fit` and
+The values decide which one fits: binary, gray levels, counts or real numbers. `fit` and
 `check_pair` refuse data outside a likelihood's support with a one-line error.
 """
 
@@ -45,14 +45,14 @@ class Bernoulli(Family):
 
 
 @dataclass(frozen=True)
-class GreyBernoulli(Bernoulli):
-    """Bernoulli score of grey values, for comparison with code that uses it.
+class GrayBernoulli(Bernoulli):
+    """Bernoulli score of gray values, for comparison with code that uses it.
 
     The score is not a log-likelihood, and `evaluate.log_likelihood` refuses it.
 
     Example:
         >>> import torch, pyro_vae as pv
-        >>> p = pv.conditionals.Conditional((2,), {"z": (3,)}, pv.conditionals.GreyBernoulli())
+        >>> p = pv.conditionals.Conditional((2,), {"z": (3,)}, pv.conditionals.GrayBernoulli())
         >>> p(z=torch.zeros(4, 3)).log_prob(torch.full((4, 2), 0.3)).shape
         torch.Size([4])
     """
@@ -60,12 +60,12 @@ class GreyBernoulli(Bernoulli):
     proper = False
 
     def __call__(self, shape: tuple[int, ...], logits: torch.Tensor) -> dist.TorchDistribution:
-        return distributions.GreyBernoulli(logits=logits).to_event(len(shape))
+        return distributions.GrayBernoulli(logits=logits).to_event(len(shape))
 
 
 @dataclass(frozen=True)
 class ContinuousBernoulli(Family):
-    """A density on [0, 1], for grey values.
+    """A density on [0, 1], for gray values.
 
     References:
         Loaiza-Ganem and Cunningham 2019, arXiv 1907.06845.
@@ -89,7 +89,7 @@ class ContinuousBernoulli(Family):
 
 @dataclass(frozen=True)
 class Binomial(Family):
-    """Grey levels 0, 1/trials, ..., 1 as binomial proportions.
+    """Gray levels 0, 1/trials, ..., 1 as binomial proportions.
 
     Args:
         trials: the number of levels minus one; 16 for scikit-learn's digits.
@@ -165,13 +165,13 @@ class NormalLikelihood(Family):
 
 @dataclass(frozen=True)
 class DiscretizedLogistic(Family):
-    """Grey levels 0, 1/(levels-1), ..., 1 as bins of a logistic distribution.
+    """Gray levels 0, 1/(levels-1), ..., 1 as bins of a logistic distribution.
 
     The network supplies the location and, by default, the scale of each pixel of each data point.
     The scale starts at 0.06.
 
     Args:
-        levels: number of grey levels.
+        levels: number of gray levels.
         learned_scale: whether the scale is one learned number per pixel instead.
 
     References:
@@ -209,12 +209,12 @@ class DiscretizedLogistic(Family):
 
 @dataclass(frozen=True)
 class Categorical(Family):
-    """Grey levels 0, 1/(levels-1), ..., 1 with a free probability for each level of each pixel.
+    """Gray levels 0, 1/(levels-1), ..., 1 with a free probability for each level of each pixel.
 
     The network supplies `levels` numbers per pixel. The order of the levels has no role.
 
     Args:
-        levels: number of grey levels.
+        levels: number of gray levels.
 
     Example:
         >>> import torch, pyro_vae as pv
@@ -291,7 +291,7 @@ LIKELIHOODS: dict[str, Family] = {
     "categorical": Categorical(),
     "poisson": Poisson(),
     "negative-binomial": NegativeBinomial(),
-    "grey-bernoulli": GreyBernoulli(),
+    "gray-bernoulli": GrayBernoulli(),
 }
 
 
@@ -300,7 +300,7 @@ def likelihood(name: str | Family, levels: int | None = None) -> Family:
 
     Args:
         name: a key of `LIKELIHOODS`, such as `"bernoulli"` or `"poisson"`, or a family.
-        levels: number of grey levels, for the likelihoods that have them. Default: 256.
+        levels: number of gray levels, for the likelihoods that have them. Default: 256.
 
     Raises:
         UserError: the name is unknown, or `levels` does not apply.

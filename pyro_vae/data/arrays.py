@@ -83,7 +83,7 @@ def as_named(value: Any, name: str, dtype: torch.dtype | None = None) -> torch.T
     """An array that a program takes by its own name: floats as `dtype`, all else as it is.
 
     Raises:
-        UserError: see `as_tensor`; 8-bit integers of more than one dimension, which may be grey
+        UserError: see `as_tensor`; 8-bit integers of more than one dimension, which may be gray
             levels or one-hot rows.
     """
     tensor = as_tensor(value, name)

@@ -105,7 +105,7 @@ def load(
 ) -> Data:
     """A data set by name or from an .npz file, as `Data`: `.train .valid .test`, `.x_shape`, ...
 
-    * `digits`: scikit-learn's 1,797 images `(1, 8, 8)` of 17 grey levels, no download; 1,257 to
+    * `digits`: scikit-learn's 1,797 images `(1, 8, 8)` of 17 gray levels, no download; 1,257 to
       train on, 180 for validation, 360 for test, by a permutation seeded with `split_seed`.
     * `mnist`, `fashion-mnist`, `kmnist`: by torchvision, `(1, 28, 28)`; the last 10,000 of the
       60,000 training images are for validation, in file order.
@@ -245,20 +245,20 @@ def _read_npz(path: Path, split_seed: int) -> Data:
         with opened as arrays:
             if "x" not in arrays:
                 raise UserError(f"{path} has no array x; it has {', '.join(arrays) or 'none'}")
-            found = {name: arrays[name] if name in arrays else None for name in "xyc"}
+            columns = {name: arrays[name] if name in arrays else None for name in "xyc"}
     except UserError:
         raise
     except (ValueError, OSError, EOFError, zipfile.BadZipFile, zlib.error) as e:
         reason = str(e).splitlines()[0] if str(e) else "it is empty"
         reason = "it holds objects" if "allow_pickle" in str(e) else reason
         raise UserError(f"{path} is not an .npz file of plain arrays: {reason}") from e
-    for name, array in found.items():
+    for name, array in columns.items():
         if array is None:
             continue
         if array.dtype.kind not in "biuf":
             raise UserError(f"{path}: {name} has numbers of no kind: its dtype is {array.dtype}")
         if array.dtype.kind == "f" and array.dtype.itemsize > 8:
             array = array.astype(np.float64)
-        found[name] = array.astype(array.dtype.newbyteorder("="), copy=False)
-    x, y, c = found.values()
+        columns[name] = array.astype(array.dtype.newbyteorder("="), copy=False)
+    x, y, c = columns.values()
     return from_arrays(x, y, c=c, name=path.stem, split_seed=split_seed)

@@ -3,12 +3,12 @@
 from .continuous_bernoulli import ContinuousBernoulli
 from .counts import NegativeBinomial, Poisson
 from .flows import FlowDistribution, affine_flow
-from .grey_bernoulli import GreyBernoulli
-from .grey_levels import (
+from .gray_bernoulli import GrayBernoulli
+from .gray_levels import (
     BinomialProportion,
     CategoricalLevels,
     DiscretizedLogistic,
-    GreyLevels,
+    GrayLevels,
 )
 from .normal_mixture import NormalMixture, StratifiedComponent
 from .one_hot import GumbelSoftmax, LinearOneHotCategorical
@@ -19,8 +19,8 @@ __all__ = [
     "ContinuousBernoulli",
     "DiscretizedLogistic",
     "FlowDistribution",
-    "GreyBernoulli",
-    "GreyLevels",
+    "GrayBernoulli",
+    "GrayLevels",
     "GumbelSoftmax",
     "LinearOneHotCategorical",
     "NegativeBinomial",

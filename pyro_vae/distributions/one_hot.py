@@ -8,6 +8,9 @@ from pyro.distributions import constraints
 
 from .._torch_internals import categorical_of
 
+#: Numbers in the table of products above which `log_prob` contracts instead of multiplying and summing.
+MAX_PRODUCTS = 2**20
+
 
 class LinearOneHotCategorical(dist.OneHotCategorical):
     r"""One-hot categorical with :math:`\log p(y) = \sum_k y_k \log p_k`.
@@ -40,7 +43,12 @@ class LinearOneHotCategorical(dist.OneHotCategorical):
         """`[...]`: the log-probability of one-hot `value [..., K]`, in nats; linear in `value`."""
         if self._validate_args:
             self._validate_sample(value)
-        return (value * self.logits).sum(-1)
+        logits = self.logits
+        size = torch.broadcast_shapes(value.shape, logits.shape).numel()
+        if size > max(MAX_PRODUCTS, value.numel(), logits.numel()):
+            # enumerated [K, 1, K] times [B, K]: without the table [K, B, K] and its gradient
+            return torch.einsum("...k,...k->...", value, logits)
+        return (value * logits).sum(-1)
 
 
 class GumbelSoftmax(dist.RelaxedOneHotCategorical):

@@ -136,12 +136,12 @@ def _remedy(base: Any) -> str:
     if "Bernoulli" in distribution and "Continuous" not in distribution:
         return (
             '; binarize="dynamic" draws binary images, likelihood="binomial" or '
-            '"continuous-bernoulli" takes grey ones, "grey-bernoulli" scores them all the same'
+            '"continuous-bernoulli" takes gray ones, "gray-bernoulli" scores them all the same'
         )
     if distribution in ("Poisson", "NegativeBinomial"):
-        return "; counts are whole numbers (8-bit integers are taken as grey levels, over 255)"
+        return "; counts are whole numbers (8-bit integers are taken as gray levels, over 255)"
     if isinstance(base, (CategoricalLevels, DiscretizedLogistic)):
-        return f"; this likelihood has {base.levels} grey levels: set levels="
+        return f"; this likelihood has {base.levels} gray levels: set levels="
     return ""
 
 
@@ -155,7 +155,7 @@ def _why_improper(sites: Mapping[str, Site]) -> str | None:
         )
     if not all(getattr(_base(s["fn"]), "proper", True) for s in data_sites(sites).values()):
         return (
-            "grey values in a Bernoulli have a score, not a log-likelihood; "
+            "gray values in a Bernoulli have a score, not a log-likelihood; "
             "binarize, or use a likelihood that fits"
         )
     return None

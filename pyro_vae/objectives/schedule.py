@@ -73,4 +73,4 @@ def check_non_negative(**settings: float | Mapping[str, float]) -> None:
     for name, value in settings.items():
         numbers = value.values() if isinstance(value, Mapping) else [value]
         if any(not (number >= 0) for number in numbers):
-            raise UserError(f"{name} must not be negative: {value}")
+            raise UserError(f"{name} must be non-negative, got {value}")

@@ -148,23 +148,23 @@ class _Trial:
         self.tolerance = max(1e-4, 50 * eps)
 
     def layout(self) -> Layout:
-        wide, found = self._first()
+        wide, trace = self._first()
         few = _rows(wide, FEW)
         fixed = self._try(few) is None
         divisible = not fixed and self._agree(partial(self._parts, wide, few))
         few = few if divisible else wide
-        ways = ["plate"] if _is_subsampled(found) else ["plate", "rows"]  # copies change its scale
+        ways = ["plate"] if _is_subsampled(trace) else ["plate", "rows"]  # copies change its scale
         draws = [_values(self._run(few)) for _ in range(2)]
         truth = [self._run(few, values, seed=0) for values in draws]
         copies = (way for way in ways if self._agree(partial(self._copies, way, few, draws, truth)))
         particles = next(copies, "loop")
-        sites = _discrete_sites(found)
+        sites = _discrete_sites(trace)
         discrete, problem = self._enumeration(few, sites)
-        observes = tuple(name for name, site in found[0].items() if site["is_observed"])
+        observes = tuple(name for name, site in trace[0].items() if site["is_observed"])
         scales_rows = any(
             torch.is_tensor(site["scale"]) and site["scale"].dim() > 0
-            for run in found
-            for site in run.values()
+            for sites_of_one in trace
+            for site in sites_of_one.values()
         )
         return Layout(particles, discrete, sites, divisible, fixed, observes, scales_rows, problem)
 
@@ -178,21 +178,21 @@ class _Trial:
         autos = [m for m in find_modules(self.guide, self.model) if isinstance(m, AutoGuide)]
         if all(prototype_of(auto) is not None for auto in autos):
             before = set(store.keys())
-            found = self._try(wide)
+            trace = self._try(wide)
             made = [n for n in set(store.keys()) - before if WIDE in store[n].shape]
-            if found is not None and not made:
-                return wide, found
+            if trace is not None and not made:
+                return wide, trace
             for name in made:
                 del store[name]
         whole = self._rows(None)
         try:
-            found = self._run(whole, checked=True)
+            trace = self._run(whole, checked=True)
         except UserError:
             raise
         except Exception as error:  # any kind, from a user's program
             raise UserError(failure(self.running, error, whole)) from error
         part = self._try(wide)
-        return (whole, found) if part is None else (wide, part)
+        return (whole, trace) if part is None else (wide, part)
 
     def _rows(self, size: int | None) -> dict[str, Any]:
         batch = _rows(self.batch, size)

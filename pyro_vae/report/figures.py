@@ -41,7 +41,7 @@ def report_figures(
         seed: of all draws.
     """
     context = ReportContext(model, guide, data, result, seed)
-    sections = [found for section in SECTIONS for found in section(context)]
+    sections = [section for make in SECTIONS for section in make(context)]
     figure, ax = plots.axes(WIDTH, 2.8)
     plots.curves(ax, history, best_epoch)
     caption = "Loss and validation bound by epoch, nats per data point."

@@ -66,11 +66,11 @@ def _result(result: Mapping) -> str:
     """The main result, with its baselines."""
     split = result["split"]
     if "classification" in result:
-        found = result["classification"]
-        errors = {n: e[split] for n, e in found["errors"].items() if split in e}
+        classified = result["classification"]
+        errors = {n: e[split] for n, e in classified["errors"].items() if split in e}
         if errors:
             name, error = next(iter(errors.items()))
-            start = f"With {found['num_labels']} training labels "
+            start = f"With {classified['num_labels']} training labels "
             model = "the model" if name == "this model" else name
             others = _best(errors, name, min)
             return f"{start}{model} misclassifies {_percent(error)} of the {split} data{others}."

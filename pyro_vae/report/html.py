@@ -119,10 +119,10 @@ def _numbers(result: Mapping) -> list[str]:
             "No label was used in training or for any choice. Bold: the best of each column.</p>"
         )
     if "classification" in result:
-        found = result["classification"]
-        parts = list(next(iter(found["errors"].values())))
-        header = (f"error with {found['num_labels']} training labels", *parts)
-        errors = [(n, *(e[p] for p in parts)) for n, e in found["errors"].items()]
+        classified = result["classification"]
+        parts = list(next(iter(classified["errors"].values())))
+        header = (f"error with {classified['num_labels']} training labels", *parts)
+        errors = [(n, *(e[p] for p in parts)) for n, e in classified["errors"].items()]
         body.append(_table(header, errors, 3, better=min))
         body.append(
             '<p class="small">Fractions of wrong classes. Labelled: the training data whose labels '
@@ -182,14 +182,14 @@ def best_cells(
         >>> sorted(best_cells([("a", 0.7, 0.2), ("b", 0.9, 0.2)], 3, max))
         [(0, 2), (1, 1), (1, 2)]
     """
-    found = set()
+    cells = set()
     for j in range(len(rows[0])):
         column = {
             i: round(v, digits) for i, row in enumerate(rows) if isinstance(v := row[j], float)
         }
         best = better(list(column.values())) if column else None
-        found |= {(i, j) for i, v in column.items() if v == best}
-    return found
+        cells |= {(i, j) for i, v in column.items() if v == best}
+    return cells
 
 
 def hardware() -> dict[str, str | int | None]:

@@ -47,7 +47,7 @@ def latent_units(context: ReportContext) -> list[Section]:
             title = f"activity of the units of {name}"
             plots.unit_activity(ax, activity, ACTIVE_THRESHOLD, title=title)
             caption = "The variance over the data of each unit's"
-        caption += f" posterior mean; a unit is active above {ACTIVE_THRESHOLD:g}; others are grey."
+        caption += f" posterior mean; a unit is active above {ACTIVE_THRESHOLD:g}; others are gray."
         sections.append(Section("Latent units", figure, caption))
     return sections
 
@@ -79,8 +79,8 @@ def classes(context: ReportContext) -> list[Section]:
         return []
     seen = context.data.observed_split("train")
     assert seen.y is not None  # training saw labels
-    found = summary.predictions(context.model, context.guide, seen.x, seen.y, context.x)
-    name, (predicted,) = next(iter(found.items()))
+    predictions = summary.predictions(context.model, context.guide, seen.x, seen.y, context.x)
+    name, (predicted,) = next(iter(predictions.items()))
     num_classes = context.data.num_classes or int(context.labels.max()) + 1
     figure, ax = plots.axes(WIDTH, max(2.8, 0.28 * num_classes + 1))
     plots.confusion(ax, context.labels, predicted, num_classes)

@@ -181,7 +181,7 @@ def _completions(context: ReportContext) -> Section:
         given = condition.mask().any(0).expand(len(images), *images.shape[-2:])
         plots.outline(ax, given, len(columns))
     caption = (
-        "Completions. Outlined: the given part (grey in the first column: missing); then the "
+        "Completions. Outlined: the given part (gray in the first column: missing); then the "
         "likelihood's means at draws of z from the prior given it, the one prediction "
         "E[x | c, z = E[z | c]], and the truth."
     )

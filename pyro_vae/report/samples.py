@@ -262,23 +262,23 @@ def _interpolate(
 def _traverse(model: Callable, guide: Callable, data: Data, options: SheetOptions) -> SampleSheet:
     x, _, others = summary.inputs(model, guide, data, options.split)
     num, steps = options.number(10), options.steps or 9
-    found = traverse(
+    traversed = traverse(
         model, guide, x, options.latent, num, steps, span=SPAN, seed=options.seed, **others
     )
     c = None
     if "c" in others:
-        c = others["c"][:1].expand(len(found.units) * steps, *others["c"].shape[1:])
+        c = others["c"][:1].expand(len(traversed.units) * steps, *others["c"].shape[1:])
     title = f"units of {options.latent or main_latent(model)}, the most active first"
-    extra = {"units": found.units, "activity": found.activity, "values": found.values}
+    extra = {"units": traversed.units, "activity": traversed.activity, "values": traversed.values}
 
     def draw(ax: Axes, images: torch.Tensor, white: float) -> Axes:
         rows = images.reshape(-1, steps, *images.shape[1:])
         n = len(rows)
-        part = Traversal(rows, found.units[:n], found.activity[:n], found.values[:n])
+        part = Traversal(rows, traversed.units[:n], traversed.activity[:n], traversed.values[:n])
         return plots.traversal(ax, part, SPAN, white)
 
     labels = ["unit 10 -2.5"]  # about as wide as those that `plots.traversal` writes
-    return SampleSheet(found.x.flatten(0, 1), title, steps, labels, c, extra, draw)
+    return SampleSheet(traversed.x.flatten(0, 1), title, steps, labels, c, extra, draw)
 
 
 def _impute(model: Callable, guide: Callable, data: Data, options: SheetOptions) -> SampleSheet:

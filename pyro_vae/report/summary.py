@@ -140,8 +140,8 @@ def predictions(
     if accepts_argument(model, "y"):
         return {"this model": [evaluate.classify(model, guide, v) for v in others]}
     codes = [evaluate.active_unit_features(model, guide, v, reference=x) for v in (x, *others)]
-    found = evaluate.classifier_baselines(codes[0], y, *codes[1:])
-    return {f"{name} on z": classes for name, classes in found.items()}
+    predictions = evaluate.classifier_baselines(codes[0], y, *codes[1:])
+    return {f"{name} on z": classes for name, classes in predictions.items()}
 
 
 def classification(model: Callable, guide: Callable, data: Data, split: str) -> dict:
@@ -164,15 +164,15 @@ def classification(model: Callable, guide: Callable, data: Data, split: str) -> 
     if split != "train" and part.y is not None and bool((part.y >= 0).any()):
         parts[split] = (part.x[part.y >= 0], part.y[part.y >= 0])
     inputs_of_parts = [v for v, _ in parts.values()]
-    found = predictions(model, guide, x, y, *inputs_of_parts)
+    predicted = predictions(model, guide, x, y, *inputs_of_parts)
     on_x = evaluate.classifier_baselines(x, y, *inputs_of_parts, spreading=True)
-    found |= {f"{name} on x": classes for name, classes in on_x.items()}
+    predicted |= {f"{name} on x": classes for name, classes in on_x.items()}
     errors = {
         name: {
-            part: float((predicted != labels).double().mean())
-            for (part, (_, labels)), predicted in zip(parts.items(), classes, strict=True)
+            part: float((guess != labels).double().mean())
+            for (part, (_, labels)), guess in zip(parts.items(), classes, strict=True)
         }
-        for name, classes in found.items()
+        for name, classes in predicted.items()
     }
     return {"num_labels": int((y >= 0).sum()), "errors": errors}
 
@@ -189,10 +189,10 @@ def estimator(guide: Callable, terms: Mapping[str, torch.Tensor]) -> str:
 
 def rows(result: Mapping) -> list[tuple[str, float, str]]:
     """The numbers of `summarize` as `[(name, nats per data point, note)]`."""
-    found = [("ELBO", result["elbo"], "nats per data point")]
+    named = [("ELBO", result["elbo"], "nats per data point")]
     if result.get("elbo_is_a_score"):
-        note = "nats per data point; grey values in a Bernoulli, so no likelihood"
-        found = [("score", result["elbo"], note)]
+        note = "nats per data point; gray values in a Bernoulli, so no likelihood"
+        named = [("score", result["elbo"], note)]
     likelihood = "log p(x | c)" if result.get("conditional") else "log-likelihood"
     for key, how in (
         ("log_likelihood", result.get("estimator", IMPORTANCE)),
@@ -200,20 +200,20 @@ def rows(result: Mapping) -> list[tuple[str, float, str]]:
     ):
         if key in result:
             samples = f"{result['num_samples']} samples" if how != EXACT else "there is no latent"
-            found.append((likelihood, result[key], f"{how}, {samples}"))
+            named.append((likelihood, result[key], f"{how}, {samples}"))
     for name, value in result["terms"].items():
         if name in result["units"]:
             note = f"{result['active_units'][name]} of {result['units'][name]} units active"
-            found.append((f"KL of {name}", 0.0 - value, note))
+            named.append((f"KL of {name}", 0.0 - value, note))
         elif name != "x":
-            found.append((f"KL of {name}", 0.0 - value, "discrete, summed exactly"))
+            named.append((f"KL of {name}", 0.0 - value, "discrete, summed exactly"))
         else:
-            found.append(("E log p(x | ...)", value, "reconstruction"))
+            named.append(("E log p(x | ...)", value, "reconstruction"))
     if "discrete" in result:
         y = result["discrete"]
         note = f"of ln K = {y['largest']:.2f}; mutual information with x "
-        found.append(("entropy q(y | x)", y["entropy"], note + f"{y['mutual_information']:.2f}"))
-    return found
+        named.append(("entropy q(y | x)", y["entropy"], note + f"{y['mutual_information']:.2f}"))
+    return named
 
 
 def table(result: Mapping) -> str:
@@ -229,11 +229,11 @@ def table(result: Mapping) -> str:
                 f"{name:<18}{m['accuracy']:>10.3f}{m['purity']:>9.3f}{m['nmi']:>8.3f}{m['ari']:>8.3f}"
             )
     if "classification" in result:
-        found = result["classification"]
-        parts = list(next(iter(found["errors"].values())))
-        head = f"errors, {found['num_labels']} labels"
+        classified = result["classification"]
+        parts = list(next(iter(classified["errors"].values())))
+        head = f"errors, {classified['num_labels']} labels"
         lines += ["", f"{head:<26}" + "".join(f"{part:>12}" for part in parts)]
-        for name, errors in found["errors"].items():
+        for name, errors in classified["errors"].items():
             lines.append(f"{name:<26}" + "".join(f"{errors[p]:>12.3f}" for p in parts))
     return "\n".join(lines)
 

@@ -138,11 +138,11 @@ def check_config(folder: Path | str, state: dict[str, Any] | None = None) -> Non
     if not path.exists():
         return
     state = load(Path(folder) / "checkpoint.pt") if state is None else state
-    found, trained = read_json(path), json.loads(state["config"])
-    name = _first_difference(found, trained)
+    present, trained = read_json(path), json.loads(state["config"])
+    name = _first_difference(present, trained)
     if name is not None:
         raise UserError(
-            f"{path} was edited since training: {name} is {_at(found, name)}, the run was trained "
+            f"{path} was edited since training: {name} is {_at(present, name)}, the run was trained "
             f"with {_at(trained, name)}; restore it, or train a run with the new setting"
         )
 
@@ -180,9 +180,9 @@ def _first_difference(a: object, b: object, prefix: str = "") -> str | None:
     for name in dict.fromkeys([*b, *a]):
         if name not in a or name not in b:
             return prefix + name
-        found = _first_difference(a[name], b[name], f"{prefix}{name}.")
-        if found is not None:
-            return found
+        difference = _first_difference(a[name], b[name], f"{prefix}{name}.")
+        if difference is not None:
+            return difference
     return None
 
 

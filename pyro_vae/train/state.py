@@ -100,7 +100,7 @@ def check_settings(saved: dict[str, Any], settings: dict[str, Any], path: object
 
 
 def _first_difference(before: list[str], now: list[str]) -> str:
-    lines = [[line.strip() for m in found for line in m.splitlines()] for found in (before, now)]
+    lines = [[line.strip() for m in parts for line in m.splitlines()] for parts in (before, now)]
     a, b = next(((a, b) for a, b in zip(*lines, strict=False) if a != b), ("", ""))
     return f"{a!r}, not {b!r}" if a != b else f"{len(lines[0])} parts, not {len(lines[1])}"
 

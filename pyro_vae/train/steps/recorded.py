@@ -192,16 +192,16 @@ class RecordedStep:
             *((n, v.shape, v.stride(), v.dtype, v.device) for n, v in batch.items()),
             *(m.training for m in self.modules),
         )
-        found = self.recordings.get(key)
+        recording = self.recordings.get(key)
         if key not in self.recordings and len(self.recordings) == MAX_RECORDINGS:
             self._warn("further batches run plainly", f"{MAX_RECORDINGS} shapes are recorded")
             return None
-        if key not in self.recordings or found is not None and not found.slots.unchanged():
+        if key not in self.recordings or recording is not None and not recording.slots.unchanged():
             started = time.monotonic()
-            found = self.recordings[key] = self._record(batch)
+            recording = self.recordings[key] = self._record(batch)
             self.seconds += time.monotonic() - started
             self.on_status(f"step recorded in {self.seconds:.1f} s")
-        return found
+        return recording
 
     def update_schedule_values(self) -> None:
         """Write the objective's current schedule values into the tensors that recordings read."""

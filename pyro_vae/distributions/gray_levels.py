@@ -1,4 +1,4 @@
-"""Distributions of grey levels, the values 0, 1/n, ..., 1."""
+"""Distributions of gray levels, the values 0, 1/n, ..., 1."""
 
 import math
 from collections.abc import Callable, Sequence
@@ -9,7 +9,7 @@ from pyro.distributions import constraints
 from torch.nn.functional import logsigmoid
 
 
-class GreyLevels(constraints.Constraint):
+class GrayLevels(constraints.Constraint):
     """The constraint to the multiples of `1 / trials` in [0, 1], up to rounding.
 
     Args:
@@ -17,7 +17,7 @@ class GreyLevels(constraints.Constraint):
 
     Example:
         >>> import torch, pyro_vae as pv
-        >>> pv.distributions.GreyLevels(4).check(torch.tensor([0.25, 0.3]))
+        >>> pv.distributions.GrayLevels(4).check(torch.tensor([0.25, 0.3]))
         tensor([ True, False])
     """
 
@@ -62,7 +62,7 @@ class BinomialProportion(dist.Binomial):
 
     @constraints.dependent_property(is_discrete=True, event_dim=0)
     def support(self) -> constraints.Constraint:
-        return GreyLevels(self.total_count)
+        return GrayLevels(self.total_count)
 
     def log_prob(self, value: torch.Tensor) -> torch.Tensor:
         """`[...]`: the log-probability of `value [...]`, in nats."""
@@ -140,7 +140,7 @@ class DiscretizedLogistic(dist.TorchDistribution):
 
     @constraints.dependent_property(is_discrete=True, event_dim=0)
     def support(self) -> constraints.Constraint:
-        return GreyLevels(self.levels - 1)
+        return GrayLevels(self.levels - 1)
 
     def expand(
         self, batch_shape: Sequence[int], _instance: "DiscretizedLogistic | None" = None
@@ -210,7 +210,7 @@ class CategoricalLevels(dist.TorchDistribution):
 
     @constraints.dependent_property(is_discrete=True, event_dim=0)
     def support(self) -> constraints.Constraint:
-        return GreyLevels(self.levels - 1)
+        return GrayLevels(self.levels - 1)
 
     def expand(
         self, batch_shape: Sequence[int], _instance: "CategoricalLevels | None" = None

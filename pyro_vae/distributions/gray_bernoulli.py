@@ -1,4 +1,4 @@
-"""The Bernoulli score of grey values, which is not a log-probability."""
+"""The Bernoulli score of gray values, which is not a log-probability."""
 
 from collections.abc import Sequence
 
@@ -6,10 +6,10 @@ import pyro.distributions as dist
 import torch
 
 
-class GreyBernoulli(dist.Bernoulli):
+class GrayBernoulli(dist.Bernoulli):
     """Bernoulli whose `log_prob` accepts any value in [0, 1]: the binary cross-entropy.
 
-    For a grey value this is a score, not a log-probability. Therefore `proper` is False, and
+    For a gray value this is a score, not a log-probability. Therefore `proper` is False, and
     functions that report a log-likelihood refuse it.
 
     Args:
@@ -18,7 +18,7 @@ class GreyBernoulli(dist.Bernoulli):
 
     Example:
         >>> import torch, pyro_vae as pv
-        >>> pv.distributions.GreyBernoulli(logits=torch.zeros(2)).log_prob(torch.tensor([0.5, 1.0]))
+        >>> pv.distributions.GrayBernoulli(logits=torch.zeros(2)).log_prob(torch.tensor([0.5, 1.0]))
         tensor([-0.6931, -0.6931])
     """
 
@@ -33,8 +33,8 @@ class GreyBernoulli(dist.Bernoulli):
         super().__init__(probs=probs, logits=logits, validate_args=False)
 
     def expand(
-        self, batch_shape: Sequence[int], _instance: "GreyBernoulli | None" = None
-    ) -> "GreyBernoulli":
+        self, batch_shape: Sequence[int], _instance: "GrayBernoulli | None" = None
+    ) -> "GrayBernoulli":
         """The same distribution with its batch shape expanded."""
-        new = self._get_checked_instance(GreyBernoulli, _instance)
+        new = self._get_checked_instance(GrayBernoulli, _instance)
         return super().expand(batch_shape, new)
