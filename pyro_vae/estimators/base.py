@@ -1,8 +1,10 @@
 """What the estimators share: checks of X, one training run, evaluation by blocks of rows."""
 
 import copy
+import warnings
 from abc import ABC, abstractmethod
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import Any, Self
 
@@ -11,6 +13,7 @@ import torch
 import torch.nn as nn
 from numpy.typing import ArrayLike
 from sklearn.base import BaseEstimator
+from sklearn.exceptions import ConvergenceWarning
 from sklearn.utils import check_random_state
 from sklearn.utils.validation import _check_sample_weight, check_is_fitted, validate_data
 
@@ -21,6 +24,7 @@ from ..evaluate import log_likelihood
 from ..generate import sample
 from ..guides import Guide
 from ..methods import fit as fit_pair
+from ..methods.advice import Advice
 from ..objectives import ELBO
 from ..programs.contexts import seeded
 from .networks import encoder_network, start_at_column_means
@@ -108,8 +112,8 @@ class BaseVAE(BaseEstimator, ABC):
             self._check_parameters()
         else:
             check_is_fitted(self)
-        X = validate_data(self, X, accept_sparse="csr", dtype=DTYPES, reset=reset, **options)
-        return Rows(X)
+        options = {"accept_sparse": "csr", "dtype": DTYPES, **options}
+        return Rows(validate_data(self, X, reset=reset, **options))
 
     def _check_weight(self, sample_weight: ArrayLike | None, rows: Rows) -> np.ndarray | None:
         """`[N]` weights of mean 1 over the rows with a positive weight; None if all are equal."""
@@ -138,10 +142,10 @@ class BaseVAE(BaseEstimator, ABC):
 
     # --------------------------------------------------------------- training
 
-    def _start(self, rows: Rows, seed: int) -> None:
+    def _start(self, training: Training, seed: int) -> None:
         """Choose the units of the table, and build the pair."""
-        self._units = Units.of(rows, self.likelihood)
-        self.model_, self.guide_ = self._build_pair(rows, seed)
+        self._units = Units.of(training.rows, self.likelihood, training.weight)
+        self.model_, self.guide_ = self._build_pair(training.rows, seed)
         self.loss_curve_, self.n_iter_ = [], 0
 
     def _build_pair(self, rows: Rows, seed: int) -> tuple[nn.Module, nn.Module]:
@@ -181,13 +185,13 @@ class BaseVAE(BaseEstimator, ABC):
             observed.append("weight")
         batch_size, steps = self._steps(len(data.train))
         epochs = self._epochs(steps) if epochs is None else epochs
-        return fit_pair(
-            model, guide, data, epochs,
-            objective=objective, initialize=initialize, observed=observed, seed=seed,
-            lr=self.learning_rate, batch_size=batch_size, device=self.device,
-            compile=backend(epochs * steps),
-            progress=bool(self.verbose), **settings,
-        )  # fmt: skip
+        with _convergence_warnings():
+            return fit_pair(
+                model, guide, data, epochs,
+                objective=objective, initialize=initialize, observed=observed, seed=seed,
+                lr=self.learning_rate, batch_size=batch_size, device=self.device,
+                compile=backend(epochs * steps), progress=bool(self.verbose), **settings,
+            )  # fmt: skip
 
     def _record(self, run: Any) -> Self:
         """Take note of a training run."""
@@ -259,15 +263,19 @@ class BaseVAE(BaseEstimator, ABC):
         self, rows: Rows, num_samples: int, c: torch.Tensor | None = None
     ) -> np.ndarray:
         """`[N]`: the log-density of each row, in the units of the table."""
+        bounds = self._importance_bounds(rows, num_samples, c)
+        return bounds - np.asarray(np.log(self._units.scale).sum(), dtype=bounds.dtype)
 
-        def bound(x: torch.Tensor, **covariates: torch.Tensor) -> torch.Tensor:
+    def _importance_bounds(
+        self, rows: Rows, num_samples: int, c: torch.Tensor | None = None
+    ) -> np.ndarray:
+        """`[N]`: the log-density of each row, in the units of the model."""
+
+        def bound(x: torch.Tensor, **covariates: Any) -> torch.Tensor:
             guide = with_common_noise(self.guide_, seed=0)
-            return log_likelihood(
-                self.model_, guide, x, num_samples=num_samples, **_options(covariates)
-            )
+            return log_likelihood(self.model_, guide, x, num_samples, **covariates)
 
-        bounds = self._by_blocks(rows, bound, min(num_samples, PARTICLES), c)
-        return bounds - np.asarray(self._units.log_volume, dtype=bounds.dtype)
+        return self._by_blocks(rows, bound, min(num_samples, PARTICLES), c)
 
     def _sample(self, random_state: Any, size: int, **values: Any) -> np.ndarray:
         """`[size, D]` samples of the model, in the units of the table."""
@@ -296,11 +304,21 @@ class BaseVAE(BaseEstimator, ABC):
         return tags
 
 
+@contextmanager
+def _convergence_warnings() -> Iterator[None]:
+    """Within, advice about a run is a `ConvergenceWarning`, without remedies for pairs by hand."""
+    with warnings.catch_warnings(record=True) as caught:
+        yield
+    for warning in caught:
+        if issubclass(warning.category, Advice):
+            problem = str(warning.message).partition(";")[0]
+            warnings.warn(problem, ConvergenceWarning, stacklevel=5)
+        else:
+            warnings.warn_explicit(
+                warning.message, warning.category, warning.filename, warning.lineno
+            )
+
+
 def backend(steps: int) -> bool | str:
     """How a run of so many steps is computed, as `pv.fit(compile=)`: plainly, or recorded."""
     return "recorded" if steps >= RECORDED_STEPS else False
-
-
-def _options(covariates: dict[str, torch.Tensor]) -> dict[str, Any]:
-    """Covariates to unpack beside options of other types."""
-    return dict(covariates)

@@ -9,7 +9,7 @@ import torch.nn as nn
 from numpy.typing import ArrayLike
 from sklearn.base import ClassifierMixin
 from sklearn.utils.multiclass import check_classification_targets
-from sklearn.utils.validation import column_or_1d, check_is_fitted
+from sklearn.utils.validation import column_or_1d
 
 from ..conditionals import MLP, Family
 from ..errors import UserError
@@ -107,7 +107,7 @@ class SemiSupervisedVAEClassifier(ClassifierMixin, BaseVAE):
         self.classes_ = _classes(used)
         training = self._training(rows, labels, weight)
         self._num_values = len(self.classes_)
-        self._start(rows, seed)
+        self._start(training, seed)
         return self._record(self._train(training, seed, objective=self._objective(training, True)))
 
     def partial_fit(
@@ -133,14 +133,15 @@ class SemiSupervisedVAEClassifier(ClassifierMixin, BaseVAE):
             self._num_values = len(self.classes_)
         training = self._training(rows, labels, weight)
         if first:
-            self._start(rows, seed)
+            self._start(training, seed)
         seed = (seed + self.n_iter_) % 2**31
         objective = self._objective(training, False)
         return self._record(self._train(training, seed, epochs=1, objective=objective))
 
     def predict(self, X: ArrayLike) -> np.ndarray:
         """`[N]`: the most probable label."""
-        return self.classes_[self.predict_proba(X).argmax(1)]
+        most_probable = self.predict_proba(X).argmax(1)
+        return self.classes_[most_probable]
 
     def predict_proba(self, X: ArrayLike) -> np.ndarray:
         """`[N, K]`: q(y | x), in the order of `classes_`."""

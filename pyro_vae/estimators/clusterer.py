@@ -136,7 +136,7 @@ class GMVAEClusterer(ClassNamePrefixFeaturesOutMixin, TransformerMixin, ClusterM
     def _run(self, training: Training, seed: int) -> dict[str, Any]:
         """One whole run: what the estimator keeps of it, by name."""
         rows = training.rows
-        self._start(rows, seed)
+        self._start(training, seed)
         run = self._train(training, seed, initialize=self._start_mixture)
         self._record(run)
         probabilities = self._probabilities(rows)

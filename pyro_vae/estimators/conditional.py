@@ -77,23 +77,24 @@ class ConditionalVAE(BaseVAE):
             MLP(tuple(self.hidden_layer_sizes)),
         )
 
-    def fit(self, X: ArrayLike, C: ArrayLike, sample_weight: ArrayLike | None = None) -> Self:
+    def fit(self, X: ArrayLike, y: ArrayLike, sample_weight: ArrayLike | None = None) -> Self:
         """Train the pair.
 
         Args:
             X: `[N, D]`, an array, a data frame or a sparse matrix.
-            C: `[N, C]` or `[N]` covariates.
+            y: the covariates C, `[N, C]` or `[N]`.
             sample_weight: `[N]`; a row's part of the objective is multiplied by its weight.
         """
-        if C is None:
-            raise UserError("requires y to be passed, but the covariates C are None")
+        if y is None:
+            raise UserError("requires y to be passed, the covariates, but the target y is None")
         rows = self._check(X, reset=True, ensure_min_samples=2)
         weight, seed = self._check_weight(sample_weight, rows), self._seed()
-        self._covariates = Covariates.of(C)
+        self._covariates = Covariates.of(y)
         self.categories_ = self._covariates.categories
-        c = self._covariates.encode(C, len(rows)).to(rows.dtype)
-        self._start(rows, seed)
-        return self._record(self._train(Training(rows, c=c, weight=weight), seed))
+        c = self._covariates.encode(y, len(rows)).to(rows.dtype)
+        training = Training(rows, c=c, weight=weight)
+        self._start(training, seed)
+        return self._record(self._train(training, seed))
 
     def sample(self, C: ArrayLike, random_state: Any = None) -> np.ndarray:
         """`[N, D]`: one draw of p(x | c) for each row of C, in the units of the training data.
@@ -103,25 +104,30 @@ class ConditionalVAE(BaseVAE):
             random_state: of the draws. Default: that of the estimator.
         """
         check_is_fitted(self)
-        c = self._encoded(C)
+        c = self._encode(C)
         return self._sample(random_state, len(c), c=c)
 
-    def score_samples(self, X: ArrayLike, C: ArrayLike, num_samples: int = 256) -> np.ndarray:
+    def score_samples(self, X: ArrayLike, y: ArrayLike, num_samples: int = 256) -> np.ndarray:
         """`[N]`: importance-weighted estimates of log p(x | c), in the units of X.
 
         The estimate of a row does not depend on the other rows.
 
         Args:
             X: `[N, D]`.
-            C: `[N, C]` or `[N]`, as in `fit`.
+            y: the covariates C, `[N, C]` or `[N]`.
             num_samples: importance samples per row.
         """
         rows = self._check(X)
-        return self._log_likelihood(rows, num_samples, self._encoded(C, len(rows)))
+        return self._log_likelihood(rows, num_samples, self._encode(y, len(rows)))
 
-    def score(self, X: ArrayLike, C: ArrayLike) -> float:
+    def score(self, X: ArrayLike, y: ArrayLike) -> float:
         """The mean of `score_samples`, nats per row."""
-        return float(self.score_samples(X, C).mean())
+        return float(self.score_samples(X, y).mean())
 
-    def _encoded(self, C: ArrayLike, num_rows: int | None = None) -> torch.Tensor:
+    def _encode(self, C: ArrayLike, num_rows: int | None = None) -> torch.Tensor:
         return self._covariates.encode(C, num_rows).to(next(self.model_.parameters()))
+
+    def __sklearn_tags__(self) -> Any:
+        tags = super().__sklearn_tags__()
+        tags.target_tags.required = True
+        return tags

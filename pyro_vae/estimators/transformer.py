@@ -104,8 +104,9 @@ class VAETransformer(ClassNamePrefixFeaturesOutMixin, TransformerMixin, BaseVAE)
         """
         rows = self._check(X, reset=True, ensure_min_samples=2)
         weight, seed = self._check_weight(sample_weight, rows), self._seed()
-        self._start(rows, seed)
-        return self._record(self._train(Training(rows, weight=weight), seed))
+        training = Training(rows, weight=weight)
+        self._start(training, seed)
+        return self._record(self._train(training, seed))
 
     def partial_fit(
         self, X: ArrayLike, y: object = None, sample_weight: ArrayLike | None = None
@@ -120,10 +121,11 @@ class VAETransformer(ClassNamePrefixFeaturesOutMixin, TransformerMixin, BaseVAE)
         first = not hasattr(self, "model_")
         rows = self._check(X, reset=first, ensure_min_samples=2)
         weight, seed = self._check_weight(sample_weight, rows), self._seed()
+        training = Training(rows, weight=weight)
         if first:
-            self._start(rows, seed)
+            self._start(training, seed)
         seed = (seed + self.n_iter_) % 2**31
-        return self._record(self._train(Training(rows, weight=weight), seed, epochs=1))
+        return self._record(self._train(training, seed, epochs=1))
 
     def transform(self, X: ArrayLike) -> np.ndarray:
         """`[N, latent_dim]`: the mean of q(z | x)."""

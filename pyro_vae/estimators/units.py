@@ -1,5 +1,6 @@
 """The likelihood that fits a table, and the units in which a model sees it."""
 
+from collections.abc import Callable
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
@@ -9,6 +10,7 @@ import torch
 from ..conditionals import Family, Normal, NormalLikelihood
 from ..conditionals import likelihood as likelihood_of
 from ..conditionals.likelihoods import Bernoulli, NegativeBinomial, Poisson
+from ..errors import UserError
 
 if TYPE_CHECKING:
     from .rows import Rows
@@ -38,15 +40,18 @@ class Units:
     log_moments: tuple[np.ndarray, np.ndarray] | None = None
 
     @classmethod
-    def of(cls, rows: "Rows", likelihood: "Family | str") -> "Units":
+    def of(
+        cls, rows: "Rows", likelihood: "Family | str", weight: np.ndarray | None = None
+    ) -> "Units":
         """The units of a table.
 
         Args:
             rows: the table.
             likelihood: a name, a family, or "auto": bernoulli for values 0 and 1,
                 negative-binomial for counts, else normal.
+            weight: `[N]` of the rows. Default: equal.
         """
-        mean, sd = _moments(rows)
+        mean, sd = _moments(rows, weight)
         if isinstance(likelihood, str) and likelihood == "auto":
             likelihood = _automatic(rows, mean, sd)
         family = likelihood_of(likelihood)
@@ -56,7 +61,7 @@ class Units:
             return cls(family, mean, np.where(constant, ones, sd), mean)
         log_moments = None
         if isinstance(family, (Poisson, NegativeBinomial)):
-            log_mean, log_sd = _moments(rows, np.log1p)
+            log_mean, log_sd = _moments(rows, weight, np.log1p)
             log_moments = log_mean, np.where(log_sd > 0, log_sd, ones)
         return cls(family, zeros, ones, mean, log_moments)
 
@@ -67,11 +72,6 @@ class Units:
     def to_table(self, values: torch.Tensor) -> np.ndarray:
         """Values `[B, D]` of the model, in the units of the table."""
         return values.detach().cpu().double().numpy() * self.scale + self.mean
-
-    @property
-    def log_volume(self) -> float:
-        """What a log-density in the units of the model exceeds one in those of the table by."""
-        return float(np.log(self.scale).sum())
 
     def start_bias(self) -> torch.Tensor | None:
         """`[D]`: the decoder's bias at which its mean is the mean of the columns.
@@ -86,16 +86,30 @@ class Units:
         return None
 
 
-def _moments(rows: "Rows", function: "np.ufunc | None" = None) -> tuple[np.ndarray, np.ndarray]:
-    """`(mean [D], standard deviation [D])` of the columns, in two passes by blocks, in float64."""
+def _moments(
+    rows: "Rows", weight: np.ndarray | None, function: "np.ufunc | None" = None
+) -> tuple[np.ndarray, np.ndarray]:
+    """`(mean [D], standard deviation [D])` of the columns, in two passes by blocks, in float64.
 
-    def values(block: np.ndarray) -> np.ndarray:
-        block = block.astype(np.float64)
-        return block if function is None else function(block)
+    NaN is a missing value, and does not count.
+    """
 
-    mean = sum(values(block).sum(0) for block in rows.blocks()) / len(rows)
-    variance = sum(((values(block) - mean) ** 2).sum(0) for block in rows.blocks()) / len(rows)
-    return np.asarray(mean), np.sqrt(variance)
+    def weighted_mean(moment: Callable[[np.ndarray], np.ndarray]) -> np.ndarray:
+        total, count, start = np.zeros(rows.table.shape[1]), np.zeros(rows.table.shape[1]), 0
+        for block in rows.blocks():
+            values = block.astype(np.float64)
+            values = moment(values if function is None else function(values))
+            part = np.ones(len(block)) if weight is None else weight[start : start + len(block)]
+            observed = ~np.isnan(values)
+            total += (np.where(observed, values, 0.0) * part[:, None]).sum(0)
+            count += (observed * part[:, None]).sum(0)
+            start += len(block)
+        if not count.all():
+            raise UserError(f"column {int(np.argmin(count))} of X has no observed value: drop it")
+        return total / count
+
+    mean = weighted_mean(lambda values: values)
+    return mean, np.sqrt(weighted_mean(lambda values: (values - mean) ** 2))
 
 
 def _automatic(rows: "Rows", mean: np.ndarray, sd: np.ndarray) -> str:
@@ -106,9 +120,10 @@ def _automatic(rows: "Rows", mean: np.ndarray, sd: np.ndarray) -> str:
     """
     largest = 0.0
     for block in rows.blocks():
-        if (block < 0).any() or (block != np.round(block)).any():
+        observed = block[~np.isnan(block)]
+        if (observed < 0).any() or (observed != np.round(observed)).any():
             return "normal"
-        largest = max(largest, float(block.max(initial=0)))
+        largest = max(largest, float(observed.max(initial=0)))
     if largest <= 1:
         return "bernoulli"
     varies = sd > 0
