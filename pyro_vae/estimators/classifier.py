@@ -181,26 +181,27 @@ class SemiSupervisedVAEClassifier(ClassifierMixin, BaseVAE):
 
 def _as_labels(y: ArrayLike) -> np.ndarray:
     """`[N]` labels as Python objects, None for -1, NaN and None."""
-    labels = y.to_numpy() if hasattr(y, "to_numpy") else np.asarray(y)
-    if labels.dtype.kind == "O" or labels.dtype.kind in "US":
-        labels = labels.astype(object)
-    labels = column_or_1d(labels, warn=True)
-    result = np.array(labels.tolist(), dtype=object)
-    is_missing = [v is None or v != v or (not isinstance(v, bool) and v == -1) for v in result]
-    known = labels[~np.array(is_missing, dtype=bool)]
-    check_classification_targets(known if known.dtype.kind != "O" else known.tolist())
-    result[is_missing] = None
-    return result
+    values = y.to_numpy() if hasattr(y, "to_numpy") else y
+    if not hasattr(values, "dtype"):
+        values = np.array(values, dtype=object)  # of a list of strings and -1, neither changes
+    values = column_or_1d(values, warn=True)
+    labels = np.array([*values.tolist(), None], dtype=object)[:-1]
+    labels[[_is_missing(label) for label in labels]] = None
+    known = [label for label in labels if label is not None]
+    if known:
+        check_classification_targets(known)
+    return labels
+
+
+def _is_missing(label: object) -> bool:
+    return label is None or label != label or (type(label) is not bool and label == -1)
 
 
 def _classes(labels: np.ndarray) -> np.ndarray:
-    """The sorted labels."""
-    known = [label for label in labels if label is not None]
+    """The labels, each once, sorted."""
+    known = {label for label in labels if label is not None}
     if not known:
         raise UserError("no row has a label: y needs at least one that is not -1, NaN or None")
-    try:
-        return np.unique(np.array(known))
-    except TypeError:
-        raise UserError(
-            "labels of several types cannot be sorted: use strings or integers"
-        ) from None
+    if len({isinstance(label, str) for label in known}) > 1:
+        raise UserError("labels are strings and numbers: use one of both")
+    return np.array(sorted(known))

@@ -27,7 +27,7 @@ W_DIM = 2  # size of w, which moves and bends a component
 START = 2.0  # steps of the plain VAE of the start, for each step of the mixture's own training
 FITS = 10  # mixtures that are fitted to the encodings
 NUM_SAMPLES = 200  # importance samples, for the choice among the runs
-DRAWS = 64  # of z per row, for probabilities
+DRAWS = 128  # of z per row, for probabilities
 
 
 class GMVAEClusterer(ClassNamePrefixFeaturesOutMixin, TransformerMixin, ClusterMixin, BaseVAE):
