@@ -8,12 +8,14 @@ if TYPE_CHECKING:
     from .classifier import SemiSupervisedVAEClassifier
     from .clusterer import GMVAEClusterer
     from .conditional import ConditionalVAE
+    from .imputer import VAEImputer
     from .transformer import VAETransformer
 
 __all__ = [
     "ConditionalVAE",
     "GMVAEClusterer",
     "SemiSupervisedVAEClassifier",
+    "VAEImputer",
     "VAETransformer",
 ]
 __getattr__, __dir__ = lazy_attributes(
@@ -22,6 +24,7 @@ __getattr__, __dir__ = lazy_attributes(
         "classifier": ["SemiSupervisedVAEClassifier"],
         "clusterer": ["GMVAEClusterer"],
         "conditional": ["ConditionalVAE"],
+        "imputer": ["VAEImputer"],
         "transformer": ["VAETransformer"],
     },
 )
