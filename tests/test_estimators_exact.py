@@ -149,11 +149,21 @@ def test_partial_fit_is_an_epoch_in_the_units_of_the_first_rows():
         (table(), "NormalLikelihood"),
         (np.random.RandomState(0).randint(0, 2, (30, 3)), "Bernoulli"),
         (counts(), "NegativeBinomial"),
+        (np.random.RandomState(0).randint(0, 5, (60, 6)), "Binomial"),  # grades
         (np.random.RandomState(0).randint(1990, 2020, (30, 2)), "NormalLikelihood"),  # years
     ],
 )
 def test_likelihood_is_chosen_by_the_values(X, name):
     assert type(Units.of(Rows(np.asarray(X, dtype=float)), "auto").likelihood).__name__ == name
+
+
+def test_probabilities_of_integers_have_no_units():
+    X = np.random.RandomState(0).randint(0, 5, (60, 6)).astype(float)
+    vae = VAETransformer(2, hidden_layer_sizes=(4,), **SHORT).fit(X)
+    x = torch.from_numpy(X / 4)
+    expected = pv.evaluate.log_likelihood(vae.model_, vae.guide_, x, num_samples=20_000).numpy()
+    np.testing.assert_allclose(vae.score_samples(X, num_samples=20_000), expected, atol=0.4)
+    assert vae.sample(200).max() <= 4 and (vae.sample(20) == vae.sample(20).round()).all()
 
 
 def test_decoder_starts_at_the_means_of_the_columns():

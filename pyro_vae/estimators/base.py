@@ -152,7 +152,8 @@ class BaseVAE(BaseEstimator, ABC):
         with seeded(seed):
             model = self._build_model(rows.table.shape[1])
             network = encoder_network(tuple(self.hidden_layer_sizes), self._units)
-            guide = Guide(model, network=network, input_scaling={})
+            scaling = {"x": (0.5, 0.5)} if self._units.likelihood.unit_interval else {}
+            guide = Guide(model, network=network, input_scaling=scaling)
         start_at_column_means(model.p_x, self._units)
         return model.to(rows.dtype), guide.to(rows.dtype)
 
@@ -264,7 +265,7 @@ class BaseVAE(BaseEstimator, ABC):
     ) -> np.ndarray:
         """`[N]`: the log-density of each row, in the units of the table."""
         bounds = self._importance_bounds(rows, num_samples, c)
-        return bounds - np.asarray(np.log(self._units.scale).sum(), dtype=bounds.dtype)
+        return bounds - np.asarray(self._units.log_volume.sum(), dtype=bounds.dtype)
 
     def _importance_bounds(
         self, rows: Rows, num_samples: int, c: torch.Tensor | None = None

@@ -145,8 +145,8 @@ class VAEImputer(OneToOneFeatureMixin, TransformerMixin, BaseVAE):
         """
         rows = self._check_missing(X)
         bounds = self._importance_bounds(rows, num_samples)
-        log_scale = np.log(self._units.scale)
-        return bounds - np.where(np.isnan(rows[:]), 0.0, log_scale).sum(1).astype(bounds.dtype)
+        log_volume = np.where(np.isnan(rows[:]), 0.0, self._units.log_volume).sum(1)
+        return bounds - log_volume.astype(bounds.dtype)
 
     def score(self, X: ArrayLike, y: object = None) -> float:
         """The mean of `score_samples`, nats per row."""

@@ -9,7 +9,7 @@ import torch
 
 from ..conditionals import Family, Normal, NormalLikelihood
 from ..conditionals import likelihood as likelihood_of
-from ..conditionals.likelihoods import Bernoulli, NegativeBinomial, Poisson
+from ..conditionals.likelihoods import Bernoulli, Binomial, NegativeBinomial, Poisson
 from ..errors import UserError
 
 if TYPE_CHECKING:
@@ -17,17 +17,22 @@ if TYPE_CHECKING:
 
 MIN_DISPERSION = 0.5  # variance / mean, below which a column is no count
 COUNT_COLUMNS = 0.9  # the fraction of columns that must look like counts
+BOUNDED_COLUMNS = 0.5  # the fraction of columns that must reach a common upper bound
+MAX_BOUND = 255
 
 
 @dataclass(frozen=True, eq=False)
 class Units:
     """The likelihood of a table, and the affine map from its units to those of the model.
 
-    Columns with a normal likelihood are standardized. A constant column is only centered.
+    Columns with a normal likelihood are standardized. A constant column is only centered. Integers
+    with a common upper bound m are divided by m, as a binomial likelihood needs them.
 
     Args:
         likelihood: of the columns.
         mean, scale: `[D]`: the model sees `(x - mean) / scale`.
+        log_volume: `[D]`: by what a log-density in the units of the model exceeds one in those of
+            the table; zero for probabilities of integers.
         column_means: `[D]`, in the units of the table.
         log_moments: `(mean [D], standard deviation [D])` of log(1 + x), which the encoder of a
             count model sees standardized; None for other likelihoods.
@@ -36,6 +41,7 @@ class Units:
     likelihood: Family
     mean: np.ndarray
     scale: np.ndarray
+    log_volume: np.ndarray
     column_means: np.ndarray
     log_moments: tuple[np.ndarray, np.ndarray] | None = None
 
@@ -47,23 +53,24 @@ class Units:
 
         Args:
             rows: the table.
-            likelihood: a name, a family, or "auto": bernoulli for values 0 and 1,
-                negative-binomial for counts, else normal.
+            likelihood: a name, a family, or "auto": see `automatic_likelihood`.
             weight: `[N]` of the rows. Default: equal.
         """
         mean, sd = _moments(rows, weight)
+        zeros, scale = np.zeros_like(mean), np.ones_like(sd)
         if isinstance(likelihood, str) and likelihood == "auto":
-            likelihood = _automatic(rows, mean, sd)
+            likelihood, bound = automatic_likelihood(rows, mean, sd)
+            scale = scale * bound
         family = likelihood_of(likelihood)
-        zeros, ones = np.zeros_like(mean), np.ones_like(sd)
         if isinstance(family, (Normal, NormalLikelihood)):
             constant = sd <= 10 * np.finfo(float).eps * np.abs(mean)  # up to rounding
-            return cls(family, mean, np.where(constant, ones, sd), mean)
+            scale = np.where(constant, 1.0, sd)
+            return cls(family, mean, scale, np.log(scale), mean)
         log_moments = None
         if isinstance(family, (Poisson, NegativeBinomial)):
             log_mean, log_sd = _moments(rows, weight, np.log1p)
-            log_moments = log_mean, np.where(log_sd > 0, log_sd, ones)
-        return cls(family, zeros, ones, mean, log_moments)
+            log_moments = log_mean, np.where(log_sd > 0, log_sd, 1.0)
+        return cls(family, zeros, scale, zeros, mean, log_moments)
 
     def to_model(self, block: np.ndarray) -> torch.Tensor:
         """Rows `[B, D]` of the table, in the units of the model."""
@@ -78,8 +85,8 @@ class Units:
 
         None where it is zero, or not known for the likelihood.
         """
-        mean = torch.from_numpy(self.column_means)
-        if isinstance(self.likelihood, Bernoulli):
+        mean = torch.from_numpy(self.column_means / self.scale)
+        if isinstance(self.likelihood, (Bernoulli, Binomial)):
             return mean.clamp(1e-3, 1 - 1e-3).logit()
         if isinstance(self.likelihood, (Poisson, NegativeBinomial)):
             return mean.clamp_min(1e-3).log()
@@ -112,21 +119,32 @@ def _moments(
     return mean, np.sqrt(weighted_mean(lambda values: (values - mean) ** 2))
 
 
-def _automatic(rows: "Rows", mean: np.ndarray, sd: np.ndarray) -> str:
-    """The name of a likelihood that fits the table.
+def automatic_likelihood(
+    rows: "Rows", mean: np.ndarray, sd: np.ndarray
+) -> tuple["Family | str", float]:
+    """A likelihood that fits a table, and the number that its values are divided by.
 
-    Integers that vary less than a count does (years, codes) are no counts: a column of counts has a
-    variance of at least about its mean.
+    * Values 0 and 1: bernoulli.
+    * Integers from 0 to a bound of at most 255 that half of the columns reach (grades, genotypes,
+      gray levels): binomial.
+    * Other non-negative integers: negative-binomial, if they vary as counts do, with a variance of
+      at least about the mean. Years and codes vary less.
+    * All else: normal.
+
+    Args:
+        rows: the table.
+        mean, sd: `[D]`, moments of the columns.
     """
-    largest = 0.0
+    largest = np.zeros(rows.table.shape[1])
     for block in rows.blocks():
-        observed = block[~np.isnan(block)]
+        observed = np.where(np.isnan(block), 0.0, block)
         if (observed < 0).any() or (observed != np.round(observed)).any():
-            return "normal"
-        largest = max(largest, float(observed.max(initial=0)))
-    if largest <= 1:
-        return "bernoulli"
-    varies = sd > 0
+            return "normal", 1.0
+        largest = np.maximum(largest, observed.max(0))
+    varies, bound = sd > 0, largest.max()
+    if bound <= 1 or not varies.any():
+        return ("bernoulli" if bound <= 1 else "normal"), 1.0
+    if bound <= MAX_BOUND and (largest[varies] == bound).mean() >= BOUNDED_COLUMNS:
+        return Binomial(int(bound)), float(bound)
     dispersed = sd[varies] ** 2 >= MIN_DISPERSION * mean[varies]
-    is_count = dispersed.mean() >= COUNT_COLUMNS if varies.any() else False
-    return "negative-binomial" if is_count else "normal"
+    return ("negative-binomial" if dispersed.mean() >= COUNT_COLUMNS else "normal"), 1.0
