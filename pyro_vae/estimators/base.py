@@ -5,7 +5,7 @@ import warnings
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any, Self
 
 import numpy as np
@@ -34,7 +34,6 @@ from .units import Units
 from .weighting import Weighted
 
 DTYPES = [np.float64, np.float32]
-STEPS = 3000  # of a whole training run, with max_iter="auto"
 EPOCHS = 20, 500  # the fewest and the most epochs, with max_iter="auto"
 BATCH = 16, 128  # the smallest and the largest batch, with batch_size="auto"
 VALIDATION = 5, 2000  # the fewest and the most rows held out
@@ -52,7 +51,8 @@ class Training:
         y: `[N]` class numbers, -1 for a row without a label.
         c: `[N, C]` covariates, as the model sees them.
         weight: `[N]`, positive.
-        held_out: rows that may be held out for validation. Default: all.
+        held_out: numbers of the rows held out for validation. Default: none.
+        code: `[N, L]`, at which the start of a clusterer puts z.
     """
 
     rows: Rows
@@ -60,6 +60,18 @@ class Training:
     c: torch.Tensor | None = None
     weight: np.ndarray | None = None
     held_out: np.ndarray | None = None
+    code: np.ndarray | None = None
+
+    @property
+    def number(self) -> np.ndarray:
+        """The numbers of the rows that have a weight."""
+        number = np.arange(len(self.rows))
+        return number if self.weight is None else number[self.weight > 0]
+
+    @property
+    def kept(self) -> np.ndarray:
+        """The numbers of the rows to train on."""
+        return self.number if self.held_out is None else np.setdiff1d(self.number, self.held_out)
 
 
 class BaseVAE(BaseEstimator, ABC):
@@ -74,6 +86,7 @@ class BaseVAE(BaseEstimator, ABC):
     n_iter_: int
     _units: Units
     _num_values = 1  # of a latent that is enumerated above x
+    _num_steps = 2000  # of training, with max_iter="auto"
 
     def __init__(
         self,
@@ -164,23 +177,21 @@ class BaseVAE(BaseEstimator, ABC):
         pair: tuple[nn.Module, nn.Module] | None = None,
         epochs: int | None = None,
         objective: ELBO | None = None,
-        initialize: Callable[..., object] | None = None,
-        **settings: Any,
     ) -> Any:
         """Train the pair and return the run.
 
         Args:
             training: the arrays.
-            seed: of the split, the order of the rows, and the noise.
+            seed: of the order of the rows and the noise.
             pair: model and guide. Default: the estimator's.
-            epochs: exactly as many, without validation. Default: by `max_iter`.
+            epochs: Default: by `max_iter`.
             objective: what is maximized. Default: the ELBO.
-            initialize: as in `pv.fit`.
-            settings: of `pv.fit`, in addition.
         """
         model, guide = (self.model_, self.guide_) if pair is None else pair
-        data = self._data(training, seed, validate=epochs is None)
+        data = self._data(training)
         observed = ["x"] + (["c"] if training.c is not None else [])
+        if training.code is not None:
+            observed.append("code")
         if training.weight is not None:
             model, guide = Weighted(model), Weighted(guide)
             observed.append("weight")
@@ -189,9 +200,9 @@ class BaseVAE(BaseEstimator, ABC):
         with _convergence_warnings():
             return fit_pair(
                 model, guide, data, epochs,
-                objective=objective, initialize=initialize, observed=observed, seed=seed,
-                lr=self.learning_rate, batch_size=batch_size, device=self.device,
-                compile=backend(epochs * steps), progress=bool(self.verbose), **settings,
+                objective=objective, observed=observed, seed=seed,
+                lr=self.learning_rate, schedule="cosine", batch_size=batch_size, device=self.device,
+                compile=backend(epochs * steps), progress=bool(self.verbose),
             )  # fmt: skip
 
     def _record(self, run: Any) -> Self:
@@ -200,19 +211,26 @@ class BaseVAE(BaseEstimator, ABC):
         self.n_iter_ = len(self.loss_curve_)
         return self
 
-    def _data(self, training: Training, seed: int, validate: bool) -> Data:
+    def _hold_out(
+        self, training: Training, seed: int, candidates: np.ndarray | None = None
+    ) -> Training:
+        """The same arrays, some rows held out for validation.
+
+        Args:
+            training: the arrays.
+            seed: of the choice.
+            candidates: numbers of the rows to choose from. Default: all.
+        """
+        number = training.number
+        candidates = number if candidates is None else np.intersect1d(candidates, number)
+        count = min(int(self.validation_fraction * len(number)), VALIDATION[1], len(candidates))
+        count = count if count >= VALIDATION[0] else 0
+        held_out = np.random.RandomState(seed).permutation(candidates)[:count]
+        return replace(training, held_out=np.sort(held_out))
+
+    def _data(self, training: Training) -> Data:
         """The training and validation splits of a run."""
-        rows, weight = training.rows, training.weight
-        number = np.arange(len(rows))
-        number = number if weight is None else number[weight > 0]
-        held_out = np.empty(0, dtype=int)
-        if validate:
-            candidates = number if training.held_out is None else training.held_out
-            candidates = np.intersect1d(candidates, number)
-            count = min(int(self.validation_fraction * len(number)), VALIDATION[1], len(candidates))
-            if count >= VALIDATION[0]:
-                order = np.random.RandomState(seed).permutation(len(candidates))
-                held_out = np.sort(candidates[order[:count]])
+        rows, weight, held_out = training.rows, training.weight, training.held_out
         condition = DenseRows(rows, self._units, training.c) if rows.is_sparse else None
 
         def split(index: np.ndarray) -> Split:
@@ -221,13 +239,16 @@ class BaseVAE(BaseEstimator, ABC):
             else:
                 x = torch.from_numpy(index)[:, None]
             y, c = (None if v is None else v[index] for v in (training.y, training.c))
-            others = {} if weight is None else {"weight": torch.from_numpy(weight[index])}
-            others = {name: value.to(rows.dtype) for name, value in others.items()}
+            arrays = {"weight": weight, "code": training.code}
+            others = {
+                name: torch.from_numpy(value[index]).to(rows.dtype)
+                for name, value in arrays.items()
+                if value is not None
+            }
             return Split(x.to(rows.dtype), y, None if rows.is_sparse else c, others)
 
-        train = split(np.setdiff1d(number, held_out))
-        valid = split(held_out) if len(held_out) else None
-        return Data(train, valid, name="X", condition=condition)
+        valid = None if held_out is None or not len(held_out) else split(held_out)
+        return Data(split(training.kept), valid, name="X", condition=condition)
 
     def _steps(self, num_rows: int) -> tuple[int, int]:
         """`(rows per step, steps per epoch)`."""
@@ -238,7 +259,7 @@ class BaseVAE(BaseEstimator, ABC):
     def _epochs(self, steps: int) -> int:
         if not isinstance(self.max_iter, str):
             return self.max_iter
-        return min(EPOCHS[1], max(EPOCHS[0], round(STEPS / steps)))
+        return min(EPOCHS[1], max(EPOCHS[0], round(self._num_steps / steps)))
 
     # ------------------------------------------------------------- evaluation
 

@@ -105,7 +105,8 @@ class SemiSupervisedVAEClassifier(ClassifierMixin, BaseVAE):
         weight, seed = self._check_weight(sample_weight, rows), self._seed()
         used = labels if weight is None else labels[weight > 0]
         self.classes_ = _classes(used)
-        training = self._training(rows, labels, weight)
+        unlabeled = np.flatnonzero([label is None for label in labels])
+        training = self._hold_out(self._training(rows, labels, weight), seed, unlabeled)
         self._num_values = len(self.classes_)
         self._start(training, seed)
         return self._record(self._train(training, seed, objective=self._objective(training, True)))
@@ -136,7 +137,8 @@ class SemiSupervisedVAEClassifier(ClassifierMixin, BaseVAE):
             self._start(training, seed)
         seed = (seed + self.n_iter_) % 2**31
         objective = self._objective(training, False)
-        return self._record(self._train(training, seed, epochs=1, objective=objective))
+        run = self._train(training, seed, epochs=1, objective=objective)
+        return self._record(run)
 
     def predict(self, X: ArrayLike) -> np.ndarray:
         """`[N]`: the most probable label."""
@@ -161,13 +163,12 @@ class SemiSupervisedVAEClassifier(ClassifierMixin, BaseVAE):
         return rows, labels
 
     def _training(self, rows: Rows, labels: np.ndarray, weight: np.ndarray | None) -> Training:
-        has_label = np.array([label is not None for label in labels])
         number = {label: i for i, label in enumerate(self.classes_.tolist())}
-        unknown = {label for label in labels[has_label] if label not in number}
+        unknown = {label for label in labels if label is not None and label not in number}
         if unknown and weight is None:
             raise UserError(f"labels {sorted(unknown)} are not among the classes {[*number]}")
-        y = np.array([number.get(label, -1) for label in labels])
-        return Training(rows, torch.from_numpy(y), None, weight, np.flatnonzero(~has_label))
+        y = torch.tensor([number.get(label, -1) for label in labels])
+        return Training(rows, y, weight=weight)
 
     def _objective(self, training: Training, whole_run: bool) -> SemiSupervised:
         schedule: dict[str, Any] = {}

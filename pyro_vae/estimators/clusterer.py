@@ -1,6 +1,7 @@
 """A Gaussian mixture VAE as a clusterer."""
 
 import dataclasses
+import warnings
 from collections.abc import Sequence
 from typing import Any, Self
 
@@ -9,23 +10,25 @@ import torch
 import torch.nn as nn
 from numpy.typing import ArrayLike
 from sklearn.base import ClassNamePrefixFeaturesOutMixin, ClusterMixin, TransformerMixin
+from sklearn.exceptions import ConvergenceWarning
 from sklearn.metrics import adjusted_rand_score
 from sklearn.utils import check_random_state
 from sklearn.utils.validation import check_is_fitted
 
 from ..conditionals import MLP, Family, MultivariateNormal
-from ..data import Data
 from ..errors import UserError, check_int_at_least
 from ..evaluate import encode, log_likelihood, responsibilities
 from ..models import GMVAE
-from ..train import MixtureInitialization
-from .base import BaseVAE, Training, backend
+from ..models.priors import fit_components
+from .base import BaseVAE, Training
 from .noise import with_common_noise
 from .rows import Rows
+from .start import AroundCodes, OfZ, principal_codes
 
 W_DIM = 2  # size of w, which moves and bends a component
-START = 2.0  # steps of the plain VAE of the start, for each step of the mixture's own training
-FITS = 10  # mixtures that are fitted to the encodings
+START = 0.5  # epochs of the start, for each epoch of the whole pair's training
+FITS = 10  # mixtures that are fitted to the principal components, from different means
+REG_COVAR = 0.05  # of these mixtures
 NUM_SAMPLES = 200  # importance samples, for the choice among the runs
 DRAWS = 128  # of z per row, for probabilities
 
@@ -38,17 +41,17 @@ class GMVAEClusterer(ClassNamePrefixFeaturesOutMixin, TransformerMixin, ClusterM
         z | w,y ~ Normal(mu_y(w), Sigma_y(w))
         x | z   ~ likelihood(f(z))
 
-    Training starts from a Gaussian mixture that is fitted to the encodings of a plain VAE. There
-    are `n_init` whole runs. The one with the highest importance-weighted log-likelihood of the
-    rows held out for validation is kept. Units, precision and sparse input are as in
+    Training starts from a Gaussian mixture of principal components, at which encoder and decoder
+    are trained first. There are `n_init` whole runs. The one with the highest importance-weighted
+    log-likelihood of the rows held out for validation is kept. Units, precision and sparse input are as in
     `VAETransformer`.
 
     Args:
         n_components: K, the number of clusters.
-        latent_dim: size of z. "auto": half of the columns, 2 to 10.
+        latent_dim: size of z. "auto": the number of columns, at most 20.
         n_init: whole runs, from different weights.
-        max_iter: epochs of a run, after twice as many of the plain VAE from which it starts.
-            "auto": about 3,000 steps in all.
+        max_iter: epochs of a run, after half as many of its start. "auto": about 1,000 steps, in
+            20 to 500 epochs.
         hidden_layer_sizes, likelihood, batch_size, learning_rate, validation_fraction,
             random_state, device, verbose: as in `VAETransformer`.
 
@@ -74,6 +77,8 @@ class GMVAEClusterer(ClassNamePrefixFeaturesOutMixin, TransformerMixin, ClusterM
         >>> rows.shape, clusters.tolist()
         ((5, 4), [1, 1, 1, 1, 1])
     """
+
+    _num_steps = 1000
 
     def __init__(
         self,
@@ -103,7 +108,7 @@ class GMVAEClusterer(ClassNamePrefixFeaturesOutMixin, TransformerMixin, ClusterM
     def _build_model(self, num_columns: int) -> nn.Module:
         self._latent_dim = self.latent_dim
         if self.latent_dim == "auto":
-            self._latent_dim = min(10, max(2, num_columns // 2))
+            self._latent_dim = min(20, num_columns)
         return GMVAE(
             (num_columns,), self.n_components, self._latent_dim, W_DIM,
             self._units.likelihood, MLP(tuple(self.hidden_layer_sizes)), MultivariateNormal(),
@@ -120,9 +125,12 @@ class GMVAEClusterer(ClassNamePrefixFeaturesOutMixin, TransformerMixin, ClusterM
         """
         check_int_at_least(1, n_init=self.n_init)
         rows = self._check(X, reset=True, ensure_min_samples=max(2, self.n_components))
-        training = Training(rows, weight=self._check_weight(sample_weight, rows))
+        weight = self._check_weight(sample_weight, rows)
         state = check_random_state(self.random_state)
-        runs = [self._run(training, int(state.randint(2**31 - 1))) for _ in range(self.n_init)]
+        seeds = [int(state.randint(2**31 - 1)) for _ in range(self.n_init)]
+        # the same rows are held out from all runs, so that their scores can be compared
+        training = self._hold_out(Training(rows, weight=weight), seeds[0])
+        runs = [self._run(training, seed) for seed in seeds]
         self.scores_ = np.array([run["score"] for run in runs])
         best = runs[int(self.scores_.argmax())]
         others = [run for run in runs if run is not best]
@@ -137,7 +145,8 @@ class GMVAEClusterer(ClassNamePrefixFeaturesOutMixin, TransformerMixin, ClusterM
         """One whole run: what the estimator keeps of it, by name."""
         rows = training.rows
         self._start(training, seed)
-        run = self._train(training, seed, initialize=self._start_mixture)
+        self._start_mixture(training, seed)
+        run = self._train(training, seed)
         self._record(run)
         probabilities = self._probabilities(rows)
         split = run.data.observed_split("train" if run.data.valid is None else "valid")
@@ -149,35 +158,16 @@ class GMVAEClusterer(ClassNamePrefixFeaturesOutMixin, TransformerMixin, ClusterM
             **{n: getattr(self, n) for n in ("model_", "guide_", "loss_curve_", "n_iter_")},
         }
 
-    def _start_mixture(
-        self,
-        model: object,
-        guide: object,
-        data: Data,
-        device: torch.device,
-        seed: int = 0,
-        progress: bool = True,
-    ) -> None:
-        """Start the bare pair from a mixture; rows are drawn in proportion to their weights."""
-        weight = data.train.others.get("weight")
-        if weight is not None:
-            generator = torch.Generator().manual_seed(seed)
-            chosen = torch.multinomial(weight, len(weight), True, generator=generator)
-            data = dataclasses.replace(data, train=data.train[chosen])
-        batch_size, steps = self._steps(len(data.train))
-        epochs = round(START * self._epochs(steps))
-        initialize = MixtureInitialization(
-            epochs=epochs,
-            lr=self.learning_rate,
-            batch_size=batch_size,
-            fits=FITS,
-            compile=backend(epochs * steps),
-        )
-        initialize(self.model_, self.guide_, data, device, seed, progress)
-
-    def _epochs(self, steps: int) -> int:
-        epochs = super()._epochs(steps)
-        return max(1, round(epochs / (1 + START))) if self.max_iter == "auto" else epochs
+    def _start_mixture(self, training: Training, seed: int) -> None:
+        """Start p(z | y) at a mixture of principal components, p(x | z) and q(z | x) near them."""
+        rows = training.rows
+        codes, chosen = principal_codes(training, self._units, self._latent_dim, seed)
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore", ConvergenceWarning)  # of a fit that may be discarded
+            fit_components(self.model_, codes[chosen], FITS, REG_COVAR, seed)
+        pair = AroundCodes(self.model_), OfZ(self.guide_)
+        epochs = max(1, round(START * self._epochs(self._steps(len(rows))[1])))
+        self._train(dataclasses.replace(training, code=codes), seed, pair, epochs)
 
     @property
     def _n_features_out(self) -> int:

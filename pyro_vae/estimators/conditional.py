@@ -92,7 +92,7 @@ class ConditionalVAE(BaseVAE):
         self._covariates = Covariates.of(y)
         self.categories_ = self._covariates.categories
         c = self._covariates.encode(y, len(rows)).to(rows.dtype)
-        training = Training(rows, c=c, weight=weight)
+        training = self._hold_out(Training(rows, c=c, weight=weight), seed)
         self._start(training, seed)
         return self._record(self._train(training, seed))
 

@@ -100,7 +100,7 @@ class VAEImputer(OneToOneFeatureMixin, TransformerMixin, BaseVAE):
         """
         rows = self._check_missing(X, reset=True)
         weight, seed = self._check_weight(sample_weight, rows), self._seed()
-        training = Training(rows, weight=weight)
+        training = self._hold_out(Training(rows, weight=weight), seed)
         self._start(training, seed)
         return self._record(self._train(training, seed))
 

@@ -35,7 +35,7 @@ class VAETransformer(ClassNamePrefixFeaturesOutMixin, TransformerMixin, BaseVAE)
         likelihood: a name or a family, as in `pv.models.VAE`. "auto": bernoulli for values 0 and
             1, binomial for integers with a common upper bound, negative-binomial for counts, else
             normal.
-        max_iter: epochs. "auto": about 3,000 steps, in 20 to 500 epochs.
+        max_iter: epochs. "auto": about 2,000 steps, in 20 to 500 epochs.
         batch_size: rows per step. "auto": a tenth of the rows, 16 to 128.
         learning_rate: of Adam.
         validation_fraction: the fraction of rows whose ELBO chooses the best epoch, if it is at
@@ -105,7 +105,7 @@ class VAETransformer(ClassNamePrefixFeaturesOutMixin, TransformerMixin, BaseVAE)
         """
         rows = self._check(X, reset=True, ensure_min_samples=2)
         weight, seed = self._check_weight(sample_weight, rows), self._seed()
-        training = Training(rows, weight=weight)
+        training = self._hold_out(Training(rows, weight=weight), seed)
         self._start(training, seed)
         return self._record(self._train(training, seed))
 

@@ -76,6 +76,13 @@ class Units:
         """Rows `[B, D]` of the table, in the units of the model."""
         return torch.from_numpy((block - self.mean) / self.scale)
 
+    def encoder_values(self, block: np.ndarray) -> np.ndarray:
+        """Rows `[B, D]` of the table as an encoder sees them: of counts, standardized logarithms."""
+        if self.log_moments is None:
+            return (block - self.mean) / self.scale
+        log_mean, log_sd = self.log_moments
+        return (np.log1p(block) - log_mean) / log_sd
+
     def to_table(self, values: torch.Tensor) -> np.ndarray:
         """Values `[B, D]` of the model, in the units of the table."""
         return values.detach().cpu().double().numpy() * self.scale + self.mean

@@ -19,9 +19,13 @@ class Weighted(nn.Module):
         self.program = program
 
     def forward(
-        self, x: torch.Tensor, weight: torch.Tensor, c: torch.Tensor | None = None
+        self,
+        x: torch.Tensor,
+        weight: torch.Tensor,
+        c: torch.Tensor | None = None,
+        code: torch.Tensor | None = None,
     ) -> object:
-        """The program on x `[B, D]` with weights `[B]` and covariates `[B, C]`, if it has any."""
-        inputs = {"x": x} if c is None else {"x": x, "c": c}
+        """The program on x `[B, D]` with weights `[B]`, and its further inputs, if it has any."""
+        others = {name: value for name, value in (("c", c), ("code", code)) if value is not None}
         with poutine.scale(scale=weight):
-            return self.program(**inputs)
+            return self.program(x=x, **others)

@@ -1,7 +1,7 @@
 """Initializations: by a mixture fitted to encodings, by data, by parts that are trained first."""
 
 import copy
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -143,18 +143,15 @@ class MixtureInitialization(Initialization):
     @torch.no_grad()
     def _codes(self, vae: Any, encoder: Any, data: Any, seed: int) -> np.ndarray:
         """`[draws * N, D]` draws of q(z | x) over the training data, thinned to `MAX_POINTS`."""
+        x = data.observed_split("train").x
         device = device_of(vae)
         with seeded(seed, device):
-            keep = torch.randperm(len(data.train))[: MAX_POINTS // max(1, self.draws)]
-            if data.binarize == "dynamic":  # drawn for all data, in their order
-                x = data.observed_split("train").x[keep]
-            else:  # these alone: where a condition makes x, not all x exist at once
-                x = replace(data, train=data.train[keep]).observed_split("train").x
+            keep = torch.randperm(len(x))[: MAX_POINTS // max(1, self.draws)]
             if not self.draws:
-                return encode(vae, encoder, x)["z"].double().cpu().numpy()
+                return encode(vae, encoder, x[keep])["z"].double().cpu().numpy()
             draws = [
                 trace_pair(vae, encoder, {"x": part.to(device)}, self.draws).guide["z"]["value"]
-                for part in x.split(5000)
+                for part in x[keep].split(5000)
             ]
         return torch.cat([d.flatten(0, 1) for d in draws]).double().cpu().numpy()
 
