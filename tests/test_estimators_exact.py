@@ -243,8 +243,8 @@ def test_weights_move_the_model_toward_the_heavy_rows():
 
 @pytest.fixture(scope="module")
 def clusterer():
-    options = {"n_init": 2, "max_iter": 15, "hidden_layer_sizes": (32,), "learning_rate": 5e-3}
-    options |= {"batch_size": 32, "random_state": 0, "device": "cpu"}
+    options = {"n_init": 2, "max_iter": 30, "hidden_layer_sizes": (32,), "learning_rate": 1e-2}
+    options |= {"batch_size": 64, "random_state": 0, "device": "cpu"}
     return GMVAEClusterer(3, **options).fit(table())
 
 

@@ -10,7 +10,7 @@ from sklearn.decomposition import PCA
 from .base import Training
 from .units import Units
 
-MAX_ROWS = 20_000  # to which principal components and the mixture are fitted
+MAX_ROWS = 10_000  # to which principal components and the mixture are fitted
 MAX_VALUES = 2**24  # numbers in these rows
 WIDTH = 0.3  # of the normal distribution around each code; all codes have a standard deviation of 1
 
