@@ -152,7 +152,8 @@ def test_a_second_fit_into_the_same_folder_loses_nothing(finished):
     assert (folder / "run" / "checkpoint.pt").read_bytes() == before
 
 
-def test_ctrl_c_and_resume_lose_nothing(tmp_path):
+def test_ctrl_c_and_resume_lose_nothing(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
     options = ["vae", *SMALL[2:], "--epochs", "400", "--schedule", "constant"]
     process = subprocess.Popen(
         [sys.executable, "-m", "pyro_vae", "fit", *options, "--out", "stopped"],
@@ -170,12 +171,8 @@ def test_ctrl_c_and_resume_lose_nothing(tmp_path):
     out, _ = process.communicate(timeout=120)
     assert process.returncode == 130 and "--resume to continue" in out
     epochs = len(metrics.read_text().splitlines()) + 2
-    done = command(
-        "fit", "vae", "--out", "stopped", "--resume", "--epochs", str(epochs), cwd=tmp_path
-    )
-    assert done.returncode == 0, done.stderr
-    whole = command("fit", *options, "--epochs", str(epochs), "--out", "whole", cwd=tmp_path)
-    assert whole.returncode == 0, whole.stderr
+    assert main(["fit", "vae", "--out", "stopped", "--resume", "--epochs", str(epochs)]) == 0
+    assert main(["fit", *options, "--epochs", str(epochs), "--out", "whole"]) == 0
     losses = [
         [
             json.loads(line)["loss"]

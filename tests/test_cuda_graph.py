@@ -101,7 +101,7 @@ def test_what_cannot_be_captured_is_trained_by_its_recording_with_one_warning(mo
 def test_fit_with_a_graph_is_fit_without_and_resumes_in_either(emulated, monkeypatch, tmp_path):
     # in float64: the rate is a tensor for the graph, and Adam multiplies otherwise with one
     torch.set_default_dtype(torch.float64)
-    options = {"compile": "recorded", "schedule": "linear", "clip_norm": 0.5}
+    options = {"name": "vae", "compile": "recorded", "schedule": "linear", "clip_norm": 0.5}
     a, expected = trained(epochs=2, **options)
     stepper = sys.modules["pyro_vae.train.steps.stepper"]
     monkeypatch.setattr(stepper, "can_graph", lambda device: True)

@@ -132,6 +132,7 @@ def launch(*arguments, cwd):
     )  # fmt: skip
 
 
+@pytest.mark.slow
 def test_the_command_under_torchrun_makes_one_run_that_ctrl_c_does_not_lose(tmp_path):
     process = launch("--epochs", "100000", "--out", "run", cwd=tmp_path)
     metrics = tmp_path / "run" / "metrics.jsonl"

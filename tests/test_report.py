@@ -1,8 +1,10 @@
 """The report: what it says, in which order, and that the page stands alone."""
 
 import html
+import math
 import re
 import shlex
+import warnings
 import xml.etree.ElementTree as ElementTree
 
 import pyro
@@ -316,3 +318,16 @@ def test_a_run_on_arrays_is_reproduced_in_python():
     assert text.startswith("pv.method('vae', data")
     again = eval(text.removesuffix(".fit()"), {"pv": pv, "data": BITS})
     assert again.config == method.config
+
+
+def test_a_figure_that_cannot_be_drawn_does_not_end_the_report(tmp_path):
+    """One data point: no spread, and no axis limits."""
+    torch.manual_seed(0)
+    model = pv.models.VAE((6,), 2, likelihood="normal")
+    run = pv.fit(model, pv.guides.Guide(model), torch.rand(1, 6), epochs=1, progress=False)
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        result = run.report(tmp_path / "report.html", num_samples=5)
+    page = (tmp_path / "report.html").read_text()
+    assert math.isfinite(result["log_likelihood"])
+    assert "Figures that could not be drawn" in page and "Training" in page

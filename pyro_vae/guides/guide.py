@@ -66,7 +66,8 @@ class Guide(BaseGuide):
         network: `MLP(...)` or `Conv(...)` for the encoders.
         discrete: `"enumerate"`, `"score_function"` or `"relaxed"`.
         temperature: of the relaxation.
-        num_data: number of training data points, for the parent `index`.
+        num_data: number of training data points, for the parent `index`; a guide without it has no
+            use for the number.
         share_trunk: whether latents with the same parents share a trunk.
         input_scaling: `{parent: (mean, scale)}`: the networks see `(parent - mean) / scale`.
             Default: images `(C, H, W)` with values in [0, 1] are centered,

@@ -1,6 +1,7 @@
 """The figures of a report, section by section; each is drawn by functions of `plots`."""
 
 from collections.abc import Callable, Mapping, Sequence
+from itertools import chain
 
 from .. import plots
 from ..data import Data
@@ -41,8 +42,23 @@ def report_figures(
         seed: of all draws.
     """
     context = ReportContext(model, guide, data, result, seed)
-    sections = [section for make in SECTIONS for section in make(context)]
+    made = (_draw(section, context) for section in SECTIONS)
+    return [*chain(*made), *_draw(training, history, best_epoch)]
+
+
+def training(history: Sequence[Mapping], best_epoch: int | None) -> list[Section]:
+    """The curves of the training."""
     figure, ax = plots.axes(WIDTH, 2.8)
     plots.curves(ax, history, best_epoch)
     caption = "Loss and validation bound by epoch, nats per data point."
-    return [*sections, Section("Training", figure, caption)]
+    return [Section("Training", figure, caption)]
+
+
+def _draw(section: Callable[..., list[Section]], *arguments: object) -> list[Section]:
+    """The figures of a section; of one that fails, a line that says so: the numbers must not be lost."""
+    try:
+        return section(*arguments)
+    except Exception as error:
+        reason = " ".join(f"{type(error).__name__}: {error}".split())
+        name = section.__name__.replace("_", " ")
+        return [Section("Figures that could not be drawn", None, f"{name}: {reason}")]

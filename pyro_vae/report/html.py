@@ -47,10 +47,10 @@ pre { font-size: .85rem; overflow-x: auto; background: var(--box); padding: .6re
 
 
 class Section(NamedTuple):
-    """A figure of the report; those with the same heading stand together."""
+    """A figure of the report, or a note in its place; those with the same heading stand together."""
 
     heading: str
-    figure: Figure
+    figure: Figure | None
     caption: str
 
 
@@ -137,8 +137,11 @@ def _figures(sections: Iterable[Section]) -> list[str]:
     for heading, group in groupby(sections, key=lambda section: section.heading):
         body.append(f'<h2>{html.escape(heading)}</h2><div class="figures">')
         for section in group:
-            drawn = svg.inline_svg(section.figure, section.caption, f"f{count}")
             caption = html.escape(section.caption)
+            if section.figure is None:
+                body.append(f"<p>{caption}</p>")
+                continue
+            drawn = svg.inline_svg(section.figure, section.caption, f"f{count}")
             body.append(f"<figure>{drawn}<figcaption>{caption}</figcaption></figure>")
             count += 1
         body.append("</div>")
