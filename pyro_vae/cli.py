@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import Any
 
 from . import __version__
-from .data.registry import DATASETS
+from .data.registry import DATASETS, FILE_KINDS
 from .errors import UserError, check_int_at_least
 from .methods.compare_command import compare_runs_or_guides
 from .methods.parser import one_line_warnings, parse_command
@@ -98,14 +98,14 @@ def sample_from_run(
     mean: bool = True,
     steps: int | None = None,
     path: str = "spherical",
-    observed: str = "top",
+    observed: str | None = None,
     split: str = "test",
     seed: int = 0,
     out: Path | None = None,
     device: str | None = None,
     root: Path | None = None,
 ) -> int:
-    """Generate new data with a run, as a picture and an .npz file.
+    """Generate new data with a run, as a picture and an .npz file; of a table also a .csv file.
 
     Sources: prior; component (one row each); aggregate (posterior of a random training data point);
     ex-post (mixture fitted to encodings); interpolate (between data); traverse (one latent unit at a
@@ -120,7 +120,8 @@ def sample_from_run(
         mean: the likelihood's means (smooth pictures) rather than draws.
         steps: on a path (9), or of the chains that complete (200).
         path: spherical or linear.
-        observed: the half that is not missing: top, bottom, left or right.
+        observed: the half that is not missing: top, bottom, left or right. Default: top; of data
+            with missing values, all values that are not missing.
         split: whose data are walked between, traversed and completed.
         seed: of the draws.
         out: where to write. Default: samples.png and .npz in the run folder (interpolate.png, ...).
@@ -129,6 +130,7 @@ def sample_from_run(
     """
     import numpy as np
 
+    from .data.tables import write_csv
     from .methods import load
 
     loaded = load(run, device=device, root=root)
@@ -140,10 +142,40 @@ def sample_from_run(
     out.parent.mkdir(parents=True, exist_ok=True)
     np.savez_compressed(out.with_suffix(".npz"), **sheet.arrays(loaded.data))
     print(out.with_suffix(".npz"))
+    if loaded.data is not None and loaded.data.table is not None:
+        write_csv(
+            out.with_suffix(".csv"),
+            loaded.data.table.decode(loaded.data.unstandardize(sheet.x), round_counts=not mean),
+        )
+        print(out.with_suffix(".csv"))
     figure = sheet.figure(loaded.data)
     if figure is not None:
         figure.savefig(out.with_suffix(".png"), dpi=200)
         print(out.with_suffix(".png"))
+    return 0
+
+
+def encode_with_run(
+    run: Path,
+    data: Path | None = None,
+    out: Path | None = None,
+    device: str | None = None,
+    root: Path | None = None,
+) -> int:
+    """Encode data with a run, as a CSV file: posterior means, and the most probable component.
+
+    Args:
+        run: run folder.
+        data: file or image folder. Default: the file that the run was trained on.
+        out: the file to write. Default: codes.csv in the run folder.
+        device: cpu, cuda, ... Default: a GPU if there is one.
+        root: folder of the torchvision data sets.
+    """
+    from .methods import load
+    from .methods.new_data import write_codes
+
+    path = write_codes(load(run, device=device, root=root), data, out or run / "codes.csv")
+    print(path)
     return 0
 
 
@@ -174,7 +206,7 @@ def list_methods() -> int:
     print(f"{'method':<18}{'model':<17}{'guide':<47}paper")
     for name, preset in METHODS.items():
         print(f"{name:<18}{preset.model_name:<17}{preset.guide:<47}{preset.paper}")
-    print(f"\ndata: {', '.join(DATASETS)}, or an .npz file with x (and y)")
+    print(f"\ndata: {', '.join(DATASETS)}, or {FILE_KINDS}")
     return 0
 
 
@@ -182,6 +214,7 @@ COMMANDS: dict[str, Callable[..., int]] = {
     "fit": train_and_report,
     "evaluate": evaluate_run,
     "sample": sample_from_run,
+    "encode": encode_with_run,
     "explore": explore_run_or_comparison,
     "compare": compare_runs_or_guides,
     "list": list_methods,

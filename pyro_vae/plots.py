@@ -245,7 +245,8 @@ def white_of(x: torch.Tensor) -> float:
         >>> pv.plots.white_of(torch.tensor([0.0, 16.0]))
         16.0
     """
-    return max(1.0, float(x.max()))
+    values = x[~x.isnan()]
+    return max(1.0, float(values.max())) if len(values) else 1.0
 
 
 def pairs_of_images(

@@ -1,5 +1,6 @@
 """`p(a | b)`: families and likelihoods, networks, and the `Conditional` that joins them."""
 
+from .columns import Columns, OneHotLikelihood
 from .conditional import Conditional, network_autocast
 from .copying import copy_linear_layers
 from .families import (
@@ -21,8 +22,11 @@ from .likelihoods import (
     NegativeBinomial,
     NormalLikelihood,
     Poisson,
+    StudentT,
+    ZeroInflatedNegativeBinomial,
     likelihood,
 )
+from .missing import IgnoreMissing
 from .mixtures import MixtureOfNormals
 from .networks import MLP, Conv, Network
 
@@ -30,6 +34,7 @@ __all__ = [
     "Bernoulli",
     "Binomial",
     "Categorical",
+    "Columns",
     "Conditional",
     "ContinuousBernoulli",
     "Conv",
@@ -37,6 +42,7 @@ __all__ = [
     "Family",
     "Flow",
     "GrayBernoulli",
+    "IgnoreMissing",
     "LowRankNormal",
     "MLP",
     "MixtureOfNormals",
@@ -46,8 +52,11 @@ __all__ = [
     "Normal",
     "NormalLikelihood",
     "OneHotCategorical",
+    "OneHotLikelihood",
     "Poisson",
     "RelaxedOneHotCategorical",
+    "StudentT",
+    "ZeroInflatedNegativeBinomial",
     "copy_linear_layers",
     "likelihood",
     "network_autocast",

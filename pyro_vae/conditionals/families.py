@@ -42,6 +42,7 @@ class Family:
         proper: whether `log_prob` of the family's distributions is a log-probability.
         unit_interval: whether its distributions are on (a subset of) [0, 1], as those of pixels.
         levels: number of gray levels, of a family that has them. Default: None.
+        ignores_missing: whether NaN is a missing value, of which `log_prob` counts nothing.
 
     Example:
         >>> import pyro.distributions as dist
@@ -59,6 +60,7 @@ class Family:
     proper: bool = True
     unit_interval: bool = False
     levels: int | None = None
+    ignores_missing: bool = False
 
     def parameter_shapes(self, shape: tuple[int, ...]) -> dict[str, tuple[int, ...]]:
         """`{parameter: shape}` that a network supplies for a variable of event shape `shape`."""

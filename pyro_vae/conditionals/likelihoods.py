@@ -122,9 +122,11 @@ class NormalLikelihood(Family):
     Args:
         scale: the fixed scale, or the initial value of a learned one.
         learned: whether the scale is learned.
+        per_value: whether each value of x has a separate learned scale.
 
     Raises:
-        UserError: the scale is not positive, or a learned scale cannot start there.
+        UserError: the scale is not positive, a learned scale cannot start there, or `per_value`
+            without `learned`.
 
     Example:
         >>> import torch, pyro_vae as pv
@@ -136,9 +138,12 @@ class NormalLikelihood(Family):
 
     scale: float = 1.0
     learned: bool = False
+    per_value: bool = False
 
     def __post_init__(self) -> None:
         check_positive(scale=self.scale)
+        if self.per_value and not self.learned:
+            raise UserError("per_value=True is of learned scales: set learned=True")
         if self.learned and abs(math.log(self.scale)) > LOG_SCALE_BOUND:
             low, high = math.exp(-LOG_SCALE_BOUND), math.exp(LOG_SCALE_BOUND)
             raise UserError(
@@ -150,7 +155,10 @@ class NormalLikelihood(Family):
         return {"loc": shape}
 
     def unconditional_parameters(self, shape: tuple[int, ...]) -> dict[str, torch.Tensor]:
-        return {"log_scale": raw_log_scale(math.log(self.scale))} if self.learned else {}
+        if not self.learned:
+            return {}
+        raw = raw_log_scale(math.log(self.scale))
+        return {"log_scale": torch.full(shape, raw.item()) if self.per_value else raw}
 
     def __call__(
         self,
@@ -282,6 +290,83 @@ class NegativeBinomial(Family):
         return fn.to_event(len(shape))
 
 
+@dataclass(frozen=True)
+class ZeroInflatedNegativeBinomial(Family):
+    """Counts that are zero with a probability from the network, else negative binomial.
+
+    The network supplies the probability and the mean of each value. The inverse dispersion is
+    learned, one per feature.
+
+    References:
+        Lopez et al. 2018, scVI, Nature Methods 15, 1053.
+
+    Example:
+        >>> import torch, pyro_vae as pv
+        >>> family = pv.conditionals.ZeroInflatedNegativeBinomial()
+        >>> p = pv.conditionals.Conditional((2,), {"z": (3,)}, family)
+        >>> p(z=torch.zeros(4, 3)).log_prob(torch.ones(4, 2)).shape
+        torch.Size([4])
+    """
+
+    def parameter_shapes(self, shape: tuple[int, ...]) -> dict[str, tuple[int, ...]]:
+        return {"gate_logits": shape, "log_mean": shape}
+
+    def unconditional_parameters(self, shape: tuple[int, ...]) -> dict[str, torch.Tensor]:
+        return {"log_r": torch.zeros(shape)}
+
+    def __call__(
+        self,
+        shape: tuple[int, ...],
+        gate_logits: torch.Tensor,
+        log_mean: torch.Tensor,
+        log_r: torch.Tensor,
+    ) -> dist.TorchDistribution:
+        fn = distributions.ZeroInflatedNegativeBinomial(
+            gate_logits, bounded_log_rate(log_mean), bounded_log_scale(log_r)
+        )
+        return fn.to_event(len(shape))
+
+
+@dataclass(frozen=True)
+class StudentT(Family):
+    """Real values with outliers: a Student-t distribution with a learned scale per value of x.
+
+    Args:
+        df: degrees of freedom, more than 1. The normal distribution is the limit of large df.
+        scale: the initial value of the scales.
+
+    Raises:
+        UserError: `df` is not above 1, where the mean does not exist, or a scale cannot start there.
+
+    Example:
+        >>> import torch, pyro_vae as pv
+        >>> p = pv.conditionals.Conditional((2,), {"z": (3,)}, pv.conditionals.StudentT(df=3.0))
+        >>> p(z=torch.zeros(4, 3)).log_prob(torch.ones(4, 2)).shape
+        torch.Size([4])
+    """
+
+    df: float = 4.0
+    scale: float = 0.5
+
+    def __post_init__(self) -> None:
+        check_positive(df=self.df)
+        if self.df <= 1:
+            raise UserError(f"df must be more than 1, so that x has a mean, got {self.df}")
+        NormalLikelihood(self.scale, learned=True)  # checks the scale
+
+    def parameter_shapes(self, shape: tuple[int, ...]) -> dict[str, tuple[int, ...]]:
+        return {"loc": shape}
+
+    def unconditional_parameters(self, shape: tuple[int, ...]) -> dict[str, torch.Tensor]:
+        return {"log_scale": torch.full(shape, raw_log_scale(math.log(self.scale)).item())}
+
+    def __call__(
+        self, shape: tuple[int, ...], loc: torch.Tensor, log_scale: torch.Tensor
+    ) -> dist.TorchDistribution:
+        df = loc.new_tensor(float(self.df))
+        return dist.StudentT(df, loc, bounded_log_scale(log_scale).exp()).to_event(len(shape))
+
+
 LIKELIHOODS: dict[str, Family] = {
     "bernoulli": Bernoulli(),
     "binomial": Binomial(16),
@@ -291,6 +376,8 @@ LIKELIHOODS: dict[str, Family] = {
     "categorical": Categorical(),
     "poisson": Poisson(),
     "negative-binomial": NegativeBinomial(),
+    "zero-inflated-negative-binomial": ZeroInflatedNegativeBinomial(),
+    "student-t": StudentT(),
     "gray-bernoulli": GrayBernoulli(),
 }
 

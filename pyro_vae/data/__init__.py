@@ -8,6 +8,8 @@ if TYPE_CHECKING:
     from .conditions import Condition, Labels, Quadrants
     from .conversion import as_data, from_dataset
     from .dataset import Data, Split
+    from .files import from_images
+    from .frames import from_anndata, from_frame
     from .minibatches import batches
     from .registry import DATASETS, data_set
     from .scaling import standardize
@@ -24,8 +26,11 @@ __all__ = [
     "as_data",
     "batches",
     "data_set",
+    "from_anndata",
     "from_arrays",
     "from_dataset",
+    "from_frame",
+    "from_images",
     "load",
     "prepare",
     "standardize",
@@ -37,6 +42,8 @@ __getattr__, __dir__ = lazy_attributes(
         "conditions": ["Condition", "Labels", "Quadrants"],
         "conversion": ["as_data", "from_dataset"],
         "dataset": ["Data", "Split"],
+        "files": ["from_images"],
+        "frames": ["from_anndata", "from_frame"],
         "minibatches": ["batches"],
         "registry": ["DATASETS", "data_set"],
         "scaling": ["standardize"],

@@ -122,17 +122,44 @@ def as_labels(value: Any, name: str = "labels", hint: str = "") -> torch.Tensor:
     return tensor.long()
 
 
-def check_finite(tensor: torch.Tensor, name: str) -> None:
-    """Raise unless every number is finite; the message counts those that are not."""
+def check_finite(tensor: torch.Tensor, name: str, missing: bool = False, remedy: str = "") -> None:
+    """Raise unless every number is finite; the message counts those that are not.
+
+    Args:
+        tensor: `[N, ...]`.
+        name: of the array, for messages.
+        missing: whether NaN is allowed, as a missing value.
+        remedy: what to do about NaN, for messages.
+    """
     if not tensor.is_floating_point():
         return
-    bad = ~torch.isfinite(tensor)
+    bad = torch.isinf(tensor) if missing else ~torch.isfinite(tensor)
     if bad.any():
         rows = bad.reshape(len(bad), -1).any(1)
+        kind = "infinite" if missing else "NaN or infinite"
+        hint = f"; {remedy}" if remedy and tensor.isnan().any() else ""
         raise UserError(
-            f"{name} has {int(bad.sum())} NaN or infinite values, in {int(rows.sum())} rows "
-            f"(first: row {int(rows.nonzero()[0])})"
+            f"{name} has {int(bad.sum())} {kind} values, in {int(rows.sum())} rows "
+            f"(first: row {int(rows.nonzero()[0])}){hint}"
         )
+
+
+def masked_as_nan(value: Any) -> Any:
+    """A numpy masked array with NaN for its masked values; another value as it is."""
+    if not isinstance(value, np.ma.MaskedArray):
+        return value
+    scale = 255.0 if value.dtype == np.uint8 else 1.0  # gray levels, as in `as_floats`
+    return np.where(np.ma.getmaskarray(value), np.nan, value.data / scale)
+
+
+def column_means(x: torch.Tensor) -> torch.Tensor:
+    """The mean `[...]` over the rows of `x [N, ...]`, of values that are not NaN; 0 without any."""
+    return torch.nan_to_num(x.nanmean(0))
+
+
+def fill_missing(x: torch.Tensor, means: torch.Tensor) -> torch.Tensor:
+    """`x [N, ...]` with `means [...]` for its NaN."""
+    return torch.where(x.isnan(), means.to(x), x)
 
 
 def check_classes(

@@ -11,7 +11,9 @@ from torch.utils.data import DataLoader, Dataset, IterableDataset
 from ..errors import UserError
 from .arrays import as_labels, as_tensor
 from .dataset import Data
+from .frames import from_anndata, from_frame
 from .splitting import from_arrays
+from .tables import is_anndata, is_frame
 
 
 def from_dataset(dataset: Any, **options: Any) -> Data:
@@ -49,11 +51,12 @@ def _column(items: Sequence[Any], name: str) -> torch.Tensor:
     return as_tensor([as_tensor(item, name) for item in items], name)
 
 
-def as_data(data: Any, first: str = "x") -> Any:
+def as_data(data: Any, first: str = "x", missing: bool = False) -> Any:
     """`Data`, or batches, from what `fit` accepts: arrays, `(x, y)`, `{name: array}`, a `Dataset`.
 
     Bare arrays and datasets are all training data: nothing is held out behind the caller's back.
-    Arrays are tensors, numpy arrays, lists of numbers or DataFrames. Batches are a `DataLoader`, or
+    Arrays are tensors, numpy arrays or lists of numbers. A DataFrame or AnnData object is a table:
+    see `from_frame`. Batches are a `DataLoader`, or
     any iterable with a length.
 
     Example:
@@ -64,7 +67,9 @@ def as_data(data: Any, first: str = "x") -> Any:
     Args:
         data: see above.
         first: the name of the program's first argument, which takes the data of a dict without "x".
+        missing: whether NaN in x is a missing value, in arrays; `Data` knows.
     """
+    options: dict[str, Any] = {"valid": 0, "test": 0, "missing": missing}
     if isinstance(data, (Data, DataLoader)):
         return data
     if isinstance(data, IterableDataset):
@@ -72,11 +77,15 @@ def as_data(data: Any, first: str = "x") -> Any:
             "an IterableDataset gives one data point at a time: DataLoader(it, batch_size=...)"
         )
     if isinstance(data, Dataset) and hasattr(data, "__len__"):
-        return from_dataset(data, valid=0, test=0)
+        return from_dataset(data, **options)
+    if is_anndata(data):
+        return from_anndata(data, valid=0, test=0)
+    if is_frame(data):
+        return from_frame(data, valid=0, test=0)
     if isinstance(data, dict):
-        return from_arrays(named_first(data, first), valid=0, test=0)
+        return from_arrays(named_first(data, first), **options)
     if isinstance(data, (torch.Tensor, np.ndarray)) or hasattr(data, "to_numpy"):
-        return from_arrays(data, valid=0, test=0)
+        return from_arrays(data, **options)
     if isinstance(data, str):
         raise UserError(f"cannot train on a name: pass pv.data.load({data!r}), or arrays")
     if isinstance(data, tuple):
@@ -85,11 +94,11 @@ def as_data(data: Any, first: str = "x") -> Any:
                 f"a tuple of {len(data)}: pass (x, y), or arrays by the names that the program takes, "
                 "{'x': x, ...}"
             )
-        return from_arrays(*data, valid=0, test=0)
+        return from_arrays(*data, **options)
     if hasattr(data, "toarray"):
         raise UserError(f"cannot train on a sparse {type(data).__name__}: pass its .toarray()")
     if isinstance(data, list) and (not data or _is_row(data[0])):
-        return from_arrays(data, valid=0, test=0)
+        return from_arrays(data, **options)
     batched = hasattr(data, "__iter__") and hasattr(data, "__len__")
     if batched and not isinstance(data, (bytes, set, frozenset)):
         return data  # batches, their number stated

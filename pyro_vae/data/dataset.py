@@ -1,15 +1,17 @@
 """A data set: tensors in splits, binarized explicitly, with the seeds recorded."""
 
 import dataclasses
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
 import torch
 
+from ..conditionals import Family
 from ..errors import UserError, check_int_at_least, unknown_name_error
 from .arrays import as_floats, check_finite
 from .conditions import Condition
+from .tables import Table, is_frame
 
 SPLITS = ("train", "valid", "test")
 
@@ -90,7 +92,7 @@ class Data:
         binarize: see above.
         binarize_seed: of the binarization.
         split_seed: of the splits.
-        likelihood: the name of one that fits x as it is; the default of a method.
+        likelihood: one that fits x as it is, by name or as a family; the default of a method.
         condition: the covariates of a conditional model: `Labels(...)`, `Quadrants(...)`, or any
             function of `(x, y)` that returns `(x, c)`. It is applied after binarization.
         scaling: `(mean, sd)` that `standardize` removed.
@@ -98,6 +100,8 @@ class Data:
         names: those under which the pair gets the arrays in training, if they were passed by name;
             see `from_arrays`.
         source: arguments of `load` that reload these data. Default: they come from arrays.
+        missing: whether x has missing values, which are NaN.
+        table: the columns of the frame that x came from; see `from_frame`.
     """
 
     train: Split
@@ -108,17 +112,27 @@ class Data:
     binarize: str = "none"
     binarize_seed: int = 0
     split_seed: int = 0
-    likelihood: str = "normal"
+    likelihood: str | Family = "normal"
     condition: AnyCondition | None = None
     scaling: tuple[torch.Tensor, torch.Tensor] | None = None
     withheld_labels: torch.Tensor | None = None
     names: tuple[str, ...] | None = None
     source: dict[str, Any] | None = None
+    missing: bool = False
+    table: Table | None = None
 
     def __post_init__(self) -> None:
         if isinstance(self.condition, Condition):
             for split in self.splits().values():
                 self.condition.check(split.y)
+        if self.missing and self.condition is not None:
+            for split in self.splits().values():
+                covariates = conditioned(split, self.condition).c
+                if covariates is not None and covariates.isnan().any():
+                    raise UserError(
+                        f"{self.name}: covariates c of {self.condition!r} have missing values: "
+                        "covariates must be complete"
+                    )
 
     def __repr__(self) -> str:
         sizes = ", ".join(f"{len(split)} {name}" for name, split in self.splits().items())
@@ -129,6 +143,8 @@ class Data:
         parts += [] if self.num_classes is None else [f"{self.num_classes} classes"]
         parts += [] if self.binarize == "none" else [f"{self.binarize} binarization"]
         parts += [] if self.condition is None else [f"condition {self.condition!r}"]
+        parts += [] if self.table is None else [f"{len(self.table.columns)} columns"]
+        parts += ["missing values"] if self.missing else []
         parts += [] if self.scaling is None else ["standardized: data.unstandardize(x) undoes it"]
         return f"Data({self.name!r}: {sizes}; {', '.join(parts)})"
 
@@ -209,8 +225,12 @@ class Data:
         return x * sd + mean
 
     def standardize_values(self, x: Any) -> torch.Tensor:
-        """New values `[N, *x_shape]` in the units of these data: the inverse of `unstandardize`."""
-        x = as_floats(x)
+        """New values `[N, *x_shape]` in the units of these data: the inverse of `unstandardize`.
+
+        A frame, of data that come from a frame, becomes numbers first.
+        """
+        frame = self.table is not None and (is_frame(x) or isinstance(x, Mapping))
+        x = self.table.encode(x) if frame and self.table is not None else as_floats(x)
         if self.scaling is None:
             return x
         mean, sd = (s.to(x) for s in self.scaling)
@@ -223,7 +243,8 @@ class Data:
             if not value.is_floating_point() or value.dtype == dtype:
                 return value
             new = value.to(dtype)
-            check_finite(new, f"{self.name}, as {dtype}, an array")  # beyond its range
+            # beyond its range
+            check_finite(new, f"{self.name}, as {dtype}, an array", self.missing)
             return new
 
         return self.map_splits(lambda split: split.map(to))
@@ -263,6 +284,8 @@ class Data:
             result["standardized"] = True
         if self.names is not None:
             result["names"] = list(self.names)
+        if self.missing:
+            result["missing"] = True
         return result
 
 
@@ -284,9 +307,10 @@ def conditioned(split: Split, condition: AnyCondition | None) -> Split:
 
 
 def draw_binary(gray: torch.Tensor, seed: int) -> torch.Tensor:
-    """Bernoulli draws of gray values, in their dtype and on their device.
+    """Bernoulli draws of gray values, in their dtype and on their device; of NaN, NaN.
 
     They are drawn in one precision and on the CPU: equal numbers have equal draws everywhere.
     """
-    draw = torch.bernoulli(gray.cpu().float(), generator=torch.Generator().manual_seed(seed))
-    return draw.to(gray)
+    generator = torch.Generator().manual_seed(seed)
+    draw = torch.bernoulli(gray.cpu().float().nan_to_num(), generator=generator)
+    return torch.where(gray.isnan(), gray, draw.to(gray))

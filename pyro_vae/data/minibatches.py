@@ -44,6 +44,7 @@ class Batches:
     ) -> None:
         self.train = data.train.map(lambda value: value.to(device))
         self.binarize, self.condition = data.binarize == "dynamic", data.condition
+        self.missing = data.missing
         self.batch_size, self.device, self.seed, self.shard = batch_size, device, seed, shard
         self.names = None  # those of `LoaderBatches`; the names of a `Data` are known
         self.shuffle = True  # False: the rows in their order
@@ -63,7 +64,9 @@ class Batches:
             index = index if len(index) else whole[:1]
             rows = self.train[index]
             if self.binarize:
-                rows = replace(rows, x=torch.bernoulli(rows.x))
+                gray = rows.x
+                x = torch.bernoulli(gray.nan_to_num() if self.missing else gray)
+                rows = replace(rows, x=torch.where(gray.isnan(), gray, x) if self.missing else x)
             rows = conditioned(rows, self.condition)
             yield {**rows.arrays(), "index": index} | filler
 
@@ -91,6 +94,7 @@ class LoaderBatches:
         shard: `(rank, number of processes)`.
         dtype: of floats. Default: see `data.arrays.as_floats`.
         first: the name of the program's first argument.
+        missing: whether NaN in x is a missing value.
     """
 
     def __init__(
@@ -101,7 +105,9 @@ class LoaderBatches:
         shard: tuple[int, int] = (0, 1),
         dtype: torch.dtype | None = None,
         first: str = "x",
+        missing: bool = False,
     ) -> None:
+        self.missing = missing
         self.loader, self.device, self.seed = loader, device, seed
         self.dtype, self.first = dtype, first
         self.check: Callable[[dict[str, torch.Tensor]], None] | None = None
@@ -145,7 +151,7 @@ class LoaderBatches:
             batch = self._converted(item)
             if not any(value.is_cuda for value in batch.values()):
                 for name, value in batch.items():
-                    check_finite(value, name)
+                    check_finite(value, name, missing=self.missing and name == "x")
                 if self.check is not None:
                     self.check(batch)
         except UserError as e:
@@ -202,6 +208,7 @@ def batches(
     shard: tuple[int, int] = (0, 1),
     dtype: torch.dtype | None = None,
     first: str = "x",
+    missing: bool = False,
 ) -> Batches | LoaderBatches:
     """The training batches of `Data`, or of a stream of batches.
 
@@ -219,7 +226,8 @@ def batches(
         shard: `(rank, number of processes)`: which part of the batches this process takes.
         dtype: of a stream's floats.
         first: the name of the program's first argument.
+        missing: whether NaN in a stream's x is a missing value.
     """
     if isinstance(data, Data):
         return Batches(data, batch_size, device, seed, shard)
-    return LoaderBatches(data, device, seed, shard, dtype, first)
+    return LoaderBatches(data, device, seed, shard, dtype, first, missing)

@@ -14,11 +14,13 @@ class DataSet:
         kind: which preset of a method fits it: `"digits"`, `"images"` (28 x 28) or `"table"`.
         binarize: what is done to its gray values by default.
         images: whether x is an image, so that quadrants of it can be a condition.
+        missing: whether NaN is a missing value without being declared.
     """
 
     kind: str
     binarize: str = "none"
     images: bool = False
+    missing: bool = False
 
 
 _MNIST_LIKE = DataSet("images", binarize="dynamic", images=True)
@@ -32,8 +34,22 @@ DATASETS = {
 }
 
 
+#: Suffixes of files, and whether NaN in them is a missing value without being declared.
+FILES = {
+    ".npz": False,
+    ".npy": False,
+    ".csv": True,
+    ".tsv": True,
+    ".parquet": True,
+    ".h5ad": True,
+}
+#: Suffixes of images, in an image folder.
+IMAGES = frozenset({".png", ".jpg", ".jpeg", ".bmp", ".gif", ".tif", ".tiff", ".webp"})
+FILE_KINDS = "a file (.csv, .parquet, .npz, .npy, .h5ad) or a folder of images"
+
+
 def data_set(name: str) -> DataSet:
-    """What is known of a data set before it is loaded, by its name or its .npz file.
+    """What is known of a data set before it is loaded, by its name or by its file or folder.
 
     Example:
         >>> import torch, pyro_vae as pv
@@ -46,13 +62,12 @@ def data_set(name: str) -> DataSet:
     if name in DATASETS:
         return DATASETS[name]
     path = Path(name)
-    if path.suffix == ".npz":
+    if path.is_dir():
+        return DataSet("table", images=True)
+    if path.suffix.lower() in FILES:
         if not path.is_file():
             raise UserError(f"{path} does not exist")
-        return DataSet("table")
-    if path.suffix or path.is_file():
-        raise UserError(
-            f"{name} is neither a data set ({', '.join(DATASETS)}) nor an .npz file: "
-            "numpy.savez('data.npz', x=..., y=...) writes one"
-        )
+        return DataSet("table", missing=FILES[path.suffix.lower()])
+    if path.suffix or path.is_file() or "/" in name:
+        raise UserError(f"{name} is neither a data set ({', '.join(DATASETS)}) nor {FILE_KINDS}")
     raise unknown_name_error("data set", name, DATASETS)

@@ -5,13 +5,15 @@ import dataclasses
 import torch
 
 from ..errors import UserError
+from .arrays import column_means
 from .dataset import Data
 
 
 def standardize(data: Data) -> Data:
     """The same data, every column of x less its mean and divided by its standard deviation.
 
-    Both are those of the training split. A column that is constant there is only centered.
+    Of a table with columns of several kinds, only those with real numbers are. Mean and deviation are those of the training split, of values that are not missing. A column that is constant
+    there is only centered.
     Likelihoods are then those of the standardized values: a log-density in the original units is
     less by the sum of log sd.
 
@@ -31,8 +33,17 @@ def standardize(data: Data) -> Data:
     """
     if data.binarize != "none" or data.scaling is not None:
         raise UserError(f"{data.name} is binarized or standardized already")
-    sd, mean = torch.std_mean(data.train.x, 0, correction=0)
-    sd = torch.where(sd > 0, sd, torch.ones_like(sd))
+    if data.missing:
+        mean = column_means(data.train.x)
+        sd = column_means((data.train.x - mean) ** 2).sqrt()
+    else:
+        sd, mean = torch.std_mean(data.train.x, 0, correction=0)
+    scaled = sd > 0
+    mixed = data.table is not None and not isinstance(data.likelihood, str)
+    if mixed and data.table is not None:
+        scaled = scaled & data.table.is_real
+        mean = torch.where(data.table.is_real, mean, 0.0)
+    sd = torch.where(scaled, sd, 1.0)
     source = None if data.source is None else {**data.source, "standardize": True}
     return data.map_splits(
         lambda split: dataclasses.replace(split, x=(split.x - mean) / sd),

@@ -3,16 +3,15 @@
 import dataclasses
 import math
 import os
-import zipfile
-import zlib
 from pathlib import Path
+from typing import Any
 
-import numpy as np
 import torch
 
 from ..errors import UserError, unknown_name_error
 from .conditions import Labels, Quadrants
 from .dataset import Data, Split
+from .files import read_file
 from .registry import DATASETS, data_set
 from .scaling import standardize as standardized
 from .splitting import build_splits, from_arrays
@@ -80,15 +79,20 @@ def _torchvision(name: str, root: Path | str | None, split_seed: int) -> Data:
     )
 
 
-def _read(name: str, root: Path | str | None, split_seed: int) -> Data:
+def _read(
+    name: str, root: Path | str | None, split_seed: int, missing: bool | None, **options: Any
+) -> Data:
     """A data set as it is in its source: not binarized, not conditioned."""
+    if name not in DATASETS:
+        return read_file(Path(name), split_seed, bool(missing), **options)
+    for option, value in {"missing": missing, **options}.items():
+        if value not in (None, False):
+            raise UserError(f"{option}= is of files, and {name} is not one")
     if name == "digits":
         return _digits(split_seed)
     if name == "arcs":
         return _arcs(split_seed)
-    if name in TORCHVISION:
-        return _torchvision(name, root, split_seed)
-    return _read_npz(Path(name), split_seed)
+    return _torchvision(name, root, split_seed)
 
 
 def load(
@@ -102,8 +106,14 @@ def load(
     standardize: bool | None = None,
     condition: str | None = None,
     quadrants: int | None = None,
+    missing: bool | None = None,
+    labels: str | None = None,
+    index: str | None = None,
+    layer: str | None = None,
+    library_size: bool = False,
+    image_size: int | None = None,
 ) -> Data:
-    """A data set by name or from an .npz file, as `Data`: `.train .valid .test`, `.x_shape`, ...
+    """A data set by name, or from a file or an image folder, as `Data`: `.train .valid .test`, ...
 
     * `digits`: scikit-learn's 1,797 images `(1, 8, 8)` of 17 gray levels, no download; 1,257 to
       train on, 180 for validation, 360 for test, by a permutation seeded with `split_seed`.
@@ -118,7 +128,7 @@ def load(
         Data('arcs': 8000 train, 1000 valid, 1000 test; x [2], 5 classes)
 
     Args:
-        name: of the data set, or of the file.
+        name: of the data set, or the path of the file or folder.
         binarize: none, static or dynamic (see `Data`). Default: dynamic for the MNIST family, else
             none.
         root: folder of the torchvision data sets. Default: $PYRO_VAE_DATA, else ~/.cache/pyro_vae.
@@ -131,12 +141,26 @@ def load(
         condition: the covariates c of a conditional model: quadrants (of an image), labels, or data
             (the array c).
         quadrants: how many quadrants are the condition: 1, 2 or 3.
+        missing: whether NaN in the x of an .npz or .npy file is a missing value. Default: false;
+            in tables it is.
+        labels: the column of a table, or of an AnnData object's obs, with labels.
+        index: the column of a table that names the rows.
+        layer: the layer of an AnnData object with x. Default: its X.
+        library_size: whether the covariates of AnnData are the logarithms of the rows' total counts.
+        image_size: resize the images of a folder to image_size x image_size.
 
     Raises:
         UserError: an unknown name, a data set that is not available, or a file that is not one.
     """
     known = data_set(name)
-    data = _read(name, root, split_seed)
+    options = {
+        "labels": labels,
+        "index": index,
+        "layer": layer,
+        "library_size": library_size,
+        "image_size": image_size,
+    }
+    data = _read(name, root, split_seed, missing, **options)
     data = dataclasses.replace(data, binarize_seed=binarize_seed)
     data = prepare(
         data,
@@ -154,6 +178,8 @@ def load(
         "num_labels": num_labels,
         "label_seed": label_seed,
         "standardize": standardize,
+        "missing": data.missing if name not in DATASETS else None,
+        **options,
     }
     return dataclasses.replace(data, source=source)
 
@@ -183,7 +209,7 @@ def prepare(
             raise UserError(f"{data.name} is binarized already: {data.binarize}, not {binarize}")
         names = (
             "name", "num_classes", "binarize_seed", "split_seed", "likelihood",
-            "withheld_labels", "condition", "scaling", "source", "names",
+            "withheld_labels", "condition", "scaling", "source", "names", "missing", "table",
         )  # fmt: skip
         fields = {n: getattr(data, n) for n in names}
         data = build_splits(data.train, data.valid, data.test, binarize=binarize, **fields)
@@ -235,30 +261,3 @@ def _conditioned(data: Data, condition: str, quadrants: int | None) -> Data:
     if data.condition not in (None, wanted):
         raise UserError(f"{data.name} has the condition {data.condition!r} already")
     return data.with_condition(wanted)
-
-
-def _read_npz(path: Path, split_seed: int) -> Data:
-    try:
-        opened = np.load(path, allow_pickle=False)
-        if not isinstance(opened, np.lib.npyio.NpzFile):
-            raise UserError(f"{path} holds one array, not an .npz archive with x and y")
-        with opened as arrays:
-            if "x" not in arrays:
-                raise UserError(f"{path} has no array x; it has {', '.join(arrays) or 'none'}")
-            columns = {name: arrays[name] if name in arrays else None for name in "xyc"}
-    except UserError:
-        raise
-    except (ValueError, OSError, EOFError, zipfile.BadZipFile, zlib.error) as e:
-        reason = str(e).splitlines()[0] if str(e) else "it is empty"
-        reason = "it holds objects" if "allow_pickle" in str(e) else reason
-        raise UserError(f"{path} is not an .npz file of plain arrays: {reason}") from e
-    for name, array in columns.items():
-        if array is None:
-            continue
-        if array.dtype.kind not in "biuf":
-            raise UserError(f"{path}: {name} has numbers of no kind: its dtype is {array.dtype}")
-        if array.dtype.kind == "f" and array.dtype.itemsize > 8:
-            array = array.astype(np.float64)
-        columns[name] = array.astype(array.dtype.newbyteorder("="), copy=False)
-    x, y, c = columns.values()
-    return from_arrays(x, y, c=c, name=path.stem, split_seed=split_seed)

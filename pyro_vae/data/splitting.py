@@ -6,9 +6,10 @@ from typing import Any
 
 import torch
 
+from ..conditionals import Family
 from ..conditionals import likelihood as check_likelihood
 from ..errors import UserError, check_int_at_least, unknown_name_error
-from .arrays import as_floats, as_labels, as_named, check_classes, check_finite
+from .arrays import as_floats, as_labels, as_named, check_classes, check_finite, masked_as_nan
 from .dataset import Data, Split, draw_binary
 
 BINARIZATIONS = ("none", "static", "dynamic")
@@ -21,7 +22,7 @@ def build_splits(
     *,
     binarize: str,
     binarize_seed: int = 0,
-    likelihood: str,
+    likelihood: str | Family,
     name: str,
     **fields: Any,
 ) -> Data:
@@ -39,7 +40,8 @@ def build_splits(
         raise unknown_name_error("binarization", binarize, BINARIZATIONS)
     if binarize != "none":
         likelihood = "bernoulli"
-        low, high = train.x.min().item(), train.x.max().item()
+        values = train.x[~train.x.isnan()]
+        low, high = (values.min().item(), values.max().item()) if len(values) else (0.0, 0.0)
         if low < 0 or high > 1:
             raise UserError(f"binarize needs values in [0, 1]; {name} has [{low:.3g}, {high:.3g}]")
         valid = valid and dataclasses.replace(valid, x=draw_binary(valid.x, binarize_seed))
@@ -62,8 +64,9 @@ def from_arrays(
     name: str = "data",
     split_seed: int = 0,
     binarize_seed: int = 0,
-    likelihood: str | None = None,
+    likelihood: str | Family | None = None,
     c: Any = None,
+    missing: bool = False,
 ) -> Data:
     """`Data` from arrays, split by a seeded permutation that does not depend on labels.
 
@@ -91,9 +94,12 @@ def from_arrays(
         likelihood: the name of one that fits x, a method's default. Default: bernoulli for values
             0 and 1, negative-binomial for counts (non-negative integers), else normal.
         c: `[N, ...]` covariates of a conditional model.
+        missing: whether NaN in x, and the masked values of a numpy masked array, are missing values.
+            A pair needs a likelihood that ignores them, `pv.conditionals.IgnoreMissing(...)`; a
+            method wraps its likelihood so.
 
     Raises:
-        UserError: NaN in x, labels out of range, shapes that do not match, arrays that cannot be
+        UserError: NaN in x without `missing`, NaN in other arrays, labels out of range, shapes that do not match, arrays that cannot be
             converted without a loss (see `data.arrays`), an unknown likelihood.
     """
     if likelihood is not None:
@@ -107,7 +113,8 @@ def from_arrays(
             raise UserError("pass arrays by name, {'x': x, 'y': y}, or separately, but not both")
         x, c, others = _arrays_by_name(x, name)
         names = ("x", *(("c",) if c is not None else ()), *others)
-    x = _checked_floats(x, name, "x", least_dims=1 if names else 2)
+    x = masked_as_nan(x) if missing else x
+    x = _checked_floats(x, name, "x", least_dims=1 if names else 2, missing=missing)
     n = len(x)
     if y is not None:
         hint = "; arrays of any shape go by the names that the program takes: {'x': x, 'y': y}"
@@ -130,11 +137,14 @@ def from_arrays(
         split_seed=split_seed,
         likelihood=likelihood_for(x) if likelihood is None else likelihood,
         names=names,
+        missing=bool(x.isnan().any()),
     )
 
 
 def likelihood_for(x: torch.Tensor) -> str:
     """The name of a likelihood that fits values: bernoulli, negative-binomial or normal.
+
+    NaN does not count.
 
     Example:
         >>> import torch
@@ -142,9 +152,9 @@ def likelihood_for(x: torch.Tensor) -> str:
         >>> likelihood_for(torch.tensor([[0.0, 3.0], [1.0, 12.0]]))
         'negative-binomial'
     """
-    if (x < 0).any() or (x != x.round()).any():
+    if (x < 0).any() or ((x != x.round()) & ~x.isnan()).any():
         return "normal"
-    return "negative-binomial" if x.max() > 1 else "bernoulli"
+    return "negative-binomial" if (x > 1).any() else "bernoulli"
 
 
 def _arrays_by_name(
@@ -159,7 +169,9 @@ def _arrays_by_name(
     return x, c, {k: as_named(v, f"{name}: {k}") for k, v in present.items()}
 
 
-def _checked_floats(value: Any, name: str, label: str, least_dims: int) -> torch.Tensor:
+def _checked_floats(
+    value: Any, name: str, label: str, least_dims: int, missing: bool = False
+) -> torch.Tensor:
     """A finite floating-point tensor `[N, ...]`; raises one line that says what is wrong."""
     tensor = as_floats(value, label if name == "data" else f"{name}: {label}")
     shape = list(tensor.shape)
@@ -170,7 +182,8 @@ def _checked_floats(value: Any, name: str, label: str, least_dims: int) -> torch
             f"{name}: {label} has shape {shape}; expected [N, ...], one row per data point "
             "(one number per data point goes by name: {'x': x})"
         )
-    check_finite(tensor, f"{name}: {label}")
+    remedy = "from_arrays(x, missing=True) takes NaN as missing values" if label == "x" else ""
+    check_finite(tensor, f"{name}: {label}", missing, remedy)
     return tensor
 
 

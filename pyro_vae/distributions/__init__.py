@@ -1,7 +1,8 @@
 """Probability distributions that torch and Pyro lack."""
 
+from .columns import ColumnBlocks, Columns
 from .continuous_bernoulli import ContinuousBernoulli
-from .counts import NegativeBinomial, Poisson
+from .counts import NegativeBinomial, Poisson, ZeroInflatedNegativeBinomial
 from .flows import FlowDistribution, affine_flow
 from .gray_bernoulli import GrayBernoulli
 from .gray_levels import (
@@ -10,22 +11,29 @@ from .gray_levels import (
     DiscretizedLogistic,
     GrayLevels,
 )
+from .missing import IgnoreMissing, ValueOrNaN
 from .normal_mixture import NormalMixture, StratifiedComponent
-from .one_hot import GumbelSoftmax, LinearOneHotCategorical
+from .one_hot import GumbelSoftmax, LinearOneHotCategorical, OneHotData
 
 __all__ = [
     "BinomialProportion",
     "CategoricalLevels",
+    "ColumnBlocks",
+    "Columns",
     "ContinuousBernoulli",
     "DiscretizedLogistic",
     "FlowDistribution",
     "GrayBernoulli",
     "GrayLevels",
     "GumbelSoftmax",
+    "IgnoreMissing",
     "LinearOneHotCategorical",
     "NegativeBinomial",
     "NormalMixture",
+    "OneHotData",
     "Poisson",
     "StratifiedComponent",
+    "ValueOrNaN",
+    "ZeroInflatedNegativeBinomial",
     "affine_flow",
 ]

@@ -8,6 +8,7 @@ from collections.abc import Sequence
 
 import pyro.distributions as dist
 import torch
+from pyro.distributions import constraints
 from torch.nn.functional import logsigmoid
 
 
@@ -88,3 +89,83 @@ class NegativeBinomial(dist.NegativeBinomial):
         choose = torch.lgamma(x + r) - torch.lgamma(x + 1) - torch.lgamma(r)
         log_prob = choose + r * logsigmoid(-logits) + x * logsigmoid(logits)
         return log_prob.to(torch.promote_types(value.dtype, self.log_r.dtype))
+
+
+class ZeroInflatedNegativeBinomial(dist.TorchDistribution):
+    r"""Zero with probability g, else a draw of a `NegativeBinomial` (mean m, inverse dispersion r).
+
+    Its mean is :math:`(1 - g) m`.
+
+    Args:
+        gate_logits: `[...]`, the logit of g.
+        log_mean: `[...]`, the logarithm of m.
+        log_r: `[...]`, the logarithm of r.
+
+    Example:
+        >>> import torch, pyro_vae as pv
+        >>> half, zero = torch.tensor(0.0), torch.tensor(0.0)
+        >>> fn = pv.distributions.ZeroInflatedNegativeBinomial(half, torch.tensor(3.0).log(), zero)
+        >>> fn.log_prob(torch.tensor(0.0)).exp(), fn.mean
+        (tensor(0.6250), tensor(1.5000))
+    """
+
+    arg_constraints = {
+        "gate_logits": constraints.real,
+        "log_mean": constraints.real,
+        "log_r": constraints.real,
+    }
+    support = constraints.nonnegative_integer
+
+    def __init__(
+        self,
+        gate_logits: torch.Tensor,
+        log_mean: torch.Tensor,
+        log_r: torch.Tensor,
+        validate_args: bool | None = None,
+    ) -> None:
+        parameters = torch.broadcast_tensors(gate_logits, log_mean, log_r)
+        self.gate_logits, self.log_mean, self.log_r = parameters
+        super().__init__(self.gate_logits.shape, validate_args=validate_args)
+
+    def expand(
+        self, batch_shape: Sequence[int], _instance: "ZeroInflatedNegativeBinomial | None" = None
+    ) -> "ZeroInflatedNegativeBinomial":
+        """The same distribution with its batch shape expanded."""
+        shape = torch.Size(batch_shape)
+        return ZeroInflatedNegativeBinomial(
+            self.gate_logits.expand(shape),
+            self.log_mean.expand(shape),
+            self.log_r.expand(shape),
+            validate_args=False,
+        )
+
+    @property
+    def counts(self) -> NegativeBinomial:
+        """The distribution of values that are not set to zero."""
+        return NegativeBinomial(self.log_mean, self.log_r, validate_args=False)
+
+    def log_prob(self, value: torch.Tensor) -> torch.Tensor:
+        """`[...]`: the log-probability of `value [...]`, in nats."""
+        if self._validate_args:
+            self._validate_sample(value)
+        gate = self.gate_logits.double()
+        counted = logsigmoid(-gate) + self.counts.log_prob(value.double())
+        log_prob = torch.where(value == 0, torch.logaddexp(logsigmoid(gate), counted), counted)
+        return log_prob.to(torch.promote_types(value.dtype, self.log_r.dtype))
+
+    def sample(self, sample_shape: Sequence[int] = ()) -> torch.Tensor:
+        """Draws `[...]` in {0, 1, 2, ...}."""
+        shape = self._extended_shape(torch.Size(sample_shape))
+        with torch.no_grad():
+            counts = self.counts.sample(torch.Size(sample_shape))
+            is_zero = torch.bernoulli(self.gate_logits.sigmoid().expand(shape))
+            return counts * (1 - is_zero)
+
+    @property
+    def mean(self) -> torch.Tensor:
+        return (-self.gate_logits).sigmoid() * self.counts.mean
+
+    @property
+    def variance(self) -> torch.Tensor:
+        gate, counts = self.gate_logits.sigmoid(), self.counts
+        return (1 - gate) * (counts.variance + gate * counts.mean**2)

@@ -82,3 +82,20 @@ class GumbelSoftmax(dist.RelaxedOneHotCategorical):
     def logits(self) -> torch.Tensor:
         """`[..., K]`, normalized."""
         return super().logits - super().logits.logsumexp(-1, keepdim=True)
+
+
+class OneHotData(LinearOneHotCategorical):
+    """A `LinearOneHotCategorical` of observed data, whose support has one-hot vectors only.
+
+    Args:
+        probs: `[..., K]`, probabilities; or
+        logits: `[..., K]`.
+
+    Example:
+        >>> import torch, pyro_vae as pv
+        >>> fn = pv.distributions.OneHotData(logits=torch.zeros(2))
+        >>> fn.support.check(torch.tensor([[0.0, 1.0], [0.5, 0.5]]))
+        tensor([ True, False])
+    """
+
+    support = constraints.one_hot  # type: ignore[assignment]  # it is a part of the simplex

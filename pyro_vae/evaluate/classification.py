@@ -5,6 +5,7 @@ from collections.abc import Mapping
 import numpy as np
 import torch
 
+from ..data.arrays import column_means, fill_missing
 from ..errors import UserError
 from ..programs.sites import choose_latent
 from .inputs import Array, PyroProgram
@@ -121,7 +122,8 @@ def classifier_baselines(
 
     They are logistic regression, a support vector machine with a Gaussian kernel and, with
     `spreading`, scikit-learn's LabelSpreading on the 7 nearest neighbors. All have scikit-learn's
-    default settings, except that logistic regression may take 5,000 iterations.
+    default settings, except that logistic regression may take 5,000 iterations. Missing values (NaN)
+    are replaced by the mean of their column in x.
 
     Args:
         x: `[N, ...]`, training data.
@@ -147,7 +149,8 @@ def classifier_baselines(
     from sklearn.semi_supervised import LabelSpreading
     from sklearn.svm import SVC
 
-    train, *rest = [v.flatten(1).double().cpu().numpy() for v in (x, *others)]
+    means = column_means(x)
+    train, *rest = [fill_missing(v, means).flatten(1).double().cpu().numpy() for v in (x, *others)]
     labels = y.cpu().numpy()
     labelled = labels >= 0
     if len(set(labels[labelled])) < 2:

@@ -4,7 +4,7 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 
-from ..data.arrays import as_labels
+from ..data.arrays import as_labels, column_means, fill_missing
 from ..errors import UserError
 from .inputs import Array
 
@@ -63,7 +63,8 @@ def clustering_baselines(
     k-means, and a Gaussian mixture with full covariances on 30 principal components, are fitted on
     the first 10,000 training data points. Ward's method cannot predict; it is fitted on training
     and test data together, if they are at most 5,000 data points. Counts (non-negative integers
-    above 1) are clustered by the log of their size-normalized values, as is usual for them.
+    above 1) are clustered by the log of their size-normalized values, as is usual for them. Missing
+    values (NaN) are replaced by the mean of their column in the training data.
 
     Args:
         train_x: `[M, ...]`, training data.
@@ -85,8 +86,11 @@ def clustering_baselines(
     from sklearn.decomposition import PCA
     from sklearn.mixture import GaussianMixture
 
-    train = train_x[:10_000].flatten(1).cpu().numpy().astype(np.float64)
-    test = test_x.flatten(1).cpu().numpy().astype(np.float64)
+    means = column_means(train_x)
+    train, test = (
+        fill_missing(x, means).flatten(1).cpu().numpy().astype(np.float64)
+        for x in (train_x[:10_000], test_x)
+    )
     if (train >= 0).all() and train.max() > 1 and (train == train.round()).all():
         size = np.median(train.sum(1))
         train, test = (_log_normalized(v, size) for v in (train, test))

@@ -20,7 +20,12 @@ from ..data.arrays import as_floats, as_named, check_finite
 from ..errors import UserError
 from ..guides import BaseGuide, PriorGuide
 from ..programs.calling import accepts_argument, first_argument, parameters_of
-from ..programs.inspection import covariates_of, is_per_datum, one_hot_labels
+from ..programs.inspection import (
+    covariates_of,
+    ignores_missing,
+    is_per_datum,
+    one_hot_labels,
+)
 from ..programs.interfaces import ModelInterface, conditional_of, interface_of
 from ..programs.modules import dtype_of
 from .support import Support
@@ -31,6 +36,9 @@ Batch = dict[str, torch.Tensor]
 # to a type checker, each of its values may belong to any of the options.
 Inputs = dict[str, Any]
 PyroProgram = Callable[..., object]
+IGNORE_MISSING = (  # a remedy, as error messages have it
+    "likelihood=pv.conditionals.IgnoreMissing(...) scores the observed values of each data point"
+)
 
 
 def split_inputs(
@@ -57,6 +65,7 @@ def split_inputs(
         raise UserError(
             "a guide with a row per training data point is evaluated on the train split alone"
         )
+    check_missing(model, data)
     arrays = part.arrays()
     takes_index = is_per_datum(guide) or accepts_argument(model, "index")
     if takes_index and split == fitted_split:
@@ -64,6 +73,12 @@ def split_inputs(
     observes = interface_of(model, ModelInterface).observes
     observed = (observed,) if isinstance(observed, str) else tuple(observed or ())
     return select_inputs(arrays, ("x", *data.observed_names(observes, observed)))
+
+
+def check_missing(model: PyroProgram, data: Data) -> None:
+    """Raise if x of a data set has missing values, and the model's likelihood needs all of them."""
+    if data.missing and not ignores_missing(model):
+        raise UserError(f"{data.name}: x has missing values (NaN): {IGNORE_MISSING}")
 
 
 def select_inputs(arrays: Mapping[str, torch.Tensor | None], names: Iterable[str]) -> Batch:
@@ -107,7 +122,8 @@ def pair_inputs(
             raise UserError(f"{name} has {len(batch[name])} rows, x has {len(batch['x'])}")
     _check_shapes(model, batch)
     for name, array in batch.items():
-        check_finite(array, name)
+        missing = name == "x" and ignores_missing(model)
+        check_finite(array, name, missing, IGNORE_MISSING if name == "x" else "")
     index = batch.get("index")
     if index is not None and (index.is_floating_point() or index.dim() != 1):
         raise UserError(f"index must be integers [N], not {index.dtype} {list(index.shape)}")

@@ -6,10 +6,13 @@ import warnings
 import pyro
 import pyro.distributions as dist
 import torch
+from torch.distributions import Independent
 
 from ..conditionals import Conditional
 from ..conditionals.families import LOG_SCALE_BOUND
 from ..conditionals.likelihoods import STANDARDIZE
+from ..data.arrays import column_means
+from ..distributions import IgnoreMissing
 from ..programs import trace_pair
 from ..programs.contexts import eval_mode, fork_rng
 from ..programs.interfaces import conditional_of
@@ -43,13 +46,19 @@ def warn_at_scale_floor(model: PyroProgram, guide: PyroProgram, batch: Batch) ->
         pyro.validation_enabled(False),
     ):
         fn = trace_pair(model, guide, batch).model["x"]["fn"]
-    base = getattr(fn, "base_dist", fn)
+    base = fn
+    while isinstance(base, (Independent, IgnoreMissing)):
+        base = base.base_dist
     if not isinstance(base, dist.Normal):
         return
     floor, shape = math.exp(-LOG_SCALE_BOUND), tuple(fn.event_shape)
     scale = base.scale.expand(torch.broadcast_shapes(base.scale.shape, shape))
     scale = scale.reshape((-1,) + shape).log().mean(0).exp()
-    sd = batch["x"].reshape((-1,) + shape).std(0, correction=0)
+    x = batch["x"].reshape((-1,) + shape)
+    if x.isnan().any():
+        sd = column_means((x - column_means(x)) ** 2).sqrt()
+    else:
+        sd = x.std(0, correction=0)
     limited = (sd > 0) & (torch.minimum(scale, sd) < MARGIN * floor)
     if limited.any():
         warnings.warn(

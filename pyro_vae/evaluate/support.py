@@ -12,7 +12,7 @@ from pyro.distributions.torch_distribution import ExpandedDistribution
 from torch.distributions import Independent, constraints
 
 from .._pyro_internals import mask_of
-from ..distributions import CategoricalLevels, DiscretizedLogistic
+from ..distributions import CategoricalLevels, DiscretizedLogistic, IgnoreMissing
 from ..errors import UserError
 from ..guides import PriorGuide
 from ..programs import few_rows, layout_of, trace_pair
@@ -163,7 +163,7 @@ def _why_improper(sites: Mapping[str, Site]) -> str | None:
 
 def _base(fn: Any) -> Any:
     """The distribution inside wrappers that only reshape or mask; transforms are kept."""
-    while isinstance(fn, WRAPPERS):
+    while isinstance(fn, (*WRAPPERS, IgnoreMissing)):
         fn = fn.base_dist
     return fn
 

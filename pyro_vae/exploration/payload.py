@@ -37,8 +37,8 @@ def pack(values: torch.Tensor) -> Packed:
 
 
 def as_bytes(images: torch.Tensor, white: float) -> torch.Tensor:
-    """Images as bytes: 0 is black, `white` becomes 255."""
-    return (255 * images / white).round().clamp(0, 255).to(torch.uint8)
+    """Images as bytes: 0 is black, `white` becomes 255; missing values (NaN) are black."""
+    return (255 * images / white).nan_to_num().round().clamp(0, 255).to(torch.uint8)
 
 
 def packed_decoder(arrays: DecoderArrays) -> dict[str, JsonValue]:

@@ -17,6 +17,7 @@ from ..conditionals.likelihoods import (
     NormalLikelihood,
     Poisson,
 )
+from ..conditionals.missing import without_missing
 from ..conditionals.networks import ACTIVATIONS, Affine
 from ..programs.interfaces import conditional_of
 
@@ -96,7 +97,8 @@ def decoder_arrays(model: object) -> DecoderArrays | None:
     conditional = conditional_of(model, "x")
     if not isinstance(conditional, Conditional) or conditional.head_index is not None:
         return None
-    mean = next((name for kind, name in MEANS.items() if isinstance(conditional.family, kind)), "")
+    family = without_missing(conditional.family)
+    mean = next((name for kind, name in MEANS.items() if isinstance(family, kind)), "")
     head, trunk = conditional.head, conditional.trunk
     if not mean or not isinstance(head, Affine):
         return None

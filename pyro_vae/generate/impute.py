@@ -1,5 +1,6 @@
 """Imputation: draws of the missing part of a data point given its observed part, for any pair."""
 
+import math
 from typing import Any, NamedTuple
 
 import pyro
@@ -7,11 +8,13 @@ import torch
 from pyro.distributions import MaskedDistribution
 from torch.distributions import Independent
 
-from ..data.arrays import as_floats, as_tensor
+from ..data.arrays import as_floats, as_tensor, masked_as_nan
+from ..distributions import Columns
 from ..errors import UserError, check_int_at_least, unknown_name_error
 from ..evaluate.chunked import evaluate_in_chunks
 from ..evaluate.inputs import Array, Batch, PyroProgram, pair_inputs
 from ..programs import trace_pair
+from ..programs.inspection import ignores_missing
 from ..programs.modules import dtype_of
 from ..programs.sites import holds, is_subsample, observed_site
 from ..programs.traces import Traces
@@ -30,7 +33,7 @@ def impute(
     model: PyroProgram,
     guide: PyroProgram,
     x: Array,
-    mask: Array,
+    mask: Array | None = None,
     num_samples: int = 16,
     steps: int = 200,
     method: str = "metropolis",
@@ -47,6 +50,9 @@ def impute(
        :math:`\min(1, w(z') / w(z))`, where :math:`w(z) = p(x, z) / q(z \mid x)`.
     2. Draw :math:`x_{miss} \sim p(x_{miss} \mid z)`.
 
+    If the likelihood of the model ignores missing values (`pv.conditionals.IgnoreMissing`), the
+    guide and w in step 1 are those of the observed values alone.
+
     This is Metropolis within Gibbs. Its stationary distribution is the model's
     :math:`p(x_{miss} \mid x_{obs})` for any guide. A poor guide only makes it slow (see
     `acceptance`); one that is narrower than the posterior, very slow. `"pseudo-gibbs"` accepts
@@ -60,10 +66,12 @@ def impute(
         guide: the guide of the model.
         x: `[N, *x_shape]`, in the units in which the pair was trained. Missing values may be
             anything, also NaN.
-        mask: bool, True for observed values: `x_shape` or `[N, *x_shape]`.
+        mask: bool, True for observed values: `x_shape` or `[N, *x_shape]`. NaN is missing in any
+            case. Default: all others are observed.
         num_samples: chains per data point.
-        steps: proposals per chain. A chain starts from a draw of the guide at x with zeros for the
-            missing values; this draw is not counted as a proposal.
+        steps: proposals per chain. A chain starts from a draw of the guide; of a model whose
+            likelihood needs all of x, at x with zeros for the missing values. This draw is not
+            counted as a proposal.
         method: `"metropolis"` or `"pseudo-gibbs"`.
         seed: of the chains. None uses torch's random stream.
         site: the site that observes x. Default: found by its values.
@@ -77,7 +85,7 @@ def impute(
             likelihood whose values are not independent given the latents.
 
     References:
-        Mattei, Frellsen 2018, arXiv 1802.04826; pseudo-Gibbs: Rezende et al. 2014, arXiv 1401.4082.
+        Mattei and Frellsen 2018, arXiv 1802.04826; pseudo-Gibbs: Rezende et al. 2014, arXiv 1401.4082.
 
     Example:
         >>> import torch, pyro_vae as pv
@@ -91,15 +99,16 @@ def impute(
     if method not in METHODS:
         raise unknown_name_error("method of completion", method, METHODS)
     check_int_at_least(1, steps=steps, num_samples=num_samples)
-    values, observed = as_floats(x, "x", dtype_of(model, guide)), as_tensor(mask, "mask")
+    values = as_floats(masked_as_nan(x), "x", dtype_of(model, guide))
+    observed = ~values.isnan() if mask is None else as_tensor(mask, "mask")
     shape = values.shape
     if observed.dtype != torch.bool or observed.shape not in (shape, shape[1:]):
         raise UserError(
             f"mask must be bool of shape {list(shape[1:])} or {list(shape)}, "
             f"not {observed.dtype} {list(observed.shape)}"
         )
-    observed = observed.to(values.device).expand(shape)
-    values = torch.where(observed, values, torch.zeros_like(values))
+    observed = observed.to(values.device).expand(shape) & ~values.isnan()
+    values = torch.where(observed, values, math.nan if ignores_missing(model) else 0.0)
     batch = pair_inputs(model, values, others, guide)
     rows = {
         name: value.repeat((num_samples,) + (1,) * (value.dim() - 1))
@@ -124,17 +133,18 @@ class _Chains:
         self, model: PyroProgram, guide: PyroProgram, mask: torch.Tensor, site: str | None
     ) -> None:
         self.model, self.guide, self.mask, self.site = model, guide, mask, site
+        self.needs_all = not ignores_missing(model)  # of x; else missing values stay NaN
 
     def run(self, batch: Batch, steps: int, corrected: bool) -> tuple[torch.Tensor, torch.Tensor]:
         """`(x [B, ...], fraction of accepted proposals [B])` after `steps` steps."""
         first = trace_pair(self.model, self.guide, batch, draw_discrete=True)
         site = observed_site(first.model, self.site, batch["x"])
-        _check_site(site, first.model[site], batch["x"])
+        _check_site(site, first.model[site], batch["x"], self.mask)
         # missing values are zero until the first draw
         x = self._completed(batch["x"], self._draw_x(site, first))
         latents, num_accepted = _latents(first), torch.zeros(len(x), device=x.device)
         for _ in range(steps):
-            batch = {**batch, "x": x}
+            batch = {**batch, "x": x} if self.needs_all else batch
             proposal = trace_pair(self.model, self.guide, batch, draw_discrete=True)
             new_latents, new_x = _latents(proposal), self._draw_x(site, proposal)
             if corrected:
@@ -161,8 +171,11 @@ class _Chains:
         return traces.select(draws, shape, traces.enumerated_assignment())
 
 
-def _check_site(name: str, site: dict[str, Any], x: torch.Tensor) -> None:
-    """Check that a site observes x itself, with values that are independent given the latents."""
+def _check_site(name: str, site: dict[str, Any], x: torch.Tensor, mask: torch.Tensor) -> None:
+    """Check that a site observes x itself, with values that are independent given the latents.
+
+    The columns of one category depend on each other; they must be observed or missing together.
+    """
     if not holds(site["value"], x):
         raise UserError(
             f"{name!r} does not observe x itself, but {list(site['value'].shape[1:])} values made "
@@ -172,7 +185,14 @@ def _check_site(name: str, site: dict[str, Any], x: torch.Tensor) -> None:
     base = fn
     while isinstance(base, (Independent, MaskedDistribution)):
         base = base.base_dist
-    if base.event_shape:
+    if isinstance(base, Columns):
+        for block, part in zip(base.blocks, mask.split(base.sizes, -1), strict=True):
+            if not isinstance(block, Independent) and (part.any(-1) != part.all(-1)).any():
+                raise UserError(
+                    f"the mask observes a part of the {part.shape[-1]} columns of a category: they are "
+                    "observed or missing together"
+                )
+    elif base.event_shape:
         raise UserError(
             f"{name} given the latents is a {type(fn).__name__}, whose values depend on each other: "
             "only independent ones can be completed"

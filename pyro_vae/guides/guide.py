@@ -23,7 +23,7 @@ from ..distributions import LinearOneHotCategorical, NormalMixture
 from ..errors import UserError, check_int_at_least, names, unknown_name_error
 from ..models import Prior
 from ..programs.calling import as_keyword_program
-from ..programs.inspection import sites_of
+from ..programs.inspection import ignores_missing, sites_of
 from ..programs.interfaces import ModelInterface, conditional_of, interface_of
 from .base import BaseGuide
 from .checks import (
@@ -56,6 +56,9 @@ class Guide(BaseGuide):
 
     If the prior of a latent has an encoder with the same parents and family (`VampPrior`), this
     encoder is the latent's factor.
+
+    If the model ignores missing values (NaN) in x, the networks see zero in their place, after
+    `input_scaling`.
 
     Args:
         model: a model whose `forward(size=n)` samples, from which latents, shapes and kinds are
@@ -130,6 +133,7 @@ class Guide(BaseGuide):
             input_scaling = _default_input_scaling(model, given, data)
         check_input_scaling(input_scaling, shapes)
         self.input_scaling = dict(input_scaling)
+        self.fills_missing = ignores_missing(model)
 
         self.factors = nn.ModuleDict()
         for latent, parents in self.given.items():
@@ -252,6 +256,9 @@ class Guide(BaseGuide):
         for name, (mean, scale) in self.input_scaling.items():
             if name in parents:
                 parents[name] = (parents[name] - mean) / scale
+        if self.fills_missing and "x" in parents:
+            x = parents["x"]
+            parents["x"] = torch.where(x.isnan(), 0.0, x)
         return parents
 
     def extra_repr(self) -> str:

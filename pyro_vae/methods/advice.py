@@ -5,8 +5,11 @@ import warnings
 from typing import Any
 
 from ..conditionals import Conditional, Normal, NormalLikelihood
+from ..conditionals.missing import without_missing
 from ..data import Data
+from ..data.arrays import column_means
 from ..data.dataset import conditioned
+from ..data.splitting import likelihood_for
 from ..errors import UserError
 from ..evaluate import elbo_terms, occupancy, responsibilities
 from ..evaluate.inputs import split_inputs
@@ -33,19 +36,22 @@ def advise(message: str) -> None:
 def check_data(model: Any, data: Any) -> None:
     """Warn if a normal likelihood does not fit the data: counts, or columns of different scales."""
     p_x = conditional_of(model, "x")
-    family = p_x.family if isinstance(p_x, Conditional) else None
+    family = without_missing(p_x.family) if isinstance(p_x, Conditional) else None
     if not isinstance(data, Data) or not isinstance(family, (Normal, NormalLikelihood)):
         return
     x = conditioned(data.train[:10_000], data.condition).x
     if len(x) < 2:
         return
-    if x.min() >= 0 and x.max() > 1 and bool((x == x.round()).all()):
+    values = x[~x.isnan()]
+    if likelihood_for(values) == "negative-binomial":
         advise(
             "x are whole numbers, as counts are, and the likelihood is normal: "
             "likelihood='poisson' or 'negative-binomial' fits counts"
         )
         return
-    sd = x.flatten(1).std(0)
+    x = x.flatten(1)
+    means = column_means(x)
+    sd = column_means((x - means) ** 2).sqrt()
     sd = sd[sd > 0]
     if len(sd) > 1 and sd.max() > MAX_SCALE_RATIO * sd.min():
         advise(

@@ -15,6 +15,7 @@ from ..conditionals import (
     Normal,
     likelihood,
 )
+from ..conditionals.missing import ignore_missing
 from ..conditionals.networks import is_image, network_between
 from ..errors import UserError, unknown_name_error
 from ..guides import Guide, PriorGuide, SemiAmortized
@@ -40,7 +41,9 @@ CLASSES = {
         StackInitialization,
         BaselineInitialization,
     ),
-    "likelihood": tuple({type(f) for f in conditionals.likelihoods.LIKELIHOODS.values()}),
+    "likelihood": tuple(
+        {type(f) for f in conditionals.likelihoods.LIKELIHOODS.values()} | {conditionals.Columns}
+    ),
 }
 FLOWS = ("iaf", "maf", "spline", "coupling")
 #: Guides by name, for comparisons: parents of every latent (None: the method's), settings.
@@ -126,6 +129,8 @@ def build(
         )
     options = {k.split(".", 1)[1]: part(v) for k, v in config.items() if k.startswith("model.")}
     options["likelihood"] = likelihood(options["likelihood"])
+    if config.get("missing"):
+        options["likelihood"] = ignore_missing(options["likelihood"])
     if "num_classes" in options:
         options["num_classes"] = options["num_classes"] or num_classes or 10
         num_classes = options["num_classes"]

@@ -4,8 +4,9 @@ import json
 import shlex
 from dataclasses import replace
 
-from ..data import DATASETS, Data
+from ..data import DATASETS, Data, data_set
 from ..data.sets import default_condition
+from ..programs.program import plain_value
 from .files import plain
 from .groups import choice_groups, is_conditional
 from .options import configure
@@ -52,7 +53,8 @@ def changes(config: dict, data: Data) -> dict:
 
 def _filled(config: dict, data: Data) -> dict:
     """What a method fills in, from the data, for options that are None."""
-    filled = {"model.likelihood": data.likelihood, "model.num_classes": data.num_classes or 10}
+    likelihood = plain_value(data.likelihood)
+    filled = {"model.likelihood": likelihood, "model.num_classes": data.num_classes or 10}
     conditional = is_conditional(config["method"])
     if conditional:
         filled["condition"], quadrants = default_condition(replace(data, condition=None))
@@ -62,9 +64,12 @@ def _filled(config: dict, data: Data) -> dict:
     filled["binarize"] = data.binarize if named is None else "none"
     if named in DATASETS:
         is_default = config["model.likelihood"] == data.likelihood
-        likelihood = None if is_default else config["model.likelihood"]
+        chosen = None if is_default else config["model.likelihood"]
         of_images = conditional and config["condition"] == "quadrants"
-        filled["binarize"] = default_binarization(DATASETS[named], likelihood, of_images)
+        filled["binarize"] = default_binarization(DATASETS[named], chosen, of_images)
+    else:
+        is_declared = named is not None and not data_set(named).missing
+        filled["missing"] = False if is_declared else data.missing
     return filled
 
 

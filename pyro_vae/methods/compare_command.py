@@ -39,7 +39,7 @@ def compare_runs_or_guides(
         seeds: how many. Default: 3.
         share_model: true: one model for all guides. Default: each guide trains a separate model.
         base_guide: the guide that trains the shared model. Default: the method's.
-        data: a data set or an .npz file. Default: digits.
+        data: a data set, a file or an image folder. Default: digits.
         epochs: passes over the training data.
         settings: options of pyro-vae fit, e.g. '{"latent_dim": 2, "hidden": [200]}'.
         split: the split to evaluate: train, valid or test.

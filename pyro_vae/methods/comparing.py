@@ -33,7 +33,7 @@ def compare_guides(
         guides: names of guides, separated by commas: default, constants, per-datum, semi-amortized,
             diagonal, full, low-rank, mixture, iaf, maf, spline, coupling.
         objectives: names of classes of `pv.objectives`, separated by commas. Default: the method's.
-        data: a data set's name or an .npz file.
+        data: a data set's name, a file or an image folder.
         epochs: passes over the training data. Default: the method's.
         settings: options of the method, by full or short names, as in `pv.method`.
         share_model, base_guide: as in `pv.compare`; the guide by its name. Default: the method's guide.

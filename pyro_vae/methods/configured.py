@@ -38,7 +38,7 @@ def method(name: str, data: Any = "digits", **overrides: Any) -> "Method":
 
     Args:
         name: the method; `pyro-vae list` names them all.
-        data: a data set's name, an .npz file, `Data`, a tensor or `(x, y)`. The columns of a table
+        data: a data set's name, a file or image folder, `Data`, a frame, a tensor or `(x, y)`. The columns of a table
             with a normal likelihood are standardized; `standardize=False` leaves them.
         overrides: options, by their full names (`**{"model.num_components": 20}`) or by short ones
             where they are clear (`num_components=20`); `pyro-vae fit NAME --help` lists them.
@@ -47,7 +47,10 @@ def method(name: str, data: Any = "digits", **overrides: Any) -> "Method":
         UserError: an unknown method, an option that it does not have, or a value of the wrong type.
     """
     preset(name)
-    data = str(data) if isinstance(data, (str, Path)) else as_data(data)
+    if isinstance(data, (str, Path)):
+        data = str(data)
+    else:
+        data = as_data(data, missing=bool(overrides.get("missing")))
     if not isinstance(data, (str, Data)):
         raise UserError("a method needs all data in memory: pv.data, a tensor, (x, y) or a Dataset")
     root = overrides.pop("root", None)

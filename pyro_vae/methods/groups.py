@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING, Any
 
 from ..conditionals import Family, Network
 from ..data import DATASETS, load
+from ..data.registry import FILE_KINDS
 from ..guides import Guide, SemiAmortized
 from ..models import Prior
 from ..objectives import ELBO
@@ -29,7 +30,7 @@ PRIOR = frozenset({"size", "given", "loc", "scale", "options"})
 RUN = frozenset({"device", "out", "resume", "progress"})
 FIT = RUN | {"model", "guide", "data", "objective", "initialize", "observed", "config"}
 
-DATA_HELP = f"{', '.join(DATASETS)}, or an .npz file with arrays x, and y or c."
+DATA_HELP = f"{', '.join(DATASETS)}, or {FILE_KINDS}."
 
 
 @dataclass(frozen=True)
@@ -72,7 +73,7 @@ def groups(name: str) -> tuple[Group, ...]:
     entry = preset(name)
     model = entry.model
     has_guide = entry.parents != "prior" and bool(entry.parents or model.default_guide)
-    load_skip = LOAD if is_conditional(name) else LOAD | {"condition", "quadrants"}
+    load_skip = LOAD if is_conditional(name) else LOAD | {"condition", "quadrants", "library_size"}
     result = [
         Group("", load, load_skip, title="data"),
         Group("model", model, MODEL, title=f"model: {entry.model_name}"),

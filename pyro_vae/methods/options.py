@@ -205,7 +205,7 @@ def configure(
 
     Args:
         name: the method.
-        data: a data set's name, an .npz file, or `Data`.
+        data: a data set's name, a file or image folder, or `Data`.
         overrides: `{option: value}`, by full or by short names.
 
     Raises:
@@ -277,7 +277,7 @@ def complete(config: Mapping[str, Any]) -> dict[str, Any]:
         base = switch_classes(name, base, classes)
         return checked(name, base | {resolve(name, k, base): v for k, v in rest.items()} | classes)
     if not isinstance(data, str):
-        raise UserError(f"data takes the name of a data set or an .npz file, not {data!r}")
+        raise UserError(f"data takes the name of a data set, a file or a folder, not {data!r}")
     return configure(name, data, rest)
 
 

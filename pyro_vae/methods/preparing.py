@@ -4,15 +4,28 @@ from pathlib import Path
 from typing import Any
 
 from .. import data as datasets
-from ..conditionals import Bernoulli, Normal, NormalLikelihood, likelihood
+from ..conditionals import (
+    Bernoulli,
+    Columns,
+    Normal,
+    NormalLikelihood,
+    StudentT,
+    likelihood,
+)
 from ..data import DATASETS, Data, Quadrants
 from ..data.registry import DataSet
 from ..data.sets import default_condition
 from ..errors import UserError
+from ..programs.program import plain_value
 from .advice import advise
 from .building import part
 from .groups import is_conditional
 
+#: Options of `load` that say how a source is read.
+READING = (
+    "split_seed", "binarize_seed", "missing", "labels", "index", "layer", "library_size",
+    "image_size",
+)  # fmt: skip
 Shapes = tuple[
     tuple[int, ...],  # of a data point x
     int,  # training data
@@ -48,16 +61,17 @@ def prepare(config: dict[str, Any], data: Data | None, root: Path | str | None) 
     options = {n: config[n] for n in ("num_labels", "label_seed")}
     options["standardize"] = bool(config["standardize"])
     if data is None:
-        seeds = {n: config[n] for n in ("split_seed", "binarize_seed")}
-        data = datasets.load(name, binarize or "none", root, **seeds, **options)
+        reading = {n: config[n] for n in READING if n in config}
+        data = datasets.load(name, binarize or "none", root, **reading, **options)
     else:
         data = datasets.prepare(data, binarize, **options)
         config |= {n: getattr(data, n) for n in ("split_seed", "binarize_seed")}
         if data.withheld_labels is not None and data.train.y is not None:
             config["num_labels"] = int((data.train.y >= 0).sum())
     config["binarize"] = data.binarize
+    config["missing"] = None if name in DATASETS else data.missing
     if config["model.likelihood"] is None:
-        config["model.likelihood"] = data.likelihood
+        config["model.likelihood"] = plain_value(data.likelihood)
     if config["standardize"] is None:
         data = _standardize(data, name, config["model.likelihood"])
         config["standardize"] = data.scaling is not None
@@ -89,8 +103,10 @@ def _standardize(data: Data, name: str | None, of_likelihood: object) -> Data:
 
 
 def is_standardized_by_default(data: Data, name: str | None, of_likelihood: object) -> bool:
-    """Whether these data are a table of numbers for a normal likelihood."""
-    is_normal = isinstance(likelihood(part(of_likelihood)), (Normal, NormalLikelihood))
+    """Whether these data are a table with real numbers, for a normal or Student-t likelihood."""
+    family = likelihood(part(of_likelihood))
+    families = [f for f, _ in family.families()] if isinstance(family, Columns) else [family]
+    is_normal = any(isinstance(f, (Normal, NormalLikelihood, StudentT)) for f in families)
     is_table = name not in DATASETS and len(data.x_shape) == 1
     return is_normal and is_table and data.binarize == "none"
 

@@ -14,12 +14,14 @@ import torch
 from .. import train
 from ..data import Data, as_data
 from ..data import load as load_data
+from ..data.tables import frame_like
 from ..errors import UserError
 from ..programs.calling import first_argument
-from ..programs.inspection import is_per_datum
+from ..programs.inspection import ignores_missing, is_per_datum
 from ..train import checkpoint, choose_device, distributed, load_weights
 from ..train.state import Progress
 from ..train.weights import weights_of
+from . import new_data
 from .advice import advise, check_data, check_use
 from .files import as_json, read_config, to_yaml
 from .options import EXTENDABLE, complete
@@ -79,7 +81,11 @@ class Run(train.Run):
         return "train" if is_per_datum(self.guide) or data.test is None else "test"
 
     def evaluate(
-        self, split: str | None = None, num_samples: int = 500, write: bool = False
+        self,
+        split: str | None = None,
+        num_samples: int = 500,
+        write: bool = False,
+        data: Any = None,
     ) -> Any:
         """Numbers of the pair on one split, in nats per data point; printed, a table.
 
@@ -87,6 +93,8 @@ class Run(train.Run):
             split: train, valid or test. Default: test, if there is one.
             num_samples: importance samples per data point, for the log-likelihood.
             write: whether to write the numbers to results-SPLIT.json in the run folder.
+            data: new data instead of a split, in original units: an array, a frame, `(x, y)` or a
+                loader.
 
         Returns:
             A dict, as `summary.summarize` describes it.
@@ -94,18 +102,14 @@ class Run(train.Run):
         from ..report.html import hardware
         from ..report.summary import Results, summarize
 
+        known = self._data()
+        if data is not None:
+            if split is not None or write:
+                raise UserError("evaluate takes a split of the run's data or data=, not both")
+            known, split = new_data.as_test_split(self._new(data)), "test"
         split = self.default_split if split is None else split
-        result = Results(
-            summarize(
-                self.model,
-                self.guide,
-                self._data(),
-                split,
-                num_samples,
-                self.seed,
-                self._supervised,
-            )  # fmt: skip
-        )
+        args = (self.model, self.guide, known, split, num_samples, self.seed, self._supervised)
+        result = Results(summarize(*args))
         if write and self.out is not None:
             path = self.out / f"results-{split}.json"
             try:
@@ -121,6 +125,83 @@ class Run(train.Run):
         sheet = self.sheet(source, num=num, **choices)
         data = self._data()
         return joined(data, data.unstandardize(sheet.x), sheet.c)
+
+    def sample_frame(self, num: int = 64, source: str = "prior", **choices: Any) -> Any:
+        """New rows as a frame with the columns of the data, which come from a frame.
+
+        They are draws: a category is one of its values, a count an integer.
+
+        Args:
+            num, source, choices: as in `sample`. Default: `mean=False`.
+
+        Raises:
+            UserError: data that do not come from a frame.
+        """
+        table = self._data().table
+        if table is None:
+            raise UserError("this run was trained on arrays: sample() returns them")
+        x = self.sample(num, source, **{"mean": False, **choices})
+        return frame_like(table.library, table.decode(x))
+
+    def encode(self, x: Any, **others: Any) -> Any:
+        """Posterior means of the latents of new data.
+
+        Args:
+            x: in original units: an array `[N, *x_shape]`, a frame with the columns of the data, a
+                `Dataset` or a loader. It is converted and standardized as the training data were.
+            others: further inputs by name: `c=`, `y=`.
+
+        Returns:
+            `{latent: [N, ...]}`, with probabilities `[N, K]` of a discrete latent y. Of a frame: a
+            frame with the same index and with columns `z_0, z_1, ...`, and `y` (the most probable
+            component) with `y_probability`.
+        """
+        return new_data.encode(self._new(x, **others))
+
+    def reconstruct(self, x: Any, **others: Any) -> Any:
+        """The means of p(x | z) at the posterior means of z, in original units.
+
+        Args:
+            x, others: as in `encode`.
+
+        Returns:
+            `[N, *x_shape]`. Of a frame: a frame, with expected counts and most probable categories.
+        """
+        return new_data.reconstruct(self._new(x, **others))
+
+    def impute(
+        self, x: Any, num_samples: int = 1, steps: int = 200, seed: int | None = 0, **others: Any
+    ) -> Any:
+        """Draws of the missing values (NaN) from the model's conditional; see `generate.impute`.
+
+        Args:
+            x, others: as in `encode`.
+            num_samples: completions of each data point.
+            steps: of the Markov chains.
+            seed: of the draws.
+
+        Returns:
+            `[num_samples, N, *x_shape]` in original units. Of a frame: a completed frame, or a list
+            of `num_samples` frames if there are several.
+        """
+        return new_data.impute(self._new(x, **others), num_samples, steps, seed)
+
+    def log_likelihood(
+        self, x: Any, num_samples: int = 5000, seed: int | None = 0, **others: Any
+    ) -> torch.Tensor:
+        """Importance-weighted log p(x) of x in original units, `[N]` nats.
+
+        The density of standardized columns is converted to the original units.
+
+        Args:
+            x, others: as in `encode`.
+            num_samples: importance samples per data point.
+            seed: of the draws.
+        """
+        return new_data.log_likelihood(self._new(x, **others), num_samples, seed)
+
+    def _new(self, x: Any, **others: Any) -> new_data.NewData:
+        return new_data.NewData(self.model, self.guide, self._data(), x, others)
 
     def sheet(self, source: str = "prior", **choices: Any) -> Any:
         """New data from a source, laid out as a picture.
@@ -266,7 +347,8 @@ class Run(train.Run):
 def fit(
     model: Callable[..., Any], guide: Callable[..., Any], data: Any, *args: Any, **settings: Any
 ) -> Run:
-    data = as_data(data, first_argument(model) if callable(model) else "x")
+    if callable(model):
+        data = as_data(data, first_argument(model), ignores_missing(model))
     described = {"pair": describe_pair(model, guide), "source": _source(data)}
     described |= settings.pop("config", None) or {}
     run = advised(model, guide, data, *args, config=described, **settings)
@@ -340,7 +422,7 @@ def load(
     record = checkpoint.read_json(folder / RECORD)
     if not isinstance(record, dict) or not isinstance(record.get("data"), dict):
         raise UserError(f"{folder / RECORD} is not the record of a run")
-    data = None if data is None else as_data(data)
+    data = None if data is None else as_data(data, missing=True)
     if (model is None) != (guide is None):
         raise UserError("pass both model= and guide=, or neither")
     config = None

@@ -5,7 +5,7 @@ import torch
 
 from ..conditionals import Conditional, Family, Network
 from ..conditionals.networks import network_between
-from ..errors import check_int_at_least, check_ints_at_least
+from ..errors import UserError, check_int_at_least, check_ints_at_least
 from .model import Model
 from .priors import CategoricalPrior, StandardNormalPrior
 from .vae import decoder
@@ -76,6 +76,11 @@ class AuxiliaryDGM(Model):
         self.p_a = Conditional((auxiliary_dim,), a_parents, network=a_network)
         x_parents = {"a": (auxiliary_dim,), **shared} if skip else shared
         self.p_x = decoder(x_shape, x_parents, likelihood, network)
+        if not skip and self.p_x.family.ignores_missing:
+            raise UserError(
+                "p(a | x, y, z) needs all of x: with missing values, use skip=True, whose a does not "
+                "depend on x"
+            )
 
     def forward(
         self,

@@ -23,6 +23,8 @@ class Model(ModelInterface, Program):
         style_latent: the latent that describes x beside its class y. Default: None.
         default_guide: `{latent: parents}` in sampling order, the factorization of `Guide(model)`.
             Default: None, so that `Guide(model)` needs `given=`.
+        ignores_missing: whether NaN in x is a missing value. A model whose p(x | ...) is a
+            `Conditional` with the family `IgnoreMissing` need not declare it. Default: False.
 
     Example:
         >>> import pyro, pyro.distributions as dist, torch, pyro_vae as pv

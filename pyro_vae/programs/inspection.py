@@ -21,6 +21,13 @@ def covariates_of(model: object) -> dict[str, tuple[int, ...]]:
     return {name: tuple(shape) for name, shape in covariates.items()}
 
 
+def ignores_missing(model: object) -> bool:
+    """Whether NaN in x is a missing value to a model, so that log p(x) is of the observed entries."""
+    family = getattr(conditional_of(model, "x"), "family", None)
+    declared = interface_of(model, ModelInterface).ignores_missing
+    return declared or bool(getattr(family, "ignores_missing", False))
+
+
 def sites_of(
     model: Any, example: Mapping[str, Any] | None = None
 ) -> tuple[dict[str, tuple[int, ...]], dict[str, tuple[tuple[int, ...], bool]]]:

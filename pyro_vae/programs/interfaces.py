@@ -36,6 +36,7 @@ class ModelInterface:
     prior_latent: str = "z"
     style_latent: str | None = None
     default_guide: Mapping[str, Sequence[str]] | None = None
+    ignores_missing: bool = False
 
     def check_trainable(self) -> None:
         """Raise a `UserError` if the model must not be trained yet. `fit` calls it first."""

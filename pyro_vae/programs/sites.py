@@ -103,9 +103,10 @@ def is_point(site: Site) -> bool:
 
 def holds(seen: torch.Tensor, value: torch.Tensor) -> bool:
     """Whether the observed value `seen` equals `value`, perhaps reshaped."""
-    return seen.numel() == value.numel() and torch.equal(
-        seen.reshape(-1), value.reshape(-1).to(seen.dtype)
-    )
+    if seen.numel() != value.numel():
+        return False
+    a, b = seen.reshape(-1), value.reshape(-1).to(seen.dtype)
+    return torch.equal(a, b) or bool(((a == b) | (a.isnan() & b.isnan())).all())
 
 
 def mean_of(name: str, fn: torch.distributions.Distribution) -> torch.Tensor:

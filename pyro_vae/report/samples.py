@@ -124,7 +124,8 @@ class SheetOptions:
         mean: the likelihood's means instead of draws.
         steps: images on a path, or steps of the chains that complete.
         path: spherical or linear.
-        observed: the half that is not missing: top, bottom, left or right.
+        observed: the half that is not missing: top, bottom, left or right. Default: top; of data
+            with missing values, all values that are not missing.
         split: of the data that are walked between, traversed and completed.
         seed: of the draws.
     """
@@ -135,7 +136,7 @@ class SheetOptions:
     mean: bool = True
     steps: int | None = None
     path: str = "spherical"
-    observed: str = "top"
+    observed: str | None = None
     split: str = "test"
     seed: int = 0
 
@@ -286,19 +287,20 @@ def _impute(model: Callable, guide: Callable, data: Data, options: SheetOptions)
         raise UserError("this model completes by its covariates: sample it from its prior")
     x, _, others = summary.inputs(model, guide, data, options.split)
     x, others = x[:8], {k: v[:8] for k, v in others.items()}
-    mask = half(tuple(x.shape[1:]), options.observed)
+    mask = ~x.isnan()
+    if options.observed is not None or not data.missing:
+        mask = mask & half(tuple(x.shape[1:]), options.observed or "top").to(x.device)
     num, steps = options.number(6), options.steps or 200
     completed = impute(model, guide, x, mask, num, steps, seed=options.seed, **others)
-    observed = torch.where(mask.to(x.device), x, torch.zeros_like(x))
+    observed = torch.where(mask, x, 0.0)
     rows = torch.cat([observed[:, None], completed.x.transpose(0, 1), x[:, None]], 1)
     extra = {"mask": mask, "truth": data.unstandardize(x), "acceptance": completed.acceptance}
 
     def draw(ax: Axes, images: torch.Tensor, white: float) -> Axes:
         plots.images(ax, images, num + 2, white=white)
-        pixels = mask[0] if mask.dim() == 3 else mask
-        return plots.outline(
-            ax, pixels.expand(len(images), *pixels.shape), num + 2, label="outlined: observed"
-        )
+        pixels = mask[:, 0] if mask.dim() == 4 else mask
+        pixels = pixels.repeat_interleave(num + 2, 0)[: len(images)]
+        return plots.outline(ax, pixels, num + 2, label="outlined: observed")
 
     title = "observed, completions, the data point itself"
     return SampleSheet(rows.flatten(0, 1), title, num + 2, extra=extra, draw=draw)

@@ -249,7 +249,9 @@ class PseudoInputInitialization(Initialization):
                     )
                 value = batch[name] if name in batch else trace.nodes[name]["value"]
                 mean, scale = scaling.get(name, (0.0, 1.0))
-                inputs.copy_((value - mean) / scale)
+                inputs.copy_(
+                    ((value - mean) / scale).nan_to_num()
+                )  # as a guide fills missing values
 
 
 @dataclass(frozen=True)

@@ -11,12 +11,12 @@ from pyro.infer.autoguide import AutoGuide
 from ..data import Data, batches
 from ..data.minibatches import Batches, LoaderBatches
 from ..errors import UserError
-from ..evaluate.inputs import select_inputs, split_inputs
+from ..evaluate.inputs import check_missing, select_inputs, split_inputs
 from ..evaluate.support import Support
 from ..programs import layout_of
 from ..programs.calling import accepts_argument, first_argument
 from ..programs.contexts import fork_rng
-from ..programs.inspection import one_hot_labels
+from ..programs.inspection import ignores_missing, one_hot_labels
 from ..programs.interfaces import ModelInterface, interface_of
 from ..programs.modules import find_modules
 from . import distributed
@@ -57,13 +57,15 @@ class Inputs:
         self.observed = tuple(observed or observes)
         self.dtype, self.batch_size = _dtype(model, guide), batch_size
         if isinstance(data, Data):
+            check_missing(model, data)
             data = data if self.dtype is None else data.cast(self.dtype)
             self.observed = data.observed_names(observes, observed)
         self.data = data
         shard = distributed.rank(), distributed.size()
         self.batches = batches(
-            data, batch_size, device, seed, shard, self.dtype, first_argument(model)
-        )
+            data, batch_size, device, seed, shard, self.dtype, first_argument(model),
+            ignores_missing(model),
+        )  # fmt: skip
         self.all_rows = False  # whether the pair has a row for each data point, and no index
         self.labels_checked = self._check_labels()  # else every step would synchronize
 
@@ -165,7 +167,8 @@ class Inputs:
         """The data as a checkpoint records them: a run resumes on the same."""
         if not isinstance(self.data, Data):
             return {"name": "stream", "batches": len(self.batches)}
-        mean = self.data.train.x.mean(dtype=torch.float64)
+        x = self.data.train.x
+        mean = (x.nanmean if self.data.missing else x.mean)(dtype=torch.float64)
         return {**self.data.describe(), "mean of x": f"{mean:.6g}"}
 
     def _check_labels(self) -> bool:

@@ -1,0 +1,318 @@
+"""Data from files: tables, arrays, images and AnnData. No file is executed, and none is unpickled."""
+
+import csv
+import zipfile
+import zlib
+from collections.abc import Callable
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+
+from ..errors import UserError, check_int_at_least
+from .dataset import Data
+from .frames import from_anndata, from_frame
+from .registry import FILES, IMAGES, data_set
+from .splitting import from_arrays
+
+MISSING = {"", "na", "n/a", "nan", "null", "none"}  # in a CSV file, in lower case
+BOOLEANS = {"true": True, "false": False}
+
+
+def read_file(path: Path, split_seed: int, missing: bool, **options: Any) -> Data:
+    """`Data` from a file or an image folder.
+
+    Args:
+        path: of the file.
+        split_seed: of the splits.
+        missing: whether NaN in arrays is a missing value; of tables it always is.
+        options: those of `load` that depend on the kind of file; None if they were not passed.
+
+    Raises:
+        UserError: an option that this kind of file does not have, or a file that cannot be read.
+    """
+    kind = "folder" if path.is_dir() else path.suffix.lower()
+    reader, known = READERS[kind]
+    given = {
+        name: value for name, value in options.items() if value is not None and value is not False
+    }
+    for name in given:
+        if name not in (*known, "valid", "test"):
+            raise UserError(f"{name}= is not an option of {path.name}")
+    if kind in (".npz", ".npy"):
+        given["missing"] = missing
+    return reader(path, name=path.stem, split_seed=split_seed, **given)
+
+
+def _one_line(error: BaseException) -> str:
+    text = str(error).strip() or type(error).__name__
+    return text.splitlines()[0][:200]
+
+
+def _load_numpy(path: Path) -> Any:
+    try:
+        return np.load(path, allow_pickle=False)
+    except (ValueError, OSError, EOFError, zipfile.BadZipFile, zlib.error) as e:
+        raise _not_numpy(path, e) from e
+
+
+def _not_numpy(path: Path, error: Exception) -> UserError:
+    reason = _one_line(error) if str(error) else "it is empty"
+    reason = "it holds objects" if "allow_pickle" in str(error) else reason
+    return UserError(f"{path} is not an {path.suffix} file of plain arrays: {reason}")
+
+
+def _read_npz(path: Path, **options: Any) -> Data:
+    opened = _load_numpy(path)
+    if not isinstance(opened, np.lib.npyio.NpzFile):
+        raise UserError(f"{path} holds one array, not an .npz archive with x and y")
+    try:
+        with opened as arrays:
+            if "x" not in arrays:
+                raise UserError(f"{path} has no array x; it has {', '.join(arrays) or 'none'}")
+            found = {name: arrays[name] if name in arrays else None for name in "xyc"}
+    except UserError:
+        raise
+    except (ValueError, OSError, EOFError, zipfile.BadZipFile, zlib.error) as e:
+        raise _not_numpy(path, e) from e
+    x, y, c = (
+        None if array is None else _numbers(array, f"{path}: {name}")
+        for name, array in found.items()
+    )
+    return from_arrays(x, y, c=c, **options)
+
+
+def _read_npy(path: Path, **options: Any) -> Data:
+    array = _load_numpy(path)
+    if isinstance(array, np.lib.npyio.NpzFile):
+        array.close()
+        raise UserError(f"{path} is an archive of arrays: rename it to {path.stem}.npz")
+    return from_arrays(_numbers(array, f"{path}: x"), **options)
+
+
+def _numbers(array: np.ndarray, name: str) -> np.ndarray:
+    if array.dtype.kind not in "biuf":
+        raise UserError(f"{name} has numbers of no kind: its dtype is {array.dtype}")
+    if array.dtype.kind == "f" and array.dtype.itemsize > 8:
+        array = array.astype(np.float64)
+    return array.astype(array.dtype.newbyteorder("="), copy=False)
+
+
+def read_csv(path: Path) -> dict[str, list[Any]]:
+    """`{column: values}` of a text file with a header; None for a missing value.
+
+    The separator is a comma, a semicolon or a tab, whichever the header has most of. A column is of
+    integers, of numbers, of `true` and `false`, or of text. Missing values are empty, NA or NaN.
+
+    Raises:
+        UserError: no header, two columns of one name, a row of another length, no UTF-8.
+    """
+    try:
+        with open(path, encoding="utf-8-sig", newline="") as file:
+            header_line = file.readline()
+            separator = max(",;\t", key=header_line.count)
+            file.seek(0)
+            rows = [row for row in csv.reader(file, delimiter=separator) if row]
+    except (csv.Error, UnicodeDecodeError) as e:
+        raise UserError(f"{path} is not a CSV file in UTF-8: {_one_line(e)}") from e
+    if len(rows) < 2:
+        raise UserError(f"{path} has no rows below a header")
+    header, *body = rows
+    for i, row in enumerate(body, 2):
+        if len(row) != len(header):
+            raise UserError(f"{path}: row {i} has {len(row)} values, the header {len(header)}")
+    twice = [name for name in header if header.count(name) > 1]
+    if twice:
+        raise UserError(f"{path} has several columns {twice[0]!r}: rename them")
+    return {name: _typed([row[i] for row in body]) for i, name in enumerate(header)}
+
+
+def _typed(cells: list[str]) -> list[Any]:
+    """The values of a column: of the narrowest type that all of them have."""
+    cells = [cell.strip() for cell in cells]
+    present = [cell for cell in cells if cell.lower() not in MISSING]
+    convert: Callable[[str], Any] = str
+    for candidate in (_integer, float, lambda cell: BOOLEANS[cell.lower()]):
+        try:
+            for cell in present:
+                candidate(cell)
+        except (ValueError, KeyError):
+            continue
+        convert = candidate
+        break
+    return [None if cell.lower() in MISSING else convert(cell) for cell in cells]
+
+
+def _integer(cell: str) -> int:
+    number = int(cell)
+    if abs(number) >= 2**63:
+        raise ValueError
+    return number
+
+
+def _read_csv(path: Path, **options: Any) -> Data:
+    columns = read_csv(path)
+    if next(iter(columns)) == "":  # pandas writes the index without a name
+        options = {"index": "", **options}
+    return from_frame(columns, **options)
+
+
+def read_parquet(path: Path) -> Any:
+    """The DataFrame in a Parquet file, by pandas or polars, whichever is installed."""
+    try:
+        import pandas
+
+        read: Callable[..., Any] = pandas.read_parquet
+    except ImportError:
+        try:
+            import polars
+        except ImportError:
+            raise UserError(
+                f"to read {path.name}, install pandas and pyarrow: pip install 'pyro-vae[tables]'"
+            ) from None
+        read = polars.read_parquet
+    try:
+        return read(path)
+    except ImportError as e:
+        raise UserError(
+            f"to read {path.name}, install pyarrow: pip install 'pyro-vae[tables]'"
+        ) from e
+    except Exception as e:  # each library has its own
+        raise UserError(f"{path} is not a Parquet file: {_one_line(e)}") from e
+
+
+def _read_parquet(path: Path, **options: Any) -> Data:
+    return from_frame(read_parquet(path), **options)
+
+
+def read_anndata(path: Path) -> Any:
+    """The AnnData object in an .h5ad file."""
+    try:
+        import anndata
+    except ImportError:
+        raise UserError(
+            f"to read {path.name}, install anndata: pip install 'pyro-vae[anndata]'"
+        ) from None
+    try:
+        return anndata.read_h5ad(path)
+    except Exception as e:  # of h5py and anndata, of many types
+        raise UserError(f"{path} is not an .h5ad file: {_one_line(e)}") from e
+
+
+def _read_h5ad(path: Path, **options: Any) -> Data:
+    return from_anndata(read_anndata(path), **options)
+
+
+def from_images(
+    folder: Path | str,
+    image_size: int | None = None,
+    valid: float | int = 0.1,
+    test: float | int = 0.1,
+    name: str | None = None,
+    split_seed: int = 0,
+) -> Data:
+    """`Data` from the images in a folder; each subfolder is a class.
+
+    Images become `[N, 1, H, W]` if all are gray, else `[N, 3, H, W]`, with values in [0, 1]. Files are
+    read in the order of their paths. Classes are numbered in the order of the subfolders' names.
+
+    Args:
+        folder: with images, or with subfolders of images.
+        image_size: resize images to `image_size` × `image_size`. Default: all have one size.
+        valid, test: fractions of the data, or counts; 0 for none.
+        name: of the data set. Default: the folder's name.
+        split_seed: of the splits.
+
+    Raises:
+        UserError: no images, images of several sizes, a file that is no image, images in the folder
+            and in subfolders of it.
+    """
+    from PIL import Image
+
+    folder = Path(folder)
+    if image_size is not None:
+        check_int_at_least(1, image_size=image_size)
+    if not folder.is_dir():
+        raise UserError(f"{folder} is not a folder")
+    paths = sorted(p for p in folder.rglob("*") if p.suffix.lower() in IMAGES and p.is_file())
+    if not paths:
+        raise UserError(f"{folder} has no images ({', '.join(sorted(IMAGES))})")
+    images = []
+    for path in paths:
+        try:
+            with Image.open(path) as opened:
+                image = opened.convert("L" if opened.mode in ("1", "L", "LA") else "RGB")
+        except Exception as e:  # a decoder's errors have many types; one is of too many pixels
+            raise UserError(f"{path} cannot be read as an image: {_one_line(e)}") from e
+        images.append(image if image_size is None else image.resize((image_size, image_size)))
+    for path, image in zip(paths, images, strict=True):
+        if image.size != images[0].size:
+            (w, h), (first_w, first_h) = image.size, images[0].size
+            raise UserError(
+                f"{path} is {w} x {h}, {paths[0]} is {first_w} x {first_h}: image_size= resizes all "
+                "images to one size"
+            )
+    mode = "L" if all(image.mode == "L" for image in images) else "RGB"
+    arrays = np.stack([np.asarray(image.convert(mode)) for image in images])
+    x = torch.from_numpy(arrays)
+    x = x.unsqueeze(1) if mode == "L" else x.permute(0, 3, 1, 2)
+    data = from_arrays(
+        x.contiguous(),
+        _class_numbers(folder, paths),
+        valid,
+        test,
+        name=folder.resolve().name if name is None else name,
+        split_seed=split_seed,
+    )
+    is_binary = data.likelihood == "bernoulli"
+    return data if is_binary else replace(data, likelihood="continuous-bernoulli")
+
+
+def _class_numbers(folder: Path, paths: list[Path]) -> list[int] | None:
+    """The number of each image's subfolder; None without subfolders."""
+    subfolders = [path.relative_to(folder).parts[0] for path in paths]
+    inside = [len(path.relative_to(folder).parts) > 1 for path in paths]
+    if not any(inside):
+        return None
+    if not all(inside):
+        stray = paths[inside.index(False)]
+        raise UserError(f"{folder} has images in subfolders, which are classes, and {stray.name}")
+    classes = sorted(set(subfolders))
+    return [classes.index(name) for name in subfolders]
+
+
+def read_source(path: Path) -> Any:
+    """The contents of a file or an image folder: a frame, AnnData, columns, or x `[N, ...]`.
+
+    Raises:
+        UserError: no such file, or one that cannot be read.
+    """
+    data_set(str(path))
+    readers: dict[str, Callable[[Path], Any]] = {
+        ".csv": read_csv,
+        ".tsv": read_csv,
+        ".parquet": read_parquet,
+        ".h5ad": read_anndata,
+    }
+    kind = path.suffix.lower()
+    if kind in readers:
+        return readers[kind](path)
+    return read_file(path, 0, True, valid=0, test=0).train.x
+
+
+def _read_images(path: Path, **options: Any) -> Data:
+    return from_images(path, **options)
+
+
+READERS: dict[str, tuple[Callable[..., Data], tuple[str, ...]]] = {
+    ".npz": (_read_npz, ()),
+    ".npy": (_read_npy, ()),
+    ".csv": (_read_csv, ("labels", "index")),
+    ".tsv": (_read_csv, ("labels", "index")),
+    ".parquet": (_read_parquet, ("labels", "index")),
+    ".h5ad": (_read_h5ad, ("labels", "layer", "library_size")),
+    "folder": (_read_images, ("image_size",)),
+}
+assert set(READERS) == {*FILES, "folder"}

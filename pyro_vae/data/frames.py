@@ -1,0 +1,172 @@
+"""`Data` from DataFrames and AnnData: a likelihood per column, categories one-hot, rows named."""
+
+import dataclasses
+from collections.abc import Mapping
+from typing import Any
+
+import torch
+
+from ..conditionals import Family
+from ..conditionals import likelihood as check_likelihood
+from ..errors import UserError, unknown_name_error
+from .dataset import Data
+from .splitting import from_arrays, likelihood_for
+from .tables import (
+    ColumnType,
+    Table,
+    categories_of,
+    column_type,
+    columns_of,
+    is_anndata,
+    log_library_size,
+    matrix_of,
+    plain_values,
+    row_names,
+)
+
+
+def from_frame(
+    frame: Any,
+    labels: str | None = None,
+    index: str | None = None,
+    kinds: Mapping[str, str] | None = None,
+    valid: float | int = 0.1,
+    test: float | int = 0.1,
+    name: str = "data",
+    split_seed: int = 0,
+    likelihood: str | Family | None = None,
+) -> Data:
+    """`Data` from a pandas or polars DataFrame; missing values are kept.
+
+    Each column has the likelihood that fits its dtype: `normal` for floats and negative integers,
+    `negative-binomial` for non-negative integers, `bernoulli` for booleans and integers 0 and 1,
+    `one-hot` for text and categories. `data.likelihood` is the likelihood of all, and
+    `data.table` turns x into columns again. NaN, None and NA are missing values.
+
+    Example:
+        >>> import pyro_vae as pv
+        >>> frame = {"height": [1.8, 1.7, None, 1.6], "children": [0, 2, 1, 0], "smoker": list("ynny")}
+        >>> data = pv.data.from_frame(frame, valid=0, test=0)
+        >>> data.likelihood.blocks
+        (('normal', 1), ('negative-binomial', 1), ('one-hot', 2))
+        >>> data.missing
+        True
+
+    Args:
+        frame: a DataFrame, or `{name: values}`.
+        labels: the column with labels y; it is not part of x.
+        index: a column that names the rows; it is not part of x. Default: a pandas frame's own index.
+        kinds: `{column: kind}`: real, count, binary, boolean or category, where the dtype does not
+            say what a column is.
+        valid, test: fractions of the data, or counts; 0 for none.
+        name: of the data set.
+        split_seed: of the splits.
+        likelihood: one for all columns, instead of one for each kind.
+
+    Raises:
+        UserError: no such column, a column of dates or other objects, text with more than 256
+            different values, a column without values.
+    """
+    if is_anndata(frame):
+        raise UserError("this is an AnnData object: pv.data.from_anndata(adata)")
+    values, kinds = columns_of(frame), dict(kinds or {})
+    for column in (labels, index, *kinds):
+        if column is not None and column not in values:
+            raise unknown_name_error("column of the frame", column, values)
+    row_names(frame, index)
+    types = tuple(
+        column_type(v, n, kinds.get(n)) for n, v in values.items() if n not in (labels, index)
+    )
+    if not types:
+        raise UserError("the frame has no columns for x")
+    label_type = None if labels is None else _label_type(values[labels], labels)
+    library = type(frame).__module__.split(".")[0]
+    table = Table(types, label_type, index, library if library in ("pandas", "polars") else None)
+    return _data(table, frame, table.encode(frame), valid, test, name, split_seed, likelihood)
+
+
+def from_anndata(
+    adata: Any,
+    labels: str | None = None,
+    layer: str | None = None,
+    library_size: bool = False,
+    valid: float | int = 0.1,
+    test: float | int = 0.1,
+    name: str = "data",
+    split_seed: int = 0,
+    likelihood: str | Family | None = None,
+) -> Data:
+    """`Data` from an AnnData object: x is its matrix, the variables are columns.
+
+    A sparse matrix is made dense, because training data stay on the device as one tensor.
+
+    Args:
+        adata: the AnnData object.
+        labels: a column of `adata.obs` with labels y.
+        layer: a layer instead of `X`, such as raw counts.
+        library_size: whether the covariates c of a conditional model are the logarithm `[N, 1]` of
+            each row's total count.
+        valid, test: fractions of the data, or counts; 0 for none.
+        name: of the data set.
+        split_seed: of the splits.
+        likelihood: Default: `negative-binomial` for counts, `bernoulli` for values 0 and 1, else
+            `normal`.
+
+    Raises:
+        UserError: no such layer or column of `obs`, variables of one name, a row without counts.
+    """
+    if not is_anndata(adata):
+        raise UserError(f"from_anndata takes an AnnData object, not {type(adata).__name__}")
+    if not adata.var_names.is_unique:
+        raise UserError("several variables have one name: adata.var_names_make_unique()")
+    if labels is not None and labels not in adata.obs.columns:
+        raise unknown_name_error("column of obs", labels, list(adata.obs.columns))
+    x = matrix_of(adata, layer)
+    fits = likelihood_for(x)
+    kind = {"negative-binomial": "count", "bernoulli": "binary"}.get(fits, "real")
+    types = tuple(ColumnType(n, kind) for n in adata.var_names)
+    label_type = None if labels is None else _label_type(adata.obs[labels], labels)
+    table = Table(types, label_type, None, "anndata", layer, library_size)
+    return _data(table, adata, x, valid, test, name, split_seed, likelihood)
+
+
+def _data(
+    table: Table,
+    frame: Any,
+    x: torch.Tensor,
+    valid: float | int,
+    test: float | int,
+    name: str,
+    split_seed: int,
+    likelihood: str | Family | None,
+) -> Data:
+    """`Data` of a table whose x is encoded."""
+    if likelihood is not None:
+        check_likelihood(likelihood)
+    data = from_arrays(
+        x,
+        table.encode_labels(frame),
+        valid,
+        test,
+        num_classes=None if table.labels is None else len(table.labels.categories),
+        name=name,
+        split_seed=split_seed,
+        c=log_library_size(x) if table.library_size else None,
+        missing=True,
+    )
+    chosen = table.likelihood if likelihood is None else likelihood
+    return dataclasses.replace(data, table=table, likelihood=chosen)
+
+
+def _label_type(values: Any, name: str) -> ColumnType:
+    """The column of labels: text, categories or whole numbers; -1 and missing values: no label."""
+    array, missing = plain_values(values, name)
+    if array.dtype.kind == "f" and (array != array.round())[~missing].any():
+        raise UserError(f"labels {name!r} have fractions: labels are text or whole numbers")
+    if array.dtype.kind != "O":
+        missing = missing | (array == -1)
+    present = set(array[~missing].tolist())
+    if not present:
+        raise UserError(f"labels {name!r} have no values: leave labels= out")
+    declared = categories_of(values)
+    return ColumnType(name, "category", tuple(sorted(present)) if declared is None else declared)

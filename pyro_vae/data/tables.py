@@ -1,0 +1,436 @@
+"""Tables with named columns of several kinds as numbers x `[N, D]`, and back.
+
+A frame is a pandas or polars DataFrame, an AnnData object, or `{name: values}`. None of their
+libraries is imported here; what a caller passes has imported its own.
+"""
+
+import csv
+import math
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+
+from ..conditionals import Columns, Family
+from ..errors import UserError, unknown_name_error
+from .arrays import as_floats
+
+#: Kinds of columns, and the likelihood of each.
+KINDS = {
+    "real": "normal",
+    "count": "negative-binomial",
+    "binary": "bernoulli",  # integers 0 and 1
+    "boolean": "bernoulli",
+    "category": "one-hot",
+}
+MAX_CATEGORIES = 256
+MAX_COUNT = 2**24  # the largest that float32 tells from its neighbors
+
+
+@dataclass(frozen=True)
+class ColumnType:
+    """One column of a frame.
+
+    Args:
+        name: of the column.
+        kind: real, count, binary, boolean or category; see `KINDS`.
+        categories: the values of a category, in the order of their columns in x.
+    """
+
+    name: Any
+    kind: str
+    categories: tuple[Any, ...] = ()
+
+    @property
+    def size(self) -> int:
+        """The number of its columns in x."""
+        return len(self.categories) if self.kind == "category" else 1
+
+    def encode(self, values: Any) -> np.ndarray:
+        """`[N, size]` numbers; a missing value is NaN.
+
+        Raises:
+            UserError: values that the column did not have.
+        """
+        array, missing = plain_values(values, self.name)
+        if self.kind == "category":
+            return self._one_hot(array, missing)
+        if array.dtype.kind not in "biuf":
+            raise UserError(f"column {self.name!r} has {_described(array)}; expected numbers")
+        numbers = np.where(missing, np.nan, array.astype(np.float64))
+        present = numbers[~missing]
+        if self.kind in ("binary", "boolean") and not np.isin(present, (0, 1)).all():
+            wrong = present[~np.isin(present, (0, 1))][0]
+            raise UserError(f"column {self.name!r} had the values 0 and 1, and now {wrong:g}")
+        if self.kind == "count" and len(present) and present.max() > MAX_COUNT:
+            raise UserError(
+                f"column {self.name!r} has counts up to {present.max():.0f}, which float32 cannot tell "
+                f"from their neighbors: kinds={{{self.name!r}: 'real'}}, or leave the column out"
+            )
+        return numbers[:, None]
+
+    def _one_hot(self, array: np.ndarray, missing: np.ndarray) -> np.ndarray:
+        codes = {category: i for i, category in enumerate(self.categories)}
+        result = np.zeros((len(array), self.size))
+        for row, value in enumerate(array.tolist()):
+            if missing[row]:
+                result[row] = np.nan
+            elif value in codes:
+                result[row, codes[value]] = 1
+            else:
+                raise unknown_name_error(f"category of column {self.name!r}", value, codes)
+        return result
+
+    def decode(self, x: np.ndarray, round_counts: bool = True) -> np.ndarray:
+        """The values `[N]` of numbers `[N, size]`: the most probable category, rounded counts."""
+        missing = np.isnan(x).any(1)
+        if self.kind == "category":
+            values: np.ndarray = np.empty(len(x), dtype=object)
+            chosen = np.nan_to_num(x).argmax(1)
+            values[:] = [
+                None if gone else self.categories[i]
+                for i, gone in zip(chosen, missing, strict=True)
+            ]
+            return values
+        numbers = x[:, 0]
+        if self.kind == "real" or missing.any():
+            return numbers
+        if self.kind == "count":
+            return numbers.round().astype(np.int64) if round_counts else numbers
+        return numbers > 0.5 if self.kind == "boolean" else (numbers > 0.5).astype(np.int64)
+
+
+@dataclass(frozen=True)
+class Table:
+    """How the columns of a frame become x `[N, D]`, and x a frame again.
+
+    The columns of x have the order of the frame's. A category has one column for each of its values.
+
+    Args:
+        columns: those of x.
+        labels: the column of the labels y, if there is one.
+        index: the name of the column that names the rows, if a column does.
+        library: of the frame: pandas, polars, anndata or None.
+        layer: of an AnnData object whose matrix is a layer.
+        library_size: whether the covariate c is `log_library_size(x)`.
+
+    Example:
+        >>> import pyro_vae as pv
+        >>> data = pv.data.from_frame({"height": [1.8, 1.7], "sex": ["m", "f"]}, valid=0, test=0)
+        >>> data.table.names
+        ['height', 'sex=f', 'sex=m']
+        >>> data.table.decode(data.train.x)["sex"]
+        array(['m', 'f'], dtype=object)
+    """
+
+    columns: tuple[ColumnType, ...]
+    labels: ColumnType | None = None
+    index: str | None = None
+    library: str | None = None
+    layer: str | None = None
+    library_size: bool = False
+
+    @property
+    def names(self) -> list[str]:
+        """The names of the columns of x; `name=value` of a category."""
+        return [
+            name
+            for c in self.columns
+            for name in (
+                [f"{c.name}={v}" for v in c.categories] if c.kind == "category" else [str(c.name)]
+            )
+        ]
+
+    @property
+    def is_real(self) -> torch.Tensor:
+        """Bool `[D]`: the columns of x that hold real numbers, which can be standardized."""
+        return torch.tensor([c.kind == "real" for c in self.columns for _ in range(c.size)])
+
+    @property
+    def likelihood(self) -> str | Family:
+        """The likelihood of the columns: one for all, or one for each block of a kind."""
+        kinds = {c.kind for c in self.columns}
+        likelihoods = {KINDS[kind] for kind in kinds}
+        if len(likelihoods) == 1 and "category" not in kinds:
+            return likelihoods.pop()
+        blocks: list[tuple[str, int]] = []
+        for column in self.columns:
+            name = KINDS[column.kind]
+            if column.kind != "category" and blocks and blocks[-1][0] == name:
+                blocks[-1] = (name, blocks[-1][1] + 1)
+            else:
+                blocks.append((name, column.size))
+        return Columns(tuple(blocks))
+
+    def encode(self, frame: Any) -> torch.Tensor:
+        """x `[N, D]` of a frame with the same columns, in any order; others are ignored.
+
+        Raises:
+            UserError: a column is not there, or has values of another kind.
+        """
+        if is_anndata(frame):
+            missing = [c.name for c in self.columns if c.name not in frame.var_names]
+            if missing:
+                raise UserError(f"the AnnData object has no variable {missing[0]!r}")
+            names = [c.name for c in self.columns]
+            same = list(frame.var_names) == names
+            return matrix_of(frame if same else frame[:, names], self.layer)
+        values = columns_of(frame)
+        for column in self.columns:
+            if column.name not in values:
+                raise unknown_name_error("column of the frame", column.name, values)
+        parts = [column.encode(values[column.name]) for column in self.columns]
+        return as_floats(np.concatenate(parts, 1), "x")
+
+    def encode_labels(self, frame: Any) -> torch.Tensor | None:
+        """The labels `[N]` of a frame, -1 where they are missing; None without their column."""
+        if self.labels is None:
+            return None
+        values = columns_of(frame.obs if is_anndata(frame) else frame)
+        if self.labels.name not in values:
+            return None
+        array, missing = plain_values(values[self.labels.name], self.labels.name)
+        codes = {category: i for i, category in enumerate(self.labels.categories)}
+        if array.dtype.kind != "O":
+            missing = missing | (array == -1)
+        for value in set(array[~missing].tolist()) - set(codes):
+            raise unknown_name_error(f"label in column {self.labels.name!r}", value, codes)
+        items = zip(array.tolist(), missing, strict=True)
+        return torch.tensor([-1 if gone else codes[value] for value, gone in items])
+
+    def decode(self, x: torch.Tensor, round_counts: bool = True) -> dict[Any, np.ndarray]:
+        """`{column: values [N]}` of x `[N, D]` in original units.
+
+        A category is the most probable one. A boolean is true from a probability of 1/2.
+
+        Args:
+            x: values, samples or means.
+            round_counts: whether counts are rounded to integers.
+        """
+        numbers = x.detach().double().cpu().numpy()
+        parts = np.split(numbers, np.cumsum([c.size for c in self.columns])[:-1], axis=1)
+        return {
+            column.name: column.decode(part, round_counts)
+            for column, part in zip(self.columns, parts, strict=True)
+        }
+
+
+def is_anndata(value: object) -> bool:
+    """Whether a value is an AnnData object."""
+    return type(value).__module__.split(".")[0] == "anndata" and hasattr(value, "var_names")
+
+
+def is_frame(value: object) -> bool:
+    """Whether a value is a DataFrame of pandas, polars or a library like them, or AnnData."""
+    is_dataframe = hasattr(value, "columns") and hasattr(value, "to_numpy")
+    return is_dataframe or is_anndata(value)
+
+
+def columns_of(frame: Any) -> dict[Any, Any]:
+    """`{name: values}` of a frame."""
+    if isinstance(frame, Mapping):
+        columns = dict(frame)
+    else:
+        columns = {name: frame[name] for name in frame.columns}
+        if len(columns) != len(frame.columns):
+            names = list(frame.columns)
+            twice = next(name for name in names if names.count(name) > 1)
+            raise UserError(f"the frame has several columns {twice!r}: rename them")
+    return columns
+
+
+def row_names(frame: Any, index: str | None) -> Any:
+    """What names the rows of a frame: its column `index`, else its own index; None without one."""
+    if index is not None and not is_anndata(frame):
+        values = columns_of(frame)
+        if index not in values:
+            raise unknown_name_error("column of the frame", index, values)
+        return values[index]
+    return frame.obs_names if is_anndata(frame) else getattr(frame, "index", None)
+
+
+def matrix_of(adata: Any, layer: str | None = None) -> torch.Tensor:
+    """The matrix `[N, D]` of an AnnData object, or of one of its layers, as dense floats."""
+    if layer is not None and layer not in adata.layers:
+        raise unknown_name_error("layer", layer, list(adata.layers))
+    matrix = adata.X if layer is None else adata.layers[layer]
+    if matrix is None:
+        raise UserError("the AnnData object has no X: pass layer=")
+    matrix = matrix.toarray() if hasattr(matrix, "toarray") else np.asarray(matrix)
+    return as_floats(matrix.astype(np.float64) if matrix.dtype == np.uint8 else matrix, "X")
+
+
+def log_library_size(x: torch.Tensor) -> torch.Tensor:
+    """`[N, 1]`: the logarithm of the sum of each row's counts, of x `[N, D]`.
+
+    Raises:
+        UserError: a row without counts.
+    """
+    total = x.nansum(1, keepdim=True)
+    if (total <= 0).any():
+        row = int((total[:, 0] <= 0).nonzero()[0])
+        raise UserError(f"row {row} has no counts, and so no library size: leave such rows out")
+    return total.log()
+
+
+def plain_values(values: Any, name: Any) -> tuple[np.ndarray, np.ndarray]:
+    """The values of a column as a numpy array `[N]`, and which of them are missing `[N]`.
+
+    Arrays of objects have one type of value, or are text.
+
+    Raises:
+        UserError: values that are neither numbers, booleans nor text.
+    """
+    if hasattr(values, "null_count") and hasattr(values, "is_null"):  # polars
+        missing, items = values.is_null().to_numpy(), values.to_list()
+        if values.dtype.is_numeric():
+            array = values.fill_null(0).to_numpy()
+            return _with_nan(array, missing)
+        return _from_objects(items, missing, name)
+    if hasattr(values, "isna"):  # pandas
+        missing = np.asarray(values.isna())
+        dtype = getattr(values.dtype, "numpy_dtype", values.dtype)  # of nullable columns
+        if getattr(dtype, "kind", "O") in "iufb" and not hasattr(dtype, "categories"):
+            filled = values.fillna(False if dtype.kind == "b" else 0) if missing.any() else values
+            return _with_nan(np.asarray(filled).astype(dtype), missing)
+        return _from_objects(values.astype(object).tolist(), missing, name)
+    array = np.asarray(values)
+    if array.ndim != 1:
+        raise UserError(
+            f"column {name!r} has shape {list(array.shape)}; expected one value per row"
+        )
+    if array.dtype.kind in "biuf":
+        return _with_nan(array, np.zeros(len(array), bool))
+    items = array.tolist() if isinstance(values, np.ndarray) else list(values)
+    missing = np.array([v is None or (isinstance(v, float) and math.isnan(v)) for v in items], bool)
+    return _from_objects(items, missing, name)
+
+
+def _with_nan(array: np.ndarray, missing: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    """The array, and the missing values with those that are NaN."""
+    return array, missing | np.isnan(array) if array.dtype.kind == "f" else missing
+
+
+def _from_objects(
+    items: Sequence[Any], missing: np.ndarray, name: Any
+) -> tuple[np.ndarray, np.ndarray]:
+    """Booleans, numbers or text among objects."""
+    present = [v for v, gone in zip(items, missing, strict=True) if not gone]
+    filler: Any
+    dtype: np.dtype[Any]
+    if present and all(isinstance(v, (bool, np.bool_)) for v in present):
+        filler, dtype = False, np.dtype(bool)
+    elif present and all(isinstance(v, (int, np.integer)) for v in present):
+        filler, dtype = 0, np.dtype(np.int64)
+    elif all(isinstance(v, (int, float, np.integer, np.floating)) for v in present):
+        filler, dtype = np.nan, np.dtype(np.float64)
+    elif all(isinstance(v, str) for v in present):
+        filler, dtype = "", np.dtype(object)
+    else:
+        kinds = sorted({type(v).__name__ for v in present})
+        raise UserError(
+            f"column {name!r} has values of the type {', '.join(kinds)}: a column holds numbers, "
+            "booleans or text; convert it, or leave it out"
+        )
+    array = np.empty(len(items), dtype)
+    array[:] = [filler if gone else v for v, gone in zip(items, missing, strict=True)]
+    return array, missing
+
+
+def _described(array: np.ndarray) -> str:
+    return "text" if array.dtype.kind in "OUS" else f"{array.dtype} values"
+
+
+def column_type(values: Any, name: Any, kind: str | None = None) -> ColumnType:
+    """The type of a column by its dtype; `kind` replaces the kind that follows from it.
+
+    Raises:
+        UserError: a column without values, of text that names rows, or that is not of `kind`.
+    """
+    if kind is not None and kind not in KINDS:
+        raise unknown_name_error("kind of column", kind, KINDS)
+    array, missing = plain_values(values, name)
+    present = array[~missing]
+    if not len(present):
+        raise UserError(f"column {name!r} has no values: leave it out")
+    is_text = array.dtype.kind == "O"
+    if kind is None:
+        is_category = is_text or hasattr(getattr(values, "dtype", None), "categories")
+        kind = "category" if is_category else _kind_of_numbers(present)
+    if kind == "category":
+        return ColumnType(name, kind, _categories(values, present, name))
+    column = ColumnType(name, kind)
+    numbers = column.encode(values)
+    if kind == "count" and ((numbers < 0) | (numbers != numbers.round()))[~missing].any():
+        raise UserError(
+            f"column {name!r} has values that are no counts: kinds={{{name!r}: 'real'}}"
+        )
+    return column
+
+
+def _kind_of_numbers(present: np.ndarray) -> str:
+    if present.dtype.kind == "b":
+        return "boolean"
+    if present.dtype.kind == "f" or present.min() < 0:
+        return "real"
+    return "count" if present.max() > 1 else "binary"
+
+
+def categories_of(values: Any) -> tuple[Any, ...] | None:
+    """The categories that the dtype of a pandas column lists; None for other columns."""
+    declared = getattr(getattr(values, "dtype", None), "categories", None)
+    return (
+        tuple(declared.tolist()) if declared is not None and hasattr(declared, "tolist") else None
+    )
+
+
+def _categories(values: Any, present: np.ndarray, name: Any) -> tuple[Any, ...]:
+    """The values of a category: those that its dtype lists, else those that there are, sorted."""
+    declared = categories_of(values)
+    categories = sorted(set(present.tolist())) if declared is None else declared
+    if len(categories) > MAX_CATEGORIES:
+        raise UserError(
+            f"column {name!r} has {len(categories)} different texts: leave it out, or name the rows "
+            f"by it with index={name!r}"
+        )
+    return tuple(categories)
+
+
+def write_csv(path: Path, columns: Mapping[Any, Any]) -> None:
+    """Write `{name: values [N]}` as a CSV file; missing values are empty."""
+    with open(path, "w", encoding="utf-8", newline="") as file:
+        writer = csv.writer(file)
+        writer.writerow(columns)
+        for row in zip(*(list(v) for v in columns.values()), strict=True):
+            writer.writerow(
+                ["" if v is None or (isinstance(v, float) and math.isnan(v)) else v for v in row]
+            )
+
+
+def frame_like(
+    library: str | None, columns: Mapping[Any, Any], rows: Any = None, row_name: str | None = None
+) -> Any:
+    """A frame of `{name: values}`, of the library that the data came in.
+
+    Args:
+        library: pandas, polars or anndata, whose frames are pandas'; None: `{name: values}`.
+        columns: `{name: values [N]}`.
+        rows: what names the rows; see `row_names`.
+        row_name: the name of the column that `rows` came from.
+    """
+    named = {} if rows is None or row_name is None else {row_name: rows}
+    if library is None:
+        return {**named, **columns}
+    if library == "polars":
+        import polars
+
+        return polars.DataFrame({str(k): v for k, v in {**named, **columns}.items()})
+    import pandas
+
+    frame = pandas.DataFrame(dict(columns))
+    if rows is not None:
+        frame.index = pandas.Index(rows, name=row_name or getattr(rows, "name", None))
+    return frame

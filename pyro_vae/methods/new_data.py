@@ -1,0 +1,247 @@
+"""A run applied to new data: arrays, frames and loaders in original units, and answers in them."""
+
+from collections.abc import Callable, Iterator, Mapping
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+
+from .. import evaluate
+from ..data import DATASETS, Data, Split, as_data
+from ..data.arrays import as_labels
+from ..data.dataset import conditioned, draw_binary
+from ..data.files import read_source
+from ..data.minibatches import LoaderBatches
+from ..data.tables import (
+    columns_of,
+    frame_like,
+    is_anndata,
+    is_frame,
+    log_library_size,
+    plain_values,
+    row_names,
+    write_csv,
+)
+from ..errors import UserError
+from ..evaluate.inputs import Inputs
+from ..generate.impute import impute as impute_values
+from ..programs.calling import accepts_argument
+from ..programs.interfaces import ModelInterface, interface_of
+
+Tensors = dict[str, torch.Tensor]
+
+
+@dataclass
+class NewData:
+    """New data for a trained pair, converted as its training data were.
+
+    A frame becomes numbers, columns are standardized, gray values are binarized (with a seed), and
+    the condition is applied.
+
+    Args:
+        model, guide: the pair.
+        data: what it was trained on.
+        x: arrays, a frame, a `Dataset` or a loader, in original units.
+        others: further inputs by name: `y=`, `c=`.
+    """
+
+    model: Any
+    guide: Any
+    data: Data
+    x: Any
+    others: Mapping[str, Any]
+
+    @property
+    def is_frame(self) -> bool:
+        """Whether answers are frames."""
+        return is_frame(self.x) or (self.data.table is not None and isinstance(self.x, Mapping))
+
+    def splits(self) -> Iterator[Split]:
+        """The data as the pair takes them: one split, or one for each batch of a loader."""
+        if self.is_frame:
+            if self.data.table is None:
+                raise UserError("this run was trained on arrays: pass an array, not a frame")
+            y = self.data.table.encode_labels(self.x)
+            yield self._converted(self.data.table.encode(self.x), **{"y": y, **self.others})
+            return
+        rows = as_data(self.x, missing=True)
+        if isinstance(rows, Data):
+            yield self._converted(**{**rows.train.arrays(), **self.others})
+            return
+        if self.others:
+            raise UserError(f"batches hold all inputs: {', '.join(self.others)} cannot go by name")
+        for batch in LoaderBatches(rows, "cpu", missing=True).epoch(0):
+            batch.pop("count", None)
+            yield self._converted(**batch)
+
+    def _converted(self, x: torch.Tensor, y: Any = None, c: Any = None, **others: Any) -> Split:
+        data, shape = self.data, self.data.train.x.shape[1:]
+        if x.shape[1:] != shape:
+            raise UserError(
+                f"x has shape {list(x.shape)}, but the data of this run have [N, "
+                f"{', '.join(map(str, shape))}]"
+            )
+        if c is None and data.table is not None and data.table.library_size:
+            c = log_library_size(x)
+        values = data.standardize_values(x)
+        is_binary = bool(((values == 0) | (values == 1) | values.isnan()).all())
+        if data.binarize != "none" and not is_binary:
+            values = draw_binary(values, data.binarize_seed + 2)
+        if y is not None and data.num_classes is not None:
+            y = as_labels(y)
+        c = None if c is None else torch.as_tensor(c)
+        return conditioned(Split(values, y, c, others), data.condition)
+
+    def inputs(self) -> Iterator[Inputs]:
+        """The inputs of the pair, `{"x": [B, ...], ...}`, of each split."""
+        observes = interface_of(self.model, ModelInterface).observes
+        names = {"x", *self.data.observed_names(observes)}
+        names |= {n for n in self.others if n != "y" or accepts_argument(self.model, "y")}
+        for split in self.splits():
+            arrays = split.arrays()
+            yield {name: value for name, value in arrays.items() if name in names}
+
+    def apply(self, function: Callable[[Inputs], Tensors], dim: int = 0) -> Tensors:
+        """`function` of each batch of inputs, concatenated along `dim`."""
+        parts = [function(inputs) for inputs in self.inputs()]
+        return {name: torch.cat([p[name] for p in parts], dim) for name in parts[0]}
+
+    def frame(self, columns: Mapping[Any, Any]) -> Any:
+        """A frame of `{name: values [N]}` like x: of its library, with its rows' names."""
+        table = self.data.table
+        assert table is not None  # a frame was encoded
+        own = type(self.x).__module__.split(".")[0]
+        library = own if is_frame(self.x) else None
+        index = None if is_anndata(self.x) else table.index
+        return frame_like(library, columns, row_names(self.x, index), index)
+
+    def completed(self, draw: torch.Tensor) -> dict[Any, Any]:
+        """The columns of the frame, with a draw `[N, D]` for the missing values."""
+        table = self.data.table
+        assert table is not None
+        if is_anndata(self.x):
+            return table.decode(draw)
+        columns, values = table.decode(draw), columns_of(self.x)
+        for name, drawn in columns.items():
+            array, missing = plain_values(values[name], name)
+            columns[name] = np.where(missing, drawn, array).astype(drawn.dtype)
+        return columns
+
+
+def encode(new: NewData) -> Any:
+    """Codes `{latent: [N, ...]}`, of a frame a frame of `code_columns`; see `Run.encode`."""
+    codes = encodings(new)
+    return new.frame(code_columns(codes)) if new.is_frame else codes
+
+
+def encodings(new: NewData) -> Tensors:
+    """Posterior means of continuous latents, and probabilities of the discrete one."""
+
+    def of(inputs: Inputs) -> Tensors:
+        codes = evaluate.encode(new.model, new.guide, **inputs)
+        if accepts_argument(new.model, "y") and "y" not in inputs:
+            codes["y"] = evaluate.responsibilities(new.model, new.guide, **inputs)
+        return codes
+
+    return new.apply(of)
+
+
+def code_columns(codes: Tensors) -> dict[str, Any]:
+    """`{column: values [N]}`: `z_0, z_1, ...`; of y its most probable value, and the probability."""
+    columns: dict[str, Any] = {}
+    for name, value in codes.items():
+        if name == "y":
+            probability, component = value.max(-1)
+            columns |= {"y": component.cpu().numpy(), "y_probability": probability.cpu().numpy()}
+        else:
+            flat = value.flatten(1).cpu().numpy()
+            columns |= {f"{name}_{i}": flat[:, i] for i in range(flat.shape[1])}
+    return columns
+
+
+def reconstruct(new: NewData) -> Any:
+    """The means of p(x | z) at the posterior means of z, in original units; see `Run.reconstruct`."""
+
+    def of(inputs: Inputs) -> Tensors:
+        return {"x": evaluate.reconstruct(new.model, new.guide, **inputs)}
+
+    means = new.data.unstandardize(new.apply(of)["x"])
+    if not new.is_frame or new.data.table is None:
+        return means
+    return new.frame(new.data.table.decode(means, round_counts=False))
+
+
+def impute(new: NewData, num_samples: int, steps: int, seed: int | None) -> Any:
+    """Draws of the missing values; see `Run.impute`."""
+
+    def of(inputs: Inputs) -> Tensors:
+        done = impute_values(
+            new.model, new.guide, num_samples=num_samples, steps=steps, seed=seed, **inputs
+        )
+        return {"x": done.x}
+
+    draws = new.data.unstandardize(new.apply(of, dim=1)["x"])
+    if not new.is_frame:
+        return draws
+    frames = [new.frame(new.completed(draw)) for draw in draws]
+    return frames[0] if num_samples == 1 else frames
+
+
+def log_likelihood(new: NewData, num_samples: int, seed: int | None) -> torch.Tensor:
+    r"""`[N]`: :math:`\log p(x)` of x in its original units; see `Run.log_likelihood`."""
+
+    def of(inputs: Inputs) -> Tensors:
+        value = evaluate.log_likelihood(
+            new.model, new.guide, num_samples=num_samples, seed=seed, **inputs
+        )
+        if new.data.scaling is not None:  # the density of x is that of (x - mean) / sd, over sd
+            log_sd = torch.where(inputs["x"].isnan(), 0.0, new.data.scaling[1].log().to(value))
+            value = value - log_sd.flatten(1).sum(1)
+        return {"log_likelihood": value}
+
+    return new.apply(of)["log_likelihood"]
+
+
+def as_test_split(new: NewData) -> Data:
+    """The data of the run, with the new data as the test split."""
+    splits = list(new.splits())
+    arrays = [split.arrays() for split in splits]
+    joined = {name: torch.cat([a[name] for a in arrays]) for name in arrays[0]}
+    y = joined.pop("y", None)
+    test = Split(joined.pop("x"), y, joined.pop("c", None), joined)
+    condition = new.data.condition
+    known = new.data.map_splits(lambda split: conditioned(split, condition), condition=None)
+    return replace(known, test=test)
+
+
+def write_codes(run: Any, source: Path | None, path: Path) -> Path:
+    """Encode a file or an image folder with a `Run`, and write the codes as a CSV file.
+
+    The first column names the rows: by the table's index if there is one, else by their numbers.
+
+    Args:
+        run: the run.
+        source: the file. Default: that of the run's data.
+        path: of the CSV file.
+
+    Raises:
+        UserError: the run's data are no file.
+    """
+    if source is None:
+        named = (run.config or {}).get("data") or (run.data.source or {}).get("data")
+        if named is None or named in DATASETS:
+            raise UserError("this run was not trained on a file: --data FILE names one to encode")
+        source = Path(named)
+    x = read_source(source)
+    new = NewData(run.model, run.guide, run.data, x, {})
+    columns = code_columns(encodings(new))
+    name, rows = "row", None
+    if new.is_frame and run.data.table is not None:
+        index = run.data.table.index
+        name, rows = index or "row", row_names(x, None if is_anndata(x) else index)
+    size = len(next(iter(columns.values())))
+    path.parent.mkdir(parents=True, exist_ok=True)
+    write_csv(path, {name: range(size) if rows is None else rows, **columns})
+    return path

@@ -1,0 +1,497 @@
+"""Frames, files and image folders become data, and what a run answers comes back in their form."""
+
+import csv
+import math
+
+import numpy as np
+import pytest
+import torch
+from PIL import Image
+
+import pyro_vae as pv
+from pyro_vae.cli import main
+from pyro_vae.conditionals import Columns
+
+SMALL = ["--hidden", "[8]", "--latent-dim", "2", "--epochs", "1", "--num-samples", "5"]
+SMALL += ["--progress", "false"]
+NAN = math.nan
+
+
+def people(n=60):
+    """Columns of every kind, with missing values, as `{name: values}`."""
+    rng = np.random.default_rng(0)
+    columns = {
+        "height": rng.normal(170, 10, n).round(1).tolist(),
+        "children": rng.poisson(2, n).tolist(),
+        "city": rng.choice(["Bern", "Aarau", "Chur"], n).tolist(),
+        "smoker": (rng.random(n) < 0.4).tolist(),
+        "owner": rng.integers(0, 2, n).tolist(),
+        "balance": rng.integers(-50, 50, n).tolist(),
+    }
+    for name, row in (("height", 1), ("city", 2), ("smoker", 3)):
+        columns[name][row] = None
+    return columns
+
+
+def all_rows(columns, **options):
+    return pv.data.from_frame(columns, valid=0, test=0, **options)
+
+
+def test_every_column_gets_the_likelihood_of_its_type():
+    data = all_rows(people())
+    expected = (
+        ("normal", 1), ("negative-binomial", 1), ("one-hot", 3), ("bernoulli", 2), ("normal", 1),
+    )  # fmt: skip
+    assert data.likelihood == Columns(expected)
+    assert data.missing and data.x_shape == (8,)
+    names = ["height", "children", "city=Aarau", "city=Bern", "city=Chur", "smoker", "owner"]
+    assert data.table.names == [*names, "balance"]
+
+
+def test_a_frame_becomes_x_and_x_the_frame_again():
+    columns = people()
+    data = all_rows(columns)
+    x = data.train.x
+    assert x[0, 2:5].tolist() == [float(columns["city"][0] == c) for c in ("Aarau", "Bern", "Chur")]
+    assert x[2, 2:5].isnan().all() and x[1, 0].isnan() and x[3, 5].isnan()
+    back = data.table.decode(x)
+    assert back["city"].tolist() == columns["city"]
+    assert back["children"].tolist() == columns["children"]
+    assert back["owner"].tolist() == columns["owner"]
+    heights = [NAN if v is None else v for v in columns["height"]]
+    np.testing.assert_allclose(back["height"], heights, rtol=1e-6)
+
+
+def test_columns_of_one_kind_have_one_likelihood():
+    assert all_rows({"a": [0.5, 1.0], "b": [-1, 2]}).likelihood == "normal"
+    assert all_rows({"a": [0, 7], "b": [1, 2]}).likelihood == "negative-binomial"
+    assert all_rows({"a": [True, False], "b": [1, 0]}).likelihood == "bernoulli"
+
+
+def test_only_real_columns_of_a_mixed_table_are_standardized():
+    data = pv.data.standardize(all_rows(people()))
+    raw = all_rows(people()).train.x
+    x = data.train.x
+    real = data.table.is_real
+    torch.testing.assert_close(x[:, ~real], raw[:, ~real], equal_nan=True)
+    assert x[:, real].nanmean(0).abs().max() < 1e-5
+    sd = np.nanstd(x[:, real].numpy(), 0)
+    np.testing.assert_allclose(sd, 1, rtol=1e-5)
+    torch.testing.assert_close(data.standardize_values(people()), x, equal_nan=True)
+
+
+@pytest.mark.parametrize(
+    "columns, options, message",
+    [
+        ({"a": ["x", 1]}, {}, "column 'a' has values of the type int, str"),
+        ({"a": [None, None]}, {}, "column 'a' has no values"),
+        ({"a": [str(i) for i in range(300)]}, {}, "300 different texts: .*index='a'"),
+        ({"a": [1, 2**25]}, {}, "counts up to 33554432, which float32 cannot tell"),
+        ({"a": [0.5, 1]}, {"kinds": {"a": "count"}}, "values that are no counts"),
+        ({"a": [0.5, 1]}, {"kinds": {"a": "counts"}}, "did you mean 'count'"),
+        ({"a": [0.5, 1]}, {"labels": "b"}, "unknown column of the frame 'b'"),
+        ({"a": [0.5, 1], "b": [1, 2]}, {"labels": "a"}, "labels 'a' have fractions"),
+        ({"a": [1, 0]}, {"labels": "a"}, "no columns for x"),
+        ({"a": np.zeros((2, 2))}, {}, r"column 'a' has shape \[2, 2\]"),
+        ({"a": np.zeros(2, "datetime64[s]")}, {}, "column 'a' has values of the type datetime"),
+        ({"a": np.zeros(2, complex)}, {}, "column 'a' has values of the type complex"),
+        ({"a": [1.0, math.inf]}, {}, "1 infinite values"),
+    ],
+)
+def test_a_bad_column_is_named_in_one_line(columns, options, message):
+    with pytest.raises(pv.UserError, match=message) as error:
+        pv.data.from_frame(columns, valid=0, test=0, **options)
+    assert "\n" not in str(error.value)
+
+
+def test_new_values_are_checked_against_the_columns():
+    table = all_rows(people()).table
+    new = people()
+    assert torch.equal(table.encode(dict(reversed(new.items()))).isnan(), table.encode(new).isnan())
+    new["city"][0] = "Berne"
+    with pytest.raises(
+        pv.UserError, match="category of column 'city' 'Berne'; did you mean 'Bern'"
+    ):
+        table.encode(new)
+    new = people()
+    new["owner"][0] = 3
+    with pytest.raises(pv.UserError, match="had the values 0 and 1, and now 3"):
+        table.encode(new)
+    del new["owner"]
+    with pytest.raises(pv.UserError, match="column of the frame 'owner'"):
+        table.encode(new)
+    new = people()
+    new["height"] = ["tall"] * len(new["height"])
+    with pytest.raises(pv.UserError, match="column 'height' has text"):
+        table.encode(new)
+
+
+def test_labels_are_classes_in_order_and_minus_one_without():
+    columns = {"a": [0.5, 1.5, 2.5], "kind": ["dog", None, "cat"]}
+    data = all_rows(columns, labels="kind")
+    assert data.train.y.tolist() == [1, -1, 0] and data.num_classes == 2
+    data = all_rows({"a": [0.5, 1.5, 2.5], "y": [-1, 7, 3]}, labels="y")
+    assert data.train.y.tolist() == [-1, 1, 0] and data.table.labels.categories == (3, 7)
+
+
+# ------------------------------------------------------------------------- pandas and polars
+
+
+FRAMES = ("pandas", "polars")
+
+
+def as_frame(library, columns):
+    module = pytest.importorskip(library)
+    frame = module.DataFrame(columns)
+    if library == "pandas":
+        frame.index = [f"row {i}" for i in range(len(frame))]
+        frame["city"] = frame["city"].astype("category")
+        frame["smoker"] = frame["smoker"].astype("boolean")
+    return frame
+
+
+@pytest.mark.parametrize("library", FRAMES)
+def test_a_run_on_a_frame_answers_in_frames(library, tmp_path):
+    frame = as_frame(library, people())
+    data = pv.data.from_frame(frame)
+    assert torch.equal(data.table.encode(frame).isnan(), all_rows(people()).train.x.isnan())
+    run = pv.method("vae", data, hidden=[8], latent_dim=2, epochs=1).fit(progress=False)
+    codes = run.encode(frame)
+    assert list(codes.columns) == ["z_0", "z_1"] and type(codes) is type(frame)
+    x = run.data.standardize_values(frame)
+    expected = pv.evaluate.encode(run.model, run.guide, x)["z"]
+    np.testing.assert_allclose(codes.to_numpy(), expected.numpy(), rtol=1e-5)
+    filled = run.impute(frame, steps=5)
+    assert len(run.impute(frame, num_samples=3, steps=5)) == 3
+    means, samples = run.reconstruct(frame), run.sample_frame(9)
+    for answer in (filled, means, samples):
+        assert list(answer.columns) == list(frame.columns)
+        assert type(answer) is type(frame)
+    columns = people()
+    for name, values in columns.items():
+        kept = [
+            (a, b) for a, b in zip(filled[name].to_list(), values, strict=True) if b is not None
+        ]
+        assert all(a == b for a, b in kept)
+    assert filled["height"].to_numpy().min() > 100  # in centimeters
+    assert set(samples["city"].to_list()) <= {"Bern", "Aarau", "Chur"}
+    if library == "pandas":
+        assert list(codes.index) == list(frame.index) == list(filled.index)
+        joined = frame.join(codes)
+        assert joined.loc["row 7", "z_0"] == codes["z_0"].iloc[7]
+    assert math.isfinite(run.evaluate(data=frame, num_samples=5)["log_likelihood"])
+    run.report(tmp_path / "report.html", num_samples=5)
+
+
+@pytest.mark.parametrize("library", FRAMES)
+def test_a_column_that_names_the_rows_stays_with_them(library):
+    columns = {**people(), "name": [f"person {i}" for i in range(60)]}
+    frame = as_frame(library, columns)
+    data = pv.data.from_frame(frame, index="name")
+    run = pv.method("vae", data, hidden=[8], latent_dim=2, epochs=1).fit(progress=False)
+    codes = run.encode(frame[::-1])
+    names = codes.index if library == "pandas" else codes["name"]
+    assert list(names) == columns["name"][::-1]
+
+
+def test_nullable_and_integer_columns_of_pandas():
+    pd = pytest.importorskip("pandas")
+    frame = pd.DataFrame(
+        {
+            "count": pd.array([3, None, 0], dtype="Int64"),
+            "byte": np.array([200, 3, 1], dtype="uint8"),
+            "text": pd.array(["a", None, "b"], dtype="string"),
+            "grade": pd.Categorical([1, 2, 1], categories=[1, 2, 3]),
+        }
+    )
+    data = pv.data.from_frame(frame, valid=0, test=0)
+    assert [c.kind for c in data.table.columns] == ["count", "count", "category", "category"]
+    assert data.train.x[:, 1].tolist() == [200, 3, 1]  # counts, not gray levels
+    assert data.train.x.shape == (3, 7) and data.train.x[1, 0].isnan()
+    frame["when"] = pd.to_datetime(["2020-01-01"] * 3)
+    with pytest.raises(pv.UserError, match="column 'when' has values of the type Timestamp"):
+        pv.data.from_frame(frame)
+
+
+# -------------------------------------------------------------------------- arrays and loaders
+
+
+def test_arrays_and_loaders_are_taken_in_original_units():
+    torch.manual_seed(0)
+    x = 100 + 15 * torch.randn(80, 3)
+    run = pv.method("vae", pv.data.from_arrays(x), hidden=[8], latent_dim=2, epochs=1)
+    run = run.fit(progress=False)
+    mean, sd = run.data.scaling
+    codes = run.encode(x)["z"]
+    expected = pv.evaluate.encode(run.model, run.guide, (x - mean) / sd)["z"]
+    torch.testing.assert_close(codes, expected)
+    loader = torch.utils.data.DataLoader(x, batch_size=32)
+    torch.testing.assert_close(run.encode(loader)["z"], codes)
+    torch.testing.assert_close(run.encode(x.numpy())["z"], codes)
+    means = run.reconstruct(x)
+    assert (means.mean(0) - 100).abs().max() < 20
+    numbers = run.evaluate(data=x, num_samples=5)
+    assert run.evaluate(data=loader, num_samples=5)["elbo"] == pytest.approx(numbers["elbo"])
+
+
+def test_log_likelihoods_are_those_of_the_original_units():
+    """Against a model whose p(x) is a normal distribution in closed form: its decoder ignores z."""
+    torch.manual_seed(0)
+    x = torch.tensor([10.0, -3.0]) + torch.tensor([5.0, 0.1]) * torch.randn(50, 2)
+    data = pv.data.standardize(pv.data.from_arrays(x))
+    likelihood = pv.conditionals.NormalLikelihood(scale=1.0)
+    model = pv.models.VAE((2,), 1, likelihood=likelihood, network=pv.conditionals.MLP(()))
+    with torch.no_grad():
+        for parameter in model.p_x.parameters():
+            parameter.zero_()
+    run = pv.Run(model, pv.guides.PriorGuide(model), data=data)
+    mean, sd = data.scaling
+    exact = torch.distributions.Normal(mean, sd).log_prob(x).sum(-1)
+    torch.testing.assert_close(run.log_likelihood(x, num_samples=2), exact)
+
+
+def test_clusters_of_a_mixture_are_probabilities_or_a_column():
+    x = torch.randn(60, 3)
+    options = {"hidden": [8], "latent_dim": 2, "epochs": 1, "num_components": 3, "initialize": None}
+    run = pv.method("gmvae", pv.data.from_arrays(x), **options).fit(progress=False)
+    probabilities = run.encode(x)["y"]
+    torch.testing.assert_close(probabilities.sum(-1), torch.ones(60))
+
+
+def test_a_conditional_run_takes_its_covariates():
+    c = torch.rand(60, 1)
+    data = pv.data.from_arrays(torch.sin(c), c=c)
+    run = pv.method("cvae", data, hidden=[8], latent_dim=2, epochs=1).fit(progress=False)
+    assert run.encode(torch.sin(c), c=c)["z"].shape == (60, 2)
+    images = torch.rand(40, 1, 4, 4)
+    data = pv.data.from_arrays(images, binarize="static")
+    data = data.with_condition(pv.data.Quadrants(1, (1, 4, 4)))
+    run = pv.method("cvae", data, hidden=[8], latent_dim=2, epochs=1).fit(progress=False)
+    assert run.encode(images)["z"].shape == (40, 2)
+
+
+def test_what_a_run_cannot_take_raises_one_line():
+    x = torch.randn(40, 3)
+    run = pv.method("vae", pv.data.from_arrays(x), hidden=[8], latent_dim=2, epochs=1)
+    run = run.fit(progress=False)
+    with pytest.raises(pv.UserError, match="trained on arrays"):
+        run.sample_frame(3)
+    with pytest.raises(pv.UserError, match="the data of this run have .N, 3"):
+        run.encode(torch.randn(4, 2))
+    with pytest.raises(pv.UserError, match="not both"):
+        run.evaluate("test", data=x)
+    with pytest.raises(pv.UserError, match="takes 'b'"):
+        run.encode(x, b=x)
+
+
+# -------------------------------------------------------------------------------------- files
+
+
+def write_people(path, n=60):
+    from pyro_vae.data.tables import write_csv
+
+    write_csv(path, {"name": [f"p{i}" for i in range(n)], **people(n)})
+
+
+def test_a_csv_file_has_the_types_that_its_cells_have(tmp_path):
+    write_people(tmp_path / "people.csv")
+    data = pv.data.load(str(tmp_path / "people.csv"), index="name")
+    kinds = {c.name: c.kind for c in data.table.columns}
+    assert kinds == {
+        "height": "real", "children": "count", "city": "category", "smoker": "boolean",
+        "owner": "binary", "balance": "real",
+    }  # fmt: skip
+    (tmp_path / "semicolons.csv").write_text("a;b\n0,5;1\n")
+    (tmp_path / "odd.csv").write_text("a;b;c\n1.5;x;NA\n2;y;3\n")
+    odd = pv.data.files.read_csv(tmp_path / "odd.csv")
+    assert odd == {"a": [1.5, 2.0], "b": ["x", "y"], "c": [None, 3]}
+
+
+@pytest.mark.parametrize(
+    "text, message",
+    [
+        ("", "no rows below a header"),
+        ("a,b\n", "no rows below a header"),
+        ("a,b\n1,2\n3\n", "row 3 has 1 values, the header 2"),
+        ("a,a\n1,2\n", "several columns 'a'"),
+        (b"\xff\xfe\x00a", "not a CSV file in UTF-8"),
+        ("a\n" + "\n".join(f"t{i}" for i in range(300)), "300 different texts"),
+    ],
+)
+def test_a_bad_csv_file_gives_one_line(text, message, tmp_path, capsys):
+    path = tmp_path / "bad.csv"
+    path.write_bytes(text if isinstance(text, bytes) else text.encode())
+    assert main(["fit", "vae", "--data", str(path), "--out", str(tmp_path / "run")]) == 1
+    error = capsys.readouterr().err
+    assert message in error and error.count("\n") == 1
+    assert not (tmp_path / "run").exists()
+
+
+def test_a_csv_file_trains_samples_and_encodes_from_the_command_line(tmp_path, capsys):
+    path, out = tmp_path / "people.csv", tmp_path / "run"
+    write_people(path)
+    fit = ["fit", "vae", "--data", str(path), "--index", "name", "--out", str(out), *SMALL]
+    assert main(fit) == 0
+    assert main(["sample", str(out), "--num", "5", "--mean", "false"]) == 0
+    with open(out / "samples.csv") as file:
+        rows = list(csv.DictReader(file))
+    assert len(rows) == 5 and rows[0]["city"] in ("Bern", "Aarau", "Chur")
+    assert all(int(row["children"]) >= 0 for row in rows)
+    assert main(["encode", str(out)]) == 0
+    with open(out / "codes.csv") as file:
+        codes = list(csv.DictReader(file))
+    assert [row["name"] for row in codes] == [f"p{i}" for i in range(60)]
+    run = pv.load(out)
+    x = run.data.table.encode(pv.data.files.read_csv(path))
+    z = pv.evaluate.encode(run.model, run.guide, run.data.standardize_values(x))["z"]
+    np.testing.assert_allclose([float(row["z_0"]) for row in codes], z[:, 0], rtol=1e-4, atol=1e-6)
+    write_people(tmp_path / "new.csv", 7)
+    new = [
+        "encode",
+        str(out),
+        "--data",
+        str(tmp_path / "new.csv"),
+        "--out",
+        str(tmp_path / "c.csv"),
+    ]
+    assert main(new) == 0
+    assert len((tmp_path / "c.csv").read_text().splitlines()) == 8
+    assert main(["evaluate", str(out), "--num-samples", "5"]) == 0
+
+
+@pytest.mark.parametrize("library", FRAMES)
+def test_parquet_is_read_by_pandas_or_polars(library, tmp_path):
+    pytest.importorskip("pyarrow")
+    frame = as_frame(library, people())
+    path = str(tmp_path / "people.parquet")
+    frame.to_parquet(path) if library == "pandas" else frame.write_parquet(path)
+    data = pv.data.load(path)
+    torch.testing.assert_close(data.train.x, pv.data.from_frame(frame).train.x, equal_nan=True)
+    (tmp_path / "bad.parquet").write_text("hello")
+    with pytest.raises(pv.UserError, match="is not a Parquet file"):
+        pv.data.load(str(tmp_path / "bad.parquet"))
+
+
+def test_an_npy_file_is_x(tmp_path):
+    x = np.random.default_rng(0).normal(size=(30, 3))
+    np.save(tmp_path / "x.npy", x)
+    data = pv.data.load(str(tmp_path / "x.npy"))
+    assert len(data.train) + len(data.valid) + len(data.test) == 30 and data.name == "x"
+    np.save(tmp_path / "evil.npy", np.array([{}], dtype=object))
+    with pytest.raises(pv.UserError, match="it holds objects"):
+        pv.data.load(str(tmp_path / "evil.npy"))
+    with pytest.raises(pv.UserError, match="labels= is not an option of x.npy"):
+        pv.data.load(str(tmp_path / "x.npy"), labels="y")
+    with pytest.raises(pv.UserError, match="labels= is of files, and digits is not one"):
+        pv.data.load("digits", labels="y")
+
+
+def write_images(folder, size=(6, 5), mode="L"):
+    rng = np.random.default_rng(0)
+    for kind in ("cats", "dogs"):
+        (folder / kind).mkdir(parents=True)
+        for i in range(12):
+            shape = (size[1], size[0]) + ((3,) if mode == "RGB" else ())
+            pixels = rng.integers(0, 256, shape, dtype=np.uint8)
+            Image.fromarray(pixels, mode=mode).save(folder / kind / f"{i:02d}.png")
+
+
+@pytest.mark.parametrize("mode, channels", [("L", 1), ("RGB", 3)])
+def test_an_image_folder_has_a_class_in_each_subfolder(mode, channels, tmp_path):
+    write_images(tmp_path / "pets", mode=mode)
+    data = pv.data.from_images(tmp_path / "pets", valid=0, test=0)
+    assert (
+        data.train.x.shape == (24, channels, 5, 6) and data.train.y.tolist() == [0] * 12 + [1] * 12
+    )
+    first = np.asarray(Image.open(tmp_path / "pets" / "cats" / "00.png"), dtype=np.float32) / 255
+    first = first[..., None] if mode == "L" else first
+    np.testing.assert_allclose(data.train.x[0].permute(1, 2, 0).numpy(), first, rtol=1e-6)
+    assert data.likelihood == "continuous-bernoulli"
+    assert pv.data.from_images(tmp_path / "pets", image_size=4).x_shape == (channels, 4, 4)
+
+
+def test_an_image_folder_trains_from_the_command_line(tmp_path):
+    write_images(tmp_path / "pets")
+    out = tmp_path / "run"
+    assert main(["fit", "vae", "--data", f"{tmp_path / 'pets'}/", "--out", str(out), *SMALL]) == 0
+    assert main(["sample", str(out), "--num", "4"]) == 0
+    assert np.load(out / "samples.npz")["x"].shape == (4, 1, 5, 6)
+    assert main(["encode", str(out)]) == 0
+
+
+def test_images_that_do_not_fit_are_named(tmp_path):
+    write_images(tmp_path / "pets")
+    with pytest.raises(pv.UserError, match="has no images"):
+        (tmp_path / "empty").mkdir()
+        pv.data.load(str(tmp_path / "empty"))
+    (tmp_path / "pets" / "cats" / "99.png").write_text("no image")
+    with pytest.raises(pv.UserError, match="99.png cannot be read as an image"):
+        pv.data.load(str(tmp_path / "pets"))
+    Image.new("L", (9, 9)).save(tmp_path / "pets" / "cats" / "99.png")
+    with pytest.raises(pv.UserError, match="99.png is 9 x 9, .* is 6 x 5: image_size="):
+        pv.data.load(str(tmp_path / "pets"))
+    assert pv.data.load(str(tmp_path / "pets"), image_size=8).x_shape == (1, 8, 8)
+    (tmp_path / "pets" / "cats" / "99.png").unlink()
+    Image.new("L", (6, 5)).save(tmp_path / "pets" / "99.png")
+    with pytest.raises(pv.UserError, match="images in subfolders, which are classes, and 99.png"):
+        pv.data.load(str(tmp_path / "pets"))
+
+
+# ------------------------------------------------------------------------------------ AnnData
+
+
+def cells(sparse=True):
+    anndata = pytest.importorskip("anndata")
+    pd = pytest.importorskip("pandas")
+    from scipy.sparse import csr_matrix
+
+    rng = np.random.default_rng(0)
+    counts = rng.poisson(3, (40, 6)).astype(np.float32)
+    adata = anndata.AnnData(csr_matrix(counts) if sparse else counts)
+    adata.var_names = [f"gene {i}" for i in range(6)]
+    adata.obs_names = [f"cell {i}" for i in range(40)]
+    adata.obs["type"] = pd.Categorical(["T", "B"] * 20)
+    adata.layers["scaled"] = np.log1p(counts)
+    return adata, counts
+
+
+@pytest.mark.parametrize("sparse", [True, False])
+def test_anndata_are_counts_with_labels_of_obs(sparse):
+    adata, counts = cells(sparse)
+    data = pv.data.from_anndata(adata, labels="type", valid=0, test=0)
+    assert torch.equal(data.train.x, torch.from_numpy(counts))
+    assert data.likelihood == "negative-binomial"
+    assert data.train.y.tolist() == [1, 0] * 20
+    layer = pv.data.from_anndata(adata, layer="scaled", valid=0, test=0)
+    assert layer.likelihood == "normal"
+    np.testing.assert_allclose(layer.train.x, np.log1p(counts), rtol=1e-6)
+    with pytest.raises(pv.UserError, match="unknown layer 'scale'; did you mean 'scaled'"):
+        pv.data.from_anndata(adata, layer="scale")
+    run = pv.method("vae", data, hidden=[8], latent_dim=2, epochs=1).fit(progress=False)
+    codes = run.encode(adata[:, ::-1])  # variables in another order
+    assert list(codes.index) == list(adata.obs_names)
+    np.testing.assert_allclose(codes, run.encode(counts)["z"], rtol=1e-5)
+    assert list(run.sample_frame(3).columns) == list(adata.var_names)
+
+
+def test_the_library_size_of_counts_is_a_covariate():
+    adata, counts = cells()
+    data = pv.data.from_anndata(adata, library_size=True, valid=0, test=0)
+    np.testing.assert_allclose(data.train.c[:, 0], np.log(counts.sum(1)), rtol=1e-6)
+    run = pv.method("cvae", data, hidden=[8], latent_dim=2, epochs=1).fit(progress=False)
+    assert run.encode(adata).shape == (40, 2)
+    adata.X = adata.X.multiply(np.arange(40)[:, None] > 0).tocsr()
+    with pytest.raises(pv.UserError, match="row 0 has no counts"):
+        pv.data.from_anndata(adata, library_size=True)
+
+
+def test_an_h5ad_file_trains_from_the_command_line(tmp_path, capsys):
+    adata, _ = cells()
+    path, out = str(tmp_path / "cells.h5ad"), str(tmp_path / "run")
+    adata.write_h5ad(path)
+    assert main(["fit", "vae", "--data", path, "--labels", "type", "--out", out, *SMALL]) == 0
+    assert main(["encode", out]) == 0
+    assert (tmp_path / "run" / "codes.csv").read_text().splitlines()[1].startswith("cell 0,")
+    (tmp_path / "bad.h5ad").write_text("hello")
+    assert main(["fit", "vae", "--data", str(tmp_path / "bad.h5ad"), *SMALL]) == 1
+    assert "is not an .h5ad file" in capsys.readouterr().err
