@@ -392,7 +392,8 @@ def test_conditional_scores_are_the_closed_form_of_log_p_x_given_c():
         for i in range(150)
     ]
     scores = model.score_samples(X, C, num_samples=3000)
-    np.testing.assert_allclose(scores, exact, atol=0.15)
+    np.testing.assert_allclose(scores, exact, atol=0.4)
+    assert scores.mean() == pytest.approx(np.mean(exact), abs=0.03)
 
 
 def linear_decoder_of_c(model, mean, sd):
@@ -449,7 +450,7 @@ def test_sparse_and_dense_rows_give_the_same_numbers_to_the_last_bit():
 
 
 def test_a_sparse_table_is_never_dense_as_a_whole(monkeypatch):
-    S = sparse.random(25_000, 30, 0.05, "csr", random_state=0)
+    S = sparse.random(12_000, 30, 0.05, "csr", random_state=0)
     S.data = np.ceil(4 * S.data)
     sizes, dense_rows = [], Rows.__getitem__
 
@@ -464,4 +465,4 @@ def test_a_sparse_table_is_never_dense_as_a_whole(monkeypatch):
         estimator.fit(S)
         estimator.transform(S)
         estimator.score_samples(S, num_samples=2)
-    assert sum(sizes) > 100_000 and max(sizes) <= 10_000
+    assert sum(sizes) > 50_000 and max(sizes) <= 10_000

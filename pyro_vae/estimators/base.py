@@ -27,6 +27,7 @@ from ..methods import fit as fit_pair
 from ..methods.advice import Advice
 from ..objectives import ELBO
 from ..programs.contexts import seeded
+from ..programs.inspection import ignores_missing
 from .networks import encoder_network, start_at_column_means
 from .noise import with_common_noise
 from .rows import DenseRows, Rows
@@ -164,9 +165,11 @@ class BaseVAE(BaseEstimator, ABC):
     def _build_pair(self, rows: Rows, seed: int) -> tuple[nn.Module, nn.Module]:
         with seeded(seed):
             model = self._build_model(rows.table.shape[1])
-            network = encoder_network(tuple(self.hidden_layer_sizes), self._units)
+            missing = ignores_missing(model)
+            network = encoder_network(tuple(self.hidden_layer_sizes), self._units, missing)
             scaling = {"x": (0.5, 0.5)} if self._units.likelihood.unit_interval else {}
             guide = Guide(model, network=network, input_scaling=scaling)
+            guide.fills_missing = False  # the network sees which values are missing
         start_at_column_means(model.p_x, self._units)
         return model.to(rows.dtype), guide.to(rows.dtype)
 

@@ -10,7 +10,8 @@ from numpy.typing import ArrayLike
 from sklearn.base import OneToOneFeatureMixin, TransformerMixin
 from sklearn.utils import check_random_state
 
-from ..conditionals import MLP, Family, IgnoreMissing
+from ..conditionals import MLP, Family
+from ..conditionals.missing import ignore_missing
 from ..evaluate.chunked import evaluation_mode
 from ..generate import impute
 from ..models import VAE
@@ -19,7 +20,7 @@ from .base import BaseVAE, Training
 from .noise import with_common_noise
 from .rows import Rows
 
-NUM_SAMPLES = 256  # importance samples per row, for the conditional mean
+NUM_SAMPLES = 512  # importance samples per row, for the conditional mean
 
 
 class VAEImputer(OneToOneFeatureMixin, TransformerMixin, BaseVAE):
@@ -86,7 +87,7 @@ class VAEImputer(OneToOneFeatureMixin, TransformerMixin, BaseVAE):
         return VAE(
             (num_columns,),
             self.latent_dim,
-            IgnoreMissing(self._units.likelihood),
+            ignore_missing(self._units.likelihood),
             MLP(tuple(self.hidden_layer_sizes)),
         )
 

@@ -1,5 +1,6 @@
-"""Encoders of counts, and where a decoder starts."""
+"""Encoders of counts and of tables with missing values, and where a decoder starts."""
 
+import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
@@ -13,17 +14,19 @@ from .units import Units
 
 
 @dataclass(frozen=True, eq=False)
-class LogCountsMLP(Network):
-    """An `MLP` that sees counts x as log(1 + x), standardized.
+class TableMLP(Network):
+    """An `MLP` that sees counts as standardized logarithms, and which values of x are missing.
 
     Args:
-        hidden: widths of the hidden layers, at least one.
-        mean, sd: `[D]`, of log(1 + x).
+        hidden: widths of the hidden layers.
+        log_moments: `(mean [D], standard deviation [D])` of log(1 + x). Default: x is no count.
+        missing: whether NaN in x is a missing value. The network then sees zero in its place, and
+            a further input per column that is 1 where the value is missing.
     """
 
     hidden: tuple[int, ...]
-    mean: np.ndarray
-    sd: np.ndarray
+    log_moments: tuple[np.ndarray, np.ndarray] | None = None
+    missing: bool = False
 
     def build(
         self,
@@ -32,34 +35,51 @@ class LogCountsMLP(Network):
         shape: Sequence[int] = (),
     ) -> tuple[nn.Module | None, nn.Module]:
         """The trunk and the head; see `Network.build`."""
-        trunk, head = MLP(self.hidden).build(inputs, outputs, shape)
-        return (trunk if trunk is None or "x" not in inputs else _LogCounts(trunk, self)), head
+        if self.missing:
+            inputs = {**inputs, "missing": inputs["x"]}
+        if self.hidden:
+            trunk, head = MLP(self.hidden).build(inputs, outputs, shape)
+            return _TableTrunk(self, trunk), head
+        total = sum(math.prod(s) for s in outputs.values())
+        return _TableTrunk(self, None), Affine(inputs, total)
 
 
-class _LogCounts(nn.Module):
-    """A trunk whose parent x is replaced by its standardized logarithm."""
+class _TableTrunk(nn.Module):
+    """The inputs of a `TableMLP`, and its trunk, if it has hidden layers."""
 
-    mean: torch.Tensor
-    sd: torch.Tensor
+    mean: torch.Tensor | None
+    sd: torch.Tensor | None
 
-    def __init__(self, trunk: nn.Module, network: LogCountsMLP) -> None:
+    def __init__(self, network: TableMLP, trunk: nn.Module | None) -> None:
         super().__init__()
-        self.trunk = trunk
-        self.register_buffer("mean", torch.from_numpy(network.mean))
-        self.register_buffer("sd", torch.from_numpy(network.sd))
+        self.trunk, self.missing = trunk, network.missing
+        moments = network.log_moments or (None, None)
+        for name, value in zip(("mean", "sd"), moments, strict=True):
+            self.register_buffer(name, None if value is None else torch.from_numpy(value))
 
     def forward(self, x: torch.Tensor, **parents: torch.Tensor) -> dict[str, torch.Tensor]:
-        features: dict[str, torch.Tensor] = self.trunk(
-            x=((x.log1p() - self.mean) / self.sd).to(x.dtype), **parents
-        )
+        missing = x.isnan()
+        if self.mean is not None and self.sd is not None:
+            x = (x.log1p() - self.mean) / self.sd
+        if self.missing:
+            x = torch.where(missing, 0.0, x)
+            parents = {**parents, "missing": missing.to(x)}
+        inputs = {"x": x, **parents}
+        features: dict[str, torch.Tensor] = inputs if self.trunk is None else self.trunk(**inputs)
         return features
 
 
-def encoder_network(hidden: tuple[int, ...], units: Units) -> Network:
-    """The network of a guide for a table in these units."""
-    if units.log_moments is None:
+def encoder_network(hidden: tuple[int, ...], units: Units, missing: bool) -> Network:
+    """The network of a guide for a table in these units.
+
+    Args:
+        hidden: widths of the hidden layers.
+        units: of the table.
+        missing: whether the table has missing values.
+    """
+    if units.log_moments is None and not missing:
         return MLP(hidden)
-    return LogCountsMLP(hidden, *units.log_moments)
+    return TableMLP(hidden, units.log_moments, missing)
 
 
 @torch.no_grad()

@@ -7,14 +7,21 @@ from typing import TYPE_CHECKING
 import numpy as np
 import torch
 
-from ..conditionals import Family, Normal, NormalLikelihood
+from ..conditionals import Family, Normal, NormalLikelihood, StudentT
 from ..conditionals import likelihood as likelihood_of
-from ..conditionals.likelihoods import Bernoulli, Binomial, NegativeBinomial, Poisson
+from ..conditionals.likelihoods import (
+    Bernoulli,
+    Binomial,
+    NegativeBinomial,
+    Poisson,
+    ZeroInflatedNegativeBinomial,
+)
 from ..errors import UserError
 
 if TYPE_CHECKING:
     from .rows import Rows
 
+COUNTS = (Poisson, NegativeBinomial, ZeroInflatedNegativeBinomial)
 MIN_DISPERSION = 0.5  # variance / mean, below which a column is no count
 COUNT_COLUMNS = 0.9  # the fraction of columns that must look like counts
 BOUNDED_COLUMNS = 0.5  # the fraction of columns that must reach a common upper bound
@@ -25,7 +32,7 @@ MAX_BOUND = 255
 class Units:
     """The likelihood of a table, and the affine map from its units to those of the model.
 
-    Columns with a normal likelihood are standardized. A constant column is only centered. Integers
+    Columns with a normal or Student-t likelihood are standardized. A constant column is only centered. Integers
     with a common upper bound m are divided by m, as a binomial likelihood needs them.
 
     Args:
@@ -62,12 +69,12 @@ class Units:
             likelihood, bound = automatic_likelihood(rows, mean, sd)
             scale = scale * bound
         family = likelihood_of(likelihood)
-        if isinstance(family, (Normal, NormalLikelihood)):
+        if isinstance(family, (Normal, NormalLikelihood, StudentT)):
             constant = sd <= 10 * np.finfo(float).eps * np.abs(mean)  # up to rounding
             scale = np.where(constant, 1.0, sd)
             return cls(family, mean, scale, np.log(scale), mean)
         log_moments = None
-        if isinstance(family, (Poisson, NegativeBinomial)):
+        if isinstance(family, COUNTS):
             log_mean, log_sd = _moments(rows, weight, np.log1p)
             log_moments = log_mean, np.where(log_sd > 0, log_sd, 1.0)
         return cls(family, zeros, scale, zeros, mean, log_moments)
@@ -95,7 +102,7 @@ class Units:
         mean = torch.from_numpy(self.column_means / self.scale)
         if isinstance(self.likelihood, (Bernoulli, Binomial)):
             return mean.clamp(1e-3, 1 - 1e-3).logit()
-        if isinstance(self.likelihood, (Poisson, NegativeBinomial)):
+        if isinstance(self.likelihood, COUNTS[:2]):
             return mean.clamp_min(1e-3).log()
         return None
 
