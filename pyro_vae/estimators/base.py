@@ -28,6 +28,7 @@ from ..methods.advice import Advice
 from ..objectives import ELBO
 from ..programs.contexts import seeded
 from ..programs.inspection import ignores_missing
+from ..programs.interfaces import conditional_of
 from .networks import encoder_network, start_at_column_means
 from .noise import with_common_noise
 from .rows import DenseRows, Rows
@@ -92,7 +93,6 @@ class BaseVAE(BaseEstimator, ABC):
     def __init__(
         self,
         *,
-        latent_dim: int,
         hidden_layer_sizes: Sequence[int],
         likelihood: Family | str,
         max_iter: int | str,
@@ -103,7 +103,6 @@ class BaseVAE(BaseEstimator, ABC):
         device: str | None,
         verbose: bool,
     ) -> None:
-        self.latent_dim = latent_dim
         self.hidden_layer_sizes = hidden_layer_sizes
         self.likelihood = likelihood
         self.max_iter = max_iter
@@ -126,7 +125,7 @@ class BaseVAE(BaseEstimator, ABC):
             self._check_parameters()
         else:
             check_is_fitted(self)
-        options = {"accept_sparse": "csr", "dtype": DTYPES, **options}
+        options = {"accept_sparse": "csr", "dtype": DTYPES, "order": "C", **options}
         return Rows(validate_data(self, X, reset=reset, **options))
 
     def _check_weight(self, sample_weight: ArrayLike | None, rows: Rows) -> np.ndarray | None:
@@ -170,7 +169,7 @@ class BaseVAE(BaseEstimator, ABC):
             scaling = {"x": (0.5, 0.5)} if self._units.likelihood.unit_interval else {}
             guide = Guide(model, network=network, input_scaling=scaling)
             guide.fills_missing = False  # the network sees which values are missing
-        start_at_column_means(model.p_x, self._units)
+        start_at_column_means(conditional_of(model, "x"), self._units)
         return model.to(rows.dtype), guide.to(rows.dtype)
 
     def _train(

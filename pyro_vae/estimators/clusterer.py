@@ -18,6 +18,7 @@ from sklearn.utils.validation import check_is_fitted
 from ..conditionals import MLP, Family, MultivariateNormal
 from ..errors import UserError, check_int_at_least
 from ..evaluate import encode, log_likelihood, responsibilities
+from ..guides import Guide
 from ..models import GMVAE
 from ..models.priors import fit_components
 from .base import BaseVAE, Training
@@ -97,18 +98,22 @@ class GMVAEClusterer(ClassNamePrefixFeaturesOutMixin, TransformerMixin, ClusterM
         verbose: bool = False,
     ) -> None:
         super().__init__(
-            latent_dim=latent_dim, hidden_layer_sizes=hidden_layer_sizes, likelihood=likelihood,
+            hidden_layer_sizes=hidden_layer_sizes, likelihood=likelihood,
             max_iter=max_iter, batch_size=batch_size, learning_rate=learning_rate,
             validation_fraction=validation_fraction, random_state=random_state, device=device,
             verbose=verbose,
         )  # fmt: skip
+        self.latent_dim = latent_dim
         self.n_components = n_components
         self.n_init = n_init
 
     def _build_model(self, num_columns: int) -> nn.Module:
-        self._latent_dim = self.latent_dim
-        if self.latent_dim == "auto":
-            self._latent_dim = min(20, num_columns)
+        size = self.latent_dim
+        if isinstance(size, str):
+            if size != "auto":
+                raise UserError(f"latent_dim must be an integer >= 1 or 'auto', got {size!r}")
+            size = min(20, num_columns)
+        self._latent_dim = size
         return GMVAE(
             (num_columns,), self.n_components, self._latent_dim, W_DIM,
             self._units.likelihood, MLP(tuple(self.hidden_layer_sizes)), MultivariateNormal(),
@@ -162,10 +167,12 @@ class GMVAEClusterer(ClassNamePrefixFeaturesOutMixin, TransformerMixin, ClusterM
         """Start p(z | y) at a mixture of principal components, p(x | z) and q(z | x) near them."""
         rows = training.rows
         codes, chosen = principal_codes(training, self._units, self._latent_dim, seed)
+        model, guide = self.model_, self.guide_
+        assert isinstance(model, GMVAE) and isinstance(guide, Guide)
         with warnings.catch_warnings():
             warnings.simplefilter("ignore", ConvergenceWarning)  # of a fit that may be discarded
-            fit_components(self.model_, codes[chosen], FITS, REG_COVAR, seed)
-        pair = AroundCodes(self.model_), OfZ(self.guide_)
+            fit_components(model, codes[chosen], FITS, REG_COVAR, seed)
+        pair = AroundCodes(model), OfZ(guide)
         epochs = max(1, round(START * self._epochs(self._steps(len(rows))[1])))
         self._train(dataclasses.replace(training, code=codes), seed, pair, epochs)
 

@@ -76,11 +76,12 @@ class VAEImputer(OneToOneFeatureMixin, TransformerMixin, BaseVAE):
         verbose: bool = False,
     ) -> None:
         super().__init__(
-            latent_dim=latent_dim, hidden_layer_sizes=hidden_layer_sizes, likelihood=likelihood,
+            hidden_layer_sizes=hidden_layer_sizes, likelihood=likelihood,
             max_iter=max_iter, batch_size=batch_size, learning_rate=learning_rate,
             validation_fraction=validation_fraction, random_state=random_state, device=device,
             verbose=verbose,
         )  # fmt: skip
+        self.latent_dim = latent_dim
         self.sample_posterior = sample_posterior
 
     def _build_model(self, num_columns: int) -> nn.Module:

@@ -83,8 +83,8 @@ def encoder_network(hidden: tuple[int, ...], units: Units, missing: bool) -> Net
 
 
 @torch.no_grad()
-def start_at_column_means(p_x: Conditional, units: Units) -> None:
+def start_at_column_means(p_x: nn.Module | None, units: Units) -> None:
     """Set the decoder's bias so that its mean starts at the mean of the columns."""
     bias = units.start_bias()
-    if bias is not None and isinstance(p_x.head, Affine):
+    if bias is not None and isinstance(p_x, Conditional) and isinstance(p_x.head, Affine):
         p_x.head.bias.copy_(bias)

@@ -16,6 +16,8 @@ from torch.distributions import Independent
 
 from ..programs.calling import as_wrapper
 
+Shape = torch.Size | list[int] | tuple[int, ...]
+
 
 def with_common_noise(guide: Callable[..., Any], seed: int) -> Callable[..., Any]:
     """The guide, its normal latents drawn with noise that all rows have in common.
@@ -53,13 +55,13 @@ class _CommonNoiseNormal(dist.Normal):
     stream: np.random.Generator
     event_dims: int
 
-    def expand(self, batch_shape: torch.Size, _instance: Any = None) -> "_CommonNoiseNormal":
+    def expand(self, batch_shape: Shape, _instance: Any = None) -> "_CommonNoiseNormal":
         new: _CommonNoiseNormal = super().expand(batch_shape, _instance)
         new.stream, new.event_dims = self.stream, self.event_dims
         return new
 
-    def rsample(self, sample_shape: torch.Size = torch.Size()) -> torch.Tensor:  # noqa: B008
-        shape = list(self._extended_shape(sample_shape))
+    def rsample(self, sample_shape: Shape = ()) -> torch.Tensor:
+        shape = list(self._extended_shape(torch.Size(sample_shape)))
         row = len(shape) - 1 - self.event_dims
         if row >= 0:
             shape[row] = 1

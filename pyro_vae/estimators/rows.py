@@ -1,6 +1,7 @@
 """The rows of a table, dense or sparse, as the model takes them: a block of dense rows at a time."""
 
 from collections.abc import Iterator
+from typing import Any
 
 import numpy as np
 import torch
@@ -28,8 +29,8 @@ class Rows:
 
     def __getitem__(self, rows: "slice | np.ndarray") -> np.ndarray:
         """Some rows, dense: `[B, D]`."""
-        block = self.table[rows]
-        return np.asarray(block.toarray()) if self.is_sparse else np.asarray(block)
+        block: Any = self.table[rows]
+        return np.asarray(block.toarray() if self.is_sparse else block)
 
     def blocks(self, size: int = BLOCK) -> Iterator[np.ndarray]:
         """All rows in order, in dense blocks of `size`."""

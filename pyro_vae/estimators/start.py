@@ -7,6 +7,9 @@ import torch
 import torch.nn as nn
 from sklearn.decomposition import PCA
 
+from ..conditionals import Conditional
+from ..guides import Guide
+from ..models import GMVAE
 from .base import Training
 from .units import Units
 
@@ -25,9 +28,9 @@ class AroundCodes(nn.Module):
         model: whose p(x | z) it shares.
     """
 
-    def __init__(self, model: nn.Module) -> None:
+    def __init__(self, model: GMVAE) -> None:
         super().__init__()
-        self.p_x = model.p_x
+        self.p_x: Conditional = model.p_x
 
     def forward(self, x: torch.Tensor, code: torch.Tensor) -> None:
         """Samples z; observes `x [B, D]`, for codes `[B, L]`."""
@@ -43,7 +46,7 @@ class OfZ(nn.Module):
         guide: whose q(z | x) it shares.
     """
 
-    def __init__(self, guide: nn.Module) -> None:
+    def __init__(self, guide: Guide) -> None:
         super().__init__()
         self.q_z = guide.factors["z"]
 
