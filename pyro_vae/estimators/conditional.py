@@ -87,7 +87,9 @@ class ConditionalVAE(BaseVAE):
             sample_weight: `[N]`; a row's part of the objective is multiplied by its weight.
         """
         if y is None:
-            raise UserError("requires y to be passed, the covariates, but the target y is None")
+            raise UserError(
+                "requires y to be passed, but the target y is None: y are the covariates C"
+            )
         rows = self._check(X, reset=True, ensure_min_samples=2)
         weight, seed = self._check_weight(sample_weight, rows), self._seed()
         self._covariates = Covariates.of(y)
