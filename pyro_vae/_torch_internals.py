@@ -4,6 +4,8 @@ Tested with torch 2.11 and 2.14; `tests/test_internals.py` pins each name.
 """
 
 import functools
+import logging
+import warnings
 from collections.abc import Callable, MutableMapping, Sequence
 from typing import Any
 
@@ -60,10 +62,19 @@ def compile_graph(graph: Any, inputs: Sequence[torch.Tensor]) -> Callable:
     `fallback_random` draws from torch's own stream. `emulate_precision_casts` keeps rounding to bf16
     and back, which a fused kernel would leave out.
     """
-    import torch._inductor  # takes seconds
-
     options = {"fallback_random": True, "emulate_precision_casts": True}
-    return torch._inductor.compile(graph, list(inputs), options=options)
+    # that CUDA is not there, and that a function of torch is deprecated, does not concern the user
+    log = logging.getLogger("torch.utils.cpp_extension")
+    level = log.level
+    try:
+        log.setLevel(logging.ERROR)
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")
+            import torch._inductor  # takes seconds
+
+            return torch._inductor.compile(graph, list(inputs), options=options)
+    finally:
+        log.setLevel(level)
 
 
 def tensor_slots(module: nn.Module) -> tuple[MutableMapping, MutableMapping]:

@@ -25,6 +25,7 @@ def train_and_report(
     root: Path | None = None,
     num_samples: int = 500,
     progress: bool = True,
+    workers: int | None = None,
 ) -> int:
     """Train a method, evaluate it, and write a report.
 
@@ -36,6 +37,7 @@ def train_and_report(
         root: folder of the torchvision data sets.
         num_samples: importance samples of the final log-likelihood.
         progress: show a progress bar.
+        workers: processes that train restarts on a CPU. Default: one for each idle core.
     """
     from .methods import Method
     from .methods.options import default_folder
@@ -55,7 +57,7 @@ def train_and_report(
             print(
                 f"{method.name}: {preset.paper}; guide {preset.guide}; run folder {out}", flush=True
             )
-        run = method.fit(out, resume, device, progress)
+        run = method.fit(out, resume, device, progress, workers)
         if run.interrupted:
             if prints:
                 print(f"\ninterrupted; rerun with --resume to continue from {out}")

@@ -418,9 +418,15 @@ def curves(ax: Axes, history: Sequence[Mapping], best_epoch: int | None = None) 
     loss = np.array([row["loss"] for row in history])
     ax.plot(epochs, loss, color=GREY, label="training loss")
     shown = [loss]
-    if "elbo" in history[-1]:
-        bound = -np.array([row["elbo"] for row in history])
-        ax.plot(epochs, bound, color=BLUE, label="validation \N{MINUS SIGN}ELBO")
+    validated = [row for row in history if "elbo" in row]
+    if validated:
+        bound = -np.array([row["elbo"] for row in validated])
+        ax.plot(
+            [row["epoch"] for row in validated],
+            bound,
+            color=BLUE,
+            label="validation \N{MINUS SIGN}ELBO",
+        )
         shown.append(bound)
     if best_epoch is not None and len(history) > 1:
         ax.axvline(best_epoch, color=ORANGE, lw=1, ls=":", label=f"best epoch, {best_epoch}")

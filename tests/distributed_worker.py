@@ -200,7 +200,7 @@ def start(folder):
     """A mixture start, and two epochs."""
     pair = digits_pair(seed=RANK)
     data = pv.data.load("digits", binarize="dynamic")
-    first = pv.train.MixtureInitialization(epochs=1, fits=1, draws=1, restarts=2)
+    first = pv.train.MixtureInitialization(epochs=1, fits=1, draws=1)
     return result(pair, quiet(*pair, data, 2, batch_size=256, initialize=first))
 
 

@@ -23,7 +23,7 @@ from pyro_vae.cli import COMMANDS, main
 from pyro_vae.report import summary
 
 SMALL = ["--epochs", "2", "--hidden", "[16]", "--num-samples", "5", "--model.latent-dim", "3"]
-START = ["--initialize.epochs", "2", "--initialize.restarts", "2", "--initialize.fits", "1"]
+START = ["--initialize.epochs", "2", "--restarts", "2", "--initialize.fits", "1"]
 
 
 def command(*arguments, cwd, **options):
@@ -94,7 +94,7 @@ def test_the_same_command_with_resume_goes_on(finished, tmp_path, capsys):
     same = [*SMALL, *START, "--out", str(tmp_path / "run"), "--resume", "--progress", "false"]
     assert main(["fit", "gmvae", *same]) == 0
     for change, message in (
-        (["--initialize.restarts", "3"], "was started with initialize.restarts=2, not 3"),
+        (["--restarts", "3"], "was started with restarts=2, not 3"),
         (["--w_dim", "10"], "was started with model.w_dim=2, not 10"),  # the class's own default
         (["--seed", "4"], "was started with seed=0, not 4"),
         (["--data", "arcs"], "was started with data=digits, not arcs"),
@@ -183,10 +183,10 @@ def test_ctrl_c_and_resume_lose_nothing(tmp_path, monkeypatch):
     assert losses[0] == losses[1] and len(losses[0]) == epochs
 
 
-@pytest.mark.parametrize("name", covering(list(methods.METHODS), every=3))
+@pytest.mark.parametrize("name", covering(list(methods.METHODS), every=4))
 def test_every_listed_method_fits_from_the_command_line(name, tmp_path, capsys, monkeypatch):
     monkeypatch.chdir(tmp_path)
-    small = {"--initialize.epochs": "1", "--initialize.restarts": "1", "--initialize.fits": "1"}
+    small = {"--initialize.epochs": "1", "--restarts": "1", "--initialize.fits": "1"}
     small |= dict(zip(SMALL[::2], SMALL[1::2], strict=True))
     known = methods.defaults(name)
     extra = [
@@ -199,9 +199,9 @@ def test_every_listed_method_fits_from_the_command_line(name, tmp_path, capsys, 
 
 
 def test_an_option_of_the_start_goes_over_the_methods_own():
-    own = {"initialize.epochs": 300, "initialize.restarts": 3, "initialize.fits": 30}
-    actual = methods.configure("gmvae", "digits", {"restarts": 1})
-    assert {k: actual[k] for k in own} == {**own, "initialize.restarts": 1}
+    own = {"initialize.epochs": 300, "restarts": 5, "initialize.fits": 10}
+    found = methods.configure("gmvae", "digits", {"restarts": 1})
+    assert {k: found[k] for k in own} == {**own, "restarts": 1}
     assert {k: methods.defaults("gmvae")[k] for k in own} == own
     large = methods.configure("gmvae", "mnist", {"fits": 9})
     assert large["initialize.fits"] == 9 and large["initialize.epochs"] == 10
@@ -307,7 +307,11 @@ BAD = {
     ),
     "resume nothing": (fit("vae", "--resume"), "is runs/vae-digits-0 a run folder?"),
     "no file": (fit("vae", "--data", "no.npz"), "no.npz does not exist"),
-    "a table of text": (fit("vae", "--data", "table.csv"), "nor an .npz file: numpy.savez("),
+    "a table of text": (fit("vae", "--data", "table.csv"), "table.csv has no rows below a header"),
+    "a file of another kind": (
+        fit("vae", "--data", "table.txt"),
+        "nor a file (.csv, .parquet, .npz, .npy, .h5ad) or a folder of images",
+    ),
     "one array, renamed": (
         fit("vae", "--data", "array.npz"),
         "holds one array, not an .npz archive",
@@ -357,7 +361,7 @@ BAD = {
     "no restarts": (fit("gmvae", "--restarts", "0"), "restarts must be an integer >= 1, got 0"),
     "restarts in words": (
         fit("gmvae", "--restarts", "many"),
-        "initialize.restarts takes a whole number, not 'many'",
+        "restarts takes a whole number, not many",
     ),
     "no samples": (fit("vae", "--num_samples", "0"), "num_samples must be an integer >= 1"),
     "no samples to evaluate by": (
@@ -695,8 +699,8 @@ def test_help_shows_the_methods_own_options_with_its_defaults(capsys):
     text = " ".join(capsys.readouterr().out.split())
     for words in (
         "--model.w-dim W_DIM size of w. (type: int, default: 2)",
-        "--initialize.restarts 3",
-        "--epochs EPOCHS passes over the training data. (type: int, default: 100)",
+        "--restarts RESTARTS whole runs from different seeds.",
+        "--epochs EPOCHS passes over the training data. (type: int, default: 50)",
         "--resume",
     ):
         assert words in text

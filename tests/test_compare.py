@@ -135,7 +135,7 @@ def numbers(actual):
     ]
 
 
-@pytest.mark.parametrize("share_model", [False, True])
+@pytest.mark.parametrize("share_model", [False, pytest.param(True, marks=pytest.mark.slow)])
 def test_what_was_stopped_goes_on_and_what_is_done_is_not_done_again(
     tmp_path, monkeypatch, share_model
 ):
@@ -254,7 +254,7 @@ def data_of_another_stream():
         ({"guides": {"a": (Guide, {"lrr": 3})}}, "unknown option of fit 'lrr'"),
         ({"split": "tset"}, "did you mean 'test'"),
         ({"seeds": 0}, "there are no seeds"),
-        ({"seeds": [-1]}, "seeds must be integers >= 0, got -1"),
+        ({"seeds": [-1]}, "seeds must be an integer >= 0, got -1"),
         ({"model": lambda x: None}, "is passed as {'model': lambda: my_model}"),
         ({"model": lambda: torch.ones(3)}, "it returned Tensor"),
         (

@@ -390,7 +390,8 @@ def test_bounded_log_scale_is_bounded_odd_and_its_inverse_undoes_it(raw):
 def distribution(fn):
     """Every parameter of a distribution that a network makes."""
     base = getattr(fn, "base_dist", fn)
-    names = [n for n in ("loc", "scale", "scale_tril", "logits", "rate") if n in base.__dict__]
+    known = ("loc", "scale", "scale_tril", "logits", "rate", "gate_logits", "log_mean")
+    names = [n for n in known if n in base.__dict__]
     return [getattr(base, n) for n in names]
 
 

@@ -126,7 +126,7 @@ def step_reaches_every_parameter(name, discrete, chosen, network, kind=ELBO, lab
         TREATMENTS,
         list(OBJECTIVES),
         ("MLP", "Conv"),
-        every=8,
+        every=12,
         allowed=is_treated,
     ),
 )

@@ -3,6 +3,7 @@
 import dataclasses
 import os
 import urllib.error
+import warnings
 
 import numpy as np
 import pytest
@@ -528,3 +529,85 @@ def test_mnist_is_mnist():
     assert torch.bincount(data.test.y).tolist() == [980, 1135, 1032, 1010, 982, 892, 958, 1028, 974, 1009]  # fmt: skip
     assert is_binary(data.test.x)
     assert data.test.x.mean().item() == pytest.approx(0.1325, abs=0.001)
+
+
+def test_a_quantized_tensor_is_refused():
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")  # torch plans to remove them
+        x = torch.quantize_per_tensor(torch.rand(10, 3), 0.1, 0, torch.quint8)
+    with pytest.raises(pv.UserError, match=r"quantized tensor: pass x.dequantize\(\)"):
+        from_arrays(x)
+
+
+@pytest.mark.parametrize("shape", [(10, 0), (0, 3), (10, 1, 0)])
+def test_x_without_values_is_refused(shape):
+    with pytest.raises(pv.UserError, match="there are no values in it"):
+        from_arrays(torch.zeros(shape))
+
+
+@pytest.mark.parametrize("dtype", ["longdouble", ">f8", ">i4", "float16", "int8"])
+def test_numbers_of_any_kind_in_a_file_are_the_same_numbers(dtype, tmp_path):
+    values = np.arange(30, dtype=np.float64).reshape(10, 3) - 5
+    for suffix in (".npz", ".npy"):
+        path = tmp_path / f"numbers{suffix}"
+        array = values.astype(dtype)
+        np.savez(path, x=array) if suffix == ".npz" else np.save(path, array)
+        data = load(str(path))
+        rows = torch.cat([split.x for split in splits(data).values() if split is not None])
+        assert sorted(rows.flatten().tolist()) == sorted(values.flatten().tolist())
+
+
+@pytest.mark.parametrize(
+    "y",
+    [
+        np.array(["a"] * 10),
+        np.array([b"a"] * 10),
+        np.zeros(10, "datetime64[s]"),
+        np.zeros(10, [("a", "f4")]),
+        np.zeros(10, complex),
+    ],
+    ids=["text", "bytes", "dates", "records", "complex"],
+)
+def test_labels_in_a_file_that_are_no_numbers_are_named(y, tmp_path):
+    np.savez(tmp_path / "odd.npz", x=np.zeros((10, 2)), y=y)
+    with pytest.raises(pv.UserError, match="odd.npz: y has numbers of no kind") as error:
+        load(str(tmp_path / "odd.npz"))
+    assert "\n" not in str(error.value)
+
+
+@pytest.mark.parametrize("suffix", [".npz", ".npy"])
+def test_a_damaged_file_gives_one_line_wherever_a_bit_is_flipped(suffix, tmp_path):
+    path = tmp_path / f"x{suffix}"
+    x = np.random.default_rng(0).random((10, 3))
+    np.savez_compressed(path, x=x) if suffix == ".npz" else np.save(path, x)
+    whole = path.read_bytes()
+    for place in range(0, len(whole), 3):
+        damaged = bytearray(whole)
+        damaged[place] ^= 0x10
+        path.write_bytes(bytes(damaged))
+        try:
+            load(str(path))
+        except pv.UserError as error:
+            assert "\n" not in str(error)
+    for length in (0, 5, len(whole) // 2, len(whole) - 3):
+        path.write_bytes(whole[:length])
+        with pytest.raises(pv.UserError):
+            load(str(path))
+
+
+def test_a_bit_that_is_flipped_in_the_numbers_of_an_archive_is_seen(tmp_path):
+    path = tmp_path / "x.npz"
+    np.savez(path, x=np.ones((100, 3)))
+    content = bytearray(path.read_bytes())
+    content[len(content) // 2] ^= 0x10  # amid the numbers
+    path.write_bytes(bytes(content))
+    with pytest.raises(pv.UserError, match="CRC"):
+        load(str(path))
+
+
+def test_sparse_matrices_are_made_dense_by_their_owner():
+    from scipy.sparse import csr_matrix
+
+    for value in (csr_matrix(np.eye(4)), torch.eye(4).to_sparse()):
+        with pytest.raises(pv.UserError, match="sparse"):
+            from_arrays(value)

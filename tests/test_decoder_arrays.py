@@ -8,6 +8,7 @@ from pyro_vae.conditionals import MLP, Conv
 from pyro_vae.generate.decoder_arrays import decoder_arrays
 
 LIKELIHOODS = (
+    "student-t",
     "bernoulli", "gray-bernoulli", "binomial", "continuous-bernoulli", "normal", "poisson",
     "negative-binomial",
 )  # fmt: skip

@@ -26,7 +26,7 @@ SMALL = [
     "--num-samples",
     "5",
 ]
-START = ["--initialize.epochs", "2", "--initialize.restarts", "1", "--initialize.fits", "1"]
+START = ["--initialize.epochs", "2", "--restarts", "1", "--initialize.fits", "1"]
 
 
 def test_a_mixture_start_builds_its_vae_where_the_decoder_is():

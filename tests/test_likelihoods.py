@@ -19,6 +19,7 @@ from pyro_vae.conditionals import (
 )
 from pyro_vae.conditionals.likelihoods import LIKELIHOODS
 
+COUNTS = ("poisson", "negative-binomial", "zero-inflated-negative-binomial")
 NETWORKS = {"mlp": MLP((16,)), "conv": Conv((4, 8), (16,))}
 
 
@@ -87,7 +88,7 @@ def test_every_likelihood_trains_on_color_images_with_either_network(name, netwo
     x = color_images()
     if name in ("bernoulli", "binomial"):
         x = (x > 0.5).float()
-    if name in ("poisson", "negative-binomial"):
+    if name in COUNTS:
         x = (x * 10).round()
     torch.manual_seed(0)
     model = pv.models.VAE((3, 8, 8), 2, name, NETWORKS[network])
@@ -106,7 +107,7 @@ def test_every_likelihood_trains_on_color_images_with_either_network(name, netwo
 @pytest.mark.parametrize("name", sorted(set(LIKELIHOODS) - {"bernoulli", "gray-bernoulli"}))
 def test_the_recorded_step_gives_the_same_training_with_every_likelihood(name):
     x = color_images()
-    if name in ("poisson", "negative-binomial"):
+    if name in COUNTS:
         x = (x * 10).round()
     if name == "binomial":
         x = (x * 16).round() / 16

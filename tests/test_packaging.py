@@ -10,9 +10,14 @@ from packaging.version import Version
 import pyro_vae as pv
 from tools import versions
 
-DISTRIBUTIONS = {"pyro": "pyro-ppl", "sklearn": "scikit-learn", "yaml": "pyyaml"}
+DISTRIBUTIONS = {
+    "PIL": "pillow",
+    "pyro": "pyro-ppl",
+    "sklearn": "scikit-learn",
+    "yaml": "pyyaml",
+}
 #: imported where they are installed, and not required
-OPTIONAL = {"anndata", "arviz_stats", "graphviz", "pandas", "plotly", "tensorboard"}
+OPTIONAL = {"anndata", "arviz_stats", "graphviz", "pandas", "plotly", "polars", "tensorboard"}
 
 
 def imported():

@@ -251,6 +251,8 @@ def parse(line):
 def test_commands_are_accepted(path, tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
     Path("runs/gmvae-digits-0").mkdir(parents=True)  # to resume
+    for name in ("table.csv", "cells.h5ad"):
+        Path(name).touch()
     parse("pyro-vae fit gmvae --print-config > runs/gmvae-digits-0/config.yaml")
     for line in pyro_vae_commands(path):
         try:

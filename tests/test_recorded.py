@@ -5,6 +5,7 @@ import json
 import math
 import re
 import warnings
+from collections import OrderedDict
 
 import numpy as np
 import pyro
@@ -24,7 +25,9 @@ from torch.distributions import constraints
 import pyro_vae as pv
 from pyro_vae import methods
 from pyro_vae.objectives import ELBO, IWAE, RWS, STL, DReG, Renyi
-from pyro_vae.train.steps.recorded import PlainStep, RecordedStep, _difference, choose_backend
+from pyro_vae.train.steps import compilation
+from pyro_vae.train.steps.choice import Work, choose_backend
+from pyro_vae.train.steps.recorded import PlainStep, RecordedStep, _difference
 
 B, D = 6, 5
 
@@ -452,7 +455,7 @@ def enum_elbo(**options):
     return TraceEnum_ELBO(max_plate_nesting=1, strict_enumeration_warning=False, **options)
 
 
-@pytest.mark.parametrize("name", PROGRAMS)
+@pytest.mark.parametrize("name", covering(list(PROGRAMS), every=3))
 def test_any_program_replays_exactly_on_new_data_and_noise(name):
     torch.set_default_dtype(torch.float64)
     assert_equal_steps(enum_elbo(), PROGRAMS[name](), batch64)
@@ -514,7 +517,9 @@ def digits_batch(size=12):
     return {"x": x, "c": c, "index": torch.randint(0, 50, (size,))}
 
 
-@pytest.mark.parametrize("method, options", covering(list(methods.METHODS), list(OBJECTIVES)))
+@pytest.mark.parametrize(
+    "method, options", covering(list(methods.METHODS), list(OBJECTIVES), every=9)
+)
 def test_every_method_replays_exactly_under_every_objective(method, options):
     options = OBJECTIVES[options]
     torch.set_default_dtype(torch.float64)
@@ -532,7 +537,7 @@ BOUNDS = {
 
 @pytest.mark.parametrize(
     "method, objective",
-    covering(["shu-gmvae", "auxiliary-dgm", "mixture-posterior", "iaf-vae"], list(BOUNDS), every=2),
+    covering(["shu-gmvae", "auxiliary-dgm", "mixture-posterior", "iaf-vae"], list(BOUNDS), every=4),
 )
 def test_every_bound_and_estimator_replays_exactly(method, objective):
     objective = BOUNDS[objective]
@@ -760,12 +765,12 @@ def test_resuming_with_another_compile_is_refused(tmp_path):
 
 
 def test_auto_records_where_the_run_is_long_enough_and_always_chooses_the_same():
-    assert choose_backend("auto", steps=50, flops=1e8) == "plain"
-    assert choose_backend("auto", steps=2400, flops=1e8) == "recorded"
-    assert choose_backend("auto", steps=9400, flops=2e9) == "inductor"
-    assert (
-        choose_backend(False, 10**9, 10**9) == "plain" and choose_backend(True, 1, 1) == "inductor"
-    )
+    small, large = Work(1100, 2_400_000), Work(3300, 19_000_000)  # VAE and GMVAE on digits
+    assert choose_backend("auto", 100, small) == "plain"
+    assert choose_backend("auto", 1000, small) == "recorded"
+    assert choose_backend("auto", 3000, small) == "inductor"
+    assert choose_backend("auto", 500, large) == "inductor"
+    assert choose_backend(False, 10**9) == "plain" and choose_backend(True, 1) == "inductor"
 
 
 def test_without_a_compiler_the_recording_is_replayed_with_one_warning(monkeypatch):
@@ -777,6 +782,30 @@ def test_without_a_compiler_the_recording_is_replayed_with_one_warning(monkeypat
     with pytest.warns(UserWarning, match="recorded, but not compiled: RuntimeError: no C"):
         step(digits_batch())
     assert step.count == 1
+
+
+def test_steps_with_the_same_operations_and_shapes_are_compiled_once(monkeypatch):
+    compiled = []
+
+    def compile_graph(graph, inputs):
+        compiled.append(graph)
+        return graph
+
+    monkeypatch.setattr(compilation, "compile_graph", compile_graph)
+    monkeypatch.setattr(compilation, "_programs", OrderedDict())
+    for rows, count in ((64, 1), (64, 1), (32, 2), (64, 2)):
+        make_batch = functools.partial(digits_batch, rows)
+        assert_equal_steps(ELBO(), library_pair("vae"), make_batch, "inductor", rtol=1e-5)
+        assert len(compiled) == count
+    assert_equal_steps(ELBO(), library_pair("vade"), digits_batch, "inductor", rtol=1e-5)
+    assert len(compiled) == 3
+    threads = torch.get_num_threads()
+    torch.set_num_threads(threads + 1)
+    try:  # Inductor writes the number of threads into its loops
+        RecordedStep(ELBO(), library_pair("vae"), "inductor")(digits_batch(64))
+    finally:
+        torch.set_num_threads(threads)
+    assert len(compiled) == 4
 
 
 # ------------------------------------------------------------------------------- inductor
@@ -828,9 +857,10 @@ def test_batches_of_ever_other_shapes_are_not_all_recorded():
 
 
 def test_auto_without_a_compiler_replays_what_was_recorded(monkeypatch):
-    assert choose_backend("auto", steps=10**6, flops=1e9) == "inductor"
+    work = Work(1000, 10**6)
+    assert choose_backend("auto", 10**6, work) == "inductor"
     monkeypatch.setattr("shutil.which", lambda name: None)
-    assert choose_backend("auto", steps=10**6, flops=1e9) == "recorded"
+    assert choose_backend("auto", 10**6, work) == "recorded"
 
 
 @pytest.mark.parametrize("epochs, backend", [(2, "plain"), (520, "recorded")])

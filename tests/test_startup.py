@@ -10,7 +10,14 @@ import pytest
 import pyro_vae as pv
 from pyro_vae import methods
 
-LIBRARIES = ("jsonargparse", "matplotlib.pyplot", "scipy.stats", "sklearn.mixture", "torchvision", "zuko")
+LIBRARIES = (
+    "jsonargparse",
+    "matplotlib.pyplot",
+    "scipy.stats",
+    "sklearn.mixture",
+    "torchvision",
+    "zuko",
+)
 LARGE = ("jsonargparse", "matplotlib", "PIL", "scipy", "sklearn", "torchvision", "yaml", "zuko")
 
 

@@ -156,6 +156,21 @@ def test_the_modules_end_with_the_epoch_that_validation_chose():
     )
 
 
+def test_validation_is_as_rare_as_it_is_set_and_includes_the_last_epoch(tmp_path):
+    often, rare = (
+        quiet(*pair(), digits(), 5, validate_every=n, out=tmp_path / str(n)) for n in (1, 2)
+    )
+    assert [row["epoch"] for row in rare.history if "elbo" in row] == [2, 4, 5]
+    assert [row["loss"] for row in rare.history] == [row["loss"] for row in often.history]
+    bounds = {row["epoch"]: row["elbo"] for row in often.history}
+    assert all(row["elbo"] == bounds[row["epoch"]] for row in rare.history if "elbo" in row)
+    assert rare.best_epoch == max((2, 4, 5), key=bounds.get)
+    m, g = pair()
+    assert pv.load(tmp_path / "2", m, g, digits()).best_epoch == rare.best_epoch
+    with pytest.raises(pv.UserError, match="validate_every must be an integer >= 1, got 0"):
+        quiet(*pair(), digits(), 5, validate_every=0)
+
+
 def test_patience_stops_on_validation_and_needs_it():
     m, g = pair()
     run = quiet(m, g, digits(), 500, lr=0.1, patience=3)
@@ -434,22 +449,28 @@ def test_a_mixture_start_puts_the_components_where_the_fitted_mixture_is():
                 )
 
 
-def test_a_mixture_start_is_seeded_keeps_the_best_restart_and_never_sees_a_label():
+def test_a_mixture_initialization_is_seeded_and_sees_no_label():
     from pyro_vae.train import MixtureInitialization
 
     data = digits()
     unlabelled = pv.data.Data(
         pv.data.Split(data.train.x), pv.data.Split(data.valid.x), None, likelihood="binomial"
     )
-    start = MixtureInitialization(epochs=2, restarts=3, fits=1)
-    actual = []
-    for d in (data, unlabelled):
+    start = MixtureInitialization(epochs=2, fits=1)
+    initialized = []
+    for d, seed in ((data, 4), (unlabelled, 4), (data, 5)):
         m, g = pair()
-        bounds = start(m, g, d, torch.device("cpu"), seed=4, progress=False)
-        assert len(bounds) == 3
-        assert start._bound(m, g, d) == pytest.approx(max(bounds), abs=1e-3)
-        actual.append((bounds, weights(m, g)))
-    assert actual[0][0] == actual[1][0] and same(actual[0][1], actual[1][1])
+        start(m, g, d, torch.device("cpu"), seed=seed, progress=False)
+        initialized.append(weights(m, g))
+    assert same(*initialized[:2]) and not same(initialized[0], initialized[2])
+
+
+def test_a_mixture_initialization_takes_every_seed_of_fit():
+    from pyro_vae.train import MixtureInitialization
+
+    m, g = pair()
+    start = MixtureInitialization(epochs=1, fits=1)
+    start(m, g, digits(), torch.device("cpu"), seed=2**42 - 1, progress=False)
 
 
 def test_the_plain_vae_of_a_mixture_start_shares_decoder_and_encoder():
@@ -465,7 +486,7 @@ def test_the_plain_vae_of_a_mixture_start_shares_decoder_and_encoder():
 @pytest.mark.parametrize(
     "name, value",
     [
-        ("epochs", 0), ("batch_size", 0), ("restarts", 0), ("fits", 0), ("draws", -1),
+        ("epochs", 0), ("batch_size", 0), ("fits", 0), ("draws", -1),
         ("draws", 1.5), ("lr", 0), ("lr", "fast"), ("reg_covar", -1), ("weight_decay", -1),
     ],
 )  # fmt: skip

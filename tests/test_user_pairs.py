@@ -210,6 +210,7 @@ def refused_program(request):
 # ---------------------------------------------------------------- the programs themselves
 
 
+@pytest.mark.parametrize("name", covering(list(PROGRAMS), every=4, first=0), indirect=True)
 def test_unvectorized_runs_average_to_pyros_loss(name, program):
     """The loops below and Pyro's loss agree, wherever Pyro's loss is the plain ELBO."""
     if not program.plain:
@@ -243,7 +244,7 @@ def test_elbo_equals_pyros(name, program):
         assert_near(bound.double().mean(), expected, math.hypot(pyro_error, error), what="Pyro")
 
 
-@pytest.mark.parametrize("name", covering(list(PROGRAMS), every=2), indirect=True)
+@pytest.mark.parametrize("name", covering(list(PROGRAMS), every=4, first=1), indirect=True)
 def test_one_sample_bounds_average_to_the_elbo(name, program):
     """`num_samples=1`, which validation uses, has the same expectation as many samples."""
     bounds = torch.stack(
@@ -258,7 +259,7 @@ def test_one_sample_bounds_average_to_the_elbo(name, program):
     assert_near(bounds.mean(), own.mean(), error, what=name)
 
 
-@pytest.mark.parametrize("name", covering(list(PROGRAMS), every=2, first=1), indirect=True)
+@pytest.mark.parametrize("name", covering(list(PROGRAMS), every=4, first=2), indirect=True)
 def test_elbo_terms_are_those_of_each_site(name, program):
     """They sum to the ELBO, name the sites, and have each site's expectation."""
     num = 400
@@ -278,7 +279,7 @@ def test_elbo_terms_are_those_of_each_site(name, program):
         assert_near(term.double().mean(), own.mean(), error, what=site)
 
 
-@pytest.mark.parametrize("name", covering(list(PROGRAMS), every=2, first=1), indirect=True)
+@pytest.mark.parametrize("name", covering(list(PROGRAMS), every=4, first=3), indirect=True)
 def test_log_likelihood_equals_a_plain_importance_sampler(name, program):
     expected, error = importance_sampler(name)
     ratio = math.sqrt(2.0)
@@ -307,7 +308,7 @@ def test_evaluation_leaves_the_program_as_it_was(name, program):
     assert torch.equal(state, torch.get_rng_state())
 
 
-@pytest.mark.parametrize("name", covering(list(PROGRAMS), every=2), indirect=True)
+@pytest.mark.parametrize("name", covering(list(PROGRAMS), every=4), indirect=True)
 def test_samples_are_draws_of_the_model(name, program):
     """Their shape, and each unit's mean, against the program without its data, run by hand."""
     num = 60 * N
@@ -342,6 +343,7 @@ def _observed(program):
 # ---------------------------------------------------------------- training
 
 
+@pytest.mark.parametrize("name", covering(list(PROGRAMS), every=2, first=1), indirect=True)
 def test_fit_trains_and_evaluates(program):
     """Two epochs, on a tensor or arrays by name."""
     run = train(program)
@@ -456,7 +458,7 @@ def test_posterior_draws_and_reconstructions_have_rows(name, program):
     assert mean.shape == (N, *event_shape(program)) and mean.isfinite().all()
 
 
-@pytest.mark.parametrize("name", covering(list(PROGRAMS), every=2), indirect=True)
+@pytest.mark.parametrize("name", covering(list(PROGRAMS), every=4, first=2), indirect=True)
 def test_importance_weights_average_to_the_likelihood(name, program):
     """`[S, N]` weights, each data point's in its own column."""
     with or_refused_for_its_factor(name):
@@ -469,7 +471,7 @@ def test_importance_weights_average_to_the_likelihood(name, program):
         assert_near(actual, expected, math.sqrt(2.0) * error + error**2, 7.0)
 
 
-@pytest.mark.parametrize("name", covering(list(PROGRAMS), every=4, first=3), indirect=True)
+@pytest.mark.parametrize("name", covering(list(PROGRAMS), every=9, first=3), indirect=True)
 def test_ais_equals_importance_sampling(name, program):
     """AIS from the prior, which looks at no guide; or one line, where no latent is continuous."""
     try:
@@ -484,7 +486,7 @@ def test_ais_equals_importance_sampling(name, program):
     assert_near(actual.double().mean(), expected.mean(), 0.03 + error.norm() / N, 5.0)
 
 
-@pytest.mark.parametrize("name", covering(list(PROGRAMS), every=4, first=1), indirect=True)
+@pytest.mark.parametrize("name", covering(list(PROGRAMS), every=9, first=1), indirect=True)
 def test_inference_gaps_add_up(name, program):
     """approximation + amortization = log p(x) - ELBO; or one line that names the distribution."""
     try:
@@ -512,7 +514,7 @@ COMPARED = ["vae", "multinomial_softmax_dim_1", "ss_vae_parallel", "ss_vae_sampl
 COMPARED += ["cvae_with_baseline", "convolutional_view", "deep_markov_model", "scanvi"]
 
 
-@pytest.mark.parametrize("name", COMPARED)
+@pytest.mark.parametrize("name", covering(COMPARED, every=3))
 def test_compare_reports_the_pair(name):
     """One row, whose ELBO is that of the trained networks by plain loops."""
     program = build(name)

@@ -26,8 +26,7 @@ VARIATIONS = {
 
 def validation_elbo(change, seed, device):
     """Mean validation ELBO of one run, 20 samples per data point."""
-    start = {} if "initialize" in change else {"initialize.restarts": 1}
-    method = pv.method("gmvae", "digits", **{**start, **change, "seed": seed})
+    method = pv.method("gmvae", "digits", **{**change, "seed": seed, "restarts": 1})
     data = method.data
     x = pv.data.Data(pv.data.Split(data.train.x), pv.data.Split(data.valid.x), name="unlabelled")
     model, guide = method.build()

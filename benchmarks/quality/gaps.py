@@ -2,6 +2,8 @@
 
     python -m benchmarks.quality.gaps --out benchmarks/results/gaps.json
     python -m benchmarks.quality.gaps --data mnist --epochs 10 --bases diagonal --out benchmarks/results/gaps_mnist.json
+    python -m benchmarks.quality.gaps --redraw --out benchmarks/results/gaps.json
+    python -m benchmarks.quality.gaps --redraw --data mnist --out benchmarks/results/gaps_mnist.json
     python -m benchmarks.quality.gaps --quick
 
 One VAE per seed is trained with a diagonal guide and then frozen; eight kinds of guide are trained on
@@ -15,13 +17,16 @@ cell, and an interrupted run continues from it.
 """
 
 import dataclasses
+import json
 from functools import partial
 from pathlib import Path
 
 import torch
 
 import pyro_vae as pv
+from pyro_vae.comparison import Comparison
 from pyro_vae.comparison.evidence import NUMBERS
+from pyro_vae.comparison.table import FLAGS
 from pyro_vae.conditionals import MLP, Flow, LowRankNormal, MixtureOfNormals, MultivariateNormal
 from pyro_vae.guides import Guide, SemiAmortized
 
@@ -60,6 +65,17 @@ def load(name, root=None):
     return dataclasses.replace(data, valid=data.valid[:1000], test=data.test[:1000])
 
 
+def redraw(options):
+    """Draw the figure of a result file."""
+    result = json.loads(options.out.read_text())
+    rows = [{**dict.fromkeys((*NUMBERS, *FLAGS)), **row} for row in result["runs"]["diagonal"]]
+    num_data = len(load(options.data, options.root).test)
+    sizes = num_data, options.num_samples, options.num_gap_data
+    comparison = Comparison(rows, result["split"], *sizes, share_model=True)
+    figure = comparison.plot()
+    figure.savefig(options.out.with_suffix(".png"), dpi=110)
+
+
 def main(argv=None):
     arguments = harness.parser(__doc__, seeds=3)
     arguments.add_argument("--data", default="digits")
@@ -76,7 +92,10 @@ def main(argv=None):
         "--workers", type=int, default=1, help="processes; --threads is per process"
     )
     arguments.add_argument("--folder", type=Path, help="keeps the cells")
+    arguments.add_argument("--redraw", action="store_true", help="draw the figure of --out anew")
     options = harness.parse(arguments, argv)
+    if options.redraw:
+        return redraw(options)
     torch.set_num_threads(options.threads * options.workers)
     if options.quick:
         (

@@ -119,7 +119,8 @@ def _history(folder: Path) -> dict[str, Any]:
     if not history:
         raise UserError(f"{folder} has not been trained for an epoch yet")
     steps = [1000 * r["seconds"] / r["steps"] for r in history if "steps" in r]
-    best = max(history, key=lambda r: r.get("elbo", r["epoch"]))
+    validated = [r for r in history if "elbo" in r]
+    best = max(validated, key=lambda r: r["elbo"]) if validated else history[-1]
     return {
         "ms_per_step": statistics.median(steps) if steps else None,
         "seconds": sum(r["seconds"] for r in history),

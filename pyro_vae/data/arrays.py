@@ -217,7 +217,10 @@ def _as_array(value: Any, name: str) -> np.ndarray:
     if array.dtype.kind not in "biuf":
         what = "text" if array.dtype.kind in "US" else f"{array.dtype} values"
         what = f"a {kind}" if array.dtype.kind == "O" and not array.ndim else what
-        raise UserError(f"{name} must be an array of numbers; it has {what}")
+        hint = (
+            "; pv.data.from_frame takes tables with text and categories" if array.ndim == 2 else ""
+        )
+        raise UserError(f"{name} must be an array of numbers; it has {what}{hint}")
     return array
 
 

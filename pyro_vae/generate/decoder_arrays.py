@@ -16,6 +16,7 @@ from ..conditionals.likelihoods import (
     NegativeBinomial,
     NormalLikelihood,
     Poisson,
+    StudentT,
 )
 from ..conditionals.missing import without_missing
 from ..conditionals.networks import ACTIVATIONS, Affine
@@ -27,6 +28,7 @@ MEANS: dict[type[Family], str] = {
     Binomial: "sigmoid",
     ContinuousBernoulli: "continuous-bernoulli",
     NormalLikelihood: "identity",
+    StudentT: "identity",
     Poisson: "rate",
     NegativeBinomial: "rate",
 }

@@ -100,6 +100,8 @@ def _overrides(
         raise UserError("the data are an argument of their own (--data), not among the settings")
     if "seed" in overrides:
         raise UserError("the seeds of a comparison are 0, 1, ...: --seeds sets how many")
+    if "restarts" in overrides:
+        raise UserError("a comparison trains each pair once per seed: --seeds sets how many")
     if epochs is not None and "epochs" in overrides:
         raise UserError("epochs is set twice, by --epochs and among the settings")
     if objectives and "objective" in overrides:

@@ -1,5 +1,6 @@
 """`method`: a published method for some data, as a preset that can be changed, built and trained."""
 
+import copy
 import tempfile
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
@@ -20,6 +21,7 @@ from .building import build, make
 from .files import as_json, plain, read_config, to_yaml
 from .groups import FIT
 from .options import EXTENDABLE, configure
+from .restarts import fit_restarts
 from .run import CONFIG, RECORD, Run, advised, check_unedited
 from .signatures import parameters
 from .table import Preset, preset
@@ -99,6 +101,7 @@ class Method:
         for group in ("objective", "initialize", "network", "family"):
             make(self.config, group)
         checked_settings(**{name: self.config[name] for name in SETTINGS})
+        check_int_at_least(1, restarts=self.config["restarts"])
         if self.config.get("num_labels") is not None:
             check_int_at_least(1, num_labels=self.config["num_labels"])
 
@@ -140,6 +143,31 @@ class Method:
             self._pair = self.build()
         return self._pair
 
+    def new_pair(self) -> tuple[Any, Any]:
+        """The pair to train: `model` and `guide` with their weights at the start."""
+        if self._trained:
+            self._pair = None
+        self._trained = True
+        return self._built()
+
+    def with_seed(self, seed: int) -> "Method":
+        """The method on the same data with another seed, as one run without restarts."""
+        result = copy.copy(self)
+        result.config = {**self.config, "seed": seed, "restarts": 1}
+        result._pair, result._trained = None, False
+        return result
+
+    @contextmanager
+    def threads(self) -> Iterator[None]:
+        """Within, one thread for small batches: operations so small are slower on several."""
+        before = torch.get_num_threads()
+        if self.data.train.x[0].numel() * self.config["batch_size"] < SMALL_BATCH:
+            torch.set_num_threads(1)
+        try:
+            yield
+        finally:
+            torch.set_num_threads(before)
+
     def objective(self) -> ELBO:
         """The objective that the configuration describes."""
         return make(self.config, "objective")
@@ -164,14 +192,20 @@ class Method:
         resume: bool = False,
         device: str | None = None,
         progress: bool = True,
+        workers: int | None = None,
     ) -> Run:
         """Train the pair; every call starts from the same weights.
+
+        With the option `restarts` this many pairs are trained, and one is chosen without labels: see
+        `restarts.py`. Each has a folder `restarts/INDEX` in the run folder.
 
         Args:
             out: run folder, with config.yaml, metrics.jsonl and checkpoint.pt.
             resume: continue the run in `out`, which must have this configuration.
             device: cpu, cuda, ... Default: a GPU if there is one.
             progress: show a progress bar.
+            workers: processes that train restarts on a CPU, with the same results. Default: one for
+                each idle core, if a run is long enough.
 
         Raises:
             UserError: a folder that already contains a run, or to resume a run that has another
@@ -182,10 +216,10 @@ class Method:
         with distributed.group(target):
             if out is not None:
                 distributed.on_rank_zero(lambda: self._claim(out, resume))
-            if self._trained:
-                self._pair = None
-            pair, self._trained = self._built(), True
-            with _threads(self.data, self.config["batch_size"]):
+            if self.config["restarts"] > 1:
+                return fit_restarts(self, out, resume, target, progress, workers)
+            pair = self.new_pair()
+            with self.threads():
                 run = advised(
                     *pair,
                     self.data,
@@ -226,15 +260,3 @@ class Method:
             have, want = started.get(key), plain(self.config.get(key))
             if key not in EXTENDABLE and have != want:
                 raise UserError(f"{out} was started with {key}={have}, not {want}")
-
-
-@contextmanager
-def _threads(data: Data, batch_size: int) -> Iterator[None]:
-    """Within, one thread for small batches: operations so small are slower on several."""
-    before = torch.get_num_threads()
-    if data.train.x[0].numel() * batch_size < SMALL_BATCH:
-        torch.set_num_threads(1)
-    try:
-        yield
-    finally:
-        torch.set_num_threads(before)

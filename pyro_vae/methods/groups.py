@@ -13,6 +13,7 @@ from ..models import Prior
 from ..objectives import ELBO
 from ..train import Initialization, fit
 from .building import CLASSES, center_pixels, class_named
+from .seeds import restart_seeds
 from .signatures import parameters
 from .table import preset
 
@@ -28,6 +29,7 @@ CENTER = frozenset({"x_shape", "c_is_pixels", "parents"})
 INITIALIZE = frozenset({"compile"})
 PRIOR = frozenset({"size", "given", "loc", "scale", "options"})
 RUN = frozenset({"device", "out", "resume", "progress"})
+RESTARTS = frozenset({"seed"})
 FIT = RUN | {"model", "guide", "data", "objective", "initialize", "observed", "config"}
 
 DATA_HELP = f"{', '.join(DATASETS)}, or {FILE_KINDS}."
@@ -93,6 +95,7 @@ def groups(name: str) -> tuple[Group, ...]:
         Group("objective", ELBO, choice=True, title="objective"),
         Group("initialize", Initialization, INITIALIZE, choice=True, title="initialization"),
         Group("", fit, FIT, title="training"),
+        Group("", restart_seeds, RESTARTS, title="training"),
     ]
     return tuple(result)
 

@@ -220,7 +220,8 @@ def configure(
     values = {resolve(name, k, config): v for k, v in overrides.items()}
     if isinstance(data, Data):
         source = data.source or {"data": None}
-        config |= {k: v for k, v in source.items() if k == "data" or v is not None}
+        known = {k: v for k, v in source.items() if k in config}  # VAEs have no covariates to load
+        config |= {k: v for k, v in known.items() if k == "data" or v is not None}
     else:
         config["data"] = data
     return checked(name, config | {k: v for k, v in values.items() if k not in classes})

@@ -30,6 +30,7 @@ from .table import preset
 
 CONFIG = "config.yaml"
 RECORD = "config.json"
+RESTARTS = "restarts"  # folder of the restarts, in the run folder
 SETTLED = 10  # epochs, before which a latent that carries no information is no surprise
 FILES = (CONFIG, RECORD, "metrics.jsonl", "checkpoint.pt", "report.html")
 
@@ -53,10 +54,13 @@ class Run(train.Run):
     Attributes:
         data: the data that it was trained on; None for a stream of batches.
         config: the configuration of a method; None for a pair built by hand.
+        restarts: of several restarts: `criterion`, `seeds`, `scores` (nats per data point), `chosen`
+            (an index) and `stability`, the mean adjusted Rand index of their clusterings.
     """
 
     data: Data | None = None
     config: dict[str, Any] | None = None
+    restarts: dict[str, Any] | None = None
 
     def __repr__(self) -> str:
         kinds = " x ".join(type(p).__name__ for p in (self.model, self.guide))
@@ -67,7 +71,10 @@ class Run(train.Run):
         ]
         valid = f", validation ELBO {bound[0]:.2f}" if bound else ""
         out = "" if self.out is None else f", {self.out}"
-        return f"Run({name}{data}, epoch {self.best_epoch} of {len(self.history)}{valid}{out})"
+        stable = (self.restarts or {}).get("stability")
+        stable = "" if stable is None else f", stability {stable:.2f}"
+        epoch = f"epoch {self.best_epoch} of {len(self.history)}"
+        return f"Run({name}{data}, {epoch}{valid}{stable}{out})"
 
     @property
     def seed(self) -> int:
@@ -110,6 +117,8 @@ class Run(train.Run):
         split = self.default_split if split is None else split
         args = (self.model, self.guide, known, split, num_samples, self.seed, self._supervised)
         result = Results(summarize(*args))
+        if self.restarts is not None and data is None:
+            result["restarts"] = self.restarts
         if write and self.out is not None:
             path = self.out / f"results-{split}.json"
             try:
@@ -331,7 +340,8 @@ class Run(train.Run):
 
     def _description(self) -> dict[str, Any]:
         if self.config is not None:
-            return {"config": as_json(self.config)}
+            restarts = {} if self.restarts is None else {"restarts": self.restarts}
+            return {"config": as_json(self.config), **restarts}
         return {"pair": describe_pair(self.model, self.guide), "source": _source(self.data)}
 
     def _files(self) -> dict[str, str]:
@@ -350,8 +360,10 @@ def fit(
     if callable(model):
         data = as_data(data, first_argument(model), ignores_missing(model))
     described = {"pair": describe_pair(model, guide), "source": _source(data)}
-    described |= settings.pop("config", None) or {}
-    run = advised(model, guide, data, *args, config=described, **settings)
+    config = settings.get("config")
+    if config is None or isinstance(config, dict):  # `train.fit` refuses anything else
+        settings["config"] = {**described, **(config or {})}
+    run = advised(model, guide, data, *args, **settings)
     return Run(**vars(run), data=data if isinstance(data, Data) else None)
 
 
@@ -419,6 +431,10 @@ def load(
     from .configured import Method
 
     folder = Path(folder)
+    if (folder / RESTARTS).is_dir() and not (folder / RECORD).exists():
+        raise UserError(
+            f"{folder} is not finished: rerun with --resume, or load {folder / RESTARTS}/0"
+        )
     record = checkpoint.read_json(folder / RECORD)
     if not isinstance(record, dict) or not isinstance(record.get("data"), dict):
         raise UserError(f"{folder / RECORD} is not the record of a run")
@@ -450,8 +466,9 @@ def load(
     for module in (model, guide):
         if isinstance(module, torch.nn.Module):
             module.to(target)
-    history = _history(folder)
-    return Run(model, guide, history, _best(history), folder, False, data, config)
+    history = read_history(folder)
+    restarts = record.get("restarts")
+    return Run(model, guide, history, best_epoch(history), folder, False, data, config, restarts)
 
 
 def check_unedited(config: Mapping[str, Any], record: Mapping[str, Any], folder: Path) -> None:
@@ -467,7 +484,8 @@ def check_unedited(config: Mapping[str, Any], record: Mapping[str, Any], folder:
             )
 
 
-def _history(folder: Path) -> list[dict[str, Any]]:
+def read_history(folder: Path) -> list[dict[str, Any]]:
+    """The history that a run folder holds."""
     path = folder / "metrics.jsonl"
     try:
         return [json.loads(line) for line in path.read_text().splitlines()]
@@ -475,7 +493,9 @@ def _history(folder: Path) -> list[dict[str, Any]]:
         raise UserError(f"{path} is missing or damaged: is this a run folder?") from None
 
 
-def _best(history: list[dict[str, Any]]) -> int | None:
-    if not history:
-        return None
-    return max(history, key=lambda row: row.get("elbo", row["epoch"]))["epoch"]
+def best_epoch(history: list[dict[str, Any]]) -> int | None:
+    """The epoch with the best validation ELBO; the last one without validation."""
+    validated = [row for row in history if "elbo" in row]
+    if validated:
+        return max(validated, key=lambda row: row["elbo"])["epoch"]
+    return history[-1]["epoch"] if history else None

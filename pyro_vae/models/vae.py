@@ -25,7 +25,8 @@ class VAE(Model):
         x_shape: event shape of `x`, e.g. `(1, 28, 28)`.
         latent_dim: size D of z.
         likelihood: bernoulli, binomial, continuous-bernoulli, discretized-logistic, categorical,
-            poisson, negative-binomial, normal, gray-bernoulli, or a family.
+            poisson, negative-binomial, zero-inflated-negative-binomial, normal, student-t,
+            gray-bernoulli, or a family.
         network: the decoder, `MLP(...)` or `Conv(...)`. Default: `MLP()`.
         prior: a module whose `forward()` is the distribution of z. Default: `StandardNormalPrior`.
 

@@ -287,7 +287,7 @@ def _impute(model: Callable, guide: Callable, data: Data, options: SheetOptions)
         raise UserError("this model completes by its covariates: sample it from its prior")
     x, _, others = summary.inputs(model, guide, data, options.split)
     x, others = x[:8], {k: v[:8] for k, v in others.items()}
-    mask = ~x.isnan()
+    mask = ~x.isnan() if data.missing else torch.ones_like(x[0], dtype=torch.bool)
     if options.observed is not None or not data.missing:
         mask = mask & half(tuple(x.shape[1:]), options.observed or "top").to(x.device)
     num, steps = options.number(6), options.steps or 200
@@ -298,7 +298,8 @@ def _impute(model: Callable, guide: Callable, data: Data, options: SheetOptions)
 
     def draw(ax: Axes, images: torch.Tensor, white: float) -> Axes:
         plots.images(ax, images, num + 2, white=white)
-        pixels = mask[:, 0] if mask.dim() == 4 else mask
+        pixels = mask.expand(x.shape)
+        pixels = pixels[:, 0] if pixels.dim() == 4 else pixels
         pixels = pixels.repeat_interleave(num + 2, 0)[: len(images)]
         return plots.outline(ax, pixels, num + 2, label="outlined: observed")
 

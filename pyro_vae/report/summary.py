@@ -216,6 +216,33 @@ def rows(result: Mapping) -> list[tuple[str, float, str]]:
     return named
 
 
+def restart_sentence(restarts: Mapping) -> str:
+    """How a run was chosen among its restarts, and how far they agree.
+
+    Args:
+        restarts: as `Run.restarts`.
+
+    Example:
+        >>> from pyro_vae.report.summary import restart_sentence
+        >>> print(restart_sentence({"criterion": "ELBO, valid split, 100 samples", "chosen": 1,
+        ...     "scores": [-9.5, -9.25], "seeds": [0, 7], "stability": 0.5}))
+        Of 2 restarts, number 1 (from 0) was chosen by the ELBO, valid split, 100 samples: -9.25
+        (others: -9.50). Stability 0.50: the mean adjusted Rand index of the restarts' clusterings.
+    """
+    scores, chosen = restarts["scores"], restarts["chosen"]
+    others = ", ".join(f"{s:.2f}" for n, s in enumerate(scores) if n != chosen)
+    sentence = (
+        f"Of {len(scores)} restarts, number {chosen} (from 0) was chosen by the "
+        f"{restarts['criterion']}: {scores[chosen]:.2f} (others: {others})."
+    )
+    if restarts["stability"] is None:
+        return sentence
+    return (
+        f"{sentence} Stability {restarts['stability']:.2f}: the mean adjusted Rand index of the "
+        "restarts' clusterings."
+    )
+
+
 def table(result: Mapping) -> str:
     """The numbers of `summarize` as lines of text, after a headline and warnings."""
     words = [findings.headline(result), *findings.warnings(result)]
@@ -228,6 +255,8 @@ def table(result: Mapping) -> str:
             lines.append(
                 f"{name:<18}{m['accuracy']:>10.3f}{m['purity']:>9.3f}{m['nmi']:>8.3f}{m['ari']:>8.3f}"
             )
+    if "restarts" in result:
+        lines += ["", *textwrap.wrap(restart_sentence(result["restarts"]), 88)]
     if "classification" in result:
         classified = result["classification"]
         parts = list(next(iter(classified["errors"].values())))

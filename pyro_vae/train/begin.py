@@ -8,7 +8,7 @@ from ..evaluate import check_pair
 from ..programs.interfaces import ModelInterface, interface_of
 from . import distributed, state
 from .loop import Loop
-from .steps.recorded import choose_backend
+from .steps.choice import choose_backend
 
 
 def start_run(loop: Loop, initialize: Callable[..., Any] | None, config: dict[str, Any]) -> None:
@@ -39,7 +39,7 @@ def resume_run(loop: Loop, saved: dict[str, Any]) -> None:
     settings = json.loads(saved["settings"])
     if loop.compile == "auto":
         loop.compile = settings["compile"]  # the same arithmetic as before, to the last bit
-    loop.settings["compile"] = choose_backend(loop.compile, 0, 0)
+    loop.settings["compile"] = choose_backend(loop.compile, 0)
     state.check_settings(settings, json.loads(json.dumps(state.described(loop))), path)
     first, pair_inputs = loop.inputs.first()
     loop.inputs.check_all(pair_inputs)

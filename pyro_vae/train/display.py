@@ -1,18 +1,49 @@
-"""The progress bar of a run."""
+"""The progress of a run: a bar, or a function that is called instead."""
 
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from contextvars import ContextVar
 from types import TracebackType
 from typing import Any
 
 from tqdm.auto import tqdm
+
+#: Called with the history's row of each epoch that ends; bars are then not shown.
+_listener: ContextVar[Callable[[dict[str, Any]], None] | None] = ContextVar(
+    "listener", default=None
+)
+_label: ContextVar[str] = ContextVar("label", default="")
+
+
+@contextmanager
+def bars_labelled(text: str) -> Iterator[None]:
+    """Within, the bars of runs begin with a label."""
+    token = _label.set(text)
+    try:
+        yield
+    finally:
+        _label.reset(token)
+
+
+@contextmanager
+def epochs_reported_to(listener: Callable[[dict[str, Any]], None]) -> Iterator[None]:
+    """Within, runs with a visible bar call `listener` after each epoch instead of showing it."""
+    token = _listener.set(listener)
+    try:
+        yield
+    finally:
+        _listener.reset(token)
 
 
 class ProgressBar:
     """A bar that counts epochs and shows the latest epoch's numbers."""
 
     def __init__(self, epochs: int, done: int, visible: bool) -> None:
+        self._listener, self._label = _listener.get() if visible else None, _label.get()
         self._bar = tqdm(
-            total=epochs, initial=done, disable=not visible, unit="epoch", dynamic_ncols=True
-        )
+            desc=self._label or None, total=epochs, initial=done, disable=not visible or self._listener is not None,
+            unit="epoch", dynamic_ncols=True,
+        )  # fmt: skip
 
     def __enter__(self) -> "ProgressBar":
         return self
@@ -27,10 +58,12 @@ class ProgressBar:
 
     def show_status(self, text: str) -> None:
         """Show what is being done, e.g. that a step is compiled."""
-        self._bar.set_description(text)
+        self._bar.set_description(f"{self._label}, {text}" if self._label else text)
 
     def show_epoch(self, row: dict[str, Any]) -> None:
         """Show the numbers of an epoch that has ended: a row of the history."""
+        if self._listener is not None:
+            self._listener(row)
         numbers = {"loss": f"{row['loss']:.2f}"}
         if "elbo" in row:
             numbers["valid ELBO"] = f"{row['elbo']:.2f}"

@@ -2,6 +2,7 @@
 
 import dataclasses
 import json
+import os
 import warnings
 from collections.abc import Callable, Sequence
 from contextlib import nullcontext
@@ -12,7 +13,7 @@ from typing import Any
 import torch
 
 from ..data import Data, as_data
-from ..errors import UserError
+from ..errors import UserError, names
 from ..objectives import ELBO, as_objective
 from ..programs import layout_of
 from ..programs.calling import first_argument
@@ -64,6 +65,7 @@ def fit(
     weight_decay: float = 0.0,
     clip_norm: float | None = None,
     patience: int | None = None,
+    validate_every: int = 1,
     initialize: Callable | None = None,
     observed: Sequence[str] | None = None,
     device: str | torch.device | None = None,
@@ -77,8 +79,8 @@ def fit(
 ) -> Run:
     """Train a pair, this library's or any Pyro pair with one data plate; returns a `Run`.
 
-    After each epoch the ELBO of the validation split is computed, at beta = 1, in eval mode, with
-    noise of a separate seed. At the end the modules hold the weights of the best epoch.
+    After an epoch (see `validate_every`) the ELBO of the validation split is computed, at beta = 1, in
+    eval mode, with noise of a separate seed. At the end the modules hold the weights of the best epoch.
 
     Processes launched by `torchrun`, each with the same call, train one run (see
     `train/distributed.py`). It starts from the weights of rank 0. Every process works on its shard of
@@ -121,6 +123,7 @@ def fit(
         weight_decay: decoupled (AdamW), for every parameter.
         clip_norm: largest norm of the gradient of the mean loss; None does not clip.
         patience: stop after that many epochs without a better validation ELBO.
+        validate_every: epochs from one validation to the next; the last epoch is always validated.
         initialize: a `MixtureInitialization`, or any function of `(model, guide, data, device,
             seed, progress)`, run before the first epoch.
         observed: names of the data that the pair gets. Default: all, of arrays by name; else
@@ -129,14 +132,16 @@ def fit(
         device: `"cuda"`, `"cpu"`, ... Default: a GPU if there is one and the pair runs on it; a
             user-defined program that uses tensors on the CPU is trained there, with one warning.
         compile: record the training step once and replay it, the same numbers up to rounding:
-            `"auto"` (chosen from the run length), `True` (compiled by Inductor, which needs
-            a C++ compiler), `"recorded"` (as it was recorded), `False` (plain Pyro). What cannot be
-            recorded is run plainly, with one warning. A program that depends on Python's state, a
-            counter that will matter after many steps, needs `False`.
+            `"auto"` (chosen from the operations of the loss and the length of the run, see
+            `steps/choice.py`), `True` (compiled by Inductor, which needs a C++ compiler),
+            `"recorded"` (as it was recorded), `False` (plain Pyro). What cannot be recorded is run
+            plainly, with one warning. A program that depends on Python's state, a counter that will
+            matter after many steps, needs `False`.
         precision: of matrix products in training: `"bf16"` inside this library's networks, by
             autocast; `"tf32"` on a GPU; None leaves torch's. Evaluation is not affected.
-        seed: of shuffling, binarization, sampling, an integer >= 0; of a method's initial weights too. A
-            pair's own weights are taken as they are.
+        seed: of shuffling, binarization, sampling, an integer >= 0; of a method's initial weights
+            too. A pair's own weights are taken as they are. The same seed with another backend
+            (`compile`) gives another result: rounding differs, and training amplifies it.
         out: folder for `config.json`, `metrics.jsonl`, `checkpoint.pt`; it holds one run.
             If it is removed, or a write fails, training continues and writes it again later.
         resume: continue from `out`'s checkpoint, with the same settings and data (epochs and
@@ -153,10 +158,15 @@ def fit(
     training_objective = ELBO() if objective is None else as_objective(objective)
     settings = checked_settings(
         epochs=epochs, lr=lr, schedule=schedule, batch_size=batch_size, weight_decay=weight_decay,
-        clip_norm=clip_norm, patience=patience, precision=precision, seed=seed,
+        clip_norm=clip_norm, patience=patience, validate_every=validate_every, precision=precision,
+        seed=seed,
     )  # fmt: skip
     settings["initialize"] = _described(initialize)
     _check_json(config)
+    if observed is not None:
+        names(observed=observed)
+    if out is not None and not isinstance(out, (str, os.PathLike)):
+        raise UserError(f"out must be the path of a folder, not {out!r}")
     if resume and out is None:
         raise UserError("resume needs out=, the folder of the run to resume")
     any_device, device = device is None, choose_device(device)
@@ -249,6 +259,8 @@ def _described(initialize: object) -> str | None:
 
 
 def _check_json(config: object) -> None:
+    if config is not None and not isinstance(config, dict):
+        raise UserError(f"config must be a dict, not {config!r}")
     try:
         json.dumps(config, allow_nan=False)
     except (TypeError, ValueError) as e:

@@ -134,6 +134,7 @@ class RunFolder:
         metrics = self.path / "metrics.jsonl"
         with self._one_line():
             trained = metrics.is_file() and metrics.stat().st_size > 0
+            trained = trained or (self.path / "restarts").is_dir()  # of a method
             if trained or self.checkpoint.is_file():
                 raise UserError(f"{self.path} already contains a run; {hint}")
 

@@ -1,6 +1,5 @@
 """Initializations: by a mixture fitted to encodings, by data, by parts that are trained first."""
 
-import copy
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
@@ -8,11 +7,10 @@ import numpy as np
 import pyro
 import torch
 from pyro import poutine
-from tqdm.auto import tqdm
 
 from ..data import Data
 from ..errors import UserError, check_int_at_least, check_positive
-from ..evaluate import elbo_terms, encode
+from ..evaluate import encode
 from ..guides import Guide
 from ..models import CVAE, VAE, Model, StandardNormalPrior, VampPrior, prior_of
 from ..models.priors import fit_components
@@ -21,6 +19,10 @@ from ..programs.calling import as_keyword_program
 from ..programs.contexts import eval_mode, seeded
 from ..programs.interfaces import GuideInterface, conditional_of, interface_of
 from ..programs.modules import device_of
+from . import distributed
+from .display import bars_labelled
+from .interrupt import interrupt_event
+from .settings import MAX_SEED
 
 if TYPE_CHECKING:
     from .fit import Run
@@ -67,9 +69,8 @@ class MixtureInitialization(Initialization):
        not means (`draws=0`): what the prior must cover is the aggregate posterior.
     3. Its means and covariances become p(z | y)'s (where z has further parents, as the GMVAE's w,
        their influence starts small), its weights the learned p(y)'s, if it is learned.
-    4. All that is done `restarts` times, from other weights; kept is the one with the best bound
-       :math:`E_q[\log p(x|z) + \log p(z) - \log q(z|x)]` on the validation split, p(z) being the
-       mixture (on the training split where there is none).
+
+    Runs from different seeds still differ: `restarts` of a method trains several and keeps the best.
 
     Example:
         >>> import torch, pyro_vae as pv
@@ -82,8 +83,9 @@ class MixtureInitialization(Initialization):
     Args:
         epochs, lr, batch_size, schedule: of the plain VAE's training.
         weight_decay: decoupled, of the plain VAE's training (AdamW).
+        validate_every: epochs between validations of the plain VAE, whose best weights are kept.
         compile: of the plain VAE's training, as in `fit`.
-        restarts, draws, fits: see above.
+        draws, fits: see above.
         reg_covar: added to the fitted covariances' diagonal.
     """
 
@@ -91,15 +93,15 @@ class MixtureInitialization(Initialization):
     lr: float = 1e-3
     batch_size: int = 128
     schedule: str = "cosine"
-    restarts: int = 1
     fits: int = 5
     draws: int = 4
     reg_covar: float = 0.05
     weight_decay: float = 0.0
+    validate_every: int = 1
     compile: bool | str = "auto"
 
     def __post_init__(self) -> None:
-        for name in ("epochs", "batch_size", "restarts", "fits"):
+        for name in ("epochs", "batch_size", "fits", "validate_every"):
             check_int_at_least(1, **{name: getattr(self, name)})
         check_int_at_least(0, draws=self.draws)
         check_positive(lr=self.lr)
@@ -113,30 +115,12 @@ class MixtureInitialization(Initialization):
         device: torch.device,
         seed: int = 0,
         progress: bool = True,
-    ) -> list[float]:
-        """Initialize the pair in place; returns the restarts' bounds."""
+    ) -> None:
+        """Initialize the pair in place."""
         _check(model, guide, data)
-        best: list[dict[str, torch.Tensor]] = []
-        bounds: list[float] = []
-        bar = tqdm(range(self.restarts), "mixture start", disable=not progress, leave=False)
-        for restart in bar:
-            if restart:
-                with seeded(seed * 1009 + restart, device):
-                    for part in (*model.modules(), *guide.modules()):
-                        if hasattr(part, "reset_parameters"):
-                            part.reset_parameters()
-            self._start(model, guide, data, device, seed * 1009 + restart)
-            bounds.append(self._bound(model, guide, data))
-            bar.set_postfix(bound=f"{bounds[-1]:.2f}")
-            if bounds[-1] == max(bounds):
-                best = [copy.deepcopy(m.state_dict()) for m in (model, guide)]
-        for module, state in zip((model, guide), best, strict=True):
-            module.load_state_dict(state)
-        return bounds
-
-    def _start(self, model: Any, guide: Any, data: Any, device: torch.device, seed: int) -> None:
+        seed = seed * 1009 % MAX_SEED  # another stream than the run's
         vae, encoder = plain_vae(model, guide)
-        _train_first(self, vae, encoder, data, device, seed)
+        _train_first(self, vae, encoder, data, device, seed, progress)
         codes = self._codes(vae, encoder, data, seed)
         fit_components(model, codes, self.fits, self.reg_covar, seed % 2**32, max_iter=300)
 
@@ -154,11 +138,6 @@ class MixtureInitialization(Initialization):
                 for part in x[keep].split(5000)
             ]
         return torch.cat([d.flatten(0, 1) for d in draws]).double().cpu().numpy()
-
-    def _bound(self, model: Any, guide: Any, data: Any) -> float:
-        split = "train" if data.valid is None else "valid"
-        terms = elbo_terms(model, guide, data.observed_split(split).x, num_samples=10)
-        return float(sum(terms[site].mean() for site in ("x", "z", "y")))
 
 
 def _check(model: Any, guide: Any, data: Any) -> None:
@@ -203,8 +182,14 @@ def _train_first(
     from .fit import fit
 
     settings = {name: getattr(options, name) for name in TRAINING_OPTIONS}
-    run = fit(model, guide, data, **settings, device=device, seed=seed, progress=progress)
-    if run.interrupted:
+    settings["validate_every"] = getattr(options, "validate_every", 1)
+    # the event is set also if the interruption comes after the last step
+    with (
+        bars_labelled("initialization"),
+        interrupt_event(twice=distributed.size() == 1) as stop,
+    ):
+        run = fit(model, guide, data, **settings, device=device, seed=seed, progress=progress)
+    if run.interrupted or stop.is_set():
         raise KeyboardInterrupt
     return run
 

@@ -5,6 +5,9 @@ import threading
 from collections.abc import Iterator
 from contextlib import contextmanager
 from types import FrameType
+from typing import Any
+
+_active: list[tuple[threading.Event, Any]] = []  # events and the handlers before, innermost last
 
 
 @contextmanager
@@ -13,19 +16,22 @@ def interrupt_event(twice: bool = True) -> Iterator[threading.Event]:
 
     `twice` is False under torchrun, which forwards a signal that its processes may have received.
     """
-    stop = threading.Event()
+    stop = threading.Event()  # an enclosing one is set with it: a run in a run ends both
     if threading.current_thread() is not threading.main_thread():
         yield stop
         return
     before = signal.getsignal(signal.SIGINT)
 
     def handler(number: int, frame: FrameType | None) -> None:
-        stop.set()
+        for event, _ in _active:
+            event.set()
         if twice:
-            signal.signal(signal.SIGINT, before)
+            signal.signal(signal.SIGINT, _active[0][1])
 
     signal.signal(signal.SIGINT, handler)
+    _active.append((stop, before))
     try:
         yield stop
     finally:
+        _active.pop()
         signal.signal(signal.SIGINT, before)

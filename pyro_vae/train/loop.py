@@ -154,7 +154,7 @@ class Loop:
         row["data_per_second"] = round(at.seen / max(at.seconds, 1e-9))
         # running statistics differ between processes, and other machines may round otherwise
         broadcast_weights(self.model, self.guide, self.stepper.free)
-        if self.validation.enabled:
+        if self._validates(at.epoch + 1):
             row["elbo"] = self.validation.elbo()
             if not math.isfinite(row["elbo"]):
                 self._fail("the validation ELBO is not finite", self.inputs.valid())
@@ -163,13 +163,18 @@ class Loop:
         at.next_epoch()
         self.saving.write_metrics(self.history)
 
+    def _validates(self, epoch: int) -> bool:
+        """Whether the validation split is evaluated after an epoch."""
+        due = epoch % self.settings["validate_every"] == 0 or epoch == self.epochs
+        return self.validation.enabled and due
+
     # ---------------------------------------------------------------- save and restore
 
     def save(self, final: bool = False) -> None:
         """Check the weights, keep a copy of them, and write the checkpoint."""
         if self.trainer.last is not None:
             # no later step has checked what the latest one left; validation, after an epoch, has
-            validated = self.validation.enabled and self.at.batch == 0
+            validated = self._validates(self.at.epoch) and self.at.batch == 0
             finite = self.stepper.is_finite(None if validated else self.trainer.last_batch)
             if not all(distributed.gathered(finite)):
                 self._fail("the loss is not finite", self.trainer.last_batch, after=True)

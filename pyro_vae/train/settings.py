@@ -21,6 +21,7 @@ SETTINGS = (
     "weight_decay",
     "clip_norm",
     "patience",
+    "validate_every",
     "precision",
     "seed",
 )
@@ -36,14 +37,14 @@ def checked_settings(**settings: Any) -> dict[str, Any]:
         UserError: a setting that is missing, of another type or out of range.
     """
     present = {name: value for name, value in settings.items() if value is not None}
-    for name in ("epochs", "lr", "batch_size", "weight_decay"):
+    for name in ("epochs", "lr", "batch_size", "weight_decay", "validate_every"):
         if name not in present:
             raise UserError(f"{name} must be a number, not None")
     if settings["schedule"] not in SCHEDULES:
         raise unknown_name_error("schedule", settings["schedule"], SCHEDULES)
     if settings["precision"] not in PRECISIONS:
         raise unknown_name_error("precision", settings["precision"], [p for p in PRECISIONS if p])
-    whole = ("epochs", "batch_size", "patience")
+    whole = ("epochs", "batch_size", "patience", "validate_every")
     check_int_at_least(1, **{n: present[n] for n in whole if n in present})
     check_positive(**{n: present[n] for n in ("lr", "clip_norm") if n in present})
     check_positive(or_zero=True, weight_decay=present["weight_decay"])

@@ -12,9 +12,6 @@ with the plain objective on fresh data and noise. A step that cannot be recorded
 with one warning.
 """
 
-import importlib.util
-import os
-import shutil
 import time
 import warnings
 from collections.abc import Callable, Iterable, Iterator, MutableMapping, Sequence
@@ -30,20 +27,18 @@ from pyro.poutine.messenger import Messenger
 from ..._pyro_internals import stored_parameters, sync_free_pyro
 from ..._torch_internals import (
     TorchDispatchMode,
-    compile_graph,
     leaf_of,
     record,
     tensor_slots,
     written_arguments,
 )
-from ...errors import unknown_name_error
 from ...objectives import Objective, as_objective
 from ...programs.calling import as_keyword_program
 from ...programs.contexts import fork_rng, seeded
 from ...programs.modules import find_modules
 from ...programs.sites import Site
+from .compilation import compiled
 
-BACKENDS = ("plain", "recorded", "inductor")
 MAX_RECORDINGS = 16  # of one step: if every batch has another shape, recording does not pay
 
 Batch = dict[str, torch.Tensor]
@@ -51,51 +46,6 @@ Pair = Sequence[Callable[..., Any]]  # model and guide
 ScheduleValues = dict[str | None, torch.Tensor]  # in place of `Objective.schedule_values()`
 #: Of one step: loss, a draw after it, gradients and buffers.
 StepResult = tuple[torch.Tensor, torch.Tensor, Sequence[torch.Tensor], Sequence[torch.Tensor]]
-
-
-def choose_backend(compile: bool | str, steps: int, flops: float, cuda: bool = False) -> str:
-    """`plain`, `recorded` or `inductor`, for `fit`'s argument `compile` and the length of its run.
-
-    `"auto"` compares the time that a run saves with the time of the recording. It uses rules of
-    thumb for one core and no clock: the same run on the same machine always has the same backend.
-    A recording takes half a second, and saves one millisecond per step. Compiling takes 15 s; it
-    saves another half millisecond, and a tenth of the step's arithmetic. A run records, or compiles,
-    if it saves twice the cost; it compiles only where there is a compiler.
-
-    Args:
-        compile: `"auto"`, `True` (compiled), `False` (plain), or the name of a backend.
-        steps: number of steps in the run.
-        flops: floating-point operations per step.
-        cuda: whether the run is on a GPU.
-
-    Raises:
-        UserError: an unknown name.
-
-    Example:
-        >>> from pyro_vae.train.steps.recorded import choose_backend
-        >>> choose_backend("auto", steps=50, flops=1e8)
-        'plain'
-        >>> choose_backend("auto", steps=2400, flops=1e8)
-        'recorded'
-    """
-    if compile in (True, False):
-        return "inductor" if compile else "plain"
-    if compile in BACKENDS:
-        return str(compile)
-    if compile != "auto":
-        raise unknown_name_error("compile", compile, ("auto", "True", "False", *BACKENDS))
-    seconds = flops / (1e13 if cuda else 5e10)
-    if steps * (5e-4 + 0.1 * seconds) > 2 * 15 and has_compiler(cuda):
-        return "inductor"
-    return "recorded" if steps * 1e-3 > 2 * 0.5 else "plain"
-
-
-def has_compiler(cuda: bool = False) -> bool:
-    """Whether Inductor has what it needs: a C++ compiler; on a GPU, Triton and a C compiler."""
-    if cuda and importlib.util.find_spec("triton") is None:
-        return False
-    names = ("CC", "gcc", "clang") if cuda else ("CXX", "g++", "clang++")
-    return any(shutil.which(os.environ.get(name, name)) for name in names)
 
 
 class PlainStep:
@@ -331,8 +281,8 @@ class Recording:
         if not before.unchanged():
             before.restore()
             raise RuntimeError("the program replaces a parameter or buffer of its own modules")
-        self.call: Callable[..., Any]
-        self.call, self.reads = _lift_attributes_to_inputs(program)
+        self._graph, self.reads = _lift_attributes_to_inputs(program)
+        self.call: Callable[..., Any] = self._graph
         ids = {id(t) for t in reverted.written()}
         self.written = [t for t in self.reads if id(t) in ids]
         self.slots = _ParameterSlots(modules, stored_parameters())
@@ -353,7 +303,7 @@ class Recording:
     def compile(self, batch: Batch, schedule_values: ScheduleValues) -> None:
         """Replace the replay by Inductor's code for it, which draws the same noise."""
         inputs = [*self.reads, *batch.values(), *schedule_values.values()]
-        self.call = compile_graph(self.call, inputs)
+        self.call = compiled(self._graph, inputs)
 
     @contextmanager
     def kept_state(self) -> Iterator[None]:

@@ -17,8 +17,9 @@ from ...programs.calling import as_keyword_program
 from ...programs.contexts import fork_rng
 from ...programs.modules import find_modules
 from .. import distributed
+from .choice import choose_backend, measure_work
 from .cuda_graph import GraphedStep, can_graph
-from .recorded import Batch, PlainStep, RecordedStep, choose_backend, leaf_parameters
+from .recorded import Batch, PlainStep, RecordedStep, leaf_parameters
 
 
 class Stepper:
@@ -74,7 +75,7 @@ class Stepper:
         self.parameters = [*(p for p in owned if p.requires_grad), *self.free]
         if not self.parameters:
             raise UserError("the pair has no parameters to train: requires_grad is off everywhere")
-        backend = settings["compile"] = self._backend(compile, steps, rows)
+        backend = settings["compile"] = self._backend(compile, steps, first)
         recorded = None if backend == "plain" else RecordedStep(objective, pair, backend, rows)
         self.step = PlainStep(objective, pair) if recorded is None else recorded
         # one graph is the whole step; it cannot contain the exchange of gradients between processes
@@ -184,10 +185,15 @@ class Stepper:
         ids = {id(p) for p in owned}
         return [p for p in leaves if id(p) not in ids]
 
-    def _backend(self, compile: bool | str, steps: int, rows: int) -> str:
-        flops = 6 * rows * sum(p.numel() for p in self.parameters)
+    def _backend(self, compile: bool | str, steps: int, batch: Batch) -> str:
+        work = None
+        if compile == "auto":
+            model, guide = self.programs
+            loss_of = partial(self.objective.differentiable_loss, model, guide, **batch)
+            with self._preliminary(batch), pyro.validation_enabled(False):
+                work = measure_work(loss_of)
         cuda = self.device.type == "cuda"
-        return distributed.on_rank_zero(lambda: choose_backend(compile, steps, flops, cuda))
+        return distributed.on_rank_zero(lambda: choose_backend(compile, steps, work, cuda))
 
     @contextmanager
     def _preliminary(self, batch: Batch) -> Iterator[None]:

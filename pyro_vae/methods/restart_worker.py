@@ -1,0 +1,119 @@
+"""A process that trains restarts: `python -m pyro_vae.methods.restart_worker`; see `restart_pool`."""
+
+import _thread
+import json
+import os
+import pickle
+import queue
+import sys
+import threading
+import traceback
+import warnings
+from collections.abc import Callable
+from dataclasses import asdict
+from functools import partial
+from pathlib import Path
+from typing import Any, BinaryIO
+
+import torch
+
+from ..errors import UserError
+from ..train.display import epochs_reported_to
+from .restart_pool import Event, Job, read_job
+from .restarts import train_restart
+
+Send = Callable[[Event], None]
+
+
+def main() -> int:
+    """Read a job and the indices of restarts from the input; report events on the output."""
+    send = _take_output()
+    warnings.showwarning = lambda message, *_: send({"kind": "warning", "text": str(message)})
+    try:
+        job = read_job(sys.stdin.buffer)
+        method = pickle.loads(job["method"])
+    except Exception as e:
+        reason = f"{type(e).__name__}: {e}"
+        send({"kind": "error", "text": f"a process cannot load the data ({reason}): use workers=1"})
+        return 0
+    _use_modes(job)
+    indices = _Indices(sys.stdin.buffer)
+    send({"kind": "ready"})
+    try:
+        while (index := indices.get()) is not None:
+            event = _train(method, job, index, send)
+            indices.busy = False
+            send(event)
+    except KeyboardInterrupt:  # the input ended outside of a training step
+        send({"kind": "interrupted"})
+    return 0
+
+
+def _train(method: Any, job: Job, index: int, send: Send) -> Event:
+    """Train one restart; returns the event that says how it ended."""
+    report = partial(_report_epoch, send, index)
+    try:
+        with epochs_reported_to(report):
+            result = train_restart(
+                method.with_seed(job["seeds"][index]), Path(job["folders"][index]), "cpu",
+                job["progress"],
+            )  # fmt: skip
+    except UserError as e:
+        return {"kind": "error", "text": f"restart {index}: {e}"}
+    except Exception:
+        return {"kind": "failure", "text": traceback.format_exc()}
+    if result is None:
+        return {"kind": "interrupted"}
+    return {"kind": "finished", "index": index, "result": asdict(result)}
+
+
+def _report_epoch(send: Send, index: int, row: dict[str, Any]) -> None:
+    send({"kind": "epoch", "index": index, "row": row})
+
+
+def _take_output() -> Send:
+    """Keep standard output for events; what else is printed goes to standard error."""
+    events = os.fdopen(os.dup(1), "w", encoding="utf-8")
+    os.dup2(2, 1)
+    lock = threading.Lock()
+
+    def send(event: Event) -> None:
+        with lock:
+            events.write(json.dumps(event) + "\n")
+            events.flush()
+
+    return send
+
+
+def _use_modes(job: Job) -> None:
+    """Compute as the process that started this one: the same threads, types and algorithms."""
+    torch.set_num_threads(job["threads"])
+    torch.set_default_dtype(job["dtype"])
+    torch.set_float32_matmul_precision(job["matmul_precision"])
+    torch.use_deterministic_algorithms(job["deterministic"])
+
+
+class _Indices:
+    """The restarts to train, as a thread reads them; the end of the input interrupts training."""
+
+    def __init__(self, stream: BinaryIO) -> None:
+        self.busy = False
+        self._queue: queue.Queue[int | None] = queue.Queue()
+        threading.Thread(target=self._read, args=(stream,), daemon=True).start()
+
+    def get(self) -> int | None:
+        """The next index; None at the end of the input."""
+        index = self._queue.get()
+        self.busy = index is not None
+        return index
+
+    def _read(self, stream: BinaryIO) -> None:
+        for line in stream:
+            self._queue.put(int(line))
+        self._queue.put(None)
+        if self.busy:
+            _thread.interrupt_main()  # as Ctrl-C: training stops between two steps, and is saved
+
+
+if __name__ == "__main__":
+    sys.exit(main())

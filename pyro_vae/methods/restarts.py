@@ -1,0 +1,335 @@
+"""Restarts: whole runs from several seeds, of which one is chosen without labels.
+
+A restart is a run of the same method with a separate seed: weights, initialization and training. It
+has the folder `restarts/INDEX` in the run folder. The restart with the largest importance-weighted
+log-likelihood of the validation split becomes the run. The agreement of the restarts' clusterings is
+the stability of the clustering. No label is used.
+"""
+
+import itertools
+import json
+import math
+import shutil
+import statistics
+import tempfile
+import warnings
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from dataclasses import asdict, dataclass
+from functools import partial
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import torch
+
+from .. import evaluate
+from ..errors import UserError
+from ..evaluate.inputs import split_inputs
+from ..programs.calling import accepts_argument
+from ..programs.inspection import is_per_datum
+from ..train import checkpoint, distributed, load_weights
+from ..train.display import epochs_reported_to
+from ..train.folder import RunFolder
+from ..train.weights import broadcast_weights
+from .advice import Advice, check_data, check_use
+from .files import as_json, to_yaml
+from .restart_bar import RestartBar
+from .restart_pool import Interrupted, Job, num_processes, pickled, train_in_processes
+from .run import CONFIG, RECORD, RESTARTS, Run, best_epoch, read_history
+from .seeds import restart_seeds
+
+if TYPE_CHECKING:
+    from .configured import Method
+
+RESULT = "restart.json"
+NUM_SAMPLES = 100  # importance samples per data point of the validation split
+MAX_SCORED, MAX_CLUSTERED = 2000, 5000  # data points of the criterion and of the stability
+
+
+@dataclass(frozen=True)
+class Restart:
+    """What is known of a restart that has finished.
+
+    Args:
+        seed: of the run.
+        epochs: that it was to train.
+        score: by which it is chosen, nats per data point.
+        criterion: what the score is.
+        clusters: the component of each training data point, of the first 5,000; None for a model
+            without a discrete latent.
+    """
+
+    seed: int
+    epochs: int
+    score: float
+    criterion: str
+    clusters: list[int] | None
+
+
+def fit_restarts(
+    method: "Method",
+    out: Path | None,
+    resume: bool,
+    device: torch.device,
+    progress: bool,
+    workers: int | None,
+) -> Run:
+    """Train all restarts of a method; the chosen one is the run that is returned.
+
+    Args:
+        method: with two restarts or more.
+        out: run folder.
+        resume: continue the restarts in `out`; those that have finished are kept.
+        device: where to train.
+        progress: show a progress bar.
+        workers: processes. Default: chosen from the idle cores and the length of the run.
+
+    Raises:
+        UserError: a restart failed; the others' folders are kept if they have trained.
+    """
+    check_data(method.model, method.data)
+    with _root(method, out, resume) as root:
+        seeds = restart_seeds(method.config["seed"], method.config["restarts"])
+        folders = [root / RESTARTS / str(n) for n in range(len(seeds))]
+        results = distributed.on_rank_zero(lambda: _finished(folders, method))
+        pending = [n for n in range(len(seeds)) if n not in results]
+        visible = progress and distributed.rank() == 0
+        interrupted = False
+        with RestartBar(method.config, len(seeds), len(results), visible) as bar:
+
+            def finish(index: int, result: dict[str, Any]) -> None:
+                results[index] = Restart(**result)
+                bar.finish(index)
+
+            try:
+                _train(method, pending, seeds, folders, device, workers, bar, finish)
+            except Interrupted:
+                interrupted = True
+        return _chosen_run(method, out, folders, results, device, interrupted)
+
+
+def _train(
+    method: "Method",
+    pending: Sequence[int],
+    seeds: list[int],
+    folders: Sequence[Path],
+    device: torch.device,
+    workers: int | None,
+    bar: RestartBar,
+    finish: Callable[[int, dict[str, Any]], None],
+) -> None:
+    """Train restarts, in processes if that is faster and possible, else in sequence.
+
+    Raises:
+        Interrupted: Ctrl-C.
+    """
+    count = num_processes(method, len(pending), device, workers)
+    payload = pickled(method.with_seed(seeds[0])) if count > 1 else None
+    if payload is not None:
+        job: Job = {
+            "method": payload,
+            "seeds": seeds,
+            "folders": [str(folder.absolute()) for folder in folders],
+            "progress": bar.visible,
+            "threads": torch.get_num_threads(),
+            "dtype": torch.get_default_dtype(),
+            "matmul_precision": torch.get_float32_matmul_precision(),
+            "deterministic": torch.are_deterministic_algorithms_enabled(),
+        }
+        train_in_processes(job, pending, count, bar, finish)
+        return
+    for n in pending:
+        try:
+            with epochs_reported_to(partial(bar.show_epoch, n)):
+                result = train_restart(
+                    method.with_seed(seeds[n]), folders[n], str(device), bar.visible
+                )
+        except KeyboardInterrupt:  # during an initialization
+            result = None
+        if result is None:
+            raise Interrupted
+        finish(n, asdict(result))
+
+
+def train_restart(
+    method: "Method", folder: Path, device: str, progress: bool = False
+) -> Restart | None:
+    """Train one restart in its folder, or continue it, and evaluate it; None if interrupted.
+
+    Args:
+        method: with the restart's seed, and without further restarts.
+        folder: of the restart.
+        device: cpu, cuda, ...
+        progress: report epochs.
+    """
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore", Advice)  # only the restart that is chosen matters
+        run = method.fit(folder, (folder / CONFIG).exists(), device, progress)
+    if run.interrupted:
+        return None
+    with method.threads():
+        result = distributed.on_rank_zero(lambda: _evaluated(run))
+    distributed.on_rank_zero(lambda: checkpoint.write_json(folder / RESULT, asdict(result)))
+    return result
+
+
+def _evaluated(run: Run) -> Restart:
+    """The score and the clustering of a run."""
+    model, guide, data, config = run.model, run.guide, run.data, run.config
+    assert data is not None and config is not None
+    split = "train" if data.valid is None or is_per_datum(guide) else "valid"
+    inputs: dict[str, Any] = _rows(split_inputs(model, guide, data, split), MAX_SCORED)
+    if evaluate.has_proper_likelihood(model, guide, **inputs):
+        criterion = f"importance-weighted log-likelihood, {split} split, {NUM_SAMPLES} samples"
+        bound = evaluate.log_likelihood(model, guide, num_samples=NUM_SAMPLES, **inputs)
+    else:
+        criterion = f"ELBO, {split} split, {NUM_SAMPLES} samples"
+        bound = evaluate.elbo(model, guide, num_samples=NUM_SAMPLES, **inputs)
+    clusters = None
+    observed: dict[str, Any] = _rows(split_inputs(model, guide, data, "train"), MAX_CLUSTERED)
+    if accepts_argument(model, "y") and "y" not in observed:
+        clusters = evaluate.responsibilities(model, guide, **observed).argmax(-1).tolist()
+    return Restart(config["seed"], config["epochs"], float(bound.mean()), criterion, clusters)
+
+
+def _rows(inputs: Mapping[str, torch.Tensor], count: int) -> dict[str, torch.Tensor]:
+    return {name: value[:count] for name, value in inputs.items()}
+
+
+def stability(clusterings: Sequence[Sequence[int]]) -> float:
+    """The mean adjusted Rand index of all pairs of clusterings: 1 if they agree, 0 if by chance.
+
+    Example:
+        >>> from pyro_vae.methods.restarts import stability
+        >>> stability([[0, 0, 1, 1], [1, 1, 0, 0]])
+        1.0
+
+    Args:
+        clusterings: of the same data; two or more.
+    """
+    from sklearn.metrics import adjusted_rand_score
+
+    pairs = itertools.combinations(clusterings, 2)
+    return float(statistics.fmean(adjusted_rand_score(a, b) for a, b in pairs))
+
+
+# ---------------------------------------------------------------------- the choice
+
+
+def _chosen_run(
+    method: "Method",
+    out: Path | None,
+    folders: Sequence[Path],
+    results: Mapping[int, Restart],
+    device: torch.device,
+    interrupted: bool,
+) -> Run:
+    """The run of the best restart; of an interrupted run, the best of those that have finished."""
+    model, guide = method.new_pair()
+    for module in (model, guide):
+        module.to(device)
+    if not results:
+        return Run(model, guide, [], None, out, interrupted, method.data, method.config)
+    summary = _summary(results)
+    chosen = folders[summary["chosen"]]
+    history = distributed.on_rank_zero(lambda: read_history(chosen))
+    distributed.on_rank_zero(lambda: load_weights(model, guide, chosen / "checkpoint.pt"))
+    broadcast_weights(model, guide, ())
+    for module in (model, guide):
+        module.eval()
+    if not interrupted:
+        if out is not None:
+            distributed.on_rank_zero(lambda: _copy_files(method, chosen, out, summary))
+        if distributed.size() == 1:
+            check_use(model, guide, method.data)
+    return Run(
+        model, guide, history, best_epoch(history), out, interrupted, method.data, method.config,
+        summary,
+    )  # fmt: skip
+
+
+def _summary(results: Mapping[int, Restart]) -> dict[str, Any]:
+    """What a run records of its restarts, by index."""
+    numbers = sorted(results)
+    scores = [results[n].score for n in numbers]
+    finite = [s if math.isfinite(s) else -math.inf for s in scores]
+    clusterings = [c for n in numbers if (c := results[n].clusters) is not None]
+    return {
+        "criterion": results[numbers[0]].criterion,
+        "seeds": [results[n].seed for n in numbers],
+        "scores": scores,
+        "chosen": numbers[finite.index(max(finite))],
+        "stability": stability(clusterings) if len(clusterings) > 1 else None,
+    }
+
+
+def _copy_files(method: "Method", chosen: Path, out: Path, summary: dict[str, Any]) -> None:
+    """Make the files of the chosen restart those of the run; the checkpoint is written last."""
+    record = {**checkpoint.read_json(chosen / RECORD), "config": as_json(method.config)}
+    record["restarts"] = summary
+    state = {**checkpoint.load(chosen / "checkpoint.pt"), "config": json.dumps(record)}
+    try:
+        shutil.copy(chosen / "metrics.jsonl", out / "metrics.jsonl")
+        checkpoint.write_json(out / RECORD, record)
+        checkpoint.save(out / "checkpoint.pt", state)
+    except OSError as e:
+        raise UserError(
+            f"cannot write to {out}: {e.strerror}; the restarts are kept in {out / RESTARTS}: use "
+            "--resume to choose again"
+        ) from None
+
+
+# ---------------------------------------------------------------------- the folder
+
+
+@contextmanager
+def _root(method: "Method", out: Path | None, resume: bool) -> Iterator[Path]:
+    """The folder of all restarts: the run folder, locked, or a temporary one.
+
+    A run that fails before any restart has trained leaves no files.
+    """
+    if out is None:
+        path = distributed.on_rank_zero(lambda: tempfile.mkdtemp(prefix="pyro_vae"))
+        try:
+            yield Path(path)
+        finally:
+            distributed.on_rank_zero(lambda: shutil.rmtree(path, ignore_errors=True))
+        return
+    with RunFolder(out) as folder:
+        distributed.on_rank_zero(lambda: _begin(method, folder, resume))
+        try:
+            yield out
+        except Exception:
+            distributed.on_rank_zero(lambda: _discard_untrained(out))
+            raise
+
+
+def _begin(method: "Method", folder: RunFolder, resume: bool) -> None:
+    folder.claim()
+    if not resume:
+        folder.check_free()
+    elif folder.checkpoint.exists() and not (folder.path / RESTARTS).is_dir():
+        raise UserError(f"{folder.path} has finished, and its restarts were removed")
+    text = to_yaml(method.config)
+    (folder.path / RESTARTS).mkdir(exist_ok=True)
+    checkpoint.write_atomically(folder.path / CONFIG, lambda p: p.write_text(text))
+
+
+def _discard_untrained(out: Path) -> None:
+    trained = any((out / RESTARTS).glob("*/checkpoint.pt"))
+    if not trained and not (out / "checkpoint.pt").exists():
+        shutil.rmtree(out / RESTARTS, ignore_errors=True)
+        (out / CONFIG).unlink(missing_ok=True)
+
+
+def _finished(folders: Sequence[Path], method: "Method") -> dict[int, Restart]:
+    """`{index: result}` of the restarts that have trained all of their epochs."""
+    results = {}
+    for n, folder in enumerate(folders):
+        try:
+            result = Restart(**json.loads((folder / RESULT).read_text()))
+        except (OSError, ValueError, TypeError):  # not finished, or not written whole
+            continue
+        if result.epochs == method.config["epochs"] and (folder / "checkpoint.pt").exists():
+            results[n] = result
+    return results

@@ -1,0 +1,115 @@
+"""How a run computes its steps: plainly, recorded, or compiled."""
+
+import importlib.util
+import os
+import shutil
+from collections.abc import Callable
+from typing import Any, NamedTuple
+
+import torch
+
+from ..._torch_internals import TorchDispatchMode
+from ...errors import unknown_name_error
+
+BACKENDS = ("plain", "recorded", "inductor")
+# What a step saves, fitted to `benchmarks/results/backends.json` (one CPU core): 1.8 to 7 ms by
+# recording and 1.4 to 19 ms more by compiling, within a factor of three.
+RECORD_MS, RECORD_MS_PER_OPERATION = 0.8, 1e-3
+COMPILE_MS_PER_OPERATION = 0.8e-3
+COMPILE_MS_PER_MILLION = 0.2  # per million numbers that the operations of the loss return
+CUDA_MS_PER_OPERATION = 0.5e-3  # on a GPU: there the launches of kernels dominate
+RECORD_SECONDS = 0.6
+#: With the code in Inductor's cache on disk. The first time on a machine it takes 10 to 30 s.
+COMPILE_SECONDS = 3.0
+
+
+class Work(NamedTuple):
+    """The size of a loss.
+
+    Args:
+        operations: number of tensor operations.
+        numbers: how many numbers they return.
+    """
+
+    operations: int
+    numbers: int
+
+
+def choose_backend(
+    compile: bool | str, steps: int, work: Work | None = None, cuda: bool = False
+) -> str:
+    """`plain`, `recorded` or `inductor`, for `fit`'s argument `compile` and the length of its run.
+
+    `"auto"` compares the time that a run saves with the time that a recording (0.6 s) and its
+    compilation (3 s, if torch has the code in its cache on disk) take. What a step saves is estimated
+    from the operations of its loss, and not by a clock: the same run always has the same backend. A
+    run is compiled only where there is a compiler. A checkpoint records the backend, and a resumed run
+    keeps it.
+
+    Args:
+        compile: `"auto"`, `True` (compiled), `False` (plain), or the name of a backend.
+        steps: number of steps in the run.
+        work: the size of the loss; needed for `"auto"`.
+        cuda: whether the run is on a GPU.
+
+    Raises:
+        UserError: an unknown name.
+
+    Example:
+        >>> from pyro_vae.train.steps.choice import Work, choose_backend
+        >>> [choose_backend("auto", steps, Work(1000, 2_000_000)) for steps in (100, 1000, 10_000)]
+        ['plain', 'recorded', 'inductor']
+    """
+    if compile in (True, False):
+        return "inductor" if compile else "plain"
+    if compile in BACKENDS:
+        return str(compile)
+    if compile != "auto":
+        raise unknown_name_error("compile", compile, ("auto", "True", "False", *BACKENDS))
+    if work is None:
+        raise ValueError("compile='auto' needs the size of the loss")
+    record = RECORD_MS + RECORD_MS_PER_OPERATION * work.operations
+    more = COMPILE_MS_PER_OPERATION * work.operations + COMPILE_MS_PER_MILLION * work.numbers / 1e6
+    if cuda:
+        more = CUDA_MS_PER_OPERATION * work.operations
+    saved = {"plain": 0.0, "recorded": 1e-3 * steps * record - RECORD_SECONDS}
+    if has_compiler(cuda):
+        saved["inductor"] = saved["recorded"] + 1e-3 * steps * more - COMPILE_SECONDS
+    return max(saved, key=saved.__getitem__)
+
+
+def measure_work(loss_of: Callable[[], object]) -> Work:
+    """The size of a loss, by running it once.
+
+    Example:
+        >>> import torch
+        >>> from pyro_vae.train.steps.choice import measure_work
+        >>> measure_work(lambda: (torch.zeros(2, 3) + 1).sum())
+        Work(operations=3, numbers=13)
+    """
+    with _Counter() as counter:
+        loss_of()
+    return Work(counter.operations, counter.numbers)
+
+
+class _Counter(TorchDispatchMode):
+    """Counts the operations that run within, and the numbers that they return."""
+
+    operations = numbers = 0
+
+    def __torch_dispatch__(
+        self, func: Any, types: Any, args: tuple = (), kwargs: dict[str, Any] | None = None
+    ) -> Any:
+        result = func(*args, **(kwargs or {}))
+        self.operations += 1
+        parts = result if isinstance(result, (tuple, list)) else [result]
+        self.numbers += sum(t.numel() for t in parts if isinstance(t, torch.Tensor))
+        return result
+
+
+def has_compiler(cuda: bool = False) -> bool:
+    """Whether Inductor has what it needs: a C++ compiler; on a GPU, Triton and a C compiler."""
+    if cuda and importlib.util.find_spec("triton") is None:
+        return False
+    names = ("CC", "gcc", "clang") if cuda else ("CXX", "g++", "clang++")
+    return any(shutil.which(os.environ.get(name, name)) for name in names)
