@@ -31,7 +31,7 @@ START = 0.5  # epochs of the start, for each epoch of the whole pair's training
 FITS = 10  # mixtures that are fitted to the principal components, from different means
 REG_COVAR = 0.05  # of these mixtures
 NUM_SAMPLES = 200  # importance samples, for the choice among the runs
-DRAWS = 128  # of z per row, for probabilities
+DRAWS = 16  # of z per row, for probabilities
 
 
 class GMVAEClusterer(ClassNamePrefixFeaturesOutMixin, TransformerMixin, ClusterMixin, BaseVAE):
