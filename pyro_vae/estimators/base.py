@@ -5,7 +5,6 @@ import warnings
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass, replace
 from typing import Any, Self
 
 import numpy as np
@@ -18,7 +17,6 @@ from sklearn.utils import check_random_state
 from sklearn.utils.validation import _check_sample_weight, check_is_fitted, validate_data
 
 from ..conditionals import Family
-from ..data import Data, Split
 from ..errors import UserError, check_int_at_least, check_positive
 from ..evaluate import log_likelihood
 from ..generate import sample
@@ -31,49 +29,17 @@ from ..programs.inspection import ignores_missing
 from ..programs.interfaces import conditional_of
 from .networks import encoder_network, start_at_column_means
 from .noise import with_common_noise
-from .rows import DenseRows, Rows
+from .rows import Rows
+from .training import Training
 from .units import Units
 from .weighting import Weighted
 
 DTYPES = [np.float64, np.float32]
 EPOCHS = 20, 500  # the fewest and the most epochs, with max_iter="auto"
 BATCH = 16, 128  # the smallest and the largest batch, with batch_size="auto"
-VALIDATION = 5, 2000  # the fewest and the most rows held out
 RECORDED_STEPS = 500  # steps from which recording the step is worth its time
 PARTICLES = 16  # Monte Carlo samples that are evaluated at once
 BLOCK_VALUES = 2**22  # numbers in a block of rows times particles
-
-
-@dataclass(frozen=True)
-class Training:
-    """The arrays of one training run.
-
-    Args:
-        rows: the table.
-        y: `[N]` class numbers, -1 for a row without a label.
-        c: `[N, C]` covariates, as the model sees them.
-        weight: `[N]`, positive.
-        held_out: numbers of the rows held out for validation. Default: none.
-        code: `[N, L]`, at which the start of a clusterer puts z.
-    """
-
-    rows: Rows
-    y: torch.Tensor | None = None
-    c: torch.Tensor | None = None
-    weight: np.ndarray | None = None
-    held_out: np.ndarray | None = None
-    code: np.ndarray | None = None
-
-    @property
-    def number(self) -> np.ndarray:
-        """The numbers of the rows that have a weight."""
-        number = np.arange(len(self.rows))
-        return number if self.weight is None else number[self.weight > 0]
-
-    @property
-    def kept(self) -> np.ndarray:
-        """The numbers of the rows to train on."""
-        return self.number if self.held_out is None else np.setdiff1d(self.number, self.held_out)
 
 
 class BaseVAE(BaseEstimator, ABC):
@@ -190,19 +156,15 @@ class BaseVAE(BaseEstimator, ABC):
             objective: what is maximized. Default: the ELBO.
         """
         model, guide = (self.model_, self.guide_) if pair is None else pair
-        data = self._data(training)
-        observed = ["x"] + (["c"] if training.c is not None else [])
-        if training.code is not None:
-            observed.append("code")
+        data = training.data(self._units)
         if training.weight is not None:
             model, guide = Weighted(model), Weighted(guide)
-            observed.append("weight")
         batch_size, steps = self._steps(len(data.train))
         epochs = self._epochs(steps) if epochs is None else epochs
         with _convergence_warnings():
             return fit_pair(
                 model, guide, data, epochs,
-                objective=objective, observed=observed, seed=seed,
+                objective=objective, observed=training.observed, seed=seed,
                 lr=self.learning_rate, schedule="cosine", batch_size=batch_size, device=self.device,
                 compile=backend(epochs * steps), progress=bool(self.verbose),
             )  # fmt: skip
@@ -216,41 +178,8 @@ class BaseVAE(BaseEstimator, ABC):
     def _hold_out(
         self, training: Training, seed: int, candidates: np.ndarray | None = None
     ) -> Training:
-        """The same arrays, some rows held out for validation.
-
-        Args:
-            training: the arrays.
-            seed: of the choice.
-            candidates: numbers of the rows to choose from. Default: all.
-        """
-        number = training.number
-        candidates = number if candidates is None else np.intersect1d(candidates, number)
-        count = min(int(self.validation_fraction * len(number)), VALIDATION[1], len(candidates))
-        count = count if count >= VALIDATION[0] else 0
-        held_out = np.random.RandomState(seed).permutation(candidates)[:count]
-        return replace(training, held_out=np.sort(held_out))
-
-    def _data(self, training: Training) -> Data:
-        """The training and validation splits of a run."""
-        rows, weight, held_out = training.rows, training.weight, training.held_out
-        condition = DenseRows(rows, self._units, training.c) if rows.is_sparse else None
-
-        def split(index: np.ndarray) -> Split:
-            if condition is None:
-                x = self._units.to_model(rows[index])
-            else:
-                x = torch.from_numpy(index)[:, None]
-            y, c = (None if v is None else v[index] for v in (training.y, training.c))
-            arrays = {"weight": weight, "code": training.code}
-            others = {
-                name: torch.from_numpy(value[index]).to(rows.dtype)
-                for name, value in arrays.items()
-                if value is not None
-            }
-            return Split(x.to(rows.dtype), y, None if rows.is_sparse else c, others)
-
-        valid = None if held_out is None or not len(held_out) else split(held_out)
-        return Data(split(training.kept), valid, name="X", condition=condition)
+        """The same arrays, `validation_fraction` of the rows held out; see `Training.hold_out`."""
+        return training.hold_out(self.validation_fraction, seed, candidates)
 
     def _steps(self, num_rows: int) -> tuple[int, int]:
         """`(rows per step, steps per epoch)`."""

@@ -16,8 +16,9 @@ from ..errors import UserError
 from ..evaluate import responsibilities
 from ..models import M2
 from ..objectives import SemiSupervised
-from .base import BaseVAE, Training
+from .base import BaseVAE
 from .rows import Rows
+from .training import Training
 
 WARMUP_START = 5.0  # the weight of KL(z) at first: else z takes the class along, and y is not used
 WARMUP = 0.5  # the part of the epochs in which that weight falls to 1

@@ -21,14 +21,16 @@ from ..evaluate import encode, log_likelihood, responsibilities
 from ..guides import Guide
 from ..models import GMVAE
 from ..models.priors import fit_components
-from .base import BaseVAE, Training
+from .base import BaseVAE
 from .noise import with_common_noise
 from .rows import Rows
 from .start import AroundCodes, OfZ, principal_codes
+from .training import Training
 
 W_DIM = 2  # size of w, which moves and bends a component
 START = 0.5  # epochs of the start, for each epoch of the whole pair's training
-FITS = 10  # mixtures that are fitted to the principal components, from different means
+FITS = 10, 3  # mixtures that are fitted, to fewer and to more than MANY_ROWS
+MANY_ROWS = 2000
 REG_COVAR = 0.05  # of these mixtures
 NUM_SAMPLES = 200  # importance samples, for the choice among the runs
 DRAWS = 16  # of z per row, for probabilities
@@ -167,11 +169,12 @@ class GMVAEClusterer(ClassNamePrefixFeaturesOutMixin, TransformerMixin, ClusterM
         """Start p(z | y) at a mixture of principal components, p(x | z) and q(z | x) near them."""
         rows = training.rows
         codes, chosen = principal_codes(training, self._units, self._latent_dim, seed)
+        fits = FITS[len(chosen) > MANY_ROWS]
         model, guide = self.model_, self.guide_
         assert isinstance(model, GMVAE) and isinstance(guide, Guide)
         with warnings.catch_warnings():
             warnings.simplefilter("ignore", ConvergenceWarning)  # of a fit that may be discarded
-            fit_components(model, codes[chosen], FITS, REG_COVAR, seed)
+            fit_components(model, codes[chosen], fits, REG_COVAR, seed)
         pair = AroundCodes(model), OfZ(guide)
         epochs = max(1, round(START * self._epochs(self._steps(len(rows))[1])))
         self._train(dataclasses.replace(training, code=codes), seed, pair, epochs)

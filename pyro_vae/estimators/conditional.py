@@ -12,8 +12,9 @@ from sklearn.utils.validation import check_is_fitted
 from ..conditionals import MLP, Family
 from ..errors import UserError
 from ..models import CVAE
-from .base import BaseVAE, Training
+from .base import BaseVAE
 from .covariates import Covariates
+from .training import Training
 
 
 class ConditionalVAE(BaseVAE):

@@ -16,9 +16,10 @@ from ..evaluate.chunked import evaluation_mode
 from ..generate import impute
 from ..models import VAE
 from ..programs import trace_pair
-from .base import BaseVAE, Training
+from .base import BaseVAE
 from .noise import with_common_noise
 from .rows import Rows
+from .training import Training
 
 NUM_SAMPLES = 512  # importance samples per row, for the conditional mean
 

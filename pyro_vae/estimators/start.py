@@ -10,7 +10,7 @@ from sklearn.decomposition import PCA
 from ..conditionals import Conditional
 from ..guides import Guide
 from ..models import GMVAE
-from .base import Training
+from .training import Training
 from .units import Units
 
 MAX_ROWS = 10_000  # to which principal components and the mixture are fitted

@@ -15,7 +15,8 @@ from ..errors import UserError
 from ..evaluate import encode
 from ..generate import sample
 from ..models import VAE
-from .base import BaseVAE, Training
+from .base import BaseVAE
+from .training import Training
 
 
 class VAETransformer(ClassNamePrefixFeaturesOutMixin, TransformerMixin, BaseVAE):
