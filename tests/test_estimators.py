@@ -1,7 +1,10 @@
 """scikit-learn's own checks of every estimator."""
 
+from functools import partial
+
 import pytest
-from sklearn.utils.estimator_checks import check_clustering, parametrize_with_checks
+from sklearn.base import clone
+from sklearn.utils.estimator_checks import check_clustering, estimator_checks_generator
 
 from pyro_vae.estimators import (
     ConditionalVAE,
@@ -47,10 +50,26 @@ EXPECTED = {
 }
 
 
-@parametrize_with_checks(ESTIMATORS, expected_failed_checks=lambda e: EXPECTED[type(e)])
+def cases():
+    """Every check of every estimator; by default a quarter runs, each estimator with other checks."""
+    for i, estimator in enumerate(ESTIMATORS):
+        name, expected = type(estimator).__name__, EXPECTED[type(estimator)]
+        checks = estimator_checks_generator(estimator, mark=None)
+        for j, (_, check) in enumerate(checks):
+            function = check.func if isinstance(check, partial) else check
+            function = function.func if isinstance(function, partial) else function
+            marks = [pytest.mark.slow] if (i + j) % 4 else []
+            if function.__name__ in expected:
+                strict = function.__name__ != "check_clustering"  # it may succeed by chance
+                reason = expected[function.__name__]
+                marks.append(pytest.mark.xfail(reason=reason, strict=strict))
+            yield pytest.param(estimator, check, marks=marks, id=f"{name}-{j}-{function.__name__}")
+
+
+@pytest.mark.parametrize("estimator, check", list(cases()))
 @pytest.mark.filterwarnings("ignore")
 def test_scikit_learns_checks_pass(estimator, check):
-    check(estimator)
+    check(clone(estimator))
 
 
 @pytest.mark.filterwarnings("ignore")

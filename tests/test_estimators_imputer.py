@@ -99,7 +99,7 @@ def test_draws_depend_on_the_seed_alone(fitted):
 
 def test_correlated_columns_are_filled_better_than_by_their_means():
     X, with_missing = table()
-    options = {"max_iter": 60, "learning_rate": 3e-3, "hidden_layer_sizes": (32,)}
+    options = {"max_iter": 30, "learning_rate": 1e-2, "hidden_layer_sizes": (32,)}
     filled = VAEImputer(2, random_state=0, device="cpu", **options).fit_transform(with_missing)
     missing = np.isnan(with_missing)
     error = ((filled - X) / X.std(0))[missing]
