@@ -97,11 +97,11 @@ def sample_from_run(
     num: int | None = None,
     y: int | None = None,
     latent: str | None = None,
-    mean: bool = True,
+    mean: bool | None = None,
     steps: int | None = None,
-    path: str = "spherical",
+    path: str | None = None,
     observed: str | None = None,
-    split: str = "test",
+    split: str | None = None,
     seed: int = 0,
     out: Path | None = None,
     device: str | None = None,
@@ -119,20 +119,17 @@ def sample_from_run(
         num: how many samples (of a component), paths, units, or completions of a data point.
         y: from this component alone; of this class, or given this label.
         latent: which latent is refitted, walked along or traversed. Default: z, or the topmost.
-        mean: the likelihood's means (smooth pictures) rather than draws.
+        mean: the likelihood's means (the default: smooth pictures), or draws.
         steps: on a path (9), or of the chains that complete (200).
-        path: spherical or linear.
+        path: spherical (the default) or linear.
         observed: the half that is not missing: top, bottom, left or right. Default: top; of data
             with missing values, all values that are not missing.
-        split: whose data are walked between, traversed and completed.
+        split: whose data are walked between, traversed and completed. Default: test.
         seed: of the draws.
         out: where to write. Default: samples.png and .npz in the run folder (interpolate.png, ...).
         device: cpu, cuda, ... Default: a GPU if there is one.
         root: folder of the torchvision data sets.
     """
-    import numpy as np
-
-    from .data.tables import write_csv
     from .methods import load
 
     loaded = load(run, device=device, root=root)
@@ -141,19 +138,8 @@ def sample_from_run(
         split=split, seed=seed,
     )  # fmt: skip
     out = (out or run / ("samples" if source == "prior" else source)).with_suffix("")
-    out.parent.mkdir(parents=True, exist_ok=True)
-    np.savez_compressed(out.with_suffix(".npz"), **sheet.arrays(loaded.data))
-    print(out.with_suffix(".npz"))
-    if loaded.data is not None and loaded.data.table is not None:
-        write_csv(
-            out.with_suffix(".csv"),
-            loaded.data.table.decode(loaded.data.unstandardize(sheet.x), round_counts=not mean),
-        )
-        print(out.with_suffix(".csv"))
-    figure = sheet.figure(loaded.data)
-    if figure is not None:
-        figure.savefig(out.with_suffix(".png"), dpi=200)
-        print(out.with_suffix(".png"))
+    assert loaded.data is not None  # the commands have loaded them
+    print(*sheet.write(out, loaded.data, round_counts=mean is False), sep="\n")
     return 0
 
 

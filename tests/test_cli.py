@@ -406,6 +406,10 @@ BAD = {
     "negative decay": (fit("vae", "--weight_decay", "-1"), "weight_decay must be non-negative"),
     "negative norm": (fit("vae", "--clip_norm", "-1"), "clip_norm must be positive, got -1"),
     "no patience": (fit("vae", "--patience", "0"), "patience must be an integer >= 1"),
+    "another source's option": (
+        ["sample", "trained", "--steps", "4"],
+        "the source prior has no option steps; it is an option of interpolate, traverse, impute",
+    ),
     "none drawn": (["sample", "trained", "--num", "0"], "num must be an integer >= 1, got 0"),
     "no such component": (["sample", "trained", "--y", "99"], "the model has components 0..9"),
     "misspelt source": (["sample", "trained", "--source", "pryor"], "did you mean 'prior'?"),

@@ -305,7 +305,7 @@ def test_methods_train_and_report_on_data_with_missing_values(name, tmp_path):
     small = {"hidden": [8], "latent_dim": 2, "epochs": 1}
     if name in ("gmvae", "vade"):
         small |= {"num_components": 2, "initialize.epochs": 2, "initialize.fits": 1}
-        small |= {"initialize.restarts": 1}
+        small |= {"restarts": 1}
     if name == "vampprior":
         small |= {"prior.num_components": 5}
     data = pv.data.from_arrays(x, y, missing=True)
@@ -344,3 +344,34 @@ def test_an_npz_file_with_missing_values_trains_from_the_command_line(tmp_path, 
     assert main(["sample", str(out), "--source", "impute", "--num", "2", "--steps", "3"]) == 0
     saved = np.load(out / "impute.npz")
     assert saved["x"].shape[1:] == (3,)
+
+
+def test_missing_values_are_not_blamed_for_a_divergence():
+    x = with_holes(torch.randn(40, 3))
+    model = pv.models.VAE((3,), 2, likelihood=IgnoreMissing("normal"), network=MLP((8,)))
+    guide = pv.guides.Guide(model, network=MLP((8,)))
+    with pytest.raises(pv.UserError, match="a lower lr") as error:
+        pv.fit(model, guide, x, epochs=20, lr=1e25, progress=False)
+    assert "NaN or infinite values in" not in str(error.value)
+
+
+def test_guides_are_compared_on_data_with_missing_values():
+    data = pv.data.from_arrays(with_holes(torch.randn(60, 3)), missing=True)
+
+    def model():
+        return pv.models.VAE((3,), 2, likelihood=IgnoreMissing("normal"), network=MLP((8,)))
+
+    def guide(model):
+        return pv.guides.Guide(model, network=MLP((8,)))
+
+    result = pv.compare(
+        {"m": model},
+        {"g": guide},
+        data,
+        seeds=1,
+        epochs=1,
+        num_gap_data=0,
+        compile=False,
+        progress=False,
+    )
+    assert "nan" not in str(result).lower()

@@ -68,6 +68,19 @@ class StandardNormalPrior(Prior):
         return dist.Normal(self.zero, torch.ones_like(self.zero)).to_event(1)
 
 
+#: Enumerated one-hot vectors of K components are a table of K squared numbers, here 400 MB.
+MAX_COMPONENTS = 10_000
+
+
+def check_memory(num_components: int) -> None:
+    """Raise if the table of the enumerated components would not fit in memory."""
+    if num_components > MAX_COMPONENTS:
+        raise UserError(
+            f"{num_components} components are too many: the table of enumerated components has the "
+            f"square of that many numbers; at most {MAX_COMPONENTS} are possible"
+        )
+
+
 class CategoricalPrior(nn.Module):
     r"""A one-hot categorical over K components, uniform or with learned weights :math:`\pi`.
 
@@ -86,6 +99,7 @@ class CategoricalPrior(nn.Module):
     def __init__(self, num_components: int, learned: bool = False) -> None:
         super().__init__()
         check_int_at_least(1, num_components=num_components)
+        check_memory(num_components)
         logits = torch.zeros(num_components)
         if learned:
             self.logits = nn.Parameter(logits)
@@ -185,6 +199,7 @@ class VampPrior(Prior):
     ) -> None:
         super().__init__()
         check_int_at_least(1, size=size, num_components=num_components)
+        check_memory(num_components)
         given = given if isinstance(given, dict) else {"x": given}
         if not given:
             raise UserError("a VampPrior's encoder needs at least one parent, e.g. x")

@@ -3,6 +3,7 @@
 import math
 from collections.abc import Callable
 from dataclasses import dataclass, field, fields
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -12,6 +13,7 @@ from matplotlib.figure import Figure
 
 from .. import plots
 from ..data import Condition, Data, Labels, Quadrants
+from ..data.tables import write_csv
 from ..errors import UserError, check_int_at_least, unknown_name_error
 from ..evaluate import fit_ex_post_prior
 from ..evaluate.inputs import Inputs
@@ -74,6 +76,30 @@ class SampleSheet:
             return figure
         return None
 
+    def write(self, path: Path, data: Data, round_counts: bool = False) -> list[Path]:
+        """Write the arrays (.npz), the table if the data came from one (.csv), and the figure (.png).
+
+        Args:
+            path: of the files, without a suffix.
+            data: that the model was trained on.
+            round_counts: whether counts in the table are rounded, as draws are; means are not.
+
+        Returns:
+            The paths of the files.
+        """
+        path.parent.mkdir(parents=True, exist_ok=True)
+        written = [path.with_suffix(".npz")]
+        np.savez_compressed(written[0], **self.arrays(data))  # type: ignore[arg-type]
+        if data.table is not None:
+            written.append(path.with_suffix(".csv"))
+            x = data.unstandardize(self.x)
+            write_csv(written[-1], data.table.decode(x, round_counts=round_counts))
+        figure = self.figure(data)
+        if figure is not None:
+            written.append(path.with_suffix(".png"))
+            figure.savefig(written[-1], dpi=200)
+        return written
+
 
 def image_axes(
     x: torch.Tensor, columns: int, labels: list[str] | None = None
@@ -97,7 +123,7 @@ def make(source: str, model: Callable, guide: Callable, data: Data, **options: A
 
     Args:
         source: a name of `SOURCES`.
-        options: of `SheetOptions`.
+        options: of `SheetOptions`; None is the default.
 
     Raises:
         UserError: no such source or option, or one that does not fit the source or the model.
@@ -107,9 +133,15 @@ def make(source: str, model: Callable, guide: Callable, data: Data, **options: A
     if options.get("y") is not None and source not in ("prior", "component"):
         raise UserError(f"y picks a component of the prior; it does not go with {source}")
     known = [f.name for f in fields(SheetOptions)]
+    options = {name: value for name, value in options.items() if value is not None}
     for name in options:
         if name not in known:
             raise unknown_name_error("option of sample", name, known)
+        sources = [other for other, names in OPTIONS.items() if name in names]
+        if source not in sources:
+            raise UserError(
+                f"the source {source} has no option {name}; it is an option of {', '.join(sources)}"
+            )
     return SOURCES[source](model, guide, data, SheetOptions(**options))
 
 
@@ -121,12 +153,13 @@ class SheetOptions:
         num: how many samples (of each component), paths, units, or completions per data point.
         y: the component, or the class.
         latent: which latent is refitted, walked along or traversed. Default: z, or the topmost.
-        mean: the likelihood's means instead of draws.
+        mean: the likelihood's means or draws.
         steps: images on a path, or steps of the chains that complete.
         path: spherical or linear.
         observed: the half that is not missing: top, bottom, left or right. Default: top; of data
             with missing values, all values that are not missing.
-        split: of the data that are walked between, traversed and completed.
+        split: of the data that are walked between, traversed and completed; whose covariates a
+            conditional model gets.
         seed: of the draws.
     """
 
@@ -315,4 +348,16 @@ SOURCES = {
     "interpolate": _interpolate,
     "traverse": _traverse,
     "impute": _impute,
+}
+
+_DRAWN = ("num", "seed", "mean")
+#: The options that each source has.
+OPTIONS = {
+    "prior": (*_DRAWN, "y", "split"),
+    "component": (*_DRAWN, "y", "split"),
+    "aggregate": _DRAWN,
+    "ex-post": (*_DRAWN, "latent"),
+    "interpolate": ("num", "seed", "steps", "latent", "path", "split"),
+    "traverse": ("num", "seed", "steps", "latent", "split"),
+    "impute": ("num", "seed", "steps", "observed", "split"),
 }

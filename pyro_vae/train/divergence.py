@@ -7,6 +7,7 @@ import torch
 
 from ..programs import trace_pair
 from ..programs.contexts import eval_mode
+from ..programs.inspection import ignores_missing
 from . import distributed
 from .inputs import Inputs
 
@@ -29,7 +30,11 @@ def describe_divergence(
     Returns:
         `(where, why)`: "at site 'x'", and the array that is not finite or what may help.
     """
-    arrays = [n for n, v in batch.items() if v.is_floating_point() and not v.isfinite().all()]
+    missing = {"x"} if ignores_missing(model) else set()  # where NaN is no fault
+    arrays = []
+    for name, value in batch.items():
+        bad = value.isinf() if name in missing else ~value.isfinite()
+        arrays += [name] if bad.any() else []
     arrays = sum(distributed.gathered(arrays), [])
     site = _first_site(model, guide, inputs, batch)
     where = f"at site {site!r}" if site else "in its weighting"
