@@ -10,6 +10,7 @@ from ..conditionals import Conditional, Normal, NormalLikelihood
 from ..conditionals.missing import without_missing
 from ..data import Data
 from ..data.arrays import column_means
+from ..data.dataset import conditioned
 from ..data.splitting import likelihood_for
 from ..errors import UserError
 from ..evaluate import (
@@ -47,7 +48,7 @@ def check_data(model: Any, data: Any) -> None:
     family = without_missing(p_x.family) if isinstance(p_x, Conditional) else None
     if not isinstance(data, Data) or not isinstance(family, (Normal, NormalLikelihood)):
         return
-    x = data.train.x[:10_000]
+    x = conditioned(data.train[:10_000], data.condition).x
     if len(x) < 2:
         return
     values = x[~x.isnan()]

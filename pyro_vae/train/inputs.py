@@ -23,6 +23,7 @@ from ..programs.modules import find_modules
 from . import distributed
 
 DTYPES = (torch.float32, torch.float64)
+ROWS_PER_CHECK = 10_000  # rows whose support is checked at once
 
 
 class Inputs:
@@ -156,11 +157,23 @@ class Inputs:
             )
         support = Support(self.model, self.guide, first)
         if isinstance(self.data, Data):
-            support.check(self.for_pair(self._split("train"), check=True))
+            for part in self._train_parts(support.divisible):
+                inputs = split_inputs(self.model, self.guide, part, "train", self.observed)
+                support.check(self.for_pair(inputs, check=True))
         else:
             stream = self.batches
             assert isinstance(stream, LoaderBatches)
             stream.check = lambda batch: support.check(self.for_pair(batch, check=True))
+
+    def _train_parts(self, divisible: bool) -> Iterator[Data]:
+        """The training data, in parts if a condition makes x: not all x exist at once."""
+        assert isinstance(self.data, Data)
+        if self.data.condition is None or not divisible:
+            yield self.data
+            return
+        for start in range(0, len(self.data.train), ROWS_PER_CHECK):
+            train = self.data.train[start : start + ROWS_PER_CHECK]
+            yield dataclasses.replace(self.data, train=train)
 
     def _keep_order(self, first: dict[str, torch.Tensor]) -> None:
         """Refuse minibatches of a pair with a row for each data point; else keep the rows in order."""
