@@ -65,6 +65,8 @@ def train_and_report(
         result = distributed.on_rank_zero(lambda: run.report(num_samples=num_samples))
         if prints:
             print(f"{result}\n\nreport: {out / 'report.html'}")
+            if run.stop_reason == "max_time":
+                print(f"stopped by max_time; rerun with --resume to continue from {out}")
     return 0
 
 

@@ -169,10 +169,22 @@ def test_free_bits_are_compared_with_nats_per_data_point():
     assert (held - free).item() == pytest.approx(N * (kl + 0.2), rel=1e-10)
 
 
-ADDITIVE = ["beta", "beta-each", "stl", "iwae", "dreg", "renyi", "vr-max", "rws", "semi-supervised"]
+ADDITIVE = [
+    "elbo",
+    "particles",
+    "beta",
+    "beta-each",
+    "stl",
+    "iwae",
+    "dreg",
+    "renyi",
+    "vr-max",
+    "rws",
+    "semi-supervised",
+]
 
 
-@pytest.mark.parametrize("structure", ["guide-side", "y-after-z"])
+@pytest.mark.parametrize("structure", ["guide-side", "model-side", "y-after-z"])
 @pytest.mark.parametrize("name", ADDITIVE)
 def test_a_scale_for_each_data_point_weighs_its_part_of_the_loss(name, structure):
     objective = OBJECTIVES[name]

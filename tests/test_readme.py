@@ -2,6 +2,7 @@
 
 import ast
 import contextlib
+import importlib
 import importlib.util
 import inspect
 import io
@@ -97,6 +98,8 @@ def few_epochs(monkeypatch):
         short = {"seeds": 1, "epochs": EPOCHS, "num_gap_data": 1, "gap_options": {"max_steps": 2}}
         return compare(model, guides, data, **(options | short))
 
+    base = importlib.import_module("pyro_vae.estimators.base")
+    monkeypatch.setattr(base.BaseVAE, "_epochs", lambda self, steps: EPOCHS)
     monkeypatch.setattr(pv, "fit", short_fit)
     monkeypatch.setattr(pv.methods.Method, "fit", short_method_fit)
     monkeypatch.setattr(pv.Run, "evaluate", short_evaluate)

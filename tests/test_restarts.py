@@ -325,3 +325,35 @@ def test_a_damaged_result_is_computed_again(in_sequence, tmp_path):
     assert same_run(again, in_sequence)
     result = json.loads((tmp_path / "run" / "restarts" / "1" / "restart.json").read_text())
     assert result["score"] == in_sequence.restarts["scores"][1]
+
+
+# ----------------------------------------------------------------------------- hooks
+
+
+def test_callbacks_are_called_in_every_restart_and_change_nothing(in_sequence):
+    calls = []
+    method = small()
+    run = method.fit(
+        progress=False,
+        callbacks=[lambda run, metrics: calls.append((run.config["seed"], metrics["epoch"]))],
+    )
+    seeds = restart_seeds(0, 3)
+    assert calls == [(seed, epoch) for seed in seeds for epoch in (1, 2, 3)]
+    assert same_run(run, in_sequence)
+
+
+def test_restarts_that_a_callback_stopped_are_continued(tmp_path, in_sequence):
+    short = small().fit(
+        tmp_path / "run", progress=False, callbacks=[lambda run, metrics: metrics["epoch"] == 2]
+    )
+    assert len(short.history) == 2
+    run = small().fit(tmp_path / "run", resume=True, progress=False, workers=1)
+    assert same_run(run, in_sequence)
+
+
+def test_the_last_weights_of_the_chosen_restart_are_kept(in_sequence):
+    best = [w.clone() for w in weights(in_sequence)]
+    chosen = in_sequence.restarts["seeds"][in_sequence.restarts["chosen"]]
+    alone = small(seed=chosen, restarts=1).fit(progress=False)
+    assert all(map(torch.equal, weights(alone.use("last")), weights(in_sequence.use("last"))))
+    assert all(map(torch.equal, best, weights(in_sequence.use("best"))))

@@ -220,14 +220,14 @@ def test_a_lock_does_not_outlive_a_crash_of_its_process(tmp_path):
 
 
 def test_without_locks_in_the_file_system_runs_train_all_the_same(tmp_path, monkeypatch):
-    from pyro_vae.train import folder
+    from pyro_vae.train import lock
 
     def unsupported(*arguments):
         raise OSError(errno.ENOLCK, "No locks available")
 
-    monkeypatch.setattr(folder.fcntl, "flock", unsupported)
+    monkeypatch.setattr(lock.fcntl, "flock", unsupported)
     assert len(fit(pair(), out=tmp_path).history) == 2
-    monkeypatch.setattr(folder, "fcntl", None)
+    monkeypatch.setattr(lock, "fcntl", None)
     assert len(fit(pair(), 3, out=tmp_path, resume=True).history) == 3
 
 

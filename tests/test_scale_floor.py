@@ -72,3 +72,25 @@ def test_the_check_leaves_torchs_stream_as_it_was():
     torch.manual_seed(0)
     warn_at_scale_floor(*pair, {"x": x})
     assert torch.equal(torch.rand(1), expected)
+
+
+def warnings_of(model, guide, x):
+    with warnings.catch_warnings(record=True) as caught:
+        warnings.simplefilter("always")
+        warn_at_scale_floor(model, guide, {"x": x})
+    return [str(w.message) for w in caught]
+
+
+def test_a_posterior_and_a_component_at_the_bound_are_named_by_latent_unit_and_component():
+    torch.manual_seed(0)
+    model = pv.models.MixtureVAE((3,), 4, 2, "normal", NET)
+    guide = pv.guides.Guide(model, network=NET)
+    x = torch.randn(40, 3)
+    assert warnings_of(model, guide, x) == []
+    with torch.no_grad():
+        guide.factors["z"].head.bias[3] = -100.0  # the log-scale of unit 1
+        model.p_z.head.maps["y"].weight[2, 3] = -100.0  # that of unit 0 for component 3
+    posterior, prior = warnings_of(model, guide, x)
+    assert "the posterior scale of 'z' is at its lower bound 9.1e-04 in units 1:" in posterior
+    assert "the prior scale of 'z' of components 3 is at its lower bound" in prior
+    assert "in units 0:" in prior and "\n" not in posterior + prior

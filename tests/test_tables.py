@@ -304,6 +304,8 @@ def test_a_csv_file_has_the_types_that_its_cells_have(tmp_path):
     }  # fmt: skip
     (tmp_path / "semicolons.csv").write_text("a;b\n0,5;1\n")
     (tmp_path / "odd.csv").write_text("a;b;c\n1.5;x;NA\n2;y;3\n")
+    with pytest.raises(pv.UserError, match="people.csv has missing values"):
+        pv.data.load(str(tmp_path / "people.csv"), missing=False)
     odd = pv.data.files.read_csv(tmp_path / "odd.csv")
     assert odd == {"a": [1.5, 2.0], "b": ["x", "y"], "c": [None, 3]}
 

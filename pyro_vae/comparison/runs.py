@@ -1,6 +1,5 @@
 """Runs that are trained already, side by side."""
 
-import json
 import statistics
 from collections.abc import Mapping
 from dataclasses import replace
@@ -10,6 +9,7 @@ from typing import TYPE_CHECKING, Any
 from ..data import Data
 from ..errors import UserError
 from ..programs.inspection import is_per_datum
+from ..train import checkpoint
 from ..train.checkpoint import check_config
 from .evaluation import (
     CellResult,
@@ -114,8 +114,7 @@ def _checked_data(folder: Path, data: Data | None, first: Data | None) -> Data:
 
 def _history(folder: Path) -> dict[str, Any]:
     """What `metrics.jsonl` records of the training."""
-    lines = (folder / "metrics.jsonl").read_text().splitlines()
-    history = [json.loads(line) for line in lines]
+    history = checkpoint.read_history(folder / "metrics.jsonl")
     if not history:
         raise UserError(f"{folder} has not been trained for an epoch yet")
     steps = [1000 * r["seconds"] / r["steps"] for r in history if "steps" in r]

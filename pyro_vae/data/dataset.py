@@ -16,7 +16,9 @@ from .tables import Table, is_frame
 SPLITS = ("train", "valid", "test")
 
 #: A `Condition`, or any function of `(x, y)` that returns `(x, c)`.
-AnyCondition = Callable[[torch.Tensor, torch.Tensor | None], tuple[torch.Tensor, torch.Tensor]]
+AnyCondition = Callable[
+    [torch.Tensor, torch.Tensor | None], tuple[torch.Tensor, torch.Tensor | None]
+]
 
 
 @dataclass(frozen=True)

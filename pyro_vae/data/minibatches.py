@@ -1,7 +1,7 @@
 """Minibatches: one tensor on the device, shuffled and binarized there; or a user's loader."""
 
 import math
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import replace
 from itertools import islice
 from typing import Any
@@ -13,6 +13,9 @@ from ..errors import UserError
 from .arrays import as_floats, as_named, check_finite
 from .conversion import named_first
 from .dataset import Data, conditioned
+
+#: `(name, is_named)` to whether an entry of a batch is wanted.
+TakesEntry = Callable[[str, bool], bool]
 
 
 class Batches:
@@ -75,9 +78,9 @@ class LoaderBatches:
     """The batches of a `DataLoader`, or of any iterable with a length of `x`, `(x, y)` or dicts.
 
     Batches hold what data sets hold, in arrays of any kind: uint8 is divided by 255, other numbers
-    of x become floats. Each is checked before it goes to the device, for NaN and by `check`, a
-    function of the batch, if it is set. A batch that is on a GPU already is not checked, which avoids
-    a host-device synchronization.
+    of x become floats. Entries that `takes` refuses, such as file names, are left out. Each batch is
+    checked before it goes to the device, for NaN and by `check`, a function of the batch, if it is
+    set. A batch that is on a GPU already is not checked, which avoids a host-device synchronization.
 
     An epoch is as many batches as the length says. What a loader draws from torch's global stream in
     this process (its shuffling, and the seeds of its workers) depends on `(seed, epoch)` alone; a
@@ -94,7 +97,12 @@ class LoaderBatches:
         shard: `(rank, number of processes)`.
         dtype: of floats. Default: see `data.arrays.as_floats`.
         first: the name of the program's first argument.
+        takes: as in `convert_batch`.
         missing: whether NaN in x is a missing value.
+
+    Attributes:
+        names: of the arrays in its dicts that are taken, once a batch was read.
+        unused: of the other entries.
     """
 
     def __init__(
@@ -105,13 +113,15 @@ class LoaderBatches:
         shard: tuple[int, int] = (0, 1),
         dtype: torch.dtype | None = None,
         first: str = "x",
+        takes: TakesEntry | None = None,
         missing: bool = False,
     ) -> None:
         self.missing = missing
         self.loader, self.device, self.seed = loader, device, seed
-        self.dtype, self.first = dtype, first
+        self.dtype, self.first, self.takes = dtype, first, takes
         self.check: Callable[[dict[str, torch.Tensor]], None] | None = None
-        self.names: tuple[str, ...] | None = None  # of the arrays in its dicts, after the first
+        self.names: tuple[str, ...] | None = None
+        self.unused: tuple[str, ...] = ()
         self.sampler: Any = getattr(loader, "sampler", None)
         sharded = isinstance(self.sampler, DistributedSampler)
         self.rank, self.size = (0, 1) if sharded else shard
@@ -148,7 +158,11 @@ class LoaderBatches:
 
     def _batch(self, item: Any, epoch: int, number: int) -> dict[str, Any]:
         try:
-            batch = self._converted(item)
+            batch = convert_batch(item, self.dtype, self.first, self.takes)
+            if isinstance(item, Mapping):
+                self.names = tuple(batch)
+                entries = named_first(item, self.first)
+                self.unused = tuple(str(n) for n in entries if n not in batch)
             if not any(value.is_cuda for value in batch.values()):
                 for name, value in batch.items():
                     check_finite(value, name, missing=self.missing and name == "x")
@@ -158,30 +172,50 @@ class LoaderBatches:
             raise UserError(f"batch {number} of epoch {epoch + 1}: {e}") from e
         return {name: value.to(self.device) for name, value in batch.items()}
 
-    def _converted(self, item: Any) -> dict[str, torch.Tensor]:
-        """A batch as tensors by name, on its device."""
-        if not isinstance(item, dict):
-            x, y = item[:2] if isinstance(item, (tuple, list)) and len(item) > 1 else (item, None)
-            x = x[0] if isinstance(x, (tuple, list)) else x
-            item = {"x": x, "y": y}
-        else:
-            item = named_first(item, self.first)
-            self.names = tuple(item)
-        item = {name: value for name, value in item.items() if value is not None}
+
+def convert_batch(
+    item: Any,
+    dtype: torch.dtype | None = None,
+    first: str = "x",
+    takes: TakesEntry | None = None,
+) -> dict[str, torch.Tensor]:
+    """What a loader yields as tensors by name, `{"x": [B, ...], ...}`, on its device.
+
+    Args:
+        item: `x`, `(x, y)`, a longer tuple, or a dict, of arrays.
+        dtype: of floats. Default: see `data.arrays.as_floats`.
+        first: the name of the program's first argument, which takes the x of a dict without "x".
+        takes: `(name, is_named)` to whether an entry is wanted; `is_named` if it is one of a dict.
+            Default: all are.
+
+    Raises:
+        UserError: no x, an empty batch, an entry that is no array, or has other rows than x.
+    """
+    is_named = isinstance(item, Mapping)
+    if is_named:
+        item = named_first(item, first)
         if "x" not in item:
             raise UserError(f"a dict of arrays needs 'x', the data themselves; it has {[*item]}")
-        batch = {}
-        for name, value in item.items():
-            convert = as_floats if name in ("x", "c") else as_named
-            batch[name] = convert(value, name, self.dtype)
-            if batch[name].dim() == 0 or len(batch[name]) != len(batch["x"]):
-                shapes = f"{list(batch[name].shape)}, x {list(batch['x'].shape)}"
-                raise UserError(
-                    f"{name} has shape {shapes}: a batch has one row per data point in each array"
-                )
-        if not len(batch["x"]):
-            raise UserError("it is empty")
-        return batch
+    else:
+        x, y = item[:2] if isinstance(item, (tuple, list)) and len(item) > 1 else (item, None)
+        item = {"x": x[0] if isinstance(x, (tuple, list)) else x, "y": y}
+    batch: dict[str, torch.Tensor] = {}
+    for name, value in item.items():
+        if value is None or (name != "x" and takes is not None and not takes(name, is_named)):
+            continue
+        convert = as_floats if name in ("x", "c") else as_named
+        batch[name] = convert(value, name, dtype)
+    if "x" not in batch:
+        raise UserError("x is None")
+    for name, array in batch.items():
+        if array.dim() == 0 or len(array) != len(batch["x"]):
+            shapes = f"{list(array.shape)}, x {list(batch['x'].shape)}"
+            raise UserError(
+                f"{name} has shape {shapes}: a batch has one row per data point in each array"
+            )
+    if not len(batch["x"]):
+        raise UserError("it is empty")
+    return batch
 
 
 def _drawn_apart(loader: Iterable[Any], seed: int) -> Iterator[Any]:
@@ -208,6 +242,7 @@ def batches(
     shard: tuple[int, int] = (0, 1),
     dtype: torch.dtype | None = None,
     first: str = "x",
+    takes: TakesEntry | None = None,
     missing: bool = False,
 ) -> Batches | LoaderBatches:
     """The training batches of `Data`, or of a stream of batches.
@@ -226,8 +261,9 @@ def batches(
         shard: `(rank, number of processes)`: which part of the batches this process takes.
         dtype: of a stream's floats.
         first: the name of the program's first argument.
+        takes: which entries of a stream's batches are wanted; see `convert_batch`. Default: all.
         missing: whether NaN in a stream's x is a missing value.
     """
     if isinstance(data, Data):
         return Batches(data, batch_size, device, seed, shard)
-    return LoaderBatches(data, device, seed, shard, dtype, first, missing)
+    return LoaderBatches(data, device, seed, shard, dtype, first, takes, missing)

@@ -120,7 +120,11 @@ def load(
     * `mnist`, `fashion-mnist`, `kmnist`: by torchvision, `(1, 28, 28)`; the last 10,000 of the
       60,000 training images are for validation, in file order.
     * `arcs`: 10,000 points of five arcs in the plane; 8,000 / 1,000 / 1,000.
-    * a file `*.npz` with arrays x and, where there are any, y (labels) and c (covariates).
+    * a file `*.npz` with arrays x and, where there are any, y (labels) and c (covariates); `*.npy`
+      with x.
+    * a table `*.csv`, `*.tsv` or `*.parquet`: see `from_frame`.
+    * an AnnData object `*.h5ad`: see `from_anndata`.
+    * a folder of images: see `from_images`.
 
     Example:
         >>> import torch, pyro_vae as pv
@@ -161,6 +165,8 @@ def load(
         "image_size": image_size,
     }
     data = _read(name, root, split_seed, missing, **options)
+    if data.missing and missing is False:
+        raise UserError(f"{name} has missing values (NaN): missing=True scores the observed ones")
     data = dataclasses.replace(data, binarize_seed=binarize_seed)
     data = prepare(
         data,

@@ -7,6 +7,7 @@ trained; a `Run` knows the data and works in their original units.
 from .check import check_pair
 from .classification import active_unit_features, classifier_baselines, classify
 from .clustering import clustering_baselines, clustering_metrics
+from .components import dead_components, merged_components
 from .decoder_mixture import decoder_mixture
 from .density import aggregate_posterior, fit_ex_post_prior
 from .inputs import has_proper_likelihood
@@ -21,10 +22,12 @@ from .latents import (
     sample_posterior,
 )
 from .likelihood import elbo, elbo_terms, log_likelihood
+from .streaming import MeanEstimate, mean_over_batches
 from .two_sample import frechet_distance, mmd_two_sample_test
 from .units import unit_activity, unit_kl
 
 __all__ = [
+    "MeanEstimate",
     "active_unit_features",
     "active_units",
     "aggregate_posterior",
@@ -33,6 +36,7 @@ __all__ = [
     "classify",
     "clustering_baselines",
     "clustering_metrics",
+    "dead_components",
     "decoder_mixture",
     "elbo",
     "elbo_terms",
@@ -42,6 +46,8 @@ __all__ = [
     "frechet_distance",
     "has_proper_likelihood",
     "log_likelihood",
+    "mean_over_batches",
+    "merged_components",
     "mmd_two_sample_test",
     "mutual_information",
     "occupancy",

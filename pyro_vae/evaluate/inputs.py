@@ -209,6 +209,16 @@ def check_names(model: PyroProgram, guide: PyroProgram | None, names: Iterable[s
             raise UserError(f"{who} {name!r}; {hint}")
 
 
+def accepts_entry(model: PyroProgram, guide: PyroProgram | None, name: str) -> bool:
+    """Whether a pair takes an entry of a dict batch: the model or the guide names it."""
+    programs = [model] if guide is None else [model, guide]
+    parameters = [p for program in programs for p in parameters_of(program).values()]
+    return any(p.kind == p.VAR_KEYWORD for p in parameters) or name in {
+        "index",
+        *(p.name for p in parameters if p.name != "size"),
+    }
+
+
 def _input_names(program: PyroProgram) -> set[str]:
     """The names of a program's inputs, apart from x."""
     if isinstance(program, PriorGuide):

@@ -1,4 +1,4 @@
-"""A warning if the data vary less than the smallest scale of a normal likelihood."""
+"""Warnings of normal scales at their lower bound: of the likelihood, and of latents."""
 
 import math
 import warnings
@@ -6,6 +6,7 @@ import warnings
 import pyro
 import pyro.distributions as dist
 import torch
+from pyro.distributions import TorchDistribution
 from torch.distributions import Independent
 
 from ..conditionals import Conditional
@@ -13,6 +14,7 @@ from ..conditionals.families import LOG_SCALE_BOUND
 from ..conditionals.likelihoods import STANDARDIZE
 from ..data.arrays import column_means
 from ..distributions import IgnoreMissing
+from ..guides import Guide
 from ..programs import trace_pair
 from ..programs.contexts import eval_mode, fork_rng
 from ..programs.interfaces import conditional_of
@@ -23,10 +25,7 @@ MARGIN = 2.0  # times the bound: below this the bound affects the scale
 
 
 def warn_at_scale_floor(model: PyroProgram, guide: PyroProgram, batch: Batch) -> None:
-    """Warn, in one line, if the lower bound of a learned normal scale limits log p(x).
-
-    It does at the values of x whose fitted scale, or whose standard deviation over the batch, is
-    less than twice the bound. Values that are constant do not count.
+    """Warn, in one line each, of learned normal scales that are at their lower bound.
 
     Args:
         model: the generative program.
@@ -34,10 +33,8 @@ def warn_at_scale_floor(model: PyroProgram, guide: PyroProgram, batch: Batch) ->
         batch: `{"x": [N, ...], ...}`, the inputs of the pair.
     """
     p_x = conditional_of(model, "x")
-    if not isinstance(p_x, Conditional) or "log_scale" not in {
-        *p_x.parameter_shapes,
-        *p_x.unconditional_parameters,
-    }:
+    factors = guide.conditionals if isinstance(guide, Guide) else {}
+    if not any(map(_learns_scale, (p_x, *factors.values()))):
         return  # a fixed scale, or one of a user-defined program, has no bound here
     with (
         torch.no_grad(),
@@ -45,16 +42,44 @@ def warn_at_scale_floor(model: PyroProgram, guide: PyroProgram, batch: Batch) ->
         fork_rng(device_of(model, guide)),
         pyro.validation_enabled(False),
     ):
-        fn = trace_pair(model, guide, batch).model["x"]["fn"]
+        traces = trace_pair(model, guide, batch)
+    if _learns_scale(p_x):
+        _warn_of_likelihood(traces.model["x"]["fn"], batch["x"])
+    for latent, q in factors.items():
+        if _learns_scale(q) and latent in traces.guide:
+            _warn_of_latent("posterior", latent, traces.guide[latent]["fn"])
+        prior = conditional_of(model, latent)
+        if _learns_scale(prior) and latent in traces.model:
+            _warn_of_latent("prior", latent, traces.model[latent]["fn"])
+
+
+def _learns_scale(conditional: object) -> bool:
+    """Whether a conditional has normal scales with the bound of this library."""
+    return isinstance(conditional, Conditional) and "log_scale" in {
+        *conditional.parameter_shapes,
+        *conditional.unconditional_parameters,
+    }
+
+
+def _normal_base(fn: TorchDistribution) -> dist.Normal | None:
     base = fn
     while isinstance(base, (Independent, IgnoreMissing)):
         base = base.base_dist
-    if not isinstance(base, dist.Normal):
+    return base if isinstance(base, dist.Normal) else None
+
+
+def _warn_of_likelihood(fn: TorchDistribution, x: torch.Tensor) -> None:
+    """Warn where the bound limits log p(x): the fitted scale, or the sd over the batch, is near it.
+
+    Values that are constant do not count.
+    """
+    base = _normal_base(fn)
+    if base is None:
         return
     floor, shape = math.exp(-LOG_SCALE_BOUND), tuple(fn.event_shape)
     scale = base.scale.expand(torch.broadcast_shapes(base.scale.shape, shape))
     scale = scale.reshape((-1,) + shape).log().mean(0).exp()
-    x = batch["x"].reshape((-1,) + shape)
+    x = x.reshape((-1,) + shape)
     if x.isnan().any():
         sd = column_means((x - column_means(x)) ** 2).sqrt()
     else:
@@ -65,5 +90,35 @@ def warn_at_scale_floor(model: PyroProgram, guide: PyroProgram, batch: Batch) ->
             f"the scale of a normal likelihood cannot be less than {floor:.1e}, which limits "
             f"log p(x) at {int(limited.sum())} of {limited.numel()} values of x (their median "
             f"standard deviation: {sd[limited].median().item():.1e}): train on {STANDARDIZE}",
-            stacklevel=2,
+            stacklevel=4,
         )
+
+
+def _warn_of_latent(kind: str, latent: str, fn: TorchDistribution) -> None:
+    """Warn if the scale of a unit of a latent is near the bound for most data points.
+
+    Args:
+        kind: posterior or prior.
+        latent: its name.
+        fn: its distribution, `[..., B]` and, in front, one dimension per enumerated parent.
+    """
+    base = _normal_base(fn)
+    if base is None:
+        return
+    floor, event_dim = math.exp(-LOG_SCALE_BOUND), len(fn.event_shape)
+    scale = base.scale.expand(torch.broadcast_shapes(base.scale.shape, fn.event_shape))
+    if scale.dim() > event_dim:  # over the data points
+        scale = scale.log().mean(-event_dim - 1).exp()
+    values = scale.reshape(-1, math.prod(fn.event_shape))  # [components, units]
+    limited = values < MARGIN * floor
+    if not limited.any():
+        return
+    rows = limited.any(1).nonzero().flatten().tolist()
+    components = f" of components {', '.join(map(str, rows))}" if len(values) > 1 else ""
+    units = ", ".join(map(str, limited.any(0).nonzero().flatten().tolist()))
+    warnings.warn(
+        f"the {kind} scale of {latent!r}{components} is at its lower bound {floor:.1e} in units "
+        f"{units}: its values are nearly constant; a larger scale= of the likelihood, a smaller "
+        "latent_dim=, or standardized data help",
+        stacklevel=4,
+    )

@@ -1,16 +1,25 @@
 """One-line warnings before and after training, each with its remedy."""
 
-import math
 import warnings
+from collections.abc import Iterable
 from typing import Any
+
+import torch
 
 from ..conditionals import Conditional, Normal, NormalLikelihood
 from ..conditionals.missing import without_missing
 from ..data import Data
 from ..data.arrays import column_means
+from ..data.dataset import conditioned
 from ..data.splitting import likelihood_for
 from ..errors import UserError
-from ..evaluate import elbo_terms, occupancy, responsibilities
+from ..evaluate import (
+    dead_components,
+    elbo_terms,
+    merged_components,
+    occupancy,
+    responsibilities,
+)
 from ..evaluate.inputs import split_inputs
 from ..evaluate.latents import COLLAPSE_THRESHOLD, ONE_COMPONENT_THRESHOLD
 from ..guides import PriorGuide
@@ -21,6 +30,7 @@ from ..programs.program import Program
 
 MAX_SCALE_RATIO = 100.0  # of the standard deviations of two columns
 MAX_DATA = 500  # data points that a trained pair is checked on
+MIN_DATA_PER_COMPONENT = 20  # fewer may leave a component without data by chance
 
 
 class Advice(UserWarning):
@@ -38,7 +48,7 @@ def check_data(model: Any, data: Any) -> None:
     family = without_missing(p_x.family) if isinstance(p_x, Conditional) else None
     if not isinstance(data, Data) or not isinstance(family, (Normal, NormalLikelihood)):
         return
-    x = data.train.x[:10_000]
+    x = conditioned(data.train[:10_000], data.condition).x
     if len(x) < 2:
         return
     values = x[~x.isnan()]
@@ -87,18 +97,45 @@ def check_use(model: Any, guide: Any, data: Any) -> None:
             "objective=pv.objectives.ELBO(warmup=EPOCHS)"
         )
     elif probabilities is not None and probabilities.shape[-1] > 1:
-        count = probabilities.shape[-1]
-        if occupancy(probabilities).max() > ONE_COMPONENT_THRESHOLD:
-            problem = f"one of the {count} components has all of the data"
-        elif kls.get("y", math.inf) < COLLAPSE_THRESHOLD and not is_constant:
-            problem = (
-                f"the KL of y is below {COLLAPSE_THRESHOLD} nats: the {count} components do not "
-                "differ"
-            )
-        else:
-            return
-        remedy = "initialize=pv.train.MixtureInitialization() starts them apart"
-        p_z = conditional_of(model, "z")
-        if not isinstance(p_z, Conditional) or "y" not in p_z.given:
-            remedy = "labels (pv.objectives.SemiSupervised), or a mixture prior, give y a use"
-        advise(f"{problem}; {remedy}")
+        problem = _component_problem(probabilities, None if is_constant else kls.get("y"))
+        if problem:
+            advise(f"{problem}; {_component_remedy(model)}")
+
+
+def _component_problem(probabilities: torch.Tensor, kl: float | None) -> str:
+    """What is wrong with the components of a mixture; "" if nothing.
+
+    Args:
+        probabilities: `[N, K]`, their responsibilities.
+        kl: of the component, nats per data point, if a guide has one.
+    """
+    size, count = probabilities.shape
+    if occupancy(probabilities).max() > ONE_COMPONENT_THRESHOLD:
+        return f"one of the {count} components has all of the data"
+    if kl is not None and kl < COLLAPSE_THRESHOLD:
+        return (
+            f"the KL of y is below {COLLAPSE_THRESHOLD} nats: the {count} components do not differ"
+        )
+    if size < MIN_DATA_PER_COMPONENT * count:
+        return ""
+    problems = []
+    if dead := dead_components(probabilities):
+        problems.append(f"components {_listed(dead)} of {count} have no data")
+    if merged := merged_components(probabilities):
+        pairs = ", ".join(f"{first} and {second}" for first, second in merged)
+        problems.append(f"these pairs of components do not differ: {pairs}")
+    return "; ".join(problems)
+
+
+def _component_remedy(model: Any) -> str:
+    p_z = conditional_of(model, "z")
+    if not isinstance(p_z, Conditional) or "y" not in p_z.given:
+        return "labels (pv.objectives.SemiSupervised), or a mixture prior, give y a use"
+    return (
+        "initialize=pv.train.MixtureInitialization() starts them apart; fewer components "
+        "(num_components=) may be enough"
+    )
+
+
+def _listed(numbers: Iterable[int]) -> str:
+    return ", ".join(map(str, numbers))

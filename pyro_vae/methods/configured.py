@@ -2,7 +2,7 @@
 
 import copy
 import tempfile
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
@@ -13,16 +13,16 @@ from ..data import Data, as_data
 from ..errors import UserError, check_int_at_least
 from ..objectives import ELBO
 from ..programs.contexts import seeded
-from ..train import Initialization, checkpoint, choose_device, distributed
+from ..train import Callback, Initialization, checkpoint, choose_device, distributed
 from ..train import fit as train
-from ..train.settings import SETTINGS, checked_settings
+from ..train.settings import EXTENDABLE, SETTINGS, checked_settings
 from . import preparing
 from .building import build, make
 from .files import as_json, plain, read_config, to_yaml
 from .groups import FIT
-from .options import EXTENDABLE, configure
+from .options import configure
 from .restarts import fit_restarts
-from .run import CONFIG, RECORD, Run, advised, check_unedited
+from .run import CONFIG, RECORD, Run, advised, check_unedited, with_run
 from .signatures import parameters
 from .table import Preset, preset
 
@@ -193,6 +193,7 @@ class Method:
         device: str | None = None,
         progress: bool = True,
         workers: int | None = None,
+        callbacks: Sequence[Callback | Callable[..., bool | None]] = (),
     ) -> Run:
         """Train the pair; every call starts from the same weights.
 
@@ -206,6 +207,7 @@ class Method:
             progress: show a progress bar.
             workers: processes that train restarts on a CPU, with the same results. Default: one for
                 each idle core, if a run is long enough.
+            callbacks: called during the run; see `pv.fit`.
 
         Raises:
             UserError: a folder that already contains a run, or to resume a run that has another
@@ -217,7 +219,7 @@ class Method:
             if out is not None:
                 distributed.on_rank_zero(lambda: self._claim(out, resume))
             if self.config["restarts"] > 1:
-                return fit_restarts(self, out, resume, target, progress, workers)
+                return fit_restarts(self, out, resume, target, progress, workers, callbacks)
             pair = self.new_pair()
             with self.threads():
                 run = advised(
@@ -231,6 +233,7 @@ class Method:
                         "config": as_json(self.config),
                         "files": {CONFIG: to_yaml(self.config)},
                     },
+                    callbacks=with_run(callbacks, data=self.data, config=self.config),
                     progress=progress,
                 )
         return Run(**vars(run), data=self.data, config=self.config)
@@ -242,7 +245,7 @@ class Method:
             self._check_same(started, out)
             if (out / "checkpoint.pt").exists():
                 check_unedited(started, checkpoint.read_json(out / RECORD), out)
-            text = to_yaml(self.config)  # its epochs and patience may be others
+            text = to_yaml(self.config)  # its epochs, patience and max_time may be others
             checkpoint.write_atomically(out / CONFIG, lambda p: p.write_text(text))
             return
         try:

@@ -6,6 +6,7 @@ from pathlib import Path
 from typing import Any
 
 from ..errors import UserError
+from ..train.untrusted import Unsafe, check_content, read_text
 from .building import class_named
 from .groups import choice_groups, groups
 from .table import preset
@@ -105,14 +106,16 @@ def read_config(path: Path | str) -> dict[str, Any]:
     """
     import yaml
 
+    path = Path(path)
+    if not path.exists():
+        raise UserError(f"{path} does not exist")
     try:
-        nested = yaml.safe_load(Path(path).read_text())
-    except FileNotFoundError:
-        raise UserError(f"{path} does not exist") from None
-    except (OSError, UnicodeDecodeError) as e:
-        raise UserError(f"{path} cannot be read: {type(e).__name__}") from None
+        nested = yaml.safe_load(read_text(path))
+        check_content(nested, 0)
     except yaml.YAMLError as e:
         raise UserError(f"{path} is not valid YAML: {' '.join(str(e).split())}") from None
+    except (Unsafe, RecursionError) as e:  # aliases of aliases, in a small file
+        raise UserError(f"{path} is not a configuration: {e}") from None
     if not isinstance(nested, dict) or not isinstance(nested.get("method"), str):
         raise UserError(f"{path} is not a configuration of a method: it has no line 'method: NAME'")
     name = nested.pop("method")

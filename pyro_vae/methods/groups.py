@@ -28,9 +28,11 @@ REFINE = frozenset({"model", "guide"})
 CENTER = frozenset({"x_shape", "c_is_pixels", "parents"})
 INITIALIZE = frozenset({"compile"})
 PRIOR = frozenset({"size", "given", "loc", "scale", "options"})
-RUN = frozenset({"device", "out", "resume", "progress"})
+RUN = frozenset({"device", "out", "resume", "progress", "callbacks"})
 RESTARTS = frozenset({"seed"})
-FIT = RUN | {"model", "guide", "data", "objective", "initialize", "observed", "config"}
+FIT = RUN | {
+    "model", "guide", "data", "valid", "objective", "optimizer", "initialize", "observed", "config"
+}  # fmt: skip
 
 DATA_HELP = f"{', '.join(DATASETS)}, or {FILE_KINDS}."
 

@@ -15,6 +15,7 @@ from typing import TYPE_CHECKING, Any
 from ..conditionals import likelihood as check_likelihood
 from ..data import DATASETS, Data, data_set
 from ..errors import UserError
+from ..train.settings import SCHEDULES
 from . import table
 from .building import CLASSES, class_named
 from .files import flatten, nest
@@ -25,8 +26,6 @@ from .table import preset
 if TYPE_CHECKING:
     from jsonargparse import ArgumentParser
 
-#: Options that may differ between a run and its continuation.
-EXTENDABLE = ("epochs", "patience")
 MAX_SEED = 2**32
 
 
@@ -261,6 +260,11 @@ def finish(name: str, parsed: Mapping[str, Any]) -> dict[str, Any]:
     seed = config["seed"]
     if not 0 <= seed < MAX_SEED:
         raise UserError(f"seed must be an integer from 0 to {MAX_SEED - 1}, got {seed}")
+    if callable(config["schedule"]):
+        raise UserError(
+            f"the schedule of a method is one of {', '.join(SCHEDULES)}; pass a function to pv.fit: "
+            "pv.fit(*method.build(), method.data, **{**method.fit_options(), 'schedule': function})"
+        )
     value = config["model.likelihood"]
     if isinstance(value, str) and not any(k.__name__ == value for k in CLASSES["likelihood"]):
         check_likelihood(value)

@@ -1,25 +1,40 @@
 """Pairs of the library's own classes: described in a run folder, and rebuilt from the description."""
 
-from collections.abc import Mapping
+from collections.abc import Callable, Iterable, Mapping
+from types import ModuleType
 from typing import Any
+
+import torch
+from torch.overrides import TorchFunctionMode
 
 from .. import conditionals, guides, models
 from ..errors import UserError
 from ..programs.modules import find_modules
 from ..programs.program import Program
+from ..train.untrusted import Unsafe
 
-OWN = {**vars(models), **vars(guides)}
+
+def _classes(module: ModuleType) -> dict[str, Callable[..., Any]]:
+    """The public classes of a module: a description can name no other object."""
+    named = {name: getattr(module, name) for name in module.__all__}
+    return {name: kind for name, kind in named.items() if isinstance(kind, type)}
+
+
+PROGRAMS = {**_classes(models), **_classes(guides)}
+GUIDES = _classes(guides)
+PARTS = _classes(conditionals)
 
 
 def describe_pair(model: Any, guide: Any) -> dict[str, Any] | None:
     """`{"model": ..., "guide": ...}` as JSON values; None for programs that are not the library's."""
     if find_modules(model, guide) != [model, guide]:
         return None
-    result = {}
+    result: dict[str, Any] = {}
     for name, program in (("model", model), ("guide", guide)):
         kind = type(program).__name__
         arguments = program.constructor_arguments if isinstance(program, Program) else None
-        if OWN.get(kind) is not type(program) or arguments is None or "unknown" in str(arguments):
+        is_own = PROGRAMS.get(kind) is type(program)
+        if not is_own or arguments is None or "unknown" in str(arguments):
             return None
         result[name] = {"class": kind, **arguments}
     return result
@@ -34,27 +49,68 @@ def rebuild_pair(described: Any, folder: object) -> tuple[Any, Any]:
     try:
         model = _build(described["model"], None)
         return model, _build(described["guide"], model)
-    except (KeyError, TypeError, AttributeError, IndexError):
+    except (UserError, Unsafe):
+        raise
+    except (LookupError, TypeError, ValueError, AttributeError, RuntimeError, OverflowError):
         raise UserError(
             f"{folder} does not say how its pair was built: pv.load(folder, model=, guide=)"
         ) from None
 
 
+class BoundedMemory(TorchFunctionMode):
+    """Within, the tensors that are created have a bounded number of values together.
+
+    A description of a pair may ask for any size. It is built before its weights are compared.
+
+    Args:
+        num_values: the number of values.
+
+    Raises:
+        Unsafe: more would be created.
+    """
+
+    FACTORIES = frozenset({
+        torch.arange, torch.empty, torch.eye, torch.full, torch.linspace, torch.ones, torch.rand,
+        torch.randint, torch.randn, torch.randperm, torch.zeros,
+    })  # fmt: skip
+
+    def __init__(self, num_values: int) -> None:
+        super().__init__()
+        self.left = num_values
+
+    def __torch_function__(
+        self,
+        func: Callable[..., Any],
+        types: Iterable[type],
+        args: tuple[Any, ...] = (),
+        kwargs: dict[str, Any] | None = None,
+    ) -> Any:
+        kwargs = kwargs or {}
+        if func in self.FACTORIES:
+            shape_only = {**kwargs, "device": "meta"}
+            shape_only.pop("generator", None)
+            self.left -= func(*args, **shape_only).numel() + 1
+            if self.left < 0:
+                raise Unsafe("its weights are not those of its pair")
+        return func(*args, **kwargs)
+
+
 def _build(described: Mapping[str, Any], model: Any) -> Any:
     options = dict(described)
-    kind, args = OWN[options.pop("class")], options.pop("args")
+    kind, args = PROGRAMS[options.pop("class")], options.pop("args")
     args = [_value(v, model) for v in args]
     return kind(*args, **{n: _value(v, model) for n, v in options.items()})
 
 
 def _value(value: Any, model: Any) -> Any:
     if isinstance(value, dict) and "class" in value:
-        return _build(value, model) if value["class"] in vars(guides) else model
+        return _build(value, model) if value["class"] in GUIDES else model
     if isinstance(value, list):
         return tuple(_value(v, model) for v in value)
     if isinstance(value, dict) and "class_path" in value:
-        kind = getattr(conditionals, value["class_path"])
-        return kind(**{n: _value(v, model) for n, v in value["init_args"].items()})
+        return PARTS[value["class_path"]](
+            **{n: _value(v, model) for n, v in value["init_args"].items()}
+        )
     if isinstance(value, dict):
         return {n: _value(v, model) for n, v in value.items()}
     return value

@@ -23,7 +23,7 @@ import torch
 
 from ..errors import UserError, check_int_at_least
 from ..train import distributed
-from ..train.interrupt import interrupt_event
+from ..train.interrupt import INTERRUPTED, stop_request
 from .restart_bar import RestartBar
 
 if TYPE_CHECKING:
@@ -140,7 +140,7 @@ def train_in_processes(
     message = len(content).to_bytes(LENGTH_BYTES, "big") + content
     events: queue.Queue[tuple[_Worker, Event]] = queue.Queue()
     waiting, warned = list(pending), set()
-    with interrupt_event() as stop:
+    with stop_request() as stop:
         workers = [_Worker(message, events) for _ in range(count)]
         active = set(workers)
         try:
@@ -163,7 +163,7 @@ def train_in_processes(
                 elif kind == "failure":
                     raise RuntimeError(f"a restart failed in its process:\n{event['text']}")
                 elif kind == "interrupted":
-                    stop.set()
+                    stop.reason = INTERRUPTED
                 elif kind == "ended":
                     active.discard(worker)
                     worker.check()
@@ -183,8 +183,9 @@ def train_in_processes(
                 worker.close()
             for worker in workers:
                 worker.wait()
-        if stop.is_set():
-            raise Interrupted
+    if stop.is_set():
+        stop.end_process()
+        raise Interrupted
 
 
 class _Worker:

@@ -27,9 +27,10 @@ from ..errors import UserError
 from ..evaluate.inputs import split_inputs
 from ..programs.calling import accepts_argument
 from ..programs.inspection import is_per_datum
-from ..train import checkpoint, distributed, load_weights
+from ..train import Callback, checkpoint, distributed, load_weights
 from ..train.display import epochs_reported_to
 from ..train.folder import RunFolder
+from ..train.interrupt import CALLBACK, MAX_TIME
 from ..train.weights import broadcast_weights
 from .advice import Advice, check_data, check_use
 from .files import as_json, to_yaml
@@ -73,6 +74,7 @@ def fit_restarts(
     device: torch.device,
     progress: bool,
     workers: int | None,
+    callbacks: Sequence[Callback | Callable[..., bool | None]] = (),
 ) -> Run:
     """Train all restarts of a method; the chosen one is the run that is returned.
 
@@ -83,6 +85,7 @@ def fit_restarts(
         device: where to train.
         progress: show a progress bar.
         workers: processes. Default: chosen from the idle cores and the length of the run.
+        callbacks: called in every restart; the restarts are then trained in this process.
 
     Raises:
         UserError: a restart failed; the others' folders are kept if they have trained.
@@ -102,7 +105,7 @@ def fit_restarts(
                 bar.finish(index)
 
             try:
-                _train(method, pending, seeds, folders, device, workers, bar, finish)
+                _train(method, pending, seeds, folders, device, workers, bar, finish, callbacks)
             except Interrupted:
                 interrupted = True
         return _chosen_run(method, out, folders, results, device, interrupted)
@@ -117,13 +120,14 @@ def _train(
     workers: int | None,
     bar: RestartBar,
     finish: Callable[[int, dict[str, Any]], None],
+    callbacks: Sequence[Callback | Callable[..., bool | None]],
 ) -> None:
     """Train restarts, in processes if that is faster and possible, else in sequence.
 
     Raises:
         Interrupted: Ctrl-C.
     """
-    count = num_processes(method, len(pending), device, workers)
+    count = 1 if callbacks else num_processes(method, len(pending), device, workers)
     payload = pickled(method.with_seed(seeds[0])) if count > 1 else None
     if payload is not None:
         job: Job = {
@@ -142,7 +146,7 @@ def _train(
         try:
             with epochs_reported_to(partial(bar.show_epoch, n)):
                 result = train_restart(
-                    method.with_seed(seeds[n]), folders[n], str(device), bar.visible
+                    method.with_seed(seeds[n]), folders[n], str(device), bar.visible, callbacks
                 )
         except KeyboardInterrupt:  # during an initialization
             result = None
@@ -152,7 +156,11 @@ def _train(
 
 
 def train_restart(
-    method: "Method", folder: Path, device: str, progress: bool = False
+    method: "Method",
+    folder: Path,
+    device: str,
+    progress: bool = False,
+    callbacks: Sequence[Callback | Callable[..., bool | None]] = (),
 ) -> Restart | None:
     """Train one restart in its folder, or continue it, and evaluate it; None if interrupted.
 
@@ -161,10 +169,11 @@ def train_restart(
         folder: of the restart.
         device: cpu, cuda, ...
         progress: report epochs.
+        callbacks: called during the run.
     """
     with warnings.catch_warnings():
         warnings.simplefilter("ignore", Advice)  # only the restart that is chosen matters
-        run = method.fit(folder, (folder / CONFIG).exists(), device, progress)
+        run = method.fit(folder, (folder / CONFIG).exists(), device, progress, callbacks=callbacks)
     if run.interrupted:
         return None
     with method.threads():
@@ -189,7 +198,9 @@ def _evaluated(run: Run) -> Restart:
     observed: dict[str, Any] = _rows(split_inputs(model, guide, data, "train"), MAX_CLUSTERED)
     if accepts_argument(model, "y") and "y" not in observed:
         clusters = evaluate.responsibilities(model, guide, **observed).argmax(-1).tolist()
-    return Restart(config["seed"], config["epochs"], float(bound.mean()), criterion, clusters)
+    stopped = run.stop_reason in (MAX_TIME, CALLBACK)  # resuming continues it
+    epochs = len(run.history) if stopped else config["epochs"]
+    return Restart(config["seed"], epochs, float(bound.mean()), criterion, clusters)
 
 
 def _rows(inputs: Mapping[str, torch.Tensor], count: int) -> dict[str, torch.Tensor]:
@@ -229,11 +240,13 @@ def _chosen_run(
     for module in (model, guide):
         module.to(device)
     if not results:
-        return Run(model, guide, [], None, out, interrupted, method.data, method.config)
+        return Run(
+            model, guide, out=out, interrupted=interrupted, data=method.data, config=method.config
+        )
     summary = _summary(results)
     chosen = folders[summary["chosen"]]
     history = distributed.on_rank_zero(lambda: read_history(chosen))
-    distributed.on_rank_zero(lambda: load_weights(model, guide, chosen / "checkpoint.pt"))
+    weights = distributed.on_rank_zero(lambda: load_weights(model, guide, chosen / "checkpoint.pt"))
     broadcast_weights(model, guide, ())
     for module in (model, guide):
         module.eval()
@@ -243,8 +256,8 @@ def _chosen_run(
         if distributed.size() == 1:
             check_use(model, guide, method.data)
     return Run(
-        model, guide, history, best_epoch(history), out, interrupted, method.data, method.config,
-        summary,
+        model, guide, history, best_epoch(history), out, interrupted, weights=weights,
+        data=method.data, config=method.config, restarts=summary,
     )  # fmt: skip
 
 

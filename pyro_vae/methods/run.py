@@ -4,32 +4,37 @@ import functools
 import json
 import shlex
 import shutil
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import torch
 
-from .. import train
+from .. import generate, train
 from ..data import Data, as_data
 from ..data import load as load_data
 from ..data.tables import frame_like
 from ..errors import UserError
+from ..evaluate.inputs import split_inputs
 from ..programs.calling import first_argument
 from ..programs.inspection import ignores_missing, is_per_datum
 from ..train import checkpoint, choose_device, distributed, load_weights
+from ..train.callbacks import Metrics, as_callbacks
+from ..train.settings import EXTENDABLE
 from ..train.state import Progress
 from ..train.weights import weights_of
 from . import new_data
 from .advice import advise, check_data, check_use
 from .files import as_json, read_config, to_yaml
-from .options import EXTENDABLE, complete
+from .options import complete
 from .rebuild import describe_pair, rebuild_pair
+from .sharing import data_of_export, export_file, export_run, load_export
 from .table import preset
 
 CONFIG = "config.yaml"
 RECORD = "config.json"
+EXAMPLE_ROWS = 4  # of the data, to trace an exported program
 RESTARTS = "restarts"  # folder of the restarts, in the run folder
 SETTLED = 10  # epochs, before which a latent that carries no information is no surprise
 FILES = (CONFIG, RECORD, "metrics.jsonl", "checkpoint.pt", "report.html")
@@ -141,7 +146,8 @@ class Run(train.Run):
         They are draws: a category is one of its values, a count an integer.
 
         Args:
-            num, source, choices: as in `sample`. Default: `mean=False`.
+            num, choices: as in `sample`. Default: `mean=False`.
+            source: prior, component, aggregate or ex-post.
 
         Raises:
             UserError: data that do not come from a frame.
@@ -324,9 +330,10 @@ class Run(train.Run):
             (folder / name).write_text(text)
         lines = "".join(json.dumps(row) + "\n" for row in self.history)
         (folder / "metrics.jsonl").write_text(lines)
+        weights = weights_of(self.model, self.guide)
         state: dict[str, Any] = {
-            "weights": weights_of(self.model, self.guide),
-            "best": None,
+            "weights": weights if self.weights is None else self.weights.last,
+            "best": weights,
             "optimizer": {"state": {}, "param_groups": [{}]},
             "rng": torch.get_rng_state().unsqueeze(0),
             "rng_cuda": None,
@@ -337,6 +344,36 @@ class Run(train.Run):
         }
         checkpoint.save(folder / "checkpoint.pt", state)
         return folder
+
+    def export(self, path: Path | str, license: str | None = None) -> Path:
+        """Write the weights, and how the pair is built, to one file to share; see `pv.load`.
+
+        The file is in the safetensors format. It holds tensors and text, and no data.
+
+        Args:
+            path: a file `NAME.safetensors`, or a folder, which also gets a model card, `README.md`.
+            license: of the weights, for the card, e.g. `CC-BY-4.0`.
+
+        Returns:
+            The path of the file.
+
+        Raises:
+            UserError: a file is there already, or cannot be written.
+        """
+        return export_run(self, path, license)
+
+    def export_encoder(self, path: Path | str) -> Path:
+        """Write the encoder as a program that runs without this library; see `export_encoder`."""
+        return generate.export_encoder(self.model, self.guide, self._example(), path)
+
+    def export_decoder(self, path: Path | str) -> Path:
+        """Write the decoder as a program that runs without this library; see `export_decoder`."""
+        return generate.export_decoder(self.model, self.guide, self._example(), path)
+
+    def _example(self) -> dict[str, torch.Tensor]:
+        """Inputs of the pair for a few training data points."""
+        inputs = split_inputs(self.model, self.guide, self._data(), "train")
+        return {name: value[:EXAMPLE_ROWS] for name, value in inputs.items()}
 
     def _description(self) -> dict[str, Any]:
         if self.config is not None:
@@ -359,12 +396,40 @@ def fit(
 ) -> Run:
     if callable(model):
         data = as_data(data, first_argument(model), ignores_missing(model))
+    arrays = data if isinstance(data, Data) else None
+    settings["callbacks"] = with_run(settings.get("callbacks", ()), data=arrays)
     described = {"pair": describe_pair(model, guide), "source": _source(data)}
     config = settings.get("config")
     if config is None or isinstance(config, dict):  # `train.fit` refuses anything else
         settings["config"] = {**described, **(config or {})}
     run = advised(model, guide, data, *args, **settings)
-    return Run(**vars(run), data=data if isinstance(data, Data) else None)
+    return Run(**vars(run), data=arrays)
+
+
+class _WithRun(train.Callback):
+    """A callback that is called with a `Run` of this module."""
+
+    def __init__(self, callback: train.Callback, fields: dict[str, Any]) -> None:
+        self.callback, self.fields = callback, fields
+
+    def on_start(self, run: train.Run) -> None:
+        self.callback.on_start(Run(**vars(run), **self.fields))
+
+    def on_epoch(self, run: train.Run, metrics: Metrics) -> bool | None:
+        return self.callback.on_epoch(Run(**vars(run), **self.fields), metrics)
+
+    def on_end(self, run: train.Run) -> None:
+        self.callback.on_end(Run(**vars(run), **self.fields))
+
+
+def with_run(callbacks: Iterable[object], **fields: Any) -> list[train.Callback]:
+    """The callbacks, called with a `Run` of this module.
+
+    Args:
+        callbacks: as in `pv.fit`.
+        fields: `data` and `config` of the run.
+    """
+    return [_WithRun(callback, fields) for callback in as_callbacks(callbacks)]
 
 
 def _source(data: Any) -> dict[str, Any] | None:
@@ -416,7 +481,9 @@ def load(
         Run(VAE x Guide on data, epoch 1 of 1, ...)
 
     Args:
-        folder: written by `pyro-vae fit`, `Method.fit(out=)`, `pv.fit(out=)` or `Run.save`.
+        folder: written by `pyro-vae fit`, `Method.fit(out=)`, `pv.fit(out=)` or `Run.save`; or a
+            `.safetensors` file of `Run.export`, or its folder: the run then has no history, and no
+            data unless they are passed.
         model, guide: the pair, built as it was trained. Default: it is rebuilt, which is possible for
             the library's own classes.
         data: what it was trained on. Default: they are loaded again, which is possible for named
@@ -431,6 +498,11 @@ def load(
     from .configured import Method
 
     folder = Path(folder)
+    if (model is None) != (guide is None):
+        raise UserError("pass both model= and guide=, or neither")
+    exported = export_file(folder)
+    if exported is not None:
+        return _load_export(exported, model, guide, data, device)
     if (folder / RESTARTS).is_dir() and not (folder / RECORD).exists():
         raise UserError(
             f"{folder} is not finished: rerun with --resume, or load {folder / RESTARTS}/0"
@@ -439,8 +511,6 @@ def load(
     if not isinstance(record, dict) or not isinstance(record.get("data"), dict):
         raise UserError(f"{folder / RECORD} is not the record of a run")
     data = None if data is None else as_data(data, missing=True)
-    if (model is None) != (guide is None):
-        raise UserError("pass both model= and guide=, or neither")
     config = None
     if (folder / CONFIG).exists() and model is None:
         config = complete(read_config(folder / CONFIG))
@@ -461,14 +531,29 @@ def load(
             f"{folder} was trained on other data ({name}: {record['data'].get(name)}, not "
             f"{described.get(name)}): pass data="
         )
-    load_weights(model, guide, folder / "checkpoint.pt")
+    weights = load_weights(model, guide, folder / "checkpoint.pt")
+    _move(model, guide, device)
+    history = read_history(folder)
+    return Run(
+        model, guide, history, best_epoch(history), folder, weights=weights, data=data,
+        config=config, restarts=record.get("restarts"),
+    )  # fmt: skip
+
+
+def _load_export(path: Path, model: Any, guide: Any, data: Any, device: str | None) -> Run:
+    """The pair in a file of `Run.export`, as a run without history."""
+    model, guide, record = load_export(path, model, guide)
+    if data is not None:
+        data = data_of_export(record, as_data(data, first_argument(model)), path)
+    _move(model, guide, device)
+    return Run(model, guide, data=data, config=record["config"])
+
+
+def _move(model: Any, guide: Any, device: str | None) -> None:
     target = choose_device(device)
     for module in (model, guide):
         if isinstance(module, torch.nn.Module):
             module.to(target)
-    history = read_history(folder)
-    restarts = record.get("restarts")
-    return Run(model, guide, history, best_epoch(history), folder, False, data, config, restarts)
 
 
 def check_unedited(config: Mapping[str, Any], record: Mapping[str, Any], folder: Path) -> None:
@@ -486,11 +571,7 @@ def check_unedited(config: Mapping[str, Any], record: Mapping[str, Any], folder:
 
 def read_history(folder: Path) -> list[dict[str, Any]]:
     """The history that a run folder holds."""
-    path = folder / "metrics.jsonl"
-    try:
-        return [json.loads(line) for line in path.read_text().splitlines()]
-    except (OSError, ValueError):
-        raise UserError(f"{path} is missing or damaged: is this a run folder?") from None
+    return checkpoint.read_history(folder / "metrics.jsonl")
 
 
 def best_epoch(history: list[dict[str, Any]]) -> int | None:

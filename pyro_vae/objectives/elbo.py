@@ -130,11 +130,17 @@ class ELBO(TraceEnum_ELBO, ScheduledObjective):
         return all(self.current_beta(latent) == 1 for latent in self.latents_with_settings())
 
     def _suits_pyro(self, model: Callable, guide: Callable, args: tuple, kwargs: dict) -> bool:
-        """Whether Pyro's ELBO is right for the pair: particles in a plate, no data in the guide."""
+        """Whether Pyro's ELBO is right for the pair.
+
+        It needs particles in a plate, no data in the guide, and, beside enumerated latents, one
+        scale for all rows.
+        """
         batch = as_batch(model, args, kwargs)
         if not torch.is_tensor(batch.get("x")):
             return True
         layout = layout_of(model, guide, batch)
+        if layout.scales_rows and layout.discrete_sites:
+            return False
         return not layout.observes and (self.num_particles == 1 or layout.particles == "plate")
 
     def _run(self, model: Callable, guide: Callable, args: tuple, kwargs: dict) -> Traces:

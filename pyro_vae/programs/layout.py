@@ -71,6 +71,7 @@ class Layout(NamedTuple):
     divisible: bool  #: whether some rows of a batch may be run without the others
     fixed: bool  #: whether it has its own number of rows: it fails on fewer
     observes: tuple[str, ...]  #: sites that the guide observes: no draws, and so no part of q
+    scales_rows: bool  #: whether a site's log-prob has a scale for each row
     problem: str | None  #: why its discrete latents are not enumerated in parallel
 
 
@@ -160,7 +161,12 @@ class _Trial:
         sites = _discrete_sites(trace)
         discrete, problem = self._enumeration(few, sites)
         observes = tuple(name for name, site in trace[0].items() if site["is_observed"])
-        return Layout(particles, discrete, sites, divisible, fixed, observes, problem)
+        scales_rows = any(
+            torch.is_tensor(site["scale"]) and site["scale"].dim() > 0
+            for sites_of_one in trace
+            for site in sites_of_one.values()
+        )
+        return Layout(particles, discrete, sites, divisible, fixed, observes, scales_rows, problem)
 
     def _first(self) -> tuple[dict[str, Any], Run]:
         """`(a few rows, a run of them)`; all rows, where the program cannot be run on fewer.

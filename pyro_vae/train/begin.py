@@ -40,11 +40,13 @@ def resume_run(loop: Loop, saved: dict[str, Any]) -> None:
     if loop.compile == "auto":
         loop.compile = settings["compile"]  # the same arithmetic as before, to the last bit
     loop.settings["compile"] = choose_backend(loop.compile, 0)
+    loop.settings["optimizer"] = settings.get("optimizer")  # it is compared once it is made
     state.check_settings(settings, json.loads(json.dumps(state.described(loop))), path)
     first, pair_inputs = loop.inputs.first()
     loop.inputs.check_all(pair_inputs)
     state.freeze_as(loop, saved)
     loop.make_stepper(first, broadcast=False)  # the weights come from the checkpoint
+    state.check_settings(settings, json.loads(json.dumps(state.described(loop))), path)
     distributed.separate_noise(loop.seed)  # of a process that was not there before
     state.resume(loop, saved, path)
     loop.good = saved["weights"]

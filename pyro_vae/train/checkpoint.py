@@ -10,9 +10,13 @@ from typing import Any
 
 import torch
 
+from .. import __version__
 from ..errors import UserError
+from .optimizer import is_plain
+from .untrusted import Unsafe, check_archive, check_content, parse_json, read_text
 
-FORMAT = "pyro_vae checkpoint 3"
+KIND = "pyro_vae checkpoint"
+FORMAT = f"{KIND} 3"
 
 
 # ---------------------------------------------------------------------- writing
@@ -23,6 +27,7 @@ def write_atomically(path: Path | str, write: Callable[[Path], object]) -> None:
     path = Path(path)
     temporary = path.with_name(path.name + ".tmp")
     try:
+        temporary.unlink(missing_ok=True)  # a link in its place would be written through
         write(temporary)
         with open(temporary, "rb") as f:
             os.fsync(f.fileno())
@@ -41,7 +46,7 @@ def save(path: Path | str, state: dict[str, Any]) -> None:
     Raises:
         OSError: the file cannot be written (a full disk, a folder that is gone).
     """
-    state = {"format": FORMAT, **state}
+    state = {"format": FORMAT, "version": __version__, **state}
 
     def write(temporary: Path) -> None:
         try:
@@ -83,18 +88,40 @@ def digest(value: object) -> str:
 
 
 def read_json(path: Path | str) -> Any:
+    """The value in a JSON file.
+
+    Raises:
+        UserError: no such file, or no JSON.
+    """
+    path = Path(path)
+    if not path.exists():
+        raise UserError(f"{path} does not exist: is this a run folder?")
     try:
-        return json.loads(Path(path).read_text())
-    except FileNotFoundError:
-        raise UserError(f"{path} does not exist: is this a run folder?") from None
-    except (json.JSONDecodeError, UnicodeDecodeError) as e:
+        return parse_json(read_text(path))
+    except UserError:
+        raise
+    except ValueError as e:
         raise UserError(f"{path} is not valid JSON: {e}") from e
-    except OSError as e:
-        raise UserError(f"{path} cannot be read: {e.strerror}") from e
+
+
+def read_history(path: Path | str) -> list[dict[str, Any]]:
+    """The rows of a `metrics.jsonl`, one per epoch.
+
+    Raises:
+        UserError: the file is missing or damaged.
+    """
+    path = Path(path)
+    try:
+        rows = [parse_json(line) for line in read_text(path).splitlines()]
+    except ValueError:  # a UserError too
+        rows = None
+    if rows is None or not _is_rows(rows):
+        raise UserError(f"{path} is missing or damaged: is this a run folder?")
+    return rows
 
 
 def load(path: Path | str) -> dict[str, Any]:
-    """What `save` wrote, loaded with `weights_only=True`: a pickle that would run code is refused.
+    """What `save` wrote. Nothing in the file is executed, and no more is read than its size.
 
     Raises:
         UserError: the file is missing, truncated, damaged, foreign, unsafe, or not whole.
@@ -103,15 +130,18 @@ def load(path: Path | str) -> dict[str, Any]:
     if not path.is_file():
         raise UserError(f"{path} does not exist")
     try:
+        check_archive(path)
         state = torch.load(path, map_location="cpu", weights_only=True)
+        check_content(state, path.stat().st_size)
     except Exception as e:  # torch raises many kinds for damaged files
-        kind = (
-            "would execute code"
-            if "weights_only" in str(e) or "Unsupported" in str(e)
-            else "is damaged"
-        )
-        raise UserError(f"{path} is not a checkpoint of this library: the file {kind}") from e
-    if not isinstance(state, dict) or state.get("format") != FORMAT:
+        raise UserError(f"{path} is not a checkpoint of this library: {_why_refused(e)}") from e
+    written_as = state.get("format") if isinstance(state, dict) else None
+    if written_as != FORMAT:
+        if isinstance(written_as, str) and written_as.startswith(KIND):
+            raise UserError(
+                f"{path} is a {written_as!r}, and pyro_vae {__version__} reads {FORMAT!r}: use the "
+                f"version that wrote it ({state.get('version', 'not recorded')})"
+            )
         raise UserError(f"{path} is not a checkpoint of this library ({FORMAT!r} is not in it)")
     written = state.pop("digest", None)
     if digest(state) != written:
@@ -122,6 +152,14 @@ def load(path: Path | str) -> dict[str, Any]:
         if not check(state[name]):
             raise UserError(f"{path} is not a whole checkpoint: its {name!r} is malformed")
     return state
+
+
+def _why_refused(error: Exception) -> str:
+    if isinstance(error, Unsafe):
+        return str(error)
+    if "weights_only" in str(error) or "Unsupported" in str(error):
+        return "the file would execute code"
+    return "the file is damaged"
 
 
 def check_config(folder: Path | str, state: dict[str, Any] | None = None) -> None:
@@ -242,10 +280,16 @@ def _is_optimizer(value: Any) -> bool:
         isinstance(value, dict)
         and value.keys() == {"state", "param_groups"}
         and isinstance(value["state"], dict)
-        and all(_is_state_dict(s) for s in value["state"].values())
+        and all(map(_is_settings, value["state"].values()))
         and isinstance(value["param_groups"], list)
-        and len(value["param_groups"]) == 1
-        and isinstance(value["param_groups"][0], dict)
+        and len(value["param_groups"]) > 0
+        and all(map(_is_settings, value["param_groups"]))
+    )
+
+
+def _is_settings(value: Any) -> bool:
+    return isinstance(value, dict) and all(
+        isinstance(k, str) and is_plain(v) for k, v in value.items()
     )
 
 
@@ -253,16 +297,18 @@ def _is_json(kind: type) -> Callable[[object], bool]:
     def check(value: object) -> bool:
         try:
             return isinstance(value, str) and isinstance(json.loads(value), kind)
-        except json.JSONDecodeError:
+        except (ValueError, RecursionError):
             return False
 
     return check
 
 
 def _is_history(value: Any) -> bool:
-    return _is_json(list)(value) and all(
-        isinstance(row, dict) and "epoch" in row for row in json.loads(value)
-    )
+    return _is_json(list)(value) and _is_rows(json.loads(value))
+
+
+def _is_rows(rows: list[Any]) -> bool:
+    return all(isinstance(row, dict) and _is_number(row.get("epoch"), int) for row in rows)
 
 
 def _is_streams(value: Any) -> bool:

@@ -8,6 +8,7 @@ import torch
 from ..programs import trace_pair
 from ..programs.contexts import eval_mode
 from ..programs.inspection import ignores_missing
+from ..programs.traces import Traces
 from . import distributed
 from .inputs import Inputs
 
@@ -28,7 +29,8 @@ def describe_divergence(
         batch: the batch of the step.
 
     Returns:
-        `(where, why)`: "at site 'x'", and the array that is not finite or what may help.
+        `(where, why)`: "at site 'x'", with the values of discrete latents for which it is so ("for
+        y = 3"), and the array that is not finite or what may help.
     """
     missing = {"x"} if ignores_missing(model) else set()  # where NaN is no fault
     arrays = []
@@ -37,7 +39,7 @@ def describe_divergence(
         arrays += [name] if bad.any() else []
     arrays = sum(distributed.gathered(arrays), [])
     site = _first_site(model, guide, inputs, batch)
-    where = f"at site {site!r}" if site else "in its weighting"
+    where = f"at site {site}" if site else "in its weighting"
     if arrays:
         return where, f"the batch has NaN or infinite values in {arrays[0]!r}"
     return where, "a lower lr or clip_norm= may help"
@@ -49,7 +51,7 @@ def _first_site(
     inputs: Inputs,
     batch: Mapping[str, torch.Tensor],
 ) -> str | None:
-    """The first site with a log-probability that is not finite, in any process."""
+    """The first site with a log-probability that is not finite, in any process, in words."""
     sites: list[str] = []
     try:
         rows = inputs.for_pair(batch)
@@ -58,8 +60,24 @@ def _first_site(
             with torch.no_grad(), eval_mode(model, guide):
                 traces = trace_pair(model, guide, part)
             both = [*traces.guide.items(), *traces.model.items()]
-            sites += [n for n, s in both if not torch.isfinite(traces.log_prob(s)).all()]
+            for name, site in both:
+                is_finite = torch.isfinite(traces.log_prob(site))
+                if not is_finite.all():
+                    sites.append(f"{name!r}{_assignment(traces, ~is_finite)}")
     except (RuntimeError, ValueError):  # a program may raise on values that are not finite
         pass
     sites = sum(distributed.gathered(sites), [])
     return sites[0] if sites else None
+
+
+def _assignment(traces: Traces, is_bad: torch.Tensor) -> str:
+    """The values of enumerated latents for which a number is bad, if it is not for all of them."""
+    parts = []
+    for latent, dim in traces.enumerated.items():
+        if is_bad.dim() < -dim or is_bad.shape[dim] == 1:
+            continue
+        bad_values = is_bad.movedim(dim, 0).flatten(1).any(1)
+        if not bad_values.all():
+            numbers = ", ".join(map(str, bad_values.nonzero().flatten().tolist()))
+            parts.append(f"{latent} = {numbers}")
+    return f" for {' and '.join(parts)}" if parts else ""

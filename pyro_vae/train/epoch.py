@@ -1,7 +1,6 @@
-"""One epoch of training steps, which Ctrl-C can interrupt between two of them."""
+"""One epoch of training steps, which can be stopped between two of them."""
 
 import math
-import threading
 import time
 from collections.abc import Callable
 from typing import Any
@@ -11,7 +10,8 @@ import torch
 from ..programs.modules import find_modules
 from . import distributed
 from .inputs import Inputs
-from .settings import SCHEDULES
+from .interrupt import StopRequest
+from .settings import Schedule
 from .state import Progress
 from .steps.stepper import Stepper
 
@@ -28,7 +28,8 @@ class EpochTrainer:
         inputs: the `Inputs` of the pair.
         objective: what is maximized.
         stepper: what takes one step.
-        settings: those of `fit`.
+        schedule: of the learning rate.
+        epochs: number of epochs of the whole run.
         device: where the pair is.
     """
 
@@ -39,11 +40,12 @@ class EpochTrainer:
         inputs: Inputs,
         objective: Any,
         stepper: Stepper,
-        settings: dict[str, Any],
+        schedule: Schedule,
+        epochs: int,
         device: torch.device,
     ) -> None:
         self.model, self.guide, self.inputs, self.objective = model, guide, inputs, objective
-        self.stepper, self.settings, self.device = stepper, settings, device
+        self.stepper, self.schedule, self.epochs, self.device = stepper, schedule, epochs, device
         self.last: tuple[Batch, int, int] | None = None  # batch, epoch and step of the latest step
         self._stops: Any = 0.0  # how many processes were asked to stop
 
@@ -53,12 +55,12 @@ class EpochTrainer:
         assert self.last is not None
         return self.last[0]
 
-    def run(self, at: Progress, stop: threading.Event, diverged: Callable[[Batch], Any]) -> bool:
-        """Train the rest of the epoch; returns False if it was interrupted.
+    def run(self, at: Progress, stop: StopRequest, diverged: Callable[[Batch], Any]) -> bool:
+        """Train the rest of the epoch; returns False if it was stopped within.
 
         Args:
             at: how far the run is; it is updated.
-            stop: set to interrupt.
+            stop: asked after every step.
             diverged: called with the batch whose loss is not finite; it raises.
         """
         started, steps = time.monotonic(), len(self.inputs)
@@ -69,7 +71,8 @@ class EpochTrainer:
             m.train(any(trained) or not trained)
         self.objective.epoch = at.epoch
         for batch, count in self.inputs.epoch(at.epoch, start=at.batch):
-            self.stepper.set_lr(self._rate(at.epoch + at.batch / steps))
+            done = (at.epoch + at.batch / steps) / self.epochs
+            self.stepper.optimizer.set_rate_factor(self.schedule(done))
             loss, count, stops = self.stepper(batch, count, stop.is_set())
             self.last = batch, at.epoch + 1, at.batch + 1
             if self.device.type == "cpu" and not math.isfinite(loss.item()):
@@ -88,12 +91,7 @@ class EpochTrainer:
         at.seconds += time.monotonic() - started
         return True
 
-    def _rate(self, epochs: float) -> float:
-        """Adam's learning rate after so many epochs, by the schedule."""
-        schedule = SCHEDULES[self.settings["schedule"]]
-        return self.settings["lr"] * schedule(epochs / self.settings["epochs"])
-
-    def _stopped(self, at: Progress, stop: threading.Event) -> bool:
+    def _stopped(self, at: Progress, stop: StopRequest) -> bool:
         """Whether to stop after this step: of several processes, all do if one was asked to."""
         if distributed.size() == 1:
             return stop.is_set()

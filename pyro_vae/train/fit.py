@@ -1,12 +1,11 @@
 """`fit`: train a model/guide pair by stochastic variational inference."""
 
-import dataclasses
+import inspect
 import json
 import os
 import warnings
 from collections.abc import Callable, Sequence
 from contextlib import nullcontext
-from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -22,34 +21,15 @@ from ..programs.modules import find_modules
 from ..programs.runtime import exclusive
 from . import checkpoint, distributed
 from .begin import resume_run, start_run
+from .callbacks import Callback, Metrics, as_callbacks
 from .device import choose_device
 from .folder import RunFolder
-from .inputs import Inputs
-from .loop import Loop
+from .inputs import Inputs, with_validation
+from .loop import Loop, UserFunctions
+from .optimizer import OptimizerFactory
+from .result import Run
 from .saving import Saving
-from .settings import checked_settings
-
-
-@dataclass
-class Run:
-    """What `fit` returns: the trained pair and the history of its training.
-
-    Args:
-        model, guide: the pair; the modules that were passed in.
-        history: one dict per epoch: `epoch`, `loss` (training, nats per data point), `elbo`
-            (validation, beta = 1), `steps`, `lr`, `seconds`, `data_per_second`.
-        best_epoch: the epoch that validation chose, whose weights the modules hold; without a
-            validation split, the last one.
-        out: the run folder.
-        interrupted: whether Ctrl-C ended it.
-    """
-
-    model: Any
-    guide: Any
-    history: list[dict[str, Any]] = field(default_factory=list)
-    best_epoch: int | None = None
-    out: Path | None = None
-    interrupted: bool = False
+from .settings import Schedule, as_schedule, checked_settings, name_of_function
 
 
 def fit(
@@ -61,12 +41,15 @@ def fit(
     objective: ELBO | None = None,
     lr: float = 1e-3,
     batch_size: int = 128,
-    schedule: str = "constant",
+    schedule: str | Schedule = "constant",
     weight_decay: float = 0.0,
     clip_norm: float | None = None,
     patience: int | None = None,
     validate_every: int = 1,
+    max_time: float | None = None,
+    optimizer: OptimizerFactory | None = None,
     initialize: Callable | None = None,
+    valid: Any = None,
     observed: Sequence[str] | None = None,
     device: str | torch.device | None = None,
     compile: bool | str = "auto",
@@ -75,12 +58,14 @@ def fit(
     out: Path | str | None = None,
     resume: bool = False,
     config: dict[str, Any] | None = None,
+    callbacks: Sequence[Callback | Callable[[Run, Metrics], bool | None]] = (),
     progress: bool = True,
 ) -> Run:
     """Train a pair, this library's or any Pyro pair with one data plate; returns a `Run`.
 
-    After an epoch (see `validate_every`) the ELBO of the validation split is computed, at beta = 1, in
-    eval mode, with noise of a separate seed. At the end the modules hold the weights of the best epoch.
+    After an epoch (see `validate_every`) the ELBO of the validation data is computed, at beta = 1, in
+    eval mode, with noise of a separate seed. At the end the modules hold the weights of the best
+    epoch; `run.use("last")` puts the last ones there.
 
     Processes launched by `torchrun`, each with the same call, train one run (see
     `train/distributed.py`). It starts from the weights of rank 0. Every process works on its shard of
@@ -113,19 +98,28 @@ def fit(
             the names that the program takes, `{"x": x, "ys": y}`, x to its first argument. x is made
             floats in the pair's dtype, uint8 divided by 255 (a program that reads tokens takes them
             as `x.long()`). A pair with a row for each data point, and no argument `index`, is
-            trained on all rows at once, in their order: `batch_size` must be N or more.
+            trained on all rows at once, in their order: `batch_size` must be N or more. Entries of a
+            dict batch that the pair does not take (file names, say) are not used.
         epochs: passes over the training data.
         objective: one of `pv.objectives`. Default: `ELBO()`.
         lr: Adam's learning rate.
-        schedule: how the rate falls over the run: constant, linear or cosine.
+        schedule: of the learning rate over the run: constant, linear or cosine (both fall to 0), or a
+            function of the fraction of the training that is done, in [0, 1], which returns a factor.
         batch_size: data per step, of all processes together; the last batch may be short. A
             loader's own size counts for each process.
         weight_decay: decoupled (AdamW), for every parameter.
         clip_norm: largest norm of the gradient of the mean loss; None does not clip.
         patience: stop after that many epochs without a better validation ELBO.
         validate_every: epochs from one validation to the next; the last epoch is always validated.
+        max_time: stop training after that many seconds of this call, between two steps. The run ends
+            as one of fewer epochs does; `resume=True` continues it.
+        optimizer: makes another optimizer than AdamW of the list of parameters, with learning rates
+            that `schedule` multiplies: `lambda params: torch.optim.SGD(params, lr=0.1)`. `lr` and
+            `weight_decay` are AdamW's. On a GPU its step is not part of the CUDA graph.
         initialize: a `MixtureInitialization`, or any function of `(model, guide, data, device,
             seed, progress)`, run before the first epoch.
+        valid: validation data, as arrays, `(x, y)`, `{name: array}`, or a loader of batches, in the
+            units of `data`. Default: the validation split of `data`, if there is one.
         observed: names of the data that the pair gets. Default: all, of arrays by name; else
             `model.observes`, else `x` alone. Labels of `(x, y)` are otherwise never seen in
             training; where the model's y is categorical they are one-hot rows.
@@ -144,10 +138,13 @@ def fit(
             (`compile`) gives another result: rounding differs, and training amplifies it.
         out: folder for `config.json`, `metrics.jsonl`, `checkpoint.pt`; it holds one run.
             If it is removed, or a write fails, training continues and writes it again later.
-        resume: continue from `out`'s checkpoint, with the same settings and data (epochs and
-            patience may change); on a CPU bit for bit what an uninterrupted run does. In a folder
+        resume: continue from `out`'s checkpoint, with the same settings and data (epochs, patience
+            and max_time may change); on a CPU bit for bit what an uninterrupted run does. In a folder
             without a run, a run starts.
         config: more for `config.json`; `config["files"]` are further files, `{name: text}`.
+        callbacks: each a `Callback`, or a function of `(run, metrics)` that is called after every
+            epoch and returns True to stop. The numbers of a run do not depend on them.
+        progress: show a progress bar.
 
     Raises:
         UserError: a pair, data or settings that do not fit; a loss, weights or a validation ELBO
@@ -158,10 +155,12 @@ def fit(
     training_objective = ELBO() if objective is None else as_objective(objective)
     settings = checked_settings(
         epochs=epochs, lr=lr, schedule=schedule, batch_size=batch_size, weight_decay=weight_decay,
-        clip_norm=clip_norm, patience=patience, validate_every=validate_every, precision=precision,
-        seed=seed,
+        clip_norm=clip_norm, patience=patience, validate_every=validate_every, max_time=max_time,
+        precision=precision, seed=seed,
     )  # fmt: skip
-    settings["initialize"] = _described(initialize)
+    settings["initialize"] = name_of_function(initialize)
+    _check_optimizer(optimizer, settings)
+    functions = UserFunctions(optimizer, as_schedule(schedule), as_callbacks(callbacks))
     _check_json(config)
     if observed is not None:
         names(observed=observed)
@@ -172,9 +171,7 @@ def fit(
     any_device, device = device is None, choose_device(device)
     if precision == "tf32" and device.type != "cuda":
         raise UserError("precision='tf32' is a GPU's; on a processor there is 'bf16'")
-    data = as_data(data, first_argument(model))
-    if patience is not None and (not isinstance(data, Data) or data.valid is None):
-        raise UserError("patience stops on the validation ELBO, and these data have no valid split")
+    data, valid = _training_data(model, data, valid, patience)
     with (
         exclusive("fit"),
         torch.enable_grad(),
@@ -191,7 +188,7 @@ def fit(
             for m in find_modules(model, guide):
                 m.to(device)
             return Inputs(
-                model, guide, data, training_objective, observed, batch_size, device, seed
+                model, guide, data, training_objective, observed, batch_size, device, seed, valid
             )
 
         inputs = inputs_on(device)
@@ -202,7 +199,8 @@ def fit(
             training_objective.count_labels(inputs.data.train.y)
         saving = Saving(folder)
         loop = Loop(
-            model, guide, inputs, training_objective, settings, compile, saving, progress, device
+            model, guide, inputs, training_objective, settings, functions,
+            compile, saving, progress, device,
         )  # fmt: skip
         torch.manual_seed(seed)
         if saved is not None:
@@ -210,13 +208,24 @@ def fit(
         try:
             if saved is None:
                 start_run(loop, initialize, config or {})
-            interrupted = loop.train()
+            return loop.train()
         except Exception:
             saving.discard_start()
             raise
-        best = loop.at.epoch if loop.at.best_epoch is None else loop.at.best_epoch
-        out = None if folder is None else folder.path
-        return Run(model, guide, loop.history, best, out, interrupted)
+
+
+def _training_data(
+    model: Callable[..., Any], data: Any, valid: Any, patience: int | None
+) -> tuple[Any, Any]:
+    """`(data, stream of validation batches or None)`, as `Inputs` takes them."""
+    first = first_argument(model)
+    data, valid = with_validation(as_data(data, first), valid, first)
+    has_validation = valid is not None or (isinstance(data, Data) and data.valid is not None)
+    if patience is not None and not has_validation:
+        raise UserError(
+            "patience stops on the validation ELBO, and these data have no valid split: pass valid="
+        )
+    return data, valid
 
 
 def _needs_cpu(inputs: Inputs) -> bool:
@@ -251,11 +260,18 @@ def _check_programs(model: object, guide: object, initialize: object) -> None:
         raise UserError("the pair was made under torch.inference_mode(), and cannot be trained")
 
 
-def _described(initialize: object) -> str | None:
-    """An initialization as a checkpoint records it."""
-    if dataclasses.is_dataclass(initialize):
-        return repr(initialize)
-    return None if initialize is None else getattr(initialize, "__qualname__", "a function")
+def _check_optimizer(optimizer: object, settings: dict[str, Any]) -> None:
+    if optimizer is None:
+        return
+    if isinstance(optimizer, torch.optim.Optimizer) or not callable(optimizer):
+        raise UserError(
+            "optimizer must be a function that makes one of the parameters, e.g. "
+            f"lambda params: torch.optim.SGD(params, lr=0.1), not {type(optimizer).__name__}"
+        )
+    declared = inspect.signature(fit).parameters
+    for name in ("lr", "weight_decay"):
+        if settings[name] != declared[name].default:
+            raise UserError(f"{name} is AdamW's: set the rates where optimizer= makes its own")
 
 
 def _check_json(config: object) -> None:

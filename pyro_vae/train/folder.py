@@ -1,46 +1,29 @@
 """A run's folder: `config.json`, `metrics.jsonl`, `checkpoint.pt`, held by one run at a time."""
 
 import json
-import os
-import socket
 import warnings
 from collections.abc import Iterator
 from contextlib import contextmanager
 from functools import partial
 from pathlib import Path
-from types import ModuleType
 from typing import Any
 
 from ..errors import UserError
 from . import checkpoint
+from .lock import FolderLock
+from .untrusted import read_text
 
-fcntl: ModuleType | None
-try:
-    import fcntl
-except ImportError:  # Windows: a folder is then not locked
-    fcntl = None
-
-_descriptors: set[int] = set()  # of the locks that this process holds
-
-if hasattr(os, "register_at_fork"):  # a worker must not hold a lock longer than its parent
-
-    def _close_in_child() -> None:
-        for descriptor in _descriptors:
-            os.close(descriptor)
-        _descriptors.clear()
-
-    os.register_at_fork(after_in_child=_close_in_child)
+FILES = (".lock", "config.json", "config.yaml", "metrics.jsonl", "checkpoint.pt")
 
 
 class RunFolder:
     """The files of a run. Every write is whole or not at all, and can be repeated.
 
-    `claim` locks the folder with `flock` on `.lock`, which the system releases when the process
-    ends, however it ends. Where there is no `flock` (Windows, some network file systems), two runs
-    on one folder are not detected.
-
-    All data of the files are kept in memory: a folder that is removed while training is written
+    The content of the files is kept in memory: a folder that is removed while training is written
     again at the next write.
+
+    Args:
+        path: the folder; `claim` makes it.
     """
 
     def __init__(self, path: Path | str) -> None:
@@ -48,7 +31,7 @@ class RunFolder:
         self.config: dict[str, Any] = {}
         self.files: dict[str, str] = {}
         self.rows: int | None = None  # rows of metrics.jsonl that are known to be written
-        self.descriptor: int | None = None
+        self.lock = FolderLock(self.path)
         self.created = False  # whether `claim` made the folder
 
     @property
@@ -59,15 +42,9 @@ class RunFolder:
         return self
 
     def __exit__(self, *error: object) -> None:
-        if self.descriptor is None:
-            return
-        if self._is_current(self.descriptor):
-            (self.path / ".lock").unlink(missing_ok=True)
-        self._let_go()
+        self.lock.release()
         if self.created and self.path.is_dir() and not any(self.path.iterdir()):
             self.path.rmdir()
-
-    # ------------------------------------------------------------------ the lock
 
     def claim(self) -> None:
         """Make the folder if need be, and lock it.
@@ -78,45 +55,15 @@ class RunFolder:
         with self._one_line():
             self.created = self.created or not self.path.exists()
             self.path.mkdir(parents=True, exist_ok=True)
-            for name in ("config.json", "metrics.jsonl", "checkpoint.pt"):
-                if (self.path / name).is_dir():
-                    raise UserError(f"{self.path / name} is a folder, and the run needs that name")
-            while self.descriptor is None or not self._is_current(self.descriptor):
-                self._let_go()
-                self.descriptor = os.open(self.path / ".lock", os.O_RDWR | os.O_CREAT, 0o666)
-                _descriptors.add(self.descriptor)
-                self._lock(self.descriptor)
-
-    def _lock(self, descriptor: int) -> None:
-        if fcntl is None:
-            return
-        try:
-            fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except BlockingIOError:
-            holder = os.pread(descriptor, 200, 0).decode(errors="replace").strip()
-            self._let_go()
-            raise UserError(
-                f"{self.path} is in use by another run{f' ({holder})' if holder else ''}: wait "
-                "until it ends, or choose another folder"
-            ) from None
-        except OSError:
-            return  # a file system without locks
-        os.ftruncate(descriptor, 0)
-        os.pwrite(descriptor, f"process {os.getpid()} on {socket.gethostname()}".encode(), 0)
-
-    def _is_current(self, descriptor: int) -> bool:
-        """Whether the file that is locked is still the one in the folder."""
-        try:
-            in_folder, locked = os.stat(self.path / ".lock"), os.fstat(descriptor)
-        except OSError:
-            return False
-        return os.path.samestat(in_folder, locked)
-
-    def _let_go(self) -> None:
-        if self.descriptor is not None:
-            _descriptors.discard(self.descriptor)
-            os.close(self.descriptor)
-            self.descriptor = None
+            for path in map(self.path.joinpath, FILES):
+                if path.is_dir():
+                    raise UserError(f"{path} is a folder, and the run needs that name")
+                if path.is_symlink():  # what it points to would be changed
+                    raise UserError(
+                        f"{path} is a symbolic link, and a run writes files of its folder alone: "
+                        "copy the folder"
+                    )
+            self.lock.acquire()
 
     # ------------------------------------------------------------------ reading
 
@@ -179,7 +126,7 @@ class RunFolder:
         """Continue a run: `metrics.jsonl` has the checkpoint's epochs, and no later ones."""
         self.config, self.rows = config, None
         yaml = self.path / "config.yaml"
-        self.files = {yaml.name: yaml.read_text()} if yaml.exists() else {}
+        self.files = {yaml.name: read_text(yaml)} if yaml.exists() else {}
         self.write_metrics(history)
 
     def write_metrics(self, history: list[dict[str, Any]]) -> None:

@@ -21,7 +21,7 @@ from ..programs.interfaces import GuideInterface, conditional_of, interface_of
 from ..programs.modules import device_of
 from . import distributed
 from .display import bars_labelled
-from .interrupt import interrupt_event
+from .interrupt import stop_request
 from .settings import MAX_SEED
 
 if TYPE_CHECKING:
@@ -184,13 +184,14 @@ def _train_first(
 
     settings = {name: getattr(options, name) for name in TRAINING_OPTIONS}
     settings["validate_every"] = getattr(options, "validate_every", 1)
-    # the event is set also if the interruption comes after the last step
+    # it is set also if the interruption comes after the last step
     with (
         bars_labelled("initialization"),
-        interrupt_event(twice=distributed.size() == 1) as stop,
+        stop_request(alone=distributed.size() == 1) as stop,
     ):
         run = fit(model, guide, data, **settings, device=device, seed=seed, progress=progress)
     if run.interrupted or stop.is_set():
+        stop.end_process()
         raise KeyboardInterrupt
     return run
 

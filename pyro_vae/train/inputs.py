@@ -1,16 +1,18 @@
 """The inputs of a pair and its objective: training batches, and the validation split."""
 
+import dataclasses
 import warnings
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import Any
 
 import torch
 from pyro.infer.autoguide import AutoGuide
+from torch.utils.data.distributed import DistributedSampler
 
-from ..data import Data, batches
+from ..data import Data, as_data, batches
 from ..data.minibatches import Batches, LoaderBatches
 from ..errors import UserError
-from ..evaluate.inputs import check_missing, select_inputs, split_inputs
+from ..evaluate.inputs import accepts_entry, check_missing, select_inputs, split_inputs
 from ..evaluate.support import Support
 from ..programs import layout_of
 from ..programs.calling import accepts_argument, first_argument
@@ -21,6 +23,7 @@ from ..programs.modules import find_modules
 from . import distributed
 
 DTYPES = (torch.float32, torch.float64)
+ROWS_PER_CHECK = 10_000  # rows whose support is checked at once
 
 
 class Inputs:
@@ -34,6 +37,7 @@ class Inputs:
         batch_size: data points per batch, of all processes together.
         device: where the batches are.
         seed: of their order.
+        valid: a stream of validation batches. Default: the validation split of `data`.
     """
 
     def __init__(
@@ -46,6 +50,7 @@ class Inputs:
         batch_size: int,
         device: torch.device,
         seed: int,
+        valid: Any = None,
     ) -> None:
         self.model, self.guide, self.device = model, guide, device
         self.needs = objective.needs
@@ -59,11 +64,17 @@ class Inputs:
             data = data if self.dtype is None else data.cast(self.dtype)
             self.observed = data.observed_names(observes, observed)
         self.data = data
-        shard = distributed.rank(), distributed.size()
+        shard, first = (distributed.rank(), distributed.size()), first_argument(model)
         self.batches = batches(
-            data, batch_size, device, seed, shard, self.dtype, first_argument(model),
+            data, batch_size, device, seed, shard, self.dtype, first, self._takes,
             ignores_missing(model),
         )  # fmt: skip
+        self.valid_stream: LoaderBatches | None = None
+        if valid is not None:
+            self.valid_stream = LoaderBatches(
+                valid, device, seed, dtype=self.dtype, first=first, takes=self._takes,
+                missing=ignores_missing(model),
+            )  # fmt: skip
         self.all_rows = False  # whether the pair has a row for each data point, and no index
         self.labels_checked = self._check_labels()  # else every step would synchronize
 
@@ -83,7 +94,19 @@ class Inputs:
         names = self.batches.names
         if names is not None and self.named:
             self.observed = tuple(name for name in names if name not in self.needs)
+        if isinstance(self.batches, LoaderBatches) and self.batches.unused:
+            warnings.warn(
+                f"the batches have {', '.join(map(repr, self.batches.unused))}, which neither model "
+                "nor guide takes: not used",
+                stacklevel=2,
+            )
         return self.for_objective(batch), self.for_pair(batch)
+
+    def _takes(self, name: str, is_named: bool) -> bool:
+        """Whether an entry of a stream's batch is used; `is_named` if it is one of a dict."""
+        if name in self.observed or name in self.needs:
+            return True
+        return is_named and self.named and accepts_entry(self.model, self.guide, name)
 
     def for_pair(
         self, batch: Mapping[str, torch.Tensor], check: bool = False
@@ -101,9 +124,19 @@ class Inputs:
                 raise UserError(f"the objective takes {name!r}: observed= cannot name it too")
         return {**self.for_pair(batch), **{name: batch[name] for name in self.needs}}
 
-    def valid(self) -> dict[str, torch.Tensor]:
-        """The pair's inputs in the validation split."""
-        return self.for_pair(self._split("valid"), check=True)
+    @property
+    def has_valid(self) -> bool:
+        """Whether there are validation data."""
+        in_data = isinstance(self.data, Data) and self.data.valid is not None
+        return in_data or self.valid_stream is not None
+
+    def valid(self) -> Iterator[dict[str, torch.Tensor]]:
+        """The pair's inputs in the validation data: the whole split, or batch by batch."""
+        if self.valid_stream is None:
+            yield self.for_pair(self._split("valid"), check=True)
+            return
+        for batch in self.valid_stream.epoch(0):
+            yield self.for_pair(batch, check=True)
 
     def _split(self, split: str) -> dict[str, torch.Tensor]:
         return split_inputs(self.model, self.guide, self.data, split, self.observed)
@@ -124,11 +157,23 @@ class Inputs:
             )
         support = Support(self.model, self.guide, first)
         if isinstance(self.data, Data):
-            support.check(self.for_pair(self._split("train"), check=True))
+            for part in self._train_parts(support.divisible):
+                inputs = split_inputs(self.model, self.guide, part, "train", self.observed)
+                support.check(self.for_pair(inputs, check=True))
         else:
             stream = self.batches
             assert isinstance(stream, LoaderBatches)
             stream.check = lambda batch: support.check(self.for_pair(batch, check=True))
+
+    def _train_parts(self, divisible: bool) -> Iterator[Data]:
+        """The training data, in parts if a condition makes x: not all x exist at once."""
+        assert isinstance(self.data, Data)
+        if self.data.condition is None or not divisible:
+            yield self.data
+            return
+        for start in range(0, len(self.data.train), ROWS_PER_CHECK):
+            train = self.data.train[start : start + ROWS_PER_CHECK]
+            yield dataclasses.replace(self.data, train=train)
 
     def _keep_order(self, first: dict[str, torch.Tensor]) -> None:
         """Refuse minibatches of a pair with a row for each data point; else keep the rows in order."""
@@ -167,6 +212,35 @@ class Inputs:
 
     def _cast(self, value: torch.Tensor) -> torch.Tensor:
         return value.to(self.dtype) if self.dtype and value.is_floating_point() else value
+
+
+def with_validation(data: Any, valid: Any, first: str) -> tuple[Any, Any]:
+    """`(data, stream)`: validation arrays as the validation split of `data`, or a stream of batches.
+
+    Args:
+        data: what `as_data` returned.
+        valid: what `fit` takes as `valid`; None without.
+        first: the name of the program's first argument.
+
+    Raises:
+        UserError: the data have a validation split already, or `valid` cannot be used.
+    """
+    if valid is None:
+        return data, None
+    if isinstance(data, Data) and data.valid is not None:
+        raise UserError("the data have a validation split already: leave valid= out")
+    valid = as_data(valid, first)
+    if not isinstance(valid, Data):
+        if isinstance(getattr(valid, "sampler", None), DistributedSampler):
+            raise UserError(
+                "one process validates on all of valid=: pass a loader without DistributedSampler"
+            )
+        return data, valid
+    if len(valid.splits()) > 1:
+        raise UserError("valid takes arrays or a loader: of Data pass one split, its .valid.x")
+    if not isinstance(data, Data):
+        return data, [valid.train.arrays()]
+    return dataclasses.replace(data, valid=valid.train), None
 
 
 def _dtype(model: Callable[..., Any], guide: Callable[..., Any]) -> torch.dtype | None:

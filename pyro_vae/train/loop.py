@@ -1,9 +1,9 @@
 """The training loop: what takes a run from one epoch to the next."""
 
 import math
-import threading
 import time
 from collections.abc import Callable
+from dataclasses import dataclass, field
 from typing import Any, NoReturn
 
 import pyro
@@ -13,19 +13,38 @@ from ..errors import UserError
 from ..evaluate.scale_floor import warn_at_scale_floor
 from ..programs.modules import find_modules
 from . import distributed, state
+from .callbacks import Callback, Callbacks
 from .display import ProgressBar
 from .divergence import describe_divergence
 from .epoch import EpochTrainer
 from .inputs import Inputs
-from .interrupt import interrupt_event
+from .interrupt import CALLBACK, INTERRUPTED, StopRequest, stop_request
+from .optimizer import OptimizerFactory
 from .precision import matmul_precision
+from .result import Run
 from .saving import Saving
+from .settings import SCHEDULES, Schedule
 from .steps.recorded import RecordedStep
 from .steps.stepper import Stepper
 from .validation import Validation
-from .weights import Weights, broadcast_weights, restore
+from .weights import KeptWeights, Weights, broadcast_weights, restore
 
 CHECKPOINT_SECONDS = 10
+
+
+@dataclass(frozen=True)
+class UserFunctions:
+    """The functions that a user passes to `fit`.
+
+    Args:
+        optimizer: makes the optimizer. Default: AdamW.
+        schedule: of the learning rate.
+        callbacks: called during the run.
+    """
+
+    optimizer: OptimizerFactory | None = None
+    schedule: Schedule = SCHEDULES["constant"]
+    callbacks: list[Callback] = field(default_factory=list)
 
 
 class Loop:
@@ -36,6 +55,7 @@ class Loop:
         inputs: the `Inputs` of the pair.
         objective: what is maximized.
         settings: those of `fit` that a resumed run must share.
+        functions: the optimizer, the schedule and the callbacks.
         compile: as in `fit`.
         saving: the run's folder, or none.
         progress: whether to show a progress bar.
@@ -49,6 +69,7 @@ class Loop:
         inputs: Inputs,
         objective: Any,
         settings: dict[str, Any],
+        functions: UserFunctions,
         compile: bool | str,
         saving: Saving,
         progress: bool,
@@ -56,12 +77,14 @@ class Loop:
     ) -> None:
         self.model, self.guide, self.inputs, self.objective = model, guide, inputs, objective
         self.settings, self.compile, self.saving, self.device = settings, compile, saving, device
+        self.functions, self.callbacks = functions, Callbacks(functions.callbacks, device)
         self.progress = progress and distributed.rank() == 0
         self.epochs, self.seed = settings["epochs"], settings["seed"]
         self.validation = Validation(model, guide, inputs, self.seed, settings["patience"])
         self.at = state.Progress()
         self.history: list[dict[str, Any]] = []
         self.good: Weights | None = None  # the latest weights that were checked
+        self.result = Run(model, guide, self.history, out=saving.folder_path)
 
     def recorded(self) -> dict[str, Any]:
         """The settings as `config.json` records them."""
@@ -78,68 +101,97 @@ class Loop:
             first: a batch as the objective takes it.
             broadcast: whether every process takes the weights of rank 0.
         """
-        pair = self.model, self.guide
+        pair, factory = (self.model, self.guide), self.functions.optimizer
         steps = self.epochs * len(self.inputs)
         self.stepper = Stepper(
-            pair, self.objective, self.settings, self.compile, steps, first, self.device
+            pair, self.objective, self.settings, self.compile, steps, first, self.device, factory
         )
+        self.settings["optimizer"] = None if factory is None else self.stepper.optimizer.describe()
         self.trainer = EpochTrainer(
-            *pair, self.inputs, self.objective, self.stepper, self.settings, self.device
-        )
+            *pair, self.inputs, self.objective, self.stepper,
+            self.functions.schedule, self.epochs, self.device,
+        )  # fmt: skip
         if broadcast:
             broadcast_weights(*pair, self.stepper.free)
 
     # ---------------------------------------------------------------- train
 
-    def train(self) -> bool:
-        """Train until done, out of patience, or Ctrl-C; returns whether it was interrupted."""
+    def train(self) -> Run:
+        """Train until done, out of patience, or asked to stop; returns the run."""
         bar = ProgressBar(self.epochs, self.at.epoch, self.progress)
         if isinstance(self.stepper.step, RecordedStep):
             self.stepper.step.on_status = bar.show_status
+        limit, alone = self.settings["max_time"], distributed.size() == 1
         try:
-            with (
-                bar,
-                interrupt_event(twice=distributed.size() == 1) as stop,
-                pyro.validation_enabled(False),
-            ):
-                interrupted = self._train_epochs(stop, bar)
+            with bar, stop_request(limit, alone) as stop, pyro.validation_enabled(False):
+                self.callbacks.start(self._current())
+                self.result.stop_reason = self._train_epochs(stop, bar)
                 self.save(final=True)
-            if not interrupted:
-                self._finish()
+            self.result.interrupted = self.result.stop_reason == INTERRUPTED
+            self._finish()
         finally:
             self.objective.epoch = math.inf  # outside of training, warm-up is over
             self.stepper.clear_gradients()
             for m in find_modules(self.model, self.guide):
                 m.eval()
+            self.callbacks.end(self._current())
         self.saving.raise_if_unsaved()
-        return interrupted
+        stop.end_process()
+        return self.result
+
+    def _current(self) -> Run:
+        """The run as it is now."""
+        self.result.history, best = self.history, self.at.best_epoch
+        self.result.best_epoch = self.at.epoch if best is None else best
+        return self.result
 
     def _finish(self) -> None:
-        """Restore the weights of the best epoch; warn of a scale at its floor."""
-        if self.validation.best is not None:
-            self._restore(self.validation.best)
+        """Keep the last weights; restore those of the best epoch, unless the run is interrupted."""
+        assert self.good is not None
+        kept = KeptWeights(self.good, self.validation.best, self.stepper.free)
+        self.result.weights = kept
+        if self.result.interrupted:
+            return
+        self.result.use("best")
         if distributed.rank() == 0 and self.trainer.last is not None:
             warn_at_scale_floor(
                 self.model, self.guide, self.inputs.for_pair(self.trainer.last_batch)
             )
 
-    def _train_epochs(self, stop: threading.Event, bar: ProgressBar) -> bool:
+    def _train_epochs(self, stop: StopRequest, bar: ProgressBar) -> str:
+        """Train epoch by epoch; returns why it ended: see `Run.stop_reason`."""
         saved = time.monotonic()
-        while self.at.epoch < self.epochs and not self.validation.out_of_patience(self.at):
+        while self.at.epoch < self.epochs:
+            if self.validation.out_of_patience(self.at):
+                return "patience"
             with matmul_precision(self.settings["precision"]):
                 complete = self.trainer.run(self.at, stop, self._loss_not_finite)
             if not complete:
-                return True
+                return self._stop_reason(stop)
             self._end_epoch()
             bar.show_epoch(self.history[-1])
+            asked = self._call_callbacks()
             due = time.monotonic() - saved > CHECKPOINT_SECONDS
             due, stopped = distributed.any_process(due, stop.is_set())
             if due:
                 self.save()
                 saved = time.monotonic()
-            if stopped:
-                return self.at.epoch < self.epochs
-        return False
+            if self.at.epoch < self.epochs and (stopped or asked):
+                return self._stop_reason(stop) if stopped else CALLBACK
+        return "epochs"
+
+    def _call_callbacks(self) -> bool:
+        try:
+            return self.callbacks.epoch(self._current(), self.history[-1])
+        except Exception:
+            self.save(final=True)  # the error is not the training's: no step is lost
+            raise
+
+    @staticmethod
+    def _stop_reason(stop: StopRequest) -> str:
+        """Why the processes stop: Ctrl-C in any of them comes before a time limit."""
+        reasons = [r for r in distributed.gathered(stop.reason) if r is not None]
+        return INTERRUPTED if INTERRUPTED in reasons else reasons[0]
 
     def _end_epoch(self) -> None:
         """Validate, and record the epoch's numbers."""
@@ -149,7 +201,7 @@ class Loop:
         if not math.isfinite(loss):  # on a GPU it is checked here, so that no step synchronizes
             self._loss_not_finite(self.trainer.last_batch)
         row = {"epoch": at.epoch + 1, "loss": loss, "seconds": round(at.seconds, 3)}
-        row["lr"] = self.stepper.lr
+        row["lr"] = self.stepper.optimizer.lr
         row["steps"] = len(self.inputs)
         row["data_per_second"] = round(at.seen / max(at.seconds, 1e-9))
         # running statistics differ between processes, and other machines may round otherwise
@@ -157,7 +209,8 @@ class Loop:
         if self._validates(at.epoch + 1):
             row["elbo"] = self.validation.elbo()
             if not math.isfinite(row["elbo"]):
-                self._fail("the validation ELBO is not finite", self.inputs.valid())
+                batch = self.validation.worst_batch or next(self.inputs.valid())
+                self._fail("the validation ELBO is not finite", batch)
             self.validation.keep_if_best(row["elbo"], at, self.stepper.free)
         self.history.append(row)
         at.next_epoch()

@@ -33,6 +33,11 @@ class Saving:
         """The checkpoint's path; None without a folder."""
         return None if self.folder is None else self.folder.checkpoint
 
+    @property
+    def folder_path(self) -> Path | None:
+        """The folder's path; None without a folder."""
+        return None if self.folder is None else self.folder.path
+
     def start(self, config: dict[str, Any], inputs: Inputs) -> None:
         """Lock the folder, and write the files of a new run.
 

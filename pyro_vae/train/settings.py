@@ -1,12 +1,16 @@
 """The plain settings of `fit`: numbers and names, checked before data are loaded or files written."""
 
+import dataclasses
 import math
 from collections.abc import Callable
 from typing import Any
 
 from ..errors import UserError, check_int_at_least, check_positive, unknown_name_error
 
-SCHEDULES: dict[str, Callable[[float], float]] = {
+#: Maps the fraction of the training that is done, in [0, 1], to a factor of the learning rate.
+Schedule = Callable[[float], float]
+
+SCHEDULES: dict[str, Schedule] = {
     "constant": lambda t: 1.0,
     "linear": lambda t: 1.0 - t,
     "cosine": lambda t: 0.5 * (1 + math.cos(math.pi * t)),
@@ -22,13 +26,16 @@ SETTINGS = (
     "clip_norm",
     "patience",
     "validate_every",
+    "max_time",
     "precision",
     "seed",
 )
+#: Settings that may differ between a run and its continuation.
+EXTENDABLE = ("epochs", "patience", "max_time")
 
 
 def checked_settings(**settings: Any) -> dict[str, Any]:
-    """The settings of `fit` as plain Python numbers.
+    """The settings of `fit` as JSON has them: plain numbers, and a function by its name.
 
     Args:
         settings: by the names in `SETTINGS`, all of them.
@@ -40,20 +47,60 @@ def checked_settings(**settings: Any) -> dict[str, Any]:
     for name in ("epochs", "lr", "batch_size", "weight_decay", "validate_every"):
         if name not in present:
             raise UserError(f"{name} must be a number, not None")
-    if settings["schedule"] not in SCHEDULES:
-        raise unknown_name_error("schedule", settings["schedule"], SCHEDULES)
+    as_schedule(settings["schedule"])
     if settings["precision"] not in PRECISIONS:
         raise unknown_name_error("precision", settings["precision"], [p for p in PRECISIONS if p])
     whole = ("epochs", "batch_size", "patience", "validate_every")
     check_int_at_least(1, **{n: present[n] for n in whole if n in present})
-    check_positive(**{n: present[n] for n in ("lr", "clip_norm") if n in present})
+    check_positive(**{n: present[n] for n in ("lr", "clip_norm", "max_time") if n in present})
     check_positive(or_zero=True, weight_decay=present["weight_decay"])
     _check_seed(settings["seed"])
     for name in (*whole, "seed"):
         settings[name] = None if settings[name] is None else int(settings[name])
-    for name in ("lr", "clip_norm", "weight_decay"):
+    for name in ("lr", "clip_norm", "weight_decay", "max_time"):
         settings[name] = None if settings[name] is None else float(settings[name])
+    if callable(settings["schedule"]):
+        settings["schedule"] = name_of_function(settings["schedule"])
     return settings
+
+
+def as_schedule(schedule: str | Schedule) -> Schedule:
+    """The function of a schedule, whose values are checked when it is called.
+
+    Args:
+        schedule: a name in `SCHEDULES`, or a function of the fraction of the training that is done.
+
+    Raises:
+        UserError: an unknown name; when the function is called, a value that is not a finite number
+            of at least 0.
+    """
+    if isinstance(schedule, str) and schedule in SCHEDULES:
+        return SCHEDULES[schedule]
+    if not callable(schedule):
+        raise unknown_name_error("schedule", schedule, SCHEDULES)
+
+    def checked(fraction: float) -> float:
+        factor = schedule(fraction)
+        try:
+            value = float(factor)
+        except (TypeError, ValueError):
+            value = math.nan
+        if not (math.isfinite(value) and value >= 0):
+            raise UserError(
+                f"schedule({fraction:.3g}) is {factor!r}: it must return a factor of the learning "
+                "rate, a finite number of at least 0"
+            )
+        return value
+
+    checked(0.0)
+    return checked
+
+
+def name_of_function(function: object) -> str | None:
+    """A function or description (a dataclass) as a checkpoint records it; None for None."""
+    if dataclasses.is_dataclass(function):
+        return repr(function)
+    return None if function is None else getattr(function, "__qualname__", "a function")
 
 
 def _check_seed(seed: Any) -> None:

@@ -12,6 +12,7 @@ from ..errors import UserError
 from ..programs.modules import find_modules
 from . import distributed
 from .checkpoint import PROGRESS
+from .settings import EXTENDABLE
 from .weights import freeze, restore, weights_of
 
 if TYPE_CHECKING:
@@ -55,7 +56,7 @@ def capture(loop: "Loop") -> dict[str, Any]:
     return {
         "weights": weights_of(loop.model, loop.guide, loop.stepper.free),
         "best": loop.validation.best,
-        "optimizer": loop.stepper.optimizer.state_dict(),
+        "optimizer": loop.stepper.optimizer.optimizer.state_dict(),
         "rng": torch.stack([cpu for cpu, _ in streams]),  # [processes, ...]
         "rng_cuda": torch.stack([gpu for _, gpu in streams if gpu is not None]) if cuda else None,
         "progress": {
@@ -77,7 +78,7 @@ def check_settings(saved: dict[str, Any], settings: dict[str, Any], path: object
     """
     for name, value in settings.items():
         before: Any = saved.get(name)
-        if name in ("epochs", "patience") or before == value:
+        if name in EXTENDABLE or before == value:
             continue
         if name == "data":
             key = next(k for k in {**value, **before} if value.get(k) != before.get(k))
@@ -92,7 +93,7 @@ def check_settings(saved: dict[str, Any], settings: dict[str, Any], path: object
             )
         raise UserError(
             f"{path} was trained with {name}={before}, not {value}: "
-            "resume with the same settings (only epochs and patience may change)"
+            f"resume with the same settings (only {', '.join(EXTENDABLE)} may change)"
         )
     schedule = settings["schedule"]
     if saved["epochs"] != settings["epochs"] and schedule != "constant":
@@ -124,7 +125,7 @@ def resume(loop: "Loop", state: dict[str, Any], path: object) -> None:
 
     restore(loop.model, loop.guide, stepper.free, state["weights"], path)
     try:
-        stepper.load_optimizer(state["optimizer"])
+        stepper.optimizer.load_state(state["optimizer"])
         for name, set_stream in (("rng", torch.set_rng_state), ("rng_cuda", set_cuda_stream)):
             streams = () if state[name] is None else torch.atleast_2d(state[name])
             if rank < len(streams):

@@ -1,10 +1,13 @@
-"""The validation split after each epoch: its ELBO, the best weights so far, and patience."""
+"""The validation ELBO after each epoch, the best weights so far, and patience."""
 
+import math
 from collections.abc import Callable
 from typing import Any
 
-from ..data import Data
+import torch
+
 from ..evaluate import elbo
+from ..evaluate.streaming import RunningMean
 from ..programs.inspection import is_per_datum
 from . import distributed
 from .inputs import Inputs
@@ -22,6 +25,10 @@ class Validation:
         inputs: the `Inputs` of the pair.
         seed: of the noise, the same after each epoch.
         patience: epochs without a better ELBO after which training stops. Default: never.
+
+    Attributes:
+        best: the weights of the best epoch.
+        worst_batch: the validation batch whose ELBO was not finite.
     """
 
     def __init__(
@@ -34,9 +41,9 @@ class Validation:
     ) -> None:
         self.model, self.guide, self.inputs = model, guide, inputs
         self.seed, self.patience = seed, patience
-        has_split = isinstance(inputs.data, Data) and inputs.data.valid is not None
-        self.possible = has_split and not is_per_datum(guide)
+        self.possible = inputs.has_valid and not is_per_datum(guide)
         self.best: Weights | None = None
+        self.worst_batch: dict[str, torch.Tensor] = {}
 
     @property
     def enabled(self) -> bool:
@@ -48,8 +55,17 @@ class Validation:
         return distributed.on_rank_zero(self._elbo)
 
     def _elbo(self) -> float:
-        batch: dict[str, Any] = self.inputs.valid()  # unpacked beside keyword options
-        return float(elbo(self.model, self.guide, **batch, seed=self.seed).mean())
+        total = RunningMean()
+        for number, batch in enumerate(self.inputs.valid()):
+            inputs: dict[str, Any] = batch  # unpacked beside keyword options
+            bounds = elbo(self.model, self.guide, **inputs, seed=self.seed + number)
+            if self.inputs.valid_stream is None:
+                return float(bounds.mean())
+            total.add(bounds)
+            if not math.isfinite(total.mean):
+                self.worst_batch = batch
+                break
+        return total.mean
 
     def keep_if_best(self, value: float, at: Progress, free: list[Any]) -> None:
         """Copy the weights of the epoch that has just ended, if its ELBO is the best so far."""

@@ -1,6 +1,7 @@
 """The weights of a pair, as a checkpoint holds them."""
 
 from collections.abc import Callable, Iterable, Sequence
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -23,6 +24,26 @@ def weights_of(
         "free": [p.detach().clone() for p in free],
         "frozen": frozen(model, guide),
     }
+
+
+@dataclass
+class KeptWeights:
+    """The weights of a run that has ended.
+
+    Args:
+        last: those of the last step.
+        best: those of the best epoch by validation; None without validation.
+        free: the pair's parameters outside of modules.
+    """
+
+    last: Weights
+    best: Weights | None = None
+    free: Sequence[torch.Tensor] = field(default_factory=list)
+
+    def restore(self, model: Callable[..., Any], guide: Callable[..., Any], name: str) -> None:
+        """Put the weights called `name`, `last` or `best`, into the pair."""
+        weights = self.last if name == "last" or self.best is None else self.best
+        restore(model, guide, self.free, weights, f"the run's {name} weights")
 
 
 def broadcast_weights(
@@ -80,7 +101,9 @@ def freeze(model: Callable[..., Any], guide: Callable[..., Any], weights: Weight
             parameter.requires_grad_(name not in names)
 
 
-def load_weights(model: Callable[..., Any], guide: Callable[..., Any], path: Path | str) -> None:
+def load_weights(
+    model: Callable[..., Any], guide: Callable[..., Any], path: Path | str
+) -> KeptWeights:
     """Put a checkpoint's weights (the best by validation) into a pair of modules built as trained.
 
     Parameters that were frozen in training are frozen again.
@@ -91,7 +114,7 @@ def load_weights(model: Callable[..., Any], guide: Callable[..., Any], path: Pat
         >>> with tempfile.TemporaryDirectory() as folder:
         ...     x = torch.rand(20, 3).round()
         ...     run = pv.fit(*pairs[0], x, epochs=1, out=folder, progress=False)
-        ...     pv.train.load_weights(*pairs[1], folder + "/checkpoint.pt")
+        ...     weights = pv.train.load_weights(*pairs[1], folder + "/checkpoint.pt")
         >>> trained, loaded = (next(m.parameters()) for m, _ in pairs)
         >>> torch.equal(trained, loaded)
         True
@@ -99,6 +122,9 @@ def load_weights(model: Callable[..., Any], guide: Callable[..., Any], path: Pat
     Args:
         model, guide: the pair.
         path: the checkpoint.
+
+    Returns:
+        The best and the last weights in the checkpoint.
 
     Raises:
         UserError: the file is missing, damaged, unsafe, or of another pair; the `config.json` beside
@@ -110,3 +136,4 @@ def load_weights(model: Callable[..., Any], guide: Callable[..., Any], path: Pat
     freeze(model, guide, state["weights"])
     for m in find_modules(model, guide):
         m.eval()
+    return KeptWeights(state["weights"], state["best"])

@@ -1,4 +1,4 @@
-"""One training step of a pair: loss, gradients, clipping and Adam, on one device or several."""
+"""One training step of a pair: loss, gradients, clipping, optimizer, on one device or several."""
 
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
@@ -17,6 +17,7 @@ from ...programs.calling import as_keyword_program
 from ...programs.contexts import fork_rng
 from ...programs.modules import find_modules
 from .. import distributed
+from ..optimizer import OptimizerFactory, RunOptimizer
 from .choice import choose_backend, measure_work
 from .cuda_graph import GraphedStep, can_graph
 from .recorded import Batch, PlainStep, RecordedStep, leaf_parameters
@@ -36,10 +37,12 @@ class Stepper:
         steps: number of steps of the whole run.
         first: a batch as the objective takes it.
         device: where the pair is.
+        optimizer: makes the optimizer of the parameters. Default: AdamW.
 
     Attributes:
         free: parameters outside of modules (`pyro.param`).
         parameters: all that are trained.
+        optimizer: their `RunOptimizer`.
 
     Raises:
         UserError: the pair has no parameters to train, or `BatchNorm` would train on single rows.
@@ -54,6 +57,7 @@ class Stepper:
         steps: int,
         first: Batch,
         device: torch.device,
+        optimizer: OptimizerFactory | None = None,
     ) -> None:
         self.pair, self.objective, self.device = pair, objective, device
         self.programs = as_keyword_program(pair[0]), as_keyword_program(pair[1])
@@ -78,18 +82,14 @@ class Stepper:
         backend = settings["compile"] = self._backend(compile, steps, first)
         recorded = None if backend == "plain" else RecordedStep(objective, pair, backend, rows)
         self.step = PlainStep(objective, pair) if recorded is None else recorded
-        # one graph is the whole step; it cannot contain the exchange of gradients between processes
-        graphed = recorded is not None and can_graph(device) and self.processes == 1
-        lr = settings["lr"]
-        if graphed:  # a fused Adam reads a rate in float32, whatever the parameters are
-            lr = torch.tensor(lr, dtype=torch.float32, device=device)
-        self.optimizer = torch.optim.AdamW(
-            self.parameters, lr=lr,
-            weight_decay=settings["weight_decay"], fused=True, capturable=graphed,
-        )  # fmt: skip
+        # one graph is the whole step, AdamW included; it cannot contain the exchange of gradients
+        # between processes
+        graphed = can_graph(device) and self.processes == 1 and optimizer is None
+        graph_device = device if recorded is not None and graphed else None
+        self.optimizer = RunOptimizer(self.parameters, settings, optimizer, graph_device)
         self.graphed = None
         if recorded is not None and graphed:
-            self.graphed = GraphedStep(recorded, self.optimizer, self.clip_norm)
+            self.graphed = GraphedStep(recorded, self.optimizer.optimizer, self.clip_norm)
 
     def __call__(
         self, batch: Batch, count: Any, stop: Any = False
@@ -108,32 +108,19 @@ class Stepper:
         with self._one_row_allowed(batch):
             if self.graphed:
                 return self.graphed(batch), count, stop
-            self.optimizer.zero_grad(set_to_none=True)
+            self.optimizer.optimizer.zero_grad(set_to_none=True)
             loss = self.step(batch)
         if self.processes > 1:
             loss, count, stop = distributed.all_reduce_gradients(self.parameters, loss, count, stop)
         return loss, count, stop
 
     def update(self) -> None:
-        """Clip the gradients and take a step of Adam; a graph has done so already."""
+        """Clip the gradients and take a step of the optimizer; a graph has done so already."""
         if self.graphed:
             return
         if self.clip_norm is not None:
             clip_grad_norm_(self.parameters, self.clip_norm)
-        self.optimizer.step()
-
-    @property
-    def lr(self) -> float:
-        """Adam's current learning rate."""
-        return float(self.optimizer.param_groups[0]["lr"])
-
-    def set_lr(self, value: float) -> None:
-        """Set Adam's learning rate, in place if a CUDA graph reads it."""
-        for group in self.optimizer.param_groups:
-            if isinstance(group["lr"], torch.Tensor):
-                group["lr"].fill_(value)
-            else:
-                group["lr"] = value
+        self.optimizer.optimizer.step()
 
     def is_finite(self, batch: Batch | None) -> bool:
         """Whether the trained parameters and their loss on a batch are finite.
@@ -154,21 +141,6 @@ class Stepper:
         """Set every `.grad` to None."""
         for p in self.parameters:
             p.grad = None
-
-    def load_optimizer(self, state: dict[str, Any]) -> None:
-        """Load Adam's moments from a checkpoint; settings that depend on the device stay.
-
-        Raises:
-            ValueError: moments of another shape.
-        """
-        (group,) = self.optimizer.param_groups
-        own = {name: group[name] for name in ("lr", "capturable")}
-        self.optimizer.load_state_dict(state)
-        self.optimizer.param_groups[0].update(own)  # the rate is set before each step
-        for p, moments in self.optimizer.state.items():
-            for name in ("exp_avg", "exp_avg_sq"):
-                if moments[name].shape != p.shape:
-                    raise ValueError(f"{name} has shape {list(moments[name].shape)}")
 
     def _outside(self, owned: Sequence[torch.Tensor], batch: Batch) -> list[torch.Tensor]:
         """The parameters that a user's program keeps outside of modules (`pyro.param`)."""

@@ -1,0 +1,247 @@
+"""A Gaussian mixture VAE as a clusterer."""
+
+import dataclasses
+import warnings
+from collections.abc import Sequence
+from typing import Any, Self
+
+import numpy as np
+import torch
+import torch.nn as nn
+from numpy.typing import ArrayLike
+from sklearn.base import ClassNamePrefixFeaturesOutMixin, ClusterMixin, TransformerMixin
+from sklearn.exceptions import ConvergenceWarning
+from sklearn.metrics import adjusted_rand_score
+from sklearn.utils import check_random_state
+from sklearn.utils.validation import check_is_fitted
+
+from ..conditionals import MLP, Family, MultivariateNormal
+from ..errors import UserError, check_int_at_least
+from ..evaluate import encode, log_likelihood, responsibilities
+from ..guides import Guide
+from ..models import GMVAE
+from ..models.priors import fit_components
+from .base import BaseVAE
+from .noise import with_common_noise
+from .rows import Rows
+from .start import AroundCodes, OfZ, principal_codes
+from .training import Training
+
+W_DIM = 2  # size of w, which moves and bends a component
+START = 0.5  # epochs of the start, for each epoch of the whole pair's training
+FITS = 10, 3  # mixtures that are fitted, to fewer and to more than MANY_ROWS
+MANY_ROWS = 2000
+REG_COVAR = 0.05  # of these mixtures
+NUM_SAMPLES = 200  # importance samples, for the choice among the runs
+DRAWS = 16  # of z per row, for probabilities
+
+
+class GMVAEClusterer(ClassNamePrefixFeaturesOutMixin, TransformerMixin, ClusterMixin, BaseVAE):
+    r"""Cluster the rows of a table by a Gaussian mixture VAE, without labels.
+
+        w       ~ Normal(0, I)
+        y       ~ Categorical(1/K)
+        z | w,y ~ Normal(mu_y(w), Sigma_y(w))
+        x | z   ~ likelihood(f(z))
+
+    Training starts from a Gaussian mixture of principal components, at which encoder and decoder
+    are trained first. There are `n_init` whole runs. The one with the highest importance-weighted
+    log-likelihood of the rows held out for validation is kept. Units, precision and sparse input are as in
+    `VAETransformer`.
+
+    Args:
+        n_components: K, the number of clusters.
+        latent_dim: size of z. "auto": the number of columns, at most 20.
+        n_init: whole runs, from different weights.
+        max_iter: epochs of a run, after half as many of its start. "auto": about 1,000 steps, in
+            20 to 500 epochs.
+        hidden_layer_sizes, likelihood, batch_size, learning_rate, validation_fraction,
+            random_state, device, verbose: as in `VAETransformer`.
+
+    Attributes:
+        labels_: `[N]`, the clusters of the training rows.
+        scores_: `[n_init]`, the log-likelihood of each run, nats per row in the units of the model.
+        stability_: the mean adjusted Rand index between the chosen run and the others: 1 if all
+            runs agree, about 0 if the clusters are arbitrary. NaN for one run.
+        weights_: `[K]`, the fraction of the training rows in each cluster, by probability.
+        model_, guide_, n_iter_, loss_curve_, n_features_in_, feature_names_in_: as in
+            `VAETransformer`, of the chosen run.
+
+    References:
+        Dilokthanakul et al. 2016, arXiv 1611.02648.
+
+    Example:
+        >>> import torch, pyro_vae as pv
+        >>> X = torch.randn(60, 4).numpy() * [1, 10, 100, 1000]
+        >>> clusterer = pv.estimators.GMVAEClusterer(2, n_init=1, max_iter=2, random_state=0)
+        >>> clusterer.fit_predict(X).shape
+        (60,)
+        >>> rows, clusters = clusterer.sample(5, component=1)
+        >>> rows.shape, clusters.tolist()
+        ((5, 4), [1, 1, 1, 1, 1])
+    """
+
+    _num_steps = 1000
+
+    def __init__(
+        self,
+        n_components: int = 8,
+        *,
+        latent_dim: int | str = "auto",
+        n_init: int = 3,
+        hidden_layer_sizes: Sequence[int] = (128, 128),
+        likelihood: Family | str = "auto",
+        max_iter: int | str = "auto",
+        batch_size: int | str = "auto",
+        learning_rate: float = 1e-3,
+        validation_fraction: float = 0.1,
+        random_state: Any = None,
+        device: str | None = None,
+        verbose: bool = False,
+    ) -> None:
+        super().__init__(
+            hidden_layer_sizes=hidden_layer_sizes, likelihood=likelihood,
+            max_iter=max_iter, batch_size=batch_size, learning_rate=learning_rate,
+            validation_fraction=validation_fraction, random_state=random_state, device=device,
+            verbose=verbose,
+        )  # fmt: skip
+        self.latent_dim = latent_dim
+        self.n_components = n_components
+        self.n_init = n_init
+
+    def _build_model(self, num_columns: int) -> nn.Module:
+        size = self.latent_dim
+        if isinstance(size, str):
+            if size != "auto":
+                raise UserError(f"latent_dim must be an integer >= 1 or 'auto', got {size!r}")
+            size = min(20, num_columns)
+        self._latent_dim = size
+        return GMVAE(
+            (num_columns,), self.n_components, self._latent_dim, W_DIM,
+            self._units.likelihood, MLP(tuple(self.hidden_layer_sizes)), MultivariateNormal(),
+        )  # fmt: skip
+
+    def fit(self, X: ArrayLike, y: object = None, sample_weight: ArrayLike | None = None) -> Self:
+        """Train `n_init` pairs, and keep the one that explains held-out rows best.
+
+        Args:
+            X: `[N, D]`, an array, a data frame or a sparse matrix.
+            y: ignored.
+            sample_weight: `[N]`; a row's part of the objective is multiplied by its weight. The
+                start draws rows by weight.
+        """
+        check_int_at_least(1, n_init=self.n_init)
+        rows = self._check(X, reset=True, ensure_min_samples=max(2, self.n_components))
+        weight = self._check_weight(sample_weight, rows)
+        state = check_random_state(self.random_state)
+        seeds = [int(state.randint(2**31 - 1)) for _ in range(self.n_init)]
+        # the same rows are held out from all runs, so that their scores can be compared
+        training = self._hold_out(Training(rows, weight=weight), seeds[0])
+        runs = [self._run(training, seed) for seed in seeds]
+        self.scores_ = np.array([run["score"] for run in runs])
+        best = runs[int(self.scores_.argmax())]
+        others = [run for run in runs if run is not best]
+        agreement = [adjusted_rand_score(best["labels"], other["labels"]) for other in others]
+        self.stability_ = float(np.mean(agreement)) if agreement else float("nan")
+        self.labels_, self.weights_ = best["labels"], best["weights"]
+        for name in ("model_", "guide_", "loss_curve_", "n_iter_"):
+            setattr(self, name, best[name])
+        return self
+
+    def _run(self, training: Training, seed: int) -> dict[str, Any]:
+        """One whole run: what the estimator keeps of it, by name."""
+        rows = training.rows
+        self._start(training, seed)
+        self._start_mixture(training, seed)
+        run = self._train(training, seed)
+        self._record(run)
+        probabilities = self._probabilities(rows)
+        split = run.data.observed_split("train" if run.data.valid is None else "valid")
+        scores = log_likelihood(self.model_, self.guide_, split.x, num_samples=NUM_SAMPLES)
+        return {
+            "score": float(scores.mean()),
+            "labels": probabilities.argmax(1),
+            "weights": np.average(probabilities, axis=0, weights=training.weight),
+            **{n: getattr(self, n) for n in ("model_", "guide_", "loss_curve_", "n_iter_")},
+        }
+
+    def _start_mixture(self, training: Training, seed: int) -> None:
+        """Start p(z | y) at a mixture of principal components, p(x | z) and q(z | x) near them."""
+        rows = training.rows
+        codes, chosen = principal_codes(training, self._units, self._latent_dim, seed)
+        fits = FITS[len(chosen) > MANY_ROWS]
+        model, guide = self.model_, self.guide_
+        assert isinstance(model, GMVAE) and isinstance(guide, Guide)
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore", ConvergenceWarning)  # of a fit that may be discarded
+            fit_components(model, codes[chosen], fits, REG_COVAR, seed)
+        pair = AroundCodes(model), OfZ(guide)
+        epochs = max(1, round(START * self._epochs(self._steps(len(rows))[1])))
+        self._train(dataclasses.replace(training, code=codes), seed, pair, epochs)
+
+    @property
+    def _n_features_out(self) -> int:
+        return self._latent_dim
+
+    def predict(self, X: ArrayLike) -> np.ndarray:
+        """`[N]`: the most probable cluster, 0 to K - 1."""
+        return self.predict_proba(X).argmax(1)
+
+    def predict_proba(self, X: ArrayLike) -> np.ndarray:
+        """`[N, K]`: the probability of each cluster, p(y | x, z) averaged over q(z | x).
+
+        The answer for a row does not depend on the other rows.
+        """
+        return self._probabilities(self._check(X))
+
+    def _probabilities(self, rows: Rows) -> np.ndarray:
+        def probabilities(x: torch.Tensor) -> torch.Tensor:
+            guide = with_common_noise(self.guide_, seed=0)
+            return responsibilities(self.model_, guide, x, num_samples=DRAWS)
+
+        return self._by_blocks(rows, probabilities, DRAWS)
+
+    def transform(self, X: ArrayLike) -> np.ndarray:
+        """`[N, latent_dim]`: the mean of q(z | x)."""
+        rows = self._check(X)
+        return self._by_blocks(rows, lambda x: encode(self.model_, self.guide_, x)["z"])
+
+    def score_samples(self, X: ArrayLike, num_samples: int = 256) -> np.ndarray:
+        """`[N]`: importance-weighted estimates of log p(x), in the units of X.
+
+        The estimate of a row does not depend on the other rows.
+
+        Args:
+            X: `[N, D]`.
+            num_samples: importance samples per row.
+        """
+        return self._log_likelihood(self._check(X), num_samples)
+
+    def score(self, X: ArrayLike, y: object = None) -> float:
+        """The mean of `score_samples`, nats per row."""
+        return float(self.score_samples(X).mean())
+
+    def sample(
+        self, n_samples: int = 1, component: int | None = None, random_state: Any = None
+    ) -> tuple[np.ndarray, np.ndarray]:
+        """Draws of the model, and their clusters.
+
+        Args:
+            n_samples: how many.
+            component: the cluster of all draws. Default: drawn from the model.
+            random_state: of the draws. Default: that of the estimator.
+
+        Returns:
+            `(X [n_samples, D], clusters [n_samples])`, X in the units of the training data.
+        """
+        check_is_fitted(self)
+        if component is not None and not 0 <= component < self.n_components:
+            raise UserError(f"component must be 0 to {self.n_components - 1}, got {component}")
+        state = check_random_state(self.random_state if random_state is None else random_state)
+        clusters = (
+            np.full(n_samples, component, dtype=int)
+            if component is not None
+            else (state.choice(self.n_components, n_samples))
+        )
+        y = torch.from_numpy(clusters)
+        return self._sample(state, n_samples, y=y), clusters

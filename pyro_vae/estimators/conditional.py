@@ -1,0 +1,137 @@
+"""A conditional VAE as an estimator of p(x | c)."""
+
+from collections.abc import Sequence
+from typing import Any, Self
+
+import numpy as np
+import torch
+import torch.nn as nn
+from numpy.typing import ArrayLike
+from sklearn.utils.validation import check_is_fitted
+
+from ..conditionals import MLP, Family
+from ..errors import UserError
+from ..models import CVAE
+from .base import BaseVAE
+from .covariates import Covariates
+from .training import Training
+
+
+class ConditionalVAE(BaseVAE):
+    r"""Learn p(x | c), the distribution of the rows of X given covariates C.
+
+        z | c   ~ Normal(mu(c), diag sigma(c)^2)
+        x | z,c ~ likelihood(f(z, c))
+
+    Floats in C are numbers, and are standardized inside. One column of integers, strings or
+    booleans is a class. Units, precision and sparse input are as in `VAETransformer`.
+
+    Args:
+        latent_dim: size of z.
+        hidden_layer_sizes, likelihood, max_iter, batch_size, learning_rate, validation_fraction,
+            random_state, device, verbose: as in `VAETransformer`.
+
+    Attributes:
+        categories_: `[K]`, the sorted classes; None if C are numbers.
+        model_, guide_, n_iter_, loss_curve_, n_features_in_, feature_names_in_: as in
+            `VAETransformer`.
+
+    References:
+        Sohn, Lee and Yan 2015, NeurIPS.
+
+    Example:
+        >>> import torch, pyro_vae as pv
+        >>> C = torch.rand(60, 1).numpy()
+        >>> X = C * [1, 10] + torch.randn(60, 2).numpy()
+        >>> model = pv.estimators.ConditionalVAE(max_iter=3, random_state=0).fit(X, C)
+        >>> model.sample([[0.1], [0.9], [0.9]]).shape, model.score_samples(X, C).shape
+        ((3, 2), (60,))
+    """
+
+    def __init__(
+        self,
+        latent_dim: int = 2,
+        *,
+        hidden_layer_sizes: Sequence[int] = (128, 128),
+        likelihood: Family | str = "auto",
+        max_iter: int | str = "auto",
+        batch_size: int | str = "auto",
+        learning_rate: float = 1e-3,
+        validation_fraction: float = 0.1,
+        random_state: Any = None,
+        device: str | None = None,
+        verbose: bool = False,
+    ) -> None:
+        super().__init__(
+            hidden_layer_sizes=hidden_layer_sizes, likelihood=likelihood,
+            max_iter=max_iter, batch_size=batch_size, learning_rate=learning_rate,
+            validation_fraction=validation_fraction, random_state=random_state, device=device,
+            verbose=verbose,
+        )  # fmt: skip
+        self.latent_dim = latent_dim
+
+    def _build_model(self, num_columns: int) -> nn.Module:
+        return CVAE(
+            (num_columns,),
+            (self._covariates.size,),
+            self.latent_dim,
+            self._units.likelihood,
+            MLP(tuple(self.hidden_layer_sizes)),
+        )
+
+    def fit(self, X: ArrayLike, y: ArrayLike, sample_weight: ArrayLike | None = None) -> Self:
+        """Train the pair.
+
+        Args:
+            X: `[N, D]`, an array, a data frame or a sparse matrix.
+            y: the covariates C, `[N, C]` or `[N]`.
+            sample_weight: `[N]`; a row's part of the objective is multiplied by its weight.
+        """
+        if y is None:
+            raise UserError(
+                "requires y to be passed, but the target y is None: y are the covariates C"
+            )
+        rows = self._check(X, reset=True, ensure_min_samples=2)
+        weight, seed = self._check_weight(sample_weight, rows), self._seed()
+        self._covariates = Covariates.of(y)
+        self.categories_ = self._covariates.categories
+        c = self._covariates.encode(y, len(rows)).to(rows.dtype)
+        training = self._hold_out(Training(rows, c=c, weight=weight), seed)
+        self._start(training, seed)
+        return self._record(self._train(training, seed))
+
+    def sample(self, C: ArrayLike, random_state: Any = None) -> np.ndarray:
+        """`[N, D]`: one draw of p(x | c) for each row of C, in the units of the training data.
+
+        Args:
+            C: `[N, C]` or `[N]`, as in `fit`.
+            random_state: of the draws. Default: that of the estimator.
+        """
+        check_is_fitted(self)
+        c = self._encode(C)
+        return self._sample(random_state, len(c), c=c)
+
+    def score_samples(self, X: ArrayLike, y: ArrayLike, num_samples: int = 256) -> np.ndarray:
+        """`[N]`: importance-weighted estimates of log p(x | c), in the units of X.
+
+        The estimate of a row does not depend on the other rows.
+
+        Args:
+            X: `[N, D]`.
+            y: the covariates C, `[N, C]` or `[N]`.
+            num_samples: importance samples per row.
+        """
+        rows = self._check(X)
+        return self._log_likelihood(rows, num_samples, self._encode(y, len(rows)))
+
+    def score(self, X: ArrayLike, y: ArrayLike) -> float:
+        """The mean of `score_samples`, nats per row."""
+        return float(self.score_samples(X, y).mean())
+
+    def _encode(self, C: ArrayLike, num_rows: int | None = None) -> torch.Tensor:
+        return self._covariates.encode(C, num_rows).to(next(self.model_.parameters()))
+
+    def __sklearn_tags__(self) -> Any:
+        tags = super().__sklearn_tags__()
+        tags.target_tags.required = True
+        return tags

@@ -1,0 +1,88 @@
+"""Covariates of a conditional model: numbers, or one class per row."""
+
+from dataclasses import dataclass
+from typing import Self
+
+import numpy as np
+import torch
+from numpy.typing import ArrayLike
+from sklearn.utils.validation import check_array
+
+from ..errors import UserError
+
+
+@dataclass(frozen=True, eq=False)
+class Covariates:
+    """How covariates become the inputs of a model.
+
+    Args:
+        categories: `[K]`, the sorted classes, which become one-hot rows; None for numbers.
+        mean, scale: `[C]`, of numbers, which are standardized.
+    """
+
+    categories: np.ndarray | None
+    mean: np.ndarray
+    scale: np.ndarray
+
+    @classmethod
+    def of(cls, C: ArrayLike) -> Self:
+        """Learn the classes, or the mean and standard deviation, of covariates."""
+        values = _as_array(C)
+        if values.shape[1] == 1 and values.dtype.kind != "f":
+            try:
+                categories = np.unique(values[:, 0])
+            except TypeError:
+                raise UserError("C has classes of several types: use strings or integers") from None
+            return cls(categories, np.zeros(1), np.ones(1))
+        values = _as_numbers(values)
+        sd = values.std(0)
+        return cls(None, values.mean(0), np.where(sd > 0, sd, 1.0))
+
+    @property
+    def size(self) -> int:
+        """The number of columns that the model sees."""
+        return len(self.mean) if self.categories is None else len(self.categories)
+
+    def encode(self, C: ArrayLike, num_rows: int | None = None) -> torch.Tensor:
+        """`[N, size]` float64.
+
+        Args:
+            C: `[N, C]` or `[N]`.
+            num_rows: the number of rows that there must be. Default: any.
+        """
+        values = _as_array(C)
+        if num_rows is not None and len(values) != num_rows:
+            raise UserError(f"C has {len(values)} rows, X has {num_rows}")
+        if self.categories is not None:
+            return self._one_hot(values)
+        values = _as_numbers(values)
+        if values.shape[1] != len(self.mean):
+            raise UserError(f"C has {values.shape[1]} columns; expected {len(self.mean)}")
+        return torch.from_numpy((values - self.mean) / self.scale)
+
+    def _one_hot(self, values: np.ndarray) -> torch.Tensor:
+        assert self.categories is not None
+        known = self.categories.tolist()
+        if values.shape[1] != 1:
+            raise UserError(f"C has {values.shape[1]} columns; expected one, a class per row")
+        classes = values[:, 0].tolist()
+        unknown = sorted({str(value) for value in classes if value not in known})
+        if unknown:
+            raise UserError(f"C has classes that training had not: {', '.join(unknown[:5])}")
+        number = {value: i for i, value in enumerate(known)}
+        index = torch.tensor([number[value] for value in classes])
+        return torch.nn.functional.one_hot(index, len(known)).double()
+
+
+def _as_array(C: ArrayLike) -> np.ndarray:
+    """`[N, C]`, of any dtype."""
+    values = np.asarray(C.to_numpy() if hasattr(C, "to_numpy") else C)
+    if values.ndim not in (1, 2) or not values.size:
+        raise UserError(
+            f"C has shape {list(values.shape)}; expected [N] or [N, number of covariates]"
+        )
+    return values[:, None] if values.ndim == 1 else values
+
+
+def _as_numbers(values: np.ndarray) -> np.ndarray:
+    return np.asarray(check_array(values, dtype=np.float64, input_name="C"))

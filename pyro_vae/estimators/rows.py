@@ -1,0 +1,71 @@
+"""The rows of a table, dense or sparse, as the model takes them: a block of dense rows at a time."""
+
+from collections.abc import Iterator
+from typing import Any
+
+import numpy as np
+import torch
+from scipy import sparse
+
+from ..errors import UserError
+from .units import Units
+
+BLOCK = 2048  # rows that are dense at once, where a whole table is passed over
+
+
+class Rows:
+    """Blocks of rows of a table.
+
+    Args:
+        table: `[N, D]`, a numpy array or a scipy CSR matrix, validated by scikit-learn.
+    """
+
+    def __init__(self, table: "np.ndarray | sparse.csr_matrix") -> None:
+        self.table = table
+        self.is_sparse = sparse.issparse(table)
+
+    def __len__(self) -> int:
+        return int(self.table.shape[0])
+
+    def __getitem__(self, rows: "slice | np.ndarray") -> np.ndarray:
+        """Some rows, dense: `[B, D]`."""
+        block: Any = self.table[rows]
+        return np.asarray(block.toarray() if self.is_sparse else block)
+
+    def blocks(self, size: int = BLOCK) -> Iterator[np.ndarray]:
+        """All rows in order, in dense blocks of `size`."""
+        for start in range(0, len(self), size):
+            yield self[start : start + size]
+
+    @property
+    def dtype(self) -> torch.dtype:
+        """The precision of a model of this table: float32 for float32, else float64."""
+        return torch.float32 if self.table.dtype == np.float32 else torch.float64
+
+
+class DenseRows:
+    """A condition of `pv.data.Data` whose x is `[N, 1]`, row numbers of a sparse table.
+
+    A batch of row numbers becomes a batch of dense rows in the units of the model, so that the
+    whole table is never dense.
+
+    Args:
+        rows: the table.
+        units: of the model.
+        covariates: `[N, C]`, or None.
+    """
+
+    def __init__(self, rows: Rows, units: Units, covariates: torch.Tensor | None = None) -> None:
+        if rows.dtype == torch.float32 and len(rows) > 2**24:
+            raise UserError("more than 2^24 rows need float64: pass X.astype(np.float64)")
+        self.rows, self.units, self.covariates = rows, units, covariates
+
+    def __call__(
+        self, x: torch.Tensor, y: torch.Tensor | None
+    ) -> tuple[torch.Tensor, torch.Tensor | None]:
+        """`(x [B, D], c [B, C])` of row numbers `[B, 1]`."""
+        index = x[:, 0].long()
+        block = self.rows[index.cpu().numpy()]
+        values = self.units.to_model(block).to(x)
+        c = None if self.covariates is None else self.covariates.to(x.device)[index]
+        return values, c

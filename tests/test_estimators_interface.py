@@ -1,0 +1,200 @@
+"""Estimators among scikit-learn's tools: frames, pipelines, searches, copies, seeds, errors."""
+
+import pickle
+import warnings
+
+import numpy as np
+import pytest
+import torch
+from sklearn.base import clone
+from sklearn.exceptions import ConvergenceWarning
+from sklearn.linear_model import LogisticRegression
+from sklearn.model_selection import GridSearchCV
+from sklearn.pipeline import make_pipeline
+
+import pyro_vae as pv
+from pyro_vae.estimators import (
+    ConditionalVAE,
+    GMVAEClusterer,
+    SemiSupervisedVAEClassifier,
+    VAEImputer,
+    VAETransformer,
+)
+
+SHORT = {"max_iter": 2, "hidden_layer_sizes": (8,), "random_state": 0, "device": "cpu"}
+ALL = {
+    "transformer": VAETransformer(2, **SHORT),
+    "clusterer": GMVAEClusterer(2, n_init=1, **SHORT),
+    "classifier": SemiSupervisedVAEClassifier(2, **SHORT),
+    "conditional": ConditionalVAE(2, **SHORT),
+    "imputer": VAEImputer(2, **SHORT),
+}
+X = np.random.RandomState(0).randn(60, 3) * [1, 10, 1000]
+y = (X[:, 0] > 0).astype(int)
+every = pytest.mark.parametrize("name", ALL)
+
+
+def answers(estimator):
+    """What a fitted estimator says of X, as arrays."""
+    if isinstance(estimator, ConditionalVAE):
+        return [estimator.score_samples(X, y), estimator.sample(y)]
+    names = ("transform", "predict_proba", "score_samples")
+    results = [getattr(estimator, name)(X) for name in names if hasattr(estimator, name)]
+    return [*results, np.array(estimator.loss_curve_)]
+
+
+def equal(a, b):
+    return all(np.array_equal(one, other) for one, other in zip(a, b, strict=True))
+
+
+@every
+def test_a_pickled_estimator_gives_the_same_answers(name):
+    estimator = clone(ALL[name]).fit(X, y)
+    assert equal(answers(pickle.loads(pickle.dumps(estimator))), answers(estimator))
+
+
+@every
+def test_an_int_and_a_random_state_give_the_same_run_and_none_another(name):
+    first = answers(clone(ALL[name]).fit(X, y))
+    again = clone(ALL[name]).set_params(random_state=np.random.RandomState(0)).fit(X, y)
+    assert equal(answers(again)[:1], first[:1])
+    other = clone(ALL[name]).set_params(random_state=None).fit(X, y)
+    assert not np.array_equal(other.loss_curve_, again.loss_curve_)
+
+
+@every
+def test_global_state_is_as_it_was(name):
+    torch.manual_seed(5)
+    np.random.seed(5)
+    estimator = clone(ALL[name])
+    before = torch.get_rng_state(), np.random.get_state()[1].copy(), torch.get_num_threads()
+    filters = list(warnings.filters)
+    answers(estimator.fit(X, y))
+    if hasattr(estimator, "sample") and name != "conditional":
+        estimator.sample(3)
+    assert torch.equal(torch.get_rng_state(), before[0])
+    assert (np.random.get_state()[1] == before[1]).all()
+    assert torch.get_num_threads() == before[2] and warnings.filters == filters
+    assert torch.get_default_dtype() == torch.float32
+    assert not len(list(pv_store()))
+
+
+def pv_store():
+    import pyro
+
+    return pyro.get_param_store().keys()
+
+
+@every
+def test_the_curve_has_an_entry_for_each_epoch(name):
+    estimator = clone(ALL[name]).fit(X, y)
+    assert estimator.n_iter_ == len(estimator.loss_curve_) == 2
+    automatic = clone(ALL[name]).set_params(max_iter="auto")
+    assert [automatic._epochs(steps) for steps in (1, 10, 100, 10**6)] == (
+        [500, 100, 20, 20] if name == "clusterer" else [500, 200, 20, 20]
+    )
+
+
+@pytest.mark.parametrize("library", ["pandas", "polars"])
+def test_frames_go_in_and_come_out(library):
+    frames = pytest.importorskip(library)
+    frame = frames.DataFrame({"a": X[:, 0], "b": X[:, 1], "c": X[:, 2]})
+    for name in ("transformer", "clusterer", "imputer"):
+        estimator = clone(ALL[name]).set_output(transform=library)
+        result = estimator.fit(frame).transform(frame)
+        assert isinstance(result, frames.DataFrame)
+        assert list(result.columns) == list(estimator.get_feature_names_out())
+        assert list(estimator.feature_names_in_) == ["a", "b", "c"]
+        assert np.array_equal(np.asarray(result), clone(ALL[name]).fit(X).transform(X))
+    assert list(clone(ALL["imputer"]).fit(frame).get_feature_names_out()) == ["a", "b", "c"]
+    labels = frames.Series(["low" if value else None for value in y])
+    classifier = clone(ALL["classifier"]).fit(frame, labels)
+    assert classifier.classes_.tolist() == ["low"]
+    covariates = frames.DataFrame({"group": ["low" if value else "high" for value in y]})
+    assert clone(ALL["conditional"]).fit(frame, covariates).categories_.tolist() == ["high", "low"]
+
+
+def test_the_index_of_a_frame_is_kept():
+    pandas = pytest.importorskip("pandas")
+    frame = pandas.DataFrame(X, columns=list("abc"), index=[f"row {i}" for i in range(60)])
+    estimator = clone(ALL["transformer"]).set_output(transform="pandas").fit(frame)
+    assert estimator.transform(frame).index.equals(frame.index)
+
+
+def test_a_pipeline_and_a_grid_search_run():
+    pipeline = make_pipeline(clone(ALL["imputer"]), clone(ALL["transformer"]), LogisticRegression())
+    missing = np.where(np.random.RandomState(1).rand(*X.shape) < 0.1, np.nan, X)
+    search = GridSearchCV(pipeline, {"vaetransformer__latent_dim": [1, 2]}, cv=2)
+    search.fit(missing, y)
+    assert search.predict(missing).shape == (60,)
+    unsupervised = GridSearchCV(clone(ALL["transformer"]), {"latent_dim": [1, 2]}, cv=2).fit(X)
+    scores = unsupervised.cv_results_["mean_test_score"]
+    assert np.isfinite(scores).all() and unsupervised.best_score_ == scores.max()
+
+
+@pytest.mark.slow
+def test_a_search_in_processes_gives_the_same_scores():
+    searches = [
+        GridSearchCV(clone(ALL["transformer"]), {"latent_dim": [1, 2]}, cv=2, n_jobs=jobs).fit(X)
+        for jobs in (1, 2)
+    ]
+    first, second = (search.cv_results_["mean_test_score"] for search in searches)
+    np.testing.assert_allclose(first, second, rtol=1e-12)
+
+
+@every
+def test_the_answer_for_a_row_does_not_depend_on_other_rows(name):
+    estimator = clone(ALL[name]).fit(X, y)
+    if name == "conditional":
+        alone = np.array([estimator.score_samples(X[i : i + 1], y[i : i + 1])[0] for i in range(9)])
+        np.testing.assert_allclose(estimator.score_samples(X, y)[:9], alone, rtol=1e-10)
+        return
+    for method in ("transform", "predict_proba", "score_samples"):
+        if hasattr(estimator, method):
+            function = getattr(estimator, method)
+            alone = np.concatenate([function(X[i : i + 1]) for i in range(9)])
+            np.testing.assert_allclose(function(X)[:9], alone, rtol=1e-10)
+
+
+@pytest.mark.parametrize(
+    "options, message",
+    [
+        ({"max_iter": 0}, "max_iter must be an integer >= 1, got 0"),
+        ({"batch_size": "all"}, "batch_size must be an integer >= 1, got 'all'"),
+        ({"learning_rate": -1.0}, "learning_rate must be positive"),
+        ({"validation_fraction": 1.0}, "validation_fraction must be at least 0 and below 1"),
+        ({"likelihood": "norml"}, "unknown likelihood 'norml'; did you mean 'normal'"),
+        ({"latent_dim": 0}, "latent_dim"),
+        ({"hidden_layer_sizes": (0,)}, "hidden"),
+        ({"device": "gpu7"}, "gpu7"),
+    ],
+)
+def test_a_wrong_parameter_raises_one_line(options, message):
+    with pytest.raises(pv.UserError, match=message) as error:
+        clone(ALL["transformer"]).set_params(**options).fit(X)
+    assert "\n" not in str(error.value)
+
+
+def test_values_outside_the_support_raise_one_line():
+    vae = clone(ALL["transformer"]).set_params(likelihood="bernoulli")
+    with pytest.raises(pv.UserError, match="outside"):
+        vae.fit(X)
+    counts = clone(ALL["transformer"]).set_params(likelihood="poisson").fit(np.round(abs(X)))
+    with pytest.raises(pv.UserError, match="outside"):
+        counts.score_samples(X)
+
+
+def test_a_collapsed_run_is_a_convergence_warning_without_a_foreign_remedy():
+    noise = np.random.RandomState(0).randn(100, 3)
+    with pytest.warns(ConvergenceWarning, match="posterior collapse") as caught:
+        VAETransformer(2, **{**SHORT, "max_iter": 20}).fit(noise)
+    assert "objective" not in str(caught[0].message)
+
+
+def test_nothing_is_imported_from_scikit_learn_with_the_package():
+    import subprocess
+    import sys
+
+    code = "import sys, pyro_vae; print('sklearn' in sys.modules)"
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    assert done.stdout.strip() == "False"
