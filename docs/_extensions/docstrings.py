@@ -204,7 +204,14 @@ def public_path(target: str) -> str | None:
     return ""
 
 
+def skip_inherited(app, what, name, member, skip, options):
+    """Leave out what scikit-learn adds to every estimator, whose docstrings refer to its own site."""
+    foreign = re.fullmatch(r"set_\w+_request|get_metadata_routing|set_output|(get|set)_params", name)
+    return True if foreign else None
+
+
 def setup(app):
+    app.connect("autodoc-skip-member", skip_inherited)
     app.connect("autodoc-process-docstring", process_docstring, priority=100)  # before napoleon
     app.connect("autodoc-process-docstring", restore_colons, priority=900)  # and after it
     app.connect("autodoc-process-signature", process_signature)

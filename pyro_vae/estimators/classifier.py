@@ -33,20 +33,19 @@ class SemiSupervisedVAEClassifier(ClassifierMixin, BaseVAE):
 
     `predict_proba` is the guide's q(y | x). Rows without a label have the label -1, or NaN, or
     None; strings are labels like any other. Units, precision and sparse input are as in
-    `VAETransformer`.
+    `VAETransformer`, and so are the arguments that are not listed here.
+
+    After `fit` it has these attributes:
+
+    * `classes_`: `[K]`, the labels, sorted.
+    * `model_`, `guide_`, `n_iter_`, `loss_curve_`, `n_features_in_`, `feature_names_in_`: as in
+      `VAETransformer`.
 
     Args:
         latent_dim: size of z, what the class leaves undetermined in x.
         alpha: nats per row that one nat of mean classification loss counts as.
-        hidden_layer_sizes, likelihood, max_iter, batch_size, learning_rate, random_state, device,
-            verbose: as in `VAETransformer`.
         validation_fraction: the fraction of rows whose ELBO chooses the best epoch. They are taken
             from the rows without a label; no label is held out.
-
-    Attributes:
-        classes_: `[K]`, the labels, sorted.
-        model_, guide_, n_iter_, loss_curve_, n_features_in_, feature_names_in_: as in
-            `VAETransformer`.
 
     References:
         Kingma, Mohamed, Rezende and Welling 2014, arXiv 1406.5298.

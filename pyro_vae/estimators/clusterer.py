@@ -44,10 +44,22 @@ class GMVAEClusterer(ClassNamePrefixFeaturesOutMixin, TransformerMixin, ClusterM
         z | w,y ~ Normal(mu_y(w), Sigma_y(w))
         x | z   ~ likelihood(f(z))
 
-    Training starts from a Gaussian mixture of principal components, at which encoder and decoder
-    are trained first. There are `n_init` whole runs. The one with the highest importance-weighted
-    log-likelihood of the rows held out for validation is kept. Units, precision and sparse input are as in
-    `VAETransformer`.
+    Training starts from a Gaussian mixture of principal components, at which encoder and
+    decoder are trained first. There are `n_init` whole runs. The one with the highest
+    importance-weighted log-likelihood of the rows held out for validation is kept. Units,
+    precision and sparse input are as in `VAETransformer`, and so are the arguments that are not
+    listed here.
+
+    After `fit` it has these attributes:
+
+    * `labels_`: `[N]`, the clusters of the training rows.
+    * `scores_`: `[n_init]`, the log-likelihood of each run, nats per row in the units of the
+      model.
+    * `stability_`: the mean adjusted Rand index between the chosen run and the others: 1 if all
+      runs agree, about 0 if the clusters are arbitrary. NaN for one run.
+    * `weights_`: `[K]`, the fraction of the training rows in each cluster, by probability.
+    * `model_`, `guide_`, `n_iter_`, `loss_curve_`, `n_features_in_`, `feature_names_in_`: as in
+      `VAETransformer`.
 
     Args:
         n_components: K, the number of clusters.
@@ -55,17 +67,6 @@ class GMVAEClusterer(ClassNamePrefixFeaturesOutMixin, TransformerMixin, ClusterM
         n_init: whole runs, from different weights.
         max_iter: epochs of a run, after half as many of its start. "auto": about 1,000 steps, in
             20 to 500 epochs.
-        hidden_layer_sizes, likelihood, batch_size, learning_rate, validation_fraction,
-            random_state, device, verbose: as in `VAETransformer`.
-
-    Attributes:
-        labels_: `[N]`, the clusters of the training rows.
-        scores_: `[n_init]`, the log-likelihood of each run, nats per row in the units of the model.
-        stability_: the mean adjusted Rand index between the chosen run and the others: 1 if all
-            runs agree, about 0 if the clusters are arbitrary. NaN for one run.
-        weights_: `[K]`, the fraction of the training rows in each cluster, by probability.
-        model_, guide_, n_iter_, loss_curve_, n_features_in_, feature_names_in_: as in
-            `VAETransformer`, of the chosen run.
 
     References:
         Dilokthanakul et al. 2016, arXiv 1611.02648.

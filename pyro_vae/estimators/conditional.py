@@ -24,17 +24,17 @@ class ConditionalVAE(BaseVAE):
         x | z,c ~ likelihood(f(z, c))
 
     Floats in C are numbers, and are standardized inside. One column of integers, strings or
-    booleans is a class. Units, precision and sparse input are as in `VAETransformer`.
+    booleans is a class. Units, precision and sparse input are as in `VAETransformer`, and so
+    are the arguments that are not listed here.
+
+    After `fit` it has these attributes:
+
+    * `categories_`: `[K]`, the sorted classes; None if C are numbers.
+    * `model_`, `guide_`, `n_iter_`, `loss_curve_`, `n_features_in_`, `feature_names_in_`: as in
+      `VAETransformer`.
 
     Args:
         latent_dim: size of z.
-        hidden_layer_sizes, likelihood, max_iter, batch_size, learning_rate, validation_fraction,
-            random_state, device, verbose: as in `VAETransformer`.
-
-    Attributes:
-        categories_: `[K]`, the sorted classes; None if C are numbers.
-        model_, guide_, n_iter_, loss_curve_, n_features_in_, feature_names_in_: as in
-            `VAETransformer`.
 
     References:
         Sohn, Lee and Yan 2015, NeurIPS.

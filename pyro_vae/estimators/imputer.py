@@ -30,22 +30,21 @@ class VAEImputer(OneToOneFeatureMixin, TransformerMixin, BaseVAE):
         z     ~ Normal(0, I)
         x | z ~ likelihood(f(z))
 
-    Training maximizes a bound on log p(x_obs), the likelihood of the observed values of each row.
-    That is right if which values are missing does not depend on the missing values.
-    `transform` fills in the conditional mean E[x_miss | x_obs]; `impute` draws from
-    p(x_miss | x_obs). Observed values stay as they are. Units and precision are as in
-    `VAETransformer`.
+    Training maximizes a bound on log p(x_obs), the likelihood of the observed values of each
+    row. That is right if which values are missing does not depend on the missing values.
+    `transform` fills in the conditional mean E[x_miss | x_obs]; `impute` draws from p(x_miss |
+    x_obs). Observed values stay as they are. Units and precision are as in `VAETransformer`,
+    and so are the arguments that are not listed here.
+
+    After `fit` it has these attributes:
+
+    * `model_`, `guide_`, `n_iter_`, `loss_curve_`, `n_features_in_`, `feature_names_in_`: as in
+      `VAETransformer`.
 
     Args:
         latent_dim: size of z.
         sample_posterior: whether `transform` fills in a draw instead of the mean, as
             scikit-learn's `IterativeImputer` does.
-        hidden_layer_sizes, likelihood, max_iter, batch_size, learning_rate, validation_fraction,
-            random_state, device, verbose: as in `VAETransformer`.
-
-    Attributes:
-        model_, guide_, n_iter_, loss_curve_, n_features_in_, feature_names_in_: as in
-            `VAETransformer`.
 
     References:
         Mattei and Frellsen 2019, MIWAE, arXiv 1812.02633; 2018, arXiv 1802.04826.

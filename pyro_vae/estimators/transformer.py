@@ -30,6 +30,13 @@ class VAETransformer(ClassNamePrefixFeaturesOutMixin, TransformerMixin, BaseVAE)
     Float32 input is computed in float32, any other in float64. Sparse input becomes dense a batch
     at a time.
 
+    After `fit` it has these attributes:
+
+    * `model_`, `guide_`: the trained pair, in the units of the model.
+    * `n_iter_`: epochs of training.
+    * `loss_curve_`: the loss of each epoch, nats per data point in the units of the model.
+    * `n_features_in_`, `feature_names_in_`: columns of X.
+
     Args:
         latent_dim: size of z, the number of output columns.
         hidden_layer_sizes: widths of the hidden layers of encoder and decoder.
@@ -44,12 +51,6 @@ class VAETransformer(ClassNamePrefixFeaturesOutMixin, TransformerMixin, BaseVAE)
         random_state: None, an int or a `RandomState`.
         device: such as "cuda". Default: a GPU if there is one.
         verbose: whether to show a progress bar.
-
-    Attributes:
-        model_, guide_: the trained pair, in the units of the model.
-        n_iter_: epochs of training.
-        loss_curve_: the loss of each epoch, nats per data point in the units of the model.
-        n_features_in_, feature_names_in_: columns of X.
 
     References:
         Kingma and Welling 2013, arXiv 1312.6114.
