@@ -206,7 +206,9 @@ def public_path(target: str) -> str | None:
 
 def skip_inherited(app, what, name, member, skip, options):
     """Leave out what scikit-learn adds to every estimator, whose docstrings refer to its own site."""
-    foreign = re.fullmatch(r"set_\w+_request|get_metadata_routing|set_output|(get|set)_params", name)
+    foreign = re.fullmatch(
+        r"set_\w+_request|get_metadata_routing|set_output|(get|set)_params", name
+    )
     return True if foreign else None
 
 
