@@ -241,7 +241,7 @@ def changed(path, target, change):
         (lambda r: r.update(pair=3), "does not say how its pair was built"),
         (lambda r: r["pair"]["model"].update({"class": "exec"}), "does not say how its pair was"),
         (lambda r: r["pair"]["model"]["args"].__setitem__(0, [10**9]), "weights are not those of"),
-        (lambda r: r["pair"]["model"]["args"].__setitem__(1, 10**9), "weights are not those of"),
+        (lambda r: r["pair"]["model"]["args"].__setitem__(1, 10**9), "components are too many"),
         (lambda r: r.update(config={"method": "vae"}), "does not say how|weights are not those"),
         (lambda r: r.update(config={"method": "nope"}), "unknown method|does not say how"),
         (lambda r: r.update(frozen=3), "is damaged"),

@@ -209,6 +209,19 @@ def check_names(model: PyroProgram, guide: PyroProgram | None, names: Iterable[s
             raise UserError(f"{who} {name!r}; {hint}")
 
 
+def check_unused(
+    model: PyroProgram, guide: PyroProgram | None, unused: Iterable[str], batch: Iterable[str]
+) -> None:
+    """Check that no unused entry of a batch is a misspelled input which the batch lacks.
+
+    Raises:
+        UserError: with the name that was probably meant.
+    """
+    absent = _input_names(model) | (set() if guide is None else _input_names(guide))
+    absent -= set(batch)
+    check_names(model, guide, [n for n in unused if difflib.get_close_matches(n, absent, n=1)])
+
+
 def accepts_entry(model: PyroProgram, guide: PyroProgram | None, name: str) -> bool:
     """Whether a pair takes an entry of a dict batch: the model or the guide names it."""
     programs = [model] if guide is None else [model, guide]

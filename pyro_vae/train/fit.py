@@ -162,7 +162,7 @@ def fit(
     _check_optimizer(optimizer, settings)
     functions = UserFunctions(optimizer, as_schedule(schedule), as_callbacks(callbacks))
     _check_json(config)
-    if observed is not None:
+    if observed is not None and not isinstance(observed, str):
         names(observed=observed)
     if out is not None and not isinstance(out, (str, os.PathLike)):
         raise UserError(f"out must be the path of a folder, not {out!r}")

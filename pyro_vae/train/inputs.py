@@ -12,7 +12,13 @@ from torch.utils.data.distributed import DistributedSampler
 from ..data import Data, as_data, batches
 from ..data.minibatches import Batches, LoaderBatches
 from ..errors import UserError
-from ..evaluate.inputs import accepts_entry, check_missing, select_inputs, split_inputs
+from ..evaluate.inputs import (
+    accepts_entry,
+    check_missing,
+    check_unused,
+    select_inputs,
+    split_inputs,
+)
 from ..evaluate.support import Support
 from ..programs import layout_of
 from ..programs.calling import accepts_argument, first_argument
@@ -95,6 +101,7 @@ class Inputs:
         if names is not None and self.named:
             self.observed = tuple(name for name in names if name not in self.needs)
         if isinstance(self.batches, LoaderBatches) and self.batches.unused:
+            check_unused(self.model, self.guide, self.batches.unused, batch)
             warnings.warn(
                 f"the batches have {', '.join(map(repr, self.batches.unused))}, which neither model "
                 "nor guide takes: not used",
