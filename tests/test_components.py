@@ -25,7 +25,7 @@ def test_dead_and_merged_components_by_their_definition():
 
 @pytest.mark.parametrize("error, merged", [(0.45, True), (0.05, False)])
 def test_the_threshold_is_the_information_of_a_noisy_channel(error, merged):
-    """Of two components that a point is told from with this error: ln 2 - H(error) nats."""
+    """Of two components between which this fraction of points is assigned wrongly: ln 2 - H(error) nats."""
     p = torch.tensor([[1 - error, error], [error, 1 - error]]).repeat(50, 1)
     information = math.log(2) + error * math.log(error) + (1 - error) * math.log(1 - error)
     for threshold in (1.01 * information, 0.99 * information):

@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from ..data import Data
+from ..data.dataset import difference
 from ..errors import UserError
 from ..programs.inspection import is_per_datum
 from ..train import checkpoint
@@ -101,14 +102,11 @@ def _checked_data(folder: Path, data: Data | None, first: Data | None) -> Data:
     """The data of a run, which must be those of the first run."""
     if data is None:
         raise UserError(f"the data of {folder} cannot be loaded again: use pv.compare in Python")
-    described = data.describe()
-    expected = described if first is None else first.describe()
-    for name in {**described, **expected}:
-        if described.get(name) != expected.get(name):
-            raise UserError(
-                f"{folder} has other data than the first run ({name}: {described.get(name)}, not "
-                f"{expected.get(name)}): their numbers cannot be compared"
-            )
+    other = None if first is None else difference(data.describe(), first.describe())
+    if other is not None:
+        raise UserError(
+            f"{folder} has other data than the first run ({other}): their numbers cannot be compared"
+        )
     return data
 
 

@@ -66,6 +66,16 @@ class Split:
         return Split(function(self.x), y, c, others)
 
 
+def difference(a: Mapping[str, Any], b: Mapping[str, Any]) -> str | None:
+    """The first entry in which two descriptions of data differ, as `"name: 1, not 2"`; None if equal.
+
+    Args:
+        a, b: as `Data.describe` returns them.
+    """
+    name = next((name for name in {**b, **a} if a.get(name) != b.get(name)), None)
+    return None if name is None else f"{name}: {a.get(name)}, not {b.get(name)}"
+
+
 @dataclass(frozen=True)
 class Data:
     """Training, validation and test splits of one data set.

@@ -45,7 +45,8 @@ BLOCK_VALUES = 2**22  # numbers in a block of rows times particles
 class BaseVAE(BaseEstimator, ABC):
     """Base of the estimators: a pair of this library that is trained on a table.
 
-    A subclass defines `_build_model`, and calls `_start` and `_train` in its `fit`.
+    A subclass defines `_build_model`, and calls `_start` and `_train` in its `fit`. One with further
+    parameters repeats these in its signature, where scikit-learn reads them.
     """
 
     model_: nn.Module
@@ -58,17 +59,19 @@ class BaseVAE(BaseEstimator, ABC):
 
     def __init__(
         self,
+        latent_dim: int = 2,
         *,
-        hidden_layer_sizes: Sequence[int],
-        likelihood: Family | str,
-        max_iter: int | str,
-        batch_size: int | str,
-        learning_rate: float,
-        validation_fraction: float,
-        random_state: Any,
-        device: str | None,
-        verbose: bool,
+        hidden_layer_sizes: Sequence[int] = (128, 128),
+        likelihood: Family | str = "auto",
+        max_iter: int | str = "auto",
+        batch_size: int | str = "auto",
+        learning_rate: float = 1e-3,
+        validation_fraction: float = 0.1,
+        random_state: Any = None,
+        device: str | None = None,
+        verbose: bool = False,
     ) -> None:
+        self.latent_dim = latent_dim
         self.hidden_layer_sizes = hidden_layer_sizes
         self.likelihood = likelihood
         self.max_iter = max_iter
@@ -116,8 +119,10 @@ class BaseVAE(BaseEstimator, ABC):
                 f"validation_fraction must be at least 0 and below 1, got {self.validation_fraction}"
             )
 
-    def _seed(self) -> int:
-        return int(check_random_state(self.random_state).randint(2**31 - 1))
+    def _seed(self, random_state: Any = None) -> int:
+        """A seed from a random state. Default: the estimator's."""
+        state = self.random_state if random_state is None else random_state
+        return int(check_random_state(state).randint(2**31 - 1))
 
     # --------------------------------------------------------------- training
 
@@ -232,9 +237,7 @@ class BaseVAE(BaseEstimator, ABC):
 
     def _sample(self, random_state: Any, size: int, **values: Any) -> np.ndarray:
         """`[size, D]` samples of the model, in the units of the table."""
-        state = self.random_state if random_state is None else random_state
-        seed = int(check_random_state(state).randint(2**31 - 1))
-        return self._to_table(sample(self.model_, size, seed=seed, **values))
+        return self._to_table(sample(self.model_, size, seed=self._seed(random_state), **values))
 
     def _to_table(self, values: torch.Tensor) -> np.ndarray:
         dtype = np.float32 if values.dtype == torch.float32 else np.float64

@@ -77,12 +77,11 @@ class SemiSupervisedVAEClassifier(ClassifierMixin, BaseVAE):
         verbose: bool = False,
     ) -> None:
         super().__init__(
-            hidden_layer_sizes=hidden_layer_sizes, likelihood=likelihood,
+            latent_dim, hidden_layer_sizes=hidden_layer_sizes, likelihood=likelihood,
             max_iter=max_iter, batch_size=batch_size, learning_rate=learning_rate,
             validation_fraction=validation_fraction, random_state=random_state, device=device,
             verbose=verbose,
         )  # fmt: skip
-        self.latent_dim = latent_dim
         self.alpha = alpha
 
     def _build_model(self, num_columns: int) -> nn.Module:

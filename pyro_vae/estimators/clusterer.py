@@ -9,7 +9,7 @@ import numpy as np
 import torch
 import torch.nn as nn
 from numpy.typing import ArrayLike
-from sklearn.base import ClassNamePrefixFeaturesOutMixin, ClusterMixin, TransformerMixin
+from sklearn.base import ClusterMixin
 from sklearn.exceptions import ConvergenceWarning
 from sklearn.metrics import adjusted_rand_score
 from sklearn.utils import check_random_state
@@ -17,11 +17,11 @@ from sklearn.utils.validation import check_is_fitted
 
 from ..conditionals import MLP, Family, MultivariateNormal
 from ..errors import UserError, check_int_at_least
-from ..evaluate import encode, log_likelihood, responsibilities
+from ..evaluate import log_likelihood, responsibilities
 from ..guides import Guide
 from ..models import GMVAE
 from ..models.priors import fit_components
-from .base import BaseVAE
+from .embedding import EmbeddingVAE
 from .noise import with_common_noise
 from .rows import Rows
 from .start import AroundCodes, OfZ, principal_codes
@@ -36,7 +36,7 @@ NUM_SAMPLES = 200  # importance samples, for the choice among the runs
 DRAWS = 16  # of z per row, for probabilities
 
 
-class GMVAEClusterer(ClassNamePrefixFeaturesOutMixin, TransformerMixin, ClusterMixin, BaseVAE):
+class GMVAEClusterer(ClusterMixin, EmbeddingVAE):
     r"""Cluster the rows of a table by a Gaussian mixture VAE, without labels.
 
         w       ~ Normal(0, I)
@@ -101,12 +101,12 @@ class GMVAEClusterer(ClassNamePrefixFeaturesOutMixin, TransformerMixin, ClusterM
         verbose: bool = False,
     ) -> None:
         super().__init__(
+            latent_dim,  # type: ignore[arg-type]  # here it may be "auto"
             hidden_layer_sizes=hidden_layer_sizes, likelihood=likelihood,
             max_iter=max_iter, batch_size=batch_size, learning_rate=learning_rate,
             validation_fraction=validation_fraction, random_state=random_state, device=device,
             verbose=verbose,
         )  # fmt: skip
-        self.latent_dim = latent_dim
         self.n_components = n_components
         self.n_init = n_init
 
@@ -201,26 +201,6 @@ class GMVAEClusterer(ClassNamePrefixFeaturesOutMixin, TransformerMixin, ClusterM
             return responsibilities(self.model_, guide, x, num_samples=DRAWS)
 
         return self._by_blocks(rows, probabilities, DRAWS)
-
-    def transform(self, X: ArrayLike) -> np.ndarray:
-        """`[N, latent_dim]`: the mean of q(z | x)."""
-        rows = self._check(X)
-        return self._by_blocks(rows, lambda x: encode(self.model_, self.guide_, x)["z"])
-
-    def score_samples(self, X: ArrayLike, num_samples: int = 256) -> np.ndarray:
-        """`[N]`: importance-weighted estimates of log p(x), in the units of X.
-
-        The estimate of a row does not depend on the other rows.
-
-        Args:
-            X: `[N, D]`.
-            num_samples: importance samples per row.
-        """
-        return self._log_likelihood(self._check(X), num_samples)
-
-    def score(self, X: ArrayLike, y: object = None) -> float:
-        """The mean of `score_samples`, nats per row."""
-        return float(self.score_samples(X).mean())
 
     def sample(
         self, n_samples: int = 1, component: int | None = None, random_state: Any = None

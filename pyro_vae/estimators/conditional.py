@@ -1,6 +1,5 @@
 """A conditional VAE as an estimator of p(x | c)."""
 
-from collections.abc import Sequence
 from typing import Any, Self
 
 import numpy as np
@@ -9,7 +8,7 @@ import torch.nn as nn
 from numpy.typing import ArrayLike
 from sklearn.utils.validation import check_is_fitted
 
-from ..conditionals import MLP, Family
+from ..conditionals import MLP
 from ..errors import UserError
 from ..models import CVAE
 from .base import BaseVAE
@@ -47,28 +46,6 @@ class ConditionalVAE(BaseVAE):
         >>> model.sample([[0.1], [0.9], [0.9]]).shape, model.score_samples(X, C).shape
         ((3, 2), (60,))
     """
-
-    def __init__(
-        self,
-        latent_dim: int = 2,
-        *,
-        hidden_layer_sizes: Sequence[int] = (128, 128),
-        likelihood: Family | str = "auto",
-        max_iter: int | str = "auto",
-        batch_size: int | str = "auto",
-        learning_rate: float = 1e-3,
-        validation_fraction: float = 0.1,
-        random_state: Any = None,
-        device: str | None = None,
-        verbose: bool = False,
-    ) -> None:
-        super().__init__(
-            hidden_layer_sizes=hidden_layer_sizes, likelihood=likelihood,
-            max_iter=max_iter, batch_size=batch_size, learning_rate=learning_rate,
-            validation_fraction=validation_fraction, random_state=random_state, device=device,
-            verbose=verbose,
-        )  # fmt: skip
-        self.latent_dim = latent_dim
 
     def _build_model(self, num_columns: int) -> nn.Module:
         return CVAE(

@@ -8,7 +8,6 @@ import torch
 import torch.nn as nn
 from numpy.typing import ArrayLike
 from sklearn.base import OneToOneFeatureMixin, TransformerMixin
-from sklearn.utils import check_random_state
 
 from ..conditionals import MLP, Family
 from ..conditionals.missing import ignore_missing
@@ -76,12 +75,11 @@ class VAEImputer(OneToOneFeatureMixin, TransformerMixin, BaseVAE):
         verbose: bool = False,
     ) -> None:
         super().__init__(
-            hidden_layer_sizes=hidden_layer_sizes, likelihood=likelihood,
+            latent_dim, hidden_layer_sizes=hidden_layer_sizes, likelihood=likelihood,
             max_iter=max_iter, batch_size=batch_size, learning_rate=learning_rate,
             validation_fraction=validation_fraction, random_state=random_state, device=device,
             verbose=verbose,
         )  # fmt: skip
-        self.latent_dim = latent_dim
         self.sample_posterior = sample_posterior
 
     def _build_model(self, num_columns: int) -> nn.Module:
@@ -130,8 +128,7 @@ class VAEImputer(OneToOneFeatureMixin, TransformerMixin, BaseVAE):
             random_state: of the draws. Default: that of the estimator.
         """
         rows = self._check_missing(X)
-        state = self.random_state if random_state is None else random_state
-        seed = int(check_random_state(state).randint(2**31 - 1))
+        seed = self._seed(random_state)
         x = self._units.to_model(rows[:]).to(next(self.model_.parameters()))
         draws = impute(
             self.model_, self.guide_, x, num_samples=n_imputations, steps=steps, seed=seed

@@ -1,25 +1,22 @@
 """A VAE as a transformer: embeddings of rows, and rows from embeddings."""
 
-from collections.abc import Sequence
 from typing import Any, Self
 
 import numpy as np
 import torch
 import torch.nn as nn
 from numpy.typing import ArrayLike
-from sklearn.base import ClassNamePrefixFeaturesOutMixin, TransformerMixin
 from sklearn.utils.validation import check_array, check_is_fitted
 
-from ..conditionals import MLP, Family
+from ..conditionals import MLP
 from ..errors import UserError
-from ..evaluate import encode
 from ..generate import sample
 from ..models import VAE
-from .base import BaseVAE
+from .embedding import EmbeddingVAE
 from .training import Training
 
 
-class VAETransformer(ClassNamePrefixFeaturesOutMixin, TransformerMixin, BaseVAE):
+class VAETransformer(EmbeddingVAE):
     r"""Embed the rows of a table by a variational autoencoder.
 
         z     ~ Normal(0, I)
@@ -63,28 +60,6 @@ class VAETransformer(ClassNamePrefixFeaturesOutMixin, TransformerMixin, BaseVAE)
         >>> Z.shape, vae.inverse_transform(Z).shape, vae.score_samples(X).shape
         ((60, 2), (60, 4), (60,))
     """
-
-    def __init__(
-        self,
-        latent_dim: int = 2,
-        *,
-        hidden_layer_sizes: Sequence[int] = (128, 128),
-        likelihood: Family | str = "auto",
-        max_iter: int | str = "auto",
-        batch_size: int | str = "auto",
-        learning_rate: float = 1e-3,
-        validation_fraction: float = 0.1,
-        random_state: Any = None,
-        device: str | None = None,
-        verbose: bool = False,
-    ) -> None:
-        super().__init__(
-            hidden_layer_sizes=hidden_layer_sizes, likelihood=likelihood,
-            max_iter=max_iter, batch_size=batch_size, learning_rate=learning_rate,
-            validation_fraction=validation_fraction, random_state=random_state, device=device,
-            verbose=verbose,
-        )  # fmt: skip
-        self.latent_dim = latent_dim
 
     def _build_model(self, num_columns: int) -> nn.Module:
         return VAE(
@@ -131,11 +106,6 @@ class VAETransformer(ClassNamePrefixFeaturesOutMixin, TransformerMixin, BaseVAE)
         seed = (seed + self.n_iter_) % 2**31
         return self._record(self._train(training, seed, epochs=1))
 
-    def transform(self, X: ArrayLike) -> np.ndarray:
-        """`[N, latent_dim]`: the mean of q(z | x)."""
-        rows = self._check(X)
-        return self._by_blocks(rows, lambda x: encode(self.model_, self.guide_, x)["z"])
-
     def inverse_transform(self, X: ArrayLike) -> np.ndarray:
         """`[N, D]`: the mean of p(x | z), in the units of the training data.
 
@@ -149,21 +119,6 @@ class VAETransformer(ClassNamePrefixFeaturesOutMixin, TransformerMixin, BaseVAE)
         parameter = next(self.model_.parameters())
         z = torch.from_numpy(np.ascontiguousarray(Z)).to(parameter)
         return self._to_table(sample(self.model_, len(z), z=z, mean=True, seed=0))
-
-    def score_samples(self, X: ArrayLike, num_samples: int = 256) -> np.ndarray:
-        """`[N]`: importance-weighted estimates of log p(x), in the units of X.
-
-        The estimate of a row does not depend on the other rows.
-
-        Args:
-            X: `[N, D]`.
-            num_samples: importance samples per row.
-        """
-        return self._log_likelihood(self._check(X), num_samples)
-
-    def score(self, X: ArrayLike, y: object = None) -> float:
-        """The mean of `score_samples`, nats per row."""
-        return float(self.score_samples(X).mean())
 
     def sample(self, n_samples: int = 1, random_state: Any = None) -> np.ndarray:
         """`[n_samples, D]`: draws of p(x), in the units of the training data.

@@ -2,13 +2,12 @@
 
 from collections import Counter
 from collections.abc import Mapping
-from types import TracebackType
 from typing import Any
 
-from tqdm.auto import tqdm
+from ..train.display import EpochBar
 
 
-class RestartBar:
+class RestartBar(EpochBar):
     """A bar that counts the epochs of all restarts, those of their initialization included.
 
     Args:
@@ -22,29 +21,13 @@ class RestartBar:
         self.visible, self._count, self._finished = visible, count, finished
         self._epochs = config["epochs"] + config.get("initialize.epochs", 0)  # of one restart
         self._shown: Counter[int] = Counter()
-        self._bar = tqdm(
-            desc=self._description(), total=count * self._epochs, initial=finished * self._epochs, disable=not visible,
-            unit="epoch", dynamic_ncols=True,
-        )  # fmt: skip
-
-    def __enter__(self) -> "RestartBar":
-        return self
-
-    def __exit__(
-        self,
-        kind: type[BaseException] | None,
-        error: BaseException | None,
-        traceback: TracebackType | None,
-    ) -> None:
-        self._bar.close()
+        super().__init__(
+            self._description(), count * self._epochs, finished * self._epochs, visible
+        )
 
     def show_epoch(self, index: int, row: Mapping[str, Any]) -> None:
         """Count an epoch of a restart, and show its numbers."""
-        numbers = {"restart": index, "loss": f"{row['loss']:.2f}"}
-        if "elbo" in row:
-            numbers["valid ELBO"] = f"{row['elbo']:.2f}"
-        numbers["data/s"] = f"{row['data_per_second']:,}"
-        self._bar.set_postfix(numbers, refresh=False)
+        self._show_numbers(row, restart=index)
         if self._shown[index] < self._epochs:
             self._shown[index] += 1
             self._bar.update()

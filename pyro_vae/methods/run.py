@@ -14,6 +14,7 @@ import torch
 from .. import generate, train
 from ..data import Data, as_data
 from ..data import load as load_data
+from ..data.dataset import difference
 from ..data.tables import frame_like
 from ..errors import UserError
 from ..evaluate.inputs import split_inputs
@@ -522,15 +523,9 @@ def load(
         model, guide = rebuild_pair(record.get("pair"), folder)
     if data is None and config is None:
         data = _reload(record.get("source"), record["data"], root)
-    if data is not None and data.describe() != record["data"]:
-        described = data.describe()
-        name = next(
-            k for k in {**described, **record["data"]} if described.get(k) != record["data"].get(k)
-        )
-        raise UserError(
-            f"{folder} was trained on other data ({name}: {record['data'].get(name)}, not "
-            f"{described.get(name)}): pass data="
-        )
+    other = None if data is None else difference(record["data"], data.describe())
+    if other is not None:
+        raise UserError(f"{folder} was trained on other data ({other}): pass data=")
     weights = load_weights(model, guide, folder / "checkpoint.pt")
     _move(model, guide, device)
     history = read_history(folder)

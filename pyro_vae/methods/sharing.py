@@ -9,6 +9,7 @@ import torch
 
 from .. import __version__
 from ..data import Data
+from ..data.dataset import difference
 from ..errors import UserError
 from ..programs.modules import find_modules
 from ..train import checkpoint
@@ -120,13 +121,11 @@ def data_of_export(record: Mapping[str, Any], data: Any, path: Path) -> Data:
     if record["config"] is not None:
         data = prepare(complete(record["config"]), data, None)
     described = json.loads(json.dumps(data.describe()))
-    trained = record["data"] or {}
-    for name in {**described, **trained}:
-        if described.get(name) != trained.get(name):
-            raise UserError(
-                f"{path} was trained on other data ({name}: {trained.get(name)}, not "
-                f"{described.get(name)}): for new data, use run.model and run.guide"
-            )
+    other = difference(record["data"] or {}, described)
+    if other is not None:
+        raise UserError(
+            f"{path} was trained on other data ({other}): for new data, use run.model and run.guide"
+        )
     return data
 
 

@@ -74,12 +74,13 @@ class StandardNormalPrior(Prior):
 MAX_COMPONENTS = 10_000
 
 
-def check_memory(num_components: int) -> None:
-    """Raise if the table of the enumerated components would not fit in memory."""
+def check_num_components(num_components: int) -> None:
+    """Raise unless K is an integer from 1, and small enough for memory."""
+    check_int_at_least(1, num_components=num_components)
     if num_components > MAX_COMPONENTS:
         raise UserError(
-            f"{num_components} components are too many: the table of enumerated components has the "
-            f"square of that many numbers; at most {MAX_COMPONENTS} are possible"
+            f"{num_components} components are too many for the memory that each takes: at most "
+            f"{MAX_COMPONENTS} are possible"
         )
 
 
@@ -100,8 +101,7 @@ class CategoricalPrior(nn.Module):
 
     def __init__(self, num_components: int, learned: bool = False) -> None:
         super().__init__()
-        check_int_at_least(1, num_components=num_components)
-        check_memory(num_components)
+        check_num_components(num_components)
         logits = torch.zeros(num_components)
         if learned:
             self.logits = nn.Parameter(logits)
@@ -138,7 +138,7 @@ class MixturePrior(Prior):
 
     def __init__(self, size: int, num_components: int = 10, family: Family | None = None) -> None:
         super().__init__()
-        check_int_at_least(1, size=size, num_components=num_components)
+        check_int_at_least(1, size=size)
         self.p_y = CategoricalPrior(num_components, learned=True)
         self.p_z = Conditional((size,), {"y": (num_components,)}, family, MLP(hidden=()))
         weight = self.p_z.head.get_parameter("maps.y.weight")
@@ -200,8 +200,8 @@ class VampPrior(Prior):
         family: Family | None = None,
     ) -> None:
         super().__init__()
-        check_int_at_least(1, size=size, num_components=num_components)
-        check_memory(num_components)
+        check_int_at_least(1, size=size)
+        check_num_components(num_components)
         given = given if isinstance(given, dict) else {"x": given}
         if not given:
             raise UserError("a VampPrior's encoder needs at least one parent, e.g. x")

@@ -4,7 +4,7 @@ import math
 from collections.abc import Callable
 from dataclasses import dataclass, field, fields
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 import torch
@@ -137,12 +137,12 @@ def make(source: str, model: Callable, guide: Callable, data: Data, **options: A
     for name in options:
         if name not in known:
             raise unknown_name_error("option of sample", name, known)
-        sources = [other for other, names in OPTIONS.items() if name in names]
+        sources = [other for other, kind in SOURCES.items() if name in kind.options]
         if source not in sources:
             raise UserError(
                 f"the source {source} has no option {name}; it is an option of {', '.join(sources)}"
             )
-    return SOURCES[source](model, guide, data, SheetOptions(**options))
+    return SOURCES[source].make(model, guide, data, SheetOptions(**options))
 
 
 @dataclass
@@ -340,24 +340,20 @@ def _impute(model: Callable, guide: Callable, data: Data, options: SheetOptions)
     return SampleSheet(rows.flatten(0, 1), title, num + 2, extra=extra, draw=draw)
 
 
-SOURCES = {
-    "prior": _prior,
-    "component": _component,
-    "aggregate": _aggregate,
-    "ex-post": _ex_post,
-    "interpolate": _interpolate,
-    "traverse": _traverse,
-    "impute": _impute,
-}
+class Source(NamedTuple):
+    """A source of new data: its function, and the options that it has."""
+
+    make: Callable[[Callable, Callable, Data, SheetOptions], SampleSheet]
+    options: tuple[str, ...]
+
 
 _DRAWN = ("num", "seed", "mean")
-#: The options that each source has.
-OPTIONS = {
-    "prior": (*_DRAWN, "y", "split"),
-    "component": (*_DRAWN, "y", "split"),
-    "aggregate": _DRAWN,
-    "ex-post": (*_DRAWN, "latent"),
-    "interpolate": ("num", "seed", "steps", "latent", "path", "split"),
-    "traverse": ("num", "seed", "steps", "latent", "split"),
-    "impute": ("num", "seed", "steps", "observed", "split"),
+SOURCES = {
+    "prior": Source(_prior, (*_DRAWN, "y", "split")),
+    "component": Source(_component, (*_DRAWN, "y", "split")),
+    "aggregate": Source(_aggregate, _DRAWN),
+    "ex-post": Source(_ex_post, (*_DRAWN, "latent")),
+    "interpolate": Source(_interpolate, ("num", "seed", "steps", "latent", "path", "split")),
+    "traverse": Source(_traverse, ("num", "seed", "steps", "latent", "split")),
+    "impute": Source(_impute, ("num", "seed", "steps", "observed", "split")),
 }

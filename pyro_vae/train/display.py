@@ -1,10 +1,10 @@
 """The progress of a run: a bar, or a function that is called instead."""
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from contextvars import ContextVar
 from types import TracebackType
-from typing import Any
+from typing import Any, Self
 
 from tqdm.auto import tqdm
 
@@ -35,17 +35,16 @@ def epochs_reported_to(listener: Callable[[dict[str, Any]], None]) -> Iterator[N
         _listener.reset(token)
 
 
-class ProgressBar:
-    """A bar that counts epochs and shows the latest epoch's numbers."""
+class EpochBar:
+    """A bar of epochs, which is closed at the end of the context."""
 
-    def __init__(self, epochs: int, done: int, visible: bool) -> None:
-        self._listener, self._label = _listener.get() if visible else None, _label.get()
+    def __init__(self, label: str | None, total: int, done: int, visible: bool) -> None:
         self._bar = tqdm(
-            desc=self._label or None, total=epochs, initial=done, disable=not visible or self._listener is not None,
-            unit="epoch", dynamic_ncols=True,
+            desc=label, total=total, initial=done, disable=not visible, unit="epoch",
+            dynamic_ncols=True,
         )  # fmt: skip
 
-    def __enter__(self) -> "ProgressBar":
+    def __enter__(self) -> Self:
         return self
 
     def __exit__(
@@ -56,6 +55,24 @@ class ProgressBar:
     ) -> None:
         self._bar.close()
 
+    def _show_numbers(self, row: Mapping[str, Any], **others: object) -> None:
+        """Show the numbers of an epoch: a row of the history; the count stays."""
+        numbers = {**others, "loss": f"{row['loss']:.2f}"}
+        if "elbo" in row:
+            numbers["valid ELBO"] = f"{row['elbo']:.2f}"
+        numbers["data/s"] = f"{row['data_per_second']:,}"
+        self._bar.set_postfix(numbers, refresh=False)
+
+
+class ProgressBar(EpochBar):
+    """A bar that counts epochs and shows the latest epoch's numbers."""
+
+    def __init__(self, epochs: int, done: int, visible: bool) -> None:
+        self._listener, self._label = _listener.get() if visible else None, _label.get()
+        super().__init__(
+            self._label or None, epochs, done, visible=visible and self._listener is None
+        )
+
     def show_status(self, text: str) -> None:
         """Show what is being done, e.g. that a step is compiled."""
         self._bar.set_description(f"{self._label}, {text}" if self._label else text)
@@ -64,9 +81,5 @@ class ProgressBar:
         """Show the numbers of an epoch that has ended: a row of the history."""
         if self._listener is not None:
             self._listener(row)
-        numbers = {"loss": f"{row['loss']:.2f}"}
-        if "elbo" in row:
-            numbers["valid ELBO"] = f"{row['elbo']:.2f}"
-        numbers["data/s"] = f"{row['data_per_second']:,}"
-        self._bar.set_postfix(numbers, refresh=False)
+        self._show_numbers(row)
         self._bar.update()
