@@ -8,7 +8,7 @@ from typing import Any
 import torch
 
 from ..conditionals import Family
-from ..errors import UserError, check_int_at_least, unknown_name_error
+from ..errors import UserError, check_int_at_least, checked_seed, unknown_name_error
 from .arrays import as_floats, check_finite
 from .conditions import Condition
 from .tables import Table, is_frame
@@ -303,7 +303,7 @@ class Data:
 
 def _balanced_rows(y: torch.Tensor, seed: int) -> list[int]:
     """The labeled rows in a random order in which the classes take turns."""
-    generator = torch.Generator().manual_seed(seed)
+    generator = torch.Generator().manual_seed(checked_seed(seed))
     classes = torch.randperm(int(y.max()) + 1, generator=generator).tolist()
     order = torch.randperm(len(y), generator=generator).to(y.device)
     rows = [order[y[order] == k].tolist() for k in classes]

@@ -5,7 +5,7 @@ import math
 import numpy as np
 import torch
 
-from ..errors import UserError
+from ..errors import UserError, checked_seed
 
 
 def mmd_two_sample_test(
@@ -56,7 +56,7 @@ def mmd_two_sample_test(
         0.01
     """
     a, b = _as_rows(x, other)
-    generator = torch.Generator().manual_seed(seed)
+    generator = torch.Generator().manual_seed(checked_seed(seed))
     a, b = (s[torch.randperm(len(s), generator=generator)[:max_data]] for s in (a, b))
     if min(len(a), len(b)) < 2:
         raise UserError("mmd_two_sample_test needs at least two data points in each set")

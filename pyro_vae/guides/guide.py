@@ -80,7 +80,8 @@ class Guide(BaseGuide):
     Raises:
         UserError: a latent or parent is unknown, a parent is sampled later than its child, a
             continuous latent is left out, `index` has no `num_data`, a family does not fit its
-            latent, a scale is not positive, or a `Conv` has no image to convolve.
+            latent, `discrete` is set without a discrete latent, a scale is not positive, or a `Conv`
+            has no image to convolve.
 
     Example:
         >>> import torch, pyro_vae as pv
@@ -127,6 +128,10 @@ class Guide(BaseGuide):
         shapes = {**data, **{name: shape for name, (shape, _) in latents.items()}}
         self.discrete_latents = tuple(n for n, (_, is_discrete) in latents.items() if is_discrete)
         check_factorization(given, family, data, latents, num_data)
+        if discrete != "enumerate" and not set(self.discrete_latents) & set(given):
+            raise UserError(
+                f"discrete={discrete!r} is of discrete latents in the guide, and this guide has none"
+            )
         check_has_image(network, given, shapes)
         self.given = {latent: tuple(parents) for latent, parents in given.items()}
         if input_scaling is None:

@@ -1,7 +1,6 @@
 """`method`: a published method for some data, as a preset that can be changed, built and trained."""
 
 import copy
-import tempfile
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from pathlib import Path
@@ -15,6 +14,7 @@ from ..objectives import ELBO
 from ..programs.contexts import seeded
 from ..train import Callback, Initialization, checkpoint, choose_device, distributed
 from ..train import fit as train
+from ..train.folder import RunFolder
 from ..train.settings import EXTENDABLE, SETTINGS, checked_settings
 from . import preparing
 from .building import build, make
@@ -248,13 +248,7 @@ class Method:
             text = to_yaml(self.config)  # its epochs, patience and max_time may be others
             checkpoint.write_atomically(out / CONFIG, lambda p: p.write_text(text))
             return
-        try:
-            parent = next(p for p in (out, *out.absolute().parents) if p.exists())
-            with tempfile.TemporaryDirectory(dir=parent):
-                pass  # it can be written to
-        except (OSError, ValueError) as e:
-            reason = getattr(e, "strerror", None) or e
-            raise UserError(f"{str(out)[:60]!r} cannot be a run folder: {reason}") from None
+        RunFolder(out).check_writable()
 
     def _check_same(self, started: Mapping[str, Any], out: Path) -> None:
         if started["method"] != self.name:
