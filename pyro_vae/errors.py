@@ -3,6 +3,7 @@
 import difflib
 import math
 import re
+import reprlib
 from collections.abc import Iterable
 from numbers import Integral, Real
 from typing import Any
@@ -44,7 +45,7 @@ def unknown_name_error(kind: str, name: object, known: Iterable[object]) -> User
     near = begun or [lower[k] for k in near]
     hint = "known: " + ", ".join(names) if names else "there are none"
     hint = f"did you mean {near[0]!r}?" if near else hint
-    return UserError(f"unknown {kind} {name!r}; {hint}")
+    return UserError(f"unknown {kind} {reprlib.repr(name)}; {hint}")
 
 
 def check_int_at_least(least: int, **values: object) -> None:

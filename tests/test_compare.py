@@ -254,7 +254,7 @@ def data_of_another_stream():
         ({"guides": {"a": (Guide, {"lrr": 3})}}, "unknown option of fit 'lrr'"),
         ({"split": "tset"}, "did you mean 'test'"),
         ({"seeds": 0}, "there are no seeds"),
-        ({"seeds": [-1]}, "seeds must be an integer >= 0, got -1"),
+        ({"seeds": [-1]}, r"a seed must be an integer in 0\.\.2\*\*42 - 1, not -1"),
         ({"model": lambda x: None}, "is passed as {'model': lambda: my_model}"),
         ({"model": lambda: torch.ones(3)}, "it returned Tensor"),
         (

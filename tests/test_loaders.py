@@ -190,7 +190,7 @@ def test_a_validation_batch_that_is_not_finite_is_an_error_with_its_site():
     [
         ([VALID[:, :3]], "'x' has shape .*, but this model was built for"),
         (pv.data.from_arrays(VALID, valid=4, test=4), "valid takes arrays or a loader"),
-        ("digits", "cannot train on a name"),
+        ("digits", "data cannot be a name"),
         ([], "there are no values in it"),
         ([torch.full((4, 6), math.nan)], "batch 1 of epoch 1: x has .*NaN"),
     ],

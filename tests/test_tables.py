@@ -118,7 +118,7 @@ def test_new_values_are_checked_against_the_columns():
     with pytest.raises(pv.UserError, match="had the values 0 and 1, and now 3"):
         table.encode(new)
     del new["owner"]
-    with pytest.raises(pv.UserError, match="column of the frame 'owner'"):
+    with pytest.raises(pv.UserError, match="the frame has no column 'owner'"):
         table.encode(new)
     new = people()
     new["height"] = ["tall"] * len(new["height"])

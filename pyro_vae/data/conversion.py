@@ -87,7 +87,7 @@ def as_data(data: Any, first: str = "x", missing: bool = False) -> Any:
     if isinstance(data, (torch.Tensor, np.ndarray)) or hasattr(data, "to_numpy"):
         return from_arrays(data, **options)
     if isinstance(data, str):
-        raise UserError(f"cannot train on a name: pass pv.data.load({data!r}), or arrays")
+        raise UserError(f"data cannot be a name: pass pv.data.load({data!r}), or arrays")
     if isinstance(data, tuple):
         if len(data) != 2:
             raise UserError(

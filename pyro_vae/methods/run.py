@@ -116,6 +116,8 @@ class Run(train.Run):
         from ..report.summary import Results, summarize
 
         known = self._data()
+        if not isinstance(split, str | None):
+            raise UserError("split is train, valid or test; new data are passed as data=")
         if data is not None:
             if split is not None or write:
                 raise UserError("evaluate takes a split of the run's data or data=, not both")
