@@ -426,12 +426,50 @@ WRONG = {
 }  # fmt: skip
 
 
+SCORES = [pv.check_pair, pv.evaluate.elbo, pv.evaluate.log_likelihood]
+
+
+@pytest.mark.parametrize("score", SCORES)
 @pytest.mark.parametrize("what", WRONG)
-def test_check_pair_tells_what_is_wrong_in_one_line(what):
+def test_a_wrong_pair_is_told_in_one_line(what, score):
+    """By `check_pair`, and by what would give a number that is no bound."""
     model, guide, message = WRONG[what]
+    if what == "NaN from the guide" and score is not pv.check_pair:
+        pytest.skip("a bound that is NaN says so by itself")
     with pytest.raises(pv.UserError, match=message) as error:
-        pv.check_pair(model, guide, torch.randn(N, D))
+        score(model, guide, torch.randn(N, D))
     assert "\n" not in str(error.value)
+
+
+class OddError(Exception):
+    """An exception of a user's program."""
+
+
+@pytest.mark.parametrize("kind", [OddError, KeyError, StopIteration, AssertionError, OSError])
+def test_any_error_of_a_program_becomes_one_line(kind):
+    def fails(x=None, size=None):
+        raise kind("first line\nsecond line")
+
+    x = torch.randn(N, D)
+    for call in (
+        *(lambda score=score: score(fails, guide_of(), x) for score in SCORES),
+        *(lambda score=score: score(model_of(), fails, x) for score in SCORES),
+        lambda: pv.sample(fails, 3),
+        lambda: pv.fit(fails, guide_of(), x, 1, progress=False),
+    ):
+        with pytest.raises(pv.UserError, match=f"fails on .*: {kind.__name__}: ") as error:
+            call()
+        assert "\n" not in str(error.value)
+
+
+def test_one_data_point_does_not_vary(recwarn):
+    model = pv.models.VAE((D,), 2, network=pv.conditionals.MLP((4,)))
+    guide = pv.guides.Guide(model, network=pv.conditionals.MLP((4,)))
+    x = binary()[:1]
+    assert pv.evaluate.active_units(model, guide, x) == {"z": 0}
+    assert torch.equal(pv.evaluate.unit_activity(model, guide, x)["z"], torch.zeros(2))
+    assert pv.evaluate.active_unit_features(model, guide, x).shape == (1, 0)
+    assert not recwarn.list
 
 
 def test_check_pair_wants_the_plate_to_hold_the_batch():

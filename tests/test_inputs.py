@@ -568,3 +568,40 @@ def test_an_input_named_size_raises_an_error_that_says_why():
         pv.evaluate.elbo(model, guide, x, size=size)
     with pytest.raises(pv.UserError, match="'size' is the number of samples"):
         pv.fit(model, guide, {"x": x, "size": size}, epochs=1, progress=False)
+
+
+# ------------------------------------------------------------------------------------- seeds
+
+BAD_SEEDS = ["a", 1.5, True, -1, 2**64, torch.tensor(3)]
+ROWS = torch.rand(20, D, generator=torch.Generator().manual_seed(2))
+SEEDED = {
+    "sample": lambda seed: pv.sample(pair()[0], 2, seed=seed),
+    "elbo": lambda seed: evaluate.elbo(*pair(), gray(), seed=seed),
+    "log_likelihood": lambda seed: evaluate.log_likelihood(*pair(), gray(), 2, seed=seed),
+    "ais": lambda seed: diagnostics.ais(pair()[0], gray(), num_chains=2, num_steps=2, seed=seed),
+    "ex post": lambda seed: evaluate.fit_ex_post_prior(
+        *pair(), gray(), num_components=1, seed=seed
+    ),
+    "two samples": lambda seed: evaluate.mmd_two_sample_test(ROWS, ROWS, 9, seed=seed),
+    "baselines": lambda seed: evaluate.clustering_baselines(ROWS, ROWS, 2, seed=seed),
+    "split": lambda seed: pv.data.from_arrays(ROWS, split_seed=seed),
+    "binarization": lambda seed: pv.data.from_arrays(ROWS, binarize="static", binarize_seed=seed),
+    "labels": lambda seed: pv.data.from_arrays(ROWS, torch.arange(20) % 2).keep_labels(
+        2, seed=seed
+    ),
+    "load": lambda seed: pv.data.load("digits", label_seed=seed),
+}
+
+
+@pytest.mark.parametrize("name", SEEDED)
+def test_a_seed_is_an_integer_in_range(name):
+    """An integer of numpy is the same seed; everything else that is no seed gives one line."""
+    for seed in BAD_SEEDS:
+        with pytest.raises(pv.UserError, match=r"seed must be an integer in 0\.\.2\*\*") as error:
+            SEEDED[name](seed)
+        assert "\n" not in str(error.value)
+    a, b = SEEDED[name](3), SEEDED[name](np.int64(3))
+    if isinstance(a, torch.Tensor):
+        assert torch.equal(a, b)
+    if isinstance(a, pv.data.Data):
+        assert torch.equal(a.train.x, b.train.x) and a.describe() == b.describe()

@@ -2,6 +2,7 @@
 
 import warnings
 
+import numpy as np
 import pytest
 import torch
 
@@ -244,3 +245,10 @@ def test_plain_settings_are_checked_before_the_data_are_loaded(options, message,
     monkeypatch.setattr(methods.preparing, "prepare", load)
     with pytest.raises(pv.UserError, match=message):
         pv.method("vae", "mnist", **options)
+
+
+def test_numbers_of_numpy_are_settings():
+    data = pv.data.from_arrays(torch.eye(6))
+    plain = pv.method("vae", data, seed=3, epochs=2, lr=0.5)
+    numpy = pv.method("vae", data, seed=np.int64(3), epochs=np.int32(2), lr=np.float32(0.5))
+    assert numpy.config == plain.config

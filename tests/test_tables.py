@@ -96,12 +96,22 @@ def test_only_real_columns_of_a_mixed_table_are_standardized():
         ({"a": np.zeros(2, "datetime64[s]")}, {}, "column 'a' has values of the type datetime"),
         ({"a": np.zeros(2, complex)}, {}, "column 'a' has values of the type complex"),
         ({"a": [1.0, math.inf]}, {}, "1 infinite values"),
+        ({"a": [1.0, 2.0], "b": [1.0]}, {}, "column 'b' has 1 rows, and 'a' has 2"),
+        ({"a": [1.0, 2.0], "i": ["x"]}, {"index": "i"}, "column 'i' has 1 rows"),
+        (np.zeros((2, 2)), {}, "a frame is a DataFrame or {column: values}, not ndarray"),
+        ("people.csv", {}, "a frame is a DataFrame or {column: values}, not str"),
     ],
 )
 def test_a_bad_column_is_named_in_one_line(columns, options, message):
     with pytest.raises(pv.UserError, match=message) as error:
         pv.data.from_frame(columns, valid=0, test=0, **options)
     assert "\n" not in str(error.value)
+
+
+def test_integers_of_any_size_are_numbers():
+    """Those that 64 bits do not hold are floats, as in numpy."""
+    data = pv.data.from_frame({"a": [10**30, 1, 2]}, valid=0, test=0, likelihood="normal")
+    assert torch.equal(data.train.x[:, 0], torch.tensor([1e30, 1, 2]))
 
 
 def test_new_values_are_checked_against_the_columns():
@@ -283,6 +293,10 @@ def test_what_a_run_cannot_take_raises_one_line():
         run.evaluate("test", data=x)
     with pytest.raises(pv.UserError, match="takes 'b'"):
         run.encode(x, b=x)
+    with pytest.raises(pv.UserError, match="new data are passed as data="):
+        run.evaluate(x)
+    with pytest.raises(pv.UserError, match=r"data cannot be a name: pass pv.data.load\('a.csv'\)"):
+        run.encode("a.csv")
 
 
 # -------------------------------------------------------------------------------------- files

@@ -212,7 +212,7 @@ def active_units(
 
 def variance_over_data(codes: torch.Tensor) -> torch.Tensor:
     """`[D]`: the variance of each unit of codes `[N, ...]`; zero if there is one data point."""
-    return codes.flatten(1).var(0, correction=min(1, len(codes) - 1))
+    return codes.reshape(len(codes), -1).var(0, correction=min(1, len(codes) - 1))
 
 
 def responsibilities(

@@ -4,7 +4,7 @@ import json
 import tempfile
 import warnings
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -89,6 +89,8 @@ class RunFolder:
     def check_writable(self) -> None:
         """Raise unless the folder can be made or written to; nothing is left there."""
         try:
+            with suppress(FileNotFoundError):
+                self.path.lstat()  # raises for a name that cannot be
             parent = next(p for p in (self.path, *self.path.absolute().parents) if p.exists())
             with tempfile.TemporaryDirectory(dir=parent):
                 pass
