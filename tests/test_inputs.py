@@ -533,6 +533,38 @@ def test_a_bad_batch_of_a_loader_is_named():
             pv.fit(model, guide, loader, 1, progress=False, compile=False)
 
 
+def test_a_batch_of_another_shape_is_named():
+    """Also where the numbers of all its rows would fill rows of the right length."""
+    model, guide = pair()
+    for rows in (4, 6):  # 4 x 5 or 6 x 5 numbers
+        batches = [gray(), gray()[:rows, :5]]
+        with pytest.raises(pv.UserError, match=rf"batch 2 of epoch 1: 'x' has shape \[{rows}, 5\]"):
+            pv.fit(model, guide, batches, 1, progress=False, compile=False)
+
+
+def test_a_users_program_may_take_batches_of_any_shape():
+    """Its support is compared in every shape."""
+    mean = nn.Linear(1, 1)
+
+    def model(x):
+        with pyro.plate("data", len(x)):
+            z = pyro.sample("z", dist.Normal(0.0, 1.0))
+            probs = torch.sigmoid(mean(z[:, None])).expand(x.shape)
+            pyro.sample("x", dist.Bernoulli(probs).to_event(1), obs=x)
+
+    def guide(x):
+        pyro.module("mean", mean)
+        with pyro.plate("data", len(x)):
+            pyro.sample("z", dist.Normal(x.mean(-1), 1.0))
+
+    good = [torch.ones(4, 6), torch.zeros(4, 5)]
+    assert pv.fit(model, guide, good, 1, progress=False, compile=False).history
+    good[1][3, 4] = 0.5
+    with pytest.raises(pv.UserError, match="batch 2 of epoch 1: x has values outside the support"):
+        pv.fit(model, guide, good, 1, progress=False, compile=False)
+    pyro.clear_param_store()
+
+
 def test_a_bad_label_of_a_loader_is_named():
     model, guide = pair(model=pv.models.M2, num_classes=3)
     y = torch.arange(N) % 3

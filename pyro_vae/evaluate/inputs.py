@@ -120,7 +120,7 @@ def pair_inputs(
         batch[name] = convert(value, name, dtype)
         if len(batch[name]) != len(batch["x"]):
             raise UserError(f"{name} has {len(batch[name])} rows, x has {len(batch['x'])}")
-    _check_shapes(model, batch)
+    check_shapes(model, batch)
     for name, array in batch.items():
         missing = name == "x" and ignores_missing(model)
         check_finite(array, name, missing, IGNORE_MISSING if name == "x" else "")
@@ -130,7 +130,8 @@ def pair_inputs(
     return one_hot_labels(model, batch)
 
 
-def _check_shapes(model: PyroProgram, batch: Batch) -> None:
+def check_shapes(model: PyroProgram, batch: Batch) -> None:
+    """Raise unless the arrays of a batch have the event shapes that the model was built for."""
     shapes, p_x = covariates_of(model), conditional_of(model, "x")
     if isinstance(p_x, Conditional):
         shapes["x"] = p_x.shape

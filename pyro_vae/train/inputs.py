@@ -3,6 +3,7 @@
 import dataclasses
 import warnings
 from collections.abc import Callable, Iterator, Mapping, Sequence
+from functools import partial
 from typing import Any
 
 import torch
@@ -15,6 +16,7 @@ from ..errors import UserError
 from ..evaluate.inputs import (
     accepts_entry,
     check_missing,
+    check_shapes,
     check_unused,
     select_inputs,
     split_inputs,
@@ -170,7 +172,12 @@ class Inputs:
         else:
             stream = self.batches
             assert isinstance(stream, LoaderBatches)
-            stream.check = lambda batch: support.check(self.for_pair(batch, check=True))
+            stream.check = partial(self._check_batch, support)
+
+    def _check_batch(self, support: Support, batch: dict[str, torch.Tensor]) -> None:
+        inputs = self.for_pair(batch, check=True)
+        check_shapes(self.model, inputs)
+        support.check(inputs)
 
     def _train_parts(self, divisible: bool) -> Iterator[Data]:
         """The training data, in parts if a condition makes x: not all x exist at once."""
