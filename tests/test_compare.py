@@ -688,3 +688,12 @@ def test_a_seed_of_numpy_is_a_seed():
         pv.compare(VAE, GUIDES, data(), seeds=seeds, **options) for seeds in ([3], [np.int64(3)])
     )
     assert a.rows[0]["elbo"] == b.rows[0]["elbo"]
+
+
+def test_settings_of_a_comparison_by_name_are_those_of_the_method(monkeypatch):
+    passed = {}
+    monkeypatch.setattr(
+        pv.comparison, "compare", lambda models, guides, data, **options: passed.update(options)
+    )
+    pv.methods.compare_guides("vae", "diagonal, full", settings={"epochs": 1, "lr": 0.5})
+    assert (passed["epochs"], passed["lr"]) == (1, 0.5)

@@ -276,6 +276,12 @@ def test_values_far_from_zero_keep_their_variance():
     assert estimate.standard_error == pytest.approx(float(values.std() / 1000**0.5), rel=1e-6)
 
 
+def test_an_evaluation_has_one_number_per_data_point():
+    """The mean of another count would not be the mean over the data."""
+    with pytest.raises(pv.UserError, match=r"one number per data point, \[10\], not \[\]"):
+        pv.evaluate.mean_over_batches(lambda *pair, x, seed: x.mean(), *pair(), [torch.ones(10, 6)])
+
+
 @pytest.mark.parametrize(
     "form, message",
     [

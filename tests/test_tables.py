@@ -2,6 +2,7 @@
 
 import csv
 import math
+import warnings
 
 import numpy as np
 import pytest
@@ -316,7 +317,6 @@ def test_a_csv_file_has_the_types_that_its_cells_have(tmp_path):
         "height": "real", "children": "count", "city": "category", "smoker": "boolean",
         "owner": "binary", "balance": "real",
     }  # fmt: skip
-    (tmp_path / "semicolons.csv").write_text("a;b\n0,5;1\n")
     (tmp_path / "odd.csv").write_text("a;b;c\n1.5;x;NA\n2;y;3\n")
     with pytest.raises(pv.UserError, match="people.csv has missing values"):
         pv.data.load(str(tmp_path / "people.csv"), missing=False)
@@ -324,9 +324,26 @@ def test_a_csv_file_has_the_types_that_its_cells_have(tmp_path):
     assert odd == {"a": [1.5, 2.0], "b": ["x", "y"], "c": [None, 3]}
 
 
+def test_text_among_the_numbers_of_a_csv_file_is_not_passed_over(tmp_path):
+    """A stray mark makes a category of its column, which a reader should know."""
+    path = tmp_path / "marks.csv"
+    path.write_text("age,kind\n31,a\n?,a\n40,b\n")
+    with pytest.warns(UserWarning, match=r"column 'age' has numbers and text, such as '\?'"):
+        data = pv.data.load(str(path))
+    assert data.table.columns[0].categories == ("31", "40", "?")
+    path.write_text("age,kind\n31,a\nNA,a\n40,b\n")
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        assert pv.data.load(str(path)).table.columns[0].kind == "count"
+
+
 @pytest.mark.parametrize(
     "text, message",
     [
+        (
+            "a;b\n0,5;1\n1,25;2\n",
+            "column 'a' has numbers with a comma, such as '0,5': write a point",
+        ),
         ("", "no rows below a header"),
         ("a,b\n", "no rows below a header"),
         ("a,b\n1,2\n3\n", "row 3 has 1 values, the header 2"),
@@ -374,6 +391,27 @@ def test_a_csv_file_trains_samples_and_encodes_from_the_command_line(tmp_path, c
     assert main(new) == 0
     assert len((tmp_path / "c.csv").read_text().splitlines()) == 8
     assert main(["evaluate", str(out), "--num-samples", "5"]) == 0
+
+
+def test_a_run_whose_file_has_changed_is_not_evaluated_on_it(tmp_path, capsys):
+    """Other rows of the same shape: the splits and the units would be those of other data."""
+    path, out = tmp_path / "x.npy", tmp_path / "run"
+    rng = np.random.default_rng(0)
+    np.save(path, rng.normal(size=(30, 3)))
+    assert main(["fit", "vae", "--data", str(path), "--out", str(out), *SMALL]) == 0
+    assert main(["evaluate", str(out), "--num-samples", "3"]) == 0
+    content = path.read_bytes()
+    np.save(path, 1 + rng.normal(size=(30, 3)))
+    for command in ("evaluate", "sample", "encode"):
+        capsys.readouterr()
+        assert main([command, str(out)]) == 1
+        assert "was trained on other data (mean of x: " in capsys.readouterr().err
+    path.write_bytes(content)
+    assert main(["encode", str(out)]) == 0
+    assert main(["encode", str(out), "--data", "digits"]) == 1
+    assert "digits is a data set, not a file" in capsys.readouterr().err
+    with pytest.raises(pv.UserError, match="of a loader pass none"):
+        pv.load(out, data=[torch.ones(4, 3)])
 
 
 @pytest.mark.parametrize("library", FRAMES)
@@ -444,6 +482,11 @@ def test_images_that_do_not_fit_are_named(tmp_path):
     (tmp_path / "pets" / "cats" / "99.png").write_text("no image")
     with pytest.raises(pv.UserError, match="99.png cannot be read as an image"):
         pv.data.load(str(tmp_path / "pets"))
+    Image.new("I;16", (6, 5)).save(tmp_path / "pets" / "cats" / "99.png")
+    with pytest.raises(pv.UserError, match="99.png has more than 8 bits per value: convert it"):
+        pv.data.load(str(tmp_path / "pets"))
+    with pytest.raises(pv.UserError, match="image_size must be at most 4096, got 100000"):
+        pv.data.load(str(tmp_path / "pets"), image_size=100_000)
     Image.new("L", (9, 9)).save(tmp_path / "pets" / "cats" / "99.png")
     with pytest.raises(pv.UserError, match="99.png is 9 x 9, .* is 6 x 5: image_size="):
         pv.data.load(str(tmp_path / "pets"))

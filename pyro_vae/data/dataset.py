@@ -300,6 +300,17 @@ class Data:
             result["missing"] = True
         return result
 
+    def mean_of_x(self) -> str:
+        """The mean of the training x to six digits, with the shift of a standardization.
+
+        It tells other data of the same name and shape apart.
+        """
+        x = self.train.x
+        mean = (x.nanmean if self.missing else x.mean)(dtype=torch.float64)
+        if self.scaling is not None:
+            mean = mean + self.scaling[0].double().mean().to(mean)
+        return f"{mean:.6g}"
+
 
 def _balanced_rows(y: torch.Tensor, seed: int) -> list[int]:
     """The labeled rows in a random order in which the classes take turns."""

@@ -212,9 +212,7 @@ class Inputs:
         """The data as a checkpoint records them: a run resumes on the same."""
         if not isinstance(self.data, Data):
             return {"name": "stream", "batches": len(self.batches)}
-        x = self.data.train.x
-        mean = (x.nanmean if self.data.missing else x.mean)(dtype=torch.float64)
-        return {**self.data.describe(), "mean of x": f"{mean:.6g}"}
+        return {**self.data.describe(), "mean of x": self.data.mean_of_x()}
 
     def _check_labels(self) -> bool:
         """Check all training labels once; returns whether that is possible (not of a stream)."""
