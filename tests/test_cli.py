@@ -556,6 +556,8 @@ def test_bad_input_gets_one_clear_line_and_starts_nothing(
         (["gmvae", "--restarts", "0"], "restarts must be an integer >= 1"),
         (["vae", "--likelihood", "bernouli"], "did you mean 'bernoulli'?"),
         (["vae", "--num-samples", "0"], "num_samples must be an integer >= 1"),
+        (["m2", "--discrete", "score"], "did you mean 'score_function'?"),
+        (["vae", "--compile", "maybe"], "unknown compile 'maybe'; known: auto, True"),
     ],
 )
 def test_bad_options_raise_before_the_data_are_loaded(arguments, message, monkeypatch, capsys):

@@ -20,21 +20,20 @@ from ..conditionals import (
 from ..conditionals.families import check_family
 from ..conditionals.networks import network_between
 from ..distributions import LinearOneHotCategorical, NormalMixture
-from ..errors import UserError, check_int_at_least, names, unknown_name_error
+from ..errors import UserError, check_int_at_least, names
 from ..models import Prior
 from ..programs.calling import as_keyword_program
 from ..programs.inspection import ignores_missing, sites_of
 from ..programs.interfaces import ModelInterface, conditional_of, interface_of
 from .base import BaseGuide
 from .checks import (
+    check_discrete,
     check_factor_kind,
     check_factorization,
     check_has_image,
     check_input_scaling,
     check_mapping,
 )
-
-DISCRETE = ("enumerate", "score_function", "relaxed")
 
 
 class Guide(BaseGuide):
@@ -109,8 +108,7 @@ class Guide(BaseGuide):
         example: dict | None = None,
     ) -> None:
         super().__init__()
-        if discrete not in DISCRETE:
-            raise unknown_name_error("treatment of discrete latents", discrete, DISCRETE)
+        check_discrete(discrete)
         if given is None:
             given = interface_of(model, ModelInterface).default_guide
             if given is None:

@@ -10,12 +10,14 @@ import torch
 
 from ..data import Data, as_data
 from ..errors import UserError, check_int_at_least
+from ..guides.checks import check_discrete
 from ..objectives import ELBO
 from ..programs.contexts import seeded
 from ..train import Callback, Initialization, checkpoint, choose_device, distributed
 from ..train import fit as train
 from ..train.folder import RunFolder
 from ..train.settings import EXTENDABLE, SETTINGS, checked_settings
+from ..train.steps.choice import check_compile
 from . import preparing
 from .building import build, make
 from .files import as_json, plain, read_config, to_yaml
@@ -100,6 +102,8 @@ class Method:
         """Raise for a wrong setting, before the data are loaded."""
         for group in ("objective", "initialize", "network", "family"):
             make(self.config, group)
+        check_compile(self.config["compile"])
+        check_discrete(self.config.get("guide.discrete", "enumerate"))
         checked_settings(**{name: self.config[name] for name in SETTINGS})
         check_int_at_least(1, restarts=self.config["restarts"])
         if self.config.get("num_labels") is not None:
