@@ -14,7 +14,8 @@ class UserError(ValueError):
 
     def __str__(self) -> str:
         # Pyro adds a table of shapes to an error raised inside a program.
-        return re.split(r"\n\s*Trace Shapes:", super().__str__())[0].strip()
+        text = re.split(r"\n\s*Trace Shapes:", super().__str__())[0].strip()
+        return re.sub(r"\s*\n\s*", " ", text)  # an array that is quoted has several lines
 
 
 OUT_OF_MEMORY = "out of memory: a smaller model, smaller batches or fewer samples need less"

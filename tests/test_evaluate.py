@@ -122,6 +122,11 @@ def test_invalid_clusterings_raise(labels, clusters, message):
         clustering_metrics(labels, clusters)
 
 
+def test_more_clusters_than_data_have_no_baselines():
+    with pytest.raises(pv.UserError, match="6 data points cannot make 7 clusters"):
+        pv.evaluate.clustering_baselines(torch.eye(6), torch.eye(6), 7)
+
+
 def test_the_baselines_find_what_is_easy_to_find():
     torch.manual_seed(0)
     y = torch.arange(300) % 3
@@ -438,6 +443,34 @@ def test_a_wrong_pair_is_told_in_one_line(what, score):
         pytest.skip("a bound that is NaN says so by itself")
     with pytest.raises(pv.UserError, match=message) as error:
         score(model, guide, torch.randn(N, D))
+    assert "\n" not in str(error.value)
+
+
+def test_a_model_that_observes_nothing_has_no_bound():
+    """Such as a guide that is passed as the model: its terms would sum to some number."""
+
+    def draws(x=None, size=None):
+        with pyro.plate("data", len(x)):
+            pyro.sample("z", dist.Normal(0.0, 1.0))
+
+    model = pv.models.VAE((D,), 2, network=pv.conditionals.MLP((4,)))
+    guide = pv.guides.Guide(model, network=pv.conditionals.MLP((4,)))
+    for pair in ((draws, draws), (guide, guide), (lambda x: None, lambda x: None)):
+        for score in SCORES:
+            with pytest.raises(pv.UserError, match="observes no data: no site has obs= .a pair is"):
+                score(*pair, binary())
+    with pytest.raises(pv.UserError, match="observes no data"):
+        pv.fit(guide, guide, binary(), 1, progress=False)
+    for score in SCORES:
+        with pytest.raises(pv.UserError, match="the model must be a Pyro program, a module or a"):
+            score(pv.models.VAE, guide, binary())
+        with pytest.raises(pv.UserError, match="the guide must be a Pyro program, a module or a"):
+            score(model, pv.guides.Guide, binary())
+
+
+def test_a_quoted_array_leaves_an_error_on_one_line():
+    with pytest.raises(pv.UserError, match="x_shape must be .* got tensor") as error:
+        pv.models.VAE(torch.zeros(9, 9))
     assert "\n" not in str(error.value)
 
 

@@ -347,6 +347,7 @@ def test_a_figure_that_cannot_be_drawn_does_not_end_the_report(tmp_path, monkeyp
         ("vae", 8, {}),
         ("gmvae", 60, {"num_components": 100, "restarts": 1, "initialize": None}),
         ("m2", 60, {"num_labels": 1}),
+        ("m1", 60, {"num_labels": 1}),
     ],
 )
 def test_few_data_points_are_reported(tmp_path, name, rows, options):

@@ -88,6 +88,8 @@ def clustering_baselines(
 
     check_int_at_least(1, num_clusters=num_clusters)
     seed = checked_seed(seed, bits=32)
+    if len(train_x) < num_clusters:
+        raise UserError(f"{len(train_x)} data points cannot make {num_clusters} clusters")
     means = column_means(train_x)
     train, test = (
         fill_missing(x, means).flatten(1).cpu().numpy().astype(np.float64)

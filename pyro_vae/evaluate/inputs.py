@@ -19,7 +19,7 @@ from ..data import Data
 from ..data.arrays import as_floats, as_named, check_finite
 from ..errors import UserError
 from ..guides import BaseGuide, PriorGuide
-from ..programs.calling import accepts_argument, first_argument, parameters_of
+from ..programs.calling import accepts_argument, check_program, first_argument, parameters_of
 from ..programs.inspection import (
     covariates_of,
     ignores_missing,
@@ -109,6 +109,9 @@ def pair_inputs(
         UserError: a name that neither model nor guide takes; an array that is not numeric, has
             NaN, another length, or a shape that the model was not built for.
     """
+    check_program("model", model)
+    if guide is not None:
+        check_program("guide", guide)
     given = {name: value for name, value in others.items() if value is not None}
     check_names(model, guide, given)
     dtype = dtype_of(model, guide)

@@ -89,7 +89,9 @@ def summarize(
         if y is not None and not classifies:
             result["clustering"] = _clustering(data, x, y, probabilities, seed)
     if classifies:
-        result["classification"] = classification(model, guide, data, split)
+        classified = classification(model, guide, data, split)
+        if classified["errors"]:
+            result["classification"] = classified
     return result
 
 
@@ -108,9 +110,11 @@ def _discrete(probabilities: torch.Tensor) -> dict:
 def _clustering(
     data: Data, x: torch.Tensor, y: torch.Tensor, probabilities: torch.Tensor, seed: int
 ) -> dict:
-    """Scores of the model's clustering, and of the baselines."""
-    train_x = data.observed_split("train").x
-    baselines = evaluate.clustering_baselines(train_x, x, probabilities.shape[-1], seed=seed)
+    """Scores of the model's clustering, and of the baselines if there are as many data as clusters."""
+    train_x, num_clusters = data.observed_split("train").x, probabilities.shape[-1]
+    baselines = {}
+    if len(train_x) >= num_clusters:
+        baselines = evaluate.clustering_baselines(train_x, x, num_clusters, seed=seed)
     clusterings: dict[str, Any] = {"this model": probabilities.argmax(-1), **baselines}
     return {name: evaluate.clustering_metrics(y, c) for name, c in clusterings.items()}
 
@@ -147,6 +151,8 @@ def predictions(
 def classification(model: Callable, guide: Callable, data: Data, split: str) -> dict:
     """Error rates of the model, and of classical classifiers trained with the same labels.
 
+    Classifiers need labels of two classes; with one class the model alone has error rates.
+
     Returns:
         `{"num_labels": n, "errors": {classifier: {part: error}}}`. The parts are the labelled
         training data, the unlabelled ones (among the first 10,000, if their labels are withheld),
@@ -164,9 +170,12 @@ def classification(model: Callable, guide: Callable, data: Data, split: str) -> 
     if split != "train" and part.y is not None and bool((part.y >= 0).any()):
         parts[split] = (part.x[part.y >= 0], part.y[part.y >= 0])
     inputs_of_parts = [v for v, _ in parts.values()]
-    predicted = predictions(model, guide, x, y, *inputs_of_parts)
-    on_x = evaluate.classifier_baselines(x, y, *inputs_of_parts, spreading=True)
-    predicted |= {f"{name} on x": classes for name, classes in on_x.items()}
+    predicted, several = {}, len(y[y >= 0].unique()) > 1
+    if several or accepts_argument(model, "y"):
+        predicted = predictions(model, guide, x, y, *inputs_of_parts)
+    if several:
+        on_x = evaluate.classifier_baselines(x, y, *inputs_of_parts, spreading=True)
+        predicted |= {f"{name} on x": classes for name, classes in on_x.items()}
     errors = {
         name: {
             part: float((guess != labels).double().mean())
