@@ -840,6 +840,7 @@ def test_a_preset_in_python_is_the_command_to_the_last_bit(finished):
 def test_a_run_folder_is_opened_again_and_saved(finished, tmp_path):
     run = pv.load(finished[0] / "run")
     assert run.config["method"] == "gmvae" and run.best_epoch == 2 and len(run.history) == 2
+    assert "\n" not in repr(run) and len(repr(run)) < 200
     actual = run.evaluate("valid", num_samples=5)
     assert actual["elbo"] == pytest.approx(run.history[1]["elbo"], abs=0.5)
     assert "180 valid data" in str(actual)
