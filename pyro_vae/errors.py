@@ -3,10 +3,8 @@
 import difflib
 import math
 import re
-import reprlib
 from collections.abc import Iterable
 from numbers import Integral, Real
-from typing import Any
 
 
 class UserError(ValueError):
@@ -18,6 +16,7 @@ class UserError(ValueError):
         return re.sub(r"\s*\n\s*", " ", text)  # an array that is quoted has several lines
 
 
+LONGEST_QUOTE = 200  # characters of a value in a message
 OUT_OF_MEMORY = "out of memory: a smaller model, smaller batches or fewer samples need less"
 
 
@@ -46,7 +45,8 @@ def unknown_name_error(kind: str, name: object, known: Iterable[object]) -> User
     near = begun or [lower[k] for k in near]
     hint = "known: " + ", ".join(names) if names else "there are none"
     hint = f"did you mean {near[0]!r}?" if near else hint
-    return UserError(f"unknown {kind} {reprlib.repr(name)}; {hint}")
+    quoted = repr(name) if len(repr(name)) <= LONGEST_QUOTE else f"{repr(name)[:LONGEST_QUOTE]}..."
+    return UserError(f"unknown {kind} {quoted}; {hint}")
 
 
 def check_int_at_least(least: int, **values: object) -> None:
@@ -74,9 +74,9 @@ def checked_seed(seed: object, name: str = "seed", bits: int = 62) -> int:
         >>> checked_seed(np.int64(3))
         3
     """
-    if not _is_whole(0, seed) or int(seed) >= 2**bits:  # type: ignore[call-overload]
-        raise UserError(f"{name} must be an integer in 0..2**{bits} - 1, not {seed!r}")
-    return int(seed)  # type: ignore[call-overload]
+    if isinstance(seed, Integral) and _is_whole(0, seed) and int(seed) < 2**bits:
+        return int(seed)
+    raise UserError(f"{name} must be an integer in 0..2**{bits} - 1, not {seed!r}")
 
 
 def check_ints_at_least(least: int, **values: object) -> None:
@@ -92,8 +92,8 @@ def check_ints_at_least(least: int, **values: object) -> None:
             _check_fits(name, number)
 
 
-def _check_fits(name: str, number: Any) -> None:
-    if number >= 2**63:  # torch's integers have 64 bits
+def _check_fits(name: str, number: object) -> None:
+    if isinstance(number, Integral) and int(number) >= 2**63:  # torch's integers have 64 bits
         raise UserError(f"{name} is too large: {number}")
 
 

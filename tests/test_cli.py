@@ -467,7 +467,7 @@ BAD = {
     ),
     "a split of no covariates": (
         ["sample", "trained", "--split", "test"],
-        "split is of covariates, and the prior of this model takes none",
+        "split has no effect: this model has no covariates to take from it",
     ),
     "samples beneath a file": (["sample", "trained", "--out", "table.csv/x"], "table.csv"),
     "a start of no warm-up": (
@@ -476,7 +476,7 @@ BAD = {
     ),
     "a treatment of no discrete latent": (
         fit("vae", "--discrete", "score_function"),
-        "discrete='score_function' is of discrete latents in the guide, and this guide has none",
+        "discrete='score_function' needs a discrete latent in the guide, and this guide has none",
     ),
     "a latent that fits no memory": (
         fit("vae", "--latent-dim", "1000000000000000"),

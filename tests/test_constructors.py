@@ -151,7 +151,7 @@ WRONG = [
     ),
     (
         lambda: guide(discrete="relaxed"),
-        "discrete='relaxed' is of discrete latents in the guide, and this guide has none",
+        "discrete='relaxed' needs a discrete latent in the guide, and this guide has none",
     ),
     # objectives
     (lambda: pv.objectives.ELBO(warmup_start=0.5), "warmup_start=0.5 has no effect without warmup"),

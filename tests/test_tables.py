@@ -410,7 +410,7 @@ def test_a_run_whose_file_has_changed_is_not_evaluated_on_it(tmp_path, capsys):
     assert main(["encode", str(out)]) == 0
     assert main(["encode", str(out), "--data", "digits"]) == 1
     assert "digits is a data set, not a file" in capsys.readouterr().err
-    with pytest.raises(pv.UserError, match="of a loader pass none"):
+    with pytest.raises(pv.UserError, match="leave data= out for a run on a loader"):
         pv.load(out, data=[torch.ones(4, 3)])
 
 

@@ -67,7 +67,8 @@ class Support:
             UserError: with the site, an example, and the remedy.
         """
         traced = self.traced or any(
-            value.shape[1:] != self.shapes.get(name) for name, value in batch.items()
+            value.shape[1:] != self.shapes.get(name, value.shape[1:])
+            for name, value in batch.items()
         )
         for source, shape, constraint in self.fixed.values():
             if traced:

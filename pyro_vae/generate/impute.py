@@ -82,8 +82,8 @@ def impute(
         `Completion`: `x [num_samples, N, *x_shape]` and `acceptance [N]`, on the device of x.
 
     Raises:
-        UserError: a mask of another shape or dtype; observed values outside the support; a site that does not observe x itself; a
-            likelihood whose values are not independent given the latents.
+        UserError: a mask of another shape or dtype; observed values outside the support; a site that
+            does not observe x itself; a likelihood whose values are not independent given the latents.
 
     References:
         Mattei and Frellsen 2018, arXiv 1802.04826; pseudo-Gibbs: Rezende et al. 2014, arXiv 1401.4082.

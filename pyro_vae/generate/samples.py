@@ -288,8 +288,7 @@ def _one_hot_covariate(
 def _num_rows(values: Mapping[str, Any], shapes: Shapes) -> int:
     """The number of rows of the given values; 64 if they have none."""
     for name, value in values.items():
-        value = _as_tensor(value)
-        shape = value.shape if isinstance(value, torch.Tensor) else torch.Size()
+        shape = tuple(getattr(_as_tensor(value), "shape", ()))
         event_dim = 0 if name == "y" else len(shapes.get(name, ()))
         if len(shape) > event_dim:
             return shape[0]

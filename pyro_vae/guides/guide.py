@@ -128,7 +128,7 @@ class Guide(BaseGuide):
         check_factorization(given, family, data, latents, num_data)
         if discrete != "enumerate" and not set(self.discrete_latents) & set(given):
             raise UserError(
-                f"discrete={discrete!r} is of discrete latents in the guide, and this guide has none"
+                f"discrete={discrete!r} needs a discrete latent in the guide, and this guide has none"
             )
         check_has_image(network, given, shapes)
         self.given = {latent: tuple(parents) for latent, parents in given.items()}

@@ -516,7 +516,7 @@ def load(
     data = None if data is None else as_data(data, missing=True)
     if not isinstance(data, Data | None):
         raise UserError(
-            "data= are those that the run was trained on, in memory; of a loader pass none"
+            "data must be the training data in memory; leave data= out for a run on a loader"
         )
     config = None
     if (folder / CONFIG).exists() and model is None:

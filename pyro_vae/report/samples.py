@@ -145,7 +145,7 @@ def make(source: str, model: Callable, guide: Callable, data: Data, **options: A
     if "split" in options:
         data.observed_split(options["split"])  # raises for an unknown one
         if source in ("prior", "component") and not covariates_of(model):
-            raise UserError(f"split is of covariates, and the {source} of this model takes none")
+            raise UserError("split has no effect: this model has no covariates to take from it")
     return SOURCES[source].make(model, guide, data, SheetOptions(**options))
 
 
