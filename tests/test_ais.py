@@ -12,6 +12,7 @@ from pyro.infer.autoguide import AutoDelta, AutoNormal
 import pyro_vae as pv
 from pyro_vae.conditionals import MLP, NormalLikelihood
 from pyro_vae.diagnostics.ais import _Annealing
+from pyro_vae.diagnostics.gaps import annealed_bound
 from pyro_vae.diagnostics.joint import Joint
 from pyro_vae.evaluate import chunked
 
@@ -111,8 +112,9 @@ def test_discrete_latents_are_summed_on_whichever_side_they_are(start):
     options = {"num_steps": 8, "num_chains": 1, "leapfrog": 3}
     few = pv.diagnostics.ais(model, many, guide, **options).reshape(250, -1) - truth
     assert ((few.exp().mean(0) - 1).abs() < 4.5 * few.exp().std(0) / math.sqrt(250)).all()
-    actual = pv.diagnostics.ais(model, x, guide, num_steps=40, num_chains=400, leapfrog=5)
-    torch.testing.assert_close(actual, truth, atol=0.12, rtol=0)
+    options = {"num_steps": 20, "num_chains": 400, "leapfrog": 5}
+    actual, error = annealed_bound(model, x, guide=guide, **options)
+    assert error.max() < 0.15 and ((actual - truth).abs() < 4.5 * error).all()
 
 
 def test_several_latents_are_one_vector():

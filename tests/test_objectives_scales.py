@@ -298,9 +298,10 @@ def test_scales_that_have_no_one_meaning_are_refused_in_one_line():
 
 
 @pytest.mark.parametrize(
-    "name, compile", covering(["elbo", "beta", "iwae", "pyros"], [False, "recorded"], every=4)
+    "name, compile", covering(["elbo", "beta", "iwae", "pyros"], [False, "recorded"], every=2)
 )
 def test_a_subsampled_plate_changes_neither_the_loss_in_training_nor_its_clipping(name, compile):
+    """Between them the four cases have each objective, and each kind of step."""
     torch.set_default_dtype(torch.float64)
     objective = pyros() if name == "pyros" else OBJECTIVES[name]
     x = torch.randn(N, 2)
@@ -308,16 +309,18 @@ def test_a_subsampled_plate_changes_neither_the_loss_in_training_nor_its_clippin
     def fitted(scale, clip_norm):
         pair = Pair("guide-side", scale)
         run_ = pv.fit(
-            *pair.one, x, 2, objective=objective, clip_norm=clip_norm, batch_size=8, lr=1e-2,
+            *pair.one, x, 1, objective=objective, clip_norm=clip_norm, batch_size=10, lr=1e-2,
             progress=False, compile=compile,
         )  # fmt: skip
         weights = torch.cat([p.detach().flatten() for p in pair.parameters()])
         return torch.tensor([row["loss"] for row in run_.history]), weights
 
-    plain, subsampled, unclipped = fitted(None, 0.05), fitted("plate", 0.05), fitted(None, None)
+    plain, subsampled = fitted(None, 0.05), fitted("plate", 0.05)
     for actual, expected in zip(subsampled, plain, strict=True):
         torch.testing.assert_close(actual, expected, rtol=1e-6, atol=1e-8)
-    assert (unclipped[1] - plain[1]).abs().max() > 1e-3  # clipping is in force
+    if not compile:
+        _, unclipped = fitted(None, None)
+        assert (unclipped - plain[1]).abs().max() > 1e-3  # clipping is in force
 
 
 @pytest.mark.parametrize("plate", ["none", "rows", "subsampled", "by itself"])
