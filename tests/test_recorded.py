@@ -518,7 +518,7 @@ def digits_batch(size=12):
 
 
 @pytest.mark.parametrize(
-    "method, options", covering(list(methods.METHODS), list(OBJECTIVES), every=9)
+    "method, options", covering(list(methods.METHODS), list(OBJECTIVES), every=12)
 )
 def test_every_method_replays_exactly_under_every_objective(method, options):
     options = OBJECTIVES[options]
@@ -549,13 +549,12 @@ def test_every_bound_and_estimator_replays_exactly(method, objective):
 @pytest.mark.parametrize(
     "objective",
     [
-        ELBO(leave_one_out_baseline=True),
-        ELBO(num_particles=3, leave_one_out_baseline=True),
-        STL(),
-        IWAE(3),
-        RWS(3),
+        pytest.param(ELBO(leave_one_out_baseline=True), id="elbo-1", marks=pytest.mark.slow),
+        pytest.param(ELBO(num_particles=3, leave_one_out_baseline=True), id="elbo-3"),
+        pytest.param(STL(), id="stl", marks=pytest.mark.slow),
+        pytest.param(IWAE(3), id="vimco"),
+        pytest.param(RWS(3), id="rws"),
     ],
-    ids=["elbo-1", "elbo-3", "stl", "vimco", "rws"],
 )
 def test_score_functions_with_baselines_replay_exactly(objective):
     torch.set_default_dtype(torch.float64)
@@ -564,7 +563,9 @@ def test_score_functions_with_baselines_replay_exactly(objective):
     )
 
 
-@pytest.mark.parametrize("method", ["vae", "shu-gmvae", "mixture-posterior", "cvae"])
+@pytest.mark.parametrize(
+    "method", covering(["vae", "shu-gmvae", "mixture-posterior", "cvae"], every=2, first=1)
+)
 def test_the_sleep_phase_replays_exactly(method):
     torch.set_default_dtype(torch.float64)
     assert_equal_steps(RWS(2, sleep_weight=0.5), library_pair(method), digits_batch)
@@ -578,14 +579,14 @@ def test_sampled_and_relaxed_discrete_latents_replay_exactly(treatment):
 
 def test_free_bits_replay_exactly():
     torch.set_default_dtype(torch.float64)
-    for bits in (0.0, 0.3, 5.0):
-        assert_equal_steps(ELBO(free_bits={"y": bits}), library_pair("gmvae"), digits_batch)
+    for bits in (0.0, 5.0):
+        assert_equal_steps(ELBO(free_bits={"y": bits}), library_pair("vade"), digits_batch)
 
 
 def test_schedules_change_without_a_new_recording():
     torch.set_default_dtype(torch.float64)
     objective = ELBO(beta={"z": 2.0}, warmup={"z": 4, "y": 6})
-    pair = library_pair("gmvae")
+    pair = library_pair("vade")
     step, plain = RecordedStep(objective, pair, "recorded"), PlainStep(objective, pair)
     batch, losses = digits_batch(), []
     for objective.epoch in (0, 1, 3, 5, 50):
@@ -724,10 +725,10 @@ def digits():
     return pv.data.load("digits", binarize="none")
 
 
-def trained(name="gmvae", compile=False, epochs=3, **options):
-    pair = library_pair(name)
+def trained(name="vade", compile=False, epochs=3, data=None, **options):
+    pair, data = library_pair(name), digits() if data is None else data
     options.setdefault("objective", ELBO(warmup=2))
-    run = pv.fit(*pair, digits(), epochs, compile=compile, device="cpu", progress=False, **options)
+    run = pv.fit(*pair, data, epochs, compile=compile, device="cpu", progress=False, **options)
     return run, [p.detach().clone() for m in pair for p in m.parameters()]
 
 
@@ -746,22 +747,22 @@ def test_fit_recorded_equals_fit_plain(options):
 
 @pytest.mark.parametrize("compile", ["recorded", pytest.param(True, marks=pytest.mark.slow)])
 def test_a_resumed_recorded_run_equals_an_uninterrupted_one_bit_for_bit(tmp_path, compile):
-    whole, weights = trained(compile=compile, epochs=4, out=tmp_path / "a")
+    whole, weights = trained(compile=compile, out=tmp_path / "a")
     with _stop_after(steps=14):  # in the middle of the second epoch
-        part, _ = trained(compile=compile, epochs=4, out=tmp_path / "b")
+        part, _ = trained(compile=compile, out=tmp_path / "b")
     assert part.interrupted and len(part.history) == 1
     # what is not said when going on is as it was, not what a run of that length would choose
-    resumed, actual = trained(compile="auto", epochs=4, out=tmp_path / "b", resume=True)
+    resumed, actual = trained(compile="auto", out=tmp_path / "b", resume=True)
     assert losses(resumed) == losses(whole)
     assert all(map(torch.equal, weights, actual))
 
 
 def test_resuming_with_another_compile_is_refused(tmp_path):
-    trained(compile="recorded", epochs=1, out=tmp_path)
+    trained("vae", compile="recorded", epochs=1, out=tmp_path)
     with pytest.raises(pv.UserError, match="compile=recorded, not plain"):
-        trained(compile=False, epochs=2, out=tmp_path, resume=True)
+        trained("vae", compile=False, epochs=2, out=tmp_path, resume=True)
     with pytest.raises(pv.UserError, match="did you mean 'inductor'"):
-        trained(compile="induktor")
+        trained("vae", compile="induktor")
 
 
 def test_auto_records_where_the_run_is_long_enough_and_always_chooses_the_same():
@@ -802,9 +803,9 @@ def test_steps_with_the_same_operations_and_shapes_are_compiled_once(monkeypatch
     monkeypatch.setattr(compilation, "_programs", OrderedDict())
     for rows, count in ((64, 1), (64, 1), (32, 2), (64, 2)):
         make_batch = functools.partial(digits_batch, rows)
-        assert_equal_steps(ELBO(), library_pair("vae"), make_batch, "inductor", rtol=1e-5)
+        RecordedStep(ELBO(), library_pair("vae"), "inductor")(make_batch())
         assert len(compiled) == count
-    assert_equal_steps(ELBO(), library_pair("vade"), digits_batch, "inductor", rtol=1e-5)
+    RecordedStep(ELBO(), library_pair("vade"), "inductor")(digits_batch())
     assert len(compiled) == 3
     threads = torch.get_num_threads()
     torch.set_num_threads(threads + 1)
@@ -819,7 +820,7 @@ def test_steps_with_the_same_operations_and_shapes_are_compiled_once(monkeypatch
 
 
 def test_inductor_equals_plain_pyro_with_the_same_noise():
-    assert_equal_steps(ELBO(), library_pair("gmvae"), digits_batch, "inductor", rtol=1e-5)
+    assert_equal_steps(ELBO(), library_pair("vae"), digits_batch, "inductor", rtol=1e-5)
 
 
 @pytest.mark.slow
@@ -874,10 +875,11 @@ def test_auto_without_a_compiler_replays_what_was_recorded(monkeypatch):
 def test_fit_records_unasked_where_the_run_is_long_enough(tmp_path, epochs, backend):
     data = pv.data.from_arrays(torch.rand(8, 5).round(), valid=0, test=0)
     model = pv.models.VAE((5,), 2, network=pv.conditionals.MLP((4,)))
-    pv.fit(
-        model, pv.guides.Guide(model), data, epochs, batch_size=4, device="cpu", out=tmp_path,
-        progress=False,
-    )  # fmt: skip
+    with _stop_after(steps=3):
+        pv.fit(
+            model, pv.guides.Guide(model), data, epochs, batch_size=4, device="cpu", out=tmp_path,
+            progress=False,
+        )  # fmt: skip
     assert json.loads((tmp_path / "config.json").read_text())["fit"]["compile"] == backend
 
 
