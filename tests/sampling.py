@@ -21,21 +21,16 @@ def covering(*axes, every=4, first=0, allowed=lambda *case: True):
     return cases
 
 
-def in_turn(*axes, allowed=lambda *case: True):
+def in_turn(first_axis, *axes, stride=7, allowed=lambda *case: True):
     """Every combination, all but one for each value of the first axis marked slow.
 
-    The values of the other axes are taken in turn, so that each of them occurs by default.
+    The combinations of the other axes are taken in turn, `stride` apart, so that each of their
+    values occurs by default.
     """
-    kept = set()
-    for first in range(len(axes[0])):
-        for step in range(len(axes[0])):
-            indices = (first, *((first + step) % len(axis) for axis in axes[1:]))
-            if allowed(*(axis[i] for axis, i in zip(axes, indices, strict=True))):
-                kept.add(indices)
-                break
     cases = []
-    for indices in itertools.product(*(range(len(axis)) for axis in axes)):
-        case = tuple(axis[i] for axis, i in zip(axes, indices, strict=True))
-        if allowed(*case):
-            cases.append(pytest.param(*case, marks=[] if indices in kept else [pytest.mark.slow]))
+    for position, value in enumerate(first_axis):
+        rest = [c for c in itertools.product(*axes) if allowed(value, *c)]
+        for i, case in enumerate(rest):
+            marks = [] if i == stride * position % len(rest) else [pytest.mark.slow]
+            cases.append(pytest.param(value, *case, marks=marks))
     return cases

@@ -148,7 +148,7 @@ def test_one_step_with_a_sampled_latent_reaches_every_parameter(name, kind):
         [n for n, m in methods.METHODS.items() if accepts_argument(m.model.forward, "y")],
         TREATMENTS,
         list(OBJECTIVES),
-        every=10,
+        every=15,
         allowed=is_treated,
     ),
 )
