@@ -1,6 +1,5 @@
 """A CUDA graph's step trains as the recorded one does: its buffers here, the graph on a GPU."""
 
-import dataclasses
 import shutil
 import sys
 import warnings
@@ -8,7 +7,7 @@ import warnings
 import pytest
 import torch
 from sampling import covering
-from test_recorded import digits, digits_batch, library_pair, losses, trained
+from test_recorded import digits_batch, library_pair, losses, trained
 from test_train import _stop_after
 
 import pyro_vae as pv
@@ -105,8 +104,6 @@ def test_fit_with_a_graph_is_fit_without_and_resumes_in_either(emulated, monkeyp
     # in float64: the rate is a tensor for the graph, and Adam multiplies otherwise with one
     torch.set_default_dtype(torch.float64)
     options = {"name": "vae", "compile": "recorded", "schedule": "linear", "clip_norm": 0.5}
-    data = digits()  # no short batch: each would be recorded and captured too
-    options |= {"data": dataclasses.replace(data, train=data.train[:256]), "batch_size": 64}
     a, expected = trained(epochs=2, **options)
     stepper = sys.modules["pyro_vae.train.steps.stepper"]
     monkeypatch.setattr(stepper, "can_graph", lambda device: True)

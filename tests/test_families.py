@@ -8,7 +8,7 @@ import pyro.distributions as dist
 import pytest
 import scipy.stats
 import torch
-from sampling import covering
+from sampling import covering, in_turn
 from torch import nn
 
 import pyro_vae as pv
@@ -246,7 +246,7 @@ def exact(model, guide, x, beta=1.0):
 
 
 @pytest.mark.parametrize(
-    "name, objective", covering(list(FAMILIES), [{}, {"beta": 0.3}, {"num_particles": 2}], every=3)
+    "name, objective", in_turn(list(FAMILIES), [{}, {"beta": 0.3}, {"num_particles": 2}])
 )
 def test_the_bounds_and_gradients_mean_is_quadratures(name, objective):
     model, guide = pair(FAMILIES[name], scale=0.15)
@@ -429,18 +429,19 @@ def test_from_where_it_starts_every_parameter_has_a_gradient(name, given):
 
 @pytest.mark.parametrize("name", covering(list(FAMILIES), every=4, first=2))
 def test_a_recorded_step_takes_it(name):
-    """The same losses as plain Pyro, step by step."""
+    """The same losses as plain Pyro, step by step: a spline multiplies rounding, so in float64."""
+    torch.set_default_dtype(torch.float64)
     losses = []
     for compile in (False, "recorded"):
         torch.manual_seed(0)
         model = pv.models.VAE((D,), LATENT, network=NET)
         guide = pv.guides.Guide(model, family={"z": FAMILIES[name]}, network=NET)
         actual = pv.fit(
-            model, guide, binary(64).float(), epochs=3, batch_size=16, compile=compile,
+            model, guide, binary(64), epochs=2, batch_size=16, compile=compile,
             device="cpu", progress=False,
         )  # fmt: skip
         losses.append([row["loss"] for row in actual.history])
-    assert losses[0] == pytest.approx(losses[1], rel=1e-4)
+    assert losses[0] == pytest.approx(losses[1], rel=1e-9)
 
 
 @pytest.mark.parametrize(
