@@ -17,6 +17,7 @@ from pyro_vae.conditionals.mixtures import TRAINING
 from pyro_vae.distributions import NormalMixture
 from pyro_vae.distributions.normal_mixture import ImplicitReparameterization
 from pyro_vae.programs import trace_pair
+from pyro_vae.train import loop
 
 D, LATENT, N = 6, 2, 7
 NET = MLP(hidden=(5,), activation="tanh")
@@ -429,7 +430,7 @@ def test_from_where_it_starts_every_parameter_has_a_gradient(name, given):
 
 @pytest.mark.parametrize("name", covering(list(FAMILIES), every=4, first=2))
 def test_a_recorded_step_takes_it(name):
-    """The same losses as plain Pyro, step by step: a spline multiplies rounding, so in float64."""
+    """The same losses as plain Pyro, step by step."""
     torch.set_default_dtype(torch.float64)
     losses = []
     for compile in (False, "recorded"):
@@ -442,6 +443,17 @@ def test_a_recorded_step_takes_it(name):
         )  # fmt: skip
         losses.append([row["loss"] for row in actual.history])
     assert losses[0] == pytest.approx(losses[1], rel=1e-9)
+
+
+def test_when_checkpoints_are_written_makes_no_difference_to_the_noise(monkeypatch):
+    """Checkpoints are due by the clock; a spline of zuko's draws numbers to print itself."""
+    losses = []
+    for seconds in (0, math.inf):
+        monkeypatch.setattr(loop, "CHECKPOINT_SECONDS", seconds)
+        model, guide = pair(FAMILIES["spline"])
+        run = pv.fit(model, guide, binary(), epochs=3, device="cpu", progress=False)
+        losses.append([row["loss"] for row in run.history])
+    assert losses[0] == losses[1]
 
 
 @pytest.mark.parametrize(
