@@ -28,7 +28,7 @@ from .likelihoods import (
 )
 from .missing import IgnoreMissing
 from .mixtures import MixtureOfNormals
-from .networks import MLP, Conv, Network
+from .networks import MLP, Conv, Network, ResidualMLP
 
 __all__ = [
     "Bernoulli",
@@ -55,6 +55,7 @@ __all__ = [
     "OneHotLikelihood",
     "Poisson",
     "RelaxedOneHotCategorical",
+    "ResidualMLP",
     "StudentT",
     "ZeroInflatedNegativeBinomial",
     "copy_linear_layers",

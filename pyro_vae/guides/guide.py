@@ -12,13 +12,12 @@ from pyro.poutine.runtime import InferDict
 from ..conditionals import (
     Conditional,
     Family,
-    Network,
     Normal,
     OneHotCategorical,
     RelaxedOneHotCategorical,
 )
 from ..conditionals.families import check_family
-from ..conditionals.networks import network_between
+from ..conditionals.networks import NetworkLike, network_between
 from ..distributions import LinearOneHotCategorical, NormalMixture
 from ..errors import UserError, check_int_at_least, names, unknown_name_error
 from ..models import Prior
@@ -66,7 +65,8 @@ class Guide(BaseGuide):
         given: `{latent: [parents]}` in sampling order. Parents are data (`x`), earlier latents, or
             `index`. It replaces the whole of `model.default_guide`.
         family: `{latent: family}`. Default: `Normal()` for continuous latents.
-        network: `MLP(...)` or `Conv(...)` for the encoders.
+        network: of the encoders: `MLP(...)`, `ResidualMLP(...)`, `Conv(...)` or a function that makes
+            an `nn.Module`, as in `pv.conditionals.Conditional`.
         discrete: `"enumerate"`, `"score_function"` or `"relaxed"`.
         temperature: of the relaxation.
         num_data: number of training data points, for the parent `index`; a guide without it has no
@@ -99,7 +99,7 @@ class Guide(BaseGuide):
         model: Callable[..., Any],
         given: Mapping[str, Sequence[str]] | None = None,
         family: dict | None = None,
-        network: Network | None = None,
+        network: NetworkLike | None = None,
         discrete: str = "enumerate",
         temperature: float = 0.5,
         num_data: int | None = None,
@@ -149,7 +149,7 @@ class Guide(BaseGuide):
         shape: tuple[int, ...],
         inputs: dict[str, tuple[int, ...]],
         family: Family | None,
-        network: Network | None,
+        network: NetworkLike | None,
         share_trunk: bool,
     ) -> Conditional:
         """The conditional q(latent | parents), for parents of the shapes `inputs`."""

@@ -13,6 +13,7 @@ from ..conditionals import (
     MixtureOfNormals,
     MultivariateNormal,
     Normal,
+    ResidualMLP,
     likelihood,
 )
 from ..conditionals.missing import ignore_missing
@@ -31,7 +32,7 @@ from .table import METHODS
 
 #: The classes that a choice can name.
 CLASSES = {
-    "network": (MLP, Conv),
+    "network": (MLP, ResidualMLP, Conv),
     "family": (Normal, MultivariateNormal, LowRankNormal, MixtureOfNormals, Flow),
     "prior": (StandardNormalPrior, MixturePrior, VampPrior, FlowPrior),
     "objective": (ELBO, STL, IWAE, DReG, Renyi, RWS, Hybrid, SemiSupervised),
