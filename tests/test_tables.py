@@ -231,7 +231,9 @@ def test_arrays_and_loaders_are_taken_in_original_units():
     means = run.reconstruct(x)
     assert (means.mean(0) - 100).abs().max() < 20
     numbers = run.evaluate(data=x, num_samples=5)
-    assert run.evaluate(data=loader, num_samples=5)["elbo"] == pytest.approx(numbers["elbo"])
+    whole = torch.utils.data.DataLoader(x, batch_size=80)  # one batch: the draws of the array
+    assert run.evaluate(data=whole, num_samples=5)["elbo"] == pytest.approx(numbers["elbo"])
+    assert run.evaluate(data=loader, num_samples=5)["data"] == 80
 
 
 def test_log_likelihoods_are_those_of_the_original_units():
@@ -349,6 +351,10 @@ def test_a_csv_file_trains_samples_and_encodes_from_the_command_line(tmp_path, c
     z = pv.evaluate.encode(run.model, run.guide, run.data.standardize_values(x))["z"]
     np.testing.assert_allclose([float(row["z_0"]) for row in codes], z[:, 0], rtol=1e-4, atol=1e-6)
     write_people(tmp_path / "new.csv", 7)
+    capsys.readouterr()
+    evaluate = ["evaluate", str(out), "--num-samples", "5", "--data", str(tmp_path / "new.csv")]
+    assert main(evaluate) == 0
+    assert "7 new data points" in capsys.readouterr().out
     new = [
         "encode",
         str(out),

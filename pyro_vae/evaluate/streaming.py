@@ -42,28 +42,43 @@ class MeanEstimate:
 class RunningMean:
     """The mean and the variance of values that arrive batch by batch, in float64.
 
+    Attributes:
+        count: number of values so far.
+        mean: `[...]`, that of values `[N, ...]`; NaN without any.
+
     References:
         Chan, Golub, LeVeque 1983, Algorithms for computing the sample variance.
     """
 
     def __init__(self) -> None:
-        self.count, self.mean, self._squares = 0, math.nan, 0.0
+        self.count = 0
+        self.mean = torch.tensor(math.nan, dtype=torch.float64)
+        self._squares = torch.zeros((), dtype=torch.float64)
 
     def add(self, values: torch.Tensor) -> None:
-        """Add the values `[B]` of a batch."""
+        """Add the values `[B, ...]` of a batch."""
         values = values.detach().double()
-        count, mean = len(values), float(values.mean())
-        squares = float((values - mean).square().sum())
+        count = len(values)
+        mean = values[0] + (values - values[0]).mean(0)  # exact for values that are equal
+        squares = (values - mean).square().sum(0).cpu()
+        mean = mean.cpu()
         if self.count:
             total, change = self.count + count, mean - self.mean
-            squares += self._squares + change**2 * self.count * count / total
-            mean = self.mean + change * count / total
+            squares = squares + self._squares + change**2 * (self.count * count / total)
+            mean = self.mean + change * (count / total)
         self.count, self.mean, self._squares = self.count + count, mean, squares
 
+    @property
+    def variance(self) -> torch.Tensor:
+        """`[...]`, with the divisor N - 1; NaN of fewer than two values."""
+        if self.count < 2:
+            return torch.full_like(self._squares, math.nan)
+        return self._squares / (self.count - 1)
+
     def estimate(self) -> MeanEstimate:
-        """The mean of all values so far."""
-        variance = self._squares / (self.count - 1) if self.count > 1 else math.nan
-        return MeanEstimate(self.mean, math.sqrt(variance / self.count), self.count)
+        """The mean of all numbers so far, values `[N]`."""
+        error = math.sqrt(float(self.variance) / self.count) if self.count else math.nan
+        return MeanEstimate(float(self.mean), error, self.count)
 
 
 def mean_over_batches(
