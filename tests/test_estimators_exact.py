@@ -1,5 +1,9 @@
 """Estimators against closed forms, hand computations, and the pair that they hold."""
 
+import copy
+import pickle
+import subprocess
+
 import numpy as np
 import pytest
 import torch
@@ -140,6 +144,37 @@ def test_partial_fit_is_an_epoch_in_the_units_of_the_first_rows():
     np.testing.assert_allclose(vae.inverse_transform(np.zeros((1, 2))), before, rtol=1e-6)
 
 
+def test_partial_fit_keeps_the_state_of_the_optimizer_between_calls():
+    """Three calls, one of them pickled in between, are three epochs by one AdamW object."""
+    X, options = table(), {**SHORT, "batch_size": 50}
+    vae = VAETransformer(2, **options).partial_fit(X)
+    model, guide = copy.deepcopy((vae.model_, vae.guide_))
+    fresh = VAETransformer(2, **options).partial_fit(X)
+    for _ in range(2):
+        vae = pickle.loads(pickle.dumps(vae)).partial_fit(X)
+    state = fresh._optimizer_state
+    data = Training(Rows(X)).data(vae._units)
+    adam = None
+
+    def same_adam(parameters):
+        nonlocal adam
+        if adam is None:
+            adam = torch.optim.AdamW(parameters, vae.learning_rate, weight_decay=0.0, fused=True)
+            adam.load_state_dict(state)
+        return adam
+
+    seed = np.random.RandomState(0).randint(2**31 - 1)
+    for epoch in (1, 2):
+        pv.fit(
+            model, guide, data, 1, optimizer=same_adam, batch_size=50, seed=seed + epoch,
+            compile=False, progress=False, device="cpu",
+        )  # fmt: skip
+    steps = {float(s["step"]) for s in vae._optimizer_state["state"].values()}
+    assert steps == {9.0}  # 3 calls of 3 steps: 120 rows
+    for one, other in zip(model.parameters(), vae.model_.parameters(), strict=True):
+        assert torch.equal(one, other)
+
+
 # ------------------------------------------------------------- units and likelihoods
 
 
@@ -260,8 +295,24 @@ def test_the_run_that_explains_held_out_rows_best_is_kept(clusterer):
     held_out = pv.evaluate.log_likelihood(
         clusterer.model_, clusterer.guide_, data.valid.x, num_samples=20_000
     )
-    assert len(data.valid) == 12
+    assert len(data.valid) == 12 and len(clusterer.scores_) == 2
     assert clusterer.scores_.max() == pytest.approx(held_out.mean().item(), abs=0.1)
+
+
+@pytest.mark.slow
+def test_runs_in_processes_are_those_of_one_process(monkeypatch):
+    options = {"n_init": 2, "max_iter": 2, "hidden_layer_sizes": (8,), "random_state": 0}
+    one = GMVAEClusterer(2, **options, device="cpu").fit(table())
+    monkeypatch.setattr(pv.methods.restart_pool, "PROCESS_SECONDS", 0.0)
+    monkeypatch.setattr("joblib.cpu_count", lambda: 2)
+    started, popen = [], subprocess.Popen
+    monkeypatch.setattr(subprocess, "Popen", lambda *a, **o: started.append(1) or popen(*a, **o))
+    other = GMVAEClusterer(2, **options, device="cpu").fit(table())
+    assert len(started) == 2
+    assert other.loss_curve_ == one.loss_curve_ and (other.scores_ == one.scores_).all()
+    assert (other.labels_ == one.labels_).all() and other.stability_ == one.stability_
+    for a, b in zip(one.model_.parameters(), other.model_.parameters(), strict=True):
+        assert torch.equal(a, b)
 
 
 def test_powers_of_two_as_units_change_no_cluster(clusterer):

@@ -483,15 +483,16 @@ def test_anndata_are_counts_with_labels_of_obs(sparse):
     assert list(run.sample_frame(3).columns) == list(adata.var_names)
 
 
-def test_the_library_size_of_counts_is_a_covariate():
+def test_the_library_size_of_anndata_is_an_offset():
     adata, counts = cells()
     data = pv.data.from_anndata(adata, library_size=True, valid=0, test=0)
-    np.testing.assert_allclose(data.train.c[:, 0], np.log(counts.sum(1)), rtol=1e-6)
-    run = pv.method("cvae", data, hidden=[8], latent_dim=2, epochs=1).fit(progress=False)
+    size = float(torch.from_numpy(counts.sum(1)).median())
+    assert data.likelihood == pv.conditionals.LibrarySize("negative-binomial", size)
+    run = pv.method("vae", data, hidden=[8], latent_dim=2, epochs=1).fit(progress=False)
     assert run.encode(adata).shape == (40, 2)
     adata.X = adata.X.multiply(np.arange(40)[:, None] > 0).tocsr()
-    with pytest.raises(pv.UserError, match="row 0 has no counts"):
-        pv.data.from_anndata(adata, library_size=True)
+    with pytest.raises(pv.UserError, match="1 of 40 rows have no counts"):
+        pv.data.from_anndata(adata, library_size=True, valid=0, test=0)
 
 
 def test_an_h5ad_file_trains_from_the_command_line(tmp_path, capsys):

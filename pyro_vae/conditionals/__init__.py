@@ -12,6 +12,7 @@ from .families import (
     RelaxedOneHotCategorical,
 )
 from .flows import Flow
+from .library_size import LibrarySize, LogNormalize
 from .likelihoods import (
     Bernoulli,
     Binomial,
@@ -43,6 +44,8 @@ __all__ = [
     "Flow",
     "GrayBernoulli",
     "IgnoreMissing",
+    "LibrarySize",
+    "LogNormalize",
     "LowRankNormal",
     "MLP",
     "MixtureOfNormals",

@@ -314,11 +314,11 @@ def _read_images(path: Path, **options: Any) -> Data:
 
 
 READERS: dict[str, tuple[Callable[..., Data], tuple[str, ...]]] = {
-    ".npz": (_read_npz, ()),
-    ".npy": (_read_npy, ()),
-    ".csv": (_read_csv, ("labels", "index")),
-    ".tsv": (_read_csv, ("labels", "index")),
-    ".parquet": (_read_parquet, ("labels", "index")),
+    ".npz": (_read_npz, ("library_size",)),
+    ".npy": (_read_npy, ("library_size",)),
+    ".csv": (_read_csv, ("labels", "index", "library_size")),
+    ".tsv": (_read_csv, ("labels", "index", "library_size")),
+    ".parquet": (_read_parquet, ("labels", "index", "library_size")),
     ".h5ad": (_read_h5ad, ("labels", "layer", "library_size")),
     "folder": (_read_images, ("image_size",)),
 }

@@ -11,6 +11,7 @@ from ..conditionals import likelihood as check_likelihood
 from ..errors import UserError, check_int_at_least, unknown_name_error
 from .arrays import as_floats, as_labels, as_named, check_classes, check_finite, masked_as_nan
 from .dataset import Data, Split, draw_binary
+from .library_size import with_library_size
 
 BINARIZATIONS = ("none", "static", "dynamic")
 
@@ -67,6 +68,7 @@ def from_arrays(
     likelihood: str | Family | None = None,
     c: Any = None,
     missing: bool = False,
+    library_size: bool = False,
 ) -> Data:
     """`Data` from arrays, split by a seeded permutation that does not depend on labels.
 
@@ -97,10 +99,13 @@ def from_arrays(
         missing: whether NaN in x, and the masked values of a numpy masked array, are missing values.
             A pair needs a likelihood that ignores them, `pv.conditionals.IgnoreMissing(...)`; a
             method wraps its likelihood so.
+        library_size: whether the total count of a row is an offset of the model's mean; see
+            `with_library_size`.
 
     Raises:
-        UserError: NaN in x without `missing`, NaN in other arrays, labels out of range, shapes that do not match, arrays that cannot be
-            converted without a loss (see `data.arrays`), an unknown likelihood.
+        UserError: NaN in x without `missing`, NaN in other arrays, labels out of range, shapes that
+            do not match, arrays that cannot be converted without a loss (see `data.arrays`), an
+            unknown likelihood, `library_size` of values that are no counts.
     """
     if likelihood is not None:
         check_likelihood(likelihood)
@@ -128,7 +133,7 @@ def from_arrays(
     for label, value in others.items():
         check_finite(value, f"{name}: {label}")
         _check_rows(value, n, name, label)
-    return build_splits(
+    data = build_splits(
         *_split(Split(x, y, c, others), valid, test, split_seed, name),
         name=name,
         num_classes=num_classes,
@@ -139,6 +144,7 @@ def from_arrays(
         names=names,
         missing=bool(x.isnan().any()),
     )
+    return with_library_size(data) if library_size else data
 
 
 def likelihood_for(x: torch.Tensor) -> str:

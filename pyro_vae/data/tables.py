@@ -115,7 +115,6 @@ class Table:
         index: the name of the column that names the rows, if a column does.
         library: of the frame: pandas, polars, anndata or None.
         layer: of an AnnData object whose matrix is a layer.
-        library_size: whether the covariate c is `log_library_size(x)`.
 
     Example:
         >>> import pyro_vae as pv
@@ -131,7 +130,6 @@ class Table:
     index: str | None = None
     library: str | None = None
     layer: str | None = None
-    library_size: bool = False
 
     @property
     def names(self) -> list[str]:
@@ -261,19 +259,6 @@ def matrix_of(adata: Any, layer: str | None = None) -> torch.Tensor:
         raise UserError("the AnnData object has no X: pass layer=")
     matrix = matrix.toarray() if hasattr(matrix, "toarray") else np.asarray(matrix)
     return as_floats(matrix.astype(np.float64) if matrix.dtype == np.uint8 else matrix, "X")
-
-
-def log_library_size(x: torch.Tensor) -> torch.Tensor:
-    """`[N, 1]`: the logarithm of the sum of each row's counts, of x `[N, D]`.
-
-    Raises:
-        UserError: a row without counts.
-    """
-    total = x.nansum(1, keepdim=True)
-    if (total <= 0).any():
-        row = int((total[:, 0] <= 0).nonzero()[0])
-        raise UserError(f"row {row} has no counts, and so no library size: leave such rows out")
-    return total.log()
 
 
 def plain_values(values: Any, name: Any) -> tuple[np.ndarray, np.ndarray]:

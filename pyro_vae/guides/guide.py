@@ -17,6 +17,7 @@ from ..conditionals import (
     RelaxedOneHotCategorical,
 )
 from ..conditionals.families import check_family
+from ..conditionals.library_size import encoder_network
 from ..conditionals.networks import NetworkLike, network_between
 from ..distributions import LinearOneHotCategorical, NormalMixture
 from ..errors import UserError, check_int_at_least, names, unknown_name_error
@@ -55,6 +56,8 @@ class Guide(BaseGuide):
 
     If the prior of a latent has an encoder with the same parents and family (`VampPrior`), this
     encoder is the latent's factor.
+
+    If the model has the likelihood `LibrarySize`, the networks see log-normalized counts x.
 
     If the model ignores missing values (NaN) in x, the networks see zero in their place, after
     `input_scaling`.
@@ -165,6 +168,9 @@ class Guide(BaseGuide):
         same_parents = [q for n, q in self.conditionals.items() if self.given[n] == tuple(inputs)]
         trunk = same_parents[0].trunk if share_trunk and same_parents else None
         network = network_between(network, shape, *inputs.values())
+        p_x = conditional_of(model, "x")
+        family_of_x = p_x.family if isinstance(p_x, Conditional) else None
+        network = encoder_network(family_of_x, inputs, network)
         factor = Conditional(shape, inputs, family, network, trunk=trunk)
         check_factor_kind(latent, factor, is_discrete)
         return factor

@@ -3,7 +3,7 @@
 import copy
 import tempfile
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from contextlib import AbstractContextManager, contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -27,6 +27,22 @@ from .signatures import parameters
 from .table import Preset, preset
 
 SMALL_BATCH = 2**15  # numbers in a batch, below which several threads are slower than one
+
+
+@contextmanager
+def threads_for(num_values: int) -> Iterator[None]:
+    """Within, one thread for small batches: operations so small are slower on several.
+
+    Args:
+        num_values: numbers in a batch.
+    """
+    before = torch.get_num_threads()
+    if num_values < SMALL_BATCH:
+        torch.set_num_threads(1)
+    try:
+        yield
+    finally:
+        torch.set_num_threads(before)
 
 
 def method(name: str, data: Any = "digits", **overrides: Any) -> "Method":
@@ -157,16 +173,9 @@ class Method:
         result._pair, result._trained = None, False
         return result
 
-    @contextmanager
-    def threads(self) -> Iterator[None]:
-        """Within, one thread for small batches: operations so small are slower on several."""
-        before = torch.get_num_threads()
-        if self.data.train.x[0].numel() * self.config["batch_size"] < SMALL_BATCH:
-            torch.set_num_threads(1)
-        try:
-            yield
-        finally:
-            torch.set_num_threads(before)
+    def threads(self) -> AbstractContextManager[None]:
+        """Within, one thread for small batches; see `threads_for`."""
+        return threads_for(self.data.train.x[0].numel() * self.config["batch_size"])
 
     def objective(self) -> ELBO:
         """The objective that the configuration describes."""

@@ -20,7 +20,6 @@ from ..data.tables import (
     frame_like,
     is_anndata,
     is_frame,
-    log_library_size,
     plain_values,
     row_names,
     write_csv,
@@ -108,8 +107,6 @@ class NewData:
                 f"x has shape {list(x.shape)}, but the data of this run have [N, "
                 f"{', '.join(map(str, shape))}]"
             )
-        if c is None and data.table is not None and data.table.library_size:
-            c = log_library_size(x)
         values = data.standardize_values(x)
         is_binary = bool(((values == 0) | (values == 1) | values.isnan()).all())
         if data.binarize != "none" and not is_binary:

@@ -8,6 +8,7 @@ worker saves a checkpoint and ends. Its standard output has one JSON value per l
 """
 
 import json
+import multiprocessing
 import os
 import pickle
 import queue
@@ -27,10 +28,10 @@ from ..train.interrupt import INTERRUPTED, stop_request
 from .restart_bar import RestartBar
 
 if TYPE_CHECKING:
-    from .configured import Method
+    from .restarts import Restartable
 
 PROCESS_SECONDS = 10.0  # of training that further processes must save
-STEP_SECONDS = 3e-3  # of a small step
+STEP_SECONDS = 3e-3  # of a small step, if the method does not say
 LENGTH_BYTES = 8  # of the number that precedes a job
 Event = dict[str, Any]
 
@@ -59,12 +60,15 @@ class Job(TypedDict):
     deterministic: bool
 
 
-def num_processes(method: "Method", pending: int, device: torch.device, workers: int | None) -> int:
+def num_processes(
+    method: "Restartable", pending: int, device: torch.device, workers: int | None
+) -> int:
     """How many processes train the restarts; 1: this one.
 
     Restarts on a GPU, and those of a run by several processes of `torchrun`, train in sequence. A
     restart needs as many cores as a run has threads. A restart of few seconds is not worth a
-    process, which takes seconds to start. The results are the same, bit for bit.
+    process, which takes seconds to start; nor does a process that another one started, as in a
+    parallel grid search, start more. The results are the same, bit for bit.
 
     Args:
         method: of the restarts.
@@ -84,19 +88,21 @@ def num_processes(method: "Method", pending: int, device: torch.device, workers:
 
         with method.threads():
             workers = max(1, cpu_count() // torch.get_num_threads())
-        if _seconds(method) * (pending - 1) < PROCESS_SECONDS:
+        is_child = multiprocessing.parent_process() is not None
+        if is_child or _seconds(method) * (pending - 1) < PROCESS_SECONDS:
             return 1
     return max(1, min(workers, pending))
 
 
-def _seconds(method: "Method") -> float:
+def _seconds(method: "Restartable") -> float:
     """About how long a restart trains."""
     config = method.config
     batches = -(-len(method.data.train) // config["batch_size"])
-    return STEP_SECONDS * batches * (config["epochs"] + config.get("initialize.epochs", 0))
+    epochs = config["epochs"] + config.get("initialize.epochs", 0)
+    return config.get("step_seconds", STEP_SECONDS) * batches * epochs
 
 
-def pickled(method: "Method") -> bytes | None:
+def pickled(method: "Restartable") -> bytes | None:
     """The method with its data for a worker; None if they cannot be sent.
 
     A condition that is a lambda or a function of the main module cannot: a worker does not import

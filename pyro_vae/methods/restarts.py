@@ -14,15 +14,16 @@ import statistics
 import tempfile
 import warnings
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from contextlib import AbstractContextManager, contextmanager
 from dataclasses import asdict, dataclass
 from functools import partial
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any, Protocol
 
 import torch
 
 from .. import evaluate
+from ..data import Data
 from ..errors import UserError
 from ..evaluate.inputs import split_inputs
 from ..programs.calling import accepts_argument
@@ -39,8 +40,42 @@ from .restart_pool import Interrupted, Job, num_processes, pickled, train_in_pro
 from .run import CONFIG, RECORD, RESTARTS, Run, best_epoch, read_history
 from .seeds import restart_seeds
 
-if TYPE_CHECKING:
-    from .configured import Method
+
+class Restartable(Protocol):
+    """What can be trained several times: a `Method`, or the runs of an estimator."""
+
+    @property
+    def config(self) -> dict[str, Any]:
+        """`seed`, `restarts`, `epochs`, `batch_size`; perhaps `initialize.epochs`, `step_seconds`."""
+
+    @property
+    def data(self) -> Data:
+        """By whose validation split, if there is one, a run is chosen."""
+
+    @property
+    def model(self) -> Any:
+        """The model."""
+
+    def with_seed(self, seed: int) -> "Restartable":
+        """The same with another seed, as one run."""
+
+    def new_pair(self) -> tuple[Any, Any]:
+        """The pair as it is trained."""
+
+    def threads(self) -> AbstractContextManager[None]:
+        """Within, the number of threads that its batches need."""
+
+    def fit(
+        self,
+        out: Path | str | None = None,
+        resume: bool = False,
+        device: str | None = None,
+        progress: bool = True,
+        workers: int | None = None,
+        callbacks: Sequence[Callback | Callable[..., bool | None]] = (),
+    ) -> Run:
+        """Train one run in the folder `out`."""
+
 
 RESULT = "restart.json"
 NUM_SAMPLES = 100  # importance samples per data point of the validation split
@@ -68,7 +103,7 @@ class Restart:
 
 
 def fit_restarts(
-    method: "Method",
+    method: Restartable,
     out: Path | None,
     resume: bool,
     device: torch.device,
@@ -79,7 +114,7 @@ def fit_restarts(
     """Train all restarts of a method; the chosen one is the run that is returned.
 
     Args:
-        method: with two restarts or more.
+        method: and its number of restarts.
         out: run folder.
         resume: continue the restarts in `out`; those that have finished are kept.
         device: where to train.
@@ -112,7 +147,7 @@ def fit_restarts(
 
 
 def _train(
-    method: "Method",
+    method: Restartable,
     pending: Sequence[int],
     seeds: list[int],
     folders: Sequence[Path],
@@ -156,7 +191,7 @@ def _train(
 
 
 def train_restart(
-    method: "Method",
+    method: Restartable,
     folder: Path,
     device: str,
     progress: bool = False,
@@ -228,7 +263,7 @@ def stability(clusterings: Sequence[Sequence[int]]) -> float:
 
 
 def _chosen_run(
-    method: "Method",
+    method: Restartable,
     out: Path | None,
     folders: Sequence[Path],
     results: Mapping[int, Restart],
@@ -276,7 +311,7 @@ def _summary(results: Mapping[int, Restart]) -> dict[str, Any]:
     }
 
 
-def _copy_files(method: "Method", chosen: Path, out: Path, summary: dict[str, Any]) -> None:
+def _copy_files(method: Restartable, chosen: Path, out: Path, summary: dict[str, Any]) -> None:
     """Make the files of the chosen restart those of the run; the checkpoint is written last."""
     record = {**checkpoint.read_json(chosen / RECORD), "config": as_json(method.config)}
     record["restarts"] = summary
@@ -296,7 +331,7 @@ def _copy_files(method: "Method", chosen: Path, out: Path, summary: dict[str, An
 
 
 @contextmanager
-def _root(method: "Method", out: Path | None, resume: bool) -> Iterator[Path]:
+def _root(method: Restartable, out: Path | None, resume: bool) -> Iterator[Path]:
     """The folder of all restarts: the run folder, locked, or a temporary one.
 
     A run that fails before any restart has trained leaves no files.
@@ -317,7 +352,7 @@ def _root(method: "Method", out: Path | None, resume: bool) -> Iterator[Path]:
             raise
 
 
-def _begin(method: "Method", folder: RunFolder, resume: bool) -> None:
+def _begin(method: Restartable, folder: RunFolder, resume: bool) -> None:
     folder.claim()
     if not resume:
         folder.check_free()
@@ -335,7 +370,7 @@ def _discard_untrained(out: Path) -> None:
         (out / CONFIG).unlink(missing_ok=True)
 
 
-def _finished(folders: Sequence[Path], method: "Method") -> dict[int, Restart]:
+def _finished(folders: Sequence[Path], method: Restartable) -> dict[int, Restart]:
     """`{index: result}` of the restarts that have trained all of their epochs."""
     results = {}
     for n, folder in enumerate(folders):
