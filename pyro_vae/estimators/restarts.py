@@ -64,8 +64,8 @@ class ClustererRuns:
         """A model with random weights."""
         return self._build()[0]
 
-    def with_seed(self, seed: int) -> "ClustererRuns":
-        """One run with another seed."""
+    def with_seed(self, seed: int, max_time: float | None = None) -> "ClustererRuns":
+        """One run with another seed; it has no time limit."""
         return ClustererRuns(self.estimator, self.training, seed, 1)
 
     def threads(self) -> AbstractContextManager[None]:

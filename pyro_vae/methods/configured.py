@@ -166,10 +166,16 @@ class Method:
         self._trained = True
         return self._built()
 
-    def with_seed(self, seed: int) -> "Method":
-        """The method on the same data with another seed, as one run without restarts."""
+    def with_seed(self, seed: int, max_time: float | None = None) -> "Method":
+        """The method on the same data with another seed, as one run without restarts.
+
+        Args:
+            seed: of the run.
+            max_time: seconds of its training. Default: the method's.
+        """
         result = copy.copy(self)
         result.config = {**self.config, "seed": seed, "restarts": 1}
+        result.config |= {} if max_time is None else {"max_time": max_time}
         result._pair, result._trained = None, False
         return result
 

@@ -36,7 +36,14 @@ from ..train.weights import broadcast_weights
 from .advice import Advice, check_data, check_use
 from .files import as_json, to_yaml
 from .restart_bar import RestartBar
-from .restart_pool import Interrupted, Job, num_processes, pickled, train_in_processes
+from .restart_pool import (
+    Interrupted,
+    Job,
+    TimeBudget,
+    num_processes,
+    pickled,
+    train_in_processes,
+)
 from .run import CONFIG, RECORD, RESTARTS, Run, best_epoch, read_history
 from .seeds import restart_seeds
 
@@ -56,8 +63,8 @@ class Restartable(Protocol):
     def model(self) -> Any:
         """The model."""
 
-    def with_seed(self, seed: int) -> "Restartable":
-        """The same with another seed, as one run."""
+    def with_seed(self, seed: int, max_time: float | None = None) -> "Restartable":
+        """The same with another seed, as one run; `max_time` replaces the method's time limit."""
 
     def new_pair(self) -> tuple[Any, Any]:
         """The pair as it is trained."""
@@ -175,14 +182,14 @@ def _train(
             "matmul_precision": torch.get_float32_matmul_precision(),
             "deterministic": torch.are_deterministic_algorithms_enabled(),
         }
-        train_in_processes(job, pending, count, bar, finish)
+        train_in_processes(job, pending, count, bar, finish, method.config.get("max_time"))
         return
-    for n in pending:
+    budget = TimeBudget(method.config.get("max_time"))
+    for position, n in enumerate(pending):
+        one = method.with_seed(seeds[n], budget.share(len(pending) - position))
         try:
             with epochs_reported_to(partial(bar.show_epoch, n)):
-                result = train_restart(
-                    method.with_seed(seeds[n]), folders[n], str(device), bar.visible, callbacks
-                )
+                result = train_restart(one, folders[n], str(device), bar.visible, callbacks)
         except KeyboardInterrupt:  # during an initialization
             result = None
         if result is None:
@@ -290,8 +297,10 @@ def _chosen_run(
             distributed.on_rank_zero(lambda: _copy_files(method, chosen, out, summary))
         if distributed.size() == 1:
             check_use(model, guide, method.data)
+    cut_short = any(r.epochs != method.config["epochs"] for r in results.values())
+    stopped = MAX_TIME if cut_short and method.config.get("max_time") is not None else None
     return Run(
-        model, guide, history, best_epoch(history), out, interrupted, weights=weights,
+        model, guide, history, best_epoch(history), out, interrupted, stopped, weights,
         data=method.data, config=method.config, restarts=summary,
     )  # fmt: skip
 
