@@ -468,7 +468,8 @@ def cells(sparse=True):
 def test_anndata_are_counts_with_labels_of_obs(sparse):
     adata, counts = cells(sparse)
     data = pv.data.from_anndata(adata, labels="type", valid=0, test=0)
-    assert torch.equal(data.train.x, torch.from_numpy(counts))
+    assert torch.equal(data.observed_split("train").x, torch.from_numpy(counts))
+    assert (data.sparse is not None) == sparse  # batches of counts become dense
     assert data.likelihood == "negative-binomial"
     assert data.train.y.tolist() == [1, 0] * 20
     layer = pv.data.from_anndata(adata, layer="scaled", valid=0, test=0)

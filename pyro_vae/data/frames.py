@@ -4,13 +4,12 @@ import dataclasses
 from collections.abc import Mapping
 from typing import Any
 
-import torch
-
 from ..conditionals import Family
 from ..conditionals import likelihood as check_likelihood
 from ..errors import UserError, unknown_name_error
 from .dataset import Data
 from .library_size import with_library_size
+from .sparse import SparseRows
 from .splitting import from_arrays, likelihood_for
 from .tables import (
     ColumnType,
@@ -22,6 +21,7 @@ from .tables import (
     matrix_of,
     plain_values,
     row_names,
+    sparse_counts_of,
 )
 
 
@@ -102,7 +102,8 @@ def from_anndata(
 ) -> Data:
     """`Data` from an AnnData object: x is its matrix, the variables are columns.
 
-    A sparse matrix is made dense, because training data stay on the device as one tensor.
+    A sparse matrix of counts stays sparse: batches of its rows become dense. Other sparse matrices,
+    such as normalized counts, are made dense.
 
     Args:
         adata: the AnnData object.
@@ -125,8 +126,12 @@ def from_anndata(
         raise UserError("several variables have one name: adata.var_names_make_unique()")
     if labels is not None and labels not in adata.obs.columns:
         raise unknown_name_error("column of obs", labels, list(adata.obs.columns))
-    x = matrix_of(adata, layer)
-    fits = likelihood_for(x)
+    x = sparse_counts_of(adata, layer)
+    if x is None:
+        x = matrix_of(adata, layer)
+        fits = likelihood_for(x)
+    else:
+        fits = SparseRows(x).likelihood
     kind = {"negative-binomial": "count", "bernoulli": "binary"}.get(fits, "real")
     types = tuple(ColumnType(n, kind) for n in adata.var_names)
     label_type = None if labels is None else _label_type(adata.obs[labels], labels)
@@ -138,14 +143,14 @@ def from_anndata(
 def _data(
     table: Table,
     frame: Any,
-    x: torch.Tensor,
+    x: Any,
     valid: float | int,
     test: float | int,
     name: str,
     split_seed: int,
     likelihood: str | Family | None,
 ) -> Data:
-    """`Data` of a table whose x is encoded."""
+    """`Data` of a table whose x is encoded, or a sparse matrix."""
     if likelihood is not None:
         check_likelihood(likelihood)
     data = from_arrays(

@@ -39,23 +39,26 @@ def with_library_size(data: Data, counts: str | None = None) -> Data:
             raise UserError(
                 f"{data.name} has the likelihood {known!r}: library_size= is for counts alone"
             )
-    for split in data.splits().values():
-        _check(split.x, data)
-    return _with(data, counts, float(data.train.x.sum(1).median()))
+    totals = {name: _totals(split.x, data) for name, split in data.splits().items()}
+    return _with(data, counts, float(totals["train"].median()))
 
 
 def _with(data: Data, counts: str, size: float) -> Data:
     return dataclasses.replace(data, likelihood=LibrarySize(counts, size))
 
 
-def _check(x: torch.Tensor, data: Data) -> None:
-    if x.dim() != 2 or not bool(((x >= 0) & (x == x.round())).all()):  # NaN is no count
+def _totals(x: torch.Tensor, data: Data) -> torch.Tensor:
+    """The total counts `[N]` of rows, which are checked."""
+    is_matrix = x.dim() == 2 and bool(((x >= 0) & (x == x.round())).all())  # NaN is no count
+    if not is_matrix:
         raise UserError(
             f"{data.name}: library_size= needs a matrix of counts [N, G], without missing values"
         )
-    empty = int((x.sum(1) == 0).sum())
+    totals = x.sum(1) if data.sparse is None else data.sparse.totals(x)
+    empty = int((totals == 0).sum())
     if empty:
         raise UserError(
             f"{data.name}: {empty} of {len(x)} rows have no counts, and so no library size: leave "
             "such rows out"
         )
+    return totals

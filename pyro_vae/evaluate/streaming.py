@@ -17,6 +17,7 @@ from ..programs.interfaces import ModelInterface, interface_of
 from ..programs.modules import device_of, dtype_of
 from .inputs import PyroProgram, accepts_entry, split_inputs
 
+SPARSE_ROWS = 1024  # of a sparse matrix that are dense at once
 SINGLE = ""  # the name of the only number of an evaluation
 
 
@@ -110,7 +111,8 @@ def mean_over_batches(
         model: the generative program.
         guide: the guide of the model.
         batches: a `DataLoader`, or any iterable of batches `x`, `(x, y)` or dicts, as `fit` takes
-            them. Entries of a dict that the pair does not take are not used. Arrays are one batch.
+            them. Entries of a dict that the pair does not take are not used. Arrays are one batch; a
+            sparse matrix of counts becomes dense by parts.
         seed: of the random stream that all batches share. None uses torch's.
         observed: names of the arrays that the pair gets. Default: of dicts, all that it takes; else
             the model's `observes`, without labels.
@@ -162,4 +164,10 @@ def _batches_of(model: PyroProgram, guide: PyroProgram, batches: Any, first: str
         return data
     if len(data.splits()) > 1:
         raise UserError("pass one split of the data: data.test.x")
-    return [split_inputs(model, guide, data, "train")]
+    if data.sparse is None:
+        return [split_inputs(model, guide, data, "train")]
+    starts = range(0, len(data.train), SPARSE_ROWS)
+    return (
+        split_inputs(model, guide, data, "train", rows=slice(start, start + SPARSE_ROWS))
+        for start in starts
+    )

@@ -1,6 +1,7 @@
 """`method`: a published method for some data, as a preset that can be changed, built and trained."""
 
 import copy
+import math
 import tempfile
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import AbstractContextManager, contextmanager
@@ -181,7 +182,9 @@ class Method:
 
     def threads(self) -> AbstractContextManager[None]:
         """Within, one thread for small batches; see `threads_for`."""
-        return threads_for(self.data.train.x[0].numel() * self.config["batch_size"])
+        is_sparse = self.data.sparse is not None
+        width = math.prod(self.data.x_shape) if is_sparse else self.data.train.x[0].numel()
+        return threads_for(width * self.config["batch_size"])
 
     def objective(self) -> ELBO:
         """The objective that the configuration describes."""

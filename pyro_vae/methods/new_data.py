@@ -31,6 +31,7 @@ from ..programs.calling import accepts_argument
 from ..programs.interfaces import ModelInterface, interface_of
 
 Tensors = dict[str, torch.Tensor]
+SPARSE_ROWS = 1024  # of a sparse matrix that are dense at once
 
 
 @dataclass
@@ -65,19 +66,22 @@ class NewData:
 
     @property
     def is_stream(self) -> bool:
-        """Whether x comes in batches."""
-        return not self.is_frame and not isinstance(self.rows, Data)
+        """Whether x comes in batches, or in parts of a sparse matrix."""
+        in_memory = self.is_frame or isinstance(self.rows, Data)
+        return self.data.sparse is not None or not in_memory
 
     def splits(self) -> Iterator[Split]:
         """The data as the pair takes them: one split, or one for each batch of a loader."""
         if self.is_frame:
             if self.data.table is None:
                 raise UserError("this run was trained on arrays: pass an array, not a frame")
-            y = self.data.table.encode_labels(self.x)
-            yield self._converted(self.data.table.encode(self.x), **{"y": y, **self.others})
+            for part in self._frame_parts():
+                y = self.data.table.encode_labels(part)
+                yield self._converted(self.data.table.encode(part), **{"y": y, **self.others})
             return
         if isinstance(self.rows, Data):
-            yield self._converted(**{**self.rows.train.arrays(), **self.others})
+            for split in self._parts(self.rows):
+                yield self._converted(**{**split.arrays(), **self.others})
             return
         if self.others:
             raise UserError(f"batches hold all inputs: {', '.join(self.others)} cannot go by name")
@@ -86,10 +90,27 @@ class NewData:
             batch.pop("count", None)
             yield self._converted(**batch, number=number)
 
+    def _frame_parts(self) -> Iterator[Any]:
+        """The frame; of AnnData that are to stay sparse, some rows at a time."""
+        if self.data.sparse is None or self.others or not is_anndata(self.x):
+            yield self.x
+            return
+        for start in range(0, len(self.x), SPARSE_ROWS):
+            yield self.x[start : start + SPARSE_ROWS]
+
+    def _parts(self, rows: Data) -> Iterator[Split]:
+        """The rows, dense; those of a sparse matrix some at a time."""
+        if rows.sparse is None or self.others:
+            yield rows.observed_split("train")
+            return
+        for start in range(0, len(rows.train), SPARSE_ROWS):
+            yield rows.observed_split("train", slice(start, start + SPARSE_ROWS))
+
     def _takes(self, name: str, is_named: bool) -> bool:
         """Whether an entry of a batch is an input of the pair, or labels of data that have classes."""
         names = self._observed_names()
-        if name == "y" and (self.data.num_classes is not None or self.data.condition is not None):
+        conditions_on_y = self.data.condition is not None and self.data.sparse is None
+        if name == "y" and (self.data.num_classes is not None or conditions_on_y):
             return True
         return name in names or (is_named and accepts_entry(self.model, self.guide, name))
 
@@ -101,7 +122,10 @@ class NewData:
     def _converted(
         self, x: torch.Tensor, y: Any = None, c: Any = None, number: int = 0, **others: Any
     ) -> Split:
-        data, shape = self.data, self.data.train.x.shape[1:]
+        data, condition = self.data, self.data.condition
+        shape = data.train.x.shape[1:]
+        if data.sparse is not None:  # x is dense here, and needs no condition
+            shape, condition = torch.Size(data.x_shape), None
         if x.shape[1:] != shape:
             raise UserError(
                 f"x has shape {list(x.shape)}, but the data of this run have [N, "
@@ -114,7 +138,7 @@ class NewData:
         if y is not None and data.num_classes is not None:
             y = as_labels(y)
         c = None if c is None else torch.as_tensor(c)
-        return conditioned(Split(values, y, c, others), data.condition)
+        return conditioned(Split(values, y, c, others), condition)
 
     def inputs(self) -> Iterator[Inputs]:
         """The inputs of the pair, `{"x": [B, ...], ...}`, of each split."""

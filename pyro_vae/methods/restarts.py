@@ -229,7 +229,7 @@ def _evaluated(run: Run) -> Restart:
     model, guide, data, config = run.model, run.guide, run.data, run.config
     assert data is not None and config is not None
     split = "train" if data.valid is None or is_per_datum(guide) else "valid"
-    inputs: dict[str, Any] = _rows(split_inputs(model, guide, data, split), MAX_SCORED)
+    inputs = split_inputs(model, guide, data, split, rows=slice(MAX_SCORED))
     if evaluate.has_proper_likelihood(model, guide, **inputs):
         criterion = f"importance-weighted log-likelihood, {split} split, {NUM_SAMPLES} samples"
         bound = evaluate.log_likelihood(model, guide, num_samples=NUM_SAMPLES, **inputs)
@@ -237,16 +237,12 @@ def _evaluated(run: Run) -> Restart:
         criterion = f"ELBO, {split} split, {NUM_SAMPLES} samples"
         bound = evaluate.elbo(model, guide, num_samples=NUM_SAMPLES, **inputs)
     clusters = None
-    observed: dict[str, Any] = _rows(split_inputs(model, guide, data, "train"), MAX_CLUSTERED)
+    observed = split_inputs(model, guide, data, "train", rows=slice(MAX_CLUSTERED))
     if accepts_argument(model, "y") and "y" not in observed:
         clusters = evaluate.responsibilities(model, guide, **observed).argmax(-1).tolist()
     stopped = run.stop_reason in (MAX_TIME, CALLBACK)  # resuming continues it
     epochs = len(run.history) if stopped else config["epochs"]
     return Restart(config["seed"], epochs, float(bound.mean()), criterion, clusters)
-
-
-def _rows(inputs: Mapping[str, torch.Tensor], count: int) -> dict[str, torch.Tensor]:
-    return {name: value[:count] for name, value in inputs.items()}
 
 
 def stability(clusterings: Sequence[Sequence[int]]) -> float:

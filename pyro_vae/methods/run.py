@@ -405,8 +405,7 @@ class Run(train.Run):
 
     def _example(self) -> dict[str, torch.Tensor]:
         """Inputs of the pair for a few training data points."""
-        inputs = split_inputs(self.model, self.guide, self._data(), "train")
-        return {name: value[:EXAMPLE_ROWS] for name, value in inputs.items()}
+        return split_inputs(self.model, self.guide, self._data(), "train", rows=slice(EXAMPLE_ROWS))
 
     def _description(self) -> dict[str, Any]:
         if self.config is not None:

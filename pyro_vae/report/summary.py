@@ -14,6 +14,7 @@ from ..programs.calling import accepts_argument
 from . import findings
 from .accumulate import EXACT, IMPORTANCE, MONTE_CARLO, PairNumbers
 
+MAX_DENSE = 10_000  # rows of a sparse matrix to which baselines are fitted
 NEW = "new"  # the name of data that are no split of the training data's
 
 
@@ -143,7 +144,8 @@ def _clustering(
     seed: int,
 ) -> dict:
     """Scores of the model's clustering `[N]`, and of the baselines."""
-    train_x = data.observed_split("train").x
+    rows = None if data.sparse is None else slice(MAX_DENSE)  # others are dense already
+    train_x = data.observed_split("train", rows).x
     baselines = evaluate.clustering_baselines(train_x, x, num_components, seed=seed)
     clusterings: dict[str, Any] = {"this model": clusters, **baselines}
     return {name: evaluate.clustering_metrics(y, c) for name, c in clusterings.items()}
