@@ -108,10 +108,12 @@ class _Orders:
         return order
 
     def _read(self, stream: BinaryIO) -> None:
-        for line in stream:
-            index, max_time = json.loads(line)
-            self._queue.put((index, max_time))
-        self._queue.put(None)
+        try:
+            for line in stream:
+                index, max_time = json.loads(line)
+                self._queue.put((index, max_time))
+        finally:
+            self._queue.put(None)
         if self.busy:
             _thread.interrupt_main()  # as Ctrl-C: training stops between two steps, and is saved
 
