@@ -114,6 +114,11 @@ def test_arrays_and_frames_of_counts_have_the_median_library_size():
     assert frame.likelihood == data.likelihood
 
 
+def impute(model):
+    observed = torch.tensor([True, True, True, False])
+    return pv.impute(model, pv.guides.Guide(model, network=NET), X, observed, steps=1)
+
+
 EMPTY, GAP = X.clone(), X.clone()
 EMPTY[3] = 0
 GAP[3, 1] = float("nan")
@@ -147,6 +152,7 @@ GAP[3, 1] = float("nan")
             lambda: pv.diagnostics.bdmc(pv.models.VAE((4,), 2, LibrarySize()), num_data=2),
             "cannot be simulated for this",
         ),
+        (lambda: impute(pv.models.VAE((4,), 2, LibrarySize(), NET)), "independent"),
     ],
 )
 def test_what_has_no_library_size_is_refused(make, message):

@@ -106,6 +106,17 @@ def test_a_run_with_a_module_is_loaded_with_its_pair(tmp_path):
         assert torch.equal(a, b)
 
 
+@pytest.mark.slow
+def test_an_exported_encoder_has_the_module(tmp_path):
+    model = pv.models.VAE((4,), 2, likelihood="normal", network=Trunk)
+    guide, x = pv.guides.Guide(model, network=Trunk), torch.randn(9, 4)
+    path = pv.generate.export_encoder(model, guide, {"x": x[:4]}, tmp_path / "encoder.pt2")
+    encoder = torch.export.load(path).module()
+    for n in (1, 9):
+        expected = pv.evaluate.encode(model, guide, x[:n])["z"]
+        torch.testing.assert_close(encoder(x[:n])["z"], expected)
+
+
 def test_the_check_leaves_the_random_stream_and_the_modes_of_the_module():
     torch.manual_seed(0)
     module = nn.Sequential(nn.Linear(3, 4), nn.BatchNorm1d(4), nn.Dropout(0.5)).train()
