@@ -299,6 +299,16 @@ def test_the_run_that_explains_held_out_rows_best_is_kept(clusterer):
     assert clusterer.scores_.max() == pytest.approx(held_out.mean().item(), abs=0.1)
 
 
+def test_runs_with_row_weights_are_pairs_without_them_in_the_end():
+    weight = np.where(np.arange(120) < 100, 1.0, 0.0)
+    options = {"n_init": 2, "max_iter": 2, "hidden_layer_sizes": (8,), "random_state": 0}
+    weighted = GMVAEClusterer(2, **options, device="cpu").fit(table(), sample_weight=weight)
+    assert isinstance(weighted.model_, pv.models.GMVAE) and len(weighted.scores_) == 2
+    np.testing.assert_allclose(
+        weighted.weights_, weighted.predict_proba(table())[:100].mean(0), rtol=1e-10
+    )
+
+
 @pytest.mark.slow
 def test_runs_in_processes_are_those_of_one_process(monkeypatch):
     options = {"n_init": 2, "max_iter": 2, "hidden_layer_sizes": (8,), "random_state": 0}

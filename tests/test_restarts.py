@@ -206,7 +206,9 @@ def interrupt_after(monkeypatch, epochs):
     monkeypatch.setattr(restarts.RestartBar, "show_epoch", show_epoch)
 
 
-@pytest.mark.parametrize("workers, epochs", [(1, 1), pytest.param(1, 4, marks=pytest.mark.slow), (1, 8), (2, 3)])
+@pytest.mark.parametrize(
+    "workers, epochs", [(1, 1), pytest.param(1, 4, marks=pytest.mark.slow), (1, 8), (2, 3)]
+)
 def test_an_interrupted_run_resumes_to_the_same_result(
     workers, epochs, in_sequence, tmp_path, monkeypatch, capfd
 ):
