@@ -301,9 +301,9 @@ def test_the_run_that_explains_held_out_rows_best_is_kept(clusterer):
 
 def test_runs_with_row_weights_are_pairs_without_them_in_the_end():
     weight = np.where(np.arange(120) < 100, 1.0, 0.0)
-    options = {"n_init": 2, "max_iter": 2, "hidden_layer_sizes": (8,), "random_state": 0}
+    options = {"n_init": 1, "max_iter": 2, "hidden_layer_sizes": (8,), "random_state": 0}
     weighted = GMVAEClusterer(2, **options, device="cpu").fit(table(), sample_weight=weight)
-    assert isinstance(weighted.model_, pv.models.GMVAE) and len(weighted.scores_) == 2
+    assert isinstance(weighted.model_, pv.models.GMVAE) and len(weighted.scores_) == 1
     np.testing.assert_allclose(
         weighted.weights_, weighted.predict_proba(table())[:100].mean(0), rtol=1e-10
     )
