@@ -172,6 +172,7 @@ def test_short_runs_need_no_processes():
         small().fit(progress=False, workers=0)
 
 
+@pytest.mark.slow
 def test_the_error_of_a_process_is_one_line_and_leaves_no_files(tmp_path):
     method = small(lr=1e30)
     with pytest.raises(pv.UserError, match=r"^restart \d: .*not finite"):
