@@ -15,7 +15,7 @@ from ..data import Data, as_data
 from ..errors import UserError, names
 from ..objectives import ELBO, as_objective
 from ..programs import layout_of
-from ..programs.calling import first_argument
+from ..programs.calling import check_program, first_argument
 from ..programs.contexts import fork_rng
 from ..programs.modules import find_modules
 from ..programs.runtime import exclusive
@@ -247,10 +247,7 @@ def _needs_cpu(inputs: Inputs) -> bool:
 
 def _check_programs(model: object, guide: object, initialize: object) -> None:
     for name, program in (("model", model), ("guide", guide)):
-        if not callable(program) or isinstance(program, type):
-            raise UserError(
-                f"the {name} must be a Pyro program, a module or a function, not {program!r}"
-            )
+        check_program(name, program)
     if initialize is not None and not callable(initialize):
         raise UserError(
             f"initialize must be one of pv.train's, e.g. MixtureInitialization(), not {initialize!r}"
