@@ -14,6 +14,7 @@ from pyro_vae.objectives import ELBO
 from pyro_vae.train.steps import cuda_graph
 from pyro_vae.train.steps.cuda_graph import WARMUP, GraphedStep
 from pyro_vae.train.steps.recorded import RecordedStep
+from pyro_vae.train.steps.training import TrainingStep
 
 gpu = pytest.mark.gpu
 needs_gpu = pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a GPU")
@@ -44,6 +45,7 @@ def train(method, graphed, sizes, device="cpu", clip_norm=0.5):
     lr = torch.tensor(1e-2, device=device) if on_gpu else 1e-2
     adam = torch.optim.AdamW(parameters, lr=lr, fused=True, capturable=on_gpu)
     training = GraphedStep(step, adam, clip_norm)
+    in_parts = TrainingStep(step, adam, clip_norm)
     torch.manual_seed(1)
     batches = [{k: v.to(device) for k, v in digits_batch(size).items()} for size in sizes]
     losses = []
@@ -51,10 +53,7 @@ def train(method, graphed, sizes, device="cpu", clip_norm=0.5):
         for group in adam.param_groups:
             rate = 1e-2 / (1 + objective.epoch)
             group["lr"] = group["lr"].fill_(rate) if on_gpu else rate
-        if graphed:
-            losses.append(training(batch))
-        else:
-            losses.append(training._train(step, batch))
+        losses.append((training if graphed else in_parts)(batch))
     return losses, [p.detach().clone() for p in parameters]
 
 
@@ -74,7 +73,7 @@ def test_capturing_trains_nothing_and_leaves_the_noise(emulated):
     graphed = GraphedStep(step, torch.optim.AdamW(parameters, lr=1.0, fused=True))
     batch = digits_batch()
     before, noise = [p.detach().clone() for p in parameters], torch.get_rng_state()
-    graphed._capture(step.recording(batch), batch)
+    graphed.build(step.recording(batch), batch)
     assert emulated and all(map(torch.equal, before, parameters))
     assert torch.equal(noise, torch.get_rng_state())
     assert all(not v.any() for s in graphed.optimizer.state.values() for v in s.values())
@@ -107,14 +106,13 @@ def test_fit_with_a_graph_is_fit_without_and_resumes_in_either(emulated, monkeyp
     stepper = sys.modules["pyro_vae.train.steps.stepper"]
     monkeypatch.setattr(stepper, "can_graph", lambda device: True)
     b, actual = trained(epochs=2, **options)
-    captures = 2 * (WARMUP + 4)  # steps that train nothing, of the full batch and of the short one
-    with _stop_after(steps=captures + 14):  # in the middle of the second epoch
+    with _stop_after(steps=14):  # in the middle of the second epoch
         trained(epochs=2, out=tmp_path, **options)
     c, resumed = trained(epochs=2, out=tmp_path, resume=True, **options)
     assert len(emulated) == 3 * 2
     assert losses(a) == pytest.approx(losses(b), rel=1e-9)
     assert losses(b) == losses(c) and all(map(torch.equal, actual, resumed))
-    with _stop_after(steps=captures + 14):
+    with _stop_after(steps=14):
         trained(epochs=2, out=tmp_path / "moved", **options)
     monkeypatch.setattr(stepper, "can_graph", lambda device: False)
     d, moved = trained(epochs=2, out=tmp_path / "moved", resume=True, **options)
