@@ -38,7 +38,7 @@ class CompiledStep(WholeStep):
     def __init__(
         self,
         step: RecordedStep,
-        optimizer: torch.optim.AdamW,
+        optimizer: torch.optim.Optimizer,
         clip_norm: float | None = None,
         size: int | None = None,
     ) -> None:
@@ -117,10 +117,11 @@ class CompiledProgram:
             finite = loss.isfinite()
             counts, firsts, seconds = (states[i::3] for i in range(3))
             for i, (place, gradient) in enumerate(zip(leaf_places, gradients, strict=True)):
-                old = tensors[place], firsts[i], seconds[i]
-                new = adamw(*old, gradient, *factors[i].unbind(), beta1, beta2)
-                for tensor, value in zip((*old, counts[i]), (*new, counts[i] + 1), strict=True):
-                    tensor.copy_(torch.where(finite, value, tensor))
+                p, m, v, count = tensors[place], firsts[i], seconds[i], counts[i]
+                decay, size, eps = factors[i].unbind()
+                updated = adamw(p, m, v, gradient, decay, size, eps, beta1, beta2)
+                for old, new in zip((p, m, v, count), (*updated, count + 1), strict=True):
+                    old.copy_(torch.where(finite, new, old))
             return loss
 
         with torch.no_grad(), RevertWrites(self.factors.device):

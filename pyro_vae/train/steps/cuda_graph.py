@@ -37,7 +37,7 @@ class GraphedStep(WholeStep):
     """
 
     def __init__(
-        self, step: RecordedStep, optimizer: torch.optim.AdamW, clip_norm: float | None = None
+        self, step: RecordedStep, optimizer: torch.optim.Optimizer, clip_norm: float | None = None
     ) -> None:
         super().__init__(step, optimizer, clip_norm)
         self.warned = False

@@ -83,26 +83,24 @@ class Stepper:
         # one program is the whole step, AdamW included; it cannot contain the exchange of gradients
         # between processes
         whole = self.processes == 1 and optimizer is None and backend != "plain"
-        graph = whole and can_graph(device)
-        self.optimizer = RunOptimizer(
-            self.parameters, settings, optimizer, device if graph else None
-        )
-        compiled = (
-            whole
-            and backend == "inductor"
-            and device.type == "cpu"
-            and all(p.dtype in DTYPES for p in self.parameters)
-        )
-        parts = self.optimizer.optimizer, settings["clip_norm"]
-        self.training: TrainingStep
+        graph_device = device if whole and can_graph(device) else None
+        self.optimizer = RunOptimizer(self.parameters, settings, optimizer, graph_device)
+        self.training = self._training_step(backend, rows, settings["clip_norm"], whole)
+
+    def _training_step(
+        self, backend: str, rows: int, clip_norm: float | None, whole: bool
+    ) -> TrainingStep:
+        """The way in which steps are taken; `whole`: in one program, if there is one."""
+        optimizer, objective, pair = self.optimizer.optimizer, self.objective, self.pair
         if backend == "plain":
-            self.training = TrainingStep(PlainStep(objective, pair), *parts)
-        elif compiled:
+            return TrainingStep(PlainStep(objective, pair), optimizer, clip_norm)
+        supported = self.device.type == "cpu" and all(p.dtype in DTYPES for p in self.parameters)
+        if whole and backend == "inductor" and supported:
             recorded = RecordedStep(objective, pair, "recorded")
-            self.training = CompiledStep(recorded, *parts, rows)
-        else:
-            recorded = RecordedStep(objective, pair, backend, rows)
-            self.training = (GraphedStep if graph else TrainingStep)(recorded, *parts)
+            return CompiledStep(recorded, optimizer, clip_norm, rows)
+        recorded = RecordedStep(objective, pair, backend, rows)
+        graphed = whole and can_graph(self.device)
+        return (GraphedStep if graphed else TrainingStep)(recorded, optimizer, clip_norm)
 
     def __call__(
         self, batch: Batch, count: Any, stop: Any = False

@@ -73,7 +73,7 @@ class WholeStep(TrainingStep):
     step: RecordedStep
 
     def __init__(
-        self, step: RecordedStep, optimizer: torch.optim.AdamW, clip_norm: float | None = None
+        self, step: RecordedStep, optimizer: torch.optim.Optimizer, clip_norm: float | None = None
     ) -> None:
         super().__init__(step, optimizer, clip_norm)
         self.programs: dict[Recording, Program | None] = {}
