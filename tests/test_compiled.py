@@ -16,6 +16,7 @@ from test_recorded import PROGRAMS, digits_batch, enum_elbo, library_pair, losse
 from test_recorded import batch64 as random_batch
 from test_train import _stop_after
 
+from pyro_vae._torch_internals import record
 from pyro_vae.objectives import ELBO
 from pyro_vae.train.optimizer import RunOptimizer
 from pyro_vae.train.steps import compilation, compiled, stepper
@@ -317,6 +318,22 @@ def test_equal_steps_share_one_program(uncompiled):
     assert len(uncompiled) == 1
     train("compiled", library_pair("vae"), [12], clip_norm=0.1)
     assert len(uncompiled) == 2
+
+
+def test_biases_are_added_after_the_products_without_another_value():
+    x, v, w = (torch.randn(6, 6, dtype=torch.float64) for _ in range(3))
+    b = torch.randn(6, dtype=torch.float64)
+
+    def function(x, v, w, b):
+        h = torch.addmm(b, torch.addmm(b, x, w.t()), v)
+        return h, torch.addmm(x, h, w), torch.addmm(b, x, w, alpha=2.0)
+
+    graph = record(function, [x, v, w, b])
+    actual = compilation.with_biases_after_products(graph)
+    addmm = torch.ops.aten.addmm.default
+    assert [[n.target for n in g.graph.nodes].count(addmm) for g in (graph, actual)] == [4, 2]
+    for p, q in zip(actual(x, v, w, b), graph(x, v, w, b), strict=True):
+        torch.testing.assert_close(p, q, rtol=1e-12, atol=1e-12)
 
 
 # ------------------------------------------------------------------------------------ fit
