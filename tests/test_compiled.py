@@ -150,19 +150,22 @@ def test_the_program_trains_as_plain_pyro_and_torchs_adamw(
 
 
 @pytest.mark.parametrize(
-    "method, dtype, clip_norm, weight_decay",
+    "method, bits, clip_norm",
     [
-        pytest.param("vae", torch.float64, 0.5, 0.1),
-        *covering(
-            ["vae", "gmvae", "m2"], [torch.float32, torch.float64], [None, 0.5], [0.0, 0.1], every=99, first=98
+        ("vae", 64, 0.5),
+        *(
+            pytest.param(method, bits, clip_norm, marks=pytest.mark.slow)
+            for method in ("vae", "gmvae", "m2")
+            for bits, clip_norm in ((64, None), (32, 0.5), (32, None))
         ),
     ],
-)  # fmt: skip
+)
 def test_inductors_program_is_as_close_to_plain_pyro_as_inductors_gradients(
-    method, dtype, clip_norm, weight_decay
+    method, bits, clip_norm
 ):
+    dtype = {32: torch.float32, 64: torch.float64}[bits]
     torch.set_default_dtype(dtype)
-    options = {"clip_norm": clip_norm, "weight_decay": weight_decay}
+    options = {"clip_norm": clip_norm, "weight_decay": 0.1}
     kinds = ("plain", "outside", "compiled")
     runs = {kind: train(kind, library_pair(method), **options) for kind in kinds}
     assert all(runs["compiled"][3].programs.values())
