@@ -323,6 +323,14 @@ def test_equal_steps_share_one_program(uncompiled):
     assert len(uncompiled) == 2
 
 
+def test_inputs_that_share_memory_have_another_program(uncompiled):
+    a, b = torch.ones(3), torch.ones(3)
+    graph = record(torch.add, [a, b])
+    for inputs in ([a, b], [a, b.clone()], [a, a], [a, a.view(3)]):
+        compilation.compiled(graph, inputs)
+    assert len(uncompiled) == 2
+
+
 def test_biases_are_added_after_the_products_without_another_value():
     x, v, w = (torch.randn(6, 6, dtype=torch.float64) for _ in range(3))
     b = torch.randn(6, dtype=torch.float64)

@@ -66,9 +66,12 @@ def with_biases_after_products(graph: torch.fx.GraphModule) -> torch.fx.GraphMod
 def _key(graph: torch.fx.GraphModule, inputs: Sequence[torch.Tensor]) -> str:
     """A digest of all that the code depends on."""
     layouts = [(tuple(t.shape), t.stride(), t.dtype, t.device) for t in inputs]
+    # a program that writes one of two inputs in the same memory is another one
+    memory = [t.untyped_storage().data_ptr() for t in inputs]
+    aliases = [memory.index(pointer) for pointer in memory]
     modes = (
         torch.get_num_threads(),  # Inductor writes the number into its loops
         torch.get_float32_matmul_precision(),
         torch.are_deterministic_algorithms_enabled(),
     )
-    return hashlib.sha256(repr((graph.code, layouts, modes)).encode()).hexdigest()
+    return hashlib.sha256(repr((graph.code, layouts, aliases, modes)).encode()).hexdigest()

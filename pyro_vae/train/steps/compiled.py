@@ -2,6 +2,7 @@
 
 import math
 from collections.abc import Sequence
+from functools import partial
 from typing import Any
 
 import pyro
@@ -10,8 +11,9 @@ import torch
 from ..._torch_internals import record
 from ...programs.contexts import seeded
 from .compilation import compiled
-from .recorded import Batch, RecordedStep, Recording, RevertWrites, StepResult
+from .recorded import Batch, RecordedStep, Recording, RevertWrites
 from .training import Program, TrainingStep, WholeStep
+from .verification import COMPILED_TOLERANCE, INDUCTOR_DIFFERS, StepResult, verify
 
 #: The data types that AdamW's update is compiled for. In others, torch's own rounds less often.
 DTYPES = (torch.float32, torch.float64)
@@ -63,6 +65,7 @@ class CompiledStep(WholeStep):
 
         def result_of(call: Program, fresh: Batch, seed: int) -> StepResult:
             recording, device = program.recording, self.step.device
+            self.step.update_schedule_values()
             with self.restored(recording, device):
                 states = program.states()
                 for state in states:
@@ -78,12 +81,13 @@ class CompiledStep(WholeStep):
                 written = [*recording.written, *recording.leaves, *others]
                 return loss, noise, first, [t.detach().clone() for t in written]
 
-        self.step.verify(
+        verify(
+            partial(result_of, plain),
+            partial(result_of, program),
+            self.step.objective,
             batch,
-            lambda fresh, seed: result_of(plain, fresh, seed),
-            lambda fresh, seed: result_of(program, fresh, seed),
-            1000,
-            "Inductor draws other noise, or rounds worse",
+            COMPILED_TOLERANCE,
+            INDUCTOR_DIFFERS,
         )
 
 

@@ -38,14 +38,12 @@ from ...programs.contexts import fork_rng, seeded
 from ...programs.modules import find_modules
 from ...programs.sites import Site
 from .compilation import compiled
+from .verification import COMPILED_TOLERANCE, INDUCTOR_DIFFERS, Batch, StepResult, verify
 
 MAX_RECORDINGS = 16  # of one step: if every batch has another shape, recording does not pay
 
-Batch = dict[str, torch.Tensor]
 Pair = Sequence[Callable[..., Any]]  # model and guide
 ScheduleValues = dict[str | None, torch.Tensor]  # in place of `Objective.schedule_values()`
-#: Of one step: loss, a draw after it, gradients and buffers.
-StepResult = tuple[torch.Tensor, torch.Tensor, Sequence[torch.Tensor], Sequence[torch.Tensor]]
 
 
 class PlainStep:
@@ -194,7 +192,7 @@ class RecordedStep:
             uncompiled = recording.call
             try:
                 recording.compile(batch, self.schedule_values)
-                self._verify(recording, batch, 1000, "Inductor draws other noise, or rounds worse")
+                self._verify(recording, batch, COMPILED_TOLERANCE, INDUCTOR_DIFFERS)
             except Exception as e:
                 recording.call = uncompiled
                 self.warn("the step is recorded, but not compiled", e)
@@ -215,6 +213,7 @@ class RecordedStep:
         def result_of(
             call: Callable[[Batch, ScheduleValues], torch.Tensor], fresh: Batch, seed: int
         ) -> StepResult:
+            self.update_schedule_values()
             with _kept_gradients(recording.leaves), recording.kept_state():
                 with seeded(seed, self.device), pyro.validation_enabled(False):
                     loss = call(fresh, self.schedule_values)
@@ -222,51 +221,14 @@ class RecordedStep:
                 gradients = [p.grad for p in recording.leaves if p.grad is not None]
                 return loss, noise, gradients, [t.detach().clone() for t in recording.written]
 
-        self.verify(
-            batch,
+        verify(
             partial(result_of, self.plain),
             partial(result_of, recording.fill_gradients),
+            self.objective,
+            batch,
             tolerance_factor,
             likely_cause,
         )
-
-    def verify(
-        self,
-        batch: Batch,
-        plain: Callable[[Batch, int], StepResult],
-        replayed: Callable[[Batch, int], StepResult],
-        tolerance_factor: float,
-        likely_cause: str,
-    ) -> None:
-        """Compare two ways of taking a step on two fresh batches and seeds.
-
-        Args:
-            batch: whose rows make up the fresh ones.
-            plain, replayed: functions of a batch and a seed.
-            tolerance_factor: see `_difference`.
-            likely_cause: for the message.
-
-        Raises:
-            RuntimeError: they differ.
-        """
-        epoch = self.objective.epoch
-        for seed in (1, 2):
-            if seed == 2:
-                self.objective.epoch = 10**6  # a schedule must not have been frozen either
-            try:
-                with seeded(seed, self.device):
-                    size = len(next(iter(batch.values())))
-                    rows = torch.randint(size, (size,), device=self.device)
-                fresh = {n: v[rows] for n, v in batch.items()}
-                self.update_schedule_values()
-                results = plain(fresh, seed), replayed(fresh, seed)
-                differs = _difference(*results, tolerance_factor)
-                if differs is not None:
-                    raise RuntimeError(
-                        f"on fresh data and noise its {differs} is not the plain step's: {likely_cause}"
-                    )
-            finally:
-                self.objective.epoch = epoch
         self.update_schedule_values()
 
 
@@ -487,33 +449,3 @@ def _kept_gradients(leaves: Sequence[torch.Tensor]) -> Iterator[None]:
     yield
     for p, gradient in zip(leaves, kept, strict=True):
         p.grad = gradient
-
-
-def _difference(plain: StepResult, replayed: StepResult, tolerance_factor: float) -> str | None:
-    """The name of the part in which two steps differ; None if they agree.
-
-    Tensors are compared by the norm of their difference. A value that rounds to the other side of a
-    rectifier's kink changes single entries much, and the tensor as a whole little. The tolerance of a
-    gradient close to zero depends on the norms of the other gradients.
-    """
-    names = ("loss", "random stream", "gradient", "buffer")
-    overall = max((_length(g) for g in plain[2]), default=0.0)
-    for name, *parts in zip(names, plain, replayed, strict=True):
-        expected, actual = ([v] if isinstance(v, torch.Tensor) else v for v in parts)
-        for a, b in zip(expected, actual, strict=True):
-            a, b = a.detach(), b.detach()
-            equal = torch.equal(a.isfinite(), b.isfinite())
-            if not a.is_floating_point():
-                equal = torch.equal(a, b)
-            elif equal:
-                tolerance = tolerance_factor * (1e-5 if a.dtype == torch.float32 else 1e-9)
-                size = _length(a) + (1e-2 * overall if name == "gradient" else 0.0)
-                equal = _length(a - b) <= tolerance * size
-            if not equal:
-                return name
-    return None
-
-
-def _length(tensor: torch.Tensor) -> float:
-    """The norm of the finite entries."""
-    return tensor[tensor.isfinite()].norm().item()
