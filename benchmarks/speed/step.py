@@ -9,12 +9,12 @@ On a CPU the time is CPU time; on a GPU it is wall-clock time, and every block e
 synchronization.
 
 All ways have the same networks, the same estimator (one sample, discrete latents summed), the same
-batch and Adam. The hand-written ways use a fused Adam over the modules of the library's pair; the
-library's compiled step contains AdamW, as `fit` trains with `compile=True` on a CPU. Before anything is
-timed, their loss and gradients are compared with the pair's. "products" is the time of
-the step's matrix products alone, forward and backward. It bounds every way that leaves the products
-to the same library. pythae's VAE (`pip install -e ".[bench]"`) has networks of the same sizes, its
-own loss (the KL in closed form) and its trainer's step. NumPyro and JAX by hand (the same extra) take
+batch and Adam. The hand-written ways use a fused Adam over the modules of the library's pair; before
+anything is timed, their loss and gradients are compared with the pair's. "Inductor" is the step of
+`fit(compile=True)`: on a CPU, its program contains AdamW's update. "products" is the time of the
+step's matrix products alone, forward and backward. It bounds every way that leaves the products to
+the same library. pythae's VAE (`pip install -e ".[bench]"`) has networks of the same sizes, its own
+loss (the KL in closed form) and its trainer's step. NumPyro and JAX by hand (the same extra) take
 20 steps per call by `lax.scan`, over batches on the device; see `jax_ways`.
 
 On a GPU the hand-written and the recorded steps are also measured as one CUDA graph each. Peak
