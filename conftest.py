@@ -34,3 +34,9 @@ def clean_slate():
     pyro.clear_param_store()
     pyro.enable_validation(True)
     torch.set_default_dtype(torch.float32)
+
+
+@pytest.fixture
+def undrawn(monkeypatch):
+    """Reports have empty figures: to draw them takes most of the time of a short run."""
+    monkeypatch.setattr("pyro_vae.report.svg.inline_svg", lambda *a: "<svg></svg>")

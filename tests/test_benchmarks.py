@@ -38,7 +38,7 @@ def test_loss_and_gradients_by_hand_equal_the_pairs(name):
 @pytest.mark.parametrize("name", workloads.WORKLOADS)
 def test_a_recorded_step_equals_plain_pyro_bit_for_bit(name):
     # in float32: q(y | x) of M2 has differences of 540 nats for a gradient
-    batch, results = {"x": workloads.batch_of(64)}, []
+    batch, results = {"x": workloads.batch_of(16)}, []
     pair = workloads.WORKLOADS[name][0]()
     parameters = [p for m in pair for p in m.parameters()]
     with warnings.catch_warnings(), pyro.validation_enabled(False):
@@ -55,7 +55,7 @@ def test_a_recorded_step_equals_plain_pyro_bit_for_bit(name):
 
 @pytest.mark.parametrize("name", ["mixture-vae", "gmvae"])
 def test_enumeration_in_the_model_does_not_copy_x_per_component(name):
-    peaks, settings = [], {**scaling.BASE, "hidden": 16, "batch": 32, "rows": 64}
+    peaks, settings = [], {**scaling.BASE, "hidden": 16, "batch": 32, "rows": 32}
     for components in (10, 100):
         point = scaling.Point(
             name, {**settings, "components": components}, "recorded", torch.device("cpu")

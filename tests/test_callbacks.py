@@ -290,7 +290,7 @@ def test_a_methods_schedule_is_a_name():
 # ------------------------------------------------------------------- stops, and kept weights
 
 
-@pytest.mark.parametrize("compile", [False, "recorded"])
+@pytest.mark.parametrize("compile", [False, pytest.param("recorded", marks=pytest.mark.slow)])
 def test_a_time_limit_ends_a_run_that_continues_where_it_was(tmp_path, compile):
     options = {"out": tmp_path, "compile": compile}
     run = fit(pair(), 100_000, max_time=3 if compile else 0.4, **options)

@@ -92,7 +92,7 @@ def test_the_gaps_of_a_frozen_decoder_are_those_in_closed_form():
             ),
             "full": partial(Guide, family={"z": MultivariateNormal()}),
         },
-        given, seeds=1, share_model=True, num_gap_data=24, gap_options={**GAPS, "max_steps": 1000},
+        given, seeds=1, share_model=True, num_gap_data=12, gap_options={**GAPS, "max_steps": 400},
         epochs=30, lr=0.01, num_samples=200, progress=False,
     )  # fmt: skip
     rows = {r["guide"]: r for r in actual.rows}
@@ -192,7 +192,7 @@ class Stranger(nn.Module):
             pyro.sample("z", dist.Normal(loc, log_scale.exp()).to_event(1))
 
 
-@pytest.mark.parametrize("share_model", [False, True])
+@pytest.mark.parametrize("share_model", [pytest.param(False, marks=pytest.mark.slow), True])
 def test_a_user_defined_pair_beside_the_librarys(share_model):
     """Its module holds the guide too, and its scale is in Pyro's store: only the model freezes."""
     given = data()
@@ -271,7 +271,7 @@ def test_mistakes_raise_one_line(changes, message):
     assert message in str(error.value) and "\n" not in str(error.value)
 
 
-def test_compare_trains_guides_by_name_and_compares_runs(tmp_path, monkeypatch, capsys):
+def test_compare_trains_guides_by_name_and_compares_runs(tmp_path, monkeypatch, capsys, undrawn):
     monkeypatch.chdir(tmp_path)
     quick = ["--num-samples", "20", "--progress", "false"]
     small = '{"hidden": [8], "latent_dim": 2, "compile": "false", "epochs": 1}'

@@ -9,6 +9,7 @@ import pyro.distributions as dist
 import pytest
 import torch
 from presets import built
+from sampling import covering
 from torch._subclasses.fake_tensor import FakeTensorMode
 
 from pyro_vae import methods
@@ -65,14 +66,14 @@ def step_on(device, model, guide, batch, objective=None, backward=False):
 NEEDS_A_DRIVER = {"semi-amortized"}
 
 
-@pytest.mark.parametrize("name", sorted(set(methods.METHODS) - NEEDS_A_DRIVER))
+@pytest.mark.parametrize("name", covering(sorted(set(methods.METHODS) - NEEDS_A_DRIVER), every=3))
 def test_the_forward_pass_stays_on_the_gpu_and_looks_at_no_value(name):
     pair = pair_and_batch(name)
     with FakeTensorMode(allow_non_fake_inputs=True):
         assert step_on("cuda", *pair).device.type == "cuda"
 
 
-@pytest.mark.parametrize("name", methods.METHODS)
+@pytest.mark.parametrize("name", covering(list(methods.METHODS), every=3, first=1))
 def test_forward_and_backward_look_at_no_value(name):
     model, guide, batch = pair_and_batch(name)
     step_on("meta", model, guide, batch, backward=True)

@@ -51,14 +51,14 @@ EXPECTED = {
 
 
 def cases():
-    """Every check of every estimator; by default a quarter runs, each estimator with other checks."""
+    """Every check of every estimator; by default an eighth runs, each estimator with other checks."""
     for i, estimator in enumerate(ESTIMATORS):
         name, expected = type(estimator).__name__, EXPECTED[type(estimator)]
         checks = estimator_checks_generator(estimator, mark=None)
         for j, (_, check) in enumerate(checks):
             function = check.func if isinstance(check, partial) else check
             function = function.func if isinstance(function, partial) else function
-            marks = [pytest.mark.slow] if (i + j) % 4 else []
+            marks = [pytest.mark.slow] if (i + j) % 8 else []
             if function.__name__ in expected:
                 strict = function.__name__ != "check_clustering"  # it may succeed by chance
                 reason = expected[function.__name__]

@@ -90,9 +90,15 @@ def test_smoothed_draws_have_the_density_that_they_are_drawn_from():
 # ------------------------------------------------------------------- the data of a page
 
 
+SLOW_PAGES = ("vae", "vampprior", "m2", "cvae")
+PAGES = {
+    "vae": None, "gmvae": None, "vampprior": None, "hierarchical-vae": None,
+    "m2": "y", "skip-dgm": "y", "cvae": "c", "gsnn": "c",
+}  # fmt: skip
+
+
 @pytest.mark.parametrize("name, condition", [
-    ("vae", None), ("gmvae", None), ("vampprior", None), ("hierarchical-vae", None),
-    ("m2", "y"), ("skip-dgm", "y"), ("cvae", "c"), ("gsnn", "c"),
+    pytest.param(n, c, marks=[pytest.mark.slow] * (n in SLOW_PAGES)) for n, c in PAGES.items()
 ])  # fmt: skip
 def test_the_page_of_a_method_has_codes_reconstructions_and_densities(name, condition):
     space = space_of(name)

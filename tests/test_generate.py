@@ -74,9 +74,9 @@ def test_completions_of_a_linear_gaussian_vae_are_its_conditional_gaussian(linea
     model, guide = linear
     guide = spoil(guide) if wrong else guide
     hidden = torch.where(MASK, x, torch.nan)
-    done = pv.impute(model, guide, hidden, MASK, num_samples=4000, steps=200)
-    assert done.x.shape == (4000, 2, D)
-    assert torch.equal(done.x[..., MASK], x[:, MASK].expand(4000, 2, 3))
+    done = pv.impute(model, guide, hidden, MASK, num_samples=2000, steps=100)
+    assert done.x.shape == (2000, 2, D)
+    assert torch.equal(done.x[..., MASK], x[:, MASK].expand(2000, 2, 3))
     for n in range(2):
         off_mean, off_covariance = distances(
             done.x[:, n][:, ~MASK], *missing_given_observed(model, x[n])
@@ -164,13 +164,13 @@ def test_completions_of_a_mixture_have_the_probabilities_that_quadrature_gives(k
     x = torch.tensor([[1.0, 0, 0, 1]], dtype=torch.float64)
     mask = torch.tensor([True, False, False, True])
     truth = patterns_given_observed(model, x[0], mask)
-    done = pv.impute(model, guide, x, mask, num_samples=4000, steps=300)
+    done = pv.impute(model, guide, x, mask, num_samples=2000, steps=200)
     actual = torch.bincount(
         (done.x[:, 0, 1:3] @ torch.tensor([2.0, 1]).double()).long(), minlength=4
     )
-    error = (truth * (1 - truth) / 4000).sqrt()
+    error = (truth * (1 - truth) / 2000).sqrt()
     assert truth.max() < 0.9 and done.acceptance < 0.7
-    assert ((actual / 4000 - truth).abs() < 4 * error).all()
+    assert ((actual / 2000 - truth).abs() < 4 * error).all()
 
 
 def test_completion_says_what_it_cannot_do(linear, x):

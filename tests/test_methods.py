@@ -164,8 +164,11 @@ def clusters(num_data=600, num_columns=20):
     return counts, 50 + table * torch.logspace(-3, 4, num_columns), y
 
 
-@pytest.mark.parametrize("kind", ["counts", "table"])
-@pytest.mark.parametrize("name", ["vae", "gmvae"])
+@pytest.mark.parametrize("name, kind", [
+    ("vae", "counts"), ("gmvae", "table"),
+    pytest.param("vae", "table", marks=pytest.mark.slow),
+    pytest.param("gmvae", "counts", marks=pytest.mark.slow),
+])  # fmt: skip
 @pytest.mark.filterwarnings("ignore:the columns of x are standardized")
 def test_tables_and_counts_are_modeled_without_a_setting(name, kind):
     counts, table, y = clusters()

@@ -31,7 +31,7 @@ def frequencies(data, likelihood):
     return float(likelihood(test.shape[1:], logits=logits).log_prob(test).mean())
 
 
-@pytest.mark.parametrize("name", covering(list(methods.METHODS), every=3))
+@pytest.mark.parametrize("name", covering(list(methods.METHODS), every=5))
 def test_every_method_learns_more_of_digits_than_pixel_frequencies(name):
     config = configured(name, **{**SHORT, **OWN.get(name, {})})
     run = methods.Method(config).fit(device="cpu", progress=False)

@@ -131,6 +131,7 @@ def test_processes_train_what_this_process_trains_bit_for_bit(in_sequence, tmp_p
     assert "3 of 3 restarts finished: 100%" in shown and "15/15" in shown
 
 
+@pytest.mark.slow  # a worker never imports the main module: pytest's, in the test above
 def test_a_script_without_a_main_guard_trains_in_processes(in_sequence, tmp_path):
     script = tmp_path / "script.py"
     script.write_text(
@@ -205,7 +206,7 @@ def interrupt_after(monkeypatch, epochs):
     monkeypatch.setattr(restarts.RestartBar, "show_epoch", show_epoch)
 
 
-@pytest.mark.parametrize("workers, epochs", [(1, 1), (1, 4), (1, 8), (2, 3)])
+@pytest.mark.parametrize("workers, epochs", [(1, 1), pytest.param(1, 4, marks=pytest.mark.slow), (1, 8), (2, 3)])
 def test_an_interrupted_run_resumes_to_the_same_result(
     workers, epochs, in_sequence, tmp_path, monkeypatch, capfd
 ):

@@ -12,12 +12,12 @@ from ..._torch_internals import TorchDispatchMode
 from ...errors import unknown_name_error
 
 BACKENDS = ("plain", "recorded", "inductor")
-# What a step saves, fitted to `benchmarks/results/backends.json` (one CPU core): 1.8 to 7 ms by
+# What a step saves, fitted to `benchmarks/results/backends.json` (one CPU core): 1.8 to 24 ms by
 # recording and 1.4 to 19 ms more by compiling, within a factor of three.
-RECORD_MS, RECORD_MS_PER_OPERATION = 0.8, 1e-3
-COMPILE_MS_PER_OPERATION = 0.8e-3
-COMPILE_MS_PER_MILLION = 0.2  # per million numbers that the operations of the loss return
-CUDA_MS_PER_OPERATION = 0.5e-3  # on a GPU: there the launches of kernels dominate
+RECORD_MS_PER_OPERATION = 0.01
+COMPILE_MS_PER_OPERATION = 0.006
+MS_PER_MILLION = 0.2, 0.35  # per million numbers that the operations of the loss return
+CUDA_MS_PER_OPERATION = 0.005  # on a GPU: there the launches of kernels dominate
 RECORD_SECONDS = 0.6
 #: With the code in Inductor's cache on disk. The first time on a machine it takes 10 to 30 s.
 COMPILE_SECONDS = 3.0
@@ -57,7 +57,7 @@ def choose_backend(
 
     Example:
         >>> from pyro_vae.train.steps.choice import Work, choose_backend
-        >>> [choose_backend("auto", steps, Work(1000, 2_000_000)) for steps in (100, 1000, 10_000)]
+        >>> [choose_backend("auto", steps, Work(150, 1_000_000)) for steps in (100, 1000, 10_000)]
         ['plain', 'recorded', 'inductor']
     """
     if compile in (True, False):
@@ -68,8 +68,9 @@ def choose_backend(
         raise unknown_name_error("compile", compile, ("auto", "True", "False", *BACKENDS))
     if work is None:
         raise ValueError("compile='auto' needs the size of the loss")
-    record = RECORD_MS + RECORD_MS_PER_OPERATION * work.operations
-    more = COMPILE_MS_PER_OPERATION * work.operations + COMPILE_MS_PER_MILLION * work.numbers / 1e6
+    per_million, more_per_million = (ms * work.numbers / 1e6 for ms in MS_PER_MILLION)
+    record = RECORD_MS_PER_OPERATION * work.operations + per_million
+    more = COMPILE_MS_PER_OPERATION * work.operations + more_per_million
     if cuda:
         more = CUDA_MS_PER_OPERATION * work.operations
     saved = {"plain": 0.0, "recorded": 1e-3 * steps * record - RECORD_SECONDS}
@@ -79,7 +80,7 @@ def choose_backend(
 
 
 def measure_work(loss_of: Callable[[], object]) -> Work:
-    """The size of a loss, by running it once.
+    """The size of a loss, by running it twice: the first call also checks the pair.
 
     Example:
         >>> import torch
@@ -87,6 +88,7 @@ def measure_work(loss_of: Callable[[], object]) -> Work:
         >>> measure_work(lambda: (torch.zeros(2, 3) + 1).sum())
         Work(operations=3, numbers=13)
     """
+    loss_of()
     with _Counter() as counter:
         loss_of()
     return Work(counter.operations, counter.numbers)
