@@ -41,7 +41,8 @@ def test_an_auto_normal_trained_on_minibatches_is_each_datums_own_optimum(batch_
     """Every row meets its own data point, whatever the order and the size of the batches."""
     model, x = linear()
     guide = PerDatumAutoGuide(AutoNormal, model, num_data=N, init_scale=0.5)
-    train(model, guide, x, epochs=300, lr=0.05, batch_size=batch_size, schedule="cosine")
+    options = {"batch_size": batch_size, "objective": pv.objectives.ELBO(num_particles=20)}
+    train(model, guide, x, epochs=60, lr=0.2, schedule="cosine", **options)
     mean, precision = posterior(model, x)
     loc = guide.rows["locs_z"].detach()
     torch.testing.assert_close(loc, mean, atol=0.15, rtol=0)
@@ -168,7 +169,8 @@ def test_the_joint_normal_of_two_latents_knows_their_covariance():
 def test_joint_normals_train_on_minibatches_towards_the_posterior(kind):
     x = torch.tensor([[0.3], [-1.0], [2.0], [0.0], [1.0]])
     guide = PerDatumAutoGuide(getattr(autoguide, kind), chain, example={"x": x}, init_scale=0.5)
-    pv.fit(chain, guide, x, epochs=400, lr=0.05, batch_size=2, schedule="cosine", progress=False)
+    options = {"batch_size": 2, "objective": pv.objectives.ELBO(num_particles=20)}
+    pv.fit(chain, guide, x, 80, lr=0.2, schedule="cosine", progress=False, **options)
     code = pv.evaluate.encode(chain, guide, x, index=torch.arange(5))
     torch.testing.assert_close(code["b"], 8 / 9 * x[:, 0], atol=0.15, rtol=0)
     bound = pv.evaluate.elbo(chain, guide, x, num_samples=2000, index=torch.arange(5)).mean()
@@ -197,7 +199,7 @@ def test_a_joint_normal_of_a_positive_latent_is_the_auto_normal():
 def test_an_auto_delta_finds_the_mode():
     model, x = linear()
     guide = PerDatumAutoGuide(AutoDelta, model, num_data=N)
-    train(model, guide, x, epochs=400, lr=0.05, batch_size=5, schedule="cosine")
+    train(model, guide, x, epochs=150, lr=0.1, batch_size=5, schedule="cosine")
     mean, _ = posterior(model, x)
     code = pv.evaluate.encode(model, guide, x, index=torch.arange(N))["z"]
     torch.testing.assert_close(code, mean, atol=0.01, rtol=0)
@@ -316,8 +318,8 @@ def test_a_user_defined_model_without_size_takes_an_example_of_all_rows():
     with pytest.raises(pv.UserError, match="pass example="):
         PerDatumAutoGuide(AutoNormal, model, num_data=12)
     guide = PerDatumAutoGuide(AutoNormal, model, example={"x": x})
-    options = {"lr": 0.05, "schedule": "cosine", "batch_size": 5, "progress": False}
-    pv.fit(model, guide, {"x": x}, epochs=300, **options)
+    options = {"lr": 0.1, "schedule": "cosine", "batch_size": 5, "progress": False}
+    pv.fit(model, guide, {"x": x}, epochs=120, **options)
     index = torch.arange(12)
     code = pv.evaluate.encode(model, guide, x, index=index)["z"]
     torch.testing.assert_close(code, 0.8 * x, atol=0.1, rtol=0)

@@ -8,6 +8,7 @@ import pyro.distributions as dist
 import pytest
 import torch
 import torch.nn as nn
+from sampling import covering
 from test_train import quiet, without_seconds
 
 import pyro_vae as pv
@@ -50,8 +51,9 @@ def fit(pair, epochs=3, batch_size=11, x=X, **options):
     return quiet(*pair, x, epochs, batch_size=batch_size, **options)
 
 
-@pytest.mark.parametrize("compile", [False, "recorded"])
-@pytest.mark.parametrize("validated", [False, True])
+@pytest.mark.parametrize(
+    "compile, validated", covering([False, "recorded"], [False, True], every=2)
+)
 def test_running_statistics_are_those_of_the_training_steps_alone(compile, validated, tmp_path):
     m, g = pair(norm=not validated)  # validation runs a model with a plate of particles
     data = pv.data.from_arrays(torch.cat([X, X[:7]]), valid=7 if validated else 0, test=0)

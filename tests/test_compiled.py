@@ -357,7 +357,7 @@ def test_fit_compiled_is_fit_plain_and_resumes_bit_for_bit(uncompiled, tmp_path)
     b, whole = trained(epochs=2, compile=True, **options)
     assert losses(a) == pytest.approx(losses(b), rel=1e-9)
     assert distance(plain, whole) < 1e-7 * length(plain)
-    with _stop_after(steps=14):  # in the middle of the second epoch
+    with _stop_after(steps=6):  # in the middle of the second epoch
         part, _ = trained(epochs=2, compile=True, out=tmp_path, **options)
     assert part.interrupted
     c, resumed = trained(epochs=2, compile=True, out=tmp_path, resume=True, **options)

@@ -9,6 +9,7 @@ import pyro
 import pytest
 import torch
 from pyro import poutine
+from sampling import covering
 from torch.distributions import MultivariateNormal as TorchMultivariateNormal
 
 import pyro_vae as pv
@@ -239,7 +240,7 @@ def test_the_prior_guide_sums_discrete_latents_and_takes_functions():
         return model(data, size=size)
 
     for program in (model, function):
-        bound = pv.evaluate.log_likelihood(program, PriorGuide(program), x, 20_000)
+        bound = pv.evaluate.log_likelihood(program, PriorGuide(program), x, 10_000)
         torch.testing.assert_close(bound, truth, atol=0.1, rtol=0)
         assert (bound - truth).abs().mean() < 0.03
 
@@ -311,14 +312,16 @@ def trained(name, epochs=30, **overrides):
     return run.model, run.guide, run.data
 
 
-@pytest.mark.parametrize("name", ["cvae-baseline", "hybrid-cvae", "gsnn", "nn-baseline"])
+@pytest.mark.parametrize(
+    "name", covering(["cvae-baseline", "gsnn", "hybrid-cvae", "nn-baseline"], every=2)
+)
 def test_the_recorded_step_is_the_plain_one(name):
     bounds = []
     for compile in (False, "recorded"):
         with warnings.catch_warnings():
             warnings.simplefilter("error")
             options = {"initialize.epochs": 1} if name == "cvae-baseline" else {}
-            model, guide, data = trained(name, 2, compile=compile, hidden=[8], **options)
+            model, guide, data = trained(name, 1, compile=compile, hidden=[8], **options)
         test = data.observed_split("test")
         bounds.append(pv.evaluate.elbo(model, guide, test.x, c=test.c))
     torch.testing.assert_close(*bounds, atol=1e-3, rtol=1e-4)
@@ -329,6 +332,7 @@ def log_likelihood(model, guide, data, num_samples=50):
     return pv.evaluate.log_likelihood(model, guide, part.x, num_samples, c=part.c).mean().item()
 
 
+@pytest.mark.slow
 def test_a_latent_and_a_prior_that_depends_on_c_each_better_the_prediction():
     actual = {}
     for name in ("nn-baseline", "relaxed-cvae", "cvae"):
@@ -469,7 +473,7 @@ def command(tmp_path, *arguments):
     )
 
 
-@pytest.mark.parametrize("name", CONDITIONAL)
+@pytest.mark.parametrize("name", covering(CONDITIONAL, every=3))
 def test_the_command_completes_quadrants(name, tmp_path, capsys):
     more = ["--initialize.epochs", "1"] if name == "cvae-baseline" else []
     assert command(tmp_path, name, *more, "--quadrants", "3") == 0

@@ -10,7 +10,7 @@ import torch
 from objectives import last_gradients
 from presets import built
 from pyro import poutine
-from sampling import covering
+from sampling import covering, in_turn
 
 import pyro_vae as pv
 from pyro_vae import methods
@@ -121,13 +121,8 @@ def step_reaches_every_parameter(name, discrete, chosen, network, kind=ELBO, lab
 
 @pytest.mark.parametrize(
     "name, discrete, chosen, network",
-    covering(
-        list(methods.METHODS),
-        TREATMENTS,
-        list(OBJECTIVES),
-        ("MLP", "Conv"),
-        every=12,
-        allowed=is_treated,
+    in_turn(
+        list(methods.METHODS), TREATMENTS, list(OBJECTIVES), ("MLP", "Conv"), allowed=is_treated
     ),
 )
 def test_one_step_reaches_every_parameter(name, discrete, chosen, network):
@@ -135,14 +130,14 @@ def test_one_step_reaches_every_parameter(name, discrete, chosen, network):
 
 
 @pytest.mark.parametrize(
-    "name, kind", covering(list(methods.METHODS), [STL, IWAE, DReG, Renyi, RWS], every=3)
+    "name, kind", covering(list(methods.METHODS), [STL, IWAE, DReG, Renyi, RWS], every=7)
 )
 def test_one_step_of_every_bound_reaches_every_parameter(name, kind):
     options = {"num_particles": 2, **({"alpha": 0.5} if kind is Renyi else {})}
     step_reaches_every_parameter(name, "enumerate", options, "MLP", kind)
 
 
-@pytest.mark.parametrize("name, kind", covering(NAMES_Y, [STL, IWAE, Renyi, RWS], every=2))
+@pytest.mark.parametrize("name, kind", covering(NAMES_Y, [STL, IWAE, Renyi, RWS], every=4))
 def test_one_step_with_a_sampled_latent_reaches_every_parameter(name, kind):
     step_reaches_every_parameter(name, "score_function", {"num_particles": 2}, "MLP", kind)
 
@@ -153,7 +148,7 @@ def test_one_step_with_a_sampled_latent_reaches_every_parameter(name, kind):
         [n for n, m in methods.METHODS.items() if accepts_argument(m.model.forward, "y")],
         TREATMENTS,
         list(OBJECTIVES),
-        every=5,
+        every=15,
         allowed=is_treated,
     ),
 )
@@ -166,13 +161,18 @@ def pair(request):
     return build(request.param)
 
 
-@pytest.fixture(params=covering(list(methods.METHODS), every=2))
-def pair_in_half_of_the_tests(request):
+@pytest.fixture(params=covering(list(methods.METHODS), every=3))
+def first_third(request):
     return build(request.param)
 
 
-@pytest.fixture(params=covering(list(methods.METHODS), every=2, first=1))
-def pair_in_the_other_half(request):
+@pytest.fixture(params=covering(list(methods.METHODS), every=3, first=1))
+def second_third(request):
+    return build(request.param)
+
+
+@pytest.fixture(params=covering(list(methods.METHODS), every=3, first=2))
+def last_third(request):
     return build(request.param)
 
 
@@ -183,8 +183,8 @@ def test_models_sample_without_a_guide(pair):
     assert draws[0].shape == (4, *X_SHAPE) and torch.equal(*draws)
 
 
-def test_poutine_traces_both_programs(pair):
-    model, guide = pair
+def test_poutine_traces_both_programs(second_third):
+    model, guide = second_third
     x = images()
     q = poutine.trace(guide).get_trace(x=x, **observed(model, guide))
     p = poutine.trace(poutine.replay(model, q)).get_trace(x=x, **given(model))
@@ -195,8 +195,8 @@ def test_poutine_traces_both_programs(pair):
     assert p.nodes["x"]["is_observed"] and p.nodes["x"]["log_prob"].shape == (N,)
 
 
-def test_predictive_draws_data_and_latents(pair):
-    model, guide = pair
+def test_predictive_draws_data_and_latents(last_third):
+    model, guide = last_third
     prior = pyro.infer.Predictive(model, num_samples=5)(size=3, **given(model, 3))
     assert prior["x"].shape == (5, 3, *X_SHAPE)
     if index(guide):
@@ -215,8 +215,8 @@ def test_predictive_draws_data_and_latents(pair):
     importlib.util.find_spec("graphviz") is None,
     reason="needs the package graphviz: pip install pyro-vae[graph]",
 )
-def test_render_model_draws_the_graph(pair):
-    model, guide = pair
+def test_render_model_draws_the_graph(first_third):
+    model, guide = first_third
     arguments = {"size": 2, **given(model, 2)}
     graph = pyro.render_model(model, model_kwargs=arguments, render_distributions=True)
     assert all(
@@ -225,7 +225,7 @@ def test_render_model_draws_the_graph(pair):
     pyro.render_model(guide, model_kwargs={"x": images(), **observed(model, guide)})
 
 
-@pytest.mark.parametrize("name, network", covering(list(methods.METHODS), ["MLP", "Conv"], every=2))
+@pytest.mark.parametrize("name, network", covering(list(methods.METHODS), ["MLP", "Conv"], every=5))
 def test_a_state_dict_carries_the_whole_pair(name, network, tmp_path):
     pairs = [build(name, seed=seed, network=network) for seed in (0, 1)]
     x, others = images(), observed(*pairs[0])
@@ -244,8 +244,8 @@ def pretend_trained(model):
         p.data.add_(0.01)
 
 
-def test_copies_share_nothing(pair_in_half_of_the_tests):
-    pair = pair_in_half_of_the_tests
+def test_copies_share_nothing(first_third):
+    pair = first_third
     x, others = images(), observed(*pair)
     sharing_factor = copy.deepcopy(pair)
     own = {p.data_ptr() for m in pair for p in [*m.parameters(), *m.buffers()]}
@@ -269,8 +269,8 @@ def test_check_pair_accepts_every_method_and_evaluation_is_finite_per_data_point
         assert value.shape == (N,) and torch.isfinite(value).all()
 
 
-def test_every_way_of_generating_works(pair_in_the_other_half):
-    model, guide = pair_in_the_other_half
+def test_every_way_of_generating_works(second_third):
+    model, guide = second_third
     x, others, c = images(), observed(model, guide), given(model, 4)
     latent = main_latent(model)
     if latent is None or isinstance(guide, pv.guides.PriorGuide):
@@ -290,13 +290,13 @@ def test_every_way_of_generating_works(pair_in_the_other_half):
     assert torch.equal(done[:, :, mask], x[:, mask].expand(2, N, 32))
 
 
-def test_pairs_are_evaluated_in_the_float64_of_their_weights(pair):
-    model, guide = (m.double() for m in pair)
+def test_pairs_are_evaluated_in_the_float64_of_their_weights(last_third):
+    model, guide = (m.double() for m in last_third)
     bound = pv.evaluate.elbo(model, guide, images().double(), **observed(model, guide))
     assert bound.dtype == model(size=2, **given(model, 2)).dtype == torch.float64
 
 
-@pytest.mark.parametrize("name", covering(list(methods.METHODS), every=2, first=1))
+@pytest.mark.parametrize("name", covering(list(methods.METHODS), every=4, first=1))
 def test_pairs_train_in_float64_where_that_is_torchs_default(name):
     torch.set_default_dtype(torch.float64)
     model, guide = build(name)
@@ -363,7 +363,7 @@ def log_probs(model, guide, x, others, values=None):
     ]
 
 
-@pytest.mark.parametrize("name", covering(list(methods.METHODS), every=2))
+@pytest.mark.parametrize("name", covering(list(methods.METHODS), every=4, first=3))
 def test_every_method_can_be_diagnosed(name, monkeypatch):
     monkeypatch.setattr(gaps, "WINDOW", 2)
     diagnose(name, *build(name))

@@ -71,7 +71,7 @@ def test_with_the_exact_posterior_importance_weights_have_no_variance(model, exa
 def test_the_gradient_at_the_exact_posterior_is_zero_on_average(model, exact_guide, x):
     """The ELBO is largest there: its gradient in the guide is noise around zero."""
     gradients = []
-    for seed in range(200):
+    for seed in range(80):
         torch.manual_seed(seed)
         loss = pv.objectives.ELBO().differentiable_loss(model, exact_guide, x)
         gradients.append(torch.autograd.grad(loss, exact_guide.factors["z"].head.bias)[0])
@@ -140,8 +140,8 @@ def test_work_in_chunks_gives_the_same_evidence(model, exact_guide, wrong_guide,
         torch.testing.assert_close(bound, truth, atol=1e-9, rtol=0)
     bound = pv.evaluate.elbo(model, exact_guide, x, num_samples=20)
     torch.testing.assert_close(bound, truth, atol=1e-9, rtol=0)
-    bound = pv.evaluate.log_likelihood(model, wrong_guide, x[:3], num_samples=3000)
-    error = monte_carlo_error(model, wrong_guide, x[:3], 3000)
+    bound = pv.evaluate.log_likelihood(model, wrong_guide, x[:3], num_samples=500)
+    error = monte_carlo_error(model, wrong_guide, x[:3], 500)
     assert ((bound - truth[:3]).abs() < 4 * error).all()
 
 
@@ -166,10 +166,11 @@ def test_fit_reaches_the_evidence_from_random_weights(model, x):
     """Trained on data from a known W, a full-covariance linear pair reaches the true evidence."""
     torch.set_default_dtype(torch.float64)
     torch.manual_seed(4)
-    data = model(size=2000).detach()
+    data = model(size=600).detach()
     learner = pv.models.VAE((D,), LATENT, NormalLikelihood(scale=SCALE), LINEAR).double()
     guide = guide_of(learner)
-    pv.fit(learner, guide, data, epochs=100, lr=3e-2, schedule="linear", progress=False)
+    options = {"batch_size": 60, "lr": 3e-2, "schedule": "linear", "progress": False}
+    pv.fit(learner, guide, data, epochs=80, **options)
     reached = pv.evaluate.elbo(learner, guide, data).mean()
     # its ELBO is its own evidence, and on its training data no less than the truth's, less noise
     assert (linear_marginal(learner, SCALE).log_prob(data).mean() - reached) < 0.02

@@ -8,7 +8,7 @@ import pyro.distributions as dist
 import pytest
 import scipy.stats
 import torch
-from sampling import covering
+from sampling import covering, in_turn
 from torch import nn
 
 import pyro_vae as pv
@@ -17,6 +17,7 @@ from pyro_vae.conditionals.mixtures import TRAINING
 from pyro_vae.distributions import NormalMixture
 from pyro_vae.distributions.normal_mixture import ImplicitReparameterization
 from pyro_vae.programs import trace_pair
+from pyro_vae.train import loop
 
 D, LATENT, N = 6, 2, 7
 NET = MLP(hidden=(5,), activation="tanh")
@@ -49,7 +50,7 @@ def pair(family, scale=0.5, given=None):
     return model, guide
 
 
-def grid(half=9.0, points=241):
+def grid(half=9.0, points=181):
     line = torch.linspace(-half, half, points, dtype=torch.float64)
     z = torch.stack(torch.meshgrid(line, line, indexing="ij"), -1).reshape(-1, 2)
     return z, (line[1] - line[0]) ** 2
@@ -246,12 +247,12 @@ def exact(model, guide, x, beta=1.0):
 
 
 @pytest.mark.parametrize(
-    "name, objective", covering(list(FAMILIES), [{}, {"beta": 0.3}, {"num_particles": 2}], every=3)
+    "name, objective", in_turn(list(FAMILIES), [{}, {"beta": 0.3}, {"num_particles": 2}])
 )
 def test_the_bounds_and_gradients_mean_is_quadratures(name, objective):
     model, guide = pair(FAMILIES[name], scale=0.15)
     objective = pv.objectives.ELBO(**objective)
-    x, rows, times = binary(1), 200, 40
+    x, rows, times = binary(1), 200, 25
     parameters = [p for p in [*model.parameters(), *guide.parameters()]]
     loss = exact(model, guide, x, objective.beta)
     expected = torch.cat(
@@ -274,8 +275,8 @@ def test_what_is_evaluated_is_the_familys_own_law(name):
     """ELBO and its terms, importance weights and encodings: against quadrature."""
     model, guide = pair(FAMILIES[name], scale=0.15)
     x = binary(2)
-    terms = pv.evaluate.elbo_terms(model, guide, x, num_samples=20_000)
-    bound = pv.evaluate.log_likelihood(model, guide, x, num_samples=50_000)
+    terms = pv.evaluate.elbo_terms(model, guide, x, num_samples=5000)
+    bound = pv.evaluate.log_likelihood(model, guide, x, num_samples=20_000)
     assert set(terms) >= {"x", "z"} and not any("component" in n for n in terms)
     means = []
     for i in range(2):
@@ -288,7 +289,7 @@ def test_what_is_evaluated_is_the_familys_own_law(name):
         for actual, values in ((terms["x"][i], log_x), (-terms["z"][i], kl)):
             mean = (mass * values).sum()
             sd = (mass * (values - mean) ** 2).sum().sqrt()
-            assert abs(actual - mean) < 5 * sd / math.sqrt(20_000) + 1e-3
+            assert abs(actual - mean) < 5 * sd / math.sqrt(5000) + 1e-3
         # the weights of a flow that has not been trained have heavy tails
         tolerance = 0.15 if name in FLOWS else 0.03
         evidence = (joint + area.log()).logsumexp(0).item()
@@ -375,9 +376,8 @@ def test_no_component_is_a_latent_of_the_pair():
     torch.testing.assert_close(plain, weighted)  # Pyro's sum and this library's
 
 
-@pytest.mark.parametrize("training", TRAINING)
-def test_a_mixture_finds_both_modes_of_a_bimodal_posterior(training):
-    """x = z^2 + noise. A normal loses log 2 at least; a mixture of two next to nothing."""
+def gap_of_a_bimodal_posterior(family):
+    """log p(x) minus the ELBO after training, where x = z^2 + noise."""
     torch.manual_seed(0)
 
     class Square(pv.programs.program.Program):
@@ -390,18 +390,24 @@ def test_a_mixture_finds_both_modes_of_a_bimodal_posterior(training):
     z = torch.linspace(-6, 6, 4001)
     joint = dist.Normal(0.0, 1.0).log_prob(z) + dist.Normal(z**2, 0.3).log_prob(torch.tensor(1.0))
     evidence = (joint + math.log(z[1] - z[0])).logsumexp(0)
-    gaps = {}
-    for name, family in (("normal", Normal()), ("mixture", MixtureOfNormals(2, training))):
-        guide = pv.guides.Guide(model, {"z": []}, {"z": family})
-        with torch.no_grad():  # narrow, and a component near each mode
-            guide.factors["z"].head.bias[-1 if name == "normal" else -2 :] = -1.5
-            for component_offsets in guide.factors["z"].unconditional_parameters.values():
-                component_offsets.copy_(torch.tensor([[-0.8], [0.8]]))
-        pv.fit(model, guide, x, epochs=500, lr=0.03, progress=False)
-        gaps[name] = evidence - pv.evaluate.elbo(model, guide, x, num_samples=400).mean()
-    assert gaps["normal"] > math.log(2) - 0.05
+    guide = pv.guides.Guide(model, {"z": []}, {"z": family})
+    with torch.no_grad():  # narrow, and a component near each mode
+        guide.factors["z"].head.bias[-1 if isinstance(family, Normal) else -2 :] = -1.5
+        for component_offsets in guide.factors["z"].unconditional_parameters.values():
+            component_offsets.copy_(torch.tensor([[-0.8], [0.8]]))
+    pv.fit(model, guide, x, epochs=250, lr=0.05, schedule="cosine", progress=False)
+    return evidence - pv.evaluate.elbo(model, guide, x, num_samples=400).mean()
+
+
+def test_a_normal_loses_log_2_on_a_bimodal_posterior():
+    assert gap_of_a_bimodal_posterior(Normal()) > math.log(2) - 0.05
+
+
+@pytest.mark.parametrize("training", TRAINING)
+def test_a_mixture_finds_both_modes_of_a_bimodal_posterior(training):
+    gap = gap_of_a_bimodal_posterior(MixtureOfNormals(2, training))
     # the pathwise gradient is heavy-tailed between modes so far apart
-    assert gaps["mixture"] < (0.45 if training == "pathwise" else 0.1)
+    assert gap < (0.45 if training == "pathwise" else 0.1)
 
 
 @pytest.mark.parametrize("name", FAMILIES)
@@ -422,20 +428,32 @@ def test_from_where_it_starts_every_parameter_has_a_gradient(name, given):
         assert not torch.allclose(rows[0], rows[1])
 
 
-@pytest.mark.parametrize("name", covering(list(FAMILIES), every=2))
+@pytest.mark.parametrize("name", covering(list(FAMILIES), every=4, first=2))
 def test_a_recorded_step_takes_it(name):
     """The same losses as plain Pyro, step by step."""
+    torch.set_default_dtype(torch.float64)
     losses = []
     for compile in (False, "recorded"):
         torch.manual_seed(0)
         model = pv.models.VAE((D,), LATENT, network=NET)
         guide = pv.guides.Guide(model, family={"z": FAMILIES[name]}, network=NET)
         actual = pv.fit(
-            model, guide, binary(64).float(), epochs=3, batch_size=16, compile=compile,
+            model, guide, binary(64), epochs=2, batch_size=16, compile=compile,
             device="cpu", progress=False,
         )  # fmt: skip
         losses.append([row["loss"] for row in actual.history])
-    assert losses[0] == pytest.approx(losses[1], rel=1e-4)
+    assert losses[0] == pytest.approx(losses[1], rel=1e-9)
+
+
+def test_when_checkpoints_are_written_makes_no_difference_to_the_noise(monkeypatch):
+    """Checkpoints are due by the clock; a spline of zuko's draws numbers to print itself."""
+    losses = []
+    for seconds in (0, math.inf):
+        monkeypatch.setattr(loop, "CHECKPOINT_SECONDS", seconds)
+        model, guide = pair(FAMILIES["spline"])
+        run = pv.fit(model, guide, binary(), epochs=3, device="cpu", progress=False)
+        losses.append([row["loss"] for row in run.history])
+    assert losses[0] == losses[1]
 
 
 @pytest.mark.parametrize(

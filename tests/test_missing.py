@@ -159,7 +159,7 @@ def test_training_recovers_the_factor_analysis_of_data_with_holes():
     model = pv.models.VAE((5,), 2, likelihood=IgnoreMissing("normal"), network=MLP(()))
     family = {"z": pv.conditionals.MultivariateNormal()}
     guide = pv.guides.Guide(model, network=MLP((64,)), family=family)
-    pv.fit(model, guide, train, epochs=50, lr=1e-2, progress=False)
+    pv.fit(model, guide, train, epochs=80, lr=1e-2, progress=False)
     true = FactorAnalysis(model=problem.model, x=test).log_prob().mean()
     learned = FactorAnalysis(model=model, x=test).log_prob().mean()
     mean_filled = FactorAnalysis(model=model, x=test.nan_to_num()).log_prob().mean()

@@ -19,9 +19,11 @@ from objectives import (
     tiny_pair,
 )
 from pyro.infer.autoguide import AutoNormal
-from test_objectives_elbo import assert_same, batch, every_method, pair, value_and_gradients
+from sampling import covering
+from test_objectives_elbo import assert_same, batch, pair, value_and_gradients
 
 import pyro_vae as pv
+from pyro_vae import methods
 from pyro_vae.distributions import GumbelSoftmax, LinearOneHotCategorical
 from pyro_vae.objectives import ELBO, IWAE, STL, DReG, Renyi
 from pyro_vae.train.steps.recorded import leaf_parameters
@@ -57,8 +59,7 @@ def assert_same_mean(one, other):
 # ------------------------------------------------------------------------------ the mean
 
 
-@pytest.mark.parametrize("case", GUIDES)
-@pytest.mark.parametrize("kind", ["elbo", "stl", "renyi"])
+@pytest.mark.parametrize("case, kind", covering(list(GUIDES), ["elbo", "stl", "renyi"], every=3))
 def test_the_elbos_mean_gradient_is_quadratures(case, kind):
     model, guide = tiny_pair(case)
     particles = PARTICLES[case]
@@ -75,14 +76,17 @@ def test_the_elbos_mean_gradient_is_quadratures(case, kind):
     assert_mean_is(gradients(objective, (model, guide), data, parameters), exact)
 
 
-@pytest.mark.parametrize("name", STRUCTURED)
+@pytest.mark.parametrize("name", covering(list(STRUCTURED), every=2))
 def test_stls_mean_gradient_is_the_elbos(name):
     elbo, stl = compare((ELBO, STL), name, {"num_particles": 2}, **STRUCTURED[name])
     assert not torch.allclose(elbo, stl)
     assert_same_mean(stl, elbo)
 
 
-@pytest.mark.parametrize("name", [n for n in STRUCTURED if n not in ("m1-m2", "mixture-posterior")])
+@pytest.mark.parametrize(
+    "name",
+    covering([n for n in STRUCTURED if n not in ("m1-m2", "mixture-posterior")], every=2, first=1),
+)
 def test_dregs_mean_gradient_is_the_iwaes(name):
     """Both are also compared with quadrature, in test_objectives_weighted."""
     iwae, dreg = compare((IWAE, DReG), name, {"num_particles": 3}, **STRUCTURED[name])
@@ -134,7 +138,7 @@ def test_of_a_relaxed_latent_stl_drops_nothing():
     torch.testing.assert_close(elbo, stl)
 
 
-@every_method
+@pytest.mark.parametrize("name", covering(list(methods.METHODS), every=3))
 def test_the_losses_are_the_bounds_themselves_and_so_is_the_models_gradient(name):
     model, guide = pair(name)
     own = {id(p) for p in guide.parameters()}

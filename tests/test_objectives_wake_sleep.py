@@ -19,15 +19,16 @@ from objectives import (
 )
 from pyro import poutine
 from pyro.infer import TraceEnum_ELBO
-from test_objectives_elbo import batch, every_method, pair, value_and_gradients
+from sampling import covering
+from test_objectives_elbo import batch, pair, value_and_gradients
 
 import pyro_vae as pv
+from pyro_vae import methods
 from pyro_vae.objectives import IWAE, RWS
 from pyro_vae.programs.calling import as_keyword_program
 
 
-@every_method
-@pytest.mark.parametrize("particles", [1, 3])
+@pytest.mark.parametrize("name, particles", covering(list(methods.METHODS), [1, 3], every=4))
 def test_its_loss_is_the_iwaes_and_so_is_the_models_gradient(name, particles):
     model, guide = pair(name)
     rws = value_and_gradients(RWS(particles), model, guide)

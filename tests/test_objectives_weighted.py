@@ -21,7 +21,8 @@ from objectives import (
 )
 from pyro import poutine
 from pyro.infer import TraceEnum_ELBO
-from test_objectives_elbo import N, assert_same, batch, every_method, pair, value_and_gradients
+from sampling import covering
+from test_objectives_elbo import N, assert_same, batch, pair, value_and_gradients
 
 import pyro_vae as pv
 from pyro_vae import methods
@@ -43,7 +44,7 @@ def many(size=500):
 # ------------------------------------------------------------------------------- IWAE
 
 
-@every_method
+@pytest.mark.parametrize("name", covering(list(methods.METHODS), every=2))
 def test_iwae_is_what_evaluation_reports_with_the_same_noise(name, monkeypatch):
     monkeypatch.setattr(chunked, "rows_per_chunk", lambda *args: 10**6)
     model, guide = (m.eval() for m in pair(name))
@@ -54,7 +55,10 @@ def test_iwae_is_what_evaluation_reports_with_the_same_noise(name, monkeypatch):
 
 
 @pytest.mark.parametrize(
-    "name", [n for n in methods.METHODS if n not in (*SUMMED_IN_GUIDE, "mixture-posterior")]
+    "name",
+    covering(
+        [n for n in methods.METHODS if n not in (*SUMMED_IN_GUIDE, "mixture-posterior")], every=2
+    ),
 )
 def test_of_one_particle_it_is_the_elbo_with_every_gradient(name):
     model, guide = pair(name)
@@ -62,8 +66,7 @@ def test_of_one_particle_it_is_the_elbo_with_every_gradient(name):
     assert_same(one, value_and_gradients(ELBO(), model, guide))
 
 
-@pytest.mark.parametrize("case", GUIDES)
-@pytest.mark.parametrize("objective", [IWAE, DReG])
+@pytest.mark.parametrize("case, objective", covering(list(GUIDES), [IWAE, DReG], every=2))
 def test_its_mean_gradient_is_quadratures(case, objective):
     """DReG's too; and q(y | .), summed in the guide, is fitted to the weights at fixed draws."""
     model, guide = tiny_pair(case)
@@ -207,8 +210,7 @@ def test_renyi_of_order_minus_infinity_is_the_largest_weight():
     torch.testing.assert_close(-largest.sum().detach(), loss, rtol=1e-12, atol=0)
 
 
-@pytest.mark.parametrize("case", GUIDES)
-@pytest.mark.parametrize("alpha", [-0.5, 0.5, 2.0])
+@pytest.mark.parametrize("case, alpha", covering(list(GUIDES), [-0.5, 0.5, 2.0], every=3))
 def test_renyis_mean_gradient_is_quadratures(case, alpha):
     model, guide = tiny_pair(case)
     weights, log_w, _, log_pi = quadrature(case, model, guide)

@@ -1,5 +1,6 @@
 """The recorded step equals plain Pyro: loss, every gradient, buffers, noise, for any program."""
 
+import dataclasses
 import functools
 import json
 import math
@@ -18,7 +19,7 @@ from pyro import poutine
 from pyro.infer import Trace_ELBO, TraceEnum_ELBO, TraceMeanField_ELBO
 from pyro.infer.autoguide import AutoDiagonalNormal, AutoNormal
 from pyro.nn import PyroModule, PyroParam
-from sampling import covering
+from sampling import covering, in_turn
 from test_train import _stop_after
 from torch.distributions import constraints
 
@@ -456,7 +457,7 @@ def enum_elbo(**options):
     return TraceEnum_ELBO(max_plate_nesting=1, strict_enumeration_warning=False, **options)
 
 
-@pytest.mark.parametrize("name", covering(list(PROGRAMS), every=3))
+@pytest.mark.parametrize("name", covering(list(PROGRAMS), every=4))
 def test_any_program_replays_exactly_on_new_data_and_noise(name):
     torch.set_default_dtype(torch.float64)
     assert_equal_steps(enum_elbo(), PROGRAMS[name](), batch64)
@@ -519,7 +520,7 @@ def digits_batch(size=12):
 
 
 @pytest.mark.parametrize(
-    "method, options", covering(list(methods.METHODS), list(OBJECTIVES), every=9)
+    "method, options", covering(list(methods.METHODS), list(OBJECTIVES), every=16)
 )
 def test_every_method_replays_exactly_under_every_objective(method, options):
     options = OBJECTIVES[options]
@@ -537,8 +538,8 @@ BOUNDS = {
 
 
 @pytest.mark.parametrize(
-    "method, objective",
-    covering(["shu-gmvae", "auxiliary-dgm", "mixture-posterior", "iaf-vae"], list(BOUNDS), every=4),
+    "objective, method",
+    in_turn(list(BOUNDS), ["shu-gmvae", "auxiliary-dgm", "mixture-posterior", "iaf-vae"]),
 )
 def test_every_bound_and_estimator_replays_exactly(method, objective):
     objective = BOUNDS[objective]
@@ -550,13 +551,12 @@ def test_every_bound_and_estimator_replays_exactly(method, objective):
 @pytest.mark.parametrize(
     "objective",
     [
-        ELBO(leave_one_out_baseline=True),
-        ELBO(num_particles=3, leave_one_out_baseline=True),
-        STL(),
-        IWAE(3),
-        RWS(3),
+        pytest.param(ELBO(leave_one_out_baseline=True), id="elbo-1", marks=pytest.mark.slow),
+        pytest.param(ELBO(num_particles=3, leave_one_out_baseline=True), id="elbo-3"),
+        pytest.param(STL(), id="stl", marks=pytest.mark.slow),
+        pytest.param(IWAE(3), id="vimco"),
+        pytest.param(RWS(3), id="rws"),
     ],
-    ids=["elbo-1", "elbo-3", "stl", "vimco", "rws"],
 )
 def test_score_functions_with_baselines_replay_exactly(objective):
     torch.set_default_dtype(torch.float64)
@@ -565,7 +565,9 @@ def test_score_functions_with_baselines_replay_exactly(objective):
     )
 
 
-@pytest.mark.parametrize("method", ["vae", "shu-gmvae", "mixture-posterior", "cvae"])
+@pytest.mark.parametrize(
+    "method", covering(["vae", "shu-gmvae", "mixture-posterior", "cvae"], every=2, first=1)
+)
 def test_the_sleep_phase_replays_exactly(method):
     torch.set_default_dtype(torch.float64)
     assert_equal_steps(RWS(2, sleep_weight=0.5), library_pair(method), digits_batch)
@@ -579,14 +581,14 @@ def test_sampled_and_relaxed_discrete_latents_replay_exactly(treatment):
 
 def test_free_bits_replay_exactly():
     torch.set_default_dtype(torch.float64)
-    for bits in (0.0, 0.3, 5.0):
-        assert_equal_steps(ELBO(free_bits={"y": bits}), library_pair("gmvae"), digits_batch)
+    for bits in (0.0, 5.0):
+        assert_equal_steps(ELBO(free_bits={"y": bits}), library_pair("vade"), digits_batch)
 
 
 def test_schedules_change_without_a_new_recording():
     torch.set_default_dtype(torch.float64)
     objective = ELBO(beta={"z": 2.0}, warmup={"z": 4, "y": 6})
-    pair = library_pair("gmvae")
+    pair = library_pair("vade")
     step, plain = RecordedStep(objective, pair, "recorded"), PlainStep(objective, pair)
     batch, losses = digits_batch(), []
     for objective.epoch in (0, 1, 3, 5, 50):
@@ -725,10 +727,12 @@ def digits():
     return pv.data.load("digits", binarize="none")
 
 
-def trained(name="gmvae", compile=False, epochs=3, **options):
-    pair = library_pair(name)
-    options.setdefault("objective", ELBO(warmup=2))
-    run = pv.fit(*pair, digits(), epochs, compile=compile, device="cpu", progress=False, **options)
+def trained(name="vade", compile=False, epochs=3, **options):
+    """On 256 digits, without a short batch, which would be another recording."""
+    pair, data = library_pair(name), digits()
+    data = dataclasses.replace(data, train=data.train[:256])
+    options = {"objective": ELBO(warmup=2), "batch_size": 64, "progress": False} | options
+    run = pv.fit(*pair, data, epochs, compile=compile, device="cpu", **options)
     return run, [p.detach().clone() for m in pair for p in m.parameters()]
 
 
@@ -736,7 +740,9 @@ def losses(run):
     return [row[k] for row in run.history for k in ("loss", "elbo")]
 
 
-@pytest.mark.parametrize("options", [{}, {"clip_norm": 0.1, "schedule": "cosine"}], ids=str)
+@pytest.mark.parametrize(
+    "options", [{}, {"clip_norm": 0.1, "schedule": "cosine", "batch_size": 100}], ids=str
+)
 def test_fit_recorded_equals_fit_plain(options):
     torch.set_default_dtype(torch.float64)
     (a, wa), (b, wb) = trained(**options), trained(compile="recorded", **options)
@@ -747,22 +753,22 @@ def test_fit_recorded_equals_fit_plain(options):
 
 @pytest.mark.parametrize("compile", ["recorded", pytest.param(True, marks=pytest.mark.slow)])
 def test_a_resumed_recorded_run_equals_an_uninterrupted_one_bit_for_bit(tmp_path, compile):
-    whole, weights = trained(compile=compile, epochs=4, out=tmp_path / "a")
-    with _stop_after(steps=14):  # in the middle of the second epoch
-        part, _ = trained(compile=compile, epochs=4, out=tmp_path / "b")
+    whole, weights = trained(compile=compile, out=tmp_path / "a")
+    with _stop_after(steps=6):  # in the middle of the second epoch
+        part, _ = trained(compile=compile, out=tmp_path / "b")
     assert part.interrupted and len(part.history) == 1
     # what is not said when going on is as it was, not what a run of that length would choose
-    resumed, actual = trained(compile="auto", epochs=4, out=tmp_path / "b", resume=True)
+    resumed, actual = trained(compile="auto", out=tmp_path / "b", resume=True)
     assert losses(resumed) == losses(whole)
     assert all(map(torch.equal, weights, actual))
 
 
 def test_resuming_with_another_compile_is_refused(tmp_path):
-    trained(compile="recorded", epochs=1, out=tmp_path)
+    trained("vae", compile="recorded", epochs=1, out=tmp_path)
     with pytest.raises(pv.UserError, match="compile=recorded, not plain"):
-        trained(compile=False, epochs=2, out=tmp_path, resume=True)
+        trained("vae", compile=False, epochs=2, out=tmp_path, resume=True)
     with pytest.raises(pv.UserError, match="did you mean 'inductor'"):
-        trained(compile="induktor")
+        trained("vae", compile="induktor")
 
 
 def test_auto_records_where_the_run_is_long_enough_and_always_chooses_the_same():
@@ -801,11 +807,11 @@ def test_steps_with_the_same_operations_and_shapes_are_compiled_once(monkeypatch
 
     monkeypatch.setattr(compilation, "compile_graph", compile_graph)
     monkeypatch.setattr(compilation, "_programs", OrderedDict())
-    for rows, count in ((64, 1), (64, 1), (32, 2), (64, 2)):
+    for rows, count in ((64, 1), (32, 2), (64, 2)):
         make_batch = functools.partial(digits_batch, rows)
-        assert_equal_steps(ELBO(), library_pair("vae"), make_batch, "inductor", rtol=1e-5)
+        assert_equal_steps(ELBO(), library_pair("vae"), make_batch, "inductor", rtol=1e-5, steps=1)
         assert len(compiled) == count
-    assert_equal_steps(ELBO(), library_pair("vade"), digits_batch, "inductor", rtol=1e-5)
+    RecordedStep(ELBO(), library_pair("vade"), "inductor")(digits_batch())
     assert len(compiled) == 3
     threads = torch.get_num_threads()
     torch.set_num_threads(threads + 1)
@@ -820,7 +826,7 @@ def test_steps_with_the_same_operations_and_shapes_are_compiled_once(monkeypatch
 
 
 def test_inductor_equals_plain_pyro_with_the_same_noise():
-    assert_equal_steps(ELBO(), library_pair("gmvae"), digits_batch, "inductor", rtol=1e-5)
+    assert_equal_steps(ELBO(), plain(), batch64, "inductor", rtol=1e-5)
 
 
 @pytest.mark.slow
@@ -875,10 +881,11 @@ def test_auto_without_a_compiler_replays_what_was_recorded(monkeypatch):
 def test_fit_records_unasked_where_the_run_is_long_enough(tmp_path, epochs, backend):
     data = pv.data.from_arrays(torch.rand(8, 5).round(), valid=0, test=0)
     model = pv.models.VAE((5,), 2, network=pv.conditionals.MLP((4,)))
-    pv.fit(
-        model, pv.guides.Guide(model), data, epochs, batch_size=4, device="cpu", out=tmp_path,
-        progress=False,
-    )  # fmt: skip
+    with _stop_after(steps=3):
+        pv.fit(
+            model, pv.guides.Guide(model), data, epochs, batch_size=4, device="cpu", out=tmp_path,
+            progress=False,
+        )  # fmt: skip
     assert json.loads((tmp_path / "config.json").read_text())["fit"]["compile"] == backend
 
 

@@ -172,6 +172,7 @@ def test_short_runs_need_no_processes():
         small().fit(progress=False, workers=0)
 
 
+@pytest.mark.slow
 def test_the_error_of_a_process_is_one_line_and_leaves_no_files(tmp_path):
     method = small(lr=1e30)
     with pytest.raises(pv.UserError, match=r"^restart \d: .*not finite"):
@@ -206,7 +207,9 @@ def interrupt_after(monkeypatch, epochs):
     monkeypatch.setattr(restarts.RestartBar, "show_epoch", show_epoch)
 
 
-@pytest.mark.parametrize("workers, epochs", [(1, 1), pytest.param(1, 4, marks=pytest.mark.slow), (1, 8), (2, 3)])
+@pytest.mark.parametrize(
+    "workers, epochs", [(1, 1), pytest.param(1, 4, marks=pytest.mark.slow), (1, 8), (2, 3)]
+)
 def test_an_interrupted_run_resumes_to_the_same_result(
     workers, epochs, in_sequence, tmp_path, monkeypatch, capfd
 ):

@@ -182,7 +182,7 @@ def test_the_steps_are_hidden_from_what_runs_the_guide(name, options):
 
 @pytest.mark.parametrize("name", PAIRS)
 def test_the_steps_gain_what_the_encoder_lost(name):
-    model, semi, batch = pair(name, steps=40, num_samples=8)
+    model, semi, batch = pair(name, steps=15, num_samples=8)
     x, index = batch["x"], batch["index"]
     others = {"index": index} if name == "per data point" else {}
     before = pv.evaluate.elbo(model, semi.guide, x, num_samples=300, **others)

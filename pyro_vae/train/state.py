@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Any
 import torch
 
 from ..errors import UserError
+from ..programs.contexts import fork_rng
 from ..programs.modules import find_modules
 from . import distributed
 from .checkpoint import PROGRESS
@@ -42,7 +43,8 @@ class Progress:
 def described(loop: "Loop") -> dict[str, Any]:
     """The settings as a checkpoint records them, for `check_settings`."""
     modules = find_modules(loop.model, loop.guide)
-    parts = [re.sub(r" at 0x[0-9a-f]+", "", str(m)) for m in modules]
+    with fork_rng(loop.device):  # zuko's splines draw numbers to print themselves
+        parts = [re.sub(r" at 0x[0-9a-f]+", "", str(m)) for m in modules]
     return {**loop.recorded(), "data": loop.inputs.describe(), "modules": parts}
 
 
