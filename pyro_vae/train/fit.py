@@ -116,7 +116,7 @@ def fit(
             it: each has an equal part of the time that is left. An initialization does not count.
         optimizer: makes another optimizer than AdamW of the list of parameters, with learning rates
             that `schedule` multiplies: `lambda params: torch.optim.SGD(params, lr=0.1)`. `lr` and
-            `weight_decay` are AdamW's. On a GPU its step is not part of the CUDA graph.
+            `weight_decay` are AdamW's. Its step is not part of the compiled program or CUDA graph.
         initialize: a `MixtureInitialization`, or any function of `(model, guide, data, device,
             seed, progress)`, run before the first epoch.
         valid: validation data, as arrays, `(x, y)`, `{name: array}`, or a loader of batches, in the
