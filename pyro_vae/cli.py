@@ -75,22 +75,31 @@ def evaluate_run(
     run: Path,
     split: str | None = None,
     num_samples: int = 5000,
+    data: Path | None = None,
     device: str | None = None,
     root: Path | None = None,
 ) -> int:
-    """Evaluate a run on a split.
+    """Evaluate a run on a split of its data, or on new data from a file.
 
     Args:
         run: run folder.
         split: train, valid or test. Default: test, if there is one.
         num_samples: importance samples per data point.
+        data: file or image folder of new data, of any kind that fit takes, instead of a split. Labels
+            in it score the clusters or classes; the results are printed and not written.
         device: cpu, cuda, ... Default: a GPU if there is one.
         root: folder of the torchvision data sets.
     """
     from .methods import load
 
     check_int_at_least(1, num_samples=num_samples)
-    print(load(run, device=device, root=root).evaluate(split, num_samples, write=True))
+    if data is not None and split is not None:
+        raise UserError("evaluate takes --split, of the run's data, or --data, not both")
+    loaded = load(run, device=device, root=root)
+    if data is None:
+        print(loaded.evaluate(split, num_samples, write=True))
+    else:
+        print(loaded.evaluate_file(data, num_samples))
     return 0
 
 

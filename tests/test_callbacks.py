@@ -419,3 +419,71 @@ def test_the_documented_loggers_log_every_epoch(module, tmp_path, monkeypatch):
     assert [step for step, _ in logger.logged] == [1, 2, 3] and logger.state["runs"] == 0
     lines = (tmp_path / "runs" / module / "metrics.jsonl").read_text().splitlines()
     assert [loss for _, loss in logger.logged] == [json.loads(line)["loss"] for line in lines]
+
+
+class StandInTrainer:
+    """The order in which Lightning calls the hooks of a module, and nothing else of it."""
+
+    def __init__(self, max_epochs, **options):
+        self.max_epochs, self.callback_metrics = max_epochs, {}
+
+    def fit(self, module, train_loader, valid_loader):
+        logged = []
+        module.log = lambda name, value, batch_size: logged.append((float(value), batch_size))
+        optimizer = module.configure_optimizers()
+        for module.current_epoch in range(self.max_epochs):
+            module.train().on_train_epoch_start()
+            for i, batch in enumerate(train_loader):
+                optimizer.zero_grad()
+                module.training_step(batch, i).backward()
+                optimizer.step()
+            logged.clear()
+            module.eval()
+            with torch.no_grad():
+                for i, batch in enumerate(valid_loader):
+                    module.validation_step(batch, i)
+            mean = sum(value * size for value, size in logged) / sum(size for _, size in logged)
+            self.callback_metrics["elbo"] = mean
+
+
+def lightning_code():
+    page = Path(__file__).parents[1] / "docs" / "training.md"
+    blocks = re.findall(r"```py\n(.*?)```", page.read_text(), re.S)
+    (code,) = [block for block in blocks if "import lightning" in block]
+    return code
+
+
+def run_lightning_code():
+    """The documented block, for a model whose loss has no noise; returns the trained mean."""
+    rows, model = torch.utils.data.TensorDataset, Location()
+    names = {
+        "pv": pv, "torch": torch, "model": model, "guide": no_latents,
+        "train_loader": torch.utils.data.DataLoader(rows(X), batch_size=16),
+        "valid_loader": torch.utils.data.DataLoader(rows(X[:7]), batch_size=4),
+    }  # fmt: skip
+    exec(lightning_code(), names)
+    elbo = dist.Normal(model.mu, 1.0).to_event(1).log_prob(X[:7]).mean()
+    assert float(names["trainer"].callback_metrics["elbo"]) == pytest.approx(elbo.item(), abs=1e-5)
+    return model.mu.detach()
+
+
+def by_hand():
+    """Three epochs of AdamW on the mean of -log N(x; mu, 1), whose gradient is mu - mean(x)."""
+    mu = torch.zeros(6, requires_grad=True)
+    optimizer = torch.optim.AdamW([mu], lr=1e-3, weight_decay=0.0)
+    for _ in range(3):
+        for x in X.split(16):
+            mu.grad = mu.detach() - x.mean(0)
+            optimizer.step()
+    return mu.detach()
+
+
+def test_the_documented_lightning_module_takes_the_steps_of_fit_in_a_stand_in(monkeypatch):
+    stand_in = types.SimpleNamespace(LightningModule=torch.nn.Module, Trainer=StandInTrainer)
+    monkeypatch.setitem(sys.modules, "lightning", stand_in)
+    torch.testing.assert_close(run_lightning_code(), by_hand())
+
+
+def test_the_documented_lightning_module_takes_the_steps_of_fit_in_lightning():
+    pytest.importorskip("lightning", reason="lightning is not installed: a stand-in tests the page")
+    torch.testing.assert_close(run_lightning_code(), by_hand())

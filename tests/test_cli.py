@@ -91,6 +91,31 @@ def test_evaluate_and_sample_work_from_the_run_folder_alone(finished, capsys):
     assert (run / "samples.png").read_bytes()[:4] == b"\x89PNG"
 
 
+def test_new_data_in_a_file_have_the_numbers_of_the_same_data_as_a_split(
+    finished, tmp_path, capsys
+):
+    run = pv.load(finished[0] / "run")
+    path, test = tmp_path / "new.npz", run.data.test
+    np.savez(path, x=test.x.numpy(), y=test.y.numpy())
+    assert (
+        main(["evaluate", str(finished[0] / "run"), "--data", str(path), "--num-samples", "5"]) == 0
+    )
+    printed = capsys.readouterr().out
+    assert "360 new data points" in printed and "standard error" in printed
+    expected = run.evaluate("test", num_samples=5)
+    for name in ("elbo", "log_likelihood"):
+        assert f"{expected[name]:.2f}" in printed
+    assert f"{expected['clustering']['this model']['nmi']:.3f}" in printed
+    for wrong, message in (
+        (["--data", str(path), "--split", "test"], "--split, of the run's data, or --data"),
+        (["--data", "digits"], "digits is a data set: evaluate a split"),
+        (["--data", str(tmp_path / "none.npz")], "none.npz"),
+    ):
+        assert main(["evaluate", str(finished[0] / "run"), *wrong]) == 1
+        error = capsys.readouterr().err
+        assert message in error and error.count("\n") == 1
+
+
 def test_the_same_command_with_resume_goes_on(finished, tmp_path, capsys):
     shutil.copytree(finished[0] / "run", tmp_path / "run")
     same = [*SMALL, *START, "--out", str(tmp_path / "run"), "--resume", "--progress", "false"]

@@ -29,6 +29,7 @@ from pyro_vae.conditionals import (
     OneHotCategorical,
     Poisson,
     RelaxedOneHotCategorical,
+    ResidualMLP,
     likelihood,
 )
 from pyro_vae.conditionals.families import bounded_log_scale, raw_log_scale
@@ -404,6 +405,7 @@ def assert_same_law(a, b):
 NETWORKS = {
     "linear": MLP(()),
     "mlp": MLP((6, 5), "tanh"),
+    "residual": ResidualMLP((6, 5), "tanh"),
     "conv": Conv((2, 3), (6,), "tanh"),
 }
 
@@ -490,6 +492,23 @@ def test_a_wrong_image_raises_with_the_parents_name(network, shape):
         q(x=torch.zeros(5, *shape))
     actual = str(error.value)
     assert f"'x' has shape {[5, *shape]}" in actual and "[..., 1, 8, 8]" in actual
+
+
+def test_a_residual_network_is_its_formula():
+    """h0 = A x + B y + b; h <- S h + W2 tanh(W1 tanh(h) + c1) + c2; tanh(h) are the features."""
+    q = Conditional((2,), {"x": (3,), "y": (2,)}, Normal(), ResidualMLP((4, 4, 5), "tanh")).double()
+    x, y = doubles(6, 3), doubles(6, 2, seed=1)
+    w = {n: p.detach().numpy() for n, p in q.trunk.named_parameters()}
+    h = x.numpy() @ w["first.maps.x.weight"].T + y.numpy() @ w["first.maps.y.weight"].T
+    h = h + w["first.bias"]
+    for i in range(3):
+        block = f"blocks.{i}"
+        inner = np.tanh(h) @ w[f"{block}.residual.1.weight"].T + w[f"{block}.residual.1.bias"]
+        outer = np.tanh(inner) @ w[f"{block}.residual.3.weight"].T + w[f"{block}.residual.3.bias"]
+        skip = w.get(f"{block}.skip.weight", np.eye(4))
+        assert ("skip.weight" in "".join(n for n in w if n.startswith(block))) == (i == 2)
+        h = h @ skip.T + outer
+    close(q.features(x=x, y=y)["features"], np.tanh(h))
 
 
 # ----------------------------------------------------------------------- no parents, tables
@@ -642,6 +661,9 @@ def test_unknown_activations_raise_with_the_nearest_name():
         (lambda: MLP((8, -3)), "hidden must be integers"),
         (lambda: Conv((0,)), "channels must be integers"),
         (lambda: Conv(()), "needs channels and a hidden layer"),
+        (lambda: ResidualMLP(()), "needs the width of at least one block"),
+        (lambda: ResidualMLP((4, 0)), "hidden must be integers"),
+        (lambda: ResidualMLP((4,), "rleu"), "unknown activation 'rleu'"),
         (lambda: Conv(hidden=()), "needs channels and a hidden layer"),
         (lambda: pv.models.VAE((4,), 0), "latent_dim must be an integer >= 1, got 0"),
         (lambda: pv.models.MixtureVAE((4,), 0), "num_components must be an integer"),

@@ -57,7 +57,7 @@ def a_normal(size):
 
 NO_PRIOR = "prior must be a module whose forward.. returns the distribution of"
 NO_FAMILY = r"a family is an object such as Normal\(\), not"
-NO_NETWORK = r"network must be MLP\(...\) or Conv\(...\), not"
+NO_NETWORK = r"network must be MLP\(...\), ResidualMLP\(...\), Conv\(...\) or a function of .*, not"
 WRONG = [
     # shapes and sizes
     (lambda: VAE((0,)), r"x_shape must be integers >= 1, got \(0,\)"),

@@ -225,7 +225,9 @@ def test_render_model_draws_the_graph(first_third):
     pyro.render_model(guide, model_kwargs={"x": images(), **observed(model, guide)})
 
 
-@pytest.mark.parametrize("name, network", covering(list(methods.METHODS), ["MLP", "Conv"], every=5))
+@pytest.mark.parametrize(
+    "name, network", covering(list(methods.METHODS), ["MLP", "Conv", "ResidualMLP"], every=7)
+)
 def test_a_state_dict_carries_the_whole_pair(name, network, tmp_path):
     pairs = [build(name, seed=seed, network=network) for seed in (0, 1)]
     x, others = images(), observed(*pairs[0])

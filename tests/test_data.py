@@ -403,11 +403,13 @@ def test_untrainable_data_raise_one_line(data, message):
     assert "\n" not in str(error.value)
 
 
-def test_scipys_sparse_matrices_are_refused():
+def test_sparse_matrices_of_counts_are_data_and_others_are_refused():
     from scipy.sparse import csr_matrix
 
-    with pytest.raises(pv.UserError, match=r"sparse csr_matrix: pass its .toarray\(\)"):
-        as_data(csr_matrix(np.eye(3)))
+    data = as_data(csr_matrix(np.eye(3)))
+    assert torch.equal(data.observed_split("train").x, torch.eye(3))
+    with pytest.raises(pv.UserError, match=r"holds other numbers: pass x.toarray\(\)"):
+        as_data(csr_matrix(np.eye(3) / 2))
 
 
 def test_lists_of_numbers_are_an_array_and_lists_of_tensors_batches():
@@ -608,6 +610,6 @@ def test_a_bit_that_is_flipped_in_the_numbers_of_an_archive_is_seen(tmp_path):
 def test_sparse_matrices_are_made_dense_by_their_owner():
     from scipy.sparse import csr_matrix
 
-    for value in (csr_matrix(np.eye(4)), torch.eye(4).to_sparse()):
+    for value in (csr_matrix(np.eye(4) / 3), torch.eye(4).to_sparse()):
         with pytest.raises(pv.UserError, match="sparse"):
             from_arrays(value)

@@ -62,6 +62,9 @@ def test_copied_layers_must_fit():
     two_parents = pv.models.M2((3,), 4, network=pv.conditionals.MLP(hidden=(8,))).p_x
     with pytest.raises(pv.UserError, match="one parent"):
         pv.conditionals.copy_linear_layers(narrow, two_parents)
+    residual = pv.models.VAE((3,), 2, network=pv.conditionals.ResidualMLP((8,))).p_x
+    with pytest.raises(pv.UserError, match="whose network is an MLP"):
+        pv.conditionals.copy_linear_layers(narrow, residual)
 
 
 def test_a_graph_has_a_circle_per_variable_and_an_arrow_per_parent():

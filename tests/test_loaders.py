@@ -297,3 +297,82 @@ def test_batches_that_cannot_be_evaluated_are_refused(form, message):
     with pytest.raises(pv.UserError, match=message) as e:
         pv.evaluate.mean_over_batches(pv.evaluate.elbo, *pair(), form)
     assert "\n" not in str(e.value)
+
+
+# ------------------------------------------------------------------- a run on new data
+
+
+def exact_run():
+    model, guide = exact_pair()
+    return pv.Run(model, guide, data=pv.data.from_arrays(X, valid=0, test=0)), model
+
+
+@pytest.mark.parametrize("form", ["tensors", "tuples", "dicts", "workers", "array"])
+def test_a_run_evaluates_a_loader_batch_by_batch(form):
+    """Every bound is log p(x) whatever is drawn: mean and standard error are those of the array."""
+    run, model = exact_run()
+    x = VALID
+    names = [f"{i}.png" for i in range(8)]
+    forms = {
+        "tensors": batches(x),  # 8, 8 and 1
+        "tuples": [(part, names[: len(part)]) for part in batches(x)],
+        "dicts": [{"x": part, "path": names, "meta": {"n": 3}} for part in batches(x)],
+        "workers": DataLoader(Rows(x), batch_size=8, num_workers=2),
+        "array": x,
+    }
+    result = run.evaluate(data=forms[form], num_samples=2)
+    log_p = linear_marginal(model, 0.7).log_prob(x.double())
+    for bound in ("elbo", "log_likelihood"):
+        assert result[bound] == pytest.approx(float(log_p.mean()), abs=1e-5)
+        error = result["standard_errors"][bound]
+        assert error == pytest.approx(float(log_p.std() / 17**0.5), rel=1e-5)
+    codes = pv.evaluate.encode(run.model, run.guide, x)["z"]
+    assert result["unit_activity"]["z"] == pytest.approx(codes.var(0).tolist(), rel=1e-6)
+    assert (result["split"], result["data"]) == ("new", 17)
+    assert f"standard error {result['standard_errors']['elbo']:.2g}" in str(result)
+
+
+def test_a_loader_has_one_batch_in_memory_at_a_time(monkeypatch):
+    run, _ = exact_run()
+    sizes, elbo_terms = [], pv.evaluate.elbo_terms
+
+    def recording(model, guide, x, **options):
+        sizes.append(len(x))
+        return elbo_terms(model, guide, x, **options)
+
+    monkeypatch.setattr(pv.evaluate, "elbo_terms", recording)
+    run.evaluate(data=batches(VALID), num_samples=2)
+    assert sizes == [8, 8, 1]
+
+
+def test_components_and_labels_of_a_loader_are_those_of_the_array():
+    torch.manual_seed(0)
+    model = pv.models.MixtureVAE((6,), 3, 2, likelihood="normal", network=NET)
+    guide = pv.guides.Guide(model, given={"y": ["x"], "z": ["x", "y"]}, network=NET)
+    y = torch.arange(17) % 3
+    run = pv.Run(model, guide, data=pv.data.from_arrays(X, torch.arange(41) % 3, valid=0, test=0))
+    parts = [{"x": x, "y": labels} for x, labels in zip(VALID.split(8), y.split(8), strict=True)]
+    whole, streamed = (run.evaluate(data=d, num_samples=2) for d in ((VALID, y), parts))
+    assert streamed["occupancy"] == pytest.approx(whole["occupancy"])
+    for name, value in whole["discrete"].items():
+        assert streamed["discrete"][name] == pytest.approx(value, abs=1e-6)
+    assert streamed["clustering"] == {"this model": whole["clustering"]["this model"]}
+    p = pv.evaluate.responsibilities(model, guide, VALID)
+    assert whole["occupancy"] == pytest.approx(pv.evaluate.occupancy(p).tolist())
+    information = pv.evaluate.mutual_information(p)
+    assert whole["discrete"]["mutual_information"] == pytest.approx(information, abs=1e-6)
+
+
+@pytest.mark.parametrize(
+    "form, message",
+    [
+        ([], "there are no values in it"),
+        ([X, X[:, :2]], "x has shape"),
+        ([{"image": X}], "a dict of arrays needs 'x'"),
+        ([X, torch.full((2, 6), math.inf)], "batch 2 of epoch 1: x has"),
+    ],
+)
+def test_a_loader_that_a_run_cannot_evaluate_is_refused(form, message):
+    with pytest.raises(pv.UserError, match=message) as e:
+        exact_run()[0].evaluate(data=form, num_samples=2)
+    assert "\n" not in str(e.value)

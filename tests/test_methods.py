@@ -250,6 +250,16 @@ def test_plain_settings_are_checked_before_the_data_are_loaded(options, message,
         pv.method("vae", "mnist", **options)
 
 
+def test_a_residual_network_is_an_option_that_keeps_the_widths_of_the_preset():
+    config = pv.methods.configure("vae", "digits", {"network": "ResidualMLP"})
+    assert config["network.hidden"] == pv.methods.defaults("vae")["network.hidden"]
+    model, guide = pv.methods.build({**config, "model.likelihood": "bernoulli"}, (1, 8, 8))
+    for conditional in (model.p_x, guide.factors["z"]):
+        assert type(conditional.trunk).__name__ == "_ResidualTrunk"
+    with pytest.raises(pv.UserError, match="network takes a name and its options"):
+        pv.method("vae", "digits", network=lambda in_features: torch.nn.Linear(in_features, 3))
+
+
 def test_numbers_of_numpy_are_settings():
     data = pv.data.from_arrays(torch.eye(6))
     plain = pv.method("vae", data, seed=3, epochs=2, lr=0.5)

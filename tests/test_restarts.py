@@ -361,3 +361,43 @@ def test_the_last_weights_of_the_chosen_restart_are_kept(in_sequence):
     alone = small(seed=chosen, restarts=1).fit(progress=False)
     assert all(map(torch.equal, weights(alone.use("last")), weights(in_sequence.use("last"))))
     assert all(map(torch.equal, best, weights(in_sequence.use("best"))))
+
+
+# ------------------------------------------------------------------------ the time limit
+
+
+def test_restarts_share_the_time_that_is_left(monkeypatch):
+    now = 100.0
+    monkeypatch.setattr(restart_pool.time, "monotonic", lambda: now)
+    budget = restart_pool.TimeBudget(12.0)
+    assert budget.share(3) == pytest.approx(4)
+    now += 2  # the first one ended early: the others have its time
+    assert budget.share(2) == pytest.approx(5)
+    now += 20
+    assert budget.share(1) == restart_pool.MIN_SECONDS
+    in_two_processes = restart_pool.TimeBudget(12.0, 2)
+    assert [in_two_processes.share(n) for n in (5, 4, 3)] == pytest.approx([4, 6, 6])
+    assert restart_pool.TimeBudget(None).share(3) is None
+
+
+@pytest.mark.slow
+def test_a_time_limit_holds_for_all_restarts_together(tmp_path):
+    options = {"epochs": 10**6, "max_time": 0.6, "compile": False}
+    method = small(**options)
+    started = time.monotonic()
+    limits, train_restart = [], restarts.train_restart
+
+    def recording(one, *arguments):
+        limits.append(one.config["max_time"])
+        return train_restart(one, *arguments)
+
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(restarts, "train_restart", recording)
+        run = method.fit(tmp_path / "run", progress=False, workers=1)
+    seconds = time.monotonic() - started
+    assert limits[0] == pytest.approx(0.2, rel=0.1) and sum(limits) < 0.9
+    assert run.stop_reason == "max_time" and len(run.restarts["scores"]) == 3
+    assert seconds < 60  # three limits and their evaluations; epochs would take days
+    for n in range(3):
+        rows = (tmp_path / "run" / "restarts" / str(n) / "metrics.jsonl").read_text().splitlines()
+        assert len(rows) < 10**4

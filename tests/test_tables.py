@@ -242,7 +242,9 @@ def test_arrays_and_loaders_are_taken_in_original_units():
     means = run.reconstruct(x)
     assert (means.mean(0) - 100).abs().max() < 20
     numbers = run.evaluate(data=x, num_samples=5)
-    assert run.evaluate(data=loader, num_samples=5)["elbo"] == pytest.approx(numbers["elbo"])
+    whole = torch.utils.data.DataLoader(x, batch_size=80)  # one batch: the draws of the array
+    assert run.evaluate(data=whole, num_samples=5)["elbo"] == pytest.approx(numbers["elbo"])
+    assert run.evaluate(data=loader, num_samples=5)["data"] == 80
 
 
 def test_log_likelihoods_are_those_of_the_original_units():
@@ -380,6 +382,10 @@ def test_a_csv_file_trains_samples_and_encodes_from_the_command_line(tmp_path, c
     z = pv.evaluate.encode(run.model, run.guide, run.data.standardize_values(x))["z"]
     np.testing.assert_allclose([float(row["z_0"]) for row in codes], z[:, 0], rtol=1e-4, atol=1e-6)
     write_people(tmp_path / "new.csv", 7)
+    capsys.readouterr()
+    evaluate = ["evaluate", str(out), "--num-samples", "5", "--data", str(tmp_path / "new.csv")]
+    assert main(evaluate) == 0
+    assert "7 new data points" in capsys.readouterr().out
     new = [
         "encode",
         str(out),
@@ -519,7 +525,8 @@ def cells(sparse=True):
 def test_anndata_are_counts_with_labels_of_obs(sparse):
     adata, counts = cells(sparse)
     data = pv.data.from_anndata(adata, labels="type", valid=0, test=0)
-    assert torch.equal(data.train.x, torch.from_numpy(counts))
+    assert torch.equal(data.observed_split("train").x, torch.from_numpy(counts))
+    assert (data.sparse is not None) == sparse  # batches of counts become dense
     assert data.likelihood == "negative-binomial"
     assert data.train.y.tolist() == [1, 0] * 20
     layer = pv.data.from_anndata(adata, layer="scaled", valid=0, test=0)
@@ -534,15 +541,16 @@ def test_anndata_are_counts_with_labels_of_obs(sparse):
     assert list(run.sample_frame(3).columns) == list(adata.var_names)
 
 
-def test_the_library_size_of_counts_is_a_covariate():
+def test_the_library_size_of_anndata_is_an_offset():
     adata, counts = cells()
     data = pv.data.from_anndata(adata, library_size=True, valid=0, test=0)
-    np.testing.assert_allclose(data.train.c[:, 0], np.log(counts.sum(1)), rtol=1e-6)
-    run = pv.method("cvae", data, hidden=[8], latent_dim=2, epochs=1).fit(progress=False)
+    size = float(torch.from_numpy(counts.sum(1)).median())
+    assert data.likelihood == pv.conditionals.LibrarySize("negative-binomial", size)
+    run = pv.method("vae", data, hidden=[8], latent_dim=2, epochs=1).fit(progress=False)
     assert run.encode(adata).shape == (40, 2)
     adata.X = adata.X.multiply(np.arange(40)[:, None] > 0).tocsr()
-    with pytest.raises(pv.UserError, match="row 0 has no counts"):
-        pv.data.from_anndata(adata, library_size=True)
+    with pytest.raises(pv.UserError, match="1 of 40 rows have no counts"):
+        pv.data.from_anndata(adata, library_size=True, valid=0, test=0)
 
 
 def test_an_h5ad_file_trains_from_the_command_line(tmp_path, capsys):

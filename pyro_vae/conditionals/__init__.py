@@ -12,6 +12,7 @@ from .families import (
     RelaxedOneHotCategorical,
 )
 from .flows import Flow
+from .library_size import LibrarySize, LogNormalize
 from .likelihoods import (
     Bernoulli,
     Binomial,
@@ -28,7 +29,7 @@ from .likelihoods import (
 )
 from .missing import IgnoreMissing
 from .mixtures import MixtureOfNormals
-from .networks import MLP, Conv, Network
+from .networks import MLP, Conv, Network, ResidualMLP
 
 __all__ = [
     "Bernoulli",
@@ -43,6 +44,8 @@ __all__ = [
     "Flow",
     "GrayBernoulli",
     "IgnoreMissing",
+    "LibrarySize",
+    "LogNormalize",
     "LowRankNormal",
     "MLP",
     "MixtureOfNormals",
@@ -55,6 +58,7 @@ __all__ = [
     "OneHotLikelihood",
     "Poisson",
     "RelaxedOneHotCategorical",
+    "ResidualMLP",
     "StudentT",
     "ZeroInflatedNegativeBinomial",
     "copy_linear_layers",

@@ -12,7 +12,8 @@ import torch.nn as nn
 
 from ..errors import UserError, check_ints_at_least
 from .families import Family, Normal, check_family
-from .networks import MLP, Network, check_network
+from .networks import MLP, Network, NetworkLike, check_network
+from .user_trunk import build_user_trunk
 
 
 class Conditional(nn.Module):
@@ -33,12 +34,17 @@ class Conditional(nn.Module):
         shape: event shape of `a`.
         given: `{parent: event shape}`.
         family: how the outputs of the network become a distribution. Default: `Normal()`.
-        network: `MLP(...)` or `Conv(...)`. Default: `MLP()`.
+        network: `MLP(...)`, `ResidualMLP(...)`, `Conv(...)`; or a function of the number of inputs,
+            `lambda in_features: nn.Sequential(...)`, that makes a new module in every call. Such a
+            module is the trunk; it maps the parents' values `[N, in_features]`, flat and side by
+            side, to features `[N, H]`, each row by itself. An enumerated parent adds rows. This is
+            checked when the module is made. Default: `MLP()`.
         head_index: the one-hot parent that selects the output head.
         trunk: a trunk to share with another conditional of the same parents.
 
     Raises:
-        UserError: a shape, family or network is invalid, or a `Conv` has no image to convolve.
+        UserError: a shape, family or network is invalid, a `Conv` has no image to convolve, or a
+            module fails, has another shape, or lets a row depend on the other rows.
 
     Example:
         >>> import torch, pyro_vae as pv
@@ -54,7 +60,7 @@ class Conditional(nn.Module):
         shape: Sequence[int],
         given: Mapping[str, Sequence[int]] | None = None,
         family: Family | None = None,
-        network: Network | None = None,
+        network: NetworkLike | None = None,
         head_index: str | None = None,
         trunk: nn.Module | None = None,
     ) -> None:
@@ -80,7 +86,10 @@ class Conditional(nn.Module):
             (self.num_heads,) = parents[head_index]
             outputs = {"heads": (self.num_heads * self.size,)}
         network = MLP() if network is None else network
-        own_trunk, self.head = network.build(inputs, outputs, self.shape)
+        if isinstance(network, Network):
+            own_trunk, self.head = network.build(inputs, outputs, self.shape)
+        else:
+            own_trunk, self.head = build_user_trunk(network, inputs, outputs)
         self.trunk = own_trunk if trunk is None or own_trunk is None else trunk
         initial = self.family.unconditional_parameters(self.shape)
         self.unconditional_parameters = nn.ParameterDict(
@@ -160,12 +169,11 @@ def network_autocast(dtype: torch.dtype | None) -> Iterator[None]:
 
 
 def _compute(network: nn.Module, inputs: dict[str, torch.Tensor]) -> Any:
-    dtype = _autocast_dtype.get()
-    if dtype is None:
+    dtype, parameter = _autocast_dtype.get(), next(network.parameters(), None)
+    if dtype is None or parameter is None:
         return network(**inputs)
-    device = next(network.parameters()).device.type
     # no cache: in a recording it would keep what is being recorded alive
-    with torch.autocast(device, dtype, cache_enabled=False):
+    with torch.autocast(parameter.device.type, dtype, cache_enabled=False):
         return network(**inputs)
 
 

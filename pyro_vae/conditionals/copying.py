@@ -7,7 +7,7 @@ from torch import nn
 
 from ..errors import UserError
 from .conditional import Conditional
-from .networks import Affine
+from .networks import Affine, FeedForward
 
 
 @torch.no_grad()
@@ -52,6 +52,8 @@ def _linear_layers(conditional: Conditional) -> Iterator[tuple[torch.Tensor, tor
     """Weight and bias of each linear layer, from the parent to the outputs."""
     known: set[nn.Module] = set()
     for part in (conditional.trunk, conditional.head):
+        if not (part is None or isinstance(part, (Affine, FeedForward))):
+            raise UserError("copy_linear_layers needs a conditional whose network is an MLP")
         for layer in () if part is None else part.modules():
             if isinstance(layer, Affine):
                 maps = list(layer.maps.values())

@@ -9,8 +9,10 @@ import torch.nn as nn
 from torch.distributions import Independent
 
 from .. import distributions
+from ..errors import UserError
 from .columns import Columns
 from .families import Family
+from .library_size import LibrarySize
 from .likelihoods import likelihood
 
 
@@ -43,6 +45,11 @@ class IgnoreMissing(Family):
 
     def __post_init__(self) -> None:
         base = likelihood(self.likelihood)
+        if isinstance(base, LibrarySize):
+            raise UserError(
+                "a row with missing counts has no library size: fill them, or leave out the offset "
+                f"with the likelihood {base.counts!r}"
+            )
         for name, value in (
             ("likelihood", base),
             ("proper", base.proper),

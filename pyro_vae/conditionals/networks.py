@@ -1,13 +1,13 @@
 """Networks: from named parents to numbers, for any leftmost dimensions.
 
-A network description (`MLP`, `Conv`) builds a *trunk* from the parents to features and a *head*
+A network description (`MLP`, `ResidualMLP`, `Conv`) builds a *trunk* from the parents to features and a *head*
 from the features to the flat outputs. Leftmost dimensions broadcast: an enumerated `y` of shape
 `[K, 1, K]` and an `x` of shape `[B, 784]` meet as `[K, 1, H] + [B, H]`, so `x` is never copied K
 times.
 """
 
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 
 import torch
@@ -80,12 +80,12 @@ class Affine(nn.Module):
         for name, shape in self.shapes.items():
             value = parents[name]
             if name != "index":
-                value = _flatten(name, value, shape).to(self.bias.dtype)
+                value = flatten_event(name, value, shape).to(self.bias.dtype)
             total = total + self.maps[name](value)
         return total
 
 
-def _flatten(name: str, value: torch.Tensor, shape: tuple[int, ...]) -> torch.Tensor:
+def flatten_event(name: str, value: torch.Tensor, shape: tuple[int, ...]) -> torch.Tensor:
     """`[..., *shape]` as `[..., prod(shape)]`."""
     if tuple(value.shape[value.dim() - len(shape) :]) != shape:
         raise UserError(
@@ -95,7 +95,7 @@ def _flatten(name: str, value: torch.Tensor, shape: tuple[int, ...]) -> torch.Te
     return value.reshape(value.shape[: value.dim() - len(shape)] + (-1,))
 
 
-class _Trunk(nn.Module):
+class FeedForward(nn.Module):
     """Parents -> features: optional convolutions of image parents, then an MLP."""
 
     def __init__(
@@ -149,6 +149,12 @@ class Network:
         raise NotImplementedError
 
 
+#: A function of the number of inputs that makes a trunk; see `user_trunk`.
+ModuleMaker = Callable[[int], nn.Module]
+#: What `network=` takes.
+NetworkLike = Network | ModuleMaker
+
+
 @dataclass(frozen=True)
 class MLP(Network):
     """Fully connected layers.
@@ -188,7 +194,88 @@ class MLP(Network):
         total = sum(math.prod(s) for s in outputs.values())
         if not self.hidden or not inputs or set(inputs) == {"index"}:
             return None, Affine(inputs, total)
-        trunk = _Trunk(inputs, self.hidden, self.activation)
+        trunk = FeedForward(inputs, self.hidden, self.activation)
+        return trunk, Affine({"features": (self.hidden[-1],)}, total)
+
+
+class _ResidualBlock(nn.Module):
+    """`skip(h) + W2 act(W1 act(h))`; the skip is the identity if the widths are equal."""
+
+    def __init__(self, inputs: int, width: int, activation: str) -> None:
+        super().__init__()
+        act = ACTIVATIONS[activation]
+        self.skip = nn.Identity() if inputs == width else nn.Linear(inputs, width, bias=False)
+        self.residual = nn.Sequential(
+            act(), nn.Linear(inputs, width), act(), nn.Linear(width, width)
+        )
+
+    def forward(self, h: torch.Tensor) -> torch.Tensor:
+        return self.skip(h) + self.residual(h)
+
+
+class _ResidualTrunk(nn.Module):
+    """Parents -> features: an `Affine` map, residual blocks, and a last activation."""
+
+    def __init__(
+        self, inputs: Mapping[str, tuple[int, ...]], hidden: Sequence[int], activation: str
+    ) -> None:
+        super().__init__()
+        self.first = Affine(inputs, hidden[0])
+        widths = zip((hidden[0], *hidden), hidden, strict=False)
+        self.blocks = nn.Sequential(*(_ResidualBlock(a, b, activation) for a, b in widths))
+        self.last = ACTIVATIONS[activation]()
+
+    def forward(self, **parents: torch.Tensor) -> dict[str, torch.Tensor]:
+        return {"features": self.last(self.blocks(self.first(**parents)))}
+
+
+@dataclass(frozen=True)
+class ResidualMLP(Network):
+    """Fully connected residual blocks with pre-activation, for deeper networks than `MLP`.
+
+    A linear map to `hidden[0]` features is followed by one block per width. A block adds
+    `W2 act(W1 act(h))` to its input h, or to a linear map of h where the width changes. It has two
+    layers, so three widths make a network of seven layers and the head.
+
+    Args:
+        hidden: widths of the blocks, e.g. [256, 256, 256].
+        activation: relu, tanh, softplus, elu or silu.
+
+    Raises:
+        UserError: no width, a width is not an integer ≥ 1, or the activation is unknown.
+
+    References:
+        He, Zhang, Ren and Sun 2016, arXiv 1603.05027.
+
+    Example:
+        >>> import torch, pyro_vae as pv
+        >>> network = pv.conditionals.ResidualMLP(hidden=(16, 16))
+        >>> q = pv.conditionals.Conditional((2,), {"x": (5,)}, network=network)
+        >>> q(x=torch.zeros(4, 5)).batch_shape
+        torch.Size([4])
+    """
+
+    hidden: tuple[int, ...] = (256, 256)
+    activation: str = "relu"
+
+    def __post_init__(self) -> None:
+        _check_widths(hidden=self.hidden)
+        object.__setattr__(self, "hidden", tuple(self.hidden))  # hashable
+        _check_activation(self.activation)
+        if not self.hidden:
+            raise UserError("a residual network needs the width of at least one block")
+
+    def build(
+        self,
+        inputs: Mapping[str, tuple[int, ...]],
+        outputs: Mapping[str, tuple[int, ...]],
+        shape: Sequence[int] = (),
+    ) -> tuple[nn.Module | None, nn.Module]:
+        """The trunk, or None, and the head, an `Affine` map; see `Network.build`."""
+        if not inputs or set(inputs) == {"index"}:
+            return MLP((), self.activation).build(inputs, outputs)
+        total = sum(math.prod(s) for s in outputs.values())
+        trunk = _ResidualTrunk(inputs, self.hidden, self.activation)
         return trunk, Affine({"features": (self.hidden[-1],)}, total)
 
 
@@ -222,7 +309,7 @@ class _ConvIn(nn.Module):
         self.out = c * math.prod(_shrink(n, len(channels)) for n in shape[1:])
 
     def forward(self, x: torch.Tensor) -> torch.Tensor:
-        left = _flatten(self.name, x, self.shape).shape[:-1]
+        left = flatten_event(self.name, x, self.shape).shape[:-1]
         x = x.reshape((-1,) + self.shape).to(next(self.net.parameters()).dtype)
         return self.net(x).reshape(left + (-1,))
 
@@ -353,16 +440,26 @@ class Conv(Network):
             for name, image in inputs.items()
             if is_image(image)
         }
-        return _Trunk(inputs, self.hidden, self.activation, images), head
+        return FeedForward(inputs, self.hidden, self.activation, images), head
 
 
 def check_network(network: object) -> None:
-    """Raise unless this is a network description, or None for the default."""
-    if not (network is None or isinstance(network, Network)):
-        raise UserError(f"network must be MLP(...) or Conv(...), not {network!r}")
+    """Raise unless this is a network description, a maker of modules, or None for the default."""
+    if network is None or isinstance(network, Network):
+        return
+    if isinstance(network, nn.Module):
+        raise UserError(
+            "network is one module, whose weights all networks would share: pass a function that "
+            "makes one, e.g. network=lambda in_features: nn.Sequential(...)"
+        )
+    if not callable(network) or (isinstance(network, type) and issubclass(network, Network)):
+        raise UserError(
+            "network must be MLP(...), ResidualMLP(...), Conv(...) or a function of the number of "
+            f"inputs that makes an nn.Module, not {network!r}"
+        )
 
 
-def network_between(network: Network | None, *shapes: Sequence[int]) -> Network | None:
+def network_between(network: NetworkLike | None, *shapes: Sequence[int]) -> NetworkLike | None:
     """The network for a conditional between variables of these shapes, in a pair with images.
 
     If none of them is an image, a `Conv` is replaced by its fully connected layers.

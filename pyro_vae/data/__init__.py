@@ -10,6 +10,7 @@ if TYPE_CHECKING:
     from .dataset import Data, Split
     from .files import from_images
     from .frames import from_anndata, from_frame
+    from .library_size import with_library_size
     from .minibatches import batches
     from .registry import DATASETS, data_set
     from .scaling import standardize
@@ -34,6 +35,7 @@ __all__ = [
     "load",
     "prepare",
     "standardize",
+    "with_library_size",
 ]
 __getattr__, __dir__ = lazy_attributes(
     __name__,
@@ -44,6 +46,7 @@ __getattr__, __dir__ = lazy_attributes(
         "dataset": ["Data", "Split"],
         "files": ["from_images"],
         "frames": ["from_anndata", "from_frame"],
+        "library_size": ["with_library_size"],
         "minibatches": ["batches"],
         "registry": ["DATASETS", "data_set"],
         "scaling": ["standardize"],

@@ -12,6 +12,7 @@ from ..errors import UserError
 from .arrays import as_labels, as_tensor
 from .dataset import Data
 from .frames import from_anndata, from_frame
+from .sparse import is_sparse
 from .splitting import from_arrays
 from .tables import is_anndata, is_frame
 
@@ -55,7 +56,7 @@ def as_data(data: Any, first: str = "x", missing: bool = False) -> Any:
     """`Data`, or batches, from what `fit` accepts: arrays, `(x, y)`, `{name: array}`, a `Dataset`.
 
     Bare arrays and datasets are all training data: nothing is held out behind the caller's back.
-    Arrays are tensors, numpy arrays or lists of numbers. A DataFrame or AnnData object is a table:
+    Arrays are tensors, numpy arrays, lists of numbers, or scipy sparse matrices of counts. A DataFrame or AnnData object is a table:
     see `from_frame`. Batches are a `DataLoader`, or
     any iterable with a length.
 
@@ -84,7 +85,8 @@ def as_data(data: Any, first: str = "x", missing: bool = False) -> Any:
         return from_frame(data, valid=0, test=0)
     if isinstance(data, dict):
         return from_arrays(named_first(data, first), **options)
-    if isinstance(data, (torch.Tensor, np.ndarray)) or hasattr(data, "to_numpy"):
+    is_array = isinstance(data, (torch.Tensor, np.ndarray)) or hasattr(data, "to_numpy")
+    if is_array or is_sparse(data):
         return from_arrays(data, **options)
     if isinstance(data, str):
         raise UserError(f"data cannot be a name: pass pv.data.load({data!r}), or arrays")
@@ -95,8 +97,6 @@ def as_data(data: Any, first: str = "x", missing: bool = False) -> Any:
                 "{'x': x, ...}"
             )
         return from_arrays(*data, **options)
-    if hasattr(data, "toarray"):
-        raise UserError(f"cannot train on a sparse {type(data).__name__}: pass its .toarray()")
     if isinstance(data, list) and (not data or _is_row(data[0])):
         return from_arrays(data, **options)
     batched = hasattr(data, "__iter__") and hasattr(data, "__len__")

@@ -11,6 +11,7 @@ from ..conditionals import Family
 from ..errors import UserError, check_int_at_least, checked_seed, unknown_name_error
 from .arrays import as_floats, check_finite
 from .conditions import Condition
+from .sparse import SparseRows
 from .tables import Table, is_frame
 
 SPLITS = ("train", "valid", "test")
@@ -164,11 +165,17 @@ class Data:
         """`{name: Split}` of the splits that there are."""
         return {name: split for name in SPLITS if (split := getattr(self, name)) is not None}
 
-    def observed_split(self, split: str) -> Split:
+    @property
+    def sparse(self) -> SparseRows | None:
+        """The sparse matrix of counts whose row numbers x holds; None for dense data."""
+        return self.condition if isinstance(self.condition, SparseRows) else None
+
+    def observed_split(self, split: str, rows: slice | torch.Tensor | None = None) -> Split:
         """A split as a model observes it: binarized once where training does so, then conditioned.
 
         Args:
             split: train, valid or test.
+            rows: some of its rows. Default: all; of a sparse matrix, all become dense.
         """
         if split not in SPLITS:
             raise unknown_name_error("split", split, SPLITS)
@@ -177,7 +184,7 @@ class Data:
             raise UserError(f"{self.name} has no {split} split")
         if self.binarize == "dynamic" and split == "train":
             part = dataclasses.replace(part, x=draw_binary(part.x, self.binarize_seed + 1))
-        return conditioned(part, self.condition)
+        return conditioned(part if rows is None else part[rows], self.condition)
 
     def observed_names(
         self, observes: Sequence[str], observed: Sequence[str] | None = None
@@ -305,7 +312,7 @@ class Data:
 
         It tells other data of the same name and shape apart.
         """
-        x = self.train.x
+        x = self.train.x if self.sparse is None else self.sparse.totals(self.train.x)
         mean = (x.nanmean if self.missing else x.mean)(dtype=torch.float64)
         if self.scaling is not None:
             mean = mean + self.scaling[0].double().mean().to(mean)

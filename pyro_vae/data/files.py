@@ -321,8 +321,15 @@ def _class_numbers(folder: Path, paths: list[Path]) -> list[int] | None:
     return [classes.index(name) for name in subfolders]
 
 
-def read_source(path: Path) -> Any:
-    """The contents of a file or an image folder: a frame, AnnData, columns, or x `[N, ...]`.
+def read_source(path: Path, image_size: int | None = None) -> tuple[Any, dict[str, Any]]:
+    """`(x, others)` of a file or an image folder.
+
+    x is a frame, AnnData, columns, or an array `[N, ...]`. Of arrays and images, the others are labels
+    y and covariates c, if there are any.
+
+    Args:
+        path: of the file or folder.
+        image_size: as in `from_images`.
 
     Raises:
         UserError: no such file, or one that cannot be read.
@@ -337,9 +344,11 @@ def read_source(path: Path) -> Any:
         ".h5ad": read_anndata,
     }
     kind = path.suffix.lower()
-    if kind in readers:
-        return readers[kind](path)
-    return read_file(path, 0, True, valid=0, test=0).train.x
+    if kind in readers and not path.is_dir():
+        return readers[kind](path), {}
+    options = {"image_size": image_size} if path.is_dir() else {}
+    arrays = read_file(path, 0, True, valid=0, test=0, **options).train.arrays()
+    return arrays.pop("x"), arrays
 
 
 def _read_images(path: Path, **options: Any) -> Data:
@@ -347,11 +356,11 @@ def _read_images(path: Path, **options: Any) -> Data:
 
 
 READERS: dict[str, tuple[Callable[..., Data], tuple[str, ...]]] = {
-    ".npz": (_read_npz, ()),
-    ".npy": (_read_npy, ()),
-    ".csv": (_read_csv, ("labels", "index")),
-    ".tsv": (_read_csv, ("labels", "index")),
-    ".parquet": (_read_parquet, ("labels", "index")),
+    ".npz": (_read_npz, ("library_size",)),
+    ".npy": (_read_npy, ("library_size",)),
+    ".csv": (_read_csv, ("labels", "index", "library_size")),
+    ".tsv": (_read_csv, ("labels", "index", "library_size")),
+    ".parquet": (_read_parquet, ("labels", "index", "library_size")),
     ".h5ad": (_read_h5ad, ("labels", "layer", "library_size")),
     "folder": (_read_images, ("image_size",)),
 }

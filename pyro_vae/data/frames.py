@@ -4,12 +4,12 @@ import dataclasses
 from collections.abc import Mapping
 from typing import Any
 
-import torch
-
 from ..conditionals import Family
 from ..conditionals import likelihood as check_likelihood
 from ..errors import UserError, unknown_name_error
 from .dataset import Data
+from .library_size import with_library_size
+from .sparse import SparseRows
 from .splitting import from_arrays, likelihood_for
 from .tables import (
     ColumnType,
@@ -18,10 +18,10 @@ from .tables import (
     column_type,
     columns_of,
     is_anndata,
-    log_library_size,
     matrix_of,
     plain_values,
     row_names,
+    sparse_counts_of,
 )
 
 
@@ -35,6 +35,7 @@ def from_frame(
     name: str = "data",
     split_seed: int = 0,
     likelihood: str | Family | None = None,
+    library_size: bool = False,
 ) -> Data:
     """`Data` from a pandas or polars DataFrame; missing values are kept.
 
@@ -62,6 +63,8 @@ def from_frame(
         name: of the data set.
         split_seed: of the splits.
         likelihood: one for all columns, instead of one for each kind.
+        library_size: whether the total count of a row, of columns that are all counts, is an offset
+            of the model's mean; see `with_library_size`.
 
     Raises:
         UserError: no such column, a column of dates or other objects, text with more than 256
@@ -82,7 +85,8 @@ def from_frame(
     label_type = None if labels is None else _label_type(values[labels], labels)
     library = type(frame).__module__.split(".")[0]
     table = Table(types, label_type, index, library if library in ("pandas", "polars") else None)
-    return _data(table, frame, table.encode(frame), valid, test, name, split_seed, likelihood)
+    data = _data(table, frame, table.encode(frame), valid, test, name, split_seed, likelihood)
+    return with_library_size(data) if library_size else data
 
 
 def from_anndata(
@@ -98,14 +102,15 @@ def from_anndata(
 ) -> Data:
     """`Data` from an AnnData object: x is its matrix, the variables are columns.
 
-    A sparse matrix is made dense, because training data stay on the device as one tensor.
+    A sparse matrix of counts stays sparse: batches of its rows become dense. Other sparse matrices,
+    such as normalized counts, are made dense.
 
     Args:
         adata: the AnnData object.
         labels: a column of `adata.obs` with labels y.
         layer: a layer instead of `X`, such as raw counts.
-        library_size: whether the covariates c of a conditional model are the logarithm `[N, 1]` of
-            each row's total count.
+        library_size: whether the total count of a row is an offset of the model's mean, as in scVI;
+            see `with_library_size`.
         valid, test: fractions of the data, or counts; 0 for none.
         name: of the data set.
         split_seed: of the splits.
@@ -121,26 +126,31 @@ def from_anndata(
         raise UserError("several variables have one name: adata.var_names_make_unique()")
     if labels is not None and labels not in adata.obs.columns:
         raise unknown_name_error("column of obs", labels, list(adata.obs.columns))
-    x = matrix_of(adata, layer)
-    fits = likelihood_for(x)
+    x = sparse_counts_of(adata, layer)
+    if x is None:
+        x = matrix_of(adata, layer)
+        fits = likelihood_for(x)
+    else:
+        fits = SparseRows(x).likelihood
     kind = {"negative-binomial": "count", "bernoulli": "binary"}.get(fits, "real")
     types = tuple(ColumnType(n, kind) for n in adata.var_names)
     label_type = None if labels is None else _label_type(adata.obs[labels], labels)
-    table = Table(types, label_type, None, "anndata", layer, library_size)
-    return _data(table, adata, x, valid, test, name, split_seed, likelihood)
+    table = Table(types, label_type, None, "anndata", layer)
+    data = _data(table, adata, x, valid, test, name, split_seed, likelihood)
+    return with_library_size(data) if library_size else data
 
 
 def _data(
     table: Table,
     frame: Any,
-    x: torch.Tensor,
+    x: Any,
     valid: float | int,
     test: float | int,
     name: str,
     split_seed: int,
     likelihood: str | Family | None,
 ) -> Data:
-    """`Data` of a table whose x is encoded."""
+    """`Data` of a table whose x is encoded, or a sparse matrix."""
     if likelihood is not None:
         check_likelihood(likelihood)
     data = from_arrays(
@@ -151,7 +161,6 @@ def _data(
         num_classes=None if table.labels is None else len(table.labels.categories),
         name=name,
         split_seed=split_seed,
-        c=log_library_size(x) if table.library_size else None,
         missing=True,
     )
     chosen = table.likelihood if likelihood is None else likelihood

@@ -31,6 +31,8 @@ def standardize(data: Data) -> Data:
     Raises:
         UserError: data that are binarized or standardized already.
     """
+    if data.sparse is not None:
+        raise UserError(f"{data.name} is sparse: pass x.toarray() to standardize its columns")
     if data.binarize != "none" or data.scaling is not None:
         raise UserError(f"{data.name} is binarized or standardized already")
     if data.missing:

@@ -150,7 +150,7 @@ def load(
         labels: the column of a table, or of an AnnData object's obs, with labels.
         index: the column of a table that names the rows.
         layer: the layer of an AnnData object with x. Default: its X.
-        library_size: whether the covariates of AnnData are the logarithms of the rows' total counts.
+        library_size: whether the total count of a row is an offset of the mean of counts, as in scVI.
         image_size: resize the images of a folder to image_size x image_size.
 
     Raises:

@@ -11,6 +11,8 @@ from ..conditionals import likelihood as check_likelihood
 from ..errors import UserError, check_int_at_least, checked_seed, unknown_name_error
 from .arrays import as_floats, as_labels, as_named, check_classes, check_finite, masked_as_nan
 from .dataset import Data, Split, draw_binary
+from .library_size import with_library_size
+from .sparse import SparseRows, is_sparse, row_numbers
 
 BINARIZATIONS = ("none", "static", "dynamic")
 
@@ -38,6 +40,8 @@ def build_splits(
     """
     if binarize not in BINARIZATIONS:
         raise unknown_name_error("binarization", binarize, BINARIZATIONS)
+    if binarize != "none" and isinstance(fields.get("condition"), SparseRows):
+        raise UserError(f"{name} is sparse: pass x.toarray() to binarize gray values")
     if binarize != "none":
         likelihood = "bernoulli"
         values = train.x[~train.x.isnan()]
@@ -67,6 +71,7 @@ def from_arrays(
     likelihood: str | Family | None = None,
     c: Any = None,
     missing: bool = False,
+    library_size: bool = False,
 ) -> Data:
     """`Data` from arrays, split by a seeded permutation that does not depend on labels.
 
@@ -83,8 +88,9 @@ def from_arrays(
         Data('data': 20 train; x [3], ys [])
 
     Args:
-        x: `[N, ...]`, converted to floats; uint8 is divided by 255. Or `{name: [N, ...]}` of any
-            shapes: `x` and `c` are converted to floats, the others keep integers and booleans.
+        x: `[N, ...]`, converted to floats; uint8 is divided by 255. A scipy sparse matrix of counts
+            stays sparse, and batches become dense. Or `{name: [N, ...]}` of any shapes: `x` and `c`
+            are converted to floats, the others keep integers and booleans.
         y: `[N]` labels, integers from 0; -1: not labeled.
         valid, test: fractions of the data, or counts; 0 for none.
         binarize: none, static or dynamic; see `Data`.
@@ -97,10 +103,13 @@ def from_arrays(
         missing: whether NaN in x, and the masked values of a numpy masked array, are missing values.
             A pair needs a likelihood that ignores them, `pv.conditionals.IgnoreMissing(...)`; a
             method wraps its likelihood so.
+        library_size: whether the total count of a row is an offset of the model's mean; see
+            `with_library_size`.
 
     Raises:
-        UserError: NaN in x without `missing`, NaN in other arrays, labels out of range, shapes that do not match, arrays that cannot be
-            converted without a loss (see `data.arrays`), an unknown likelihood.
+        UserError: NaN in x without `missing`, NaN in other arrays, labels out of range, shapes that
+            do not match, arrays that cannot be converted without a loss (see `data.arrays`), an
+            unknown likelihood, `library_size` of values that are no counts.
     """
     split_seed = checked_seed(split_seed, "split_seed")
     binarize_seed = checked_seed(binarize_seed, "binarize_seed")
@@ -115,7 +124,9 @@ def from_arrays(
             raise UserError("pass arrays by name, {'x': x, 'y': y}, or separately, but not both")
         x, c, others = _arrays_by_name(x, name)
         names = ("x", *(("c",) if c is not None else ()), *others)
+    sparse = SparseRows(x) if is_sparse(x) else None
     x = masked_as_nan(x) if missing else x
+    x = row_numbers(x) if sparse is not None else x
     x = _checked_floats(x, name, "x", least_dims=1 if names else 2, missing=missing)
     n = len(x)
     if y is not None:
@@ -127,10 +138,13 @@ def from_arrays(
     if c is not None:
         c = _checked_floats(c, name, "covariates c", least_dims=1)
         _check_rows(c, n, name, "c")
+    if sparse is not None:  # the condition makes x, and selects the rows of c
+        sparse.covariates, c = c, None
+        likelihood = sparse.likelihood if likelihood is None else likelihood
     for label, value in others.items():
         check_finite(value, f"{name}: {label}")
         _check_rows(value, n, name, label)
-    return build_splits(
+    data = build_splits(
         *_split(Split(x, y, c, others), valid, test, split_seed, name),
         name=name,
         num_classes=num_classes,
@@ -140,7 +154,9 @@ def from_arrays(
         likelihood=likelihood_for(x) if likelihood is None else likelihood,
         names=names,
         missing=bool(x.isnan().any()),
+        condition=sparse,
     )
+    return with_library_size(data) if library_size else data
 
 
 def likelihood_for(x: torch.Tensor) -> str:

@@ -17,6 +17,7 @@ import torch
 from ..conditionals import Columns, Family
 from ..errors import UserError, unknown_name_error
 from .arrays import as_floats
+from .sparse import is_counts, is_sparse
 
 #: Kinds of columns, and the likelihood of each.
 KINDS = {
@@ -115,7 +116,6 @@ class Table:
         index: the name of the column that names the rows, if a column does.
         library: of the frame: pandas, polars, anndata or None.
         layer: of an AnnData object whose matrix is a layer.
-        library_size: whether the covariate c is `log_library_size(x)`.
 
     Example:
         >>> import pyro_vae as pv
@@ -131,7 +131,6 @@ class Table:
     index: str | None = None
     library: str | None = None
     layer: str | None = None
-    library_size: bool = False
 
     @property
     def names(self) -> list[str]:
@@ -266,28 +265,26 @@ def row_names(frame: Any, index: str | None) -> Any:
     return frame.obs_names if is_anndata(frame) else getattr(frame, "index", None)
 
 
+def sparse_counts_of(adata: Any, layer: str | None = None) -> Any:
+    """The matrix of an AnnData object, or of a layer, if it is sparse and holds counts; else None."""
+    matrix = _matrix_of(adata, layer)
+    return matrix if is_sparse(matrix) and is_counts(matrix) else None
+
+
 def matrix_of(adata: Any, layer: str | None = None) -> torch.Tensor:
     """The matrix `[N, D]` of an AnnData object, or of one of its layers, as dense floats."""
+    matrix = _matrix_of(adata, layer)
+    matrix = matrix.toarray() if hasattr(matrix, "toarray") else np.asarray(matrix)
+    return as_floats(matrix.astype(np.float64) if matrix.dtype == np.uint8 else matrix, "X")
+
+
+def _matrix_of(adata: Any, layer: str | None) -> Any:
     if layer is not None and layer not in adata.layers:
         raise unknown_name_error("layer", layer, list(adata.layers))
     matrix = adata.X if layer is None else adata.layers[layer]
     if matrix is None:
         raise UserError("the AnnData object has no X: pass layer=")
-    matrix = matrix.toarray() if hasattr(matrix, "toarray") else np.asarray(matrix)
-    return as_floats(matrix.astype(np.float64) if matrix.dtype == np.uint8 else matrix, "X")
-
-
-def log_library_size(x: torch.Tensor) -> torch.Tensor:
-    """`[N, 1]`: the logarithm of the sum of each row's counts, of x `[N, D]`.
-
-    Raises:
-        UserError: a row without counts.
-    """
-    total = x.nansum(1, keepdim=True)
-    if (total <= 0).any():
-        row = int((total[:, 0] <= 0).nonzero()[0])
-        raise UserError(f"row {row} has no counts, and so no library size: leave such rows out")
-    return total.log()
+    return matrix
 
 
 def plain_values(values: Any, name: Any) -> tuple[np.ndarray, np.ndarray]:

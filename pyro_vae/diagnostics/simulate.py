@@ -3,10 +3,12 @@
 import pyro
 import torch
 
+from ..conditionals import Conditional, LibrarySize
 from ..errors import UserError
 from ..evaluate.inputs import Batch, PyroProgram
 from ..programs.ancestral import AncestralSampler, cycle
 from ..programs.inspection import one_hot_labels
+from ..programs.interfaces import conditional_of
 from ..programs.modules import device_of
 from ..programs.sites import is_factor, is_latent
 
@@ -43,9 +45,15 @@ def simulate(
         argument replaced by its draws.
 
     Raises:
-        UserError: no example though one is needed; a site outside the data plate; a site that
+        UserError: a likelihood with a library size; no example though one is needed; a site outside the data plate; a site that
             observes a function of the data, whose draws are not data; a factor, which draws ignore.
     """
+    p_x = conditional_of(model, "x")
+    if isinstance(p_x, Conditional) and isinstance(p_x.family, LibrarySize):
+        raise UserError(
+            "a model with the likelihood LibrarySize cannot be simulated for this: its draws have "
+            f"random library sizes, and its densities take them as known; use {p_x.family.counts!r}"
+        )
     for name, value in covariates.items():
         if len(value) != num_data:
             raise UserError(f"{name} has {len(value)} rows, but num_data={num_data}")

@@ -11,6 +11,7 @@ from .gray_levels import (
     DiscretizedLogistic,
     GrayLevels,
 )
+from .library_size import CountsOfRow
 from .missing import IgnoreMissing, ValueOrNaN
 from .normal_mixture import NormalMixture, StratifiedComponent
 from .one_hot import GumbelSoftmax, LinearOneHotCategorical, OneHotData
@@ -21,6 +22,7 @@ __all__ = [
     "ColumnBlocks",
     "Columns",
     "ContinuousBernoulli",
+    "CountsOfRow",
     "DiscretizedLogistic",
     "FlowDistribution",
     "GrayBernoulli",

@@ -55,6 +55,7 @@ class BaseVAE(BaseEstimator, ABC):
     loss_curve_: list[float]
     n_iter_: int
     _units: Units
+    _optimizer_state: dict[str, Any] | None  # of AdamW, after a call of `partial_fit`
     _num_values = 1  # of a latent that is enumerated above x
     _num_steps = 2000  # of training, with max_iter="auto"
 
@@ -132,6 +133,7 @@ class BaseVAE(BaseEstimator, ABC):
         self._units = Units.of(training.rows, self.likelihood, training.weight)
         self.model_, self.guide_ = self._build_pair(training.rows, seed)
         self.loss_curve_, self.n_iter_ = [], 0
+        self._optimizer_state = None
 
     def _build_pair(self, rows: Rows, seed: int) -> tuple[nn.Module, nn.Module]:
         with seeded(seed):
@@ -151,6 +153,7 @@ class BaseVAE(BaseEstimator, ABC):
         pair: tuple[nn.Module, nn.Module] | None = None,
         epochs: int | None = None,
         objective: ELBO | None = None,
+        **settings: Any,
     ) -> Any:
         """Train the pair and return the run.
 
@@ -160,6 +163,7 @@ class BaseVAE(BaseEstimator, ABC):
             pair: model and guide. Default: the estimator's.
             epochs: Default: by `max_iter`.
             objective: what is maximized. Default: the ELBO.
+            settings: of `pv.fit`, instead of the estimator's: `device`, `out`, `progress`, ...
         """
         model, guide = (self.model_, self.guide_) if pair is None else pair
         data = training.data(self._units)
@@ -167,13 +171,43 @@ class BaseVAE(BaseEstimator, ABC):
             model, guide = Weighted(model), Weighted(guide)
         batch_size, steps = self._steps(len(data.train))
         epochs = self._epochs(steps) if epochs is None else epochs
-        with _convergence_warnings():
+        rate = {} if "optimizer" in settings else {"lr": self.learning_rate}
+        options = {
+            **rate, "schedule": "cosine", "batch_size": batch_size,
+            "device": self.device, "progress": bool(self.verbose), **settings,
+        }  # fmt: skip
+        with convergence_warnings():
             return fit_pair(
                 model, guide, data, epochs,
                 objective=objective, observed=training.observed, seed=seed,
-                lr=self.learning_rate, schedule="cosine", batch_size=batch_size, device=self.device,
-                compile=backend(epochs * steps), progress=bool(self.verbose),
+                compile=backend(epochs * steps), **options,
             )  # fmt: skip
+
+    def _train_one_epoch(
+        self, training: Training, seed: int, objective: ELBO | None = None
+    ) -> Self:
+        """Train the estimator's pair for one epoch, with the optimizer's state of the last call.
+
+        Args:
+            training, objective: as in `_train`.
+            seed: from `random_state`; every epoch has another one.
+        """
+        used: list[torch.optim.Optimizer] = []
+
+        def optimizer(parameters: list[torch.Tensor]) -> torch.optim.Optimizer:
+            adam = torch.optim.AdamW(parameters, self.learning_rate, weight_decay=0.0, fused=True)
+            if self._optimizer_state is not None:
+                adam.load_state_dict(self._optimizer_state)
+                adam.param_groups[0]["lr"] = self.learning_rate  # it may have been changed
+            used.append(adam)
+            return adam
+
+        run = self._train(
+            training, (seed + self.n_iter_) % 2**31, epochs=1, objective=objective,
+            schedule="constant", optimizer=optimizer,
+        )  # fmt: skip
+        self._optimizer_state = copy.deepcopy(used[-1].state_dict())
+        return self._record(run)
 
     def _record(self, run: Any) -> Self:
         """Take note of a training run."""
@@ -262,7 +296,7 @@ class BaseVAE(BaseEstimator, ABC):
 
 
 @contextmanager
-def _convergence_warnings() -> Iterator[None]:
+def convergence_warnings() -> Iterator[None]:
     """Within, advice about a run is a `ConvergenceWarning`, without remedies for pairs by hand."""
     with warnings.catch_warnings(record=True) as caught:
         yield

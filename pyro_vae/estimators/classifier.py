@@ -118,9 +118,10 @@ class SemiSupervisedVAEClassifier(ClassifierMixin, BaseVAE):
         classes: ArrayLike | None = None,
         sample_weight: ArrayLike | None = None,
     ) -> Self:
-        """One more epoch, on these rows.
+        """One more epoch, on these rows, with a constant learning rate.
 
-        The first call chooses likelihood and units by its rows. The optimizer starts anew.
+        The first call chooses likelihood and units by its rows. The optimizer's state is kept from
+        call to call.
 
         Args:
             X, y, sample_weight: as in `fit`.
@@ -135,10 +136,7 @@ class SemiSupervisedVAEClassifier(ClassifierMixin, BaseVAE):
         training = self._training(rows, labels, weight)
         if first:
             self._start(training, seed)
-        seed = (seed + self.n_iter_) % 2**31
-        objective = self._objective(training, False)
-        run = self._train(training, seed, epochs=1, objective=objective)
-        return self._record(run)
+        return self._train_one_epoch(training, seed, self._objective(training, False))
 
     def predict(self, X: ArrayLike) -> np.ndarray:
         """`[N]`: the most probable label."""

@@ -11,28 +11,32 @@ import torch.nn as nn
 from numpy.typing import ArrayLike
 from sklearn.base import ClusterMixin
 from sklearn.exceptions import ConvergenceWarning
-from sklearn.metrics import adjusted_rand_score
 from sklearn.utils import check_random_state
 from sklearn.utils.validation import check_is_fitted
 
 from ..conditionals import MLP, Family, MultivariateNormal
 from ..errors import UserError, check_int_at_least
-from ..evaluate import log_likelihood, responsibilities
+from ..evaluate import responsibilities
 from ..guides import Guide
+from ..methods.restarts import fit_restarts
+from ..methods.run import Run
 from ..models import GMVAE
 from ..models.priors import fit_components
+from ..train import choose_device
+from .base import convergence_warnings
 from .embedding import EmbeddingVAE
 from .noise import with_common_noise
+from .restarts import ClustererRuns
 from .rows import Rows
 from .start import AroundCodes, OfZ, principal_codes
 from .training import Training
+from .units import Units
 
 W_DIM = 2  # size of w, which moves and bends a component
 START = 0.5  # epochs of the start, for each epoch of the whole pair's training
 FITS = 10, 3  # mixtures that are fitted, to fewer and to more than MANY_ROWS
 MANY_ROWS = 2000
 REG_COVAR = 0.05  # of these mixtures
-NUM_SAMPLES = 200  # importance samples, for the choice among the runs
 DRAWS = 16  # of z per row, for probabilities
 
 
@@ -45,8 +49,9 @@ class GMVAEClusterer(ClusterMixin, EmbeddingVAE):
         x | z   ~ likelihood(f(z))
 
     Training starts from a Gaussian mixture of principal components, at which encoder and
-    decoder are trained first. There are `n_init` whole runs. The one with the highest
-    importance-weighted log-likelihood of the rows held out for validation is kept. Units,
+    decoder are trained first. There are `n_init` whole runs, in processes on idle cores if they
+    are long. They are the library's restarts: the one with the highest importance-weighted
+    log-likelihood of the rows held out for validation is kept. Units,
     precision and sparse input are as in `VAETransformer`, and so are the arguments that are not
     listed here.
 
@@ -55,8 +60,8 @@ class GMVAEClusterer(ClusterMixin, EmbeddingVAE):
     * `labels_`: `[N]`, the clusters of the training rows.
     * `scores_`: `[n_init]`, the log-likelihood of each run, nats per row in the units of the
       model.
-    * `stability_`: the mean adjusted Rand index between the chosen run and the others: 1 if all
-      runs agree, about 0 if the clusters are arbitrary. NaN for one run.
+    * `stability_`: the mean adjusted Rand index of all pairs of runs, on at most 1,000 training
+      rows: 1 if all runs agree, about 0 if the clusters are arbitrary. NaN for one run.
     * `weights_`: `[K]`, the fraction of the training rows in each cluster, by probability.
     * `model_`, `guide_`, `n_iter_`, `loss_curve_`, `n_features_in_`, `feature_names_in_`: as in
       `VAETransformer`.
@@ -133,52 +138,56 @@ class GMVAEClusterer(ClusterMixin, EmbeddingVAE):
         """
         check_int_at_least(1, n_init=self.n_init, n_components=self.n_components)
         rows = self._check(X, reset=True, ensure_min_samples=max(2, self.n_components))
-        weight = self._check_weight(sample_weight, rows)
-        state = check_random_state(self.random_state)
-        seeds = [int(state.randint(2**31 - 1)) for _ in range(self.n_init)]
+        weight, seed = self._check_weight(sample_weight, rows), self._seed()
         # the same rows are held out from all runs, so that their scores can be compared
-        training = self._hold_out(Training(rows, weight=weight), seeds[0])
-        runs = [self._run(training, seed) for seed in seeds]
-        self.scores_ = np.array([run["score"] for run in runs])
-        best = runs[int(self.scores_.argmax())]
-        others = [run for run in runs if run is not best]
-        agreement = [adjusted_rand_score(best["labels"], other["labels"]) for other in others]
-        self.stability_ = float(np.mean(agreement)) if agreement else float("nan")
-        self.labels_, self.weights_ = best["labels"], best["weights"]
-        for name in ("model_", "guide_", "loss_curve_", "n_iter_"):
-            setattr(self, name, best[name])
+        training = self._hold_out(Training(rows, weight=weight), seed)
+        self._units = Units.of(rows, self.likelihood, weight)
+        run = self._best_run(ClustererRuns(self, training, seed, self.n_init))
+        self.model_, self.guide_ = (getattr(p, "program", p) for p in (run.model, run.guide))
+        self.loss_curve_, self.n_iter_ = [], 0
+        self._record(run)
+        restarts = run.restarts or {}
+        self.scores_ = np.array(restarts["scores"])
+        agreement = restarts["stability"]
+        self.stability_ = float("nan") if agreement is None else agreement
+        probabilities = self._probabilities(rows)
+        self.labels_ = probabilities.argmax(1)
+        self.weights_ = np.average(probabilities, axis=0, weights=weight)
         return self
 
-    def _run(self, training: Training, seed: int) -> dict[str, Any]:
-        """One whole run: what the estimator keeps of it, by name."""
-        rows = training.rows
-        self._start(training, seed)
-        self._start_mixture(training, seed)
-        run = self._train(training, seed)
-        self._record(run)
-        probabilities = self._probabilities(rows)
-        split = run.data.observed_split("train" if run.data.valid is None else "valid")
-        scores = log_likelihood(self.model_, self.guide_, split.x, num_samples=NUM_SAMPLES)
-        return {
-            "score": float(scores.mean()),
-            "labels": probabilities.argmax(1),
-            "weights": np.average(probabilities, axis=0, weights=training.weight),
-            **{n: getattr(self, n) for n in ("model_", "guide_", "loss_curve_", "n_iter_")},
-        }
+    def _best_run(self, runs: ClustererRuns) -> Run:
+        """Train all runs, and return the best one."""
+        device = choose_device(self.device)
+        with convergence_warnings():
+            run = fit_restarts(runs, None, False, device, bool(self.verbose), workers=None)
+        if run.interrupted:
+            raise KeyboardInterrupt
+        return run
 
-    def _start_mixture(self, training: Training, seed: int) -> None:
+    def _start_epochs(self, training: Training) -> int:
+        """Epochs of the start."""
+        return max(1, round(START * self._epochs(self._steps(len(training.rows))[1])))
+
+    def _start_mixture(
+        self,
+        training: Training,
+        seed: int,
+        pair: tuple[nn.Module, nn.Module],
+        device: str | None,
+        progress: bool,
+    ) -> None:
         """Start p(z | y) at a mixture of principal components, p(x | z) and q(z | x) near them."""
-        rows = training.rows
         codes, chosen = principal_codes(training, self._units, self._latent_dim, seed)
         fits = FITS[len(chosen) > MANY_ROWS]
-        model, guide = self.model_, self.guide_
+        model, guide = pair
         assert isinstance(model, GMVAE) and isinstance(guide, Guide)
         with warnings.catch_warnings():
             warnings.simplefilter("ignore", ConvergenceWarning)  # of a fit that may be discarded
             fit_components(model, codes[chosen], fits, REG_COVAR, seed)
-        pair = AroundCodes(model), OfZ(guide)
-        epochs = max(1, round(START * self._epochs(self._steps(len(rows))[1])))
-        self._train(dataclasses.replace(training, code=codes), seed, pair, epochs)
+        self._train(
+            dataclasses.replace(training, code=codes), seed, (AroundCodes(model), OfZ(guide)),
+            self._start_epochs(training), device=device, progress=progress,
+        )  # fmt: skip
 
     @property
     def _n_features_out(self) -> int:

@@ -90,9 +90,10 @@ class VAETransformer(EmbeddingVAE):
     def partial_fit(
         self, X: ArrayLike, y: object = None, sample_weight: ArrayLike | None = None
     ) -> Self:
-        """One more epoch, on these rows.
+        """One more epoch, on these rows, with a constant learning rate.
 
-        The first call chooses likelihood and units by its rows. The optimizer starts anew.
+        The first call chooses likelihood and units by its rows. The optimizer's state is kept from
+        call to call.
 
         Args:
             X, y, sample_weight: as in `fit`.
@@ -103,8 +104,7 @@ class VAETransformer(EmbeddingVAE):
         training = Training(rows, weight=weight)
         if first:
             self._start(training, seed)
-        seed = (seed + self.n_iter_) % 2**31
-        return self._record(self._train(training, seed, epochs=1))
+        return self._train_one_epoch(training, seed)
 
     def inverse_transform(self, X: ArrayLike) -> np.ndarray:
         """`[N, D]`: the mean of p(x | z), in the units of the training data.

@@ -48,6 +48,7 @@ def split_inputs(
     split: str,
     observed: str | Iterable[str] | None = None,
     fitted_split: str = "train",
+    rows: slice | None = None,
 ) -> Inputs:
     """The inputs that a pair takes from a split of a data set, `{"x": [N, ...], ...}`.
 
@@ -55,12 +56,13 @@ def split_inputs(
         split: train, valid or test.
         observed: the names of the inputs. Default: `Data.observed_names`.
         fitted_split: the split to whose data points the rows of a per-datum guide belong.
+        rows: some of its rows. Default: all.
 
     Raises:
         UserError: no such split; a split without one of the inputs; a per-datum guide, which has
             no rows for another split.
     """
-    part = data.observed_split(split)
+    part = data.observed_split(split, rows)
     if is_per_datum(guide) and split != fitted_split:
         raise UserError(
             "a guide with a row per training data point is evaluated on the train split alone"
@@ -69,7 +71,8 @@ def split_inputs(
     arrays = part.arrays()
     takes_index = is_per_datum(guide) or accepts_argument(model, "index")
     if takes_index and split == fitted_split:
-        arrays["index"] = torch.arange(len(part))
+        index = torch.arange(len(data.splits()[split]))
+        arrays["index"] = index if rows is None else index[rows]
     observes = interface_of(model, ModelInterface).observes
     observed = (observed,) if isinstance(observed, str) else tuple(observed or ())
     return select_inputs(arrays, ("x", *data.observed_names(observes, observed)))

@@ -17,6 +17,7 @@ from ..programs.interfaces import ModelInterface, interface_of
 from ..programs.modules import device_of, dtype_of
 from .inputs import PyroProgram, accepts_entry, split_inputs
 
+SPARSE_ROWS = 1024  # of a sparse matrix that are dense at once
 SINGLE = ""  # the name of the only number of an evaluation
 
 
@@ -42,28 +43,43 @@ class MeanEstimate:
 class RunningMean:
     """The mean and the variance of values that arrive batch by batch, in float64.
 
+    Attributes:
+        count: number of values so far.
+        mean: `[...]`, that of values `[N, ...]`; NaN without any.
+
     References:
         Chan, Golub, LeVeque 1983, Algorithms for computing the sample variance.
     """
 
     def __init__(self) -> None:
-        self.count, self.mean, self._squares = 0, math.nan, 0.0
+        self.count = 0
+        self.mean = torch.tensor(math.nan, dtype=torch.float64)
+        self._squares = torch.zeros((), dtype=torch.float64)
 
     def add(self, values: torch.Tensor) -> None:
-        """Add the values `[B]` of a batch."""
+        """Add the values `[B, ...]` of a batch."""
         values = values.detach().double()
-        count, mean = len(values), float(values.mean())
-        squares = float((values - mean).square().sum())
+        count = len(values)
+        mean = values[0] + (values - values[0]).mean(0)  # exact for values that are equal
+        squares = (values - mean).square().sum(0).cpu()
+        mean = mean.cpu()
         if self.count:
             total, change = self.count + count, mean - self.mean
-            squares += self._squares + change**2 * self.count * count / total
-            mean = self.mean + change * count / total
+            squares = squares + self._squares + change**2 * (self.count * count / total)
+            mean = self.mean + change * (count / total)
         self.count, self.mean, self._squares = self.count + count, mean, squares
 
+    @property
+    def variance(self) -> torch.Tensor:
+        """`[...]`, with the divisor N - 1; NaN of fewer than two values."""
+        if self.count < 2:
+            return torch.full_like(self._squares, math.nan)
+        return self._squares / (self.count - 1)
+
     def estimate(self) -> MeanEstimate:
-        """The mean of all values so far."""
-        variance = self._squares / (self.count - 1) if self.count > 1 else math.nan
-        return MeanEstimate(self.mean, math.sqrt(variance / self.count), self.count)
+        """The mean of all numbers so far, values `[N]`."""
+        error = math.sqrt(float(self.variance) / self.count) if self.count else math.nan
+        return MeanEstimate(float(self.mean), error, self.count)
 
 
 def mean_over_batches(
@@ -95,7 +111,8 @@ def mean_over_batches(
         model: the generative program.
         guide: the guide of the model.
         batches: a `DataLoader`, or any iterable of batches `x`, `(x, y)` or dicts, as `fit` takes
-            them. Entries of a dict that the pair does not take are not used. Arrays are one batch.
+            them. Entries of a dict that the pair does not take are not used. Arrays are one batch; a
+            sparse matrix of counts becomes dense by parts.
         seed: of the random stream that all batches share. None uses torch's.
         observed: names of the arrays that the pair gets. Default: of dicts, all that it takes; else
             the model's `observes`, without labels.
@@ -152,4 +169,10 @@ def _batches_of(model: PyroProgram, guide: PyroProgram, batches: Any, first: str
         return data
     if len(data.splits()) > 1:
         raise UserError("pass one split of the data: data.test.x")
-    return [split_inputs(model, guide, data, "train")]
+    if data.sparse is None:
+        return [split_inputs(model, guide, data, "train")]
+    starts = range(0, len(data.train), SPARSE_ROWS)
+    return (
+        split_inputs(model, guide, data, "train", rows=slice(start, start + SPARSE_ROWS))
+        for start in starts
+    )

@@ -143,7 +143,9 @@ def _remedy(base: Any) -> str:
             '; binarize="dynamic" draws binary images, likelihood="binomial" or '
             '"continuous-bernoulli" takes gray ones, "gray-bernoulli" scores them all the same'
         )
-    if distribution in ("Poisson", "NegativeBinomial", "ZeroInflatedNegativeBinomial"):
+    if distribution in (
+        "Poisson", "NegativeBinomial", "ZeroInflatedNegativeBinomial", "CountsOfRow",
+    ):  # fmt: skip
         return "; counts are whole numbers (8-bit integers are taken as gray levels, over 255)"
     if isinstance(base, (CategoricalLevels, DiscretizedLogistic)):
         return f"; this likelihood has {base.levels} gray levels: set levels="

@@ -5,8 +5,8 @@ from collections.abc import Mapping, Sequence
 import pyro
 import torch
 
-from ..conditionals import Conditional, Conv, Network, OneHotCategorical
-from ..conditionals.networks import is_image
+from ..conditionals import Conditional, Conv, OneHotCategorical
+from ..conditionals.networks import NetworkLike, is_image
 from ..errors import UserError, unknown_name_error
 
 Shape = tuple[int, ...]
@@ -26,7 +26,7 @@ def check_mapping(name: str, value: object, example: str) -> None:
 
 
 def check_has_image(
-    network: Network | None, given: Mapping[str, Sequence[str]], shapes: Mapping[str, Shape]
+    network: NetworkLike | None, given: Mapping[str, Sequence[str]], shapes: Mapping[str, Shape]
 ) -> None:
     """A `Conv` must have an image to convolve in at least one factor."""
     parents = {p: shapes[p] for ps in given.values() for p in ps if p != "index"}

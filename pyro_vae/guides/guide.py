@@ -12,13 +12,13 @@ from pyro.poutine.runtime import InferDict
 from ..conditionals import (
     Conditional,
     Family,
-    Network,
     Normal,
     OneHotCategorical,
     RelaxedOneHotCategorical,
 )
 from ..conditionals.families import check_family
-from ..conditionals.networks import network_between
+from ..conditionals.library_size import encoder_network
+from ..conditionals.networks import NetworkLike, network_between
 from ..distributions import LinearOneHotCategorical, NormalMixture
 from ..errors import UserError, check_int_at_least, names
 from ..models import Prior
@@ -56,6 +56,8 @@ class Guide(BaseGuide):
     If the prior of a latent has an encoder with the same parents and family (`VampPrior`), this
     encoder is the latent's factor.
 
+    If the model has the likelihood `LibrarySize`, the networks see log-normalized counts x.
+
     If the model ignores missing values (NaN) in x, the networks see zero in their place, after
     `input_scaling`.
 
@@ -65,7 +67,8 @@ class Guide(BaseGuide):
         given: `{latent: [parents]}` in sampling order. Parents are data (`x`), earlier latents, or
             `index`. It replaces the whole of `model.default_guide`.
         family: `{latent: family}`. Default: `Normal()` for continuous latents.
-        network: `MLP(...)` or `Conv(...)` for the encoders.
+        network: of the encoders: `MLP(...)`, `ResidualMLP(...)`, `Conv(...)` or a function that makes
+            an `nn.Module`, as in `pv.conditionals.Conditional`.
         discrete: `"enumerate"`, `"score_function"` or `"relaxed"`.
         temperature: of the relaxation.
         num_data: number of training data points, for the parent `index`; a guide without it has no
@@ -99,7 +102,7 @@ class Guide(BaseGuide):
         model: Callable[..., Any],
         given: Mapping[str, Sequence[str]] | None = None,
         family: dict | None = None,
-        network: Network | None = None,
+        network: NetworkLike | None = None,
         discrete: str = "enumerate",
         temperature: float = 0.5,
         num_data: int | None = None,
@@ -152,7 +155,7 @@ class Guide(BaseGuide):
         shape: tuple[int, ...],
         inputs: dict[str, tuple[int, ...]],
         family: Family | None,
-        network: Network | None,
+        network: NetworkLike | None,
         share_trunk: bool,
     ) -> Conditional:
         """The conditional q(latent | parents), for parents of the shapes `inputs`."""
@@ -168,6 +171,9 @@ class Guide(BaseGuide):
         same_parents = [q for n, q in self.conditionals.items() if self.given[n] == tuple(inputs)]
         trunk = same_parents[0].trunk if share_trunk and same_parents else None
         network = network_between(network, shape, *inputs.values())
+        p_x = conditional_of(model, "x")
+        family_of_x = p_x.family if isinstance(p_x, Conditional) else None
+        network = encoder_network(family_of_x, inputs, network)
         factor = Conditional(shape, inputs, family, network, trunk=trunk)
         check_factor_kind(latent, factor, is_discrete)
         return factor

@@ -80,7 +80,7 @@ def check_use(model: Any, guide: Any, data: Any) -> None:
         return
     split = "train" if data.valid is None or is_per_datum(guide) else "valid"
     try:
-        inputs = {n: v[:MAX_DATA] for n, v in split_inputs(model, guide, data, split).items()}
+        inputs = split_inputs(model, guide, data, split, rows=slice(MAX_DATA))
         terms = elbo_terms(model, guide, **inputs)
         probabilities = None
         if accepts_argument(model, "y") and "y" not in inputs:

@@ -13,8 +13,10 @@ from ..conditionals import (
     MixtureOfNormals,
     MultivariateNormal,
     Normal,
+    ResidualMLP,
     likelihood,
 )
+from ..conditionals.library_size import encoder_network
 from ..conditionals.missing import ignore_missing
 from ..conditionals.networks import is_image, network_between
 from ..errors import UserError, unknown_name_error
@@ -31,7 +33,7 @@ from .table import METHODS
 
 #: The classes that a choice can name.
 CLASSES = {
-    "network": (MLP, Conv),
+    "network": (MLP, ResidualMLP, Conv),
     "family": (Normal, MultivariateNormal, LowRankNormal, MixtureOfNormals, Flow),
     "prior": (StandardNormalPrior, MixturePrior, VampPrior, FlowPrior),
     "objective": (ELBO, STL, IWAE, DReG, Renyi, RWS, Hybrid, SemiSupervised),
@@ -42,7 +44,8 @@ CLASSES = {
         BaselineInitialization,
     ),
     "likelihood": tuple(
-        {type(f) for f in conditionals.likelihoods.LIKELIHOODS.values()} | {conditionals.Columns}
+        {type(f) for f in conditionals.likelihoods.LIKELIHOODS.values()}
+        | {conditionals.Columns, conditionals.LibrarySize}
     ),
 }
 FLOWS = ("iaf", "maf", "spline", "coupling")
@@ -232,7 +235,9 @@ def _prior(
     parents = [p for p in guide.get(latent, ()) if p != "index"] or ["x"]
     own: dict[str, Any] = {}
     if config.get("prior.network") is None:
-        own["network"] = network_between(network, *(shapes[p] for p in parents))
+        between = network_between(network, *(shapes[p] for p in parents))
+        family = likelihood(part(config["model.likelihood"]))
+        own["network"] = encoder_network(family, {p: shapes[p] for p in parents}, between)
     if config.get("prior.family") is None:
         own["family"] = make(config, "family") if latent in ("z", "z2") else Normal()
     return make(config, "prior", given={p: shapes[p] for p in parents}, size=sizes[latent], **own)

@@ -1,8 +1,9 @@
 """`method`: a published method for some data, as a preset that can be changed, built and trained."""
 
 import copy
+import math
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from contextlib import AbstractContextManager, contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -29,6 +30,22 @@ from .signatures import parameters
 from .table import Preset, preset
 
 SMALL_BATCH = 2**15  # numbers in a batch, below which several threads are slower than one
+
+
+@contextmanager
+def threads_for(num_values: int) -> Iterator[None]:
+    """Within, one thread for small batches: operations so small are slower on several.
+
+    Args:
+        num_values: numbers in a batch.
+    """
+    before = torch.get_num_threads()
+    if num_values < SMALL_BATCH:
+        torch.set_num_threads(1)
+    try:
+        yield
+    finally:
+        torch.set_num_threads(before)
 
 
 def method(name: str, data: Any = "digits", **overrides: Any) -> "Method":
@@ -154,23 +171,24 @@ class Method:
         self._trained = True
         return self._built()
 
-    def with_seed(self, seed: int) -> "Method":
-        """The method on the same data with another seed, as one run without restarts."""
+    def with_seed(self, seed: int, max_time: float | None = None) -> "Method":
+        """The method on the same data with another seed, as one run without restarts.
+
+        Args:
+            seed: of the run.
+            max_time: seconds of its training. Default: the method's.
+        """
         result = copy.copy(self)
         result.config = {**self.config, "seed": seed, "restarts": 1}
+        result.config |= {} if max_time is None else {"max_time": max_time}
         result._pair, result._trained = None, False
         return result
 
-    @contextmanager
-    def threads(self) -> Iterator[None]:
-        """Within, one thread for small batches: operations so small are slower on several."""
-        before = torch.get_num_threads()
-        if self.data.train.x[0].numel() * self.config["batch_size"] < SMALL_BATCH:
-            torch.set_num_threads(1)
-        try:
-            yield
-        finally:
-            torch.set_num_threads(before)
+    def threads(self) -> AbstractContextManager[None]:
+        """Within, one thread for small batches; see `threads_for`."""
+        is_sparse = self.data.sparse is not None
+        width = math.prod(self.data.x_shape) if is_sparse else self.data.train.x[0].numel()
+        return threads_for(width * self.config["batch_size"])
 
     def objective(self) -> ELBO:
         """The objective that the configuration describes."""

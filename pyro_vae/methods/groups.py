@@ -77,7 +77,7 @@ def groups(name: str) -> tuple[Group, ...]:
     entry = preset(name)
     model = entry.model
     has_guide = entry.parents != "prior" and bool(entry.parents or model.default_guide)
-    load_skip = LOAD if is_conditional(name) else LOAD | {"condition", "quadrants", "library_size"}
+    load_skip = LOAD if is_conditional(name) else LOAD | {"condition", "quadrants"}
     result = [
         Group("", load, load_skip, title="data"),
         Group("model", model, MODEL, title=f"model: {entry.model_name}"),

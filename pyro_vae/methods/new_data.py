@@ -1,5 +1,6 @@
 """A run applied to new data: arrays, frames and loaders in original units, and answers in them."""
 
+import functools
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -19,18 +20,18 @@ from ..data.tables import (
     frame_like,
     is_anndata,
     is_frame,
-    log_library_size,
     plain_values,
     row_names,
     write_csv,
 )
 from ..errors import UserError
-from ..evaluate.inputs import Inputs
+from ..evaluate.inputs import Inputs, accepts_entry
 from ..generate.impute import impute as impute_values
 from ..programs.calling import accepts_argument
 from ..programs.interfaces import ModelInterface, interface_of
 
 Tensors = dict[str, torch.Tensor]
+SPARSE_ROWS = 1024  # of a sparse matrix that are dense at once
 
 
 @dataclass
@@ -58,50 +59,97 @@ class NewData:
         """Whether answers are frames."""
         return is_frame(self.x) or (self.data.table is not None and isinstance(self.x, Mapping))
 
+    @functools.cached_property
+    def rows(self) -> Any:
+        """x that is no frame: `Data`, or batches."""
+        return as_data(self.x, missing=True)
+
+    @property
+    def is_stream(self) -> bool:
+        """Whether x comes in batches, or in parts of a sparse matrix."""
+        in_memory = self.is_frame or isinstance(self.rows, Data)
+        return self.data.sparse is not None or not in_memory
+
     def splits(self) -> Iterator[Split]:
         """The data as the pair takes them: one split, or one for each batch of a loader."""
         if self.is_frame:
             if self.data.table is None:
                 raise UserError("this run was trained on arrays: pass an array, not a frame")
-            y = self.data.table.encode_labels(self.x)
-            yield self._converted(self.data.table.encode(self.x), **{"y": y, **self.others})
+            for part in self._frame_parts():
+                y = self.data.table.encode_labels(part)
+                yield self._converted(self.data.table.encode(part), **{"y": y, **self.others})
             return
-        rows = as_data(self.x, missing=True)
-        if isinstance(rows, Data):
-            yield self._converted(**{**rows.train.arrays(), **self.others})
+        if isinstance(self.rows, Data):
+            for split in self._parts(self.rows):
+                yield self._converted(**{**split.arrays(), **self.others})
             return
         if self.others:
             raise UserError(f"batches hold all inputs: {', '.join(self.others)} cannot go by name")
-        for batch in LoaderBatches(rows, "cpu", missing=True).epoch(0):
+        batches = LoaderBatches(self.rows, "cpu", missing=True, takes=self._takes)
+        for number, batch in enumerate(batches.epoch(0)):
             batch.pop("count", None)
-            yield self._converted(**batch)
+            yield self._converted(**batch, number=number)
 
-    def _converted(self, x: torch.Tensor, y: Any = None, c: Any = None, **others: Any) -> Split:
-        data, shape = self.data, self.data.train.x.shape[1:]
+    def _frame_parts(self) -> Iterator[Any]:
+        """The frame; of AnnData that are to stay sparse, some rows at a time."""
+        if self.data.sparse is None or self.others or not is_anndata(self.x):
+            yield self.x
+            return
+        for start in range(0, len(self.x), SPARSE_ROWS):
+            yield self.x[start : start + SPARSE_ROWS]
+
+    def _parts(self, rows: Data) -> Iterator[Split]:
+        """The rows, dense; those of a sparse matrix some at a time."""
+        if rows.sparse is None or self.others:
+            yield rows.observed_split("train")
+            return
+        for start in range(0, len(rows.train), SPARSE_ROWS):
+            yield rows.observed_split("train", slice(start, start + SPARSE_ROWS))
+
+    def _takes(self, name: str, is_named: bool) -> bool:
+        """Whether an entry of a batch is an input of the pair, or labels of data that have classes."""
+        names = self._observed_names()
+        conditions_on_y = self.data.condition is not None and self.data.sparse is None
+        if name == "y" and (self.data.num_classes is not None or conditions_on_y):
+            return True
+        return name in names or (is_named and accepts_entry(self.model, self.guide, name))
+
+    def _observed_names(self) -> set[str]:
+        observes = interface_of(self.model, ModelInterface).observes
+        names = {"x", *self.data.observed_names(observes)}
+        return names | {n for n in self.others if n != "y" or accepts_argument(self.model, "y")}
+
+    def _converted(
+        self, x: torch.Tensor, y: Any = None, c: Any = None, number: int = 0, **others: Any
+    ) -> Split:
+        data, condition = self.data, self.data.condition
+        shape = data.train.x.shape[1:]
+        if data.sparse is not None:  # x is dense here, and needs no condition
+            shape, condition = torch.Size(data.x_shape), None
         if x.shape[1:] != shape:
             raise UserError(
                 f"x has shape {list(x.shape)}, but the data of this run have [N, "
                 f"{', '.join(map(str, shape))}]"
             )
-        if c is None and data.table is not None and data.table.library_size:
-            c = log_library_size(x)
         values = data.standardize_values(x)
         is_binary = bool(((values == 0) | (values == 1) | values.isnan()).all())
         if data.binarize != "none" and not is_binary:
-            values = draw_binary(values, data.binarize_seed + 2)
+            values = draw_binary(values, data.binarize_seed + 2 + 3 * number)  # beyond the splits'
         if y is not None and data.num_classes is not None:
             y = as_labels(y)
         c = None if c is None else torch.as_tensor(c)
-        return conditioned(Split(values, y, c, others), data.condition)
+        return conditioned(Split(values, y, c, others), condition)
 
     def inputs(self) -> Iterator[Inputs]:
         """The inputs of the pair, `{"x": [B, ...], ...}`, of each split."""
-        observes = interface_of(self.model, ModelInterface).observes
-        names = {"x", *self.data.observed_names(observes)}
-        names |= {n for n in self.others if n != "y" or accepts_argument(self.model, "y")}
+        return (inputs for inputs, _ in self.labelled_inputs())
+
+    def labelled_inputs(self) -> Iterator[tuple[Inputs, torch.Tensor | None]]:
+        """The inputs of the pair and the labels `[B]`, of each split."""
+        names = self._observed_names()
         for split in self.splits():
             arrays = split.arrays()
-            yield {name: value for name, value in arrays.items() if name in names}
+            yield {name: value for name, value in arrays.items() if name in names}, split.y
 
     def apply(self, function: Callable[[Inputs], Tensors], dim: int = 0) -> Tensors:
         """`function` of each batch of inputs, concatenated along `dim`."""
@@ -204,6 +252,19 @@ def log_likelihood(new: NewData, num_samples: int, seed: int | None) -> torch.Te
     return new.apply(of)["log_likelihood"]
 
 
+def read_new(run: Any, path: Path) -> tuple[Any, dict[str, Any]]:
+    """`(x, others)` of a file or an image folder, as `NewData` takes them; x is `(x, y)` with labels.
+
+    Raises:
+        UserError: a name of a data set; no such file, or one that cannot be read.
+    """
+    if str(path) in DATASETS:
+        raise UserError(f"{path} is a data set: evaluate a split of a run that was trained on it")
+    x, others = read_source(path, (run.config or {}).get("image_size"))
+    y = others.pop("y", None)
+    return (x if y is None else (x, y)), others
+
+
 def as_test_split(new: NewData) -> Data:
     """The data of the run, with the new data as the test split."""
     splits = list(new.splits())
@@ -234,8 +295,8 @@ def write_codes(run: Any, source: Path | None, path: Path) -> Path:
         if named is None or named in DATASETS:
             raise UserError("this run was not trained on a file: --data FILE names one to encode")
         source = Path(named)
-    x = read_source(source)
-    new = NewData(run.model, run.guide, run.data, x, {})
+    x, others = read_new(run, source)
+    new = NewData(run.model, run.guide, run.data, x, others)
     columns = code_columns(encodings(new))
     name, rows = "row", None
     if new.is_frame and run.data.table is not None:

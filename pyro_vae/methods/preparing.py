@@ -7,11 +7,13 @@ from .. import data as datasets
 from ..conditionals import (
     Bernoulli,
     Columns,
+    LibrarySize,
     Normal,
     NormalLikelihood,
     StudentT,
     likelihood,
 )
+from ..conditionals.library_size import COUNTS
 from ..data import DATASETS, Data, Quadrants
 from ..data.registry import DataSet
 from ..data.sets import default_condition
@@ -70,6 +72,8 @@ def prepare(config: dict[str, Any], data: Data | None, root: Path | str | None) 
             config["num_labels"] = int((data.train.y >= 0).sum())
     config["binarize"] = data.binarize
     config["missing"] = None if name in DATASETS else data.missing
+    if config["library_size"] or isinstance(data.likelihood, LibrarySize):
+        data = _with_library_size(data, config)
     if config["model.likelihood"] is None:
         config["model.likelihood"] = plain_value(data.likelihood)
     if config["standardize"] is None:
@@ -84,6 +88,21 @@ def prepare(config: dict[str, Any], data: Data | None, root: Path | str | None) 
         config |= {"condition": condition, "quadrants": quadrants}
     if "model.num_classes" in config and config["model.num_classes"] is None:
         config["model.num_classes"] = data.num_classes or 10
+    return data
+
+
+def _with_library_size(data: Data, config: dict[str, Any]) -> Data:
+    """Counts with a library size; the configuration may name the likelihood of the counts."""
+    chosen = config["model.likelihood"]
+    if chosen is None or isinstance(likelihood(part(chosen)), LibrarySize):
+        return datasets.with_library_size(data)
+    if chosen in COUNTS:
+        config["model.likelihood"] = None  # it is wrapped
+        return datasets.with_library_size(data, chosen)
+    if config["library_size"]:
+        raise UserError(
+            f"library_size is for counts: the likelihood is one of {', '.join(COUNTS)}, not {chosen}"
+        )
     return data
 
 

@@ -8,6 +8,7 @@ worker saves a checkpoint and ends. Its standard output has one JSON value per l
 """
 
 import json
+import multiprocessing
 import os
 import pickle
 import queue
@@ -15,6 +16,7 @@ import subprocess
 import sys
 import tempfile
 import threading
+import time
 import warnings
 from collections.abc import Callable, Sequence
 from typing import TYPE_CHECKING, Any, BinaryIO, TypedDict
@@ -27,16 +29,41 @@ from ..train.interrupt import INTERRUPTED, stop_request
 from .restart_bar import RestartBar
 
 if TYPE_CHECKING:
-    from .configured import Method
+    from .restarts import Restartable
 
 PROCESS_SECONDS = 10.0  # of training that further processes must save
-STEP_SECONDS = 3e-3  # of a small step
+MIN_SECONDS = 1e-3  # a restart trains at least a step
+STEP_SECONDS = 3e-3  # of a small step, if the method does not say
 LENGTH_BYTES = 8  # of the number that precedes a job
 Event = dict[str, Any]
 
 
 class Interrupted(Exception):
     """Ctrl-C ended the training of restarts; each has a checkpoint to continue from."""
+
+
+class TimeBudget:
+    """The time that is left for restarts which together have a time limit.
+
+    Args:
+        seconds: for all restarts, from now on; None for no limit.
+        count: restarts that train at the same time.
+    """
+
+    def __init__(self, seconds: float | None, count: int = 1) -> None:
+        self._deadline = None if seconds is None else time.monotonic() + seconds
+        self._count = count
+
+    def share(self, waiting: int) -> float | None:
+        """The seconds of the next restart, an equal part of those left; None for no limit.
+
+        Args:
+            waiting: restarts that have not begun, this one included.
+        """
+        if self._deadline is None:
+            return None
+        rounds = -(-waiting // self._count)
+        return max(MIN_SECONDS, (self._deadline - time.monotonic()) / rounds)
 
 
 class Job(TypedDict):
@@ -59,12 +86,15 @@ class Job(TypedDict):
     deterministic: bool
 
 
-def num_processes(method: "Method", pending: int, device: torch.device, workers: int | None) -> int:
+def num_processes(
+    method: "Restartable", pending: int, device: torch.device, workers: int | None
+) -> int:
     """How many processes train the restarts; 1: this one.
 
     Restarts on a GPU, and those of a run by several processes of `torchrun`, train in sequence. A
     restart needs as many cores as a run has threads. A restart of few seconds is not worth a
-    process, which takes seconds to start. The results are the same, bit for bit.
+    process, which takes seconds to start; nor does a process that another one started, as in a
+    parallel grid search, start more. The results are the same, bit for bit.
 
     Args:
         method: of the restarts.
@@ -84,19 +114,21 @@ def num_processes(method: "Method", pending: int, device: torch.device, workers:
 
         with method.threads():
             workers = max(1, cpu_count() // torch.get_num_threads())
-        if _seconds(method) * (pending - 1) < PROCESS_SECONDS:
+        is_child = multiprocessing.parent_process() is not None
+        if is_child or _seconds(method) * (pending - 1) < PROCESS_SECONDS:
             return 1
     return max(1, min(workers, pending))
 
 
-def _seconds(method: "Method") -> float:
+def _seconds(method: "Restartable") -> float:
     """About how long a restart trains."""
     config = method.config
     batches = -(-len(method.data.train) // config["batch_size"])
-    return STEP_SECONDS * batches * (config["epochs"] + config.get("initialize.epochs", 0))
+    epochs = config["epochs"] + config.get("initialize.epochs", 0)
+    return config.get("step_seconds", STEP_SECONDS) * batches * epochs
 
 
-def pickled(method: "Method") -> bytes | None:
+def pickled(method: "Restartable") -> bytes | None:
     """The method with its data for a worker; None if they cannot be sent.
 
     A condition that is a lambda or a function of the main module cannot: a worker does not import
@@ -122,6 +154,7 @@ def train_in_processes(
     count: int,
     bar: RestartBar,
     finish: Callable[[int, dict[str, Any]], None],
+    max_time: float | None = None,
 ) -> None:
     """Train restarts in `count` processes.
 
@@ -131,6 +164,7 @@ def train_in_processes(
         count: number of processes.
         bar: shows their epochs.
         finish: called with the index and the result of each restart that has finished.
+        max_time: seconds for all restarts together.
 
     Raises:
         Interrupted: Ctrl-C; a second one ends the processes at once.
@@ -140,6 +174,7 @@ def train_in_processes(
     message = len(content).to_bytes(LENGTH_BYTES, "big") + content
     events: queue.Queue[tuple[_Worker, Event]] = queue.Queue()
     waiting, warned = list(pending), set()
+    budget = TimeBudget(max_time, count)
     with stop_request() as stop:
         workers = [_Worker(message, events) for _ in range(count)]
         active = set(workers)
@@ -171,7 +206,8 @@ def train_in_processes(
                     finish(event["index"], event["result"])
                 if kind in ("ready", "finished"):
                     if waiting and not stop.is_set():
-                        worker.train(waiting.pop(0))
+                        worker.train(waiting[0], budget.share(len(waiting)))
+                        del waiting[0]
                     else:
                         worker.close()
         except KeyboardInterrupt:
@@ -227,9 +263,9 @@ class _Worker:
         except (OSError, ValueError):  # it has ended, or is to end
             pass
 
-    def train(self, index: int) -> None:
-        """Let it train the restart with this index."""
-        self._send(b"%d\n" % index)
+    def train(self, index: int, max_time: float | None) -> None:
+        """Let it train the restart with this index, for so many seconds."""
+        self._send(json.dumps([index, max_time]).encode() + b"\n")
 
     def close(self) -> None:
         """End its input: it ends, and saves a checkpoint of what it trains."""

@@ -37,25 +37,25 @@ def main() -> int:
         send({"kind": "error", "text": f"a process cannot load the data ({reason}): use workers=1"})
         return 0
     _use_modes(job)
-    indices = _Indices(sys.stdin.buffer)
+    orders = _Orders(sys.stdin.buffer)
     send({"kind": "ready"})
     try:
-        while (index := indices.get()) is not None:
-            event = _train(method, job, index, send)
-            indices.busy = False
+        while (order := orders.get()) is not None:
+            event = _train(method, job, *order, send)
+            orders.busy = False
             send(event)
     except KeyboardInterrupt:  # the input ended outside of a training step
         send({"kind": "interrupted"})
     return 0
 
 
-def _train(method: Any, job: Job, index: int, send: Send) -> Event:
+def _train(method: Any, job: Job, index: int, max_time: float | None, send: Send) -> Event:
     """Train one restart; returns the event that says how it ended."""
     report = partial(_report_epoch, send, index)
     try:
         with epochs_reported_to(report):
             result = train_restart(
-                method.with_seed(job["seeds"][index]), Path(job["folders"][index]), "cpu",
+                method.with_seed(job["seeds"][index], max_time), Path(job["folders"][index]), "cpu",
                 job["progress"],
             )  # fmt: skip
     except UserError as e:
@@ -93,24 +93,27 @@ def _use_modes(job: Job) -> None:
     torch.use_deterministic_algorithms(job["deterministic"])
 
 
-class _Indices:
+class _Orders:
     """The restarts to train, as a thread reads them; the end of the input interrupts training."""
 
     def __init__(self, stream: BinaryIO) -> None:
         self.busy = False
-        self._queue: queue.Queue[int | None] = queue.Queue()
+        self._queue: queue.Queue[tuple[int, float | None] | None] = queue.Queue()
         threading.Thread(target=self._read, args=(stream,), daemon=True).start()
 
-    def get(self) -> int | None:
-        """The next index; None at the end of the input."""
-        index = self._queue.get()
-        self.busy = index is not None
-        return index
+    def get(self) -> tuple[int, float | None] | None:
+        """The next `(index, seconds or None)`; None at the end of the input."""
+        order = self._queue.get()
+        self.busy = order is not None
+        return order
 
     def _read(self, stream: BinaryIO) -> None:
-        for line in stream:
-            self._queue.put(int(line))
-        self._queue.put(None)
+        try:
+            for line in stream:
+                index, max_time = json.loads(line)
+                self._queue.put((index, max_time))
+        finally:
+            self._queue.put(None)
         if self.busy:
             _thread.interrupt_main()  # as Ctrl-C: training stops between two steps, and is saved
 

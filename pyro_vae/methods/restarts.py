@@ -14,15 +14,16 @@ import statistics
 import tempfile
 import warnings
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from contextlib import AbstractContextManager, contextmanager
 from dataclasses import asdict, dataclass
 from functools import partial
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any, Protocol
 
 import torch
 
 from .. import evaluate
+from ..data import Data
 from ..errors import UserError
 from ..evaluate.inputs import split_inputs
 from ..programs.calling import accepts_argument
@@ -35,12 +36,53 @@ from ..train.weights import broadcast_weights
 from .advice import Advice, check_data, check_use
 from .files import as_json, to_yaml
 from .restart_bar import RestartBar
-from .restart_pool import Interrupted, Job, num_processes, pickled, train_in_processes
+from .restart_pool import (
+    Interrupted,
+    Job,
+    TimeBudget,
+    num_processes,
+    pickled,
+    train_in_processes,
+)
 from .run import CONFIG, RECORD, RESTARTS, Run, best_epoch, read_history
 from .seeds import restart_seeds
 
-if TYPE_CHECKING:
-    from .configured import Method
+
+class Restartable(Protocol):
+    """What can be trained several times: a `Method`, or the runs of an estimator."""
+
+    @property
+    def config(self) -> dict[str, Any]:
+        """`seed`, `restarts`, `epochs`, `batch_size`; perhaps `initialize.epochs`, `step_seconds`."""
+
+    @property
+    def data(self) -> Data:
+        """By whose validation split, if there is one, a run is chosen."""
+
+    @property
+    def model(self) -> Any:
+        """The model."""
+
+    def with_seed(self, seed: int, max_time: float | None = None) -> "Restartable":
+        """The same with another seed, as one run; `max_time` replaces the method's time limit."""
+
+    def new_pair(self) -> tuple[Any, Any]:
+        """The pair as it is trained."""
+
+    def threads(self) -> AbstractContextManager[None]:
+        """Within, the number of threads that its batches need."""
+
+    def fit(
+        self,
+        out: Path | str | None = None,
+        resume: bool = False,
+        device: str | None = None,
+        progress: bool = True,
+        workers: int | None = None,
+        callbacks: Sequence[Callback | Callable[..., bool | None]] = (),
+    ) -> Run:
+        """Train one run in the folder `out`."""
+
 
 RESULT = "restart.json"
 NUM_SAMPLES = 100  # importance samples per data point of the validation split
@@ -68,7 +110,7 @@ class Restart:
 
 
 def fit_restarts(
-    method: "Method",
+    method: Restartable,
     out: Path | None,
     resume: bool,
     device: torch.device,
@@ -79,7 +121,7 @@ def fit_restarts(
     """Train all restarts of a method; the chosen one is the run that is returned.
 
     Args:
-        method: with two restarts or more.
+        method: and its number of restarts.
         out: run folder.
         resume: continue the restarts in `out`; those that have finished are kept.
         device: where to train.
@@ -112,7 +154,7 @@ def fit_restarts(
 
 
 def _train(
-    method: "Method",
+    method: Restartable,
     pending: Sequence[int],
     seeds: list[int],
     folders: Sequence[Path],
@@ -140,14 +182,14 @@ def _train(
             "matmul_precision": torch.get_float32_matmul_precision(),
             "deterministic": torch.are_deterministic_algorithms_enabled(),
         }
-        train_in_processes(job, pending, count, bar, finish)
+        train_in_processes(job, pending, count, bar, finish, method.config.get("max_time"))
         return
-    for n in pending:
+    budget = TimeBudget(method.config.get("max_time"))
+    for position, n in enumerate(pending):
+        one = method.with_seed(seeds[n], budget.share(len(pending) - position))
         try:
             with epochs_reported_to(partial(bar.show_epoch, n)):
-                result = train_restart(
-                    method.with_seed(seeds[n]), folders[n], str(device), bar.visible, callbacks
-                )
+                result = train_restart(one, folders[n], str(device), bar.visible, callbacks)
         except KeyboardInterrupt:  # during an initialization
             result = None
         if result is None:
@@ -156,7 +198,7 @@ def _train(
 
 
 def train_restart(
-    method: "Method",
+    method: Restartable,
     folder: Path,
     device: str,
     progress: bool = False,
@@ -187,7 +229,7 @@ def _evaluated(run: Run) -> Restart:
     model, guide, data, config = run.model, run.guide, run.data, run.config
     assert data is not None and config is not None
     split = "train" if data.valid is None or is_per_datum(guide) else "valid"
-    inputs: dict[str, Any] = _rows(split_inputs(model, guide, data, split), MAX_SCORED)
+    inputs = split_inputs(model, guide, data, split, rows=slice(MAX_SCORED))
     if evaluate.has_proper_likelihood(model, guide, **inputs):
         criterion = f"importance-weighted log-likelihood, {split} split, {NUM_SAMPLES} samples"
         bound = evaluate.log_likelihood(model, guide, num_samples=NUM_SAMPLES, **inputs)
@@ -195,16 +237,12 @@ def _evaluated(run: Run) -> Restart:
         criterion = f"ELBO, {split} split, {NUM_SAMPLES} samples"
         bound = evaluate.elbo(model, guide, num_samples=NUM_SAMPLES, **inputs)
     clusters = None
-    observed: dict[str, Any] = _rows(split_inputs(model, guide, data, "train"), MAX_CLUSTERED)
+    observed = split_inputs(model, guide, data, "train", rows=slice(MAX_CLUSTERED))
     if accepts_argument(model, "y") and "y" not in observed:
         clusters = evaluate.responsibilities(model, guide, **observed).argmax(-1).tolist()
     stopped = run.stop_reason in (MAX_TIME, CALLBACK)  # resuming continues it
     epochs = len(run.history) if stopped else config["epochs"]
     return Restart(config["seed"], epochs, float(bound.mean()), criterion, clusters)
-
-
-def _rows(inputs: Mapping[str, torch.Tensor], count: int) -> dict[str, torch.Tensor]:
-    return {name: value[:count] for name, value in inputs.items()}
 
 
 def stability(clusterings: Sequence[Sequence[int]]) -> float:
@@ -228,7 +266,7 @@ def stability(clusterings: Sequence[Sequence[int]]) -> float:
 
 
 def _chosen_run(
-    method: "Method",
+    method: Restartable,
     out: Path | None,
     folders: Sequence[Path],
     results: Mapping[int, Restart],
@@ -255,8 +293,10 @@ def _chosen_run(
             distributed.on_rank_zero(lambda: _copy_files(method, chosen, out, summary))
         if distributed.size() == 1:
             check_use(model, guide, method.data)
+    cut_short = any(r.epochs != method.config["epochs"] for r in results.values())
+    stopped = MAX_TIME if cut_short and method.config.get("max_time") is not None else None
     return Run(
-        model, guide, history, best_epoch(history), out, interrupted, weights=weights,
+        model, guide, history, best_epoch(history), out, interrupted, stopped, weights,
         data=method.data, config=method.config, restarts=summary,
     )  # fmt: skip
 
@@ -276,7 +316,7 @@ def _summary(results: Mapping[int, Restart]) -> dict[str, Any]:
     }
 
 
-def _copy_files(method: "Method", chosen: Path, out: Path, summary: dict[str, Any]) -> None:
+def _copy_files(method: Restartable, chosen: Path, out: Path, summary: dict[str, Any]) -> None:
     """Make the files of the chosen restart those of the run; the checkpoint is written last."""
     record = {**checkpoint.read_json(chosen / RECORD), "config": as_json(method.config)}
     record["restarts"] = summary
@@ -296,7 +336,7 @@ def _copy_files(method: "Method", chosen: Path, out: Path, summary: dict[str, An
 
 
 @contextmanager
-def _root(method: "Method", out: Path | None, resume: bool) -> Iterator[Path]:
+def _root(method: Restartable, out: Path | None, resume: bool) -> Iterator[Path]:
     """The folder of all restarts: the run folder, locked, or a temporary one.
 
     A run that fails before any restart has trained leaves no files.
@@ -317,7 +357,7 @@ def _root(method: "Method", out: Path | None, resume: bool) -> Iterator[Path]:
             raise
 
 
-def _begin(method: "Method", folder: RunFolder, resume: bool) -> None:
+def _begin(method: Restartable, folder: RunFolder, resume: bool) -> None:
     folder.claim()
     if not resume:
         folder.check_free()
@@ -335,7 +375,7 @@ def _discard_untrained(out: Path) -> None:
         (out / CONFIG).unlink(missing_ok=True)
 
 
-def _finished(folders: Sequence[Path], method: "Method") -> dict[int, Restart]:
+def _finished(folders: Sequence[Path], method: Restartable) -> dict[int, Restart]:
     """`{index: result}` of the restarts that have trained all of their epochs."""
     results = {}
     for n, folder in enumerate(folders):

@@ -106,26 +106,30 @@ class Run(train.Run):
             split: train, valid or test. Default: test, if there is one.
             num_samples: importance samples per data point, for the log-likelihood.
             write: whether to write the numbers to results-SPLIT.json in the run folder.
-            data: new data instead of a split, in original units: an array, a frame, `(x, y)` or a
-                loader.
+            data: new data instead of a split, in original units: an array, a frame, `(x, y)`, or a
+                loader, of which one batch is in memory at a time. Labels score a clustering. The
+                bounds have standard errors. With a loader there are no baselines.
 
         Returns:
             A dict, as `summary.summarize` describes it.
+
+        Raises:
+            UserError: a split and data; data that do not fit the pair; a guide with a row per
+                training data point and other data.
         """
         from ..report.html import hardware
         from ..report.summary import Results, summarize
 
-        known = self._data()
         if not isinstance(split, str | None):
             raise UserError("split is train, valid or test; new data are passed as data=")
         if data is not None:
             if split is not None or write:
                 raise UserError("evaluate takes a split of the run's data or data=, not both")
-            known, split = new_data.as_test_split(self._new(data)), "test"
+            return self._evaluate_new(self._new(data), num_samples)
         split = self.default_split if split is None else split
-        args = (self.model, self.guide, known, split, num_samples, self.seed, self._supervised)
-        result = Results(summarize(*args))
-        if self.restarts is not None and data is None:
+        args = (self.model, self.guide, self._data(), split, num_samples, self.seed)
+        result = Results(summarize(*args, self._supervised))
+        if self.restarts is not None:
             result["restarts"] = self.restarts
         if write and self.out is not None:
             path = self.out / f"results-{split}.json"
@@ -134,6 +138,34 @@ class Run(train.Run):
             except OSError as e:
                 advise(f"{path} was not written: {e.strerror}")
         return result
+
+    def evaluate_file(self, path: Path | str, num_samples: int = 500) -> Any:
+        """Numbers of the pair on the data in a file or an image folder; see `evaluate`.
+
+        Args:
+            path: any file that a method can be trained on: `.npz`, `.csv`, `.parquet`, `.h5ad`, ...
+            num_samples: as in `evaluate`.
+        """
+        x, others = new_data.read_new(self, Path(path))
+        return self._evaluate_new(self._new(x, **others), num_samples)
+
+    def _evaluate_new(self, new: new_data.NewData, num_samples: int) -> Any:
+        from ..report.summary import NEW, Results, summarize, summarize_batches
+
+        if new.is_stream:
+            batches = new.labelled_inputs()
+            return Results(
+                summarize_batches(
+                    self.model, self.guide, self._data(), batches, num_samples, self.seed,
+                    self._supervised,
+                )
+            )  # fmt: skip
+        known = new_data.as_test_split(new)
+        return Results(
+            summarize(
+                self.model, self.guide, known, "test", num_samples, self.seed, self._supervised, NEW
+            )
+        )
 
     def sample(self, num: int | None = 64, source: str = "prior", **choices: Any) -> torch.Tensor:
         """New data `[num, *x_shape]`, in the data's original units; see `sheet`."""
@@ -375,8 +407,7 @@ class Run(train.Run):
 
     def _example(self) -> dict[str, torch.Tensor]:
         """Inputs of the pair for a few training data points."""
-        inputs = split_inputs(self.model, self.guide, self._data(), "train")
-        return {name: value[:EXAMPLE_ROWS] for name, value in inputs.items()}
+        return split_inputs(self.model, self.guide, self._data(), "train", rows=slice(EXAMPLE_ROWS))
 
     def _description(self) -> dict[str, Any]:
         if self.config is not None:

@@ -3,8 +3,8 @@
 import pyro
 import torch
 
-from ..conditionals import Conditional, Family, Network
-from ..conditionals.networks import network_between
+from ..conditionals import Conditional, Family
+from ..conditionals.networks import NetworkLike, network_between
 from ..errors import UserError, check_int_at_least, check_ints_at_least
 from .model import Model
 from .priors import CategoricalPrior, StandardNormalPrior
@@ -59,7 +59,7 @@ class AuxiliaryDGM(Model):
         auxiliary_dim: int | None = None,
         skip: bool = False,
         likelihood: Family | str = "bernoulli",
-        network: Network | None = None,
+        network: NetworkLike | None = None,
     ) -> None:
         super().__init__()
         check_ints_at_least(1, x_shape=x_shape)

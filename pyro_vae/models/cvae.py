@@ -7,8 +7,8 @@ import pyro.distributions as dist
 import torch
 import torch.nn as nn
 
-from ..conditionals import Conditional, Family, Network
-from ..conditionals.networks import network_between
+from ..conditionals import Conditional, Family
+from ..conditionals.networks import NetworkLike, network_between
 from ..errors import UserError, check_int_at_least, check_ints_at_least, names, unknown_name_error
 from .model import Model
 from .nn_baseline import NNBaseline, class_covariates, num_rows
@@ -77,7 +77,7 @@ class CVAE(Model):
         c_shape: tuple[int, ...],
         latent_dim: int = 20,
         likelihood: Family | str = "bernoulli",
-        network: Network | None = None,
+        network: NetworkLike | None = None,
         conditional_prior: bool = True,
         decoder_parents: tuple[str, ...] = ("z", "c"),
         prior: nn.Module | None = None,

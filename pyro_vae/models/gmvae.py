@@ -5,6 +5,7 @@ import torch
 import torch.nn as nn
 
 from ..conditionals import MLP, Conditional, Family, Network
+from ..conditionals.networks import NetworkLike
 from ..errors import check_int_at_least
 from .model import Model
 from .priors import CategoricalPrior, prior_or_default
@@ -65,7 +66,7 @@ class GMVAE(Model):
         latent_dim: int = 16,
         w_dim: int = 10,
         likelihood: Family | str = "bernoulli",
-        network: Network | None = None,
+        network: NetworkLike | None = None,
         component: Family | None = None,
         w_network: Network | None = None,
         prior: nn.Module | None = None,

@@ -5,6 +5,7 @@ import torch
 import torch.nn as nn
 
 from ..conditionals import MLP, Conditional, Family, Network
+from ..conditionals.networks import NetworkLike
 from ..errors import check_int_at_least, check_ints_at_least
 from .model import Model
 from .priors import prior_or_default
@@ -60,7 +61,7 @@ class HierarchicalVAE(Model):
         latent_dim: int = 100,
         z2_dim: int = 50,
         likelihood: Family | str = "bernoulli",
-        network: Network | None = None,
+        network: NetworkLike | None = None,
         top_network: Network | None = None,
         prior: nn.Module | None = None,
     ) -> None:

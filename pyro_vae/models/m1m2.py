@@ -3,8 +3,8 @@
 import pyro
 import torch
 
-from ..conditionals import Conditional, Family, Network
-from ..conditionals.networks import network_between
+from ..conditionals import Conditional, Family
+from ..conditionals.networks import NetworkLike, network_between
 from ..errors import check_int_at_least
 from .model import Model
 from .priors import CategoricalPrior, StandardNormalPrior
@@ -55,7 +55,7 @@ class M1M2(Model):
         latent_dim: int = 20,
         z2_dim: int | None = None,
         likelihood: Family | str = "bernoulli",
-        network: Network | None = None,
+        network: NetworkLike | None = None,
     ) -> None:
         super().__init__()
         z2_dim = latent_dim if z2_dim is None else z2_dim

@@ -4,7 +4,8 @@ import pyro
 import torch
 import torch.nn as nn
 
-from ..conditionals import Family, Network
+from ..conditionals import Family
+from ..conditionals.networks import NetworkLike
 from ..errors import check_int_at_least
 from .model import Model
 from .priors import CategoricalPrior, prior_or_default
@@ -54,7 +55,7 @@ class M2(Model):
         num_classes: int = 10,
         latent_dim: int = 20,
         likelihood: Family | str = "bernoulli",
-        network: Network | None = None,
+        network: NetworkLike | None = None,
         prior: nn.Module | None = None,
     ) -> None:
         super().__init__()

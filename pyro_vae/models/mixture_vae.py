@@ -3,7 +3,8 @@
 import pyro
 import torch
 
-from ..conditionals import MLP, Conditional, Family, Network
+from ..conditionals import MLP, Conditional, Family
+from ..conditionals.networks import NetworkLike
 from ..errors import check_int_at_least
 from .model import Model
 from .priors import CategoricalPrior
@@ -58,7 +59,7 @@ class MixtureVAE(Model):
         num_components: int = 10,
         latent_dim: int = 16,
         likelihood: Family | str = "bernoulli",
-        network: Network | None = None,
+        network: NetworkLike | None = None,
         component: Family | None = None,
         learn_weights: bool = True,
     ) -> None:

@@ -5,7 +5,8 @@ from collections.abc import Sequence
 import pyro
 import torch
 
-from ..conditionals import Family, Network
+from ..conditionals import Family
+from ..conditionals.networks import NetworkLike
 from ..errors import UserError, check_ints_at_least
 from .model import Model
 from .vae import decoder
@@ -48,7 +49,7 @@ class NNBaseline(Model):
         x_shape: tuple[int, ...],
         c_shape: tuple[int, ...],
         likelihood: Family | str = "bernoulli",
-        network: Network | None = None,
+        network: NetworkLike | None = None,
         c_is_class: bool = False,
     ) -> None:
         super().__init__()

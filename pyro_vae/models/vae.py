@@ -6,8 +6,9 @@ import pyro
 import torch
 import torch.nn as nn
 
-from ..conditionals import Conditional, Family, Network
+from ..conditionals import Conditional, Family
 from ..conditionals import likelihood as likelihood_of
+from ..conditionals.networks import NetworkLike
 from ..errors import check_int_at_least, check_ints_at_least
 from .model import Model
 from .priors import prior_or_default
@@ -27,7 +28,8 @@ class VAE(Model):
         likelihood: bernoulli, binomial, continuous-bernoulli, discretized-logistic, categorical,
             poisson, negative-binomial, zero-inflated-negative-binomial, normal, student-t,
             gray-bernoulli, or a family.
-        network: the decoder, `MLP(...)` or `Conv(...)`. Default: `MLP()`.
+        network: the decoder: `MLP(...)`, `ResidualMLP(...)`, `Conv(...)` or a function that makes an
+            `nn.Module`, as in `pv.conditionals.Conditional`. Default: `MLP()`.
         prior: a module whose `forward()` is the distribution of z. Default: `StandardNormalPrior`.
 
     Raises:
@@ -53,7 +55,7 @@ class VAE(Model):
         x_shape: tuple[int, ...],
         latent_dim: int = 20,
         likelihood: Family | str = "bernoulli",
-        network: Network | None = None,
+        network: NetworkLike | None = None,
         prior: nn.Module | None = None,
     ) -> None:
         super().__init__()
@@ -72,7 +74,7 @@ def decoder(
     x_shape: tuple[int, ...],
     given: Mapping[str, tuple[int, ...]],
     likelihood: Family | str,
-    network: Network | None,
+    network: NetworkLike | None,
 ) -> Conditional:
     """`p(x | ...)` with the likelihood by name or as a family."""
     check_ints_at_least(1, x_shape=x_shape)

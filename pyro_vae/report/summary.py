@@ -1,20 +1,21 @@
 """The numbers of a trained pair: one dict, and its table."""
 
-import math
 import textwrap
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from typing import Any
 
 import torch
 
 from .. import evaluate
 from ..data import Data
-from ..errors import check_int_at_least
+from ..errors import UserError, check_int_at_least
 from ..evaluate.inputs import Inputs, split_inputs
-from ..evaluate.latents import ACTIVE_THRESHOLD
-from ..guides import PriorGuide
 from ..programs.calling import accepts_argument
 from . import findings
+from .accumulate import EXACT, IMPORTANCE, MONTE_CARLO, PairNumbers
+
+MAX_DENSE = 10_000  # rows of a sparse matrix to which baselines are fitted
+NEW = "new"  # the name of data that are no split of the training data's
 
 
 def inputs(
@@ -40,6 +41,7 @@ def summarize(
     num_samples: int = 500,
     seed: int = 0,
     supervised: bool = False,
+    name: str | None = None,
 ) -> dict:
     """Numbers of a pair on one split: bounds, KLs, active units, clustering or classification.
 
@@ -53,69 +55,103 @@ def summarize(
         seed: of all draws.
         supervised: whether training saw labels; then errors of classification take the place of the
             clustering's scores.
+        name: what the result calls data that are no split of the training data's; the bounds then
+            have standard errors.
 
     Returns:
         A dict of JSON values.
     """
     check_int_at_least(1, num_samples=num_samples)
     x, y, others = inputs(model, guide, data, split)
-    # its y is the class only if training saw labels; a model without y has features to classify
-    classifies = (
-        labelled_in_part(data) and not others and (supervised or not accepts_argument(model, "y"))
-    )
-    terms = evaluate.elbo_terms(model, guide, x, num_samples=10, seed=seed, **others)
-    result: dict = {"split": split, "data": len(x), "num_samples": num_samples}
-    result["conditional"] = "c" in others
-    result["elbo"] = float(torch.as_tensor(sum(terms.values())).mean())
-    proper = evaluate.has_proper_likelihood(model, guide, x, **others)
-    if proper:
-        bound = evaluate.log_likelihood(model, guide, x, num_samples, seed=seed, **others)
-        result["log_likelihood"] = float(bound.mean())
-        result["estimator"] = estimator(guide, terms)
-        if "c" in others and result["estimator"] == IMPORTANCE:
-            prior = PriorGuide(model)
-            bound = evaluate.log_likelihood(model, prior, x, num_samples, seed=seed, **others)
-            result["log_likelihood_monte_carlo"] = float(bound.mean())
-    else:
-        result["elbo_is_a_score"] = True
-    result["terms"] = {k: float(v.mean()) for k, v in terms.items()}
-    activity = evaluate.unit_activity(model, guide, x, **others)
-    result["unit_activity"] = {k: v.tolist() for k, v in activity.items()}
-    result["active_units"] = {k: int((v > ACTIVE_THRESHOLD).sum()) for k, v in activity.items()}
-    result["units"] = {k: len(v) for k, v in activity.items()}
-    if accepts_argument(model, "y") and "y" not in others:
-        probabilities = evaluate.responsibilities(model, guide, x, seed=seed, **others)
-        result |= _discrete(probabilities)
-        if y is not None and not classifies:
-            result["clustering"] = _clustering(data, x, y, probabilities, seed)
+    classifies = not others and reports_classification(model, data, supervised)
+    numbers = PairNumbers(model, guide, num_samples, seed)
+    numbers.add(x, others)
+    result: dict = {"split": name or split, "data": len(x), "num_samples": num_samples}
+    result |= numbers.result(with_errors=name is not None)
+    if numbers.assignments and y is not None and not classifies and bool((y >= 0).any()):
+        (clusters,) = numbers.assignments
+        num_components = len(result["occupancy"])
+        result["clustering"] = _clustering(data, x, y, clusters, num_components, seed)
     if classifies:
-        classified = classification(model, guide, data, split)
+        classified = classification(model, guide, data, split, name)
         if classified["errors"]:
             result["classification"] = classified
     return result
 
 
-def _discrete(probabilities: torch.Tensor) -> dict:
-    """Occupancy, entropy and mutual information, from probabilities `[N, K]` of a discrete latent."""
-    return {
-        "occupancy": evaluate.occupancy(probabilities).tolist(),
-        "discrete": {
-            "entropy": evaluate.entropy(probabilities),
-            "largest": math.log(probabilities.shape[-1]),
-            "mutual_information": evaluate.mutual_information(probabilities),
-        },
-    }
+def summarize_batches(
+    model: Callable,
+    guide: Callable,
+    data: Data,
+    batches: Iterable[tuple[Inputs, torch.Tensor | None]],
+    num_samples: int = 500,
+    seed: int = 0,
+    supervised: bool = False,
+    name: str = NEW,
+) -> dict:
+    """The numbers of `summarize` over batches of new data, of which one is in memory at a time.
+
+    The bounds have standard errors. Baselines, which need all data at once, are left out.
+
+    Args:
+        data: what the pair was trained on.
+        batches: `(inputs of the pair, labels [B] or None)`.
+        num_samples, supervised: as in `summarize`.
+        seed: of the draws in the first batch; those of batch n have the seed `seed + n`.
+        name: what the result calls these data.
+
+    Raises:
+        UserError: no batches, or one that cannot be evaluated.
+    """
+    check_int_at_least(1, num_samples=num_samples)
+    numbers = PairNumbers(model, guide, num_samples, seed)
+    labels: list[torch.Tensor] = []
+    for number, (batch, y) in enumerate(batches, 1):
+        others = dict(batch)
+        try:
+            numbers.add(others.pop("x"), others)
+        except UserError as e:
+            raise UserError(f"batch {number}: {e}") from e
+        labels += [] if y is None else [y.cpu()]
+    if not numbers.num_data:
+        raise UserError("there are no batches to evaluate")
+    result: dict = {"split": name, "data": numbers.num_data, "num_samples": num_samples}
+    result |= numbers.result(with_errors=True)
+    y = torch.cat(labels) if labels else torch.empty(0, dtype=torch.int64)
+    clusters = torch.cat(numbers.assignments) if numbers.assignments else y[:0]
+    is_labelled = y >= 0
+    if not bool(is_labelled.any()) or len(clusters) != len(y):
+        return result
+    if reports_classification(model, data, supervised):
+        wrong = (clusters != y)[is_labelled].double().mean()
+        num_labels = int((data.train.y >= 0).sum()) if data.train.y is not None else 0
+        errors = {"this model": {name: float(wrong)}}
+        result["classification"] = {"num_labels": num_labels, "errors": errors}
+    else:
+        result["clustering"] = {"this model": evaluate.clustering_metrics(y, clusters)}
+    return result
+
+
+def reports_classification(model: Callable, data: Data, supervised: bool) -> bool:
+    """Whether labels measure a classification: training saw some, or a model without y has features."""
+    return labelled_in_part(data) and (supervised or not accepts_argument(model, "y"))
 
 
 def _clustering(
-    data: Data, x: torch.Tensor, y: torch.Tensor, probabilities: torch.Tensor, seed: int
+    data: Data,
+    x: torch.Tensor,
+    y: torch.Tensor,
+    clusters: torch.Tensor,
+    num_components: int,
+    seed: int,
 ) -> dict:
-    """Scores of the model's clustering, and of the baselines if there are as many data as clusters."""
-    train_x, num_clusters = data.observed_split("train").x, probabilities.shape[-1]
+    """Scores of the model's clustering `[N]`, and of the baselines if there are as many data."""
+    rows = None if data.sparse is None else slice(MAX_DENSE)  # others are dense already
+    train_x = data.observed_split("train", rows).x
     baselines = {}
-    if len(train_x) >= num_clusters:
-        baselines = evaluate.clustering_baselines(train_x, x, num_clusters, seed=seed)
-    clusterings: dict[str, Any] = {"this model": probabilities.argmax(-1), **baselines}
+    if len(train_x) >= num_components:
+        baselines = evaluate.clustering_baselines(train_x, x, num_components, seed=seed)
+    clusterings: dict[str, Any] = {"this model": clusters, **baselines}
     return {name: evaluate.clustering_metrics(y, c) for name, c in clusterings.items()}
 
 
@@ -148,10 +184,16 @@ def predictions(
     return {f"{name} on z": classes for name, classes in predictions.items()}
 
 
-def classification(model: Callable, guide: Callable, data: Data, split: str) -> dict:
+def classification(
+    model: Callable, guide: Callable, data: Data, split: str, name: str | None = None
+) -> dict:
     """Error rates of the model, and of classical classifiers trained with the same labels.
 
     Classifiers need labels of two classes; with one class the model alone has error rates.
+
+    Args:
+        split: train, valid or test.
+        name: what the result calls the split. Default: its own name.
 
     Returns:
         `{"num_labels": n, "errors": {classifier: {part: error}}}`. The parts are the labelled
@@ -168,7 +210,7 @@ def classification(model: Callable, guide: Callable, data: Data, split: str) -> 
     if unseen.any():
         parts["unlabelled"] = (x[unseen], truth[unseen])
     if split != "train" and part.y is not None and bool((part.y >= 0).any()):
-        parts[split] = (part.x[part.y >= 0], part.y[part.y >= 0])
+        parts[name or split] = (part.x[part.y >= 0], part.y[part.y >= 0])
     inputs_of_parts = [v for v, _ in parts.values()]
     predicted, several = {}, len(y[y >= 0].unique()) > 1
     if several or accepts_argument(model, "y"):
@@ -186,21 +228,13 @@ def classification(model: Callable, guide: Callable, data: Data, split: str) -> 
     return {"num_labels": int((y >= 0).sum()), "errors": errors}
 
 
-IMPORTANCE, MONTE_CARLO, EXACT = "importance weighted", "Monte Carlo from the prior", "exact"
-
-
-def estimator(guide: Callable, terms: Mapping[str, torch.Tensor]) -> str:
-    """The name of the estimator that `log_likelihood` uses with this guide."""
-    if set(terms) == {"x"}:
-        return EXACT
-    return MONTE_CARLO if isinstance(guide, PriorGuide) else IMPORTANCE
-
-
 def rows(result: Mapping) -> list[tuple[str, float, str]]:
     """The numbers of `summarize` as `[(name, nats per data point, note)]`."""
-    named = [("ELBO", result["elbo"], "nats per data point")]
+    errors = {k: f", standard error {v:.2g}" for k, v in result.get("standard_errors", {}).items()}
+    error = errors.get("elbo", "")
+    named = [("ELBO", result["elbo"], f"nats per data point{error}")]
     if result.get("elbo_is_a_score"):
-        note = "nats per data point; gray values in a Bernoulli, so no likelihood"
+        note = f"nats per data point{error}; gray values in a Bernoulli, so no likelihood"
         named = [("score", result["elbo"], note)]
     likelihood = "log p(x | c)" if result.get("conditional") else "log-likelihood"
     for key, how in (
@@ -209,7 +243,7 @@ def rows(result: Mapping) -> list[tuple[str, float, str]]:
     ):
         if key in result:
             samples = f"{result['num_samples']} samples" if how != EXACT else "there is no latent"
-            named.append((likelihood, result[key], f"{how}, {samples}"))
+            named.append((likelihood, result[key], f"{how}, {samples}{errors.get(key, '')}"))
     for name, value in result["terms"].items():
         if name in result["units"]:
             note = f"{result['active_units'][name]} of {result['units'][name]} units active"

@@ -112,10 +112,11 @@ def fit(
         patience: stop after that many epochs without a better validation ELBO.
         validate_every: epochs from one validation to the next; the last epoch is always validated.
         max_time: stop training after that many seconds of this call, between two steps. The run ends
-            as one of fewer epochs does; `resume=True` continues it.
+            as one of fewer epochs does; `resume=True` continues it. The restarts of a method share
+            it: each has an equal part of the time that is left. An initialization does not count.
         optimizer: makes another optimizer than AdamW of the list of parameters, with learning rates
             that `schedule` multiplies: `lambda params: torch.optim.SGD(params, lr=0.1)`. `lr` and
-            `weight_decay` are AdamW's. On a GPU its step is not part of the CUDA graph.
+            `weight_decay` are AdamW's. Its step is not part of the compiled program or CUDA graph.
         initialize: a `MixtureInitialization`, or any function of `(model, guide, data, device,
             seed, progress)`, run before the first epoch.
         valid: validation data, as arrays, `(x, y)`, `{name: array}`, or a loader of batches, in the

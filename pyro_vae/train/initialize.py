@@ -128,15 +128,16 @@ class MixtureInitialization(Initialization):
     @torch.no_grad()
     def _codes(self, vae: Any, encoder: Any, data: Any, seed: int) -> np.ndarray:
         """`[draws * N, D]` draws of q(z | x) over the training data, thinned to `MAX_POINTS`."""
-        x = data.observed_split("train").x
         device = device_of(vae)
         with seeded(seed, device):
-            keep = torch.randperm(len(x))[: MAX_POINTS // max(1, self.draws)]
+            keep = torch.randperm(len(data.train))[: MAX_POINTS // max(1, self.draws)]
             if not self.draws:
-                return encode(vae, encoder, x[keep])["z"].double().cpu().numpy()
+                x = data.observed_split("train", keep).x
+                return encode(vae, encoder, x)["z"].double().cpu().numpy()
+            parts = (data.observed_split("train", rows).x for rows in keep.split(5000))
             draws = [
                 trace_pair(vae, encoder, {"x": part.to(device)}, self.draws).guide["z"]["value"]
-                for part in x[keep].split(5000)
+                for part in parts
             ]
         return torch.cat([d.flatten(0, 1) for d in draws]).double().cpu().numpy()
 
@@ -221,11 +222,11 @@ class PseudoInputInitialization(Initialization):
             raise UserError("pseudo-inputs start at data with a train split, not at a stream")
         logits: Any = prior.logits
         count = len(logits)
-        split = data.observed_split("train")
-        if len(split) < count:
-            raise UserError(f"{count} pseudo-inputs need as many training data, not {len(split)}")
+        size = len(data.train)
+        if size < count:
+            raise UserError(f"{count} pseudo-inputs need as many training data, not {size}")
         with torch.no_grad(), eval_mode(model, guide), seeded(seed, device):
-            rows = split[torch.randperm(len(split))[:count]]
+            rows = data.observed_split("train", torch.randperm(size)[:count])
             batch = {n: v.to(device) for n in ("x", "c") if (v := getattr(rows, n)) is not None}
             trace = poutine.trace(as_keyword_program(guide)).get_trace(**batch)
             scaling = interface_of(guide, GuideInterface).input_scaling

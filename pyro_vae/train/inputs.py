@@ -1,6 +1,7 @@
 """The inputs of a pair and its objective: training batches, and the validation split."""
 
 import dataclasses
+import math
 import warnings
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from functools import partial
@@ -32,6 +33,7 @@ from . import distributed
 
 DTYPES = (torch.float32, torch.float64)
 ROWS_PER_CHECK = 10_000  # rows whose support is checked at once
+VALUES_PER_CHECK = 2**24  # of a sparse matrix that are dense for it
 
 
 class Inputs:
@@ -185,8 +187,11 @@ class Inputs:
         if self.data.condition is None or not divisible:
             yield self.data
             return
-        for start in range(0, len(self.data.train), ROWS_PER_CHECK):
-            train = self.data.train[start : start + ROWS_PER_CHECK]
+        size = ROWS_PER_CHECK
+        if self.data.sparse is not None:
+            size = max(1, min(size, VALUES_PER_CHECK // math.prod(self.data.x_shape)))
+        for start in range(0, len(self.data.train), size):
+            train = self.data.train[start : start + size]
             yield dataclasses.replace(self.data, train=train)
 
     def _keep_order(self, first: dict[str, torch.Tensor]) -> None:

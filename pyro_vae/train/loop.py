@@ -121,8 +121,8 @@ class Loop:
     def train(self) -> Run:
         """Train until done, out of patience, or asked to stop; returns the run."""
         bar = ProgressBar(self.epochs, self.at.epoch, self.progress)
-        if isinstance(self.stepper.step, RecordedStep):
-            self.stepper.step.on_status = bar.show_status
+        if isinstance(self.stepper.training.step, RecordedStep):
+            self.stepper.training.step.on_status = bar.show_status
         limit, alone = self.settings["max_time"], distributed.size() == 1
         try:
             with (

@@ -65,7 +65,7 @@ class Validation:
             if not math.isfinite(total.mean):
                 self.worst_batch = batch
                 break
-        return total.mean
+        return float(total.mean)
 
     def keep_if_best(self, value: float, at: Progress, free: list[Any]) -> None:
         """Copy the weights of the epoch that has just ended, if its ELBO is the best so far."""

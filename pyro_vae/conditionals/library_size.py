@@ -1,0 +1,152 @@
+"""Counts whose mean is proportional to the total count of their row, and encoders of such counts."""
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import cast
+
+import pyro.distributions as dist
+import torch
+import torch.nn as nn
+
+from .. import distributions
+from ..distributions.library_size import Counts
+from ..errors import UserError, check_positive, unknown_name_error
+from .families import Family, bounded_log_scale
+from .likelihoods import likelihood
+from .networks import MLP, Network, NetworkLike, check_network
+from .user_trunk import build_user_trunk
+
+COUNTS = ("poisson", "negative-binomial", "zero-inflated-negative-binomial")
+
+
+@dataclass(frozen=True)
+class LibrarySize(Family):
+    r"""Counts x `[G]` with the means :math:`\ell\,\mathrm{softmax}(f)_g`, as in scVI.
+
+    :math:`\ell = \sum_g x_g` is the observed library size: the total count of a cell, the length of a
+    document. It is an offset of the log-mean, so that z needs not describe it. :math:`\ell` is taken
+    as known: densities are those of x given :math:`\ell`, and can be compared with those of models
+    with the same offset only. Means and samples have the library size `size`: the means are
+    normalized counts.
+
+    A `Guide` of a model with this likelihood sees `log(1 + size x / l)`, see `LogNormalize`.
+
+    Args:
+        counts: poisson, negative-binomial or zero-inflated-negative-binomial.
+        size: the library size of means and samples, such as the median of the data's.
+
+    Raises:
+        UserError: another likelihood, a size that is not positive, or x that is no vector.
+
+    References:
+        Lopez et al. 2018, scVI, Nature Methods 15, 1053.
+
+    Example:
+        >>> import torch, pyro_vae as pv
+        >>> family = pv.conditionals.LibrarySize("poisson", size=100.0)
+        >>> p = pv.conditionals.Conditional((4,), {"z": (3,)}, family)
+        >>> p(z=torch.zeros(2, 3)).mean.sum(-1).round()
+        tensor([100., 100.], grad_fn=...)
+    """
+
+    counts: str = "negative-binomial"
+    size: float = 10_000.0
+
+    def __post_init__(self) -> None:
+        if self.counts not in COUNTS:
+            raise unknown_name_error("likelihood of counts", self.counts, COUNTS)
+        check_positive(size=self.size)
+
+    def parameter_shapes(self, shape: tuple[int, ...]) -> dict[str, tuple[int, ...]]:
+        if len(shape) != 1:
+            raise UserError(f"LibrarySize is of rows of counts [N, G], not of x {list(shape)}")
+        return likelihood(self.counts).parameter_shapes(shape)
+
+    def unconditional_parameters(self, shape: tuple[int, ...]) -> dict[str, torch.Tensor]:
+        return likelihood(self.counts).unconditional_parameters(shape)
+
+    def __call__(
+        self, shape: tuple[int, ...], **parameters: torch.Tensor
+    ) -> dist.TorchDistribution:
+        counts: Counts
+        if self.counts == "poisson":
+            counts = distributions.Poisson(parameters["log_rate"].log_softmax(-1))
+        else:
+            log_mean = parameters["log_mean"].log_softmax(-1)
+            log_r = bounded_log_scale(parameters["log_r"])
+            if self.counts == "negative-binomial":
+                counts = distributions.NegativeBinomial(log_mean, log_r)
+            else:
+                gate = parameters["gate_logits"]
+                counts = distributions.ZeroInflatedNegativeBinomial(gate, log_mean, log_r)
+        return distributions.CountsOfRow(counts, self.size)
+
+
+@dataclass(frozen=True)
+class LogNormalize(Network):
+    r"""A network that sees the counts x as :math:`\log(1 + s\,x / \sum_g x_g)`.
+
+    Rows that differ by a factor have the same features.
+
+    Args:
+        network: what follows. Default: `MLP()`.
+        size: s, the library size to which all rows are scaled.
+
+    Example:
+        >>> import torch, pyro_vae as pv
+        >>> network = pv.conditionals.LogNormalize(pv.conditionals.MLP((8,)), size=100.0)
+        >>> q = pv.conditionals.Conditional((2,), {"x": (4,)}, network=network)
+        >>> x = torch.tensor([[1.0, 2, 3, 4]])
+        >>> torch.allclose(q(x=x).mean, q(x=10 * x).mean)
+        True
+    """
+
+    network: Network | None = None
+    size: float = 10_000.0
+
+    def __post_init__(self) -> None:
+        check_network(self.network)
+        check_positive(size=self.size)
+
+    def build(
+        self,
+        inputs: Mapping[str, tuple[int, ...]],
+        outputs: Mapping[str, tuple[int, ...]],
+        shape: Sequence[int] = (),
+    ) -> tuple[nn.Module | None, nn.Module]:
+        """The trunk and the head; see `Network.build`."""
+        network: NetworkLike = MLP() if self.network is None else self.network
+        if isinstance(network, Network):
+            trunk, head = network.build(inputs, outputs, shape)
+        else:  # a function that makes a module
+            trunk, head = build_user_trunk(network, inputs, outputs)
+        return (_NormalizingTrunk(trunk, self.size) if "x" in inputs else trunk), head
+
+
+class _NormalizingTrunk(nn.Module):
+    """Log-normalizes x, then calls the network's trunk; without one, the head takes the parents."""
+
+    def __init__(self, trunk: nn.Module | None, size: float) -> None:
+        super().__init__()
+        self.trunk, self.size = trunk, size
+
+    def forward(self, x: torch.Tensor, **parents: torch.Tensor) -> dict[str, torch.Tensor]:
+        x = x.clamp_min(0)  # pseudo-inputs of a VampPrior are no counts
+        x = (self.size * x / x.sum(-1, keepdim=True).clamp_min(1)).log1p()
+        inputs = {"x": x, **parents}
+        features: dict[str, torch.Tensor] = inputs if self.trunk is None else self.trunk(**inputs)
+        return features
+
+
+def encoder_network(
+    family: Family | None, inputs: Mapping[str, tuple[int, ...]], network: NetworkLike | None
+) -> NetworkLike | None:
+    """The network of an encoder of data with this likelihood, for parents of these shapes.
+
+    It is the same network, which sees log-normalized counts if the likelihood is a `LibrarySize`.
+    """
+    is_plain = "x" in inputs and not isinstance(network, LogNormalize)
+    if isinstance(family, LibrarySize) and is_plain:
+        # the field's type names networks alone, because the command line is generated from it
+        return LogNormalize(cast(Network | None, network), family.size)
+    return network

@@ -1,0 +1,134 @@
+"""The numbers of a pair as means over data points, which arrive in one batch or in several."""
+
+import math
+from collections.abc import Callable, Mapping
+from typing import Any
+
+import torch
+
+from .. import evaluate
+from ..evaluate.inputs import Inputs
+from ..evaluate.latents import ACTIVE_THRESHOLD
+from ..evaluate.streaming import RunningMean
+from ..guides import PriorGuide
+from ..programs.calling import accepts_argument
+
+IMPORTANCE, MONTE_CARLO, EXACT = "importance weighted", "Monte Carlo from the prior", "exact"
+BOUNDS = ("elbo", "log_likelihood", "log_likelihood_monte_carlo")
+
+
+class PairNumbers:
+    """Bounds, KLs, active units and components of a pair, accumulated over batches.
+
+    Args:
+        model, guide: the pair.
+        num_samples: importance samples per data point, for the log-likelihood.
+        seed: of the draws in the first batch; those of batch n have the seed `seed + n`.
+
+    Attributes:
+        assignments: for each batch, the most probable component `[B]` of each data point.
+    """
+
+    def __init__(self, model: Callable, guide: Callable, num_samples: int, seed: int) -> None:
+        self.model, self.guide = model, guide
+        self.num_samples, self.seed = num_samples, seed
+        self.assignments: list[torch.Tensor] = []
+        self._means: dict[str, RunningMean] = {}
+        self._terms: dict[str, RunningMean] = {}
+        self._codes: dict[str, RunningMean] = {}
+        self._num_batches, self._proper, self._conditional, self._estimator = 0, True, False, ""
+
+    @property
+    def num_data(self) -> int:
+        """The number of data points so far."""
+        return self._means["elbo"].count if self._means else 0
+
+    @torch.no_grad()
+    def add(self, x: torch.Tensor, others: Inputs) -> None:
+        """Evaluate a batch.
+
+        Args:
+            x: `[B, ...]`.
+            others: further inputs of the pair by name.
+        """
+        model, guide, seed = self.model, self.guide, self.seed + self._num_batches
+        self._num_batches += 1
+        self._conditional = "c" in others
+        terms = evaluate.elbo_terms(model, guide, x, num_samples=10, seed=seed, **others)
+        _add(self._terms, terms)
+        _add(self._means, {"elbo": torch.as_tensor(sum(terms.values()))})
+        self._estimator = estimator(guide, terms)
+        self._proper = self._proper and evaluate.has_proper_likelihood(model, guide, x, **others)
+        if self._proper:
+            self._add_log_likelihood(x, others, seed)
+        codes = evaluate.encode(model, guide, x, **others)
+        _add(self._codes, {name: code.reshape(len(code), -1) for name, code in codes.items()})
+        if accepts_argument(model, "y") and "y" not in others:
+            self._add_probabilities(
+                evaluate.responsibilities(model, guide, x, seed=seed, **others).double()
+            )
+
+    def _add_log_likelihood(self, x: torch.Tensor, others: Inputs, seed: int) -> None:
+        guides = {"log_likelihood": self.guide}
+        if self._conditional and self._estimator == IMPORTANCE:
+            guides["log_likelihood_monte_carlo"] = PriorGuide(self.model)
+        for name, guide in guides.items():
+            bound = evaluate.log_likelihood(
+                self.model, guide, x, self.num_samples, seed=seed, **others
+            )
+            _add(self._means, {name: bound})
+
+    def _add_probabilities(self, p: torch.Tensor) -> None:
+        component = p.argmax(-1)
+        self.assignments.append(component.cpu())
+        entropies = -torch.xlogy(p, p).sum(-1)
+        is_component = component.unsqueeze(-1) == torch.arange(p.shape[-1], device=p.device)
+        _add(self._means, {"p": p, "entropy": entropies, "occupancy": is_component.double()})
+
+    def result(self, with_errors: bool = False) -> dict[str, Any]:
+        """The numbers as JSON values.
+
+        Args:
+            with_errors: whether to report the standard errors of the means of the bounds.
+        """
+        means = {name: mean.mean for name, mean in self._means.items()}
+        bounds = {
+            n: float(means[n]) for n in BOUNDS if n in means and (n == "elbo" or self._proper)
+        }
+        result: dict[str, Any] = {"conditional": self._conditional, "elbo": bounds.pop("elbo")}
+        if self._proper:
+            result["log_likelihood"] = bounds.pop("log_likelihood")
+            result["estimator"] = self._estimator
+            result |= bounds
+        else:
+            result["elbo_is_a_score"] = True
+        if with_errors:
+            named = [name for name in BOUNDS if name in result]
+            errors = {name: self._means[name].estimate().standard_error for name in named}
+            result["standard_errors"] = {n: e for n, e in errors.items() if math.isfinite(e)}
+        result["terms"] = {name: float(mean.mean) for name, mean in self._terms.items()}
+        activity = {name: mean.variance for name, mean in self._codes.items()}
+        result["unit_activity"] = {name: v.tolist() for name, v in activity.items()}
+        result["active_units"] = {n: int((v > ACTIVE_THRESHOLD).sum()) for n, v in activity.items()}
+        result["units"] = {name: len(v) for name, v in activity.items()}
+        if "p" in means:
+            result["occupancy"] = means["occupancy"].tolist()
+            mean_entropy = float(means["entropy"])
+            result["discrete"] = {
+                "entropy": mean_entropy,
+                "largest": math.log(len(means["p"])),
+                "mutual_information": evaluate.entropy(means["p"].unsqueeze(0)) - mean_entropy,
+            }
+        return result
+
+
+def _add(means: dict[str, RunningMean], values: Mapping[str, torch.Tensor]) -> None:
+    for name, value in values.items():
+        means.setdefault(name, RunningMean()).add(value)
+
+
+def estimator(guide: Callable, terms: Mapping[str, torch.Tensor]) -> str:
+    """The name of the estimator that `log_likelihood` uses with this guide."""
+    if set(terms) == {"x"}:
+        return EXACT
+    return MONTE_CARLO if isinstance(guide, PriorGuide) else IMPORTANCE
