@@ -1,1 +1,1 @@
-"""One training step: plain, recorded, or as a CUDA graph."""
+"""One training step: plain, recorded, compiled, or as a CUDA graph."""
