@@ -8,7 +8,7 @@ from typing import Any
 
 from . import __version__
 from .data.registry import DATASETS, FILE_KINDS
-from .errors import UserError, check_int_at_least
+from .errors import OUT_OF_MEMORY, UserError, check_int_at_least, is_out_of_memory
 from .methods.compare_command import compare_runs_or_guides
 from .methods.parser import one_line_warnings, parse_command
 from .methods.table import METHODS
@@ -50,6 +50,7 @@ def train_and_report(
         if not resume:
             hint = "use --resume to continue it or --out to choose another directory"
             distributed.on_rank_zero(lambda: RunFolder(out).check_free(hint))
+            distributed.on_rank_zero(RunFolder(out).check_writable)
         method = Method(config, root=root)
         prints = distributed.rank() == 0  # one process prints and reports for all
         if prints and not resume:
@@ -232,6 +233,11 @@ def main(argv: Sequence[str] | None = None) -> int:
         return 1
     except OSError as e:
         print(f"pyro-vae: {e.filename}: {e.strerror}", file=sys.stderr)
+        return 1
+    except (MemoryError, RuntimeError) as e:
+        if not is_out_of_memory(e):
+            raise
+        print(f"pyro-vae: {OUT_OF_MEMORY}", file=sys.stderr)
         return 1
     except KeyboardInterrupt:
         print("pyro-vae: interrupted", file=sys.stderr)

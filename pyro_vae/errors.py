@@ -12,7 +12,18 @@ class UserError(ValueError):
 
     def __str__(self) -> str:
         # Pyro adds a table of shapes to an error raised inside a program.
-        return re.split(r"\n\s*Trace Shapes:", super().__str__())[0].strip()
+        text = re.split(r"\n\s*Trace Shapes:", super().__str__())[0].strip()
+        return re.sub(r"\s*\n\s*", " ", text)  # an array that is quoted has several lines
+
+
+LONGEST_QUOTE = 200  # characters of a value in a message
+OUT_OF_MEMORY = "out of memory: a smaller model, smaller batches or fewer samples need less"
+
+
+def is_out_of_memory(error: BaseException) -> bool:
+    """Whether memory could not be allocated; torch says so by a `RuntimeError`."""
+    signs = ("out of memory", "can't allocate memory", "size calculation overflowed")
+    return isinstance(error, MemoryError) or any(sign in str(error) for sign in signs)
 
 
 def unknown_name_error(kind: str, name: object, known: Iterable[object]) -> UserError:
@@ -30,11 +41,12 @@ def unknown_name_error(kind: str, name: object, known: Iterable[object]) -> User
     names = [str(k) for k in known]
     lower = {k.lower(): k for k in names}
     begun = [k for k in names if k.lower().startswith(str(name).lower())]
-    near = difflib.get_close_matches(str(name).lower(), lower, n=1, cutoff=0.4)
+    near = difflib.get_close_matches(str(name).lower(), lower, n=1, cutoff=0.6)
     near = begun or [lower[k] for k in near]
     hint = "known: " + ", ".join(names) if names else "there are none"
     hint = f"did you mean {near[0]!r}?" if near else hint
-    return UserError(f"unknown {kind} {name!r}; {hint}")
+    quoted = repr(name) if len(repr(name)) <= LONGEST_QUOTE else f"{repr(name)[:LONGEST_QUOTE]}..."
+    return UserError(f"unknown {kind} {quoted}; {hint}")
 
 
 def check_int_at_least(least: int, **values: object) -> None:
@@ -42,6 +54,29 @@ def check_int_at_least(least: int, **values: object) -> None:
     for name, value in values.items():
         if not _is_whole(least, value):
             raise UserError(f"{name} must be an integer >= {least}, got {value!r}")
+        _check_fits(name, value)
+
+
+def checked_seed(seed: object, name: str = "seed", bits: int = 62) -> int:
+    """The seed as an int.
+
+    Args:
+        seed: an integer, of numpy's too.
+        name: of the argument.
+        bits: of the largest seed. Default: fewer than torch's 64, so that seeds can be derived.
+
+    Raises:
+        UserError: it is no integer in 0..2**bits - 1.
+
+    Example:
+        >>> import numpy as np
+        >>> from pyro_vae.errors import checked_seed
+        >>> checked_seed(np.int64(3))
+        3
+    """
+    if isinstance(seed, Integral) and _is_whole(0, seed) and int(seed) < 2**bits:
+        return int(seed)
+    raise UserError(f"{name} must be an integer in 0..2**{bits} - 1, not {seed!r}")
 
 
 def check_ints_at_least(least: int, **values: object) -> None:
@@ -53,6 +88,13 @@ def check_ints_at_least(least: int, **values: object) -> None:
             )
         if not all(_is_whole(least, number) for number in value):
             raise UserError(f"{name} must be integers >= {least}, got {value!r}")
+        for number in value:
+            _check_fits(name, number)
+
+
+def _check_fits(name: str, number: object) -> None:
+    if isinstance(number, Integral) and int(number) >= 2**63:  # torch's integers have 64 bits
+        raise UserError(f"{name} is too large: {number}")
 
 
 def _is_whole(least: int, number: object) -> bool:

@@ -1,7 +1,9 @@
 """The command, as a person runs it: a process, its output, its files, its exit status."""
 
+import errno
 import json
 import math
+import os
 import re
 import shutil
 import signal
@@ -472,6 +474,69 @@ BAD = {
         "steps must be an integer >= 1, got 0",
     ),
     "guides of runs": (["compare", "trained", "--guides", "full"], "--guides is for --model NAME"),
+    "blanks between guides": (
+        ["compare", "--model", "vae", "--guides", "diagonal, ful"],
+        "unknown guide 'ful'; did you mean 'full'",
+    ),
+    "epochs set twice": (
+        ["compare", "--model", "vae", "--epochs", "1", "--settings", '{"epochs": 1}'],
+        "epochs is set twice",
+    ),
+    "a seed of samples too large": (
+        ["sample", "trained", "--seed", "18446744073709551616"],
+        "seed must be an integer in 0..2**62 - 1",
+    ),
+    "samples of no such split": (
+        ["sample", "trained", "--split", "nothing"],
+        "unknown split 'nothing'; known: train, valid, test",
+    ),
+    "a split of no covariates": (
+        ["sample", "trained", "--split", "test"],
+        "split has no effect: this model has no covariates to take from it",
+    ),
+    "samples beneath a file": (["sample", "trained", "--out", "table.csv/x"], "table.csv"),
+    "a start of no warm-up": (
+        fit("vae", "--warmup-start", "0.5"),
+        "warmup_start=0.5 has no effect without warmup=",
+    ),
+    "a treatment of no discrete latent": (
+        fit("vae", "--discrete", "score_function"),
+        "discrete='score_function' needs a discrete latent in the guide, and this guide has none",
+    ),
+    "a latent that fits no memory": (
+        fit("vae", "--latent-dim", "1000000000000000"),
+        "out of memory",
+    ),
+    "an integer of more than 64 bits": (
+        fit("vae", "--batch-size", "99999999999999999999"),
+        "batch_size is too large: 99999999999999999999",
+    ),
+    "an option unlike any": (
+        ["evaluate", "trained", "--foo", "3"],
+        "unknown option of evaluate 'foo'; known: run, split, num_samples, device, root",
+    ),
+    "no such device": (fit("vae", "--device", "gpu"), "unknown device 'gpu'; e.g. cpu, cuda"),
+    "a device that does not compute": (
+        ["evaluate", "trained", "--device", "meta"],
+        "torch cannot compute on 'meta' here",
+    ),
+    "a null byte in a name": (fit("vae", "--out", "a\0b"), "null byte"),
+    "a rate at which it diverges": (
+        fit(
+            "vae",
+            "--out",
+            "x",
+            "--epochs",
+            "1",
+            "--lr",
+            "1e30",
+            "--compile",
+            "false",
+            "--progress",
+            "false",
+        ),
+        "is not finite at site",
+    ),
     "other data among the settings": (
         ["compare", "--model", "vae", "--settings", '{"data": "arcs"}'],
         "not among the settings",
@@ -513,7 +578,7 @@ def test_bad_input_gets_one_clear_line_and_starts_nothing(
     assert status == 1
     assert len(lines) == 1 and lines[0].startswith("pyro-vae: ") and message in lines[0], lines
     assert "pickle was executed" not in out.out
-    assert not (tmp_path / "runs").exists()
+    assert not (tmp_path / "runs").exists() and not (tmp_path / "x").exists()
 
 
 @pytest.mark.parametrize(
@@ -525,6 +590,8 @@ def test_bad_input_gets_one_clear_line_and_starts_nothing(
         (["gmvae", "--restarts", "0"], "restarts must be an integer >= 1"),
         (["vae", "--likelihood", "bernouli"], "did you mean 'bernoulli'?"),
         (["vae", "--num-samples", "0"], "num_samples must be an integer >= 1"),
+        (["m2", "--discrete", "score"], "did you mean 'score_function'?"),
+        (["vae", "--compile", "maybe"], "unknown compile 'maybe'; known: auto, True"),
     ],
 )
 def test_bad_options_raise_before_the_data_are_loaded(arguments, message, monkeypatch, capsys):
@@ -534,6 +601,28 @@ def test_bad_options_raise_before_the_data_are_loaded(arguments, message, monkey
     monkeypatch.setattr(pv.data, "load", load)
     assert main(["fit", *arguments, "--data", "mnist"]) == 1
     assert message in capsys.readouterr().err
+
+
+@pytest.mark.parametrize("out", ["table.csv", "table.csv/run", "a\0b"])
+def test_an_unusable_folder_is_refused_before_the_data_are_loaded(
+    out, tmp_path, monkeypatch, capsys
+):
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setattr(pv.data, "load", None)
+    Path("table.csv").write_text("1,2")
+    assert main(["fit", "vae", "--out", out]) == 1
+    assert capsys.readouterr().err.count("\n") == 1
+
+
+def test_numbers_that_cannot_be_written_are_printed_all_the_same(finished, monkeypatch, capsys):
+    def fails(path, value):
+        raise OSError(errno.EROFS, os.strerror(errno.EROFS))
+
+    monkeypatch.setattr(pv.train.checkpoint, "write_json", fails)
+    assert main(["evaluate", str(finished[0] / "run"), "--num-samples", "3"]) == 0
+    printed = capsys.readouterr()
+    assert "log-likelihood" in printed.out
+    assert "results-test.json was not written: Read-only file system" in printed.err
 
 
 def test_a_damaged_or_foreign_run_folder_gives_one_line(finished, tmp_path, capsys):
@@ -785,6 +874,7 @@ def test_a_preset_in_python_is_the_command_to_the_last_bit(finished):
 def test_a_run_folder_is_opened_again_and_saved(finished, tmp_path):
     run = pv.load(finished[0] / "run")
     assert run.config["method"] == "gmvae" and run.best_epoch == 2 and len(run.history) == 2
+    assert "\n" not in repr(run) and len(repr(run)) < 200
     actual = run.evaluate("valid", num_samples=5)
     assert actual["elbo"] == pytest.approx(run.history[1]["elbo"], abs=0.5)
     assert "180 valid data" in str(actual)

@@ -6,6 +6,7 @@ import math
 import sys
 from functools import partial
 
+import numpy as np
 import pyro
 import pyro.distributions as dist
 import pytest
@@ -17,6 +18,7 @@ from pyro_vae.cli import main
 from pyro_vae.comparison import Comparison, cell
 from pyro_vae.comparison.evaluation import CellResult
 from pyro_vae.comparison.evidence import FLAGS, NAMES, NUMBERS, Bound, best_bound, table_rows
+from pyro_vae.comparison.posteriors import load_posteriors
 from pyro_vae.conditionals import MLP, MultivariateNormal, NormalLikelihood
 from pyro_vae.guides import Guide, SemiAmortized
 
@@ -254,7 +256,9 @@ def data_of_another_stream():
         ({"guides": {"a": (Guide, {"lrr": 3})}}, "unknown option of fit 'lrr'"),
         ({"split": "tset"}, "did you mean 'test'"),
         ({"seeds": 0}, "there are no seeds"),
-        ({"seeds": [-1]}, "seeds must be an integer >= 0, got -1"),
+        ({"seeds": 1.5}, "seeds must be an integer >= 0, got 1.5"),
+        ({"seeds": "ab"}, "a seed must be an integer"),
+        ({"seeds": [-1]}, "a seed must be an integer in 0..2**42 - 1, not -1"),
         ({"model": lambda x: None}, "is passed as {'model': lambda: my_model}"),
         ({"model": lambda: torch.ones(3)}, "it returned Tensor"),
         (
@@ -638,3 +642,58 @@ def test_settings_that_would_be_ignored_are_refused(changes, message):
     with pytest.raises(pv.UserError) as error:
         pv.methods.compare_guides("vae", **changes)
     assert message in str(error.value) and "\n" not in str(error.value)
+
+
+@pytest.mark.parametrize(
+    "text", ["[]", "3", "{", '{"row": []}', '{"row": {}, "per_datum": 3, "same_model": true}']
+)
+def test_a_damaged_result_of_a_cell_gives_one_line(text, tmp_path):
+    (tmp_path / "row.json").write_text(text)
+    with pytest.raises(pv.UserError, match=r"row\.json is not") as error:
+        CellResult.read(tmp_path / "row.json")
+    assert "\n" not in str(error.value)
+
+
+def test_damaged_posterior_grids_give_one_line(tmp_path):
+    """A comparison of a model with two latent numbers writes them, and reads them again."""
+    models = {"vae": lambda: pv.models.VAE((3,), 2, "normal", NET)}
+    guides = {"diagonal": lambda model: Guide(model, network=NET)}
+    options = {**QUICK, "epochs": 1, "num_samples": 3, "num_gap_data": 0, "seeds": [0]}
+
+    def compare():
+        return pv.compare(models, guides, torch.ones(4, 3), **options, out=tmp_path)
+
+    rows = compare().rows
+    (grid,) = tmp_path.glob("cells/*/grid.pt")
+    assert load_posteriors(tmp_path)["guides"].keys() == {"diagonal"}
+    assert compare().rows == rows  # from the files
+    for path, call in (
+        (grid, compare), (tmp_path / "posteriors.pt", lambda: load_posteriors(tmp_path))
+    ):  # fmt: skip
+        content = bytearray(path.read_bytes())
+        content[len(content) // 2] ^= 1  # a number, which torch.load takes
+        path.write_bytes(bytes(content))
+        with pytest.raises(pv.UserError, match=f"{path.name} is damaged") as error:
+            call()
+        assert "\n" not in str(error.value)
+        path.write_bytes(bytes(content[:100]))
+        with pytest.raises(pv.UserError, match=f"{path.name} is not .*: the file is damaged"):
+            call()
+
+
+def test_a_seed_of_numpy_is_a_seed():
+    options = {"epochs": 1, "compile": False, "num_samples": 3, "num_gap_data": 0}
+    options |= {"progress": False}
+    a, b = (
+        pv.compare(VAE, GUIDES, data(), seeds=seeds, **options) for seeds in ([3], [np.int64(3)])
+    )
+    assert a.rows[0]["elbo"] == b.rows[0]["elbo"]
+
+
+def test_settings_of_a_comparison_by_name_are_those_of_the_method(monkeypatch):
+    passed = {}
+    monkeypatch.setattr(
+        pv.comparison, "compare", lambda models, guides, data, **options: passed.update(options)
+    )
+    pv.methods.compare_guides("vae", "diagonal, full", settings={"epochs": 1, "lr": 0.5})
+    assert (passed["epochs"], passed["lr"]) == (1, 0.5)

@@ -149,6 +149,19 @@ WRONG = [
         lambda: Conditional((1, 4), {"z": (2,)}, MultivariateNormal()),
         r"a distribution of vectors, not of shape \[1, 4\]",
     ),
+    (
+        lambda: guide(discrete="relaxed"),
+        "discrete='relaxed' needs a discrete latent in the guide, and this guide has none",
+    ),
+    # objectives
+    (lambda: pv.objectives.ELBO(warmup_start=0.5), "warmup_start=0.5 has no effect without warmup"),
+    (
+        lambda: pv.objectives.STL(warmup={"z": 0}, warmup_start=1.0),
+        "warmup_start=1.0 has no effect",
+    ),
+    # sizes that torch's integers do not hold
+    (lambda: VAE((6,), 10**20), "latent_dim is too large: 100000000000000000000"),
+    (lambda: MLP((10**20,)), "hidden is too large"),
     # networks
     (lambda: VAE((6,), network="mlp"), f"{NO_NETWORK} 'mlp'"),
     (lambda: VAE((6,), network=MLP), NO_NETWORK),

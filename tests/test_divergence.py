@@ -32,14 +32,14 @@ def fit(pair, epochs=1, valid=0, **options):
 @pytest.mark.parametrize("batch_size", [16, 48])
 @pytest.mark.parametrize("lr", [1e20, 1e35])
 def test_divergence_at_once_is_an_error_that_leaves_the_start_and_no_folder(
-    tmp_path, valid, batch_size, lr
+    tmp_path, valid, batch_size, lr, recwarn
 ):
     """With one batch an epoch no step looks at the weights that the last one left."""
     m, g = pair()
     start, out = weights(m, g), tmp_path / "run"
     with pytest.raises(pv.UserError, match="not finite.*epoch 1, step [^;]*; [^;]*$") as e:
         fit((m, g), valid=valid, batch_size=batch_size, lr=lr, out=out, compile=False)
-    assert "\n" not in str(e.value)
+    assert "\n" not in str(e.value) and not recwarn.list  # Pyro's warning of NaN is the error's
     assert same(start, weights(m, g))
     assert all(p.grad is None for p in (*m.parameters(), *g.parameters()))
     assert not out.exists()

@@ -163,6 +163,8 @@ def test_the_answer_for_a_row_does_not_depend_on_other_rows(name):
         ({"batch_size": "all"}, "batch_size must be an integer >= 1, got 'all'"),
         ({"learning_rate": -1.0}, "learning_rate must be positive"),
         ({"validation_fraction": 1.0}, "validation_fraction must be at least 0 and below 1"),
+        ({"validation_fraction": "a"}, "validation_fraction must be at least 0 .* got 'a'"),
+        ({"hidden_layer_sizes": 5}, "hidden_layer_sizes must be a tuple of integers"),
         ({"likelihood": "norml"}, "unknown likelihood 'norml'; did you mean 'normal'"),
         ({"latent_dim": 0}, "latent_dim"),
         ({"hidden_layer_sizes": (0,)}, "hidden"),

@@ -122,6 +122,11 @@ def test_invalid_clusterings_raise(labels, clusters, message):
         clustering_metrics(labels, clusters)
 
 
+def test_more_clusters_than_data_have_no_baselines():
+    with pytest.raises(pv.UserError, match="6 data points cannot make 7 clusters"):
+        pv.evaluate.clustering_baselines(torch.eye(6), torch.eye(6), 7)
+
+
 def test_the_baselines_find_what_is_easy_to_find():
     torch.manual_seed(0)
     y = torch.arange(300) % 3
@@ -426,12 +431,78 @@ WRONG = {
 }  # fmt: skip
 
 
+SCORES = [pv.check_pair, pv.evaluate.elbo, pv.evaluate.log_likelihood]
+
+
+@pytest.mark.parametrize("score", SCORES)
 @pytest.mark.parametrize("what", WRONG)
-def test_check_pair_tells_what_is_wrong_in_one_line(what):
+def test_a_wrong_pair_is_told_in_one_line(what, score):
+    """By `check_pair`, and by what would give a number that is no bound."""
     model, guide, message = WRONG[what]
+    if what == "NaN from the guide" and score is not pv.check_pair:
+        pytest.skip("a bound that is NaN says so by itself")
     with pytest.raises(pv.UserError, match=message) as error:
-        pv.check_pair(model, guide, torch.randn(N, D))
+        score(model, guide, torch.randn(N, D))
     assert "\n" not in str(error.value)
+
+
+def test_a_model_that_observes_nothing_has_no_bound():
+    """Such as a guide that is passed as the model: its terms would sum to some number."""
+
+    def draws(x=None, size=None):
+        with pyro.plate("data", len(x)):
+            pyro.sample("z", dist.Normal(0.0, 1.0))
+
+    model = pv.models.VAE((D,), 2, network=pv.conditionals.MLP((4,)))
+    guide = pv.guides.Guide(model, network=pv.conditionals.MLP((4,)))
+    for pair in ((draws, draws), (guide, guide), (lambda x: None, lambda x: None)):
+        for score in SCORES:
+            with pytest.raises(pv.UserError, match="observes no data: no site has obs= .a pair is"):
+                score(*pair, binary())
+    with pytest.raises(pv.UserError, match="observes no data"):
+        pv.fit(guide, guide, binary(), 1, progress=False)
+    for score in SCORES:
+        with pytest.raises(pv.UserError, match="the model must be a Pyro program, a module or a"):
+            score(pv.models.VAE, guide, binary())
+        with pytest.raises(pv.UserError, match="the guide must be a Pyro program, a module or a"):
+            score(model, pv.guides.Guide, binary())
+
+
+def test_a_quoted_array_leaves_an_error_on_one_line():
+    with pytest.raises(pv.UserError, match="x_shape must be .* got tensor") as error:
+        pv.models.VAE(torch.zeros(9, 9))
+    assert "\n" not in str(error.value)
+
+
+class OddError(Exception):
+    """An exception of a user's program."""
+
+
+@pytest.mark.parametrize("kind", [OddError, KeyError, StopIteration, AssertionError, OSError])
+def test_any_error_of_a_program_becomes_one_line(kind):
+    def fails(x=None, size=None):
+        raise kind("first line\nsecond line")
+
+    x = torch.randn(N, D)
+    for call in (
+        *(lambda score=score: score(fails, guide_of(), x) for score in SCORES),
+        *(lambda score=score: score(model_of(), fails, x) for score in SCORES),
+        lambda: pv.sample(fails, 3),
+        lambda: pv.fit(fails, guide_of(), x, 1, progress=False),
+    ):
+        with pytest.raises(pv.UserError, match=f"fails on .*: {kind.__name__}: ") as error:
+            call()
+        assert "\n" not in str(error.value)
+
+
+def test_one_data_point_does_not_vary(recwarn):
+    model = pv.models.VAE((D,), 2, network=pv.conditionals.MLP((4,)))
+    guide = pv.guides.Guide(model, network=pv.conditionals.MLP((4,)))
+    x = binary()[:1]
+    assert pv.evaluate.active_units(model, guide, x) == {"z": 0}
+    assert torch.equal(pv.evaluate.unit_activity(model, guide, x)["z"], torch.zeros(2))
+    assert pv.evaluate.active_unit_features(model, guide, x).shape == (1, 0)
+    assert not recwarn.list
 
 
 def test_check_pair_wants_the_plate_to_hold_the_batch():

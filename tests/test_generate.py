@@ -282,9 +282,37 @@ def test_values_that_a_model_does_not_accept_raise(linear):
         ({"z": torch.zeros(3, 7)}, r"z must have shape \[3, 2\] or \[2\], not \[3, 7\]"),
         ({"source": 5}, "source must be"),
         ({"source": {"q": Density()}}, "unknown latent or covariate 'q'"),
+        ({"z": "a"}, "z must be a number or an array of numbers, not str"),
     ):
         with pytest.raises(pv.UserError, match=message):
             pv.sample(model, 3, **options)
+
+
+def test_a_class_is_one_and_not_a_share_of_several():
+    torch.manual_seed(0)
+    model = pv.models.M2((D,), K, LATENT, network=NET)
+    rows = torch.eye(K)[torch.tensor([0, 2])]
+    expected = pv.sample(model, 2, y=[0, 2], seed=0)
+    assert torch.equal(pv.sample(model, 2, y=rows, seed=0), expected)
+    for bad in (torch.full((2, K), 1 / K), torch.zeros(2, K), 2 * rows):
+        with pytest.raises(pv.UserError, match="y has rows that are not one-hot"):
+            pv.sample(model, 2, y=bad)
+
+
+@pytest.mark.parametrize("likelihood, bad", [("bernoulli", 0.5), ("poisson", -1.0)])
+def test_observed_values_outside_of_the_support_are_not_completed(likelihood, bad):
+    """A missing value may be anything; an observed one has a probability."""
+    torch.manual_seed(0)
+    model = pv.models.VAE((D,), LATENT, likelihood=likelihood, network=NET)
+    guide = pv.guides.Guide(model, network=NET)
+    mask = torch.arange(D) > 0
+    x = torch.ones(4, D)
+    x[:, 0] = bad
+    done = pv.generate.impute(model, guide, x, mask, num_samples=2, steps=2)
+    assert torch.equal(done.x[..., 1:], torch.ones(2, 4, D - 1)) and (done.x != bad).all()
+    x[3, 1] = bad
+    with pytest.raises(pv.UserError, match=f"x has values outside the support .* {bad:g}"):
+        pv.generate.impute(model, guide, x, mask, num_samples=2, steps=2)
 
 
 class Conditioned(Program):

@@ -533,6 +533,38 @@ def test_a_bad_batch_of_a_loader_is_named():
             pv.fit(model, guide, loader, 1, progress=False, compile=False)
 
 
+def test_a_batch_of_another_shape_is_named():
+    """Also where the numbers of all its rows would fill rows of the right length."""
+    model, guide = pair()
+    for rows in (4, 6):  # 4 x 5 or 6 x 5 numbers
+        batches = [gray(), gray()[:rows, :5]]
+        with pytest.raises(pv.UserError, match=rf"batch 2 of epoch 1: 'x' has shape \[{rows}, 5\]"):
+            pv.fit(model, guide, batches, 1, progress=False, compile=False)
+
+
+def test_a_users_program_may_take_batches_of_any_shape():
+    """Its support is compared in every shape."""
+    mean = nn.Linear(1, 1)
+
+    def model(x):
+        with pyro.plate("data", len(x)):
+            z = pyro.sample("z", dist.Normal(0.0, 1.0))
+            probs = torch.sigmoid(mean(z[:, None])).expand(x.shape)
+            pyro.sample("x", dist.Bernoulli(probs).to_event(1), obs=x)
+
+    def guide(x):
+        pyro.module("mean", mean)
+        with pyro.plate("data", len(x)):
+            pyro.sample("z", dist.Normal(x.mean(-1), 1.0))
+
+    good = [torch.ones(4, 6), torch.zeros(4, 5)]
+    assert pv.fit(model, guide, good, 1, progress=False, compile=False).history
+    good[1][3, 4] = 0.5
+    with pytest.raises(pv.UserError, match="batch 2 of epoch 1: x has values outside the support"):
+        pv.fit(model, guide, good, 1, progress=False, compile=False)
+    pyro.clear_param_store()
+
+
 def test_a_bad_label_of_a_loader_is_named():
     model, guide = pair(model=pv.models.M2, num_classes=3)
     y = torch.arange(N) % 3
@@ -568,3 +600,40 @@ def test_an_input_named_size_raises_an_error_that_says_why():
         pv.evaluate.elbo(model, guide, x, size=size)
     with pytest.raises(pv.UserError, match="'size' is the number of samples"):
         pv.fit(model, guide, {"x": x, "size": size}, epochs=1, progress=False)
+
+
+# ------------------------------------------------------------------------------------- seeds
+
+BAD_SEEDS = ["a", 1.5, True, -1, 2**64, torch.tensor(3)]
+ROWS = torch.rand(20, D, generator=torch.Generator().manual_seed(2))
+SEEDED = {
+    "sample": lambda seed: pv.sample(pair()[0], 2, seed=seed),
+    "elbo": lambda seed: evaluate.elbo(*pair(), gray(), seed=seed),
+    "log_likelihood": lambda seed: evaluate.log_likelihood(*pair(), gray(), 2, seed=seed),
+    "ais": lambda seed: diagnostics.ais(pair()[0], gray(), num_chains=2, num_steps=2, seed=seed),
+    "ex post": lambda seed: evaluate.fit_ex_post_prior(
+        *pair(), gray(), num_components=1, seed=seed
+    ),
+    "two samples": lambda seed: evaluate.mmd_two_sample_test(ROWS, ROWS, 9, seed=seed),
+    "baselines": lambda seed: evaluate.clustering_baselines(ROWS, ROWS, 2, seed=seed),
+    "split": lambda seed: pv.data.from_arrays(ROWS, split_seed=seed),
+    "binarization": lambda seed: pv.data.from_arrays(ROWS, binarize="static", binarize_seed=seed),
+    "labels": lambda seed: pv.data.from_arrays(ROWS, torch.arange(20) % 2).keep_labels(
+        2, seed=seed
+    ),
+    "load": lambda seed: pv.data.load("digits", label_seed=seed),
+}
+
+
+@pytest.mark.parametrize("name", SEEDED)
+def test_a_seed_is_an_integer_in_range(name):
+    """An integer of numpy is the same seed; everything else that is no seed gives one line."""
+    for seed in BAD_SEEDS:
+        with pytest.raises(pv.UserError, match=r"seed must be an integer in 0\.\.2\*\*") as error:
+            SEEDED[name](seed)
+        assert "\n" not in str(error.value)
+    a, b = SEEDED[name](3), SEEDED[name](np.int64(3))
+    if isinstance(a, torch.Tensor):
+        assert torch.equal(a, b)
+    if isinstance(a, pv.data.Data):
+        assert torch.equal(a.train.x, b.train.x) and a.describe() == b.describe()

@@ -190,7 +190,7 @@ def test_a_validation_batch_that_is_not_finite_is_an_error_with_its_site():
     [
         ([VALID[:, :3]], "'x' has shape .*, but this model was built for"),
         (pv.data.from_arrays(VALID, valid=4, test=4), "valid takes arrays or a loader"),
-        ("digits", "cannot train on a name"),
+        ("digits", "data cannot be a name"),
         ([], "there are no values in it"),
         ([torch.full((4, 6), math.nan)], "batch 1 of epoch 1: x has .*NaN"),
     ],
@@ -274,6 +274,12 @@ def test_values_far_from_zero_keep_their_variance():
     estimate = mean.estimate()
     assert estimate.mean == pytest.approx(float(values.mean()), rel=1e-15)
     assert estimate.standard_error == pytest.approx(float(values.std() / 1000**0.5), rel=1e-6)
+
+
+def test_an_evaluation_has_one_number_per_data_point():
+    """The mean of another count would not be the mean over the data."""
+    with pytest.raises(pv.UserError, match=r"one number per data point, \[10\], not \[\]"):
+        pv.evaluate.mean_over_batches(lambda *pair, x, seed: x.mean(), *pair(), [torch.ones(10, 6)])
 
 
 @pytest.mark.parametrize(

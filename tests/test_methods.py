@@ -2,6 +2,7 @@
 
 import warnings
 
+import numpy as np
 import pytest
 import torch
 
@@ -257,3 +258,10 @@ def test_a_residual_network_is_an_option_that_keeps_the_widths_of_the_preset():
         assert type(conditional.trunk).__name__ == "_ResidualTrunk"
     with pytest.raises(pv.UserError, match="network takes a name and its options"):
         pv.method("vae", "digits", network=lambda in_features: torch.nn.Linear(in_features, 3))
+
+
+def test_numbers_of_numpy_are_settings():
+    data = pv.data.from_arrays(torch.eye(6))
+    plain = pv.method("vae", data, seed=3, epochs=2, lr=0.5)
+    numpy = pv.method("vae", data, seed=np.int64(3), epochs=np.int32(2), lr=np.float32(0.5))
+    assert numpy.config == plain.config

@@ -28,7 +28,8 @@ from pyro_vae import methods
 from pyro_vae.objectives import ELBO, IWAE, RWS, STL, DReG, Renyi
 from pyro_vae.train.steps import compilation
 from pyro_vae.train.steps.choice import Work, choose_backend, measure_work
-from pyro_vae.train.steps.recorded import PlainStep, RecordedStep, _difference
+from pyro_vae.train.steps.recorded import PlainStep, RecordedStep
+from pyro_vae.train.steps.verification import difference
 
 B, D = 6, 5
 
@@ -905,9 +906,9 @@ def test_a_kinks_other_side_is_rounding_and_other_noise_is_not():
     flipped = gradient.clone()
     flipped[0] += 0.02 * gradient[1]  # one unit, for one data point
     expected = loss, noise, [gradient], []
-    assert _difference(expected, (loss, noise, [flipped], []), 1000) is None
-    assert _difference(expected, (loss, noise, [flipped], []), 1) == "gradient"
+    assert difference(expected, (loss, noise, [flipped], []), 1000) is None
+    assert difference(expected, (loss, noise, [flipped], []), 1) == "gradient"
     other = gradient + 0.1 * gradient.flip(0)
-    assert _difference(expected, (loss, noise, [other], []), 1000) == "gradient"
-    assert _difference(expected, (loss, noise + 1e-2, [gradient], []), 1000) == "random stream"
-    assert _difference(expected, (loss * torch.nan, noise, [gradient], []), 1000) == "loss"
+    assert difference(expected, (loss, noise, [other], []), 1000) == "gradient"
+    assert difference(expected, (loss, noise + 1e-2, [gradient], []), 1000) == "random stream"
+    assert difference(expected, (loss * torch.nan, noise, [gradient], []), 1000) == "loss"

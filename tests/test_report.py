@@ -320,14 +320,39 @@ def test_a_run_on_arrays_is_reproduced_in_python():
     assert again.config == method.config
 
 
-def test_a_figure_that_cannot_be_drawn_does_not_end_the_report(tmp_path):
-    """One data point: no spread, and no axis limits."""
+def test_a_figure_that_cannot_be_drawn_does_not_end_the_report(tmp_path, monkeypatch):
+    """One data point, which has no spread, is drawn; and a drawing that fails loses no number."""
     torch.manual_seed(0)
     model = pv.models.VAE((6,), 2, likelihood="normal")
     run = pv.fit(model, pv.guides.Guide(model), torch.rand(1, 6), epochs=1, progress=False)
-    with warnings.catch_warnings():
-        warnings.simplefilter("ignore")
-        result = run.report(tmp_path / "report.html", num_samples=5)
-    page = (tmp_path / "report.html").read_text()
-    assert math.isfinite(result["log_likelihood"])
-    assert "Figures that could not be drawn" in page and "Training" in page
+    pages = []
+    for fails in (False, True):
+        if fails:
+            monkeypatch.setattr(pv.plots, "scatter", None)
+        with warnings.catch_warnings():
+            warnings.simplefilter("error")
+            result = run.report(tmp_path / "report.html", num_samples=5)
+        pages.append((tmp_path / "report.html").read_text())
+        assert math.isfinite(result["log_likelihood"]) and "Training" in pages[-1]
+    assert "Figures that could not be drawn" not in pages[0]
+    assert "Figures that could not be drawn" in pages[1]
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize(
+    "name, rows, options",
+    [
+        ("vae", 1, {}),
+        ("vae", 6, {}),
+        ("vae", 8, {}),
+        ("gmvae", 60, {"num_components": 100, "restarts": 1, "initialize": None}),
+        ("m2", 60, {"num_labels": 1}),
+        ("m1", 60, {"num_labels": 1}),
+    ],
+)
+def test_few_data_points_are_reported(tmp_path, name, rows, options):
+    """Fewer rows than principal components, components or classes."""
+    data = pv.data.from_arrays(torch.randn(rows, 6), torch.arange(rows) % 3)
+    method = pv.method(name, data, hidden=[8], latent_dim=2, epochs=1, **options)
+    result = method.fit(progress=False).report(tmp_path / "report.html", num_samples=3)
+    assert math.isfinite(result["elbo"]) and "Training" in (tmp_path / "report.html").read_text()

@@ -325,6 +325,34 @@ def test_an_exported_image_encoder_scales_its_pixels(tmp_path):
     )
 
 
+def test_an_exported_encoder_takes_missing_values(tmp_path):
+    """NaN is missing where the model's likelihood ignores it, in the program as in the library."""
+    torch.manual_seed(0)
+    likelihood = pv.conditionals.IgnoreMissing(pv.conditionals.likelihood("normal"))
+    model = pv.models.VAE((6,), 2, likelihood, NET)
+    guide = pv.guides.Guide(model, network=NET, input_scaling={"x": (0.5, 2.0)})
+    x = torch.where(torch.rand(7, 6) < 0.3, torch.nan, torch.randn(7, 6))
+    path = pv.generate.export_encoder(model, guide, {"x": x}, tmp_path / "e.pt2")
+    codes = torch.export.load(path).module()(x)["z"]
+    wanted = pv.evaluate.encode(model, guide, x)["z"]
+    assert wanted.isfinite().all()
+    torch.testing.assert_close(codes, wanted, atol=1e-5, rtol=1e-5)
+
+
+def test_an_export_that_cannot_be_written_is_refused(tmp_path):
+    model = pv.models.VAE((6,), 2, network=NET)
+    guide = pv.guides.Guide(model, network=NET)
+    (tmp_path / "file").write_text("")
+    for example, path, message in (
+        ({"x": X}, tmp_path / "file" / "e.pt2", "cannot write to"),
+        ({"x": X}, tmp_path, "path must be a file NAME.pt2"),
+        ({"image": X}, tmp_path / "e.pt2", "example= needs the data by name"),
+        (X, tmp_path / "e.pt2", "example= needs the data by name"),
+    ):
+        for export in (pv.generate.export_encoder, pv.generate.export_decoder):
+            refused(message, export, model, guide, example, path)
+
+
 def test_an_exported_program_runs_without_this_library(tmp_path):
     programs = pair()
     run = fit(programs)

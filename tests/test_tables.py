@@ -2,6 +2,7 @@
 
 import csv
 import math
+import warnings
 
 import numpy as np
 import pytest
@@ -96,12 +97,22 @@ def test_only_real_columns_of_a_mixed_table_are_standardized():
         ({"a": np.zeros(2, "datetime64[s]")}, {}, "column 'a' has values of the type datetime"),
         ({"a": np.zeros(2, complex)}, {}, "column 'a' has values of the type complex"),
         ({"a": [1.0, math.inf]}, {}, "1 infinite values"),
+        ({"a": [1.0, 2.0], "b": [1.0]}, {}, "column 'b' has 1 rows, and 'a' has 2"),
+        ({"a": [1.0, 2.0], "i": ["x"]}, {"index": "i"}, "column 'i' has 1 rows"),
+        (np.zeros((2, 2)), {}, "a frame is a DataFrame or {column: values}, not ndarray"),
+        ("people.csv", {}, "a frame is a DataFrame or {column: values}, not str"),
     ],
 )
 def test_a_bad_column_is_named_in_one_line(columns, options, message):
     with pytest.raises(pv.UserError, match=message) as error:
         pv.data.from_frame(columns, valid=0, test=0, **options)
     assert "\n" not in str(error.value)
+
+
+def test_integers_of_any_size_are_numbers():
+    """Those that 64 bits do not hold are floats, as in numpy."""
+    data = pv.data.from_frame({"a": [10**30, 1, 2]}, valid=0, test=0, likelihood="normal")
+    assert torch.equal(data.train.x[:, 0], torch.tensor([1e30, 1, 2]))
 
 
 def test_new_values_are_checked_against_the_columns():
@@ -118,7 +129,7 @@ def test_new_values_are_checked_against_the_columns():
     with pytest.raises(pv.UserError, match="had the values 0 and 1, and now 3"):
         table.encode(new)
     del new["owner"]
-    with pytest.raises(pv.UserError, match="column of the frame 'owner'"):
+    with pytest.raises(pv.UserError, match="the frame has no column 'owner'"):
         table.encode(new)
     new = people()
     new["height"] = ["tall"] * len(new["height"])
@@ -285,6 +296,10 @@ def test_what_a_run_cannot_take_raises_one_line():
         run.evaluate("test", data=x)
     with pytest.raises(pv.UserError, match="takes 'b'"):
         run.encode(x, b=x)
+    with pytest.raises(pv.UserError, match="new data are passed as data="):
+        run.evaluate(x)
+    with pytest.raises(pv.UserError, match=r"data cannot be a name: pass pv.data.load\('a.csv'\)"):
+        run.encode("a.csv")
 
 
 # -------------------------------------------------------------------------------------- files
@@ -304,7 +319,6 @@ def test_a_csv_file_has_the_types_that_its_cells_have(tmp_path):
         "height": "real", "children": "count", "city": "category", "smoker": "boolean",
         "owner": "binary", "balance": "real",
     }  # fmt: skip
-    (tmp_path / "semicolons.csv").write_text("a;b\n0,5;1\n")
     (tmp_path / "odd.csv").write_text("a;b;c\n1.5;x;NA\n2;y;3\n")
     with pytest.raises(pv.UserError, match="people.csv has missing values"):
         pv.data.load(str(tmp_path / "people.csv"), missing=False)
@@ -312,9 +326,26 @@ def test_a_csv_file_has_the_types_that_its_cells_have(tmp_path):
     assert odd == {"a": [1.5, 2.0], "b": ["x", "y"], "c": [None, 3]}
 
 
+def test_text_among_the_numbers_of_a_csv_file_is_not_passed_over(tmp_path):
+    """A stray mark makes a category of its column, which a reader should know."""
+    path = tmp_path / "marks.csv"
+    path.write_text("age,kind\n31,a\n?,a\n40,b\n")
+    with pytest.warns(UserWarning, match=r"column 'age' has numbers and text, such as '\?'"):
+        data = pv.data.load(str(path))
+    assert data.table.columns[0].categories == ("31", "40", "?")
+    path.write_text("age,kind\n31,a\nNA,a\n40,b\n")
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        assert pv.data.load(str(path)).table.columns[0].kind == "count"
+
+
 @pytest.mark.parametrize(
     "text, message",
     [
+        (
+            "a;b\n0,5;1\n1,25;2\n",
+            "column 'a' has numbers with a comma, such as '0,5': write a point",
+        ),
         ("", "no rows below a header"),
         ("a,b\n", "no rows below a header"),
         ("a,b\n1,2\n3\n", "row 3 has 1 values, the header 2"),
@@ -366,6 +397,27 @@ def test_a_csv_file_trains_samples_and_encodes_from_the_command_line(tmp_path, c
     assert main(new) == 0
     assert len((tmp_path / "c.csv").read_text().splitlines()) == 8
     assert main(["evaluate", str(out), "--num-samples", "5"]) == 0
+
+
+def test_a_run_whose_file_has_changed_is_not_evaluated_on_it(tmp_path, capsys):
+    """Other rows of the same shape: the splits and the units would be those of other data."""
+    path, out = tmp_path / "x.npy", tmp_path / "run"
+    rng = np.random.default_rng(0)
+    np.save(path, rng.normal(size=(30, 3)))
+    assert main(["fit", "vae", "--data", str(path), "--out", str(out), *SMALL]) == 0
+    assert main(["evaluate", str(out), "--num-samples", "3"]) == 0
+    content = path.read_bytes()
+    np.save(path, 1 + rng.normal(size=(30, 3)))
+    for command in ("evaluate", "sample", "encode"):
+        capsys.readouterr()
+        assert main([command, str(out)]) == 1
+        assert "was trained on other data (mean of x: " in capsys.readouterr().err
+    path.write_bytes(content)
+    assert main(["encode", str(out)]) == 0
+    assert main(["encode", str(out), "--data", "digits"]) == 1
+    assert "digits is a data set, not a file" in capsys.readouterr().err
+    with pytest.raises(pv.UserError, match="leave data= out for a run on a loader"):
+        pv.load(out, data=[torch.ones(4, 3)])
 
 
 @pytest.mark.parametrize("library", FRAMES)
@@ -436,6 +488,11 @@ def test_images_that_do_not_fit_are_named(tmp_path):
     (tmp_path / "pets" / "cats" / "99.png").write_text("no image")
     with pytest.raises(pv.UserError, match="99.png cannot be read as an image"):
         pv.data.load(str(tmp_path / "pets"))
+    Image.new("I;16", (6, 5)).save(tmp_path / "pets" / "cats" / "99.png")
+    with pytest.raises(pv.UserError, match="99.png has more than 8 bits per value: convert it"):
+        pv.data.load(str(tmp_path / "pets"))
+    with pytest.raises(pv.UserError, match="image_size must be at most 4096, got 100000"):
+        pv.data.load(str(tmp_path / "pets"), image_size=100_000)
     Image.new("L", (9, 9)).save(tmp_path / "pets" / "cats" / "99.png")
     with pytest.raises(pv.UserError, match="99.png is 9 x 9, .* is 6 x 5: image_size="):
         pv.data.load(str(tmp_path / "pets"))

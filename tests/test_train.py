@@ -18,6 +18,7 @@ from pyro_vae.conditionals import MLP
 from pyro_vae.models.priors import set_components
 from pyro_vae.train import checkpoint, load_weights
 from pyro_vae.train.initialize import plain_vae
+from pyro_vae.train.steps.stepper import Stepper
 
 NET = MLP((16,))
 
@@ -96,25 +97,25 @@ def test_a_resumed_run_equals_an_uninterrupted_one_bit_for_bit(tmp_path, schedul
 
 
 class _stop_after:
-    """A real SIGINT to this process, after so many optimizer steps."""
+    """A real SIGINT to this process, in the training step of this number."""
 
     def __init__(self, steps):
         self.left = steps
 
     def __enter__(self):
-        self.step = torch.optim.AdamW.step
+        self.step = Stepper.__call__
         outer = self
 
-        def step(optimizer, *a, **k):
+        def step(stepper, *a, **k):
             outer.left -= 1
             if outer.left == 0:
                 os.kill(os.getpid(), signal.SIGINT)
-            return outer.step(optimizer, *a, **k)
+            return outer.step(stepper, *a, **k)
 
-        torch.optim.AdamW.step = step
+        Stepper.__call__ = step
 
     def __exit__(self, *e):
-        torch.optim.AdamW.step = self.step
+        Stepper.__call__ = self.step
 
 
 def test_a_killed_run_goes_on_from_its_last_checkpoint(tmp_path):

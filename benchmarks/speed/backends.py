@@ -52,7 +52,8 @@ def build(case, backend, cache):
     """`(block, facts)` of one way, in its process: see `harness.Worker`."""
     os.environ[CACHE] = cache
     pair, x = cases()[case]()
-    step = (ways.plain if backend == "plain" else partial(ways.recorded, backend))(pair, None)
+    way = {"plain": ways.plain, "recorded": ways.recorded, "inductor": ways.inductor}[backend]
+    step = way(pair, None)
     first = harness.seconds_per_call(partial(step, x), 1, "cpu")["wall_s"]
     loss = partial(pv.objectives.ELBO().differentiable_loss, *pair)
     work = measure_work(partial(loss, x=x))

@@ -10,10 +10,11 @@ synchronization.
 
 All ways have the same networks, the same estimator (one sample, discrete latents summed), the same
 batch and Adam. The hand-written ways use a fused Adam over the modules of the library's pair; before
-anything is timed, their loss and gradients are compared with the pair's. "products" is the time of
-the step's matrix products alone, forward and backward. It bounds every way that leaves the products
-to the same library. pythae's VAE (`pip install -e ".[bench]"`) has networks of the same sizes, its
-own loss (the KL in closed form) and its trainer's step. NumPyro and JAX by hand (the same extra) take
+anything is timed, their loss and gradients are compared with the pair's. "Inductor" is the step of
+`fit(compile=True)`: on a CPU, its program contains AdamW's update. "products" is the time of the
+step's matrix products alone, forward and backward. It bounds every way that leaves the products to
+the same library. pythae's VAE (`pip install -e ".[bench]"`) has networks of the same sizes, its own
+loss (the KL in closed form) and its trainer's step. NumPyro and JAX by hand (the same extra) take
 20 steps per call by `lax.scan`, over batches on the device; see `jax_ways`.
 
 On a GPU the hand-written and the recorded steps are also measured as one CUDA graph each. Peak
@@ -33,6 +34,8 @@ from . import jax_ways, ways
 from .workloads import WORKLOADS, batch_of, check
 
 EAGER, SVI, PRODUCTS, PYTHAE = "hand-written, eager", "pyro SVI", "products", "pythae"
+#: The ways that every way is compared with.
+REFERENCES = {"eager": EAGER, "svi": SVI, "numpyro": "NumPyro SVI, scan", "products": PRODUCTS}
 JAX = ("jax", "numpyro", "funsor")
 
 
@@ -104,9 +107,9 @@ def measure(workload, size, options):
             continue
         row["median_ms"] = 1e3 * statistics.median(times[way])
         row["wall_ms"] = 1e3 * statistics.median(block["wall_s"] for block in blocks[way])
-        for key, reference in (("ratio_to_eager", EAGER), ("ratio_to_svi", SVI)):
+        for name, reference in REFERENCES.items():
             if reference in times:
-                row[key] = harness.median_ratio(times[way], times[reference])
+                row[f"ratio_to_{name}"] = harness.median_ratio(times[way], times[reference])
         rows.append({**row, **facts[way]})
     return rows
 
@@ -114,16 +117,16 @@ def measure(workload, size, options):
 def show(rows):
     """Print the rows of one workload and batch size."""
     title = f"{rows[0]['workload']}, batch {rows[0]['batch']}"
-    print(f"\n{title:<34}{'ms':>8}  ÷ eager    ÷ SVI  first call, s")
+    heads = "".join(f"{f'÷ {name}':>11}" for name in REFERENCES)
+    print(f"\n{title:<34}{'ms':>8}{heads}  first call, s")
     for row in rows:
         line = f"  {row['way']:<32}"
         if "error" in row:
             print(f"{line}failed: {row['error']}", flush=True)
             continue
-        ratios = [row.get(key, float("nan")) for key in ("ratio_to_eager", "ratio_to_svi")]
-        line += (
-            f"{row['median_ms']:8.3f}{ratios[0]:9.2f}{ratios[1]:9.2f}{row['first_call_s']:10.2f}"
-        )
+        ratios = [row.get(f"ratio_to_{name}", float("nan")) for name in REFERENCES]
+        line += f"{row['median_ms']:8.3f}" + "".join(f"{ratio:11.2f}" for ratio in ratios)
+        line += f"{row['first_call_s']:10.2f}"
         print(line + (f"{row['peak_MiB']:10.1f} MiB" if "peak_MiB" in row else ""), flush=True)
 
 

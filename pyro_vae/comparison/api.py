@@ -4,7 +4,6 @@ import inspect
 import itertools
 import tempfile
 from collections.abc import Hashable, Iterable, Mapping
-from numbers import Integral
 from pathlib import Path
 from typing import Any
 
@@ -12,9 +11,10 @@ import torch.nn as nn
 
 from ..data import Data, as_data
 from ..data.dataset import SPLITS
-from ..errors import UserError, check_int_at_least, unknown_name_error
+from ..errors import UserError, check_int_at_least, checked_seed, unknown_name_error
 from ..objectives import ELBO
 from ..train import fit
+from ..train.settings import SEED_BITS
 from .evaluation import CellResult
 from .evidence import table_rows
 from .plan import Cell, FitOptions, GuideFactory, ModelFactory, Plan
@@ -224,10 +224,10 @@ def _base_guide(
 
 
 def _seeds(seeds: int | Iterable[int]) -> list[int]:
-    chosen = list(range(int(seeds)) if isinstance(seeds, (int, Integral)) else seeds)
-    for seed in chosen:
-        check_int_at_least(0, seeds=seed)
-    return list(dict.fromkeys(chosen))
+    if not isinstance(seeds, Iterable):
+        check_int_at_least(0, seeds=seeds)
+        return list(range(int(seeds)))
+    return list(dict.fromkeys(checked_seed(seed, "a seed", SEED_BITS) for seed in seeds))
 
 
 def _check_fit_options(options: FitOptions) -> None:

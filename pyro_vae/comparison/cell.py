@@ -2,7 +2,6 @@
 
 import copy
 import dataclasses
-import functools
 import statistics
 from collections.abc import Callable
 from pathlib import Path
@@ -150,8 +149,7 @@ class CellRun:
         posteriors = posteriors_of_first(self.model, guide, *self._inputs(guide, self.plan.split))
         self.folder.mkdir(parents=True, exist_ok=True)
         if posteriors is not None:
-            write = functools.partial(torch.save, posteriors)
-            checkpoint.write_atomically(self.folder / "grid.pt", write)
+            checkpoint.save_tensors(self.folder / "grid.pt", posteriors)
         same_model = self.shared is not None and self.shared.same_for_all_seeds
         CellResult(row | numbers, per_datum, same_model).write(self.folder / "row.json")
 

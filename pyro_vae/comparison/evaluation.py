@@ -15,7 +15,7 @@ from pyro import poutine
 from .. import diagnostics, evaluate
 from ..data import Data
 from ..diagnostics.importance import effective_sample_size, log_mean_error, pareto_k
-from ..errors import check_int_at_least
+from ..errors import UserError, check_int_at_least
 from ..evaluate.inputs import Inputs, split_inputs
 from ..generate.decoder_arrays import decoder_arrays
 from ..programs.calling import accepts_argument, as_keyword_program
@@ -56,8 +56,23 @@ class CellResult:
 
     @classmethod
     def read(cls, path: Path) -> "CellResult":
-        """The result that `write` wrote."""
-        return cls(**checkpoint.read_json(path))
+        """The result that `write` wrote.
+
+        Raises:
+            UserError: the file has another content.
+        """
+        content = checkpoint.read_json(path)
+        if not (
+            isinstance(content, dict)
+            and content.keys() == {"row", "per_datum", "same_model"}
+            and isinstance(content["row"], dict)
+            and isinstance(content["per_datum"], dict)
+            and all(isinstance(numbers, list) for numbers in content["per_datum"].values())
+        ):
+            raise UserError(
+                f"{path} is not a result of a comparison: remove it to compute it again"
+            )
+        return cls(**content)
 
 
 @dataclass

@@ -1,15 +1,12 @@
 """The posterior grids of a comparison whose model has two latent numbers: its cells' and its file."""
 
-import functools
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
-import torch
-
 from ..diagnostics.grid import PosteriorGrid
 from ..errors import UserError
-from ..train.checkpoint import write_atomically
+from ..train.checkpoint import load_tensors, save_tensors
 from .evidence import Bounds
 from .plan import Plan
 
@@ -23,7 +20,7 @@ def _grids(plan: Plan, folders: Sequence[Path]) -> Iterator[tuple[int, dict[str,
     for row, (cell, folder) in enumerate(zip(plan.cells, folders, strict=True)):
         alike = [getattr(cell, n) == getattr(first, n) for n in ("model", "objective", "seed")]
         if all(alike) and (folder / "grid.pt").exists():
-            yield row, torch.load(folder / "grid.pt", map_location="cpu", weights_only=True)
+            yield row, load_tensors(folder / "grid.pt", "a posterior grid of a comparison")
 
 
 def read_posteriors(plan: Plan, folders: Sequence[Path]) -> dict[str, PosteriorGrid]:
@@ -63,19 +60,18 @@ def save_posteriors(plan: Plan, folders: Sequence[Path], per_datum: Sequence[Bou
         "scaling": plan.data.scaling,
         "guides": guides,
     }
-    write_atomically(plan.out / FILE, functools.partial(torch.save, content))
+    save_tensors(plan.out / FILE, content)
 
 
 def load_posteriors(folder: Path) -> dict[str, Any]:
     """What `save_posteriors` wrote to a comparison's folder.
 
     Raises:
-        UserError: there are no grids.
+        UserError: there are no grids, or their file is damaged.
     """
     if not (folder / FILE).exists():
         raise UserError(
             f"{folder} has no posteriors to show: pv.compare(..., out=) and pyro-vae compare "
             "--model write them if the model has two latent numbers"
         )
-    content: dict[str, Any] = torch.load(folder / FILE, map_location="cpu", weights_only=True)
-    return content
+    return load_tensors(folder / FILE, "a file of posteriors")

@@ -89,7 +89,7 @@ def as_data(data: Any, first: str = "x", missing: bool = False) -> Any:
     if is_array or is_sparse(data):
         return from_arrays(data, **options)
     if isinstance(data, str):
-        raise UserError(f"cannot train on a name: pass pv.data.load({data!r}), or arrays")
+        raise UserError(f"data cannot be a name: pass pv.data.load({data!r}), or arrays")
     if isinstance(data, tuple):
         if len(data) != 2:
             raise UserError(

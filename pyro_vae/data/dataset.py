@@ -8,7 +8,7 @@ from typing import Any
 import torch
 
 from ..conditionals import Family
-from ..errors import UserError, check_int_at_least, unknown_name_error
+from ..errors import UserError, check_int_at_least, checked_seed, unknown_name_error
 from .arrays import as_floats, check_finite
 from .conditions import Condition
 from .sparse import SparseRows
@@ -307,10 +307,21 @@ class Data:
             result["missing"] = True
         return result
 
+    def mean_of_x(self) -> str:
+        """The mean of the training x to six digits, with the shift of a standardization.
+
+        It tells other data of the same name and shape apart.
+        """
+        x = self.train.x if self.sparse is None else self.sparse.totals(self.train.x)
+        mean = (x.nanmean if self.missing else x.mean)(dtype=torch.float64)
+        if self.scaling is not None:
+            mean = mean + self.scaling[0].double().mean().to(mean)
+        return f"{mean:.6g}"
+
 
 def _balanced_rows(y: torch.Tensor, seed: int) -> list[int]:
     """The labeled rows in a random order in which the classes take turns."""
-    generator = torch.Generator().manual_seed(seed)
+    generator = torch.Generator().manual_seed(checked_seed(seed))
     classes = torch.randperm(int(y.max()) + 1, generator=generator).tolist()
     order = torch.randperm(len(y), generator=generator).to(y.device)
     rows = [order[y[order] == k].tolist() for k in classes]

@@ -1,6 +1,8 @@
 """Data from files: tables, arrays, images and AnnData. No file is executed, and none is unpickled."""
 
 import csv
+import re
+import warnings
 from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
@@ -12,10 +14,12 @@ import torch
 from ..errors import UserError, check_int_at_least
 from .dataset import Data
 from .frames import from_anndata, from_frame
-from .registry import FILES, IMAGES, data_set
+from .registry import DATASETS, FILES, IMAGES, data_set
 from .splitting import from_arrays
 
 MISSING = {"", "na", "n/a", "nan", "null", "none"}  # in a CSV file, in lower case
+MAX_IMAGE_SIZE = 4096  # to which images are resized
+DEEP_MODES = ("I", "F")  # of Pillow, of more than 8 bits; I;16 begins with the first
 BOOLEANS = {"true": True, "false": False}
 
 
@@ -124,13 +128,41 @@ def read_csv(path: Path) -> dict[str, list[Any]]:
     twice = [name for name in header if header.count(name) > 1]
     if twice:
         raise UserError(f"{path} has several columns {twice[0]!r}: rename them")
-    return {name: _typed([row[i] for row in body]) for i, name in enumerate(header)}
+    columns = {}
+    for i, name in enumerate(header):
+        cells = [row[i].strip() for row in body]
+        present = [cell for cell in cells if cell.lower() not in MISSING]
+        _check_text(path, name, present)
+        columns[name] = _typed(cells, present)
+    return columns
 
 
-def _typed(cells: list[str]) -> list[Any]:
+def _check_text(path: Path, name: str, present: list[str]) -> None:
+    """Refuse numbers with decimal commas; warn of text among numbers, which makes a category."""
+    commas = [cell for cell in present if re.fullmatch(r"[+-]?\d+,\d+", cell)]
+    if present and len(commas) == len(present):
+        raise UserError(
+            f"{path}: column {name!r} has numbers with a comma, such as {commas[0]!r}: write a point"
+        )
+    text = [cell for cell in present if not _is_number(cell)]
+    if text and len(text) < len(present):
+        warnings.warn(
+            f"column {name!r} has numbers and text, such as {text[0][:20]!r}: it is read as a category "
+            "(a missing value is an empty cell, NA or NaN)",
+            stacklevel=2,
+        )
+
+
+def _is_number(cell: str) -> bool:
+    try:
+        float(cell)
+    except ValueError:
+        return False
+    return True
+
+
+def _typed(cells: list[str], present: list[str]) -> list[Any]:
     """The values of a column: of the narrowest type that all of them have."""
-    cells = [cell.strip() for cell in cells]
-    present = [cell for cell in cells if cell.lower() not in MISSING]
     convert: Callable[[str], Any] = str
     for candidate in (_integer, float, lambda cell: BOOLEANS[cell.lower()]):
         try:
@@ -224,14 +256,16 @@ def from_images(
         split_seed: of the splits.
 
     Raises:
-        UserError: no images, images of several sizes, a file that is no image, images in the folder
-            and in subfolders of it.
+        UserError: no images, images of several sizes or of more than 8 bits, a file that is no image,
+            images in the folder and in subfolders of it.
     """
     from PIL import Image
 
     folder = Path(folder)
     if image_size is not None:
         check_int_at_least(1, image_size=image_size)
+        if image_size > MAX_IMAGE_SIZE:
+            raise UserError(f"image_size must be at most {MAX_IMAGE_SIZE}, got {image_size}")
     if not folder.is_dir():
         raise UserError(f"{folder} is not a folder")
     paths = sorted(p for p in folder.rglob("*") if p.suffix.lower() in IMAGES and p.is_file())
@@ -241,7 +275,13 @@ def from_images(
     for path in paths:
         try:
             with Image.open(path) as opened:
+                if opened.mode.startswith(DEEP_MODES):
+                    raise UserError(
+                        f"{path} has more than 8 bits per value: convert it to 8 bits, or pass arrays"
+                    )
                 image = opened.convert("L" if opened.mode in ("1", "L", "LA") else "RGB")
+        except UserError:
+            raise
         except Exception as e:  # a decoder's errors have many types; one is of too many pixels
             raise UserError(f"{path} cannot be read as an image: {_one_line(e)}") from e
         images.append(image if image_size is None else image.resize((image_size, image_size)))
@@ -294,6 +334,8 @@ def read_source(path: Path, image_size: int | None = None) -> tuple[Any, dict[st
     Raises:
         UserError: no such file, or one that cannot be read.
     """
+    if str(path) in DATASETS:
+        raise UserError(f"{path} is a data set, not a file: pass a file or an image folder")
     data_set(str(path))
     readers: dict[str, Callable[[Path], Any]] = {
         ".csv": read_csv,

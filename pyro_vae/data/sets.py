@@ -8,7 +8,7 @@ from typing import Any
 
 import torch
 
-from ..errors import UserError, unknown_name_error
+from ..errors import UserError, checked_seed, unknown_name_error
 from .conditions import Labels, Quadrants
 from .dataset import Data, Split
 from .files import read_file
@@ -157,6 +157,9 @@ def load(
         UserError: an unknown name, a data set that is not available, or a file that is not one.
     """
     known = data_set(name)
+    split_seed = checked_seed(split_seed, "split_seed")
+    binarize_seed = checked_seed(binarize_seed, "binarize_seed")
+    label_seed = checked_seed(label_seed, "label_seed")
     options = {
         "labels": labels,
         "index": index,

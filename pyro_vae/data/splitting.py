@@ -8,7 +8,7 @@ import torch
 
 from ..conditionals import Family
 from ..conditionals import likelihood as check_likelihood
-from ..errors import UserError, check_int_at_least, unknown_name_error
+from ..errors import UserError, check_int_at_least, checked_seed, unknown_name_error
 from .arrays import as_floats, as_labels, as_named, check_classes, check_finite, masked_as_nan
 from .dataset import Data, Split, draw_binary
 from .library_size import with_library_size
@@ -111,6 +111,8 @@ def from_arrays(
             do not match, arrays that cannot be converted without a loss (see `data.arrays`), an
             unknown likelihood, `library_size` of values that are no counts.
     """
+    split_seed = checked_seed(split_seed, "split_seed")
+    binarize_seed = checked_seed(binarize_seed, "binarize_seed")
     if likelihood is not None:
         check_likelihood(likelihood)
     if num_classes is not None:

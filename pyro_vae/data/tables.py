@@ -180,7 +180,8 @@ class Table:
         values = columns_of(frame)
         for column in self.columns:
             if column.name not in values:
-                raise unknown_name_error("column of the frame", column.name, values)
+                known = ", ".join(map(str, values))
+                raise UserError(f"the frame has no column {column.name!r}; its columns: {known}")
         parts = [column.encode(values[column.name]) for column in self.columns]
         return as_floats(np.concatenate(parts, 1), "x")
 
@@ -229,9 +230,22 @@ def is_frame(value: object) -> bool:
 
 
 def columns_of(frame: Any) -> dict[Any, Any]:
-    """`{name: values}` of a frame."""
+    """`{name: values}` of a frame.
+
+    Raises:
+        UserError: not a frame, columns of different lengths, several columns of one name.
+    """
     if isinstance(frame, Mapping):
         columns = dict(frame)
+        lengths = {name: len(v) for name, v in columns.items() if hasattr(v, "__len__")}
+        for name, length in lengths.items():
+            first = next(iter(lengths))
+            if length != lengths[first]:
+                raise UserError(
+                    f"column {name!r} has {length} rows, and {first!r} has {lengths[first]}"
+                )
+    elif not hasattr(frame, "columns"):
+        raise UserError(f"a frame is a DataFrame or {{column: values}}, not {type(frame).__name__}")
     else:
         columns = {name: frame[name] for name in frame.columns}
         if len(columns) != len(frame.columns):
@@ -320,7 +334,7 @@ def _from_objects(
     dtype: np.dtype[Any]
     if present and all(isinstance(v, (bool, np.bool_)) for v in present):
         filler, dtype = False, np.dtype(bool)
-    elif present and all(isinstance(v, (int, np.integer)) for v in present):
+    elif present and all(isinstance(v, (int, np.integer)) and abs(int(v)) < 2**63 for v in present):
         filler, dtype = 0, np.dtype(np.int64)
     elif all(isinstance(v, (int, float, np.integer, np.floating)) for v in present):
         filler, dtype = np.nan, np.dtype(np.float64)

@@ -5,6 +5,7 @@ import warnings
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
+from numbers import Real
 from typing import Any, Self
 
 import numpy as np
@@ -17,7 +18,7 @@ from sklearn.utils import check_random_state
 from sklearn.utils.validation import _check_sample_weight, check_is_fitted, validate_data
 
 from ..conditionals import Family
-from ..errors import UserError, check_int_at_least, check_positive
+from ..errors import UserError, check_int_at_least, check_ints_at_least, check_positive
 from ..evaluate import log_likelihood
 from ..generate import sample
 from ..guides import Guide
@@ -115,10 +116,10 @@ class BaseVAE(BaseEstimator, ABC):
             if value != "auto":
                 check_int_at_least(1, **{name: value})
         check_positive(learning_rate=self.learning_rate)
-        if not 0 <= self.validation_fraction < 1:
-            raise UserError(
-                f"validation_fraction must be at least 0 and below 1, got {self.validation_fraction}"
-            )
+        check_ints_at_least(1, hidden_layer_sizes=self.hidden_layer_sizes)
+        fraction = self.validation_fraction
+        if not (isinstance(fraction, Real) and 0 <= fraction < 1):
+            raise UserError(f"validation_fraction must be at least 0 and below 1, got {fraction!r}")
 
     def _seed(self, random_state: Any = None) -> int:
         """A seed from a random state. Default: the estimator's."""

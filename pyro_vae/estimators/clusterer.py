@@ -136,7 +136,7 @@ class GMVAEClusterer(ClusterMixin, EmbeddingVAE):
             sample_weight: `[N]`; a row's part of the objective is multiplied by its weight. The
                 start draws rows by weight.
         """
-        check_int_at_least(1, n_init=self.n_init)
+        check_int_at_least(1, n_init=self.n_init, n_components=self.n_components)
         rows = self._check(X, reset=True, ensure_min_samples=max(2, self.n_components))
         weight, seed = self._check_weight(sample_weight, rows), self._seed()
         # the same rows are held out from all runs, so that their scores can be compared

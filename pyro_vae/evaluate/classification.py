@@ -9,7 +9,7 @@ from ..data.arrays import column_means, fill_missing
 from ..errors import UserError
 from ..programs.sites import choose_latent
 from .inputs import Array, PyroProgram
-from .latents import ACTIVE_THRESHOLD, encode, responsibilities
+from .latents import ACTIVE_THRESHOLD, encode, responsibilities, variance_over_data
 
 MAX_UNLABELLED = 10_000  # data points that LabelSpreading sees
 
@@ -98,7 +98,7 @@ def active_unit_features(
     if reference is not None:
         inputs = _reference_inputs(reference, [n for n, v in others.items() if v is not None])
         reference_codes = encode(model, guide, **inputs)[name]
-    return codes[name].flatten(1)[:, reference_codes.flatten(1).var(0) > threshold]
+    return codes[name].flatten(1)[:, variance_over_data(reference_codes) > threshold]
 
 
 def _reference_inputs(

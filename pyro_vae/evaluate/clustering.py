@@ -5,7 +5,7 @@ import torch
 from numpy.typing import NDArray
 
 from ..data.arrays import as_labels, column_means, fill_missing
-from ..errors import UserError
+from ..errors import UserError, check_int_at_least, checked_seed
 from .inputs import Array
 
 
@@ -86,6 +86,10 @@ def clustering_baselines(
     from sklearn.decomposition import PCA
     from sklearn.mixture import GaussianMixture
 
+    check_int_at_least(1, num_clusters=num_clusters)
+    seed = checked_seed(seed, bits=32)
+    if len(train_x) < num_clusters:
+        raise UserError(f"{len(train_x)} data points cannot make {num_clusters} clusters")
     means = column_means(train_x)
     train, test = (
         fill_missing(x, means).flatten(1).cpu().numpy().astype(np.float64)

@@ -7,7 +7,7 @@ import torch
 from pyro import poutine
 
 from ..conditionals import MultivariateNormal
-from ..errors import UserError, check_int_at_least, unknown_name_error
+from ..errors import UserError, check_int_at_least, check_positive, checked_seed, unknown_name_error
 from ..models.priors import FlowPrior, MixturePrior, fit_components, prior_of
 from ..programs.calling import as_keyword_program
 from ..programs.contexts import seeded
@@ -150,8 +150,10 @@ def fit_ex_post_prior(
     """
     if latent is None and isinstance(model, Program):
         latent = prior_of(model)[0]
+    seed = None if seed is None else checked_seed(seed, bits=32)
     check_int_at_least(0, draws=draws)
     check_int_at_least(1, num_components=num_components, transforms=transforms, epochs=epochs)
+    check_positive(or_zero=True, reg_covar=reg_covar)
     if kind not in KINDS:
         raise unknown_name_error("kind of density", kind, KINDS)
     if draws:

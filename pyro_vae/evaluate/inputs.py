@@ -19,7 +19,7 @@ from ..data import Data
 from ..data.arrays import as_floats, as_named, check_finite
 from ..errors import UserError
 from ..guides import BaseGuide, PriorGuide
-from ..programs.calling import accepts_argument, first_argument, parameters_of
+from ..programs.calling import accepts_argument, check_program, first_argument, parameters_of
 from ..programs.inspection import (
     covariates_of,
     ignores_missing,
@@ -112,6 +112,9 @@ def pair_inputs(
         UserError: a name that neither model nor guide takes; an array that is not numeric, has
             NaN, another length, or a shape that the model was not built for.
     """
+    check_program("model", model)
+    if guide is not None:
+        check_program("guide", guide)
     given = {name: value for name, value in others.items() if value is not None}
     check_names(model, guide, given)
     dtype = dtype_of(model, guide)
@@ -123,7 +126,7 @@ def pair_inputs(
         batch[name] = convert(value, name, dtype)
         if len(batch[name]) != len(batch["x"]):
             raise UserError(f"{name} has {len(batch[name])} rows, x has {len(batch['x'])}")
-    _check_shapes(model, batch)
+    check_shapes(model, batch)
     for name, array in batch.items():
         missing = name == "x" and ignores_missing(model)
         check_finite(array, name, missing, IGNORE_MISSING if name == "x" else "")
@@ -133,7 +136,8 @@ def pair_inputs(
     return one_hot_labels(model, batch)
 
 
-def _check_shapes(model: PyroProgram, batch: Batch) -> None:
+def check_shapes(model: PyroProgram, batch: Batch) -> None:
+    """Raise unless the arrays of a batch have the event shapes that the model was built for."""
     shapes, p_x = covariates_of(model), conditional_of(model, "x")
     if isinstance(p_x, Conditional):
         shapes["x"] = p_x.shape

@@ -207,7 +207,12 @@ def active_units(
         {'z': 0}
     """
     codes = encode(model, guide, x, **others)
-    return {k: int((v.reshape(len(v), -1).var(0) > threshold).sum()) for k, v in codes.items()}
+    return {k: int((variance_over_data(v) > threshold).sum()) for k, v in codes.items()}
+
+
+def variance_over_data(codes: torch.Tensor) -> torch.Tensor:
+    """`[D]`: the variance of each unit of codes `[N, ...]`; zero if there is one data point."""
+    return codes.reshape(len(codes), -1).var(0, correction=min(1, len(codes) - 1))
 
 
 def responsibilities(

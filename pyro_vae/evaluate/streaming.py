@@ -148,6 +148,11 @@ def mean_over_batches(
                 raise UserError(f"batch {number}: {e}") from e
             named = values if isinstance(values, Mapping) else {SINGLE: values}
             for name, value in named.items():
+                if tuple(value.shape) != (len(batch["x"]),):
+                    raise UserError(
+                        f"function must return one number per data point, [{len(batch['x'])}], "
+                        f"not {list(value.shape)}"
+                    )
                 means.setdefault(name, RunningMean()).add(value)
     if not means:
         raise UserError("there are no batches to evaluate")

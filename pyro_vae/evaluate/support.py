@@ -58,6 +58,7 @@ class Support:
                 self.traced = True
             else:
                 self.fixed[name] = source, site["value"].shape[1:], constraint
+        self.shapes = {name: value.shape[1:] for name, value in rows.items()}
 
     def check(self, batch: dict[str, torch.Tensor]) -> None:
         """Check that every observed value of the batch lies in the support of its distribution.
@@ -65,10 +66,14 @@ class Support:
         Raises:
             UserError: with the site, an example, and the remedy.
         """
-        traced = self.traced
+        traced = self.traced or any(
+            value.shape[1:] != self.shapes.get(name, value.shape[1:])
+            for name, value in batch.items()
+        )
         for source, shape, constraint in self.fixed.values():
-            value = batch[source].reshape(-1, *shape)
-            traced = traced or not constraint.check(value).all()
+            if traced:
+                break
+            traced = not constraint.check(batch[source].reshape(-1, *shape)).all()
         if traced:  # after a failure too: the run decides, and names the site
             for sites in self._runs(batch):
                 for name, site in data_sites(sites).items():

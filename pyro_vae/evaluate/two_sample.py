@@ -5,7 +5,7 @@ import math
 import numpy as np
 import torch
 
-from ..errors import UserError
+from ..errors import UserError, check_int_at_least, checked_seed
 
 
 def mmd_two_sample_test(
@@ -55,8 +55,9 @@ def mmd_two_sample_test(
         >>> test["p_value"]
         0.01
     """
+    check_int_at_least(1, num_permutations=num_permutations)
     a, b = _as_rows(x, other)
-    generator = torch.Generator().manual_seed(seed)
+    generator = torch.Generator().manual_seed(checked_seed(seed))
     a, b = (s[torch.randperm(len(s), generator=generator)[:max_data]] for s in (a, b))
     if min(len(a), len(b)) < 2:
         raise UserError("mmd_two_sample_test needs at least two data points in each set")

@@ -8,7 +8,7 @@ from ..programs import trace_pair
 from ..programs.traces import Traces
 from .chunked import evaluate_in_chunks
 from .inputs import Array, Batch, PyroProgram, scored_inputs
-from .latents import encode
+from .latents import encode, variance_over_data
 
 
 @torch.no_grad()
@@ -83,7 +83,7 @@ def unit_activity(
         tensor([0., 0.])
     """
     codes = encode(model, guide, x, **others)
-    return {name: v.reshape(len(v), -1).var(0) for name, v in codes.items()}
+    return {name: variance_over_data(v) for name, v in codes.items()}
 
 
 def _log_ratios(traces: Traces) -> dict[str, torch.Tensor]:

@@ -9,6 +9,7 @@ from .. import evaluate
 from ..data import Data
 from ..errors import UserError, check_int_at_least
 from ..evaluate.inputs import PyroProgram
+from ..evaluate.latents import variance_over_data
 from ..generate import sample
 from ..models import prior_of
 from ..programs.contexts import seeded
@@ -110,7 +111,7 @@ def pair_payload(
     context: ReportContext, space: LatentSpace, seed: int = 0
 ) -> tuple[dict[str, JsonValue], str]:
     """The data of the page, and the sentences below it."""
-    order = space.codes.var(0).argsort(descending=True, stable=True).tolist()
+    order = variance_over_data(space.codes).argsort(descending=True, stable=True).tolist()
     first, second = sorted(order[:2])
     axes = (first, second)
     c = context.others.get("c")

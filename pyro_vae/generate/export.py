@@ -29,6 +29,7 @@ class Encoder(nn.Module):
     def __init__(self, guide: Guide, inputs: tuple[str, ...]) -> None:
         super().__init__()
         self.factors, self.given, self.inputs = guide.factors, guide.given, inputs
+        self.fills_missing = guide.fills_missing
         self.discrete = [n for n in guide.discrete_latents if n in guide.given]
         self.scaling = {
             name: (torch.as_tensor(mean), torch.as_tensor(scale))
@@ -49,6 +50,8 @@ class Encoder(nn.Module):
         scaled = {n: (v - self.scaling[n][0]) / self.scaling[n][1] for n, v in known.items()
                   if n in self.scaling}  # fmt: skip
         known |= scaled
+        if self.fills_missing and "x" in known:  # as the guide does
+            known["x"] = torch.where(known["x"].isnan(), 0.0, known["x"])
         result: dict[str, torch.Tensor] = {}
         weights = None  # of the values of a discrete latent, [K, B, 1]
         for latent, q in self.conditionals().items():
@@ -108,7 +111,8 @@ def export_encoder(
         The path.
 
     Raises:
-        UserError: another kind of guide, a family without a mean, or a file that cannot be written.
+        UserError: another kind of guide, a family without a mean, an example without x, or a file that
+            is no `.pt2` or cannot be written.
 
     Example:
         >>> import os, tempfile, torch, pyro_vae as pv
@@ -156,8 +160,8 @@ def export_decoder(
         The path.
 
     Raises:
-        UserError: another kind of model, a likelihood without a mean, or a file that cannot be
-            written.
+        UserError: another kind of model, a likelihood without a mean, an example without x, or a file
+            that is no `.pt2` or cannot be written.
 
     Example:
         >>> import os, tempfile, torch, pyro_vae as pv
@@ -182,6 +186,8 @@ def _batch(
     model: PyroProgram, guide: PyroProgram, example: Mapping[str, Array]
 ) -> dict[str, torch.Tensor]:
     """The inputs of a pair, of at least two data points: one would be taken as a constant."""
+    if not isinstance(example, Mapping) or "x" not in example:
+        raise UserError("example= needs the data by name, {'x': x}")
     others = {name: value for name, value in example.items() if name != "x"}
     batch = pair_inputs(model, example["x"], others, guide)
     return {n: torch.cat([v, v]) if len(v) == 1 else v for n, v in batch.items()}
@@ -189,13 +195,16 @@ def _batch(
 
 def _export(module: nn.Module, inputs: list[torch.Tensor], path: Path | str) -> Path:
     path, size = Path(path), torch.export.Dim("batch")
+    if path.suffix != ".pt2":
+        raise UserError(f"path must be a file NAME.pt2, not {str(path)!r}")
     with torch.no_grad(), eval_mode(module), fork_rng(), pyro.validation_enabled(False):
         program = torch.export.export(
             module, tuple(inputs), dynamic_shapes=(tuple({0: size} for _ in inputs),), strict=False
         )
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
-        torch.export.save(program, path)
+        with open(path, "wb") as file:
+            torch.export.save(program, file)
     except OSError as e:
         raise UserError(f"cannot write to {str(path)[:60]!r}: {e.strerror}") from e
     return path

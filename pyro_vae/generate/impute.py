@@ -13,6 +13,7 @@ from ..distributions import Columns
 from ..errors import UserError, check_int_at_least, unknown_name_error
 from ..evaluate.chunked import evaluate_in_chunks
 from ..evaluate.inputs import Array, Batch, PyroProgram, pair_inputs
+from ..evaluate.support import check_support
 from ..programs import trace_pair
 from ..programs.inspection import ignores_missing
 from ..programs.modules import dtype_of
@@ -81,8 +82,8 @@ def impute(
         `Completion`: `x [num_samples, N, *x_shape]` and `acceptance [N]`, on the device of x.
 
     Raises:
-        UserError: a mask of another shape or dtype; a site that does not observe x itself; a
-            likelihood whose values are not independent given the latents.
+        UserError: a mask of another shape or dtype; observed values outside the support; a site that
+            does not observe x itself; a likelihood whose values are not independent given the latents.
 
     References:
         Mattei and Frellsen 2018, arXiv 1802.04826; pseudo-Gibbs: Rezende et al. 2014, arXiv 1401.4082.
@@ -142,6 +143,7 @@ class _Chains:
         _check_site(site, first.model[site], batch["x"], self.mask)
         # missing values are zero until the first draw
         x = self._completed(batch["x"], self._draw_x(site, first))
+        check_support(first.model[site], site, x.reshape(first.model[site]["value"].shape))
         latents, num_accepted = _latents(first), torch.zeros(len(x), device=x.device)
         for _ in range(steps):
             batch = {**batch, "x": x} if self.needs_all else batch

@@ -203,7 +203,7 @@ def _chosen_units(
     if isinstance(units, int):
         check_int_at_least(1, units=units)
         return order[:units]
-    size, numbers = len(activity), torch.as_tensor(units, device=activity.device)
+    size, numbers = len(activity), as_tensor(units, "units").to(activity.device)
     if numbers.dim() != 1 or (len(numbers) and (numbers.min() < 0 or numbers.max() >= size)):
         raise UserError(f"units must be numbers in 0..{size - 1} of {name!r}")
     return numbers

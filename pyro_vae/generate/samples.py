@@ -13,7 +13,7 @@ from ..evaluate.chunked import evaluation_mode
 from ..evaluate.inputs import Batch, PyroProgram
 from ..programs.ancestral import AncestralSampler
 from ..programs.calling import accepts_argument, parameters_of
-from ..programs.inspection import covariates_of
+from ..programs.inspection import check_one_hot, covariates_of
 from ..programs.interfaces import ModelInterface, interface_of
 from ..programs.modules import device_of
 from ..programs.sites import is_random
@@ -198,7 +198,7 @@ def program_inputs(
             shape = None if is_label else shapes.get(name)
             arguments[name] = _argument(name, _as_tensor(value), shape, size, hint)
         elif name in sampler.sites:
-            value = torch.as_tensor(value, device=sampler.device)
+            value = _as_numbers(name, value, sampler.device)
             latents[name] = _expanded(name, value, shapes[name], size)
         else:
             known = [n for n in (*shapes, *sampler.takes) if n not in ("x", "size")]
@@ -216,7 +216,7 @@ def _covariate(
     sampler: AncestralSampler, name: str, value: Any, shape: tuple[int, ...], size: int
 ) -> tuple[torch.Tensor, str]:
     """`(covariates, hint for an error of shape)`; classes become one-hot rows."""
-    value = torch.as_tensor(value, device=sampler.device)
+    value = _as_numbers(name, value, sampler.device)
     is_integer = value.dim() < 2 and not value.is_floating_point()
     if is_integer and name in interface_of(sampler.model, ModelInterface).class_covariates:
         return _one_hot_covariate(name, value, shape, size), ""
@@ -245,6 +245,15 @@ def _argument(name: str, value: Any, shape: tuple[int, ...] | None, size: int, h
     if value.dim() and len(value) != size:
         raise UserError(f"{name} has {len(value)} rows, but {size} samples are asked for")
     return value
+
+
+def _as_numbers(name: str, value: Any, device: torch.device) -> torch.Tensor:
+    """A number, list or array as a tensor."""
+    try:
+        return torch.as_tensor(value, device=device)
+    except (TypeError, ValueError, RuntimeError):
+        kind = type(value).__name__
+        raise UserError(f"{name} must be a number or an array of numbers, not {kind}") from None
 
 
 def _as_tensor(value: Any) -> Any:
@@ -279,7 +288,7 @@ def _one_hot_covariate(
 def _num_rows(values: Mapping[str, Any], shapes: Shapes) -> int:
     """The number of rows of the given values; 64 if they have none."""
     for name, value in values.items():
-        shape = torch.as_tensor(value).shape
+        shape = tuple(getattr(_as_tensor(value), "shape", ()))
         event_dim = 0 if name == "y" else len(shapes.get(name, ()))
         if len(shape) > event_dim:
             return shape[0]
@@ -306,12 +315,13 @@ def _draw_from(source: Source | None, model: PyroProgram, size: int) -> Batch:
 
 def _labels(site: dict[str, Any], y: Any, size: int, device: torch.device) -> torch.Tensor:
     """Component numbers as values of a discrete site: one-hot rows `[size, K]`, or `[size]`."""
-    y, fn = torch.as_tensor(y, device=device), site["fn"]
+    y, fn = _as_numbers("y", y, device), site["fn"]
     if not fn.has_enumerate_support:
         return y
     k = len(fn.enumerate_support(expand=False))
     is_one_hot = len(fn.event_shape) == 1
     if is_one_hot and y.dim() == 2 and y.shape == (size, k):
+        check_one_hot(y)
         return y
     if y.is_floating_point() or y.dim() > 1 or (y.dim() == 1 and len(y) != size):
         kinds = f", [{size}] ints or one-hot [{size}, {k}]" if is_one_hot else f" or [{size}] ints"

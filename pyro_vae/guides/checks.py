@@ -10,6 +10,13 @@ from ..conditionals.networks import NetworkLike, is_image
 from ..errors import UserError, unknown_name_error
 
 Shape = tuple[int, ...]
+DISCRETE = ("enumerate", "score_function", "relaxed")
+
+
+def check_discrete(discrete: str) -> None:
+    """`discrete` must be a treatment of discrete latents."""
+    if discrete not in DISCRETE:
+        raise unknown_name_error("treatment of discrete latents", discrete, DISCRETE)
 
 
 def check_mapping(name: str, value: object, example: str) -> None:

@@ -20,21 +20,20 @@ from ..conditionals.families import check_family
 from ..conditionals.library_size import encoder_network
 from ..conditionals.networks import NetworkLike, network_between
 from ..distributions import LinearOneHotCategorical, NormalMixture
-from ..errors import UserError, check_int_at_least, names, unknown_name_error
+from ..errors import UserError, check_int_at_least, names
 from ..models import Prior
 from ..programs.calling import as_keyword_program
 from ..programs.inspection import ignores_missing, sites_of
 from ..programs.interfaces import ModelInterface, conditional_of, interface_of
 from .base import BaseGuide
 from .checks import (
+    check_discrete,
     check_factor_kind,
     check_factorization,
     check_has_image,
     check_input_scaling,
     check_mapping,
 )
-
-DISCRETE = ("enumerate", "score_function", "relaxed")
 
 
 class Guide(BaseGuide):
@@ -83,7 +82,8 @@ class Guide(BaseGuide):
     Raises:
         UserError: a latent or parent is unknown, a parent is sampled later than its child, a
             continuous latent is left out, `index` has no `num_data`, a family does not fit its
-            latent, a scale is not positive, or a `Conv` has no image to convolve.
+            latent, `discrete` is set without a discrete latent, a scale is not positive, or a `Conv`
+            has no image to convolve.
 
     Example:
         >>> import torch, pyro_vae as pv
@@ -111,8 +111,7 @@ class Guide(BaseGuide):
         example: dict | None = None,
     ) -> None:
         super().__init__()
-        if discrete not in DISCRETE:
-            raise unknown_name_error("treatment of discrete latents", discrete, DISCRETE)
+        check_discrete(discrete)
         if given is None:
             given = interface_of(model, ModelInterface).default_guide
             if given is None:
@@ -130,6 +129,10 @@ class Guide(BaseGuide):
         shapes = {**data, **{name: shape for name, (shape, _) in latents.items()}}
         self.discrete_latents = tuple(n for n, (_, is_discrete) in latents.items() if is_discrete)
         check_factorization(given, family, data, latents, num_data)
+        if discrete != "enumerate" and not set(self.discrete_latents) & set(given):
+            raise UserError(
+                f"discrete={discrete!r} needs a discrete latent in the guide, and this guide has none"
+            )
         check_has_image(network, given, shapes)
         self.given = {latent: tuple(parents) for latent, parents in given.items()}
         if input_scaling is None:

@@ -2,7 +2,6 @@
 
 import copy
 import math
-import tempfile
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import AbstractContextManager, contextmanager
 from pathlib import Path
@@ -12,11 +11,14 @@ import torch
 
 from ..data import Data, as_data
 from ..errors import UserError, check_int_at_least
+from ..guides.checks import check_discrete
 from ..objectives import ELBO
 from ..programs.contexts import seeded
 from ..train import Callback, Initialization, checkpoint, choose_device, distributed
 from ..train import fit as train
+from ..train.folder import RunFolder
 from ..train.settings import EXTENDABLE, SETTINGS, checked_settings
+from ..train.steps.choice import check_compile
 from . import preparing
 from .building import build, make
 from .files import as_json, plain, read_config, to_yaml
@@ -117,6 +119,8 @@ class Method:
         """Raise for a wrong setting, before the data are loaded."""
         for group in ("objective", "initialize", "network", "family"):
             make(self.config, group)
+        check_compile(self.config["compile"])
+        check_discrete(self.config.get("guide.discrete", "enumerate"))
         checked_settings(**{name: self.config[name] for name in SETTINGS})
         check_int_at_least(1, restarts=self.config["restarts"])
         if self.config.get("num_labels") is not None:
@@ -266,13 +270,7 @@ class Method:
             text = to_yaml(self.config)  # its epochs, patience and max_time may be others
             checkpoint.write_atomically(out / CONFIG, lambda p: p.write_text(text))
             return
-        try:
-            parent = next(p for p in (out, *out.absolute().parents) if p.exists())
-            with tempfile.TemporaryDirectory(dir=parent):
-                pass  # it can be written to
-        except (OSError, ValueError) as e:
-            reason = getattr(e, "strerror", None) or e
-            raise UserError(f"{str(out)[:60]!r} cannot be a run folder: {reason}") from None
+        RunFolder(out).check_writable()
 
     def _check_same(self, started: Mapping[str, Any], out: Path) -> None:
         if started["method"] != self.name:

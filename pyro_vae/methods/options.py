@@ -12,6 +12,8 @@ from dataclasses import fields, is_dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+import numpy as np
+
 from ..conditionals import likelihood as check_likelihood
 from ..data import DATASETS, Data, data_set
 from ..errors import UserError
@@ -188,7 +190,7 @@ def expand(overrides: Mapping[str, Any]) -> dict[str, Any]:
             kind = type(value).__name__
             raise UserError(f"{key} takes a name and its options, e.g. {key}={kind!r}, not {kind}")
         else:
-            result[key] = value
+            result[key] = value.item() if isinstance(value, np.generic) else value
     return result
 
 

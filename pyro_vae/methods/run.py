@@ -20,11 +20,11 @@ from ..errors import UserError
 from ..evaluate.inputs import split_inputs
 from ..programs.calling import first_argument
 from ..programs.inspection import ignores_missing, is_per_datum
-from ..train import checkpoint, choose_device, distributed, load_weights
+from ..train import checkpoint, choose_device, distributed
 from ..train.callbacks import Metrics, as_callbacks
 from ..train.settings import EXTENDABLE
 from ..train.state import Progress
-from ..train.weights import weights_of
+from ..train.weights import weights_in, weights_of
 from . import new_data
 from .advice import advise, check_data, check_use
 from .files import as_json, read_config, to_yaml
@@ -120,6 +120,8 @@ class Run(train.Run):
         from ..report.html import hardware
         from ..report.summary import Results, summarize
 
+        if not isinstance(split, str | None):
+            raise UserError("split is train, valid or test; new data are passed as data=")
         if data is not None:
             if split is not None or write:
                 raise UserError("evaluate takes a split of the run's data or data=, not both")
@@ -543,6 +545,10 @@ def load(
     if not isinstance(record, dict) or not isinstance(record.get("data"), dict):
         raise UserError(f"{folder / RECORD} is not the record of a run")
     data = None if data is None else as_data(data, missing=True)
+    if not isinstance(data, Data | None):
+        raise UserError(
+            "data must be the training data in memory; leave data= out for a run on a loader"
+        )
     config = None
     if (folder / CONFIG).exists() and model is None:
         config = complete(read_config(folder / CONFIG))
@@ -557,13 +563,28 @@ def load(
     other = None if data is None else difference(record["data"], data.describe())
     if other is not None:
         raise UserError(f"{folder} was trained on other data ({other}): pass data=")
-    weights = load_weights(model, guide, folder / "checkpoint.pt")
+    state = checkpoint.load(folder / "checkpoint.pt")
+    checkpoint.check_config(folder, state)
+    if isinstance(data, Data):
+        _check_content(folder, state, data)
+    weights = weights_in(state, model, guide, folder / "checkpoint.pt")
     _move(model, guide, device)
     history = read_history(folder)
     return Run(
         model, guide, history, best_epoch(history), folder, weights=weights, data=data,
         config=config, restarts=record.get("restarts"),
     )  # fmt: skip
+
+
+def _check_content(folder: Path, state: Mapping[str, Any], data: Data) -> None:
+    """Raise if data of the same name and shape are others: a file that was changed since."""
+    trained_on = json.loads(state["settings"]).get("data") or {}
+    mean, present = trained_on.get("mean of x"), data.mean_of_x()
+    if mean not in (None, present):
+        raise UserError(
+            f"{folder} was trained on other data (mean of x: {mean}, not {present}): restore them, or "
+            "pass data="
+        )
 
 
 def _load_export(path: Path, model: Any, guide: Any, data: Any, device: str | None) -> Run:

@@ -32,9 +32,11 @@ class ScheduledObjective(Objective):
         """Set the attributes.
 
         Raises:
-            UserError: a number that is negative or NaN.
+            UserError: a number that is negative or NaN, or `warmup_start` without `warmup`.
         """
         check_non_negative(beta=beta, warmup=warmup, warmup_start=warmup_start)
+        if warmup_start and not _has_warmup(warmup):
+            raise UserError(f"warmup_start={warmup_start} has no effect without warmup=")
         self.beta, self.warmup, self.warmup_start = beta, warmup, warmup_start
 
     def current_beta(self, latent: str | None) -> torch.Tensor | float:
@@ -54,7 +56,7 @@ class ScheduledObjective(Objective):
 
     def schedule_values(self) -> dict[str | None, float]:
         """The current weights, `{latent: weight}`, if there is warm-up; None: of all other latents."""
-        if not any(self.warmup.values() if isinstance(self.warmup, dict) else [self.warmup]):
+        if not _has_warmup(self.warmup):
             return {}
         latents = sorted(self.latents_with_settings(), key=str)
         return {latent: float(self.current_beta(latent)) for latent in latents}
@@ -66,6 +68,10 @@ class ScheduledObjective(Objective):
             yield
         finally:
             self._tensors = {}
+
+
+def _has_warmup(warmup: int | dict[str, int]) -> bool:
+    return any(warmup.values() if isinstance(warmup, dict) else [warmup])
 
 
 def check_non_negative(**settings: float | Mapping[str, float]) -> None:

@@ -1,6 +1,7 @@
 """Ancestral sampling of any model: rows of its latents and of its data."""
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from typing import Any
 
 import torch
@@ -202,7 +203,8 @@ class AncestralSampler:
         given = zeros | cycle(arguments, torch.arange(size))
         if self.example:
             self._run_on_example(torch.arange(min(size, len(self.example["x"]))), given)
-        sites = self._run({"size": size}, given)
+        with _failing_in_one_line(f"size={size}"):
+            sites = self._run({"size": size}, given)
         for name, site in sites.items():
             if is_latent(site) and site["value"].shape[:1] != (size,):
                 raise outside_plate_error(name)
@@ -222,14 +224,9 @@ class AncestralSampler:
 
     def _run_on_example(self, rows: torch.Tensor, arguments: Mapping[str, Any]) -> Run:
         """A run on rows of the example, which must work."""
-        try:
+        shapes = ", ".join(f"{k} {list(v.shape)}" for k, v in self.example.items())
+        with _failing_in_one_line(shapes):
             sites = self._run(cycle(self.example, rows), cycle(arguments, rows))
-        except UserError:
-            raise
-        except Exception as e:
-            line = (str(e).strip().splitlines() or [""])[0]
-            shapes = ", ".join(f"{k} {list(v.shape)}" for k, v in self.example.items())
-            raise UserError(f"the model fails on {shapes}: {type(e).__name__}: {line}") from e
         if not self.hidden:
             raise UserError("the model observes no data of the example: no site has obs=")
         return sites
@@ -251,6 +248,18 @@ class AncestralSampler:
             self.hidden, self.kept = hide.sources, hide.kept
         samples = {n: s for n, s in sites_in(trace).items() if s["type"] == "sample"}
         return {n: s for n, s in samples.items() if not is_subsample(s)}
+
+
+@contextmanager
+def _failing_in_one_line(inputs: str) -> Iterator[None]:
+    """A user's program can fail in any way: what it raises becomes one line."""
+    try:
+        yield
+    except UserError:
+        raise
+    except Exception as e:
+        line = (str(e).strip().splitlines() or [""])[0]
+        raise UserError(f"the model fails on {inputs}: {type(e).__name__}: {line}") from e
 
 
 def _named(example: Mapping[str, Any], takes: Mapping[str, object]) -> Mapping[str, Any]:

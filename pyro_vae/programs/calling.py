@@ -12,6 +12,7 @@ from pyro.poutine.messenger import Messenger
 from torch import nn
 
 from .._pyro_internals import BoundPartial
+from ..errors import UserError
 from .interfaces import WrapperInterface, interface_of
 
 
@@ -28,6 +29,14 @@ def as_keyword_program(program: Callable) -> Callable:
         return program(x, **extra)
 
     return as_wrapper(call, program, arguments=parameters_of(program))
+
+
+def check_program(kind: str, program: object) -> None:
+    """Raise unless a program can be called with data; a class has not been built."""
+    if not callable(program) or isinstance(program, type):
+        raise UserError(
+            f"the {kind} must be a Pyro program, a module or a function, not {program!r}"
+        )
 
 
 def as_wrapper(

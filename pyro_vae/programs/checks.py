@@ -3,7 +3,15 @@
 from collections.abc import Mapping
 
 from ..errors import UserError
-from .sites import Site, outside_plate_error
+from .sites import Site, is_data, is_factor, outside_plate_error
+
+
+def check_observes(model: Mapping[str, Site]) -> None:
+    """Raise unless a site of the model's trace observes data, or a factor scores them."""
+    if not any(is_data(site) or is_factor(site) for site in model.values()):
+        raise UserError(
+            "the model observes no data: no site has obs= (a pair is passed as model, guide)"
+        )
 
 
 def check_sites(guide: Mapping[str, Site], model: Mapping[str, Site], n: int) -> None:

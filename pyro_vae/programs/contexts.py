@@ -5,6 +5,7 @@ from contextlib import contextmanager
 
 import torch
 
+from ..errors import checked_seed
 from .modules import find_modules
 from .runtime import exclusive
 
@@ -38,5 +39,5 @@ def seeded(seed: int | None, device: str | torch.device | None = None) -> Iterat
         yield
         return
     with fork_rng(device):
-        torch.manual_seed(seed)
+        torch.manual_seed(checked_seed(seed))
         yield

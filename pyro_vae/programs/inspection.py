@@ -60,6 +60,14 @@ def sites_of(
     return data, latents
 
 
+def check_one_hot(y: torch.Tensor) -> None:
+    """Raise unless the rows of labels `[N, K]` are one-hot."""
+    if not (((y == 0) | (y == 1)).all() and (y.sum(-1) == 1).all()):
+        raise UserError(
+            "y has rows that are not one-hot: one 1 and otherwise 0, or whole numbers [N]"
+        )
+
+
 def one_hot_labels(
     model: object, batch: Mapping[str, torch.Tensor], check: bool = True
 ) -> dict[str, torch.Tensor]:
@@ -80,10 +88,8 @@ def one_hot_labels(
                 f"labels must be whole numbers [N] or one-hot rows [N, {num_classes}] to be "
                 f"observed, not of shape {list(y.shape)}"
             )
-        if check and not (((y == 0) | (y == 1)).all() and (y.sum(-1) == 1).all()):
-            raise UserError(
-                "y has rows that are not one-hot: one 1 and otherwise 0, or whole numbers [N]"
-            )
+        if check:
+            check_one_hot(y)
         return {**batch, "y": y.to(dtype)}
     if check and y.is_floating_point() and (y != y.round()).any():
         raise UserError("labels must be whole numbers to be observed, or one-hot rows")

@@ -73,7 +73,9 @@ def summarize(
         num_components = len(result["occupancy"])
         result["clustering"] = _clustering(data, x, y, clusters, num_components, seed)
     if classifies:
-        result["classification"] = classification(model, guide, data, split, name)
+        classified = classification(model, guide, data, split, name)
+        if classified["errors"]:
+            result["classification"] = classified
     return result
 
 
@@ -143,10 +145,12 @@ def _clustering(
     num_components: int,
     seed: int,
 ) -> dict:
-    """Scores of the model's clustering `[N]`, and of the baselines."""
+    """Scores of the model's clustering `[N]`, and of the baselines if there are as many data."""
     rows = None if data.sparse is None else slice(MAX_DENSE)  # others are dense already
     train_x = data.observed_split("train", rows).x
-    baselines = evaluate.clustering_baselines(train_x, x, num_components, seed=seed)
+    baselines = {}
+    if len(train_x) >= num_components:
+        baselines = evaluate.clustering_baselines(train_x, x, num_components, seed=seed)
     clusterings: dict[str, Any] = {"this model": clusters, **baselines}
     return {name: evaluate.clustering_metrics(y, c) for name, c in clusterings.items()}
 
@@ -185,6 +189,8 @@ def classification(
 ) -> dict:
     """Error rates of the model, and of classical classifiers trained with the same labels.
 
+    Classifiers need labels of two classes; with one class the model alone has error rates.
+
     Args:
         split: train, valid or test.
         name: what the result calls the split. Default: its own name.
@@ -206,9 +212,12 @@ def classification(
     if split != "train" and part.y is not None and bool((part.y >= 0).any()):
         parts[name or split] = (part.x[part.y >= 0], part.y[part.y >= 0])
     inputs_of_parts = [v for v, _ in parts.values()]
-    predicted = predictions(model, guide, x, y, *inputs_of_parts)
-    on_x = evaluate.classifier_baselines(x, y, *inputs_of_parts, spreading=True)
-    predicted |= {f"{name} on x": classes for name, classes in on_x.items()}
+    predicted, several = {}, len(y[y >= 0].unique()) > 1
+    if several or accepts_argument(model, "y"):
+        predicted = predictions(model, guide, x, y, *inputs_of_parts)
+    if several:
+        on_x = evaluate.classifier_baselines(x, y, *inputs_of_parts, spreading=True)
+        predicted |= {f"{name} on x": classes for name, classes in on_x.items()}
     errors = {
         name: {
             part: float((guess != labels).double().mean())

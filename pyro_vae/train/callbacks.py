@@ -1,5 +1,6 @@
 """Callbacks: a user's code at the start of a run, after every epoch, and at its end."""
 
+import inspect
 from collections.abc import Callable, Iterable
 from functools import partial
 from pathlib import Path
@@ -78,13 +79,13 @@ def as_callbacks(callbacks: Iterable[object]) -> list[Callback]:
     Raises:
         UserError: something else.
     """
-    if isinstance(callbacks, Callback) or callable(callbacks):
+    if callbacks is None or isinstance(callbacks, Callback) or callable(callbacks):
         raise UserError("callbacks must be a list, such as callbacks=[pv.train.TensorBoard()]")
     result: list[Callback] = []
     for callback in callbacks:
         if isinstance(callback, Callback):
             result.append(callback)
-        elif callable(callback) and not isinstance(callback, type):
+        elif callable(callback) and not isinstance(callback, type) and _takes_two(callback):
             result.append(_EpochFunction(callback))
         else:
             raise UserError(
@@ -92,6 +93,17 @@ def as_callbacks(callbacks: Iterable[object]) -> list[Callback]:
                 f"{callback!r}"
             )
     return result
+
+
+def _takes_two(function: Callable[..., object]) -> bool:
+    """Whether a function can be called with `(run, metrics)`, so far as its signature is known."""
+    try:
+        inspect.signature(function).bind(None, None)
+    except TypeError:
+        return False
+    except ValueError:  # a builtin function without a signature
+        pass
+    return True
 
 
 class Callbacks:

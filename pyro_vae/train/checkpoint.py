@@ -46,12 +46,20 @@ def save(path: Path | str, state: dict[str, Any]) -> None:
     Raises:
         OSError: the file cannot be written (a full disk, a folder that is gone).
     """
-    state = {"format": FORMAT, "version": __version__, **state}
+    save_tensors(path, {"format": FORMAT, "version": __version__, **state})
+
+
+def save_tensors(path: Path | str, content: dict[str, Any]) -> None:
+    """Write a dict of tensors, numbers and strings, with a digest of all of it; see `load_tensors`.
+
+    Raises:
+        OSError: the file cannot be written (a full disk, a folder that is gone).
+    """
 
     def write(temporary: Path) -> None:
         try:
             with open(temporary, "wb") as f:
-                torch.save({**state, "digest": digest(state)}, f)
+                torch.save({**content, "digest": digest(content)}, f)
         except RuntimeError as e:  # torch's own words for a write that failed
             cause = e.__cause__ or e.__context__
             raise cause if isinstance(cause, OSError) else OSError(str(e).splitlines()[0]) from e
@@ -126,16 +134,8 @@ def load(path: Path | str) -> dict[str, Any]:
     Raises:
         UserError: the file is missing, truncated, damaged, foreign, unsafe, or not whole.
     """
-    path = Path(path)
-    if not path.is_file():
-        raise UserError(f"{path} does not exist")
-    try:
-        check_archive(path)
-        state = torch.load(path, map_location="cpu", weights_only=True)
-        check_content(state, path.stat().st_size)
-    except Exception as e:  # torch raises many kinds for damaged files
-        raise UserError(f"{path} is not a checkpoint of this library: {_why_refused(e)}") from e
-    written_as = state.get("format") if isinstance(state, dict) else None
+    state = _read(Path(path), "a checkpoint of this library")
+    written_as = state.get("format")
     if written_as != FORMAT:
         if isinstance(written_as, str) and written_as.startswith(KIND):
             raise UserError(
@@ -143,15 +143,48 @@ def load(path: Path | str) -> dict[str, Any]:
                 f"version that wrote it ({state.get('version', 'not recorded')})"
             )
         raise UserError(f"{path} is not a checkpoint of this library ({FORMAT!r} is not in it)")
-    written = state.pop("digest", None)
-    if digest(state) != written:
-        raise UserError(f"{path} is damaged: its content does not match its digest")
+    _check_digest(state, path)
     for name, check in FIELDS.items():
         if name not in state:
             raise UserError(f"{path} is not a whole checkpoint: it lacks {name!r}")
         if not check(state[name]):
             raise UserError(f"{path} is not a whole checkpoint: its {name!r} is malformed")
     return state
+
+
+def load_tensors(path: Path | str, kind: str) -> dict[str, Any]:
+    """What `save_tensors` wrote. Nothing in the file is executed, and no more is read than its size.
+
+    Args:
+        path: of the file.
+        kind: what the file should be, for errors.
+
+    Raises:
+        UserError: the file is missing, truncated, damaged, foreign or unsafe.
+    """
+    content = _read(Path(path), kind)
+    _check_digest(content, path)
+    return content
+
+
+def _read(path: Path, kind: str) -> dict[str, Any]:
+    """The dict in a file of tensors."""
+    if not path.is_file():
+        raise UserError(f"{path} does not exist")
+    try:
+        check_archive(path)
+        content = torch.load(path, map_location="cpu", weights_only=True)
+        check_content(content, path.stat().st_size)
+    except Exception as e:  # torch raises many kinds for damaged files
+        raise UserError(f"{path} is not {kind}: {_why_refused(e)}") from e
+    return content if isinstance(content, dict) else {}
+
+
+def _check_digest(content: dict[str, Any], path: Path | str) -> None:
+    """Take the digest out of the content, and raise unless it is that of the rest."""
+    written = content.pop("digest", None)
+    if digest(content) != written:
+        raise UserError(f"{path} is damaged: its content does not match its digest")
 
 
 def _why_refused(error: Exception) -> str:

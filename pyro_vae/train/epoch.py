@@ -77,7 +77,6 @@ class EpochTrainer:
             self.last = batch, at.epoch + 1, at.batch + 1
             if self.device.type == "cpu" and not math.isfinite(loss.item()):
                 diverged(batch)
-            self.stepper.update()
             self._stops = self._stops + stops
             at.total = at.total + loss.double() * count
             at.seen = at.seen + count

@@ -15,7 +15,7 @@ from ..data import Data, as_data
 from ..errors import UserError, names
 from ..objectives import ELBO, as_objective
 from ..programs import layout_of
-from ..programs.calling import first_argument
+from ..programs.calling import check_program, first_argument
 from ..programs.contexts import fork_rng
 from ..programs.modules import find_modules
 from ..programs.runtime import exclusive
@@ -116,7 +116,7 @@ def fit(
             it: each has an equal part of the time that is left. An initialization does not count.
         optimizer: makes another optimizer than AdamW of the list of parameters, with learning rates
             that `schedule` multiplies: `lambda params: torch.optim.SGD(params, lr=0.1)`. `lr` and
-            `weight_decay` are AdamW's. On a GPU its step is not part of the CUDA graph.
+            `weight_decay` are AdamW's. Its step is not part of the compiled program or CUDA graph.
         initialize: a `MixtureInitialization`, or any function of `(model, guide, data, device,
             seed, progress)`, run before the first epoch.
         valid: validation data, as arrays, `(x, y)`, `{name: array}`, or a loader of batches, in the
@@ -247,10 +247,7 @@ def _needs_cpu(inputs: Inputs) -> bool:
 
 def _check_programs(model: object, guide: object, initialize: object) -> None:
     for name, program in (("model", model), ("guide", guide)):
-        if not callable(program) or isinstance(program, type):
-            raise UserError(
-                f"the {name} must be a Pyro program, a module or a function, not {program!r}"
-            )
+        check_program(name, program)
     if initialize is not None and not callable(initialize):
         raise UserError(
             f"initialize must be one of pv.train's, e.g. MixtureInitialization(), not {initialize!r}"

@@ -1,9 +1,10 @@
 """A run's folder: `config.json`, `metrics.jsonl`, `checkpoint.pt`, held by one run at a time."""
 
 import json
+import tempfile
 import warnings
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -84,6 +85,18 @@ class RunFolder:
             trained = trained or (self.path / "restarts").is_dir()  # of a method
             if trained or self.checkpoint.is_file():
                 raise UserError(f"{self.path} already contains a run; {hint}")
+
+    def check_writable(self) -> None:
+        """Raise unless the folder can be made or written to; nothing is left there."""
+        try:
+            with suppress(FileNotFoundError):
+                self.path.lstat()  # raises for a name that cannot be
+            parent = next(p for p in (self.path, *self.path.absolute().parents) if p.exists())
+            with tempfile.TemporaryDirectory(dir=parent):
+                pass
+        except (OSError, ValueError) as e:
+            reason = getattr(e, "strerror", None) or e
+            raise UserError(f"{str(self.path)[:60]!r} cannot be a run folder: {reason}") from None
 
     def can_resume(self) -> bool:
         """Whether the folder, claimed, has a checkpoint; one without has no epoch to lose.

@@ -22,7 +22,7 @@ from ..programs.modules import device_of
 from . import distributed
 from .display import bars_labelled
 from .interrupt import stop_request
-from .settings import MAX_SEED
+from .settings import SEED_BITS
 
 if TYPE_CHECKING:
     from .fit import Run
@@ -119,7 +119,7 @@ class MixtureInitialization(Initialization):
     ) -> None:
         """Initialize the pair in place."""
         _check(model, guide, data)
-        seed = seed * 1009 % MAX_SEED  # another stream than the run's
+        seed = seed * 1009 % 2**SEED_BITS  # another stream than the run's
         vae, encoder = plain_vae(model, guide)
         _train_first(self, vae, encoder, data, device, seed, progress)
         codes = self._codes(vae, encoder, data, seed)

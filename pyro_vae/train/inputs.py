@@ -4,6 +4,7 @@ import dataclasses
 import math
 import warnings
 from collections.abc import Callable, Iterator, Mapping, Sequence
+from functools import partial
 from typing import Any
 
 import torch
@@ -16,6 +17,7 @@ from ..errors import UserError
 from ..evaluate.inputs import (
     accepts_entry,
     check_missing,
+    check_shapes,
     check_unused,
     select_inputs,
     split_inputs,
@@ -172,7 +174,12 @@ class Inputs:
         else:
             stream = self.batches
             assert isinstance(stream, LoaderBatches)
-            stream.check = lambda batch: support.check(self.for_pair(batch, check=True))
+            stream.check = partial(self._check_batch, support)
+
+    def _check_batch(self, support: Support, batch: dict[str, torch.Tensor]) -> None:
+        inputs = self.for_pair(batch, check=True)
+        check_shapes(self.model, inputs)
+        support.check(inputs)
 
     def _train_parts(self, divisible: bool) -> Iterator[Data]:
         """The training data, in parts if a condition makes x: not all x exist at once."""
@@ -210,10 +217,7 @@ class Inputs:
         """The data as a checkpoint records them: a run resumes on the same."""
         if not isinstance(self.data, Data):
             return {"name": "stream", "batches": len(self.batches)}
-        x, sparse = self.data.train.x, self.data.sparse
-        x = x if sparse is None else sparse.totals(x)
-        mean = (x.nanmean if self.data.missing else x.mean)(dtype=torch.float64)
-        return {**self.data.describe(), "mean of x": f"{mean:.6g}"}
+        return {**self.data.describe(), "mean of x": self.data.mean_of_x()}
 
     def _check_labels(self) -> bool:
         """Check all training labels once; returns whether that is possible (not of a stream)."""

@@ -2,7 +2,9 @@
 
 import math
 import time
-from collections.abc import Callable
+import warnings
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass, field
 from typing import Any, NoReturn
 
@@ -119,11 +121,16 @@ class Loop:
     def train(self) -> Run:
         """Train until done, out of patience, or asked to stop; returns the run."""
         bar = ProgressBar(self.epochs, self.at.epoch, self.progress)
-        if isinstance(self.stepper.step, RecordedStep):
-            self.stepper.step.on_status = bar.show_status
+        if isinstance(self.stepper.training.step, RecordedStep):
+            self.stepper.training.step.on_status = bar.show_status
         limit, alone = self.settings["max_time"], distributed.size() == 1
         try:
-            with bar, stop_request(limit, alone) as stop, pyro.validation_enabled(False):
+            with (
+                bar,
+                stop_request(limit, alone) as stop,
+                pyro.validation_enabled(False),
+                _without_warnings_of_pyro(),
+            ):
                 self.callbacks.start(self._current())
                 self.result.stop_reason = self._train_epochs(stop, bar)
                 self.save(final=True)
@@ -254,3 +261,11 @@ class Loop:
         )
         when = f"{'after ' if after else ''}epoch {epoch}, step {step}"
         raise UserError(f"{what} {where}, {when}{saved}; {why}")
+
+
+@contextmanager
+def _without_warnings_of_pyro() -> Iterator[None]:
+    """Pyro warns of a loss that is not finite; here it is an error that names the site."""
+    with warnings.catch_warnings():
+        warnings.filterwarnings("ignore", "Encountered (NaN|[+-]inf)", UserWarning)
+        yield

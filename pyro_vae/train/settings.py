@@ -5,7 +5,7 @@ import math
 from collections.abc import Callable
 from typing import Any
 
-from ..errors import UserError, check_int_at_least, check_positive, unknown_name_error
+from ..errors import UserError, check_int_at_least, check_positive, checked_seed, unknown_name_error
 
 #: Maps the fraction of the training that is done, in [0, 1], to a factor of the learning rate.
 Schedule = Callable[[float], float]
@@ -16,7 +16,7 @@ SCHEDULES: dict[str, Schedule] = {
     "cosine": lambda t: 0.5 * (1 + math.cos(math.pi * t)),
 }
 PRECISIONS = (None, "tf32", "bf16")
-MAX_SEED = 2**42  # so that what is derived from it fits torch's 64 bits
+SEED_BITS = 42  # so that what is derived from a seed fits torch's 64 bits
 SETTINGS = (
     "epochs",
     "lr",
@@ -54,8 +54,8 @@ def checked_settings(**settings: Any) -> dict[str, Any]:
     check_int_at_least(1, **{n: present[n] for n in whole if n in present})
     check_positive(**{n: present[n] for n in ("lr", "clip_norm", "max_time") if n in present})
     check_positive(or_zero=True, weight_decay=present["weight_decay"])
-    _check_seed(settings["seed"])
-    for name in (*whole, "seed"):
+    settings["seed"] = checked_seed(settings["seed"], bits=SEED_BITS)
+    for name in whole:
         settings[name] = None if settings[name] is None else int(settings[name])
     for name in ("lr", "clip_norm", "weight_decay", "max_time"):
         settings[name] = None if settings[name] is None else float(settings[name])
@@ -101,14 +101,3 @@ def name_of_function(function: object) -> str | None:
     if dataclasses.is_dataclass(function):
         return repr(function)
     return None if function is None else getattr(function, "__qualname__", "a function")
-
-
-def _check_seed(seed: Any) -> None:
-    try:
-        check_int_at_least(0, seed=seed)
-    except UserError:
-        valid = False
-    else:
-        valid = seed < MAX_SEED
-    if not valid:
-        raise UserError(f"seed must be an integer in 0..2**42 - 1, not {seed!r}")

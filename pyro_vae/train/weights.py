@@ -1,6 +1,6 @@
 """The weights of a pair, as a checkpoint holds them."""
 
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -132,6 +132,13 @@ def load_weights(
     """
     state = checkpoint.load(path)
     checkpoint.check_config(Path(path).parent, state)
+    return weights_in(state, model, guide, path)
+
+
+def weights_in(
+    state: Mapping[str, Any], model: Callable[..., Any], guide: Callable[..., Any], path: object
+) -> KeptWeights:
+    """Put the weights of a checkpoint that is loaded into a pair; see `load_weights`."""
     restore(model, guide, [], state["best"] or state["weights"], path)
     freeze(model, guide, state["weights"])
     for m in find_modules(model, guide):

@@ -35,6 +35,12 @@ class Work(NamedTuple):
     numbers: int
 
 
+def check_compile(compile: bool | str) -> None:
+    """Raise unless `compile` is one of the values that `fit` takes."""
+    if compile not in (True, False, "auto", *BACKENDS):
+        raise unknown_name_error("compile", compile, ("auto", "True", "False", *BACKENDS))
+
+
 def choose_backend(
     compile: bool | str, steps: int, work: Work | None = None, cuda: bool = False
 ) -> str:
@@ -60,12 +66,11 @@ def choose_backend(
         >>> [choose_backend("auto", steps, Work(150, 1_000_000)) for steps in (100, 1000, 10_000)]
         ['plain', 'recorded', 'inductor']
     """
+    check_compile(compile)
     if compile in (True, False):
         return "inductor" if compile else "plain"
     if compile in BACKENDS:
         return str(compile)
-    if compile != "auto":
-        raise unknown_name_error("compile", compile, ("auto", "True", "False", *BACKENDS))
     if work is None:
         raise ValueError("compile='auto' needs the size of the loss")
     per_million, more_per_million = (ms * work.numbers / 1e6 for ms in MS_PER_MILLION)

@@ -38,14 +38,12 @@ from ...programs.contexts import fork_rng, seeded
 from ...programs.modules import find_modules
 from ...programs.sites import Site
 from .compilation import compiled
+from .verification import COMPILED_TOLERANCE, INDUCTOR_DIFFERS, Batch, StepResult, verify
 
 MAX_RECORDINGS = 16  # of one step: if every batch has another shape, recording does not pay
 
-Batch = dict[str, torch.Tensor]
 Pair = Sequence[Callable[..., Any]]  # model and guide
 ScheduleValues = dict[str | None, torch.Tensor]  # in place of `Objective.schedule_values()`
-#: Of one step: loss, a draw after it, gradients and buffers.
-StepResult = tuple[torch.Tensor, torch.Tensor, Sequence[torch.Tensor], Sequence[torch.Tensor]]
 
 
 class PlainStep:
@@ -144,14 +142,23 @@ class RecordedStep:
         )
         recording = self.recordings.get(key)
         if key not in self.recordings and len(self.recordings) == MAX_RECORDINGS:
-            self._warn("further batches run plainly", f"{MAX_RECORDINGS} shapes are recorded")
+            self.warn("further batches run plainly", f"{MAX_RECORDINGS} shapes are recorded")
             return None
         if key not in self.recordings or recording is not None and not recording.slots.unchanged():
-            started = time.monotonic()
-            recording = self.recordings[key] = self._record(batch)
+            with self.timed("recording the step"):
+                recording = self.recordings[key] = self._record(batch)
+        return recording
+
+    @contextmanager
+    def timed(self, status: str) -> Iterator[None]:
+        """Announce what is done within, and afterwards the time that the step has taken so far."""
+        started = time.monotonic()
+        self.on_status(status)
+        try:
+            yield
+        finally:
             self.seconds += time.monotonic() - started
             self.on_status(f"step recorded in {self.seconds:.1f} s")
-        return recording
 
     def update_schedule_values(self) -> None:
         """Write the objective's current schedule values into the tensors that recordings read."""
@@ -167,7 +174,6 @@ class RecordedStep:
     def _record(self, batch: Batch) -> "Recording | None":
         self.device = next(iter(batch.values())).device
         self.update_schedule_values()
-        self.on_status("recording the step")
         try:
             recording = Recording(
                 self.objective, self.programs, self.modules, batch, self.schedule_values
@@ -177,7 +183,7 @@ class RecordedStep:
                 " (a Python counter, numpy's noise)",
             )  # fmt: skip
         except Exception as e:  # whatever a user's program does that cannot be recorded
-            self._warn("the step cannot be recorded and is run plainly", e)
+            self.warn("the step cannot be recorded and is run plainly", e)
             return None
         self.count += 1
         size = len(next(iter(batch.values())))
@@ -186,13 +192,13 @@ class RecordedStep:
             uncompiled = recording.call
             try:
                 recording.compile(batch, self.schedule_values)
-                self._verify(recording, batch, 1000, "Inductor draws other noise, or rounds worse")
+                self._verify(recording, batch, COMPILED_TOLERANCE, INDUCTOR_DIFFERS)
             except Exception as e:
                 recording.call = uncompiled
-                self._warn("the step is recorded, but not compiled", e)
+                self.warn("the step is recorded, but not compiled", e)
         return recording
 
-    def _warn(self, what: str, error: object) -> None:
+    def warn(self, what: str, error: object) -> None:
         if not self.warned:
             lines = str(error).strip().splitlines() or ["no reason given"]
             kind = f"{type(error).__name__}: " if isinstance(error, Exception) else ""
@@ -202,34 +208,27 @@ class RecordedStep:
     def _verify(
         self, recording: "Recording", batch: Batch, tolerance_factor: float, likely_cause: str
     ) -> None:
-        """Compare with the plain step on two fresh batches and seeds; raise if they differ."""
-        epoch = self.objective.epoch
-        for seed in (1, 2):
-            if seed == 2:
-                self.objective.epoch = 10**6  # a schedule must not have been frozen either
-            try:
-                results: list[StepResult] = []
-                with seeded(seed, self.device):
-                    size = len(next(iter(batch.values())))
-                    rows = torch.randint(size, (size,), device=self.device)
-                fresh = {n: v[rows] for n, v in batch.items()}
-                self.update_schedule_values()
-                for call in (self.plain, recording.fill_gradients):
-                    with _kept_gradients(recording.leaves), recording.kept_state():
-                        with seeded(seed, self.device), pyro.validation_enabled(False):
-                            loss = call(fresh, self.schedule_values)
-                            noise = torch.rand(2, device=self.device)
-                        gradients = [p.grad for p in recording.leaves if p.grad is not None]
-                        written = [t.detach().clone() for t in recording.written]
-                        results.append((loss, noise, gradients, written))
-                plain, replayed = results
-                differs = _difference(plain, replayed, tolerance_factor)
-                if differs is not None:
-                    raise RuntimeError(
-                        f"on fresh data and noise its {differs} is not the plain step's: {likely_cause}"
-                    )
-            finally:
-                self.objective.epoch = epoch
+        """Compare a recording with the plain step; raise if they differ."""
+
+        def result_of(
+            call: Callable[[Batch, ScheduleValues], torch.Tensor], fresh: Batch, seed: int
+        ) -> StepResult:
+            self.update_schedule_values()
+            with _kept_gradients(recording.leaves), recording.kept_state():
+                with seeded(seed, self.device), pyro.validation_enabled(False):
+                    loss = call(fresh, self.schedule_values)
+                    noise = torch.rand(2, device=self.device)
+                gradients = [p.grad for p in recording.leaves if p.grad is not None]
+                return loss, noise, gradients, [t.detach().clone() for t in recording.written]
+
+        verify(
+            partial(result_of, self.plain),
+            partial(result_of, recording.fill_gradients),
+            self.objective,
+            batch,
+            tolerance_factor,
+            likely_cause,
+        )
         self.update_schedule_values()
 
 
@@ -270,7 +269,7 @@ class Recording:
             warnings.catch_warnings(),
             torch.enable_grad(),
             sync_free_pyro(),
-            _RevertWrites(inputs[0].device) as reverted,
+            RevertWrites(inputs[0].device) as reverted,
         ):
             warnings.simplefilter("ignore")
             # this also creates parameters that are created at the first call
@@ -281,8 +280,8 @@ class Recording:
         if not before.unchanged():
             before.restore()
             raise RuntimeError("the program replaces a parameter or buffer of its own modules")
-        self._graph, self.reads = _lift_attributes_to_inputs(program)
-        self.call: Callable[..., Any] = self._graph
+        self.graph, self.reads = _lift_attributes_to_inputs(program)
+        self.call: Callable[..., Any] = self.graph
         ids = {id(t) for t in reverted.written()}
         self.written = [t for t in self.reads if id(t) in ids]
         self.slots = _ParameterSlots(modules, stored_parameters())
@@ -303,7 +302,7 @@ class Recording:
     def compile(self, batch: Batch, schedule_values: ScheduleValues) -> None:
         """Replace the replay by Inductor's code for it, which draws the same noise."""
         inputs = [*self.reads, *batch.values(), *schedule_values.values()]
-        self.call = compiled(self._graph, inputs)
+        self.call = compiled(self.graph, inputs)
 
     @contextmanager
     def kept_state(self) -> Iterator[None]:
@@ -407,7 +406,7 @@ class _ParameterSlots:
             d[n] = t
 
 
-class _RevertWrites(TorchDispatchMode):
+class RevertWrites(TorchDispatchMode):
     """Reverts everything that is written within, the random stream included."""
 
     def __init__(self, device: torch.device) -> None:
@@ -450,33 +449,3 @@ def _kept_gradients(leaves: Sequence[torch.Tensor]) -> Iterator[None]:
     yield
     for p, gradient in zip(leaves, kept, strict=True):
         p.grad = gradient
-
-
-def _difference(plain: StepResult, replayed: StepResult, tolerance_factor: float) -> str | None:
-    """The name of the part in which two steps differ; None if they agree.
-
-    Tensors are compared by the norm of their difference. A value that rounds to the other side of a
-    rectifier's kink changes single entries much, and the tensor as a whole little. The tolerance of a
-    gradient close to zero depends on the norms of the other gradients.
-    """
-    names = ("loss", "random stream", "gradient", "buffer")
-    overall = max((_length(g) for g in plain[2]), default=0.0)
-    for name, *parts in zip(names, plain, replayed, strict=True):
-        expected, actual = ([v] if isinstance(v, torch.Tensor) else v for v in parts)
-        for a, b in zip(expected, actual, strict=True):
-            a, b = a.detach(), b.detach()
-            equal = torch.equal(a.isfinite(), b.isfinite())
-            if not a.is_floating_point():
-                equal = torch.equal(a, b)
-            elif equal:
-                tolerance = tolerance_factor * (1e-5 if a.dtype == torch.float32 else 1e-9)
-                size = _length(a) + (1e-2 * overall if name == "gradient" else 0.0)
-                equal = _length(a - b) <= tolerance * size
-            if not equal:
-                return name
-    return None
-
-
-def _length(tensor: torch.Tensor) -> float:
-    """The norm of the finite entries."""
-    return tensor[tensor.isfinite()].norm().item()

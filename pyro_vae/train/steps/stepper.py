@@ -1,4 +1,4 @@
-"""One training step of a pair: loss, gradients, clipping, optimizer, on one device or several."""
+"""The training steps of a run: its parameters, their optimizer, and the way a step is computed."""
 
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
@@ -8,7 +8,6 @@ from typing import Any
 import pyro
 import torch
 from torch.nn.parameter import is_lazy
-from torch.nn.utils import clip_grad_norm_
 
 from ..._torch_internals import BatchNorm
 from ...errors import UserError
@@ -19,8 +18,10 @@ from ...programs.modules import find_modules
 from .. import distributed
 from ..optimizer import OptimizerFactory, RunOptimizer
 from .choice import choose_backend, measure_work
+from .compiled import DTYPES, CompiledStep
 from .cuda_graph import GraphedStep, can_graph
 from .recorded import Batch, PlainStep, RecordedStep, leaf_parameters
+from .training import TrainingStep
 
 
 class Stepper:
@@ -61,7 +62,6 @@ class Stepper:
     ) -> None:
         self.pair, self.objective, self.device = pair, objective, device
         self.programs = as_keyword_program(pair[0]), as_keyword_program(pair[1])
-        self.clip_norm: float | None = settings["clip_norm"]
         self.processes = distributed.size()
         modules = find_modules(*pair)
         self.norms = [
@@ -80,16 +80,27 @@ class Stepper:
         if not self.parameters:
             raise UserError("the pair has no parameters to train: requires_grad is off everywhere")
         backend = settings["compile"] = self._backend(compile, steps, first)
-        recorded = None if backend == "plain" else RecordedStep(objective, pair, backend, rows)
-        self.step = PlainStep(objective, pair) if recorded is None else recorded
-        # one graph is the whole step, AdamW included; it cannot contain the exchange of gradients
+        # one program is the whole step, AdamW included; it cannot contain the exchange of gradients
         # between processes
-        graphed = can_graph(device) and self.processes == 1 and optimizer is None
-        graph_device = device if recorded is not None and graphed else None
+        whole = self.processes == 1 and optimizer is None and backend != "plain"
+        graph_device = device if whole and can_graph(device) else None
         self.optimizer = RunOptimizer(self.parameters, settings, optimizer, graph_device)
-        self.graphed = None
-        if recorded is not None and graphed:
-            self.graphed = GraphedStep(recorded, self.optimizer.optimizer, self.clip_norm)
+        self.training = self._training_step(backend, rows, settings["clip_norm"], whole)
+
+    def _training_step(
+        self, backend: str, rows: int, clip_norm: float | None, whole: bool
+    ) -> TrainingStep:
+        """The way in which steps are taken; `whole`: in one program, if there is one."""
+        optimizer, objective, pair = self.optimizer.optimizer, self.objective, self.pair
+        if backend == "plain":
+            return TrainingStep(PlainStep(objective, pair), optimizer, clip_norm)
+        supported = self.device.type == "cpu" and all(p.dtype in DTYPES for p in self.parameters)
+        if whole and backend == "inductor" and supported:
+            recorded = RecordedStep(objective, pair, "recorded")
+            return CompiledStep(recorded, optimizer, clip_norm, rows)
+        recorded = RecordedStep(objective, pair, backend, rows)
+        graphed = whole and can_graph(self.device)
+        return (GraphedStep if graphed else TrainingStep)(recorded, optimizer, clip_norm)
 
     def __call__(
         self, batch: Batch, count: Any, stop: Any = False
@@ -103,24 +114,16 @@ class Stepper:
 
         Returns:
             `(mean loss per data point, count, stop)`, of all processes together; tensors if there
-            are several processes, so that there is no host-device synchronization.
+            are several processes, so that there is no host-device synchronization. On a CPU, a step
+            whose loss is not finite changes no weight.
         """
         with self._one_row_allowed(batch):
-            if self.graphed:
-                return self.graphed(batch), count, stop
-            self.optimizer.optimizer.zero_grad(set_to_none=True)
-            loss = self.step(batch)
-        if self.processes > 1:
-            loss, count, stop = distributed.all_reduce_gradients(self.parameters, loss, count, stop)
+            if self.processes == 1:
+                return self.training(batch), count, stop
+            loss = self.training.fill_gradients(batch)
+        loss, count, stop = distributed.all_reduce_gradients(self.parameters, loss, count, stop)
+        self.training.update(loss)
         return loss, count, stop
-
-    def update(self) -> None:
-        """Clip the gradients and take a step of the optimizer; a graph has done so already."""
-        if self.graphed:
-            return
-        if self.clip_norm is not None:
-            clip_grad_norm_(self.parameters, self.clip_norm)
-        self.optimizer.optimizer.step()
 
     def is_finite(self, batch: Batch | None) -> bool:
         """Whether the trained parameters and their loss on a batch are finite.
