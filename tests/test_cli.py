@@ -513,7 +513,7 @@ BAD = {
     ),
     "an option unlike any": (
         ["evaluate", "trained", "--foo", "3"],
-        "unknown option of evaluate 'foo'; known: run, split, num_samples, device, root",
+        "unknown option of evaluate 'foo'; known: run, split, num_samples, data, device, root",
     ),
     "no such device": (fit("vae", "--device", "gpu"), "unknown device 'gpu'; e.g. cpu, cuda"),
     "a device that does not compute": (

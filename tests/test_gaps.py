@@ -318,11 +318,16 @@ def test_a_distribution_is_moved_by_its_parameters(kind):
     torch.manual_seed(0)
     fn = MOVABLE[kind]()
 
-    def program(x):
+    def model(x):
+        with pyro.plate("data", len(x)):
+            pyro.sample("z", fn)
+            pyro.sample("x", dist.Normal(0.0, 1.0), obs=x)
+
+    def guide(x):
         with pyro.plate("data", len(x)):
             pyro.sample("z", fn)
 
-    free = PerDatumOptimum(lambda x: program(x), program, {"x": torch.zeros(N)})
+    free = PerDatumOptimum(model, guide, {"x": torch.zeros(N)})
     value = fn.sample()
     site = pyro.poutine.trace(free).get_trace(x=torch.zeros(N)).nodes["z"]
     torch.testing.assert_close(site["fn"].log_prob(value), fn.log_prob(value))

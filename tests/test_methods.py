@@ -260,6 +260,14 @@ def test_a_residual_network_is_an_option_that_keeps_the_widths_of_the_preset():
         pv.method("vae", "digits", network=lambda in_features: torch.nn.Linear(in_features, 3))
 
 
+def test_a_methods_own_warmup_can_be_switched_off():
+    off = pv.methods.configure("m2", "digits", {"warmup": 0})
+    assert off["objective.warmup_start"] == 0
+    pv.methods.build({**off, "model.likelihood": "bernoulli"}, (1, 8, 8), num_classes=10)
+    with pytest.raises(pv.UserError, match="warmup_start=2.0 has no effect without warmup="):
+        pv.method("m2", "digits", warmup=0, warmup_start=2.0)
+
+
 def test_numbers_of_numpy_are_settings():
     data = pv.data.from_arrays(torch.eye(6))
     plain = pv.method("vae", data, seed=3, epochs=2, lr=0.5)

@@ -106,7 +106,7 @@ def test_of_a_mixture_drawn_from_dregs_mean_gradient_is_the_iwaes():
 
 
 def test_with_weights_and_constraints_stls_mean_gradient_is_the_elbos():
-    options = {"beta": {"w": 0.5}, "warmup_start": 0.3, "free_bits": {"y": 5.0, "z": 1e-3}}
+    options = {"beta": {"w": 0.5}, "free_bits": {"y": 5.0, "z": 1e-3}}
     elbo, stl = compare((ELBO, STL), "gmvae-v1", options)
     assert_same_mean(stl, elbo)
 

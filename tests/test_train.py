@@ -174,7 +174,7 @@ def test_validation_is_as_rare_as_it_is_set_and_includes_the_last_epoch(tmp_path
 
 def test_patience_stops_on_validation_and_needs_it():
     m, g = pair()
-    run = quiet(m, g, digits(), 500, lr=0.1, patience=3)
+    run = quiet(m, g, digits(), 500, lr=0.1, patience=3, compile=False)
     assert len(run.history) == run.best_epoch + 3 < 500
     with pytest.raises(pv.UserError, match="no valid split"):
         quiet(*pair(), digits().train.x, 2, patience=3)

@@ -258,8 +258,6 @@ def read_new(run: Any, path: Path) -> tuple[Any, dict[str, Any]]:
     Raises:
         UserError: a name of a data set; no such file, or one that cannot be read.
     """
-    if str(path) in DATASETS:
-        raise UserError(f"{path} is a data set: evaluate a split of a run that was trained on it")
     x, others = read_source(path, (run.config or {}).get("image_size"))
     y = others.pop("y", None)
     return (x if y is None else (x, y)), others

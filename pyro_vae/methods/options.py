@@ -267,6 +267,10 @@ def finish(name: str, parsed: Mapping[str, Any]) -> dict[str, Any]:
             f"the schedule of a method is one of {', '.join(SCHEDULES)}; pass a function to pv.fit: "
             "pv.fit(*method.build(), method.data, **{**method.fit_options(), 'schedule': function})"
         )
+    warmup, start = "objective.warmup", "objective.warmup_start"
+    own = preset(name).settings.get(start)
+    if own is not None and config.get(start) == own and not config.get(warmup):
+        config[start] = 0.0  # the method's own warm-up is off
     value = config["model.likelihood"]
     if isinstance(value, str) and not any(k.__name__ == value for k in CLASSES["likelihood"]):
         check_likelihood(value)

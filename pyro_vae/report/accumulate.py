@@ -107,7 +107,8 @@ class PairNumbers:
             errors = {name: self._means[name].estimate().standard_error for name in named}
             result["standard_errors"] = {n: e for n, e in errors.items() if math.isfinite(e)}
         result["terms"] = {name: float(mean.mean) for name, mean in self._terms.items()}
-        activity = {name: mean.variance for name, mean in self._codes.items()}
+        # of one data point: no spread
+        activity = {name: mean.variance.nan_to_num(0.0) for name, mean in self._codes.items()}
         result["unit_activity"] = {name: v.tolist() for name, v in activity.items()}
         result["active_units"] = {n: int((v > ACTIVE_THRESHOLD).sum()) for n, v in activity.items()}
         result["units"] = {name: len(v) for name, v in activity.items()}
