@@ -775,8 +775,9 @@ def test_auto_records_where_the_run_is_long_enough_and_always_chooses_the_same()
     small, large = Work(148, 1_100_000), Work(313, 12_300_000)  # VAE and GMVAE on digits
     assert choose_backend("auto", 100, small) == "plain"
     assert choose_backend("auto", 1000, small) == "recorded"
-    assert choose_backend("auto", 3000, small) == "inductor"
-    assert choose_backend("auto", 500, large) == "inductor"
+    assert choose_backend("auto", 10_000, small) == "inductor"
+    assert choose_backend("auto", 1000, large) == "recorded"
+    assert choose_backend("auto", 2000, large) == "inductor"
     assert choose_backend(False, 10**9) == "plain" and choose_backend(True, 1) == "inductor"
 
 
