@@ -130,7 +130,7 @@ def test_gradients_are_clipped_as_torch_does_it():
 
 @pytest.mark.parametrize(
     "method, clip_norm, weight_decay",
-    covering(["vae", "gmvae", "m2"], [None, 0.5], [0.0, 0.1], every=3),
+    covering(["vae", "gmvae", "m2"], [None, 0.5], [0.0, 0.1], every=5),
 )
 def test_the_program_trains_as_plain_pyro_and_torchs_adamw(
     uncompiled, method, clip_norm, weight_decay
@@ -301,7 +301,9 @@ def test_compiling_and_verifying_train_nothing_and_leave_the_noise(uncompiled):
     assert all(p.grad is None for m in pair for p in m.parameters())
 
 
-@pytest.mark.parametrize("wrong", ["weight", "first", "second"])
+@pytest.mark.parametrize("wrong", [
+    "weight", *(pytest.param(name, marks=pytest.mark.slow) for name in ("first", "second"))
+])  # fmt: skip
 def test_a_program_that_updates_wrongly_is_not_used_and_warns(uncompiled, monkeypatch, wrong):
     def other(*arguments):
         updated = dict(zip(("weight", "first", "second"), adamw(*arguments), strict=True))
