@@ -44,7 +44,8 @@ def command(*arguments, cwd, **options):
 def finished(tmp_path_factory):
     """One finished run of the main job, small."""
     folder = tmp_path_factory.mktemp("cli")
-    done = command("fit", "gmvae", *SMALL, *START, "--out", "run", cwd=folder)
+    wide = {**os.environ, "COLUMNS": "200"}  # for the whole progress bar
+    done = command("fit", "gmvae", *SMALL, *START, "--out", "run", cwd=folder, env=wide)
     return folder, done
 
 
@@ -108,7 +109,7 @@ def test_new_data_in_a_file_have_the_numbers_of_the_same_data_as_a_split(
     assert f"{expected['clustering']['this model']['nmi']:.3f}" in printed
     for wrong, message in (
         (["--data", str(path), "--split", "test"], "--split, of the run's data, or --data"),
-        (["--data", "digits"], "digits is a data set: evaluate a split"),
+        (["--data", "digits"], "digits is a data set, not a file"),
         (["--data", str(tmp_path / "none.npz")], "none.npz"),
     ):
         assert main(["evaluate", str(finished[0] / "run"), *wrong]) == 1
