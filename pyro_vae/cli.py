@@ -54,10 +54,8 @@ def train_and_report(
         method = Method(config, root=root)
         prints = distributed.rank() == 0  # one process prints and reports for all
         if prints and not resume:
-            preset = method.preset
-            print(
-                f"{method.name}: {preset.paper}; guide {preset.guide}; run folder {out}", flush=True
-            )
+            method_and_guide = f"{method.name}: {method.preset.paper}; guide {method.preset.guide}"
+            print(f"{method_and_guide}; run folder {out}", flush=True)
         run = method.fit(out, resume, device, progress, workers)
         if run.interrupted:
             if prints:
@@ -93,13 +91,8 @@ def evaluate_run(
     from .methods import load
 
     check_int_at_least(1, num_samples=num_samples)
-    if data is not None and split is not None:
-        raise UserError("evaluate takes --split, of the run's data, or --data, not both")
     loaded = load(run, device=device, root=root)
-    if data is None:
-        print(loaded.evaluate(split, num_samples, write=True))
-    else:
-        print(loaded.evaluate_file(data, num_samples))
+    print(loaded.evaluate(split, num_samples, write=data is None, data=data))
     return 0
 
 
@@ -224,24 +217,23 @@ COMMANDS: dict[str, Callable[..., int]] = {
 def main(argv: Sequence[str] | None = None) -> int:
     """Entry point; returns the exit status."""
     argv = list(sys.argv[1:] if argv is None else argv)
+    status = 1
     try:
         with one_line_warnings():
             return _run(argv)
     except UserError as e:
-        rank = int(os.environ.get("RANK", 0))
-        print(f"pyro-vae{f' (process {rank})' if rank else ''}: {e}", file=sys.stderr)
-        return 1
+        message = str(e)
     except OSError as e:
-        print(f"pyro-vae: {e.filename}: {e.strerror}", file=sys.stderr)
-        return 1
+        message = f"{e.filename}: {e.strerror}"
     except (MemoryError, RuntimeError) as e:
         if not is_out_of_memory(e):
             raise
-        print(f"pyro-vae: {OUT_OF_MEMORY}", file=sys.stderr)
-        return 1
+        message = OUT_OF_MEMORY
     except KeyboardInterrupt:
-        print("pyro-vae: interrupted", file=sys.stderr)
-        return 130
+        message, status = "interrupted", 130
+    rank = int(os.environ.get("RANK", 0))
+    print(f"pyro-vae{f' (process {rank})' if rank else ''}: {message}", file=sys.stderr)
+    return status
 
 
 def _run(argv: list[str]) -> int:

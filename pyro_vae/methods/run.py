@@ -106,9 +106,10 @@ class Run(train.Run):
             split: train, valid or test. Default: test, if there is one.
             num_samples: importance samples per data point, for the log-likelihood.
             write: whether to write the numbers to results-SPLIT.json in the run folder.
-            data: new data instead of a split, in original units: an array, a frame, `(x, y)`, or a
-                loader, of which one batch is in memory at a time. Labels score a clustering. The
-                bounds have standard errors. With a loader there are no baselines.
+            data: new data instead of a split, in original units: an array, a frame, `(x, y)`, the
+                path of a file, or a loader, of which one batch is in memory at a time. Labels
+                score a clustering. The bounds have standard errors. With a loader there are no
+                baselines.
 
         Returns:
             A dict, as `summary.summarize` describes it.
@@ -125,6 +126,8 @@ class Run(train.Run):
         if data is not None:
             if split is not None or write:
                 raise UserError("evaluate takes a split of the run's data or data=, not both")
+            if isinstance(data, Path):
+                return self.evaluate_file(data, num_samples)
             return self._evaluate_new(self._new(data), num_samples)
         split = self.default_split if split is None else split
         args = (self.model, self.guide, self._data(), split, num_samples, self.seed)
