@@ -108,7 +108,10 @@ def test_new_data_in_a_file_have_the_numbers_of_the_same_data_as_a_split(
         assert f"{expected[name]:.2f}" in printed
     assert f"{expected['clustering']['this model']['nmi']:.3f}" in printed
     for wrong, message in (
-        (["--data", str(path), "--split", "test"], "takes a split of the run's data or data=, not both"),
+        (
+            ["--data", str(path), "--split", "test"],
+            "takes a split of the run's data or data=, not both",
+        ),
         (["--data", "digits"], "digits is a data set, not a file"),
         (["--data", str(tmp_path / "none.npz")], "none.npz"),
     ):
