@@ -50,7 +50,10 @@ templates_path = [str(ROOT / "docs" / "_templates")]
 nitpicky = True
 nitpick_ignore_regex = [
     # Types of packages whose inventories would have to be downloaded.
-    (r"py:.*", r"(torch|pyro|numpy|np|nn|dist|matplotlib|sklearn|collections|contextlib|typing|pathlib)\..*"),
+    (
+        r"py:.*",
+        r"(torch|pyro|numpy|np|nn|dist|matplotlib|sklearn|collections|contextlib|typing|pathlib)\..*",
+    ),
     (r"py:.*", r"(pandas|zuko|inspect)\..*|Figure|_DependentProperty"),
 ]
 
