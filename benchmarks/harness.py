@@ -58,6 +58,22 @@ def mean_sd(values: list[float]) -> dict[str, float]:
     return {"mean": statistics.mean(values), "sd": sd}
 
 
+def means(runs: list[dict], keys: tuple[str, ...], metrics: tuple[str, ...]) -> dict[str, dict]:
+    """`{"KEY, ..., METRIC": mean and sd}` of the runs with the same values of `keys`; printed."""
+    groups: dict[str, list[dict]] = {}
+    for run in runs:
+        groups.setdefault(", ".join(run[key] for key in keys), []).append(run)
+    table = {
+        f"{group}, {metric}": mean_sd([run[metric] for run in own])
+        for group, own in groups.items()
+        for metric in metrics
+    }
+    width = max(map(len, table))
+    for name, value in table.items():
+        print(f"{name:<{width}} {value['mean']:8.3f} ± {value['sd']:.3f}")
+    return table
+
+
 def median_ratio(a: list[float], b: list[float]) -> float:
     """Median over rounds of `a` relative to the block of `b` in the same round."""
     return statistics.median(x / y for x, y in zip(a, b, strict=True))

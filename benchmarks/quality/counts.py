@@ -9,8 +9,8 @@ simulation. Depth and the strength of the programs were set so that k-means is r
 in four, on seeds 100 to 102.
 
 The method is `gmvae` with its defaults, the number of groups, one restart, and the library size as offset.
-Labels are used for the metrics alone. k-means has ten starts, on log(1 + 10^4 x / depth), and on its 20 first principal
-components.
+Labels are used for the metrics alone. k-means has ten starts, on log(1 + 10^4 x / depth), and on its 20
+first principal components.
 """
 
 import numpy as np
@@ -86,7 +86,7 @@ def main(argv=None):
     options = harness.parse(harness.parser(__doc__, seeds=5, cpu_only=True), argv)
     if options.quick:
         options.seeds = 1
-    runs, table = [], {}
+    runs = []
     for seed in range(options.seeds):
         counts, groups = simulate(seed, 100 if options.quick else NUM_CELLS)
         results = clusterings(counts, len(WEIGHTS), seed, options.quick)
@@ -94,12 +94,7 @@ def main(argv=None):
             metrics = pv.evaluate.clustering_metrics(groups, clusters)
             runs.append({"method": method, "seed": seed, **metrics})
             print(f"seed {seed}, {method}: accuracy {metrics['accuracy']:.3f}", flush=True)
-    for method in dict.fromkeys(run["method"] for run in runs):
-        own = [run for run in runs if run["method"] == method]
-        for metric in ("accuracy", "nmi", "ari"):
-            table[f"{method}, {metric}"] = harness.mean_sd([run[metric] for run in own])
-    for key, value in table.items():
-        print(f"{key:<45} {value['mean']:8.3f} ± {value['sd']:.3f}")
+    table = harness.means(runs, ("method",), ("accuracy", "nmi", "ari"))
     if options.out:
         command = harness.command("benchmarks.quality.counts", argv)
         harness.write(options.out, command, table=table, runs=runs)

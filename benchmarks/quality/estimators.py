@@ -58,7 +58,7 @@ def main(argv=None):
     options = harness.parse(arguments, argv)
     if options.quick:
         options.seeds, options.data = 1, ["iris"]
-    runs, table = [], {}
+    runs = []
     for name in options.data:
         x, labels = DATA[name](return_X_y=True)
         scaled = StandardScaler().fit_transform(x)
@@ -69,12 +69,7 @@ def main(argv=None):
                 run = evaluate(estimator, scaled if standardized else x, labels)
                 runs.append({"data": name, "method": method, "seed": seed, **run})
                 print(f"{name}, seed {seed}, {method}: accuracy {run['accuracy']:.3f}", flush=True)
-        for method in dict.fromkeys(run["method"] for run in runs):
-            own = [run for run in runs if (run["data"], run["method"]) == (name, method)]
-            for metric in ("accuracy", "nmi", "ari", "seconds"):
-                table[f"{name}, {method}, {metric}"] = harness.mean_sd([r[metric] for r in own])
-    for key, value in table.items():
-        print(f"{key:<60} {value['mean']:8.3f} ± {value['sd']:.3f}")
+    table = harness.means(runs, ("data", "method"), ("accuracy", "nmi", "ari", "seconds"))
     if options.out:
         command = harness.command("benchmarks.quality.estimators", argv)
         harness.write(options.out, command, table=table, runs=runs)

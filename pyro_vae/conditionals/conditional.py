@@ -12,8 +12,8 @@ import torch.nn as nn
 
 from ..errors import UserError, check_ints_at_least
 from .families import Family, Normal, check_family
-from .networks import MLP, Network, NetworkLike, check_network
-from .user_trunk import build_user_trunk
+from .networks import NetworkLike, check_network
+from .user_trunk import build_network
 
 
 class Conditional(nn.Module):
@@ -85,11 +85,7 @@ class Conditional(nn.Module):
         if head_index is not None:
             (self.num_heads,) = parents[head_index]
             outputs = {"heads": (self.num_heads * self.size,)}
-        network = MLP() if network is None else network
-        if isinstance(network, Network):
-            own_trunk, self.head = network.build(inputs, outputs, self.shape)
-        else:
-            own_trunk, self.head = build_user_trunk(network, inputs, outputs)
+        own_trunk, self.head = build_network(network, inputs, outputs, self.shape)
         self.trunk = own_trunk if trunk is None or own_trunk is None else trunk
         initial = self.family.unconditional_parameters(self.shape)
         self.unconditional_parameters = nn.ParameterDict(
@@ -169,8 +165,9 @@ def network_autocast(dtype: torch.dtype | None) -> Iterator[None]:
 
 
 def _compute(network: nn.Module, inputs: dict[str, torch.Tensor]) -> Any:
-    dtype, parameter = _autocast_dtype.get(), next(network.parameters(), None)
-    if dtype is None or parameter is None:
+    dtype = _autocast_dtype.get()
+    parameter = None if dtype is None else next(network.parameters(), None)
+    if parameter is None:
         return network(**inputs)
     # no cache: in a recording it would keep what is being recorded alive
     with torch.autocast(parameter.device.type, dtype, cache_enabled=False):

@@ -13,8 +13,8 @@ from ..distributions.library_size import Counts
 from ..errors import UserError, check_positive, unknown_name_error
 from .families import Family, bounded_log_scale
 from .likelihoods import likelihood
-from .networks import MLP, Network, NetworkLike, check_network
-from .user_trunk import build_user_trunk
+from .networks import Network, NetworkLike, check_network
+from .user_trunk import build_network
 
 COUNTS = ("poisson", "negative-binomial", "zero-inflated-negative-binomial")
 
@@ -115,11 +115,7 @@ class LogNormalize(Network):
         shape: Sequence[int] = (),
     ) -> tuple[nn.Module | None, nn.Module]:
         """The trunk and the head; see `Network.build`."""
-        network: NetworkLike = MLP() if self.network is None else self.network
-        if isinstance(network, Network):
-            trunk, head = network.build(inputs, outputs, shape)
-        else:  # a function that makes a module
-            trunk, head = build_user_trunk(network, inputs, outputs)
+        trunk, head = build_network(self.network, inputs, outputs, shape)
         return (_NormalizingTrunk(trunk, self.size) if "x" in inputs else trunk), head
 
 

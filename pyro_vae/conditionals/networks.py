@@ -1,7 +1,7 @@
 """Networks: from named parents to numbers, for any leftmost dimensions.
 
-A network description (`MLP`, `ResidualMLP`, `Conv`) builds a *trunk* from the parents to features and a *head*
-from the features to the flat outputs. Leftmost dimensions broadcast: an enumerated `y` of shape
+A network description (`MLP`, `ResidualMLP`, `Conv`) builds a *trunk* from the parents to features and
+a *head* from the features to the flat outputs. Leftmost dimensions broadcast: an enumerated `y` of shape
 `[K, 1, K]` and an `x` of shape `[B, 784]` meet as `[K, 1, H] + [B, H]`, so `x` is never copied K
 times.
 """

@@ -1,19 +1,32 @@
-"""A user's `nn.Module` as the trunk of a conditional, checked when it is built."""
+"""Trunk and head of a conditional: of a network, or of a user's `nn.Module`, which is checked."""
 
 import math
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from weakref import WeakSet
 
 import torch
 import torch.nn as nn
 
 from ..errors import UserError
-from .networks import MLP, Affine, ModuleMaker, flatten_event
+from .networks import MLP, Affine, ModuleMaker, Network, NetworkLike, flatten_event
 
 _in_use: WeakSet[nn.Module] = WeakSet()  # modules with parameters that are part of a conditional
 
 
-def build_user_trunk(
+def build_network(
+    network: NetworkLike | None,
+    inputs: Mapping[str, tuple[int, ...]],
+    outputs: Mapping[str, tuple[int, ...]],
+    shape: Sequence[int] = (),
+) -> tuple[nn.Module | None, nn.Module]:
+    """The trunk, or None, and the head, of whatever `network=` takes; see `Network.build`."""
+    network = MLP() if network is None else network
+    if isinstance(network, Network):
+        return network.build(inputs, outputs, shape)
+    return _build_user_trunk(network, inputs, outputs)
+
+
+def _build_user_trunk(
     make: ModuleMaker,
     inputs: Mapping[str, tuple[int, ...]],
     outputs: Mapping[str, tuple[int, ...]],

@@ -56,9 +56,9 @@ def as_data(data: Any, first: str = "x", missing: bool = False) -> Any:
     """`Data`, or batches, from what `fit` accepts: arrays, `(x, y)`, `{name: array}`, a `Dataset`.
 
     Bare arrays and datasets are all training data: nothing is held out behind the caller's back.
-    Arrays are tensors, numpy arrays, lists of numbers, or scipy sparse matrices of counts. A DataFrame or AnnData object is a table:
-    see `from_frame`. Batches are a `DataLoader`, or
-    any iterable with a length.
+    Arrays are tensors, numpy arrays, lists of numbers, or scipy sparse matrices of counts. A
+    DataFrame or AnnData object is a table: see `from_frame`. Batches are a `DataLoader`, or any
+    iterable with a length.
 
     Example:
         >>> import torch, pyro_vae as pv

@@ -9,7 +9,7 @@ from ..conditionals import likelihood as check_likelihood
 from ..errors import UserError, unknown_name_error
 from .dataset import Data
 from .library_size import with_library_size
-from .sparse import SparseRows
+from .sparse import likelihood_of_counts
 from .splitting import from_arrays, likelihood_for
 from .tables import (
     ColumnType,
@@ -131,7 +131,7 @@ def from_anndata(
         x = matrix_of(adata, layer)
         fits = likelihood_for(x)
     else:
-        fits = SparseRows(x).likelihood
+        fits = likelihood_of_counts(x)
     kind = {"negative-binomial": "count", "bernoulli": "binary"}.get(fits, "real")
     types = tuple(ColumnType(n, kind) for n in adata.var_names)
     label_type = None if labels is None else _label_type(adata.obs[labels], labels)

@@ -18,6 +18,11 @@ from .dataset import Data, conditioned
 TakesEntry = Callable[[str, bool], bool]
 
 
+def row_slices(length: int, size: int) -> Iterator[slice]:
+    """The slices of at most `size` rows that make up `length` rows."""
+    return (slice(start, start + size) for start in range(0, length, size))
+
+
 class Batches:
     """The training batches of a `Data`, `{"x", "y", "c", "index"}` and others by their names.
 

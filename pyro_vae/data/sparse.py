@@ -1,4 +1,4 @@
-"""Counts that stay sparse: x holds row numbers, and a batch of rows becomes dense when it is used."""
+"""Tables that stay sparse: x holds row numbers, and a batch of rows becomes dense when it is used."""
 
 from typing import TYPE_CHECKING, Any
 
@@ -12,12 +12,37 @@ if TYPE_CHECKING:
     from scipy.sparse import csr_matrix
 
 MAX_ROW = 2**24  # row numbers are floats, of which float32 holds so many
+SPARSE_ROWS = 1024  # that are dense at once, where a whole matrix is passed over
 
 
-class SparseRows:
-    """A condition of `Data` whose x is `[N, 1]`, row numbers of a sparse matrix of counts.
+class RowNumbers:
+    """A condition of `Data` whose x is `[N, 1]`, row numbers of a sparse table.
 
     Only the rows that are asked for become dense: those of a batch, or of a split.
+
+    Args:
+        covariates: `[N, ...]`, in the order of its rows. Default: none.
+    """
+
+    def __init__(self, covariates: torch.Tensor | None = None) -> None:
+        self.covariates = covariates
+
+    def dense(self, rows: np.ndarray) -> np.ndarray | torch.Tensor:
+        """Some rows `[B, D]`, as the model sees them."""
+        raise NotImplementedError
+
+    def __call__(
+        self, x: torch.Tensor, y: torch.Tensor | None
+    ) -> tuple[torch.Tensor, torch.Tensor | None]:
+        """`(x [B, D], c [B, ...])` of row numbers `[B, 1]`."""
+        rows = x[:, 0].long()
+        values = torch.as_tensor(self.dense(rows.cpu().numpy())).to(x)
+        covariates = self.covariates
+        return values, None if covariates is None else covariates.to(x.device)[rows.to(x.device)]
+
+
+class SparseRows(RowNumbers):
+    """The rows of a sparse matrix of counts.
 
     Args:
         matrix: `[N, G]`, a scipy matrix of non-negative integers.
@@ -28,6 +53,7 @@ class SparseRows:
     """
 
     def __init__(self, matrix: Any, covariates: torch.Tensor | None = None) -> None:
+        super().__init__(covariates)
         self.matrix: csr_matrix = matrix.tocsr()
         values = self.matrix.data
         if not is_counts(matrix):
@@ -38,16 +64,6 @@ class SparseRows:
         as_floats(values.astype(np.int64), "x")  # integers that are too large
         if self.matrix.shape[0] > MAX_ROW:
             raise UserError(f"a sparse matrix has at most {MAX_ROW:,} rows here: use a loader")
-        self.covariates = covariates
-
-    def __call__(
-        self, x: torch.Tensor, y: torch.Tensor | None
-    ) -> tuple[torch.Tensor, torch.Tensor | None]:
-        """`(x [B, G], c [B, ...])` of row numbers `[B, 1]`."""
-        rows = x[:, 0].long()
-        values = torch.from_numpy(self.dense(rows.cpu().numpy())).to(x)
-        covariates = self.covariates
-        return values, None if covariates is None else covariates.to(x.device)[rows.to(x.device)]
 
     def dense(self, rows: np.ndarray) -> np.ndarray:
         """Some rows `[B, G]` as an array."""
@@ -57,12 +73,6 @@ class SparseRows:
         """The total counts `[B]` of the rows with the numbers x `[B, 1]`."""
         sums = np.asarray(self.matrix.sum(1), dtype=np.float64).ravel()
         return torch.from_numpy(sums[x[:, 0].long().cpu().numpy()]).to(x)
-
-    @property
-    def likelihood(self) -> str:
-        """The name of a likelihood that fits the counts."""
-        largest = self.matrix.data.max(initial=0)
-        return "negative-binomial" if largest > 1 else "bernoulli"
 
     def __repr__(self) -> str:
         return f"SparseRows({list(self.matrix.shape)})"
@@ -79,6 +89,11 @@ def is_counts(matrix: Any) -> bool:
     if values.dtype.kind not in "biuf":
         return False
     return bool((values >= 0).all() and (values == np.round(values)).all())
+
+
+def likelihood_of_counts(matrix: Any) -> str:
+    """The name of a likelihood that fits a sparse matrix of counts."""
+    return "negative-binomial" if matrix.tocsr().data.max(initial=0) > 1 else "bernoulli"
 
 
 def row_numbers(matrix: Any) -> torch.Tensor:

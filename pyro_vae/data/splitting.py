@@ -12,7 +12,7 @@ from ..errors import UserError, check_int_at_least, checked_seed, unknown_name_e
 from .arrays import as_floats, as_labels, as_named, check_classes, check_finite, masked_as_nan
 from .dataset import Data, Split, draw_binary
 from .library_size import with_library_size
-from .sparse import SparseRows, is_sparse, row_numbers
+from .sparse import SparseRows, is_sparse, likelihood_of_counts, row_numbers
 
 BINARIZATIONS = ("none", "static", "dynamic")
 
@@ -140,7 +140,7 @@ def from_arrays(
         _check_rows(c, n, name, "c")
     if sparse is not None:  # the condition makes x, and selects the rows of c
         sparse.covariates, c = c, None
-        likelihood = sparse.likelihood if likelihood is None else likelihood
+        likelihood = likelihood_of_counts(sparse.matrix) if likelihood is None else likelihood
     for label, value in others.items():
         check_finite(value, f"{name}: {label}")
         _check_rows(value, n, name, label)

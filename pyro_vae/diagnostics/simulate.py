@@ -45,8 +45,9 @@ def simulate(
         argument replaced by its draws.
 
     Raises:
-        UserError: a likelihood with a library size; no example though one is needed; a site outside the data plate; a site that
-            observes a function of the data, whose draws are not data; a factor, which draws ignore.
+        UserError: a likelihood with a library size; no example though one is needed; a site outside
+            the data plate; a site that observes a function of the data, whose draws are not data; a
+            factor, which draws ignore.
     """
     p_x = conditional_of(model, "x")
     if isinstance(p_x, Conditional) and isinstance(p_x.family, LibrarySize):

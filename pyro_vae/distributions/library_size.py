@@ -1,5 +1,6 @@
 """Counts of a row whose total count is known: the library size of a cell, the length of a document."""
 
+import math
 from collections.abc import Sequence
 
 import pyro.distributions as dist
@@ -57,8 +58,7 @@ class CountsOfRow(dist.TorchDistribution):
 
     def at_size(self) -> Counts:
         """The distribution of each count at the library size `size`."""
-        one = self.counts.mean.new_tensor(self.size)
-        return scaled(self.counts, one.log())
+        return scaled(self.counts, math.log(self.size))
 
     def sample(self, sample_shape: Sequence[int] = ()) -> torch.Tensor:
         """Draws `[..., G]` at the library size `size`."""
@@ -73,7 +73,7 @@ class CountsOfRow(dist.TorchDistribution):
         return self.at_size().variance
 
 
-def scaled(counts: Counts, log_factor: torch.Tensor) -> Counts:
+def scaled(counts: Counts, log_factor: torch.Tensor | float) -> Counts:
     """The distribution of counts with its mean multiplied by `exp(log_factor)`."""
     if isinstance(counts, Poisson):
         return Poisson(counts.log_rate + log_factor, validate_args=False)

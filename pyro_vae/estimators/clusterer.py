@@ -31,6 +31,7 @@ from .rows import Rows
 from .start import AroundCodes, OfZ, principal_codes
 from .training import Training
 from .units import Units
+from .weighting import Weighted
 
 W_DIM = 2  # size of w, which moves and bends a component
 START = 0.5  # epochs of the start, for each epoch of the whole pair's training
@@ -51,9 +52,8 @@ class GMVAEClusterer(ClusterMixin, EmbeddingVAE):
     Training starts from a Gaussian mixture of principal components, at which encoder and
     decoder are trained first. There are `n_init` whole runs, in processes on idle cores if they
     are long. They are the library's restarts: the one with the highest importance-weighted
-    log-likelihood of the rows held out for validation is kept. Units,
-    precision and sparse input are as in `VAETransformer`, and so are the arguments that are not
-    listed here.
+    log-likelihood of the rows held out for validation is kept. Units, precision and sparse input
+    are as in `VAETransformer`, and so are the arguments that are not listed here.
 
     After `fit` it has these attributes:
 
@@ -143,7 +143,9 @@ class GMVAEClusterer(ClusterMixin, EmbeddingVAE):
         training = self._hold_out(Training(rows, weight=weight), seed)
         self._units = Units.of(rows, self.likelihood, weight)
         run = self._best_run(ClustererRuns(self, training, seed, self.n_init))
-        self.model_, self.guide_ = (getattr(p, "program", p) for p in (run.model, run.guide))
+        self.model_, self.guide_ = (
+            p.program if isinstance(p, Weighted) else p for p in (run.model, run.guide)
+        )
         self.loss_curve_, self.n_iter_ = [], 0
         self._record(run)
         restarts = run.restarts or {}

@@ -2,6 +2,7 @@
 
 from contextlib import AbstractContextManager
 from dataclasses import replace
+from functools import cached_property
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -52,7 +53,7 @@ class ClustererRuns:
             "step_seconds": STEP_SECONDS,
         }
 
-    @property
+    @cached_property
     def data(self) -> Data:
         """Rows held out, which choose the run, and training rows, by which runs are compared."""
         data = self.training.data(self.estimator._units)

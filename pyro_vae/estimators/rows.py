@@ -7,6 +7,8 @@ import numpy as np
 import torch
 from scipy import sparse
 
+from ..data.minibatches import row_slices
+from ..data.sparse import MAX_ROW, RowNumbers
 from ..errors import UserError
 from .units import Units
 
@@ -34,8 +36,7 @@ class Rows:
 
     def blocks(self, size: int = BLOCK) -> Iterator[np.ndarray]:
         """All rows in order, in dense blocks of `size`."""
-        for start in range(0, len(self), size):
-            yield self[start : start + size]
+        return (self[rows] for rows in row_slices(len(self), size))
 
     @property
     def dtype(self) -> torch.dtype:
@@ -43,11 +44,8 @@ class Rows:
         return torch.float32 if self.table.dtype == np.float32 else torch.float64
 
 
-class DenseRows:
-    """A condition of `pv.data.Data` whose x is `[N, 1]`, row numbers of a sparse table.
-
-    A batch of row numbers becomes a batch of dense rows in the units of the model, so that the
-    whole table is never dense.
+class DenseRows(RowNumbers):
+    """The rows of a sparse table, in the units of the model.
 
     Args:
         rows: the table.
@@ -56,16 +54,11 @@ class DenseRows:
     """
 
     def __init__(self, rows: Rows, units: Units, covariates: torch.Tensor | None = None) -> None:
-        if rows.dtype == torch.float32 and len(rows) > 2**24:
+        super().__init__(covariates)
+        if rows.dtype == torch.float32 and len(rows) > MAX_ROW:
             raise UserError("more than 2^24 rows need float64: pass X.astype(np.float64)")
-        self.rows, self.units, self.covariates = rows, units, covariates
+        self.rows, self.units = rows, units
 
-    def __call__(
-        self, x: torch.Tensor, y: torch.Tensor | None
-    ) -> tuple[torch.Tensor, torch.Tensor | None]:
-        """`(x [B, D], c [B, C])` of row numbers `[B, 1]`."""
-        index = x[:, 0].long()
-        block = self.rows[index.cpu().numpy()]
-        values = self.units.to_model(block).to(x)
-        c = None if self.covariates is None else self.covariates.to(x.device)[index]
-        return values, c
+    def dense(self, rows: np.ndarray) -> torch.Tensor:
+        """Some rows `[B, D]` in the units of the model."""
+        return self.units.to_model(self.rows[rows])

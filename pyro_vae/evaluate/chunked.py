@@ -7,6 +7,7 @@ from contextlib import contextmanager
 import torch
 
 from .._torch_internals import num_components
+from ..data.minibatches import row_slices
 from ..guides import PriorGuide
 from ..programs import few_rows, layout_of, trace_pair
 from ..programs.contexts import eval_mode, seeded
@@ -81,8 +82,8 @@ def evaluate_in_chunks(
 
 def split_rows(batch: Batch, size: int, device: torch.device | str) -> Iterator[Batch]:
     """The batch in slices of `size` rows, on `device`."""
-    for start in range(0, len(batch["x"]), size):
-        yield {k: v[start : start + size].to(device) for k, v in batch.items()}
+    for rows in row_slices(len(batch["x"]), size):
+        yield {name: value[rows].to(device) for name, value in batch.items()}
 
 
 def rows_per_chunk(

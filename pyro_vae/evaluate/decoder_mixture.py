@@ -1,13 +1,13 @@
 """The density of a decoder that is given finitely many codes: a finite mixture."""
 
 import math
-from collections.abc import Iterator
 
 import pyro.distributions as dist
 import torch
 from torch import Tensor, nn
 
 from ..conditionals import Conditional
+from ..data.minibatches import row_slices
 from ..distributions import BinomialProportion
 from ..errors import UserError
 from ..programs.contexts import eval_mode
@@ -64,17 +64,13 @@ def decoder_mixture(
     data = scored_inputs(model, x, {}, None)["x"].to(device)
     total = data.new_full((len(x),), -math.inf, dtype=torch.float64)
     with eval_mode(model):
-        for rows in _slices(
+        for rows in row_slices(
             len(z), max(1, MEMORY_BUDGET // (64 * max(len(x), math.prod(x.shape[1:]))))
         ):
             log_joint = _pairwise(decoder, data, z[rows].to(device)).double()
             log_joint += log_weights[rows].to(log_joint)
             total = torch.logaddexp(total, log_joint.logsumexp(1))
     return total.to(x)
-
-
-def _slices(length: int, size: int) -> Iterator[slice]:
-    return (slice(start, start + size) for start in range(0, length, size))
 
 
 def _pairwise(decoder: nn.Module, x: Tensor, z: Tensor) -> Tensor:

@@ -8,7 +8,8 @@ from typing import Any
 import torch
 
 from ..data import Data, as_data
-from ..data.minibatches import convert_batch
+from ..data.minibatches import convert_batch, row_slices
+from ..data.sparse import SPARSE_ROWS
 from ..errors import UserError
 from ..programs.calling import first_argument
 from ..programs.contexts import seeded
@@ -17,7 +18,6 @@ from ..programs.interfaces import ModelInterface, interface_of
 from ..programs.modules import device_of, dtype_of
 from .inputs import PyroProgram, accepts_entry, split_inputs
 
-SPARSE_ROWS = 1024  # of a sparse matrix that are dense at once
 SINGLE = ""  # the name of the only number of an evaluation
 
 
@@ -171,8 +171,7 @@ def _batches_of(model: PyroProgram, guide: PyroProgram, batches: Any, first: str
         raise UserError("pass one split of the data: data.test.x")
     if data.sparse is None:
         return [split_inputs(model, guide, data, "train")]
-    starts = range(0, len(data.train), SPARSE_ROWS)
     return (
-        split_inputs(model, guide, data, "train", rows=slice(start, start + SPARSE_ROWS))
-        for start in starts
+        split_inputs(model, guide, data, "train", rows=rows)
+        for rows in row_slices(len(data.train), SPARSE_ROWS)
     )

@@ -14,7 +14,8 @@ from ..data import DATASETS, Data, Split, as_data
 from ..data.arrays import as_labels
 from ..data.dataset import conditioned, draw_binary
 from ..data.files import read_source
-from ..data.minibatches import LoaderBatches
+from ..data.minibatches import LoaderBatches, row_slices
+from ..data.sparse import SPARSE_ROWS
 from ..data.tables import (
     columns_of,
     frame_like,
@@ -31,7 +32,6 @@ from ..programs.calling import accepts_argument
 from ..programs.interfaces import ModelInterface, interface_of
 
 Tensors = dict[str, torch.Tensor]
-SPARSE_ROWS = 1024  # of a sparse matrix that are dense at once
 
 
 @dataclass
@@ -95,16 +95,15 @@ class NewData:
         if self.data.sparse is None or self.others or not is_anndata(self.x):
             yield self.x
             return
-        for start in range(0, len(self.x), SPARSE_ROWS):
-            yield self.x[start : start + SPARSE_ROWS]
+        yield from (self.x[rows] for rows in row_slices(len(self.x), SPARSE_ROWS))
 
-    def _parts(self, rows: Data) -> Iterator[Split]:
+    def _parts(self, data: Data) -> Iterator[Split]:
         """The rows, dense; those of a sparse matrix some at a time."""
-        if rows.sparse is None or self.others:
-            yield rows.observed_split("train")
+        if data.sparse is None or self.others:
+            yield data.observed_split("train")
             return
-        for start in range(0, len(rows.train), SPARSE_ROWS):
-            yield rows.observed_split("train", slice(start, start + SPARSE_ROWS))
+        for rows in row_slices(len(data.train), SPARSE_ROWS):
+            yield data.observed_split("train", rows)
 
     def _takes(self, name: str, is_named: bool) -> bool:
         """Whether an entry of a batch is an input of the pair, or labels of data that have classes."""

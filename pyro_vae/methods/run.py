@@ -106,9 +106,9 @@ class Run(train.Run):
             split: train, valid or test. Default: test, if there is one.
             num_samples: importance samples per data point, for the log-likelihood.
             write: whether to write the numbers to results-SPLIT.json in the run folder.
-            data: new data instead of a split, in original units: an array, a frame, `(x, y)`, the
-                path of a file, or a loader, of which one batch is in memory at a time. Labels
-                score a clustering. The bounds have standard errors. With a loader there are no
+            data: new data instead of a split, in original units: an array, a frame, `(x, y)`,
+                the `Path` of a file or image folder that a method can be trained on, or a loader, of
+                which one batch is in memory at a time. Labels score a clustering. The bounds have standard errors. With a loader there are no
                 baselines.
 
         Returns:
@@ -126,9 +126,7 @@ class Run(train.Run):
         if data is not None:
             if split is not None or write:
                 raise UserError("evaluate takes a split of the run's data or data=, not both")
-            if isinstance(data, Path):
-                return self.evaluate_file(data, num_samples)
-            return self._evaluate_new(self._new(data), num_samples)
+            return self._evaluate_new(data, num_samples)
         split = self.default_split if split is None else split
         args = (self.model, self.guide, self._data(), split, num_samples, self.seed)
         result = Results(summarize(*args, self._supervised))
@@ -142,33 +140,22 @@ class Run(train.Run):
                 advise(f"{path} was not written: {e.strerror}")
         return result
 
-    def evaluate_file(self, path: Path | str, num_samples: int = 500) -> Any:
-        """Numbers of the pair on the data in a file or an image folder; see `evaluate`.
-
-        Args:
-            path: any file that a method can be trained on: `.npz`, `.csv`, `.parquet`, `.h5ad`, ...
-            num_samples: as in `evaluate`.
-        """
-        x, others = new_data.read_new(self, Path(path))
-        return self._evaluate_new(self._new(x, **others), num_samples)
-
-    def _evaluate_new(self, new: new_data.NewData, num_samples: int) -> Any:
+    def _evaluate_new(self, data: Any, num_samples: int) -> Any:
         from ..report.summary import NEW, Results, summarize, summarize_batches
 
+        data, others = new_data.read_new(self, data) if isinstance(data, Path) else (data, {})
+        new, supervised = self._new(data, **others), self._supervised
         if new.is_stream:
-            batches = new.labelled_inputs()
-            return Results(
-                summarize_batches(
-                    self.model, self.guide, self._data(), batches, num_samples, self.seed,
-                    self._supervised,
-                )
+            result = summarize_batches(
+                self.model, self.guide, self._data(), new.labelled_inputs(), num_samples, self.seed,
+                supervised,
             )  # fmt: skip
-        known = new_data.as_test_split(new)
-        return Results(
-            summarize(
-                self.model, self.guide, known, "test", num_samples, self.seed, self._supervised, NEW
+        else:
+            known = new_data.as_test_split(new)
+            result = summarize(
+                self.model, self.guide, known, "test", num_samples, self.seed, supervised, NEW
             )
-        )
+        return Results(result)
 
     def sample(self, num: int | None = 64, source: str = "prior", **choices: Any) -> torch.Tensor:
         """New data `[num, *x_shape]`, in the data's original units; see `sheet`."""

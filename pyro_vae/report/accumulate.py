@@ -92,16 +92,15 @@ class PairNumbers:
             with_errors: whether to report the standard errors of the means of the bounds.
         """
         means = {name: mean.mean for name, mean in self._means.items()}
-        bounds = {
-            n: float(means[n]) for n in BOUNDS if n in means and (n == "elbo" or self._proper)
-        }
-        result: dict[str, Any] = {"conditional": self._conditional, "elbo": bounds.pop("elbo")}
-        if self._proper:
-            result["log_likelihood"] = bounds.pop("log_likelihood")
-            result["estimator"] = self._estimator
-            result |= bounds
-        else:
+        elbo, log_likelihood, monte_carlo = BOUNDS
+        result: dict[str, Any] = {"conditional": self._conditional, elbo: float(means[elbo])}
+        if not self._proper:
             result["elbo_is_a_score"] = True
+        else:
+            result[log_likelihood] = float(means[log_likelihood])
+            result["estimator"] = self._estimator
+            if monte_carlo in means:
+                result[monte_carlo] = float(means[monte_carlo])
         if with_errors:
             named = [name for name in BOUNDS if name in result]
             errors = {name: self._means[name].estimate().standard_error for name in named}

@@ -143,7 +143,7 @@ def make(source: str, model: Callable, guide: Callable, data: Data, **options: A
                 f"the source {source} has no option {name}; it is an option of {', '.join(sources)}"
             )
     if "split" in options:
-        data.observed_split(options["split"])  # raises for an unknown one
+        data.observed_split(options["split"], slice(1))  # raises for an unknown one
         if source in ("prior", "component") and not covariates_of(model):
             raise UserError("split has no effect: this model has no covariates to take from it")
     return SOURCES[source].make(model, guide, data, SheetOptions(**options))

@@ -5,6 +5,7 @@ from typing import Any
 
 import torch
 
+from ..data.minibatches import row_slices
 from ..programs import trace_pair
 from ..programs.contexts import eval_mode
 from ..programs.inspection import ignores_missing
@@ -55,8 +56,8 @@ def _first_site(
     sites: list[str] = []
     try:
         rows = inputs.for_pair(batch)
-        for start in range(0, len(next(iter(rows.values()))), ROWS):
-            part = {n: v[start : start + ROWS].to(inputs.device) for n, v in rows.items()}
+        for some in row_slices(len(next(iter(rows.values()))), ROWS):
+            part = {n: v[some].to(inputs.device) for n, v in rows.items()}
             with torch.no_grad(), eval_mode(model, guide):
                 traces = trace_pair(model, guide, part)
             both = [*traces.guide.items(), *traces.model.items()]

@@ -12,7 +12,7 @@ from pyro.infer.autoguide import AutoGuide
 from torch.utils.data.distributed import DistributedSampler
 
 from ..data import Data, as_data, batches
-from ..data.minibatches import Batches, LoaderBatches
+from ..data.minibatches import Batches, LoaderBatches, row_slices
 from ..errors import UserError
 from ..evaluate.inputs import (
     accepts_entry,
@@ -190,9 +190,8 @@ class Inputs:
         size = ROWS_PER_CHECK
         if self.data.sparse is not None:
             size = max(1, min(size, VALUES_PER_CHECK // math.prod(self.data.x_shape)))
-        for start in range(0, len(self.data.train), size):
-            train = self.data.train[start : start + size]
-            yield dataclasses.replace(self.data, train=train)
+        for rows in row_slices(len(self.data.train), size):
+            yield dataclasses.replace(self.data, train=self.data.train[rows])
 
     def _keep_order(self, first: dict[str, torch.Tensor]) -> None:
         """Refuse minibatches of a pair with a row for each data point; else keep the rows in order."""

@@ -19,8 +19,8 @@ COMPILE_MS_PER_OPERATION = 0.006
 MS_PER_MILLION = 0.2, 0.35  # per million numbers that the operations of the loss return
 CUDA_MS_PER_OPERATION = 0.005  # on a GPU: there the launches of kernels dominate
 RECORD_SECONDS = 0.6
-#: With the code in Inductor's cache on disk: 9 s for the digits' VAE, 12 s for their GMVAE, of which 6 and
-#: 8 s are CPU time. The first time on a machine it takes 20 to 60 s.
+#: With the code in Inductor's cache on disk; those rows have 4 to 9 s, without AdamW's update. The first
+#: time on a machine it takes 17 to 44 s there.
 COMPILE_SECONDS = 8.0
 
 

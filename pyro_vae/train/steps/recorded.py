@@ -199,6 +199,7 @@ class RecordedStep:
         return recording
 
     def warn(self, what: str, error: object) -> None:
+        """Warn once, in one line, of a step that is taken in another way."""
         if not self.warned:
             lines = str(error).strip().splitlines() or ["no reason given"]
             kind = f"{type(error).__name__}: " if isinstance(error, Exception) else ""
