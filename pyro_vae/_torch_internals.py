@@ -15,7 +15,6 @@ from torch.distributions import Distribution
 from torch.distributions.mixture_same_family import (
     MixtureSameFamilyConstraint as _MixtureConstraint,
 )
-from torch.fx.experimental.proxy_tensor import make_fx
 from torch.nn.modules.batchnorm import _BatchNorm
 from torch.utils import _python_dispatch
 
@@ -44,25 +43,21 @@ def touch_constant_table() -> None:
     torch.log1p(torch.tensor([-0.0]))
 
 
-def record(function: Callable, inputs: Sequence[torch.Tensor]) -> torch.fx.GraphModule:
-    """The operations of `function(*inputs)` at dispatcher level, on real tensors.
-
-    Tensors in closures are no inputs: `_allow_non_fake_inputs` takes them. `record_module_stack` would
-    hold on to modules.
-    """
-    recorder = make_fx(
-        function, tracing_mode="real", _allow_non_fake_inputs=True, record_module_stack=False
-    )
-    return recorder(*inputs)
-
-
 def compile_graph(graph: Any, inputs: Sequence[torch.Tensor]) -> Callable:
     """Inductor's code for a graph: `torch.compile` takes Python functions only.
 
+    With a `ShapeEnv` around, torch keeps the compiled graph on disk, and not the code of its loops
+    alone: the next process takes a second, not ten. The shapes are those of the inputs.
+
     `fallback_random` draws from torch's own stream. `emulate_precision_casts` keeps rounding to bf16
-    and back, which a fused kernel would leave out.
+    and back, which a fused kernel would leave out. `cpp.threads` is what Inductor takes unasked; named,
+    it is part of what the graph is found by.
     """
-    options = {"fallback_random": True, "emulate_precision_casts": True}
+    options = {
+        "fallback_random": True,
+        "emulate_precision_casts": True,
+        "cpp.threads": torch.get_num_threads(),
+    }
     # that CUDA is not there, and that a function of torch is deprecated, does not concern the user
     log = logging.getLogger("torch.utils.cpp_extension")
     level = log.level
@@ -70,9 +65,15 @@ def compile_graph(graph: Any, inputs: Sequence[torch.Tensor]) -> Callable:
         log.setLevel(logging.ERROR)
         with warnings.catch_warnings():
             warnings.simplefilter("ignore")
-            import torch._inductor  # takes seconds
+            from torch._guards import TracingContext, tracing  # all of these take seconds
+            from torch._inductor.compile_fx import compile_fx
+            from torch._subclasses import FakeTensorMode
+            from torch.fx.experimental.symbolic_shapes import ShapeEnv
 
-            return torch._inductor.compile(graph, list(inputs), options=options)
+            with tracing(TracingContext(FakeTensorMode(shape_env=ShapeEnv()))):
+                return compile_fx(
+                    graph, list(inputs), config_patches=options, ignore_shape_env=True
+                )
     finally:
         log.setLevel(level)
 

@@ -16,12 +16,12 @@ from test_recorded import PROGRAMS, digits_batch, enum_elbo, library_pair, losse
 from test_recorded import batch64 as random_batch
 from test_train import _stop_after
 
-from pyro_vae._torch_internals import record
 from pyro_vae.objectives import ELBO
 from pyro_vae.train.optimizer import RunOptimizer
 from pyro_vae.train.steps import compilation, compiled, stepper
 from pyro_vae.train.steps.compiled import CompiledStep, adamw, adamw_factors, clip
 from pyro_vae.train.steps.recorded import PlainStep, RecordedStep
+from pyro_vae.train.steps.recorder import record
 from pyro_vae.train.steps.training import TrainingStep
 
 STEPS = 20
@@ -327,7 +327,7 @@ def test_equal_steps_share_one_program(uncompiled):
 
 def test_inputs_that_share_memory_have_another_program(uncompiled):
     a, b = torch.ones(3), torch.ones(3)
-    graph = record(torch.add, [a, b])
+    graph, _ = record(torch.add, [a, b])
     for inputs in ([a, b], [a, b.clone()], [a, a], [a, a.view(3)]):
         compilation.compiled(graph, inputs)
     assert len(uncompiled) == 2
@@ -341,7 +341,8 @@ def test_biases_are_added_after_the_products_without_another_value():
         h = torch.addmm(b, torch.addmm(b, x, w.t()), v)
         return h, torch.addmm(x, h, w), torch.addmm(b, x, w, alpha=2.0)
 
-    graph = record(function, [x, v, w, b])
+    graph, reads = record(function, [x, v, w, b])
+    assert reads == []
     actual = compilation.with_biases_after_products(graph)
     addmm = torch.ops.aten.addmm.default
     assert [[n.target for n in g.graph.nodes].count(addmm) for g in (graph, actual)] == [4, 2]

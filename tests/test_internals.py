@@ -15,6 +15,8 @@ from pyro.infer.autoguide import AutoNormal
 import pyro_vae as pv
 from pyro_vae import _pyro_internals as pyro_internals
 from pyro_vae import _torch_internals as torch_internals
+from pyro_vae.train.steps.choice import has_compiler
+from pyro_vae.train.steps.recorder import record
 
 X = torch.tensor([0.5, -1.0, 2.0])
 
@@ -166,14 +168,6 @@ def test_every_batch_norm_is_known():
     assert all(issubclass(kind, torch_internals.BatchNorm) for kind in kinds)
 
 
-def test_a_recording_reads_what_is_in_a_closure():
-    weight = torch.tensor([1.0, 2.0, 3.0])
-    graph = torch_internals.record(lambda x: (x * weight).sum(), [X])
-    assert graph(X) == (X * weight).sum()
-    weight.mul_(2)
-    assert graph(X) == (X * weight).sum()
-
-
 @pytest.mark.parametrize("training", [True, False])
 def test_the_arguments_that_an_operation_writes_are_seen(training):
     written = []
@@ -231,3 +225,16 @@ def test_touching_the_constant_table_changes_no_value_and_draws_nothing():
     assert torch.equal(torch.get_rng_state(), state)
     assert torch.equal(torch.log1p(X.abs()), before)
     assert torch.equal(torch.log1p(torch.tensor([-0.0])).signbit(), torch.tensor([True]))
+
+
+@pytest.mark.skipif(not has_compiler(), reason="there is no C++ compiler")
+def test_a_compiled_graph_is_kept_on_disk_for_the_next_process():
+    from torch._dynamo.utils import counters
+
+    hits = []
+    for _ in range(2):
+        graph, _ = record(lambda x: (x * 1.25).exp().sum(), [X])
+        program = torch_internals.compile_graph(graph, [X])
+        torch.testing.assert_close(program(X), (X * 1.25).exp().sum())
+        hits.append(counters["inductor"]["fxgraph_cache_hit"])
+    assert hits[1] == hits[0] + 1

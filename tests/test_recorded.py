@@ -792,7 +792,7 @@ def test_without_a_compiler_the_recording_is_replayed_with_one_warning(monkeypat
     def no_compiler(*a, **k):
         raise RuntimeError("no C++ compiler")
 
-    monkeypatch.setattr("torch._inductor.compile", no_compiler)
+    monkeypatch.setattr("torch._inductor.compile_fx.compile_fx", no_compiler)
     step = RecordedStep(ELBO(), library_pair("vae"), "inductor")
     with pytest.warns(UserWarning, match="recorded, but not compiled: RuntimeError: no C"):
         step(digits_batch())

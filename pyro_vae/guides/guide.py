@@ -22,7 +22,7 @@ from ..conditionals.networks import NetworkLike, network_between
 from ..distributions import LinearOneHotCategorical, NormalMixture
 from ..errors import UserError, check_int_at_least, names
 from ..models import Prior
-from ..programs.calling import as_keyword_program
+from ..programs.calling import as_keyword_program, signature_of
 from ..programs.inspection import ignores_missing, sites_of
 from ..programs.interfaces import ModelInterface, conditional_of, interface_of
 from .base import BaseGuide
@@ -186,7 +186,7 @@ class Guide(BaseGuide):
     @property
     def program_arguments(self) -> dict[str, inspect.Parameter]:
         """What `forward` takes, parents of other names included; see `programs.calling`."""
-        parameters = dict(inspect.signature(self.forward).parameters)
+        parameters = dict(signature_of(self.forward))
         parameters.pop("others")
         parents = {p for parents in self.given.values() for p in parents} - set(self.given)
         for name in sorted(parents - set(parameters)):

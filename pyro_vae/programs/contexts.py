@@ -39,5 +39,17 @@ def seeded(seed: int | None, device: str | torch.device | None = None) -> Iterat
         yield
         return
     with fork_rng(device):
-        torch.manual_seed(checked_seed(seed))
+        set_seed(checked_seed(seed), device)
         yield
+
+
+def set_seed(seed: int, device: str | torch.device | None = None) -> None:
+    """Set the seed of the random streams that `fork_rng(device)` restores, and of no other.
+
+    `torch.manual_seed` seeds every device. Where there is none, it formats the call stack for each
+    kind of device, which takes a millisecond or more, and keeps the text.
+    """
+    torch.default_generator.manual_seed(seed)
+    if device is not None and torch.device(device).type == "cuda":
+        with torch.cuda.device(device):
+            torch.cuda.manual_seed(seed)

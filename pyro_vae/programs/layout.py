@@ -33,7 +33,7 @@ from .._torch_internals import touch_constant_table
 from ..errors import UserError
 from .calling import as_keyword_program
 from .checks import check_log_probs, check_observes, check_sites
-from .contexts import eval_mode, fork_rng
+from .contexts import eval_mode, fork_rng, set_seed
 from .handlers import Choose, Substitute, WithoutMarkov, enumerate_discrete, is_discrete_latent
 from .interfaces import WrapperInterface, interface_of
 from .modules import device_of, find_modules
@@ -220,7 +220,7 @@ class _Trial:
         With a seed, what a program draws outside of its sites is the same in each run.
         """
         if seed is not None:
-            torch.manual_seed(seed)
+            set_seed(seed, self.device)
         outermost = -2 if plate is None else -3
         traces: list[poutine.Trace] = []
         for kind, program in (("guide", self.guide), ("model", self.model)):

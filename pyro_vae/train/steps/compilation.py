@@ -50,7 +50,7 @@ def with_biases_after_products(graph: torch.fx.GraphModule) -> torch.fx.GraphMod
         if node.target is not aten.addmm.default or node.kwargs:
             continue
         bias, *factors = node.args
-        if bias.meta["val"].dim() != 1:
+        if len(bias.meta["shape"]) != 1:
             continue
         with graph.graph.inserting_before(node):
             product = graph.graph.call_function(aten.mm.default, tuple(factors))

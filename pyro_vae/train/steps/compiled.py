@@ -1,17 +1,18 @@
 """A training step as one compiled program: loss, gradients, clipping and AdamW's update."""
 
 import math
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from functools import partial
 from typing import Any
 
 import pyro
 import torch
 
-from ..._torch_internals import record
 from ...programs.contexts import seeded
 from .compilation import compiled
 from .recorded import Batch, RecordedStep, Recording, RevertWrites
+from .recorder import record
 from .training import Program, TrainingStep, WholeStep
 from .verification import COMPILED_TOLERANCE, INDUCTOR_DIFFERS, StepResult, verify
 
@@ -66,20 +67,24 @@ class CompiledStep(WholeStep):
         def result_of(call: Program, fresh: Batch, seed: int) -> StepResult:
             recording, device = program.recording, self.step.device
             self.step.update_schedule_values()
-            with self.restored(recording, device):
+            with self.restored(recording, device), program.large_steps():
                 states = program.states()
                 for state in states:
                     # from zero, the first moments are a tenth of the gradients; with second moments
                     # of one, the update of a weight is smooth in its gradient
                     state["exp_avg"].zero_()
                     state["exp_avg_sq"].fill_(1)
+                weights = [p.detach().clone() for p in recording.leaves]
                 with seeded(seed, device), pyro.validation_enabled(False):
                     loss = call(fresh)
                     noise = torch.rand(2, device=device)
                 first = [s["exp_avg"].clone() for s in states]
                 others = [s[name] for name in ("exp_avg_sq", "step") for s in states]
-                written = [*recording.written, *recording.leaves, *others]
-                return loss, noise, first, [t.detach().clone() for t in written]
+                written = [t.detach().clone() for t in (*recording.written, *others)]
+                # a weight that is zero is as wrong as its step is: that is compared as a gradient is
+                pairs = zip(recording.leaves, weights, strict=True)
+                first += [p.detach() - before for p, before in pairs]
+                return loss, noise, first, written
 
         verify(
             partial(result_of, plain),
@@ -129,9 +134,9 @@ class CompiledProgram:
             return loss
 
         with torch.no_grad(), RevertWrites(self.factors.device):
-            graph = record(step, inputs)
+            graph, self.reads = record(step, inputs)
         with torch.no_grad():
-            self.program = compiled(graph, inputs)
+            self.program = compiled(graph, [*self.reads, *inputs])
 
     @torch.no_grad()
     def __call__(self, batch: Batch) -> torch.Tensor:
@@ -139,7 +144,7 @@ class CompiledProgram:
         counts = [state["step"].item() for state in states]
         factors = {count: adamw_factors(count + 1, self.group) for count in set(counts)}
         self.factors.copy_(torch.tensor([factors[count] for count in counts], dtype=torch.float64))
-        return self.program(*self._inputs(batch, states))
+        return self.program(*self.reads, *self._inputs(batch, states))
 
     def states(self) -> list[dict[str, torch.Tensor]]:
         """AdamW's state of each parameter, created as torch does it if there is none yet."""
@@ -152,6 +157,16 @@ class CompiledProgram:
                 state["exp_avg_sq"] = torch.zeros_like(p, memory_format=torch.preserve_format)
             states.append(state)
         return states
+
+    @contextmanager
+    def large_steps(self) -> Iterator[None]:
+        """Within, the learning rate is one: steps are as large as gradients, and not lost in rounding."""
+        lr = self.group["lr"]
+        self.group["lr"] = 1.0
+        try:
+            yield
+        finally:
+            self.group["lr"] = lr
 
     def _inputs(self, batch: Batch, states: list[dict[str, torch.Tensor]]) -> list[torch.Tensor]:
         tensors = [s[name] for s in states for name in ("step", "exp_avg", "exp_avg_sq")]

@@ -2,7 +2,7 @@
 
 A training step of a Pyro pair spends much of its time in effect handlers, bookkeeping and autograd.
 Here the program, its objective and the backward pass run once, and their operations are recorded at
-dispatcher level (`make_fx`). Every later step replays these operations, as they are (`"recorded"`) or
+dispatcher level. Every later step replays these operations, as they are (`"recorded"`) or
 compiled (`"inductor"`). A replay draws the same noise from the same random stream.
 
 A recording must not freeze a value that changes between steps. Parameters, buffers, tensors in
@@ -28,7 +28,6 @@ from ..._pyro_internals import stored_parameters, sync_free_pyro
 from ..._torch_internals import (
     TorchDispatchMode,
     leaf_of,
-    record,
     tensor_slots,
     written_arguments,
 )
@@ -38,6 +37,7 @@ from ...programs.contexts import fork_rng, seeded
 from ...programs.modules import find_modules
 from ...programs.sites import Site
 from .compilation import compiled
+from .recorder import record
 from .verification import COMPILED_TOLERANCE, INDUCTOR_DIFFERS, Batch, StepResult, verify
 
 MAX_RECORDINGS = 16  # of one step: if every batch has another shape, recording does not pay
@@ -274,14 +274,13 @@ class Recording:
         ):
             warnings.simplefilter("ignore")
             # this also creates parameters that are created at the first call
-            leaves = leaf_parameters(partial(loss_of, *inputs))
-            used = torch.autograd.grad(loss_of(*inputs), leaves, allow_unused=True)
+            leaves, loss = _leaves_and_loss(partial(loss_of, *inputs))
+            used = torch.autograd.grad(loss, leaves, allow_unused=True)
             self.leaves = [p for p, g in zip(leaves, used, strict=True) if g is not None]
-            program = record(loss_and_gradients, inputs)
+            self.graph, self.reads = record(loss_and_gradients, inputs)
         if not before.unchanged():
             before.restore()
             raise RuntimeError("the program replaces a parameter or buffer of its own modules")
-        self.graph, self.reads = _lift_attributes_to_inputs(program)
         self.call: Callable[..., Any] = self.graph
         ids = {id(t) for t in reverted.written()}
         self.written = [t for t in self.reads if id(t) in ids]
@@ -322,9 +321,17 @@ def leaf_parameters(loss_of: Callable[[], torch.Tensor]) -> list[torch.Tensor]:
 
     Leaves that a program creates at each call (the start of an inner optimization) are left out.
     """
+    return _leaves_and_loss(loss_of)[0]
+
+
+def _leaves_and_loss(
+    loss_of: Callable[[], torch.Tensor],
+) -> tuple[list[torch.Tensor], torch.Tensor]:
+    """`(leaf_parameters(loss_of), loss_of())`."""
     before = _leaves(loss_of())  # kept alive, or a new leaf could have the id of an old one
     ids = {id(p) for p in before}
-    return [p for p in _leaves(loss_of()) if id(p) in ids]
+    loss = loss_of()
+    return [p for p in _leaves(loss) if id(p) in ids], loss
 
 
 def _leaves(loss: torch.Tensor) -> list[torch.Tensor]:
@@ -355,28 +362,6 @@ def _unalias_gradients(
         used.add(place)
         result.append(gradient)
     return result
-
-
-def _lift_attributes_to_inputs(
-    program: torch.fx.GraphModule,
-) -> tuple[torch.fx.GraphModule, list[torch.Tensor]]:
-    """`(graph module, tensors)`: the tensors that the program reads become its first inputs."""
-    graph = program.graph
-    reads: list[torch.Tensor] = []
-    placeholders: dict[int, torch.fx.Node] = {}
-    first = next(iter(graph.nodes))
-    for node in [n for n in graph.nodes if n.op == "get_attr"]:
-        tensor: Any = program
-        for part in str(node.target).split("."):
-            tensor = getattr(tensor, part)
-        if id(tensor) not in placeholders:
-            with graph.inserting_before(first):
-                placeholders[id(tensor)] = graph.placeholder(f"read_{len(reads)}")
-            placeholders[id(tensor)].meta = dict(node.meta)
-            reads.append(tensor)
-        node.replace_all_uses_with(placeholders[id(tensor)])
-        graph.erase_node(node)
-    return torch.fx.GraphModule(nn.Module(), graph), reads
 
 
 class _ParameterSlots:

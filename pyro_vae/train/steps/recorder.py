@@ -1,0 +1,155 @@
+"""What a function does to its tensors, recorded as a graph of operations."""
+
+import operator
+from collections.abc import Callable, Sequence
+from typing import Any
+
+import torch
+import torch.nn as nn
+from torch.fx.node import Node, map_aggregate
+from torch.utils.weak import WeakTensorKeyDictionary
+
+from ..._torch_internals import TorchDispatchMode, written_arguments
+
+MAX_CONSTANT = 1000  # numbers in a constant whose value a program may look at
+
+aten = torch.ops.aten
+
+
+def record(
+    function: Callable[..., Sequence[torch.Tensor] | torch.Tensor], inputs: Sequence[torch.Tensor]
+) -> tuple[torch.fx.GraphModule, list[torch.Tensor]]:
+    """The operations of `function(*inputs)` below autograd, its backward passes included.
+
+    The function runs once, on the tensors themselves. `make_fx` of torch records the same operations;
+    it was not made for real tensors, and takes several times as long.
+
+    Args:
+        function: takes and returns tensors.
+        inputs: what it is called with.
+
+    Returns:
+        `(graph, reads)`: a module that is called with `(*reads, *inputs)` and returns what the function
+        returns, and the other tensors that the function reads (parameters, tensors in closures, constants).
+
+    Raises:
+        RuntimeError: the function looks at a value, as `if z.sum() > 0` does: a recording cannot.
+
+    Example:
+        >>> import torch
+        >>> from pyro_vae.train.steps.recorder import record
+        >>> weight = torch.tensor([1.0, 2.0])
+        >>> graph, reads = record(lambda x: (x * weight).sum(), [torch.ones(2)])
+        >>> graph(*reads, torch.tensor([1.0, 3.0]))
+        tensor(7.)
+    """
+    recorder = _Recorder(inputs)
+    cached = torch.is_autocast_cache_enabled()
+    try:
+        # a weight in lower precision that was cached before would be a constant
+        torch.set_autocast_cache_enabled(False)
+        with recorder:
+            result = function(*inputs)
+    finally:
+        torch.set_autocast_cache_enabled(cached)
+    return recorder.program(result), recorder.reads
+
+
+class _Recorder(TorchDispatchMode):
+    """Writes the operations that run within into a graph.
+
+    Attributes:
+        reads: the tensors that are neither inputs nor results of an operation within.
+    """
+
+    def __init__(self, inputs: Sequence[torch.Tensor]) -> None:
+        super().__init__()
+        self.graph = torch.fx.Graph()
+        self.reads: list[torch.Tensor] = []
+        self.nodes = WeakTensorKeyDictionary()
+        self.effects: set[Node] = set()  # they stay, whether or not their results are used
+        self.constants = _Constants()
+        for i, tensor in enumerate(inputs):
+            self.nodes[tensor] = _described(self.graph.placeholder(f"input_{i}"), tensor)
+        self.first = next(iter(self.graph.nodes), None)
+
+    def __torch_dispatch__(
+        self, func: Any, types: Any, args: tuple = (), kwargs: dict[str, Any] | None = None
+    ) -> Any:
+        kwargs = kwargs or {}
+        arguments: list[torch.Tensor] = []
+        map_aggregate((args, kwargs), lambda a: arguments.append(a) if _is_tensor(a) else None)
+        written = written_arguments(func, args, kwargs)
+        random = torch.Tag.nondeterministic_seeded in func.tags
+        known = not random and all(map(self.constants.__contains__, arguments))
+        if torch.Tag.data_dependent_output in func.tags:
+            if known:
+                return func(*args, **kwargs)
+            raise RuntimeError(f"the program looks at a value of its tensors ({func})")
+        result = func(*args, **kwargs)
+        if func is aten.lift_fresh.default:  # a literal: no replay may change it
+            self.constants.add(result)
+            func, args = aten.lift_fresh_copy.default, (result.clone(),)
+        elif func is aten.detach.default:
+            self.nodes[result] = self._node_of(args[0])  # a replay has no gradients
+            return result
+        node = self.graph.call_function(
+            func, *map_aggregate((args, kwargs), lambda a: self._node_of(a) if _is_tensor(a) else a)
+        )
+        results = result if isinstance(result, (tuple, list)) else [result]
+        for i, tensor in enumerate(results):
+            if not _is_tensor(tensor):
+                continue
+            of_one = node
+            if result is not tensor:
+                of_one = self.graph.call_function(operator.getitem, (node, i))
+            self.nodes[tensor] = _described(of_one, tensor)
+        if written or random or not any(map(_is_tensor, results)):
+            self.effects.add(node)
+        for tensor in written if not known else ():
+            self.constants.remove(tensor)
+        for tensor in results if known else ():
+            self.constants.add(tensor)
+        return result
+
+    def _node_of(self, tensor: torch.Tensor) -> Node:
+        node = self.nodes.get(tensor)
+        if node is None:
+            before = self.first if self.first is not None else next(iter(self.graph.nodes), None)
+            with self.graph.inserting_before(before):
+                node = _described(self.graph.placeholder(f"read_{len(self.reads)}"), tensor)
+            self.nodes[tensor] = node
+            self.reads.append(tensor)
+        return node
+
+    def program(self, result: Sequence[torch.Tensor] | torch.Tensor) -> torch.fx.GraphModule:
+        """The recorded operations, without those that have no effect on the result."""
+        self.graph.output(map_aggregate(result, self._node_of))
+        self.graph.eliminate_dead_code(lambda n: n.op != "call_function" or n in self.effects)
+        return torch.fx.GraphModule(nn.Module(), self.graph)
+
+
+class _Constants:
+    """The small tensors that have the same value in every replay, by their memory."""
+
+    def __init__(self) -> None:
+        self.kept: dict[int, torch.Tensor] = {}  # alive, so that no other takes their memory
+
+    def __contains__(self, tensor: torch.Tensor) -> bool:
+        return tensor.untyped_storage().data_ptr() in self.kept
+
+    def add(self, tensor: object) -> None:
+        if isinstance(tensor, torch.Tensor) and 0 < tensor.numel() <= MAX_CONSTANT:
+            self.kept[tensor.untyped_storage().data_ptr()] = tensor
+
+    def remove(self, tensor: torch.Tensor) -> None:
+        self.kept.pop(tensor.untyped_storage().data_ptr(), None)
+
+
+def _described(node: Node, tensor: torch.Tensor) -> Node:
+    node.meta["shape"] = tensor.shape
+    return node
+
+
+def _is_tensor(value: object) -> bool:
+    return isinstance(value, torch.Tensor)
