@@ -17,6 +17,19 @@ def pytest_collection_modifyitems(config, items):
             item.add_marker(pytest.mark.skip(reason="takes minutes; run with `pytest -m slow`"))
 
 
+def pytest_xdist_make_scheduler(config, log):
+    """A file stays in one process, for its fixtures; notebooks are shared out one by one."""
+    if config.getvalue("dist") != "loadfile":
+        return None
+    from xdist.scheduler import LoadFileScheduling
+
+    class Scheduling(LoadFileScheduling):
+        def _split_scope(self, nodeid):
+            return nodeid if "test_notebooks" in nodeid else super()._split_scope(nodeid)
+
+    return Scheduling(config, log)
+
+
 @pytest.fixture(autouse=True)
 def processor(request, monkeypatch):
     """Where there is a GPU, only the tests that are marked `gpu` see it: others compare on the CPU."""
@@ -29,7 +42,7 @@ def processor(request, monkeypatch):
 def clean_slate():
     """Every test starts from the same seed and Pyro's defaults, and leaves them so."""
     pyro.clear_param_store()
-    torch.manual_seed(0)
+    torch.default_generator.manual_seed(0)
     yield
     pyro.clear_param_store()
     pyro.enable_validation(True)

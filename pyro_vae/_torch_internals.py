@@ -71,9 +71,10 @@ def compile_graph(graph: Any, inputs: Sequence[torch.Tensor]) -> Callable:
             from torch.fx.experimental.symbolic_shapes import ShapeEnv
 
             with tracing(TracingContext(FakeTensorMode(shape_env=ShapeEnv()))):
-                return compile_fx(
+                program: Any = compile_fx(
                     graph, list(inputs), config_patches=options, ignore_shape_env=True
                 )
+                return program
     finally:
         log.setLevel(level)
 

@@ -279,11 +279,11 @@ def test_compare_trains_guides_by_name_and_compares_runs(tmp_path, monkeypatch, 
     monkeypatch.chdir(tmp_path)
     quick = ["--num-samples", "20", "--progress", "false"]
     small = '{"hidden": [8], "latent_dim": 2, "compile": "false", "epochs": 1}'
-    arguments = ["compare", "--model", "vae", "--guides", "diagonal, per-datum", "--seeds", "1"]
+    arguments = ["compare", "--model", "vae", "--guides", "diagonal, full", "--seeds", "1"]
     arguments += ["--share-model", "true", "--num-gap-data", "0", "--settings", small, *quick]
     assert main(arguments) == 0
     said = capsys.readouterr().out
-    assert "diagonal" in said and "per-datum" in said and "log p(x)" in said
+    assert "diagonal" in said and "full" in said and "log p(x)" in said
     out = tmp_path / "runs" / "compare-vae-digits"
     files = {f"compare.{kind}" for kind in ("csv", "json", "tex", "png")}
     assert files <= {p.name for p in out.iterdir()}

@@ -14,7 +14,6 @@ nbformat = pytest.importorskip("nbformat", reason="the tutorials are read by nbf
 
 TUTORIALS = Path(__file__).resolve().parent.parent / "tutorials"
 NOTEBOOKS = sorted(TUTORIALS.glob("*.ipynb"))
-QUICKEST = ("03",)  # the others take up to two minutes each, also at reduced size
 ERROR = nbformat.v4.new_output("error", ename="ValueError", evalue="bad", traceback=[])
 
 
@@ -38,13 +37,6 @@ def test_committed_outputs_are_clean_and_current(path):
     assert tutorials.problems(path) == []
 
 
-@pytest.mark.parametrize(
-    "path",
-    [
-        pytest.param(p, id=p.stem, marks=[] if p.stem[:2] in QUICKEST else pytest.mark.slow)
-        for p in NOTEBOOKS
-    ],
-)
 def test_runs_from_top_to_bottom_at_reduced_size(path, tmp_path):
     # an error in a cell raises
     executed = tutorials.execute(path, tmp_path, {"QUICK": True})

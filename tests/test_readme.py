@@ -95,7 +95,8 @@ def few_epochs(monkeypatch):
             name: (guide[0], {"epochs": EPOCHS}) if isinstance(guide, tuple) else guide
             for name, guide in guides.items()
         }
-        short = {"seeds": 1, "epochs": EPOCHS, "num_gap_data": 1, "gap_options": {"max_steps": 2}}
+        gaps = {"max_steps": 2, "annealing": {"num_steps": 5}}
+        short = {"seeds": 1, "epochs": EPOCHS, "num_gap_data": 1, "gap_options": gaps}
         return compare(model, guides, data, **(options | short))
 
     base = importlib.import_module("pyro_vae.estimators.base")

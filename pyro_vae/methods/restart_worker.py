@@ -90,7 +90,8 @@ def _use_modes(job: Job) -> None:
     torch.set_num_threads(job["threads"])
     torch.set_default_dtype(job["dtype"])
     torch.set_float32_matmul_precision(job["matmul_precision"])
-    torch.use_deterministic_algorithms(job["deterministic"])
+    if job["deterministic"]:  # it imports Inductor, which takes a second
+        torch.use_deterministic_algorithms(True)
 
 
 class _Orders:

@@ -150,13 +150,17 @@ class _Trial:
     def layout(self) -> Layout:
         wide, trace = self._first()
         few = _rows(wide, FEW)
-        fixed = self._try(few) is None
-        divisible = not fixed and self._agree(partial(self._parts, wide, few))
-        few = few if divisible else wide
+        part = self._try(few)
+        fixed = part is None
+        # one after the other, before any seed is set: two draws of one seed would be equal
+        draws = [] if part is None else [part, self._run(few)]
+        divisible = not fixed and self._agree(partial(self._parts, wide, trace, few))
+        if not divisible:
+            few, draws = wide, [self._run(wide) for _ in range(2)]
         ways = ["plate"] if _is_subsampled(trace) else ["plate", "rows"]  # copies change its scale
-        draws = [_values(self._run(few)) for _ in range(2)]
-        truth = [self._run(few, values, seed=0) for values in draws]
-        copies = (way for way in ways if self._agree(partial(self._copies, way, few, draws, truth)))
+        values = [_values(draw) for draw in draws]
+        truth = [self._run(few, v, seed=0) for v in values]
+        copies = (w for w in ways if self._agree(partial(self._copies, w, few, values, truth)))
         particles = next(copies, "loop")
         sites = _discrete_sites(trace)
         discrete, problem = self._enumeration(few, sites)
@@ -263,10 +267,10 @@ class _Trial:
             return f"the {self.running} fails: {text.splitlines()[0]}"
         return None
 
-    def _parts(self, wide: dict[str, Any], few: dict[str, Any]) -> LogProbs:
-        """Of a few rows, log-probs beside others, and alone."""
+    def _parts(self, wide: dict[str, Any], trace: Run, few: dict[str, Any]) -> LogProbs:
+        """Of a few rows, log-probs beside others (at the values of `trace`), and alone."""
         n, m = len(wide["x"]), len(few["x"])
-        values = _values(self._run(wide))
+        values = _values(trace)
         beside = self._run(wide, values, seed=0)
         alone = self._run(few, {k: v[:m] for k, v in _expanded(values, beside, n).items()}, seed=0)
         for one, other in zip(beside, alone, strict=True):

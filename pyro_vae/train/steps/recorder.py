@@ -78,7 +78,7 @@ class _Recorder(TorchDispatchMode):
     ) -> Any:
         kwargs = kwargs or {}
         arguments: list[torch.Tensor] = []
-        map_aggregate((args, kwargs), lambda a: arguments.append(a) if _is_tensor(a) else None)
+        _replace_tensors((args, kwargs), arguments.append)
         written = written_arguments(func, args, kwargs)
         random = torch.Tag.nondeterministic_seeded in func.tags
         known = not random and all(map(self.constants.__contains__, arguments))
@@ -93,9 +93,7 @@ class _Recorder(TorchDispatchMode):
         elif func is aten.detach.default:
             self.nodes[result] = self._node_of(args[0])  # a replay has no gradients
             return result
-        node = self.graph.call_function(
-            func, *map_aggregate((args, kwargs), lambda a: self._node_of(a) if _is_tensor(a) else a)
-        )
+        node = self.graph.call_function(func, *_replace_tensors((args, kwargs), self._node_of))
         results = result if isinstance(result, (tuple, list)) else [result]
         for i, tensor in enumerate(results):
             if not _is_tensor(tensor):
@@ -124,7 +122,7 @@ class _Recorder(TorchDispatchMode):
 
     def program(self, result: Sequence[torch.Tensor] | torch.Tensor) -> torch.fx.GraphModule:
         """The recorded operations, without those that have no effect on the result."""
-        self.graph.output(map_aggregate(result, self._node_of))
+        self.graph.output(_replace_tensors(result, self._node_of))
         self.graph.eliminate_dead_code(lambda n: n.op != "call_function" or n in self.effects)
         return torch.fx.GraphModule(nn.Module(), self.graph)
 
@@ -149,6 +147,15 @@ class _Constants:
 def _described(node: Node, tensor: torch.Tensor) -> Node:
     node.meta["shape"] = tensor.shape
     return node
+
+
+def _replace_tensors(arguments: Any, function: Callable[[torch.Tensor], object]) -> Any:
+    """The nested arguments, with `function(tensor)` for each tensor."""
+
+    def replace(value: Any) -> Any:
+        return function(value) if isinstance(value, torch.Tensor) else value
+
+    return map_aggregate(arguments, replace)
 
 
 def _is_tensor(value: object) -> bool:
