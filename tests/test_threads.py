@@ -8,7 +8,7 @@ from test_train import quiet, same, weights, without_seconds
 
 import pyro_vae as pv
 from pyro_vae.conditionals import MLP
-from pyro_vae.programs.runtime import exclusive
+from pyro_vae.programs.runtime import exclusive, flushed_denormals, flushes_denormals
 
 NET = MLP((8,))
 X = (torch.rand(64, 6, generator=torch.Generator().manual_seed(0)) > 0.5).float()
@@ -112,3 +112,54 @@ def test_an_error_within_gives_the_lock_back():
     with pytest.raises(ZeroDivisionError), exclusive("fit"):
         1 / 0  # noqa: B018
     assert in_thread(lambda: pv.evaluate.elbo(*pair(), X).shape) == (64,)
+
+
+# ---------------------------------------------------------------------- the processor's mode
+
+
+@pytest.fixture
+def flushing():
+    """Skip where the processor has no such mode; end with it off."""
+    if not torch.set_flush_denormal(True):
+        pytest.skip("the processor computes denormal numbers always")
+    torch.set_flush_denormal(False)
+    yield
+    torch.set_flush_denormal(False)
+
+
+def tiny():
+    """Ten to the power of -40, as the processor computes it: zero, or not."""
+    return torch.full((3,), 1e-20) * 1e-20
+
+
+def test_training_and_evaluation_take_denormal_numbers_for_zero_and_the_caller_does_not(flushing):
+    seen = []
+
+    def model(x):
+        seen.append(tiny())
+        return m(x)
+
+    m, guide = pair()
+    quiet(model, guide, X, epochs=1, compile=False)
+    pv.evaluate.elbo(model, guide, X)
+    assert len(seen) > 3 and not torch.stack(seen).any()
+    assert tiny().all()
+
+
+def test_the_mode_is_as_it_was_also_after_an_error_and_where_it_was_on(flushing):
+    with pytest.raises(ZeroDivisionError), exclusive(), flushed_denormals():
+        assert flushes_denormals()
+        1 / 0
+    assert not flushes_denormals() and tiny().all()
+    torch.set_flush_denormal(True)
+    with exclusive():
+        assert not tiny().any()
+    assert flushes_denormals() and not tiny().any()
+
+
+def test_nothing_but_denormal_numbers_changes(flushing):
+    x = torch.logspace(-37, 37, 1000)
+    expected = x * 3, x.log(), x.rsqrt(), (-x).exp().clamp(min=1e-37)
+    with flushed_denormals():
+        actual = x * 3, x.log(), x.rsqrt(), (-x).exp().clamp(min=1e-37)
+    assert all(map(torch.equal, actual, expected))

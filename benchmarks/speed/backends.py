@@ -16,6 +16,7 @@ from functools import partial
 import torch
 
 import pyro_vae as pv
+from pyro_vae.programs.runtime import flushed_denormals
 from pyro_vae.train.steps.choice import Work, measure_work
 
 from .. import harness
@@ -58,7 +59,14 @@ def build(case, backend, cache):
     loss = partial(pv.objectives.ELBO().differentiable_loss, *pair)
     work = measure_work(partial(loss, x=x))
     facts = {"first_call_s": first, **work._asdict()}
-    return harness.block_of(partial(step, x), 1.0, "cpu"), facts
+    with flushed_denormals():  # as in `fit`
+        block = harness.block_of(partial(step, x), 1.0, "cpu")
+
+    def flushed():
+        with flushed_denormals():
+            return block()
+
+    return flushed, facts
 
 
 def measure(case, rounds, threads):

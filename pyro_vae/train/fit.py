@@ -1,9 +1,5 @@
 """`fit`: train a model/guide pair by stochastic variational inference."""
 
-import inspect
-import json
-import os
-import warnings
 from collections.abc import Callable, Sequence
 from contextlib import nullcontext
 from pathlib import Path
@@ -11,20 +7,27 @@ from typing import Any
 
 import torch
 
-from ..data import Data, as_data
+from ..data import Data
 from ..errors import UserError, names
 from ..objectives import ELBO, as_objective
-from ..programs import layout_of
-from ..programs.calling import check_program, first_argument
-from ..programs.contexts import fork_rng
+from ..programs.contexts import fork_rng, set_seed
 from ..programs.modules import find_modules
 from ..programs.runtime import exclusive
-from . import checkpoint, distributed
+from . import distributed
+from .arguments import (
+    check_folder,
+    check_json,
+    check_optimizer,
+    check_programs,
+    needs_cpu,
+    saved_state,
+    training_data,
+)
 from .begin import resume_run, start_run
 from .callbacks import Callback, Metrics, as_callbacks
 from .device import choose_device
 from .folder import RunFolder
-from .inputs import Inputs, with_validation
+from .inputs import Inputs
 from .loop import Loop, UserFunctions
 from .optimizer import OptimizerFactory
 from .result import Run
@@ -152,7 +155,7 @@ def fit(
             that are not finite (the site named, the last good checkpoint kept); a folder in use, or one that
             already contains a run; a checkpoint that cannot be used; another thread that trains.
     """
-    _check_programs(model, guide, initialize)
+    check_programs(model, guide, initialize)
     training_objective = ELBO() if objective is None else as_objective(objective)
     settings = checked_settings(
         epochs=epochs, lr=lr, schedule=schedule, batch_size=batch_size, weight_decay=weight_decay,
@@ -160,19 +163,16 @@ def fit(
         precision=precision, seed=seed,
     )  # fmt: skip
     settings["initialize"] = name_of_function(initialize)
-    _check_optimizer(optimizer, settings)
+    check_optimizer(optimizer, settings, fit)
     functions = UserFunctions(optimizer, as_schedule(schedule), as_callbacks(callbacks))
-    _check_json(config)
+    check_json(config)
     if observed is not None and not isinstance(observed, str):
         names(observed=observed)
-    if out is not None and not isinstance(out, (str, os.PathLike)):
-        raise UserError(f"out must be the path of a folder, not {out!r}")
-    if resume and out is None:
-        raise UserError("resume needs out=, the folder of the run to resume")
+    check_folder(out, resume)
     any_device, device = device is None, choose_device(device)
     if precision == "tf32" and device.type != "cuda":
         raise UserError("precision='tf32' is a GPU's; on a processor there is 'bf16'")
-    data, valid = _training_data(model, data, valid, patience)
+    data, valid = training_data(model, data, valid, patience)
     with (
         exclusive("fit"),
         torch.enable_grad(),
@@ -182,7 +182,7 @@ def fit(
     ):
         saved = None
         if folder is not None:
-            saved = distributed.on_rank_zero(lambda: _saved(folder, resume))
+            saved = distributed.on_rank_zero(lambda: saved_state(folder, resume))
         batch_size, seed = settings["batch_size"], settings["seed"]
 
         def inputs_on(device: torch.device) -> Inputs:
@@ -193,7 +193,7 @@ def fit(
             )
 
         inputs = inputs_on(device)
-        if any_device and device.type != "cpu" and _needs_cpu(inputs):
+        if any_device and device.type != "cpu" and needs_cpu(inputs):
             device = torch.device("cpu")
             inputs = inputs_on(device)
         if isinstance(inputs.data, Data):
@@ -203,7 +203,7 @@ def fit(
             model, guide, inputs, training_objective, settings, functions,
             compile, saving, progress, device,
         )  # fmt: skip
-        torch.manual_seed(seed)
+        set_seed(seed, device)
         if saved is not None:
             resume_run(loop, saved)
         try:
@@ -213,88 +213,3 @@ def fit(
         except Exception:
             saving.discard_start()
             raise
-
-
-def _training_data(
-    model: Callable[..., Any], data: Any, valid: Any, patience: int | None
-) -> tuple[Any, Any]:
-    """`(data, stream of validation batches or None)`, as `Inputs` takes them."""
-    first = first_argument(model)
-    data, valid = with_validation(as_data(data, first), valid, first)
-    has_validation = valid is not None or (isinstance(data, Data) and data.valid is not None)
-    if patience is not None and not has_validation:
-        raise UserError(
-            "patience stops on the validation ELBO, and these data have no valid split: pass valid="
-        )
-    return data, valid
-
-
-def _needs_cpu(inputs: Inputs) -> bool:
-    """Whether a user-defined pair uses tensors on the CPU, so that it fails elsewhere; warns if so."""
-    try:
-        layout_of(inputs.model, inputs.guide, inputs.first()[1])
-    except UserError as error:
-        if "device" not in str(error.__cause__) or distributed.size() > 1:
-            return False  # another fault, which `check_pair` names
-        warnings.warn(
-            f"the pair is trained on the CPU, not on {inputs.device}: its programs use tensors on the "
-            "CPU; create those with device=x.device, or register them as buffers of a module",
-            stacklevel=4,
-        )
-        return True
-    return False
-
-
-def _check_programs(model: object, guide: object, initialize: object) -> None:
-    for name, program in (("model", model), ("guide", guide)):
-        check_program(name, program)
-    if initialize is not None and not callable(initialize):
-        raise UserError(
-            f"initialize must be one of pv.train's, e.g. MixtureInitialization(), not {initialize!r}"
-        )
-    if torch.is_inference_mode_enabled():
-        raise UserError("fit takes gradients: call it outside of torch.inference_mode()")
-    if any(p.is_inference() for m in find_modules(model, guide) for p in m.parameters()):
-        raise UserError("the pair was made under torch.inference_mode(), and cannot be trained")
-
-
-def _check_optimizer(optimizer: object, settings: dict[str, Any]) -> None:
-    if optimizer is None:
-        return
-    if isinstance(optimizer, torch.optim.Optimizer) or not callable(optimizer):
-        raise UserError(
-            "optimizer must be a function that makes one of the parameters, e.g. "
-            f"lambda params: torch.optim.SGD(params, lr=0.1), not {type(optimizer).__name__}"
-        )
-    declared = inspect.signature(fit).parameters
-    for name in ("lr", "weight_decay"):
-        if settings[name] != declared[name].default:
-            raise UserError(f"{name} is AdamW's: set the rates where optimizer= makes its own")
-
-
-def _check_json(config: object) -> None:
-    if config is not None and not isinstance(config, dict):
-        raise UserError(f"config must be a dict, not {config!r}")
-    try:
-        json.dumps(config, allow_nan=False)
-    except (TypeError, ValueError) as e:
-        raise UserError(f"config must be what JSON can hold: {e}") from None
-
-
-def _saved(folder: RunFolder, resume: bool) -> dict[str, Any] | None:
-    """The checkpoint to resume from; None for a new run.
-
-    Raises:
-        UserError: the folder contains a run that is not to be resumed.
-    """
-    if not resume:
-        folder.check_free()
-        return None
-    if not folder.path.exists():
-        return None
-    folder.claim()
-    if not folder.can_resume():
-        return None
-    state = checkpoint.load(folder.checkpoint)
-    checkpoint.check_config(folder.path, state)
-    return state

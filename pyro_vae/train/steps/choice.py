@@ -12,15 +12,14 @@ from ..._torch_internals import TorchDispatchMode
 from ...errors import unknown_name_error
 
 BACKENDS = ("plain", "recorded", "inductor")
-# What a step saves, fitted to `benchmarks/results/backends.json` (one CPU core): 1.8 to 24 ms by
-# recording and 1.4 to 19 ms more by compiling, within a factor of three.
+# What a step saves, fitted to `benchmarks/results/backends.json` (one CPU core), within a factor of two.
 RECORD_MS_PER_OPERATION = 0.01
 COMPILE_MS_PER_OPERATION = 0.006
 MS_PER_MILLION = 0.2, 0.35  # per million numbers that the operations of the loss return
 CUDA_MS_PER_OPERATION = 0.005  # on a GPU: there the launches of kernels dominate
-RECORD_SECONDS = 0.6
-#: With the code in Inductor's cache on disk; those rows have 4 to 9 s, without AdamW's update. The first
-#: time on a machine it takes 17 to 44 s there.
+RECORD_SECONDS = 0.3
+#: Between what it takes where torch has the program on disk (2 to 3 s there) and what it takes the
+#: first time (19 to 45 s): most runs are not repeated.
 COMPILE_SECONDS = 8.0
 
 
@@ -47,8 +46,8 @@ def choose_backend(
 ) -> str:
     """`plain`, `recorded` or `inductor`, for `fit`'s argument `compile` and the length of its run.
 
-    `"auto"` compares the time that a run saves with the time that a recording (0.6 s) and its
-    compilation (8 s, if torch has the code in its cache on disk) take. What a step saves is estimated
+    `"auto"` compares the time that a run saves with the time that a recording (0.3 s) and its
+    compilation (8 s: less where torch has the program on disk, more the first time) take. What a step saves is estimated
     from the operations of its loss, and not by a clock: the same run always has the same backend. A
     run is compiled only where there is a compiler. A checkpoint records the backend, and a resumed run
     keeps it.
