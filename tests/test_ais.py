@@ -1,5 +1,6 @@
 """Annealed importance sampling where log p(x) is known: closed forms and quadrature."""
 
+import importlib
 import math
 
 import pyro
@@ -11,10 +12,12 @@ from pyro.infer.autoguide import AutoDelta, AutoNormal
 
 import pyro_vae as pv
 from pyro_vae.conditionals import MLP, NormalLikelihood
+from pyro_vae.diagnostics import gaps
 from pyro_vae.diagnostics.ais import _Annealing
 from pyro_vae.diagnostics.gaps import annealed_bound
 from pyro_vae.diagnostics.joint import Joint
 from pyro_vae.evaluate import chunked
+from pyro_vae.programs.recorder import replayed
 
 D, LATENT, SCALE, N = 5, 2, 0.7, 12
 NET = MLP(hidden=(6,), activation="tanh")
@@ -349,3 +352,31 @@ def test_data_of_another_shape_raise_one_line():
     model = pv.models.VAE((1, 8, 8), 2)
     with pytest.raises(pv.UserError, match=r"shape \[3, 1, 7, 7\].* built for \[..., 1, 8, 8\]"):
         pv.diagnostics.ais(model, torch.zeros(3, 1, 7, 7))
+
+
+@pytest.mark.parametrize("name", ["vae", "gmvae", "iaf-vae"])
+def test_recorded_gradients_give_the_numbers_of_plain_ones_to_the_last_bit(name, monkeypatch):
+    method = pv.method(name, torch.rand(40, 4), hidden=[8], latent_dim=2, likelihood="normal")
+    model, guide = method.build()
+    x, used = method.data.train.x[:5], []
+
+    def spy(function, *examples, device):
+        replay = replayed(function, *examples, device=device)
+        used.append(replay is not function)
+        return replay
+
+    def numbers(worth):
+        for module in (importlib.import_module("pyro_vae.diagnostics.ais"), gaps):
+            monkeypatch.setattr(module, "WORTH_RECORDING", worth)
+            monkeypatch.setattr(module, "replayed", spy)
+        bound = pv.diagnostics.ais(model, x, num_steps=6, num_chains=2)
+        found = pv.diagnostics.inference_gaps(
+            model, guide, x, num_samples=20, importance_samples=20, annealing=False, max_steps=60
+        )
+        return [bound, *found.values()]
+
+    plain = numbers(10**9)
+    assert used == []
+    for expected, actual in zip(plain, numbers(50), strict=True):
+        torch.testing.assert_close(actual, expected, rtol=0, atol=0, equal_nan=True)
+    assert used == [True] * 3  # densities, their gradient, the search's gradient

@@ -21,7 +21,7 @@ from pyro_vae.distributions import (
     one_hot,
 )
 from pyro_vae.distributions.continuous_bernoulli import SERIES
-from pyro_vae.train.steps.recorder import record
+from pyro_vae.programs.recorder import record
 
 mp.mp.dps = 50
 DTYPES = {"float32": torch.float32, "float64": torch.float64}

@@ -6,7 +6,7 @@ import pytest
 import torch
 from torch.fx.experimental.proxy_tensor import make_fx
 
-from pyro_vae.train.steps.recorder import record
+from pyro_vae.programs.recorder import record, replayed
 
 X = torch.tensor([[0.5, -1.0, 2.0], [1.5, 0.25, -0.5]])
 OTHER = torch.tensor([[-2.0, 3.0, 0.125], [0.75, -1.5, 4.0]])
@@ -159,3 +159,50 @@ def test_recording_keeps_no_tensor_alive_that_the_function_has_dropped():
 
     record(function, [torch.zeros(7, 11)])
     assert max(alive) < 5
+
+
+def test_a_function_without_inputs_reads_its_tensors_in_order():
+    a, b, c = torch.tensor([1.0]), torch.tensor([2.0]), torch.tensor([4.0])
+    graph, reads = record(lambda: (a - b) * c, [])
+    assert [id(t) for t in reads] == [id(a), id(b), id(c)] and graph(*reads) == -4
+    c.fill_(8.0)
+    assert graph(*reads) == -8
+
+
+# ---------------------------------------------------------------------------------- replays
+
+
+def test_a_replay_gives_the_functions_numbers_and_does_not_call_it():
+    calls = []
+
+    def function(x):
+        calls.append(x)
+        with torch.enable_grad():
+            x = x.detach().requires_grad_()
+            noisy = (x + torch.randn_like(x)).exp().sum()
+            return torch.autograd.grad(noisy, x)
+
+    torch.manual_seed(5)
+    replay = replayed(function, [X], [OTHER], device=X.device)
+    first = torch.rand(1)  # recording has left the random stream
+    count = len(calls)
+    results = []
+    for call in (replay, function):
+        torch.manual_seed(5)
+        results.append((torch.rand(1), *call(3 * X)))
+    assert first == results[0][0] and all(map(torch.equal, *results))
+    assert len(calls) == count + 1 and not results[0][1].requires_grad
+
+
+def counting(x, count=[0]):  # noqa: B006, a number that changes from call to call
+    count[0] += 1
+    return (x + count[0],)
+
+
+@pytest.mark.parametrize(
+    "function",
+    [counting, lambda x: (x if x.sum() > 0 else -x,), lambda x: (x[: len(x) - int(x[0, 0] > 1)],)],
+    ids=["counter", "branch", "shape"],
+)
+def test_a_function_that_cannot_be_replayed_is_called_itself(function):
+    assert replayed(function, [X], [OTHER], device=X.device) is function

@@ -1,12 +1,14 @@
 """Annealed importance sampling: bounds on log p(x) that do not rely on a guide."""
 
 import math
+from collections.abc import Sequence
 
 import torch
 
 from ..errors import check_int_at_least
 from ..evaluate.chunked import evaluate_in_chunks, evaluation_mode
 from ..evaluate.inputs import Array, Batch, PyroProgram, pair_inputs, scored_inputs
+from ..programs.recorder import WORTH_RECORDING, replayed
 from .joint import Joint
 from .simulate import pair_device, simulate
 
@@ -197,7 +199,8 @@ class _Annealing:
         num_chains = self.num_chains + ADAPTATION_CHAINS
         scale = joint.draw(max(num_chains, 16)).std(0).clamp_min(1e-6)  # of the start, per number
         u = joint.draw(num_chains)
-        densities = _log_densities(joint, u)
+        at = self._densities(joint, u)
+        densities = at(u)
         log_step = u.new_full(u.shape[1:2], math.log(0.5))
         log_w = densities[0].new_zeros(densities[0].shape, dtype=torch.float64)
         steps = []
@@ -206,7 +209,7 @@ class _Annealing:
             if beta < 1:
                 steps.append(log_step)
                 size = log_step.exp().unsqueeze(-1) * scale
-                u, densities, acceptance = self._transition(joint, u, densities, beta, size)
+                u, densities, acceptance = self._transition(at, u, densities, beta, size)
                 missed = acceptance[self.num_chains :].mean(0) - TARGET_ACCEPTANCE
                 log_step = log_step + ADAPTATION_RATE * missed
         return log_w[: self.num_chains], (scale, steps)
@@ -214,19 +217,23 @@ class _Annealing:
     def backward(self, joint: Joint, u: torch.Tensor, plan: Plan) -> torch.Tensor:
         """`[S, B]` log weights of the reverse chains, from exact posterior draws u `[1, B, D]`."""
         scale, steps = plan
-        u = u.expand(self.num_chains, -1, -1)
-        densities = _log_densities(joint, u)
+        u = u.expand(self.num_chains, -1, -1).contiguous()
+        at = self._densities(joint, u)
+        densities = at(u)
         log_w = densities[0].new_zeros(densities[0].shape, dtype=torch.float64)
         for t in range(len(self.betas) - 1, 0, -1):
             log_w = log_w + (self.betas[t] - self.betas[t - 1]) * (densities[1] - densities[0])
             if t > 1:
                 size = steps[t - 2].exp().unsqueeze(-1) * scale
-                u, densities, _ = self._transition(joint, u, densities, self.betas[t - 1], size)
+                u, densities, _ = self._transition(at, u, densities, self.betas[t - 1], size)
         return log_w
+
+    def _densities(self, joint: Joint, u: torch.Tensor) -> "_Densities":
+        return _Densities(joint, u, self.leapfrog * (len(self.betas) - 1))
 
     def _transition(
         self,
-        joint: Joint,
+        at: "_Densities",
         u: torch.Tensor,
         densities: LogDensities,
         beta: float,
@@ -244,9 +251,9 @@ class _Annealing:
         energy = _annealed(densities, beta) - 0.5 * (momentum**2).sum(-1)
         v, p = u + 0.5 * size * momentum, momentum
         for i in range(self.leapfrog):
-            p = p + size * _gradient(joint, v, beta)
+            p = p + size * at.gradient(v, beta)
             v = v + (size if i < self.leapfrog - 1 else 0.5 * size) * p
-        proposed = _log_densities(joint, v)
+        proposed = at(v)
         gain = _annealed(proposed, beta) - 0.5 * (p**2).sum(-1) - energy
         acceptance = torch.nan_to_num(gain.exp(), nan=0.0, posinf=1.0).clamp(max=1.0)
         accepted = torch.rand_like(acceptance) < acceptance
@@ -257,24 +264,48 @@ class _Annealing:
         return u, (start, log_p), acceptance
 
 
-def _annealed(densities: LogDensities, beta: float) -> torch.Tensor:
+def _annealed(densities: LogDensities, beta: float | torch.Tensor) -> torch.Tensor:
     """log f_beta."""
     start, log_p = densities
     return (1 - beta) * start + beta * log_p
 
 
-def _log_densities(joint: Joint, u: torch.Tensor) -> LogDensities:
-    """`joint.log_densities(u)` without a graph."""
-    with torch.no_grad():
-        return joint.log_densities(u)
+class _Densities:
+    """The log-densities of a joint at `[S, B, D]` values, and the gradient of log f_beta.
 
+    Args:
+        joint: whose densities these are.
+        u: values that it is called with, `[S, B, D]`.
+        calls: how many gradients will be taken: many are replayed (see `programs.recorder`).
+    """
 
-def _gradient(joint: Joint, u: torch.Tensor, beta: float) -> torch.Tensor:
-    """The gradient of log f_beta, `[S, B, D]`."""
-    with torch.enable_grad():
-        u = u.detach().requires_grad_()
-        (gradient,) = torch.autograd.grad(_annealed(joint.log_densities(u), beta).sum(), u)
-    return gradient
+    def __init__(self, joint: Joint, u: torch.Tensor, calls: int) -> None:
+        self.joint, self.beta = joint, u.new_zeros((), dtype=torch.float64)
+        self._log_densities, self._gradient = self._plain_log_densities, self._plain_gradient
+        if calls >= WORTH_RECORDING:
+            v, one = 0.9 * u.flip(0), torch.ones_like(self.beta)
+            self._log_densities = replayed(self._log_densities, [u], [v], device=u.device)
+            examples = [u, 0.3 * one], [v, 0.8 * one]
+            self._gradient = replayed(self._gradient, *examples, device=u.device)
+
+    def __call__(self, u: torch.Tensor) -> LogDensities:
+        """`(log start, log p(x, u))`, `[S, B]` each."""
+        start, log_p = self._log_densities(u)
+        return start, log_p
+
+    def gradient(self, u: torch.Tensor, beta: float) -> torch.Tensor:
+        """The gradient of log f_beta, `[S, B, D]`."""
+        return self._gradient(u, self.beta.fill_(beta))[0]
+
+    def _plain_log_densities(self, u: torch.Tensor) -> Sequence[torch.Tensor]:
+        with torch.no_grad():
+            return self.joint.log_densities(u)
+
+    def _plain_gradient(self, u: torch.Tensor, beta: torch.Tensor) -> Sequence[torch.Tensor]:
+        with torch.enable_grad():
+            u = u.detach().requires_grad_()
+            # 0-dim float64: it takes part in arithmetic exactly as a Python float does
+            return torch.autograd.grad(_annealed(self.joint.log_densities(u), beta).sum(), u)
 
 
 def _log_mean(log_w: torch.Tensor) -> torch.Tensor:

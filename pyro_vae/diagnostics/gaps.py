@@ -2,6 +2,7 @@
 
 import math
 from collections.abc import Callable, Sequence
+from functools import partial
 
 import torch
 
@@ -13,6 +14,7 @@ from ..guides.per_datum_optimum import PerDatumOptimum
 from ..programs import trace_pair
 from ..programs.calling import accepts_argument
 from ..programs.contexts import seeded
+from ..programs.recorder import WORTH_RECORDING, replayed
 from .ais import GRADIENT_MEMORY, annealed_weights
 from .importance import log_mean_error, pareto_k
 
@@ -243,6 +245,9 @@ def optimize(
     offsets, rows = list(optimum.parameter_offsets.values()), list(optimum.rows.values())
     adam = torch.optim.Adam(offsets, lr=lr)
     best, steps = [offset.detach().clone() for offset in offsets], 0
+    gradients: Callable[[], Sequence[torch.Tensor]] = partial(_gradients, model, optimum, offsets)
+    if max_steps >= WORTH_RECORDING:
+        gradients = replayed(gradients, [], [], device=optimum.batch["x"].device)
 
     @torch.no_grad()
     def evaluate_bound(at: Sequence[torch.Tensor]) -> torch.Tensor:
@@ -257,7 +262,9 @@ def optimize(
         mean = [torch.zeros_like(offset) for offset in best]
         window = min(WINDOW, max_steps - steps)
         for _ in range(window):
-            _step(model, optimum, adam, offsets)
+            for offset, gradient in zip(offsets, gradients(), strict=True):
+                offset.grad = gradient
+            adam.step()
             for average, offset in zip(mean, offsets, strict=True):
                 average += offset.detach() / window
         steps += window
@@ -274,19 +281,13 @@ def optimize(
     return steps
 
 
-def _step(
-    model: PyroProgram,
-    optimum: PerDatumOptimum,
-    adam: torch.optim.Adam,
-    offsets: list[torch.Tensor],
-) -> None:
-    """One step of Adam on the sum of the ELBOs of the data points."""
+def _gradients(
+    model: PyroProgram, optimum: PerDatumOptimum, offsets: list[torch.Tensor]
+) -> Sequence[torch.Tensor]:
+    """The gradients of minus the sum of the ELBOs of the data points, at the offsets."""
     with torch.enable_grad():
         bound = trace_pair(model, optimum, optimum.batch, GRADIENT_DRAWS).elbo().mean(0).sum()
-        gradients = torch.autograd.grad(-bound, offsets, allow_unused=True, materialize_grads=True)
-    for offset, gradient in zip(offsets, gradients, strict=True):
-        offset.grad = gradient
-    adam.step()
+        return torch.autograd.grad(-bound, offsets, allow_unused=True, materialize_grads=True)
 
 
 @torch.no_grad()

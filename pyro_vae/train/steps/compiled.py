@@ -10,9 +10,9 @@ import pyro
 import torch
 
 from ...programs.contexts import seeded
+from ...programs.recorder import record
 from .compilation import compiled
 from .recorded import Batch, RecordedStep, Recording, RevertWrites
-from .recorder import record
 from .training import Program, TrainingStep, WholeStep
 from .verification import COMPILED_TOLERANCE, INDUCTOR_DIFFERS, StepResult, verify
 

@@ -35,9 +35,9 @@ from ...objectives import Objective, as_objective
 from ...programs.calling import as_keyword_program
 from ...programs.contexts import fork_rng, seeded
 from ...programs.modules import find_modules
+from ...programs.recorder import record
 from ...programs.sites import Site
 from .compilation import compiled
-from .recorder import record
 from .verification import COMPILED_TOLERANCE, INDUCTOR_DIFFERS, Batch, StepResult, verify
 
 MAX_RECORDINGS = 16  # of one step: if every batch has another shape, recording does not pay

@@ -1,17 +1,22 @@
 """What a function does to its tensors, recorded as a graph of operations."""
 
 import operator
+import warnings
 from collections.abc import Callable, Sequence
 from typing import Any
 
+import pyro
 import torch
 import torch.nn as nn
 from torch.fx.node import Node, map_aggregate
 from torch.utils.weak import WeakTensorKeyDictionary
 
-from ..._torch_internals import TorchDispatchMode, written_arguments
+from .._pyro_internals import sync_free_pyro
+from .._torch_internals import TorchDispatchMode, written_arguments
+from .contexts import fork_rng, set_seed
 
 MAX_CONSTANT = 1000  # numbers in a constant whose value a program may look at
+WORTH_RECORDING = 50  # calls of a function that repay recording it and comparing the replay
 
 aten = torch.ops.aten
 
@@ -37,7 +42,7 @@ def record(
 
     Example:
         >>> import torch
-        >>> from pyro_vae.train.steps.recorder import record
+        >>> from pyro_vae.programs.recorder import record
         >>> weight = torch.tensor([1.0, 2.0])
         >>> graph, reads = record(lambda x: (x * weight).sum(), [torch.ones(2)])
         >>> graph(*reads, torch.tensor([1.0, 3.0]))
@@ -53,6 +58,48 @@ def record(
     finally:
         torch.set_autocast_cache_enabled(cached)
     return recorder.program(result), recorder.reads
+
+
+def replayed(
+    function: Callable[..., Sequence[torch.Tensor]],
+    *examples: Sequence[torch.Tensor],
+    device: torch.device,
+) -> Callable[..., Sequence[torch.Tensor]]:
+    """A function that is called many times, as a replay of its operations where they can be recorded.
+
+    A replay runs no Pyro and no autograd, and gives the same numbers. It is recorded at the first
+    example, and must agree at every example, with other noise. Where the function cannot be recorded,
+    or does not agree, it is returned itself. No gradient flows through a replay.
+
+    Args:
+        function: of tensors, returns a list or tuple of tensors.
+        examples: inputs that it can be called with.
+        device: where it computes.
+    """
+    try:
+        with (
+            pyro.validation_enabled(False),
+            warnings.catch_warnings(),
+            sync_free_pyro(),
+            fork_rng(device),
+        ):
+            warnings.simplefilter("ignore")
+            graph, reads = record(function, examples[0])
+
+            def replay(*inputs: torch.Tensor) -> Sequence[torch.Tensor]:
+                with torch.no_grad():
+                    return graph(*reads, *inputs)
+
+            for seed, example in enumerate(examples):
+                results = []
+                for call in (function, replay):
+                    set_seed(seed, device)
+                    results.append([t.detach() for t in call(*example)])
+                for expected, actual in zip(*results, strict=True):
+                    torch.testing.assert_close(actual, expected, equal_nan=True)
+    except Exception:  # any kind, from a user's program
+        return function
+    return replay
 
 
 class _Recorder(TorchDispatchMode):
@@ -71,7 +118,7 @@ class _Recorder(TorchDispatchMode):
         self.constants = _Constants()
         for i, tensor in enumerate(inputs):
             self.nodes[tensor] = _described(self.graph.placeholder(f"input_{i}"), tensor)
-        self.first = next(iter(self.graph.nodes), None)
+        self.last_read: Node | None = None
 
     def __torch_dispatch__(
         self, func: Any, types: Any, args: tuple = (), kwargs: dict[str, Any] | None = None
@@ -113,9 +160,13 @@ class _Recorder(TorchDispatchMode):
     def _node_of(self, tensor: torch.Tensor) -> Node:
         node = self.nodes.get(tensor)
         if node is None:
-            before = self.first if self.first is not None else next(iter(self.graph.nodes), None)
-            with self.graph.inserting_before(before):
+            if self.last_read is None:  # reads come first
+                place = self.graph.inserting_before(next(iter(self.graph.nodes), None))
+            else:
+                place = self.graph.inserting_after(self.last_read)
+            with place:
                 node = _described(self.graph.placeholder(f"read_{len(self.reads)}"), tensor)
+            self.last_read = node
             self.nodes[tensor] = node
             self.reads.append(tensor)
         return node
