@@ -91,6 +91,7 @@ WRONG = [
     (lambda: Categorical(1), "levels must be an integer >= 2, got 1"),
     (lambda: DiscretizedLogistic(2.5), "levels must be an integer"),
     (lambda: guide(given={"z": ["index"]}, num_data=0), "num_data must be an integer"),
+    (lambda: guide(num_data=5), "num_data is the number of rows of the parent 'index'"),
     (lambda: pv.data.from_arrays(torch.ones(9, 2), likelihood="foo"), "unknown likelihood 'foo'"),
     (
         lambda: pv.data.from_arrays(torch.ones(9, 2), torch.zeros(9), num_classes=2.5),

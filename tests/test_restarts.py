@@ -183,8 +183,8 @@ def test_the_error_of_a_process_is_one_line_and_leaves_no_files(tmp_path):
 def test_a_process_that_is_killed_is_an_error_of_one_line(tmp_path, monkeypatch):
     train = restart_pool._Worker.train
 
-    def train_and_kill(worker, index):
-        train(worker, index)
+    def train_and_kill(worker, *arguments):
+        train(worker, *arguments)
         worker.process.kill()
 
     monkeypatch.setattr(restart_pool._Worker, "train", train_and_kill)

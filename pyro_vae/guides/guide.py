@@ -33,6 +33,7 @@ from .checks import (
     check_has_image,
     check_input_scaling,
     check_mapping,
+    has_rows,
 )
 
 
@@ -71,8 +72,7 @@ class Guide(BaseGuide):
             an `nn.Module`, as in `pv.conditionals.Conditional`.
         discrete: `"enumerate"`, `"score_function"` or `"relaxed"`.
         temperature: of the relaxation.
-        num_data: number of training data points, for the parent `index`; a guide without it has no
-            use for the number.
+        num_data: number of training data points, for the parent `index`.
         share_trunk: whether latents with the same parents share a trunk.
         input_scaling: `{parent: (mean, scale)}`: the networks see `(parent - mean) / scale`.
             Default: images `(C, H, W)` with values in [0, 1] are centered,
@@ -81,7 +81,7 @@ class Guide(BaseGuide):
 
     Raises:
         UserError: a latent or parent is unknown, a parent is sampled later than its child, a
-            continuous latent is left out, `index` has no `num_data`, a family does not fit its
+            continuous latent is left out, `index` and `num_data` are not given together, a family does not fit its
             latent, `discrete` is set without a discrete latent, a scale is not positive, or a `Conv`
             has no image to convolve.
 
@@ -122,6 +122,10 @@ class Guide(BaseGuide):
         check_mapping("family", family, "{'z': Normal()}")
         if num_data is not None:
             check_int_at_least(1, num_data=num_data)
+            if not has_rows(given):
+                raise UserError(
+                    "num_data is the number of rows of the parent 'index', which no latent here has"
+                )
         self.relaxation = RelaxedOneHotCategorical(temperature)
         self.discrete = discrete
         data, latents = sites_of(model, example)

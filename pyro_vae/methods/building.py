@@ -21,6 +21,7 @@ from ..conditionals.missing import ignore_missing
 from ..conditionals.networks import is_image, network_between
 from ..errors import UserError, unknown_name_error
 from ..guides import Guide, PriorGuide, SemiAmortized
+from ..guides.checks import has_rows
 from ..models import FlowPrior, MixturePrior, StandardNormalPrior, VampPrior
 from ..objectives import ELBO, IWAE, RWS, STL, DReG, Hybrid, Renyi, SemiSupervised
 from ..train import (
@@ -181,7 +182,7 @@ def build_guide(
         family=family,
         network=make(config, "network"),
         input_scaling=center_pixels(x_shape, parents, c_is_pixels, config["center"]),
-        num_data=num_data,
+        num_data=num_data if has_rows(parents) else None,
         **own,
     )
     if config.get("refine.steps"):
