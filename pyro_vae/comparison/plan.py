@@ -1,6 +1,7 @@
 """The plan of a comparison: which cells there are, and how each one's model and guide are built."""
 
 import copy
+import functools
 import hashlib
 import inspect
 import json
@@ -14,6 +15,7 @@ import torch.nn as nn
 from ..data import Data
 from ..errors import UserError
 from ..guides import Guide
+from ..guides.checks import has_rows
 from ..objectives import ELBO
 from ..programs.contexts import seeded
 from ..programs.interfaces import ModelInterface, interface_of
@@ -122,9 +124,7 @@ def make_guide(factory: GuideFactory, model: PyroProgram, num_data: int) -> Pyro
     Raises:
         UserError: the factory is itself a guide, or fails.
     """
-    arguments = (
-        {"num_data": num_data} if "num_data" in inspect.signature(factory).parameters else {}
-    )
+    arguments = {"num_data": num_data} if _takes_num_data(factory, model) else {}
     hint = "a guide that is itself a function is passed as `lambda model: my_guide`"
     try:
         guide = factory(model, **arguments)
@@ -153,3 +153,15 @@ def default_guide(model: PyroProgram) -> Guide:
 def described(options: dict[str, Any]) -> dict[str, str]:
     """Options as text that identifies them."""
     return {k: repr(v) for k, v in sorted(options.items())}
+
+
+def _takes_num_data(factory: GuideFactory, model: PyroProgram) -> bool:
+    """Whether a factory is called with the number of data points: `Guide` is if it has rows of them."""
+    if "num_data" not in inspect.signature(factory).parameters:
+        return False
+    made = factory.func if isinstance(factory, functools.partial) else factory
+    if not (isinstance(made, type) and issubclass(made, Guide)):
+        return True
+    keywords = factory.keywords if isinstance(factory, functools.partial) else {}
+    given = keywords.get("given", interface_of(model, ModelInterface).default_guide)
+    return has_rows(given or {})
