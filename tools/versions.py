@@ -24,7 +24,9 @@ TESTS = (
     "tests/test_exact_linear_gaussian.py",
     "tests/test_exact_mixture.py",
     "tests/test_pyro_compatibility.py",
+    "tests/test_recorder.py",
     "tests/test_recorded.py",
+    "tests/test_compiled.py",
     "tests/test_priors.py",
     "tests/test_cli.py",
 )
