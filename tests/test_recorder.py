@@ -195,6 +195,18 @@ def test_a_replay_gives_the_functions_numbers_and_does_not_call_it():
     assert len(calls) == count + 1 and not results[0][1].requires_grad
 
 
+def test_a_replay_takes_any_layout_and_any_shape():
+    def function(x):
+        return (x.reshape(-1).flip(0).exp(), x.t().reshape(-1) * x.shape[0])
+
+    inputs = [X, X.t().contiguous().t(), X[:1].expand(2, 3), torch.cat([X, X]), X.double()]
+    for first in inputs[:3]:
+        replay = replayed(function, [first], device=X.device)
+        assert replay is not function
+        for x in inputs:
+            assert all(map(torch.equal, replay(x), function(x)))
+
+
 def counting(x, count=[0]):  # noqa: B006, a number that changes from call to call
     count[0] += 1
     return (x + count[0],)

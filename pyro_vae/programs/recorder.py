@@ -69,7 +69,8 @@ def replayed(
 
     A replay runs no Pyro and no autograd, and gives the same numbers. It is recorded at the first
     example, and must agree at every example, with other noise. Where the function cannot be recorded,
-    or does not agree, it is returned itself. No gradient flows through a replay.
+    or does not agree, it is returned itself. Inputs of other shapes or types go to the function. No
+    gradient flows through a replay.
 
     Args:
         function: of tensors, returns a list or tuple of tensors.
@@ -84,11 +85,16 @@ def replayed(
             fork_rng(device),
         ):
             warnings.simplefilter("ignore")
-            graph, reads = record(function, examples[0])
+            # what was a view of one layout would be none of another
+            first = [t.contiguous() for t in examples[0]]
+            graph, reads = record(function, first)
+            recorded_for = [(t.shape, t.dtype) for t in first]
 
             def replay(*inputs: torch.Tensor) -> Sequence[torch.Tensor]:
+                if [(t.shape, t.dtype) for t in inputs] != recorded_for:
+                    return function(*inputs)
                 with torch.no_grad():
-                    return graph(*reads, *inputs)
+                    return graph(*reads, *(t.contiguous() for t in inputs))
 
             for seed, example in enumerate(examples):
                 results = []
