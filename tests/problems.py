@@ -61,3 +61,8 @@ def plane_grid(width, num):
     """`[num^2, 2]` points of [-width, width]^2 in float64, and the area of each."""
     axis = torch.linspace(-width, width, num, dtype=torch.float64)
     return torch.cartesian_prod(axis, axis), float(axis[1] - axis[0]) ** 2
+
+
+def rows_of(given, num_data):
+    """`num_data` of a guide, where a latent has a row of parameters per data point; else None."""
+    return num_data if any("index" in parents for parents in (given or {}).values()) else None

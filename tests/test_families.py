@@ -8,6 +8,7 @@ import pyro.distributions as dist
 import pytest
 import scipy.stats
 import torch
+from problems import rows_of
 from sampling import covering, in_turn
 from torch import nn
 
@@ -38,7 +39,7 @@ def pair(family, scale=0.5, given=None):
     """A VAE and a guide of this family, its weights away from where they start."""
     torch.manual_seed(0)
     model = pv.models.VAE((D,), LATENT, network=NET).double()
-    guide = pv.guides.Guide(model, given, {"z": family}, NET, num_data=N).double()
+    guide = pv.guides.Guide(model, given, {"z": family}, NET, num_data=rows_of(given, N)).double()
     with torch.no_grad():
         for name, p in guide.named_parameters():
             if ".family_modules." in name:
@@ -418,7 +419,9 @@ def test_from_where_it_starts_every_parameter_has_a_gradient(name, given):
     """Tables and constants start at zero, where equal components would stay equal."""
     torch.manual_seed(0)
     model = pv.models.VAE((D,), LATENT, network=NET).double()
-    guide = pv.guides.Guide(model, given, {"z": FAMILIES[name]}, NET, num_data=N).double()
+    guide = pv.guides.Guide(
+        model, given, {"z": FAMILIES[name]}, NET, num_data=rows_of(given, N)
+    ).double()
     batch = {"x": binary(), "index": torch.arange(N)}
     pv.objectives.ELBO().differentiable_loss(model, guide, **batch).backward()
     for parameter_name, p in guide.named_parameters():

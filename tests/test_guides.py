@@ -7,6 +7,7 @@ import pyro.distributions as dist
 import pytest
 import torch
 import torch.nn.functional as F
+from problems import rows_of
 from pyro import poutine
 
 import pyro_vae as pv
@@ -140,8 +141,7 @@ ROWS = {
 def test_the_declared_guide_is_the_one_spelled_out_by_hand(row):
     make, given, write = ROWS[row]
     model = make()
-    num_data = 20 if given == {"z": ["index"]} else None
-    guide = pv.guides.Guide(model, given, network=NET, num_data=num_data).double()
+    guide = pv.guides.Guide(model, given, network=NET, num_data=rows_of(given, 20)).double()
     with torch.no_grad():
         for parameter in guide.parameters():  # constants and tables start at zero
             parameter.add_(0.3 * torch.randn(parameter.shape))

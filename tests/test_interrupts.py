@@ -82,7 +82,7 @@ def survive(out, compile, signals, rng, longest):
 
 
 @pytest.mark.parametrize("compile, count", [
-    ("recorded", 3),
+    ("recorded", 2),
     *(pytest.param(c, 25, marks=pytest.mark.slow) for c in (False, "recorded")),
 ])  # fmt: skip
 def test_a_run_that_is_stopped_at_random_moments_ends_where_an_uninterrupted_one_does(

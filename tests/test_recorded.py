@@ -826,6 +826,7 @@ def test_steps_with_the_same_operations_and_shapes_are_compiled_once(monkeypatch
 # ------------------------------------------------------------------------------- inductor
 
 
+@pytest.mark.slow  # by default `test_compiled.py` compiles a whole step
 def test_inductor_equals_plain_pyro_with_the_same_noise():
     assert_equal_steps(ELBO(), plain(), batch64, "inductor", rtol=1e-5)
 

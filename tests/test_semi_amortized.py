@@ -4,7 +4,7 @@ import math
 
 import pytest
 import torch
-from problems import binary_patterns, linear_posterior
+from problems import binary_patterns, linear_posterior, rows_of
 
 import pyro_vae as pv
 from pyro_vae.conditionals import (
@@ -112,7 +112,7 @@ def pair(name, **options):
     torch.manual_seed(0)
     model = make().double()
     family = None if family is None else {"z": family}
-    guide = Guide(model, given, family, NET, num_data=N).double()
+    guide = Guide(model, given, family, NET, num_data=rows_of(given, N)).double()
     with torch.no_grad():
         for p in guide.parameters():
             p.add_(0.2 * torch.randn_like(p))
