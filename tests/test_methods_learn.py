@@ -19,7 +19,7 @@ OWN = {
     "m2-clustering": {"likelihood": "binomial"},
     "cvae-baseline": {"initialize.epochs": 5, "initialize.lr": 1e-3},
 }
-QUICK = ("vae", "vae-constants", "mixture-posterior", "vade", "m2", "cvae")
+QUICK = ("vae", "vade", "m2", "cvae")
 #: Nats above the pixels' frequencies, of 64 gray pixels and of 48 binary ones with 16 given.
 MARGIN, CONDITIONAL_MARGIN = 80.0, 1.0
 

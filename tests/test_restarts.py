@@ -208,7 +208,8 @@ def interrupt_after(monkeypatch, epochs):
 
 
 @pytest.mark.parametrize(
-    "workers, epochs", [(1, 1), pytest.param(1, 4, marks=pytest.mark.slow), (1, 8), (2, 3)]
+    "workers, epochs",
+    [(1, 1), (1, 8), *(pytest.param(*case, marks=pytest.mark.slow) for case in ((1, 4), (2, 3)))],
 )
 def test_an_interrupted_run_resumes_to_the_same_result(
     workers, epochs, in_sequence, tmp_path, monkeypatch, capfd
