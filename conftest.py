@@ -3,6 +3,8 @@ import pytest
 import torch
 from threadpoolctl import threadpool_limits
 
+from pyro_vae.programs.contexts import set_seed
+
 # The tests are small; and rounding then does not depend on the machine.
 torch.set_num_threads(1)
 threadpool_limits(1)
@@ -42,7 +44,7 @@ def processor(request, monkeypatch):
 def clean_slate():
     """Every test starts from the same seed and Pyro's defaults, and leaves them so."""
     pyro.clear_param_store()
-    torch.default_generator.manual_seed(0)
+    set_seed(0)
     yield
     pyro.clear_param_store()
     pyro.enable_validation(True)

@@ -47,7 +47,7 @@ def compile_graph(graph: Any, inputs: Sequence[torch.Tensor]) -> Callable:
     """Inductor's code for a graph: `torch.compile` takes Python functions only.
 
     With a `ShapeEnv` around, torch keeps the compiled graph on disk, and not the code of its loops
-    alone: the next process takes a second, not ten. The shapes are those of the inputs.
+    alone, so that the next process need not lower it again. The shapes are those of the inputs.
 
     `fallback_random` draws from torch's own stream. `emulate_precision_casts` keeps rounding to bf16
     and back, which a fused kernel would leave out. `cpp.threads` is what Inductor takes unasked; named,

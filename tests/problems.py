@@ -4,6 +4,7 @@ import torch
 
 import pyro_vae as pv
 from pyro_vae.conditionals import MLP, MultivariateNormal
+from pyro_vae.programs.inspection import has_rows
 
 LINEAR = MLP(hidden=())
 
@@ -65,4 +66,4 @@ def plane_grid(width, num):
 
 def rows_of(given, num_data):
     """`num_data` of a guide, where a latent has a row of parameters per data point; else None."""
-    return num_data if any("index" in parents for parents in (given or {}).values()) else None
+    return num_data if has_rows(given or {}) else None

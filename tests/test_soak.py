@@ -17,6 +17,7 @@ from presets import configured
 
 import pyro_vae as pv
 from pyro_vae import methods
+from pyro_vae.programs.inspection import is_per_datum
 
 EPOCHS, SETTLED = 2000, 200  # epochs after which memory is not to grow
 GROWTH = 8 * 2**20  # bytes; the history alone has a few hundred per epoch
@@ -64,7 +65,7 @@ def test_2000_epochs_stay_finite_and_in_memory(name, record_property):
     method, memory = pv.method(name, **config), Memory()
     model, guide = method.build()
     data = tiny_digits(method)
-    if any("index" in parents for parents in getattr(guide, "given", {}).values()):
+    if is_per_datum(guide):
         _, _, c_shape, num_classes = method.shapes
         model, guide = methods.build(method.config, data.x_shape, 64, c_shape, num_classes)
     options = {**method.fit_options(), "epochs": EPOCHS, "patience": None, "validate_every": 20}

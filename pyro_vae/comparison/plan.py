@@ -15,9 +15,9 @@ import torch.nn as nn
 from ..data import Data
 from ..errors import UserError
 from ..guides import Guide
-from ..guides.checks import has_rows
 from ..objectives import ELBO
 from ..programs.contexts import seeded
+from ..programs.inspection import has_rows
 from ..programs.interfaces import ModelInterface, interface_of
 from ..programs.modules import find_modules
 

@@ -14,6 +14,7 @@ from ..evaluate import sample_posterior
 from ..evaluate.inputs import Array, PyroProgram, pair_inputs
 from ..guides import Guide
 from ..programs.contexts import eval_mode, fork_rng
+from ..programs.inspection import is_per_datum
 from ..programs.interfaces import conditional_of
 from ..programs.sites import mean_of
 
@@ -130,7 +131,7 @@ def export_encoder(
             f"export_encoder takes a pv.guides.Guide, whose encoder is a network, not "
             f"{type(guide).__name__}"
         )
-    if any("index" in parents for parents in guide.given.values()):
+    if is_per_datum(guide):
         raise UserError("a guide with a row per training data point has no encoder to export")
     if sum(n in guide.given for n in guide.discrete_latents) > 1:
         raise UserError("the guide has several discrete latents: export_encoder takes one")

@@ -100,11 +100,6 @@ def check_factor_kind(latent: str, factor: Conditional, is_discrete: bool) -> No
         raise UserError(f"{latent!r} is {rule}, not {family!r}")
 
 
-def has_rows(given: Mapping[str, Sequence[str]]) -> bool:
-    """Whether a latent has the parent `index`: a row of parameters per data point."""
-    return any("index" in parents for parents in given.values())
-
-
 def check_factorization(
     given: Mapping[str, Sequence[str]],
     family: Mapping[str, object],

@@ -23,7 +23,7 @@ from ..distributions import LinearOneHotCategorical, NormalMixture
 from ..errors import UserError, check_int_at_least, names
 from ..models import Prior
 from ..programs.calling import as_keyword_program, signature_of
-from ..programs.inspection import ignores_missing, sites_of
+from ..programs.inspection import has_rows, ignores_missing, sites_of
 from ..programs.interfaces import ModelInterface, conditional_of, interface_of
 from .base import BaseGuide
 from .checks import (
@@ -33,7 +33,6 @@ from .checks import (
     check_has_image,
     check_input_scaling,
     check_mapping,
-    has_rows,
 )
 
 
@@ -81,9 +80,9 @@ class Guide(BaseGuide):
 
     Raises:
         UserError: a latent or parent is unknown, a parent is sampled later than its child, a
-            continuous latent is left out, `index` and `num_data` are not given together, a family does not fit its
-            latent, `discrete` is set without a discrete latent, a scale is not positive, or a `Conv`
-            has no image to convolve.
+            continuous latent is left out, `index` and `num_data` are not given together, a family
+            does not fit its latent, `discrete` is set without a discrete latent, a scale is not
+            positive, or a `Conv` has no image to convolve.
 
     Example:
         >>> import torch, pyro_vae as pv

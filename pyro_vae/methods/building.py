@@ -21,9 +21,9 @@ from ..conditionals.missing import ignore_missing
 from ..conditionals.networks import is_image, network_between
 from ..errors import UserError, unknown_name_error
 from ..guides import Guide, PriorGuide, SemiAmortized
-from ..guides.checks import has_rows
 from ..models import FlowPrior, MixturePrior, StandardNormalPrior, VampPrior
 from ..objectives import ELBO, IWAE, RWS, STL, DReG, Hybrid, Renyi, SemiSupervised
+from ..programs.inspection import has_rows
 from ..train import (
     BaselineInitialization,
     MixtureInitialization,

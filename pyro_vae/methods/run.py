@@ -108,8 +108,8 @@ class Run(train.Run):
             write: whether to write the numbers to results-SPLIT.json in the run folder.
             data: new data instead of a split, in original units: an array, a frame, `(x, y)`,
                 the `Path` of a file or image folder that a method can be trained on, or a loader, of
-                which one batch is in memory at a time. Labels score a clustering. The bounds have standard errors. With a loader there are no
-                baselines.
+                which one batch is in memory at a time. Labels score a clustering. The bounds have
+                standard errors. With a loader there are no baselines.
 
         Returns:
             A dict, as `summary.summarize` describes it.

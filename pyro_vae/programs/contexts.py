@@ -39,17 +39,17 @@ def seeded(seed: int | None, device: str | torch.device | None = None) -> Iterat
         yield
         return
     with fork_rng(device):
-        set_seed(checked_seed(seed), device)
+        set_seed(checked_seed(seed))
         yield
 
 
-def set_seed(seed: int, device: str | torch.device | None = None) -> None:
-    """Set the seed of the random streams that `fork_rng(device)` restores, and of no other.
+def set_seed(seed: int) -> None:
+    """Seed torch's random streams, as `torch.manual_seed` does.
 
-    `torch.manual_seed` seeds every device. Where there is none, it formats the call stack for each
-    kind of device, which takes a millisecond or more, and keeps the text.
+    Where there is no accelerator, that formats the call stack for each kind of accelerator, which takes a
+    millisecond or more, and keeps the text for the day that there is one.
     """
-    torch.default_generator.manual_seed(seed)
-    if device is not None and torch.device(device).type == "cuda":
-        with torch.cuda.device(device):
-            torch.cuda.manual_seed(seed)
+    if torch.accelerator.is_available():
+        torch.manual_seed(seed)
+    else:
+        torch.default_generator.manual_seed(seed)

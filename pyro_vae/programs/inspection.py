@@ -1,6 +1,6 @@
 """The latents and covariates of a model, and the labels that it observes."""
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import pyro
@@ -104,5 +104,10 @@ def one_hot_labels(
 def is_per_datum(guide: object) -> bool:
     """Whether a guide has one row of parameters per training data point, and none for other data."""
     if isinstance(guide, GuideInterface):
-        return any("index" in parents for parents in guide.given.values())
+        return has_rows(guide.given)
     return accepts_argument(guide, "index")
+
+
+def has_rows(given: Mapping[str, Sequence[str]]) -> bool:
+    """Whether one of `{latent: [parents]}` has the parent `index`: a row of parameters per data point."""
+    return any("index" in parents for parents in given.values())

@@ -224,7 +224,7 @@ class _Trial:
         With a seed, what a program draws outside of its sites is the same in each run.
         """
         if seed is not None:
-            set_seed(seed, self.device)
+            set_seed(seed)
         outermost = -2 if plate is None else -3
         traces: list[poutine.Trace] = []
         for kind, program in (("guide", self.guide), ("model", self.model)):

@@ -2,7 +2,7 @@
 
 import operator
 import warnings
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from typing import Any
 
 import pyro
@@ -99,7 +99,7 @@ def replayed(
             for seed, example in enumerate(examples):
                 results = []
                 for call in (function, replay):
-                    set_seed(seed, device)
+                    set_seed(seed)
                     results.append([t.detach() for t in call(*example)])
                 for expected, actual in zip(*results, strict=True):
                     torch.testing.assert_close(actual, expected, equal_nan=True)
@@ -141,26 +141,24 @@ class _Recorder(TorchDispatchMode):
             raise RuntimeError(f"the program looks at a value of its tensors ({func})")
         result = func(*args, **kwargs)
         if func is aten.lift_fresh.default:  # a literal: no replay may change it
-            self.constants.add(result)
+            self.constants.add([result])
             func, args = aten.lift_fresh_copy.default, (result.clone(),)
         elif func is aten.detach.default:
             self.nodes[result] = self._node_of(args[0])  # a replay has no gradients
             return result
         node = self.graph.call_function(func, *_replace_tensors((args, kwargs), self._node_of))
-        results = result if isinstance(result, (tuple, list)) else [result]
-        for i, tensor in enumerate(results):
-            if not _is_tensor(tensor):
-                continue
-            of_one = node
-            if result is not tensor:
-                of_one = self.graph.call_function(operator.getitem, (node, i))
-            self.nodes[tensor] = _described(of_one, tensor)
-        if written or random or not any(map(_is_tensor, results)):
+        several = isinstance(result, (tuple, list))
+        results = enumerate(result if several else [result])
+        tensors = {i: part for i, part in results if isinstance(part, torch.Tensor)}
+        for i, tensor in tensors.items():
+            part = self.graph.call_function(operator.getitem, (node, i)) if several else node
+            self.nodes[tensor] = _described(part, tensor)
+        if written or random or not tensors:
             self.effects.add(node)
-        for tensor in written if not known else ():
-            self.constants.remove(tensor)
-        for tensor in results if known else ():
-            self.constants.add(tensor)
+        if known:
+            self.constants.add(tensors.values())
+        else:
+            self.constants.remove(written)
         return result
 
     def _node_of(self, tensor: torch.Tensor) -> Node:
@@ -193,12 +191,14 @@ class _Constants:
     def __contains__(self, tensor: torch.Tensor) -> bool:
         return tensor.untyped_storage().data_ptr() in self.kept
 
-    def add(self, tensor: object) -> None:
-        if isinstance(tensor, torch.Tensor) and 0 < tensor.numel() <= MAX_CONSTANT:
-            self.kept[tensor.untyped_storage().data_ptr()] = tensor
+    def add(self, tensors: Iterable[torch.Tensor]) -> None:
+        for tensor in tensors:
+            if 0 < tensor.numel() <= MAX_CONSTANT:
+                self.kept[tensor.untyped_storage().data_ptr()] = tensor
 
-    def remove(self, tensor: torch.Tensor) -> None:
-        self.kept.pop(tensor.untyped_storage().data_ptr(), None)
+    def remove(self, tensors: Iterable[torch.Tensor]) -> None:
+        for tensor in tensors:
+            self.kept.pop(tensor.untyped_storage().data_ptr(), None)
 
 
 def _described(node: Node, tensor: torch.Tensor) -> Node:
@@ -213,7 +213,3 @@ def _replace_tensors(arguments: Any, function: Callable[[torch.Tensor], object])
         return function(value) if isinstance(value, torch.Tensor) else value
 
     return map_aggregate(arguments, replace)
-
-
-def _is_tensor(value: object) -> bool:
-    return isinstance(value, torch.Tensor)

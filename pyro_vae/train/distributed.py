@@ -16,6 +16,7 @@ import torch
 import torch.distributed as dist
 
 from ..errors import UserError
+from ..programs.contexts import set_seed
 
 # No process waits for another in vain: torchrun ends all of them when one dies. What takes long is
 # work (a mixture start, rank 0's validation), and must not be taken for a failure.
@@ -58,7 +59,7 @@ def processes() -> int:
 def separate_noise(seed: int) -> None:
     """From here on each process draws different noise; rank 0 draws what one process would."""
     if rank():
-        torch.manual_seed(seed + 15_485_863 * rank())
+        set_seed(seed + 15_485_863 * rank())
 
 
 def local_rank() -> int | None:

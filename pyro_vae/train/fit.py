@@ -203,7 +203,7 @@ def fit(
             model, guide, inputs, training_objective, settings, functions,
             compile, saving, progress, device,
         )  # fmt: skip
-        set_seed(seed, device)
+        set_seed(seed)
         if saved is not None:
             resume_run(loop, saved)
         try:

@@ -18,8 +18,8 @@ COMPILE_MS_PER_OPERATION = 0.006
 MS_PER_MILLION = 0.2, 0.35  # per million numbers that the operations of the loss return
 CUDA_MS_PER_OPERATION = 0.005  # on a GPU: there the launches of kernels dominate
 RECORD_SECONDS = 0.3
-#: Between what it takes where torch has the program on disk (2 to 3 s there) and what it takes the
-#: first time (19 to 45 s): most runs are not repeated.
+#: Between what it takes where torch has the program on disk (2 to 4 s there) and what it takes the
+#: first time (19 to 34 s): most runs are not repeated.
 COMPILE_SECONDS = 8.0
 
 
@@ -47,10 +47,10 @@ def choose_backend(
     """`plain`, `recorded` or `inductor`, for `fit`'s argument `compile` and the length of its run.
 
     `"auto"` compares the time that a run saves with the time that a recording (0.3 s) and its
-    compilation (8 s: less where torch has the program on disk, more the first time) take. What a step saves is estimated
-    from the operations of its loss, and not by a clock: the same run always has the same backend. A
-    run is compiled only where there is a compiler. A checkpoint records the backend, and a resumed run
-    keeps it.
+    compilation (8 s: less where torch has the program on disk, more the first time) take. What a
+    step saves is estimated from the operations of its loss, and not by a clock: the same run always
+    has the same backend. A run is compiled only where there is a compiler. A checkpoint records the
+    backend, and a resumed run keeps it.
 
     Args:
         compile: `"auto"`, `True` (compiled), `False` (plain), or the name of a backend.

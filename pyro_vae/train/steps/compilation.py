@@ -42,8 +42,8 @@ def with_biases_after_products(graph: torch.fx.GraphModule) -> torch.fx.GraphMod
     """A copy of a recording in which every `addmm` with a row of biases is a product and a sum.
 
     On a CPU, `addmm` first copies the biases into every row of its result. As an operation of its own
-    the sum is part of the loop that follows. The sum is written as `product - (-bias)`, which has the same value: Inductor would put
-    `product + bias` back into an `addmm`.
+    the sum is part of the loop that follows. The sum is written as `product - (-bias)`, which has the
+    same value: Inductor would put `product + bias` back into an `addmm`.
     """
     graph, aten = copy.deepcopy(graph), torch.ops.aten
     for node in list(graph.graph.nodes):
