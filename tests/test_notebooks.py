@@ -37,9 +37,39 @@ def test_committed_outputs_are_clean_and_current(path):
     assert tutorials.problems(path) == []
 
 
-def test_runs_from_top_to_bottom_at_reduced_size(path, tmp_path):
+@pytest.fixture(scope="session")
+def kernel(tmp_path_factory):
+    """One kernel for all the notebooks of this process: to start one takes seconds."""
+    from nbclient.util import run_sync
+
+    folder = tmp_path_factory.mktemp("kernel")
+    first = tutorials.client(nbformat.v4.new_notebook(), folder)
+    first.execute(env=tutorials.environment(), cleanup_kc=False)
+    yield first.km
+    run_sync(first.km.shutdown_kernel)(now=True)
+
+
+def start_again(kernel, folder):
+    """Leave nothing of the notebook before: no names, figures or parameters, and counts from 1."""
+    source = f"""
+import os, warnings
+import matplotlib, matplotlib.pyplot, pyro, torch
+matplotlib.pyplot.close("all")
+matplotlib.rcdefaults()
+pyro.clear_param_store()
+torch.set_default_dtype(torch.float32)
+os.chdir({str(folder)!r})
+get_ipython().reset()
+get_ipython().execution_count = 0
+"""
+    cells = [nbformat.v4.new_code_cell(source)]
+    tutorials.client(nbformat.v4.new_notebook(cells=cells), folder, kernel).execute()
+
+
+def test_runs_from_top_to_bottom_at_reduced_size(path, kernel, tmp_path):
+    start_again(kernel, tmp_path)
     # an error in a cell raises
-    executed = tutorials.execute(path, tmp_path, {"QUICK": True})
+    executed = tutorials.execute(path, tmp_path, {"QUICK": True}, kernel)
     cells = tutorials.code_cells(executed)
     assert [cell.execution_count for cell in cells] == list(range(1, len(cells) + 1))
     assert [o for cell in cells for o in cell.outputs if o.get("name") == "stderr"] == []

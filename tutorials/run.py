@@ -99,29 +99,41 @@ def set_constants(notebook, constants):
         cell.source = "\n".join(lines)
 
 
-def execute(path, folder, constants=None, timeout=3600):
-    """The notebook, run in `folder` on one thread with this Python; an error is raised."""
-    import nbformat
+def client(notebook, folder, kernel=None, timeout=3600):
+    """What executes a notebook in `folder`, in a kernel of its own or in a running one."""
     from nbclient import NotebookClient
 
-    notebook = nbformat.read(path, as_version=4)
-    if constants:
-        set_constants(notebook, constants)
-    environment = dict(os.environ)
-    search = [str(HERE.parent), environment.get("PYTHONPATH", "")]
-    environment["PYTHONPATH"] = os.pathsep.join(p for p in search if p)
-    environment["OMP_NUM_THREADS"] = "1"  # sums in one order, whatever the machine
-    # tqdm warns where ipywidgets is not installed: a fact of the machine, not of the notebook
-    environment["PYTHONWARNINGS"] = "ignore:IProgress not found"
-    client = NotebookClient(
+    return NotebookClient(
         notebook,
+        km=kernel,
         timeout=timeout,
         kernel_name=KERNEL["name"],
         resources={"metadata": {"path": str(folder)}},
         record_timing=False,
         coalesce_streams=True,  # else where a stream is cut in two is chance
     )
-    client.execute(env=environment)
+
+
+def environment():
+    """A kernel's: this library, one thread, no warning about the machine."""
+    search = [str(HERE.parent), os.environ.get("PYTHONPATH", "")]
+    return {
+        **os.environ,
+        "PYTHONPATH": os.pathsep.join(p for p in search if p),
+        "OMP_NUM_THREADS": "1",  # sums in one order, whatever the machine
+        # tqdm warns where ipywidgets is not installed: a fact of the machine, not of the notebook
+        "PYTHONWARNINGS": "ignore:IProgress not found",
+    }
+
+
+def execute(path, folder, constants=None, kernel=None):
+    """The notebook, run in `folder` on one thread with this Python; an error is raised."""
+    import nbformat
+
+    notebook = nbformat.read(path, as_version=4)
+    if constants:
+        set_constants(notebook, constants)
+    client(notebook, folder, kernel).execute(env=environment())
     return notebook
 
 
