@@ -1,6 +1,6 @@
 """Every private or undocumented name of torch that the library uses, each with its reason.
 
-Tested with torch 2.11 and 2.14; `tests/test_internals.py` pins each name.
+Tested with torch 2.8, 2.11 and 2.14; `tests/test_internals.py` pins each name.
 """
 
 import functools

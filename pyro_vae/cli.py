@@ -196,9 +196,11 @@ def explore_run_or_comparison(
 
 def list_methods() -> int:
     """List the methods: model, guide, paper."""
-    print(f"{'method':<18}{'model':<17}{'guide':<47}paper")
-    for name, preset in METHODS.items():
-        print(f"{name:<18}{preset.model_name:<17}{preset.guide:<47}{preset.paper}")
+    rows = [("method", "model", "guide", "paper")]
+    rows += [(name, p.model_name, p.guide, p.paper) for name, p in METHODS.items()]
+    widths = [max(map(len, column)) for column in zip(*rows, strict=True)]
+    for *row, paper in rows:
+        print(*(f"{cell:<{w}}" for cell, w in zip(row, widths, strict=False)), paper, sep="  ")
     print(f"\ndata: {', '.join(DATASETS)}, or {FILE_KINDS}")
     return 0
 

@@ -253,10 +253,12 @@ def test_list_names_model_guide_and_paper(capsys):
     assert main(["list"]) == 0
     out = capsys.readouterr().out
     assert out.splitlines()[0].split() == ["method", "model", "guide", "paper"]
-    for name, method in methods.METHODS.items():
-        assert re.search(
-            rf"^{name} .*{method.model.__name__}.*{re.escape(method.paper)}$", out, re.M
-        )
+    header, *rows = out.splitlines()
+    starts = [header.index(title) for title in ("method", "model", "guide", "paper")]
+    for row, (name, method) in zip(rows, methods.METHODS.items(), strict=False):
+        cells = [row[a:b].strip() for a, b in zip(starts, [*starts[1:], None], strict=True)]
+        assert cells == [name, method.model_name, method.guide, method.paper]
+        assert all(row[start - 1] == " " for start in starts[1:])  # a blank between two columns
 
 
 def test_arcs_and_a_users_npz_file_are_data_too(tmp_path, monkeypatch, capsys):
@@ -356,7 +358,7 @@ BAD = {
         fit("vae", "--data", "array.npz"),
         "holds one array, not an .npz archive",
     ),
-    "an empty file": (fit("vae", "--data", "empty.npz"), "not an .npz file of plain arrays"),
+    "an empty file": (fit("vae", "--data", "empty.npz"), "not an .npz file: it is empty"),
     "a truncated file": (fit("vae", "--data", "cut.npz"), "not an .npz file of plain arrays"),
     "labels of text": (fit("vae", "--data", "words.npz"), "y has numbers of no kind"),
     "NaN": (
@@ -365,7 +367,14 @@ BAD = {
     ),
     "labels": (fit("vae", "--data", "labels.npz"), "labels must be whole numbers"),
     "object array": (fit("vae", "--data", "evil.npz"), "it holds objects"),
-    "not an npz": (fit("vae", "--data", "text.npz"), "not an .npz file of plain arrays"),
+    "not an npz": (
+        fit("vae", "--data", "text.npz"),
+        "text.npz is not an .npz file: its content is of another kind",
+    ),
+    "not an npy": (
+        fit("vae", "--data", "text.npy"),
+        "text.npy is not an .npy file: its content is of another kind",
+    ),
     "no x": (fit("vae", "--data", "nox.npz"), "has no array x"),
     "conv on vectors": (
         fit("vae", "--data", "arcs", "--network", "Conv"),
@@ -562,6 +571,7 @@ def test_bad_input_gets_one_clear_line_and_starts_nothing(
     Path("cut.npz").write_bytes(Path("cut.npz").read_bytes()[:200])
     np.savez("words.npz", x=x, y=np.array(["a"] * 50))
     Path("text.npz").write_text("hello")
+    Path("text.npy").write_text("hello")
     Path("empty.npz").write_text("")
     Path("table.csv").write_text("1,2")
     np.save("array.npy", x)

@@ -40,3 +40,13 @@ def test_installed_versions_are_within_the_declared_bounds():
     for name, bound in versions.requirements().items():
         installed = importlib.metadata.version(name.partition("[")[0])
         assert Version(installed) >= Version(bound), name
+
+
+def test_every_dependency_has_an_upper_bound_of_a_major_version():
+    for line in filter(lambda line: not line.startswith("#"), versions.declared()):
+        name, _, bound = line.partition("<")
+        name = name.partition(">=")[0].strip()
+        assert bound.strip().isdigit(), line
+        installed = importlib.metadata.version(name.partition("[")[0])
+        oldest = versions.requirements()[name]
+        assert Version(oldest) <= Version(installed) < Version(bound), line

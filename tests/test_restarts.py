@@ -371,14 +371,14 @@ def test_restarts_share_the_time_that_is_left(monkeypatch):
     now = 100.0
     monkeypatch.setattr(restart_pool.time, "monotonic", lambda: now)
     budget = restart_pool.TimeBudget(12.0)
-    assert budget.share(3) == pytest.approx(4)
+    assert budget.seconds_for_next(3) == pytest.approx(4)
     now += 2  # the first one ended early: the others have its time
-    assert budget.share(2) == pytest.approx(5)
+    assert budget.seconds_for_next(2) == pytest.approx(5)
     now += 20
-    assert budget.share(1) == restart_pool.MIN_SECONDS
+    assert budget.seconds_for_next(1) == restart_pool.MIN_SECONDS
     in_two_processes = restart_pool.TimeBudget(12.0, 2)
-    assert [in_two_processes.share(n) for n in (5, 4, 3)] == pytest.approx([4, 6, 6])
-    assert restart_pool.TimeBudget(None).share(3) is None
+    assert [in_two_processes.seconds_for_next(n) for n in (5, 4, 3)] == pytest.approx([4, 6, 6])
+    assert restart_pool.TimeBudget(None).seconds_for_next(3) is None
 
 
 @pytest.mark.slow

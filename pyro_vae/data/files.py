@@ -19,6 +19,7 @@ from .splitting import from_arrays
 
 MISSING = {"", "na", "n/a", "nan", "null", "none"}  # in a CSV file, in lower case
 MAX_IMAGE_SIZE = 4096  # to which images are resized
+NUMPY_STARTS = (b"PK\x03\x04", b"PK\x05\x06", b"\x93NUMPY")  # of zip archives and of .npy files
 DEEP_MODES = ("I", "F")  # of Pillow, of more than 8 bits; I;16 begins with the first
 BOOLEANS = {"true": True, "false": False}
 
@@ -37,15 +38,15 @@ def read_file(path: Path, split_seed: int, missing: bool, **options: Any) -> Dat
     """
     kind = "folder" if path.is_dir() else path.suffix.lower()
     reader, known = READERS[kind]
-    given = {
+    passed = {
         name: value for name, value in options.items() if value is not None and value is not False
     }
-    for name in given:
+    for name in passed:
         if name not in (*known, "valid", "test"):
             raise UserError(f"{name}= is not an option of {path.name}")
     if kind in (".npz", ".npy"):
-        given["missing"] = missing
-    return reader(path, name=path.stem, split_seed=split_seed, **given)
+        passed["missing"] = missing
+    return reader(path, name=path.stem, split_seed=split_seed, **passed)
 
 
 def _one_line(error: BaseException) -> str:
@@ -54,6 +55,11 @@ def _one_line(error: BaseException) -> str:
 
 
 def _load_numpy(path: Path) -> Any:
+    with path.open("rb") as file:
+        start = file.read(max(map(len, NUMPY_STARTS)))
+    if not start.startswith(NUMPY_STARTS):  # numpy would take it for a pickle
+        reason = "its content is of another kind" if start else "it is empty"
+        raise UserError(f"{path} is not an {path.suffix} file: {reason}")
     try:
         return np.load(path, allow_pickle=False)
     except Exception as e:  # a damaged file raises many types
@@ -61,8 +67,7 @@ def _load_numpy(path: Path) -> Any:
 
 
 def _not_numpy(path: Path, error: Exception) -> UserError:
-    reason = _one_line(error) if str(error) else "it is empty"
-    reason = "it holds objects" if "allow_pickle" in str(error) else reason
+    reason = "it holds objects" if "allow_pickle" in str(error) else _one_line(error)
     return UserError(f"{path} is not an {path.suffix} file of plain arrays: {reason}")
 
 
@@ -74,14 +79,14 @@ def _read_npz(path: Path, **options: Any) -> Data:
         with opened as arrays:
             if "x" not in arrays:
                 raise UserError(f"{path} has no array x; it has {', '.join(arrays) or 'none'}")
-            found = {name: arrays[name] if name in arrays else None for name in "xyc"}
+            by_name = {name: arrays[name] if name in arrays else None for name in "xyc"}
     except UserError:
         raise
     except Exception as e:  # a damaged file raises many types
         raise _not_numpy(path, e) from e
     x, y, c = (
         None if array is None else _numbers(array, f"{path}: {name}")
-        for name, array in found.items()
+        for name, array in by_name.items()
     )
     return from_arrays(x, y, c=c, **options)
 

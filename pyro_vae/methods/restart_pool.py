@@ -54,8 +54,8 @@ class TimeBudget:
         self._deadline = None if seconds is None else time.monotonic() + seconds
         self._count = count
 
-    def share(self, waiting: int) -> float | None:
-        """The seconds of the next restart, an equal part of those left; None for no limit.
+    def seconds_for_next(self, waiting: int) -> float | None:
+        """The seconds for the next restart, an equal part of those left; None for no limit.
 
         Args:
             waiting: restarts that have not begun, this one included.
@@ -206,7 +206,7 @@ def train_in_processes(
                     finish(event["index"], event["result"])
                 if kind in ("ready", "finished"):
                     if waiting and not stop.is_set():
-                        worker.train(waiting[0], budget.share(len(waiting)))
+                        worker.train(waiting[0], budget.seconds_for_next(len(waiting)))
                         del waiting[0]
                     else:
                         worker.close()

@@ -186,7 +186,7 @@ def _train(
         return
     budget = TimeBudget(method.config.get("max_time"))
     for position, n in enumerate(pending):
-        one = method.with_seed(seeds[n], budget.share(len(pending) - position))
+        one = method.with_seed(seeds[n], budget.seconds_for_next(len(pending) - position))
         try:
             with epochs_reported_to(partial(bar.show_epoch, n)):
                 result = train_restart(one, folders[n], str(device), bar.visible, callbacks)
