@@ -74,6 +74,6 @@ def test_scikit_learns_checks_pass(estimator, check):
 
 @pytest.mark.filterwarnings("ignore")
 def test_scikit_learns_check_of_clusters_passes():
-    options = {"max_iter": 40, "learning_rate": 5e-3, "hidden_layer_sizes": (32,), "batch_size": 25}
+    options = {"max_iter": 20, "learning_rate": 1e-2, "hidden_layer_sizes": (32,), "batch_size": 25}
     clusterer = GMVAEClusterer(3, n_init=1, random_state=0, device="cpu", **options)
     check_clustering("GMVAEClusterer", clusterer)

@@ -81,12 +81,10 @@ def survive(out, compile, signals, rng, longest):
     return hits
 
 
-@pytest.mark.parametrize("compile, count", [
-    ("recorded", 2),
-    *(pytest.param(c, 25, marks=pytest.mark.slow) for c in (False, "recorded")),
-])  # fmt: skip
+@pytest.mark.slow
+@pytest.mark.parametrize("compile", [False, "recorded"])
 def test_a_run_that_is_stopped_at_random_moments_ends_where_an_uninterrupted_one_does(
-    tmp_path, compile, count
+    tmp_path, compile, count=25
 ):
     """SIGINT, SIGTERM and SIGKILL in turn; a run that finishes is followed by another one."""
     rng = random.Random(count)

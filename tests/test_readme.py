@@ -90,6 +90,11 @@ def few_epochs(monkeypatch):
     def short_log_likelihood(model, guide, x, num_samples=10, **options):
         return log_likelihood(model, guide, x, min(num_samples, 10), **options)
 
+    fit_prior = pv.evaluate.fit_ex_post_prior
+
+    def short_fit_prior(model, guide, x, **options):
+        return fit_prior(model, guide, x, **(options | {"draws": 1, "epochs": EPOCHS}))
+
     def short_compare(model, guides, data, **options):
         guides = {
             name: (guide[0], {"epochs": EPOCHS}) if isinstance(guide, tuple) else guide
@@ -105,6 +110,7 @@ def few_epochs(monkeypatch):
     monkeypatch.setattr(pv.methods.Method, "fit", short_method_fit)
     monkeypatch.setattr(pv.Run, "evaluate", short_evaluate)
     monkeypatch.setattr(pv.evaluate, "log_likelihood", short_log_likelihood)
+    monkeypatch.setattr(pv.evaluate, "fit_ex_post_prior", short_fit_prior)
     monkeypatch.setattr(pv, "compare", short_compare)
 
 

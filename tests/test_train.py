@@ -4,9 +4,6 @@ import json
 import math
 import os
 import signal
-import subprocess
-import sys
-import time
 
 import pyro
 import pytest
@@ -116,34 +113,6 @@ class _stop_after:
 
     def __exit__(self, *e):
         Stepper.__call__ = self.step
-
-
-def test_a_killed_run_goes_on_from_its_last_checkpoint(tmp_path):
-    script = (
-        "import torch, pyro_vae as pv\n"
-        "from pyro_vae.train import fit\n"
-        "torch.set_num_threads(1); torch.manual_seed(0)\n"
-        "import importlib; importlib.import_module('pyro_vae.train.loop').CHECKPOINT_SECONDS = 0\n"
-        "net = pv.conditionals.MLP((16,))\n"
-        "m = pv.models.GMVAE((1, 8, 8), latent_dim=3, likelihood='binomial', network=net)\n"
-        "g = pv.guides.Guide(m, network=net)\n"
-        "d = pv.data.load('digits', binarize='none')\n"
-        f"pv.fit(m, g, d, 100000, out={str(tmp_path)!r}, device='cpu', progress=False, compile=False)\n"
-    )
-    process = subprocess.Popen([sys.executable, "-c", script])
-    metrics = tmp_path / "metrics.jsonl"
-    for _ in range(600):
-        if metrics.exists() and len(metrics.read_text().splitlines()) > 3:
-            break
-        time.sleep(0.1)
-    process.kill()
-    process.wait()
-    epoch = checkpoint.load(tmp_path / "checkpoint.pt")["progress"]["epoch"]
-    m, g = pair()
-    run = quiet(m, g, digits(), epoch + 2, out=tmp_path, resume=True)
-    assert len(run.history) == epoch + 2
-    m, g = pair()
-    assert without_seconds(quiet(m, g, digits(), epoch + 2).history) == without_seconds(run.history)
 
 
 def test_the_modules_end_with_the_epoch_that_validation_chose():

@@ -19,12 +19,13 @@ from ..data import Data
 from ..data.arrays import as_floats, as_named, check_finite
 from ..errors import UserError
 from ..guides import BaseGuide, PriorGuide
-from ..programs.calling import accepts_argument, check_program, first_argument, parameters_of
+from ..programs.calling import check_program, first_argument, parameters_of
 from ..programs.inspection import (
     covariates_of,
     ignores_missing,
     is_per_datum,
     one_hot_labels,
+    takes_index,
 )
 from ..programs.interfaces import ModelInterface, conditional_of, interface_of
 from ..programs.modules import dtype_of
@@ -69,8 +70,7 @@ def split_inputs(
         )
     check_missing(model, data)
     arrays = part.arrays()
-    takes_index = is_per_datum(guide) or accepts_argument(model, "index")
-    if takes_index and split == fitted_split:
+    if takes_index(model, guide) and split == fitted_split:
         index = torch.arange(len(data.splits()[split]))
         arrays["index"] = index if rows is None else index[rows]
     observes = interface_of(model, ModelInterface).observes

@@ -108,6 +108,11 @@ def is_per_datum(guide: object) -> bool:
     return accepts_argument(guide, "index")
 
 
+def takes_index(model: object, guide: object) -> bool:
+    """Whether a pair is told which of the training data points the rows of a batch are."""
+    return is_per_datum(guide) or accepts_argument(model, "index")
+
+
 def has_rows(given: Mapping[str, Sequence[str]]) -> bool:
     """Whether one of `{latent: [parents]}` has the parent `index`: a row of parameters per data point."""
     return any("index" in parents for parents in given.values())

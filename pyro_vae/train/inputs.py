@@ -26,7 +26,7 @@ from ..evaluate.support import Support
 from ..programs import layout_of
 from ..programs.calling import accepts_argument, first_argument
 from ..programs.contexts import fork_rng
-from ..programs.inspection import ignores_missing, one_hot_labels
+from ..programs.inspection import ignores_missing, one_hot_labels, takes_index
 from ..programs.interfaces import ModelInterface, interface_of
 from ..programs.modules import find_modules
 from . import distributed
@@ -64,6 +64,7 @@ class Inputs:
     ) -> None:
         self.model, self.guide, self.device = model, guide, device
         self.needs = objective.needs
+        self.takes_index = takes_index(model, guide)
         observed = (observed,) if isinstance(observed, str) else observed
         self.named = not observed  # names of a stream's dicts are seen with its first batch
         observes = interface_of(model, ModelInterface).observes
@@ -124,6 +125,8 @@ class Inputs:
     ) -> dict[str, torch.Tensor]:
         """The pair's inputs in a batch; labels are checked if asked, or if they were not before."""
         inputs = {n: self._cast(v) for n, v in select_inputs(batch, self.observed).items()}
+        if not self.takes_index:
+            inputs.pop("index", None)
         return one_hot_labels(self.model, inputs, check or not self.labels_checked)
 
     def for_objective(self, batch: Mapping[str, torch.Tensor]) -> dict[str, torch.Tensor]:
