@@ -69,11 +69,25 @@ class Affine(nn.Module):
 
     def reset_parameters(self) -> None:
         """torch's default for one linear map of all parents together; zeros without parents."""
-        fan_in = sum(math.prod(s) for n, s in self.shapes.items() if n != "index")
-        bound = 1 / math.sqrt(fan_in) if fan_in else 0.0
-        linear = [m for m in self.maps.values() if isinstance(m, nn.Linear)]
-        for parameter in (self.bias, *(m.weight for m in linear)):
+        bound = self._initial_bound()
+        for parameter in self._drawn_parameters():
             nn.init.uniform_(parameter, -bound, bound)
+
+    def is_in_initial_range(self) -> bool:
+        """Whether every weight lies where `reset_parameters` may have drawn it.
+
+        So it is before training; after it, of a map of many weights, this is very improbable.
+        """
+        bound = self._initial_bound()
+        return all(bool((p.abs() <= bound).all()) for p in self._drawn_parameters())
+
+    def _initial_bound(self) -> float:
+        fan_in = sum(math.prod(s) for n, s in self.shapes.items() if n != "index")
+        return 1 / math.sqrt(fan_in) if fan_in else 0.0
+
+    def _drawn_parameters(self) -> list[torch.Tensor]:
+        linear = [m for m in self.maps.values() if isinstance(m, nn.Linear)]
+        return [self.bias, *(m.weight for m in linear)]
 
     def forward(self, **parents: torch.Tensor) -> torch.Tensor:
         total: torch.Tensor = self.bias

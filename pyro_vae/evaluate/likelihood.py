@@ -8,6 +8,7 @@ import torch
 
 from ..errors import check_int_at_least
 from ..programs import layout_of, trace_pair
+from ..programs.sites import is_latent
 from .chunked import evaluate_in_chunks
 from .inputs import Array, Batch, PyroProgram, scored_inputs
 
@@ -61,6 +62,50 @@ def elbo_terms(
         return {site: term.expand(num_samples, size).mean(0) for site, term in sites.items()}
 
     return evaluate_in_chunks(terms, model, guide, batch, seed=seed, num_particles=num_samples)
+
+
+def latent_kl(
+    model: PyroProgram,
+    guide: PyroProgram,
+    x: Array,
+    num_samples: int = 1,
+    seed: int | None = 0,
+    **others: Array | None,
+) -> dict[str, torch.Tensor]:
+    """The KL of each latent from its prior: minus the terms of `elbo_terms` that are no likelihood.
+
+    A latent that the guide puts at a point has none, and is left out. The arguments and the errors
+    are those of `elbo_terms`.
+
+    Returns:
+        `{latent: [N]}`, nats per data point. Where the guide draws all latents as one vector, as
+        Pyro's AutoMultivariateNormal does, one entry of their names has the KL of all.
+
+    Example:
+        >>> import torch, pyro_vae as pv
+        >>> from pyro_vae.evaluate.likelihood import latent_kl
+        >>> model = pv.models.VAE((6,), latent_dim=2)
+        >>> latent_kl(model, pv.guides.Guide(model), torch.ones(4, 6))["z"].shape
+        torch.Size([4])
+    """
+    check_int_at_least(1, num_samples=num_samples)
+    batch = scored_inputs(model, x, others, guide, proper=False)
+
+    def kls(chunk: Batch, _: int) -> Batch:
+        traces = trace_pair(model, guide, chunk, num_samples)
+        terms = {
+            name: term.expand(num_samples, len(chunk["x"])).mean(0)
+            for name, term in traces.site_terms().items()
+            if name not in traces.points()
+        }
+        latents = {n: -term for n, term in terms.items() if n in traces.model}
+        latents = {n: kl for n, kl in latents.items() if is_latent(traces.model[n])}
+        joint = [-term for n, term in terms.items() if n not in traces.model]
+        if joint and latents:
+            return {", ".join(latents): torch.as_tensor(sum([*latents.values(), *joint]))}
+        return latents
+
+    return evaluate_in_chunks(kls, model, guide, batch, seed=seed, num_particles=num_samples)
 
 
 def elbo(

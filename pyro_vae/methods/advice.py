@@ -1,32 +1,31 @@
 """One-line warnings before and after training, each with its remedy."""
 
 import warnings
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from typing import Any
 
 import torch
 
-from ..conditionals import Conditional, Normal, NormalLikelihood
+from ..conditionals import Conditional, MultivariateNormal, Normal, NormalLikelihood
 from ..conditionals.missing import without_missing
+from ..conditionals.networks import Affine
 from ..data import Data
 from ..data.arrays import column_means
 from ..data.dataset import conditioned
 from ..data.splitting import likelihood_for
-from ..errors import UserError
-from ..evaluate import (
-    dead_components,
-    elbo_terms,
-    merged_components,
-    occupancy,
-    responsibilities,
-)
-from ..evaluate.inputs import split_inputs
+from ..evaluate import dead_components, merged_components, occupancy, responsibilities
+from ..evaluate.inputs import Inputs, split_inputs
 from ..evaluate.latents import COLLAPSE_THRESHOLD, ONE_COMPONENT_THRESHOLD
+from ..evaluate.likelihood import latent_kl
+from ..evaluate.prior_components import prior_responsibilities
 from ..guides import PriorGuide
-from ..programs.calling import accepts_argument
+from ..models import VampPrior
+from ..objectives import ELBO, as_objective
+from ..programs import layout_of
 from ..programs.inspection import is_per_datum
-from ..programs.interfaces import GuideInterface, conditional_of, interface_of
-from ..programs.program import Program
+from ..programs.interfaces import GuideInterface, ModelInterface, conditional_of, interface_of
+from ..programs.modules import device_of
+from ..train import inputs as train_inputs
 
 MAX_SCALE_RATIO = 100.0  # of the standard deviations of two columns
 MAX_DATA = 500  # data points that a trained pair is checked on
@@ -69,37 +68,131 @@ def check_data(model: Any, data: Any) -> None:
         )
 
 
-def check_use(model: Any, guide: Any, data: Any) -> None:
-    """Warn if the latents of a trained pair carry no information, or its mixture has one component.
+def starts_at_random(
+    model: Any, guide: Any, data: Any, observed: Sequence[str] | None, objective: Any
+) -> bool:
+    """Whether a pair's mixture of components has random weights, and could start from a mixture.
 
-    It checks the library's own models, on at most 500 data points of the validation split (of the
-    training split, if there is no other or the guide has a row per training data point).
+    Not where labels are observed, and not where the components were trained or initialized before.
+
+    Args:
+        model, guide: the pair, before it is trained.
+        data: what it is trained on.
+        observed, objective: as in `fit`.
     """
-    is_checked = isinstance(model, Program) and not isinstance(guide, PriorGuide)
-    if not isinstance(data, Data) or not is_checked:
-        return
-    split = "train" if data.valid is None or is_per_datum(guide) else "valid"
+    p_y, p_z = conditional_of(model, "y"), conditional_of(model, "z")
+    if not _has_components(model) or p_y is None or not _infers_from_x_alone(guide):
+        return False
+    assert isinstance(p_z, Conditional)
+    head = p_z.head
+    is_set_by_mixture = isinstance(p_z.family, (Normal, MultivariateNormal))
+    if not (isinstance(head, Affine) and is_set_by_mixture and isinstance(data, Data)):
+        return False  # `MixtureInitialization` would refuse the pair
+    observes = interface_of(model, ModelInterface).observes
+    names = (*data.observed_names(observes, observed), *as_objective(objective or ELBO()).needs)
+    return "y" not in names and p_y().event_shape[0] > 1 and head.is_in_initial_range()
+
+
+def advise_start(model: Any) -> None:
+    """Warn that the components of a mixture started at random weights."""
+    advise(
+        f"the components of this {type(model).__name__} started at random weights, from which they "
+        "often merge clusters or split them; initialize=pv.train.MixtureInitialization() starts "
+        "them apart (initialize=None, passed to fit, keeps random weights without this advice)"
+    )
+
+
+def check_use(
+    model: Any, guide: Any, data: Any, observed: Sequence[str] | None = None, objective: Any = None
+) -> bool:
+    """Warn if the latents of a trained pair carry no information, or a mixture has one component.
+
+    The pair is run on at most 500 data points of the validation split (of the training split, if
+    there is no other or the guide has a row per training data point), or on the first batch of a
+    loader. The random stream is left as it was.
+
+    Args:
+        model, guide: any pair that `fit` has trained.
+        data: what it was trained on: `Data`, or a stream of batches.
+        observed, objective: as in `fit`.
+
+    Returns:
+        Whether it has warned.
+    """
+    if isinstance(guide, PriorGuide):
+        return False
     try:
-        inputs = split_inputs(model, guide, data, split, rows=slice(MAX_DATA))
-        terms = elbo_terms(model, guide, **inputs)
-        probabilities = None
-        if accepts_argument(model, "y") and "y" not in inputs:
-            probabilities = responsibilities(model, guide, **inputs)
-    except UserError:  # an evaluation by the user raises it again
-        return
-    kls = {name: -float(term.mean()) for name, term in terms.items() if name != "x"}
-    latents = ", ".join(kls)
-    is_constant = not any(interface_of(guide, GuideInterface).given.values())
+        inputs = _inputs(model, guide, data, observed, objective)
+        message = _use_problem(model, guide, inputs)
+    except Exception:  # advice must not cost the run: an evaluation by the user raises it again
+        return False
+    if message:
+        advise(message)
+    return bool(message)
+
+
+def _inputs(
+    model: Any, guide: Any, data: Any, observed: Sequence[str] | None, objective: Any
+) -> Inputs:
+    """What a trained pair is checked on, `{"x": [N, ...], ...}`."""
+    if not isinstance(data, Data):
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")  # of entries that are not used; `fit` has said so
+            stream = train_inputs.Inputs(
+                model, guide, data, as_objective(objective or ELBO()), observed, 1,
+                device_of(model, guide), 0,
+            )  # fmt: skip
+            return stream.first()[1]
+    split = "train" if data.valid is None or is_per_datum(guide) else "valid"
+    inputs = split_inputs(model, guide, data, split, observed, rows=slice(MAX_DATA))
+    if layout_of(
+        model, guide, inputs
+    ).fixed:  # a row of the pair for each data point, without index
+        return split_inputs(model, guide, data, "train", observed)
+    return inputs
+
+
+def _use_problem(model: Any, guide: Any, inputs: Inputs) -> str:
+    """What is wrong with the latents of a pair, with its remedy; "" if nothing."""
+    kls = {name: float(kl.mean()) for name, kl in latent_kl(model, guide, **inputs).items()}
+    given = interface_of(guide, GuideInterface).given
+    is_constant = bool(given) and not any(given.values())
     if kls and max(kls.values()) < COLLAPSE_THRESHOLD and not is_constant:
-        advise(
-            f"posterior collapse: the KL of every latent ({latents}) is below "
+        return (
+            f"posterior collapse: the KL of every latent ({', '.join(kls)}) is below "
             f"{COLLAPSE_THRESHOLD} nats, so they carry no information about x; train longer, or with "
             "objective=pv.objectives.ELBO(warmup=EPOCHS)"
         )
-    elif probabilities is not None and probabilities.shape[-1] > 1:
-        problem = _component_problem(probabilities, None if is_constant else kls.get("y"))
-        if problem:
-            advise(f"{problem}; {_component_remedy(model)}")
+    is_own = isinstance(model, ModelInterface)  # its discrete latent y is a class or a component
+    for site in layout_of(model, guide, inputs).discrete_sites:
+        probabilities = responsibilities(model, guide, latent=site.name, **inputs)
+        if is_own and site.size > 1:
+            problem = _component_problem(probabilities, None if is_constant else kls.get(site.name))
+            if problem:
+                return f"{problem}; {_component_remedy(model, guide)}"
+        # one of two values may be a rare event
+        elif site.size > 2 and occupancy(probabilities).max() > ONE_COMPONENT_THRESHOLD:
+            return (
+                f"one of the {site.size} values of {site.name!r} has all of the data; "
+                "start them apart, or have fewer"
+            )
+    for name, probabilities in prior_responsibilities(model, guide, **inputs).items():
+        count = probabilities.shape[-1]
+        if count > 1 and occupancy(probabilities).max() > ONE_COMPONENT_THRESHOLD:
+            return (
+                f"one of the {count} components in the prior of {name!r} has all of the data; "
+                f"{_prior_remedy(model, name)}"
+            )
+    return ""
+
+
+def _prior_remedy(model: Any, latent: str) -> str:
+    if isinstance(conditional_of(model, latent), VampPrior):
+        return "initialize=pv.train.PseudoInputInitialization() starts them at data"
+    return (
+        "fewer components may be enough; pv.models.MixtureVAE, the same density with its component "
+        "as a latent, can start from a mixture"
+    )
 
 
 def _component_problem(probabilities: torch.Tensor, kl: float | None) -> str:
@@ -127,14 +220,24 @@ def _component_problem(probabilities: torch.Tensor, kl: float | None) -> str:
     return "; ".join(problems)
 
 
-def _component_remedy(model: Any) -> str:
-    p_z = conditional_of(model, "z")
-    if not isinstance(p_z, Conditional) or "y" not in p_z.given:
+def _component_remedy(model: Any, guide: Any) -> str:
+    if not _has_components(model):
         return "labels (pv.objectives.SemiSupervised), or a mixture prior, give y a use"
-    return (
-        "initialize=pv.train.MixtureInitialization() starts them apart; fewer components "
-        "(num_components=) may be enough"
-    )
+    fewer = "fewer components (num_components=) may be enough"
+    if not _infers_from_x_alone(guide):  # `MixtureInitialization` would refuse it
+        return f"{fewer}; a guide with z <- x alone can start from a mixture that is fitted to encodings"
+    return f"initialize=pv.train.MixtureInitialization() starts them apart; {fewer}"
+
+
+def _has_components(model: Any) -> bool:
+    """Whether p(z | y, ...) is a distribution for each component y."""
+    p_z = conditional_of(model, "z")
+    return isinstance(p_z, Conditional) and "y" in p_z.given
+
+
+def _infers_from_x_alone(guide: Any) -> bool:
+    """Whether the guide has z <- x."""
+    return interface_of(guide, GuideInterface).given.get("z") == ("x",)
 
 
 def _listed(numbers: Iterable[int]) -> str:

@@ -26,7 +26,7 @@ from ..train.settings import EXTENDABLE
 from ..train.state import Progress
 from ..train.weights import weights_in, weights_of
 from . import new_data
-from .advice import advise, check_data, check_use
+from .advice import advise, advise_start, check_data, check_use, starts_at_random
 from .files import as_json, read_config, to_yaml
 from .options import complete
 from .rebuild import describe_pair, rebuild_pair
@@ -479,9 +479,14 @@ def advised(
 ) -> train.Run:
     """`train.fit`, with a warning of results that are probably not what was meant."""
     check_data(model, data)
+    how = settings.get("observed"), settings.get("objective")
+    # a method, or a call that says initialize=, has chosen its start
+    is_new = "initialize" not in settings and not settings.get("resume")
+    at_random = is_new and starts_at_random(model, guide, data, *how)
     run = train.fit(model, guide, data, *args, **settings)
     if len(run.history) >= SETTLED and not run.interrupted and distributed.size() == 1:
-        check_use(model, guide, data)
+        if not check_use(model, guide, data, *how) and at_random:
+            advise_start(model)
     return run
 
 

@@ -150,14 +150,20 @@ class Traces(EnumeratedRun):
         return log_p - sum(self.log_prob(s) for s in self.sampled.values())
 
     def _check_density(self) -> None:
-        """Raise where the guide is a point: a Delta that no auxiliary draw stands behind."""
-        for name, site in self.sampled.items():
-            behind = any(owner in (name, n) for n, owner in self.auxiliary.items())
-            if is_point(site) and not behind:
-                raise UserError(
-                    f"the guide puts {name!r} at a point: it has no density, and so there are no "
-                    "importance weights and no bound on log p(x)"
-                )
+        """Raise where the guide is a point."""
+        for name in self.points():
+            raise UserError(
+                f"the guide puts {name!r} at a point: it has no density, and so there are no "
+                "importance weights and no bound on log p(x)"
+            )
+
+    def points(self) -> list[str]:
+        """The latents that the guide puts at a point: a Delta that no auxiliary draw stands behind."""
+        return [
+            name
+            for name, site in self.sampled.items()
+            if is_point(site) and not any(o in (name, n) for n, o in self.auxiliary.items())
+        ]
 
     def log_weight(self) -> torch.Tensor:
         r"""`[S, B]`: :math:`\log \sum_y p(x, z, y) / q(z | y, x)`, unbiased for p(x) once exp'd."""
