@@ -98,7 +98,7 @@ def mask_of(distribution: MaskedDistribution) -> bool | torch.Tensor:
 
 
 @contextmanager
-def sync_free_pyro() -> Iterator[None]:
+def pyro_without_host_sync() -> Iterator[None]:
     """Within, Pyro's objectives do not look at values: they compute the same without.
 
     A recording or a CUDA graph cannot hold a look at a value on the host. Pyro does so in three

@@ -1040,12 +1040,12 @@ def ranks(
     return _plain(ax)
 
 
-def _mass_levels(density: np.ndarray, shares: Iterable[float]) -> list[float]:
-    """The heights above which lie these shares of the mass, rising."""
+def _mass_levels(density: np.ndarray, masses: Iterable[float]) -> list[float]:
+    """The heights above which lie these fractions of the mass, rising."""
     flat = np.sort(density.ravel())[::-1]
     mass = np.cumsum(flat) / flat.sum()
     last = len(flat) - 1
-    levels = sorted({float(flat[min(int(np.searchsorted(mass, s)), last)]) for s in shares})
+    levels = sorted({float(flat[min(int(np.searchsorted(mass, s)), last)]) for s in masses})
     return [v for v in levels if v > 0]
 
 
@@ -1055,7 +1055,7 @@ def posterior(
     datum: int = 0,
     draws: Values | None = None,
     title: str | None = None,
-    shares: Sequence[float] = (0.5, 0.9, 0.99),
+    masses: Sequence[float] = (0.5, 0.9, 0.99),
 ) -> Axes:
     """The posterior of one data point over two latent numbers.
 
@@ -1065,7 +1065,7 @@ def posterior(
         grid: of `diagnostics.posterior_grid`.
         datum: which data point of the grid.
         draws: `[S, 2]`, of `diagnostics.nuts_posterior`.
-        shares: of the mass that the contours contain.
+        masses: the probability that each contour contains.
 
     Example:
         >>> import torch, pyro_vae as pv
@@ -1076,7 +1076,7 @@ def posterior(
     """
     horizontal, vertical = _array(grid.axes[datum])
     true = _array(grid.posterior[datum]).T
-    levels = _mass_levels(true, shares)
+    levels = _mass_levels(true, masses)
     fills = [_shades(BLUE)(v) for v in np.linspace(0.25, 0.85, len(levels))]
     ax.contourf(horizontal, vertical, true, [*levels, true.max() * 1.001], colors=fills)
     handles: list[Patch | Line2D] = [Patch(color=fills[-1], label="posterior")]
@@ -1088,7 +1088,7 @@ def posterior(
     if grid.guide is not None:
         guide = _array(grid.guide[datum]).T
         shown |= guide > guide.max() / 300
-        levels = _mass_levels(guide, shares)
+        levels = _mass_levels(guide, masses)
         ax.contour(horizontal, vertical, guide, levels, colors=ORANGE, linewidths=1.2)
         handles.append(Line2D([], [], color=ORANGE, lw=1.2, label="guide"))
     ax.set_xlim(*horizontal[np.flatnonzero(shown.any(0))[[0, -1]]])

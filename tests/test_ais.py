@@ -140,7 +140,7 @@ def test_several_latents_are_one_vector():
     assert -0.1 < gap.mean() < 0.2
 
 
-# --------------------------------------------- strangers' models: supports, names
+# ------------------------------------------- user-defined models: supports, names
 
 
 def gamma_poisson(x):

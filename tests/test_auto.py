@@ -214,8 +214,8 @@ def test_a_discrete_latent_is_hidden_from_it_and_summed_in_the_model():
     pv.check_pair(model, guide, x, index=index)
     actual = pv.fit(model, guide, x, epochs=60, lr=0.05, batch_size=5, progress=False)
     assert actual.history[-1]["loss"] < actual.history[0]["loss"] - 1
-    shares = pv.evaluate.responsibilities(model, guide, x, index=index)
-    torch.testing.assert_close(shares.sum(-1), torch.ones(N))
+    probabilities = pv.evaluate.responsibilities(model, guide, x, index=index)
+    torch.testing.assert_close(probabilities.sum(-1), torch.ones(N))
     assert set(pv.evaluate.sample_posterior(model, guide, x, index=index)) == {"y", "z"}
 
 

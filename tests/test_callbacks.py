@@ -16,7 +16,7 @@ import pyro
 import pyro.distributions as dist
 import pytest
 import torch
-from test_train import quiet, same, weights, without_seconds
+from test_train import quiet, same_tensors, weights, without_seconds
 
 import pyro_vae as pv
 from pyro_vae.conditionals import MLP
@@ -115,7 +115,7 @@ def test_a_callback_evaluates_and_draws_without_a_change_of_the_run():
 
     run = fit(watched, callbacks=[watch])
     assert without_seconds(run.history) == without_seconds(fit(plain).history)
-    assert same(weights(*plain), weights(*watched))
+    assert same_tensors(weights(*plain), weights(*watched))
     assert seen == pytest.approx([row["elbo"] for row in run.history], abs=1e-4)
 
 
@@ -240,7 +240,7 @@ def test_a_resumed_run_with_any_optimizer_equals_a_whole_one(tmp_path, name, com
     resumed_programs = pair(seed=3)
     resumed = fit(resumed_programs, 4, out=tmp_path, resume=True, **options)
     assert without_seconds(resumed.history) == without_seconds(whole.history)
-    assert same(weights(*programs), weights(*resumed_programs))
+    assert same_tensors(weights(*programs), weights(*resumed_programs))
 
 
 def test_a_run_is_resumed_with_its_optimizer_and_schedule_alone(tmp_path):
@@ -320,16 +320,16 @@ def test_the_best_and_the_last_weights_are_kept(tmp_path):
     assert run.best_epoch < 6  # the rate is far too high
     best = weights(*programs)
     last = run.use("last")
-    assert last is run and not same(best, weights(*programs))
+    assert last is run and not same_tensors(best, weights(*programs))
     final = weights(*programs)
     elbo = [float(pv.evaluate.elbo(*programs, DATA.valid.x).mean())]
     assert elbo == pytest.approx([run.history[-1]["elbo"]], abs=1e-3)
     run.use("best")
-    assert same(best, weights(*programs))
+    assert same_tensors(best, weights(*programs))
     loaded = pv.load(tmp_path, data=DATA)
-    assert same(best, weights(loaded.model, loaded.guide))
+    assert same_tensors(best, weights(loaded.model, loaded.guide))
     loaded.use("last")
-    assert same(final, weights(loaded.model, loaded.guide))
+    assert same_tensors(final, weights(loaded.model, loaded.guide))
     with pytest.raises(pv.UserError, match="did you mean 'last'"):
         run.use("latest")
 
@@ -339,9 +339,9 @@ def test_a_saved_run_keeps_its_last_weights(tmp_path):
     run = fit(programs, 6, lr=0.5)
     run.save(tmp_path / "run")
     loaded = pv.load(tmp_path / "run", data=DATA)
-    assert same(weights(*programs), weights(loaded.model, loaded.guide))
+    assert same_tensors(weights(*programs), weights(loaded.model, loaded.guide))
     run.use("last"), loaded.use("last")
-    assert same(weights(*programs), weights(loaded.model, loaded.guide))
+    assert same_tensors(weights(*programs), weights(loaded.model, loaded.guide))
 
 
 class Signal(Callback):

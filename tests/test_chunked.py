@@ -146,12 +146,12 @@ def test_mode_stream_and_gradients_are_restored_also_after_an_exception(fails):
 
 def test_the_inputs_of_a_split_are_x_and_what_the_model_observes():
     x, y = torch.rand(30, 6).round(), torch.arange(30) % 3
-    labelled = pv.data.from_arrays(x, y, valid=6, test=6)
+    labeled = pv.data.from_arrays(x, y, valid=6, test=6)
     vae, guide = small_pair()
-    assert list(split_inputs(vae, guide, labelled, "test")) == ["x"]
-    inputs = split_inputs(vae, guide, labelled, "test", observed=("x", "y"))
-    assert torch.equal(inputs["x"], labelled.test.x) and torch.equal(inputs["y"], labelled.test.y)
-    conditional = labelled.with_condition(pv.data.Labels(3))
+    assert list(split_inputs(vae, guide, labeled, "test")) == ["x"]
+    inputs = split_inputs(vae, guide, labeled, "test", observed=("x", "y"))
+    assert torch.equal(inputs["x"], labeled.test.x) and torch.equal(inputs["y"], labeled.test.y)
+    conditional = labeled.with_condition(pv.data.Labels(3))
     cvae = pv.models.CVAE((6,), (3,), latent_dim=2, network=NET)
     guide = pv.guides.Guide(cvae, network=NET)
     inputs = split_inputs(cvae, guide, conditional, "valid")
@@ -167,9 +167,9 @@ def test_the_inputs_of_a_split_are_x_and_what_the_model_observes():
 
 def test_missing_inputs_raise():
     vae, guide = small_pair()
-    unlabelled = pv.data.from_arrays(torch.rand(30, 6).round(), valid=6, test=6)
+    unlabeled = pv.data.from_arrays(torch.rand(30, 6).round(), valid=6, test=6)
     with pytest.raises(pv.UserError, match="the pair observes 'y', which the data do not have"):
-        split_inputs(vae, guide, unlabelled, "test", observed=("x", "y"))
+        split_inputs(vae, guide, unlabeled, "test", observed=("x", "y"))
 
 
 def test_a_per_datum_guide_has_an_index_on_its_own_split_only():

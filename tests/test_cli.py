@@ -735,7 +735,7 @@ def test_few_labels_are_reported_beside_classifiers_with_the_same_ones(tmp_path,
     on_x = {"logistic regression on x", "SVM on x", "LabelSpreading on x"}
     assert set(actual["errors"]) == {"this model", *on_x}
     for errors in actual["errors"].values():
-        assert set(errors) == {"labelled", "unlabelled", "test"}
+        assert set(errors) == {"labeled", "unlabeled", "test"}
         assert all(0 <= e <= 1 for e in errors.values())
     assert actual["errors"]["SVM on x"]["test"] < 0.3
     page = (out / "report.html").read_text()
@@ -750,7 +750,7 @@ def test_few_labels_are_reported_beside_classifiers_with_the_same_ones(tmp_path,
     assert "valid" in capsys.readouterr().out
 
 
-def test_an_npz_file_says_by_minus_one_what_is_not_labelled(tmp_path, monkeypatch, capsys):
+def test_an_npz_file_says_by_minus_one_what_is_not_labeled(tmp_path, monkeypatch, capsys):
     monkeypatch.chdir(tmp_path)
     rng = np.random.default_rng(0)
     y = np.arange(90) % 3
@@ -760,7 +760,7 @@ def test_an_npz_file_says_by_minus_one_what_is_not_labelled(tmp_path, monkeypatc
         assert main(["fit", name, *SMALL, "--data", "mine.npz", "--progress", "false"]) == 0
         lines = capsys.readouterr().out.splitlines()
         (head,) = [line for line in lines if line.startswith("errors, ")]
-        assert head.split()[-2:] == ["labelled", "test"]  # the truth of the others is not known
+        assert head.split()[-2:] == ["labeled", "test"]  # the truth of the others is not known
     assert main(["fit", "shu-gmvae", *SMALL, "--data", "mine.npz", "--progress", "false"]) == 0
     output = capsys.readouterr().out
     assert (

@@ -173,7 +173,7 @@ def test_processes_find_what_one_process_finds():
         pv.compare(lambda: VAE(), GUIDES, given, workers=2, **options)
 
 
-class Stranger(nn.Module):
+class UserModule(nn.Module):
     """Model and guide of one module, with a network and a parameter of Pyro's store."""
 
     def __init__(self):
@@ -210,7 +210,7 @@ def test_a_user_defined_pair_beside_the_librarys(share_model):
         "gap_options": GAPS,
     }
     actual = pv.compare(
-        lambda: Stranger().model, {"theirs": lambda model: model.__self__.guide, "ours": ours},
+        lambda: UserModule().model, {"theirs": lambda model: model.__self__.guide, "ours": ours},
         given, share_model=share_model, base_guide="theirs" if share_model else None, **options,
     )  # fmt: skip
     rows = {(r["guide"], r["seed"]): r for r in actual.rows}

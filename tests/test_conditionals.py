@@ -194,7 +194,7 @@ def test_relaxed_one_hot_samples_the_simplex_with_a_gradient():
     close(fn.log_prob(torch.eye(3, dtype=torch.float64)[0]), logits.log_softmax(-1)[:, 0].detach())
 
 
-def test_gray_bernoulli_scores_anything_and_says_it_is_no_law():
+def test_gray_bernoulli_scores_any_value_and_is_not_a_probability():
     logits, gray = doubles(2, 4), torch.full((2, 4), 0.3, dtype=torch.float64)
     fn = GrayBernoulli()((4,), logits)
     truth = 0.3 * logits - torch.nn.functional.softplus(logits)
@@ -241,7 +241,7 @@ def test_discretized_logistic_keeps_its_digits_in_the_tails_in_float32(loc, raw)
         torch.testing.assert_close(single.exp().sum(), torch.tensor(1.0), rtol=0, atol=2e-5)
 
 
-def test_categorical_levels_are_scipys_and_any_law_on_them_can_be_said():
+def test_categorical_levels_are_scipys_and_can_have_any_probabilities():
     logits = doubles(4, 2, 17)
     fn = Categorical(17)((2,), logits)
     x = torch.tensor([3 / 16, 1.0], dtype=torch.float64)
@@ -396,7 +396,7 @@ def distribution(fn):
     return [getattr(base, n) for n in names]
 
 
-def assert_same_law(a, b):
+def assert_same_distribution(a, b):
     assert a.batch_shape == b.batch_shape and a.event_shape == b.event_shape
     for one, other in zip(distribution(a), distribution(b), strict=True):
         torch.testing.assert_close(one.expand(other.shape), other)
@@ -419,7 +419,7 @@ def test_an_enumerated_y_is_as_good_as_copies_of_x(network, family):
     enumerated = q(x=x, y=y.unsqueeze(1))
     copies = q(x=x.expand(k, b, 1, 7, 6), y=y.unsqueeze(1).expand(k, b, k))
     assert enumerated.batch_shape == (k, b)
-    assert_same_law(enumerated, copies)
+    assert_same_distribution(enumerated, copies)
 
 
 @pytest.mark.parametrize("network", NETWORKS)
@@ -431,7 +431,9 @@ def test_selected_heads_are_each_components_own(network):
     ).double()
     w, y = doubles(b, *size), torch.eye(k, dtype=torch.float64)
     enumerated = p(w=w, y=y.unsqueeze(1))
-    assert_same_law(enumerated, p(w=w.expand(k, b, *size), y=y.unsqueeze(1).expand(k, b, k)))
+    assert_same_distribution(
+        enumerated, p(w=w.expand(k, b, *size), y=y.unsqueeze(1).expand(k, b, k))
+    )
     raw = p.head(**p.features(w=w, y=y)).reshape(b, k, 4)  # the K heads, none selected
     for i in range(k):
         one = p(w=w, y=y[i].expand(b, k))
@@ -471,7 +473,7 @@ def test_parents_meet_as_torch_broadcasts(batch, data):
     q = Conditional((2,), {"a": (3,), "b": (2, 2)}, Normal(), NETWORKS["mlp"]).double()
     a, b = doubles(*thinned(), 3), doubles(*thinned(), 2, 2, seed=1)
     shape = torch.broadcast_shapes(a.shape[:-1], b.shape[:-2])
-    assert_same_law(q(a=a, b=b), q(a=a.expand(*shape, 3), b=b.expand(*shape, 2, 2)))
+    assert_same_distribution(q(a=a, b=b), q(a=a.expand(*shape, 3), b=b.expand(*shape, 2, 2)))
 
 
 @pytest.mark.parametrize("network", NETWORKS)
@@ -515,7 +517,7 @@ def test_a_residual_network_is_its_formula():
 
 
 @pytest.mark.parametrize("network", NETWORKS)
-def test_without_parents_the_law_is_learned_constants(network):
+def test_without_parents_the_parameters_are_learned_constants(network):
     p = Conditional((4,), {}, Normal(), NETWORKS[network])
     fn = p()
     assert fn.batch_shape == () and fn.event_shape == (4,)
@@ -538,7 +540,7 @@ def test_conditionals_of_the_same_parents_may_share_a_trunk():
     b = Conditional((4,), {"x": (3,)}, Normal(), NETWORKS["mlp"], trunk=a.trunk)
     x = torch.randn(5, 3)
     assert b.trunk is a.trunk
-    assert_same_law(b(x=x), b(features=a.features(x=x), x=x))
+    assert_same_distribution(b(x=x), b(features=a.features(x=x), x=x))
 
 
 # ------------------------------------------------------------------------ image networks

@@ -49,7 +49,7 @@ def images(n=N):
 
 
 def given(model, n=N):
-    """What a conditional model is given besides x."""
+    """The covariates of a conditional model."""
     c = torch.randn(n, *C_SHAPE, generator=torch.Generator().manual_seed(2))
     return {"c": c} if "c" in getattr(model, "observes", ()) else {}
 
@@ -59,7 +59,7 @@ def index(guide):
 
 
 def observed(model, guide):
-    """All that an evaluation of the pair is given besides x."""
+    """The inputs of an evaluation of the pair, other than x."""
     return {**given(model), **index(guide)}
 
 

@@ -320,7 +320,7 @@ def test_bad_data_raise_one_line(x, y, options, message):
     assert "\n" not in str(error.value)
 
 
-def test_unlabelled_data_are_minus_one():
+def test_unlabeled_data_are_minus_one():
     y = torch.tensor([0, -1, 2, -1, 1, 0, 0, 0, 0, 0])
     data = from_arrays(X, y, valid=0, test=0)
     assert data.num_classes == 3 and (data.train.y == -1).sum() == 2

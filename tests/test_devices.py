@@ -13,7 +13,7 @@ from sampling import covering
 from torch._subclasses.fake_tensor import FakeTensorMode
 
 from pyro_vae import methods
-from pyro_vae._pyro_internals import sync_free_pyro
+from pyro_vae._pyro_internals import pyro_without_host_sync
 from pyro_vae.objectives import ELBO, SemiSupervised
 from pyro_vae.programs.calling import accepts_argument
 from pyro_vae.programs.inspection import is_per_datum
@@ -55,7 +55,7 @@ def step_on(device, model, guide, batch, objective=None, backward=False):
         if isinstance(module, torch.nn.Module):
             move(module, device)
     batch = {name: torch.empty_like(value, device=device) for name, value in batch.items()}
-    with pyro.validation_enabled(False), sync_free_pyro():
+    with pyro.validation_enabled(False), pyro_without_host_sync():
         loss = objective.differentiable_loss(model, guide, **batch)
         if backward:
             loss.backward()

@@ -52,7 +52,7 @@ def assert_same(a, b, tolerance=0.0):
 
 @pytest.mark.parametrize("step", ["plain", "recorded"])
 def test_two_processes_train_as_one_with_the_same_global_batch(two, step):
-    """Fixed noise, float64, uneven shares; clipped, decayed, scheduled, warmed up; 32 steps."""
+    """Fixed noise, float64, uneven shards; clipped, decayed, scheduled, warmed up; 32 steps."""
     (first, second), _ = two
     one = worker.same_as_one(compile="recorded" if step == "recorded" else False)
     assert one["rows"][-1]["loss"] < one["rows"][0]["loss"]

@@ -7,7 +7,7 @@ import pyro
 import pyro.distributions as dist
 import pytest
 import torch
-from test_train import quiet, same, weights
+from test_train import quiet, same_tensors, weights
 
 import pyro_vae as pv
 from pyro_vae.conditionals import MLP
@@ -40,7 +40,7 @@ def test_divergence_at_once_is_an_error_that_leaves_the_start_and_no_folder(
     with pytest.raises(pv.UserError, match="not finite.*epoch 1, step [^;]*; [^;]*$") as e:
         fit((m, g), valid=valid, batch_size=batch_size, lr=lr, out=out, compile=False)
     assert "\n" not in str(e.value) and not recwarn.list  # Pyro's warning of NaN is the error's
-    assert same(start, weights(m, g))
+    assert same_tensors(start, weights(m, g))
     assert all(p.grad is None for p in (*m.parameters(), *g.parameters()))
     assert not out.exists()
     assert len(fit(pair(), 2, out=out).history) == 2
@@ -62,7 +62,7 @@ def test_a_late_divergence_leaves_the_last_good_checkpoint(tmp_path, monkeypatch
     monkeypatch.undo()
     other = pair()
     load_weights(*other, tmp_path / "checkpoint.pt")
-    assert same(weights(m, g), weights(*other))
+    assert same_tensors(weights(m, g), weights(*other))
     for line in (tmp_path / "metrics.jsonl").read_text().splitlines():
         assert all(math.isfinite(v) for v in json.loads(line).values())
     with pytest.raises(pv.UserError, match="already contains a run; use resume=True to continue"):
@@ -98,7 +98,7 @@ def test_frequent_checkpoints_hold_no_value_that_is_not_finite(tmp_path, monkeyp
     tensors = [t for s in state["weights"]["modules"] for t in s.values()]
     assert all(t.isfinite().all() for t in tensors)
     (expected,) = {len(fit(healthy := pair(), 2, valid, compile=False).history)}
-    assert expected == 2 and same(weights(*healthy), weights(m, g))
+    assert expected == 2 and same_tensors(weights(*healthy), weights(m, g))
 
 
 def test_a_weight_that_no_loss_sees_is_looked_at_too(monkeypatch):
@@ -146,4 +146,4 @@ def test_the_recorded_step_is_looked_at_as_well(tmp_path):
     start = weights(m, g)
     with pytest.raises(pv.UserError, match="not finite"):
         fit((m, g), lr=1e20, out=tmp_path, compile="recorded", batch_size=48)
-    assert same(start, weights(m, g))
+    assert same_tensors(start, weights(m, g))

@@ -90,9 +90,9 @@ def test_names_of_clusters_and_order_of_data_do_not_matter(pair, label_names, na
 
 @settings(max_examples=40, deadline=None)
 @given(assignments, st.lists(st.integers(0, 4), max_size=5))
-def test_unlabelled_data_are_left_out(pair, unlabelled):
+def test_unlabeled_data_are_left_out(pair, unlabeled):
     labels, clusters = pair
-    more = clustering_metrics(labels + [-1] * len(unlabelled), clusters + unlabelled)
+    more = clustering_metrics(labels + [-1] * len(unlabeled), clusters + unlabeled)
     assert more == clustering_metrics(labels, clusters)
 
 
@@ -109,7 +109,7 @@ def test_clusters_beyond_the_number_of_classes_count_as_wrong_but_stay_pure():
     "labels, clusters, message",
     [
         ([0, 1], [0, 1, 2], "2 labels for 3 cluster assignments"),
-        ([-1, -1], [0, 1], "no data point is labelled"),
+        ([-1, -1], [0, 1], "no data point is labeled"),
         ([0.0, 0.5], [0, 1], "labels must be whole numbers"),
         ([0.0, float("nan")], [0, 1], "labels must be whole numbers"),
         (["a", "b"], [0, 1], "labels are text"),
@@ -153,9 +153,9 @@ def test_encodings_beneath_a_named_y_are_means_over_y():
     model, guide = mixture_pair(SHU)
     x, eye = binary(), torch.eye(K)
     with torch.no_grad():
-        shares = guide.factors["y"](x=x).probs  # [N, K]
+        probabilities = guide.factors["y"](x=x).probs  # [N, K]
         loc = guide.factors["z"](x=x, y=eye.unsqueeze(1)).base_dist.loc  # [K, N, D]
-    truth = torch.einsum("nk,knd->nd", shares, loc)
+    truth = torch.einsum("nk,knd->nd", probabilities, loc)
     actual = pv.evaluate.encode(model, guide, x)
     assert set(actual) == {"z"}
     torch.testing.assert_close(actual["z"], truth)
@@ -194,9 +194,9 @@ def test_reconstructions_average_over_a_named_y():
     model, guide = mixture_pair(SHU)
     x = binary()
     with torch.no_grad():
-        shares = guide.factors["y"](x=x).probs
+        probabilities = guide.factors["y"](x=x).probs
         z = guide.factors["z"](x=x, y=torch.eye(K).unsqueeze(1)).base_dist.loc
-        truth = torch.einsum("nk,knd->nd", shares, model.p_x(z=z).base_dist.probs)
+        truth = torch.einsum("nk,knd->nd", probabilities, model.p_x(z=z).base_dist.probs)
     torch.testing.assert_close(pv.evaluate.reconstruct(model, guide, x), truth)
 
 
@@ -213,8 +213,10 @@ def test_active_units_move_with_the_data():
 
 
 def test_occupancy_counts_the_most_probable_components():
-    shares = torch.tensor([[0.5, 0.3, 0.2, 0.0], [0.1, 0.2, 0.7, 0.0], [0.6, 0.4, 0.0, 0.0]])
-    torch.testing.assert_close(pv.evaluate.occupancy(shares), torch.tensor([2 / 3, 0, 1 / 3, 0]))
+    probabilities = torch.tensor([[0.5, 0.3, 0.2, 0.0], [0.1, 0.2, 0.7, 0.0], [0.6, 0.4, 0.0, 0.0]])
+    torch.testing.assert_close(
+        pv.evaluate.occupancy(probabilities), torch.tensor([2 / 3, 0, 1 / 3, 0])
+    )
 
 
 def test_responsibilities_need_a_discrete_latent():

@@ -272,7 +272,7 @@ def test_the_bounds_and_gradients_mean_is_quadratures(name, objective):
 
 
 @pytest.mark.parametrize("name", FAMILIES)
-def test_what_is_evaluated_is_the_familys_own_law(name):
+def test_an_evaluation_uses_the_distribution_of_the_family(name):
     """ELBO and its terms, importance weights and encodings: against quadrature."""
     model, guide = pair(FAMILIES[name], scale=0.15)
     x = binary(2)

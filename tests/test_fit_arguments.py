@@ -6,7 +6,7 @@ import numpy as np
 import pyro
 import pytest
 import torch
-from test_train import quiet, same, weights, without_seconds
+from test_train import quiet, same_tensors, weights, without_seconds
 from torch.utils.data import DataLoader, TensorDataset
 
 import pyro_vae as pv
@@ -69,7 +69,7 @@ def test_numpy_numbers_are_numbers(tmp_path):
     run = fit(a, **options, out=tmp_path)
     expected = fit(b, batch_size=8, lr=0.5, seed=3)
     assert without_seconds(run.history) == without_seconds(expected.history)
-    assert same(weights(*a), weights(*b))
+    assert same_tensors(weights(*a), weights(*b))
     assert json.loads((tmp_path / "config.json").read_text())["fit"]["batch_size"] == 8
 
 
@@ -90,7 +90,7 @@ def test_gradients_of_torch_switched_off_outside_do_not_matter_or_are_refused():
     with torch.no_grad():
         fit(a)
     fit(b)
-    assert same(weights(*a), weights(*b))
+    assert same_tensors(weights(*a), weights(*b))
     with torch.inference_mode(), pytest.raises(pv.UserError, match=r"outside of torch\.inference"):
         fit(pair())
     with torch.inference_mode():
@@ -150,7 +150,7 @@ def test_a_pair_in_half_precision_is_refused_with_the_remedy(dtype):
         fit((m.to(dtype), g.to(dtype)))
 
 
-def test_a_stated_share_of_labelled_data_is_not_counted_over():
+def test_a_stated_fraction_of_labeled_data_is_not_counted_over():
     """Three quarters stated of data with a quarter: the classification term weighs a third."""
     torch.manual_seed(0)
     labels = torch.full((48,), -1)

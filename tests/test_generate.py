@@ -104,7 +104,7 @@ B = 4  # binary values
 
 
 class Both(Program):
-    """y ~ Categorical; z | y ~ Normal; x | y, z ~ Bernoulli: x depends on the summed y besides z."""
+    """y ~ Categorical; z | y ~ Normal; x | y, z ~ Bernoulli: x depends on the summed y in addition to z."""
 
     default_guide = {"z": ["x"]}
 
@@ -244,7 +244,7 @@ def test_a_density_fitted_afterwards_takes_the_priors_place(linear, density):
 
 
 def test_left_out_discrete_latents_come_from_their_exact_posterior():
-    """Given x and z, y ~ p(y | x, z), where x depends on y besides z."""
+    """Given x and z, y ~ p(y | x, z), where x depends on y in addition to z."""
     model, guide = mixture("x given y too")
     x = torch.tensor([[1.0, 0, 0, 1]], dtype=torch.float64).expand(40_000, B)
     drawn = pv.evaluate.sample_posterior(model, guide, x)

@@ -324,7 +324,7 @@ def test_deterministic_and_factor_sites_are_no_data():
 # ------------------------------------------------------------------ labels and covariates by name
 
 
-class Labelled(nn.Module):
+class Labeled(nn.Module):
     """y ~ Categorical(p); z ~ N(0, I); features | y, z ~ N(W z + shift_y, s^2 I)."""
 
     p = torch.tensor([0.2, 0.3, 0.5], dtype=torch.float64)
@@ -339,17 +339,17 @@ class Labelled(nn.Module):
 
 
 def test_labels_stay_observed_by_the_programs_name_or_the_sites():
-    program, example = Labelled(), {"x": X}
+    program, example = Labeled(), {"x": X}
     ys = torch.tensor([0, 1, 2, 2])
-    shift = Labelled.shift[ys].unsqueeze(-1).expand(4, D)
+    shift = Labeled.shift[ys].unsqueeze(-1).expand(4, D)
     for given in ({"ys": ys}, {"y": ys}):
         z = torch.zeros(4, LATENT, dtype=torch.float64)
         made = pv.sample(program, example=example, mean=True, z=z, **given)
         torch.testing.assert_close(made, shift)
     assert (pv.sample(program, 50, y=2, example=example) > 3).all()
     drawn = pv.sample(program, 20_000, example=example, site="y", seed=0)
-    shares = torch.bincount(drawn, minlength=3) / 20_000
-    assert (shares - Labelled.p).abs().max() < 4.5 * math.sqrt(0.25 / 20_000)
+    probabilities = torch.bincount(drawn, minlength=3) / 20_000
+    assert (probabilities - Labeled.p).abs().max() < 4.5 * math.sqrt(0.25 / 20_000)
     drawn = pv.sample(program, 50, example={"x": X, "ys": torch.zeros(N).long()}, site="y")
     assert len(drawn.unique()) == 3  # the example's own labels are data, and hidden
     with pytest.raises(pv.UserError, match=r"components 0\.\.2; y is 3"):
@@ -364,8 +364,8 @@ def test_labels_that_the_program_encodes_before_it_observes_them_are_asked_for_b
     def program(x, labels=None):
         with pyro.plate("data", len(x)):
             one_hot = None if labels is None else nn.functional.one_hot(labels, 3).double()
-            y = pyro.sample("y", dist.OneHotCategorical(Labelled.p), obs=one_hot)
-            pyro.sample("x", dist.Normal((y @ Labelled.shift).unsqueeze(-1), S).to_event(1), obs=x)
+            y = pyro.sample("y", dist.OneHotCategorical(Labeled.p), obs=one_hot)
+            pyro.sample("x", dist.Normal((y @ Labeled.shift).unsqueeze(-1), S).to_event(1), obs=x)
 
     x, labels = X[:, :1], torch.tensor([2, 2, 2])
     with pytest.raises(pv.UserError, match="'y' observes no argument itself.* by its name, y="):

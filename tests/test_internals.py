@@ -147,7 +147,7 @@ def test_pyros_enumeration_has_the_same_loss_without_a_host_sync():
             pyro.sample("z", dist.Normal(x, scale))
 
     losses = []
-    for context in (torch.enable_grad, pyro_internals.sync_free_pyro):
+    for context in (torch.enable_grad, pyro_internals.pyro_without_host_sync):
         torch.manual_seed(0)
         with context():
             loss = TraceEnum_ELBO(max_plate_nesting=1).differentiable_loss(model, guide, X)

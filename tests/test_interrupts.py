@@ -13,7 +13,7 @@ import time
 
 import pytest
 import torch
-from test_train import quiet, same, weights, without_seconds
+from test_train import quiet, same_tensors, weights, without_seconds
 
 import pyro_vae as pv
 from pyro_vae.conditionals import MLP
@@ -100,7 +100,7 @@ def test_a_run_that_is_stopped_at_random_moments_ends_where_an_uninterrupted_one
         other = pair(seed=5 if has_begun else 0)  # a checkpoint replaces the weights
         run = fit(other, out=out, resume=True, compile=compile)
         assert without_seconds(run.history) == without_seconds(whole.history)
-        assert same(weights(*programs), weights(*other))
+        assert same_tensors(weights(*programs), weights(*other))
         lines = (out / "metrics.jsonl").read_text().splitlines()
         assert without_seconds(map(json.loads, lines)) == without_seconds(whole.history)
         number += 1
@@ -141,7 +141,7 @@ def test_a_second_process_on_a_folder_is_refused_and_a_killed_one_frees_it(tmp_p
     whole = fit(programs, epochs)
     run = fit(other, epochs, out=tmp_path, resume=True)
     assert without_seconds(run.history) == without_seconds(whole.history)
-    assert same(weights(*programs), weights(*other))
+    assert same_tensors(weights(*programs), weights(*other))
 
 
 # ------------------------------------------------------------------- disks
@@ -172,7 +172,8 @@ def test_a_disk_that_fails_while_training_costs_no_step(tmp_path, monkeypatch, n
     ):
         fit(programs, 4, out=out, callbacks=[break_disk])
     assert "\n" not in str(e.value)
-    assert same(weights(*wanted), weights(*programs))  # the modules have the trained weights
+    # the modules have the trained weights
+    assert same_tensors(weights(*wanted), weights(*programs))
     monkeypatch.undo()
     resumed = fit(pair(), 4, out=out, resume=True)
     assert without_seconds(resumed.history) == without_seconds(whole.history)
@@ -194,9 +195,9 @@ def test_a_folder_that_is_removed_again_and_again_is_whole_at_the_end(tmp_path, 
     whole = fit(wanted, 6)
     with pytest.warns(UserWarning, match="was removed while training; it is written again"):
         fit(programs, 6, out=out, callbacks=[lambda run, metrics: shutil.rmtree(out)])
-    assert same(weights(*wanted), weights(*programs))
+    assert same_tensors(weights(*wanted), weights(*programs))
     load_weights(*(other := pair(3)), out / "checkpoint.pt")
-    assert same(weights(*wanted), weights(*other))
+    assert same_tensors(weights(*wanted), weights(*other))
     lines = (out / "metrics.jsonl").read_text().splitlines()
     assert without_seconds(map(json.loads, lines)) == without_seconds(whole.history)
 
@@ -235,4 +236,4 @@ def test_what_runs_a_pair_in_another_thread_is_refused_while_one_trains(evaluate
         error
     )
     assert without_seconds(run.history) == without_seconds(fit(wanted, 1).history)
-    assert same(weights(*programs), weights(*wanted))
+    assert same_tensors(weights(*programs), weights(*wanted))

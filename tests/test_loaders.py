@@ -8,7 +8,7 @@ import pyro.distributions as dist
 import pytest
 import torch
 from problems import LINEAR, linear_marginal, linear_posterior_guide
-from test_train import quiet, same, weights, without_seconds
+from test_train import quiet, same_tensors, weights, without_seconds
 from torch.utils.data import DataLoader, Dataset, TensorDataset
 
 import pyro_vae as pv
@@ -70,7 +70,8 @@ def test_batches_of_tensors_tuples_and_dicts_are_the_same_run():
         histories[name] = without_seconds(fit(programs, form).history)
         states[name] = weights(*programs)
     for name in forms:
-        assert histories[name] == histories["tensors"] and same(states[name], states["tensors"])
+        assert histories[name] == histories["tensors"]
+        assert same_tensors(states[name], states["tensors"])
 
 
 def test_entries_that_the_pair_does_not_take_are_named_once():
@@ -127,7 +128,7 @@ def test_validation_arrays_are_a_validation_split():
         other = pair()
         run = fit(other, X, valid=valid)
         assert without_seconds(run.history) == without_seconds(wanted.history)
-        assert same(weights(*programs), weights(*other))
+        assert same_tensors(weights(*programs), weights(*other))
 
 
 class Exact(torch.nn.Module):

@@ -34,8 +34,8 @@ STRUCTURED = {  # what makes each of them a case of its own
     "auxiliary-dgm": {},  # a <- x; y <- a, summed; z <- a, y
     "m1-m2": {},
     "vampprior": {},  # parameters that are guide's and model's
-    "mixture-posterior": {"family_options": {"num_components": 2}},  # stratified
-    "semi-amortized": {"svi_steps": 1},  # the guide reads the model's parameters
+    "mixture-posterior": {"num_components": 2},  # stratified
+    "semi-amortized": {"refine.steps": 1},  # the guide reads the model's parameters
     "iaf-vae": {},
 }
 
@@ -100,7 +100,7 @@ def test_of_a_stratified_mixture_dreg_is_the_iwae():
 
 
 def test_of_a_mixture_drawn_from_dregs_mean_gradient_is_the_iwaes():
-    mixture = {"family_options": {"num_components": 2, "training": "pathwise"}}
+    mixture = {"num_components": 2, "family.training": "pathwise"}
     iwae, dreg = compare((IWAE, DReG), "mixture-posterior", {"num_particles": 3}, **mixture)
     assert_same_mean(dreg, iwae)
 
@@ -222,7 +222,7 @@ def test_at_the_posterior_stl_has_no_gradient_for_the_guide_in_any_draw(objectiv
 
 
 def test_at_the_posterior_dreg_has_no_gradient_for_the_draws():
-    """What is summed is fitted by the weights, which are q's shares: on average nothing."""
+    """What is summed is fitted by the weights, which are q's probabilities: on average nothing."""
     torch.set_default_dtype(torch.float64)
     exact = Exact(torch.tensor(0.8))
     draws = [p for k, p in exact.numbers.items() if k != "y"]

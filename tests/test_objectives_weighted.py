@@ -82,7 +82,7 @@ def test_its_mean_gradient_is_quadratures(case, objective):
 
 
 def test_siwae_is_the_iwae_of_a_stratified_mixture():
-    model, guide = pair("mixture-posterior", family_options={"num_components": 3})
+    model, guide = pair("mixture-posterior", num_components=3)
     loss, _ = value_and_gradients(IWAE(num_particles=2), model, guide)
     torch.manual_seed(3)
     traces = trace_pair(model, guide, batch(), 2)

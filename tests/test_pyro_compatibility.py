@@ -257,7 +257,7 @@ def test_an_enumerated_one_hot_puts_its_axis_left_of_the_plate():
     assert trace.nodes["y"]["value"].shape == (K, 1, K)
 
 
-# ---------------------------------------------------------------- strangers' own programs
+# ---------------------------------------------------------------- user-defined programs
 
 
 class Functional:
@@ -355,8 +355,8 @@ def test_an_m2_pair_with_config_enumerate_trains_and_is_evaluated():
     after = pv.evaluate.elbo(m2.model, guide, x, num_samples=50).mean()
     assert after > before + 0.2
     with torch.no_grad():
-        shares = m2.encoder_y(x).softmax(-1)
-    torch.testing.assert_close(pv.evaluate.responsibilities(m2.model, guide, x), shares)
+        probabilities = m2.encoder_y(x).softmax(-1)
+    torch.testing.assert_close(pv.evaluate.responsibilities(m2.model, guide, x), probabilities)
     bound = pv.evaluate.log_likelihood(m2.model, guide, x, num_samples=200)
     assert (bound.mean() - after) > -0.01
 

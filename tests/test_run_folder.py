@@ -11,7 +11,7 @@ import time
 
 import pytest
 import torch
-from test_train import _stop_after, quiet, same, weights, without_seconds
+from test_train import _stop_after, quiet, same_tensors, weights, without_seconds
 
 import pyro_vae as pv
 from pyro_vae.conditionals import MLP
@@ -243,11 +243,11 @@ def test_a_run_is_not_replaced_without_being_asked(tmp_path):
             "a already contains a run; use resume=True to continue it or choose another directory$",
             fit, untrained, out=tmp_path / "a",
         )  # fmt: skip
-        assert same(before, weights(*untrained))
+        assert same_tensors(before, weights(*untrained))
         (tmp_path / missing).rename(tmp_path / "a" / missing)
     other = pair()
     load_weights(*other, tmp_path / "a" / "checkpoint.pt")
-    assert same(weights(*first), weights(*other))
+    assert same_tensors(weights(*first), weights(*other))
 
 
 # ------------------------------------------------------------------- files that cannot be written
@@ -275,7 +275,7 @@ def test_a_folder_that_is_removed_while_training_is_written_again(tmp_path):
     lines = map(json.loads, (out / "metrics.jsonl").read_text().splitlines())
     assert without_seconds(lines) == without_seconds(run.history)
     load_weights(*(other := pair(seed=3)), out / "checkpoint.pt")
-    assert same(weights(m, g), weights(*other))
+    assert same_tensors(weights(m, g), weights(*other))
     assert len(fit(pair(), 5, out=out, resume=True).history) == 5
 
 
@@ -296,7 +296,7 @@ def test_a_full_disk_at_the_end_is_one_line_and_the_modules_hold_the_best_weight
 
     monkeypatch.setattr(checkpoint, "save", fills)
     refused("cannot write to .*No space left on device", fit, (m, g), out=tmp_path)
-    assert same(weights(*expected), weights(m, g))
+    assert same_tensors(weights(*expected), weights(m, g))
     monkeypatch.undo()
     assert len(fit(pair(), out=tmp_path, resume=True).history) == 2
 

@@ -122,7 +122,7 @@ def log_q_of_y(guide, x):
 
 
 def two_calls(model, guide, x, labels, alpha, share, beta=1.0):
-    """Labelled and unlabelled data apart, y by a Python loop."""
+    """Labeled and unlabeled data apart, y by a Python loop."""
     known = labels >= 0
     eye = torch.eye(K, dtype=x.dtype)
     total = cost(model, guide, x[known], eye[labels[known]], beta).sum()
@@ -138,7 +138,7 @@ def two_calls(model, guide, x, labels, alpha, share, beta=1.0):
 @pytest.mark.parametrize("beta", [1.0, 0.3])
 @pytest.mark.parametrize("particles", [1, 3])
 @pytest.mark.parametrize("name", MODELS)
-def test_one_call_equals_labelled_and_unlabelled_calls_written_by_hand(name, particles, beta):
+def test_one_call_equals_labeled_and_unlabeled_calls_written_by_hand(name, particles, beta):
     model, guide = pair(name)
     objective = SemiSupervised(0.1, 0.25, beta=beta, num_particles=particles)
     actual = loss_of(objective, model, guide, x=binary(), y=LABELS)
@@ -151,7 +151,7 @@ def test_one_call_equals_labelled_and_unlabelled_calls_written_by_hand(name, par
 
 
 @pytest.mark.parametrize("discrete", ["score_function", "relaxed"])
-def test_where_all_data_are_labelled_the_treatment_of_y_makes_no_difference(discrete):
+def test_where_all_data_are_labeled_the_treatment_of_y_makes_no_difference(discrete):
     labels = LABELS.clamp(min=0)
     enumerated, other = (pair(discrete=how) for how in ("enumerate", discrete))
     objective = SemiSupervised(0.5, 1.0)
@@ -187,7 +187,7 @@ def test_without_labels_it_is_the_elbo(name, discrete, options):
     assert_same(actual, loss_of(ELBO(**options), model, guide, x=binary()), model, guide)
 
 
-def test_free_bits_and_warm_up_apply_to_labelled_data_too():
+def test_free_bits_and_warm_up_apply_to_labeled_data_too():
     model, guide = pair()
     labels = LABELS.clamp(min=0)
     held = SemiSupervised(0.0, 1.0, free_bits={"z": 100.0})
@@ -263,7 +263,7 @@ def test_the_evidence_of_m2_equals_an_explicit_sum_over_y_and_quadrature_over_z(
     assert float(truth.exp().sum()) == pytest.approx(1, rel=1e-6)
     bound = pv.evaluate.log_likelihood(model, guide, x, num_samples=10_000)
     torch.testing.assert_close(bound, truth, atol=0.03, rtol=0)
-    # U(x) is below it by the guide's two gaps, and is the objective's unlabelled term
+    # U(x) is below it by the guide's two gaps, and is the objective's unlabeled term
     assert (pv.evaluate.elbo(model, guide, x, num_samples=2000) < truth + 0.01).all()
 
 
@@ -331,7 +331,7 @@ def test_the_score_functions_mean_gradient_is_the_enumerated_one():
 # ------------------------------------------------- y summed in the model, users' pairs
 
 
-def test_where_the_model_sums_y_a_labelled_row_has_the_joint():
+def test_where_the_model_sums_y_a_labeled_row_has_the_joint():
     torch.manual_seed(0)
     model = pv.models.MixtureVAE((D,), K, LATENT, network=SMALL).double()
     guide = pv.guides.Guide(model, family={"z": Fixed()}, network=SMALL).double()
@@ -398,8 +398,8 @@ def test_a_users_pair_with_a_categorical_y_is_trained_with_labels(distribution, 
 
     joint = torch.stack([part(y.expand(N, K)) for y in torch.eye(K)], -1)
     at = LABELS.clamp(min=0)[:, None]
-    unlabelled = (log_q.exp() * (joint - log_q)).sum(-1)
-    terms = torch.where(LABELS >= 0, joint.gather(1, at)[:, 0], unlabelled)
+    unlabeled = (log_q.exp() * (joint - log_q)).sum(-1)
+    terms = torch.where(LABELS >= 0, joint.gather(1, at)[:, 0], unlabeled)
     class_term = 0.1 / 0.5 * log_q.gather(1, at)[LABELS >= 0].sum()
     torch.testing.assert_close(actual, -terms.sum() - class_term)
     data = pv.data.from_arrays(x, LABELS, valid=0, test=0, num_classes=K)
@@ -407,14 +407,15 @@ def test_a_users_pair_with_a_categorical_y_is_trained_with_labels(distribution, 
     assert run.history[-1]["loss"] < run.history[0]["loss"]
 
 
-def test_a_given_share_is_kept_and_a_counted_one_follows_the_labels():
+def test_a_stated_fraction_is_kept_and_a_counted_one_follows_the_labels():
     given, counted = SemiSupervised(labelled_fraction=0.2), SemiSupervised()
-    for labels, share in ((LABELS, 4 / 7), (torch.tensor([0, -1]), 0.5)):
+    for labels, fraction in ((LABELS, 4 / 7), (torch.tensor([0, -1]), 0.5)):
         given.count_labels(labels), counted.count_labels(labels)
-        assert (given.labelled_fraction, counted.labelled_fraction) == (0.2, pytest.approx(share))
+        assert given.labelled_fraction == 0.2
+        assert counted.labelled_fraction == pytest.approx(fraction)
 
 
-def test_svi_steps_with_labels():
+def test_pyros_svi_steps_with_labels():
     model, guide = (m.float() for m in pair(fixed=False))
     svi = pyro.infer.SVI(model, guide, pyro.optim.Adam({"lr": 1e-2}), SemiSupervised(1.0, 0.5))
     losses = [svi.step(binary().float(), y=LABELS) for _ in range(30)]
@@ -477,7 +478,7 @@ def test_kept_labels_are_balanced_seeded_and_true():
             few.keep_labels(number)
 
 
-def test_validation_and_the_unlabelled_rows_labels_are_never_seen():
+def test_validation_and_the_unlabeled_rows_labels_are_never_seen():
     data = few_digits()
     twisted = dataclasses.replace(
         data,
@@ -523,7 +524,7 @@ def test_a_recorded_step_trains_the_same(name):
 
 
 def few_digits(num=200, num_labels=50):
-    """Some of the digits in each split, a quarter of the training digits labelled."""
+    """Some of the digits in each split, a quarter of the training digits labeled."""
     digits = pv.data.load("digits", binarize="none")
     splits = {name: getattr(digits, name)[:num] for name in ("train", "valid", "test")}
     return dataclasses.replace(digits, **splits).keep_labels(num_labels)
@@ -614,7 +615,7 @@ def test_features_are_the_active_units_of_the_reference_alone():
         pv.evaluate.active_unit_features(model, guide, x, latent="w")
 
 
-def test_classifiers_use_the_labelled_rows_alone_and_spreading_the_others_too():
+def test_classifiers_use_the_labeled_rows_alone_and_spreading_the_others_too():
     torch.manual_seed(0)
     centers = torch.tensor([[-3.0, 0.0], [3.0, 0.0]])
     truth = torch.arange(200) % 2
@@ -689,9 +690,9 @@ def test_m2_without_labels_ignores_y():
         model, guide, data, 20, objective=ELBO(warmup=10), lr=4e-3, schedule="cosine",
         batch_size=100, compile="recorded", progress=False,
     )  # fmt: skip
-    shares = pv.evaluate.responsibilities(model, guide, data.test.x)
-    assert pv.evaluate.entropy(shares) > math.log(10) - 0.05
-    assert pv.evaluate.mutual_information(shares) < 0.02
+    probabilities = pv.evaluate.responsibilities(model, guide, data.test.x)
+    assert pv.evaluate.entropy(probabilities) > math.log(10) - 0.05
+    assert pv.evaluate.mutual_information(probabilities) < 0.02
     terms = pv.evaluate.elbo_terms(model, guide, data.test.x)
     assert terms["y"].mean() > -0.05 and terms["z"].mean() < -2  # z carries the information
 

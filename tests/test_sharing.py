@@ -8,7 +8,7 @@ import sys
 import pytest
 import torch
 from presets import configured
-from test_train import quiet, same, weights
+from test_train import quiet, same_tensors, weights
 
 import pyro_vae as pv
 from pyro_vae import methods
@@ -80,10 +80,10 @@ def test_a_file_is_as_the_format_says(tmp_path):
 def test_the_format_is_that_of_its_reference_library(tmp_path):
     reference = pytest.importorskip("safetensors.torch")
     write_tensors(tmp_path / "ours", TENSORS, {"who": "me"})
-    assert same(reference.load_file(tmp_path / "ours"), TENSORS)
+    assert same_tensors(reference.load_file(tmp_path / "ours"), TENSORS)
     reference.save_file(TENSORS, tmp_path / "theirs", {"who": "me"})
     tensors, metadata = read_tensors(tmp_path / "theirs")
-    assert same(tensors, TENSORS) and metadata == {"who": "me"}
+    assert same_tensors(tensors, TENSORS) and metadata == {"who": "me"}
 
 
 def crafted(header, content=b"", length=None):
@@ -122,7 +122,7 @@ def test_a_crafted_file_is_refused(tmp_path, content):
 def test_an_exported_pair_is_loaded_with_its_weights(exported):
     programs, path = exported
     loaded = pv.load(path)
-    assert same(weights(*programs), weights(loaded.model, loaded.guide))
+    assert same_tensors(weights(*programs), weights(loaded.model, loaded.guide))
     assert torch.equal(
         pv.evaluate.elbo(*programs, X), pv.evaluate.elbo(loaded.model, loaded.guide, X)
     )
@@ -135,7 +135,7 @@ def test_every_methods_pair_is_exported_and_built_again(tmp_path, name):
     model, guide = method.build()
     run = pv.Run(model.eval(), guide.eval(), data=method.data, config=method.config)
     loaded = pv.load(run.export(tmp_path / "model.safetensors"))
-    assert same(weights(model, guide), weights(loaded.model, loaded.guide))
+    assert same_tensors(weights(model, guide), weights(loaded.model, loaded.guide))
     assert str(model) == str(loaded.model) and str(guide) == str(loaded.guide)
 
 
@@ -172,7 +172,7 @@ def test_an_export_to_a_folder_has_a_model_card(tmp_path):
     ):  # fmt: skip
         assert part in card
     loaded = pv.load(tmp_path / "shared")
-    assert same(weights(run.model, run.guide), weights(loaded.model, loaded.guide))
+    assert same_tensors(weights(run.model, run.guide), weights(loaded.model, loaded.guide))
     refused("exists already: choose another path", run.export, tmp_path / "shared")
     card = fit(pair()).export(tmp_path / "plain").with_name("README.md").read_text()
     assert "**License.** not stated." in card and "license:" not in card
@@ -182,7 +182,7 @@ def test_the_weights_in_use_are_exported(tmp_path):
     run = fit(pair(), lr=0.5)
     run.use("last").export(tmp_path / "last.safetensors")
     loaded = pv.load(tmp_path / "last.safetensors")
-    assert same(weights(run.model, run.guide), weights(loaded.model, loaded.guide))
+    assert same_tensors(weights(run.model, run.guide), weights(loaded.model, loaded.guide))
 
 
 class Mine(pv.models.VAE):
@@ -199,7 +199,7 @@ def test_a_user_defined_pair_is_loaded_into_its_modules(tmp_path):
     path = fit(programs).export(tmp_path / "mine.safetensors")
     refused("does not say how its pair was built", pv.load, path)
     pv.load(path, *other)
-    assert same(weights(*programs), weights(*other))
+    assert same_tensors(weights(*programs), weights(*other))
     refused("pass both model= and guide=", pv.load, path, other[0])
     refused("does not fit this", pv.load, path, *pair())
 

@@ -4,7 +4,7 @@ import threading
 
 import pytest
 import torch
-from test_train import quiet, same, weights, without_seconds
+from test_train import quiet, same_tensors, weights, without_seconds
 
 import pyro_vae as pv
 from pyro_vae.conditionals import MLP
@@ -58,7 +58,7 @@ def test_while_one_thread_trains_another_is_refused_and_changes_nothing():
         assert "\n" not in str(e)
     expected = quiet(*(alone := pair()), X, 2, batch_size=16, initialize=lambda *a: None)
     assert without_seconds(run.history) == without_seconds(expected.history)
-    assert same(weights(m, g), weights(*alone))
+    assert same_tensors(weights(m, g), weights(*alone))
 
 
 def _with_stream(stream, function):

@@ -38,7 +38,7 @@ def weights(*modules):
     return {f"{i}.{k}": v.clone() for i, m in enumerate(modules) for k, v in m.state_dict().items()}
 
 
-def same(a, b):
+def same_tensors(a, b):
     return a.keys() == b.keys() and all(torch.equal(a[k], b[k]) for k in a)
 
 
@@ -51,7 +51,7 @@ def test_the_same_seed_gives_the_same_run_and_another_seed_another():
     for seed in (0, 0, 1):
         m, g = pair()
         runs.append((without_seconds(quiet(m, g, digits(), 2, seed=seed).history), weights(m, g)))
-    assert runs[0][0] == runs[1][0] and same(runs[0][1], runs[1][1])
+    assert runs[0][0] == runs[1][0] and same_tensors(runs[0][1], runs[1][1])
     assert runs[0][0] != runs[2][0]
 
 
@@ -88,7 +88,7 @@ def test_a_resumed_run_equals_an_uninterrupted_one_bit_for_bit(tmp_path, schedul
     fresh_m, fresh_g = pair(seed=5)  # other weights: the checkpoint must replace them
     resumed = quiet(fresh_m, fresh_g, digits(), 4, out=tmp_path / "part", resume=True, **options)
     assert without_seconds(resumed.history) == without_seconds(whole.history)
-    assert same(weights(m, g), weights(fresh_m, fresh_g))
+    assert same_tensors(weights(m, g), weights(fresh_m, fresh_g))
     lines = (tmp_path / "part" / "metrics.jsonl").read_text().splitlines()
     assert without_seconds(map(json.loads, lines)) == without_seconds(whole.history)
 
@@ -158,7 +158,7 @@ def test_validation_is_not_seen_by_training():
     quiet(m2, g2, data, 1)
     m3, g3 = pair()
     run = quiet(m3, g3, digits(), 1)
-    assert run.best_epoch == 1 and same(weights(m2, g2), weights(m3, g3))
+    assert run.best_epoch == 1 and same_tensors(weights(m2, g2), weights(m3, g3))
 
 
 def test_labels_in_the_data_are_not_given_to_a_clustering():
@@ -171,7 +171,7 @@ def test_labels_in_the_data_are_not_given_to_a_clustering():
         m, g = pair()
         quiet(m, g, d, 1)
         actual.append(weights(m, g))
-    assert same(*actual)
+    assert same_tensors(*actual)
 
 
 def test_a_loss_that_is_not_finite_stops_at_once_names_the_site_and_keeps_the_checkpoint(tmp_path):
@@ -240,7 +240,7 @@ def test_frozen_parameters_do_not_train():
         p.requires_grad_(False)
     before = weights(m.p_x)
     quiet(m, g, digits(), 1)
-    assert same(before, weights(m.p_x))
+    assert same_tensors(before, weights(m.p_x))
 
 
 def test_tensors_arrays_datasets_and_loaders_train():
@@ -303,7 +303,7 @@ def test_a_checkpoint_holds_the_best_weights_and_fits_only_its_pair(tmp_path):
     quiet(m, g, digits(), 2, out=tmp_path)
     m2, g2 = pair(seed=3)
     load_weights(m2, g2, tmp_path / "checkpoint.pt")
-    assert same(weights(m, g), weights(m2, g2))
+    assert same_tensors(weights(m, g), weights(m2, g2))
     other = pv.models.VAE((1, 8, 8), 5, "binomial", NET)
     with pytest.raises(pv.UserError, match="does not fit this VAE"):
         load_weights(other, pv.guides.Guide(other, network=NET), tmp_path / "checkpoint.pt")
@@ -423,16 +423,16 @@ def test_a_mixture_initialization_is_seeded_and_sees_no_label():
     from pyro_vae.train import MixtureInitialization
 
     data = digits()
-    unlabelled = pv.data.Data(
+    unlabeled = pv.data.Data(
         pv.data.Split(data.train.x), pv.data.Split(data.valid.x), None, likelihood="binomial"
     )
     start = MixtureInitialization(epochs=2, fits=1)
     initialized = []
-    for d, seed in ((data, 4), (unlabelled, 4), (data, 5)):
+    for d, seed in ((data, 4), (unlabeled, 4), (data, 5)):
         m, g = pair()
         start(m, g, d, torch.device("cpu"), seed=seed, progress=False)
         initialized.append(weights(m, g))
-    assert same(*initialized[:2]) and not same(initialized[0], initialized[2])
+    assert same_tensors(*initialized[:2]) and not same_tensors(initialized[0], initialized[2])
 
 
 def test_a_mixture_initialization_takes_every_seed_of_fit():

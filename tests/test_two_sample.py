@@ -61,7 +61,7 @@ def test_mmd_is_the_plain_double_sum():
     assert actual["mmd2"] == pytest.approx(value, abs=1e-12)
 
 
-def test_p_values_are_uniform_under_the_null_and_small_under_another_law():
+def test_p_values_are_uniform_under_the_null_and_small_under_another_distribution():
     p = [
         mmd_two_sample_test(normal(30, 2, 2 * s), normal(20, 2, 2 * s + 1), 99, seed=s)["p_value"]
         for s in range(300)

@@ -443,7 +443,7 @@ def ss_vae_parallel():
 
 
 @program
-def ss_vae_labelled():
+def ss_vae_labeled():
     """The same pair where y is observed."""
     vae = SSVAE()
     guide = config_enumerate(vae.guide, "parallel", expand=True)
@@ -952,7 +952,7 @@ def scanvi():
 
 
 @program
-def scanvi_labelled():
+def scanvi_labeled():
     """Where labels are observed, the guide adds a `pyro.factor` of its classifier."""
     return _scanvi(y=one_hot())
 

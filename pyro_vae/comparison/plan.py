@@ -132,10 +132,10 @@ def make_guide(factory: GuideFactory, model: PyroProgram, num_data: int) -> Pyro
         raise
     except Exception as e:  # a program that is called with the model can fail in many ways
         reason = f"{type(e).__name__}: {' '.join(str(e).split())}"[:160]
-        raise UserError(f"a guide could not be made for the model ({reason}); {hint}") from e
+        raise UserError(f"a guide could not be kind for the model ({reason}); {hint}") from e
     if not callable(guide):
         raise UserError(
-            "a guide must be made by a function of the model, but this function returned "
+            "a guide must be kind by a function of the model, but this function returned "
             f"{type(guide).__name__}; {hint}"
         )
     return guide
@@ -159,8 +159,8 @@ def _takes_num_data(factory: GuideFactory, model: PyroProgram) -> bool:
     """Whether a factory is called with the number of data points: `Guide` is if it has rows of them."""
     if "num_data" not in inspect.signature(factory).parameters:
         return False
-    made = factory.func if isinstance(factory, functools.partial) else factory
-    if not (isinstance(made, type) and issubclass(made, Guide)):
+    kind = factory.func if isinstance(factory, functools.partial) else factory
+    if not (isinstance(kind, type) and issubclass(kind, Guide)):
         return True
     keywords = factory.keywords if isinstance(factory, functools.partial) else {}
     given = keywords.get("given", interface_of(model, ModelInterface).default_guide)

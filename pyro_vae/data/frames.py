@@ -163,8 +163,8 @@ def _data(
         split_seed=split_seed,
         missing=True,
     )
-    chosen = table.likelihood if likelihood is None else likelihood
-    return dataclasses.replace(data, table=table, likelihood=chosen)
+    likelihood = table.likelihood if likelihood is None else likelihood
+    return dataclasses.replace(data, table=table, likelihood=likelihood)
 
 
 def _label_type(values: Any, name: str) -> ColumnType:

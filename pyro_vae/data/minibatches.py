@@ -28,7 +28,7 @@ class Batches:
 
     They come from tensors on the device.
 
-    Epoch e's order depends on `(seed, e)` alone, so that training can stop and go on anywhere.
+    Epoch e's order depends on `(seed, e)` alone, so that training can stop and resume at any batch.
     Dynamic binarization draws from torch's global stream.
 
     Of several processes, each takes its shard of every batch. One for which nothing is left of a

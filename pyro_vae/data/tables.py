@@ -90,10 +90,9 @@ class ColumnType:
         missing = np.isnan(x).any(1)
         if self.kind == "category":
             values: np.ndarray = np.empty(len(x), dtype=object)
-            chosen = np.nan_to_num(x).argmax(1)
+            codes = np.nan_to_num(x).argmax(1)
             values[:] = [
-                None if gone else self.categories[i]
-                for i, gone in zip(chosen, missing, strict=True)
+                None if gone else self.categories[i] for i, gone in zip(codes, missing, strict=True)
             ]
             return values
         numbers = x[:, 0]

@@ -101,7 +101,7 @@ def _window(joint: Joint, num: int, num_points: int) -> tuple[torch.Tensor, torc
 
     low, high = prior.amin(0), prior.amax(0)
     low, high = with_guide(1.5 * low - 0.5 * high, 1.5 * high - 0.5 * low)
-    for round in range(MAX_ROUNDS):  # shrink, and extend where the density goes on past an edge
+    for round in range(MAX_ROUNDS):  # shrink, and extend where the density continues past an edge
         axes, log_p, _ = _evaluate(joint, low, high, num, num_points)
         near = log_p > log_p.amax((1, 2), keepdim=True) - LOG_DENSITY_CUTOFF
         width = high - low

@@ -67,8 +67,8 @@ def nuts_posterior(
     check_int_at_least(4, num_samples=num_samples)
     check_int_at_least(1, warmup=warmup)
     batch = scored_inputs(model, x, others)
-    home = batch["x"].device
-    device = device_of(model, default=home)
+    input_device = batch["x"].device
+    device = device_of(model, default=input_device)
     with evaluation_mode(model, seed=seed, device=device):
         joint = Joint(model, {k: v.to(device) for k, v in batch.items()})
 
@@ -90,4 +90,6 @@ def nuts_posterior(
         {n: v[0] for n, v in joint.split(f(u, chain_dim=1, sample_dim=0).unsqueeze(0)).items()}
         for f in (split_gelman_rubin, effective_sample_size)
     )
-    return NutsResult(*({n: v.to(home) for n, v in part.items()} for part in (draws, r_hat, ess)))
+    return NutsResult(
+        *({n: v.to(input_device) for n, v in part.items()} for part in (draws, r_hat, ess))
+    )

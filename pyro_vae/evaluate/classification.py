@@ -11,7 +11,7 @@ from ..programs.sites import choose_latent
 from .inputs import Array, PyroProgram
 from .latents import ACTIVE_THRESHOLD, encode, responsibilities, variance_over_data
 
-MAX_UNLABELLED = 10_000  # data points that LabelSpreading sees
+MAX_UNLABELED = 10_000  # data points that LabelSpreading sees
 
 
 def classify(
@@ -118,7 +118,7 @@ def _reference_inputs(
 def classifier_baselines(
     x: torch.Tensor, y: torch.Tensor, *others: torch.Tensor, spreading: bool = False
 ) -> dict[str, list[torch.Tensor]]:
-    """Classical classifiers, fitted on the labelled rows.
+    """Classical classifiers, fitted on the labeled rows.
 
     They are logistic regression, a support vector machine with a Gaussian kernel and, with
     `spreading`, scikit-learn's LabelSpreading on the 7 nearest neighbors. All have scikit-learn's
@@ -127,9 +127,9 @@ def classifier_baselines(
 
     Args:
         x: `[N, ...]`, training data.
-        y: `[N]`, their labels; -1: not labelled.
+        y: `[N]`, their labels; -1: not labeled.
         others: `[M, ...]` each, data to classify.
-        spreading: whether to fit LabelSpreading, which also sees the unlabelled rows of x (the
+        spreading: whether to fit LabelSpreading, which also sees the unlabeled rows of x (the
             first 10,000). Rows that no label reaches through neighbors get the lowest class.
 
     Returns:
@@ -152,14 +152,14 @@ def classifier_baselines(
     means = column_means(x)
     train, *rest = [fill_missing(v, means).flatten(1).double().cpu().numpy() for v in (x, *others)]
     labels = y.cpu().numpy()
-    labelled = labels >= 0
-    if len(set(labels[labelled])) < 2:
+    labeled = labels >= 0
+    if len(set(labels[labeled])) < 2:
         raise UserError("a classifier needs labels of two classes at least")
     classifiers = {"logistic regression": LogisticRegression(max_iter=5000), "SVM": SVC()}
-    fitted = {k: c.fit(train[labelled], labels[labelled]) for k, c in classifiers.items()}
+    fitted = {k: c.fit(train[labeled], labels[labeled]) for k, c in classifiers.items()}
     with np.errstate(invalid="ignore"):  # LabelSpreading: 0 / 0 in rows that no label reaches
         if spreading:
-            keep = labelled | ((~labelled).cumsum() <= MAX_UNLABELLED)
+            keep = labeled | ((~labeled).cumsum() <= MAX_UNLABELED)
             spread = LabelSpreading(kernel="knn", max_iter=100)
             fitted["LabelSpreading"] = spread.fit(train[keep], labels[keep])
         return {k: [torch.as_tensor(c.predict(v)) for v in rest] for k, c in fitted.items()}

@@ -19,14 +19,14 @@ def clustering_metrics(labels: Array, clusters: Array) -> dict[str, float]:
     * `ari`: adjusted Rand index, as in scikit-learn.
 
     Args:
-        labels: `[N]` integers. Data points with label -1 (not labelled) are left out.
+        labels: `[N]` integers. Data points with label -1 (not labeled) are left out.
         clusters: `[N]` integers.
 
     Returns:
         `{"accuracy", "purity", "nmi", "ari"}`, each at most 1.
 
     Raises:
-        UserError: lengths differ, nothing is labelled, or labels are not integers.
+        UserError: lengths differ, nothing is labeled, or labels are not integers.
 
     Example:
         >>> import torch, pyro_vae as pv
@@ -44,7 +44,7 @@ def clustering_metrics(labels: Array, clusters: Array) -> dict[str, float]:
     keep = truth >= 0
     truth, assigned = truth[keep], assigned[keep]
     if not len(truth):
-        raise UserError("no data point is labelled")
+        raise UserError("no data point is labeled")
     table = contingency_matrix(truth, assigned)  # [classes, clusters]
     matched = table[linear_sum_assignment(table, maximize=True)].sum()
     return {

@@ -25,7 +25,7 @@ def mmd_two_sample_test(
               - \frac{2}{mn} \sum_{i, j} k(x_i, o_j)
 
     with :math:`k(a, b) = \exp(-|a - b|^2 / 2h^2)`. The p-value is the fraction of random
-    relabellings, the true labels counted, whose estimate is at least as large. It is uniform if
+    relabelings, the true labels counted, whose estimate is at least as large. It is uniform if
     the distributions are the same. The estimate is unbiased, so that it may be negative.
 
     Args:
@@ -83,7 +83,7 @@ def mmd_two_sample_test(
     labels = torch.stack(
         [first[0, torch.randperm(m + n, generator=generator)] for _ in range(num_permutations)]
     )
-    # "at least as large" up to rounding: relabellings that only swap equal data are ties
+    # "at least as large" up to rounding: relabelings that only swap equal data are ties
     larger = int((mmd2(labels) >= statistic - 1e-12).sum())
     return {
         "mmd2": float(statistic),

@@ -186,7 +186,7 @@ class LatentSpace:
         context = self.context
         self._check_deterministic()
         rows = 1 if self.conditions is None else len(self.conditions.values)
-        num_values = self.shown(context.x[:1], context.first(1).get("c")).shape[1]
+        num_values = self.shown(context.x[:1], context.first_inputs(1).get("c")).shape[1]
         num = int(math.sqrt(MOST_BYTES / (rows * num_values)))
         num = max(LEAST_NODES, min(MOST_NODES, num))
         units = torch.zeros(num * num, self.codes.shape[1])

@@ -101,7 +101,7 @@ def shown_context(
     result = {"split": split, "terms": {}, **({"classification": {}} if supervised else {})}
     context = ReportContext(model, guide, data, result, seed)
     n = min(num_data, len(context.x), max(1, MOST_IMAGE_BYTES // data.train.x[0].numel()))
-    context.others = context.first(n)
+    context.others = context.first_inputs(n)
     context.x = context.x[:n]
     context.y = None if context.y is None else context.y[:n]
     return context
@@ -153,7 +153,7 @@ def _image_shape(context: ReportContext) -> list[int] | None:
     """`[channels, height, width]` of what is shown; None if it is no image."""
     if not context.is_image:
         return None
-    shape = list(context.whole(context.x[:1]).shape[1:])
+    shape = list(context.as_shown(context.x[:1]).shape[1:])
     return shape if len(shape) == 3 else [1, *shape]
 
 

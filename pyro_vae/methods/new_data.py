@@ -141,9 +141,9 @@ class NewData:
 
     def inputs(self) -> Iterator[Inputs]:
         """The inputs of the pair, `{"x": [B, ...], ...}`, of each split."""
-        return (inputs for inputs, _ in self.labelled_inputs())
+        return (inputs for inputs, _ in self.labeled_inputs())
 
-    def labelled_inputs(self) -> Iterator[tuple[Inputs, torch.Tensor | None]]:
+    def labeled_inputs(self) -> Iterator[tuple[Inputs, torch.Tensor | None]]:
         """The inputs of the pair and the labels `[B]`, of each split."""
         names = self._observed_names()
         for split in self.splits():

@@ -147,7 +147,7 @@ class Run(train.Run):
         new, supervised = self._new(data, **others), self._supervised
         if new.is_stream:
             result = summarize_batches(
-                self.model, self.guide, self._data(), new.labelled_inputs(), num_samples, self.seed,
+                self.model, self.guide, self._data(), new.labeled_inputs(), num_samples, self.seed,
                 supervised,
             )  # fmt: skip
         else:

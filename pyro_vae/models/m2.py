@@ -19,7 +19,7 @@ class M2(Model):
         z       ~ Normal(0, I)                 (or any `prior`)
         x | y,z ~ likelihood(f(y, z))
 
-    Its guide in the paper: y <- x; z <- x, y. If some data are labelled, it is trained by
+    Its guide in the paper: y <- x; z <- x, y. If some data are labeled, it is trained by
     `objectives.SemiSupervised`. Without labels it does not cluster: a decoder of z alone reaches
     the same likelihood, an ignored y costs nothing, and q(y | x) becomes p(y), with ln K nats of
     entropy, or carries information other than the class (`python -m benchmarks.quality.m2_clustering`).

@@ -1,4 +1,4 @@
-"""Learning from data of which some are labelled: Kingma et al.'s objective, for any pair with a y."""
+"""Learning from data of which some are labeled: Kingma et al.'s objective, for any pair with a y."""
 
 from collections.abc import Callable
 from typing import Any
@@ -23,17 +23,17 @@ class SemiSupervised(ELBO):
     r"""The negative semi-supervised objective (Kingma et al. 2014, arXiv 1406.5298).
 
     .. math::
-        J = \sum_{\text{labelled}} L(x, y) + \sum_{\text{others}} U(x)
-            + \alpha \frac{N}{N_l} \sum_{\text{labelled}} -\log q(y \mid x)
+        J = \sum_{\text{labeled}} L(x, y) + \sum_{\text{others}} U(x)
+            + \alpha \frac{N}{N_l} \sum_{\text{labeled}} -\log q(y \mid x)
 
         -L(x, y) = E_{q(z|x,y)}[\log p(x, y, z) - \log q(z \mid x, y)], \quad
         -U(x) = \sum_y q(y \mid x)\,(-L(x, y)) + H(q(y \mid x))
 
     A sum over the minibatch, in nats. `alpha` is the paper's 0.1 of :math:`\alpha = 0.1 N`: the
-    nats per data point that one nat of mean classification loss counts as; each of the N_l labelled of
+    nats per data point that one nat of mean classification loss counts as; each of the N_l labeled of
     N data thus weighs :math:`\alpha N / N_l` in it.
 
-    The pair is called without labels, once, for labelled and unlabelled rows together: in a row
+    The pair is called without labels, once, for labeled and unlabeled rows together: in a row
     with a label, q(y | x) is replaced by the certainty of that label, which turns U(x) into L(x, y).
     So shapes are fixed, nothing waits for a GPU, and it works for a y that the guide enumerates,
     samples (score function) or relaxes, in a user's pair too. :math:`-\log q(y|x)` is taken from
@@ -41,12 +41,12 @@ class SemiSupervised(ELBO):
     its mean over a, which bounds :math:`-\log q(y|x)` from above. A scale or a mask of the guide's y
     is the term's as well.
 
-    Where the model sums y (VaDE, GMVAE), a labelled row has log p(x, y) in the place of log p(x):
+    Where the model sums y (VaDE, GMVAE), a labeled row has log p(x, y) in the place of log p(x):
     the indicator of the label is added to log p(y). There is no q(y | x) then, and no classification
     term: `alpha` has no effect. Components become classes, so do not start from a fitted mixture,
     whose components are in no order.
 
-    Labels `y [N]` are integers, -1 for an unlabelled data point. `fit` passes and counts them; a
+    Labels `y [N]` are integers, -1 for an unlabeled data point. `fit` passes and counts them; a
     direct call passes `y=` in addition to the inputs of the pair. Without any label the objective is
     the ELBO. Validation and evaluation do not use labels: they report U(x).
 
@@ -74,20 +74,20 @@ class SemiSupervised(ELBO):
         check_positive(or_zero=True, alpha=alpha)
         if labelled_fraction is not None and not 0 <= labelled_fraction <= 1:
             raise UserError(
-                f"labelled_fraction, of the data that are labelled, lies in [0, 1]: {labelled_fraction}"
+                f"labelled_fraction, of the data that are labeled, lies in [0, 1]: {labelled_fraction}"
             )
         self.alpha, self.labelled_fraction, self.latent = alpha, labelled_fraction, latent
         self._counts = labelled_fraction is None
         self.top = -1  # the highest label, as far as known
 
     def count_labels(self, labels: torch.Tensor | None) -> None:
-        """Take the labelled fraction from the training labels `[N]`, unless it was set.
+        """Take the labeled fraction from the training labels `[N]`, unless it was set.
 
         Raises:
             UserError: `labels` is None.
         """
         if labels is None:
-            raise UserError("the semi-supervised objective needs labels y (-1: not labelled)")
+            raise UserError("the semi-supervised objective needs labels y (-1: not labeled)")
         if self._counts:
             self.labelled_fraction = float((labels >= 0).double().mean())
         self.top = int(labels.max())
@@ -106,7 +106,7 @@ class SemiSupervised(ELBO):
         return loss + self._classification(clamp)
 
     def _suits_pyro(self, model: Callable, guide: Callable, args: tuple, kwargs: dict) -> bool:
-        # Pyro multiplies factors that are each shifted by their own maximum: a labelled component that
+        # Pyro multiplies factors that are each shifted by their own maximum: a labeled component that
         # the draw of z is far from underflows, and the loss is infinite.
         sites = layout_of(model, guide, as_batch(model, args, kwargs)).discrete_sites
         if any(site.name == self.latent and not site.in_guide for site in sites):
@@ -152,7 +152,7 @@ class SemiSupervised(ELBO):
             return 0.0
         if self.labelled_fraction is None:
             raise UserError(
-                "the classification term needs labelled_fraction=, labelled data by all data"
+                "the classification term needs labelled_fraction=, labeled data by all data"
             )
         return self.alpha / self.labelled_fraction * -log_q.sum()
 
@@ -183,10 +183,10 @@ class ClampGuideLabels(Messenger):
             return
         fn = msg["fn"]
         self.check(msg)
-        one_hot, labelled = self.rows(fn)
+        one_hot, labeled = self.rows(fn)
         logits = fn.logits  # normalized
         self.log_q = (one_hot * logits).sum(-1)
-        logits = torch.where(labelled, (one_hot - 1) * LOG_ZERO, logits)
+        logits = torch.where(labeled, (one_hot - 1) * LOG_ZERO, logits)
         if isinstance(fn, GumbelSoftmax):
             msg["fn"] = GumbelSoftmax(fn.temperature, logits=logits, validate_args=False)
         else:
@@ -236,11 +236,11 @@ class ClampModelLabels(Messenger):
             return
         clamp.check(msg)
         clamp.in_model = True
-        one_hot, labelled = clamp.rows(msg["fn"])
+        one_hot, labeled = clamp.rows(msg["fn"])
         if isinstance(msg["mask"], torch.Tensor):  # a masked row has no term, so no label either
-            labelled = labelled & msg["mask"].unsqueeze(-1)
+            labeled = labeled & msg["mask"].unsqueeze(-1)
         logits = msg["fn"].logits
-        logits = torch.where(labelled, logits + (one_hot - 1) * LOG_ZERO, logits)
+        logits = torch.where(labeled, logits + (one_hot - 1) * LOG_ZERO, logits)
         distribution = type(msg["fn"])(logits=logits)
         # what is summed is p(x, y), not p(x | y): the distribution keeps log p(y), as torch would not
         within: Any = categorical_of(distribution) or distribution

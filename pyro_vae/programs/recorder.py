@@ -11,7 +11,7 @@ import torch.nn as nn
 from torch.fx.node import Node, map_aggregate
 from torch.utils.weak import WeakTensorKeyDictionary
 
-from .._pyro_internals import sync_free_pyro
+from .._pyro_internals import pyro_without_host_sync
 from .._torch_internals import TorchDispatchMode, written_arguments
 from .contexts import fork_rng, set_seed
 
@@ -81,7 +81,7 @@ def replayed(
         with (
             pyro.validation_enabled(False),
             warnings.catch_warnings(),
-            sync_free_pyro(),
+            pyro_without_host_sync(),
             fork_rng(device),
         ):
             warnings.simplefilter("ignore")

@@ -53,15 +53,15 @@ class ReportContext:
         #: `[N]` labels, if every data point has one
         self.labels = self.y if self.y is not None and bool((self.y >= 0).all()) else None
         self.conditional = "c" in self.others
-        self.is_image = plots.is_image(tuple(self.whole(self.x[:1]).shape[1:]))
+        self.is_image = plots.is_image(tuple(self.as_shown(self.x[:1]).shape[1:]))
         self.white = plots.white_of(self.data.train.x)
         self.infers = bool(self.latent_kls) and not isinstance(self.guide, PriorGuide)
 
-    def first(self, n: int) -> Inputs:
+    def first_inputs(self, n: int) -> Inputs:
         """The first n rows of the further inputs."""
         return {k: v[:n] for k, v in self.others.items()}
 
-    def whole(self, x: torch.Tensor) -> torch.Tensor:
+    def as_shown(self, x: torch.Tensor) -> torch.Tensor:
         """The first rows of x as they are shown, or other x for the same covariates."""
         c = self.others.get("c")
         return joined(self.data, x, None if c is None else c[: len(x)])

@@ -42,8 +42,8 @@ def report_figures(
         seed: of all draws.
     """
     context = ReportContext(model, guide, data, result, seed)
-    made = (_draw(section, context) for section in SECTIONS)
-    return [*chain(*made), *_draw(training, history, best_epoch)]
+    groups = (_draw(section, context) for section in SECTIONS)
+    return [*chain(*groups), *_draw(training, history, best_epoch)]
 
 
 def training(history: Sequence[Mapping], best_epoch: int | None) -> list[Section]:

@@ -128,8 +128,8 @@ def _numbers(result: Mapping) -> list[str]:
         errors = [(n, *(e[p] for p in parts)) for n, e in classified["errors"].items()]
         body.append(_table(header, errors, 3, better=min))
         body.append(
-            '<p class="small">Fractions of wrong classes. Labelled: the training data whose labels '
-            "were used; unlabelled: the training data whose labels were hidden. Bold: the best of "
+            '<p class="small">Fractions of wrong classes. Labeled: the training data whose labels '
+            "were used; unlabeled: the training data whose labels were hidden. Bold: the best of "
             "each column.</p>"
         )
     return body

@@ -131,8 +131,9 @@ def prior(context: ReportContext) -> list[Section]:
     if latent not in interface_of(context.guide, GuideInterface).given:
         return []
     n = min(len(context.x), MOST_CODES)
+    others = context.first_inputs(n)
     codes = evaluate.aggregate_posterior(
-        context.model, context.guide, context.x[:n], latent, seed=context.seed, **context.first(n)
+        context.model, context.guide, context.x[:n], latent, seed=context.seed, **others
     )
     with torch.no_grad(), seeded(context.seed, codes.device):
         distribution = module()

@@ -23,11 +23,11 @@ def reconstructions(context: ReportContext) -> list[Section]:
     if not (context.is_image and context.latent_kls):
         return []
     rebuilt = evaluate.reconstruct(
-        context.model, context.guide, context.x[:24], **context.first(24)
+        context.model, context.guide, context.x[:24], **context.first_inputs(24)
     )
     figure, ax = plots.axes(WIDTH, 3.4)
-    data = context.whole(context.x[:24])
-    plots.pairs_of_images(ax, data, context.whole(rebuilt), columns=8, white=context.white)
+    data = context.as_shown(context.x[:24])
+    plots.pairs_of_images(ax, data, context.as_shown(rebuilt), columns=8, white=context.white)
     return [
         Section("Reconstructions and samples", figure, "Data, and below each its reconstruction.")
     ]
@@ -38,9 +38,9 @@ def analogies(context: ReportContext) -> list[Section]:
     style = interface_of(context.model, ModelInterface).style_latent
     if not (context.has_some_labels and style and context.is_image):
         return []
-    chosen = context.x[:10]
-    new = style_transfer_grid(context.model, context.guide, chosen)
-    rows = torch.cat([chosen.unsqueeze(1), new], 1)
+    sources = context.x[:10]
+    new = style_transfer_grid(context.model, context.guide, sources)
+    rows = torch.cat([sources.unsqueeze(1), new], 1)
     n, columns = rows.shape[:2]
     flat = rows.flatten(0, 1)
     figure, ax = image_axes(flat, columns)
@@ -71,8 +71,8 @@ def new_samples(context: ReportContext) -> list[Section]:
         return []
     figure, (left, right) = plots.panels(2, WIDTH, 2.6, same=True)
     plots.scatter(left, context.data.train.x[:MOST_POINTS], title="data")
-    shares = context.responsibilities
-    y = None if shares is None else torch.arange(MOST_POINTS) % shares.shape[-1]
+    probabilities = context.responsibilities
+    y = None if probabilities is None else torch.arange(MOST_POINTS) % probabilities.shape[-1]
     x = sample(context.model, MOST_POINTS, y=y, seed=context.seed)
     plots.scatter(right, x, y, "samples" + ("" if y is None else f" by {context.group}"))
     return [Section("Reconstructions and samples", figure, "Data, and new samples from the model.")]

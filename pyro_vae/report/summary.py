@@ -119,11 +119,11 @@ def summarize_batches(
     result |= numbers.result(with_errors=True)
     y = torch.cat(labels) if labels else torch.empty(0, dtype=torch.int64)
     clusters = torch.cat(numbers.assignments) if numbers.assignments else y[:0]
-    is_labelled = y >= 0
-    if not bool(is_labelled.any()) or len(clusters) != len(y):
+    is_labeled = y >= 0
+    if not bool(is_labeled.any()) or len(clusters) != len(y):
         return result
     if reports_classification(model, data, supervised):
-        wrong = (clusters != y)[is_labelled].double().mean()
+        wrong = (clusters != y)[is_labeled].double().mean()
         num_labels = int((data.train.y >= 0).sum()) if data.train.y is not None else 0
         errors = {"this model": {name: float(wrong)}}
         result["classification"] = {"num_labels": num_labels, "errors": errors}
@@ -134,7 +134,7 @@ def summarize_batches(
 
 def reports_classification(model: Callable, data: Data, supervised: bool) -> bool:
     """Whether labels measure a classification: training saw some, or a model without y has features."""
-    return labelled_in_part(data) and (supervised or not accepts_argument(model, "y"))
+    return labeled_in_part(data) and (supervised or not accepts_argument(model, "y"))
 
 
 def _clustering(
@@ -155,7 +155,7 @@ def _clustering(
     return {name: evaluate.clustering_metrics(y, c) for name, c in clusterings.items()}
 
 
-def labelled_in_part(data: Data) -> bool:
+def labeled_in_part(data: Data) -> bool:
     """Whether some training data have labels and others have none, or withheld ones."""
     y = data.train.y
     if y is None or not bool((y >= 0).any()):
@@ -196,19 +196,19 @@ def classification(
         name: what the result calls the split. Default: its own name.
 
     Returns:
-        `{"num_labels": n, "errors": {classifier: {part: error}}}`. The parts are the labelled
-        training data, the unlabelled ones (among the first 10,000, if their labels are withheld),
+        `{"num_labels": n, "errors": {classifier: {part: error}}}`. The parts are the labeled
+        training data, the unlabeled ones (among the first 10,000, if their labels are withheld),
         and the split.
     """
     train, part = data.observed_split("train"), data.observed_split(split)
     x, y = train.x, train.y
-    assert y is not None  # see `labelled_in_part`
+    assert y is not None  # see `labeled_in_part`
     truth = y if data.withheld_labels is None else data.withheld_labels
     first = torch.arange(len(y)) < 10_000
-    parts = {"labelled": (x[y >= 0], y[y >= 0])}
+    parts = {"labeled": (x[y >= 0], y[y >= 0])}
     unseen = (y < 0) & (truth >= 0) & first
     if unseen.any():
-        parts["unlabelled"] = (x[unseen], truth[unseen])
+        parts["unlabeled"] = (x[unseen], truth[unseen])
     if split != "train" and part.y is not None and bool((part.y >= 0).any()):
         parts[name or split] = (part.x[part.y >= 0], part.y[part.y >= 0])
     inputs_of_parts = [v for v, _ in parts.values()]
@@ -220,8 +220,8 @@ def classification(
         predicted |= {f"{name} on x": classes for name, classes in on_x.items()}
     errors = {
         name: {
-            part: float((guess != labels).double().mean())
-            for (part, (_, labels)), guess in zip(parts.items(), classes, strict=True)
+            part: float((predicted_y != labels).double().mean())
+            for (part, (_, labels)), predicted_y in zip(parts.items(), classes, strict=True)
         }
         for name, classes in predicted.items()
     }

@@ -16,7 +16,7 @@ _label: ContextVar[str] = ContextVar("label", default="")
 
 
 @contextmanager
-def bars_labelled(text: str) -> Iterator[None]:
+def bars_labeled(text: str) -> Iterator[None]:
     """Within, the bars of runs begin with a label."""
     token = _label.set(text)
     try:

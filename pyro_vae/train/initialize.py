@@ -20,7 +20,7 @@ from ..programs.contexts import eval_mode, seeded
 from ..programs.interfaces import GuideInterface, conditional_of, interface_of
 from ..programs.modules import device_of
 from . import distributed
-from .display import bars_labelled
+from .display import bars_labeled
 from .interrupt import stop_request
 from .settings import SEED_BITS
 
@@ -187,7 +187,7 @@ def _train_first(
     settings["validate_every"] = getattr(options, "validate_every", 1)
     # it is set also if the interruption comes after the last step
     with (
-        bars_labelled("initialization"),
+        bars_labeled("initialization"),
         stop_request(alone=distributed.size() == 1) as stop,
     ):
         run = fit(model, guide, data, **settings, device=device, seed=seed, progress=progress)

@@ -24,7 +24,7 @@ import torch
 import torch.nn as nn
 from pyro.poutine.messenger import Messenger
 
-from ..._pyro_internals import stored_parameters, sync_free_pyro
+from ..._pyro_internals import pyro_without_host_sync, stored_parameters
 from ..._torch_internals import (
     TorchDispatchMode,
     leaf_of,
@@ -269,7 +269,7 @@ class Recording:
             pyro.validation_enabled(False),
             warnings.catch_warnings(),
             torch.enable_grad(),
-            sync_free_pyro(),
+            pyro_without_host_sync(),
             RevertWrites(inputs[0].device) as reverted,
         ):
             warnings.simplefilter("ignore")

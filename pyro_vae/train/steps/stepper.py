@@ -151,14 +151,14 @@ class Stepper:
         with self._preliminary(batch), pyro.validation_enabled(False):
             loss_of = partial(self.objective.differentiable_loss, model, guide, **batch)
             try:
-                leaves = leaf_parameters(loss_of)
+                used = leaf_parameters(loss_of)
             except ValueError as e:
                 # Pyro's message if no parameter has a gradient
                 if "cannot be differentiated" not in str(e):
                     raise
-                leaves = []
+                used = []
         ids = {id(p) for p in owned}
-        return [p for p in leaves if id(p) not in ids]
+        return [p for p in used if id(p) not in ids]
 
     def _backend(self, compile: bool | str, steps: int, batch: Batch) -> str:
         work = None
