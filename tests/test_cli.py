@@ -316,17 +316,17 @@ BAD = {
         "the objective of vae, IWAE, has no warmup; it has num_particles",
     ),
     "misspelt objective": (fit("vae", "--objective", "iwae"), "did you mean 'IWAE'?"),
-    "not a number": (fit("vae", "--epochs", "many"), "epochs takes a whole number, not many"),
-    "half an epoch": (fit("vae", "--epochs", "1.5"), "epochs takes a whole number, not 1.5"),
-    "a rate of text": (fit("vae", "--lr", "nan"), "lr takes a number, not nan"),
+    "not a number": (fit("vae", "--epochs", "many"), "epochs must be an integer, got many"),
+    "half an epoch": (fit("vae", "--epochs", "1.5"), "epochs must be an integer, got 1.5"),
+    "a rate of text": (fit("vae", "--lr", "nan"), "lr must be a number, got nan"),
     "a rate without end": (fit("vae", "--lr", ".inf"), "lr must be positive and finite, got inf"),
     "a width alone": (
         fit("vae", "--hidden", "500"),
-        "network.hidden takes a list, e.g. [64, 32], not '500'",
+        "network.hidden must be a list, e.g. [64, 32], got '500'",
     ),
     "neither true nor false": (
         fit("vae", "--center", "3"),
-        "center takes true or false or null, not 3",
+        "center must be true or false or null, got 3",
     ),
     "a seed too large": (
         fit("vae", "--seed", "99999999999999999999"),
@@ -400,7 +400,7 @@ BAD = {
     ),
     "a configuration with a wrong type": (
         fit("--config", "type.yaml"),
-        "epochs takes a whole number, not many",
+        "epochs must be an integer, got many",
     ),
     "a configuration of another method": (
         fit("gmvae", "--config", "other.yaml"),
@@ -410,7 +410,7 @@ BAD = {
     "no restarts": (fit("gmvae", "--restarts", "0"), "restarts must be an integer >= 1, got 0"),
     "restarts in words": (
         fit("gmvae", "--restarts", "many"),
-        "restarts takes a whole number, not many",
+        "restarts must be an integer, got many",
     ),
     "no samples": (fit("vae", "--num_samples", "0"), "num_samples must be an integer >= 1"),
     "no samples to evaluate by": (
@@ -514,7 +514,31 @@ BAD = {
     ),
     "a treatment of no discrete latent": (
         fit("vae", "--discrete", "score_function"),
-        "discrete='score_function' needs a discrete latent in the guide, and this guide has none",
+        "guide.discrete=score_function has no effect without a discrete latent in the guide",
+    ),
+    "processes for one run": (
+        fit("vae", "--workers", "4"),
+        "workers=4 has no effect without restarts",
+    ),
+    "a folder of other data": (
+        fit("vae", "--root", "x"),
+        "root has no effect on the data digits: it is for mnist, fashion-mnist, kmnist",
+    ),
+    "a folder of other data to compare on": (
+        ["compare", "--model", "vae", "--root", "x"],
+        "root has no effect on the data digits",
+    ),
+    "steps of a guide without any": (
+        fit("vae", "--refine.lr", "0.1"),
+        "refine.lr=0.1 has no effect without refine.steps",
+    ),
+    "in a file, an option without effect": (
+        fit("--config", "steps.yaml"),
+        "refine.lr=0.1 has no effect without refine.steps",
+    ),
+    "in a file, an option by two names": (
+        fit("--config", "twice.yaml"),
+        "model.latent_dim is set twice, as model.latent_dim and latent_dim",
     ),
     "a latent that fits no memory": (
         fit("vae", "--latent-dim", "1000000000000000"),
@@ -580,6 +604,8 @@ def test_bad_input_gets_one_clear_line_and_starts_nothing(
     Path("broken.yaml").write_text("method: [")
     Path("other.yaml").write_text("method: vae\nmodel:\n  w_dim: 3\n")
     Path("type.yaml").write_text("method: vae\nepochs: many\n")
+    Path("steps.yaml").write_text("method: vae\nrefine:\n  lr: 0.1\n")
+    Path("twice.yaml").write_text("method: vae\nmodel:\n  latent_dim: 3\nlatent_dim: 4\n")
     x[7, 2] = np.nan
     np.savez("nan.npz", x=x)
     arguments, message = BAD[case]
@@ -785,7 +811,7 @@ def test_every_objective_is_reached_by_name_with_its_own_options():
         ("DReG", {}, {"name": "dreg", "num_particles": 5}),
         ("Renyi", {"alpha": 0.2}, {"name": "renyi", "num_particles": 5, "alpha": 0.2}),
         ("RWS", {"sleep_weight": 0.5}, {"name": "rws", "num_particles": 5, "sleep_weight": 0.5}),
-        ("ELBO", {"leave_one_out_baseline": True}, {"name": "elbo", "leave_one_out_baseline": True, "warmup": {"z": 50}}),
+        ("ELBO", {"leave_one_out_baseline": True, "discrete": "score_function"}, {"name": "elbo", "leave_one_out_baseline": True, "warmup": {"z": 50}}),
         ("SemiSupervised", {}, {"name": "semi-supervised", "alpha": 10.0}),
     ):  # fmt: skip
         # what the method says of its own objective, the semi-supervised one, falls away
@@ -962,7 +988,7 @@ def test_overrides_in_python_are_refused_by_name():
     for overrides, message in (
         ({"num_component": 3}, "did you mean 'model.num_components'?"),
         ({"skip": True}, "gmvae has no option 'skip'"),
-        ({"epochs": "many"}, "epochs takes a whole number, not many"),
+        ({"epochs": "many"}, "epochs must be an integer, got many"),
         ({"network": pv.conditionals.MLP}, "network takes a name and its options"),
     ):
         with pytest.raises(pv.UserError) as error:

@@ -273,3 +273,124 @@ def test_numbers_of_numpy_are_settings():
     plain = pv.method("vae", data, seed=3, epochs=2, lr=0.5)
     numpy = pv.method("vae", data, seed=np.int64(3), epochs=np.int32(2), lr=np.float32(0.5))
     assert numpy.config == plain.config
+
+
+# ------------------------------------------------------------- options that would have no effect
+
+
+def table_of(**options):
+    return pv.data.from_arrays(torch.eye(12).repeat(2, 1), torch.arange(24) % 3, **options)
+
+
+@pytest.mark.parametrize("option, value, of_data", [
+    ("image_size", 4, ""), ("labels", "species", ""), ("index", "name", ""), ("layer", "raw", ""),
+    ("missing", True, ", which have missing=False"), ("split_seed", 3, ", which have split_seed=1"),
+    ("binarize_seed", 3, ", which have binarize_seed=0"),
+])  # fmt: skip
+def test_an_option_that_says_how_data_are_read_is_refused_of_data_in_memory(option, value, of_data):
+    message = f"{option}={value} has no effect on data in memory{of_data}: set it where they are"
+    with pytest.raises(pv.UserError, match=message):
+        pv.method("vae", table_of(split_seed=1), **{option: value})
+    if not of_data:
+        with pytest.raises(pv.UserError, match=message):
+            pv.method("vae", pv.data.load("digits"), **{option: value})
+
+
+def test_what_was_done_to_data_in_memory_is_not_undone_without_a_word():
+    table = table_of()
+    for data, name, overrides in (
+        (pv.data.standardize(table), "vae", {"standardize": False}),
+        (table.keep_labels(6), "m2", {"num_labels": 9}),
+        (table.keep_labels(6), "m2", {"label_seed": 5}),
+        (table_of(library_size=True, likelihood="poisson"), "vae", {"library_size": False}),
+    ):
+        (option,) = overrides
+        with pytest.raises(pv.UserError, match=f"^{option}=.* has no effect on data in memory"):
+            pv.method(name, data, **overrides)
+
+
+def test_the_own_options_of_data_in_memory_are_accepted(tmp_path):
+    np.savez(tmp_path / "table.npz", x=np.eye(12).repeat(2, 0), y=np.arange(24) % 3)
+    data = pv.data.load(str(tmp_path / "table.npz"), split_seed=2, num_labels=6, label_seed=1)
+    same = {"split_seed": 2, "num_labels": 6, "label_seed": 1, "missing": False}
+    assert pv.method("m2", data, **same).config == pv.method("m2", data).config
+    assert pv.method("vae", torch.eye(12), missing=True).config["missing"] is False
+    assert pv.method("vae", table_of(split_seed=5)).config["split_seed"] == 5
+
+
+def test_an_option_that_is_set_twice_by_two_names_raises():
+    for overrides, message in (
+        (
+            {"latent_dim": 3, "model.latent_dim": 4},
+            "^model.latent_dim is set twice, as latent_dim and model.latent_dim$",
+        ),
+        ({"hidden": [3], "network": pv.conditionals.MLP((7,))}, "^network.hidden is set twice"),
+        ({"network": pv.conditionals.MLP((7,)), "network.hidden": [3]}, "hidden is set twice$"),
+        ({"num-components": 3, "num_components": 4}, "^model.num_components is set twice"),
+    ):
+        with pytest.raises(pv.UserError, match=message):
+            pv.method("vade", "digits", **overrides)
+    assert pv.method("vae", "digits", network="Conv", hidden=[9]).config["network.hidden"] == [9]
+
+
+#: option, a value, and a setting beside which it has an effect
+WITHOUT_EFFECT = {
+    "guide.temperature": ("gmvae-v1", 3.0, {"guide.discrete": "relaxed"}),
+    "objective.leave_one_out_baseline": ("m2", True, {"guide.discrete": "score_function"}),
+    "refine.lr": ("vae", 0.1, {"refine.steps": 2}),
+    "refine.num_samples": ("vae", 3, {"refine.steps": 2}),
+    "refine.clip_norm": ("vae", None, {"refine.steps": 2}),
+    "label_seed": ("vae", 4, {"num_labels": 50}),
+    "binarize_seed": ("vae", 4, {"model.likelihood": "bernoulli"}),
+}
+
+
+@pytest.mark.parametrize("option", WITHOUT_EFFECT)
+def test_an_option_without_effect_is_refused_and_accepted_beside_what_it_needs(option):
+    name, value, needed = WITHOUT_EFFECT[option]
+    default = methods.defaults(name)[option]
+    with pytest.raises(pv.UserError, match=f"^{option}={value} has no effect "):
+        methods.configure(name, "digits", {option: value})
+    assert methods.configure(name, "digits", {option: default})[option] == default
+    assert methods.configure(name, "digits", {option: value, **needed})[option] == value
+
+
+@pytest.mark.parametrize("option, without, beside", [
+    ("guide.discrete", ("vae", "vade", "hybrid-cvae"), ("m2", "shu-gmvae", "skip-dgm")),
+    ("guide.share_trunk", ("vae", "m2", "m1-m2", "hierarchical-vae"), ("gmvae", "gmvae-v1")),
+    ("center", ("vae-constants", "vae-per-datum", "gsnn", "nn-baseline"), ("vae", "cvae", "m1-m2")),
+])  # fmt: skip
+def test_what_the_guide_of_a_method_cannot_use_is_refused(option, without, beside):
+    value = {"guide.discrete": "relaxed", "guide.share_trunk": False, "center": True}[option]
+    for name in without:
+        has_option = option in methods.defaults(name)
+        with pytest.raises(
+            pv.UserError, match="has no effect without" if has_option else "no option"
+        ):
+            methods.configure(name, "digits", {option: value})
+    for name in beside:
+        assert methods.configure(name, "digits", {option: value})[option] == value
+
+
+def test_a_seed_of_fixed_splits_is_refused():
+    with pytest.raises(pv.UserError, match="split_seed=3 has no effect on a data set whose splits"):
+        methods.configure("vae", "mnist", {"split_seed": 3})
+    assert methods.configure("vae", "digits", {"split_seed": 3})["split_seed"] == 3
+
+
+def test_a_setting_of_a_comparison_has_an_effect_in_one_of_its_guides():
+    settings = {"refine.lr": 0.1, "hidden": [4], "latent_dim": 2}
+    with pytest.raises(pv.UserError, match="refine.lr=0.1 has no effect without refine.steps"):
+        methods.compare_guides("vae", guides="diagonal,full", settings=settings)
+    result = methods.compare_guides(
+        "vae", guides="diagonal,semi-amortized", settings=settings, epochs=1, seeds=1,
+        num_gap_data=0, num_samples=2, progress=False, device="cpu",
+    )  # fmt: skip
+    assert len(result.rows) == 2
+
+
+def test_a_run_that_has_an_option_without_effect_is_opened_still(tmp_path):
+    run = pv.method("vae", "digits", epochs=1, hidden=[4], compile=False).fit(progress=False)
+    run.config["refine.lr"] = 0.2  # as an earlier version took it
+    run.save(tmp_path / "run")
+    assert pv.load(tmp_path / "run").config["refine.lr"] == 0.2

@@ -8,6 +8,7 @@ import yaml
 
 from ..errors import UserError
 from .building import CLASSES
+from .effects import check_effects, check_root, check_workers, without_effect
 from .files import nest, read_config
 from .groups import add_options
 from .options import choices, complete, configure, default_folder, finish, resolve, switch_classes
@@ -31,10 +32,10 @@ def parse_fit(
     """
     name, base, tokens = _method(tokens)
     values = option_values(tokens)
-    config = configure(name, values.get("data", "digits")) if base is None else complete(base)
+    before = configure(name, values.get("data", "digits")) if base is None else complete(base)
     overrides = {g: yaml.safe_load(v) for g, v in values.items() if g in CLASSES and v}
-    classes = choices(name, config, overrides)
-    config = switch_classes(name, config, classes)
+    classes = choices(name, before, overrides)
+    config = switch_classes(name, before, classes)
     parser = _fit_parser(name, run, classes, config)
     own = [*parameters(run, {"config"}), "config", "print_config"]
     known = {**dict.fromkeys(own), **config}
@@ -42,7 +43,13 @@ def parse_fit(
     parsed = parser.parse_args([t for t in tokens if t != "--print_config"])
     arguments = {n: parsed.pop(n) for n in own}
     del arguments["print_config"], arguments["config"]
-    return finish(name, parsed.as_dict()), arguments, "print_config" in values
+    result = finish(name, parsed.as_dict())
+    if "config" in values:  # what a file says is checked too
+        before = configure(name, result["data"])
+    check_effects(result, [k for k, v in result.items() if k not in before or v != before[k]])
+    check_root(arguments.get("root"), result["data"])
+    check_workers(arguments.get("workers"), result["restarts"])
+    return result, arguments, "print_config" in values
 
 
 def _fit_parser(
@@ -68,6 +75,7 @@ def _fit_parser(
     nested = nest(name, config)
     flat = {k: v for k, v in config.items() if k.split(".")[0] not in (*classes, "method")}
     parser.set_defaults({**flat, **{group: nested[group] for group in classes}})
+    parser.hide(without_effect(name))
     return parser
 
 

@@ -64,6 +64,7 @@ def compare_runs_or_guides(
         "data": data, "epochs": epochs, "settings": settings,
     }  # fmt: skip
     from .. import comparison, methods
+    from .effects import check_root
 
     if runs:
         methods.guide_names(guides or "")
@@ -78,6 +79,7 @@ def compare_runs_or_guides(
         result.save(out)
     else:
         assert model is not None
+        check_root(root, data or "digits")
         out = out or Path("runs") / f"compare-{model}-{Path(data or 'digits').stem}"
         trained = {n: v for n, v in trained.items() if v is not None}
         result = methods.compare_guides(

@@ -8,8 +8,9 @@ from .. import comparison
 from ..errors import UserError, unknown_name_error
 from ..objectives import ELBO
 from .building import GUIDES, GuideFactory, ModelFactory, make
-from .configured import method
-from .options import configure
+from .configured import Method
+from .effects import check_effects
+from .options import configure_unchecked
 
 DEFAULT_GUIDES = "diagonal,full"
 
@@ -58,7 +59,11 @@ def compare_guides(
     objective_names = _split(objectives)
     base = base_guide or ("default" if share_model else None)
     overrides = _overrides(settings, epochs, objective_names, [*names, *([base] if base else [])])
-    preset = method(name, data, root=root, **overrides)
+    config, options = configure_unchecked(name, str(data), overrides)
+    check_effects(
+        config, options, [GUIDES[guide][1] for guide in [*names, *([base] if base else [])]]
+    )
+    preset = Method(config, root=root)
     objective_names = objective_names or [preset.config["objective"]]
     parts = preset.config, preset.shapes
     fit_options = preset.fit_options()
@@ -117,7 +122,7 @@ def _overrides(
 
 
 def _objective(name: str, data: str, overrides: dict[str, Any], objective: str) -> ELBO:
-    config = configure(name, data, {**overrides, "objective": objective})
+    config, _ = configure_unchecked(name, data, {**overrides, "objective": objective})
     return make(config, "objective")
 
 

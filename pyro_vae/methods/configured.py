@@ -65,13 +65,17 @@ def method(name: str, data: Any = "digits", **overrides: Any) -> "Method":
             where they are clear (`num_components=20`); `pyro-vae fit NAME --help` lists them.
 
     Raises:
-        UserError: an unknown method, an option that it does not have, or a value of the wrong type.
+        UserError: an unknown method, an option that it does not have, one that is set twice or has
+            no effect, or a value of the wrong type.
     """
     preset(name)
     if isinstance(data, (str, Path)):
         data = str(data)
     else:
+        in_memory = isinstance(data, Data)
         data = as_data(data, missing=bool(overrides.get("missing")))
+        if not in_memory and isinstance(data, Data) and not data.missing:
+            overrides.pop("missing", None)  # arrays without NaN
     if not isinstance(data, (str, Data)):
         raise UserError("a method needs all data in memory: pv.data, a tensor, (x, y) or a Dataset")
     root = overrides.pop("root", None)

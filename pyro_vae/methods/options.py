@@ -14,12 +14,14 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
+from ..conditionals import LibrarySize
 from ..conditionals import likelihood as check_likelihood
 from ..data import DATASETS, Data, data_set
 from ..errors import UserError
 from ..train.settings import SCHEDULES
 from . import table
 from .building import CLASSES, class_named
+from .effects import check_effects
 from .files import flatten, nest
 from .groups import accepted, add_options, choice_groups
 from .signatures import parameters
@@ -29,6 +31,8 @@ if TYPE_CHECKING:
     from jsonargparse import ArgumentParser
 
 MAX_SEED = 2**32
+READ = ("labels", "index", "layer", "image_size")  # options that say how a file is read
+SEEDS = ("split_seed", "binarize_seed")
 
 
 def kind_of(data: str | Data) -> str:
@@ -148,49 +152,64 @@ def resolve(name: str, option: str, known: Iterable[str]) -> str:
         return same[0]
     if same:
         raise UserError(f"{option!r} is not clear: say {' or '.join(same)}")
-    group, _, leaf = option.rpartition(".")
+    group, _, short = option.rpartition(".")
     of_group = [k for k in names if k.startswith(f"{group}.")] if group else []
     if of_group:
         class_name = known.get(group) if isinstance(known, Mapping) else None
         raise UserError(
-            f"the {group} of {name}{f', {class_name},' if class_name else ''} has no {leaf}; it has "
+            f"the {group} of {name}{f', {class_name},' if class_name else ''} has no {short}; it has "
             + ", ".join(k.rsplit(".", 1)[-1] for k in of_group)
         )
-    raise UserError(f"{name} has no option {option!r}; {_hint(name, group, leaf, names)}")
+    raise UserError(f"{name} has no option {option!r}; {_hint(name, group, short, names)}")
 
 
-def _hint(name: str, group: str, leaf: str, known: list[str]) -> str:
+def _hint(name: str, group: str, short: str, known: list[str]) -> str:
     """What may have been meant by an unknown option: one of another class, or a near name."""
     elsewhere = [
         kind.__name__
         for choice in choice_groups(name).values()
         for kind in CLASSES[choice.name]
-        if leaf in parameters(kind, choice.skip) and group in ("", choice.name)
+        if short in parameters(kind, choice.skip) and group in ("", choice.name)
     ]
     if elsewhere:
         return f"it is an option of {', '.join(dict.fromkeys(elsewhere))}"
-    leaves = {k.rsplit(".", 1)[-1]: k for k in reversed(known)}
-    near = difflib.get_close_matches(leaf, leaves, n=1, cutoff=0.75)
+    by_short_name = {k.rsplit(".", 1)[-1]: k for k in reversed(known)}
+    near = difflib.get_close_matches(short, by_short_name, n=1, cutoff=0.75)
     if near:
-        return f"did you mean {leaves[near[0]]!r}?"
+        return f"did you mean {by_short_name[near[0]]!r}?"
     return f"pyro-vae fit {name} --help lists its options"
 
 
-def expand(overrides: Mapping[str, Any]) -> dict[str, Any]:
-    """Objects and `{"class_path", "init_args"}` among overrides as class names and options."""
-    result: dict[str, Any] = {}
+def expand(overrides: Mapping[str, Any]) -> list[tuple[str, Any]]:
+    """`(option, value)` of overrides; objects and `{"class_path", "init_args"}` as names and options."""
+    result: list[tuple[str, Any]] = []
     for key, value in overrides.items():
         if key in CLASSES and is_dataclass(value) and not isinstance(value, type):
-            result[key] = type(value).__name__
-            result |= {f"{key}.{f.name}": getattr(value, f.name) for f in fields(value)}
+            result.append((key, type(value).__name__))
+            result += [(f"{key}.{f.name}", getattr(value, f.name)) for f in fields(value)]
         elif key in CLASSES and isinstance(value, dict):
-            result[key] = value.get("class_path")
-            result |= {f"{key}.{n}": v for n, v in (value.get("init_args") or {}).items()}
+            result.append((key, value.get("class_path")))
+            result += [(f"{key}.{n}", v) for n, v in (value.get("init_args") or {}).items()]
         elif key in CLASSES and not (value is None or isinstance(value, str)):
             kind = type(value).__name__
             raise UserError(f"{key} takes a name and its options, e.g. {key}={kind!r}, not {kind}")
         else:
-            result[key] = value.item() if isinstance(value, np.generic) else value
+            result.append((key, value.item() if isinstance(value, np.generic) else value))
+    return result
+
+
+def resolve_all(
+    name: str, overrides: Iterable[tuple[str, Any]], known: Iterable[str]
+) -> dict[str, Any]:
+    """`{full name: value}` of `(option, value)`; raises if an option is set twice, by two names."""
+    result: dict[str, Any] = {}
+    stated: dict[str, str] = {}
+    for option, value in overrides:
+        full = resolve(name, option, known)
+        if full in result:
+            both = full if option == stated[full] else f"{stated[full]} and {option}"
+            raise UserError(f"{full} is set twice{'' if both == full else f', as {both}'}")
+        result[full], stated[full] = value, option
     return result
 
 
@@ -210,22 +229,73 @@ def configure(
         overrides: `{option: value}`, by full or by short names.
 
     Raises:
-        UserError: an option that the method does not have, or a value of the wrong type.
+        UserError: an option that the method does not have, one that is set twice or has no effect,
+            or a value of the wrong type.
     """
-    overrides = expand(overrides or {})
+    config, options = configure_unchecked(name, data, overrides or {})
+    check_effects(config, options)
+    return config
+
+
+def configure_unchecked(
+    name: str, data: str | Data, overrides: Mapping[str, Any]
+) -> tuple[dict[str, Any], set[str]]:
+    """The configuration, and the full names of its overrides; an option may have no effect.
+
+    Args:
+        name, data, overrides: as in `configure`.
+    """
+    pairs = expand(overrides)
     if "data" in overrides:
         raise UserError("the data are a separate argument, not among the other options")
     config = defaults(name, kind_of(data))
-    classes = choices(name, config, overrides)
+    classes = choices(name, config, dict(pairs))
     config = switch_classes(name, config, classes)
-    values = {resolve(name, k, config): v for k, v in overrides.items()}
+    values = resolve_all(name, pairs, config)
+    options = set(values)
     if isinstance(data, Data):
-        source = data.source or {"data": None}
-        known = {k: v for k, v in source.items() if k in config}  # VAEs have no covariates to load
-        config |= {k: v for k, v in known.items() if k == "data" or v is not None}
+        check_read_already(data, values)
+        options -= set(SEEDS)
+        config |= _source_of(data, config)
     else:
         config["data"] = data
-    return checked(name, config | {k: v for k, v in values.items() if k not in classes})
+    values = {k: v for k, v in values.items() if k not in classes}
+    return checked(name, config | values), options
+
+
+def _source_of(data: Data, known: Iterable[str]) -> dict[str, Any]:
+    """The options that data in memory have: their source's, and their seeds."""
+    source = data.source or {"data": None}
+    stated = {k: v for k, v in source.items() if k in known}  # VAEs have no covariates to load
+    stated = {k: v for k, v in stated.items() if k == "data" or v is not None}
+    return stated | {option: getattr(data, option) for option in SEEDS}
+
+
+def check_read_already(data: Data, values: Mapping[str, Any]) -> None:
+    """Raise if an option says how data are to be read that are in memory, and were read otherwise.
+
+    Args:
+        data: the data.
+        values: `{option: value}`, as the caller set them.
+    """
+    source = data.source or {}
+    have: dict[str, Any] = {option: source.get(option) for option in READ}
+    have |= {option: getattr(data, option) for option in (*SEEDS, "missing")}
+    if isinstance(data.likelihood, LibrarySize):
+        have["library_size"] = True
+    if data.scaling is not None:
+        have["standardize"] = True
+    if data.withheld_labels is not None and data.train.y is not None:
+        have["num_labels"] = int((data.train.y >= 0).sum())
+        have["label_seed"] = source.get("label_seed")
+    for option, own in have.items():
+        value = values.get(option)
+        if value is not None and value != own:
+            stated = "" if own is None else f", which have {option}={own}"
+            raise UserError(
+                f"{option}={value} has no effect on data in memory{stated}: set it where they are "
+                "loaded or made"
+            )
 
 
 def checked(name: str, config: Mapping[str, Any]) -> dict[str, Any]:
@@ -286,10 +356,10 @@ def complete(config: Mapping[str, Any]) -> dict[str, Any]:
         base = {**defaults(name, "table"), "data": None}
         classes = choices(name, base, rest)
         base = switch_classes(name, base, classes)
-        return checked(name, base | {resolve(name, k, base): v for k, v in rest.items()} | classes)
+        return checked(name, base | resolve_all(name, rest.items(), base) | classes)
     if not isinstance(data, str):
         raise UserError(f"data takes the name of a data set, a file or a folder, not {data!r}")
-    return configure(name, data, rest)
+    return configure_unchecked(name, data, rest)[0]
 
 
 def default_folder(config: Mapping[str, Any]) -> Path:

@@ -3,7 +3,7 @@
 import re
 import sys
 import warnings
-from argparse import HelpFormatter
+from argparse import SUPPRESS, HelpFormatter
 from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from pathlib import Path
@@ -37,9 +37,15 @@ class Parser(jsonargparse.ArgumentParser):
         text = re.sub(r",\s+known\s+subclasses:[^)]*\)", ")", text)
         return re.sub(r"--[\w.]+", lambda flag: flag.group().replace("_", "-"), text)
 
+    def hide(self, options: Collection[str]) -> None:
+        """Leave options out of the help."""
+        for action in self._actions:
+            if action.dest in options:
+                action.help = SUPPRESS
+
     def add_signature(self, function: Callable[..., object], **options: Any) -> None:
         """Add the function's parameters as arguments; `--flag` alone means `--flag true`."""
-        self.add_function_arguments(function, **options)
+        self.add_function_arguments(function, as_group=False, **options)
         for action in self._actions:
             if isinstance(action.default, bool) and action.dest != "help" and action.nargs is None:
                 action.nargs, action.const = "?", True
@@ -102,7 +108,10 @@ def option_values(tokens: Sequence[str]) -> dict[str, str]:
 
 
 def full_names(tokens: Sequence[str], resolve: Callable[[str], str]) -> list[str]:
-    """The tokens, every option replaced by the full name that `resolve` returns."""
+    """The tokens, every option replaced by the full name that `resolve` returns.
+
+    An option may be repeated, by its full name and by a short one: its last value holds.
+    """
     result = []
     for token in tokens:
         key, sign, value = token.partition("=")
@@ -114,7 +123,7 @@ def full_names(tokens: Sequence[str], resolve: Callable[[str], str]) -> list[str
 
 
 TYPE_NAMES = {
-    "int": "a whole number",
+    "int": "an integer",
     "float": "a number",
     "bool": "true or false",
     "str": "text",
@@ -140,6 +149,6 @@ def one_line(message: str) -> str:
     if nested:
         expected = [kind for kind in expected if kind != "NoneType"] or ["another type"]
     name = f"{keys[0]}.{nested.group(1)}" if nested else keys[0]
-    stated = re.search(r"takes (.*), not ", message)
+    stated = re.search(r"must be (.*), got ", message)
     kinds = " or ".join(TYPE_NAMES.get(kind, kind) for kind in dict.fromkeys(expected))
-    return f"{name} takes {stated.group(1) if stated else kinds}, not {value}"
+    return f"{name} must be {stated.group(1) if stated else kinds}, got {value}"

@@ -1,5 +1,6 @@
 """The data of a method: loaded, binarized, standardized, conditioned; what they determine is filled in."""
 
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
@@ -53,13 +54,9 @@ def prepare(config: dict[str, Any], data: Data | None, root: Path | str | None) 
     if data is None and name is None:
         raise UserError("this run was trained on arrays: pass data=")
     conditional = is_conditional(config["method"])
-    condition, quadrants = config.get("condition"), config.get("quadrants")
-    if quadrants and condition is None:
-        condition = "quadrants"
-    binarize = config["binarize"]
-    if binarize is None and name in DATASETS and (data is None or data.binarize == "none"):
-        of_quadrants = conditional and condition in (None, "quadrants")
-        binarize = default_binarization(DATASETS[name], config["model.likelihood"], of_quadrants)
+    condition, quadrants = _condition(config), config.get("quadrants")
+    is_binary = data is not None and data.binarize != "none"
+    binarize = config["binarize"] if is_binary else binarization(config)
     options = {n: config[n] for n in ("num_labels", "label_seed")}
     options["standardize"] = bool(config["standardize"])
     if data is None:
@@ -91,17 +88,37 @@ def prepare(config: dict[str, Any], data: Data | None, root: Path | str | None) 
     return data
 
 
+def _condition(config: Mapping[str, Any]) -> str | None:
+    """The condition that the configuration states; None: the data determine it."""
+    condition = config.get("condition")
+    return "quadrants" if condition is None and config.get("quadrants") else condition
+
+
+def binarization(config: Mapping[str, Any]) -> str | None:
+    """What is done to gray values: what the configuration says, else what a named data set needs.
+
+    Args:
+        config: a complete configuration.
+    """
+    name = config["data"]
+    if config["binarize"] is not None or name not in DATASETS:
+        return config["binarize"]
+    of_quadrants = is_conditional(config["method"]) and _condition(config) in (None, "quadrants")
+    return default_binarization(DATASETS[name], config["model.likelihood"], of_quadrants)
+
+
 def _with_library_size(data: Data, config: dict[str, Any]) -> Data:
     """Counts with a library size; the configuration may name the likelihood of the counts."""
-    chosen = config["model.likelihood"]
-    if chosen is None or isinstance(likelihood(part(chosen)), LibrarySize):
+    of_counts = config["model.likelihood"]
+    if of_counts is None or isinstance(likelihood(part(of_counts)), LibrarySize):
         return datasets.with_library_size(data)
-    if chosen in COUNTS:
+    if of_counts in COUNTS:
         config["model.likelihood"] = None  # it is wrapped
-        return datasets.with_library_size(data, chosen)
+        return datasets.with_library_size(data, of_counts)
     if config["library_size"]:
         raise UserError(
-            f"library_size is for counts: the likelihood is one of {', '.join(COUNTS)}, not {chosen}"
+            f"library_size is for counts: the likelihood is one of {', '.join(COUNTS)}, "
+            f"not {of_counts}"
         )
     return data
 
