@@ -394,3 +394,24 @@ def test_a_run_that_has_an_option_without_effect_is_opened_still(tmp_path):
     run.config["refine.lr"] = 0.2  # as an earlier version took it
     run.save(tmp_path / "run")
     assert pv.load(tmp_path / "run").config["refine.lr"] == 0.2
+
+
+# ------------------------------------------------------------------------------ a printed run
+
+
+def test_a_run_is_printed_in_a_few_lines_and_shown_in_one(tmp_path):
+    method = pv.method("vae", "digits", epochs=2, hidden=[4], compile=False)
+    run = method.fit(progress=False, out=tmp_path / "run", device="cpu")
+    bound = f"{max(row['elbo'] for row in run.history):.2f}"
+    assert str(run).splitlines() == [
+        "method      vae: VAE, Guide",
+        "data        'digits': 1257 train, 180 valid, 360 test; x [1, 8, 8], 10 classes",
+        f"epochs      2; the weights are those of epoch {run.best_epoch}",
+        f"validation  ELBO {bound} nats per data point",
+        f"folder      {tmp_path / 'run'}",
+    ]
+    one_line = f"epoch {run.best_epoch} of 2, validation ELBO {bound}, {tmp_path / 'run'})"
+    assert repr(run) == f"Run(vae on digits, {one_line}"
+    model, guide, x = vae(torch.randn(20, 3))
+    by_hand = pv.fit(model, guide, x, epochs=1, progress=False)
+    assert str(by_hand).splitlines()[0] == "model, guide  VAE, Guide"

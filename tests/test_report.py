@@ -320,6 +320,19 @@ def test_a_run_on_arrays_is_reproduced_in_python():
     assert again.config == method.config
 
 
+def test_the_command_states_the_samples_of_its_log_likelihood(tmp_path):
+    """Else it would print another log-likelihood; 500 is the command's default."""
+    assert parse_fit(["vae"], train_and_report)[1]["num_samples"] == 500
+    method = pv.method("vae", "digits", epochs=1, hidden=[4], compile=False)
+    run = method.fit(progress=False, out=tmp_path / "run", device="cpu")
+    for num_samples, words in ((7, " --num-samples 7"), (500, "")):
+        run.report(num_samples=num_samples)
+        page = (tmp_path / "run" / "report.html").read_text()
+        assert f" --epochs 1 --compile false{words}</pre>" in html.unescape(page)
+    arrays = pv.method("vae", BITS)
+    assert reproduction(arrays.config, arrays.data, 7).endswith(".fit().evaluate(num_samples=7)")
+
+
 def test_a_figure_that_cannot_be_drawn_does_not_end_the_report(tmp_path, monkeypatch):
     """One data point, which has no spread, is drawn; and a drawing that fails loses no number."""
     torch.manual_seed(0)

@@ -13,12 +13,16 @@ from .options import configure
 from .preparing import default_binarization, is_standardized_by_default
 
 
-def reproduction(config: dict, data: Data) -> str:
-    """The command, or for data from arrays the Python call, that trains a run again.
+NUM_SAMPLES = 500  # importance samples of a report, unless the caller sets another number
+
+
+def reproduction(config: dict, data: Data, num_samples: int = NUM_SAMPLES) -> str:
+    """The command, or for data from arrays the Python call, that trains and evaluates a run again.
 
     Args:
         config: a complete configuration.
         data: what it was trained on.
+        num_samples: importance samples of the log-likelihood in its report.
 
     Example:
         >>> import pyro_vae as pv
@@ -26,16 +30,22 @@ def reproduction(config: dict, data: Data) -> str:
         >>> method = pv.method("vae", "digits", latent_dim=2, epochs=5)
         >>> reproduction(method.config, method.data)
         'pyro-vae fit vae --model.latent-dim 2 --epochs 5'
+        >>> reproduction(method.config, method.data, num_samples=5000)
+        'pyro-vae fit vae --model.latent-dim 2 --epochs 5 --num-samples 5000'
     """
     changed = changes(config, data)
+    is_default = num_samples == NUM_SAMPLES
     if config["data"] is None:
         settings = ", ".join(f"{k!r}: {v!r}" for k, v in changed.items())
-        return f"pv.method({config['method']!r}, data{f', **{{{settings}}}' if settings else ''}).fit()"
+        options = f", **{{{settings}}}" if settings else ""
+        evaluation = "" if is_default else f".evaluate(num_samples={num_samples})"
+        return f"pv.method({config['method']!r}, data{options}).fit(){evaluation}"
     words = ["pyro-vae", "fit", config["method"]]
     if config["data"] != "digits":
         words += ["--data", config["data"]]
     for key, value in changed.items():
         words += ["--" + key.replace("_", "-"), _word(value)]
+    words += [] if is_default else ["--num-samples", str(num_samples)]
     return shlex.join(words)
 
 
@@ -44,11 +54,11 @@ def changes(config: dict, data: Data) -> dict:
     name = config["method"]
     source = data if config["data"] is None else config["data"]
     base = configure(name, source)
-    chosen = {g: config[g] for g in choice_groups(name) if config[g] != base[g]}
-    base = {**configure(name, source, chosen), "method": name, "data": config["data"]}
+    classes = {g: config[g] for g in choice_groups(name) if config[g] != base[g]}
+    base = {**configure(name, source, classes), "method": name, "data": config["data"]}
     base |= {k: v for k, v in _filled(config, data).items() if base.get(k, v) is None}
-    values = {k: plain(v) for k, v in config.items() if k not in chosen}
-    return chosen | {k: v for k, v in values.items() if v != plain(base.get(k))}
+    values = {k: plain(v) for k, v in config.items() if k not in classes}
+    return classes | {k: v for k, v in values.items() if v != plain(base.get(k))}
 
 
 def _filled(config: dict, data: Data) -> dict:
@@ -64,9 +74,9 @@ def _filled(config: dict, data: Data) -> dict:
     filled["binarize"] = data.binarize if named is None else "none"
     if named in DATASETS:
         is_default = config["model.likelihood"] == data.likelihood
-        chosen = None if is_default else config["model.likelihood"]
+        own_likelihood = None if is_default else config["model.likelihood"]
         of_images = conditional and config["condition"] == "quadrants"
-        filled["binarize"] = default_binarization(DATASETS[named], chosen, of_images)
+        filled["binarize"] = default_binarization(DATASETS[named], own_likelihood, of_images)
     else:
         is_declared = named is not None and not data_set(named).missing
         filled["missing"] = False if is_declared else data.missing

@@ -282,15 +282,15 @@ def _chosen_run(
             model, guide, out=out, interrupted=interrupted, data=method.data, config=method.config
         )
     summary = _summary(results)
-    chosen = folders[summary["chosen"]]
-    history = distributed.on_rank_zero(lambda: read_history(chosen))
-    weights = distributed.on_rank_zero(lambda: load_weights(model, guide, chosen / "checkpoint.pt"))
+    best = folders[summary["chosen"]]
+    history = distributed.on_rank_zero(lambda: read_history(best))
+    weights = distributed.on_rank_zero(lambda: load_weights(model, guide, best / "checkpoint.pt"))
     broadcast_weights(model, guide, ())
     for module in (model, guide):
         module.eval()
     if not interrupted:
         if out is not None:
-            distributed.on_rank_zero(lambda: _copy_files(method, chosen, out, summary))
+            distributed.on_rank_zero(lambda: _copy_files(method, best, out, summary))
         if distributed.size() == 1:
             check_use(model, guide, method.data)
     cut_short = any(r.epochs != method.config["epochs"] for r in results.values())
@@ -316,13 +316,13 @@ def _summary(results: Mapping[int, Restart]) -> dict[str, Any]:
     }
 
 
-def _copy_files(method: Restartable, chosen: Path, out: Path, summary: dict[str, Any]) -> None:
-    """Make the files of the chosen restart those of the run; the checkpoint is written last."""
-    record = {**checkpoint.read_json(chosen / RECORD), "config": as_json(method.config)}
+def _copy_files(method: Restartable, best: Path, out: Path, summary: dict[str, Any]) -> None:
+    """Make the files of the best restart those of the run; the checkpoint is written last."""
+    record = {**checkpoint.read_json(best / RECORD), "config": as_json(method.config)}
     record["restarts"] = summary
-    state = {**checkpoint.load(chosen / "checkpoint.pt"), "config": json.dumps(record)}
+    state = {**checkpoint.load(best / "checkpoint.pt"), "config": json.dumps(record)}
     try:
-        shutil.copy(chosen / "metrics.jsonl", out / "metrics.jsonl")
+        shutil.copy(best / "metrics.jsonl", out / "metrics.jsonl")
         checkpoint.write_json(out / RECORD, record)
         checkpoint.save(out / "checkpoint.pt", state)
     except OSError as e:

@@ -69,18 +69,50 @@ class Run(train.Run):
     restarts: dict[str, Any] | None = None
 
     def __repr__(self) -> str:
-        kinds = " x ".join(type(p).__name__ for p in (self.model, self.guide))
-        name = self.config["method"] if self.config else kinds
         data = "" if self.data is None else f" on {self.data.name}"
-        bound = [
-            row["elbo"] for row in self.history if row["epoch"] == self.best_epoch and "elbo" in row
+        bound, stability = self._validation_elbo, (self.restarts or {}).get("stability")
+        parts = [
+            f"{self._name}{data}",
+            f"epoch {self.best_epoch} of {len(self.history)}",
+            None if bound is None else f"validation ELBO {bound:.2f}",
+            None if stability is None else f"stability {stability:.2f}",
+            None if self.out is None else str(self.out),
         ]
-        valid = f", validation ELBO {bound[0]:.2f}" if bound else ""
-        out = "" if self.out is None else f", {self.out}"
-        stable = (self.restarts or {}).get("stability")
-        stable = "" if stable is None else f", stability {stable:.2f}"
-        epoch = f"epoch {self.best_epoch} of {len(self.history)}"
-        return f"Run({name}{data}, {epoch}{valid}{stable}{out})"
+        return f"Run({', '.join(part for part in parts if part is not None)})"
+
+    def __str__(self) -> str:
+        """A few lines: the method or pair, its data, epochs, best validation ELBO, and folder."""
+        pair = f"{type(self.model).__name__}, {type(self.guide).__name__}"
+        bound, restarts = self._validation_elbo, self.restarts or {}
+        best = (
+            "" if self.best_epoch is None else f"; the weights are those of epoch {self.best_epoch}"
+        )
+        stability = restarts.get("stability")
+        agreement = "" if stability is None else f", stability {stability:.2f}"
+        lines = {
+            "method": None if self.config is None else f"{self._name}: {pair}",
+            "model, guide": pair if self.config is None else None,
+            "data": None if self.data is None else repr(self.data)[len("Data(") : -1],
+            "epochs": f"{len(self.history)}{best}",
+            "restarts": f"{len(restarts['seeds'])}{agreement}" if restarts else None,
+            "validation": None if bound is None else f"ELBO {bound:.2f} nats per data point",
+            "folder": None if self.out is None else str(self.out),
+        }
+        present = {title: text for title, text in lines.items() if text is not None}
+        width = max(map(len, present))
+        return "\n".join(f"{title:<{width}}  {text}" for title, text in present.items())
+
+    @property
+    def _name(self) -> str:
+        """Of the method; of a pair built by hand, of its classes."""
+        classes = " x ".join(type(p).__name__ for p in (self.model, self.guide))
+        return self.config["method"] if self.config else classes
+
+    @property
+    def _validation_elbo(self) -> float | None:
+        """The validation ELBO of the best epoch, nats per data point; None without validation."""
+        best = (row for row in self.history if row["epoch"] == self.best_epoch)
+        return next((row["elbo"] for row in best if "elbo" in row), None)
 
     @property
     def seed(self) -> int:
@@ -290,7 +322,7 @@ class Run(train.Run):
             title = f"{self.config['method']} on {data.name}"
             subtitle = f"{entry.paper}. Guide: {entry.guide}."
             details = to_yaml(self.config)
-            command = reproduction(self.config, data)
+            command = reproduction(self.config, data, num_samples)
         details += json.dumps(report.hardware(), indent=2)
         explore = None
         if self.out is not None and sum(result["units"].values()) > 1:
@@ -458,8 +490,9 @@ def with_run(callbacks: Iterable[object], **fields: Any) -> list[train.Callback]
 
 def _source(data: Any) -> dict[str, Any] | None:
     """Arguments of `load` that give the same data; None for arrays and streams."""
-    source = getattr(data, "source", None)
-    return None if source is None else {**source, "binarize": data.binarize}
+    if not isinstance(data, Data) or data.source is None:
+        return None
+    return {**data.source, "binarize": data.binarize}
 
 
 def _reload(source: object, described: Mapping[str, Any], root: Path | str | None) -> Data | None:
