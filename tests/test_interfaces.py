@@ -1,18 +1,23 @@
 """What the library asks of models, guides and objectives: the defaults, and what a user declares."""
 
+import ast
 import re
+from pathlib import Path
 
+import pyro.distributions as dist
 import pyro.infer
 import pytest
 import torch
 
 import pyro_vae as pv
+from pyro_vae.distributions.proper import is_proper
 from pyro_vae.programs.interfaces import (
     GuideInterface,
     ModelInterface,
     conditional_of,
     interface_of,
 )
+from pyro_vae.programs.sites import base_distribution
 
 X = torch.arange(40.0).reshape(8, 5)
 
@@ -105,3 +110,59 @@ def test_an_objective_without_a_loss_is_refused(objective):
 def test_a_family_without_a_mixture_start_says_so():
     with pytest.raises(pv.UserError, match="Flow cannot start at a given mean and covariance"):
         pv.conditionals.Flow().raw_parameters(torch.zeros(2), torch.eye(2))
+
+
+#: Files that look for attributes, and of what: objects that do not come from this library.
+LOOKS_AT = {
+    "_pyro_internals.py": "private names of Pyro",
+    "_torch_internals.py": "private names of torch",
+    "comparison/api.py": "the name of a user's function",
+    "data": "a user's arrays, frames and loaders",
+    "estimators": "a user's arrays and frames, and scikit-learn's fitted attributes",
+    "evaluate/streaming.py": "a user's batches",
+    "evaluate/support.py": "a user's distribution",
+    "generate/samples.py": "a user's values and densities",
+    "guides/per_datum_auto.py": "the name of a user's class",
+    "guides/per_datum_optimum.py": "the parameters that a distribution of torch or Pyro has",
+    "objectives/objective.py": "a user's objective",
+    "programs/interfaces.py": "a user's program",
+    "programs/modules.py": "the owner of a user's method",
+    "programs/sites.py": "a distribution of torch or Pyro within another",
+    "train/folder.py": "an exception",
+    "train/inputs.py": "a user's loader",
+    "train/lock.py": "the operating system",
+    "train/settings.py": "the name of a user's function",
+}
+
+
+def test_attributes_are_looked_for_in_foreign_objects_alone():
+    """The library's own classes declare their attributes, with defaults."""
+    package, unlisted = Path(pv.__file__).parent, []
+    for file in package.rglob("*.py"):
+        name = file.relative_to(package).as_posix()
+        if name in LOOKS_AT or name.partition("/")[0] in LOOKS_AT:
+            continue
+        for node in ast.walk(ast.parse(file.read_text())):
+            if isinstance(node, ast.Call) and isinstance(node.func, ast.Name):
+                called = node.func.id
+                if called == "hasattr" or (called == "getattr" and len(node.args) == 3):
+                    unlisted.append(f"{name}:{node.lineno}")
+    assert not unlisted
+
+
+def test_a_distribution_says_whether_it_is_a_score():
+    gray = pv.distributions.GrayBernoulli(torch.tensor([0.5, 0.5]))
+    normal = dist.Normal(torch.zeros(2), 1.0)
+    for fn, expected in ((gray, False), (normal, True)):
+        assert is_proper(fn) == is_proper(pv.distributions.IgnoreMissing(fn)) == expected
+        blocks = [fn.to_event(1), normal.to_event(1)]
+        assert is_proper(pv.distributions.Columns(blocks)) == expected
+
+
+def test_the_base_of_a_distribution_is_within_every_wrapper():
+    normal = dist.Normal(torch.zeros(3), 1.0)
+    wrapped = normal.to_event(1).mask(torch.tensor(True))
+    logs = dist.TransformedDistribution(normal, dist.transforms.ExpTransform()).to_event(1)
+    assert base_distribution(wrapped) is base_distribution(wrapped, transforms=False) is normal
+    assert base_distribution(logs) is normal
+    assert isinstance(base_distribution(logs, transforms=False), dist.TransformedDistribution)

@@ -6,6 +6,7 @@ from typing import Any
 
 import pyro.distributions as dist
 import torch
+from torch.distributions import Independent
 
 from .. import distributions
 from ..errors import UserError, unknown_name_error
@@ -125,7 +126,7 @@ class Columns(Family):
             fn: Any = family((size,), **{name: parameters[f"{name}_{i}"] for name in names})
             if self.ignores_missing:
                 one_hot = isinstance(fn, distributions.OneHotData)
-                base = fn if one_hot else getattr(fn, "base_dist", fn)
+                base = fn.base_dist if isinstance(fn, Independent) else fn
                 fn = distributions.IgnoreMissing(base)
                 fn = fn if one_hot else fn.to_event(1)
             blocks.append(fn)

@@ -7,7 +7,7 @@ from torch import nn
 
 from ..errors import UserError
 from .conditional import Conditional
-from .networks import Affine, FeedForward
+from .networks import CONVOLUTION_LAYERS, Affine, FeedForward
 
 
 @torch.no_grad()
@@ -63,5 +63,5 @@ def _linear_layers(conditional: Conditional) -> Iterator[tuple[torch.Tensor, tor
                 yield maps[0].weight, layer.bias
             elif isinstance(layer, nn.Linear) and layer not in known:
                 yield layer.weight, layer.bias
-            elif hasattr(layer, "kernel_size"):
+            elif isinstance(layer, CONVOLUTION_LAYERS):
                 raise UserError("copy_linear_layers needs an MLP, not convolutions")

@@ -300,6 +300,9 @@ CONVOLUTIONS: dict[int, tuple[type[nn.Module], type[nn.Module]]] = {  # by spati
 }
 
 
+CONVOLUTION_LAYERS = tuple(layer for pair in CONVOLUTIONS.values() for layer in pair)
+
+
 def is_image(shape: Sequence[int]) -> bool:
     """Whether a shape is `(C, L)`, `(C, H, W)` or `(C, D, H, W)`, which can be convolved."""
     return len(shape) - 1 in CONVOLUTIONS

@@ -7,6 +7,8 @@ import torch
 from pyro.distributions import TorchDistribution, constraints
 from torch.distributions import Independent
 
+from .proper import MaybeScore, is_proper
+
 
 class ColumnBlocks(constraints.Constraint):
     """A constraint for each block of columns of `[..., D]`.
@@ -42,7 +44,7 @@ class ColumnBlocks(constraints.Constraint):
         return ", ".join(f"{size} x {constraint!r}" for constraint, size in self.blocks)
 
 
-class Columns(TorchDistribution):
+class Columns(MaybeScore, TorchDistribution):
     """The product of independent distributions of consecutive blocks of columns.
 
     Args:
@@ -67,9 +69,9 @@ class Columns(TorchDistribution):
         super().__init__(shape, torch.Size([sum(self.sizes)]), validate_args=validate_args)
 
     @property
-    def proper(self) -> bool:
+    def proper(self) -> bool:  # type: ignore[override]  # it is that of the blocks
         """Whether `log_prob` is a log-probability."""
-        return all(getattr(_single(fn), "proper", True) for fn in self.blocks)
+        return all(is_proper(_single(fn)) for fn in self.blocks)
 
     @constraints.dependent_property(is_discrete=False, event_dim=1)
     def support(self) -> constraints.Constraint:

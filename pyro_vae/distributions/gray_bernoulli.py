@@ -5,8 +5,10 @@ from collections.abc import Sequence
 import pyro.distributions as dist
 import torch
 
+from .proper import MaybeScore
 
-class GrayBernoulli(dist.Bernoulli):
+
+class GrayBernoulli(MaybeScore, dist.Bernoulli):
     """Bernoulli whose `log_prob` accepts any value in [0, 1]: the binary cross-entropy.
 
     For a gray value this is a score, not a log-probability. Therefore `proper` is False, and

@@ -8,6 +8,7 @@ from pyro.distributions import TorchDistribution, constraints
 
 from ..errors import UserError
 from .one_hot import OneHotData
+from .proper import MaybeScore, is_proper
 
 
 class ValueOrNaN(constraints.Constraint):
@@ -37,7 +38,7 @@ class ValueOrNaN(constraints.Constraint):
         return f"{self.base!r} or NaN"
 
 
-class IgnoreMissing(TorchDistribution):
+class IgnoreMissing(MaybeScore, TorchDistribution):
     r"""A distribution whose log-probability is 0 where a value is NaN.
 
     Values are single numbers, or one-hot vectors, which are missing as a whole. The sum over the
@@ -78,9 +79,9 @@ class IgnoreMissing(TorchDistribution):
         return ValueOrNaN(self.base_dist.support)
 
     @property
-    def proper(self) -> bool:
+    def proper(self) -> bool:  # type: ignore[override]  # it is the one of the base
         """Whether `log_prob` is a log-probability."""
-        return getattr(self.base_dist, "proper", True)
+        return is_proper(self.base_dist)
 
     @property
     def has_rsample(self) -> bool:  # type: ignore[override]  # torch declares a class attribute

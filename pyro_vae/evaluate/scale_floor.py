@@ -7,18 +7,17 @@ import pyro
 import pyro.distributions as dist
 import torch
 from pyro.distributions import TorchDistribution
-from torch.distributions import Independent
 
 from ..conditionals import Conditional
 from ..conditionals.families import LOG_SCALE_BOUND
 from ..conditionals.likelihoods import STANDARDIZE
 from ..data.arrays import column_means
-from ..distributions import IgnoreMissing
 from ..guides import Guide
 from ..programs import trace_pair
 from ..programs.contexts import eval_mode, fork_rng
 from ..programs.interfaces import conditional_of
 from ..programs.modules import device_of
+from ..programs.sites import base_distribution
 from .inputs import Batch, PyroProgram
 
 MARGIN = 2.0  # times the bound: below this the bound affects the scale
@@ -62,9 +61,7 @@ def _learns_scale(conditional: object) -> bool:
 
 
 def _normal_base(fn: TorchDistribution) -> dist.Normal | None:
-    base = fn
-    while isinstance(base, (Independent, IgnoreMissing)):
-        base = base.base_dist
+    base = base_distribution(fn, transforms=False)
     return base if isinstance(base, dist.Normal) else None
 
 

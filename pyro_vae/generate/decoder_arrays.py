@@ -19,7 +19,7 @@ from ..conditionals.likelihoods import (
     StudentT,
 )
 from ..conditionals.missing import without_missing
-from ..conditionals.networks import ACTIVATIONS, Affine
+from ..conditionals.networks import ACTIVATIONS, Affine, FeedForward
 from ..programs.interfaces import conditional_of
 
 #: How the mean of a likelihood follows from the network's output.
@@ -121,18 +121,16 @@ def decoder_arrays(model: object) -> DecoderArrays | None:
 
 def _hidden_layers(trunk: nn.Module) -> tuple[Affine, Layers, str] | None:
     """`(first map, arrays of the others, activation)` of an `MLP`'s trunk; None for another."""
-    first, rest = getattr(trunk, "first", None), getattr(trunk, "rest", None)
-    if not isinstance(first, Affine) or not isinstance(rest, nn.Sequential):
+    if not isinstance(trunk, FeedForward) or len(trunk.images):
         return None
-    if len(getattr(trunk, "images", ())):
-        return None
+    rest = trunk.rest
     names = {kind: name for name, kind in ACTIVATIONS.items()}
     activations = {names.get(type(module)) for module in rest[::2]}
     layers = [_arrays(module) for module in rest[1::2] if isinstance(module, nn.Linear)]
     activation = activations.pop()
     if activations or activation is None or len(layers) != len(rest[1::2]):
         return None
-    return first, layers, activation
+    return trunk.first, layers, activation
 
 
 def _arrays(module: Affine | nn.Linear) -> tuple[torch.Tensor, torch.Tensor]:

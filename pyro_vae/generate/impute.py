@@ -5,7 +5,6 @@ from typing import Any, NamedTuple
 
 import pyro
 import torch
-from pyro.distributions import MaskedDistribution
 from torch.distributions import Independent
 
 from ..data.arrays import as_floats, as_tensor, masked_as_nan
@@ -17,7 +16,7 @@ from ..evaluate.support import check_support
 from ..programs import trace_pair
 from ..programs.inspection import ignores_missing
 from ..programs.modules import dtype_of
-from ..programs.sites import holds, is_subsample, observed_site
+from ..programs.sites import base_distribution, holds, is_subsample, observed_site
 from ..programs.traces import Traces
 
 METHODS = ("metropolis", "pseudo-gibbs")
@@ -184,9 +183,7 @@ def _check_site(name: str, site: dict[str, Any], x: torch.Tensor, mask: torch.Te
             "of it: x cannot be completed there"
         )
     fn = site["fn"]
-    base = fn
-    while isinstance(base, (Independent, MaskedDistribution)):
-        base = base.base_dist
+    base = base_distribution(fn, transforms=False)
     if isinstance(base, Columns):
         for block, part in zip(base.blocks, mask.split(base.sizes, -1), strict=True):
             if not isinstance(block, Independent) and (part.any(-1) != part.all(-1)).any():

@@ -7,6 +7,7 @@ import pyro
 import torch
 from pyro import poutine
 
+from ..conditionals import Conditional
 from ..errors import UserError
 from .calling import accepts_argument, as_keyword_program
 from .contexts import eval_mode, fork_rng
@@ -23,9 +24,9 @@ def covariates_of(model: object) -> dict[str, tuple[int, ...]]:
 
 def ignores_missing(model: object) -> bool:
     """Whether NaN in x is a missing value to a model, so that log p(x) is of the observed entries."""
-    family = getattr(conditional_of(model, "x"), "family", None)
+    p_x = conditional_of(model, "x")
     declared = interface_of(model, ModelInterface).ignores_missing
-    return declared or bool(getattr(family, "ignores_missing", False))
+    return declared or (isinstance(p_x, Conditional) and p_x.family.ignores_missing)
 
 
 def sites_of(

@@ -7,6 +7,7 @@ import pyro
 import torch
 from pyro.distributions import Delta
 from pyro.poutine import Trace
+from torch.distributions import TransformedDistribution
 
 from .._pyro_internals import DETERMINISTIC, SubsampleDistribution
 from ..errors import UserError, unknown_name_error
@@ -89,9 +90,13 @@ def outside_plate_error(name: str) -> UserError:
     )
 
 
-def base_distribution(fn: Any) -> torch.distributions.Distribution:
-    """The distribution within every wrapper: independent, masked, expanded, transformed."""
-    while hasattr(fn, "base_dist"):
+def base_distribution(fn: Any, transforms: bool = True) -> Any:
+    """The distribution within every wrapper: independent, masked, expanded, transformed.
+
+    Args:
+        transforms: False stops at a transformed distribution, whose values are other ones.
+    """
+    while hasattr(fn, "base_dist") and (transforms or not isinstance(fn, TransformedDistribution)):
         fn = fn.base_dist
     return fn
 

@@ -6,7 +6,7 @@ from functools import cached_property
 
 import numpy as np
 import torch
-from pyro.distributions import MixtureSameFamily
+from pyro.distributions import LowRankMultivariateNormal, MixtureSameFamily, MultivariateNormal
 
 from .. import evaluate, plots
 from ..conditionals import Conditional
@@ -18,6 +18,7 @@ from ..guides import PriorGuide
 from ..models import prior_of
 from ..programs.calling import accepts_argument
 from ..programs.interfaces import conditional_of
+from ..programs.sites import choose_latent
 from . import summary
 from .samples import joined
 
@@ -94,6 +95,11 @@ class ReportContext:
         """`{latent: [N, D]}` posterior means."""
         return evaluate.encode(self.model, self.guide, self.x, **self.others)
 
+    @property
+    def main_latent(self) -> str | None:
+        """The continuous latent to show where one is shown; None if there is none."""
+        return choose_latent(self.codes) if self.codes else None
+
     def components(self, latent: str) -> tuple[torch.Tensor, torch.Tensor] | None:
         """Means `[K, D]` and covariances `[K, D, D]` of the prior's components; None if there are none.
 
@@ -121,7 +127,7 @@ class ReportContext:
         weights = mixture.mixture_distribution.probs
         largest = weights.argsort(descending=True, stable=True)[:MOST_ELLIPSES]
         normal = mixture.component_distribution
-        if hasattr(normal, "covariance_matrix"):
+        if isinstance(normal, (MultivariateNormal, LowRankMultivariateNormal)):
             covariances = normal.covariance_matrix[largest]
         else:
             covariances = torch.diag_embed(normal.variance[largest])

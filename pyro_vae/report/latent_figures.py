@@ -91,7 +91,7 @@ def classes(context: ReportContext) -> list[Section]:
 
 def latent_space(context: ReportContext) -> list[Section]:
     """Posterior means in the plane, by component with the mixture's ellipses, and by label."""
-    name = "z" if "z" in context.codes else next(iter(context.codes), None)
+    name = context.main_latent
     if name is None or not any(context.result["unit_activity"][name]):
         return []  # there is no latent, or every data point has the same code
     codes = context.codes[name].reshape(len(context.x), -1).cpu()

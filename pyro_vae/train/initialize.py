@@ -33,7 +33,13 @@ TRAINING_OPTIONS = ("epochs", "lr", "batch_size", "schedule", "weight_decay", "c
 
 
 class Initialization:
-    """Base class of initializations of a pair; called before the first epoch."""
+    """Base class of initializations of a pair; called before the first epoch.
+
+    Attributes:
+        validate_every: epochs between validations of a part that is trained first. Default: 1.
+    """
+
+    validate_every: int = 1
 
     def __call__(
         self,
@@ -184,7 +190,7 @@ def _train_first(
     from .fit import fit
 
     settings = {name: getattr(options, name) for name in TRAINING_OPTIONS}
-    settings["validate_every"] = getattr(options, "validate_every", 1)
+    settings["validate_every"] = options.validate_every
     # it is set also if the interruption comes after the last step
     with (
         bars_labeled("initialization"),
