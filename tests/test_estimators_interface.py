@@ -200,3 +200,24 @@ def test_nothing_is_imported_from_scikit_learn_with_the_package():
     code = "import sys, pyro_vae; print('sklearn' in sys.modules)"
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
     assert done.stdout.strip() == "False"
+
+
+@pytest.mark.parametrize(
+    "weight, message",
+    [
+        (np.ones(3), r"must be a number, or \[20\], not of shape \[3\]"),
+        (np.ones((20, 2)), r"not of shape \[20, 2\]"),
+        (np.linspace(-1, 1, 20), "sample_weight must be non-negative"),
+        (np.zeros(20), "every sample_weight is zero"),
+        (np.full(20, np.nan), "sample_weight contains NaN"),
+    ],
+)
+def test_weights_that_cannot_be_used_are_refused(weight, message):
+    with pytest.raises(ValueError, match=message):
+        VAETransformer(2, max_iter=1).fit(np.random.rand(20, 3), sample_weight=weight)
+
+
+def test_one_weight_for_all_rows_is_no_weight():
+    fits = [VAETransformer(2, max_iter=1, random_state=0) for _ in range(2)]
+    x = np.random.rand(20, 3)
+    assert fits[0].fit(x, sample_weight=2.0).loss_curve_ == fits[1].fit(x).loss_curve_

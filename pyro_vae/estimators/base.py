@@ -14,8 +14,8 @@ import torch.nn as nn
 from numpy.typing import ArrayLike
 from sklearn.base import BaseEstimator
 from sklearn.exceptions import ConvergenceWarning
-from sklearn.utils import check_random_state
-from sklearn.utils.validation import _check_sample_weight, check_is_fitted, validate_data
+from sklearn.utils import check_array, check_random_state
+from sklearn.utils.validation import check_is_fitted, validate_data
 
 from ..conditionals import Family
 from ..errors import UserError, check_int_at_least, check_ints_at_least, check_positive
@@ -103,10 +103,20 @@ class BaseVAE(BaseEstimator, ABC):
         """`[N]` weights of mean 1 over the rows with a positive weight; None if all are equal."""
         if sample_weight is None:
             return None
-        weight = _check_sample_weight(sample_weight, rows.table, ensure_non_negative=True)
+        weight = check_array(
+            sample_weight, dtype=np.float64, ensure_2d=False, ensure_min_samples=0,
+            input_name="sample_weight",
+        )  # fmt: skip
+        num_rows = rows.table.shape[0]
+        if weight.shape not in ((), (num_rows,)):
+            shape = list(weight.shape)
+            raise UserError(
+                f"sample_weight must be a number, or [{num_rows}], not of shape {shape}"
+            )
+        if (weight < 0).any():
+            raise UserError("sample_weight must be non-negative")
         if not weight.any():
             raise UserError("every sample_weight is zero: nothing is left to train on")
-        weight = weight.astype(np.float64)
         return None if np.ptp(weight) == 0 else weight / weight[weight > 0].mean()
 
     def _check_parameters(self) -> None:
@@ -174,7 +184,8 @@ class BaseVAE(BaseEstimator, ABC):
         rate = {} if "optimizer" in settings else {"lr": self.learning_rate}
         options = {
             **rate, "schedule": "cosine", "batch_size": batch_size,
-            "device": self.device, "progress": bool(self.verbose), **settings,
+            "device": self.device, "progress": bool(self.verbose),
+            "initialize": None, **settings,  # an estimator has chosen its start
         }  # fmt: skip
         with convergence_warnings():
             return fit_pair(
