@@ -346,7 +346,7 @@ def interpolations(ax: Axes, x: Values, white: float = 1.0, title: str | None = 
     ends = np.zeros((num, steps, *x.shape[-2:]), bool)
     ends[:, [0, -1]] = True
     outline(ax, ends.reshape(-1, *x.shape[-2:]), steps)
-    column_ticks(ax, [f"{t:.2g}" for t in np.linspace(0, 1, steps)], x.shape[-2:])
+    column_ticks(ax, [f"{t:.3g}" for t in np.linspace(0, 1, steps)], x.shape[-2:])
     ax.set_xlabel("position on the path; framed: its ends")
     return ax
 
@@ -372,7 +372,7 @@ def traversal(
         >>> _, ax = pv.plots.axes()
         >>> ax = pv.plots.traversal(ax, traversed)
         >>> [tick.get_text() for tick in ax.get_xticklabels()]
-        ['-2.5', '-1.2', '0', '1.2', '2.5']
+        ['-2.5', '-1.25', '0', '1.25', '2.5']
         >>> [tick.get_text() for tick in ax.get_yticklabels()]
         ['unit 7', 'unit 0', 'unit 2']
     """
@@ -382,7 +382,7 @@ def traversal(
     units = [f"unit {u}" for u in _array(traversed.units)]
     images(ax, x.reshape(-1, *x.shape[2:]), steps, units, title, white)
     offsets = np.linspace(-span, span, steps)
-    column_ticks(ax, ["0" if abs(t) < 1e-9 else f"{t:.1f}" for t in offsets], (h, w))
+    column_ticks(ax, ["0" if abs(t) < 1e-9 else f"{t:.4g}" for t in offsets], (h, w))
     ax.set_xlabel("standard deviations of the prior from its mean")
     if steps % 2:
         center = np.zeros((num, steps, h, w), bool)
@@ -416,17 +416,13 @@ def curves(ax: Axes, history: Sequence[Mapping], best_epoch: int | None = None) 
         return _plain(ax)
     epochs = [row["epoch"] for row in history]
     loss = np.array([row["loss"] for row in history])
-    ax.plot(epochs, loss, color=GREY, label="training loss")
+    ax.plot(epochs, loss, color=GREY, marker=_marker(epochs), label="training loss")
     shown = [loss]
     validated = [row for row in history if "elbo" in row]
     if validated:
         bound = -np.array([row["elbo"] for row in validated])
-        ax.plot(
-            [row["epoch"] for row in validated],
-            bound,
-            color=BLUE,
-            label="validation \N{MINUS SIGN}ELBO",
-        )
+        at, name = [row["epoch"] for row in validated], "validation \N{MINUS SIGN}ELBO"
+        ax.plot(at, bound, color=BLUE, marker=_marker(at), label=name)
         shown.append(bound)
     if best_epoch is not None and len(history) > 1:
         ax.axvline(best_epoch, color=ORANGE, lw=1, ls=":", label=f"best epoch, {best_epoch}")
@@ -439,6 +435,11 @@ def curves(ax: Axes, history: Sequence[Mapping], best_epoch: int | None = None) 
     ax.set_ylabel("nats per data point")
     ax.legend(frameon=False)
     return _plain(ax)
+
+
+def _marker(points: Sequence) -> str | None:
+    """The marker of a curve: a line through a single point has no length."""
+    return "o" if len(points) == 1 else None
 
 
 def bars(
@@ -734,7 +735,14 @@ def _shades(color: str) -> Colormap:
 
 
 class Projection(NamedTuple):
-    """A linear map of codes into the plane, and the codes in it; what `project` returns."""
+    """A linear map of codes into the plane, and the codes in it; what `project` returns.
+
+    Example:
+        >>> import torch, pyro_vae as pv
+        >>> view = pv.plots.project(torch.randn(50, 8))
+        >>> view(torch.zeros(3, 8)).shape, view.covariance(torch.eye(8).expand(3, 8, 8)).shape
+        ((3, 2), (3, 2, 2))
+    """
 
     points: np.ndarray  #: `[N, 2]`
     labels: tuple[str, str]  #: what the two axes are

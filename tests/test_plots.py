@@ -106,7 +106,7 @@ def test_a_traversal_has_the_values_of_its_units_and_a_framed_center():
     actual = Traversal(torch.rand(2, 5, 1, 8, 8), torch.tensor([7, 3]), torch.ones(2), values)
     figure, ax = plots.axes()
     plots.traversal(ax, actual, span=2.5)
-    assert ticks(ax.xaxis) == ["-2.5", "-1.2", "0", "1.2", "2.5"]
+    assert ticks(ax.xaxis) == ["-2.5", "-1.25", "0", "1.25", "2.5"]
     assert ticks(ax.yaxis) == ["unit 7", "unit 3"]
     (right,) = ax.child_axes
     assert ticks(right.yaxis) == ["-2.5 to 2.5", "-4.0 to 6.0"]
@@ -127,6 +127,33 @@ def test_the_ends_of_an_interpolation_are_framed():
     x = segments(ax)[..., 0]
     assert set(x[(x > 7.5) & (x < 17.5)]) == set()  # nothing in the middle
     assert ticks(ax.xaxis) == ["0", "0.5", "1"]
+
+
+@pytest.mark.parametrize("steps", [3, 4, 5, 9])
+def test_the_ticks_of_paths_show_their_values(steps):
+    """A tick differs from its value by less than half of a thousandth."""
+    _, ax = plots.axes()
+    plots.interpolations(ax, torch.rand(1, steps, 8, 8))
+    np.testing.assert_allclose(
+        [float(t) for t in ticks(ax.xaxis)], np.linspace(0, 1, steps), atol=5e-4
+    )
+    values = torch.linspace(-2.5, 2.5, steps).expand(1, steps)
+    _, ax = plots.axes()
+    path = Traversal(torch.rand(1, steps, 8, 8), torch.tensor([0]), torch.ones(1), values)
+    plots.traversal(ax, path)
+    np.testing.assert_allclose([float(t) for t in ticks(ax.xaxis)], values[0], atol=5e-4)
+
+
+def test_a_single_validated_epoch_is_a_point():
+    history = [{"epoch": e, "loss": 9.0 - e} for e in (1, 2, 3)]
+    history[-1]["elbo"] = -6.5
+    _, ax = plots.axes()
+    plots.curves(ax, history)
+    loss, bound = ax.lines
+    assert loss.get_marker() == "None" and bound.get_marker() == "o"
+    _, ax = plots.axes()
+    plots.curves(ax, history[:1])
+    assert ax.lines[0].get_marker() == "o"
 
 
 # ------------------------------------------------------------------- latents

@@ -21,7 +21,7 @@ from pyro_vae.methods.command import reproduction
 from pyro_vae.report import findings, samples, svg
 from pyro_vae.report.context import ReportContext
 from pyro_vae.report.html import best_cells
-from pyro_vae.report.latent_figures import components, latent_space
+from pyro_vae.report.latent_figures import components, latent_space, latent_units
 from pyro_vae.report.sample_figures import conditional_samples, new_samples
 from pyro_vae.report.summary import summarize
 
@@ -284,6 +284,17 @@ def test_units_that_do_not_factorize_have_no_kl():
     activity = pv.evaluate.unit_activity(model, guide, BITS[:20])
     codes = pv.evaluate.encode(model, guide, BITS[:20])
     assert torch.equal(activity["z"], codes["z"].var(0)) and activity["w"].shape == (2,)
+
+
+def test_the_report_says_why_the_units_of_a_latent_have_no_kl():
+    """Each component of this p(z | w, y) has a full covariance, as gmvae's."""
+    full = pv.conditionals.MultivariateNormal()
+    model = pv.models.GMVAE((6,), 3, 4, 2, network=NET, component=full)
+    guide, data = pv.guides.Guide(model, network=NET), pv.data.from_arrays(BITS)
+    context = ReportContext(model, guide, data, summarize(model, guide, data, "test", 2), seed=0)
+    captions = {s.figure.axes[0].get_title().split()[-1]: s.caption for s in latent_units(context)}
+    reason = "A KL of each unit does not exist: the units of the prior, or of the guide, depend on"
+    assert reason in captions["z"] and reason not in captions["w"]
 
 
 # ------------------------------------------------------------------- the command

@@ -17,6 +17,7 @@ from .html import Section
 from .samples import WIDTH
 
 MOST_CODES = 2000  # in the figure of the prior
+NOT_SEPARATE = "the units of the prior, or of the guide, depend on each other"
 
 
 def latent_units(context: ReportContext) -> list[Section]:
@@ -48,6 +49,8 @@ def latent_units(context: ReportContext) -> list[Section]:
             plots.unit_activity(ax, activity, ACTIVE_THRESHOLD, title=title)
             caption = "The variance over the data of each unit's"
         caption += f" posterior mean; a unit is active above {ACTIVE_THRESHOLD:g}; others are gray."
+        if name not in kls:
+            caption += f" A KL of each unit does not exist: {NOT_SEPARATE}."
         sections.append(Section("Latent units", figure, caption))
     return sections
 
