@@ -8,7 +8,16 @@ from numbers import Integral, Real
 
 
 class UserError(ValueError):
-    """A mistake that the caller can mend; the command line prints it as one line."""
+    """A mistake that the caller can mend; the command line prints it as one line.
+
+    Example:
+        >>> import pyro_vae as pv
+        >>> try:
+        ...     pv.data.load("digit")
+        ... except pv.UserError as error:
+        ...     print(error)
+        unknown data set 'digit'; did you mean 'digits'?
+    """
 
     def __str__(self) -> str:
         # Pyro adds a table of shapes to an error raised inside a program.

@@ -11,7 +11,18 @@ from ..errors import UserError, check_int_at_least
 
 
 class Condition:
-    """Base of the conditions. `Data` takes one, or any function like `__call__`."""
+    """Base of the conditions. `Data` takes one, or any function like `__call__`.
+
+    Example:
+        >>> import torch, pyro_vae as pv
+        >>> class LastColumn(pv.data.Condition):
+        ...     def __call__(self, x, y):
+        ...         return x[:, :-1], x[:, -1:]
+        >>> data = pv.data.from_arrays(torch.rand(10, 4)).with_condition(LastColumn())
+        >>> part = data.observed_split("train")
+        >>> part.x.shape[1:], part.c.shape[1:]
+        (torch.Size([3]), torch.Size([1]))
+    """
 
     def __call__(
         self, x: torch.Tensor, y: torch.Tensor | None

@@ -30,6 +30,11 @@ class MeanEstimate:
         standard_error: the standard deviation over the data points, divided by the square root of
             their number. NaN of one data point.
         num_data: number of data points.
+
+    Example:
+        >>> import pyro_vae as pv
+        >>> print(pv.evaluate.MeanEstimate(-9.25, 0.125, 1000))
+        -9.25 ± 0.12 (1,000 data points)
     """
 
     mean: float

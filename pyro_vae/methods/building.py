@@ -246,7 +246,15 @@ def _prior(
 
 @dataclass(frozen=True)
 class ModelFactory:
-    """A method's model, made anew by each call; for `compare`, whose processes it can go to."""
+    """A method's model, made anew by each call; for `compare`, whose processes it can go to.
+
+    Example:
+        >>> import pyro_vae as pv
+        >>> config = pv.methods.configure("vae", "digits", {"likelihood": "binomial"})
+        >>> factory = pv.methods.ModelFactory(config, ((1, 8, 8),))
+        >>> type(factory()).__name__
+        'VAE'
+    """
 
     config: dict[str, Any]
     shapes: tuple[Any, ...]
@@ -257,7 +265,16 @@ class ModelFactory:
 
 @dataclass(frozen=True)
 class GuideFactory:
-    """A guide for a method's model, by one of the names in `GUIDES`."""
+    """A guide for a method's model, by one of the names in `GUIDES`.
+
+    Example:
+        >>> import pyro_vae as pv
+        >>> config = pv.methods.configure("vae", "digits", {"likelihood": "binomial"})
+        >>> shapes = ((1, 8, 8),)
+        >>> model = pv.methods.ModelFactory(config, shapes)()
+        >>> pv.methods.GuideFactory(config, shapes, "constants")(model, num_data=100).given
+        {'z': ()}
+    """
 
     config: dict[str, Any]
     shapes: tuple[Any, ...]

@@ -85,6 +85,11 @@ def guide_names(guides: str) -> list[str]:
 
     Raises:
         UserError: a name that is not in `GUIDES`; the nearest is named.
+
+    Example:
+        >>> import pyro_vae as pv
+        >>> pv.methods.guide_names("default, constants")
+        ['default', 'constants']
     """
     names = _split(guides)
     for name in names:

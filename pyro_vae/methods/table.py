@@ -23,6 +23,12 @@ class Preset:
             for `PriorGuide`.
         settings: what differs from `DEFAULTS`, for every kind of data.
         images: what differs for 28 x 28 images.
+
+    Example:
+        >>> import pyro_vae as pv
+        >>> preset = pv.methods.METHODS["gmvae"]
+        >>> preset.model_name, preset.guide
+        ('GMVAE', 'w <- x; z <- x; y summed exactly')
     """
 
     model_name: str

@@ -25,6 +25,14 @@ class Hybrid(ELBO):
 
     Raises:
         UserError: alpha outside of [0, 1].
+
+    Example:
+        >>> import torch, pyro_vae as pv
+        >>> network = pv.conditionals.MLP((8,))
+        >>> model = pv.models.CVAE((6,), (3,), 2, network=network)
+        >>> data = pv.data.from_arrays(torch.ones(4, 6), c=torch.ones(4, 3))
+        >>> objective = pv.objectives.Hybrid(alpha=0.5)
+        >>> run = pv.fit(model, pv.guides.Guide(model), data, 1, objective=objective, progress=False)
     """
 
     def __init__(self, alpha: float = 0.5, **options: Any) -> None:

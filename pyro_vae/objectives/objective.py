@@ -19,6 +19,16 @@ class Objective:
         needs: names of the data that the objective takes in addition to those of the pair, as keyword
             arguments. Default: `()`.
         epoch: the current epoch, from 0, a float. `fit` sets it; outside of training it is infinite.
+
+    Example:
+        >>> import torch, pyro_vae as pv
+        >>> class HalfKL(pv.objectives.Objective):
+        ...     def differentiable_loss(self, model, guide, *args, **kwargs):
+        ...         terms = pv.programs.trace_pair(model, guide, kwargs).site_terms()
+        ...         return -(terms["x"] + 0.5 * terms["z"]).sum()
+        >>> model = pv.models.VAE((6,), 2, network=pv.conditionals.MLP((8,)))
+        >>> guide, x = pv.guides.Guide(model), torch.ones(4, 6)
+        >>> run = pv.fit(model, guide, x, 1, objective=HalfKL(), progress=False)
     """
 
     needs: tuple[str, ...] = ()

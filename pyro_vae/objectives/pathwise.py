@@ -36,6 +36,12 @@ class STL(ELBO):
 
     Raises:
         UserError: `analytic_kl`, which has no draw to go through.
+
+    Example:
+        >>> import torch, pyro_vae as pv
+        >>> model = pv.models.VAE((6,), 2, network=pv.conditionals.MLP((8,)))
+        >>> guide, x = pv.guides.Guide(model), torch.ones(4, 6)
+        >>> run = pv.fit(model, guide, x, 1, objective=pv.objectives.STL(), progress=False)
     """
 
     def __init__(self, **options: Any) -> None:
@@ -84,6 +90,12 @@ class DReG(IWAE):
 
     Raises:
         UserError: as `IWAE`; a latent that is sampled without reparameterization.
+
+    Example:
+        >>> import torch, pyro_vae as pv
+        >>> model = pv.models.VAE((6,), 2, network=pv.conditionals.MLP((8,)))
+        >>> guide, x = pv.guides.Guide(model), torch.ones(4, 6)
+        >>> run = pv.fit(model, guide, x, 1, objective=pv.objectives.DReG(8), progress=False)
     """
 
     name = "dreg"

@@ -59,6 +59,13 @@ class SemiSupervised(ELBO):
     Raises:
         UserError: on the first step, a pair without such a latent, or one whose distribution cannot be made
             certain (neither categorical nor this library's relaxation).
+
+    Example:
+        >>> import torch, pyro_vae as pv
+        >>> model = pv.models.M2((6,), 3, 2, network=pv.conditionals.MLP((8,)))
+        >>> data = torch.ones(4, 6), torch.tensor([0, 2, -1, -1])  # two data points have no label
+        >>> objective = pv.objectives.SemiSupervised(alpha=0.1)
+        >>> run = pv.fit(model, pv.guides.Guide(model), data, 1, objective=objective, progress=False)
     """
 
     needs = ("y",)  # of a batch, in addition to the inputs of the pair

@@ -37,6 +37,12 @@ class RWS(IWAE):
     Raises:
         UserError: as `IWAE`; sleep_weight outside of [0, 1]; in the sleep phase, a guide that has nothing to say of
             generated data (a row per data point).
+
+    Example:
+        >>> import torch, pyro_vae as pv
+        >>> model = pv.models.VAE((6,), 2, network=pv.conditionals.MLP((8,)))
+        >>> guide, objective = pv.guides.Guide(model), pv.objectives.RWS(8, sleep_weight=0.5)
+        >>> run = pv.fit(model, guide, torch.ones(4, 6), 1, objective=objective, progress=False)
     """
 
     name = "rws"

@@ -39,6 +39,12 @@ class IWAE(ELBO):
 
     Raises:
         UserError: a relaxed latent, which has no importance weight; sites with scales of their own.
+
+    Example:
+        >>> import torch, pyro_vae as pv
+        >>> model = pv.models.VAE((6,), 2, network=pv.conditionals.MLP((8,)))
+        >>> guide, x = pv.guides.Guide(model), torch.ones(4, 6)
+        >>> run = pv.fit(model, guide, x, 1, objective=pv.objectives.IWAE(8), progress=False)
     """
 
     name = "iwae"
@@ -142,6 +148,12 @@ class Renyi(IWAE):
 
     Raises:
         UserError: alpha is no such number; and as `IWAE`.
+
+    Example:
+        >>> import torch, pyro_vae as pv
+        >>> model = pv.models.VAE((6,), 2, network=pv.conditionals.MLP((8,)))
+        >>> guide, objective = pv.guides.Guide(model), pv.objectives.Renyi(alpha=0.5, num_particles=8)
+        >>> run = pv.fit(model, guide, torch.ones(4, 6), 1, objective=objective, progress=False)
     """
 
     name = "renyi"

@@ -92,6 +92,14 @@ def trace_program(
             to where it stands in one run.
         draw_discrete: discrete latents are sampled.
         is_guide: whether the program is the pair's guide.
+
+    Example:
+        >>> import torch, pyro_vae as pv
+        >>> model, batch = pv.models.VAE((5,), latent_dim=2), {"x": torch.ones(8, 5)}
+        >>> layout = pv.programs.layout_of(model, pv.guides.Guide(model), batch)
+        >>> traces = pv.programs.trace_program(model, layout, batch, num_particles=4)
+        >>> traces.model["z"]["value"].shape
+        torch.Size([4, 8, 2])
     """
     config: Callable = sample_discrete
     if layout.discrete == "parallel" and not draw_discrete:

@@ -169,6 +169,11 @@ class TensorBoard(Callback):
 
     Raises:
         UserError: tensorboard is not installed, or the run has no folder and none is named.
+
+    Example:
+        >>> import pyro_vae as pv
+        >>> callbacks = [pv.train.TensorBoard("runs/tensorboard")]  # doctest: +SKIP
+        >>> pv.fit(model, guide, data, callbacks=callbacks)  # doctest: +SKIP
     """
 
     def __init__(self, folder: Path | str | None = None) -> None:

@@ -37,6 +37,15 @@ class Initialization:
 
     Attributes:
         validate_every: epochs between validations of a part that is trained first. Default: 1.
+
+    Example:
+        >>> import torch, pyro_vae as pv
+        >>> class ZeroBias(pv.train.Initialization):
+        ...     def __call__(self, model, guide, data, device, seed=0, progress=True):
+        ...         torch.nn.init.zeros_(model.p_x.head.bias)
+        >>> model = pv.models.VAE((3,), 2, network=pv.conditionals.MLP((8,)))
+        >>> guide, x = pv.guides.Guide(model), torch.ones(4, 3)
+        >>> run = pv.fit(model, guide, x, 1, initialize=ZeroBias(), progress=False)
     """
 
     validate_every: int = 1
@@ -209,6 +218,13 @@ class PseudoInputInitialization(Initialization):
 
     They are scaled by the guide's `input_scaling`, as the encoder's network sees them. A parent that
     is a latent itself (z1, of a hierarchical VAE) starts at the guide's draws of it for those data.
+
+    Example:
+        >>> import torch, pyro_vae as pv
+        >>> prior = pv.models.VampPrior((3,), size=2, num_components=5, network=pv.conditionals.MLP((8,)))
+        >>> model = pv.models.VAE((3,), 2, network=pv.conditionals.MLP((8,)), prior=prior)
+        >>> guide, start = pv.guides.Guide(model), pv.train.PseudoInputInitialization()
+        >>> run = pv.fit(model, guide, torch.ones(20, 3), 1, initialize=start, progress=False)
     """
 
     def __call__(
@@ -263,6 +279,14 @@ class StackInitialization(Initialization):
     Args:
         epochs, lr, batch_size, schedule, weight_decay, compile: of the plain VAE's training.
         freeze: False lets the second stage train everything.
+
+    Example:
+        >>> import torch, pyro_vae as pv
+        >>> network = pv.conditionals.MLP((8,))
+        >>> model = pv.models.M1M2((3,), 2, network=network)
+        >>> guide = pv.guides.Guide(model, network=network)
+        >>> start = pv.train.StackInitialization(epochs=1)
+        >>> run = pv.fit(model, guide, torch.ones(20, 3), 1, initialize=start, progress=False)
     """
 
     epochs: int = 100
@@ -318,6 +342,14 @@ class BaselineInitialization(Initialization):
 
     Args:
         epochs, lr, batch_size, schedule, weight_decay, compile: of its training.
+
+    Example:
+        >>> import torch, pyro_vae as pv
+        >>> network = pv.conditionals.MLP((8,))
+        >>> model = pv.models.CVAE((6,), (3,), 2, network=network, baseline="frozen")
+        >>> data = pv.data.from_arrays(torch.ones(20, 6), c=torch.ones(20, 3))
+        >>> guide, start = pv.guides.Guide(model), pv.train.BaselineInitialization(epochs=1)
+        >>> run = pv.fit(model, guide, data, 1, initialize=start, progress=False)
     """
 
     epochs: int = 50

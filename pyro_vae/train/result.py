@@ -25,6 +25,13 @@ class Run:
         stop_reason: why it ended: `epochs` (all are trained), `patience`, `max_time`, `callback` or
             `interrupted`. None for a run that is under way, or was loaded from its folder.
         weights: those of the best epoch and of the last step; see `use`.
+
+    Example:
+        >>> import torch, pyro_vae as pv
+        >>> model = pv.models.VAE((3,), 2, network=pv.conditionals.MLP((8,)))
+        >>> run = pv.fit(model, pv.guides.Guide(model), torch.ones(20, 3), 2, progress=False)
+        >>> run.stop_reason, run.best_epoch, len(run.history)
+        ('epochs', 2, 2)
     """
 
     model: Any

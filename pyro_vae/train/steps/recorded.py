@@ -109,6 +109,14 @@ class RecordedStep:
         size: with `"inductor"`, only batches of this many data points are compiled; others (a short
             last batch) are replayed as recorded. Default: all are compiled.
         on_status: a function called with a text: what is being done, and finally the time it took.
+
+    Example:
+        >>> import torch, pyro_vae as pv
+        >>> model = pv.models.VAE((6,), 2, network=pv.conditionals.MLP((8,)))
+        >>> guide = pv.guides.Guide(model, network=pv.conditionals.MLP((8,)))
+        >>> step = pv.train.RecordedStep(pv.objectives.ELBO(), (model, guide), backend="recorded")
+        >>> step({"x": torch.ones(4, 6)}).shape  # and every parameter has its gradient
+        torch.Size([])
     """
 
     def __init__(
