@@ -10,7 +10,7 @@ from . import __version__
 from .data.registry import DATASETS, FILE_KINDS
 from .errors import OUT_OF_MEMORY, UserError, check_int_at_least, is_out_of_memory
 from .methods.compare_command import compare_runs_or_guides
-from .methods.parser import one_line_warnings, parse_command
+from .methods.parser import one_line_warnings, parse_command, print_columns
 from .methods.table import METHODS
 
 # torch is imported by the commands that compute: --help, --version and list answer at once. No command
@@ -34,7 +34,7 @@ def train_and_report(
         out: run folder. Default: runs/METHOD-DATA-SEED.
         resume: continue the run in the run folder, with the settings that it was started with.
         device: cpu, cuda, ... Default: a GPU if there is one.
-        root: folder of the torchvision data sets.
+        root: folder of the torchvision data sets. Default: $PYRO_VAE_DATA, or ~/.cache/pyro_vae.
         num_samples: importance samples of the final log-likelihood.
         progress: show a progress bar.
         workers: processes that train restarts on a CPU. Default: one for each idle core.
@@ -86,7 +86,7 @@ def evaluate_run(
         data: file or image folder of new data, of any kind that fit takes, instead of a split. Labels
             in it score the clusters or classes; the results are printed and not written.
         device: cpu, cuda, ... Default: a GPU if there is one.
-        root: folder of the torchvision data sets.
+        root: folder of the torchvision data sets. Default: $PYRO_VAE_DATA, or ~/.cache/pyro_vae.
     """
     from .methods import load
 
@@ -121,19 +121,19 @@ def sample_from_run(
     Args:
         run: run folder.
         source: prior, component, aggregate, ex-post, interpolate, traverse or impute.
-        num: how many samples (of a component), paths, units, or completions of a data point.
-        y: from this component alone; of this class, or given this label.
+        num: how many samples (of a component), paths, units, or completions. Default: a picture's.
+        y: from this component alone; of this class, or with this label. Default: all.
         latent: which latent is refitted, walked along or traversed. Default: z, or the topmost.
-        mean: the likelihood's means (the default: smooth pictures), or draws.
-        steps: on a path (9), or of the chains that complete (200).
-        path: spherical (the default) or linear.
+        mean: true: the likelihood's means, which are smooth pictures; false: draws. Default: true.
+        steps: points on a path, or steps of the chains that complete data. Default: 9, or 200.
+        path: spherical or linear. Default: spherical.
         observed: the half that is not missing: top, bottom, left or right. Default: top; of data
             with missing values, all values that are not missing.
         split: whose data are walked between, traversed and completed. Default: test.
-        seed: of the draws.
+        seed: seed of the draws.
         out: where to write. Default: samples.png and .npz in the run folder (interpolate.png, ...).
         device: cpu, cuda, ... Default: a GPU if there is one.
-        root: folder of the torchvision data sets.
+        root: folder of the torchvision data sets. Default: $PYRO_VAE_DATA, or ~/.cache/pyro_vae.
     """
     from .methods import load
 
@@ -162,7 +162,7 @@ def encode_with_run(
         data: file or image folder. Default: the file that the run was trained on.
         out: the file to write. Default: codes.csv in the run folder.
         device: cpu, cuda, ... Default: a GPU if there is one.
-        root: folder of the torchvision data sets.
+        root: folder of the torchvision data sets. Default: $PYRO_VAE_DATA, or ~/.cache/pyro_vae.
     """
     from .methods import load
     from .methods.new_data import write_codes
@@ -186,7 +186,7 @@ def explore_run_or_comparison(
         out: the page. Default: explore.html in the folder.
         split: train, valid or test. Default: test, if there is one.
         device: cpu, cuda, ... Default: a GPU if there is one.
-        root: folder of the torchvision data sets.
+        root: folder of the torchvision data sets. Default: $PYRO_VAE_DATA, or ~/.cache/pyro_vae.
     """
     from .methods import explore
 
@@ -196,11 +196,8 @@ def explore_run_or_comparison(
 
 def list_methods() -> int:
     """List the methods: model, guide, paper."""
-    rows = [("method", "model", "guide", "paper")]
-    rows += [(name, p.model_name, p.guide, p.paper) for name, p in METHODS.items()]
-    widths = [max(map(len, column)) for column in zip(*rows, strict=True)]
-    for *row, paper in rows:
-        print(*(f"{cell:<{w}}" for cell, w in zip(row, widths, strict=False)), paper, sep="  ")
+    table = [(name, p.model_name, p.guide, p.paper) for name, p in METHODS.items()]
+    print_columns([("method", "model", "guide", "paper"), *table])
     print(f"\ndata: {', '.join(DATASETS)}, or {FILE_KINDS}")
     return 0
 

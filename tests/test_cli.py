@@ -885,6 +885,41 @@ def test_help_shows_the_methods_own_options_with_its_defaults(capsys):
     assert "auxiliary" not in text and "quadrants are" not in text
 
 
+HELP_OF_CLASSES = [
+    f"--{group}.help {kind.__name__}"
+    for group in ("network", "family", "prior", "objective", "initialize")
+    for kind in methods.CLASSES[group]
+]
+
+
+@pytest.mark.parametrize(
+    "words",
+    [
+        *(f"fit {name} --help" for name in list(methods.METHODS)[::3]),
+        *(f"fit m2 {words}" for words in HELP_OF_CLASSES),
+        *(f"{command} --help" for command in COMMANDS),
+    ],
+)
+def test_every_option_has_a_help_in_plain_words(words, capsys):
+    with pytest.raises(SystemExit):
+        main(words.split())
+    text = capsys.readouterr().out
+    markup = r":math:|\\|`|<class|default: null|Optional|see above|\.py|None"
+    assert re.findall(markup, text) == []
+    for option, said in re.findall(r"^  --([\w.-]+)(.*(?:\n {10,}.*)*)", text, re.M):
+        meaning = re.sub(r"\([^()]*(\([^()]*\)[^()]*)*\)\s*$", "", " ".join(said.split()))
+        meaning = re.sub(r"^(\[.*?\]|\{.*?\}|[A-Z_0-9]+)\s", "", meaning.strip() + " ")
+        assert len(meaning.strip()) > 8, (option, said)
+
+
+def test_help_leaves_out_what_has_no_effect_for_the_method(capsys):
+    for name, present in (("vae", False), ("vade", False), ("m2", True), ("gmvae-v1", True)):
+        with pytest.raises(SystemExit):
+            main(["fit", name, "--help"])
+        text = capsys.readouterr().out
+        assert ("--guide.temperature" in text) == ("--guide.discrete" in text) == present
+
+
 def test_the_programs_help_describes_every_subcommand(capsys):
     with pytest.raises(SystemExit):
         main(["--help"])

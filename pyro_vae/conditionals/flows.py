@@ -45,7 +45,7 @@ class Flow(Family):
         flow: `"iaf"`, `"maf"`, `"spline"` or `"coupling"`.
         transforms: number of layers.
         hidden: widths of each layer's network.
-        context: size of h.
+        context: size of h, what the network tells every layer about the parents.
 
     Raises:
         UserError: the flow is unknown, a size is not an integer ≥ 1, or the variable is not a

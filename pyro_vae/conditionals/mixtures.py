@@ -32,9 +32,9 @@ class MixtureOfNormals(Family):
     equal components would stay equal.
 
     Args:
-        num_components: K. The mixture gains at most log K nats over the average ELBO of its
-            components.
-        training: `"stratified"`, `"uniform"` or `"pathwise"`.
+        num_components: number of components, K. The mixture gains at most log K nats over the
+            average ELBO of its components.
+        training: how a draw is made in training: `"stratified"`, `"uniform"` or `"pathwise"`.
 
     Raises:
         UserError: `training` is unknown, K is not an integer ≥ 1, or the variable is not a vector.

@@ -133,25 +133,27 @@ def load(
 
     Args:
         name: of the data set, or the path of the file or folder.
-        binarize: none, static or dynamic (see `Data`). Default: dynamic for the MNIST family, else
-            none.
+        binarize: whether gray values become draws of 0 and 1: none, static (drawn once) or dynamic
+            (anew in every training batch). Default: dynamic for the MNIST family, else none.
         root: folder of the torchvision data sets. Default: $PYRO_VAE_DATA, else ~/.cache/pyro_vae.
-        split_seed: of the splits.
-        binarize_seed: of the binarization.
+        split_seed: seed of the splits.
+        binarize_seed: seed of the binarization.
         num_labels: keep this many training labels, in balanced classes, and hide the others.
-        label_seed: of that choice.
+            Default: all.
+        label_seed: seed of the choice of those labels.
         standardize: center and scale every column of x by the training split. Default: a method does
             so with a table for a normal likelihood; `load` does not.
         condition: the covariates c of a conditional model: quadrants (of an image), labels, or data
             (the array c).
-        quadrants: how many quadrants are the condition: 1, 2 or 3.
+        quadrants: how many quadrants are the condition: 1, 2 or 3. Default: 1.
         missing: whether NaN in the x of an .npz or .npy file is a missing value. Default: false;
             in tables it is.
-        labels: the column of a table, or of an AnnData object's obs, with labels.
-        index: the column of a table that names the rows.
+        labels: the column of a table, or of an AnnData object's obs, with labels. Default: none.
+        index: the column of a table that names the rows. Default: none.
         layer: the layer of an AnnData object with x. Default: its X.
         library_size: whether the total count of a row is an offset of the mean of counts, as in scVI.
-        image_size: resize the images of a folder to image_size x image_size.
+        image_size: resize the images of a folder to image_size x image_size. Default: all have one
+            size.
 
     Raises:
         UserError: an unknown name, a data set that is not available, or a file that is not one.

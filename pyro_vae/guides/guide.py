@@ -69,8 +69,9 @@ class Guide(BaseGuide):
         family: `{latent: family}`. Default: `Normal()` for continuous latents.
         network: of the encoders: `MLP(...)`, `ResidualMLP(...)`, `Conv(...)` or a function that makes
             an `nn.Module`, as in `pv.conditionals.Conditional`.
-        discrete: `"enumerate"`, `"score_function"` or `"relaxed"`.
-        temperature: of the relaxation.
+        discrete: how a discrete latent of the guide is treated: `"enumerate"`, `"score_function"` or
+            `"relaxed"`.
+        temperature: of the relaxation (Gumbel-softmax).
         num_data: number of training data points, for the parent `index`.
         share_trunk: whether latents with the same parents share a trunk.
         input_scaling: `{parent: (mean, scale)}`: the networks see `(parent - mean) / scale`.

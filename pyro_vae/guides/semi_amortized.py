@@ -37,8 +37,8 @@ class SemiAmortized(BaseGuide):
     Args:
         model: the model that the guide was built for.
         guide: a `Guide` of any factorization and families.
-        steps: k.
-        lr: :math:`\eta`. Steps diverge above 2 / (largest curvature).
+        steps: gradient steps per data point, k.
+        lr: size :math:`\eta` of a gradient step. Steps diverge above 2 / (largest curvature).
         num_samples: draws for the ELBO of each step.
         clip_norm: largest norm of one data point's gradient; None does not clip.
 

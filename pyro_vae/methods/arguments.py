@@ -1,5 +1,6 @@
 """The arguments of `pyro-vae fit`: short names, files, and the parser of one method's options."""
 
+from argparse import SUPPRESS
 from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
@@ -10,7 +11,7 @@ from ..errors import UserError
 from .building import CLASSES
 from .effects import check_effects, check_root, check_workers, without_effect
 from .files import nest, read_config
-from .groups import add_options
+from .groups import METHOD_HELP, add_options
 from .options import choices, complete, configure, default_folder, finish, resolve, switch_classes
 from .parser import Parser, full_names, option_values
 from .run import CONFIG
@@ -75,7 +76,7 @@ def _fit_parser(
     nested = nest(name, config)
     flat = {k: v for k, v in config.items() if k.split(".")[0] not in (*classes, "method")}
     parser.set_defaults({**flat, **{group: nested[group] for group in classes}})
-    parser.hide(without_effect(name))
+    parser.set_help({**METHOD_HELP, **dict.fromkeys(without_effect(name), SUPPRESS)})
     return parser
 
 

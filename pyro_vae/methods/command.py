@@ -12,7 +12,6 @@ from .groups import choice_groups, is_conditional
 from .options import configure
 from .preparing import default_binarization, is_standardized_by_default
 
-
 NUM_SAMPLES = 500  # importance samples of a report, unless the caller sets another number
 
 

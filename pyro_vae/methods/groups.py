@@ -1,11 +1,13 @@
 """The options of a method, in groups: the signatures of its model, guide, objective and training."""
 
 import functools
+import json
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 from ..conditionals import Family, Network
+from ..conditionals.likelihoods import LIKELIHOODS
 from ..data import DATASETS, load
 from ..data.registry import FILE_KINDS
 from ..guides import Guide, SemiAmortized
@@ -35,6 +37,24 @@ FIT = RUN | {
 }  # fmt: skip
 
 DATA_HELP = f"{', '.join(DATASETS)}, or {FILE_KINDS}."
+#: Of options that a method fills in: what it does, and not the default of the signature.
+METHOD_HELP = {
+    "binarize": "whether gray values become draws of 0 and 1: none, static (drawn once) or dynamic "
+    "(anew in every training batch). Default: what the likelihood and the data need.",
+    "standardize": "center and scale every column of x by the training split. Default: true for a table "
+    "with a normal likelihood.",
+    "model.likelihood": f"{', '.join(LIKELIHOODS)}, or a family. Default: what fits the data.",
+    "model.num_classes": "number of classes, K. Default: that of the labels, or 10.",
+    "refine.steps": "gradient steps per data point from the encoder's output, k; 0 for none.",
+    "schedule": "of the learning rate over the run: constant, linear or cosine (both fall to 0).",
+    "batch_size": "data per step, of all processes together; the last batch may be short.",
+    "seed": "seed of the initial weights, of shuffling, binarization and sampling. Another --compile gives "
+    "another result: rounding differs, and training amplifies it.",
+    "max_time": "stop training after that many seconds, between two steps; --resume continues the run. "
+    "Restarts have equal parts of the time. An initialization does not count. Default: no limit.",
+    "prior.network": "of the encoder. Default: the guide's.",
+    "prior.family": "of the components, or of the encoder. Default: Normal, or the guide's.",
+}
 
 
 @dataclass(frozen=True)
@@ -173,6 +193,8 @@ def _choice_help(group: Group, class_name: str | None, config: Mapping[str, Any]
     )
     if class_name is None or config is None:
         return text
-    options = group.options(class_name)
-    values = ", ".join(f"--{group.prefix}{n} {config[group.prefix + n]}" for n in options)
-    return f"{text}, {values}" if options else text
+    values = (
+        f"--{group.prefix}{n} {json.dumps(config[group.prefix + n])}"
+        for n in group.options(class_name)
+    )
+    return " ".join([text, *values]).replace('"', "")

@@ -3,7 +3,7 @@
 import re
 import sys
 import warnings
-from argparse import SUPPRESS, HelpFormatter
+from argparse import Action, HelpFormatter
 from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from pathlib import Path
@@ -25,23 +25,63 @@ def one_line_warnings() -> Iterator[None]:
         yield
 
 
+def plain_math(text: str) -> str:
+    """Formulas of docstrings without their markup: `:math:`\\eta`` as eta."""
+
+    def plain(formula: re.Match[str]) -> str:
+        words = formula.group(1).replace(r"\top", "T").replace(r"\mathrm", "")
+        return re.sub(r"[\\{}]", "", words)
+
+    return re.sub(r":math:`([^`]*)`", plain, text)
+
+
+#: What jsonargparse and docstrings of Python write in another way.
+HELP_WORDS = {
+    r"<class '([\w.]+)'>": r"\1",
+    r"Optional\[dict\[.*?\]\]": "dict",
+    r"dict\[str, \w+\]": "dict",
+    r" \| Callable\[\[float\], float\]": "",
+    r",? ?default: null(?=\))": "",
+    r" \(\)$": "",
+    r"\bTrue\b": "true",
+    r"\bFalse\b": "false",
+    r"\bNone\b": "null",
+}
+
+
+class Formatter(jsonargparse.DefaultHelpFormatter):
+    """Help as the command line has it: true, false and null, and one default per option."""
+
+    def _expand_help(self, action: Action) -> str:
+        text = super()._expand_help(action)
+        text = re.sub(r"\s+\(type: Optional\[.*?known subclasses:[^)]*\)", "", text)
+        text = re.sub(r", known subclasses:[^)]*\)", ")", text)
+        for pattern, plain in HELP_WORDS.items():
+            text = re.sub(pattern, plain, text)
+        if isinstance(action.default, tuple):
+            text = text.replace(f"default: {action.default}", f"default: {list(action.default)}")
+        if re.search(r"[ (]default: \S", text):  # of a preset, in place of the signature's
+            text = re.sub(r" ?\bDefault: .*?\.(?= |$)", "", text)
+        return plain_math(text)
+
+
 class Parser(jsonargparse.ArgumentParser):
     """A parser whose errors are `UserError`s of one line, and whose help shows dashes in flags."""
+
+    def __init__(self, **options: Any) -> None:
+        super().__init__(formatter_class=Formatter, **options)
 
     def error(self, message: str, ex: Exception | None = None) -> NoReturn:
         raise UserError(one_line(str(message if ex is None else ex)))
 
     def format_help(self, formatter: HelpFormatter | None = None) -> str:
-        text = super().format_help(formatter)
-        text = re.sub(r"\s+\(type:\s+Optional\[.*?known\s+subclasses:[^)]*\)", "", text, flags=re.S)
-        text = re.sub(r",\s+known\s+subclasses:[^)]*\)", ")", text)
+        text = plain_math(super().format_help(formatter)).replace("`", "")
         return re.sub(r"--[\w.]+", lambda flag: flag.group().replace("_", "-"), text)
 
-    def hide(self, options: Collection[str]) -> None:
-        """Leave options out of the help."""
+    def set_help(self, texts: Mapping[str, str]) -> None:
+        """Replace the help of options, `{option: text}`; `SUPPRESS` leaves one out."""
         for action in self._actions:
-            if action.dest in options:
-                action.help = SUPPRESS
+            action.help = texts.get(action.dest, action.help)
 
     def add_signature(self, function: Callable[..., object], **options: Any) -> None:
         """Add the function's parameters as arguments; `--flag` alone means `--flag true`."""
@@ -49,6 +89,14 @@ class Parser(jsonargparse.ArgumentParser):
         for action in self._actions:
             if isinstance(action.default, bool) and action.dest != "help" and action.nargs is None:
                 action.nargs, action.const = "?", True
+
+
+def print_columns(rows: Sequence[Sequence[str]]) -> None:
+    """Print rows of text; every column is as wide as its longest entry."""
+    widths = [max(map(len, column)) for column in zip(*rows, strict=True)]
+    for row in rows:
+        cells = (f"{cell:<{width}}" for cell, width in zip(row, widths, strict=True))
+        print("  ".join(cells).rstrip())
 
 
 def parse_command(

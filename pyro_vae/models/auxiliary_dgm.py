@@ -27,7 +27,7 @@ class AuxiliaryDGM(Model):
 
     Args:
         x_shape: event shape of `x`.
-        num_classes: K.
+        num_classes: number of classes, K.
         latent_dim: size of z.
         auxiliary_dim: size of a. Default: `latent_dim`.
         skip: whether a is a parent of x, instead of x a parent of a.

@@ -33,7 +33,7 @@ class GMVAE(Model):
 
     Args:
         x_shape: event shape of `x`.
-        num_components: K.
+        num_components: number of components, K.
         latent_dim: size of z.
         w_dim: size of w.
         likelihood: a name or a family, as in `VAE`.

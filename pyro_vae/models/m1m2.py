@@ -25,7 +25,7 @@ class M1M2(Model):
 
     Args:
         x_shape: event shape of `x`.
-        num_classes: K.
+        num_classes: number of classes, K.
         latent_dim: size of z1.
         z2_dim: size of z2. Default: `latent_dim` (50 both, in the authors' code).
         likelihood: a name or a family, as in `VAE`.

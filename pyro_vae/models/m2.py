@@ -26,7 +26,7 @@ class M2(Model):
 
     Args:
         x_shape: event shape of `x`.
-        num_classes: K.
+        num_classes: number of classes, K.
         latent_dim: size of z.
         likelihood: a name or a family, as in `VAE`.
         network: as in `VAE`.

@@ -29,7 +29,7 @@ class MixtureVAE(Model):
 
     Args:
         x_shape: event shape of `x`.
-        num_components: K.
+        num_components: number of components, K.
         latent_dim: size D of z.
         likelihood: a name or a family, as in `VAE`.
         network: as in `VAE`.

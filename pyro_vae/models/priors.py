@@ -88,7 +88,7 @@ class CategoricalPrior(nn.Module):
     r"""A one-hot categorical over K components, uniform or with learned weights :math:`\pi`.
 
     Args:
-        num_components: K.
+        num_components: number of components, K.
         learned: whether the weights are learned; they start uniform.
 
     Example:
@@ -124,7 +124,7 @@ class MixturePrior(Prior):
 
     Args:
         size: D.
-        num_components: K.
+        num_components: number of components, K.
         family: of the components, `Normal()` (diagonal) or `MultivariateNormal()`.
 
     Example:
@@ -174,7 +174,7 @@ class VampPrior(Prior):
     Args:
         given: event shape of x; or `{parent: shape}`, for guides with other parents of z.
         size: D.
-        num_components: K, the number of pseudo-inputs.
+        num_components: number of pseudo-inputs, K.
         network: of the encoder.
         family: of the encoder.
 

@@ -86,7 +86,7 @@ class DReG(IWAE):
     Costs as `STL`; what is summed in the guide is fitted as by `IWAE`.
 
     Args:
-        num_particles: S.
+        num_particles: samples per data point, S.
 
     Raises:
         UserError: as `IWAE`; a latent that is sampled without reparameterization.

@@ -51,7 +51,8 @@ class SemiSupervised(ELBO):
     the ELBO. Validation and evaluation do not use labels: they report U(x).
 
     Args:
-        alpha: see above.
+        alpha: weight of the classification term, :math:`\alpha`: nats per data point that one nat of
+            its mean loss counts as.
         labelled_fraction: N_l / N, in [0, 1]. Default: counted by `fit` (a stream of batches cannot be counted).
         latent: the name of y.
         options: those of `ELBO`: beta, warmup, free_bits, num_particles; they apply to L and U alike.

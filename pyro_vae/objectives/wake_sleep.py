@@ -31,7 +31,7 @@ class RWS(IWAE):
     model's own: :math:`-\log q_\phi(z \mid x)` at a draw of z and x from p.
 
     Args:
-        num_particles: S.
+        num_particles: samples per data point, S.
         sleep_weight: the sleep phase's weight in the guide's gradient, in [0, 1]; the wake phase has the rest.
 
     Raises:

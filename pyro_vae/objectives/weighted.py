@@ -35,7 +35,7 @@ class IWAE(ELBO):
     It has no KL for beta, warm-up or free bits to weigh.
 
     Args:
-        num_particles: S.
+        num_particles: samples per data point, S.
 
     Raises:
         UserError: a relaxed latent, which has no importance weight; sites with scales of their own.
@@ -144,7 +144,7 @@ class Renyi(IWAE):
 
     Args:
         alpha: any number, or -inf.
-        num_particles: S.
+        num_particles: samples per data point, S.
 
     Raises:
         UserError: alpha is no such number; and as `IWAE`.

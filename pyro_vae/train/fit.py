@@ -111,12 +111,14 @@ def fit(
         batch_size: data per step, of all processes together; the last batch may be short. A
             loader's own size counts for each process.
         weight_decay: decoupled (AdamW), for every parameter.
-        clip_norm: largest norm of the gradient of the mean loss; None does not clip.
-        patience: stop after that many epochs without a better validation ELBO.
+        clip_norm: largest norm of the gradient of the mean loss. Default: it is not clipped.
+        patience: stop after that many epochs without a better validation ELBO. Default: train for all
+            epochs.
         validate_every: epochs from one validation to the next; the last epoch is always validated.
         max_time: stop training after that many seconds of this call, between two steps. The run ends
             as one of fewer epochs does; `resume=True` continues it. The restarts of a method share
             it: each has an equal part of the time that is left. An initialization does not count.
+            Default: no limit.
         optimizer: makes another optimizer than AdamW of the list of parameters, with learning rates
             that `schedule` multiplies: `lambda params: torch.optim.SGD(params, lr=0.1)`. `lr` and
             `weight_decay` are AdamW's. Its step is not part of the compiled program or CUDA graph.
@@ -130,13 +132,13 @@ def fit(
         device: `"cuda"`, `"cpu"`, ... Default: a GPU if there is one and the pair runs on it; a
             user-defined program that uses tensors on the CPU is trained there, with one warning.
         compile: record the training step once and replay it, the same numbers up to rounding:
-            `"auto"` (chosen from the operations of the loss and the length of the run, see
-            `steps/choice.py`), `True` (compiled by Inductor, which needs a C++ compiler),
-            `"recorded"` (as it was recorded), `False` (plain Pyro). What cannot be recorded is run
-            plainly, with one warning. A program that depends on Python's state, a counter that will
-            matter after many steps, needs `False`.
+            `"auto"` (chosen from the operations of the loss and the length of the run), `True`
+            (compiled by Inductor, which needs a C++ compiler), `"recorded"` (as it was recorded),
+            `False` (plain Pyro). What cannot be recorded is run plainly, with one warning. A program
+            that depends on Python's state, a counter that will matter after many steps, needs
+            `False`.
         precision: of matrix products in training: `"bf16"` inside this library's networks, by
-            autocast; `"tf32"` on a GPU; None leaves torch's. Evaluation is not affected.
+            autocast; `"tf32"` on a GPU. Evaluation is not affected. Default: torch's.
         seed: of shuffling, binarization, sampling, an integer >= 0; of a method's initial weights
             too. A pair's own weights are taken as they are. The same seed with another backend
             (`compile`) gives another result: rounding differs, and training amplifies it.

@@ -97,12 +97,16 @@ class MixtureInitialization(Initialization):
         >>> run = pv.fit(model, guide, torch.randn(40, 3), epochs=1, initialize=start, progress=False)
 
     Args:
-        epochs, lr, batch_size, schedule: of the plain VAE's training.
+        epochs: passes over the data in the plain VAE's training.
+        lr: learning rate of the plain VAE's training.
+        batch_size: data per step of the plain VAE's training.
+        schedule: of that learning rate: constant, linear or cosine.
+        fits: number of mixtures that are fitted, the likeliest of which is kept.
+        draws: of q(z | x) for each data point, to which a mixture is fitted; 0: the means.
+        reg_covar: added to the fitted covariances' diagonal.
         weight_decay: decoupled, of the plain VAE's training (AdamW).
         validate_every: epochs between validations of the plain VAE, whose best weights are kept.
         compile: of the plain VAE's training, as in `fit`.
-        draws, fits: see above.
-        reg_covar: added to the fitted covariances' diagonal.
     """
 
     epochs: int = 100
@@ -277,8 +281,13 @@ class StackInitialization(Initialization):
     is new at every step, which cannot be memorized. (On digits all 24 units are in use.)
 
     Args:
-        epochs, lr, batch_size, schedule, weight_decay, compile: of the plain VAE's training.
-        freeze: False lets the second stage train everything.
+        epochs: passes over the data in the plain VAE's training.
+        lr: learning rate of the plain VAE's training.
+        batch_size: data per step of the plain VAE's training.
+        schedule: of that learning rate: constant, linear or cosine.
+        weight_decay: decoupled, of the plain VAE's training (AdamW).
+        freeze: whether the first stage is held; False trains everything in the second stage.
+        compile: of the plain VAE's training, as in `fit`.
 
     Example:
         >>> import torch, pyro_vae as pv
@@ -341,7 +350,12 @@ class BaselineInitialization(Initialization):
     Of its epochs the one with the best validation bound is kept.
 
     Args:
-        epochs, lr, batch_size, schedule, weight_decay, compile: of its training.
+        epochs: passes over the data in the baseline's training.
+        lr: learning rate of the baseline's training.
+        batch_size: data per step of the baseline's training.
+        schedule: of that learning rate: constant, linear or cosine.
+        weight_decay: decoupled, of the baseline's training (AdamW).
+        compile: of the baseline's training, as in `fit`.
 
     Example:
         >>> import torch, pyro_vae as pv
