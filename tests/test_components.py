@@ -29,8 +29,8 @@ def test_the_threshold_is_the_information_of_a_noisy_channel(error, merged):
     p = torch.tensor([[1 - error, error], [error, 1 - error]]).repeat(50, 1)
     information = math.log(2) + error * math.log(error) + (1 - error) * math.log(1 - error)
     for threshold in (1.01 * information, 0.99 * information):
-        found = pv.evaluate.merged_components(p, threshold=threshold)
-        assert bool(found) == (threshold > information)
+        pairs = pv.evaluate.merged_components(p, threshold=threshold)
+        assert bool(pairs) == (threshold > information)
     assert bool(pv.evaluate.merged_components(p)) == merged
 
 

@@ -110,14 +110,14 @@ def best_bound(bounds: Sequence[Bound]) -> Bound:
     values = torch.stack([bound.value for bound in bounds])
     errors = torch.stack([bound.error for bound in bounds])
     num_data = values.shape[1]
-    chosen = torch.zeros_like(values[0], dtype=torch.long)
+    best_bound_of = torch.zeros_like(values[0], dtype=torch.long)
     if num_data > 1:
         fold = torch.arange(num_data) % FOLDS
         for k in fold.unique():
             sums = values[:, fold != k].sum(1).nan_to_num(nan=-torch.inf)
-            chosen[fold == k] = sums.argmax()
-    value, error = (part.gather(0, chosen.unsqueeze(0))[0] for part in (values, errors))
-    return Bound(value, error, bounds[int(chosen.mode().values)].heavy_tailed)
+            best_bound_of[fold == k] = sums.argmax()
+    value, error = (part.gather(0, best_bound_of.unsqueeze(0))[0] for part in (values, errors))
+    return Bound(value, error, bounds[int(best_bound_of.mode().values)].heavy_tailed)
 
 
 def _parts(

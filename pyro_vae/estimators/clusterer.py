@@ -179,13 +179,13 @@ class GMVAEClusterer(ClusterMixin, EmbeddingVAE):
         progress: bool,
     ) -> None:
         """Start p(z | y) at a mixture of principal components, p(x | z) and q(z | x) near them."""
-        codes, chosen = principal_codes(training, self._units, self._latent_dim, seed)
-        fits = FITS[len(chosen) > MANY_ROWS]
+        codes, fitted = principal_codes(training, self._units, self._latent_dim, seed)
+        fits = FITS[len(fitted) > MANY_ROWS]
         model, guide = pair
         assert isinstance(model, GMVAE) and isinstance(guide, Guide)
         with warnings.catch_warnings():
             warnings.simplefilter("ignore", ConvergenceWarning)  # of a fit that may be discarded
-            fit_components(model, codes[chosen], fits, REG_COVAR, seed)
+            fit_components(model, codes[fitted], fits, REG_COVAR, seed)
         self._train(
             dataclasses.replace(training, code=codes), seed, (AroundCodes(model), OfZ(guide)),
             self._start_epochs(training), device=device, progress=progress,

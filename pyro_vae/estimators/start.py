@@ -71,21 +71,21 @@ def principal_codes(
         size: of the codes.
         seed: of the choice of rows.
     """
-    rows, weight, chosen = training.rows, training.weight, training.kept
+    rows, weight, fitted = training.rows, training.weight, training.kept
     state = np.random.RandomState(seed)
     count = min(MAX_ROWS, max(size + 1, MAX_VALUES // rows.table.shape[1]))
     if weight is not None:
-        p = weight[chosen] / weight[chosen].sum()
-        chosen = state.choice(chosen, len(chosen), p=p)
-    if len(chosen) > count:
-        chosen = state.choice(chosen, count, replace=False)
-    num_components = min(size, len(chosen), rows.table.shape[1])
-    components = PCA(num_components, random_state=seed).fit(units.encoder_values(rows[chosen]))
+        p = weight[fitted] / weight[fitted].sum()
+        fitted = state.choice(fitted, len(fitted), p=p)
+    if len(fitted) > count:
+        fitted = state.choice(fitted, count, replace=False)
+    num_components = min(size, len(fitted), rows.table.shape[1])
+    components = PCA(num_components, random_state=seed).fit(units.encoder_values(rows[fitted]))
     codes = np.concatenate(
         [components.transform(units.encoder_values(block)) for block in rows.blocks()]
     )
-    codes = codes / max(codes[chosen].std(), np.finfo(float).tiny)
+    codes = codes / max(codes[fitted].std(), np.finfo(float).tiny)
     if num_components < size:  # more latents than columns: the others start as noise
         noise = state.standard_normal((len(rows), size - num_components))
         codes = np.hstack([codes, noise])
-    return codes, chosen
+    return codes, fitted

@@ -180,20 +180,20 @@ def traverse(
     )
     center, sd = prior.mean(0), prior.std(0)
     activity = codes[name].var(0, correction=0) / sd**2
-    chosen = _chosen_units(name, units, activity)
+    moved_units = _select_units(name, units, activity)
     t = torch.linspace(-span, span, steps, dtype=data.dtype, device=data.device)
-    targets = center[chosen, None] + sd[chosen, None] * t  # [D, steps]
-    count = len(chosen) * steps
+    targets = center[moved_units, None] + sd[moved_units, None] * t  # [D, steps]
+    count = len(moved_units) * steps
     fixed = {k: codes[k][start].expand(count, *codes[k].shape[1:]) for k in (*moved, *discrete)}
     code = fixed[name].clone()
-    code[torch.arange(count), chosen.repeat_interleave(steps)] = targets.flatten()
+    code[torch.arange(count), moved_units.repeat_interleave(steps)] = targets.flatten()
     rows = torch.full((count,), start, device=data.device)
     decoded = decoder.decode({**fixed, name: code}, rows)
-    decoded = decoded.reshape(len(chosen), steps, *decoded.shape[1:]).to(data.device)
-    return Traversal(decoded, chosen, activity[chosen], targets)
+    decoded = decoded.reshape(len(moved_units), steps, *decoded.shape[1:]).to(data.device)
+    return Traversal(decoded, moved_units, activity[moved_units], targets)
 
 
-def _chosen_units(
+def _select_units(
     name: str, units: int | torch.Tensor | list[int] | None, activity: torch.Tensor
 ) -> torch.Tensor:
     """The numbers `[D]` of the units to move."""
