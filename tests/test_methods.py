@@ -147,7 +147,9 @@ def test_every_preset_builds_from_its_own_options_alone():
     for name in methods.METHODS:
         for kind in methods.table.KINDS:
             methods.defaults(name, kind)  # raises where a preset sets what its method does not have
-        assert getattr(pv.methods, name.replace("-", "_")).__doc__.startswith(f"The method {name}:")
+        doc = getattr(pv.methods, name.replace("-", "_")).__doc__
+        assert doc.startswith(f"The method {name}:")
+        assert "Args:" in doc and f">>> method = pv.methods.{name.replace('-', '_')}(" in doc
 
 
 # --------------------------------------------------------------------------- tables and counts

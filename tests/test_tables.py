@@ -1,6 +1,7 @@
 """Frames, files and image folders become data, and what a run answers comes back in their form."""
 
 import csv
+import doctest
 import math
 import warnings
 
@@ -519,6 +520,15 @@ def cells(sparse=True):
     adata.obs["type"] = pd.Categorical(["T", "B"] * 20)
     adata.layers["scaled"] = np.log1p(counts)
     return adata, counts
+
+
+def test_the_example_of_from_anndata_runs():
+    """The default run of the examples skips it: anndata may not be installed."""
+    pytest.importorskip("anndata")
+    text = pv.data.from_anndata.__doc__.replace("# doctest: +SKIP", "")
+    example = doctest.DocTestParser().get_doctest(text, {}, "from_anndata", None, None)
+    assert len(example.examples) == 5
+    assert doctest.DocTestRunner().run(example).failed == 0
 
 
 @pytest.mark.parametrize("sparse", [True, False])

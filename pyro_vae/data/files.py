@@ -253,6 +253,18 @@ def from_images(
     Images become `[N, 1, H, W]` if all are gray, else `[N, 3, H, W]`, with values in [0, 1]. Files are
     read in the order of their paths. Classes are numbered in the order of the subfolders' names.
 
+    Example:
+        >>> import tempfile
+        >>> from pathlib import Path
+        >>> from PIL import Image
+        >>> import pyro_vae as pv
+        >>> with tempfile.TemporaryDirectory() as folder:
+        ...     for name in ("cats", "dogs"):
+        ...         (Path(folder) / name).mkdir()
+        ...         Image.new("L", (6, 4), color=100).save(Path(folder) / name / "1.png")
+        ...     pv.data.from_images(folder, image_size=8, valid=0, test=0, name="pets")
+        Data('pets': 2 train; x [1, 8, 8], 2 classes)
+
     Args:
         folder: with images, or with subfolders of images.
         image_size: resize images to `image_size` × `image_size`. Default: all have one size.

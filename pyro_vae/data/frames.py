@@ -105,6 +105,14 @@ def from_anndata(
     A sparse matrix of counts stays sparse: batches of its rows become dense. Other sparse matrices,
     such as normalized counts, are made dense.
 
+    Example:
+        >>> import anndata, numpy as np, pyro_vae as pv  # doctest: +SKIP
+        >>> cells = anndata.AnnData(np.array([[0.0, 3.0], [5.0, 1.0], [2.0, 0.0]]))  # doctest: +SKIP
+        >>> cells.obs["type"] = ["T", "B", "T"]  # doctest: +SKIP
+        >>> data = pv.data.from_anndata(cells, labels="type", valid=0, test=0)  # doctest: +SKIP
+        >>> data.likelihood, data.num_classes  # doctest: +SKIP
+        ('negative-binomial', 2)
+
     Args:
         adata: the AnnData object.
         labels: a column of `adata.obs` with labels y.

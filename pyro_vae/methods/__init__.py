@@ -58,6 +58,32 @@ __getattr__, __dir__ = lazy_attributes(
 )
 
 
+FUNCTION_DOC = """The method {name}: {model}, guide {guide} ({paper}).
+
+    It is what `pyro-vae fit {name}` trains.
+
+    Args:
+        data: a data set's name, a file or image folder, `Data`, a frame, a tensor or `(x, y)`.
+        overrides: options of the method, by full or by short names; `pyro-vae fit {name} --help` lists
+            them.
+
+    Returns:
+        A `Method`.
+
+    Raises:
+        UserError: an option that the method does not have, that is set twice or has no effect, or a
+            value of the wrong type.
+
+    Example:
+        >>> import pyro_vae as pv
+        >>> method = pv.methods.{function}("digits", epochs=5)
+        >>> method
+        Method({name} on digits: {guide})
+        >>> method.config["epochs"]
+        5
+"""
+
+
 def _function(name: str, entry: Preset) -> "Callable[..., Method]":
     def make_method(data: "str | Data" = "digits", **overrides: Any) -> "Method":
         from .configured import method
@@ -65,9 +91,12 @@ def _function(name: str, entry: Preset) -> "Callable[..., Method]":
         return method(name, data, **overrides)
 
     make_method.__name__ = make_method.__qualname__ = name.replace("-", "_")
-    make_method.__doc__ = (
-        f"The method {name}: {entry.model_name}, guide {entry.guide} ({entry.paper}).\n\n"
-        "    See `method` for the arguments."
+    make_method.__doc__ = FUNCTION_DOC.format(
+        name=name,
+        function=make_method.__name__,
+        model=entry.model_name,
+        guide=entry.guide,
+        paper=entry.paper,
     )
     return make_method
 

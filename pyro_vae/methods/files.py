@@ -101,6 +101,19 @@ def to_yaml(config: Mapping[str, Any]) -> str:
 def read_config(path: Path | str) -> dict[str, Any]:
     """The flat configuration in a file. Names and types are not checked; `complete` checks them.
 
+    Example:
+        >>> import tempfile
+        >>> from pathlib import Path
+        >>> import pyro_vae as pv
+        >>> with tempfile.TemporaryDirectory() as folder:
+        ...     path = Path(folder) / "my.yaml"
+        ...     _ = path.write_text(pv.methods.to_yaml(pv.methods.configure("gmvae")))
+        ...     pv.methods.read_config(path)["model.num_components"]
+        10
+
+    Args:
+        path: of a YAML file, such as the config.yaml of a run folder.
+
     Raises:
         UserError: no such file, no YAML, or no configuration of a method.
     """
