@@ -149,17 +149,24 @@ def test_the_program_trains_as_plain_pyro_and_torchs_adamw(
             assert (a.dtype, a.shape, a.stride()) == (b.dtype, b.shape, b.stride())
 
 
-@pytest.mark.parametrize(
-    "method, bits, clip_norm",
-    [
-        ("vae", 64, 0.5),
-        *(
-            pytest.param(method, bits, clip_norm, marks=pytest.mark.slow)
-            for method in ("vae", "gmvae", "m2")
-            for bits, clip_norm in ((64, None), (32, 0.5), (32, None))
-        ),
-    ],
-)
+def test_inductors_program_trains_as_plain_pyro():
+    """Of linear networks: a program of few kernels, each of which takes the C++ compiler seconds."""
+    torch.set_default_dtype(torch.float64)
+    options = {"clip_norm": 0.5, "weight_decay": 0.1}
+    loss, weights, state, step = train("compiled", library_pair("vae", hidden=[]), **options)
+    expected, plain_weights, plain_state, _ = train(
+        "plain", library_pair("vae", hidden=[]), **options
+    )
+    assert all(step.programs.values())
+    torch.testing.assert_close(loss, expected, rtol=1e-10, atol=0)
+    assert distance(weights, plain_weights) < 1e-8 * length(plain_weights)
+    for name, tensors in state.items():
+        assert distance(tensors, plain_state[name]) <= 1e-8 * length(plain_state[name])
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("bits, clip_norm", [(64, 0.5), (64, None), (32, 0.5), (32, None)])
+@pytest.mark.parametrize("method", ["vae", "gmvae", "m2"])
 def test_inductors_program_is_as_close_to_plain_pyro_as_inductors_gradients(
     method, bits, clip_norm
 ):
