@@ -1,5 +1,7 @@
 """Methods made small, for the tests that go over all of them."""
 
+import copy
+
 import torch
 
 import pyro_vae as pv
@@ -7,8 +9,21 @@ from pyro_vae import methods
 from pyro_vae.methods import options
 
 
+_configurations = {}
+
+
 def configured(name, data="digits", **overrides):
-    """A method's configuration, with those of the overrides that it has the options for."""
+    """A method's configuration, with those of the overrides that it has the options for.
+
+    It is remembered: hundreds of tests build the same few, and to check one takes 20 ms.
+    """
+    key = name, data, repr(sorted(overrides.items()))
+    if key not in _configurations:
+        _configurations[key] = _configure(name, data, overrides)
+    return copy.deepcopy(_configurations[key])
+
+
+def _configure(name, data, overrides):
     base = methods.defaults(name)
     chosen = options.choices(name, base, overrides)
     base = options.switch_classes(name, base, chosen)
