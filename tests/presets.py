@@ -8,7 +8,6 @@ import pyro_vae as pv
 from pyro_vae import methods
 from pyro_vae.methods import options
 
-
 _configurations = {}
 
 
