@@ -110,7 +110,7 @@ def test_the_page_of_a_method_has_codes_reconstructions_and_densities(name, cond
     activity = expected.var(0)
     assert sorted(payload["axes"]) == sorted(activity.argsort(descending=True)[:2].tolist())
     images = pv.evaluate.reconstruct(context.model, context.guide, context.x, **context.others)
-    shown = context.whole(images).flatten(1)
+    shown = context.as_shown(images).flatten(1)
     assert (unpacked(payload["reconstructions"]) / 255 - shown).abs().max() <= 0.5 / 255 + 1e-6
     assert payload["shape"] == [1, 8, 8] and "decoded exactly" in note
     assert (payload["condition"] or {}).get("title", "None").endswith(str(condition))
