@@ -90,7 +90,7 @@ def test_smoothed_draws_have_the_density_that_they_are_drawn_from():
 # ------------------------------------------------------------------- the data of a page
 
 
-SLOW_PAGES = ("vae", "vampprior", "m2", "cvae")
+SLOW_PAGES = ("vae", "vampprior", "m2", "skip-dgm", "cvae")
 PAGES = {
     "vae": None, "gmvae": None, "vampprior": None, "hierarchical-vae": None,
     "m2": "y", "skip-dgm": "y", "cvae": "c", "gsnn": "c",

@@ -501,7 +501,10 @@ def test_on_digits_a_density_fitted_to_draws_gains_on_the_prior_and_on_one_fitte
 @pytest.mark.parametrize("arguments, words", [
     (["vampprior"], ["A draw of q(z | x) for each data point", "Learned pseudo-inputs"]),
     (["mixture-prior"], ["A draw of q(z | x) for each data point", "means of the prior&#x27;s components decode to"]),
-    (["gmvae-v1", "--prior", "FlowPrior"], ["A draw of q(w | x) for each data point"]),
+    pytest.param(
+        ["gmvae-v1", "--prior", "FlowPrior"], ["A draw of q(w | x) for each data point"],
+        marks=pytest.mark.slow,
+    ),
     (["hierarchical-vae", "--z2_dim", "2"], ["KL of z2", "KL of z1", "of 2 units active"]),
 ])  # fmt: skip
 def test_the_report_shows_what_is_special_to_it(
