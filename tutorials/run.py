@@ -4,6 +4,7 @@
     python tutorials/run.py 02_amortization
     python tutorials/run.py --check            # execute nothing; are all outputs there and current?
     python tutorials/run.py 02_amortization --set DATA=mnist --set DEVICE=cuda --out runs/mnist
+    python tutorials/run.py --record           # also write the time of each to benchmarks/results/
 
 A notebook is committed as it ran: top to bottom, in one process, with its outputs. One code cell, the
 constants cell, holds every size. It assigns QUICK, and every other constant by an expression of it:
@@ -13,6 +14,9 @@ constants cell, holds every size. It assigns QUICK, and every other constant by 
     EPOCHS = 2 if QUICK else 100
 
 `--set NAME=VALUE` replaces the value of a constant in the executed copy, which is written to `--out`.
+`--record` writes the wall-clock and CPU seconds of each execution, with hardware and versions, to
+benchmarks/results/tutorials.json; rows of notebooks that were not executed stay. The compiler then
+starts with an empty cache, as on a new machine.
 The tests execute every notebook with QUICK = True. They also read the committed outputs: each
 number in the text that has a decimal point, a percent sign or a unit must be printed by a cell.
 """
@@ -20,13 +24,16 @@ number in the text that has a decimal point, a percent sign or a unit must be pr
 import argparse
 import ast
 import hashlib
+import json
 import os
 import re
 import sys
+import tempfile
 import time
 from pathlib import Path
 
 HERE = Path(__file__).resolve().parent
+RECORD = HERE.parent / "benchmarks" / "results" / "tutorials.json"
 MAX_BYTES = 600_000
 KERNEL = {"name": "python3", "display_name": "Python 3", "language": "python"}
 NUMBER = r"(?<![\w.^{])\d[\d,]*(?:\.\d+)?(?![\w]|\.\d)"
@@ -234,6 +241,27 @@ def cpu_seconds():
     return os.times().children_user + os.times().children_system
 
 
+def record(name, seconds, cpu):
+    """Write the times of one notebook to `RECORD`; the rows of the others stay."""
+    sys.path.insert(0, str(HERE.parent))
+    import torch
+
+    from benchmarks import harness
+
+    torch.set_num_threads(1)  # as the kernels have
+    rows = json.loads(RECORD.read_text())["rows"] if RECORD.exists() else []
+    by_name = {row["notebook"]: row for row in rows}
+    by_name[name] = {"notebook": name, "seconds": seconds, "CPU seconds": cpu}
+    harness.write(
+        RECORD,
+        "python tutorials/run.py --record",
+        note="One execution of each, one after the other, on one thread, the compiler's cache empty. "
+        "Where the CPU seconds are fewer than the seconds, the notebook waited for other jobs on the "
+        "machine.",
+        rows=[by_name[path.stem] for path in notebooks() if path.stem in by_name],
+    )
+
+
 def main(argv=None):
     import nbformat
 
@@ -241,10 +269,18 @@ def main(argv=None):
     parser.add_argument("names", nargs="*", help="01_vae_from_scratch ... Default: all")
     parser.add_argument("--check", action="store_true", help="execute nothing, check the outputs")
     parser.add_argument("--set", action="append", type=constant, default=[], metavar="NAME=VALUE")
-    parser.add_argument("--out", type=Path, help="folder for notebooks executed with --set")
+    parser.add_argument(
+        "--out", type=Path, help="folder for the executed notebooks. Default: in place"
+    )
+    parser.add_argument("--record", action="store_true", help=f"write the times to {RECORD.name}")
     options = parser.parse_args(argv)
-    if bool(options.set) != bool(options.out):
-        parser.error("--set and --out go together: committed outputs are those of the constants")
+    if options.set and not options.out:
+        parser.error("--set needs --out: committed outputs are those of the constants")
+    if options.record and (options.set or options.check):
+        parser.error("--record measures what is committed: not with --set or --check")
+    if options.record:
+        cache = tempfile.TemporaryDirectory()  # until the end of the process
+        os.environ["TORCHINDUCTOR_CACHE_DIR"] = cache.name
     failed, cpu = False, cpu_seconds()
     for path in notebooks(options.names):
         started, target = time.monotonic(), path
@@ -256,8 +292,10 @@ def main(argv=None):
         found = [] if options.out else problems(path)
         failed |= bool(found)
         used, cpu = cpu, cpu_seconds()
-        took = f", {time.monotonic() - started:.0f} s, {cpu - used:.0f} s of CPU"
-        took = "" if options.check else took
+        seconds = time.monotonic() - started
+        if options.record:
+            record(path.stem, seconds, cpu - used)
+        took = "" if options.check else f", {seconds:.0f} s, {cpu - used:.0f} s of CPU"
         print(f"{path.stem}: {'; '.join(found) or 'fine'}{took}", flush=True)
     return int(failed)
 
