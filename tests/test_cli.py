@@ -536,6 +536,10 @@ BAD = {
         fit("--config", "steps.yaml"),
         "refine.lr=0.1 has no effect without refine.steps",
     ),
+    "in a file, no data": (
+        fit("--config", "arrays.yaml"),
+        "this configuration is of a run on arrays: --data sets a file to train on",
+    ),
     "in a file, an option by two names": (
         fit("--config", "twice.yaml"),
         "model.latent_dim is set twice, as model.latent_dim and latent_dim",
@@ -604,6 +608,7 @@ def test_bad_input_gets_one_clear_line_and_starts_nothing(
     Path("broken.yaml").write_text("method: [")
     Path("other.yaml").write_text("method: vae\nmodel:\n  w_dim: 3\n")
     Path("type.yaml").write_text("method: vae\nepochs: many\n")
+    Path("arrays.yaml").write_text("method: vae\ndata: null\n")
     Path("steps.yaml").write_text("method: vae\nrefine:\n  lr: 0.1\n")
     Path("twice.yaml").write_text("method: vae\nmodel:\n  latent_dim: 3\nlatent_dim: 4\n")
     x[7, 2] = np.nan

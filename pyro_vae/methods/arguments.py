@@ -45,6 +45,8 @@ def parse_fit(
     arguments = {n: parsed.pop(n) for n in own}
     del arguments["print_config"], arguments["config"]
     result = finish(name, parsed.as_dict())
+    if result["data"] is None:
+        raise UserError("this configuration is of a run on arrays: --data sets a file to train on")
     if "config" in values:  # what a file says is checked too
         before = configure(name, result["data"])
     check_effects(result, [k for k, v in result.items() if k not in before or v != before[k]])
