@@ -112,6 +112,14 @@ def test_the_kl_of_latents_that_are_drawn_as_one_or_are_points(autoguide):
     assert list(kls) == ["z"] and torch.allclose(kls["z"], total)
 
 
+def test_the_warning_is_at_the_line_of_the_callers_program():
+    pair = vae()
+    options = {"epochs": 25, "lr": 1e-2, "objective": pv.objectives.ELBO(beta=50.0)}
+    with pytest.warns(Advice) as caught:
+        pv.fit(*pair, NOISE, progress=False, device="cpu", compile=False, **options)
+    assert [w.filename for w in caught if issubclass(w.category, Advice)] == [__file__]
+
+
 # ------------------------------------------------------------------------- components without data
 
 

@@ -1,7 +1,10 @@
 """One-line warnings before and after training, each with its remedy."""
 
+import inspect
+import os
 import warnings
 from collections.abc import Iterable, Sequence
+from pathlib import Path
 from typing import Any
 
 import torch
@@ -27,6 +30,7 @@ from ..programs.interfaces import GuideInterface, ModelInterface, conditional_of
 from ..programs.modules import device_of
 from ..train import inputs as train_inputs
 
+PACKAGE = str(Path(__file__).parents[1]) + os.sep
 MAX_SCALE_RATIO = 100.0  # of the standard deviations of two columns
 MAX_DATA = 500  # data points that a trained pair is checked on
 MIN_DATA_PER_COMPONENT = 20  # fewer may leave a component without data by chance
@@ -37,8 +41,11 @@ class Advice(UserWarning):
 
 
 def advise(message: str) -> None:
-    """Warn with a message of one line."""
-    warnings.warn(message, Advice, stacklevel=4)
+    """Warn with a message of one line, at the line of the caller's program."""
+    frame, level = inspect.currentframe(), 1
+    while frame is not None and frame.f_code.co_filename.startswith(PACKAGE):
+        frame, level = frame.f_back, level + 1
+    warnings.warn(message, Advice, stacklevel=level)
 
 
 def check_data(model: Any, data: Any) -> None:
