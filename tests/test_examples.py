@@ -11,9 +11,6 @@ import pyro_vae as pv
 #: Public names without an example, and why.
 WITHOUT_EXAMPLE = {
     "pyro_vae.programs.Layout": "what `layout_of` returns; it is not made by users",
-    "pyro_vae.programs.few_rows": "a part of `trace_pair`, for evaluations",
-    "pyro_vae.programs.forget_layout": "a part of `trace_pair`, for changed programs",
-    "pyro_vae.programs.layout_of": "its example is that of `trace_program`",
 }
 
 

@@ -12,14 +12,15 @@ from pyro.distributions.torch_distribution import ExpandedDistribution
 from torch.distributions import Independent, constraints
 
 from .._pyro_internals import mask_of
-from ..distributions import CategoricalLevels, DiscretizedLogistic, IgnoreMissing
+from ..distributions import CategoricalLevels, DiscretizedLogistic
+from ..distributions.proper import is_proper
 from ..errors import UserError
 from ..guides import PriorGuide
 from ..programs import few_rows, layout_of, trace_pair
 from ..programs.calling import as_keyword_program
 from ..programs.contexts import eval_mode, fork_rng
 from ..programs.modules import device_of
-from ..programs.sites import Site, is_factor, is_random, sites_in
+from ..programs.sites import Site, base_distribution, is_factor, is_random, sites_in
 
 ROWS_PER_RUN = 1000  # of the model, where supports differ between data points
 WRAPPERS = (Independent, MaskedDistribution, ExpandedDistribution)
@@ -117,7 +118,7 @@ def check_support(site: Site, name: str, value: torch.Tensor) -> None:
     """
     fn = site["fn"]
     base = _base(fn)
-    if not getattr(base, "proper", True):
+    if not is_proper(base):
         return
     ok = _inside(fn, value)
     mask = site.get("mask")
@@ -160,7 +161,7 @@ def _why_improper(sites: Mapping[str, Site]) -> str | None:
             f"the model has a pyro.factor, {factors[0]!r}: what it scores is no probability of x, so "
             "it has no log-likelihood"
         )
-    if not all(getattr(_base(s["fn"]), "proper", True) for s in data_sites(sites).values()):
+    if not all(is_proper(_base(s["fn"])) for s in data_sites(sites).values()):
         return (
             "gray values in a Bernoulli have a score, not a log-likelihood; "
             "binarize, or use a likelihood that fits"
@@ -170,9 +171,7 @@ def _why_improper(sites: Mapping[str, Site]) -> str | None:
 
 def _base(fn: Any) -> Any:
     """The distribution inside wrappers that only reshape or mask; transforms are kept."""
-    while isinstance(fn, (*WRAPPERS, IgnoreMissing)):
-        fn = fn.base_dist
-    return fn
+    return base_distribution(fn, transforms=False)
 
 
 def _support(fn: Any) -> constraints.Constraint:
@@ -207,7 +206,7 @@ def _fixed_support(site: Site) -> constraints.Constraint | None:
         if isinstance(fn, MaskedDistribution):
             return None
         fn = fn.base_dist
-    if not getattr(fn, "proper", True):
+    if not is_proper(fn):
         return constraints.real
     return _with_scalars(_support(fn))
 

@@ -86,6 +86,12 @@ def layout_of(model: Callable, guide: Callable, batch: Mapping[str, Any]) -> Lay
 
     Raises:
         UserError: the pair fails on the batch, or has no log-prob for each of its rows.
+
+    Example:
+        >>> import torch, pyro_vae as pv
+        >>> model = pv.models.VAE((6,), latent_dim=2)
+        >>> pv.programs.layout_of(model, pv.guides.Guide(model), {"x": torch.ones(4, 6)}).particles
+        'plate'
     """
     (model, m, m_tag), (guide, g, g_tag) = _unwrapped(model), _unwrapped(guide)
     key = m_tag, g_tag, frozenset(batch)
@@ -108,14 +114,27 @@ def layout_of(model: Callable, guide: Callable, batch: Mapping[str, Any]) -> Lay
 
 
 def forget_layout(model: Callable) -> None:
-    """Have the layout of a model's pairs found anew: the program may have been changed."""
+    """Have the layout of a model's pairs found anew: the program may have been changed.
+
+    Example:
+        >>> import pyro_vae as pv
+        >>> pv.programs.forget_layout(pv.models.VAE((6,), latent_dim=2))
+    """
     _layouts.pop(_unwrapped(model)[1], None)
 
 
 def few_rows(
     model: Callable, guide: Callable, batch: Mapping[str, Any], size: int
 ) -> dict[str, Any]:
-    """The first rows of a batch; all of them, where the pair cannot be run on some."""
+    """The first rows of a batch; all of them, where the pair cannot be run on some.
+
+    Example:
+        >>> import torch, pyro_vae as pv
+        >>> model = pv.models.VAE((6,), latent_dim=2)
+        >>> batch = {"x": torch.ones(9, 6)}
+        >>> pv.programs.few_rows(model, pv.guides.Guide(model), batch, 2)["x"].shape
+        torch.Size([2, 6])
+    """
     return _rows(batch, size if layout_of(model, guide, batch).divisible else None)
 
 
@@ -183,10 +202,10 @@ class _Trial:
         if all(prototype_of(auto) is not None for auto in autos):
             before = set(store.keys())
             trace = self._try(wide)
-            made = [n for n in set(store.keys()) - before if WIDE in store[n].shape]
-            if trace is not None and not made:
+            new = [n for n in set(store.keys()) - before if WIDE in store[n].shape]
+            if trace is not None and not new:
                 return wide, trace
-            for name in made:
+            for name in new:
                 del store[name]
         whole = self._rows(None)
         try:
