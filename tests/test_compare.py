@@ -265,7 +265,11 @@ def data_of_another_stream():
             {"guides": {"a": lambda x: pyro.sample("z", dist.Normal(x, 1))}},
             "`lambda model: my_guide`",
         ),
-        ({"guides": {"a": lambda model: None}}, "returned NoneType; a guide that is itself"),
+        ({"guides": {"a": lambda model: 1 / 0}}, "a guide could not be made for the model (Zero"),
+        (
+            {"guides": {"a": lambda model: None}},
+            "a guide must be made by a function of the model, but this function returned NoneType; a guide that is itself",
+        ),
     ],
 )
 def test_mistakes_raise_one_line(changes, message):

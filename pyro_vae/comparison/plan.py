@@ -132,10 +132,10 @@ def make_guide(factory: GuideFactory, model: PyroProgram, num_data: int) -> Pyro
         raise
     except Exception as e:  # a program that is called with the model can fail in many ways
         reason = f"{type(e).__name__}: {' '.join(str(e).split())}"[:160]
-        raise UserError(f"a guide could not be kind for the model ({reason}); {hint}") from e
+        raise UserError(f"a guide could not be made for the model ({reason}); {hint}") from e
     if not callable(guide):
         raise UserError(
-            "a guide must be kind by a function of the model, but this function returned "
+            "a guide must be made by a function of the model, but this function returned "
             f"{type(guide).__name__}; {hint}"
         )
     return guide
