@@ -2,13 +2,14 @@
 
 import functools
 import math
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator, Mapping
 
 import torch
 
 from ..errors import check_int_at_least
 from ..programs import layout_of, trace_pair
 from ..programs.sites import is_latent
+from ..programs.traces import Traces
 from .chunked import evaluate_in_chunks
 from .inputs import Array, Batch, PyroProgram, scored_inputs
 
@@ -53,15 +54,7 @@ def elbo_terms(
         >>> {site: list(term.shape) for site, term in terms.items()}
         {'z': [4], 'x': [4]}
     """
-    check_int_at_least(1, num_samples=num_samples)
-    batch = scored_inputs(model, x, others, guide, proper=False)
-
-    def terms(chunk: Batch, _: int) -> Batch:
-        sites = trace_pair(model, guide, chunk, num_samples).site_terms()
-        size = len(chunk["x"])
-        return {site: term.expand(num_samples, size).mean(0) for site, term in sites.items()}
-
-    return evaluate_in_chunks(terms, model, guide, batch, seed=seed, num_particles=num_samples)
+    return _mean_terms(Traces.site_terms, model, guide, x, num_samples, seed, others)
 
 
 def latent_kl(
@@ -88,24 +81,39 @@ def latent_kl(
         >>> latent_kl(model, pv.guides.Guide(model), torch.ones(4, 6))["z"].shape
         torch.Size([4])
     """
+    return _mean_terms(_latent_kl, model, guide, x, num_samples, seed, others)
+
+
+def _latent_kl(traces: Traces) -> Batch:
+    terms = {n: term for n, term in traces.site_terms().items() if n not in traces.points()}
+    joint = [-term for n, term in terms.items() if n not in traces.model]
+    latents = {
+        n: -term for n, term in terms.items() if n in traces.model and is_latent(traces.model[n])
+    }
+    if joint and latents:
+        return {", ".join(latents): functools.reduce(torch.add, [*latents.values(), *joint])}
+    return latents
+
+
+def _mean_terms(
+    terms_of: Callable[[Traces], Batch],
+    model: PyroProgram,
+    guide: PyroProgram,
+    x: Array,
+    num_samples: int,
+    seed: int | None,
+    others: Mapping[str, Array | None],
+) -> Batch:
+    """`{name: [N]}`: terms of a pair's traces, averaged over samples; the rest is as in `elbo_terms`."""
     check_int_at_least(1, num_samples=num_samples)
     batch = scored_inputs(model, x, others, guide, proper=False)
 
-    def kls(chunk: Batch, _: int) -> Batch:
-        traces = trace_pair(model, guide, chunk, num_samples)
-        terms = {
-            name: term.expand(num_samples, len(chunk["x"])).mean(0)
-            for name, term in traces.site_terms().items()
-            if name not in traces.points()
-        }
-        latents = {n: -term for n, term in terms.items() if n in traces.model}
-        latents = {n: kl for n, kl in latents.items() if is_latent(traces.model[n])}
-        joint = [-term for n, term in terms.items() if n not in traces.model]
-        if joint and latents:
-            return {", ".join(latents): torch.as_tensor(sum([*latents.values(), *joint]))}
-        return latents
+    def means(chunk: Batch, _: int) -> Batch:
+        terms = terms_of(trace_pair(model, guide, chunk, num_samples))
+        size = len(chunk["x"])
+        return {name: term.expand(num_samples, size).mean(0) for name, term in terms.items()}
 
-    return evaluate_in_chunks(kls, model, guide, batch, seed=seed, num_particles=num_samples)
+    return evaluate_in_chunks(means, model, guide, batch, seed=seed, num_particles=num_samples)
 
 
 def elbo(

@@ -117,7 +117,7 @@ def check_support(site: Site, name: str, value: torch.Tensor) -> None:
         UserError: with an example and the remedy.
     """
     fn = site["fn"]
-    base = _base(fn)
+    base = base_distribution(fn, transforms=False)
     if not is_proper(base):
         return
     ok = _inside(fn, value)
@@ -161,17 +161,14 @@ def _why_improper(sites: Mapping[str, Site]) -> str | None:
             f"the model has a pyro.factor, {factors[0]!r}: what it scores is no probability of x, so "
             "it has no log-likelihood"
         )
-    if not all(is_proper(_base(s["fn"])) for s in data_sites(sites).values()):
+    if not all(
+        is_proper(base_distribution(s["fn"], transforms=False)) for s in data_sites(sites).values()
+    ):
         return (
             "gray values in a Bernoulli have a score, not a log-likelihood; "
             "binarize, or use a likelihood that fits"
         )
     return None
-
-
-def _base(fn: Any) -> Any:
-    """The distribution inside wrappers that only reshape or mask; transforms are kept."""
-    return base_distribution(fn, transforms=False)
 
 
 def _support(fn: Any) -> constraints.Constraint:

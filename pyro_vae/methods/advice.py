@@ -152,9 +152,8 @@ def _inputs(
             return stream.first()[1]
     split = "train" if data.valid is None or is_per_datum(guide) else "valid"
     inputs = split_inputs(model, guide, data, split, observed, rows=slice(MAX_DATA))
-    if layout_of(
-        model, guide, inputs
-    ).fixed:  # a row of the pair for each data point, without index
+    # a pair may have a row for each data point without an index
+    if layout_of(model, guide, inputs).fixed:
         return split_inputs(model, guide, data, "train", observed)
     return inputs
 

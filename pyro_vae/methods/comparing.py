@@ -58,11 +58,10 @@ def compare_guides(
         guide_names(base_guide)
     objective_names = _split(objectives)
     base = base_guide or ("default" if share_model else None)
-    overrides = _overrides(settings, epochs, objective_names, [*names, *([base] if base else [])])
+    trained = [*names, base] if base else names
+    overrides = _overrides(settings, epochs, objective_names, trained)
     config, options = configure_unchecked(name, str(data), overrides)
-    check_effects(
-        config, options, [GUIDES[guide][1] for guide in [*names, *([base] if base else [])]]
-    )
+    check_effects(config, options, [GUIDES[guide][1] for guide in trained])
     preset = Method(config, root=root)
     objective_names = objective_names or [preset.config["objective"]]
     parts = preset.config, preset.shapes

@@ -37,9 +37,9 @@ class ELBO(TraceEnum_ELBO, ScheduledObjective):
         warmup: epochs in which the weight rises linearly from `warmup_start` to `beta`: one number, or
             `{latent: epochs}`.
         warmup_start: the weight at the start. Above `beta`, a latent comes into use after the others.
-        free_bits: `{latent: nats}` per data point, :math:`\lambda_l`: less of its KL costs nothing. On the y of the `GMVAE` it is
-            the paper's minimum information constraint: below it the prior does not pull the clusters
-            together.
+        free_bits: `{latent: nats}` per data point, :math:`\lambda_l`: less of its KL costs nothing.
+            On the y of the `GMVAE` it is the paper's minimum information constraint: below it the
+            prior does not pull the clusters together.
         num_particles: Monte Carlo samples per data point, vectorized.
         leave_one_out_baseline: whether the score function of a latent without reparameterization
             (`Guide(..., discrete="score_function")`) has as its baseline the mean cost of the data

@@ -110,7 +110,7 @@ def is_per_datum(guide: object) -> bool:
 
 
 def takes_index(model: object, guide: object) -> bool:
-    """Whether a pair is told which of the training data points the rows of a batch are."""
+    """Whether a pair takes the numbers that the rows of a batch have among the training data."""
     return is_per_datum(guide) or accepts_argument(model, "index")
 
 
