@@ -57,7 +57,7 @@ def build(case, backend, cache):
     step = way(pair, None)
     first = harness.seconds_per_call(partial(step, x), 1, "cpu")["wall_s"]
     loss = partial(pv.objectives.ELBO().differentiable_loss, *pair)
-    work = measure_work(partial(loss, x=x))
+    _, work = measure_work(partial(loss, x=x))
     facts = {"first_call_s": first, **work._asdict()}
 
     def flushed():

@@ -42,7 +42,7 @@ from .sites import Site, is_random, sites_in
 WIDE, FEW = 7, 3  # rows that a program is tried on
 MAX_CHOICES = 1024  # combinations of discrete values that are run one by one
 MAX_ELEMENTS = 100_000  # of a joint log-prob enumerated in parallel, for each row
-CHECKED = 4  # combinations at which an enumeration is compared with separate runs
+CHECKED = 2  # combinations at which an enumeration is compared with separate runs
 
 
 Run = tuple[dict[str, Site], dict[str, Site]]  # the sites of the guide, and of the model
@@ -171,14 +171,19 @@ class _Trial:
         few = _rows(wide, FEW)
         part = self._try(few)
         fixed = part is None
-        # one after the other, before any seed is set: two draws of one seed would be equal
-        draws = [] if part is None else [part, self._run(few)]
-        divisible = not fixed and self._agree(partial(self._parts, wide, trace, few))
+        values: list[dict[str, torch.Tensor]] = []
+        truth: list[Run] = []
+        if part is not None:  # drawn before any seed is set: two draws of one seed would be equal
+            n, m = len(wide["x"]), len(few["x"])
+            beside = {name: v[:m] for name, v in _expanded(_values(trace), trace, n).items()}
+            values = [beside, _values(part)]
+            truth = self._try_at(few, values)
+        divisible = bool(truth) and self._is_divisible(wide, trace, truth[0])
         if not divisible:
-            few, draws = wide, [self._run(wide) for _ in range(2)]
+            few = wide
+            values = [_values(self._run(wide)) for _ in range(2)]
+            truth = [self._run(wide, v, seed=0) for v in values]
         ways = ["plate"] if _is_subsampled(trace) else ["plate", "rows"]  # copies change its scale
-        values = [_values(draw) for draw in draws]
-        truth = [self._run(few, v, seed=0) for v in values]
         copies = (w for w in ways if self._agree(partial(self._copies, w, few, values, truth)))
         particles = next(copies, "loop")
         sites = _discrete_sites(trace)
@@ -286,15 +291,27 @@ class _Trial:
             return f"the {self.running} fails: {text.splitlines()[0]}"
         return None
 
-    def _parts(self, wide: dict[str, Any], trace: Run, few: dict[str, Any]) -> LogProbs:
-        """Of a few rows, log-probs beside others (at the values of `trace`), and alone."""
-        n, m = len(wide["x"]), len(few["x"])
-        values = _values(trace)
-        beside = self._run(wide, values, seed=0)
-        alone = self._run(few, {k: v[:m] for k, v in _expanded(values, beside, n).items()}, seed=0)
-        for one, other in zip(beside, alone, strict=True):
-            for name, site in one.items():
-                yield name, site["log_prob"][:m], other[name]["log_prob"]
+    def _try_at(self, few: dict[str, Any], values: list[dict[str, torch.Tensor]]) -> list[Run]:
+        """A run at each of the values; none where the pair fails at one."""
+        try:
+            return [self._run(few, v, seed=0) for v in values]
+        except Exception:  # any kind, from a program that does not take the values
+            return []
+
+    def _is_divisible(self, wide: dict[str, Any], trace: Run, alone: Run) -> bool:
+        """Whether a few rows have the same log-probs beside others as alone.
+
+        A program that draws numbers outside of its sites is compared where they are the same.
+        """
+
+        def compare(seeded: bool) -> LogProbs:
+            beside = self._run(wide, _values(trace), seed=0) if seeded else trace
+            for one, other in zip(beside, alone, strict=True):
+                for name, site in one.items():
+                    expected = other[name]["log_prob"]
+                    yield name, site["log_prob"][: len(expected)], expected
+
+        return any(self._agree(partial(compare, seeded)) for seeded in (False, True))
 
     def _copies(
         self,
@@ -360,8 +377,9 @@ class _Trial:
             if site["infer"].get(ENUMERATE_DIM) is not None
         }
         numbers = random.Random(0)
-        for _ in range(CHECKED):
-            choice = {site.name: numbers.randrange(site.size) for site in sites}
+        first = {site.name: numbers.randrange(site.size) for site in sites}
+        for i in range(CHECKED):
+            choice = {site.name: (first[site.name] + i) % site.size for site in sites}
             at = {dims[name]: number for name, number in choice.items()}
             values = {
                 name: _at(site["value"], at, len(site["fn"].event_shape))

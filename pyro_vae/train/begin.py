@@ -27,6 +27,7 @@ def start_run(loop: Loop, initialize: Callable[..., Any] | None, config: dict[st
     if initialize is not None:
         data = loop.inputs.data
         initialize(loop.model, loop.guide, data, loop.device, loop.seed, loop.progress)
+        loop.compile = loop.settings["compile"]  # chosen above
         loop.make_stepper(first)
     interface_of(loop.model, ModelInterface).check_trainable()
     distributed.separate_noise(loop.seed)

@@ -84,19 +84,20 @@ def choose_backend(
     return max(saved, key=saved.__getitem__)
 
 
-def measure_work(loss_of: Callable[[], object]) -> Work:
-    """The size of a loss, by running it twice: the first call also checks the pair.
+def measure_work(function: Callable[[], Any]) -> tuple[Any, Work]:
+    """What a function returns, and the size of what it computes.
+
+    The first loss of a pair does more: it finds out how the pair is run.
 
     Example:
         >>> import torch
         >>> from pyro_vae.train.steps.choice import measure_work
         >>> measure_work(lambda: (torch.zeros(2, 3) + 1).sum())
-        Work(operations=3, numbers=13)
+        (tensor(6.), Work(operations=3, numbers=13))
     """
-    loss_of()
     with _Counter() as counter:
-        loss_of()
-    return Work(counter.operations, counter.numbers)
+        result = function()
+    return result, Work(counter.operations, counter.numbers)
 
 
 class _Counter(TorchDispatchMode):

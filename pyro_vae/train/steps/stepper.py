@@ -17,7 +17,7 @@ from ...programs.contexts import fork_rng
 from ...programs.modules import find_modules
 from .. import distributed
 from ..optimizer import OptimizerFactory, RunOptimizer
-from .choice import choose_backend, measure_work
+from .choice import Work, choose_backend, measure_work
 from .compiled import DTYPES, CompiledStep
 from .cuda_graph import GraphedStep, can_graph
 from .recorded import Batch, PlainStep, RecordedStep, leaf_parameters
@@ -75,11 +75,13 @@ class Stepper:
             )
         # each once: a guide may share modules with its model
         owned = [*dict.fromkeys(p for m in modules for p in m.parameters())]
-        self.free = self._outside(owned, first)
+        self.free, work = self._examine(owned, first, measured=compile == "auto")
         self.parameters = [*(p for p in owned if p.requires_grad), *self.free]
         if not self.parameters:
             raise UserError("the pair has no parameters to train: requires_grad is off everywhere")
-        backend = settings["compile"] = self._backend(compile, steps, first)
+        cuda = device.type == "cuda"
+        backend = distributed.on_rank_zero(lambda: choose_backend(compile, steps, work, cuda))
+        settings["compile"] = backend
         # one program is the whole step, AdamW included; it cannot contain the exchange of gradients
         # between processes
         whole = self.processes == 1 and optimizer is None and backend != "plain"
@@ -145,30 +147,29 @@ class Stepper:
         for p in self.parameters:
             p.grad = None
 
-    def _outside(self, owned: Sequence[torch.Tensor], batch: Batch) -> list[torch.Tensor]:
-        """The parameters that a user's program keeps outside of modules (`pyro.param`)."""
+    def _examine(
+        self, owned: Sequence[torch.Tensor], batch: Batch, measured: bool
+    ) -> tuple[list[torch.Tensor], Work | None]:
+        """Parameters that a user's program keeps outside of modules; the size of the loss if asked."""
         model, guide = self.programs
+        loss_of = partial(self.objective.differentiable_loss, model, guide, **batch)
+        work: Work | None = None
+
+        def loss_and_work() -> torch.Tensor:
+            nonlocal work
+            loss, work = measure_work(loss_of)
+            return loss
+
         with self._preliminary(batch), pyro.validation_enabled(False):
-            loss_of = partial(self.objective.differentiable_loss, model, guide, **batch)
             try:
-                used = leaf_parameters(loss_of)
+                used = leaf_parameters(loss_and_work if measured else loss_of)
             except ValueError as e:
                 # Pyro's message if no parameter has a gradient
                 if "cannot be differentiated" not in str(e):
                     raise
                 used = []
         ids = {id(p) for p in owned}
-        return [p for p in used if id(p) not in ids]
-
-    def _backend(self, compile: bool | str, steps: int, batch: Batch) -> str:
-        work = None
-        if compile == "auto":
-            model, guide = self.programs
-            loss_of = partial(self.objective.differentiable_loss, model, guide, **batch)
-            with self._preliminary(batch), pyro.validation_enabled(False):
-                work = measure_work(loss_of)
-        cuda = self.device.type == "cuda"
-        return distributed.on_rank_zero(lambda: choose_backend(compile, steps, work, cuda))
+        return [p for p in used if id(p) not in ids], work
 
     @contextmanager
     def _preliminary(self, batch: Batch) -> Iterator[None]:
