@@ -1,22 +1,8 @@
-import pyro
+"""Fixtures of all tests. torch is imported within them: the process that only shares out needs none."""
+
+import gc
+
 import pytest
-import torch
-from threadpoolctl import threadpool_limits
-
-from pyro_vae.programs.contexts import set_seed
-
-# The tests are small; and rounding then does not depend on the machine.
-torch.set_num_threads(1)
-threadpool_limits(1)
-
-
-def pytest_collection_modifyitems(config, items):
-    """Slow tests run when a `-m` expression asks for them."""
-    if config.option.markexpr:
-        return
-    for item in items:
-        if "slow" in item.keywords:
-            item.add_marker(pytest.mark.skip(reason="takes minutes; run with `pytest -m slow`"))
 
 
 def pytest_xdist_make_scheduler(config, log):
@@ -32,17 +18,33 @@ def pytest_xdist_make_scheduler(config, log):
     return Scheduling(config, log)
 
 
+@pytest.fixture(autouse=True, scope="session")
+def one_thread():
+    """The tests are small; and rounding then does not depend on the machine."""
+    import torch
+    from threadpoolctl import threadpool_limits
+
+    torch.set_num_threads(1)
+    threadpool_limits(1)
+    gc.freeze()  # what is imported is not looked through again and again
+
+
 @pytest.fixture(autouse=True)
 def processor(request, monkeypatch):
     """Where there is a GPU, only the tests that are marked `gpu` see it: others compare on the CPU."""
     if "gpu" not in request.keywords:
-        monkeypatch.setattr(torch.cuda, "is_available", lambda: False)
+        monkeypatch.setattr("torch.cuda.is_available", lambda: False)
         monkeypatch.setenv("CUDA_VISIBLE_DEVICES", "")  # in the processes that a test starts
 
 
 @pytest.fixture(autouse=True)
 def clean_slate():
     """Every test starts from the same seed and Pyro's defaults, and leaves them so."""
+    import pyro
+    import torch
+
+    from pyro_vae.programs.contexts import set_seed
+
     pyro.clear_param_store()
     set_seed(0)
     yield
