@@ -37,8 +37,8 @@ def test_committed_outputs_are_clean_and_current(path):
     assert tutorials.problems(path) == []
 
 
-# At reduced size the data sets of the package have few rows: that saves a third of the time.
-FEWER_ROWS = """
+# At reduced size the data sets of the package have few rows, and pictures few pixels.
+REDUCED_SIZE = """
 def first_rows(read, sizes):
     import dataclasses  # the names of the kernel are deleted before each notebook
 
@@ -52,6 +52,7 @@ def first_rows(read, sizes):
 from pyro_vae.data import sets
 sets._digits = first_rows(sets._digits, {"train": 400, "valid": 100, "test": 120})
 sets._arcs = first_rows(sets._arcs, {"train": 1000, "valid": 100, "test": 200})
+%config InlineBackend.print_figure_kwargs = {"bbox_inches": None, "dpi": 20}
 """
 
 
@@ -61,7 +62,7 @@ def kernel(tmp_path_factory):
     from nbclient.util import run_sync
 
     folder = tmp_path_factory.mktemp("kernel")
-    cells = [nbformat.v4.new_code_cell(FEWER_ROWS)]
+    cells = [nbformat.v4.new_code_cell(REDUCED_SIZE)]
     first = tutorials.client(nbformat.v4.new_notebook(cells=cells), folder)
     first.execute(env=tutorials.environment(), cleanup_kc=False)
     yield first.km

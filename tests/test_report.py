@@ -331,7 +331,7 @@ def test_a_run_on_arrays_is_reproduced_in_python():
     assert again.config == method.config
 
 
-def test_the_command_states_the_samples_of_its_log_likelihood(tmp_path):
+def test_the_command_states_the_samples_of_its_log_likelihood(tmp_path, undrawn):
     """Else it would print another log-likelihood; 500 is the command's default."""
     assert parse_fit(["vae"], train_and_report)[1]["num_samples"] == 500
     method = pv.method("vae", "digits", epochs=1, hidden=[4], compile=False)
