@@ -9,12 +9,14 @@ import warnings
 from collections.abc import Callable, MutableMapping, Sequence
 from typing import Any
 
+import pyro.distributions as dist
 import torch
 import torch.nn as nn
 from torch.distributions import Distribution
 from torch.distributions.mixture_same_family import (
     MixtureSameFamilyConstraint as _MixtureConstraint,
 )
+from torch.distributions.utils import lazy_property
 from torch.nn.modules.batchnorm import _BatchNorm
 from torch.utils import _python_dispatch
 
@@ -26,6 +28,27 @@ TorchDispatchMode = _python_dispatch.TorchDispatchMode
 
 # The support of a `MixtureSameFamily`, which torch does not export: that of its components is meant.
 MixtureSameFamilyConstraint = _MixtureConstraint
+
+
+class NormalOfLazyFactor(dist.MultivariateNormal):
+    """A multivariate normal whose Cholesky factor is computed when something asks for it.
+
+    torch's class takes the factor when it is made, and keeps it under this name. A subclass defines
+    `factor()`.
+    """
+
+    def set_shapes(self, batch_shape: torch.Size, d: int, validate_args: bool | None) -> None:
+        """What `Distribution.__init__` does, after the subclass has set its arguments."""
+        Distribution.__init__(self, batch_shape, torch.Size([d]), validate_args)
+
+    def factor(self) -> torch.Tensor:
+        """The lower Cholesky factor of the covariance: `[..., D, D]`."""
+        raise NotImplementedError
+
+    @lazy_property
+    def _unbroadcasted_scale_tril(self) -> torch.Tensor:
+        return self.factor()
+
 
 # These write running statistics, though their schemas do not say so.
 _WRITE_STATISTICS = ("native_batch_norm", "cudnn_batch_norm", "miopen_batch_norm")
@@ -87,6 +110,11 @@ def tensor_slots(module: nn.Module) -> tuple[MutableMapping, MutableMapping]:
 def with_separate_modules(module: nn.Module) -> None:
     """Give a `copy.copy` of a module its own dict of submodules: it shares the original's."""
     module._modules = dict(module._modules)
+
+
+def base_of(tensor: torch.Tensor) -> torch.Tensor | None:
+    """The tensor whose view it is; None for no view."""
+    return tensor._base
 
 
 def leaf_of(node: Any) -> torch.Tensor | None:

@@ -32,8 +32,11 @@ from pyro_vae.conditionals import (
     ResidualMLP,
     likelihood,
 )
+from pyro_vae.conditionals.conditional import select_head
 from pyro_vae.conditionals.families import bounded_log_scale, raw_log_scale
 from pyro_vae.conditionals.likelihoods import LIKELIHOODS
+from pyro_vae.distributions import LinearOneHotCategorical
+from pyro_vae.distributions.one_hot import is_support
 
 SCALE_MIN, SCALE_MAX = math.exp(-7.001), math.exp(7.001)
 
@@ -65,8 +68,8 @@ def test_multivariate_normal_is_scipys():
     fn = MultivariateNormal()((3,), loc, raw, below)
     unit = np.eye(3)
     unit[1, 0], unit[2, 0], unit[2, 1] = below.numpy()
-    tril = np.exp(7 * np.tanh(raw.numpy() / 7))[:, None] * unit
-    covariance = tril @ tril.T
+    root = unit / np.exp(7 * np.tanh(raw.numpy() / 7))  # of the precision
+    covariance = np.linalg.inv(root.T @ root)
     close(fn.covariance_matrix, covariance)
     truth = scipy.stats.multivariate_normal(loc.numpy(), covariance).logpdf(value.numpy())
     close(fn.log_prob(value), truth)
@@ -181,6 +184,23 @@ def test_one_hot_categorical_is_the_categorical_and_linear_between():
         close(fn.log_prob(mixed), truth @ mixed.numpy())
     y = fn.sample()
     assert (y.sum(-1) == 1).all() and y.shape == (4, 3)
+
+
+@pytest.mark.parametrize("shape", [(), (5,), (2, 5), (1, 5)])
+def test_enumerated_values_select_every_head_and_others_theirs(shape):
+    """As a sum over one-hot vectors; values that only look like the support are read."""
+    heads = doubles(*shape, 3, 4).requires_grad_()
+    weights = doubles(3, *shape, 4, seed=1)
+    fn = LinearOneHotCategorical(logits=torch.zeros(*shape, 3, dtype=torch.float64))
+    support = fn.enumerate_support(expand=False)
+    assert is_support(support) and not is_support(support.clone())
+    assert not is_support(support.flip(0)) and not is_support(support[:1])
+    for y in (support, support.clone(), support.flip(0)):
+        selected = select_head(y, heads)
+        expected = (y.unsqueeze(-1) * heads).sum(-2)
+        assert torch.equal(selected, expected) and selected.shape == (3, *shape, 4)
+        gradients = (torch.autograd.grad((v * weights).sum(), heads) for v in (selected, expected))
+        torch.testing.assert_close(*gradients)
 
 
 def test_relaxed_one_hot_samples_the_simplex_with_a_gradient():

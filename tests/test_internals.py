@@ -100,6 +100,34 @@ def test_a_log_prob_is_scaled_and_masked_as_at_a_site():
     assert torch.equal(pyro_internals.mask_of(masked), torch.tensor([True, False]))
 
 
+def test_a_view_knows_whose_it_is_and_an_attribute_stays():
+    """Also where nothing in Python refers to the base any more, as after `enumerate_support`."""
+
+    def view():
+        base = torch.eye(3)
+        base.marked = True
+        return base.view(3, 1, 3).reshape(3, 1, 1, 3)
+
+    assert torch_internals.base_of(view()).marked
+    assert torch_internals.base_of(torch.eye(3)) is None
+
+
+def test_torchs_multivariate_normal_takes_its_factor_from_one_name():
+    class Half(torch_internals.NormalOfLazyFactor):
+        arg_constraints = {}
+
+        def factor(self):
+            made.append(1)
+            return 0.5 * torch.eye(2)
+
+    made, q = [], Half.__new__(Half)
+    q.loc = torch.zeros(2)
+    q.set_shapes(torch.Size(), 2, None)
+    assert not made
+    assert torch.equal(q.covariance_matrix, 0.25 * torch.eye(2))
+    assert torch.equal(q.variance, torch.full((2,), 0.25)) and made == [1]
+
+
 def test_svi_is_seen_to_collect_parameters():
     seen = []
 

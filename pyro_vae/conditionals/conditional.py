@@ -10,6 +10,7 @@ import pyro.distributions as dist
 import torch
 import torch.nn as nn
 
+from ..distributions.one_hot import is_support
 from ..errors import UserError, check_ints_at_least
 from .families import Family, Normal, check_family
 from .networks import NetworkLike, check_network
@@ -177,7 +178,13 @@ def _compute(network: nn.Module, inputs: dict[str, torch.Tensor]) -> Any:
 def select_head(y: torch.Tensor, heads: torch.Tensor) -> torch.Tensor:
     """`sum_k y_k heads_k` for one-hot `y [..., K]` and `heads [..., K, R]`, leftmost broadcast.
 
-    einsum treats a dimension of size 1 as absent. Therefore an enumerated `y [K, 1, K]` meets
-    `heads [B, K, R]` in one matrix product, without a tensor of size `K * B * K * R`.
+    Every one-hot vector in order, `y [K, 1, K]`, selects every head: the sum over k, whose other
+    terms are zeros, is left out. Of others, einsum treats a dimension of size 1 as absent, and makes
+    no tensor of size `K * B * K * R`.
     """
+    added = (
+        y.dim() - heads.dim()
+    )  # dimensions of y to the left of those of heads, the first included
+    if added >= 0 and is_support(y):
+        return heads.movedim(-2, 0)[(slice(None), *(None for _ in range(added)))]
     return torch.einsum("...k,...kr->...r", y, heads)

@@ -17,7 +17,11 @@ import pyro.distributions as dist
 import torch
 import torch.nn as nn
 
-from ..distributions import GumbelSoftmax, LinearOneHotCategorical
+from ..distributions import (
+    GumbelSoftmax,
+    LinearOneHotCategorical,
+    ModifiedCholeskyNormal,
+)
 from ..errors import UserError, check_int_at_least, check_positive
 
 LOG_SCALE_BOUND = 7.0  # scales lie in [exp(-7), exp(7)] = [9.1e-4, 1.1e3]
@@ -122,10 +126,11 @@ class Normal(Family):
 
 @dataclass(frozen=True)
 class MultivariateNormal(Family):
-    r"""Normal distribution with full covariance, parameterized by its lower Cholesky factor.
+    r"""Normal distribution with full covariance, by the modified Cholesky decomposition of its precision.
 
-    :math:`L = \mathrm{diag}(\sigma)(I + S)` with S strictly lower triangular: the diagonal holds
-    bounded scales, the entries below it are unconstrained.
+    :math:`(I + S)\,\mathrm{diag}(\sigma)^{-1}(z - \mu)` is standard normal, with S strictly lower
+    triangular: the network supplies the entries of S, which are not bounded, and the logarithms of
+    bounded scales. See `pv.distributions.ModifiedCholeskyNormal`.
 
     Raises:
         UserError: the variable is not a vector.
@@ -152,23 +157,19 @@ class MultivariateNormal(Family):
         log_scale: torch.Tensor,
         below: torch.Tensor,
     ) -> dist.TorchDistribution:
-        d = shape[0]
-        scale = bounded_log_scale(log_scale).exp()
-        row, col = torch.tril_indices(d, d, -1, device=below.device)
-        unit = torch.eye(d, dtype=below.dtype, device=below.device).repeat(
-            below.shape[:-1] + (1, 1)
-        )
-        unit[..., row, col] = below
-        return dist.MultivariateNormal(loc, scale_tril=scale.unsqueeze(-1) * unit)
+        return ModifiedCholeskyNormal(loc, bounded_log_scale(log_scale).exp(), below)
 
     def raw_parameters(self, loc: torch.Tensor, covariance: torch.Tensor) -> torch.Tensor:
         """Network outputs that give this mean `[..., D]` and covariance `[..., D, D]`."""
         tril = torch.linalg.cholesky(covariance)
         scale = torch.diagonal(tril, dim1=-2, dim2=-1)
         d = loc.shape[-1]
-        row, col = torch.tril_indices(d, d, -1)
-        below = (tril / scale.unsqueeze(-1))[..., row, col]
-        return torch.cat([loc, raw_log_scale(scale.log()), below], -1)
+        eye = torch.eye(d, dtype=loc.dtype, device=loc.device).expand(tril.shape)
+        unit = torch.linalg.solve_triangular(
+            tril / scale.unsqueeze(-1), eye, upper=False, unitriangular=True
+        )
+        row, col = torch.tril_indices(d, d, -1, device=loc.device)
+        return torch.cat([loc, raw_log_scale(scale.log()), unit[..., row, col]], -1)
 
 
 @dataclass(frozen=True)

@@ -13,6 +13,7 @@ from .gray_levels import (
 )
 from .library_size import CountsOfRow
 from .missing import IgnoreMissing, ValueOrNaN
+from .modified_cholesky import ModifiedCholeskyNormal
 from .normal_mixture import NormalMixture, StratifiedComponent
 from .one_hot import GumbelSoftmax, LinearOneHotCategorical, OneHotData
 
@@ -30,6 +31,7 @@ __all__ = [
     "GumbelSoftmax",
     "IgnoreMissing",
     "LinearOneHotCategorical",
+    "ModifiedCholeskyNormal",
     "NegativeBinomial",
     "NormalMixture",
     "OneHotData",

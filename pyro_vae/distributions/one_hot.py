@@ -6,7 +6,22 @@ import pyro.distributions as dist
 import torch
 from pyro.distributions import constraints
 
-from .._torch_internals import categorical_of
+from .._torch_internals import base_of, categorical_of
+
+_IS_SUPPORT = "_is_support_of_one_hot"  # an attribute of a tensor; its views are views of it
+
+
+def is_support(y: torch.Tensor) -> bool:
+    """Whether `y [K, 1, ..., K]` has every one-hot vector, in order: known by whose view it is.
+
+    No value is read, so that a step can be recorded, and a GPU need not wait.
+    """
+    base = y if base_of(y) is None else base_of(y)
+    size = y.shape[-1]
+    return (
+        y.dim() > 1 and y.shape[0] == size and y.numel() == size**2 and hasattr(base, _IS_SUPPORT)
+    )
+
 
 #: Numbers in the table of products above which `log_prob` contracts instead of multiplying and summing.
 MAX_PRODUCTS = 2**20
@@ -31,6 +46,14 @@ class LinearOneHotCategorical(dist.OneHotCategorical):
     """
 
     support = constraints.simplex  # type: ignore[assignment]  # torch declares `_OneHot`
+
+    def enumerate_support(self, expand: bool = True) -> torch.Tensor:
+        """Every value, `[K, 1, ..., K]`; see `is_support`."""
+        size = self.event_shape[0]
+        values = torch.eye(size, dtype=self.logits.dtype, device=self.logits.device)
+        setattr(values, _IS_SUPPORT, True)
+        values = values.view(size, *(1 for _ in self.batch_shape), size)
+        return values.expand(size, *self.batch_shape, size) if expand else values
 
     def sample(self, sample_shape: Sequence[int] = ()) -> torch.Tensor:
         """One-hot draws `[..., K]`."""

@@ -27,7 +27,7 @@ if TYPE_CHECKING:
     from .run import Run
 
 KIND = "pyro_vae export"
-FORMAT = f"{KIND} 1"
+FORMAT = f"{KIND} 2"
 RECORD = "pyro_vae"  # the name of the text in the file that describes the pair
 FILE, CARD = "model.safetensors", "README.md"
 # A pair that is built creates its weights, their initial values, and masks: so many values at most.

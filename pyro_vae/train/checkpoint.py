@@ -16,7 +16,7 @@ from .optimizer import is_plain
 from .untrusted import Unsafe, check_archive, check_content, parse_json, read_text
 
 KIND = "pyro_vae checkpoint"
-FORMAT = f"{KIND} 3"
+FORMAT = f"{KIND} 4"
 
 
 # ---------------------------------------------------------------------- writing
