@@ -16,12 +16,12 @@ import numpy as np
 import pytest
 import torch
 import yaml
+from commands import COMMANDS, main
 from presets import has
 from sampling import covering
 
 import pyro_vae as pv
 from pyro_vae import methods
-from pyro_vae.cli import COMMANDS, main
 from pyro_vae.report import summary
 
 pytestmark = pytest.mark.usefixtures("undrawn")
@@ -239,7 +239,7 @@ def test_every_listed_method_fits_from_the_command_line(name, tmp_path, capsys, 
 
 
 def test_an_option_of_the_start_goes_over_the_methods_own():
-    own = {"initialize.epochs": 300, "restarts": 5, "initialize.fits": 30}
+    own = {"initialize.epochs": 300, "restarts": 4, "initialize.lr": 3e-3}
     found = methods.configure("gmvae", "digits", {"restarts": 1})
     assert {k: found[k] for k in own} == {**own, "restarts": 1}
     assert {k: methods.defaults("gmvae")[k] for k in own} == own

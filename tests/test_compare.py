@@ -12,9 +12,9 @@ import pyro.distributions as dist
 import pytest
 import torch
 import torch.nn as nn
+from commands import main
 
 import pyro_vae as pv
-from pyro_vae.cli import main
 from pyro_vae.comparison import Comparison, cell
 from pyro_vae.comparison.evaluation import CellResult
 from pyro_vae.comparison.evidence import FLAGS, NAMES, NUMBERS, Bound, best_bound, table_rows

@@ -8,12 +8,13 @@ import warnings
 import pyro
 import pytest
 import torch
+from commands import main
 from pyro import poutine
 from sampling import covering
 from torch.distributions import MultivariateNormal as TorchMultivariateNormal
 
 import pyro_vae as pv
-from pyro_vae import cli, methods
+from pyro_vae import methods
 from pyro_vae.conditionals import MLP, MultivariateNormal, NormalLikelihood
 from pyro_vae.guides import Guide, PriorGuide
 from pyro_vae.models import CVAE, MixtureVAE, NNBaseline
@@ -468,9 +469,7 @@ def test_pixels_are_centered_for_the_encoder_in_x_and_in_c():
 
 def command(tmp_path, *arguments):
     options = ["--epochs", "1", "--hidden", "[8]", "--num_samples", "5", "--progress", "false"]
-    return cli.main(
-        ["fit", *arguments, *options, "--device", "cpu", "--out", str(tmp_path / "run")]
-    )
+    return main(["fit", *arguments, *options, "--device", "cpu", "--out", str(tmp_path / "run")])
 
 
 @pytest.mark.parametrize("name", covering(CONDITIONAL, every=3))
@@ -480,7 +479,7 @@ def test_the_command_completes_quadrants(name, tmp_path, capsys):
     page = (tmp_path / "run" / "report.html").read_text()
     assert "Completions" in page and "log p(x | c)" in page
     assert "log p(x | c)" in capsys.readouterr().out
-    assert cli.main(["sample", str(tmp_path / "run"), "--num", "4"]) == 0
+    assert main(["sample", str(tmp_path / "run"), "--num", "4"]) == 0
     import numpy as np
 
     with np.load(tmp_path / "run" / "samples.npz") as actual:
@@ -492,10 +491,10 @@ def test_the_command_conditions_on_labels(tmp_path):
 
     assert command(tmp_path, "cvae", "--condition", "labels") == 0
     assert "one row per label" in (tmp_path / "run" / "report.html").read_text()
-    assert cli.main(["sample", str(tmp_path / "run"), "--num", "4", "--y", "3"]) == 0
+    assert main(["sample", str(tmp_path / "run"), "--num", "4", "--y", "3"]) == 0
     with np.load(tmp_path / "run" / "samples.npz") as actual:
         assert actual["x"].shape == (4, 1, 8, 8)
-    assert cli.main(["sample", str(tmp_path / "run"), "--y", "10"]) == 1
+    assert main(["sample", str(tmp_path / "run"), "--y", "10"]) == 1
 
 
 def test_the_command_regresses_on_an_arrays_c(tmp_path):

@@ -9,11 +9,11 @@ import numpy as np
 import pyro.distributions as dist
 import pytest
 import torch
+from commands import main
 from presets import configured
 
 import pyro_vae as pv
 from pyro_vae import methods
-from pyro_vae.cli import main
 from pyro_vae.comparison.posteriors import load_posteriors
 from pyro_vae.conditionals import MLP, Conv
 from pyro_vae.exploration import explore_pair

@@ -7,9 +7,9 @@ import pyro.distributions as dist
 import pytest
 import torch
 import yaml
+from commands import main
 
 import pyro_vae as pv
-from pyro_vae.cli import main
 from pyro_vae.train.initialize import plain_vae
 
 gpu = [

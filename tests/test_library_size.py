@@ -5,13 +5,12 @@ import csv
 import numpy as np
 import pytest
 import torch
+from commands import main, parsed_fit
 from scipy import stats
 
 import pyro_vae as pv
-from pyro_vae.cli import main, train_and_report
 from pyro_vae.conditionals import MLP, Conditional, LibrarySize, LogNormalize
 from pyro_vae.conditionals.library_size import COUNTS
-from pyro_vae.methods.arguments import parse_fit
 
 NET = MLP((8,))
 SMALL = ["--hidden", "[4]", "--latent-dim", "2", "--epochs", "1"]
@@ -187,7 +186,7 @@ def test_a_table_of_counts_trains_from_the_command_line(tmp_path, capsys):
     assert main([*fit, "--likelihood", name, "--print-config"]) == 0
     config = tmp_path / "config.yaml"
     config.write_text(capsys.readouterr().out)
-    options, *_ = parse_fit(["--config", str(config), *SMALL], train_and_report)
+    options, *_ = parsed_fit(["--config", str(config), *SMALL])
     method = pv.methods.Method(options)
     family = method.model.p_x.family
     assert isinstance(family, LibrarySize) and family.counts == name

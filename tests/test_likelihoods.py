@@ -4,12 +4,12 @@ import numpy as np
 import pytest
 import scipy.stats
 import torch
+from commands import main
 from objectives import last_gradients
 from sampling import covering
 
 import pyro_vae as pv
 from pyro_vae import plots
-from pyro_vae.cli import main
 from pyro_vae.conditionals import (
     MLP,
     Categorical,

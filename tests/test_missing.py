@@ -7,6 +7,7 @@ import pyro
 import pyro.distributions as dist
 import pytest
 import torch
+from commands import main
 
 import pyro_vae as pv
 from pyro_vae.conditionals import MLP, IgnoreMissing, NormalLikelihood
@@ -330,8 +331,6 @@ def test_methods_train_and_report_on_data_with_missing_values(name, tmp_path, un
 
 
 def test_an_npz_file_with_missing_values_trains_from_the_command_line(tmp_path, capsys):
-    from pyro_vae.cli import main
-
     x = with_holes(torch.randn(50, 3)).numpy()
     path, out = tmp_path / "table.npz", tmp_path / "run"
     np.savez(path, x=x)

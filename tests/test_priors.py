@@ -7,13 +7,13 @@ import numpy as np
 import pyro
 import pytest
 import torch
+from commands import main
 from presets import built
 from problems import LINEAR, binary_patterns, plane_grid
 from sampling import covering
 from torch.distributions import MultivariateNormal as Gaussian
 
 import pyro_vae as pv
-from pyro_vae import cli
 from pyro_vae.conditionals import MLP, MultivariateNormal, Normal, NormalLikelihood
 from pyro_vae.conditionals.flows import FLOWS
 from pyro_vae.models import FlowPrior, MixturePrior, VampPrior, priors, with_prior
@@ -512,15 +512,15 @@ def test_the_report_shows_what_is_special_to_it(
 ):
     monkeypatch.chdir(tmp_path)
     small = ["--epochs", "1", "--hidden", "[16]", "--num_samples", "5", "--progress", "false"]
-    assert cli.main(["fit", *arguments, *small, "--out", "run"]) == 0
+    assert main(["fit", *arguments, *small, "--out", "run"]) == 0
     page = (tmp_path / "run" / "report.html").read_text()
     assert all(word in page for word in words)
-    assert cli.main(["sample", "run"]) == 0
-    assert cli.main(["evaluate", "run", "--num_samples", "5"]) == 0
+    assert main(["sample", "run"]) == 0
+    assert main(["evaluate", "run", "--num_samples", "5"]) == 0
 
 
 def test_a_prior_that_is_not_there_gets_one_line(capsys):
-    assert cli.main(["fit", "vade", "--prior", "VampPrior"]) == 1
+    assert main(["fit", "vade", "--prior", "VampPrior"]) == 1
     line = capsys.readouterr().err
     assert line.startswith("pyro-vae: vade has no option 'prior'; ") and line.count("\n") == 1
 

@@ -9,12 +9,12 @@ import numpy as np
 import pyro
 import pytest
 import torch
+from commands import main
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 import pyro_vae as pv
 from pyro_vae import methods
-from pyro_vae.cli import main
 
 FEW = settings(
     max_examples=30, deadline=None, derandomize=True,

@@ -11,10 +11,9 @@ import shlex
 from pathlib import Path
 
 import pytest
+from commands import COMMANDS, main, parsed, parsed_fit
 
 import pyro_vae as pv
-from pyro_vae import cli
-from pyro_vae.methods.arguments import parse_fit
 from pyro_vae.report import samples
 
 ROOT = Path(__file__).parent.parent
@@ -239,17 +238,17 @@ def parse(line):
     line, _, file = line.partition(" > ")
     argv = shlex.split(line)[1:]
     if len(argv) == 1 and not argv[0].startswith("-"):
-        assert argv[0] in cli.COMMANDS, "no such subcommand"
+        assert argv[0] in COMMANDS, "no such subcommand"
         return
     printed = io.StringIO()
     with contextlib.redirect_stdout(printed):
         if any(token.lstrip("-").endswith("help") for token in argv) or "--print-config" in argv:
             with contextlib.suppress(SystemExit):
-                assert cli.main(argv) == 0
+                assert main(argv) == 0
         elif argv[0] == "fit":
-            parse_fit(argv[1:], cli.train_and_report)
+            parsed_fit(argv[1:])
         else:
-            _, options = cli.parse_command(argv, cli.COMMANDS, cli.__doc__, cli.__version__)
+            _, options = parsed(argv)
             assert options.get("source", "prior") in samples.SOURCES, "no such source"
             guides = (options.get("guides") or "default").split(",")
             assert set(guides) <= set(pv.methods.GUIDES), "no such guide"

@@ -11,12 +11,11 @@ import pyro
 import pyro.distributions as dist
 import pytest
 import torch
+from commands import parsed_fit
 
 import pyro_vae as pv
-from pyro_vae.cli import train_and_report
 from pyro_vae.conditionals import MLP
 from pyro_vae.evaluate.latents import COLLAPSE_THRESHOLD
-from pyro_vae.methods.arguments import parse_fit
 from pyro_vae.methods.command import reproduction
 from pyro_vae.report import findings, samples, svg
 from pyro_vae.report.context import ReportContext
@@ -314,7 +313,7 @@ def test_the_report_says_why_the_units_of_a_latent_have_no_kl():
 def test_the_command_reproduces_the_configuration(name, overrides):
     method = pv.method(name, "digits", **overrides)
     words = shlex.split(reproduction(method.config, method.data))
-    config, _, _ = parse_fit(words[2:], train_and_report)
+    config, _, _ = parsed_fit(words[2:])
     assert pv.methods.Method(config).config == method.config
 
 
@@ -333,7 +332,7 @@ def test_a_run_on_arrays_is_reproduced_in_python():
 
 def test_the_command_states_the_samples_of_its_log_likelihood(tmp_path, undrawn):
     """Else it would print another log-likelihood; 500 is the command's default."""
-    assert parse_fit(["vae"], train_and_report)[1]["num_samples"] == 500
+    assert parsed_fit(["vae"])[1]["num_samples"] == 500
     method = pv.method("vae", "digits", epochs=1, hidden=[4], compile=False)
     run = method.fit(progress=False, out=tmp_path / "run", device="cpu")
     for num_samples, words in ((7, " --num-samples 7"), (500, "")):

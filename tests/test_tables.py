@@ -8,10 +8,10 @@ import warnings
 import numpy as np
 import pytest
 import torch
+from commands import main
 from PIL import Image
 
 import pyro_vae as pv
-from pyro_vae.cli import main
 from pyro_vae.conditionals import Columns
 
 SMALL = ["--hidden", "[8]", "--latent-dim", "2", "--epochs", "1", "--num-samples", "5"]
