@@ -162,3 +162,17 @@ def test_growth_with_the_number_of_components():
     m2 = re.search(rf"takes ({NUMBER}) times as long", text)[1]
     for model, printed in (("mixture-vae", vade), ("gmvae", gmvae), ("m2", m2)):
         assert rounds_to(ms[model, 100] / ms[model, 10], printed), model
+
+
+def test_full_covariance_ratios():
+    rows = {(*r["shape"], r["what"]): r["ratio"] for r in result("full_covariance")["rows"]}
+    text = " ".join((ROOT / "docs" / "performance.md").read_text().split())
+    printed = re.search(
+        rf"the density with its gradients takes ({NUMBER}) of the time of torch's for 10 components.*? "
+        rf"({NUMBER}) in 512 dimensions; a draw and its density ({NUMBER}) and ({NUMBER})",
+        text,
+    ).groups()
+    keys = [(10, 128, 24), (64, 512)]
+    expected = [rows[*key, what] for what in ("log_prob", "draw") for key in keys]
+    for value, number_ in zip(expected, printed, strict=True):
+        assert rounds_to(value, number_)

@@ -13,6 +13,7 @@ from pathlib import Path
 
 import pytest
 import torch
+from sklearn.metrics import adjusted_rand_score
 
 import pyro_vae as pv
 from pyro_vae.methods import restart_pool, restarts
@@ -61,27 +62,54 @@ def in_sequence(tmp_path_factory):
 # ----------------------------------------------------------------------------- the choice
 
 
-def test_a_restart_is_a_run_of_its_seed_and_the_best_by_validation_likelihood_is_kept(in_sequence):
+def test_a_restart_is_a_run_of_its_seed_and_the_one_that_agrees_most_is_kept(in_sequence):
     seeds = restart_seeds(0, 3)
     assert len(set(seeds)) == 3 and in_sequence.restarts["seeds"] == seeds
-    scores = []
+    scores, clusters = [], []
     for seed in seeds:
         run = small(seed=seed, restarts=1).fit(progress=False)
         x = run.data.valid.x
         scores.append(float(pv.evaluate.log_likelihood(run.model, run.guide, x, 100).mean()))
+        y = pv.evaluate.responsibilities(run.model, run.guide, run.data.train.x)
+        clusters.append(y.argmax(-1))
         if seed == seeds[in_sequence.restarts["chosen"]]:
             assert untimed(run.history) == untimed(in_sequence.history)
             assert all(map(torch.equal, weights(run), weights(in_sequence)))
     assert in_sequence.restarts["scores"] == scores
-    assert in_sequence.restarts["chosen"] == scores.index(max(scores))
+    pairs = [adjusted_rand_score(clusters[m], clusters[n]) for m, n in ((0, 1), (0, 2), (1, 2))]
+    agreement = [(pairs[0] + pairs[1]) / 2, (pairs[0] + pairs[2]) / 2, (pairs[1] + pairs[2]) / 2]
+    assert in_sequence.restarts["agreements"] == pytest.approx(agreement)
+    best = max(range(3), key=lambda n: (agreement[n], scores[n]))
+    assert in_sequence.restarts["chosen"] == best
 
 
-def test_stability_is_the_mean_adjusted_rand_index_of_all_pairs():
-    a, b = [0, 0, 1, 1], [0, 1, 0, 1]
-    # of 6 pairs of data, a and b each join 2, and none is joined by both: the index is
-    # (0 - 2/3) / (2 - 2/3) = -1/2
-    assert restarts.stability([a, b]) == pytest.approx(-0.5)
-    assert restarts.stability([a, [1, 1, 0, 0], b]) == pytest.approx((1 - 0.5 - 0.5) / 3)
+A, B = [0, 0, 1, 1], [0, 1, 0, 1]
+# Of 6 pairs of data, A and B each join 2, and none is joined by both: their index is
+# (0 - 2/3) / (2 - 2/3) = -1/2.
+
+
+def summary_of(*clusterings, scores=(-3.0, -2.0, -1.0, -4.0)):
+    found = zip(clusterings, scores, strict=False)
+    return restarts._summary(
+        {n: restarts.Restart(n, 1, score, "ELBO", c) for n, (c, score) in enumerate(found)}
+    )
+
+
+def test_the_restart_is_kept_whose_clusters_agree_most_with_the_others():
+    summary = summary_of(A, B, [1, 1, 0, 0])
+    assert summary["agreements"] == pytest.approx([(1 - 0.5) / 2, -0.5, (1 - 0.5) / 2])
+    assert summary["stability"] == pytest.approx((1 - 0.5 - 0.5) / 3)
+    assert summary["chosen"] == 2  # of the two that agree as much, the one with the higher score
+    assert summary_of(A, A, B)["chosen"] == 1
+
+
+def test_of_two_restarts_or_two_that_found_clusters_the_score_decides():
+    assert (summary_of(A, B)["chosen"], summary_of(A, B)["agreements"]) == (1, None)
+    assert summary_of(A, B)["stability"] == pytest.approx(-0.5)
+    one = [0, 0, 0, 0]  # all data in one cluster: such restarts agree, and say nothing
+    assert summary_of(one, A, one)["chosen"] == 2 and summary_of(one, A, one)["agreements"] is None
+    summary = summary_of(one, A, A, B)
+    assert summary["chosen"] == 2 and summary["agreements"][0] is None
 
 
 def test_labels_change_nothing():
@@ -95,6 +123,8 @@ def test_a_score_that_is_not_finite_is_never_chosen():
         for n, score in enumerate((float("nan"), -9.0, float("-inf")))
     }
     assert restarts._summary(found)["chosen"] == 1
+    same = summary_of(A, A, A, A, scores=(float("nan"), -9.0, -8.0, -7.0))
+    assert same["chosen"] == 3 and same["agreements"][0] is None
 
 
 def test_a_model_without_components_has_restarts_and_no_stability():

@@ -20,6 +20,14 @@ VARIATIONS = {
     "weight_decay 0.5": {"initialize.weight_decay": 0.5},
     "x not centered": {"center": False},
     "start on means": {"initialize.draws": 0},
+    "batches of 128": {
+        "batch_size": 128,
+        "lr": 5e-4,
+        "initialize.batch_size": 128,
+        "initialize.lr": 2e-3,
+    },
+    "half the epochs": {"epochs": 50, "initialize.epochs": 150},
+    "10 mixture fits": {"initialize.fits": 10},
     "no mixture start": {"initialize": None, "epochs": 400, "lr": 2e-3},
 }
 

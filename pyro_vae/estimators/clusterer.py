@@ -51,9 +51,10 @@ class GMVAEClusterer(ClusterMixin, EmbeddingVAE):
 
     Training starts from a Gaussian mixture of principal components, at which encoder and
     decoder are trained first. There are `n_init` whole runs, in processes on idle cores if they
-    are long. They are the library's restarts: the one with the highest importance-weighted
-    log-likelihood of the rows held out for validation is kept. Units, precision and sparse input
-    are as in `VAETransformer`, and so are the arguments that are not listed here.
+    are long. They are the library's restarts: of three or more, the one whose clusters agree most
+    with the others' is kept, of two the one with the higher importance-weighted log-likelihood of
+    the rows held out for validation. Units, precision and sparse input are as in `VAETransformer`,
+    and so are the arguments that are not listed here.
 
     After `fit` it has these attributes:
 

@@ -64,6 +64,9 @@ def defaults(name: str, kind: str = "digits") -> dict[str, Any]:
     if kind == "digits":
         layers.append(table.DIGITS)
     layers.append(entry.settings)
+    if kind == "digits":
+        layers.append(entry.digits)
+        own |= entry.digits
     if kind == "images":
         layers += [table.IMAGES, entry.images]
         own |= entry.images

@@ -1,9 +1,10 @@
 """Restarts: whole runs from several seeds, of which one is chosen without labels.
 
 A restart is a run of the same method with a separate seed: weights, initialization and training. It
-has the folder `restarts/INDEX` in the run folder. The restart with the largest importance-weighted
-log-likelihood of the validation split becomes the run. The agreement of the restarts' clusterings is
-the stability of the clustering. No label is used.
+has the folder `restarts/INDEX` in the run folder. Of three or more restarts that cluster, the one whose
+clustering agrees most with the others' becomes the run (as Strehl and Ghosh 2002 choose among
+clusterings, JMLR 3); else the one with the largest importance-weighted log-likelihood of the validation
+split. The mean agreement is the stability of the clustering. No label is used.
 """
 
 import itertools
@@ -245,21 +246,24 @@ def _evaluated(run: Run) -> Restart:
     return Restart(config["seed"], epochs, float(bound.mean()), criterion, clusters)
 
 
-def stability(clusterings: Sequence[Sequence[int]]) -> float:
-    """The mean adjusted Rand index of all pairs of clusterings: 1 if they agree, 0 if by chance.
+def agreements(clusterings: Mapping[int, Sequence[int]]) -> dict[int, float]:
+    """How far each clustering agrees with the others: the mean adjusted Rand index, 1 if it equals all.
 
     Example:
-        >>> from pyro_vae.methods.restarts import stability
-        >>> stability([[0, 0, 1, 1], [1, 1, 0, 0]])
-        1.0
+        >>> from pyro_vae.methods.restarts import agreements
+        >>> agreements({0: [0, 0, 1, 1], 1: [1, 1, 0, 0]})
+        {0: 1.0, 1: 1.0}
 
     Args:
-        clusterings: of the same data; two or more.
+        clusterings: of the same data, two or more, by restart.
     """
     from sklearn.metrics import adjusted_rand_score
 
-    pairs = itertools.combinations(clusterings, 2)
-    return float(statistics.fmean(adjusted_rand_score(a, b) for a, b in pairs))
+    pairs = {
+        (m, n): float(adjusted_rand_score(clusterings[m], clusterings[n]))
+        for m, n in itertools.combinations(clusterings, 2)
+    }
+    return {n: statistics.fmean(v for pair, v in pairs.items() if n in pair) for n in clusterings}
 
 
 # ---------------------------------------------------------------------- the choice
@@ -273,7 +277,7 @@ def _chosen_run(
     device: torch.device,
     interrupted: bool,
 ) -> Run:
-    """The run of the best restart; of an interrupted run, the best of those that have finished."""
+    """The run of the chosen restart; of an interrupted run, chosen among those that have finished."""
     model, guide = method.new_pair()
     for module in (model, guide):
         module.to(device)
@@ -304,15 +308,21 @@ def _chosen_run(
 def _summary(results: Mapping[int, Restart]) -> dict[str, Any]:
     """What a run records of its restarts, by index."""
     numbers = sorted(results)
-    scores = [results[n].score for n in numbers]
-    finite = [s if math.isfinite(s) else -math.inf for s in scores]
-    clusterings = [c for n in numbers if (c := results[n].clusters) is not None]
+    scores = {n: s if math.isfinite(s := results[n].score) else -math.inf for n in numbers}
+    clusterings = {n: c for n in numbers if (c := results[n].clusters) is not None}
+    # those that found one cluster agree, and say nothing
+    found = {n: c for n, c in clusterings.items() if len(set(c)) > 1 and scores[n] > -math.inf}
+    agreement = agreements(found) if len(found) > 2 else {}
+    criterion = agreement or scores
     return {
         "criterion": results[numbers[0]].criterion,
         "seeds": [results[n].seed for n in numbers],
-        "scores": scores,
-        "chosen": numbers[finite.index(max(finite))],
-        "stability": stability(clusterings) if len(clusterings) > 1 else None,
+        "scores": [results[n].score for n in numbers],
+        "agreements": [agreement.get(n) for n in numbers] if agreement else None,
+        "chosen": max(criterion, key=lambda n: (criterion[n], scores[n])),
+        "stability": (
+            statistics.fmean(agreements(clusterings).values()) if len(clusterings) > 1 else None
+        ),
     }
 
 

@@ -60,8 +60,9 @@ class Run(train.Run):
     Attributes:
         data: the data that it was trained on; None for a stream of batches.
         config: the configuration of a method; None for a pair built by hand.
-        restarts: of several restarts: `criterion`, `seeds`, `scores` (nats per data point), `chosen`
-            (an index) and `stability`, the mean adjusted Rand index of their clusterings.
+        restarts: of several restarts: `seeds`, `scores` (nats per data point; what they are is the
+            `criterion`), `agreements` (each one's mean adjusted Rand index with the others, if it was
+            chosen by it), `chosen` (an index) and `stability`, the mean over all pairs.
     """
 
     data: Data | None = None

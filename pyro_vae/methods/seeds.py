@@ -13,9 +13,10 @@ def restart_seeds(seed: int, restarts: int = 1) -> list[int]:
 
     Args:
         seed: of the run.
-        restarts: whole runs from different seeds. The one with the largest importance-weighted
-            log-likelihood of the validation split is kept. The agreement of their clusterings is
-            reported as `stability`.
+        restarts: whole runs from different seeds, of which one is kept: of three or more that
+            cluster, the one whose clusters agree most with the others'; else the one with the largest
+            importance-weighted log-likelihood of the validation split. The mean agreement is reported
+            as `stability`.
     """
     others = (np.random.SeedSequence([seed, n]).generate_state(1)[0] for n in range(1, restarts))
     return [seed, *map(int, others)]

@@ -1,7 +1,7 @@
 """The numbers of a trained pair: one dict, and its table."""
 
 import textwrap
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from typing import Any
 
 import torch
@@ -268,22 +268,33 @@ def restart_sentence(restarts: Mapping) -> str:
     Example:
         >>> from pyro_vae.report.summary import restart_sentence
         >>> print(restart_sentence({"criterion": "ELBO, valid split, 100 samples", "chosen": 1,
-        ...     "scores": [-9.5, -9.25], "seeds": [0, 7], "stability": 0.5}))
+        ...     "scores": [-9.5, -9.25], "seeds": [0, 7], "agreements": None, "stability": 0.5}))
         Of 2 restarts, number 1 (from 0) was chosen by the ELBO, valid split, 100 samples: -9.25
         (others: -9.50). Stability 0.50: the mean adjusted Rand index of the restarts' clusterings.
     """
     scores, chosen = restarts["scores"], restarts["chosen"]
-    others = ", ".join(f"{s:.2f}" for n, s in enumerate(scores) if n != chosen)
-    sentence = (
-        f"Of {len(scores)} restarts, number {chosen} (from 0) was chosen by the "
-        f"{restarts['criterion']}: {scores[chosen]:.2f} (others: {others})."
-    )
+    sentence = f"Of {len(scores)} restarts, number {chosen} (from 0) was chosen by the "
+    score = f"{restarts['criterion']}: {_one_and_others(scores, chosen)}."
+    if restarts["agreements"] is None:
+        sentence += score
+    else:
+        sentence += (
+            "agreement of its clusters with the others', mean adjusted Rand index: "
+            f"{_one_and_others(restarts['agreements'], chosen)}. Its {score}"
+        )
     if restarts["stability"] is None:
         return sentence
     return (
         f"{sentence} Stability {restarts['stability']:.2f}: the mean adjusted Rand index of the "
         "restarts' clusterings."
     )
+
+
+def _one_and_others(values: Sequence[float | None], index: int) -> str:
+    """`0.93 (others: 0.85, -)`."""
+    texts = ["-" if v is None else f"{v:.2f}" for v in values]
+    others = ", ".join(t for n, t in enumerate(texts) if n != index)
+    return f"{texts[index]} (others: {others})"
 
 
 def table(result: Mapping) -> str:

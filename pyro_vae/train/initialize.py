@@ -86,7 +86,7 @@ class MixtureInitialization(Initialization):
     3. Its means and covariances become p(z | y)'s (where z has further parents, as the GMVAE's w,
        their influence starts small), its weights the learned p(y)'s, if it is learned.
 
-    Runs from different seeds still differ: `restarts` of a method trains several and keeps the best.
+    Runs from different seeds still differ: `restarts` of a method trains several and keeps one.
 
     Example:
         >>> import torch, pyro_vae as pv
