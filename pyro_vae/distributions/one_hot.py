@@ -19,7 +19,7 @@ def is_support(y: torch.Tensor) -> bool:
     base = y if base_of(y) is None else base_of(y)
     size = y.shape[-1]
     return (
-        y.dim() > 1 and y.shape[0] == size and y.numel() == size**2 and hasattr(base, _IS_SUPPORT)
+        y.dim() > 1 and y.shape[0] == size and y.numel() == size**2 and _IS_SUPPORT in vars(base)  # type: ignore[arg-type]  # a tensor has attributes
     )
 
 

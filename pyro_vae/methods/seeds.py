@@ -13,8 +13,8 @@ def restart_seeds(seed: int, restarts: int = 1) -> list[int]:
 
     Args:
         seed: of the run.
-        restarts: whole runs from different seeds, of which one is kept: of three or more that
-            cluster, the one whose clusters agree most with the others'; else the one with the largest
+        restarts: whole runs from different seeds. One is kept: of three or more that cluster, the
+            one whose clusters agree most with the others'; else the one with the largest
             importance-weighted log-likelihood of the validation split. The mean agreement is reported
             as `stability`.
     """
