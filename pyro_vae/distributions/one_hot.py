@@ -16,11 +16,10 @@ def is_support(y: torch.Tensor) -> bool:
 
     No value is read, so that a step can be recorded, and a GPU need not wait.
     """
-    base = y if base_of(y) is None else base_of(y)
+    base = base_of(y)
+    marked = vars(y if base is None else base)
     size = y.shape[-1]
-    return (
-        y.dim() > 1 and y.shape[0] == size and y.numel() == size**2 and _IS_SUPPORT in vars(base)  # type: ignore[arg-type]  # a tensor has attributes
-    )
+    return y.dim() > 1 and y.shape[0] == size and y.numel() == size**2 and _IS_SUPPORT in marked
 
 
 #: Numbers in the table of products above which `log_prob` contracts instead of multiplying and summing.
