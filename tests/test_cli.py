@@ -18,7 +18,7 @@ import torch
 import yaml
 from commands import COMMANDS, main
 from presets import has
-from sampling import covering
+from sampling import covering, in_turn
 
 import pyro_vae as pv
 from pyro_vae import methods
@@ -856,8 +856,7 @@ def test_a_printed_configuration_is_read_again(tmp_path, monkeypatch, capsys):
     assert yaml.safe_load(printed(capsys, "--config", "my.yaml", "--lr", "0.5"))["lr"] == 0.5
 
 
-@pytest.mark.parametrize("name", methods.METHODS)
-@pytest.mark.parametrize("data", ["digits", "mnist", "arcs"])
+@pytest.mark.parametrize("name, data", in_turn(methods.METHODS, ["digits", "mnist", "arcs"]))
 def test_every_methods_configuration_is_read_again(name, data, tmp_path):
     config = methods.configure(name, data)
     path = tmp_path / "my.yaml"

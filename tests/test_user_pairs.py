@@ -228,7 +228,7 @@ def test_check_pair_accepts(program):
     pv.check_pair(program.model, program.guide, **program.batch)
 
 
-@pytest.mark.parametrize("name", covering(list(PROGRAMS), every=3), indirect=True)
+@pytest.mark.parametrize("name", covering(list(PROGRAMS), every=5), indirect=True)
 def test_elbo_equals_pyros(name, program):
     """On average Pyro's own loss; for each data point, the unvectorized runs."""
     num = 400
@@ -294,7 +294,7 @@ def test_log_likelihood_equals_a_plain_importance_sampler(name, program):
         assert_near(bound, expected, ratio * error + error**2, 7.0, "data points")
 
 
-@pytest.mark.parametrize("name", covering(list(PROGRAMS), every=3, first=1), indirect=True)
+@pytest.mark.parametrize("name", covering(list(PROGRAMS), every=5, first=1), indirect=True)
 def test_evaluation_leaves_the_program_as_it_was(name, program):
     """Buffers, parameters, modes and the random stream: BatchNorm's statistics too."""
     modules = nn.ModuleList(program.modules).train()
@@ -443,7 +443,7 @@ def test_history_holds_the_loss_per_data_point(name):
 # ---------------------------------------------------------------- further diagnostics
 
 
-@pytest.mark.parametrize("name", covering(list(PROGRAMS), every=3, first=2), indirect=True)
+@pytest.mark.parametrize("name", covering(list(PROGRAMS), every=5, first=2), indirect=True)
 def test_posterior_draws_and_reconstructions_have_rows(name, program):
     latents = latents_and_data(program) - _observed(program)
     draws = pv.evaluate.sample_posterior(program.model, program.guide, **program.batch)
