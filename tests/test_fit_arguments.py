@@ -85,6 +85,17 @@ def test_a_pair_in_which_everything_is_frozen_is_refused():
         fit((m, g))
 
 
+@pytest.mark.parametrize("compile", ["auto", False])
+def test_parameters_that_the_loss_does_not_use_are_refused(compile):
+    model = pv.models.VAE((3,), 2, likelihood="normal", network=pv.conditionals.MLP((4,)))
+    guide = pv.guides.Guide(model)
+    for module in (model, guide):
+        module.requires_grad_(False)
+    model.unused = torch.nn.Linear(2, 2)
+    with pytest.raises(pv.UserError, match="no parameter of the pair has an effect on its loss"):
+        pv.fit(model, guide, torch.randn(8, 3), 1, compile=compile, progress=False)
+
+
 def test_gradients_of_torch_switched_off_outside_do_not_matter_or_are_refused():
     a, b = pair(), pair()
     with torch.no_grad():

@@ -46,7 +46,8 @@ class Stepper:
         optimizer: their `RunOptimizer`.
 
     Raises:
-        UserError: the pair has no parameters to train, or `BatchNorm` would train on single rows.
+        UserError: the pair has no parameters to train, none of them has an effect on the loss, or
+            `BatchNorm` would train on single rows.
     """
 
     def __init__(
@@ -167,6 +168,8 @@ class Stepper:
                 # Pyro's message if no parameter has a gradient
                 if "cannot be differentiated" not in str(e):
                     raise
+                if any(p.requires_grad for p in owned):
+                    raise UserError("no parameter of the pair has an effect on its loss") from e
                 used = []
         ids = {id(p) for p in owned}
         return [p for p in used if id(p) not in ids], work
