@@ -14,6 +14,7 @@ import pyro.distributions as dist
 import torch
 
 from pyro_vae.distributions import ModifiedCholeskyNormal
+from pyro_vae.distributions.modified_cholesky import unit_lower
 
 from .. import harness
 
@@ -22,10 +23,7 @@ SHAPES = {"components": (10, 128, 24), "guide": (128, 24), "plane": (10, 128, 2)
 
 def torchs(loc, scale, below):
     """torch's distribution, its factor scale * (I + S) made of the same entries."""
-    d = loc.shape[-1]
-    row, col = torch.tril_indices(d, d, -1)
-    unit = torch.eye(d).repeat(*below.shape[:-1], 1, 1)
-    unit[..., row, col] = below
+    unit = unit_lower(below, loc.shape[-1])
     return dist.MultivariateNormal(loc, scale_tril=scale[..., None] * unit, validate_args=False)
 
 

@@ -182,9 +182,7 @@ def select_head(y: torch.Tensor, heads: torch.Tensor) -> torch.Tensor:
     terms are zeros, is left out. Of others, einsum treats a dimension of size 1 as absent, and makes
     no tensor of size `K * B * K * R`.
     """
-    added = (
-        y.dim() - heads.dim()
-    )  # dimensions of y to the left of those of heads, the first included
+    added = y.dim() - heads.dim()  # dimensions that y has to the left of those of the heads
     if added >= 0 and is_support(y):
         return heads.movedim(-2, 0)[(slice(None), *(None for _ in range(added)))]
     return torch.einsum("...k,...kr->...r", y, heads)

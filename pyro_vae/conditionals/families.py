@@ -17,11 +17,8 @@ import pyro.distributions as dist
 import torch
 import torch.nn as nn
 
-from ..distributions import (
-    GumbelSoftmax,
-    LinearOneHotCategorical,
-    ModifiedCholeskyNormal,
-)
+from ..distributions import GumbelSoftmax, LinearOneHotCategorical, ModifiedCholeskyNormal
+from ..distributions.modified_cholesky import unit_lower_inverse
 from ..errors import UserError, check_int_at_least, check_positive
 
 LOG_SCALE_BOUND = 7.0  # scales lie in [exp(-7), exp(7)] = [9.1e-4, 1.1e3]
@@ -164,10 +161,7 @@ class MultivariateNormal(Family):
         tril = torch.linalg.cholesky(covariance)
         scale = torch.diagonal(tril, dim1=-2, dim2=-1)
         d = loc.shape[-1]
-        eye = torch.eye(d, dtype=loc.dtype, device=loc.device).expand(tril.shape)
-        unit = torch.linalg.solve_triangular(
-            tril / scale.unsqueeze(-1), eye, upper=False, unitriangular=True
-        )
+        unit = unit_lower_inverse(tril / scale.unsqueeze(-1))
         row, col = torch.tril_indices(d, d, -1, device=loc.device)
         return torch.cat([loc, raw_log_scale(scale.log()), unit[..., row, col]], -1)
 

@@ -20,7 +20,7 @@ class ModifiedCholeskyNormal(NormalOfLazyFactor):
     strictly lower triangular: :math:`z_i = \mu_i + \sigma_i(\epsilon_i - \sum_{j<i} S_{ij}
     (z_j - \mu_j) / \sigma_j)`. A log-prob needs no triangular system, and up to 64
     dimensions no matrix of each data point (`python -m benchmarks.speed.full_covariance`). Every such
-    distribution is a `torch.distributions.MultivariateNormal`, with all that has.
+    distribution is a `torch.distributions.MultivariateNormal`, with all that one has.
 
     Args:
         loc: `[..., D]`, the mean.
@@ -90,12 +90,7 @@ class ModifiedCholeskyNormal(NormalOfLazyFactor):
 
     def factor(self) -> torch.Tensor:
         """The lower Cholesky factor of the covariance: `[..., D, D]`."""
-        d = self.event_shape[0]
-        eye = torch.eye(d, dtype=self.loc.dtype, device=self.loc.device)
-        inverse = torch.linalg.solve_triangular(
-            self.unit, eye.expand(self.unit.shape), upper=False, unitriangular=True
-        )
-        return self.scale.unsqueeze(-1) * inverse
+        return self.scale.unsqueeze(-1) * unit_lower_inverse(self.unit)
 
     def rsample(self, sample_shape: Sequence[int] = ()) -> torch.Tensor:
         """Draws `[*sample_shape, *batch_shape, D]`, differentiable by the arguments."""
@@ -135,3 +130,9 @@ def unit_lower(below: torch.Tensor, d: int) -> torch.Tensor:
     unit = torch.eye(d, dtype=below.dtype, device=below.device).repeat(*below.shape[:-1], 1, 1)
     unit[..., row, col] = below
     return unit
+
+
+def unit_lower_inverse(unit: torch.Tensor) -> torch.Tensor:
+    """The inverses of unit lower triangular matrices `[..., D, D]`."""
+    eye = torch.eye(unit.shape[-1], dtype=unit.dtype, device=unit.device).expand(unit.shape)
+    return torch.linalg.solve_triangular(unit, eye, upper=False, unitriangular=True)

@@ -48,11 +48,11 @@ class LinearOneHotCategorical(dist.OneHotCategorical):
 
     def enumerate_support(self, expand: bool = True) -> torch.Tensor:
         """Every value, `[K, 1, ..., K]`; see `is_support`."""
-        size = self.event_shape[0]
-        values = torch.eye(size, dtype=self.logits.dtype, device=self.logits.device)
-        setattr(values, _IS_SUPPORT, True)
-        values = values.view(size, *(1 for _ in self.batch_shape), size)
-        return values.expand(size, *self.batch_shape, size) if expand else values
+        values: torch.Tensor = super().enumerate_support(expand)
+        base = base_of(values)
+        if base is not None:  # in inference mode no tensor knows whose view it is
+            setattr(base, _IS_SUPPORT, True)
+        return values
 
     def sample(self, sample_shape: Sequence[int] = ()) -> torch.Tensor:
         """One-hot draws `[..., K]`."""
