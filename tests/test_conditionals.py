@@ -18,10 +18,12 @@ from pyro_vae.conditionals import (
     Binomial,
     Categorical,
     Conditional,
+    ConstantCorrelationNormal,
     ContinuousBernoulli,
     Conv,
     DiscretizedLogistic,
     GrayBernoulli,
+    MixtureOfNormals,
     MultivariateNormal,
     NegativeBinomial,
     Normal,
@@ -75,7 +77,27 @@ def test_multivariate_normal_is_scipys():
     close(fn.log_prob(value), truth)
 
 
-@pytest.mark.parametrize("family", [Normal(), MultivariateNormal()])
+def test_constant_correlations_are_those_of_one_matrix_at_all_parents():
+    q = Conditional((3,), {"x": (4,)}, ConstantCorrelationNormal()).double()
+    with torch.no_grad():
+        q.unconditional_parameters["below"].copy_(doubles(3, seed=2))
+    x, value = doubles(5, 4), doubles(5, 3, seed=3)
+    fn = q(x=x)
+    unit = torch.eye(3, dtype=torch.float64)
+    unit[1, 0], unit[2, 0], unit[2, 1] = q.unconditional_parameters["below"].detach()
+    rows = q.head(**q.features(x=x)).detach()  # mean and raw logarithm of the conditional scale
+    for row, actual, point in zip(rows, fn.log_prob(value), value, strict=True):
+        root = unit / torch.exp(7 * torch.tanh(row[3:] / 7))
+        covariance = np.linalg.inv((root.mT @ root).numpy())
+        truth = scipy.stats.multivariate_normal(row[:3].numpy(), covariance).logpdf(point.numpy())
+        close(actual, truth)
+    scale = fn.variance.sqrt()
+    correlation = fn.covariance_matrix / (scale.unsqueeze(-1) * scale.unsqueeze(-2))
+    assert not torch.allclose(scale[0], scale[1])
+    torch.testing.assert_close(correlation, correlation[:1].expand(5, 3, 3))
+
+
+@pytest.mark.parametrize("family", [Normal(), MultivariateNormal(), ConstantCorrelationNormal()])
 def test_raw_outputs_give_back_a_mean_and_a_covariance(family):
     loc, root = doubles(2, 3), doubles(2, 3, 3, seed=1)
     covariance = root @ root.mT + 0.1 * torch.eye(3, dtype=torch.float64)
@@ -83,7 +105,8 @@ def test_raw_outputs_give_back_a_mean_and_a_covariance(family):
         covariance = torch.diag_embed(torch.diagonal(covariance, dim1=-2, dim2=-1))
     raw = family.raw_parameters(loc, covariance)
     sizes = [math.prod(s) for s in family.parameter_shapes((3,)).values()]
-    fn = family((3,), *raw.split(sizes, -1))
+    constants = family.raw_unconditional_parameters(covariance)
+    fn = family((3,), *raw.split(sizes, -1), **constants)
     close(fn.mean, loc)
     if isinstance(family, Normal):
         close(fn.variance, torch.diagonal(covariance, dim1=-2, dim2=-1))
@@ -440,6 +463,29 @@ def test_an_enumerated_y_is_as_good_as_copies_of_x(network, family):
     copies = q(x=x.expand(k, b, 1, 7, 6), y=y.unsqueeze(1).expand(k, b, k))
     assert enumerated.batch_shape == (k, b)
     assert_same_distribution(enumerated, copies)
+
+
+@pytest.mark.parametrize("family", [ConstantCorrelationNormal(), MixtureOfNormals(2)])
+def test_each_head_has_its_own_unconditional_parameters(family):
+    k, b = 3, 5
+    p = Conditional((2,), {"w": (4,), "y": (k,)}, family, head_index="y").double()
+    own = dict(p.unconditional_parameters)
+    with torch.no_grad():
+        for value in own.values():
+            assert value.shape[0] == k
+            value.copy_(doubles(*value.shape))
+    w, y, z = doubles(b, 4), torch.eye(k, dtype=torch.float64), doubles(b, 2, seed=1)
+    raw = p.head(**p.features(w=w)).reshape(b, k, p.size)
+    expected, shapes = [], p.parameter_shapes.items()
+    for i in range(k):
+        parts = raw[:, i].split([math.prod(s) for _, s in shapes], -1)
+        values = {n: v.reshape(b, *s) for (n, s), v in zip(shapes, parts, strict=True)}
+        one = family((2,), **values, **{name: value[i] for name, value in own.items()})
+        expected.append(one.log_prob(z))
+        close(p(w=w, y=y[i].expand(b, k)).log_prob(z).detach(), expected[-1].detach())
+    support = LinearOneHotCategorical(logits=torch.zeros(k).double()).enumerate_support()
+    for every_y in (y.unsqueeze(1), support.reshape(k, 1, k)):
+        close(p(w=w, y=every_y).log_prob(z).detach(), torch.stack(expected).detach())
 
 
 @pytest.mark.parametrize("network", NETWORKS)

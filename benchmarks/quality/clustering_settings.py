@@ -15,6 +15,7 @@ VARIATIONS = {
     "latent_dim 16": {"latent_dim": 16},
     "latent_dim 32": {"latent_dim": 32},
     "diagonal components": {"component": "Normal"},
+    "correlations depend on w": {"component": "MultivariateNormal"},
     "two layers of 128": {"hidden": [128, 128]},
     "weight_decay 0": {"initialize.weight_decay": 0.0},
     "weight_decay 0.5": {"initialize.weight_decay": 0.5},
@@ -22,11 +23,13 @@ VARIATIONS = {
     "start on means": {"initialize.draws": 0},
     "batches of 128": {
         "batch_size": 128,
-        "lr": 5e-4,
+        "lr": 1e-3,
         "initialize.batch_size": 128,
         "initialize.lr": 2e-3,
     },
-    "half the epochs": {"epochs": 50, "initialize.epochs": 150},
+    "half the learning rate": {"lr": 1e-3},
+    "100 epochs": {"epochs": 100},
+    "200 initial epochs": {"initialize.epochs": 200},
     "10 mixture fits": {"initialize.fits": 10},
     "no mixture start": {"initialize": None, "epochs": 400, "lr": 2e-3},
 }

@@ -191,6 +191,27 @@ def products(pair, by_hand, x):
         for a, b in operands:
             torch.matmul(a, b)
 
+    return _replayed(step, x)
+
+
+def products_and_update(pair, by_hand, x):
+    """As `products`, and a fused Adam over the pair's parameters, whose gradients are constants."""
+    multiply = products(pair, by_hand, x)
+    parameters = [nn.Parameter(p.detach().to(x.device)) for m in pair for p in m.parameters()]
+    for p in parameters:
+        p.grad = torch.randn_like(p)
+    optimizer = torch.optim.Adam(parameters, lr=1e-3, fused=True, capturable=x.is_cuda)
+    update = _replayed(lambda x: optimizer.step(), x)
+
+    def step(x):
+        multiply(x)
+        update(x)
+
+    return step
+
+
+def _replayed(step, x):
+    """On a GPU, the step as a CUDA graph."""
     if x.is_cuda:
         replay = cuda_graph.capture(partial(step, x), x.device)
         return lambda x: replay()

@@ -4,6 +4,7 @@ from .columns import Columns, OneHotLikelihood
 from .conditional import Conditional, network_autocast
 from .copying import copy_linear_layers
 from .families import (
+    ConstantCorrelationNormal,
     Family,
     LowRankNormal,
     MultivariateNormal,
@@ -37,6 +38,7 @@ __all__ = [
     "Categorical",
     "Columns",
     "Conditional",
+    "ConstantCorrelationNormal",
     "ContinuousBernoulli",
     "Conv",
     "DiscretizedLogistic",

@@ -29,7 +29,7 @@ class Conditional(nn.Module):
     * The parent `index` (shape `(num_data,)`, value int64 `[B]`) is a table with one row per data
       point.
     * With `head_index="y"`, the one-hot parent `y` selects one of K output heads, as in
-      :math:`\mu_y(w)` of the GMVAE.
+      :math:`\mu_y(w)` of the GMVAE. What the family learns without a network, each head has itself.
 
     Args:
         shape: event shape of `a`.
@@ -88,11 +88,19 @@ class Conditional(nn.Module):
             outputs = {"heads": (self.num_heads * self.size,)}
         own_trunk, self.head = build_network(network, inputs, outputs, self.shape)
         self.trunk = own_trunk if trunk is None or own_trunk is None else trunk
-        initial = self.family.unconditional_parameters(self.shape)
+        initial = self._initial_parameters()
         self.unconditional_parameters = nn.ParameterDict(
-            {name: nn.Parameter(torch.as_tensor(value)) for name, value in initial.items()}
+            {name: nn.Parameter(value) for name, value in initial.items()}
         )
         self.family_modules = nn.ModuleDict(self.family.modules(self.shape))
+
+    def _initial_parameters(self) -> dict[str, torch.Tensor]:
+        """The family's unconditional parameters; of K heads, each has its own: `[K, ...]`."""
+        if self.head_index is None:
+            initial = self.family.unconditional_parameters(self.shape)
+            return {name: torch.as_tensor(value) for name, value in initial.items()}
+        heads = [self.family.unconditional_parameters(self.shape) for _ in range(self.num_heads)]
+        return {name: torch.stack([torch.as_tensor(h[name]) for h in heads]) for name in heads[0]}
 
     @property
     def size(self) -> int:
@@ -133,9 +141,19 @@ class Conditional(nn.Module):
             name: value.reshape(value.shape[:-1] + shape)
             for (name, shape), value in zip(self.parameter_shapes.items(), flat, strict=True)
         }
-        return self.family(
-            self.shape, **values, **self.unconditional_parameters, **self.family_modules
-        )
+        constants = self._constants(parents)
+        return self.family(self.shape, **values, **constants, **self.family_modules)
+
+    def _constants(self, parents: Mapping[str, torch.Tensor]) -> dict[str, torch.Tensor]:
+        """The unconditional parameters, of K heads those of the head that is selected."""
+        if self.head_index is None:
+            return dict(self.unconditional_parameters)
+        y = parents[self.head_index]
+        constants = {}
+        for name, heads in self.unconditional_parameters.items():
+            selected = select_head(y.to(heads.dtype), heads.flatten(1))
+            constants[name] = selected.reshape(*selected.shape[:-1], *heads.shape[1:])
+        return constants
 
 
 _autocast_dtype: ContextVar[torch.dtype | None] = ContextVar("autocast_dtype", default=None)

@@ -18,7 +18,7 @@ import torch
 import torch.nn as nn
 
 from ..distributions import GumbelSoftmax, LinearOneHotCategorical, ModifiedCholeskyNormal
-from ..distributions.modified_cholesky import unit_lower_inverse
+from ..distributions.modified_cholesky import modified_cholesky
 from ..errors import UserError, check_int_at_least, check_positive
 
 LOG_SCALE_BOUND = 7.0  # scales lie in [exp(-7), exp(7)] = [9.1e-4, 1.1e3]
@@ -82,11 +82,18 @@ class Family:
         raise NotImplementedError
 
     def raw_parameters(self, loc: torch.Tensor, covariance: torch.Tensor) -> torch.Tensor:
-        """Network outputs that give the mean `[..., D]` and the covariance `[..., D, D]`."""
+        """Network outputs that give the mean `[..., D]` and the covariance `[..., D, D]`.
+
+        With them go the `raw_unconditional_parameters` of that covariance.
+        """
         raise UserError(
             f"{type(self).__name__} cannot start at a given mean and covariance: use Normal() or "
             "MultivariateNormal()"
         )
+
+    def raw_unconditional_parameters(self, covariance: torch.Tensor) -> dict[str, torch.Tensor]:
+        """What `unconditional_parameters` must be for a covariance `[..., D, D]`."""
+        return {}
 
 
 def check_family(family: object) -> Family:
@@ -94,6 +101,13 @@ def check_family(family: object) -> Family:
     if not isinstance(family, Family):
         raise UserError(f"a family is an object such as Normal(), not {family!r}")
     return family
+
+
+def _length(shape: tuple[int, ...], name: str) -> int:
+    """The length of a vector; raises if the shape is another."""
+    if len(shape) != 1:
+        raise UserError(f"{name} is a distribution of vectors, not of shape {list(shape)}")
+    return shape[0]
 
 
 @dataclass(frozen=True)
@@ -140,11 +154,7 @@ class MultivariateNormal(Family):
     """
 
     def parameter_shapes(self, shape: tuple[int, ...]) -> dict[str, tuple[int, ...]]:
-        if len(shape) != 1:
-            raise UserError(
-                f"a multivariate normal is a distribution of vectors, not of shape {list(shape)}"
-            )
-        (d,) = shape
+        d = _length(shape, "a multivariate normal")
         return {"loc": shape, "log_scale": shape, "below": (d * (d - 1) // 2,)}
 
     def __call__(
@@ -158,12 +168,59 @@ class MultivariateNormal(Family):
 
     def raw_parameters(self, loc: torch.Tensor, covariance: torch.Tensor) -> torch.Tensor:
         """Network outputs that give this mean `[..., D]` and covariance `[..., D, D]`."""
-        tril = torch.linalg.cholesky(covariance)
-        scale = torch.diagonal(tril, dim1=-2, dim2=-1)
-        d = loc.shape[-1]
-        unit = unit_lower_inverse(tril / scale.unsqueeze(-1))
-        row, col = torch.tril_indices(d, d, -1, device=loc.device)
-        return torch.cat([loc, raw_log_scale(scale.log()), unit[..., row, col]], -1)
+        scale, below = modified_cholesky(covariance)
+        return torch.cat([loc, raw_log_scale(scale.log()), below], -1)
+
+
+@dataclass(frozen=True)
+class ConstantCorrelationNormal(Family):
+    r"""Normal distribution with full covariance, of which only the scales depend on the parents.
+
+    The covariance is :math:`\mathrm{diag}(\sigma)\, R\, \mathrm{diag}(\sigma)`: the network supplies
+    mean and scales, the matrix R is learned, one for each output head. As a component of the GMVAE it
+    has a full covariance for each y at about the cost of a diagonal one, where `MultivariateNormal`
+    has one for each y and w. The scales are conditional ones, as in `MultivariateNormal`.
+
+    Raises:
+        UserError: the variable is not a vector.
+
+    References:
+        Bollerslev 1990, Modelling the coherence in short-run nominal exchange rates (Review of
+        Economics and Statistics 72).
+
+    Example:
+        >>> import torch, pyro_vae as pv
+        >>> family = pv.conditionals.ConstantCorrelationNormal()
+        >>> q = pv.conditionals.Conditional((2,), {"x": (5,)}, family)
+        >>> q(x=torch.zeros(4, 5)).covariance_matrix.shape
+        torch.Size([4, 2, 2])
+    """
+
+    def parameter_shapes(self, shape: tuple[int, ...]) -> dict[str, tuple[int, ...]]:
+        _length(shape, "a multivariate normal")
+        return {"loc": shape, "log_scale": shape}
+
+    def unconditional_parameters(self, shape: tuple[int, ...]) -> dict[str, torch.Tensor]:
+        d = _length(shape, "a multivariate normal")
+        return {"below": torch.zeros(d * (d - 1) // 2)}
+
+    def __call__(
+        self,
+        shape: tuple[int, ...],
+        loc: torch.Tensor,
+        log_scale: torch.Tensor,
+        below: torch.Tensor,
+    ) -> dist.TorchDistribution:
+        return ModifiedCholeskyNormal(loc, bounded_log_scale(log_scale).exp(), below)
+
+    def raw_parameters(self, loc: torch.Tensor, covariance: torch.Tensor) -> torch.Tensor:
+        """Network outputs that give this mean `[..., D]` and the scales of `[..., D, D]`."""
+        scale, _ = modified_cholesky(covariance)
+        return torch.cat([loc, raw_log_scale(scale.log())], -1)
+
+    def raw_unconditional_parameters(self, covariance: torch.Tensor) -> dict[str, torch.Tensor]:
+        """The parameters that give the correlations of `[..., D, D]`."""
+        return {"below": modified_cholesky(covariance)[1]}
 
 
 @dataclass(frozen=True)
@@ -192,10 +249,7 @@ class LowRankNormal(Family):
         check_int_at_least(1, rank=self.rank)
 
     def parameter_shapes(self, shape: tuple[int, ...]) -> dict[str, tuple[int, ...]]:
-        if len(shape) != 1:
-            raise UserError(
-                f"a low-rank normal is a distribution of vectors, not of shape {list(shape)}"
-            )
+        _length(shape, "a low-rank normal")
         return {"loc": shape, "log_scale": shape, "factor": (*shape, self.rank)}
 
     def unconditional_parameters(self, shape: tuple[int, ...]) -> dict[str, torch.Tensor]:

@@ -97,7 +97,8 @@ class ModifiedCholeskyNormal(NormalOfLazyFactor):
         shape = self._extended_shape(torch.Size(sample_shape))
         noise = torch.randn(shape, dtype=self.loc.dtype, device=self.loc.device)
         # as columns: the draws of one S are one system
-        columns = noise.reshape(-1, *self.batch_shape, shape[-1]).movedim(0, -1)
+        batch_shape = self.batch_shape if self.below.dim() > 1 else ()
+        columns = noise.reshape(-1, *batch_shape, shape[-1]).movedim(0, -1)
         solved = torch.linalg.solve_triangular(self.unit, columns, upper=False, unitriangular=True)
         return self.loc + self.scale * solved.movedim(-1, 0).reshape(shape)
 
@@ -136,3 +137,13 @@ def unit_lower_inverse(unit: torch.Tensor) -> torch.Tensor:
     """The inverses of unit lower triangular matrices `[..., D, D]`."""
     eye = torch.eye(unit.shape[-1], dtype=unit.dtype, device=unit.device).expand(unit.shape)
     return torch.linalg.solve_triangular(unit, eye, upper=False, unitriangular=True)
+
+
+def modified_cholesky(covariance: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
+    """The scales `[..., D]` and the entries of S `[..., D (D - 1) / 2]` of a covariance `[..., D, D]`."""
+    tril = torch.linalg.cholesky(covariance)
+    scale = torch.diagonal(tril, dim1=-2, dim2=-1)
+    unit = unit_lower_inverse(tril / scale.unsqueeze(-1))
+    d = scale.shape[-1]
+    row, col = torch.tril_indices(d, d, -1, device=covariance.device)
+    return scale, unit[..., row, col]

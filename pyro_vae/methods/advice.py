@@ -9,7 +9,7 @@ from typing import Any
 
 import torch
 
-from ..conditionals import Conditional, MultivariateNormal, Normal, NormalLikelihood
+from ..conditionals import Conditional, Normal, NormalLikelihood
 from ..conditionals.missing import without_missing
 from ..conditionals.networks import Affine
 from ..data import Data
@@ -23,6 +23,7 @@ from ..evaluate.likelihood import latent_kl
 from ..evaluate.prior_components import prior_responsibilities
 from ..guides import PriorGuide
 from ..models import VampPrior
+from ..models.priors import components_can_be_set
 from ..objectives import ELBO, as_objective
 from ..programs import layout_of
 from ..programs.inspection import is_per_datum
@@ -92,9 +93,9 @@ def starts_at_random(
         return False
     assert isinstance(p_z, Conditional)
     head = p_z.head
-    is_set_by_mixture = isinstance(p_z.family, (Normal, MultivariateNormal))
-    if not (isinstance(head, Affine) and is_set_by_mixture and isinstance(data, Data)):
+    if not (components_can_be_set(p_z) and isinstance(data, Data)):
         return False  # `MixtureInitialization` would refuse the pair
+    assert isinstance(head, Affine)
     observes = interface_of(model, ModelInterface).observes
     names = (*data.observed_names(observes, observed), *as_objective(objective or ELBO()).needs)
     return "y" not in names and p_y().event_shape[0] > 1 and head.is_in_initial_range()

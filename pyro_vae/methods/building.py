@@ -7,6 +7,7 @@ from typing import Any
 from .. import conditionals
 from ..conditionals import (
     MLP,
+    ConstantCorrelationNormal,
     Conv,
     Flow,
     LowRankNormal,
@@ -35,7 +36,14 @@ from .table import METHODS
 #: The classes that a choice can name.
 CLASSES = {
     "network": (MLP, ResidualMLP, Conv),
-    "family": (Normal, MultivariateNormal, LowRankNormal, MixtureOfNormals, Flow),
+    "family": (
+        Normal,
+        MultivariateNormal,
+        ConstantCorrelationNormal,
+        LowRankNormal,
+        MixtureOfNormals,
+        Flow,
+    ),
     "prior": (StandardNormalPrior, MixturePrior, VampPrior, FlowPrior),
     "objective": (ELBO, STL, IWAE, DReG, Renyi, RWS, Hybrid, SemiSupervised),
     "initialize": (

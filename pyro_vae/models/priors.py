@@ -12,7 +12,15 @@ import torch.nn as nn
 from threadpoolctl import threadpool_limits
 
 from .._torch_internals import with_separate_modules
-from ..conditionals import MLP, Conditional, Family, MultivariateNormal, Network, Normal
+from ..conditionals import (
+    MLP,
+    Conditional,
+    ConstantCorrelationNormal,
+    Family,
+    MultivariateNormal,
+    Network,
+    Normal,
+)
 from ..conditionals.flows import FLOWS
 from ..conditionals.networks import Affine
 from ..distributions import FlowDistribution, LinearOneHotCategorical, affine_flow
@@ -428,17 +436,27 @@ def _best_mixture(codes: Any, fits: int, seed: int, settings: Mapping[str, Any])
     return max(finished, key=lambda mixture: mixture.lower_bound_)
 
 
+def components_can_be_set(p_z: Conditional) -> bool:
+    """Whether `set_components` can put the components of p(z | y, ...) at given moments."""
+    families: tuple[type[Family], ...] = (Normal, MultivariateNormal)
+    if p_z.head_index == "y":  # else all components have the same correlations
+        families += (ConstantCorrelationNormal,)
+    return isinstance(p_z.family, families) and isinstance(p_z.head, Affine)
+
+
 @torch.no_grad()
 def set_components(model: MixtureModel, weights: Any, means: Any, covariances: Any) -> None:
     """Put weights `[K]`, means `[K, D]` and covariances `[K, D, D]` into p(y) and p(z | y, ...)."""
     p_z, head = model.p_z, model.p_z.head
-    if not (isinstance(p_z.family, (Normal, MultivariateNormal)) and isinstance(head, Affine)):
+    if not (components_can_be_set(p_z) and isinstance(head, Affine)):
         raise UserError(
-            "components can be set only if p(z | y, ...) is Normal() or MultivariateNormal() and "
-            "its network is an MLP"
+            "components can be set only if p(z | y, ...) is Normal() or MultivariateNormal() (or, "
+            "with a head for each y, ConstantCorrelationNormal()) and its network is an MLP"
         )
-    moments = torch.as_tensor(means), torch.as_tensor(covariances)
-    raw = p_z.family.raw_parameters(*moments).to(head.bias)
+    covariance = torch.as_tensor(covariances)
+    raw = p_z.family.raw_parameters(torch.as_tensor(means), covariance).to(head.bias)
+    for name, value in p_z.family.raw_unconditional_parameters(covariance).items():
+        p_z.unconditional_parameters[name].copy_(value)
     if p_z.head_index == "y":  # K heads on features of the other parents
         head.bias.copy_(raw.flatten())
         for weight in head.maps.parameters():

@@ -152,13 +152,13 @@ class MixtureInitialization(Initialization):
             keep = torch.randperm(len(data.train))[: MAX_POINTS // max(1, self.draws)]
             if not self.draws:
                 x = data.observed_split("train", keep).x
-                return encode(vae, encoder, x)["z"].double().cpu().numpy()
+                return encode(vae, encoder, x)["z"].cpu().numpy()
             parts = (data.observed_split("train", rows).x for rows in keep.split(5000))
             draws = [
                 trace_pair(vae, encoder, {"x": part.to(device)}, self.draws).guide["z"]["value"]
                 for part in parts
             ]
-        return torch.cat([d.flatten(0, 1) for d in draws]).double().cpu().numpy()
+        return torch.cat([d.flatten(0, 1) for d in draws]).cpu().numpy()
 
 
 def _check(model: Any, guide: Any, data: Any) -> None:
