@@ -35,14 +35,17 @@ def set_linear_posterior(guide, model, scale, widen=1.0):
     """Make a linear guide of one full-covariance latent the exact posterior, or one wider.
 
     Args:
-        guide: `Guide(model, family={"z": MultivariateNormal()}, network=LINEAR)`.
+        guide: `Guide(model, family={"z": family}, network=LINEAR)`; the family is `MultivariateNormal()`
+            or `ConstantCorrelationNormal()`, for the covariance is the same at all x.
         widen: factor of the posterior's standard deviations.
     """
     gain, offset, covariance = linear_posterior(model, scale)
-    head = guide.factors["z"].head
+    q, covariance = guide.factors["z"], widen**2 * covariance
     with torch.no_grad():
-        head.maps["x"].weight.zero_()[: len(offset)] = gain
-        head.bias.copy_(MultivariateNormal().raw_parameters(offset, widen**2 * covariance))
+        q.head.maps["x"].weight.zero_()[: len(offset)] = gain
+        q.head.bias.copy_(q.family.raw_parameters(offset, covariance))
+        for name, value in q.family.raw_unconditional_parameters(covariance).items():
+            q.unconditional_parameters[name].copy_(value)
     return guide
 
 

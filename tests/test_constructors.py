@@ -12,6 +12,7 @@ from pyro_vae.conditionals import (
     Binomial,
     Categorical,
     Conditional,
+    ConstantCorrelationNormal,
     Conv,
     DiscretizedLogistic,
     Flow,
@@ -151,6 +152,10 @@ WRONG = [
         r"a distribution of vectors, not of shape \[1, 4\]",
     ),
     (
+        lambda: Conditional((1, 4), {"z": (2,)}, ConstantCorrelationNormal()),
+        r"a distribution of vectors, not of shape \[1, 4\]",
+    ),
+    (
         lambda: guide(discrete="relaxed"),
         "discrete='relaxed' needs a discrete latent in the guide, and this guide has none",
     ),
@@ -190,7 +195,8 @@ def test_right_arguments_of_unusual_kinds_are_taken():
     VAE(torch.Size([6]), 2, network=NET, prior=MixturePrior(2, 3))
     guide(input_scaling={"x": (torch.zeros(6), torch.ones(6))}, given={"z": ("x",)})
     guide(input_scaling={"x": [0.5, 2]})
-    for family in (Normal(), Flow("maf", 1, (4,)), LowRankNormal(1), MultivariateNormal()):
+    normals = (Normal(), LowRankNormal(1), MultivariateNormal(), ConstantCorrelationNormal())
+    for family in (*normals, Flow("maf", 1, (4,))):
         guide(family={"z": family})
     guide_of_classes(family={"y": OneHotCategorical()}, discrete="relaxed", temperature=1)
 

@@ -8,7 +8,11 @@ from problems import LINEAR, linear_marginal, linear_posterior, set_linear_poste
 from torch.distributions import MultivariateNormal as TorchMultivariateNormal
 
 import pyro_vae as pv
-from pyro_vae.conditionals import MultivariateNormal, NormalLikelihood
+from pyro_vae.conditionals import (
+    ConstantCorrelationNormal,
+    MultivariateNormal,
+    NormalLikelihood,
+)
 from pyro_vae.evaluate import chunked
 from pyro_vae.programs import trace_pair
 
@@ -53,6 +57,13 @@ def wrong_guide(model, exact_guide):
 
 def test_with_the_exact_posterior_every_elbo_is_the_evidence(model, exact_guide, x):
     bound = pv.evaluate.elbo(model, exact_guide, x)
+    torch.testing.assert_close(bound, linear_marginal(model, SCALE).log_prob(x), atol=1e-9, rtol=0)
+
+
+def test_constant_correlations_hold_the_exact_posterior(model, x):
+    family = {"z": ConstantCorrelationNormal()}
+    guide = pv.guides.Guide(model, family=family, network=LINEAR).double()
+    bound = pv.evaluate.elbo(model, set_linear_posterior(guide, model, SCALE), x, num_samples=3)
     torch.testing.assert_close(bound, linear_marginal(model, SCALE).log_prob(x), atol=1e-9, rtol=0)
 
 

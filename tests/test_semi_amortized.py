@@ -9,6 +9,7 @@ from problems import binary_patterns, linear_posterior, rows_of
 import pyro_vae as pv
 from pyro_vae.conditionals import (
     MLP,
+    ConstantCorrelationNormal,
     Flow,
     LowRankNormal,
     MixtureOfNormals,
@@ -98,6 +99,7 @@ PAIRS = {
     "normal": (vae, None, None),
     "full": (vae, None, MultivariateNormal()),
     "low-rank": (vae, None, LowRankNormal(1)),
+    "constant correlation": (vae, None, ConstantCorrelationNormal()),
     "stratified": (vae, None, MixtureOfNormals(2)),
     "iaf": (vae, None, Flow("iaf", hidden=(6,), context=3)),
     "constants": (vae, {"z": []}, None),

@@ -4,7 +4,8 @@
 
 Both take the same numbers, as a network supplies them: means, scales and the entries below a diagonal.
 `log_prob` is the density of given values (as of a mixture's components), `draw` a draw and its density
-(as of a guide), each with the gradients of all. CPU ms, in turn, medians over rounds, and their ratio.
+(as of a guide), each with the gradients of all. "constant" has the correlations of the data points in
+common (`ConstantCorrelationNormal`). CPU ms, in turn, medians over rounds, and their ratios.
 """
 
 import json
@@ -27,7 +28,13 @@ def torchs(loc, scale, below):
     return dist.MultivariateNormal(loc, scale_tril=scale[..., None] * unit, validate_args=False)
 
 
-KINDS = {"ours": partial(ModifiedCholeskyNormal, validate_args=False), "torch": torchs}
+def constant(loc, scale, below):
+    """This library's distribution with the entries of the first data point for all."""
+    return ours(loc, scale, below[..., :1, :] if loc.dim() > 2 else below[0])
+
+
+ours = partial(ModifiedCholeskyNormal, validate_args=False)
+KINDS = {"ours": ours, "torch": torchs, "constant": constant}
 
 
 def arguments_of(shape):
@@ -44,7 +51,7 @@ def step(kind, values, x, draws):
 
 
 def measure(shape, draws, rounds):
-    """`{kind: median ms, "ratio": ours / torch}`."""
+    """`{kind: median ms, "ratio": ours / torch, "constant ratio": constant / ours}`."""
     values, x = arguments_of(shape), torch.randn(shape)
     times = {kind: [] for kind in KINDS}
     for kind in KINDS:  # the first calls are slower
@@ -54,7 +61,11 @@ def measure(shape, draws, rounds):
             call = partial(step, kind, values, x, draws)
             times[kind].append(1e3 * harness.seconds_per_call(call, 5, "cpu")["cpu_s"])
     row = {f"{kind} ms": sorted(v)[len(v) // 2] for kind, v in times.items()}
-    return {**row, "ratio": harness.median_ratio(times["ours"], times["torch"])}
+    return {
+        **row,
+        "ratio": harness.median_ratio(times["ours"], times["torch"]),
+        "constant ratio": harness.median_ratio(times["constant"], times["ours"]),
+    }
 
 
 def main(argv=None):

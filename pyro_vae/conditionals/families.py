@@ -135,8 +135,21 @@ class Normal(Family):
         return torch.cat([loc, raw_log_scale(0.5 * variance.log())], -1)
 
 
+class _FullCovariance(Family):
+    """A normal distribution by its mean, logarithms of conditional scales, and the entries of S."""
+
+    def __call__(
+        self,
+        shape: tuple[int, ...],
+        loc: torch.Tensor,
+        log_scale: torch.Tensor,
+        below: torch.Tensor,
+    ) -> dist.TorchDistribution:
+        return ModifiedCholeskyNormal(loc, bounded_log_scale(log_scale).exp(), below)
+
+
 @dataclass(frozen=True)
-class MultivariateNormal(Family):
+class MultivariateNormal(_FullCovariance):
     r"""Normal distribution with full covariance, by the modified Cholesky decomposition of its precision.
 
     :math:`(I + S)\,\mathrm{diag}(\sigma)^{-1}(z - \mu)` is standard normal, with S strictly lower
@@ -157,15 +170,6 @@ class MultivariateNormal(Family):
         d = _length(shape, "a multivariate normal")
         return {"loc": shape, "log_scale": shape, "below": (d * (d - 1) // 2,)}
 
-    def __call__(
-        self,
-        shape: tuple[int, ...],
-        loc: torch.Tensor,
-        log_scale: torch.Tensor,
-        below: torch.Tensor,
-    ) -> dist.TorchDistribution:
-        return ModifiedCholeskyNormal(loc, bounded_log_scale(log_scale).exp(), below)
-
     def raw_parameters(self, loc: torch.Tensor, covariance: torch.Tensor) -> torch.Tensor:
         """Network outputs that give this mean `[..., D]` and covariance `[..., D, D]`."""
         scale, below = modified_cholesky(covariance)
@@ -173,13 +177,13 @@ class MultivariateNormal(Family):
 
 
 @dataclass(frozen=True)
-class ConstantCorrelationNormal(Family):
+class ConstantCorrelationNormal(_FullCovariance):
     r"""Normal distribution with full covariance, of which only the scales depend on the parents.
 
     The covariance is :math:`\mathrm{diag}(\sigma)\, R\, \mathrm{diag}(\sigma)`: the network supplies
-    mean and scales, the matrix R is learned, one for each output head. As a component of the GMVAE it
-    has a full covariance for each y at about the cost of a diagonal one, where `MultivariateNormal`
-    has one for each y and w. The scales are conditional ones, as in `MultivariateNormal`.
+    the mean and the (conditional) scales as for `MultivariateNormal`; S, and with it R, is learned, one
+    for each output head. As a component of the GMVAE it has a full covariance for each y at about the
+    cost of a diagonal one, where `MultivariateNormal` has one for each y and w.
 
     Raises:
         UserError: the variable is not a vector.
@@ -203,15 +207,6 @@ class ConstantCorrelationNormal(Family):
     def unconditional_parameters(self, shape: tuple[int, ...]) -> dict[str, torch.Tensor]:
         d = _length(shape, "a multivariate normal")
         return {"below": torch.zeros(d * (d - 1) // 2)}
-
-    def __call__(
-        self,
-        shape: tuple[int, ...],
-        loc: torch.Tensor,
-        log_scale: torch.Tensor,
-        below: torch.Tensor,
-    ) -> dist.TorchDistribution:
-        return ModifiedCholeskyNormal(loc, bounded_log_scale(log_scale).exp(), below)
 
     def raw_parameters(self, loc: torch.Tensor, covariance: torch.Tensor) -> torch.Tensor:
         """Network outputs that give this mean `[..., D]` and the scales of `[..., D, D]`."""
