@@ -164,6 +164,19 @@ def test_growth_with_the_number_of_components():
         assert rounds_to(ms[model, 100] / ms[model, 10], printed), model
 
 
+def test_step_ratios_on_the_other_processor():
+    steps = result("speed_epyc")["rows"]
+    rows = {(r["workload"], r["batch"]): r for r in steps if r["way"] == "pyro_vae, Inductor"}
+    text = (ROOT / "docs" / "performance.md").read_text()
+    labels = {"NumPyro's SVI": "numpyro", "the products": "products", "products and Adam": "floor"}
+    for label, name in labels.items():
+        (line,) = re.findall(rf"^\| compiled step ÷ {label} \|.*$", text, re.M)
+        for workload, cell in zip(("vae", "gmvae", "m2"), line.split("|")[2:5], strict=True):
+            for batch, printed in zip((128, 512), re.findall(NUMBER, cell), strict=True):
+                value = rows[workload, batch][f"ratio_to_{name}"]
+                assert rounds_to(value, printed), (label, workload, batch)
+
+
 def test_full_covariance_ratios():
     rows = {(*r["shape"], r["what"]): r["ratio"] for r in result("full_covariance")["rows"]}
     text = " ".join((ROOT / "docs" / "performance.md").read_text().split())
