@@ -882,7 +882,7 @@ def test_help_shows_the_methods_own_options_with_its_defaults(capsys):
     for words in (
         "--model.w-dim W_DIM size of w. (type: int, default: 2)",
         "--restarts RESTARTS whole runs from different seeds.",
-        "--epochs EPOCHS passes over the training data. (type: int, default: 150)",
+        "--epochs EPOCHS passes over the training data. (type: int, default: 100)",
         "--resume",
     ):
         assert words in text

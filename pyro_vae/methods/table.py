@@ -206,12 +206,7 @@ METHODS = {
         "w <- x; z <- x; y summed exactly",
         "Dilokthanakul et al. 2016, arXiv 1611.02648",
         settings={**CLUSTERING, "model.w_dim": 2, "model.component": "MultivariateNormal"},
-        digits={
-            **CLUSTERING_DIGITS,
-            "model.component": "ConstantCorrelationNormal",
-            "lr": 2e-3,
-            "epochs": 150,
-        },
+        digits=CLUSTERING_DIGITS,
         images={**CLUSTERING_IMAGES, "model.w_dim": 10},
     ),
     "gmvae-v1": Preset(
