@@ -955,8 +955,7 @@ def test_a_run_folder_is_opened_again_and_saved(finished, tmp_path):
     assert run.config["method"] == "gmvae" and run.best_epoch == 2 and len(run.history) == 2
     assert "\n" not in repr(run) and len(repr(run)) < 200
     actual = run.evaluate("valid", num_samples=5)
-    # one draw of each of 180 latents, after two epochs: a standard error of about one
-    assert actual["elbo"] == pytest.approx(run.history[1]["elbo"], abs=4)
+    assert actual["elbo"] == pytest.approx(run.history[1]["elbo"], abs=0.5)
     assert "180 valid data" in str(actual)
     assert run.sample(7).shape == (7, 1, 8, 8)
     again = pv.load(run.save(tmp_path / "copy"))

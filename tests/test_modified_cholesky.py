@@ -13,7 +13,6 @@ SHAPES = {  # of loc, scale and below, before their last dimension
     "of each": ((4,), (4,), (4,)),
     "one matrix": ((5, 4), (5, 4), ()),
     "of each component": ((5, 4), (5, 1), (5, 1)),
-    "of all": ((5, 4), (5, 4), ()),
     "means": ((1, 4), (5, 1), (5, 4)),
 }
 

@@ -181,7 +181,7 @@ def test_full_covariance_ratios():
     rows = {(*r["shape"], r["what"]): r["ratio"] for r in result("full_covariance")["rows"]}
     text = " ".join((ROOT / "docs" / "performance.md").read_text().split())
     printed = re.search(
-        rf"density with its gradients takes ({NUMBER}) of the time of torch's for 10 components.*? "
+        rf"the density with its gradients takes ({NUMBER}) of the time of torch's for 10 components.*? "
         rf"({NUMBER}) in 512 dimensions; a draw and its density ({NUMBER}) and ({NUMBER})",
         text,
     ).groups()

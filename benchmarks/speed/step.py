@@ -14,9 +14,9 @@ anything is timed, their loss and gradients are compared with the pair's. "Induc
 `fit(compile=True)`: on a CPU, its program contains AdamW's update. "products" is the time of the
 step's matrix products alone, forward and backward. It bounds every way that leaves the products to
 the same library. "products and Adam" adds the optimizer's update, which reads and writes every weight
-and two moments; no way can leave it out either. pythae's VAE (`pip install -e ".[bench]"`) has networks of the same sizes, its own
-loss (the KL in closed form) and its trainer's step. NumPyro and JAX by hand (the same extra) take
-20 steps per call by `lax.scan`, over batches on the device; see `jax_ways`.
+and two moments; no way can leave it out either. pythae's VAE (`pip install -e ".[bench]"`) has networks
+of the same sizes, its own loss (the KL in closed form) and its trainer's step. NumPyro and JAX by hand
+(the same extra) take 20 steps per call by `lax.scan`, over batches on the device; see `jax_ways`.
 
 On a GPU the hand-written and the recorded steps are also measured as one CUDA graph each. Peak
 memory is what the first call allocates in addition to weights and batch. First calls are short

@@ -182,8 +182,8 @@ class ConstantCorrelationNormal(_FullCovariance):
 
     The covariance is :math:`\mathrm{diag}(\sigma)\, R\, \mathrm{diag}(\sigma)`: the network supplies
     the mean and the (conditional) scales as for `MultivariateNormal`; S, and with it R, is learned, one
-    for each output head. As a component of the GMVAE it has a full covariance for each y at about the
-    cost of a diagonal one, where `MultivariateNormal` has one for each y and w.
+    for each output head. As a component of the GMVAE it has correlations for each y, at less cost than
+    `MultivariateNormal`, which has them for each y and w.
 
     Raises:
         UserError: the variable is not a vector.

@@ -11,7 +11,6 @@ import torch
 
 from ..conditionals import Conditional, Normal, NormalLikelihood
 from ..conditionals.missing import without_missing
-from ..conditionals.networks import Affine
 from ..data import Data
 from ..data.arrays import column_means
 from ..data.dataset import conditioned
@@ -23,7 +22,7 @@ from ..evaluate.likelihood import latent_kl
 from ..evaluate.prior_components import prior_responsibilities
 from ..guides import PriorGuide
 from ..models import VampPrior
-from ..models.priors import components_can_be_set
+from ..models.priors import settable_head
 from ..objectives import ELBO, as_objective
 from ..programs import layout_of
 from ..programs.inspection import is_per_datum
@@ -92,10 +91,9 @@ def starts_at_random(
     if not _has_components(model) or p_y is None or not _infers_from_x_alone(guide):
         return False
     assert isinstance(p_z, Conditional)
-    head = p_z.head
-    if not (components_can_be_set(p_z) and isinstance(data, Data)):
+    head = settable_head(p_z)
+    if head is None or not isinstance(data, Data):
         return False  # `MixtureInitialization` would refuse the pair
-    assert isinstance(head, Affine)
     observes = interface_of(model, ModelInterface).observes
     names = (*data.observed_names(observes, observed), *as_objective(objective or ELBO()).needs)
     return "y" not in names and p_y().event_shape[0] > 1 and head.is_in_initial_range()

@@ -39,8 +39,8 @@ class GMVAE(Model):
         likelihood: a name or a family, as in `VAE`.
         network: as in `VAE`.
         component: family of z | w, y. Default: the paper's, `Normal()` (diagonal).
-            `ConstantCorrelationNormal()` has correlations for each y, at little cost;
-            `MultivariateNormal()` for each y and w.
+            `ConstantCorrelationNormal()` has correlations for each y, and `MultivariateNormal()`,
+            at more cost, for each y and w.
         w_network: the network of w below the K heads. Default: one tanh layer of 64 units.
         prior: a module whose `forward()` is the distribution of w. Default: `StandardNormalPrior`.
 

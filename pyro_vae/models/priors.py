@@ -436,19 +436,20 @@ def _best_mixture(codes: Any, fits: int, seed: int, settings: Mapping[str, Any])
     return max(finished, key=lambda mixture: mixture.lower_bound_)
 
 
-def components_can_be_set(p_z: Conditional) -> bool:
-    """Whether `set_components` can put the components of p(z | y, ...) at given moments."""
+def settable_head(p_z: Conditional) -> Affine | None:
+    """The head of p(z | y, ...) that `set_components` writes; None if it cannot set the components."""
     families: tuple[type[Family], ...] = (Normal, MultivariateNormal)
     if p_z.head_index == "y":  # else all components have the same correlations
         families += (ConstantCorrelationNormal,)
-    return isinstance(p_z.family, families) and isinstance(p_z.head, Affine)
+    head = p_z.head
+    return head if isinstance(p_z.family, families) and isinstance(head, Affine) else None
 
 
 @torch.no_grad()
 def set_components(model: MixtureModel, weights: Any, means: Any, covariances: Any) -> None:
     """Put weights `[K]`, means `[K, D]` and covariances `[K, D, D]` into p(y) and p(z | y, ...)."""
-    p_z, head = model.p_z, model.p_z.head
-    if not (components_can_be_set(p_z) and isinstance(head, Affine)):
+    p_z, head = model.p_z, settable_head(model.p_z)
+    if head is None:
         raise UserError(
             "components can be set only if p(z | y, ...) is Normal() or MultivariateNormal() (or, "
             "with a head for each y, ConstantCorrelationNormal()) and its network is an MLP"
