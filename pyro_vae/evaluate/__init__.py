@@ -8,6 +8,7 @@ from .check import check_pair
 from .classification import active_unit_features, classifier_baselines, classify
 from .clustering import clustering_baselines, clustering_metrics
 from .components import dead_components, merged_components
+from .consensus import clustering_agreements, consensus_clustering
 from .decoder_mixture import decoder_mixture
 from .density import aggregate_posterior, fit_ex_post_prior
 from .inputs import has_proper_likelihood
@@ -34,8 +35,10 @@ __all__ = [
     "check_pair",
     "classifier_baselines",
     "classify",
+    "clustering_agreements",
     "clustering_baselines",
     "clustering_metrics",
+    "consensus_clustering",
     "dead_components",
     "decoder_mixture",
     "elbo",
