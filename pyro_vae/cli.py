@@ -37,7 +37,7 @@ def train_and_report(
         root: folder of the torchvision data sets. Default: $PYRO_VAE_DATA, or ~/.cache/pyro_vae.
         num_samples: importance samples of the final log-likelihood.
         progress: show a progress bar.
-        workers: processes that train restarts on a CPU. Default: one for each idle core.
+        workers: processes that train restarts or first VAEs on a CPU. Default: one for each idle core.
     """
     from .methods import Method
     from .methods.options import default_folder

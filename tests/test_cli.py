@@ -26,7 +26,7 @@ from pyro_vae.report import summary
 
 pytestmark = pytest.mark.usefixtures("undrawn")
 SMALL = ["--epochs", "2", "--hidden", "[16]", "--num-samples", "5", "--model.latent-dim", "3"]
-START = ["--initialize.epochs", "2", "--restarts", "2", "--initialize.fits", "1"]
+START = ["--initialize.epochs", "2", "--vaes", "1", "--restarts", "2", "--initialize.fits", "1"]
 
 
 def command(*arguments, cwd, **options):
@@ -226,7 +226,7 @@ def test_ctrl_c_and_resume_lose_nothing(tmp_path, monkeypatch):
 @pytest.mark.parametrize("name", covering(list(methods.METHODS), every=7))
 def test_every_listed_method_fits_from_the_command_line(name, tmp_path, capsys, monkeypatch):
     monkeypatch.chdir(tmp_path)
-    small = {"--initialize.epochs": "1", "--restarts": "1", "--initialize.fits": "1"}
+    small = {"--initialize.epochs": "1", "--initialize.vaes": "1", "--initialize.fits": "1"}
     small |= dict(zip(SMALL[::2], SMALL[1::2], strict=True))
     known = methods.defaults(name)
     extra = [
@@ -239,9 +239,9 @@ def test_every_listed_method_fits_from_the_command_line(name, tmp_path, capsys, 
 
 
 def test_an_option_of_the_start_goes_over_the_methods_own():
-    own = {"initialize.epochs": 300, "restarts": 4, "initialize.lr": 3e-3}
-    found = methods.configure("gmvae", "digits", {"restarts": 1})
-    assert {k: found[k] for k in own} == {**own, "restarts": 1}
+    own = {"initialize.epochs": 300, "initialize.vaes": 6, "initialize.lr": 3e-3}
+    found = methods.configure("gmvae", "digits", {"vaes": 1})
+    assert {k: found[k] for k in own} == {**own, "initialize.vaes": 1}
     assert {k: methods.defaults("gmvae")[k] for k in own} == own
     large = methods.configure("gmvae", "mnist", {"fits": 9})
     assert large["initialize.fits"] == 9 and large["initialize.epochs"] == 10
@@ -264,7 +264,7 @@ def test_list_names_model_guide_and_paper(capsys):
 def test_arcs_and_a_users_npz_file_are_data_too(tmp_path, monkeypatch, capsys):
     monkeypatch.chdir(tmp_path)
     assert main(["fit", "gmvae", *SMALL, "--data", "arcs", "--latent_dim", "2", "--initialize",
-                 "null", "--restarts", "1", "--num_components", "5", "--epochs", "1", "--progress", "false"]) == 0  # fmt: skip
+                 "null", "--num_components", "5", "--epochs", "1", "--progress", "false"]) == 0  # fmt: skip
     x = np.random.default_rng(0).normal(size=(60, 4))
     np.savez("mine.npz", x=x, y=np.arange(60) % 3)
     assert main(["fit", "vae", *SMALL, "--data", "mine.npz", "--progress", "false"]) == 0
@@ -518,7 +518,7 @@ BAD = {
     ),
     "processes for one run": (
         fit("vae", "--workers", "4"),
-        "workers=4 has no effect without restarts",
+        "workers=4 has no effect without restarts, or several VAEs of a MixtureInitialization (vaes)",
     ),
     "a folder of other data": (
         fit("vae", "--root", "x"),
@@ -716,8 +716,6 @@ def test_ctrl_c_in_the_mixture_start_stops_and_resume_starts_it_again(tmp_path):
             "fit",
             "gmvae",
             *SMALL,
-            "--restarts",
-            "1",
             "--out",
             "run",
         ],
@@ -940,7 +938,7 @@ def test_the_programs_help_describes_every_subcommand(capsys):
 
 def test_a_preset_in_python_is_the_command_to_the_last_bit(finished):
     overrides = {"epochs": 2, "hidden": [16], "latent_dim": 3}
-    start = {"initialize.epochs": 2, "restarts": 2, "fits": 1}
+    start = {"initialize.epochs": 2, "vaes": 1, "restarts": 2, "fits": 1}
     run = pv.methods.gmvae(pv.data.load("digits"), **overrides, **start).fit(progress=False)
     lines = (finished[0] / "run" / "metrics.jsonl").read_text().splitlines()
     assert [row["loss"] for row in run.history] == [json.loads(line)["loss"] for line in lines]

@@ -45,7 +45,7 @@ def mixture(num_components, means):
     with torch.no_grad():
         model.p_x.head.maps["z"].weight.copy_(torch.eye(2))
         model.p_x.head.bias.zero_()
-        pv.models.priors.set_components(
+        pv.models.components.set_components(
             model, [1 / num_components] * num_components, torch.tensor(means).double(),
             torch.eye(2).double().expand(num_components, 2, 2),
         )  # fmt: skip

@@ -313,7 +313,7 @@ def test_runs_with_row_weights_are_pairs_without_them_in_the_end():
 def test_runs_in_processes_are_those_of_one_process(monkeypatch):
     options = {"n_init": 2, "max_iter": 2, "hidden_layer_sizes": (8,), "random_state": 0}
     one = GMVAEClusterer(2, **options, device="cpu").fit(table())
-    monkeypatch.setattr(pv.methods.restart_pool, "PROCESS_SECONDS", 0.0)
+    monkeypatch.setattr(pv.train.pool, "PROCESS_SECONDS", 0.0)
     monkeypatch.setattr("joblib.cpu_count", lambda: 2)
     started, popen = [], subprocess.Popen
     monkeypatch.setattr(subprocess, "Popen", lambda *a, **o: started.append(1) or popen(*a, **o))

@@ -10,7 +10,7 @@ import yaml
 from commands import main
 
 import pyro_vae as pv
-from pyro_vae.train.initialize import plain_vae
+from pyro_vae.train.mixture_initialization import plain_vae
 
 gpu = [
     pytest.mark.gpu,
@@ -26,7 +26,7 @@ SMALL = [
     "--num-samples",
     "5",
 ]
-START = ["--initialize.epochs", "2", "--restarts", "1", "--initialize.fits", "1"]
+START = ["--initialize.epochs", "2", "--initialize.vaes", "1", "--initialize.fits", "1"]
 
 
 def test_a_mixture_start_builds_its_vae_where_the_decoder_is():

@@ -131,7 +131,7 @@ def test_a_data_set_says_what_it_needs():
     [
         ("gmvae", {"epochs": 40, "lr": 2e-3, "batch_size": 256, "model.latent_dim": 16,
                    "model.w_dim": 10, "center": False, "initialize.fits": 2, "weight_decay": 0.0,
-                   "initialize.weight_decay": 0.0, "restarts": 3}),
+                   "initialize.weight_decay": 0.0, "restarts": 3, "initialize.vaes": 1}),
         ("m2", {"objective.alpha": 0.1, "model.latent_dim": 50, "num_labels": 100,
                 "network.hidden": [500, 500], "objective.warmup": {"z": 50}}),
         ("vampprior", {"prior.num_components": 500, "initialize": "PseudoInputInitialization"}),
@@ -179,7 +179,7 @@ def test_tables_and_counts_are_modeled_without_a_setting(name, kind):
     options = {"epochs": 20, "batch_size": 32, "compile": False}
     if name == "gmvae":
         options |= {"num_components": 3, "epochs": 5, "initialize.epochs": 20}
-        options |= {"initialize.batch_size": 32, "restarts": 1, "initialize.fits": 3}
+        options |= {"initialize.batch_size": 32, "initialize.vaes": 1, "initialize.fits": 3}
     method = pv.method(name, pv.data.from_arrays(x, y), **options)
     expected = ("negative-binomial", False) if kind == "counts" else ("normal", True)
     assert (method.config["model.likelihood"], method.config["standardize"]) == expected

@@ -11,7 +11,7 @@ from pyro_vae.report.summary import inputs
 SHORT = {
     "hidden": [64], "latent_dim": 8, "w_dim": 2, "epochs": 15, "batch_size": 64, "lr": 5e-3,
     "warmup": 0, "weight_decay": 0.0, "component": "Normal", "prior.family": "Normal",
-    "initialize.epochs": 15, "initialize.lr": 5e-3, "restarts": 1, "fits": 1, "draws": 1,
+    "initialize.epochs": 15, "initialize.lr": 5e-3, "vaes": 1, "fits": 1, "draws": 1,
     "initialize.weight_decay": 0.0,
 }  # fmt: skip
 OWN = {

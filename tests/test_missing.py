@@ -306,7 +306,7 @@ def test_methods_train_and_report_on_data_with_missing_values(name, tmp_path, un
     small = {"hidden": [8], "latent_dim": 2, "epochs": 1}
     if name in ("gmvae", "vade"):
         small |= {"num_components": 2, "initialize.epochs": 2, "initialize.fits": 1}
-        small |= {"restarts": 1}
+        small |= {"initialize.vaes": 1}
     if name == "vampprior":
         small |= {"prior.num_components": 5}
     data = pv.data.from_arrays(x, y, missing=True)

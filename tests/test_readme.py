@@ -59,7 +59,7 @@ def few_epochs(monkeypatch):
     def cap(config):
         for key, value in config.items():
             name = key.rpartition(".")[2]
-            limit = {"epochs": EPOCHS, "fits": 1, "restarts": 1}.get(name)
+            limit = {"epochs": EPOCHS, "fits": 1, "vaes": 1, "restarts": 1}.get(name)
             if limit is not None and isinstance(value, int):
                 config[key] = min(value, limit)
 

@@ -31,7 +31,7 @@ BITS = (torch.rand(200, 6, generator=torch.Generator().manual_seed(0)) > 0.5).fl
 
 @pytest.fixture(scope="module")
 def run():
-    method = pv.method("vade", "digits", initialize=None, restarts=1, latent_dim=3, **SMALL)
+    method = pv.method("vade", "digits", initialize=None, latent_dim=3, **SMALL)
     return method.fit(progress=False)
 
 
@@ -368,7 +368,7 @@ def test_a_figure_that_cannot_be_drawn_does_not_end_the_report(tmp_path, monkeyp
         ("vae", 1, {}),
         ("vae", 6, {}),
         ("vae", 8, {}),
-        ("gmvae", 60, {"num_components": 100, "restarts": 1, "initialize": None}),
+        ("gmvae", 60, {"num_components": 100, "initialize": None}),
         ("m2", 60, {"num_labels": 1}),
         ("m1", 60, {"num_labels": 1}),
     ],

@@ -16,13 +16,13 @@ import torch
 from sklearn.metrics import adjusted_rand_score
 
 import pyro_vae as pv
-from pyro_vae.methods import restart_pool, restarts
+from pyro_vae.methods import restarts
 from pyro_vae.methods.seeds import restart_seeds
-from pyro_vae.train import checkpoint
+from pyro_vae.train import checkpoint, display, pool
 
 SMALL = {
     "restarts": 3, "epochs": 3, "hidden": [8], "latent_dim": 2, "w_dim": 2, "num_components": 3,
-    "initialize.epochs": 2, "fits": 1, "draws": 1, "batch_size": 40,
+    "initialize.epochs": 2, "vaes": 1, "fits": 1, "draws": 1, "batch_size": 40,
 }  # fmt: skip
 FILES = ("config.yaml", "config.json", "metrics.jsonl", "checkpoint.pt")
 
@@ -188,16 +188,18 @@ def test_data_that_no_process_can_load_are_trained_on_here():
     conditioned = pv.data.from_arrays(x, c=x[:, :2])
     conditioned = dataclasses.replace(conditioned, condition=lambda x, y: (x, x[:, :2]))
     method = pv.method("cvae", conditioned, hidden=[4], latent_dim=2, epochs=1, restarts=2)
-    assert restart_pool.pickled(method) is None
+    assert pool._pickled(method) is None
     assert len(method.fit(progress=False, workers=2).restarts["scores"]) == 2
 
 
 def test_short_runs_need_no_processes():
     cpu = torch.device("cpu")
-    assert restart_pool.num_processes(small(), 3, cpu, None) == 1
-    assert restart_pool.num_processes(small(), 3, cpu, 2) == 2
-    assert restart_pool.num_processes(small(), 1, cpu, 2) == 1
-    assert restart_pool.num_processes(small(), 3, torch.device("meta"), 2) == 1
+    assert restarts._seconds(small()) * 2 < pool.PROCESS_SECONDS
+    assert pool.num_processes(3, 1.0, cpu) == 1
+    with pool.num_workers(2), pool.num_workers(None):
+        assert pool.num_processes(3, 1.0, cpu) == 2
+        assert pool.num_processes(1, 1.0, cpu) == 1
+        assert pool.num_processes(3, 1.0, torch.device("meta")) == 1
     with pytest.raises(pv.UserError, match="workers must be an integer >= 1, got 0"):
         small().fit(progress=False, workers=0)
 
@@ -211,13 +213,13 @@ def test_the_error_of_a_process_is_one_line_and_leaves_no_files(tmp_path):
 
 @pytest.mark.slow
 def test_a_process_that_is_killed_is_an_error_of_one_line(tmp_path, monkeypatch):
-    train = restart_pool._Worker.train
+    train = pool._Worker.train
 
     def train_and_kill(worker, *arguments):
         train(worker, *arguments)
         worker.process.kill()
 
-    monkeypatch.setattr(restart_pool._Worker, "train", train_and_kill)
+    monkeypatch.setattr(pool._Worker, "train", train_and_kill)
     with pytest.raises(pv.UserError, match="ended with status -9.*workers=1"):
         small(epochs=500).fit(tmp_path / "run", progress=False, workers=2)
 
@@ -228,13 +230,15 @@ def test_a_process_that_is_killed_is_an_error_of_one_line(tmp_path, monkeypatch)
 def interrupt_after(monkeypatch, epochs):
     """Ctrl-C after so many epochs, counted over all restarts."""
     seen = [0]
+    show = display.PartsBar.show_epoch
 
     def show_epoch(self, index, row):
-        seen[0] += 1
+        show(self, index, row)
+        seen[0] += self._part == "restart"
         if seen[0] == epochs:
             os.kill(os.getpid(), signal.SIGINT)
 
-    monkeypatch.setattr(restarts.RestartBar, "show_epoch", show_epoch)
+    monkeypatch.setattr(display.PartsBar, "show_epoch", show_epoch)
 
 
 @pytest.mark.parametrize(
@@ -399,16 +403,16 @@ def test_the_last_weights_of_the_chosen_restart_are_kept(in_sequence):
 
 def test_restarts_share_the_time_that_is_left(monkeypatch):
     now = 100.0
-    monkeypatch.setattr(restart_pool.time, "monotonic", lambda: now)
-    budget = restart_pool.TimeBudget(12.0)
+    monkeypatch.setattr(pool.time, "monotonic", lambda: now)
+    budget = pool.TimeBudget(12.0)
     assert budget.seconds_for_next(3) == pytest.approx(4)
     now += 2  # the first one ended early: the others have its time
     assert budget.seconds_for_next(2) == pytest.approx(5)
     now += 20
-    assert budget.seconds_for_next(1) == restart_pool.MIN_SECONDS
-    in_two_processes = restart_pool.TimeBudget(12.0, 2)
+    assert budget.seconds_for_next(1) == pool.MIN_SECONDS
+    in_two_processes = pool.TimeBudget(12.0, 2)
     assert [in_two_processes.seconds_for_next(n) for n in (5, 4, 3)] == pytest.approx([4, 6, 6])
-    assert restart_pool.TimeBudget(None).seconds_for_next(3) is None
+    assert pool.TimeBudget(None).seconds_for_next(3) is None
 
 
 @pytest.mark.slow

@@ -88,7 +88,7 @@ def test_new_sparse_rows_are_encoded_by_parts(dense_rows, monkeypatch):
 
 def test_a_method_clusters_sparse_counts(tmp_path):
     small = {"hidden": [6], "latent_dim": 2, "w_dim": 2, "epochs": 1, "initialize.epochs": 1}
-    small |= {"compile": False, "fits": 1, "num_components": 3, "restarts": 1, "library_size": True}
+    small |= {"compile": False, "fits": 1, "num_components": 3, "vaes": 1, "library_size": True}
     runs = []
     for x in (MATRIX, DENSE):
         method = pv.method("gmvae", pv.data.from_arrays(x, Y), **small)

@@ -267,7 +267,6 @@ def test_log_likelihoods_are_those_of_the_original_units():
 def test_clusters_of_a_mixture_are_probabilities_or_a_column():
     x = torch.randn(60, 3)
     options = {"hidden": [8], "latent_dim": 2, "epochs": 1, "num_components": 3, "initialize": None}
-    options["restarts"] = 1
     run = pv.method("gmvae", pv.data.from_arrays(x), **options).fit(progress=False)
     probabilities = run.encode(x)["y"]
     torch.testing.assert_close(probabilities.sum(-1), torch.ones(60))

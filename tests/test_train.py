@@ -12,9 +12,7 @@ from torch.utils.data import DataLoader, TensorDataset
 
 import pyro_vae as pv
 from pyro_vae.conditionals import MLP
-from pyro_vae.models.priors import set_components
 from pyro_vae.train import checkpoint, load_weights
-from pyro_vae.train.initialize import plain_vae
 from pyro_vae.train.steps.stepper import Stepper
 
 NET = MLP((16,))
@@ -391,97 +389,6 @@ def test_data_that_the_likelihood_cannot_have_produced_are_refused_before_traini
     x[700, 0, 3, 3] = 0.031  # not in the first batch that is looked at
     with pytest.raises(pv.UserError, match="outside the support"):
         quiet(*pair(), x, 1)
-
-
-# ------------------------------------------------------------- initialization
-
-
-def test_a_mixture_start_puts_the_components_where_the_fitted_mixture_is():
-    constant = pv.conditionals.ConstantCorrelationNormal()
-    for model in (pv.models.GMVAE, pv.models.MixtureVAE):
-        for family in (pv.conditionals.Normal(), pv.conditionals.MultivariateNormal(), constant):
-            m, g = pair(model=model, num_components=2, component=family)
-            means = torch.tensor([[1.0, -2.0, 0.5], [0.0, 3.0, -1.0]], dtype=torch.float64)
-            root = torch.randn(2, 3, 3, dtype=torch.float64)
-            covariances = root @ root.mT + torch.eye(3)
-            if family is constant and model is pv.models.MixtureVAE:  # they have one correlation
-                with pytest.raises(pv.UserError, match="with a head for each y, Constant"):
-                    set_components(m, [0.3, 0.7], means, covariances)
-                continue
-            set_components(m, [0.3, 0.7], means, covariances)
-            given = {"y": torch.eye(2)}
-            if model is pv.models.GMVAE:
-                given["w"] = torch.zeros(2, 10)
-                for affine in m.p_z.head.maps.values():
-                    affine.weight.data.zero_()
-            distribution = m.p_z(**given)
-            assert torch.allclose(distribution.mean, means.float(), atol=1e-5)
-            expected = torch.diagonal(covariances, dim1=-2, dim2=-1).float()
-            assert torch.allclose(distribution.variance, expected, rtol=1e-4)
-            if not isinstance(family, pv.conditionals.Normal):
-                assert torch.allclose(
-                    distribution.covariance_matrix, covariances.float(), rtol=1e-3, atol=1e-4
-                )
-
-
-def test_a_mixture_initialization_is_seeded_and_sees_no_label():
-    from pyro_vae.train import MixtureInitialization
-
-    data = digits()
-    unlabeled = pv.data.Data(
-        pv.data.Split(data.train.x), pv.data.Split(data.valid.x), None, likelihood="binomial"
-    )
-    start = MixtureInitialization(epochs=2, fits=1)
-    initialized = []
-    for d, seed in ((data, 4), (unlabeled, 4), (data, 5)):
-        m, g = pair()
-        start(m, g, d, torch.device("cpu"), seed=seed, progress=False)
-        initialized.append(weights(m, g))
-    assert same_tensors(*initialized[:2]) and not same_tensors(initialized[0], initialized[2])
-
-
-def test_a_mixture_initialization_takes_every_seed_of_fit():
-    from pyro_vae.train import MixtureInitialization
-
-    m, g = pair()
-    start = MixtureInitialization(epochs=1, fits=1)
-    start(m, g, digits(), torch.device("cpu"), seed=2**42 - 1, progress=False)
-
-
-def test_the_plain_vae_of_a_mixture_start_shares_decoder_and_encoder():
-    m, g = pair()
-    g.input_scaling = {"x": (0.5, 0.5)}
-    vae, encoder = plain_vae(m, g)
-    assert vae.p_x is m.p_x
-    x = digits().test.x
-    codes = [pv.evaluate.encode(*p, x)["z"] for p in ((m, g), (vae, encoder))]
-    assert torch.allclose(*codes, atol=1e-5)  # the encoder that is trained is the one that is kept
-
-
-@pytest.mark.parametrize(
-    "name, value",
-    [
-        ("epochs", 0), ("batch_size", 0), ("fits", 0), ("draws", -1),
-        ("draws", 1.5), ("lr", 0), ("lr", "fast"), ("reg_covar", -1), ("weight_decay", -1),
-    ],
-)  # fmt: skip
-def test_a_mixture_start_is_checked_where_it_is_made(name, value):
-    from pyro_vae.train import MixtureInitialization
-
-    with pytest.raises(pv.UserError, match=f"^{name} "):
-        MixtureInitialization(**{name: value})
-
-
-def test_a_mixture_start_refuses_what_it_cannot_start():
-    from pyro_vae.train import MixtureInitialization
-
-    start = MixtureInitialization(epochs=1)
-    with pytest.raises(pv.UserError, match="VAE has no mixture prior"):
-        quiet(*pair(model=pv.models.VAE), digits(), 1, initialize=start)
-    m, _ = pair(model=pv.models.MixtureVAE)
-    g = pv.guides.Guide(m, given={"y": ["x"], "z": ["x", "y"]}, network=NET)
-    with pytest.raises(pv.UserError, match="needs a guide with z <- x"):
-        quiet(m, g, digits(), 1, initialize=start)
 
 
 def test_observed_labels_are_one_hot_and_cost_log_k():

@@ -2,7 +2,7 @@
 
     python -m benchmarks.quality.clustering_settings [--seeds 2] [--out FILE.json]
 
-Each line varies one setting of `pyro-vae fit gmvae` on digits, with a single restart.
+Each line varies one setting of `pyro-vae fit gmvae` on digits, with a single first VAE.
 """
 
 import pyro_vae as pv
@@ -35,7 +35,8 @@ VARIATIONS = {
 
 def validation_elbo(change, seed, device):
     """Mean validation ELBO of one run, 20 samples per data point."""
-    method = pv.method("gmvae", "digits", **{**change, "seed": seed, "restarts": 1})
+    one = {} if "initialize" in change else {"initialize.vaes": 1}
+    method = pv.method("gmvae", "digits", **one, **change, seed=seed)
     data = method.data
     x = pv.data.Data(pv.data.Split(data.train.x), pv.data.Split(data.valid.x), name="unlabelled")
     model, guide = method.build()

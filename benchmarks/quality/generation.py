@@ -23,7 +23,7 @@ PERMUTATIONS = 999
 
 def train(method, seed, options):
     """`(model, guide, data)` as `pyro-vae fit METHOD --seed SEED` trains them."""
-    settings = {"epochs": 2, "restarts": 1} if options.quick else {}
+    settings = {"epochs": 2} if options.quick else {}
     if options.quick and method == "vade":
         settings["initialize"] = None
     run = pv.method(method, "digits", seed=seed, **settings).fit(

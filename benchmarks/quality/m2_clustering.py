@@ -26,8 +26,8 @@ from .clustering import train_and_evaluate
 METHODS = ("m2-clustering", "shu-gmvae", "vade")
 SETTINGS = {
     "hidden": [256], "epochs": 100, "lr": 3e-3, "weight_decay": 0.0, "compile": "recorded",
-    "restarts": 1,
 }  # fmt: skip
+SETTINGS_OF = {"vade": {"initialize.vaes": 1}}
 IMAGES = {
     "gray": {"latent_dim": 16, "likelihood": "binomial", "binarize": "none", "warmup": 0},
     "binarized": {"latent_dim": 64, "likelihood": "bernoulli", "binarize": "dynamic", "warmup": 20},
@@ -45,11 +45,13 @@ def main(argv=None):
     if options.quick:
         options.seeds = 1
         settings |= {"epochs": 2, "hidden": [16], "initialize": None}
+    settings_of = {} if "initialize" in settings else SETTINGS_OF
     rows, runs = [], []
     for method in METHODS:
         seeds = []
+        own = {**settings, **settings_of.get(method, {})}
         for seed in range(options.seeds):
-            run = train_and_evaluate(method, "digits", seed, settings, 100, options.device)
+            run = train_and_evaluate(method, "digits", seed, own, 100, options.device)
             seeds.append({"method": method, **run})
             print(method, seed, run["discrete"], run["clustering"]["this model"], flush=True)
         runs += seeds

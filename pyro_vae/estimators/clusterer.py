@@ -21,7 +21,7 @@ from ..guides import Guide
 from ..methods.restarts import fit_restarts
 from ..methods.run import Run
 from ..models import GMVAE
-from ..models.priors import fit_components
+from ..models.components import fit_components
 from ..train import choose_device
 from .base import convergence_warnings
 from .embedding import EmbeddingVAE
@@ -162,7 +162,7 @@ class GMVAEClusterer(ClusterMixin, EmbeddingVAE):
         """Train all runs, and return the best one."""
         device = choose_device(self.device)
         with convergence_warnings():
-            run = fit_restarts(runs, None, False, device, bool(self.verbose), workers=None)
+            run = fit_restarts(runs, None, False, device, bool(self.verbose))
         if run.interrupted:
             raise KeyboardInterrupt
         return run

@@ -90,7 +90,7 @@ class ClustererRuns:
         resume: bool = False,
         device: str | None = None,
         progress: bool = True,
-        workers: int | None = None,
+        *,
         callbacks: Any = (),
     ) -> Run:
         """One whole run; see `methods.Method.fit`."""

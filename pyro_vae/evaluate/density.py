@@ -8,7 +8,8 @@ from pyro import poutine
 
 from ..conditionals import MultivariateNormal
 from ..errors import UserError, check_int_at_least, check_positive, checked_seed, unknown_name_error
-from ..models.priors import FlowPrior, MixturePrior, fit_components, prior_of
+from ..models.components import fit_components
+from ..models.priors import FlowPrior, MixturePrior, prior_of
 from ..programs.calling import as_keyword_program
 from ..programs.contexts import seeded
 from ..programs.interfaces import ModelInterface, interface_of

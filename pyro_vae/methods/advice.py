@@ -22,7 +22,7 @@ from ..evaluate.likelihood import latent_kl
 from ..evaluate.prior_components import prior_responsibilities
 from ..guides import PriorGuide
 from ..models import VampPrior
-from ..models.priors import settable_head
+from ..models.components import settable_head
 from ..objectives import ELBO, as_objective
 from ..programs import layout_of
 from ..programs.inspection import is_per_datum

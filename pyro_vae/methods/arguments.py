@@ -51,7 +51,7 @@ def parse_fit(
         before = configure(name, result["data"])
     check_effects(result, [k for k, v in result.items() if k not in before or v != before[k]])
     check_root(arguments.get("root"), result["data"])
-    check_workers(arguments.get("workers"), result["restarts"])
+    check_workers(arguments.get("workers"), result)
     return result, arguments, "print_config" in values
 
 

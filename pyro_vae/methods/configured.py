@@ -17,6 +17,7 @@ from ..programs.contexts import seeded
 from ..train import Callback, Initialization, checkpoint, choose_device, distributed
 from ..train import fit as train
 from ..train.folder import RunFolder
+from ..train.pool import num_workers
 from ..train.settings import EXTENDABLE, SETTINGS, checked_settings
 from ..train.steps.choice import check_compile
 from . import preparing
@@ -224,15 +225,16 @@ class Method:
         """Train the pair; every call starts from the same weights.
 
         With the option `restarts` this many pairs are trained, and one is chosen without labels: see
-        `restarts.py`. Each has a folder `restarts/INDEX` in the run folder.
+        `restarts.py`. Each has a folder `restarts/INDEX` in the run folder. With the option `vaes` of
+        a `MixtureInitialization` this many VAEs are trained first.
 
         Args:
             out: run folder, with config.yaml, metrics.jsonl and checkpoint.pt.
             resume: continue the run in `out`, which must have this configuration.
             device: cpu, cuda, ... Default: a GPU if there is one.
             progress: show a progress bar.
-            workers: processes that train restarts on a CPU, with the same results. Default: one for
-                each idle core, if a run is long enough.
+            workers: processes that train restarts or first VAEs on a CPU, with the same results.
+                Default: one for each idle core, if a run is long enough.
             callbacks: called during the run; see `pv.fit`.
 
         Raises:
@@ -241,11 +243,11 @@ class Method:
         """
         out = None if out is None else Path(out)
         target = choose_device(device)
-        with distributed.group(target):
+        with distributed.group(target), num_workers(workers):
             if out is not None:
                 distributed.on_rank_zero(lambda: self._claim(out, resume))
             if self.config["restarts"] > 1:
-                return fit_restarts(self, out, resume, target, progress, workers, callbacks)
+                return fit_restarts(self, out, resume, target, progress, callbacks)
             pair = self.new_pair()
             with self.threads():
                 run = advised(

@@ -130,7 +130,11 @@ def check_root(root: Path | str | None, data: str | None) -> None:
         raise UserError(f"root has no effect on the data {data}: it is for {names}")
 
 
-def check_workers(workers: int | None, restarts: int) -> None:
+def check_workers(workers: int | None, config: Mapping[str, Any]) -> None:
     """Raise if several processes are to train one run."""
-    if workers not in (None, 1) and restarts == 1:
-        raise UserError(f"workers={workers} has no effect without restarts: one run is one process")
+    parts = max(config["restarts"], config.get("initialize.vaes", 1))
+    if workers not in (None, 1) and parts == 1:
+        raise UserError(
+            f"workers={workers} has no effect without restarts, or several VAEs of a "
+            "MixtureInitialization (vaes): one run is one process"
+        )

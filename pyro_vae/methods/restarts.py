@@ -7,7 +7,6 @@ clusterings, JMLR 3); else the one with the largest importance-weighted log-like
 split. The mean agreement is the stability of the clustering. No label is used.
 """
 
-import itertools
 import json
 import math
 import shutil
@@ -17,7 +16,6 @@ import warnings
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import AbstractContextManager, contextmanager
 from dataclasses import asdict, dataclass
-from functools import partial
 from pathlib import Path
 from typing import Any, Protocol
 
@@ -30,21 +28,13 @@ from ..evaluate.inputs import split_inputs
 from ..programs.calling import accepts_argument
 from ..programs.inspection import is_per_datum
 from ..train import Callback, checkpoint, distributed, load_weights
-from ..train.display import epochs_reported_to
+from ..train.display import PartsBar
 from ..train.folder import RunFolder
 from ..train.interrupt import CALLBACK, MAX_TIME
+from ..train.pool import Interrupted, num_processes, train_parts
 from ..train.weights import broadcast_weights
 from .advice import Advice, check_data, check_use
 from .files import as_json, to_yaml
-from .restart_bar import RestartBar
-from .restart_pool import (
-    Interrupted,
-    Job,
-    TimeBudget,
-    num_processes,
-    pickled,
-    train_in_processes,
-)
 from .run import CONFIG, RECORD, RESTARTS, Run, best_epoch, read_history
 from .seeds import restart_seeds
 
@@ -79,13 +69,14 @@ class Restartable(Protocol):
         resume: bool = False,
         device: str | None = None,
         progress: bool = True,
-        workers: int | None = None,
+        *,
         callbacks: Sequence[Callback | Callable[..., bool | None]] = (),
     ) -> Run:
         """Train one run in the folder `out`."""
 
 
 RESULT = "restart.json"
+STEP_SECONDS = 3e-3  # of a small step, if the method does not say
 NUM_SAMPLES = 100  # importance samples per data point of the validation split
 MAX_SCORED, MAX_CLUSTERED = 2000, 1000  # data points of the criterion and of the stability
 
@@ -116,7 +107,6 @@ def fit_restarts(
     resume: bool,
     device: torch.device,
     progress: bool,
-    workers: int | None,
     callbacks: Sequence[Callback | Callable[..., bool | None]] = (),
 ) -> Run:
     """Train all restarts of a method; the chosen one is the run that is returned.
@@ -127,7 +117,6 @@ def fit_restarts(
         resume: continue the restarts in `out`; those that have finished are kept.
         device: where to train.
         progress: show a progress bar.
-        workers: processes. Default: chosen from the idle cores and the length of the run.
         callbacks: called in every restart; the restarts are then trained in this process.
 
     Raises:
@@ -140,62 +129,67 @@ def fit_restarts(
         results = distributed.on_rank_zero(lambda: _finished(folders, method))
         pending = [n for n in range(len(seeds)) if n not in results]
         visible = progress and distributed.rank() == 0
-        interrupted = False
-        with RestartBar(method.config, len(seeds), len(results), visible) as bar:
+        task = _RestartTask(method, seeds, folders, str(device), visible, callbacks)
+        with method.threads():
+            count = 1 if callbacks else num_processes(len(pending), _seconds(method), device)
+        epochs = method.config["epochs"] + initial_epochs(method.config)
+        done, interrupted = len(results), False
 
-            def finish(index: int, result: dict[str, Any]) -> None:
-                results[index] = Restart(**result)
-                bar.finish(index)
+        def finish(index: int, result: dict[str, Any]) -> None:
+            results[index] = Restart(**result)
 
+        with PartsBar("restarts finished", "restart", epochs, len(seeds), done, visible) as bar:
             try:
-                _train(method, pending, seeds, folders, device, workers, bar, finish, callbacks)
+                train_parts(task, pending, count, bar, finish, method.config.get("max_time"))
             except Interrupted:
                 interrupted = True
         return _chosen_run(method, out, folders, results, device, interrupted)
 
 
-def _train(
-    method: Restartable,
-    pending: Sequence[int],
-    seeds: list[int],
-    folders: Sequence[Path],
-    device: torch.device,
-    workers: int | None,
-    bar: RestartBar,
-    finish: Callable[[int, dict[str, Any]], None],
-    callbacks: Sequence[Callback | Callable[..., bool | None]],
-) -> None:
-    """Train restarts, in processes if that is faster and possible, else in sequence.
+@dataclass
+class _RestartTask:
+    """The restarts, as the parts that a process trains.
 
-    Raises:
-        Interrupted: Ctrl-C.
+    Args:
+        method: of all restarts, with its data.
+        seeds, folders: of the restarts, by index.
+        device: where they train.
+        progress: whether to report epochs.
+        callbacks: called during each run.
     """
-    count = 1 if callbacks else num_processes(method, len(pending), device, workers)
-    payload = pickled(method.with_seed(seeds[0])) if count > 1 else None
-    if payload is not None:
-        job: Job = {
-            "method": payload,
-            "seeds": seeds,
-            "folders": [str(folder.absolute()) for folder in folders],
-            "progress": bar.visible,
-            "threads": torch.get_num_threads(),
-            "dtype": torch.get_default_dtype(),
-            "matmul_precision": torch.get_float32_matmul_precision(),
-            "deterministic": torch.are_deterministic_algorithms_enabled(),
-        }
-        train_in_processes(job, pending, count, bar, finish, method.config.get("max_time"))
-        return
-    budget = TimeBudget(method.config.get("max_time"))
-    for position, n in enumerate(pending):
-        one = method.with_seed(seeds[n], budget.seconds_for_next(len(pending) - position))
-        try:
-            with epochs_reported_to(partial(bar.show_epoch, n)):
-                result = train_restart(one, folders[n], str(device), bar.visible, callbacks)
-        except KeyboardInterrupt:  # during an initialization
-            result = None
-        if result is None:
-            raise Interrupted
-        finish(n, asdict(result))
+
+    method: Restartable
+    seeds: list[int]
+    folders: list[Path]
+    device: str
+    progress: bool
+    callbacks: Sequence[Callback | Callable[..., bool | None]] = ()
+    part = "restart"
+    advice = "rerun with resume to continue"
+
+    def __post_init__(self) -> None:
+        self.method = self.method.with_seed(self.seeds[0])  # without a pair that was built
+
+    def train(self, index: int, max_time: float | None) -> dict[str, Any] | None:
+        """Train one restart; returns a `Restart` as a dict, None if it was interrupted."""
+        method = self.method.with_seed(self.seeds[index], max_time)
+        folder = self.folders[index]
+        result = train_restart(method, folder, self.device, self.progress, self.callbacks)
+        return None if result is None else asdict(result)
+
+
+def initial_epochs(config: Mapping[str, Any]) -> int:
+    """The epochs of all VAEs that an initialization trains."""
+    epochs: int = config.get("initialize.epochs", 0) * config.get("initialize.vaes", 1)
+    return epochs
+
+
+def _seconds(method: Restartable) -> float:
+    """About how long a restart trains."""
+    config = method.config
+    batches = -(-len(method.data.train) // config["batch_size"])
+    epochs = config["epochs"] + initial_epochs(config)
+    return config.get("step_seconds", STEP_SECONDS) * batches * epochs
 
 
 def train_restart(
@@ -246,26 +240,6 @@ def _evaluated(run: Run) -> Restart:
     return Restart(config["seed"], epochs, float(bound.mean()), criterion, clusters)
 
 
-def agreements(clusterings: Mapping[int, Sequence[int]]) -> dict[int, float]:
-    """How far each clustering agrees with the others: the mean adjusted Rand index, 1 if it equals all.
-
-    Example:
-        >>> from pyro_vae.methods.restarts import agreements
-        >>> agreements({0: [0, 0, 1, 1], 1: [1, 1, 0, 0]})
-        {0: 1.0, 1: 1.0}
-
-    Args:
-        clusterings: of the same data, two or more, by restart.
-    """
-    from sklearn.metrics import adjusted_rand_score
-
-    pairs = {
-        (m, n): float(adjusted_rand_score(clusterings[m], clusterings[n]))
-        for m, n in itertools.combinations(clusterings, 2)
-    }
-    return {n: statistics.fmean(v for pair, v in pairs.items() if n in pair) for n in clusterings}
-
-
 # ---------------------------------------------------------------------- the choice
 
 
@@ -288,6 +262,7 @@ def _chosen_run(
     summary = _summary(results)
     best = folders[summary["chosen"]]
     history = distributed.on_rank_zero(lambda: read_history(best))
+    record = distributed.on_rank_zero(lambda: checkpoint.read_json(best / RECORD))
     weights = distributed.on_rank_zero(lambda: load_weights(model, guide, best / "checkpoint.pt"))
     broadcast_weights(model, guide, ())
     for module in (model, guide):
@@ -302,6 +277,7 @@ def _chosen_run(
     return Run(
         model, guide, history, best_epoch(history), out, interrupted, stopped, weights,
         data=method.data, config=method.config, restarts=summary,
+        initialization=record.get("initialization"),
     )  # fmt: skip
 
 
@@ -312,7 +288,7 @@ def _summary(results: Mapping[int, Restart]) -> dict[str, Any]:
     clusterings = {n: c for n in numbers if (c := results[n].clusters) is not None}
     # those that found one cluster agree, and say nothing
     found = {n: c for n, c in clusterings.items() if len(set(c)) > 1 and scores[n] > -math.inf}
-    agreement = agreements(found) if len(found) > 2 else {}
+    agreement = evaluate.clustering_agreements(found) if len(found) > 2 else {}
     criterion = agreement or scores
     return {
         "criterion": results[numbers[0]].criterion,
@@ -321,7 +297,9 @@ def _summary(results: Mapping[int, Restart]) -> dict[str, Any]:
         "agreements": [agreement.get(n) for n in numbers] if agreement else None,
         "chosen": max(criterion, key=lambda n: (criterion[n], scores[n])),
         "stability": (
-            statistics.fmean(agreements(clusterings).values()) if len(clusterings) > 1 else None
+            statistics.fmean(evaluate.clustering_agreements(clusterings).values())
+            if len(clusterings) > 1
+            else None
         ),
     }
 

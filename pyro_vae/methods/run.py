@@ -71,7 +71,7 @@ class Run(train.Run):
 
     def __repr__(self) -> str:
         data = "" if self.data is None else f" on {self.data.name}"
-        bound, stability = self._validation_elbo, (self.restarts or {}).get("stability")
+        bound, stability = self._validation_elbo, self.stability
         parts = [
             f"{self._name}{data}",
             f"epoch {self.best_epoch} of {len(self.history)}",
@@ -88,13 +88,14 @@ class Run(train.Run):
         best = (
             "" if self.best_epoch is None else f"; the weights are those of epoch {self.best_epoch}"
         )
-        stability = restarts.get("stability")
-        agreement = "" if stability is None else f", stability {stability:.2f}"
+        agreement = "" if self.stability is None else f", stability {self.stability:.2f}"
+        first = len((self.initialization or {}).get("agreements", ()))
         lines = {
             "method": None if self.config is None else f"{self._name}: {pair}",
             "model, guide": pair if self.config is None else None,
             "data": None if self.data is None else repr(self.data)[len("Data(") : -1],
             "epochs": f"{len(self.history)}{best}",
+            "first VAEs": f"{first}{'' if restarts else agreement}" if first else None,
             "restarts": f"{len(restarts['seeds'])}{agreement}" if restarts else None,
             "validation": None if bound is None else f"ELBO {bound:.2f} nats per data point",
             "folder": None if self.out is None else str(self.out),
@@ -114,6 +115,12 @@ class Run(train.Run):
         """The validation ELBO of the best epoch, nats per data point; None without validation."""
         best = (row for row in self.history if row["epoch"] == self.best_epoch)
         return next((row["elbo"] for row in best if "elbo" in row), None)
+
+    @property
+    def stability(self) -> float | None:
+        """The mean adjusted Rand index of the restarts' clusterings, else of the first VAEs'."""
+        source = self.restarts or self.initialization or {}
+        return source.get("stability")
 
     @property
     def seed(self) -> int:
@@ -165,6 +172,8 @@ class Run(train.Run):
         result = Results(summarize(*args, self._supervised))
         if self.restarts is not None:
             result["restarts"] = self.restarts
+        if self.initialization is not None:
+            result["initialization"] = self.initialization
         if write and self.out is not None:
             path = self.out / f"results-{split}.json"
             try:
@@ -433,10 +442,12 @@ class Run(train.Run):
         return split_inputs(self.model, self.guide, self._data(), "train", rows=slice(EXAMPLE_ROWS))
 
     def _description(self) -> dict[str, Any]:
+        begun = {} if self.initialization is None else {"initialization": self.initialization}
         if self.config is not None:
             restarts = {} if self.restarts is None else {"restarts": self.restarts}
-            return {"config": as_json(self.config), **restarts}
-        return {"pair": describe_pair(self.model, self.guide), "source": _source(self.data)}
+            return {"config": as_json(self.config), **restarts, **begun}
+        pair = describe_pair(self.model, self.guide)
+        return {"pair": pair, "source": _source(self.data), **begun}
 
     def _files(self) -> dict[str, str]:
         return {} if self.config is None else {CONFIG: to_yaml(self.config)}
@@ -601,7 +612,7 @@ def load(
     history = read_history(folder)
     return Run(
         model, guide, history, best_epoch(history), folder, weights=weights, data=data,
-        config=config, restarts=record.get("restarts"),
+        config=config, restarts=record.get("restarts"), initialization=record.get("initialization"),
     )  # fmt: skip
 
 

@@ -99,7 +99,7 @@ CLUSTERING: dict[str, object] = {
     "initialize.fits": 30,
     "initialize.draws": 4,
     "initialize.reg_covar": 0.05,
-    "restarts": 4,
+    "initialize.vaes": 6,
     "epochs": 100,
     "validate_every": 5,
     "lr": 5e-4,
@@ -121,6 +121,7 @@ CLUSTERING_IMAGES: dict[str, object] = {
     "initialize.weight_decay": 0.0,
     "initialize.batch_size": 256,
     "initialize.fits": 2,
+    "initialize.vaes": 1,
     "restarts": 3,  # one takes seven minutes of one CPU core on MNIST, and uses all cores
 }
 #: For few labels; digits' chosen by the error on the 180 validation images, in some fifteen trials,

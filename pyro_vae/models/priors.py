@@ -1,28 +1,22 @@
 """Priors without parents: any module whose `forward()` returns a distribution can be one."""
 
 import copy
-import warnings
 from collections.abc import Callable, Mapping, Sequence
-from typing import Any, Protocol
+from typing import Any
 
-import numpy as np
 import pyro.distributions as dist
 import torch
 import torch.nn as nn
-from threadpoolctl import threadpool_limits
 
 from .._torch_internals import with_separate_modules
 from ..conditionals import (
     MLP,
     Conditional,
-    ConstantCorrelationNormal,
     Family,
-    MultivariateNormal,
     Network,
     Normal,
 )
 from ..conditionals.flows import FLOWS
-from ..conditionals.networks import Affine
 from ..distributions import FlowDistribution, LinearOneHotCategorical, affine_flow
 from ..errors import UserError, check_int_at_least, check_ints_at_least, unknown_name_error
 from ..programs.contexts import eval_mode, fork_rng
@@ -376,94 +370,3 @@ def with_prior(model: nn.Module, prior: nn.Module, latent: str | None = None) ->
     with_separate_modules(result)
     setattr(result, f"p_{latent}", prior)
     return result
-
-
-SCREENING_ITERATIONS, FINISHED_FITS = 10, 5  # of many fits of a mixture
-
-
-class MixtureModel(Protocol):
-    """A model with p(y) and p(z | y, ...): `GMVAE` or `MixtureVAE`."""
-
-    p_y: CategoricalPrior
-    p_z: Conditional
-
-
-def fit_components(
-    model: MixtureModel,
-    codes: Any,
-    fits: int,
-    reg_covar: float,
-    seed: int,
-    max_iter: int = 100,
-) -> None:
-    """Fit scikit-learn's full-covariance mixture to codes; put it into p(y) and p(z | y, ...).
-
-    Args:
-        model: such as `GMVAE`, with K components.
-        codes: `[N, D]`, a numpy array.
-        fits: number of initializations of the mixture, the best of which is used. Of more than 5,
-            all are fitted for 10 iterations, and the 5 best until they converge.
-        reg_covar: added to the diagonal of the covariances.
-        seed: of the initializations.
-        max_iter: EM iterations.
-    """
-    settings = {
-        "n_components": model.p_y().event_shape[0],
-        "reg_covar": reg_covar,
-        "max_iter": max_iter,
-    }
-    with threadpool_limits(1):  # matrices so small are slower on several threads
-        mixture = _best_mixture(codes, fits, seed, settings)
-    set_components(model, mixture.weights_, mixture.means_, mixture.covariances_)
-
-
-def _best_mixture(codes: Any, fits: int, seed: int, settings: Mapping[str, Any]) -> Any:
-    """The likeliest of several fits of scikit-learn's `GaussianMixture`; see `fit_components`."""
-    from sklearn.exceptions import ConvergenceWarning
-    from sklearn.mixture import GaussianMixture
-
-    if fits <= FINISHED_FITS:
-        return GaussianMixture(n_init=fits, random_state=seed, **settings).fit(codes)
-    begun = []
-    random = np.random.RandomState(seed)
-    with warnings.catch_warnings():
-        warnings.simplefilter("ignore", ConvergenceWarning)  # it is what few iterations are
-        for _ in range(fits):
-            mixture = GaussianMixture(random_state=random, warm_start=True, **settings)
-            begun.append(mixture.set_params(max_iter=SCREENING_ITERATIONS).fit(codes))
-    begun.sort(key=lambda mixture: mixture.lower_bound_, reverse=True)
-    finished = [m.set_params(**settings).fit(codes) for m in begun[:FINISHED_FITS]]
-    return max(finished, key=lambda mixture: mixture.lower_bound_)
-
-
-def settable_head(p_z: Conditional) -> Affine | None:
-    """The head of p(z | y, ...) that `set_components` writes; None if it cannot set the components."""
-    families: tuple[type[Family], ...] = (Normal, MultivariateNormal)
-    if p_z.head_index == "y":  # else all components have the same correlations
-        families += (ConstantCorrelationNormal,)
-    head = p_z.head
-    return head if isinstance(p_z.family, families) and isinstance(head, Affine) else None
-
-
-@torch.no_grad()
-def set_components(model: MixtureModel, weights: Any, means: Any, covariances: Any) -> None:
-    """Put weights `[K]`, means `[K, D]` and covariances `[K, D, D]` into p(y) and p(z | y, ...)."""
-    p_z, head = model.p_z, settable_head(model.p_z)
-    if head is None:
-        raise UserError(
-            "components can be set only if p(z | y, ...) is Normal() or MultivariateNormal() (or, "
-            "with a head for each y, ConstantCorrelationNormal()) and its network is an MLP"
-        )
-    covariance = torch.as_tensor(covariances)
-    raw = p_z.family.raw_parameters(torch.as_tensor(means), covariance).to(head.bias)
-    for name, value in p_z.family.raw_unconditional_parameters(covariance).items():
-        p_z.unconditional_parameters[name].copy_(value)
-    if p_z.head_index == "y":  # K heads on features of the other parents
-        head.bias.copy_(raw.flatten())
-        for weight in head.maps.parameters():
-            weight.mul_(0.1)
-    else:  # linear in the one-hot y
-        head.bias.zero_()
-        next(head.maps["y"].parameters()).copy_(raw.T)
-    if isinstance(model.p_y.logits, nn.Parameter):
-        model.p_y.logits.copy_(torch.as_tensor(weights).log())

@@ -118,8 +118,7 @@ def _numbers(result: Mapping) -> list[str]:
             '<p class="small">Accuracy is under the best one-to-one match of components to classes. '
             "No label was used in training or for any choice. Bold: the best of each column.</p>"
         )
-    if "restarts" in result:
-        sentence = summary.restart_sentence(result["restarts"])
+    for sentence in summary.choice_sentences(result):
         body.append(f'<p class="small">{html.escape(sentence)}</p>')
     if "classification" in result:
         classified = result["classification"]

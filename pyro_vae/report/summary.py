@@ -290,6 +290,33 @@ def restart_sentence(restarts: Mapping) -> str:
     )
 
 
+def initialization_sentence(initialization: Mapping) -> str:
+    """How a run began at the consensus of several VAEs, and how far they agree.
+
+    Args:
+        initialization: as `MixtureInitialization` returns it.
+
+    Example:
+        >>> from pyro_vae.report.summary import initialization_sentence
+        >>> print(initialization_sentence({"agreements": [0.8, 0.9, 0.85], "chosen": 1,
+        ...     "seeds": [0, 7, 3], "stability": 0.85}))
+        It started at the consensus of 3 VAEs' clusterings, in number 1 (from 0), ...
+    """
+    agreements, chosen = initialization["agreements"], initialization["chosen"]
+    return (
+        f"It started at the consensus of {len(agreements)} VAEs' clusterings, in number {chosen} "
+        "(from 0), which agrees most with the others, mean adjusted Rand index: "
+        f"{_one_and_others(agreements, chosen)}. Stability {initialization['stability']:.2f}: the "
+        "mean adjusted Rand index of the VAEs' clusterings."
+    )
+
+
+def choice_sentences(result: Mapping) -> list[str]:
+    """How the run was chosen among restarts, and how it began, if that is recorded."""
+    sentences = {"restarts": restart_sentence, "initialization": initialization_sentence}
+    return [sentence(result[name]) for name, sentence in sentences.items() if name in result]
+
+
 def _one_and_others(values: Sequence[float | None], index: int) -> str:
     """`0.93 (others: 0.85, -)`."""
     texts = ["-" if v is None else f"{v:.2f}" for v in values]
@@ -309,8 +336,8 @@ def table(result: Mapping) -> str:
             lines.append(
                 f"{name:<18}{m['accuracy']:>10.3f}{m['purity']:>9.3f}{m['nmi']:>8.3f}{m['ari']:>8.3f}"
             )
-    if "restarts" in result:
-        lines += ["", *textwrap.wrap(restart_sentence(result["restarts"]), 88)]
+    for sentence in choice_sentences(result):
+        lines += ["", *textwrap.wrap(sentence, 88)]
     if "classification" in result:
         classified = result["classification"]
         parts = list(next(iter(classified["errors"].values())))

@@ -6,10 +6,10 @@ from .fit import fit
 from .initialize import (
     BaselineInitialization,
     Initialization,
-    MixtureInitialization,
     PseudoInputInitialization,
     StackInitialization,
 )
+from .mixture_initialization import MixtureInitialization
 from .result import Run
 from .steps.recorded import RecordedStep
 from .weights import load_weights

@@ -7,6 +7,8 @@ from typing import Any
 from ..evaluate import check_pair
 from ..programs.interfaces import ModelInterface, interface_of
 from . import distributed, state
+from .arguments import check_json
+from .initialize import Initialization
 from .loop import Loop
 from .steps.choice import choose_backend
 
@@ -26,7 +28,11 @@ def start_run(loop: Loop, initialize: Callable[..., Any] | None, config: dict[st
     loop.saving.start({**config, "fit": loop.recorded()}, loop.inputs)  # files from here on
     if initialize is not None:
         data = loop.inputs.data
-        initialize(loop.model, loop.guide, data, loop.device, loop.seed, loop.progress)
+        result = initialize(loop.model, loop.guide, data, loop.device, loop.seed, loop.progress)
+        if isinstance(initialize, Initialization) and isinstance(result, dict):
+            check_json(result)
+            loop.result.initialization = result
+            loop.saving.record(initialization=result)
         loop.compile = loop.settings["compile"]  # chosen above
         loop.make_stepper(first)
     interface_of(loop.model, ModelInterface).check_trainable()
@@ -51,4 +57,6 @@ def resume_run(loop: Loop, saved: dict[str, Any]) -> None:
     distributed.separate_noise(loop.seed)  # of a process that was not there before
     state.resume(loop, saved, path)
     loop.good = saved["weights"]
-    loop.saving.resume(json.loads(saved["config"]), loop.history)
+    config = json.loads(saved["config"])
+    loop.result.initialization = config.get("initialization")
+    loop.saving.resume(config, loop.history)

@@ -1,5 +1,6 @@
 """The progress of a run: a bar, or a function that is called instead."""
 
+from collections import Counter
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from contextvars import ContextVar
@@ -83,3 +84,47 @@ class ProgressBar(EpochBar):
             self._listener(row)
         self._show_numbers(row)
         self._bar.update()
+
+
+class PartsBar(EpochBar):
+    """A bar that counts the epochs of parts which are trained alike: restarts, or first VAEs.
+
+    Args:
+        label: after "2 of 4": "restarts finished".
+        part: what a part is called.
+        epochs: of one part.
+        count: number of parts.
+        finished: how many have finished already.
+        visible: whether to show the bar.
+    """
+
+    def __init__(
+        self, label: str, part: str, epochs: int, count: int, finished: int, visible: bool
+    ) -> None:
+        self._listener = _listener.get() if visible else None
+        self.visible = visible
+        self._label, self._part, self._epochs = label, part, epochs
+        self._count, self._finished = count, finished
+        self._shown: Counter[int] = Counter()
+        super().__init__(
+            self._description(), count * epochs, finished * epochs,
+            visible and self._listener is None,
+        )  # fmt: skip
+
+    def show_epoch(self, index: int, row: Mapping[str, Any]) -> None:
+        """Count an epoch of a part, and show its numbers."""
+        if self._listener is not None:
+            self._listener(dict(row))
+        self._show_numbers(row, **{self._part: index})
+        if self._shown[index] < self._epochs:
+            self._shown[index] += 1
+            self._bar.update()
+
+    def finish(self, index: int) -> None:
+        """Count a part as finished, with the epochs that it did not need."""
+        self._finished += 1
+        self._bar.set_description(self._description(), refresh=False)
+        self._bar.update(self._epochs - self._shown[index])
+
+    def _description(self) -> str:
+        return f"{self._finished} of {self._count} {self._label}"

@@ -128,6 +128,12 @@ class RunFolder:
             self._write_config()
             (self.path / "metrics.jsonl").write_text("")
 
+    def record(self, more: dict[str, Any]) -> None:
+        """Add to `config.json`; the checkpoint that is written next has it too."""
+        self.config |= more
+        with self._one_line():
+            self._write_config()
+
     def discard(self) -> None:
         """Remove the files of a run that has trained nothing."""
         names = ("checkpoint.pt", "metrics.jsonl", "config.json", *self.files)

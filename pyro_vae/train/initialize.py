@@ -1,20 +1,16 @@
-"""Initializations: by a mixture fitted to encodings, by data, by parts that are trained first."""
+"""Initializations: by data, by parts that are trained first; `mixture_initialization` has another."""
 
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
-import numpy as np
 import pyro
 import torch
 from pyro import poutine
 
 from ..data import Data
-from ..errors import UserError, check_int_at_least, check_positive
-from ..evaluate import encode
+from ..errors import UserError
 from ..guides import Guide
-from ..models import CVAE, VAE, Model, StandardNormalPrior, VampPrior, prior_of
-from ..models.priors import fit_components
-from ..programs import trace_pair
+from ..models import CVAE, Model, StandardNormalPrior, VampPrior, prior_of
 from ..programs.calling import as_keyword_program
 from ..programs.contexts import eval_mode, seeded
 from ..programs.interfaces import GuideInterface, conditional_of, interface_of
@@ -22,12 +18,10 @@ from ..programs.modules import device_of
 from . import distributed
 from .display import bars_labeled
 from .interrupt import stop_request
-from .settings import SEED_BITS
 
 if TYPE_CHECKING:
     from .fit import Run
 
-MAX_POINTS = 20_000
 #: The options of `fit` that an initialization has when it trains a part of the pair first.
 TRAINING_OPTIONS = ("epochs", "lr", "batch_size", "schedule", "weight_decay", "compile")
 
@@ -67,118 +61,14 @@ class Initialization:
             device: where the pair is.
             seed: of what is drawn.
             progress: whether to show a progress bar.
+
+        Returns:
+            A dict is what the run records as `Run.initialization`; JSON must be able to represent it.
         """
         raise NotImplementedError
 
 
-@dataclass(frozen=True)
-class MixtureInitialization(Initialization):
-    r"""Start a mixture prior where a Gaussian mixture, fitted to a VAE's encodings, lies.
-
-    A mixture prior trained from random weights often merges clusters early and never separates them
-    again; VaDE's published results rest on such a start. The steps are seeded and use no label:
-
-    1. The pair's own decoder and q(z | x) are trained for `epochs` as a plain VAE, p(z) = N(0, I).
-    2. scikit-learn's full-covariance `GaussianMixture` is fitted to `draws` draws of q(z | x) for
-       each training data point (at most 20,000 points in all), `fits` times, the likeliest kept (of
-       more than 5 fits, the 5 that are likeliest after 10 iterations are continued). Draws,
-       not means (`draws=0`): what the prior must cover is the aggregate posterior.
-    3. Its means and covariances become p(z | y)'s (where z has further parents, as the GMVAE's w,
-       their influence starts small), its weights the learned p(y)'s, if it is learned.
-
-    Runs from different seeds still differ: `restarts` of a method trains several and keeps one.
-
-    Example:
-        >>> import torch, pyro_vae as pv
-        >>> network = pv.conditionals.MLP((8,))
-        >>> model = pv.models.MixtureVAE((3,), 2, 2, likelihood="normal", network=network)
-        >>> guide = pv.guides.Guide(model, network=network)
-        >>> start = pv.train.MixtureInitialization(epochs=2, fits=1)
-        >>> run = pv.fit(model, guide, torch.randn(40, 3), epochs=1, initialize=start, progress=False)
-
-    Args:
-        epochs: passes over the data in the plain VAE's training.
-        lr: learning rate of the plain VAE's training.
-        batch_size: data per step of the plain VAE's training.
-        schedule: of that learning rate: constant, linear or cosine.
-        fits: number of mixtures that are fitted, the likeliest of which is kept.
-        draws: of q(z | x) for each data point, to which a mixture is fitted; 0: the means.
-        reg_covar: added to the fitted covariances' diagonal.
-        weight_decay: decoupled, of the plain VAE's training (AdamW).
-        validate_every: epochs between validations of the plain VAE, whose best weights are kept.
-        compile: of the plain VAE's training, as in `fit`.
-    """
-
-    epochs: int = 100
-    lr: float = 1e-3
-    batch_size: int = 128
-    schedule: str = "cosine"
-    fits: int = 5
-    draws: int = 4
-    reg_covar: float = 0.05
-    weight_decay: float = 0.0
-    validate_every: int = 1
-    compile: bool | str = "auto"
-
-    def __post_init__(self) -> None:
-        for name in ("epochs", "batch_size", "fits", "validate_every"):
-            check_int_at_least(1, **{name: getattr(self, name)})
-        check_int_at_least(0, draws=self.draws)
-        check_positive(lr=self.lr)
-        check_positive(or_zero=True, reg_covar=self.reg_covar, weight_decay=self.weight_decay)
-
-    def __call__(
-        self,
-        model: Any,
-        guide: Any,
-        data: Any,
-        device: torch.device,
-        seed: int = 0,
-        progress: bool = True,
-    ) -> None:
-        """Initialize the pair in place."""
-        _check(model, guide, data)
-        seed = seed * 1009 % 2**SEED_BITS  # another stream than the run's
-        vae, encoder = plain_vae(model, guide)
-        _train_first(self, vae, encoder, data, device, seed, progress)
-        codes = self._codes(vae, encoder, data, seed)
-        fit_components(model, codes, self.fits, self.reg_covar, seed % 2**32, max_iter=300)
-
-    @torch.no_grad()
-    def _codes(self, vae: Any, encoder: Any, data: Any, seed: int) -> np.ndarray:
-        """`[draws * N, D]` draws of q(z | x) over the training data, thinned to `MAX_POINTS`."""
-        device = device_of(vae)
-        with seeded(seed, device):
-            keep = torch.randperm(len(data.train))[: MAX_POINTS // max(1, self.draws)]
-            if not self.draws:
-                x = data.observed_split("train", keep).x
-                return encode(vae, encoder, x)["z"].cpu().numpy()
-            parts = (data.observed_split("train", rows).x for rows in keep.split(5000))
-            draws = [
-                trace_pair(vae, encoder, {"x": part.to(device)}, self.draws).guide["z"]["value"]
-                for part in parts
-            ]
-        return torch.cat([d.flatten(0, 1) for d in draws]).cpu().numpy()
-
-
-def _check(model: Any, guide: Any, data: Any) -> None:
-    if any(conditional_of(model, name) is None for name in ("y", "z", "x")):
-        raise UserError(f"{type(model).__name__} has no mixture prior p(z | y) to initialize")
-    if interface_of(guide, GuideInterface).given.get("z") != ("x",):
-        raise UserError("a mixture start needs a guide with z <- x")
-    if not isinstance(data, Data):
-        raise UserError("a mixture start needs data with a train split, not a stream of batches")
-
-
-def plain_vae(model: Any, guide: Any) -> tuple[VAE, Guide]:
-    """The plain VAE that shares a mixture model's decoder and its guide's q(z | x)."""
-    latent = model.p_z.shape[0]
-    vae = VAE(model.p_x.shape, latent, model.p_x.family, prior=StandardNormalPrior(latent))
-    vae.p_x = model.p_x
-    return vae, _sharing_guide(vae, guide, "z")
-
-
-def _sharing_guide(vae: Model, guide: Any, latent: str) -> Guide:
+def sharing_guide(vae: Model, guide: Any, latent: str) -> Guide:
     """The guide of a VAE with the factor of another guide, on whose device the VAE is put."""
     vae.to(device_of(guide))  # its prior is new; the shared decoder may be on a GPU
     encoder = Guide(vae, input_scaling=guide.input_scaling)
@@ -186,7 +76,7 @@ def _sharing_guide(vae: Model, guide: Any, latent: str) -> Guide:
     return encoder
 
 
-def _train_first(
+def train_first(
     options: Initialization,
     model: Any,
     guide: Any,
@@ -320,8 +210,8 @@ class StackInitialization(Initialization):
         if conditional_of(model, "z1") is None or z1_parents != ("x",):
             raise UserError("a start of the stack needs M1M2, and a guide with z1 <- x")
         vae = _M1(model)
-        encoder = _sharing_guide(vae, guide, "z1")
-        run = _train_first(self, vae, encoder, data, device, seed, progress)
+        encoder = sharing_guide(vae, guide, "z1")
+        run = train_first(self, vae, encoder, data, device, seed, progress)
         for part in (model.p_x, guide.factors["z1"]):
             part.requires_grad_(not self.freeze)
         return run
@@ -388,6 +278,6 @@ class BaselineInitialization(Initialization):
             raise UserError(f"this {type(model).__name__} has no baseline to train first")
         frozen = [p for p in baseline.parameters() if not p.requires_grad]
         baseline.requires_grad_(True)
-        _train_first(self, baseline, Guide(baseline), data, device, seed)
+        train_first(self, baseline, Guide(baseline), data, device, seed)
         for parameter in frozen:
             parameter.requires_grad_(False)

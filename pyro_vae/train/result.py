@@ -25,6 +25,7 @@ class Run:
         stop_reason: why it ended: `epochs` (all are trained), `patience`, `max_time`, `callback` or
             `interrupted`. None for a run that is under way, or was loaded from its folder.
         weights: those of the best epoch and of the last step; see `use`.
+        initialization: what the initialization records; see `MixtureInitialization`. None: nothing.
 
     Example:
         >>> import torch, pyro_vae as pv
@@ -42,6 +43,7 @@ class Run:
     interrupted: bool = False
     stop_reason: str | None = None
     weights: KeptWeights | None = field(default=None, repr=False, compare=False)
+    initialization: dict[str, Any] | None = None
 
     def use(self, weights: str) -> Self:
         """Put the best or the last weights into the modules; returns the run.

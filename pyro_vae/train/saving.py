@@ -59,6 +59,11 @@ class Saving:
         many = {"processes": count} if count > 1 else {}
         folder.start({**config, **many, "data": described})
 
+    def record(self, **more: Any) -> None:
+        """Add to `config.json` what is known once the run has begun."""
+        if self.folder is not None:
+            distributed.on_rank_zero(partial(self.folder.record, more))
+
     def resume(self, config: dict[str, Any], history: History) -> None:
         """Continue a run: the folder's files become those of its checkpoint."""
         if self.folder is not None:

@@ -46,6 +46,19 @@ class KeptWeights:
         restore(model, guide, self.free, weights, f"the run's {name} weights")
 
 
+def redraw_weights(*modules: torch.nn.Module) -> None:
+    """Draw weights anew, where `reset_parameters()` does it: torch's layers, this library's networks.
+
+    Parts of modules come before the modules: an `Affine` map draws the weights of its maps again,
+    for all of its inputs together.
+    """
+    for module in modules:
+        for part in reversed(list(module.modules())):
+            reset = getattr(part, "reset_parameters", None)
+            if callable(reset):
+                reset()
+
+
 def broadcast_weights(
     model: Callable[..., Any], guide: Callable[..., Any], free: Sequence[torch.Tensor]
 ) -> None:

@@ -1,4 +1,4 @@
-"""A process that trains restarts: `python -m pyro_vae.methods.restart_worker`; see `restart_pool`."""
+"""A process that trains parts: `python -m pyro_vae.train.pool_worker`; see `pool`."""
 
 import _thread
 import json
@@ -10,28 +10,25 @@ import threading
 import traceback
 import warnings
 from collections.abc import Callable
-from dataclasses import asdict
 from functools import partial
-from pathlib import Path
 from typing import Any, BinaryIO
 
 import torch
 
 from ..errors import UserError
-from ..train.display import epochs_reported_to
-from .restart_pool import Event, Job, read_job
-from .restarts import train_restart
+from .display import epochs_reported_to
+from .pool import Event, Job, Task, read_job
 
 Send = Callable[[Event], None]
 
 
 def main() -> int:
-    """Read a job and the indices of restarts from the input; report events on the output."""
+    """Read a job and the indices of parts from the input; report events on the output."""
     send = _take_output()
     warnings.showwarning = lambda message, *_: send({"kind": "warning", "text": str(message)})
     try:
         job = read_job(sys.stdin.buffer)
-        method = pickle.loads(job["method"])
+        task: Task = pickle.loads(job["task"])
     except Exception as e:
         reason = f"{type(e).__name__}: {e}"
         send({"kind": "error", "text": f"a process cannot load the data ({reason}): use workers=1"})
@@ -41,7 +38,7 @@ def main() -> int:
     send({"kind": "ready"})
     try:
         while (order := orders.get()) is not None:
-            event = _train(method, job, *order, send)
+            event = _train(task, *order, send)
             orders.busy = False
             send(event)
     except KeyboardInterrupt:  # the input ended outside of a training step
@@ -49,22 +46,19 @@ def main() -> int:
     return 0
 
 
-def _train(method: Any, job: Job, index: int, max_time: float | None, send: Send) -> Event:
-    """Train one restart; returns the event that says how it ended."""
+def _train(task: Task, index: int, max_time: float | None, send: Send) -> Event:
+    """Train one part; returns the event that says how it ended."""
     report = partial(_report_epoch, send, index)
     try:
         with epochs_reported_to(report):
-            result = train_restart(
-                method.with_seed(job["seeds"][index], max_time), Path(job["folders"][index]), "cpu",
-                job["progress"],
-            )  # fmt: skip
+            result = task.train(index, max_time)
     except UserError as e:
-        return {"kind": "error", "text": f"restart {index}: {e}"}
+        return {"kind": "error", "text": f"{task.part} {index}: {e}"}
     except Exception:
         return {"kind": "failure", "text": traceback.format_exc()}
     if result is None:
         return {"kind": "interrupted"}
-    return {"kind": "finished", "index": index, "result": asdict(result)}
+    return {"kind": "finished", "index": index, "result": result}
 
 
 def _report_epoch(send: Send, index: int, row: dict[str, Any]) -> None:
@@ -95,7 +89,7 @@ def _use_modes(job: Job) -> None:
 
 
 class _Orders:
-    """The restarts to train, as a thread reads them; the end of the input interrupts training."""
+    """The parts to train, as a thread reads them; the end of the input interrupts training."""
 
     def __init__(self, stream: BinaryIO) -> None:
         self.busy = False

@@ -1,10 +1,10 @@
-"""Restarts in worker processes, one for each idle core.
+"""Parts of a run that are trained alike, restarts or first VAEs: in processes, one for each idle core.
 
-A worker is `python -m pyro_vae.methods.restart_worker`. It does not import the caller's main module, so
+A worker is `python -m pyro_vae.train.pool_worker`. It does not import the caller's main module, so
 that a notebook, and a script without `if __name__ == "__main__"`, need nothing special. Its standard
-input is the connection to this process: it receives the method with its data, and the indices of
-restarts to train. When the input ends, because this process closes it or ends in whatever way, the
-worker saves a checkpoint and ends. Its standard output has one JSON value per line: an event.
+input is the connection to this process: it receives the task with its data, and the indices of the
+parts to train. When the input ends, because this process closes it or ends in whatever way, the
+worker interrupts its training and ends. Its standard output has one JSON value per line: an event.
 """
 
 import json
@@ -18,36 +18,61 @@ import tempfile
 import threading
 import time
 import warnings
-from collections.abc import Callable, Sequence
-from typing import TYPE_CHECKING, Any, BinaryIO, TypedDict
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
+from contextvars import ContextVar
+from functools import partial
+from typing import Any, BinaryIO, Protocol, TypedDict
 
 import torch
 
 from ..errors import UserError, check_int_at_least
-from ..train import distributed
-from ..train.interrupt import INTERRUPTED, stop_request
-from .restart_bar import RestartBar
-
-if TYPE_CHECKING:
-    from .restarts import Restartable
+from . import distributed
+from .display import PartsBar, epochs_reported_to
+from .interrupt import INTERRUPTED, stop_request
 
 PROCESS_SECONDS = 10.0  # of training that further processes must save
-MIN_SECONDS = 1e-3  # a restart trains at least a step
-STEP_SECONDS = 3e-3  # of a small step, if the method does not say
+MIN_SECONDS = 1e-3  # a part trains at least a step
 LENGTH_BYTES = 8  # of the number that precedes a job
+IN_WORKER = "PYRO_VAE_POOL_WORKER"  # environment variable of workers, which start no others
 Event = dict[str, Any]
+
+_workers: ContextVar[int | None] = ContextVar("workers", default=None)
 
 
 class Interrupted(Exception):
-    """Ctrl-C ended the training of restarts; each has a checkpoint to continue from."""
+    """Ctrl-C ended the training of the parts."""
+
+
+class Task(Protocol):
+    """What is trained in parts; it is pickled for the workers.
+
+    Attributes:
+        part: what a part is called: "restart".
+        advice: what to do if a process has died, for want of memory perhaps.
+    """
+
+    part: str
+    advice: str
+
+    def train(self, index: int, max_time: float | None) -> Any:
+        """Train a part.
+
+        Args:
+            index: of the part.
+            max_time: seconds that it may train; None for no limit.
+
+        Returns:
+            What JSON can represent; None if the part was interrupted.
+        """
 
 
 class TimeBudget:
-    """The time that is left for restarts which together have a time limit.
+    """The time that is left for parts which together have a time limit.
 
     Args:
-        seconds: for all restarts, from now on; None for no limit.
-        count: restarts that train at the same time.
+        seconds: for all parts, from now on; None for no limit.
+        count: parts that train at the same time.
     """
 
     def __init__(self, seconds: float | None, count: int = 1) -> None:
@@ -55,10 +80,10 @@ class TimeBudget:
         self._count = count
 
     def seconds_for_next(self, waiting: int) -> float | None:
-        """The seconds for the next restart, an equal part of those left; None for no limit.
+        """The seconds for the next part, an equal share of those left; None for no limit.
 
         Args:
-            waiting: restarts that have not begun, this one included.
+            waiting: parts that have not begun, this one included.
         """
         if self._deadline is None:
             return None
@@ -70,72 +95,112 @@ class Job(TypedDict):
     """What a worker receives first.
 
     Args:
-        method: pickled, with its data.
-        seeds, folders: of all restarts, by index.
-        progress: whether to report epochs.
+        task: pickled, with its data.
         threads, dtype, matmul_precision, deterministic: torch's modes in this process.
     """
 
-    method: bytes
-    seeds: list[int]
-    folders: list[str]
-    progress: bool
+    task: bytes
     threads: int
     dtype: torch.dtype
     matmul_precision: str
     deterministic: bool
 
 
-def num_processes(
-    method: "Restartable", pending: int, device: torch.device, workers: int | None
-) -> int:
-    """How many processes train the restarts; 1: this one.
-
-    Restarts on a GPU, and those of a run by several processes of `torchrun`, train in sequence. A
-    restart needs as many cores as a run has threads. A restart of few seconds is not worth a
-    process, which takes seconds to start; nor does a process that another one started, as in a
-    parallel grid search, start more. The results are the same, bit for bit.
-
-    Args:
-        method: of the restarts.
-        pending: number of restarts to train.
-        device: where to train.
-        workers: the number that the caller sets. Default: as many as there are idle cores.
+@contextmanager
+def num_workers(count: int | None) -> Iterator[None]:
+    """Within, parts are trained by so many processes; None: as many as without this context.
 
     Raises:
-        UserError: `workers` is not an integer >= 1.
+        UserError: it is not an integer >= 1.
     """
-    if workers is not None:
-        check_int_at_least(1, workers=workers)
+    if count is not None:
+        check_int_at_least(1, workers=count)
+    token = _workers.set(_workers.get() if count is None else count)
+    try:
+        yield
+    finally:
+        _workers.reset(token)
+
+
+def num_processes(pending: int, seconds: float, device: torch.device) -> int:
+    """How many processes train the parts; 1: this one.
+
+    Parts on a GPU, and those of a run by several processes of `torchrun`, train in sequence. A part
+    needs as many cores as this process has threads. A part of few seconds is not worth a process,
+    which takes seconds to start; nor does a process that another one started, as in a parallel grid
+    search, start more. The results are the same, bit for bit.
+
+    Args:
+        pending: number of parts to train.
+        seconds: about how long a part trains.
+        device: where to train.
+    """
     if device.type != "cpu" or distributed.size() > 1 or not sys.executable:
         return 1
+    if os.environ.get(IN_WORKER):
+        return 1
+    workers = _workers.get()
     if workers is None:
         from joblib import cpu_count  # of this process, as cgroups and affinity allow
 
-        with method.threads():
-            workers = max(1, cpu_count() // torch.get_num_threads())
+        workers = max(1, cpu_count() // torch.get_num_threads())
         is_child = multiprocessing.parent_process() is not None
-        if is_child or _seconds(method) * (pending - 1) < PROCESS_SECONDS:
+        if is_child or seconds * (pending - 1) < PROCESS_SECONDS:
             return 1
     return max(1, min(workers, pending))
 
 
-def _seconds(method: "Restartable") -> float:
-    """About how long a restart trains."""
-    config = method.config
-    batches = -(-len(method.data.train) // config["batch_size"])
-    epochs = config["epochs"] + config.get("initialize.epochs", 0)
-    return config.get("step_seconds", STEP_SECONDS) * batches * epochs
+def train_parts(
+    task: Task,
+    pending: Sequence[int],
+    count: int,
+    bar: PartsBar,
+    finish: Callable[[int, Any], None] = lambda index, result: None,
+    max_time: float | None = None,
+) -> None:
+    """Train parts of a task, in `count` processes if the task can be sent to them.
+
+    Args:
+        task: what is trained.
+        pending: indices of the parts to train.
+        count: number of processes; 1: in sequence, in this one.
+        bar: shows their epochs.
+        finish: called with the index and the result of each part that has finished.
+        max_time: seconds for all parts together.
+
+    Raises:
+        Interrupted: Ctrl-C; in processes, a second one ends them at once.
+        UserError: a part failed, or a process ended.
+    """
+
+    def end(index: int, result: Any) -> None:
+        finish(index, result)
+        bar.finish(index)
+
+    payload = _pickled(task) if count > 1 else None
+    if payload is not None:
+        _train_in_processes(task, payload, pending, count, bar, end, max_time)
+        return
+    budget = TimeBudget(max_time)
+    for position, n in enumerate(pending):
+        try:
+            with epochs_reported_to(partial(bar.show_epoch, n)):
+                result = task.train(n, budget.seconds_for_next(len(pending) - position))
+        except KeyboardInterrupt:  # during an initialization
+            result = None
+        if result is None:
+            raise Interrupted
+        end(n, result)
 
 
-def pickled(method: "Restartable") -> bytes | None:
-    """The method with its data for a worker; None if they cannot be sent.
+def _pickled(task: Task) -> bytes | None:
+    """The task with its data for a worker; None if they cannot be sent.
 
     A condition that is a lambda or a function of the main module cannot: a worker does not import
     the main module.
     """
     try:
-        payload = pickle.dumps(method)
+        payload = pickle.dumps(task)
     except (pickle.PicklingError, AttributeError, TypeError):
         return None
     return None if b"__main__" in payload else payload
@@ -148,35 +213,30 @@ def read_job(stream: BinaryIO) -> Job:
     return job
 
 
-def train_in_processes(
-    job: Job,
+def _train_in_processes(
+    task: Task,
+    payload: bytes,
     pending: Sequence[int],
     count: int,
-    bar: RestartBar,
-    finish: Callable[[int, dict[str, Any]], None],
-    max_time: float | None = None,
+    bar: PartsBar,
+    finish: Callable[[int, Any], None],
+    max_time: float | None,
 ) -> None:
-    """Train restarts in `count` processes.
-
-    Args:
-        job: of the workers.
-        pending: indices of the restarts to train.
-        count: number of processes.
-        bar: shows their epochs.
-        finish: called with the index and the result of each restart that has finished.
-        max_time: seconds for all restarts together.
-
-    Raises:
-        Interrupted: Ctrl-C; a second one ends the processes at once.
-        UserError: a restart failed, or a process ended.
-    """
+    """Train parts in `count` processes; the arguments are those of `train_parts`."""
+    job: Job = {
+        "task": payload,
+        "threads": torch.get_num_threads(),
+        "dtype": torch.get_default_dtype(),
+        "matmul_precision": torch.get_float32_matmul_precision(),
+        "deterministic": torch.are_deterministic_algorithms_enabled(),
+    }
     content = pickle.dumps(job)
     message = len(content).to_bytes(LENGTH_BYTES, "big") + content
     events: queue.Queue[tuple[_Worker, Event]] = queue.Queue()
     waiting, warned = list(pending), set()
     budget = TimeBudget(max_time, count)
     with stop_request() as stop:
-        workers = [_Worker(message, events) for _ in range(count)]
+        workers = [_Worker(task, message, events) for _ in range(count)]
         active = set(workers)
         try:
             while active:
@@ -196,7 +256,7 @@ def train_in_processes(
                 elif kind == "error":
                     raise UserError(event["text"])
                 elif kind == "failure":
-                    raise RuntimeError(f"a restart failed in its process:\n{event['text']}")
+                    raise RuntimeError(f"a {task.part} failed in its process:\n{event['text']}")
                 elif kind == "interrupted":
                     stop.reason = INTERRUPTED
                 elif kind == "ended":
@@ -228,18 +288,22 @@ class _Worker:
     """A worker process, and a thread that reads its events.
 
     Args:
+        task: what it trains.
         message: what it receives first.
         events: where its events go, `(worker, event)`.
     """
 
-    def __init__(self, message: bytes, events: "queue.Queue[tuple[_Worker, Event]]") -> None:
+    def __init__(
+        self, task: Task, message: bytes, events: "queue.Queue[tuple[_Worker, Event]]"
+    ) -> None:
+        self._task = task
         self._errors = tempfile.TemporaryFile()
         self._closed = False
         paths = [path or os.getcwd() for path in sys.path]
         self.process = subprocess.Popen(
-            [sys.executable, "-P", "-m", "pyro_vae.methods.restart_worker"],
+            [sys.executable, "-P", "-m", "pyro_vae.train.pool_worker"],
             stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=self._errors,
-            env={**os.environ, "PYTHONPATH": os.pathsep.join(paths)},
+            env={**os.environ, "PYTHONPATH": os.pathsep.join(paths), IN_WORKER: "1"},
             start_new_session=True,  # a terminal's Ctrl-C reaches this process alone
         )  # fmt: skip
         assert self.process.stdin is not None and self.process.stdout is not None
@@ -264,11 +328,11 @@ class _Worker:
             pass
 
     def train(self, index: int, max_time: float | None) -> None:
-        """Let it train the restart with this index, for so many seconds."""
+        """Let it train the part with this index, for so many seconds."""
         self._send(json.dumps([index, max_time]).encode() + b"\n")
 
     def close(self) -> None:
-        """End its input: it ends, and saves a checkpoint of what it trains."""
+        """End its input: it interrupts what it trains, and ends."""
         self._closed = True
         try:
             self._input.close()
@@ -284,8 +348,8 @@ class _Worker:
         lines = self._errors.read().decode(errors="replace").strip().splitlines()
         reason = lines[-1] if lines else "perhaps for lack of memory"
         raise UserError(
-            f"a process of the restarts ended with status {status} ({reason[:200]}): rerun with "
-            "resume to continue, with workers=1 if memory is short"
+            f"a process that trains a {self._task.part} ended with status {status} "
+            f"({reason[:200]}): {self._task.advice}, with workers=1 if memory is short"
         )
 
     def wait(self) -> None:

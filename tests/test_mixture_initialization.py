@@ -1,0 +1,350 @@
+"""The mixture start: a mixture of a VAE's encodings, and the consensus of several."""
+
+import json
+import os
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from sklearn.mixture import GaussianMixture
+
+import pyro_vae as pv
+from pyro_vae.conditionals import MLP
+from pyro_vae.conditionals.networks import Affine
+from pyro_vae.models.components import fit_mixture_from, set_components, weighted_moments
+from pyro_vae.train import MixtureInitialization, mixture_initialization, pool
+from pyro_vae.train.mixture_initialization import plain_vae
+from pyro_vae.train.weights import redraw_weights
+
+NET = MLP((16,))
+CPU = torch.device("cpu")
+
+
+def digits(**options):
+    return pv.data.load("digits", binarize="none", **options)
+
+
+def pair(seed=0, model=pv.models.GMVAE, **options):
+    torch.manual_seed(seed)
+    m = model((1, 8, 8), latent_dim=3, likelihood="binomial", network=NET, **options)
+    return m, pv.guides.Guide(m, network=NET)
+
+
+def quiet(*arguments, **options):
+    return pv.fit(*arguments, progress=False, device="cpu", **options)
+
+
+def weights(*modules):
+    return {f"{i}.{k}": v.clone() for i, m in enumerate(modules) for k, v in m.state_dict().items()}
+
+
+def same_tensors(a, b):
+    return a.keys() == b.keys() and all(torch.equal(a[k], b[k]) for k in a)
+
+
+def three_clusters(labels=True):
+    generator = torch.Generator().manual_seed(1)
+    y = torch.arange(150) % 3
+    x = 3 * torch.eye(3)[y].repeat(1, 2) + torch.randn(150, 6, generator=generator)
+    return pv.data.from_arrays(x, y if labels else None)
+
+
+def small(data=None, **more):
+    settings = {
+        "epochs": 2, "hidden": [8], "latent_dim": 2, "w_dim": 2, "num_components": 3,
+        "initialize.epochs": 2, "vaes": 3, "fits": 1, "draws": 2, "batch_size": 40,
+    }  # fmt: skip
+    return pv.method("gmvae", data or three_clusters(), **{**settings, **more})
+
+
+def begun(vaes, seed=0, data=None, **options):
+    """A pair that was initialized, and what the initialization records."""
+    m, g = pair()
+    start = MixtureInitialization(epochs=2, fits=1, vaes=vaes, **options)
+    return (m, g), start(m, g, data or digits(), CPU, seed=seed, progress=False)
+
+
+# ---------------------------------------------------------------- one VAE
+
+
+def test_a_mixture_start_puts_the_components_where_the_fitted_mixture_is():
+    constant = pv.conditionals.ConstantCorrelationNormal()
+    for model in (pv.models.GMVAE, pv.models.MixtureVAE):
+        for family in (pv.conditionals.Normal(), pv.conditionals.MultivariateNormal(), constant):
+            m, g = pair(model=model, num_components=2, component=family)
+            means = torch.tensor([[1.0, -2.0, 0.5], [0.0, 3.0, -1.0]], dtype=torch.float64)
+            root = torch.randn(2, 3, 3, dtype=torch.float64)
+            covariances = root @ root.mT + torch.eye(3)
+            if family is constant and model is pv.models.MixtureVAE:  # they have one correlation
+                with pytest.raises(pv.UserError, match="with a head for each y, Constant"):
+                    set_components(m, [0.3, 0.7], means, covariances)
+                continue
+            set_components(m, [0.3, 0.7], means, covariances)
+            given = {"y": torch.eye(2)}
+            if model is pv.models.GMVAE:
+                given["w"] = torch.zeros(2, 10)
+                for affine in m.p_z.head.maps.values():
+                    affine.weight.data.zero_()
+            distribution = m.p_z(**given)
+            assert torch.allclose(distribution.mean, means.float(), atol=1e-5)
+            expected = torch.diagonal(covariances, dim1=-2, dim2=-1).float()
+            assert torch.allclose(distribution.variance, expected, rtol=1e-4)
+            if not isinstance(family, pv.conditionals.Normal):
+                assert torch.allclose(
+                    distribution.covariance_matrix, covariances.float(), rtol=1e-3, atol=1e-4
+                )
+
+
+def test_a_mixture_initialization_is_seeded_and_sees_no_label():
+    data = digits()
+    unlabeled = pv.data.Data(
+        pv.data.Split(data.train.x), pv.data.Split(data.valid.x), None, likelihood="binomial"
+    )
+    start = MixtureInitialization(epochs=2, fits=1)
+    initialized = []
+    for d, seed in ((data, 4), (unlabeled, 4), (data, 5)):
+        m, g = pair()
+        start(m, g, d, torch.device("cpu"), seed=seed, progress=False)
+        initialized.append(weights(m, g))
+    assert same_tensors(*initialized[:2]) and not same_tensors(initialized[0], initialized[2])
+
+
+def test_a_mixture_initialization_takes_every_seed_of_fit():
+    m, g = pair()
+    start = MixtureInitialization(epochs=1, fits=1)
+    start(m, g, digits(), torch.device("cpu"), seed=2**42 - 1, progress=False)
+
+
+def test_the_plain_vae_of_a_mixture_start_shares_decoder_and_encoder():
+    m, g = pair()
+    g.input_scaling = {"x": (0.5, 0.5)}
+    vae, encoder = plain_vae(m, g)
+    assert vae.p_x is m.p_x
+    x = digits().test.x
+    codes = [pv.evaluate.encode(*p, x)["z"] for p in ((m, g), (vae, encoder))]
+    assert torch.allclose(*codes, atol=1e-5)  # the encoder that is trained is the one that is kept
+
+
+@pytest.mark.parametrize(
+    "name, value",
+    [
+        ("epochs", 0), ("batch_size", 0), ("fits", 0), ("draws", -1), ("vaes", 0), ("vaes", 2.0),
+        ("draws", 1.5), ("lr", 0), ("lr", "fast"), ("reg_covar", -1), ("weight_decay", -1),
+    ],
+)  # fmt: skip
+def test_a_mixture_start_is_checked_where_it_is_made(name, value):
+    with pytest.raises(pv.UserError, match=f"^{name} "):
+        MixtureInitialization(**{name: value})
+
+
+def test_a_mixture_start_refuses_what_it_cannot_start():
+    start = MixtureInitialization(epochs=1)
+    with pytest.raises(pv.UserError, match="VAE has no mixture prior"):
+        quiet(*pair(model=pv.models.VAE), digits(), 1, initialize=start)
+    m, _ = pair(model=pv.models.MixtureVAE)
+    g = pv.guides.Guide(m, given={"y": ["x"], "z": ["x", "y"]}, network=NET)
+    with pytest.raises(pv.UserError, match="needs a guide with z <- x"):
+        quiet(m, g, digits(), 1, initialize=start)
+
+
+# ---------------------------------------------------------------- the mixture of a consensus
+
+
+def test_moments_of_a_partition_are_those_of_its_parts():
+    random = np.random.default_rng(0)
+    x, y = random.normal(size=(40, 3)), np.arange(40) % 2
+    weights, means, covariances = weighted_moments(x, np.eye(2)[y])
+    for k in range(2):
+        part = x[y == k]
+        assert weights[k] == pytest.approx(0.5)
+        np.testing.assert_allclose(means[k], part.mean(0), atol=1e-14)
+        np.testing.assert_allclose(covariances[k], np.cov(part.T, bias=True), atol=1e-14)
+    halves = weighted_moments(x, np.full((40, 2), 0.5))  # of soft ones: the whole, twice
+    np.testing.assert_allclose(halves[2][1], np.cov(x.T, bias=True), atol=1e-14)
+
+
+def test_em_from_responsibilities_finds_the_solution_that_they_belong_to():
+    random = np.random.default_rng(0)
+    x = np.repeat(random.normal(size=(3, 2)) * 6, 50, 0) + random.normal(size=(150, 2))
+    fitted = GaussianMixture(3, reg_covar=1e-2, tol=1e-9, max_iter=500, random_state=0).fit(x)
+    again = fit_mixture_from(x, fitted.predict_proba(x), 1e-2, max_iter=500)
+    np.testing.assert_allclose(again.means_, fitted.means_, atol=1e-5)
+    np.testing.assert_allclose(again.covariances_, fitted.covariances_, atol=1e-4)
+    empty = np.zeros((150, 4))
+    empty[:, :3] = fitted.predict_proba(x)  # a component without data does no harm
+    np.testing.assert_allclose(
+        fit_mixture_from(x, empty, 1e-2, 500).means_[:3], fitted.means_, atol=1e-2
+    )
+
+
+# ---------------------------------------------------------------- several VAEs
+
+
+def test_the_first_vae_is_the_one_of_a_single_start_and_the_others_have_new_weights():
+    (one, _), record = begun(1)
+    assert record is None
+    (of_two, _), record = begun(2)  # two agree equally, and the first is kept
+    assert record["chosen"] == 0 and record["agreements"][0] == record["agreements"][1]
+    assert same_tensors(weights(one.p_x), weights(of_two.p_x))
+    again = begun(2)
+    assert again[1] == record and same_tensors(weights(*again[0]), weights(of_two, begun(2)[0][1]))
+
+
+def test_a_vae_does_not_depend_on_those_before_it(tmp_path):
+    found = []
+    for order in ((0, 1, 2), (2,)):
+        m, g = pair()
+        start = MixtureInitialization(epochs=1, fits=1)
+        folder = tmp_path / str(len(order))
+        folder.mkdir()
+        task = mixture_initialization._FirstVAEs(
+            start, m, g, digits(), CPU, [3, 4, 5], folder, False
+        )
+        for n in order:
+            task.train(n)
+        found.append(task.load(2))
+    assert same_tensors(found[0]["weights"], found[1]["weights"])
+    assert torch.equal(found[0]["responsibilities"], found[1]["responsibilities"])
+    assert not torch.equal(
+        task.initial["decoder.head.bias"], found[0]["weights"]["decoder.head.bias"]
+    )
+
+
+def test_new_weights_have_the_distribution_of_a_new_pair():
+    m, g = pair()
+    maps = [
+        p for module in (m.p_x, g.factors["z"]) for p in module.modules() if isinstance(p, Affine)
+    ]
+    before = [p.clone() for module in maps for p in module.parameters()]
+    constant = torch.nn.Parameter(torch.ones(3))
+    m.p_x.register_parameter("constant", constant)  # no part that draws it
+    torch.manual_seed(9)
+    redraw_weights(m.p_x, g.factors["z"])
+    after = [p for module in maps for p in module.parameters()]
+    assert all((a != b).all() for a, b in zip(before, after, strict=True))
+    assert all(module.is_in_initial_range() for module in maps)
+    assert torch.equal(constant, torch.ones(3))
+    several = Affine({"a": (2,), "b": (30,)}, 50)  # the bound of 32 inputs, not of 2
+    redraw_weights(several)
+    assert several.maps["a"].weight.abs().max() <= 32**-0.5 < 2**-0.5
+
+
+def test_a_mixture_that_merges_two_clusters_is_outvoted(monkeypatch):
+    """The VAE that is kept takes the components of the consensus, whatever its mixture was."""
+    method = small(vaes=3, hidden=[32], **{"initialize.epochs": 100, "initialize.lr": 1e-2})
+    data, calls = method.data, []
+    with pv.programs.contexts.seeded(0):
+        order = torch.randperm(len(data.train))  # of the codes
+
+    def fit_mixture(codes, num_components, fits, reg_covar, seed, max_iter):
+        calls.append(seed)
+        y = data.train.y[order].repeat(len(codes) // len(order))
+        if len(calls) == 1:  # of the first VAE: clusters 1 and 2 are one
+            y = y.clamp(max=1)
+        return fit_mixture_from(codes, torch.eye(num_components)[y].numpy(), reg_covar, 1)
+
+    monkeypatch.setattr(mixture_initialization, "fit_mixture", fit_mixture)
+    model, guide = method.build()
+    record = method.initialization()(model, guide, data, CPU, seed=0, progress=False)
+    assert len(set(calls)) == 3 and record["chosen"] != 0
+    assert record["agreements"][0] < min(record["agreements"][1:])
+    clusters = pv.evaluate.responsibilities(model, guide, data.train.x)
+    matched = pv.evaluate.clustering_metrics(data.train.y, clusters.argmax(-1))["accuracy"]
+    assert matched > 0.95
+
+
+def test_labels_change_nothing():
+    found = [small(three_clusters(labels)).fit(progress=False) for labels in (True, False)]
+    assert found[0].initialization == found[1].initialization
+    assert same_tensors(*(weights(run.model, run.guide) for run in found))
+
+
+# ---------------------------------------------------------------- the record
+
+
+def test_the_record_is_kept_in_the_folder_and_shown(tmp_path, capsys):
+    run = small().fit(tmp_path / "run", progress=False)
+    record = run.initialization
+    assert len(record["seeds"]) == len(set(record["seeds"])) == len(record["agreements"]) == 3
+    assert record["stability"] == pytest.approx(np.mean(record["agreements"])) == run.stability
+    assert json.loads((tmp_path / "run" / "config.json").read_text())["initialization"] == record
+    loaded = pv.load(tmp_path / "run", data=three_clusters())
+    assert loaded.initialization == record
+    resumed = small(epochs=2).fit(tmp_path / "run", resume=True, progress=False)
+    assert resumed.initialization == record
+    assert f"stability {record['stability']:.2f}" in repr(run)
+    assert f"first VAEs 3, stability {record['stability']:.2f}" in " ".join(str(run).split())
+    table = str(run.evaluate(num_samples=2))
+    assert "consensus of 3 VAEs'" in " ".join(table.split())
+    run.report(num_samples=2)
+    page = (tmp_path / "run" / "report.html").read_text()
+    assert "It started at the consensus of 3 VAEs" in page
+    copy = run.save(tmp_path / "copy")
+    assert pv.load(copy or tmp_path / "copy", data=three_clusters()).initialization == record
+
+
+def test_restarts_begin_at_consensuses_of_their_own(tmp_path):
+    run = small(restarts=2).fit(tmp_path / "run", progress=False, workers=1)
+    folder = tmp_path / "run" / "restarts" / str(run.restarts["chosen"])
+    record = json.loads((folder / "config.json").read_text())["initialization"]
+    assert run.initialization == record and run.stability == run.restarts["stability"]
+    sentences = " ".join(str(run.evaluate(num_samples=2)).split())
+    assert "Of 2 restarts" in sentences and "consensus of 3 VAEs" in sentences
+
+
+def test_what_an_initialization_records_must_be_json():
+    class Recorded(pv.train.Initialization):
+        def __call__(self, model, guide, data, device, seed=0, progress=True):
+            return {"seed": seed, "value": value}
+
+    for value in (1.5, torch.ones(1)):
+        if isinstance(value, float):
+            run = quiet(*pair(), digits(), 1, initialize=Recorded(), seed=3)
+            assert run.initialization == {"seed": 3, "value": 1.5}
+        else:
+            with pytest.raises(pv.UserError, match="JSON can hold"):
+                quiet(*pair(), digits(), 1, initialize=Recorded())
+
+
+# ---------------------------------------------------------------- processes
+
+
+def test_processes_train_the_vaes_of_this_process_bit_for_bit():
+    runs = [small().fit(progress=False, workers=workers) for workers in (1, 2)]
+    assert runs[0].initialization == runs[1].initialization
+    assert same_tensors(*(weights(run.model, run.guide) for run in runs))
+
+
+def test_a_worker_starts_no_processes(monkeypatch):
+    assert MixtureInitialization(epochs=10_000)._seconds(digits()) > pool.PROCESS_SECONDS
+    with pool.num_workers(4):
+        assert pool.num_processes(3, 100.0, CPU) == 3
+        monkeypatch.setenv(pool.IN_WORKER, "1")
+        assert pool.num_processes(3, 100.0, CPU) == 1
+
+
+@pytest.mark.slow
+def test_ctrl_c_ends_the_processes_of_the_vaes(tmp_path):
+    code = (
+        "import test_mixture_initialization as t\n"
+        "t.small(**{'initialize.epochs': 50000}).fit('run', progress=False, workers=2)"
+    )
+    process = subprocess.Popen(
+        [sys.executable, "-c", code], cwd=tmp_path, stderr=subprocess.PIPE,
+        env={**os.environ, "PYTHONPATH": os.pathsep.join([str(Path(__file__).parent), *sys.path])},
+    )  # fmt: skip
+    children = Path(f"/proc/{process.pid}/task/{process.pid}/children")
+    for _ in range(600):
+        if len(children.read_text().split()) == 2:
+            break
+        time.sleep(0.1)
+    workers = [int(pid) for pid in children.read_text().split()]
+    time.sleep(8)  # until they train
+    process.send_signal(signal.SIGINT)
+    assert process.wait(60) != 0 and b"KeyboardInterrupt" in process.stderr.read()
+    assert len(workers) == 2 and not any(Path(f"/proc/{pid}").exists() for pid in workers)
