@@ -132,6 +132,7 @@ LOOKS_AT = {
     "train/inputs.py": "a user's loader",
     "train/lock.py": "the operating system",
     "train/settings.py": "the name of a user's function",
+    "train/weights.py": "the layers of torch and of a user's network",
 }
 
 

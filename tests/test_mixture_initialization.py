@@ -12,46 +12,16 @@ import numpy as np
 import pytest
 import torch
 from sklearn.mixture import GaussianMixture
+from small_pairs import NET, digits, pair, quiet, same_tensors, three_clusters, weights
 
 import pyro_vae as pv
-from pyro_vae.conditionals import MLP
 from pyro_vae.conditionals.networks import Affine
 from pyro_vae.models.components import fit_mixture_from, set_components, weighted_moments
 from pyro_vae.train import MixtureInitialization, mixture_initialization, pool
 from pyro_vae.train.mixture_initialization import plain_vae
 from pyro_vae.train.weights import redraw_weights
 
-NET = MLP((16,))
 CPU = torch.device("cpu")
-
-
-def digits(**options):
-    return pv.data.load("digits", binarize="none", **options)
-
-
-def pair(seed=0, model=pv.models.GMVAE, **options):
-    torch.manual_seed(seed)
-    m = model((1, 8, 8), latent_dim=3, likelihood="binomial", network=NET, **options)
-    return m, pv.guides.Guide(m, network=NET)
-
-
-def quiet(*arguments, **options):
-    return pv.fit(*arguments, progress=False, device="cpu", **options)
-
-
-def weights(*modules):
-    return {f"{i}.{k}": v.clone() for i, m in enumerate(modules) for k, v in m.state_dict().items()}
-
-
-def same_tensors(a, b):
-    return a.keys() == b.keys() and all(torch.equal(a[k], b[k]) for k in a)
-
-
-def three_clusters(labels=True):
-    generator = torch.Generator().manual_seed(1)
-    y = torch.arange(150) % 3
-    x = 3 * torch.eye(3)[y].repeat(1, 2) + torch.randn(150, 6, generator=generator)
-    return pv.data.from_arrays(x, y if labels else None)
 
 
 def small(data=None, **more):

@@ -14,6 +14,7 @@ from pathlib import Path
 import pytest
 import torch
 from sklearn.metrics import adjusted_rand_score
+from small_pairs import three_clusters
 
 import pyro_vae as pv
 from pyro_vae.methods import restarts
@@ -25,13 +26,6 @@ SMALL = {
     "initialize.epochs": 2, "vaes": 1, "fits": 1, "draws": 1, "batch_size": 40,
 }  # fmt: skip
 FILES = ("config.yaml", "config.json", "metrics.jsonl", "checkpoint.pt")
-
-
-def three_clusters(labels=True):
-    generator = torch.Generator().manual_seed(1)
-    y = torch.arange(150) % 3
-    x = 3 * torch.eye(3)[y].repeat(1, 2) + torch.randn(150, 6, generator=generator)
-    return pv.data.from_arrays(x, y if labels else None)
 
 
 def small(data=None, **more):

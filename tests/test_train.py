@@ -8,36 +8,13 @@ import signal
 import pyro
 import pytest
 import torch
+from small_pairs import NET, digits, pair, quiet, same_tensors, weights
 from torch.utils.data import DataLoader, TensorDataset
 
 import pyro_vae as pv
 from pyro_vae.conditionals import MLP
 from pyro_vae.train import checkpoint, load_weights
 from pyro_vae.train.steps.stepper import Stepper
-
-NET = MLP((16,))
-
-
-def digits(**options):
-    return pv.data.load("digits", binarize="none", **options)
-
-
-def pair(seed=0, model=pv.models.GMVAE, **options):
-    torch.manual_seed(seed)
-    m = model((1, 8, 8), latent_dim=3, likelihood="binomial", network=NET, **options)
-    return m, pv.guides.Guide(m, network=NET)
-
-
-def quiet(*arguments, **options):
-    return pv.fit(*arguments, progress=False, device="cpu", **options)
-
-
-def weights(*modules):
-    return {f"{i}.{k}": v.clone() for i, m in enumerate(modules) for k, v in m.state_dict().items()}
-
-
-def same_tensors(a, b):
-    return a.keys() == b.keys() and all(torch.equal(a[k], b[k]) for k in a)
 
 
 def without_seconds(history):
