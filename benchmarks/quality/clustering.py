@@ -4,7 +4,7 @@
     python -m benchmarks.quality.clustering --data mnist --seeds 5 --out FILE.json
 
 Each seed is a whole run of `pyro-vae fit METHOD`, with its settings, initialization, training and
-restarts. Accuracy is Hungarian, on the test split, and in addition on all data, as the papers have it.
+restarts. Accuracy is Hungarian, on the test split, and in addition on all data.
 Initialization, training and choices use no label. The seeds 200 to 239 took no part in the choice of
 settings. `seconds` depends on how many processes train the first VAEs or the restarts
 (`--workers`).
