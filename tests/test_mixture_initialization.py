@@ -122,6 +122,13 @@ def test_a_mixture_start_refuses_what_it_cannot_start():
         quiet(m, g, digits(), 1, initialize=start)
 
 
+@pytest.mark.parametrize("workers", [1, pytest.param(2, marks=pytest.mark.slow)])
+def test_more_components_than_data_raise_one_line(workers):
+    few = pv.data.from_arrays(torch.randn(12, 3), test=0, valid=0)
+    with pytest.raises(pv.UserError, match="20 components needs as many data points.* not 12"):
+        small(few, num_components=20, draws=1).fit(progress=False, workers=workers)
+
+
 # ---------------------------------------------------------------- the mixture of a consensus
 
 

@@ -57,7 +57,15 @@ def fit_mixture(
         reg_covar: added to the diagonal of the covariances.
         seed: of the initializations.
         max_iter: EM iterations.
+
+    Raises:
+        UserError: fewer codes than components.
     """
+    if len(codes) < num_components:
+        raise UserError(
+            f"a mixture of {num_components} components needs as many data points or more, not "
+            f"{len(codes)}"
+        )
     from sklearn.exceptions import ConvergenceWarning
     from sklearn.mixture import GaussianMixture
 
