@@ -49,7 +49,7 @@ class Task(Protocol):
 
     Attributes:
         part: what a part is called: "restart".
-        advice: what to do if a process has died, for want of memory perhaps.
+        advice: what to do if a process has died, perhaps because memory is short.
     """
 
     part: str
