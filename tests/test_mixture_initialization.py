@@ -283,8 +283,12 @@ def test_what_an_initialization_records_must_be_json():
         if isinstance(value, float):
             run = quiet(*pair(), digits(), 1, initialize=Recorded(), seed=3)
             assert run.initialization == {"seed": 3, "value": 1.5}
+            assert "ELBO" in str(run.evaluate(num_samples=2)) and run.stability is None
+            assert "consensus" not in str(run)
         else:
-            with pytest.raises(pv.UserError, match="JSON can hold"):
+            with pytest.raises(
+                pv.UserError, match="what an initialization returns must be what JSON can hold"
+            ):
                 quiet(*pair(), digits(), 1, initialize=Recorded())
 
 

@@ -312,9 +312,13 @@ def initialization_sentence(initialization: Mapping) -> str:
 
 
 def choice_sentences(result: Mapping) -> list[str]:
-    """How the run was chosen among restarts, and how it began, if that is recorded."""
-    sentences = {"restarts": restart_sentence, "initialization": initialization_sentence}
-    return [sentence(result[name]) for name, sentence in sentences.items() if name in result]
+    """How the run was chosen among restarts, and how it began at a consensus, if it did."""
+    sentences = []
+    if "restarts" in result:
+        sentences.append(restart_sentence(result["restarts"]))
+    if "agreements" in result.get("initialization", {}):  # a user's initialization records others
+        sentences.append(initialization_sentence(result["initialization"]))
+    return sentences
 
 
 def _one_and_others(values: Sequence[float | None], index: int) -> str:

@@ -86,14 +86,14 @@ def check_folder(out: object, resume: bool) -> None:
         raise UserError("resume needs out=, the folder of the run to resume")
 
 
-def check_json(config: object) -> None:
-    """Raise unless `config` is a dict that JSON can hold."""
+def check_json(config: object, name: str = "config") -> None:
+    """Raise unless `config`, called `name`, is a dict that JSON can hold, or None."""
     if config is not None and not isinstance(config, dict):
-        raise UserError(f"config must be a dict, not {config!r}")
+        raise UserError(f"{name} must be a dict, not {config!r}")
     try:
         json.dumps(config, allow_nan=False)
     except (TypeError, ValueError) as e:
-        raise UserError(f"config must be what JSON can hold: {e}") from None
+        raise UserError(f"{name} must be what JSON can hold: {e}") from None
 
 
 def saved_state(folder: RunFolder, resume: bool) -> dict[str, Any] | None:

@@ -30,7 +30,7 @@ def start_run(loop: Loop, initialize: Callable[..., Any] | None, config: dict[st
         data = loop.inputs.data
         result = initialize(loop.model, loop.guide, data, loop.device, loop.seed, loop.progress)
         if isinstance(initialize, Initialization) and isinstance(result, dict):
-            check_json(result)
+            check_json(result, "what an initialization returns")
             loop.result.initialization = result
             loop.saving.record(initialization=result)
         loop.compile = loop.settings["compile"]  # chosen above
