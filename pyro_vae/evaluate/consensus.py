@@ -53,17 +53,20 @@ def clustering_agreements(clusterings: Mapping[int, Array] | Sequence[Array]) ->
     return {n: statistics.fmean(v for pair, v in pairs.items() if n in pair) for n in assigned}
 
 
-def consensus_clustering(responsibilities: Sequence[torch.Tensor]) -> torch.Tensor:
+def consensus_clustering(
+    responsibilities: Sequence[torch.Tensor], reference: int | None = None
+) -> torch.Tensor:
     """The average of several clusterings of the same data, after their clusters are matched.
 
-    Clusters have no order, so that those of one run must be matched to those of another first. The
-    clustering that agrees most with the others is the first reference. Every clustering's clusters
-    are matched to the reference one to one, by the largest overlap (Hungarian algorithm), and
-    averaged; the average is the next reference, until no match changes.
+    Clusters have no order, so that those of one run must be matched to those of another first. Every
+    clustering's clusters are matched to those of a reference one to one, by the largest overlap
+    (Hungarian algorithm), and averaged; the average is the next reference, until no match changes.
 
     Args:
         responsibilities: `[N, K]` each, the probability of each cluster; of a clustering without
             probabilities, one-hot rows.
+        reference: number of the clustering that is the first reference. Default: the one that agrees
+            most with the others.
 
     Returns:
         `[N, K]`, in the order of the first reference's clusters.
@@ -86,21 +89,23 @@ def consensus_clustering(responsibilities: Sequence[torch.Tensor]) -> torch.Tens
         raise UserError("a consensus needs responsibilities [N, K] of one shape, one or more")
     first = responsibilities[0]
     members = [r.detach().cpu().numpy().astype(np.float64) for r in responsibilities]
-    reference = members[most_agreeing(members)]
+    if reference is None:
+        reference = _most_agreeing([r.argmax(1) for r in members])
+    average = members[reference]
     matches: list[tuple[int, ...]] = []
     for _ in range(MAX_ROUNDS):
-        previous, matches = matches, [_matched(reference, member) for member in members]
+        previous, matches = matches, [_matched(average, member) for member in members]
         if matches == previous:
             break
-        reference = np.mean([m[:, k] for m, k in zip(members, matches, strict=True)], axis=0)
-    return torch.as_tensor(reference).to(first)
+        average = np.mean([m[:, k] for m, k in zip(members, matches, strict=True)], axis=0)
+    return torch.as_tensor(average).to(first)
 
 
-def most_agreeing(responsibilities: Sequence[NDArray[np.float64]]) -> int:
+def _most_agreeing(clusterings: Sequence[Array]) -> int:
     """The number of the clustering that agrees most with the others; of one, 0."""
-    if len(responsibilities) == 1:
+    if len(clusterings) == 1:
         return 0
-    agreements = clustering_agreements([r.argmax(1) for r in responsibilities])
+    agreements = clustering_agreements(clusterings)
     return max(agreements, key=lambda n: agreements[n])
 
 

@@ -132,7 +132,7 @@ def fit_restarts(
         task = _RestartTask(method, seeds, folders, str(device), visible, callbacks)
         with method.threads():
             count = 1 if callbacks else num_processes(len(pending), _seconds(method), device)
-        epochs = method.config["epochs"] + initial_epochs(method.config)
+        epochs = _epochs(method.config)
         done, interrupted = len(results), False
 
         def finish(index: int, result: dict[str, Any]) -> None:
@@ -178,18 +178,17 @@ class _RestartTask:
         return None if result is None else asdict(result)
 
 
-def initial_epochs(config: Mapping[str, Any]) -> int:
-    """The epochs of all VAEs that an initialization trains."""
-    epochs: int = config.get("initialize.epochs", 0) * config.get("initialize.vaes", 1)
-    return epochs
+def _epochs(config: Mapping[str, Any]) -> int:
+    """The epochs of a restart, those of all VAEs that its initialization trains included."""
+    first: int = config.get("initialize.epochs", 0) * config.get("initialize.vaes", 1)
+    return config["epochs"] + first
 
 
 def _seconds(method: Restartable) -> float:
     """About how long a restart trains."""
     config = method.config
     batches = -(-len(method.data.train) // config["batch_size"])
-    epochs = config["epochs"] + initial_epochs(config)
-    return config.get("step_seconds", STEP_SECONDS) * batches * epochs
+    return config.get("step_seconds", STEP_SECONDS) * batches * _epochs(config)
 
 
 def train_restart(
@@ -269,7 +268,7 @@ def _chosen_run(
         module.eval()
     if not interrupted:
         if out is not None:
-            distributed.on_rank_zero(lambda: _copy_files(method, best, out, summary))
+            distributed.on_rank_zero(lambda: _copy_files(method, record, best, out, summary))
         if distributed.size() == 1:
             check_use(model, guide, method.data)
     cut_short = any(r.epochs != method.config["epochs"] for r in results.values())
@@ -304,10 +303,11 @@ def _summary(results: Mapping[int, Restart]) -> dict[str, Any]:
     }
 
 
-def _copy_files(method: Restartable, best: Path, out: Path, summary: dict[str, Any]) -> None:
+def _copy_files(
+    method: Restartable, record: dict[str, Any], best: Path, out: Path, summary: dict[str, Any]
+) -> None:
     """Make the files of the best restart those of the run; the checkpoint is written last."""
-    record = {**checkpoint.read_json(best / RECORD), "config": as_json(method.config)}
-    record["restarts"] = summary
+    record = {**record, "config": as_json(method.config), "restarts": summary}
     state = {**checkpoint.load(best / "checkpoint.pt"), "config": json.dumps(record)}
     try:
         shutil.copy(best / "metrics.jsonl", out / "metrics.jsonl")

@@ -1,5 +1,6 @@
 """Start a mixture prior at a Gaussian mixture of encodings, or at the consensus of several."""
 
+import statistics
 import tempfile
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
@@ -214,16 +215,18 @@ class _FirstVAEs:
             codes.flatten(0, 1).numpy(), self.num_components, options.fits, options.reg_covar,
             seed % 2**32, MAX_ITER,
         )  # fmt: skip
-        content = {"codes": codes, "weights": self._weights()}
-        for name in ("weights_", "means_", "covariances_"):
-            content[f"mixture.{name}"] = torch.as_tensor(getattr(mixture, name))
         draws = [torch.as_tensor(mixture.predict_proba(draw.numpy())) for draw in codes]
-        content["responsibilities"] = torch.stack(draws).mean(0)
+        content = {
+            "weights": self._weights(),
+            "codes": codes,
+            "components": [torch.as_tensor(value) for value in _components(mixture)],
+            "responsibilities": torch.stack(draws).mean(0),
+        }
         checkpoint.save_tensors(self._path(index), content)
         return {}
 
     def load(self, index: int) -> dict[str, Any]:
-        """What `train` wrote: weights, codes, mixture and responsibilities."""
+        """What `train` wrote: `weights`, `codes`, `components`, `responsibilities`."""
         return checkpoint.load_tensors(self._path(index), "a first VAE")
 
     def _path(self, index: int) -> Path:
@@ -249,27 +252,31 @@ class _FirstVAEs:
             )  # fmt: skip
 
 
+def _components(mixture: Any) -> tuple[Any, Any, Any]:
+    """Weights, means and covariances of a `GaussianMixture`, as `set_components` takes them."""
+    return mixture.weights_, mixture.means_, mixture.covariances_
+
+
 def _combine(options: MixtureInitialization, model: Any, task: _FirstVAEs) -> dict[str, Any] | None:
     """Put one VAE and its mixture, or that of the consensus, into the pair; returns the record."""
     found = [task.load(n) for n in range(options.vaes)]
     if len(found) == 1:
-        mixture = [found[0][f"mixture.{name}_"] for name in ("weights", "means", "covariances")]
         task.load_weights(found[0]["weights"])
-        set_components(model, *mixture)
+        set_components(model, *found[0]["components"])
         return None
     members = [f["responsibilities"] for f in found]
     agreements = clustering_agreements([r.argmax(1) for r in members])
     chosen = max(agreements, key=lambda n: agreements[n])
     codes = found[chosen]["codes"]
-    consensus = consensus_clustering(members).repeat(len(codes), 1)
+    consensus = consensus_clustering(members, chosen).repeat(len(codes), 1)
     mixture = fit_mixture_from(
         codes.flatten(0, 1).numpy(), consensus.numpy(), options.reg_covar, MAX_ITER
     )
     task.load_weights(found[chosen]["weights"])
-    set_components(model, mixture.weights_, mixture.means_, mixture.covariances_)
+    set_components(model, *_components(mixture))
     return {
         "seeds": list(task.seeds),
         "agreements": [agreements[n] for n in range(len(found))],
         "chosen": chosen,
-        "stability": sum(agreements.values()) / len(agreements),
+        "stability": statistics.fmean(agreements.values()),
     }
