@@ -417,3 +417,16 @@ def test_a_run_is_printed_in_a_few_lines_and_shown_in_one(tmp_path):
     model, guide, x = vae(torch.randn(20, 3))
     by_hand = pv.fit(model, guide, x, epochs=1, progress=False)
     assert str(by_hand).splitlines()[0] == "model, guide  VAE, Guide"
+
+
+@pytest.mark.parametrize(
+    "name, options, message",
+    [
+        ("gmvae", {"vaes": "six"}, "^initialize.vaes must be an integer, got six$"),
+        ("gmvae", {"hidden": "x"}, r"^network.hidden must be a list, e.g. \[64, 32\], got x$"),
+        ("vae", {"objective.warmup": "x"}, "^objective.warmup must be an integer or a dict, .*x$"),
+    ],
+)
+def test_a_wrong_option_of_an_object_is_named_with_the_object(name, options, message):
+    with pytest.raises(pv.UserError, match=message):
+        pv.method(name, "digits", **options)

@@ -187,6 +187,9 @@ def one_line(message: str) -> str:
     keys = re.findall(r'[Kk]ey "([^"]+)"', message)
     if wrong:
         return f"{keys[0] if keys else 'the configuration'} has no option {wrong.group(1)!r}"
+    problem = re.search(r"^( *)- Problem with given class_path .*\n((?:\1 +.*\n?)+)", message, re.M)
+    if keys and problem:  # of an option of the object that this option describes
+        return f"{keys[0]}.{one_line(problem.group(2))}"
     nested = re.search(r"NestedArg\(key='(.*?)', val=(.*)\)", message)
     value = nested.group(2) if nested else None
     if value is None and (plain := re.search(r"(?:Given|Got) value: (.*)", message)):
