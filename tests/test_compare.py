@@ -17,7 +17,7 @@ from commands import main
 import pyro_vae as pv
 from pyro_vae.comparison import Comparison, cell
 from pyro_vae.comparison.evaluation import CellResult
-from pyro_vae.comparison.evidence import FLAGS, NAMES, NUMBERS, Bound, best_bound, table_rows
+from pyro_vae.comparison.evidence import FLAGS, NAMES, NUMBERS, table_rows
 from pyro_vae.comparison.posteriors import load_posteriors
 from pyro_vae.conditionals import MLP, MultivariateNormal, NormalLikelihood
 from pyro_vae.guides import Guide, SemiAmortized
@@ -352,26 +352,6 @@ def test_the_evidence_of_a_shared_model_is_the_bound_that_is_best_on_average():
     assert actual[0]["approximation_se"] == pytest.approx(math.sqrt(2) * 0.05)
     separate = table_rows(cells, [0, 1])[0]
     assert [row["gap_log_likelihood"] for row in separate] == pytest.approx([-1.55, -1.8])
-
-
-def test_the_best_of_many_noisy_bounds_is_still_a_bound():
-    """Ten unbiased estimates of 0: the largest mean of 4 data points would be 0.77 on average."""
-    torch.manual_seed(0)
-    error = torch.ones(4, dtype=torch.float64)
-    means = torch.stack(
-        [
-            best_bound([Bound(torch.randn(4).double(), error) for _ in range(10)]).value.mean()
-            for _ in range(2000)
-        ]
-    )
-    assert means.mean() < 3 * means.std() / math.sqrt(2000)
-    one = [Bound(torch.randn(1), torch.ones(1)) for _ in range(3)]
-    assert best_bound(one).value == one[0].value  # of one data point nothing else can choose
-    tied = torch.randn(2, 200).double()  # of equal means; their minimum is 0.56 lower
-    tied -= tied.mean(1, keepdim=True)
-    assert best_bound([Bound(v, torch.ones(200)) for v in tied]).value.mean() > -0.25
-    good, bad = torch.full((4,), -1.0), torch.full((4,), -math.inf)
-    assert torch.equal(best_bound([Bound(bad, error), Bound(good, error)]).value, good)
 
 
 def test_a_shared_model_has_one_log_likelihood_from_its_best_bound():

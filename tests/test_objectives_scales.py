@@ -350,3 +350,34 @@ def test_the_mean_loss_is_per_data_point_however_the_plate_is_declared(plate):
     rows = x[indices] if plate == "by itself" else x
     log_p = dist.Normal(0.3, 1.0).log_prob(rows).mean()
     torch.testing.assert_close(actual, -log_p)
+
+
+@pytest.mark.parametrize("how", ["of the distribution", "poutine"])
+def test_a_mask_leaves_the_probabilities_of_an_enumerated_latent(how):
+    """`fn.mask(mask)` as `poutine.mask`: the terms of masked rows are zero, not their q(y)."""
+    p, q = torch.tensor([0.2, 0.3, 0.5]), torch.tensor([0.6, 0.3, 0.1])
+    centers = torch.tensor([-1.0, 1.0, 2.0])
+    x, keep = torch.linspace(-2, 2, B), torch.tensor([True, False, True, True, False, False])
+
+    def draw(probs):
+        fn = dist.Categorical(probs)
+        if how == "poutine":
+            with poutine.mask(mask=keep):
+                return pyro.sample("y", fn, infer={"enumerate": "parallel"})
+        return pyro.sample("y", fn.mask(keep), infer={"enumerate": "parallel"})
+
+    def model(x):
+        with pyro.plate("data", len(x)):
+            pyro.sample("x", dist.Normal(centers[draw(p)], 1.0), obs=x)
+
+    def guide(x):
+        with pyro.plate("data", len(x)):
+            draw(q)
+
+    log_p_x = dist.Normal(centers, 1.0).log_prob(x.unsqueeze(-1))
+    expected = {"y": -(q * (q / p).log()).sum() * keep, "x": log_p_x @ q}
+    terms = pv.evaluate.elbo_terms(model, guide, x)
+    torch.testing.assert_close(terms, expected)
+    loss = ELBO(beta={"y": 0.5}).differentiable_loss(model, guide, x)
+    torch.testing.assert_close(-loss, (0.5 * expected["y"] + expected["x"]).sum())
+    torch.testing.assert_close(pv.evaluate.responsibilities(model, guide, x), q.expand(B, 3))

@@ -61,13 +61,21 @@ def is_density(site):
     return not isinstance(fn, dist.Unit)
 
 
-def log_probs(trace, latent_only=False):
-    """`{site: [N]}` log-probabilities: masked, unscaled."""
+def is_factor_of_rows(site):
+    """Whether a site is a `pyro.factor` in the data plate."""
+    frames = site.get("cond_indep_stack", ())
+    in_plate = site["type"] == "sample" and [f.dim for f in frames if f.vectorized] == [-1]
+    return in_plate and not is_density(site) and not site["infer"].get("_deterministic")
+
+
+def log_probs(trace, latent_only=False, factors=True):
+    """`{site: [N]}` log-probabilities: masked, unscaled; those of factors too."""
     trace = prune_subsample_sites(trace)
     trace.compute_log_prob()
     actual = {}
     for name, site in trace.nodes.items():
-        if is_density(site) and not (latent_only and site["is_observed"]):
+        kept = is_density(site) and not (latent_only and site["is_observed"])
+        if kept or factors and is_factor_of_rows(site):
             value, mask = site["unscaled_log_prob"], site["mask"]
             if mask is not None:
                 value = torch.where(torch.as_tensor(mask), value, torch.zeros(()))
@@ -75,12 +83,12 @@ def log_probs(trace, latent_only=False):
     return actual
 
 
-def one_run(program):
+def one_run(program, factors=True):
     """`({site: [N]} of the model, {site: [N]} of the guide)`; latents of the model alone summed."""
     args, kwargs = positional(program)
     guide = poutine.trace(program.guide).get_trace(*args, **kwargs)
     replayed = poutine.replay(program.model, trace=guide)
-    q = log_probs(guide, latent_only=True)
+    q = log_probs(guide, latent_only=True, factors=factors)
     if not program.summed:
         return log_probs(poutine.trace(replayed).get_trace(*args, **kwargs)), q
     joints = []
@@ -93,13 +101,13 @@ def one_run(program):
 
 
 @functools.cache
-def unvectorized_runs(name):
+def unvectorized_runs(name, guide_factors=True):
     """`(log weights [RUNS, N], {site: terms [RUNS, N]})`."""
     program, terms = build(name), []
     with evaluation_mode(program):
         torch.manual_seed(1)
         for _ in range(RUNS):
-            p, q = one_run(program)
+            p, q = one_run(program, guide_factors)
             for (
                 site,
                 value,
@@ -126,7 +134,7 @@ def pyro_elbo(name, num=RUNS):
 
 def importance_sampler(name):
     """`[N]` estimates of log p(x) with `RUNS` unvectorized samples, and their standard errors."""
-    log_w, _ = unvectorized_runs(name)
+    log_w, _ = unvectorized_runs(name, guide_factors=False)
     w = (log_w - log_w.max(0).values).exp()
     return log_w.logsumexp(0) - math.log(RUNS), w.std(0) / w.mean(0) / math.sqrt(RUNS)
 
@@ -503,7 +511,7 @@ def test_inference_gaps_add_up(name, program):
     except pv.UserError as error:
         assert_one_line(error)
         return
-    log_w, _ = unvectorized_runs(name)
+    log_w, _ = unvectorized_runs(name, guide_factors=False)
     own = log_w.mean(1)
     error = own.std() * math.sqrt(1 / RUNS + 1 / 50)
     assert_near(gaps["elbo"].double().mean(), own.mean(), error, what="elbo")

@@ -1379,7 +1379,7 @@ def penalty_per_data_point():
             pyro.sample("z", dist.Normal(loc, scale).to_event(1))
 
     modules = (enc, dec)
-    return UserProgram(model, guide, {"x": binary()}, "obs", plain=False, modules=modules)
+    return UserProgram(model, guide, {"x": binary()}, "obs", plain=True, modules=modules)
 
 
 # ---------------------------------------------------------------- flows and hierarchies

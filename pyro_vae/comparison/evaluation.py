@@ -14,7 +14,7 @@ from pyro import poutine
 
 from .. import diagnostics, evaluate
 from ..data import Data
-from ..diagnostics.importance import effective_sample_size, log_mean_error, pareto_k
+from ..diagnostics.importance import RELIABLE_K, effective_sample_size, log_mean_error, pareto_k
 from ..errors import UserError, check_int_at_least
 from ..evaluate.inputs import Inputs, split_inputs
 from ..generate.decoder_arrays import decoder_arrays
@@ -27,7 +27,6 @@ from .plan import PyroProgram
 
 NUM_POSTERIORS = 10  # data points whose posterior grids are kept
 TAIL_SAMPLES = 100  # a fit of the tail of the importance weights needs so many
-RELIABLE_K = 0.7  # k-hat above which a bound by importance weights cannot be trusted
 
 Row = dict[str, Any]  # names, numbers, flags and None: JSON values
 

@@ -6,7 +6,9 @@ from dataclasses import dataclass
 
 import torch
 
-from .evaluation import RELIABLE_K, CellResult, Row
+from ..diagnostics.bounds import choose_bound, mean_bound
+from ..diagnostics.importance import RELIABLE_K
+from .evaluation import CellResult, Row
 
 NAMES = ("model", "guide", "objective", "seed")
 NUMBERS = (
@@ -15,8 +17,6 @@ NUMBERS = (
     "amortization", "amortization_se", "parameters", "ms_per_step", "seconds", "best_epoch",
 )  # fmt: skip
 FLAGS = ("heavy_tailed", "log_likelihood_heavy_tailed", "gap_log_likelihood_heavy_tailed")
-
-FOLDS = 10  # of data points, for the choice of a bound
 
 Bounds = dict[str, torch.Tensor]
 
@@ -28,6 +28,11 @@ class Bound:
     value: torch.Tensor
     error: torch.Tensor
     heavy_tailed: bool = False
+
+
+def _best(bounds: Sequence[Bound]) -> Bound:
+    means = [mean_bound(bound.value, bound.error, bound.heavy_tailed) for bound in bounds]
+    return bounds[choose_bound(means)]
 
 
 def table_rows(
@@ -80,7 +85,7 @@ def _evidence(cells: list[Bounds], rows: list[Row]) -> tuple[Bound, Bound | None
     For the gaps' data: AIS's bound, or the importance-weighted one with the best q*. The best q*
     is that of the largest `elbo_optimal`, a number from other draws.
     """
-    whole = best_bound(
+    whole = _best(
         [
             Bound(cell["log_likelihood"], cell["log_likelihood_se"], row["heavy_tailed"])
             for cell, row in zip(cells, rows, strict=True)
@@ -93,31 +98,9 @@ def _evidence(cells: list[Bounds], rows: list[Row]) -> tuple[Bound, Bound | None
     candidates = [Bound(closest["gap_log_likelihood"], closest["gap_log_likelihood_se"], heavy)]
     if "annealed" in cells[0]:
         candidates.insert(0, Bound(cells[0]["annealed"], cells[0]["annealed_se"]))
-    few = best_bound(candidates)
+    few = _best(candidates)
     same_data = len(few.value) == len(whole.value)
     return (few if same_data else whole), few
-
-
-def best_bound(bounds: Sequence[Bound]) -> Bound:
-    """The best of several lower bounds, such that the result is still a lower bound.
-
-    The larger of two noisy estimates would not be one. The data points are split into folds, and
-    in each fold that bound is taken whose mean over the *other* folds is largest, so that separate
-    draws choose it. (Folds of one data point would do worse: of bounds with equal means the lower
-    one would be taken everywhere.) Of a single data point the first bound is taken. The result counts as heavy-tailed if the bound that
-    is chosen most often is.
-    """
-    values = torch.stack([bound.value for bound in bounds])
-    errors = torch.stack([bound.error for bound in bounds])
-    num_data = values.shape[1]
-    best_bound_of = torch.zeros_like(values[0], dtype=torch.long)
-    if num_data > 1:
-        fold = torch.arange(num_data) % FOLDS
-        for k in fold.unique():
-            sums = values[:, fold != k].sum(1).nan_to_num(nan=-torch.inf)
-            best_bound_of[fold == k] = sums.argmax()
-    value, error = (part.gather(0, best_bound_of.unsqueeze(0))[0] for part in (values, errors))
-    return Bound(value, error, bounds[int(best_bound_of.mode().values)].heavy_tailed)
 
 
 def _parts(

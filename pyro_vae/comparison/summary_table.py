@@ -98,8 +98,9 @@ def _entry(number: str, line: Row, best: float | None) -> Entry:
     if line[number] is None:
         return Entry("-", marked=marked)
     mean, spread = line[number]
-    if spread == 0:  # one seed, or one model for all: the number's Monte Carlo standard error
-        spread = (line.get(f"{number}_se") or (None, 0.0))[0]
+    # Seeds with one model share the noise of its log p(x): their spread does not show it.
+    error = (line.get(f"{number}_se") or (None, 0.0))[0]
+    spread = max(spread, error or 0.0)
     digits = DIGITS.get(number, 2)
     text = f"{mean:+.{digits}f}" if number == "difference" else f"{mean:,.{digits}f}"
     shown = None if number == "parameters" or not spread else f"{spread:,.{digits}f}"

@@ -16,7 +16,8 @@ from ..programs.calling import accepts_argument
 from ..programs.contexts import seeded
 from ..programs.recorder import WORTH_RECORDING, replayed
 from .ais import GRADIENT_MEMORY, annealed_weights
-from .importance import log_mean_error, pareto_k
+from .bounds import MeanBound, choose_bound, mean_bound
+from .importance import RELIABLE_K, log_mean_error, pareto_k
 
 GRADIENT_DRAWS = 16  # draws of the ELBO for one gradient
 WINDOW = 50  # steps between two evaluations of the bound
@@ -56,9 +57,9 @@ def inference_gaps(
 
     No number is chosen on the draws from which it is reported. If the result of the search is not
     better than the guide on separate draws, :math:`q^*` is the guide. log p(x) is one of two lower
-    bounds, AIS from the prior and the importance-weighted bound with :math:`q^*`: the one that is
-    larger on average, in a pilot of up to 16 data points with separate draws. If that bound is
-    loose, the approximation gap is too small. L[q] and L[q*] are estimated on the same noise; an
+    bounds, AIS from the prior and the importance-weighted bound with :math:`q^*`: the more precise one,
+    unless the other is larger beyond the noise, in a pilot of up to 16 data points with separate
+    draws. If that bound is loose, the approximation gap is too small. L[q] and L[q*] are estimated on the same noise; an
     amortization gap near zero may be negative, within its standard error.
 
     If a factor has a *sampled* latent among its parents (z2 <- z1), only a constant is free, so
@@ -134,7 +135,7 @@ def inference_gaps(
             result |= _importance_bound(model, optimum, importance_samples, capacity)
         if with_annealing:
             pilot = _importance_bound(model, optimum, importance_samples, capacity)
-            result["pilot"] = pilot["log_likelihood"]
+            result |= {f"pilot_{name}": value for name, value in pilot.items()}
         return result
 
     memory = GRADIENT_MEMORY * GRADIENT_DRAWS
@@ -147,8 +148,8 @@ def inference_gaps(
         options = dict(annealing) if isinstance(annealing, dict) else {}
         inputs = {k: v for k, v in batch.items() if k == "x" or accepts_argument(model, k)}
         rows = torch.linspace(0, size - 1, min(size, PILOT_DATA)).round().long().tolist()
-        annealed = _pilot(model, inputs, rows, options, noise_seeds[-1] + 3)
-        if annealed > float(result["pilot"][rows].mean()):
+        weighted = _mean_of(result, "pilot_", rows)
+        if choose_bound([weighted, _pilot(model, inputs, rows, options, noise_seeds[-1] + 3)]):
             bound = annealed_bound(model, **inputs, seed=seed, **options)
             result["log_likelihood"], result["log_likelihood_se"] = bound
             result["pareto_k"] = torch.full_like(result["elbo"], math.nan)
@@ -159,12 +160,19 @@ def inference_gaps(
     return {k: result[k] for k in (*KEYS, *(f"{k}_se" for k in KEYS), "pareto_k")}
 
 
+def _mean_of(result: Batch, prefix: str, rows: list[int]) -> MeanBound:
+    """The mean of the importance-weighted bound over some data points."""
+    names = ("log_likelihood", "log_likelihood_se", "pareto_k")
+    value, error, k = (result[prefix + name][rows] for name in names)
+    return mean_bound(value, error, bool(k.median() > RELIABLE_K))
+
+
 def _pilot(
     model: PyroProgram, inputs: Batch, rows: list[int], options: dict[str, int], seed: int
-) -> float:
+) -> MeanBound:
     """The mean of AIS's bound over some data points."""
     few = {name: value[rows] for name, value in inputs.items()}
-    return float(annealed_bound(model, **few, seed=seed, **options)[0].mean())
+    return mean_bound(*annealed_bound(model, **few, seed=seed, **options))
 
 
 def annealed_bound(

@@ -10,6 +10,8 @@ from ..evaluate.chunked import evaluate_in_chunks
 from ..evaluate.inputs import Array, Batch, PyroProgram, scored_inputs
 from ..evaluate.likelihood import log_weights
 
+RELIABLE_K = 0.7  # k-hat above which a bound by importance weights cannot be trusted
+
 
 def importance_weights(
     model: PyroProgram,

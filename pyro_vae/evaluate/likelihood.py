@@ -27,9 +27,10 @@ def elbo_terms(
     r"""The term of each site in the ELBO.
 
     The term of an observed site is its expected log-likelihood, :math:`E_q \log p(x \mid z)`. The
-    term of a latent is minus its KL divergence from the prior. The terms sum to `elbo`. They are
-    taken at beta = 1, in eval mode, with discrete latents summed exactly, whatever objective
-    trained the pair.
+    term of a latent is minus its KL divergence from the prior. A `pyro.factor` in the data plate has
+    its expectation (the guide's, with the sign that it has in Pyro's ELBO); one outside, such as a
+    penalty of the weights, is of no data point, and is left out. The terms sum to `elbo`. They are taken at beta = 1, in eval mode, with discrete latents
+    summed exactly, whatever objective trained the pair.
 
     Args:
         model: the generative program.
@@ -86,7 +87,8 @@ def latent_kl(
 
 def _latent_kl(traces: Traces) -> Batch:
     terms = {n: term for n, term in traces.site_terms().items() if n not in traces.points()}
-    joint = [-term for n, term in terms.items() if n not in traces.model]
+    known = {*traces.scored, *traces.guide_factors}
+    joint = [-term for n, term in terms.items() if n not in known]
     latents = {
         n: -term for n, term in terms.items() if n in traces.model and is_latent(traces.model[n])
     }

@@ -102,7 +102,8 @@ class Support:
             except Exception:  # the model cannot be run from its prior
                 guide = PriorGuide(self.model) if self.guide is None else self.guide
                 traces = trace_pair(self.model, guide, batch)
-                return {**traces.model, **traces.factors}
+                outside = {s["name"]: s for sign, s in traces.outside if sign > 0}
+                return {**traces.scored, **outside}
 
 
 def data_sites(sites: Mapping[str, Site]) -> dict[str, Site]:

@@ -150,13 +150,19 @@ class ELBO(TraceEnum_ELBO, ScheduledObjective):
         return trace_pair(model, guide, batch, num_particles, as_configured=True)
 
     def _loss(self, traces: Traces) -> torch.Tensor:
+        for name, site in traces.guide_factors.items():
+            if not site["fn"].has_rsample:
+                raise UserError(
+                    f"the guide's pyro.factor {name!r} has has_rsample=False, which only the plain ELBO() "
+                    "takes: has_rsample=True, if it does not depend on a draw that has no gradient"
+                )
         cost = weighted_cost(self, traces)
         cost = cost.expand(self.num_particles, cost.shape[-1])
         signal = cost.detach()
         if self.leave_one_out_baseline:
             signal = signal - mean_of_others(signal)
         surrogate = score_function(traces, signal)
-        return (cost.sum() + surrogate) / self.num_particles - traces.factor_term()
+        return (cost.sum() + surrogate) / self.num_particles - traces.outside_term()
 
     def describe(self) -> dict[str, object]:
         """The settings, for `config.json`."""
@@ -195,7 +201,7 @@ def weighted_cost(elbo: ELBO, traces: Traces) -> torch.Tensor:
 
 def _check_settings(elbo: ELBO, terms: dict, latents: set[str], traces: Traces) -> None:
     """Raise where a setting names no latent, or a term belongs to several."""
-    for name in set(terms) - set(traces.model):
+    for name in set(terms) - set(traces.scored) - set(traces.guide_factors):
         raise UserError(
             f"the guide's auxiliary {name!r} belongs to no one latent, whose KL beta, warmup or "
             "free_bits could weigh"

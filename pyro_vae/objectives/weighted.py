@@ -63,6 +63,11 @@ class IWAE(ELBO):
                     f"{name!r} is relaxed, and so has no importance weight: discrete='enumerate' or "
                     "'score_function', or the ELBO"
                 )
+        for name in traces.guide_factors:
+            raise UserError(
+                f"the guide has a pyro.factor, {name!r}, which is no part of an importance weight: "
+                "use the ELBO"
+            )
         traces.common_scale(why="an importance weight")
         return traces
 
@@ -75,7 +80,7 @@ class IWAE(ELBO):
 
     def _loss(self, traces: Traces) -> torch.Tensor:
         bound = self._bound(self._by_particle(traces))
-        return -(traces.common_scale() * bound).sum() - traces.factor_term()
+        return -(traces.common_scale() * bound).sum() - traces.outside_term()
 
     def _by_particle(self, traces: Traces) -> torch.Tensor:
         """`[S, B]`: what the bound is taken of, log w."""

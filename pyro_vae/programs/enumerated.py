@@ -7,7 +7,16 @@ import torch
 
 from .._pyro_internals import ENUMERATE_DIM, PARTICLES
 from ..errors import UserError
-from .sites import Site, check_data_plate, is_factor, is_latent, is_random, is_subsample
+from .sites import (
+    Site,
+    check_data_plate,
+    is_factor,
+    is_latent,
+    is_per_row,
+    is_random,
+    is_subsample,
+    with_mask_apart,
+)
 
 
 class EnumeratedRun:
@@ -28,7 +37,12 @@ class EnumeratedRun:
     ) -> None:
         self.grid, self.event_dims = grid, event_dims
         self.model = {n: s for n, s in model_sites.items() if is_random(s)}
-        self.factors = {n: s for n, s in model_sites.items() if is_factor(s)}
+        in_model, outside = _factors(model_sites)
+        self.scored = {**self.model, **in_model}  #: what the model's log-density is the sum of
+        self.guide_factors, outside_of_guide = _factors(guide_sites)
+        #: factors outside the data plate, such as a penalty of the weights, are of no data point
+        self.outside = [(1, s) for s in outside.values()]
+        self.outside += [(-1, s) for s in outside_of_guide.values()]
         # what a guide observes is no draw: its density is no part of q
         self.guide = {n: s for n, s in guide_sites.items() if is_latent(s)}
         self.enumerated_guide = {
@@ -36,6 +50,8 @@ class EnumeratedRun:
             for n, s in self.guide.items()
             if s["infer"].get(ENUMERATE_DIM) is not None
         }
+        for name in self.enumerated_guide:
+            self.guide[name] = with_mask_apart(self.guide[name])
         self.enumerated_model = {
             n: s["infer"][ENUMERATE_DIM]
             for n, s in self.model.items()
@@ -69,7 +85,7 @@ class EnumeratedRun:
             return {}
         dims = list(self.enumerated_model.items())
         # What no enumerated value reaches cancels; left in, hundreds of nats would cost digits.
-        joint = torch.as_tensor(sum(self.log_prob(self.model[n]) for n in self.reached()))
+        joint = torch.as_tensor(sum(self.log_prob(self.scored[n]) for n in self.reached()))
         result, before = {}, joint.logsumexp([d for _, d in dims], keepdim=True)
         for i, (name, _) in enumerate(dims):
             later = [d for _, d in dims[i + 1 :]]
@@ -87,7 +103,7 @@ class EnumeratedRun:
 
         return [
             name
-            for name, site in self.model.items()
+            for name, site in self.scored.items()
             if name in self.enumerated_model or is_wide(site["unscaled_log_prob"])
         ]
 
@@ -159,6 +175,13 @@ class EnumeratedRun:
         ]
         grid = torch.meshgrid(*(torch.arange(n, device=value.device) for n in rows), indexing="ij")
         return value[(*picked, *grid)]
+
+
+def _factors(sites: Mapping[str, Site]) -> tuple[dict[str, Site], dict[str, Site]]:
+    """The factors among the sites of a trace: those in the data plate alone, and the others."""
+    factors = {n: s for n, s in sites.items() if is_factor(s)}
+    inside = {n: s for n, s in factors.items() if is_per_row(s, ignored=(PARTICLES,))}
+    return inside, {n: s for n, s in factors.items() if n not in inside}
 
 
 def _owner(name: str, site: Site, model: Mapping[str, Site]) -> str:

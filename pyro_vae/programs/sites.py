@@ -5,11 +5,11 @@ from typing import Any
 
 import pyro
 import torch
-from pyro.distributions import Delta
+from pyro.distributions import Delta, MaskedDistribution
 from pyro.poutine import Trace
 from torch.distributions import TransformedDistribution
 
-from .._pyro_internals import DETERMINISTIC, SubsampleDistribution
+from .._pyro_internals import DETERMINISTIC, SubsampleDistribution, mask_of
 from ..errors import UserError, unknown_name_error
 
 Site = dict[str, Any]  # a site of a Pyro trace, or the message of a handler
@@ -74,13 +74,25 @@ def check_data_plate(sites: Mapping[str, Site], ignored: Collection[str] = ()) -
         ignored: names of plates that do not count, such as one of particles.
     """
     for name, site in sites.items():
-        if not is_random(site):
+        if not is_random(site) or is_per_row(site, ignored):
             continue
-        frames = [f for f in site["cond_indep_stack"] if f.vectorized and f.name not in ignored]
-        if not any(f.dim == -1 for f in frames):
+        if -1 not in _plate_dims(site, ignored):
             raise outside_plate_error(name)
-        if any(f.dim != -1 for f in frames):
-            raise UserError(f"site {name!r} lies in more than one plate: one data plate, at dim -1")
+        raise UserError(f"site {name!r} lies in more than one plate: one data plate, at dim -1")
+
+
+def is_per_row(site: Site, ignored: Collection[str] = ()) -> bool:
+    """Whether a site lies in the data plate, at dim -1, and in no other plate.
+
+    Args:
+        site: of a trace.
+        ignored: as in `check_data_plate`.
+    """
+    return _plate_dims(site, ignored) == {-1}
+
+
+def _plate_dims(site: Site, ignored: Collection[str]) -> set[int]:
+    return {f.dim for f in site["cond_indep_stack"] if f.vectorized and f.name not in ignored}
 
 
 def outside_plate_error(name: str) -> UserError:
@@ -99,6 +111,30 @@ def base_distribution(fn: Any, transforms: bool = True) -> Any:
     while hasattr(fn, "base_dist") and (transforms or not isinstance(fn, TransformedDistribution)):
         fn = fn.base_dist
     return fn
+
+
+def with_mask_apart(site: Site) -> Site:
+    """The site with the mask of its distribution, `fn.mask(...)`, as the site's own, `poutine.mask`.
+
+    `unscaled_log_prob` is then the distribution's own: its probabilities have the sum one.
+    """
+    if not isinstance(site["fn"], MaskedDistribution):
+        return site
+    fns, stack = site.get("runs", ([site["fn"]], lambda tensors, event_dim: tensors[0]))
+    values = site.get("values", [site["value"]])
+    mask, bases = site["mask"], list(fns)
+    while isinstance(bases[0], MaskedDistribution):
+        own = stack([_as_tensor(mask_of(fn), fn) for fn in bases], 0)
+        mask = (
+            own if mask is None or mask is True else torch.as_tensor(mask, device=own.device) & own
+        )
+        bases = [fn.base_dist for fn in bases]
+    log_probs = [fn.log_prob(value) for fn, value in zip(bases, values, strict=True)]
+    return {**site, "mask": mask, "unscaled_log_prob": stack(log_probs, 0)}
+
+
+def _as_tensor(mask: bool | torch.Tensor, fn: Any) -> torch.Tensor:
+    return mask if isinstance(mask, torch.Tensor) else torch.full(fn.batch_shape, mask)
 
 
 def is_point(site: Site) -> bool:

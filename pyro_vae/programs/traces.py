@@ -29,14 +29,14 @@ class Traces(EnumeratedRun):
         """
         sites = [
             site
-            for program in (self.model, self.guide)
+            for program in (self.scored, self.guide)
             for name, site in program.items()
             if names is None or name in names
         ]
         return _one_scale(sites, why)
 
     def site_terms(
-        self, analytic_kl: bool = False, scaled: bool = False
+        self, analytic_kl: bool = False, scaled: bool = False, guide_factors: bool = True
     ) -> dict[str, torch.Tensor]:
         r"""`{site: [(S,) B]}` in nats, summing to the ELBO; differentiable.
 
@@ -52,6 +52,9 @@ class Traces(EnumeratedRun):
         With `scaled`, each log-prob is multiplied by its site's scale, as in Pyro's ELBOs. The
         probabilities of enumerated values are not.
 
+        A factor in the data plate has its expectation. One in the guide, such as a classifier's loss,
+        counts as a part of log q, as in Pyro's ELBOs; without `guide_factors` it is left out.
+
         Raises:
             UserError: with `scaled`, sites of different scales beneath a latent that the model sums.
         """
@@ -59,17 +62,20 @@ class Traces(EnumeratedRun):
         weights = self.weights(posterior)
         if posterior and scaled:
             summed = f"the sum over {', '.join(map(repr, posterior))} in the model"
-            common = _one_scale([self.model[name] for name in self.reached()], summed)
+            common = _one_scale([self.scored[name] for name in self.reached()], summed)
 
         def with_scale(value: torch.Tensor, scale: torch.Tensor | float) -> torch.Tensor:
             return value if not scaled or _is_one(scale) else value * scale
 
         terms = {}
-        gains = {n: with_scale(self.log_prob(s), s["scale"]) for n, s in self.model.items()}
+        gains = {n: with_scale(self.log_prob(s), s["scale"]) for n, s in self.scored.items()}
         for name, site in self.guide.items():
             owner = self.auxiliary.get(name, name)
             log_q = with_scale(self.log_prob(site), site["scale"])
             gains[owner] = gains.get(owner, 0.0) - log_q
+        for name, site in self.guide_factors.items() if guide_factors else ():
+            log_q = with_scale(self.log_prob(site), site["scale"])
+            gains[name] = gains.get(name, 0.0) - log_q
         for name, log_posterior in posterior.items():
             gains[name] = gains[name] - with_scale(log_posterior, common if scaled else 1.0)
         if analytic_kl:
@@ -90,8 +96,8 @@ class Traces(EnumeratedRun):
         return terms
 
     def elbo(self) -> torch.Tensor:
-        """`[(S,) B]`: the sum of `site_terms`."""
-        return torch.as_tensor(sum(self.site_terms().values()))
+        """`[(S,) B]`: the bound that q gives; the guide's factors are no part of it."""
+        return torch.as_tensor(sum(self.site_terms(guide_factors=False).values()))
 
     def _closed_form(self, name: str) -> torch.Tensor | None:
         """`[enum..., (S,) B]`: KL(q || p) of a latent, unscaled; None where a sample must do."""
@@ -121,19 +127,17 @@ class Traces(EnumeratedRun):
         runs = zip(*(s.get("values", [s["value"]]) for s in self.sampled.values()), strict=True)
         return list({id(value): value for run in runs for value in run}.values())
 
-    def factor_term(self) -> torch.Tensor | float:
-        """The model's `pyro.factor`s, scaled: their sum over the data, averaged over particles.
+    def outside_term(self) -> torch.Tensor | float:
+        """The factors outside the data plate, scaled: the model's less the guide's.
 
-        They are part of what is maximized, as in Pyro's ELBOs, and no part of any likelihood.
+        They are part of what is maximized, as in Pyro's ELBOs, and of no data point's bound.
         """
         total: torch.Tensor | float = 0.0
-        for site in self.factors.values():
+        for sign, site in self.outside:
             value = site["log_prob"]
-            if any(frame.dim == -1 for frame in site["cond_indep_stack"]):
-                value = self.expectation(value)
             if value.dim() > 1 and self.event_dims > 1:
                 value = value.mean(-2)
-            total = total + value.sum()
+            total = total + sign * value.sum()
         return total
 
     def log_weights(self) -> torch.Tensor:
@@ -142,7 +146,7 @@ class Traces(EnumeratedRun):
         The model's joint over the density of the guide's *sampled* sites only.
         """
         self._check_density()
-        log_p = torch.as_tensor(sum(self.log_prob(s) for s in self.model.values()))
+        log_p = torch.as_tensor(sum(self.log_prob(s) for s in self.scored.values()))
         for name in self.enumerated_guide:  # where q(y) is masked, so is p(y): the sum is E_q
             site = self.guide[name]
             if site["mask"] is not None:
