@@ -56,8 +56,13 @@ def train_and_report(
         if prints and not resume:
             method_and_guide = f"{method.name}: {method.preset.paper}; guide {method.preset.guide}"
             print(f"{method_and_guide}; run folder {out}", flush=True)
-        run = method.fit(out, resume, device, progress, workers)
-        if run.interrupted:
+        try:
+            run = method.fit(out, resume, device, progress, workers)
+        except KeyboardInterrupt:  # during an initialization
+            if not (out / "config.yaml").exists():
+                raise
+            run = None
+        if run is None or run.interrupted:
             if prints:
                 print(f"\ninterrupted; rerun with --resume to continue from {out}")
             return 130

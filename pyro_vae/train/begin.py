@@ -8,6 +8,7 @@ from ..evaluate import check_pair
 from ..programs.interfaces import ModelInterface, interface_of
 from . import distributed, state
 from .arguments import check_json
+from .first_parts import parts_kept_in, remove_parts
 from .initialize import Initialization
 from .loop import Loop
 from .steps.choice import choose_backend
@@ -28,7 +29,8 @@ def start_run(loop: Loop, initialize: Callable[..., Any] | None, config: dict[st
     loop.saving.start({**config, "fit": loop.recorded()}, loop.inputs)  # files from here on
     if initialize is not None:
         data = loop.inputs.data
-        result = initialize(loop.model, loop.guide, data, loop.device, loop.seed, loop.progress)
+        with parts_kept_in(loop.saving.folder_path):
+            result = initialize(loop.model, loop.guide, data, loop.device, loop.seed, loop.progress)
         if isinstance(initialize, Initialization) and isinstance(result, dict):
             check_json(result, "what an initialization returns")
             loop.result.initialization = result
@@ -38,6 +40,7 @@ def start_run(loop: Loop, initialize: Callable[..., Any] | None, config: dict[st
     interface_of(loop.model, ModelInterface).check_trainable()
     distributed.separate_noise(loop.seed)
     loop.save()
+    remove_parts(loop.saving.folder_path)
 
 
 def resume_run(loop: Loop, saved: dict[str, Any]) -> None:

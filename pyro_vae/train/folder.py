@@ -11,6 +11,7 @@ from typing import Any
 
 from ..errors import UserError
 from . import checkpoint
+from .first_parts import remove_parts
 from .lock import FolderLock
 from .untrusted import read_text
 
@@ -140,6 +141,7 @@ class RunFolder:
         with self._one_line():
             for name in names:
                 (self.path / name).unlink(missing_ok=True)
+        remove_parts(self.path)
 
     def resume(self, config: dict[str, Any], history: list[dict[str, Any]]) -> None:
         """Continue a run: `metrics.jsonl` has the checkpoint's epochs, and no later ones."""

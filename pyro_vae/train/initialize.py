@@ -1,6 +1,7 @@
 """Initializations: by data, by parts that are trained first; `mixture_initialization` has another."""
 
 from dataclasses import dataclass
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import pyro
@@ -17,6 +18,7 @@ from ..programs.interfaces import GuideInterface, conditional_of, interface_of
 from ..programs.modules import device_of
 from . import distributed
 from .display import bars_labeled
+from .first_parts import folder_of_parts
 from .interrupt import stop_request
 
 if TYPE_CHECKING:
@@ -84,8 +86,17 @@ def train_first(
     device: torch.device,
     seed: int,
     progress: bool = False,
+    out: Path | None = None,
 ) -> "Run":
     """Train a part before the pair, with the options of an initialization that `fit` has too.
+
+    Args:
+        options: of the initialization.
+        model, guide: the part, trained in place.
+        data, device, seed: of the training.
+        progress: whether to show a progress bar.
+        out: where it is kept while it trains, and continued if it was interrupted: see
+            `folder_of_parts`.
 
     Raises:
         KeyboardInterrupt: the training was interrupted; the run of the whole pair ends as well.
@@ -99,7 +110,10 @@ def train_first(
         bars_labeled("initialization"),
         stop_request(alone=distributed.size() == 1) as stop,
     ):
-        run = fit(model, guide, data, **settings, device=device, seed=seed, progress=progress)
+        run = fit(
+            model, guide, data, **settings, device=device, seed=seed, progress=progress, out=out,
+            resume=out is not None,
+        )  # fmt: skip
     if run.interrupted or stop.is_set():
         stop.end_process()
         raise KeyboardInterrupt
@@ -211,7 +225,8 @@ class StackInitialization(Initialization):
             raise UserError("a start of the stack needs M1M2, and a guide with z1 <- x")
         vae = _M1(model)
         encoder = sharing_guide(vae, guide, "z1")
-        run = train_first(self, vae, encoder, data, device, seed, progress)
+        out = folder_of_parts(self, model, guide, data, seed)
+        run = train_first(self, vae, encoder, data, device, seed, progress, out)
         for part in (model.p_x, guide.factors["z1"]):
             part.requires_grad_(not self.freeze)
         return run
@@ -276,8 +291,9 @@ class BaselineInitialization(Initialization):
         baseline = model.baseline if isinstance(model, CVAE) else None
         if baseline is None:
             raise UserError(f"this {type(model).__name__} has no baseline to train first")
+        out = folder_of_parts(self, model, guide, data, seed)
         frozen = [p for p in baseline.parameters() if not p.requires_grad]
         baseline.requires_grad_(True)
-        train_first(self, baseline, Guide(baseline), data, device, seed)
+        train_first(self, baseline, Guide(baseline), data, device, seed, out=out)
         for parameter in frozen:
             parameter.requires_grad_(False)

@@ -22,6 +22,7 @@ from ..programs.interfaces import GuideInterface, conditional_of, interface_of
 from ..programs.modules import device_of
 from . import checkpoint, distributed
 from .display import PartsBar
+from .first_parts import folder_of_parts
 from .initialize import Initialization, sharing_guide, train_first
 from .pool import Interrupted, num_processes, train_parts
 from .settings import SEED_BITS
@@ -120,15 +121,22 @@ class MixtureInitialization(Initialization):
             others), `chosen` (an index) and `stability`, the mean agreement. None of one.
         """
         _check(model, guide, data)
+        kept = folder_of_parts(self, model, guide, data, seed)
         seed = seed * 1009 % 2**SEED_BITS  # another stream than the run's
         seeds = [seed, *map(int, np.random.SeedSequence(seed).generate_state(self.vaes - 1))]
         visible = progress and distributed.rank() == 0
-        with tempfile.TemporaryDirectory(prefix="pyro_vae") as folder:
-            task = _FirstVAEs(self, model, guide, data, device, seeds, Path(folder), visible)
-            count = num_processes(self.vaes, self._seconds(data), device)
-            with PartsBar("VAEs trained first", "VAE", self.epochs, self.vaes, 0, visible) as bar:
+        with tempfile.TemporaryDirectory(prefix="pyro_vae") as temporary:
+            folder = Path(temporary) if kept is None else kept
+            task = _FirstVAEs(self, model, guide, data, device, seeds, folder, visible)
+            task.keeps_runs = kept is not None
+            pending = [n for n in range(self.vaes) if not task.path(n).exists()]
+            count = num_processes(len(pending), self._seconds(data), device)
+            done = self.vaes - len(pending)
+            with PartsBar(
+                "VAEs trained first", "VAE", self.epochs, self.vaes, done, visible
+            ) as bar:
                 try:
-                    train_parts(task, range(self.vaes), count, bar)
+                    train_parts(task, pending, count, bar)
                 except Interrupted:
                     raise KeyboardInterrupt from None
             return _combine(self, model, task)
@@ -170,8 +178,13 @@ class _FirstVAEs:
         seeds: of the VAEs.
         folder: of the files.
         progress: whether to report epochs.
+
+    Attributes:
+        keeps_runs: whether the files stay if the training is interrupted: a VAE that has not finished
+            is then continued.
     """
 
+    keeps_runs = False
     part = "VAE"
     advice = "run it again"
 
@@ -209,7 +222,9 @@ class _FirstVAEs:
         if index > 0:
             with seeded(seed, self.device):
                 redraw_weights(self.vae.p_x, self.encoder.factors["z"])
-        train_first(options, self.vae, self.encoder, self.data, self.device, seed, self.progress)
+        out = self.folder / f"vae-{index}" if self.keeps_runs else None
+        args = self.vae, self.encoder, self.data, self.device, seed, self.progress, out
+        train_first(options, *args)
         codes = self._codes()
         mixture = fit_mixture(
             codes.flatten(0, 1).numpy(), self.num_components, options.fits, options.reg_covar,
@@ -222,14 +237,15 @@ class _FirstVAEs:
             "components": [torch.as_tensor(value) for value in _components(mixture)],
             "responsibilities": torch.stack(draws).mean(0),
         }
-        checkpoint.save_tensors(self._path(index), content)
+        checkpoint.save_tensors(self.path(index), content)
         return {}
 
     def load(self, index: int) -> dict[str, Any]:
         """What `train` wrote: `weights`, `codes`, `components`, `responsibilities`."""
-        return checkpoint.load_tensors(self._path(index), "a first VAE")
+        return checkpoint.load_tensors(self.path(index), "a first VAE")
 
-    def _path(self, index: int) -> Path:
+    def path(self, index: int) -> Path:
+        """The file of a VAE that has finished."""
         return self.folder / f"{index}.pt"
 
     @torch.no_grad()
