@@ -14,6 +14,10 @@ from ..errors import UserError, unknown_name_error
 
 Site = dict[str, Any]  # a site of a Pyro trace, or the message of a handler
 
+# A guide writes into the `infer` of a site that draws the unconstrained values of latents, one after
+# the other in one vector, which latents these are.
+UNCONSTRAINED_LATENTS = "unconstrained_latents"
+
 
 def sites_in(trace: Trace) -> dict[str, Site]:
     """The sites of a trace by name."""
@@ -99,6 +103,11 @@ def base_distribution(fn: Any, transforms: bool = True) -> Any:
     while hasattr(fn, "base_dist") and (transforms or not isinstance(fn, TransformedDistribution)):
         fn = fn.base_dist
     return fn
+
+
+def distributions_of(site: Site) -> list[Any]:
+    """The distribution of a site, in each of the runs that a gathered site comes from."""
+    return site["runs"][0] if "runs" in site else [site["fn"]]
 
 
 def is_point(site: Site) -> bool:
