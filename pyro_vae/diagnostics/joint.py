@@ -273,7 +273,8 @@ class Joint:
         for name, mapped in self.latents(u).items():
             value, bounds = sites[name]["value"], bounds_of(self.supports[name])
             width = bounds[1] - bounds[0] if len(bounds) == len(BOUNDS) else 1 + mapped.abs()
-            if not ((mapped - value).abs() <= ROUNDING * width).all():
+            is_near = (mapped - value).abs() <= ROUNDING * width
+            if not (is_near | ~value.isfinite()).all():
                 raise UserError(
                     f"the guide's values of {name!r} are not in the support that the model states, or "
                     "its AutoGuide was made for another support"
