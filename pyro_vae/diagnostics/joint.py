@@ -80,12 +80,10 @@ class Joint:
             runs = [sites]
             if any(has_tensor_bounds(sites[name]["fn"]) for name in latents):
                 runs.append(self._trace(model, 1).model)  # where other latents have other values
-            self.supports = {
-                name: common_support(
-                    name, [fn for run in runs for fn in distributions_of(run[name])]
-                )
-                for name in latents
+            distributions = {
+                n: [fn for r in runs for fn in distributions_of(r[n])] for n in latents
             }
+            self.supports = {n: common_support(n, fns) for n, fns in distributions.items()}
             self.transforms = {n: transform_onto(n, s) for n, s in self.supports.items()}
             self.shapes = {
                 name: transform.inverse_shape((self.rows, *sites[name]["fn"].event_shape))[1:]
@@ -212,7 +210,15 @@ class Joint:
     ) -> tuple[Traces, dict[str, torch.Tensor]]:
         """`(traces, {site: [enum..., S, B]})`, the log-densities of latents with respect to u."""
         values, latents = self.split(u), self.latents(u)
-        traces = self._trace(program, len(u), self._at(u))
+        flat = self._split_flat(u)
+
+        def handler(place: Place) -> Messenger:
+            return _SubstituteLatents(
+                {name: place(value) for name, value in latents.items()},
+                {name: place(value) for name, value in flat.items()},
+            )
+
+        traces = self._trace(program, len(u), handler)
         result = {}
         for name, site in traces.model.items():
             if is_point(site):
@@ -239,26 +245,13 @@ class Joint:
             program, self.layout, self.batch, num_particles, handler, draw_discrete, is_guide
         )
 
-    def _at(self, u: torch.Tensor) -> Callable[[Place], Messenger]:
-        """A handler that puts the latents at the values of `u [S, B, D]`."""
-        latents, flat = self.latents(u), self._split_flat(u)
-
-        def handler(place: Place) -> Messenger:
-            return _SubstituteLatents(
-                {name: place(value) for name, value in latents.items()},
-                {name: place(value) for name, value in flat.items()},
-            )
-
-        return handler
-
     # ------------------------------------------------------------------- checks
 
     def _check_guide(self, sites: Mapping[str, Site]) -> None:
         """Check that the guide has a density of every latent, and of nothing else."""
         carriers = self._carriers(sites)
-        with_density = {name for names in carriers.values() for name in names}
         for name in self.shapes:
-            if name not in with_density:
+            if not any(name in names for names in carriers.values()):
                 raise UserError(f"the guide has no density of {name!r} to start from")
         for name, site in sites.items():
             is_known = name in carriers or name in self.shapes
