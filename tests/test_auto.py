@@ -10,9 +10,11 @@ import torch
 from problems import linear_posterior
 from pyro.infer import autoguide
 from pyro.infer.autoguide import AutoDelta, AutoNormal, init_to_value
+from torch.distributions import kl_divergence
 
 import pyro_vae as pv
 from pyro_vae.conditionals import MLP, NormalLikelihood
+from pyro_vae.diagnostics.joint import Joint
 from pyro_vae.guides import PerDatumAutoGuide
 
 D, LATENT, N, SCALE = 6, 2, 12, 0.5
@@ -163,6 +165,91 @@ def test_the_joint_normal_of_two_latents_knows_their_covariance():
     torch.testing.assert_close(torch.stack([code["a"], code["b"]], 1), mean)
     with pytest.raises(pv.UserError, match="'_joint' belongs to no one latent"):
         pv.fit(chain, guide, x, 1, objective=pv.objectives.ELBO(beta=0.5), progress=False)
+
+
+def test_diagnostics_have_the_density_of_a_joint_normal():
+    model, x = linear()
+    guide = PerDatumAutoGuide(autoguide.AutoMultivariateNormal, model, num_data=N)
+    mean, precision = posterior(model, x)
+    put(guide, mean, precision.inverse())
+    q = dist.MultivariateNormal(mean, precision.inverse())
+    inputs = {"index": torch.arange(N)}
+    w, b = model.p_x.head.maps["z"].weight.detach(), model.p_x.head.bias.detach()
+    evidence = dist.MultivariateNormal(b, w @ w.T + SCALE**2 * torch.eye(D)).log_prob(x)
+    bound = pv.diagnostics.ais(model, x, guide, num_steps=3, num_chains=2, **inputs)
+    torch.testing.assert_close(bound, evidence, atol=1e-3, rtol=1e-4)
+    grid = pv.diagnostics.posterior_grid(model, x, guide, num=20, **inputs)
+    points = torch.stack(
+        [
+            grid.axes[:, 0, :, None].expand(-1, -1, 20),
+            grid.axes[:, 1, None, :].expand(-1, 20, -1),
+        ],
+        -1,
+    )
+    exact = q.log_prob(points.movedim(0, 2)).exp().movedim(2, 0)
+    torch.testing.assert_close(grid.guide, exact, atol=1e-3, rtol=1e-2)
+    terms = pv.diagnostics.elbo_surgery(model, guide, x, num_samples=1000, **inputs)["z"]
+    prior = dist.MultivariateNormal(torch.zeros(LATENT), torch.eye(LATENT))
+    assert terms["kl"] == pytest.approx(float(kl_divergence(q, prior).mean()), abs=0.05)
+
+
+def test_a_latent_of_a_joint_normal_has_its_marginal_density():
+    x = torch.tensor([[0.3], [-1.0], [2.0]])
+    guide = PerDatumAutoGuide(autoguide.AutoMultivariateNormal, chain, example={"x": x})
+    mean = torch.tensor([[0.1, 0.2], [-0.5, -1.0], [1.0, 1.5]])
+    covariance = torch.tensor([[0.6, 0.2], [0.2, 0.3]])
+    put(guide, mean, covariance)
+    joint = Joint(chain, {"x": x, "index": torch.arange(3)}, guide)
+    u = torch.randn(5, 3, 2)
+    marginals = joint.log_marginals(guide, u)
+    for i, name in enumerate("ab"):
+        exact = dist.Normal(mean[:, i], covariance[i, i].sqrt()).log_prob(u[..., i])
+        torch.testing.assert_close(marginals[name], exact)
+    torch.testing.assert_close(
+        joint.log_guide(u), dist.MultivariateNormal(mean, covariance).log_prob(u)
+    )
+    torch.manual_seed(0)
+    draws = joint.draw(4000)
+    torch.testing.assert_close(draws.mean(0), mean, atol=0.06, rtol=0)
+    terms = pv.diagnostics.elbo_surgery(chain, guide, x, num_samples=4000, index=torch.arange(3))
+    assert set(terms) == {"a", "all"}
+    exact = kl_divergence(
+        dist.Normal(mean[:, 0], covariance[0, 0].sqrt()), dist.Normal(0.0, 1.0)
+    ).mean()
+    assert terms["a"]["kl"] == pytest.approx(float(exact), abs=0.03)
+
+
+@pytest.mark.parametrize("kind", [AutoNormal, autoguide.AutoDiagonalNormal])
+def test_a_diagonal_normal_has_the_kl_of_each_unit(kind):
+    model, x = linear()
+    guide = PerDatumAutoGuide(kind, model, num_data=N, init_scale=0.5)
+    inputs = {"index": torch.arange(N)}
+    loc = pv.evaluate.encode(model, guide, x, **inputs)["z"]
+    exact = kl_divergence(dist.Normal(loc, 0.5), dist.Normal(0.0, 1.0)).mean(0)
+    actual = pv.evaluate.unit_kl(model, guide, x, num_samples=5000, **inputs)["z"]
+    torch.testing.assert_close(actual, exact, atol=0.03, rtol=0)
+
+
+def test_a_joint_normal_takes_bounds_with_a_row_for_each_data_point():
+    x, index = torch.linspace(0.5, 2.5, 4), torch.arange(4)
+    actual = []
+    for low in (lambda n: 0.0, torch.zeros):
+
+        def model(x, low=low):
+            with pyro.plate("rows", len(x)):
+                z = pyro.sample("z", dist.Uniform(low(len(x)), 3.0))
+                pyro.sample("x", dist.Normal(z, 1.0), obs=x)
+
+        start = init_to_value(values={"z": torch.tensor([1.0])})
+        guide = PerDatumAutoGuide(
+            autoguide.AutoDiagonalNormal, model, example={"x": x}, init_scale=1.0, init_loc_fn=start
+        )
+        actual.append(pv.evaluate.elbo(model, guide, x, num_samples=5, index=index))
+        joint = Joint(model, {"x": x, "index": index}, guide)
+        u = torch.linspace(-1, 1, 4).expand(2, 4).unsqueeze(-1)
+        exact = dist.Normal(math.log(1 / 2), 1.0).log_prob(u[..., 0])  # logit of 1 of 3
+        torch.testing.assert_close(joint.log_guide(u), exact)
+    torch.testing.assert_close(*actual)
 
 
 @pytest.mark.parametrize("kind", ["AutoDiagonalNormal", "AutoLowRankMultivariateNormal"])

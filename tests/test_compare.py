@@ -13,6 +13,7 @@ import pytest
 import torch
 import torch.nn as nn
 from commands import main
+from pyro.infer.autoguide import AutoMultivariateNormal, AutoNormal
 
 import pyro_vae as pv
 from pyro_vae.comparison import Comparison, cell
@@ -238,6 +239,21 @@ def test_it_leaves_the_callers_random_stream():
     assert torch.equal(torch.rand(2), expected)
 
 
+def plane(x=None, size=None):
+    """A user-defined model with a latent of two numbers."""
+    with pyro.plate("data", size if x is None else len(x)):
+        z = pyro.sample("z", dist.Normal(torch.zeros(2), 1.0).to_event(1))
+        loc = torch.stack([z[..., 0], z[..., 1], z.sum(-1)], -1)
+        return pyro.sample("x", dist.Normal(loc, 0.7).to_event(1), obs=x)
+
+
+def fixed_rows(x):
+    """A guide with parameters for 30 data points, which it does not look up."""
+    loc = torch.zeros(30, 2, requires_grad=True)
+    with pyro.plate("data", len(x)):
+        pyro.sample("z", dist.Normal(loc, 1.0).to_event(1))
+
+
 def data_of_another_stream():
     with torch.random.fork_rng():
         return data()
@@ -264,6 +280,29 @@ def data_of_another_stream():
         (
             {"guides": {"a": lambda x: pyro.sample("z", dist.Normal(x, 1))}},
             "`lambda model: my_guide`",
+        ),
+        (
+            {"gap_options": {"maxsteps": 5}},
+            "unknown option of inference_gaps 'maxsteps'; did you mean 'max_steps'?",
+        ),
+        (
+            {"gap_options": {"annealing": {"num_step": 5}}},
+            "unknown option of ais 'num_step'; did you mean 'num_steps'?",
+        ),
+        ({"gap_options": {"seed": 5}}, "unknown option of inference_gaps 'seed'"),
+        ({"guides": {"a": AutoNormal}}, "PerDatumAutoGuide(AutoNormal, model, num_data=num_data)"),
+        (
+            {"guides": {"a": lambda model: AutoNormal(model)}},
+            "PerDatumAutoGuide(AutoNormal, model, num_data=num_data)",
+        ),
+        (
+            {
+                "model": {"plane": lambda: plane},
+                "guides": {"a": lambda model: fixed_rows},
+                "data": torch.zeros(30, 3),
+            },
+            "2 vs 30 (is .to_event(...) missing?); a guide with parameters for each data point needs "
+            "them by index, as pv.guides.PerDatumAutoGuide has them",
         ),
         ({"guides": {"a": lambda model: 1 / 0}}, "a guide could not be made for the model (Zero"),
         (
@@ -607,6 +646,33 @@ def test_progress_names_the_cell_and_the_gap_search(capsys):
     assert "vae, mine, seed 0" in shown and "gaps 100 %" in shown and "1/1" in shown
     pv.compare(VAE, {"mine": Guide}, data(), **options)
     assert capsys.readouterr().err == ""
+
+
+def joint_normal(model, num_data):
+    return pv.guides.PerDatumAutoGuide(AutoMultivariateNormal, model, num_data=num_data)
+
+
+def test_a_joint_auto_guide_is_compared_and_drawn(tmp_path):
+    options = {**QUICK, "seeds": 1, "num_gap_data": 0, "out": tmp_path}
+    result = pv.compare(
+        lambda: plane, {"joint": (joint_normal, {"epochs": 3})}, plane(size=30), **options
+    )
+    assert len(result.rows) == 1 and math.isfinite(result.rows[0]["elbo"])
+    assert result.posteriors["joint"].guide.shape[0] == 10
+    assert (tmp_path / "compare.png").exists()
+
+
+@pytest.mark.parametrize("failure", [ValueError("no\ngrid"), pv.UserError("no grid")])
+def test_posteriors_that_cannot_be_drawn_leave_the_table(failure, monkeypatch):
+    def grid(*args, **kwargs):
+        raise failure
+
+    monkeypatch.setattr(pv.diagnostics, "posterior_grid", grid)
+    options = {**QUICK, "seeds": 1, "num_gap_data": 0}
+    with pytest.warns(UserWarning, match="posteriors of guide 'mine' are not drawn: .*no grid$"):
+        result = pv.compare(VAE, {"mine": partial(Guide, network=NET)}, data(), **options)
+    assert len(result.rows) == 1 and result.posteriors == {}
+    assert "mine" in str(result)
 
 
 @pytest.mark.parametrize(

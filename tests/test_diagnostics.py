@@ -8,10 +8,12 @@ import pytest
 import torch
 from problems import LINEAR, binary_patterns, linear_marginal, linear_posterior
 from scipy import stats
+from torch.distributions import transforms
 
 import pyro_vae as pv
 from pyro_vae import plots
 from pyro_vae.conditionals import MLP, NormalLikelihood
+from pyro_vae.diagnostics.joint import Joint
 from pyro_vae.evaluate import chunked
 from pyro_vae.guides import Guide
 
@@ -335,3 +337,157 @@ def test_pictures_show_them():
     assert [t.get_text() for t in left.get_legend().get_texts()] == ["posterior", "NUTS", "guide"]
     assert plots.ranks(right, torch.randint(100, (500,)), 99) is right
     assert sum(bar.get_height() for bar in right.patches if bar.get_height() > 1) >= 500
+
+
+# ----------------------------------------------------- supports of guide and model
+
+
+def gamma_model(x=None, size=None):
+    with pyro.plate("data", size if x is None else len(x)):
+        z = pyro.sample("z", dist.Gamma(2.0, 1.0))
+        return pyro.sample("x", dist.Normal(z, 0.5), obs=x)
+
+
+def log_normal(x):
+    with pyro.plate("data", len(x)):
+        pyro.sample("z", dist.LogNormal(x.clamp_min(0.3).log(), 0.4))
+
+
+def scaled_log_normal(x):
+    """The same distribution; torch states that its support is real, as of any affine transform."""
+    base = dist.Normal(x.clamp_min(0.3).log() - math.log(2.0), 0.4)
+    parts = [transforms.ExpTransform(), transforms.AffineTransform(0.0, 2.0)]
+    with pyro.plate("data", len(x)):
+        pyro.sample("z", dist.TransformedDistribution(base, parts))
+
+
+@pytest.mark.parametrize("guide", [log_normal, scaled_log_normal])
+def test_the_support_is_that_of_the_model_in_both_programs(guide):
+    x = torch.linspace(0.5, 4, 6, dtype=torch.float64)
+    z = torch.linspace(1e-4, 25, 100_001, dtype=torch.float64)
+    log_p = dist.Gamma(2.0, 1.0).log_prob(z)
+    log_q = dist.LogNormal(x.clamp_min(0.3).log(), 0.4).log_prob(z[:, None])
+    kl = ((log_q.exp() * (log_q - log_p[:, None])).sum(0) * (z[1] - z[0])).mean()
+    log_joint = log_p + dist.Normal(z, 0.5).log_prob(x[:, None])
+    evidence = log_joint.logsumexp(1) + (z[1] - z[0]).log()
+
+    u = torch.randn(3, 6, 1, dtype=torch.float64)  # log z
+    start, _ = Joint(gamma_model, {"x": x}, guide).log_densities(u)
+    exact = dist.Normal(x.clamp_min(0.3).log(), 0.4).log_prob(u[..., 0])
+    torch.testing.assert_close(start, exact)
+    actual = pv.diagnostics.elbo_surgery(gamma_model, guide, x, num_samples=400)["z"]["kl"]
+    assert actual == pytest.approx(float(kl), abs=0.03)
+    options = {"num_steps": 60, "num_chains": 100, "leapfrog": 4}
+    actual = pv.diagnostics.ais(gamma_model, x, guide, **options)
+    torch.testing.assert_close(actual, evidence, atol=0.1, rtol=0)
+    gap = pv.diagnostics.bdmc(gamma_model, guide, num_data=6, **options)["gap"]
+    assert -0.1 < gap.mean() < 0.1
+    result = pv.diagnostics.simulation_based_calibration(gamma_model, guide, 300, oversample=20)
+    assert result["z"]["chi2_p"] > 1e-3
+
+
+def uniform_model(low, width=10.0):
+    """A uniform latent whose bounds, of each data point, are `low(n)` and `width` more."""
+
+    def model(x=None, size=None):
+        n = len(x) if size is None else size
+        lower = low(n)
+        with pyro.plate("data", n):
+            z = pyro.sample("z", dist.Uniform(lower, lower + width))
+            return pyro.sample("x", dist.Normal(z, 1.0), obs=x)
+
+    return model
+
+
+@pytest.mark.parametrize(
+    "low", [torch.zeros, lambda n: torch.linspace(-3, 2, n)], ids=["one", "several"]
+)
+@pytest.mark.parametrize("n", [7, 20])  # 20: as many as the chains
+def test_bounds_may_have_a_row_for_each_data_point(low, n):
+    model, lower = uniform_model(low), low(n)
+    x = lower + torch.linspace(1, 9, n)
+    assert Joint(model, {"x": x}).shapes == {"z": torch.Size([])}
+    normal = dist.Normal(0.0, 1.0)
+    exact = (normal.cdf(lower + 10 - x) - normal.cdf(lower - x)).log() - math.log(10)
+    actual = pv.diagnostics.ais(model, x, num_steps=100)
+    assert (actual - exact).abs().max() < 0.5
+    assert (actual - exact).mean().abs() < 0.1
+
+    def exact_guide(x):
+        with pyro.plate("data", len(x)):
+            pyro.sample("z", dist.Uniform(lower, lower + 10.0))
+
+    def prior_only(x=None, size=None):
+        with pyro.plate("data", n):
+            pyro.sample("z", dist.Uniform(lower, lower + 10.0))
+            return pyro.sample("x", dist.Normal(torch.zeros(n), 1.0), obs=x)
+
+    u = Joint(prior_only, {"x": x}, exact_guide).draw(5)
+    start, log_p = Joint(prior_only, {"x": x}, exact_guide).log_densities(u)
+    torch.testing.assert_close(log_p - start, normal.log_prob(x).expand(5, n), atol=1e-4, rtol=0)
+
+
+def test_a_mixture_of_components_with_one_support_has_it():
+    def model(x):
+        with pyro.plate("data", len(x)):
+            parts = dist.Uniform(torch.zeros(2), torch.full((2,), 3.0))
+            weights = dist.Categorical(logits=torch.zeros(len(x), 2))
+            z = pyro.sample("z", dist.MixtureSameFamily(weights, parts))
+            pyro.sample("x", dist.Normal(z, 1.0), obs=x)
+
+    joint = Joint(model, {"x": torch.zeros(4)})
+    assert joint.shapes == {"z": torch.Size([])}
+    u = torch.randn(5, 4, 1)
+    z = 3 * u[..., 0].sigmoid()
+    exact = (z / 3 * (1 - z / 3)).log() + dist.Normal(0.0, 1.0).log_prob(z)  # density 1/3 by z
+    torch.testing.assert_close(joint.log_densities(u)[1], exact)
+
+
+def narrow(x):
+    with pyro.plate("data", len(x)):
+        pyro.sample("z", dist.Normal(x, 5.0))
+
+
+def bounded_by_another(x):
+    with pyro.plate("data", len(x)):
+        a = pyro.sample("a", dist.Uniform(1.0, 2.0))
+        z = pyro.sample("z", dist.Uniform(0.0, a))
+        pyro.sample("x", dist.Normal(z, 1.0), obs=x)
+
+
+def bounded_by_its_component(x):
+    with pyro.plate("data", len(x)):
+        y = pyro.sample("y", dist.Bernoulli(0.5))
+        z = pyro.sample("z", dist.Uniform(0.0, 1 + y))
+        pyro.sample("x", dist.Normal(z, 1.0), obs=x)
+
+
+X = torch.linspace(0.5, 1.5, 6)
+
+
+@pytest.mark.parametrize(
+    "evaluate, message",
+    [
+        (lambda: pv.diagnostics.ais(gamma_model, X, narrow), "'z' are not in the support"),
+        (
+            lambda: pv.diagnostics.elbo_surgery(uniform_model(torch.zeros), narrow, X),
+            "'z' are not in the support",
+        ),
+        (
+            lambda: pv.diagnostics.elbo_surgery(
+                uniform_model(lambda n: torch.linspace(0, 1, n)), narrow, X
+            ),
+            "the bounds of 'z' differ between data points",
+        ),
+        (lambda: pv.diagnostics.ais(bounded_by_another, X), "bounds of 'z' depend on another"),
+        (lambda: pv.diagnostics.ais(bounded_by_another, X[:1]), "bounds of 'z' depend on another"),
+        (
+            lambda: pv.diagnostics.ais(bounded_by_its_component, X),
+            "bounds of 'z' depend on another",
+        ),
+    ],
+)
+def test_supports_without_one_map_raise_one_line(evaluate, message):
+    with pytest.raises(pv.UserError) as error:
+        evaluate()
+    assert message in str(error.value) and "\n" not in str(error.value)

@@ -15,7 +15,7 @@ from ..errors import UserError, check_int_at_least, checked_seed, unknown_name_e
 from ..objectives import ELBO
 from ..train import fit
 from ..train.settings import SEED_BITS
-from .evaluation import CellResult
+from .evaluation import CellResult, check_gap_options
 from .evidence import table_rows
 from .plan import Cell, FitOptions, GuideFactory, ModelFactory, Plan
 from .posteriors import read_posteriors, save_posteriors
@@ -63,8 +63,9 @@ def compare(
             function is passed as `lambda: my_model`.
         guides: `{name: a function of the model that makes a guide}`, e.g. `Guide`; if it has an
             argument `num_data`, it receives the number of data points. Or `{name: (function,
-            {options of fit for this guide})}`. User-defined guides: `lambda model: AutoNormal(model)`,
-            `lambda model: my_guide`.
+            {options of fit for this guide})}`. A user-defined guide: `lambda model: my_guide`. A Pyro
+            AutoGuide, whose parameters belong to data points: `lambda model, num_data:
+            PerDatumAutoGuide(AutoNormal, model, num_data=num_data)`.
         data: what `fit` accepts, except loaders; of arrays by name one is "x".
         objectives: `{name: objective}`, or one objective. Default: the ELBO.
         seeds: how many seeds (0, 1, ...), or which.
@@ -159,6 +160,8 @@ def _plan(
     check_int_at_least(1, num_samples=num_samples)
     check_int_at_least(0, num_gap_data=num_gap_data)
     _check_fit_options(options)
+    gap_options = gap_options or {}
+    check_gap_options(gap_options)
     models = dict(model) if isinstance(model, Mapping) else {_name(model): model}
     all_guides = _guides(guides)
     if not isinstance(objectives, Mapping):
@@ -179,7 +182,7 @@ def _plan(
         fit_options=options,
         num_samples=num_samples,
         num_gap_data=min(num_gap_data, len(getattr(data, split))),
-        gap_options=gap_options or {},
+        gap_options=gap_options,
         cells=[Cell(*n) for n in itertools.product(models, all_guides, objectives, seeds)],
     )
 

@@ -3,6 +3,7 @@
 import copy
 import dataclasses
 import statistics
+import warnings
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -12,6 +13,7 @@ import torch.nn as nn
 
 from ..data import Data
 from ..diagnostics.gaps import annealed_bound
+from ..errors import UserError
 from ..evaluate.inputs import pair_inputs
 from ..objectives import ELBO, as_objective
 from ..programs.contexts import seeded
@@ -71,7 +73,7 @@ class SharedModel:
 
     def _is_trainable(self) -> bool:
         x, others = self._inputs()
-        return has_parameters([self.model], {"x": x, **others})
+        return has_parameters({"x": x, **others}, model=self.model)
 
     def train(self) -> None:
         """Train the model, unless the user passed a module or it has no parameters; freeze it."""
@@ -146,12 +148,24 @@ class CellRun:
             None if self.shared is None else self.shared.annealed_bound,
             lambda fraction: on_stage(f"gaps {100 * fraction:.0f} %"),
         )  # fmt: skip
-        posteriors = posteriors_of_first(self.model, guide, *self._inputs(guide, self.plan.split))
+        posteriors = self._posteriors(guide)
         self.folder.mkdir(parents=True, exist_ok=True)
         if posteriors is not None:
             checkpoint.save_tensors(self.folder / "grid.pt", posteriors)
         same_model = self.shared is not None and self.shared.same_for_all_seeds
         CellResult(row | numbers, per_datum, same_model).write(self.folder / "row.json")
+
+    def _posteriors(self, guide: PyroProgram) -> dict[str, Any] | None:
+        """The posterior grids, if there are any; where they fail, a warning: the table is complete."""
+        try:
+            return posteriors_of_first(self.model, guide, *self._inputs(guide, self.plan.split))
+        except Exception as error:  # any kind, from a user's program
+            kind = "" if isinstance(error, UserError) else f"{type(error).__name__}: "
+            reason = kind + " ".join(str(error).split())
+            warnings.warn(
+                f"the posteriors of guide {self.cell.guide!r} are not drawn: {reason}", stacklevel=2
+            )
+            return None
 
     def _train(self) -> tuple[dict[str, PyroProgram], list[Run]]:
         """`({split: its trained guide}, the runs)`."""
@@ -170,7 +184,7 @@ class CellRun:
 
     def _is_trainable(self) -> bool:
         x, others = self._inputs(self.guide, "train")
-        return has_parameters([self.model, self.guide], {"x": x, **others})
+        return has_parameters({"x": x, **others}, model=self.model, guide=self.guide)
 
     def _inputs(self, guide: PyroProgram, split: str) -> tuple[torch.Tensor, Inputs]:
         return x_and_inputs(self.model, guide, self.plan.data, split, self.options.get("observed"))

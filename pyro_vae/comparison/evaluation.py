@@ -1,6 +1,7 @@
 """The numbers of one trained pair: bounds on log p(x), diagnostics of the guide, inference gaps."""
 
 import copy
+import inspect
 import math
 from collections.abc import Callable
 from dataclasses import asdict, dataclass
@@ -15,18 +16,21 @@ from pyro import poutine
 from .. import diagnostics, evaluate
 from ..data import Data
 from ..diagnostics.importance import RELIABLE_K, effective_sample_size, log_mean_error, pareto_k
-from ..errors import UserError, check_int_at_least
+from ..errors import UserError, check_int_at_least, unknown_name_error
 from ..evaluate.inputs import Inputs, split_inputs
 from ..generate.decoder_arrays import decoder_arrays
 from ..programs.calling import accepts_argument, as_keyword_program
 from ..programs.contexts import eval_mode, fork_rng
+from ..programs.layout import failure
 from ..programs.modules import device_of, find_modules
 from ..train import checkpoint
 from ..train.steps.recorded import leaf_parameters
-from .plan import PyroProgram
+from .plan import PER_DATUM_HINT, PyroProgram
 
 NUM_POSTERIORS = 10  # data points whose posterior grids are kept
 TAIL_SAMPLES = 100  # a fit of the tail of the importance weights needs so many
+#: Parameters of `inference_gaps` and `ais` that the evaluation of a cell sets.
+SET_BY_EVALUATION = ("model", "guide", "x", "seed", "on_progress")
 
 Row = dict[str, Any]  # names, numbers, flags and None: JSON values
 
@@ -88,6 +92,26 @@ class EvaluationOptions:
     def __post_init__(self) -> None:
         check_int_at_least(1, num_samples=self.num_samples)
         check_int_at_least(0, num_gap_data=self.num_gap_data)
+        check_gap_options(self.gap_options or {})
+
+
+def check_gap_options(gap_options: dict[str, Any]) -> None:
+    """Check the names of options of `inference_gaps`, and of AIS within them.
+
+    Raises:
+        UserError: an unknown name, with the nearest known one.
+    """
+    annealing = gap_options.get("annealing")
+    for function, options in (
+        (diagnostics.inference_gaps, gap_options),
+        (diagnostics.ais, annealing if isinstance(annealing, dict) else {}),
+    ):
+        parameters = inspect.signature(function).parameters.values()
+        known = [p.name for p in parameters if p.kind != p.VAR_KEYWORD]
+        known = [name for name in known if name not in SET_BY_EVALUATION]
+        for name in options:
+            if name not in known:
+                raise unknown_name_error(f"option of {function.__name__}", name, known)
 
 
 def x_and_inputs(
@@ -204,6 +228,8 @@ def posteriors_of_first(
     if sum(v[0].numel() for v in codes.values()) != 2:
         return None
     grid = diagnostics.posterior_grid(model, x, guide, num=60, **first)._asdict()
+    if not all(value.isfinite().all() for value in grid.values()):
+        raise UserError("a density is not finite")
     arrays, decoder = decoder_arrays(model), None
     if arrays is not None and list(arrays.parents) == list(codes):
         decoder = vars(arrays)
@@ -213,8 +239,15 @@ def posteriors_of_first(
 # ---------------------------------------------------------------------- parameters
 
 
-def trainable_leaves(program: PyroProgram, batch: Inputs) -> list[torch.Tensor]:
-    """The parameters that a program's log-density depends on, those in Pyro's store included."""
+def trainable_leaves(kind: str, program: PyroProgram, batch: Inputs) -> list[torch.Tensor]:
+    """The parameters that a program's log-density depends on, those in Pyro's store included.
+
+    Args:
+        kind: "model" or "guide".
+
+    Raises:
+        UserError: the program fails.
+    """
     device = device_of(program, default=batch["x"].device)
     batch = {k: v[:2].to(device) for k, v in batch.items()}
     with (
@@ -224,7 +257,13 @@ def trainable_leaves(program: PyroProgram, batch: Inputs) -> list[torch.Tensor]:
         pyro.validation_enabled(False),
     ):
         trace = poutine.trace(as_keyword_program(program))
-        return leaf_parameters(lambda: torch.as_tensor(trace.get_trace(**batch).log_prob_sum()))
+        try:
+            return leaf_parameters(lambda: torch.as_tensor(trace.get_trace(**batch).log_prob_sum()))
+        except UserError:
+            raise
+        except Exception as error:  # any kind, from a user's program
+            hint = f"; {PER_DATUM_HINT}" if kind == "guide" else ""
+            raise UserError(failure(kind, error, batch) + hint) from error
 
 
 def count_guide_parameters(
@@ -232,25 +271,25 @@ def count_guide_parameters(
 ) -> int:
     """How many numbers a guide has to train, not counting the model's."""
     batch = {"x": x, **others}
-    of_model = {id(p) for p in trainable_leaves(model, batch)}
-    return sum(p.numel() for p in trainable_leaves(guide, batch) if id(p) not in of_model)
+    of_model = {id(p) for p in trainable_leaves("model", model, batch)}
+    return sum(p.numel() for p in trainable_leaves("guide", guide, batch) if id(p) not in of_model)
 
 
-def has_parameters(programs: list[PyroProgram], batch: Inputs) -> bool:
-    """Whether anything in the programs can be trained; the programs are left as they are."""
-    modules = find_modules(*programs)
+def has_parameters(batch: Inputs, **programs: PyroProgram) -> bool:
+    """Whether anything in the model= or the guide= can be trained; both are left as they are."""
+    modules = find_modules(*programs.values())
     if any(p.requires_grad for module in modules for p in module.parameters()):
         return True
-    for program in programs:  # it may make parameters when it first runs: try a copy
+    for kind, program in programs.items():  # it may make parameters when it first runs: try a copy
         if isinstance(program, nn.Module):
             program = copy.deepcopy(program)
         with pyro.get_param_store().scope():
-            if trainable_leaves(program, batch):
+            if trainable_leaves(kind, program, batch):
                 return True
     return False
 
 
 def freeze(model: PyroProgram, batch: Inputs) -> None:
     """Stop the training of the model's parameters; a guide in the same module keeps its own."""
-    for parameter in trainable_leaves(model, batch):
+    for parameter in trainable_leaves("model", model, batch):
         parameter.requires_grad_(False)

@@ -11,6 +11,7 @@ from pathlib import Path
 from typing import Any
 
 import torch.nn as nn
+from pyro.infer.autoguide import AutoGuide
 
 from ..data import Data
 from ..errors import UserError
@@ -21,6 +22,10 @@ from ..programs.inspection import has_rows
 from ..programs.interfaces import ModelInterface, interface_of
 from ..programs.modules import find_modules
 
+PER_DATUM_HINT = (  # a remedy, as error messages have it
+    "a guide with parameters for each data point needs them by index, as "
+    "pv.guides.PerDatumAutoGuide has them"
+)
 FORMAT = 4  # of what a cell's folder holds
 
 PyroProgram = Callable[..., Any]  # whatever it returns; a module, too
@@ -122,7 +127,7 @@ def make_guide(factory: GuideFactory, model: PyroProgram, num_data: int) -> Pyro
     """The factory's guide for a model; it receives the number of data points if it takes `num_data`.
 
     Raises:
-        UserError: the factory is itself a guide, or fails.
+        UserError: the factory is itself a guide, fails, or makes a plain AutoGuide of Pyro.
     """
     arguments = {"num_data": num_data} if _takes_num_data(factory, model) else {}
     hint = "a guide that is itself a function is passed as `lambda model: my_guide`"
@@ -137,6 +142,12 @@ def make_guide(factory: GuideFactory, model: PyroProgram, num_data: int) -> Pyro
         raise UserError(
             "a guide must be made by a function of the model, but this function returned "
             f"{type(guide).__name__}; {hint}"
+        )
+    if isinstance(guide, AutoGuide):
+        kind = type(guide).__name__
+        raise UserError(
+            f"{kind}(model) has parameters for one data set in one order: pass `lambda model, "
+            f"num_data: pv.guides.PerDatumAutoGuide({kind}, model, num_data=num_data)`"
         )
     return guide
 

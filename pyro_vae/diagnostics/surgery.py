@@ -4,13 +4,14 @@ import math
 
 import torch
 
-from ..errors import check_int_at_least
+from ..errors import UserError, check_int_at_least
 from ..evaluate import chunked
 from ..evaluate.chunked import evaluation_mode, rows_per_chunk, split_rows
 from ..evaluate.inputs import Array, Batch, PyroProgram, pair_inputs
 from ..evaluate.latents import ACTIVE_THRESHOLD, active_units
 from ..programs.modules import device_of
 from .joint import Joint
+from .supports import differs_between_rows, have_equal_bounds
 
 ALL = "all"  # the key of the joint distribution of all latents
 
@@ -55,7 +56,8 @@ def elbo_surgery(
         latents, `"all"` is their joint distribution.
 
     Raises:
-        UserError: a name that the pair does not take; a guide without a density.
+        UserError: a name that the pair does not take; a guide without a density; a latent whose
+            bounds differ between data points, which have no common q(z).
 
     References:
         Hoffman, Johnson 2016, ELBO surgery: yet another way to carve up the variational evidence
@@ -76,6 +78,7 @@ def elbo_surgery(
         size = max(1, rows_per_chunk(model, guide, batch, device) // num_samples)
         chunks = split_rows(batch, min(len(batch["x"]), size), device)
         joints = [Joint(model, chunk, guide) for chunk in chunks]
+        _check_supports(joints)
         draws = [joint.draw(num_samples) for joint in joints]
         names = _independent_latents(joints[0], draws[0])
         if len(joints[0].shapes) > 1 or not names:
@@ -99,6 +102,17 @@ def elbo_surgery(
             result[name]["active_units"] = sum(active[member] for member in shapes)
         result[name]["units"] = sum(math.prod(s) for s in shapes.values())
     return result
+
+
+def _check_supports(joints: list[Joint]) -> None:
+    """Check that each latent has one support for all data points."""
+    for name in joints[0].shapes:
+        supports = [joint.supports[name] for joint in joints]
+        if differs_between_rows(supports[0]) or not have_equal_bounds(supports):
+            raise UserError(
+                f"the bounds of {name!r} differ between data points: their posteriors have no common "
+                "support over which q(z), their mean, could be compared with the prior"
+            )
 
 
 def _log_aggregate(joints: list[Joint], u: torch.Tensor, names: list[str]) -> Batch:

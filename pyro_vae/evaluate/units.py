@@ -90,13 +90,16 @@ def _log_ratios(traces: Traces) -> dict[str, torch.Tensor]:
     """`{latent: log q - log p of each unit}`, `[enum..., (S,) B, D]`."""
     ratios = {}
     for name, site in traces.sampled.items():
-        if name not in traces.model or name in (*traces.auxiliary, *traces.auxiliary.values()):
+        latent = traces.auxiliary.get(name, name)
+        if name in traces.auxiliary.values() or latent not in traces.model:
             continue
-        sites = site, traces.model[name]
+        if not torch.equal(site["value"], traces.guide[latent]["value"]):
+            continue  # an auxiliary draw that is mapped to the latent's support, or a component
+        sites = site, traces.model[latent]
         bases = [s["fn"].base_dist for s in sites if _independent(s)]
         if len(bases) == 2:
             q, p = bases
-            ratios[name] = q.log_prob(site["value"]) - p.log_prob(site["value"])
+            ratios[latent] = q.log_prob(site["value"]) - p.log_prob(site["value"])
     return ratios
 
 

@@ -22,7 +22,7 @@ from .._pyro_internals import prototype_of, set_up, sum_rightmost
 from ..errors import UserError
 from ..programs.calling import accepts_argument, as_keyword_program
 from ..programs.inspection import covariates_of
-from ..programs.sites import is_subsample
+from ..programs.sites import UNCONSTRAINED_LATENTS, is_subsample
 from .base import BaseGuide
 
 PER_SITE = (AutoNormal, AutoDelta)
@@ -145,7 +145,7 @@ class _JointPerDatum(_PerSite):
         prototype = prototype_of(auto)
         assert prototype is not None  # the constructor sets the AutoGuide up
         sites = dict(prototype.iter_stochastic_nodes())
-        infer: Any = {"is_auxiliary": True}  # `part_of` is not in Pyro's `InferDict`
+        infer: Any = {"is_auxiliary": True, UNCONSTRAINED_LATENTS: tuple(sites)}
         if len(sites) == 1:
             infer["part_of"] = next(iter(sites))
         with _plates(plate, rows):
@@ -153,7 +153,8 @@ class _JointPerDatum(_PerSite):
             for name, site in sites.items():
                 fn: Any = site["fn"]  # Pyro declares a function
                 transform = biject_to(fn.support)
-                shape = transform.inverse_shape(fn.event_shape)
+                # bounds may have the batch shape of the one data point
+                shape = transform.inverse_shape(fn.shape())[len(fn.batch_shape) :]
                 stop = start + shape.numel()
                 part = u[..., start:stop].reshape(u.shape[:-1] + shape)
                 value, start = transform(part), stop

@@ -14,6 +14,10 @@ from ..errors import UserError, unknown_name_error
 
 Site = dict[str, Any]  # a site of a Pyro trace, or the message of a handler
 
+# A guide writes into the `infer` of a site that draws the unconstrained values of latents, one after
+# the other in one vector, which latents these are.
+UNCONSTRAINED_LATENTS = "unconstrained_latents"
+
 
 def sites_in(trace: Trace) -> dict[str, Site]:
     """The sites of a trace by name."""
@@ -120,9 +124,9 @@ def with_mask_apart(site: Site) -> Site:
     """
     if not isinstance(site["fn"], MaskedDistribution):
         return site
-    fns, stack = site.get("runs", ([site["fn"]], lambda tensors, event_dim: tensors[0]))
+    stack = site["runs"][1] if "runs" in site else lambda tensors, event_dim: tensors[0]
     values = site.get("values", [site["value"]])
-    mask, bases = site["mask"], list(fns)
+    mask, bases = site["mask"], distributions_of(site)
     while isinstance(bases[0], MaskedDistribution):
         own = stack([_as_tensor(mask_of(fn), fn) for fn in bases], 0)
         mask = (
@@ -135,6 +139,11 @@ def with_mask_apart(site: Site) -> Site:
 
 def _as_tensor(mask: bool | torch.Tensor, fn: Any) -> torch.Tensor:
     return mask if isinstance(mask, torch.Tensor) else torch.full(fn.batch_shape, mask)
+
+
+def distributions_of(site: Site) -> list[Any]:
+    """The distribution of a site, in each of the runs that a gathered site comes from."""
+    return site["runs"][0] if "runs" in site else [site["fn"]]
 
 
 def is_point(site: Site) -> bool:
