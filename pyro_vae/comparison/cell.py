@@ -146,7 +146,8 @@ class CellRun:
             None if self.shared is None else self.shared.annealed_bound,
             lambda fraction: on_stage(f"gaps {100 * fraction:.0f} %"),
         )  # fmt: skip
-        posteriors = posteriors_of_first(self.model, guide, *self._inputs(guide, self.plan.split))
+        first = self._inputs(guide, self.plan.split)
+        posteriors = posteriors_of_first(self.model, guide, self.plan.data, *first)
         self.folder.mkdir(parents=True, exist_ok=True)
         if posteriors is not None:
             checkpoint.save_tensors(self.folder / "grid.pt", posteriors)

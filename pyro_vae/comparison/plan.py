@@ -21,7 +21,7 @@ from ..programs.inspection import has_rows
 from ..programs.interfaces import ModelInterface, interface_of
 from ..programs.modules import find_modules
 
-FORMAT = 4  # of what a cell's folder holds
+FORMAT = 5  # of what a cell's folder holds
 
 PyroProgram = Callable[..., Any]  # whatever it returns; a module, too
 ModelFactory = Callable[[], PyroProgram]

@@ -243,10 +243,7 @@ def log_likelihood(new: NewData, num_samples: int, seed: int | None) -> torch.Te
         value = evaluate.log_likelihood(
             new.model, new.guide, num_samples=num_samples, seed=seed, **inputs
         )
-        if new.data.scaling is not None:  # the density of x is that of (x - mean) / sd, over sd
-            log_sd = torch.where(inputs["x"].isnan(), 0.0, new.data.scaling[1].log().to(value))
-            value = value - log_sd.flatten(1).sum(1)
-        return {"log_likelihood": value}
+        return {"log_likelihood": value - new.data.log_abs_det_jacobian(inputs["x"]).to(value)}
 
     return new.apply(of)["log_likelihood"]
 

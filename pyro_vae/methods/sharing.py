@@ -172,7 +172,9 @@ def _numbers(run: "Run") -> dict[str, float]:
                 if isinstance(results.get(key), float)
             }
     row = next((r for r in run.history if r["epoch"] == run.best_epoch), {})
-    return {"ELBO, valid, nats per data point": row["elbo"]} if "elbo" in row else {}
+    standardized = run.data is not None and run.data.scaling is not None
+    label = f"ELBO{' of standardized x' if standardized else ''}, valid, nats per data point"
+    return {label: row["elbo"]} if "elbo" in row else {}
 
 
 def _record(run: "Run", weights: Weights) -> dict[str, Any]:

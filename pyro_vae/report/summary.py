@@ -45,7 +45,8 @@ def summarize(
 ) -> dict:
     """Numbers of a pair on one split: bounds, KLs, active units, clustering or classification.
 
-    Numbers are in nats per data point, at beta = 1, in eval mode. For a conditional model
+    Numbers are in nats per data point, at beta = 1, in eval mode. Densities of standardized columns
+    are converted to the original units. For a conditional model
     log p(x | c) is estimated twice: importance weighted with the guide, and by Monte Carlo from the
     prior. Labels score a clustering and have no other use.
 
@@ -64,7 +65,7 @@ def summarize(
     check_int_at_least(1, num_samples=num_samples)
     x, y, others = inputs(model, guide, data, split)
     classifies = not others and reports_classification(model, data, supervised)
-    numbers = PairNumbers(model, guide, num_samples, seed)
+    numbers = PairNumbers(model, guide, data, num_samples, seed)
     numbers.add(x, others)
     result: dict = {"split": name or split, "data": len(x), "num_samples": num_samples}
     result |= numbers.result(with_errors=name is not None)
@@ -104,7 +105,7 @@ def summarize_batches(
         UserError: no batches, or one that cannot be evaluated.
     """
     check_int_at_least(1, num_samples=num_samples)
-    numbers = PairNumbers(model, guide, num_samples, seed)
+    numbers = PairNumbers(model, guide, data, num_samples, seed)
     labels: list[torch.Tensor] = []
     for number, (batch, y) in enumerate(batches, 1):
         others = dict(batch)
