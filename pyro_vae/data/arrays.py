@@ -10,6 +10,7 @@ from typing import Any
 
 import numpy as np
 import torch
+from numpy.typing import NDArray
 
 from ..errors import UserError
 
@@ -160,6 +161,22 @@ def column_means(x: torch.Tensor) -> torch.Tensor:
 def fill_missing(x: torch.Tensor, means: torch.Tensor) -> torch.Tensor:
     """`x [N, ...]` with `means [...]` for its NaN."""
     return torch.where(x.isnan(), means.to(x), x)
+
+
+def rows_for_baselines(
+    reference: torch.Tensor, *parts: torch.Tensor, standardize: bool
+) -> list[NDArray[np.float64]]:
+    """Each of `parts [N, ...]` as rows `[N, D]` for scikit-learn, with the scale of `reference [M, ...]`.
+
+    Missing values are replaced by the mean of their column in `reference`. With `standardize`, every
+    column is centered and divided by its standard deviation there, if that is not zero.
+    """
+    means, scales = column_means(reference), torch.ones(())
+    filled = [fill_missing(part, means) for part in parts]
+    if standardize:
+        scales = column_means((reference - means) ** 2).sqrt()
+        filled = [(part - means.to(part)) / torch.where(scales > 0, scales, 1.0) for part in filled]
+    return [part.flatten(1).double().cpu().numpy() for part in filled]
 
 
 def check_classes(

@@ -7,6 +7,7 @@ from typing import Any
 import torch
 
 from .. import evaluate
+from ..conditionals import Columns
 from ..data import Data
 from ..errors import UserError, check_int_at_least
 from ..evaluate.inputs import Inputs, split_inputs
@@ -151,9 +152,18 @@ def _clustering(
     train_x = data.observed_split("train", rows).x
     baselines = {}
     if len(train_x) >= num_components:
-        baselines = evaluate.clustering_baselines(train_x, x, num_components, seed=seed)
+        baselines = evaluate.clustering_baselines(
+            train_x, x, num_components, seed=seed, standardize=has_several_kinds(data)
+        )
     clusterings: dict[str, Any] = {"this model": clusters, **baselines}
     return {name: evaluate.clustering_metrics(y, c) for name, c in clusterings.items()}
+
+
+def has_several_kinds(data: Data) -> bool:
+    """Whether the columns of x have several kinds, and so several scales: reals, counts, categories."""
+    likelihood = data.likelihood
+    kinds = [kind for kind, _ in likelihood.blocks] if isinstance(likelihood, Columns) else []
+    return any(kind != kinds[0] for kind in kinds)
 
 
 def labeled_in_part(data: Data) -> bool:
@@ -217,7 +227,9 @@ def classification(
     if several or accepts_argument(model, "y"):
         predicted = predictions(model, guide, x, y, *inputs_of_parts)
     if several:
-        on_x = evaluate.classifier_baselines(x, y, *inputs_of_parts, spreading=True)
+        on_x = evaluate.classifier_baselines(
+            x, y, *inputs_of_parts, spreading=True, standardize=has_several_kinds(data)
+        )
         predicted |= {f"{name} on x": classes for name, classes in on_x.items()}
     errors = {
         name: {
