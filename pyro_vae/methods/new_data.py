@@ -25,7 +25,7 @@ from ..data.tables import (
     row_names,
     write_csv,
 )
-from ..errors import UserError
+from ..errors import UserError, file_to_write
 from ..evaluate.inputs import Inputs, accepts_entry
 from ..generate.impute import impute as impute_values
 from ..programs.calling import accepts_argument
@@ -291,12 +291,12 @@ def write_codes(run: Any, source: Path | None, path: Path) -> Path:
         source = Path(named)
     x, others = read_new(run, source)
     new = NewData(run.model, run.guide, run.data, x, others)
+    path = file_to_write(path)
     columns = code_columns(encodings(new))
     name, rows = "row", None
     if new.is_frame and run.data.table is not None:
         index = run.data.table.index
         name, rows = index or "row", row_names(x, None if is_anndata(x) else index)
     size = len(next(iter(columns.values())))
-    path.parent.mkdir(parents=True, exist_ok=True)
     write_csv(path, {name: range(size) if rows is None else rows, **columns})
     return path

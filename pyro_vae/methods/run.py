@@ -16,7 +16,7 @@ from ..data import Data, as_data
 from ..data import load as load_data
 from ..data.dataset import difference
 from ..data.tables import frame_like
-from ..errors import UserError
+from ..errors import UserError, file_to_write, folder_to_write
 from ..evaluate.inputs import split_inputs
 from ..programs.calling import first_argument
 from ..programs.inspection import ignores_missing, is_per_datum
@@ -328,7 +328,7 @@ class Run(train.Run):
             if self.out is None:
                 raise UserError("this run has no folder: pass the path of the report")
             path = self.out / "report.html"
-        path, data = Path(path), self._data()
+        path, data = file_to_write(path), self._data()
         result = self.evaluate(split, num_samples, write=True)
         sections = report_figures(
             self.model, self.guide, data, result, self.history, self.best_epoch, self.seed
@@ -393,7 +393,7 @@ class Run(train.Run):
         folder = Path(folder)
         if (folder / "checkpoint.pt").exists():
             raise UserError(f"{folder} already contains a run; choose another directory")
-        folder.mkdir(parents=True, exist_ok=True)
+        folder_to_write(folder)
         if self.out is not None and (self.out / "checkpoint.pt").exists():
             for name in FILES:
                 if (self.out / name).exists():
