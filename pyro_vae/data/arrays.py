@@ -11,6 +11,7 @@ from typing import Any
 import numpy as np
 import torch
 from numpy.typing import NDArray
+from torch.utils.data import DataLoader, Dataset
 
 from ..errors import UserError
 
@@ -217,6 +218,11 @@ def _as_array(value: Any, name: str) -> np.ndarray:
     if type(value).__module__.split(".")[0] == "PIL":
         raise UserError(
             f"{name} is a PIL image: give the data set transform=torchvision.transforms.ToTensor()"
+        )
+    if isinstance(value, (Dataset, DataLoader)):  # its items have several arrays, or one in a tuple
+        raise UserError(
+            f"{name} must be an array of numbers, not a {kind}: pv.data.as_data(dataset).train.x is "
+            "the array of a Dataset; pv.evaluate.mean_over_batches takes a DataLoader"
         )
     if hasattr(value, "toarray"):
         raise UserError(f"{name} is a sparse {kind}: pass {name}.toarray()")
