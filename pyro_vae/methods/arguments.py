@@ -12,7 +12,16 @@ from .building import CLASSES
 from .effects import check_effects, check_root, check_workers, without_effect
 from .files import nest, read_config
 from .groups import METHOD_HELP, add_options
-from .options import choices, complete, configure, default_folder, finish, resolve, switch_classes
+from .options import (
+    as_flag,
+    choices,
+    complete,
+    configure,
+    default_folder,
+    finish,
+    resolve,
+    switch_classes,
+)
 from .parser import Parser, full_names, option_values
 from .run import CONFIG
 from .signatures import parameters
@@ -40,7 +49,7 @@ def parse_fit(
     parser = _fit_parser(name, run, classes, config)
     own = [*parameters(run, {"config"}), "config", "print_config"]
     known = {**dict.fromkeys(own), **config}
-    tokens = full_names(tokens, lambda option: resolve(name, option, known))
+    tokens = full_names(tokens, lambda option: resolve(name, option, known, as_flag))
     parsed = parser.parse_args([t for t in tokens if t != "--print_config"])
     arguments = {n: parsed.pop(n) for n in own}
     del arguments["print_config"], arguments["config"]
