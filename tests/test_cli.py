@@ -185,6 +185,27 @@ def test_a_second_fit_into_the_same_folder_loses_nothing(finished, capsys):
     assert (run / "checkpoint.pt").read_bytes() == before
 
 
+def test_resume_starts_a_run_that_was_stopped_before_its_folder_was_written(tmp_path, capsys):
+    """The message of an interruption is "rerun with --resume": it must hold at any moment."""
+    run = tmp_path / "run"
+    start = ["fit", "gmvae", *SMALL, *START, "--progress", "false"]
+    assert main([*start, "--out", str(run), "--resume"]) == 0
+    assert "run folder" in capsys.readouterr().out
+    assert main(["fit", "--out", str(run), "--resume", "--progress", "false"]) == 0  # its method
+    method = pv.method("vae", "digits", latent_dim=2, hidden=[4], epochs=1)
+    assert method.fit(tmp_path / "new", resume=True, progress=False).best_epoch == 1
+
+
+def test_a_run_that_is_not_of_a_method_is_not_resumed_by_the_command_line(tmp_path, capsys):
+    model = pv.models.VAE((3,), 1, "normal", pv.conditionals.MLP((4,)))
+    pv.fit(model, pv.guides.Guide(model), torch.randn(9, 3), 1, out=tmp_path, progress=False)
+    for words in (["vae"], []):
+        assert main(["fit", *words, "--resume", "--out", str(tmp_path)]) == 1
+        assert "already contains a run; it is not of a method" in capsys.readouterr().err
+    with pytest.raises(pv.UserError, match="already contains a run; it is not of a method"):
+        pv.method("vae", "digits", epochs=1).fit(tmp_path, resume=True)
+
+
 def test_ctrl_c_and_resume_lose_nothing(tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
     options = [
@@ -349,7 +370,10 @@ BAD = {
         fit("vae", "--likelihood", "bernoulli", "--binarize", "none"),
         "outside the support of its Bernoulli",
     ),
-    "resume nothing": (fit("vae", "--resume"), "is runs/vae-digits-0 a run folder?"),
+    "resume nothing": (
+        fit("--resume", "--out", "runs/new"),
+        "runs/new has no run to resume: name a method to start one",
+    ),
     "no file": (fit("vae", "--data", "no.npz"), "no.npz does not exist"),
     "a table of text": (fit("vae", "--data", "table.csv"), "table.csv has no rows below a header"),
     "a file of another kind": (
