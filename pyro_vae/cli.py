@@ -32,7 +32,8 @@ def train_and_report(
     Args:
         config: the method's configuration.
         out: run folder. Default: runs/METHOD-DATA-SEED.
-        resume: continue the run in the run folder, with the settings that it was started with.
+        resume: continue the run in the run folder, with the settings that it was started with; start
+            it if there is none.
         device: cpu, cuda, ... Default: a GPU if there is one.
         root: folder of the torchvision data sets. Default: $PYRO_VAE_DATA, or ~/.cache/pyro_vae.
         num_samples: importance samples of the final log-likelihood.
@@ -41,11 +42,13 @@ def train_and_report(
     """
     from .methods import Method
     from .methods.options import default_folder
+    from .methods.run import CONFIG
     from .train import choose_device, distributed
     from .train.folder import RunFolder
 
     check_int_at_least(1, num_samples=num_samples)  # now, not after hours of training
     out = default_folder(config) if out is None else out
+    resume = resume and (out / CONFIG).exists()
     with distributed.group(choose_device(device)):
         if not resume:
             hint = "use --resume to continue it or --out to choose another directory"

@@ -2,9 +2,11 @@
 
 import difflib
 import math
+import os
 import re
 from collections.abc import Iterable
 from numbers import Integral, Real
+from pathlib import Path
 
 
 class UserError(ValueError):
@@ -119,6 +121,40 @@ def check_positive(or_zero: bool = False, **values: object) -> None:
             rule = "non-negative" if or_zero else "positive"
             finite = " and finite" if value == math.inf else ""
             raise UserError(f"{name} must be {rule}{finite}, got {value!r}")
+
+
+def folder_to_write(path: Path | str) -> Path:
+    """The path of a folder, which is made if need be.
+
+    Raises:
+        UserError: it cannot be one.
+    """
+    path = Path(path)
+    try:
+        path.mkdir(parents=True, exist_ok=True)
+    except (OSError, ValueError) as e:  # ValueError: a name with a null byte
+        reason = getattr(e, "strerror", None) or str(e)
+        raise UserError(f"cannot write to {str(path)[:60]!r}: {reason}") from e
+    return path
+
+
+def file_to_write(path: Path | str) -> Path:
+    """The path of a file that will be written, in a folder that is made if need be.
+
+    Raises:
+        UserError: the path is a folder, or a part of it cannot be one.
+
+    Example:
+        >>> import tempfile
+        >>> from pyro_vae.errors import file_to_write
+        >>> file_to_write(f"{tempfile.mkdtemp()}/new/report.html").name
+        'report.html'
+    """
+    path = Path(path)
+    folder_to_write(path.parent)
+    if os.path.isdir(path):
+        raise UserError(f"cannot write to {str(path)[:60]!r}: it is a folder; name a file in it")
+    return path
 
 
 def names(**values: object) -> None:

@@ -22,6 +22,8 @@ from sampling import covering, in_turn
 
 import pyro_vae as pv
 from pyro_vae import methods
+from pyro_vae.methods import configure
+from pyro_vae.methods.options import as_flag, resolve
 from pyro_vae.report import summary
 
 pytestmark = pytest.mark.usefixtures("undrawn")
@@ -183,6 +185,27 @@ def test_a_second_fit_into_the_same_folder_loses_nothing(finished, capsys):
     assert (run / "checkpoint.pt").read_bytes() == before
 
 
+def test_resume_starts_a_run_that_was_stopped_before_its_folder_was_written(tmp_path, capsys):
+    """The message of an interruption is "rerun with --resume": it must hold at any moment."""
+    run = tmp_path / "run"
+    start = ["fit", "gmvae", *SMALL, *START, "--progress", "false"]
+    assert main([*start, "--out", str(run), "--resume"]) == 0
+    assert "run folder" in capsys.readouterr().out
+    assert main(["fit", "--out", str(run), "--resume", "--progress", "false"]) == 0  # its method
+    method = pv.method("vae", "digits", latent_dim=2, hidden=[4], epochs=1)
+    assert method.fit(tmp_path / "new", resume=True, progress=False).best_epoch == 1
+
+
+def test_a_run_that_is_not_of_a_method_is_not_resumed_by_the_command_line(tmp_path, capsys):
+    model = pv.models.VAE((3,), 1, "normal", pv.conditionals.MLP((4,)))
+    pv.fit(model, pv.guides.Guide(model), torch.randn(9, 3), 1, out=tmp_path, progress=False)
+    for words in (["vae"], []):
+        assert main(["fit", *words, "--resume", "--out", str(tmp_path)]) == 1
+        assert "already contains a run; it is not of a method" in capsys.readouterr().err
+    with pytest.raises(pv.UserError, match="already contains a run; it is not of a method"):
+        pv.method("vae", "digits", epochs=1).fit(tmp_path, resume=True)
+
+
 def test_ctrl_c_and_resume_lose_nothing(tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
     options = [
@@ -287,7 +310,7 @@ BAD = {
     "misspelt likelihood": (fit("vae", "--likelihood", "bernouli"), "did you mean 'bernoulli'?"),
     "misspelt option": (
         fit("vae", "--epoch", "3"),
-        "vae has no option 'epoch'; did you mean 'epochs'?",
+        "vae has no option 'epoch'; did you mean --epochs?",
     ),
     "misspelt option of a group": (
         fit("vae", "--network.hiden", "[3]"),
@@ -347,7 +370,10 @@ BAD = {
         fit("vae", "--likelihood", "bernoulli", "--binarize", "none"),
         "outside the support of its Bernoulli",
     ),
-    "resume nothing": (fit("vae", "--resume"), "is runs/vae-digits-0 a run folder?"),
+    "resume nothing": (
+        fit("--resume", "--out", "runs/new"),
+        "runs/new has no run to resume: name a method to start one",
+    ),
     "no file": (fit("vae", "--data", "no.npz"), "no.npz does not exist"),
     "a table of text": (fit("vae", "--data", "table.csv"), "table.csv has no rows below a header"),
     "a file of another kind": (
@@ -629,7 +655,7 @@ def test_bad_input_gets_one_clear_line_and_starts_nothing(
 @pytest.mark.parametrize(
     "arguments, message",
     [
-        (["vae", "--epoch", "3"], "did you mean 'epochs'?"),
+        (["vae", "--epoch", "3"], "did you mean --epochs?"),
         (["vae", "--hidden", "[0]"], "hidden must be integers >= 1"),
         (["vae", "--objective", "RWS", "--sleep_weight", "2"], "sleep_weight weighs"),
         (["gmvae", "--restarts", "0"], "restarts must be an integer >= 1"),
@@ -1021,9 +1047,38 @@ def test_a_pair_of_a_users_own_is_opened_with_its_modules(tmp_path):
     )
 
 
+@pytest.mark.parametrize(
+    "wrong, keyword, flag",
+    [
+        ("latentdim", "'latent_dim'", "--latent-dim"),
+        ("vaess", "'vaes'", "--vaes"),
+        ("epoch", "'epochs'", "--epochs"),  # the method's; also an option of initialize
+        ("clip_norms", "'clip_norm'", "--clip-norm"),
+        ("modle.latent_dim", "'latent_dim'", "--latent-dim"),
+        ("num_particle", "'num_particles'", "--num-particles"),
+    ],
+)
+def test_a_misspelt_option_is_answered_with_what_the_caller_can_write(wrong, keyword, flag, capsys):
+    with pytest.raises(pv.UserError) as error:
+        pv.method("gmvae", "digits", **{wrong: 3})
+    assert f"did you mean {keyword}?" in str(error.value)
+    configure("gmvae", "digits", {keyword.strip("'"): 3})
+    assert main(["fit", "gmvae", f"--{wrong}", "3"]) == 1
+    assert f"did you mean {flag}?" in capsys.readouterr().err
+
+
+def test_an_unclear_option_is_answered_with_its_full_names(capsys):
+    known = {"guide.scale": 1, "objective.scale": 1}
+    message = r"say \*\*{'guide.scale': ...} or \*\*{'objective.scale': ...}$"
+    with pytest.raises(pv.UserError, match=message):
+        resolve("vae", "scale", known)
+    with pytest.raises(pv.UserError, match="mean --guide.scale or --objective.scale"):
+        resolve("vae", "scales", known, as_flag)
+
+
 def test_overrides_in_python_are_refused_by_name():
     for overrides, message in (
-        ({"num_component": 3}, "did you mean 'model.num_components'?"),
+        ({"num_component": 3}, "did you mean 'num_components'?"),
         ({"skip": True}, "gmvae has no option 'skip'"),
         ({"epochs": "many"}, "epochs must be an integer, got many"),
         ({"network": pv.conditionals.MLP}, "network takes a name and its options"),

@@ -186,11 +186,21 @@ def test_partial_fit_keeps_the_state_of_the_optimizer_between_calls():
         (np.random.RandomState(0).randint(0, 2, (30, 3)), "Bernoulli"),
         (counts(), "NegativeBinomial"),
         (np.random.RandomState(0).randint(0, 5, (60, 6)), "Binomial"),  # grades
+        (np.random.RandomState(0).randint(0, 17, (60, 64)), "Binomial"),  # gray levels
+        (np.random.RandomState(0).poisson(5, (300, 1)), "NegativeBinomial"),
+        (np.random.RandomState(0).poisson([5, 2], (300, 2)), "NegativeBinomial"),
+        (np.random.RandomState(0).poisson(5, (300, 4)), "NegativeBinomial"),
         (np.random.RandomState(0).randint(1990, 2020, (30, 2)), "NormalLikelihood"),  # years
     ],
 )
 def test_likelihood_is_chosen_by_the_values(X, name):
     assert type(Units.of(Rows(np.asarray(X, dtype=float)), "auto").likelihood).__name__ == name
+
+
+def test_a_larger_count_than_those_of_training_has_a_density():
+    X = np.random.RandomState(0).poisson(5, (200, 1))
+    vae = VAETransformer(1, hidden_layer_sizes=(4,), **SHORT).fit(X)
+    assert np.isfinite(vae.score_samples([[X.max() + 1]])).all()
 
 
 def test_probabilities_of_integers_have_no_units():

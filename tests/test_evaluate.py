@@ -642,3 +642,39 @@ def test_baselines_of_counts_do_not_cluster_by_library_size():
     actual = pv.evaluate.clustering_baselines(x[:100], x[100:], 2)
     scores = {n: pv.evaluate.clustering_metrics(kind[100:], c) for n, c in actual.items()}
     assert all(s["accuracy"] > 0.95 for s in scores.values()), scores
+
+
+def mixed_table():
+    """300 rows of three classes: two normal columns tell them apart, and counts of large variance do not."""
+    rng = np.random.default_rng(0)
+    y = rng.integers(0, 3, 300)
+    table = {
+        "a": rng.normal(size=300) + 4 * (y == 1),
+        "b": rng.normal(size=300) + 4 * (y == 2),
+        "visits": rng.poisson(30, 300),
+        "label": np.array(["u", "v", "w"])[y],
+    }
+    return pv.data.from_frame(table, labels="label")
+
+
+def test_baselines_see_all_columns_of_a_mixed_table_on_one_scale():
+    data = mixed_table()
+    model = pv.models.GMVAE((3,), 3, 1, likelihood=data.likelihood)
+    guide = pv.guides.Guide(model)
+    run = pv.fit(model, guide, pv.data.standardize(data), epochs=1, progress=False)
+    scores = run.evaluate("test", num_samples=5)["clustering"]
+    baselines = {name: s["accuracy"] for name, s in scores.items() if name != "this model"}
+    assert len(baselines) == 3 and min(baselines.values()) > 0.85, baselines
+
+
+def test_standardized_baselines_are_those_of_standardized_columns():
+    x = mixed_table().train.x
+    z = (x - x.mean(0)) / x.std(0, correction=0)
+    for name, clusters in pv.evaluate.clustering_baselines(x, x, 3, standardize=True).items():
+        assert (
+            clustering_metrics(pv.evaluate.clustering_baselines(z, z, 3)[name], clusters)["ari"]
+            == 1
+        )
+    y = mixed_table().train.y
+    actual = pv.evaluate.classifier_baselines(x, y, x, standardize=True)["SVM"][0]
+    assert torch.equal(actual, pv.evaluate.classifier_baselines(z, y, z)["SVM"][0])

@@ -637,3 +637,20 @@ def test_a_seed_is_an_integer_in_range(name):
         assert torch.equal(a, b)
     if isinstance(a, pv.data.Data):
         assert torch.equal(a.train.x, b.train.x) and a.describe() == b.describe()
+
+
+@pytest.mark.parametrize("labels", [(), (torch.arange(4),)])
+def test_a_dataset_in_an_arrays_place_is_one_line(labels):
+    """numpy would take its items as rows: one axis too many."""
+    x = torch.rand(4, 6)
+    model = pv.models.VAE((6,), 2, "normal")
+    guide = pv.guides.Guide(model)
+    dataset = TensorDataset(x, *labels)
+    for function in (evaluate.elbo, evaluate.log_likelihood, evaluate.encode, evaluate.reconstruct):
+        for wrong in (dataset, DataLoader(dataset)):
+            with pytest.raises(
+                pv.UserError, match="x must be an array of numbers, not a "
+            ) as error:
+                function(model, guide, wrong)
+            assert "\n" not in str(error.value)
+    torch.testing.assert_close(pv.data.as_data(dataset).train.x, x)

@@ -345,6 +345,28 @@ def test_an_npz_file_with_missing_values_trains_from_the_command_line(tmp_path, 
     assert saved["x"].shape[1:] == (3,)
 
 
+def test_new_data_with_holes_for_a_run_of_complete_data_say_what_can_be_done(tmp_path, capsys):
+    """The advice is for a run that is trained: its likelihood is not a choice anymore."""
+    x, out, new = torch.randn(50, 3), tmp_path / "run", tmp_path / "new.npz"
+    np.savez(tmp_path / "full.npz", x=x.numpy())
+    np.savez(new, x=with_holes(x).numpy())
+    fit = ["fit", "vae", "--data", str(tmp_path / "full.npz"), "--epochs", "1", "--out", str(out)]
+    assert main([*fit, "--hidden", "[8]", "--num-samples", "5", "--progress", "false"]) == 0
+    capsys.readouterr()
+    for command in ("encode", "evaluate"):
+        assert main([command, str(out), "--data", str(new)]) == 1
+        line = capsys.readouterr().err
+        assert "trained on complete data: fill them in" in line and "IgnoreMissing" not in line
+    run = pv.load(out)
+    for function in (run.encode, run.reconstruct, run.log_likelihood):
+        with pytest.raises(pv.UserError, match="trained on complete data"):
+            function(with_holes(x))
+    loader = torch.utils.data.DataLoader(torch.utils.data.TensorDataset(with_holes(x)), 5)
+    with pytest.raises(pv.UserError, match=r"batch \d+: x has .* trained on complete data"):
+        run.evaluate(data=loader)
+    assert run.impute(with_holes(x), steps=2).isfinite().all()
+
+
 def test_missing_values_are_not_blamed_for_a_divergence():
     x = with_holes(torch.randn(40, 3))
     model = pv.models.VAE((3,), 2, likelihood=IgnoreMissing("normal"), network=MLP((8,)))

@@ -158,7 +158,8 @@ class CellRun:
     def _posteriors(self, guide: PyroProgram) -> dict[str, Any] | None:
         """The posterior grids, if there are any; where they fail, a warning: the table is complete."""
         try:
-            return posteriors_of_first(self.model, guide, *self._inputs(guide, self.plan.split))
+            first = self._inputs(guide, self.plan.split)
+            return posteriors_of_first(self.model, guide, self.plan.data, *first)
         except Exception as error:  # any kind, from a user's program
             kind = "" if isinstance(error, UserError) else f"{type(error).__name__}: "
             reason = kind + " ".join(str(error).split())

@@ -139,6 +139,8 @@ def evaluate_pair(
 ) -> tuple[Row, dict[str, list[float]]]:
     """`(numbers, bounds per data point)` of a trained pair; see `CellResult`.
 
+    Densities of standardized columns are converted to the original units.
+
     Args:
         valid_guide: the guide for the validation data. Default: no ELBO of them.
         annealed: for a model that several guides share: AIS's bound and its standard error for
@@ -147,21 +149,28 @@ def evaluate_pair(
     """
     seed, observed = options.seed, options.observed
     x, others = x_and_inputs(model, guide, data, options.split, observed)
+    log_volume = data.log_abs_det_jacobian(x)
     row: Row = {"valid_elbo": None}
     if valid_guide is not None:
         valid, valid_others = x_and_inputs(model, valid_guide, data, "valid", observed)
         bound = evaluate.elbo(model, valid_guide, valid, num_samples=10, seed=seed, **valid_others)
-        row["valid_elbo"] = float(bound.mean())
+        row["valid_elbo"] = float((bound - data.log_abs_det_jacobian(valid).to(bound)).mean())
     elbo = evaluate.elbo(model, guide, x, num_samples=10, seed=seed, **others)
+    elbo = elbo - log_volume.to(elbo)
     row |= {"elbo": float(elbo.mean()), "ess": None, "pareto_k": None, "heavy_tailed": False}
     bounds = {"split_elbo": elbo}
     if evaluate.has_proper_likelihood(model, guide, x, **others):
         numbers, weighted = _importance_weighted(model, guide, x, others, options)
+        weighted["log_likelihood"] -= log_volume.to(weighted["log_likelihood"])
         row, bounds = row | numbers, bounds | weighted
         if options.num_gap_data:
             n = options.num_gap_data
             few, few_others = x[:n], {k: v[:n] for k, v in others.items()}
-            bounds |= _gaps(model, guide, few, few_others, options, annealed, on_progress)
+            gaps = _gaps(model, guide, few, few_others, options, annealed, on_progress)
+            for name in ("gap_log_likelihood", "elbo_optimal", "elbo", "annealed"):
+                if name in gaps:
+                    gaps[name] = gaps[name] - log_volume[:n].to(gaps[name])
+            bounds |= gaps
     return row, {name: value.tolist() for name, value in bounds.items()}
 
 
@@ -215,12 +224,12 @@ def _gaps(
 
 
 def posteriors_of_first(
-    model: PyroProgram, guide: PyroProgram, x: torch.Tensor, others: Inputs
+    model: PyroProgram, guide: PyroProgram, data: Data, x: torch.Tensor, others: Inputs
 ) -> dict[str, Any] | None:
     """The posterior grids of the first data points, if the model has two latent numbers.
 
     With them `x`, and `decoder`: the fields of `generate.decoder_arrays.DecoderArrays`, if a fully
-    connected decoder depends on nothing but the latent.
+    connected decoder depends on nothing but the latent. log p(x) is in the data's original units.
     """
     x = x[:NUM_POSTERIORS]
     first: dict[str, Any] = {k: v[:NUM_POSTERIORS] for k, v in others.items()}
@@ -230,6 +239,7 @@ def posteriors_of_first(
     grid = diagnostics.posterior_grid(model, x, guide, num=60, **first)._asdict()
     if not all(value.isfinite().all() for value in grid.values()):
         raise UserError("a density is not finite")
+    grid["log_likelihood"] -= data.log_abs_det_jacobian(x).to(grid["log_likelihood"])
     arrays, decoder = decoder_arrays(model), None
     if arrays is not None and list(arrays.parents) == list(codes):
         decoder = vars(arrays)

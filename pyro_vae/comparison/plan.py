@@ -26,7 +26,7 @@ PER_DATUM_HINT = (  # a remedy, as error messages have it
     "a guide with parameters for each data point needs them by index, as "
     "pv.guides.PerDatumAutoGuide has them"
 )
-FORMAT = 4  # of what a cell's folder holds
+FORMAT = 5  # of what a cell's folder holds
 
 PyroProgram = Callable[..., Any]  # whatever it returns; a module, too
 ModelFactory = Callable[[], PyroProgram]

@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from ..diagnostics.grid import PosteriorGrid
-from ..errors import UserError
+from ..errors import UserError, folder_to_write
 from ..train.checkpoint import write_atomically, write_json
 from .differences import paired_differences
 from .evaluation import Row
@@ -168,8 +168,7 @@ class Comparison:
 
     def save(self, out: Path | str) -> None:
         """Write `compare.json`, `compare.csv`, `compare.tex` and `compare.png` to a folder."""
-        out = Path(out)
-        out.mkdir(parents=True, exist_ok=True)
+        out = folder_to_write(out)
         names = ("split", "num_data", "num_samples", "num_gap_data", "share_model")
         settings = {name: getattr(self, name) for name in names}
         settings["data"] = {n: self.data_of(n) for n in NUMBERS if self.data_of(n)}

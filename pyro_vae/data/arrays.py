@@ -10,6 +10,8 @@ from typing import Any
 
 import numpy as np
 import torch
+from numpy.typing import NDArray
+from torch.utils.data import DataLoader, Dataset
 
 from ..errors import UserError
 
@@ -162,6 +164,22 @@ def fill_missing(x: torch.Tensor, means: torch.Tensor) -> torch.Tensor:
     return torch.where(x.isnan(), means.to(x), x)
 
 
+def rows_for_baselines(
+    reference: torch.Tensor, *parts: torch.Tensor, standardize: bool
+) -> list[NDArray[np.float64]]:
+    """Each of `parts [N, ...]` as rows `[N, D]` for scikit-learn, with the scale of `reference [M, ...]`.
+
+    Missing values are replaced by the mean of their column in `reference`. With `standardize`, every
+    column is centered and divided by its standard deviation there, if that is not zero.
+    """
+    means, scales = column_means(reference), torch.ones(())
+    filled = [fill_missing(part, means) for part in parts]
+    if standardize:
+        scales = column_means((reference - means) ** 2).sqrt()
+        filled = [(part - means.to(part)) / torch.where(scales > 0, scales, 1.0) for part in filled]
+    return [part.flatten(1).double().cpu().numpy() for part in filled]
+
+
 def check_classes(
     labels: torch.Tensor, num_classes: int | None = None, name: str = "data"
 ) -> int | None:
@@ -200,6 +218,11 @@ def _as_array(value: Any, name: str) -> np.ndarray:
     if type(value).__module__.split(".")[0] == "PIL":
         raise UserError(
             f"{name} is a PIL image: give the data set transform=torchvision.transforms.ToTensor()"
+        )
+    if isinstance(value, (Dataset, DataLoader)):  # its items have several arrays, or one in a tuple
+        raise UserError(
+            f"{name} must be an array of numbers, not a {kind}: pv.data.as_data(dataset).train.x is "
+            "the array of a Dataset; pv.evaluate.mean_over_batches takes a DataLoader"
         )
     if hasattr(value, "toarray"):
         raise UserError(f"{name} is a sparse {kind}: pass {name}.toarray()")

@@ -255,6 +255,22 @@ class Data:
         mean, sd = (s.to(x) for s in self.scaling)
         return (x - mean) / sd
 
+    def log_abs_det_jacobian(self, x: torch.Tensor) -> torch.Tensor:
+        """`[N]`: the log volume by which `unstandardize` scales the observed values of x.
+
+        A log-density of standardized values less this number is one in the original units. It is the
+        sum of log sd over the values that are not missing, and zero for data that are not standardized.
+
+        Args:
+            x: `[N, *x_shape]`, as a model observes it: standardized, and after the condition.
+        """
+        if self.scaling is None:
+            return x.new_zeros(len(x))
+        # a condition takes some values of x: their deviations
+        sd = dataclasses.replace(self.train[:1], x=self.scaling[1].unsqueeze(0))
+        log_sd = conditioned(sd, self.condition).x.log().to(x)
+        return torch.where(x.isnan(), 0.0, log_sd).flatten(1).sum(1)
+
     def cast(self, dtype: torch.dtype) -> "Data":
         """The same data, their floating-point arrays in `dtype`."""
 

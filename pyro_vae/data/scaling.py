@@ -14,8 +14,9 @@ def standardize(data: Data) -> Data:
 
     Of a table with columns of several kinds, only those with real numbers are. Mean and deviation are those of the training split, of values that are not missing. A column that is constant
     there is only centered.
-    Likelihoods are then those of the standardized values: a log-density in the original units is
-    less by the sum of log sd.
+
+    Likelihoods of the pair are then those of the standardized values: a log-density in the original
+    units is less by `Data.log_abs_det_jacobian`. A run reports the original units.
 
     The units of a pair are those of the data that it was trained on: `Data.unstandardize` takes its
     samples, reconstructions and means to the original units, `Data.standardize_values` takes new data

@@ -171,7 +171,9 @@ def load(
     }
     data = _read(name, root, split_seed, missing, **options)
     if data.missing and missing is False:
-        raise UserError(f"{name} has missing values (NaN): missing=True scores the observed ones")
+        raise UserError(
+            f"{name} has missing values (NaN): missing=True (--missing true) scores the observed ones"
+        )
     data = dataclasses.replace(data, binarize_seed=binarize_seed)
     data = prepare(
         data,

@@ -200,7 +200,11 @@ def _checked_floats(
             f"{name}: {label} has shape {shape}; expected [N, ...], one row per data point "
             "(one number per data point goes by name: {'x': x})"
         )
-    remedy = "from_arrays(x, missing=True) takes NaN as missing values" if label == "x" else ""
+    remedy = (
+        "from_arrays(x, missing=True), or --missing true, takes NaN as missing values"
+        if label == "x"
+        else ""
+    )
     check_finite(tensor, f"{name}: {label}", missing, remedy)
     return tensor
 

@@ -38,8 +38,8 @@ class VAETransformer(EmbeddingVAE):
         latent_dim: size of z, the number of output columns.
         hidden_layer_sizes: widths of the hidden layers of encoder and decoder.
         likelihood: a name or a family, as in `pv.models.VAE`. "auto": bernoulli for values 0 and
-            1, binomial for integers with a common upper bound, negative-binomial for counts, else
-            normal.
+            1, binomial for integers with an upper bound that many columns reach, negative-binomial
+            for counts, else normal.
         max_iter: epochs. "auto": about 2,000 steps, in 20 to 500 epochs.
         batch_size: rows per step. "auto": a tenth of the rows, 16 to 128.
         learning_rate: of Adam.

@@ -25,6 +25,9 @@ COUNTS = (Poisson, NegativeBinomial, ZeroInflatedNegativeBinomial)
 MIN_DISPERSION = 0.5  # variance / mean, below which a column is no count
 COUNT_COLUMNS = 0.9  # the fraction of columns that must look like counts
 BOUNDED_COLUMNS = 0.5  # the fraction of columns that must reach a common upper bound
+LEAST_BOUNDED = (
+    5  # columns that must reach it: the largest values of few columns are equal by chance
+)
 MAX_BOUND = 255
 
 
@@ -139,8 +142,8 @@ def automatic_likelihood(
     """A likelihood that fits a table, and the number that its values are divided by.
 
     * Values 0 and 1: bernoulli.
-    * Integers from 0 to a bound of at most 255 that half of the columns reach (grades, genotypes,
-      gray levels): binomial.
+    * Integers from 0 to a bound of at most 255 that half of the columns reach, and at least five
+      (grades, genotypes, gray levels): binomial.
     * Other non-negative integers: negative-binomial, if they vary as counts do, with a variance of
       at least about the mean. Years and codes vary less.
     * All else: normal.
@@ -158,7 +161,9 @@ def automatic_likelihood(
     varies, bound = sd > 0, largest.max()
     if bound <= 1 or not varies.any():
         return ("bernoulli" if bound <= 1 else "normal"), 1.0
-    if bound <= MAX_BOUND and (largest[varies] == bound).mean() >= BOUNDED_COLUMNS:
+    reached = largest[varies] == bound
+    is_bounded = reached.mean() >= BOUNDED_COLUMNS and reached.sum() >= LEAST_BOUNDED
+    if bound <= MAX_BOUND and is_bounded:
         return Binomial(int(bound)), float(bound)
     dispersed = sd[varies] ** 2 >= MIN_DISPERSION * mean[varies]
     return ("negative-binomial" if dispersed.mean() >= COUNT_COLUMNS else "normal"), 1.0

@@ -5,7 +5,7 @@ from collections.abc import Mapping
 import numpy as np
 import torch
 
-from ..data.arrays import column_means, fill_missing
+from ..data.arrays import rows_for_baselines
 from ..errors import UserError
 from ..programs.sites import choose_latent
 from .inputs import Array, PyroProgram
@@ -116,7 +116,11 @@ def _reference_inputs(
 
 
 def classifier_baselines(
-    x: torch.Tensor, y: torch.Tensor, *others: torch.Tensor, spreading: bool = False
+    x: torch.Tensor,
+    y: torch.Tensor,
+    *others: torch.Tensor,
+    spreading: bool = False,
+    standardize: bool = False,
 ) -> dict[str, list[torch.Tensor]]:
     """Classical classifiers, fitted on the labeled rows.
 
@@ -131,6 +135,8 @@ def classifier_baselines(
         others: `[M, ...]` each, data to classify.
         spreading: whether to fit LabelSpreading, which also sees the unlabeled rows of x (the
             first 10,000). Rows that no label reaches through neighbors get the lowest class.
+        standardize: center and scale every column by x, as columns of different kinds need. The
+            report does so with a table that has several kinds.
 
     Returns:
         `{name: [classes of each of others]}`, int64 `[M]`.
@@ -149,8 +155,7 @@ def classifier_baselines(
     from sklearn.semi_supervised import LabelSpreading
     from sklearn.svm import SVC
 
-    means = column_means(x)
-    train, *rest = [fill_missing(v, means).flatten(1).double().cpu().numpy() for v in (x, *others)]
+    train, *rest = rows_for_baselines(x, x, *others, standardize=standardize)
     labels = y.cpu().numpy()
     labeled = labels >= 0
     if len(set(labels[labeled])) < 2:

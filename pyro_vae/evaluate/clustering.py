@@ -4,7 +4,7 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 
-from ..data.arrays import as_labels, column_means, fill_missing
+from ..data.arrays import as_labels, rows_for_baselines
 from ..errors import UserError, check_int_at_least, checked_seed
 from .inputs import Array
 
@@ -56,7 +56,11 @@ def clustering_metrics(labels: Array, clusters: Array) -> dict[str, float]:
 
 
 def clustering_baselines(
-    train_x: torch.Tensor, test_x: torch.Tensor, num_clusters: int, seed: int = 0
+    train_x: torch.Tensor,
+    test_x: torch.Tensor,
+    num_clusters: int,
+    seed: int = 0,
+    standardize: bool = False,
 ) -> dict[str, NDArray[np.int64]]:
     """Classical clusterings of the test data.
 
@@ -71,6 +75,8 @@ def clustering_baselines(
         test_x: `[N, ...]`, test data.
         num_clusters: K.
         seed: of k-means, the principal components and the mixture.
+        standardize: center and scale every column by the training data, counts too, as columns of
+            different kinds need. The report does so with a table that has several kinds.
 
     Returns:
         `{name: [N] clusters}`.
@@ -90,12 +96,13 @@ def clustering_baselines(
     seed = checked_seed(seed, bits=32)
     if len(train_x) < num_clusters:
         raise UserError(f"{len(train_x)} data points cannot make {num_clusters} clusters")
-    means = column_means(train_x)
-    train, test = (
-        fill_missing(x, means).flatten(1).cpu().numpy().astype(np.float64)
-        for x in (train_x[:10_000], test_x)
-    )
-    if (train >= 0).all() and train.max() > 1 and (train == train.round()).all():
+    train, test = rows_for_baselines(train_x, train_x[:10_000], test_x, standardize=standardize)
+    if (
+        not standardize
+        and (train >= 0).all()
+        and train.max() > 1
+        and (train == train.round()).all()
+    ):
         size = np.median(train.sum(1))
         train, test = (_log_normalized(v, size) for v in (train, test))
     result = {

@@ -6,7 +6,7 @@ from collections.abc import Mapping
 from importlib import resources
 from pathlib import Path
 
-from ..errors import UserError
+from ..errors import UserError, file_to_write
 from ..train.checkpoint import write_atomically
 from .payload import JsonValue
 
@@ -56,8 +56,7 @@ def write_page(
 <script>{_resource(f"{kind}.js")}</script>
 </body></html>
 """
-    path.parent.mkdir(parents=True, exist_ok=True)
-    write_atomically(path, lambda p: p.write_text(page, encoding="utf-8"))
+    write_atomically(file_to_write(path), lambda p: p.write_text(page, encoding="utf-8"))
 
 
 def _resource(name: str) -> str:

@@ -9,7 +9,7 @@ import torch
 import torch.nn as nn
 
 from ..conditionals import Conditional
-from ..errors import UserError
+from ..errors import UserError, file_to_write
 from ..evaluate import sample_posterior
 from ..evaluate.inputs import Array, PyroProgram, pair_inputs
 from ..guides import Guide
@@ -198,12 +198,12 @@ def _export(module: nn.Module, inputs: list[torch.Tensor], path: Path | str) -> 
     path, size = Path(path), torch.export.Dim("batch")
     if path.suffix != ".pt2":
         raise UserError(f"path must be a file NAME.pt2, not {str(path)!r}")
+    file_to_write(path)
     with torch.no_grad(), eval_mode(module), fork_rng(), pyro.validation_enabled(False):
         program = torch.export.export(
             module, tuple(inputs), dynamic_shapes=(tuple({0: size} for _ in inputs),), strict=False
         )
     try:
-        path.parent.mkdir(parents=True, exist_ok=True)
         with open(path, "wb") as file:
             torch.export.save(program, file)
     except OSError as e:

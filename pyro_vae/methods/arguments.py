@@ -8,11 +8,21 @@ from typing import Any
 import yaml
 
 from ..errors import UserError
+from ..train.folder import RunFolder
 from .building import CLASSES
 from .effects import check_effects, check_root, check_workers, without_effect
 from .files import nest, read_config
 from .groups import METHOD_HELP, add_options
-from .options import choices, complete, configure, default_folder, finish, resolve, switch_classes
+from .options import (
+    as_flag,
+    choices,
+    complete,
+    configure,
+    default_folder,
+    finish,
+    resolve,
+    switch_classes,
+)
 from .parser import Parser, full_names, option_values
 from .run import CONFIG
 from .signatures import parameters
@@ -40,7 +50,7 @@ def parse_fit(
     parser = _fit_parser(name, run, classes, config)
     own = [*parameters(run, {"config"}), "config", "print_config"]
     known = {**dict.fromkeys(own), **config}
-    tokens = full_names(tokens, lambda option: resolve(name, option, known))
+    tokens = full_names(tokens, lambda option: resolve(name, option, known, as_flag))
     parsed = parser.parse_args([t for t in tokens if t != "--print_config"])
     arguments = {n: parsed.pop(n) for n in own}
     del arguments["print_config"], arguments["config"]
@@ -85,25 +95,35 @@ def _fit_parser(
 def _method(tokens: Sequence[str]) -> tuple[str, dict[str, Any] | None, list[str]]:
     """The method, the configuration that a file gives, and the tokens after the method.
 
-    The file is that of `--config`, or that of the run to resume; without one the configuration is
-    None.
+    The file is that of `--config`, or that of the run to resume, which has a method if none is given.
+    Without one, also where there is no run to resume yet, the configuration is None.
+
+    Raises:
+        UserError: no method; a file of another method; to resume a run that is not of a method.
     """
     name = tokens[0] if tokens and not tokens[0].startswith("-") else None
     rest = list(tokens[1:] if name else tokens)
     values, base, source = option_values(rest), None, None
+    resume = values.get("resume", "false") in ("", "true")
     if name is not None:
         preset(name)
     if "config" in values:
         source = Path(values["config"])
-    elif name is not None and values.get("resume", "false") in ("", "true"):
+    elif resume and (name is not None or "out" in values):
         config = {
             "method": name,
             "data": values.get("data", "digits"),
             "seed": values.get("seed", 0),
         }
-        source = Path(values.get("out", default_folder(config))) / CONFIG
-        if not source.exists():
-            raise UserError(f"{source} does not exist: is {source.parent} a run folder?")
+        folder = Path(values["out"] if "out" in values else default_folder(config))
+        source = folder / CONFIG if (folder / CONFIG).exists() else None
+        if source is None:
+            RunFolder(folder).check_free("it is not of a method: continue it in Python")
+        if source is None and name is None:
+            raise UserError(
+                f"{folder} has no run to resume: name a method to start one, pyro-vae fit METHOD "
+                f"--out {folder}"
+            )
     if source is not None:
         base = read_config(source)
         if name not in (None, base["method"]):

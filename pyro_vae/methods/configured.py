@@ -230,7 +230,8 @@ class Method:
 
         Args:
             out: run folder, with config.yaml, metrics.jsonl and checkpoint.pt.
-            resume: continue the run in `out`, which must have this configuration.
+            resume: continue the run in `out`, which must have this configuration; start it if the
+                folder has none.
             device: cpu, cuda, ... Default: a GPU if there is one.
             progress: show a progress bar.
             workers: processes that train restarts or first VAEs on a CPU, with the same results.
@@ -268,7 +269,7 @@ class Method:
 
     def _claim(self, out: Path, resume: bool) -> None:
         """Check that `out` can hold this run; `fit` refuses one that contains another run."""
-        if resume:
+        if resume and (out / CONFIG).exists():
             started = read_config(out / CONFIG)
             self._check_same(started, out)
             if (out / "checkpoint.pt").exists():
@@ -276,6 +277,8 @@ class Method:
             text = to_yaml(self.config)  # its epochs, patience and max_time may be others
             checkpoint.write_atomically(out / CONFIG, lambda p: p.write_text(text))
             return
+        if resume:  # with a run in it, but none of a method
+            RunFolder(out).check_free("it is not of a method: continue it by pv.fit")
         RunFolder(out).check_writable()
 
     def _check_same(self, started: Mapping[str, Any], out: Path) -> None:

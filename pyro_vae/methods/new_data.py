@@ -25,10 +25,11 @@ from ..data.tables import (
     row_names,
     write_csv,
 )
-from ..errors import UserError
+from ..errors import UserError, file_to_write
 from ..evaluate.inputs import Inputs, accepts_entry
 from ..generate.impute import impute as impute_values
 from ..programs.calling import accepts_argument
+from ..programs.inspection import ignores_missing
 from ..programs.interfaces import ModelInterface, interface_of
 
 Tensors = dict[str, torch.Tensor]
@@ -46,6 +47,7 @@ class NewData:
         data: what it was trained on.
         x: arrays, a frame, a `Dataset` or a loader, in original units.
         others: further inputs by name: `y=`, `c=`.
+        allow_missing: whether x may have missing values though the model needs all of x.
     """
 
     model: Any
@@ -53,6 +55,7 @@ class NewData:
     data: Data
     x: Any
     others: Mapping[str, Any]
+    allow_missing: bool = False
 
     @property
     def is_frame(self) -> bool:
@@ -88,7 +91,11 @@ class NewData:
         batches = LoaderBatches(self.rows, "cpu", missing=True, takes=self._takes)
         for number, batch in enumerate(batches.epoch(0)):
             batch.pop("count", None)
-            yield self._converted(**batch, number=number)
+            try:
+                split = self._converted(**batch, number=number)
+            except UserError as e:
+                raise UserError(f"batch {number + 1}: {e}") from e
+            yield split
 
     def _frame_parts(self) -> Iterator[Any]:
         """The frame; of AnnData that are to stay sparse, some rows at a time."""
@@ -130,6 +137,8 @@ class NewData:
                 f"x has shape {list(x.shape)}, but the data of this run have [N, "
                 f"{', '.join(map(str, shape))}]"
             )
+        if not (self.allow_missing or ignores_missing(self.model)):
+            _check_complete(x)
         values = data.standardize_values(x)
         is_binary = bool(((values == 0) | (values == 1) | values.isnan()).all())
         if data.binarize != "none" and not is_binary:
@@ -175,6 +184,19 @@ class NewData:
             array, missing = plain_values(values[name], name)
             columns[name] = np.where(missing, drawn, array).astype(drawn.dtype)
         return columns
+
+
+def _check_complete(x: torch.Tensor) -> None:
+    """Raise if values of `x [N, ...]` are missing."""
+    missing = x.isnan().flatten(1)
+    if bool(missing.any()):
+        rows = missing.any(1).nonzero()
+        raise UserError(
+            f"x has {int(missing.sum())} missing values, in {len(rows)} rows (first: row "
+            f"{int(rows[0])}), and this run was trained on complete data: fill them in "
+            "(run.impute, in Python, draws them), or train again on data with missing values (an .npz "
+            "or .npy file of them needs --missing true)"
+        )
 
 
 def encode(new: NewData) -> Any:
@@ -229,6 +251,7 @@ def impute(new: NewData, num_samples: int, steps: int, seed: int | None) -> Any:
         )
         return {"x": done.x}
 
+    new = replace(new, allow_missing=True)
     draws = new.data.unstandardize(new.apply(of, dim=1)["x"])
     if not new.is_frame:
         return draws
@@ -243,10 +266,7 @@ def log_likelihood(new: NewData, num_samples: int, seed: int | None) -> torch.Te
         value = evaluate.log_likelihood(
             new.model, new.guide, num_samples=num_samples, seed=seed, **inputs
         )
-        if new.data.scaling is not None:  # the density of x is that of (x - mean) / sd, over sd
-            log_sd = torch.where(inputs["x"].isnan(), 0.0, new.data.scaling[1].log().to(value))
-            value = value - log_sd.flatten(1).sum(1)
-        return {"log_likelihood": value}
+        return {"log_likelihood": value - new.data.log_abs_det_jacobian(inputs["x"]).to(value)}
 
     return new.apply(of)["log_likelihood"]
 
@@ -294,12 +314,12 @@ def write_codes(run: Any, source: Path | None, path: Path) -> Path:
         source = Path(named)
     x, others = read_new(run, source)
     new = NewData(run.model, run.guide, run.data, x, others)
+    path = file_to_write(path)
     columns = code_columns(encodings(new))
     name, rows = "row", None
     if new.is_frame and run.data.table is not None:
         index = run.data.table.index
         name, rows = index or "row", row_names(x, None if is_anndata(x) else index)
     size = len(next(iter(columns.values())))
-    path.parent.mkdir(parents=True, exist_ok=True)
     write_csv(path, {name: range(size) if rows is None else rows, **columns})
     return path

@@ -7,7 +7,7 @@ is a parameter of a class or function that `groups` lists; nothing else declares
 
 import difflib
 import functools
-from collections.abc import Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import fields, is_dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -134,27 +134,51 @@ def switch_classes(
     return result
 
 
-def resolve(name: str, option: str, known: Iterable[str]) -> str:
+def as_keyword(option: str) -> str:
+    """How Python code passes an option, by its short or its full name.
+
+    Example:
+        >>> from pyro_vae.methods.options import as_keyword
+        >>> print(as_keyword("latent_dim"), as_keyword("refine.lr"))
+        'latent_dim' **{'refine.lr': ...}
+    """
+    return repr(option) if option.isidentifier() else f"**{{{option!r}: ...}}"
+
+
+def as_flag(option: str) -> str:
+    """How the command line passes an option: `--latent-dim`."""
+    return "--" + option.replace("_", "-")
+
+
+def _meant_by(option: str, names: Sequence[str]) -> list[str]:
+    """The full names that a full or short name may stand for; one if it is clear."""
+    if option in names:
+        return [option]
+    same = [k for k in names if k.rsplit(".", 1)[-1] == option]
+    return [k for k in same if k.split(".")[0] in ("model", "network")] or same
+
+
+def resolve(
+    name: str, option: str, known: Iterable[str], spell: Callable[[str], str] = as_keyword
+) -> str:
     """The full name of an option: `num_components` is `model.num_components` where that is clear.
 
     Args:
         name: the method.
         option: the full or short name; dashes stand for underscores.
         known: the full names of the method's options; a configuration too.
+        spell: how an error writes an option that it proposes.
 
     Raises:
         UserError: the method has no such option (the nearest is named), or several.
     """
     option = option.replace("-", "_")
     names = list(known)
-    if option in names:
-        return option
-    same = [k for k in names if k.rsplit(".", 1)[-1] == option]
-    same = [k for k in same if k.split(".")[0] in ("model", "network")] or same
-    if len(same) == 1:
-        return same[0]
-    if same:
-        raise UserError(f"{option!r} is not clear: say {' or '.join(same)}")
+    meant = _meant_by(option, names)
+    if len(meant) == 1:
+        return meant[0]
+    if meant:
+        raise UserError(f"{option!r} is not clear: say {' or '.join(map(spell, meant))}")
     group, _, short = option.rpartition(".")
     of_group = [k for k in names if k.startswith(f"{group}.")] if group else []
     if of_group:
@@ -163,10 +187,10 @@ def resolve(name: str, option: str, known: Iterable[str]) -> str:
             f"the {group} of {name}{f', {class_name},' if class_name else ''} has no {short}; it has "
             + ", ".join(k.rsplit(".", 1)[-1] for k in of_group)
         )
-    raise UserError(f"{name} has no option {option!r}; {_hint(name, group, short, names)}")
+    raise UserError(f"{name} has no option {option!r}; {_hint(name, group, short, names, spell)}")
 
 
-def _hint(name: str, group: str, short: str, known: list[str]) -> str:
+def _hint(name: str, group: str, short: str, known: list[str], spell: Callable[[str], str]) -> str:
     """What may have been meant by an unknown option: one of another class, or a near name."""
     elsewhere = [
         kind.__name__
@@ -176,10 +200,11 @@ def _hint(name: str, group: str, short: str, known: list[str]) -> str:
     ]
     if elsewhere:
         return f"it is an option of {', '.join(dict.fromkeys(elsewhere))}"
-    by_short_name = {k.rsplit(".", 1)[-1]: k for k in reversed(known)}
-    near = difflib.get_close_matches(short, by_short_name, n=1, cutoff=0.75)
+    short_names = {k.rsplit(".", 1)[-1] for k in known}
+    near = difflib.get_close_matches(short, sorted(short_names), n=1, cutoff=0.75)
     if near:
-        return f"did you mean {by_short_name[near[0]]!r}?"
+        meant = _meant_by(near[0], known)
+        return f"did you mean {' or '.join(map(spell, near if len(meant) == 1 else meant))}?"
     return f"pyro-vae fit {name} --help lists its options"
 
 

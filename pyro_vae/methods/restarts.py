@@ -230,6 +230,7 @@ def _evaluated(run: Run) -> Restart:
     else:
         criterion = f"ELBO, {split} split, {NUM_SAMPLES} samples"
         bound = evaluate.elbo(model, guide, num_samples=NUM_SAMPLES, **inputs)
+    bound = bound - data.log_abs_det_jacobian(inputs["x"]).to(bound)
     clusters = None
     observed = split_inputs(model, guide, data, "train", rows=slice(MAX_CLUSTERED))
     if accepts_argument(model, "y") and "y" not in observed:

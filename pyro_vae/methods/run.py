@@ -16,7 +16,7 @@ from ..data import Data, as_data
 from ..data import load as load_data
 from ..data.dataset import difference
 from ..data.tables import frame_like
-from ..errors import UserError
+from ..errors import UserError, file_to_write, folder_to_write
 from ..evaluate.inputs import split_inputs
 from ..programs.calling import first_argument
 from ..programs.inspection import ignores_missing, is_per_datum
@@ -75,7 +75,7 @@ class Run(train.Run):
         parts = [
             f"{self._name}{data}",
             f"epoch {self.best_epoch} of {len(self.history)}",
-            None if bound is None else f"validation ELBO {bound:.2f}",
+            None if bound is None else f"validation ELBO {bound:.2f}{self._units_of_training}",
             None if stability is None else f"stability {stability:.2f}",
             None if self.out is None else str(self.out),
         ]
@@ -85,6 +85,7 @@ class Run(train.Run):
         """A few lines: the method or pair, its data, epochs, best validation ELBO, and folder."""
         pair = f"{type(self.model).__name__}, {type(self.guide).__name__}"
         bound, restarts = self._validation_elbo, self.restarts or {}
+        units = self._units_of_training
         best = (
             "" if self.best_epoch is None else f"; the weights are those of epoch {self.best_epoch}"
         )
@@ -97,7 +98,7 @@ class Run(train.Run):
             "epochs": f"{len(self.history)}{best}",
             "first VAEs": f"{first}{'' if restarts else agreement}" if first else None,
             "restarts": f"{len(restarts['seeds'])}{agreement}" if restarts else None,
-            "validation": None if bound is None else f"ELBO {bound:.2f} nats per data point",
+            "validation": None if bound is None else f"ELBO {bound:.2f} nats per data point{units}",
             "folder": None if self.out is None else str(self.out),
         }
         present = {title: text for title, text in lines.items() if text is not None}
@@ -115,6 +116,12 @@ class Run(train.Run):
         """The validation ELBO of the best epoch, nats per data point; None without validation."""
         best = (row for row in self.history if row["epoch"] == self.best_epoch)
         return next((row["elbo"] for row in best if "elbo" in row), None)
+
+    @property
+    def _units_of_training(self) -> str:
+        """What the history's numbers are of, if that is not x in its original units."""
+        standardized = self.data is not None and self.data.scaling is not None
+        return " of standardized x" if standardized else ""
 
     @property
     def stability(self) -> float | None:
@@ -141,6 +148,8 @@ class Run(train.Run):
         data: Any = None,
     ) -> Any:
         """Numbers of the pair on one split, in nats per data point; printed, a table.
+
+        Densities are those of x in its original units, also of data that are standardized.
 
         Args:
             split: train, valid or test. Default: test, if there is one.
@@ -319,7 +328,7 @@ class Run(train.Run):
             if self.out is None:
                 raise UserError("this run has no folder: pass the path of the report")
             path = self.out / "report.html"
-        path, data = Path(path), self._data()
+        path, data = file_to_write(path), self._data()
         result = self.evaluate(split, num_samples, write=True)
         sections = report_figures(
             self.model, self.guide, data, result, self.history, self.best_epoch, self.seed
@@ -384,7 +393,7 @@ class Run(train.Run):
         folder = Path(folder)
         if (folder / "checkpoint.pt").exists():
             raise UserError(f"{folder} already contains a run; choose another directory")
-        folder.mkdir(parents=True, exist_ok=True)
+        folder_to_write(folder)
         if self.out is not None and (self.out / "checkpoint.pt").exists():
             for name in FILES:
                 if (self.out / name).exists():

@@ -10,7 +10,7 @@ import torch
 from .. import __version__
 from ..data import Data
 from ..data.dataset import difference
-from ..errors import UserError
+from ..errors import UserError, folder_to_write
 from ..programs.modules import find_modules
 from ..train import checkpoint
 from ..train.safetensors import read_tensors, write_tensors
@@ -63,8 +63,8 @@ def export_run(run: "Run", path: Path | str, license: str | None = None) -> Path
     tensors = _by_name(weights)
     record = _record(run, weights)
     record["digest"] = checkpoint.digest([tensors, record])
+    folder_to_write(target.parent)
     try:
-        target.parent.mkdir(parents=True, exist_ok=True)
         write_tensors(target, tensors, {"format": "pt", RECORD: json.dumps(record)})
         if not is_file:
             card = model_card(run, record, license)
@@ -172,7 +172,9 @@ def _numbers(run: "Run") -> dict[str, float]:
                 if isinstance(results.get(key), float)
             }
     row = next((r for r in run.history if r["epoch"] == run.best_epoch), {})
-    return {"ELBO, valid, nats per data point": row["elbo"]} if "elbo" in row else {}
+    standardized = run.data is not None and run.data.scaling is not None
+    label = f"ELBO{' of standardized x' if standardized else ''}, valid, nats per data point"
+    return {label: row["elbo"]} if "elbo" in row else {}
 
 
 def _record(run: "Run", weights: Weights) -> dict[str, Any]:

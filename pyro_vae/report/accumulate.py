@@ -1,17 +1,20 @@
 """The numbers of a pair as means over data points, which arrive in one batch or in several."""
 
 import math
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Collection, Mapping
 from typing import Any
 
 import torch
 
 from .. import evaluate
-from ..evaluate.inputs import Inputs
+from ..data import Data
+from ..evaluate.inputs import Inputs, pair_inputs
 from ..evaluate.latents import ACTIVE_THRESHOLD
 from ..evaluate.streaming import RunningMean
 from ..guides import PriorGuide
 from ..programs.calling import accepts_argument
+from ..programs.inspection import sites_of
+from ..programs.modules import device_of
 
 IMPORTANCE, MONTE_CARLO, EXACT = "importance weighted", "Monte Carlo from the prior", "exact"
 BOUNDS = ("elbo", "log_likelihood", "log_likelihood_monte_carlo")
@@ -22,6 +25,7 @@ class PairNumbers:
 
     Args:
         model, guide: the pair.
+        data: what the pair was trained on. Bounds on log p(x) are in its original units.
         num_samples: importance samples per data point, for the log-likelihood.
         seed: of the draws in the first batch; those of batch n have the seed `seed + n`.
 
@@ -29,8 +33,10 @@ class PairNumbers:
         assignments: for each batch, the most probable component `[B]` of each data point.
     """
 
-    def __init__(self, model: Callable, guide: Callable, num_samples: int, seed: int) -> None:
-        self.model, self.guide = model, guide
+    def __init__(
+        self, model: Callable, guide: Callable, data: Data, num_samples: int, seed: int
+    ) -> None:
+        self.model, self.guide, self.data = model, guide, data
         self.num_samples, self.seed = num_samples, seed
         self.assignments: list[torch.Tensor] = []
         self._means: dict[str, RunningMean] = {}
@@ -55,12 +61,18 @@ class PairNumbers:
         self._num_batches += 1
         self._conditional = "c" in others
         terms = evaluate.elbo_terms(model, guide, x, num_samples=10, seed=seed, **others)
+        elbo = torch.as_tensor(sum(terms.values()))
+        log_volume = self.data.log_abs_det_jacobian(x).to(elbo)
+        data_term = self._data_term(terms, x, others)
+        terms = {"x" if n == data_term else n: term for n, term in terms.items()}
+        if "x" in terms:
+            terms["x"] = terms["x"] - log_volume
         _add(self._terms, terms)
-        _add(self._means, {"elbo": torch.as_tensor(sum(terms.values()))})
+        _add(self._means, {"elbo": elbo - log_volume})
         self._estimator = estimator(guide, terms)
         self._proper = self._proper and evaluate.has_proper_likelihood(model, guide, x, **others)
         if self._proper:
-            self._add_log_likelihood(x, others, seed)
+            self._add_log_likelihood(x, others, seed, log_volume)
         codes = evaluate.encode(model, guide, x, **others)
         _add(self._codes, {name: code.reshape(len(code), -1) for name, code in codes.items()})
         if accepts_argument(model, "y") and "y" not in others:
@@ -68,7 +80,19 @@ class PairNumbers:
                 evaluate.responsibilities(model, guide, x, seed=seed, **others).double()
             )
 
-    def _add_log_likelihood(self, x: torch.Tensor, others: Inputs, seed: int) -> None:
+    def _data_term(self, terms: Collection[str], x: torch.Tensor, others: Inputs) -> str | None:
+        """The term of the data: x, or of a user-defined model the only site that is observed."""
+        if "x" in terms:
+            return "x"
+        batch = pair_inputs(self.model, x, others, self.guide)
+        device = device_of(self.model, default=x.device)
+        data, _ = sites_of(self.model, {name: value.to(device) for name, value in batch.items()})
+        names = [name for name in terms if name in data]
+        return names[0] if len(names) == 1 else None
+
+    def _add_log_likelihood(
+        self, x: torch.Tensor, others: Inputs, seed: int, log_volume: torch.Tensor
+    ) -> None:
         guides = {"log_likelihood": self.guide}
         if self._conditional and self._estimator == IMPORTANCE:
             guides["log_likelihood_monte_carlo"] = PriorGuide(self.model)
@@ -76,7 +100,7 @@ class PairNumbers:
             bound = evaluate.log_likelihood(
                 self.model, guide, x, self.num_samples, seed=seed, **others
             )
-            _add(self._means, {name: bound})
+            _add(self._means, {name: bound - log_volume})
 
     def _add_probabilities(self, p: torch.Tensor) -> None:
         component = p.argmax(-1)

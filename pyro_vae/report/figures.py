@@ -43,14 +43,16 @@ def report_figures(
     """
     context = ReportContext(model, guide, data, result, seed)
     groups = (_draw(section, context) for section in SECTIONS)
-    return [*chain(*groups), *_draw(training, history, best_epoch)]
+    return [*chain(*groups), *_draw(training, history, best_epoch, data)]
 
 
-def training(history: Sequence[Mapping], best_epoch: int | None) -> list[Section]:
+def training(history: Sequence[Mapping], best_epoch: int | None, data: Data) -> list[Section]:
     """The curves of the training."""
     figure, ax = plots.axes(WIDTH, 2.8)
     plots.curves(ax, history, best_epoch)
     caption = "Loss and validation bound by epoch, nats per data point."
+    if data.scaling is not None:
+        caption += " Both are of the standardized columns; the numbers above are in original units."
     return [Section("Training", figure, caption)]
 
 

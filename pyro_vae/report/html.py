@@ -11,6 +11,7 @@ import pyro
 import torch
 from matplotlib.figure import Figure
 
+from ..errors import file_to_write
 from ..train.checkpoint import write_atomically
 from . import findings, summary, svg
 
@@ -98,7 +99,7 @@ def write(
         '<meta name="viewport" content="width=device-width, initial-scale=1">'
         f"<style>{STYLE}{svg.STYLE}</style></head><body>" + "\n".join(body) + "</body></html>\n"
     )
-    write_atomically(path, lambda p: p.write_text(page, encoding="utf-8"))
+    write_atomically(file_to_write(path), lambda p: p.write_text(page, encoding="utf-8"))
 
 
 def _numbers(result: Mapping) -> list[str]:

@@ -14,7 +14,7 @@ from matplotlib.figure import Figure
 from .. import plots
 from ..data import Condition, Data, Labels, Quadrants
 from ..data.tables import write_csv
-from ..errors import UserError, check_int_at_least, unknown_name_error
+from ..errors import UserError, check_int_at_least, file_to_write, unknown_name_error
 from ..evaluate import fit_ex_post_prior
 from ..evaluate.inputs import Inputs
 from ..generate import AggregatePosterior, impute, interpolate, sample, traverse
@@ -87,16 +87,15 @@ class SampleSheet:
         Returns:
             The paths of the files.
         """
-        path.parent.mkdir(parents=True, exist_ok=True)
-        written = [path.with_suffix(".npz")]
+        written = [file_to_write(path.with_suffix(".npz"))]
         np.savez_compressed(written[0], **self.arrays(data))  # type: ignore[arg-type]
         if data.table is not None:
-            written.append(path.with_suffix(".csv"))
+            written.append(file_to_write(path.with_suffix(".csv")))
             x = data.unstandardize(self.x)
             write_csv(written[-1], data.table.decode(x, round_counts=round_counts))
         figure = self.figure(data)
         if figure is not None:
-            written.append(path.with_suffix(".png"))
+            written.append(file_to_write(path.with_suffix(".png")))
             figure.savefig(written[-1], dpi=200)
         return written
 

@@ -7,6 +7,7 @@ from typing import Any
 import torch
 
 from .. import evaluate
+from ..conditionals import Columns
 from ..data import Data
 from ..errors import UserError, check_int_at_least
 from ..evaluate.inputs import Inputs, split_inputs
@@ -45,7 +46,8 @@ def summarize(
 ) -> dict:
     """Numbers of a pair on one split: bounds, KLs, active units, clustering or classification.
 
-    Numbers are in nats per data point, at beta = 1, in eval mode. For a conditional model
+    Numbers are in nats per data point, at beta = 1, in eval mode. Densities of standardized columns
+    are converted to the original units. For a conditional model
     log p(x | c) is estimated twice: importance weighted with the guide, and by Monte Carlo from the
     prior. Labels score a clustering and have no other use.
 
@@ -64,7 +66,7 @@ def summarize(
     check_int_at_least(1, num_samples=num_samples)
     x, y, others = inputs(model, guide, data, split)
     classifies = not others and reports_classification(model, data, supervised)
-    numbers = PairNumbers(model, guide, num_samples, seed)
+    numbers = PairNumbers(model, guide, data, num_samples, seed)
     numbers.add(x, others)
     result: dict = {"split": name or split, "data": len(x), "num_samples": num_samples}
     result |= numbers.result(with_errors=name is not None)
@@ -104,7 +106,7 @@ def summarize_batches(
         UserError: no batches, or one that cannot be evaluated.
     """
     check_int_at_least(1, num_samples=num_samples)
-    numbers = PairNumbers(model, guide, num_samples, seed)
+    numbers = PairNumbers(model, guide, data, num_samples, seed)
     labels: list[torch.Tensor] = []
     for number, (batch, y) in enumerate(batches, 1):
         others = dict(batch)
@@ -150,9 +152,18 @@ def _clustering(
     train_x = data.observed_split("train", rows).x
     baselines = {}
     if len(train_x) >= num_components:
-        baselines = evaluate.clustering_baselines(train_x, x, num_components, seed=seed)
+        baselines = evaluate.clustering_baselines(
+            train_x, x, num_components, seed=seed, standardize=has_several_kinds(data)
+        )
     clusterings: dict[str, Any] = {"this model": clusters, **baselines}
     return {name: evaluate.clustering_metrics(y, c) for name, c in clusterings.items()}
+
+
+def has_several_kinds(data: Data) -> bool:
+    """Whether the columns of x have several kinds, and so several scales: reals, counts, categories."""
+    likelihood = data.likelihood
+    kinds = [kind for kind, _ in likelihood.blocks] if isinstance(likelihood, Columns) else []
+    return any(kind != kinds[0] for kind in kinds)
 
 
 def labeled_in_part(data: Data) -> bool:
@@ -216,7 +227,9 @@ def classification(
     if several or accepts_argument(model, "y"):
         predicted = predictions(model, guide, x, y, *inputs_of_parts)
     if several:
-        on_x = evaluate.classifier_baselines(x, y, *inputs_of_parts, spreading=True)
+        on_x = evaluate.classifier_baselines(
+            x, y, *inputs_of_parts, spreading=True, standardize=has_several_kinds(data)
+        )
         predicted |= {f"{name} on x": classes for name, classes in on_x.items()}
     errors = {
         name: {

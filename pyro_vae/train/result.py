@@ -17,7 +17,8 @@ class Run:
     Args:
         model, guide: the pair; the modules that were passed in.
         history: one dict per epoch: `epoch`, `loss` (training, nats per data point), `elbo`
-            (validation, beta = 1), `steps`, `lr`, `seconds`, `data_per_second`.
+            (validation, beta = 1), `steps`, `lr`, `seconds`, `data_per_second`. Loss and ELBO of
+            standardized data are of the standardized values; `evaluate` has the original units.
         best_epoch: the epoch that validation chose, whose weights the modules hold; without
             validation, the last one.
         out: the run folder.

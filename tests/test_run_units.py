@@ -1,0 +1,122 @@
+"""The densities that a run reports are of x in its original units."""
+
+import dataclasses
+import math
+from functools import partial
+
+import pyro
+import pyro.distributions as dist
+import pytest
+import torch
+
+import pyro_vae as pv
+from pyro_vae.conditionals import MLP
+
+SCALES = torch.tensor([1000.0, 0.5, 3.0])
+NET = MLP((4,))
+QUIET = {"progress": False, "compile": False}
+
+
+def table(missing: bool = False) -> torch.Tensor:
+    """Columns of different scales `[60, 3]`."""
+    x = torch.randn(60, 3, generator=torch.Generator().manual_seed(0)) * SCALES + 5
+    if missing:
+        x[::4, 0] = x[1::5, 2] = math.nan
+    return x
+
+
+def trained(data: pv.data.Data, likelihood: object = "normal") -> pv.Run:
+    torch.manual_seed(0)
+    model = pv.models.VAE((3,), 1, likelihood, NET)
+    return pv.fit(model, pv.guides.Guide(model, network=NET), data, epochs=2, **QUIET)
+
+
+@pytest.mark.parametrize("missing", [False, True])
+def test_evaluate_and_log_likelihood_report_the_same_density(missing):
+    x = table(missing)
+    likelihood = pv.conditionals.IgnoreMissing("normal") if missing else "normal"
+    data = pv.data.standardize(pv.data.from_arrays(x, valid=0, test=20, missing=missing))
+    run = trained(data, likelihood)
+    original = data.unstandardize(data.test.x)
+    expected = float(run.log_likelihood(original, num_samples=50, seed=run.seed).double().mean())
+    inputs = {"x": data.test.x}
+    terms = pv.evaluate.elbo_terms(run.model, run.guide, **inputs, num_samples=10, seed=run.seed)
+    observed = ~data.test.x.isnan()
+    log_volume = (observed * data.scaling[1].log()).sum(1).mean()
+    for result in (run.evaluate("test", 50), run.evaluate(data=original, num_samples=50)):
+        assert result["log_likelihood"] == pytest.approx(expected, abs=1e-4)
+        reconstruction = float(terms["x"].mean() - log_volume)
+        assert result["terms"]["x"] == pytest.approx(reconstruction, abs=1e-4)
+        assert result["terms"]["z"] == pytest.approx(float(terms["z"].mean()), abs=1e-4)
+        assert result["elbo"] == pytest.approx(sum(result["terms"].values()), abs=1e-4)
+
+
+def test_batches_of_new_data_are_reported_in_original_units():
+    run = trained(pv.data.standardize(pv.data.from_arrays(table(), valid=0, test=20)))
+    x = table()[:20]
+    loader = torch.utils.data.DataLoader(torch.utils.data.TensorDataset(x), batch_size=7)
+    batched, whole = (run.evaluate(data=d, num_samples=500) for d in (loader, x))
+    assert batched["log_likelihood"] == pytest.approx(whole["log_likelihood"], abs=0.2)
+
+
+def test_the_density_of_what_a_condition_selects_has_the_scales_of_its_columns():
+    class LastColumn(pv.data.Condition):
+        def __call__(self, x, y):
+            return x[:, :-1], x[:, -1:]
+
+    data = pv.data.standardize(pv.data.from_arrays(table(), valid=0, test=0))
+    x = data.with_condition(LastColumn()).observed_split("train").x
+    log_volume = data.with_condition(LastColumn()).log_abs_det_jacobian(x)
+    torch.testing.assert_close(log_volume, data.scaling[1][:2].log().sum().expand(60))
+
+
+def test_a_site_of_the_data_with_another_name_is_reported_as_the_density_of_x():
+    class Model(torch.nn.Module):
+        def forward(self, data):
+            with pyro.plate("data", len(data)):
+                z = pyro.sample("z", dist.Normal(0.0, 1.0))
+                x = dist.Normal(z.unsqueeze(-1), torch.ones(3)).to_event(1)
+                pyro.sample("obs", x, obs=data)
+
+    class Guide(torch.nn.Module):
+        def __init__(self):
+            super().__init__()
+            self.weight = torch.nn.Parameter(torch.zeros(()))
+
+        def forward(self, data):
+            with pyro.plate("data", len(data)):
+                pyro.sample("z", dist.Normal(self.weight * data.sum(-1), 0.5))
+
+    data = pv.data.standardize(pv.data.from_arrays(table(), valid=0, test=20))
+    result = pv.fit(Model(), Guide(), data, epochs=1, **QUIET).evaluate(num_samples=20)
+    assert set(result["terms"]) == {"x", "z"}
+    assert result["elbo"] == pytest.approx(sum(result["terms"].values()), abs=1e-4)
+    assert "KL of obs" not in str(result)
+
+
+def test_a_comparison_has_the_densities_of_the_runs():
+    data = pv.data.standardize(pv.data.from_arrays(table(), valid=20, test=20))
+    vae = partial(pv.models.VAE, (3,), 2, "normal", NET)
+    guides = {"amortized": partial(pv.guides.Guide, network=NET)}
+    options = {"seeds": 1, "epochs": 1, "num_samples": 20, "num_gap_data": 20, **QUIET}
+    few = {"annealing": False}
+    here, plain = (
+        pv.compare(vae, guides, d, gap_options=few, **options)
+        for d in (data, dataclasses.replace(data, scaling=None))
+    )
+    log_volume = float(data.scaling[1].log().sum())
+    for name in ("valid_elbo", "elbo", "log_likelihood", "gap_log_likelihood"):
+        assert here.rows[0][name] == pytest.approx(plain.rows[0][name] - log_volume, abs=1e-3)
+    for name in ("approximation", "amortization", "ess"):
+        assert here.rows[0][name] == pytest.approx(plain.rows[0][name], abs=1e-3)
+    grids = [result.posteriors["amortized"].log_likelihood for result in (here, plain)]
+    torch.testing.assert_close(grids[0], grids[1] - log_volume)
+
+
+def test_what_stays_in_the_units_of_training_says_so(tmp_path):
+    run = trained(pv.data.standardize(pv.data.from_arrays(table(), valid=20, test=20)))
+    assert "of standardized x" in repr(run) and "of standardized x" in str(run)
+    run.report(tmp_path / "report.html", num_samples=10)
+    assert "of the standardized columns" in (tmp_path / "report.html").read_text()
+    plain = trained(pv.data.from_arrays(table(), valid=20, test=20))
+    assert "standardized" not in repr(plain) + str(plain)
