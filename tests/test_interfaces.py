@@ -118,6 +118,7 @@ LOOKS_AT = {
     "_torch_internals.py": "private names of torch",
     "comparison/api.py": "the name of a user's function",
     "data": "a user's arrays, frames and loaders",
+    "diagnostics/supports.py": "the bounds of a constraint of torch or Pyro",
     "estimators": "a user's arrays and frames, and scikit-learn's fitted attributes",
     "evaluate/streaming.py": "a user's batches",
     "evaluate/support.py": "a user's distribution",

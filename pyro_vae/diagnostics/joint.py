@@ -8,7 +8,7 @@ from typing import Any
 
 import torch
 from pyro.poutine.messenger import Messenger
-from torch.distributions import MultivariateNormal
+from torch.distributions import Independent, MultivariateNormal
 
 from .._pyro_internals import ENUMERATE_DIM, sum_rightmost
 from ..errors import UserError
@@ -320,7 +320,7 @@ def _continuous_latents(sites: Mapping[str, Site]) -> list[str]:
 
 def _covariance(fn: Any) -> torch.Tensor:
     """`[..., D, D]` of a normal distribution of a vector, diagonal or not."""
-    return fn.covariance_matrix if hasattr(fn, "covariance_matrix") else fn.variance.diag_embed()
+    return fn.variance.diag_embed() if isinstance(fn, Independent) else fn.covariance_matrix
 
 
 def _added(log_probs: Iterable[torch.Tensor]) -> torch.Tensor:
