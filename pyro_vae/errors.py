@@ -133,7 +133,7 @@ def folder_to_write(path: Path | str) -> Path:
     try:
         path.mkdir(parents=True, exist_ok=True)
     except (OSError, ValueError) as e:  # ValueError: a name with a null byte
-        reason = getattr(e, "strerror", None) or str(e)
+        reason = e.strerror if isinstance(e, OSError) else e
         raise UserError(f"cannot write to {str(path)[:60]!r}: {reason}") from e
     return path
 
