@@ -48,7 +48,7 @@ def train_and_report(
 
     check_int_at_least(1, num_samples=num_samples)  # now, not after hours of training
     out = default_folder(config) if out is None else out
-    resume = resume and (out / CONFIG).exists()
+    resume = resume and (out / CONFIG).exists()  # before a process of the group writes it
     with distributed.group(choose_device(device)):
         if not resume:
             hint = "use --resume to continue it or --out to choose another directory"

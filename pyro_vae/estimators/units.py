@@ -25,9 +25,7 @@ COUNTS = (Poisson, NegativeBinomial, ZeroInflatedNegativeBinomial)
 MIN_DISPERSION = 0.5  # variance / mean, below which a column is no count
 COUNT_COLUMNS = 0.9  # the fraction of columns that must look like counts
 BOUNDED_COLUMNS = 0.5  # the fraction of columns that must reach a common upper bound
-LEAST_BOUNDED = (
-    5  # columns that must reach it: the largest values of few columns are equal by chance
-)
+LEAST_BOUNDED = 5  # columns that must reach it: of fewer, the largest values are equal by chance
 MAX_BOUND = 255
 
 
