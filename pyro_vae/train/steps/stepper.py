@@ -15,6 +15,7 @@ from ...objectives import Objective
 from ...programs.calling import as_keyword_program
 from ...programs.contexts import fork_rng
 from ...programs.modules import find_modules
+from ...programs.python_state import PythonState
 from .. import distributed
 from ..optimizer import OptimizerFactory, RunOptimizer
 from .choice import Work, choose_backend, measure_work
@@ -63,6 +64,7 @@ class Stepper:
     ) -> None:
         self.pair, self.objective, self.device = pair, objective, device
         self.programs = as_keyword_program(pair[0]), as_keyword_program(pair[1])
+        self.python = PythonState(*pair)
         self.processes = distributed.size()
         modules = find_modules(*pair)
         self.norms = [
@@ -153,17 +155,20 @@ class Stepper:
     ) -> tuple[list[torch.Tensor], Work | None]:
         """Parameters that a user's program keeps outside of modules; the size of the loss if asked."""
         model, guide = self.programs
-        loss_of = partial(self.objective.differentiable_loss, model, guide, **batch)
         work: Work | None = None
 
-        def loss_and_work() -> torch.Tensor:
+        def loss_of() -> torch.Tensor:
             nonlocal work
-            loss, work = measure_work(loss_of)
+            self.python.mark()
+            compute = partial(self.objective.differentiable_loss, model, guide, **batch)
+            if not measured:
+                return compute()
+            loss, work = measure_work(compute)
             return loss
 
         with self._preliminary(batch), pyro.validation_enabled(False):
             try:
-                used = leaf_parameters(loss_and_work if measured else loss_of)
+                used = leaf_parameters(loss_of)
             except ValueError as e:
                 # Pyro's message if no parameter has a gradient
                 if "cannot be differentiated" not in str(e):
@@ -176,11 +181,11 @@ class Stepper:
 
     @contextmanager
     def _preliminary(self, batch: Batch) -> Iterator[None]:
-        """Within, a run of the pair is no training step: buffers and random streams are restored."""
+        """Within, a run of the pair is no training step: buffers, counters, streams are restored."""
         buffers = [b for m in find_modules(*self.pair) for b in m.buffers() if not is_lazy(b)]
         values = [b.detach().clone() for b in buffers]
         try:
-            with self._one_row_allowed(batch), fork_rng(self.device):
+            with self._one_row_allowed(batch), fork_rng(self.device), self.python.trial():
                 yield
         finally:
             with torch.no_grad():
