@@ -43,7 +43,8 @@ class Stepper:
 
     Attributes:
         free: parameters outside of modules (`pyro.param`).
-        parameters: all that are trained.
+        parameters: all that the optimizer has. A frozen one is left as it is, and is trained from
+            the step on in which it has `requires_grad`.
         optimizer: their `RunOptimizer`.
 
     Raises:
@@ -79,8 +80,8 @@ class Stepper:
         # each once: a guide may share modules with its model
         owned = [*dict.fromkeys(p for m in modules for p in m.parameters())]
         self.free, work = self._examine(owned, first, measured=compile == "auto")
-        self.parameters = [*(p for p in owned if p.requires_grad), *self.free]
-        if not self.parameters:
+        self.parameters = [*(p for p in owned if p.is_floating_point()), *self.free]
+        if not self._trained():
             raise UserError("the pair has no parameters to train: requires_grad is off everywhere")
         cuda = device.type == "cuda"
         backend = distributed.on_rank_zero(lambda: choose_backend(compile, steps, work, cuda))
@@ -99,7 +100,7 @@ class Stepper:
         optimizer, objective, pair = self.optimizer.optimizer, self.objective, self.pair
         if backend == "plain":
             return TrainingStep(PlainStep(objective, pair), optimizer, clip_norm)
-        supported = self.device.type == "cpu" and all(p.dtype in DTYPES for p in self.parameters)
+        supported = self.device.type == "cpu" and all(p.dtype in DTYPES for p in self._trained())
         if whole and backend == "inductor" and supported:
             recorded = RecordedStep(objective, pair, "recorded")
             return CompiledStep(recorded, optimizer, clip_norm, rows)
@@ -136,7 +137,7 @@ class Stepper:
         Args:
             batch: as the objective takes it; None checks the parameters alone.
         """
-        if not torch.stack([p.detach().isfinite().all() for p in self.parameters]).all():
+        if not all(p.detach().isfinite().all() for p in self._trained()):
             return False
         if batch is None:
             return True
@@ -144,6 +145,9 @@ class Stepper:
         with self._preliminary(batch):
             loss = self.objective.differentiable_loss(model, guide, **batch)
             return bool(torch.as_tensor(loss).isfinite().all())
+
+    def _trained(self) -> list[torch.Tensor]:
+        return [p for p in self.parameters if p.requires_grad]
 
     def clear_gradients(self) -> None:
         """Set every `.grad` to None."""
