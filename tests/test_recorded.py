@@ -352,6 +352,36 @@ def numpy_noise():
     return vae(nn.Linear(D, 6), extra)
 
 
+class Averaging(nn.Linear):
+    """A layer that replaces a tensor, which is no buffer, at each call."""
+
+    def __init__(self, *sizes):
+        super().__init__(*sizes)
+        self.mean = torch.zeros(sizes[1])
+
+    def forward(self, x):
+        y = super().forward(x) + 1e-12 * self.mean
+        self.mean = 0.9 * self.mean + 0.1 * y.mean(0).detach()
+        return y
+
+
+def replaced_tensor():
+    return vae(Averaging(D, 6))
+
+
+class Keeping(nn.Linear):
+    """A layer that keeps its latest result, which it does not read."""
+
+    def forward(self, x):
+        self.sizes, self.latest = {"rows": len(x)}, super().forward(x)
+        return self.latest
+
+
+@program
+def kept_result():
+    return vae(Keeping(D, 6))
+
+
 def numpy_of_the_data():
     def extra(x):
         pyro.factor("f", pyro.param("k", torch.tensor(1.0)) * float(np.asarray(x).sum()))
@@ -437,6 +467,7 @@ def rebound_buffer():
 
 FROZEN = [counter, numpy_noise, numpy_of_the_data, item, branch_on_a_tensor, explicit_validation]
 FROZEN += [rebound_buffer, counter_with_a_later_effect, rare_python_noise, rows_of_a_mask]
+FROZEN += [replaced_tensor]
 
 # --------------------------------------------------------------------------- the comparison
 
@@ -730,8 +761,8 @@ class Scale:
 
     of_class = 1.0
 
-    def __init__(self):
-        self.value, self.entries = 1.0, {"scale": 1.0}
+    def __init__(self, value=1.0):
+        self.value, self.entries, self.tensor = value, {"scale": value}, torch.tensor(value)
 
 
 class HiddenScale:
@@ -749,6 +780,7 @@ GLOBAL_SCALE = 1.0
 def scaled_program(holder):
     """A program that depends on a number, and a function that sets the number."""
     scale, hidden, dropout = Scale(), HiddenScale(), nn.Dropout(0.0)
+    dropout.scale = Scale()
     cell, weight = 1.0, nn.Parameter(torch.ones(D))
 
     def set_cell(value):
@@ -758,6 +790,11 @@ def scaled_program(holder):
     read, set_value = {
         "attribute": (lambda: scale.value, lambda v: setattr(scale, "value", v)),
         "dictionary": (lambda: scale.entries["scale"], lambda v: scale.entries.update(scale=v)),
+        "tensor": (
+            lambda: scale.tensor,
+            lambda v: setattr(scale, "tensor", torch.tensor(v, dtype=torch.float64)),
+        ),
+        "object": (lambda: dropout.scale.value, lambda v: setattr(dropout, "scale", Scale(v))),
         "class": (lambda: scale.of_class, lambda v: setattr(Scale, "of_class", v)),
         "closure": (lambda: cell, set_cell),
         "global": (lambda: GLOBAL_SCALE, lambda v: globals().update(GLOBAL_SCALE=v)),
@@ -781,7 +818,7 @@ def assert_same_loss(step, batch, seed=1):
 
 
 @pytest.mark.parametrize(
-    "holder", ["attribute", "dictionary", "class", "closure", "global", "dropout"]
+    "holder", ["attribute", "dictionary", "object", "class", "closure", "global", "dropout"]
 )
 def test_a_number_of_python_that_is_changed_is_recorded_again(holder):
     torch.set_default_dtype(torch.float64)
@@ -797,6 +834,17 @@ def test_a_number_of_python_that_is_changed_is_recorded_again(holder):
             assert_same_loss(step, batch)
     assert step.count == 4 and len(caught) == 1
     set_value(1.0)
+
+
+def test_a_tensor_in_an_attribute_that_is_replaced_is_recorded_again():
+    torch.set_default_dtype(torch.float64)
+    programs, set_value = scaled_program("tensor")
+    step, batch = RecordedStep(enum_elbo(), programs, "recorded"), batch64()
+    for value in range(1, 7):
+        set_value(float(value))
+        assert_same_loss(step, batch)
+        assert_same_loss(step, batch)
+        assert step.count == value
 
 
 def test_a_hidden_number_that_is_changed_is_found_in_training():

@@ -51,7 +51,8 @@ class PythonState:
     def values(self) -> tuple[Any, ...]:
         """The current values, hashable. This takes microseconds: it is called at every step."""
         try:
-            if sum(map(len, self._growing)) == self._size:
+            same = all([values[name] is item for values, name, item in self._objects])
+            if same and sum(map(len, self._growing)) == self._size:
                 values = self._read()
                 hash(values)
                 return values
@@ -59,6 +60,11 @@ class PythonState:
             pass
         self._find()
         return self._read()
+
+    def tensors(self) -> list[tuple[Any, Any, torch.Tensor]]:
+        """`(container, name, tensor)` of the tensors that are no parameters or buffers."""
+        self._find()
+        return list(self._tensors)
 
     @contextmanager
     def trial(self) -> Iterator[None]:
@@ -98,22 +104,22 @@ class PythonState:
     def _changed(self) -> list[tuple["_Place", Any]]:
         """Where a value has changed since the last call of `mark`."""
         self._find()
-        places = [
-            (p, name, self._marked.get((id(p.owner), name)))
-            for p in self._places
-            for name in p.names
-        ]
-        return [
-            (p, name)
-            for p, name, marked in places
-            if marked and marked[1] is not p.values[name] and marked[1] != p.values[name]
-        ]
+        changed = []
+        for place in self._places:
+            for name in place.names:
+                now = place.values[name]
+                _, before = self._marked.get((id(place.owner), name), (place, now))
+                if before is not now and before != now:
+                    changed.append((place, name))
+        return changed
 
     def _read(self) -> tuple[Any, ...]:
         return tuple([read(values) for read, values in self._readers])
 
     def _find(self) -> None:
-        self._places = [*_places(self.programs)]
+        self._places, held = _places(self.programs)
+        self._tensors = [(v, n, item) for v, n, item in held if isinstance(item, torch.Tensor)]
+        self._objects = [h for h in held if not isinstance(h[2], torch.Tensor)]
         self._readers = [(itemgetter(*p.names), p.values) for p in self._places if p.names]
         self._growing = [p.values for p in self._places if p.grows]
         self._size = sum(map(len, self._growing))
@@ -152,8 +158,12 @@ class _Cells:
         self.cells[name].cell_contents = value
 
 
-def _places(programs: Iterable[object]) -> Iterator[_Place]:
-    """Where programs hold plain values."""
+def _places(
+    programs: Iterable[object],
+) -> tuple[list[_Place], list[tuple[Any, Any, object]]]:
+    """Where programs hold plain values; and `(container, name, object)` of what else they hold there."""
+    places: list[_Place] = []
+    held: list[tuple[Any, Any, object]] = []
     seen: dict[int, object] = {}  # alive, or another object could have the id of one
     queue = deque((program, 0) for program in programs)
     while queue and len(seen) < MAX_OBJECTS:
@@ -161,13 +171,16 @@ def _places(programs: Iterable[object]) -> Iterator[_Place]:
         if id(item) in seen or depth > MAX_DEPTH:
             continue
         seen[id(item)] = item
-        places, others = _look_into(item)
-        for place in places:
+        found, others = _look_into(item)
+        for place in found:
             plain = [n for n in place.names if _is_plain(place.values[n])]
-            yield place._replace(names=plain)
-            others += [place.values[n] for n in place.names if n not in plain]
+            places.append(place._replace(names=plain))
+            rest = [(place.values, n, place.values[n]) for n in place.names if n not in plain]
+            held += rest
+            others += [value for _, _, value in rest]
         # the parts of a module are as close as the module
         queue.extend((o, depth + (not isinstance(o, nn.Module))) for o in others)
+    return places, held
 
 
 def _look_into(item: Any) -> tuple[list[_Place], list[object]]:

@@ -176,8 +176,7 @@ class RecordedStep:
                 "further steps run plainly", f"{MAX_VALUES} values of the programs' numbers are "
                 "recorded, and they change again (a tensor could be written in place)",
             )  # fmt: skip
-            return None
-        if recording is None or not recording.slots.unchanged():
+        elif recording is None or not recording.slots.unchanged():
             with self.timed("recording the step"):
                 recording = self._record(batch)
         else:
@@ -299,7 +298,7 @@ class Recording:
         leaves: the parameters that have a gradient.
         reads: the tensors that the step reads, in addition to the batch and the schedule values.
         written: those of `reads` that it writes, such as running statistics.
-        slots: where the modules and Pyro's store keep their tensors.
+        slots: where the modules and Pyro's store keep their tensors, and the programs those of `reads`.
         replays: how many steps it has replayed.
     """
 
@@ -339,6 +338,7 @@ class Recording:
             used = torch.autograd.grad(loss, leaves, allow_unused=True)
             self.leaves = [p for p, g in zip(leaves, used, strict=True) if g is not None]
             python.mark()
+            tensors = python.tensors()
             self.graph, self.reads = record(loss_and_gradients, inputs)
         if not before.unchanged():
             before.restore()
@@ -348,7 +348,11 @@ class Recording:
         self.call: Callable[..., Any] = self.graph
         ids = {id(t) for t in reverted.written()}
         self.written = [t for t in self.reads if id(t) in ids]
-        self.slots = _ParameterSlots(modules, stored_parameters())
+        read = {id(t) for t in self.reads}
+        others = [place for place in tensors if id(place[2]) in read]
+        self.slots = _ParameterSlots(modules, stored_parameters(), others)
+        if not self.slots.unchanged():
+            raise RuntimeError("the program replaces a tensor that it reads")
         self.replays = 1
 
     @torch.no_grad()
@@ -430,26 +434,31 @@ def _unalias_gradients(
 
 
 class _ParameterSlots:
-    """Where modules and Pyro's store keep their tensors, to detect one that is replaced or moved."""
+    """Where modules and Pyro's store keep their tensors, to detect one that is replaced or moved.
+
+    `others` are further `(container, name, tensor)`.
+    """
 
     def __init__(
-        self, modules: Iterable[nn.Module], store: MutableMapping[str, torch.Tensor] | None = None
+        self,
+        modules: Iterable[nn.Module],
+        store: MutableMapping[str, torch.Tensor] | None = None,
+        others: Iterable[tuple[Any, Any, torch.Tensor]] = (),
     ) -> None:
         places: list[MutableMapping[str, Any]] = [d for m in modules for d in tensor_slots(m)]
         places += [store] if store else []
-        self.slots = [
-            (d, n, t, t.data_ptr(), t.requires_grad)
-            for d in places
-            for n, t in d.items()
-            if isinstance(t, torch.Tensor)
-        ]
+        slots = [(d, n, t) for d in places for n, t in d.items() if isinstance(t, torch.Tensor)]
+        self.slots = [(d, n, t, t.data_ptr(), t.requires_grad) for d, n, t in [*slots, *others]]
 
     def unchanged(self) -> bool:
         """Whether every slot has the same tensor, in the same memory."""
-        return all(
-            d.get(n) is t and t.data_ptr() == place and t.requires_grad == grad
-            for d, n, t, place, grad in self.slots
-        )
+        try:
+            return all(
+                d[n] is t and t.data_ptr() == place and t.requires_grad == grad
+                for d, n, t, place, grad in self.slots
+            )
+        except (LookupError, ValueError):  # one is gone
+            return False
 
     def restore(self) -> None:
         """Put the tensors back into their slots."""
