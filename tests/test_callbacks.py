@@ -229,6 +229,32 @@ OPTIMIZERS = {
 }
 
 
+@pytest.mark.parametrize("compile", [False, "recorded"])
+def test_a_layer_that_a_callback_unfreezes_is_trained_from_there(tmp_path, compile):
+    def frozen_pair():
+        model, guide = pair()
+        for p in model.parameters():
+            p.requires_grad_(False)
+        return model, guide
+
+    def unfreeze(run, metrics):
+        for p in run.model.parameters():
+            p.requires_grad_(metrics["epoch"] >= 2)
+
+    options = {"callbacks": [unfreeze], "compile": compile, "weight_decay": 0.1}
+    start, programs = weights(frozen_pair()[0]), frozen_pair()
+    fit(programs, 2, **options)
+    assert same_tensors(weights(programs[0]), start)
+    programs = frozen_pair()
+    whole = fit(programs, 4, **options)
+    assert all(not torch.equal(p, start[name]) for name, p in weights(programs[0]).items())
+    resumed_programs = frozen_pair()
+    fit(resumed_programs, 4, out=tmp_path, **{**options, "callbacks": [unfreeze, Recorder(3)]})
+    resumed = fit(resumed_programs, 4, out=tmp_path, resume=True, **options)
+    assert without_seconds(resumed.history) == without_seconds(whole.history)
+    assert same_tensors(weights(*programs), weights(*resumed_programs))
+
+
 @pytest.mark.parametrize(
     "name, compile", [*((name, False) for name in OPTIMIZERS), ("momentum", "recorded")]
 )

@@ -12,7 +12,15 @@ import pytest
 import torch
 import torch.nn as nn
 from sampling import covering
-from test_recorded import PROGRAMS, digits_batch, enum_elbo, library_pair, losses, trained
+from test_recorded import (
+    PROGRAMS,
+    digits_batch,
+    enum_elbo,
+    library_pair,
+    losses,
+    scaled_program,
+    trained,
+)
 from test_recorded import batch64 as random_batch
 from test_train import _stop_after
 
@@ -21,7 +29,7 @@ from pyro_vae.programs.recorder import record
 from pyro_vae.train.optimizer import RunOptimizer
 from pyro_vae.train.steps import compilation, compiled, stepper
 from pyro_vae.train.steps.compiled import CompiledStep, adamw, adamw_factors, clip
-from pyro_vae.train.steps.recorded import PlainStep, RecordedStep
+from pyro_vae.train.steps.recorded import PlainStep, RecordedStep, leaf_parameters
 from pyro_vae.train.steps.training import TrainingStep
 
 STEPS = 20
@@ -355,6 +363,25 @@ def test_biases_are_added_after_the_products_without_another_value():
     assert [[n.target for n in g.graph.nodes].count(addmm) for g in (graph, actual)] == [4, 2]
     for p, q in zip(actual(x, v, w, b), graph(x, v, w, b), strict=True):
         torch.testing.assert_close(p, q, rtol=1e-12, atol=1e-12)
+
+
+def test_a_hidden_number_that_is_changed_ends_the_use_of_the_program(uncompiled):
+    programs, set_value = scaled_program("hidden")
+    (weight,) = leaf_parameters(
+        lambda: enum_elbo().differentiable_loss(*programs, torch.ones(6, 5))
+    )
+    step = RecordedStep(enum_elbo(), programs, "recorded")
+    optimizer = RunOptimizer([weight], {"lr": 1e-2, "weight_decay": 0.0}).optimizer
+    compiled_step, batch = CompiledStep(step, optimizer), random_batch()
+    for _ in range(5):
+        compiled_step(batch)
+    assert len(uncompiled) == 1
+    set_value(1.5)
+    with pytest.warns(UserWarning, match="cannot be recorded and is run plainly from here"):
+        for _ in range(6, 9):
+            compiled_step(batch)
+    expected = step.plain(batch)
+    assert torch.equal(compiled_step(batch), expected)
 
 
 # ------------------------------------------------------------------------------------ fit

@@ -4,6 +4,7 @@ import dataclasses
 import functools
 import json
 import math
+import random
 import re
 import warnings
 from collections import OrderedDict
@@ -351,9 +352,74 @@ def numpy_noise():
     return vae(nn.Linear(D, 6), extra)
 
 
+class Averaging(nn.Linear):
+    """A layer that replaces a tensor, which is no buffer, at each call."""
+
+    def __init__(self, *sizes):
+        super().__init__(*sizes)
+        self.mean = torch.zeros(sizes[1])
+
+    def forward(self, x):
+        y = super().forward(x) + 1e-12 * self.mean
+        self.mean = 0.9 * self.mean + 0.1 * y.mean(0).detach()
+        return y
+
+
+def replaced_tensor():
+    return vae(Averaging(D, 6))
+
+
+class Keeping(nn.Linear):
+    """A layer that keeps its latest result, which it does not read."""
+
+    def forward(self, x):
+        self.sizes, self.latest = {"rows": len(x)}, super().forward(x)
+        return self.latest
+
+
+@program
+def kept_result():
+    return vae(Keeping(D, 6))
+
+
 def numpy_of_the_data():
     def extra(x):
         pyro.factor("f", pyro.param("k", torch.tensor(1.0)) * float(np.asarray(x).sum()))
+
+    return vae(nn.Linear(D, 6), extra)
+
+
+class Counting(nn.Linear):
+    """A layer that counts its calls, for what it will do after many of them."""
+
+    def __init__(self, *sizes):
+        super().__init__(*sizes)
+        self.calls = 0
+
+    def forward(self, x):
+        self.calls += 1
+        return super().forward(x) * (2.0 if self.calls > 1000 else 1.0)
+
+
+def counter_with_a_later_effect():
+    return vae(Counting(D, 6))
+
+
+def rare_python_noise():
+    def extra(x):
+        if random.random() < 1e-6:
+            pyro.factor("f", torch.ones(()))
+
+    return vae(nn.Linear(D, 6), extra)
+
+
+def rows_of_a_mask():
+    classifier = nn.Linear(D, 2)
+
+    def extra(x):
+        rows = x[x[:, 0] > 1e-3]
+        if len(rows) > 0:
+            pyro.factor("classifier", classifier(rows).sum())
 
     return vae(nn.Linear(D, 6), extra)
 
@@ -400,7 +466,8 @@ def rebound_buffer():
 
 
 FROZEN = [counter, numpy_noise, numpy_of_the_data, item, branch_on_a_tensor, explicit_validation]
-FROZEN += [rebound_buffer]
+FROZEN += [rebound_buffer, counter_with_a_later_effect, rare_python_noise, rows_of_a_mask]
+FROZEN += [replaced_tensor]
 
 # --------------------------------------------------------------------------- the comparison
 
@@ -689,6 +756,138 @@ def test_train_and_eval_mode_are_recorded_apart():
     assert step.count == 2
 
 
+class Scale:
+    """A number that a program multiplies with."""
+
+    of_class = 1.0
+
+    def __init__(self, value=1.0):
+        self.value, self.entries, self.tensor = value, {"scale": value}, torch.tensor(value)
+
+
+class HiddenScale:
+    """A number that is not looked for."""
+
+    __slots__ = ("value",)
+
+    def __init__(self):
+        self.value = 1.0
+
+
+GLOBAL_SCALE = 1.0
+
+
+def scaled_program(holder):
+    """A program that depends on a number, and a function that sets the number."""
+    scale, hidden, dropout = Scale(), HiddenScale(), nn.Dropout(0.0)
+    dropout.scale = Scale()
+    cell, weight = 1.0, nn.Parameter(torch.ones(D))
+
+    def set_cell(value):
+        nonlocal cell
+        cell = value
+
+    read, set_value = {
+        "attribute": (lambda: scale.value, lambda v: setattr(scale, "value", v)),
+        "dictionary": (lambda: scale.entries["scale"], lambda v: scale.entries.update(scale=v)),
+        "tensor": (
+            lambda: scale.tensor,
+            lambda v: setattr(scale, "tensor", torch.tensor(v, dtype=torch.float64)),
+        ),
+        "object": (lambda: dropout.scale.value, lambda v: setattr(dropout, "scale", Scale(v))),
+        "class": (lambda: scale.of_class, lambda v: setattr(Scale, "of_class", v)),
+        "closure": (lambda: cell, set_cell),
+        "global": (lambda: GLOBAL_SCALE, lambda v: globals().update(GLOBAL_SCALE=v)),
+        "dropout": (lambda: 1.0, lambda v: setattr(dropout, "p", v - 1)),
+        "hidden": (lambda: hidden.value, lambda v: setattr(hidden, "value", v)),
+    }[holder]
+
+    def model(x):
+        with pyro.plate("data", len(x)):
+            loc = dropout(x * weight) * read()
+            pyro.sample("x", dist.Normal(loc, 1.0).to_event(1), obs=x)
+
+    return (model, lambda x: None), set_value
+
+
+def assert_same_loss(step, batch, seed=1):
+    torch.manual_seed(seed)
+    loss = step(batch).item()
+    torch.manual_seed(seed)
+    assert loss == pytest.approx(step.plain(batch).item(), rel=1e-12)
+
+
+@pytest.mark.parametrize(
+    "holder", ["attribute", "dictionary", "object", "class", "closure", "global", "dropout"]
+)
+def test_a_number_of_python_that_is_changed_is_recorded_again(holder):
+    torch.set_default_dtype(torch.float64)
+    programs, set_value = scaled_program(holder)
+    step, batch = RecordedStep(enum_elbo(), programs, "recorded"), batch64()
+    for value in (1.0, 1.5, 1.5, 1.0):
+        set_value(value)
+        assert_same_loss(step, batch)
+    assert step.count == 2
+    with pytest.warns(UserWarning, match="further steps run plainly: 4 values") as caught:
+        for i in range(6):
+            set_value(1.6 + i / 20)
+            assert_same_loss(step, batch)
+    assert step.count == 4 and len(caught) == 1
+    set_value(1.0)
+
+
+def test_a_tensor_in_an_attribute_that_is_replaced_is_recorded_again():
+    torch.set_default_dtype(torch.float64)
+    programs, set_value = scaled_program("tensor")
+    step, batch = RecordedStep(enum_elbo(), programs, "recorded"), batch64()
+    for value in range(1, 7):
+        set_value(float(value))
+        assert_same_loss(step, batch)
+        assert_same_loss(step, batch)
+        assert step.count == value
+
+
+def test_a_hidden_number_that_is_changed_is_found_in_training():
+    torch.set_default_dtype(torch.float64)
+    programs, set_value = scaled_program("hidden")
+    step, batch = RecordedStep(enum_elbo(), programs, "recorded"), batch64()
+    for _ in range(5):
+        assert_same_loss(step, batch)
+    set_value(1.5)
+    with pytest.warns(UserWarning, match="cannot be recorded and is run plainly from here"):
+        for _ in range(6, 9):
+            step(batch)
+    for _ in range(3):
+        assert_same_loss(step, batch)
+    assert step.count == 1
+
+
+def test_comparisons_in_training_change_no_number(monkeypatch):
+    def train():
+        torch.manual_seed(0)
+        layers = nn.Linear(D, 8), nn.Dropout(0.5), nn.BatchNorm1d(8), nn.Linear(8, 6)
+        programs = vae(nn.Sequential(*layers))
+        step = RecordedStep(enum_elbo(), programs, "recorded")
+        parameters = [p for m in step.modules for p in m._parameters.values() if p is not None]
+        optimizer = torch.optim.Adam(parameters)
+        losses = []
+        for _ in range(9):
+            optimizer.zero_grad()
+            losses.append(step(batch64()))
+            optimizer.step()
+        gradients = [p.grad for p in parameters]
+        return [*losses, *parameters, *gradients, *buffers(programs), torch.get_rng_state()]
+
+    compared, agrees = [], RecordedStep._agrees
+    monkeypatch.setattr(
+        RecordedStep, "_agrees", lambda *a: compared.append(agrees(*a)) or compared[-1]
+    )
+    expected = train()
+    assert compared == [True] * 3
+    monkeypatch.setattr(RecordedStep, "_agrees", lambda *a: True)
+    assert all(map(torch.equal, expected, train()))
+
+
 GLOBAL_NET = nn.Linear(D, 6)
 
 
@@ -750,6 +949,64 @@ def test_fit_recorded_equals_fit_plain(options):
     assert losses(a) == pytest.approx(losses(b), rel=1e-11)
     for p, q in zip(wa, wb, strict=True):
         torch.testing.assert_close(p, q, rtol=1e-7, atol=1e-9)
+
+
+class Annealed(nn.Module):
+    """A model whose prior has a weight that a callback raises, and that counts its training steps."""
+
+    def __init__(self):
+        super().__init__()
+        self.decoder, self.weight, self.steps = nn.Linear(2, D), 0.1, None
+
+    def forward(self, x):
+        if self.steps is not None and self.training:
+            self.steps += 1
+        with pyro.plate("data", len(x)):
+            with poutine.scale(scale=self.weight):
+                z = pyro.sample("z", dist.Normal(x.new_zeros(len(x), 2), 1.0).to_event(1))
+            pyro.sample("x", dist.Normal(self.decoder(z), 1.0).to_event(1), obs=x)
+
+
+class AnnealedGuide(nn.Module):
+    def __init__(self, model):
+        super().__init__()
+        self.encoder, self.weight = nn.Linear(D, 4), lambda: model.weight
+
+    def forward(self, x):
+        loc, log_scale = self.encoder(x).chunk(2, -1)
+        with pyro.plate("data", len(x)), poutine.scale(scale=self.weight()):
+            pyro.sample("z", dist.Normal(loc, log_scale.exp()).to_event(1))
+
+
+@pytest.mark.filterwarnings("ignore:further steps run plainly")
+@pytest.mark.parametrize("epochs", [3, 8])
+def test_a_weight_that_a_callback_raises_counts_as_in_plain_training(epochs):
+    torch.set_default_dtype(torch.float64)
+    x, weights = torch.randn(32, D), []
+    for compile in (False, "recorded"):
+        torch.manual_seed(0)
+        model = Annealed()
+
+        def anneal(run, metrics):
+            run.model.weight = min(1.0, run.model.weight + 0.1)
+
+        pv.fit(
+            model, AnnealedGuide(model), x, epochs, batch_size=8, lr=0.1, compile=compile,
+            callbacks=[anneal], progress=False,
+        )  # fmt: skip
+        weights.append(model.decoder.weight.detach())
+    torch.testing.assert_close(*weights, rtol=1e-7, atol=1e-9)
+
+
+@pytest.mark.filterwarnings("ignore:the step cannot be recorded")
+@pytest.mark.parametrize("compile", [False, "recorded"])
+def test_a_model_that_counts_its_steps_counts_those_of_training(compile):
+    torch.manual_seed(0)
+    model = Annealed()
+    model.steps = 0
+    guide, x = AnnealedGuide(model), torch.randn(32, D)
+    pv.fit(model, guide, x, 3, batch_size=8, compile=compile, progress=False)
+    assert model.steps == 12
 
 
 @pytest.mark.parametrize("compile", ["recorded", pytest.param(True, marks=pytest.mark.slow)])

@@ -50,6 +50,13 @@ def literals(x):
     return x[rows] * torch.tensor([1.0, 2.0, 3.0]) + counter
 
 
+def fixed_sizes(x):
+    x = x.clone()
+    x[x > 1] = 0.5
+    x[x[:, 0] > 0] = torch.tensor([1.0, 2.0, 3.0])
+    return x[:, torch.tensor([True, False, True])], x[:, torch.tensor([1.0, -1.0, 1.0]) > 0]
+
+
 def known_values(x):
     scale = torch.tensor(2.0)
     scale = scale * 3 + torch.ones(())
@@ -57,7 +64,8 @@ def known_values(x):
     return x * scale.item() if scale > 0 else x
 
 
-PROGRAMS = [gradient_of_a_network, in_place, several_results, noise, literals, known_values]
+PROGRAMS = [gradient_of_a_network, in_place, several_results, noise, literals, fixed_sizes]
+PROGRAMS += [known_values]
 
 
 @pytest.mark.parametrize("function", PROGRAMS, ids=lambda f: f.__name__)
@@ -106,6 +114,33 @@ def test_tensors_in_closures_are_read_where_they_are():
 )
 def test_a_function_that_looks_at_a_value_is_refused(function):
     with pytest.raises(RuntimeError, match="the program looks at a value of its tensors"):
+        record(function, [X])
+
+
+VISIBLE = torch.tensor([True, False, True])  # it may be written in place between two replays
+
+
+@pytest.mark.parametrize(
+    "function",
+    [
+        lambda x: x[x > 0],
+        lambda x: x[(x[:, 0] > 1).to(torch.uint8)],
+        lambda x: x[:, VISIBLE],
+        lambda x: x.masked_select(x > 0),
+        lambda x: x.nonzero(),
+        lambda x: torch.where(x > 0),
+        lambda x: x.unique(),
+        lambda x: x.unique(dim=0),
+        lambda x: x.unique_consecutive(),
+        lambda x: (x > 0).long().flatten().bincount(),
+        lambda x: x.repeat_interleave((x[:, 0] > 1).long() + 1, 0),
+        lambda x: x if len(x[x[:, 0] > 1]) > 0 else -x,
+    ],
+    ids=["mask", "uint8", "closure", "select", "nonzero", "where", "unique", "rows", "runs", "bincount",
+         "repeat", "branch"],
+)  # fmt: skip
+def test_a_function_whose_sizes_depend_on_values_is_refused(function):
+    with pytest.raises(RuntimeError, match="the size of a tensor depends on values"):
         record(function, [X])
 
 

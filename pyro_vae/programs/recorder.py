@@ -38,7 +38,8 @@ def record(
         returns, and the other tensors that the function reads (parameters, tensors in closures, constants).
 
     Raises:
-        RuntimeError: the function looks at a value, as `if z.sum() > 0` does: a recording cannot.
+        RuntimeError: the function looks at a value, as `if z.sum() > 0` does, or a value is the size of
+            a tensor, as in `x[x > 0]`: a recording has them fixed.
 
     Example:
         >>> import torch
@@ -139,6 +140,13 @@ class _Recorder(TorchDispatchMode):
             if known:
                 return func(*args, **kwargs)
             raise RuntimeError(f"the program looks at a value of its tensors ({func})")
+        if torch.Tag.dynamic_output_shape in func.tags and not all(
+            map(self.constants.__contains__, _sizing_tensors(func, args, kwargs))
+        ):
+            raise RuntimeError(
+                f"the size of a tensor depends on values of the program's tensors ({func}), as in "
+                "x[mask]: torch.where keeps the size"
+            )
         result = func(*args, **kwargs)
         if func is aten.lift_fresh.default:  # a literal: no replay may change it
             self.constants.add([result])
@@ -180,6 +188,20 @@ class _Recorder(TorchDispatchMode):
         self.graph.output(_replace_tensors(result, self._node_of))
         self.graph.eliminate_dead_code(lambda n: n.op != "call_function" or n in self.effects)
         return torch.fx.GraphModule(nn.Module(), self.graph)
+
+
+def _sizing_tensors(func: Any, args: tuple, kwargs: dict[str, Any]) -> list[torch.Tensor]:
+    """The arguments whose values decide on the size of what an operation returns."""
+    if func is aten.index.Tensor:  # of integers, the shape is what counts
+        masks = (torch.bool, torch.uint8)
+        return [index for index in args[1] if index is not None and index.dtype in masks]
+    if func is aten.masked_select.default:
+        return [args[1]]
+    if func is aten.repeat_interleave.Tensor and kwargs.get("output_size") is not None:
+        return []
+    tensors: list[torch.Tensor] = []
+    _replace_tensors((args, kwargs), tensors.append)
+    return tensors
 
 
 class _Constants:

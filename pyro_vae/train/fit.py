@@ -135,8 +135,8 @@ def fit(
             `"auto"` (chosen from the operations of the loss and the length of the run), `True`
             (compiled by Inductor, which needs a C++ compiler), `"recorded"` (as it was recorded),
             `False` (plain Pyro). What cannot be recorded is run plainly, with one warning. A program
-            that depends on Python's state, a counter that will matter after many steps, needs
-            `False`.
+            that depends on state outside of its modules, attributes, closures and globals (a clock, a
+            file) needs `False`.
         precision: of matrix products in training: `"bf16"` inside this library's networks, by
             autocast; `"tf32"` on a GPU. Evaluation is not affected. Default: torch's.
         seed: of shuffling, binarization, sampling, an integer >= 0; of a method's initial weights

@@ -19,7 +19,7 @@ class RunOptimizer:
     """A torch optimizer whose learning rates follow a schedule, and whose state can be saved.
 
     Args:
-        parameters: what is trained.
+        parameters: what is trained, or may be later: frozen ones have no gradient, and are left alone.
         settings: `lr` and `weight_decay` of AdamW, as `fit` takes them.
         factory: makes another optimizer. Default: AdamW.
         graph_device: the device of a CUDA graph that contains AdamW's step. Default: no graph.
@@ -116,7 +116,7 @@ def _made_by(factory: OptimizerFactory, parameters: list[torch.Tensor]) -> torch
             "per batch: choose an optimizer whose step() needs no closure"
         )
     trained = {id(p) for group in optimizer.param_groups for p in group["params"]}
-    if missing := [p for p in parameters if id(p) not in trained]:
+    if missing := [p for p in parameters if p.requires_grad and id(p) not in trained]:
         raise UserError(
             f"the optimizer leaves out {len(missing)} of {len(parameters)} parameters: pass it all, "
             "or freeze the others by requires_grad_(False)"

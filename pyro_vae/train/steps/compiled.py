@@ -54,7 +54,8 @@ class CompiledStep(WholeStep):
         try:
             with self.step.timed("compiling the step"):
                 program = CompiledProgram(self, recording, batch)
-                self._verify(program, batch)
+                with self.step.python.trial():
+                    self._verify(program, batch)
         except Exception as e:  # there is no compiler, or it fails
             self.step.warn("the step is recorded, but not compiled", e)
             return None

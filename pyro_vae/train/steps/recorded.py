@@ -6,10 +6,12 @@ dispatcher level. Every later step replays these operations, as they are (`"reco
 compiled (`"inductor"`). A replay draws the same noise from the same random stream.
 
 A recording must not freeze a value that changes between steps. Parameters, buffers, tensors in
-closures and the objective's schedule values are inputs of the recording, by reference. Shapes and
-train or eval mode are part of its key. Any other changing value is detected: replays are compared
-with the plain objective on fresh data and noise. A step that cannot be recorded is the plain step,
-with one warning.
+closures and the objective's schedule values are inputs of the recording, by reference. Shapes, train
+or eval mode, and the Python values that the programs hold (see `PythonState`) are part of its key. A
+program that changes one of these values itself, or draws from Python's or numpy's random stream, is
+not recorded. Replays are compared with the plain step on fresh data and noise, at first and then after
+2, 4, 8, ... steps: this finds any other changing value, though only after it has had an effect. A step
+that cannot be recorded is the plain step, with one warning.
 """
 
 import time
@@ -35,12 +37,20 @@ from ...objectives import Objective, as_objective
 from ...programs.calling import as_keyword_program
 from ...programs.contexts import fork_rng, seeded
 from ...programs.modules import find_modules
+from ...programs.python_state import PythonState
 from ...programs.recorder import record
 from ...programs.sites import Site
 from .compilation import compiled
 from .verification import COMPILED_TOLERANCE, INDUCTOR_DIFFERS, Batch, StepResult, verify
 
 MAX_RECORDINGS = 16  # of one step: if every batch has another shape, recording does not pay
+MAX_VALUES = 4  # sets of Python values with which batches of one shape are recorded
+#: The tolerance factor of later comparisons. A replay rounds as the plain step does, except for the
+#: order of a few sums; but in the course of training a loss may come close to zero.
+LATER_TOLERANCE = 100
+FROZEN_VALUE = (
+    "a number that changes from step to step is no tensor (a Python counter, numpy's noise)"
+)
 
 Pair = Sequence[Callable[..., Any]]  # model and guide
 ScheduleValues = dict[str | None, torch.Tensor]  # in place of `Objective.schedule_values()`
@@ -131,8 +141,11 @@ class RecordedStep:
         self.objective, self.programs = self.plain.objective, self.plain.programs
         self.backend, self.size, self.on_status = backend, size, on_status or (lambda text: None)
         self.modules = list(dict.fromkeys(m for p in find_modules(*pair) for m in p.modules()))
-        self.recordings: dict[tuple, Recording | None] = {}  # None: it cannot be recorded
-        self.count, self.seconds, self.warned = 0, 0.0, False
+        self.python = PythonState(*pair)
+        # by shape and mode, and then by Python values; None: it cannot be recorded
+        self.recordings: dict[tuple, dict[tuple, Recording] | None] = {}
+        self.count, self.seconds = 0, 0.0
+        self.warned: set[str] = set()
         self.schedule_values: ScheduleValues = {}
 
     def __call__(self, batch: Batch) -> torch.Tensor:
@@ -148,13 +161,32 @@ class RecordedStep:
             *((n, v.shape, v.stride(), v.dtype, v.device) for n, v in batch.items()),
             *(m.training for m in self.modules),
         )
-        recording = self.recordings.get(key)
-        if key not in self.recordings and len(self.recordings) == MAX_RECORDINGS:
-            self.warn("further batches run plainly", f"{MAX_RECORDINGS} shapes are recorded")
+        if key not in self.recordings:
+            if len(self.recordings) == MAX_RECORDINGS:
+                self.warn("further batches run plainly", f"{MAX_RECORDINGS} shapes are recorded")
+                return None
+            self.recordings[key] = {}
+        recordings = self.recordings[key]
+        if recordings is None:
             return None
-        if key not in self.recordings or recording is not None and not recording.slots.unchanged():
+        values = self.python.values()
+        recording = recordings.get(values)
+        if recording is None and len(recordings) == MAX_VALUES:
+            self.warn(
+                "further steps run plainly", f"{MAX_VALUES} values of the programs' numbers are "
+                "recorded, and they change again (a tensor could be written in place)",
+            )  # fmt: skip
+        elif recording is None or not recording.slots.unchanged():
             with self.timed("recording the step"):
-                recording = self.recordings[key] = self._record(batch)
+                recording = self._record(batch)
+        else:
+            recording.replays += 1
+            if recording.replays.bit_count() == 1 and not self._agrees(recording, batch):
+                recording = None
+        if recording is None:
+            self.recordings[key] = None
+        else:
+            recordings[values] = recording
         return recording
 
     @contextmanager
@@ -183,13 +215,12 @@ class RecordedStep:
         self.device = next(iter(batch.values())).device
         self.update_schedule_values()
         try:
-            recording = Recording(
-                self.objective, self.programs, self.modules, batch, self.schedule_values
-            )
-            self._verify(
-                recording, batch, 1, "a number that changes from step to step is no tensor"
-                " (a Python counter, numpy's noise)",
-            )  # fmt: skip
+            with self.python.trial():
+                recording = Recording(
+                    self.objective, self.programs, self.modules, batch, self.schedule_values,
+                    self.python,
+                )  # fmt: skip
+                self._verify(recording, batch, 1, FROZEN_VALUE)
         except Exception as e:  # whatever a user's program does that cannot be recorded
             self.warn("the step cannot be recorded and is run plainly", e)
             return None
@@ -197,25 +228,43 @@ class RecordedStep:
         size = len(next(iter(batch.values())))
         if self.backend == "inductor" and self.size in (None, size):
             self.on_status("compiling the step")
-            uncompiled = recording.call
             try:
                 recording.compile(batch, self.schedule_values)
-                self._verify(recording, batch, COMPILED_TOLERANCE, INDUCTOR_DIFFERS)
+                with self.python.trial():
+                    self._verify(recording, batch, COMPILED_TOLERANCE, INDUCTOR_DIFFERS)
             except Exception as e:
-                recording.call = uncompiled
+                recording.call = recording.graph
                 self.warn("the step is recorded, but not compiled", e)
         return recording
 
+    def _agrees(self, recording: "Recording", batch: Batch) -> bool:
+        """Whether a recording is still the plain step; if not, warn. The comparison changes nothing."""
+        call, recording.call = recording.call, recording.graph  # compiled code rounds otherwise
+        try:
+            with self.python.trial():
+                self._verify(recording, batch, LATER_TOLERANCE, FROZEN_VALUE, comparisons=1)
+        except Exception as e:
+            self.warn("the step cannot be recorded and is run plainly from here", e)
+            return False
+        finally:
+            recording.call = call
+        return True
+
     def warn(self, what: str, error: object) -> None:
-        """Warn once, in one line, of a step that is taken in another way."""
-        if not self.warned:
+        """Warn once, in one line, of steps that are taken in another way."""
+        if what not in self.warned:
             lines = str(error).strip().splitlines() or ["no reason given"]
             kind = f"{type(error).__name__}: " if isinstance(error, Exception) else ""
             warnings.warn(f"{what}: {kind}{lines[0][:300]}", stacklevel=4)
-        self.warned = True
+        self.warned.add(what)
 
     def _verify(
-        self, recording: "Recording", batch: Batch, tolerance_factor: float, likely_cause: str
+        self,
+        recording: "Recording",
+        batch: Batch,
+        tolerance_factor: float,
+        likely_cause: str,
+        comparisons: int = 2,
     ) -> None:
         """Compare a recording with the plain step; raise if they differ."""
 
@@ -237,6 +286,7 @@ class RecordedStep:
             batch,
             tolerance_factor,
             likely_cause,
+            comparisons,
         )
         self.update_schedule_values()
 
@@ -248,7 +298,8 @@ class Recording:
         leaves: the parameters that have a gradient.
         reads: the tensors that the step reads, in addition to the batch and the schedule values.
         written: those of `reads` that it writes, such as running statistics.
-        slots: where the modules and Pyro's store keep their tensors.
+        slots: where the modules and Pyro's store keep their tensors, and the programs those of `reads`.
+        replays: how many steps it has replayed.
     """
 
     def __init__(
@@ -258,6 +309,7 @@ class Recording:
         modules: Sequence[nn.Module],
         batch: Batch,
         schedule_values: ScheduleValues,
+        python: PythonState,
     ) -> None:
         names, labels = list(batch), list(schedule_values)
         before = _ParameterSlots(modules)
@@ -285,14 +337,23 @@ class Recording:
             leaves, loss = _leaves_and_loss(partial(loss_of, *inputs))
             used = torch.autograd.grad(loss, leaves, allow_unused=True)
             self.leaves = [p for p, g in zip(leaves, used, strict=True) if g is not None]
+            python.mark()
+            tensors = python.tensors()
             self.graph, self.reads = record(loss_and_gradients, inputs)
         if not before.unchanged():
             before.restore()
             raise RuntimeError("the program replaces a parameter or buffer of its own modules")
+        if changed := python.changed():
+            raise RuntimeError(f"every run of the program changes a value of Python: {changed}")
         self.call: Callable[..., Any] = self.graph
         ids = {id(t) for t in reverted.written()}
         self.written = [t for t in self.reads if id(t) in ids]
-        self.slots = _ParameterSlots(modules, stored_parameters())
+        read = {id(t) for t in self.reads}
+        others = [place for place in tensors if id(place[2]) in read]
+        self.slots = _ParameterSlots(modules, stored_parameters(), others)
+        if not self.slots.unchanged():
+            raise RuntimeError("the program replaces a tensor that it reads")
+        self.replays = 1
 
     @torch.no_grad()
     def __call__(self, batch: Batch, schedule_values: ScheduleValues) -> Sequence[torch.Tensor]:
@@ -373,26 +434,31 @@ def _unalias_gradients(
 
 
 class _ParameterSlots:
-    """Where modules and Pyro's store keep their tensors, to detect one that is replaced or moved."""
+    """Where modules and Pyro's store keep their tensors, to detect one that is replaced or moved.
+
+    `others` are further `(container, name, tensor)`.
+    """
 
     def __init__(
-        self, modules: Iterable[nn.Module], store: MutableMapping[str, torch.Tensor] | None = None
+        self,
+        modules: Iterable[nn.Module],
+        store: MutableMapping[str, torch.Tensor] | None = None,
+        others: Iterable[tuple[Any, Any, torch.Tensor]] = (),
     ) -> None:
         places: list[MutableMapping[str, Any]] = [d for m in modules for d in tensor_slots(m)]
         places += [store] if store else []
-        self.slots = [
-            (d, n, t, t.data_ptr(), t.requires_grad)
-            for d in places
-            for n, t in d.items()
-            if isinstance(t, torch.Tensor)
-        ]
+        slots = [(d, n, t) for d in places for n, t in d.items() if isinstance(t, torch.Tensor)]
+        self.slots = [(d, n, t, t.data_ptr(), t.requires_grad) for d, n, t in [*slots, *others]]
 
     def unchanged(self) -> bool:
         """Whether every slot has the same tensor, in the same memory."""
-        return all(
-            d.get(n) is t and t.data_ptr() == place and t.requires_grad == grad
-            for d, n, t, place, grad in self.slots
-        )
+        try:
+            return all(
+                d[n] is t and t.data_ptr() == place and t.requires_grad == grad
+                for d, n, t, place, grad in self.slots
+            )
+        except (LookupError, ValueError):  # one is gone
+            return False
 
     def restore(self) -> None:
         """Put the tensors back into their slots."""
@@ -440,6 +506,8 @@ def _kept_gradients(leaves: Sequence[torch.Tensor]) -> Iterator[None]:
     kept = [p.grad for p in leaves]
     for p in leaves:
         p.grad = None
-    yield
-    for p, gradient in zip(leaves, kept, strict=True):
-        p.grad = gradient
+    try:
+        yield
+    finally:
+        for p, gradient in zip(leaves, kept, strict=True):
+            p.grad = gradient

@@ -15,6 +15,7 @@ from ...objectives import Objective
 from ...programs.calling import as_keyword_program
 from ...programs.contexts import fork_rng
 from ...programs.modules import find_modules
+from ...programs.python_state import PythonState
 from .. import distributed
 from ..optimizer import OptimizerFactory, RunOptimizer
 from .choice import Work, choose_backend, measure_work
@@ -42,7 +43,8 @@ class Stepper:
 
     Attributes:
         free: parameters outside of modules (`pyro.param`).
-        parameters: all that are trained.
+        parameters: all that the optimizer has. A frozen one is left as it is, and is trained from
+            the step on in which it has `requires_grad`.
         optimizer: their `RunOptimizer`.
 
     Raises:
@@ -63,6 +65,7 @@ class Stepper:
     ) -> None:
         self.pair, self.objective, self.device = pair, objective, device
         self.programs = as_keyword_program(pair[0]), as_keyword_program(pair[1])
+        self.python = PythonState(*pair)
         self.processes = distributed.size()
         modules = find_modules(*pair)
         self.norms = [
@@ -77,8 +80,8 @@ class Stepper:
         # each once: a guide may share modules with its model
         owned = [*dict.fromkeys(p for m in modules for p in m.parameters())]
         self.free, work = self._examine(owned, first, measured=compile == "auto")
-        self.parameters = [*(p for p in owned if p.requires_grad), *self.free]
-        if not self.parameters:
+        self.parameters = [*(p for p in owned if p.is_floating_point()), *self.free]
+        if not self._trained():
             raise UserError("the pair has no parameters to train: requires_grad is off everywhere")
         cuda = device.type == "cuda"
         backend = distributed.on_rank_zero(lambda: choose_backend(compile, steps, work, cuda))
@@ -97,7 +100,7 @@ class Stepper:
         optimizer, objective, pair = self.optimizer.optimizer, self.objective, self.pair
         if backend == "plain":
             return TrainingStep(PlainStep(objective, pair), optimizer, clip_norm)
-        supported = self.device.type == "cpu" and all(p.dtype in DTYPES for p in self.parameters)
+        supported = self.device.type == "cpu" and all(p.dtype in DTYPES for p in self._trained())
         if whole and backend == "inductor" and supported:
             recorded = RecordedStep(objective, pair, "recorded")
             return CompiledStep(recorded, optimizer, clip_norm, rows)
@@ -134,7 +137,7 @@ class Stepper:
         Args:
             batch: as the objective takes it; None checks the parameters alone.
         """
-        if not torch.stack([p.detach().isfinite().all() for p in self.parameters]).all():
+        if not all(p.detach().isfinite().all() for p in self._trained()):
             return False
         if batch is None:
             return True
@@ -142,6 +145,9 @@ class Stepper:
         with self._preliminary(batch):
             loss = self.objective.differentiable_loss(model, guide, **batch)
             return bool(torch.as_tensor(loss).isfinite().all())
+
+    def _trained(self) -> list[torch.Tensor]:
+        return [p for p in self.parameters if p.requires_grad]
 
     def clear_gradients(self) -> None:
         """Set every `.grad` to None."""
@@ -153,17 +159,20 @@ class Stepper:
     ) -> tuple[list[torch.Tensor], Work | None]:
         """Parameters that a user's program keeps outside of modules; the size of the loss if asked."""
         model, guide = self.programs
-        loss_of = partial(self.objective.differentiable_loss, model, guide, **batch)
         work: Work | None = None
 
-        def loss_and_work() -> torch.Tensor:
+        def loss_of() -> torch.Tensor:
             nonlocal work
-            loss, work = measure_work(loss_of)
+            self.python.mark()
+            compute = partial(self.objective.differentiable_loss, model, guide, **batch)
+            if not measured:
+                return compute()
+            loss, work = measure_work(compute)
             return loss
 
         with self._preliminary(batch), pyro.validation_enabled(False):
             try:
-                used = leaf_parameters(loss_and_work if measured else loss_of)
+                used = leaf_parameters(loss_of)
             except ValueError as e:
                 # Pyro's message if no parameter has a gradient
                 if "cannot be differentiated" not in str(e):
@@ -176,11 +185,11 @@ class Stepper:
 
     @contextmanager
     def _preliminary(self, batch: Batch) -> Iterator[None]:
-        """Within, a run of the pair is no training step: buffers and random streams are restored."""
+        """Within, a run of the pair is no training step: buffers, counters, streams are restored."""
         buffers = [b for m in find_modules(*self.pair) for b in m.buffers() if not is_lazy(b)]
         values = [b.detach().clone() for b in buffers]
         try:
-            with self._one_row_allowed(batch), fork_rng(self.device):
+            with self._one_row_allowed(batch), fork_rng(self.device), self.python.trial():
                 yield
         finally:
             with torch.no_grad():

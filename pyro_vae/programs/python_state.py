@@ -1,0 +1,245 @@
+"""The Python values that programs hold: attributes, and what their functions read from outside."""
+
+import dis
+import functools
+import random
+import types
+from collections import deque
+from collections.abc import Iterable, Iterator
+from contextlib import contextmanager
+from operator import itemgetter
+from typing import Any, NamedTuple
+
+import numpy as np
+import torch
+import torch.nn as nn
+
+MAX_ENTRIES = 100  # of a list or dict: longer ones are data
+MAX_DEPTH = 3  # of objects that hold objects
+MAX_OBJECTS = 1000  # that are looked into
+LIBRARIES = ("torch", "pyro", "pyro_vae", "numpy", "pandas", "builtins", "logging")
+PLAIN = (type(None), int, float, complex, str, bytes, np.generic, torch.dtype, torch.device)
+MODULE_NAMES = frozenset(vars(nn.Module()))  # what every module has, train or eval mode included
+
+
+class PythonState:
+    """The plain values that programs can read: numbers, texts, None, and tuples of them.
+
+    These are the attributes of their modules (train or eval mode apart), of their classes, and of
+    objects, dicts and lists that they hold; what functions and partials have closed over; and the
+    globals that functions read. What is hidden deeper, such as the state of a numpy generator, is not
+    seen.
+
+    Args:
+        programs: models and guides.
+
+    Example:
+        >>> import torch
+        >>> from pyro_vae.programs.python_state import PythonState
+        >>> layer = torch.nn.Dropout(0.5)
+        >>> state = PythonState(layer)
+        >>> before = state.values()
+        >>> layer.p = 0.1
+        >>> state.values() == before
+        False
+    """
+
+    def __init__(self, *programs: object) -> None:
+        self.programs = programs
+        self._find()
+
+    def values(self) -> tuple[Any, ...]:
+        """The current values, hashable. This takes microseconds: it is called at every step."""
+        try:
+            same = all([values[name] is item for values, name, item in self._objects])
+            if same and sum(map(len, self._growing)) == self._size:
+                values = self._read()
+                hash(values)
+                return values
+        except (LookupError, TypeError, ValueError):  # one is gone, or of another type
+            pass
+        self._find()
+        return self._read()
+
+    def tensors(self) -> list[tuple[Any, Any, torch.Tensor]]:
+        """`(container, name, tensor)` of the tensors that are no parameters or buffers."""
+        self._find()
+        return list(self._tensors)
+
+    @contextmanager
+    def trial(self) -> Iterator[None]:
+        """Within, a run of the programs is no training step: afterwards, counters are as before.
+
+        These are the numbers that have changed since the last call of `mark`. What changes only once,
+        such as the size of a layer that is made in the first run, stays. The random streams of Python
+        and numpy are as before, too.
+        """
+        streams = random.getstate(), np.random.get_state()
+        self.mark()
+        before = self._marked
+        try:
+            yield
+        finally:
+            for place, name in self._changed():
+                _, value = before.get((id(place.owner), name), (place, None))
+                is_counter = _is_number(value) and _is_number(place.values[name])
+                if is_counter and hasattr(place.values, "__setitem__"):  # not of a class
+                    place.values[name] = value
+            random.setstate(streams[0])
+            np.random.set_state(streams[1])
+
+    def mark(self) -> None:
+        """Within a trial, called before a further run of the programs."""
+        self._find()
+        self._marked = {(id(p.owner), n): (p, p.values[n]) for p in self._places for n in p.names}
+        self._streams = _random_streams()
+
+    def changed(self) -> str | None:
+        """What has changed since the last call of `mark`, for a message; None if nothing has."""
+        names = [place.label(name) for place, name in self._changed()]
+        streams = _random_streams()
+        names += [name for name in streams if streams[name] != self._streams[name]]
+        return names[0] if names else None
+
+    def _changed(self) -> list[tuple["_Place", Any]]:
+        """Where a value has changed since the last call of `mark`."""
+        self._find()
+        changed = []
+        for place in self._places:
+            for name in place.names:
+                now = place.values[name]
+                _, before = self._marked.get((id(place.owner), name), (place, now))
+                if before is not now and before != now:
+                    changed.append((place, name))
+        return changed
+
+    def _read(self) -> tuple[Any, ...]:
+        return tuple([read(values) for read, values in self._readers])
+
+    def _find(self) -> None:
+        self._places, held = _places(self.programs)
+        self._tensors = [(v, n, item) for v, n, item in held if isinstance(item, torch.Tensor)]
+        self._objects = [h for h in held if not isinstance(h[2], torch.Tensor)]
+        self._readers = [(itemgetter(*p.names), p.values) for p in self._places if p.names]
+        self._growing = [p.values for p in self._places if p.grows]
+        self._size = sum(map(len, self._growing))
+
+
+class _Place(NamedTuple):
+    """A container, and the names of the plain values in it: attributes, keys or indices.
+
+    `owner` is what it is part of; a container that `grows` may get more values.
+    """
+
+    owner: object
+    values: Any
+    names: list[Any]
+    grows: bool = True
+
+    def label(self, name: Any) -> str:
+        """A name for messages."""
+        owner = self.owner
+        if isinstance(owner, (dict, list)):
+            return f"the entry {name!r} of a {type(owner).__name__}"
+        return f"{getattr(owner, '__name__', type(owner).__name__)}.{name}"
+
+
+class _Cells:
+    """The variables that a function has closed over, as a container."""
+
+    def __init__(self, function: types.FunctionType) -> None:
+        names, cells = function.__code__.co_freevars, function.__closure__ or ()
+        self.cells = {n: c for n, c in zip(names, cells, strict=True) if _is_filled(c)}
+
+    def __getitem__(self, name: str) -> Any:
+        return self.cells[name].cell_contents
+
+    def __setitem__(self, name: str, value: object) -> None:
+        self.cells[name].cell_contents = value
+
+
+def _places(
+    programs: Iterable[object],
+) -> tuple[list[_Place], list[tuple[Any, Any, object]]]:
+    """Where programs hold plain values; and `(container, name, object)` of what else they hold there."""
+    places: list[_Place] = []
+    held: list[tuple[Any, Any, object]] = []
+    seen: dict[int, object] = {}  # alive, or another object could have the id of one
+    queue = deque((program, 0) for program in programs)
+    while queue and len(seen) < MAX_OBJECTS:
+        item, depth = queue.popleft()
+        if id(item) in seen or depth > MAX_DEPTH:
+            continue
+        seen[id(item)] = item
+        found, others = _look_into(item)
+        for place in found:
+            plain = [n for n in place.names if _is_plain(place.values[n])]
+            places.append(place._replace(names=plain))
+            rest = [(place.values, n, place.values[n]) for n in place.names if n not in plain]
+            held += rest
+            others += [value for _, _, value in rest]
+        # the parts of a module are as close as the module
+        queue.extend((o, depth + (not isinstance(o, nn.Module))) for o in others)
+    return places, held
+
+
+def _look_into(item: Any) -> tuple[list[_Place], list[object]]:
+    """The places of an object, with the names of all that is in them; and what else it refers to."""
+    if isinstance(item, nn.Module):
+        names = [n for n in vars(item) if n not in MODULE_NAMES]
+        return [_Place(item, vars(item), names)], [*item.children(), *type(item).__mro__]
+    if isinstance(item, types.MethodType):
+        return [], [item.__self__, item.__func__]
+    if isinstance(item, functools.partial):
+        return [], [item.func, item.keywords, *item.args]
+    if isinstance(item, (dict, list)):
+        names = [*item] if isinstance(item, dict) else [*range(len(item))]
+        return [_Place(item, item, names)] if len(item) <= MAX_ENTRIES else [], []
+    known = item if isinstance(item, (type, types.FunctionType)) else type(item)
+    if str(known.__module__).split(".")[0] in LIBRARIES:
+        return [], []
+    if isinstance(item, types.FunctionType):
+        cells = _Cells(item)
+        read = [n for n in _globals_of(item.__code__) if n in item.__globals__]
+        return [
+            _Place(item, cells, [*cells.cells], grows=False),
+            _Place(item, item.__globals__, read, grows=False),
+        ], []
+    if isinstance(item, type):
+        names = [n for n in vars(item) if not n.startswith("__")]
+        return [_Place(item, vars(item), names, grows=False)], []
+    if hasattr(item, "__dict__"):
+        return [_Place(item, vars(item), [*vars(item)])], [*type(item).__mro__]
+    return [], []
+
+
+def _globals_of(code: types.CodeType) -> set[str]:
+    """The globals that a function's code reads, in the functions within it too."""
+    names = {i.argval for i in dis.get_instructions(code) if i.opname == "LOAD_GLOBAL"}
+    return names.union(*(_globals_of(c) for c in code.co_consts if isinstance(c, types.CodeType)))
+
+
+def _is_filled(cell: types.CellType) -> bool:
+    try:
+        return cell.cell_contents is not _Cells
+    except ValueError:  # a name that is not bound yet
+        return False
+
+
+def _is_plain(value: object) -> bool:
+    if isinstance(value, tuple):
+        return all(map(_is_plain, value))
+    return isinstance(value, PLAIN)
+
+
+def _is_number(value: object) -> bool:
+    return isinstance(value, (int, float)) and not isinstance(value, bool)
+
+
+def _random_streams() -> dict[str, object]:
+    """The states of the global random streams of Python and numpy, for comparison."""
+    kind, keys, *rest = np.random.get_state()
+    return {
+        "the random stream of Python": random.getstate(),
+        "the random stream of numpy": (kind, np.asarray(keys).tobytes(), *rest),
+    }
