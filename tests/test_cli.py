@@ -772,8 +772,8 @@ def test_a_score_is_not_called_a_bound():
     result |= {"num_samples": 5, "active_units": {"z": 1}, "units": {"z": 4}}
     names = [name for name, _, _ in summary.rows({**result, "log_likelihood": -2.5})]
     assert names == ["ELBO", "log-likelihood", "E log p(x | ...)", "KL of z"]
-    score = summary.rows({**result, "elbo_is_a_score": True})
-    assert score[0][0] == "score" and "no likelihood" in score[0][2]
+    score = summary.rows({**result, "no_log_likelihood": "gray values in a Bernoulli"})
+    assert score[0][0] == "score" and "gray values in a Bernoulli" in score[0][2]
     assert score[-1] == ("KL of z", 1.0, "1 of 4 units active")
 
 

@@ -7,8 +7,10 @@ import pyro.distributions as dist
 import pytest
 import torch
 from pyro.infer import Trace_ELBO, TraceEnum_ELBO
+from pyro.infer.autoguide import AutoDelta, AutoDiagonalNormal, AutoNormal
 
 import pyro_vae as pv
+from pyro_vae.report import summary
 
 LOC, SCALE = 0.7, 0.8
 
@@ -214,3 +216,71 @@ def test_the_guides_factor_is_refused_where_it_has_no_place():
     with pytest.raises(pv.UserError, match="has_rsample=False"):
         guide = WithClassifier(has_rsample=False)
         pv.objectives.STL().differentiable_loss(scored_model, guide, x)
+
+
+def rows_of(model, guide, x):
+    """`{name: (value, note)}` of the table that a run prints."""
+    run = pv.fit(model, guide, x, 1, lr=1e-9, progress=False)
+    evaluation = run.evaluate(num_samples=20)
+    return {name: (value, note) for name, value, note in summary.rows(evaluation)}
+
+
+def test_a_run_says_what_each_term_is():
+    """A factor is neither data nor a latent, and with one there is a score, no likelihood."""
+    x, shift = data(), torch.nn.Parameter(torch.zeros(()))
+
+    def guide(x):
+        with pyro.plate("data", len(x)):
+            pyro.sample("z", dist.Normal(x / 2 + shift, math.sqrt(0.5)).to_event(1))
+
+    rows = rows_of(scored_model, guide, x)
+    assert rows.keys() == {"score", "KL of z", "E fit"}
+    assert "the model has a pyro.factor" in rows["score"][1]
+    assert rows["score"][0] == pytest.approx(log_normalizer(x).mean().item(), abs=1e-4)
+    assert rows["E fit"][0] - rows["KL of z"][0] == pytest.approx(rows["score"][0], abs=1e-4)
+
+
+def plain_model(x=None, size=None):
+    with pyro.plate("data", size if x is None else len(x)):
+        a = pyro.sample("a", dist.Normal(0.0, 1.0))
+        b = pyro.sample("b", dist.Normal(0.0, 1.0))
+        return pyro.sample("x", dist.Normal(torch.stack([a, b], -1), 1.0).to_event(1), obs=x)
+
+
+def test_a_guide_at_a_point_has_a_score():
+    x = torch.tensor([[1.0, -1.0], [0.5, 2.0], [0.0, 0.0]])
+    guide = pv.guides.PerDatumAutoGuide(AutoDelta, plain_model, num_data=len(x))
+    rows = rows_of(plain_model, guide, x)
+    assert rows.keys() == {"score", "log p(a)", "log p(b)", "E log p(x | ...)"}
+    assert "at a point" in rows["score"][1]
+    standard = dist.Normal(0.0, 1.0)
+    codes = pv.evaluate.encode(plain_model, guide, x, index=torch.arange(3))
+    log_prior = standard.log_prob(codes["a"]).mean().item()
+    assert rows["log p(a)"][0] == pytest.approx(log_prior, abs=1e-5)
+
+
+def test_latents_of_one_draw_have_one_kl():
+    """The KL of the joint normal distribution to the prior, in closed form."""
+    x = torch.randn(5, 2, generator=torch.Generator().manual_seed(0))
+    guide = pv.guides.PerDatumAutoGuide(AutoDiagonalNormal, plain_model, num_data=5, init_scale=0.5)
+    rows = rows_of(plain_model, guide, x)
+    assert rows.keys() == {"ELBO", "log-likelihood", "KL of a, b", "E log p(x | ...)"}
+    total = rows["E log p(x | ...)"][0] - rows["KL of a, b"][0]
+    assert rows["ELBO"][0] == pytest.approx(total, abs=1e-5)
+
+
+def test_compare_keeps_a_guide_at_a_point():
+    x = torch.randn(6, 2, generator=torch.Generator().manual_seed(0))
+    guides = {
+        "point": lambda m, num_data: pv.guides.PerDatumAutoGuide(AutoDelta, m, num_data=num_data),
+        "normal": lambda m, num_data: pv.guides.PerDatumAutoGuide(AutoNormal, m, num_data=num_data),
+    }
+    with pytest.warns(
+        UserWarning, match="its ELBO is a score and no bound: the guide puts 'a', 'b'"
+    ):
+        result = pv.compare(
+            lambda: plain_model, guides, x, seeds=1, epochs=1, num_gap_data=0, num_samples=20,
+            progress=False,
+        )  # fmt: skip
+    point, normal = result.rows
+    assert point["log_likelihood"] is None and normal["log_likelihood"] is not None

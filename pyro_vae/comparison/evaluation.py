@@ -3,6 +3,7 @@
 import copy
 import inspect
 import math
+import warnings
 from collections.abc import Callable
 from dataclasses import asdict, dataclass
 from pathlib import Path
@@ -18,6 +19,7 @@ from ..data import Data
 from ..diagnostics.importance import RELIABLE_K, effective_sample_size, log_mean_error, pareto_k
 from ..errors import UserError, check_int_at_least, unknown_name_error
 from ..evaluate.inputs import Inputs, split_inputs
+from ..evaluate.likelihood import why_no_log_likelihood
 from ..generate.decoder_arrays import decoder_arrays
 from ..programs.calling import accepts_argument, as_keyword_program
 from ..programs.contexts import eval_mode, fork_rng
@@ -159,7 +161,13 @@ def evaluate_pair(
     elbo = elbo - log_volume.to(elbo)
     row |= {"elbo": float(elbo.mean()), "ess": None, "pareto_k": None, "heavy_tailed": False}
     bounds = {"split_elbo": elbo}
-    if evaluate.has_proper_likelihood(model, guide, x, **others):
+    reason = why_no_log_likelihood(model, guide, x, **others)
+    if reason is not None:
+        warnings.warn(
+            f"no log p(x), ESS and gaps of a guide, and its ELBO is a score and no bound: {reason}",
+            stacklevel=2,
+        )
+    else:
         numbers, weighted = _importance_weighted(model, guide, x, others, options)
         weighted["log_likelihood"] -= log_volume.to(weighted["log_likelihood"])
         row, bounds = row | numbers, bounds | weighted

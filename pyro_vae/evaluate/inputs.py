@@ -169,7 +169,7 @@ def scored_inputs(
     support = Support(model, guide, batch)
     support.check(batch)
     if proper and support.improper:
-        raise UserError(support.improper)
+        raise UserError(support.improper.message)
     return batch
 
 
@@ -193,7 +193,18 @@ def has_proper_likelihood(
         >>> pv.evaluate.has_proper_likelihood(model, pv.guides.Guide(model), torch.ones(4, 6))
         True
     """
-    return not Support(model, guide, pair_inputs(model, x, others, guide)).improper
+    return why_improper(model, guide, x, **others) is None
+
+
+def why_improper(
+    model: PyroProgram, guide: PyroProgram, x: Array, **others: Array | None
+) -> str | None:
+    """Why p(x) is not a probability, in a few words; None if it is one.
+
+    The arguments are those of `has_proper_likelihood`.
+    """
+    improper = Support(model, guide, pair_inputs(model, x, others, guide)).improper
+    return None if improper is None else improper.reason
 
 
 def check_names(model: PyroProgram, guide: PyroProgram | None, names: Iterable[str]) -> None:

@@ -7,11 +7,12 @@ from collections.abc import Callable, Iterator, Mapping
 import torch
 
 from ..errors import check_int_at_least
-from ..programs import layout_of, trace_pair
+from ..programs import few_rows, layout_of, trace_pair
+from ..programs.modules import device_of
 from ..programs.sites import is_latent
 from ..programs.traces import Traces
-from .chunked import evaluate_in_chunks
-from .inputs import Array, Batch, PyroProgram, scored_inputs
+from .chunked import evaluate_in_chunks, evaluation_mode
+from .inputs import Array, Batch, PyroProgram, pair_inputs, scored_inputs, why_improper
 
 PARTICLES_PER_RUN = 100  # for a pair that cannot be run on some of its rows
 
@@ -95,6 +96,60 @@ def _latent_kl(traces: Traces) -> Batch:
     if joint and latents:
         return {", ".join(latents): functools.reduce(torch.add, [*latents.values(), *joint])}
     return latents
+
+
+def kinds_of_terms(
+    model: PyroProgram, guide: PyroProgram, x: Array, **others: Array | None
+) -> dict[str, str]:
+    """What each of `elbo_terms` is of; the arguments are the same.
+
+    Returns:
+        `{site: kind}`: "data"; "latent"; "point", a latent that the guide puts at a point; "factor";
+        or "joint", a draw of the guide that several latents are part of.
+
+    Example:
+        >>> import torch, pyro_vae as pv
+        >>> from pyro_vae.evaluate.likelihood import kinds_of_terms
+        >>> model = pv.models.VAE((6,), latent_dim=2)
+        >>> kinds_of_terms(model, pv.guides.Guide(model), torch.ones(4, 6))
+        {'z': 'latent', 'x': 'data'}
+    """
+    batch = pair_inputs(model, x, others, guide)
+    device = device_of(model, guide, default=batch["x"].device)
+    few = {k: v.to(device) for k, v in few_rows(model, guide, batch, 2).items()}
+    with evaluation_mode(model, guide, seed=0, device=device):
+        traces = trace_pair(model, guide, few)
+    points = traces.points()
+
+    def kind(name: str) -> str:
+        if name not in traces.model:
+            return "factor" if name in (*traces.scored, *traces.guide_factors) else "joint"
+        if not is_latent(traces.model[name]):
+            return "data"
+        return "point" if name in points else "latent"
+
+    return {name: kind(name) for name in traces.site_terms()}
+
+
+def why_no_log_likelihood(
+    model: PyroProgram, guide: PyroProgram, x: Array, **others: Array | None
+) -> str | None:
+    """Why `log_likelihood` refuses a pair, in a few words; None if it does not.
+
+    The arguments are those of `elbo_terms`.
+
+    Example:
+        >>> import torch, pyro_vae as pv
+        >>> from pyro_vae.evaluate.likelihood import why_no_log_likelihood
+        >>> model = pv.models.VAE((6,), latent_dim=2)
+        >>> why_no_log_likelihood(model, pv.guides.Guide(model), torch.full((4, 6), 0.5))
+        'gray values in a Bernoulli'
+    """
+    kinds = kinds_of_terms(model, guide, x, **others)
+    points = [repr(name) for name, kind in kinds.items() if kind == "point"]
+    if points:
+        return f"the guide puts {', '.join(points)} at a point"
+    return why_improper(model, guide, x, **others)
 
 
 def _mean_terms(

@@ -2,7 +2,7 @@
 
 import copy
 from collections.abc import Callable, Mapping
-from typing import Any
+from typing import Any, NamedTuple
 
 import pyro
 import torch
@@ -35,7 +35,7 @@ class Support:
     all rows.
 
     Attributes:
-        improper: why p(x) is not a probability, or None.
+        improper: why p(x) is not a probability, in a few words and as an error says it; or None.
     """
 
     def __init__(
@@ -154,20 +154,29 @@ def _remedy(base: Any) -> str:
     return ""
 
 
-def _why_improper(sites: Mapping[str, Site]) -> str | None:
+class Improper(NamedTuple):
+    """Why p(x) is not a probability: in a few words, and as an error says it."""
+
+    reason: str
+    message: str
+
+
+def _why_improper(sites: Mapping[str, Site]) -> Improper | None:
     """Why p(x) is not a probability; None if it is."""
     factors = [n for n, s in sites.items() if is_factor(s)]
     if factors:
-        return (
+        return Improper(
+            "the model has a pyro.factor",
             f"the model has a pyro.factor, {factors[0]!r}: what it scores is no probability of x, so "
-            "it has no log-likelihood"
+            "it has no log-likelihood",
         )
     if not all(
         is_proper(base_distribution(s["fn"], transforms=False)) for s in data_sites(sites).values()
     ):
-        return (
+        return Improper(
+            "gray values in a Bernoulli",
             "gray values in a Bernoulli have a score, not a log-likelihood; "
-            "binarize, or use a likelihood that fits"
+            "binarize, or use a likelihood that fits",
         )
     return None
 

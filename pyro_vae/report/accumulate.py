@@ -1,20 +1,19 @@
 """The numbers of a pair as means over data points, which arrive in one batch or in several."""
 
 import math
-from collections.abc import Callable, Collection, Mapping
+from collections.abc import Callable, Mapping
 from typing import Any
 
 import torch
 
 from .. import evaluate
 from ..data import Data
-from ..evaluate.inputs import Inputs, pair_inputs
+from ..evaluate.inputs import Inputs
 from ..evaluate.latents import ACTIVE_THRESHOLD
+from ..evaluate.likelihood import kinds_of_terms, why_no_log_likelihood
 from ..evaluate.streaming import RunningMean
 from ..guides import PriorGuide
 from ..programs.calling import accepts_argument
-from ..programs.inspection import sites_of
-from ..programs.modules import device_of
 
 IMPORTANCE, MONTE_CARLO, EXACT = "importance weighted", "Monte Carlo from the prior", "exact"
 BOUNDS = ("elbo", "log_likelihood", "log_likelihood_monte_carlo")
@@ -42,7 +41,9 @@ class PairNumbers:
         self._means: dict[str, RunningMean] = {}
         self._terms: dict[str, RunningMean] = {}
         self._codes: dict[str, RunningMean] = {}
-        self._num_batches, self._proper, self._conditional, self._estimator = 0, True, False, ""
+        self._kinds: dict[str, str] = {}
+        self._no_likelihood: str | None = None
+        self._num_batches, self._conditional, self._estimator = 0, False, ""
 
     @property
     def num_data(self) -> int:
@@ -62,16 +63,19 @@ class PairNumbers:
         self._conditional = "c" in others
         terms = evaluate.elbo_terms(model, guide, x, num_samples=10, seed=seed, **others)
         elbo = torch.as_tensor(sum(terms.values()))
+        if not self._kinds:
+            self._kinds = kinds_of_terms(model, guide, x, **others)
         log_volume = self.data.log_abs_det_jacobian(x).to(elbo)
-        data_term = self._data_term(terms, x, others)
-        terms = {"x" if n == data_term else n: term for n, term in terms.items()}
+        terms = self._named(terms)
         if "x" in terms:
             terms["x"] = terms["x"] - log_volume
         _add(self._terms, terms)
         _add(self._means, {"elbo": elbo - log_volume})
         self._estimator = estimator(guide, terms)
-        self._proper = self._proper and evaluate.has_proper_likelihood(model, guide, x, **others)
-        if self._proper:
+        self._no_likelihood = self._no_likelihood or why_no_log_likelihood(
+            model, guide, x, **others
+        )
+        if self._no_likelihood is None:
             self._add_log_likelihood(x, others, seed, log_volume)
         codes = evaluate.encode(model, guide, x, **others)
         _add(self._codes, {name: code.reshape(len(code), -1) for name, code in codes.items()})
@@ -80,15 +84,31 @@ class PairNumbers:
                 evaluate.responsibilities(model, guide, x, seed=seed, **others).double()
             )
 
-    def _data_term(self, terms: Collection[str], x: torch.Tensor, others: Inputs) -> str | None:
-        """The term of the data: x, or of a user-defined model the only site that is observed."""
-        if "x" in terms:
-            return "x"
-        batch = pair_inputs(self.model, x, others, self.guide)
-        device = device_of(self.model, default=x.device)
-        data, _ = sites_of(self.model, {name: value.to(device) for name, value in batch.items()})
-        names = [name for name in terms if name in data]
-        return names[0] if len(names) == 1 else None
+    def _named(self, terms: dict[str, torch.Tensor]) -> dict[str, torch.Tensor]:
+        """The terms as they are reported.
+
+        The only data site of a user-defined model is x. Latents that are part of one draw of the guide
+        have one KL.
+        """
+        data = [n for n, kind in self._kinds.items() if kind == "data"]
+        renamed = dict(zip(data, "x", strict=False)) if len(data) == 1 else {}
+        joint = [n for n, kind in self._kinds.items() if kind == "joint"]
+        if joint:
+            latents = [n for n, kind in self._kinds.items() if kind == "latent"]
+            renamed |= dict.fromkeys([*latents, *joint], ", ".join(latents))
+        named: dict[str, torch.Tensor] = {}
+        for name, term in terms.items():
+            name = renamed.get(name, name)
+            named[name] = named[name] + term if name in named else term
+        return named
+
+    def _reported_kinds(self) -> dict[str, str]:
+        """The kinds of the terms that are neither x nor the KL of a latent."""
+        return {
+            n: kind
+            for n, kind in self._kinds.items()
+            if n in self._terms and kind != "latent" and n != "x"
+        }
 
     def _add_log_likelihood(
         self, x: torch.Tensor, others: Inputs, seed: int, log_volume: torch.Tensor
@@ -118,8 +138,8 @@ class PairNumbers:
         means = {name: mean.mean for name, mean in self._means.items()}
         elbo, log_likelihood, monte_carlo = BOUNDS
         result: dict[str, Any] = {"conditional": self._conditional, elbo: float(means[elbo])}
-        if not self._proper:
-            result["elbo_is_a_score"] = True
+        if self._no_likelihood is not None:
+            result["no_log_likelihood"] = self._no_likelihood
         else:
             result[log_likelihood] = float(means[log_likelihood])
             result["estimator"] = self._estimator
@@ -130,6 +150,7 @@ class PairNumbers:
             errors = {name: self._means[name].estimate().standard_error for name in named}
             result["standard_errors"] = {n: e for n, e in errors.items() if math.isfinite(e)}
         result["terms"] = {name: float(mean.mean) for name, mean in self._terms.items()}
+        result["other_terms"] = self._reported_kinds()
         # of one data point: no spread
         activity = {name: mean.variance.nan_to_num(0.0) for name, mean in self._codes.items()}
         result["unit_activity"] = {name: v.tolist() for name, v in activity.items()}

@@ -47,7 +47,8 @@ class ReportContext:
         self.x, self.y, self.others = summary.inputs(
             self.model, self.guide, self.data, self.result["split"]
         )
-        self.latent_kls = {k: -v for k, v in self.result["terms"].items() if k != "x"}
+        others = {"x", *self.result.get("other_terms", {})}
+        self.latent_kls = {k: -v for k, v in self.result["terms"].items() if k not in others}
         #: training saw some labels, so y is a class
         self.has_some_labels = "classification" in self.result
         self.group = "class" if self.has_some_labels else "component"

@@ -34,7 +34,12 @@ def warnings(result: Mapping) -> list[str]:
         >>> print(warnings(result)[0])
         Posterior collapse: the KL of z is 0.00 nats per data point, so z carries no information ...
     """
-    kl = {n: abs(v) for n, v in result["terms"].items() if n in result["unit_activity"]}
+    others = result.get("other_terms", {})
+    kl = {
+        n: abs(v)
+        for n, v in result["terms"].items()
+        if n in result["unit_activity"] and n not in others
+    }
     idle = [n for n, v in kl.items() if v < COLLAPSE_THRESHOLD]
     messages = []
     if kl and not any(v for n in kl for v in result["unit_activity"][n]):
@@ -90,7 +95,8 @@ def _result(result: Mapping) -> str:
         kind = "is" if result.get("estimator") == "exact" else "is estimated as"
         value = result["log_likelihood"]
     else:
-        what, kind, value = "the ELBO", "is", result["elbo"]
+        what = "the score" if "no_log_likelihood" in result else "the ELBO"
+        kind, value = "is", result["elbo"]
     return f"{start}On the {split} data {what} {kind} {value:.2f} nats per data point."
 
 

@@ -241,13 +241,20 @@ def classification(
     return {"num_labels": int((y >= 0).sum()), "errors": errors}
 
 
+OTHER_TERMS = {  # of the ELBO, by kind: a symbol and a note
+    "data": ("E log p({} | ...)", "reconstruction"),
+    "factor": ("E {}", "pyro.factor"),
+    "point": ("log p({})", "the guide puts it at a point"),
+}
+
+
 def rows(result: Mapping) -> list[tuple[str, float, str]]:
     """The numbers of `summarize` as `[(name, nats per data point, note)]`."""
     errors = {k: f", standard error {v:.2g}" for k, v in result.get("standard_errors", {}).items()}
     error = errors.get("elbo", "")
     named = [("ELBO", result["elbo"], f"nats per data point{error}")]
-    if result.get("elbo_is_a_score"):
-        note = f"nats per data point{error}; gray values in a Bernoulli, so no likelihood"
+    if "no_log_likelihood" in result:
+        note = f"nats per data point{error}; {result['no_log_likelihood']}, so no likelihood"
         named = [("score", result["elbo"], note)]
     likelihood = "log p(x | c)" if result.get("conditional") else "log-likelihood"
     for key, how in (
@@ -257,12 +264,18 @@ def rows(result: Mapping) -> list[tuple[str, float, str]]:
         if key in result:
             samples = f"{result['num_samples']} samples" if how != EXACT else "there is no latent"
             named.append((likelihood, result[key], f"{how}, {samples}{errors.get(key, '')}"))
+    others = result.get("other_terms", {})
     for name, value in result["terms"].items():
-        if name in result["units"]:
+        if name in others:
+            symbol, note = OTHER_TERMS[others[name]]
+            named.append((symbol.format(name), value, note))
+        elif name in result["units"]:
             note = f"{result['active_units'][name]} of {result['units'][name]} units active"
             named.append((f"KL of {name}", 0.0 - value, note))
         elif name != "x":
-            named.append((f"KL of {name}", 0.0 - value, "discrete, summed exactly"))
+            together = ", " in name and not set(name.split(", ")).isdisjoint(result["units"])
+            note = "one draw of the guide" if together else "discrete, summed exactly"
+            named.append((f"KL of {name}", 0.0 - value, note))
         else:
             named.append(("E log p(x | ...)", value, "reconstruction"))
     if "discrete" in result:
