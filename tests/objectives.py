@@ -24,6 +24,16 @@ GUIDES = {
 PARTICLES = {"vae": 2, "model-side": 2, "guide-side": 1, "y-after-z": 2}
 
 
+class FixedNoise(dist.Normal):
+    """Its one draw is loc + 0.7 scale, so that results can be compared one by one."""
+
+    def rsample(self, sample_shape=()):
+        return (self.loc + 0.7 * self.scale).expand(self._extended_shape(sample_shape))
+
+    def expand(self, batch_shape, _instance=None):
+        return super().expand(batch_shape, self._get_checked_instance(FixedNoise, _instance))
+
+
 def parameters_of(*pair):
     return [p for m in pair for p in m.parameters() if p.requires_grad]
 

@@ -6,6 +6,7 @@ import pyro
 import pyro.distributions as dist
 import pytest
 import torch
+from objectives import FixedNoise
 from pyro.infer import Trace_ELBO, TraceEnum_ELBO
 from pyro.infer.autoguide import AutoDelta, AutoDiagonalNormal, AutoNormal
 
@@ -13,16 +14,6 @@ import pyro_vae as pv
 from pyro_vae.report import summary
 
 LOC, SCALE = 0.7, 0.8
-
-
-class FixedNoise(dist.Normal):
-    """Its one draw is loc + 0.7 scale."""
-
-    def rsample(self, sample_shape=()):
-        return (self.loc + 0.7 * self.scale).expand(self._extended_shape(sample_shape))
-
-    def expand(self, batch_shape, _instance=None):
-        return super().expand(batch_shape, self._get_checked_instance(FixedNoise, _instance))
 
 
 def data(n=6):

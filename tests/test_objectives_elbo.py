@@ -6,7 +6,7 @@ import pyro
 import pyro.distributions as dist
 import pytest
 import torch
-from objectives import Coins, gradients
+from objectives import Coins, FixedNoise, gradients
 from presets import built
 from sampling import covering
 
@@ -449,3 +449,41 @@ def test_an_analytic_kl_knows_scales_and_particles():
     many, _ = value_and_gradients(ELBO(analytic_kl=True, num_particles=5), model, guide)
     none, _ = value_and_gradients(ELBO(beta=0.0, analytic_kl=True, num_particles=5), model, guide)
     torch.testing.assert_close(many - none, kl.detach())
+
+
+def test_a_guide_may_sample_a_latent_before_its_parent_in_the_model():
+    """Pyro refuses to enumerate y in the guide if the model samples z, which depends on y in q, first."""
+    centers, x = torch.tensor([-1.0, 1.0, 2.0]), torch.linspace(-2, 2, 5)
+    logits = torch.nn.Parameter(torch.tensor([0.3, -0.2, 0.1]))
+
+    def logits_of(z):
+        return torch.stack([z, -z, 0 * z], -1)
+
+    def model(x):
+        with pyro.plate("data", len(x)):
+            z = pyro.sample("z", dist.Normal(torch.zeros(len(x)), 1.0))
+            y = pyro.sample("y", dist.Categorical(logits=logits_of(z)))
+            pyro.sample("x", dist.Normal(z + centers[y], 1.0), obs=x)
+
+    def guide(x):
+        with pyro.plate("data", len(x)):
+            fn = dist.Categorical(logits=logits.expand(len(x), 3))
+            y = pyro.sample("y", fn, infer={"enumerate": "parallel"})
+            loc = (x - centers[y]) / 2
+            pyro.sample("z", FixedNoise(loc, torch.full_like(loc, 0.8)))
+
+    loc = (x.unsqueeze(-1) - centers) / 2  # [N, K]
+    z = loc + 0.7 * 0.8
+    log_q_y = logits.log_softmax(-1)
+    terms = (
+        dist.Normal(0.0, 1.0).log_prob(z)
+        + torch.diagonal(logits_of(z).log_softmax(-1), dim1=-2, dim2=-1)
+        + dist.Normal(z + centers, 1.0).log_prob(x.unsqueeze(-1))
+        - log_q_y
+        - dist.Normal(loc, 0.8).log_prob(z)
+    )
+    exact = -(log_q_y.exp() * terms).sum()
+    loss = pv.objectives.ELBO().differentiable_loss(model, guide, x)
+    torch.testing.assert_close(loss, exact)
+    gradients = [torch.autograd.grad(value, logits)[0] for value in (loss, exact)]
+    torch.testing.assert_close(*gradients)

@@ -11,7 +11,7 @@ import pyro.distributions as dist
 import pytest
 import torch
 import torch.nn as nn
-from objectives import flat_gradient, parameters_of
+from objectives import FixedNoise, flat_gradient, parameters_of
 from pyro import poutine
 from pyro.infer import Trace_ELBO, TraceEnum_ELBO
 from sampling import covering
@@ -25,13 +25,6 @@ from pyro_vae.train.steps.recorded import PlainStep
 B, N, K, WHOLE = 6, 40, 3, 2.5
 LABELS = torch.tensor([2, -1, 0, -1, -1, 1])
 STRUCTURES = ("guide-side", "y-after-z", "model-side", "score_function")
-
-
-class FixedNoise(dist.Normal):
-    """Its one draw is loc + 0.7 scale, so that rows can be compared one by one."""
-
-    def rsample(self, sample_shape=()):
-        return self.loc + 0.7 * self.scale
 
 
 class Pair(nn.Module):
