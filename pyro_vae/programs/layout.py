@@ -211,7 +211,7 @@ class _Trial:
             for sites_of_one in trace
             for site in sites_of_one.values()
         )
-        reorders = _reorders(*(list(sites_of_one) for sites_of_one in trace), sites)
+        reorders = _reorders(list(trace[0]), list(trace[1]), sites)
         return Layout(
             particles, discrete, sites, divisible, fixed, observes, scales_rows, reorders, problem
         )
