@@ -30,8 +30,9 @@ def elbo_terms(
     The term of an observed site is its expected log-likelihood, :math:`E_q \log p(x \mid z)`. The
     term of a latent is minus its KL divergence from the prior. A `pyro.factor` in the data plate has
     its expectation (the guide's, with the sign that it has in Pyro's ELBO); one outside, such as a
-    penalty of the weights, is of no data point, and is left out. The terms sum to `elbo`. They are taken at beta = 1, in eval mode, with discrete latents
-    summed exactly, whatever objective trained the pair.
+    penalty of the weights, is of no data point, and is left out. The terms sum to `elbo`. They are
+    taken at beta = 1, in eval mode, with discrete latents summed exactly, whatever objective trained
+    the pair.
 
     Args:
         model: the generative program.

@@ -90,11 +90,12 @@ class PairNumbers:
         The only data site of a user-defined model is x. Latents that are part of one draw of the guide
         have one KL.
         """
-        data = [n for n, kind in self._kinds.items() if kind == "data"]
-        renamed = dict(zip(data, "x", strict=False)) if len(data) == 1 else {}
-        joint = [n for n, kind in self._kinds.items() if kind == "joint"]
+        data, joint, latents = (
+            [n for n, kind in self._kinds.items() if kind == wanted]
+            for wanted in ("data", "joint", "latent")
+        )
+        renamed = {data[0]: "x"} if len(data) == 1 else {}
         if joint:
-            latents = [n for n, kind in self._kinds.items() if kind == "latent"]
             renamed |= dict.fromkeys([*latents, *joint], ", ".join(latents))
         named: dict[str, torch.Tensor] = {}
         for name, term in terms.items():
