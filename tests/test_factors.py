@@ -275,3 +275,44 @@ def test_compare_keeps_a_guide_at_a_point():
         )  # fmt: skip
     point, normal = result.rows
     assert point["log_likelihood"] is None and normal["log_likelihood"] is not None
+
+
+def test_a_guide_with_a_factor_has_a_score_beside_its_likelihood():
+    x = torch.linspace(-1.0, 1.0, 8).reshape(4, 2)
+    net = torch.nn.Linear(2, 2)
+
+    def guide(x):
+        with pyro.plate("data", len(x)):
+            pyro.factor("classifier", torch.full((len(x),), -20.0), has_rsample=True)
+            pyro.sample("a", dist.Normal(net(x)[:, 0], 0.7))
+            pyro.sample("b", dist.Normal(net(x)[:, 1], 0.7))
+
+    rows = rows_of(plain_model, guide, x)
+    assert rows.keys() == {
+        "score", "log-likelihood", "KL of a", "KL of b", "E classifier", "E log p(x | ...)"
+    }  # fmt: skip
+    assert rows["E classifier"][0] == pytest.approx(20.0)
+    exact = dist.Normal(0.0, math.sqrt(2.0)).log_prob(x).sum(-1).mean().item()
+    assert rows["log-likelihood"][0] == pytest.approx(exact, abs=1.0)  # the factor is 20 nats
+
+
+def test_the_terms_of_several_standardized_sites_have_the_sum_of_the_elbo():
+    table = torch.randn(40, 2, generator=torch.Generator().manual_seed(0)) * 10
+    data = pv.data.standardize(pv.data.from_arrays(table))
+    net = torch.nn.Linear(2, 1)
+
+    def model(x):
+        with pyro.plate("data", len(x)):
+            z = pyro.sample("z", dist.Normal(x.new_zeros(len(x)), 1.0))
+            pyro.sample("first", dist.Normal(z, 1.0), obs=x[:, 0])
+            pyro.sample("second", dist.Normal(z, 1.0), obs=x[:, 1])
+
+    def guide(x):
+        with pyro.plate("data", len(x)):
+            pyro.sample("z", dist.Normal(net(x)[:, 0], 0.7))
+
+    run = pv.fit(model, guide, data, 1, progress=False)
+    result = run.evaluate(num_samples=20)
+    assert result["elbo"] == pytest.approx(sum(result["terms"].values()), abs=1e-4)
+    names = [name for name, _, _ in summary.rows(result)]
+    assert "units" in names and "E log p(first | ...)" in names

@@ -1,13 +1,25 @@
 """Which Python values of a program are seen, and what a trial run leaves of them."""
 
+import collections
+import dataclasses
 import functools
 import random
+import types
+import weakref
 
 import numpy as np
+import pyro
+import pyro.distributions as dist
+import pytest
 import torch
 import torch.nn as nn
 
+import pyro_vae as pv
 from pyro_vae.programs.python_state import PythonState
+
+SETTINGS = types.ModuleType("settings")
+SETTINGS.rate = 1.0
+DEFAULTS = {"rate": 1.0}
 
 
 class Layer(nn.Module):
@@ -67,3 +79,119 @@ def test_random_draws_of_python_and_numpy_are_seen():
             assert state.changed() is None
             draw()
             assert state.changed() == f"the random stream of {name}"
+
+
+@dataclasses.dataclass(slots=True)
+class Slots:
+    rate: float = 1.0
+
+
+class Reader:
+    slots, pair = Slots(), ({"rate": 1.0}, torch.zeros(2))
+
+    @property
+    def rate(self):
+        return SETTINGS.rate
+
+
+def with_default(x, options=DEFAULTS, *, more=DEFAULTS):
+    return x * options["rate"]
+
+
+@pytest.mark.parametrize(
+    ("program", "change"),
+    [
+        (Reader(), lambda rate: setattr(Reader.slots, "rate", rate)),
+        (Reader(), lambda rate: Reader.pair[0].update(rate=rate)),
+        (Reader(), lambda rate: setattr(SETTINGS, "rate", rate)),
+        (with_default, lambda rate: DEFAULTS.update(rate=rate)),
+        (lambda x: x * SETTINGS.rate, lambda rate: setattr(SETTINGS, "rate", rate)),
+    ],
+    ids=["slots", "tuple", "property", "default", "module"],
+)
+def test_values_in_unusual_places_are_seen(program, change):
+    state = PythonState(program)
+    first = state.values()
+    change(2.0)
+    assert state.values() != first
+    change(1.0)
+    assert state.values() == first
+
+
+class Broken:
+    @property
+    def __class__(self):
+        raise ReferenceError("no class")
+
+
+class Mortal:
+    pass
+
+
+def dead_proxy():
+    return weakref.proxy(Mortal())
+
+
+@pytest.mark.parametrize(
+    "make",
+    [Broken, dead_proxy, lambda: np.zeros(2, dtype=[("a", float)])[0]],
+    ids=["class", "dead", "void"],
+)
+def test_an_odd_attribute_is_left_alone(make):
+    layer = nn.Linear(1, 1)
+    vars(layer)["odd"] = make()
+    layer.rate = 1.0
+    state = PythonState(layer)
+    first = state.values()
+    hash(first)
+    layer.rate = 2.0
+    assert state.values() != first
+    with state.trial():
+        state.mark()
+
+
+def test_no_entry_is_made_in_a_defaultdict():
+    layer = nn.Linear(1, 1)
+    layer.log = collections.defaultdict(list, a=[1])
+    state = PythonState(layer)
+    layer.log.clear()
+    state.values()
+    assert dict(layer.log) == {}
+
+
+def test_all_modules_are_seen():
+    layers = nn.Sequential(*(nn.Dropout(0.5) for _ in range(1100)))
+    state = PythonState(layers)
+    first = state.values()
+    layers[-1].p = 0.1
+    assert state.values() != first
+
+
+class MadeInTheFirstStep(nn.Module):
+    """A counter says whether the layer is there."""
+
+    def __init__(self):
+        super().__init__()
+        self.num_calls = 0
+
+    def forward(self, x):
+        if self.training and self.num_calls == 0:
+            self.layer = nn.Linear(2, 3)
+            self.start = self.layer.weight.detach().clone()
+        self.num_calls += self.training
+        with pyro.plate("data", len(x)):
+            z = pyro.sample("z", dist.Normal(x.new_zeros(len(x), 2), 1.0).to_event(1))
+            pyro.sample("x", dist.Normal(self.layer(z), 1.0).to_event(1), obs=x)
+
+
+def test_a_layer_that_a_counter_guards_is_made_once_and_trained():
+    model = MadeInTheFirstStep()
+    model.layer = nn.Linear(2, 3)  # of evaluation mode
+
+    def mean_field(x):
+        with pyro.plate("data", len(x)):
+            pyro.sample("z", dist.Normal(x.new_zeros(len(x), 2), 1.0).to_event(1))
+
+    x = torch.randn(32, 3, generator=torch.Generator().manual_seed(0))
+    pv.fit(model, mean_field, x, 3, batch_size=8, compile=False, progress=False)
+    assert not torch.equal(model.layer.weight, model.start)

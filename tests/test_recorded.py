@@ -765,8 +765,8 @@ class Scale:
         self.value, self.entries, self.tensor = value, {"scale": value}, torch.tensor(value)
 
 
-class HiddenScale:
-    """A number that is not looked for."""
+class SlotsScale:
+    """A number that is no entry of a dict."""
 
     __slots__ = ("value",)
 
@@ -779,7 +779,7 @@ GLOBAL_SCALE = 1.0
 
 def scaled_program(holder):
     """A program that depends on a number, and a function that sets the number."""
-    scale, hidden, dropout = Scale(), HiddenScale(), nn.Dropout(0.0)
+    scale, slots, hidden, dropout = Scale(), SlotsScale(), np.ones(1), nn.Dropout(0.0)
     dropout.scale = Scale()
     cell, weight = 1.0, nn.Parameter(torch.ones(D))
 
@@ -799,7 +799,8 @@ def scaled_program(holder):
         "closure": (lambda: cell, set_cell),
         "global": (lambda: GLOBAL_SCALE, lambda v: globals().update(GLOBAL_SCALE=v)),
         "dropout": (lambda: 1.0, lambda v: setattr(dropout, "p", v - 1)),
-        "hidden": (lambda: hidden.value, lambda v: setattr(hidden, "value", v)),
+        "slots": (lambda: slots.value, lambda v: setattr(slots, "value", v)),
+        "hidden": (lambda: float(hidden[0]), lambda v: hidden.fill(v)),  # it is not looked for
     }[holder]
 
     def model(x):
@@ -818,7 +819,8 @@ def assert_same_loss(step, batch, seed=1):
 
 
 @pytest.mark.parametrize(
-    "holder", ["attribute", "dictionary", "object", "class", "closure", "global", "dropout"]
+    "holder",
+    ["attribute", "dictionary", "object", "class", "closure", "global", "dropout", "slots"],
 )
 def test_a_number_of_python_that_is_changed_is_recorded_again(holder):
     torch.set_default_dtype(torch.float64)

@@ -19,7 +19,7 @@ from ..data import Data
 from ..diagnostics.importance import RELIABLE_K, effective_sample_size, log_mean_error, pareto_k
 from ..errors import UserError, check_int_at_least, unknown_name_error
 from ..evaluate.inputs import Inputs, split_inputs
-from ..evaluate.likelihood import why_no_log_likelihood
+from ..evaluate.likelihood import kinds_of_terms, why_no_log_likelihood
 from ..generate.decoder_arrays import decoder_arrays
 from ..programs.calling import accepts_argument, as_keyword_program
 from ..programs.contexts import eval_mode, fork_rng
@@ -162,6 +162,8 @@ def evaluate_pair(
     row |= {"elbo": float(elbo.mean()), "ess": None, "pareto_k": None, "heavy_tailed": False}
     bounds = {"split_elbo": elbo}
     reason = why_no_log_likelihood(model, guide, x, **others)
+    if "guide factor" in kinds_of_terms(model, guide, x, **others).values():
+        warnings.warn("the guide has a pyro.factor: its ELBO is a score and no bound", stacklevel=2)
     if reason is not None:
         warnings.warn(
             f"no log p(x), ESS and gaps of a guide, and its ELBO is a score and no bound: {reason}",

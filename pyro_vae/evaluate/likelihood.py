@@ -105,8 +105,8 @@ def kinds_of_terms(
     """What each of `elbo_terms` is of; the arguments are the same.
 
     Returns:
-        `{site: kind}`: "data"; "latent"; "point", a latent that the guide puts at a point; "factor";
-        or "joint", a draw of the guide that several latents are part of.
+        `{site: kind}`: "data"; "latent"; "point", a latent that the guide puts at a point; "factor"
+        of the model; "guide factor"; or "joint", a draw of the guide that several latents are part of.
 
     Example:
         >>> import torch, pyro_vae as pv
@@ -124,7 +124,9 @@ def kinds_of_terms(
 
     def kind(name: str) -> str:
         if name not in traces.model:
-            return "factor" if name in (*traces.scored, *traces.guide_factors) else "joint"
+            if name in traces.guide_factors:
+                return "guide factor"
+            return "factor" if name in traces.scored else "joint"
         if not is_latent(traces.model[name]):
             return "data"
         return "point" if name in points else "latent"

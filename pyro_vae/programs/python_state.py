@@ -3,21 +3,24 @@
 import dis
 import functools
 import random
+import sys
 import types
 from collections import deque
 from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
 from operator import itemgetter
-from typing import Any, NamedTuple
+from typing import Any, NamedTuple, cast
 
 import numpy as np
 import torch
 import torch.nn as nn
 
+from .modules import find_modules
+
 MAX_ENTRIES = 100  # of a list or dict: longer ones are data
-MAX_DEPTH = 3  # of objects that hold objects
-MAX_OBJECTS = 1000  # that are looked into
-LIBRARIES = ("torch", "pyro", "pyro_vae", "numpy", "pandas", "builtins", "logging")
+MAX_DEPTH = 4  # of objects that hold objects
+MAX_OBJECTS = 1000  # that are looked into, modules apart
+LIBRARIES = ("torch", "pyro", "pyro_vae", "numpy", "pandas", "builtins", "logging", "tqdm")
 PLAIN = (type(None), int, float, complex, str, bytes, np.generic, torch.dtype, torch.device)
 MODULE_NAMES = frozenset(vars(nn.Module()))  # what every module has, train or eval mode included
 
@@ -26,9 +29,9 @@ class PythonState:
     """The plain values that programs can read: numbers, texts, None, and tuples of them.
 
     These are the attributes of their modules (train or eval mode apart), of their classes, and of
-    objects, dicts and lists that they hold; what functions and partials have closed over; and the
-    globals that functions read. What is hidden deeper, such as the state of a numpy generator, is not
-    seen.
+    objects, dicts and lists that they hold; what functions and partials have closed over, and their
+    defaults; and the globals that functions read, numbers of a Python module among them. What is
+    hidden deeper, such as the state of a numpy generator, is not seen.
 
     Args:
         programs: models and guides.
@@ -71,22 +74,30 @@ class PythonState:
         """Within, a run of the programs is no training step: afterwards, counters are as before.
 
         These are the numbers that have changed since the last call of `mark`. What changes only once,
-        such as the size of a layer that is made in the first run, stays. The random streams of Python
-        and numpy are as before, too.
+        such as the size of a layer that is made in the first run, stays; and so do all numbers, if a
+        layer or a parameter is made within: a counter may say that it is there. The random streams of
+        Python and numpy are as before, too.
         """
         streams = random.getstate(), np.random.get_state()
+        parts = self._parts()
         self.mark()
         before = self._marked
         try:
             yield
         finally:
-            for place, name in self._changed():
+            for place, name in self._changed() if self._parts() == parts else ():
                 _, value = before.get((id(place.owner), name), (place, None))
                 is_counter = _is_number(value) and _is_number(place.values[name])
                 if is_counter and hasattr(place.values, "__setitem__"):  # not of a class
                     place.values[name] = value
             random.setstate(streams[0])
             np.random.set_state(streams[1])
+
+    def _parts(self) -> list[int]:
+        """What the programs' modules are made of."""
+        modules = [m for module in find_modules(*self.programs) for m in module.modules()]
+        tensors = [t for m in modules for t in (*m._parameters.values(), *m._buffers.values())]
+        return [*map(id, modules), *map(id, tensors)]
 
     def mark(self) -> None:
         """Within a trial, called before a further run of the programs."""
@@ -118,8 +129,11 @@ class PythonState:
 
     def _find(self) -> None:
         self._places, held = _places(self.programs)
-        self._tensors = [(v, n, item) for v, n, item in held if isinstance(item, torch.Tensor)]
-        self._objects = [h for h in held if not isinstance(h[2], torch.Tensor)]
+        # `type` asks nothing of an object, whose `__class__` may raise
+        self._tensors = [
+            (v, n, cast(torch.Tensor, t)) for v, n, t in held if issubclass(type(t), torch.Tensor)
+        ]
+        self._objects = [h for h in held if not issubclass(type(h[2]), torch.Tensor)]
         self._readers = [(itemgetter(*p.names), p.values) for p in self._places if p.names]
         self._growing = [p.values for p in self._places if p.grows]
         self._size = sum(map(len, self._growing))
@@ -144,6 +158,40 @@ class _Place(NamedTuple):
         return f"{getattr(owner, '__name__', type(owner).__name__)}.{name}"
 
 
+class _Entries:
+    """A dict of a class of its own, whose missing entries are not made; as a container."""
+
+    def __init__(self, entries: dict) -> None:
+        self.entries = entries
+
+    def __len__(self) -> int:
+        return len(self.entries)
+
+    def __getitem__(self, name: object) -> Any:
+        if name not in self.entries:
+            raise KeyError(name)
+        return dict.__getitem__(self.entries, name)  # of a missing one it would call `__missing__`
+
+    def __setitem__(self, name: object, value: object) -> None:
+        self.entries[name] = value
+
+
+class _Slots:
+    """The attributes of an object that are no entries of a dict, as a container."""
+
+    def __init__(self, owner: object, names: Iterable[str]) -> None:
+        self.owner, self.names = owner, list(names)
+
+    def __len__(self) -> int:
+        return len(self.names)
+
+    def __getitem__(self, name: str) -> Any:
+        return getattr(self.owner, name)
+
+    def __setitem__(self, name: str, value: object) -> None:
+        setattr(self.owner, name, value)
+
+
 class _Cells:
     """The variables that a function has closed over, as a container."""
 
@@ -166,20 +214,25 @@ def _places(
     held: list[tuple[Any, Any, object]] = []
     seen: dict[int, object] = {}  # alive, or another object could have the id of one
     queue = deque((program, 0) for program in programs)
-    while queue and len(seen) < MAX_OBJECTS:
+    num_objects = 0
+    while queue and num_objects < MAX_OBJECTS:
         item, depth = queue.popleft()
         if id(item) in seen or depth > MAX_DEPTH:
             continue
         seen[id(item)] = item
-        found, others = _look_into(item)
-        for place in found:
-            plain = [n for n in place.names if _is_plain(place.values[n])]
-            places.append(place._replace(names=plain))
-            rest = [(place.values, n, place.values[n]) for n in place.names if n not in plain]
+        num_objects += not issubclass(type(item), nn.Module)
+        try:
+            found, others = _look_into(item)
+            values = [[(n, place.values[n]) for n in place.names] for place in found]
+        except Exception:  # whatever an object of a user does when it is asked
+            continue
+        for place, contents in zip(found, values, strict=True):
+            places.append(place._replace(names=[n for n, v in contents if _is_plain(v)]))
+            rest = [(place.values, n, v) for n, v in contents if not _is_plain(v)]
             held += rest
             others += [value for _, _, value in rest]
         # the parts of a module are as close as the module
-        queue.extend((o, depth + (not isinstance(o, nn.Module))) for o in others)
+        queue.extend((o, depth + (not issubclass(type(o), nn.Module))) for o in others)
     return places, held
 
 
@@ -193,24 +246,56 @@ def _look_into(item: Any) -> tuple[list[_Place], list[object]]:
     if isinstance(item, functools.partial):
         return [], [item.func, item.keywords, *item.args]
     if isinstance(item, (dict, list)):
-        names = [*item] if isinstance(item, dict) else [*range(len(item))]
-        return [_Place(item, item, names)] if len(item) <= MAX_ENTRIES else [], []
+        if len(item) > MAX_ENTRIES:
+            return [], []
+        if isinstance(item, list):
+            return [_Place(item, item, [*range(len(item))])], []
+        return [_Place(item, item if type(item) is dict else _Entries(item), [*item])], []
+    if isinstance(item, tuple):
+        return [], [*item]
+    if isinstance(item, property):
+        return [], [item.fget]
+    if isinstance(item, (staticmethod, classmethod)):
+        return [], [item.__func__]
+    if isinstance(item, types.ModuleType):
+        return _numbers_of(item), []
     known = item if isinstance(item, (type, types.FunctionType)) else type(item)
     if str(known.__module__).split(".")[0] in LIBRARIES:
         return [], []
     if isinstance(item, types.FunctionType):
         cells = _Cells(item)
         read = [n for n in _globals_of(item.__code__) if n in item.__globals__]
-        return [
+        places = [
             _Place(item, cells, [*cells.cells], grows=False),
             _Place(item, item.__globals__, read, grows=False),
-        ], []
+        ]
+        defaults, by_name = item.__defaults__ or (), item.__kwdefaults__ or {}
+        places += [
+            _Place(item, d, [*n], grows=False)
+            for d, n in ((defaults, range(len(defaults))), (by_name, by_name))
+        ]
+        return places, []
     if isinstance(item, type):
         names = [n for n in vars(item) if not n.startswith("__")]
         return [_Place(item, vars(item), names, grows=False)], []
-    if hasattr(item, "__dict__"):
-        return [_Place(item, vars(item), [*vars(item)])], [*type(item).__mro__]
-    return [], []
+    places = [_Place(item, vars(item), [*vars(item)])] if hasattr(item, "__dict__") else []
+    slots = [n for c in type(item).__mro__ for n in _as_names(vars(c).get("__slots__", ()))]
+    slots = [n for n in slots if n not in ("__dict__", "__weakref__") and hasattr(item, n)]
+    if slots:
+        places.append(_Place(item, _Slots(item, slots), slots))
+    return places, [*type(item).__mro__] if places else []
+
+
+def _numbers_of(module: types.ModuleType) -> list[_Place]:
+    """The plain values of a user's module of settings."""
+    if module.__name__.split(".")[0] in (*LIBRARIES, *sys.stdlib_module_names):
+        return []
+    names = [n for n, v in vars(module).items() if not n.startswith("__") and _is_plain(v)]
+    return [_Place(module, vars(module), names, grows=False)] if len(names) <= MAX_ENTRIES else []
+
+
+def _as_names(slots: Any) -> list[str]:
+    return [slots] if isinstance(slots, str) else [*slots]
 
 
 def _globals_of(code: types.CodeType) -> set[str]:
@@ -227,9 +312,16 @@ def _is_filled(cell: types.CellType) -> bool:
 
 
 def _is_plain(value: object) -> bool:
-    if isinstance(value, tuple):
-        return all(map(_is_plain, value))
-    return isinstance(value, PLAIN)
+    kind = type(value)  # it asks nothing of an object, whose `__class__` may raise
+    if issubclass(kind, tuple):
+        return all(map(_is_plain, value))  # type: ignore[call-overload]
+    if not issubclass(kind, PLAIN):
+        return False
+    try:
+        hash(value)
+    except TypeError:
+        return False
+    return True
 
 
 def _is_number(value: object) -> bool:

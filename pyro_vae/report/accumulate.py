@@ -16,6 +16,7 @@ from ..guides import PriorGuide
 from ..programs.calling import accepts_argument
 
 IMPORTANCE, MONTE_CARLO, EXACT = "importance weighted", "Monte Carlo from the prior", "exact"
+UNITS = "units"  # the term of what standardization changes
 BOUNDS = ("elbo", "log_likelihood", "log_likelihood_monte_carlo")
 
 
@@ -67,9 +68,7 @@ class PairNumbers:
             self._kinds = kinds_of_terms(model, guide, x, **others)
         log_volume = self.data.log_abs_det_jacobian(x).to(elbo)
         terms = self._named(terms)
-        if "x" in terms:
-            terms["x"] = terms["x"] - log_volume
-        _add(self._terms, terms)
+        _add(self._terms, self._in_original_units(terms, log_volume))
         _add(self._means, {"elbo": elbo - log_volume})
         self._estimator = estimator(guide, terms)
         self._no_likelihood = self._no_likelihood or why_no_log_likelihood(
@@ -102,6 +101,17 @@ class PairNumbers:
             name = renamed.get(name, name)
             named[name] = named[name] + term if name in named else term
         return named
+
+    def _in_original_units(
+        self, terms: dict[str, torch.Tensor], log_volume: torch.Tensor
+    ) -> dict[str, torch.Tensor]:
+        """The terms with the change of units: in that of x, or, of several data sites, as one more."""
+        if self.data.scaling is None:
+            return terms
+        name = "x" if list(self._kinds.values()).count("data") == 1 else UNITS
+        if name == UNITS:
+            self._kinds[UNITS] = "units"
+        return terms | {name: terms.get(name, 0.0) - log_volume}
 
     def _reported_kinds(self) -> dict[str, str]:
         """The kinds of the terms that are neither x nor the KL of a latent."""

@@ -244,6 +244,8 @@ def classification(
 OTHER_TERMS = {  # of the ELBO, by kind: a symbol and a note
     "data": ("E log p({} | ...)", "reconstruction"),
     "factor": ("E {}", "pyro.factor"),
+    "guide factor": ("E {}", "pyro.factor of the guide"),
+    "units": ("{}", "from standardized to original units"),
     "point": ("log p({})", "the guide puts it at a point"),
 }
 
@@ -255,6 +257,9 @@ def rows(result: Mapping) -> list[tuple[str, float, str]]:
     named = [("ELBO", result["elbo"], f"nats per data point{error}")]
     if "no_log_likelihood" in result:
         note = f"nats per data point{error}; {result['no_log_likelihood']}, so no likelihood"
+        named = [("score", result["elbo"], note)]
+    elif "guide factor" in result.get("other_terms", {}).values():
+        note = f"nats per data point{error}; with the guide's pyro.factor, so no bound"
         named = [("score", result["elbo"], note)]
     likelihood = "log p(x | c)" if result.get("conditional") else "log-likelihood"
     for key, how in (
