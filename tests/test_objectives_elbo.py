@@ -452,7 +452,7 @@ def test_an_analytic_kl_knows_scales_and_particles():
 
 
 def test_a_guide_may_sample_a_latent_before_its_parent_in_the_model():
-    """Pyro refuses to enumerate y in the guide if the model samples z, which depends on y in q, first."""
+    """As `fit` runs it: with validation, Pyro takes such a y, which the model samples after z, as wrong."""
     centers, x = torch.tensor([-1.0, 1.0, 2.0]), torch.linspace(-2, 2, 5)
     logits = torch.nn.Parameter(torch.tensor([0.3, -0.2, 0.1]))
 
@@ -483,7 +483,8 @@ def test_a_guide_may_sample_a_latent_before_its_parent_in_the_model():
         - dist.Normal(loc, 0.8).log_prob(z)
     )
     exact = -(log_q_y.exp() * terms).sum()
-    loss = pv.objectives.ELBO().differentiable_loss(model, guide, x)
+    with pyro.validation_enabled(False):
+        loss = pv.objectives.ELBO().differentiable_loss(model, guide, x)
     torch.testing.assert_close(loss, exact)
     gradients = [torch.autograd.grad(value, logits)[0] for value in (loss, exact)]
     torch.testing.assert_close(*gradients)

@@ -144,7 +144,7 @@ def why_no_log_likelihood(
     Example:
         >>> import torch, pyro_vae as pv
         >>> from pyro_vae.evaluate.likelihood import why_no_log_likelihood
-        >>> model = pv.models.VAE((6,), latent_dim=2)
+        >>> model = pv.models.VAE((6,), latent_dim=2, likelihood="gray-bernoulli")
         >>> why_no_log_likelihood(model, pv.guides.Guide(model), torch.full((4, 6), 0.5))
         'gray values in a Bernoulli'
     """

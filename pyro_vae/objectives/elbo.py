@@ -133,13 +133,13 @@ class ELBO(TraceEnum_ELBO, ScheduledObjective):
         """Whether Pyro's ELBO is right for the pair.
 
         It needs particles in a plate, no data in the guide, and, beside enumerated latents, one
-        scale for all rows and the model's order of latents in the guide.
+        scale for all rows.
         """
         batch = as_batch(model, args, kwargs)
         if not torch.is_tensor(batch.get("x")):
             return True
         layout = layout_of(model, guide, batch)
-        if (layout.scales_rows or layout.reorders) and layout.discrete_sites:
+        if layout.scales_rows and layout.discrete_sites:
             return False
         return not layout.observes and (self.num_particles == 1 or layout.particles == "plate")
 

@@ -12,7 +12,7 @@ import random
 import types
 import warnings
 import weakref
-from collections.abc import Callable, Iterable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from functools import partial
 from typing import Any, NamedTuple, TypeGuard
 
@@ -72,27 +72,10 @@ class Layout(NamedTuple):
     fixed: bool  #: whether it has its own number of rows: it fails on fewer
     observes: tuple[str, ...]  #: sites that the guide observes: no draws, and so no part of q
     scales_rows: bool  #: whether a site's log-prob has a scale for each row
-    #: whether the guide samples a latent after a discrete one, which the model samples before it
-    reorders: bool
     problem: str | None  #: why its discrete latents are not enumerated in parallel
 
 
 _layouts: weakref.WeakKeyDictionary = weakref.WeakKeyDictionary()
-
-
-def _reorders(guide: list[str], model: list[str], sites: Iterable[DiscreteSite]) -> bool:
-    """Whether a guide samples a latent after a discrete one, which the model samples before it.
-
-    Args:
-        guide, model: the names of their sites, in order.
-        sites: the discrete latents.
-    """
-    return any(
-        name in model and model.index(name) < model.index(site.name)
-        for site in sites
-        if site.in_guide and site.in_model
-        for name in guide[guide.index(site.name) + 1 :]
-    )
 
 
 def layout_of(model: Callable, guide: Callable, batch: Mapping[str, Any]) -> Layout:
@@ -211,10 +194,7 @@ class _Trial:
             for sites_of_one in trace
             for site in sites_of_one.values()
         )
-        reorders = _reorders(list(trace[0]), list(trace[1]), sites)
-        return Layout(
-            particles, discrete, sites, divisible, fixed, observes, scales_rows, reorders, problem
-        )
+        return Layout(particles, discrete, sites, divisible, fixed, observes, scales_rows, problem)
 
     def _first(self) -> tuple[dict[str, Any], Run]:
         """`(a few rows, a run of them)`; all rows, where the program cannot be run on fewer.
