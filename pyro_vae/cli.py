@@ -62,7 +62,7 @@ def train_and_report(
         try:
             run = method.fit(out, resume, device, progress, workers)
         except KeyboardInterrupt:  # during an initialization
-            if not (out / "config.yaml").exists():
+            if not (out / CONFIG).exists():
                 raise
             run = None
         if run is None or run.interrupted:

@@ -38,7 +38,7 @@ def is_out_of_memory(error: BaseException) -> bool:
 
 
 def unknown_name_error(kind: str, name: object, known: Iterable[object]) -> UserError:
-    """The error for a misspelt name, with the nearest known one.
+    """The error for a misspelled name, with the nearest known one.
 
     Args:
         kind: what the name is of, e.g. `"latent"`.

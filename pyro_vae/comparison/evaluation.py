@@ -18,7 +18,7 @@ from .. import diagnostics, evaluate
 from ..data import Data
 from ..diagnostics.importance import RELIABLE_K, effective_sample_size, log_mean_error, pareto_k
 from ..errors import UserError, check_int_at_least, unknown_name_error
-from ..evaluate.inputs import Inputs, split_inputs
+from ..evaluate.inputs import Inputs, split_inputs, why_improper
 from ..evaluate.likelihood import kinds_of_terms, why_no_log_likelihood
 from ..generate.decoder_arrays import decoder_arrays
 from ..programs.calling import accepts_argument, as_keyword_program
@@ -161,8 +161,9 @@ def evaluate_pair(
     elbo = elbo - log_volume.to(elbo)
     row |= {"elbo": float(elbo.mean()), "ess": None, "pareto_k": None, "heavy_tailed": False}
     bounds = {"split_elbo": elbo}
-    reason = why_no_log_likelihood(model, guide, x, **others)
-    if "guide factor" in kinds_of_terms(model, guide, x, **others).values():
+    kinds = kinds_of_terms(model, guide, x, **others)
+    reason = why_no_log_likelihood(kinds, why_improper(model, guide, x, **others))
+    if "guide factor" in kinds.values():
         warnings.warn("the guide has a pyro.factor: its ELBO is a score and no bound", stacklevel=2)
     if reason is not None:
         warnings.warn(

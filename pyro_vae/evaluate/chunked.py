@@ -13,6 +13,7 @@ from ..programs import few_rows, layout_of, trace_pair
 from ..programs.contexts import eval_mode, seeded
 from ..programs.modules import device_of
 from ..programs.sites import base_distribution
+from ..programs.traces import Traces
 from .inputs import Batch, PyroProgram
 
 MEMORY_BUDGET = 256 * 2**20  # bytes that the largest tensors of one chunk may take together
@@ -102,16 +103,23 @@ def rows_per_chunk(
     guide = PriorGuide(model) if guide is None else guide
     if not layout_of(model, guide, batch).divisible:
         return ALL_ROWS
-    few = {k: v.to(device) for k, v in few_rows(model, guide, batch, 2).items()}
-    traces = trace_pair(model, guide, few)
+    traces = trace_few(model, guide, batch, device)
     floats = 0.0  # of the largest tensor, per row
     for site in traces.model.values():
-        copies = site["log_prob"].numel() / len(few["x"])
+        copies = site["log_prob"].numel() / traces.size
         # a mixture evaluates its density in each of its components
         components = num_components(site["fn"])
         floats = max(floats, copies * components * math.prod(site["fn"].event_shape))
         base = base_distribution(site["fn"])
         for parameter in vars(base).values():  # a categorical has more numbers than its value
             if isinstance(parameter, torch.Tensor):
-                floats = max(floats, parameter.numel() / len(few["x"]))
+                floats = max(floats, parameter.numel() / traces.size)
     return max(1, int(MEMORY_BUDGET / (4 * 8 * max(floats, 512))))
+
+
+def trace_few(
+    model: PyroProgram, guide: PyroProgram, batch: Batch, device: torch.device | str
+) -> Traces:
+    """One run of a pair on the first two rows of a batch; on all, if it cannot be run on some."""
+    few = few_rows(model, guide, batch, 2)
+    return trace_pair(model, guide, {name: value.to(device) for name, value in few.items()})

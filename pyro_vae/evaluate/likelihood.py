@@ -7,12 +7,12 @@ from collections.abc import Callable, Iterator, Mapping
 import torch
 
 from ..errors import check_int_at_least
-from ..programs import few_rows, layout_of, trace_pair
+from ..programs import layout_of, trace_pair
 from ..programs.modules import device_of
 from ..programs.sites import is_latent
 from ..programs.traces import Traces
-from .chunked import evaluate_in_chunks, evaluation_mode
-from .inputs import Array, Batch, PyroProgram, pair_inputs, scored_inputs, why_improper
+from .chunked import evaluate_in_chunks, evaluation_mode, trace_few
+from .inputs import Array, Batch, PyroProgram, pair_inputs, scored_inputs
 
 PARTICLES_PER_RUN = 100  # for a pair that cannot be run on some of its rows
 
@@ -117,9 +117,8 @@ def kinds_of_terms(
     """
     batch = pair_inputs(model, x, others, guide)
     device = device_of(model, guide, default=batch["x"].device)
-    few = {k: v.to(device) for k, v in few_rows(model, guide, batch, 2).items()}
     with evaluation_mode(model, guide, seed=0, device=device):
-        traces = trace_pair(model, guide, few)
+        traces = trace_few(model, guide, batch, device)
     points = traces.points()
 
     def kind(name: str) -> str:
@@ -134,25 +133,20 @@ def kinds_of_terms(
     return {name: kind(name) for name in traces.site_terms()}
 
 
-def why_no_log_likelihood(
-    model: PyroProgram, guide: PyroProgram, x: Array, **others: Array | None
-) -> str | None:
+def why_no_log_likelihood(kinds: Mapping[str, str], improper: str | None) -> str | None:
     """Why `log_likelihood` refuses a pair, in a few words; None if it does not.
 
-    The arguments are those of `elbo_terms`.
+    Args:
+        kinds: of its terms, from `kinds_of_terms`.
+        improper: why p(x) is not a probability, from `why_improper`.
 
     Example:
-        >>> import torch, pyro_vae as pv
         >>> from pyro_vae.evaluate.likelihood import why_no_log_likelihood
-        >>> model = pv.models.VAE((6,), latent_dim=2, likelihood="gray-bernoulli")
-        >>> why_no_log_likelihood(model, pv.guides.Guide(model), torch.full((4, 6), 0.5))
-        'gray values in a Bernoulli'
+        >>> why_no_log_likelihood({"z": "point", "x": "data"}, None)
+        "the guide puts 'z' at a point"
     """
-    kinds = kinds_of_terms(model, guide, x, **others)
     points = [repr(name) for name, kind in kinds.items() if kind == "point"]
-    if points:
-        return f"the guide puts {', '.join(points)} at a point"
-    return why_improper(model, guide, x, **others)
+    return f"the guide puts {', '.join(points)} at a point" if points else improper
 
 
 def _mean_terms(

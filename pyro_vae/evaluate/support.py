@@ -102,8 +102,7 @@ class Support:
             except Exception:  # the model cannot be run from its prior
                 guide = PriorGuide(self.model) if self.guide is None else self.guide
                 traces = trace_pair(self.model, guide, batch)
-                outside = {s["name"]: s for sign, s in traces.outside if sign > 0}
-                return {**traces.scored, **outside}
+                return {**traces.scored, **traces.factors_outside}
 
 
 def data_sites(sites: Mapping[str, Site]) -> dict[str, Site]:

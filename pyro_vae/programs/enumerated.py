@@ -37,12 +37,10 @@ class EnumeratedRun:
     ) -> None:
         self.grid, self.event_dims = grid, event_dims
         self.model = {n: s for n, s in model_sites.items() if is_random(s)}
-        in_model, outside = _factors(model_sites)
+        # factors outside the data plate, such as a penalty of the weights, are of no data point
+        in_model, self.factors_outside = _factors(model_sites)
+        self.guide_factors, self.guide_factors_outside = _factors(guide_sites)
         self.scored = {**self.model, **in_model}  #: what the model's log-density is the sum of
-        self.guide_factors, outside_of_guide = _factors(guide_sites)
-        #: factors outside the data plate, such as a penalty of the weights, are of no data point
-        self.outside = [(1, s) for s in outside.values()]
-        self.outside += [(-1, s) for s in outside_of_guide.values()]
         # what a guide observes is no draw: its density is no part of q
         self.guide = {n: s for n, s in guide_sites.items() if is_latent(s)}
         self.enumerated_guide = {

@@ -15,6 +15,7 @@ import numpy as np
 import torch
 import torch.nn as nn
 
+from .._torch_internals import tensor_slots
 from .modules import find_modules
 
 MAX_ENTRIES = 100  # of a list or dict: longer ones are data
@@ -65,8 +66,7 @@ class PythonState:
         return self._read()
 
     def tensors(self) -> list[tuple[Any, Any, torch.Tensor]]:
-        """`(container, name, tensor)` of the tensors that are no parameters or buffers."""
-        self._find()
+        """`(container, name, tensor)` of those that are no parameters or buffers, at the last `mark`."""
         return list(self._tensors)
 
     @contextmanager
@@ -96,7 +96,7 @@ class PythonState:
     def _parts(self) -> list[int]:
         """What the programs' modules are made of."""
         modules = [m for module in find_modules(*self.programs) for m in module.modules()]
-        tensors = [t for m in modules for t in (*m._parameters.values(), *m._buffers.values())]
+        tensors = [t for m in modules for slots in tensor_slots(m) for t in slots.values()]
         return [*map(id, modules), *map(id, tensors)]
 
     def mark(self) -> None:

@@ -2,7 +2,7 @@
 
 import copy
 import math
-from collections.abc import Callable, Collection, Sequence
+from collections.abc import Callable, Collection, Mapping, Sequence
 from typing import Self
 
 import torch
@@ -132,13 +132,14 @@ class Traces(EnumeratedRun):
 
         They are part of what is maximized, as in Pyro's ELBOs, and of no data point's bound.
         """
-        total: torch.Tensor | float = 0.0
-        for sign, site in self.outside:
-            value = site["log_prob"]
-            if value.dim() > 1 and self.event_dims > 1:
-                value = value.mean(-2)
-            total = total + sign * value.sum()
-        return total
+
+        def total(sites: Mapping[str, Site]) -> torch.Tensor | float:
+            values = [site["log_prob"] for site in sites.values()]
+            if self.event_dims > 1:
+                values = [v.mean(-2) if v.dim() > 1 else v for v in values]
+            return sum(v.sum() for v in values)
+
+        return total(self.factors_outside) - total(self.guide_factors_outside)
 
     def log_weights(self) -> torch.Tensor:
         r"""`[enum..., (S,) B]`: :math:`\log p(x, z, y) - \log q(z | y, x)`, a value of y each.

@@ -8,7 +8,7 @@ import torch
 
 from .. import evaluate
 from ..data import Data
-from ..evaluate.inputs import Inputs
+from ..evaluate.inputs import Inputs, why_improper
 from ..evaluate.latents import ACTIVE_THRESHOLD
 from ..evaluate.likelihood import kinds_of_terms, why_no_log_likelihood
 from ..evaluate.streaming import RunningMean
@@ -72,7 +72,7 @@ class PairNumbers:
         _add(self._means, {"elbo": elbo - log_volume})
         self._estimator = estimator(guide, terms)
         self._no_likelihood = self._no_likelihood or why_no_log_likelihood(
-            model, guide, x, **others
+            self._kinds, why_improper(model, guide, x, **others)
         )
         if self._no_likelihood is None:
             self._add_log_likelihood(x, others, seed, log_volume)

@@ -28,8 +28,8 @@ def parts_kept_in(run_folder: Path | None) -> Iterator[None]:
         run_folder: of the run; None: nothing is kept. Of several processes that train one run none
             keeps its parts.
     """
-    keeps = run_folder is not None and distributed.size() == 1
-    token = _kept_in.set(run_folder / FOLDER if run_folder is not None and keeps else None)
+    alone = distributed.size() == 1
+    token = _kept_in.set(run_folder / FOLDER if run_folder is not None and alone else None)
     try:
         yield
     finally:

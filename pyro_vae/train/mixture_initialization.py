@@ -127,8 +127,8 @@ class MixtureInitialization(Initialization):
         visible = progress and distributed.rank() == 0
         with tempfile.TemporaryDirectory(prefix="pyro_vae") as temporary:
             folder = Path(temporary) if kept is None else kept
-            task = _FirstVAEs(self, model, guide, data, device, seeds, folder, visible)
-            task.keeps_runs = kept is not None
+            args = self, model, guide, data, device, seeds, folder, visible
+            task = _FirstVAEs(*args, keeps_runs=kept is not None)
             pending = [n for n in range(self.vaes) if not task.path(n).exists()]
             count = num_processes(len(pending), self._seconds(data), device)
             done = self.vaes - len(pending)
@@ -178,13 +178,10 @@ class _FirstVAEs:
         seeds: of the VAEs.
         folder: of the files.
         progress: whether to report epochs.
-
-    Attributes:
         keeps_runs: whether the files stay if the training is interrupted: a VAE that has not finished
             is then continued.
     """
 
-    keeps_runs = False
     part = "VAE"
     advice = "run it again"
 
@@ -198,8 +195,10 @@ class _FirstVAEs:
         seeds: Sequence[int],
         folder: Path,
         progress: bool,
+        keeps_runs: bool = False,
     ) -> None:
         self.options, self.data, self.device = options, data, device
+        self.keeps_runs = keeps_runs
         self.seeds, self.folder, self.progress = seeds, folder, progress
         self.num_components = model.p_y().event_shape[0]
         self.vae, self.encoder = plain_vae(model, guide)
