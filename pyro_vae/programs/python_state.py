@@ -1,4 +1,7 @@
-"""The Python values that programs hold: attributes, and what their functions read from outside."""
+"""The Python values that programs hold: attributes, and what their functions read from outside.
+
+A recorded training step has them fixed: where one changes, it must be recorded anew.
+"""
 
 import dis
 import functools
@@ -179,11 +182,8 @@ class _Entries:
 class _Slots:
     """The attributes of an object that are no entries of a dict, as a container."""
 
-    def __init__(self, owner: object, names: Iterable[str]) -> None:
-        self.owner, self.names = owner, list(names)
-
-    def __len__(self) -> int:
-        return len(self.names)
+    def __init__(self, owner: object) -> None:
+        self.owner = owner
 
     def __getitem__(self, name: str) -> Any:
         return getattr(self.owner, name)
@@ -265,16 +265,14 @@ def _look_into(item: Any) -> tuple[list[_Place], list[object]]:
     if isinstance(item, types.FunctionType):
         cells = _Cells(item)
         read = [n for n in _globals_of(item.__code__) if n in item.__globals__]
-        places = [
-            _Place(item, cells, [*cells.cells], grows=False),
-            _Place(item, item.__globals__, read, grows=False),
-        ]
         defaults, by_name = item.__defaults__ or (), item.__kwdefaults__ or {}
-        places += [
-            _Place(item, d, [*n], grows=False)
-            for d, n in ((defaults, range(len(defaults))), (by_name, by_name))
+        holders = [
+            (cells, cells.cells),
+            (item.__globals__, read),
+            (defaults, range(len(defaults))),
+            (by_name, by_name),
         ]
-        return places, []
+        return [_Place(item, values, [*names], grows=False) for values, names in holders], []
     if isinstance(item, type):
         names = [n for n in vars(item) if not n.startswith("__")]
         return [_Place(item, vars(item), names, grows=False)], []
@@ -282,7 +280,7 @@ def _look_into(item: Any) -> tuple[list[_Place], list[object]]:
     slots = [n for c in type(item).__mro__ for n in _as_names(vars(c).get("__slots__", ()))]
     slots = [n for n in slots if n not in ("__dict__", "__weakref__") and hasattr(item, n)]
     if slots:
-        places.append(_Place(item, _Slots(item, slots), slots))
+        places.append(_Place(item, _Slots(item), slots, grows=False))
     return places, [*type(item).__mro__] if places else []
 
 
