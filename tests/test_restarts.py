@@ -199,6 +199,11 @@ def test_short_runs_need_no_processes():
         small().fit(progress=False, workers=0)
 
 
+def test_several_processes_for_one_run_are_refused():
+    with pytest.raises(pv.UserError, match="workers=2 has no effect without restarts"):
+        small(restarts=1).fit(progress=False, workers=2)
+
+
 @pytest.mark.slow
 def test_the_error_of_a_process_is_one_line_and_leaves_no_files(tmp_path):
     method = small(lr=1e30)

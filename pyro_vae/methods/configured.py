@@ -22,6 +22,7 @@ from ..train.settings import EXTENDABLE, SETTINGS, checked_settings
 from ..train.steps.choice import check_compile
 from . import preparing
 from .building import build, make
+from .effects import check_workers
 from .files import as_json, plain, read_config, to_yaml
 from .groups import FIT
 from .options import configure
@@ -239,12 +240,13 @@ class Method:
             callbacks: called during the run; see `pv.fit`.
 
         Raises:
-            UserError: a folder that already contains a run, or to resume a run that has another
-                configuration.
+            UserError: a folder that already contains a run, to resume a run that has another
+                configuration, or several `workers` for one run.
         """
         out = None if out is None else Path(out)
         target = choose_device(device)
         with distributed.group(target), num_workers(workers):
+            check_workers(workers, self.config)
             if out is not None:
                 distributed.on_rank_zero(lambda: self._claim(out, resume))
             if self.config["restarts"] > 1:
