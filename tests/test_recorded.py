@@ -1190,3 +1190,37 @@ def test_a_kinks_other_side_is_rounding_and_other_noise_is_not():
     assert difference(expected, (loss, noise, [other], []), 1000) == "gradient"
     assert difference(expected, (loss, noise + 1e-2, [gradient], []), 1000) == "random stream"
     assert difference(expected, (loss * torch.nan, noise, [gradient], []), 1000) == "loss"
+
+
+def test_draws_that_are_rows_divide_no_loss():
+    torch.manual_seed(0)
+    x, encoder, decoder = torch.randn(B, D), nn.Linear(D, 6), nn.Linear(3, D)
+
+    def pair(from_the_left):
+        def model(x):
+            with pyro.plate("data", len(x)):
+                z = pyro.sample("z", dist.Normal(torch.zeros(3), 1.0).to_event(1))
+                loc = decoder(z)
+                loc = loc.view(len(x), -1) if from_the_left else loc
+                pyro.sample("x", dist.Normal(loc, 1.0).to_event(1), obs=x)
+
+        def guide(x):
+            with pyro.plate("data", len(x)):
+                m, s = encoder(x).chunk(2, -1)
+                pyro.sample("z", dist.Normal(m, s.exp()).to_event(1))
+
+        return model, guide
+
+    losses = []
+    for from_the_left, layout in ((False, "plate"), (True, "rows")):
+        model, guide = pair(from_the_left)
+        assert pv.programs.layout_of(model, guide, {"x": x}).particles == layout
+        step = PlainStep(ELBO(num_particles=500), (model, guide))
+        torch.manual_seed(1)
+        losses.append(sum(step({"x": x}).item() for _ in range(20)) / 20)
+    with torch.no_grad():
+        m, s = encoder(x).chunk(2, -1)
+        kl = 0.5 * (m**2 + (2 * s).exp() - 2 * s - 1).sum(-1)
+        error = (x - decoder(m)) ** 2 + (2 * s).exp() @ decoder.weight.T**2
+        exact = (kl + 0.5 * (error + math.log(2 * math.pi)).sum(-1)).mean().item()
+    assert losses == pytest.approx([exact, exact], abs=0.1)

@@ -722,3 +722,32 @@ def test_a_label_whose_component_is_far_from_the_draw_has_a_finite_loss():
         z = q.sample((particles,))
         bound = math.log(0.7) + dist.Normal(1.0, 0.05).log_prob(z) + dist.Normal(z, 1.0).log_prob(x)
         torch.testing.assert_close(loss, -(bound - q.log_prob(z)).sum() / particles)
+
+
+@pytest.mark.parametrize("particles", [1, 3])
+def test_the_classification_term_of_draws_that_are_rows_is_that_of_one_draw(particles):
+    torch.manual_seed(0)
+    x, y = torch.randn(8, 5), torch.tensor([0, 1, 2, 0, -1, -1, -1, -1])
+    decoder, encoder, classifier = nn.Linear(5, 5), nn.Linear(8, 4), nn.Linear(5, 3)
+
+    def model(x):
+        with pyro.plate("data", len(x)):
+            y = pyro.sample("y", dist.OneHotCategorical(logits=torch.zeros(len(x), 3)))
+            z = pyro.sample("z", dist.Normal(torch.zeros(2), 1.0).to_event(1))
+            loc = decoder(torch.cat([z, y], 1))
+            pyro.sample("x", dist.Normal(loc, 1.0).to_event(1), obs=x)
+
+    def guide(x):
+        with pyro.plate("data", len(x)):
+            y = pyro.sample("y", dist.OneHotCategorical(logits=classifier(x)))
+            m, s = encoder(torch.cat([x, y], 1)).chunk(2, -1)
+            pyro.sample("z", dist.Normal(m, s.exp()).to_event(1))
+
+    assert pv.programs.layout_of(model, guide, {"x": x}).particles == "rows"
+    losses = []
+    for alpha in (0.0, 1.0):
+        torch.manual_seed(1)
+        objective = SemiSupervised(alpha, 0.5, num_particles=particles)
+        losses.append(objective.differentiable_loss(model, guide, x, y=y))
+    expected = nn.functional.cross_entropy(classifier(x[:4]), y[:4], reduction="sum") / 0.5
+    torch.testing.assert_close(losses[1] - losses[0], expected, rtol=1e-4, atol=1e-4)

@@ -151,7 +151,9 @@ class SemiSupervised(ELBO):
             if not clamp.in_model:
                 raise UserError(f"neither guide nor model has a discrete latent {clamp.latent!r}")
             return 0.0
-        log_q = clamp.log_q
+        log_q, rows = clamp.log_q, len(clamp.labels)
+        if log_q.dim() == 1 and log_q.shape[0] > rows > 0:  # the draws are rows, one after another
+            log_q = log_q.reshape(-1, rows)
         if log_q.dim() > 1 and self.num_particles > 1:
             log_q = log_q.mean(0)
         if log_q.dim() > 1:

@@ -94,13 +94,14 @@ def _mean_loss(
 
 
 class _DataPlate(Messenger):
-    """Reads the number of data points that a loss is a sum over: the full size of the data plate."""
+    """Reads of how many data points the rows of a batch are some: a subsampled plate's full size."""
 
-    full_size: int | None = None  # None: a plate without a size
+    full_size: int | None = None  # None: a plate that is not subsampled
 
     def _pyro_post_sample(self, msg: Site) -> None:
         for frame in msg["cond_indep_stack"] if msg["is_observed"] else ():
-            if frame.dim == -1 and frame.full_size > 0:
+            # the draws may be more rows of the plate: its size alone says nothing of the data
+            if frame.dim == -1 and frame.full_size != frame.size:
                 self.full_size = frame.full_size
 
 
