@@ -747,3 +747,34 @@ def test_settings_of_a_comparison_by_name_are_those_of_the_method(monkeypatch):
     )
     pv.methods.compare_guides("vae", "diagonal, full", settings={"epochs": 1, "lr": 0.5})
     assert (passed["epochs"], passed["lr"]) == (1, 0.5)
+
+
+@pytest.mark.parametrize("per_datum", [False, True])
+def test_networks_that_functions_refer_to_start_every_cell_as_they_were(per_datum, tmp_path):
+    torch.manual_seed(0)
+    x, decoder, encoder = torch.randn(30, 3), nn.Linear(2, 3), nn.Linear(3, 4)
+
+    def model(x):
+        with pyro.plate("data", len(x)):
+            z = pyro.sample("z", dist.Normal(torch.zeros(2), 1.0).to_event(1))
+            pyro.sample("x", dist.Normal(decoder(z), 1.0).to_event(1), obs=x)
+
+    def guide(x):
+        with pyro.plate("data", len(x)):
+            mean, scale = encoder(x).chunk(2, -1)
+            pyro.sample("z", dist.Normal(mean, scale.exp()).to_event(1))
+
+    guides = {"one": lambda model: guide, "two": lambda model: guide}
+    if per_datum:  # its fit freezes the model
+
+        def rows(model, num_data):
+            return pv.guides.PerDatumAutoGuide(AutoNormal, model, example={"x": x[:num_data]})
+
+        guides = {"rows": rows, **guides}
+    table = pv.compare(
+        {"m": lambda: model}, guides, pv.data.from_arrays(x, valid=5, test=5), seeds=2, epochs=2,
+        num_samples=5, num_gap_data=0, progress=False, out=tmp_path,
+    )  # fmt: skip
+    elbo = {(row["guide"], row["seed"]): row["elbo"] for row in table.rows}
+    for seed in (0, 1):
+        assert elbo["one", seed] == pytest.approx(elbo["two", seed], abs=1e-6)
