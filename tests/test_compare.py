@@ -749,10 +749,11 @@ def test_settings_of_a_comparison_by_name_are_those_of_the_method(monkeypatch):
     assert (passed["epochs"], passed["lr"]) == (1, 0.5)
 
 
-@pytest.mark.parametrize("per_datum", [False, True])
-def test_networks_that_functions_refer_to_start_every_cell_as_they_were(per_datum, tmp_path):
+@pytest.mark.parametrize("share_model, per_datum", [(False, False), (False, True), (True, False)])
+def test_networks_that_functions_refer_to_start_every_cell_as_they_were(share_model, per_datum):
     torch.manual_seed(0)
     x, decoder, encoder = torch.randn(30, 3), nn.Linear(2, 3), nn.Linear(3, 4)
+    before = [p.clone() for net in (decoder, encoder) for p in net.parameters()]
 
     def model(x):
         with pyro.plate("data", len(x)):
@@ -771,10 +772,13 @@ def test_networks_that_functions_refer_to_start_every_cell_as_they_were(per_datu
             return pv.guides.PerDatumAutoGuide(AutoNormal, model, example={"x": x[:num_data]})
 
         guides = {"rows": rows, **guides}
+    shared = {"base_guide": lambda model: guide} if share_model else {}
     table = pv.compare(
         {"m": lambda: model}, guides, pv.data.from_arrays(x, valid=5, test=5), seeds=2, epochs=2,
-        num_samples=5, num_gap_data=0, progress=False, out=tmp_path,
+        share_model=share_model, num_samples=5, num_gap_data=0, progress=False, **shared,
     )  # fmt: skip
     elbo = {(row["guide"], row["seed"]): row["elbo"] for row in table.rows}
     for seed in (0, 1):
         assert elbo["one", seed] == pytest.approx(elbo["two", seed], abs=1e-6)
+    after = [p for net in (decoder, encoder) for p in net.parameters()]
+    assert all(torch.equal(p, q) and q.requires_grad for p, q in zip(before, after, strict=True))

@@ -50,16 +50,17 @@ class SharedModel:
         self.options = {**plan.fit_options, **options}
         with seeded(seed):
             self.model = plan.build_model(name)
-            programs, given = [self.model], plan.models[name]
+            given = plan.models[name]
+            self.programs: list[PyroProgram] = [self.model]  # what its training changes
             trainable = not isinstance(given, nn.Module) and self._is_trainable()
             # a function such as `lambda: my_model` returns one and the same program
             same_program = isinstance(given, nn.Module) or given() is self.model
             self.same_for_all_seeds = same_program and not trainable
             if trainable:
                 self.guide = make_guide(factory, self.model, len(plan.data.train))
-                programs.append(self.guide)
+                self.programs.append(self.guide)
         settings = {"options": described(self.options)}
-        self.folder = plan.folder(f"{name}-base-{seed}", settings, *programs)
+        self.folder = plan.folder(f"{name}-base-{seed}", settings, *self.programs)
         self.cells = {}
         for cell in cells:
             with seeded(seed):

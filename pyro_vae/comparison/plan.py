@@ -5,16 +5,13 @@ import functools
 import hashlib
 import inspect
 import json
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
-from weakref import WeakKeyDictionary
 
-import torch
 import torch.nn as nn
 from pyro.infer.autoguide import AutoGuide
-from torch.nn.parameter import is_lazy
 
 from ..data import Data
 from ..errors import UserError
@@ -64,14 +61,6 @@ class Plan:
     gap_options: dict[str, Any]
     out: Path = Path()
     cells: list[Cell] = field(default_factory=list)  # in the order of the table
-    # what networks were that functions refer to, before the first cell trained them
-    _starts: WeakKeyDictionary = field(default_factory=WeakKeyDictionary, init=False, repr=False)
-
-    def __getstate__(self) -> dict[str, Any]:
-        return {name: value for name, value in vars(self).items() if name != "_starts"}
-
-    def __setstate__(self, state: dict[str, Any]) -> None:
-        vars(self).update(state, _starts=WeakKeyDictionary())
 
     @property
     def groups(self) -> list[tuple[str, int]]:
@@ -111,26 +100,7 @@ class Plan:
         """A cell's separate model and its guide, with weights drawn by the cell's seed."""
         with seeded(cell.seed):
             model = self.build_model(cell.model)
-            guide = self.build_guide(cell.guide, model)
-        self._put_back(find_modules(model, guide))
-        return model, guide
-
-    @torch.no_grad()
-    def _put_back(self, modules: Sequence[nn.Module]) -> None:
-        """Networks that an earlier cell trained, as they were before: a cell continues no other.
-
-        `lambda: my_model` returns the same networks for every cell.
-        """
-        for module in {m for top in modules for m in top.modules()}:
-            own = [*module.named_parameters(recurse=False), *module.named_buffers(recurse=False)]
-            tensors = {name: t for name, t in own if not is_lazy(t)}
-            if module not in self._starts:
-                self._starts[module] = {n: (t.clone(), t.requires_grad) for n, t in tensors.items()}
-                continue
-            for name, (value, learned) in self._starts[module].items():
-                if name in tensors:
-                    tensors[name].copy_(value)
-                    tensors[name].requires_grad_(learned)
+            return model, self.build_guide(cell.guide, model)
 
     def folder(self, name: str, settings: dict[str, Any], *programs: PyroProgram) -> Path:
         """The folder for these settings: other settings, networks or data have another folder."""

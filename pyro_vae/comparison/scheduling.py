@@ -5,6 +5,7 @@ import multiprocessing
 import pickle
 from collections.abc import Callable, Iterator
 from concurrent.futures import Future, ProcessPoolExecutor, wait
+from contextlib import ExitStack
 from pathlib import Path
 from typing import Protocol
 
@@ -14,7 +15,7 @@ from pyro.params.param_store import StateDict
 from tqdm.auto import tqdm
 
 from ..errors import UserError
-from ..programs.contexts import fork_rng
+from ..programs.contexts import fork_rng, modules_kept
 from .cell import CellRun, SharedModel
 from .plan import Cell, Plan
 
@@ -61,24 +62,28 @@ def run_group(plan: Plan, model: str, seed: int, on_progress: OnProgress) -> Fol
     cells = [c for c in plan.cells if (c.model, c.seed) == (model, seed)]
     store, device = pyro.get_param_store(), plan.fit_options.get("device")
     folders: Folders = {}
-    # what user-defined pairs register in Pyro's store belongs to this group
-    with store.scope() as state, fork_rng(device):
-        shared = SharedModel(plan, model, seed, cells) if plan.share_model else None
-        if shared is not None and not all(run.done for run in shared.cells.values()):
-            on_progress(cells[0], "training the shared model")
-            shared.train()
-    for cell in cells:
-        # each cell starts with the store that the shared model left
-        copied: StateDict = {
-            "params": dict(state["params"]),
-            "constraints": dict(state["constraints"]),
-        }
-        with store.scope(copied), fork_rng(device):
-            run = shared.cells[cell] if shared else CellRun(plan, cell, *plan.build_pair(cell))
-            if not run.done:
-                run.run(functools.partial(on_progress, cell))
-        folders[cell] = run.folder
-        on_progress(cell, None)
+    with ExitStack() as group:
+        # what user-defined pairs register in Pyro's store belongs to this group
+        with store.scope() as state, fork_rng(device):
+            shared = SharedModel(plan, model, seed, cells) if plan.share_model else None
+            if shared is not None and not all(run.done for run in shared.cells.values()):
+                group.enter_context(modules_kept(*shared.programs))
+                on_progress(cells[0], "training the shared model")
+                shared.train()
+        for cell in cells:
+            # each cell starts with the store that the shared model left
+            copied: StateDict = {
+                "params": dict(state["params"]),
+                "constraints": dict(state["constraints"]),
+            }
+            with store.scope(copied), fork_rng(device):
+                run = shared.cells[cell] if shared else CellRun(plan, cell, *plan.build_pair(cell))
+                if not run.done:
+                    # `lambda: my_model` returns the same networks for every cell
+                    with modules_kept(run.model, run.guide):
+                        run.run(functools.partial(on_progress, cell))
+            folders[cell] = run.folder
+            on_progress(cell, None)
     return folders
 
 

@@ -1,9 +1,10 @@
-"""Contexts that a program is run in: eval mode, a separate random stream."""
+"""Contexts that a program is run in: eval mode, a separate random stream, weights kept."""
 
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
 
 import torch
+from torch.nn.parameter import is_lazy
 
 from ..errors import checked_seed
 from .modules import find_modules
@@ -30,6 +31,33 @@ def fork_rng(device: str | torch.device | None = None) -> Iterator[None]:
     cuda = device is not None and torch.device(device).type == "cuda"
     with exclusive(), torch.random.fork_rng(devices=[device] if cuda else []):
         yield
+
+
+@contextmanager
+def values_kept(tensors: Iterable[torch.Tensor]) -> Iterator[None]:
+    """Within, tensors may be written in place; afterwards they have their values again."""
+    kept = [(tensor, tensor.detach().clone()) for tensor in tensors]
+    try:
+        yield
+    finally:
+        with torch.no_grad():
+            for tensor, value in kept:
+                tensor.copy_(value)
+
+
+@contextmanager
+def modules_kept(*programs: object) -> Iterator[None]:
+    """Within, the programs' modules may be trained or frozen; afterwards they are as before."""
+    modules = find_modules(*programs)
+    parameters = [p for m in modules for p in m.parameters() if not is_lazy(p)]
+    buffers = [b for m in modules for b in m.buffers() if not is_lazy(b)]
+    learned = [p.requires_grad for p in parameters]
+    with values_kept([*parameters, *buffers]):
+        try:
+            yield
+        finally:
+            for parameter, learns in zip(parameters, learned, strict=True):
+                parameter.requires_grad_(learns)
 
 
 @contextmanager

@@ -17,7 +17,7 @@ that cannot be recorded is the plain step, with one warning.
 import time
 import warnings
 from collections.abc import Callable, Iterable, Iterator, MutableMapping, Sequence
-from contextlib import contextmanager, nullcontext
+from contextlib import AbstractContextManager, contextmanager, nullcontext
 from functools import partial
 from typing import Any, Self
 
@@ -35,7 +35,7 @@ from ..._torch_internals import (
 )
 from ...objectives import Objective, as_objective
 from ...programs.calling import as_keyword_program
-from ...programs.contexts import fork_rng, seeded
+from ...programs.contexts import fork_rng, seeded, values_kept
 from ...programs.modules import find_modules
 from ...programs.python_state import PythonState
 from ...programs.recorder import record
@@ -374,16 +374,9 @@ class Recording:
         inputs = [*self.reads, *batch.values(), *schedule_values.values()]
         self.call = compiled(self.graph, inputs)
 
-    @contextmanager
-    def kept_state(self) -> Iterator[None]:
-        """Restore afterwards what the program writes, such as running statistics."""
-        values = [t.detach().clone() for t in self.written]
-        try:
-            yield
-        finally:
-            with torch.no_grad():
-                for tensor, value in zip(self.written, values, strict=True):
-                    tensor.copy_(value)
+    def kept_state(self) -> AbstractContextManager[None]:
+        """Restores afterwards what the program writes, such as running statistics."""
+        return values_kept(self.written)
 
 
 def leaf_parameters(loss_of: Callable[[], torch.Tensor]) -> list[torch.Tensor]:

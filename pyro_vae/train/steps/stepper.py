@@ -13,7 +13,7 @@ from ..._torch_internals import BatchNorm
 from ...errors import UserError
 from ...objectives import Objective
 from ...programs.calling import as_keyword_program
-from ...programs.contexts import fork_rng
+from ...programs.contexts import fork_rng, values_kept
 from ...programs.modules import find_modules
 from ...programs.python_state import PythonState
 from .. import distributed
@@ -188,14 +188,9 @@ class Stepper:
     def _preliminary(self, batch: Batch) -> Iterator[None]:
         """Within, a run of the pair is no training step: buffers, counters, streams are restored."""
         buffers = [b for m in find_modules(*self.pair) for b in m.buffers() if not is_lazy(b)]
-        values = [b.detach().clone() for b in buffers]
-        try:
-            with self._one_row_allowed(batch), fork_rng(self.device), self.python.trial():
+        with values_kept(buffers), self._one_row_allowed(batch), fork_rng(self.device):
+            with self.python.trial():
                 yield
-        finally:
-            with torch.no_grad():
-                for buffer, value in zip(buffers, values, strict=True):
-                    buffer.copy_(value)
 
     @contextmanager
     def _one_row_allowed(self, batch: Batch) -> Iterator[None]:

@@ -7,7 +7,7 @@ from contextlib import contextmanager
 import torch
 from torch.nn.utils import clip_grad_norm_
 
-from ...programs.contexts import fork_rng
+from ...programs.contexts import fork_rng, values_kept
 from .recorded import Batch, PlainStep, RecordedStep, Recording
 
 Program = Callable[[Batch], torch.Tensor]  # trains one step on a batch, and returns its loss
@@ -98,16 +98,13 @@ class WholeStep(TrainingStep):
     def restored(self, recording: Recording, device: torch.device) -> Iterator[None]:
         """Restore weights, Adam's state, the program's buffers and the random stream, in place."""
         weights, state = self.parameters, self.optimizer.state
-        values = [p.detach().clone() for p in weights]
         before = {p: {k: v.clone() for k, v in s.items()} for p, s in state.items()}
         try:
-            with fork_rng(device), recording.kept_state():
+            with values_kept(weights), fork_rng(device), recording.kept_state():
                 yield
         finally:
             self.optimizer.zero_grad(set_to_none=True)
             with torch.no_grad():
-                for tensor, value in zip(weights, values, strict=True):
-                    tensor.copy_(value)
                 for p, current in state.items():
                     for name, tensor in current.items():
                         if p in before:
