@@ -178,6 +178,7 @@ def test_constants_encode_every_datum_alike():
     guide = pv.guides.Guide(model, {"z": []})
     code = pv.evaluate.encode(model, guide, binary())["z"]
     assert code.shape == (N, LATENT) and (code == code[0]).all()
+    assert not code.requires_grad  # though it is a parameter of the guide
     assert pv.evaluate.active_units(model, guide, binary()) == {"z": 0}
 
 

@@ -129,6 +129,18 @@ def test_a_classifier_is_reported_by_its_error_beside_the_best_baseline():
     )
 
 
+def test_a_collapsed_model_of_partly_labeled_data_has_no_classifiers_of_its_codes(tmp_path):
+    y = torch.arange(200) % 3 - 1  # a third without a label
+    model = pv.models.VAE((6,), 2, network=NET)
+    guide = pv.guides.Guide(model, given={"z": []})
+    data = pv.data.from_arrays(BITS, y, valid=40, test=40, likelihood="bernoulli")
+    run = pv.fit(model, guide, data, 1, compile=False, progress=False)
+    result = run.report(tmp_path / "report.html", num_samples=5)
+    assert result["active_units"] == {"z": 0}
+    assert all(name.endswith(" on x") for name in result["classification"]["errors"])
+    assert "log p(x) is estimated as" in findings.headline(result)
+
+
 def test_a_collapsed_model_is_reported_with_remedies(tmp_path):
     """At beta = 1000 the KL is zero within a few epochs."""
     model = pv.models.VAE((6,), 2, network=NET)

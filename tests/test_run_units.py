@@ -120,3 +120,62 @@ def test_what_stays_in_the_units_of_training_says_so(tmp_path):
     assert "of the standardized columns" in (tmp_path / "report.html").read_text()
     plain = trained(pv.data.from_arrays(table(), valid=20, test=20))
     assert "standardized" not in repr(plain) + str(plain)
+
+
+# ------------------------------------------------------- a condition takes columns of x
+
+
+class LastColumn(pv.data.Condition):
+    """The last column is given; the data are shown whole."""
+
+    def __call__(self, x, y):
+        return x[:, :-1], x[:, -1:]
+
+    def join(self, x, c):
+        return torch.cat([x, c], -1)
+
+
+@pytest.fixture(scope="module")
+def given_a_column():
+    data = pv.data.from_arrays(table(), valid=0, test=20).with_condition(LastColumn())
+    options = {"latent_dim": 1, "epochs": 2, "hidden": [4]}
+    return pv.method("cvae", data, **options).fit(progress=False)
+
+
+def test_what_a_conditional_run_generates_has_original_units(given_a_column):
+    run = given_a_column
+    mean, sd = run.data.scaling
+    split = run.data.observed_split("test")
+    original = run.data.unstandardize(run.data.test.x)
+    means = pv.evaluate.reconstruct(run.model, run.guide, split.x, c=split.c)
+    expected = means * sd[:2] + mean[:2]
+    torch.testing.assert_close(run.reconstruct(original), expected, rtol=1e-4, atol=1e-3)
+    samples = run.sample(5, mean=False)
+    assert samples.shape == (5, 3)  # joined with the column that is given, in its own units
+    assert any(torch.isclose(samples[0, 2], x, atol=1e-4) for x in original[:, 2]) or any(
+        torch.isclose(samples[0, 2], x, atol=1e-4)
+        for x in run.data.unstandardize(run.data.train.x)[:, 2]
+    )
+    assert run.impute(original).shape == (1, 20, 2)
+
+
+def test_new_data_of_a_conditional_run_are_scored_as_its_test_split(given_a_column, tmp_path):
+    run = given_a_column
+    original = run.data.unstandardize(run.data.test.x)
+    known, new = run.evaluate("test", 20), run.evaluate(data=original, num_samples=20)
+    assert new["log_likelihood"] == pytest.approx(known["log_likelihood"], abs=1e-4)
+    assert new["elbo"] == pytest.approx(known["elbo"], abs=1e-4)
+    log_likelihood = run.log_likelihood(original, num_samples=20, seed=run.seed).mean()
+    assert float(log_likelihood) == pytest.approx(known["log_likelihood"], abs=1e-4)
+    assert run.report(tmp_path / "report.html", num_samples=5)["elbo"] == pytest.approx(
+        known["elbo"], abs=1e-4
+    )
+
+
+def test_a_frame_is_not_made_of_some_of_its_columns():
+    frame = {name: table()[:, i].numpy() for i, name in enumerate("abc")}
+    data = pv.data.from_frame(frame, valid=0, test=20).with_condition(LastColumn())
+    run = pv.method("cvae", data, latent_dim=1, epochs=1, hidden=[4]).fit(progress=False)
+    with pytest.raises(pv.UserError, match="the table has 3 columns of x"):
+        run.reconstruct(frame)
+    assert list(run.sample_frame(2)) == ["a", "b", "c"]  # `join` makes them whole

@@ -57,7 +57,7 @@ def save_posteriors(plan: Plan, folders: Sequence[Path], per_datum: Sequence[Bou
         "split": plan.split,
         "x": x,
         "labels": None if labels is None else labels[: len(x)].clone(),
-        "scaling": plan.data.scaling,
+        "scaling": None if plan.data.scaling is None else plan.data.observed_scaling,
         "guides": guides,
     }
     save_tensors(plan.out / FILE, content)

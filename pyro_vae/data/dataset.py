@@ -237,10 +237,15 @@ class Data:
         A model does not know the units of its data: what it generates and reconstructs has the units
         of the data that it was trained on. `data.unstandardize(pv.sample(model, 64))` has the
         original units.
+
+        Args:
+            x: `[..., *x_shape]`, as a model observes it; or whole data points, before the condition.
         """
         if self.scaling is None:
             return x
-        mean, sd = (s.to(x) for s in self.scaling)
+        whole = self.scaling[0].shape
+        is_whole = x.shape[x.dim() - len(whole) :] == whole
+        mean, sd = (s.to(x) for s in (self.scaling if is_whole else self.observed_scaling))
         return x * sd + mean
 
     def standardize_values(self, x: Any) -> torch.Tensor:
@@ -266,10 +271,17 @@ class Data:
         """
         if self.scaling is None:
             return x.new_zeros(len(x))
-        # a condition takes some values of x: their deviations
-        sd = dataclasses.replace(self.train[:1], x=self.scaling[1].unsqueeze(0))
-        log_sd = conditioned(sd, self.condition).x.log().to(x)
+        log_sd = self.observed_scaling[1].log().to(x)
         return torch.where(x.isnan(), 0.0, log_sd).flatten(1).sum(1)
+
+    @property
+    def observed_scaling(self) -> tuple[torch.Tensor, torch.Tensor]:
+        """`(mean, sd)` of standardized data, of the values that a model observes: a condition may
+        take some of them."""
+        assert self.scaling is not None
+        rows = (dataclasses.replace(self.train[:1], x=row.unsqueeze(0)) for row in self.scaling)
+        mean, sd = (conditioned(row, self.condition).x.squeeze(0) for row in rows)
+        return mean, sd
 
     def cast(self, dtype: torch.dtype) -> "Data":
         """The same data, their floating-point arrays in `dtype`."""

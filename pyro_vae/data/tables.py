@@ -208,7 +208,15 @@ class Table:
         Args:
             x: values, samples or means.
             round_counts: whether counts are rounded to integers.
+
+        Raises:
+            UserError: x does not have the columns of the table.
         """
+        if x.shape[1:] != (len(self.names),):
+            raise UserError(
+                f"x has shape {list(x.shape)}, and the table has {len(self.names)} columns of x: a "
+                "condition takes some of them, and there is no frame of the others"
+            )
         numbers = x.detach().double().cpu().numpy()
         parts = np.split(numbers, np.cumsum([c.size for c in self.columns])[:-1], axis=1)
         return {

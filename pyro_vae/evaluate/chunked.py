@@ -78,7 +78,9 @@ def evaluate_in_chunks(
             total = 0
         for chunk in split_rows(rows, min(len(rows["x"]), chunk_size), device):
             parts.append(function(chunk, total // len(chunk["x"]) if total else 1))
-    return {n: torch.cat([p[n] for p in parts], dim).to(batch["x"].device) for n in parts[0]}
+        # a value may be a parameter itself, as in a guide of constants
+        joined = {n: torch.cat([p[n].detach() for p in parts], dim) for n in parts[0]}
+    return {name: value.to(batch["x"].device) for name, value in joined.items()}
 
 
 def split_rows(batch: Batch, size: int, device: torch.device | str) -> Iterator[Batch]:

@@ -140,13 +140,14 @@ class LatentSpace:
             for parent, size in arrays.parents.items()
         ]
         result: dict[str, JsonValue] = {**packed_decoder(arrays), "inputs": inputs}
-        scaling = self.context.data.scaling
-        if scaling is not None:
-            shift, scale = (torch.as_tensor(s).flatten().tolist() for s in scaling)
-            result |= {"scale": scale, "shift": shift}
+        data, join = self.context.data, None
         if self.conditions is not None and self.conditions.name == "c":
-            join = _join(self.context.data, self.context.x, self.context.others["c"])
+            join = _join(data, self.context.x, self.context.others["c"])
             result |= {} if join is None else {"join": join}
+        if data.scaling is not None:
+            scaling = data.observed_scaling if join is None else data.scaling
+            shift, scale = (s.flatten().tolist() for s in scaling)
+            result |= {"scale": scale, "shift": shift}
         return result
 
     # ---------------------------------------------------------------------- values
@@ -154,7 +155,7 @@ class LatentSpace:
     def shown(self, x: torch.Tensor, c: torch.Tensor | None) -> torch.Tensor:
         """x `[N, ...]` as it is shown: in its original units, the whole image of a part."""
         data = self.context.data
-        whole = joined(data, data.unstandardize(x), c)
+        whole = data.unstandardize(joined(data, x, c))
         return whole.flatten(1).cpu()
 
     def decode(self, units: torch.Tensor, condition: int = 0, seed: int = 0) -> torch.Tensor:

@@ -25,10 +25,10 @@ function decodeExactly(units, condition) {
     return Array.from((source === "condition" ? conditions : units).slice(at, at + size));
   });
   const mean = network(inputs), { scale, shift, join } = page.decoder;
-  const values = scale ? mean.map((v, i) => v * scale[i] + shift[i]) : mean;
-  if (!join) return values;
-  const width = page.condition.values.shape[1], c = conditions.subarray(condition * width);
-  return Float64Array.from(join, (i) => (i >= 0 ? values[i] : c[-1 - i]));
+  const width = join && page.condition.values.shape[1];
+  const c = join && conditions.subarray(condition * width);
+  const whole = join ? Float64Array.from(join, (i) => (i >= 0 ? mean[i] : c[-1 - i])) : mean;
+  return scale ? whole.map((v, i) => v * scale[i] + shift[i]) : whole;
 }
 
 /** The same from pictures decoded on a grid of the plane, interpolated. */

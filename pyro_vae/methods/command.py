@@ -4,7 +4,7 @@ import json
 import shlex
 from dataclasses import replace
 
-from ..data import DATASETS, Data, data_set
+from ..data import DATASETS, Data, Labels, Quadrants, data_set
 from ..data.sets import default_condition
 from ..programs.program import plain_value
 from .files import plain
@@ -66,7 +66,9 @@ def _filled(config: dict, data: Data) -> dict:
     filled = {"model.likelihood": likelihood, "model.num_classes": data.num_classes or 10}
     conditional = is_conditional(config["method"])
     if conditional:
-        filled["condition"], quadrants = default_condition(replace(data, condition=None))
+        is_ours = isinstance(data.condition, (Labels, Quadrants))  # others come with the data
+        own = replace(data, condition=None) if is_ours else data
+        filled["condition"], quadrants = default_condition(own)
         filled["quadrants"] = quadrants if config["condition"] == "quadrants" else None
     named = config["data"]
     filled["standardize"] = is_standardized_by_default(data, named, config["model.likelihood"])

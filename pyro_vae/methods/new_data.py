@@ -290,7 +290,10 @@ def as_test_split(new: NewData) -> Data:
     y = joined.pop("y", None)
     test = Split(joined.pop("x"), y, joined.pop("c", None), joined)
     condition = new.data.condition
-    known = new.data.map_splits(lambda split: conditioned(split, condition), condition=None)
+    scaling = None if new.data.scaling is None else new.data.observed_scaling
+    known = new.data.map_splits(
+        lambda split: conditioned(split, condition), condition=None, scaling=scaling
+    )
     return replace(known, test=test)
 
 

@@ -214,7 +214,7 @@ class Run(train.Run):
 
         sheet = self.sheet(source, num=num, **choices)
         data = self._data()
-        return joined(data, data.unstandardize(sheet.x), sheet.c)
+        return data.unstandardize(joined(data, sheet.x, sheet.c))
 
     def sample_frame(self, num: int = 64, source: str = "prior", **choices: Any) -> Any:
         """New rows as a frame with the columns of the data, which come from a frame.

@@ -73,8 +73,9 @@ def _result(result: Mapping) -> str:
     if "classification" in result:
         classified = result["classification"]
         errors = {n: e[split] for n, e in classified["errors"].items() if split in e}
-        if errors:
-            name, error = next(iter(errors.items()))
+        # a model without features has only the classifiers of x to show
+        name, error = next(iter(errors.items()), ("", 0.0))
+        if name and not name.endswith(" on x"):
             start = f"With {classified['num_labels']} training labels "
             model = "the model" if name == "this model" else name
             others = _best(errors, name, min)

@@ -83,6 +83,8 @@ def classes(context: ReportContext) -> list[Section]:
     seen = context.data.observed_split("train")
     assert seen.y is not None  # training saw labels
     predictions = summary.predictions(context.model, context.guide, seen.x, seen.y, context.x)
+    if not predictions:
+        return []
     name, (predicted,) = next(iter(predictions.items()))
     num_classes = context.data.num_classes or int(context.labels.max()) + 1
     figure, ax = plots.axes(WIDTH, max(2.8, 0.28 * num_classes + 1))

@@ -53,7 +53,7 @@ class SampleSheet:
 
     def arrays(self, data: Data) -> dict[str, np.ndarray]:
         """The arrays to save, x in the data's original units and joined with its covariates."""
-        saved = {"x": joined(data, data.unstandardize(self.x), self.c), **self.extra}
+        saved = {"x": data.unstandardize(joined(data, self.x, self.c)), **self.extra}
         return {name: torch.as_tensor(value).cpu().numpy() for name, value in saved.items()}
 
     def figure(self, data: Data) -> Figure | None:
@@ -89,9 +89,9 @@ class SampleSheet:
         """
         written = [file_to_write(path.with_suffix(".npz"))]
         np.savez_compressed(written[0], **self.arrays(data))  # type: ignore[arg-type]
-        if data.table is not None:
+        x = data.unstandardize(joined(data, self.x, self.c))
+        if data.table is not None and x.shape[1:] == (len(data.table.names),):
             written.append(file_to_write(path.with_suffix(".csv")))
-            x = data.unstandardize(self.x)
             write_csv(written[-1], data.table.decode(x, round_counts=round_counts))
         figure = self.figure(data)
         if figure is not None:

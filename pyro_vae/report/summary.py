@@ -186,11 +186,16 @@ def predictions(
         others: data to classify, `[M, ...]` each.
 
     Returns:
-        `{classifier: [classes [M] of each of others]}`.
+        `{classifier: [classes [M] of each of others]}`, empty for a model without features: none of
+        its units is active, or its latents are discrete.
     """
     if accepts_argument(model, "y"):
         return {"this model": [evaluate.classify(model, guide, v) for v in others]}
+    if not evaluate.encode(model, guide, x[:1]):
+        return {}
     codes = [evaluate.active_unit_features(model, guide, v, reference=x) for v in (x, *others)]
+    if not codes[0].shape[1]:
+        return {}
     predictions = evaluate.classifier_baselines(codes[0], y, *codes[1:])
     return {f"{name} on z": classes for name, classes in predictions.items()}
 
