@@ -11,7 +11,7 @@ import torch
 from torch.utils.data import DataLoader, Dataset, TensorDataset
 
 import pyro_vae as pv
-from pyro_vae.data import DATASETS, as_data, batches, from_arrays, from_dataset, load
+from pyro_vae.data import DATASETS, arrays, as_data, batches, from_arrays, from_dataset, load
 
 ROOT = os.environ.get("PYRO_VAE_DATA")
 needs_mnist = pytest.mark.skipif(
@@ -466,6 +466,62 @@ def test_new_data_are_standardized_as_the_data_were_and_back():
     mean, sd = data.scaling
     torch.testing.assert_close(data.standardize_values(raw), (raw - mean) / sd)
     torch.testing.assert_close(data.unstandardize(data.standardize_values(raw)), raw)
+
+
+@pytest.mark.parametrize("missing", [False, True])
+@pytest.mark.parametrize("dtype", [np.float32, np.float64])
+def test_constant_columns_are_only_centered(missing, dtype):
+    """A constant in float32 has a deviation of 1.5e-08 by rounding, which is no scale."""
+    rng = np.random.default_rng(0)
+    x = np.c_[rng.normal(size=(300, 2)), np.full(300, 0.1), np.full(300, -1e6 / 3)].astype(dtype)
+    if missing:
+        x[::5, 0] = x[::7, 2] = np.nan
+    data = pv.data.standardize(from_arrays(x, valid=0, test=0, missing=missing))
+    assert data.scaling[1][2:].tolist() == [1.0, 1.0]
+    assert data.train.x[:, 2:].nan_to_num().abs().max() < 1e-6
+    torch.testing.assert_close(
+        data.scaling[1][1].item(), float(x[:, 1].std(dtype=np.float64)), rtol=1e-7, atol=0
+    )
+    baselines = arrays.rows_for_baselines(
+        torch.from_numpy(x), torch.from_numpy(x), standardize=True
+    )
+    assert np.abs(baselines[0][:, 2:]).max() < 1e-6
+
+
+def test_values_that_float32_cannot_tell_apart_are_standardized_in_float64():
+    """Time stamps of five minutes: float32 has three values there."""
+    seconds = 1.7e9 + np.arange(300.0)
+    x = np.c_[seconds, np.sin(seconds)]
+    for data in (
+        from_arrays(x, valid=0, test=0),
+        pv.data.from_frame({"t": x[:, 0], "v": x[:, 1]}, valid=0, test=0),
+        from_arrays({"x": x}, valid=0, test=0),
+    ):
+        data = pv.data.standardize(data)
+        exact = (x - x.mean(0)) / x.std(0)
+        np.testing.assert_allclose(data.train.x, exact, atol=1e-6)
+        np.testing.assert_allclose(data.unstandardize(data.train.x), x, rtol=1e-12)
+        one = data.standardize_values({"t": x[7:8, 0], "v": x[7:8, 1]} if data.table else x[7:8])
+        np.testing.assert_allclose(one, exact[7:8], atol=1e-6)
+    run = pv.method("vae", x, hidden=[4], latent_dim=1, epochs=1).fit(progress=False)
+    codes = run.encode(x)["z"]
+    assert len(codes.unique()) == 300  # though the network is in float32
+    loader = DataLoader(torch.from_numpy(x), batch_size=1)
+    torch.testing.assert_close(run.encode(loader)["z"], codes)
+    torch.testing.assert_close(run.encode(x[7:8])["z"], codes[7:8])
+    model = pv.models.VAE((2,), 1, "normal")
+    with pytest.raises(pv.UserError, match=r"large values that differ little.*pv.data.standardize"):
+        pv.fit(model, pv.guides.Guide(model), x, 1, progress=False)
+    assert (
+        from_arrays(np.random.default_rng(0).normal(100, 1, (50, 2))).train.x.dtype == torch.float32
+    )
+
+
+def test_bytes_of_zeros_and_ones_are_not_taken_for_nearly_black_images():
+    x = (np.random.default_rng(0).random((20, 3)) < 0.5).astype(np.uint8)
+    with pytest.raises(pv.UserError, match="x has the 8-bit integers 0 and 1"):
+        from_arrays(x)
+    assert from_arrays(x.astype(float)).likelihood == "bernoulli"
 
 
 def test_an_unknown_name_among_none_raises():

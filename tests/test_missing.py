@@ -263,8 +263,8 @@ def test_columns_are_standardized_by_their_observed_values():
     data = pv.data.from_arrays(x, valid=0, test=0, missing=True)
     data = pv.data.standardize(data)
     mean, sd = data.scaling
-    torch.testing.assert_close(mean, torch.tensor([3.0, 20.0]))
-    torch.testing.assert_close(sd, torch.tensor([(8 / 3) ** 0.5, (200 / 3) ** 0.5]))
+    expected = torch.tensor([[3.0, 20.0], [(8 / 3) ** 0.5, (200 / 3) ** 0.5]]).double()
+    torch.testing.assert_close(torch.stack([mean, sd]), expected)
     torch.testing.assert_close(data.unstandardize(data.train.x), x, equal_nan=True)
 
 

@@ -248,6 +248,70 @@ def test_arrays_and_loaders_are_taken_in_original_units():
     assert run.evaluate(data=loader, num_samples=5)["data"] == 80
 
 
+def test_bytes_are_counts_where_the_run_has_counts():
+    rng = np.random.default_rng(0)
+    counts = rng.poisson(20, (60, 4))
+    run = pv.method("vae", pv.data.from_arrays(counts), hidden=[8], latent_dim=1, epochs=1)
+    run = run.fit(progress=False)
+    codes, small = run.encode(counts)["z"], counts.astype(np.uint8)
+    loader = torch.utils.data.DataLoader(torch.from_numpy(small), batch_size=25)
+    for x in (small, torch.from_numpy(small), {"x": small}, loader):
+        torch.testing.assert_close(run.encode(x)["z"], codes)
+
+
+def test_batches_of_new_data_have_different_draws():
+    torch.manual_seed(0)
+    x = torch.randn(80, 3)
+    x[::3, 1] = NAN
+    run = pv.method("vae", pv.data.from_arrays(x, missing=True), hidden=[8], latent_dim=1, epochs=1)
+    run = run.fit(progress=False)
+    row = torch.tensor([[1.0, NAN, 1.0]]).repeat(40, 1)
+    loader = torch.utils.data.DataLoader(row, batch_size=10)
+    assert len(run.impute(loader, steps=2)[0, :, 1].unique()) == 40
+    log_likelihood = run.log_likelihood(loader, num_samples=2)
+    assert len(log_likelihood.unique()) == 40
+    again = run.log_likelihood(loader, num_samples=2)
+    assert torch.equal(log_likelihood, again)  # the seed fixes all of them
+
+
+def test_a_column_of_texts_may_have_digits_alone_in_a_new_file(tmp_path):
+    rows = [(f"{v:.1f}", code, label) for v, code, label in zip(
+        np.linspace(0, 1, 40), ["007", "a12", "true"] * 14, ["1", "b"] * 20, strict=False)]  # fmt: skip
+    known, new = tmp_path / "known.csv", tmp_path / "new.csv"
+    for path, part in ((known, rows), (new, rows[:1] + rows[6:7])):
+        text = "\n".join(",".join(row) for row in part)
+        path.write_text(f"v,code,label\n{text}\n")
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        run = pv.method("vae", str(known), labels="label", hidden=[4], latent_dim=1, epochs=1)
+        run = run.fit(progress=False)
+    assert run.evaluate(data=new, num_samples=5)["data"] == 2
+    frame = {"v": [0.0], "code": ["007"], "label": [1]}  # a label that was read as a number
+    assert run.data.table.encode_labels(frame).tolist() == [0]
+    assert run.data.table.encode(frame).tolist() == [[0.0, 1.0, 0.0, 0.0]]
+    with pytest.raises(pv.UserError, match="category of column 'code' 7"):
+        run.encode({"v": [0.0], "code": [7]})
+
+
+def test_a_frame_without_the_column_that_named_the_rows_is_encoded(tmp_path):
+    pandas = pytest.importorskip("pandas")
+    frame = pandas.DataFrame({"a": np.arange(30.0), "b": np.arange(30.0) ** 2})
+    frame.index = [f"row {i}" for i in range(30)]
+    frame.to_csv(tmp_path / "table.csv")  # with its index, in a column without a name
+    run = pv.method("vae", str(tmp_path / "table.csv"), hidden=[4], latent_dim=1, epochs=1)
+    run = run.fit(progress=False)
+    assert list(run.encode(frame).index) == list(frame.index)
+    named = pandas.read_csv(tmp_path / "table.csv", index_col=0)
+    assert list(run.encode(named).index) == list(frame.index)
+
+
+def test_m2_without_labels_has_the_likelihood_of_the_table():
+    x = np.random.default_rng(0).normal(size=(40, 3))
+    run = pv.method("m2-clustering", x, hidden=[4], latent_dim=2, epochs=1).fit(progress=False)
+    assert run.config["model.likelihood"] == "normal"
+    assert pv.method("m2-clustering", "digits").config["model.likelihood"] == "bernoulli"
+
+
 def test_log_likelihoods_are_those_of_the_original_units():
     """Against a model whose p(x) is a normal distribution in closed form: its decoder ignores z."""
     torch.manual_seed(0)
@@ -261,7 +325,7 @@ def test_log_likelihoods_are_those_of_the_original_units():
     run = pv.Run(model, pv.guides.PriorGuide(model), data=data)
     mean, sd = data.scaling
     exact = torch.distributions.Normal(mean, sd).log_prob(x).sum(-1)
-    torch.testing.assert_close(run.log_likelihood(x, num_samples=2), exact)
+    torch.testing.assert_close(run.log_likelihood(x, num_samples=2), exact.float())
 
 
 def test_clusters_of_a_mixture_are_probabilities_or_a_column():

@@ -16,6 +16,7 @@ from torch.utils.data import DataLoader, Dataset
 from ..errors import UserError
 
 MAX_CLASSES = 2**16  # a one-hot row per data point must fit in memory
+FEWEST_STEPS = 2**10  # of float32 over the range of a column, to tell its values apart
 
 
 def as_tensor(value: Any, name: str = "x") -> torch.Tensor:
@@ -45,6 +46,9 @@ def as_tensor(value: Any, name: str = "x") -> torch.Tensor:
 def as_floats(value: Any, name: str = "x", dtype: torch.dtype | None = None) -> torch.Tensor:
     """`value` as a floating-point tensor: 8-bit integers are gray levels, divided by 255.
 
+    Numbers of numpy and Python become float32, torch's default, unless it cannot tell apart the
+    values of a column, such as time stamps of one day: those stay float64.
+
     Example:
         >>> from pyro_vae.data.arrays import as_floats
         >>> as_floats([[0, 3], [2, 1]])
@@ -54,10 +58,11 @@ def as_floats(value: Any, name: str = "x", dtype: torch.dtype | None = None) -> 
     Args:
         value: the numbers.
         name: of the array, for messages.
-        dtype: of the result. Default: that of a float32 or float64 tensor, else torch's default.
+        dtype: of the result. Default: that of a float32 or float64 tensor, else see above.
 
     Raises:
-        UserError: see `as_tensor`; 16-bit images; whole numbers that `dtype` cannot hold.
+        UserError: see `as_tensor`; 16-bit images; 8-bit integers that are all 0 or 1, which may be
+            gray levels or numbers; whole numbers that `dtype` cannot hold.
     """
     tensor = as_tensor(value, name)
     if tensor.dtype == torch.uint16:
@@ -68,8 +73,14 @@ def as_floats(value: Any, name: str = "x", dtype: torch.dtype | None = None) -> 
     tensor = _signed(tensor)
     if dtype is None:
         keep = isinstance(value, torch.Tensor) and tensor.dtype in (torch.float32, torch.float64)
+        keep = keep or (tensor.dtype == torch.float64 and not _distinct_in(torch.float32, tensor))
         dtype = tensor.dtype if keep else torch.get_default_dtype()
     if tensor.dtype == torch.uint8:
+        if tensor.numel() and int(tensor.max()) == 1:
+            raise UserError(
+                f"{name} has the 8-bit integers 0 and 1, and 8-bit integers are gray levels up to 255: "
+                f"pass {name} as floats for the numbers 0 and 1, or {name} / 255 for nearly black images"
+            )
         return tensor.to(dtype) / 255
     if not tensor.is_floating_point() and tensor.dtype != torch.bool and tensor.numel():
         largest = max(abs(int(v)) for v in tensor.aminmax())
@@ -159,6 +170,31 @@ def column_means(x: torch.Tensor) -> torch.Tensor:
     return torch.nan_to_num(x.nanmean(0))
 
 
+def column_moments(x: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
+    """The mean and the standard deviation `[...]` over the rows of `x [N, ...]`, in float64.
+
+    NaN does not count. The deviation of a column that is constant up to rounding is 0, exactly.
+    """
+    mean = torch.nan_to_num(x.nanmean(0, dtype=torch.float64))
+    sd = torch.nan_to_num(((x - mean) ** 2).nanmean(0)).sqrt()
+    return mean, torch.where(is_constant(mean, sd, x.dtype), 0.0, sd)
+
+
+def is_constant(mean: torch.Tensor, sd: torch.Tensor, dtype: torch.dtype) -> torch.Tensor:
+    """Whether columns in `dtype` vary by no more than rounding does; their moments are in float64."""
+    rounding = max(torch.finfo(dtype).eps, 10 * torch.finfo(torch.float64).eps)
+    return sd <= rounding * mean.abs()
+
+
+def check_distinct(tensor: torch.Tensor, name: str, dtype: torch.dtype) -> None:
+    """Raise if `dtype` cannot tell apart the values of a column of `tensor [N, ...]`."""
+    if torch.finfo(dtype).bits < torch.finfo(tensor.dtype).bits and not _distinct_in(dtype, tensor):
+        raise UserError(
+            f"{name} has a column of large values that differ little, which {_short(dtype)} cannot "
+            "tell apart: pv.data.standardize(data), or subtract a constant from it"
+        )
+
+
 def fill_missing(x: torch.Tensor, means: torch.Tensor) -> torch.Tensor:
     """`x [N, ...]` with `means [...]` for its NaN."""
     return torch.where(x.isnan(), means.to(x), x)
@@ -172,11 +208,10 @@ def rows_for_baselines(
     Missing values are replaced by the mean of their column in `reference`. With `standardize`, every
     column is centered and divided by its standard deviation there, if that is not zero.
     """
-    means, scales = column_means(reference), torch.ones(())
-    filled = [fill_missing(part, means) for part in parts]
+    filled = [fill_missing(part, column_means(reference)) for part in parts]
     if standardize:
-        scales = column_means((reference - means) ** 2).sqrt()
-        filled = [(part - means.to(part)) / torch.where(scales > 0, scales, 1.0) for part in filled]
+        mean, sd = (moment.to(reference.device) for moment in column_moments(reference))
+        filled = [(part - mean) / torch.where(sd > 0, sd, 1.0) for part in filled]
     return [part.flatten(1).double().cpu().numpy() for part in filled]
 
 
@@ -259,6 +294,18 @@ def _stacked(rows: list[torch.Tensor], name: str) -> torch.Tensor:
                 f"{list(row.shape)} in row {i}"
             )
     return torch.stack(rows)
+
+
+def _distinct_in(dtype: torch.dtype, tensor: torch.Tensor) -> bool:
+    """Whether `dtype` tells apart the values of every column of `tensor [N, ...]`."""
+    if tensor.dim() == 0 or not tensor.numel():
+        return True
+    array = tensor.detach().cpu().numpy()
+    low, high = np.fmin.reduce(array, 0), np.fmax.reduce(array, 0)  # NaN does not count
+    with np.errstate(invalid="ignore", over="ignore"):
+        step = np.maximum(np.abs(low), np.abs(high)) * torch.finfo(dtype).eps
+        lost = (high > low) & (high - low < FEWEST_STEPS * step)
+    return not lost.any()
 
 
 def _signed(tensor: torch.Tensor) -> torch.Tensor:

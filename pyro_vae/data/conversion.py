@@ -52,7 +52,9 @@ def _column(items: Sequence[Any], name: str) -> torch.Tensor:
     return as_tensor([as_tensor(item, name) for item in items], name)
 
 
-def as_data(data: Any, first: str = "x", missing: bool = False) -> Any:
+def as_data(
+    data: Any, first: str = "x", missing: bool = False, dtype: torch.dtype | None = None
+) -> Any:
     """`Data`, or batches, from what `fit` accepts: arrays, `(x, y)`, `{name: array}`, a `Dataset`.
 
     Bare arrays and datasets are all training data: nothing is held out behind the caller's back.
@@ -69,8 +71,9 @@ def as_data(data: Any, first: str = "x", missing: bool = False) -> Any:
         data: see above.
         first: the name of the program's first argument, which takes the data of a dict without "x".
         missing: whether NaN in x is a missing value, in arrays; `Data` knows.
+        dtype: as in `from_arrays`.
     """
-    options: dict[str, Any] = {"valid": 0, "test": 0, "missing": missing}
+    options: dict[str, Any] = {"valid": 0, "test": 0, "missing": missing, "dtype": dtype}
     if isinstance(data, (Data, DataLoader)):
         return data
     if isinstance(data, IterableDataset):

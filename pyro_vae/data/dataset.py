@@ -9,7 +9,7 @@ import torch
 
 from ..conditionals import Family
 from ..errors import UserError, check_int_at_least, checked_seed, unknown_name_error
-from .arrays import as_floats, check_finite
+from .arrays import as_floats, check_distinct, check_finite
 from .conditions import Condition
 from .sparse import SparseRows
 from .tables import Table, is_frame
@@ -245,20 +245,28 @@ class Data:
             return x
         whole = self.scaling[0].shape
         is_whole = x.shape[x.dim() - len(whole) :] == whole
-        mean, sd = (s.to(x) for s in (self.scaling if is_whole else self.observed_scaling))
-        return x * sd + mean
+        scaling = self.scaling if is_whole else self.observed_scaling
+        mean, sd = (s.to(x.device) for s in scaling)
+        return (x * sd + mean).to(torch.promote_types(x.dtype, self.train.x.dtype))
 
     def standardize_values(self, x: Any) -> torch.Tensor:
         """New values `[N, *x_shape]` in the units of these data: the inverse of `unstandardize`.
 
         A frame, of data that come from a frame, becomes numbers first.
         """
-        frame = self.table is not None and (is_frame(x) or isinstance(x, Mapping))
-        x = self.table.encode(x) if frame and self.table is not None else as_floats(x)
+        if self.table is not None and (is_frame(x) or isinstance(x, Mapping)):
+            x = self.table.encode(x, self.original_dtype)
+        else:
+            x = as_floats(x, dtype=self.original_dtype)
         if self.scaling is None:
             return x
-        mean, sd = (s.to(x) for s in self.scaling)
-        return (x - mean) / sd
+        mean, sd = (s.to(x.device) for s in self.scaling)
+        return ((x - mean) / sd).to(self.train.x.dtype)
+
+    @property
+    def original_dtype(self) -> torch.dtype | None:
+        """The dtype in which values in the original units are standardized; None: they are not."""
+        return None if self.scaling is None else torch.float64
 
     def log_abs_det_jacobian(self, x: torch.Tensor) -> torch.Tensor:
         """`[N]`: the log volume by which `unstandardize` scales the observed values of x.
@@ -290,6 +298,7 @@ class Data:
             if not value.is_floating_point() or value.dtype == dtype:
                 return value
             new = value.to(dtype)
+            check_distinct(value, f"{self.name}, an array", dtype)
             # beyond its range
             check_finite(new, f"{self.name}, as {dtype}, an array", self.missing)
             return new

@@ -3,8 +3,9 @@
 import csv
 import re
 import warnings
-from collections.abc import Callable
+from collections.abc import Callable, Collection
 from dataclasses import replace
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -107,11 +108,15 @@ def _numbers(array: np.ndarray, name: str) -> np.ndarray:
     return array.astype(array.dtype.newbyteorder("="), copy=False)
 
 
-def read_csv(path: Path) -> dict[str, list[Any]]:
+def read_csv(path: Path, text: Collection[str] = ()) -> dict[str, list[Any]]:
     """`{column: values}` of a text file with a header; None for a missing value.
 
     The separator is a comma, a semicolon or a tab, whichever the header has most of. A column is of
     integers, of numbers, of `true` and `false`, or of text. Missing values are empty, NA or NaN.
+
+    Args:
+        path: of the file.
+        text: the names of columns that are text, whatever they look like.
 
     Raises:
         UserError: no header, two columns of one name, a row of another length, no UTF-8.
@@ -137,6 +142,9 @@ def read_csv(path: Path) -> dict[str, list[Any]]:
     for i, name in enumerate(header):
         cells = [row[i].strip() for row in body]
         present = [cell for cell in cells if cell.lower() not in MISSING]
+        if name in text:
+            columns[name] = [None if cell.lower() in MISSING else cell for cell in cells]
+            continue
         _check_text(path, name, present)
         columns[name] = _typed(cells, present)
     return columns
@@ -338,7 +346,9 @@ def _class_numbers(folder: Path, paths: list[Path]) -> list[int] | None:
     return [classes.index(name) for name in subfolders]
 
 
-def read_source(path: Path, image_size: int | None = None) -> tuple[Any, dict[str, Any]]:
+def read_source(
+    path: Path, image_size: int | None = None, text: Collection[str] = ()
+) -> tuple[Any, dict[str, Any]]:
     """`(x, others)` of a file or an image folder.
 
     x is a frame, AnnData, columns, or an array `[N, ...]`. Of arrays and images, the others are labels
@@ -347,6 +357,7 @@ def read_source(path: Path, image_size: int | None = None) -> tuple[Any, dict[st
     Args:
         path: of the file or folder.
         image_size: as in `from_images`.
+        text: as in `read_csv`.
 
     Raises:
         UserError: no such file, or one that cannot be read.
@@ -355,8 +366,8 @@ def read_source(path: Path, image_size: int | None = None) -> tuple[Any, dict[st
         raise UserError(f"{path} is a data set, not a file: pass a file or an image folder")
     data_set(str(path))
     readers: dict[str, Callable[[Path], Any]] = {
-        ".csv": read_csv,
-        ".tsv": read_csv,
+        ".csv": partial(read_csv, text=text),
+        ".tsv": partial(read_csv, text=text),
         ".parquet": read_parquet,
         ".h5ad": read_anndata,
     }

@@ -5,7 +5,7 @@ import dataclasses
 import torch
 
 from ..errors import UserError
-from .arrays import column_means
+from .arrays import column_moments
 from .dataset import Data
 
 
@@ -36,11 +36,7 @@ def standardize(data: Data) -> Data:
         raise UserError(f"{data.name} is sparse: pass x.toarray() to standardize its columns")
     if data.binarize != "none" or data.scaling is not None:
         raise UserError(f"{data.name} is binarized or standardized already")
-    if data.missing:
-        mean = column_means(data.train.x)
-        sd = column_means((data.train.x - mean) ** 2).sqrt()
-    else:
-        sd, mean = torch.std_mean(data.train.x, 0, correction=0)
+    mean, sd = column_moments(data.train.x)
     scaled = sd > 0
     mixed = data.table is not None and not isinstance(data.likelihood, str)
     if mixed and data.table is not None:
@@ -49,7 +45,7 @@ def standardize(data: Data) -> Data:
     sd = torch.where(scaled, sd, 1.0)
     source = None if data.source is None else {**data.source, "standardize": True}
     return data.map_splits(
-        lambda split: dataclasses.replace(split, x=(split.x - mean) / sd),
+        lambda split: dataclasses.replace(split, x=((split.x - mean) / sd).to(split.x.dtype)),
         scaling=(mean, sd),
         source=source,
     )

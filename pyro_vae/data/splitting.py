@@ -72,6 +72,7 @@ def from_arrays(
     c: Any = None,
     missing: bool = False,
     library_size: bool = False,
+    dtype: torch.dtype | None = None,
 ) -> Data:
     """`Data` from arrays, split by a seeded permutation that does not depend on labels.
 
@@ -105,6 +106,8 @@ def from_arrays(
             method wraps its likelihood so.
         library_size: whether the total count of a row is an offset of the model's mean; see
             `with_library_size`.
+        dtype: of x and c. Default: that of a tensor; else torch's default, or float64 where float32
+            cannot tell apart the values of a column, such as time stamps.
 
     Raises:
         UserError: NaN in x without `missing`, NaN in other arrays, labels out of range, shapes that
@@ -127,7 +130,7 @@ def from_arrays(
     sparse = SparseRows(x) if is_sparse(x) else None
     x = masked_as_nan(x) if missing else x
     x = row_numbers(x) if sparse is not None else x
-    x = _checked_floats(x, name, "x", least_dims=1 if names else 2, missing=missing)
+    x = _checked_floats(x, name, "x", 1 if names else 2, dtype, missing)
     n = len(x)
     if y is not None:
         hint = "; arrays of any shape go by the names that the program takes: {'x': x, 'y': y}"
@@ -136,7 +139,7 @@ def from_arrays(
             raise UserError(f"{name}: {list(y.shape)} labels for {n} data; expected [{n}]")
         num_classes = check_classes(y, num_classes, name)
     if c is not None:
-        c = _checked_floats(c, name, "covariates c", least_dims=1)
+        c = _checked_floats(c, name, "covariates c", 1, dtype)
         _check_rows(c, n, name, "c")
     if sparse is not None:  # the condition makes x, and selects the rows of c
         sparse.covariates, c = c, None
@@ -188,10 +191,15 @@ def _arrays_by_name(
 
 
 def _checked_floats(
-    value: Any, name: str, label: str, least_dims: int, missing: bool = False
+    value: Any,
+    name: str,
+    label: str,
+    least_dims: int,
+    dtype: torch.dtype | None,
+    missing: bool = False,
 ) -> torch.Tensor:
     """A finite floating-point tensor `[N, ...]`; raises one line that says what is wrong."""
-    tensor = as_floats(value, label if name == "data" else f"{name}: {label}")
+    tensor = as_floats(value, label if name == "data" else f"{name}: {label}", dtype)
     shape = list(tensor.shape)
     if tensor.dim() and not tensor.numel():
         raise UserError(f"{name}: {label} has shape {shape}: there are no values in it")

@@ -74,16 +74,31 @@ class ColumnType:
         return numbers[:, None]
 
     def _one_hot(self, array: np.ndarray, missing: np.ndarray) -> np.ndarray:
-        codes = {category: i for i, category in enumerate(self.categories)}
         result = np.zeros((len(array), self.size))
-        for row, value in enumerate(array.tolist()):
-            if missing[row]:
-                result[row] = np.nan
-            elif value in codes:
-                result[row, codes[value]] = 1
-            else:
-                raise unknown_name_error(f"category of column {self.name!r}", value, codes)
+        result[missing] = np.nan
+        present = np.flatnonzero(~missing)
+        result[present, self.codes(array[present], f"category of column {self.name!r}")] = 1
         return result
+
+    def codes(self, values: np.ndarray, kind: str) -> list[int]:
+        """The number of the category of each of `values [N]`.
+
+        A number has the category of its text: a column of texts, some of them digits, may be read as
+        numbers where all of its values are digits.
+
+        Args:
+            values: without missing ones.
+            kind: what they are, for messages.
+
+        Raises:
+            UserError: a value that is no category.
+        """
+        known = {category: i for i, category in enumerate(self.categories)}
+        result = [known.get(value, known.get(str(value))) for value in values.tolist()]
+        for value, code in zip(values.tolist(), result, strict=True):
+            if code is None:
+                raise unknown_name_error(kind, value, known)
+        return [code for code in result if code is not None]
 
     def decode(self, x: np.ndarray, round_counts: bool = True) -> np.ndarray:
         """The values `[N]` of numbers `[N, size]`: the most probable category, rounded counts."""
@@ -163,8 +178,12 @@ class Table:
                 blocks.append((name, column.size))
         return Columns(tuple(blocks))
 
-    def encode(self, frame: Any) -> torch.Tensor:
+    def encode(self, frame: Any, dtype: torch.dtype | None = None) -> torch.Tensor:
         """x `[N, D]` of a frame with the same columns, in any order; others are ignored.
+
+        Args:
+            frame: as the table was made of.
+            dtype: of x. Default: torch's, or float64 for a column that needs it.
 
         Raises:
             UserError: a column is not there, or has values of another kind.
@@ -175,14 +194,14 @@ class Table:
                 raise UserError(f"the AnnData object has no variable {missing[0]!r}")
             names = [c.name for c in self.columns]
             same = list(frame.var_names) == names
-            return matrix_of(frame if same else frame[:, names], self.layer)
+            return matrix_of(frame if same else frame[:, names], self.layer, dtype)
         values = columns_of(frame)
         for column in self.columns:
             if column.name not in values:
                 known = ", ".join(map(str, values))
                 raise UserError(f"the frame has no column {column.name!r}; its columns: {known}")
         parts = [column.encode(values[column.name]) for column in self.columns]
-        return as_floats(np.concatenate(parts, 1), "x")
+        return as_floats(np.concatenate(parts, 1), "x", dtype)
 
     def encode_labels(self, frame: Any) -> torch.Tensor | None:
         """The labels `[N]` of a frame, -1 where they are missing; None without their column."""
@@ -192,13 +211,20 @@ class Table:
         if self.labels.name not in values:
             return None
         array, missing = plain_values(values[self.labels.name], self.labels.name)
-        codes = {category: i for i, category in enumerate(self.labels.categories)}
         if array.dtype.kind != "O":
             missing = missing | (array == -1)
-        for value in set(array[~missing].tolist()) - set(codes):
-            raise unknown_name_error(f"label in column {self.labels.name!r}", value, codes)
-        items = zip(array.tolist(), missing, strict=True)
-        return torch.tensor([-1 if gone else codes[value] for value, gone in items])
+        labels = torch.full((len(array),), -1)
+        kind = f"label in column {self.labels.name!r}"
+        labels[torch.from_numpy(~missing)] = torch.tensor(
+            self.labels.codes(array[~missing], kind), dtype=torch.int64
+        )
+        return labels
+
+    @property
+    def text_columns(self) -> frozenset[str]:
+        """The names of the columns whose values are text; a file may have digits there."""
+        columns = (*self.columns, *(() if self.labels is None else (self.labels,)))
+        return frozenset(c.name for c in columns if any(isinstance(v, str) for v in c.categories))
 
     def decode(self, x: torch.Tensor, round_counts: bool = True) -> dict[Any, np.ndarray]:
         """`{column: values [N]}` of x `[N, D]` in original units.
@@ -264,10 +290,7 @@ def columns_of(frame: Any) -> dict[Any, Any]:
 
 def row_names(frame: Any, index: str | None) -> Any:
     """What names the rows of a frame: its column `index`, else its own index; None without one."""
-    if index is not None and not is_anndata(frame):
-        values = columns_of(frame)
-        if index not in values:
-            raise unknown_name_error("column of the frame", index, values)
+    if index is not None and not is_anndata(frame) and index in (values := columns_of(frame)):
         return values[index]
     return frame.obs_names if is_anndata(frame) else getattr(frame, "index", None)
 
@@ -278,11 +301,13 @@ def sparse_counts_of(adata: Any, layer: str | None = None) -> Any:
     return matrix if is_sparse(matrix) and is_counts(matrix) else None
 
 
-def matrix_of(adata: Any, layer: str | None = None) -> torch.Tensor:
+def matrix_of(
+    adata: Any, layer: str | None = None, dtype: torch.dtype | None = None
+) -> torch.Tensor:
     """The matrix `[N, D]` of an AnnData object, or of one of its layers, as dense floats."""
     matrix = _matrix_of(adata, layer)
     matrix = matrix.toarray() if hasattr(matrix, "toarray") else np.asarray(matrix)
-    return as_floats(matrix.astype(np.float64) if matrix.dtype == np.uint8 else matrix, "X")
+    return as_floats(matrix.astype(np.float64) if matrix.dtype == np.uint8 else matrix, "X", dtype)
 
 
 def _matrix_of(adata: Any, layer: str | None) -> Any:

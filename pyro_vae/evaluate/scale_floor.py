@@ -11,7 +11,7 @@ from pyro.distributions import TorchDistribution
 from ..conditionals import Conditional
 from ..conditionals.families import LOG_SCALE_BOUND
 from ..conditionals.likelihoods import STANDARDIZE
-from ..data.arrays import column_means
+from ..data.arrays import column_moments
 from ..guides import Guide
 from ..programs import trace_pair
 from ..programs.contexts import eval_mode, fork_rng
@@ -77,10 +77,7 @@ def _warn_of_likelihood(fn: TorchDistribution, x: torch.Tensor) -> None:
     scale = base.scale.expand(torch.broadcast_shapes(base.scale.shape, shape))
     scale = scale.reshape((-1,) + shape).log().mean(0).exp()
     x = x.reshape((-1,) + shape)
-    if x.isnan().any():
-        sd = column_means((x - column_means(x)) ** 2).sqrt()
-    else:
-        sd = x.std(0, correction=0)
+    sd = column_moments(x)[1].to(scale)
     limited = (sd > 0) & (torch.minimum(scale, sd) < MARGIN * floor)
     if limited.any():
         warnings.warn(

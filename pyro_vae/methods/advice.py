@@ -12,7 +12,7 @@ import torch
 from ..conditionals import Conditional, Normal, NormalLikelihood
 from ..conditionals.missing import without_missing
 from ..data import Data
-from ..data.arrays import column_means
+from ..data.arrays import column_moments
 from ..data.dataset import conditioned
 from ..data.splitting import likelihood_for
 from ..evaluate import dead_components, merged_components, occupancy, responsibilities
@@ -64,9 +64,7 @@ def check_data(model: Any, data: Any) -> None:
             "likelihood='poisson' or 'negative-binomial' fits counts"
         )
         return
-    x = x.flatten(1)
-    means = column_means(x)
-    sd = column_means((x - means) ** 2).sqrt()
+    sd = column_moments(x.flatten(1))[1]
     sd = sd[sd > 0]
     if len(sd) > 1 and sd.max() > MAX_SCALE_RATIO * sd.min():
         advise(

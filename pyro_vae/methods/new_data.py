@@ -8,10 +8,11 @@ from typing import Any
 
 import numpy as np
 import torch
+from torch.utils.data import DataLoader
 
 from .. import evaluate
 from ..data import DATASETS, Data, Split, as_data
-from ..data.arrays import as_labels
+from ..data.arrays import as_labels, as_tensor
 from ..data.dataset import conditioned, draw_binary
 from ..data.files import read_source
 from ..data.minibatches import LoaderBatches, row_slices
@@ -65,7 +66,16 @@ class NewData:
     @functools.cached_property
     def rows(self) -> Any:
         """x that is no frame: `Data`, or batches."""
-        return as_data(self.x, missing=True)
+        x = self.x if self._bytes_are_gray else _with_integers(self.x)
+        return as_data(x, missing=True, dtype=self.data.original_dtype)
+
+    @property
+    def _bytes_are_gray(self) -> bool:
+        """Whether 8-bit integers are gray levels: the values of the run's data lie in [0, 1]."""
+        x = self.data.train.x
+        return (
+            self.data.sparse is None and float(self.data.unstandardize(x).nan_to_num().max()) <= 1
+        )
 
     @property
     def is_stream(self) -> bool:
@@ -80,7 +90,8 @@ class NewData:
                 raise UserError("this run was trained on arrays: pass an array, not a frame")
             for part in self._frame_parts():
                 y = self.data.table.encode_labels(part)
-                yield self._converted(self.data.table.encode(part), **{"y": y, **self.others})
+                x = self.data.table.encode(part, self.data.original_dtype)
+                yield self._converted(x, **{"y": y, **self.others})
             return
         if isinstance(self.rows, Data):
             for split in self._parts(self.rows):
@@ -88,7 +99,9 @@ class NewData:
             return
         if self.others:
             raise UserError(f"batches hold all inputs: {', '.join(self.others)} cannot go by name")
-        batches = LoaderBatches(self.rows, "cpu", missing=True, takes=self._takes)
+        batches = LoaderBatches(
+            self.rows, "cpu", dtype=self.data.original_dtype, missing=True, takes=self._takes
+        )
         for number, batch in enumerate(batches.epoch(0)):
             batch.pop("count", None)
             try:
@@ -159,9 +172,17 @@ class NewData:
             arrays = split.arrays()
             yield {name: value for name, value in arrays.items() if name in names}, split.y
 
-    def apply(self, function: Callable[[Inputs], Tensors], dim: int = 0) -> Tensors:
-        """`function` of each batch of inputs, concatenated along `dim`."""
-        parts = [function(inputs) for inputs in self.inputs()]
+    def apply(
+        self, function: Callable[[Inputs, int | None], Tensors], seed: int | None = 0, dim: int = 0
+    ) -> Tensors:
+        """`function(inputs, seed)` of each batch of inputs, concatenated along `dim`.
+
+        Batch n has the seed `seed + n`, counted from 0: no two have the same draws.
+        """
+        parts = [
+            function(inputs, None if seed is None else seed + number)
+            for number, inputs in enumerate(self.inputs())
+        ]
         return {name: torch.cat([p[name] for p in parts], dim) for name in parts[0]}
 
     def frame(self, columns: Mapping[Any, Any]) -> Any:
@@ -186,6 +207,31 @@ class NewData:
         return columns
 
 
+def _with_integers(x: Any) -> Any:
+    """x with the 8-bit integers of its arrays as plain integers, which are not gray levels."""
+    if isinstance(x, tuple):
+        return (_with_integers(x[0]), *x[1:])
+    if isinstance(x, dict):
+        return {**x, "x": _with_integers(x["x"])} if "x" in x else x
+    if isinstance(x, DataLoader):
+        return _Batches(x)
+    is_array = isinstance(x, (np.ndarray, torch.Tensor))
+    return as_tensor(x).int() if is_array and str(x.dtype).endswith("uint8") else x
+
+
+class _Batches:
+    """The batches of a loader, with integers in place of 8-bit ones."""
+
+    def __init__(self, loader: DataLoader) -> None:
+        self.loader = loader
+
+    def __len__(self) -> int:
+        return len(self.loader)
+
+    def __iter__(self) -> Iterator[Any]:
+        return (_with_integers(tuple(b) if isinstance(b, list) else b) for b in self.loader)
+
+
 def _check_complete(x: torch.Tensor) -> None:
     """Raise if values of `x [N, ...]` are missing."""
     missing = x.isnan().flatten(1)
@@ -208,10 +254,10 @@ def encode(new: NewData) -> Any:
 def encodings(new: NewData) -> Tensors:
     """Posterior means of continuous latents, and probabilities of the discrete one."""
 
-    def of(inputs: Inputs) -> Tensors:
+    def of(inputs: Inputs, seed: int | None) -> Tensors:
         codes = evaluate.encode(new.model, new.guide, **inputs)
         if accepts_argument(new.model, "y") and "y" not in inputs:
-            codes["y"] = evaluate.responsibilities(new.model, new.guide, **inputs)
+            codes["y"] = evaluate.responsibilities(new.model, new.guide, seed=seed, **inputs)
         return codes
 
     return new.apply(of)
@@ -233,7 +279,7 @@ def code_columns(codes: Tensors) -> dict[str, Any]:
 def reconstruct(new: NewData) -> Any:
     """The means of p(x | z) at the posterior means of z, in original units; see `Run.reconstruct`."""
 
-    def of(inputs: Inputs) -> Tensors:
+    def of(inputs: Inputs, _: int | None) -> Tensors:
         return {"x": evaluate.reconstruct(new.model, new.guide, **inputs)}
 
     means = new.data.unstandardize(new.apply(of)["x"])
@@ -245,14 +291,14 @@ def reconstruct(new: NewData) -> Any:
 def impute(new: NewData, num_samples: int, steps: int, seed: int | None) -> Any:
     """Draws of the missing values; see `Run.impute`."""
 
-    def of(inputs: Inputs) -> Tensors:
+    def of(inputs: Inputs, seed: int | None) -> Tensors:
         done = impute_values(
             new.model, new.guide, num_samples=num_samples, steps=steps, seed=seed, **inputs
         )
         return {"x": done.x}
 
     new = replace(new, allow_missing=True)
-    draws = new.data.unstandardize(new.apply(of, dim=1)["x"])
+    draws = new.data.unstandardize(new.apply(of, seed, dim=1)["x"])
     if not new.is_frame:
         return draws
     frames = [new.frame(new.completed(draw)) for draw in draws]
@@ -262,13 +308,13 @@ def impute(new: NewData, num_samples: int, steps: int, seed: int | None) -> Any:
 def log_likelihood(new: NewData, num_samples: int, seed: int | None) -> torch.Tensor:
     r"""`[N]`: :math:`\log p(x)` of x in its original units; see `Run.log_likelihood`."""
 
-    def of(inputs: Inputs) -> Tensors:
+    def of(inputs: Inputs, seed: int | None) -> Tensors:
         value = evaluate.log_likelihood(
             new.model, new.guide, num_samples=num_samples, seed=seed, **inputs
         )
         return {"log_likelihood": value - new.data.log_abs_det_jacobian(inputs["x"]).to(value)}
 
-    return new.apply(of)["log_likelihood"]
+    return new.apply(of, seed)["log_likelihood"]
 
 
 def read_new(run: Any, path: Path) -> tuple[Any, dict[str, Any]]:
@@ -277,7 +323,9 @@ def read_new(run: Any, path: Path) -> tuple[Any, dict[str, Any]]:
     Raises:
         UserError: a name of a data set; no such file, or one that cannot be read.
     """
-    x, others = read_source(path, (run.config or {}).get("image_size"))
+    table = None if run.data is None else run.data.table
+    text = () if table is None else table.text_columns
+    x, others = read_source(path, (run.config or {}).get("image_size"), text)
     y = others.pop("y", None)
     return (x if y is None else (x, y)), others
 

@@ -277,14 +277,14 @@ METHODS = {
         "y <- x; z <- x, y",
         "M2 without labels: a failure, see Rui Shu 2016, ruishu.io",
         settings={
-            "model.likelihood": "bernoulli",
             "model.latent_dim": 64,
             "network.hidden": [256],
             "epochs": 100,
             "lr": 3e-3,
             "objective.warmup": 20,
         },
-        images={"model.latent_dim": 64},
+        digits={"model.likelihood": "bernoulli"},
+        images={"model.likelihood": "bernoulli", "model.latent_dim": 64},
     ),
     "hierarchical-vae": Preset(
         "HierarchicalVAE",
