@@ -1,6 +1,7 @@
 """Estimators against closed forms, hand computations, and the pair that they hold."""
 
 import copy
+import dataclasses
 import functools
 import pickle
 import subprocess
@@ -19,6 +20,7 @@ from pyro_vae.estimators import (
     VAETransformer,
 )
 from pyro_vae.estimators.clusterer import DRAWS
+from pyro_vae.estimators.covariates import Covariates
 from pyro_vae.estimators.noise import with_common_noise
 from pyro_vae.estimators.rows import Rows
 from pyro_vae.estimators.training import Training
@@ -268,9 +270,82 @@ def test_units_of_weighted_rows_are_those_of_repeated_rows():
     np.testing.assert_allclose(weighted.scale, repeated.scale, rtol=1e-12)
 
 
-@pytest.mark.parametrize("estimator", [VAETransformer(2, **SHORT), ConditionalVAE(2, **SHORT)])
+def test_a_row_of_weight_k_has_the_semi_supervised_loss_of_k_rows():
+    X, y, repeats = table(), np.arange(120) % 3, np.where(np.arange(120) < 40, 5, 1)
+    y[40:] = -1  # a third of the rows has a label, and 200 / 280 of the weight
+    classifier = SemiSupervisedVAEClassifier(2, **SHORT).fit(X, y)
+
+    def loss(X, y, sample_weight):
+        rows, labels = classifier._check_labeled(X, y, reset=False)
+        weight = classifier._check_weight(sample_weight, rows)
+        training = classifier._training(rows, labels, weight)
+        objective = classifier._objective(training, False)
+        objective.count_labels(training.data(classifier._units).train.y)
+        assert objective.labelled_fraction == pytest.approx(200 / 280, rel=1e-12)
+        model, guide, inputs = classifier.model_, classifier.guide_, {"y": training.y}
+        if weight is not None:
+            model, guide = Weighted(model), Weighted(guide)
+            inputs["weight"] = torch.from_numpy(weight)
+        x = classifier._units.to_model(X)
+        guide = with_common_noise(guide, 0)
+        return objective.differentiable_loss(model, guide, x=x, **inputs).item()
+
+    repeated = loss(np.repeat(X, repeats, axis=0), np.repeat(y, repeats), None)
+    assert loss(X, y, repeats) * repeats.mean() == pytest.approx(repeated, rel=1e-10)
+
+
+def test_the_labelled_fraction_leaves_out_rows_without_weight_and_rows_held_out():
+    y = torch.tensor([0, 1, -1, -1, -1, 0])
+    training = Training(Rows(table(6)), y, weight=np.array([2.0, 0.0, 1.0, 3.0, 4.0, 1.0]))
+    assert training.labelled_fraction == pytest.approx(3 / 11)
+    training = dataclasses.replace(training, held_out=np.array([4]))
+    assert training.labelled_fraction == pytest.approx(3 / 7)
+    assert dataclasses.replace(training, weight=None).labelled_fraction == pytest.approx(3 / 5)
+
+
+def test_an_unknown_label_of_a_row_with_a_weight_raises():
+    X, y, weight = table(), np.arange(120) % 3, 1.0 + np.arange(120) % 2
+    classifier = SemiSupervisedVAEClassifier(2, **SHORT).partial_fit(X, y)
+    y[0] = 7
+    with pytest.raises(pv.UserError, match=r"labels \[7\] are not among the classes"):
+        classifier.partial_fit(X, y, sample_weight=weight)
+    weight[0] = 0
+    classifier.partial_fit(X, y, sample_weight=weight)
+    first = SemiSupervisedVAEClassifier(2, **SHORT).partial_fit(X, y, sample_weight=weight)
+    assert first.classes_.tolist() == [0, 1, 2]
+
+
+def test_rows_of_weight_zero_do_not_choose_the_likelihood():
+    X, weight = np.vstack([counts(), np.full((1, 12), -0.5)]), np.ones(91)
+    weight[90] = 0
+    assert type(Units.of(Rows(X), "auto").likelihood).__name__ == "NormalLikelihood"
+    assert type(Units.of(Rows(X), "auto", weight).likelihood).__name__ == "NegativeBinomial"
+
+
+def test_covariates_of_weighted_rows_have_the_units_of_repeated_rows():
+    C, repeats = table(), np.arange(120) % 4
+    weighted = Covariates.of(C, repeats.astype(float))
+    repeated = Covariates.of(np.repeat(C, repeats, axis=0))
+    np.testing.assert_allclose(weighted.mean, repeated.mean, rtol=1e-12)
+    np.testing.assert_allclose(weighted.scale, repeated.scale, rtol=1e-12)
+    classes = np.array(list("abcd"))[repeats]
+    assert Covariates.of(classes, repeats.astype(float)).categories.tolist() == ["b", "c", "d"]
+    model = ConditionalVAE(2, **SHORT).fit(C, classes, sample_weight=repeats)
+    assert model.categories_.tolist() == ["b", "c", "d"]
+
+
+@pytest.mark.parametrize(
+    "estimator",
+    [
+        VAETransformer(2, **SHORT),
+        ConditionalVAE(2, **SHORT),
+        SemiSupervisedVAEClassifier(2, validation_fraction=0, **SHORT),
+    ],
+)
 def test_rows_of_weight_zero_do_not_exist(estimator):
     X, y, weight = table(), np.arange(120) % 3 * 1.0, (np.arange(120) % 5 > 0).astype(float)
+    if isinstance(estimator, ConditionalVAE):
+        y[::5] += 100
     all_rows = estimator.fit(X, y, sample_weight=weight).loss_curve_
     kept = weight > 0
     np.testing.assert_allclose(estimator.fit(X[kept], y[kept]).loss_curve_, all_rows, rtol=1e-10)

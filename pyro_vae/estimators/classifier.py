@@ -103,8 +103,7 @@ class SemiSupervisedVAEClassifier(ClassifierMixin, BaseVAE):
         """
         rows, labels = self._check_labeled(X, y, reset=True)
         weight, seed = self._check_weight(sample_weight, rows), self._seed()
-        used = labels if weight is None else labels[weight > 0]
-        self.classes_ = _classes(used)
+        self.classes_ = _classes(_used(labels, weight))
         unlabeled = np.flatnonzero([label is None for label in labels])
         training = self._hold_out(self._training(rows, labels, weight), seed, unlabeled)
         self._num_values = len(self.classes_)
@@ -131,7 +130,8 @@ class SemiSupervisedVAEClassifier(ClassifierMixin, BaseVAE):
         rows, labels = self._check_labeled(X, y, reset=first)
         weight, seed = self._check_weight(sample_weight, rows), self._seed()
         if first:
-            self.classes_ = _classes(labels if classes is None else _as_labels(classes))
+            present = _used(labels, weight) if classes is None else _as_labels(classes)
+            self.classes_ = _classes(present)
             self._num_values = len(self.classes_)
         training = self._training(rows, labels, weight)
         if first:
@@ -162,8 +162,9 @@ class SemiSupervisedVAEClassifier(ClassifierMixin, BaseVAE):
 
     def _training(self, rows: Rows, labels: np.ndarray, weight: np.ndarray | None) -> Training:
         number = {label: i for i, label in enumerate(self.classes_.tolist())}
-        unknown = {label for label in labels if label is not None and label not in number}
-        if unknown and weight is None:
+        used = _used(labels, weight)
+        unknown = {label for label in used if label is not None and label not in number}
+        if unknown:
             raise UserError(f"labels {sorted(unknown)} are not among the classes {[*number]}")
         y = torch.tensor([number.get(label, -1) for label in labels])
         return Training(rows, y, weight=weight)
@@ -171,11 +172,11 @@ class SemiSupervisedVAEClassifier(ClassifierMixin, BaseVAE):
     def _objective(self, training: Training, whole_run: bool) -> SemiSupervised:
         schedule: dict[str, Any] = {}
         if whole_run:
-            num_rows = len(training.rows)
-            epochs = self._epochs(self._steps(num_rows)[1])
+            epochs = self._epochs(self._steps(len(training.number))[1])
             warmup = {"z": max(1, int(WARMUP * epochs))}
             schedule = {"warmup": warmup, "warmup_start": WARMUP_START}
-        return SemiSupervised(alpha=self.alpha, **schedule)
+        fraction = training.labelled_fraction
+        return SemiSupervised(alpha=self.alpha, labelled_fraction=fraction, **schedule)
 
 
 def _as_labels(y: ArrayLike) -> np.ndarray:
@@ -190,6 +191,11 @@ def _as_labels(y: ArrayLike) -> np.ndarray:
     if known:
         check_classification_targets(known)
     return labels
+
+
+def _used(labels: np.ndarray, weight: np.ndarray | None) -> np.ndarray:
+    """The labels of the rows that have a weight."""
+    return labels if weight is None else labels[weight > 0]
 
 
 def _is_missing(label: object) -> bool:

@@ -169,7 +169,7 @@ class GMVAEClusterer(ClusterMixin, EmbeddingVAE):
 
     def _start_epochs(self, training: Training) -> int:
         """Epochs of the start."""
-        return max(1, round(START * self._epochs(self._steps(len(training.rows))[1])))
+        return max(1, round(START * self._epochs(self._steps(len(training.number))[1])))
 
     def _start_mixture(
         self,

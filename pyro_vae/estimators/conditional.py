@@ -12,7 +12,7 @@ from ..conditionals import MLP
 from ..errors import UserError
 from ..models import CVAE
 from .base import BaseVAE
-from .covariates import Covariates
+from .covariates import Covariates, check_num_rows
 from .training import Training
 
 
@@ -70,9 +70,10 @@ class ConditionalVAE(BaseVAE):
             )
         rows = self._check(X, reset=True, ensure_min_samples=2)
         weight, seed = self._check_weight(sample_weight, rows), self._seed()
-        self._covariates = Covariates.of(y)
+        check_num_rows(y, len(rows))
+        self._covariates = Covariates.of(y, weight)
         self.categories_ = self._covariates.categories
-        c = self._covariates.encode(y, len(rows)).to(rows.dtype)
+        c = self._covariates.encode(y, weight).to(rows.dtype)
         training = self._hold_out(Training(rows, c=c, weight=weight), seed)
         self._start(training, seed)
         return self._record(self._train(training, seed))
@@ -99,14 +100,15 @@ class ConditionalVAE(BaseVAE):
             num_samples: importance samples per row.
         """
         rows = self._check(X)
-        return self._log_likelihood(rows, num_samples, self._encode(y, len(rows)))
+        check_num_rows(y, len(rows))
+        return self._log_likelihood(rows, num_samples, self._encode(y))
 
     def score(self, X: ArrayLike, y: ArrayLike) -> float:
         """The mean of `score_samples`, nats per row."""
         return float(self.score_samples(X, y).mean())
 
-    def _encode(self, C: ArrayLike, num_rows: int | None = None) -> torch.Tensor:
-        return self._covariates.encode(C, num_rows).to(next(self.model_.parameters()))
+    def _encode(self, C: ArrayLike) -> torch.Tensor:
+        return self._covariates.encode(C).to(next(self.model_.parameters()))
 
     def __sklearn_tags__(self) -> Any:
         tags = super().__sklearn_tags__()

@@ -25,9 +25,16 @@ class Covariates:
     scale: np.ndarray
 
     @classmethod
-    def of(cls, C: ArrayLike) -> Self:
-        """Learn the classes, or the mean and standard deviation, of covariates."""
+    def of(cls, C: ArrayLike, weight: np.ndarray | None = None) -> Self:
+        """Learn the classes, or the mean and standard deviation, of covariates.
+
+        Args:
+            C: `[N, C]` or `[N]`.
+            weight: `[N]` of the rows; those of weight zero are left out. Default: equal.
+        """
         values = _as_array(C)
+        if weight is not None:
+            values, weight = values[weight > 0], weight[weight > 0]
         if values.shape[1] == 1 and values.dtype.kind != "f":
             try:
                 categories = np.unique(values[:, 0])
@@ -35,24 +42,30 @@ class Covariates:
                 raise UserError("C has classes of several types: use strings or integers") from None
             return cls(categories, np.zeros(1), np.ones(1))
         values = _as_numbers(values)
-        sd = values.std(0)
-        return cls(None, values.mean(0), np.where(sd > 0, sd, 1.0))
+        mean = np.average(values, axis=0, weights=weight)
+        sd = np.sqrt(np.average((values - mean) ** 2, axis=0, weights=weight))
+        return cls(None, mean, np.where(sd > 0, sd, 1.0))
 
     @property
     def size(self) -> int:
         """The number of columns that the model sees."""
         return len(self.mean) if self.categories is None else len(self.categories)
 
-    def encode(self, C: ArrayLike, num_rows: int | None = None) -> torch.Tensor:
+    def encode(self, C: ArrayLike, weight: np.ndarray | None = None) -> torch.Tensor:
         """`[N, size]` float64.
 
         Args:
             C: `[N, C]` or `[N]`.
-            num_rows: the number of rows that there must be. Default: any.
+            weight: `[N]` of the rows; those of weight zero become zeros. Default: equal.
         """
         values = _as_array(C)
-        if num_rows is not None and len(values) != num_rows:
-            raise UserError(f"C has {len(values)} rows, X has {num_rows}")
+        if weight is None:
+            return self._encode(values)
+        result = torch.zeros(len(values), self.size, dtype=torch.float64)
+        result[weight > 0] = self._encode(values[weight > 0])
+        return result
+
+    def _encode(self, values: np.ndarray) -> torch.Tensor:
         if self.categories is not None:
             return self._one_hot(values)
         values = _as_numbers(values)
@@ -72,6 +85,12 @@ class Covariates:
         number = {value: i for i, value in enumerate(known)}
         index = torch.tensor([number[value] for value in classes])
         return torch.nn.functional.one_hot(index, len(known)).double()
+
+
+def check_num_rows(C: ArrayLike, num_rows: int) -> None:
+    """Raise unless covariates have this number of rows, that of X."""
+    if len(values := _as_array(C)) != num_rows:
+        raise UserError(f"C has {len(values)} rows, X has {num_rows}")
 
 
 def _as_array(C: ArrayLike) -> np.ndarray:

@@ -39,6 +39,15 @@ class Training:
         return number if self.weight is None else number[self.weight > 0]
 
     @property
+    def labelled_fraction(self) -> float:
+        """The weight of the rows with a label, by the weight of all rows to train on."""
+        assert self.y is not None
+        kept = self.kept
+        labeled = (self.y.numpy() >= 0)[kept]
+        weight = np.ones(len(kept)) if self.weight is None else self.weight[kept]
+        return float(np.average(labeled, weights=weight))
+
+    @property
     def kept(self) -> np.ndarray:
         """The numbers of the rows to train on."""
         return self.number if self.held_out is None else np.setdiff1d(self.number, self.held_out)

@@ -67,7 +67,7 @@ class Units:
         mean, sd = _moments(rows, weight)
         zeros, scale = np.zeros_like(mean), np.ones_like(sd)
         if isinstance(likelihood, str) and likelihood == "auto":
-            likelihood, bound = automatic_likelihood(rows, mean, sd)
+            likelihood, bound = automatic_likelihood(rows, mean, sd, weight)
             scale = scale * bound
         family = likelihood_of(likelihood)
         if isinstance(family, (Normal, NormalLikelihood, StudentT)):
@@ -135,7 +135,7 @@ def _moments(
 
 
 def automatic_likelihood(
-    rows: "Rows", mean: np.ndarray, sd: np.ndarray
+    rows: "Rows", mean: np.ndarray, sd: np.ndarray, weight: np.ndarray | None = None
 ) -> tuple["Family | str", float]:
     """A likelihood that fits a table, and the number that its values are divided by.
 
@@ -149,13 +149,18 @@ def automatic_likelihood(
     Args:
         rows: the table.
         mean, sd: `[D]`, moments of the columns.
+        weight: `[N]` of the rows; those of weight zero are left out. Default: equal.
     """
-    largest = np.zeros(rows.table.shape[1])
+    largest, start = np.zeros(rows.table.shape[1]), 0
     for block in rows.blocks():
+        stop = start + len(block)
+        if weight is not None:
+            block = block[weight[start:stop] > 0]
+        start = stop
         observed = np.where(np.isnan(block), 0.0, block)
         if (observed < 0).any() or (observed != np.round(observed)).any():
             return "normal", 1.0
-        largest = np.maximum(largest, observed.max(0))
+        largest = np.maximum(largest, observed.max(0, initial=0.0))
     varies, bound = sd > 0, largest.max()
     if bound <= 1 or not varies.any():
         return ("bernoulli" if bound <= 1 else "normal"), 1.0
