@@ -114,6 +114,39 @@ def test_frames_go_in_and_come_out(library):
     assert clone(ALL["conditional"]).fit(frame, covariates).categories_.tolist() == ["high", "low"]
 
 
+@pytest.mark.parametrize("library", ["pandas", "polars"])
+def test_covariates_have_the_column_names_of_fit_in_their_order(library):
+    frames = pytest.importorskip(library)
+    C = frames.DataFrame({"a": X[:, 0], "b": 10 * X[:, 1]})
+    model = clone(ALL["conditional"]).fit(X, C)
+    assert model.covariate_names_in_.tolist() == ["a", "b"]
+    for other in (C[["b", "a"]], C[["a"]], C.rename(**renamed(library, {"b": "d"}))):
+        for ask in (model.sample, lambda C: model.score_samples(X, C)):
+            with pytest.raises(pv.UserError, match="column names of C .* expected 'a', 'b', got '"):
+                ask(other)
+    with pytest.warns(UserWarning, match="C does not have column names") as caught:
+        scores = model.score_samples(X, np.asarray(C))
+    assert caught[0].filename == __file__
+    assert np.array_equal(scores, model.score_samples(X, C))
+    unnamed = clone(ALL["conditional"]).fit(X, np.asarray(C))
+    assert unnamed.covariate_names_in_ is None
+    with pytest.warns(UserWarning, match="C has column names, but was fitted without"):
+        assert np.array_equal(unnamed.score_samples(X, C), scores)
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")  # one column has one order
+        classes = frames.DataFrame({"group": ["low" if value else "high" for value in y]})
+        of_classes = clone(ALL["conditional"]).fit(X, classes)
+        assert of_classes.sample(["low"]).shape == (1, 3)
+        assert len(of_classes.sample(classes["group"])) == 60
+    with pytest.raises(pv.UserError, match="expected 'group', got 'kind'"):
+        of_classes.sample(classes.rename(**renamed(library, {"group": "kind"})))
+
+
+def renamed(library, names):
+    """The arguments of a frame's `rename`."""
+    return {"columns" if library == "pandas" else "mapping": names}
+
+
 def test_the_index_of_a_frame_is_kept():
     pandas = pytest.importorskip("pandas")
     frame = pandas.DataFrame(X, columns=list("abc"), index=[f"row {i}" for i in range(60)])

@@ -23,12 +23,14 @@ class ConditionalVAE(BaseVAE):
         x | z,c ~ likelihood(f(z, c))
 
     Floats in C are numbers, and are standardized inside. One column of integers, strings or
-    booleans is a class. Units, precision and sparse input are as in `VAETransformer`, and so
-    are the arguments that are not listed here.
+    booleans is a class. If C is a data frame whose column names are all text, later frames must
+    have the same columns in the same order. Units, precision and sparse input are as in
+    `VAETransformer`, and so are the arguments that are not listed here.
 
     After `fit` it has these attributes:
 
     * `categories_`: `[K]`, the sorted classes; None if C are numbers.
+    * `covariate_names_in_`: `[C]`, the names of the columns of C; None without names.
     * `model_`, `guide_`, `n_iter_`, `loss_curve_`, `n_features_in_`, `feature_names_in_`: as in
       `VAETransformer`.
 
@@ -73,6 +75,7 @@ class ConditionalVAE(BaseVAE):
         check_num_rows(y, len(rows))
         self._covariates = Covariates.of(y, weight)
         self.categories_ = self._covariates.categories
+        self.covariate_names_in_ = self._covariates.names
         c = self._covariates.encode(y, weight).to(rows.dtype)
         training = self._hold_out(Training(rows, c=c, weight=weight), seed)
         self._start(training, seed)

@@ -1,5 +1,6 @@
 """Covariates of a conditional model: numbers, or one class per row."""
 
+import warnings
 from dataclasses import dataclass
 from typing import Self
 
@@ -8,6 +9,7 @@ import torch
 from numpy.typing import ArrayLike
 from sklearn.utils.validation import check_array
 
+from ..data.tables import is_anndata, is_frame
 from ..errors import UserError
 
 
@@ -18,11 +20,13 @@ class Covariates:
     Args:
         categories: `[K]`, the sorted classes, which become one-hot rows; None for numbers.
         mean, scale: `[C]`, of numbers, which are standardized.
+        names: `[C]`, of the columns of a data frame; None if it has no names, or they are not text.
     """
 
     categories: np.ndarray | None
     mean: np.ndarray
     scale: np.ndarray
+    names: np.ndarray | None = None
 
     @classmethod
     def of(cls, C: ArrayLike, weight: np.ndarray | None = None) -> Self:
@@ -32,7 +36,7 @@ class Covariates:
             C: `[N, C]` or `[N]`.
             weight: `[N]` of the rows; those of weight zero are left out. Default: equal.
         """
-        values = _as_array(C)
+        values, names = _as_array(C), _column_names(C)
         if weight is not None:
             values, weight = values[weight > 0], weight[weight > 0]
         if values.shape[1] == 1 and values.dtype.kind != "f":
@@ -40,11 +44,11 @@ class Covariates:
                 categories = np.unique(values[:, 0])
             except TypeError:
                 raise UserError("C has classes of several types: use strings or integers") from None
-            return cls(categories, np.zeros(1), np.ones(1))
+            return cls(categories, np.zeros(1), np.ones(1), names)
         values = _as_numbers(values)
         mean = np.average(values, axis=0, weights=weight)
         sd = np.sqrt(np.average((values - mean) ** 2, axis=0, weights=weight))
-        return cls(None, mean, np.where(sd > 0, sd, 1.0))
+        return cls(None, mean, np.where(sd > 0, sd, 1.0), names)
 
     @property
     def size(self) -> int:
@@ -57,13 +61,33 @@ class Covariates:
         Args:
             C: `[N, C]` or `[N]`.
             weight: `[N]` of the rows; those of weight zero become zeros. Default: equal.
+
+        Raises:
+            UserError: other columns, or in another order, than those that were learned from; classes
+                that these had not.
         """
         values = _as_array(C)
+        self._check_names(_column_names(C))
         if weight is None:
             return self._encode(values)
         result = torch.zeros(len(values), self.size, dtype=torch.float64)
         result[weight > 0] = self._encode(values[weight > 0])
         return result
+
+    def _check_names(self, names: np.ndarray | None) -> None:
+        """Raise if these columns have other names, as scikit-learn does for X; warn if there are none."""
+        if names is not None and self.names is not None:
+            if names.tolist() != self.names.tolist():
+                raise UserError(
+                    "the column names of C should match those that were passed during fit, in the "
+                    f"same order: expected {_listed(self.names)}, got {_listed(names)}"
+                )
+        elif len(self.mean) > 1 and names is not None:
+            warnings.warn("C has column names, but was fitted without column names", stacklevel=5)
+        elif len(self.mean) > 1 and self.names is not None:
+            warnings.warn(
+                "C does not have column names, but was fitted with column names", stacklevel=5
+            )
 
     def _encode(self, values: np.ndarray) -> torch.Tensor:
         if self.categories is not None:
@@ -91,6 +115,18 @@ def check_num_rows(C: ArrayLike, num_rows: int) -> None:
     """Raise unless covariates have this number of rows, that of X."""
     if len(values := _as_array(C)) != num_rows:
         raise UserError(f"C has {len(values)} rows, X has {num_rows}")
+
+
+def _column_names(C: ArrayLike) -> np.ndarray | None:
+    """The names of the columns of a data frame, if all of them are text, as scikit-learn has it."""
+    if not is_frame(C) or is_anndata(C):
+        return None
+    names = np.array(list(C.columns), dtype=object)
+    return names if len(names) and all(isinstance(name, str) for name in names) else None
+
+
+def _listed(names: np.ndarray) -> str:
+    return ", ".join(map(repr, names[:5])) + (", ..." if len(names) > 5 else "")
 
 
 def _as_array(C: ArrayLike) -> np.ndarray:
