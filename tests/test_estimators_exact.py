@@ -19,6 +19,7 @@ from pyro_vae.estimators import (
     SemiSupervisedVAEClassifier,
     VAETransformer,
 )
+from pyro_vae.estimators.classifier import _as_labels, _classes
 from pyro_vae.estimators.clusterer import DRAWS
 from pyro_vae.estimators.covariates import Covariates
 from pyro_vae.estimators.noise import with_common_noise
@@ -473,6 +474,60 @@ def test_unlabeled_rows_are_marked_in_several_ways(kind):
     true = y if kind in ("-1", "NaN") else np.array(list("abc"))[y]
     assert classifier.score(X, true) > 0.95
     assert classifier.loss_curve_ == curve_of_minus_ones()  # the same labels: the same model
+
+
+def columns_with_missing_labels():
+    """Columns of labels whose second and last are missing, and the classes of the others."""
+    pandas, polars = pytest.importorskip("pandas"), pytest.importorskip("polars")
+    series, text, numbers = pandas.Series, ["b", None, "a", None], [3, None, 1, None]
+    with_na = np.array(["b", pandas.NA, "a", np.nan], dtype=object)
+    truth, categories = [True, None, False, None], polars.Series(text, dtype=polars.Categorical)
+    for y in (series(text, dtype="string"), series(text, dtype="category"), with_na, categories):
+        yield y, ["a", "b"]
+    for y in (with_na.tolist(), series(with_na), pandas.DataFrame({"y": with_na})):
+        yield y, ["a", "b"]
+    for dtype in ("Int64", "category"):
+        yield series(numbers, dtype=dtype), [1, 3]
+    yield polars.Series(numbers), [1, 3]
+    yield series([3, -1, 1, None], dtype="Int8"), [1, 3]
+    yield np.ma.array([3, 7, 1, 7], mask=[False, True, False, True]), [1, 3]
+    yield series(truth, dtype="boolean"), [False, True]
+    yield polars.Series(truth), [False, True]
+
+
+def test_missing_values_of_every_kind_of_column_are_missing_labels():
+    for y, expected in columns_with_missing_labels():
+        labels = _as_labels(y)
+        assert [label is None for label in labels] == [False, True, False, True]
+        classes = _classes(labels).tolist()
+        assert classes == expected and {type(c) for c in classes} == {type(expected[0])}
+    X, truth = table(), np.arange(120) % 2
+    y = pytest.importorskip("pandas").Series(truth, dtype="Int64")
+    y[60:] = None
+    classifier = SemiSupervisedVAEClassifier(2, **SHORT).fit(X, y)
+    assert classifier.predict(X).dtype == np.int64
+
+
+@pytest.mark.parametrize("text", ["nan", "-1"])
+def test_text_that_numpy_makes_of_missing_labels_raises(text):
+    missing = np.nan if text == "nan" else -1
+    for y in (np.array(["a", missing, "b"]), np.array(["a", text, "b"])):
+        with pytest.raises(pv.UserError, match=f"y has the text '{text}' in a numpy array of text"):
+            _as_labels(y)
+        assert _as_labels(y.astype(object)).tolist() == ["a", text, "b"]
+    assert _as_labels(["a", text, missing, "b"]).tolist() == ["a", text, None, "b"]
+
+
+def test_missing_covariates_raise():
+    with pytest.raises(pv.UserError, match="C has the text 'nan' in a numpy array of text"):
+        Covariates.of(np.array(["a", np.nan]))
+    pandas = pytest.importorskip("pandas")
+    for dtype in ("string", "category", "object"):
+        column = pandas.Series(["a", None, "b"], dtype=dtype)
+        with pytest.raises(pv.UserError, match="C has missing values"):
+            Covariates.of(column)
+        with pytest.raises(pv.UserError, match="C has classes that training had not"):
+            Covariates.of(["a", "b"]).encode(column)
 
 
 def test_probabilities_are_those_of_the_guide_computed_by_hand():

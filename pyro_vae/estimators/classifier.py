@@ -20,6 +20,7 @@ from .base import BaseVAE
 from .rows import Rows
 from .training import Training
 
+TEXT_OF_MISSING = "nan", "-1", "-1.0"  # that numpy makes of NaN and -1 beside text
 WARMUP_START = 5.0  # the weight of KL(z) at first: else z takes the class along, and y is not used
 WARMUP = 0.5  # the part of the epochs in which that weight falls to 1
 
@@ -31,9 +32,11 @@ class SemiSupervisedVAEClassifier(ClassifierMixin, BaseVAE):
         z       ~ Normal(0, I)
         x | y,z ~ likelihood(f(y, z))
 
-    `predict_proba` is the guide's q(y | x). Rows without a label have the label -1, or NaN, or
-    None; strings are labels like any other. Units, precision and sparse input are as in
-    `VAETransformer`, and so are the arguments that are not listed here.
+    `predict_proba` is the guide's q(y | x). Rows without a label have the label -1, NaN, None or
+    `pd.NA`, or are masked. Text is a label like any other, in a list or an array of objects also
+    "nan" and "-1". In a numpy array of text these two raise an error: numpy makes them of a missing
+    label. Units, precision and sparse input are as in `VAETransformer`, and so are the arguments
+    that are not listed here.
 
     After `fit` it has these attributes:
 
@@ -98,7 +101,7 @@ class SemiSupervisedVAEClassifier(ClassifierMixin, BaseVAE):
 
         Args:
             X: `[N, D]`, an array, a data frame or a sparse matrix.
-            y: `[N]` labels; -1, NaN or None for a row without a label.
+            y: `[N]` labels; -1, NaN, None or `pd.NA` for a row without a label.
             sample_weight: `[N]`; a row's part of the objective is multiplied by its weight.
         """
         rows, labels = self._check_labeled(X, y, reset=True)
@@ -180,17 +183,38 @@ class SemiSupervisedVAEClassifier(ClassifierMixin, BaseVAE):
 
 
 def _as_labels(y: ArrayLike) -> np.ndarray:
-    """`[N]` labels as Python objects, None for -1, NaN and None."""
-    values = y.to_numpy() if hasattr(y, "to_numpy") else y
-    if not hasattr(values, "dtype"):
-        values = np.array(values, dtype=object)  # of a list of strings and -1, neither changes
-    values = column_or_1d(values, warn=True)
+    """`[N]` labels as Python objects, None where there is none.
+
+    Raises:
+        UserError: text in a numpy array that may be a missing label.
+    """
+    values = column_or_1d(_as_array(y), warn=True)
     labels = np.array([*values.tolist(), None], dtype=object)[:-1]
+    if values.dtype.kind in "UT":
+        unclear = [label for label in labels if label in TEXT_OF_MISSING]
+        if unclear:
+            raise UserError(
+                f"y has the text {unclear[0]!r} in a numpy array of text, which numpy makes of a "
+                "missing label too: y.astype(object) keeps it as a class, None marks a row without "
+                "a label"
+            )
     labels[[_is_missing(label) for label in labels]] = None
     known = [label for label in labels if label is not None]
     if known:
         check_classification_targets(known)
     return labels
+
+
+def _as_array(y: ArrayLike) -> np.ndarray:
+    """y as an array. No label changes its type, neither in a list nor in a column with missing values."""
+    if isinstance(y, np.ma.MaskedArray):
+        return np.where(np.ma.getmaskarray(y), None, y.data.astype(object))
+    if hasattr(y, "to_list"):  # a column of pandas or polars
+        labels = y.to_list()
+        return np.array([*labels, None], dtype=object)[: len(labels)]
+    if hasattr(y, "to_numpy") or not hasattr(y, "dtype"):
+        return np.array(y, dtype=object)
+    return np.asarray(y)
 
 
 def _used(labels: np.ndarray, weight: np.ndarray | None) -> np.ndarray:
@@ -199,14 +223,18 @@ def _used(labels: np.ndarray, weight: np.ndarray | None) -> np.ndarray:
 
 
 def _is_missing(label: object) -> bool:
-    return label is None or label != label or (type(label) is not bool and label == -1)
+    try:
+        differs = bool(label != label)
+    except TypeError:  # pd.NA, whose comparisons have no truth value
+        return True
+    return label is None or differs or (type(label) is not bool and label == -1)
 
 
 def _classes(labels: np.ndarray) -> np.ndarray:
     """The labels, each once, sorted."""
     known = {label for label in labels if label is not None}
     if not known:
-        raise UserError("no row has a label: y needs at least one that is not -1, NaN or None")
+        raise UserError("no row has a label: y needs at least one that is not -1, NaN, None or NA")
     if len({isinstance(label, str) for label in known}) > 1:
         raise UserError("labels are strings and numbers: use one of both")
     return np.array(sorted(known))

@@ -40,10 +40,17 @@ class Covariates:
         if weight is not None:
             values, weight = values[weight > 0], weight[weight > 0]
         if values.shape[1] == 1 and values.dtype.kind != "f":
+            if values.dtype.kind in "UT" and "nan" in values:
+                raise UserError(
+                    "C has the text 'nan' in a numpy array of text, which numpy makes of a missing "
+                    "value too: C.astype(object) keeps it as a class"
+                )
             try:
                 categories = np.unique(values[:, 0])
             except TypeError:
-                raise UserError("C has classes of several types: use strings or integers") from None
+                raise UserError(
+                    "C has missing values, or classes of several types: use strings or integers"
+                ) from None
             return cls(categories, np.zeros(1), np.ones(1), names)
         values = _as_numbers(values)
         mean = np.average(values, axis=0, weights=weight)
@@ -99,16 +106,15 @@ class Covariates:
 
     def _one_hot(self, values: np.ndarray) -> torch.Tensor:
         assert self.categories is not None
-        known = self.categories.tolist()
+        number = {value: i for i, value in enumerate(self.categories.tolist())}
         if values.shape[1] != 1:
             raise UserError(f"C has {values.shape[1]} columns; expected one, a class per row")
         classes = values[:, 0].tolist()
-        unknown = sorted({str(value) for value in classes if value not in known})
+        unknown = sorted({str(value) for value in classes if value not in number})
         if unknown:
             raise UserError(f"C has classes that training had not: {', '.join(unknown[:5])}")
-        number = {value: i for i, value in enumerate(known)}
         index = torch.tensor([number[value] for value in classes])
-        return torch.nn.functional.one_hot(index, len(known)).double()
+        return torch.nn.functional.one_hot(index, len(number)).double()
 
 
 def check_num_rows(C: ArrayLike, num_rows: int) -> None:
