@@ -219,6 +219,39 @@ def test_values_outside_the_support_raise_one_line():
         counts.score_samples(X)
 
 
+SUPPORTS = {  # values that a likelihood takes, and one that it refuses
+    "auto": (np.arange(180).reshape(30, 6) % 5, 5, "e.g. 1.25; x is X / 4"),
+    "negative-binomial": (np.arange(90).reshape(30, 3) % 7, -1, "e.g. -1; counts are"),
+    "poisson": (np.arange(90).reshape(30, 3) % 7, 0.5, "e.g. 0.5; counts are"),
+    "bernoulli": (np.arange(90).reshape(30, 3) % 4 // 2, 0.5, "e.g. 0.5; binarize"),
+    "continuous-bernoulli": (np.arange(90).reshape(30, 3) / 90, 1.5, "e.g. 1.5"),
+}
+
+
+@pytest.mark.parametrize("likelihood", SUPPORTS)
+def test_new_values_outside_the_support_raise_as_those_of_training(likelihood):
+    table, value, message = SUPPORTS[likelihood]
+    table, classes = table.astype(float), np.arange(30) % 2
+    wrong, missing = table.copy(), table.copy()
+    wrong[-1, 1], missing[0, 0] = value, np.nan
+    wrong_and_missing = np.where(np.isnan(missing), np.nan, wrong)
+    for name in ALL:
+        estimator = clone(ALL[name]).set_params(likelihood=likelihood, max_iter=1)
+        estimator.fit(missing if name == "imputer" else table, classes)
+        for method in ("transform", "predict", "predict_proba", "score_samples", "score", "impute"):
+            if not hasattr(estimator, method):
+                continue
+            new, right = (wrong, table) if name != "imputer" else (wrong_and_missing, missing)
+            others = {"y": classes} if name == "conditional" or method == "score" else {}
+            function = getattr(estimator, method)
+            with pytest.raises(pv.UserError, match=f"x has values outside the .* {message}"):
+                function(new, **others)
+            function(right, **others)
+        if hasattr(estimator, "partial_fit"):
+            with pytest.raises(pv.UserError, match="x has values outside the support"):
+                estimator.partial_fit(wrong, classes)
+
+
 def test_a_collapsed_run_is_a_convergence_warning_without_a_foreign_remedy():
     noise = np.random.RandomState(0).randn(100, 3)
     with pytest.warns(ConvergenceWarning, match="posterior collapse") as caught:

@@ -20,6 +20,7 @@ from sklearn.utils.validation import check_is_fitted, validate_data
 from ..conditionals import Family
 from ..errors import UserError, check_int_at_least, check_ints_at_least, check_positive
 from ..evaluate import log_likelihood
+from ..evaluate.support import Support
 from ..generate import sample
 from ..guides import Guide
 from ..methods import fit as fit_pair
@@ -251,17 +252,47 @@ class BaseVAE(BaseEstimator, ABC):
         function: Callable[..., torch.Tensor],
         num_particles: int = 1,
         c: torch.Tensor | None = None,
+        check: bool = True,
     ) -> np.ndarray:
-        """`function(x, c=c)` of blocks of rows in the units of the model, as one array."""
+        """`function(x, c=c)` of blocks of rows in the units of the model, as one array.
+
+        Args:
+            rows: the table.
+            function: of a block.
+            num_particles: Monte Carlo samples of a row that are evaluated at once.
+            c: `[N, C]` covariates, as the model sees them.
+            check: whether values must lie in the support of the likelihood, as in training.
+        """
         width = max(512, rows.table.shape[1] * self._num_values)
         size = max(1, min(2048, BLOCK_VALUES // (width * num_particles)))
         parameter = next(self.model_.parameters())
-        results = []
+        results, support = [], None
         for number, block in enumerate(rows.blocks(size)):
             x = self._units.to_model(block).to(parameter)
             covariates = {} if c is None else {"c": c[number * size : number * size + len(x)]}
+            if check:
+                support = self._check_support({"x": x, **covariates}, support)
             results.append(function(x, **covariates).detach().cpu().numpy())
         return np.concatenate(results)
+
+    def _check_support(
+        self, batch: dict[str, torch.Tensor], support: Support | None = None
+    ) -> Support:
+        """Raise unless all values lie in the support of the likelihood: the check that `fit` makes.
+
+        Args:
+            batch: the inputs of the pair, in the units of the model.
+            support: what the last call returned. Default: it is read from the model.
+        """
+        try:
+            support = Support(self.model_, self.guide_, batch) if support is None else support
+            support.check(batch)
+        except UserError as error:
+            bound = self._units.scale.max()
+            if not self._units.likelihood.unit_interval or bound == 1:
+                raise
+            raise UserError(f"{error}; x is X / {bound:g}") from None
+        return support
 
     def _log_likelihood(
         self, rows: Rows, num_samples: int, c: torch.Tensor | None = None

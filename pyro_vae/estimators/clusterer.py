@@ -153,7 +153,7 @@ class GMVAEClusterer(ClusterMixin, EmbeddingVAE):
         self.scores_ = np.array(restarts["scores"])
         agreement = restarts["stability"]
         self.stability_ = float("nan") if agreement is None else agreement
-        probabilities = self._probabilities(rows)
+        probabilities = self._probabilities(rows, check=False)  # training has checked them
         self.labels_ = probabilities.argmax(1)
         self.weights_ = np.average(probabilities, axis=0, weights=weight)
         return self
@@ -207,12 +207,12 @@ class GMVAEClusterer(ClusterMixin, EmbeddingVAE):
         """
         return self._probabilities(self._check(X))
 
-    def _probabilities(self, rows: Rows) -> np.ndarray:
+    def _probabilities(self, rows: Rows, check: bool = True) -> np.ndarray:
         def probabilities(x: torch.Tensor) -> torch.Tensor:
             guide = with_common_noise(self.guide_, seed=0)
             return responsibilities(self.model_, guide, x, num_samples=DRAWS)
 
-        return self._by_blocks(rows, probabilities, DRAWS)
+        return self._by_blocks(rows, probabilities, DRAWS, check=check)
 
     def sample(
         self, n_samples: int = 1, component: int | None = None, random_state: Any = None

@@ -130,6 +130,7 @@ class VAEImputer(OneToOneFeatureMixin, TransformerMixin, BaseVAE):
         rows = self._check_missing(X)
         seed = self._seed(random_state)
         x = self._units.to_model(rows[:]).to(next(self.model_.parameters()))
+        self._check_support({"x": x})
         draws = impute(
             self.model_, self.guide_, x, num_samples=n_imputations, steps=steps, seed=seed
         )
