@@ -208,10 +208,11 @@ def _as_labels(y: ArrayLike) -> np.ndarray:
 def _as_array(y: ArrayLike) -> np.ndarray:
     """y as an array. No label changes its type, neither in a list nor in a column with missing values."""
     if isinstance(y, np.ma.MaskedArray):
-        return np.where(np.ma.getmaskarray(y), None, y.data.astype(object))
+        labels = y.data.astype(object)
+        labels[np.ma.getmaskarray(y)] = None
+        return labels
     if hasattr(y, "to_list"):  # a column of pandas or polars
-        labels = y.to_list()
-        return np.array([*labels, None], dtype=object)[: len(labels)]
+        return np.array([*y.to_list(), None], dtype=object)[:-1]
     if hasattr(y, "to_numpy") or not hasattr(y, "dtype"):
         return np.array(y, dtype=object)
     return np.asarray(y)

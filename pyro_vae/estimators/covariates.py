@@ -2,7 +2,7 @@
 
 import warnings
 from dataclasses import dataclass
-from typing import Self
+from typing import Any, Self
 
 import numpy as np
 import torch
@@ -123,12 +123,13 @@ def check_num_rows(C: ArrayLike, num_rows: int) -> None:
         raise UserError(f"C has {len(values)} rows, X has {num_rows}")
 
 
-def _column_names(C: ArrayLike) -> np.ndarray | None:
+def _column_names(C: Any) -> np.ndarray | None:
     """The names of the columns of a data frame, if all of them are text, as scikit-learn has it."""
     if not is_frame(C) or is_anndata(C):
         return None
-    names = np.array(list(C.columns), dtype=object)
-    return names if len(names) and all(isinstance(name, str) for name in names) else None
+    names = list(C.columns)
+    is_text = bool(names) and all(isinstance(name, str) for name in names)
+    return np.array(names, dtype=object) if is_text else None
 
 
 def _listed(names: np.ndarray) -> str:
