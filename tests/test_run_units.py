@@ -11,6 +11,7 @@ import torch
 
 import pyro_vae as pv
 from pyro_vae.conditionals import MLP
+from pyro_vae.methods.command import reproduction
 
 SCALES = torch.tensor([1000.0, 0.5, 3.0])
 NET = MLP((4,))
@@ -179,3 +180,107 @@ def test_a_frame_is_not_made_of_some_of_its_columns():
     with pytest.raises(pv.UserError, match="the table has 3 columns of x"):
         run.reconstruct(frame)
     assert list(run.sample_frame(2)) == ["a", "b", "c"]  # `join` makes them whole
+
+
+# ---------------------------------------------------------------------- covariates c
+
+
+def incomes(n=80):
+    """`(x [N, 2], c [N, 3])`: covariates in large units, a constant, and a class."""
+    generator = torch.Generator().manual_seed(0)
+    income = 5e4 + 1.5e4 * torch.randn(n, 1, generator=generator, dtype=torch.float64)
+    noise = torch.randn(n, 2, generator=generator, dtype=torch.float64)
+    is_owner = (torch.arange(n) % 3 == 0).double().unsqueeze(1)
+    return income / 1e4 + noise, torch.cat([income, torch.full_like(income, 0.1), is_owner], 1)
+
+
+SMALL = {"latent_dim": 1, "epochs": 2, "hidden": [4]}
+
+
+@pytest.fixture(scope="module")
+def given_incomes():
+    x, c = incomes()
+    data = pv.data.from_arrays(x, c=c, valid=0, test=20)
+    return pv.method("cvae", data, **SMALL).fit(progress=False)
+
+
+def test_covariates_are_standardized_by_the_training_split(given_incomes):
+    data = given_incomes.data
+    mean, sd = data.c_scaling
+    assert given_incomes.config["standardize_c"] is True
+    assert sd[1:].tolist() == [1.0, 1.0] and mean[2] == 0  # a constant, and a class as it is
+    columns = data.train.c.double()
+    assert abs(columns[:, 0].mean()) < 1e-6 and columns[:, 0].std(correction=0) == pytest.approx(1)
+    assert columns[:, 1].abs().max() < 1e-6 and set(columns[:, 2].tolist()) == {0.0, 1.0}
+    own = pv.data.from_arrays(*incomes()[:1], c=(incomes()[1] - mean) / sd, valid=0, test=20)
+    same = pv.method("cvae", own, standardize_c=False, **SMALL).fit(progress=False)
+    assert same.data.c_scaling is None
+    for key in ("elbo", "log_likelihood"):
+        expected = given_incomes.evaluate(num_samples=20)[key]
+        assert same.evaluate(num_samples=20)[key] == pytest.approx(expected, abs=1e-4)
+
+
+def test_new_covariates_have_original_units(given_incomes):
+    run, (x, c) = given_incomes, incomes()
+    mean, sd = run.data.c_scaling
+    standardized, inner = run.data.standardize_values(x), ((c - mean) / sd).float()
+    codes = pv.evaluate.encode(run.model, run.guide, standardized, c=inner)
+    torch.testing.assert_close(run.encode(x, c=c), codes)
+    torch.testing.assert_close(run.encode({"x": x, "c": c}), codes)
+    loader = torch.utils.data.DataLoader([{"x": a, "c": b} for a, b in zip(x, c, strict=True)], 32)
+    torch.testing.assert_close(run.encode(loader), codes)
+    drawn = pv.sample(run.model, 80, c=inner, mean=False)
+    expected = run.data.unstandardize(drawn)
+    assert torch.equal(run.sample(c=c.tolist(), mean=False), expected)
+    assert run.sample(7, c=c[:2]).shape == (7, 2) and run.sample().shape == (64, 2)
+
+
+def test_covariates_of_sparse_counts_are_standardized():
+    sparse = pytest.importorskip("scipy.sparse")
+    counts = torch.poisson(torch.full((40, 3), 2.0)).numpy()
+    c = incomes(40)[1]
+    runs = [
+        pv.method("cvae", pv.data.from_arrays(x, c=c, valid=0, test=10), **SMALL).fit(
+            progress=False
+        )
+        for x in (counts, sparse.csr_matrix(counts))
+    ]
+    torch.testing.assert_close(runs[0].data.c_scaling, runs[1].data.c_scaling)
+    codes = [
+        run.encode(x, c=c) for run, x in zip(runs, (counts, sparse.csr_matrix(counts)), strict=True)
+    ]
+    torch.testing.assert_close(codes[0], codes[1])
+
+
+def test_a_run_with_standardized_covariates_is_loaded_and_reproduced(given_incomes, tmp_path):
+    x, c = incomes()
+    data = pv.data.from_arrays(x, c=c, valid=0, test=20)
+    given_incomes.save(tmp_path / "run")
+    loaded = pv.load(tmp_path / "run", data=data)
+    torch.testing.assert_close(loaded.encode(x, c=c), given_incomes.encode(x, c=c))
+    assert "standardize_c" not in reproduction(loaded.config, loaded.data)
+
+
+@pytest.mark.parametrize(
+    "call, message",
+    [
+        (lambda run: run.sample(c=[[1.0, 2.0]]), r"c has shape \[1, 2\].*have \[N, 3\]"),
+        (lambda run: run.sample(c=torch.zeros(0, 3)), "at least one row"),
+        (lambda run: run.sample(y=1, c=[[1.0, 2.0, 0.0]]), "not both"),
+        (lambda run: pv.data.standardize(run.data, "c"), "standardized already"),
+        (lambda run: pv.data.standardize(run.data, "z"), "unknown array to standardize"),
+        (
+            lambda run: pv.data.standardize(pv.data.from_arrays(table()), "c"),
+            "has no covariates c to standardize",
+        ),
+    ],
+)
+def test_covariates_that_do_not_fit_give_one_line(call, message, given_incomes):
+    with pytest.raises(pv.UserError, match=message) as error:
+        call(given_incomes)
+    assert "\n" not in str(error.value)
+
+
+def test_covariates_taken_from_standardized_columns_are_not_given(given_a_column):
+    with pytest.raises(pv.UserError, match="are columns of x, which are standardized"):
+        given_a_column.sample(c=[[1.0]])

@@ -9,7 +9,7 @@ import torch
 
 from ..conditionals import Family
 from ..errors import UserError, check_int_at_least, checked_seed, unknown_name_error
-from .arrays import as_floats, check_distinct, check_finite
+from .arrays import as_floats, as_tensor, check_distinct, check_finite
 from .conditions import Condition
 from .sparse import SparseRows
 from .tables import Table, is_frame
@@ -108,7 +108,8 @@ class Data:
         likelihood: one that fits x as it is, by name or as a family; the default of a method.
         condition: the covariates of a conditional model: `Labels(...)`, `Quadrants(...)`, or any
             function of `(x, y)` that returns `(x, c)`. It is applied after binarization.
-        scaling: `(mean, sd)` that `standardize` removed.
+        scaling: `(mean, sd)` of the columns of x that `standardize` removed, in float64.
+        c_scaling: those of the columns of c.
         withheld_labels: `[N]` training labels before `keep_labels` removed some.
         names: those under which the pair gets the arrays in training, if they were passed by name;
             see `from_arrays`.
@@ -128,6 +129,7 @@ class Data:
     likelihood: str | Family = "normal"
     condition: AnyCondition | None = None
     scaling: tuple[torch.Tensor, torch.Tensor] | None = None
+    c_scaling: tuple[torch.Tensor, torch.Tensor] | None = None
     withheld_labels: torch.Tensor | None = None
     names: tuple[str, ...] | None = None
     source: dict[str, Any] | None = None
@@ -159,6 +161,7 @@ class Data:
         parts += [] if self.table is None else [f"{len(self.table.columns)} columns"]
         parts += ["missing values"] if self.missing else []
         parts += [] if self.scaling is None else ["standardized: data.unstandardize(x) undoes it"]
+        parts += [] if self.c_scaling is None else ["standardized c"]
         return f"Data({self.name!r}: {sizes}; {', '.join(parts)})"
 
     def splits(self) -> dict[str, Split]:
@@ -263,6 +266,19 @@ class Data:
         mean, sd = (s.to(x.device) for s in self.scaling)
         return ((x - mean) / sd).to(self.train.x.dtype)
 
+    def standardize_covariates(self, c: Any) -> torch.Tensor:
+        """New covariates `[N, ...]` in the units of those of these data."""
+        if self.c_scaling is None:
+            return as_tensor(c, "c")
+        mean, sd = self.c_scaling
+        values = as_floats(c, "c", torch.float64)
+        if values.shape[1:] != mean.shape:
+            raise UserError(
+                f"c has shape {list(values.shape)}, but the covariates of these data have [N, "
+                f"{', '.join(map(str, mean.shape))}]"
+            )
+        return ((values - mean.to(values.device)) / sd.to(values.device)).to(self.train.x.dtype)
+
     @property
     def original_dtype(self) -> torch.dtype | None:
         """The dtype in which values in the original units are standardized; None: they are not."""
@@ -338,6 +354,8 @@ class Data:
             result["num_labels"] = int((self.train.y >= 0).sum())
         if self.scaling is not None:
             result["standardized"] = True
+        if self.c_scaling is not None:
+            result["standardized_c"] = True
         if self.names is not None:
             result["names"] = list(self.names)
         if self.missing:

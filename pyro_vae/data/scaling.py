@@ -1,26 +1,36 @@
-"""Columns of x with mean zero and standard deviation one."""
+"""Columns of x, or of covariates c, with mean zero and standard deviation one."""
 
 import dataclasses
+from typing import Any
 
 import torch
 
-from ..errors import UserError
+from ..errors import UserError, unknown_name_error
 from .arrays import column_moments
 from .dataset import Data
+from .sparse import SparseRows
 
 
-def standardize(data: Data) -> Data:
+def standardize(data: Data, name: str = "x") -> Data:
     """The same data, every column of x less its mean and divided by its standard deviation.
 
     Of a table with columns of several kinds, only those with real numbers are. Mean and deviation are those of the training split, of values that are not missing. A column that is constant
-    there is only centered.
+    there is only centered. They are computed in float64.
 
     Likelihoods of the pair are then those of the standardized values: a log-density in the original
     units is less by `Data.log_abs_det_jacobian`. A run reports the original units.
 
     The units of a pair are those of the data that it was trained on: `Data.unstandardize` takes its
     samples, reconstructions and means to the original units, `Data.standardize_values` takes new data
-    to the pair's units.
+    to the pair's units, and `Data.standardize_covariates` new covariates.
+
+    Args:
+        data: the data.
+        name: x, or c: the covariates of a conditional model. Columns of c that hold only 0 and 1, as
+            classes do, stay as they are.
+
+    Raises:
+        UserError: data that are binarized or standardized already; no covariates.
 
     Example:
         >>> import torch, pyro_vae as pv
@@ -28,10 +38,11 @@ def standardize(data: Data) -> Data:
         >>> data = pv.data.standardize(data)
         >>> bool(data.train.x.mean().abs() < 1e-5)
         True
-
-    Raises:
-        UserError: data that are binarized or standardized already.
     """
+    if name == "c":
+        return _standardize_covariates(data)
+    if name != "x":
+        raise unknown_name_error("array to standardize", name, ("x", "c"))
     if data.sparse is not None:
         raise UserError(f"{data.name} is sparse: pass x.toarray() to standardize its columns")
     if data.binarize != "none" or data.scaling is not None:
@@ -45,7 +56,41 @@ def standardize(data: Data) -> Data:
     sd = torch.where(scaled, sd, 1.0)
     source = None if data.source is None else {**data.source, "standardize": True}
     return data.map_splits(
-        lambda split: dataclasses.replace(split, x=((split.x - mean) / sd).to(split.x.dtype)),
+        lambda split: dataclasses.replace(split, x=_scaled(split.x, mean, sd)),
         scaling=(mean, sd),
         source=source,
     )
+
+
+def own_covariates(data: Data) -> torch.Tensor | None:
+    """The covariates `[N, ...]` of the training data that came with them; None if there are none."""
+    if data.sparse is None or data.sparse.covariates is None:
+        return data.train.c
+    return data.sparse.covariates[data.train.x[:, 0].long()]
+
+
+def _standardize_covariates(data: Data) -> Data:
+    c = own_covariates(data)
+    if c is None:
+        raise UserError(f"{data.name} has no covariates c to standardize")
+    if data.c_scaling is not None:
+        raise UserError(f"the covariates of {data.name} are standardized already")
+    mean, sd = column_moments(c)
+    is_class = ((c == 0) | (c == 1)).all(0)
+    mean, sd = torch.where(is_class, 0.0, mean), torch.where(is_class | (sd == 0), 1.0, sd)
+    source = None if data.source is None else {**data.source, "standardize_c": True}
+    changes: dict[str, Any] = {"c_scaling": (mean, sd), "source": source}
+    if data.sparse is not None and data.sparse.covariates is not None:
+        covariates = _scaled(data.sparse.covariates, mean, sd)
+        condition = SparseRows(data.sparse.matrix, covariates)
+        return dataclasses.replace(data, condition=condition, **changes)
+    return data.map_splits(
+        lambda split: dataclasses.replace(
+            split, c=None if split.c is None else _scaled(split.c, mean, sd)
+        ),
+        **changes,
+    )
+
+
+def _scaled(values: torch.Tensor, mean: torch.Tensor, sd: torch.Tensor) -> torch.Tensor:
+    return ((values - mean) / sd).to(values.dtype)

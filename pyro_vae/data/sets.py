@@ -104,6 +104,7 @@ def load(
     num_labels: int | None = None,
     label_seed: int = 0,
     standardize: bool | None = None,
+    standardize_c: bool | None = None,
     condition: str | None = None,
     quadrants: int | None = None,
     missing: bool | None = None,
@@ -143,6 +144,8 @@ def load(
         label_seed: seed of the choice of those labels.
         standardize: center and scale every column of x by the training split. Default: a method does
             so with a table for a normal likelihood; `load` does not.
+        standardize_c: center and scale every column of the covariates c that holds other numbers than
+            0 and 1. Default: a method does so; `load` does not.
         condition: the covariates c of a conditional model: quadrants (of an image), labels, or data
             (the array c).
         quadrants: how many quadrants are the condition: 1, 2 or 3. Default: 1.
@@ -183,6 +186,7 @@ def load(
         standardize,
         condition,
         quadrants,
+        standardize_c,
     )
     source = {
         "data": name if name in DATASETS else str(Path(name).resolve()),
@@ -191,6 +195,7 @@ def load(
         "num_labels": num_labels,
         "label_seed": label_seed,
         "standardize": standardize,
+        "standardize_c": standardize_c,
         "missing": data.missing if name not in DATASETS else None,
         **options,
     }
@@ -205,6 +210,7 @@ def prepare(
     standardize: bool | None = None,
     condition: str | None = None,
     quadrants: int | None = None,
+    standardize_c: bool | None = None,
 ) -> Data:
     """Data as a method needs them; the arguments are those of `load`, and None changes nothing.
 
@@ -222,12 +228,14 @@ def prepare(
             raise UserError(f"{data.name} is binarized already: {data.binarize}, not {binarize}")
         names = (
             "name", "num_classes", "binarize_seed", "split_seed", "likelihood",
-            "withheld_labels", "condition", "scaling", "source", "names", "missing", "table",
+            "withheld_labels", "condition", "scaling", "c_scaling", "source", "names", "missing", "table",
         )  # fmt: skip
         fields = {n: getattr(data, n) for n in names}
         data = build_splits(data.train, data.valid, data.test, binarize=binarize, **fields)
     if standardize and data.scaling is None:
         data = standardized(data)
+    if standardize_c and data.c_scaling is None:
+        data = standardized(data, "c")
     if num_labels is not None and data.withheld_labels is None:
         data = data.keep_labels(num_labels, label_seed)
     if quadrants is not None and condition is None:

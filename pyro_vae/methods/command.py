@@ -10,7 +10,11 @@ from ..programs.program import plain_value
 from .files import plain
 from .groups import choice_groups, is_conditional
 from .options import configure
-from .preparing import default_binarization, is_standardized_by_default
+from .preparing import (
+    default_binarization,
+    has_numeric_covariates,
+    is_standardized_by_default,
+)
 
 NUM_SAMPLES = 500  # importance samples of a report, unless the caller sets another number
 
@@ -70,6 +74,7 @@ def _filled(config: dict, data: Data) -> dict:
         own = replace(data, condition=None) if is_ours else data
         filled["condition"], quadrants = default_condition(own)
         filled["quadrants"] = quadrants if config["condition"] == "quadrants" else None
+        filled["standardize_c"] = data.c_scaling is not None or has_numeric_covariates(data)
     named = config["data"]
     filled["standardize"] = is_standardized_by_default(data, named, config["model.likelihood"])
     filled["binarize"] = data.binarize if named is None else "none"

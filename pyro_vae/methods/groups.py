@@ -43,6 +43,8 @@ METHOD_HELP = {
     "(anew in every training batch). Default: what the likelihood and the data need.",
     "standardize": "center and scale every column of x by the training split. Default: true for a table "
     "with a normal likelihood.",
+    "standardize_c": "center and scale every column of the covariates c that holds other numbers than 0 "
+    "and 1. Default: true for covariates that come with the data, and are no images.",
     "model.likelihood": f"{', '.join(LIKELIHOODS)}, or a family. Default: what fits the data.",
     "model.num_classes": "number of classes, K. Default: that of the labels, or 10.",
     "refine.steps": "gradient steps per data point from the encoder's output, k; 0 for none.",
@@ -97,7 +99,7 @@ def groups(name: str) -> tuple[Group, ...]:
     entry = preset(name)
     model = entry.model
     has_guide = entry.parents != "prior" and bool(entry.parents or model.default_guide)
-    load_skip = LOAD if is_conditional(name) else LOAD | {"condition", "quadrants"}
+    load_skip = LOAD if is_conditional(name) else LOAD | {"condition", "quadrants", "standardize_c"}
     result = [
         Group("", load, load_skip, title="data"),
         Group("model", model, MODEL, title=f"model: {entry.model_name}"),

@@ -158,7 +158,7 @@ class NewData:
             values = draw_binary(values, data.binarize_seed + 2 + 3 * number)  # beyond the splits'
         if y is not None and data.num_classes is not None:
             y = as_labels(y)
-        c = None if c is None else torch.as_tensor(c)
+        c = None if c is None else data.standardize_covariates(c)
         return conditioned(Split(values, y, c, others), condition)
 
     def inputs(self) -> Iterator[Inputs]:

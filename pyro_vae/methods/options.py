@@ -313,6 +313,8 @@ def check_read_already(data: Data, values: Mapping[str, Any]) -> None:
         have["library_size"] = True
     if data.scaling is not None:
         have["standardize"] = True
+    if data.c_scaling is not None:
+        have["standardize_c"] = True
     if data.withheld_labels is not None and data.train.y is not None:
         have["num_labels"] = int((data.train.y >= 0).sum())
         have["label_seed"] = source.get("label_seed")

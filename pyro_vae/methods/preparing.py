@@ -17,6 +17,7 @@ from ..conditionals import (
 from ..conditionals.library_size import COUNTS
 from ..data import DATASETS, Data, Quadrants
 from ..data.registry import DataSet
+from ..data.scaling import own_covariates
 from ..data.sets import default_condition
 from ..errors import UserError
 from ..programs.program import plain_value
@@ -58,7 +59,7 @@ def prepare(config: dict[str, Any], data: Data | None, root: Path | str | None) 
     is_binary = data is not None and data.binarize != "none"
     binarize = config["binarize"] if is_binary else binarization(config)
     options = {n: config[n] for n in ("num_labels", "label_seed")}
-    options["standardize"] = bool(config["standardize"])
+    options |= {n: bool(config.get(n)) for n in ("standardize", "standardize_c")}
     if data is None:
         reading = {n: config[n] for n in READING if n in config}
         data = datasets.load(name, binarize or "none", root, **reading, **options)
@@ -83,6 +84,13 @@ def prepare(config: dict[str, Any], data: Data | None, root: Path | str | None) 
         if condition == "quadrants":
             quadrants = data.condition.observed if isinstance(data.condition, Quadrants) else None
         config |= {"condition": condition, "quadrants": quadrants}
+        if config["standardize_c"] is None and has_numeric_covariates(data):
+            data = datasets.standardize(data, "c")
+            advise(
+                "the covariates c are standardized: run.encode(x, c=c) and run.sample(c=c) do so with new "
+                "ones; standardize_c=False leaves c as it is"
+            )
+        config["standardize_c"] = data.c_scaling is not None
     if "model.num_classes" in config and config["model.num_classes"] is None:
         config["model.num_classes"] = data.num_classes or 10
     return data
@@ -136,6 +144,17 @@ def _standardize(data: Data, name: str | None, of_likelihood: object) -> Data:
         "run.data.standardize_values(x) does so with new data; standardize=False leaves x as it is"
     )
     return datasets.standardize(data)
+
+
+def has_numeric_covariates(data: Data) -> bool:
+    """Whether the covariates that came with the data are columns of numbers, not of classes alone."""
+    c = own_covariates(data)
+    return (
+        c is not None
+        and data.c_scaling is None
+        and c.dim() <= 2
+        and bool(((c != 0) & (c != 1)).any())
+    )
 
 
 def is_standardized_by_default(data: Data, name: str | None, of_likelihood: object) -> bool:

@@ -14,6 +14,7 @@ import torch
 from .. import generate, train
 from ..data import Data, as_data
 from ..data import load as load_data
+from ..data.arrays import as_tensor
 from ..data.dataset import difference
 from ..data.tables import frame_like
 from ..errors import UserError, file_to_write, folder_to_write
@@ -208,15 +209,26 @@ class Run(train.Run):
             )
         return Results(result)
 
-    def sample(self, num: int | None = 64, source: str = "prior", **choices: Any) -> torch.Tensor:
-        """New data `[num, *x_shape]`, in the data's original units; see `sheet`."""
+    def sample(
+        self, num: int | None = None, source: str = "prior", c: Any = None, **choices: Any
+    ) -> torch.Tensor:
+        """New data `[num, *x_shape]`, in the data's original units; see `sheet`.
+
+        Args:
+            num: how many. Default: 64, or one for each row of c.
+            source, choices: as in `sheet`.
+            c: `[M, ...]` covariates of a conditional model, in their original units, in order and
+                repeated. Default: those of the data.
+        """
         from ..report.samples import joined
 
-        sheet = self.sheet(source, num=num, **choices)
+        if num is None:
+            num = 64 if c is None else max(1, as_tensor(c, "c").shape[:1].numel())
+        sheet = self.sheet(source, num=num, c=c, **choices)
         data = self._data()
         return data.unstandardize(joined(data, sheet.x, sheet.c))
 
-    def sample_frame(self, num: int = 64, source: str = "prior", **choices: Any) -> Any:
+    def sample_frame(self, num: int | None = None, source: str = "prior", **choices: Any) -> Any:
         """New rows as a frame with the columns of the data, which come from a frame.
 
         They are draws: a category is one of its values, a count an integer.
@@ -299,7 +311,7 @@ class Run(train.Run):
 
         Args:
             source: prior, component, aggregate, ex-post, interpolate, traverse or impute.
-            choices: num, y, latent, mean, steps, path, observed, split, seed; see `SheetOptions`.
+            choices: num, y, c, latent, mean, steps, path, observed, split, seed; see `SheetOptions`.
 
         Returns:
             A `SampleSheet`: `.x`, `.figure(data)`, `.arrays(data)`.

@@ -2,7 +2,7 @@
 
 import math
 from collections.abc import Callable
-from dataclasses import dataclass, field, fields
+from dataclasses import dataclass, field, fields, replace
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -13,6 +13,7 @@ from matplotlib.figure import Figure
 
 from .. import plots
 from ..data import Condition, Data, Labels, Quadrants
+from ..data.sparse import SparseRows
 from ..data.tables import write_csv
 from ..errors import UserError, check_int_at_least, file_to_write, unknown_name_error
 from ..evaluate import fit_ex_post_prior
@@ -155,6 +156,8 @@ class SheetOptions:
     Args:
         num: how many samples (of each component), paths, units, or completions per data point.
         y: the component, or the class.
+        c: `[M, ...]` covariates of a conditional model, in their original units, in order and
+            repeated. Default: those of the data.
         latent: which latent is refitted, walked along or traversed. Default: z, or the topmost.
         mean: the likelihood's means or draws.
         steps: images on a path, or steps of the chains that complete.
@@ -168,6 +171,7 @@ class SheetOptions:
 
     num: int | None = None
     y: int | None = None
+    c: Any = None
     latent: str | None = None
     mean: bool = True
     steps: int | None = None
@@ -214,11 +218,36 @@ def _first_split(data: Data) -> tuple[torch.Tensor, torch.Tensor | None]:
     return part.x, part.c
 
 
+def new_covariates(data: Data, c: Any) -> torch.Tensor:
+    """Covariates `[M, ...]` as a model of the data takes them.
+
+    Raises:
+        UserError: no row, or covariates that a condition takes from standardized x.
+    """
+    own = data.condition is None or isinstance(data.condition, (Labels, SparseRows))
+    if data.scaling is not None and not own:
+        raise UserError(
+            f"c of {data.condition!r} are columns of x, which are standardized: run.encode and "
+            "run.reconstruct take whole rows"
+        )
+    c = data.standardize_covariates(c)
+    if not c.dim() or not len(c):
+        raise UserError(f"c has shape {list(c.shape)}; expected [M, ...], at least one row")
+    return c
+
+
 def _covariates(
-    model: Callable, guide: Callable, data: Data, split: str, size: int, y: int | None = None
+    model: Callable, guide: Callable, data: Data, options: SheetOptions, size: int
 ) -> Inputs:
-    """Covariates for `size` samples: of class `y`, or those of the data, in order and repeated."""
-    needed = covariates_of(model)
+    """Covariates for `size` samples: given ones, of a class, or the data's, in order and repeated."""
+    needed, y = covariates_of(model), options.y
+    if options.c is not None:
+        if not needed:
+            raise UserError("c has no effect: this model has no covariates")
+        if y is not None and not accepts_argument(model, "y"):
+            raise UserError("pass y= or c=, not both: both are the covariates of this run")
+        c = new_covariates(data, options.c)
+        return {"c": c[torch.arange(size) % len(c)]}
     if not needed:
         return {}
     if isinstance(data.condition, Labels):  # every label in turn, if y is None
@@ -226,14 +255,14 @@ def _covariates(
         return {"c": torch.arange(size) % k if y is None else torch.full((size,), y)}
     if y is not None and not accepts_argument(model, "y"):
         raise UserError("the covariates of this run are not labels: y= does not go with it")
-    _, _, others = summary.inputs(model, guide, data, split)
+    _, _, others = summary.inputs(model, guide, data, options.split)
     rows = torch.arange(size) % len(next(iter(others.values())))
     return {name: others[name][rows] for name in needed}
 
 
 def _prior(model: Callable, guide: Callable, data: Data, options: SheetOptions) -> SampleSheet:
     size = options.number(64)
-    covariates = _covariates(model, guide, data, options.split, size, options.y)
+    covariates = _covariates(model, guide, data, options, size)
     y = options.y if accepts_argument(model, "y") or not covariates else None
     x = sample(model, size, y=y, mean=options.mean, seed=options.seed, **covariates)
     title = "samples" if options.y is None else f"samples, y = {options.y}"
@@ -247,7 +276,7 @@ def _component(model: Callable, guide: Callable, data: Data, options: SheetOptio
         return _prior(model, guide, data, options)
     num, k = options.number(12), sites_of(model)[1]["y"][0][0]
     y = torch.arange(k).repeat_interleave(num)
-    covariates = _covariates(model, guide, data, options.split, len(y))
+    covariates = _covariates(model, guide, data, options, len(y))
     x = sample(model, len(y), y=y, mean=options.mean, seed=options.seed, **covariates)
     labels = [str(i) for i in range(k)]
     title = "samples, one row per component"
@@ -258,7 +287,7 @@ def _aggregate(model: Callable, guide: Callable, data: Data, options: SheetOptio
     x, _, others = summary.inputs(model, guide, data, "train")
     size = options.number(64)
     source = AggregatePosterior(guide, x, **others)
-    covariates = _covariates(model, guide, data, "train", size)
+    covariates = _covariates(model, guide, data, replace(options, split="train"), size)
     new = sample(model, size, mean=options.mean, seed=options.seed, source=source, **covariates)
     return SampleSheet(new, "samples from the aggregate posterior", c=covariates.get("c"))
 
@@ -270,7 +299,7 @@ def _ex_post(model: Callable, guide: Callable, data: Data, options: SheetOptions
         raise UserError(f"{type(model).__name__} has no continuous latent to fit a density to")
     density = fit_ex_post_prior(model, guide, x, latent, seed=options.seed, **others)
     size = options.number(64)
-    covariates = _covariates(model, guide, data, "train", size)
+    covariates = _covariates(model, guide, data, replace(options, split="train"), size)
     source = {latent: density}
     new = sample(model, size, mean=options.mean, seed=options.seed, source=source, **covariates)
     title = f"samples, {latent} from a mixture fitted to encodings"
@@ -352,10 +381,10 @@ class Source(NamedTuple):
 
 _DRAWN = ("num", "seed", "mean")
 SOURCES = {
-    "prior": Source(_prior, (*_DRAWN, "y", "split")),
-    "component": Source(_component, (*_DRAWN, "y", "split")),
-    "aggregate": Source(_aggregate, _DRAWN),
-    "ex-post": Source(_ex_post, (*_DRAWN, "latent")),
+    "prior": Source(_prior, (*_DRAWN, "y", "c", "split")),
+    "component": Source(_component, (*_DRAWN, "y", "c", "split")),
+    "aggregate": Source(_aggregate, (*_DRAWN, "c")),
+    "ex-post": Source(_ex_post, (*_DRAWN, "c", "latent")),
     "interpolate": Source(_interpolate, ("num", "seed", "steps", "latent", "path", "split")),
     "traverse": Source(_traverse, ("num", "seed", "steps", "latent", "split")),
     "impute": Source(_impute, ("num", "seed", "steps", "observed", "split")),
