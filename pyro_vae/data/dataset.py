@@ -137,9 +137,9 @@ class Data:
     table: Table | None = None
 
     def __post_init__(self) -> None:
-        if isinstance(self.condition, Condition):
+        if isinstance(self.dense_condition, Condition):
             for split in self.splits().values():
-                self.condition.check(split.y)
+                self.dense_condition.check(split.y)
         if self.missing and self.condition is not None:
             for split in self.splits().values():
                 covariates = conditioned(split, self.condition).c
@@ -173,6 +173,11 @@ class Data:
         """The sparse matrix of counts whose row numbers x holds; None for dense data."""
         return self.condition if isinstance(self.condition, SparseRows) else None
 
+    @property
+    def dense_condition(self) -> AnyCondition | None:
+        """The condition of data points that are dense: of a sparse matrix, that of its dense rows."""
+        return self.condition if self.sparse is None else self.sparse.condition
+
     def observed_split(self, split: str, rows: slice | torch.Tensor | None = None) -> Split:
         """A split as a model observes it: binarized once where training does so, then conditioned.
 
@@ -195,7 +200,9 @@ class Data:
         """The names of the arrays that a pair gets: `observed`, else the data's, else the model's."""
         if observed or self.names is None:
             return tuple(observed or observes)
-        return tuple(dict.fromkeys((*self.names, *(() if self.condition is None else ("c",)))))
+        return tuple(
+            dict.fromkeys((*self.names, *(() if self.dense_condition is None else ("c",))))
+        )
 
     def keep_labels(self, num_labels: int, seed: int = 0) -> "Data":
         """The same data with `num_labels` training labels kept, in balanced classes, the others -1.
@@ -231,7 +238,12 @@ class Data:
         return dataclasses.replace(self, train=train, withheld_labels=y)
 
     def with_condition(self, condition: AnyCondition | None) -> "Data":
-        """The same data, with a condition: `data.with_condition(pv.data.Labels(10))`."""
+        """The same data, with a condition: `data.with_condition(pv.data.Labels(10))`.
+
+        Rows of a sparse matrix stay sparse; the condition is of those that become dense.
+        """
+        if self.sparse is not None:
+            condition = self.sparse.with_condition(condition)
         return dataclasses.replace(self, condition=condition)
 
     def unstandardize(self, x: torch.Tensor) -> torch.Tensor:

@@ -245,9 +245,9 @@ def prepare(
 
 def default_condition(data: Data) -> tuple[str, int | None]:
     """`(condition, quadrants)` of data for a conditional model: their own c, quadrants, or labels."""
-    if isinstance(data.condition, Quadrants):
-        return "quadrants", data.condition.observed
-    if isinstance(data.condition, Labels):
+    if isinstance(data.dense_condition, Quadrants):
+        return "quadrants", data.dense_condition.observed
+    if isinstance(data.dense_condition, Labels):
         return "labels", None
     if data.c_shape is not None:
         return "data", None
@@ -273,12 +273,12 @@ def _conditioned(data: Data, condition: str, quadrants: int | None) -> Data:
             raise UserError(f"{data.name} has no label for every data point to condition on")
         wanted: Labels | Quadrants = Labels(data.num_classes)
     elif condition == "quadrants":
-        if isinstance(data.condition, Quadrants):
-            wanted = Quadrants(quadrants or 1, data.condition.shape)
+        if isinstance(data.dense_condition, Quadrants):
+            wanted = Quadrants(quadrants or 1, data.dense_condition.shape)
         else:
             wanted = Quadrants(quadrants or 1, data.x_shape)
     else:
         raise unknown_name_error("condition", condition, CONDITIONS)
-    if data.condition not in (None, wanted):
-        raise UserError(f"{data.name} has the condition {data.condition!r} already")
+    if data.dense_condition not in (None, wanted):
+        raise UserError(f"{data.name} has the condition {data.dense_condition!r} already")
     return data.with_condition(wanted)

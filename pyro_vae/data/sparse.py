@@ -1,5 +1,7 @@
 """Tables that stay sparse: x holds row numbers, and a batch of rows becomes dense when it is used."""
 
+import copy
+from collections.abc import Callable
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -47,13 +49,21 @@ class SparseRows(RowNumbers):
     Args:
         matrix: `[N, G]`, a scipy matrix of non-negative integers.
         covariates: `[N, ...]`, in the order of its rows. Default: none.
+        condition: of `(x, y)`, applied to the dense rows x `[B, G]` and their labels; its c replaces
+            the covariates. Default: none.
 
     Raises:
         UserError: values that are no counts, or too many rows.
     """
 
-    def __init__(self, matrix: Any, covariates: torch.Tensor | None = None) -> None:
+    def __init__(
+        self,
+        matrix: Any,
+        covariates: torch.Tensor | None = None,
+        condition: Callable[..., Any] | None = None,
+    ) -> None:
         super().__init__(covariates)
+        self.condition = condition
         self.matrix: csr_matrix = matrix.tocsr()
         values = self.matrix.data
         if not is_counts(matrix):
@@ -65,6 +75,19 @@ class SparseRows(RowNumbers):
         if self.matrix.shape[0] > MAX_ROW:
             raise UserError(f"a sparse matrix has at most {MAX_ROW:,} rows here: use a loader")
 
+    def __call__(
+        self, x: torch.Tensor, y: torch.Tensor | None
+    ) -> tuple[torch.Tensor, torch.Tensor | None]:
+        """`(x [B, ...], c [B, ...])` of row numbers `[B, 1]`, after the condition."""
+        values, c = super().__call__(x, y)
+        return (values, c) if self.condition is None else self.condition(values, y)
+
+    def with_condition(self, condition: Callable[..., Any] | None) -> "SparseRows":
+        """The same rows, with another condition of the dense ones."""
+        rows = copy.copy(self)
+        rows.condition = condition
+        return rows
+
     def dense(self, rows: np.ndarray) -> np.ndarray:
         """Some rows `[B, G]` as an array."""
         return np.asarray(self.matrix[rows].toarray())
@@ -75,7 +98,8 @@ class SparseRows(RowNumbers):
         return torch.from_numpy(sums[x[:, 0].long().cpu().numpy()]).to(x)
 
     def __repr__(self) -> str:
-        return f"SparseRows({list(self.matrix.shape)})"
+        condition = "" if self.condition is None else f", {self.condition!r}"
+        return f"SparseRows({list(self.matrix.shape)}{condition})"
 
 
 def is_sparse(value: object) -> bool:

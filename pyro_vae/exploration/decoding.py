@@ -221,16 +221,16 @@ def _join(data: Data, x: torch.Tensor, c: torch.Tensor) -> list[int] | None:
     Raises:
         UserError: the condition does more than arrange the values of x and c.
     """
-    if not isinstance(data.condition, Condition):
+    if not isinstance(data.dense_condition, Condition):
         return None
     number_x = torch.arange(x[0].numel(), dtype=torch.float64).reshape(1, *x.shape[1:])
     number_c = -1 - torch.arange(c[0].numel(), dtype=torch.float64).reshape(1, *c.shape[1:])
-    numbers = data.condition.join(number_x, number_c).flatten().round().long()
+    numbers = data.dense_condition.join(number_x, number_c).flatten().round().long()
     first_x, first_c = x[:1].cpu().flatten(), c[:1].cpu().flatten()
     rearranged = torch.where(
         numbers >= 0, first_x[numbers.clamp(min=0)], first_c[(-1 - numbers).clamp(min=0)]
     )
-    if not torch.equal(rearranged, data.condition.join(x[:1], c[:1]).cpu().flatten()):
+    if not torch.equal(rearranged, data.dense_condition.join(x[:1], c[:1]).cpu().flatten()):
         raise UserError("the page cannot show this condition: join(x, c) computes new values")
     join = numbers.tolist()
     return None if join == list(range(x[0].numel())) else join

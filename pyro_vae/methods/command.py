@@ -70,8 +70,8 @@ def _filled(config: dict, data: Data) -> dict:
     filled = {"model.likelihood": likelihood, "model.num_classes": data.num_classes or 10}
     conditional = is_conditional(config["method"])
     if conditional:
-        is_ours = isinstance(data.condition, (Labels, Quadrants))  # others come with the data
-        own = replace(data, condition=None) if is_ours else data
+        is_ours = isinstance(data.dense_condition, (Labels, Quadrants))  # others come with the data
+        own = data.with_condition(None) if is_ours else data
         filled["condition"], quadrants = default_condition(own)
         filled["quadrants"] = quadrants if config["condition"] == "quadrants" else None
         filled["standardize_c"] = data.c_scaling is not None or has_numeric_covariates(data)

@@ -128,7 +128,7 @@ class NewData:
     def _takes(self, name: str, is_named: bool) -> bool:
         """Whether an entry of a batch is an input of the pair, or labels of data that have classes."""
         names = self._observed_names()
-        conditions_on_y = self.data.condition is not None and self.data.sparse is None
+        conditions_on_y = self.data.dense_condition is not None
         if name == "y" and (self.data.num_classes is not None or conditions_on_y):
             return True
         return name in names or (is_named and accepts_entry(self.model, self.guide, name))
@@ -141,10 +141,9 @@ class NewData:
     def _converted(
         self, x: torch.Tensor, y: Any = None, c: Any = None, number: int = 0, **others: Any
     ) -> Split:
-        data, condition = self.data, self.data.condition
-        shape = data.train.x.shape[1:]
-        if data.sparse is not None:  # x is dense here, and needs no condition
-            shape, condition = torch.Size(data.x_shape), None
+        data, shape = self.data, self.data.train.x.shape[1:]
+        if data.sparse is not None:  # x is dense here
+            shape = torch.Size(data.sparse.matrix.shape[1:])
         if x.shape[1:] != shape:
             raise UserError(
                 f"x has shape {list(x.shape)}, but the data of this run have [N, "
@@ -159,7 +158,7 @@ class NewData:
         if y is not None and data.num_classes is not None:
             y = as_labels(y)
         c = None if c is None else data.standardize_covariates(c)
-        return conditioned(Split(values, y, c, others), condition)
+        return conditioned(Split(values, y, c, others), data.dense_condition)
 
     def inputs(self) -> Iterator[Inputs]:
         """The inputs of the pair, `{"x": [B, ...], ...}`, of each split."""

@@ -82,7 +82,11 @@ def prepare(config: dict[str, Any], data: Data | None, root: Path | str | None) 
             condition, quadrants = default_condition(data)
         data = datasets.prepare(data, condition=condition, quadrants=quadrants)
         if condition == "quadrants":
-            quadrants = data.condition.observed if isinstance(data.condition, Quadrants) else None
+            quadrants = (
+                data.dense_condition.observed
+                if isinstance(data.dense_condition, Quadrants)
+                else None
+            )
         config |= {"condition": condition, "quadrants": quadrants}
         if config["standardize_c"] is None and has_numeric_covariates(data):
             data = datasets.standardize(data, "c")

@@ -82,7 +82,7 @@ def conditional_samples(context: ReportContext) -> list[Section]:
     """What a conditional model generates, for the covariates of the data."""
     if not context.conditional:
         return []
-    condition = context.data.condition
+    condition = context.data.dense_condition
     if context.is_image and isinstance(condition, Labels):
         k = condition.num_classes
         c = torch.eye(k).repeat_interleave(PER_ROW, 0)
@@ -176,7 +176,7 @@ def _completions(context: ReportContext) -> Section:
     images = torch.stack(list(columns.values()), 1).flatten(0, 1)
     figure, ax = image_axes(images, len(columns))
     plots.columns_of_images(ax, columns)
-    condition = context.data.condition
+    condition = context.data.dense_condition
     if isinstance(condition, Quadrants):
         given = condition.mask().any(0).expand(len(images), *images.shape[-2:])
         plots.outline(ax, given, len(columns))

@@ -114,7 +114,7 @@ def image_axes(
 
 def joined(data: Data, x: torch.Tensor, c: torch.Tensor | None) -> torch.Tensor:
     """x as it is shown: the whole image, if c are pixels of the same image."""
-    condition = data.condition
+    condition = data.dense_condition
     return condition.join(x, c) if isinstance(condition, Condition) and c is not None else x
 
 
@@ -250,8 +250,8 @@ def _covariates(
         return {"c": c[torch.arange(size) % len(c)]}
     if not needed:
         return {}
-    if isinstance(data.condition, Labels):  # every label in turn, if y is None
-        k = data.condition.num_classes
+    if isinstance(data.dense_condition, Labels):  # every label in turn, if y is None
+        k = data.dense_condition.num_classes
         return {"c": torch.arange(size) % k if y is None else torch.full((size,), y)}
     if y is not None and not accepts_argument(model, "y"):
         raise UserError("the covariates of this run are not labels: y= does not go with it")
@@ -348,7 +348,7 @@ def _traverse(model: Callable, guide: Callable, data: Data, options: SheetOption
 
 
 def _impute(model: Callable, guide: Callable, data: Data, options: SheetOptions) -> SampleSheet:
-    if covariates_of(model) and isinstance(data.condition, Quadrants):
+    if covariates_of(model) and isinstance(data.dense_condition, Quadrants):
         raise UserError("this model completes by its covariates: sample it from its prior")
     x, _, others = summary.inputs(model, guide, data, options.split)
     x, others = x[:8], {k: v[:8] for k, v in others.items()}
