@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 import torch
 from commands import main, parsed_fit
-from scipy import stats
+from scipy import sparse, stats
 
 import pyro_vae as pv
 from pyro_vae.conditionals import MLP, Conditional, LibrarySize, LogNormalize
@@ -45,8 +45,13 @@ def test_the_density_is_that_of_counts_with_the_library_size_as_offset(counts):
         expected = np.log(gate * (x.numpy() == 0) + (1 - gate) * np.exp(expected))
     fn = p(z=z)
     np.testing.assert_allclose(fn.log_prob(x).detach(), expected.sum(1), rtol=1e-9)
-    if counts != "zero-inflated-negative-binomial":
-        np.testing.assert_allclose(fn.mean.detach(), 100 * softmax(parameters), rtol=1e-9)
+    expected_mean = 100 * softmax(parameters[:, -4:])
+    if counts == "zero-inflated-negative-binomial":
+        expected_mean = (1 - gate) * expected_mean  # extra zeros take their part of the total
+        assert (fn.mean.sum(-1) < 95).all()
+    else:
+        np.testing.assert_allclose(fn.mean.sum(-1).detach(), np.full(6, 100.0), rtol=1e-9)
+    np.testing.assert_allclose(fn.mean.detach(), expected_mean, rtol=1e-9)
     draws = fn.expand([3, 6]).sample((500,))
     assert draws.shape == (500, 3, 6, 4) and (draws >= 0).all()
     np.testing.assert_allclose(draws.mean((0, 1)), fn.mean.detach(), atol=25)
@@ -158,6 +163,54 @@ def test_what_has_no_library_size_is_refused(make, message):
     with pytest.raises(pv.UserError, match=message) as error:
         make()
     assert "\n" not in str(error.value)
+
+
+def test_extra_zeros_take_their_part_of_the_library_size():
+    """The probability 1/4 of an extra zero, and a library size of 80: a mean total of 60."""
+    m = torch.tensor([0.5, 0.25, 0.25])
+    gate, log_r = torch.full((3,), 1 / 3).log(), torch.tensor(5.0).log().expand(3)
+    counts = pv.distributions.ZeroInflatedNegativeBinomial(gate, m.log(), log_r)
+    fn = pv.distributions.CountsOfRow(counts, size=80.0)
+    torch.testing.assert_close(fn.mean, torch.tensor([30.0, 15, 15]))
+    torch.manual_seed(0)
+    assert float(fn.sample((20_000,)).sum(-1).mean()) == pytest.approx(60, abs=1)
+    x = torch.tensor([30.0, 0, 10])  # the negative binomial has the library size 40 of the row
+    p = stats.nbinom(5, 5 / (5 + 40 * m.numpy())).pmf(x.numpy())
+    expected = np.log(0.25 * (x.numpy() == 0) + 0.75 * p).sum()
+    assert float(fn.log_prob(x)) == pytest.approx(expected, rel=1e-5)
+
+
+NEW_EMPTY = np.array([[0, 1, 2, 3], [0, 0, 0, 0], [4, 0, 0, 0]])
+
+
+@pytest.mark.parametrize("form", ["array", "sparse", "anndata", "loader"])
+@pytest.mark.parametrize("function", ["encode", "reconstruct", "log_likelihood", "evaluate"])
+def test_a_new_row_without_counts_is_refused_as_in_training(form, function):
+    whole, new = X.numpy().astype(int), NEW_EMPTY
+    if form == "sparse":
+        whole, new = (sparse.csr_matrix(v) for v in (whole, new))
+    if form == "anndata":
+        cells = pytest.importorskip("anndata").AnnData
+        whole, new = (cells(sparse.csr_matrix(v.astype(np.float32))) for v in (whole, new))
+    data = pv.data.as_data(whole)
+    model = pv.models.VAE((4,), 2, LibrarySize(size=16.0), NET)
+    run = pv.Run(model, pv.guides.Guide(model, network=NET), data=data)
+    new = torch.utils.data.DataLoader(torch.tensor(new), 2) if form == "loader" else new
+    with pytest.raises(pv.UserError, match="x has rows without counts, and so without a") as error:
+        run.evaluate(data=new) if function == "evaluate" else getattr(run, function)(new)
+    assert "\n" not in str(error.value)
+
+
+def test_a_pair_by_hand_refuses_rows_without_counts():
+    model = pv.models.VAE((4,), 2, LibrarySize(size=16.0), NET)
+    guide = pv.guides.Guide(model, network=NET)
+    for make in (
+        lambda: pv.fit(model, guide, EMPTY, epochs=1, progress=False),
+        lambda: pv.evaluate.elbo(model, guide, EMPTY),
+        lambda: pv.evaluate.log_likelihood(model, guide, EMPTY, num_samples=2),
+    ):
+        with pytest.raises(pv.UserError, match="rows of whole numbers from 0, not all of them 0"):
+            make()
 
 
 @pytest.mark.parametrize("name", [None, "poisson"])

@@ -26,14 +26,18 @@ class LibrarySize(Family):
     :math:`\ell = \sum_g x_g` is the observed library size: the total count of a cell, the length of a
     document. It is an offset of the log-mean, so that z needs not describe it. :math:`\ell` is taken
     as known: densities are those of x given :math:`\ell`, and can be compared with those of models
-    with the same offset only. Means and samples have the library size `size`: the means are
-    normalized counts.
+    with the same offset only. A row without counts has no library size, and is refused. Means and
+    samples have the library size `size`: the means are normalized counts, whose total is `size`.
+
+    With zero inflation :math:`\ell\,\mathrm{softmax}(f)_g` is the mean of the negative binomial, as in
+    scVI. The extra zeros take their part of the total: with the probabilities :math:`\pi_g` of an extra
+    zero, the mean of count g is :math:`(1 - \pi_g)\,\ell\,\mathrm{softmax}(f)_g`.
 
     A `Guide` of a model with this likelihood sees `log(1 + size x / l)`, see `LogNormalize`.
 
     Args:
         counts: poisson, negative-binomial or zero-inflated-negative-binomial.
-        size: the library size of means and samples, such as the median of the data's.
+        size: the library size :math:`\ell` of means and samples, such as the median of the data's.
 
     Raises:
         UserError: another likelihood, a size that is not positive, or x that is no vector.

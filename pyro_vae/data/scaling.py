@@ -1,5 +1,6 @@
 """Columns of x, or of covariates c, with mean zero and standard deviation one."""
 
+import copy
 import dataclasses
 from typing import Any
 
@@ -8,7 +9,6 @@ import torch
 from ..errors import UserError, unknown_name_error
 from .arrays import column_moments
 from .dataset import Data
-from .sparse import SparseRows
 
 
 def standardize(data: Data, name: str = "x") -> Data:
@@ -81,8 +81,8 @@ def _standardize_covariates(data: Data) -> Data:
     source = None if data.source is None else {**data.source, "standardize_c": True}
     changes: dict[str, Any] = {"c_scaling": (mean, sd), "source": source}
     if data.sparse is not None and data.sparse.covariates is not None:
-        covariates = _scaled(data.sparse.covariates, mean, sd)
-        condition = SparseRows(data.sparse.matrix, covariates)
+        condition = copy.copy(data.sparse)
+        condition.covariates = _scaled(data.sparse.covariates, mean, sd)
         return dataclasses.replace(data, condition=condition, **changes)
     return data.map_splits(
         lambda split: dataclasses.replace(

@@ -12,11 +12,29 @@ from .counts import NegativeBinomial, Poisson, ZeroInflatedNegativeBinomial
 Counts = Poisson | NegativeBinomial | ZeroInflatedNegativeBinomial
 
 
+class _RowsOfCounts(constraints.Constraint):
+    """Rows `[..., G]` of whole numbers from 0, not all of them 0."""
+
+    is_discrete = True
+    event_dim = 1
+
+    def check(self, value: torch.Tensor) -> torch.Tensor:
+        """`[...]`: which rows are."""
+        return constraints.nonnegative_integer.check(value).all(-1) & (value.sum(-1) > 0)
+
+    def __repr__(self) -> str:
+        return "rows of whole numbers from 0, not all of them 0"
+
+
+rows_of_counts = _RowsOfCounts()
+
+
 class CountsOfRow(dist.TorchDistribution):
     r"""Independent counts with the means :math:`\ell m_g`, for a library size :math:`\ell`.
 
-    The density of x takes :math:`\ell = \sum_g x_g`, the observed library size (1 if it is zero).
-    Mean, variance and draws take `size`.
+    The density of x takes :math:`\ell = \sum_g x_g`, the observed library size, which a row without
+    counts does not have. Mean, variance and draws take `size`. With zero inflation :math:`\ell m_g` is
+    the mean of a count that is not an extra zero: the mean of the total is less than :math:`\ell`.
 
     Args:
         counts: the distribution of each count at library size 1, `[..., G]`.
@@ -35,7 +53,7 @@ class CountsOfRow(dist.TorchDistribution):
     """
 
     arg_constraints: dict[str, constraints.Constraint] = {}
-    support = constraints.independent(constraints.nonnegative_integer, 1)
+    support = rows_of_counts
 
     def __init__(self, counts: Counts, size: float, validate_args: bool | None = None) -> None:
         self.counts, self.size = counts, float(size)

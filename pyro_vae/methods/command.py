@@ -2,7 +2,6 @@
 
 import json
 import shlex
-from dataclasses import replace
 
 from ..data import DATASETS, Data, Labels, Quadrants, data_set
 from ..data.sets import default_condition

@@ -11,6 +11,7 @@ import torch
 from torch.utils.data import DataLoader
 
 from .. import evaluate
+from ..conditionals import Conditional, LibrarySize
 from ..data import DATASETS, Data, Split, as_data
 from ..data.arrays import as_labels, as_tensor
 from ..data.dataset import conditioned, draw_binary
@@ -31,7 +32,7 @@ from ..evaluate.inputs import Inputs, accepts_entry
 from ..generate.impute import impute as impute_values
 from ..programs.calling import accepts_argument
 from ..programs.inspection import ignores_missing
-from ..programs.interfaces import ModelInterface, interface_of
+from ..programs.interfaces import ModelInterface, conditional_of, interface_of
 
 Tensors = dict[str, torch.Tensor]
 
@@ -158,7 +159,12 @@ class NewData:
         if y is not None and data.num_classes is not None:
             y = as_labels(y)
         c = None if c is None else data.standardize_covariates(c)
-        return conditioned(Split(values, y, c, others), data.dense_condition)
+        split = conditioned(Split(values, y, c, others), data.dense_condition)
+        if _has_library_size(self.model) and bool((split.x.flatten(1).sum(1) == 0).any()):
+            raise UserError(
+                "x has rows without counts, and so without a library size: leave such rows out"
+            )
+        return split
 
     def inputs(self) -> Iterator[Inputs]:
         """The inputs of the pair, `{"x": [B, ...], ...}`, of each split."""
@@ -229,6 +235,12 @@ class _Batches:
 
     def __iter__(self) -> Iterator[Any]:
         return (_with_integers(tuple(b) if isinstance(b, list) else b) for b in self.loader)
+
+
+def _has_library_size(model: Any) -> bool:
+    """Whether a model's likelihood takes the total count of a row as known."""
+    p_x = conditional_of(model, "x")
+    return isinstance(p_x, Conditional) and isinstance(p_x.family, LibrarySize)
 
 
 def _check_complete(x: torch.Tensor) -> None:

@@ -13,7 +13,6 @@ from matplotlib.figure import Figure
 
 from .. import plots
 from ..data import Condition, Data, Labels, Quadrants
-from ..data.sparse import SparseRows
 from ..data.tables import write_csv
 from ..errors import UserError, check_int_at_least, file_to_write, unknown_name_error
 from ..evaluate import fit_ex_post_prior
@@ -224,10 +223,10 @@ def new_covariates(data: Data, c: Any) -> torch.Tensor:
     Raises:
         UserError: no row, or covariates that a condition takes from standardized x.
     """
-    own = data.condition is None or isinstance(data.condition, (Labels, SparseRows))
-    if data.scaling is not None and not own:
+    condition = data.dense_condition
+    if data.scaling is not None and not (condition is None or isinstance(condition, Labels)):
         raise UserError(
-            f"c of {data.condition!r} are columns of x, which are standardized: run.encode and "
+            f"c of {condition!r} are columns of x, which are standardized: run.encode and "
             "run.reconstruct take whole rows"
         )
     c = data.standardize_covariates(c)
