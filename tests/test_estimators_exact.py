@@ -231,6 +231,26 @@ def test_constant_columns_and_columns_of_any_scale_are_reconstructed():
     assert abs(vae.inverse_transform(vae.transform(X))[:, 4] - 7).max() < 3
 
 
+def test_columns_that_are_constant_up_to_rounding_are_only_centered():
+    size = 20_000  # a sum of so many has a rounding error of 1e-12
+    C = np.column_stack([np.full(size, 0.1), np.arange(size) / size, np.full(size, -1e6 / 3)])
+    weights = None, np.linspace(0.1, 3, size)
+    for weight in weights:
+        covariates = Covariates.of(C, weight)
+        assert covariates.scale[[0, 2]].tolist() == [1, 1]
+        np.testing.assert_allclose(covariates.mean[[0, 2]], C[0, [0, 2]], rtol=1e-15)
+        assert np.abs(covariates.encode(C).numpy()[:, [0, 2]]).max() < 1e-9
+        sd = C[:, 1].std() if weight is None else np.sqrt(np.cov(C[:, 1], aweights=weight, ddof=0))
+        assert covariates.scale[1] == pytest.approx(sd, rel=1e-12)
+        units = Units.of(Rows(C), "normal", weight)
+        np.testing.assert_array_equal(units.scale, covariates.scale)
+    X = np.column_stack([np.full(size, 3.0), np.arange(size) % 7])
+    for weight in weights:
+        units = Units.of(Rows(X), "poisson", weight)
+        assert units.log_moments[1][0] == 1 and units.log_moments[1][1] < 1
+        assert np.abs(units.encoder_values(X)[:, 0]).max() < 1e-12
+
+
 def test_precision_is_that_of_the_input():
     X = table()
     for dtype in (np.float32, np.float64):

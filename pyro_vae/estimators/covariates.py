@@ -11,6 +11,8 @@ from sklearn.utils.validation import check_array
 
 from ..data.tables import is_anndata, is_frame
 from ..errors import UserError
+from .rows import Rows
+from .units import moments
 
 
 @dataclass(frozen=True, eq=False)
@@ -53,8 +55,7 @@ class Covariates:
                 ) from None
             return cls(categories, np.zeros(1), np.ones(1), names)
         values = _as_numbers(values)
-        mean = np.average(values, axis=0, weights=weight)
-        sd = np.sqrt(np.average((values - mean) ** 2, axis=0, weights=weight))
+        mean, sd = moments(Rows(values), weight)
         return cls(None, mean, np.where(sd > 0, sd, 1.0), names)
 
     @property

@@ -16,6 +16,7 @@ from ..conditionals.likelihoods import (
     Poisson,
     ZeroInflatedNegativeBinomial,
 )
+from ..data.arrays import is_constant
 from ..errors import UserError
 
 if TYPE_CHECKING:
@@ -64,19 +65,18 @@ class Units:
             likelihood: a name, a family, or "auto": see `automatic_likelihood`.
             weight: `[N]` of the rows. Default: equal.
         """
-        mean, sd = _moments(rows, weight)
+        mean, sd = moments(rows, weight)
         zeros, scale = np.zeros_like(mean), np.ones_like(sd)
         if isinstance(likelihood, str) and likelihood == "auto":
             likelihood, bound = automatic_likelihood(rows, mean, sd, weight)
             scale = scale * bound
         family = likelihood_of(likelihood)
         if isinstance(family, (Normal, NormalLikelihood, StudentT)):
-            constant = sd <= 10 * np.finfo(float).eps * np.abs(mean)  # up to rounding
-            scale = np.where(constant, 1.0, sd)
+            scale = np.where(sd > 0, sd, 1.0)
             return cls(family, mean, scale, np.log(scale), mean)
         log_moments = None
         if isinstance(family, COUNTS):
-            log_mean, log_sd = _moments(rows, weight, np.log1p)
+            log_mean, log_sd = moments(rows, weight, np.log1p)
             log_moments = log_mean, np.where(log_sd > 0, log_sd, 1.0)
         return cls(family, zeros, scale, zeros, mean, log_moments)
 
@@ -108,12 +108,18 @@ class Units:
         return None
 
 
-def _moments(
+def moments(
     rows: "Rows", weight: np.ndarray | None, function: "np.ufunc | None" = None
 ) -> tuple[np.ndarray, np.ndarray]:
-    """`(mean [D], standard deviation [D])` of the columns, in two passes by blocks, in float64.
+    """`(mean [D], standard deviation [D])` of the columns, in three passes by blocks, in float64.
 
-    NaN is a missing value, and does not count.
+    NaN is a missing value, and does not count. The deviation of a column that is constant up to
+    rounding is 0, exactly.
+
+    Args:
+        rows: the table.
+        weight: `[N]` of the rows. Default: equal.
+        function: of the values, whose moments these are. Default: the values themselves.
     """
 
     def weighted_mean(moment: Callable[[np.ndarray], np.ndarray]) -> np.ndarray:
@@ -131,7 +137,10 @@ def _moments(
         return total / count
 
     mean = weighted_mean(lambda values: values)
-    return mean, np.sqrt(weighted_mean(lambda values: (values - mean) ** 2))
+    mean = mean + weighted_mean(lambda values: values - mean)  # without the rounding of a long sum
+    sd = np.sqrt(weighted_mean(lambda values: (values - mean) ** 2))
+    constant = is_constant(torch.from_numpy(mean), torch.from_numpy(sd), torch.float64)
+    return mean, np.where(constant.numpy(), 0.0, sd)
 
 
 def automatic_likelihood(
