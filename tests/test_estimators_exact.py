@@ -11,6 +11,7 @@ import pytest
 import torch
 from scipy import sparse
 from scipy.stats import multivariate_normal
+from sklearn.base import clone
 
 import pyro_vae as pv
 from pyro_vae.estimators import (
@@ -23,10 +24,12 @@ from pyro_vae.estimators.classifier import _as_labels, _classes
 from pyro_vae.estimators.clusterer import DRAWS
 from pyro_vae.estimators.covariates import Covariates
 from pyro_vae.estimators.noise import with_common_noise
+from pyro_vae.estimators.restarts import ClustererRuns, rows_by_weight
 from pyro_vae.estimators.rows import Rows
 from pyro_vae.estimators.training import Training
 from pyro_vae.estimators.units import Units
 from pyro_vae.estimators.weighting import Weighted
+from pyro_vae.methods.restarts import _evaluated
 
 SHORT = {"max_iter": 3, "batch_size": 32, "random_state": 0, "device": "cpu"}
 SCALES = np.array([1e-3, 1.0, 50.0, 1e4])
@@ -413,6 +416,31 @@ def test_runs_with_row_weights_are_pairs_without_them_in_the_end():
     np.testing.assert_allclose(
         weighted.weights_, weighted.predict_proba(table())[:100].mean(0), rtol=1e-10
     )
+
+
+def test_a_run_is_chosen_by_the_weighted_mean_of_the_rows_held_out():
+    weight = np.arange(120) % 4 * 1.0
+    estimator = GMVAEClusterer(2, n_init=3, hidden_layer_sizes=(8,), max_iter=1, random_state=0)
+    rows = estimator._check(table(), reset=True)
+    training = Training(rows, weight=estimator._check_weight(weight, rows)).hold_out(0.2, 0)
+    estimator._units = Units.of(rows, "auto", training.weight)
+    runs = ClustererRuns(estimator, training, 0, 3)
+    pair = runs._build()
+    run = pv.Run(*pair, data=runs.data, config=runs.config)
+    x, held_out = runs.data.valid.x, weight[training.held_out]
+    bound = pv.evaluate.log_likelihood(*pair, x, num_samples=100).numpy()
+    score = _evaluated(run, runs.valid_weight).score
+    assert score == pytest.approx(np.average(bound, weights=held_out), rel=1e-12)
+    assert abs(score - bound.mean()) > 1e-3
+    repeated = np.repeat(np.arange(len(x)), held_out.astype(int))
+    assert score == pytest.approx(bound[repeated].mean(), rel=1e-12)
+    # the clusters that are compared: rows in proportion to their weights
+    weight = torch.tensor([1.0, 0.0, 3.0, 2.0])
+    assert rows_by_weight(weight, 100).tolist() == [0, 2, 2, 3]
+    counts = torch.bincount(rows_by_weight(weight.repeat(50), 120).remainder(4), minlength=4)
+    assert counts.tolist() == [20, 0, 60, 40]
+    fitted = clone(estimator).fit(table(), sample_weight=weight.repeat(30).numpy())
+    assert len(fitted.scores_) == 3 and np.isfinite(fitted.stability_)
 
 
 @pytest.mark.slow

@@ -20,7 +20,7 @@ from sklearn.utils.validation import check_is_fitted, validate_data
 from ..conditionals import Family
 from ..errors import UserError, check_int_at_least, check_ints_at_least, check_positive
 from ..evaluate import log_likelihood
-from ..evaluate.support import Support
+from ..evaluate.support import Support, SupportError
 from ..generate import sample
 from ..guides import Guide
 from ..methods import fit as fit_pair
@@ -188,7 +188,7 @@ class BaseVAE(BaseEstimator, ABC):
             "device": self.device, "progress": bool(self.verbose),
             "initialize": None, **settings,  # an estimator has chosen its start
         }  # fmt: skip
-        with convergence_warnings():
+        with convergence_warnings(), stating_units(self._units):
             return fit_pair(
                 model, guide, data, epochs,
                 objective=objective, observed=training.observed, seed=seed,
@@ -284,14 +284,9 @@ class BaseVAE(BaseEstimator, ABC):
             batch: the inputs of the pair, in the units of the model.
             support: what the last call returned. Default: it is read from the model.
         """
-        try:
+        with stating_units(self._units):
             support = Support(self.model_, self.guide_, batch) if support is None else support
             support.check(batch)
-        except UserError as error:
-            bound = self._units.scale.max()
-            if not self._units.likelihood.unit_interval or bound == 1:
-                raise
-            raise UserError(f"{error}; x is X / {bound:g}") from None
         return support
 
     def _log_likelihood(
@@ -350,6 +345,18 @@ def convergence_warnings() -> Iterator[None]:
             warnings.warn_explicit(
                 warning.message, warning.category, warning.filename, warning.lineno
             )
+
+
+@contextmanager
+def stating_units(units: Units) -> Iterator[None]:
+    """Within, an error about a value outside the support says by what X was divided."""
+    try:
+        yield
+    except SupportError as error:
+        bound = units.scale.max()
+        if not units.likelihood.unit_interval or bound == 1:
+            raise
+        raise UserError(f"{error}; x is X / {bound:g}") from None
 
 
 def backend(steps: int) -> bool | str:

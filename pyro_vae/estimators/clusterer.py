@@ -59,10 +59,11 @@ class GMVAEClusterer(ClusterMixin, EmbeddingVAE):
     After `fit` it has these attributes:
 
     * `labels_`: `[N]`, the clusters of the training rows.
-    * `scores_`: `[n_init]`, the log-likelihood of each run, nats per row in the units of the
-      model.
+    * `scores_`: `[n_init]`, the mean log-likelihood of the rows held out, weighted by
+      `sample_weight`, of each run: nats per row in the units of the model.
     * `stability_`: the mean adjusted Rand index of all pairs of runs, on at most 1,000 training
-      rows: 1 if all runs agree, about 0 if the clusters are arbitrary. NaN for one run.
+      rows, taken by weight: 1 if all runs agree, about 0 if the clusters are arbitrary. NaN for one
+      run.
     * `weights_`: `[K]`, the fraction of the training rows in each cluster, by probability.
     * `model_`, `guide_`, `n_iter_`, `loss_curve_`, `n_features_in_`, `feature_names_in_`: as in
       `VAETransformer`.
@@ -134,8 +135,8 @@ class GMVAEClusterer(ClusterMixin, EmbeddingVAE):
         Args:
             X: `[N, D]`, an array, a data frame or a sparse matrix.
             y: ignored.
-            sample_weight: `[N]`; a row's part of the objective is multiplied by its weight. The
-                start draws rows by weight.
+            sample_weight: `[N]`; a row's part of the objective, and of the scores, is multiplied by its
+                weight. The start and the comparison of clusters take rows by weight.
         """
         check_int_at_least(1, n_init=self.n_init, n_components=self.n_components)
         rows = self._check(X, reset=True, ensure_min_samples=max(2, self.n_components))

@@ -6,6 +6,7 @@ from functools import cached_property
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+import torch
 import torch.nn as nn
 
 from ..data import Data, Split
@@ -55,10 +56,23 @@ class ClustererRuns:
 
     @cached_property
     def data(self) -> Data:
-        """Rows held out, which choose the run, and training rows, by which runs are compared."""
+        """Rows held out, which choose the run, and training rows, by which runs are compared.
+
+        Training rows with weights are repeated and left out in proportion to them.
+        """
         data = self.training.data(self.estimator._units)
-        few = replace(data, train=data.train[:MAX_CLUSTERED])
-        return few.map_splits(lambda split: Split(split.x))
+        weight = data.train.others.get("weight")
+        few = slice(MAX_CLUSTERED) if weight is None else rows_by_weight(weight, MAX_CLUSTERED)
+        data = replace(data, train=data.train[few])
+        return data.map_splits(lambda split: Split(split.x))
+
+    @cached_property
+    def valid_weight(self) -> torch.Tensor | None:
+        """`[N]` weights of the rows held out; None without."""
+        training = self.training
+        if training.weight is None or training.held_out is None:
+            return None
+        return torch.from_numpy(training.weight[training.held_out])
 
     @property
     def model(self) -> nn.Module:
@@ -103,3 +117,24 @@ class ClustererRuns:
             )  # fmt: skip
         result = {**vars(run), "data": self.data, "config": config}
         return Run(**{**result, "model": pair[0], "guide": pair[1]})
+
+
+def rows_by_weight(weight: torch.Tensor, size: int) -> torch.Tensor:
+    """The numbers of `size` rows, or of as many as there are, each as often as its weight has it.
+
+    Row n is repeated `m w_n / sum(w)` times, up to rounding, for m rows: a systematic sample.
+
+    Args:
+        weight: `[N]`, not all zero.
+        size: the most rows.
+
+    Example:
+        >>> import torch
+        >>> from pyro_vae.estimators.restarts import rows_by_weight
+        >>> rows_by_weight(torch.tensor([2.0, 1.0, 0.0, 1.0]), 8)
+        tensor([0, 0, 1, 3])
+    """
+    count = min(size, len(weight))
+    cumulative = weight.double().cumsum(0)
+    positions = (torch.arange(count) + 0.5) / count * cumulative[-1]
+    return torch.searchsorted(cumulative, positions)

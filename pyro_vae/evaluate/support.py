@@ -26,6 +26,10 @@ ROWS_PER_RUN = 1000  # of the model, where supports differ between data points
 WRAPPERS = (Independent, MaskedDistribution, ExpandedDistribution)
 
 
+class SupportError(UserError):
+    """A value outside the support of its likelihood."""
+
+
 class Support:
     """The supports of a pair's likelihoods, read from one run of the model on two rows.
 
@@ -65,7 +69,7 @@ class Support:
         """Check that every observed value of the batch lies in the support of its distribution.
 
         Raises:
-            UserError: with the site, an example, and the remedy.
+            SupportError: with the site, an example, and the remedy.
         """
         traced = self.traced or any(
             value.shape[1:] != self.shapes.get(name, value.shape[1:])
@@ -114,7 +118,7 @@ def check_support(site: Site, name: str, value: torch.Tensor) -> None:
     """Check that every value that is not masked lies in the support of the site's distribution.
 
     Raises:
-        UserError: with an example and the remedy.
+        SupportError: with an example and the remedy.
     """
     fn = site["fn"]
     base = base_distribution(fn, transforms=False)
@@ -130,7 +134,7 @@ def check_support(site: Site, name: str, value: torch.Tensor) -> None:
     ok, value = torch.broadcast_tensors(
         ok.reshape(ok.shape + (1,) * (value.dim() - ok.dim())), value
     )
-    raise UserError(
+    raise SupportError(
         f"{name} has values outside the support of its {type(base).__name__} likelihood "
         f"({base.support}), e.g. {value[~ok][0].item():.4g}{_remedy(base)}"
     )

@@ -108,6 +108,8 @@ class Method:
         model, guide: the pair: with its weights at the start, or as `fit` trained it last.
     """
 
+    valid_weight: torch.Tensor | None = None  # of the rows that choose a restart: all are equal
+
     def __init__(
         self,
         config: Mapping[str, Any],

@@ -51,6 +51,10 @@ class Restartable(Protocol):
         """By whose validation split, if there is one, a run is chosen."""
 
     @property
+    def valid_weight(self) -> torch.Tensor | None:
+        """`[N]` weights of the validation split in the choice of a run; None if all are equal."""
+
+    @property
     def model(self) -> Any:
         """The model."""
 
@@ -213,13 +217,18 @@ def train_restart(
     if run.interrupted:
         return None
     with method.threads():
-        result = distributed.on_rank_zero(lambda: _evaluated(run))
+        result = distributed.on_rank_zero(lambda: _evaluated(run, method.valid_weight))
     distributed.on_rank_zero(lambda: checkpoint.write_json(folder / RESULT, asdict(result)))
     return result
 
 
-def _evaluated(run: Run) -> Restart:
-    """The score and the clustering of a run."""
+def _evaluated(run: Run, valid_weight: torch.Tensor | None = None) -> Restart:
+    """The score and the clustering of a run.
+
+    Args:
+        run: a run that has finished.
+        valid_weight: as in `Restartable`.
+    """
     model, guide, data, config = run.model, run.guide, run.data, run.config
     assert data is not None and config is not None
     split = "train" if data.valid is None or is_per_datum(guide) else "valid"
@@ -237,7 +246,11 @@ def _evaluated(run: Run) -> Restart:
         clusters = evaluate.responsibilities(model, guide, **observed).argmax(-1).tolist()
     stopped = run.stop_reason in (MAX_TIME, CALLBACK)  # resuming continues it
     epochs = len(run.history) if stopped else config["epochs"]
-    return Restart(config["seed"], epochs, float(bound.mean()), criterion, clusters)
+    score = bound.mean()
+    if split == "valid" and valid_weight is not None:
+        weight = valid_weight[:MAX_SCORED].to(bound)
+        score = (weight * bound).sum() / weight.sum()
+    return Restart(config["seed"], epochs, float(score), criterion, clusters)
 
 
 # ---------------------------------------------------------------------- the choice
