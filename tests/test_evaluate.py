@@ -2,6 +2,7 @@
 
 import itertools
 import json
+import math
 import subprocess
 import sys
 import textwrap
@@ -12,6 +13,7 @@ import pyro.distributions as dist
 import pytest
 import sklearn.metrics
 import torch
+import torch.nn as nn
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from problems import binary_patterns
@@ -199,6 +201,97 @@ def test_reconstructions_average_over_a_named_y():
         z = guide.factors["z"](x=x, y=torch.eye(K).unsqueeze(1)).base_dist.loc
         truth = torch.einsum("nk,knd->nd", probabilities, model.p_x(z=z).base_dist.probs)
     torch.testing.assert_close(pv.evaluate.reconstruct(model, guide, x), truth)
+
+
+class CommonRows(nn.Module):
+    """A pair of functions whose guide has the distribution `q(h)` of a linear map h of x."""
+
+    def __init__(self, q):
+        super().__init__()
+        self.q, self.features, self.decoder = q, nn.Linear(4, 6), nn.Linear(2, 4)
+
+    def model(self, x):
+        pyro.module("decoder", self.decoder)
+        with pyro.plate("data", len(x)):
+            z = pyro.sample("z", dist.Cauchy(x.new_zeros(2), 1.0).to_event(1))
+            pyro.sample("x", dist.Normal(self.decoder(z), 1.0).to_event(1), obs=x)
+
+    def guide(self, x):
+        pyro.module("features", self.features)
+        with pyro.plate("data", len(x)):
+            pyro.sample("z", self.q(self.features(x)))
+
+
+def flow_of_normal(h):
+    base = dist.Normal(h[..., :2], h[..., 2:4].exp()).to_event(1)
+    return dist.TransformedDistribution(base, [dist.transforms.TanhTransform()])
+
+
+def flow_of_gamma(h):  # its noise depends on its concentration
+    base = dist.Gamma(h[..., :2].exp(), h[..., 2:4].exp()).to_event(1)
+    return dist.TransformedDistribution(base, [dist.transforms.TanhTransform()])
+
+
+def flow_of_mixture(h):
+    parts = dist.Normal(h.unflatten(-1, (2, 3)), 0.3)
+    mixture = dist.MixtureSameFamily(dist.Categorical(logits=parts.loc), parts)
+    return dist.TransformedDistribution(mixture.to_event(1), [dist.transforms.TanhTransform()])
+
+
+def relaxed(h):
+    return dist.RelaxedOneHotCategorical(torch.tensor(0.5), logits=h[..., :2])
+
+
+@pytest.mark.parametrize("q", [flow_of_normal, flow_of_gamma, flow_of_mixture, relaxed])
+def test_codes_without_a_closed_form_depend_on_their_own_row_alone(q, monkeypatch):
+    torch.manual_seed(0)
+    pair = CommonRows(q)
+    x = torch.randn(9, 4)
+    code = pv.evaluate.encode(pair.model, pair.guide, x)["z"]
+    assert code.std(0).min() > 0.01
+    same = pv.evaluate.encode(pair.model, pair.guide, x[2].expand(9, 4))["z"]
+    torch.testing.assert_close(same, code[2].expand(9, 2))
+    order = torch.randperm(9)
+    permuted = pv.evaluate.encode(pair.model, pair.guide, x[order])["z"]
+    torch.testing.assert_close(permuted, code[order])
+    monkeypatch.setattr("pyro_vae.evaluate.chunked.rows_per_chunk", lambda *args: 2)
+    torch.testing.assert_close(pv.evaluate.encode(pair.model, pair.guide, x)["z"], code)
+    draws = center_draws(q(pair.features(x)))
+    assert (code - draws.mean(0)).abs().max() < 5 * draws.std(0).max() / math.sqrt(32)
+
+
+def center_draws(fn):
+    return fn.sample((4000,)).detach()
+
+
+def test_a_code_is_the_median_where_there_is_no_mean():
+    torch.manual_seed(0)
+    q = {
+        "cauchy": lambda h: dist.Cauchy(h[..., :2], 1.0).to_event(1),
+        "student": lambda h: dist.StudentT(torch.tensor([1.0, 3.0]), h[..., :2]).to_event(1),
+        "half": lambda h: dist.HalfCauchy(h[..., :2].exp()).to_event(1),
+    }
+    x = torch.randn(40, 4)
+    for name, of in q.items():
+        pair = CommonRows(of)
+        code = pv.evaluate.encode(pair.model, pair.guide, x)["z"]
+        loc = pair.features(x)[:, :2].detach()
+        torch.testing.assert_close(code, loc.exp() if name == "half" else loc)
+        assert pv.evaluate.active_units(pair.model, pair.guide, x) == {"z": 2}
+
+
+def test_a_likelihood_without_a_mean_is_reconstructed_by_its_median():
+    torch.manual_seed(0)
+    pair = CommonRows(lambda h: dist.Normal(h[..., :2], 1.0).to_event(1))
+
+    def model(x):
+        with pyro.plate("data", len(x)):
+            z = pyro.sample("z", dist.Normal(x.new_zeros(2), 1.0).to_event(1))
+            pyro.sample("x", dist.Cauchy(pair.decoder(z), 1.0).to_event(1), obs=x)
+
+    x = torch.randn(5, 4)
+    expected = pair.decoder(pair.features(x)[:, :2]).detach()
+    torch.testing.assert_close(pv.evaluate.reconstruct(model, pair.guide, x), expected)
 
 
 def test_active_units_move_with_the_data():

@@ -2,6 +2,8 @@
 
 import math
 
+import pyro
+import pyro.distributions as dist
 import pytest
 import torch
 from problems import binary_patterns, linear_posterior, rows_of
@@ -17,6 +19,7 @@ from pyro_vae.conditionals import (
     NormalLikelihood,
 )
 from pyro_vae.guides import Guide, SemiAmortized
+from pyro_vae.programs.centers import CommonNoise
 
 D, K, LATENT, N, SCALE = 6, 3, 2, 7, 0.5
 NET = MLP(hidden=(5,), activation="tanh")
@@ -234,3 +237,32 @@ def test_wrong_uses_raise_one_line(make, message):
     with pytest.raises(pv.UserError) as error:
         make(vae())
     assert message in str(error.value) and "\n" not in str(error.value)
+
+
+@pytest.mark.parametrize("num_samples", [1, 3])
+def test_refined_posteriors_depend_on_their_own_row_alone(num_samples, monkeypatch):
+    model, guide, x = linear()
+    semi = SemiAmortized(model, guide, steps=3, num_samples=num_samples).eval()
+    with torch.no_grad():
+        offsets = semi.parameter_offsets(x=x)["z"]
+        same = semi.parameter_offsets(x=x[2].expand(N, D))["z"]
+    torch.testing.assert_close(same, offsets[2].expand_as(same))
+    code = pv.evaluate.encode(model, semi, x)["z"]
+    order = torch.randperm(N)
+    torch.testing.assert_close(pv.evaluate.encode(model, semi, x[order])["z"], code[order])
+    monkeypatch.setattr("pyro_vae.evaluate.chunked.rows_per_chunk", lambda *args: 2)
+    torch.testing.assert_close(pv.evaluate.encode(model, semi, x)["z"], code)
+
+
+def test_draws_of_a_step_have_separate_noise():
+    model, guide, x = linear()
+    noise = CommonNoise(N)
+    for _ in range(2):
+        traces = pv.programs.trace_pair(model, guide, {"x": x}, 3, noise=noise)
+        q = traces.guide["z"]["fn"].base_dist
+        eps = ((traces.guide["z"]["value"] - q.loc) / q.scale).detach()
+        torch.testing.assert_close(eps, eps[:, :1].expand_as(eps))
+        assert len({round(float(e), 6) for e in eps[:, 0].flatten()}) == 3 * LATENT
+    with CommonNoise(2), pyro.plate("data", 6):  # particles that are rows of the plate
+        blocks = pyro.sample("z", dist.Normal(torch.zeros(6), 1.0)).reshape(3, 2)
+    assert torch.equal(blocks[:, 0], blocks[:, 1]) and len(blocks[:, 0].unique()) == 3

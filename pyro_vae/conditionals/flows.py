@@ -35,7 +35,7 @@ class Flow(Family):
 
     The network supplies :math:`\mu, \sigma` `[D]` and a context h, on which every layer of f
     depends. The distribution has no mean in closed form; functions that need one use the mean of
-    32 draws.
+    32 draws, whose noise is fixed and common to all rows.
 
     `"iaf"` (inverse autoregressive) is `"maf"` in the other direction: a draw and its density take
     one pass per layer, the density of another value takes D. With `"maf"` and `"spline"` a draw

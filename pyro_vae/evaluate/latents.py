@@ -11,7 +11,8 @@ import torch
 
 from ..errors import UserError, check_int_at_least
 from ..programs import trace_pair
-from ..programs.sites import holds, is_latent, mean_of, observed_site
+from ..programs.centers import mean_or_median
+from ..programs.sites import holds, is_latent, observed_site
 from ..programs.traces import Traces
 from .chunked import evaluate_in_chunks
 from .inputs import Array, Batch, PyroProgram, pair_inputs
@@ -49,7 +50,13 @@ def encode(
     """Posterior means of the guide's continuous latents.
 
     A latent whose parents are latents is encoded at their means. If the guide enumerates a
-    discrete parent, the mean is taken over the parent's probabilities.
+    discrete parent, the mean is taken over the parent's probabilities. A distribution whose mean is
+    not known in closed form, such as a flow, is encoded by the mean of 32 draws. Their noise is fixed
+    and common to all rows: equal rows have equal codes, in every batch.
+
+    Where a distribution has no finite mean, the code is its median: `loc` of a Cauchy, or of
+    Student's t with at most one degree of freedom. If torch has no quantiles of the distribution, the
+    code is its mode, and without a mode the median of 32 draws.
 
     Args:
         model: the generative program.
@@ -101,7 +108,8 @@ def sample_posterior(
         model: the generative program.
         guide: the guide of the model.
         x: `[N, ...]`, as observed, in the units in which the pair was trained.
-        mean: no draw: discrete latents take their most probable values, the others their means.
+        mean: no draw: discrete latents take their most probable values, the others their means
+            (see `encode`).
         seed: of the draw. None uses torch's random stream.
         others: further inputs by name (`c=`, `y=`, `index=`), each with N rows.
 
@@ -142,6 +150,9 @@ def reconstruct(
 ) -> torch.Tensor:
     """The mean of the likelihood at the posterior means of the latents.
 
+    The latents have the values that `encode` gives. A likelihood without a finite mean, such as a
+    Cauchy, is replaced by its median in the same way.
+
     Args:
         model: the generative program.
         guide: the guide of the model.
@@ -167,7 +178,7 @@ def reconstruct(
     def mean(traces: Traces, chunk: Batch) -> Batch:
         name = observed_site(traces.model, site, chunk["x"])
         fn, observed = traces.model[name]["fn"], traces.model[name]["value"]
-        means = traces.of_distribution(name, lambda fn: mean_of(name, fn))
+        means = traces.of_distribution(name, lambda fn: mean_or_median(name, fn))
         value = traces.expectation(means, tuple(fn.event_shape))
         source = next((v for v in chunk.values() if holds(observed, v)), None)
         return {"mean": value if source is None else value.reshape(source.shape)}

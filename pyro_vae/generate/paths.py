@@ -266,7 +266,8 @@ def predict_mean(
 ) -> torch.Tensor:
     r"""The deterministic prediction of a conditional model, :math:`E[x | c, z = E[z | c]]`.
 
-    For binary x the paper takes the more probable value, `predict_mean(model, c) > 0.5`.
+    For binary x the paper takes the more probable value, `predict_mean(model, c) > 0.5`. A
+    distribution without a finite mean is replaced by its median, as in `evaluate.encode`.
 
     Args:
         model: the generative program.

@@ -11,6 +11,7 @@ from .._pyro_internals import isolated_pyro_runtime
 from ..errors import UserError, check_int_at_least, check_positive
 from ..programs import trace_pair
 from ..programs.calling import parameters_of
+from ..programs.centers import CommonNoise
 from .base import BaseGuide
 from .guide import Guide
 
@@ -27,8 +28,9 @@ class SemiAmortized(BaseGuide):
     `num_samples` draws at :math:`\beta = 1`, with discrete latents enumerated.
 
     In training the steps are part of the program: their gradients, second derivatives included,
-    reach the encoder and the model. Evaluation takes the same steps. They need x, and the labels if
-    the objective passes labels. A training step costs about k + 1 plain ones, and two for each
+    reach the encoder and the model. Evaluation, in eval mode, takes the same steps with draws whose
+    noise is fixed and common to all data points: equal data points have equal posteriors, in every
+    batch. The steps need x, and the labels if the objective passes labels. A training step costs about k + 1 plain ones, and two for each
     backward pass.
 
     The guide refers to the model without registering it as a submodule, as `PriorGuide` does: copy
@@ -118,6 +120,7 @@ class SemiAmortized(BaseGuide):
     def parameter_offsets(self, **batch: Any) -> dict[str, torch.Tensor]:
         """What the steps add to the outputs of each factor's network, `{latent: [B, size]}`."""
         (model,) = self.borrowed
+        noise = None if self.training else CommonNoise(len(batch["x"]))
         differentiable = torch.is_grad_enabled()  # back-propagate through the steps
         x = batch["x"]
         offsets = {}
@@ -132,7 +135,7 @@ class SemiAmortized(BaseGuide):
                     for latent, offset in offsets.items()
                 }
                 program = self.guide.with_parameter_offsets(batch, offsets)
-                bound = trace_pair(model, program, batch, self.num_samples).elbo()
+                bound = trace_pair(model, program, batch, self.num_samples, noise=noise).elbo()
                 total = bound.expand(self.num_samples, len(x)).mean(0).sum()
                 gradients = torch.autograd.grad(
                     total, list(offsets.values()), create_graph=differentiable

@@ -9,6 +9,7 @@ from pyro import poutine
 
 from ..errors import UserError
 from .calling import as_keyword_program, parameters_of
+from .centers import mean_or_median
 from .contexts import fork_rng
 from .handlers import SubstituteMean
 from .hiding import HideData
@@ -21,7 +22,6 @@ from .sites import (
     is_latent,
     is_random,
     is_subsample,
-    mean_of,
     outside_plate_error,
     sites_in,
 )
@@ -163,7 +163,7 @@ class AncestralSampler:
             UserError: the site is outside the data plate, or its distribution has no mean.
         """
         rows = self.plate_rows or self._rows_per_run(size)
-        parts = [mean_of(name, r[name]["fn"]) if mean else r[name]["value"] for r in runs]
+        parts = [mean_or_median(name, r[name]["fn"]) if mean else r[name]["value"] for r in runs]
         if parts[0].shape[:1] != (rows,):
             raise outside_plate_error(name)
         values = torch.cat(parts)[:size]

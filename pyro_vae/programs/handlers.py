@@ -7,6 +7,7 @@ import torch
 from pyro.poutine.messenger import Messenger
 
 from .._pyro_internals import MARKOV_SCOPE
+from .centers import center_of
 from .sites import Site, is_subsample
 
 
@@ -23,17 +24,13 @@ class Substitute(Messenger):
 
 
 class SubstituteMean(Messenger):
-    """Continuous latents take their conditional mean in place of a draw."""
+    """Continuous latents take their conditional mean in place of a draw; see `center_of`."""
 
     def _pyro_sample(self, msg: Site) -> None:
-        fn = msg["fn"]
-        if msg["done"] or msg["is_observed"] or is_subsample(msg) or fn.has_enumerate_support:
+        if msg["done"] or msg["is_observed"] or is_subsample(msg):
             return
-        try:
-            msg["value"] = fn.mean
-        except NotImplementedError:  # a flow has no mean in closed form
-            msg["value"] = fn(torch.Size((32,))).mean(0)
-        msg["done"] = True
+        if not msg["fn"].has_enumerate_support:
+            msg["value"], msg["done"] = center_of(msg["fn"]), True
 
 
 class Choose(Messenger):

@@ -13,6 +13,7 @@ from pyro.poutine.enum_messenger import EnumMessenger
 from .._pyro_internals import ENUMERATE_DIM, PARTICLES, prune_subsample_sites
 from ..errors import UserError
 from .calling import as_keyword_program
+from .centers import CommonNoise
 from .handlers import (
     Choose,
     Substitute,
@@ -36,6 +37,7 @@ def trace_pair(
     values: Mapping[str, torch.Tensor] | None = None,
     draw_discrete: bool = False,
     as_configured: bool = False,
+    noise: CommonNoise | None = None,
 ) -> Traces:
     """Run the guide, then the model against it, without support checks.
 
@@ -51,6 +53,7 @@ def trace_pair(
         values: the guide's latents, by name, take these values.
         draw_discrete: the guide's discrete latents are sampled, like its others.
         as_configured: only what the program itself enumerates is enumerated, as in training.
+        noise: of the guide's draws. Default: each row has its own.
 
     Returns:
         The run as `Traces`.
@@ -71,7 +74,7 @@ def trace_pair(
     if values is not None:
         latents = dict(values)
         handlers.append(lambda place: Substitute({n: place(v) for n, v in latents.items()}))
-    modes = _modes(layout, draw_discrete, as_configured)
+    modes = _modes(layout, draw_discrete, as_configured)._replace(noise=noise)
     return _gather(layout, model, guide, batch, num_particles, handlers, modes)
 
 
@@ -112,7 +115,7 @@ def trace_program(
 
 
 class _Modes(NamedTuple):
-    """What is done with the discrete latents of one gathering."""
+    """How the latents of one gathering are drawn: the discrete ones, and the guide's."""
 
     in_guide: Callable  #: an `infer_config` function
     in_model: Callable
@@ -120,6 +123,7 @@ class _Modes(NamedTuple):
         DiscreteSite, ...
     ] = ()  #: the `DiscreteSite`s whose values are stacked, run by run
     model_choices: tuple[DiscreteSite, ...] = ()
+    noise: CommonNoise | None = None  #: of the guide's draws
 
 
 def _modes(layout: Layout, draw_discrete: bool, as_configured: bool) -> _Modes:
@@ -219,7 +223,8 @@ def _runs(
         if guide is not None:
             program = _prepared(guide, modes.in_guide, plate, enum, handlers, place)
             shared = {} if before is None else _drawn_before(before, last, guide_choice)
-            guide_trace = _traced(Choose(guide_choice)(Substitute(shared)(program)), batch)
+            program = Choose(guide_choice)(Substitute(shared)(program))
+            guide_trace = _traced(program if modes.noise is None else modes.noise(program), batch)
             before, last = guide_trace, guide_choice
             enum = EnumMessenger()  # continues to the left of the guide's dimensions
         for model_choice in _choices(modes.model_choices):
