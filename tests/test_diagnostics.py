@@ -1,6 +1,7 @@
 """Surgery, calibration, NUTS and grids, where the answer is known."""
 
 import math
+from functools import partial
 
 import pyro
 import pyro.distributions as dist
@@ -491,3 +492,42 @@ def test_supports_without_one_map_raise_one_line(evaluate, message):
     with pytest.raises(pv.UserError) as error:
         evaluate()
     assert message in str(error.value) and "\n" not in str(error.value)
+
+
+@pytest.mark.parametrize("fixed", ["model", "guide", "both"])
+def test_a_plate_with_its_own_size_is_simulated_and_evaluated_at_that_size_alone(fixed):
+    size, weight = 12, torch.randn(1, 4)
+
+    def model(x):
+        rows = len(x) if fixed == "guide" else size
+        with pyro.plate("data", rows):
+            z = pyro.sample("z", dist.Normal(torch.zeros(rows, 1), 1.0).to_event(1))
+            pyro.sample("x", dist.Normal(z @ weight, 1.0).to_event(1), obs=x)
+
+    def guide(x):
+        loc = 0.1 * x[:, :1] if fixed == "model" else torch.zeros(size, 1)
+        with pyro.plate("data", len(loc)):
+            pyro.sample("z", dist.Normal(loc, 0.5).to_event(1))
+
+    x = torch.randn(size, 4)
+    options = {"num_samples": 19, "example": {"x": x}}
+    calibrate = partial(pv.diagnostics.simulation_based_calibration, model, guide, **options)
+    assert calibrate(num_data=size)["z"]["ranks"].shape == (size, 1)
+    for num_data in (7, 24):
+        match = "fails on x|12 vs" if fixed == "guide" else "always draws 12 .*num_data must be 12"
+        with pytest.raises(pv.UserError, match=match):
+            calibrate(num_data=num_data)
+        with pytest.raises(pv.UserError, match=match):
+            pv.diagnostics.bdmc(
+                model, guide=guide, num_data=num_data, num_steps=2, example={"x": x}
+            )
+        rows = torch.randn(num_data, 4)
+        for evaluate in (
+            pv.evaluate.elbo,
+            pv.evaluate.encode,
+            pv.diagnostics.elbo_surgery,
+            pv.diagnostics.importance_diagnostics,
+            pv.diagnostics.inference_gaps,
+        ):
+            with pytest.raises(pv.UserError, match=f"12 rows, the batch {num_data}|fails on x"):
+                evaluate(model, guide, rows)

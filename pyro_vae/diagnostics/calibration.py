@@ -35,7 +35,8 @@ def simulation_based_calibration(
     Args:
         model: the generative program.
         guide: the guide of the model.
-        num_data: N, the number of data points to simulate.
+        num_data: N, the number of data points to simulate: of a model or guide whose plate has its
+            own size, that size.
         num_samples: L.
         oversample: M, candidates for each of the L draws. If M > 1, one candidate is drawn in
             proportion to its importance weight, so that the guide is tested as `log_likelihood`
@@ -51,7 +52,8 @@ def simulation_based_calibration(
         number of the latent (on the reals, if its support is constrained).
 
     Raises:
-        UserError: L + 1 is not a multiple of `bins`; a guide without a density; no way to simulate.
+        UserError: N is not the size of the pair's plate; L + 1 is not a multiple of `bins`; a guide
+            without a density; no way to simulate.
 
     References:
         Talts et al. 2018, arXiv 1804.06788.

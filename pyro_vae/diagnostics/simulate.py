@@ -45,9 +45,10 @@ def simulate(
         argument replaced by its draws.
 
     Raises:
-        UserError: a likelihood with a library size; no example though one is needed; a site outside
-            the data plate; a site that observes a function of the data, whose draws are not data; a
-            factor, which draws ignore.
+        UserError: a model that always draws another number of data points; a likelihood with a
+            library size; no example though one is needed; a site outside the data plate; a site
+            that observes a function of the data, whose draws are not data; a factor, which draws
+            ignore.
     """
     p_x = conditional_of(model, "x")
     if isinstance(p_x, Conditional) and isinstance(p_x.family, LibrarySize):
@@ -61,6 +62,11 @@ def simulate(
     covariates = one_hot_labels(model, {k: v.to(device) for k, v in covariates.items()})
     with pyro.validation_enabled(False):
         sampler = AncestralSampler(model, example, covariates)
+        if sampler.plate_rows not in (None, num_data):
+            raise UserError(
+                f"the model always draws {sampler.plate_rows} data points: num_data must be "
+                f"{sampler.plate_rows}, got {num_data}"
+            )
         runs = sampler.runs(num_data, covariates)
     for name, site in runs[0].items():
         if is_factor(site):

@@ -81,6 +81,9 @@ _layouts: weakref.WeakKeyDictionary = weakref.WeakKeyDictionary()
 def layout_of(model: Callable, guide: Callable, batch: Mapping[str, Any]) -> Layout:
     """The `Layout` of a pair, found on the first call and remembered.
 
+    A pair with its own number of rows is tried on each new number of rows, so that it fails with
+    one line.
+
     Args:
         batch: `{name: [B, ...]}`, what the pair is called with.
 
@@ -99,7 +102,8 @@ def layout_of(model: Callable, guide: Callable, batch: Mapping[str, Any]) -> Lay
         known = _layouts.setdefault(m, weakref.WeakKeyDictionary()).setdefault(g, {})
     except TypeError:  # an object that cannot be referred to weakly
         known = {}
-    if key not in known:
+    layout, of_size = known.get(key), (*key, len(batch["x"]))
+    if layout is None or (layout.fixed and of_size not in known):
         touch_constant_table()  # training and evaluation both come here before anything else
         device = device_of(model, guide, default=batch["x"].device)
         with (
@@ -109,8 +113,12 @@ def layout_of(model: Callable, guide: Callable, batch: Mapping[str, Any]) -> Lay
             fork_rng(device),
             pyro.validation_enabled(False),
         ):
-            known[key] = _Trial(model, guide, batch, device).layout()
-    return known[key]
+            trial = _Trial(model, guide, batch, device)
+            layout = layout or trial.layout()
+            if layout.fixed:
+                trial.on_all_rows()
+        known[key] = known[of_size] = layout
+    return layout
 
 
 def forget_layout(model: Callable) -> None:
@@ -212,15 +220,19 @@ class _Trial:
                 return wide, trace
             for name in new:
                 del store[name]
+        whole, trace = self.on_all_rows()
+        part = self._try(wide)
+        return (whole, trace) if part is None else (wide, part)
+
+    def on_all_rows(self) -> tuple[dict[str, Any], Run]:
+        """`(all rows, a run of them)`; raises where the pair fails on them."""
         whole = self._rows(None)
         try:
-            trace = self._run(whole, checked=True)
+            return whole, self._run(whole, checked=True)
         except UserError:
             raise
         except Exception as error:  # any kind, from a user's program
             raise UserError(failure(self.running, error, whole)) from error
-        part = self._try(wide)
-        return (whole, trace) if part is None else (wide, part)
 
     def _rows(self, size: int | None) -> dict[str, Any]:
         batch = _rows(self.batch, size)
