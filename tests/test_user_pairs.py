@@ -785,3 +785,102 @@ def test_an_auto_normal_meets_its_own_data_in_any_order():
     pv.fit(model, guide, x, epochs=60, **options)
     code = pv.evaluate.encode(model, guide, x, index=torch.arange(N))["z"]
     torch.testing.assert_close(code, 0.8 * x[:, 0], atol=0.35, rtol=0)
+
+
+class TokenMixture(nn.Module):
+    """y ~ Categorical, 3 tokens of 5 given y; the guide's q(y | tokens) is from an embedding."""
+
+    def __init__(self, with_z=False):
+        super().__init__()
+        torch.manual_seed(0)
+        self.logits, self.with_z = nn.Parameter(torch.randn(2, 5)), with_z
+        self.embedding, self.head = nn.Embedding(5, 4), nn.Linear(4, 2)
+
+    def features(self, tokens):
+        return self.head(self.embedding(tokens.long()).mean(-2))
+
+    def model(self, tokens):
+        pyro.module("mixture", self)
+        with pyro.plate("data", len(tokens)):
+            if self.with_z:
+                pyro.sample("z", dist.Normal(tokens.new_zeros(2), 1.0).to_event(1))
+            y = pyro.sample(
+                "y", dist.Categorical(torch.tensor([0.4, 0.6])), infer={"enumerate": "parallel"}
+            )
+            logits = self.logits[y].unsqueeze(-2).expand(*y.shape, 3, 5)
+            pyro.sample("x", dist.Categorical(logits=logits).to_event(1), obs=tokens)
+
+    def guide(self, tokens):
+        pyro.module("mixture", self)
+        with pyro.plate("data", len(tokens)):
+            if self.with_z:
+                pyro.sample("z", dist.Normal(self.features(tokens), 1.0).to_event(1))
+            q = dist.Categorical(logits=self.features(tokens))
+            pyro.sample("y", q, infer={"enumerate": "parallel"})
+
+    def exact(self, tokens):
+        """`(ELBO, log p(x))` of each row."""
+        with torch.no_grad():
+            log_x = self.logits.log_softmax(-1)[:, tokens].sum(-1).T
+            joint = log_x + torch.tensor([0.4, 0.6]).log()
+            log_q = self.features(tokens).log_softmax(-1)
+            return (log_q.exp() * (joint - log_q)).sum(-1), joint.logsumexp(-1)
+
+
+@pytest.mark.parametrize("dtype", [torch.int64, torch.int32, torch.float32])
+def test_tokens_of_an_embedding_are_the_same_in_training_and_evaluation(dtype):
+    tokens = torch.randint(0, 5, (20, 3), generator=torch.Generator().manual_seed(1))
+    given, program = tokens.to(dtype), TokenMixture()
+    options = {"epochs": 1, "lr": 1e-12, "progress": False, "device": "cpu"}
+    row = pv.compare(
+        lambda: program.model, {"own": lambda model: program.guide}, given,
+        seeds=1, num_samples=10, num_gap_data=0, **options,
+    ).rows[0]  # fmt: skip
+    elbo, log_x = program.exact(tokens)
+    assert row["elbo"] == pytest.approx(float(elbo.mean()), abs=1e-4)
+    assert row["log_likelihood"] == pytest.approx(float(log_x.mean()), abs=1e-4)
+    for arrays in (given, {"tokens": given}):
+        run = pv.fit(program.model, program.guide, arrays, **options)
+        assert run.history[-1]["loss"] == pytest.approx(-float(elbo.mean()), abs=1e-4)
+    pv.fit(program.model, program.guide, given, epochs=2, progress=False, device="cpu")
+    elbo, log_x = program.exact(tokens)
+    pair = program.model, program.guide, given
+    torch.testing.assert_close(pv.evaluate.elbo(*pair), elbo)
+    torch.testing.assert_close(pv.evaluate.log_likelihood(*pair, num_samples=3), log_x)
+    with_z = TokenMixture(with_z=True)
+    code = pv.evaluate.encode(with_z.model, with_z.guide, given)["z"]
+    torch.testing.assert_close(code, with_z.features(tokens).detach())
+    assert pv.sample(program.model, 4, example={"x": given}).shape == (4, 3)
+
+
+def test_an_example_has_the_numbers_that_training_has():
+    seen = []
+
+    def model(x):
+        seen.append(x.dtype)
+        with pyro.plate("data", len(x)):
+            z = pyro.sample("z", dist.Normal(torch.zeros(len(x), 1), 1.0).to_event(1))
+            pyro.sample("x", dist.Poisson(z.exp().expand(-1, 2)).to_event(1), obs=x)
+
+    def guide(x):
+        seen.append(x.dtype)
+        with pyro.plate("data", len(x)):
+            pyro.sample("z", dist.Normal(0.1 * x.mean(-1, keepdim=True), 0.5).to_event(1))
+
+    counts = torch.randint(0, 4, (20, 2))
+    pv.sample(model, 3, example={"x": counts})
+    options = {"num_data": 8, "num_samples": 19, "example": {"x": counts}}
+    pv.diagnostics.simulation_based_calibration(model, guide, **options)
+    assert set(seen) == {torch.float32}
+
+
+def test_an_embedding_of_floats_is_refused_with_the_remedy():
+    program = TokenMixture()
+    embedding = nn.Embedding(5, 2)
+
+    def guide(x):
+        with pyro.plate("data", len(x)):
+            pyro.sample("y", dist.Categorical(logits=embedding(x).mean(-2)))
+
+    with pytest.raises(pv.UserError, match=r"the program takes x\.long\(\)"):
+        pv.check_pair(program.model, guide, torch.randint(0, 5, (20, 3)))

@@ -7,6 +7,7 @@ from typing import Any
 import torch
 from pyro import poutine
 
+from ..data.arrays import as_floats
 from ..errors import UserError
 from .calling import as_keyword_program, parameters_of
 from .centers import mean_or_median
@@ -14,7 +15,7 @@ from .contexts import fork_rng
 from .handlers import SubstituteMean
 from .hiding import HideData
 from .inspection import covariates_of
-from .modules import device_of
+from .modules import device_of, dtype_of
 from .sites import (
     Site,
     check_data_plate,
@@ -71,7 +72,7 @@ class AncestralSampler:
                 "this model has no size= argument, so it cannot sample by itself: "
                 "pass example={'x': x}"
             )
-        example = {} if example is None else _named(example, self.takes)
+        example = {} if example is None else _as_inputs(_named(example, self.takes), model)
         self.device = device_of(model, default=example["x"].device if example else "cpu")
         self.example = _to(example, self.device)
         self.plate_rows: int | None = None
@@ -270,6 +271,13 @@ def _named(example: Mapping[str, Any], takes: Mapping[str, object]) -> Mapping[s
     if "x" not in example:
         raise UserError("example= needs the data, {'x': x}")
     return example
+
+
+def _as_inputs(example: Mapping[str, Any], model: Callable[..., Any]) -> Mapping[str, Any]:
+    """The example as training and evaluation pass it: x and c are floats, whatever they were."""
+    dtype = dtype_of(model)
+    floats = {k: as_floats(example[k], k, dtype) for k in ("x", "c") if example.get(k) is not None}
+    return {**example, **floats}
 
 
 def _has_rows(value: object) -> bool:

@@ -450,6 +450,8 @@ def failure(kind: str, error: Exception, batch: Mapping[str, Any]) -> str:
     line = text.splitlines()[0] if text else type(error).__name__
     if "plate" in line and "hape" in line:
         line += " (is .to_event(...) missing?)"
+    if "Long" in line and "indices" in line:  # an embedding's
+        line += " (x and c are floats here, also of whole numbers: the program takes x.long())"
     shapes = ", ".join(f"{k} {list(v.shape)}" for k, v in batch.items() if torch.is_tensor(v))
     return f"the {kind} fails on {shapes}: {type(error).__name__}: {line}"
 
