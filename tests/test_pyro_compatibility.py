@@ -298,6 +298,29 @@ def test_two_functions_with_pyro_param_train_under_fit():
         assert not torch.equal(value, before[name]), name
 
 
+def test_the_store_after_fit_has_what_the_programs_put_there():
+    own, x = Functional(), torch.randn(8, D)
+    options = {"epochs": 1, "lr": 0.01, "progress": False}
+    pv.fit(own.model, own.guide, x, **options)
+    names = {"decoder$$$weight", "decoder$$$bias", "scale", "map", "spread"}
+    assert set(pyro.get_param_store().keys()) == names
+    # AdamW's first step is of the size lr, and the second run continues from it
+    torch.testing.assert_close(
+        pyro.param("map").abs(), torch.full((D, LATENT), 0.01), atol=1e-4, rtol=0
+    )
+    pv.fit(own.model, own.guide, x, **options)
+    assert (pyro.param("map").abs() > 0.0101).any()
+    pyro.clear_param_store()
+    pv.fit(own.model, own.guide, x, **options)
+    torch.testing.assert_close(
+        pyro.param("map").abs(), torch.full((D, LATENT), 0.01), atol=1e-4, rtol=0
+    )
+    pyro.clear_param_store()
+    model = pv.models.VAE((D,), LATENT, "normal")
+    pv.fit(model, pv.guides.Guide(model), x, **options)
+    assert len(pyro.get_param_store()) == 0
+
+
 def test_a_user_defined_pair_is_evaluated_like_the_librarys():
     own = Functional()
     x = torch.randn(6, D, generator=torch.Generator().manual_seed(2))

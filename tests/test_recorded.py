@@ -352,6 +352,16 @@ def numpy_noise():
     return vae(nn.Linear(D, 6), extra)
 
 
+def own_generator():
+    generator = torch.Generator().manual_seed(0)
+
+    def extra(x):
+        noise = torch.randn((), generator=generator, dtype=x.dtype)
+        pyro.factor("f", pyro.param("k", x.new_tensor(1.0)) * noise)
+
+    return vae(nn.Linear(D, 6), extra)
+
+
 class Averaging(nn.Linear):
     """A layer that replaces a tensor, which is no buffer, at each call."""
 
@@ -467,7 +477,7 @@ def rebound_buffer():
 
 FROZEN = [counter, numpy_noise, numpy_of_the_data, item, branch_on_a_tensor, explicit_validation]
 FROZEN += [rebound_buffer, counter_with_a_later_effect, rare_python_noise, rows_of_a_mask]
-FROZEN += [replaced_tensor]
+FROZEN += [replaced_tensor, own_generator]
 
 # --------------------------------------------------------------------------- the comparison
 
@@ -559,6 +569,12 @@ def test_what_cannot_be_recorded_is_run_plainly_with_one_warning(make):
                 step({"x": torch.randn(size, D)})
     assert len([w for w in caught if "run plainly" in str(w.message)]) == 1
     assert "\n" not in str(caught[0].message) and step.count == 0
+
+
+def test_a_generator_of_the_program_is_named_as_the_reason():
+    step = RecordedStep(enum_elbo(), own_generator(), "recorded")
+    with pytest.warns(UserWarning, match=r"draws from a generator of its own \(generator=, aten\."):
+        step({"x": torch.randn(B, D)})
 
 
 # ------------------------------------------------------------------- this library's pairs

@@ -134,6 +134,11 @@ class _Recorder(TorchDispatchMode):
         arguments: list[torch.Tensor] = []
         _replace_tensors((args, kwargs), arguments.append)
         written = written_arguments(func, args, kwargs)
+        if any(isinstance(a, torch.Generator) for a in (*args, *kwargs.values())):
+            raise RuntimeError(
+                f"the program draws from a generator of its own (generator=, {func}), and a replay "
+                "draws from torch's random stream alone"
+            )
         random = torch.Tag.nondeterministic_seeded in func.tags
         known = not random and all(map(self.constants.__contains__, arguments))
         if torch.Tag.data_dependent_output in func.tags:
