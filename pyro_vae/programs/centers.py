@@ -159,7 +159,9 @@ class _CommonRandomness(TorchDispatchMode):
         if has_rows:
             shape[self.dim] = self.size // self.num_rows
         noise = draw(shape, dtype=like.dtype).to(like.device)
-        return noise.repeat_interleave(self.num_rows, self.dim) if has_rows else noise
+        if has_rows and self.num_rows != self.size:
+            return noise.repeat_interleave(self.num_rows, self.dim)
+        return noise.expand(like.shape).clone()
 
     def _by_row(self, func: Any, args: Any, kwargs: Any) -> torch.Tensor:
         """An operation whose noise depends on its arguments: row by row, each with the same seed."""
