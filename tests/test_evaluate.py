@@ -763,7 +763,7 @@ def test_baselines_see_all_columns_of_a_mixed_table_on_one_scale():
 
 def test_standardized_baselines_are_those_of_standardized_columns():
     x = mixed_table().train.x
-    z = (x - x.mean(0)) / x.std(0, correction=0)
+    z = (x.double() - x.double().mean(0)) / x.double().std(0, correction=0)
     for name, clusters in pv.evaluate.clustering_baselines(x, x, 3, standardize=True).items():
         assert (
             clustering_metrics(pv.evaluate.clustering_baselines(z, z, 3)[name], clusters)["ari"]
