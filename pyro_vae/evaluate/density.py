@@ -13,6 +13,7 @@ from ..models.priors import FlowPrior, MixturePrior, prior_of
 from ..programs.calling import as_keyword_program
 from ..programs.contexts import seeded
 from ..programs.interfaces import ModelInterface, interface_of
+from ..programs.layout import layout_of
 from ..programs.modules import device_of
 from ..programs.program import Program
 from ..programs.sites import choose_latent, is_latent, sites_in
@@ -22,6 +23,7 @@ from .latents import encode
 
 KINDS = ("mixture", "flow")
 CHUNK_SIZE = 5000  # data points that the guide encodes at once
+FEW_ROWS = 1000  # of fewer data points several draws are made at once
 
 
 def aggregate_posterior(
@@ -70,11 +72,21 @@ def aggregate_posterior(
         name = choose_latent(_continuous_latents(sites), latent, preferred)
         return {"z": sites[name]["value"]}
 
-    device = device_of(model, guide, default=batch["x"].device)
+    device, num_data = device_of(model, guide, default=batch["x"].device), len(batch["x"])
+    at_once = max(1, FEW_ROWS // num_data)
+    if not layout_of(model, guide, batch).divisible:
+        at_once = 1
     with evaluation_mode(model, guide, seed=seed, device=device):
         parts = [
-            evaluate_in_chunks(draw, model, guide, batch, seed=None, chunk_size=CHUNK_SIZE)["z"]
-            for _ in range(draws)
+            evaluate_in_chunks(
+                draw,
+                model,
+                guide,
+                {n: torch.cat([v] * min(at_once, draws - done)) for n, v in batch.items()},
+                seed=None,
+                chunk_size=CHUNK_SIZE,
+            )["z"]
+            for done in range(0, draws, at_once)
         ]
     return torch.cat(parts)
 

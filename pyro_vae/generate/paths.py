@@ -40,6 +40,7 @@ def interpolate(
     path: str = "spherical",
     seed: int | None = 0,
     site: str | None = None,
+    inputs_b: Mapping[str, Array] | None = None,
     **others: Array | None,
 ) -> torch.Tensor:
     r"""Means of the likelihood on paths between the encodings of two sets of data points.
@@ -63,7 +64,10 @@ def interpolate(
         path: `"linear"` or `"spherical"`.
         seed: of the random numbers that a program may draw at the means. None uses torch's stream.
         site: the observed site that is decoded. Default: the one that observes x.
-        others: further inputs at both ends by name (`c=`), each with N rows.
+        inputs_b: further inputs of b that differ from those of a, by name: the `index` of training
+            data, for a guide with a row for each. Default: none.
+        others: further inputs at both ends by name (`c=`, `index=`), each with N rows. The path is
+            decoded with those of a.
 
     Returns:
         `[N, steps, *x_shape]`.
@@ -89,8 +93,9 @@ def interpolate(
     if first.shape != last.shape:
         raise UserError(f"the two ends differ in shape: {list(first.shape)} and {list(last.shape)}")
     move = _spherical if path == "spherical" else torch.lerp
+    at_ends = ((first, others), (last, {**others, **(inputs_b or {})}))
     ends = [
-        sample_posterior(model, guide, x, mean=True, seed=seed, **others) for x in (first, last)
+        sample_posterior(model, guide, x, mean=True, seed=seed, **inputs) for x, inputs in at_ends
     ]
     decoder = _Decoder(model, {"x": first, **others}, others, seed, site)
     moved, discrete = _moved_and_discrete(decoder.latents, ends[0], latent)

@@ -75,7 +75,7 @@ class Run(train.Run):
         bound, stability = self._validation_elbo, self.stability
         parts = [
             f"{self._name}{data}",
-            f"epoch {self.best_epoch} of {len(self.history)}",
+            f"epoch {self.epoch} of {len(self.history)}",
             None if bound is None else f"validation ELBO {bound:.2f}{self._units_of_training}",
             None if stability is None else f"stability {stability:.2f}",
             None if self.out is None else str(self.out),
@@ -87,9 +87,7 @@ class Run(train.Run):
         pair = f"{type(self.model).__name__}, {type(self.guide).__name__}"
         bound, restarts = self._validation_elbo, self.restarts or {}
         units = self._units_of_training
-        best = (
-            "" if self.best_epoch is None else f"; the weights are those of epoch {self.best_epoch}"
-        )
+        best = "" if self.epoch is None else f"; the weights are those of epoch {self.epoch}"
         agreement = "" if self.stability is None else f", stability {self.stability:.2f}"
         first = len((self.initialization or {}).get("agreements", ()))
         lines = {
@@ -399,6 +397,8 @@ class Run(train.Run):
     def save(self, folder: Path | str) -> Path:
         """Write the run to a folder that `pv.load` reopens; returns the folder.
 
+        The folder has the best and the last weights. `pv.load` puts the best into the modules.
+
         Raises:
             UserError: the folder already contains a run.
         """
@@ -421,7 +421,7 @@ class Run(train.Run):
         weights = weights_of(self.model, self.guide)
         state: dict[str, Any] = {
             "weights": weights if self.weights is None else self.weights.last,
-            "best": weights,
+            "best": weights if self.weights is None else self.weights.best,
             "optimizer": {"state": {}, "param_groups": [{}]},
             "rng": torch.get_rng_state().unsqueeze(0),
             "rng_cuda": None,

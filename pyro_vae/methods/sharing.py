@@ -143,7 +143,7 @@ def model_card(run: "Run", record: Mapping[str, Any], license: str | None) -> st
     if described:
         sizes = ", ".join(f"{n} {split}" for split, n in described.get("sizes", {}).items())
         lines += [f"**Data.** {described['name']}: {sizes}; x {described['x_shape']}.", ""]
-    lines += [f"**Training.** {len(run.history)} epochs; weights of epoch {run.best_epoch}.", ""]
+    lines += [f"**Training.** {len(run.history)} epochs; weights of epoch {run.epoch}.", ""]
     numbers = _numbers(run)
     if numbers:
         lines += ["| number | value |", "|---|---|"]
@@ -162,7 +162,8 @@ def model_card(run: "Run", record: Mapping[str, Any], license: str | None) -> st
 def _numbers(run: "Run") -> dict[str, float]:
     """The results in the run folder, else the validation ELBO; nats per data point."""
     for split in ("test", "valid", "train"):
-        path = None if run.out is None else run.out / f"results-{split}.json"
+        is_best = run.epoch == run.best_epoch  # as the command line evaluates a run
+        path = None if run.out is None or not is_best else run.out / f"results-{split}.json"
         if path is not None and path.exists():
             results = checkpoint.read_json(path)
             names = {"elbo": "ELBO", "log_likelihood": "log-likelihood"}
@@ -171,7 +172,7 @@ def _numbers(run: "Run") -> dict[str, float]:
                 for key, label in names.items()
                 if isinstance(results.get(key), float)
             }
-    row = next((r for r in run.history if r["epoch"] == run.best_epoch), {})
+    row = next((r for r in run.history if r["epoch"] == run.epoch), {})
     standardized = run.data is not None and run.data.scaling is not None
     label = f"ELBO{' of standardized x' if standardized else ''}, valid, nats per data point"
     return {label: row["elbo"]} if "elbo" in row else {}

@@ -12,6 +12,7 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
 from .. import plots
+from ..conditionals import Conditional
 from ..data import Condition, Data, Labels, Quadrants
 from ..data.tables import write_csv
 from ..errors import UserError, check_int_at_least, file_to_write, unknown_name_error
@@ -21,6 +22,7 @@ from ..generate import AggregatePosterior, impute, interpolate, sample, traverse
 from ..generate.paths import Traversal, main_latent
 from ..programs.calling import accepts_argument
 from ..programs.inspection import covariates_of, sites_of
+from ..programs.interfaces import conditional_of
 from . import summary
 
 HALVES = ("top", "bottom", "left", "right")
@@ -285,10 +287,20 @@ def _component(model: Callable, guide: Callable, data: Data, options: SheetOptio
 def _aggregate(model: Callable, guide: Callable, data: Data, options: SheetOptions) -> SampleSheet:
     x, _, others = summary.inputs(model, guide, data, "train")
     size = options.number(64)
-    source = AggregatePosterior(guide, x, **others)
-    covariates = _covariates(model, guide, data, replace(options, split="train"), size)
-    new = sample(model, size, mean=options.mean, seed=options.seed, source=source, **covariates)
-    return SampleSheet(new, "samples from the aggregate posterior", c=covariates.get("c"))
+    source, drawn = AggregatePosterior(guide, x, **others), {}
+
+    def with_covariates(model: Callable, size: int) -> Inputs:
+        """z and c of the same data points, which the picture needs."""
+        drawn.update(source(model, size))
+        return drawn
+
+    given = {} if options.c is None else _covariates(model, guide, data, options, size)
+    new = sample(
+        model, size, mean=options.mean, seed=options.seed, source=with_covariates,
+        example=source.batch, **given,
+    )  # fmt: skip
+    c = given.get("c", drawn.get("c"))
+    return SampleSheet(new, "samples from the aggregate posterior", c=c)
 
 
 def _ex_post(model: Callable, guide: Callable, data: Data, options: SheetOptions) -> SampleSheet:
@@ -296,6 +308,12 @@ def _ex_post(model: Callable, guide: Callable, data: Data, options: SheetOptions
     latent = options.latent or main_latent(model)
     if latent is None:
         raise UserError(f"{type(model).__name__} has no continuous latent to fit a density to")
+    prior = conditional_of(model, latent)
+    if isinstance(prior, Conditional) and not set(covariates_of(model)).isdisjoint(prior.given):
+        raise UserError(
+            f"{latent} depends on the covariates of this model, and a density fitted to encodings does "
+            "not: --source prior or aggregate"
+        )
     density = fit_ex_post_prior(model, guide, x, latent, seed=options.seed, **others)
     size = options.number(64)
     covariates = _covariates(model, guide, data, replace(options, split="train"), size)
@@ -310,11 +328,13 @@ def _interpolate(
 ) -> SampleSheet:
     x, _, others = summary.inputs(model, guide, data, options.split)
     num, steps = min(options.number(8), len(x) // 2), options.steps or 9
+    a, b, index = x[:num], x[num : 2 * num], others.get("index")
+    inputs_b = {} if index is None else {"index": index[num : 2 * num]}
     others = {k: v[:num] for k, v in others.items()}
-    a, b = x[:num], x[num : 2 * num]
     new = interpolate(
-        model, guide, a, b, steps, options.latent, options.path, options.seed, **others
-    )
+        model, guide, a, b, steps, options.latent, options.path, options.seed, None, inputs_b,
+        **others,
+    )  # fmt: skip
     c = others["c"].repeat_interleave(steps, 0) if "c" in others else None
     title = f"between two data points, {options.path} in {options.latent or main_latent(model)}"
 

@@ -158,6 +158,7 @@ class Loop:
         kept = KeptWeights(self.good, self.validation.best, self.stepper.free)
         self.result.weights = kept
         if self.result.interrupted:
+            kept.used = "last"
             return
         self.result.use("best")
         if distributed.rank() == 0 and self.trainer.last is not None:

@@ -19,8 +19,8 @@ class Run:
         history: one dict per epoch: `epoch`, `loss` (training, nats per data point), `elbo`
             (validation, beta = 1), `steps`, `lr`, `seconds`, `data_per_second`. Loss and ELBO of
             standardized data are of the standardized values; `evaluate` has the original units.
-        best_epoch: the epoch that validation chose, whose weights the modules hold; without
-            validation, the last one.
+        best_epoch: the epoch that validation chose, whose weights the modules hold after `fit`;
+            without validation, the last one. `epoch` is the one whose weights they hold now.
         out: the run folder.
         interrupted: whether Ctrl-C ended it. The modules then hold the last weights.
         stop_reason: why it ended: `epochs` (all are trained), `patience`, `max_time`, `callback` or
@@ -45,6 +45,12 @@ class Run:
     stop_reason: str | None = None
     weights: KeptWeights | None = field(default=None, repr=False, compare=False)
     initialization: dict[str, Any] | None = None
+
+    @property
+    def epoch(self) -> int | None:
+        """The epoch whose weights the modules hold: the best one, or the last; see `use`."""
+        is_last = self.interrupted if self.weights is None else self.weights.used == "last"
+        return len(self.history) if is_last else self.best_epoch
 
     def use(self, weights: str) -> Self:
         """Put the best or the last weights into the modules; returns the run.

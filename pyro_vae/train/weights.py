@@ -34,16 +34,19 @@ class KeptWeights:
         last: those of the last step.
         best: those of the best epoch by validation; None without validation.
         free: the pair's parameters outside of modules.
+        used: the name of those that the pair has, `best` or `last`.
     """
 
     last: Weights
     best: Weights | None = None
     free: Sequence[torch.Tensor] = field(default_factory=list)
+    used: str = "best"
 
     def restore(self, model: Callable[..., Any], guide: Callable[..., Any], name: str) -> None:
         """Put the weights called `name`, `last` or `best`, into the pair."""
         weights = self.last if name == "last" or self.best is None else self.best
         restore(model, guide, self.free, weights, f"the run's {name} weights")
+        self.used = name
 
 
 def redraw_weights(*modules: torch.nn.Module) -> None:
