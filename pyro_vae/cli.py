@@ -132,12 +132,13 @@ def sample_from_run(
         num: how many samples (of a component), paths, units, or completions. Default: a picture's.
         y: from this component alone; of this class, or with this label. Default: all.
         latent: which latent is refitted, walked along or traversed. Default: z, or the topmost.
-        mean: true: the likelihood's means, which are smooth pictures; false: draws. Default: true.
+        mean: true: the likelihood's means, which are smooth pictures; false: draws. Default: true for
+            images.
         steps: points on a path, or steps of the chains that complete data. Default: 9, or 200.
         path: spherical or linear. Default: spherical.
         observed: the half that is not missing: top, bottom, left or right. Default: top; of data
             with missing values, all values that are not missing.
-        split: whose data are walked between, traversed and completed. Default: test.
+        split: whose data are walked between, traversed and completed. Default: test, if there is one.
         seed: seed of the draws.
         out: where to write. Default: samples.png and .npz in the run folder (interpolate.png, ...).
         device: cpu, cuda, ... Default: a GPU if there is one.
@@ -152,7 +153,7 @@ def sample_from_run(
     )  # fmt: skip
     out = (out or run / ("samples" if source == "prior" else source)).with_suffix("")
     assert loaded.data is not None  # the commands have loaded them
-    print(*sheet.write(out, loaded.data, round_counts=mean is False), sep="\n")
+    print(*sheet.write(out, loaded.data), sep="\n")
     return 0
 
 

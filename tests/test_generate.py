@@ -431,6 +431,22 @@ def test_a_path_starts_and_ends_at_the_reconstructions(linear, x, path):
         torch.testing.assert_close(middle, codes.sum(0) / (2 * (omega / 2).cos()))
 
 
+def test_paths_of_a_guide_with_a_row_for_each_data_point_end_at_the_other_data_point():
+    torch.manual_seed(0)
+    x = torch.randn(12, D)
+    run = pv.method("vae-per-datum", pv.data.from_arrays(x), latent_dim=2, hidden=[4], epochs=1)
+    run = run.fit(progress=False)
+    with torch.no_grad():  # posteriors that differ
+        for parameter in run.guide.parameters():
+            parameter.copy_(torch.randn_like(parameter))
+    sheet = run.sheet("interpolate", num=3, steps=5, split="train")
+    train, index = run.data.observed_split("train").x, torch.arange(len(run.data.train))
+    rebuilt = pv.evaluate.reconstruct(run.model, run.guide, train, index=index)
+    paths = sheet.x.reshape(3, 5, D)
+    torch.testing.assert_close(paths[:, 0], rebuilt[:3])
+    torch.testing.assert_close(paths[:, -1], rebuilt[3:6])
+
+
 def test_spherical_paths_between_points_of_a_sphere_stay_on_it():
     from pyro_vae.generate.paths import _spherical
 

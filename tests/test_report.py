@@ -268,22 +268,22 @@ def test_a_user_defined_pair_with_one_latent_number_has_a_report(tmp_path):
 
 def test_the_kl_of_units_sums_to_the_kl_of_the_latent(run):
     data = run.data.observed_split("test")
-    terms = pv.evaluate.elbo_terms(run.model, run.guide, data.x, num_samples=4, seed=3)
+    terms = pv.evaluate.elbo_terms(run.model, run.guide, data.x, num_samples=200, seed=3)
     kls = pv.evaluate.unit_kl(run.model, run.guide, data.x, num_samples=4, seed=3)
     assert set(kls) <= {"z"}
     for name, kl in kls.items():
-        assert kl.sum().item() == pytest.approx(-terms[name].mean().item(), rel=1e-4)
+        assert kl.sum().item() == pytest.approx(-terms[name].mean().item(), rel=0.01)
 
 
 def test_the_kl_of_units_is_the_closed_form_of_normals():
     model = pv.models.VAE((6,), 3, network=NET)
     guide = pv.guides.Guide(model, network=NET)
     x = BITS[:50]
-    actual = pv.evaluate.unit_kl(model, guide, x, num_samples=2000)["z"]
+    actual = pv.evaluate.unit_kl(model, guide, x, num_samples=1)["z"]
     with torch.no_grad():
         q = guide.factors["z"](x=x).base_dist
     exact = 0.5 * (q.loc**2 + q.scale**2 - 1) - q.scale.log()
-    assert torch.allclose(actual, exact.mean(0), atol=0.02)  # 100,000 draws: sd about 0.003
+    torch.testing.assert_close(actual, exact.mean(0))  # without noise: it ranks units
 
 
 def test_units_that_do_not_factorize_have_no_kl():

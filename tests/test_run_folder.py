@@ -368,3 +368,27 @@ def _claims(path):
         except pv.UserError:
             return False
         return True
+
+
+def test_a_run_says_whose_epochs_weights_it_has_and_keeps_the_others(tmp_path):
+    torch.manual_seed(0)
+    x, net = torch.randn(130, 4), pv.conditionals.MLP((8,))
+    model = pv.models.VAE((4,), 2, "normal", net)
+    guide = pv.guides.Guide(model, network=net)
+    options = {"batch_size": 32, "lr": 3e-2, "valid": x[100:], "progress": False}
+    run = pv.fit(model, guide, x[:60], 60, **options)
+    assert run.epoch == run.best_epoch < 60  # it overfits
+
+    def weights(run):
+        return [p.detach().clone() for p in run.model.parameters()]
+
+    best, last = weights(run), weights(run.use("last"))
+    assert run.epoch == 60 and "epoch 60 of 60" in repr(run)
+    run.export(tmp_path / "export")
+    assert "weights of epoch 60." in (tmp_path / "export" / "README.md").read_text()
+    run.save(tmp_path / "saved")
+    loaded = pv.load(tmp_path / "saved")
+    for name, expected in (("best", best), ("last", last), ("best", best)):
+        loaded.use(name)
+        assert all(map(torch.equal, weights(loaded), expected))
+    assert run.use("best").epoch == run.best_epoch

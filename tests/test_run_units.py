@@ -284,3 +284,40 @@ def test_covariates_that_do_not_fit_give_one_line(call, message, given_incomes):
 def test_covariates_taken_from_standardized_columns_are_not_given(given_a_column):
     with pytest.raises(pv.UserError, match="are columns of x, which are standardized"):
         given_a_column.sample(c=[[1.0]])
+
+
+def test_samples_of_the_aggregate_posterior_have_the_covariates_of_its_data_points(tmp_path):
+    """z | c ~ N(c, 0.4^2), x | z, c ~ N(z - c, 0.3^2): x is N(0, 0.5^2), if z and c belong together."""
+
+    class Model(torch.nn.Module):
+        covariates, observes = {"c": (1,)}, ("x", "c")
+
+        def __init__(self):
+            super().__init__()
+            self.offset = torch.nn.Parameter(torch.tensor(0.0))
+
+        def forward(self, x=None, c=None, size=None):
+            with pyro.plate("data", len(c)):
+                z = pyro.sample("z", dist.Normal(c.expand(-1, 2), 0.4).to_event(1))
+                mean = z - c + 0 * self.offset
+                return pyro.sample("x", dist.Normal(mean, 0.3).to_event(1), obs=x)
+
+    def exact_posterior(x, c):
+        with pyro.plate("data", len(x)):
+            pyro.sample("z", dist.Normal(c + 0.64 * x, 0.24).to_event(1))
+
+    generator = torch.Generator().manual_seed(0)
+    c = 3 * torch.randn(2000, 1, generator=generator)
+    x = 0.5 * torch.randn(2000, 2, generator=generator)
+    run = pv.Run(Model(), exact_posterior, data=pv.data.from_arrays(x, c=c, valid=0, test=0))
+    sheet = run.sheet("aggregate", num=4000, mean=False)
+    assert sheet.x.std(0).tolist() == pytest.approx([0.5, 0.5], abs=0.03)  # of other rows: 4.2
+    assert run.sample(4000, "prior", mean=False).std() == pytest.approx(0.5, abs=0.03)
+    assert sheet.c.std() == pytest.approx(3.0, abs=0.2)  # what the picture is joined with
+
+
+def test_a_density_without_the_covariates_is_not_put_in_the_place_of_a_conditional_prior(
+    given_incomes,
+):
+    with pytest.raises(pv.UserError, match="z depends on the covariates.*prior or aggregate"):
+        given_incomes.sample(source="ex-post")

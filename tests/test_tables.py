@@ -636,3 +636,25 @@ def test_an_h5ad_file_trains_from_the_command_line(tmp_path, capsys):
     (tmp_path / "bad.h5ad").write_text("hello")
     assert main(["fit", "vae", "--data", str(tmp_path / "bad.h5ad"), *SMALL]) == 1
     assert "is not an .h5ad file" in capsys.readouterr().err
+
+
+def test_samples_of_a_table_are_draws_and_of_images_means():
+    torch.manual_seed(0)
+    run = pv.method("vae", pv.data.from_frame(people()), hidden=[4], latent_dim=1, epochs=1)
+    run = run.fit(progress=False)
+    frame = run.sample_frame(200)
+    assert set(frame["smoker"].tolist()) == {False, True}
+    assert len(set(frame["height"].tolist())) > 190
+    counts = run.sample(200)[:, run.data.table.names.index("children")]
+    assert torch.equal(counts, counts.round()) and len(counts.unique()) > 2
+    assert torch.equal(run.sample(200, mean=False), run.sample(200))
+    images = pv.method("vae", "digits", hidden=[4], latent_dim=1, epochs=1).fit(progress=False)
+    assert torch.equal(images.sample(5), images.sample(5, mean=True))
+
+
+def test_a_run_without_a_test_split_reports_the_validation_split():
+    x, c = torch.randn(60, 3), torch.rand(60, 2)
+    run = pv.method("cvae", pv.data.from_arrays(x, c=c, test=0), hidden=[4], latent_dim=1, epochs=1)
+    run = run.fit(progress=False)
+    assert run.evaluate(num_samples=2)["split"] == "valid"
+    assert run.sample(5).shape == (5, 3) and run.sheet("traverse").x.shape[1:] == (3,)

@@ -1,5 +1,7 @@
 """The units of a latent: how many nats each carries, and how far it moves with the data."""
 
+from contextlib import suppress
+
 import torch
 from torch.distributions import Independent
 
@@ -25,11 +27,14 @@ def unit_kl(
     .. math:: E_x E_q [\log q(u \mid x) - \log p(u)]
 
     Only latents whose guide and prior are both independent over the units have it. Others, of a
-    flow or of a full covariance, are left out.
+    flow or of a full covariance, are left out. A KL given the draws of its parents is in closed form
+    where torch knows one, as of two normals, and where the prior depends on no latent that the model
+    sums or the guide samples later.
 
     Args:
         x: `[N, ...]`, as observed.
-        num_samples: Monte Carlo samples per data point.
+        num_samples: Monte Carlo samples per data point, of the parents and of a KL without a closed
+            form.
         seed: of the samples.
         others: further inputs of the pair by name, `[N, ...]`.
 
@@ -49,10 +54,10 @@ def unit_kl(
     def kls(chunk: Batch, _: int) -> Batch:
         traces = trace_pair(model, guide, chunk, num_samples)
         result = {}
-        for name, log_ratio in _log_ratios(traces).items():
-            shape = log_ratio.shape[-1:]
-            kl = traces.expectation(log_ratio, shape).expand(num_samples, traces.size, *shape)
-            result[name] = kl.mean(0)
+        for name, kl in _kls(traces).items():
+            shape = kl.shape[-1:]
+            expected = traces.expectation(kl, shape).expand(num_samples, traces.size, *shape)
+            result[name] = expected.mean(0)
         return result
 
     result = evaluate_in_chunks(kls, model, guide, batch, seed=seed, num_particles=num_samples)
@@ -86,9 +91,9 @@ def unit_activity(
     return {name: variance_over_data(v) for name, v in codes.items()}
 
 
-def _log_ratios(traces: Traces) -> dict[str, torch.Tensor]:
-    """`{latent: log q - log p of each unit}`, `[enum..., (S,) B, D]`."""
-    ratios = {}
+def _kls(traces: Traces) -> dict[str, torch.Tensor]:
+    """`{latent: KL of each unit, or log q - log p of its draw}`, `[enum..., (S,) B, D]`."""
+    kls = {}
     for name, site in traces.sampled.items():
         latent = traces.auxiliary.get(name, name)
         if name in traces.auxiliary.values() or latent not in traces.model:
@@ -99,8 +104,11 @@ def _log_ratios(traces: Traces) -> dict[str, torch.Tensor]:
         bases = [s["fn"].base_dist for s in sites if _independent(s)]
         if len(bases) == 2:
             q, p = bases
-            ratios[latent] = q.log_prob(site["value"]) - p.log_prob(site["value"])
-    return ratios
+            kls[latent] = q.log_prob(site["value"]) - p.log_prob(site["value"])
+            if latent == name and traces.has_kl_given_parents(latent):
+                with suppress(NotImplementedError):
+                    kls[latent] = torch.distributions.kl_divergence(q, p)
+    return kls
 
 
 def _independent(site: dict) -> bool:

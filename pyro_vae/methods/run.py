@@ -20,7 +20,7 @@ from ..data.tables import frame_like
 from ..errors import UserError, file_to_write, folder_to_write
 from ..evaluate.inputs import split_inputs
 from ..programs.calling import first_argument
-from ..programs.inspection import ignores_missing, is_per_datum
+from ..programs.inspection import ignores_missing
 from ..train import checkpoint, choose_device, distributed
 from ..train.callbacks import Metrics, as_callbacks
 from ..train.settings import EXTENDABLE
@@ -135,9 +135,10 @@ class Run(train.Run):
 
     @property
     def default_split(self) -> str:
-        """The split to report: test, or train if there is no other or the guide has no other rows."""
-        data = self._data()
-        return "train" if is_per_datum(self.guide) or data.test is None else "test"
+        """The split to report: test, else valid, else train; train for a guide with no other rows."""
+        from ..report.summary import default_split
+
+        return default_split(self.guide, self._data())
 
     def evaluate(
         self,
@@ -214,7 +215,8 @@ class Run(train.Run):
 
         Args:
             num: how many. Default: 64, or one for each row of c.
-            source, choices: as in `sheet`.
+            source, choices: as in `sheet`. `mean=True`: the likelihood's means; `mean=False`: draws.
+                Default: means for images, draws for other data.
             c: `[M, ...]` covariates of a conditional model, in their original units, in order and
                 repeated. Default: those of the data.
         """
@@ -232,7 +234,7 @@ class Run(train.Run):
         They are draws: a category is one of its values, a count an integer.
 
         Args:
-            num, choices: as in `sample`. Default: `mean=False`.
+            num, choices: as in `sample`.
             source: prior, component, aggregate or ex-post.
 
         Raises:
@@ -241,7 +243,7 @@ class Run(train.Run):
         table = self._data().table
         if table is None:
             raise UserError("this run was trained on arrays: sample() returns them")
-        x = self.sample(num, source, **{"mean": False, **choices})
+        x = self.sample(num, source, **choices)
         return frame_like(table.library, table.decode(x))
 
     def encode(self, x: Any, **others: Any) -> Any:

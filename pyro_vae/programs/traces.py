@@ -101,21 +101,30 @@ class Traces(EnumeratedRun):
 
     def _closed_form(self, name: str) -> torch.Tensor | None:
         """`[enum..., (S,) B]`: KL(q || p) of a latent, unscaled; None where a sample must do."""
-        if name not in self.guide or name in (*self.enumerated, *self.auxiliary.values()):
+        if not self.has_kl_given_parents(name):
             return None
         p, q = self.model[name], self.guide[name]
-        order, before = list(self.guide), list(self.model)[: list(self.model).index(name)]
-        if any(n in self.guide and order.index(n) > order.index(name) for n in before):
-            return None  # q of that parent may depend on the value: an expectation of both
-        summed = [d for d in self.enumerated_model.values() if p["log_prob"].dim() >= -d]
-        if any(p["log_prob"].shape[d] > 1 for d in summed):
-            return None
-        if p["mask"] is not None or q["mask"] is not None or not _same(p["scale"], q["scale"]):
-            return None
         try:
             return _of_each_run(p, torch.distributions.kl_divergence, q, p)
         except NotImplementedError:
             return None
+
+    def has_kl_given_parents(self, name: str) -> bool:
+        """Whether E[log q - log p] of a latent, given its parents' draws, is KL(q || p).
+
+        It is not where p depends on what depends on the value: on a latent that the guide samples
+        later, or that the model sums.
+        """
+        if name not in self.guide or name in (*self.enumerated, *self.auxiliary.values()):
+            return False
+        p, q = self.model[name], self.guide[name]
+        order, before = list(self.guide), list(self.model)[: list(self.model).index(name)]
+        if any(n in self.guide and order.index(n) > order.index(name) for n in before):
+            return False  # q of that parent may depend on the value: an expectation of both
+        summed = [d for d in self.enumerated_model.values() if p["log_prob"].dim() >= -d]
+        if any(p["log_prob"].shape[d] > 1 for d in summed):
+            return False
+        return p["mask"] is None and q["mask"] is None and _same(p["scale"], q["scale"])
 
     @property
     def sampled(self) -> dict[str, Site]:

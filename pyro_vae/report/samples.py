@@ -43,6 +43,7 @@ class SampleSheet:
         c: covariates of each data point, if an image is joined from both.
         extra: further arrays to save, by name.
         draw: draws images `[N, (C,) H, W]`, with the value to show as white, on Axes. Default: a grid.
+        has_draws: whether x are draws of the likelihood; else they are its means.
     """
 
     x: torch.Tensor
@@ -52,6 +53,7 @@ class SampleSheet:
     c: torch.Tensor | None = None
     extra: dict[str, torch.Tensor] = field(default_factory=dict)
     draw: Callable[[Axes, torch.Tensor, float], Axes] | None = None
+    has_draws: bool = False
 
     def arrays(self, data: Data) -> dict[str, np.ndarray]:
         """The arrays to save, x in the data's original units and joined with its covariates."""
@@ -78,13 +80,14 @@ class SampleSheet:
             return figure
         return None
 
-    def write(self, path: Path, data: Data, round_counts: bool = False) -> list[Path]:
+    def write(self, path: Path, data: Data) -> list[Path]:
         """Write the arrays (.npz), the table if the data came from one (.csv), and the figure (.png).
+
+        Counts in the table are integers if they are draws.
 
         Args:
             path: of the files, without a suffix.
             data: that the model was trained on.
-            round_counts: whether counts in the table are rounded, as draws are; means are not.
 
         Returns:
             The paths of the files.
@@ -94,7 +97,7 @@ class SampleSheet:
         x = data.unstandardize(joined(data, self.x, self.c))
         if data.table is not None and x.shape[1:] == (len(data.table.names),):
             written.append(file_to_write(path.with_suffix(".csv")))
-            write_csv(written[-1], data.table.decode(x, round_counts=round_counts))
+            write_csv(written[-1], data.table.decode(x, round_counts=self.has_draws))
         figure = self.figure(data)
         if figure is not None:
             written.append(file_to_write(path.with_suffix(".png")))
@@ -147,7 +150,12 @@ def make(source: str, model: Callable, guide: Callable, data: Data, **options: A
         data.observed_split(options["split"], slice(1))  # raises for an unknown one
         if source in ("prior", "component") and not covariates_of(model):
             raise UserError("split has no effect: this model has no covariates to take from it")
-    return SOURCES[source].make(model, guide, data, SheetOptions(**options))
+    options.setdefault("split", summary.default_split(guide, data))
+    is_drawn = "mean" in SOURCES[source].options
+    if is_drawn:
+        options.setdefault("mean", plots.is_image(tuple(data.train.x.shape[1:])))
+    sheet = SOURCES[source].make(model, guide, data, SheetOptions(**options))
+    return replace(sheet, has_draws=is_drawn and not options["mean"])
 
 
 @dataclass
@@ -160,13 +168,14 @@ class SheetOptions:
         c: `[M, ...]` covariates of a conditional model, in their original units, in order and
             repeated. Default: those of the data.
         latent: which latent is refitted, walked along or traversed. Default: z, or the topmost.
-        mean: the likelihood's means or draws.
+        mean: the likelihood's means or draws. Default: means for images, whose draws have noise in
+            every pixel, and draws for other data.
         steps: images on a path, or steps of the chains that complete.
         path: spherical or linear.
         observed: the half that is not missing: top, bottom, left or right. Default: top; of data
             with missing values, all values that are not missing.
         split: of the data that are walked between, traversed and completed; whose covariates a
-            conditional model gets.
+            conditional model gets. Default: test, else valid, else train.
         seed: of the draws.
     """
 
@@ -174,7 +183,7 @@ class SheetOptions:
     y: int | None = None
     c: Any = None
     latent: str | None = None
-    mean: bool = True
+    mean: bool | None = None
     steps: int | None = None
     path: str = "spherical"
     observed: str | None = None
@@ -265,7 +274,7 @@ def _prior(model: Callable, guide: Callable, data: Data, options: SheetOptions) 
     size = options.number(64)
     covariates = _covariates(model, guide, data, options, size)
     y = options.y if accepts_argument(model, "y") or not covariates else None
-    x = sample(model, size, y=y, mean=options.mean, seed=options.seed, **covariates)
+    x = sample(model, size, y=y, mean=bool(options.mean), seed=options.seed, **covariates)
     title = "samples" if options.y is None else f"samples, y = {options.y}"
     return SampleSheet(x, title, c=covariates.get("c"))
 
@@ -278,7 +287,7 @@ def _component(model: Callable, guide: Callable, data: Data, options: SheetOptio
     num, k = options.number(12), sites_of(model)[1]["y"][0][0]
     y = torch.arange(k).repeat_interleave(num)
     covariates = _covariates(model, guide, data, options, len(y))
-    x = sample(model, len(y), y=y, mean=options.mean, seed=options.seed, **covariates)
+    x = sample(model, len(y), y=y, mean=bool(options.mean), seed=options.seed, **covariates)
     labels = [str(i) for i in range(k)]
     title = "samples, one row per component"
     return SampleSheet(x, title, num, labels, covariates.get("c"), {"y": y})
@@ -296,7 +305,7 @@ def _aggregate(model: Callable, guide: Callable, data: Data, options: SheetOptio
 
     given = {} if options.c is None else _covariates(model, guide, data, options, size)
     new = sample(
-        model, size, mean=options.mean, seed=options.seed, source=with_covariates,
+        model, size, mean=bool(options.mean), seed=options.seed, source=with_covariates,
         example=source.batch, **given,
     )  # fmt: skip
     c = given.get("c", drawn.get("c"))
@@ -318,7 +327,9 @@ def _ex_post(model: Callable, guide: Callable, data: Data, options: SheetOptions
     size = options.number(64)
     covariates = _covariates(model, guide, data, replace(options, split="train"), size)
     source = {latent: density}
-    new = sample(model, size, mean=options.mean, seed=options.seed, source=source, **covariates)
+    new = sample(
+        model, size, mean=bool(options.mean), seed=options.seed, source=source, **covariates
+    )
     title = f"samples, {latent} from a mixture fitted to encodings"
     return SampleSheet(new, title, c=covariates.get("c"))
 

@@ -12,11 +12,18 @@ from ..data import Data
 from ..errors import UserError, check_int_at_least
 from ..evaluate.inputs import Inputs, split_inputs
 from ..programs.calling import accepts_argument
+from ..programs.inspection import is_per_datum
 from . import findings
 from .accumulate import EXACT, IMPORTANCE, MONTE_CARLO, PairNumbers
 
 MAX_DENSE = 10_000  # rows of a sparse matrix to which baselines are fitted
 NEW = "new"  # the name of data that are no split of the training data's
+
+
+def default_split(guide: Callable, data: Data) -> str:
+    """The split to report: test, else valid, else train; train for a guide with no other rows."""
+    held_out = [name for name in ("test", "valid") if name in data.splits()]
+    return "train" if is_per_datum(guide) or not held_out else held_out[0]
 
 
 def inputs(
