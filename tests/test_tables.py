@@ -362,6 +362,10 @@ def test_what_a_run_cannot_take_raises_one_line():
         run.encode(x, b=x)
     with pytest.raises(pv.UserError, match="new data are passed as data="):
         run.evaluate(x)
+    with pytest.raises(
+        pv.UserError, match=r"trained on an array x \[3\] whose columns have no names"
+    ):
+        run.encode({"a": [1.0], "b": [2.0], "c": [3.0]})
     with pytest.raises(pv.UserError, match=r"data cannot be a name: pass pv.data.load\('a.csv'\)"):
         run.encode("a.csv")
 

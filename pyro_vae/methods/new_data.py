@@ -67,6 +67,12 @@ class NewData:
     @functools.cached_property
     def rows(self) -> Any:
         """x that is no frame: `Data`, or batches."""
+        if isinstance(self.x, Mapping) and self.data.table is None and "x" not in self.x:
+            raise UserError(
+                f"this run was trained on an array x {list(self.data.train.x.shape[1:])} whose columns "
+                f"have no names, and these data are columns by name ({', '.join(map(str, self.x))}): "
+                "pass an array, in Python, or an .npy or .npz file"
+            )
         x = self.x if self._bytes_are_gray else _with_integers(self.x)
         return as_data(x, missing=True, dtype=self.data.original_dtype)
 
