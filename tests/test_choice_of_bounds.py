@@ -88,6 +88,7 @@ def test_an_exact_guide_has_no_gap(seed):
         x,
         num_samples=200,
         importance_samples=200,
+        annealing={"num_steps": 50},
         max_steps=20,
         seed=seed,
     )
