@@ -76,7 +76,8 @@ def as_floats(value: Any, name: str = "x", dtype: torch.dtype | None = None) -> 
         keep = keep or (tensor.dtype == torch.float64 and not _distinct_in(torch.float32, tensor))
         dtype = tensor.dtype if keep else torch.get_default_dtype()
     if tensor.dtype == torch.uint8:
-        if tensor.numel() and int(tensor.max()) == 1:
+        # on a GPU the check would wait for the device
+        if tensor.numel() and not tensor.is_cuda and int(tensor.max()) == 1:
             raise UserError(
                 f"{name} has the 8-bit integers 0 and 1, and 8-bit integers are gray levels up to 255: "
                 f"pass {name} as floats for the numbers 0 and 1, or {name} / 255 for nearly black images"
