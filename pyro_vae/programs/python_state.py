@@ -10,7 +10,7 @@ import sys
 import types
 from collections import deque
 from collections.abc import Iterable, Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from operator import itemgetter
 from typing import Any, NamedTuple, cast
 
@@ -19,7 +19,6 @@ import torch
 import torch.nn as nn
 
 from .._torch_internals import tensor_slots
-from .held_state import CONTAINERS, GeneratorStates, HeldState, OwnedTensor
 from .modules import find_modules
 
 MAX_ENTRIES = 100  # of a list or dict: longer ones are data
@@ -75,30 +74,25 @@ class PythonState:
 
     @contextmanager
     def trial(self) -> Iterator[None]:
-        """Within, a run of the programs is no training step: afterwards, their state is as before.
+        """Within, a run of the programs is no training step: afterwards, counters are as before.
 
-        These are the numbers, the lists, dicts, sets and deques, and the tensors (see `held_state`)
-        that have changed since the last call of `mark`. What changes only once, such as the size of a
-        layer that is made in the first run, stays; and so does everything, if a layer or a parameter
-        is made within: a counter may say that it is there. The random streams of Python and numpy,
-        and the generators that the programs hold, are as before, too.
+        These are the numbers that have changed since the last call of `mark`. What changes only once,
+        such as the size of a layer that is made in the first run, stays; and so do all numbers, if a
+        layer or a parameter is made within: a counter may say that it is there. The random streams of
+        Python and numpy are as before, too.
         """
         streams = random.getstate(), np.random.get_state()
         parts = self._parts()
         self.mark()
-        before, held = self._marked, self._held
-        generators = GeneratorStates(item for _, _, item in self._objects)
+        before = self._marked
         try:
             yield
         finally:
-            if self._parts() == parts:
-                for place, name in self._changed():
-                    _, value = before.get((id(place.owner), name), (place, None))
-                    is_counter = _is_number(value) and _is_number(place.values[name])
-                    if is_counter and hasattr(place.values, "__setitem__"):  # not of a class
-                        place.values[name] = value
-                held.restore(self._held.changed(self._owned_tensors))
-            generators.restore()
+            for place, name in self._changed() if self._parts() == parts else ():
+                _, value = before.get((id(place.owner), name), (place, None))
+                is_counter = _is_number(value) and _is_number(place.values[name])
+                if is_counter and hasattr(place.values, "__setitem__"):  # not of a class
+                    place.values[name] = value
             random.setstate(streams[0])
             np.random.set_state(streams[1])
 
@@ -112,18 +106,18 @@ class PythonState:
         """Within a trial, called before a further run of the programs."""
         self._find()
         self._marked = {(id(p.owner), n): (p, p.values[n]) for p in self._places for n in p.names}
-        self._held = HeldState(self._containers, self._owned_tensors, self._module_tensors())
+        self._lengths = _lengths(self._containers)
         self._streams = _random_streams()
-
-    def _module_tensors(self) -> list[torch.Tensor]:
-        modules = dict.fromkeys(m for p in find_modules(*self.programs) for m in p.modules())
-        slots = [t for m in modules for slots in tensor_slots(m) for t in slots.values()]
-        return [t for t in slots if isinstance(t, torch.Tensor)]
 
     def changed(self) -> str | None:
         """What has changed since the last call of `mark`, for a message; None if nothing has."""
         names = [place.label(name) for place, name in self._changed()]
-        names += self._held.grown()
+        now = _lengths([container for container, _ in self._lengths.values()])
+        names += [
+            f"the length of a {type(container).__name__}"
+            for key, (container, length) in self._lengths.items()
+            if now.get(key, (container, length))[1] != length
+        ]
         streams = _random_streams()
         names += [name for name in streams if streams[name] != self._streams[name]]
         return names[0] if names else None
@@ -144,7 +138,7 @@ class PythonState:
         return tuple([read(values) for read, values in self._readers])
 
     def _find(self) -> None:
-        self._places, held, self._owned_tensors, self._containers = _places(self.programs)
+        self._places, held, self._containers = _places(self.programs)
         # `type` asks nothing of an object, whose `__class__` may raise
         self._tensors = [
             (v, n, cast(torch.Tensor, t)) for v, n, t in held if issubclass(type(t), torch.Tensor)
@@ -221,16 +215,14 @@ class _Cells:
 
 def _places(
     programs: Iterable[object],
-) -> tuple[list[_Place], list[tuple[Any, Any, object]], list[OwnedTensor], list[Any]]:
-    """Where programs hold plain values, and what else they hold.
+) -> tuple[list[_Place], list[tuple[Any, Any, object]], list[Any]]:
+    """Where programs hold plain values, and what else they hold there.
 
     Returns:
-        `(places, others, tensors, containers)`: `others` are `(container, name, object)` of what is no
-        plain value there, `tensors` those of them as `OwnedTensor`s; `containers` are the lists,
-        dicts, sets and deques.
+        `(places, others, containers)`: `others` are `(container, name, object)`; `containers` are the
+        lists, dicts and sets.
     """
     places: list[_Place] = []
-    tensors: list[OwnedTensor] = []
     held: list[tuple[Any, Any, object]] = []
     seen: dict[int, object] = {}  # alive, or another object could have the id of one
     queue = deque((program, 0) for program in programs)
@@ -250,16 +242,20 @@ def _places(
             places.append(place._replace(names=[n for n, v in contents if _is_plain(v)]))
             rest = [(place.values, n, v) for n, v in contents if not _is_plain(v)]
             held += rest
-            tensors += [
-                OwnedTensor(place.owner, values, name, value)
-                for values, name, value in rest
-                if issubclass(type(value), torch.Tensor)
-            ]
             others += [value for _, _, value in rest]
         # the parts of a module are as close as the module
         queue.extend((o, depth + (not issubclass(type(o), nn.Module))) for o in others)
-    containers = [item for item in seen.values() if issubclass(type(item), CONTAINERS)]
-    return places, held, tensors, containers
+    containers = [item for item in seen.values() if issubclass(type(item), (list, dict, set))]
+    return places, held, containers
+
+
+def _lengths(containers: Iterable[Any]) -> dict[int, tuple[Any, int]]:
+    """`{id: (container, length)}`; without a container of a user's class that has no length."""
+    result = {}
+    for container in containers:
+        with suppress(Exception):
+            result[id(container)] = container, len(container)
+    return result
 
 
 def _look_into(item: Any) -> tuple[list[_Place], list[object]]:
@@ -279,8 +275,6 @@ def _look_into(item: Any) -> tuple[list[_Place], list[object]]:
         return [_Place(item, item if type(item) is dict else _Entries(item), [*item])], []
     if isinstance(item, tuple):
         return [], [*item]
-    if isinstance(item, (set, deque)):
-        return [], [*item] if len(item) <= MAX_ENTRIES else []
     if isinstance(item, property):
         return [], [item.fget]
     if isinstance(item, (staticmethod, classmethod)):

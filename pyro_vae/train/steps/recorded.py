@@ -8,8 +8,8 @@ compiled (`"inductor"`). A replay draws the same noise from the same random stre
 A recording must not freeze a value that changes between steps. Parameters, buffers, tensors in
 closures and the objective's schedule values are inputs of the recording, by reference. Shapes, train
 or eval mode, and the Python values that the programs hold (see `PythonState`) are part of its key. A
-program that changes one of these values itself, appends to a list, or draws from Python's or numpy's
-random stream or a generator of its own, is not recorded. Replays are compared with the plain step on fresh data and noise, at first and then after
+program that changes one of these values itself, or draws from Python's or numpy's random stream, is
+not recorded. Replays are compared with the plain step on fresh data and noise, at first and then after
 2, 4, 8, ... steps: this finds any other changing value, though only after it has had an effect. A step
 that cannot be recorded is the plain step, with one warning.
 """
