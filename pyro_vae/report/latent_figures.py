@@ -28,7 +28,10 @@ def latent_units(context: ReportContext) -> list[Section]:
     if len(context.latent_kls) > 1:
         figure, ax = plots.axes(WIDTH, 2.8)
         plots.bars(ax, context.latent_kls, "nats per data point", "KL by latent")
-        caption = "The information that each latent carries about x."
+        caption = (
+            "The KL of each latent. Their sum is an upper bound on the information that the latents "
+            "carry about x."
+        )
         sections.append(Section("Latent units", figure, caption))
     kls = evaluate.unit_kl(
         context.model, context.guide, context.x, 10, context.seed, **context.others
