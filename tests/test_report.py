@@ -159,6 +159,30 @@ def test_a_collapsed_model_is_reported_with_remedies(tmp_path):
     assert "To reproduce" not in text  # a pair built by hand has no command
 
 
+def test_the_collapse_of_a_latent_with_active_units_is_explained():
+    """The two criteria differ: a mean of variance 0.04 has a KL of 0.02 nats per unit."""
+    result = {
+        "split": "test", "elbo": -9.0, "terms": {"x": -8.0, "z": -0.05},
+        "unit_activity": {"z": [0.04, 0.03, 1e-5]}, "units": {"z": 3}, "active_units": {"z": 2},
+    }  # fmt: skip
+    assert findings.headline(result).endswith("2 of 3 latent units are active.")
+    (warning,) = findings.warnings(result)
+    assert "KL of z is 0.05 nats per data point, so z carries almost no information" in warning
+    assert "variance of their posterior mean over the data exceeds 0.01" in warning
+    result["unit_activity"]["z"] = [1e-3, 1e-4, 1e-5]
+    (warning,) = findings.warnings(result)
+    assert "Active units" not in warning
+
+
+def test_the_kl_by_latent_is_called_an_upper_bound():
+    """E KL(q(z | x) || p(z)) = I(x; z) + KL(q(z) || p(z))."""
+    model = pv.models.GMVAE((6,), 3, 4, 2, network=NET)
+    guide, data = pv.guides.Guide(model, network=NET), pv.data.from_arrays(BITS)
+    context = ReportContext(model, guide, data, summarize(model, guide, data, "test", 2), seed=0)
+    captions = {s.figure.axes[0].get_title(): s.caption for s in latent_units(context)}
+    assert "an upper bound on the information" in captions["KL by latent"]
+
+
 def test_a_guide_of_constants_is_not_called_collapsed():
     model = pv.models.VAE((6,), 2, network=NET)
     guide = pv.guides.Guide(model, given={"z": []})

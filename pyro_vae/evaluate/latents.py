@@ -19,7 +19,8 @@ from .inputs import Array, Batch, PyroProgram, pair_inputs
 
 #: A unit is active if the variance of its posterior mean over the data is larger.
 ACTIVE_THRESHOLD = 0.01
-#: A latent has collapsed (it carries no information about x) if its KL is smaller; nats per data point.
+#: A latent has collapsed (it carries almost no information about x) if its KL is smaller; nats per
+#: data point.
 COLLAPSE_THRESHOLD = 0.1
 #: A mixture has in effect one component if a component's occupancy is larger.
 ONE_COMPONENT_THRESHOLD = 0.99

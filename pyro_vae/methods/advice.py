@@ -109,7 +109,7 @@ def advise_start(model: Any) -> None:
 def check_use(
     model: Any, guide: Any, data: Any, observed: Sequence[str] | None = None, objective: Any = None
 ) -> bool:
-    """Warn if the latents of a trained pair carry no information, or a mixture has one component.
+    """Warn if the latents of a trained pair carry almost no information, or a mixture has one component.
 
     The pair is run on at most 500 data points of the validation split (of the training split, if
     there is no other or the guide has a row per training data point), or on the first batch of a
@@ -163,7 +163,7 @@ def _use_problem(model: Any, guide: Any, inputs: Inputs) -> str:
     if kls and max(kls.values()) < COLLAPSE_THRESHOLD and not is_constant:
         return (
             f"posterior collapse: the KL of every latent ({', '.join(kls)}) is below "
-            f"{COLLAPSE_THRESHOLD} nats, so they carry no information about x; train longer, or with "
+            f"{COLLAPSE_THRESHOLD} nats, so they carry almost no information about x; train longer, or with "
             "objective=pv.objectives.ELBO(warmup=EPOCHS)"
         )
     is_own = isinstance(model, ModelInterface)  # its discrete latent y is a class or a component

@@ -2,7 +2,7 @@
 
 from collections.abc import Callable, Mapping
 
-from ..evaluate.latents import COLLAPSE_THRESHOLD, ONE_COMPONENT_THRESHOLD
+from ..evaluate.latents import ACTIVE_THRESHOLD, COLLAPSE_THRESHOLD, ONE_COMPONENT_THRESHOLD
 
 
 def headline(result: Mapping) -> str:
@@ -32,7 +32,7 @@ def warnings(result: Mapping) -> list[str]:
         >>> from pyro_vae.report.findings import warnings
         >>> result = {"terms": {"x": -20.0, "z": -0.003}, "unit_activity": {"z": [1e-5, 1e-6]}}
         >>> print(warnings(result)[0])
-        Posterior collapse: the KL of z is 0.00 nats per data point, so z carries no information ...
+        Posterior collapse: the KL of z is 0.00 nats per data point, so z carries almost no ...
     """
     others = result.get("other_terms", {})
     kl = {
@@ -53,9 +53,10 @@ def warnings(result: Mapping) -> list[str]:
         numbers = " and ".join(f"{kl[n]:.2f}" for n in idle)
         messages.append(
             f"Posterior collapse: the KL of {_names(idle)} is {numbers} nats per data point, so "
-            f"{_names(idle)} {_verb(idle, 'carries', 'carry')} no information about x. Remedies: "
-            "train longer, a warm-up of the KL (objective=ELBO(warmup=EPOCHS), --objective.warmup "
-            "EPOCHS), or free bits (free_bits=, --objective.free-bits)."
+            f"{_names(idle)} {_verb(idle, 'carries', 'carry')} almost no information about x."
+            f"{_active_though_collapsed(result, idle)} Remedies: train longer, a warm-up of the KL "
+            "(objective=ELBO(warmup=EPOCHS), --objective.warmup EPOCHS), or free bits (free_bits=, "
+            "--objective.free-bits)."
         )
     fractions = result.get("occupancy", [])
     if len(fractions) > 1 and max(fractions) > ONE_COMPONENT_THRESHOLD:
@@ -65,6 +66,16 @@ def warnings(result: Mapping) -> list[str]:
             "MixtureInitialization), or labels for some of the data."
         )
     return messages
+
+
+def _active_though_collapsed(result: Mapping, idle: list[str]) -> str:
+    """Why a collapsed latent may have active units: they are counted by another threshold."""
+    if not any(v > ACTIVE_THRESHOLD for n in idle for v in result["unit_activity"][n]):
+        return ""
+    return (
+        " Active units are counted by another criterion: the variance of their posterior mean over "
+        f"the data exceeds {ACTIVE_THRESHOLD:g}, which takes little KL."
+    )
 
 
 def _result(result: Mapping) -> str:
