@@ -26,6 +26,7 @@ __all__ = [
     "Projection",
     "axes",
     "bars",
+    "column",
     "column_ticks",
     "columns_of_images",
     "component_order",
@@ -82,7 +83,12 @@ def axes(width: float = 6.0, height: float = 4.0) -> tuple[Figure, Axes]:
 
 
 def panels(
-    num: int, width: float = 6.0, height: float = 4.0, stacked: bool = False, same: bool = False
+    num: int,
+    width: float = 6.0,
+    height: float = 4.0,
+    stacked: bool = False,
+    same: bool = False,
+    columns: int | None = None,
 ) -> tuple[Figure, list[Axes]]:
     """A figure that belongs to no window, and its Axes side by side.
 
@@ -91,15 +97,19 @@ def panels(
         width, height: of the figure, inches.
         stacked: one Axes below the other.
         same: whether all have the same limits.
+        columns: how many side by side; the others follow below. Default: all, or one if stacked.
 
     Example:
         >>> import pyro_vae as pv
         >>> figure, (left, right) = pv.plots.panels(2, 6, 3)
     """
     figure = Figure(figsize=(width, height), layout="constrained")
-    rows, columns = (num, 1) if stacked else (1, num)
+    columns = columns or (1 if stacked else num)
+    rows = math.ceil(num / columns)
     grid = figure.subplots(rows, columns, squeeze=False, sharex=same, sharey=same)
-    return figure, list(grid.flat)
+    for ax in grid.flat[num:]:
+        ax.set_axis_off()
+    return figure, list(grid.flat[:num])
 
 
 def palette(n: int) -> ListedColormap:
@@ -647,7 +657,12 @@ def component_order(labels: Values, clusters: Values, num_clusters: int) -> np.n
 
 
 def contingency(
-    ax: Axes, labels: Values, clusters: Values, num_clusters: int, order: Values | None = None
+    ax: Axes,
+    labels: Values,
+    clusters: Values,
+    num_clusters: int,
+    order: Values | None = None,
+    names: Sequence[str] | None = None,
 ) -> Axes:
     """How many data points of each label (columns) each component (rows) contains.
 
@@ -656,6 +671,7 @@ def contingency(
         clusters: `[N]` ints in 0..K-1.
         num_clusters: K.
         order: `[K]` the order of the rows. Default: `component_order`.
+        names: of the labels. Default: their numbers.
 
     Example:
         >>> import pyro_vae as pv
@@ -665,19 +681,27 @@ def contingency(
         ['1', '0']
     """
     order = component_order(labels, clusters, num_clusters) if order is None else _array(order)
-    _table(ax, _counts(labels, clusters, num_clusters)[order], [str(i) for i in order])
+    table = _counts(labels, clusters, num_clusters, None if names is None else len(names))
+    _table(ax, table[order], [str(i) for i in order], names)
     ax.set_xlabel("label")
     ax.set_ylabel("component")
     ax.set_title("components by label")
     return ax
 
 
-def confusion(ax: Axes, labels: Values, classes: Values, num_classes: int) -> Axes:
+def confusion(
+    ax: Axes,
+    labels: Values,
+    classes: Values,
+    num_classes: int,
+    names: Sequence[str] | None = None,
+) -> Axes:
     """How many data points of each true class (rows) were predicted to be of each class (columns).
 
     Args:
         labels: `[N]` true classes; data labeled -1 are left out.
         classes: `[N]` predicted classes.
+        names: of the classes. Default: their numbers.
 
     Example:
         >>> import pyro_vae as pv
@@ -687,7 +711,8 @@ def confusion(ax: Axes, labels: Values, classes: Values, num_classes: int) -> Ax
         ('predicted class', 'true class')
     """
     table = _counts(labels, classes, num_classes, num_classes).T
-    _table(ax, table, [str(i) for i in range(num_classes)])
+    names = [str(i) for i in range(num_classes)] if names is None else names
+    _table(ax, table, [_short(name) for name in names], names)
     ax.set_xlabel("predicted class")
     ax.set_ylabel("true class")
     ax.set_title("confusion matrix")
@@ -706,7 +731,12 @@ def _counts(
     return table
 
 
-def _table(ax: Axes, table: np.ndarray, row_labels: Sequence[str]) -> None:
+def _table(
+    ax: Axes,
+    table: np.ndarray,
+    row_labels: Sequence[str],
+    column_labels: Sequence[str] | None = None,
+) -> None:
     """Counts on cells whose opacity is their size, so that any background goes."""
     rows, columns = table.shape
     shades = table / max(1, table.max())
@@ -717,12 +747,19 @@ def _table(ax: Axes, table: np.ndarray, row_labels: Sequence[str]) -> None:
         ax.text(
             j + 0.5, i + 0.5, str(table[i, j]), ha="center", va="center", fontsize=size, color=color
         )
-    ax.set_xticks(np.arange(columns) + 0.5, [str(j) for j in range(columns)])
+    names = [_short(name) for name in column_labels or map(str, range(columns))]
+    upright = sum(map(len, names)) > 36
+    ax.set_xticks(np.arange(columns) + 0.5, names, rotation=90 if upright else 0)
     ax.set_yticks(np.arange(rows) + 0.5, row_labels)
     ax.tick_params(length=0, labelsize=9 if size == 8 else 7)
     ax.invert_yaxis()
     for spine in ax.spines.values():
         spine.set_color(GREY)
+
+
+def _short(text: str, length: int = 16) -> str:
+    """A name, cut to a length."""
+    return text if len(text) <= length else text[: length - 1] + "\N{HORIZONTAL ELLIPSIS}"
 
 
 def _shades(color: str) -> Colormap:
@@ -804,6 +841,8 @@ def scatter(
 ) -> Axes:
     """Points in the plane, in the color of their group, with each group's name at its center.
 
+    A long name is cut.
+
     Args:
         points: `[N, 2]`.
         groups: `[N]` ints from 0; -1 is gray and has no name.
@@ -840,7 +879,7 @@ def scatter(
         if shown:
             centers = np.stack([np.median(points[groups == k], 0) for k in shown])
             for k, center in zip(shown, _apart(centers, np.ptp(points, 0)), strict=True):
-                _badge(ax, center, str(k if names is None else names[k]), colors(k))
+                _badge(ax, center, str(k) if names is None else _short(names[k]), colors(k))
     if title:
         ax.set_title(title)
     if axis_labels is not None:
@@ -873,12 +912,13 @@ def _apart(centers: np.ndarray, extent: np.ndarray, distance: float = 0.05) -> n
 
 def _badge(ax: Axes, at: np.ndarray, text: str, color: Iterable[float]) -> None:
     """A short text on a disk of the color, in black or white, whichever can be read."""
+    shape = "circle,pad=0.25" if len(text) <= 2 else "round,pad=0.25"
     r, g, b, *_ = color
     dark = 0.3 * r + 0.59 * g + 0.11 * b < 0.5
     ax.annotate(
         text, (at[0], at[1]), ha="center", va="center", fontsize=8, fontweight="bold",
         color="#ffffff" if dark else "#000001",  # the disk's color stays in dark mode: so must this
-        bbox={"boxstyle": "circle,pad=0.25", "fc": (r, g, b, 0.9), "ec": "white", "lw": 0.8},
+        bbox={"boxstyle": shape, "fc": (r, g, b, 0.9), "ec": "white", "lw": 0.8},
     )  # fmt: skip
 
 
@@ -1012,6 +1052,85 @@ def _bend(start: np.ndarray, end: np.ndarray, places: Sequence[tuple[float, floa
         return 0.0
     to_the_right = sum(sides) < -1e-6 or (abs(sum(sides)) < 1e-6 and len(sides) % 2)
     return (1.2 if to_the_right else -1.2) / length
+
+
+# ------------------------------------------------------------------- columns of a table
+
+
+def column(
+    ax: Axes,
+    data: Values,
+    draws: Values,
+    kind: str = "real",
+    names: Sequence[str] | None = None,
+    title: str | None = None,
+) -> Axes:
+    """The distribution of one column of a table in the data and in draws of a model.
+
+    Heights are fractions of the values that are not missing. Real numbers, and counts of more than
+    twelve values, are histograms with common bins: filled for the data, a line for the draws. The
+    outermost bins also have all values beyond them. Other columns have a bar for each value: left
+    the data, right the draws.
+
+    Args:
+        data: `[N]`; NaN is a missing value. Of a category: the number of its value, from 0.
+        draws: `[S]`, of the model.
+        kind: real, count, binary, boolean or category.
+        names: of the values of a category.
+
+    Example:
+        >>> import pyro_vae as pv
+        >>> _, ax = pv.plots.axes()
+        >>> ax = pv.plots.column(ax, [0, 0, 1, 2], [0, 1, 1, 2], "category", ["red", "blue", "green"])
+        >>> [tick.get_text() for tick in ax.get_xticklabels()]
+        ['red', 'blue', 'green']
+        >>> [float(bar.get_height()) for bar in ax.patches[:3]]  # of the data
+        [0.5, 0.25, 0.25]
+    """
+    both = [_array(values).astype(float) for values in (data, draws)]
+    both = [values[np.isfinite(values)] for values in both]
+    known = np.concatenate(both)
+    if title:
+        ax.set_title(title)
+    if not len(known):
+        return _plain(ax)
+    if kind in ("binary", "boolean"):
+        values, names = 2, ["false", "true"] if kind == "boolean" else None
+    else:
+        values = len(names) if names is not None else int(known.max()) + 1
+    if kind != "real" and (kind != "count" or values <= 12):
+        for number, (part, color) in enumerate(zip(both, (BLUE, ORANGE), strict=True)):
+            counts = np.bincount(part.round().astype(int), minlength=values)
+            at = np.arange(values) + 0.4 * number - 0.2
+            ax.bar(at, counts / max(1, len(part)), 0.4, color=color)
+        labels = [str(i) for i in range(values)] if names is None else [_short(n, 9) for n in names]
+        step = 1 + (values - 1) // 12
+        upright = names is not None and sum(map(len, labels[::step])) > 18
+        ax.set_xticks(range(0, values, step), labels[::step], rotation=90 if upright else 0)
+    else:
+        bins = min(20, max(6, math.ceil(2 * len(both[0]) ** (1 / 3))))
+        edges = _bin_edges(known, kind == "count", bins)
+        filled, line = (
+            np.histogram(part.clip(edges[0], edges[-1]), edges)[0] / max(1, len(part))
+            for part in both
+        )
+        ax.stairs(filled, edges, fill=True, color=BLUE)
+        ax.stairs(line, edges, color=ORANGE, linewidth=1.4)
+        ax.xaxis.set_major_locator(MaxNLocator(3, integer=kind == "count"))
+        ax.ticklabel_format(axis="x", style="plain", useOffset=False)
+    ax.yaxis.set_major_locator(MaxNLocator(2))
+    return _plain(ax)
+
+
+def _bin_edges(values: np.ndarray, whole: bool, num: int) -> np.ndarray:
+    """The edges of a histogram between the outer half percents; of whole numbers, halves."""
+    low, high = np.quantile(values, [0.005, 0.995])
+    if whole:
+        width = max(1, math.ceil((high - low + 1) / num))
+        return np.arange(math.floor(low), high + width + 1, width) - 0.5
+    if high <= low:  # a constant column
+        low, high = low - 0.5, high + 0.5
+    return np.linspace(low, high, num + 1)
 
 
 # ------------------------------------------------------------------- diagnostics

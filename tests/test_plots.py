@@ -232,6 +232,44 @@ def test_ten_groups_have_ten_colors_and_the_next_ten_other_markers():
     assert shapes[0] == shapes[9] != shapes[10]
 
 
+# ------------------------------------------------------------------- columns
+
+
+def test_a_column_is_shown_as_fractions_of_its_observed_values():
+    nan = math.nan
+    _, ax = plots.axes()
+    plots.column(ax, [1.0, 2.0, 2.0, nan], [0.0, 2.0], "count")
+    heights = [bar.get_height() for bar in ax.patches]
+    np.testing.assert_allclose(heights, [0, 1 / 3, 2 / 3, 0.5, 0, 0.5])
+    assert ticks(ax.xaxis) == ["0", "1", "2"]
+    _, ax = plots.axes()
+    data, draws = torch.randn(500), 100 + torch.randn(500)
+    plots.column(ax, torch.cat([data, torch.tensor([nan, 1e9])]), draws)
+    histograms = [patch.get_data() for patch in ax.patches]
+    assert (histograms[0].edges == histograms[1].edges).all() and histograms[0].edges[-1] < 110
+    for histogram, mean in zip(histograms, (0, 100), strict=True):
+        centers = (histogram.edges[1:] + histogram.edges[:-1]) / 2
+        assert histogram.values.sum() == pytest.approx(1)
+        assert (histogram.values * centers).sum() == pytest.approx(mean, abs=4)
+
+
+@pytest.mark.parametrize("kind", ["real", "count", "binary", "boolean", "category"])
+@pytest.mark.parametrize("data", [[], [math.nan], [1.0]])
+def test_a_column_of_no_or_one_value_is_drawn(kind, data):
+    figure, ax = plots.axes()
+    plots.column(ax, data, [1.0, 1.0], kind, ["a", "b"] if kind == "category" else None)
+    figure.draw_without_rendering()
+
+
+def test_classes_and_labels_have_their_names():
+    _, ax = plots.axes()
+    plots.confusion(ax, [0, 0, 1], [0, 1, 1], 2, ["no", "yes"])
+    assert ticks(ax.xaxis) == ticks(ax.yaxis) == ["no", "yes"]
+    _, ax = plots.axes()
+    plots.contingency(ax, [0, 0, 1], [1, 1, 0], 2, names=["a", "b", "a name that is too long"])
+    assert ticks(ax.xaxis) == ["a", "b", "a name that is \N{HORIZONTAL ELLIPSIS}"]
+
+
 # ------------------------------------------------------------------- graphs
 
 

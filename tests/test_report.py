@@ -7,6 +7,7 @@ import shlex
 import warnings
 import xml.etree.ElementTree as ElementTree
 
+import numpy as np
 import pyro
 import pyro.distributions as dist
 import pytest
@@ -18,6 +19,7 @@ from pyro_vae.conditionals import MLP
 from pyro_vae.evaluate.latents import COLLAPSE_THRESHOLD
 from pyro_vae.methods.command import reproduction
 from pyro_vae.report import findings, samples, svg
+from pyro_vae.report.column_figures import columns
 from pyro_vae.report.context import ReportContext
 from pyro_vae.report.html import best_cells
 from pyro_vae.report.latent_figures import components, latent_space, latent_units
@@ -285,6 +287,124 @@ def test_a_user_defined_pair_with_one_latent_number_has_a_report(tmp_path):
     result = run.report(tmp_path / "report.html", num_samples=3)
     assert result["units"] == {"z": 1}
     assert "unit 0 of z" in (tmp_path / "report.html").read_text()
+
+
+# ------------------------------------------------------------------- tables
+
+
+def mixed_frame(n=300):
+    """Columns of every kind, some values missing, and labels a, b, c."""
+    rng = np.random.default_rng(0)
+    income, city = 25e3 + 5e3 * rng.standard_normal(n), rng.choice(["Berlin", "Rome"], n)
+    return {
+        "income": np.where(rng.random(n) < 0.1, np.nan, income),
+        "visits": rng.poisson(1.5, n),
+        "member": rng.random(n) < 0.3,
+        "city": [
+            None if gone else str(v) for v, gone in zip(city, rng.random(n) < 0.1, strict=True)
+        ],
+        "group": [str(v) for v in rng.choice(["a", "b", "c"], n)],
+    }
+
+
+@pytest.fixture(scope="module")
+def table_run():
+    data = pv.data.from_frame(mixed_frame(), labels="group")
+    options = {
+        "epochs": 1,
+        "hidden": [8],
+        "num_components": 3,
+        "initialize": None,
+        "compile": False,
+    }
+    return pv.method("gmvae", data, **options).fit(progress=False)
+
+
+def test_each_column_of_a_table_is_shown_in_the_data_and_in_draws(table_run):
+    context = context_of(table_run)
+    (section,) = columns(context)
+    panels = {ax.get_title(): ax for ax in section.figure.axes if ax.get_title()}
+    assert list(panels) == ["income", "visits", "member", "city"]
+    assert [t.get_text() for t in panels["city"].get_xticklabels()] == ["Berlin", "Rome"]
+    table, x = table_run.data.table, table_run.data.unstandardize(context.x)
+    decoded = table.decode(x)
+    fractions = [p.get_height() for p in panels["city"].patches]
+    known = [v for v in decoded["city"] if v is not None]
+    assert fractions[0] == pytest.approx(known.count("Berlin") / len(known))
+    assert sum(fractions[:2]) == pytest.approx(1) and sum(fractions[2:]) == pytest.approx(1)
+    data, draws = (patch.get_data() for patch in panels["income"].patches)
+    income = x[:, 0][~x[:, 0].isnan()]
+    assert data.values.sum() == pytest.approx(1) and draws.values.sum() == pytest.approx(1)
+    assert (data.edges == draws.edges).all() and 1e4 < data.edges[0] < income.median()
+    assert "as many draws of the model, as fractions of the observed" in section.caption
+    assert "in original units" in section.caption
+
+
+def test_draws_of_columns_have_the_covariates_of_the_data():
+    """The test data have other covariates than the training data."""
+    c = torch.cat([torch.zeros(80, 1), torch.full((20, 1), 50.0)])
+    data = pv.data.Data(
+        pv.data.Split(torch.cat([c, c, -c], 1)[:80], c=c[:80]), test=pv.data.Split(
+            torch.cat([c, c, -c], 1)[80:], c=c[80:])
+    )  # fmt: skip
+    model = pv.models.CVAE((3,), (1,), 2, "normal", NET)
+    guide = pv.guides.Guide(model, network=NET)
+    context = ReportContext(model, guide, data, summarize(model, guide, data, num_samples=3), 0)
+    (section,) = columns(context)
+    assert "for the same covariates" in section.caption
+    assert [ax.get_title() for ax in section.figure.axes][:3] == [f"column {i}" for i in range(3)]
+    drawn = pv.sample(model, 20, c=c[80:], seed=0)[:, 0].numpy()
+    lines = section.figure.axes[0].patches[1].get_data()
+    assert np.allclose(
+        lines.values, np.histogram(drawn.clip(*lines.edges[[0, -1]]), lines.edges)[0] / 20
+    )
+
+
+def test_only_the_first_columns_of_a_wide_table_are_shown():
+    data = pv.data.from_arrays(torch.randn(60, 40))
+    model = pv.models.VAE((40,), 2, "normal", NET)
+    guide = pv.guides.Guide(model, network=NET)
+    context = ReportContext(model, guide, data, summarize(model, guide, data, num_samples=3), 0)
+    (section,) = columns(context)
+    assert len(section.figure.axes) == 24 and "first 24 of 40 columns" in section.caption
+    assert len(svg.inline_svg(section.figure, section.caption, "f0")) < 300_000
+
+
+def test_images_and_points_in_the_plane_have_no_columns(run):
+    assert columns(context_of(run)) == []
+    data = pv.data.from_arrays(torch.randn(60, 2))
+    model = pv.models.VAE((2,), 2, "normal", NET)
+    guide = pv.guides.Guide(model, network=NET)
+    assert columns(ReportContext(model, guide, data, {"split": "test", "terms": {}}, 0)) == []
+
+
+def test_labels_have_the_names_of_the_frame(table_run):
+    context = context_of(table_run)
+    table = components(context)[1].figure.axes[0]
+    assert [t.get_text() for t in table.get_xticklabels()] == ["a", "b", "c"]
+    by_label = next(s for s in latent_space(context) if s.caption.endswith("colored by label."))
+    assert [t.get_text() for t in by_label.figure.axes[0].texts] == ["a", "b", "c"]
+
+
+def test_points_are_lighter_in_dark_mode():
+    """The darkest group of points, and many points as one picture, on the dark page."""
+
+    def luminance(color):
+        values = [int(color[i : i + 2], 16) / 255 for i in (1, 3, 5)]
+        linear = [v / 12.92 if v <= 0.04045 else ((v + 0.055) / 1.055) ** 2.4 for v in values]
+        return sum(w * v for w, v in zip((0.2126, 0.7152, 0.0722), linear, strict=True))
+
+    dark = svg.STYLE[svg.STYLE.index("prefers-color-scheme: dark") :]
+    for color in (pv.plots.BLUE, *pv.plots.CATEGORIES):
+        lighter = re.search(rf'"fill: {color}"\] {{ fill: (#\w+)', dark)[1]
+        assert (luminance(lighter) + 0.05) / (luminance("#17191d") + 0.05) > 4.5
+    figure, ax = pv.plots.axes()
+    pv.plots.scatter(ax, torch.randn(pv.plots.RASTER + 1, 2))
+    assert '<image class="points"' in svg.inline_svg(figure, "points", "f0")
+    figure, ax = pv.plots.axes()
+    pv.plots.images(ax, torch.rand(4, 8, 8))
+    assert "<image " in (drawn := svg.inline_svg(figure, "data", "f0")) and "points" not in drawn
+    assert 'id="lighter"' in svg.FILTER and "url(#lighter)" in dark
 
 
 # ------------------------------------------------------------------- units

@@ -8,15 +8,14 @@ import torch
 from .. import plots
 from ..conditionals import Conditional
 from ..data import Condition, Data
+from ..data.display import joined
 from ..errors import UserError
 from ..evaluate.inputs import Batch
 from ..generate import sample
 from ..generate.decoder_arrays import decoder_arrays
-from ..programs.calling import accepts_argument
 from ..programs.inspection import sites_of
 from ..programs.interfaces import ModelInterface, conditional_of, interface_of
 from ..report.context import ReportContext
-from ..report.samples import joined
 from .densities import Window
 from .payload import JsonValue, as_bytes, pack, packed_decoder
 
@@ -97,11 +96,7 @@ class LatentSpace:
 
     def example(self) -> Batch | None:
         """A batch for a program that does not sample by itself."""
-        context = self.context
-        takes_size = accepts_argument(self.model, "size") or bool(
-            interface_of(self.model, ModelInterface).covariates
-        )
-        return None if takes_size else {"x": context.x, **context.others}
+        return self.context.example()
 
     def _latents(self, encoded: list[str]) -> list[str]:
         """The continuous parents of x in the model; of a user-defined model, all its latents."""

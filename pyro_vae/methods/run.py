@@ -220,7 +220,7 @@ class Run(train.Run):
             c: `[M, ...]` covariates of a conditional model, in their original units, in order and
                 repeated. Default: those of the data.
         """
-        from ..report.samples import joined
+        from ..data.display import joined
 
         if num is None:
             num = 64 if c is None else max(1, as_tensor(c, "c").shape[:1].numel())

@@ -11,16 +11,16 @@ from pyro.distributions import LowRankMultivariateNormal, MixtureSameFamily, Mul
 from .. import evaluate, plots
 from ..conditionals import Conditional
 from ..data import Data
+from ..data.display import joined, label_names
 from ..errors import UserError
-from ..evaluate.inputs import Inputs
+from ..evaluate.inputs import Batch, Inputs
 from ..generate import sample
 from ..guides import PriorGuide
 from ..models import prior_of
 from ..programs.calling import accepts_argument
-from ..programs.interfaces import conditional_of
+from ..programs.interfaces import ModelInterface, conditional_of, interface_of
 from ..programs.sites import choose_latent
 from . import summary
-from .samples import joined
 
 COMPONENT_DRAWS = 500  # of a component's latent, for its mean and covariance
 MOST_ELLIPSES = 30
@@ -54,6 +54,8 @@ class ReportContext:
         self.group = "class" if self.has_some_labels else "component"
         #: `[N]` labels, if every data point has one
         self.labels = self.y if self.y is not None and bool((self.y >= 0).all()) else None
+        #: of the labels, of the frame's column; None if they are numbers
+        self.label_names = label_names(self.data)
         self.conditional = "c" in self.others
         self.is_image = plots.is_image(tuple(self.as_shown(self.x[:1]).shape[1:]))
         self.white = plots.white_of(self.data.train.x)
@@ -62,6 +64,13 @@ class ReportContext:
     def first_inputs(self, n: int) -> Inputs:
         """The first n rows of the further inputs."""
         return {k: v[:n] for k, v in self.others.items()}
+
+    def example(self) -> Batch | None:
+        """A batch for a program that does not sample by itself."""
+        takes_size = accepts_argument(self.model, "size") or bool(
+            interface_of(self.model, ModelInterface).covariates
+        )
+        return None if takes_size else {"x": self.x, **self.others}
 
     def as_shown(self, x: torch.Tensor) -> torch.Tensor:
         """The first rows of x as they are shown, or other x for the same covariates."""

@@ -5,6 +5,7 @@ from itertools import chain
 
 from .. import plots
 from ..data import Data
+from .column_figures import columns
 from .context import ReportContext
 from .html import Section
 from .latent_figures import classes, components, latent_space, latent_units, prior
@@ -21,6 +22,7 @@ SECTIONS = (
     reconstructions,
     new_samples,
     conditional_samples,
+    columns,
     paths,
 )
 

@@ -97,7 +97,9 @@ def write(
         '<!doctype html><html lang="en"><head><meta charset="utf-8">'
         f"<title>{html.escape(title)}</title>"
         '<meta name="viewport" content="width=device-width, initial-scale=1">'
-        f"<style>{STYLE}{svg.STYLE}</style></head><body>" + "\n".join(body) + "</body></html>\n"
+        f"<style>{STYLE}{svg.STYLE}</style></head><body>{svg.FILTER}"
+        + "\n".join(body)
+        + "</body></html>\n"
     )
     write_atomically(file_to_write(path), lambda p: p.write_text(page, encoding="utf-8"))
 

@@ -6,13 +6,14 @@ import torch
 
 from .. import evaluate, plots
 from ..data import Data, Labels, Quadrants
+from ..data.display import joined
 from ..generate import predict_mean, sample, style_transfer_grid
 from ..programs.calling import accepts_argument
 from ..programs.interfaces import ModelInterface, interface_of
 from . import samples
 from .context import ReportContext
 from .html import Section
-from .samples import WIDTH, image_axes, joined
+from .samples import WIDTH, image_axes
 
 PER_ROW = 12  # samples of a component
 MOST_POINTS = 2000
@@ -104,7 +105,7 @@ def conditional_samples(context: ReportContext) -> list[Section]:
     figure, both = plots.panels(2, WIDTH, 2.6, same=True)
     colors = context.y[:n] if isinstance(condition, Labels) and context.y is not None else None
     for ax, points, title in zip(both, pairs, ("data", "samples"), strict=True):
-        plots.scatter(ax, points, colors, title, axis_labels=labels)
+        plots.scatter(ax, points, colors, title, context.label_names, labels)
     caption = "Data, and new samples for the same covariates" + (
         " (c across, x upwards)." if on_a_line else "."
     )

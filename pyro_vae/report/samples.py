@@ -13,7 +13,8 @@ from matplotlib.figure import Figure
 
 from .. import plots
 from ..conditionals import Conditional
-from ..data import Condition, Data, Labels, Quadrants
+from ..data import Data, Labels, Quadrants
+from ..data.display import joined
 from ..data.tables import write_csv
 from ..errors import UserError, check_int_at_least, file_to_write, unknown_name_error
 from ..evaluate import fit_ex_post_prior
@@ -114,12 +115,6 @@ def image_axes(
     width = min(WIDTH, max(2.4, 0.55 * columns + beside))
     cell = (width - beside) / columns * h / w
     return plots.axes(width, cell * math.ceil(len(x) / columns) + 0.7)
-
-
-def joined(data: Data, x: torch.Tensor, c: torch.Tensor | None) -> torch.Tensor:
-    """x as it is shown: the whole image, if c are pixels of the same image."""
-    condition = data.dense_condition
-    return condition.join(x, c) if isinstance(condition, Condition) and c is not None else x
 
 
 def make(source: str, model: Callable, guide: Callable, data: Data, **options: Any) -> SampleSheet:

@@ -1,0 +1,123 @@
+"""The section of a report about the columns of a table: each in the data and in draws of the model."""
+
+from typing import NamedTuple
+
+import torch
+from matplotlib.lines import Line2D
+from matplotlib.patches import Patch
+
+from .. import plots
+from ..conditionals import Columns, Conditional, OneHotLikelihood
+from ..conditionals.missing import without_missing
+from ..generate import sample
+from ..programs.inspection import covariates_of
+from ..programs.interfaces import conditional_of
+from .context import ReportContext
+from .html import Section
+from .samples import WIDTH
+
+MOST_COLUMNS = 24
+MOST_DATA = 2000
+ROW_HEIGHT = 1.2  # inches
+
+
+class ShownColumn(NamedTuple):
+    """A column of the frame, or of x, and its columns in x."""
+
+    name: str
+    kind: str  #: as of `data.tables.KINDS`
+    categories: list[str] | None
+    start: int
+    size: int
+
+    def values(self, x: torch.Tensor) -> torch.Tensor:
+        """The column of x `[N, D]`; of a category the number of its value; NaN where it is missing."""
+        part = x[:, self.start : self.start + self.size]
+        if self.categories is None:
+            return part[:, 0]
+        codes = part.nan_to_num().argmax(1).to(x.dtype)
+        return torch.where(part.isnan().any(1), torch.nan, codes)
+
+    def kind_of(self, *samples: torch.Tensor) -> str:
+        """The kind that all samples fit: draws of another likelihood may be real numbers.
+
+        A column of no frame has the kind that its values suggest.
+        """
+        known = torch.cat([v[~v.isnan()] for v in samples])
+        if self.kind in ("real", "category"):
+            return self.kind
+        if bool(((known < 0) | (known != known.round())).any()):
+            return "real"
+        return "count" if bool((known > 1).any()) else self.kind
+
+
+def columns(context: ReportContext) -> list[Section]:
+    """The distribution of each column of a table, in the data and in draws of the model."""
+    shape = tuple(context.as_shown(context.x[:1]).shape[1:])
+    if len(shape) != 1 or shape == (2,):  # points in the plane have a scatter plot
+        return []
+    n, split = min(len(context.x), MOST_DATA), context.result["split"]
+    covariates = {name: context.others[name][:n] for name in covariates_of(context.model)}
+    draws = sample(context.model, n, seed=context.seed, example=context.example(), **covariates)
+    data = context.data
+    x, draws = (data.unstandardize(context.as_shown(v)).cpu() for v in (context.x[:n], draws))
+    all_columns = shown_columns(context, shape[0])
+    shown = all_columns[:MOST_COLUMNS]
+    across = min(len(shown), 2 if len(shown) <= 12 else 3)
+    height = 0.45 + ROW_HEIGHT * -(-len(shown) // across)
+    figure, axes = plots.panels(len(shown), WIDTH, height, columns=across)
+    for ax, column in zip(axes, shown, strict=True):
+        values, drawn = column.values(x), column.values(draws)
+        kind = column.kind_of(values, drawn)
+        plots.column(ax, values, drawn, kind, column.categories)
+        ax.set_title(column.name, fontsize=8)
+        ax.tick_params(labelsize=7)
+    handles = [
+        Patch(color=plots.BLUE, label=f"{split} data"),
+        Line2D([], [], color=plots.ORANGE, linewidth=3, label="draws of the model"),
+    ]
+    figure.legend(handles=handles, loc="outside upper center", ncols=2, frameon=False, fontsize=8)
+    some = "" if n == len(context.x) else f"the first {n} of "
+    given = ", for the same covariates" if covariates else ""
+    caption = (
+        f"Each column in {some}the {split} data and in as many draws of the model{given}, as fractions "
+        "of the observed values" + (", in original units. " if data.scaling is not None else ". ")
+        + "Where both agree, the model has the column's own distribution; that does not yet mean that "
+        "it has the dependence between columns."
+    )  # fmt: skip
+    if len(shown) < len(all_columns):
+        caption += f" The first {len(shown)} of {len(all_columns)} columns."
+    return [Section("Columns", figure, caption)]
+
+
+def shown_columns(context: ReportContext, num: int) -> list[ShownColumn]:
+    """The columns of x `[N, num]`: those of the frame, else of the likelihood, else one by one."""
+    table = context.data.table
+    if table is not None and len(table.names) == num:
+        parts = [
+            (str(c.name), c.kind, [str(v) for v in c.categories] or None, c.size)
+            for c in table.columns
+        ]
+    else:
+        parts = []
+        for is_category, size in _blocks(context, num):
+            first = sum(part[3] for part in parts)
+            if is_category:
+                name, names = f"columns {first} to {first + size - 1}", list(map(str, range(size)))
+                parts.append((name, "category", names, size))
+            else:  # see `kind_of`
+                parts += [(f"column {first + i}", "binary", None, 1) for i in range(size)]
+    starts = [sum(part[3] for part in parts[:i]) for i in range(len(parts))]
+    return [
+        ShownColumn(name, kind, categories, start, size)
+        for (name, kind, categories, size), start in zip(parts, starts, strict=True)
+    ]
+
+
+def _blocks(context: ReportContext, num: int) -> list[tuple[bool, int]]:
+    """`(whether it is one category, number of columns)` of the blocks of the likelihood of x."""
+    conditional = conditional_of(context.model, "x")
+    family = without_missing(conditional.family) if isinstance(conditional, Conditional) else None
+    if isinstance(family, Columns) and sum(size for _, size in family.blocks) == num:
+        return [(isinstance(kind, OneHotLikelihood), size) for kind, size in family.families()]
+    return [(False, num)]
