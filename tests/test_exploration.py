@@ -2,7 +2,14 @@
 
 import base64
 import builtins
+import dataclasses
+import html
+import importlib.util
+import json
 import math
+import re
+import shutil
+import subprocess
 from functools import partial
 
 import numpy as np
@@ -16,7 +23,8 @@ import pyro_vae as pv
 from pyro_vae import methods
 from pyro_vae.comparison.posteriors import load_posteriors
 from pyro_vae.conditionals import MLP, Conv
-from pyro_vae.exploration import explore_pair
+from pyro_vae.data.display import shown_columns
+from pyro_vae.exploration import explore_comparison, explore_pair
 from pyro_vae.exploration.decoding import LatentSpace
 from pyro_vae.exploration.densities import Window, mass_levels, plane_density, smoothed_density
 from pyro_vae.exploration.pair import pair_payload, shown_context
@@ -158,6 +166,110 @@ def test_a_convolutional_decoder_is_decoded_on_a_grid():
     assert (images[0, 3, 5] / 255 - exact).abs().max() <= 0.5 / 255 + 1e-5
 
 
+@pytest.mark.parametrize("kind, reason", [
+    ("columns", "its likelihood has columns of several kinds"),
+    ("likelihood", "the mean of its likelihood, ZeroInflatedNegativeBinomial, is no function of one"),
+    ("network", "it is not fully connected"),
+])  # fmt: skip
+def test_the_page_says_why_it_interpolates(kind, reason):
+    x, network = torch.randint(0, 2, (60, 3)).float(), NET
+    likelihood = {
+        "columns": pv.conditionals.Columns((("poisson", 2), ("bernoulli", 1))),
+        "likelihood": "zero-inflated-negative-binomial", "network": "poisson",
+    }[kind]  # fmt: skip
+    if kind == "network":
+        network = pv.conditionals.ResidualMLP((8,))
+    data = pv.data.from_arrays(x, likelihood=likelihood)
+    model = pv.models.VAE((3,), 2, likelihood, network)
+    context = shown_context(model, pv.guides.Guide(model, network=NET), data)
+    _, note = pair_payload(context, LatentSpace(context))
+    assert reason in note and "between means of x" in note
+    assert ("not fully connected" in note) == (kind == "network")
+
+
+def mixed(n=80):
+    """Columns of several kinds with labels a, b, c; one income is missing."""
+    rng = np.random.default_rng(0)
+    income = 25e3 + 5e3 * rng.standard_normal(n)
+    income[0] = np.nan
+    frame = {
+        "income": income, "visits": rng.poisson(2, n), "city": rng.choice(["Rome", "Bonn"], n).tolist(),
+        "group": rng.choice(["a", "b", "c"], n).tolist(),
+    }  # fmt: skip
+    return pv.data.standardize(pv.data.from_frame(frame, labels="group"))
+
+
+def test_columns_and_labels_of_a_frame_are_shown_by_name():
+    data = mixed()
+    model = pv.models.VAE((4,), 2, dataclasses.replace(data.likelihood, ignores_missing=True), NET)
+    context = shown_context(model, pv.guides.Guide(model, network=NET), data)
+    payload, _ = pair_payload(context, LatentSpace(context))
+    assert payload["columns"]["names"] == ["income", "visits", "city=Bonn", "city=Rome"]
+    assert payload["names"] == {"labels": ["a", "b", "c"], "components": None}
+    x = data.unstandardize(data.train.x).double()
+    assert payload["columns"]["mean"] == pytest.approx(x.nanmean(0).tolist())
+    sd = ((x - x.nanmean(0)) ** 2).nanmean(0).sqrt()
+    assert payload["columns"]["sd"] == pytest.approx(sd.tolist(), rel=1e-5)
+
+
+@pytest.mark.parametrize("x", [torch.rand(40, 3), torch.randint(0, 9, (40, 3)).float()])
+def test_counts_and_values_between_0_and_1_have_one_scale_already(x):
+    columns = shown_columns(pv.data.from_arrays(x))
+    assert columns == (None, None, None)
+    assert shown_columns(pv.data.from_arrays(x - 20)).sd is not None
+
+
+def test_classes_of_a_page_have_the_names_of_the_frame():
+    data = mixed().keep_labels(20)
+    likelihood = dataclasses.replace(data.likelihood, ignores_missing=True)
+    model = pv.models.M2((4,), 3, 2, likelihood, NET)
+    context = shown_context(model, pv.guides.Guide(model, network=NET), data, supervised=True)
+    payload, _ = pair_payload(context, LatentSpace(context))
+    assert payload["condition"]["names"] == payload["names"]["components"] == ["a", "b", "c"]
+
+
+CHROMIUM = shutil.which("chromium")
+
+
+def in_page(path, script):
+    """What a script returns that runs in the page, which is 1100 pixels wide."""
+    run = f"document.title = JSON.stringify((() => {{ {script} }})())"
+    text = path.read_text().replace(
+        "</body>", f"<script>setTimeout(() => {{ {run} }}, 1500)</script></body>"
+    )
+    path.write_text(text)
+    arguments = ["--headless=new", "--no-sandbox", "--disable-gpu", "--window-size=1100,900"]
+    command = [CHROMIUM, *arguments, "--virtual-time-budget=6000", "--dump-dom", f"file://{path}"]
+    dom = subprocess.run(command, capture_output=True, text=True, timeout=120, check=True).stdout
+    return json.loads(html.unescape(re.search(r"<title>(.*?)</title>", dom, re.DOTALL)[1]))
+
+
+@pytest.mark.skipif(CHROMIUM is None, reason="needs chromium")
+def test_the_chart_of_a_table_has_names_and_one_scale(tmp_path):
+    pytest.importorskip("plotly")
+    data = mixed()
+    model = pv.models.VAE((4,), 2, dataclasses.replace(data.likelihood, ignores_missing=True), NET)
+    guide = pv.guides.Guide(model, network=NET)
+    path = explore_pair(model, guide, data, tmp_path / "page.html", split="train")
+    shown = in_page(path, """
+        const box = (s) => document.querySelector(s).getBoundingClientRect();
+        explorer.showDatum(1);
+        const chart = document.getElementById("chart"), [decoded, datum] = chart.data;
+        return {
+          ticks: [...chart.querySelectorAll(".xtick text")].map((t) => t.textContent),
+          title: chart.querySelector(".xtitle").textContent, bars: [...datum.y],
+          hover: datum.hovertext, legend: document.getElementById("plane").data.map((t) => t.name),
+          room: box("#chart .xtitle").top - Math.max(...[...chart.querySelectorAll(".xtick text")]
+            .map((t) => t.getBoundingClientRect().bottom)),
+        };""")  # fmt: skip
+    assert shown["ticks"] == data.table.names
+    assert shown["title"] == "in standard deviations from the training mean"
+    x, columns = data.unstandardize(data.train.x).double(), shown_columns(data)
+    assert shown["bars"] == pytest.approx(((x[1] - columns.mean) / columns.sd).tolist(), rel=1e-4)
+    assert shown["hover"][0] == f"income: {float(f'{x[1, 0]:.4g}'):g}"
+    assert shown["legend"][:3] == ["a", "b", "c"] and shown["room"] >= 2
+
+
 def test_standardized_data_are_shown_in_their_original_units():
     x = torch.randn(60, 4) * 7 + 100
     data = pv.data.standardize(pv.data.from_arrays(x))
@@ -242,3 +354,15 @@ def test_a_comparison_writes_its_posteriors_gaps_and_decoders(tmp_path):
         z = torch.randn(3, 2)
         decoded = DecoderArrays(**state["decoder"])(z)
         assert torch.allclose(decoded, model.p_x(z=z).mean, atol=1e-6)
+    assert content["label_names"] is None and content["columns"]["names"] is None
+    assert torch.equal(content["columns"]["mean"], data.train.x.mean(0, dtype=torch.float64))
+    panels = result.plot().axes[1:]
+    assert panels and all(ax.get_legend() is None for ax in panels)  # none lies over a posterior
+    if CHROMIUM is None or importlib.util.find_spec("plotly") is None:
+        return
+    room = in_page(explore_comparison(tmp_path), """
+        const bottom = (s) => Math.max(...[...document.querySelectorAll(s)]
+          .map((e) => e.getBoundingClientRect().bottom));
+        return ["#gaps", "#chart"].map((id) => document.querySelector(`${id} .xtitle`)
+          .getBoundingClientRect().top - bottom(`${id} .xtick text`));""")  # fmt: skip
+    assert min(room) >= 2

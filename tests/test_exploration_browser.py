@@ -9,6 +9,7 @@ import torch
 
 import pyro_vae as pv
 from pyro_vae.conditionals import MLP, Conv
+from pyro_vae.data.display import shown_columns
 from pyro_vae.exploration import explore_comparison, explore_pair
 from pyro_vae.exploration.decoding import LatentSpace
 from pyro_vae.exploration.pair import shown_context
@@ -286,7 +287,7 @@ def test_the_condition_is_chosen_by_a_switch(kind, digits, browser, tmp_path):
 @pytest.mark.parametrize("likelihood", ["poisson", "continuous-bernoulli", "normal"])
 def test_tables_are_shown_as_a_chart(likelihood, browser, tmp_path):
     x = torch.rand(80, 5)
-    x = (10 * x).round() if likelihood == "poisson" else x
+    x = {"poisson": (10 * x).round(), "normal": 10 * x}.get(likelihood, x)
     data = pv.data.from_arrays(x, likelihood=likelihood)
     if likelihood == "normal":
         data = pv.data.standardize(data)
@@ -301,6 +302,10 @@ def test_tables_are_shown_as_a_chart(likelihood, browser, tmp_path):
     page.execute_script("explorer.moveTo([0.7, -1.1]); explorer.showDatum(2)")
     bars = page.execute_script("return document.getElementById('chart').data.map((t) => [...t.y])")
     assert len(bars) == 3
+    columns = shown_columns(data)
+    if columns.mean is not None:  # not of counts, nor between 0 and 1
+        exact = (exact - columns.mean) / columns.sd
+    assert (columns.mean is None) == (likelihood != "normal")
     assert torch.allclose(torch.tensor(bars[0]).double(), exact, rtol=1e-4, atol=1e-4)
     check_offline_and_silent(page)
 

@@ -78,5 +78,7 @@ def _posteriors(figure: FigureBase, posteriors: dict[str, PosteriorGrid], num_da
             plots.posterior(ax, grid, row, title=guide if row == 0 else None)
             ax.set(xlabel="", ylabel="")
             ax.tick_params(labelsize=7)
-            if ax is not axes[0, 0]:
-                ax.get_legend().remove()
+            legend = ax.get_legend()
+            handles, texts = legend.legend_handles, [text.get_text() for text in legend.texts]
+            legend.remove()  # one for all, beside the densities
+    figure.legend(handles, texts, loc="outside lower center", ncols=len(texts), frameon=False)

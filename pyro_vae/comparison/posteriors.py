@@ -4,6 +4,7 @@ from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
+from ..data.display import label_names, shown_columns
 from ..diagnostics.grid import PosteriorGrid
 from ..errors import UserError
 from ..train.checkpoint import load_tensors, save_tensors
@@ -57,6 +58,8 @@ def save_posteriors(plan: Plan, folders: Sequence[Path], per_datum: Sequence[Bou
         "split": plan.split,
         "x": x,
         "labels": None if labels is None else labels[: len(x)].clone(),
+        "label_names": label_names(plan.data),
+        "columns": shown_columns(plan.data)._asdict(),
         "scaling": None if plan.data.scaling is None else plan.data.observed_scaling,
         "guides": guides,
     }

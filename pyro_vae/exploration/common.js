@@ -3,6 +3,17 @@
 
 const COLORS = ["#3f90da", "#ffa90e", "#bd1f01", "#94a4a2", "#832db6",
                 "#a96b59", "#e76300", "#b9ac70", "#717581", "#92dadd"];
+/** The color of a group; lighter in dark mode. */
+function colorOf(group) {
+  const color = COLORS[group % COLORS.length], lighter = Number(css("--lighter"));
+  const mixed = [1, 3, 5].map((i) => parseInt(color.slice(i, i + 2), 16))
+    .map((v) => Math.round(v + lighter * (255 - v)));
+  return `rgb(${mixed})`;
+}
+
+/** The name of a label, component or class. */
+const groupName = (page, key, k) => (page.names[key] ? page.names[key][k] : `${k}`);
+
 const MARKERS = ["circle", "square", "triangle-up", "diamond", "triangle-down"];
 const PLOT_OPTIONS = { responsive: true, displayModeBar: false, scrollZoom: true };
 const $ = (id) => document.getElementById(id);
@@ -144,23 +155,49 @@ function show(page, id, values, caption) {
   if (!page.shape) chart(page);
 }
 
+/** A name, cut to a length. */
+const short = (name, length = 14) =>
+  (name.length > length ? `${name.slice(0, length - 1)}…` : name);
+
 /** The chart of tables: the decoded place, the data point and its reconstruction. */
 function chart(page) {
-  const names = { decoded: "decoded", datum: "data point", reconstruction: "reconstruction" };
+  const kinds = { decoded: "decoded", datum: "data point", reconstruction: "reconstruction" };
   const colors = { decoded: css("--second"), datum: css("--ink"), reconstruction: css("--accent") };
-  const planar = page.planar !== undefined;
+  const planar = page.planar !== undefined, { names, mean, sd } = page.columns;
+  const nameOf = (i) => (names ? names[i] : `column ${i}`);
+  const scaled = (x) => x.map((v, i) => (Number.isNaN(v) ? null : mean ? (v - mean[i]) / sd[i] : v));
+  const said = (v) => (Number.isNaN(v) ? "missing" : `${Number(v.toPrecision(4))}`);
   const traces = Object.entries(page.lines || {}).map(([id, x]) => ({
-    name: names[id], marker: { color: colors[id], size: 10 }, line: { color: colors[id] },
-    ...(planar ? { x: [x[0]], y: [x[1]], mode: "markers", type: "scatter" }
-      : x.length <= 24 ? { y: x, type: "bar" } : { y: x, type: "scatter", mode: "lines" }),
+    name: kinds[id], marker: { color: colors[id], size: 10 }, line: { color: colors[id] },
+    ...(planar ? { x: [x[0]], y: [x[1]], mode: "markers", type: "scatter" } : {
+      x: x.map((_, i) => i), y: scaled(x), hovertext: x.map((v, i) => `${nameOf(i)}: ${said(v)}`),
+      hovertemplate: `%{hovertext}<extra>${kinds[id]}</extra>`,
+      ...(x.length <= 24 ? { type: "bar" } : { type: "scatter", mode: "lines" }),
+    }),
   }));
   if (planar) {
     traces.unshift({ x: page.planar[0], y: page.planar[1], mode: "markers", showlegend: false,
                      hoverinfo: "skip", marker: { size: 3, color: css("--points"), opacity: 0.5 } });
   }
+  const size = Math.max(0, ...Object.values(page.lines || {}).map((x) => x.length));
+  const named = names && size <= 24 && !planar, labels = named ? names.map((n) => short(n)) : [];
+  const ticks = named ? {
+    tickmode: "array", tickvals: labels.map((_, i) => i), ticktext: labels,
+    tickangle: labels.join("").length > 30 ? -40 : 0, ticklabeloverflow: "allow",
+  } : {};
+  const scale = mean ? "in standard deviations from the training mean" : named ? "" : "column";
+  const axis = (text) => ({ title: { text, standoff: 10, font: { size: 12 } }, automargin: true,
+                            fixedrange: true });
   Plotly.react($("chart"), traces, themed({
-    legend: { orientation: "h", y: 1.2 }, margin: { l: 36, r: 4, t: 4, b: 34 }, dragmode: false,
-    xaxis: { title: { text: planar ? "feature 0" : "feature" }, fixedrange: true },
-    yaxis: { title: { text: planar ? "feature 1" : "" }, fixedrange: true },
+    legend: { orientation: "h", y: 1.02, yanchor: "bottom", x: 0, font: { size: 11 } }, dragmode: false,
+    margin: { l: 36, r: 4, t: 4, b: 34 },
+    xaxis: { ...axis(planar ? nameOf(0) : scale), ...ticks },
+    yaxis: axis(planar ? nameOf(1) : ""),
   }), { responsive: true, displayModeBar: false });
 }
+
+/** Plots follow the size of their boxes, whatever changes it. */
+const followSize = new ResizeObserver((entries) => entries.forEach(({ target, contentRect }) => {
+  if (target.data && contentRect.width && contentRect.height) Plotly.Plots.resize(target);
+}));
+for (const id of ["plane", "chart", "gaps"]) if ($(id)) followSize.observe($(id));

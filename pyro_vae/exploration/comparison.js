@@ -77,13 +77,14 @@ function drawGaps() {
     marker: { color, opacity: names.map((name) => (name === chosen ? 1 : 0.35)) },
     hovertemplate: `%{y}: ${key} gap %{x:.3f} nats<extra></extra>`,
   });
-  $("gaps").style.setProperty("--bars", `${5.5 + 1.5 * names.length}rem`);
+  $("gaps").style.setProperty("--bars", `${6.5 + 1.5 * names.length}rem`);
   Plotly.react($("gaps"), [
     bar("approximation", css("--accent")), bar("amortization", css("--second")),
   ], themed({
     barmode: "relative", margin: { l: 8, r: 8, t: 4, b: 38 }, showlegend: true,
     legend: { orientation: "h", y: 1.02, yanchor: "bottom", x: 0, font: { size: 11 } },
-    xaxis: { title: { text: "nats, of this data point", font: { size: 12 } }, fixedrange: true },
+    xaxis: { title: { text: "nats, of this data point", standoff: 10, font: { size: 12 } },
+             automargin: true, fixedrange: true },
     yaxis: { automargin: true, autorange: "reversed", fixedrange: true, type: "category" },
   }), { responsive: true, displayModeBar: false });
 }
@@ -99,7 +100,7 @@ function showNumbers() {
 
 function showDatum() {
   const label = page.labels && page.labels[state.datum] >= 0
-    ? `, label ${page.labels[state.datum]}` : "";
+    ? `, label ${groupName(page, "labels", page.labels[state.datum])}` : "";
   show(page, "datum", row(state.datum), `data point ${state.datum}${label}`);
 }
 

@@ -8,10 +8,11 @@ import torch
 
 from .. import plots
 from ..comparison.posteriors import load_posteriors
+from ..data.display import ShownColumns
 from ..generate.decoder_arrays import DecoderArrays
 from .densities import mass_levels
 from .page import plotly_script, write_page
-from .payload import JsonValue, as_bytes, pack, packed_decoder
+from .payload import JsonValue, as_bytes, described_columns, pack, packed_decoder
 
 MASSES = (0.99, 0.9, 0.5)  # that the contours contain
 
@@ -47,11 +48,14 @@ def explore_comparison(folder: Path | str, path: Path | str | None = None) -> Pa
     is_image, white = plots.is_image(tuple(x.shape[1:])), plots.white_of(x)
     shape = list(x.shape[1:]) if x.dim() == 4 else [1, *x.shape[1:]]
     flat = x.flatten(1)
+    columns = content.get("columns") or dict.fromkeys(ShownColumns._fields)  # none in older folders
     payload: dict[str, JsonValue] = {
         "x": pack(as_bytes(flat, white) if is_image else flat),
         "shape": shape if is_image else None,
         "white": white,
         "labels": None if content["labels"] is None else content["labels"].tolist(),
+        "names": {"labels": content.get("label_names")},
+        "columns": None if is_image else described_columns(ShownColumns(**columns)),
         "guides": [
             {"name": name, **_guide(state, content["scaling"])}
             for name, state in content["guides"].items()

@@ -12,7 +12,7 @@ from ..data.display import joined
 from ..errors import UserError
 from ..evaluate.inputs import Batch
 from ..generate import sample
-from ..generate.decoder_arrays import decoder_arrays
+from ..generate.decoder_arrays import arrays_or_reason
 from ..programs.inspection import sites_of
 from ..programs.interfaces import ModelInterface, conditional_of, interface_of
 from ..report.context import ReportContext
@@ -34,19 +34,21 @@ class Conditions:
         values: `[M, size]`: one-hot classes, or the covariates of M data points.
         is_class: whether the values are classes.
         of_data: for each data point, the row of `values` that it has.
+        class_names: of the classes, if they are labels that have names.
     """
 
     name: str
     values: torch.Tensor
     is_class: bool
     of_data: list[int]
+    class_names: list[str] | None = None
 
     def described(self) -> dict[str, JsonValue]:
         """The conditions as JSON values."""
         each = "" if self.is_class else "that of data point "
         return {
             "title": f"Condition: {'class ' if self.is_class else ''}{self.name}",
-            "names": [f"{each}{i}" for i in range(len(self.values))],
+            "names": self.class_names or [f"{each}{i}" for i in range(len(self.values))],
             "values": pack(self.values),
             "is_class": self.is_class,
             "of_data": self.of_data,
@@ -65,6 +67,7 @@ class LatentSpace:
         names: of the units.
         white: the value that is shown as white, in the original units of the data.
         conditions: None if x depends on the latents alone.
+        why_no_arrays: why the page does not have the decoder itself, as a clause; "" if it has.
 
     Raises:
         UserError: x depends on fewer than two latent numbers, or on latents that are neither
@@ -89,6 +92,7 @@ class LatentSpace:
         self.codes = torch.cat([codes[name] for name in latents], 1)
         self.names = [f"{n}[{i}]" for n, size in self.sizes.items() for i in range(size)]
         self.conditions = self._conditions()
+        self.why_no_arrays = ""
         self.arrays = self._arrays()
         if self.arrays is None and self.conditions is not None and not self.conditions.is_class:
             kept, of_data = self.conditions.values[:CONDITIONS_OF_A_GRID], self.conditions.of_data
@@ -111,7 +115,9 @@ class LatentSpace:
         if "c" in context.others:
             c = context.others["c"].cpu()
             if "c" in interface_of(self.model, ModelInterface).class_covariates:
-                return Conditions("c", torch.eye(c.shape[1]), True, c.argmax(-1).tolist())
+                names = context.label_names
+                names = names if names is not None and len(names) == c.shape[1] else None
+                return Conditions("c", torch.eye(c.shape[1]), True, c.argmax(-1).tolist(), names)
             return Conditions("c", c.reshape(n, -1).float(), False, list(range(n)))
         if context.responsibilities is None:
             return None
@@ -119,13 +125,19 @@ class LatentSpace:
             return None
         k = context.responsibilities.shape[-1]
         most_probable = context.responsibilities.argmax(-1).tolist()
-        return Conditions("y", torch.eye(k), True, most_probable)
+        names = context.label_names if context.has_some_labels else None
+        return Conditions("y", torch.eye(k), True, most_probable, names)
 
     def _arrays(self) -> dict[str, JsonValue] | None:
         """The fully connected decoder and where its inputs come from; None for another decoder."""
-        arrays = decoder_arrays(self.model)
+        arrays = arrays_or_reason(self.model)
+        if isinstance(arrays, str):
+            self.why_no_arrays = arrays
+            return None
         name = None if self.conditions is None else self.conditions.name
-        if arrays is None or any(p not in self.sizes and p != name for p in arrays.parents):
+        others = [p for p in arrays.parents if p not in self.sizes and p != name]
+        if others:
+            self.why_no_arrays = f"it also depends on {', '.join(others)}"
             return None
         starts, start = {}, 0
         for latent, size in self.sizes.items():

@@ -53,8 +53,9 @@ function showPlace() {
 
 function showDatum(n) {
   state.datum = n;
-  const label = page.labels && page.labels[n] >= 0 ? `, label ${page.labels[n]}` : "";
-  const component = page.components ? `, ${page.group} ${page.components[n]}` : "";
+  const label = page.labels && page.labels[n] >= 0 ? `, label ${groupName(page, "labels", page.labels[n])}` : "";
+  const component = page.components
+    ? `, ${page.group} ${groupName(page, "components", page.components[n])}` : "";
   show(page, "datum", row(x, n), `data point ${n}${label}${component}`);
   show(page, "reconstruction", row(reconstructions, n), "its reconstruction");
   $("adopt").hidden = false;
@@ -69,14 +70,15 @@ function points() {
   return kinds.map((kind) => {
     const rows = [...Array(numData).keys()].filter((n) => kind === null || groups[n] === kind);
     const known = kind !== null && kind >= 0;
+    const name = known ? groupName(page, state.color, kind) : "none";
     return {
-      type: "scatter", mode: "markers", customdata: rows, name: known ? `${kind}` : "none",
+      type: "scatter", mode: "markers", customdata: rows, name,
       showlegend: kind !== null, legendgrouptitle: { text: title },
       x: rows.map((n) => code(n)[first]), y: rows.map((n) => code(n)[second]),
-      hovertemplate: `data point %{customdata}${known ? `, ${title} ${kind}` : ""}<extra></extra>`,
+      hovertemplate: `data point %{customdata}${known ? `, ${title} ${name}` : ""}<extra></extra>`,
       marker: {
         size: numData > 800 ? 5 : 7, opacity: 0.8,
-        color: known ? COLORS[kind % COLORS.length] : css("--points"),
+        color: known ? colorOf(kind) : css("--points"),
         symbol: known ? MARKERS[Math.floor(kind / COLORS.length) % MARKERS.length] : "circle",
       },
     };
@@ -103,7 +105,7 @@ function traces() {
   }
   if (page.ellipses && $("ellipses").checked) {
     page.ellipses.forEach(({ name, curve, center }) => {
-      const color = state.color === "components" ? COLORS[name % COLORS.length] : css("--ink");
+      const color = state.color === "components" ? colorOf(name) : css("--ink");
       result.push({ type: "scatter", mode: "lines", showlegend: false, hoverinfo: "skip",
                     name: "component", x: curve[0], y: curve[1], line: { color, width: 2 } });
       result.push({ type: "scatter", mode: "text", showlegend: false, hoverinfo: "skip",

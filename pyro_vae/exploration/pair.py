@@ -7,6 +7,7 @@ import torch
 
 from .. import evaluate
 from ..data import Data
+from ..data.display import shown_columns
 from ..errors import UserError, check_int_at_least
 from ..evaluate.inputs import PyroProgram
 from ..evaluate.latents import variance_over_data
@@ -18,7 +19,7 @@ from ..report.context import ReportContext
 from .decoding import LatentSpace
 from .densities import Window, described, plane_density, smoothed_density
 from .page import plotly_script, write_page
-from .payload import JsonValue, as_bytes, pack
+from .payload import JsonValue, as_bytes, described_columns, pack
 
 DRAWS = 20_000  # of the prior and of the aggregate posterior
 DRAWS_OF_A_CLASS = 4000  # of the prior given each class
@@ -45,9 +46,11 @@ def explore_pair(
     """Write a page on which the latent space of a pair can be explored; it works offline.
 
     The page shows the two most active units of the latents that x depends on. A click or a drag
-    decodes a place; sliders set the other units, which start at 0. A fully connected decoder is
-    evaluated in the browser, exactly. Any other decoder is evaluated here on a grid of the plane,
-    and the page interpolates its pictures and says so.
+    decodes a place; sliders set the other units, which start at 0. A fully connected decoder with a
+    likelihood of one kind is evaluated in the browser, exactly. Any other decoder is evaluated here
+    on a grid of the plane, and the page interpolates between its places and says so, with the reason.
+    The columns of a table are shown by their names and on one scale: in standard deviations from the
+    mean of the training split, unless all are counts or all are between 0 and 1.
 
     Args:
         model: the generative program.
@@ -126,6 +129,7 @@ def pair_payload(
     if context.is_image:
         x, reconstructions = (as_bytes(v, space.white) for v in (x, reconstructions))
     clusters, decoder = context.clusters, space.described(window, axes)
+    names = context.label_names
     payload: dict[str, JsonValue] = {
         "units": space.names,
         "order": order,
@@ -139,6 +143,8 @@ def pair_payload(
         "labels": None if context.y is None else context.y.tolist(),
         "components": None if clusters is None else clusters.tolist(),
         "group": context.group,
+        "names": {"labels": names, "components": names if context.has_some_labels else None},
+        "columns": None if context.is_image else described_columns(shown_columns(context.data)),
         "condition": None if space.conditions is None else space.conditions.described(),
         "window": window.described(),
         "prior": [described(density) for density in priors],
@@ -169,9 +175,11 @@ def _note(
     if space.arrays is not None:
         decoding = "The decoder's own layers run in this page: places are decoded exactly."
     else:
+        what = "pictures" if context.is_image else "means of x"
         decoding = (
-            f"Places are interpolated between pictures that were decoded on a grid of "
-            f"{decoder['num']} × {decoder['num']} places, because this decoder is not fully connected"
+            f"Places are interpolated between {what} that were decoded on a grid of "
+            f"{decoder['num']} × {decoder['num']} places. The page cannot evaluate this decoder "
+            f"itself: {space.why_no_arrays}"
             + ("." if space.codes.shape[1] == 2 else "; the other units are 0.")
         )
     more = len(space.names) > 2

@@ -6,6 +6,7 @@ from typing import TypedDict, Union
 
 import torch
 
+from ..data.display import ShownColumns
 from ..generate.decoder_arrays import DecoderArrays
 
 JsonValue = Union[
@@ -39,6 +40,15 @@ def pack(values: torch.Tensor) -> Packed:
 def as_bytes(images: torch.Tensor, white: float) -> torch.Tensor:
     """Images as bytes: 0 is black, `white` becomes 255; missing values (NaN) are black."""
     return (255 * images / white).nan_to_num().round().clamp(0, 255).to(torch.uint8)
+
+
+def described_columns(columns: ShownColumns) -> dict[str, JsonValue]:
+    """The names of the columns of x, and their mean and standard deviation; None where there are none."""
+    return {
+        "names": columns.names,
+        "mean": None if columns.mean is None else columns.mean.tolist(),
+        "sd": None if columns.sd is None else columns.sd.tolist(),
+    }
 
 
 def packed_decoder(arrays: DecoderArrays) -> dict[str, JsonValue]:

@@ -6,7 +6,7 @@ from dataclasses import dataclass
 import torch
 import torch.nn as nn
 
-from ..conditionals import Conditional
+from ..conditionals import Columns, Conditional
 from ..conditionals.families import Family
 from ..conditionals.likelihoods import (
     LOG_RATE_BOUND,
@@ -33,6 +33,7 @@ MEANS: dict[type[Family], str] = {
     NegativeBinomial: "rate",
 }
 SERIES = 0.1  # logits below it: the mean of a continuous Bernoulli by its series
+NOT_FULLY_CONNECTED = "it is not fully connected"
 TOLERANCE = 1e-4  # between the arrays and the distribution that they stand for
 
 
@@ -78,12 +79,10 @@ def _mean(name: str, raw: torch.Tensor) -> torch.Tensor:
 Layers = list[tuple[torch.Tensor, torch.Tensor]]
 
 
-@torch.no_grad()
 def decoder_arrays(model: object) -> DecoderArrays | None:
-    """The decoder of a model as arrays; None if it is not fully connected.
+    """The decoder of a model as arrays; None if there are no such arrays.
 
-    The arrays are compared with the distribution at random values of the parents. A decoder that
-    they do not reproduce counts as one that is not fully connected.
+    See `arrays_or_reason`.
 
     Args:
         model: one of the library's models, whose module `p_x` is p(x | parents).
@@ -96,27 +95,56 @@ def decoder_arrays(model: object) -> DecoderArrays | None:
         >>> decoder.parents, torch.allclose(decoder(z), model.p_x(z=z).mean, atol=1e-6)
         ({'z': 2}, True)
     """
+    arrays = arrays_or_reason(model)
+    return arrays if isinstance(arrays, DecoderArrays) else None
+
+
+@torch.no_grad()
+def arrays_or_reason(model: object) -> DecoderArrays | str:
+    """The decoder of a model as arrays, or why there are none, as a clause about the decoder.
+
+    The arrays are compared with the distribution at random values of the parents: they must
+    reproduce its mean.
+
+    Args:
+        model: as in `decoder_arrays`.
+
+    Example:
+        >>> import pyro_vae as pv
+        >>> from pyro_vae.generate.decoder_arrays import arrays_or_reason
+        >>> columns = pv.conditionals.Columns((("normal", 2), ("bernoulli", 1)))
+        >>> arrays_or_reason(pv.models.VAE((3,), 2, columns))
+        'its likelihood has columns of several kinds'
+    """
     conditional = conditional_of(model, "x")
-    if not isinstance(conditional, Conditional) or conditional.head_index is not None:
-        return None
+    if not isinstance(conditional, Conditional):
+        return "it is part of a user-defined program"
     family = without_missing(conditional.family)
     mean = next((name for kind, name in MEANS.items() if isinstance(family, kind)), "")
+    if isinstance(family, Columns):
+        return "its likelihood has columns of several kinds"
+    if not mean:
+        return f"the mean of its likelihood, {type(family).__name__}, is no function of one output"
     head, trunk = conditional.head, conditional.trunk
-    if not mean or not isinstance(head, Affine):
-        return None
+    if conditional.head_index is not None:
+        return f"it has a separate head for each value of {conditional.head_index}"
+    if not isinstance(head, Affine):
+        return NOT_FULLY_CONNECTED
     first, activation = head, ""
     layers: Layers = []
     if trunk is not None:
         fully_connected = _hidden_layers(trunk)
         if fully_connected is None:
-            return None
+            return NOT_FULLY_CONNECTED
         first, layers, activation = fully_connected
         layers.append(_arrays(head))
     if not first.shapes or "index" in first.shapes:
-        return None
+        return "it has parameters for each data point" if first.shapes else "it has no inputs"
     parents = {name: math.prod(shape) for name, shape in first.shapes.items()}
     arrays = DecoderArrays(parents, [_arrays(first), *layers], activation, mean)
-    return arrays if _reproduces(arrays, conditional, first.shapes) else None
+    if not _reproduces(arrays, conditional, first.shapes):
+        return "its layers alone do not give the mean of its distribution"
+    return arrays
 
 
 def _hidden_layers(trunk: nn.Module) -> tuple[Affine, Layers, str] | None:
