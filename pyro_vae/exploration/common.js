@@ -185,8 +185,9 @@ function chart(page) {
     tickmode: "array", tickvals: labels.map((_, i) => i), ticktext: labels,
     tickangle: labels.join("").length > 30 ? -40 : 0, ticklabeloverflow: "allow",
   } : {};
-  const scale = mean ? "in standard deviations from the training mean" : named ? "" : "column";
-  const axis = (text) => ({ title: { text, standoff: 10, font: { size: 12 } }, automargin: true,
+  const scale = [...(named ? [] : ["column"]), ...(mean ? ["in standard deviations from the training mean"] : [])]
+    .join(", ");
+  const axis = (text) => ({ title: { text, standoff: 10, font: { size: 11 } }, automargin: true,
                             fixedrange: true });
   Plotly.react($("chart"), traces, themed({
     legend: { orientation: "h", y: 1.02, yanchor: "bottom", x: 0, font: { size: 11 } }, dragmode: false,
