@@ -370,6 +370,16 @@ def test_only_the_first_columns_of_a_wide_table_are_shown():
     assert len(svg.inline_svg(section.figure, section.caption, "f0")) < 300_000
 
 
+def test_the_library_size_of_draws_is_said():
+    counts = torch.randint(0, 20, (60, 3)).float() + 1
+    data = pv.data.with_library_size(pv.data.from_arrays(counts, likelihood="negative-binomial"))
+    model = pv.models.VAE((3,), 2, data.likelihood, NET)
+    guide = pv.guides.Guide(model, network=NET)
+    context = ReportContext(model, guide, data, summarize(model, guide, data, num_samples=3), 0)
+    (section,) = columns(context)
+    assert f"All draws have the library size {data.likelihood.size:g}" in section.caption
+
+
 def test_images_and_points_in_the_plane_have_no_columns(run):
     assert columns(context_of(run)) == []
     data = pv.data.from_arrays(torch.randn(60, 2))

@@ -7,7 +7,7 @@ from matplotlib.lines import Line2D
 from matplotlib.patches import Patch
 
 from .. import plots
-from ..conditionals import Columns, Conditional, OneHotLikelihood
+from ..conditionals import Columns, Conditional, Family, LibrarySize, OneHotLikelihood
 from ..conditionals.missing import without_missing
 from ..generate import sample
 from ..programs.inspection import covariates_of
@@ -85,6 +85,12 @@ def columns(context: ReportContext) -> list[Section]:
         + "Where both agree, the model has the column's own distribution; that does not yet mean that "
         "it has the dependence between columns."
     )  # fmt: skip
+    family = _family(context)
+    if isinstance(family, LibrarySize):
+        caption += (
+            f" All draws have the library size {family.size:g}, and each data point has its own: the "
+            "data vary more."
+        )
     if len(shown) < len(all_columns):
         caption += f" The first {len(shown)} of {len(all_columns)} columns."
     return [Section("Columns", figure, caption)]
@@ -116,8 +122,13 @@ def shown_columns(context: ReportContext, num: int) -> list[ShownColumn]:
 
 def _blocks(context: ReportContext, num: int) -> list[tuple[bool, int]]:
     """`(whether it is one category, number of columns)` of the blocks of the likelihood of x."""
-    conditional = conditional_of(context.model, "x")
-    family = without_missing(conditional.family) if isinstance(conditional, Conditional) else None
+    family = _family(context)
     if isinstance(family, Columns) and sum(size for _, size in family.blocks) == num:
         return [(isinstance(kind, OneHotLikelihood), size) for kind, size in family.families()]
     return [(False, num)]
+
+
+def _family(context: ReportContext) -> Family | None:
+    """The likelihood of x; None of a user-defined program."""
+    conditional = conditional_of(context.model, "x")
+    return without_missing(conditional.family) if isinstance(conditional, Conditional) else None
