@@ -1,5 +1,6 @@
 """Data sets: splits that never meet, binarization that is stated and seeded, errors of one line."""
 
+import copy
 import dataclasses
 import os
 import urllib.error
@@ -515,6 +516,34 @@ def test_values_that_float32_cannot_tell_apart_are_standardized_in_float64():
     assert (
         from_arrays(np.random.default_rng(0).normal(100, 1, (50, 2))).train.x.dtype == torch.float32
     )
+
+
+@pytest.mark.parametrize(
+    "x",
+    [
+        np.random.default_rng(0).random((200, 2)) * [5e-5, 1] + [0.99995, 0],  # probabilities
+        np.where(np.arange(40) % 2, 1.0, 1.0001)[:, None] * [1, 2],
+        1e6 + np.random.default_rng(0).integers(0, 50, (200, 2)),  # counts that float32 has
+        np.array([[1.0, 2.0], [1.0 + 1e-6, 3.0]] + [[5.0, 7.0]] * 8),
+    ],
+)
+def test_values_that_float32_tells_apart_are_trained_on(x):
+    x = np.asarray(x, float)
+    model = pv.models.VAE((2,), 1, "normal", pv.conditionals.MLP((4,)))
+    guide = pv.guides.Guide(model, network=pv.conditionals.MLP((4,)))
+    losses = [
+        pv.fit(*copy.deepcopy((model, guide)), v, 1, progress=False, compile=False).history[0][
+            "loss"
+        ]
+        for v in (x, x.astype(np.float32))
+    ]
+    assert losses[0] == pytest.approx(losses[1], rel=1e-5)
+
+
+def test_one_nearly_black_image_is_an_image():
+    dark = np.zeros((1, 4), np.uint8)
+    dark[0, 2] = 1
+    assert from_arrays(dark, valid=0, test=0).train.x.max() == pytest.approx(1 / 255)
 
 
 def test_bytes_of_zeros_and_ones_are_not_taken_for_nearly_black_images():

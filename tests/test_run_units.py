@@ -321,3 +321,22 @@ def test_a_density_without_the_covariates_is_not_put_in_the_place_of_a_condition
 ):
     with pytest.raises(pv.UserError, match="z depends on the covariates.*prior or aggregate"):
         given_incomes.sample(source="ex-post")
+
+
+def test_new_covariates_of_bytes_are_numbers_where_those_of_the_run_are():
+    x = torch.randn(60, 2)
+    c = torch.arange(60).reshape(60, 1) % 7
+    run = pv.method("cvae", pv.data.from_arrays(x, c=c), **SMALL).fit(progress=False)
+    expected = run.log_likelihood(x, c=c, num_samples=5)
+    actual = run.log_likelihood(x, c=c.to(torch.uint8), num_samples=5)
+    torch.testing.assert_close(actual, expected)
+
+
+def test_a_condition_that_arranges_the_columns_has_the_scales_of_what_the_model_observes():
+    x = table() + torch.tensor([0.0, 50.0, 500.0])
+    data = pv.data.from_arrays(x, valid=0, test=20)
+    data = data.with_condition(lambda x, y: (x.flip(1), x[:, :1]))
+    run = pv.method("cvae", data, **SMALL).fit(progress=False)
+    observed = run.data.observed_split("test").x
+    original = run.data.test.x * run.data.scaling[1] + run.data.scaling[0]
+    torch.testing.assert_close(run.data.unstandardize(observed), original.flip(1).float())

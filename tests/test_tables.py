@@ -255,8 +255,10 @@ def test_bytes_are_counts_where_the_run_has_counts():
     run = run.fit(progress=False)
     codes, small = run.encode(counts)["z"], counts.astype(np.uint8)
     loader = torch.utils.data.DataLoader(torch.from_numpy(small), batch_size=25)
-    for x in (small, torch.from_numpy(small), {"x": small}, loader):
+    dataset = torch.utils.data.TensorDataset(torch.from_numpy(small))
+    for x in (small, torch.from_numpy(small), {"x": small}, loader, dataset):
         torch.testing.assert_close(run.encode(x)["z"], codes)
+    assert len(run.encode(torch.utils.data.DataLoader(dataset, batch_size=25))["z"]) == 60
 
 
 def test_batches_of_new_data_have_different_draws():
@@ -289,6 +291,8 @@ def test_a_column_of_texts_may_have_digits_alone_in_a_new_file(tmp_path):
     frame = {"v": [0.0], "code": ["007"], "label": [1]}  # a label that was read as a number
     assert run.data.table.encode_labels(frame).tolist() == [0]
     assert run.data.table.encode(frame).tolist() == [[0.0, 1.0, 0.0, 0.0]]
+    frame = {"v": [0.0, 0.0], "code": ["007", "a12"], "label": [1.0, NAN]}  # as pandas reads it
+    assert run.data.table.encode_labels(frame).tolist() == [0, -1]
     with pytest.raises(pv.UserError, match="category of column 'code' 7"):
         run.encode({"v": [0.0], "code": [7]})
 

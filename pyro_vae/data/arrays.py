@@ -16,7 +16,9 @@ from torch.utils.data import DataLoader, Dataset
 from ..errors import UserError
 
 MAX_CLASSES = 2**16  # a one-hot row per data point must fit in memory
-FEWEST_STEPS = 2**10  # of float32 over the range of a column, to tell its values apart
+# The error of rounding to float32, by the deviation of a column: above the first, values stay float64
+# until they are standardized; above the second, training on them as they are is refused.
+KEPT_ROUNDING, HIDDEN_BY_ROUNDING = 1e-3, 0.1
 
 
 def as_tensor(value: Any, name: str = "x") -> torch.Tensor:
@@ -43,11 +45,13 @@ def as_tensor(value: Any, name: str = "x") -> torch.Tensor:
     return torch.from_numpy(array if array.flags.writeable else array.copy())
 
 
-def as_floats(value: Any, name: str = "x", dtype: torch.dtype | None = None) -> torch.Tensor:
+def as_floats(
+    value: Any, name: str = "x", dtype: torch.dtype | None = None, gray: bool = True
+) -> torch.Tensor:
     """`value` as a floating-point tensor: 8-bit integers are gray levels, divided by 255.
 
-    Numbers of numpy and Python become float32, torch's default, unless it cannot tell apart the
-    values of a column, such as time stamps of one day: those stay float64.
+    Numbers of numpy and Python become float32, torch's default, unless rounding hides how the values
+    of a column vary, as of time stamps of one day: those stay float64.
 
     Example:
         >>> from pyro_vae.data.arrays import as_floats
@@ -59,10 +63,11 @@ def as_floats(value: Any, name: str = "x", dtype: torch.dtype | None = None) -> 
         value: the numbers.
         name: of the array, for messages.
         dtype: of the result. Default: that of a float32 or float64 tensor, else see above.
+        gray: whether 8-bit integers are gray levels; else they are numbers.
 
     Raises:
-        UserError: see `as_tensor`; 16-bit images; 8-bit integers that are all 0 or 1, which may be
-            gray levels or numbers; whole numbers that `dtype` cannot hold.
+        UserError: see `as_tensor`; 16-bit images; several rows of 8-bit integers that are all 0 or 1,
+            which may be gray levels or numbers; whole numbers that `dtype` cannot hold.
     """
     tensor = as_tensor(value, name)
     if tensor.dtype == torch.uint16:
@@ -73,11 +78,12 @@ def as_floats(value: Any, name: str = "x", dtype: torch.dtype | None = None) -> 
     tensor = _signed(tensor)
     if dtype is None:
         keep = isinstance(value, torch.Tensor) and tensor.dtype in (torch.float32, torch.float64)
-        keep = keep or (tensor.dtype == torch.float64 and not _distinct_in(torch.float32, tensor))
+        is_double = tensor.dtype == torch.float64
+        keep = keep or (is_double and _rounding(tensor, torch.float32) > KEPT_ROUNDING)
         dtype = tensor.dtype if keep else torch.get_default_dtype()
-    if tensor.dtype == torch.uint8:
-        # on a GPU the check would wait for the device
-        if tensor.numel() and not tensor.is_cuda and int(tensor.max()) == 1:
+    if tensor.dtype == torch.uint8 and gray:
+        # one row may be a nearly black image; on a GPU the check would wait for the device
+        if tensor.dim() and len(tensor) > 1 and not tensor.is_cuda and int(tensor.max()) == 1:
             raise UserError(
                 f"{name} has the 8-bit integers 0 and 1, and 8-bit integers are gray levels up to 255: "
                 f"pass {name} as floats for the numbers 0 and 1, or {name} / 255 for nearly black images"
@@ -88,9 +94,17 @@ def as_floats(value: Any, name: str = "x", dtype: torch.dtype | None = None) -> 
         if largest > 2 / torch.finfo(dtype).eps:  # 2^24 in float32
             raise UserError(
                 f"{name} has whole numbers up to {largest}, which {_short(dtype)} cannot tell from "
-                "their neighbors: scale them, or use a model in float64"
+                "their neighbors: scale them, use a model in float64, or, of measurements such as time "
+                f"stamps, pass {name} as float64 to be standardized"
             )
     return tensor.to(dtype)
+
+
+def are_gray_levels(values: torch.Tensor) -> bool:
+    """Whether numbers lie in [0, 1], up to rounding, and are not all 0 and 1; NaN does not count."""
+    values = values[~values.isnan()]
+    in_range = (values > -1e-6) & (values < 1 + 1e-6)
+    return bool(in_range.all() and ((values - values.round()).abs() > 1e-4).any())
 
 
 def as_named(value: Any, name: str, dtype: torch.dtype | None = None) -> torch.Tensor:
@@ -187,13 +201,14 @@ def is_constant(mean: torch.Tensor, sd: torch.Tensor, dtype: torch.dtype) -> tor
     return sd <= rounding * mean.abs()
 
 
-def check_distinct(tensor: torch.Tensor, name: str, dtype: torch.dtype) -> None:
-    """Raise if `dtype` cannot tell apart the values of a column of `tensor [N, ...]`."""
-    if torch.finfo(dtype).bits < torch.finfo(tensor.dtype).bits and not _distinct_in(dtype, tensor):
-        raise UserError(
-            f"{name} has a column of large values that differ little, which {_short(dtype)} cannot "
-            "tell apart: pv.data.standardize(data), or subtract a constant from it"
-        )
+def check_rounding(tensor: torch.Tensor, name: str, dtype: torch.dtype, remedy: str) -> None:
+    """Raise if the rounding of `dtype` hides how a column of `tensor [N, ...]` varies."""
+    if torch.finfo(dtype).bits < torch.finfo(tensor.dtype).bits:
+        if _rounding(tensor, dtype) > HIDDEN_BY_ROUNDING:
+            raise UserError(
+                f"{name} has a column of large values that differ little, which {_short(dtype)} cannot "
+                f"tell apart: {remedy}"
+            )
 
 
 def fill_missing(x: torch.Tensor, means: torch.Tensor) -> torch.Tensor:
@@ -297,16 +312,21 @@ def _stacked(rows: list[torch.Tensor], name: str) -> torch.Tensor:
     return torch.stack(rows)
 
 
-def _distinct_in(dtype: torch.dtype, tensor: torch.Tensor) -> bool:
-    """Whether `dtype` tells apart the values of every column of `tensor [N, ...]`."""
+def _rounding(tensor: torch.Tensor, dtype: torch.dtype) -> float:
+    """The error of `dtype` by the deviation of the values, in the worst column of `tensor [N, ...]`."""
     if tensor.dim() == 0 or not tensor.numel():
-        return True
-    array = tensor.detach().cpu().numpy()
+        return 0.0
+    array = tensor.detach().cpu().numpy().reshape(len(tensor), -1)
     low, high = np.fmin.reduce(array, 0), np.fmax.reduce(array, 0)  # NaN does not count
     with np.errstate(invalid="ignore", over="ignore"):
-        step = np.maximum(np.abs(low), np.abs(high)) * torch.finfo(dtype).eps
-        lost = (high > low) & (high - low < FEWEST_STEPS * step)
-    return not lost.any()
+        spacing = np.maximum(np.abs(low), np.abs(high)) * torch.finfo(dtype).eps
+        suspects = torch.from_numpy(array[:, (high > low) & (high - low < spacing / KEPT_ROUNDING)])
+    if not suspects.numel():
+        return 0.0
+    mean, sd = column_moments(suspects)
+    error = column_moments(suspects - suspects.to(dtype).double())
+    rms = (error[0] ** 2 + error[1] ** 2).sqrt()
+    return float((rms / sd).nan_to_num(posinf=0.0).max())  # a constant has no values to tell apart
 
 
 def _signed(tensor: torch.Tensor) -> torch.Tensor:

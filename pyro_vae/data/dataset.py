@@ -9,7 +9,7 @@ import torch
 
 from ..conditionals import Family
 from ..errors import UserError, check_int_at_least, checked_seed, unknown_name_error
-from .arrays import as_floats, as_tensor, check_distinct, check_finite
+from .arrays import are_gray_levels, as_floats, as_tensor, check_finite, check_rounding
 from .conditions import Condition
 from .sparse import SparseRows
 from .tables import Table, is_frame
@@ -258,9 +258,10 @@ class Data:
         """
         if self.scaling is None:
             return x
-        whole = self.scaling[0].shape
-        is_whole = x.shape[x.dim() - len(whole) :] == whole
-        scaling = self.scaling if is_whole else self.observed_scaling
+        observed = self.observed_scaling
+        shape = observed[0].shape
+        is_observed = x.shape[x.dim() - len(shape) :] == shape
+        scaling = observed if is_observed else self.scaling
         mean, sd = (s.to(x.device) for s in scaling)
         return (x * sd + mean).to(torch.promote_types(x.dtype, self.train.x.dtype))
 
@@ -278,12 +279,21 @@ class Data:
         mean, sd = (s.to(x.device) for s in self.scaling)
         return ((x - mean) / sd).to(self.train.x.dtype)
 
+    @property
+    def own_covariates(self) -> torch.Tensor | None:
+        """The covariates `[N, ...]` of the training data that came with them; None if there are none."""
+        if self.sparse is None or self.sparse.covariates is None:
+            return self.train.c
+        return self.sparse.covariates[self.train.x[:, 0].long()]
+
     def standardize_covariates(self, c: Any) -> torch.Tensor:
         """New covariates `[N, ...]` in the units of those of these data."""
         if self.c_scaling is None:
             return as_tensor(c, "c")
         mean, sd = self.c_scaling
-        values = as_floats(c, "c", torch.float64)
+        own = self.own_covariates
+        gray = own is not None and are_gray_levels(own * sd.to(own.device) + mean.to(own.device))
+        values = as_floats(c, "c", torch.float64, gray)
         if values.shape[1:] != mean.shape:
             raise UserError(
                 f"c has shape {list(values.shape)}, but the covariates of these data have [N, "
@@ -326,11 +336,15 @@ class Data:
             if not value.is_floating_point() or value.dtype == dtype:
                 return value
             new = value.to(dtype)
-            check_distinct(value, f"{self.name}, an array", dtype)
             # beyond its range
             check_finite(new, f"{self.name}, as {dtype}, an array", self.missing)
             return new
 
+        for name, value in (("x", self.train.x), ("c", self.train.c)):
+            if value is not None and value.is_floating_point():
+                argument = "" if name == "x" else ', "c"'
+                remedy = f"pv.data.standardize(data{argument}), or subtract a constant from it"
+                check_rounding(value, f"{self.name}: {name}", dtype, remedy)
         return self.map_splits(lambda split: split.map(to))
 
     def map_splits(self, function: Callable[[Split], Split], **changes: Any) -> "Data":

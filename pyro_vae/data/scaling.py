@@ -62,15 +62,8 @@ def standardize(data: Data, name: str = "x") -> Data:
     )
 
 
-def own_covariates(data: Data) -> torch.Tensor | None:
-    """The covariates `[N, ...]` of the training data that came with them; None if there are none."""
-    if data.sparse is None or data.sparse.covariates is None:
-        return data.train.c
-    return data.sparse.covariates[data.train.x[:, 0].long()]
-
-
 def _standardize_covariates(data: Data) -> Data:
-    c = own_covariates(data)
+    c = data.own_covariates
     if c is None:
         raise UserError(f"{data.name} has no covariates c to standardize")
     if data.c_scaling is not None:

@@ -94,7 +94,7 @@ class ColumnType:
             UserError: a value that is no category.
         """
         known = {category: i for i, category in enumerate(self.categories)}
-        result = [known.get(value, known.get(str(value))) for value in values.tolist()]
+        result = [known.get(v, known.get(_as_text(v))) for v in values.tolist()]
         for value, code in zip(values.tolist(), result, strict=True):
             if code is None:
                 raise unknown_name_error(kind, value, known)
@@ -116,6 +116,12 @@ class ColumnType:
         if self.kind == "count":
             return numbers.round().astype(np.int64) if round_counts else numbers
         return numbers > 0.5 if self.kind == "boolean" else (numbers > 0.5).astype(np.int64)
+
+
+def _as_text(value: Any) -> str:
+    """A value as a file has it: pandas reads whole numbers beside a missing value as 2.0."""
+    is_whole = isinstance(value, float) and value.is_integer()
+    return str(int(value) if is_whole else value)
 
 
 @dataclass(frozen=True)

@@ -8,12 +8,13 @@ from typing import Any
 
 import numpy as np
 import torch
-from torch.utils.data import DataLoader
+from torch.utils.data import DataLoader, Dataset
 
 from .. import evaluate
 from ..conditionals import Conditional, LibrarySize
 from ..data import DATASETS, Data, Split, as_data
-from ..data.arrays import as_labels, as_tensor
+from ..data.arrays import are_gray_levels, as_labels, as_tensor
+from ..data.conversion import from_dataset
 from ..data.dataset import conditioned, draw_binary
 from ..data.files import read_source
 from ..data.minibatches import LoaderBatches, row_slices
@@ -73,16 +74,29 @@ class NewData:
                 f"have no names, and these data are columns by name ({', '.join(map(str, self.x))}): "
                 "pass an array, in Python, or an .npy or .npz file"
             )
-        x = self.x if self._bytes_are_gray else _with_integers(self.x)
-        return as_data(x, missing=True, dtype=self.data.original_dtype)
+        x, dtype = self.x, self.data.original_dtype
+        if isinstance(x, Dataset) and hasattr(x, "__len__"):
+            items = [self._with_integers(x[i]) for i in range(len(x))]
+            return from_dataset(items, valid=0, test=0, missing=True, dtype=dtype)
+        x = _Batches(x, self) if isinstance(x, DataLoader) else self._with_integers(x)
+        return as_data(x, missing=True, dtype=dtype)
 
-    @property
+    def _with_integers(self, x: Any) -> Any:
+        """x, or an item with it, with plain integers for 8-bit ones that are no gray levels."""
+        if isinstance(x, (tuple, list)) and len(x) and isinstance(x[0], (np.ndarray, torch.Tensor)):
+            return (self._with_integers(x[0]), *x[1:])
+        if isinstance(x, dict):
+            return {**x, "x": self._with_integers(x["x"])} if "x" in x else x
+        is_array = isinstance(x, (np.ndarray, torch.Tensor))
+        is_bytes = is_array and str(x.dtype).endswith("uint8")
+        return as_tensor(x).int() if is_bytes and not self._bytes_are_gray else x
+
+    @functools.cached_property
     def _bytes_are_gray(self) -> bool:
-        """Whether 8-bit integers are gray levels: the values of the run's data lie in [0, 1]."""
-        x = self.data.train.x
-        return (
-            self.data.sparse is None and float(self.data.unstandardize(x).nan_to_num().max()) <= 1
-        )
+        """Whether 8-bit integers are gray levels: the run's data are, or were before they were binarized."""
+        if self.data.sparse is not None or self.data.binarize != "none":
+            return self.data.sparse is None
+        return are_gray_levels(self.data.unstandardize(self.data.train.x))
 
     @property
     def is_stream(self) -> bool:
@@ -218,29 +232,17 @@ class NewData:
         return columns
 
 
-def _with_integers(x: Any) -> Any:
-    """x with the 8-bit integers of its arrays as plain integers, which are not gray levels."""
-    if isinstance(x, tuple):
-        return (_with_integers(x[0]), *x[1:])
-    if isinstance(x, dict):
-        return {**x, "x": _with_integers(x["x"])} if "x" in x else x
-    if isinstance(x, DataLoader):
-        return _Batches(x)
-    is_array = isinstance(x, (np.ndarray, torch.Tensor))
-    return as_tensor(x).int() if is_array and str(x.dtype).endswith("uint8") else x
-
-
 class _Batches:
-    """The batches of a loader, with integers in place of 8-bit ones."""
+    """The batches of a loader of new data, with integers for 8-bit ones that are no gray levels."""
 
-    def __init__(self, loader: DataLoader) -> None:
-        self.loader = loader
+    def __init__(self, loader: DataLoader, new: NewData) -> None:
+        self.loader, self.new = loader, new
 
     def __len__(self) -> int:
         return len(self.loader)
 
     def __iter__(self) -> Iterator[Any]:
-        return (_with_integers(tuple(b) if isinstance(b, list) else b) for b in self.loader)
+        return map(self.new._with_integers, self.loader)
 
 
 def _has_library_size(model: Any) -> bool:

@@ -17,7 +17,6 @@ from ..conditionals import (
 from ..conditionals.library_size import COUNTS
 from ..data import DATASETS, Data, Quadrants
 from ..data.registry import DataSet
-from ..data.scaling import own_covariates
 from ..data.sets import default_condition
 from ..errors import UserError
 from ..programs.program import plain_value
@@ -152,7 +151,7 @@ def _standardize(data: Data, name: str | None, of_likelihood: object) -> Data:
 
 def has_numeric_covariates(data: Data) -> bool:
     """Whether the covariates that came with the data are columns of numbers, not of classes alone."""
-    c = own_covariates(data)
+    c = data.own_covariates
     return (
         c is not None
         and data.c_scaling is None

@@ -615,6 +615,8 @@ def load(
     config = None
     if (folder / CONFIG).exists() and model is None:
         config = complete(read_config(folder / CONFIG))
+        if "standardize_c" in config and "standardize_c" not in (record.get("config") or {}):
+            config["standardize_c"] = False  # a run from before there was the option
         check_unedited(config, record, folder)
         method = Method(config, data, root)
         config, data = method.config, method.data

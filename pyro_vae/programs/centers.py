@@ -49,8 +49,12 @@ def mean_or_median(name: str, fn: Any) -> torch.Tensor:
 
 
 def _where_finite(mean: torch.Tensor, fn: Any) -> torch.Tensor:
-    is_finite = mean.isfinite()
-    return mean if is_finite.all() else torch.where(is_finite, mean, _median(fn).to(mean))
+    if mean.isfinite().all():
+        return mean
+    value = torch.where(mean.isfinite(), mean, _median(fn).to(mean))
+    if value.isfinite().all():
+        return value
+    return torch.where(value.isfinite(), value, common_draws(fn, NUM_DRAWS).median(0).values)
 
 
 def _median(fn: Any) -> torch.Tensor:
@@ -82,7 +86,10 @@ def common_draws(
             of its own. Default: one block.
     """
     sample_shape = torch.Size([] if num_draws is None else [num_draws])
-    with fork_rng(), _CommonRandomness(seed, len(sample_shape), fn.batch_shape, num_rows):
+    try:
+        with fork_rng(), _CommonRandomness(seed, len(sample_shape), fn.batch_shape, num_rows):
+            return fn(sample_shape)
+    except Exception:  # a user's distribution that draws in another way: each row has its own noise
         return fn(sample_shape)
 
 
