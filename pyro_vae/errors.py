@@ -27,6 +27,10 @@ class UserError(ValueError):
         return re.sub(r"\s*\n\s*", " ", text)  # an array that is quoted has several lines
 
 
+class SupportError(UserError):
+    """A value outside the support of its likelihood."""
+
+
 LONGEST_QUOTE = 200  # characters of a value in a message
 OUT_OF_MEMORY = "out of memory: a smaller model, smaller batches or fewer samples need less"
 

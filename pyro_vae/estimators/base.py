@@ -18,9 +18,15 @@ from sklearn.utils import check_array, check_random_state
 from sklearn.utils.validation import check_is_fitted, validate_data
 
 from ..conditionals import Family
-from ..errors import UserError, check_int_at_least, check_ints_at_least, check_positive
+from ..errors import (
+    SupportError,
+    UserError,
+    check_int_at_least,
+    check_ints_at_least,
+    check_positive,
+)
 from ..evaluate import log_likelihood
-from ..evaluate.support import Support, SupportError
+from ..evaluate.support import Support
 from ..generate import sample
 from ..guides import Guide
 from ..methods import fit as fit_pair

@@ -14,7 +14,7 @@ from torch.distributions import Independent, constraints
 from .._pyro_internals import mask_of
 from ..distributions import CategoricalLevels, DiscretizedLogistic
 from ..distributions.proper import is_proper
-from ..errors import UserError
+from ..errors import SupportError
 from ..guides import PriorGuide
 from ..programs import few_rows, layout_of, trace_pair
 from ..programs.calling import as_keyword_program
@@ -24,10 +24,6 @@ from ..programs.sites import Site, base_distribution, is_factor, is_random, site
 
 ROWS_PER_RUN = 1000  # of the model, where supports differ between data points
 WRAPPERS = (Independent, MaskedDistribution, ExpandedDistribution)
-
-
-class SupportError(UserError):
-    """A value outside the support of its likelihood."""
 
 
 class Support:
