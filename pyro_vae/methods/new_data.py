@@ -1,7 +1,7 @@
 """A run applied to new data: arrays, frames and loaders in original units, and answers in them."""
 
 import functools
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sized
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -75,15 +75,17 @@ class NewData:
                 "pass an array, in Python, or an .npy or .npz file"
             )
         x, dtype = self.x, self.data.original_dtype
-        if isinstance(x, Dataset) and hasattr(x, "__len__"):
+        if isinstance(x, Dataset) and isinstance(x, Sized):
             items = [self._with_integers(x[i]) for i in range(len(x))]
             return from_dataset(items, valid=0, test=0, missing=True, dtype=dtype)
         x = _Batches(x, self) if isinstance(x, DataLoader) else self._with_integers(x)
         return as_data(x, missing=True, dtype=dtype)
 
     def _with_integers(self, x: Any) -> Any:
-        """x, or an item with it, with plain integers for 8-bit ones that are no gray levels."""
-        if isinstance(x, (tuple, list)) and len(x) and isinstance(x[0], (np.ndarray, torch.Tensor)):
+        """x, a batch or batches of it, with plain integers for 8-bit ones that are no gray levels."""
+        if isinstance(x, list) and x and isinstance(x[0], (np.ndarray, torch.Tensor, tuple, dict)):
+            return [self._with_integers(batch) for batch in x]
+        if isinstance(x, tuple) and x:
             return (self._with_integers(x[0]), *x[1:])
         if isinstance(x, dict):
             return {**x, "x": self._with_integers(x["x"])} if "x" in x else x
@@ -242,7 +244,8 @@ class _Batches:
         return len(self.loader)
 
     def __iter__(self) -> Iterator[Any]:
-        return map(self.new._with_integers, self.loader)
+        for item in self.loader:  # torch collates pairs (x, y) to lists
+            yield self.new._with_integers(tuple(item) if isinstance(item, list) else item)
 
 
 def _has_library_size(model: Any) -> bool:
