@@ -291,8 +291,9 @@ class Data:
         if self.c_scaling is None:
             return as_tensor(c, "c")
         mean, sd = self.c_scaling
-        own = self.own_covariates
-        gray = own is not None and are_gray_levels(own * sd.to(own.device) + mean.to(own.device))
+        c, own, gray = as_tensor(c, "c"), self.own_covariates, True
+        if c.dtype == torch.uint8 and own is not None:
+            gray = are_gray_levels(own * sd.to(own.device) + mean.to(own.device))
         values = as_floats(c, "c", torch.float64, gray)
         if values.shape[1:] != mean.shape:
             raise UserError(

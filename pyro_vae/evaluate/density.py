@@ -72,17 +72,21 @@ def aggregate_posterior(
         name = choose_latent(_continuous_latents(sites), latent, preferred)
         return {"z": sites[name]["value"]}
 
-    device, num_data = device_of(model, guide, default=batch["x"].device), len(batch["x"])
-    at_once = max(1, FEW_ROWS // num_data)
-    if not layout_of(model, guide, batch).divisible:
+    device = device_of(model, guide, default=batch["x"].device)
+    at_once = max(1, FEW_ROWS // len(batch["x"]))
+    if at_once > 1 and not layout_of(model, guide, batch).divisible:
         at_once = 1
+
+    def repeated(times: int) -> Batch:
+        return batch if times == 1 else {n: torch.cat([v] * times) for n, v in batch.items()}
+
     with evaluation_mode(model, guide, seed=seed, device=device):
         parts = [
             evaluate_in_chunks(
                 draw,
                 model,
                 guide,
-                {n: torch.cat([v] * min(at_once, draws - done)) for n, v in batch.items()},
+                repeated(min(at_once, draws - done)),
                 seed=None,
                 chunk_size=CHUNK_SIZE,
             )["z"]

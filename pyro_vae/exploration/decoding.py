@@ -10,7 +10,6 @@ from ..conditionals import Conditional
 from ..data import Condition, Data
 from ..data.display import joined
 from ..errors import UserError
-from ..evaluate.inputs import Batch
 from ..generate import sample
 from ..generate.decoder_arrays import arrays_or_reason
 from ..programs.inspection import sites_of
@@ -98,10 +97,6 @@ class LatentSpace:
             kept, of_data = self.conditions.values[:CONDITIONS_OF_A_GRID], self.conditions.of_data
             self.conditions = Conditions(self.conditions.name, kept, False, of_data)
 
-    def example(self) -> Batch | None:
-        """A batch for a program that does not sample by itself."""
-        return self.context.example()
-
     def _latents(self, encoded: list[str]) -> list[str]:
         """The continuous parents of x in the model; of a user-defined model, all its latents."""
         conditional = conditional_of(self.model, "x")
@@ -181,7 +176,7 @@ class LatentSpace:
                 values["c"] = c
             else:
                 values["y"] = torch.full((len(units),), condition)
-        x = sample(self.model, mean=True, seed=seed, example=self.example(), **values)
+        x = sample(self.model, mean=True, seed=seed, example=self.context.example(), **values)
         return self.shown(x, c)
 
     # ---------------------------------------------------------------------- JSON values
@@ -212,7 +207,7 @@ class LatentSpace:
         """Raise if x depends on a latent that is neither a unit nor a condition."""
         first, second = (self.decode(self.codes[:4], seed=seed) for seed in (0, 1))
         if not torch.allclose(first, second, atol=1e-4):
-            _, latents = sites_of(self.model, self.example())
+            _, latents = sites_of(self.model, self.context.example())
             others = [n for n in latents if n not in self.sizes]
             raise UserError(
                 f"a place in {', '.join(self.sizes)} has no single picture: x also depends on "

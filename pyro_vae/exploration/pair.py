@@ -213,7 +213,7 @@ def _prior_draws(
     elif "c" in context.others:
         c = context.others["c"]
         given["c"] = c.repeat(-(-size // len(c)), *[1] * (c.dim() - 1))[:size]
-    example = space.example()
+    example = context.example()
     draws = {  # one seed: the draws of all latents are joint draws
         name: sample(context.model, size, site=name, seed=seed, example=example, **given)
         for name in space.sizes

@@ -30,8 +30,8 @@ class SemiAmortized(BaseGuide):
     In training the steps are part of the program: their gradients, second derivatives included,
     reach the encoder and the model. Evaluation, in eval mode, takes the same steps with draws whose
     noise is fixed and common to all data points: equal data points have equal posteriors, in every
-    batch. The steps need x, and the labels if the objective passes labels. A training step costs about k + 1 plain ones, and two for each
-    backward pass.
+    batch. The steps need x, and the labels if the objective passes labels. A training step costs
+    about k + 1 plain ones, and two for each backward pass.
 
     The guide refers to the model without registering it as a submodule, as `PriorGuide` does: copy
     a pair in one call.

@@ -81,11 +81,8 @@ def prepare(config: dict[str, Any], data: Data | None, root: Path | str | None) 
             condition, quadrants = default_condition(data)
         data = datasets.prepare(data, condition=condition, quadrants=quadrants)
         if condition == "quadrants":
-            quadrants = (
-                data.dense_condition.observed
-                if isinstance(data.dense_condition, Quadrants)
-                else None
-            )
+            own = data.dense_condition
+            quadrants = own.observed if isinstance(own, Quadrants) else None
         config |= {"condition": condition, "quadrants": quadrants}
         if config["standardize_c"] is None and has_numeric_covariates(data):
             data = datasets.standardize(data, "c")

@@ -16,6 +16,7 @@ from ..data import Data, as_data
 from ..data import load as load_data
 from ..data.arrays import as_tensor
 from ..data.dataset import difference
+from ..data.display import joined
 from ..data.tables import frame_like
 from ..errors import UserError, file_to_write, folder_to_write
 from ..evaluate.inputs import split_inputs
@@ -220,8 +221,6 @@ class Run(train.Run):
             c: `[M, ...]` covariates of a conditional model, in their original units, in order and
                 repeated. Default: those of the data.
         """
-        from ..data.display import joined
-
         if num is None:
             num = 64 if c is None else max(1, as_tensor(c, "c").shape[:1].numel())
         sheet = self.sheet(source, num=num, c=c, **choices)

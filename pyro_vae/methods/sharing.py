@@ -161,9 +161,10 @@ def model_card(run: "Run", record: Mapping[str, Any], license: str | None) -> st
 
 def _numbers(run: "Run") -> dict[str, float]:
     """The results in the run folder, else the validation ELBO; nats per data point."""
+    # the files in the folder are of the best weights, as the command line evaluates a run
+    folder = run.out if run.epoch == run.best_epoch else None
     for split in ("test", "valid", "train"):
-        is_best = run.epoch == run.best_epoch  # as the command line evaluates a run
-        path = None if run.out is None or not is_best else run.out / f"results-{split}.json"
+        path = None if folder is None else folder / f"results-{split}.json"
         if path is not None and path.exists():
             results = checkpoint.read_json(path)
             names = {"elbo": "ELBO", "log_likelihood": "log-likelihood"}

@@ -61,7 +61,7 @@ def columns(context: ReportContext) -> list[Section]:
     draws = sample(context.model, n, seed=context.seed, example=context.example(), **covariates)
     data = context.data
     x, draws = (data.unstandardize(context.as_shown(v)).cpu() for v in (context.x[:n], draws))
-    all_columns = shown_columns(context, shape[0])
+    all_columns = _columns_of(context, shape[0])
     shown = all_columns[:MOST_COLUMNS]
     across = min(len(shown), 2 if len(shown) <= 12 else 3)
     height = 0.45 + ROW_HEIGHT * -(-len(shown) // across)
@@ -96,7 +96,7 @@ def columns(context: ReportContext) -> list[Section]:
     return [Section("Columns", figure, caption)]
 
 
-def shown_columns(context: ReportContext, num: int) -> list[ShownColumn]:
+def _columns_of(context: ReportContext, num: int) -> list[ShownColumn]:
     """The columns of x `[N, num]`: those of the frame, else of the likelihood, else one by one."""
     table = context.data.table
     if table is not None and len(table.names) == num:
