@@ -11,12 +11,12 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
-from sklearn.mixture import GaussianMixture
 from small_pairs import NET, digits, pair, quiet, same_tensors, three_clusters, weights
 
 import pyro_vae as pv
 from pyro_vae.conditionals.networks import Affine
-from pyro_vae.models.components import fit_mixture_from, set_components, weighted_moments
+from pyro_vae.models.components import set_components
+from pyro_vae.models.mixture_fits import fit_mixture_from
 from pyro_vae.train import MixtureInitialization, mixture_initialization, pool
 from pyro_vae.train.mixture_initialization import plain_vae
 from pyro_vae.train.weights import redraw_weights
@@ -129,36 +129,6 @@ def test_more_components_than_data_raise_one_line(workers):
         small(few, num_components=20, draws=1).fit(progress=False, workers=workers)
 
 
-# ---------------------------------------------------------------- the mixture of a consensus
-
-
-def test_moments_of_a_partition_are_those_of_its_parts():
-    random = np.random.default_rng(0)
-    x, y = random.normal(size=(40, 3)), np.arange(40) % 2
-    weights, means, covariances = weighted_moments(x, np.eye(2)[y])
-    for k in range(2):
-        part = x[y == k]
-        assert weights[k] == pytest.approx(0.5)
-        np.testing.assert_allclose(means[k], part.mean(0), atol=1e-14)
-        np.testing.assert_allclose(covariances[k], np.cov(part.T, bias=True), atol=1e-14)
-    halves = weighted_moments(x, np.full((40, 2), 0.5))  # of soft ones: the whole, twice
-    np.testing.assert_allclose(halves[2][1], np.cov(x.T, bias=True), atol=1e-14)
-
-
-def test_em_from_responsibilities_finds_the_solution_that_they_belong_to():
-    random = np.random.default_rng(0)
-    x = np.repeat(random.normal(size=(3, 2)) * 6, 50, 0) + random.normal(size=(150, 2))
-    fitted = GaussianMixture(3, reg_covar=1e-2, tol=1e-9, max_iter=500, random_state=0).fit(x)
-    again = fit_mixture_from(x, fitted.predict_proba(x), 1e-2, max_iter=500)
-    np.testing.assert_allclose(again.means_, fitted.means_, atol=1e-5)
-    np.testing.assert_allclose(again.covariances_, fitted.covariances_, atol=1e-4)
-    empty = np.zeros((150, 4))
-    empty[:, :3] = fitted.predict_proba(x)  # a component without data does no harm
-    np.testing.assert_allclose(
-        fit_mixture_from(x, empty, 1e-2, 500).means_[:3], fitted.means_, atol=1e-2
-    )
-
-
 # ---------------------------------------------------------------- several VAEs
 
 
@@ -223,7 +193,7 @@ def test_a_mixture_that_merges_two_clusters_is_outvoted(monkeypatch):
         y = data.train.y[order].repeat(len(codes) // len(order))
         if len(calls) == 1:  # of the first VAE: clusters 1 and 2 are one
             y = y.clamp(max=1)
-        return fit_mixture_from(codes, torch.eye(num_components)[y].numpy(), reg_covar, 1)
+        return fit_mixture_from(codes, torch.eye(num_components)[y], reg_covar, 1)
 
     monkeypatch.setattr(mixture_initialization, "fit_mixture", fit_mixture)
     model, guide = method.build()

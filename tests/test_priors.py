@@ -3,7 +3,6 @@
 import copy
 import math
 
-import numpy as np
 import pyro
 import pytest
 import torch
@@ -17,7 +16,7 @@ import pyro_vae as pv
 from pyro_vae.conditionals import MLP, MultivariateNormal, Normal, NormalLikelihood
 from pyro_vae.conditionals.flows import FLOWS
 from pyro_vae.models import FlowPrior, MixturePrior, VampPrior, with_prior
-from pyro_vae.models.components import fit_mixture, set_components
+from pyro_vae.models.components import set_components
 from pyro_vae.train import PseudoInputInitialization, load_weights
 
 D, LATENT, SCALE = 4, 2, 0.6
@@ -523,19 +522,3 @@ def test_a_prior_that_is_not_there_gets_one_line(capsys):
     assert main(["fit", "vade", "--prior", "VampPrior"]) == 1
     line = capsys.readouterr().err
     assert line.startswith("pyro-vae: vade has no option 'prior'; ") and line.count("\n") == 1
-
-
-def test_of_many_mixture_fits_the_likeliest_is_found():
-    from sklearn.mixture import GaussianMixture
-
-    random = np.random.RandomState(0)
-    centers = 8 * random.randn(12, 2)
-    x = np.repeat(centers, 30, 0) + random.randn(360, 2)
-    settings = {"means_init": centers, "reg_covar": 1e-3, "max_iter": 200, "random_state": 0}
-    from_truth = GaussianMixture(12, **settings).fit(x)
-    one, many = (
-        [fit_mixture(x, 12, fits, 1e-3, seed, 200).lower_bound_ for seed in range(6)]
-        for fits in (1, 12)
-    )
-    assert min(one) < from_truth.lower_bound_ - 0.01  # one fit may end elsewhere
-    assert min(many) > from_truth.lower_bound_ - 1e-3

@@ -1,7 +1,6 @@
 """A Gaussian mixture VAE as a clusterer."""
 
 import dataclasses
-import warnings
 from collections.abc import Sequence
 from typing import Any, Self
 
@@ -10,7 +9,6 @@ import torch
 import torch.nn as nn
 from numpy.typing import ArrayLike
 from sklearn.base import ClusterMixin
-from sklearn.exceptions import ConvergenceWarning
 from sklearn.utils import check_random_state
 from sklearn.utils.validation import check_is_fitted
 
@@ -185,9 +183,7 @@ class GMVAEClusterer(ClusterMixin, EmbeddingVAE):
         fits = FITS[len(fitted) > MANY_ROWS]
         model, guide = pair
         assert isinstance(model, GMVAE) and isinstance(guide, Guide)
-        with warnings.catch_warnings():
-            warnings.simplefilter("ignore", ConvergenceWarning)  # of a fit that may be discarded
-            fit_components(model, codes[fitted], fits, REG_COVAR, seed)
+        fit_components(model, codes[fitted], fits, REG_COVAR, seed)
         self._train(
             dataclasses.replace(training, code=codes), seed, (AroundCodes(model), OfZ(guide)),
             self._start_epochs(training), device=device, progress=progress,

@@ -136,7 +136,7 @@ def fit_ex_post_prior(
         latent: the name of the latent. Default: as in `aggregate_posterior`. One with parents can
             be sampled from its density (`pv.sample(model, source={latent: density})`), but not
             evaluated with it.
-        kind: `"mixture"`: scikit-learn's, with full covariances, as in the paper. `"flow"`: neural
+        kind: `"mixture"`: of Gaussians with full covariances, as in the paper. `"flow"`: neural
             spline, fitted by Adam; a tenth of the data is held out to choose the epoch.
         num_components: K of the mixture.
         draws: of q(z | x) per data point; 0 for posterior means.
@@ -190,7 +190,7 @@ def fit_ex_post_prior(
             _fit_flow(density, codes.reshape(max(1, draws), -1, size), epochs)
         else:
             density = MixturePrior(size, num_components, MultivariateNormal()).to(codes)
-            fit_components(density, codes.double().cpu().numpy(), 3, reg_covar, seed or 0)
+            fit_components(density, codes.cpu(), 3, reg_covar, seed or 0)
     return density.to(device).eval()
 
 

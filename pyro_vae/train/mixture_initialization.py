@@ -15,7 +15,8 @@ from ..errors import UserError, check_int_at_least, check_positive
 from ..evaluate import clustering_agreements, consensus_clustering, encode
 from ..guides import Guide
 from ..models import VAE, StandardNormalPrior
-from ..models.components import fit_mixture, fit_mixture_from, set_components
+from ..models.components import set_components, set_mixture
+from ..models.mixture_fits import fit_mixture, fit_mixture_from
 from ..programs import trace_pair
 from ..programs.contexts import seeded
 from ..programs.interfaces import GuideInterface, conditional_of, interface_of
@@ -41,8 +42,8 @@ class MixtureInitialization(Initialization):
     again; VaDE's published results rest on such a start. The steps are seeded and use no label:
 
     1. The pair's own decoder and q(z | x) are trained for `epochs` as a plain VAE, p(z) = N(0, I).
-    2. scikit-learn's full-covariance `GaussianMixture` is fitted to `draws` draws of q(z | x) for
-       each training data point (at most 20,000 points in all), `fits` times, the likeliest kept (of
+    2. A Gaussian mixture with full covariances is fitted to `draws` draws of q(z | x) for each
+       training data point (at most 20,000 points in all), `fits` times, the likeliest kept (of
        more than 5 fits, the 5 that are likeliest after 10 iterations are continued). Draws,
        not means (`draws=0`): what the prior must cover is the aggregate posterior.
     3. Its means and covariances become p(z | y)'s (where z has further parents, as the GMVAE's w,
@@ -226,15 +227,14 @@ class _FirstVAEs:
         train_first(options, *args)
         codes = self._codes()
         mixture = fit_mixture(
-            codes.flatten(0, 1).numpy(), self.num_components, options.fits, options.reg_covar,
+            codes.flatten(0, 1), self.num_components, options.fits, options.reg_covar,
             seed % 2**32, MAX_ITER,
         )  # fmt: skip
-        draws = [torch.as_tensor(mixture.predict_proba(draw.numpy())) for draw in codes]
         content = {
             "weights": self._weights(),
             "codes": codes,
-            "components": [torch.as_tensor(value) for value in _components(mixture)],
-            "responsibilities": torch.stack(draws).mean(0),
+            "components": [mixture.weights, mixture.means, mixture.covariances],
+            "responsibilities": torch.stack([*map(mixture.responsibilities, codes)]).mean(0),
         }
         checkpoint.save_tensors(self.path(index), content)
         return {}
@@ -267,11 +267,6 @@ class _FirstVAEs:
             )  # fmt: skip
 
 
-def _components(mixture: Any) -> tuple[Any, Any, Any]:
-    """Weights, means and covariances of a `GaussianMixture`, as `set_components` takes them."""
-    return mixture.weights_, mixture.means_, mixture.covariances_
-
-
 def _combine(options: MixtureInitialization, model: Any, task: _FirstVAEs) -> dict[str, Any] | None:
     """Put one VAE and its mixture, or that of the consensus, into the pair; returns the record."""
     found = [task.load(n) for n in range(options.vaes)]
@@ -284,11 +279,9 @@ def _combine(options: MixtureInitialization, model: Any, task: _FirstVAEs) -> di
     chosen = max(agreements, key=lambda n: agreements[n])
     codes = found[chosen]["codes"]
     consensus = consensus_clustering(members, chosen).repeat(len(codes), 1)
-    mixture = fit_mixture_from(
-        codes.flatten(0, 1).numpy(), consensus.numpy(), options.reg_covar, MAX_ITER
-    )
+    mixture = fit_mixture_from(codes.flatten(0, 1), consensus, options.reg_covar, MAX_ITER)
     task.load_weights(found[chosen]["weights"])
-    set_components(model, *_components(mixture))
+    set_mixture(model, mixture)
     return {
         "seeds": list(task.seeds),
         "agreements": [agreements[n] for n in range(len(found))],
