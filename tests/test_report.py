@@ -24,7 +24,7 @@ from pyro_vae.report.context import ReportContext
 from pyro_vae.report.html import best_cells
 from pyro_vae.report.latent_figures import components, latent_space, latent_units
 from pyro_vae.report.sample_figures import conditional_samples, new_samples
-from pyro_vae.report.summary import summarize
+from pyro_vae.report.summary import rows, summarize
 
 NET = MLP((16,))
 SMALL = {"network.hidden": [16], "epochs": 1}
@@ -141,6 +141,36 @@ def test_a_collapsed_model_of_partly_labeled_data_has_no_classifiers_of_its_code
     assert result["active_units"] == {"z": 0}
     assert all(name.endswith(" on x") for name in result["classification"]["errors"])
     assert "log p(x) is estimated as" in findings.headline(result)
+
+
+@pytest.mark.parametrize("sd, heavy", [(0.5**0.5, False), (0.2, True)])
+def test_a_log_likelihood_from_heavy_tailed_weights_is_called_a_lower_bound(sd, heavy):
+    """Of a normal guide, k is 1 - Var q / Var p; at the posterior all weights are equal."""
+
+    def model(x):
+        with pyro.plate("data", len(x)):
+            z = pyro.sample("z", dist.Normal(torch.zeros(len(x), 1), 1.0).to_event(1))
+            pyro.sample("x", dist.Normal(z, 1.0).to_event(1), obs=x)
+
+    def guide(x):
+        with pyro.plate("data", len(x)):
+            pyro.sample("z", dist.Normal(x / 2, sd).to_event(1))
+
+    data = pv.data.from_arrays(2**0.5 * torch.randn(60, 1), valid=0, test=0.5, likelihood="normal")
+    result = summarize(model, guide, data, num_samples=500)
+    note = next(note for name, _, note in rows(result) if name == "log-likelihood")
+    found = re.search(r"a lower bound: median k-hat 0\.[89], above 0\.7", note)
+    assert (found is not None) == heavy
+    assert ("log p(x) is at least about" in findings.headline(result)) == heavy
+    assert ("log p(x) is estimated as" in findings.headline(result)) != heavy
+
+
+def test_the_larger_of_two_lower_bounds_is_the_headline_of_a_conditional_model():
+    result = {
+        "split": "test", "conditional": True, "elbo": -9.0, "log_likelihood": -8.0,
+        "log_likelihood_monte_carlo": -7.5, "units": {}, "active_units": {},
+    }  # fmt: skip
+    assert "log p(x | c) is estimated as -7.50 nats" in findings.headline(result)
 
 
 def test_a_collapsed_model_is_reported_with_remedies(tmp_path):

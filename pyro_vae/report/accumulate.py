@@ -8,6 +8,7 @@ import torch
 
 from .. import evaluate
 from ..data import Data
+from ..diagnostics.importance import importance_weights, pareto_k
 from ..evaluate.inputs import Inputs, why_improper
 from ..evaluate.latents import ACTIVE_THRESHOLD
 from ..evaluate.likelihood import kinds_of_terms, why_no_log_likelihood
@@ -18,6 +19,10 @@ from ..programs.calling import accepts_argument
 IMPORTANCE, MONTE_CARLO, EXACT = "importance weighted", "Monte Carlo from the prior", "exact"
 UNITS = "units"  # the term of what standardization changes
 BOUNDS = ("elbo", "log_likelihood", "log_likelihood_monte_carlo")
+LOOKED_AT, TAIL_SAMPLES = (
+    30,
+    100,
+)  # data points whose weights are looked at; samples that this needs
 
 
 class PairNumbers:
@@ -45,6 +50,7 @@ class PairNumbers:
         self._kinds: dict[str, str] = {}
         self._no_likelihood: str | None = None
         self._num_batches, self._conditional, self._estimator = 0, False, ""
+        self._pareto_k = math.nan
 
     @property
     def num_data(self) -> int:
@@ -132,6 +138,16 @@ class PairNumbers:
                 self.model, guide, x, self.num_samples, seed=seed, **others
             )
             _add(self._means, {name: bound - log_volume})
+        if self._num_batches == 1 and self._looks_at_weights:
+            few = {name: value[:LOOKED_AT] for name, value in others.items()}
+            log_w = importance_weights(
+                self.model, self.guide, x[:LOOKED_AT], self.num_samples, seed, **few
+            )
+            self._pareto_k = float(pareto_k(log_w).median())
+
+    @property
+    def _looks_at_weights(self) -> bool:
+        return self._estimator == IMPORTANCE and self.num_samples >= TAIL_SAMPLES
 
     def _add_probabilities(self, p: torch.Tensor) -> None:
         component = p.argmax(-1)
@@ -154,6 +170,8 @@ class PairNumbers:
         else:
             result[log_likelihood] = float(means[log_likelihood])
             result["estimator"] = self._estimator
+            if math.isfinite(self._pareto_k):
+                result["pareto_k"] = self._pareto_k
             if monte_carlo in means:
                 result[monte_carlo] = float(means[monte_carlo])
         if with_errors:

@@ -1,7 +1,9 @@
 """The results of a run in words: a headline, and warnings with their remedies."""
 
+import math
 from collections.abc import Callable, Mapping
 
+from ..diagnostics.importance import RELIABLE_K
 from ..evaluate.latents import ACTIVE_THRESHOLD, COLLAPSE_THRESHOLD, ONE_COMPONENT_THRESHOLD
 
 
@@ -105,7 +107,10 @@ def _result(result: Mapping) -> str:
     if "log_likelihood" in result:
         what = "log p(x | c)" if result.get("conditional") else "log p(x)"
         kind = "is" if result.get("estimator") == "exact" else "is estimated as"
-        value = result["log_likelihood"]
+        if result.get("pareto_k", 0.0) > RELIABLE_K:
+            kind = "is at least about"
+        # two lower bounds of a conditional model
+        value = max(result["log_likelihood"], result.get("log_likelihood_monte_carlo", -math.inf))
     else:
         what = "the score" if "no_log_likelihood" in result else "the ELBO"
         kind, value = "is", result["elbo"]

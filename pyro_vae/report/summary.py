@@ -9,6 +9,7 @@ import torch
 from .. import evaluate
 from ..conditionals import Columns
 from ..data import Data
+from ..diagnostics.importance import RELIABLE_K
 from ..errors import UserError, check_int_at_least
 from ..evaluate.inputs import Inputs, split_inputs
 from ..programs.calling import accepts_argument
@@ -280,7 +281,12 @@ def rows(result: Mapping) -> list[tuple[str, float, str]]:
     ):
         if key in result:
             samples = f"{result['num_samples']} samples" if how != EXACT else "there is no latent"
-            named.append((likelihood, result[key], f"{how}, {samples}{errors.get(key, '')}"))
+            doubt = ""
+            if how == IMPORTANCE and result.get("pareto_k", 0.0) > RELIABLE_K:
+                doubt = (
+                    f"; a lower bound: median k-hat {result['pareto_k']:.1f}, above {RELIABLE_K}"
+                )
+            named.append((likelihood, result[key], f"{how}, {samples}{errors.get(key, '')}{doubt}"))
     others = result.get("other_terms", {})
     for name, value in result["terms"].items():
         if name in others:
