@@ -2,6 +2,7 @@
 
 import math
 
+import numpy as np
 import pyro
 import pyro.distributions as dist
 import pytest
@@ -18,6 +19,7 @@ from objectives import (
     quadrature,
     tiny_pair,
 )
+from pyro import poutine
 from pyro.infer.autoguide import AutoNormal
 from sampling import covering
 from test_objectives_elbo import assert_same, batch, pair, value_and_gradients
@@ -284,3 +286,30 @@ def test_the_optimizer_is_given_parameters_alone(objective):
 def test_their_settings_are_described_for_the_record():
     assert STL(beta=0.5).describe() == {**ELBO(beta=0.5).describe(), "name": "stl"}
     assert DReG(7).describe() == {"name": "dreg", "num_particles": 7}
+
+
+def test_a_masked_draw_keeps_its_whole_gradient():
+    """Its log q is no part of a weight, so that there is no score to put the gradient in place of."""
+    x, w = torch.tensor(2.0).double(), torch.tensor(0.5, dtype=torch.float64, requires_grad=True)
+
+    def latent(loc, rows):
+        with poutine.mask(mask=torch.tensor([False]).expand(rows)):
+            return pyro.sample("z", dist.Normal(loc, 1.0))
+
+    def model(x):
+        with pyro.plate("data", len(x)):
+            z = latent(torch.zeros_like(x[:, 0]), len(x))
+            pyro.sample("x", dist.Normal(z.unsqueeze(-1), 1.0).to_event(1), obs=x)
+
+    def guide(x):
+        with pyro.plate("data", len(x)):
+            latent(w * x[:, 0], len(x))
+
+    nodes, weights = (torch.as_tensor(v) for v in np.polynomial.hermite_e.hermegauss(40))
+    weights = weights / weights.sum()
+    density = torch.distributions.Normal(w * x + nodes, 1.0).log_prob(x)
+    bound = torch.logaddexp(density[:, None], density) - math.log(2)
+    (exact,) = torch.autograd.grad(-(weights[:, None] * weights * bound).sum(), w)
+    data = {"x": x.expand(2000, 1)}
+    for objective in (IWAE(2), DReG(2)):
+        assert_mean_is(gradients(objective, (model, guide), data, [w]), exact.reshape(1))

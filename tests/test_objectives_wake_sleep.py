@@ -149,3 +149,58 @@ def test_what_it_cannot_do_it_refuses():
 
 def test_its_settings_are_described_for_the_record():
     assert RWS(3, 0.5).describe() == {"name": "rws", "num_particles": 3, "sleep_weight": 0.5}
+
+
+class Observing(torch.nn.Module):
+    """z ~ N(0, 1) and x ~ N(z + 2, 1), of which the model observes a function."""
+
+    def __init__(self, function):
+        super().__init__()
+        self.function, self.shift = function, torch.nn.Parameter(torch.tensor(2.0))
+
+    def forward(self, x):
+        with pyro.plate("data", len(x)):
+            z = pyro.sample("z", dist.Normal(0.0, 1.0).expand([len(x)]))
+            seen = self.function(x)
+            loc = z.reshape(-1, *[1] * (seen.dim() - 1)) + self.shift
+            x_given_z = dist.Normal(loc, 1.0).expand(seen.shape)
+            pyro.sample("x", x_given_z.to_event(seen.dim() - 1), obs=seen)
+
+
+class LinearGuide(torch.nn.Module):
+    """q(z | x) of an image `[N, 1, 2]`."""
+
+    def __init__(self):
+        super().__init__()
+        self.linear = torch.nn.Conv1d(1, 1, 2)
+
+    def forward(self, x):
+        with pyro.plate("data", len(x)):
+            pyro.sample("z", dist.Normal(self.linear(x).flatten(), 1.0))
+
+
+@pytest.mark.parametrize("compile", [False, "recorded"])
+def test_the_sleep_phase_refuses_a_model_that_observes_a_function_of_x(compile):
+    pair_ = Observing(lambda x: torch.log1p(x).flatten(1)), LinearGuide()
+    with pytest.raises(pv.UserError, match="observes a function of x at 'x': observe x itself"):
+        pv.fit(
+            *pair_, torch.rand(8, 1, 2), 1, objective=RWS(2, sleep_weight=0.5), compile=compile,
+            progress=False,
+        )  # fmt: skip
+
+
+def test_the_sleep_phase_gives_the_guide_x_in_its_own_shape():
+    """Also of a model that observes it flat, or any numbers in place of missing ones."""
+    x, results = torch.rand(8, 1, 2), []
+    missing = x.masked_fill(torch.arange(8).view(8, 1, 1) == 3, torch.nan)
+    flat = lambda x: x.flatten(1)  # noqa: E731
+    filled = lambda x: x.nan_to_num()  # noqa: E731
+    for function, data in ((lambda x: x, x), (flat, x), (filled, missing)):
+        torch.manual_seed(0)
+        model, guide = Observing(function), LinearGuide()
+        torch.manual_seed(1)
+        loss = RWS(2, sleep_weight=1.0)._sleep_loss(model, guide, (), {"x": data})
+        results.append(flat_gradient(loss, parameters_of(guide)))
+    torch.testing.assert_close(results[0], results[1])
+    torch.testing.assert_close(results[0], results[2])
+    assert results[0].abs().min() > 0

@@ -80,8 +80,8 @@ class DReG(IWAE):
     and for the model the IWAE's gradient: the same mean as `IWAE`, and a signal-to-noise ratio
     that grows with S. Generally, each draw v gets the bound's gradient dL/dv, by way of the
     draws that follow from it as well, times the fraction of the weights that v takes part in: of a draw
-    made for one value of a summed latent, that value's. With S = 1, and none summed in the guide,
-    it is `STL`. A stratified mixture's draws have the IWAE's own gradient.
+    made for one value of a summed latent, that value's; of a masked draw, 1. With S = 1, and none summed
+    in the guide, it is `STL`. A stratified mixture's draws have the IWAE's own gradient.
 
     Costs as `STL`; what is summed in the guide is fitted as by `IWAE`.
 
@@ -123,6 +123,9 @@ class DReG(IWAE):
             # a component's draws are scored by the whole mixture, not by the distribution that they are from
             if not isinstance(fn, StratifiedComponent):
                 fraction = weights.sum_to_size(fn.batch_shape)
+                if site["mask"] is not None:  # masked, its log q is no part of the weights
+                    mask = torch.as_tensor(site["mask"], device=fraction.device)
+                    fraction = torch.where(mask, fraction, 1.0)
                 fractions[name] = fraction.reshape(fn.batch_shape + (1,) * fn.event_dim)
         fit = self._fit_summed(traces, guide)  # it takes the draws as fixed: it has no path
         return (

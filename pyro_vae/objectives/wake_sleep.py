@@ -83,7 +83,16 @@ class RWS(IWAE):
             raise UserError(
                 f"the sleep phase generates one observed site, x; the model has {sorted(seen)}"
             )
-        (x,) = seen.values()
+        ((name, x),) = seen.items()
+        given = args[0] if args else kwargs.get("x")
+        if given is not None:
+            if not _is_x(sites[name]["infer"]["obs"], given):
+                raise UserError(
+                    "the sleep phase gives the guide what the model generates, and the model observes "
+                    f"a function of x at {name!r}: observe x itself (of a transformed distribution), or "
+                    "take sleep_weight=0"
+                )
+            x = x.reshape(given.shape)
         args = (x, *args[1:]) if args else ()
         kwargs = {**kwargs, "x": x} if "x" in kwargs else kwargs
         kwargs.pop("index", None)  # generated data are none of the training data
@@ -97,6 +106,19 @@ class RWS(IWAE):
 
     def describe(self) -> dict[str, object]:
         return {**super().describe(), "sleep_weight": self.sleep_weight}
+
+
+def _is_x(observed: torch.Tensor, x: torch.Tensor) -> bool:
+    """Whether an observed value is x, perhaps reshaped, with any numbers in place of missing ones.
+
+    A recording cannot look at values: the memory is compared first.
+    """
+    if observed.numel() != x.numel():
+        return False
+    if observed.data_ptr() == x.data_ptr() and observed.is_contiguous() and x.is_contiguous():
+        return True
+    seen, expected = observed.reshape(-1), x.reshape(-1).to(observed.dtype)
+    return bool(((seen == expected) | x.reshape(-1).isnan()).all())
 
 
 class _Fixed(Messenger):
