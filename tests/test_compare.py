@@ -782,3 +782,18 @@ def test_networks_that_functions_refer_to_start_every_cell_as_they_were(share_mo
         assert elbo["one", seed] == pytest.approx(elbo["two", seed], abs=1e-6)
     after = [p for net in (decoder, encoder) for p in net.parameters()]
     assert all(torch.equal(p, q) and q.requires_grad for p, q in zip(before, after, strict=True))
+
+
+def test_an_error_in_a_cell_says_of_which(tmp_path):
+    def far_out(model):
+        guide = Guide(model, network=NET)
+        with torch.no_grad():
+            for parameter in guide.parameters():
+                parameter.mul_(1e30)
+        return guide
+
+    guides = {"mine": partial(Guide, network=NET), "far": far_out}
+    options = {**QUICK, "seeds": [3], "num_gap_data": 0, "out": tmp_path}
+    with pytest.raises(pv.UserError, match="^vae, far, elbo, seed 3: .* not finite"):
+        pv.compare(VAE, guides, data(), **options)
+    assert len([*(tmp_path / "cells").glob("*/row.json")]) == 1  # what is done is kept

@@ -5,7 +5,7 @@ import multiprocessing
 import pickle
 from collections.abc import Callable, Iterator
 from concurrent.futures import Future, ProcessPoolExecutor, wait
-from contextlib import ExitStack
+from contextlib import ExitStack, contextmanager
 from pathlib import Path
 from typing import Protocol
 
@@ -80,11 +80,21 @@ def run_group(plan: Plan, model: str, seed: int, on_progress: OnProgress) -> Fol
                 run = shared.cells[cell] if shared else CellRun(plan, cell, *plan.build_pair(cell))
                 if not run.done:
                     # `lambda: my_model` returns the same networks for every cell
-                    with modules_kept(run.model, run.guide):
+                    with modules_kept(run.model, run.guide), _named(cell):
                         run.run(functools.partial(on_progress, cell))
             folders[cell] = run.folder
             on_progress(cell, None)
     return folders
+
+
+@contextmanager
+def _named(cell: Cell) -> Iterator[None]:
+    """Within, an error says of which cell it is."""
+    try:
+        yield
+    except UserError as e:
+        name = f"{cell.model}, {cell.guide}, {cell.objective}, seed {cell.seed}"
+        raise UserError(f"{name}: {e}") from e
 
 
 def _run_in_processes(plan: Plan, workers: int, on_progress: OnProgress) -> Iterator[Folders]:
