@@ -884,3 +884,24 @@ def test_an_embedding_of_floats_is_refused_with_the_remedy():
 
     with pytest.raises(pv.UserError, match=r"the program takes x\.long\(\)"):
         pv.check_pair(program.model, guide, torch.randint(0, 5, (20, 3)))
+
+
+def test_a_plate_that_takes_some_of_the_rows_cannot_be_evaluated():
+    """The pair itself trains: its rows are some of each batch's."""
+
+    def model(x):
+        with pyro.plate("data", len(x), subsample_size=min(50, len(x))) as rows:
+            z = pyro.sample("z", dist.Normal(torch.zeros(len(rows)), 1.0))
+            pyro.sample("x", dist.Normal(z[:, None], 1.0).to_event(1), obs=x[rows])
+
+    def guide(x):
+        weight = pyro.param("weight", torch.zeros(3))
+        with pyro.plate("data", len(x), subsample_size=min(50, len(x))) as rows:
+            pyro.sample("z", dist.Normal(x[rows] @ weight, 1.0))
+
+    x = torch.randn(500, 3)
+    pv.fit(model, guide, x, 1, progress=False)
+    for call in (pv.evaluate.elbo, pv.evaluate.log_likelihood, pv.evaluate.elbo_terms):
+        with pytest.raises(pv.UserError, match="takes 50 of the rows .* evaluation needs all"):
+            call(model, guide, x)
+    pyro.clear_param_store()

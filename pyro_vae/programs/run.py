@@ -14,6 +14,7 @@ from .._pyro_internals import ENUMERATE_DIM, PARTICLES, prune_subsample_sites
 from ..errors import UserError
 from .calling import as_keyword_program
 from .centers import CommonNoise
+from .checks import subsampled_error
 from .handlers import (
     Choose,
     Substitute,
@@ -341,6 +342,8 @@ class _Grid:
         left, event = tensor.shape[: rows - 1], tensor.shape[rows:]
         size = tensor.shape[rows - 1]
         draws = 1 if size == 1 else self.num_particles or 1
+        if size % draws:
+            raise subsampled_error(size)
         return tensor.reshape(*left, draws, size // draws, *event)
 
     @property
