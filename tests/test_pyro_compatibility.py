@@ -439,3 +439,52 @@ def test_a_site_outside_of_the_data_plate_is_refused_by_name():
     x = torch.randn(4, D)
     with pytest.raises(pv.UserError, match="'scale' lies outside the data plate"):
         pv.evaluate.log_likelihood(model, guide, x, num_samples=5)
+
+
+@pytest.mark.parametrize("compile", [False, "recorded"])
+@pytest.mark.parametrize("earlier", [False, True])
+def test_a_parameter_that_a_later_step_is_the_first_to_use_is_refused(compile, earlier):
+    """It would not be trained; SVI trains it. Also one that Pyro's store has from before."""
+    pyro.clear_param_store()
+    if earlier:
+        pyro.param("late", torch.zeros(2))
+    late = {"is_used": False}
+
+    def model(x):
+        shift = pyro.param("early", torch.zeros(2))
+        if late["is_used"]:
+            shift = shift + pyro.param("late", torch.zeros(2))
+        with pyro.plate("data", len(x)):
+            z = pyro.sample("z", dist.Normal(torch.zeros(len(x), 2), 1.0).to_event(1))
+            pyro.sample("x", dist.Normal(z + shift, 1.0).to_event(1), obs=x)
+
+    def guide(x):
+        with pyro.plate("data", len(x)):
+            pyro.sample("z", dist.Normal(x / 2, 0.7).to_event(1))
+
+    def switched_on(run, metrics):
+        late["is_used"] = metrics["epoch"] >= 2
+
+    with pytest.raises(
+        pv.UserError, match=r"pyro.param\('late'\) is used for the first time after"
+    ):
+        pv.fit(
+            model, guide, torch.randn(8, 2), 4, batch_size=4, compile=compile, progress=False,
+            callbacks=[switched_on],
+        )  # fmt: skip
+    pyro.clear_param_store()
+
+
+def test_parameters_of_another_program_in_the_store_are_no_parameters_of_the_pair():
+    """Made by a callback, with a gradient left from a training of its own."""
+    pyro.clear_param_store()
+
+    def log(run, metrics):
+        pyro.param("of another", torch.zeros(2)).sum().backward()
+
+    x = torch.randn(8, 3)
+    model = pv.models.VAE((3,), 2, "normal", pv.conditionals.MLP((4,)))
+    guide = pv.guides.Guide(model)
+    run = pv.fit(model, guide, x, 3, batch_size=4, callbacks=[log], progress=False)
+    assert len(run.history) == 3
+    pyro.clear_param_store()

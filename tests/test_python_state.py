@@ -56,6 +56,52 @@ def test_a_change_of_any_plain_value_is_seen_and_a_change_back_too():
     assert state.values() != first
 
 
+def test_attributes_of_functions_and_entries_of_arrays_and_deques_are_seen():
+    array, recent = np.ones((2, 2)), collections.deque([1.0, 2.0])
+
+    def program(x):
+        return x * program.weight * array[1, 0] * recent[1]
+
+    program.weight = 1.0
+    state = PythonState(program)
+    first = state.values()
+    program.weight = 2.0
+    assert state.values() != first
+    program.weight, array[1, 0] = 1.0, 3.0
+    assert state.values() != first
+    array[1, 0], recent[1] = 1.0, 3.0
+    assert state.values() != first
+    recent[1] = 2.0
+    assert state.values() == first
+    recent.append(3.0)
+    assert state.values() != first
+
+
+def test_attributes_of_an_objective_are_seen_and_its_epoch_is_not():
+    class OfAUser:
+        weight = 1.0
+
+        def differentiable_loss(self, model, guide, x):
+            return self.weight * x.sum()
+
+    hybrid = pv.objectives.Hybrid(alpha=0.5)
+    user = OfAUser()
+    for objective, holder, name in (
+        (pv.objectives.ELBO(beta={"z": 1.0}), lambda o: o.beta, "z"),
+        (pv.objectives.ELBO(free_bits={"z": 1.0}), lambda o: o.free_bits, "z"),
+        (pv.objectives.Renyi(0.5), vars, "alpha"),
+        (hybrid, lambda o: vars(o.gsnn), "beta"),
+        (pv.objectives.objective.as_objective(user), lambda o: vars(user), "weight"),
+    ):
+        state = PythonState(objective)
+        first = state.values()
+        objective.epoch = 3.0
+        with objective.with_schedule_values({}):
+            assert state.values() == first
+        holder(objective)[name] = 0.25
+        assert state.values() != first
+
+
 def test_a_trial_restores_counters_and_random_streams_and_keeps_what_changed_once():
     layer = Layer()
     state = PythonState(layer)
@@ -72,12 +118,12 @@ def test_a_trial_restores_counters_and_random_streams_and_keeps_what_changed_onc
     assert (random.random(), np.random.rand()) == expected
 
 
-@pytest.mark.parametrize("kind", [list, dict, set])
+@pytest.mark.parametrize("kind", [list, collections.deque, dict, set])
 def test_a_container_that_grows_in_every_run_is_a_reason_against_a_recording(kind):
     log = kind()
 
     def program(x):
-        if kind is list:
+        if kind in (list, collections.deque):
             log.append(x)
         elif kind is dict:
             log[len(log)] = x

@@ -795,7 +795,8 @@ GLOBAL_SCALE = 1.0
 
 def scaled_program(holder):
     """A program that depends on a number, and a function that sets the number."""
-    scale, slots, hidden, dropout = Scale(), SlotsScale(), np.ones(1), nn.Dropout(0.0)
+    scale, slots, dropout = Scale(), SlotsScale(), nn.Dropout(0.0)
+    array, hidden = np.ones(1), np.ones(101)
     dropout.scale = Scale()
     cell, weight = 1.0, nn.Parameter(torch.ones(D))
 
@@ -816,7 +817,11 @@ def scaled_program(holder):
         "global": (lambda: GLOBAL_SCALE, lambda v: globals().update(GLOBAL_SCALE=v)),
         "dropout": (lambda: 1.0, lambda v: setattr(dropout, "p", v - 1)),
         "slots": (lambda: slots.value, lambda v: setattr(slots, "value", v)),
-        "hidden": (lambda: float(hidden[0]), lambda v: hidden.fill(v)),  # it is not looked for
+        "array": (lambda: float(array[0]), lambda v: array.fill(v)),
+        "hidden": (
+            lambda: float(hidden[0]),
+            lambda v: hidden.fill(v),
+        ),  # too long to be looked into
     }[holder]
 
     def model(x):
@@ -836,7 +841,17 @@ def assert_same_loss(step, batch, seed=1):
 
 @pytest.mark.parametrize(
     "holder",
-    ["attribute", "dictionary", "object", "class", "closure", "global", "dropout", "slots"],
+    [
+        "attribute",
+        "dictionary",
+        "object",
+        "class",
+        "closure",
+        "global",
+        "dropout",
+        "slots",
+        "array",
+    ],
 )
 def test_a_number_of_python_that_is_changed_is_recorded_again(holder):
     torch.set_default_dtype(torch.float64)
@@ -1014,6 +1029,38 @@ def test_a_weight_that_a_callback_raises_counts_as_in_plain_training(epochs):
         )  # fmt: skip
         weights.append(model.decoder.weight.detach())
     torch.testing.assert_close(*weights, rtol=1e-7, atol=1e-9)
+
+
+@pytest.mark.filterwarnings("error")
+@pytest.mark.parametrize(
+    "objective, name, change",
+    [
+        (lambda: pv.objectives.ELBO(), "beta", 5.0),
+        (lambda: pv.objectives.ELBO(free_bits={"z": 0.1}), "free_bits", {"z": 3.0}),
+        (lambda: pv.objectives.Renyi(0.5, 4), "alpha", 3.0),
+    ],
+)
+def test_an_objective_that_a_callback_changes_counts_as_in_plain_training(objective, name, change):
+    """At a step between two comparisons with the plain step, and without a warning."""
+    torch.set_default_dtype(torch.float64)
+    x, weights = torch.randn(32, D), []
+    for compile in (False, "recorded"):
+        torch.manual_seed(0)
+        network, loss = pv.conditionals.MLP((8,)), objective()
+        model = pv.models.VAE((D,), 2, "normal", network)
+        guide = pv.guides.Guide(model, network=network)
+
+        def annealed(run, metrics, loss=loss):
+            if metrics["epoch"] == 5:  # 20 steps; the next comparison is after 32
+                setattr(loss, name, change)
+
+        pv.fit(
+            model, guide, x, 7, batch_size=8, lr=0.01, compile=compile, objective=loss,
+            callbacks=[annealed], progress=False,
+        )  # fmt: skip
+        weights.append([p.detach() for p in (*model.parameters(), *guide.parameters())])
+    for p, q in zip(*weights, strict=True):
+        torch.testing.assert_close(p, q, rtol=1e-7, atol=1e-9)
 
 
 @pytest.mark.filterwarnings("ignore:the step cannot be recorded")

@@ -2,6 +2,7 @@
 
 import weakref
 
+import numpy as np
 import pytest
 import torch
 from torch.fx.experimental.proxy_tensor import make_fx
@@ -109,8 +110,11 @@ def test_tensors_in_closures_are_read_where_they_are():
         lambda x: x * torch.zeros(()).copy_(x[0, 0]).item(),
         lambda x: x * torch.rand(()).item(),
         lambda x: x * torch.tensor([1.0, 2.0]).mul_(x[0, 0])[:1].item(),
+        lambda x: x if x.numpy().sum() > 0 else -x,
+        lambda x: x if np.asarray(x).sum() > 0 else -x,
+        lambda x: x * x.tolist()[0][0],
     ],
-    ids=["bool", "item", "equal", "copied", "drawn", "written"],
+    ids=["bool", "item", "equal", "copied", "drawn", "written", "numpy", "array", "tolist"],
 )
 def test_a_function_that_looks_at_a_value_is_refused(function):
     with pytest.raises(RuntimeError, match="the program looks at a value of its tensors"):

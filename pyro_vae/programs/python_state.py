@@ -27,18 +27,20 @@ MAX_OBJECTS = 1000  # that are looked into, modules apart
 LIBRARIES = ("torch", "pyro", "pyro_vae", "numpy", "pandas", "builtins", "logging", "tqdm")
 PLAIN = (type(None), int, float, complex, str, bytes, np.generic, torch.dtype, torch.device)
 MODULE_NAMES = frozenset(vars(nn.Module()))  # what every module has, train or eval mode included
+#: Of an objective, what changes from step to step: see `Objective`.
+SCHEDULE_NAMES = ("epoch", "_tensors")
 
 
 class PythonState:
     """The plain values that programs can read: numbers, texts, None, and tuples of them.
 
     These are the attributes of their modules (train or eval mode apart), of their classes, and of
-    objects, dicts and lists that they hold; what functions and partials have closed over, and their
-    defaults; and the globals that functions read, numbers of a Python module among them. What is
-    hidden deeper, such as the state of a numpy generator, is not seen.
+    objects, dicts, lists and small arrays that they hold; what functions and partials have closed over,
+    their defaults and attributes; and the globals that functions read, numbers of a Python module
+    among them. What is hidden deeper, such as the state of a numpy generator, is not seen.
 
     Args:
-        programs: models and guides.
+        programs: models and guides, and their objective, whose attributes count whatever its class.
 
     Example:
         >>> import torch
@@ -163,7 +165,7 @@ class _Place(NamedTuple):
     def label(self, name: Any) -> str:
         """A name for messages."""
         owner = self.owner
-        if isinstance(owner, (dict, list)):
+        if isinstance(owner, (dict, list, deque, np.ndarray)):
             return f"the entry {name!r} of a {type(owner).__name__}"
         return f"{getattr(owner, '__name__', type(owner).__name__)}.{name}"
 
@@ -220,7 +222,7 @@ def _places(
 
     Returns:
         `(places, others, containers)`: `others` are `(container, name, object)`; `containers` are the
-        lists, dicts and sets.
+        lists, deques, dicts and sets.
     """
     places: list[_Place] = []
     held: list[tuple[Any, Any, object]] = []
@@ -245,7 +247,8 @@ def _places(
             others += [value for _, _, value in rest]
         # the parts of a module are as close as the module
         queue.extend((o, depth + (not issubclass(type(o), nn.Module))) for o in others)
-    containers = [item for item in seen.values() if issubclass(type(item), (list, dict, set))]
+    kinds = (list, deque, dict, set)
+    containers = [item for item in seen.values() if issubclass(type(item), kinds)]
     return places, held, containers
 
 
@@ -267,10 +270,15 @@ def _look_into(item: Any) -> tuple[list[_Place], list[object]]:
         return [], [item.__self__, item.__func__]
     if isinstance(item, functools.partial):
         return [], [item.func, item.keywords, *item.args]
-    if isinstance(item, (dict, list)):
+    if isinstance(item, np.ndarray):
+        is_looked_at = item.dtype.kind in "biufc" and item.size <= MAX_ENTRIES
+        return [
+            _Place(item, item.flat, [*range(item.size)], grows=False)
+        ] if is_looked_at else [], []
+    if isinstance(item, (dict, list, deque)):
         if len(item) > MAX_ENTRIES:
             return [], []
-        if isinstance(item, list):
+        if isinstance(item, (list, deque)):
             return [_Place(item, item, [*range(len(item))])], []
         return [_Place(item, item if type(item) is dict else _Entries(item), [*item])], []
     if isinstance(item, tuple):
@@ -282,7 +290,8 @@ def _look_into(item: Any) -> tuple[list[_Place], list[object]]:
     if isinstance(item, types.ModuleType):
         return _numbers_of(item), []
     known = item if isinstance(item, (type, types.FunctionType)) else type(item)
-    if str(known.__module__).split(".")[0] in LIBRARIES:
+    is_objective = known is not item and hasattr(known, "differentiable_loss")
+    if str(known.__module__).split(".")[0] in LIBRARIES and not is_objective:
         return [], []
     if isinstance(item, types.FunctionType):
         cells = _Cells(item)
@@ -294,11 +303,15 @@ def _look_into(item: Any) -> tuple[list[_Place], list[object]]:
             (defaults, range(len(defaults))),
             (by_name, by_name),
         ]
-        return [_Place(item, values, [*names], grows=False) for values, names in holders], []
+        places = [_Place(item, values, [*names], grows=False) for values, names in holders]
+        return [*places, _Place(item, vars(item), [*vars(item)])], []
     if isinstance(item, type):
         names = [n for n in vars(item) if not n.startswith("__")]
         return [_Place(item, vars(item), names, grows=False)], []
-    places = [_Place(item, vars(item), [*vars(item)])] if hasattr(item, "__dict__") else []
+    names = [*vars(item)] if hasattr(item, "__dict__") else []
+    if is_objective:
+        names = [n for n in names if n not in SCHEDULE_NAMES]
+    places = [_Place(item, vars(item), names)] if hasattr(item, "__dict__") else []
     slots = [n for c in type(item).__mro__ for n in _as_names(vars(c).get("__slots__", ()))]
     slots = [n for n in slots if n not in ("__dict__", "__weakref__") and hasattr(item, n)]
     if slots:

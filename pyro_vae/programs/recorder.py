@@ -9,6 +9,7 @@ import pyro
 import torch
 import torch.nn as nn
 from torch.fx.node import Node, map_aggregate
+from torch.overrides import TorchFunctionMode
 from torch.utils.weak import WeakTensorKeyDictionary
 
 from .._pyro_internals import pyro_without_host_sync
@@ -19,6 +20,8 @@ MAX_CONSTANT = 1000  # numbers in a constant whose value a program may look at
 WORTH_RECORDING = 50  # calls of a function that repay recording it and comparing the replay
 
 aten = torch.ops.aten
+#: They read a tensor's memory, without an operation that a recording sees.
+READERS = (torch.Tensor.numpy, torch.Tensor.tolist, torch.Tensor.__array__)
 
 
 def record(
@@ -38,8 +41,8 @@ def record(
         returns, and the other tensors that the function reads (parameters, tensors in closures, constants).
 
     Raises:
-        RuntimeError: the function looks at a value, as `if z.sum() > 0` does, or a value is the size of
-            a tensor, as in `x[x > 0]`: a recording has them fixed.
+        RuntimeError: the function looks at a value, as `if z.sum() > 0` or `z.tolist()` does, or a value
+            is the size of a tensor, as in `x[x > 0]`: a recording has them fixed.
 
     Example:
         >>> import torch
@@ -54,7 +57,7 @@ def record(
     try:
         # a weight in lower precision that was cached before would be a constant
         torch.set_autocast_cache_enabled(False)
-        with recorder:
+        with _NoReaders(recorder.constants), recorder:
             result = function(*inputs)
     finally:
         torch.set_autocast_cache_enabled(cached)
@@ -193,6 +196,21 @@ class _Recorder(TorchDispatchMode):
         self.graph.output(_replace_tensors(result, self._node_of))
         self.graph.eliminate_dead_code(lambda n: n.op != "call_function" or n in self.effects)
         return torch.fx.GraphModule(nn.Module(), self.graph)
+
+
+class _NoReaders(TorchFunctionMode):
+    """Refuses that a program looks at values of tensors other than constants, as numbers of Python."""
+
+    def __init__(self, constants: "_Constants") -> None:
+        super().__init__()
+        self.constants = constants
+
+    def __torch_function__(
+        self, func: Any, types: Any, args: tuple = (), kwargs: dict[str, Any] | None = None
+    ) -> Any:
+        if func in READERS and args[0] not in self.constants:
+            raise RuntimeError(f"the program looks at a value of its tensors ({func.__name__})")
+        return func(*args, **(kwargs or {}))
 
 
 def _sizing_tensors(func: Any, args: tuple, kwargs: dict[str, Any]) -> list[torch.Tensor]:

@@ -142,7 +142,7 @@ class RecordedStep:
         self.objective, self.programs = self.plain.objective, self.plain.programs
         self.backend, self.size, self.on_status = backend, size, on_status or (lambda text: None)
         self.modules = list(dict.fromkeys(m for p in find_modules(*pair) for m in p.modules()))
-        self.python = PythonState(*pair)
+        self.python = PythonState(*pair, objective)
         # by shape and mode, and then by Python values; None: it cannot be recorded
         self.recordings: dict[tuple, dict[tuple, Recording] | None] = {}
         self.count, self.seconds = 0, 0.0

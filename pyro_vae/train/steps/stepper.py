@@ -9,6 +9,7 @@ import pyro
 import torch
 from torch.nn.parameter import is_lazy
 
+from ..._pyro_internals import stored_parameters
 from ..._torch_internals import BatchNorm
 from ...errors import UserError
 from ...objectives import Objective
@@ -65,7 +66,7 @@ class Stepper:
     ) -> None:
         self.pair, self.objective, self.device = pair, objective, device
         self.programs = as_keyword_program(pair[0]), as_keyword_program(pair[1])
-        self.python = PythonState(*pair)
+        self.python = PythonState(*pair, objective)
         self.processes = distributed.size()
         modules = find_modules(*pair)
         self.norms = [
@@ -83,6 +84,7 @@ class Stepper:
         self.parameters = [*(p for p in owned if p.is_floating_point()), *self.free]
         if not self._trained():
             raise UserError("the pair has no parameters to train: requires_grad is off everywhere")
+        self.stored, self.untrained = len(stored_parameters()), self._untrained()
         cuda = device.type == "cuda"
         backend = distributed.on_rank_zero(lambda: choose_backend(compile, steps, work, cuda))
         settings["compile"] = backend
@@ -125,11 +127,38 @@ class Stepper:
         """
         with self._one_row_allowed(batch):
             if self.processes == 1:
-                return self.training(batch), count, stop
-            loss = self.training.fill_gradients(batch)
+                loss = self.training(batch)
+            else:
+                loss = self.training.fill_gradients(batch)
+        self._refuse_late_parameters(batch)
+        if self.processes == 1:
+            return loss, count, stop
         loss, count, stop = distributed.all_reduce_gradients(self.parameters, loss, count, stop)
         self.training.update(loss)
         return loss, count, stop
+
+    def _untrained(self) -> dict[str, torch.Tensor]:
+        """What Pyro's store has besides the parameters of the run."""
+        ids = {id(p) for p in self.parameters}
+        return {n: p for n, p in stored_parameters().items() if id(p) not in ids}
+
+    def _refuse_late_parameters(self, batch: Batch) -> None:
+        """Raise if a step has a `pyro.param` that the first one did not have."""
+        size = len(stored_parameters())
+        if size == self.stored and all(p.grad is None for p in self.untrained.values()):
+            return
+        model, guide = self.programs
+        compute = partial(self.objective.differentiable_loss, model, guide, **batch)
+        used = {id(p) for p in self._leaves(compute, batch)}
+        late = [n for n, p in self._untrained().items() if id(p) in used]
+        if late:
+            raise UserError(
+                f"pyro.param({late[0]!r}) is used for the first time after the first step, and so "
+                "would not be trained: use it in every call, or make it a parameter of an nn.Module"
+            )
+        # those that have a gradient belong to another program
+        self.stored = size
+        self.untrained = {n: p for n, p in self._untrained().items() if p.grad is None}
 
     def is_finite(self, batch: Batch | None) -> bool:
         """Whether the trained parameters and their loss on a batch are finite.
@@ -164,25 +193,33 @@ class Stepper:
 
         def loss_of() -> torch.Tensor:
             nonlocal work
-            self.python.mark()
             compute = partial(self.objective.differentiable_loss, model, guide, **batch)
             if not measured:
                 return compute()
             loss, work = measure_work(compute)
             return loss
 
-        with self._preliminary(batch), pyro.validation_enabled(False):
-            try:
-                used = leaf_parameters(loss_of)
-            except ValueError as e:
-                # Pyro's message if no parameter has a gradient
-                if "cannot be differentiated" not in str(e):
-                    raise
-                if any(p.requires_grad for p in owned):
-                    raise UserError("no parameter of the pair has an effect on its loss") from e
-                used = []
+        try:
+            used = self._leaves(loss_of, batch)
+        except ValueError as e:
+            # Pyro's message if no parameter has a gradient
+            if "cannot be differentiated" not in str(e):
+                raise
+            if any(p.requires_grad for p in owned):
+                raise UserError("no parameter of the pair has an effect on its loss") from e
+            used = []
         ids = {id(p) for p in owned}
         return [p for p in used if id(p) not in ids], work
+
+    def _leaves(self, loss_of: Callable[[], torch.Tensor], batch: Batch) -> list[torch.Tensor]:
+        """The parameters that a loss on a batch has a gradient for; this is no training step."""
+
+        def marked() -> torch.Tensor:
+            self.python.mark()
+            return loss_of()
+
+        with self._preliminary(batch), pyro.validation_enabled(False):
+            return leaf_parameters(marked)
 
     @contextmanager
     def _preliminary(self, batch: Batch) -> Iterator[None]:
