@@ -57,8 +57,8 @@ def test_fits_do_not_depend_on_those_beside_them():
     """Some end before others, which go on."""
     x = clusters(6, 2, distance=1.5)
     members = random(0).dirichlet(np.ones(6), size=(5, len(x)))
-    prepared = mixture_fits._Codes(x)
-    start = prepared.maximized(torch.as_tensor(members), 1e-2)
+    prepared = mixture_fits._Codes(x, 30)
+    start = prepared.maximized([torch.as_tensor(members)], 1e-2)
     together = prepared.fitted(start, 1e-2, 300)
     for n, one in enumerate(members):
         alone = fit_mixture_from(x, one, 1e-2, 300)
@@ -82,9 +82,9 @@ def test_of_many_fits_the_likeliest_is_found():
 
 def test_the_first_components_are_the_moments_of_the_responsibilities():
     x, y = random(0).normal(size=(40, 3)), np.arange(40) % 2
-    prepared = mixture_fits._Codes(x)
+    prepared = mixture_fits._Codes(x, 4)
     halves = np.full((40, 2), 0.5)  # of soft ones: the whole, twice
-    found = prepared.maximized(torch.as_tensor(np.stack([np.eye(2)[y], halves])), 0.1)
+    found = prepared.maximized([torch.as_tensor(np.stack([np.eye(2)[y], halves]))], 0.1)
     for k in range(2):
         part = x[y == k]
         assert float(found.weights[0, k]) == pytest.approx(0.5)

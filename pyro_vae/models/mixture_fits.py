@@ -14,13 +14,14 @@ from typing import Any
 import numpy as np
 import torch
 from threadpoolctl import threadpool_limits
+from torch.nn.functional import one_hot
 
 from ..errors import UserError
 
 SCREENING_ITERATIONS, FINISHED_FITS = 10, 5  # of many fits of a mixture
 TOLERANCE = 1e-3  # change of the mean log-likelihood at which a fit ends, in nats
 SMALLEST_COUNT = 10 * torch.finfo(torch.float64).eps  # a component may be empty
-CHUNK_NUMBERS = 2**19  # features of the rows that are multiplied at once
+CHUNK_NUMBERS = 2**19  # features, or densities, of the rows that are multiplied at once
 KEPT_NUMBERS = 2**25  # features that are computed once: 256 MiB
 
 
@@ -47,7 +48,7 @@ class Mixtures:
 
     def responsibilities(self, codes: Any) -> torch.Tensor:
         """Of one mixture: `[N, K]` probabilities of the components, of codes `[N, D]`."""
-        prepared = _Codes(codes)
+        prepared = _Codes(codes, len(self.weights))
         coefficients = prepared.coefficients(self[None])
         return torch.cat([(c @ coefficients).softmax(-1) for c in prepared.chunks()])
 
@@ -78,17 +79,16 @@ def fit_mixture(
     from sklearn.cluster import KMeans
     from sklearn.exceptions import ConvergenceWarning
 
-    prepared, random = _Codes(codes), np.random.RandomState(seed)
+    prepared, random = _Codes(codes, fits * num_components), np.random.RandomState(seed)
     with threadpool_limits(1), warnings.catch_warnings():  # products so small are slower on several
         warnings.simplefilter("ignore", ConvergenceWarning)  # of codes that are equal
         points = torch.as_tensor(codes).double().numpy()
-        labels = [
+        labels = np.stack([
             KMeans(num_components, n_init=1, random_state=random).fit(points).labels_
             for _ in range(fits)
-        ]
-        members = torch.nn.functional.one_hot(torch.as_tensor(np.stack(labels)).long())
-        missing = num_components - members.shape[-1]  # clusters that no fit has
-        members = torch.nn.functional.pad(members.double(), (0, missing))
+        ])  # fmt: skip
+        rows = torch.as_tensor(labels).long().split(prepared.rows, 1)
+        members = (one_hot(part, num_components).double() for part in rows)
         mixtures = prepared.maximized(members, reg_covar)
         if fits > FINISHED_FITS:
             mixtures = prepared.fitted(mixtures, reg_covar, SCREENING_ITERATIONS)
@@ -108,9 +108,10 @@ def fit_mixture_from(
         responsibilities: `[N, K]`, whose moments of the codes are the first components.
         reg_covar, max_iter: as in `fit_mixture`.
     """
-    prepared = _Codes(codes)
+    members = torch.as_tensor(responsibilities).double()[None]
+    prepared = _Codes(codes, members.shape[-1])
     with threadpool_limits(1):
-        start = prepared.maximized(torch.as_tensor(responsibilities).double()[None], reg_covar)
+        start = prepared.maximized(members.split(prepared.rows, 1), reg_covar)
         return prepared.fitted(start, reg_covar, max_iter)[0]
 
 
@@ -118,9 +119,13 @@ class _Codes:
     """Codes `[N, D]`, with the features in which a Gaussian's log-density is linear.
 
     They are centered, so that moments about zero lose no digits.
+
+    Args:
+        codes: `[N, D]`.
+        components: F K, of all fits.
     """
 
-    def __init__(self, codes: Any) -> None:
+    def __init__(self, codes: Any, components: int) -> None:
         codes = torch.as_tensor(codes).double()
         if not codes.isfinite().all():
             raise UserError("a mixture can be fitted only to codes that are finite")
@@ -129,7 +134,7 @@ class _Codes:
         size = codes.shape[1]
         self.pairs = torch.tril_indices(size, size)
         self.num_features = self.pairs.shape[1] + size + 1
-        self.rows = max(64, CHUNK_NUMBERS // self.num_features)
+        self.rows = max(64, CHUNK_NUMBERS // max(self.num_features, components))
         self._kept: list[torch.Tensor] | None = None
         if len(codes) * self.num_features <= KEPT_NUMBERS:
             self._kept = list(map(self._features, self.codes.split(self.rows)))
@@ -143,14 +148,13 @@ class _Codes:
         """The features of some rows after others."""
         return self._kept or map(self._features, self.codes.split(self.rows))
 
-    def maximized(self, responsibilities: torch.Tensor, reg_covar: float) -> Mixtures:
-        """The mixtures that responsibilities `[F, N, K]` determine."""
-        num, _, size = responsibilities.shape
-        rows = responsibilities.transpose(0, 1).flatten(1).split(self.rows)
-        moments = sum(r.T @ c for r, c in zip(rows, self.chunks(), strict=True))
+    def maximized(self, members: Iterable[torch.Tensor], reg_covar: float) -> Mixtures:
+        """The mixtures that responsibilities determine: `[F, rows, K]`, of some rows after others."""
+        parts = zip(members, self.chunks(), strict=True)
+        moments = sum(torch.einsum("frk,rp->fkp", *part) for part in parts)
         assert isinstance(moments, torch.Tensor)
-        unknown = moments.new_full((num,), -math.inf)
-        return self._mixtures(moments.view(num, size, -1), unknown, reg_covar)
+        unknown = moments.new_full((len(moments),), -math.inf)
+        return self._mixtures(moments, unknown, reg_covar)
 
     def fitted(self, mixtures: Mixtures, reg_covar: float, max_iter: int) -> Mixtures:
         """Mixtures after EM; each ends when its log-likelihood changes by less than the tolerance."""

@@ -21,7 +21,9 @@ WORTH_RECORDING = 50  # calls of a function that repay recording it and comparin
 
 aten = torch.ops.aten
 #: They read a tensor's memory, without an operation that a recording sees.
-READERS = (torch.Tensor.numpy, torch.Tensor.tolist, torch.Tensor.__array__)
+READERS = (
+    torch.Tensor.numpy, torch.Tensor.tolist, torch.Tensor.__array__, torch.Tensor.__dlpack__
+)  # fmt: skip
 
 
 def record(

@@ -125,13 +125,11 @@ class Stepper:
             are several processes, so that there is no host-device synchronization. On a CPU, a step
             whose loss is not finite changes no weight.
         """
+        alone = self.processes == 1
         with self._one_row_allowed(batch):
-            if self.processes == 1:
-                loss = self.training(batch)
-            else:
-                loss = self.training.fill_gradients(batch)
+            loss = self.training(batch) if alone else self.training.fill_gradients(batch)
         self._refuse_late_parameters(batch)
-        if self.processes == 1:
+        if alone:
             return loss, count, stop
         loss, count, stop = distributed.all_reduce_gradients(self.parameters, loss, count, stop)
         self.training.update(loss)
