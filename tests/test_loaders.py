@@ -308,7 +308,7 @@ def exact_run():
     return pv.Run(model, guide, data=pv.data.from_arrays(X, valid=0, test=0)), model
 
 
-@pytest.mark.parametrize("form", ["tensors", "tuples", "dicts", "workers", "array"])
+@pytest.mark.parametrize("form", ["tensors", "tuples", "dicts", "workers", "array", "split"])
 def test_a_run_evaluates_a_loader_batch_by_batch(form):
     """Every bound is log p(x) whatever is drawn: mean and standard error are those of the array."""
     run, model = exact_run()
@@ -321,7 +321,11 @@ def test_a_run_evaluates_a_loader_batch_by_batch(form):
         "workers": DataLoader(Rows(x), batch_size=8, num_workers=2),
         "array": x,
     }
-    result = run.evaluate(data=forms[form], num_samples=2)
+    if form == "split":
+        run.data = pv.data.Data(pv.data.Split(x), test=pv.data.Split(x), likelihood="normal")
+        result = run.evaluate("test", num_samples=2)
+    else:
+        result = run.evaluate(data=forms[form], num_samples=2)
     log_p = linear_marginal(model, 0.7).log_prob(x.double())
     for bound in ("elbo", "log_likelihood"):
         assert result[bound] == pytest.approx(float(log_p.mean()), abs=1e-5)
@@ -329,7 +333,7 @@ def test_a_run_evaluates_a_loader_batch_by_batch(form):
         assert error == pytest.approx(float(log_p.std() / 17**0.5), rel=1e-5)
     codes = pv.evaluate.encode(run.model, run.guide, x)["z"]
     assert result["unit_activity"]["z"] == pytest.approx(codes.var(0).tolist(), rel=1e-6)
-    assert (result["split"], result["data"]) == ("new", 17)
+    assert (result["split"], result["data"]) == ("test" if form == "split" else "new", 17)
     assert f"standard error {result['standard_errors']['elbo']:.2g}" in str(result)
 
 

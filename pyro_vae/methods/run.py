@@ -150,7 +150,8 @@ class Run(train.Run):
     ) -> Any:
         """Numbers of the pair on one split, in nats per data point; printed, a table.
 
-        Densities are those of x in its original units, also of data that are standardized.
+        The bounds have standard errors over the data points. Densities are those of x in its original
+        units, also of data that are standardized.
 
         Args:
             split: train, valid or test. Default: test, if there is one.
@@ -158,8 +159,8 @@ class Run(train.Run):
             write: whether to write the numbers to results-SPLIT.json in the run folder.
             data: new data instead of a split, in original units: an array, a frame, `(x, y)`,
                 the `Path` of a file or image folder that a method can be trained on, or a loader, of
-                which one batch is in memory at a time. Labels score a clustering. The bounds have
-                standard errors. With a loader there are no baselines.
+                which one batch is in memory at a time. Labels score a clustering. With a loader there
+                are no baselines.
 
         Returns:
             A dict, as `summary.summarize` describes it.

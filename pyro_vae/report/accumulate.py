@@ -156,12 +156,8 @@ class PairNumbers:
         is_component = component.unsqueeze(-1) == torch.arange(p.shape[-1], device=p.device)
         _add(self._means, {"p": p, "entropy": entropies, "occupancy": is_component.double()})
 
-    def result(self, with_errors: bool = False) -> dict[str, Any]:
-        """The numbers as JSON values.
-
-        Args:
-            with_errors: whether to report the standard errors of the means of the bounds.
-        """
+    def result(self) -> dict[str, Any]:
+        """The numbers as JSON values, the bounds with standard errors over the data points."""
         means = {name: mean.mean for name, mean in self._means.items()}
         elbo, log_likelihood, monte_carlo = BOUNDS
         result: dict[str, Any] = {"conditional": self._conditional, elbo: float(means[elbo])}
@@ -174,10 +170,9 @@ class PairNumbers:
                 result["pareto_k"] = self._pareto_k
             if monte_carlo in means:
                 result[monte_carlo] = float(means[monte_carlo])
-        if with_errors:
-            named = [name for name in BOUNDS if name in result]
-            errors = {name: self._means[name].estimate().standard_error for name in named}
-            result["standard_errors"] = {n: e for n, e in errors.items() if math.isfinite(e)}
+        named = [name for name in BOUNDS if name in result]
+        errors = {name: self._means[name].estimate().standard_error for name in named}
+        result["standard_errors"] = {n: e for n, e in errors.items() if math.isfinite(e)}
         result["terms"] = {name: float(mean.mean) for name, mean in self._terms.items()}
         result["other_terms"] = self._reported_kinds()
         # of one data point: no spread

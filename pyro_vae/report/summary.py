@@ -54,7 +54,8 @@ def summarize(
 ) -> dict:
     """Numbers of a pair on one split: bounds, KLs, active units, clustering or classification.
 
-    Numbers are in nats per data point, at beta = 1, in eval mode. Densities of standardized columns
+    Numbers are in nats per data point, at beta = 1, in eval mode; the bounds have standard errors over
+    the data points. Densities of standardized columns
     are converted to the original units. For a conditional model
     log p(x | c) is estimated twice: importance weighted with the guide, and by Monte Carlo from the
     prior. Labels score a clustering and have no other use.
@@ -65,8 +66,7 @@ def summarize(
         seed: of all draws.
         supervised: whether training saw labels; then errors of classification take the place of the
             clustering's scores.
-        name: what the result calls data that are no split of the training data's; the bounds then
-            have standard errors.
+        name: what the result calls data that are no split of the training data's.
 
     Returns:
         A dict of JSON values.
@@ -77,7 +77,7 @@ def summarize(
     numbers = PairNumbers(model, guide, data, num_samples, seed)
     numbers.add(x, others)
     result: dict = {"split": name or split, "data": len(x), "num_samples": num_samples}
-    result |= numbers.result(with_errors=name is not None)
+    result |= numbers.result()
     if numbers.assignments and y is not None and not classifies and bool((y >= 0).any()):
         (clusters,) = numbers.assignments
         num_components = len(result["occupancy"])
@@ -101,7 +101,7 @@ def summarize_batches(
 ) -> dict:
     """The numbers of `summarize` over batches of new data, of which one is in memory at a time.
 
-    The bounds have standard errors. Baselines, which need all data at once, are left out.
+    Baselines, which need all data at once, are left out.
 
     Args:
         data: what the pair was trained on.
@@ -126,7 +126,7 @@ def summarize_batches(
     if not numbers.num_data:
         raise UserError("there are no batches to evaluate")
     result: dict = {"split": name, "data": numbers.num_data, "num_samples": num_samples}
-    result |= numbers.result(with_errors=True)
+    result |= numbers.result()
     y = torch.cat(labels) if labels else torch.empty(0, dtype=torch.int64)
     clusters = torch.cat(numbers.assignments) if numbers.assignments else y[:0]
     is_labeled = y >= 0
