@@ -5,7 +5,7 @@
 
 Each seed is a whole run of `pyro-vae fit METHOD`, with its settings, initialization, training and
 restarts. Accuracy is Hungarian, on the test split, and in addition on all data.
-Initialization, training and choices use no label. The seeds 200 to 239 took no part in the choice of
+Initialization, training and choices use no label. The seeds 200 to 249 took no part in the choice of
 settings. `seconds` depends on how many processes train the first VAEs or the restarts
 (`--workers`).
 """

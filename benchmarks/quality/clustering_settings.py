@@ -21,13 +21,15 @@ VARIATIONS = {
     "weight_decay 0.5": {"initialize.weight_decay": 0.5},
     "x not centered": {"center": False},
     "start on means": {"initialize.draws": 0},
-    "batches of 128": {
-        "batch_size": 128,
-        "lr": 5e-4,
-        "initialize.batch_size": 128,
-        "initialize.lr": 2e-3,
+    "start with batches of 256": {"initialize.batch_size": 256},
+    "start of 300 epochs, batches of 256": {
+        "initialize.epochs": 300,
+        "initialize.batch_size": 256,
     },
-    "half the epochs": {"epochs": 50, "initialize.epochs": 150},
+    "start with lr 2e-3": {"initialize.lr": 2e-3},
+    "then batches of 128, lr 5e-4": {"batch_size": 128, "lr": 5e-4},
+    "then 60 epochs, lr 1.5e-3": {"epochs": 60, "lr": 1.5e-3},
+    "half the epochs": {"epochs": 50, "initialize.epochs": 75},
     "10 mixture fits": {"initialize.fits": 10},
     "no mixture start": {"initialize": None, "epochs": 400, "lr": 2e-3},
 }
@@ -54,7 +56,7 @@ def main(argv=None):
     for name, change in variations.items():
         elbos = [validation_elbo(change, seed, options.device) for seed in range(options.seeds)]
         table[name] = harness.mean_sd(elbos)
-        print(f"{name:<24}{table[name]['mean']:>9.2f} ± {table[name]['sd']:.2f}", flush=True)
+        print(f"{name:<36}{table[name]['mean']:>9.2f} ± {table[name]['sd']:.2f}", flush=True)
     if options.out:
         command = harness.command("benchmarks.quality.clustering_settings", argv)
         harness.write(options.out, command, validation_elbo=table)
