@@ -422,6 +422,8 @@ def test_text_among_the_numbers_of_a_csv_file_is_not_passed_over(tmp_path):
         ("a,b\n", "no rows below a header"),
         ("a,b\n1,2\n3\n", "row 3 has 1 values, the header 2"),
         ("a,a\n1,2\n", "several columns 'a'"),
+        ("0.5,0.1\n0.5,0.2\n0.4,0.1\n", "it has only numbers, such as '0.5': add a row of names"),
+        ("1,1\n2,2\n", "it has only numbers, such as '1'"),
         (b"\xff\xfe\x00a", "not a CSV file in UTF-8"),
         ("a\n" + "\n".join(f"t{i}" for i in range(300)), "300 different texts"),
     ],
@@ -433,6 +435,14 @@ def test_a_bad_csv_file_gives_one_line(text, message, tmp_path, capsys):
     error = capsys.readouterr().err
     assert message in error and error.count("\n") == 1
     assert not (tmp_path / "run").exists()
+
+
+def test_the_names_that_pandas_writes_for_unnamed_columns_are_names(tmp_path):
+    for header in ("0,1", ",0,1"):  # without and with the index
+        rows = [f"{i},{i}.5,2.5" if header.startswith(",") else f"{i}.5,2.5" for i in range(20)]
+        (tmp_path / "a.csv").write_text("\n".join([header, *rows]))
+        data = pv.data.load(str(tmp_path / "a.csv"))
+        assert sum(map(len, data.splits().values())) == 20 and data.table.names == ["0", "1"]
 
 
 def test_a_csv_file_trains_samples_and_encodes_from_the_command_line(tmp_path, capsys):

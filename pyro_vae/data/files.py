@@ -119,7 +119,8 @@ def read_csv(path: Path, text: Collection[str] = ()) -> dict[str, list[Any]]:
         text: the names of columns that are text, whatever they look like.
 
     Raises:
-        UserError: no header, two columns of one name, a row of another length, no UTF-8.
+        UserError: no header, or one of numbers alone; two columns of one name, a row of another
+            length, no UTF-8.
     """
     try:
         with open(path, encoding="utf-8-sig", newline="") as file:
@@ -132,6 +133,7 @@ def read_csv(path: Path, text: Collection[str] = ()) -> dict[str, list[Any]]:
     if len(rows) < 2:
         raise UserError(f"{path} has no rows below a header")
     header, *body = rows
+    _check_header(path, header)
     for i, row in enumerate(body, 2):
         if len(row) != len(header):
             raise UserError(f"{path}: row {i} has {len(row)} values, the header {len(header)}")
@@ -148,6 +150,16 @@ def read_csv(path: Path, text: Collection[str] = ()) -> dict[str, list[Any]]:
         _check_text(path, name, present)
         columns[name] = _typed(cells, present)
     return columns
+
+
+def _check_header(path: Path, header: list[str]) -> None:
+    """Refuse a first row of numbers: it is probably a row of data. pandas' names 0, 1, ... are none."""
+    names = header[1:] if header[0] == "" else header  # pandas writes the index without a name
+    if names and all(map(_is_number, names)) and names != [str(i) for i in range(len(names))]:
+        raise UserError(
+            f"{path}: the first row was taken as the column names, and it has only numbers, such as "
+            f"{names[0]!r}: add a row of names above it"
+        )
 
 
 def _check_text(path: Path, name: str, present: list[str]) -> None:
