@@ -12,6 +12,7 @@ from pathlib import Path
 
 import pytest
 from commands import COMMANDS, main, parsed, parsed_fit
+from sklearn.datasets import load_wine
 
 import pyro_vae as pv
 from pyro_vae.report import samples
@@ -125,6 +126,14 @@ def test_programs_run_with_few_epochs(path, tmp_path, monkeypatch, few_epochs, u
 def test_programs_run_as_printed(path, tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
     run_blocks(path, python_blocks(path))
+
+
+def test_the_classifier_example_has_labels_of_every_class():
+    blocks = python_blocks(ROOT / "docs" / "estimators.md")
+    code = next(code for code in blocks if "few" in code).split("classifier =")[0]
+    namespace = {"y": load_wine().target}
+    exec(code, namespace)
+    assert set(namespace["few"]) == {-1, 0, 1, 2}
 
 
 @pytest.mark.parametrize("path", PAGES, ids=page_id)
