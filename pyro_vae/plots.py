@@ -436,9 +436,9 @@ def curves(ax: Axes, history: Sequence[Mapping], best_epoch: int | None = None) 
         shown.append(bound)
     if best_epoch is not None and len(history) > 1:
         ax.axvline(best_epoch, color=ORANGE, lw=1, ls=":", label=f"best epoch, {best_epoch}")
-    if len(history) > 4:  # the first epochs are far off, and would flatten the rest
+    if len(history) > 4:  # the first tenth is far off, and would flatten the rest
         low = min(s.min() for s in shown)
-        high = max(s[len(s) // 10] for s in shown)
+        high = max(s[len(s) // 10 :].max() for s in shown)
         ax.set_ylim(low - 0.05 * (high - low), high + 0.1 * (high - low))
     ax.xaxis.set_major_locator(MaxNLocator(integer=True))
     ax.set_xlabel("epoch")

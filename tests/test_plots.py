@@ -156,6 +156,15 @@ def test_a_single_validated_epoch_is_a_point():
     assert ax.lines[0].get_marker() == "o"
 
 
+def test_only_losses_of_the_first_tenth_of_the_epochs_are_cut_off():
+    short = [7.84, 7.80, 7.93, 7.90, 7.87]
+    for losses, largest in ((short, 7.93), ([900.0, *short * 4, 8.5], 8.5)):
+        _, ax = plots.axes()
+        plots.curves(ax, [{"epoch": e, "loss": loss} for e, loss in enumerate(losses, 1)])
+        low, high = ax.get_ylim()
+        assert low < 7.80 and largest < high < 9
+
+
 # ------------------------------------------------------------------- latents
 
 
