@@ -21,6 +21,7 @@ from pyro_vae.comparison.evaluation import CellResult
 from pyro_vae.comparison.evidence import FLAGS, NAMES, NUMBERS, table_rows
 from pyro_vae.comparison.posteriors import load_posteriors
 from pyro_vae.conditionals import MLP, MultivariateNormal, NormalLikelihood
+from pyro_vae.diagnostics.grid import PosteriorGrid
 from pyro_vae.guides import Guide, SemiAmortized
 
 D, LATENT, SCALE = 5, 2, 0.6
@@ -637,6 +638,20 @@ def test_figures_show_gaps_or_else_elbos():
     (ax,) = gaps.axes
     assert ax.get_xlabel().startswith("log p(x) − ELBO, nats per data point\nfirst 0 of 50 test")
     assert {p.get_width() for p in ax.patches} == {0.5, 1.0}
+
+
+def test_guides_of_a_data_point_are_drawn_in_one_window():
+    result = comparison({"narrow": [-1.0], "wide": [-2.0]})
+    for guide, shift, scale in (("narrow", 0.0, 1.0), ("wide", 1.0, 2.0)):
+        axes = torch.linspace(-9, 9, 91).expand(1, 2, 91) + shift
+        density = dist.Normal(shift, scale).log_prob(axes[0]).exp()
+        square = density[0, :, None] * density[1]
+        result.posteriors[guide] = PosteriorGrid(axes, torch.zeros(1), square[None], square[None])
+    panels = result.plot().axes[1:]
+    assert [ax.get_title() for ax in panels] == ["narrow", "wide"]
+    (low, high), second = (ax.get_xlim() for ax in panels)
+    assert (low, high) == second == panels[0].get_ylim() == panels[1].get_ylim()
+    assert low < -5 and high > 7  # the contours of 99 % of the wide one
 
 
 def test_progress_names_the_cell_and_the_gap_search(capsys):

@@ -310,6 +310,15 @@ def test_a_grid_follows_a_posterior_far_from_the_prior():
     torch.testing.assert_close(actual.log_likelihood, truth, atol=1e-3, rtol=0)
 
 
+def test_the_window_of_a_grid_contains_the_outer_contour_of_a_wide_guide():
+    model = linear(2)
+    x = model(size=20).detach()
+    grid = pv.diagnostics.posterior_grid(model, x, posterior_guide(model, widen=3.0))
+    inside = grid.guide[:, 1:-1, 1:-1].amax((1, 2))
+    edges = torch.cat([grid.guide[:, [0, -1]].flatten(1), grid.guide[..., [0, -1]].flatten(1)], 1)
+    assert (edges.amax(1) < 0.01 * inside).all()  # the density on the contour of 99 % of a normal
+
+
 def test_nuts_and_the_grid_agree_on_a_mixture():
     torch.manual_seed(0)
     model = pv.models.MixtureVAE((D,), 2, 2, network=NET).double()

@@ -3,6 +3,7 @@
 import math
 from typing import TYPE_CHECKING, Any
 
+import numpy as np
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure, FigureBase
 
@@ -71,7 +72,10 @@ def _elbos(ax: Axes, comparison: "Comparison", rows: Summary, title: str) -> Non
 
 
 def _posteriors(figure: FigureBase, posteriors: dict[str, PosteriorGrid], num_data: int) -> None:
-    """A column per guide, one row per data point: the guide's density over the true posterior."""
+    """A column per guide, one row per data point: the guide's density over the true posterior.
+
+    The guides of a data point have one window.
+    """
     axes = figure.subplots(num_data, len(posteriors), squeeze=False)
     for column, (guide, grid) in zip(axes.T, posteriors.items(), strict=True):
         for row, ax in enumerate(column):
@@ -81,4 +85,11 @@ def _posteriors(figure: FigureBase, posteriors: dict[str, PosteriorGrid], num_da
             legend = ax.get_legend()
             handles, texts = legend.legend_handles, [text.get_text() for text in legend.texts]
             legend.remove()  # one for all, beside the densities
+    for panels in axes:  # the limits of each contain the contours of its guide and of the posterior
+        limits = np.stack(
+            [ax.viewLim.get_points() for ax in panels]
+        )  # [guide, low or high, x or y]
+        low, high = limits[:, 0].min(0), limits[:, 1].max(0)
+        for ax in panels:
+            ax.set(xlim=(low[0], high[0]), ylim=(low[1], high[1]))
     figure.legend(handles, texts, loc="outside lower center", ncols=len(texts), frameon=False)

@@ -14,6 +14,7 @@ from .joint import Joint
 LOG_DENSITY_CUTOFF = 12.0  # nats below the largest value; densities below it are neglected
 MAX_ROUNDS = 12  # of the search for the window
 MIN_ROUNDS = 3
+GUIDE_MARGIN = 0.35  # of the range of the guide's draws, to each side
 
 
 class PosteriorGrid(NamedTuple):
@@ -36,7 +37,7 @@ def posterior_grid(
     r"""The posterior density of a model with two latent numbers, on a grid.
 
     The window of each data point is fitted to the points within 12 nats of the largest density,
-    and to draws of the guide. Discrete latents are summed exactly; constrained latents are mapped
+    and to draws of the guide, with a margin. Discrete latents are summed exactly; constrained latents are mapped
     to the reals. If the window contains the posterior, `log_likelihood` is exact up to quadrature
     error, which is small for smooth densities.
 
@@ -90,14 +91,16 @@ def _grid(joint: Joint, num: int, num_points: int) -> PosteriorGrid:
 
 
 def _window(joint: Joint, num: int, num_points: int) -> tuple[torch.Tensor, torch.Tensor]:
-    """Lower and upper ends `[B, 2]` that contain the posterior and draws of the guide."""
+    """Lower and upper ends `[B, 2]` that contain the posterior and the guide's mass."""
     prior = Joint(joint.model, joint.batch).draw(500)
     guide_draws = None if joint.guide is None else joint.draw(200)
 
     def with_guide(low: torch.Tensor, high: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
         if guide_draws is None:
             return low, high
-        return torch.minimum(low, guide_draws.amin(0)), torch.maximum(high, guide_draws.amax(0))
+        least, most = guide_draws.amin(0), guide_draws.amax(0)
+        margin = GUIDE_MARGIN * (most - least)
+        return torch.minimum(low, least - margin), torch.maximum(high, most + margin)
 
     low, high = prior.amin(0), prior.amax(0)
     low, high = with_guide(1.5 * low - 0.5 * high, 1.5 * high - 0.5 * low)
