@@ -408,10 +408,10 @@ BAD = {
     ),
     "no command": ([], "command"),
     "no method": (["fit"], "fit needs a method"),
-    "out is a file": (fit("vae", "--out", "table.csv"), "'table.csv' cannot be a run folder"),
+    "out is a file": (fit("vae", "--out", "table.csv"), "cannot write to 'table.csv'"),
     "out is beneath a file": (
         fit("vae", "--out", "table.csv/run"),
-        "'table.csv/run' cannot be a run folder",
+        "cannot write to 'table.csv/run'",
     ),
     "out is too long": (
         fit("vae", "--out", "x" * 300),

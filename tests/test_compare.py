@@ -341,6 +341,12 @@ def test_compare_trains_guides_by_name_and_compares_runs(tmp_path, monkeypatch, 
     assert main(["compare", *runs, "--num_gap_data", "0", "--num_samples", "20"]) == 0
     said = capsys.readouterr().out
     assert "vae-digits" in said and "iaf-vae-digits" in said
+    (tmp_path / "file").write_text("")
+    compared = ["compare", *runs, "--num_gap_data", "0", "--num_samples", "20", "--out", "file/c"]
+    assert main(compared) == 0
+    said = capsys.readouterr()
+    assert "iaf-vae-digits" in said.out and "compare.csv" not in said.out
+    assert "the comparison was not written: cannot write to 'file/c'" in said.err
     for wrong, message in (
         (["compare"], "either run folders, or --model"),
         (["compare", "--model", "vae", "--guides", "diagnal"], "did you mean 'diagonal'"),
@@ -353,6 +359,13 @@ def test_compare_trains_guides_by_name_and_compares_runs(tmp_path, monkeypatch, 
         assert main(wrong) == 1
         error = capsys.readouterr().err
         assert message in error and error.count("\n") == 1
+
+
+def test_a_folder_that_cannot_be_written_raises_before_training(tmp_path, monkeypatch):
+    monkeypatch.setattr(pv.comparison.api, "run_cells", None)
+    (tmp_path / "file").write_text("")
+    with pytest.raises(pv.UserError, match="cannot write to"):
+        pv.compare(VAE, GUIDES, data(), out=tmp_path / "file" / "c", **QUICK)
 
 
 # --------------------------------------------------- one log p(x) for one model

@@ -332,6 +332,13 @@ def test_a_write_that_fails_leaves_the_old_file(tmp_path):
     assert path.read_text() == "old" and list(tmp_path.iterdir()) == [path]
 
 
+def test_a_file_that_cannot_be_written_is_named_and_not_its_temporary_one(tmp_path):
+    path = tmp_path / "gone" / "explore.html"
+    with pytest.raises(FileNotFoundError) as raised:
+        checkpoint.write_atomically(path, lambda p: p.write_text("page"))
+    assert raised.value.filename == str(path)
+
+
 def test_resuming_with_other_settings_is_refused(tmp_path):
     quiet(*pair(), digits(), 1, out=tmp_path)
     with pytest.raises(pv.UserError, match="lr=0.001, not 0.1"):

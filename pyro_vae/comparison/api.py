@@ -14,6 +14,7 @@ from ..data.dataset import SPLITS
 from ..errors import UserError, check_int_at_least, checked_seed, unknown_name_error
 from ..objectives import ELBO
 from ..train import fit
+from ..train.folder import RunFolder
 from ..train.settings import SEED_BITS
 from .evaluation import CellResult, check_gap_options
 from .evidence import table_rows
@@ -91,7 +92,7 @@ def compare(
 
     Raises:
         UserError: names, splits or options that do not exist; factories that return no model or no
-            guide, or that cannot be sent to a worker process.
+            guide, or that cannot be sent to a worker process; a folder that cannot be written.
 
     References:
         Cremer, Li and Duvenaud 2018, Inference suboptimality in variational autoencoders
@@ -116,6 +117,8 @@ def compare(
         num_gap_data, gap_options, options,
     )  # fmt: skip
     check_int_at_least(1, workers=workers)
+    if out is not None:
+        RunFolder(out).check_writable()  # now, not after hours of training
     with tempfile.TemporaryDirectory(prefix="pyro_vae") as scratch:
         plan.out = Path(out or scratch)
         folders = run_cells(plan, workers, progress)

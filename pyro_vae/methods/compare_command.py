@@ -64,6 +64,7 @@ def compare_runs_or_guides(
         "data": data, "epochs": epochs, "settings": settings,
     }  # fmt: skip
     from .. import comparison, methods
+    from .advice import advise
     from .effects import check_root
 
     if runs:
@@ -76,7 +77,12 @@ def compare_runs_or_guides(
             run: methods.load(run, device=device, root=root) for run in runs
         }
         result, out = comparison.compare_runs(loaded, **evaluated), out or Path("runs/compare")
-        result.save(out)
+        try:
+            result.save(out)
+        except (UserError, OSError) as e:
+            print(result)
+            advise(f"the comparison was not written: {e}")
+            return 0
     else:
         assert model is not None
         check_root(root, data or "digits")

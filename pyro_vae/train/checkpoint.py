@@ -32,6 +32,10 @@ def write_atomically(path: Path | str, write: Callable[[Path], object]) -> None:
         with open(temporary, "rb") as f:
             os.fsync(f.fileno())
         os.replace(temporary, path)
+    except OSError as e:
+        if e.filename is not None:
+            e.filename, e.filename2 = str(path), None  # the file that the caller named
+        raise
     finally:
         temporary.unlink(missing_ok=True)
 

@@ -97,7 +97,7 @@ class RunFolder:
                 pass
         except (OSError, ValueError) as e:
             reason = getattr(e, "strerror", None) or e
-            raise UserError(f"{str(self.path)[:60]!r} cannot be a run folder: {reason}") from None
+            raise UserError(f"cannot write to {str(self.path)[:60]!r}: {reason}") from None
 
     def can_resume(self) -> bool:
         """Whether the folder, claimed, has a checkpoint; one without has no epoch to lose.
