@@ -351,6 +351,11 @@ def test_compare_trains_guides_by_name_and_compares_runs(tmp_path, monkeypatch, 
         (["compare"], "either run folders, or --model"),
         (["compare", "--model", "vae", "--guides", "diagnal"], "did you mean 'diagonal'"),
         (["compare", "runs/nothing"], "is this a run folder?"),
+        (
+            [*arguments, "--settings", "latent_dim=2"],
+            """--settings '{"latent_dim": 2}', got latent""",
+        ),
+        ([*arguments, "--latent-dim", "2"], """(options of fit: --settings '{"latent_dim": 2}')"""),
         ([*arguments, "--epochs", "2"], "epochs is set twice"),
         (["compare", *runs, "--share-model", "true"], "--share-model is for --model NAME"),
         (["compare", *runs, "--guides", "foo"], "unknown guide 'foo'; known: default, constants"),
@@ -359,6 +364,22 @@ def test_compare_trains_guides_by_name_and_compares_runs(tmp_path, monkeypatch, 
         assert main(wrong) == 1
         error = capsys.readouterr().err
         assert message in error and error.count("\n") == 1
+
+
+def test_a_table_with_labels_is_compared_from_the_command_line(tmp_path, monkeypatch, capsys):
+    monkeypatch.chdir(tmp_path)
+    rows = [f"n{i},{i % 7}.5,{i % 5}.5,{'ab'[i % 2]}" for i in range(40)]
+    (tmp_path / "t.csv").write_text("\n".join(["name,u,v,kind", *rows]))
+    small = '{"hidden": [8], "compile": "false", "epochs": 1}'
+    arguments = ["compare", "--model", "m2", "--data", "t.csv", "--labels", "kind", "--seeds", "1"]
+    arguments += ["--guides", "diagonal", "--num-gap-data", "0", "--num-samples", "5"]
+    arguments += ["--index", "name", "--progress", "false", "--out", "c"]
+    assert main([*arguments, "--settings", small]) == 0
+    assert "4 test data points" in capsys.readouterr().out
+    assert main([*arguments, "--settings", '{"labels": "kind"}']) == 1
+    assert "labels is set twice" in capsys.readouterr().err
+    assert main(["compare", "c", "--labels", "kind"]) == 1
+    assert "--labels is for --model NAME" in capsys.readouterr().err
 
 
 def test_a_folder_that_cannot_be_written_raises_before_training(tmp_path, monkeypatch):

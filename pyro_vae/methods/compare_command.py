@@ -15,6 +15,8 @@ def compare_runs_or_guides(
     share_model: bool | None = None,
     base_guide: str | None = None,
     data: str | None = None,
+    labels: str | None = None,
+    index: str | None = None,
     epochs: int | None = None,
     settings: dict[str, Any] | None = None,
     split: str = "test",
@@ -40,8 +42,10 @@ def compare_runs_or_guides(
         share_model: true: one model for all guides. Default: each guide trains a separate model.
         base_guide: the guide that trains the shared model. Default: the method's.
         data: a data set, a file or an image folder. Default: digits.
+        labels: the column with labels, of a table; those of .h5ad are in obs.
+        index: the column that names the rows, of a table.
         epochs: passes over the training data.
-        settings: options of pyro-vae fit, e.g. '{"latent_dim": 2, "hidden": [200]}'.
+        settings: further options of pyro-vae fit, e.g. '{"latent_dim": 2, "hidden": [200]}'.
         split: the split to evaluate: train, valid or test.
         num_samples: importance samples for log p(x), ESS and k-hat.
         num_gap_data: how many data points, from the first, gaps are computed for; 0 for none.
@@ -61,7 +65,7 @@ def compare_runs_or_guides(
     trained: dict[str, Any] = {
         "guides": guides, "objectives": objectives, "seeds": seeds,
         "share_model": share_model, "base_guide": base_guide,
-        "data": data, "epochs": epochs, "settings": settings,
+        "data": data, "labels": labels, "index": index, "epochs": epochs, "settings": settings,
     }  # fmt: skip
     from .. import comparison, methods
     from .advice import advise
@@ -87,6 +91,8 @@ def compare_runs_or_guides(
         assert model is not None
         check_root(root, data or "digits")
         out = out or Path("runs") / f"compare-{model}-{Path(data or 'digits').stem}"
+        of_table = {name: trained.pop(name) for name in ("labels", "index")}
+        trained["settings"] = _with_options(settings, of_table)
         trained = {n: v for n, v in trained.items() if v is not None}
         result = methods.compare_guides(
             model, **trained, **evaluated, root=root, workers=workers, out=out, device=device,
@@ -94,3 +100,12 @@ def compare_runs_or_guides(
         )  # fmt: skip
     print(result, "", *(out / f"compare.{kind}" for kind in ("csv", "tex", "png")), sep="\n")
     return 0
+
+
+def _with_options(settings: dict[str, Any] | None, options: dict[str, Any]) -> dict[str, Any]:
+    """The settings with the options that are not None; one that is set twice is refused."""
+    options = {name: value for name, value in options.items() if value is not None}
+    for name in options:
+        if name in (settings or {}):
+            raise UserError(f"{name} is set twice, by --{name} and among the settings")
+    return {**(settings or {}), **options}

@@ -137,7 +137,10 @@ def parse_command(
 def _option_of(command: str, known: Collection[str]) -> Callable[[str], str]:
     def resolve(option: str) -> str:
         if option not in known:
-            raise unknown_name_error(f"option of {command}", option, known)
+            error = unknown_name_error(f"option of {command}", option, known)
+            if "settings" in known:
+                error = UserError(f"{error} (options of fit: {SETTINGS_EXAMPLE})")
+            raise error
         return option
 
     return resolve
@@ -170,6 +173,7 @@ def full_names(tokens: Sequence[str], resolve: Callable[[str], str]) -> list[str
     return result
 
 
+SETTINGS_EXAMPLE = """--settings '{"latent_dim": 2}'"""
 TYPE_NAMES = {
     "int": "an integer",
     "float": "a number",
@@ -201,5 +205,7 @@ def one_line(message: str) -> str:
         expected = [kind for kind in expected if kind != "NoneType"] or ["another type"]
     name = f"{keys[0]}.{nested.group(1)}" if nested else keys[0]
     stated = re.search(r"must be (.*), got ", message)
+    if name == "settings":
+        return f"settings must be a dict of options of fit, {SETTINGS_EXAMPLE}, got {value}"
     kinds = " or ".join(TYPE_NAMES.get(kind, kind) for kind in dict.fromkeys(expected))
     return f"{name} must be {stated.group(1) if stated else kinds}, got {value}"
