@@ -124,7 +124,8 @@ def sample_from_run(
 
     Sources: prior; component (one row each); aggregate (posterior of a random training data point);
     ex-post (mixture fitted to encodings); interpolate (between data); traverse (one latent unit at a
-    time); impute (the missing half of data).
+    time); impute (the missing values of data, or a hidden half; in the .csv file `row` is the row
+    number in the split, and draw 0 the data point itself).
 
     Args:
         run: run folder.
@@ -136,8 +137,8 @@ def sample_from_run(
             images.
         steps: points on a path, or steps of the chains that complete data. Default: 9, or 200.
         path: spherical or linear. Default: spherical.
-        observed: the half that is not missing: top, bottom, left or right. Default: top; of data
-            with missing values, all values that are not missing.
+        observed: the half that is not hidden: top, bottom, left or right; top and left are the first
+            columns of a table. Default: top; of data with missing values, all that are not missing.
         split: whose data are walked between, traversed and completed. Default: test, if there is one.
         seed: seed of the draws.
         out: where to write. Default: samples.png and .npz in the run folder (interpolate.png, ...).
@@ -153,7 +154,7 @@ def sample_from_run(
     )  # fmt: skip
     out = (out or run / ("samples" if source == "prior" else source)).with_suffix("")
     assert loaded.data is not None  # the commands have loaded them
-    print(*sheet.write(out, loaded.data), sep="\n")
+    print(*([] if sheet.note is None else [sheet.note]), *sheet.write(out, loaded.data), sep="\n")
     return 0
 
 

@@ -437,6 +437,39 @@ def test_a_bad_csv_file_gives_one_line(text, message, tmp_path, capsys):
     assert not (tmp_path / "run").exists()
 
 
+def test_completed_rows_can_be_assigned_and_hidden_columns_are_named(tmp_path, capsys):
+    """A category is hidden as a whole; rows with missing values come first."""
+    texts = {
+        "full": [f"{'abc'[i % 3]},{i % 7}.5,{i % 5}.5,{i % 4}.5" for i in range(60)],
+        "holes": [
+            f"{'abc'[i % 3]},{i % 7}.5,{i % 5}.5,{'' if i % 20 == 9 else i}" for i in range(60)
+        ],
+    }
+    completed = {}
+    for name, rows in texts.items():
+        path, out = tmp_path / f"{name}.csv", tmp_path / name
+        path.write_text("\n".join(["kind,u,v,w", *rows]))
+        assert main(["fit", "vae", "--data", str(path), "--out", str(out), *SMALL]) == 0
+        capsys.readouterr()
+        arguments = ["sample", str(out), "--source", "impute", "--num", "2", "--steps", "3"]
+        assert main([*arguments, "--split", "train"]) == 0
+        with open(out / "impute.csv") as file:
+            completed[name] = list(csv.DictReader(file)), capsys.readouterr().out
+    rows, said = completed["full"]
+    assert said.startswith("hidden: v, w (--observed top)\n")
+    assert [(r["row"], r["draw"]) for r in rows[:4]] == [
+        ("0", "0"),
+        ("0", "1"),
+        ("0", "2"),
+        ("1", "0"),
+    ]
+    assert all(r["kind"] == rows[i // 3 * 3]["kind"] for i, r in enumerate(rows))
+    rows, said = completed["holes"]
+    assert "hidden" not in said and rows[0]["w"] == "" and rows[1]["w"] != ""
+    first = pv.load(tmp_path / "holes").data.train.x[int(rows[0]["row"])]
+    assert first.isnan().any()
+
+
 def test_the_names_that_pandas_writes_for_unnamed_columns_are_names(tmp_path):
     for header in ("0,1", ",0,1"):  # without and with the index
         rows = [f"{i},{i}.5,2.5" if header.startswith(",") else f"{i}.5,2.5" for i in range(20)]

@@ -45,6 +45,8 @@ class SampleSheet:
         extra: further arrays to save, by name.
         draw: draws images `[N, (C,) H, W]`, with the value to show as white, on Axes. Default: a grid.
         has_draws: whether x are draws of the likelihood; else they are its means.
+        table: x of the .csv file `[M, D]`, and the columns before its own. Default: the sheet's x.
+        note: a line about the layout, for the command line.
     """
 
     x: torch.Tensor
@@ -55,6 +57,8 @@ class SampleSheet:
     extra: dict[str, torch.Tensor] = field(default_factory=dict)
     draw: Callable[[Axes, torch.Tensor, float], Axes] | None = None
     has_draws: bool = False
+    table: tuple[torch.Tensor, dict[str, list[int]]] | None = None
+    note: str | None = None
 
     def arrays(self, data: Data) -> dict[str, np.ndarray]:
         """The arrays to save, x in the data's original units and joined with its covariates."""
@@ -95,10 +99,12 @@ class SampleSheet:
         """
         written = [file_to_write(path.with_suffix(".npz"))]
         np.savez_compressed(written[0], **self.arrays(data))  # type: ignore[arg-type]
-        x = data.unstandardize(joined(data, self.x, self.c))
+        x, before = self.table or (self.x, {})
+        x = data.unstandardize(joined(data, x, self.c))
         if data.table is not None and x.shape[1:] == (len(data.table.names),):
             written.append(file_to_write(path.with_suffix(".csv")))
-            write_csv(written[-1], data.table.decode(x, round_counts=self.has_draws))
+            columns = data.table.decode(x, round_counts=self.has_draws)
+            write_csv(written[-1], {**before, **columns})
         figure = self.figure(data)
         if figure is not None:
             written.append(file_to_write(path.with_suffix(".png")))
@@ -216,6 +222,18 @@ def half(shape: tuple[int, ...], observed: str) -> torch.Tensor:
     else:
         mask[..., : shape[-2] // 2, :] = True
     return mask if observed in ("top", "left") else ~mask
+
+
+def _observed_half(
+    data: Data, shape: tuple[int, ...], observed: str
+) -> tuple[torch.Tensor, list[str]]:
+    """The `half` of x, and the names of the hidden columns of a table, whose categories stay whole."""
+    if data.table is None or shape != (len(data.table.names),):
+        return half(shape, observed), []
+    columns = data.table.columns
+    of_columns = half((len(columns),), observed)
+    mask = of_columns.repeat_interleave(torch.tensor([c.size for c in columns]))
+    return mask, [str(c.name) for c, seen in zip(columns, of_columns, strict=True) if not seen]
 
 
 def _first_split(data: Data) -> tuple[torch.Tensor, torch.Tensor | None]:
@@ -376,15 +394,26 @@ def _impute(model: Callable, guide: Callable, data: Data, options: SheetOptions)
     if covariates_of(model) and isinstance(data.dense_condition, Quadrants):
         raise UserError("this model completes by its covariates: sample it from its prior")
     x, _, others = summary.inputs(model, guide, data, options.split)
-    x, others = x[:8], {k: v[:8] for k, v in others.items()}
+    complete = ~x.isnan().flatten(1).any(1)
+    chosen = complete.int().argsort(stable=True)[:8]  # those with missing values first
+    x, others = x[chosen], {k: v[chosen] for k, v in others.items()}
     mask = ~x.isnan() if data.missing else torch.ones_like(x[0], dtype=torch.bool)
+    note = None
     if options.observed is not None or not data.missing:
-        mask = mask & half(tuple(x.shape[1:]), options.observed or "top").to(x.device)
+        observed = options.observed or "top"
+        part, hidden = _observed_half(data, tuple(x.shape[1:]), observed)
+        mask = mask & part.to(x.device)
+        note = f"hidden: {', '.join(hidden)} (--observed {observed})" if hidden else None
     num, steps = options.number(6), options.steps or 200
     completed = impute(model, guide, x, mask, num, steps, seed=options.seed, **others)
     observed = torch.where(mask, x, 0.0)
     rows = torch.cat([observed[:, None], completed.x.transpose(0, 1), x[:, None]], 1)
     extra = {"mask": mask, "truth": data.unstandardize(x), "acceptance": completed.acceptance}
+    of_data = {
+        "row": chosen.repeat_interleave(num + 1).tolist(),
+        "draw": [*range(num + 1)] * len(x),
+    }
+    table = torch.cat([x[:, None], completed.x.transpose(0, 1)], 1).flatten(0, 1), of_data
 
     def draw(ax: Axes, images: torch.Tensor, white: float) -> Axes:
         plots.images(ax, images, num + 2, white=white)
@@ -394,7 +423,9 @@ def _impute(model: Callable, guide: Callable, data: Data, options: SheetOptions)
         return plots.outline(ax, pixels, num + 2, label="outlined: observed")
 
     title = "observed, completions, the data point itself"
-    return SampleSheet(rows.flatten(0, 1), title, num + 2, extra=extra, draw=draw)
+    return SampleSheet(
+        rows.flatten(0, 1), title, num + 2, extra=extra, draw=draw, table=table, note=note
+    )
 
 
 class Source(NamedTuple):
