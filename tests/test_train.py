@@ -116,6 +116,14 @@ def test_validation_is_as_rare_as_it_is_set_and_includes_the_last_epoch(tmp_path
         quiet(*pair(), digits(), 5, validate_every=0)
 
 
+def test_patience_stops_at_a_validation_that_is_not_better():
+    run = quiet(*pair(), digits(), 500, lr=0.1, patience=1, validate_every=4, compile=False)
+    assert run.stop_reason == "patience" and run.best_epoch % 4 == 0
+    assert len(run.history) == run.best_epoch + 4 and "elbo" in run.history[-1]
+    run = quiet(*pair(), digits(), 4, lr=0.1, patience=1, validate_every=10, compile=False)
+    assert run.stop_reason == "epochs" and run.best_epoch == 4
+
+
 def test_patience_stops_on_validation_and_needs_it():
     m, g = pair()
     run = quiet(m, g, digits(), 500, lr=0.1, patience=3, compile=False)

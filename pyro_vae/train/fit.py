@@ -112,7 +112,8 @@ def fit(
             loader's own size counts for each process.
         weight_decay: decoupled (AdamW), for every parameter.
         clip_norm: largest norm of the gradient of the mean loss. Default: it is not clipped.
-        patience: stop after that many epochs without a better validation ELBO. Default: train for all
+        patience: stop at a validation if the best one is at least that many epochs ago. Less than
+            `validate_every` stops at the first validation that is not better. Default: train for all
             epochs.
         validate_every: epochs from one validation to the next; the last epoch is always validated.
         max_time: stop training after that many seconds of this call, between two steps. The run ends

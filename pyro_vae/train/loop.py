@@ -170,7 +170,7 @@ class Loop:
         """Train epoch by epoch; returns why it ended: see `Run.stop_reason`."""
         saved = time.monotonic()
         while self.at.epoch < self.epochs:
-            if self.validation.out_of_patience(self.at):
+            if self._validates(self.at.epoch) and self.validation.out_of_patience(self.at):
                 return "patience"
             with matmul_precision(self.settings["precision"]):
                 complete = self.trainer.run(self.at, stop, self._loss_not_finite)

@@ -1,4 +1,4 @@
-"""The validation ELBO after each epoch, the best weights so far, and patience."""
+"""The validation ELBO after an epoch, the best weights so far, and patience."""
 
 import math
 from collections.abc import Callable
@@ -23,8 +23,9 @@ class Validation:
     Args:
         model, guide: the pair.
         inputs: the `Inputs` of the pair.
-        seed: of the noise, the same after each epoch.
-        patience: epochs without a better ELBO after which training stops. Default: never.
+        seed: of the noise, the same at each validation.
+        patience: epochs without a better ELBO after which training stops, at a validation. Default:
+            never.
 
     Attributes:
         best: the weights of the best epoch.
