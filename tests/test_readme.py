@@ -128,6 +128,12 @@ def test_programs_run_as_printed(path, tmp_path, monkeypatch):
     run_blocks(path, python_blocks(path))
 
 
+def test_every_program_of_the_readme_can_be_copied_alone():
+    for code in python_blocks(ROOT / "README.md"):
+        names = {n.id for n in ast.walk(ast.parse(code)) if isinstance(n, ast.Name)}
+        assert "pv" not in names or "pyro_vae as pv" in code
+
+
 def test_the_classifier_example_has_labels_of_every_class():
     blocks = python_blocks(ROOT / "docs" / "estimators.md")
     code = next(code for code in blocks if "few" in code).split("classifier =")[0]
