@@ -136,6 +136,7 @@ def test_an_error_in_a_callback_is_the_users_and_loses_no_step(tmp_path):
         ([Recorder], "a callback must be a pv.train.Callback or a function"),
         ([lambda run: None], "a callback must be a pv.train.Callback or a function"),
         (None, "callbacks must be a list"),
+        (5, "callbacks must be a list"),
         (print, "callbacks must be a list"),
         (Recorder(), "callbacks must be a list"),
         ([lambda run, metrics: metrics["loss"]], "must return True to stop the run, else False"),

@@ -65,6 +65,7 @@ def off(draws, mean, covariance):
 def test_samples_have_the_moments_of_the_marginal():
     draws = pv.sample(model, 20_000, example={"data": X[:3]}, seed=0)
     assert off(draws, BIAS, MARGINAL) < 4.5
+    assert torch.equal(draws, pv.sample(model, 20_000, example=X[:3], seed=0))
     means = pv.sample(model, 20_000, example={"x": X}, mean=True, seed=0)
     assert off(means, BIAS, W @ W.T + 1e-12 * torch.eye(D)) < 4.5
     codes = pv.sample(model, 20_000, example={"x": X}, site="code", seed=0)

@@ -7,10 +7,11 @@ import numpy as np
 import pyro
 import torch
 
+from ..data.arrays import as_tensor
 from ..errors import UserError, check_int_at_least, unknown_name_error
 from ..evaluate import sample_posterior
 from ..evaluate.chunked import evaluation_mode
-from ..evaluate.inputs import Batch, PyroProgram
+from ..evaluate.inputs import Array, Batch, PyroProgram
 from ..programs.ancestral import AncestralSampler
 from ..programs.calling import accepts_argument, parameters_of
 from ..programs.inspection import check_one_hot, covariates_of
@@ -33,7 +34,7 @@ def sample(
     seed: int | None = None,
     source: Source | None = None,
     site: str | None = None,
-    example: Batch | None = None,
+    example: Batch | Array | None = None,
     **given: Any,
 ) -> torch.Tensor:
     """Samples of a model.
@@ -55,7 +56,7 @@ def sample(
             one (as `evaluate.fit_ex_post_prior` does), or a function of `(model, size)` that
             returns `{latent: values}`, such as `AggregatePosterior`.
         site: the site that is returned. Default: the one that observes x.
-        example: for a program without `size=`: a batch `{"x": x, ...}` of N rows on which it runs.
+        example: for a program without `size=`: x or a batch `{"x": x, ...}` of N rows on which it runs.
             Its data are hidden. Sample i is drawn on row i mod N, which matters only for the other
             inputs that the program reads. A program whose data plate has a fixed number of rows is
             run on the whole batch as often as needed. Default: the data of an `AggregatePosterior`.
@@ -84,6 +85,8 @@ def sample(
         >>> pv.sample(model, 5, source=source).shape
         torch.Size([5, 6])
     """
+    if example is not None and not isinstance(example, Mapping):
+        example = {"x": as_tensor(example, "example")}
     if example is None and isinstance(source, AggregatePosterior):
         example = None if accepts_argument(model, "size") else source.batch
     given = {k: v for k, v in {**given, "c": c, "y": y}.items() if v is not None}

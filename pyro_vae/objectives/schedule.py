@@ -2,6 +2,7 @@
 
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
+from numbers import Real
 
 import torch
 
@@ -78,5 +79,5 @@ def check_non_negative(**settings: float | Mapping[str, float]) -> None:
     """Raise a `UserError` unless every number is non-negative, or every value of a dict."""
     for name, value in settings.items():
         numbers = value.values() if isinstance(value, Mapping) else [value]
-        if any(not (number >= 0) for number in numbers):
-            raise UserError(f"{name} must be non-negative, got {value}")
+        if any(not (isinstance(number, Real) and number >= 0) for number in numbers):
+            raise UserError(f"{name} must be non-negative, got {value!r}")

@@ -79,7 +79,8 @@ def as_callbacks(callbacks: Iterable[object]) -> list[Callback]:
     Raises:
         UserError: something else.
     """
-    if callbacks is None or isinstance(callbacks, Callback) or callable(callbacks):
+    is_one = isinstance(callbacks, Callback) or callable(callbacks)
+    if is_one or not isinstance(callbacks, Iterable):
         raise UserError("callbacks must be a list, such as callbacks=[pv.train.TensorBoard()]")
     result: list[Callback] = []
     for callback in callbacks:
