@@ -58,7 +58,8 @@ def unknown_name_error(kind: str, name: object, known: Iterable[object]) -> User
     begun = [k for k in names if k.lower().startswith(str(name).lower())]
     near = difflib.get_close_matches(str(name).lower(), lower, n=1, cutoff=0.6)
     near = begun or [lower[k] for k in near]
-    hint = "known: " + ", ".join(names) if names else "there are none"
+    listed = ", ".join(repr(k) if "," in k else k for k in names)
+    hint = f"known: {listed}" if names else "there are none"
     hint = f"did you mean {near[0]!r}?" if near else hint
     quoted = repr(name) if len(repr(name)) <= LONGEST_QUOTE else f"{repr(name)[:LONGEST_QUOTE]}..."
     return UserError(f"unknown {kind} {quoted}; {hint}")

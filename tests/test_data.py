@@ -2,6 +2,7 @@
 
 import copy
 import dataclasses
+import math
 import os
 import urllib.error
 import warnings
@@ -332,12 +333,21 @@ def test_data_without_any_label_have_no_classes():
     assert data.num_classes is None
 
 
+def test_missing_values_are_no_remedy_for_infinite_ones():
+    x = with_nan()
+    x[0, 0] = math.inf
+    with pytest.raises(pv.UserError, match="4 NaN or infinite values") as error:
+        from_arrays(x)
+    assert "missing" not in str(error.value)
+
+
 @pytest.mark.parametrize(
     "y, message",
     [
         (torch.arange(10) * 10**14, "labels go up to 900000000000000, of 10 distinct values"),
         (np.array(["a", "b"] * 5), "labels are text: number them"),
         (["a", "b"] * 5, "labels are text: number them"),
+        ("kind", r"pv.data.from_frame\(df, labels='kind'\)"),
         (torch.eye(10), r"labels have shape \[10, 10\]; expected \[N\].* {'x': x, 'y': y}"),
         (torch.full((10,), float("nan")), "labels must be whole numbers"),
     ],

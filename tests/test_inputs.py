@@ -159,6 +159,7 @@ def test_a_loader_trains_on_the_numbers_that_an_array_has(dtype):
             r"'x' has shape \[12, 5\], but this model was built for \[..., 6\]",
         ),
         (gray() / 0, "x has 72 NaN or infinite values"),
+        (pv.data.from_arrays(gray()).test, "not a Split of pv.data: .* such as data.test.x"),
     ],
 )
 def test_what_would_lose_something_is_refused(x, message):

@@ -437,6 +437,33 @@ def test_a_bad_csv_file_gives_one_line(text, message, tmp_path, capsys):
     assert not (tmp_path / "run").exists()
 
 
+def test_new_files_with_wrong_cells_give_one_line_that_names_them(tmp_path, capsys):
+    cities = "Köln", "Zürich", '"a, b"'
+    rows = [f"{i % 7}.5,{i % 3}.5,{cities[i % 3]}" for i in range(60)]
+    path, out = tmp_path / "good.csv", tmp_path / "run"
+    path.write_text("\n".join(["u,v,city", *rows]))
+    assert main(["fit", "vae", "--data", str(path), "--out", str(out), *SMALL]) == 0
+    for cells, message in (
+        ('1.5,"12,000",Köln', "column 'v' had numbers, and now '12,000' in row 62"),
+        ("1.5,inf,Köln", "column 'v' has 1 infinite values (first: row 60)"),
+        ("1.5,2.5,Bonn", "unknown category of column 'city' 'Bonn'; known: Köln, Zürich, 'a, b'"),
+    ):
+        new = tmp_path / "new.csv"
+        new.write_text("\n".join(["u,v,city", *rows, cells]))
+        capsys.readouterr()
+        assert main(["evaluate", str(out), "--data", str(new)]) == 1
+        error = capsys.readouterr().err
+        assert message in error and error.count("\n") == 1 and "--missing" not in error
+
+
+def test_a_method_that_needs_labels_names_the_option(tmp_path, capsys):
+    path = tmp_path / "numbers.csv"
+    path.write_text("\n".join(["u,v", *(f"{i}.5,{i % 3}.5" for i in range(30))]))
+    assert main(["fit", "m2", "--data", str(path), "--out", str(tmp_path / "run"), *SMALL]) == 1
+    assert "m2 needs labels y, and numbers has none: --labels COLUMN" in capsys.readouterr().err
+    assert not (tmp_path / "run").exists()
+
+
 def test_completed_rows_can_be_assigned_and_hidden_columns_are_named(tmp_path, capsys):
     """A category is hidden as a whole; rows with missing values come first."""
     texts = {

@@ -165,7 +165,8 @@ def check_finite(tensor: torch.Tensor, name: str, missing: bool = False, remedy:
     if bad.any():
         rows = bad.reshape(len(bad), -1).any(1)
         kind = "infinite" if missing else "NaN or infinite"
-        hint = f"; {remedy}" if remedy and tensor.isnan().any() else ""
+        only_nan = not torch.isinf(tensor).any()
+        hint = f"; {remedy}" if remedy and only_nan else ""
         raise UserError(
             f"{name} has {int(bad.sum())} {kind} values, in {int(rows.sum())} rows "
             f"(first: row {int(rows.nonzero()[0])}){hint}"
@@ -274,6 +275,11 @@ def _as_array(value: Any, name: str) -> np.ndarray:
         raise UserError(
             f"{name} must be an array of numbers, not a {kind}: pv.data.as_data(dataset).train.x is "
             "the array of a Dataset; pv.evaluate.mean_over_batches takes a DataLoader"
+        )
+    if type(value).__module__ == "pyro_vae.data.dataset":  # which imports this module
+        raise UserError(
+            f"{name} must be an array of numbers, not a {kind} of pv.data: pass the x of a split, such "
+            "as data.test.x"
         )
     if hasattr(value, "toarray"):
         raise UserError(f"{name} is a sparse {kind}: pass {name}.toarray()")

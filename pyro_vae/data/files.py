@@ -108,7 +108,9 @@ def _numbers(array: np.ndarray, name: str) -> np.ndarray:
     return array.astype(array.dtype.newbyteorder("="), copy=False)
 
 
-def read_csv(path: Path, text: Collection[str] = ()) -> dict[str, list[Any]]:
+def read_csv(
+    path: Path, text: Collection[str] = (), numbers: Collection[str] = ()
+) -> dict[str, list[Any]]:
     """`{column: values}` of a text file with a header; None for a missing value.
 
     The separator is a comma, a semicolon or a tab, whichever the header has most of. A column is of
@@ -117,10 +119,11 @@ def read_csv(path: Path, text: Collection[str] = ()) -> dict[str, list[Any]]:
     Args:
         path: of the file.
         text: the names of columns that are text, whatever they look like.
+        numbers: the names of columns in which text among numbers is refused.
 
     Raises:
         UserError: no header, or one of numbers alone; two columns of one name, a row of another
-            length, no UTF-8.
+            length, text among `numbers`, no UTF-8.
     """
     try:
         with open(path, encoding="utf-8-sig", newline="") as file:
@@ -147,7 +150,19 @@ def read_csv(path: Path, text: Collection[str] = ()) -> dict[str, list[Any]]:
         if name in text:
             columns[name] = [None if cell.lower() in MISSING else cell for cell in cells]
             continue
-        _check_text(path, name, present)
+        _check_commas(path, name, present)
+        other = [(i, cell) for i, cell in enumerate(cells, 2) if _is_text(cell)]
+        if other and len(other) < len(present):
+            number, cell = other[0]
+            if name in numbers:
+                raise UserError(
+                    f"{path}: column {name!r} had numbers, and now {cell[:20]!r} in row {number}"
+                )
+            warnings.warn(
+                f"column {name!r} has numbers and text, such as {cell[:20]!r}: it is read as a "
+                "category (a missing value is an empty cell, NA or NaN)",
+                stacklevel=2,
+            )
         columns[name] = _typed(cells, present)
     return columns
 
@@ -162,20 +177,18 @@ def _check_header(path: Path, header: list[str]) -> None:
         )
 
 
-def _check_text(path: Path, name: str, present: list[str]) -> None:
-    """Refuse numbers with decimal commas; warn of text among numbers, which makes a category."""
+def _check_commas(path: Path, name: str, present: list[str]) -> None:
+    """Refuse a column of numbers with decimal commas."""
     commas = [cell for cell in present if re.fullmatch(r"[+-]?\d+,\d+", cell)]
     if present and len(commas) == len(present):
         raise UserError(
             f"{path}: column {name!r} has numbers with a comma, such as {commas[0]!r}: write a point"
         )
-    text = [cell for cell in present if not _is_number(cell)]
-    if text and len(text) < len(present):
-        warnings.warn(
-            f"column {name!r} has numbers and text, such as {text[0][:20]!r}: it is read as a category "
-            "(a missing value is an empty cell, NA or NaN)",
-            stacklevel=2,
-        )
+
+
+def _is_text(cell: str) -> bool:
+    """Whether a cell is neither a number nor a missing value."""
+    return cell.lower() not in MISSING and not _is_number(cell)
 
 
 def _is_number(cell: str) -> bool:
@@ -359,7 +372,10 @@ def _class_numbers(folder: Path, paths: list[Path]) -> list[int] | None:
 
 
 def read_source(
-    path: Path, image_size: int | None = None, text: Collection[str] = ()
+    path: Path,
+    image_size: int | None = None,
+    text: Collection[str] = (),
+    numbers: Collection[str] = (),
 ) -> tuple[Any, dict[str, Any]]:
     """`(x, others)` of a file or an image folder.
 
@@ -369,7 +385,7 @@ def read_source(
     Args:
         path: of the file or folder.
         image_size: as in `from_images`.
-        text: as in `read_csv`.
+        text, numbers: as in `read_csv`.
 
     Raises:
         UserError: no such file, or one that cannot be read.
@@ -378,8 +394,8 @@ def read_source(
         raise UserError(f"{path} is a data set, not a file: pass a file or an image folder")
     data_set(str(path))
     readers: dict[str, Callable[[Path], Any]] = {
-        ".csv": partial(read_csv, text=text),
-        ".tsv": partial(read_csv, text=text),
+        ".csv": partial(read_csv, text=text, numbers=numbers),
+        ".tsv": partial(read_csv, text=text, numbers=numbers),
         ".parquet": read_parquet,
         ".h5ad": read_anndata,
     }

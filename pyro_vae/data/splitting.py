@@ -120,6 +120,11 @@ def from_arrays(
         check_likelihood(likelihood)
     if num_classes is not None:
         check_int_at_least(1, num_classes=num_classes)
+    if isinstance(y, str):
+        raise UserError(
+            f"y must be an array of labels, not a name: pv.data.from_frame(df, labels={y!r}) takes the "
+            "name of a column"
+        )
     names = None
     others: dict[str, torch.Tensor] = {}
     if isinstance(x, dict):

@@ -54,7 +54,7 @@ class ColumnType:
         """`[N, size]` numbers; a missing value is NaN.
 
         Raises:
-            UserError: values that the column did not have.
+            UserError: values that the column did not have, or infinite ones.
         """
         array, missing = plain_values(values, self.name)
         if self.kind == "category":
@@ -63,6 +63,12 @@ class ColumnType:
             raise UserError(f"column {self.name!r} has {_described(array)}; expected numbers")
         numbers = np.where(missing, np.nan, array.astype(np.float64))
         present = numbers[~missing]
+        infinite = np.flatnonzero(np.isinf(numbers))
+        if len(infinite):
+            raise UserError(
+                f"column {self.name!r} has {len(infinite)} infinite values (first: row {infinite[0]}): "
+                "an empty cell or NaN is a missing value"
+            )
         if self.kind in ("binary", "boolean") and not np.isin(present, (0, 1)).all():
             wrong = present[~np.isin(present, (0, 1))][0]
             raise UserError(f"column {self.name!r} had the values 0 and 1, and now {wrong:g}")
@@ -231,6 +237,11 @@ class Table:
         """The names of the columns whose values are text; a file may have digits there."""
         columns = (*self.columns, *(() if self.labels is None else (self.labels,)))
         return frozenset(c.name for c in columns if any(isinstance(v, str) for v in c.categories))
+
+    @property
+    def number_columns(self) -> frozenset[str]:
+        """The names of the columns whose values are numbers."""
+        return frozenset(c.name for c in self.columns if c.kind in ("real", "count", "binary"))
 
     def decode(self, x: torch.Tensor, round_counts: bool = True) -> dict[Any, np.ndarray]:
         """`{column: values [N]}` of x `[N, D]` in original units.

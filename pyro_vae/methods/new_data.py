@@ -346,8 +346,10 @@ def read_new(run: Any, path: Path) -> tuple[Any, dict[str, Any]]:
         UserError: a name of a data set; no such file, or one that cannot be read.
     """
     table = None if run.data is None else run.data.table
-    text = () if table is None else table.text_columns
-    x, others = read_source(path, (run.config or {}).get("image_size"), text)
+    of_table = (
+        {} if table is None else {"text": table.text_columns, "numbers": table.number_columns}
+    )
+    x, others = read_source(path, (run.config or {}).get("image_size"), **of_table)
     y = others.pop("y", None)
     return (x if y is None else (x, y)), others
 

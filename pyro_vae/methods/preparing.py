@@ -67,6 +67,11 @@ def prepare(config: dict[str, Any], data: Data | None, root: Path | str | None) 
         config |= {n: getattr(data, n) for n in ("split_seed", "binarize_seed")}
         if data.withheld_labels is not None and data.train.y is not None:
             config["num_labels"] = int((data.train.y >= 0).sum())
+    if config["objective"] == "SemiSupervised" and data.train.y is None and name is not None:
+        raise UserError(
+            f"{config['method']} needs labels y, and {data.name} has none: --labels COLUMN "
+            "(labels='COLUMN' in Python) names their column in a table; an .npz file has the array y"
+        )
     config["binarize"] = data.binarize
     config["missing"] = None if name in DATASETS else data.missing
     if config["library_size"] or isinstance(data.likelihood, LibrarySize):

@@ -400,10 +400,10 @@ def _impute(model: Callable, guide: Callable, data: Data, options: SheetOptions)
     mask = ~x.isnan() if data.missing else torch.ones_like(x[0], dtype=torch.bool)
     note = None
     if options.observed is not None or not data.missing:
-        observed = options.observed or "top"
-        part, hidden = _observed_half(data, tuple(x.shape[1:]), observed)
+        seen = options.observed or "top"
+        part, hidden = _observed_half(data, tuple(x.shape[1:]), seen)
         mask = mask & part.to(x.device)
-        note = f"hidden: {', '.join(hidden)} (--observed {observed})" if hidden else None
+        note = f"hidden: {', '.join(hidden)} (--observed {seen})" if hidden else None
     num, steps = options.number(6), options.steps or 200
     completed = impute(model, guide, x, mask, num, steps, seed=options.seed, **others)
     observed = torch.where(mask, x, 0.0)
