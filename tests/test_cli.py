@@ -262,7 +262,7 @@ def test_every_listed_method_fits_from_the_command_line(name, tmp_path, capsys, 
 
 
 def test_an_option_of_the_start_goes_over_the_methods_own():
-    own = {"initialize.epochs": 300, "initialize.vaes": 6, "initialize.lr": 3e-3}
+    own = {"initialize.epochs": 150, "initialize.vaes": 6, "initialize.lr": 3e-3}
     found = methods.configure("gmvae", "digits", {"vaes": 1})
     assert {k: found[k] for k in own} == {**own, "initialize.vaes": 1}
     assert {k: methods.defaults("gmvae")[k] for k in own} == own
@@ -979,7 +979,7 @@ def test_a_run_folder_is_opened_again_and_saved(finished, tmp_path):
     assert run.config["method"] == "gmvae" and run.best_epoch == 2 and len(run.history) == 2
     assert "\n" not in repr(run) and len(repr(run)) < 200
     actual = run.evaluate("valid", num_samples=5)
-    assert actual["elbo"] == pytest.approx(run.history[1]["elbo"], abs=0.5)
+    assert actual["elbo"] == pytest.approx(run.history[1]["elbo"], abs=3)  # other draws
     assert "180 valid data" in str(actual)
     assert run.sample(7).shape == (7, 1, 8, 8)
     again = pv.load(run.save(tmp_path / "copy"))
