@@ -159,7 +159,7 @@ def test_a_log_likelihood_from_heavy_tailed_weights_is_called_a_lower_bound(sd, 
     data = pv.data.from_arrays(2**0.5 * torch.randn(60, 1), valid=0, test=0.5, likelihood="normal")
     result = summarize(model, guide, data, num_samples=500)
     note = next(note for name, _, note in rows(result) if name == "log-likelihood")
-    found = re.search(r"a lower bound: median k-hat 0\.[89], above 0\.7", note)
+    found = re.search(r"a lower bound \(median k-hat 0\.[89]\)", note)
     assert (found is not None) == heavy
     assert ("log p(x) is at least about" in findings.headline(result)) == heavy
     assert ("log p(x) is estimated as" in findings.headline(result)) != heavy
