@@ -288,12 +288,16 @@ def test_their_settings_are_described_for_the_record():
     assert DReG(7).describe() == {"name": "dreg", "num_particles": 7}
 
 
-def test_a_masked_draw_keeps_its_whole_gradient():
+@pytest.mark.parametrize("by_distribution", [False, True])
+def test_a_masked_draw_keeps_its_whole_gradient(by_distribution):
     """Its log q is no part of a weight, so that there is no score to put the gradient in place of."""
     x, w = torch.tensor(2.0).double(), torch.tensor(0.5, dtype=torch.float64, requires_grad=True)
 
     def latent(loc, rows):
-        with poutine.mask(mask=torch.tensor([False]).expand(rows)):
+        mask = torch.tensor([False]).expand(rows)
+        if by_distribution:
+            return pyro.sample("z", dist.Normal(loc, 1.0).mask(mask))
+        with poutine.mask(mask=mask):
             return pyro.sample("z", dist.Normal(loc, 1.0))
 
     def model(x):

@@ -77,6 +77,33 @@ def test_attributes_of_functions_and_entries_of_arrays_and_deques_are_seen():
     assert state.values() != first
 
 
+def test_an_array_with_nan_is_the_same_until_it_is_changed():
+    array = np.array([1.0, np.nan])
+    state = PythonState(lambda x: x * array[0])
+    first = state.values()
+    state.mark()
+    assert state.values() == first and state.changed() is None
+    array[0] = 2.0
+    assert state.values() != first
+
+
+def test_what_an_objective_gives_as_schedule_values_is_read_as_tensors():
+    class OfAUser(pv.objectives.Objective):
+        def __init__(self):
+            self.weight, self.other = 1.0, 1.0
+
+        def schedule_values(self):
+            return {"weight": self.weight}
+
+    for objective, name in ((pv.objectives.ELBO(warmup=1), "beta"), (OfAUser(), "weight")):
+        state = PythonState(objective)
+        first = state.values()
+        setattr(objective, name, 0.5)
+        assert state.values() == first
+        setattr(objective, "num_particles" if name == "beta" else "other", 3)
+        assert state.values() != first
+
+
 def test_attributes_of_an_objective_are_seen_and_its_epoch_is_not():
     class OfAUser:
         weight = 1.0

@@ -91,6 +91,12 @@ def test_torchs_own_recorder_finds_the_same_operations(function):
     assert sorted(map(str, targets(graph))) == sorted(map(str, left))
 
 
+def test_integers_from_outside_can_be_looked_at():
+    sizes = torch.tensor([1, 2])
+    graph, reads = record(lambda x: torch.cat(x.split(sizes.tolist(), -1)[::-1], -1), [X])
+    assert torch.equal(graph(*reads, OTHER), OTHER[..., [1, 2, 0]])
+
+
 def test_tensors_in_closures_are_read_where_they_are():
     weight, bias = torch.tensor([1.0, 2.0, 3.0]), torch.nn.Parameter(torch.ones(3))
     graph, reads = record(lambda x: (x * weight).sum() + (weight * bias).sum(), [X])

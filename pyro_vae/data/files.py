@@ -122,7 +122,7 @@ def read_csv(
         numbers: the names of columns in which text among numbers is refused.
 
     Raises:
-        UserError: no header, or one of numbers alone; two columns of one name, a row of another
+        UserError: no header, two columns of one name, a row of another
             length, text among `numbers`, no UTF-8.
     """
     try:
@@ -168,12 +168,13 @@ def read_csv(
 
 
 def _check_header(path: Path, header: list[str]) -> None:
-    """Refuse a first row of numbers: it is probably a row of data. pandas' names 0, 1, ... are none."""
+    """Warn of a first row of numbers: it may be a row of data. pandas' names 0, 1, ... are none."""
     names = header[1:] if header[0] == "" else header  # pandas writes the index without a name
     if names and all(map(_is_number, names)) and names != [str(i) for i in range(len(names))]:
-        raise UserError(
+        warnings.warn(
             f"{path}: the first row was taken as the column names, and it has only numbers, such as "
-            f"{names[0]!r}: add a row of names above it"
+            f"{names[0]!r}; if it is a row of data, add a row of names above it",
+            stacklevel=2,
         )
 
 

@@ -257,7 +257,7 @@ def of_all_rows(value: torch.Tensor, num_samples: int, size: int) -> torch.Tenso
         UserError: the programs take some of the rows themselves.
     """
     if value.dim() and value.shape[-1] not in (1, size):
-        raise subsampled_error(value.shape[-1])
+        raise subsampled_error()
     return value.expand(num_samples, size)
 
 

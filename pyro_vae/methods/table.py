@@ -105,7 +105,8 @@ CLUSTERING: dict[str, object] = {
     "lr": 5e-4,
     "weight_decay": 0.0,
 }
-#: Larger rates, and batches or fewer epochs, so that a run takes less time (docs/results.md).
+#: Larger learning rates; fewer epochs of the first VAEs, and larger batches afterwards: a run takes less
+#: time (docs/results.md).
 CLUSTERING_DIGITS: dict[str, object] = {
     "initialize.epochs": 150,
     "initialize.lr": 3e-3,

@@ -1,6 +1,7 @@
 """Reweighted wake-sleep: the guide is fitted to the posterior, not the bound to the guide."""
 
 from collections.abc import Callable
+from weakref import WeakSet
 
 import torch
 from pyro import poutine
@@ -86,7 +87,7 @@ class RWS(IWAE):
         ((name, x),) = seen.items()
         given = args[0] if args else kwargs.get("x")
         if given is not None:
-            if not _is_x(sites[name]["infer"]["obs"], given):
+            if not _observes(model, sites[name]["infer"]["obs"], given):
                 raise UserError(
                     "the sleep phase gives the guide what the model generates, and the model observes "
                     f"a function of x at {name!r}: observe x itself (of a transformed distribution), or "
@@ -108,15 +109,21 @@ class RWS(IWAE):
         return {**super().describe(), "sleep_weight": self.sleep_weight}
 
 
-def _is_x(observed: torch.Tensor, x: torch.Tensor) -> bool:
-    """Whether an observed value is x, perhaps reshaped, with any numbers in place of missing ones.
+#: Models that observe x itself. It is found in a first run: a recording cannot look at values.
+_OBSERVE_X: WeakSet[Callable] = WeakSet()
 
-    A recording cannot look at values: the memory is compared first.
-    """
+
+def _observes(model: Callable, observed: torch.Tensor, x: torch.Tensor) -> bool:
+    """Whether what a model observes is x."""
+    if model not in _OBSERVE_X and _is_x(observed, x):
+        _OBSERVE_X.add(model)
+    return model in _OBSERVE_X
+
+
+def _is_x(observed: torch.Tensor, x: torch.Tensor) -> bool:
+    """Whether an observed value is x, perhaps reshaped, with any numbers in place of missing ones."""
     if observed.numel() != x.numel():
         return False
-    if observed.data_ptr() == x.data_ptr() and observed.is_contiguous() and x.is_contiguous():
-        return True
     seen, expected = observed.reshape(-1), x.reshape(-1).to(observed.dtype)
     return bool(((seen == expected) | x.reshape(-1).isnan()).all())
 

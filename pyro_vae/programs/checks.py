@@ -28,10 +28,10 @@ def check_sites(guide: Mapping[str, Site], model: Mapping[str, Site], n: int) ->
     _check_plates(guide, model, n)
 
 
-def subsampled_error(taken: int) -> UserError:
+def subsampled_error() -> UserError:
     """A pair whose data plate takes some of the rows itself, where all are needed."""
     return UserError(
-        f"the data plate of the pair takes {taken} of the rows that it is given (subsample_size=), and "
+        "the data plate of the pair takes some of the rows that it is given (subsample_size=), and "
         "evaluation needs all: pv.fit draws the batches, so that the plate can have all rows"
     )
 

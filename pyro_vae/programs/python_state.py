@@ -29,13 +29,14 @@ PLAIN = (type(None), int, float, complex, str, bytes, np.generic, torch.dtype, t
 MODULE_NAMES = frozenset(vars(nn.Module()))  # what every module has, train or eval mode included
 #: Of an objective, what changes from step to step: see `Objective`.
 SCHEDULE_NAMES = ("epoch", "_tensors")
+WARMUP_NAMES = ("beta", "warmup", "warmup_start")
 
 
 class PythonState:
     """The plain values that programs can read: numbers, texts, None, and tuples of them.
 
     These are the attributes of their modules (train or eval mode apart), of their classes, and of
-    objects, dicts, lists and small arrays that they hold; what functions and partials have closed over,
+    objects, dicts, lists, deques and small arrays that they hold; what functions and partials have closed over,
     their defaults and attributes; and the globals that functions read, numbers of a Python module
     among them. What is hidden deeper, such as the state of a numpy generator, is not seen.
 
@@ -165,7 +166,7 @@ class _Place(NamedTuple):
     def label(self, name: Any) -> str:
         """A name for messages."""
         owner = self.owner
-        if isinstance(owner, (dict, list, deque, np.ndarray)):
+        if isinstance(owner, (dict, list, deque)):
             return f"the entry {name!r} of a {type(owner).__name__}"
         return f"{getattr(owner, '__name__', type(owner).__name__)}.{name}"
 
@@ -186,6 +187,16 @@ class _Entries:
 
     def __setitem__(self, name: object, value: object) -> None:
         self.entries[name] = value
+
+
+class _Bytes:
+    """The values of an array as one, so that NaN is equal to itself; as a container."""
+
+    def __init__(self, array: np.ndarray) -> None:
+        self.array = array
+
+    def __getitem__(self, name: str) -> bytes:
+        return self.array.tobytes()
 
 
 class _Slots:
@@ -272,9 +283,8 @@ def _look_into(item: Any) -> tuple[list[_Place], list[object]]:
         return [], [item.func, item.keywords, *item.args]
     if isinstance(item, np.ndarray):
         is_looked_at = item.dtype.kind in "biufc" and item.size <= MAX_ENTRIES
-        return [
-            _Place(item, item.flat, [*range(item.size)], grows=False)
-        ] if is_looked_at else [], []
+        place = _Place(item, _Bytes(item), ["values"], grows=False)
+        return [place] if is_looked_at else [], []
     if isinstance(item, (dict, list, deque)):
         if len(item) > MAX_ENTRIES:
             return [], []
@@ -310,7 +320,10 @@ def _look_into(item: Any) -> tuple[list[_Place], list[object]]:
         return [_Place(item, vars(item), names, grows=False)], []
     names = [*vars(item)] if hasattr(item, "__dict__") else []
     if is_objective:
-        names = [n for n in names if n not in SCHEDULE_NAMES]
+        scheduled = item.schedule_values() if hasattr(item, "schedule_values") else {}
+        # a recording reads these as tensors
+        excepted = (*SCHEDULE_NAMES, *scheduled, *(WARMUP_NAMES if scheduled else ()))
+        names = [n for n in names if n not in excepted]
     places = [_Place(item, vars(item), names)] if hasattr(item, "__dict__") else []
     slots = [n for c in type(item).__mro__ for n in _as_names(vars(c).get("__slots__", ()))]
     slots = [n for n in slots if n not in ("__dict__", "__weakref__") and hasattr(item, n)]

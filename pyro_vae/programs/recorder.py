@@ -59,7 +59,7 @@ def record(
     try:
         # a weight in lower precision that was cached before would be a constant
         torch.set_autocast_cache_enabled(False)
-        with _NoReaders(recorder.constants), recorder:
+        with _NoReaders(recorder), recorder:
             result = function(*inputs)
     finally:
         torch.set_autocast_cache_enabled(cached)
@@ -201,16 +201,27 @@ class _Recorder(TorchDispatchMode):
 
 
 class _NoReaders(TorchFunctionMode):
-    """Refuses that a program looks at values of tensors other than constants, as numbers of Python."""
+    """Refuses that a program looks at values of tensors as numbers of Python.
 
-    def __init__(self, constants: "_Constants") -> None:
+    Constants are allowed, and integers that the program has from outside, such as sizes in a buffer.
+    """
+
+    def __init__(self, recorder: "_Recorder") -> None:
         super().__init__()
-        self.constants = constants
+        self.recorder = recorder
+
+    def _is_allowed(self, tensor: torch.Tensor) -> bool:
+        if tensor in self.recorder.constants:
+            return True
+        is_own = tensor in self.recorder.nodes and not any(
+            tensor is read for read in self.recorder.reads
+        )
+        return not is_own and not tensor.is_floating_point() and not tensor.is_complex()
 
     def __torch_function__(
         self, func: Any, types: Any, args: tuple = (), kwargs: dict[str, Any] | None = None
     ) -> Any:
-        if func in READERS and args[0] not in self.constants:
+        if func in READERS and not self._is_allowed(args[0]):
             raise RuntimeError(f"the program looks at a value of its tensors ({func.__name__})")
         return func(*args, **(kwargs or {}))
 

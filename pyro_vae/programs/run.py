@@ -343,7 +343,7 @@ class _Grid:
         size = tensor.shape[rows - 1]
         draws = 1 if size == 1 else self.num_particles or 1
         if size % draws:
-            raise subsampled_error(size)
+            raise subsampled_error()
         return tensor.reshape(*left, draws, size // draws, *event)
 
     @property

@@ -14,6 +14,7 @@ from ..evaluate.latents import ACTIVE_THRESHOLD
 from ..evaluate.likelihood import kinds_of_terms, why_no_log_likelihood
 from ..evaluate.streaming import RunningMean
 from ..guides import PriorGuide
+from ..programs import layout_of
 from ..programs.calling import accepts_argument
 
 IMPORTANCE, MONTE_CARLO, EXACT = "importance weighted", "Monte Carlo from the prior", "exact"
@@ -138,16 +139,18 @@ class PairNumbers:
                 self.model, guide, x, self.num_samples, seed=seed, **others
             )
             _add(self._means, {name: bound - log_volume})
-        if self._num_batches == 1 and self._looks_at_weights:
+        if self._num_batches == 1 and self._looks_at_weights(x, others):
             few = {name: value[:LOOKED_AT] for name, value in others.items()}
             log_w = importance_weights(
                 self.model, self.guide, x[:LOOKED_AT], self.num_samples, seed, **few
             )
             self._pareto_k = float(pareto_k(log_w).median())
 
-    @property
-    def _looks_at_weights(self) -> bool:
-        return self._estimator == IMPORTANCE and self.num_samples >= TAIL_SAMPLES
+    def _looks_at_weights(self, x: torch.Tensor, others: Inputs) -> bool:
+        if self._estimator != IMPORTANCE or self.num_samples < TAIL_SAMPLES:
+            return False
+        # a pair may have a row for each data point, so that it cannot run on a few
+        return layout_of(self.model, self.guide, {"x": x, **others}).divisible
 
     def _add_probabilities(self, p: torch.Tensor) -> None:
         component = p.argmax(-1)

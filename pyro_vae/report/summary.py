@@ -283,7 +283,7 @@ def rows(result: Mapping) -> list[tuple[str, float, str]]:
             samples = f"{result['num_samples']} samples" if how != EXACT else "there is no latent"
             doubt = ""
             if how == IMPORTANCE and result.get("pareto_k", 0.0) > RELIABLE_K:
-                doubt = f"; a lower bound (median k-hat {result['pareto_k']:.1f})"
+                doubt = f"; a lower bound (median k-hat {result['pareto_k']:.2f})"
             named.append((likelihood, result[key], f"{how}, {samples}{errors.get(key, '')}{doubt}"))
     others = result.get("other_terms", {})
     for name, value in result["terms"].items():
