@@ -16,7 +16,13 @@ from pyro import poutine
 
 from .. import diagnostics, evaluate
 from ..data import Data
-from ..diagnostics.importance import RELIABLE_K, effective_sample_size, log_mean_error, pareto_k
+from ..diagnostics.importance import (
+    RELIABLE_K,
+    TAIL_SAMPLES,
+    effective_sample_size,
+    log_mean_error,
+    pareto_k,
+)
 from ..errors import UserError, check_int_at_least, unknown_name_error
 from ..evaluate.inputs import Inputs, split_inputs, why_improper
 from ..evaluate.likelihood import kinds_of_terms, why_no_log_likelihood
@@ -30,7 +36,6 @@ from ..train.steps.recorded import leaf_parameters
 from .plan import PER_DATUM_HINT, PyroProgram
 
 NUM_POSTERIORS = 10  # data points whose posterior grids are kept
-TAIL_SAMPLES = 100  # a fit of the tail of the importance weights needs so many
 #: Parameters of `inference_gaps` and `ais` that the evaluation of a cell sets.
 SET_BY_EVALUATION = ("model", "guide", "x", "seed", "on_progress")
 

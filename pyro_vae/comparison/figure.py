@@ -86,9 +86,7 @@ def _posteriors(figure: FigureBase, posteriors: dict[str, PosteriorGrid], num_da
             handles, texts = legend.legend_handles, [text.get_text() for text in legend.texts]
             legend.remove()  # one for all, beside the densities
     for panels in axes:  # the limits of each contain the contours of its guide and of the posterior
-        limits = np.stack(
-            [ax.viewLim.get_points() for ax in panels]
-        )  # [guide, low or high, x or y]
+        limits = np.stack([ax.viewLim.get_points() for ax in panels])  # [guide, low/high, x/y]
         low, high = limits[:, 0].min(0), limits[:, 1].max(0)
         for ax in panels:
             ax.set(xlim=(low[0], high[0]), ylim=(low[1], high[1]))

@@ -122,8 +122,8 @@ def read_csv(
         numbers: the names of columns in which text among numbers is refused.
 
     Raises:
-        UserError: no header, two columns of one name, a row of another
-            length, text among `numbers`, no UTF-8.
+        UserError: no header, two columns of one name, a row of another length, text among `numbers`,
+            no UTF-8.
     """
     try:
         with open(path, encoding="utf-8-sig", newline="") as file:

@@ -37,9 +37,9 @@ def posterior_grid(
     r"""The posterior density of a model with two latent numbers, on a grid.
 
     The window of each data point is fitted to the points within 12 nats of the largest density,
-    and to draws of the guide, with a margin. Discrete latents are summed exactly; constrained latents are mapped
-    to the reals. If the window contains the posterior, `log_likelihood` is exact up to quadrature
-    error, which is small for smooth densities.
+    and to draws of the guide, with a margin. Discrete latents are summed exactly; constrained latents
+    are mapped to the reals. If the window contains the posterior, `log_likelihood` is exact up to
+    quadrature error, which is small for smooth densities.
 
     Args:
         model: the generative program.

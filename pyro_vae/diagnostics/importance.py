@@ -11,6 +11,7 @@ from ..evaluate.inputs import Array, Batch, PyroProgram, scored_inputs
 from ..evaluate.likelihood import log_weights
 
 RELIABLE_K = 0.7  # k-hat above which a bound by importance weights cannot be trusted
+TAIL_SAMPLES = 100  # a fit of the tail of the importance weights needs so many
 
 
 def importance_weights(

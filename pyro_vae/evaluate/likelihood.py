@@ -166,7 +166,7 @@ def _mean_terms(
     def means(chunk: Batch, _: int) -> Batch:
         terms = terms_of(trace_pair(model, guide, chunk, num_samples))
         size = len(chunk["x"])
-        return {n: of_all_rows(term, num_samples, size).mean(0) for n, term in terms.items()}
+        return {n: _of_all_rows(term, num_samples, size).mean(0) for n, term in terms.items()}
 
     return evaluate_in_chunks(means, model, guide, batch, seed=seed, num_particles=num_samples)
 
@@ -250,7 +250,7 @@ def log_likelihood(
     return bounds.to(batch["x"].dtype)
 
 
-def of_all_rows(value: torch.Tensor, num_samples: int, size: int) -> torch.Tensor:
+def _of_all_rows(value: torch.Tensor, num_samples: int, size: int) -> torch.Tensor:
     """A number of each sample and each row: `[S, B]`.
 
     Raises:
@@ -270,5 +270,5 @@ def log_weights(
         capacity = PARTICLES_PER_RUN
     while num_samples:
         part = max(1, min(num_samples, capacity))
-        yield of_all_rows(trace_pair(model, guide, batch, part).log_weight(), part, size)
+        yield _of_all_rows(trace_pair(model, guide, batch, part).log_weight(), part, size)
         num_samples -= part

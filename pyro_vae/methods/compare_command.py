@@ -91,8 +91,6 @@ def compare_runs_or_guides(
         assert model is not None
         check_root(root, data or "digits")
         out = out or Path("runs") / f"compare-{model}-{Path(data or 'digits').stem}"
-        of_table = {name: trained.pop(name) for name in ("labels", "index")}
-        trained["settings"] = _with_options(settings, of_table)
         trained = {n: v for n, v in trained.items() if v is not None}
         result = methods.compare_guides(
             model, **trained, **evaluated, root=root, workers=workers, out=out, device=device,
@@ -100,12 +98,3 @@ def compare_runs_or_guides(
         )  # fmt: skip
     print(result, "", *(out / f"compare.{kind}" for kind in ("csv", "tex", "png")), sep="\n")
     return 0
-
-
-def _with_options(settings: dict[str, Any] | None, options: dict[str, Any]) -> dict[str, Any]:
-    """The settings with the options that are not None; one that is set twice is refused."""
-    options = {name: value for name, value in options.items() if value is not None}
-    for name in options:
-        if name in (settings or {}):
-            raise UserError(f"{name} is set twice, by --{name} and among the settings")
-    return {**(settings or {}), **options}

@@ -25,6 +25,8 @@ def compare_guides(
     share_model: bool = False,
     base_guide: str | None = None,
     root: Path | None = None,
+    labels: str | None = None,
+    index: str | None = None,
     **more: Any,
 ) -> comparison.Comparison:
     """Train and compare guides of a method's model, each with the method's settings.
@@ -39,6 +41,7 @@ def compare_guides(
         settings: options of the method, by full or short names, as in `pv.method`.
         share_model, base_guide: as in `pv.compare`; the guide by its name. Default: the method's guide.
         root: folder of the torchvision data sets.
+        labels, index: the columns with labels and with the names of the rows, of a table.
         more: other arguments of `pv.compare`.
 
     Returns:
@@ -59,7 +62,8 @@ def compare_guides(
     objective_names = _split(objectives)
     base = base_guide or ("default" if share_model else None)
     trained = [*names, base] if base else names
-    overrides = _overrides(settings, epochs, objective_names, trained)
+    replaced = {"labels": labels, "index": index, "epochs": epochs}
+    overrides = _overrides(settings, replaced, objective_names, trained)
     config, options = configure_unchecked(name, str(data), overrides)
     check_effects(config, options, [GUIDES[guide][1] for guide in trained])
     preset = Method(config, root=root)
@@ -99,7 +103,7 @@ def guide_names(guides: str) -> list[str]:
 
 def _overrides(
     settings: dict[str, Any] | None,
-    epochs: int | None,
+    arguments: dict[str, Any],
     objectives: Sequence[str],
     guides: Sequence[str],
 ) -> dict[str, Any]:
@@ -111,8 +115,10 @@ def _overrides(
         raise UserError("the seeds of a comparison are 0, 1, ...: --seeds sets how many")
     if "restarts" in overrides:
         raise UserError("a comparison trains each pair once per seed: --seeds sets how many")
-    if epochs is not None and "epochs" in overrides:
-        raise UserError("epochs is set twice, by --epochs and among the settings")
+    arguments = {name: value for name, value in arguments.items() if value is not None}
+    for name in arguments:
+        if name in overrides:
+            raise UserError(f"{name} is set twice, by --{name} and among the settings")
     if objectives and "objective" in overrides:
         raise UserError("the objective is set twice, by --objectives and among the settings")
     for option in overrides:
@@ -122,7 +128,7 @@ def _overrides(
                 f"{option} would be ignored: the guides {', '.join(guides)} set the family; compare "
                 "the guide 'default' too"
             )
-    return overrides if epochs is None else {**overrides, "epochs": epochs}
+    return {**overrides, **arguments}
 
 
 def _objective(name: str, data: str, overrides: dict[str, Any], objective: str) -> ELBO:

@@ -57,6 +57,13 @@ class Objective:
         """
         yield
 
+    def scheduled_attributes(self) -> tuple[str, ...]:
+        """The names of attributes that a recorded step need not have fixed.
+
+        These are `epoch`, and those that `schedule_values` gives.
+        """
+        return ("epoch", *(name for name in self.schedule_values() if name is not None))
+
     def count_labels(self, labels: torch.Tensor | None) -> None:
         """Take note of the training labels `[N]`, -1 where there is none. `fit` calls it first."""
 

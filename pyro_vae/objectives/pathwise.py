@@ -8,7 +8,7 @@ from pyro.poutine.messenger import Messenger
 
 from ..distributions import GumbelSoftmax, StratifiedComponent
 from ..errors import UserError
-from ..programs.sites import Site, is_subsample, with_mask_apart
+from ..programs.sites import Site, is_subsample, whole_mask
 from .elbo import ELBO
 from .weighted import IWAE
 
@@ -123,7 +123,7 @@ class DReG(IWAE):
             # a component's draws are scored by the whole mixture, not by the distribution that they are from
             if not isinstance(fn, StratifiedComponent):
                 fraction = weights.sum_to_size(fn.batch_shape)
-                mask = with_mask_apart(site)["mask"]
+                mask, _ = whole_mask(site)
                 if mask is not None:  # masked, its log q is no part of the weights
                     mask = torch.as_tensor(mask, device=fraction.device)
                     fraction = torch.where(mask, fraction, 1.0)

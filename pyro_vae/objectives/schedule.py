@@ -62,6 +62,11 @@ class ScheduledObjective(Objective):
         latents = sorted(self.latents_with_settings(), key=str)
         return {latent: float(self.current_beta(latent)) for latent in latents}
 
+    def scheduled_attributes(self) -> tuple[str, ...]:
+        """With warm-up, those of the schedule: its weights are tensors then."""
+        schedule = ("beta", "warmup", "warmup_start") if _has_warmup(self.warmup) else ()
+        return ("epoch", "_tensors", *schedule)
+
     @contextmanager
     def with_schedule_values(self, tensors: Mapping[str | None, torch.Tensor]) -> Iterator[None]:
         self._tensors = tensors

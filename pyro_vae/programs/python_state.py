@@ -27,18 +27,16 @@ MAX_OBJECTS = 1000  # that are looked into, modules apart
 LIBRARIES = ("torch", "pyro", "pyro_vae", "numpy", "pandas", "builtins", "logging", "tqdm")
 PLAIN = (type(None), int, float, complex, str, bytes, np.generic, torch.dtype, torch.device)
 MODULE_NAMES = frozenset(vars(nn.Module()))  # what every module has, train or eval mode included
-#: Of an objective, what changes from step to step: see `Objective`.
-SCHEDULE_NAMES = ("epoch", "_tensors")
-WARMUP_NAMES = ("beta", "warmup", "warmup_start")
 
 
 class PythonState:
     """The plain values that programs can read: numbers, texts, None, and tuples of them.
 
     These are the attributes of their modules (train or eval mode apart), of their classes, and of
-    objects, dicts, lists, deques and small arrays that they hold; what functions and partials have closed over,
-    their defaults and attributes; and the globals that functions read, numbers of a Python module
-    among them. What is hidden deeper, such as the state of a numpy generator, is not seen.
+    objects, dicts, lists, deques and small arrays that they hold; what functions and partials have
+    closed over, their defaults and attributes; and the globals that functions read, numbers of a
+    Python module among them. What is hidden deeper, such as the state of a numpy generator, is not
+    seen.
 
     Args:
         programs: models and guides, and their objective, whose attributes count whatever its class.
@@ -320,10 +318,12 @@ def _look_into(item: Any) -> tuple[list[_Place], list[object]]:
         return [_Place(item, vars(item), names, grows=False)], []
     names = [*vars(item)] if hasattr(item, "__dict__") else []
     if is_objective:
-        scheduled = item.schedule_values() if hasattr(item, "schedule_values") else {}
-        # a recording reads these as tensors
-        excepted = (*SCHEDULE_NAMES, *scheduled, *(WARMUP_NAMES if scheduled else ()))
-        names = [n for n in names if n not in excepted]
+        scheduled = getattr(item, "scheduled_attributes", None)
+        # one of a user may be no `Objective`, and have a schedule
+        changing = (
+            scheduled() if scheduled else ("epoch", *getattr(item, "schedule_values", dict)())
+        )
+        names = [n for n in names if n not in changing]
     places = [_Place(item, vars(item), names)] if hasattr(item, "__dict__") else []
     slots = [n for c in type(item).__mro__ for n in _as_names(vars(c).get("__slots__", ()))]
     slots = [n for n in slots if n not in ("__dict__", "__weakref__") and hasattr(item, n)]

@@ -124,17 +124,27 @@ def with_mask_apart(site: Site) -> Site:
     """
     if not isinstance(site["fn"], MaskedDistribution):
         return site
-    stack = site["runs"][1] if "runs" in site else lambda tensors, event_dim: tensors[0]
+    mask, bases = whole_mask(site)
     values = site.get("values", [site["value"]])
+    log_probs = [fn.log_prob(value) for fn, value in zip(bases, values, strict=True)]
+    return {**site, "mask": mask, "unscaled_log_prob": _stack_of(site)(log_probs, 0)}
+
+
+def whole_mask(site: Site) -> tuple[bool | torch.Tensor | None, list[Any]]:
+    """The mask of a site, that of its distribution included; and the distributions without it."""
     mask, bases = site["mask"], distributions_of(site)
     while isinstance(bases[0], MaskedDistribution):
-        own = stack([_as_tensor(mask_of(fn), fn) for fn in bases], 0)
+        own = _stack_of(site)([_as_tensor(mask_of(fn), fn) for fn in bases], 0)
         mask = (
             own if mask is None or mask is True else torch.as_tensor(mask, device=own.device) & own
         )
         bases = [fn.base_dist for fn in bases]
-    log_probs = [fn.log_prob(value) for fn, value in zip(bases, values, strict=True)]
-    return {**site, "mask": mask, "unscaled_log_prob": stack(log_probs, 0)}
+    return mask, bases
+
+
+def _stack_of(site: Site) -> Any:
+    """What makes one tensor of those of a site's runs."""
+    return site["runs"][1] if "runs" in site else lambda tensors, event_dim: tensors[0]
 
 
 def _as_tensor(mask: bool | torch.Tensor, fn: Any) -> torch.Tensor:

@@ -8,7 +8,7 @@ import torch
 
 from .. import evaluate
 from ..data import Data
-from ..diagnostics.importance import importance_weights, pareto_k
+from ..diagnostics.importance import TAIL_SAMPLES, importance_weights, pareto_k
 from ..evaluate.inputs import Inputs, why_improper
 from ..evaluate.latents import ACTIVE_THRESHOLD
 from ..evaluate.likelihood import kinds_of_terms, why_no_log_likelihood
@@ -20,10 +20,7 @@ from ..programs.calling import accepts_argument
 IMPORTANCE, MONTE_CARLO, EXACT = "importance weighted", "Monte Carlo from the prior", "exact"
 UNITS = "units"  # the term of what standardization changes
 BOUNDS = ("elbo", "log_likelihood", "log_likelihood_monte_carlo")
-LOOKED_AT, TAIL_SAMPLES = (
-    30,
-    100,
-)  # data points whose weights are looked at; samples that this needs
+LOOKED_AT = 30  # data points whose importance weights are looked at
 
 
 class PairNumbers:

@@ -55,10 +55,9 @@ def summarize(
     """Numbers of a pair on one split: bounds, KLs, active units, clustering or classification.
 
     Numbers are in nats per data point, at beta = 1, in eval mode; the bounds have standard errors over
-    the data points. Densities of standardized columns
-    are converted to the original units. For a conditional model
-    log p(x | c) is estimated twice: importance weighted with the guide, and by Monte Carlo from the
-    prior. Labels score a clustering and have no other use.
+    the data points. Densities of standardized columns are converted to the original units. For a
+    conditional model log p(x | c) is estimated twice: importance weighted with the guide, and by Monte
+    Carlo from the prior. Labels score a clustering and have no other use.
 
     Args:
         split: train, valid or test. Only train for a guide with one row per training data point.

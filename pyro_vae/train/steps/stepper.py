@@ -136,7 +136,7 @@ class Stepper:
         return loss, count, stop
 
     def _untrained(self) -> dict[str, torch.Tensor]:
-        """What Pyro's store has besides the parameters of the run."""
+        """What Pyro's store has in addition to the parameters of the run."""
         ids = {id(p) for p in self.parameters}
         return {n: p for n, p in stored_parameters().items() if id(p) not in ids}
 
@@ -145,9 +145,7 @@ class Stepper:
         size = len(stored_parameters())
         if size == self.stored and all(p.grad is None for p in self.untrained.values()):
             return
-        model, guide = self.programs
-        compute = partial(self.objective.differentiable_loss, model, guide, **batch)
-        used = {id(p) for p in self._leaves(compute, batch)}
+        used = {id(p) for p in self._leaves(partial(self._loss, batch), batch)}
         late = [n for n, p in self._untrained().items() if id(p) in used]
         if late:
             raise UserError(
@@ -169,10 +167,12 @@ class Stepper:
             return False
         if batch is None:
             return True
-        model, guide = self.programs
         with self._preliminary(batch):
-            loss = self.objective.differentiable_loss(model, guide, **batch)
-            return bool(torch.as_tensor(loss).isfinite().all())
+            return bool(torch.as_tensor(self._loss(batch)).isfinite().all())
+
+    def _loss(self, batch: Batch) -> torch.Tensor:
+        model, guide = self.programs
+        return self.objective.differentiable_loss(model, guide, **batch)
 
     def _trained(self) -> list[torch.Tensor]:
         return [p for p in self.parameters if p.requires_grad]
@@ -186,15 +186,13 @@ class Stepper:
         self, owned: Sequence[torch.Tensor], batch: Batch, measured: bool
     ) -> tuple[list[torch.Tensor], Work | None]:
         """Parameters that a user's program keeps outside of modules; the size of the loss if asked."""
-        model, guide = self.programs
         work: Work | None = None
 
         def loss_of() -> torch.Tensor:
             nonlocal work
-            compute = partial(self.objective.differentiable_loss, model, guide, **batch)
             if not measured:
-                return compute()
-            loss, work = measure_work(compute)
+                return self._loss(batch)
+            loss, work = measure_work(partial(self._loss, batch))
             return loss
 
         try:
