@@ -886,22 +886,36 @@ def test_an_embedding_of_floats_is_refused_with_the_remedy():
         pv.check_pair(program.model, guide, torch.randint(0, 5, (20, 3)))
 
 
-def test_a_plate_that_takes_some_of_the_rows_cannot_be_evaluated():
-    """The pair itself trains: its rows are some of each batch's."""
+@pytest.mark.parametrize("num_samples", [1, 7, 50, 100])
+def test_a_plate_that_takes_some_of_the_rows_is_refused(num_samples):
+    """With as many draws as it takes rows, its rows would pass for draws."""
 
     def model(x):
         with pyro.plate("data", len(x), subsample_size=min(50, len(x))) as rows:
-            z = pyro.sample("z", dist.Normal(torch.zeros(len(rows)), 1.0))
-            pyro.sample("x", dist.Normal(z[:, None], 1.0).to_event(1), obs=x[rows])
+            z = pyro.sample("z", dist.Normal(torch.zeros(len(rows), 1), 1.0).to_event(1))
+            pyro.sample("x", dist.Normal(z.expand(-1, 3), 1.0).to_event(1), obs=x[rows])
 
     def guide(x):
-        weight = pyro.param("weight", torch.zeros(3))
+        weight = pyro.param("weight", torch.zeros(3, 1))
         with pyro.plate("data", len(x), subsample_size=min(50, len(x))) as rows:
-            pyro.sample("z", dist.Normal(x[rows] @ weight, 1.0))
+            pyro.sample("z", dist.Normal(x[rows] @ weight, 1.0).to_event(1))
 
     x = torch.randn(500, 3)
-    pv.fit(model, guide, x, 1, progress=False)
-    for call in (pv.evaluate.elbo, pv.evaluate.log_likelihood, pv.evaluate.elbo_terms):
-        with pytest.raises(pv.UserError, match="takes some of the rows .* evaluation needs all"):
-            call(model, guide, x)
+    calls = {
+        "elbo": lambda: pv.evaluate.elbo(model, guide, x, num_samples),
+        "log_likelihood": lambda: pv.evaluate.log_likelihood(model, guide, x, num_samples),
+        "importance_weights": lambda: pv.diagnostics.importance_weights(
+            model, guide, x, num_samples
+        ),
+        "aggregate_posterior": lambda: pv.evaluate.aggregate_posterior(
+            model, guide, x, draws=num_samples
+        ),
+        "encode": lambda: pv.evaluate.encode(model, guide, x),
+        "fit": lambda: pv.fit(model, guide, x, 1, progress=False),
+    }
+    for name, call in calls.items():
+        with pytest.raises(pv.UserError, match="'data' takes 50 of the") as error:
+            print(name)
+            call()
+        assert_one_line(error.value)
     pyro.clear_param_store()

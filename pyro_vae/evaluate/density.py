@@ -11,6 +11,7 @@ from ..errors import UserError, check_int_at_least, check_positive, checked_seed
 from ..models.components import fit_components
 from ..models.priors import FlowPrior, MixturePrior, prior_of
 from ..programs.calling import as_keyword_program
+from ..programs.checks import check_rows
 from ..programs.contexts import seeded
 from ..programs.interfaces import ModelInterface, interface_of
 from ..programs.layout import layout_of
@@ -69,6 +70,7 @@ def aggregate_posterior(
 
     def draw(chunk: Batch, _: int) -> Batch:
         sites = sites_in(poutine.trace(guide_program).get_trace(**chunk))
+        check_rows(sites, len(chunk["x"]))
         name = choose_latent(_continuous_latents(sites), latent, preferred)
         return {"z": sites[name]["value"]}
 

@@ -8,7 +8,6 @@ import torch
 
 from ..errors import check_int_at_least
 from ..programs import layout_of, trace_pair
-from ..programs.checks import subsampled_error
 from ..programs.modules import device_of
 from ..programs.sites import is_latent
 from ..programs.traces import Traces
@@ -166,7 +165,7 @@ def _mean_terms(
     def means(chunk: Batch, _: int) -> Batch:
         terms = terms_of(trace_pair(model, guide, chunk, num_samples))
         size = len(chunk["x"])
-        return {n: _of_all_rows(term, num_samples, size).mean(0) for n, term in terms.items()}
+        return {n: term.expand(num_samples, size).mean(0) for n, term in terms.items()}
 
     return evaluate_in_chunks(means, model, guide, batch, seed=seed, num_particles=num_samples)
 
@@ -250,17 +249,6 @@ def log_likelihood(
     return bounds.to(batch["x"].dtype)
 
 
-def _of_all_rows(value: torch.Tensor, num_samples: int, size: int) -> torch.Tensor:
-    """A number of each sample and each row: `[S, B]`.
-
-    Raises:
-        UserError: the programs take some of the rows themselves.
-    """
-    if value.dim() and value.shape[-1] not in (1, size):
-        raise subsampled_error()
-    return value.expand(num_samples, size)
-
-
 def log_weights(
     model: PyroProgram, guide: PyroProgram, batch: Batch, num_samples: int, capacity: int
 ) -> Iterator[torch.Tensor]:
@@ -270,5 +258,5 @@ def log_weights(
         capacity = PARTICLES_PER_RUN
     while num_samples:
         part = max(1, min(num_samples, capacity))
-        yield _of_all_rows(trace_pair(model, guide, batch, part).log_weight(), part, size)
+        yield trace_pair(model, guide, batch, part).log_weight().expand(part, size)
         num_samples -= part

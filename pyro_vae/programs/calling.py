@@ -36,9 +36,8 @@ def as_keyword_program(program: Callable) -> Callable:
 def check_program(kind: str, program: object) -> None:
     """Raise unless a program can be called with data; a class has not been built."""
     if not callable(program) or isinstance(program, type):
-        raise UserError(
-            f"the {kind} must be a Pyro program, a module or a function, not {program!r}"
-        )
+        what = program.__name__ if isinstance(program, type) else f"a {type(program).__name__}"
+        raise UserError(f"the {kind} must be a Pyro program, a module or a function, not {what}")
 
 
 def as_wrapper(

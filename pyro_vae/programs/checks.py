@@ -28,12 +28,21 @@ def check_sites(guide: Mapping[str, Site], model: Mapping[str, Site], n: int) ->
     _check_plates(guide, model, n)
 
 
-def subsampled_error() -> UserError:
-    """A pair whose data plate takes some of the rows itself, where all are needed."""
-    return UserError(
-        "the data plate of the pair takes some of the rows that it is given (subsample_size=), and "
-        "evaluation needs all: pv.fit draws the batches, so that the plate can have all rows"
-    )
+def check_rows(sites: Mapping[str, Site], n: int) -> None:
+    """Raise where a data plate takes some of the rows of a run itself: which ones, nobody knows.
+
+    Args:
+        sites: of one program, `{name: site}`.
+        n: number of the rows that the program was given.
+    """
+    for site in sites.values():
+        for frame in site.get("cond_indep_stack", ()):
+            if frame.dim == -1 and frame.size not in (-1, None, n):
+                raise UserError(
+                    f"the data plate {frame.name!r} takes {frame.size} of the {n} rows that it is "
+                    "given: give it all of them (no subsample_size=, or subsample_size=len(x)); "
+                    "pv.fit draws the batches"
+                )
 
 
 def check_log_probs(guide: Mapping[str, Site], model: Mapping[str, Site], n: int) -> None:

@@ -14,7 +14,7 @@ from .._pyro_internals import ENUMERATE_DIM, PARTICLES, prune_subsample_sites
 from ..errors import UserError
 from .calling import as_keyword_program
 from .centers import CommonNoise
-from .checks import subsampled_error
+from .checks import check_rows
 from .handlers import (
     Choose,
     Substitute,
@@ -158,7 +158,10 @@ def _gather(
     event_dims = 1 if num_particles is None else 2
     runs: list[tuple[poutine.Trace, poutine.Trace]] = []
     for variant, plate, place in _variants(layout, batch, num_particles):
-        runs += _runs(model, guide, variant, plate, place, handlers, modes)
+        of_variant = _runs(model, guide, variant, plate, place, handlers, modes)
+        for trace in of_variant[0]:
+            check_rows(sites_in(trace), len(variant["x"]))
+        runs += of_variant
     choices = [*modes.guide_choices, *modes.model_choices]
     grid = _Grid(layout.particles, num_particles, choices)
     if len(runs) == 1 and (num_particles is None or layout.particles == "plate"):
@@ -342,8 +345,6 @@ class _Grid:
         left, event = tensor.shape[: rows - 1], tensor.shape[rows:]
         size = tensor.shape[rows - 1]
         draws = 1 if size == 1 else self.num_particles or 1
-        if size % draws:
-            raise subsampled_error()
         return tensor.reshape(*left, draws, size // draws, *event)
 
     @property
