@@ -124,7 +124,9 @@ def check_positive(or_zero: bool = False, **values: object) -> None:
         number = float(value) if is_real and isinstance(value, Real) else math.nan
         if not (math.isfinite(number) and (number > 0 or (or_zero and number == 0))):
             rule = "non-negative" if or_zero else "positive"
-            finite = " and finite" if value == math.inf else ""
+            if not is_real:
+                rule = f"a {rule} number"
+            finite = " and finite" if number == math.inf else ""
             raise UserError(f"{name} must be {rule}{finite}, got {value!r}")
 
 

@@ -39,7 +39,7 @@ def fit(pair, x=X, epochs=2, **options):
         ({"epochs": True}, "epochs must be an integer >= 1, got True"),
         ({"lr": float("inf")}, "lr must be positive and finite"),
         ({"lr": float("nan")}, "lr must be positive, got nan"),
-        ({"lr": "fast"}, "lr must be positive, got 'fast'"),
+        ({"lr": "fast"}, "lr must be a positive number, got 'fast'"),
         ({"objective": "elbo"}, r"objective must be one of pv\.objectives.*not 'elbo'"),
         ({"objective": pv.objectives.ELBO}, r"objective must be one of pv\.objectives"),
         ({"initialize": "mixture"}, r"initialize must be one of pv\.train's.*not 'mixture'"),

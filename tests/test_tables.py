@@ -511,6 +511,22 @@ def test_completed_rows_can_be_assigned_and_hidden_columns_are_named(tmp_path, c
     assert first.isnan().any()
 
 
+def test_completions_keep_columns_of_the_table_that_are_called_row_or_draw(tmp_path):
+    path, out = tmp_path / "own.csv", tmp_path / "run"
+    path.write_text(
+        "\n".join(["row,u,draw", *(f"{i + 0.25},{i % 3}.5,{i % 4}.5" for i in range(60))])
+    )
+    assert main(["fit", "vae", "--data", str(path), "--out", str(out), *SMALL]) == 0
+    assert main(["sample", str(out), "--source", "impute", "--num", "2", "--steps", "3"]) == 0
+    with open(out / "impute.csv") as file:
+        rows = list(csv.DictReader(file))
+    assert list(rows[0]) == ["_row", "_draw", "row", "u", "draw"]
+    assert [r["_draw"] for r in rows[:4]] == ["0", "1", "2", "0"]
+    original = pv.load(out).data
+    x = original.unstandardize(original.test.x)[int(rows[3]["_row"])]
+    assert float(rows[3]["row"]) == pytest.approx(float(x[0]), rel=1e-5)
+
+
 def test_the_names_that_pandas_writes_for_unnamed_columns_are_names(tmp_path):
     for header in ("0,1", ",0,1"):  # without and with the index
         rows = [f"{i},{i}.5,2.5" if header.startswith(",") else f"{i}.5,2.5" for i in range(20)]

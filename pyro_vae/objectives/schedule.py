@@ -84,5 +84,7 @@ def check_non_negative(**settings: float | Mapping[str, float]) -> None:
     """Raise a `UserError` unless every number is non-negative, or every value of a dict."""
     for name, value in settings.items():
         numbers = value.values() if isinstance(value, Mapping) else [value]
-        if any(not (isinstance(number, Real) and number >= 0) for number in numbers):
+        if not all(isinstance(number, Real) for number in numbers):
+            raise UserError(f"{name} must be a non-negative number, got {value!r}")
+        if not all(number >= 0 for number in numbers):  # NaN is not
             raise UserError(f"{name} must be non-negative, got {value!r}")

@@ -104,6 +104,7 @@ class SampleSheet:
         if data.table is not None and x.shape[1:] == (len(data.table.names),):
             written.append(file_to_write(path.with_suffix(".csv")))
             columns = data.table.decode(x, round_counts=self.has_draws)
+            before = {f"_{n}" if n in columns else n: v for n, v in before.items()}
             write_csv(written[-1], {**before, **columns})
         figure = self.figure(data)
         if figure is not None:

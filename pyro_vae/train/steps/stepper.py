@@ -84,7 +84,7 @@ class Stepper:
         self.parameters = [*(p for p in owned if p.is_floating_point()), *self.free]
         if not self._trained():
             raise UserError("the pair has no parameters to train: requires_grad is off everywhere")
-        self.stored, self.untrained = len(stored_parameters()), self._untrained()
+        self._note_untrained()
         cuda = device.type == "cuda"
         backend = distributed.on_rank_zero(lambda: choose_backend(compile, steps, work, cuda))
         settings["compile"] = backend
@@ -142,19 +142,28 @@ class Stepper:
 
     def _refuse_late_parameters(self, batch: Batch) -> None:
         """Raise if a step has a `pyro.param` that the first one did not have."""
-        size = len(stored_parameters())
-        if size == self.stored and all(p.grad is None for p in self.untrained.values()):
+        unchanged = all(
+            p.grad is grad and (grad is None or grad._version == version)
+            for p, grad, version in self.untrained
+        )
+        if unchanged and len(stored_parameters()) == self.stored:
             return
         used = {id(p) for p in self._leaves(partial(self._loss, batch), batch)}
         late = [n for n, p in self._untrained().items() if id(p) in used]
         if late:
             raise UserError(
-                f"pyro.param({late[0]!r}) is used for the first time after the first step, and so "
-                "would not be trained: use it in every call, or make it a parameter of an nn.Module"
+                f"pyro.param({late[0]!r}) is not used in the first step, and is used in a later one, "
+                "so it would not be trained: use it in every call, or make it a parameter of an "
+                "nn.Module"
             )
-        # those that have a gradient belong to another program
-        self.stored = size
-        self.untrained = {n: p for n, p in self._untrained().items() if p.grad is None}
+        self._note_untrained()  # those that have a gradient now belong to another program
+
+    def _note_untrained(self) -> None:
+        self.stored = len(stored_parameters())
+        self.untrained = [  # an earlier run may have left a gradient, of zeros
+            (p, p.grad, 0 if p.grad is None else p.grad._version)
+            for p in self._untrained().values()
+        ]
 
     def is_finite(self, batch: Batch | None) -> bool:
         """Whether the trained parameters and their loss on a batch are finite.
