@@ -732,6 +732,32 @@ def test_lazy_parameters_come_from_the_callers_seed():
     assert not torch.equal(*first)
 
 
+@pytest.mark.parametrize("known_to_pyro", [False, True])
+def test_lazy_modules_train_and_pyros_own_limit_is_one_line(known_to_pyro):
+    """Pyro cannot register a parameter that has no shape yet."""
+    enc, dec = nn.LazyLinear(2), nn.LazyLinear(6)
+
+    def model(x):
+        if known_to_pyro:
+            pyro.module("dec", dec)
+        with pyro.plate("data", len(x)):
+            z = pyro.sample("z", dist.Normal(torch.zeros(len(x), 2), 1.0).to_event(1))
+            pyro.sample("x", dist.Bernoulli(logits=dec(z)).to_event(1), obs=x)
+
+    def guide(x):
+        with pyro.plate("data", len(x)):
+            pyro.sample("z", dist.Normal(enc(x), 1.0).to_event(1))
+
+    x = build("vae").batch["x"]
+    if known_to_pyro:
+        with pytest.raises(pv.UserError, match="a lazy module .* call it once") as error:
+            pv.fit(model, guide, x, 1, progress=False)
+        assert_one_line(error.value)
+        dec(torch.zeros(1, 2))
+    run = pv.fit(model, guide, x, 30, lr=0.05, progress=False)
+    assert run.history[-1]["loss"] < run.history[0]["loss"]
+
+
 def test_labels_are_observed_by_the_models_own_name_for_them():
     """log p(x, y) of every y sums to log p(x); labels train by the objective, under that name."""
     pair = build("ss_vae_labels_as_numbers")

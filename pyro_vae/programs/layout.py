@@ -452,6 +452,8 @@ def failure(kind: str, error: Exception, batch: Mapping[str, Any]) -> str:
         line += " (is .to_event(...) missing?)"
     if "Long" in line and "indices" in line:  # an embedding's
         line += " (x and c are floats here, also of whole numbers: the program takes x.long())"
+    if "uninitialized parameter" in line:
+        line = "a lazy module (nn.LazyLinear) has no shape yet: call it once, before Pyro has it"
     shapes = ", ".join(f"{k} {list(v.shape)}" for k, v in batch.items() if torch.is_tensor(v))
     return f"the {kind} fails on {shapes}: {type(error).__name__}: {line}"
 

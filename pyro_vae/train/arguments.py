@@ -8,6 +8,7 @@ from collections.abc import Callable
 from typing import Any
 
 import torch
+from torch.nn.parameter import is_lazy
 
 from ..data import Data, as_data
 from ..errors import UserError
@@ -59,7 +60,8 @@ def check_programs(model: object, guide: object, initialize: object) -> None:
         )
     if torch.is_inference_mode_enabled():
         raise UserError("fit takes gradients: call it outside of torch.inference_mode()")
-    if any(p.is_inference() for m in find_modules(model, guide) for p in m.parameters()):
+    parameters = [p for m in find_modules(model, guide) for p in m.parameters()]
+    if any(p.is_inference() for p in parameters if not is_lazy(p)):
         raise UserError("the pair was made under torch.inference_mode(), and cannot be trained")
 
 
