@@ -182,6 +182,40 @@ def encode_with_run(
     return 0
 
 
+def impute_with_run(
+    run: Path,
+    data: Path | None = None,
+    num: int = 1,
+    steps: int = 200,
+    seed: int = 0,
+    out: Path | None = None,
+    device: str | None = None,
+    root: Path | None = None,
+) -> int:
+    """Fill in the missing values of a file, by draws of the model given all that is observed.
+
+    A table becomes a .csv file of all its columns; several draws follow each other in it, numbered in
+    a column `draw`. Arrays become an .npy file.
+
+    Args:
+        run: run folder.
+        data: file with missing values. Default: the file that the run was trained on.
+        num: how many draws of each missing value.
+        steps: of the Markov chains that draw.
+        seed: seed of the draws.
+        out: the file to write. Default: imputed.csv or imputed.npy in the run folder.
+        device: cpu, cuda, ... Default: a GPU if there is one.
+        root: folder of the torchvision data sets. Default: $PYRO_VAE_DATA, or ~/.cache/pyro_vae.
+    """
+    from .methods import load
+    from .methods.new_data import write_imputed
+
+    check_int_at_least(1, num=num, steps=steps)
+    loaded = load(run, device=device, root=root)
+    print(write_imputed(loaded, data, out or run / "imputed", num, steps, seed))
+    return 0
+
+
 def explore_run_or_comparison(
     run: Path,
     out: Path | None = None,
@@ -217,6 +251,7 @@ COMMANDS: dict[str, Callable[..., int]] = {
     "evaluate": evaluate_run,
     "sample": sample_from_run,
     "encode": encode_with_run,
+    "impute": impute_with_run,
     "explore": explore_run_or_comparison,
     "compare": compare_runs_or_guides,
     "list": list_methods,

@@ -527,6 +527,60 @@ def test_completions_keep_columns_of_the_table_that_are_called_row_or_draw(tmp_p
     assert float(rows[3]["row"]) == pytest.approx(float(x[0]), rel=1e-5)
 
 
+def test_a_file_is_completed_with_all_its_columns(tmp_path, capsys):
+    """Observed values stay as they are, beside an index and labels that the model does not have."""
+    path, out = tmp_path / "holes.csv", tmp_path / "run"
+    lines = [
+        f"r{i},{'' if i % 9 == 4 else 'abc'[i % 3]},{i / 8},{'' if i % 5 == 1 else i % 4},{'lh'[i > 30]}"
+        for i in range(60)
+    ]
+    path.write_text("\n".join(["id,kind,u,draw,size", *lines]))
+    options = ["--labels", "size", "--index", "id", *SMALL]
+    assert main(["fit", "vae", "--data", str(path), "--out", str(out), *options]) == 0
+    assert main(["impute", str(out), "--steps", "3"]) == 0
+    assert capsys.readouterr().out.endswith(f"{out / 'imputed.csv'}\n")
+    before, after = (list(csv.reader(p.open())) for p in (path, out / "imputed.csv"))
+    assert after[0] == before[0] and len(after) == len(before)
+    for old, new in zip(before[1:], after[1:], strict=True):
+        assert new[1] in ("a", "b", "c") and new[3] in ("0", "1", "2", "3", "4", "5", "6")
+        assert all(o in ("", n) for o, n in zip(old, new, strict=True))
+    several = tmp_path / "three.csv"
+    assert main(["impute", str(out), "--num", "3", "--steps", "3", "--out", str(several)]) == 0
+    rows = list(csv.DictReader(several.open()))
+    assert [(r["row"], r["_draw"], r["id"]) for r in rows[58:62]] == [
+        ("58", "1", "r58"), ("59", "1", "r59"), ("0", "2", "r0"), ("1", "2", "r1"),
+    ]  # fmt: skip
+    assert len(rows) == 180 and len({rows[1 + 60 * draw]["draw"] for draw in range(3)}) > 1
+    run = pv.load(out)
+    frame = {c: [r[i] for r in before[1:]] for i, c in enumerate(before[0])}
+    frame["u"] = [float(v) for v in frame["u"]]
+    frame["draw"] = [float(v) if v else NAN for v in frame["draw"]]
+    frame["kind"] = [v or None for v in frame["kind"]]
+    drawn = run.impute(frame, num_samples=3, steps=3)
+    assert [int(v) for v in drawn[2]["draw"]] == [int(r["draw"]) for r in rows[120:]]
+
+
+def test_an_array_is_completed_in_original_units(tmp_path, capsys):
+    x = np.random.default_rng(0).normal(5e4, 1e3, (40, 3)).astype(np.float32)
+    x[::4, 1] = np.nan
+    path, out = tmp_path / "a.npy", tmp_path / "run"
+    np.save(path, x)
+    fit = ["fit", "vae", "--data", str(path), "--missing", "true", "--out", str(out), *SMALL]
+    assert main(fit) == 0
+    for num, shape in (("1", (40, 3)), ("2", (2, 40, 3))):
+        assert main(["impute", str(out), "--num", num, "--steps", "3"]) == 0
+        done = np.load(out / "imputed.npy")
+        assert done.shape == shape and np.isfinite(done).all()
+        observed = ~np.isnan(x)
+        assert (done[..., observed] == x[observed]).all()
+        assert (np.abs(done[..., ~observed] - 5e4) < 1e4).all()
+    complete = tmp_path / "complete.npy"
+    np.save(complete, np.nan_to_num(x, nan=5e4))
+    capsys.readouterr()
+    assert main(["impute", str(out), "--data", str(complete)]) == 1
+    assert "no value of these data is missing" in capsys.readouterr().err
+
+
 def test_the_names_that_pandas_writes_for_unnamed_columns_are_names(tmp_path):
     for header in ("0,1", ",0,1"):  # without and with the index
         rows = [f"{i},{i}.5,2.5" if header.startswith(",") else f"{i}.5,2.5" for i in range(20)]

@@ -459,6 +459,11 @@ def _categories(values: Any, present: np.ndarray, name: Any) -> tuple[Any, ...]:
     return tuple(categories)
 
 
+def unused_names(columns: Mapping[str, Any], table: Mapping[Any, Any]) -> dict[str, Any]:
+    """Columns to stand in front of a table's: `_name`, where the table has a column `name`."""
+    return {f"_{name}" if name in table else name: values for name, values in columns.items()}
+
+
 def write_csv(path: Path, columns: Mapping[Any, Any]) -> None:
     """Write `{name: values [N]}` as a CSV file; missing values are empty."""
     with open(path, "w", encoding="utf-8", newline="") as file:

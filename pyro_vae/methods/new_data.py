@@ -26,6 +26,7 @@ from ..data.tables import (
     is_frame,
     plain_values,
     row_names,
+    unused_names,
     write_csv,
 )
 from ..errors import UserError, file_to_write
@@ -262,7 +263,7 @@ def _check_complete(x: torch.Tensor) -> None:
         raise UserError(
             f"x has {int(missing.sum())} missing values, in {len(rows)} rows (first: row "
             f"{int(rows[0])}), and this run was trained on complete data: fill them in "
-            "(run.impute, in Python, draws them), or train again on data with missing values (an .npz "
+            "(pyro-vae impute and run.impute draw them), or train again on data with missing values (an .npz "
             "or .npy file of them needs --missing true)"
         )
 
@@ -322,9 +323,17 @@ def impute(new: NewData, num_samples: int, steps: int, seed: int | None) -> Any:
     new = replace(new, allow_missing=True)
     draws = new.data.unstandardize(new.apply(of, seed, dim=1)["x"])
     if not new.is_frame:
-        return draws
+        return _with_observed(new, draws)
     frames = [new.frame(new.completed(draw)) for draw in draws]
     return frames[0] if num_samples == 1 else frames
+
+
+def _with_observed(new: NewData, draws: torch.Tensor) -> torch.Tensor:
+    """The draws, with observed values as they came: standardizing and back rounds them."""
+    if new.data.scaling is None or not isinstance(new.rows, Data) or new.rows.sparse is not None:
+        return draws
+    x = new.rows.train.x.to(draws)
+    return torch.where(x.isnan(), draws, x) if x.shape == draws.shape[1:] else draws
 
 
 def log_likelihood(new: NewData, num_samples: int, seed: int | None) -> torch.Tensor:
@@ -382,19 +391,68 @@ def write_codes(run: Any, source: Path | None, path: Path) -> Path:
     Raises:
         UserError: the run's data are no file.
     """
-    if source is None:
-        named = (run.config or {}).get("data") or (run.data.source or {}).get("data")
-        if named is None or named in DATASETS:
-            raise UserError("this run was not trained on a file: --data FILE names one to encode")
-        source = Path(named)
-    x, others = read_new(run, source)
-    new = NewData(run.model, run.guide, run.data, x, others)
+    new = _read_as_new(run, source)
     path = file_to_write(path)
     columns = code_columns(encodings(new))
     name, rows = "row", None
     if new.is_frame and run.data.table is not None:
         index = run.data.table.index
-        name, rows = index or "row", row_names(x, None if is_anndata(x) else index)
+        name, rows = index or "row", row_names(new.x, None if is_anndata(new.x) else index)
     size = len(next(iter(columns.values())))
     write_csv(path, {name: range(size) if rows is None else rows, **columns})
     return path
+
+
+def write_imputed(
+    run: Any, source: Path | None, path: Path, num_samples: int, steps: int, seed: int
+) -> Path:
+    """Fill in the missing values of a file by draws from a `Run`'s model, and write all of it.
+
+    A table becomes a CSV file of all its columns, those included that the model does not have; with
+    several draws, all rows of draw 1, then of draw 2, with columns `row` and `draw` in front (`_row`,
+    `_draw` beside columns of these names). Arrays become an .npy file, `[N, ...]` or, with several
+    draws, `[num_samples, N, ...]`.
+
+    Args:
+        run, source: as in `write_codes`.
+        path: of the file; its suffix is replaced.
+        num_samples, steps, seed: as in `Run.impute`.
+
+    Raises:
+        UserError: the run's data are no file, or no value is missing.
+    """
+    new = _read_as_new(run, source)
+    if not any(
+        bool(split["x"].isnan().any()) for split in replace(new, allow_missing=True).inputs()
+    ):
+        raise UserError(
+            "no value of these data is missing: a missing value is an empty cell of a table, or NaN"
+        )
+    path = file_to_write(path.with_suffix(".csv" if new.is_frame else ".npy"))
+    drawn = impute(new, num_samples, steps, seed)
+    if not new.is_frame:
+        np.save(path, (drawn[0] if num_samples == 1 else drawn).numpy())
+        return path
+    whole = {} if is_anndata(new.x) else columns_of(new.x)
+    tables = [{**whole, **columns_of(t)} for t in (drawn if num_samples > 1 else [drawn])]
+    columns = {name: [v for t in tables for v in t[name]] for name in tables[0]}
+    if num_samples > 1:
+        size = len(next(iter(tables[0].values())))
+        numbers = {
+            "row": [*range(size)] * num_samples,
+            "draw": [draw + 1 for draw in range(num_samples) for _ in range(size)],
+        }
+        columns = {**unused_names(numbers, columns), **columns}
+    write_csv(path, columns)
+    return path
+
+
+def _read_as_new(run: Any, source: Path | None) -> NewData:
+    """The data of a file; default: of the file that the run was trained on."""
+    if source is None:
+        named = (run.config or {}).get("data") or (run.data.source or {}).get("data")
+        if named is None or named in DATASETS:
+            raise UserError("this run was not trained on a file: pass one, --data FILE")
+        source = Path(named)
+    x, others = read_new(run, source)
+    return NewData(run.model, run.guide, run.data, x, others)

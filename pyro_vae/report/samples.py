@@ -15,7 +15,7 @@ from .. import plots
 from ..conditionals import Conditional
 from ..data import Data, Labels, Quadrants
 from ..data.display import joined
-from ..data.tables import write_csv
+from ..data.tables import unused_names, write_csv
 from ..errors import UserError, check_int_at_least, file_to_write, unknown_name_error
 from ..evaluate import fit_ex_post_prior
 from ..evaluate.inputs import Inputs
@@ -104,8 +104,7 @@ class SampleSheet:
         if data.table is not None and x.shape[1:] == (len(data.table.names),):
             written.append(file_to_write(path.with_suffix(".csv")))
             columns = data.table.decode(x, round_counts=self.has_draws)
-            before = {f"_{n}" if n in columns else n: v for n, v in before.items()}
-            write_csv(written[-1], {**before, **columns})
+            write_csv(written[-1], {**unused_names(before, columns), **columns})
         figure = self.figure(data)
         if figure is not None:
             written.append(file_to_write(path.with_suffix(".png")))
