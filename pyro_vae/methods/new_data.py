@@ -263,8 +263,8 @@ def _check_complete(x: torch.Tensor) -> None:
         raise UserError(
             f"x has {int(missing.sum())} missing values, in {len(rows)} rows (first: row "
             f"{int(rows[0])}), and this run was trained on complete data: fill them in "
-            "(pyro-vae impute and run.impute draw them), or train again on data with missing values (an .npz "
-            "or .npy file of them needs --missing true)"
+            "(pyro-vae impute and run.impute draw them), or train again on data with missing values "
+            "(an .npz or .npy file of them needs --missing true)"
         )
 
 
