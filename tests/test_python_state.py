@@ -5,6 +5,7 @@ import dataclasses
 import functools
 import random
 import types
+import warnings
 import weakref
 
 import numpy as np
@@ -143,6 +144,81 @@ def test_a_trial_restores_counters_and_random_streams_and_keeps_what_changed_onc
             assert state.changed() in ("Layer.steps", "Layer.size")
     assert (layer.steps, layer.size, layer.name) == (0, 5, "second")
     assert (random.random(), np.random.rand()) == expected
+
+
+class RunningMean(nn.Module):
+    """An encoder that subtracts a running mean of its data, kept in one of several ways."""
+
+    def __init__(self, way):
+        super().__init__()
+        self.way, self.is_ready = way, False
+        if way in ("attribute", "attribute in place"):
+            self.mean = torch.zeros(2)
+        else:
+            self.register_buffer("mean", torch.zeros(2))
+        self.layer = nn.Linear(2, 1)
+
+    def update(self, x):
+        batch = x.mean(0)
+        if self.way == "initialized once":
+            if not self.is_ready:
+                self.mean.copy_(batch)
+                self.is_ready = True
+        elif self.way in ("in place", "attribute in place"):
+            self.mean.mul_(0.9).add_(0.1 * batch)
+        elif self.way == "data":
+            self.mean.data = 0.9 * self.mean.data + 0.1 * batch
+        else:
+            self.mean = 0.9 * self.mean + 0.1 * batch
+
+    def forward(self, x):
+        if self.training:
+            self.update(x)
+        with pyro.plate("data", len(x)):
+            pyro.sample("z", dist.Normal(self.layer(x - self.mean), 1.0).to_event(1))
+
+
+class OfOneNumber(nn.Module):
+    def __init__(self):
+        super().__init__()
+        self.layer = nn.Linear(1, 2)
+
+    def forward(self, x):
+        with pyro.plate("data", len(x)):
+            z = pyro.sample("z", dist.Normal(torch.zeros(1), 1.0).to_event(1))
+            pyro.sample("x", dist.Normal(self.layer(z), 1.0).to_event(1), obs=x)
+
+
+@pytest.mark.parametrize("compile", [False, "recorded"])
+@pytest.mark.parametrize(
+    "way",
+    ["in place", "replaced", "data", "attribute", "attribute in place", "initialized once"],
+)
+def test_a_running_mean_is_of_the_training_steps_alone(way, compile, tmp_path):
+    """Not of trial runs; resumed, it goes on. Guides train as they do by SVI."""
+    torch.manual_seed(0)
+    x = torch.randn(20, 2) + 5
+
+    def trained(**options):
+        torch.manual_seed(1)
+        model, guide = OfOneNumber(), RunningMean(way)
+        pv.fit(
+            model, guide, x, 6, batch_size=20, lr=0.01, compile=compile, progress=False, **options,
+        )  # fmt: skip
+        return guide
+
+    expected = x.mean(0) if way == "initialized once" else x.mean(0) * (1 - 0.9**6)
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")  # some ways cannot be recorded
+        guide = trained()
+        torch.testing.assert_close(guide.mean, expected)
+        if "attribute" in way or way == "initialized once":  # not in a checkpoint of weights
+            return
+        out = tmp_path / "run"
+        trained(out=out, callbacks=[lambda run, metrics: metrics["epoch"] == 2])
+        resumed = trained(out=out, resume=True)
+    torch.testing.assert_close(resumed.mean, expected)
+    torch.testing.assert_close(resumed.layer.weight, guide.layer.weight, atol=0, rtol=0)
 
 
 @pytest.mark.parametrize("kind", [list, collections.deque, dict, set])

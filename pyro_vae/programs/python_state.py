@@ -17,6 +17,7 @@ from typing import Any, NamedTuple, cast
 import numpy as np
 import torch
 import torch.nn as nn
+from torch.nn.parameter import is_lazy
 
 from .._torch_internals import tensor_slots
 from .modules import find_modules
@@ -79,27 +80,39 @@ class PythonState:
 
         These are the numbers that have changed since the last call of `mark`. What changes only once,
         such as the size of a layer that is made in the first run, stays; and so do all numbers, if a
-        layer or a parameter is made within: a counter may say that it is there. The random streams of
-        Python and numpy are as before, too.
+        layer or a parameter is made within: a counter may say that it is there. The buffers of
+        modules are as before, also those that are replaced, and so are attributes that are tensors.
+        The flags of a module that has one that changed are as before, too: a flag may say that it
+        was initialized. The random streams of Python
+        and numpy are as before, too.
         """
         streams = random.getstate(), np.random.get_state()
+        tensors = _ModuleTensors(self._modules())
         parts = self._parts()
         self.mark()
         before = self._marked
         try:
             yield
         finally:
-            for place, name in self._changed() if self._parts() == parts else ():
+            owners = tensors.put_back()
+            same = self._parts() == parts
+            for place, name in self._changed() if same else ():
                 _, value = before.get((id(place.owner), name), (place, None))
                 is_counter = _is_number(value) and _is_number(place.values[name])
                 if is_counter and hasattr(place.values, "__setitem__"):  # not of a class
                     place.values[name] = value
+            for (owner, name), (place, value) in before.items() if same else ():
+                if owner in owners and isinstance(value, bool) and name in place.values:
+                    place.values[name] = value
             random.setstate(streams[0])
             np.random.set_state(streams[1])
 
+    def _modules(self) -> list[nn.Module]:
+        return [m for module in find_modules(*self.programs) for m in module.modules()]
+
     def _parts(self) -> list[int]:
         """What the programs' modules are made of."""
-        modules = [m for module in find_modules(*self.programs) for m in module.modules()]
+        modules = self._modules()
         tensors = [t for m in modules for slots in tensor_slots(m) for t in slots.values()]
         return [*map(id, modules), *map(id, tensors)]
 
@@ -148,6 +161,37 @@ class PythonState:
         self._readers = [(itemgetter(*p.names), p.values) for p in self._places if p.names]
         self._growing = [p.values for p in self._places if p.grows]
         self._size = sum(map(len, self._growing))
+
+
+class _ModuleTensors:
+    """The buffers and tensor attributes of modules, to put back: written in place, or replaced."""
+
+    def __init__(self, modules: Iterable[nn.Module]) -> None:
+        self.kept = [
+            (id(module), slots, name, tensor, tensor.detach().clone(), tensor._version)
+            for module in modules
+            for slots in (tensor_slots(module)[1], vars(module))
+            for name, tensor in slots.items()
+            if issubclass(type(tensor), torch.Tensor)
+            and tensor.layout == torch.strided
+            and not is_lazy(tensor)
+        ]
+
+    def put_back(self) -> set[int]:
+        """The ids of the modules that have a tensor that had changed."""
+        owners = set()
+        with torch.no_grad():
+            for module, slots, name, tensor, value, version in self.kept:
+                replaced = isinstance(slots.get(name), torch.Tensor) and slots[name] is not tensor
+                if replaced:
+                    slots[name] = tensor
+                # `tensor.data` has versions of its own; a write that was reverted leaves a new version
+                written = not torch.equal(tensor, value)
+                if replaced or written or tensor._version != version:
+                    owners.add(module)
+                if written:
+                    tensor.copy_(value)
+        return owners
 
 
 class _Place(NamedTuple):

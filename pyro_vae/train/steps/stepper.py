@@ -7,14 +7,13 @@ from typing import Any
 
 import pyro
 import torch
-from torch.nn.parameter import is_lazy
 
 from ..._pyro_internals import stored_parameters
 from ..._torch_internals import BatchNorm
 from ...errors import UserError
 from ...objectives import Objective
 from ...programs.calling import as_keyword_program
-from ...programs.contexts import fork_rng, values_kept
+from ...programs.contexts import fork_rng
 from ...programs.modules import find_modules
 from ...programs.python_state import PythonState
 from .. import distributed
@@ -229,10 +228,8 @@ class Stepper:
     @contextmanager
     def _preliminary(self, batch: Batch) -> Iterator[None]:
         """Within, a run of the pair is no training step: buffers, counters, streams are restored."""
-        buffers = [b for m in find_modules(*self.pair) for b in m.buffers() if not is_lazy(b)]
-        with values_kept(buffers), self._one_row_allowed(batch), fork_rng(self.device):
-            with self.python.trial():
-                yield
+        with self._one_row_allowed(batch), fork_rng(self.device), self.python.trial():
+            yield
 
     @contextmanager
     def _one_row_allowed(self, batch: Batch) -> Iterator[None]:
