@@ -1,17 +1,21 @@
 """The supports of a model's latents: one for all draws, with bounds that may differ between data points."""
 
+import math
 from collections.abc import Callable, Iterable
 from typing import Any
 
+import pyro.distributions as dist
 import torch
 from torch.distributions import Transform, biject_to, constraints
 
 from .._torch_internals import MixtureSameFamilyConstraint
 from ..errors import UserError
+from ..programs.sites import base_distribution
 
 Constraint = constraints.Constraint
 
 BOUNDS = ("lower_bound", "upper_bound")  # of a constraint, in the order of its constructor
+ANGLES = (dist.VonMises, dist.SineBivariateVonMises)  # with a period of one turn
 WRAPPERS = (constraints.independent, MixtureSameFamilyConstraint)
 
 
@@ -23,9 +27,26 @@ def states_support(fn: Any) -> bool:
         return False
 
 
+def _support_of(fn: Any) -> Constraint:
+    """The support of a distribution; of an angle one turn, though torch states all reals."""
+    kind = base_distribution(fn, transforms=False)
+    while hasattr(kind, "component_distribution"):
+        kind = base_distribution(kind.component_distribution, transforms=False)
+    return _one_turn(fn.support) if isinstance(kind, ANGLES) else fn.support
+
+
+def _one_turn(support: Constraint) -> Constraint:
+    if isinstance(support, constraints.independent):
+        base = _one_turn(support.base_constraint)
+        return constraints.independent(base, support.reinterpreted_batch_ndims)
+    if isinstance(support, MixtureSameFamilyConstraint):
+        return MixtureSameFamilyConstraint(_one_turn(support.base_constraint))
+    return constraints.interval(-math.pi, math.pi)
+
+
 def has_tensor_bounds(fn: Any) -> bool:
     """Whether the bounds of a distribution's support are tensors, which another latent may change."""
-    return states_support(fn) and any(map(torch.is_tensor, bounds_of(fn.support)))
+    return states_support(fn) and any(map(torch.is_tensor, bounds_of(_support_of(fn))))
 
 
 def bounds_of(support: Constraint) -> list[Any]:
@@ -89,7 +110,7 @@ def _simplified(name: str, fn: Any) -> Constraint:
             bound = bound[0]
         return bound
 
-    support = fn.support if states_support(fn) else constraints.real
+    support = _support_of(fn) if states_support(fn) else constraints.real
     return _map_bounds(_without_components(name, support), simplify)
 
 
