@@ -380,3 +380,37 @@ def test_recorded_gradients_give_the_numbers_of_plain_ones_to_the_last_bit(name,
     for expected, actual in zip(plain, numbers(50), strict=True):
         torch.testing.assert_close(actual, expected, rtol=0, atol=0, equal_nan=True)
     assert used == [True] * 3  # densities, their gradient, the search's gradient
+
+
+def turning(x):
+    """Two angles; x has the cosine and the sine of each, with noise."""
+    with pyro.plate("rows", len(x)):
+        center, concentration = torch.tensor([0.5, -1.0]), torch.tensor([1.2, 0.5])
+        z = pyro.sample("z", dist.VonMises(center, concentration).to_event(1))
+        mean = torch.cat([z.cos(), z.sin()], -1)
+        pyro.sample("x", dist.Normal(mean, 0.7).to_event(1), obs=x)
+
+
+def turning_guide(x):
+    with pyro.plate("rows", len(x)):
+        center = torch.atan2(x[:, 2:], x[:, :2])
+        pyro.sample("z", dist.VonMises(center, torch.tensor(2.0)).to_event(1))
+
+
+def test_an_angle_has_one_turn():
+    """Torch states all reals as its support, over which its density has no integral."""
+    torch.manual_seed(0)
+    x = torch.randn(3, 4)
+    angle = torch.linspace(-math.pi, math.pi, 2001, dtype=torch.float64)[:-1]
+    exact = torch.zeros(3, dtype=torch.float64)
+    for i, (center, concentration) in enumerate([(0.5, 1.2), (-1.0, 0.5)]):
+        log_p = dist.VonMises(torch.tensor(center).double(), concentration).log_prob(angle)
+        for value, part in ((angle.cos(), x[:, i]), (angle.sin(), x[:, 2 + i])):
+            log_p = log_p + dist.Normal(value, 0.7).log_prob(part[:, None].double())
+        exact += log_p.logsumexp(-1) + math.log(2 * math.pi / 2000)
+    grid = pv.diagnostics.posterior_grid(turning, x, guide=turning_guide)
+    torch.testing.assert_close(grid.log_likelihood.double(), exact, atol=2e-3, rtol=0)
+    estimate = pv.diagnostics.ais(turning, x, num_steps=300, num_chains=50)
+    torch.testing.assert_close(estimate.double(), exact, atol=0.15, rtol=0)
+    draws = pv.diagnostics.nuts_posterior(turning, x, 20, 20, num_chains=2).draws["z"]
+    assert draws.abs().max() <= math.pi

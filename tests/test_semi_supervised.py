@@ -751,3 +751,30 @@ def test_the_classification_term_of_draws_that_are_rows_is_that_of_one_draw(part
         losses.append(objective.differentiable_loss(model, guide, x, y=y))
     expected = nn.functional.cross_entropy(classifier(x[:4]), y[:4], reduction="sum") / 0.5
     torch.testing.assert_close(losses[1] - losses[0], expected, rtol=1e-4, atol=1e-4)
+
+
+@pytest.mark.parametrize("of_w", ["parallel", "sequential"])
+@pytest.mark.parametrize("of_y", ["parallel", "sequential"])
+def test_labels_below_an_enumerated_parent_are_refused(of_w, of_y):
+    """The classification term would be of one value of the parent."""
+    torch.manual_seed(0)
+    x, y = torch.randn(6, 4), torch.tensor([0, 2, -1, 1, -1, -1])
+    encoder, decoder = nn.Linear(5, 3), nn.Linear(3, 4)
+
+    def guide(x):
+        with pyro.plate("data", len(x)):
+            w = pyro.sample("w", dist.Categorical(torch.ones(2) / 2), infer={"enumerate": of_w})
+            w = w.unsqueeze(-1).to(x.dtype)
+            w, x = torch.broadcast_tensors(w, x[..., :1])[0], x.expand(*w.shape[:-2], *x.shape)
+            logits = encoder(torch.cat([x, w], -1))
+            pyro.sample("y", dist.OneHotCategorical(logits=logits), infer={"enumerate": of_y})
+
+    def model(x):
+        with pyro.plate("data", len(x)):
+            pyro.sample("w", dist.Categorical(torch.ones(2) / 2))
+            y = pyro.sample("y", dist.OneHotCategorical(torch.ones(3) / 3))
+            pyro.sample("x", dist.Normal(decoder(y), 1.0).to_event(1), obs=x)
+
+    objective = SemiSupervised(labelled_fraction=0.5)
+    with pytest.raises(pv.UserError, match="'y' has an enumerated parent"):
+        objective.differentiable_loss(model, guide, x, y=y)

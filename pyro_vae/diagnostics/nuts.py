@@ -35,7 +35,7 @@ def nuts_posterior(
     Discrete latents are summed exactly. All data points and chains, which are independent, form
     one state, with one step size and one scale per number; this works for some tens of data
     points. Chains start from the prior. If modes are far apart, chains may not find all of them,
-    which `r_hat` shows.
+    which `r_hat` shows. An angle (`VonMises`) is cut at pi: a mode there has two halves.
 
     Args:
         model: the generative program.

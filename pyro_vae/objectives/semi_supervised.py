@@ -152,6 +152,8 @@ class SemiSupervised(ELBO):
                 raise UserError(f"neither guide nor model has a discrete latent {clamp.latent!r}")
             return 0.0
         log_q, rows = clamp.log_q, len(clamp.labels)
+        if clamp.differs_with_a_value:
+            raise UserError(f"{clamp.latent!r} has an enumerated parent: this is not supported")
         if log_q.dim() == 1 and log_q.shape[0] > rows > 0:  # the draws are rows, one after another
             log_q = log_q.reshape(-1, rows)
         if log_q.dim() > 1 and self.num_particles > 1:
@@ -186,15 +188,22 @@ class ClampGuideLabels(Messenger):
         super().__init__()
         self.latent, self.labels, self.top = latent, labels, top
         self.log_q: torch.Tensor | None = None
+        self.logits: torch.Tensor | None = None  # of the run before
         self.in_model = False
+        self.takes_values_in_turn = False  # another latent does, in a run each
+        self.differs_with_a_value = False
 
     def _pyro_sample(self, msg: Site) -> None:
         if msg["name"] != self.latent:
+            self.takes_values_in_turn |= msg["infer"].get("enumerate") == "sequential"
             return
         fn = msg["fn"]
         self.check(msg)
         one_hot, labeled = self.rows(fn)
         logits = fn.logits  # normalized
+        if self.takes_values_in_turn and self.logits is not None:
+            self.differs_with_a_value |= not torch.equal(self.logits, logits)
+        self.logits = logits.detach()
         self.log_q = (one_hot * logits).sum(-1)
         logits = torch.where(labeled, (one_hot - 1) * LOG_ZERO, logits)
         if isinstance(fn, GumbelSoftmax):
