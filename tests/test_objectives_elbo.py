@@ -489,3 +489,30 @@ def test_a_guide_may_sample_a_latent_before_its_parent_in_the_model():
     torch.testing.assert_close(loss, exact)
     gradients = [torch.autograd.grad(value, logits)[0] for value in (loss, exact)]
     torch.testing.assert_close(*gradients)
+
+
+def test_a_latent_of_the_model_alone_may_take_its_values_in_turn():
+    """Pyro's ELBO has no sequential enumeration there; the sum is the same."""
+    torch.manual_seed(0)
+    x, weight = torch.randn(7, 2), torch.randn(3, 2, requires_grad=True)
+
+    def model_of(way):
+        def model(x):
+            with pyro.plate("data", len(x)):
+                y = pyro.sample("y", dist.Categorical(torch.tensor([0.2, 0.3, 0.5])),
+                                infer={"enumerate": way})  # fmt: skip
+                pyro.sample("x", dist.Normal(weight[y], 1.0).to_event(1), obs=x)
+
+        return model
+
+    def guide(x):
+        pass
+
+    expected = dist.Normal(weight, 1.0).log_prob(x[:, None]).sum(-1)
+    expected = -(expected + torch.tensor([0.2, 0.3, 0.5]).log()).logsumexp(-1).sum()
+    (gradient,) = torch.autograd.grad(expected, weight)
+    for way in ("parallel", "sequential"):
+        loss = ELBO().differentiable_loss(model_of(way), guide, x)
+        torch.testing.assert_close(loss, expected)
+        torch.testing.assert_close(torch.autograd.grad(loss, weight)[0], gradient)
+        torch.testing.assert_close(ELBO().loss(model_of(way), guide, x), expected.item())

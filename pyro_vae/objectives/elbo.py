@@ -132,14 +132,16 @@ class ELBO(TraceEnum_ELBO, ScheduledObjective):
     def _suits_pyro(self, model: Callable, guide: Callable, args: tuple, kwargs: dict) -> bool:
         """Whether Pyro's ELBO is right for the pair.
 
-        It needs particles in a plate, no data in the guide, and, beside enumerated latents, one
-        scale for all rows.
+        It needs particles in a plate, no data in the guide, no latent of the model alone that takes
+        its values in turn, and, beside enumerated latents, one scale for all rows.
         """
         batch = as_batch(model, args, kwargs)
         if not torch.is_tensor(batch.get("x")):
             return True
         layout = layout_of(model, guide, batch)
         if layout.scales_rows and layout.discrete_sites:
+            return False
+        if any(s.configured == "sequential" and not s.in_guide for s in layout.discrete_sites):
             return False
         return not layout.observes and (self.num_particles == 1 or layout.particles == "plate")
 
