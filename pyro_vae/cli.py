@@ -146,13 +146,15 @@ def sample_from_run(
         root: folder of the torchvision data sets. Default: $PYRO_VAE_DATA, or ~/.cache/pyro_vae.
     """
     from .methods import load
+    from .methods.new_data import check_is_no_input
 
     loaded = load(run, device=device, root=root)
+    out = (out or run / ("samples" if source == "prior" else source)).with_suffix("")
+    check_is_no_input(loaded, None, *(out.with_suffix(kind) for kind in (".csv", ".npz", ".png")))
     sheet = loaded.sheet(
         source, num=num, y=y, latent=latent, mean=mean, steps=steps, path=path, observed=observed,
         split=split, seed=seed,
     )  # fmt: skip
-    out = (out or run / ("samples" if source == "prior" else source)).with_suffix("")
     assert loaded.data is not None  # the commands have loaded them
     print(*([] if sheet.note is None else [sheet.note]), *sheet.write(out, loaded.data), sep="\n")
     return 0
@@ -234,6 +236,8 @@ def explore_run_or_comparison(
     """
     from .methods import explore
 
+    if out is not None and (out.suffix.lower() != ".html" or out.name == "report.html"):
+        raise UserError(f"the page is an .html file, and not the report: not {out.name}")
     print(explore(run, out, split, device, root))
     return 0
 

@@ -291,3 +291,28 @@ def test_one_weight_for_all_rows_is_no_weight():
     fits = [VAETransformer(2, max_iter=1, random_state=0) for _ in range(2)]
     x = np.random.rand(20, 3)
     assert fits[0].fit(x, sample_weight=2.0).loss_curve_ == fits[1].fit(x).loss_curve_
+
+
+def test_rows_without_a_label_do_not_count_in_the_accuracy():
+    rng = np.random.default_rng(0)
+    y = rng.integers(0, 2, 60)
+    X = rng.normal(size=(60, 3)) + 4 * y[:, None]
+    few = np.where(np.arange(60) < 20, y, -1)
+    classifier = pv.estimators.SemiSupervisedVAEClassifier(max_iter=5, random_state=0).fit(X, few)
+    right = classifier.predict(X) == y
+    assert classifier.score(X, few) == right[:20].mean()
+    weight = np.arange(60.0)
+    expected = np.average(right[:20], weights=weight[:20])
+    assert classifier.score(X, few, weight) == pytest.approx(expected)
+    with pytest.raises(pv.UserError, match="no row has a label"):
+        classifier.score(X, np.full(60, -1))
+
+
+def test_whole_numbers_that_float32_cannot_tell_apart_are_no_counts():
+    X = 2.0**60 * (1 + np.random.default_rng(0).random((50, 3)))
+    scores = [
+        pv.estimators.VAETransformer(2, max_iter=2, random_state=0).fit(X * s).score(X * s)
+        + 3 * np.log(s)
+        for s in (1.0, 2.0**-60)
+    ]
+    assert scores[0] == pytest.approx(scores[1], abs=1e-3)

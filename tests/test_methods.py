@@ -430,3 +430,21 @@ def test_a_run_is_printed_in_a_few_lines_and_shown_in_one(tmp_path):
 def test_a_wrong_option_of_an_object_is_named_with_the_object(name, options, message):
     with pytest.raises(pv.UserError, match=message):
         pv.method(name, "digits", **options)
+
+
+def test_a_refused_number_of_epochs_does_not_lock_a_run(tmp_path):
+    """The file of the configuration stays as it was, so that the same call goes on."""
+    folder, x = tmp_path / "run", torch.rand(20, 4)
+
+    def method(epochs):
+        return pv.method(
+            "vae", x, hidden=[4], latent_dim=1, likelihood="normal",
+            schedule="cosine", epochs=epochs,
+        )  # fmt: skip
+
+    method(2).fit(folder, progress=False)
+    before = (folder / "config.yaml").read_text()
+    with pytest.raises(pv.UserError, match="a cosine schedule of 2 epochs .*epochs=2, not 4"):
+        method(4).fit(folder, resume=True, progress=False)
+    assert (folder / "config.yaml").read_text() == before
+    assert len(method(2).fit(folder, resume=True, progress=False).history) == 2

@@ -87,7 +87,8 @@ def test_only_real_columns_of_a_mixed_table_are_standardized():
     [
         ({"a": ["x", 1]}, {}, "column 'a' has values of the type int, str"),
         ({"a": [None, None]}, {}, "column 'a' has no values"),
-        ({"a": [str(i) for i in range(300)]}, {}, "300 different texts: .*index='a'"),
+        ({"a": [str(i) for i in range(300)]}, {}, "300 different texts in 300 rows: .*index='a'"),
+        ({"a": [f"{i}/2020" for i in range(40)]}, {}, "40 different texts in 40 rows"),
         ({"a": [1, 2**25]}, {}, "counts up to 33554432, which float32 cannot tell"),
         ({"a": [0.5, 1]}, {"kinds": {"a": "count"}}, "values that are no counts"),
         ({"a": [0.5, 1]}, {"kinds": {"a": "counts"}}, "did you mean 'count'"),
@@ -393,7 +394,7 @@ def test_a_csv_file_has_the_types_that_its_cells_have(tmp_path):
     }  # fmt: skip
     (tmp_path / "odd.csv").write_text("a;b;c\n1.5;x;NA\n2;y;3\n")
     with pytest.raises(pv.UserError, match="people.csv has missing values"):
-        pv.data.load(str(tmp_path / "people.csv"), missing=False)
+        pv.data.load(str(tmp_path / "people.csv"), index="name", missing=False)
     odd = pv.data.files.read_csv(tmp_path / "odd.csv")
     assert odd == {"a": [1.5, 2.0], "b": ["x", "y"], "c": [None, 3]}
 
@@ -432,8 +433,10 @@ def test_a_first_row_of_numbers_is_named(header, is_doubtful, tmp_path):
     [
         (
             "a;b\n0,5;1\n1,25;2\n",
-            "column 'a' has numbers with a comma, such as '0,5': write a point",
+            "column 'a' has numbers with a comma, such as '0,5': write numbers alone",
         ),
+        ("a;b\n$1,234.5;1\n7.5;2\n", "numbers with a comma, such as '$1,234.5'"),
+        ("a,b\n10%,1\n7%,2\n", "column 'a' has numbers with a sign, such as '10%'"),
         ("", "no rows below a header"),
         ("a,b\n", "no rows below a header"),
         ("a,b\n1,2\n3\n", "row 3 has 1 values, the header 2"),
@@ -544,6 +547,19 @@ def test_a_file_is_completed_with_all_its_columns(tmp_path, capsys):
     for old, new in zip(before[1:], after[1:], strict=True):
         assert new[1] in ("a", "b", "c") and new[3] in ("0", "1", "2", "3", "4", "5", "6")
         assert all(o in ("", n) for o, n in zip(old, new, strict=True))
+    content = path.read_bytes()
+    for command, target, message in (
+        ("encode", path, "holds the data"),
+        ("sample", path, "holds the data"),
+        ("impute", path, "holds the data"),
+        ("encode", out / "checkpoint.pt", "needs the ending .csv"),
+        ("explore", out / "config.json", "the page is an .html file"),
+        ("explore", out / "report.html", "and not the report"),
+    ):
+        capsys.readouterr()
+        assert main([command, str(out), "--out", str(target)]) == 1
+        assert message in capsys.readouterr().err
+    assert path.read_bytes() == content
     several = tmp_path / "three.csv"
     assert main(["impute", str(out), "--num", "3", "--steps", "3", "--out", str(several)]) == 0
     rows = list(csv.DictReader(several.open()))
@@ -820,3 +836,12 @@ def test_a_run_without_a_test_split_reports_the_validation_split():
     run = run.fit(progress=False)
     assert run.evaluate(num_samples=2)["split"] == "valid"
     assert run.sample(5).shape == (5, 3) and run.sheet("traverse").x.shape[1:] == (3,)
+
+
+def test_texts_of_two_rows_each_are_categories_and_so_is_what_is_declared_or_asked_for():
+    twice, once = [f"t{i // 2}" for i in range(60)], [f"t{i}" for i in range(60)]
+    assert pv.data.from_frame({"a": twice}).table.names == sorted(f"a=t{i}" for i in range(30))
+    assert len(pv.data.from_frame({"a": once}, kinds={"a": "category"}).table.names) == 60
+    pandas = pytest.importorskip("pandas")
+    frame = pandas.DataFrame({"a": pandas.Categorical(once)})
+    assert len(pv.data.from_frame(frame).table.names) == 60

@@ -164,7 +164,12 @@ def evaluate_pair(
         row["valid_elbo"] = float((bound - data.log_abs_det_jacobian(valid).to(bound)).mean())
     elbo = evaluate.elbo(model, guide, x, num_samples=10, seed=seed, **others)
     elbo = elbo - log_volume.to(elbo)
-    row |= {"elbo": float(elbo.double().mean()), "ess": None, "pareto_k": None, "heavy_tailed": False}
+    row |= {
+        "elbo": float(elbo.double().mean()),
+        "ess": None,
+        "pareto_k": None,
+        "heavy_tailed": False,
+    }
     bounds = {"split_elbo": elbo}
     kinds = kinds_of_terms(model, guide, x, **others)
     reason = why_no_log_likelihood(kinds, why_improper(model, guide, x, **others))

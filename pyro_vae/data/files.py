@@ -150,7 +150,8 @@ def read_csv(
         if name in text:
             columns[name] = [None if cell.lower() in MISSING else cell for cell in cells]
             continue
-        _check_commas(path, name, present)
+        if name not in numbers or not any(map(_is_number, present)):
+            _check_numbers(path, name, present)
         other = [(i, cell) for i, cell in enumerate(cells, 2) if _is_text(cell)]
         if other and len(other) < len(present):
             number, cell = other[0]
@@ -178,12 +179,16 @@ def _check_header(path: Path, header: list[str]) -> None:
         )
 
 
-def _check_commas(path: Path, name: str, present: list[str]) -> None:
-    """Refuse a column of numbers with decimal commas."""
-    commas = [cell for cell in present if re.fullmatch(r"[+-]?\d+,\d+", cell)]
-    if present and len(commas) == len(present):
+def _check_numbers(path: Path, name: str, present: list[str]) -> None:
+    """Refuse a column of numbers that are written with commas, units of money or per cent."""
+    if not all(re.fullmatch(r"[$€£]?[+-]?\d[\d,]*(\.\d+)? ?[%$€£]?", cell) for cell in present):
+        return
+    written = next((cell for cell in present if not _is_number(cell)), None)
+    if written is not None:
+        what = "a comma" if "," in written else "a sign"
         raise UserError(
-            f"{path}: column {name!r} has numbers with a comma, such as {commas[0]!r}: write a point"
+            f"{path}: column {name!r} has numbers with {what}, such as {written!r}: write numbers "
+            "alone, with a point"
         )
 
 

@@ -27,6 +27,7 @@ KINDS = {
     "boolean": "bernoulli",
     "category": "one-hot",
 }
+FEW_CATEGORIES = 20  # of more, each has two rows or more on average, or they are names of rows
 MAX_CATEGORIES = 256
 MAX_COUNT = 2**24  # the largest that float32 tells from its neighbors
 
@@ -416,12 +417,12 @@ def column_type(values: Any, name: Any, kind: str | None = None) -> ColumnType:
     present = array[~missing]
     if not len(present):
         raise UserError(f"column {name!r} has no values: leave it out")
-    is_text = array.dtype.kind == "O"
+    is_text, is_asked_for = array.dtype.kind == "O", kind == "category"
     if kind is None:
         is_category = is_text or hasattr(getattr(values, "dtype", None), "categories")
         kind = "category" if is_category else _kind_of_numbers(present)
     if kind == "category":
-        return ColumnType(name, kind, _categories(values, present, name))
+        return ColumnType(name, kind, _categories(values, present, name, is_asked_for))
     column = ColumnType(name, kind)
     numbers = column.encode(values)
     if kind == "count" and ((numbers < 0) | (numbers != numbers.round()))[~missing].any():
@@ -447,14 +448,16 @@ def categories_of(values: Any) -> tuple[Any, ...] | None:
     )
 
 
-def _categories(values: Any, present: np.ndarray, name: Any) -> tuple[Any, ...]:
+def _categories(values: Any, present: np.ndarray, name: Any, is_asked_for: bool) -> tuple[Any, ...]:
     """The values of a category: those that its dtype lists, else those that there are, sorted."""
     declared = categories_of(values)
     categories = sorted(set(present.tolist())) if declared is None else declared
-    if len(categories) > MAX_CATEGORIES:
+    size = len(categories)
+    is_name = declared is None and not is_asked_for and size > FEW_CATEGORIES
+    if size > MAX_CATEGORIES or (is_name and 2 * size > len(present)):
         raise UserError(
-            f"column {name!r} has {len(categories)} different texts: leave it out, or name the rows "
-            f"by it with index={name!r}"
+            f"column {name!r} has {size} different texts in {len(present)} rows: leave it out, or name "
+            f"the rows by it with index={name!r} (--index on the command line)"
         )
     return tuple(categories)
 

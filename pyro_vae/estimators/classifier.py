@@ -146,6 +146,16 @@ class SemiSupervisedVAEClassifier(ClassifierMixin, BaseVAE):
         most_probable = self.predict_proba(X).argmax(1)
         return self.classes_[most_probable]
 
+    def score(self, X: ArrayLike, y: ArrayLike, sample_weight: ArrayLike | None = None) -> float:
+        """The accuracy on the rows that have a label; rows without one do not count."""
+        labels = _as_labels(y)
+        labeled = np.array([label is not None for label in labels], dtype=bool)
+        if not labeled.any():
+            raise UserError("no row has a label, and the score is of those that have one")
+        right = (self.predict(X).astype(object) == labels)[labeled]
+        weight = None if sample_weight is None else np.asarray(sample_weight)[labeled]
+        return float(np.average(right, weights=weight))
+
     def predict_proba(self, X: ArrayLike) -> np.ndarray:
         """`[N, K]`: q(y | x), in the order of `classes_`."""
         rows = self._check(X)

@@ -28,6 +28,7 @@ COUNT_COLUMNS = 0.9  # the fraction of columns that must look like counts
 BOUNDED_COLUMNS = 0.5  # the fraction of columns that must reach a common upper bound
 LEAST_BOUNDED = 5  # columns that must reach it: of fewer, the largest values are equal by chance
 MAX_BOUND = 255
+LARGEST_COUNT = 2**24  # float32 cannot tell larger ones from their neighbors
 
 
 @dataclass(frozen=True, eq=False)
@@ -152,7 +153,8 @@ def automatic_likelihood(
     * Integers from 0 to a bound of at most 255 that half of the columns reach, and at least five
       (grades, genotypes, gray levels): binomial.
     * Other non-negative integers: negative-binomial, if they vary as counts do, with a variance of
-      at least about the mean. Years and codes vary less.
+      at least about the mean, and are below 2**24. Years and codes vary less, and time stamps are
+      larger.
     * All else: normal.
 
     Args:
@@ -171,6 +173,8 @@ def automatic_likelihood(
             return "normal", 1.0
         largest = np.maximum(largest, observed.max(0, initial=0.0))
     varies, bound = sd > 0, largest.max()
+    if bound >= LARGEST_COUNT:
+        return "normal", 1.0
     if bound <= 1 or not varies.any():
         return ("bernoulli" if bound <= 1 else "normal"), 1.0
     reached = largest[varies] == bound

@@ -18,7 +18,7 @@ from ..train import Callback, Initialization, checkpoint, choose_device, distrib
 from ..train import fit as train
 from ..train.folder import RunFolder
 from ..train.pool import num_workers
-from ..train.settings import EXTENDABLE, SETTINGS, checked_settings
+from ..train.settings import EXTENDABLE, SETTINGS, check_epochs, checked_settings
 from ..train.steps.choice import check_compile
 from . import preparing
 from .building import build, make
@@ -292,3 +292,5 @@ class Method:
             have, want = started.get(key), plain(self.config.get(key))
             if key not in EXTENDABLE and have != want:
                 raise UserError(f"{out} was started with {key}={have}, not {want}")
+        # before `config.yaml` is written, or the next call would be refused too
+        check_epochs(started, self.config)

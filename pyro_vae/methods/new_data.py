@@ -391,6 +391,9 @@ def write_codes(run: Any, source: Path | None, path: Path) -> Path:
     Raises:
         UserError: the run's data are no file.
     """
+    if path.suffix.lower() not in ("", ".csv"):
+        raise UserError(f"the codes are a CSV file: {path.name} needs the ending .csv")
+    check_is_no_input(run, source, path)
     new = _read_as_new(run, source)
     path = file_to_write(path)
     columns = code_columns(encodings(new))
@@ -428,7 +431,9 @@ def write_imputed(
         raise UserError(
             "no value of these data is missing: a missing value is an empty cell of a table, or NaN"
         )
-    path = file_to_write(path.with_suffix(".csv" if new.is_frame else ".npy"))
+    path = path.with_suffix(".csv" if new.is_frame else ".npy")
+    check_is_no_input(run, source, path)
+    path = file_to_write(path)
     drawn = impute(new, num_samples, steps, seed)
     if not new.is_frame:
         np.save(path, (drawn[0] if num_samples == 1 else drawn).numpy())
@@ -447,12 +452,28 @@ def write_imputed(
     return path
 
 
+def check_is_no_input(run: Any, source: Path | None, *paths: Path) -> None:
+    """Raise if one of the files to write is what is read, or what the run was trained on."""
+    trained_on = _data_file(run)
+    inputs = {Path(p).resolve() for p in (source, trained_on) if p is not None}
+    for path in paths:
+        if path.resolve() in inputs:
+            raise UserError(f"{path} holds the data, which would be overwritten: name another file")
+
+
+def _data_file(run: Any) -> Path | None:
+    """The file that a run was trained on."""
+    source = {} if run.data is None else run.data.source or {}
+    named = (run.config or {}).get("data") or source.get("data")
+    return None if named is None or named in DATASETS else Path(named)
+
+
 def _read_as_new(run: Any, source: Path | None) -> NewData:
     """The data of a file; default: of the file that the run was trained on."""
+    if run.data is None:
+        raise UserError("this run has no data: in Python, pv.load(folder, data=...)")
+    source = _data_file(run) if source is None else source
     if source is None:
-        named = (run.config or {}).get("data") or (run.data.source or {}).get("data")
-        if named is None or named in DATASETS:
-            raise UserError("this run was not trained on a file: pass one, --data FILE")
-        source = Path(named)
+        raise UserError("this run was not trained on a file: pass one, --data FILE")
     x, others = read_new(run, source)
     return NewData(run.model, run.guide, run.data, x, others)

@@ -44,7 +44,8 @@ def warnings(result: Mapping) -> list[str]:
     }
     idle = [n for n, v in kl.items() if v < COLLAPSE_THRESHOLD]
     messages = []
-    if kl and not any(v for n in kl for v in result["unit_activity"][n]):
+    varies = result.get("data") != 1  # one data point has one posterior mean
+    if varies and kl and not any(v for n in kl for v in result["unit_activity"][n]):
         if not result.get("conditional"):
             names = _names(list(kl))
             messages.append(

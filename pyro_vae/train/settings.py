@@ -2,7 +2,7 @@
 
 import dataclasses
 import math
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from typing import Any
 
 from ..errors import UserError, check_int_at_least, check_positive, checked_seed, unknown_name_error
@@ -101,3 +101,13 @@ def name_of_function(function: object) -> str | None:
     if dataclasses.is_dataclass(function):
         return repr(function)
     return None if function is None else getattr(function, "__qualname__", "a function")
+
+
+def check_epochs(saved: Mapping[str, Any], settings: Mapping[str, Any]) -> None:
+    """Raise if a run would go on with another number of epochs, which its schedule depends on."""
+    schedule, before, now = settings["schedule"], saved["epochs"], settings["epochs"]
+    if before != now and schedule != "constant":
+        raise UserError(
+            f"a {schedule} schedule of {before} epochs cannot be extended or cut: resume with "
+            f"epochs={before}, not {now}"
+        )

@@ -13,7 +13,7 @@ from ..programs.contexts import fork_rng
 from ..programs.modules import find_modules
 from . import distributed
 from .checkpoint import PROGRESS
-from .settings import EXTENDABLE
+from .settings import EXTENDABLE, check_epochs
 from .weights import freeze, restore, weights_of
 
 if TYPE_CHECKING:
@@ -97,9 +97,7 @@ def check_settings(saved: dict[str, Any], settings: dict[str, Any], path: object
             f"{path} was trained with {name}={before}, not {value}: "
             f"resume with the same settings (only {', '.join(EXTENDABLE)} may change)"
         )
-    schedule = settings["schedule"]
-    if saved["epochs"] != settings["epochs"] and schedule != "constant":
-        raise UserError(f"a {schedule} schedule of {saved['epochs']} epochs cannot be extended")
+    check_epochs(saved, settings)
 
 
 def _first_difference(before: list[str], now: list[str]) -> str:
