@@ -378,7 +378,7 @@ BAD = {
     "a table of text": (fit("vae", "--data", "table.csv"), "table.csv has no rows below a header"),
     "a file of another kind": (
         fit("vae", "--data", "table.txt"),
-        "nor a file (.csv, .parquet, .npz, .npy, .h5ad) or a folder of images",
+        "nor a file (.csv, .tsv, .parquet, .npz, .npy, .h5ad) or a folder of images",
     ),
     "one array, renamed": (
         fit("vae", "--data", "array.npz"),

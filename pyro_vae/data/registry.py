@@ -45,7 +45,7 @@ FILES = {
 }
 #: Suffixes of images, in an image folder.
 IMAGES = frozenset({".png", ".jpg", ".jpeg", ".bmp", ".gif", ".tif", ".tiff", ".webp"})
-FILE_KINDS = "a file (.csv, .parquet, .npz, .npy, .h5ad) or a folder of images"
+FILE_KINDS = "a file (.csv, .tsv, .parquet, .npz, .npy, .h5ad) or a folder of images"
 
 
 def data_set(name: str) -> DataSet:
