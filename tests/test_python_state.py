@@ -3,6 +3,7 @@
 import collections
 import dataclasses
 import functools
+import math
 import random
 import types
 import warnings
@@ -219,6 +220,96 @@ def test_a_running_mean_is_of_the_training_steps_alone(way, compile, tmp_path):
         resumed = trained(out=out, resume=True)
     torch.testing.assert_close(resumed.mean, expected)
     torch.testing.assert_close(resumed.layer.weight, guide.layer.weight, atol=0, rtol=0)
+
+
+class Stateful(RunningMean):
+    """A guide whose state a test says: `setup` makes it, `update` is called in training."""
+
+    def __init__(self, setup, update):
+        super().__init__("stateful")
+        setup(self)
+        self.own_update = update
+
+    def update(self, x):
+        self.own_update(self, x)
+
+
+def counts_first(guide, x):
+    if guide.number == 0:
+        guide.mean, guide.number = x.mean(0), 1
+
+
+def names_first(guide, x):
+    if guide.state == "cold":
+        guide.mean.copy_(x.mean(0))
+        guide.state = "warm"
+
+
+def keeps_first(guide, x):
+    if guide.center is None:
+        guide.center = x.mean(0)
+        guide.mean = guide.center.clone()
+
+
+def asks_parent(guide, x):
+    if not guide.flags["ready"]:
+        guide.mean, guide.flags["ready"] = x.mean(0), True
+
+
+def listed(guide, x):
+    if not guide.entries:
+        guide.entries.append(1)
+        guide.mean = x.mean(0)
+    assert len(guide.entries) == 1
+
+
+def of_size(guide, x):
+    if guide.number != len(x):
+        guide.mask, guide.number = torch.ones(len(x)), len(x)
+    assert len(guide.mask) == len(x)
+    guide.mean = x.mean(0) * guide.mask[0]
+
+
+@pytest.mark.parametrize("compile", [False, "recorded"])
+@pytest.mark.parametrize(
+    "update", [counts_first, names_first, keeps_first, asks_parent, listed, of_size]
+)
+def test_what_only_the_first_run_does_stays_done(update, compile):
+    def setup(guide):
+        guide.number, guide.state, guide.center, guide.entries = 0, "cold", None, []
+        guide.flags, guide.mask = {"ready": False}, torch.zeros(0)
+
+    torch.manual_seed(0)
+    x, guide = torch.randn(20, 2) + 5, Stateful(setup, update)
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")  # some cannot be recorded
+        pv.fit(OfOneNumber(), guide, x, 4, batch_size=20, compile=compile, progress=False)
+        torch.testing.assert_close(guide.mean, x.mean(0))
+        # and batches of two sizes
+        pv.fit(OfOneNumber(), guide, x, 2, batch_size=8, compile=compile, progress=False)
+
+
+def inference_tensor():
+    with torch.inference_mode():
+        return torch.ones(3)
+
+
+@pytest.mark.parametrize(
+    "tensor",
+    [
+        inference_tensor(),
+        torch.empty(3, device="meta"),
+        torch.nested.nested_tensor([torch.ones(2), torch.ones(3)]),
+        torch.tensor(math.nan).expand(5),
+        torch.ones(2, 2).to_sparse(),
+        torch.quantize_per_tensor(torch.ones(2), 0.1, 0, torch.qint8),
+    ],
+    ids=["inference", "meta", "nested", "expanded", "sparse", "quantized"],
+)
+def test_odd_tensors_are_left_alone(tensor):
+    guide = Stateful(lambda guide: setattr(guide, "odd", tensor), lambda guide, x: None)
+    pv.fit(OfOneNumber(), guide, torch.randn(20, 2), 1, batch_size=20, progress=False)
+    assert guide.odd is tensor
 
 
 @pytest.mark.parametrize("kind", [list, collections.deque, dict, set])

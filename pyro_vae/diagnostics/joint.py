@@ -268,6 +268,11 @@ class Joint:
             width = bounds[1] - bounds[0] if len(bounds) == len(BOUNDS) else 1 + mapped.abs()
             is_near = (mapped - value).abs() <= ROUNDING * width
             if not (is_near | ~value.isfinite()).all():
+                if bounds == [-math.pi, math.pi]:
+                    raise UserError(
+                        f"{name!r} is an angle, and the guide's values go beyond one turn: give the guide "
+                        "VonMises"
+                    )
                 raise UserError(
                     f"the guide's values of {name!r} are not in the support that the model states, or "
                     "its AutoGuide was made for another support"

@@ -15,7 +15,7 @@ from ..programs.sites import base_distribution
 Constraint = constraints.Constraint
 
 BOUNDS = ("lower_bound", "upper_bound")  # of a constraint, in the order of its constructor
-ANGLES = (dist.VonMises, dist.SineBivariateVonMises)  # with a period of one turn
+ANGLES = (torch.distributions.VonMises, dist.SineBivariateVonMises)  # with a period of one turn
 WRAPPERS = (constraints.independent, MixtureSameFamilyConstraint)
 
 

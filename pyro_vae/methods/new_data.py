@@ -418,7 +418,7 @@ def write_imputed(
 
     Args:
         run, source: as in `write_codes`.
-        path: of the file; its suffix is replaced.
+        path: of the file; without its ending, .csv or .npy, it gets it.
         num_samples, steps, seed: as in `Run.impute`.
 
     Raises:
@@ -431,7 +431,8 @@ def write_imputed(
         raise UserError(
             "no value of these data is missing: a missing value is an empty cell of a table, or NaN"
         )
-    path = path.with_suffix(".csv" if new.is_frame else ".npy")
+    ending = ".csv" if new.is_frame else ".npy"
+    path = path if path.suffix == ending else path.with_name(path.name + ending)
     check_is_no_input(run, source, path)
     path = file_to_write(path)
     drawn = impute(new, num_samples, steps, seed)

@@ -153,7 +153,10 @@ class SemiSupervised(ELBO):
             return 0.0
         log_q, rows = clamp.log_q, len(clamp.labels)
         if clamp.differs_with_a_value:
-            raise UserError(f"{clamp.latent!r} has an enumerated parent: this is not supported")
+            raise UserError(
+                f"the distribution of {clamp.latent!r} differs between runs of the guide, one for each "
+                "value of a latent with sequential enumeration: this is not supported"
+            )
         if log_q.dim() == 1 and log_q.shape[0] > rows > 0:  # the draws are rows, one after another
             log_q = log_q.reshape(-1, rows)
         if log_q.dim() > 1 and self.num_particles > 1:

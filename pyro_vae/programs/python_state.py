@@ -17,7 +17,6 @@ from typing import Any, NamedTuple, cast
 import numpy as np
 import torch
 import torch.nn as nn
-from torch.nn.parameter import is_lazy
 
 from .._torch_internals import tensor_slots
 from .modules import find_modules
@@ -78,31 +77,24 @@ class PythonState:
     def trial(self) -> Iterator[None]:
         """Within, a run of the programs is no training step: afterwards, counters are as before.
 
-        These are the numbers that have changed since the last call of `mark`. What changes only once,
-        such as the size of a layer that is made in the first run, stays; and so do all numbers, if a
-        layer or a parameter is made within: a counter may say that it is there. The buffers of
-        modules are as before, also those that are replaced, and so are attributes that are tensors.
-        The flags of a module that has one that changed are as before, too: a flag may say that it
-        was initialized. The random streams of Python
-        and numpy are as before, too.
+        These are the numbers that have changed since the last call of `mark`, and the buffers and
+        tensor attributes of modules, written in place or replaced. What changes only once, such as
+        the size of a layer that is made in the first run, or a mean that is taken in it, stays; and
+        so do all numbers, if a layer or a parameter is made within: a counter may say that it is
+        there. The random streams of Python and numpy are as before, too.
         """
         streams = random.getstate(), np.random.get_state()
-        tensors = _ModuleTensors(self._modules())
-        parts = self._parts()
         self.mark()
-        before = self._marked
+        before, tensors = self._marked, self._marked_tensors
+        parts = self._parts()
         try:
             yield
         finally:
-            owners = tensors.put_back()
-            same = self._parts() == parts
-            for place, name in self._changed() if same else ():
+            tensors.put_back(changed_since=self._marked_tensors)
+            for place, name in self._changed() if self._parts() == parts else ():
                 _, value = before.get((id(place.owner), name), (place, None))
                 is_counter = _is_number(value) and _is_number(place.values[name])
                 if is_counter and hasattr(place.values, "__setitem__"):  # not of a class
-                    place.values[name] = value
-            for (owner, name), (place, value) in before.items() if same else ():
-                if owner in owners and isinstance(value, bool) and name in place.values:
                     place.values[name] = value
             random.setstate(streams[0])
             np.random.set_state(streams[1])
@@ -120,6 +112,7 @@ class PythonState:
         """Within a trial, called before a further run of the programs."""
         self._find()
         self._marked = {(id(p.owner), n): (p, p.values[n]) for p in self._places for n in p.names}
+        self._marked_tensors = _ModuleTensors(self._modules())
         self._lengths = _lengths(self._containers)
         self._streams = _random_streams()
 
@@ -164,34 +157,56 @@ class PythonState:
 
 
 class _ModuleTensors:
-    """The buffers and tensor attributes of modules, to put back: written in place, or replaced."""
+    """The buffers and tensor attributes of modules, with their values at one time.
+
+    Left out are those that cannot be compared or written: lazy, sparse, on no device, of a subclass.
+    """
 
     def __init__(self, modules: Iterable[nn.Module]) -> None:
-        self.kept = [
-            (id(module), slots, name, tensor, tensor.detach().clone(), tensor._version)
-            for module in modules
-            for slots in (tensor_slots(module)[1], vars(module))
-            for name, tensor in slots.items()
-            if issubclass(type(tensor), torch.Tensor)
-            and tensor.layout == torch.strided
-            and not is_lazy(tensor)
-        ]
+        self.slots: dict[tuple[int, str], tuple[Any, torch.Tensor]] = {}
+        self.values: dict[int, torch.Tensor] = {}  # of each tensor once
+        for module in modules:
+            for slots in (tensor_slots(module)[1], vars(module)):
+                for name, tensor in slots.items():
+                    if _can_be_put_back(tensor):
+                        self.slots[id(slots), name] = slots, tensor
+                        if id(tensor) not in self.values:
+                            self.values[id(tensor)] = tensor.detach().clone()
 
-    def put_back(self) -> set[int]:
-        """The ids of the modules that have a tensor that had changed."""
-        owners = set()
-        with torch.no_grad():
-            for module, slots, name, tensor, value, version in self.kept:
-                replaced = isinstance(slots.get(name), torch.Tensor) and slots[name] is not tensor
-                if replaced:
-                    slots[name] = tensor
-                # `tensor.data` has versions of its own; a write that was reverted leaves a new version
-                written = not torch.equal(tensor, value)
-                if replaced or written or tensor._version != version:
-                    owners.add(module)
-                if written:
+    def put_back(self, changed_since: "_ModuleTensors") -> None:
+        """Where a tensor has changed since a later time: the one of this time, and its value."""
+        for key, (slots, tensor) in self.slots.items():
+            later = changed_since.slots.get(key)
+            now = slots.get(key[1])
+            if later is None or not _can_be_put_back(now):
+                continue
+            was, value = later[1], changed_since.values[id(later[1])]
+            if now is was and _equal(now, value):
+                continue
+            with suppress(RuntimeError), torch.no_grad():  # one that overlaps itself stays
+                value = self.values[id(tensor)]
+                if tensor.shape != value.shape:
+                    tensor.data = value
+                elif not _equal(tensor, value):
                     tensor.copy_(value)
-        return owners
+                slots[key[1]] = tensor
+
+
+def _can_be_put_back(value: object) -> bool:
+    if type(value) not in (torch.Tensor, nn.Parameter):
+        return False
+    tensor = cast(torch.Tensor, value)
+    ordinary = tensor.layout == torch.strided and not tensor.is_nested and not tensor.is_quantized
+    return ordinary and not (tensor.is_meta or tensor.is_inference())
+
+
+def _equal(a: torch.Tensor, b: torch.Tensor) -> bool:
+    """Whether all values are equal; NaN is equal to itself."""
+    if a.shape != b.shape or a.dtype != b.dtype or a.device != b.device:
+        return False
+    if torch.equal(a, b):
+        return True
+    return a.is_floating_point() and bool(((a == b) | (a.isnan() & b.isnan())).all())
 
 
 class _Place(NamedTuple):

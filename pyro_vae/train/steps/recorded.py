@@ -186,10 +186,8 @@ class RecordedStep:
                 recording = None
         if recording is None:
             self.recordings[key] = None
-        elif recording.values != self.python.values():
-            return None  # the plain step does first what no later step does; those will be recorded
         else:
-            recordings[recording.values] = recording
+            recordings[values] = recording
         return recording
 
     @contextmanager
@@ -228,8 +226,6 @@ class RecordedStep:
             self.warn("the step cannot be recorded and is run plainly", e)
             return None
         self.count += 1
-        if recording.values != self.python.values():
-            return recording
         size = len(next(iter(batch.values())))
         if self.backend == "inductor" and self.size in (None, size):
             self.on_status("compiling the step")
@@ -350,7 +346,6 @@ class Recording:
             raise RuntimeError("the program replaces a parameter or buffer of its own modules")
         if changed := python.changed():
             raise RuntimeError(f"every run of the program changes a value of Python: {changed}")
-        self.values = python.values()  # of which it is a recording
         self.call: Callable[..., Any] = self.graph
         ids = {id(t) for t in reverted.written()}
         self.written = [t for t in self.reads if id(t) in ids]
