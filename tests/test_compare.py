@@ -846,3 +846,20 @@ def test_an_error_in_a_cell_says_of_which(tmp_path):
     with pytest.raises(pv.UserError, match="^vae, far, elbo, seed 3: .* not finite"):
         pv.compare(VAE, guides, data(), **options)
     assert len([*(tmp_path / "cells").glob("*/row.json")]) == 1  # what is done is kept
+
+
+def test_runs_of_other_data_are_refused_before_the_first_is_evaluated(tmp_path, monkeypatch):
+    runs = {}
+    for number in range(2):
+        x = torch.randn(20, 4) + number
+        model = pv.models.VAE((4,), 1, "normal", pv.conditionals.MLP((4,)))
+        guide = pv.guides.Guide(model, network=pv.conditionals.MLP((4,)))
+        out = tmp_path / str(number)
+        runs[out] = pv.fit(model, guide, x, 1, out=out, compile=False, progress=False)
+
+    def evaluated(*args):
+        raise AssertionError("a run was evaluated")
+
+    monkeypatch.setattr("pyro_vae.comparison.runs.evaluate_pair", evaluated)
+    with pytest.raises(pv.UserError, match="1 has other data than the first run .mean of x"):
+        pv.comparison.compare_runs(runs, "train", 10, num_gap_data=0)

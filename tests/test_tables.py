@@ -614,6 +614,17 @@ def test_a_csv_file_trains_samples_and_encodes_from_the_command_line(tmp_path, c
     with open(out / "samples.csv") as file:
         rows = list(csv.DictReader(file))
     assert len(rows) == 5 and rows[0]["city"] in ("Bern", "Aarau", "Chur")
+    for source, places in (
+        ("traverse", {"unit": "01", "value": 3}),
+        ("interpolate", {"path": "01", "step": 3}),
+    ):
+        assert main(["sample", str(out), "--source", source, "--num", "2", "--steps", "3"]) == 0
+        with open(out / f"{source}.csv") as file:
+            placed = list(csv.DictReader(file))
+        (group, names), (place, count) = places.items()
+        assert [*placed[0]][:2] == [group, place] and len(placed) == 6
+        assert {r[group] for r in placed} == set(names)
+        assert len({r[place] for r in placed[:3]}) == count
     assert all(int(row["children"]) >= 0 for row in rows)
     assert main(["encode", str(out)]) == 0
     with open(out / "codes.csv") as file:

@@ -4,7 +4,7 @@ import statistics
 from collections.abc import Mapping
 from dataclasses import replace
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, cast
 
 from ..data import Data
 from ..data.dataset import difference
@@ -62,16 +62,19 @@ def compare_runs(
     """
     options = EvaluationOptions(split, num_samples, num_gap_data, gap_options)
     results, first = [], None
-    for folder, run in runs.items():
+    for folder, run in runs.items():  # all of them, before the first is evaluated
         folder = Path(folder)
         check_config(folder)
         data = _checked_data(folder, run.data, first)
         first = first or data
-        model, guide = _pair(folder, run)
-        if is_per_datum(guide):
+        if is_per_datum(_pair(folder, run)[1]):
             raise UserError(
                 f"{folder} has parameters per training data point, and none for {split} data"
             )
+        _history(folder)
+    for folder, run in runs.items():
+        folder, data = Path(folder), cast(Data, run.data)
+        model, guide = _pair(folder, run)
         config = run.config or {"method": type(model).__name__, "objective": "ELBO"}
         x, others = x_and_inputs(model, guide, data, split, None)
         row = {
@@ -103,6 +106,9 @@ def _checked_data(folder: Path, data: Data | None, first: Data | None) -> Data:
     if data is None:
         raise UserError(f"the data of {folder} cannot be loaded again: use pv.compare in Python")
     other = None if first is None else difference(data.describe(), first.describe())
+    means = [d.mean_of_x() for d in (data, first) if d is not None]
+    if other is None and means[0] != means[-1]:
+        other = f"mean of x: {means[0]}, not {means[-1]}"
     if other is not None:
         raise UserError(
             f"{folder} has other data than the first run ({other}): their numbers cannot be compared"

@@ -1,7 +1,7 @@
 """New data from each source, as arrays and as a figure: what `pyro-vae sample` and the report show."""
 
 import math
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field, fields, replace
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -57,7 +57,7 @@ class SampleSheet:
     extra: dict[str, torch.Tensor] = field(default_factory=dict)
     draw: Callable[[Axes, torch.Tensor, float], Axes] | None = None
     has_draws: bool = False
-    table: tuple[torch.Tensor, dict[str, list[int]]] | None = None
+    table: tuple[torch.Tensor, Mapping[str, list]] | None = None
     note: str | None = None
 
     def arrays(self, data: Data) -> dict[str, np.ndarray]:
@@ -365,7 +365,9 @@ def _interpolate(
     def draw(ax: Axes, images: torch.Tensor, white: float) -> Axes:
         return plots.interpolations(ax, images.reshape(-1, steps, *images.shape[1:]), white)
 
-    return SampleSheet(new.flatten(0, 1), title, steps, c=c, extra={"a": a, "b": b}, draw=draw)
+    x = new.flatten(0, 1)
+    place = {"path": [i for i in range(num) for _ in range(steps)], "step": [*range(steps)] * num}
+    return SampleSheet(x, title, steps, c=c, extra={"a": a, "b": b}, draw=draw, table=(x, place))
 
 
 def _traverse(model: Callable, guide: Callable, data: Data, options: SheetOptions) -> SampleSheet:
@@ -387,7 +389,12 @@ def _traverse(model: Callable, guide: Callable, data: Data, options: SheetOption
         return plots.traversal(ax, part, SPAN, white)
 
     labels = ["unit 10 -2.5"]  # about as wide as those that `plots.traversal` writes
-    return SampleSheet(traversed.x.flatten(0, 1), title, steps, labels, c, extra, draw)
+    x = traversed.x.flatten(0, 1)
+    place = {
+        "unit": traversed.units.repeat_interleave(steps).tolist(),
+        "value": traversed.values.flatten().tolist(),
+    }
+    return SampleSheet(x, title, steps, labels, c, extra, draw, table=(x, place))
 
 
 def _impute(model: Callable, guide: Callable, data: Data, options: SheetOptions) -> SampleSheet:
