@@ -237,7 +237,9 @@ def explore_run_or_comparison(
     from .methods import explore
 
     if out is not None and (out.suffix.lower() != ".html" or out.name == "report.html"):
-        raise UserError(f"the page is an .html file, and not the report: not {out.name}")
+        raise UserError(
+            f"the page is an .html file, and not the report of the run: --out cannot be {out.name}"
+        )
     print(explore(run, out, split, device, root))
     return 0
 

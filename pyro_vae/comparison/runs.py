@@ -4,7 +4,7 @@ import statistics
 from collections.abc import Mapping
 from dataclasses import replace
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, cast
+from typing import TYPE_CHECKING, Any
 
 from ..data import Data
 from ..data.dataset import difference
@@ -61,30 +61,29 @@ def compare_runs(
         ('VAE', 30)
     """
     options = EvaluationOptions(split, num_samples, num_gap_data, gap_options)
-    results, first = [], None
+    checked, results, first = [], [], None
     for folder, run in runs.items():  # all of them, before the first is evaluated
         folder = Path(folder)
         check_config(folder)
         data = _checked_data(folder, run.data, first)
         first = first or data
-        if is_per_datum(_pair(folder, run)[1]):
+        model, guide = _pair(folder, run)
+        if is_per_datum(guide):
             raise UserError(
                 f"{folder} has parameters per training data point, and none for {split} data"
             )
-        _history(folder)
-    for folder, run in runs.items():
-        folder, data = Path(folder), cast(Data, run.data)
-        model, guide = _pair(folder, run)
         config = run.config or {"method": type(model).__name__, "objective": "ELBO"}
-        x, others = x_and_inputs(model, guide, data, split, None)
         row = {
             "model": config["method"], "guide": folder.name.removesuffix(f"-{run.seed}"),
             "objective": config["objective"], "seed": run.seed, **_history(folder),
-            "parameters": count_guide_parameters(model, guide, x, others),
         }  # fmt: skip
+        checked.append((row, model, guide, data))
+    for row, model, guide, data in checked:
+        x, others = x_and_inputs(model, guide, data, split, None)
+        row["parameters"] = count_guide_parameters(model, guide, x, others)
         valid_guide = None if data.valid is None else guide
         numbers, per_datum = evaluate_pair(
-            model, guide, data, replace(options, seed=run.seed), valid_guide
+            model, guide, data, replace(options, seed=row["seed"]), valid_guide
         )
         results.append(CellResult(row | numbers, per_datum))
     if first is None:
@@ -105,10 +104,7 @@ def _checked_data(folder: Path, data: Data | None, first: Data | None) -> Data:
     """The data of a run, which must be those of the first run."""
     if data is None:
         raise UserError(f"the data of {folder} cannot be loaded again: use pv.compare in Python")
-    other = None if first is None else difference(data.describe(), first.describe())
-    means = [d.mean_of_x() for d in (data, first) if d is not None]
-    if other is None and means[0] != means[-1]:
-        other = f"mean of x: {means[0]}, not {means[-1]}"
+    other = None if first is None else difference(data.fingerprint(), first.fingerprint())
     if other is not None:
         raise UserError(
             f"{folder} has other data than the first run ({other}): their numbers cannot be compared"

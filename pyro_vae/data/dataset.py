@@ -389,6 +389,10 @@ class Data:
             result["missing"] = True
         return result
 
+    def fingerprint(self) -> dict[str, Any]:
+        """`describe`, with the mean of x, which other data of the same name and shape have not."""
+        return {**self.describe(), "mean of x": self.mean_of_x()}
+
     def mean_of_x(self) -> str:
         """The mean of the training x to six digits, with the shift of a standardization.
 

@@ -17,6 +17,7 @@ from ..conditionals.likelihoods import (
     ZeroInflatedNegativeBinomial,
 )
 from ..data.arrays import is_constant
+from ..data.tables import MAX_COUNT
 from ..errors import UserError
 
 if TYPE_CHECKING:
@@ -28,7 +29,6 @@ COUNT_COLUMNS = 0.9  # the fraction of columns that must look like counts
 BOUNDED_COLUMNS = 0.5  # the fraction of columns that must reach a common upper bound
 LEAST_BOUNDED = 5  # columns that must reach it: of fewer, the largest values are equal by chance
 MAX_BOUND = 255
-LARGEST_COUNT = 2**24  # float32 cannot tell larger ones from their neighbors
 
 
 @dataclass(frozen=True, eq=False)
@@ -173,7 +173,7 @@ def automatic_likelihood(
             return "normal", 1.0
         largest = np.maximum(largest, observed.max(0, initial=0.0))
     varies, bound = sd > 0, largest.max()
-    if bound >= LARGEST_COUNT:
+    if bound >= MAX_COUNT:
         return "normal", 1.0
     if bound <= 1 or not varies.any():
         return ("bernoulli" if bound <= 1 else "normal"), 1.0

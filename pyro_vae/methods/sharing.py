@@ -28,7 +28,6 @@ if TYPE_CHECKING:
 
 KIND = "pyro_vae export"
 FORMAT = f"{KIND} 2"
-MEAN = "mean of x"  # of the training data; exports of older versions have none
 RECORD = "pyro_vae"  # the name of the text in the file that describes the pair
 FILE, CARD = "model.safetensors", "README.md"
 # A pair that is built creates its weights, their initial values, and masks: so many values at most.
@@ -121,11 +120,11 @@ def data_of_export(record: Mapping[str, Any], data: Any, path: Path) -> Data:
         raise UserError("pass the data of the run, not batches")
     if record["config"] is not None:
         data = prepare(complete(record["config"]), data, None)
-    described = json.loads(json.dumps(data.describe()))
-    other = difference(record["data"] or {}, described)
-    trained_on, present = record.get(MEAN), data.mean_of_x()  # in original units
-    if other is None and trained_on not in (None, present):
-        other = f"{MEAN}: {trained_on}, not {present}"
+    trained_on = record["data"] or {}
+    present = json.loads(json.dumps(data.fingerprint()))
+    if "mean of x" not in trained_on:  # an export of an older version
+        del present["mean of x"]
+    other = difference(trained_on, present)
     if other is not None:
         raise UserError(
             f"{path} was trained on other data ({other}): for new data, use run.model and run.guide"
@@ -189,8 +188,7 @@ def _record(run: "Run", weights: Weights) -> dict[str, Any]:
         "format": FORMAT,
         "version": __version__,
         "frozen": weights["frozen"],
-        "data": None if run.data is None else run.data.describe(),
-        MEAN: None if run.data is None else run.data.mean_of_x(),
+        "data": None if run.data is None else run.data.fingerprint(),
         "pair": None,
         "config": None,
         "shapes": None,
@@ -234,7 +232,7 @@ def _checked_record(
         raise UserError(f"{path} was not written by run.export() of this library")
     digest = record.pop("digest", None)
     expected = {"format", "version", "frozen", "data", "pair", "config", "shapes"}
-    if record.keys() - {MEAN} != expected or checkpoint.digest([dict(tensors), record]) != digest:
+    if record.keys() != expected or checkpoint.digest([dict(tensors), record]) != digest:
         raise UserError(f"{path} is damaged: its content does not match its digest")
     frozen, numbers = record["frozen"], {name.partition(".")[0] for name in tensors}
     if (

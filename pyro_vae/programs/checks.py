@@ -1,6 +1,7 @@
 """Checks of one run of a pair: matching sites, one data plate, a log-prob for each data point."""
 
 from collections.abc import Mapping
+from typing import Any
 
 from ..errors import UserError
 from .sites import Site, is_data, is_factor, outside_plate_error
@@ -37,7 +38,7 @@ def check_rows(sites: Mapping[str, Site], n: int) -> None:
     """
     for site in sites.values():
         for frame in site.get("cond_indep_stack", ()):
-            if frame.dim == -1 and frame.size not in (-1, None, n):
+            if frame.dim == -1 and _has_other_rows(frame, n):
                 raise UserError(
                     f"the data plate {frame.name!r} takes {frame.size} of the {n} rows that it is "
                     "given: give it all of them (no subsample_size=, or subsample_size=len(x)); "
@@ -57,6 +58,11 @@ def check_log_probs(guide: Mapping[str, Site], model: Mapping[str, Site], n: int
                     f"{list(site['fn'].batch_shape)} + {list(site['fn'].event_shape)}; "
                     "is .to_event(...) missing?"
                 )
+
+
+def _has_other_rows(frame: Any, n: int) -> bool:
+    """Whether a data plate has not the n rows of a run; one without a size takes what comes."""
+    return frame.size not in (-1, None, n)
 
 
 def _check_names(guide: Mapping[str, Site], model: Mapping[str, Site]) -> None:
@@ -93,13 +99,12 @@ def _check_plates(guide: Mapping[str, Site], model: Mapping[str, Site], n: int) 
                     f"{dims}"
                 )
             size, full_size = frames[0].size, frames[0].full_size
-            if size in (-1, None):  # a plate without a size takes what comes
-                continue
-            if size != n:
+            if _has_other_rows(frames[0], n):
                 raise UserError(
                     f"the data plate at {name!r} in the {kind} has {size} rows, the batch {n}"
                 )
-            sizes.setdefault(full_size or size, (name, kind))
+            if size == n:
+                sizes.setdefault(full_size or size, (name, kind))
     if len(sizes) > 1:
         places = "; ".join(
             f"{size} at {name!r} in the {kind}" for size, (name, kind) in sizes.items()

@@ -175,21 +175,20 @@ class _ModuleTensors:
 
     def put_back(self, changed_since: "_ModuleTensors") -> None:
         """Where a tensor has changed since a later time: the one of this time, and its value."""
-        for key, (slots, tensor) in self.slots.items():
-            later = changed_since.slots.get(key)
-            now = slots.get(key[1])
+        for (place, name), (slots, tensor) in self.slots.items():
+            _, later = changed_since.slots.get((place, name), (slots, None))
+            now = slots.get(name)
             if later is None or not _can_be_put_back(now):
                 continue
-            was, value = later[1], changed_since.values[id(later[1])]
-            if now is was and _equal(now, value):
+            if now is later and _equal(now, changed_since.values[id(later)]):
                 continue
+            value = self.values[id(tensor)]
             with suppress(RuntimeError), torch.no_grad():  # one that overlaps itself stays
-                value = self.values[id(tensor)]
                 if tensor.shape != value.shape:
                     tensor.data = value
                 elif not _equal(tensor, value):
                     tensor.copy_(value)
-                slots[key[1]] = tensor
+                slots[name] = tensor
 
 
 def _can_be_put_back(value: object) -> bool:

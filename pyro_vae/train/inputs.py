@@ -219,7 +219,7 @@ class Inputs:
         """The data as a checkpoint records them: a run resumes on the same."""
         if not isinstance(self.data, Data):
             return {"name": "stream", "batches": len(self.batches)}
-        return {**self.data.describe(), "mean of x": self.data.mean_of_x()}
+        return self.data.fingerprint()
 
     def _check_labels(self) -> bool:
         """Check all training labels once; returns whether that is possible (not of a stream)."""
