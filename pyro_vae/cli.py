@@ -88,7 +88,7 @@ def evaluate_run(
     """Evaluate a run on a split of its data, or on new data from a file.
 
     Args:
-        run: run folder.
+        run: run folder, or the .safetensors file of an export.
         split: train, valid or test. Default: test, if there is one.
         num_samples: importance samples per data point.
         data: file or image folder of new data, of any kind that fit takes, instead of a split. Labels
@@ -128,7 +128,7 @@ def sample_from_run(
     number in the split, and draw 0 the data point itself).
 
     Args:
-        run: run folder.
+        run: run folder, or the .safetensors file of an export.
         source: prior, component, aggregate, ex-post, interpolate, traverse or impute.
         num: how many samples (of a component), paths, units, or completions. Default: a picture's.
         y: from this component alone; of this class, or with this label. Default: all.
@@ -149,7 +149,7 @@ def sample_from_run(
     from .methods.new_data import check_is_no_input
 
     loaded = load(run, device=device, root=root)
-    out = (out or run / ("samples" if source == "prior" else source)).with_suffix("")
+    out = (out or _folder(run) / ("samples" if source == "prior" else source)).with_suffix("")
     check_is_no_input(loaded, None, *(out.with_suffix(kind) for kind in (".csv", ".npz", ".png")))
     sheet = loaded.sheet(
         source, num=num, y=y, latent=latent, mean=mean, steps=steps, path=path, observed=observed,
@@ -170,7 +170,7 @@ def encode_with_run(
     """Encode data with a run, as a CSV file: posterior means, and the most probable component.
 
     Args:
-        run: run folder.
+        run: run folder, or the .safetensors file of an export.
         data: file or image folder. Default: the file that the run was trained on.
         out: the file to write. Default: codes.csv in the run folder.
         device: cpu, cuda, ... Default: a GPU if there is one.
@@ -179,7 +179,7 @@ def encode_with_run(
     from .methods import load
     from .methods.new_data import write_codes
 
-    path = write_codes(load(run, device=device, root=root), data, out or run / "codes.csv")
+    path = write_codes(load(run, device=device, root=root), data, out or _folder(run) / "codes.csv")
     print(path)
     return 0
 
@@ -200,7 +200,7 @@ def impute_with_run(
     a column `draw`. Arrays become an .npy file.
 
     Args:
-        run: run folder.
+        run: run folder, or the .safetensors file of an export.
         data: file with missing values. Default: the file that the run was trained on.
         num: how many draws of each missing value.
         steps: of the Markov chains that draw.
@@ -214,8 +214,13 @@ def impute_with_run(
 
     check_int_at_least(1, num=num, steps=steps)
     loaded = load(run, device=device, root=root)
-    print(write_imputed(loaded, data, out or run / "imputed", num, steps, seed))
+    print(write_imputed(loaded, data, out or _folder(run) / "imputed", num, steps, seed))
     return 0
+
+
+def _folder(run: Path) -> Path:
+    """The folder of a run; of an export, that of its file."""
+    return run.parent if run.suffix == ".safetensors" else run
 
 
 def explore_run_or_comparison(

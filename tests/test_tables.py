@@ -661,11 +661,18 @@ def test_a_run_whose_file_has_changed_is_not_evaluated_on_it(tmp_path, capsys):
     assert main(["evaluate", str(out), "--num-samples", "3"]) == 0
     content = path.read_bytes()
     np.save(path, 1 + rng.normal(size=(30, 3)))
-    for command in ("evaluate", "sample", "encode"):
+    for command in (["evaluate"], ["sample", "--source", "aggregate"], ["explore"]):
         capsys.readouterr()
-        assert main([command, str(out)]) == 1
+        assert main([command[0], str(out), *command[1:]]) == 1
         assert "was trained on other data (mean of x: " in capsys.readouterr().err
+    changed = np.load(path)
+    assert main(["encode", str(out)]) == 0  # as new data, in the units of the training
+    assert "has changed since the training" in capsys.readouterr().err
     path.write_bytes(content)
+    means = pv.load(out).encode(changed)["z"]
+    with open(out / "codes.csv") as f:
+        rows = [[float(cell) for cell in row[1:]] for row in list(csv.reader(f))[1:]]
+    torch.testing.assert_close(torch.tensor(rows), means, rtol=1e-4, atol=1e-5)
     assert main(["encode", str(out)]) == 0
     assert main(["encode", str(out), "--data", "digits"]) == 1
     assert "digits is a data set, not a file" in capsys.readouterr().err

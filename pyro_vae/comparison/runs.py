@@ -104,6 +104,8 @@ def _checked_data(folder: Path, data: Data | None, first: Data | None) -> Data:
     """The data of a run, which must be those of the first run."""
     if data is None:
         raise UserError(f"the data of {folder} cannot be loaded again: use pv.compare in Python")
+    if data.absent is not None:
+        raise UserError(f"{folder}: {data.absent.error(data.name)}")
     other = None if first is None else difference(data.fingerprint(), first.fingerprint())
     if other is not None:
         raise UserError(

@@ -59,6 +59,8 @@ class Labels(Condition):
         """Raise unless every label is one of the classes: another would be a row of zeros."""
         if y is None:
             raise self._no_labels()
+        if not len(y):
+            return
         low, high = int(y.min()), int(y.max())
         if low < 0 or high >= self.num_classes:
             hint = "; every data point needs a label" if low == -1 else ""

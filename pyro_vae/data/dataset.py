@@ -3,7 +3,7 @@
 import dataclasses
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import Any
+from typing import Any, NamedTuple
 
 import torch
 
@@ -15,6 +15,7 @@ from .sparse import SparseRows
 from .tables import Table, is_frame
 
 SPLITS = ("train", "valid", "test")
+MEAN_OF_X = "mean of x"  # in a fingerprint
 
 #: A `Condition`, or any function of `(x, y)` that returns `(x, c)`.
 AnyCondition = Callable[
@@ -77,6 +78,20 @@ def difference(a: Mapping[str, Any], b: Mapping[str, Any]) -> str | None:
     return None if name is None else f"{name}: {a.get(name)}, not {b.get(name)}"
 
 
+class AbsentRows(NamedTuple):
+    """What is known of data whose rows are not here; see `train/schema.py`."""
+
+    schema: dict[str, Any]  #: how new data are read as these were
+    reason: str  #: why they are not here
+
+    def error(self, name: str) -> UserError:
+        """For what needs the rows."""
+        return UserError(
+            f"this needs the training data {name!r}, which are not here ({self.reason}): restore "
+            "them, or pass them in Python, pv.load(run, data=...)"
+        )
+
+
 @dataclass(frozen=True)
 class Data:
     """Training, validation and test splits of one data set.
@@ -116,6 +131,8 @@ class Data:
         source: arguments of `load` that reload these data. Default: they come from arrays.
         missing: whether x has missing values, which are NaN.
         table: the columns of the frame that x came from; see `from_frame`.
+        absent: of data without rows: a run was loaded where the data that it was trained on are not.
+            Such data read new data and know their units.
     """
 
     train: Split
@@ -135,6 +152,7 @@ class Data:
     source: dict[str, Any] | None = None
     missing: bool = False
     table: Table | None = None
+    absent: AbsentRows | None = field(default=None, repr=False)
 
     def __post_init__(self) -> None:
         if isinstance(self.dense_condition, Condition):
@@ -151,6 +169,7 @@ class Data:
 
     def __repr__(self) -> str:
         sizes = ", ".join(f"{len(split)} {name}" for name, split in self.splits().items())
+        sizes = sizes if self.absent is None else "rows are not here"
         parts = [f"x {list(self.x_shape)}"]
         parts += [
             f"{n} {list(v.shape[1:])}" for n, v in self.train.arrays().items() if n not in "xy"
@@ -188,6 +207,8 @@ class Data:
         if split not in SPLITS:
             raise unknown_name_error("split", split, SPLITS)
         part = self.splits().get(split)
+        if self.absent is not None and (part is None or not len(part)):
+            raise self.absent.error(self.name)
         if part is None:
             raise UserError(f"{self.name} has no {split} split")
         if self.binarize == "dynamic" and split == "train":
@@ -203,6 +224,24 @@ class Data:
         return tuple(
             dict.fromkeys((*self.names, *(() if self.dense_condition is None else ("c",))))
         )
+
+    @property
+    def num_labels(self) -> int:
+        """The number of training labels."""
+        if self.absent is not None:
+            return self.absent.schema["num_labels"]
+        return 0 if self.train.y is None else int((self.train.y >= 0).sum())
+
+    @property
+    def labeled_in_part(self) -> bool:
+        """Whether some training data have labels and others have none, or withheld ones."""
+        is_whole = self.withheld_labels is None and self.num_labels == self.num_train
+        return self.num_labels > 0 and not is_whole
+
+    @property
+    def num_train(self) -> int:
+        """The number of training data points."""
+        return self.describe()["sizes"]["train"] if self.absent is not None else len(self.train)
 
     def keep_labels(self, num_labels: int, seed: int = 0) -> "Data":
         """The same data with `num_labels` training labels kept, in balanced classes, the others -1.
@@ -291,9 +330,8 @@ class Data:
         if self.c_scaling is None:
             return as_tensor(c, "c")
         mean, sd = self.c_scaling
-        c, own, gray = as_tensor(c, "c"), self.own_covariates, True
-        if c.dtype == torch.uint8 and own is not None:
-            gray = are_gray_levels(own * sd.to(own.device) + mean.to(own.device))
+        c = as_tensor(c, "c")
+        gray = c.dtype != torch.uint8 or self.has_gray_levels("c")
         values = as_floats(c, "c", torch.float64, gray)
         if values.shape[1:] != mean.shape:
             raise UserError(
@@ -301,6 +339,25 @@ class Data:
                 f"{', '.join(map(str, mean.shape))}]"
             )
         return ((values - mean.to(values.device)) / sd.to(values.device)).to(self.train.x.dtype)
+
+    def has_gray_levels(self, name: str = "x") -> bool:
+        """Whether 8-bit integers in new x, or in new c, are gray levels, as those of these data were.
+
+        They are where the values are, or were before they were binarized, in [0, 1] and not all 0 and 1.
+        """
+        if self.absent is not None:
+            return name in self.absent.schema["gray_levels"]
+        if name == "x":
+            if self.sparse is not None or self.binarize != "none":
+                return self.sparse is None
+            return are_gray_levels(self.unstandardize(self.train.x))
+        own = self.own_covariates
+        if own is None:
+            return True
+        if self.c_scaling is not None:
+            mean, sd = (s.to(own.device) for s in self.c_scaling)
+            own = own * sd + mean
+        return are_gray_levels(own)
 
     @property
     def original_dtype(self) -> torch.dtype | None:
@@ -366,6 +423,8 @@ class Data:
 
     def describe(self) -> dict[str, Any]:
         """What `config.json` records."""
+        if self.absent is not None:
+            return {n: v for n, v in self.fingerprint().items() if n != MEAN_OF_X}
         result: dict[str, Any] = {
             "name": self.name,
             "x_shape": list(self.x_shape),
@@ -378,7 +437,7 @@ class Data:
         if self.condition is not None:
             result["condition"] = repr(self.condition)
         if self.withheld_labels is not None and self.train.y is not None:
-            result["num_labels"] = int((self.train.y >= 0).sum())
+            result["num_labels"] = self.num_labels
         if self.scaling is not None:
             result["standardized"] = True
         if self.c_scaling is not None:
@@ -391,7 +450,9 @@ class Data:
 
     def fingerprint(self) -> dict[str, Any]:
         """`describe`, with the mean of x, which other data of the same name and shape have not."""
-        return {**self.describe(), "mean of x": self.mean_of_x()}
+        if self.absent is not None:
+            return dict(self.absent.schema["fingerprint"])
+        return {**self.describe(), MEAN_OF_X: self.mean_of_x()}
 
     def mean_of_x(self) -> str:
         """The mean of the training x to six digits, with the shift of a standardization.

@@ -13,7 +13,7 @@ from torch.utils.data import DataLoader, Dataset
 from .. import evaluate
 from ..conditionals import Conditional, LibrarySize
 from ..data import DATASETS, Data, Split, as_data
-from ..data.arrays import are_gray_levels, as_labels, as_tensor
+from ..data.arrays import as_labels, as_tensor
 from ..data.conversion import from_dataset
 from ..data.dataset import conditioned, draw_binary
 from ..data.files import read_source
@@ -35,6 +35,7 @@ from ..generate.impute import impute as impute_values
 from ..programs.calling import accepts_argument
 from ..programs.inspection import ignores_missing
 from ..programs.interfaces import ModelInterface, conditional_of, interface_of
+from .advice import advise
 
 Tensors = dict[str, torch.Tensor]
 
@@ -96,10 +97,8 @@ class NewData:
 
     @functools.cached_property
     def _bytes_are_gray(self) -> bool:
-        """Whether 8-bit integers are gray levels: the run's data are, or were before they were binarized."""
-        if self.data.sparse is not None or self.data.binarize != "none":
-            return self.data.sparse is None
-        return are_gray_levels(self.data.unstandardize(self.data.train.x))
+        """Whether 8-bit integers are gray levels; of a loader, each batch asks."""
+        return self.data.has_gray_levels()
 
     @property
     def is_stream(self) -> bool:
@@ -473,8 +472,11 @@ def _read_as_new(run: Any, source: Path | None) -> NewData:
     """The data of a file; default: of the file that the run was trained on."""
     if run.data is None:
         raise UserError("this run has no data: in Python, pv.load(folder, data=...)")
+    is_own = source is None
     source = _data_file(run) if source is None else source
     if source is None:
         raise UserError("this run was not trained on a file: pass one, --data FILE")
+    if is_own and run.data.absent is not None and source.exists():
+        advise(f"{source} has changed since the training: its rows are taken as new data")
     x, others = read_new(run, source)
     return NewData(run.model, run.guide, run.data, x, others)

@@ -316,7 +316,7 @@ def check_read_already(data: Data, values: Mapping[str, Any]) -> None:
     if data.c_scaling is not None:
         have["standardize_c"] = True
     if data.withheld_labels is not None and data.train.y is not None:
-        have["num_labels"] = int((data.train.y >= 0).sum())
+        have["num_labels"] = data.num_labels
         have["label_seed"] = source.get("label_seed")
     for option, own in have.items():
         value = values.get(option)

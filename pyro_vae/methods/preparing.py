@@ -39,7 +39,7 @@ Shapes = tuple[
 
 def shapes(data: Data) -> Shapes:
     """`(x_shape, num_data, c_shape, num_classes)`: what `build` needs to know of the data."""
-    return data.x_shape, len(data.train), data.c_shape, data.num_classes
+    return data.x_shape, data.num_train, data.c_shape, data.num_classes
 
 
 def prepare(config: dict[str, Any], data: Data | None, root: Path | str | None) -> Data:
@@ -66,7 +66,7 @@ def prepare(config: dict[str, Any], data: Data | None, root: Path | str | None) 
         data = datasets.prepare(data, binarize, **options)
         config |= {n: getattr(data, n) for n in ("split_seed", "binarize_seed")}
         if data.withheld_labels is not None and data.train.y is not None:
-            config["num_labels"] = int((data.train.y >= 0).sum())
+            config["num_labels"] = data.num_labels
     if config["objective"] == "SemiSupervised" and data.train.y is None and name is not None:
         raise UserError(
             f"{config['method']} needs labels y, and {data.name} has none: --labels COLUMN "

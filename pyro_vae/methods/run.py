@@ -12,7 +12,7 @@ from typing import Any
 import torch
 
 from .. import generate, train
-from ..data import Data, as_data
+from ..data import DATASETS, Data, as_data
 from ..data import load as load_data
 from ..data.arrays import as_tensor
 from ..data.dataset import difference
@@ -21,16 +21,20 @@ from ..data.tables import frame_like
 from ..errors import UserError, file_to_write, folder_to_write
 from ..evaluate.inputs import split_inputs
 from ..programs.calling import first_argument
+from ..programs.contexts import seeded
 from ..programs.inspection import ignores_missing
 from ..train import checkpoint, choose_device, distributed
 from ..train.callbacks import Metrics, as_callbacks
+from ..train.schema import data_of_schema, schema_of
 from ..train.settings import EXTENDABLE
 from ..train.state import Progress
 from ..train.weights import weights_in, weights_of
 from . import new_data
 from .advice import advise, advise_start, check_data, check_use, starts_at_random
+from .building import build
 from .files import as_json, read_config, to_yaml
 from .options import complete
+from .preparing import shapes
 from .rebuild import describe_pair, rebuild_pair
 from .sharing import data_of_export, export_file, export_run, load_export
 from .table import preset
@@ -60,7 +64,8 @@ class Run(train.Run):
         torch.Size([5, 3])
 
     Attributes:
-        data: the data that it was trained on; None for a stream of batches.
+        data: the data that it was trained on; None for a stream of batches. Of a run that was loaded
+            where they are not, they have no rows; see `load`.
         config: the configuration of a method; None for a pair built by hand.
         restarts: of several restarts: `seeds`, `scores` (nats per data point; what they are is the
             `criterion`), `agreements` (each one's mean adjusted Rand index with the others, if it was
@@ -431,6 +436,7 @@ class Run(train.Run):
             "history": json.dumps(self.history),
             "settings": json.dumps({"compile": "plain"}),
             "config": json.dumps(record),
+            "schema": json.dumps(None if self.data is None else schema_of(self.data)),
         }
         checkpoint.save(folder / "checkpoint.pt", state)
         return folder
@@ -530,18 +536,6 @@ def _source(data: Any) -> dict[str, Any] | None:
     return {**data.source, "binarize": data.binarize}
 
 
-def _reload(source: object, described: Mapping[str, Any], root: Path | str | None) -> Data | None:
-    """The data of a pair built by hand, if their source alone gives them again; else None."""
-    if not isinstance(source, dict):
-        return None
-    options = dict(source)
-    try:
-        data = load_data(options.pop("data"), root=root, **options)
-    except (UserError, KeyError, TypeError):
-        return None
-    return data if data.describe() == described else None
-
-
 def advised(
     model: Callable[..., Any], guide: Callable[..., Any], data: Any, *args: Any, **settings: Any
 ) -> train.Run:
@@ -579,12 +573,13 @@ def load(
 
     Args:
         folder: written by `pyro-vae fit`, `Method.fit(out=)`, `pv.fit(out=)` or `Run.save`; or a
-            `.safetensors` file of `Run.export`, or its folder: the run then has no history, and no
-            data unless they are passed.
+            `.safetensors` file of `Run.export`, or its folder: the run then has no history.
         model, guide: the pair, built as it was trained. Default: it is rebuilt, which is possible for
             the library's own classes.
         data: what it was trained on. Default: they are loaded again, which is possible for named
-            data sets and files.
+            data sets and files that have not changed. Where they are not at hand, `Run.data` has no
+            rows: the run encodes, evaluates and imputes new data and samples from its prior; all
+            else says why the rows are not there.
         device: cpu, cuda, ... Default: a GPU if there is one.
         root: folder of the torchvision data sets.
 
@@ -592,8 +587,6 @@ def load(
         UserError: no run folder, a damaged one, an edited configuration, other data, or a pair that
             cannot be rebuilt.
     """
-    from .configured import Method
-
     folder = Path(folder)
     if (model is None) != (guide is None):
         raise UserError("pass both model= and guide=, or neither")
@@ -614,24 +607,20 @@ def load(
         )
     config = None
     if (folder / CONFIG).exists() and model is None:
-        config = complete(read_config(folder / CONFIG))
+        config = _config_of_run(folder)
         if "standardize_c" in config and "standardize_c" not in (record.get("config") or {}):
             config["standardize_c"] = False  # a run from before there was the option
         check_unedited(config, record, folder)
-        method = Method(config, data, root)
-        config, data = method.config, method.data
-        model, guide = method.build()
-    elif model is None:
-        model, guide = rebuild_pair(record.get("pair"), folder)
-    if data is None and config is None:
-        data = _reload(record.get("source"), record["data"], root)
-    other = None if data is None else difference(record["data"], data.describe())
-    if other is not None:
-        raise UserError(f"{folder} was trained on other data ({other}): pass data=")
     state = checkpoint.load(folder / "checkpoint.pt")
     checkpoint.check_config(folder, state)
-    if isinstance(data, Data):
-        _check_content(folder, state, data)
+    if config is not None:
+        config, data = _data_of_method(config, data, root, folder, record, state)
+        with seeded(config["seed"]):
+            model, guide = build(config, *shapes(data))
+    else:
+        if model is None:
+            model, guide = rebuild_pair(record.get("pair"), folder)
+        data = _data_of_pair(data, root, folder, record, state)
     weights = weights_in(state, model, guide, folder / "checkpoint.pt")
     _move(model, guide, device)
     history = read_history(folder)
@@ -639,6 +628,71 @@ def load(
         model, guide, history, best_epoch(history), folder, weights=weights, data=data,
         config=config, restarts=record.get("restarts"), initialization=record.get("initialization"),
     )  # fmt: skip
+
+
+def _config_of_run(folder: Path) -> dict[str, Any]:
+    """The complete configuration of a run, also where the file that it names is gone."""
+    config = read_config(folder / CONFIG)
+    named = config.get("data")
+    if not isinstance(named, str) or named in DATASETS or Path(named).exists():
+        return complete(config)
+    return {**complete({**config, "data": None}), "data": named}  # as of arrays: a file's preset
+
+
+def _data_of_method(
+    config: dict[str, Any],
+    data: Data | None,
+    root: Path | str | None,
+    folder: Path,
+    record: Mapping[str, Any],
+    state: Mapping[str, Any],
+) -> tuple[dict[str, Any], Data]:
+    """`(config, data)` of a method's run; data that cannot be loaded again have no rows."""
+    from .configured import Method
+
+    schema = json.loads(state["schema"])
+    try:
+        method = Method(config, data, root)
+        _check_same_data(folder, record, state, method.data)
+    except UserError as e:
+        if data is not None or schema is None:
+            raise
+        return config, data_of_schema(schema, str(e))
+    return method.config, method.data
+
+
+def _data_of_pair(
+    data: Data | None,
+    root: Path | str | None,
+    folder: Path,
+    record: Mapping[str, Any],
+    state: Mapping[str, Any],
+) -> Data | None:
+    """The data of a pair built by hand; without rows if their source does not give them again."""
+    source, schema = record.get("source"), json.loads(state["schema"])
+    if data is not None:
+        _check_same_data(folder, record, state, data)
+        return data
+    reason = "they are arrays of the program that trained the pair"
+    if isinstance(source, dict):
+        options = dict(source)
+        try:
+            data = load_data(options.pop("data"), root=root, **options)
+            _check_same_data(folder, record, state, data)
+            return data
+        except (UserError, KeyError, TypeError) as e:
+            reason = str(e)
+    return None if schema is None else data_of_schema(schema, reason)
+
+
+def _check_same_data(
+    folder: Path, record: Mapping[str, Any], state: Mapping[str, Any], data: Data
+) -> None:
+    """Raise unless these are the data that the run was trained on."""
+    other = difference(record["data"], data.describe())
+    if other is not None:
+        raise UserError(f"{folder} was trained on other data ({other}): pass data=")
+    _check_content(folder, state, data)
 
 
 def _check_content(folder: Path, state: Mapping[str, Any], data: Data) -> None:
@@ -657,6 +711,8 @@ def _load_export(path: Path, model: Any, guide: Any, data: Any, device: str | No
     model, guide, record = load_export(path, model, guide)
     if data is not None:
         data = data_of_export(record, as_data(data, first_argument(model)), path)
+    elif record["schema"] is not None:
+        data = data_of_schema(record["schema"], "an export has no data")
     _move(model, guide, device)
     return Run(model, guide, data=data, config=record["config"])
 

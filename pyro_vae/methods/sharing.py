@@ -14,6 +14,7 @@ from ..errors import UserError, folder_to_write
 from ..programs.modules import find_modules
 from ..train import checkpoint
 from ..train.safetensors import read_tensors, write_tensors
+from ..train.schema import schema_of
 from ..train.untrusted import Unsafe, parse_json
 from ..train.weights import Weights, freeze, restore, weights_of
 from .building import build
@@ -27,8 +28,9 @@ if TYPE_CHECKING:
     from .run import Run
 
 KIND = "pyro_vae export"
-FORMAT = f"{KIND} 2"
+FORMAT = f"{KIND} 3"
 RECORD = "pyro_vae"  # the name of the text in the file that describes the pair
+TENSORS = "pt"  # the library of the tensors, as a safetensors file names it
 FILE, CARD = "model.safetensors", "README.md"
 # A pair that is built creates its weights, their initial values, and masks: so many values at most.
 MEMORY_FACTOR, MEMORY_SLACK = 20, 10_000_000
@@ -65,7 +67,7 @@ def export_run(run: "Run", path: Path | str, license: str | None = None) -> Path
     record["digest"] = checkpoint.digest([tensors, record])
     folder_to_write(target.parent)
     try:
-        write_tensors(target, tensors, {"format": "pt", RECORD: json.dumps(record)})
+        write_tensors(target, tensors, {"format": TENSORS, RECORD: json.dumps(record)})
         if not is_file:
             card = model_card(run, record, license)
             checkpoint.write_atomically(path / CARD, lambda p: p.write_text(card))
@@ -94,7 +96,7 @@ def load_export(path: Path, model: Any, guide: Any) -> tuple[Any, Any, dict[str,
             that the weights do not fit.
     """
     tensors, texts = read_tensors(path)
-    record = _checked_record(path, tensors, texts.get(RECORD))
+    record = _checked_record(path, tensors, texts)
     weights = _as_weights(tensors, record["frozen"])
     if model is None:
         num_values = sum(value.numel() for value in tensors.values())
@@ -127,7 +129,8 @@ def data_of_export(record: Mapping[str, Any], data: Any, path: Path) -> Data:
     other = difference(trained_on, present)
     if other is not None:
         raise UserError(
-            f"{path} was trained on other data ({other}): for new data, use run.model and run.guide"
+            f"{path} was trained on other data ({other}): leave data= out, and pass new data to "
+            "run.encode or run.evaluate"
         )
     return data
 
@@ -189,6 +192,7 @@ def _record(run: "Run", weights: Weights) -> dict[str, Any]:
         "version": __version__,
         "frozen": weights["frozen"],
         "data": None if run.data is None else run.data.fingerprint(),
+        "schema": None if run.data is None else schema_of(run.data),
         "pair": None,
         "config": None,
         "shapes": None,
@@ -215,11 +219,11 @@ def _build(record: Mapping[str, Any], path: Path) -> tuple[Any, Any]:
 
 
 def _checked_record(
-    path: Path, tensors: Mapping[str, torch.Tensor], text: str | None
+    path: Path, tensors: Mapping[str, torch.Tensor], texts: Mapping[str, str]
 ) -> dict[str, Any]:
     """What the file says of the pair, if it is an export of this library and not damaged."""
     try:
-        record = parse_json(text or "")
+        record = parse_json(texts.get(RECORD, ""))
     except ValueError:
         record = None
     written_as = record.get("format") if isinstance(record, dict) else None
@@ -231,8 +235,9 @@ def _checked_record(
             )
         raise UserError(f"{path} was not written by run.export() of this library")
     digest = record.pop("digest", None)
-    expected = {"format", "version", "frozen", "data", "pair", "config", "shapes"}
-    if record.keys() != expected or checkpoint.digest([dict(tensors), record]) != digest:
+    expected = {"format", "version", "frozen", "data", "schema", "pair", "config", "shapes"}
+    is_whole = record.keys() == expected and texts.get("format") == TENSORS
+    if not is_whole or checkpoint.digest([dict(tensors), record]) != digest:
         raise UserError(f"{path} is damaged: its content does not match its digest")
     frozen, numbers = record["frozen"], {name.partition(".")[0] for name in tensors}
     if (

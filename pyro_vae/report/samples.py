@@ -72,7 +72,8 @@ class SampleSheet:
             columns = self.columns or math.ceil(math.sqrt(len(x)))
             x = x[: columns * MOST_ROWS].cpu()
             figure, ax = image_axes(x, columns, self.labels)
-            white = plots.white_of(joined(data, *_first_split(data)))
+            shown = x if data.absent else joined(data, *_first_split(data))
+            white = plots.white_of(shown)
             if self.draw is None:
                 plots.images(ax, x, columns, self.labels, white=white)
             else:

@@ -133,9 +133,8 @@ def summarize_batches(
         return result
     if reports_classification(model, data, supervised):
         wrong = (clusters != y)[is_labeled].double().mean()
-        num_labels = int((data.train.y >= 0).sum()) if data.train.y is not None else 0
         errors = {"this model": {name: float(wrong)}}
-        result["classification"] = {"num_labels": num_labels, "errors": errors}
+        result["classification"] = {"num_labels": data.num_labels, "errors": errors}
     else:
         result["clustering"] = {"this model": evaluate.clustering_metrics(y, clusters)}
     return result
@@ -143,7 +142,7 @@ def summarize_batches(
 
 def reports_classification(model: Callable, data: Data, supervised: bool) -> bool:
     """Whether labels measure a classification: training saw some, or a model without y has features."""
-    return labeled_in_part(data) and (supervised or not accepts_argument(model, "y"))
+    return data.labeled_in_part and (supervised or not accepts_argument(model, "y"))
 
 
 def _clustering(
@@ -156,9 +155,9 @@ def _clustering(
 ) -> dict:
     """Scores of the model's clustering `[N]`, and of the baselines if there are as many data."""
     rows = None if data.sparse is None else slice(MAX_DENSE)  # others are dense already
-    train_x = data.observed_split("train", rows).x
     baselines = {}
-    if len(train_x) >= num_components:
+    if len(data.train) >= num_components:
+        train_x = data.observed_split("train", rows).x
         baselines = evaluate.clustering_baselines(
             train_x, x, num_components, seed=seed, standardize=has_several_kinds(data)
         )
@@ -171,14 +170,6 @@ def has_several_kinds(data: Data) -> bool:
     likelihood = data.likelihood
     kinds = [kind for kind, _ in likelihood.blocks] if isinstance(likelihood, Columns) else []
     return any(kind != kinds[0] for kind in kinds)
-
-
-def labeled_in_part(data: Data) -> bool:
-    """Whether some training data have labels and others have none, or withheld ones."""
-    y = data.train.y
-    if y is None or not bool((y >= 0).any()):
-        return False
-    return data.withheld_labels is not None or bool((y < 0).any())
 
 
 def predictions(
@@ -212,7 +203,8 @@ def classification(
 ) -> dict:
     """Error rates of the model, and of classical classifiers trained with the same labels.
 
-    Classifiers need labels of two classes; with one class the model alone has error rates.
+    Classifiers need labels of two classes; with one class, or without the rows of the training data,
+    the model alone has error rates.
 
     Args:
         split: train, valid or test.
@@ -223,12 +215,13 @@ def classification(
         training data, the unlabeled ones (among the first 10,000, if their labels are withheld),
         and the split.
     """
-    train, part = data.observed_split("train"), data.observed_split(split)
+    part = data.observed_split(split)
+    train = data.train if data.absent else data.observed_split("train")
     x, y = train.x, train.y
-    assert y is not None  # see `labeled_in_part`
+    assert y is not None  # see `Data.labeled_in_part`
     truth = y if data.withheld_labels is None else data.withheld_labels
     first = torch.arange(len(y)) < 10_000
-    parts = {"labeled": (x[y >= 0], y[y >= 0])}
+    parts = {} if data.absent else {"labeled": (x[y >= 0], y[y >= 0])}
     unseen = (y < 0) & (truth >= 0) & first
     if unseen.any():
         parts["unlabeled"] = (x[unseen], truth[unseen])
@@ -250,7 +243,7 @@ def classification(
         }
         for name, classes in predicted.items()
     }
-    return {"num_labels": int((y >= 0).sum()), "errors": errors}
+    return {"num_labels": data.num_labels, "errors": errors}
 
 
 OTHER_TERMS = {  # of the ELBO, by kind: a symbol and a note

@@ -148,6 +148,7 @@ def load(path: Path | str) -> dict[str, Any]:
             )
         raise UserError(f"{path} is not a checkpoint of this library ({FORMAT!r} is not in it)")
     _check_digest(state, path)
+    state.setdefault("schema", "null")  # of a run from before it was recorded
     for name, check in FIELDS.items():
         if name not in state:
             raise UserError(f"{path} is not a whole checkpoint: it lacks {name!r}")
@@ -330,7 +331,7 @@ def _is_settings(value: Any) -> bool:
     )
 
 
-def _is_json(kind: type) -> Callable[[object], bool]:
+def _is_json(kind: Any) -> Callable[[object], bool]:
     def check(value: object) -> bool:
         try:
             return isinstance(value, str) and isinstance(json.loads(value), kind)
@@ -362,4 +363,5 @@ FIELDS: dict[str, Callable[[Any], bool]] = {
     "history": _is_history,
     "settings": _is_json(dict),
     "config": _is_json(dict),
+    "schema": _is_json(dict | None),
 }

@@ -1,6 +1,7 @@
 """The inputs of a pair and its objective: training batches, and the validation split."""
 
 import dataclasses
+import functools
 import math
 import warnings
 from collections.abc import Callable, Iterator, Mapping, Sequence
@@ -30,6 +31,7 @@ from ..programs.inspection import ignores_missing, one_hot_labels, takes_index
 from ..programs.interfaces import ModelInterface, interface_of
 from ..programs.modules import find_modules
 from . import distributed
+from .schema import schema_of
 
 DTYPES = (torch.float32, torch.float64)
 ROWS_PER_CHECK = 10_000  # rows whose support is checked at once
@@ -220,6 +222,11 @@ class Inputs:
         if not isinstance(self.data, Data):
             return {"name": "stream", "batches": len(self.batches)}
         return self.data.fingerprint()
+
+    @functools.cached_property
+    def schema(self) -> dict[str, Any] | None:
+        """How new data are read as these were; None of a stream."""
+        return schema_of(self.data) if isinstance(self.data, Data) else None
 
     def _check_labels(self) -> bool:
         """Check all training labels once; returns whether that is possible (not of a stream)."""

@@ -1,0 +1,172 @@
+"""How new data are read for a pair: columns, units and classes as JSON values, without a row of data.
+
+A checkpoint and an export hold it. With it a trained pair encodes, samples and evaluates new data
+where the data that it was trained on are not at hand.
+"""
+
+import json
+from collections.abc import Mapping
+from typing import Any
+
+import torch
+
+from .. import conditionals
+from ..conditionals import Family
+from ..data import Condition, Data, Labels, Quadrants, Split
+from ..data.dataset import AbsentRows
+from ..data.sparse import SparseRows
+from ..data.tables import KINDS, ColumnType, Table
+from ..errors import UserError
+from ..programs.program import plain_value
+
+#: Fields of `Data` that JSON holds as they are.
+PLAIN_FIELDS = (
+    "name", "num_classes", "binarize", "binarize_seed", "split_seed", "missing",
+)  # fmt: skip
+CONDITIONS = {"Labels": Labels, "Quadrants": Quadrants}
+DTYPES = {str(d).removeprefix("torch."): d for d in (torch.float32, torch.float64, torch.int64)}
+
+
+def schema_of(data: Data) -> dict[str, Any] | None:
+    """What `data_of_schema` needs to read new data as these were.
+
+    None where JSON cannot hold it: a condition that is a user's function, or columns whose names are
+    neither text nor numbers.
+
+    Args:
+        data: what a pair is trained on.
+    """
+    if data.absent is not None:
+        return data.absent.schema
+    sparse, condition = data.sparse, data.dense_condition
+    if not (condition is None or type(condition) in CONDITIONS.values()):
+        return None
+    schema: dict[str, Any] = {
+        **{name: getattr(data, name) for name in PLAIN_FIELDS},
+        "arrays": {
+            name: [str(value.dtype).removeprefix("torch."), list(value.shape[1:])]
+            for name, value in data.train.arrays().items()
+        },
+        "names": None if data.names is None else list(data.names),
+        "likelihood": plain_value(data.likelihood),
+        "condition": plain_value(condition),
+        "sparse_columns": None if sparse is None else sparse.matrix.shape[1],
+        "sparse_covariates": None
+        if sparse is None or sparse.covariates is None
+        else list(sparse.covariates.shape[1:]),
+        "scaling": _as_lists(data.scaling),
+        "c_scaling": _as_lists(data.c_scaling),
+        "table": None if data.table is None else _described_table(data.table),
+        "gray_levels": [name for name in ("x", "c") if data.has_gray_levels(name)],
+        "num_labels": data.num_labels,
+        "withheld_labels": data.withheld_labels is not None,
+        "fingerprint": data.fingerprint(),
+    }
+    try:
+        is_plain = json.loads(json.dumps(schema, allow_nan=False)) == schema
+    except (TypeError, ValueError):
+        return None
+    return schema if is_plain and "unknown" not in str(schema["likelihood"]) else None
+
+
+def data_of_schema(schema: Mapping[str, Any], reason: str) -> Data:
+    """`Data` without rows: it reads new data, and takes samples to the original units.
+
+    Args:
+        schema: of `schema_of`.
+        reason: why the rows are not here, for the error where they are needed.
+
+    Raises:
+        UserError: a damaged schema.
+    """
+    try:
+        return _data(dict(schema), reason)
+    except (AttributeError, LookupError, TypeError, ValueError, RuntimeError, OverflowError) as e:
+        raise UserError(f"the schema of the data is damaged: {type(e).__name__}") from e
+
+
+def _data(schema: dict[str, Any], reason: str) -> Data:
+    arrays = {
+        name: torch.empty(0, *shape, dtype=DTYPES[dtype])
+        for name, (dtype, shape) in schema["arrays"].items()
+    }
+    train = Split(arrays.pop("x"), arrays.pop("y", None), arrays.pop("c", None), arrays)
+    condition: Any = _built(schema["condition"], CONDITIONS)
+    if not isinstance(condition, Condition | None):
+        raise TypeError("no condition")
+    if schema["sparse_columns"] is not None:
+        condition = _sparse_rows(schema, condition)
+    likelihood = schema["likelihood"]
+    if not isinstance(likelihood, str):
+        likelihood = _built(likelihood, vars(conditionals))
+        if not isinstance(likelihood, Family):
+            raise TypeError("no likelihood")
+    names = schema["names"]
+    return Data(
+        train,
+        likelihood=likelihood,
+        condition=condition,
+        names=None if names is None else tuple(names),
+        scaling=_as_tensors(schema["scaling"]),
+        c_scaling=_as_tensors(schema["c_scaling"]),
+        table=None if schema["table"] is None else _table(**schema["table"]),
+        withheld_labels=train.y if schema["withheld_labels"] else None,
+        absent=AbsentRows(schema, reason),
+        **{name: schema[name] for name in PLAIN_FIELDS},
+    )
+
+
+def _sparse_rows(schema: Mapping[str, Any], condition: Any) -> SparseRows:
+    from scipy.sparse import csr_matrix
+
+    shape = schema["sparse_covariates"]
+    covariates = None if shape is None else torch.empty(0, *shape)
+    return SparseRows(csr_matrix((0, schema["sparse_columns"])), covariates, condition)
+
+
+def _built(described: Any, classes: Mapping[str, Any]) -> Any:
+    """The object that `plain_value` described."""
+    if isinstance(described, dict):
+        options = described["init_args"]
+        return classes[described["class_path"]](
+            **{name: _built(value, classes) for name, value in options.items()}
+        )
+    return (
+        tuple(_built(v, classes) for v in described) if isinstance(described, list) else described
+    )
+
+
+def _as_lists(scaling: tuple[torch.Tensor, torch.Tensor] | None) -> list[Any] | None:
+    return None if scaling is None else [value.double().tolist() for value in scaling]
+
+
+def _as_tensors(scaling: list[Any] | None) -> tuple[torch.Tensor, torch.Tensor] | None:
+    if scaling is None:
+        return None
+    mean, sd = (torch.tensor(value, dtype=torch.float64) for value in scaling)
+    return mean, sd
+
+
+def _described_table(table: Table) -> dict[str, Any]:
+    return {
+        "columns": [_described_column(column) for column in table.columns],
+        "labels": None if table.labels is None else _described_column(table.labels),
+        "index": table.index,
+        "library": table.library,
+        "layer": table.layer,
+    }
+
+
+def _described_column(column: ColumnType) -> list[Any]:
+    return [column.name, column.kind, list(column.categories)]
+
+
+def _table(columns: list[Any], labels: list[Any] | None, **others: Any) -> Table:
+    of_labels = None if labels is None else _column(*labels)
+    return Table(tuple(_column(*column) for column in columns), of_labels, **others)
+
+
+def _column(name: Any, kind: str, categories: list[Any]) -> ColumnType:
+    if kind not in KINDS:
+        raise ValueError(kind)
+    return ColumnType(name, kind, tuple(categories))

@@ -1,0 +1,291 @@
+"""Runs where the training data are not at hand: new data are read as those were."""
+
+import json
+import shutil
+
+import numpy as np
+import pytest
+import torch
+
+import pyro_vae as pv
+from pyro_vae.cli import main
+from pyro_vae.methods.new_data import NewData
+from pyro_vae.train.schema import data_of_schema, schema_of
+
+N = 40
+
+
+def table():
+    rng = np.random.default_rng(0)
+    return {
+        "height": 170 + 10 * rng.normal(size=N),
+        "children": rng.poisson(2, N),
+        "smoker": rng.choice(["yes", "no"], N),
+        "group": rng.choice(["u", "v", "w"], N),
+    }
+
+
+def gray(*shape):
+    return np.random.default_rng(1).integers(0, 256, (N, *shape), dtype=np.uint8)
+
+
+def counts():
+    return np.random.default_rng(2).poisson(1.0, (N, 4))
+
+
+def covariates():
+    return torch.from_numpy(50_000 + 1e4 * np.random.default_rng(3).normal(size=(N, 2)))
+
+
+def sparse_counts():
+    from scipy.sparse import csr_matrix
+
+    return csr_matrix(counts())
+
+
+def with_covariates():
+    data = pv.data.from_arrays({"x": torch.rand(N, 3) * 9, "c": covariates()}, valid=0, test=0)
+    return pv.data.standardize(pv.data.standardize(data), "c")
+
+
+#: `{kind: (data, new data)}`.
+KINDS = {
+    "table": (
+        lambda: pv.data.standardize(pv.data.from_frame(table(), "group", valid=0, test=0)),
+        lambda: ({name: values[:7] for name, values in table().items()}, {}),
+    ),
+    "gray images": (
+        lambda: pv.data.from_arrays(gray(1, 4, 4), valid=0, test=0),
+        lambda: (gray(1, 4, 4)[:7], {}),
+    ),
+    "binary images": (
+        lambda: pv.data.prepare(pv.data.from_arrays(gray(6), valid=0, test=0), "static"),
+        lambda: (gray(6)[:7], {}),
+    ),
+    "8-bit counts": (
+        lambda: pv.data.from_arrays(counts(), valid=0, test=0),
+        lambda: (counts().astype(np.uint8)[:7], {}),
+    ),
+    "sparse counts": (
+        lambda: pv.data.from_arrays(sparse_counts(), valid=0, test=0),
+        lambda: (sparse_counts()[:7], {}),
+    ),
+    "covariates": (with_covariates, lambda: (torch.rand(7, 3), {"c": covariates()[:7]})),
+    "labels as the condition": (
+        lambda: pv.data.from_arrays(torch.rand(N, 3), torch.arange(N) % 3, 0, 0).with_condition(
+            pv.data.Labels(3)
+        ),
+        lambda: (torch.rand(7, 3), {"y": torch.arange(7) % 3}),
+    ),
+    "quadrants": (
+        lambda: pv.data.from_arrays(gray(1, 4, 4), valid=0, test=0).with_condition(
+            pv.data.Quadrants(1, (1, 4, 4))
+        ),
+        lambda: (gray(1, 4, 4)[:7], {}),
+    ),
+    "float64": (
+        lambda: pv.data.standardize(
+            pv.data.from_arrays(1e9 + torch.rand(N, 3).double(), valid=0, test=0)
+        ),
+        lambda: (1e9 + torch.rand(7, 3).double(), {}),
+    ),
+}
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_a_schema_reads_new_data_as_the_training_data_were(kind):
+    make_data, make_new = KINDS[kind]
+    torch.manual_seed(0)
+    data = make_data()
+    schema = schema_of(data)
+    without_rows = data_of_schema(json.loads(json.dumps(schema)), "a reason")
+    model = pv.models.VAE(data.x_shape, 2, likelihood="normal")
+    x, others = make_new()
+    read = [
+        list(NewData(model, None, known, x, others, True).splits())
+        for known in (data, without_rows)
+    ]
+    assert len(read[0]) == len(read[1]) > 0
+    for ours, theirs in zip(*read, strict=True):
+        assert ours.arrays().keys() == theirs.arrays().keys()
+        for name, value in ours.arrays().items():
+            torch.testing.assert_close(theirs.arrays()[name], value, rtol=0, atol=0)
+    assert schema_of(without_rows) == schema
+    assert without_rows.fingerprint() == json.loads(json.dumps(data.fingerprint()))
+    assert without_rows.x_shape == data.x_shape and without_rows.c_shape == data.c_shape
+    assert without_rows.likelihood == data.likelihood
+
+
+def test_a_schema_has_no_value_of_the_data():
+    x = torch.tensor([[0.123456789, 5.0], [7.0, 9.25]]).repeat(10, 1)
+    text = json.dumps(schema_of(pv.data.from_arrays(x, valid=0, test=0)))
+    assert "0.1234" not in text and "9.25" not in text
+
+
+def test_means_and_scales_survive_a_schema_exactly():
+    x = torch.rand(N, 3, generator=torch.Generator().manual_seed(0)) * 1e5 + 1 / 3
+    data = pv.data.standardize(pv.data.from_arrays(x, valid=0, test=0))
+    again = data_of_schema(json.loads(json.dumps(schema_of(data))), "a reason")
+    for ours, theirs in zip(data.scaling, again.scaling, strict=True):
+        assert torch.equal(ours, theirs)
+    assert torch.equal(again.unstandardize(data.train.x), data.unstandardize(data.train.x))
+
+
+def first_column(x, y):
+    return x[:, 1:], x[:, :1]
+
+
+@pytest.mark.parametrize(
+    "data",
+    [
+        lambda: pv.data.from_arrays(torch.rand(N, 3), valid=0, test=0).with_condition(first_column),
+        lambda: pv.data.from_frame({("a", 1): [0.5, 1.5], ("b", 2): [2.5, 3.5]}, valid=0, test=0),
+    ],
+)
+def test_what_json_cannot_hold_has_no_schema(data):
+    assert schema_of(data()) is None
+
+
+@pytest.mark.parametrize(
+    "change",
+    [
+        {"arrays": {}}, {"arrays": {"x": ["float16", [3]]}}, {"arrays": {"x": ["float32", [-1]]}},
+        {"condition": {"class_path": "Columns", "init_args": {}}}, {"scaling": [[1.0]]},
+        {"likelihood": {"class_path": "MLP", "init_args": {"hidden": [3]}}}, {"names": 3},
+        {"table": {"columns": [["a", "date", []]], "labels": None}}, {"condition": 3},
+        {"table": {"columns": 3}}, {"likelihood": {"class_path": "os", "init_args": {}}},
+    ],
+)  # fmt: skip
+def test_a_damaged_schema_is_one_line(change):
+    schema = schema_of(pv.data.from_arrays(torch.rand(N, 3), valid=0, test=0))
+    with pytest.raises(pv.UserError, match="the schema of the data is damaged"):
+        data_of_schema({**schema, **change}, "a reason")
+
+
+# ------------------------------------------------------------------- runs
+
+
+@pytest.fixture(scope="module")
+def run(tmp_path_factory):
+    """A run on a table that was moved away, and a copy of the run with the table."""
+    folder = tmp_path_factory.mktemp("runs")
+    path = folder / "table.csv"
+    pv.data.tables.write_csv(path, table())
+    options = {"labels": "group", "num_components": 3, "epochs": 2, "initialize": None}
+    method = pv.method("gmvae", path, hidden=[8], compile=False, **options)
+    trained = method.fit(folder / "run", progress=False, device="cpu")
+    trained.export(folder / "model.safetensors")
+    path.rename(folder / "moved.csv")
+    return trained, folder
+
+
+def same_frame(a, b):
+    assert list(a) == list(b)
+    for name in a:
+        np.testing.assert_array_equal(np.asarray(a[name]), np.asarray(b[name]))
+
+
+@pytest.mark.parametrize("name", ["run", "model.safetensors"])
+def test_a_run_works_on_new_data_without_its_training_data(run, name):
+    trained, folder = run
+    loaded = pv.load(folder / name)
+    new = {column: values[:9] for column, values in table().items()}
+    same_frame(loaded.encode(new), trained.encode(new))
+    same_frame(loaded.reconstruct(new), trained.reconstruct(new))
+    assert torch.equal(loaded.log_likelihood(new, 5), trained.log_likelihood(new, 5))
+    same_frame(loaded.sample_frame(6), trained.sample_frame(6))
+    assert torch.equal(loaded.sample(4, "component", y=1), trained.sample(4, "component", y=1))
+    ours, theirs = (
+        loaded.evaluate(data=new, num_samples=5),
+        trained.evaluate(data=new, num_samples=5),
+    )
+    assert ours["elbo"] == theirs["elbo"] and ours["log_likelihood"] == theirs["log_likelihood"]
+    assert ours["clustering"]["this model"] == theirs["clustering"]["this model"]
+    holes = {**new, "height": np.where(np.arange(9) < 3, np.nan, new["height"])}
+    same_frame(loaded.impute(holes, steps=3), trained.impute(holes, steps=3))
+
+
+@pytest.mark.parametrize(
+    ("name", "reason"),
+    [("run", "table.csv does not exist"), ("model.safetensors", "an export has no data")],
+)
+def test_what_needs_the_training_data_says_why_they_are_not_here(run, name, reason, tmp_path):
+    loaded = pv.load(run[1] / name)
+    for function in (
+        loaded.evaluate,
+        lambda: loaded.sample(source="aggregate"),
+        lambda: loaded.sample(source="ex-post"),
+        lambda: loaded.sheet("traverse"),
+        lambda: loaded.report(tmp_path / "report.html"),
+        lambda: loaded.explore(tmp_path / "explore.html"),
+        lambda: loaded.export_encoder(tmp_path / "encoder.pt2"),
+    ):
+        with pytest.raises(pv.UserError, match=f"not here .*{reason}"):
+            function()
+    assert "rows are not here" in repr(loaded.data)
+
+
+def test_a_run_without_its_data_is_exported_as_with_them(run, tmp_path):
+    trained, folder = run
+    paths = [
+        r.export(tmp_path / f"{i}.safetensors")
+        for i, r in enumerate((trained, pv.load(folder / "run")))
+    ]
+    assert paths[0].read_bytes() == paths[1].read_bytes()
+
+
+def test_the_commands_take_a_run_without_its_data_and_an_export(run, tmp_path, capsys):
+    trained, folder = run
+    new = tmp_path / "new.csv"
+    pv.data.tables.write_csv(new, {name: values[:5] for name, values in table().items()})
+    shared = tmp_path / "shared"
+    shared.mkdir()
+    shutil.copy(folder / "model.safetensors", shared)
+    for place in (folder / "run", shared / "model.safetensors"):
+        assert main(["encode", str(place), "--data", str(new)]) == 0
+        assert main(["evaluate", str(place), "--data", str(new), "--num-samples", "3"]) == 0
+        assert main(["sample", str(place), "--num", "3"]) == 0
+        assert main(["evaluate", str(place)]) == 1
+    assert (shared / "codes.csv").read_text() == (folder / "run" / "codes.csv").read_text()
+    assert (shared / "samples.csv").read_text() == (folder / "run" / "samples.csv").read_text()
+    assert len((shared / "codes.csv").read_text().splitlines()) == 6
+    assert main(["encode", str(folder / "run")]) == 1
+    assert "table.csv does not exist" in capsys.readouterr().err
+
+
+def test_a_pair_on_arrays_is_loaded_with_its_units(tmp_path):
+    data = pv.data.standardize(pv.data.from_arrays(100 + 9 * torch.randn(N, 3), valid=8, test=0))
+    model = pv.models.VAE((3,), 2, likelihood="normal", network=pv.conditionals.MLP((8,)))
+    run = pv.fit(model, pv.guides.Guide(model), data, 1, out=tmp_path / "run", progress=False)
+    loaded = pv.load(tmp_path / "run")
+    new = 100 + 9 * torch.randn(5, 3)
+    assert torch.equal(loaded.encode(new)["z"], run.encode(new)["z"])
+    assert torch.equal(loaded.sample(5), run.sample(5))
+    with pytest.raises(pv.UserError, match="arrays of the program that trained the pair"):
+        loaded.evaluate()
+    assert pv.load(tmp_path / "run", data=data).evaluate("valid", 3)["elbo"] == pytest.approx(
+        run.evaluate("valid", 3)["elbo"]
+    )
+
+
+@pytest.mark.parametrize("saved", [True, False])
+def test_a_classifier_has_error_rates_on_new_data_without_its_training_data(tmp_path, saved):
+    data = pv.data.load("digits", num_labels=50)
+    method = pv.method("m2", data, hidden=[8], epochs=1, compile=False)
+    run = method.fit(progress=False, device="cpu")
+    path = run.save(tmp_path / "run") if saved else run.export(tmp_path / "model.safetensors")
+    # the name of a data set is in the configuration: as where it cannot be downloaded
+    schema = schema_of(run.data)
+    loaded = pv.load(path)
+    loaded.data = data_of_schema(schema, "a reason")
+    new = (data.test.x[:50], data.test.y[:50])
+    ours = loaded.evaluate(data=new, num_samples=2)["classification"]
+    theirs = run.evaluate(data=new, num_samples=2)["classification"]
+    assert ours["num_labels"] == theirs["num_labels"] == 50
+    assert ours["errors"]["this model"]["new"] == theirs["errors"]["this model"]["new"]
+
+
+def test_runs_without_their_data_are_not_compared(run):
+    folder = run[1] / "run"
+    with pytest.raises(pv.UserError, match="table.csv does not exist"):
+        pv.comparison.compare_runs({folder: pv.load(folder)})
