@@ -169,6 +169,8 @@ def encode_with_run(
 ) -> int:
     """Encode data with a run, as a CSV file: posterior means, and the most probable component.
 
+    Its first column names the rows: the index of a table, the `file` of an image, else the row number.
+
     Args:
         run: run folder.
         data: file or image folder. Default: the file that the run was trained on.

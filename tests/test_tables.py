@@ -3,6 +3,7 @@
 import csv
 import doctest
 import math
+import shutil
 import warnings
 
 import numpy as np
@@ -13,6 +14,7 @@ from PIL import Image
 
 import pyro_vae as pv
 from pyro_vae.conditionals import Columns
+from pyro_vae.data.files import read_csv
 
 SMALL = ["--hidden", "[8]", "--latent-dim", "2", "--epochs", "1", "--num-samples", "5"]
 SMALL += ["--progress", "false"]
@@ -731,6 +733,24 @@ def test_an_image_folder_trains_from_the_command_line(tmp_path):
     assert main(["sample", str(out), "--num", "4"]) == 0
     assert np.load(out / "samples.npz")["x"].shape == (4, 1, 5, 6)
     assert main(["encode", str(out)]) == 0
+
+
+def test_codes_of_an_image_folder_name_the_file_of_each_row(tmp_path):
+    write_images(tmp_path / "pets")
+    out, new = tmp_path / "run", tmp_path / "new" / "deep"
+    assert main(["fit", "vae", "--data", str(tmp_path / "pets"), "--out", str(out), *SMALL]) == 0
+    assert main(["encode", str(out)]) == 0
+    codes = read_csv(out / "codes.csv")
+    kinds = [f"{kind}/{i:02d}.png" for kind in ("cats", "dogs") for i in range(12)]
+    assert list(codes)[:2] == ["file", "z_0"] and codes["file"] == kinds
+    new.mkdir(parents=True)
+    for i, name in enumerate(("b.PNG", "a.png", "c,d.png")):
+        shutil.copy(tmp_path / "pets" / "dogs" / f"{i:02d}.png", new / name)
+    assert main(["encode", str(out), "--data", str(new.parent)]) == 0
+    copied = read_csv(out / "codes.csv")
+    assert copied["file"] == ["deep/a.png", "deep/b.PNG", "deep/c,d.png"]
+    of_dogs = [codes["z_0"][kinds.index(f"dogs/{i:02d}.png")] for i in (1, 0, 2)]
+    np.testing.assert_allclose(copied["z_0"], of_dogs, rtol=1e-4)
 
 
 def test_images_that_do_not_fit_are_named(tmp_path):

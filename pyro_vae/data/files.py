@@ -322,11 +322,7 @@ def from_images(
         check_int_at_least(1, image_size=image_size)
         if image_size > MAX_IMAGE_SIZE:
             raise UserError(f"image_size must be at most {MAX_IMAGE_SIZE}, got {image_size}")
-    if not folder.is_dir():
-        raise UserError(f"{folder} is not a folder")
-    paths = sorted(p for p in folder.rglob("*") if p.suffix.lower() in IMAGES and p.is_file())
-    if not paths:
-        raise UserError(f"{folder} has no images ({', '.join(sorted(IMAGES))})")
+    paths = image_paths(folder)
     images = []
     for path in paths:
         try:
@@ -362,6 +358,25 @@ def from_images(
     )
     is_binary = data.likelihood == "bernoulli"
     return data if is_binary else replace(data, likelihood="continuous-bernoulli")
+
+
+def image_paths(folder: Path) -> list[Path]:
+    """The images in a folder and its subfolders, in the order in which they are read.
+
+    Raises:
+        UserError: no folder, or no images in it.
+    """
+    if not folder.is_dir():
+        raise UserError(f"{folder} is not a folder")
+    paths = sorted(p for p in folder.rglob("*") if p.suffix.lower() in IMAGES and p.is_file())
+    if not paths:
+        raise UserError(f"{folder} has no images ({', '.join(sorted(IMAGES))})")
+    return paths
+
+
+def file_names(folder: Path) -> list[str]:
+    """The paths of the images relative to their folder, one per row of `from_images`, with slashes."""
+    return [path.relative_to(folder).as_posix() for path in image_paths(folder)]
 
 
 def _class_numbers(folder: Path, paths: list[Path]) -> list[int] | None:

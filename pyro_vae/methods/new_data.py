@@ -16,7 +16,7 @@ from ..data import DATASETS, Data, Split, as_data
 from ..data.arrays import are_gray_levels, as_labels, as_tensor
 from ..data.conversion import from_dataset
 from ..data.dataset import conditioned, draw_binary
-from ..data.files import read_source
+from ..data.files import file_names, read_source
 from ..data.minibatches import LoaderBatches, row_slices
 from ..data.sparse import SPARSE_ROWS
 from ..data.tables import (
@@ -381,7 +381,8 @@ def as_test_split(new: NewData) -> Data:
 def write_codes(run: Any, source: Path | None, path: Path) -> Path:
     """Encode a file or an image folder with a `Run`, and write the codes as a CSV file.
 
-    The first column names the rows: by the table's index if there is one, else by their numbers.
+    The first column names the rows: by the table's index, by the files of an image folder, else by
+    their numbers.
 
     Args:
         run: the run.
@@ -397,13 +398,21 @@ def write_codes(run: Any, source: Path | None, path: Path) -> Path:
     new = _read_as_new(run, source)
     path = file_to_write(path)
     columns = code_columns(encodings(new))
-    name, rows = "row", None
-    if new.is_frame and run.data.table is not None:
-        index = run.data.table.index
-        name, rows = index or "row", row_names(new.x, None if is_anndata(new.x) else index)
+    name, rows = _named_rows(run, new, source)
     size = len(next(iter(columns.values())))
     write_csv(path, {name: range(size) if rows is None else rows, **columns})
     return path
+
+
+def _named_rows(run: Any, new: NewData, source: Path | None) -> tuple[str, Any]:
+    """The first column of the codes: its name, and its values; None for the numbers of the rows."""
+    folder = _data_file(run) if source is None else source
+    if folder is not None and folder.is_dir():
+        return "file", file_names(folder)
+    if not new.is_frame or run.data.table is None:
+        return "row", None
+    index = run.data.table.index
+    return index or "row", row_names(new.x, None if is_anndata(new.x) else index)
 
 
 def write_imputed(
