@@ -15,6 +15,7 @@ from PIL import Image
 import pyro_vae as pv
 from pyro_vae.conditionals import Columns
 from pyro_vae.data.files import read_csv
+from pyro_vae.data.tables import write_csv
 
 SMALL = ["--hidden", "[8]", "--latent-dim", "2", "--epochs", "1", "--num-samples", "5"]
 SMALL += ["--progress", "false"]
@@ -147,6 +148,65 @@ def test_labels_are_classes_in_order_and_minus_one_without():
     assert data.train.y.tolist() == [1, -1, 0] and data.num_classes == 2
     data = all_rows({"a": [0.5, 1.5, 2.5], "y": [-1, 7, 3]}, labels="y")
     assert data.train.y.tolist() == [-1, 1, 0] and data.table.labels.categories == (3, 7)
+
+
+def groups(n=60):
+    """Two groups of rows far apart, and the name of each row's group as its label."""
+    center = [-3.0 + 6.0 * (i % 2) for i in range(n)]
+    noise = np.random.default_rng(0).normal(0, 0.3, (2, n))
+    columns = {"a": (center + noise[0]).tolist(), "b": (center + noise[1]).tolist()}
+    return columns | {"kind": [("low", "high")[i % 2] for i in range(n)]}
+
+
+def test_a_class_with_a_name_is_sampled_and_encoded_by_it(tmp_path, capsys):
+    path, out = tmp_path / "groups.csv", tmp_path / "run"
+    write_csv(path, groups())
+    small = ["--hidden", "[16]", "--latent-dim", "1", "--lr", "0.01", "--num-samples", "5"]
+    options = ["--data", str(path), "--labels", "kind", "--out", str(out), "--progress", "false"]
+    options += ["--epochs", "100", "--batch-size", "16"]
+    assert main(["fit", "m2", *options, *small]) == 0
+    run = pv.load(out)
+    assert run.data.class_names == run.class_names == ("high", "low")
+    codes = run.encode(groups())
+    assert codes["y"].tolist() == groups()["kind"]
+    for name, number, sign in (("high", 0, 1), ("low", 1, -1)):
+        x = run.sample(20, y=name, mean=True, seed=1)
+        assert torch.equal(x, run.sample(20, y=number, mean=True, seed=1))
+        assert (sign * x > 1).all()
+    assert run.sheet("prior", y=1).title == "samples, y = low"
+    assert run.sheet("component", num=2).labels == ["high", "low"]
+    assert main(["encode", str(out)]) == main(["sample", str(out), "--y", "low", "--num", "4"]) == 0
+    assert read_csv(out / "codes.csv")["y"] == groups()["kind"]
+    assert max(read_csv(out / "samples.csv")["a"]) < 0
+    capsys.readouterr()
+    for wrong, message in (("hihg", "did you mean 'high'?"), ("2", "unknown class 2; known: high")):
+        assert main(["sample", str(out), "--y", wrong]) == 1
+        error = capsys.readouterr().err
+        assert message in error and error.count("\n") == 1
+
+
+def test_clusters_have_numbers_though_labels_have_names():
+    data = pv.data.from_frame(groups(), labels="kind")
+    options = {"hidden": [8], "latent_dim": 1, "epochs": 1}
+    run = pv.method("m2-clustering", data, **options).fit(progress=False)
+    assert run.data.class_names == ("high", "low") and run.class_names is None
+    assert set(run.encode(groups())["y"].tolist()) <= set(range(10))
+    with pytest.raises(pv.UserError, match="y must be a number, got 'low': the components of this"):
+        run.sample(y="low")
+
+
+def test_labels_that_are_numbers_are_named_by_them():
+    columns = groups() | {"kind": [(3, 1)[i % 2] for i in range(60)]}
+    data = pv.data.from_frame(columns, labels="kind")
+    options = {"hidden": [8], "latent_dim": 1, "epochs": 1, "condition": "labels"}
+    run = pv.method("cvae", data, **options).fit(progress=False)
+    assert run.class_names == (1, 3)
+    for y, number in ((1, 0), (3, 1), ("3", 1)):
+        of_y = run.sheet("prior", num=5, y=y)
+        assert of_y.c.tolist() == [number] * 5 and of_y.title == f"samples, y = {y}"
+    for y in (0, 2):
+        with pytest.raises(pv.UserError, match=f"unknown class {y}; known: 1, 3"):
+            run.sample(y=y)
 
 
 # ------------------------------------------------------------------------- pandas and polars
@@ -722,7 +782,8 @@ def test_an_image_folder_has_a_class_in_each_subfolder(mode, channels, tmp_path)
     first = np.asarray(Image.open(tmp_path / "pets" / "cats" / "00.png"), dtype=np.float32) / 255
     first = first[..., None] if mode == "L" else first
     np.testing.assert_allclose(data.train.x[0].permute(1, 2, 0).numpy(), first, rtol=1e-6)
-    assert data.likelihood == "continuous-bernoulli"
+    assert data.likelihood == "continuous-bernoulli" and data.class_names == ("cats", "dogs")
+    assert pv.data.prepare(data, binarize="static").class_names == ("cats", "dogs")
     assert pv.data.from_images(tmp_path / "pets", image_size=4).x_shape == (channels, 4, 4)
 
 
@@ -751,6 +812,19 @@ def test_codes_of_an_image_folder_name_the_file_of_each_row(tmp_path):
     assert copied["file"] == ["deep/a.png", "deep/b.PNG", "deep/c,d.png"]
     of_dogs = [codes["z_0"][kinds.index(f"dogs/{i:02d}.png")] for i in (1, 0, 2)]
     np.testing.assert_allclose(copied["z_0"], of_dogs, rtol=1e-4)
+
+
+def test_subfolders_name_the_classes_of_a_conditional_run(tmp_path):
+    write_images(tmp_path / "pets")
+    out, label = tmp_path / "run", ["--condition", "labels"]
+    options = ["--data", str(tmp_path / "pets"), "--out", str(out), *label, *SMALL]
+    assert main(["fit", "cvae", *options]) == 0
+    assert ">dogs<" in (out / "report.html").read_text()
+    assert main(["sample", str(out), "--y", "dogs", "--num", "3"]) == 0
+    run = pv.load(out)
+    assert run.sheet("prior", num=3, y="dogs").c.tolist() == [1, 1, 1]
+    dogs = run.sample(3, y=1, seed=0, mean=True).numpy()
+    np.testing.assert_array_equal(np.load(out / "samples.npz")["x"], dogs)
 
 
 def test_images_that_do_not_fit_are_named(tmp_path):

@@ -116,6 +116,8 @@ class Data:
         source: arguments of `load` that reload these data. Default: they come from arrays.
         missing: whether x has missing values, which are NaN.
         table: the columns of the frame that x came from; see `from_frame`.
+        class_names: of the labels, in the order of their numbers: the values of the frame's column, or
+            the subfolders of an image folder. None: labels have no names but their numbers.
     """
 
     train: Split
@@ -135,6 +137,7 @@ class Data:
     source: dict[str, Any] | None = None
     missing: bool = False
     table: Table | None = None
+    class_names: tuple[Any, ...] | None = None
 
     def __post_init__(self) -> None:
         if isinstance(self.dense_condition, Condition):

@@ -348,16 +348,17 @@ def from_images(
     arrays = np.stack([np.asarray(image.convert(mode)) for image in images])
     x = torch.from_numpy(arrays)
     x = x.unsqueeze(1) if mode == "L" else x.permute(0, 3, 1, 2)
+    class_names = _class_names(folder, paths)
     data = from_arrays(
         x.contiguous(),
-        _class_numbers(folder, paths),
+        None if class_names is None else _class_numbers(folder, paths, class_names),
         valid,
         test,
         name=folder.resolve().name if name is None else name,
         split_seed=split_seed,
     )
-    is_binary = data.likelihood == "bernoulli"
-    return data if is_binary else replace(data, likelihood="continuous-bernoulli")
+    likelihood = data.likelihood if data.likelihood == "bernoulli" else "continuous-bernoulli"
+    return replace(data, likelihood=likelihood, class_names=class_names)
 
 
 def image_paths(folder: Path) -> list[Path]:
@@ -379,17 +380,25 @@ def file_names(folder: Path) -> list[str]:
     return [path.relative_to(folder).as_posix() for path in image_paths(folder)]
 
 
-def _class_numbers(folder: Path, paths: list[Path]) -> list[int] | None:
-    """The number of each image's subfolder; None without subfolders."""
-    subfolders = [path.relative_to(folder).parts[0] for path in paths]
+def _class_names(folder: Path, paths: list[Path]) -> tuple[str, ...] | None:
+    """The names of the subfolders that have images, sorted; None without subfolders."""
     inside = [len(path.relative_to(folder).parts) > 1 for path in paths]
     if not any(inside):
         return None
     if not all(inside):
         stray = paths[inside.index(False)]
         raise UserError(f"{folder} has images in subfolders, which are classes, and {stray.name}")
-    classes = sorted(set(subfolders))
-    return [classes.index(name) for name in subfolders]
+    return tuple(sorted({_subfolder(folder, path) for path in paths}))
+
+
+def _class_numbers(folder: Path, paths: list[Path], class_names: tuple[str, ...]) -> list[int]:
+    """The number of each image's class, which is its subfolder."""
+    numbers = {name: number for number, name in enumerate(class_names)}
+    return [numbers[_subfolder(folder, path)] for path in paths]
+
+
+def _subfolder(folder: Path, path: Path) -> str:
+    return path.relative_to(folder).parts[0]
 
 
 def read_source(

@@ -161,18 +161,19 @@ def _data(
     """`Data` of a table whose x is encoded, or a sparse matrix."""
     if likelihood is not None:
         check_likelihood(likelihood)
+    class_names = None if table.labels is None else table.labels.categories
     data = from_arrays(
         x,
         table.encode_labels(frame),
         valid,
         test,
-        num_classes=None if table.labels is None else len(table.labels.categories),
+        num_classes=None if class_names is None else len(class_names),
         name=name,
         split_seed=split_seed,
         missing=True,
     )
     likelihood = table.likelihood if likelihood is None else likelihood
-    return dataclasses.replace(data, table=table, likelihood=likelihood)
+    return dataclasses.replace(data, table=table, likelihood=likelihood, class_names=class_names)
 
 
 def _label_type(values: Any, name: str) -> ColumnType:

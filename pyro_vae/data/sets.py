@@ -229,6 +229,7 @@ def prepare(
         names = (
             "name", "num_classes", "binarize_seed", "split_seed", "likelihood",
             "withheld_labels", "condition", "scaling", "c_scaling", "source", "names", "missing", "table",
+            "class_names",
         )  # fmt: skip
         fields = {n: getattr(data, n) for n in names}
         data = build_splits(data.train, data.valid, data.test, binarize=binarize, **fields)

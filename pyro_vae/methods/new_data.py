@@ -1,7 +1,7 @@
 """A run applied to new data: arrays, frames and loaders in original units, and answers in them."""
 
 import functools
-from collections.abc import Callable, Iterator, Mapping, Sized
+from collections.abc import Callable, Iterator, Mapping, Sequence, Sized
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -52,6 +52,7 @@ class NewData:
         x: arrays, a frame, a `Dataset` or a loader, in original units.
         others: further inputs by name: `y=`, `c=`.
         allow_missing: whether x may have missing values though the model needs all of x.
+        class_names: of the model's y, if it is a label that has names.
     """
 
     model: Any
@@ -60,6 +61,7 @@ class NewData:
     x: Any
     others: Mapping[str, Any]
     allow_missing: bool = False
+    class_names: Sequence[Any] | None = None
 
     @property
     def is_frame(self) -> bool:
@@ -271,7 +273,7 @@ def _check_complete(x: torch.Tensor) -> None:
 def encode(new: NewData) -> Any:
     """Codes `{latent: [N, ...]}`, of a frame a frame of `code_columns`; see `Run.encode`."""
     codes = encodings(new)
-    return new.frame(code_columns(codes)) if new.is_frame else codes
+    return new.frame(code_columns(codes, new.class_names)) if new.is_frame else codes
 
 
 def encodings(new: NewData) -> Tensors:
@@ -286,17 +288,29 @@ def encodings(new: NewData) -> Tensors:
     return new.apply(of)
 
 
-def code_columns(codes: Tensors) -> dict[str, Any]:
-    """`{column: values [N]}`: `z_0, z_1, ...`; of y its most probable value, and the probability."""
+def code_columns(codes: Tensors, class_names: Sequence[Any] | None = None) -> dict[str, Any]:
+    """`{column: values [N]}`: `z_0, z_1, ...`; of y its most probable value, and the probability.
+
+    Args:
+        codes: as `encodings` returns them.
+        class_names: of the values of y. Default: their numbers.
+    """
     columns: dict[str, Any] = {}
     for name, value in codes.items():
         if name == "y":
-            probability, component = value.max(-1)
-            columns |= {"y": component.cpu().numpy(), "y_probability": probability.cpu().numpy()}
+            probability, component = (v.cpu().numpy() for v in value.max(-1))
+            named = component if class_names is None else _as_values(class_names)[component]
+            columns |= {"y": named, "y_probability": probability}
         else:
             flat = value.flatten(1).cpu().numpy()
             columns |= {f"{name}_{i}": flat[:, i] for i in range(flat.shape[1])}
     return columns
+
+
+def _as_values(class_names: Sequence[Any]) -> np.ndarray:
+    """Names `[K]` as the values of a column: text as objects, numbers as numbers."""
+    is_text = any(isinstance(name, str) for name in class_names)
+    return np.array(class_names, dtype=object if is_text else None)
 
 
 def reconstruct(new: NewData) -> Any:
@@ -397,7 +411,7 @@ def write_codes(run: Any, source: Path | None, path: Path) -> Path:
     check_is_no_input(run, source, path)
     new = _read_as_new(run, source)
     path = file_to_write(path)
-    columns = code_columns(encodings(new))
+    columns = code_columns(encodings(new), new.class_names)
     name, rows = _named_rows(run, new, source)
     size = len(next(iter(columns.values())))
     write_csv(path, {name: range(size) if rows is None else rows, **columns})
@@ -486,4 +500,4 @@ def _read_as_new(run: Any, source: Path | None) -> NewData:
     if source is None:
         raise UserError("this run was not trained on a file: pass one, --data FILE")
     x, others = read_new(run, source)
-    return NewData(run.model, run.guide, run.data, x, others)
+    return NewData(run.model, run.guide, run.data, x, others, class_names=run.class_names)
