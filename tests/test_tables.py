@@ -16,6 +16,7 @@ import pyro_vae as pv
 from pyro_vae.conditionals import Columns
 from pyro_vae.data.files import read_csv
 from pyro_vae.data.tables import write_csv
+from pyro_vae.methods.new_data import read_new
 
 SMALL = ["--hidden", "[8]", "--latent-dim", "2", "--epochs", "1", "--num-samples", "5"]
 SMALL += ["--progress", "false"]
@@ -825,6 +826,25 @@ def test_subfolders_name_the_classes_of_a_conditional_run(tmp_path):
     assert run.sheet("prior", num=3, y="dogs").c.tolist() == [1, 1, 1]
     dogs = run.sample(3, y=1, seed=0, mean=True).numpy()
     np.testing.assert_array_equal(np.load(out / "samples.npz")["x"], dogs)
+
+
+def test_the_subfolders_of_new_images_are_the_classes_of_the_run(tmp_path, capsys):
+    write_images(tmp_path / "pets")
+    options = {"hidden": [8], "latent_dim": 2, "epochs": 1, "condition": "labels"}
+    run = pv.method("cvae", str(tmp_path / "pets"), **options).fit(tmp_path / "run", progress=False)
+    (tmp_path / "new").mkdir()
+    shutil.copytree(tmp_path / "pets" / "dogs", tmp_path / "new" / "dogs")
+    (x, y), _ = read_new(run, tmp_path / "new")
+    assert x.shape == (12, 1, 5, 6) and y.tolist() == [1] * 12
+    known = run.log_likelihood(x, y=y, num_samples=3)
+    assert torch.equal(run.log_likelihood((x, [1] * 12), num_samples=3), known)
+    shutil.copytree(tmp_path / "pets" / "cats", tmp_path / "new" / "birds")
+    with pytest.warns(UserWarning, match="'birds' is none of the classes cats, dogs: images in it"):
+        (_, y), _ = read_new(run, tmp_path / "new")
+    assert y.tolist() == [-1] * 12 + [1] * 12
+    capsys.readouterr()
+    assert main(["evaluate", str(tmp_path / "run"), "--data", str(tmp_path / "new")]) == 1
+    assert "every data point needs a label" in capsys.readouterr().err
 
 
 def test_images_that_do_not_fit_are_named(tmp_path):

@@ -3,7 +3,7 @@
 import csv
 import re
 import warnings
-from collections.abc import Callable, Collection
+from collections.abc import Callable, Collection, Sequence
 from dataclasses import replace
 from functools import partial
 from pathlib import Path
@@ -286,6 +286,7 @@ def from_images(
     test: float | int = 0.1,
     name: str | None = None,
     split_seed: int = 0,
+    class_names: Sequence[str] | None = None,
 ) -> Data:
     """`Data` from the images in a folder; each subfolder is a class.
 
@@ -310,6 +311,8 @@ def from_images(
         valid, test: fractions of the data, or counts; 0 for none.
         name: of the data set. Default: the folder's name.
         split_seed: of the splits.
+        class_names: the subfolders that are classes, in the order of their numbers; images in others
+            have no label. Default: all subfolders, sorted.
 
     Raises:
         UserError: no images, images of several sizes or of more than 8 bits, a file that is no image,
@@ -348,17 +351,19 @@ def from_images(
     arrays = np.stack([np.asarray(image.convert(mode)) for image in images])
     x = torch.from_numpy(arrays)
     x = x.unsqueeze(1) if mode == "L" else x.permute(0, 3, 1, 2)
-    class_names = _class_names(folder, paths)
+    subfolders = _class_names(folder, paths)
+    names = subfolders if class_names is None else tuple(class_names)
+    y = None if subfolders is None or names is None else _class_numbers(folder, paths, names)
     data = from_arrays(
         x.contiguous(),
-        None if class_names is None else _class_numbers(folder, paths, class_names),
+        y,
         valid,
         test,
         name=folder.resolve().name if name is None else name,
         split_seed=split_seed,
     )
     likelihood = data.likelihood if data.likelihood == "bernoulli" else "continuous-bernoulli"
-    return replace(data, likelihood=likelihood, class_names=class_names)
+    return replace(data, likelihood=likelihood, class_names=names)
 
 
 def image_paths(folder: Path) -> list[Path]:
@@ -392,9 +397,17 @@ def _class_names(folder: Path, paths: list[Path]) -> tuple[str, ...] | None:
 
 
 def _class_numbers(folder: Path, paths: list[Path], class_names: tuple[str, ...]) -> list[int]:
-    """The number of each image's class, which is its subfolder."""
+    """The number of each image's class, which is its subfolder; -1 for a subfolder that is none."""
     numbers = {name: number for number, name in enumerate(class_names)}
-    return [numbers[_subfolder(folder, path)] for path in paths]
+    subfolders = [_subfolder(folder, path) for path in paths]
+    others = sorted({name for name in subfolders if name not in numbers})
+    if others:
+        warnings.warn(
+            f"{folder}: the subfolder {others[0]!r} is none of the classes {', '.join(class_names)}: "
+            f"images in {'it' if len(others) == 1 else f'{len(others)} such subfolders'} have no label",
+            stacklevel=3,
+        )
+    return [numbers.get(name, -1) for name in subfolders]
 
 
 def _subfolder(folder: Path, path: Path) -> str:
@@ -406,6 +419,7 @@ def read_source(
     image_size: int | None = None,
     text: Collection[str] = (),
     numbers: Collection[str] = (),
+    class_names: Sequence[str] | None = None,
 ) -> tuple[Any, dict[str, Any]]:
     """`(x, others)` of a file or an image folder.
 
@@ -414,7 +428,7 @@ def read_source(
 
     Args:
         path: of the file or folder.
-        image_size: as in `from_images`.
+        image_size, class_names: as in `from_images`.
         text, numbers: as in `read_csv`.
 
     Raises:
@@ -432,7 +446,7 @@ def read_source(
     kind = path.suffix.lower()
     if kind in readers and not path.is_dir():
         return readers[kind](path), {}
-    options = {"image_size": image_size} if path.is_dir() else {}
+    options = {"image_size": image_size, "class_names": class_names} if path.is_dir() else {}
     arrays = read_file(path, 0, True, valid=0, test=0, **options).train.arrays()
     return arrays.pop("x"), arrays
 
@@ -448,6 +462,6 @@ READERS: dict[str, tuple[Callable[..., Data], tuple[str, ...]]] = {
     ".tsv": (_read_csv, ("labels", "index", "library_size")),
     ".parquet": (_read_parquet, ("labels", "index", "library_size")),
     ".h5ad": (_read_h5ad, ("labels", "layer", "library_size")),
-    "folder": (_read_images, ("image_size",)),
+    "folder": (_read_images, ("image_size", "class_names")),
 }
 assert set(READERS) == {*FILES, "folder"}

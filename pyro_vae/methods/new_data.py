@@ -372,7 +372,9 @@ def read_new(run: Any, path: Path) -> tuple[Any, dict[str, Any]]:
     of_table = (
         {} if table is None else {"text": table.text_columns, "numbers": table.number_columns}
     )
-    x, others = read_source(path, (run.config or {}).get("image_size"), **of_table)
+    class_names = None if run.data is None or table is not None else run.data.class_names
+    image_size = (run.config or {}).get("image_size")
+    x, others = read_source(path, image_size, class_names=class_names, **of_table)
     y = others.pop("y", None)
     return (x if y is None else (x, y)), others
 
