@@ -3,19 +3,21 @@
 import csv
 import doctest
 import math
+import shlex
 import shutil
 import warnings
 
 import numpy as np
 import pytest
 import torch
-from commands import main
+from commands import main, parsed_fit
 from PIL import Image
 
 import pyro_vae as pv
 from pyro_vae.conditionals import Columns
 from pyro_vae.data.files import read_csv
 from pyro_vae.data.tables import write_csv
+from pyro_vae.methods.command import reproduction
 from pyro_vae.methods.new_data import read_new
 
 SMALL = ["--hidden", "[8]", "--latent-dim", "2", "--epochs", "1", "--num-samples", "5"]
@@ -90,10 +92,16 @@ def test_only_real_columns_of_a_mixed_table_are_standardized():
     "columns, options, message",
     [
         ({"a": ["x", 1]}, {}, "column 'a' has values of the type int, str"),
-        ({"a": [None, None]}, {}, "column 'a' has no values"),
+        ({"a": [None, None]}, {}, r"column 'a' has no values: .*drop=\['a'\] \(--drop a\)"),
         ({"a": [str(i) for i in range(300)]}, {}, "300 different texts in 300 rows: .*index='a'"),
         ({"a": [f"{i}/2020" for i in range(40)]}, {}, "40 different texts in 40 rows"),
         ({"a": [1, 2**25]}, {}, "counts up to 33554432, which float32 cannot tell"),
+        ({"a b": [1, 2**25]}, {}, r"kinds=\{'a b': 'real'\} \(--kinds 'a b=real'\), or drop=\["),
+        ({"a": [0.5, 1]}, {"drop": ["aa"]}, "unknown column of the frame 'aa'; did you mean 'a'"),
+        ({"a": [0.5, 1]}, {"drop": "a"}, r"drop must be a list of columns, such as \['a'\]"),
+        ({"a": [0.5, 1]}, {"drop": ["a"]}, "no columns for x"),
+        ({"a": [1, 0]}, {"drop": ["a"], "labels": "a"}, "column 'a' is in drop, and used as"),
+        ({"a": [1, 0]}, {"drop": ["a"], "kinds": {"a": "real"}}, "column 'a' is in drop, and used"),
         ({"a": [0.5, 1]}, {"kinds": {"a": "count"}}, "values that are no counts"),
         ({"a": [0.5, 1]}, {"kinds": {"a": "counts"}}, "did you mean 'count'"),
         ({"a": [0.5, 1]}, {"labels": "b"}, "unknown column of the frame 'b'"),
@@ -208,6 +216,87 @@ def test_labels_that_are_numbers_are_named_by_them():
     for y in (0, 2):
         with pytest.raises(pv.UserError, match=f"unknown class {y}; known: 1, 3"):
             run.sample(y=y)
+
+
+def addresses(path, n=40):
+    """A table with a column of numbers with commas, one of names and one of codes with digits."""
+    rng = np.random.default_rng(0)
+    columns = {
+        "id": [f"u{i}" for i in range(n)],
+        "zip": [("01234", "8001", "1000")[i % 3] for i in range(n)],
+        "price": [f"1,{i:03d}" for i in range(n)],
+        "year.built": rng.integers(1990, 2000, n).tolist(),
+        "size": rng.normal(100, 9, n).round(1).tolist(),
+    }
+    columns["zip"][4] = columns["size"][5] = None
+    write_csv(path, columns)
+    return columns
+
+
+def test_columns_are_dropped_and_their_kinds_set_from_the_command_line(tmp_path, capsys):
+    path, out = tmp_path / "table.csv", tmp_path / "run"
+    columns = addresses(path)
+    words = ["--drop", "id", "price", "--kinds", "zip=category", "year.built=real"]
+    fit = ["fit", "vae", "--data", str(path), *words, *SMALL]
+    assert main([*fit, "--out", str(out)]) == 0
+    run = pv.load(out)
+    kinds = [(c.name, c.kind) for c in run.data.table.columns]
+    assert kinds == [("zip", "category"), ("year.built", "real"), ("size", "real")]
+    assert run.data.table.columns[0].categories == ("01234", "1000", "8001")
+    assert run.config["drop"] == ["id", "price"]
+    assert run.config["kinds"] == {"zip": "category", "year.built": "real"}
+    options = {"drop": ["id", "price"], "kinds": {"zip": "category", "year.built": "real"}}
+    same = pv.data.load(str(path), **options)
+    assert same.table == run.data.table and same.mean_of_x() != run.data.mean_of_x()
+    method = pv.method("vae", str(path), hidden=[8], latent_dim=2, epochs=1, **options)
+    assert method.data.mean_of_x() == run.data.mean_of_x()
+    assert main(["fit", "--resume", "--out", str(out), "--progress", "false"]) == 0
+    assert main(["encode", str(out)]) == main(["impute", str(out)]) == 0  # not the dropped columns
+    imputed = pv.data.files.read_csv(out / "imputed.csv", text=columns)
+    assert imputed["id"] == columns["id"] and imputed["price"] == columns["price"]
+    assert imputed["zip"][:4] == columns["zip"][:4] and imputed["zip"][4] in (
+        "01234",
+        "1000",
+        "8001",
+    )
+    again = reproduction(run.config, run.data)
+    assert "--drop id price --kinds zip=category year.built=real " in again
+    assert pv.methods.Method(parsed_fit(shlex.split(again)[2:])[0]).config == run.config
+
+
+@pytest.mark.parametrize(
+    "words, message",
+    [
+        ([], "leave the column out, drop=['price'] (--drop price)"),
+        (["--drop", "price"], "leave it out, drop=['id'] (--drop id), or name the rows by it"),
+        (["--drop"], "drop needs columns of a table, such as --drop id name"),
+        (
+            ["--drop", "id", "price", "zap"],
+            "unknown column of the frame 'zap'; did you mean 'zip'?",
+        ),
+        (["--kinds", "zip"], "kinds takes COLUMN=KIND, such as zip=category, not 'zip'"),
+        (
+            ["--drop", '["id", "price", "sise"]'],
+            "column of the frame 'sise'; did you mean 'size'?",
+        ),
+        (["--drop", "id", "price", "--kinds", "size=reel"], "kind of column 'reel'; did you mean"),
+    ],
+)
+def test_words_that_name_no_columns_give_one_line(words, message, tmp_path, capsys):
+    addresses(tmp_path / "table.csv")
+    out = str(tmp_path / "run")
+    assert main(["fit", "vae", "--data", str(tmp_path / "table.csv"), *words, "--out", out]) == 1
+    error = capsys.readouterr().err
+    assert message in error and error.count("\n") == 1
+
+
+def test_arrays_have_no_columns_to_drop(tmp_path):
+    np.save(tmp_path / "x.npy", np.eye(12))
+    for options in ({"drop": ["a"]}, {"kinds": {"a": "real"}}):
+        with pytest.raises(pv.UserError, match="= is not an option of x.npy"):
+            pv.data.load(str(tmp_path / "x.npy"), **options)
+        with pytest.raises(pv.UserError, match="= is of files, and digits is not one"):
+            pv.data.load("digits", **options)
 
 
 # ------------------------------------------------------------------------- pandas and polars

@@ -17,6 +17,7 @@ from .dataset import Data
 from .frames import from_anndata, from_frame
 from .registry import DATASETS, FILES, IMAGES, data_set
 from .splitting import from_arrays
+from .tables import drop_hint
 
 MISSING = {"", "na", "n/a", "nan", "null", "none"}  # in a CSV file, in lower case
 MAX_IMAGE_SIZE = 4096  # to which images are resized
@@ -109,7 +110,10 @@ def _numbers(array: np.ndarray, name: str) -> np.ndarray:
 
 
 def read_csv(
-    path: Path, text: Collection[str] = (), numbers: Collection[str] = ()
+    path: Path,
+    text: Collection[str] = (),
+    numbers: Collection[str] = (),
+    used: Collection[str] | None = None,
 ) -> dict[str, list[Any]]:
     """`{column: values}` of a text file with a header; None for a missing value.
 
@@ -120,6 +124,7 @@ def read_csv(
         path: of the file.
         text: the names of columns that are text, whatever they look like.
         numbers: the names of columns in which text among numbers is refused.
+        used: the names of columns that are used; others are text, whatever they look like. Default: all.
 
     Raises:
         UserError: no header, two columns of one name, a row of another length, text among `numbers`,
@@ -147,7 +152,7 @@ def read_csv(
     for i, name in enumerate(header):
         cells = [row[i].strip() for row in body]
         present = [cell for cell in cells if cell.lower() not in MISSING]
-        if name in text:
+        if name in text or (used is not None and name not in used):
             columns[name] = [None if cell.lower() in MISSING else cell for cell in cells]
             continue
         if name not in numbers or not any(map(_is_number, present)):
@@ -188,7 +193,7 @@ def _check_numbers(path: Path, name: str, present: list[str]) -> None:
         what = "a comma" if "," in written else "a sign"
         raise UserError(
             f"{path}: column {name!r} has numbers with {what}, such as {written!r}: write numbers "
-            "alone, with a point"
+            f"alone, with a point, or leave the column out, {drop_hint(name)}"
         )
 
 
@@ -227,8 +232,10 @@ def _integer(cell: str) -> int:
 
 
 def _read_csv(path: Path, **options: Any) -> Data:
-    columns = read_csv(path)
-    if next(iter(columns)) == "":  # pandas writes the index without a name
+    dropped, kinds = options.get("drop", ()), options.get("kinds", {})
+    categories = [name for name, kind in kinds.items() if kind == "category"]
+    columns = read_csv(path, text=[*categories, *dropped])
+    if next(iter(columns)) == "" and "" not in dropped:  # pandas writes the index without a name
         options = {"index": "", **options}
     return from_frame(columns, **options)
 
@@ -419,6 +426,7 @@ def read_source(
     image_size: int | None = None,
     text: Collection[str] = (),
     numbers: Collection[str] = (),
+    used: Collection[str] | None = None,
     class_names: Sequence[str] | None = None,
 ) -> tuple[Any, dict[str, Any]]:
     """`(x, others)` of a file or an image folder.
@@ -429,7 +437,7 @@ def read_source(
     Args:
         path: of the file or folder.
         image_size, class_names: as in `from_images`.
-        text, numbers: as in `read_csv`.
+        text, numbers, used: as in `read_csv`.
 
     Raises:
         UserError: no such file, or one that cannot be read.
@@ -438,8 +446,8 @@ def read_source(
         raise UserError(f"{path} is a data set, not a file: pass a file or an image folder")
     data_set(str(path))
     readers: dict[str, Callable[[Path], Any]] = {
-        ".csv": partial(read_csv, text=text, numbers=numbers),
-        ".tsv": partial(read_csv, text=text, numbers=numbers),
+        ".csv": partial(read_csv, text=text, numbers=numbers, used=used),
+        ".tsv": partial(read_csv, text=text, numbers=numbers, used=used),
         ".parquet": read_parquet,
         ".h5ad": read_anndata,
     }
@@ -455,12 +463,13 @@ def _read_images(path: Path, **options: Any) -> Data:
     return from_images(path, **options)
 
 
+OF_TABLES = ("labels", "index", "library_size", "drop", "kinds")
 READERS: dict[str, tuple[Callable[..., Data], tuple[str, ...]]] = {
     ".npz": (_read_npz, ("library_size",)),
     ".npy": (_read_npy, ("library_size",)),
-    ".csv": (_read_csv, ("labels", "index", "library_size")),
-    ".tsv": (_read_csv, ("labels", "index", "library_size")),
-    ".parquet": (_read_parquet, ("labels", "index", "library_size")),
+    ".csv": (_read_csv, OF_TABLES),
+    ".tsv": (_read_csv, OF_TABLES),
+    ".parquet": (_read_parquet, OF_TABLES),
     ".h5ad": (_read_h5ad, ("labels", "layer", "library_size")),
     "folder": (_read_images, ("image_size", "class_names")),
 }

@@ -6,6 +6,7 @@ libraries is imported here; what a caller passes has imported its own.
 
 import csv
 import math
+import shlex
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -76,7 +77,7 @@ class ColumnType:
         if self.kind == "count" and len(present) and present.max() > MAX_COUNT:
             raise UserError(
                 f"column {self.name!r} has counts up to {present.max():.0f}, which float32 cannot tell "
-                f"from their neighbors: kinds={{{self.name!r}: 'real'}}, or leave the column out"
+                f"from their neighbors: {kind_hint(self.name, 'real')}, or {drop_hint(self.name)}"
             )
         return numbers[:, None]
 
@@ -232,6 +233,12 @@ class Table:
             self.labels.codes(array[~missing], kind), dtype=torch.int64
         )
         return labels
+
+    @property
+    def used_columns(self) -> frozenset[Any]:
+        """The names of the columns of x, of the labels and of the index."""
+        others = (None if self.labels is None else self.labels.name, self.index)
+        return frozenset([*(c.name for c in self.columns), *(n for n in others if n is not None)])
 
     @property
     def text_columns(self) -> frozenset[str]:
@@ -394,11 +401,21 @@ def _from_objects(
         kinds = sorted({type(v).__name__ for v in present})
         raise UserError(
             f"column {name!r} has values of the type {', '.join(kinds)}: a column holds numbers, "
-            "booleans or text; convert it, or leave it out"
+            f"booleans or text; convert it, or leave it out, {drop_hint(name)}"
         )
     array = np.empty(len(items), dtype)
     array[:] = [filler if gone else v for v, gone in zip(items, missing, strict=True)]
     return array, missing
+
+
+def drop_hint(name: Any) -> str:
+    """How a column is left out, in Python and on the command line."""
+    return f"drop=[{name!r}] (--drop {shlex.quote(str(name))})"
+
+
+def kind_hint(name: Any, kind: str) -> str:
+    """How the kind of a column is set, in Python and on the command line."""
+    return f"kinds={{{name!r}: {kind!r}}} (--kinds {shlex.quote(f'{name}={kind}')})"
 
 
 def _described(array: np.ndarray) -> str:
@@ -416,7 +433,7 @@ def column_type(values: Any, name: Any, kind: str | None = None) -> ColumnType:
     array, missing = plain_values(values, name)
     present = array[~missing]
     if not len(present):
-        raise UserError(f"column {name!r} has no values: leave it out")
+        raise UserError(f"column {name!r} has no values: leave it out, {drop_hint(name)}")
     is_text, is_asked_for = array.dtype.kind == "O", kind == "category"
     if kind is None:
         is_category = is_text or hasattr(getattr(values, "dtype", None), "categories")
@@ -426,9 +443,7 @@ def column_type(values: Any, name: Any, kind: str | None = None) -> ColumnType:
     column = ColumnType(name, kind)
     numbers = column.encode(values)
     if kind == "count" and ((numbers < 0) | (numbers != numbers.round()))[~missing].any():
-        raise UserError(
-            f"column {name!r} has values that are no counts: kinds={{{name!r}: 'real'}}"
-        )
+        raise UserError(f"column {name!r} has values that are no counts: {kind_hint(name, 'real')}")
     return column
 
 
@@ -456,8 +471,9 @@ def _categories(values: Any, present: np.ndarray, name: Any, is_asked_for: bool)
     is_name = declared is None and not is_asked_for and size > FEW_CATEGORIES
     if size > MAX_CATEGORIES or (is_name and 2 * size > len(present)):
         raise UserError(
-            f"column {name!r} has {size} different texts in {len(present)} rows: leave it out, or name "
-            f"the rows by it with index={name!r} (--index on the command line)"
+            f"column {name!r} has {size} different texts in {len(present)} rows: leave it out, "
+            f"{drop_hint(name)}, or name the rows by it, index={name!r} "
+            f"(--index {shlex.quote(str(name))})"
         )
     return tuple(categories)
 

@@ -369,9 +369,13 @@ def read_new(run: Any, path: Path) -> tuple[Any, dict[str, Any]]:
         UserError: a name of a data set; no such file, or one that cannot be read.
     """
     table = None if run.data is None else run.data.table
-    of_table = (
-        {} if table is None else {"text": table.text_columns, "numbers": table.number_columns}
-    )
+    of_table = {}
+    if table is not None:
+        of_table = {
+            "text": table.text_columns,
+            "numbers": table.number_columns,
+            "used": table.used_columns,
+        }
     class_names = None if run.data is None or table is not None else run.data.class_names
     image_size = (run.config or {}).get("image_size")
     x, others = read_source(path, image_size, class_names=class_names, **of_table)
