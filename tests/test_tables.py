@@ -1,8 +1,10 @@
 """Frames, files and image folders become data, and what a run answers comes back in their form."""
 
 import csv
+import dataclasses
 import doctest
 import math
+import re
 import shlex
 import shutil
 import warnings
@@ -95,7 +97,7 @@ def test_only_real_columns_of_a_mixed_table_are_standardized():
         ({"a": [None, None]}, {}, r"column 'a' has no values: .*drop=\['a'\] \(--drop a\)"),
         ({"a": [str(i) for i in range(300)]}, {}, "300 different texts in 300 rows: .*index='a'"),
         ({"a": [f"{i}/2020" for i in range(40)]}, {}, "40 different texts in 40 rows"),
-        ({"a": [1, 2**25]}, {}, "counts up to 33554432, which float32 cannot tell"),
+        ({"a": [1, 2**25]}, {}, r"counts up to 33554432 \(row 1\), which float32"),
         ({"a b": [1, 2**25]}, {}, r"kinds=\{'a b': 'real'\} \(--kinds 'a b=real'\), or drop=\["),
         ({"a": [0.5, 1]}, {"drop": ["aa"]}, "unknown column of the frame 'aa'; did you mean 'a'"),
         ({"a": [0.5, 1]}, {"drop": "a"}, r"drop must be a list of columns, such as \['a'\]"),
@@ -591,7 +593,9 @@ def test_a_first_row_of_numbers_is_named(header, is_doubtful, tmp_path):
         ("a,b\n10%,1\n7%,2\n", "column 'a' has numbers with a sign, such as '10%'"),
         ("", "no rows below a header"),
         ("a,b\n", "no rows below a header"),
-        ("a,b\n1,2\n3\n", "row 3 has 1 values, the header 2"),
+        ("a,b\n1,2\n3\n", "line 3 has 1 values, the header 2"),
+        ('a,b\n\n1,"x\ny"\n\n3\n', "line 6 has 1 values, the header 2"),
+        ("a,b\n1,2\n\n3,inf\n", "column 'b' has 1 infinite values (first: line 4)"),
         ("a,a\n1,2\n", "several columns 'a'"),
         (b"\xff\xfe\x00a", "not a CSV file in UTF-8"),
         ("a\n" + "\n".join(f"t{i}" for i in range(300)), "300 different texts"),
@@ -613,9 +617,13 @@ def test_new_files_with_wrong_cells_give_one_line_that_names_them(tmp_path, caps
     path.write_text("\n".join(["u,v,city", *rows]))
     assert main(["fit", "vae", "--data", str(path), "--out", str(out), *SMALL]) == 0
     for cells, message in (
-        ('1.5,"12,000",Köln', "column 'v' had numbers, and now '12,000' in row 62"),
-        ("1.5,inf,Köln", "column 'v' has 1 infinite values (first: row 60)"),
-        ("1.5,2.5,Bonn", "unknown category of column 'city' 'Bonn'; known: Köln, Zürich, 'a, b'"),
+        ('1.5,"12,000",Köln', "column 'v' had numbers, and now '12,000' in line 62"),
+        ("1.5,inf,Köln", "column 'v' has 1 infinite values (first: line 62)"),
+        (
+            "1.5,2.5,Bonn",
+            "unknown category of column 'city' 'Bonn'; known: Köln, Zürich, 'a, b' (line 62)",
+        ),
+        ("1.5,,Köln", "x has 1 missing values, in 1 rows (first: line 62, column 'v')"),
     ):
         new = tmp_path / "new.csv"
         new.write_text("\n".join(["u,v,city", *rows, cells]))
@@ -623,6 +631,69 @@ def test_new_files_with_wrong_cells_give_one_line_that_names_them(tmp_path, caps
         assert main(["evaluate", str(out), "--data", str(new)]) == 1
         error = capsys.readouterr().err
         assert message in error and error.count("\n") == 1 and "--missing" not in error
+
+
+def counts_and_more(n=60):
+    rng = np.random.default_rng(0)
+    return {
+        "h": rng.normal(50, 9, n).tolist(),
+        "k": [("u", "v", "w")[i % 3] for i in range(n)],
+        "a": rng.poisson(3, n).tolist(),
+        "b": [i % 2 for i in range(n)],
+    }
+
+
+def test_a_wrong_value_in_a_new_table_is_named_by_column_and_row(tmp_path, capsys):
+    path, out = tmp_path / "table.csv", tmp_path / "run"
+    write_csv(path, counts_and_more())
+    assert main(["fit", "vae", "--data", str(path), "--out", str(out), *SMALL]) == 0
+    run = pv.load(out)
+    outside = "has the value {} in row 5, outside the support of its likelihood"
+    for column, wrong, message in (
+        ("a", -1, "column 'a' (count) " + outside.format("-1")),
+        ("a", 2.5, "column 'a' (count) " + outside.format("2.5")),
+        ("a", 2**25, "column 'a' has counts up to 33554432 (row 5), which"),
+        ("b", 3, "column 'b' had the values 0 and 1, and now 3 in row 5"),
+        ("k", "z", "unknown category of column 'k' 'z'; known: u, v, w (row 5)"),
+        ("h", math.inf, "column 'h' has 1 infinite values (first: row 5)"),
+    ):
+        new = counts_and_more(9)
+        new[column][5] = wrong
+        new["h"][2] = -1.0  # elsewhere the value is right
+        for evaluate in (lambda x: run.evaluate(data=x, num_samples=2), run.impute):
+            with pytest.raises(pv.UserError, match=re.escape(message)):
+                evaluate(new)
+        write_csv(tmp_path / "new.csv", new)
+        capsys.readouterr()
+        assert main(["evaluate", str(out), "--data", str(tmp_path / "new.csv")]) == 1
+        error = capsys.readouterr().err
+        assert message.replace("row 5", "line 7") in error and error.count("\n") == 1
+    for library in FRAMES:
+        columns = counts_and_more(9) | {"a": [0, 1, 2, -4, -4, 1, 1, 1, 1]}
+        frame = pytest.importorskip(library).DataFrame(columns)
+        with pytest.raises(pv.UserError, match="column 'a' .* has the value -4 in row 3, outside"):
+            run.log_likelihood(frame, num_samples=2)
+
+
+def test_a_wrong_label_of_a_new_table_is_named_by_its_row():
+    data = pv.data.from_frame(groups(), labels="kind")
+    new = groups(6) | {"kind": ["low", None, "high", None, "middle", "low"]}
+    with pytest.raises(pv.UserError, match=r"label in column 'kind' 'middle'; .* \(row 4\)"):
+        data.table.encode_labels(new)
+
+
+def test_values_in_standardized_columns_are_named_in_their_units():
+    rng = np.random.default_rng(0)
+    frame = {"h": rng.uniform(50, 60, 60).tolist(), "v": rng.uniform(1, 2, 60).tolist()}
+    model = pv.models.VAE((2,), 1, likelihood="continuous-bernoulli")
+    data = pv.data.from_frame(frame, valid=0, test=0)
+    scaling = torch.tensor([50.0, 1.0]), torch.tensor([10.0, 1.0])
+    x = dataclasses.replace(data.train, x=(data.train.x - scaling[0]) / scaling[1])
+    data = dataclasses.replace(data, train=x, scaling=scaling, likelihood="continuous-bernoulli")
+    run = pv.fit(model, pv.guides.Guide(model), data, epochs=1, progress=False)
+    frame["h"][7] = 62.5
+    with pytest.raises(pv.UserError, match=r"'h' \(real\) has the value 62.5 in row 7, outside"):
+        run.evaluate(data=frame, num_samples=2)
 
 
 def test_a_method_that_needs_labels_names_the_option(tmp_path, capsys):

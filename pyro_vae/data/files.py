@@ -17,7 +17,7 @@ from .dataset import Data
 from .frames import from_anndata, from_frame
 from .registry import DATASETS, FILES, IMAGES, data_set
 from .splitting import from_arrays
-from .tables import drop_hint
+from .tables import FileColumns, drop_hint, rows_as_lines
 
 MISSING = {"", "na", "n/a", "nan", "null", "none"}  # in a CSV file, in lower case
 MAX_IMAGE_SIZE = 4096  # to which images are resized
@@ -114,7 +114,7 @@ def read_csv(
     text: Collection[str] = (),
     numbers: Collection[str] = (),
     used: Collection[str] | None = None,
-) -> dict[str, list[Any]]:
+) -> FileColumns:
     """`{column: values}` of a text file with a header; None for a missing value.
 
     The separator is a comma, a semicolon or a tab, whichever the header has most of. A column is of
@@ -135,16 +135,17 @@ def read_csv(
             header_line = file.readline()
             separator = max(",;\t", key=header_line.count)
             file.seek(0)
-            rows = [row for row in csv.reader(file, delimiter=separator) if row]
+            rows, lines = _rows_and_lines(csv.reader(file, delimiter=separator))
     except (csv.Error, UnicodeDecodeError) as e:
         raise UserError(f"{path} is not a CSV file in UTF-8: {_one_line(e)}") from e
     if len(rows) < 2:
         raise UserError(f"{path} has no rows below a header")
     header, *body = rows
     _check_header(path, header)
-    for i, row in enumerate(body, 2):
+    _, *lines = lines
+    for line, row in zip(lines, body, strict=True):
         if len(row) != len(header):
-            raise UserError(f"{path}: row {i} has {len(row)} values, the header {len(header)}")
+            raise UserError(f"{path}: line {line} has {len(row)} values, the header {len(header)}")
     twice = [name for name in header if header.count(name) > 1]
     if twice:
         raise UserError(f"{path} has several columns {twice[0]!r}: rename them")
@@ -157,12 +158,12 @@ def read_csv(
             continue
         if name not in numbers or not any(map(_is_number, present)):
             _check_numbers(path, name, present)
-        other = [(i, cell) for i, cell in enumerate(cells, 2) if _is_text(cell)]
+        other = [each for each in zip(lines, cells, strict=True) if _is_text(each[1])]
         if other and len(other) < len(present):
-            number, cell = other[0]
+            line, cell = other[0]
             if name in numbers:
                 raise UserError(
-                    f"{path}: column {name!r} had numbers, and now {cell[:20]!r} in row {number}"
+                    f"{path}: column {name!r} had numbers, and now {cell[:20]!r} in line {line}"
                 )
             warnings.warn(
                 f"column {name!r} has numbers and text, such as {cell[:20]!r}: it is read as a "
@@ -170,7 +171,18 @@ def read_csv(
                 stacklevel=2,
             )
         columns[name] = _typed(cells, present)
-    return columns
+    return FileColumns(columns, lines)
+
+
+def _rows_and_lines(reader: Any) -> tuple[list[list[str]], list[int]]:
+    """The rows that are not empty, and the line of the file on which each begins."""
+    rows, lines, read = [], [], 0
+    for row in reader:
+        if row:
+            rows.append(row)
+            lines.append(read + 1)
+        read = reader.line_num  # a quoted cell may have several lines
+    return rows, lines
 
 
 def _check_header(path: Path, header: list[str]) -> None:
@@ -237,7 +249,8 @@ def _read_csv(path: Path, **options: Any) -> Data:
     columns = read_csv(path, text=[*categories, *dropped])
     if next(iter(columns)) == "" and "" not in dropped:  # pandas writes the index without a name
         options = {"index": "", **options}
-    return from_frame(columns, **options)
+    with rows_as_lines(columns):
+        return from_frame(columns, **options)
 
 
 def read_parquet(path: Path) -> Any:

@@ -2,6 +2,7 @@
 
 import functools
 from collections.abc import Callable, Iterator, Mapping, Sequence, Sized
+from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -20,16 +21,18 @@ from ..data.files import file_names, read_source
 from ..data.minibatches import LoaderBatches, row_slices
 from ..data.sparse import SPARSE_ROWS
 from ..data.tables import (
+    ColumnType,
     columns_of,
     frame_like,
     is_anndata,
     is_frame,
     plain_values,
     row_names,
+    rows_as_lines,
     unused_names,
     write_csv,
 )
-from ..errors import UserError, file_to_write
+from ..errors import RowError, SupportError, UserError, file_to_write
 from ..evaluate.inputs import Inputs, accepts_entry
 from ..generate.impute import impute as impute_values
 from ..programs.calling import accepts_argument
@@ -114,10 +117,11 @@ class NewData:
         if self.is_frame:
             if self.data.table is None:
                 raise UserError("this run was trained on arrays: pass an array, not a frame")
-            for part in self._frame_parts():
-                y = self.data.table.encode_labels(part)
-                x = self.data.table.encode(part, self.data.original_dtype)
-                yield self._converted(x, **{"y": y, **self.others})
+            with rows_as_lines(self.x):
+                for part in self._frame_parts():
+                    y = self.data.table.encode_labels(part)
+                    x = self.data.table.encode(part, self.data.original_dtype)
+                    yield self._converted(x, **{"y": y, **self.others})
             return
         if isinstance(self.rows, Data):
             for split in self._parts(self.rows):
@@ -176,7 +180,7 @@ class NewData:
                 f"{', '.join(map(str, shape))}]"
             )
         if not (self.allow_missing or ignores_missing(self.model)):
-            _check_complete(x)
+            _check_complete(x, self._columns(x))
         values = data.standardize_values(x)
         is_binary = bool(((values == 0) | (values == 1) | values.isnan()).all())
         if data.binarize != "none" and not is_binary:
@@ -190,6 +194,40 @@ class NewData:
                 "x has rows without counts, and so without a library size: leave such rows out"
             )
         return split
+
+    def _columns(self, x: torch.Tensor) -> list[ColumnType] | None:
+        """The frame's column that each column of `x [N, D]` is of; None without a frame."""
+        table = self.data.table
+        columns = [] if table is None else [c for c in table.columns for _ in range(c.size)]
+        return columns if self.is_frame and x.shape[1:] == (len(columns),) else None
+
+    @contextmanager
+    def naming_values(self) -> Iterator[None]:
+        """Within, an error about a value outside the support names its column and row in the frame."""
+        try:
+            yield
+        except SupportError as error:
+            with rows_as_lines(self.x):
+                raise self._with_place(error) from None
+
+    def _with_place(self, error: SupportError) -> UserError:
+        """The error with the column of its value, and the first row that has the value there."""
+        start, wrong = 0, torch.tensor(error.value).float()
+        for inputs in self.inputs():
+            x = inputs["x"]
+            columns = self._columns(x)
+            if columns is None or len(error.place) != 1:
+                break
+            (number,) = error.place
+            rows = (x[:, number].float() == wrong).nonzero()
+            if len(rows):
+                row, column = int(rows[0]), columns[number]
+                value = float(self.data.unstandardize(x[row : row + 1])[0, number])
+                message = f"column {column.name!r} ({column.kind}) has the value {value:.6g} in "
+                ending = f", outside the support of its likelihood{error.remedy}"
+                return RowError(message, start + row, ending)
+            start += len(x)
+        return error
 
     def inputs(self) -> Iterator[Inputs]:
         """The inputs of the pair, `{"x": [B, ...], ...}`, of each split."""
@@ -209,10 +247,11 @@ class NewData:
 
         Batch n has the seed `seed + n`, counted from 0: no two have the same draws.
         """
-        parts = [
-            function(inputs, None if seed is None else seed + number)
-            for number, inputs in enumerate(self.inputs())
-        ]
+        with self.naming_values():
+            parts = [
+                function(inputs, None if seed is None else seed + number)
+                for number, inputs in enumerate(self.inputs())
+            ]
         return {name: torch.cat([p[name] for p in parts], dim) for name in parts[0]}
 
     def frame(self, columns: Mapping[Any, Any]) -> Any:
@@ -257,16 +296,24 @@ def _has_library_size(model: Any) -> bool:
     return isinstance(p_x, Conditional) and isinstance(p_x.family, LibrarySize)
 
 
-def _check_complete(x: torch.Tensor) -> None:
-    """Raise if values of `x [N, ...]` are missing."""
+def _check_complete(x: torch.Tensor, columns: list[ColumnType] | None) -> None:
+    """Raise if values of `x [N, ...]` are missing.
+
+    Args:
+        columns: those of a frame that the columns of x are of.
+    """
     missing = x.isnan().flatten(1)
     if bool(missing.any()):
         rows = missing.any(1).nonzero()
-        raise UserError(
-            f"x has {int(missing.sum())} missing values, in {len(rows)} rows (first: row "
-            f"{int(rows[0])}), and this run was trained on complete data: fill them in "
-            "(pyro-vae impute and run.impute draw them), or train again on data with missing values "
-            "(an .npz or .npy file of them needs --missing true)"
+        row, number = missing.nonzero()[0].tolist()
+        place, declared = "", " (an .npz or .npy file of them needs --missing true)"
+        if columns is not None:
+            place, declared = f", column {columns[number].name!r}", ""
+        raise RowError(
+            f"x has {int(missing.sum())} missing values, in {len(rows)} rows (first: ",
+            row,
+            f"{place}), and this run was trained on complete data: fill them in (pyro-vae impute and "
+            f"run.impute draw them), or train again on data with missing values{declared}",
         )
 
 

@@ -205,9 +205,10 @@ class Run(train.Run):
             )  # fmt: skip
         else:
             known = new_data.as_test_split(new)
-            result = summarize(
-                self.model, self.guide, known, "test", num_samples, self.seed, supervised, NEW
-            )
+            with new.naming_values():
+                result = summarize(
+                    self.model, self.guide, known, "test", num_samples, self.seed, supervised, NEW
+                )
         return Results(result)
 
     def sample(
