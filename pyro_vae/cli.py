@@ -108,7 +108,7 @@ def sample_from_run(
     run: Path,
     source: str = "prior",
     num: int | None = None,
-    y: int | None = None,
+    y: int | str | None = None,
     latent: str | None = None,
     mean: bool | None = None,
     steps: int | None = None,
@@ -131,7 +131,8 @@ def sample_from_run(
         run: run folder, or the .safetensors file of an export.
         source: prior, component, aggregate, ex-post, interpolate, traverse or impute.
         num: how many samples (of a component), paths, units, or completions. Default: a picture's.
-        y: from this component alone; of this class, or with this label. Default: all.
+        y: from this component alone, by its number; of this class or label, by its name or number.
+            Default: all.
         latent: which latent is refitted, walked along or traversed. Default: z, or the topmost.
         mean: true: the likelihood's means, which are smooth pictures; false: draws. Default: true for
             images.
@@ -168,6 +169,8 @@ def encode_with_run(
     root: Path | None = None,
 ) -> int:
     """Encode data with a run, as a CSV file: posterior means, and the most probable component.
+
+    Its first column names the rows: the index of a table, the `file` of an image, else the row number.
 
     Args:
         run: run folder, or the .safetensors file of an export.

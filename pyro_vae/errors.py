@@ -28,7 +28,50 @@ class UserError(ValueError):
 
 
 class SupportError(UserError):
-    """A value outside the support of its likelihood."""
+    """A value outside the support of its likelihood.
+
+    Args:
+        message: what is wrong.
+        value: one such value, as the model observes it.
+        place: its index in a data point.
+        remedy: what to do about it; the end of the message.
+    """
+
+    def __init__(
+        self,
+        message: str,
+        value: float = math.nan,
+        place: tuple[int, ...] = (),
+        remedy: str = "",
+    ) -> None:
+        super().__init__(f"{message}{remedy}")
+        self.value, self.place, self.remedy = value, place, remedy
+
+
+class RowError(UserError):
+    """A mistake in one row of a table.
+
+    The message says `row 3`, counted from 0 as positions in a frame are. Of a file it says `line 5`,
+    as an editor counts: only the reader of the file knows lines, and calls `at_line`.
+
+    Args:
+        before, after: the message around the name of the row.
+        row: its position in the table.
+
+    Example:
+        >>> from pyro_vae.errors import RowError
+        >>> error = RowError("column 'a' had the values 0 and 1, and now 3 in ", 3)
+        >>> print(error, error.at_line(5), sep="; ")
+        column 'a' had the values 0 and 1, and now 3 in row 3; column 'a' had the ... in line 5
+    """
+
+    def __init__(self, before: str, row: int, after: str = "") -> None:
+        super().__init__(f"{before}row {row}{after}")
+        self.before, self.row, self.after = before, row, after
+
+    def at_line(self, line: int) -> UserError:
+        """The error with the line of the file instead."""
+        return UserError(f"{self.before}line {line}{self.after}")
 
 
 LONGEST_QUOTE = 200  # characters of a value in a message

@@ -122,6 +122,20 @@ def test_new_data_in_a_file_have_the_numbers_of_the_same_data_as_a_split(
         assert message in error and error.count("\n") == 1
 
 
+def test_one_row_of_new_data_has_bounds_and_no_clustering(finished, tmp_path, capsys):
+    run = pv.load(finished[0] / "run")
+    path, test = tmp_path / "one.npz", run.data.test
+    np.savez(path, x=test.x[:1].numpy(), y=test.y[:1].numpy())
+    assert (
+        main(["evaluate", str(finished[0] / "run"), "--data", str(path), "--num-samples", "5"]) == 0
+    )
+    printed = " ".join(capsys.readouterr().out.split())
+    assert "1 data point is too few for statements about 10 components, which take 20:" in printed
+    for words in ("accuracy", "One of the 10 components", "in use.", "active"):
+        assert words not in printed
+    assert "1 new data points ELBO" in printed
+
+
 def test_the_same_command_with_resume_goes_on(finished, tmp_path, capsys):
     shutil.copytree(finished[0] / "run", tmp_path / "run")
     same = [*SMALL, *START, "--out", str(tmp_path / "run"), "--resume", "--progress", "false"]
@@ -808,15 +822,18 @@ def test_few_labels_are_reported_beside_classifiers_with_the_same_ones(tmp_path,
 def test_an_npz_file_says_by_minus_one_what_is_not_labeled(tmp_path, monkeypatch, capsys):
     monkeypatch.chdir(tmp_path)
     rng = np.random.default_rng(0)
-    y = np.arange(90) % 3
-    x = rng.normal(size=(90, 4)) + 4 * np.eye(4)[y]
-    np.savez("mine.npz", x=x, y=np.where(rng.random(90) < 0.5, y, -1))
+    y = np.arange(180) % 3
+    x = rng.normal(size=(180, 4)) + 4 * np.eye(4)[y]
+    np.savez("mine.npz", x=x, y=np.where(rng.random(180) < 0.5, y, -1))
     for name in ("m1", "m2"):
         assert main(["fit", name, *SMALL, "--data", "mine.npz", "--progress", "false"]) == 0
         lines = capsys.readouterr().out.splitlines()
         (head,) = [line for line in lines if line.startswith("errors, ")]
         assert head.split()[-2:] == ["labeled", "test"]  # the truth of the others is not known
-    assert main(["fit", "shu-gmvae", *SMALL, "--data", "mine.npz", "--progress", "false"]) == 0
+    two = ["--num-components", "2"]  # half of 18 test data have labels
+    assert (
+        main(["fit", "shu-gmvae", *SMALL, *two, "--data", "mine.npz", "--progress", "false"]) == 0
+    )
     output = capsys.readouterr().out
     assert (
         "k-means" in output and "errors, " not in output

@@ -246,6 +246,44 @@ def test_one_component_with_all_data_is_reported():
     assert warning.startswith("One of the 2 components has 100 % of the data")
 
 
+def test_fewer_than_two_data_points_per_component_say_nothing_about_components():
+    result = {"terms": {}, "unit_activity": {}, "occupancy": [0.0, 1.0, 0.0], "units": {}}
+    result |= {"split": "new", "elbo": -1.0}
+    few, enough = result | {"data": 5}, result | {"data": 6}
+    assert findings.warnings(few) == [] and len(findings.warnings(enough)) == 1
+    left_out = "clustering scores and the components in use are left out."
+    assert findings.omissions(few) == [
+        f"5 data points are too few for statements about 3 components, which take 6: {left_out}"
+    ]
+    assert findings.omissions(enough) == []
+    bound = "On the new data the ELBO is -1.00 nats per data point."
+    assert findings.headline(few) == bound
+    assert findings.headline(enough) == f"1 of 3 components are in use. {bound}"
+    labeled = findings.omissions(enough | {"few_labels": 1})
+    start = "1 labeled data point is too few for statements about 3 components, which take 6:"
+    assert labeled == [f"{start} clustering scores are left out."]
+
+
+@pytest.mark.parametrize("rows, labels, few", [(6, 6, None), (6, 5, 5), (5, 5, 5), (1, 1, 1)])
+def test_clusters_are_scored_with_two_labels_per_component(rows, labels, few):
+    torch.manual_seed(0)
+    network = pv.conditionals.MLP((8,))
+    model = pv.models.MixtureVAE((6,), 3, 2, likelihood="normal", network=network)
+    guide = pv.guides.Guide(model, given={"y": ["x"], "z": ["x", "y"]}, network=network)
+    x, y = torch.randn(40, 6), torch.arange(40) % 3
+    run = pv.Run(model, guide, data=pv.data.from_arrays(x, y, valid=0, test=0))
+    new = x[:rows], torch.where(torch.arange(rows) < labels, y[:rows], -1)
+    for data in (new, [{"x": new[0], "y": new[1]}]):
+        result = run.evaluate(data=data, num_samples=2)
+        assert result.get("few_labels") == few and ("clustering" in result) == (few is None)
+        printed = " ".join(str(result).split())
+        assert ("accuracy" in printed) == (few is None)
+        assert ("too few for statements" in printed) == (few is not None)
+        assert ("components are in use" in printed) == (rows == 6 and few is not None)
+        assert ("units are active" in printed) == (rows > 1)
+        assert ("of 2 units active" in printed) == (rows > 1)
+
+
 # ------------------------------------------------------------------- its figures
 
 

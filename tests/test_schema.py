@@ -114,6 +114,7 @@ def test_a_schema_reads_new_data_as_the_training_data_were(kind):
     assert without_rows.fingerprint() == json.loads(json.dumps(data.fingerprint()))
     assert without_rows.x_shape == data.x_shape and without_rows.c_shape == data.c_shape
     assert without_rows.likelihood == data.likelihood
+    assert without_rows.class_names == data.class_names
 
 
 def test_a_schema_has_no_value_of_the_data():

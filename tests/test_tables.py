@@ -1,18 +1,26 @@
 """Frames, files and image folders become data, and what a run answers comes back in their form."""
 
 import csv
+import dataclasses
 import doctest
 import math
+import re
+import shlex
+import shutil
 import warnings
 
 import numpy as np
 import pytest
 import torch
-from commands import main
+from commands import main, parsed_fit
 from PIL import Image
 
 import pyro_vae as pv
 from pyro_vae.conditionals import Columns
+from pyro_vae.data.files import read_csv
+from pyro_vae.data.tables import write_csv
+from pyro_vae.methods.command import reproduction
+from pyro_vae.methods.new_data import read_new
 
 SMALL = ["--hidden", "[8]", "--latent-dim", "2", "--epochs", "1", "--num-samples", "5"]
 SMALL += ["--progress", "false"]
@@ -86,10 +94,16 @@ def test_only_real_columns_of_a_mixed_table_are_standardized():
     "columns, options, message",
     [
         ({"a": ["x", 1]}, {}, "column 'a' has values of the type int, str"),
-        ({"a": [None, None]}, {}, "column 'a' has no values"),
+        ({"a": [None, None]}, {}, r"column 'a' has no values: .*drop=\['a'\] \(--drop a\)"),
         ({"a": [str(i) for i in range(300)]}, {}, "300 different texts in 300 rows: .*index='a'"),
         ({"a": [f"{i}/2020" for i in range(40)]}, {}, "40 different texts in 40 rows"),
-        ({"a": [1, 2**25]}, {}, "counts up to 33554432, which float32 cannot tell"),
+        ({"a": [1, 2**25]}, {}, r"counts up to 33554432 \(row 1\), which float32"),
+        ({"a b": [1, 2**25]}, {}, r"kinds=\{'a b': 'real'\} \(--kinds 'a b=real'\), or drop=\["),
+        ({"a": [0.5, 1]}, {"drop": ["aa"]}, "unknown column of the frame 'aa'; did you mean 'a'"),
+        ({"a": [0.5, 1]}, {"drop": "a"}, r"drop must be a list of columns, such as \['a'\]"),
+        ({"a": [0.5, 1]}, {"drop": ["a"]}, "no columns for x"),
+        ({"a": [1, 0]}, {"drop": ["a"], "labels": "a"}, "column 'a' is in drop, and used as"),
+        ({"a": [1, 0]}, {"drop": ["a"], "kinds": {"a": "real"}}, "column 'a' is in drop, and used"),
         ({"a": [0.5, 1]}, {"kinds": {"a": "count"}}, "values that are no counts"),
         ({"a": [0.5, 1]}, {"kinds": {"a": "counts"}}, "did you mean 'count'"),
         ({"a": [0.5, 1]}, {"labels": "b"}, "unknown column of the frame 'b'"),
@@ -145,6 +159,146 @@ def test_labels_are_classes_in_order_and_minus_one_without():
     assert data.train.y.tolist() == [1, -1, 0] and data.num_classes == 2
     data = all_rows({"a": [0.5, 1.5, 2.5], "y": [-1, 7, 3]}, labels="y")
     assert data.train.y.tolist() == [-1, 1, 0] and data.table.labels.categories == (3, 7)
+
+
+def groups(n=60):
+    """Two groups of rows far apart, and the name of each row's group as its label."""
+    center = [-3.0 + 6.0 * (i % 2) for i in range(n)]
+    noise = np.random.default_rng(0).normal(0, 0.3, (2, n))
+    columns = {"a": (center + noise[0]).tolist(), "b": (center + noise[1]).tolist()}
+    return columns | {"kind": [("low", "high")[i % 2] for i in range(n)]}
+
+
+def test_a_class_with_a_name_is_sampled_and_encoded_by_it(tmp_path, capsys):
+    path, out = tmp_path / "groups.csv", tmp_path / "run"
+    write_csv(path, groups())
+    small = ["--hidden", "[16]", "--latent-dim", "1", "--lr", "0.01", "--num-samples", "5"]
+    options = ["--data", str(path), "--labels", "kind", "--out", str(out), "--progress", "false"]
+    options += ["--epochs", "100", "--batch-size", "16"]
+    assert main(["fit", "m2", *options, *small]) == 0
+    run = pv.load(out)
+    assert run.data.class_names == run.class_names == ("high", "low")
+    codes = run.encode(groups())
+    assert codes["y"].tolist() == groups()["kind"]
+    for name, number, sign in (("high", 0, 1), ("low", 1, -1)):
+        x = run.sample(20, y=name, mean=True, seed=1)
+        assert torch.equal(x, run.sample(20, y=number, mean=True, seed=1))
+        assert (sign * x > 1).all()
+    assert run.sheet("prior", y=1).title == "samples, y = low"
+    assert run.sheet("component", num=2).labels == ["high", "low"]
+    assert main(["encode", str(out)]) == main(["sample", str(out), "--y", "low", "--num", "4"]) == 0
+    assert read_csv(out / "codes.csv")["y"] == groups()["kind"]
+    assert max(read_csv(out / "samples.csv")["a"]) < 0
+    capsys.readouterr()
+    for wrong, message in (("hihg", "did you mean 'high'?"), ("2", "unknown class 2; known: high")):
+        assert main(["sample", str(out), "--y", wrong]) == 1
+        error = capsys.readouterr().err
+        assert message in error and error.count("\n") == 1
+
+
+def test_clusters_have_numbers_though_labels_have_names():
+    data = pv.data.from_frame(groups(), labels="kind")
+    options = {"hidden": [8], "latent_dim": 1, "epochs": 1}
+    run = pv.method("m2-clustering", data, **options).fit(progress=False)
+    assert run.data.class_names == ("high", "low") and run.class_names is None
+    assert set(run.encode(groups())["y"].tolist()) <= set(range(10))
+    with pytest.raises(pv.UserError, match="y must be a number, got 'low': the components of this"):
+        run.sample(y="low")
+
+
+def test_labels_that_are_numbers_are_named_by_them():
+    columns = groups() | {"kind": [(3, 1)[i % 2] for i in range(60)]}
+    data = pv.data.from_frame(columns, labels="kind")
+    options = {"hidden": [8], "latent_dim": 1, "epochs": 1, "condition": "labels"}
+    run = pv.method("cvae", data, **options).fit(progress=False)
+    assert run.class_names == (1, 3)
+    for y, number in ((1, 0), (3, 1), ("3", 1)):
+        of_y = run.sheet("prior", num=5, y=y)
+        assert of_y.c.tolist() == [number] * 5 and of_y.title == f"samples, y = {y}"
+    for y in (0, 2):
+        with pytest.raises(pv.UserError, match=f"unknown class {y}; known: 1, 3"):
+            run.sample(y=y)
+
+
+def addresses(path, n=40):
+    """A table with a column of numbers with commas, one of names and one of codes with digits."""
+    rng = np.random.default_rng(0)
+    columns = {
+        "id": [f"u{i}" for i in range(n)],
+        "zip": [("01234", "8001", "1000")[i % 3] for i in range(n)],
+        "price": [f"1,{i:03d}" for i in range(n)],
+        "year.built": rng.integers(1990, 2000, n).tolist(),
+        "size": rng.normal(100, 9, n).round(1).tolist(),
+    }
+    columns["zip"][4] = columns["size"][5] = None
+    write_csv(path, columns)
+    return columns
+
+
+def test_columns_are_dropped_and_their_kinds_set_from_the_command_line(tmp_path, capsys):
+    path, out = tmp_path / "table.csv", tmp_path / "run"
+    columns = addresses(path)
+    words = ["--drop", "id", "price", "--kinds", "zip=category", "year.built=real"]
+    fit = ["fit", "vae", "--data", str(path), *words, *SMALL]
+    assert main([*fit, "--out", str(out)]) == 0
+    run = pv.load(out)
+    kinds = [(c.name, c.kind) for c in run.data.table.columns]
+    assert kinds == [("zip", "category"), ("year.built", "real"), ("size", "real")]
+    assert run.data.table.columns[0].categories == ("01234", "1000", "8001")
+    assert run.config["drop"] == ["id", "price"]
+    assert run.config["kinds"] == {"zip": "category", "year.built": "real"}
+    options = {"drop": ["id", "price"], "kinds": {"zip": "category", "year.built": "real"}}
+    same = pv.data.load(str(path), **options)
+    assert same.table == run.data.table and same.mean_of_x() != run.data.mean_of_x()
+    method = pv.method("vae", str(path), hidden=[8], latent_dim=2, epochs=1, **options)
+    assert method.data.mean_of_x() == run.data.mean_of_x()
+    assert main(["fit", "--resume", "--out", str(out), "--progress", "false"]) == 0
+    assert main(["encode", str(out)]) == main(["impute", str(out)]) == 0  # not the dropped columns
+    imputed = pv.data.files.read_csv(out / "imputed.csv", text=columns)
+    assert imputed["id"] == columns["id"] and imputed["price"] == columns["price"]
+    assert imputed["zip"][:4] == columns["zip"][:4] and imputed["zip"][4] in (
+        "01234",
+        "1000",
+        "8001",
+    )
+    again = reproduction(run.config, run.data)
+    assert "--drop id price --kinds zip=category year.built=real " in again
+    assert pv.methods.Method(parsed_fit(shlex.split(again)[2:])[0]).config == run.config
+
+
+@pytest.mark.parametrize(
+    "words, message",
+    [
+        ([], "leave the column out, drop=['price'] (--drop price)"),
+        (["--drop", "price"], "leave it out, drop=['id'] (--drop id), or name the rows by it"),
+        (["--drop"], "drop needs columns of a table, such as --drop id name"),
+        (
+            ["--drop", "id", "price", "zap"],
+            "unknown column of the frame 'zap'; did you mean 'zip'?",
+        ),
+        (["--kinds", "zip"], "kinds takes COLUMN=KIND, such as zip=category, not 'zip'"),
+        (
+            ["--drop", '["id", "price", "sise"]'],
+            "column of the frame 'sise'; did you mean 'size'?",
+        ),
+        (["--drop", "id", "price", "--kinds", "size=reel"], "kind of column 'reel'; did you mean"),
+    ],
+)
+def test_words_that_name_no_columns_give_one_line(words, message, tmp_path, capsys):
+    addresses(tmp_path / "table.csv")
+    out = str(tmp_path / "run")
+    assert main(["fit", "vae", "--data", str(tmp_path / "table.csv"), *words, "--out", out]) == 1
+    error = capsys.readouterr().err
+    assert message in error and error.count("\n") == 1
+
+
+def test_arrays_have_no_columns_to_drop(tmp_path):
+    np.save(tmp_path / "x.npy", np.eye(12))
+    for options in ({"drop": ["a"]}, {"kinds": {"a": "real"}}):
+        with pytest.raises(pv.UserError, match="= is not an option of x.npy"):
+            pv.data.load(str(tmp_path / "x.npy"), **options)
+        with pytest.raises(pv.UserError, match="= is of files, and digits is not one"):
+            pv.data.load("digits", **options)
 
 
 # ------------------------------------------------------------------------- pandas and polars
@@ -439,7 +593,9 @@ def test_a_first_row_of_numbers_is_named(header, is_doubtful, tmp_path):
         ("a,b\n10%,1\n7%,2\n", "column 'a' has numbers with a sign, such as '10%'"),
         ("", "no rows below a header"),
         ("a,b\n", "no rows below a header"),
-        ("a,b\n1,2\n3\n", "row 3 has 1 values, the header 2"),
+        ("a,b\n1,2\n3\n", "line 3 has 1 values, the header 2"),
+        ('a,b\n\n1,"x\ny"\n\n3\n', "line 6 has 1 values, the header 2"),
+        ("a,b\n1,2\n\n3,inf\n", "column 'b' has 1 infinite values (first: line 4)"),
         ("a,a\n1,2\n", "several columns 'a'"),
         (b"\xff\xfe\x00a", "not a CSV file in UTF-8"),
         ("a\n" + "\n".join(f"t{i}" for i in range(300)), "300 different texts"),
@@ -461,9 +617,13 @@ def test_new_files_with_wrong_cells_give_one_line_that_names_them(tmp_path, caps
     path.write_text("\n".join(["u,v,city", *rows]))
     assert main(["fit", "vae", "--data", str(path), "--out", str(out), *SMALL]) == 0
     for cells, message in (
-        ('1.5,"12,000",Köln', "column 'v' had numbers, and now '12,000' in row 62"),
-        ("1.5,inf,Köln", "column 'v' has 1 infinite values (first: row 60)"),
-        ("1.5,2.5,Bonn", "unknown category of column 'city' 'Bonn'; known: Köln, Zürich, 'a, b'"),
+        ('1.5,"12,000",Köln', "column 'v' had numbers, and now '12,000' in line 62"),
+        ("1.5,inf,Köln", "column 'v' has 1 infinite values (first: line 62)"),
+        (
+            "1.5,2.5,Bonn",
+            "unknown category of column 'city' 'Bonn'; known: Köln, Zürich, 'a, b' (line 62)",
+        ),
+        ("1.5,,Köln", "x has 1 missing values, in 1 rows (first: line 62, column 'v')"),
     ):
         new = tmp_path / "new.csv"
         new.write_text("\n".join(["u,v,city", *rows, cells]))
@@ -471,6 +631,69 @@ def test_new_files_with_wrong_cells_give_one_line_that_names_them(tmp_path, caps
         assert main(["evaluate", str(out), "--data", str(new)]) == 1
         error = capsys.readouterr().err
         assert message in error and error.count("\n") == 1 and "--missing" not in error
+
+
+def counts_and_more(n=60):
+    rng = np.random.default_rng(0)
+    return {
+        "h": rng.normal(50, 9, n).tolist(),
+        "k": [("u", "v", "w")[i % 3] for i in range(n)],
+        "a": rng.poisson(3, n).tolist(),
+        "b": [i % 2 for i in range(n)],
+    }
+
+
+def test_a_wrong_value_in_a_new_table_is_named_by_column_and_row(tmp_path, capsys):
+    path, out = tmp_path / "table.csv", tmp_path / "run"
+    write_csv(path, counts_and_more())
+    assert main(["fit", "vae", "--data", str(path), "--out", str(out), *SMALL]) == 0
+    run = pv.load(out)
+    outside = "has the value {} in row 5, outside the support of its likelihood"
+    for column, wrong, message in (
+        ("a", -1, "column 'a' (count) " + outside.format("-1")),
+        ("a", 2.5, "column 'a' (count) " + outside.format("2.5")),
+        ("a", 2**25, "column 'a' has counts up to 33554432 (row 5), which"),
+        ("b", 3, "column 'b' had the values 0 and 1, and now 3 in row 5"),
+        ("k", "z", "unknown category of column 'k' 'z'; known: u, v, w (row 5)"),
+        ("h", math.inf, "column 'h' has 1 infinite values (first: row 5)"),
+    ):
+        new = counts_and_more(9)
+        new[column][5] = wrong
+        new["h"][2] = -1.0  # elsewhere the value is right
+        for evaluate in (lambda x: run.evaluate(data=x, num_samples=2), run.impute):
+            with pytest.raises(pv.UserError, match=re.escape(message)):
+                evaluate(new)
+        write_csv(tmp_path / "new.csv", new)
+        capsys.readouterr()
+        assert main(["evaluate", str(out), "--data", str(tmp_path / "new.csv")]) == 1
+        error = capsys.readouterr().err
+        assert message.replace("row 5", "line 7") in error and error.count("\n") == 1
+    for library in FRAMES:
+        columns = counts_and_more(9) | {"a": [0, 1, 2, -4, -4, 1, 1, 1, 1]}
+        frame = pytest.importorskip(library).DataFrame(columns)
+        with pytest.raises(pv.UserError, match="column 'a' .* has the value -4 in row 3, outside"):
+            run.log_likelihood(frame, num_samples=2)
+
+
+def test_a_wrong_label_of_a_new_table_is_named_by_its_row():
+    data = pv.data.from_frame(groups(), labels="kind")
+    new = groups(6) | {"kind": ["low", None, "high", None, "middle", "low"]}
+    with pytest.raises(pv.UserError, match=r"label in column 'kind' 'middle'; .* \(row 4\)"):
+        data.table.encode_labels(new)
+
+
+def test_values_in_standardized_columns_are_named_in_their_units():
+    rng = np.random.default_rng(0)
+    frame = {"h": rng.uniform(50, 60, 60).tolist(), "v": rng.uniform(1, 2, 60).tolist()}
+    model = pv.models.VAE((2,), 1, likelihood="continuous-bernoulli")
+    data = pv.data.from_frame(frame, valid=0, test=0)
+    scaling = torch.tensor([50.0, 1.0]), torch.tensor([10.0, 1.0])
+    x = dataclasses.replace(data.train, x=(data.train.x - scaling[0]) / scaling[1])
+    data = dataclasses.replace(data, train=x, scaling=scaling, likelihood="continuous-bernoulli")
+    run = pv.fit(model, pv.guides.Guide(model), data, epochs=1, progress=False)
+    frame["h"][7] = 62.5
+    with pytest.raises(pv.UserError, match=r"'h' \(real\) has the value 62.5 in row 7, outside"):
+        run.evaluate(data=frame, num_samples=2)
 
 
 def test_a_method_that_needs_labels_names_the_option(tmp_path, capsys):
@@ -727,7 +950,8 @@ def test_an_image_folder_has_a_class_in_each_subfolder(mode, channels, tmp_path)
     first = np.asarray(Image.open(tmp_path / "pets" / "cats" / "00.png"), dtype=np.float32) / 255
     first = first[..., None] if mode == "L" else first
     np.testing.assert_allclose(data.train.x[0].permute(1, 2, 0).numpy(), first, rtol=1e-6)
-    assert data.likelihood == "continuous-bernoulli"
+    assert data.likelihood == "continuous-bernoulli" and data.class_names == ("cats", "dogs")
+    assert pv.data.prepare(data, binarize="static").class_names == ("cats", "dogs")
     assert pv.data.from_images(tmp_path / "pets", image_size=4).x_shape == (channels, 4, 4)
 
 
@@ -738,6 +962,56 @@ def test_an_image_folder_trains_from_the_command_line(tmp_path):
     assert main(["sample", str(out), "--num", "4"]) == 0
     assert np.load(out / "samples.npz")["x"].shape == (4, 1, 5, 6)
     assert main(["encode", str(out)]) == 0
+
+
+def test_codes_of_an_image_folder_name_the_file_of_each_row(tmp_path):
+    write_images(tmp_path / "pets")
+    out, new = tmp_path / "run", tmp_path / "new" / "deep"
+    assert main(["fit", "vae", "--data", str(tmp_path / "pets"), "--out", str(out), *SMALL]) == 0
+    assert main(["encode", str(out)]) == 0
+    codes = read_csv(out / "codes.csv")
+    kinds = [f"{kind}/{i:02d}.png" for kind in ("cats", "dogs") for i in range(12)]
+    assert list(codes)[:2] == ["file", "z_0"] and codes["file"] == kinds
+    new.mkdir(parents=True)
+    for i, name in enumerate(("b.PNG", "a.png", "c,d.png")):
+        shutil.copy(tmp_path / "pets" / "dogs" / f"{i:02d}.png", new / name)
+    assert main(["encode", str(out), "--data", str(new.parent)]) == 0
+    copied = read_csv(out / "codes.csv")
+    assert copied["file"] == ["deep/a.png", "deep/b.PNG", "deep/c,d.png"]
+    of_dogs = [codes["z_0"][kinds.index(f"dogs/{i:02d}.png")] for i in (1, 0, 2)]
+    np.testing.assert_allclose(copied["z_0"], of_dogs, rtol=1e-4)
+
+
+def test_subfolders_name_the_classes_of_a_conditional_run(tmp_path):
+    write_images(tmp_path / "pets")
+    out, label = tmp_path / "run", ["--condition", "labels"]
+    options = ["--data", str(tmp_path / "pets"), "--out", str(out), *label, *SMALL]
+    assert main(["fit", "cvae", *options]) == 0
+    assert ">dogs<" in (out / "report.html").read_text()
+    assert main(["sample", str(out), "--y", "dogs", "--num", "3"]) == 0
+    run = pv.load(out)
+    assert run.sheet("prior", num=3, y="dogs").c.tolist() == [1, 1, 1]
+    dogs = run.sample(3, y=1, seed=0, mean=True).numpy()
+    np.testing.assert_array_equal(np.load(out / "samples.npz")["x"], dogs)
+
+
+def test_the_subfolders_of_new_images_are_the_classes_of_the_run(tmp_path, capsys):
+    write_images(tmp_path / "pets")
+    options = {"hidden": [8], "latent_dim": 2, "epochs": 1, "condition": "labels"}
+    run = pv.method("cvae", str(tmp_path / "pets"), **options).fit(tmp_path / "run", progress=False)
+    (tmp_path / "new").mkdir()
+    shutil.copytree(tmp_path / "pets" / "dogs", tmp_path / "new" / "dogs")
+    (x, y), _ = read_new(run, tmp_path / "new")
+    assert x.shape == (12, 1, 5, 6) and y.tolist() == [1] * 12
+    known = run.log_likelihood(x, y=y, num_samples=3)
+    assert torch.equal(run.log_likelihood((x, [1] * 12), num_samples=3), known)
+    shutil.copytree(tmp_path / "pets" / "cats", tmp_path / "new" / "birds")
+    with pytest.warns(UserWarning, match="'birds' is none of the classes cats, dogs: images in it"):
+        (_, y), _ = read_new(run, tmp_path / "new")
+    assert y.tolist() == [-1] * 12 + [1] * 12
+    capsys.readouterr()
+    assert main(["evaluate", str(tmp_path / "run"), "--data", str(tmp_path / "new")]) == 1
+    assert "every data point needs a label" in capsys.readouterr().err
 
 
 def test_images_that_do_not_fit_are_named(tmp_path):

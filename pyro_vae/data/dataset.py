@@ -133,6 +133,8 @@ class Data:
         table: the columns of the frame that x came from; see `from_frame`.
         absent: of data without rows: a run was loaded where the data that it was trained on are not.
             Such data read new data and know their units.
+        class_names: of the labels, in the order of their numbers: the values of the frame's column, or
+            the subfolders of an image folder. None: labels have no names but their numbers.
     """
 
     train: Split
@@ -153,6 +155,7 @@ class Data:
     missing: bool = False
     table: Table | None = None
     absent: AbsentRows | None = field(default=None, repr=False)
+    class_names: tuple[Any, ...] | None = None
 
     def __post_init__(self) -> None:
         if isinstance(self.dense_condition, Condition):

@@ -1,10 +1,12 @@
 """How data are shown: whole data points, and the names and scales of the columns of a table."""
 
 import math
-from typing import NamedTuple
+from collections.abc import Sequence
+from typing import Any, NamedTuple
 
 import torch
 
+from ..errors import unknown_name_error
 from .arrays import column_moments
 from .conditions import Condition
 from .dataset import Data
@@ -17,9 +19,33 @@ def joined(data: Data, x: torch.Tensor, c: torch.Tensor | None) -> torch.Tensor:
 
 
 def label_names(data: Data) -> list[str] | None:
-    """The names of the labels, those of the frame's column; None if the data came from no frame."""
-    labels = None if data.table is None else data.table.labels
-    return None if labels is None else [str(value) for value in labels.categories]
+    """The names of the labels as text; None if they have no names but their numbers."""
+    return None if data.class_names is None else [str(name) for name in data.class_names]
+
+
+def class_number(y: Any, class_names: Sequence[Any]) -> int:
+    """The number of the class that a caller means: by its name, or by its number.
+
+    Where names are whole numbers themselves, such as 1, 2 and 3, `y` is a name.
+
+    Example:
+        >>> from pyro_vae.data.display import class_number
+        >>> class_number("dogs", ("cats", "dogs")), class_number(1, ("cats", "dogs"))
+        (1, 1)
+        >>> class_number(1, (1, 2, 3))
+        0
+
+    Raises:
+        UserError: no such class; the nearest is named.
+    """
+    texts = [str(name) for name in class_names]
+    for number, (name, text) in enumerate(zip(class_names, texts, strict=True)):
+        if y == name or str(y) == text:
+            return number
+    is_number = isinstance(y, int) and 0 <= y < len(texts)
+    if is_number and not any(text.lstrip("-").isdigit() for text in texts):
+        return int(y)
+    raise unknown_name_error("class", y, texts)
 
 
 class ShownColumns(NamedTuple):

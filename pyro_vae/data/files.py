@@ -3,7 +3,7 @@
 import csv
 import re
 import warnings
-from collections.abc import Callable, Collection
+from collections.abc import Callable, Collection, Sequence
 from dataclasses import replace
 from functools import partial
 from pathlib import Path
@@ -17,6 +17,7 @@ from .dataset import Data
 from .frames import from_anndata, from_frame
 from .registry import DATASETS, FILES, IMAGES, data_set
 from .splitting import from_arrays
+from .tables import FileColumns, drop_hint, rows_as_lines
 
 MISSING = {"", "na", "n/a", "nan", "null", "none"}  # in a CSV file, in lower case
 MAX_IMAGE_SIZE = 4096  # to which images are resized
@@ -109,8 +110,11 @@ def _numbers(array: np.ndarray, name: str) -> np.ndarray:
 
 
 def read_csv(
-    path: Path, text: Collection[str] = (), numbers: Collection[str] = ()
-) -> dict[str, list[Any]]:
+    path: Path,
+    text: Collection[str] = (),
+    numbers: Collection[str] = (),
+    used: Collection[str] | None = None,
+) -> FileColumns:
     """`{column: values}` of a text file with a header; None for a missing value.
 
     The separator is a comma, a semicolon or a tab, whichever the header has most of. A column is of
@@ -120,6 +124,7 @@ def read_csv(
         path: of the file.
         text: the names of columns that are text, whatever they look like.
         numbers: the names of columns in which text among numbers is refused.
+        used: the names of columns that are used; others are text, whatever they look like. Default: all.
 
     Raises:
         UserError: no header, two columns of one name, a row of another length, text among `numbers`,
@@ -130,16 +135,17 @@ def read_csv(
             header_line = file.readline()
             separator = max(",;\t", key=header_line.count)
             file.seek(0)
-            rows = [row for row in csv.reader(file, delimiter=separator) if row]
+            rows, lines = _rows_and_lines(csv.reader(file, delimiter=separator))
     except (csv.Error, UnicodeDecodeError) as e:
         raise UserError(f"{path} is not a CSV file in UTF-8: {_one_line(e)}") from e
     if len(rows) < 2:
         raise UserError(f"{path} has no rows below a header")
     header, *body = rows
     _check_header(path, header)
-    for i, row in enumerate(body, 2):
+    _, *lines = lines
+    for line, row in zip(lines, body, strict=True):
         if len(row) != len(header):
-            raise UserError(f"{path}: row {i} has {len(row)} values, the header {len(header)}")
+            raise UserError(f"{path}: line {line} has {len(row)} values, the header {len(header)}")
     twice = [name for name in header if header.count(name) > 1]
     if twice:
         raise UserError(f"{path} has several columns {twice[0]!r}: rename them")
@@ -147,17 +153,17 @@ def read_csv(
     for i, name in enumerate(header):
         cells = [row[i].strip() for row in body]
         present = [cell for cell in cells if cell.lower() not in MISSING]
-        if name in text:
+        if name in text or (used is not None and name not in used):
             columns[name] = [None if cell.lower() in MISSING else cell for cell in cells]
             continue
         if name not in numbers or not any(map(_is_number, present)):
             _check_numbers(path, name, present)
-        other = [(i, cell) for i, cell in enumerate(cells, 2) if _is_text(cell)]
+        other = [each for each in zip(lines, cells, strict=True) if _is_text(each[1])]
         if other and len(other) < len(present):
-            number, cell = other[0]
+            line, cell = other[0]
             if name in numbers:
                 raise UserError(
-                    f"{path}: column {name!r} had numbers, and now {cell[:20]!r} in row {number}"
+                    f"{path}: column {name!r} had numbers, and now {cell[:20]!r} in line {line}"
                 )
             warnings.warn(
                 f"column {name!r} has numbers and text, such as {cell[:20]!r}: it is read as a "
@@ -165,7 +171,18 @@ def read_csv(
                 stacklevel=2,
             )
         columns[name] = _typed(cells, present)
-    return columns
+    return FileColumns(columns, lines)
+
+
+def _rows_and_lines(reader: Any) -> tuple[list[list[str]], list[int]]:
+    """The rows that are not empty, and the line of the file on which each begins."""
+    rows, lines, read = [], [], 0
+    for row in reader:
+        if row:
+            rows.append(row)
+            lines.append(read + 1)
+        read = reader.line_num  # a quoted cell may have several lines
+    return rows, lines
 
 
 def _check_header(path: Path, header: list[str]) -> None:
@@ -188,7 +205,7 @@ def _check_numbers(path: Path, name: str, present: list[str]) -> None:
         what = "a comma" if "," in written else "a sign"
         raise UserError(
             f"{path}: column {name!r} has numbers with {what}, such as {written!r}: write numbers "
-            "alone, with a point"
+            f"alone, with a point, or leave the column out, {drop_hint(name)}"
         )
 
 
@@ -227,10 +244,13 @@ def _integer(cell: str) -> int:
 
 
 def _read_csv(path: Path, **options: Any) -> Data:
-    columns = read_csv(path)
-    if next(iter(columns)) == "":  # pandas writes the index without a name
+    dropped, kinds = options.get("drop", ()), options.get("kinds", {})
+    categories = [name for name, kind in kinds.items() if kind == "category"]
+    columns = read_csv(path, text=[*categories, *dropped])
+    if next(iter(columns)) == "" and "" not in dropped:  # pandas writes the index without a name
         options = {"index": "", **options}
-    return from_frame(columns, **options)
+    with rows_as_lines(columns):
+        return from_frame(columns, **options)
 
 
 def read_parquet(path: Path) -> Any:
@@ -286,6 +306,7 @@ def from_images(
     test: float | int = 0.1,
     name: str | None = None,
     split_seed: int = 0,
+    class_names: Sequence[str] | None = None,
 ) -> Data:
     """`Data` from the images in a folder; each subfolder is a class.
 
@@ -310,6 +331,8 @@ def from_images(
         valid, test: fractions of the data, or counts; 0 for none.
         name: of the data set. Default: the folder's name.
         split_seed: of the splits.
+        class_names: the subfolders that are classes, in the order of their numbers; images in others
+            have no label. Default: all subfolders, sorted.
 
     Raises:
         UserError: no images, images of several sizes or of more than 8 bits, a file that is no image,
@@ -322,11 +345,7 @@ def from_images(
         check_int_at_least(1, image_size=image_size)
         if image_size > MAX_IMAGE_SIZE:
             raise UserError(f"image_size must be at most {MAX_IMAGE_SIZE}, got {image_size}")
-    if not folder.is_dir():
-        raise UserError(f"{folder} is not a folder")
-    paths = sorted(p for p in folder.rglob("*") if p.suffix.lower() in IMAGES and p.is_file())
-    if not paths:
-        raise UserError(f"{folder} has no images ({', '.join(sorted(IMAGES))})")
+    paths = image_paths(folder)
     images = []
     for path in paths:
         try:
@@ -352,29 +371,67 @@ def from_images(
     arrays = np.stack([np.asarray(image.convert(mode)) for image in images])
     x = torch.from_numpy(arrays)
     x = x.unsqueeze(1) if mode == "L" else x.permute(0, 3, 1, 2)
+    subfolders = _class_names(folder, paths)
+    names = subfolders if class_names is None else tuple(class_names)
+    y = None if subfolders is None or names is None else _class_numbers(folder, paths, names)
     data = from_arrays(
         x.contiguous(),
-        _class_numbers(folder, paths),
+        y,
         valid,
         test,
         name=folder.resolve().name if name is None else name,
         split_seed=split_seed,
     )
-    is_binary = data.likelihood == "bernoulli"
-    return data if is_binary else replace(data, likelihood="continuous-bernoulli")
+    likelihood = data.likelihood if data.likelihood == "bernoulli" else "continuous-bernoulli"
+    return replace(data, likelihood=likelihood, class_names=names)
 
 
-def _class_numbers(folder: Path, paths: list[Path]) -> list[int] | None:
-    """The number of each image's subfolder; None without subfolders."""
-    subfolders = [path.relative_to(folder).parts[0] for path in paths]
+def image_paths(folder: Path) -> list[Path]:
+    """The images in a folder and its subfolders, in the order in which they are read.
+
+    Raises:
+        UserError: no folder, or no images in it.
+    """
+    if not folder.is_dir():
+        raise UserError(f"{folder} is not a folder")
+    paths = sorted(p for p in folder.rglob("*") if p.suffix.lower() in IMAGES and p.is_file())
+    if not paths:
+        raise UserError(f"{folder} has no images ({', '.join(sorted(IMAGES))})")
+    return paths
+
+
+def file_names(folder: Path) -> list[str]:
+    """The paths of the images relative to their folder, one per row of `from_images`, with slashes."""
+    return [path.relative_to(folder).as_posix() for path in image_paths(folder)]
+
+
+def _class_names(folder: Path, paths: list[Path]) -> tuple[str, ...] | None:
+    """The names of the subfolders that have images, sorted; None without subfolders."""
     inside = [len(path.relative_to(folder).parts) > 1 for path in paths]
     if not any(inside):
         return None
     if not all(inside):
         stray = paths[inside.index(False)]
         raise UserError(f"{folder} has images in subfolders, which are classes, and {stray.name}")
-    classes = sorted(set(subfolders))
-    return [classes.index(name) for name in subfolders]
+    return tuple(sorted({_subfolder(folder, path) for path in paths}))
+
+
+def _class_numbers(folder: Path, paths: list[Path], class_names: tuple[str, ...]) -> list[int]:
+    """The number of each image's class, which is its subfolder; -1 for a subfolder that is none."""
+    numbers = {name: number for number, name in enumerate(class_names)}
+    subfolders = [_subfolder(folder, path) for path in paths]
+    others = sorted({name for name in subfolders if name not in numbers})
+    if others:
+        warnings.warn(
+            f"{folder}: the subfolder {others[0]!r} is none of the classes {', '.join(class_names)}: "
+            f"images in {'it' if len(others) == 1 else f'{len(others)} such subfolders'} have no label",
+            stacklevel=3,
+        )
+    return [numbers.get(name, -1) for name in subfolders]
+
+
+def _subfolder(folder: Path, path: Path) -> str:
+    return path.relative_to(folder).parts[0]
 
 
 def read_source(
@@ -382,6 +439,8 @@ def read_source(
     image_size: int | None = None,
     text: Collection[str] = (),
     numbers: Collection[str] = (),
+    used: Collection[str] | None = None,
+    class_names: Sequence[str] | None = None,
 ) -> tuple[Any, dict[str, Any]]:
     """`(x, others)` of a file or an image folder.
 
@@ -390,8 +449,8 @@ def read_source(
 
     Args:
         path: of the file or folder.
-        image_size: as in `from_images`.
-        text, numbers: as in `read_csv`.
+        image_size, class_names: as in `from_images`.
+        text, numbers, used: as in `read_csv`.
 
     Raises:
         UserError: no such file, or one that cannot be read.
@@ -400,15 +459,15 @@ def read_source(
         raise UserError(f"{path} is a data set, not a file: pass a file or an image folder")
     data_set(str(path))
     readers: dict[str, Callable[[Path], Any]] = {
-        ".csv": partial(read_csv, text=text, numbers=numbers),
-        ".tsv": partial(read_csv, text=text, numbers=numbers),
+        ".csv": partial(read_csv, text=text, numbers=numbers, used=used),
+        ".tsv": partial(read_csv, text=text, numbers=numbers, used=used),
         ".parquet": read_parquet,
         ".h5ad": read_anndata,
     }
     kind = path.suffix.lower()
     if kind in readers and not path.is_dir():
         return readers[kind](path), {}
-    options = {"image_size": image_size} if path.is_dir() else {}
+    options = {"image_size": image_size, "class_names": class_names} if path.is_dir() else {}
     arrays = read_file(path, 0, True, valid=0, test=0, **options).train.arrays()
     return arrays.pop("x"), arrays
 
@@ -417,13 +476,14 @@ def _read_images(path: Path, **options: Any) -> Data:
     return from_images(path, **options)
 
 
+OF_TABLES = ("labels", "index", "library_size", "drop", "kinds")
 READERS: dict[str, tuple[Callable[..., Data], tuple[str, ...]]] = {
     ".npz": (_read_npz, ("library_size",)),
     ".npy": (_read_npy, ("library_size",)),
-    ".csv": (_read_csv, ("labels", "index", "library_size")),
-    ".tsv": (_read_csv, ("labels", "index", "library_size")),
-    ".parquet": (_read_parquet, ("labels", "index", "library_size")),
+    ".csv": (_read_csv, OF_TABLES),
+    ".tsv": (_read_csv, OF_TABLES),
+    ".parquet": (_read_parquet, OF_TABLES),
     ".h5ad": (_read_h5ad, ("labels", "layer", "library_size")),
-    "folder": (_read_images, ("image_size",)),
+    "folder": (_read_images, ("image_size", "class_names")),
 }
 assert set(READERS) == {*FILES, "folder"}

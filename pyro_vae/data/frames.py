@@ -1,7 +1,7 @@
 """`Data` from DataFrames and AnnData: a likelihood per column, categories one-hot, rows named."""
 
 import dataclasses
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
 from typing import Any
 
 from ..conditionals import Family
@@ -36,6 +36,7 @@ def from_frame(
     split_seed: int = 0,
     likelihood: str | Family | None = None,
     library_size: bool = False,
+    drop: Collection[str] | None = None,
 ) -> Data:
     """`Data` from a pandas or polars DataFrame; missing values are kept.
 
@@ -65,6 +66,7 @@ def from_frame(
         likelihood: one for all columns, instead of one for each kind.
         library_size: whether the total count of a row, of columns that are all counts, is an offset
             of the model's mean; see `with_library_size`.
+        drop: columns that are left out.
 
     Raises:
         UserError: no such column, a column of dates or other objects, text with more than 256
@@ -73,13 +75,13 @@ def from_frame(
     if is_anndata(frame):
         raise UserError("this is an AnnData object: pv.data.from_anndata(adata)")
     values, kinds = columns_of(frame), dict(kinds or {})
-    for column in (labels, index, *kinds):
+    dropped = _checked_drop(drop, labels, index, *kinds)
+    for column in (labels, index, *kinds, *dropped):
         if column is not None and column not in values:
             raise unknown_name_error("column of the frame", column, values)
     row_names(frame, index)
-    types = tuple(
-        column_type(v, n, kinds.get(n)) for n, v in values.items() if n not in (labels, index)
-    )
+    others = (labels, index, *dropped)
+    types = tuple(column_type(v, n, kinds.get(n)) for n, v in values.items() if n not in others)
     if not types:
         raise UserError("the frame has no columns for x")
     label_type = None if labels is None else _label_type(values[labels], labels)
@@ -87,6 +89,16 @@ def from_frame(
     table = Table(types, label_type, index, library if library in ("pandas", "polars") else None)
     data = _data(table, frame, table.encode(frame), valid, test, name, split_seed, likelihood)
     return with_library_size(data) if library_size else data
+
+
+def _checked_drop(drop: Collection[str] | None, *used: str | None) -> tuple[str, ...]:
+    """The columns to leave out; raises if one of them is used."""
+    if isinstance(drop, str):
+        raise UserError(f"drop must be a list of columns, such as [{drop!r}], not {drop!r}")
+    for column in drop or ():
+        if column in used:
+            raise UserError(f"column {column!r} is in drop, and used as labels, index or in kinds")
+    return tuple(drop or ())
 
 
 def from_anndata(
@@ -161,18 +173,19 @@ def _data(
     """`Data` of a table whose x is encoded, or a sparse matrix."""
     if likelihood is not None:
         check_likelihood(likelihood)
+    class_names = None if table.labels is None else table.labels.categories
     data = from_arrays(
         x,
         table.encode_labels(frame),
         valid,
         test,
-        num_classes=None if table.labels is None else len(table.labels.categories),
+        num_classes=None if class_names is None else len(class_names),
         name=name,
         split_seed=split_seed,
         missing=True,
     )
     likelihood = table.likelihood if likelihood is None else likelihood
-    return dataclasses.replace(data, table=table, likelihood=likelihood)
+    return dataclasses.replace(data, table=table, likelihood=likelihood, class_names=class_names)
 
 
 def _label_type(values: Any, name: str) -> ColumnType:

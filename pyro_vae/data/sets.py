@@ -113,6 +113,8 @@ def load(
     layer: str | None = None,
     library_size: bool = False,
     image_size: int | None = None,
+    drop: list[str] | None = None,
+    kinds: dict[str, str] | None = None,
 ) -> Data:
     """A data set by name, or from a file or an image folder, as `Data`: `.train .valid .test`, ...
 
@@ -157,6 +159,9 @@ def load(
         library_size: whether the total count of a row is an offset of the mean of counts, as in scVI.
         image_size: resize the images of a folder to image_size x image_size. Default: all have one
             size.
+        drop: columns of a table to leave out.
+        kinds: {column: kind} of a table: real, count, binary, boolean or category, where the values of
+            a column do not say what it is. A category of a CSV file is text, as it is written.
 
     Raises:
         UserError: an unknown name, a data set that is not available, or a file that is not one.
@@ -171,6 +176,8 @@ def load(
         "layer": layer,
         "library_size": library_size,
         "image_size": image_size,
+        "drop": drop,
+        "kinds": kinds,
     }
     data = _read(name, root, split_seed, missing, **options)
     if data.missing and missing is False:
@@ -229,6 +236,7 @@ def prepare(
         names = (
             "name", "num_classes", "binarize_seed", "split_seed", "likelihood",
             "withheld_labels", "condition", "scaling", "c_scaling", "source", "names", "missing", "table",
+            "class_names",
         )  # fmt: skip
         fields = {n: getattr(data, n) for n in names}
         data = build_splits(data.train, data.valid, data.test, binarize=binarize, **fields)

@@ -6,7 +6,9 @@ libraries is imported here; what a caller passes has imported its own.
 
 import csv
 import math
-from collections.abc import Mapping, Sequence
+import shlex
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -15,7 +17,7 @@ import numpy as np
 import torch
 
 from ..conditionals import Columns, Family
-from ..errors import UserError, unknown_name_error
+from ..errors import RowError, UserError, unknown_name_error
 from .arrays import as_floats
 from .sparse import is_counts, is_sparse
 
@@ -66,17 +68,21 @@ class ColumnType:
         present = numbers[~missing]
         infinite = np.flatnonzero(np.isinf(numbers))
         if len(infinite):
-            raise UserError(
-                f"column {self.name!r} has {len(infinite)} infinite values (first: row {infinite[0]}): "
-                "an empty cell or NaN is a missing value"
+            raise RowError(
+                f"column {self.name!r} has {len(infinite)} infinite values (first: ",
+                infinite[0],
+                "): an empty cell or NaN is a missing value",
             )
         if self.kind in ("binary", "boolean") and not np.isin(present, (0, 1)).all():
-            wrong = present[~np.isin(present, (0, 1))][0]
-            raise UserError(f"column {self.name!r} had the values 0 and 1, and now {wrong:g}")
+            row = np.flatnonzero(~missing & ~np.isin(numbers, (0, 1)))[0]
+            start = f"column {self.name!r} had the values 0 and 1, and now {numbers[row]:g} in "
+            raise RowError(start, row)
         if self.kind == "count" and len(present) and present.max() > MAX_COUNT:
-            raise UserError(
-                f"column {self.name!r} has counts up to {present.max():.0f}, which float32 cannot tell "
-                f"from their neighbors: kinds={{{self.name!r}: 'real'}}, or leave the column out"
+            raise RowError(
+                f"column {self.name!r} has counts up to {present.max():.0f} (",
+                int(np.nanargmax(numbers)),
+                "), which float32 cannot tell "
+                f"from their neighbors: {kind_hint(self.name, 'real')}, or {drop_hint(self.name)}",
             )
         return numbers[:, None]
 
@@ -84,10 +90,11 @@ class ColumnType:
         result = np.zeros((len(array), self.size))
         result[missing] = np.nan
         present = np.flatnonzero(~missing)
-        result[present, self.codes(array[present], f"category of column {self.name!r}")] = 1
+        kind = f"category of column {self.name!r}"
+        result[present, self.codes(array[present], kind, present)] = 1
         return result
 
-    def codes(self, values: np.ndarray, kind: str) -> list[int]:
+    def codes(self, values: np.ndarray, kind: str, rows: np.ndarray) -> list[int]:
         """The number of the category of each of `values [N]`.
 
         A number has the category of its text: a column of texts, some of them digits, may be read as
@@ -96,15 +103,16 @@ class ColumnType:
         Args:
             values: without missing ones.
             kind: what they are, for messages.
+            rows: `[N]` their rows in the table, for messages.
 
         Raises:
             UserError: a value that is no category.
         """
         known = {category: i for i, category in enumerate(self.categories)}
         result = [known.get(v, known.get(_as_text(v))) for v in values.tolist()]
-        for value, code in zip(values.tolist(), result, strict=True):
+        for value, code, row in zip(values.tolist(), result, rows, strict=True):
             if code is None:
-                raise unknown_name_error(kind, value, known)
+                raise RowError(f"{unknown_name_error(kind, value, known)} (", row, ")")
         return [code for code in result if code is not None]
 
     def decode(self, x: np.ndarray, round_counts: bool = True) -> np.ndarray:
@@ -228,10 +236,16 @@ class Table:
             missing = missing | (array == -1)
         labels = torch.full((len(array),), -1)
         kind = f"label in column {self.labels.name!r}"
-        labels[torch.from_numpy(~missing)] = torch.tensor(
-            self.labels.codes(array[~missing], kind), dtype=torch.int64
-        )
+        present = np.flatnonzero(~missing)
+        codes = self.labels.codes(array[present], kind, present)
+        labels[torch.from_numpy(present)] = torch.tensor(codes, dtype=torch.int64)
         return labels
+
+    @property
+    def used_columns(self) -> frozenset[Any]:
+        """The names of the columns of x, of the labels and of the index."""
+        others = (None if self.labels is None else self.labels.name, self.index)
+        return frozenset([*(c.name for c in self.columns), *(n for n in others if n is not None)])
 
     @property
     def text_columns(self) -> frozenset[str]:
@@ -267,6 +281,30 @@ class Table:
             column.name: column.decode(part, round_counts)
             for column, part in zip(self.columns, parts, strict=True)
         }
+
+
+class FileColumns(dict[str, list[Any]]):
+    """`{column: values [N]}` of a text file, with the line on which each row begins.
+
+    Args:
+        columns: `{column: values}`.
+        lines: `[N]`, counted from 1.
+    """
+
+    def __init__(self, columns: Mapping[str, list[Any]], lines: Sequence[int]) -> None:
+        super().__init__(columns)
+        self.lines = lines
+
+
+@contextmanager
+def rows_as_lines(frame: object) -> Iterator[None]:
+    """Within, an error in a row of columns that come from a file names the line instead."""
+    try:
+        yield
+    except RowError as error:
+        if not isinstance(frame, FileColumns):
+            raise
+        raise error.at_line(frame.lines[error.row]) from None
 
 
 def is_anndata(value: object) -> bool:
@@ -394,11 +432,21 @@ def _from_objects(
         kinds = sorted({type(v).__name__ for v in present})
         raise UserError(
             f"column {name!r} has values of the type {', '.join(kinds)}: a column holds numbers, "
-            "booleans or text; convert it, or leave it out"
+            f"booleans or text; convert it, or leave it out, {drop_hint(name)}"
         )
     array = np.empty(len(items), dtype)
     array[:] = [filler if gone else v for v, gone in zip(items, missing, strict=True)]
     return array, missing
+
+
+def drop_hint(name: Any) -> str:
+    """How a column is left out, in Python and on the command line."""
+    return f"drop=[{name!r}] (--drop {shlex.quote(str(name))})"
+
+
+def kind_hint(name: Any, kind: str) -> str:
+    """How the kind of a column is set, in Python and on the command line."""
+    return f"kinds={{{name!r}: {kind!r}}} (--kinds {shlex.quote(f'{name}={kind}')})"
 
 
 def _described(array: np.ndarray) -> str:
@@ -416,7 +464,7 @@ def column_type(values: Any, name: Any, kind: str | None = None) -> ColumnType:
     array, missing = plain_values(values, name)
     present = array[~missing]
     if not len(present):
-        raise UserError(f"column {name!r} has no values: leave it out")
+        raise UserError(f"column {name!r} has no values: leave it out, {drop_hint(name)}")
     is_text, is_asked_for = array.dtype.kind == "O", kind == "category"
     if kind is None:
         is_category = is_text or hasattr(getattr(values, "dtype", None), "categories")
@@ -426,9 +474,7 @@ def column_type(values: Any, name: Any, kind: str | None = None) -> ColumnType:
     column = ColumnType(name, kind)
     numbers = column.encode(values)
     if kind == "count" and ((numbers < 0) | (numbers != numbers.round()))[~missing].any():
-        raise UserError(
-            f"column {name!r} has values that are no counts: kinds={{{name!r}: 'real'}}"
-        )
+        raise UserError(f"column {name!r} has values that are no counts: {kind_hint(name, 'real')}")
     return column
 
 
@@ -456,8 +502,9 @@ def _categories(values: Any, present: np.ndarray, name: Any, is_asked_for: bool)
     is_name = declared is None and not is_asked_for and size > FEW_CATEGORIES
     if size > MAX_CATEGORIES or (is_name and 2 * size > len(present)):
         raise UserError(
-            f"column {name!r} has {size} different texts in {len(present)} rows: leave it out, or name "
-            f"the rows by it with index={name!r} (--index on the command line)"
+            f"column {name!r} has {size} different texts in {len(present)} rows: leave it out, "
+            f"{drop_hint(name)}, or name the rows by it, index={name!r} "
+            f"(--index {shlex.quote(str(name))})"
         )
     return tuple(categories)
 

@@ -130,9 +130,14 @@ def check_support(site: Site, name: str, value: torch.Tensor) -> None:
     ok, value = torch.broadcast_tensors(
         ok.reshape(ok.shape + (1,) * (value.dim() - ok.dim())), value
     )
+    row, *place = (~ok).nonzero()[0].tolist()
+    wrong = value[(row, *place)].item()
     raise SupportError(
         f"{name} has values outside the support of its {type(base).__name__} likelihood "
-        f"({base.support}), e.g. {value[~ok][0].item():.4g}{_remedy(base)}"
+        f"({base.support}), e.g. {wrong:.4g}",
+        wrong,
+        tuple(place),
+        _remedy(base),
     )
 
 

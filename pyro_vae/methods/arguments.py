@@ -23,7 +23,7 @@ from .options import (
     resolve,
     switch_classes,
 )
-from .parser import Parser, full_names, option_values
+from .parser import Parser, full_names, join_words, option_values
 from .run import CONFIG
 from .signatures import parameters
 from .table import preset
@@ -41,7 +41,7 @@ def parse_fit(
     Raises:
         UserError: no method, an option that the method does not have, a value of the wrong type.
     """
-    name, base, tokens = _method(tokens)
+    name, base, tokens = _method(join_words(tokens))
     values = option_values(tokens)
     before = configure(name, values.get("data", "digits")) if base is None else complete(base)
     overrides = {g: yaml.safe_load(v) for g, v in values.items() if g in CLASSES and v}
@@ -88,6 +88,7 @@ def _fit_parser(
     nested = nest(name, config)
     flat = {k: v for k, v in config.items() if k.split(".")[0] not in (*classes, "method")}
     parser.set_defaults({**flat, **{group: nested[group] for group in classes}})
+    parser.show_words()
     parser.set_help({**METHOD_HELP, **dict.fromkeys(without_effect(name), SUPPRESS)})
     return parser
 

@@ -1,6 +1,5 @@
 """The call that reproduces a run: its method and the options that differ from the preset."""
 
-import json
 import shlex
 
 from ..data import DATASETS, Data, Labels, Quadrants, data_set
@@ -9,6 +8,7 @@ from ..programs.program import plain_value
 from .files import plain
 from .groups import choice_groups, is_conditional
 from .options import configure
+from .parser import split_words
 from .preparing import (
     default_binarization,
     has_numeric_covariates,
@@ -46,7 +46,7 @@ def reproduction(config: dict, data: Data, num_samples: int = NUM_SAMPLES) -> st
     if config["data"] != "digits":
         words += ["--data", config["data"]]
     for key, value in changed.items():
-        words += ["--" + key.replace("_", "-"), _word(value)]
+        words += ["--" + key.replace("_", "-"), *split_words(key, value)]
     words += [] if is_default else ["--num-samples", str(num_samples)]
     return shlex.join(words)
 
@@ -86,8 +86,3 @@ def _filled(config: dict, data: Data) -> dict:
         is_declared = named is not None and not data_set(named).missing
         filled["missing"] = False if is_declared else data.missing
     return filled
-
-
-def _word(value: object) -> str:
-    """A value as the command line reads it."""
-    return value if isinstance(value, str) else json.dumps(value)

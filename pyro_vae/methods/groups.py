@@ -45,6 +45,10 @@ METHOD_HELP = {
     "with a normal likelihood.",
     "standardize_c": "center and scale every column of the covariates c that holds other numbers than 0 "
     "and 1. Default: true for covariates that come with the data, and are no images.",
+    "drop": "columns of a table to leave out: --drop id name.",
+    "kinds": "what columns of a table are, where their values do not say it: --kinds zip=category "
+    "year=real; of real, count, binary, boolean and category. A category of a CSV file is text, as it "
+    "is written.",
     "model.likelihood": f"{', '.join(LIKELIHOODS)}, or a family. Default: what fits the data.",
     "model.num_classes": "number of classes, K. Default: that of the labels, or 10.",
     "refine.steps": "gradient steps per data point from the encoder's output, k; 0 for none.",

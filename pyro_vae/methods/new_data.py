@@ -1,7 +1,8 @@
 """A run applied to new data: arrays, frames and loaders in original units, and answers in them."""
 
 import functools
-from collections.abc import Callable, Iterator, Mapping, Sized
+from collections.abc import Callable, Iterator, Mapping, Sequence, Sized
+from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -16,20 +17,22 @@ from ..data import DATASETS, Data, Split, as_data
 from ..data.arrays import as_labels, as_tensor
 from ..data.conversion import from_dataset
 from ..data.dataset import conditioned, draw_binary
-from ..data.files import read_source
+from ..data.files import file_names, read_source
 from ..data.minibatches import LoaderBatches, row_slices
 from ..data.sparse import SPARSE_ROWS
 from ..data.tables import (
+    ColumnType,
     columns_of,
     frame_like,
     is_anndata,
     is_frame,
     plain_values,
     row_names,
+    rows_as_lines,
     unused_names,
     write_csv,
 )
-from ..errors import UserError, file_to_write
+from ..errors import RowError, SupportError, UserError, file_to_write
 from ..evaluate.inputs import Inputs, accepts_entry
 from ..generate.impute import impute as impute_values
 from ..programs.calling import accepts_argument
@@ -53,6 +56,7 @@ class NewData:
         x: arrays, a frame, a `Dataset` or a loader, in original units.
         others: further inputs by name: `y=`, `c=`.
         allow_missing: whether x may have missing values though the model needs all of x.
+        class_names: of the model's y, if it is a label that has names.
     """
 
     model: Any
@@ -61,6 +65,7 @@ class NewData:
     x: Any
     others: Mapping[str, Any]
     allow_missing: bool = False
+    class_names: Sequence[Any] | None = None
 
     @property
     def is_frame(self) -> bool:
@@ -111,10 +116,11 @@ class NewData:
         if self.is_frame:
             if self.data.table is None:
                 raise UserError("this run was trained on arrays: pass an array, not a frame")
-            for part in self._frame_parts():
-                y = self.data.table.encode_labels(part)
-                x = self.data.table.encode(part, self.data.original_dtype)
-                yield self._converted(x, **{"y": y, **self.others})
+            with rows_as_lines(self.x):
+                for part in self._frame_parts():
+                    y = self.data.table.encode_labels(part)
+                    x = self.data.table.encode(part, self.data.original_dtype)
+                    yield self._converted(x, **{"y": y, **self.others})
             return
         if isinstance(self.rows, Data):
             for split in self._parts(self.rows):
@@ -173,7 +179,7 @@ class NewData:
                 f"{', '.join(map(str, shape))}]"
             )
         if not (self.allow_missing or ignores_missing(self.model)):
-            _check_complete(x)
+            _check_complete(x, self._columns(x))
         values = data.standardize_values(x)
         is_binary = bool(((values == 0) | (values == 1) | values.isnan()).all())
         if data.binarize != "none" and not is_binary:
@@ -187,6 +193,40 @@ class NewData:
                 "x has rows without counts, and so without a library size: leave such rows out"
             )
         return split
+
+    def _columns(self, x: torch.Tensor) -> list[ColumnType] | None:
+        """The frame's column that each column of `x [N, D]` is of; None without a frame."""
+        table = self.data.table
+        columns = [] if table is None else [c for c in table.columns for _ in range(c.size)]
+        return columns if self.is_frame and x.shape[1:] == (len(columns),) else None
+
+    @contextmanager
+    def naming_values(self) -> Iterator[None]:
+        """Within, an error about a value outside the support names its column and row in the frame."""
+        try:
+            yield
+        except SupportError as error:
+            with rows_as_lines(self.x):
+                raise self._with_place(error) from None
+
+    def _with_place(self, error: SupportError) -> UserError:
+        """The error with the column of its value, and the first row that has the value there."""
+        start, wrong = 0, torch.tensor(error.value).float()
+        for inputs in self.inputs():
+            x = inputs["x"]
+            columns = self._columns(x)
+            if columns is None or len(error.place) != 1:
+                break
+            (number,) = error.place
+            rows = (x[:, number].float() == wrong).nonzero()
+            if len(rows):
+                row, column = int(rows[0]), columns[number]
+                value = float(self.data.unstandardize(x[row : row + 1])[0, number])
+                message = f"column {column.name!r} ({column.kind}) has the value {value:.6g} in "
+                ending = f", outside the support of its likelihood{error.remedy}"
+                return RowError(message, start + row, ending)
+            start += len(x)
+        return error
 
     def inputs(self) -> Iterator[Inputs]:
         """The inputs of the pair, `{"x": [B, ...], ...}`, of each split."""
@@ -206,10 +246,11 @@ class NewData:
 
         Batch n has the seed `seed + n`, counted from 0: no two have the same draws.
         """
-        parts = [
-            function(inputs, None if seed is None else seed + number)
-            for number, inputs in enumerate(self.inputs())
-        ]
+        with self.naming_values():
+            parts = [
+                function(inputs, None if seed is None else seed + number)
+                for number, inputs in enumerate(self.inputs())
+            ]
         return {name: torch.cat([p[name] for p in parts], dim) for name in parts[0]}
 
     def frame(self, columns: Mapping[Any, Any]) -> Any:
@@ -254,23 +295,31 @@ def _has_library_size(model: Any) -> bool:
     return isinstance(p_x, Conditional) and isinstance(p_x.family, LibrarySize)
 
 
-def _check_complete(x: torch.Tensor) -> None:
-    """Raise if values of `x [N, ...]` are missing."""
+def _check_complete(x: torch.Tensor, columns: list[ColumnType] | None) -> None:
+    """Raise if values of `x [N, ...]` are missing.
+
+    Args:
+        columns: those of a frame that the columns of x are of.
+    """
     missing = x.isnan().flatten(1)
     if bool(missing.any()):
         rows = missing.any(1).nonzero()
-        raise UserError(
-            f"x has {int(missing.sum())} missing values, in {len(rows)} rows (first: row "
-            f"{int(rows[0])}), and this run was trained on complete data: fill them in "
-            "(pyro-vae impute and run.impute draw them), or train again on data with missing values "
-            "(an .npz or .npy file of them needs --missing true)"
+        row, number = missing.nonzero()[0].tolist()
+        place, declared = "", " (an .npz or .npy file of them needs --missing true)"
+        if columns is not None:
+            place, declared = f", column {columns[number].name!r}", ""
+        raise RowError(
+            f"x has {int(missing.sum())} missing values, in {len(rows)} rows (first: ",
+            row,
+            f"{place}), and this run was trained on complete data: fill them in (pyro-vae impute and "
+            f"run.impute draw them), or train again on data with missing values{declared}",
         )
 
 
 def encode(new: NewData) -> Any:
     """Codes `{latent: [N, ...]}`, of a frame a frame of `code_columns`; see `Run.encode`."""
     codes = encodings(new)
-    return new.frame(code_columns(codes)) if new.is_frame else codes
+    return new.frame(code_columns(codes, new.class_names)) if new.is_frame else codes
 
 
 def encodings(new: NewData) -> Tensors:
@@ -285,17 +334,29 @@ def encodings(new: NewData) -> Tensors:
     return new.apply(of)
 
 
-def code_columns(codes: Tensors) -> dict[str, Any]:
-    """`{column: values [N]}`: `z_0, z_1, ...`; of y its most probable value, and the probability."""
+def code_columns(codes: Tensors, class_names: Sequence[Any] | None = None) -> dict[str, Any]:
+    """`{column: values [N]}`: `z_0, z_1, ...`; of y its most probable value, and the probability.
+
+    Args:
+        codes: as `encodings` returns them.
+        class_names: of the values of y. Default: their numbers.
+    """
     columns: dict[str, Any] = {}
     for name, value in codes.items():
         if name == "y":
-            probability, component = value.max(-1)
-            columns |= {"y": component.cpu().numpy(), "y_probability": probability.cpu().numpy()}
+            probability, component = (v.cpu().numpy() for v in value.max(-1))
+            named = component if class_names is None else _as_values(class_names)[component]
+            columns |= {"y": named, "y_probability": probability}
         else:
             flat = value.flatten(1).cpu().numpy()
             columns |= {f"{name}_{i}": flat[:, i] for i in range(flat.shape[1])}
     return columns
+
+
+def _as_values(class_names: Sequence[Any]) -> np.ndarray:
+    """Names `[K]` as the values of a column: text as objects, numbers as numbers."""
+    is_text = any(isinstance(name, str) for name in class_names)
+    return np.array(class_names, dtype=object if is_text else None)
 
 
 def reconstruct(new: NewData) -> Any:
@@ -354,10 +415,16 @@ def read_new(run: Any, path: Path) -> tuple[Any, dict[str, Any]]:
         UserError: a name of a data set; no such file, or one that cannot be read.
     """
     table = None if run.data is None else run.data.table
-    of_table = (
-        {} if table is None else {"text": table.text_columns, "numbers": table.number_columns}
-    )
-    x, others = read_source(path, (run.config or {}).get("image_size"), **of_table)
+    of_table = {}
+    if table is not None:
+        of_table = {
+            "text": table.text_columns,
+            "numbers": table.number_columns,
+            "used": table.used_columns,
+        }
+    class_names = None if run.data is None or table is not None else run.data.class_names
+    image_size = (run.config or {}).get("image_size")
+    x, others = read_source(path, image_size, class_names=class_names, **of_table)
     y = others.pop("y", None)
     return (x if y is None else (x, y)), others
 
@@ -380,7 +447,8 @@ def as_test_split(new: NewData) -> Data:
 def write_codes(run: Any, source: Path | None, path: Path) -> Path:
     """Encode a file or an image folder with a `Run`, and write the codes as a CSV file.
 
-    The first column names the rows: by the table's index if there is one, else by their numbers.
+    The first column names the rows: by the table's index, by the files of an image folder, else by
+    their numbers.
 
     Args:
         run: the run.
@@ -395,14 +463,22 @@ def write_codes(run: Any, source: Path | None, path: Path) -> Path:
     check_is_no_input(run, source, path)
     new = _read_as_new(run, source)
     path = file_to_write(path)
-    columns = code_columns(encodings(new))
-    name, rows = "row", None
-    if new.is_frame and run.data.table is not None:
-        index = run.data.table.index
-        name, rows = index or "row", row_names(new.x, None if is_anndata(new.x) else index)
+    columns = code_columns(encodings(new), new.class_names)
+    name, rows = _named_rows(run, new, source)
     size = len(next(iter(columns.values())))
     write_csv(path, {name: range(size) if rows is None else rows, **columns})
     return path
+
+
+def _named_rows(run: Any, new: NewData, source: Path | None) -> tuple[str, Any]:
+    """The first column of the codes: its name, and its values; None for the numbers of the rows."""
+    folder = _data_file(run) if source is None else source
+    if folder is not None and folder.is_dir():
+        return "file", file_names(folder)
+    if not new.is_frame or run.data.table is None:
+        return "row", None
+    index = run.data.table.index
+    return index or "row", row_names(new.x, None if is_anndata(new.x) else index)
 
 
 def write_imputed(
@@ -479,4 +555,4 @@ def _read_as_new(run: Any, source: Path | None) -> NewData:
     if is_own and run.data.absent is not None and source.exists():
         advise(f"{source} has changed since the training: its rows are taken as new data")
     x, others = read_new(run, source)
-    return NewData(run.model, run.guide, run.data, x, others)
+    return NewData(run.model, run.guide, run.data, x, others, class_names=run.class_names)

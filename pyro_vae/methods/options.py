@@ -31,7 +31,8 @@ if TYPE_CHECKING:
     from jsonargparse import ArgumentParser
 
 MAX_SEED = 2**32
-READ = ("labels", "index", "layer", "image_size")  # options that say how a file is read
+#: Options that say how a file is read.
+READ = ("labels", "index", "layer", "image_size", "drop", "kinds")
 SEEDS = ("split_seed", "binarize_seed")
 
 

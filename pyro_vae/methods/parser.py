@@ -1,5 +1,6 @@
 """The parser of the command line and of configurations. This module does not import torch."""
 
+import json
 import re
 import sys
 import warnings
@@ -13,6 +14,9 @@ import jsonargparse
 
 from ..errors import UserError, unknown_name_error
 from .signatures import parameters
+
+#: Options of several words: columns, and COLUMN=KIND.
+LISTS, PAIRS = frozenset({"drop"}), frozenset({"kinds"})
 
 
 @contextmanager
@@ -39,6 +43,7 @@ def plain_math(text: str) -> str:
 HELP_WORDS = {
     r"<class '([\w.]+)'>": r"\1",
     r"Optional\[dict\[.*?\]\]": "dict",
+    r"Optional\[list\[str\]\]": "list | null",
     r"dict\[str, \w+\]": "dict",
     r" \| Callable\[\[float\], float\]": "",
     r",? ?default: null(?=\))": "",
@@ -82,6 +87,13 @@ class Parser(jsonargparse.ArgumentParser):
         """Replace the help of options, `{option: text}`; `SUPPRESS` leaves one out."""
         for action in self._actions:
             action.help = texts.get(action.dest, action.help)
+
+    def show_words(self) -> None:
+        """Show options of several words in the help as `join_words` reads them: `--drop COLUMN ...`."""
+        for action in self._actions:
+            if action.dest in LISTS | PAIRS:
+                action.metavar = "COLUMN ..." if action.dest in LISTS else "COLUMN=KIND ..."
+                action.option_strings = [f"--{action.dest}"]  # and not jsonargparse's `--drop+`
 
     def add_signature(self, function: Callable[..., object], **options: Any) -> None:
         """Add the function's parameters as arguments; `--flag` alone means `--flag true`."""
@@ -156,6 +168,54 @@ def option_values(tokens: Sequence[str]) -> dict[str, str]:
             value = value if sign else "" if after.startswith("--") else after
             result[key[2:].replace("-", "_")] = value
     return result
+
+
+def join_words(tokens: Sequence[str]) -> list[str]:
+    """The tokens, several words of one option as one: `--drop a b` as `--drop=["a", "b"]`.
+
+    A value that is written as a list or dict, or null, is unchanged.
+
+    Raises:
+        UserError: no words, or one that is no COLUMN=KIND, of an option that takes such pairs.
+    """
+    result: list[str] = []
+    rest = list(tokens)
+    while rest:
+        key, sign, value = rest.pop(0).partition("=")
+        option = key[2:].replace("-", "_")
+        if not key.startswith("--") or option not in LISTS | PAIRS:
+            result.append(key + sign + value)
+            continue
+        words = [value] if sign else []
+        while rest and not rest[0].startswith("--"):
+            words.append(rest.pop(0))
+        if not words:
+            example = "id name" if option in LISTS else "zip=category"
+            raise UserError(f"{option} needs columns of a table, such as {key} {example}")
+        if len(words) == 1 and re.match(r"[\[{]|null$", words[0]):
+            result += [key, *words]
+            continue
+        joined = words if option in LISTS else dict(_pair(option, word) for word in words)
+        result.append(f"{key}={json.dumps(joined, ensure_ascii=False)}")
+    return result
+
+
+def split_words(option: str, value: Any) -> list[str]:
+    """The words after a flag that `join_words` reads as this value of the option."""
+    if isinstance(value, str):
+        return [value]
+    if option in LISTS and isinstance(value, list):
+        return list(value)
+    if option in PAIRS and isinstance(value, dict):
+        return [f"{key}={each}" for key, each in value.items()]
+    return [json.dumps(value)]
+
+
+def _pair(option: str, word: str) -> tuple[str, str]:
+    key, sign, value = word.rpartition("=")
+    if not sign:
+        raise UserError(f"{option} takes COLUMN=KIND, such as zip=category, not {word!r}")
+    return key, value
 
 
 def full_names(tokens: Sequence[str], resolve: Callable[[str], str]) -> list[str]:

@@ -27,7 +27,7 @@ from .groups import is_conditional
 #: Options of `load` that say how a source is read.
 READING = (
     "split_seed", "binarize_seed", "missing", "labels", "index", "layer", "library_size",
-    "image_size",
+    "image_size", "drop", "kinds",
 )  # fmt: skip
 Shapes = tuple[
     tuple[int, ...],  # of a data point x

@@ -12,7 +12,7 @@ from typing import Any
 import torch
 
 from .. import generate, train
-from ..data import DATASETS, Data, as_data
+from ..data import DATASETS, Data, Labels, as_data
 from ..data import load as load_data
 from ..data.arrays import as_tensor
 from ..data.dataset import difference
@@ -22,7 +22,7 @@ from ..errors import UserError, file_to_write, folder_to_write
 from ..evaluate.inputs import split_inputs
 from ..programs.calling import first_argument
 from ..programs.contexts import seeded
-from ..programs.inspection import ignores_missing
+from ..programs.inspection import ignores_missing, sites_of
 from ..train import checkpoint, choose_device, distributed
 from ..train.callbacks import Metrics, as_callbacks
 from ..train.schema import data_of_schema, schema_of
@@ -210,9 +210,10 @@ class Run(train.Run):
             )  # fmt: skip
         else:
             known = new_data.as_test_split(new)
-            result = summarize(
-                self.model, self.guide, known, "test", num_samples, self.seed, supervised, NEW
-            )
+            with new.naming_values():
+                result = summarize(
+                    self.model, self.guide, known, "test", num_samples, self.seed, supervised, NEW
+                )
         return Results(result)
 
     def sample(
@@ -262,7 +263,7 @@ class Run(train.Run):
         Returns:
             `{latent: [N, ...]}`, with probabilities `[N, K]` of a discrete latent y. Of a frame: a
             frame with the same index and with columns `z_0, z_1, ...`, and `y` (the most probable
-            component) with `y_probability`.
+            component, or the name of the class; see `class_names`) with `y_probability`.
         """
         return new_data.encode(self._new(x, **others))
 
@@ -309,7 +310,8 @@ class Run(train.Run):
         return new_data.log_likelihood(self._new(x, **others), num_samples, seed)
 
     def _new(self, x: Any, **others: Any) -> new_data.NewData:
-        return new_data.NewData(self.model, self.guide, self._data(), x, others)
+        data, names = self._data(), self.class_names
+        return new_data.NewData(self.model, self.guide, data, x, others, class_names=names)
 
     def sheet(self, source: str = "prior", **choices: Any) -> Any:
         """New data from a source, laid out as a picture.
@@ -323,7 +325,8 @@ class Run(train.Run):
         """
         from ..report import samples
 
-        return samples.make(source, self.model, self.guide, self._data(), **choices)
+        pair = self.model, self.guide, self._data()
+        return samples.make(source, *pair, class_names=self.class_names, **choices)
 
     def report(
         self, path: Path | str | None = None, split: str | None = None, num_samples: int = 500
@@ -400,6 +403,22 @@ class Run(train.Run):
     def _supervised(self) -> bool:
         """Whether training saw labels."""
         return (self.config or {}).get("objective") == "SemiSupervised"
+
+    @property
+    def class_names(self) -> tuple[Any, ...] | None:
+        """The names of the classes y, in order, if y is a label that has names in the data.
+
+        It is one if training saw labels (the objective `SemiSupervised`) or conditioned on them.
+        Components that a clustering found have no names: None.
+        """
+        if self.data is None or self.data.class_names is None:
+            return None
+        condition, size = self.data.dense_condition, None
+        if isinstance(condition, Labels):
+            size = condition.num_classes
+        elif self._supervised:
+            size = sites_of(self.model)[1]["y"][0][0]
+        return self.data.class_names if size == len(self.data.class_names) else None
 
     def save(self, folder: Path | str) -> Path:
         """Write the run to a folder that `pv.load` reopens; returns the folder.

@@ -6,6 +6,56 @@ from collections.abc import Callable, Mapping
 from ..diagnostics.importance import RELIABLE_K
 from ..evaluate.latents import ACTIVE_THRESHOLD, COLLAPSE_THRESHOLD, ONE_COMPONENT_THRESHOLD
 
+#: With one data point per component, some clustering agrees with any labels. Fewer say nothing.
+ROWS_PER_COMPONENT = 2
+
+
+def too_few_for_components(num_data: float, num_components: int) -> bool:
+    """Whether so few data points say nothing about so many components.
+
+    Example:
+        >>> from pyro_vae.report.findings import too_few_for_components
+        >>> too_few_for_components(19, 10), too_few_for_components(20, 10)
+        (True, False)
+    """
+    return num_data < ROWS_PER_COMPONENT * num_components
+
+
+def _few_data(result: Mapping) -> bool:
+    """Whether the data are too few for a statement about the components."""
+    return too_few_for_components(result.get("data", math.inf), len(result.get("occupancy", [])))
+
+
+def omissions(result: Mapping) -> list[str]:
+    """What is not stated because there are too few data, in a sentence; empty otherwise.
+
+    Args:
+        result: as `summary.summarize` returns it.
+
+    Example:
+        >>> from pyro_vae.report.findings import omissions
+        >>> print(*omissions({"data": 1, "occupancy": [0.0, 1.0, 0.0]}))
+        1 data point is too few for statements about 3 components, which take 6: clustering scores and
+        the components in use are left out.
+    """
+    if "classification" in result:  # scores of classes, which are not matched to labels
+        return []
+    if _few_data(result):
+        count, kind = result["data"], "data"
+        left_out = "clustering scores and the components in use are left out"
+    elif "few_labels" in result:
+        count, kind = result["few_labels"], "labeled data"
+        left_out = "clustering scores are left out"
+    else:
+        return []
+    k = len(result["occupancy"])
+    points = _verb([""] * count, "point is", "points are")
+    components = _verb([""] * k, "component", "components")
+    return [
+        f"{count} {kind} {points} too few for statements about {k} {components}, which take "
+        f"{ROWS_PER_COMPONENT * k}: {left_out}."
+    ]
+
 
 def headline(result: Mapping) -> str:
     """The main results, in one or two sentences.
@@ -62,7 +112,8 @@ def warnings(result: Mapping) -> list[str]:
             "--objective.free-bits)."
         )
     fractions = result.get("occupancy", [])
-    if len(fractions) > 1 and max(fractions) > ONE_COMPONENT_THRESHOLD:
+    is_one = len(fractions) > 1 and max(fractions) > ONE_COMPONENT_THRESHOLD
+    if is_one and not _few_data(result):
         messages.append(
             f"One of the {len(fractions)} components has {100 * max(fractions):.0f} % of the data. "
             "Remedy: a mixture initialization (initialize=MixtureInitialization(), --initialize "
@@ -103,7 +154,7 @@ def _result(result: Mapping) -> str:
             f"of the {split} data{_best(scores, 'this model', max)}."
         )
     start = ""
-    if fractions:
+    if fractions and not _few_data(result):
         start = f"{sum(f > 0 for f in fractions)} of {len(fractions)} components are in use. "
     if "log_likelihood" in result:
         what = "log p(x | c)" if result.get("conditional") else "log p(x)"
@@ -129,7 +180,9 @@ def _best(scores: Mapping[str, float], ours: str, better: Callable) -> str:
 
 
 def _units(result: Mapping) -> list[str]:
-    """The number of active units of each latent."""
+    """The number of active units of each latent; one data point has no variance over data."""
+    if result.get("data") == 1:
+        return []
     counts = [(n, result["active_units"][n], total) for n, total in result["units"].items()]
     if not counts:
         return []

@@ -121,7 +121,7 @@ def _numbers(result: Mapping) -> list[str]:
             '<p class="small">Accuracy is under the best one-to-one match of components to classes. '
             "No label was used in training or for any choice. Bold: the best of each column.</p>"
         )
-    for sentence in summary.choice_sentences(result):
+    for sentence in [*findings.omissions(result), *summary.choice_sentences(result)]:
         body.append(f'<p class="small">{html.escape(sentence)}</p>')
     if "classification" in result:
         classified = result["classification"]

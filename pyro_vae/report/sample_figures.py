@@ -161,9 +161,11 @@ def paths(context: ReportContext) -> list[Section]:
 def _rows_of_samples(
     context: ReportContext, x: torch.Tensor, caption: str, label: str, rows: list
 ) -> Section:
-    """`PER_ROW` images per component or label."""
-    figure, ax = image_axes(x, PER_ROW, ["00"])
-    plots.images(ax, x, PER_ROW, [str(i) for i in rows], white=context.white)
+    """`PER_ROW` images per component, class or label."""
+    names = None if label == "component" else context.label_names
+    labels = [str(i) if names is None or i >= len(names) else names[i] for i in rows]
+    figure, ax = image_axes(x, PER_ROW, ["00", *labels])
+    plots.images(ax, x, PER_ROW, labels, white=context.white)
     ax.set_ylabel(label)
     return Section("Reconstructions and samples", figure, caption)
 

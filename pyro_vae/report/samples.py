@@ -1,8 +1,9 @@
 """New data from each source, as arrays and as a figure: what `pyro-vae sample` and the report show."""
 
 import math
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field, fields, replace
+from numbers import Integral
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -14,7 +15,7 @@ from matplotlib.figure import Figure
 from .. import plots
 from ..conditionals import Conditional
 from ..data import Data, Labels, Quadrants
-from ..data.display import joined
+from ..data.display import class_number, joined
 from ..data.tables import unused_names, write_csv
 from ..errors import UserError, check_int_at_least, file_to_write, unknown_name_error
 from ..evaluate import fit_ex_post_prior
@@ -124,11 +125,19 @@ def image_axes(
     return plots.axes(width, cell * math.ceil(len(x) / columns) + 0.7)
 
 
-def make(source: str, model: Callable, guide: Callable, data: Data, **options: Any) -> SampleSheet:
+def make(
+    source: str,
+    model: Callable,
+    guide: Callable,
+    data: Data,
+    class_names: Sequence[Any] | None = None,
+    **options: Any,
+) -> SampleSheet:
     """New data from a source.
 
     Args:
         source: a name of `SOURCES`.
+        class_names: of y, if it is a label that has names.
         options: of `SheetOptions`; None is the default.
 
     Raises:
@@ -138,7 +147,7 @@ def make(source: str, model: Callable, guide: Callable, data: Data, **options: A
         raise unknown_name_error("source", source, SOURCES)
     if options.get("y") is not None and source not in ("prior", "component"):
         raise UserError(f"y picks a component of the prior; it does not go with {source}")
-    known = [f.name for f in fields(SheetOptions)]
+    known = [f.name for f in fields(SheetOptions) if f.name != "class_names"]
     options = {name: value for name, value in options.items() if value is not None}
     for name in options:
         if name not in known:
@@ -152,12 +161,31 @@ def make(source: str, model: Callable, guide: Callable, data: Data, **options: A
         data.observed_split(options["split"], slice(1))  # raises for an unknown one
         if source in ("prior", "component") and not covariates_of(model):
             raise UserError("split has no effect: this model has no covariates to take from it")
+    if "y" in options:
+        options["y"] = _component_number(options["y"], class_names)
     options.setdefault("split", summary.default_split(guide, data))
     is_drawn = "mean" in SOURCES[source].options
     if is_drawn:
         options.setdefault("mean", plots.is_image(tuple(data.train.x.shape[1:])))
-    sheet = SOURCES[source].make(model, guide, data, SheetOptions(**options))
+    sheet = SOURCES[source].make(
+        model, guide, data, SheetOptions(**options, class_names=class_names)
+    )
     return replace(sheet, has_draws=is_drawn and not options["mean"])
+
+
+def _component_number(y: Any, class_names: Sequence[Any] | None) -> Any:
+    """The number of the component, or of the class that is named.
+
+    Raises:
+        UserError: no such class, or a name of what has numbers only.
+    """
+    if class_names is not None and isinstance(y, str | Integral):
+        return class_number(y, class_names)
+    if isinstance(y, str):
+        raise UserError(
+            f"y must be a number, got {y!r}: the components of this run are no labels that have names"
+        )
+    return y
 
 
 @dataclass
@@ -166,7 +194,7 @@ class SheetOptions:
 
     Args:
         num: how many samples (of each component), paths, units, or completions per data point.
-        y: the component, or the class.
+        y: the number of the component, or of the class; `make` also takes the name of a class.
         c: `[M, ...]` covariates of a conditional model, in their original units, in order and
             repeated. Default: those of the data.
         latent: which latent is refitted, walked along or traversed. Default: z, or the topmost.
@@ -179,6 +207,7 @@ class SheetOptions:
         split: of the data that are walked between, traversed and completed; whose covariates a
             conditional model gets. Default: test, else valid, else train.
         seed: of the draws.
+        class_names: of y, if it is a label that has names.
     """
 
     num: int | None = None
@@ -191,11 +220,16 @@ class SheetOptions:
     observed: str | None = None
     split: str = "test"
     seed: int = 0
+    class_names: Sequence[Any] | None = None
 
     def __post_init__(self) -> None:
         for name in ("num", "steps"):
             if getattr(self, name) is not None:
                 check_int_at_least(1, **{name: getattr(self, name)})
+
+    def name_of(self, y: int) -> str:
+        """The name of a class, or its number."""
+        return str(y if self.class_names is None else self.class_names[y])
 
     def number(self, default: int) -> int:
         """`num`, or its default."""
@@ -289,7 +323,7 @@ def _prior(model: Callable, guide: Callable, data: Data, options: SheetOptions) 
     covariates = _covariates(model, guide, data, options, size)
     y = options.y if accepts_argument(model, "y") or not covariates else None
     x = sample(model, size, y=y, mean=bool(options.mean), seed=options.seed, **covariates)
-    title = "samples" if options.y is None else f"samples, y = {options.y}"
+    title = "samples" if options.y is None else f"samples, y = {options.name_of(options.y)}"
     return SampleSheet(x, title, c=covariates.get("c"))
 
 
@@ -302,7 +336,7 @@ def _component(model: Callable, guide: Callable, data: Data, options: SheetOptio
     y = torch.arange(k).repeat_interleave(num)
     covariates = _covariates(model, guide, data, options, len(y))
     x = sample(model, len(y), y=y, mean=bool(options.mean), seed=options.seed, **covariates)
-    labels = [str(i) for i in range(k)]
+    labels = [options.name_of(i) for i in range(k)]
     title = "samples, one row per component"
     return SampleSheet(x, title, num, labels, covariates.get("c"), {"y": y})
 

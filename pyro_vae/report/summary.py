@@ -55,7 +55,8 @@ def summarize(
     """Numbers of a pair on one split: bounds, KLs, active units, clustering or classification.
 
     Numbers are in nats per data point, at beta = 1, in eval mode; the bounds have standard errors over
-    the data points. Densities of standardized columns are converted to the original units. For a
+    the data points. Densities of standardized columns are converted to the original units. A clustering
+    is scored if there are two labeled data points per component (`findings.ROWS_PER_COMPONENT`). For a
     conditional model log p(x | c) is estimated twice: importance weighted with the guide, and by Monte
     Carlo from the prior. Labels score a clustering and have no other use.
 
@@ -77,10 +78,14 @@ def summarize(
     numbers.add(x, others)
     result: dict = {"split": name or split, "data": len(x), "num_samples": num_samples}
     result |= numbers.result()
-    if numbers.assignments and y is not None and not classifies and bool((y >= 0).any()):
+    num_labeled = 0 if y is None else int((y >= 0).sum())
+    if numbers.assignments and y is not None and not classifies and num_labeled:
         (clusters,) = numbers.assignments
         num_components = len(result["occupancy"])
-        result["clustering"] = _clustering(data, x, y, clusters, num_components, seed)
+        if findings.too_few_for_components(num_labeled, num_components):
+            result["few_labels"] = num_labeled
+        else:
+            result["clustering"] = _clustering(data, x, y, clusters, num_components, seed)
     if classifies:
         classified = classification(model, guide, data, split, name)
         if classified["errors"]:
@@ -135,6 +140,8 @@ def summarize_batches(
         wrong = (clusters != y)[is_labeled].double().mean()
         errors = {"this model": {name: float(wrong)}}
         result["classification"] = {"num_labels": data.num_labels, "errors": errors}
+    elif findings.too_few_for_components(int(is_labeled.sum()), len(result["occupancy"])):
+        result["few_labels"] = int(is_labeled.sum())
     else:
         result["clustering"] = {"this model": evaluate.clustering_metrics(y, clusters)}
     return result
@@ -283,7 +290,8 @@ def rows(result: Mapping) -> list[tuple[str, float, str]]:
             symbol, note = OTHER_TERMS[others[name]]
             named.append((symbol.format(name), value, note))
         elif name in result["units"]:
-            note = f"{result['active_units'][name]} of {result['units'][name]} units active"
+            active = "" if result.get("data") == 1 else f"{result['active_units'][name]} of "
+            note = f"{active}{result['units'][name]} units{' active' if active else ''}"
             named.append((f"KL of {name}", 0.0 - value, note))
         elif name != "x":
             together = ", " in name and not set(name.split(", ")).isdisjoint(result["units"])
@@ -369,7 +377,7 @@ def _one_and_others(values: Sequence[float | None], index: int) -> str:
 
 def table(result: Mapping) -> str:
     """The numbers of `summarize` as lines of text, after a headline and warnings."""
-    words = [findings.headline(result), *findings.warnings(result)]
+    words = [findings.headline(result), *findings.warnings(result), *findings.omissions(result)]
     lines = [line for sentence in words for line in textwrap.wrap(sentence, 88)]
     lines += ["", f"{result['data']} {result['split']} data points"]
     lines += [f"{a:<18}{b:>10.2f}   {c}" for a, b, c in rows(result)]

@@ -48,6 +48,7 @@ def schema_of(data: Data) -> dict[str, Any] | None:
             for name, value in data.train.arrays().items()
         },
         "names": None if data.names is None else list(data.names),
+        "class_names": None if data.class_names is None else list(data.class_names),
         "likelihood": plain_value(data.likelihood),
         "condition": plain_value(condition),
         "sparse_columns": None if sparse is None else sparse.matrix.shape[1],
@@ -101,12 +102,13 @@ def _data(schema: dict[str, Any], reason: str) -> Data:
         likelihood = _built(likelihood, vars(conditionals))
         if not isinstance(likelihood, Family):
             raise TypeError("no likelihood")
-    names = schema["names"]
+    names, class_names = schema["names"], schema["class_names"]
     return Data(
         train,
         likelihood=likelihood,
         condition=condition,
         names=None if names is None else tuple(names),
+        class_names=None if class_names is None else tuple(class_names),
         scaling=_as_tensors(schema["scaling"]),
         c_scaling=_as_tensors(schema["c_scaling"]),
         table=None if schema["table"] is None else _table(**schema["table"]),
