@@ -217,6 +217,18 @@ def test_bytes_are_divided_by_255_and_arrays_become_tensors():
     assert data.num_classes == 2 and data.valid is None and data.test is None
 
 
+@pytest.mark.parametrize(
+    ("shape", "is_last"),
+    [((9, 8, 8, 3), True), ((9, 8, 8, 1), True), ((9, 3, 8, 8), False), ((9, 1, 3, 3), False),
+     ((9, 8, 8), False), ((9, 5, 8, 8), False)],
+)  # fmt: skip
+def test_images_with_channels_last_are_warned_of(shape, is_last):
+    with warnings.catch_warnings(record=True) as caught:
+        warnings.simplefilter("always")
+        from_arrays(np.random.default_rng(0).random(shape), valid=0, test=0)
+    assert [("channels last" in str(w.message)) for w in caught] == [True] * is_last
+
+
 class Squares(Dataset):
     def __init__(self, labels):
         self.labels = labels

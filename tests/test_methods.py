@@ -210,10 +210,22 @@ def test_the_likelihood_of_arrays_is_that_of_their_values():
     assert names == ["bernoulli", "negative-binomial", "normal", "normal", "normal", "poisson"]
 
 
+@pytest.mark.parametrize(
+    ("reals", "named"),
+    [(1, "the column r0 of x is"), (3, "the columns r0, r1, r2 of x are"),
+     (5, "the columns r0, r1, r2 and 2 others of x are")],
+)  # fmt: skip
+def test_the_columns_that_are_standardized_are_named_in_a_table_of_several_kinds(reals, named):
+    rng = np.random.default_rng(0)
+    frame = {f"r{i}": rng.normal(size=30) for i in range(reals)} | {"n": rng.poisson(3, 30)}
+    with pytest.warns(Advice, match=named):
+        pv.method("vae", pv.data.from_frame(frame))
+
+
 def test_a_table_is_standardized_once_with_a_warning_and_not_if_told_so(tmp_path):
     _, table, _ = clusters()
     raw = pv.data.from_arrays(table)
-    with pytest.warns(Advice, match="standardized.*run.data.standardize_values.*standardize=False"):
+    with pytest.warns(Advice, match="columns of x are standardized.*original units.*standardize=False"):
         method = pv.method("vae", raw, epochs=1)
     scaled = pv.data.standardize(raw)
     torch.testing.assert_close(method.data.train.x, scaled.train.x)

@@ -4,6 +4,7 @@ import dataclasses
 import math
 from functools import partial
 
+import numpy as np
 import pyro
 import pyro.distributions as dist
 import pytest
@@ -158,6 +159,21 @@ def test_what_a_conditional_run_generates_has_original_units(given_a_column):
         for x in run.data.unstandardize(run.data.train.x)[:, 2]
     )
     assert run.impute(original).shape == (1, 20, 2)
+
+
+@pytest.mark.parametrize("standardize", [True, False])
+@pytest.mark.parametrize("as_array", [np.asarray, torch.as_tensor], ids=["numpy", "torch"])
+def test_observed_values_of_float64_arrays_are_returned_as_they_came(as_array, standardize):
+    rng = np.random.default_rng(0)
+    x = 1e3 + rng.normal(size=(60, 3))
+    x[::4, 1] = np.nan
+    options = {"missing": True, "standardize": standardize, "hidden": [4], "epochs": 1}
+    run = pv.method("vae", x, latent_dim=1, **options).fit(progress=False)
+    drawn = run.impute(as_array(x), num_samples=2, steps=3)
+    assert drawn.dtype == torch.float64 and not drawn.isnan().any()
+    observed = torch.from_numpy(~np.isnan(x)).expand(2, -1, -1)
+    assert torch.equal(drawn[observed], torch.from_numpy(x).expand(2, -1, -1)[observed])
+    assert run.impute(torch.from_numpy(x).float(), steps=3).dtype == torch.float32
 
 
 def test_new_data_of_a_conditional_run_are_scored_as_its_test_split(given_a_column, tmp_path):

@@ -1,6 +1,7 @@
 """`Data` from arrays: checked, split by a seed, and binarized if asked."""
 
 import dataclasses
+import warnings
 from collections.abc import Mapping
 from typing import Any
 
@@ -14,6 +15,7 @@ from .dataset import Data, Split, draw_binary
 from .library_size import with_library_size
 from .sparse import SparseRows, is_sparse, likelihood_of_counts, row_numbers
 
+CHANNELS = (1, 3, 4)  # of images
 BINARIZATIONS = ("none", "static", "dynamic")
 
 
@@ -136,6 +138,7 @@ def from_arrays(
     x = masked_as_nan(x) if missing else x
     x = row_numbers(x) if sparse is not None else x
     x = _checked_floats(x, name, "x", 1 if names else 2, dtype, missing)
+    _check_channels(x, name)
     n = len(x)
     if y is not None:
         hint = "; arrays of any shape go by the names that the program takes: {'x': x, 'y': y}"
@@ -165,6 +168,16 @@ def from_arrays(
         condition=sparse,
     )
     return with_library_size(data) if library_size else data
+
+
+def _check_channels(x: torch.Tensor, name: str) -> None:
+    """Warn of images whose channels are last: here they are `[N, C, H, W]`."""
+    if x.dim() == 4 and x.shape[-1] in CHANNELS and x.shape[1] not in CHANNELS:
+        warnings.warn(
+            f"{name}: x {list(x.shape)} looks like images with channels last, and here they are "
+            "[N, C, H, W]: x.transpose(0, 3, 1, 2) of an array, x.permute(0, 3, 1, 2) of a tensor",
+            stacklevel=3,
+        )
 
 
 def likelihood_for(x: torch.Tensor) -> str:

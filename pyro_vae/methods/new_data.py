@@ -389,11 +389,19 @@ def impute(new: NewData, num_samples: int, steps: int, seed: int | None) -> Any:
 
 
 def _with_observed(new: NewData, draws: torch.Tensor) -> torch.Tensor:
-    """The draws, with observed values as they came: standardizing and back rounds them."""
-    if new.data.scaling is None or not isinstance(new.rows, Data) or new.rows.sparse is not None:
+    """The draws, with observed values as they came: standardizing and back rounds them.
+
+    They are float64 if x is.
+    """
+    if not isinstance(new.rows, Data) or new.rows.sparse is not None:
         return draws
-    x = new.rows.train.x.to(draws)
-    return torch.where(x.isnan(), draws, x) if x.shape == draws.shape[1:] else draws
+    read = new.rows.train.x
+    is_double = isinstance(new.x, (np.ndarray, torch.Tensor)) and str(new.x.dtype).endswith("64")
+    if read.shape != draws.shape[1:] or (new.data.scaling is None and not is_double):
+        return draws
+    x = as_tensor(np.ma.getdata(new.x)) if is_double else read
+    draws = draws.double() if is_double else draws
+    return torch.where(read.isnan().to(draws.device), draws, x.to(draws))
 
 
 def log_likelihood(new: NewData, num_samples: int, seed: int | None) -> torch.Tensor:

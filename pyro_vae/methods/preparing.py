@@ -145,10 +145,20 @@ def _standardize(data: Data, name: str | None, of_likelihood: object) -> Data:
     if data.scaling is not None or not is_standardized_by_default(data, name, of_likelihood):
         return data
     advise(
-        "the columns of x are standardized, because the likelihood is normal: "
-        "run.data.standardize_values(x) does so with new data; standardize=False leaves x as it is"
+        f"{_columns(data)} standardized, because the likelihood is normal; a run takes and "
+        "returns values in original units; standardize=False (--standardize false) leaves x as it is"
     )
     return datasets.standardize(data)
+
+
+def _columns(data: Data) -> str:
+    """The columns of x that are standardized: in a table of several kinds the real ones."""
+    table = data.table
+    if table is None or bool(table.is_real.all()):
+        return "the columns of x are"
+    real = [str(column.name) for column in table.columns if column.kind == "real"]
+    shown = ", ".join(real[:3]) + (f" and {len(real) - 3} others" if len(real) > 3 else "")
+    return f"the columns {shown} of x are" if len(real) > 1 else f"the column {shown} of x is"
 
 
 def has_numeric_covariates(data: Data) -> bool:
