@@ -108,7 +108,8 @@ def build(task, way, quick):
         return q.head(**q.features(x=x))
 
     def products(x):
-        first, second = (m.weight.t() for m in p.modules() if isinstance(m, torch.nn.Linear))
+        weights = {w.shape[1]: w.t() for w in p.parameters() if w.dim() == 2}
+        first, second = weights[20], weights[400]
         z, h = torch.randn(CHUNK * len(x), 20), torch.randn(CHUNK * len(x), 400)
         for _ in range(samples // CHUNK):
             torch.mm(z, first)
