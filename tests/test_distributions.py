@@ -285,6 +285,35 @@ def test_a_large_enumerated_table_is_contracted_without_being_built(monkeypatch)
         torch.testing.assert_close(gradient, by_hand)
 
 
+@pytest.mark.parametrize(
+    ("batch", "inner"),
+    [((), 0), ((), 2), ((7,), 1), ((7,), 2), ((3, 7), 2), ((1, 7), 1), ((1, 1, 3, 7), 2),
+     ((5, 7), 1), ((4, 1, 7), 1)],
+)  # fmt: skip
+def test_every_value_of_an_enumerated_one_hot_has_its_logit(batch, inner):
+    """The last two have logits that differ along the enumerated dimension, or left of it."""
+    torch.manual_seed(0)
+    logits = torch.randn(*batch, 5, dtype=torch.float64, requires_grad=True)
+    fn = LinearOneHotCategorical(logits=logits, validate_args=False)
+    value = fn.enumerate_support(expand=False).reshape(5, *[1] * inner, 5)
+    assert one_hot.is_support(value)
+    actual = fn.log_prob(value)
+    expected = (value.clone() * fn.logits).sum(-1)
+    assert actual.shape == expected.shape and torch.equal(actual, expected)
+    weights = torch.randn_like(expected)
+    gradients = [
+        torch.autograd.grad((weights * v).sum(), logits, retain_graph=True)[0]
+        for v in (actual, expected)
+    ]
+    torch.testing.assert_close(*gradients)
+
+
+def test_an_impossible_value_is_impossible_and_the_others_are_numbers():
+    fn = LinearOneHotCategorical(logits=torch.tensor([0.0, -math.inf, 0.0]), validate_args=False)
+    log_p = fn.log_prob(fn.enumerate_support())
+    assert torch.equal(log_p, torch.tensor([0.5, 0.0, 0.5]).log())
+
+
 def test_the_gradient_of_a_thousand_enumerated_classes_takes_little_memory():
     logits = torch.zeros(64, 1000, requires_grad=True)
     sizes = []

@@ -225,7 +225,9 @@ def test_the_columns_that_are_standardized_are_named_in_a_table_of_several_kinds
 def test_a_table_is_standardized_once_with_a_warning_and_not_if_told_so(tmp_path):
     _, table, _ = clusters()
     raw = pv.data.from_arrays(table)
-    with pytest.warns(Advice, match="columns of x are standardized.*original units.*standardize=False"):
+    with pytest.warns(
+        Advice, match="columns of x are standardized.*original units.*standardize=False"
+    ):
         method = pv.method("vae", raw, epochs=1)
     scaled = pv.data.standardize(raw)
     torch.testing.assert_close(method.data.train.x, scaled.train.x)

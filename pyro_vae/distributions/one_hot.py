@@ -22,6 +22,25 @@ def is_support(y: torch.Tensor) -> bool:
     return y.dim() > 1 and y.shape[0] == size and y.numel() == size**2 and _IS_SUPPORT in marked
 
 
+def _at_support(logits: torch.Tensor, inner: int) -> torch.Tensor | None:
+    """`[K, ...]`: the log-probabilities of every value are the logits `[..., K]` themselves.
+
+    Args:
+        logits: `[..., K]`, normalized.
+        inner: the number of dimensions to the right of the enumerated one.
+
+    Returns:
+        None if the logits differ along the enumerated dimension, or to the left of it.
+    """
+    left = logits.dim() - 1 - inner
+    if left > 0:
+        if any(size != 1 for size in logits.shape[:left]):
+            return None
+        logits = logits[(0,) * left]
+    values = logits.movedim(-1, 0)[(slice(None), *[None] * max(0, -left))]
+    return values[(None,) * max(0, left - 1)]
+
+
 #: Numbers in the table of products above which `log_prob` contracts instead of multiplying and summing.
 MAX_PRODUCTS = 2**20
 
@@ -66,6 +85,10 @@ class LinearOneHotCategorical(dist.OneHotCategorical):
         if self._validate_args:
             self._validate_sample(value)
         logits = self.logits
+        if is_support(value):
+            at_support = _at_support(logits, value.dim() - 2)
+            if at_support is not None:
+                return at_support
         size = torch.broadcast_shapes(value.shape, logits.shape).numel()
         if size > max(MAX_PRODUCTS, value.numel(), logits.numel()):
             # enumerated [K, 1, K] times [B, K]: without the table [K, B, K] and its gradient
