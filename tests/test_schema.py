@@ -262,7 +262,7 @@ def test_a_pair_on_arrays_is_loaded_with_its_units(tmp_path):
     new = 100 + 9 * torch.randn(5, 3)
     assert torch.equal(loaded.encode(new)["z"], run.encode(new)["z"])
     assert torch.equal(loaded.sample(5), run.sample(5))
-    with pytest.raises(pv.UserError, match="arrays of the program that trained the pair"):
+    with pytest.raises(pv.UserError, match="in the memory of the program that trained the pair"):
         loaded.evaluate()
     assert pv.load(tmp_path / "run", data=data).evaluate("valid", 3)["elbo"] == pytest.approx(
         run.evaluate("valid", 3)["elbo"]
@@ -284,6 +284,44 @@ def test_a_classifier_has_error_rates_on_new_data_without_its_training_data(tmp_
     theirs = run.evaluate(data=new, num_samples=2)["classification"]
     assert ours["num_labels"] == theirs["num_labels"] == 50
     assert ours["errors"]["this model"]["new"] == theirs["errors"]["this model"]["new"]
+
+
+@pytest.mark.parametrize("name", ["run", "model.safetensors"])
+def test_the_path_of_a_file_is_new_data_and_data_are_not(run, name, tmp_path):
+    """`Data` have columns and splits of their own: their rows would be taken by position."""
+    loaded, path = pv.load(run[1] / name), tmp_path / "new.csv"
+    new = {column: values[:9] for column, values in reversed(table().items())}
+    pv.data.tables.write_csv(path, new)
+    same_frame(loaded.encode(path), run[0].encode(new))
+    assert torch.equal(loaded.log_likelihood(path, 3), run[0].log_likelihood(new, 3))
+    with pytest.raises(pv.UserError, match="new data are no Data"):
+        loaded.encode(pv.data.load(path, labels="group"))
+    with pytest.raises(pv.UserError, match="pass Path"):
+        loaded.encode(str(path))
+
+
+def test_rows_whose_names_are_missing_are_numbered_with_a_warning(tmp_path):
+    rows = {"id": [f"r{i}" for i in range(N)], **table()}
+    pv.data.tables.write_csv(tmp_path / "table.csv", rows)
+    method = pv.method("vae", tmp_path / "table.csv", index="id", epochs=1, hidden=[4])
+    method.fit(tmp_path / "run", progress=False)
+    new = {"name" if column == "id" else column: values for column, values in rows.items()}
+    pv.data.tables.write_csv(tmp_path / "new.csv", new)
+    assert main(["encode", str(tmp_path / "run")]) == 0
+    assert (tmp_path / "run" / "codes.csv").read_text().splitlines()[1].startswith("r0,")
+    with pytest.warns(UserWarning, match="no column 'id', which named the rows"):
+        pv.load(tmp_path / "run").encode(new)
+    assert main(["encode", str(tmp_path / "run"), "--data", str(tmp_path / "new.csv")]) == 0
+    assert (tmp_path / "run" / "codes.csv").read_text().splitlines()[0].startswith("row,")
+
+
+def test_samples_of_components_are_numbered_in_the_table(run, tmp_path):
+    out = tmp_path / "c.csv"
+    arguments = ["sample", str(run[1] / "run"), "--source", "component", "--num", "2"]
+    assert main([*arguments, "--out", str(out)]) == 0
+    lines = out.read_text().splitlines()
+    assert lines[0].startswith("component,") and len(lines) == 7
+    assert [line.split(",")[0] for line in lines[1:]] == ["0", "0", "1", "1", "2", "2"]
 
 
 def test_runs_without_their_data_are_not_compared(run):

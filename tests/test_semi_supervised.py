@@ -778,3 +778,20 @@ def test_labels_below_an_enumerated_parent_are_refused(of_w, of_y):
     objective = SemiSupervised(labelled_fraction=0.5)
     with pytest.raises(pv.UserError, match="'y' (has an enumerated parent|differs)"):
         objective.differentiable_loss(model, guide, x, y=y)
+
+
+def test_a_run_with_all_labels_reports_a_classification():
+    """Its labels were used in training: a clustering's scores would deny that."""
+    y = torch.arange(90) % 3
+    x = torch.randn(90, 4, generator=torch.Generator().manual_seed(0)) + 3 * y.unsqueeze(-1)
+    data = pv.data.from_arrays(x, y, test=30)
+    run = pv.method("m2", data, hidden=[8], epochs=1, compile=False).fit(progress=False)
+    result = run.evaluate(num_samples=2)
+    assert "clustering" not in result
+    split = run.data.observed_split("test")
+    wrong = pv.evaluate.classify(run.model, run.guide, split.x) != split.y
+    errors = result["classification"]["errors"]
+    assert errors["this model"]["test"] == pytest.approx(float(wrong.double().mean()))
+    assert result["classification"]["num_labels"] == len(data.train)
+    assert any("on x" in name for name in errors)
+    assert "misclassifies" in str(result) and "agrees with the labels" not in str(result)

@@ -525,7 +525,7 @@ def test_what_a_run_cannot_take_raises_one_line():
         pv.UserError, match=r"trained on an array x \[3\] whose columns have no names"
     ):
         run.encode({"a": [1.0], "b": [2.0], "c": [3.0]})
-    with pytest.raises(pv.UserError, match=r"data cannot be a name: pass pv.data.load\('a.csv'\)"):
+    with pytest.raises(pv.UserError, match=r"new data cannot be a name: pass Path\('a.csv'\)"):
         run.encode("a.csv")
 
 

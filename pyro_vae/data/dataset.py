@@ -87,8 +87,8 @@ class AbsentRows(NamedTuple):
     def error(self, name: str) -> UserError:
         """For what needs the rows."""
         return UserError(
-            f"this needs the training data {name!r}, which are not here ({self.reason}): restore "
-            "them, or pass them in Python, pv.load(run, data=...)"
+            f"this needs the training data {name!r}, which are not here ({self.reason}): new data are "
+            "passed as data= (--data FILE), the training data to pv.load(run, data=)"
         )
 
 

@@ -82,6 +82,13 @@ class NewData:
                 "pass an array, in Python, or an .npy or .npz file"
             )
         x, dtype = self.x, self.data.original_dtype
+        if isinstance(x, Data) and (len(x.splits()) > 1 or x.table or x.class_names):
+            raise UserError(
+                "new data are no Data, which is split, and has columns and classes of its own: pass "
+                "the frame or array, or the Path of the file"
+            )
+        if isinstance(x, str):
+            raise UserError(f"new data cannot be a name: pass Path({x!r}) for a file, or arrays")
         if isinstance(x, Dataset) and isinstance(x, Sized):
             items = [self._with_integers(x[i]) for i in range(len(x))]
             return from_dataset(items, valid=0, test=0, missing=True, dtype=dtype)
@@ -260,7 +267,19 @@ class NewData:
         own = type(self.x).__module__.split(".")[0]
         library = own if is_frame(self.x) else None
         index = None if is_anndata(self.x) else table.index
-        return frame_like(library, columns, row_names(self.x, index), index)
+        return frame_like(library, columns, self.row_names(), index)
+
+    def row_names(self) -> Any:
+        """What names the rows of the frame: its index column, else its own index; None without one."""
+        table = self.data.table
+        if table is None or is_anndata(self.x):
+            return row_names(self.x, None)
+        if table.index is not None and table.index not in columns_of(self.x):
+            advise(
+                f"the new data have no column {table.index!r}, which named the rows in training: their "
+                "rows are numbered"
+            )
+        return row_names(self.x, table.index)
 
     def completed(self, draw: torch.Tensor) -> dict[Any, Any]:
         """The columns of the frame, with a draw `[N, D]` for the missing values."""
@@ -486,7 +505,8 @@ def _named_rows(run: Any, new: NewData, source: Path | None) -> tuple[str, Any]:
     if not new.is_frame or run.data.table is None:
         return "row", None
     index = run.data.table.index
-    return index or "row", row_names(new.x, None if is_anndata(new.x) else index)
+    names = new.row_names()
+    return "row" if names is None or index is None else index, names
 
 
 def write_imputed(
@@ -562,5 +582,9 @@ def _read_as_new(run: Any, source: Path | None) -> NewData:
         raise UserError("this run was not trained on a file: pass one, --data FILE")
     if is_own and run.data.absent is not None and source.exists():
         advise(f"{source} has changed since the training: its rows are taken as new data")
+    if is_own and not source.exists():
+        raise UserError(
+            f"{source}, which the run was trained on, does not exist: name a file, --data FILE"
+        )
     x, others = read_new(run, source)
     return NewData(run.model, run.guide, run.data, x, others, class_names=run.class_names)

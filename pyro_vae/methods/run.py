@@ -100,7 +100,7 @@ class Run(train.Run):
             "method": None if self.config is None else f"{self._name}: {pair}",
             "model, guide": pair if self.config is None else None,
             "data": None if self.data is None else repr(self.data)[len("Data(") : -1],
-            "epochs": f"{len(self.history)}{best}",
+            "epochs": f"{len(self.history)}{best}" if self.history else None,
             "first VAEs": f"{first}{'' if restarts else agreement}" if first else None,
             "restarts": f"{len(restarts['seeds'])}{agreement}" if restarts else None,
             "validation": None if bound is None else f"ELBO {bound:.2f} nats per data point{units}",
@@ -256,8 +256,8 @@ class Run(train.Run):
         """Posterior means of the latents of new data.
 
         Args:
-            x: in original units: an array `[N, *x_shape]`, a frame with the columns of the data, a
-                `Dataset` or a loader. It is converted and standardized as the training data were.
+            x: in original units: an array `[N, *x_shape]`, a frame with the columns of the data, the
+                `Path` of a file or image folder, a `Dataset` or a loader. It is converted and standardized as the training data were.
             others: further inputs by name: `c=`, `y=`.
 
         Returns:
@@ -311,6 +311,11 @@ class Run(train.Run):
 
     def _new(self, x: Any, **others: Any) -> new_data.NewData:
         data, names = self._data(), self.class_names
+        if isinstance(x, Path):
+            x, read = new_data.read_new(self, x)
+            x, y = x if isinstance(x, tuple) else (x, None)
+            # labels are no input of an encoding, but where they are the condition
+            others = {**read, **({} if y is None or data.condition is None else {"y": y}), **others}
         return new_data.NewData(self.model, self.guide, data, x, others, class_names=names)
 
     def sheet(self, source: str = "prior", **choices: Any) -> Any:
@@ -344,6 +349,7 @@ class Run(train.Run):
         from ..report.figures import report_figures
         from .command import reproduction
 
+        self._with_rows()
         if path is None:
             if self.out is None:
                 raise UserError("this run has no folder: pass the path of the report")
@@ -385,6 +391,7 @@ class Run(train.Run):
         """
         from ..exploration import explore_pair
 
+        self._with_rows()
         if path is None:
             if self.out is None:
                 raise UserError("this run has no folder: pass the path of the page")
@@ -499,6 +506,13 @@ class Run(train.Run):
 
     def _files(self) -> dict[str, str]:
         return {} if self.config is None else {CONFIG: to_yaml(self.config)}
+
+    def _with_rows(self) -> Data:
+        """The data, if their rows are here; else the reason why they are not is raised."""
+        data = self._data()
+        if data.absent is not None:
+            raise data.absent.error(data.name)
+        return data
 
     def _data(self) -> Data:
         if not isinstance(self.data, Data):
@@ -692,7 +706,7 @@ def _data_of_pair(
     if data is not None:
         _check_same_data(folder, record, state, data)
         return data
-    reason = "they are arrays of the program that trained the pair"
+    reason = "they were in the memory of the program that trained the pair"
     if isinstance(source, dict):
         options = dict(source)
         try:

@@ -338,7 +338,9 @@ def _component(model: Callable, guide: Callable, data: Data, options: SheetOptio
     x = sample(model, len(y), y=y, mean=bool(options.mean), seed=options.seed, **covariates)
     labels = [options.name_of(i) for i in range(k)]
     title = "samples, one row per component"
-    return SampleSheet(x, title, num, labels, covariates.get("c"), {"y": y})
+    place = {"component": [labels[i] for i in y.tolist()]}
+    c = covariates.get("c")
+    return SampleSheet(x, title, num, labels, c, {"y": y}, table=(x, place))
 
 
 def _aggregate(model: Callable, guide: Callable, data: Data, options: SheetOptions) -> SampleSheet:

@@ -18,6 +18,9 @@ from . import findings
 from .accumulate import EXACT, IMPORTANCE, MONTE_CARLO, PairNumbers
 
 MAX_DENSE = 10_000  # rows of a sparse matrix to which baselines are fitted
+MAX_LABELED = (
+    10_000  # labels to which classical classifiers of x are fitted: an SVM is slow with more
+)
 NEW = "new"  # the name of data that are no split of the training data's
 
 
@@ -148,8 +151,14 @@ def summarize_batches(
 
 
 def reports_classification(model: Callable, data: Data, supervised: bool) -> bool:
-    """Whether labels measure a classification: training saw some, or a model without y has features."""
-    return data.labeled_in_part and (supervised or not accepts_argument(model, "y"))
+    """Whether labels measure a classification.
+
+    They do if training saw some; of a model without y, which has features, if some labels are kept
+    for a classifier and others are not.
+    """
+    if accepts_argument(model, "y"):
+        return supervised and data.num_labels > 0
+    return data.labeled_in_part
 
 
 def _clustering(
@@ -210,8 +219,8 @@ def classification(
 ) -> dict:
     """Error rates of the model, and of classical classifiers trained with the same labels.
 
-    Classifiers need labels of two classes; with one class, or without the rows of the training data,
-    the model alone has error rates.
+    Classifiers need labels of two classes, and those of x have at most 10,000. With one class, or
+    without the rows of the training data, the model alone has error rates.
 
     Args:
         split: train, valid or test.
@@ -238,7 +247,7 @@ def classification(
     predicted, several = {}, len(y[y >= 0].unique()) > 1
     if several or accepts_argument(model, "y"):
         predicted = predictions(model, guide, x, y, *inputs_of_parts)
-    if several:
+    if several and data.num_labels <= MAX_LABELED:
         on_x = evaluate.classifier_baselines(
             x, y, *inputs_of_parts, spreading=True, standardize=has_several_kinds(data)
         )
