@@ -1,6 +1,7 @@
 """The command `pyro-vae`: train, evaluate and sample deep latent-variable models, and compare them."""
 
 import os
+import signal
 import sys
 from collections.abc import Callable, Sequence
 from pathlib import Path
@@ -281,6 +282,9 @@ def main(argv: Sequence[str] | None = None) -> int:
             return _run(argv)
     except UserError as e:
         message = str(e)
+    except BrokenPipeError:  # of `pyro-vae list | head`
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        return 128 + signal.SIGPIPE
     except OSError as e:
         message = f"{e.filename}: {e.strerror}"
     except (MemoryError, RuntimeError) as e:

@@ -87,3 +87,9 @@ def test_the_table_names_models_that_exist():
     for preset in methods.METHODS.values():
         assert preset.model is getattr(pv.models, preset.model_name)
         assert preset.model.__name__ == preset.model_name
+
+
+def test_a_closed_pipe_ends_a_command_silently():
+    command = f"{sys.executable} -m pyro_vae list | head -1"
+    done = subprocess.run(command, shell=True, capture_output=True, text=True)
+    assert done.stdout.startswith("method") and done.stderr == ""

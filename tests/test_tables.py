@@ -1137,3 +1137,43 @@ def test_texts_of_two_rows_each_are_categories_and_so_is_what_is_declared_or_ask
     pandas = pytest.importorskip("pandas")
     frame = pandas.DataFrame({"a": pandas.Categorical(once)})
     assert len(pv.data.from_frame(frame).table.names) == 60
+
+
+def test_whole_numbers_that_name_rows_are_warned_of():
+    rng = np.random.default_rng(0)
+    n = 60
+    frame = {"id": [*range(5000, 5000 + n)], "h": rng.normal(size=n), "n": rng.poisson(3, n)}
+    with pytest.warns(
+        UserWarning, match="column 'id' has another whole number in each row.*--index id"
+    ):
+        pv.data.from_frame(frame)
+    incomes = {**frame, "id": rng.permutation(10**6)[:n]}  # all differ, and are no row numbers
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        pv.data.from_frame(incomes)
+        pv.data.from_frame(frame, index="id")
+        pv.data.from_frame(frame, kinds={"id": "real"})
+
+
+def test_counts_that_became_floats_are_warned_of():
+    n = 60
+    visits = [None if i % 7 == 0 else float(i % 5) for i in range(n)]
+    frame = {"visits": visits, "h": np.linspace(0.5, 1.25, n)}
+    with pytest.warns(UserWarning, match="'visits' has whole numbers and missing .* visits=count"):
+        assert pv.data.from_frame(frame).table.columns[0].kind == "real"
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        data = pv.data.from_frame(frame, kinds={"visits": "count"})
+    assert data.table.columns[0].kind == "count"
+
+
+def test_zeros_in_front_of_numbers_are_warned_of_and_kept_in_a_category(tmp_path):
+    path = tmp_path / "table.csv"
+    rows = [(f"0{3000 + i % 4}", 0.5 * i) for i in range(40)]
+    path.write_text("zip,h\n" + "".join(f"{z},{h}\n" for z, h in rows))
+    with pytest.warns(UserWarning, match="zeros in front, such as '03000'.*--kinds zip=category"):
+        pv.data.load(str(path))
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        data = pv.data.load(str(path), kinds={"zip": "category"})
+    assert data.table.columns[0].categories == ("03000", "03001", "03002", "03003")

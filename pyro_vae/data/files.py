@@ -17,7 +17,7 @@ from .dataset import Data
 from .frames import from_anndata, from_frame
 from .registry import DATASETS, FILES, IMAGES, data_set
 from .splitting import from_arrays
-from .tables import FileColumns, drop_hint, rows_as_lines
+from .tables import FileColumns, drop_hint, kind_hint, rows_as_lines
 
 MISSING = {"", "na", "n/a", "nan", "null", "none"}  # in a CSV file, in lower case
 MAX_IMAGE_SIZE = 4096  # to which images are resized
@@ -171,6 +171,13 @@ def read_csv(
                 stacklevel=2,
             )
         columns[name] = _typed(cells, present)
+        zeros = next((cell for cell in present if re.fullmatch(r"0\d+", cell)), None)
+        if zeros is not None and isinstance(columns[name][cells.index(zeros)], int):
+            warnings.warn(
+                f"column {name!r} has numbers with zeros in front, such as {zeros!r}, which are lost: "
+                f"{kind_hint(name, 'category')} keeps them",
+                stacklevel=2,
+            )
     return FileColumns(columns, lines)
 
 

@@ -1,8 +1,12 @@
 """`Data` from DataFrames and AnnData: a likelihood per column, categories one-hot, rows named."""
 
 import dataclasses
+import shlex
+import warnings
 from collections.abc import Collection, Mapping
 from typing import Any
+
+import numpy as np
 
 from ..conditionals import Family
 from ..conditionals import likelihood as check_likelihood
@@ -12,12 +16,15 @@ from .library_size import with_library_size
 from .sparse import likelihood_of_counts
 from .splitting import from_arrays, likelihood_for
 from .tables import (
+    FEW_CATEGORIES,
     ColumnType,
     Table,
     categories_of,
     column_type,
     columns_of,
+    drop_hint,
     is_anndata,
+    kind_hint,
     matrix_of,
     plain_values,
     row_names,
@@ -84,11 +91,37 @@ def from_frame(
     types = tuple(column_type(v, n, kinds.get(n)) for n, v in values.items() if n not in others)
     if not types:
         raise UserError("the frame has no columns for x")
+    for kind in types:
+        if kind.name not in kinds:
+            _warn_of_numbers(values[kind.name], kind)
     label_type = None if labels is None else _label_type(values[labels], labels)
     library = type(frame).__module__.split(".")[0]
     table = Table(types, label_type, index, library if library in ("pandas", "polars") else None)
     data = _data(table, frame, table.encode(frame), valid, test, name, split_seed, likelihood)
     return with_library_size(data) if library_size else data
+
+
+def _warn_of_numbers(values: Any, column: ColumnType) -> None:
+    """Warn of whole numbers that may be names of rows, or counts that became floats."""
+    if column.kind not in ("count", "real"):
+        return
+    array, missing = plain_values(values, column.name)
+    present, name = array[~missing].astype(np.float64), column.name
+    if not (present == np.round(present)).all():
+        return
+    span = float(present.max() - present.min())
+    if len(present) > FEW_CATEGORIES and span < 2 * len(array) and len(set(present)) == len(array):
+        warnings.warn(
+            f"column {name!r} has another whole number in each row: if it names the rows, "
+            f"index={name!r} (--index {shlex.quote(str(name))}), or {drop_hint(name)}",
+            stacklevel=3,
+        )
+    elif array.dtype.kind == "f" and missing.any() and present.min() >= 0:
+        warnings.warn(
+            f"column {name!r} has whole numbers and missing values, as floats: it is taken as real; "
+            f"counts are {kind_hint(name, 'count')}",
+            stacklevel=3,
+        )
 
 
 def _checked_drop(drop: Collection[str] | None, *used: str | None) -> tuple[str, ...]:
