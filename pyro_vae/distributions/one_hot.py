@@ -37,7 +37,7 @@ def _at_support(logits: torch.Tensor, inner: int) -> torch.Tensor | None:
         if any(size != 1 for size in logits.shape[:left]):
             return None
         logits = logits[(0,) * left]
-    values = logits.movedim(-1, 0)[(slice(None), *[None] * max(0, -left))]
+    values = logits.movedim(-1, 0).contiguous()[(slice(None), *[None] * max(0, -left))]
     return values[(None,) * max(0, left - 1)]
 
 
