@@ -109,7 +109,7 @@ def sample_from_run(
     run: Path,
     source: str = "prior",
     num: int | None = None,
-    y: int | str | None = None,
+    y: str | None = None,
     latent: str | None = None,
     mean: bool | None = None,
     steps: int | None = None,
@@ -151,7 +151,7 @@ def sample_from_run(
     from .methods.new_data import check_is_no_input
 
     loaded = load(run, device=device, root=root)
-    out = (out or _folder(run) / ("samples" if source == "prior" else source)).with_suffix("")
+    out = (out or _output(run, "samples" if source == "prior" else source)).with_suffix("")
     check_is_no_input(loaded, None, *(out.with_suffix(kind) for kind in (".csv", ".npz", ".png")))
     sheet = loaded.sheet(
         source, num=num, y=y, latent=latent, mean=mean, steps=steps, path=path, observed=observed,
@@ -183,7 +183,7 @@ def encode_with_run(
     from .methods import load
     from .methods.new_data import write_codes
 
-    path = write_codes(load(run, device=device, root=root), data, out or _folder(run) / "codes.csv")
+    path = write_codes(load(run, device=device, root=root), data, out or _output(run, "codes.csv"))
     print(path)
     return 0
 
@@ -218,13 +218,14 @@ def impute_with_run(
 
     check_int_at_least(1, num=num, steps=steps)
     loaded = load(run, device=device, root=root)
-    print(write_imputed(loaded, data, out or _folder(run) / "imputed", num, steps, seed))
+    print(write_imputed(loaded, data, out or _output(run, "imputed"), num, steps, seed))
     return 0
 
 
-def _folder(run: Path) -> Path:
-    """The folder of a run; of an export, that of its file."""
-    return run.parent if run.suffix == ".safetensors" else run
+def _output(run: Path, name: str) -> Path:
+    """A file in the folder of a run; of an export, beside its file and named after it."""
+    is_export = run.suffix == ".safetensors"
+    return run.with_name(f"{run.stem}-{name}") if is_export else run / name
 
 
 def explore_run_or_comparison(

@@ -7,6 +7,7 @@ import re
 from collections.abc import Iterable
 from numbers import Integral, Real
 from pathlib import Path
+from typing import Any
 
 
 class UserError(ValueError):
@@ -68,6 +69,9 @@ class RowError(UserError):
     def __init__(self, before: str, row: int, after: str = "") -> None:
         super().__init__(f"{before}row {row}{after}")
         self.before, self.row, self.after = before, row, after
+
+    def __reduce__(self) -> tuple[Any, ...]:
+        return type(self), (self.before, self.row, self.after)  # of an error in another process
 
     def at_line(self, line: int) -> UserError:
         """The error with the line of the file instead."""

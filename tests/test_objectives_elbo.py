@@ -516,3 +516,42 @@ def test_a_latent_of_the_model_alone_may_take_its_values_in_turn():
         torch.testing.assert_close(loss, expected)
         torch.testing.assert_close(torch.autograd.grad(loss, weight)[0], gradient)
         torch.testing.assert_close(ELBO().loss(model_of(way), guide, x), expected.item())
+
+
+@pytest.mark.parametrize("plates", [("data", "data", "data"), ("data", "data", "rows"),
+                                    ("data", "data2", "data"), ("a", "b", "c")])  # fmt: skip
+def test_rows_in_plates_of_several_names_are_the_same_rows(plates):
+    """By hand; Pyro's TraceEnum_ELBO multiplies what is in one plate by the rows of another."""
+    torch.manual_seed(0)
+    x, of_y, of_x = torch.randn(6, 5), 0.5 * torch.randn(5, 3), torch.randn(3, 5)
+
+    def model(x):
+        weight = pyro.param("weight", of_x)
+        with pyro.plate(plates[0], len(x)):
+            y = pyro.sample("y", dist.Categorical(torch.ones(3) / 3))
+            if plates[1] == plates[0]:
+                pyro.sample("x", dist.Normal(weight[y], 1.0).to_event(1), obs=x)
+        if plates[1] != plates[0]:
+            with pyro.plate(plates[1], len(x)):
+                pyro.sample("x", dist.Normal(weight[y], 1.0).to_event(1), obs=x)
+
+    def guide(x):
+        weight = pyro.param("guide_weight", of_y)
+        with pyro.plate(plates[2], len(x)):
+            q = dist.Categorical(logits=x @ weight)
+            pyro.sample("y", q, infer={"enumerate": "parallel"})
+
+    a, w = (v.clone().requires_grad_() for v in (of_y, of_x))
+    log_p = dist.Normal(w, 1.0).log_prob(x.unsqueeze(1)).sum(-1) - math.log(3)
+    log_q = (x @ a).log_softmax(-1)
+    exact = -(log_q.exp() * (log_p - log_q)).sum()
+    exact.backward()
+    pyro.clear_param_store()
+    loss = pv.objectives.ELBO().differentiable_loss(model, guide, x)
+    loss.backward()
+    torch.testing.assert_close(loss, exact)
+    for name, expected in (("weight", w), ("guide_weight", a)):
+        actual = pyro.get_param_store()._params[name].grad
+        torch.testing.assert_close(actual, expected.grad)
+    run = pv.fit(model, guide, x, 1, batch_size=6, lr=1e-12, progress=False, compile=False)
+    assert 6 * run.history[0]["loss"] == pytest.approx(exact.item(), rel=1e-5)

@@ -3,6 +3,7 @@
 import itertools
 import math
 
+import pyro
 import pyro.distributions as dist
 import pytest
 import torch
@@ -298,3 +299,42 @@ def test_orders_that_are_no_numbers_are_refused(alpha):
 def test_their_settings_are_described_for_the_record():
     assert IWAE(7).describe() == {"name": "iwae", "num_particles": 7}
     assert Renyi(0.3).describe() == {"name": "renyi", "num_particles": 5, "alpha": 0.3}
+
+
+@pytest.mark.parametrize(
+    "objective", [pv.objectives.IWAE(400), pv.objectives.RWS(400)], ids=["iwae", "rws"]
+)
+@pytest.mark.parametrize("layout", ["plate", "rows", "loop"])
+def test_a_scale_for_each_row_weighs_the_bound_of_each_row(layout, objective):
+    """However particles are run: as rows or one by one, the scale was counted once per particle."""
+    torch.manual_seed(0)
+    x, weight, c = torch.randn(6, 5), torch.rand(6) + 0.5, torch.randn(6, 1)
+    decoder, encoder = torch.nn.Linear(3, 5), torch.nn.Linear(5, 2)
+
+    def model(x, weight, c):
+        pyro.module("decoder", decoder)
+        if layout == "loop":
+            assert len(x) == 6
+        with pyro.plate("data", len(x)), pyro.poutine.scale(scale=weight):
+            z = pyro.sample("z", dist.Normal(torch.zeros(len(x), 2), 1.0).to_event(1))
+            if layout == "plate":
+                joined = torch.cat([z, c.expand(*z.shape[:-1], 1)], -1)
+            else:
+                joined = torch.cat([z, c], 1)
+            pyro.sample("x", dist.Normal(decoder(joined), 1.0).to_event(1), obs=x)
+
+    def guide(x, weight, c):
+        pyro.module("encoder", encoder)
+        with pyro.plate("data", len(x)), pyro.poutine.scale(scale=weight):
+            pyro.sample("z", dist.Normal(encoder(x), 0.7).to_event(1))
+
+    # the model is linear: log p(x | c) is that of a normal
+    w, rest = decoder.weight[:, :2].detach(), (c @ decoder.weight[:, 2:].T + decoder.bias).detach()
+    exact = torch.distributions.MultivariateNormal(rest, w @ w.T + torch.eye(5)).log_prob(x)
+    loss = objective.differentiable_loss(model, guide, x=x, weight=weight, c=c)
+    assert (
+        pv.programs.layout_of(model, guide, {"x": x, "weight": weight, "c": c}).particles == layout
+    )
+    assert loss.item() == pytest.approx(-(weight * exact).sum().item(), abs=2.0)
+    (of_bias,) = torch.autograd.grad(loss, decoder.bias)
+    assert of_bias.abs().max() < 20  # 400 times as much before

@@ -1,6 +1,7 @@
 """Runs where the training data are not at hand: new data are read as those were."""
 
 import json
+import pickle
 import shutil
 
 import numpy as np
@@ -247,9 +248,9 @@ def test_the_commands_take_a_run_without_its_data_and_an_export(run, tmp_path, c
         assert main(["evaluate", str(place), "--data", str(new), "--num-samples", "3"]) == 0
         assert main(["sample", str(place), "--num", "3"]) == 0
         assert main(["evaluate", str(place)]) == 1
-    assert (shared / "codes.csv").read_text() == (folder / "run" / "codes.csv").read_text()
-    assert (shared / "samples.csv").read_text() == (folder / "run" / "samples.csv").read_text()
-    assert len((shared / "codes.csv").read_text().splitlines()) == 6
+    for name in ("codes.csv", "samples.csv"):
+        assert (shared / f"model-{name}").read_text() == (folder / "run" / name).read_text()
+    assert len((shared / "model-codes.csv").read_text().splitlines()) == 6
     assert main(["encode", str(folder / "run")]) == 1
     assert "table.csv does not exist" in capsys.readouterr().err
 
@@ -328,3 +329,83 @@ def test_runs_without_their_data_are_not_compared(run):
     folder = run[1] / "run"
     with pytest.raises(pv.UserError, match="table.csv does not exist"):
         pv.comparison.compare_runs({folder: pv.load(folder)})
+
+
+# ------------------------------------------------------------------- what a reviewer found
+
+
+def test_inputs_of_other_types_and_own_likelihoods_are_loaded_without_a_schema(tmp_path):
+    class Own(pv.conditionals.NormalLikelihood):
+        pass
+
+    data = pv.data.from_frame({"h": [0.5, 1.5, 2.5], "v": [1.25, 0.5, 3.5]}, likelihood=Own())
+    assert schema_of(data) is None
+    arrays = {"x": torch.rand(N, 3), "mask": torch.rand(N) > 0.5}
+    assert schema_of(pv.data.from_arrays(arrays, valid=0, test=0)) is None
+
+
+@pytest.mark.parametrize("change", ["order", "category", "class"])
+def test_a_file_with_other_columns_categories_or_classes_is_not_the_training_data(change, tmp_path):
+    """Its sizes and its mean are the same."""
+    rows = table()
+    pv.data.tables.write_csv(tmp_path / "t.csv", rows)
+    options = {"labels": "group", "hidden": [4], "epochs": 1, "initialize": None}
+    method = pv.method("gmvae", tmp_path / "t.csv", num_components=2, **options)
+    run = method.fit(tmp_path / "run", progress=False)
+    saved = pv.load(tmp_path / "run").save(tmp_path / "saved")
+    other = dict(rows)
+    if change == "order":
+        other = {name: rows[name] for name in reversed(rows)}
+    else:
+        name, old, new = {"category": ("smoker", "no", "zno"), "class": ("group", "u", "z")}[change]
+        other[name] = [new if value == old else value for value in rows[name]]
+    pv.data.tables.write_csv(tmp_path / "t.csv", other)
+    for folder in (tmp_path / "run", saved):
+        loaded = pv.load(folder)
+        with pytest.raises(pv.UserError, match="was trained on other data"):
+            loaded.evaluate()
+        same_frame(loaded.encode(rows), run.encode(rows))
+
+
+def test_a_loaded_export_can_be_saved_and_loaded(run, tmp_path):
+    trained, folder = run
+    again = pv.load(pv.load(folder / "model.safetensors").save(tmp_path / "saved"))
+    new = {column: values[:9] for column, values in table().items()}
+    same_frame(again.encode(new), trained.encode(new))
+
+
+def test_the_file_of_a_pair_built_by_hand_is_not_overwritten(tmp_path):
+    path = tmp_path / "x.npy"
+    np.save(path, np.random.default_rng(0).normal(size=(N, 3)))
+    model = pv.models.VAE((3,), 2, likelihood="normal", network=pv.conditionals.MLP((4,)))
+    data = pv.data.load(str(path))
+    pv.fit(model, pv.guides.Guide(model), data, 1, out=tmp_path / "run", progress=False)
+    np.save(path, 1 + np.load(path))
+    content = path.read_bytes()
+    arguments = ["impute", str(tmp_path / "run"), "--data", str(path), "--out", str(path)]
+    assert main(arguments) == 1
+    assert path.read_bytes() == content
+
+
+def test_an_error_in_a_row_can_be_pickled():
+    error = pickle.loads(pickle.dumps(pv.errors.RowError("before ", 3, " after")))
+    assert str(error) == "before row 3 after" and str(error.at_line(5)) == "before line 5 after"
+
+
+def test_classes_are_meant_by_numbers_of_any_type_and_several_at_once():
+    data = pv.data.from_frame(table(), "group", valid=0, test=0)
+    method = pv.method("m2", data, hidden=[4], latent_dim=2, epochs=1, compile=False)
+    run = method.fit(progress=False)
+    assert run.class_names == ("u", "v", "w")
+    expected = run.sample(2, y=1)
+    for y in ("v", np.int64(1), "1"):
+        assert torch.equal(run.sample(2, y=y), expected)
+    for y in ([0, 1], torch.tensor([0, 1]), np.array([0, 1])):
+        assert run.sample(2, y=y).shape == expected.shape
+
+
+def test_whole_numbers_beside_missing_labels_are_names_as_integers():
+    labels = [1.0, None, 3.0, 5.0] * 10
+    data = pv.data.from_frame({"h": np.linspace(0, 1, N), "k": labels}, "k", valid=0, test=0)
+    assert [str(name) for name in data.class_names] == ["1", "3", "5"]
+    assert data.train.y.tolist()[:4] == [0, -1, 1, 2]

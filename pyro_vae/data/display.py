@@ -2,6 +2,7 @@
 
 import math
 from collections.abc import Sequence
+from numbers import Integral
 from typing import Any, NamedTuple
 
 import torch
@@ -39,12 +40,15 @@ def class_number(y: Any, class_names: Sequence[Any]) -> int:
         UserError: no such class; the nearest is named.
     """
     texts = [str(name) for name in class_names]
+    y = int(y) if isinstance(y, Integral) else y
     for number, (name, text) in enumerate(zip(class_names, texts, strict=True)):
         if y == name or str(y) == text:
             return number
+    if isinstance(y, str) and y.isdecimal():
+        y = int(y)  # of the command line
     is_number = isinstance(y, int) and 0 <= y < len(texts)
     if is_number and not any(text.lstrip("-").isdigit() for text in texts):
-        return int(y)
+        return y
     raise unknown_name_error("class", y, texts)
 
 

@@ -229,6 +229,8 @@ def _label_type(values: Any, name: str) -> ColumnType:
     if array.dtype.kind != "O":
         missing = missing | (array == -1)
     present = set(array[~missing].tolist())
+    if array.dtype.kind == "f":  # as pandas has whole numbers beside a missing value
+        present = {int(value) for value in present}
     if not present:
         raise UserError(f"labels {name!r} have no values: leave labels= out")
     declared = categories_of(values)

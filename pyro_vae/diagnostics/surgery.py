@@ -120,7 +120,7 @@ def _log_aggregate(joints: list[Joint], u: torch.Tensor, names: list[str]) -> Ba
     result = {name: u.new_full((len(u),), -math.inf) for name in names}
     num_data, numbers = sum(joint.rows for joint in joints), max(joints[0].size, 8)
     for joint in joints:
-        size = max(1, chunked.memory_budget(u.device) // (32 * numbers * joint.rows))
+        size = max(1, chunked.MEMORY_BUDGET // (32 * numbers * joint.rows))
         parts = [_log_sum(joint, part, names) for part in u.split(size)]
         for name in names:
             log_sum = torch.cat([part[name] for part in parts])

@@ -16,8 +16,7 @@ from ..programs.sites import base_distribution
 from ..programs.traces import Traces
 from .inputs import Batch, PyroProgram
 
-MEMORY_BUDGET = 64 * 2**20  # bytes that the largest tensors of one chunk may take together on a CPU
-GPU_FACTOR = 4  # on a GPU, which larger chunks fill
+MEMORY_BUDGET = 256 * 2**20  # bytes that the largest tensors of one chunk may take together
 ALL_ROWS = 2**60  # rows per chunk for a pair whose batch cannot be divided
 
 
@@ -52,7 +51,7 @@ def evaluate_in_chunks(
     """Apply a function to the rows of a batch in chunks, and concatenate what it returns.
 
     It runs in `evaluation_mode`, on the device of the pair. A chunk has as many rows as fit in
-    `memory_budget`. A pair that cannot be run on some of its rows has one chunk.
+    `MEMORY_BUDGET`. A pair that cannot be run on some of its rows has one chunk.
 
     Args:
         function: maps a chunk `{name: [B, ...]}` and a capacity to named tensors that have the B
@@ -96,7 +95,7 @@ def rows_per_chunk(
     batch: Batch,
     device: torch.device | str,
 ) -> int:
-    """How many rows, of one particle and one data point each, fit in `memory_budget`.
+    """How many rows, of one particle and one data point each, fit in `MEMORY_BUDGET`.
 
     The estimate is made from the sizes of one run on two data points.
 
@@ -117,16 +116,7 @@ def rows_per_chunk(
         for parameter in vars(base).values():  # a categorical has more numbers than its value
             if isinstance(parameter, torch.Tensor):
                 floats = max(floats, parameter.numel() / traces.size)
-    return max(1, int(memory_budget(device) / (4 * 8 * max(floats, 512))))
-
-
-def memory_budget(device: torch.device | str) -> int:
-    """Bytes that the largest tensors of one chunk may take together.
-
-    On a CPU larger tensors leave the caches, and are mapped anew for each chunk: with four times as
-    many, `log_likelihood` of images of 784 pixels takes 1.5 times as long.
-    """
-    return MEMORY_BUDGET * (1 if torch.device(device).type == "cpu" else GPU_FACTOR)
+    return max(1, int(MEMORY_BUDGET / (4 * 8 * max(floats, 512))))
 
 
 def trace_few(

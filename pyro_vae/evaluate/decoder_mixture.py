@@ -13,7 +13,7 @@ from ..errors import UserError
 from ..programs.contexts import eval_mode
 from ..programs.interfaces import conditional_of
 from ..programs.sites import base_distribution
-from .chunked import memory_budget
+from .chunked import MEMORY_BUDGET
 from .inputs import scored_inputs
 
 
@@ -64,8 +64,9 @@ def decoder_mixture(
     data = scored_inputs(model, x, {}, None)["x"].to(device)
     total = data.new_full((len(x),), -math.inf, dtype=torch.float64)
     with eval_mode(model):
-        size = memory_budget(device) // (64 * max(len(x), math.prod(x.shape[1:])))
-        for rows in row_slices(len(z), max(1, size)):
+        for rows in row_slices(
+            len(z), max(1, MEMORY_BUDGET // (64 * max(len(x), math.prod(x.shape[1:]))))
+        ):
             log_joint = _pairwise(decoder, data, z[rows].to(device)).double()
             log_joint += log_weights[rows].to(log_joint)
             total = torch.logaddexp(total, log_joint.logsumexp(1))
@@ -84,7 +85,7 @@ def _pairwise(decoder: nn.Module, x: Tensor, z: Tensor) -> Tensor:
     elif isinstance(base, torch.distributions.Bernoulli) and type(base) is dist.Bernoulli:
         trials, logits, even = 1, base.logits, dist.Bernoulli(logits=zeros)
     else:
-        rows = max(1, memory_budget(x.device) // (64 * len(z) * math.prod(x.shape[1:])))
+        rows = max(1, MEMORY_BUDGET // (64 * len(z) * math.prod(x.shape[1:])))
         return torch.cat([fn.log_prob(part.unsqueeze(1)) for part in x.split(rows)])
     # these log-probabilities are linear in x: log p(x | z) = log p(0 | z) + trials x logit + h(x),
     # where h(x) is what remains at a logit of zero; all pairs are one matrix product

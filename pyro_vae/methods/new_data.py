@@ -123,10 +123,15 @@ class NewData:
         if self.is_frame:
             if self.data.table is None:
                 raise UserError("this run was trained on arrays: pass an array, not a frame")
+            start = 0
             with rows_as_lines(self.x):
                 for part in self._frame_parts():
-                    y = self.data.table.encode_labels(part)
-                    x = self.data.table.encode(part, self.data.original_dtype)
+                    try:
+                        y = self.data.table.encode_labels(part)
+                        x = self.data.table.encode(part, self.data.original_dtype)
+                    except RowError as e:  # its row is one of the part
+                        raise RowError(e.before, start + e.row, e.after) from None
+                    start += len(x)
                     yield self._converted(x, **{"y": y, **self.others})
             return
         if isinstance(self.rows, Data):
@@ -415,12 +420,15 @@ def _with_observed(new: NewData, draws: torch.Tensor) -> torch.Tensor:
     if not isinstance(new.rows, Data) or new.rows.sparse is not None:
         return draws
     read = new.rows.train.x
-    is_double = isinstance(new.x, (np.ndarray, torch.Tensor)) and str(new.x.dtype).endswith("64")
+    is_double = str(getattr(new.x, "dtype", None)).endswith("float64")
     if read.shape != draws.shape[1:] or (new.data.scaling is None and not is_double):
         return draws
-    x = as_tensor(np.ma.getdata(new.x)) if is_double else read
+    is_double = is_double and new.data.binarize == "none"
+    x = read
+    if is_double:
+        x = new.x if isinstance(new.x, torch.Tensor) else as_tensor(np.ma.getdata(new.x))
     draws = draws.double() if is_double else draws
-    return torch.where(read.isnan().to(draws.device), draws, x.to(draws))
+    return torch.where(read.isnan().to(draws.device), draws, x.detach().to(draws))
 
 
 def log_likelihood(new: NewData, num_samples: int, seed: int | None) -> torch.Tensor:

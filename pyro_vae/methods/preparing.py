@@ -144,19 +144,23 @@ def _standardize(data: Data, name: str | None, of_likelihood: object) -> Data:
     """
     if data.scaling is not None or not is_standardized_by_default(data, name, of_likelihood):
         return data
+    data = datasets.standardize(data)
     advise(
         f"{_columns(data)} standardized, because the likelihood is normal; a run takes and "
         "returns values in original units; standardize=False (--standardize false) leaves x as it is"
     )
-    return datasets.standardize(data)
+    return data
 
 
 def _columns(data: Data) -> str:
     """The columns of x that are standardized: in a table of several kinds the real ones."""
     table = data.table
-    if table is None or bool(table.is_real.all()):
+    assert data.scaling is not None
+    mean, sd = data.scaling
+    is_scaled = (mean != 0) | (sd != 1)
+    if table is None or bool(is_scaled.all()):
         return "the columns of x are"
-    real = [str(column.name) for column in table.columns if column.kind == "real"]
+    real = [name for name, scaled in zip(table.names, is_scaled.tolist(), strict=True) if scaled]
     shown = ", ".join(real[:3]) + (f" and {len(real) - 3} others" if len(real) > 3 else "")
     return f"the columns {shown} of x are" if len(real) > 1 else f"the column {shown} of x is"
 

@@ -1,5 +1,7 @@
 """`Run`: a trained pair with its data, its evaluation, its samples, and its folder."""
 
+import copy
+import dataclasses
 import functools
 import json
 import shlex
@@ -454,7 +456,8 @@ class Run(train.Run):
         weights = weights_of(self.model, self.guide)
         state: dict[str, Any] = {
             "weights": weights if self.weights is None else self.weights.last,
-            "best": weights if self.weights is None else self.weights.best,
+            # other tensors: those that are stored once would count as larger than the file
+            "best": copy.deepcopy(weights) if self.weights is None else self.weights.best,
             "optimizer": {"state": {}, "param_groups": [{}]},
             "rng": torch.get_rng_state().unsqueeze(0),
             "rng_cuda": None,
@@ -715,7 +718,10 @@ def _data_of_pair(
             return data
         except (UserError, KeyError, TypeError) as e:
             reason = str(e)
-    return None if schema is None else data_of_schema(schema, reason)
+    if schema is None:
+        return None
+    known = data_of_schema(schema, reason)
+    return dataclasses.replace(known, source=source if isinstance(source, dict) else None)
 
 
 def _check_same_data(
@@ -726,6 +732,15 @@ def _check_same_data(
     if other is not None:
         raise UserError(f"{folder} was trained on other data ({other}): pass data=")
     _check_content(folder, state, data)
+    schema, present = json.loads(state["schema"]), schema_of(data)
+    if schema is None or present is None:  # a run of an earlier version
+        return
+    for name in ("fingerprint", "table", "class_names", "arrays"):
+        if schema[name] != json.loads(json.dumps(present[name])):
+            what = difference(schema[name], present[name]) if name == "fingerprint" else name
+            raise UserError(
+                f"{folder} was trained on other data ({what}): restore them, or pass data="
+            )
 
 
 def _check_content(folder: Path, state: Mapping[str, Any], data: Data) -> None:

@@ -133,13 +133,17 @@ class ELBO(TraceEnum_ELBO, ScheduledObjective):
         """Whether Pyro's ELBO is right for the pair.
 
         It needs particles in a plate, no data in the guide, no latent of the model alone that takes
-        its values in turn, and, beside enumerated latents, one scale for all rows.
+        its values in turn, and, beside enumerated latents, one scale for all rows. The rows have one
+        plate: Pyro takes plates of other names to be independent, and multiplies what is in one of
+        them by the rows of the other.
         """
         batch = as_batch(model, args, kwargs)
         if not torch.is_tensor(batch.get("x")):
             return True
         layout = layout_of(model, guide, batch)
         if layout.scales_rows and layout.discrete_sites:
+            return False
+        if len(layout.plates) > 1:
             return False
         if any(s.configured == "sequential" and not s.in_guide for s in layout.discrete_sites):
             return False

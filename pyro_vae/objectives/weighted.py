@@ -80,7 +80,7 @@ class IWAE(ELBO):
 
     def _loss(self, traces: Traces) -> torch.Tensor:
         bound = self._bound(self._by_particle(traces))
-        return -(traces.common_scale() * bound).sum() - traces.outside_term()
+        return -(_scale_of_rows(traces) * bound).sum() - traces.outside_term()
 
     def _by_particle(self, traces: Traces) -> torch.Tensor:
         """`[S, B]`: what the bound is taken of, log w."""
@@ -102,7 +102,7 @@ class IWAE(ELBO):
             else:
                 own = torch.eye(len(log_w), dtype=torch.bool, device=log_w.device).unsqueeze(-1)
                 baseline = self._bound(torch.where(own, mean_of_others(log_w), log_w), dim=1)
-            signal = traces.common_scale() * (baseline - bound)
+            signal = _scale_of_rows(traces) * (baseline - bound)
         return score_function(traces, signal)
 
     def _fit_summed(self, traces: Traces, guide: object) -> torch.Tensor | float:
@@ -118,7 +118,7 @@ class IWAE(ELBO):
     def _fit(self, traces: Traces, sites: Sequence[Site]) -> torch.Tensor:
         """Zero, with the gradient of the weighted sum of -log q of these sites of the guide."""
         log_q = self._wide(traces, torch.as_tensor(sum(traces.log_prob(s) for s in sites)))
-        weights = traces.common_scale() * self._normalized_weights(traces)
+        weights = _scale_of_rows(traces) * self._normalized_weights(traces)
         return -(weights * (log_q - log_q.detach())).sum()
 
     def _normalized_weights(self, traces: Traces) -> torch.Tensor:
@@ -207,3 +207,14 @@ def _sum_left(log_values: torch.Tensor, keep: int) -> torch.Tensor:
     """`logsumexp` over all dimensions left of the last `keep`."""
     left = list(range(log_values.dim() - keep))
     return log_values.logsumexp(left) if left else log_values
+
+
+def _scale_of_rows(traces: Traces) -> torch.Tensor | float:
+    """The one scale of all sites, `[B]` if it is one for each row.
+
+    Of particles that are rows or separate runs it was stacked, `[S, B]`: a bound has no particles.
+    """
+    scale = traces.common_scale(why="an importance weight")
+    if not torch.is_tensor(scale) or scale.dim() < 2:
+        return scale
+    return scale.reshape(-1, scale.shape[-1])[0]

@@ -72,6 +72,7 @@ class Layout(NamedTuple):
     fixed: bool  #: whether it has its own number of rows: it fails on fewer
     observes: tuple[str, ...]  #: sites that the guide observes: no draws, and so no part of q
     scales_rows: bool  #: whether a site's log-prob has a scale for each row
+    plates: frozenset[str]  #: the names of the plates of the rows, of model and guide
     problem: str | None  #: why its discrete latents are not enumerated in parallel
 
 
@@ -202,7 +203,16 @@ class _Trial:
             for sites_of_one in trace
             for site in sites_of_one.values()
         )
-        return Layout(particles, discrete, sites, divisible, fixed, observes, scales_rows, problem)
+        plates = frozenset(
+            frame.name
+            for sites_of_one in trace
+            for site in sites_of_one.values()
+            for frame in site["cond_indep_stack"]
+            if frame.vectorized and frame.dim == -1
+        )
+        return Layout(
+            particles, discrete, sites, divisible, fixed, observes, scales_rows, plates, problem
+        )
 
     def _first(self) -> tuple[dict[str, Any], Run]:
         """`(a few rows, a run of them)`; all rows, where the program cannot be run on fewer.

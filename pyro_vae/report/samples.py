@@ -181,6 +181,8 @@ def _component_number(y: Any, class_names: Sequence[Any] | None) -> Any:
     """
     if class_names is not None and isinstance(y, str | Integral):
         return class_number(y, class_names)
+    if isinstance(y, str) and y.isdecimal():  # of the command line
+        return int(y)
     if isinstance(y, str):
         raise UserError(
             f"y must be a number, got {y!r}: the components of this run are no labels that have names"
@@ -227,9 +229,10 @@ class SheetOptions:
             if getattr(self, name) is not None:
                 check_int_at_least(1, **{name: getattr(self, name)})
 
-    def name_of(self, y: int) -> str:
+    def name_of(self, y: Any) -> str:
         """The name of a class, or its number."""
-        return str(y if self.class_names is None else self.class_names[y])
+        is_named = self.class_names is not None and isinstance(y, Integral)
+        return str(self.class_names[y] if is_named and self.class_names else y)
 
     def number(self, default: int) -> int:
         """`num`, or its default."""

@@ -23,6 +23,11 @@ from ..programs.program import plain_value
 PLAIN_FIELDS = (
     "name", "num_classes", "binarize", "binarize_seed", "split_seed", "missing",
 )  # fmt: skip
+FAMILIES = {
+    name: kind
+    for name, kind in vars(conditionals).items()
+    if isinstance(kind, type) and issubclass(kind, Family)
+}
 CONDITIONS = {"Labels": Labels, "Quadrants": Quadrants}
 DTYPES = {str(d).removeprefix("torch."): d for d in (torch.float32, torch.float64, torch.int64)}
 
@@ -30,8 +35,9 @@ DTYPES = {str(d).removeprefix("torch."): d for d in (torch.float32, torch.float6
 def schema_of(data: Data) -> dict[str, Any] | None:
     """What `data_of_schema` needs to read new data as these were.
 
-    None where JSON cannot hold it: a condition that is a user's function, or columns whose names are
-    neither text nor numbers.
+    None where JSON cannot hold it: a condition that is a user's function, a likelihood of a user's
+    class, arrays of other types than floats and 64-bit integers, or columns whose names are neither
+    text nor numbers.
 
     Args:
         data: what a pair is trained on.
@@ -65,9 +71,10 @@ def schema_of(data: Data) -> dict[str, Any] | None:
     }
     try:
         is_plain = json.loads(json.dumps(schema, allow_nan=False)) == schema
-    except (TypeError, ValueError):
+        data_of_schema(schema, "")
+    except (TypeError, ValueError, UserError):  # a ValueError too: NaN
         return None
-    return schema if is_plain and "unknown" not in str(schema["likelihood"]) else None
+    return schema if is_plain else None
 
 
 def data_of_schema(schema: Mapping[str, Any], reason: str) -> Data:
@@ -99,7 +106,7 @@ def _data(schema: dict[str, Any], reason: str) -> Data:
         condition = _sparse_rows(schema, condition)
     likelihood = schema["likelihood"]
     if not isinstance(likelihood, str):
-        likelihood = _built(likelihood, vars(conditionals))
+        likelihood = _built(likelihood, FAMILIES)
         if not isinstance(likelihood, Family):
             raise TypeError("no likelihood")
     names, class_names = schema["names"], schema["class_names"]
