@@ -228,3 +228,36 @@ def test_a_program_that_was_changed_is_tried_again_by_check_pair():
     pv.check_pair(model, guide, x)
     assert layout_of(model, guide, {"x": x}).particles == "plate"
     forget_layout(model)
+
+
+def test_a_layer_of_zeros_hides_no_program_that_counts_dimensions():
+    """`normalize` takes dimension 1: the particles of a plate would be what it normalizes."""
+    torch.manual_seed(0)
+    first, last, encoder = (torch.nn.Linear(*s) for s in ((2, 16), (16, 5), (5, 2)))
+    torch.nn.init.zeros_(last.weight)
+
+    def model(x):
+        with pyro.plate("data", len(x)):
+            z = pyro.sample("z", dist.Normal(torch.zeros(len(x), 2), 1.0).to_event(1))
+            hidden = torch.nn.functional.normalize(first(z))
+            pyro.sample("x", dist.Normal(last(hidden), 0.5).to_event(1), obs=x)
+
+    def guide(x):
+        with pyro.plate("data", len(x)):
+            pyro.sample("z", dist.Normal(encoder(x), 0.5).to_event(1))
+
+    x = torch.randn(50, 5)
+    assert layout_of(model, guide, {"x": x}).particles == "rows"
+    assert not last.weight.any()
+    with torch.no_grad():
+        last.weight.normal_()
+    z = encoder(x) + 0.5 * torch.randn(5000, 50, 2)
+    hidden = torch.nn.functional.normalize(first(z), dim=-1)
+    terms = (
+        dist.Normal(last(hidden), 0.5).log_prob(x),
+        dist.Normal(0.0, 1.0).log_prob(z),
+        -dist.Normal(encoder(x), 0.5).log_prob(z),
+    )
+    by_hand = sum(t.sum(-1) for t in terms).mean().item()
+    elbo = pv.evaluate.elbo(model, guide, x, num_samples=2000).mean().item()
+    assert elbo == pytest.approx(by_hand, abs=0.1)

@@ -13,6 +13,7 @@ import types
 import warnings
 import weakref
 from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
 from functools import partial
 from typing import Any, NamedTuple, TypeGuard
 
@@ -113,6 +114,7 @@ def layout_of(model: Callable, guide: Callable, batch: Mapping[str, Any]) -> Lay
             eval_mode(model, guide),
             fork_rng(device),
             pyro.validation_enabled(False),
+            _without_zeros(model, guide),
         ):
             trial = _Trial(model, guide, batch, device)
             layout = layout or trial.layout()
@@ -120,6 +122,27 @@ def layout_of(model: Callable, guide: Callable, batch: Mapping[str, Any]) -> Lay
                 trial.on_all_rows()
         known[key] = known[of_size] = layout
     return layout
+
+
+@contextmanager
+def _without_zeros(model: Callable, guide: Callable) -> Iterator[None]:
+    """Within, weight matrices of zeros have other numbers: a layer of zeros hides what is before it.
+
+    A program that counts dimensions would look like one that does not, until it is trained.
+    """
+    zeros = [
+        p
+        for module in find_modules(model, guide)
+        for p in module.parameters()
+        if p.dim() > 1 and not p.any()
+    ]
+    try:
+        for p in zeros:
+            p.normal_(std=0.1)
+        yield
+    finally:
+        for p in zeros:
+            p.zero_()
 
 
 def forget_layout(model: Callable) -> None:
