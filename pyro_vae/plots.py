@@ -44,6 +44,7 @@ __all__ = [
     "pairs_of_images",
     "palette",
     "panels",
+    "plain_text",
     "posterior",
     "project",
     "ranks",
@@ -110,6 +111,17 @@ def panels(
     for ax in grid.flat[num:]:
         ax.set_axis_off()
     return figure, list(grid.flat[:num])
+
+
+def plain_text(text: str) -> str:
+    r"""A name of a user as matplotlib shows it: a dollar sign begins no formula.
+
+    Example:
+        >>> import pyro_vae as pv
+        >>> print(pv.plots.plain_text("price_$"))
+        price_\$
+    """
+    return text.replace("$", r"\$")
 
 
 def palette(n: int) -> ListedColormap:

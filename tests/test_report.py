@@ -13,6 +13,7 @@ import pyro.distributions as dist
 import pytest
 import torch
 from commands import parsed_fit
+from PIL import Image
 
 import pyro_vae as pv
 from pyro_vae.conditionals import MLP
@@ -624,3 +625,20 @@ def test_few_data_points_are_reported(tmp_path, name, rows, options):
     method = pv.method(name, data, hidden=[8], latent_dim=2, epochs=1, **options)
     result = method.fit(progress=False).report(tmp_path / "report.html", num_samples=3)
     assert math.isfinite(result["elbo"]) and "Training" in (tmp_path / "report.html").read_text()
+
+
+def test_names_with_dollar_signs_are_drawn_as_they_are(tmp_path):
+    """matplotlib would take them for formulas, and `$x_$` for a broken one."""
+    for name in ("$x_$", "a$", "plain"):
+        (tmp_path / "images" / name).mkdir(parents=True)
+        for i in range(30):
+            gray = np.random.default_rng(i).integers(0, 255, (4, 4), dtype=np.uint8)
+            Image.fromarray(gray).save(tmp_path / "images" / name / f"{i}.png")
+    options = {"hidden": [4], "epochs": 1, "latent_dim": 2, "compile": False}
+    method = pv.method("m2", tmp_path / "images", num_labels=9, **options)
+    run = method.fit(tmp_path / "run", progress=False)
+    run.report(num_samples=2)
+    assert "$x_$" in (tmp_path / "run" / "report.html").read_text()
+    sheet = run.sheet("component", num=2)
+    assert sheet.write(tmp_path / "samples", run.data)[-1].suffix == ".png"
+    assert run.sheet("prior", num=2, y="$x_$").write(tmp_path / "one", run.data)
