@@ -420,7 +420,8 @@ def _with_observed(new: NewData, draws: torch.Tensor) -> torch.Tensor:
     if not isinstance(new.rows, Data) or new.rows.sparse is not None:
         return draws
     read = new.rows.train.x
-    is_double = str(getattr(new.x, "dtype", None)).endswith("float64")
+    is_array = isinstance(new.x, (np.ndarray, torch.Tensor))
+    is_double = is_array and str(new.x.dtype).endswith("float64")
     if read.shape != draws.shape[1:] or (new.data.scaling is None and not is_double):
         return draws
     is_double = is_double and new.data.binarize == "none"
