@@ -288,8 +288,9 @@ def test_words_that_name_no_columns_give_one_line(words, message, tmp_path, caps
     addresses(tmp_path / "table.csv")
     out = str(tmp_path / "run")
     assert main(["fit", "vae", "--data", str(tmp_path / "table.csv"), *words, "--out", out]) == 1
-    error = capsys.readouterr().err
-    assert message in error and error.count("\n") == 1
+    lines = capsys.readouterr().err.splitlines()
+    errors = [line for line in lines if "zeros in front" not in line]  # a warning of the zip codes
+    assert len(errors) == 1 and message in errors[0]
 
 
 def test_arrays_have_no_columns_to_drop(tmp_path):

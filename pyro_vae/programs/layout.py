@@ -22,6 +22,7 @@ import torch
 from pyro import poutine
 from pyro.infer.autoguide import AutoGuide
 from pyro.poutine.enum_messenger import EnumMessenger
+from torch.nn.parameter import is_lazy
 
 from .._pyro_internals import (
     ENUMERATE_DIM,
@@ -134,7 +135,7 @@ def _without_zeros(model: Callable, guide: Callable) -> Iterator[None]:
         p
         for module in find_modules(model, guide)
         for p in module.parameters()
-        if p.dim() > 1 and not p.any()
+        if not is_lazy(p) and p.dim() > 1 and not p.any()
     ]
     try:
         for p in zeros:
