@@ -367,6 +367,19 @@ def test_a_file_with_other_columns_categories_or_classes_is_not_the_training_dat
         same_frame(loaded.encode(rows), run.encode(rows))
 
 
+def test_data_in_float64_are_the_training_data_again(tmp_path):
+    """They stay float64 until they are standardized, and a pair trains on them in float32."""
+    np.save(tmp_path / "x.npy", 1e9 + np.random.default_rng(0).random((60, 3)))
+    options = {"hidden": [4], "latent_dim": 2, "epochs": 1, "compile": False}
+    run = pv.method("vae", tmp_path / "x.npy", **options).fit(tmp_path / "run", progress=False)
+    assert run.data.train.x.dtype == torch.float64
+    loaded = pv.load(tmp_path / "run")
+    assert loaded.evaluate(num_samples=3)["elbo"] == run.evaluate(num_samples=3)["elbo"]
+    data = pv.data.load(str(tmp_path / "x.npy"))
+    exported = pv.load(run.export(tmp_path / "model.safetensors"), data=data)
+    assert len(exported.data.train) == 48
+
+
 def test_a_loaded_export_can_be_saved_and_loaded(run, tmp_path):
     trained, folder = run
     again = pv.load(pv.load(folder / "model.safetensors").save(tmp_path / "saved"))

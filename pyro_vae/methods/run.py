@@ -17,7 +17,7 @@ from .. import generate, train
 from ..data import DATASETS, Data, Labels, as_data
 from ..data import load as load_data
 from ..data.arrays import as_tensor
-from ..data.dataset import difference
+from ..data.dataset import MEAN_OF_X
 from ..data.display import joined
 from ..data.tables import frame_like
 from ..errors import UserError, file_to_write, folder_to_write
@@ -27,7 +27,7 @@ from ..programs.contexts import seeded
 from ..programs.inspection import ignores_missing, sites_of
 from ..train import checkpoint, choose_device, distributed
 from ..train.callbacks import Metrics, as_callbacks
-from ..train.schema import data_of_schema, schema_of
+from ..train.schema import data_differ, data_of_schema, schema_of
 from ..train.settings import EXTENDABLE
 from ..train.state import Progress
 from ..train.weights import weights_in, weights_of
@@ -259,7 +259,8 @@ class Run(train.Run):
 
         Args:
             x: in original units: an array `[N, *x_shape]`, a frame with the columns of the data, the
-                `Path` of a file or image folder, a `Dataset` or a loader. It is converted and standardized as the training data were.
+                `Path` of a file or image folder, a `Dataset` or a loader. It is converted and
+                standardized as the training data were.
             others: further inputs by name: `c=`, `y=`.
 
         Returns:
@@ -728,29 +729,12 @@ def _check_same_data(
     folder: Path, record: Mapping[str, Any], state: Mapping[str, Any], data: Data
 ) -> None:
     """Raise unless these are the data that the run was trained on."""
-    other = difference(record["data"], data.describe())
+    settings = json.loads(state["settings"]).get("data") or {}
+    means = {MEAN_OF_X: settings[MEAN_OF_X]} if MEAN_OF_X in settings else {}
+    other = data_differ({**record["data"], **means}, json.loads(state["schema"]), data)
     if other is not None:
-        raise UserError(f"{folder} was trained on other data ({other}): pass data=")
-    _check_content(folder, state, data)
-    schema, present = json.loads(state["schema"]), schema_of(data)
-    if schema is None or present is None:  # a run of an earlier version
-        return
-    for name in ("fingerprint", "table", "class_names", "arrays"):
-        if schema[name] != json.loads(json.dumps(present[name])):
-            what = difference(schema[name], present[name]) if name == "fingerprint" else name
-            raise UserError(
-                f"{folder} was trained on other data ({what}): restore them, or pass data="
-            )
-
-
-def _check_content(folder: Path, state: Mapping[str, Any], data: Data) -> None:
-    """Raise if data of the same name and shape are others: a file that was changed since."""
-    trained_on = json.loads(state["settings"]).get("data") or {}
-    mean, present = trained_on.get("mean of x"), data.mean_of_x()
-    if mean not in (None, present):
         raise UserError(
-            f"{folder} was trained on other data (mean of x: {mean}, not {present}): restore them, or "
-            "pass data="
+            f"{folder} was trained on other data ({other}): restore them, or pass data="
         )
 
 

@@ -9,12 +9,11 @@ import torch
 
 from .. import __version__
 from ..data import Data
-from ..data.dataset import difference
 from ..errors import UserError, folder_to_write
 from ..programs.modules import find_modules
 from ..train import checkpoint
 from ..train.safetensors import read_tensors, write_tensors
-from ..train.schema import schema_of
+from ..train.schema import data_differ, schema_of
 from ..train.untrusted import Unsafe, parse_json
 from ..train.weights import Weights, freeze, restore, weights_of
 from .building import build
@@ -122,11 +121,7 @@ def data_of_export(record: Mapping[str, Any], data: Any, path: Path) -> Data:
         raise UserError("pass the data of the run, not batches")
     if record["config"] is not None:
         data = prepare(complete(record["config"]), data, None)
-    trained_on = record["data"] or {}
-    present = json.loads(json.dumps(data.fingerprint()))
-    if "mean of x" not in trained_on:  # an export of an older version
-        del present["mean of x"]
-    other = difference(trained_on, present)
+    other = data_differ(record["data"] or {}, record["schema"], data)
     if other is not None:
         raise UserError(
             f"{path} was trained on other data ({other}): leave data= out, and pass new data to "

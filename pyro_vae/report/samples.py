@@ -234,8 +234,9 @@ class SheetOptions:
 
     def name_of(self, y: Any) -> str:
         """The name of a class, or its number."""
-        is_named = self.class_names is not None and isinstance(y, Integral)
-        return str(self.class_names[y] if is_named and self.class_names else y)
+        if self.class_names is None or not isinstance(y, Integral):
+            return str(y)
+        return str(self.class_names[int(y)])
 
     def number(self, default: int) -> int:
         """`num`, or its default."""

@@ -18,9 +18,7 @@ from . import findings
 from .accumulate import EXACT, IMPORTANCE, MONTE_CARLO, PairNumbers
 
 MAX_DENSE = 10_000  # rows of a sparse matrix to which baselines are fitted
-MAX_LABELED = (
-    10_000  # labels to which classical classifiers of x are fitted: an SVM is slow with more
-)
+MAX_LABELED = 10_000  # labels to which classifiers of x are fitted: an SVM is slow with more
 NEW = "new"  # the name of data that are no split of the training data's
 
 

@@ -2,6 +2,7 @@
 
 import dataclasses
 import functools
+import json
 import math
 import warnings
 from collections.abc import Callable, Iterator, Mapping, Sequence
@@ -224,9 +225,9 @@ class Inputs:
         return self.data.fingerprint()
 
     @functools.cached_property
-    def schema(self) -> dict[str, Any] | None:
-        """How new data are read as these were; None of a stream."""
-        return schema_of(self.data) if isinstance(self.data, Data) else None
+    def schema(self) -> str:
+        """How new data are read as these were, as JSON; null of a stream."""
+        return json.dumps(schema_of(self.data) if isinstance(self.data, Data) else None)
 
     def _check_labels(self) -> bool:
         """Check all training labels once; returns whether that is possible (not of a stream)."""

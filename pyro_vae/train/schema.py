@@ -13,7 +13,7 @@ import torch
 from .. import conditionals
 from ..conditionals import Family
 from ..data import Condition, Data, Labels, Quadrants, Split
-from ..data.dataset import AbsentRows
+from ..data.dataset import MEAN_OF_X, AbsentRows, difference
 from ..data.sparse import SparseRows
 from ..data.tables import KINDS, ColumnType, Table
 from ..errors import UserError
@@ -75,6 +75,28 @@ def schema_of(data: Data) -> dict[str, Any] | None:
     except (TypeError, ValueError, UserError):  # a ValueError too: NaN
         return None
     return schema if is_plain else None
+
+
+def data_differ(
+    fingerprint: Mapping[str, Any], schema: Mapping[str, Any] | None, data: Data
+) -> str | None:
+    """In what data differ from those that a pair was trained on; None if they are the same.
+
+    Args:
+        fingerprint: of those data; without the mean of x, it is not compared.
+        schema: of those data, if there is one. Else columns, categories and classes are not compared.
+        data: present ones, prepared as those were.
+    """
+    present = json.loads(json.dumps(data.fingerprint()))
+    known = {**({} if schema is None else schema["fingerprint"]), **fingerprint}
+    if MEAN_OF_X not in known:  # of an earlier version
+        del present[MEAN_OF_X]
+    other = difference(known, present)
+    own = None if schema is None else schema_of(data)
+    if other is not None or schema is None or own is None:
+        return other
+    # not the types of the arrays: those of a checkpoint are the pair's
+    return next((n for n in ("table", "class_names") if schema[n] != own[n]), None)
 
 
 def data_of_schema(schema: Mapping[str, Any], reason: str) -> Data:

@@ -68,7 +68,7 @@ def capture(loop: "Loop") -> dict[str, Any]:
         },
         "history": json.dumps(loop.history),
         "settings": json.dumps(described(loop)),
-        "schema": json.dumps(loop.inputs.schema),
+        "schema": loop.inputs.schema,
     }  # fmt: skip
 
 
