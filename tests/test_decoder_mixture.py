@@ -29,6 +29,20 @@ def test_equals_the_log_probs_of_the_components(likelihood):
     torch.testing.assert_close(pv.evaluate.decoder_mixture(model, x, z), equal)
 
 
+@pytest.mark.parametrize("likelihood", ["bernoulli", "binomial"])
+def test_of_a_row_with_missing_values_it_is_the_density_of_the_observed_ones(likelihood):
+    family = pv.conditionals.IgnoreMissing(likelihood)
+    model, z = pv.models.VAE((3,), 2, likelihood=family).double(), torch.randn(5, 2).double()
+    complete = pv.models.VAE((3,), 2, likelihood=likelihood).double()
+    complete.load_state_dict(model.state_dict())
+    x = torch.tensor([[1.0, math.nan, 0.0], [0.0, 1.0, 1.0]]).double()
+    with torch.no_grad():
+        entries = complete.p_x(z=z).base_dist.log_prob(x[:, None].nan_to_num())  # [2, 5, 3]
+    each = torch.where(x[:, None].isnan(), 0.0, entries).sum(-1)
+    expected = each.logsumexp(1) - math.log(5)
+    torch.testing.assert_close(pv.evaluate.decoder_mixture(model, x, z), expected)
+
+
 def test_a_grid_with_prior_weights_is_the_evidence_of_a_linear_gaussian_model():
     model = pv.models.VAE((2,), 2, likelihood="normal", network=pv.conditionals.MLP(hidden=()))
     model = model.double()

@@ -316,3 +316,32 @@ def test_the_terms_of_several_standardized_sites_have_the_sum_of_the_elbo():
     assert result["elbo"] == pytest.approx(sum(result["terms"].values()), abs=1e-4)
     names = [name for name, _, _ in summary.rows(result)]
     assert "units" in names and "E log p(first | ...)" in names
+
+
+@pytest.mark.parametrize("program", ["model", "guide"])
+def test_a_factor_in_a_plate_within_the_data_plate_is_refused(program):
+    """It was trained, by Pyro's ELBO, and missing from each bound."""
+
+    def penalty(here):
+        if here == program:
+            with pyro.plate("entries", 3, dim=-2):
+                pyro.factor("penalty", torch.ones(3, 1), has_rsample=True)
+
+    def model(x):
+        with pyro.plate("data", len(x), dim=-1):
+            z = pyro.sample("z", dist.Normal(torch.zeros(len(x)), 1.0))
+            penalty("model")
+            pyro.sample("x", dist.Normal(z.unsqueeze(-1), 1.0).to_event(1), obs=x)
+
+    def guide(x):
+        with pyro.plate("data", len(x), dim=-1):
+            pyro.sample("z", dist.Normal(x[:, 0], 1.0))
+            penalty("guide")
+
+    for use in (
+        lambda: pv.fit(model, guide, data(), 1, progress=False),
+        lambda: pv.evaluate.elbo(model, guide, data()),
+    ):
+        message = f"the factor 'penalty' in the {program} lies in the data plate and in another"
+        with pytest.raises(pv.UserError, match=message):
+            use()

@@ -528,7 +528,11 @@ def test_mixtures_are_walked_through_too(kind):
     path = pv.interpolate(model, guide, x[:1], x[1:], steps=4)[0]
     parents = {k: codes[k] for k in model.p_x.given}
     torch.testing.assert_close(path[[0, -1]], model.p_x(**parents).mean.detach())
-    assert pv.traverse(model, guide, x, steps=3).x.shape == (1, 3, B)
+    walk = pv.traverse(model, guide, x, steps=3, span=1.0)
+    assert walk.x.shape == (1, 3, B)
+    prior_sd = (walk.values[:, -1] - walk.values[:, 0]) / 2
+    means = pv.evaluate.encode(model, guide, x)["z"]  # over every value of y
+    torch.testing.assert_close(walk.activity, means.var(0, correction=0) / prior_sd**2)
 
 
 def test_the_gmvaes_w_moves_its_component():

@@ -288,8 +288,9 @@ def test_their_settings_are_described_for_the_record():
     assert DReG(7).describe() == {"name": "dreg", "num_particles": 7}
 
 
+@pytest.mark.parametrize("particles", ["plate", "rows"])
 @pytest.mark.parametrize("by_distribution", [False, True])
-def test_a_masked_draw_keeps_its_whole_gradient(by_distribution):
+def test_a_masked_draw_keeps_its_whole_gradient(by_distribution, particles):
     """Its log q is no part of a weight, so that there is no score to put the gradient in place of."""
     x, w = torch.tensor(2.0).double(), torch.tensor(0.5, dtype=torch.float64, requires_grad=True)
 
@@ -303,7 +304,8 @@ def test_a_masked_draw_keeps_its_whole_gradient(by_distribution):
     def model(x):
         with pyro.plate("data", len(x)):
             z = latent(torch.zeros_like(x[:, 0]), len(x))
-            pyro.sample("x", dist.Normal(z.unsqueeze(-1), 1.0).to_event(1), obs=x)
+            loc = z.unsqueeze(-1) if particles == "plate" else z.reshape(len(x), 1)
+            pyro.sample("x", dist.Normal(loc, 1.0).to_event(1), obs=x)
 
     def guide(x):
         with pyro.plate("data", len(x)):
@@ -315,5 +317,6 @@ def test_a_masked_draw_keeps_its_whole_gradient(by_distribution):
     bound = torch.logaddexp(density[:, None], density) - math.log(2)
     (exact,) = torch.autograd.grad(-(weights[:, None] * weights * bound).sum(), w)
     data = {"x": x.expand(2000, 1)}
+    assert pv.programs.layout_of(model, guide, data).particles == particles
     for objective in (IWAE(2), DReG(2)):
         assert_mean_is(gradients(objective, (model, guide), data, [w]), exact.reshape(1))

@@ -76,7 +76,8 @@ def decoder_mixture(
 def _pairwise(decoder: nn.Module, x: Tensor, z: Tensor) -> Tensor:
     """`[N, K]`, log p(x_n | z_k) of every pair."""
     fn = decoder(z=z)
-    base = base_distribution(fn)
+    # where values are missing, what is linear in x has no value for them
+    base = None if x.isnan().any() else base_distribution(fn)
     zeros = torch.zeros_like(x)
     even: torch.distributions.Distribution  # the likelihood at a logit of zero
     if isinstance(base, BinomialProportion):

@@ -184,7 +184,8 @@ def traverse(
         data.device
     )
     center, sd = prior.mean(0), prior.std(0)
-    activity = codes[name].var(0, correction=0) / sd**2
+    means = encode(model, guide, data, **others)[name]  # over all values of discrete parents
+    activity = means.var(0, correction=0) / sd**2
     moved_units = _select_units(name, units, activity)
     t = torch.linspace(-span, span, steps, dtype=data.dtype, device=data.device)
     targets = center[moved_units, None] + sd[moved_units, None] * t  # [D, steps]

@@ -125,7 +125,7 @@ class DReG(IWAE):
                 fraction = weights.sum_to_size(fn.batch_shape)
                 mask, _ = whole_mask(site)
                 if mask is not None:  # masked, its log q is no part of the weights
-                    mask = torch.as_tensor(mask, device=fraction.device)
+                    mask = traces.grid.merged(torch.as_tensor(mask, device=fraction.device))
                     fraction = torch.where(mask, fraction, 1.0)
                 fractions[name] = fraction.reshape(fn.batch_shape + (1,) * fn.event_dim)
         fit = self._fit_summed(traces, guide)  # it takes the draws as fixed: it has no path

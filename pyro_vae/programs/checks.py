@@ -4,7 +4,7 @@ from collections.abc import Mapping
 from typing import Any
 
 from ..errors import UserError
-from .sites import Site, is_data, is_factor, outside_plate_error
+from .sites import Site, is_data, is_factor, is_in_several_plates, outside_plate_error
 
 
 def check_observes(model: Mapping[str, Site]) -> None:
@@ -13,6 +13,24 @@ def check_observes(model: Mapping[str, Site]) -> None:
         raise UserError(
             "the model observes no data: no site has obs= (a pair is passed as model, guide)"
         )
+
+
+def check_factors(guide: Mapping[str, Site], model: Mapping[str, Site]) -> None:
+    """Raise where a factor lies in the data plate and in another: it is no term for each row.
+
+    Args:
+        guide, model: `{name: site}`, the factors among them.
+
+    Raises:
+        UserError: one line with the factor.
+    """
+    for kind, sites in (("guide", guide), ("model", model)):
+        for name, site in sites.items():
+            if is_factor(site) and is_in_several_plates(site):
+                raise UserError(
+                    f"the factor {name!r} in the {kind} lies in the data plate and in another: sum it "
+                    "over the other one, in the data plate alone (at dim -1)"
+                )
 
 
 def check_sites(guide: Mapping[str, Site], model: Mapping[str, Site], n: int) -> None:

@@ -34,7 +34,7 @@ from .._pyro_internals import (
 from .._torch_internals import touch_constant_table
 from ..errors import UserError
 from .calling import as_keyword_program
-from .checks import check_log_probs, check_observes, check_sites
+from .checks import check_factors, check_log_probs, check_observes, check_sites
 from .contexts import eval_mode, fork_rng, set_seed
 from .handlers import Choose, Substitute, WithoutMarkov, enumerate_discrete, is_discrete_latent
 from .interfaces import WrapperInterface, interface_of
@@ -314,6 +314,7 @@ class _Trial:
         )
         if checked:
             check_observes(sites_in(traces[1]))
+            check_factors(sites_in(traces[0]), sites_in(traces[1]))
             check_sites(guide, model, len(batch["x"]))
         for self.running, trace in zip(("guide", "model"), traces, strict=True):
             trace.compute_log_prob()

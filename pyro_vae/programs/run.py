@@ -354,6 +354,8 @@ class _Grid:
 
     def merged(self, tensor: torch.Tensor) -> torch.Tensor:
         """`[..., S, B]`, as the particles and data stand in one run: the inverse of `stack`."""
+        if tensor.dim() < 2:  # one value for all particles
+            return tensor
         if self.num_particles is None:
             return tensor.squeeze(-2)
         return tensor.flatten(-2, -1) if self.rows else tensor

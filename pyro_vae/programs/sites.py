@@ -95,6 +95,11 @@ def is_per_row(site: Site, ignored: Collection[str] = ()) -> bool:
     return _plate_dims(site, ignored) == {-1}
 
 
+def is_in_several_plates(site: Site) -> bool:
+    """Whether a site lies in the data plate, at dim -1, and in another plate."""
+    return {-1} < _plate_dims(site, ignored=())
+
+
 def _plate_dims(site: Site, ignored: Collection[str]) -> set[int]:
     return {f.dim for f in site["cond_indep_stack"] if f.vectorized and f.name not in ignored}
 
