@@ -9,10 +9,18 @@ from typing import Any
 
 from . import __version__
 from .data.registry import DATASETS, FILE_KINDS
-from .errors import OUT_OF_MEMORY, UserError, check_int_at_least, is_out_of_memory
+from .errors import (
+    OUT_OF_MEMORY,
+    UserError,
+    check_int_at_least,
+    is_out_of_memory,
+    unknown_name_error,
+)
 from .methods.compare_command import compare_runs_or_guides
 from .methods.parser import one_line_warnings, parse_command, print_columns
 from .methods.table import METHODS
+
+PARTS = ("pair", "encoder", "decoder")  # of a run, that are exported
 
 # torch is imported by the commands that compute: --help, --version and list answer at once. No command
 # function has the name of an attribute of the package, which jsonargparse would look up and import.
@@ -222,6 +230,41 @@ def impute_with_run(
     return 0
 
 
+def write_export(
+    run: Path,
+    out: Path | None = None,
+    part: str = "pair",
+    license: str | None = None,
+    root: Path | None = None,
+) -> int:
+    """Write the weights of a run to share, without its data; or its encoder or decoder as a program.
+
+    The other commands, and pv.load, take the file of the weights in place of a run folder. A program
+    (torch.export, .pt2) needs torch alone.
+
+    Args:
+        run: run folder, or the .safetensors file of an export.
+        out: a file .safetensors, or a folder, which also gets a model card; of a program a file .pt2.
+            Default: the folder export in the run folder; encoder.pt2 or decoder.pt2 in it.
+        part: pair (model and guide), encoder or decoder.
+        license: of the weights, for the model card, such as CC-BY-4.0.
+        root: folder of the torchvision data sets. Default: $PYRO_VAE_DATA, or ~/.cache/pyro_vae.
+    """
+    from .methods import load
+
+    if part not in PARTS:
+        raise unknown_name_error("part", part, PARTS)
+    if part != "pair" and license is not None:
+        raise UserError("--license is for the model card of --part pair; a program has none")
+    loaded = load(run, device="cpu", root=root)
+    if part == "pair":
+        print(loaded.export(out or _output(run, "export"), license))
+    else:
+        write = loaded.export_encoder if part == "encoder" else loaded.export_decoder
+        print(write(out or _output(run, f"{part}.pt2")))
+    return 0
+
+
 def _output(run: Path, name: str) -> Path:
     """A file in the folder of a run; of an export, beside its file and named after it."""
     is_export = run.suffix == ".safetensors"
@@ -268,6 +311,7 @@ COMMANDS: dict[str, Callable[..., int]] = {
     "sample": sample_from_run,
     "encode": encode_with_run,
     "impute": impute_with_run,
+    "export": write_export,
     "explore": explore_run_or_comparison,
     "compare": compare_runs_or_guides,
     "list": list_methods,

@@ -473,10 +473,7 @@ def test_probabilities_are_the_pairs_responsibilities(clusterer):
     expected = pv.evaluate.responsibilities(*pair, x, num_samples=2000).numpy()
     assert abs(found - expected).mean() < 0.03 and abs(found - expected).max() < 0.4
     alone = [  # exactly: with the same noise, a row at a time
-        pv.evaluate.responsibilities(
-            pair[0], with_common_noise(pair[1], 0), row[None], num_samples=DRAWS
-        )
-        for row in x[:10]
+        pv.evaluate.responsibilities(*pair, row[None], num_samples=DRAWS) for row in x[:10]
     ]
     np.testing.assert_allclose(found[:10], torch.cat(alone).numpy(), rtol=1e-8)
     np.testing.assert_allclose(found.sum(1), 1, rtol=1e-12)

@@ -323,6 +323,29 @@ def test_responsibilities_need_a_discrete_latent():
         pv.evaluate.responsibilities(*mixture_pair(), binary(), latent="k")
 
 
+@pytest.mark.parametrize("particles", ["plate", "rows"])
+def test_responsibilities_of_a_row_do_not_depend_on_the_rows_beside_it(particles, monkeypatch):
+    model, guide = mixture_pair()  # y summed in the model, given draws of z
+    x = binary(9)
+    if particles == "rows":
+        monkeypatch.setattr(
+            "pyro_vae.programs.run.layout_of",
+            lambda *args: pv.programs.layout_of(*args)._replace(particles="rows"),
+        )
+    together = pv.evaluate.responsibilities(model, guide, x)
+    alone = torch.cat([pv.evaluate.responsibilities(model, guide, row[None]) for row in x])
+    torch.testing.assert_close(together, alone)
+    monkeypatch.setattr("pyro_vae.evaluate.chunked.rows_per_chunk", lambda *args: 4 * 16)
+    torch.testing.assert_close(pv.evaluate.responsibilities(model, guide, x), together)
+    other = pv.evaluate.responsibilities(model, guide, x, seed=1)
+    assert (other - together).abs().max() > 1e-6
+    draws = []
+    for seed in (5, 5, 6):  # without a seed, torch's stream says which noise
+        torch.manual_seed(seed)
+        draws.append(pv.evaluate.responsibilities(model, guide, x, seed=None))
+    assert torch.equal(draws[0], draws[1]) and not torch.equal(draws[1], draws[2])
+
+
 def test_work_in_chunks_changes_nothing_that_has_no_noise(monkeypatch):
     model, guide = mixture_pair(SHU)
     x = binary(23)

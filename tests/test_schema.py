@@ -220,7 +220,6 @@ def test_what_needs_the_training_data_says_why_they_are_not_here(run, name, reas
         lambda: loaded.sheet("traverse"),
         lambda: loaded.report(tmp_path / "report.html"),
         lambda: loaded.explore(tmp_path / "explore.html"),
-        lambda: loaded.export_encoder(tmp_path / "encoder.pt2"),
     ):
         with pytest.raises(pv.UserError, match=f"not here .*{reason}"):
             function()
@@ -234,6 +233,40 @@ def test_a_run_without_its_data_is_exported_as_with_them(run, tmp_path):
         for i, r in enumerate((trained, pv.load(folder / "run")))
     ]
     assert paths[0].read_bytes() == paths[1].read_bytes()
+    z = torch.linspace(-1, 1, 3)[:, None].expand(3, trained.config["model.latent_dim"])
+    for part, inputs in (("encoder", trained.data.test.x[:3]), ("decoder", z)):  # of shapes alone
+        programs = [
+            torch.export.load(getattr(r, f"export_{part}")(tmp_path / f"{part}{i}.pt2")).module()
+            for i, r in enumerate((trained, pv.load(folder / "run")))
+        ]
+        theirs, ours = (program(inputs) for program in programs)
+        torch.testing.assert_close(theirs, ours)
+
+
+def test_the_export_command_writes_what_the_other_commands_take(run, tmp_path, capsys):
+    trained, folder = run
+    place = tmp_path / "run"
+    shutil.copytree(folder / "run", place)
+    assert main(["export", str(place), "--license", "CC0-1.0"]) == 0
+    assert capsys.readouterr().out.strip() == str(place / "export" / "model.safetensors")
+    card = (place / "export" / "README.md").read_text()
+    assert "CC0-1.0" in card and all(
+        f"`{c.name}` ({c.kind}" in card for c in trained.data.table.columns
+    )
+    assert main(["sample", str(place / "export"), "--num", "3"]) == 0
+    for part in ("encoder", "decoder"):
+        assert main(["export", str(place), "--part", part]) == 0
+        torch.export.load(place / f"{part}.pt2")
+    capsys.readouterr()
+    for words, message in (
+        ([], "exists already: choose another path"),
+        (["--part", "encodr"], "unknown part 'encodr'; did you mean 'encoder'?"),
+        (["--part", "decoder", "--license", "MIT"], "--license is for the model card"),
+        (["--part", "decoder", "--out", str(tmp_path / "a.bin")], "must be a file NAME.pt2"),
+    ):
+        assert main(["export", str(place), *words]) == 1
+        error = capsys.readouterr().err
+        assert message in error and error.count("\n") == 1
 
 
 def test_the_commands_take_a_run_without_its_data_and_an_export(run, tmp_path, capsys):

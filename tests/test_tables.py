@@ -12,6 +12,7 @@ import warnings
 import numpy as np
 import pytest
 import torch
+import yaml
 from commands import main, parsed_fit
 from PIL import Image
 
@@ -21,6 +22,7 @@ from pyro_vae.data.files import read_csv
 from pyro_vae.data.tables import write_csv
 from pyro_vae.methods.command import reproduction
 from pyro_vae.methods.new_data import read_new
+from pyro_vae.methods.parser import join_words, split_words
 
 SMALL = ["--hidden", "[8]", "--latent-dim", "2", "--epochs", "1", "--num-samples", "5"]
 SMALL += ["--progress", "false"]
@@ -190,7 +192,11 @@ def test_a_class_with_a_name_is_sampled_and_encoded_by_it(tmp_path, capsys):
     assert read_csv(out / "codes.csv")["y"] == groups()["kind"]
     assert max(read_csv(out / "samples.csv")["a"]) < 0
     capsys.readouterr()
-    for wrong, message in (("hihg", "did you mean 'high'?"), ("2", "unknown class 2; known: high")):
+    for wrong, message in (
+        ("hihg", "did you mean 'high'?"),
+        ("2", "unknown class 2; known: high"),
+        ("01", "unknown class '01'; known: high, low"),
+    ):
         assert main(["sample", str(out), "--y", wrong]) == 1
         error = capsys.readouterr().err
         assert message in error and error.count("\n") == 1
@@ -261,6 +267,9 @@ def test_columns_are_dropped_and_their_kinds_set_from_the_command_line(tmp_path,
         "1000",
         "8001",
     )
+    words = ["--drop", "id", "--kinds", "zip=category", "--drop=price", "--kinds=year.built=real"]
+    repeated = parsed_fit([*fit[1:4], *words, *SMALL])[0]
+    assert all(repeated[name] == run.config[name] for name in ("drop", "kinds"))
     again = reproduction(run.config, run.data)
     assert "--drop id price --kinds zip=category year.built=real " in again
     assert pv.methods.Method(parsed_fit(shlex.split(again)[2:])[0]).config == run.config
@@ -275,6 +284,10 @@ def test_columns_are_dropped_and_their_kinds_set_from_the_command_line(tmp_path,
         (
             ["--drop", "id", "price", "zap"],
             "unknown column of the frame 'zap'; did you mean 'zip'?",
+        ),
+        (
+            ["--kinds", "zip=category", "--kinds", "size=real", "zip=real"],
+            "kinds has 'zip' twice, as category and as real",
         ),
         (["--kinds", "zip"], "kinds takes COLUMN=KIND, such as zip=category, not 'zip'"),
         (
@@ -291,6 +304,16 @@ def test_words_that_name_no_columns_give_one_line(words, message, tmp_path, caps
     lines = capsys.readouterr().err.splitlines()
     errors = [line for line in lines if "zeros in front" not in line]  # a warning of the zip codes
     assert len(errors) == 1 and message in errors[0]
+
+
+@pytest.mark.parametrize(
+    ("option", "value"),
+    [("drop", []), ("drop", ["null"]), ("drop", ["[q]"]), ("drop", ["--a", "b"]), ("kinds", {}),
+     ("drop", ["a", "null"]), ("kinds", {"{a": "real"}), ("kinds", {"a=b": "real"})],
+)  # fmt: skip
+def test_the_words_of_a_command_are_read_as_they_were(option, value):
+    tokens = join_words([f"--{option}", *split_words(option, value)])
+    assert yaml.safe_load("=".join(tokens).removeprefix(f"--{option}=")) == value
 
 
 def test_arrays_have_no_columns_to_drop(tmp_path):

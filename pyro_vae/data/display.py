@@ -44,8 +44,8 @@ def class_number(y: Any, class_names: Sequence[Any]) -> int:
     for number, (name, text) in enumerate(zip(class_names, texts, strict=True)):
         if y == name or str(y) == text:
             return number
-    if isinstance(y, str) and y.isdecimal():
-        y = int(y)  # of the command line
+    if isinstance(y, str) and y.isdecimal() and str(int(y)) == y:
+        y = int(y)  # of the command line; 01 is no number of a class
     is_number = isinstance(y, int) and 0 <= y < len(texts)
     if is_number and not any(text.lstrip("-").isdigit() for text in texts):
         return y

@@ -23,7 +23,6 @@ from ..models.components import fit_components
 from ..train import choose_device
 from .base import convergence_warnings
 from .embedding import EmbeddingVAE
-from .noise import with_common_noise
 from .restarts import ClustererRuns
 from .rows import Rows
 from .start import AroundCodes, OfZ, principal_codes
@@ -206,8 +205,7 @@ class GMVAEClusterer(ClusterMixin, EmbeddingVAE):
 
     def _probabilities(self, rows: Rows, check: bool = True) -> np.ndarray:
         def probabilities(x: torch.Tensor) -> torch.Tensor:
-            guide = with_common_noise(self.guide_, seed=0)
-            return responsibilities(self.model_, guide, x, num_samples=DRAWS)
+            return responsibilities(self.model_, self.guide_, x, num_samples=DRAWS)
 
         return self._by_blocks(rows, probabilities, DRAWS, check=check)
 

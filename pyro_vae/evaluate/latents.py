@@ -11,7 +11,7 @@ import torch
 
 from ..errors import UserError, check_int_at_least
 from ..programs import trace_pair
-from ..programs.centers import mean_or_median
+from ..programs.centers import CommonNoise, mean_or_median
 from ..programs.sites import holds, is_latent, observed_site
 from ..programs.traces import Traces
 from .chunked import evaluate_in_chunks
@@ -32,17 +32,14 @@ def _evaluate_traces(
     guide: PyroProgram,
     batch: Batch,
     seed: int | None = 0,
-    num_particles: int | None = None,
     at_mean: bool = False,
 ) -> Batch:
     """`function(traces, chunk)` of every chunk of a batch, concatenated."""
 
     def evaluate(chunk: Batch, _: int) -> Batch:
-        return function(trace_pair(model, guide, chunk, num_particles, at_mean=at_mean), chunk)
+        return function(trace_pair(model, guide, chunk, at_mean=at_mean), chunk)
 
-    return evaluate_in_chunks(
-        evaluate, model, guide, batch, seed=seed, num_particles=num_particles or 1
-    )
+    return evaluate_in_chunks(evaluate, model, guide, batch, seed=seed)
 
 
 def encode(
@@ -239,7 +236,8 @@ def responsibilities(
     """Probabilities of the values of a discrete latent given x.
 
     If the guide has the latent, they are q(y | x). If the model enumerates it, they are the exact
-    p(y | x, z), averaged over `num_samples` draws of z from the guide.
+    p(y | x, z), averaged over `num_samples` draws of z from the guide. All rows have the same noise
+    in these draws: the answer for a row does not depend on the rows beside it.
 
     Args:
         model: the generative program.
@@ -264,8 +262,11 @@ def responsibilities(
         torch.Size([4, 3])
     """
     check_int_at_least(1, num_samples=num_samples)
+    noise_seed = int(torch.randint(2**31, ())) if seed is None else seed
 
-    def probabilities(traces: Traces, _: Batch) -> Batch:
+    def probabilities(chunk: Batch, _: int) -> Batch:
+        noise = CommonNoise(len(chunk["x"]), noise_seed)
+        traces = trace_pair(model, guide, chunk, num_samples, noise=noise)
         name = latent or next(iter(traces.enumerated), None)
         if name not in traces.enumerated:
             known = sorted(traces.enumerated)
@@ -273,7 +274,9 @@ def responsibilities(
         return {"p": traces.probabilities(name).mean(0)}
 
     batch = pair_inputs(model, x, others, guide)
-    return _evaluate_traces(probabilities, model, guide, batch, seed, num_samples)["p"]
+    return evaluate_in_chunks(
+        probabilities, model, guide, batch, seed=seed, num_particles=num_samples
+    )["p"]
 
 
 def entropy(probabilities: torch.Tensor) -> float:

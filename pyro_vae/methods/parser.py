@@ -173,12 +173,15 @@ def option_values(tokens: Sequence[str]) -> dict[str, str]:
 def join_words(tokens: Sequence[str]) -> list[str]:
     """The tokens, several words of one option as one: `--drop a b` as `--drop=["a", "b"]`.
 
-    A value that is written as a list or dict, or null, is unchanged.
+    Words of an option that is repeated are joined, too. A value that is written as a list or dict,
+    or null, is unchanged.
 
     Raises:
-        UserError: no words, or one that is no COLUMN=KIND, of an option that takes such pairs.
+        UserError: no words, or one that is no COLUMN=KIND, of an option that takes such pairs; a column
+            of two kinds.
     """
     result: list[str] = []
+    all_words: dict[str, list[str]] = {}
     rest = list(tokens)
     while rest:
         key, sign, value = rest.pop(0).partition("=")
@@ -192,30 +195,44 @@ def join_words(tokens: Sequence[str]) -> list[str]:
         if not words:
             example = "id name" if option in LISTS else "zip=category"
             raise UserError(f"{option} needs columns of a table, such as {key} {example}")
-        if len(words) == 1 and re.match(r"[\[{]|null$", words[0]):
+        if len(words) == 1 and _is_written_out(words[0]):
             result += [key, *words]
             continue
-        joined = words if option in LISTS else dict(_pair(option, word) for word in words)
-        result.append(f"{key}={json.dumps(joined, ensure_ascii=False)}")
+        all_words.setdefault(option, []).extend(words)
+    for option, words in all_words.items():
+        joined = words if option in LISTS else _pairs(option, words)
+        result.append(f"--{option}={json.dumps(joined, ensure_ascii=False)}")
     return result
+
+
+def _is_written_out(word: str) -> bool:
+    """Whether a word is a whole list or dict, or null."""
+    return re.match(r"[\[{]|null$", word) is not None
 
 
 def split_words(option: str, value: Any) -> list[str]:
     """The words after a flag that `join_words` reads as this value of the option."""
     if isinstance(value, str):
         return [value]
+    words: list[str] = []
     if option in LISTS and isinstance(value, list):
-        return list(value)
+        words = list(value)
     if option in PAIRS and isinstance(value, dict):
-        return [f"{key}={each}" for key, each in value.items()]
-    return [json.dumps(value)]
+        words = [f"{key}={each}" for key, each in value.items()]
+    is_clear = words and not (len(words) == 1 and _is_written_out(words[0]))
+    return words if is_clear and not any(w.startswith("--") for w in words) else [json.dumps(value)]
 
 
-def _pair(option: str, word: str) -> tuple[str, str]:
-    key, sign, value = word.rpartition("=")
-    if not sign:
-        raise UserError(f"{option} takes COLUMN=KIND, such as zip=category, not {word!r}")
-    return key, value
+def _pairs(option: str, words: Sequence[str]) -> dict[str, str]:
+    """`{column: kind}` of words COLUMN=KIND."""
+    pairs: dict[str, str] = {}
+    for word in words:
+        key, sign, value = word.rpartition("=")
+        if not sign:
+            raise UserError(f"{option} takes COLUMN=KIND, such as zip=category, not {word!r}")
+        if pairs.setdefault(key, value) != value:
+            raise UserError(f"{option} has {key!r} twice, as {pairs[key]} and as {value}")
+    return pairs
 
 
 def full_names(tokens: Sequence[str], resolve: Callable[[str], str]) -> list[str]:

@@ -27,7 +27,7 @@ from ..programs.contexts import seeded
 from ..programs.inspection import ignores_missing, sites_of
 from ..train import checkpoint, choose_device, distributed
 from ..train.callbacks import Metrics, as_callbacks
-from ..train.schema import data_differ, data_of_schema, schema_of
+from ..train.schema import data_differ, data_of_schema, example_of_schema, schema_of
 from ..train.settings import EXTENDABLE
 from ..train.state import Progress
 from ..train.weights import weights_in, weights_of
@@ -497,8 +497,11 @@ class Run(train.Run):
         return generate.export_decoder(self.model, self.guide, self._example(), path)
 
     def _example(self) -> dict[str, torch.Tensor]:
-        """Inputs of the pair for a few training data points."""
-        return split_inputs(self.model, self.guide, self._data(), "train", rows=slice(EXAMPLE_ROWS))
+        """Inputs of the pair for a few training data points; of their shapes, if those are not here."""
+        data = self._data()
+        if data.absent is not None:
+            data = example_of_schema(data.absent.schema, EXAMPLE_ROWS)
+        return split_inputs(self.model, self.guide, data, "train", rows=slice(EXAMPLE_ROWS))
 
     def _description(self) -> dict[str, Any]:
         begun = {} if self.initialization is None else {"initialization": self.initialization}

@@ -31,6 +31,7 @@ FORMAT, FORMAT_WITHOUT_SCHEMA = f"{KIND} 3", f"{KIND} 2"
 RECORD = "pyro_vae"  # the name of the text in the file that describes the pair
 TENSORS = "pt"  # the library of the tensors, as a safetensors file names it
 FILE, CARD = "model.safetensors", "README.md"
+MAX_COLUMNS = 50  # of a table, that the card names
 # A pair that is built creates its weights, their initial values, and masks: so many values at most.
 MEMORY_FACTOR, MEMORY_SLACK = 20, 10_000_000
 
@@ -144,6 +145,7 @@ def model_card(run: "Run", record: Mapping[str, Any], license: str | None) -> st
     if described:
         sizes = ", ".join(f"{n} {split}" for split, n in described.get("sizes", {}).items())
         lines += [f"**Data.** {described['name']}: {sizes}; x {described['x_shape']}.", ""]
+    lines += _columns_and_classes(run)
     lines += [f"**Training.** {len(run.history)} epochs; weights of epoch {run.epoch}.", ""]
     numbers = _numbers(run)
     if numbers:
@@ -158,6 +160,23 @@ def model_card(run: "Run", record: Mapping[str, Any], license: str | None) -> st
         f"Written by pyro_vae {__version__}.", "",
     ]  # fmt: skip
     return "\n".join(lines)
+
+
+def _columns_and_classes(run: "Run") -> list[str]:
+    """What new data must have: the columns of a table, with their kinds; and what y is called."""
+    table = None if run.data is None else run.data.table
+    lines = []
+    if table is not None:
+        columns = [
+            f"`{column.name}` ({column.kind}"
+            + (f": {', '.join(map(str, column.categories))})" if column.categories else ")")
+            for column in table.columns
+        ]
+        more = f", and {len(columns) - MAX_COLUMNS} more" if len(columns) > MAX_COLUMNS else ""
+        lines += [f"**Columns.** {', '.join(columns[:MAX_COLUMNS])}{more}.", ""]
+    if run.class_names is not None:
+        lines += [f"**Classes.** {', '.join(map(str, run.class_names))}.", ""]
+    return lines
 
 
 def _numbers(run: "Run") -> dict[str, float]:

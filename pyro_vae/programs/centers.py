@@ -14,7 +14,9 @@ from .contexts import fork_rng
 from .sites import Site, base_distribution, is_subsample, mean_of
 
 NUM_DRAWS = 32  # for the mean of a distribution that has it in no closed form
-FIRST_SEED = 2**40  # of common noise: no other draws in evaluations have this seed
+# of common noise: a number that nobody chooses. Of a seed, torch's generator on the CPU takes 32 bits.
+FIRST_SEED = 0x9E3779B9
+SEED_STEP = 0x85EBCA6B  # odd: every seed below 2**32 has noise of its own
 
 
 def center_of(fn: Any) -> torch.Tensor:
@@ -98,11 +100,12 @@ class CommonNoise(Messenger):
 
     Args:
         num_rows: B. Particles that are rows of the plate, too, have noise of their own.
+        seed: of the noise, which does not depend on torch's random stream.
     """
 
-    def __init__(self, num_rows: int) -> None:
+    def __init__(self, num_rows: int, seed: int = 0) -> None:
         super().__init__()
-        self.num_rows, self.seed = num_rows, FIRST_SEED
+        self.num_rows, self.seed = num_rows, (FIRST_SEED + seed * SEED_STEP) % 2**32
 
     def _pyro_sample(self, msg: Site) -> None:
         if msg["done"] or msg["is_observed"] or is_subsample(msg):

@@ -109,15 +109,24 @@ def data_of_schema(schema: Mapping[str, Any], reason: str) -> Data:
     Raises:
         UserError: a damaged schema.
     """
+    return _checked_data(schema, 0, AbsentRows(dict(schema), reason))
+
+
+def example_of_schema(schema: Mapping[str, Any], num_rows: int) -> Data:
+    """`Data` whose rows are zeros: what programs are traced on where the rows are not here."""
+    return _checked_data(schema, num_rows, None)
+
+
+def _checked_data(schema: Mapping[str, Any], num_rows: int, absent: AbsentRows | None) -> Data:
     try:
-        return _data(dict(schema), reason)
+        return _data(dict(schema), num_rows, absent)
     except (AttributeError, LookupError, TypeError, ValueError, RuntimeError, OverflowError) as e:
         raise UserError(f"the schema of the data is damaged: {type(e).__name__}") from e
 
 
-def _data(schema: dict[str, Any], reason: str) -> Data:
+def _data(schema: dict[str, Any], num_rows: int, absent: AbsentRows | None) -> Data:
     arrays = {
-        name: torch.empty(0, *shape, dtype=DTYPES[dtype])
+        name: torch.zeros(num_rows, *shape, dtype=DTYPES[dtype])
         for name, (dtype, shape) in schema["arrays"].items()
     }
     train = Split(arrays.pop("x"), arrays.pop("y", None), arrays.pop("c", None), arrays)
@@ -125,7 +134,7 @@ def _data(schema: dict[str, Any], reason: str) -> Data:
     if not isinstance(condition, Condition | None):
         raise TypeError("no condition")
     if schema["sparse_columns"] is not None:
-        condition = _sparse_rows(schema, condition)
+        condition = _sparse_rows(schema, num_rows, condition)
     likelihood = schema["likelihood"]
     if not isinstance(likelihood, str):
         likelihood = _built(likelihood, FAMILIES)
@@ -142,17 +151,17 @@ def _data(schema: dict[str, Any], reason: str) -> Data:
         c_scaling=_as_tensors(schema["c_scaling"]),
         table=None if schema["table"] is None else _table(**schema["table"]),
         withheld_labels=train.y if schema["withheld_labels"] else None,
-        absent=AbsentRows(schema, reason),
+        absent=absent,
         **{name: schema[name] for name in PLAIN_FIELDS},
     )
 
 
-def _sparse_rows(schema: Mapping[str, Any], condition: Any) -> SparseRows:
+def _sparse_rows(schema: Mapping[str, Any], num_rows: int, condition: Any) -> SparseRows:
     from scipy.sparse import csr_matrix
 
     shape = schema["sparse_covariates"]
-    covariates = None if shape is None else torch.empty(0, *shape)
-    return SparseRows(csr_matrix((0, schema["sparse_columns"])), covariates, condition)
+    covariates = None if shape is None else torch.zeros(num_rows, *shape)
+    return SparseRows(csr_matrix((num_rows, schema["sparse_columns"])), covariates, condition)
 
 
 def _built(described: Any, classes: Mapping[str, Any]) -> Any:
