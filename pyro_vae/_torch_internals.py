@@ -66,6 +66,22 @@ def touch_constant_table() -> None:
     torch.log1p(torch.tensor([-0.0]))
 
 
+@functools.cache
+def keep_freed_memory() -> None:
+    """Free a block of almost 32 MiB, once: glibc then keeps freed blocks of that size for the next ones.
+
+    Until a block of some size was freed, glibc maps every larger one anew and returns it at once, and
+    the kernel fills each page with zeros when it is first written. The largest block that counts has 32
+    MiB; with it glibc keeps at most 64 MiB at the end of its heap. Nothing is written here, so that the
+    block itself takes no memory. Other allocators are not affected.
+
+    The CPU time of 500 importance samples of 200 images falls by a fifth, that of a plain training step
+    by a tenth (`benchmarks/results/freed_memory.json`); `python -m benchmarks.speed.freed_memory` tells
+    whether this is still needed.
+    """
+    torch.empty(2**25 - 2**16, dtype=torch.uint8)
+
+
 def compile_graph(graph: Any, inputs: Sequence[torch.Tensor]) -> Callable:
     """Inductor's code for a graph: `torch.compile` takes Python functions only.
 

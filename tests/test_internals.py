@@ -1,7 +1,12 @@
 """The private names of Pyro and torch that the library uses exist, and do what it expects of them."""
 
 import copy
+import os
+import platform
 import re
+import resource
+import subprocess
+import sys
 from pathlib import Path
 
 import pyro
@@ -266,3 +271,28 @@ def test_a_compiled_graph_is_kept_on_disk_for_the_next_process():
         torch.testing.assert_close(program(X), (X * 1.25).exp().sum())
         hits.append(counters["inductor"]["fxgraph_cache_hit"])
     assert hits[1] == hits[0] + 1
+
+
+@pytest.mark.skipif(platform.libc_ver()[0] != "glibc", reason="another allocator than glibc's")
+def test_memory_that_was_freed_is_used_again():
+    """In a fresh process, the kernel fills no page of a freed tensor with zeros again."""
+    script = """
+import resource, torch
+from pyro_vae import _torch_internals
+_torch_internals.keep_freed_memory()
+torch.set_num_threads(1)
+x = torch.ones(2 * 2**20)  # 8 MiB
+(x + x + x + x).sum()
+before = resource.getrusage(resource.RUSAGE_SELF).ru_minflt
+for _ in range(10):
+    y, z = x + x, x * x
+    (y * z).sum()
+    del y, z
+print(resource.getrusage(resource.RUSAGE_SELF).ru_minflt - before)
+"""
+    environment = {k: v for k, v in os.environ.items() if not k.startswith(("GLIBC", "MALLOC"))}
+    done = subprocess.run(
+        [sys.executable, "-c", script], env=environment, capture_output=True, text=True, check=True
+    )
+    pages_of_one = 8 * 2**20 // resource.getpagesize()
+    assert int(done.stdout) < 3 * pages_of_one  # 30 times as many where each is filled anew

@@ -8,7 +8,7 @@ from pyro.ops.stats import fit_generalized_pareto
 from ..errors import UserError, check_int_at_least
 from ..evaluate.chunked import evaluate_in_chunks
 from ..evaluate.inputs import Array, Batch, PyroProgram, scored_inputs
-from ..evaluate.likelihood import log_weights
+from ..evaluate.likelihood import log_weights, particles_at_once
 
 RELIABLE_K = 0.7  # k-hat above which a bound by importance weights cannot be trusted
 TAIL_SAMPLES = 100  # a fit of the tail of the importance weights needs so many
@@ -56,7 +56,10 @@ def importance_weights(
     def weights(chunk: Batch, capacity: int) -> Batch:
         return {"log_w": torch.cat(list(log_weights(model, guide, chunk, num_samples, capacity)))}
 
-    return evaluate_in_chunks(weights, model, guide, batch, seed=seed, dim=1)["log_w"]
+    num_particles = particles_at_once(model, guide, batch, num_samples)
+    return evaluate_in_chunks(
+        weights, model, guide, batch, seed=seed, num_particles=num_particles, dim=1
+    )["log_w"]
 
 
 def importance_diagnostics(

@@ -16,7 +16,10 @@ from ..programs.sites import base_distribution
 from ..programs.traces import Traces
 from .inputs import Batch, PyroProgram
 
-MEMORY_BUDGET = 256 * 2**20  # bytes that the largest tensors of one chunk may take together
+# Bytes that the largest tensors of one chunk may take together. On a CPU, memory that was freed is used
+# again if a tensor is much smaller than 32 MiB; a GPU is busy with larger ones only.
+MEMORY_BUDGET = 64 * 2**20
+GPU_FACTOR = 4
 ALL_ROWS = 2**60  # rows per chunk for a pair whose batch cannot be divided
 
 
@@ -116,7 +119,8 @@ def rows_per_chunk(
         for parameter in vars(base).values():  # a categorical has more numbers than its value
             if isinstance(parameter, torch.Tensor):
                 floats = max(floats, parameter.numel() / traces.size)
-    return max(1, int(MEMORY_BUDGET / (4 * 8 * max(floats, 512))))
+    budget = MEMORY_BUDGET * (1 if torch.device(device).type == "cpu" else GPU_FACTOR)
+    return max(1, int(budget / (4 * 8 * max(floats, 512))))
 
 
 def trace_few(

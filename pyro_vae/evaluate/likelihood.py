@@ -15,6 +15,9 @@ from .chunked import evaluate_in_chunks, evaluation_mode, trace_few
 from .inputs import Array, Batch, PyroProgram, pair_inputs, scored_inputs
 
 PARTICLES_PER_RUN = 100  # for a pair that cannot be run on some of its rows
+PARTICLES_AT_ONCE = (
+    50  # of few rows rather than few of many: what does not depend on z is computed once
+)
 
 
 def elbo_terms(
@@ -245,8 +248,20 @@ def log_likelihood(
             total = torch.logaddexp(total, log_w.double().logsumexp(0))
         return {"bound": total - math.log(num_samples)}
 
-    bounds = evaluate_in_chunks(bound, model, guide, batch, seed=seed)["bound"]
+    num_particles = particles_at_once(model, guide, batch, num_samples)
+    bounds = evaluate_in_chunks(bound, model, guide, batch, seed=seed, num_particles=num_particles)[
+        "bound"
+    ]
     return bounds.to(batch["x"].dtype)
+
+
+def particles_at_once(
+    model: PyroProgram, guide: PyroProgram, batch: Batch, num_samples: int
+) -> int:
+    """How many of S importance samples of each row one run should have, if so many fit in memory."""
+    if layout_of(model, guide, batch).particles == "loop":
+        return 1  # then a run has one
+    return min(num_samples, PARTICLES_AT_ONCE)
 
 
 def log_weights(

@@ -31,7 +31,7 @@ from .._pyro_internals import (
     prototype_of,
     prune_subsample_sites,
 )
-from .._torch_internals import touch_constant_table
+from .._torch_internals import keep_freed_memory, touch_constant_table
 from ..errors import UserError
 from .calling import as_keyword_program
 from .checks import check_factors, check_log_probs, check_observes, check_sites
@@ -108,6 +108,7 @@ def layout_of(model: Callable, guide: Callable, batch: Mapping[str, Any]) -> Lay
     layout, of_size = known.get(key), (*key, len(batch["x"]))
     if layout is None or (layout.fixed and of_size not in known):
         touch_constant_table()  # training and evaluation both come here before anything else
+        keep_freed_memory()
         device = device_of(model, guide, default=batch["x"].device)
         with (
             isolated_pyro_runtime(),
