@@ -9,6 +9,9 @@ import torch
 
 import pyro_vae as pv
 from pyro_vae.diagnostics.importance import log_mean_error, pareto_k
+from pyro_vae.evaluate import chunked
+from pyro_vae.programs import recorder
+from pyro_vae.programs.choice import has_compiler
 
 N = 200
 
@@ -98,3 +101,42 @@ def test_wrong_uses_raise_one_line():
     gray = pv.models.VAE((3,), 2, "gray-bernoulli")
     with pytest.raises(pv.UserError, match="not a log-likelihood"):
         pv.diagnostics.importance_weights(gray, pv.guides.Guide(gray), torch.rand(2, 3))
+
+
+@pytest.mark.parametrize("backend", ["recorded", "inductor"])
+@pytest.mark.parametrize("name", ["vae", "gmvae", "mine"])
+def test_weights_of_many_samples_are_those_of_the_plain_pair(name, backend, monkeypatch):
+    """A replay to the last bit, compiled code up to rounding; the programs themselves run a few times."""
+    if backend == "inductor" and not has_compiler():
+        pytest.skip("there is no C++ compiler")
+    x, calls = data()[:61, None].expand(61, 3), []
+    torch.manual_seed(0)
+    if name == "mine":
+
+        def pair_model(x):
+            calls.append(len(x))
+            model(x[:, 0])
+
+        def pair_guide(x):
+            guide_of(1.5)(x[:, 0])
+
+        pair = pair_model, pair_guide
+    else:
+        pair = pv.method(name, x.numpy(), hidden=[6], likelihood="normal").build()
+        pair = tuple(p.double() for p in pair)
+        pair[0].register_forward_hook(lambda *_: calls.append(1))
+    monkeypatch.setattr(chunked, "rows_per_chunk", lambda *args: 100)  # two rows, 50 samples
+
+    def numbers(backend):
+        calls.clear()
+        monkeypatch.setattr(recorder, "choose_backend", lambda *args, **options: backend)
+        weights = pv.diagnostics.importance_weights(*pair, x, 130)
+        assert (weights.shape, weights.dtype) == ((130, 61), torch.float64)
+        likelihood = pv.evaluate.log_likelihood(*pair, x, 130)
+        torch.testing.assert_close(weights.logsumexp(0) - math.log(130), likelihood)
+        return len(calls), weights
+
+    (plain, expected), (replayed, actual) = numbers("plain"), numbers(backend)
+    tolerance = 0.0 if backend == "recorded" else 1e-9
+    torch.testing.assert_close(actual, expected, rtol=tolerance, atol=tolerance)
+    assert plain >= 2 * 93 and replayed < plain - 100

@@ -27,9 +27,8 @@ from torch.distributions import constraints
 import pyro_vae as pv
 from pyro_vae import methods
 from pyro_vae.objectives import ELBO, IWAE, RWS, STL, DReG, Renyi
-from pyro_vae.programs import forget_layout
-from pyro_vae.train.steps import compilation
-from pyro_vae.train.steps.choice import Work, choose_backend, measure_work
+from pyro_vae.programs import compilation, forget_layout
+from pyro_vae.programs.choice import Work, choose_backend, measure_work
 from pyro_vae.train.steps.recorded import PlainStep, RecordedStep
 from pyro_vae.train.steps.verification import difference
 

@@ -8,7 +8,7 @@ import torch
 from ..errors import check_int_at_least
 from ..evaluate.chunked import evaluate_in_chunks, evaluation_mode
 from ..evaluate.inputs import Array, Batch, PyroProgram, pair_inputs, scored_inputs
-from ..programs.recorder import WORTH_RECORDING, replayed
+from ..programs.recorder import replayed
 from .joint import Joint
 from .simulate import pair_device, simulate
 
@@ -282,11 +282,13 @@ class _Densities:
     def __init__(self, joint: Joint, u: torch.Tensor, calls: int) -> None:
         self.joint, self.beta = joint, u.new_zeros((), dtype=torch.float64)
         self._log_densities, self._gradient = self._plain_log_densities, self._plain_gradient
-        if calls >= WORTH_RECORDING:
-            v, one = 0.9 * u.flip(0), torch.ones_like(self.beta)
+        v, one = 0.9 * u.flip(0), torch.ones_like(self.beta)
+        examples = [u, 0.3 * one], [v, 0.8 * one]
+        self._gradient = replayed(self._gradient, *examples, device=u.device, calls=calls)
+        if (
+            self._gradient != self._plain_gradient
+        ):  # a density for each step, a fraction of the calls
             self._log_densities = replayed(self._log_densities, [u], [v], device=u.device)
-            examples = [u, 0.3 * one], [v, 0.8 * one]
-            self._gradient = replayed(self._gradient, *examples, device=u.device)
 
     def __call__(self, u: torch.Tensor) -> LogDensities:
         """`(log start, log p(x, u))`, `[S, B]` each."""

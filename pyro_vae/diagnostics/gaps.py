@@ -9,12 +9,12 @@ import torch
 from ..errors import check_int_at_least, check_positive
 from ..evaluate.chunked import evaluate_in_chunks
 from ..evaluate.inputs import Array, Batch, PyroProgram, scored_inputs
-from ..evaluate.likelihood import log_weights
+from ..evaluate.likelihood import LogWeights
 from ..guides.per_datum_optimum import PerDatumOptimum
 from ..programs import trace_pair
 from ..programs.calling import accepts_argument
 from ..programs.contexts import seeded
-from ..programs.recorder import WORTH_RECORDING, replayed
+from ..programs.recorder import replayed
 from .ais import GRADIENT_MEMORY, annealed_weights
 from .bounds import MeanBound, choose_bound, mean_bound
 from .importance import RELIABLE_K, log_mean_error, pareto_k
@@ -193,7 +193,8 @@ def _importance_bound(
     model: PyroProgram, optimum: PerDatumOptimum, num_samples: int, capacity: int
 ) -> Batch:
     """The importance-weighted bound, its standard error and k-hat, `[B]` each."""
-    log_w = torch.cat(list(log_weights(model, optimum, optimum.batch, num_samples, capacity)))
+    weights = LogWeights(model, optimum, optimum.batch, num_samples)
+    log_w = torch.cat(list(weights.parts(optimum.batch, capacity)))
     bound = log_w.logsumexp(0) - math.log(num_samples)
     tail = pareto_k(log_w) if num_samples >= MIN_TAIL else torch.full_like(bound, math.nan)
     return {
@@ -254,8 +255,7 @@ def optimize(
     adam = torch.optim.Adam(offsets, lr=lr)
     best, steps = [offset.detach().clone() for offset in offsets], 0
     gradients: Callable[[], Sequence[torch.Tensor]] = partial(_gradients, model, optimum, offsets)
-    if max_steps >= WORTH_RECORDING:
-        gradients = replayed(gradients, [], [], device=optimum.batch["x"].device)
+    gradients = replayed(gradients, [], [], device=optimum.batch["x"].device, calls=max_steps)
 
     @torch.no_grad()
     def evaluate_bound(at: Sequence[torch.Tensor]) -> torch.Tensor:

@@ -8,7 +8,7 @@ from pyro.ops.stats import fit_generalized_pareto
 from ..errors import UserError, check_int_at_least
 from ..evaluate.chunked import evaluate_in_chunks
 from ..evaluate.inputs import Array, Batch, PyroProgram, scored_inputs
-from ..evaluate.likelihood import log_weights, particles_at_once
+from ..evaluate.likelihood import LogWeights
 
 RELIABLE_K = 0.7  # k-hat above which a bound by importance weights cannot be trusted
 TAIL_SAMPLES = 100  # a fit of the tail of the importance weights needs so many
@@ -53,13 +53,15 @@ def importance_weights(
     check_int_at_least(1, num_samples=num_samples)
     batch = scored_inputs(model, x, others, guide)
 
-    def weights(chunk: Batch, capacity: int) -> Batch:
-        return {"log_w": torch.cat(list(log_weights(model, guide, chunk, num_samples, capacity)))}
+    log_weights = LogWeights(model, guide, batch, num_samples)
 
-    num_particles = particles_at_once(model, guide, batch, num_samples)
+    def weights(chunk: Batch, capacity: int) -> Batch:
+        return {"log_w": torch.cat(list(log_weights.parts(chunk, capacity)))}
+
     return evaluate_in_chunks(
-        weights, model, guide, batch, seed=seed, num_particles=num_particles, dim=1
-    )["log_w"]
+        weights, model, guide, batch,
+        seed=seed, num_particles=log_weights.particles_at_once, dim=1,
+    )["log_w"]  # fmt: skip
 
 
 def importance_diagnostics(

@@ -2,13 +2,15 @@
 
 import functools
 import math
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from functools import partial
 
 import torch
 
 from ..errors import check_int_at_least
 from ..programs import layout_of, trace_pair
 from ..programs.modules import device_of
+from ..programs.recorder import replayed
 from ..programs.sites import is_latent
 from ..programs.traces import Traces
 from .chunked import evaluate_in_chunks, evaluation_mode, trace_few
@@ -242,36 +244,74 @@ def log_likelihood(
     check_int_at_least(1, num_samples=num_samples)
     batch = scored_inputs(model, x, others, guide)
 
+    weights = LogWeights(model, guide, batch, num_samples)
+
     def bound(chunk: Batch, capacity: int) -> Batch:
         total = chunk["x"].new_full((len(chunk["x"]),), -math.inf, dtype=torch.float64)
-        for log_w in log_weights(model, guide, chunk, num_samples, capacity):
+        for log_w in weights.parts(chunk, capacity):
             total = torch.logaddexp(total, log_w.double().logsumexp(0))
         return {"bound": total - math.log(num_samples)}
 
-    num_particles = particles_at_once(model, guide, batch, num_samples)
-    bounds = evaluate_in_chunks(bound, model, guide, batch, seed=seed, num_particles=num_particles)[
-        "bound"
-    ]
+    bounds = evaluate_in_chunks(
+        bound, model, guide, batch, seed=seed, num_particles=weights.particles_at_once
+    )["bound"]
     return bounds.to(batch["x"].dtype)
 
 
-def particles_at_once(
-    model: PyroProgram, guide: PyroProgram, batch: Batch, num_samples: int
-) -> int:
-    """How many of S importance samples of each row one run should have, if so many fit in memory."""
-    if layout_of(model, guide, batch).particles == "loop":
-        return 1  # then a run has one
-    return min(num_samples, PARTICLES_AT_ONCE)
+class LogWeights:
+    """The log importance weights of a batch, chunk by chunk, in parts of some samples.
 
+    Many parts are replayed, and compiled if that pays (see `programs.recorder`): a program that was
+    recorded for one chunk serves all chunks of its size.
 
-def log_weights(
-    model: PyroProgram, guide: PyroProgram, batch: Batch, num_samples: int, capacity: int
-) -> Iterator[torch.Tensor]:
-    """The log importance weights `[S, B]` of a batch, in parts of at most `capacity` samples."""
-    size = len(batch["x"])
-    if not layout_of(model, guide, batch).divisible:
-        capacity = PARTICLES_PER_RUN
-    while num_samples:
-        part = max(1, min(num_samples, capacity))
-        yield trace_pair(model, guide, batch, part).log_weight().expand(part, size)
-        num_samples -= part
+    Args:
+        model, guide: the pair, in evaluation mode while parts are taken.
+        batch: `{name: [N, ...]}`, which the chunks are rows of.
+        num_samples: S, of each row.
+
+    Example:
+        >>> import torch, pyro_vae as pv
+        >>> from pyro_vae.evaluate.likelihood import LogWeights
+        >>> model, batch = pv.models.VAE((6,), latent_dim=2), {"x": torch.ones(4, 6)}
+        >>> weights = LogWeights(model, pv.guides.Guide(model), batch, num_samples=10)
+        >>> [part.shape for part in weights.parts(batch, capacity=8)]
+        [torch.Size([8, 4]), torch.Size([2, 4])]
+    """
+
+    def __init__(
+        self, model: PyroProgram, guide: PyroProgram, batch: Batch, num_samples: int
+    ) -> None:
+        self.model, self.guide, self.num_samples = model, guide, num_samples
+        self.layout, self.rows_left = layout_of(model, guide, batch), len(batch["x"])
+        self.repeated: dict[tuple[int, int], Callable[..., Sequence[torch.Tensor]]] = {}
+
+    @property
+    def particles_at_once(self) -> int:
+        """How many samples of each row one part should have, if so many fit in memory."""
+        is_looped = self.layout.particles == "loop"  # then a run has one
+        return 1 if is_looped else min(self.num_samples, PARTICLES_AT_ONCE)
+
+    def parts(self, chunk: Batch, capacity: int) -> Iterator[torch.Tensor]:
+        """`[S', B]`, of S samples in all, at most `capacity` of them at once."""
+        capacity = max(1, capacity if self.layout.divisible else PARTICLES_PER_RUN)
+        number, rest = divmod(self.num_samples, capacity)
+        draw = partial(self._draw, tuple(chunk))
+        size = len(chunk["x"])
+        if number and (capacity, size) not in self.repeated:
+            values = list(chunk.values())
+            self.repeated[capacity, size] = replayed(
+                partial(draw, capacity), values, [v.flip(0) for v in values],
+                device=chunk["x"].device, calls=number * max(1, self.rows_left // size),
+            )  # fmt: skip
+        self.rows_left -= size
+        for _ in range(number):
+            yield self.repeated[capacity, size](*chunk.values())[0]
+        if rest:
+            yield draw(rest, *chunk.values())[0]
+
+    def _draw(
+        self, names: Sequence[str], num_samples: int, *values: torch.Tensor
+    ) -> list[torch.Tensor]:
+        batch = dict(zip(names, values, strict=True))
+        log_w = trace_pair(self.model, self.guide, batch, num_samples).log_weight()
+        return [log_w.expand(num_samples, len(batch["x"]))]

@@ -13,13 +13,13 @@ from ..data import Data, as_data
 from ..errors import UserError, check_int_at_least
 from ..guides.checks import check_discrete
 from ..objectives import ELBO
+from ..programs.choice import check_compile
 from ..programs.contexts import seeded
 from ..train import Callback, Initialization, checkpoint, choose_device, distributed
 from ..train import fit as train
 from ..train.folder import RunFolder
 from ..train.pool import num_workers
 from ..train.settings import EXTENDABLE, SETTINGS, check_epochs, checked_settings
-from ..train.steps.choice import check_compile
 from . import preparing
 from .building import build, make
 from .effects import check_workers

@@ -3,6 +3,8 @@
 import operator
 import warnings
 from collections.abc import Callable, Iterable, Sequence
+from contextlib import suppress
+from functools import partial
 from typing import Any
 
 import pyro
@@ -14,10 +16,14 @@ from torch.utils.weak import WeakTensorKeyDictionary
 
 from .._pyro_internals import pyro_without_host_sync
 from .._torch_internals import TorchDispatchMode, written_arguments
+from .choice import choose_backend, measure_work
+from .compilation import compiled
 from .contexts import fork_rng, set_seed
 
 MAX_CONSTANT = 1000  # numbers in a constant whose value a program may look at
-WORTH_RECORDING = 50  # calls of a function that repay recording it and comparing the replay
+WORTH_COUNTING = 50  # calls of a function that may repay a recording, and repay a count of its work
+#: Of Inductor's results, which round otherwise: the distance to the function's own, of their length.
+COMPILED_TOLERANCE = {torch.float32: 1e-4, torch.float64: 1e-9}
 
 aten = torch.ops.aten
 #: They read a tensor's memory, without an operation that a recording sees.
@@ -70,6 +76,7 @@ def replayed(
     function: Callable[..., Sequence[torch.Tensor]],
     *examples: Sequence[torch.Tensor],
     device: torch.device,
+    calls: int | None = None,
 ) -> Callable[..., Sequence[torch.Tensor]]:
     """A function that is called many times, as a replay of its operations where they can be recorded.
 
@@ -78,11 +85,26 @@ def replayed(
     or does not agree, it is returned itself. Inputs of other shapes or types go to the function. No
     gradient flows through a replay.
 
+    Of so many calls that it pays (`choose_backend`), a replay on a CPU is compiled. It draws the same
+    noise, and its numbers differ from the function's by rounding.
+
     Args:
         function: of tensors, returns a list or tuple of tensors.
         examples: inputs that it can be called with.
         device: where it computes.
+        calls: how many there will be. Few of a small function are not worth a recording. Default: it
+            is recorded, and not compiled.
     """
+    backend = "recorded" if calls is None else "plain"
+    if calls is not None and calls >= WORTH_COUNTING:
+        try:
+            with fork_rng(device):
+                _, work = measure_work(partial(function, *examples[0]))
+        except Exception:  # the caller's own call will raise it
+            return function
+        backend = choose_backend("auto", calls, work, cuda=device.type == "cuda")
+    if backend == "plain":
+        return function
     try:
         with (
             pyro.validation_enabled(False),
@@ -96,22 +118,44 @@ def replayed(
             graph, reads = record(function, first)
             recorded_for = [(t.shape, t.dtype) for t in first]
 
-            def replay(*inputs: torch.Tensor) -> Sequence[torch.Tensor]:
-                if [(t.shape, t.dtype) for t in inputs] != recorded_for:
-                    return function(*inputs)
-                with torch.no_grad():
-                    return graph(*reads, *(t.contiguous() for t in inputs))
+            def replay_of(program: Callable[..., Any]) -> Callable[..., Sequence[torch.Tensor]]:
+                def replay(*inputs: torch.Tensor) -> Sequence[torch.Tensor]:
+                    if [(t.shape, t.dtype) for t in inputs] != recorded_for:
+                        return function(*inputs)
+                    with torch.no_grad():
+                        return program(*reads, *(t.contiguous() for t in inputs))
 
-            for seed, example in enumerate(examples):
-                results = []
-                for call in (function, replay):
+                return replay
+
+            def results_of(call: Callable[..., Sequence[torch.Tensor]]) -> list[torch.Tensor]:
+                results: list[torch.Tensor] = []
+                for seed, example in enumerate(examples):
                     set_seed(seed)
-                    results.append([t.detach() for t in call(*example)])
-                for expected, actual in zip(*results, strict=True):
-                    torch.testing.assert_close(actual, expected, equal_nan=True)
+                    results += [t.detach() for t in call(*example)]
+                return results
+
+            replay, expected = replay_of(graph), results_of(function)
+            for a, b in zip(results_of(replay), expected, strict=True):
+                torch.testing.assert_close(a, b, equal_nan=True)
+            if backend == "inductor" and device.type == "cpu":
+                with torch.no_grad(), suppress(Exception):  # there is no compiler, or it fails
+                    faster = replay_of(compiled(graph, [*reads, *first]))
+                    if all(map(_close, results_of(faster), expected)):
+                        return faster
     except Exception:  # any kind, from a user's program
         return function
     return replay
+
+
+def _close(actual: torch.Tensor, expected: torch.Tensor) -> bool:
+    """Whether the result of compiled code is that of the function, up to rounding."""
+    if not expected.is_floating_point():
+        return torch.equal(actual, expected)
+    finite = expected.isfinite()
+    if not torch.equal(actual.isfinite(), finite):
+        return False
+    distance = (actual - expected)[finite].norm()
+    return bool(distance <= COMPILED_TOLERANCE.get(expected.dtype, 0.0) * expected[finite].norm())
 
 
 class _Recorder(TorchDispatchMode):

@@ -5,13 +5,13 @@ from collections.abc import Callable
 from typing import Any
 
 from ..evaluate import check_pair
+from ..programs.choice import choose_backend
 from ..programs.interfaces import ModelInterface, interface_of
 from . import distributed, state
 from .arguments import check_json
 from .first_parts import parts_kept_in, remove_parts
 from .initialize import Initialization
 from .loop import Loop
-from .steps.choice import choose_backend
 
 
 def start_run(loop: Loop, initialize: Callable[..., Any] | None, config: dict[str, Any]) -> None:

@@ -9,9 +9,9 @@ from typing import Any
 import pyro
 import torch
 
+from ...programs.compilation import compiled
 from ...programs.contexts import seeded
 from ...programs.recorder import record
-from .compilation import compiled
 from .recorded import Batch, RecordedStep, Recording, RevertWrites
 from .training import Program, TrainingStep, WholeStep
 from .verification import COMPILED_TOLERANCE, INDUCTOR_DIFFERS, StepResult, verify

@@ -35,12 +35,12 @@ from ..._torch_internals import (
 )
 from ...objectives import Objective, as_objective
 from ...programs.calling import as_keyword_program
+from ...programs.compilation import compiled
 from ...programs.contexts import fork_rng, seeded, values_kept
 from ...programs.modules import find_modules
 from ...programs.python_state import PythonState
 from ...programs.recorder import record
 from ...programs.sites import Site
-from .compilation import compiled
 from .verification import COMPILED_TOLERANCE, INDUCTOR_DIFFERS, Batch, StepResult, verify
 
 MAX_RECORDINGS = 16  # of one step: if every batch has another shape, recording does not pay

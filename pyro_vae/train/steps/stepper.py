@@ -13,12 +13,12 @@ from ..._torch_internals import BatchNorm
 from ...errors import UserError
 from ...objectives import Objective
 from ...programs.calling import as_keyword_program
+from ...programs.choice import Work, choose_backend, measure_work
 from ...programs.contexts import fork_rng
 from ...programs.modules import find_modules
 from ...programs.python_state import PythonState
 from .. import distributed
 from ..optimizer import OptimizerFactory, RunOptimizer
-from .choice import Work, choose_backend, measure_work
 from .compiled import DTYPES, CompiledStep
 from .cuda_graph import GraphedStep, can_graph
 from .recorded import Batch, PlainStep, RecordedStep, leaf_parameters

@@ -8,7 +8,7 @@ from typing import Any
 
 import torch
 
-from ..._torch_internals import compile_graph
+from .._torch_internals import compile_graph
 
 MAX_PROGRAMS = 64  # that a process keeps
 

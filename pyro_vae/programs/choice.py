@@ -1,4 +1,4 @@
-"""How a run computes its steps: plainly, recorded, or compiled."""
+"""How what is computed many times is computed: plainly, recorded, or compiled."""
 
 import importlib.util
 import os
@@ -8,8 +8,8 @@ from typing import Any, NamedTuple
 
 import torch
 
-from ..._torch_internals import TorchDispatchMode
-from ...errors import unknown_name_error
+from .._torch_internals import TorchDispatchMode
+from ..errors import unknown_name_error
 
 BACKENDS = ("plain", "recorded", "inductor")
 # What a step saves, fitted to `benchmarks/results/backends.json` (one CPU core), within a factor of two.
@@ -62,7 +62,7 @@ def choose_backend(
         UserError: an unknown name.
 
     Example:
-        >>> from pyro_vae.train.steps.choice import Work, choose_backend
+        >>> from pyro_vae.programs.choice import Work, choose_backend
         >>> [choose_backend("auto", steps, Work(150, 1_000_000)) for steps in (100, 1000, 10_000)]
         ['plain', 'recorded', 'inductor']
     """
@@ -91,7 +91,7 @@ def measure_work(function: Callable[[], Any]) -> tuple[Any, Work]:
 
     Example:
         >>> import torch
-        >>> from pyro_vae.train.steps.choice import measure_work
+        >>> from pyro_vae.programs.choice import measure_work
         >>> measure_work(lambda: (torch.zeros(2, 3) + 1).sum())
         (tensor(6.), Work(operations=3, numbers=13))
     """
