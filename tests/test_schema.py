@@ -224,6 +224,9 @@ def test_what_needs_the_training_data_says_why_they_are_not_here(run, name, reas
         with pytest.raises(pv.UserError, match=f"not here .*{reason}"):
             function()
     assert "rows are not here" in repr(loaded.data)
+    for function in (pv.method, lambda name, data: pv.fit(loaded.model, loaded.guide, data, 1)):
+        with pytest.raises(pv.UserError, match=f"this needs the training data .*{reason}"):
+            function("vae", loaded.data)
 
 
 def test_a_run_without_its_data_is_exported_as_with_them(run, tmp_path):

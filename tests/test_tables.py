@@ -260,6 +260,8 @@ def test_columns_are_dropped_and_their_kinds_set_from_the_command_line(tmp_path,
     assert method.data.mean_of_x() == run.data.mean_of_x()
     assert main(["fit", "--resume", "--out", str(out), "--progress", "false"]) == 0
     assert main(["encode", str(out)]) == main(["impute", str(out)]) == 0  # not the dropped columns
+    lines = (out / "imputed.csv").read_text().splitlines()
+    assert all("." not in cell or len(cell) < 12 for line in lines for cell in line.split(","))
     imputed = pv.data.files.read_csv(out / "imputed.csv", text=columns)
     assert imputed["id"] == columns["id"] and imputed["price"] == columns["price"]
     assert imputed["zip"][:4] == columns["zip"][:4] and imputed["zip"][4] in (
@@ -1201,3 +1203,42 @@ def test_zeros_in_front_of_numbers_are_warned_of_and_kept_in_a_category(tmp_path
         warnings.simplefilter("error")
         data = pv.data.load(str(path), kinds={"zip": "category"})
     assert data.table.columns[0].categories == ("03000", "03001", "03002", "03003")
+
+
+def test_imputed_files_keep_what_the_model_does_not_use_as_it_is_written(tmp_path, capsys):
+    path, heights = tmp_path / "t.csv", [170.25, 181.1, 160.9, 175.3] * 8
+    rows = [f" a ,{h},{('NA', 'x', '-', '')[i % 4]}" for i, h in enumerate(heights)]
+    rows[2] = rows[2].replace("160.9", "")
+    path.write_text("\n".join(["who,height,note", *rows]) + "\n")
+    options = {"drop": ["who", "note"], "hidden": [4], "latent_dim": 1, "epochs": 1}
+    pv.method("vae", str(path), **options).fit(tmp_path / "run", progress=False)
+    assert main(["impute", str(tmp_path / "run")]) == 0
+    written = (tmp_path / "run" / "imputed.csv").read_text().splitlines()
+    drawn = written[3].split(",")[1]
+    assert written[:3] + written[4:] == ["who,height,note", *rows[:2], *rows[3:]]
+    assert written[3] == rows[2].replace(",,", f",{drawn},", 1)
+    assert np.float32(drawn) == pytest.approx(float(drawn), rel=1e-9) and len(drawn) < 12
+
+
+def test_numbers_in_a_csv_file_have_the_digits_of_their_type(tmp_path):
+    values = [0.1, float(np.float32(0.1)), -2.5, 1e300, 12345678.9, float("nan"), 3.0]
+    write_csv(tmp_path / "a.csv", {"x": values, "y": np.array(values), "z": np.float32(values)})
+    lines = [line.split(",") for line in (tmp_path / "a.csv").read_text().splitlines()[1:]]
+    assert [line[0] for line in lines] == ["0.1", "0.1", "-2.5", "1e+300", "12345678.9", "", "3.0"]
+    assert [line[1] for line in lines] == [line[0] for line in lines]
+    assert lines[4][2] == "12345679.0"
+
+
+def test_what_is_no_dict_of_kinds_and_no_list_of_classes_gives_one_line(tmp_path):
+    (tmp_path / "t.csv").write_text("a,b\n1,2\n3,4\n")
+    for kinds in (["a"], "a=real"):
+        for read in (
+            pv.data.load,
+            lambda path, kinds: pv.data.from_frame({"a": [1.5]}, kinds=kinds),
+        ):
+            with pytest.raises(pv.UserError, match="kinds must be a dict of columns, such as"):
+                read(str(tmp_path / "t.csv"), kinds=kinds)
+    write_images(tmp_path / "pets")
+    for names, message in (("cats", "must be a list of subfolders"), (["cats", "cats"], "twice")):
+        with pytest.raises(pv.UserError, match=f"class_names.* {message}"):
+            pv.data.from_images(tmp_path / "pets", class_names=names)

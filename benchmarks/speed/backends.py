@@ -16,8 +16,8 @@ from functools import partial
 import torch
 
 import pyro_vae as pv
-from pyro_vae.programs.runtime import flushed_denormals
 from pyro_vae.programs.choice import Work, measure_work
+from pyro_vae.programs.runtime import flushed_denormals
 
 from .. import harness
 from . import ways

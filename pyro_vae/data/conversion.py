@@ -74,6 +74,8 @@ def as_data(
         dtype: as in `from_arrays`.
     """
     options: dict[str, Any] = {"valid": 0, "test": 0, "missing": missing, "dtype": dtype}
+    if isinstance(data, Data) and data.absent is not None:
+        raise data.absent.error(data.name)
     if isinstance(data, (Data, DataLoader)):
         return data
     if isinstance(data, IterableDataset):

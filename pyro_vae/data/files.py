@@ -14,7 +14,7 @@ import torch
 
 from ..errors import UserError, check_int_at_least
 from .dataset import Data
-from .frames import from_anndata, from_frame
+from .frames import checked_kinds, from_anndata, from_frame
 from .registry import DATASETS, FILES, IMAGES, data_set
 from .splitting import from_arrays
 from .tables import FileColumns, drop_hint, kind_hint, rows_as_lines
@@ -124,7 +124,7 @@ def read_csv(
         path: of the file.
         text: the names of columns that are text, whatever they look like.
         numbers: the names of columns in which text among numbers is refused.
-        used: the names of columns that are used; others are text, whatever they look like. Default: all.
+        used: the names of columns that are used; others are text, as it is written. Default: all.
 
     Raises:
         UserError: no header, two columns of one name, a row of another length, text among `numbers`,
@@ -151,9 +151,12 @@ def read_csv(
         raise UserError(f"{path} has several columns {twice[0]!r}: rename them")
     columns = {}
     for i, name in enumerate(header):
+        if used is not None and name not in used:  # written as they are, if at all
+            columns[name] = [row[i] for row in body]
+            continue
         cells = [row[i].strip() for row in body]
         present = [cell for cell in cells if cell.lower() not in MISSING]
-        if name in text or (used is not None and name not in used):
+        if name in text:
             columns[name] = [None if cell.lower() in MISSING else cell for cell in cells]
             continue
         if name not in numbers or not any(map(_is_number, present)):
@@ -251,7 +254,7 @@ def _integer(cell: str) -> int:
 
 
 def _read_csv(path: Path, **options: Any) -> Data:
-    dropped, kinds = options.get("drop", ()), options.get("kinds", {})
+    dropped, kinds = options.get("drop") or (), checked_kinds(options.get("kinds"))
     categories = [name for name, kind in kinds.items() if kind == "category"]
     columns = read_csv(path, text=[*categories, *dropped])
     if next(iter(columns)) == "" and "" not in dropped:  # pandas writes the index without a name
@@ -379,7 +382,7 @@ def from_images(
     x = torch.from_numpy(arrays)
     x = x.unsqueeze(1) if mode == "L" else x.permute(0, 3, 1, 2)
     subfolders = _class_names(folder, paths)
-    names = subfolders if class_names is None else tuple(class_names)
+    names = subfolders if class_names is None else _checked_classes(class_names)
     y = None if subfolders is None or names is None else _class_numbers(folder, paths, names)
     data = from_arrays(
         x.contiguous(),
@@ -421,6 +424,17 @@ def _class_names(folder: Path, paths: list[Path]) -> tuple[str, ...] | None:
         stray = paths[inside.index(False)]
         raise UserError(f"{folder} has images in subfolders, which are classes, and {stray.name}")
     return tuple(sorted({_subfolder(folder, path) for path in paths}))
+
+
+def _checked_classes(class_names: Sequence[str]) -> tuple[str, ...]:
+    """The classes that a caller names, if each is named once."""
+    if isinstance(class_names, str):
+        raise UserError(f"class_names must be a list of subfolders, not {class_names!r}")
+    names = tuple(class_names)
+    twice = next((name for name in names if names.count(name) > 1), None)
+    if twice is not None:
+        raise UserError(f"class_names has {twice!r} twice")
+    return names
 
 
 def _class_numbers(folder: Path, paths: list[Path], class_names: tuple[str, ...]) -> list[int]:

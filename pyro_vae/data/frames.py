@@ -81,7 +81,7 @@ def from_frame(
     """
     if is_anndata(frame):
         raise UserError("this is an AnnData object: pv.data.from_anndata(adata)")
-    values, kinds = columns_of(frame), dict(kinds or {})
+    values, kinds = columns_of(frame), checked_kinds(kinds)
     dropped = _checked_drop(drop, labels, index, *kinds)
     for column in (labels, index, *kinds, *dropped):
         if column is not None and column not in values:
@@ -122,6 +122,15 @@ def _warn_of_numbers(values: Any, column: ColumnType) -> None:
             f"counts are {kind_hint(name, 'count')}",
             stacklevel=3,
         )
+
+
+def checked_kinds(kinds: Mapping[str, str] | None) -> dict[str, str]:
+    """The kinds of columns that are set; raises unless they are `{column: kind}`."""
+    if not isinstance(kinds, Mapping | None):
+        raise UserError(
+            f"kinds must be a dict of columns, such as {{'zip': 'category'}}, not {kinds!r}"
+        )
+    return dict(kinds or {})
 
 
 def _checked_drop(drop: Collection[str] | None, *used: str | None) -> tuple[str, ...]:

@@ -21,6 +21,7 @@ from ..errors import RowError, UserError, unknown_name_error
 from .arrays import as_floats
 from .sparse import is_counts, is_sparse
 
+FLOAT32_MAX = float(np.finfo(np.float32).max)
 #: Kinds of columns, and the likelihood of each.
 KINDS = {
     "real": "normal",
@@ -515,14 +516,28 @@ def unused_names(columns: Mapping[str, Any], table: Mapping[Any, Any]) -> dict[s
 
 
 def write_csv(path: Path, columns: Mapping[Any, Any]) -> None:
-    """Write `{name: values [N]}` as a CSV file; missing values are empty."""
+    """Write `{name: values [N]}` as a CSV file; missing values are empty.
+
+    A number that float32 holds exactly has the digits that float32 has: 0.1, not 0.10000000149011612.
+    """
     with open(path, "w", encoding="utf-8", newline="") as file:
         writer = csv.writer(file)
         writer.writerow(columns)
         for row in zip(*(list(v) for v in columns.values()), strict=True):
-            writer.writerow(
-                ["" if v is None or (isinstance(v, float) and math.isnan(v)) else v for v in row]
-            )
+            writer.writerow([_as_cell(value) for value in row])
+
+
+def _as_cell(value: Any) -> Any:
+    """A value as a CSV file has it."""
+    if value is None:
+        return ""
+    if not isinstance(value, float | np.floating):
+        return value
+    value = float(value)
+    if math.isnan(value):
+        return ""
+    short = np.float32(value) if abs(value) < FLOAT32_MAX else None
+    return float(str(short)) if short is not None and float(short) == value else value
 
 
 def frame_like(
