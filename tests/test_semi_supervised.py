@@ -795,3 +795,17 @@ def test_a_run_with_all_labels_reports_a_classification():
     assert result["classification"]["num_labels"] == len(data.train)
     assert any("on x" in name for name in errors)
     assert "misclassifies" in str(result) and "agrees with the labels" not in str(result)
+
+
+@pytest.mark.parametrize("name", ["m2", "mixture-vae"])
+def test_scores_of_partly_labeled_data_say_how_many_they_are_of(name):
+    y = torch.arange(300) % 3
+    x = torch.randn(300, 4, generator=torch.Generator().manual_seed(0)) + 3 * y.unsqueeze(-1)
+    y[torch.arange(300) % 2 == 0] = -1
+    data = pv.data.from_arrays(x, y, valid=0, test=100)
+    options = {"hidden": [8], "epochs": 1, "compile": False}
+    options |= {"num_components": 3} if name == "mixture-vae" else {}
+    result = pv.method(name, data, **options).fit(progress=False).evaluate(num_samples=2)
+    count = int((data.test.y >= 0).sum())
+    assert result["labeled"] == count < 100
+    assert f"of the {count} test data that have a label" in " ".join(str(result).split())

@@ -1229,6 +1229,18 @@ def test_numbers_in_a_csv_file_have_the_digits_of_their_type(tmp_path):
     assert lines[4][2] == "12345679.0"
 
 
+def test_a_cvae_of_images_with_classes_says_what_it_conditions_on(tmp_path):
+    write_images(tmp_path / "pets")
+    options = {"hidden": [8], "latent_dim": 2, "epochs": 1}
+    with pytest.warns(Warning, match=r"a quadrant of each image; condition='labels'"):
+        method = pv.method("cvae", str(tmp_path / "pets"), **options)
+        assert method.data.c_shape is not None
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        pv.method("cvae", "digits", **options).data  # noqa: B018
+        pv.method("cvae", str(tmp_path / "pets"), quadrants=1, **options).data  # noqa: B018
+
+
 def test_what_is_no_dict_of_kinds_and_no_list_of_classes_gives_one_line(tmp_path):
     (tmp_path / "t.csv").write_text("a,b\n1,2\n3,4\n")
     for kinds in (["a"], "a=real"):

@@ -84,6 +84,11 @@ def prepare(config: dict[str, Any], data: Data | None, root: Path | str | None) 
     if conditional:
         if condition is None:
             condition, quadrants = default_condition(data)
+            if condition == "quadrants" and data.num_classes and data.name not in DATASETS:
+                advise(
+                    "the covariates are a quadrant of each image; condition='labels' (--condition labels) "
+                    "takes the classes"
+                )
         data = datasets.prepare(data, condition=condition, quadrants=quadrants)
         if condition == "quadrants":
             own = data.dense_condition

@@ -135,6 +135,9 @@ def _active_though_collapsed(result: Mapping, idle: list[str]) -> str:
 def _result(result: Mapping) -> str:
     """The main result, with its baselines."""
     split = result["split"]
+    scored = f"the {split} data"
+    if "labeled" in result:
+        scored = f"the {result['labeled']} {split} data that have a label"
     if "classification" in result:
         classified = result["classification"]
         errors = {n: e[split] for n, e in classified["errors"].items() if split in e}
@@ -144,14 +147,14 @@ def _result(result: Mapping) -> str:
             start = f"With {classified['num_labels']} training labels "
             model = "the model" if name == "this model" else name
             others = _best(errors, name, min)
-            return f"{start}{model} misclassifies {_percent(error)} of the {split} data{others}."
+            return f"{start}{model} misclassifies {_percent(error)} of {scored}{others}."
     fractions = result.get("occupancy", [])
     if "clustering" in result:
         scores = {n: m["accuracy"] for n, m in result["clustering"].items()}
         agreement = _percent(scores["this model"])
         return (
             f"{len(fractions)} components; the clustering agrees with the labels for {agreement} "
-            f"of the {split} data{_best(scores, 'this model', max)}."
+            f"of {scored}{_best(scores, 'this model', max)}."
         )
     start = ""
     if fractions and not _few_data(result):

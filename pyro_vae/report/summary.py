@@ -91,6 +91,8 @@ def summarize(
         classified = classification(model, guide, data, split, name)
         if classified["errors"]:
             result["classification"] = classified
+    if 0 < num_labeled < len(x) and {"clustering", "classification"} & set(result):
+        result["labeled"] = num_labeled
     return result
 
 
@@ -145,6 +147,8 @@ def summarize_batches(
         result["few_labels"] = int(is_labeled.sum())
     else:
         result["clustering"] = {"this model": evaluate.clustering_metrics(y, clusters)}
+    if not bool(is_labeled.all()) and "few_labels" not in result:
+        result["labeled"] = int(is_labeled.sum())
     return result
 
 
