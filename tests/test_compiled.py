@@ -25,9 +25,10 @@ from test_recorded import batch64 as random_batch
 from test_train import _stop_after
 
 from pyro_vae.objectives import ELBO
+from pyro_vae.programs import compilation
 from pyro_vae.programs.recorder import record
 from pyro_vae.train.optimizer import RunOptimizer
-from pyro_vae.train.steps import compilation, compiled, stepper
+from pyro_vae.train.steps import compiled, stepper
 from pyro_vae.train.steps.compiled import CompiledStep, adamw, adamw_factors, clip
 from pyro_vae.train.steps.recorded import PlainStep, RecordedStep, leaf_parameters
 from pyro_vae.train.steps.training import TrainingStep

@@ -149,7 +149,7 @@ def read_csv(
     twice = [name for name in header if header.count(name) > 1]
     if twice:
         raise UserError(f"{path} has several columns {twice[0]!r}: rename them")
-    columns = {}
+    columns: dict[str, list[Any]] = {}
     for i, name in enumerate(header):
         if used is not None and name not in used:  # written as they are, if at all
             columns[name] = [row[i] for row in body]
