@@ -297,6 +297,11 @@ def test_columns_are_dropped_and_their_kinds_set_from_the_command_line(tmp_path,
             "column of the frame 'sise'; did you mean 'size'?",
         ),
         (["--drop", "id", "price", "--kinds", "size=reel"], "kind of column 'reel'; did you mean"),
+        (
+            ["--drop", "id,price"],
+            "drop takes one name for each column: drop=['id', 'price'] (--drop id ",
+        ),
+        (["new.csv"], "'new.csv' belongs to no option: data are named by --data new.csv"),
     ],
 )
 def test_words_that_name_no_columns_give_one_line(words, message, tmp_path, capsys):

@@ -85,6 +85,12 @@ def from_frame(
     dropped = _checked_drop(drop, labels, index, *kinds)
     for column in (labels, index, *kinds, *dropped):
         if column is not None and column not in values:
+            parts = str(column).split(",")
+            if column in dropped and all(part in values for part in parts):
+                raise UserError(
+                    f"drop takes one name for each column: drop={parts} (--drop {' '.join(parts)}), not "
+                    f"{column!r}"
+                )
             raise unknown_name_error("column of the frame", column, values)
     row_names(frame, index)
     others = (labels, index, *dropped)

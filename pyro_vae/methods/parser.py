@@ -77,7 +77,11 @@ class Parser(jsonargparse.ArgumentParser):
         super().__init__(formatter_class=Formatter, **options)
 
     def error(self, message: str, ex: Exception | None = None) -> NoReturn:
-        raise UserError(one_line(str(message if ex is None else ex)))
+        line = one_line(str(message if ex is None else ex))
+        alone = re.fullmatch(r"[Uu]nrecognized arguments: ([^-\s]\S*)", line)
+        if alone and any(action.dest == "data" for action in self._actions):
+            line = f"{alone[1]!r} belongs to no option: data are named by --data {alone[1]}"
+        raise UserError(line)
 
     def format_help(self, formatter: HelpFormatter | None = None) -> str:
         text = plain_math(super().format_help(formatter)).replace("`", "")
