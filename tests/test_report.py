@@ -20,7 +20,7 @@ from pyro_vae.conditionals import MLP
 from pyro_vae.evaluate.latents import COLLAPSE_THRESHOLD
 from pyro_vae.methods.command import reproduction
 from pyro_vae.report import findings, samples, svg
-from pyro_vae.report.column_figures import columns
+from pyro_vae.report.column_figures import columns, profiles
 from pyro_vae.report.context import ReportContext
 from pyro_vae.report.html import best_cells
 from pyro_vae.report.latent_figures import components, latent_space, latent_units
@@ -398,6 +398,82 @@ def table_run():
         "compile": False,
     }
     return pv.method("gmvae", data, **options).fit(progress=False)
+
+
+def test_a_profile_has_the_moments_of_each_components_data(table_run):
+    """Against a loop over rows, in original units; the data of all splits, or of one, or new ones."""
+    frame = {k: v for k, v in mixed_frame().items() if k != "group"}
+    y = table_run.encode(frame)["y"]
+    found = table_run.profile(frame)
+    assert list(found) == [
+        "y", "count", "share", "income", "income_sd", "visits", "visits_sd", "member",
+        "city", "city_share",
+    ]  # fmt: skip
+    for k in range(3):
+        rows = np.flatnonzero(y == k)
+        assert (found["y"][k], found["count"][k]) == (k, len(rows))
+        assert found["share"][k] == pytest.approx(len(rows) / 300)
+        if not len(rows):
+            assert found["income"][k] is found["city"][k] is None
+            continue
+        income = frame["income"][rows]
+        income = income[~np.isnan(income)]
+        assert found["income"][k] == pytest.approx(income.mean(), rel=1e-5)
+        assert found["income_sd"][k] == pytest.approx(income.std(), rel=1e-4)
+        assert found["visits"][k] == pytest.approx(frame["visits"][rows].mean())
+        assert found["member"][k] == pytest.approx(frame["member"][rows].mean())
+        cities = [frame["city"][i] for i in rows if frame["city"][i] is not None]
+        most = max(("Berlin", "Rome"), key=cities.count)
+        assert cities.count(found["city"][k]) == cities.count(most)
+        assert found["city_share"][k] == pytest.approx(cities.count(most) / len(cities))
+    own = table_run.profile()
+    assert list(own) == list(found) and own["count"].tolist() == found["count"].tolist()
+    parts = [table_run.profile(split=split)["count"] for split in ("train", "valid", "test")]
+    assert sum(parts).tolist() == own["count"].tolist()
+
+
+def test_a_profile_needs_components_and_columns():
+    x = torch.rand(60, 3)
+    run = pv.method("vae", x, hidden=[4], latent_dim=1, epochs=1).fit(progress=False)
+    with pytest.raises(pv.UserError, match="this model has none"):
+        run.profile()
+    with pytest.raises(pv.UserError, match="this model has none"):
+        run.profile(x)
+    options = {"hidden": [4], "latent_dim": 1, "epochs": 1, "num_components": 3, "initialize": None}
+    run = pv.method("vade", x, **options).fit(progress=False)
+    found = run.profile(x)
+    assert list(found) == [
+        "y", "count", "share", *(f"x_{i}{end}" for i in range(3) for end in ("", "_sd"))
+    ]  # fmt: skip
+    assert sum(found["count"]) == 60
+    with pytest.raises(pv.UserError, match="leave out x or split"):
+        run.profile(x, split="test")
+    run = pv.method("vade", x.reshape(60, 1, 3, 1), **options).fit(progress=False)
+    with pytest.raises(pv.UserError, match="columns are of vectors"):
+        run.profile()
+    with pytest.raises(pv.UserError, match=r"column 'a' has shape \[2\], the components \[3\]"):
+        pv.evaluate.column_profiles({"a": [1, 2]}, [0, 0, 0], 1)
+
+
+def test_the_report_of_a_table_has_the_profile_of_each_component(table_run, tmp_path):
+    context = context_of(table_run)
+    (section,) = profiles(context)
+    header, counts, *rows = section.table
+    assert header[0] == "component" and counts[0] == "data"
+    split = context.result["split"]
+    found = table_run.profile(split=split)
+    shown = [int(k) for k in header[1:]]
+    assert [int(n) for n in counts[1:]] == [found["count"][k] for k in shown]
+    assert [row[0] for row in rows] == ["income", "visits", "member", "city"]
+    for j, k in enumerate(shown, 1):
+        mean, sd = (float(part) for part in rows[0][j].split(" ± "))
+        assert mean == pytest.approx(found["income"][k], abs=1)
+        assert sd == pytest.approx(found["income_sd"][k], abs=1)
+        assert rows[2][j] == f"{100 * found['member'][k]:.0f} %"
+        assert rows[3][j] == f"{found['city'][k]} ({100 * found['city_share'][k]:.0f} %)"
+    table_run.report(tmp_path / "report.html", num_samples=3)
+    page = (tmp_path / "report.html").read_text()
+    assert "<h2>Profiles</h2>" in page and html.escape(rows[0][1]) in page
 
 
 def test_each_column_of_a_table_is_shown_in_the_data_and_in_draws(table_run):

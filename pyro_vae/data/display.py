@@ -5,9 +5,10 @@ from collections.abc import Sequence
 from numbers import Integral
 from typing import Any, NamedTuple
 
+import numpy as np
 import torch
 
-from ..errors import unknown_name_error
+from ..errors import UserError, unknown_name_error
 from .arrays import column_moments
 from .conditions import Condition
 from .dataset import Data
@@ -67,6 +68,31 @@ class ShownColumns(NamedTuple):
     names: list[str] | None  #: `[D]`, those of the frame
     mean: torch.Tensor | None  #: `[D]` in the training split; None: the columns have one scale
     sd: torch.Tensor | None  #: `[D]`; 1 of a constant column
+
+
+def named_columns(data: Data, x: torch.Tensor) -> dict[Any, np.ndarray]:
+    """`{column: values [N]}` in original units: the columns of the frame, else `x_0`, `x_1`, ...
+
+    Args:
+        data: that a pair was trained on.
+        x: `[N, D]`, as the pair takes it.
+
+    Raises:
+        UserError: x is no vector.
+
+    Example:
+        >>> import pyro_vae as pv
+        >>> from pyro_vae.data.display import named_columns
+        >>> data = pv.data.from_frame({"height": [1.5, 2.5], "sex": ["m", "f"]}, valid=0, test=0)
+        >>> {name: values.tolist() for name, values in named_columns(data, data.train.x).items()}
+        {'height': [1.5, 2.5], 'sex': ['m', 'f']}
+    """
+    original = data.unstandardize(x)
+    if original.dim() != 2:
+        raise UserError(f"x has shape {list(x.shape)}: columns are of vectors, [N, D]")
+    if data.table is not None:
+        return data.table.decode(original)
+    return {f"x_{i}": column.cpu().numpy() for i, column in enumerate(original.unbind(1))}
 
 
 def shown_columns(data: Data) -> ShownColumns:

@@ -23,11 +23,13 @@ from .latents import (
     sample_posterior,
 )
 from .likelihood import elbo, elbo_terms, log_likelihood
+from .profiles import ColumnProfile, column_profiles
 from .streaming import MeanEstimate, mean_over_batches
 from .two_sample import frechet_distance, mmd_two_sample_test
 from .units import unit_activity, unit_kl
 
 __all__ = [
+    "ColumnProfile",
     "MeanEstimate",
     "active_unit_features",
     "active_units",
@@ -38,6 +40,7 @@ __all__ = [
     "clustering_agreements",
     "clustering_baselines",
     "clustering_metrics",
+    "column_profiles",
     "consensus_clustering",
     "dead_components",
     "decoder_mixture",

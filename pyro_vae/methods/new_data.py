@@ -17,6 +17,7 @@ from ..data import DATASETS, Data, Split, as_data
 from ..data.arrays import as_labels, as_tensor
 from ..data.conversion import from_dataset
 from ..data.dataset import conditioned, draw_binary
+from ..data.display import named_columns
 from ..data.files import file_names, read_source
 from ..data.minibatches import LoaderBatches, row_slices
 from ..data.sparse import SPARSE_ROWS
@@ -358,6 +359,41 @@ def encodings(new: NewData) -> Tensors:
     return new.apply(of)
 
 
+def profile(new: NewData) -> Any:
+    """The components of new data, a row each; see `Run.profile`."""
+    codes = encodings(new)
+    if "y" not in codes:
+        raise UserError("a profile is of components, and this model has none whose y is not given")
+    x = torch.cat([inputs["x"] for inputs in new.inputs()])
+    return profile_frame(new.data, x, codes["y"], new.class_names)
+
+
+def profile_frame(
+    data: Data, x: torch.Tensor, probabilities: torch.Tensor, class_names: Sequence[Any] | None
+) -> Any:
+    """A frame with a row for each component: its size, and the columns of its data.
+
+    Args:
+        data: that the pair was trained on.
+        x: `[N, D]`, as the pair takes it.
+        probabilities: `[N, K]` of the components.
+        class_names: of the values of y. Default: their numbers.
+    """
+    size, components = probabilities.shape[-1], probabilities.argmax(-1).cpu().numpy()
+    columns: dict[Any, Any] = {}
+    for each in evaluate.column_profiles(named_columns(data, x), components, size):
+        columns[each.name] = each.centers
+        if each.kind != "fraction":
+            columns[f"{each.name}_{'sd' if each.kind == 'number' else 'share'}"] = each.spreads
+    counts = np.bincount(components, minlength=size)
+    names = np.arange(size) if class_names is None else _as_values(class_names)
+    front = {"y": names, "count": counts, "share": counts / max(1, len(components))}
+    table = data.table
+    return frame_like(
+        None if table is None else table.library, {**unused_names(front, columns), **columns}
+    )
+
+
 def code_columns(codes: Tensors, class_names: Sequence[Any] | None = None) -> dict[str, Any]:
     """`{column: values [N]}`: `z_0, z_1, ...`; of y its most probable value, and the probability.
 
@@ -502,7 +538,8 @@ def write_codes(run: Any, source: Path | None, path: Path) -> Path:
     columns = code_columns(encodings(new), new.class_names)
     name, rows = _named_rows(run, new, source)
     size = len(next(iter(columns.values())))
-    write_csv(path, {name: range(size) if rows is None else rows, **columns})
+    front = unused_names({name: range(size) if rows is None else rows}, columns)
+    write_csv(path, {**front, **columns})
     return path
 
 

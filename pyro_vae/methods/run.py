@@ -13,7 +13,7 @@ from typing import Any
 
 import torch
 
-from .. import generate, train
+from .. import evaluate, generate, train
 from ..data import DATASETS, Data, Labels, as_data
 from ..data import load as load_data
 from ..data.arrays import as_tensor
@@ -22,7 +22,7 @@ from ..data.display import joined
 from ..data.tables import frame_like
 from ..errors import UserError, file_to_write, folder_to_write
 from ..evaluate.inputs import split_inputs
-from ..programs.calling import first_argument
+from ..programs.calling import accepts_argument, first_argument
 from ..programs.contexts import seeded
 from ..programs.inspection import ignores_missing, sites_of
 from ..train import checkpoint, choose_device, distributed
@@ -269,6 +269,39 @@ class Run(train.Run):
             component, or the name of the class; see `class_names`) with `y_probability`.
         """
         return new_data.encode(self._new(x, **others))
+
+    def profile(self, x: Any = None, split: str | None = None, **others: Any) -> Any:
+        """What the data of each component are like: how many, and each column in original units.
+
+        Each data point counts for its most probable component.
+
+        Args:
+            x, others: new data, as in `encode`. Default: those of the run.
+            split: train, valid or test. Default: all data of the run.
+
+        Returns:
+            A frame, or for data from arrays a dict, with a row for each component: `y` (its number, or
+            the name of the class), `count`, `share`, and for each column of the data its mean and, as
+            `NAME_sd`, its standard deviation; of true and false the fraction of true; of a category
+            the most frequent value and, as `NAME_share`, its fraction. Missing values do not count.
+
+        Raises:
+            UserError: a model without components; data that are no table and no vectors.
+        """
+        if x is not None:
+            if split is not None:
+                raise UserError("split names a part of the run's own data: leave out x or split")
+            return new_data.profile(self._new(x, **others))
+        data = self._data()
+        parts = tuple(data.splits()) if split is None else (split,)
+        rows = [split_inputs(self.model, self.guide, data, part) for part in parts]
+        if not accepts_argument(self.model, "y") or "y" in rows[0]:
+            raise UserError(
+                "a profile is of components, and this model has none whose y is not given"
+            )
+        y = [evaluate.responsibilities(self.model, self.guide, **inputs) for inputs in rows]
+        x = torch.cat([inputs["x"] for inputs in rows])
+        return new_data.profile_frame(data, x, torch.cat(y), self.class_names)
 
     def reconstruct(self, x: Any, **others: Any) -> Any:
         """The means of p(x | z) at the posterior means of z, in original units.

@@ -1,5 +1,6 @@
 """The section of a report about the columns of a table: each in the data and in draws of the model."""
 
+import math
 from typing import NamedTuple
 
 import torch
@@ -9,6 +10,8 @@ from matplotlib.patches import Patch
 from .. import plots
 from ..conditionals import Columns, Conditional, Family, LibrarySize, OneHotLikelihood
 from ..conditionals.missing import without_missing
+from ..data.display import named_columns
+from ..evaluate import ColumnProfile, column_profiles
 from ..generate import sample
 from ..programs.inspection import covariates_of
 from ..programs.interfaces import conditional_of
@@ -16,7 +19,7 @@ from .context import ReportContext
 from .html import Section
 from .samples import WIDTH
 
-MOST_COLUMNS = 24
+MOST_COLUMNS, MOST_COMPONENTS = 24, 12
 MOST_DATA = 2000
 ROW_HEIGHT = 1.2  # inches
 
@@ -94,6 +97,51 @@ def columns(context: ReportContext) -> list[Section]:
     if len(shown) < len(all_columns):
         caption += f" The first {len(shown)} of {len(all_columns)} columns."
     return [Section("Columns", figure, caption)]
+
+
+def profiles(context: ReportContext) -> list[Section]:
+    """The columns of a table, component by component: a row for each column."""
+    clusters, data = context.clusters, context.data
+    if clusters is None or len(context.x.shape) != 2 or data.table is None:
+        return []
+    size = context.responsibilities.shape[-1]  # type: ignore[union-attr]
+    counts = torch.bincount(clusters, minlength=size)
+    shown = [int(k) for k in context.order if counts[int(k)] > 0][:MOST_COMPONENTS]
+    kinds = {column.name: column.kind for column in data.table.columns}
+    found = column_profiles(named_columns(data, context.x), clusters.cpu().numpy(), size)
+    names = context.label_names if context.has_some_labels else None
+    header = [context.group, *(str(k) if names is None else names[k] for k in shown)]
+    rows = [["data", *(f"{int(counts[k])}" for k in shown)]]
+    for column in found[:MOST_COLUMNS]:
+        is_fraction = kinds[column.name] in ("boolean", "binary")
+        cells = [_profile_cell(column, k, is_fraction) for k in shown]
+        rows.append([str(column.name), *cells])
+    caption = (
+        f"The {context.result['split']} data of each {context.group}, each data point in its most "
+        "probable one, in original units: mean ± standard deviation; of true and false, or 1 and 0, the "
+        "share that is true; of a category the most frequent value and its share. Missing values do not "
+        "count."
+    )
+    in_use = int((counts > 0).sum())
+    if len(shown) < in_use:
+        caption += f" The first {len(shown)} of {in_use} in use."
+    if len(found) > MOST_COLUMNS:
+        caption += f" The first {MOST_COLUMNS} of {len(found)} columns."
+    return [Section("Profiles", None, caption, [header, *rows])]
+
+
+def _profile_cell(column: ColumnProfile, k: int, is_fraction: bool) -> str:
+    center, spread = column.centers[k], column.spreads[k]
+    if center is None or spread is None:
+        return "–"
+    if is_fraction:
+        return f"{100 * center:.0f} %"
+    if column.kind == "category":
+        return f"{center} ({100 * spread:.0f} %)"
+    if not 1e-5 < spread < 1e7:
+        return f"{center:.4g} ± {spread:.2g}"
+    decimals = max(0, 1 - math.floor(math.log10(spread)))
+    return f"{center:.{decimals}f} ± {spread:.{decimals}f}"
 
 
 def _columns_of(context: ReportContext, num: int) -> list[ShownColumn]:

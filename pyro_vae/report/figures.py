@@ -5,7 +5,7 @@ from itertools import chain
 
 from .. import plots
 from ..data import Data
-from .column_figures import columns
+from .column_figures import columns, profiles
 from .context import ReportContext
 from .html import Section
 from .latent_figures import classes, components, latent_space, latent_units, prior
@@ -23,6 +23,7 @@ SECTIONS = (
     new_samples,
     conditional_samples,
     columns,
+    profiles,
     paths,
 )
 

@@ -39,6 +39,7 @@ figure { margin: 1rem 0; overflow-x: auto; } figure svg { max-width: 100%; }
 figcaption, .small { font-size: .9rem; max-width: 34rem; }
 .figures { display: grid; grid-template-columns: repeat(auto-fit, minmax(min(100%, 29rem), 1fr));
            gap: 1rem 2rem; }
+.wide { grid-column: 1 / -1; min-width: 0; } .wide td, .wide th { white-space: nowrap; }
 .command { white-space: pre-wrap; overflow-wrap: anywhere; }
 @media (max-width: 40rem) { td, th { padding-right: .5rem; font-size: .92rem; } }
 details { margin-top: 2rem; }
@@ -48,11 +49,12 @@ pre { font-size: .85rem; overflow-x: auto; background: var(--box); padding: .6re
 
 
 class Section(NamedTuple):
-    """A figure of the report, or a note in its place; those with the same heading stand together."""
+    """A figure or a table of the report, or a note; those with the same heading stand together."""
 
     heading: str
     figure: Figure | None
     caption: str
+    table: Sequence[Sequence[str]] | None = None  #: the header, and rows
 
 
 def write(
@@ -143,6 +145,11 @@ def _figures(sections: Iterable[Section]) -> list[str]:
         body.append(f'<h2>{html.escape(heading)}</h2><div class="figures">')
         for section in group:
             caption = html.escape(section.caption)
+            if section.table is not None:
+                header, *rows = section.table
+                table = _table(header, rows, 0)
+                body.append(f'<div class="wide">{table}<p class="small">{caption}</p></div>')
+                continue
             if section.figure is None:
                 body.append(f"<p>{caption}</p>")
                 continue

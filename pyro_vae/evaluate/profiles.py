@@ -1,0 +1,78 @@
+"""What the data of each component are like: how many they are, and their columns."""
+
+from collections import Counter
+from collections.abc import Mapping
+from typing import Any, NamedTuple
+
+import numpy as np
+
+from ..errors import UserError, check_int_at_least
+
+KINDS = {"f": "number", "i": "number", "u": "number", "b": "fraction"}  # by numpy's kind
+
+
+class ColumnProfile(NamedTuple):
+    """One column of a table, among the data of each component.
+
+    A number has its mean and standard deviation; true and false have the fraction of true; a category
+    has its most frequent value and that value's fraction. Missing values do not count. Where a
+    component has no value, center and spread are None.
+    """
+
+    name: Any  #: of the column
+    kind: str  #: number, fraction or category
+    centers: list[Any]  #: `[K]` means, fractions, or most frequent values
+    spreads: list[
+        float | None
+    ]  #: `[K]` standard deviations, or fractions of the most frequent values
+
+
+def column_profiles(
+    columns: Mapping[Any, Any], components: Any, num_components: int
+) -> list[ColumnProfile]:
+    """The columns of a table, component by component.
+
+    Args:
+        columns: `{name: values [N]}` in original units; None or NaN is a missing value.
+        components: `[N]`, the component of each row, 0 to K - 1.
+        num_components: K.
+
+    Raises:
+        UserError: columns and components of different lengths.
+
+    Example:
+        >>> import pyro_vae as pv
+        >>> columns = {"height": [1.6, 1.7, 1.9], "eyes": ["blue", "brown", "blue"]}
+        >>> for profile in pv.evaluate.column_profiles(columns, [0, 0, 1], num_components=2):
+        ...     print(profile.name, profile.centers, profile.spreads)
+        height [1.65, 1.9] [0.05, 0.0]
+        eyes ['blue', 'blue'] [0.5, 1.0]
+    """
+    check_int_at_least(1, num_components=num_components)
+    assigned = np.asarray(components)
+    profiles = []
+    for name, values in columns.items():
+        array = np.asarray(values)
+        if array.shape != assigned.shape or array.ndim != 1:
+            raise UserError(
+                f"column {name!r} has shape {list(array.shape)}, the components {list(assigned.shape)}"
+            )
+        kind = KINDS.get(array.dtype.kind, "category")
+        missing = [v is None or v != v for v in array.tolist()]
+        present = ~np.array(missing, dtype=bool)
+        groups = [array[present & (assigned == k)] for k in range(num_components)]
+        found = [_of_group(group, kind) for group in groups]
+        profiles.append(
+            ColumnProfile(name, kind, *(list(part) for part in zip(*found, strict=True)))
+        )
+    return profiles
+
+
+def _of_group(values: np.ndarray, kind: str) -> tuple[Any, float | None]:
+    if not len(values):
+        return None, None
+    if kind == "category":
+        name, count = Counter(values.tolist()).most_common(1)[0]
+        return name, count / len(values)
+    numbers = values.astype(np.float64)
+    return float(numbers.mean()), float(numbers.std())
