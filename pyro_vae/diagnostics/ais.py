@@ -285,9 +285,8 @@ class _Densities:
         v, one = 0.9 * u.flip(0), torch.ones_like(self.beta)
         examples = [u, 0.3 * one], [v, 0.8 * one]
         self._gradient = replayed(self._gradient, *examples, device=u.device, calls=calls)
-        if (
-            self._gradient != self._plain_gradient
-        ):  # a density for each step, a fraction of the calls
+        is_replayed = self._gradient != self._plain_gradient
+        if is_replayed:  # then so are the densities, one for each step
             self._log_densities = replayed(self._log_densities, [u], [v], device=u.device)
 
     def __call__(self, u: torch.Tensor) -> LogDensities:

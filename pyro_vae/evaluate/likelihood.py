@@ -17,9 +17,8 @@ from .chunked import evaluate_in_chunks, evaluation_mode, trace_few
 from .inputs import Array, Batch, PyroProgram, pair_inputs, scored_inputs
 
 PARTICLES_PER_RUN = 100  # for a pair that cannot be run on some of its rows
-PARTICLES_AT_ONCE = (
-    50  # of few rows rather than few of many: what does not depend on z is computed once
-)
+# Of few rows rather than few of many rows: what does not depend on z is then computed once for all.
+PARTICLES_AT_ONCE = 50
 
 
 def elbo_terms(

@@ -22,9 +22,7 @@ class ColumnProfile(NamedTuple):
     name: Any  #: of the column
     kind: str  #: number, fraction or category
     centers: list[Any]  #: `[K]` means, fractions, or most frequent values
-    spreads: list[
-        float | None
-    ]  #: `[K]` standard deviations, or fractions of the most frequent values
+    spreads: list[float | None]  #: `[K]` standard deviations, or fractions of the data
 
 
 def column_profiles(
