@@ -1,6 +1,7 @@
 """Surgery, calibration, NUTS and grids, where the answer is known."""
 
 import math
+import warnings
 from functools import partial
 
 import pyro
@@ -540,3 +541,42 @@ def test_a_plate_with_its_own_size_is_simulated_and_evaluated_at_that_size_alone
         ):
             with pytest.raises(pv.UserError, match=f"12 rows, the batch {num_data}|fails on x"):
                 evaluate(model, guide, rows)
+
+
+def heavy_tail(x=None, size=None):
+    """a does not touch x: its posterior is Cauchy."""
+    with pyro.plate("data", size if x is None else len(x)):
+        a = pyro.sample("a", dist.Cauchy(0.0, 1.0))
+        b = pyro.sample("b", dist.Normal(0.0, 1.0))
+        return pyro.sample(
+            "x", dist.Normal(torch.stack([b + 0 * a, b], -1), 1.0).to_event(1), obs=x
+        )
+
+
+def ridge_of(noise):
+    """x[0] = z1 + z2 + noise, x[1] = 0.3 z1 + N(0, 1); and the covariance of x."""
+    weights, scale = torch.tensor([[1.0, 1.0], [0.3, 0.0]]).double(), torch.tensor([noise, 1.0])
+
+    def ridge(x=None, size=None):
+        with pyro.plate("data", size if x is None else len(x)):
+            z = pyro.sample("z", dist.Normal(torch.zeros(2).double(), 1.0).to_event(1))
+            return pyro.sample("x", dist.Normal(z @ weights.T, scale).to_event(1), obs=x)
+
+    return ridge, weights @ weights.T + torch.diag(scale.double() ** 2)
+
+
+@pytest.mark.parametrize("noise", [0.3, 0.1, 0.01, 0.003])
+def test_a_grid_says_where_it_does_not_resolve_a_density(noise):
+    model, covariance = ridge_of(noise)
+    x = torch.tensor([[0.3, 1.0], [-1.0, 0.5]]).double()
+    exact = dist.MultivariateNormal(torch.zeros(2).double(), covariance).log_prob(x)
+    with warnings.catch_warnings(record=True) as caught:
+        warnings.simplefilter("always")
+        error = (pv.diagnostics.posterior_grid(model, x).log_likelihood - exact).abs().max()
+    said = any("too coarse" in str(w.message) for w in caught)
+    assert said == (noise < 0.05) and (said or error < 0.01)
+
+
+def test_a_grid_of_a_heavy_tail_is_warned_of():
+    with pytest.warns(UserWarning, match="a grid of 100 x 100 points is too coarse for 2 of 2"):
+        pv.diagnostics.posterior_grid(heavy_tail, torch.tensor([[0.3, 1.0], [-1.0, 0.5]]))

@@ -426,3 +426,28 @@ def _flow(x):
         base = dist.Normal(x.new_zeros(LATENT), 1.0).to_event(1)
         flow = dist.transforms.AffineTransform(x.new_ones(LATENT), 2.0, event_dim=1)
         pyro.sample("z", dist.TransformedDistribution(base, [flow]))
+
+
+def test_a_known_likelihood_is_an_array_with_a_number_for_each_data_point():
+    def model(x):
+        with pyro.plate("data", len(x)):
+            z = pyro.sample("z", dist.Normal(x.new_zeros(len(x)), 1.0))
+            pyro.sample("x", dist.Normal(z, 1.0), obs=x)
+
+    def guide(x):
+        with pyro.plate("data", len(x)):
+            pyro.sample("z", dist.Normal(0.4 * x, 0.9))
+
+    x = torch.tensor([0.3, -1.0]).double()
+    exact = torch.distributions.Normal(0.0, math.sqrt(2.0)).log_prob(x)
+    options = {"num_samples": 20, "max_steps": 2}
+
+    def found(value):
+        result = pv.diagnostics.inference_gaps(model, guide, x, log_likelihood=value, **options)
+        return result["log_likelihood"]
+
+    for value in (exact, exact.numpy(), exact.tolist()):
+        torch.testing.assert_close(found(value), exact)
+    for wrong in (exact[:1], exact[0], torch.zeros(3)):
+        with pytest.raises(pv.UserError, match="a number for each of the 2 data points"):
+            found(wrong)

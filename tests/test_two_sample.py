@@ -112,3 +112,12 @@ def test_data_that_cannot_be_compared_raise():
             function(x, x / 0)
     with pytest.raises(pv.UserError, match="pass bandwidth="):
         mmd_two_sample_test(torch.zeros(9, 2), torch.zeros(9, 2))
+
+
+@pytest.mark.parametrize("shift", [1e7, 1e8, 1e9])
+def test_mmd_far_from_zero_is_that_at_zero(shift):
+    generator = torch.Generator().manual_seed(0)
+    a, b = (torch.randn(200, 3, generator=generator, dtype=torch.float64) + m for m in (0.0, 0.3))
+    expected, actual = (mmd_two_sample_test(a + s, b + s) for s in (0.0, shift))
+    for key in ("mmd2", "bandwidth"):
+        assert actual[key] == pytest.approx(expected[key], rel=1e-5)

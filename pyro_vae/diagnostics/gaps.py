@@ -6,7 +6,8 @@ from functools import partial
 
 import torch
 
-from ..errors import check_int_at_least, check_positive
+from ..data.arrays import as_floats
+from ..errors import UserError, check_int_at_least, check_positive
 from ..evaluate.chunked import evaluate_in_chunks
 from ..evaluate.inputs import Array, Batch, PyroProgram, scored_inputs
 from ..evaluate.likelihood import LogWeights
@@ -110,6 +111,13 @@ def inference_gaps(
     )
     check_positive(lr=lr, tolerance=tolerance)
     batch = scored_inputs(model, x, others, guide)
+    if log_likelihood is not None:
+        log_likelihood = as_floats(log_likelihood, "log_likelihood").to(batch["x"].device)
+        if log_likelihood.shape != (len(batch["x"]),):
+            raise UserError(
+                f"log_likelihood must have a number for each of the {len(batch['x'])} data points, not "
+                f"shape {list(log_likelihood.shape)}"
+            )
     with_annealing = log_likelihood is None and annealing is not False
     noise_seeds: list[int] = []
     size, done = len(batch["x"]), 0

@@ -1,6 +1,7 @@
 """The true posterior and the evidence of a model with two latent numbers, on a grid."""
 
 import math
+import warnings
 from typing import NamedTuple
 
 import torch
@@ -15,6 +16,7 @@ LOG_DENSITY_CUTOFF = 12.0  # nats below the largest value; densities below it ar
 MAX_ROUNDS = 12  # of the search for the window
 MIN_ROUNDS = 3
 GUIDE_MARGIN = 0.35  # of the range of the guide's draws, to each side
+RESOLVED = 0.3  # nats: changes of log p(x) without every other point, of which the grid itself has hardly any
 
 
 class PosteriorGrid(NamedTuple):
@@ -39,7 +41,8 @@ def posterior_grid(
     The window of each data point is fitted to the points within 12 nats of the largest density,
     and to draws of the guide, with a margin. Discrete latents are summed exactly; constrained latents
     are mapped to the reals. If the window contains the posterior, `log_likelihood` is exact up to
-    quadrature error, which is small for smooth densities.
+    quadrature error. That is small where the points resolve the density; a warning says where they do
+    not, as in a heavy tail or a narrow ridge.
 
     Args:
         model: the generative program.
@@ -67,27 +70,46 @@ def posterior_grid(
     device = device_of(model, guide, default=batch["x"].device)
 
     def grid(chunk: Batch, capacity: int) -> Batch:
-        fields = _grid(Joint(model, chunk, guide), num, max(1, capacity))
-        return {name: value for name, value in fields._asdict().items() if value is not None}
+        fields, change = _grid(Joint(model, chunk, guide), num, max(1, capacity))
+        known = {name: value for name, value in fields._asdict().items() if value is not None}
+        return {**known, "change": change}
 
     with evaluation_mode(model, guide, seed=seed, device=device):
         first = Joint(model, {k: v[:1].to(device) for k, v in batch.items()})
         if first.size != 2:
             raise UserError(f"a grid is of two latent numbers, this model has {first.size}")
         fields = evaluate_in_chunks(grid, model, guide, batch, seed=None, num_particles=num)
+    coarse = int((fields.pop("change") > RESOLVED).sum())
+    if coarse:
+        warnings.warn(
+            f"a grid of {num} x {num} points is too coarse for {coarse} of {len(batch['x'])} data points: "
+            "their density has a heavy tail or a narrow ridge, and log p(x) and the posterior are wrong; "
+            "num= sets more points",
+            stacklevel=2,
+        )
     return PosteriorGrid(
         fields["axes"], fields["log_likelihood"], fields["posterior"], fields.get("guide")
     )
 
 
-def _grid(joint: Joint, num: int, num_points: int) -> PosteriorGrid:
-    """The grid of one chunk, `num_points` points at a time."""
+def _grid(joint: Joint, num: int, num_points: int) -> tuple[PosteriorGrid, torch.Tensor]:
+    """The grid of one chunk, `num_points` points at a time; and how much it may be wrong.
+
+    That is how much log p(x) changes, `[B]`, if every other point is left out: the largest change of the
+    four grids that remain. A smooth density that the grid resolves has hardly any.
+    """
     low, high = _window(joint, num, num_points)
     axes, log_p, log_q = _evaluate(joint, low, high, num, num_points)
     log_cell = ((high - low) / (num - 1)).log().sum(-1)
     evidence = log_p.logsumexp((1, 2)) + log_cell
     posterior = (log_p - evidence[:, None, None]).exp()
-    return PosteriorGrid(axes, evidence, posterior, None if joint.guide is None else log_q.exp())
+    changes = [
+        (log_p[:, i::2, j::2].logsumexp((1, 2)) + math.log(4) + log_cell - evidence).abs()
+        for i in range(2)
+        for j in range(2)
+    ]
+    grid = PosteriorGrid(axes, evidence, posterior, None if joint.guide is None else log_q.exp())
+    return grid, torch.stack(changes).amax(0)
 
 
 def _window(joint: Joint, num: int, num_points: int) -> tuple[torch.Tensor, torch.Tensor]:

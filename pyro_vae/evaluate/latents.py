@@ -237,7 +237,8 @@ def responsibilities(
 
     If the guide has the latent, they are q(y | x). If the model enumerates it, they are the exact
     p(y | x, z), averaged over `num_samples` draws of z from the guide. All rows have the same noise
-    in these draws: the answer for a row does not depend on the rows beside it.
+    in these draws: the answer for a row does not depend on the rows beside it. The quantiles of the
+    noise are spread evenly over the draws (a Latin hypercube).
 
     Args:
         model: the generative program.
@@ -265,7 +266,7 @@ def responsibilities(
     noise_seed = int(torch.randint(2**31, ())) if seed is None else seed
 
     def probabilities(chunk: Batch, _: int) -> Batch:
-        noise = CommonNoise(len(chunk["x"]), noise_seed)
+        noise = CommonNoise(len(chunk["x"]), noise_seed, spread=True)
         traces = trace_pair(model, guide, chunk, num_samples, noise=noise)
         name = latent or next(iter(traces.enumerated), None)
         if name not in traces.enumerated:

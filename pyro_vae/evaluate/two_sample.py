@@ -63,6 +63,7 @@ def mmd_two_sample_test(
         raise UserError("mmd_two_sample_test needs at least two data points in each set")
     both = torch.cat([a, b])
     m, n = len(a), len(b)
+    both = both - both.mean(0)  # far from zero, the squares in cdist would lose the differences
     distance = torch.cdist(both, both)
     if bandwidth is None:
         bandwidth = float(distance[torch.triu(torch.ones_like(distance), 1) > 0].median())

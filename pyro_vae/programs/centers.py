@@ -37,7 +37,7 @@ def center_of(fn: Any) -> torch.Tensor:
     try:
         mean = fn.mean
     except NotImplementedError:
-        mean = common_draws(fn, NUM_DRAWS).mean(0)
+        mean = common_draws(fn, NUM_DRAWS, spread=True).mean(0)
     return _where_finite(mean, fn)
 
 
@@ -76,7 +76,11 @@ def _median(fn: Any) -> torch.Tensor:
 
 
 def common_draws(
-    fn: Any, num_draws: int | None = None, seed: int = FIRST_SEED, num_rows: int | None = None
+    fn: Any,
+    num_draws: int | None = None,
+    seed: int = FIRST_SEED,
+    num_rows: int | None = None,
+    spread: bool = False,
 ) -> torch.Tensor:
     """Draws of a distribution with the same noise in all rows, the last batch dimension.
 
@@ -86,10 +90,16 @@ def common_draws(
         seed: of the noise, which does not depend on torch's random stream.
         num_rows: B, if the last batch dimension has several blocks of B rows: each block has noise
             of its own. Default: one block.
+        spread: whether the draws, else the particles (to the left of the rows, or blocks of them), share
+            the quantiles of normal and uniform noise evenly (a Latin hypercube): their mean has a much
+            smaller error.
     """
     sample_shape = torch.Size([] if num_draws is None else [num_draws])
     try:
-        with fork_rng(), _CommonRandomness(seed, len(sample_shape), fn.batch_shape, num_rows):
+        with (
+            fork_rng(),
+            _CommonRandomness(seed, len(sample_shape), fn.batch_shape, num_rows, spread),
+        ):
             return fn(sample_shape)
     except Exception:  # a user's distribution that draws in another way: each row has its own noise
         return fn(sample_shape)
@@ -101,10 +111,12 @@ class CommonNoise(Messenger):
     Args:
         num_rows: B. Particles that are rows of the plate, too, have noise of their own.
         seed: of the noise, which does not depend on torch's random stream.
+        spread: as in `common_draws`, over the particles.
     """
 
-    def __init__(self, num_rows: int, seed: int = 0) -> None:
+    def __init__(self, num_rows: int, seed: int = 0, spread: bool = False) -> None:
         super().__init__()
+        self.spread = spread
         self.num_rows, self.seed = num_rows, (FIRST_SEED + seed * SEED_STEP) % 2**32
 
     def _pyro_sample(self, msg: Site) -> None:
@@ -112,7 +124,7 @@ class CommonNoise(Messenger):
             return
         shape = msg["fn"].batch_shape
         num_rows = self.num_rows if shape and shape[-1] % self.num_rows == 0 else None
-        msg["value"] = common_draws(msg["fn"], None, self.seed, num_rows)
+        msg["value"] = common_draws(msg["fn"], None, self.seed, num_rows, self.spread)
         msg["done"] = True
         self.seed += 2**20  # more than the random operations of one draw
 
@@ -127,10 +139,16 @@ class _CommonRandomness(TorchDispatchMode):
         sample_dims: the number of dimensions to the left of the batch's.
         batch_shape: of the distribution; its last dimension has the rows.
         num_rows: default: all of them.
+        spread: as in `common_draws`.
     """
 
     def __init__(
-        self, seed: int, sample_dims: int, batch_shape: torch.Size, num_rows: int | None
+        self,
+        seed: int,
+        sample_dims: int,
+        batch_shape: torch.Size,
+        num_rows: int | None,
+        spread: bool,
     ) -> None:
         super().__init__()
         self.seed = seed
@@ -138,6 +156,11 @@ class _CommonRandomness(TorchDispatchMode):
         self.size = batch_shape[-1] if batch_shape else 1
         self.left = math.prod(batch_shape[:-1])
         self.num_rows = num_rows or self.size
+        self.axis: int | None = None  # along which the quantiles are shared evenly
+        if spread:
+            has_blocks = self.num_rows != self.size
+            self.axis = 0 if sample_dims else self.dim if has_blocks else self.dim - 1
+        self.is_middle = bool(sample_dims)  # for one mean, not for a draw that has the right law
 
     def __torch_dispatch__(
         self, func: Any, types: Any, args: Any = (), kwargs: Any = None
@@ -150,10 +173,13 @@ class _CommonRandomness(TorchDispatchMode):
         torch.default_generator.manual_seed(self.seed)
         if operation is aten.normal and len(args) > 1:
             mean, std = torch.broadcast_tensors(*map(torch.as_tensor, args[:2]))
-            return mean + std * self._noise(torch.randn, mean)
+            return mean + std * self._noise(self._draw_of(torch.randn), mean)
         if operation in (aten.rand, aten.randn):
             draw = torch.rand if operation is aten.rand else torch.randn
-            return self._noise(draw, torch.empty(args[0], **kwargs))
+            return self._noise(self._draw_of(draw), torch.empty(args[0], **kwargs))
+        standard = {aten.normal_: torch.randn, aten.uniform_: torch.rand}.get(operation)
+        if standard is not None and len(args) == 1 and not any(kwargs.values()):
+            return args[0].copy_(self._noise(self._draw_of(standard), args[0]))
         if written_arguments(func, args, kwargs):  # it fills its first argument
 
             def fill(shape: list[int], dtype: torch.dtype) -> Any:
@@ -161,6 +187,22 @@ class _CommonRandomness(TorchDispatchMode):
 
             return args[0].copy_(self._noise(fill, args[0]))
         return self._by_row(func, args, kwargs)
+
+    def _draw_of(self, draw: Callable[..., torch.Tensor]) -> Callable[..., torch.Tensor]:
+        """`torch.randn` or `torch.rand`; where noise is spread, its quantiles are, along the axis."""
+        axis = self.axis
+
+        def drawn(shape: list[int], dtype: torch.dtype) -> torch.Tensor:
+            noise = draw(shape, dtype=dtype)
+            if axis is None or axis < 0 or axis >= len(shape) or shape[axis] == 1:
+                return noise
+            ranks = noise.argsort(axis).argsort(axis)
+            within = 0.5 if self.is_middle else torch.rand(shape, dtype=torch.float64)
+            quantiles = ((ranks + within) / shape[axis]).double().clamp(1e-12, 1 - 1e-12)
+            spread = torch.special.ndtri(quantiles) if draw is torch.randn else quantiles
+            return spread.to(dtype)
+
+        return drawn
 
     def _noise(self, draw: Callable[..., torch.Tensor], like: torch.Tensor) -> torch.Tensor:
         """Noise of the shape of `like`, the same in all rows; drawn on the CPU."""
