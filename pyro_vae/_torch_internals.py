@@ -75,9 +75,9 @@ def keep_freed_memory() -> None:
     MiB; with it glibc keeps at most 64 MiB at the end of its heap. Nothing is written here, so that the
     block itself takes no memory. Other allocators are not affected.
 
-    The CPU time of 500 importance samples of 200 images falls by a fifth, that of a plain training step
-    by a tenth (`benchmarks/results/freed_memory.json`); `python -m benchmarks.speed.freed_memory` tells
-    whether this is still needed.
+    The CPU time of 500 importance samples of 200 images falls by a third, that of a plain training step
+    by a twentieth to a tenth (`benchmarks/results/freed_memory.json`); `python -m
+    benchmarks.speed.freed_memory` tells whether this is still needed.
     """
     torch.empty(2**25 - 2**16, dtype=torch.uint8)
 

@@ -16,7 +16,10 @@ LOG_DENSITY_CUTOFF = 12.0  # nats below the largest value; densities below it ar
 MAX_ROUNDS = 12  # of the search for the window
 MIN_ROUNDS = 3
 GUIDE_MARGIN = 0.35  # of the range of the guide's draws, to each side
-RESOLVED = 0.3  # nats: changes of log p(x) without every other point, of which the grid itself has hardly any
+RESOLVED = (
+    0.3  # nats: change of log p(x) without every other point, if the points resolve the density
+)
+MAX_REFINEMENT = 4  # times as many points on each axis, for log p(x)
 
 
 class PosteriorGrid(NamedTuple):
@@ -41,8 +44,8 @@ def posterior_grid(
     The window of each data point is fitted to the points within 12 nats of the largest density,
     and to draws of the guide, with a margin. Discrete latents are summed exactly; constrained latents
     are mapped to the reals. If the window contains the posterior, `log_likelihood` is exact up to
-    quadrature error. That is small where the points resolve the density; a warning says where they do
-    not, as in a heavy tail or a narrow ridge.
+    quadrature error. Where `num` points do not resolve the density, up to four times as many are taken
+    for it; a warning says where they do not either, as in a heavy tail or a very narrow ridge.
 
     Args:
         model: the generative program.
@@ -82,7 +85,7 @@ def posterior_grid(
     coarse = int((fields.pop("change") > RESOLVED).sum())
     if coarse:
         warnings.warn(
-            f"a grid of {num} x {num} points is too coarse for {coarse} of {len(batch['x'])} data points: "
+            f"a grid of {MAX_REFINEMENT * num} points on each axis is too coarse for {coarse} of {len(batch['x'])} data points: "
             "their density has a heavy tail or a narrow ridge, and log p(x) and the posterior are wrong; "
             "num= sets more points",
             stacklevel=2,
@@ -93,23 +96,33 @@ def posterior_grid(
 
 
 def _grid(joint: Joint, num: int, num_points: int) -> tuple[PosteriorGrid, torch.Tensor]:
-    """The grid of one chunk, `num_points` points at a time; and how much it may be wrong.
+    """The grid of one chunk, `num_points` points at a time; and how much its log p(x) may be wrong.
 
-    That is how much log p(x) changes, `[B]`, if every other point is left out: the largest change of the
-    four grids that remain. A smooth density that the grid resolves has hardly any.
+    While the points do not resolve a density, log p(x) is taken from twice as many on each axis.
     """
     low, high = _window(joint, num, num_points)
     axes, log_p, log_q = _evaluate(joint, low, high, num, num_points)
-    log_cell = ((high - low) / (num - 1)).log().sum(-1)
-    evidence = log_p.logsumexp((1, 2)) + log_cell
+    finest = num
+    evidence, change = _evidence(log_p, (high - low) / (num - 1))
+    while bool((change > RESOLVED).any()) and finest < MAX_REFINEMENT * num:
+        finest *= 2
+        finer = _evaluate(joint, low, high, finest, num_points)[1]
+        evidence, change = _evidence(finer, (high - low) / (finest - 1))
     posterior = (log_p - evidence[:, None, None]).exp()
-    changes = [
-        (log_p[:, i::2, j::2].logsumexp((1, 2)) + math.log(4) + log_cell - evidence).abs()
-        for i in range(2)
-        for j in range(2)
-    ]
     grid = PosteriorGrid(axes, evidence, posterior, None if joint.guide is None else log_q.exp())
-    return grid, torch.stack(changes).amax(0)
+    return grid, change
+
+
+def _evidence(log_p: torch.Tensor, spacing: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
+    """`(log p(x), change)`, `[B]` each: the largest change of log p(x) without every other point.
+
+    A smooth density that the points resolve has hardly any.
+    """
+    log_cell = spacing.log().sum(-1)
+    evidence = log_p.logsumexp((1, 2)) + log_cell
+    coarse = [log_p[:, i::2, j::2].logsumexp((1, 2)) for i in range(2) for j in range(2)]
+    changes = torch.stack(coarse) + math.log(4) + log_cell - evidence
+    return evidence, changes.abs().amax(0)
 
 
 def _window(joint: Joint, num: int, num_points: int) -> tuple[torch.Tensor, torch.Tensor]:

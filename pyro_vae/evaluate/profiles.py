@@ -17,6 +17,12 @@ class ColumnProfile(NamedTuple):
     A number has its mean and standard deviation; true and false have the fraction of true; a category
     has its most frequent value and that value's fraction. Missing values do not count. Where a
     component has no value, center and spread are None.
+
+    Example:
+        >>> import pyro_vae as pv
+        >>> profile = pv.evaluate.column_profiles({"age": [30, 40, 60]}, [0, 0, 1], 2)[0]
+        >>> profile.centers, profile.spreads
+        ([35.0, 60.0], [5.0, 0.0])
     """
 
     name: Any  #: of the column
@@ -40,10 +46,10 @@ def column_profiles(
 
     Example:
         >>> import pyro_vae as pv
-        >>> columns = {"height": [1.6, 1.7, 1.9], "eyes": ["blue", "brown", "blue"]}
+        >>> columns = {"height": [1.5, 2.0, 1.75], "eyes": ["blue", "brown", "blue"]}
         >>> for profile in pv.evaluate.column_profiles(columns, [0, 0, 1], num_components=2):
         ...     print(profile.name, profile.centers, profile.spreads)
-        height [1.65, 1.9] [0.05, 0.0]
+        height [1.75, 1.75] [0.25, 0.0]
         eyes ['blue', 'blue'] [0.5, 1.0]
     """
     check_int_at_least(1, num_components=num_components)
