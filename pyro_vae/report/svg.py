@@ -7,7 +7,7 @@ import re
 from matplotlib import rc_context
 from matplotlib.figure import Figure
 
-from ..plots import BLUE, CATEGORIES, INK
+from ..plots.style import BLUE, CATEGORIES, INK
 
 LIGHTER = 0.35  # how far points and lines go toward white in dark mode
 
