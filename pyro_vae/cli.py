@@ -51,7 +51,7 @@ def train_and_report(
     """
     from .methods import Method
     from .methods.options import default_folder
-    from .methods.run import CONFIG
+    from .methods.records import CONFIG
     from .train import choose_device, distributed
     from .train.folder import RunFolder
 
@@ -129,7 +129,7 @@ def sample_from_run(
     device: str | None = None,
     root: Path | None = None,
 ) -> int:
-    """Generate new data with a run, as a picture and an .npz file; of a table also a .csv file.
+    """Generate new data with a run: an .npz file, a picture of images, a .csv file of a table.
 
     Sources: prior; component (one row each); aggregate (posterior of a random training data point);
     ex-post (mixture fitted to encodings); interpolate (between data); traverse (one latent unit at a
@@ -151,12 +151,13 @@ def sample_from_run(
             columns of a table. Default: top; of data with missing values, all that are not missing.
         split: whose data are walked between, traversed and completed. Default: test, if there is one.
         seed: seed of the draws.
-        out: where to write. Default: samples.png and .npz in the run folder (interpolate.png, ...).
+        out: where to write. Default: samples.npz, .png or .csv in the run folder (interpolate.npz, ...),
+            in place of those of an earlier call.
         device: cpu, cuda, ... Default: a GPU if there is one.
         root: folder of the torchvision data sets. Default: $PYRO_VAE_DATA, or ~/.cache/pyro_vae.
     """
     from .methods import load
-    from .methods.new_data import check_is_no_input
+    from .methods.new_files import check_is_no_input
 
     loaded = load(run, device=device, root=root)
     out = (out or _output(run, "samples" if source == "prior" else source)).with_suffix("")
@@ -189,7 +190,7 @@ def encode_with_run(
         root: folder of the torchvision data sets. Default: $PYRO_VAE_DATA, or ~/.cache/pyro_vae.
     """
     from .methods import load
-    from .methods.new_data import write_codes
+    from .methods.new_files import write_codes
 
     path = write_codes(load(run, device=device, root=root), data, out or _output(run, "codes.csv"))
     print(path)
@@ -222,7 +223,7 @@ def impute_with_run(
         root: folder of the torchvision data sets. Default: $PYRO_VAE_DATA, or ~/.cache/pyro_vae.
     """
     from .methods import load
-    from .methods.new_data import write_imputed
+    from .methods.new_files import write_imputed
 
     check_int_at_least(1, num=num, steps=steps)
     loaded = load(run, device=device, root=root)

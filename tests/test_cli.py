@@ -17,6 +17,7 @@ import pytest
 import torch
 import yaml
 from commands import COMMANDS, main
+from PIL import Image
 from presets import has
 from sampling import covering, in_turn
 
@@ -326,6 +327,10 @@ BAD = {
         fit("vae", "--epoch", "3"),
         "vae has no option 'epoch'; did you mean --epochs?",
     ),
+    "an option misspelt in a word": (fit("gmvae", "--componnts", "3"), "mean --num-components?"),
+    "an option by a shared word": (fit("vae", "--num-latent", "3"), "mean --latent-dim?"),
+    "another library's option": (fit("vae", "--learning-rate", "1"), "did you mean --lr?"),
+    "a name near nothing": (fit("vae", "--foo", "1"), "'foo'; pyro-vae fit vae --help lists"),
     "misspelt option of a group": (
         fit("vae", "--network.hiden", "[3]"),
         "the network of vae, MLP, has no hiden; it has hidden, activation",
@@ -377,6 +382,21 @@ BAD = {
     "misspelt option of evaluate": (
         ["evaluate", "trained", "--splitt", "test"],
         "unknown option of evaluate 'splitt'; did you mean 'split'?",
+    ),
+    "no run": (["sample"], "sample needs a run: pyro-vae sample RUN"),
+    "a file for a run": (["encode", "table.csv"], "table.csv is a file, and no run folder"),
+    "a spreadsheet": (fit("vae", "--data", "table.xlsx"), "save its sheet as a .csv file"),
+    "pictures of a run": (
+        fit("vae", "--data", "pictures"),
+        "pictures/drawn is the folder of a run",
+    ),
+    "a table without labels for a CVAE": (
+        fit("cvae", "--data", "numbers.csv"),
+        "name a column of a table, labels='NAME' (--labels NAME)",
+    ),
+    "a CVAE without covariates": (
+        fit("cvae", "--data", "numbers.csv", "--condition", "data"),
+        "the condition labels takes a column of a table",
     ),
     "not a run": (["evaluate", "run"], "is this a run folder?"),
     "no such run": (["sample", "nowhere"], "is this a run folder?"),
@@ -642,6 +662,11 @@ def test_bad_input_gets_one_clear_line_and_starts_nothing(
     Path("text.npy").write_text("hello")
     Path("empty.npz").write_text("")
     Path("table.csv").write_text("1,2")
+    Path("numbers.csv").write_text("a,b\n" + "1.5,0.5\n2.5,1.5\n" * 20)
+    Path("table.xlsx").write_text("")
+    Path("pictures/drawn").mkdir(parents=True)
+    Path("pictures/drawn/checkpoint.pt").write_text("")
+    Image.new("L", (4, 4)).save("pictures/drawn/samples.png")
     np.save("array.npy", x)
     Path("array.npy").rename("array.npz")
     Path("list.yaml").write_text("[1, 2]")

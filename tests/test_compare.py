@@ -352,6 +352,10 @@ def test_compare_trains_guides_by_name_and_compares_runs(tmp_path, monkeypatch, 
         (["compare", "--model", "vae", "--guides", "diagnal"], "did you mean 'diagonal'"),
         (["compare", "runs/nothing"], "is this a run folder?"),
         (
+            ["compare", "--guides", "iaf", "full"],
+            "full is no run; names are joined by commas: --guides iaf,full",
+        ),
+        (
             [*arguments, "--settings", "latent_dim=2"],
             """--settings '{"latent_dim": 2}', got latent""",
         ),

@@ -316,3 +316,16 @@ def test_whole_numbers_that_float32_cannot_tell_apart_are_no_counts():
         for s in (1.0, 2.0**-60)
     ]
     assert scores[0] == pytest.approx(scores[1], abs=1e-3)
+
+
+def test_columns_that_are_no_numbers_and_missing_values_have_a_remedy():
+    pandas = pytest.importorskip("pandas")
+    numbers = np.random.default_rng(0).normal(size=20)
+    days = pandas.date_range("2026-01-01", periods=20)
+    for other in (days, days - days[0], ["a", "b"] * 10, pandas.Categorical(["a", "b"] * 10)):
+        frame = pandas.DataFrame({"n": numbers, "other": other})
+        with pytest.raises(pv.UserError, match=r"not numbers, 'other' \(.*\): encode or drop them"):
+            pv.estimators.VAETransformer(max_iter=1).fit(frame)
+    frame = pandas.DataFrame({"n": numbers, "m": np.where(numbers > 0, numbers, np.nan)})
+    with pytest.raises(pv.UserError, match="VAEImputer fills in missing values"):
+        pv.estimators.GMVAEClusterer(2, max_iter=1).fit(frame)

@@ -1,6 +1,7 @@
 """Inference gaps where the best of the family is known in closed form."""
 
 import math
+import warnings
 
 import pyro
 import pyro.distributions as dist
@@ -451,3 +452,15 @@ def test_a_known_likelihood_is_an_array_with_a_number_for_each_data_point():
     for wrong in (exact[:1], exact[0], torch.zeros(3)):
         with pytest.raises(pv.UserError, match="a number for each of the 2 data points"):
             found(wrong)
+
+
+def test_gaps_of_one_sample_have_no_standard_error():
+    model = pv.models.VAE((3,), 1, likelihood="normal")
+    guide = Guide(model)
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        found = pv.diagnostics.inference_gaps(
+            model, guide, torch.randn(2, 3), num_samples=1, max_steps=2, annealing=False,
+            importance_samples=10,
+        )  # fmt: skip
+    assert found["elbo_se"].isnan().all() and found["elbo"].isfinite().all()

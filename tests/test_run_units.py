@@ -248,6 +248,8 @@ def test_new_covariates_have_original_units(given_incomes):
     drawn = pv.sample(run.model, 80, c=inner, mean=False)
     expected = run.data.unstandardize(drawn)
     assert torch.equal(run.sample(c=c.tolist(), mean=False), expected)
+    saved = run.sheet(num=80, c=c).arrays(run.data)["c"]
+    np.testing.assert_allclose(saved, c.numpy(), rtol=1e-6)
     assert run.sample(7, c=c[:2]).shape == (7, 2) and run.sample().shape == (64, 2)
 
 

@@ -176,7 +176,7 @@ def test_an_export_to_a_folder_has_a_model_card(tmp_path):
         assert part in card
     loaded = pv.load(tmp_path / "shared")
     assert same_tensors(weights(run.model, run.guide), weights(loaded.model, loaded.guide))
-    refused("exists already: choose another path", run.export, tmp_path / "shared")
+    refused("exists already: name another path", run.export, tmp_path / "shared")
     card = fit(pair()).export(tmp_path / "plain").with_name("README.md").read_text()
     assert "**License.** not stated." in card and "license:" not in card
 

@@ -191,6 +191,14 @@ def test_a_class_with_a_name_is_sampled_and_encoded_by_it(tmp_path, capsys):
     assert main(["encode", str(out)]) == main(["sample", str(out), "--y", "low", "--num", "4"]) == 0
     assert read_csv(out / "codes.csv")["y"] == groups()["kind"]
     assert max(read_csv(out / "samples.csv")["a"]) < 0
+    assert main(["sample", str(out), "--mean", "true"]) == 0
+    for columns in (read_csv(out / "samples.csv"), run.sample_frame(64, mean=True)):
+        assert set(columns["kind"]) == {"high", "low"}
+        for a, kind in zip(columns["a"], columns["kind"], strict=True):
+            assert (a > 0) == (kind == "high")
+    assert main(["sample", str(out), "--source", "aggregate", "--mean", "true"]) == 0
+    columns = read_csv(out / "aggregate.csv")
+    assert all((a > 0) == (k == "high") for a, k in zip(columns["a"], columns["kind"], strict=True))
     capsys.readouterr()
     for wrong, message in (
         ("hihg", "did you mean 'high'?"),
@@ -208,6 +216,10 @@ def test_clusters_have_numbers_though_labels_have_names():
     run = pv.method("m2-clustering", data, **options).fit(progress=False)
     assert run.data.class_names == ("high", "low") and run.class_names is None
     assert set(run.encode(groups())["y"].tolist()) <= set(range(10))
+    assert run.sheet("component", num=2).classes(data)["component"][:3] == [0, 0, 1]
+    assert set(run.sheet(num=9).classes(data)) == {"component"} and "kind" not in run.sample_frame(
+        2
+    )
     with pytest.raises(pv.UserError, match="y must be a number, got 'low': the components of this"):
         run.sample(y="low")
 
@@ -221,6 +233,11 @@ def test_labels_that_are_numbers_are_named_by_them():
     for y, number in ((1, 0), (3, 1), ("3", 1)):
         of_y = run.sheet("prior", num=5, y=y)
         assert of_y.c.tolist() == [number] * 5 and of_y.title == f"samples, y = {y}"
+        assert of_y.classes(data) == {"kind": [(1, 3)[number]] * 5}
+    assert run.sample_frame(3)["kind"] == [1, 3, 1]  # every class in turn
+    for source in ("aggregate", "interpolate", "traverse"):
+        sheet = run.sheet(source, num=2)
+        assert sheet.arrays(data)["y"].tolist() == sheet.c.argmax(1).tolist()
     for y in (0, 2):
         with pytest.raises(pv.UserError, match=f"unknown class {y}; known: 1, 3"):
             run.sample(y=y)
@@ -553,11 +570,12 @@ def test_what_a_run_cannot_take_raises_one_line():
     with pytest.raises(pv.UserError, match="new data are passed as data="):
         run.evaluate(x)
     with pytest.raises(
-        pv.UserError, match=r"trained on an array x \[3\] whose columns have no names"
+        pv.UserError,
+        match=r"takes arrays \[N, 3\] without names, and these data are columns by name",
     ):
         run.encode({"a": [1.0], "b": [2.0], "c": [3.0]})
-    with pytest.raises(pv.UserError, match=r"new data cannot be a name: pass Path\('a.csv'\)"):
-        run.encode("a.csv")
+    with pytest.raises(pv.UserError, match=r"no-such.csv does not exist"):
+        run.encode("no-such.csv")
 
 
 # -------------------------------------------------------------------------------------- files
@@ -618,10 +636,10 @@ def test_a_first_row_of_numbers_is_named(header, is_doubtful, tmp_path):
     [
         (
             "a;b\n0,5;1\n1,25;2\n",
-            "column 'a' has numbers with a comma, such as '0,5': write numbers alone",
+            "column 'a' has numbers with signs or commas, such as '0,5': write them with digits",
         ),
-        ("a;b\n$1,234.5;1\n7.5;2\n", "numbers with a comma, such as '$1,234.5'"),
-        ("a,b\n10%,1\n7%,2\n", "column 'a' has numbers with a sign, such as '10%'"),
+        ("a;b\n$1,234.5;1\n7.5;2\n", "signs or commas, such as '$1,234.5'"),
+        ("a,b\n10%,1\n7%,2\n", "numbers with signs or commas, such as '10%'"),
         ("", "no rows below a header"),
         ("a,b\n", "no rows below a header"),
         ("a,b\n1,2\n3\n", "line 3 has 1 values, the header 2"),
@@ -995,6 +1013,28 @@ def test_an_image_folder_trains_from_the_command_line(tmp_path):
     assert main(["encode", str(out)]) == 0
 
 
+def test_new_images_of_another_kind(tmp_path, capsys):
+    """Gray images are colored for a model of color; others are refused in one line."""
+    write_images(tmp_path / "pets", mode="RGB")
+    write_images(tmp_path / "gray")
+    write_images(tmp_path / "large", size=(9, 9), mode="RGB")
+    out = tmp_path / "run"
+    assert main(["fit", "vae", "--data", str(tmp_path / "pets"), "--out", str(out), *SMALL]) == 0
+    run = pv.load(out)
+    gray = pv.data.from_images(tmp_path / "gray", valid=0, test=0).train.x
+    codes = run.encode(str(tmp_path / "gray"))["z"]
+    torch.testing.assert_close(codes, run.encode(gray.expand(-1, 3, -1, -1))["z"])
+    (tmp_path / "new.csv").write_text("a,b\n1,2\n")
+    capsys.readouterr()
+    for name, message in (
+        ("large", "have [N, 3, 5, 6]: images are resized by a training with image_size="),
+        ("new.csv", "takes images [3, 5, 6], and these data are columns by name (a, b)"),
+    ):
+        assert main(["encode", str(out), "--data", str(tmp_path / name)]) == 1
+        error = capsys.readouterr().err
+        assert message in error and error.count("\n") == 1
+
+
 def test_codes_of_an_image_folder_name_the_file_of_each_row(tmp_path):
     write_images(tmp_path / "pets")
     out, new = tmp_path / "run", tmp_path / "new" / "deep"
@@ -1059,7 +1099,9 @@ def test_images_that_do_not_fit_are_named(tmp_path):
     with pytest.raises(pv.UserError, match="image_size must be at most 4096, got 100000"):
         pv.data.load(str(tmp_path / "pets"), image_size=100_000)
     Image.new("L", (9, 9)).save(tmp_path / "pets" / "cats" / "99.png")
-    with pytest.raises(pv.UserError, match="99.png is 9 x 9, .* is 6 x 5: image_size="):
+    with pytest.raises(
+        pv.UserError, match="99.png is 9 x 9, .* is 6 x 5: a training with image_size="
+    ):
         pv.data.load(str(tmp_path / "pets"))
     assert pv.data.load(str(tmp_path / "pets"), image_size=8).x_shape == (1, 8, 8)
     (tmp_path / "pets" / "cats" / "99.png").unlink()

@@ -6,7 +6,7 @@ import pytest
 import torch
 
 import pyro_vae as pv
-from pyro_vae.methods.new_data import write_codes
+from pyro_vae.methods.new_files import write_codes
 
 NET = pv.conditionals.MLP((4,))
 QUIET = {"progress": False, "compile": False, "epochs": 1}

@@ -71,7 +71,7 @@ class Labels(Condition):
 
     @staticmethod
     def _no_labels() -> UserError:
-        return UserError("Labels() conditions on labels, and these data have none")
+        return UserError("Labels conditions on labels, and these data have none")
 
     def __call__(
         self, x: torch.Tensor, y: torch.Tensor | None

@@ -87,8 +87,8 @@ class AbsentRows(NamedTuple):
     def error(self, name: str) -> UserError:
         """For what needs the rows."""
         return UserError(
-            f"this needs the training data {name!r}, which are not here ({self.reason}): new data are "
-            "passed as data= (--data FILE), the training data to pv.load(run, data=)"
+            f"this needs the training data {name!r}, which are not here ({self.reason}): in Python, "
+            "pv.load(run, data=) takes them; new data can be encoded, evaluated and imputed"
         )
 
 
@@ -343,6 +343,13 @@ class Data:
             )
         return ((values - mean.to(values.device)) / sd.to(values.device)).to(self.train.x.dtype)
 
+    def unstandardize_covariates(self, c: torch.Tensor) -> torch.Tensor:
+        """Covariates `[N, ...]` of these data in the units before `standardize`."""
+        if self.c_scaling is None:
+            return c
+        mean, sd = (each.to(c.device) for each in self.c_scaling)
+        return c * sd + mean
+
     def has_gray_levels(self, name: str = "x") -> bool:
         """Whether 8-bit integers in new x, or in new c, are gray levels, as those of these data were.
 
@@ -357,10 +364,7 @@ class Data:
         own = self.own_covariates
         if own is None:
             return True
-        if self.c_scaling is not None:
-            mean, sd = (s.to(own.device) for s in self.c_scaling)
-            own = own * sd + mean
-        return are_gray_levels(own)
+        return are_gray_levels(self.unstandardize_covariates(own))
 
     @property
     def original_dtype(self) -> torch.dtype | None:

@@ -137,7 +137,8 @@ def read_csv(
             file.seek(0)
             rows, lines = _rows_and_lines(csv.reader(file, delimiter=separator))
     except (csv.Error, UnicodeDecodeError) as e:
-        raise UserError(f"{path} is not a CSV file in UTF-8: {_one_line(e)}") from e
+        remedy = ": save it in UTF-8" if isinstance(e, UnicodeDecodeError) else ""
+        raise UserError(f"{path} is not a CSV file in UTF-8: {_one_line(e)}{remedy}") from e
     if len(rows) < 2:
         raise UserError(f"{path} has no rows below a header")
     header, *body = rows
@@ -212,10 +213,10 @@ def _check_numbers(path: Path, name: str, present: list[str]) -> None:
         return
     written = next((cell for cell in present if not _is_number(cell)), None)
     if written is not None:
-        what = "a comma" if "," in written else "a sign"
         raise UserError(
-            f"{path}: column {name!r} has numbers with {what}, such as {written!r}: write numbers "
-            f"alone, with a point, or leave the column out, {drop_hint(name)}"
+            f"{path}: column {name!r} has numbers with signs or commas, such as {written!r}: write "
+            "them with digits and a point alone, such as 1234.5, or leave the column out, "
+            f"{drop_hint(name)}"
         )
 
 
@@ -374,8 +375,8 @@ def from_images(
         if image.size != images[0].size:
             (w, h), (first_w, first_h) = image.size, images[0].size
             raise UserError(
-                f"{path} is {w} x {h}, {paths[0]} is {first_w} x {first_h}: image_size= resizes all "
-                "images to one size"
+                f"{path} is {w} x {h}, {paths[0]} is {first_w} x {first_h}: a training with image_size= "
+                "(--image-size) resizes all images to one size"
             )
     mode = "L" if all(image.mode == "L" for image in images) else "RGB"
     arrays = np.stack([np.asarray(image.convert(mode)) for image in images])
@@ -400,13 +401,16 @@ def image_paths(folder: Path) -> list[Path]:
     """The images in a folder and its subfolders, in the order in which they are read.
 
     Raises:
-        UserError: no folder, or no images in it.
+        UserError: no folder, no images in it, or the pictures of a run.
     """
     if not folder.is_dir():
         raise UserError(f"{folder} is not a folder")
     paths = sorted(p for p in folder.rglob("*") if p.suffix.lower() in IMAGES and p.is_file())
     if not paths:
         raise UserError(f"{folder} has no images ({', '.join(sorted(IMAGES))})")
+    for parent in sorted({path.parent for path in paths}):
+        if (parent / "checkpoint.pt").exists():
+            raise UserError(f"{folder} is no image folder: {parent} is the folder of a run")
     return paths
 
 
@@ -478,6 +482,8 @@ def read_source(
     """
     if str(path) in DATASETS:
         raise UserError(f"{path} is a data set, not a file: pass a file or an image folder")
+    if not path.exists():
+        raise UserError(f"{path} does not exist")
     data_set(str(path))
     readers: dict[str, Callable[[Path], Any]] = {
         ".csv": partial(read_csv, text=text, numbers=numbers, used=used),

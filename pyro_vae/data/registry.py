@@ -45,6 +45,13 @@ FILES = {
 }
 #: Suffixes of images, in an image folder.
 IMAGES = frozenset({".png", ".jpg", ".jpeg", ".bmp", ".gif", ".tif", ".tiff", ".webp"})
+#: What to do with files of other kinds.
+CONVERSIONS = {
+    **dict.fromkeys((".xlsx", ".xls", ".ods"), "save its sheet as a .csv file, in UTF-8"),
+    ".txt": "if it is a table with a header, name it .csv",
+    ".json": "save its table as a .csv file",
+    ".pt": "save its arrays x, y as an .npz file",
+}
 FILE_KINDS = "a file (.csv, .tsv, .parquet, .npz, .npy, .h5ad) or a folder of images"
 
 
@@ -68,6 +75,8 @@ def data_set(name: str) -> DataSet:
         if not path.is_file():
             raise UserError(f"{path} does not exist")
         return DataSet("table", missing=FILES[path.suffix.lower()])
+    if path.is_file() and path.suffix.lower() in CONVERSIONS:
+        raise UserError(f"{name} cannot be read: {CONVERSIONS[path.suffix.lower()]}")
     if path.suffix or path.is_file() or "/" in name:
         raise UserError(f"{name} is neither a data set ({', '.join(DATASETS)}) nor {FILE_KINDS}")
     raise unknown_name_error("data set", name, DATASETS)

@@ -265,7 +265,8 @@ def default_condition(data: Data) -> tuple[str, int | None]:
         return "labels", None
     raise UserError(
         f"a conditional model needs something to be given, and {data.name} has neither covariates c, "
-        "nor images to take quadrants of, nor labels"
+        "nor images to take quadrants of, nor labels: name a column of a table, labels='NAME' (--labels "
+        "NAME), or save an array c in an .npz file"
     )
 
 
@@ -274,11 +275,17 @@ def _conditioned(data: Data, condition: str, quadrants: int | None) -> Data:
         raise UserError(f"quadrants={quadrants} is of the condition quadrants, not {condition}")
     if condition == "data":
         if data.c_shape is None:
-            raise UserError(f"{data.name} has no covariates c: an .npz file may have an array c")
+            raise UserError(
+                f"{data.name} has no covariates c, which are an array c in an .npz file: the condition "
+                "labels takes a column of a table, labels='NAME' (--labels NAME)"
+            )
         return data
     if condition == "labels":
         if not data.num_classes or data.train.y is None or (data.train.y < 0).any():
-            raise UserError(f"{data.name} has no label for every data point to condition on")
+            raise UserError(
+                f"{data.name} has no label for every data point to condition on: a column of a table "
+                "is named by labels='NAME' (--labels NAME)"
+            )
         wanted: Labels | Quadrants = Labels(data.num_classes)
     elif condition == "quadrants":
         if isinstance(data.dense_condition, Quadrants):

@@ -224,7 +224,8 @@ def _elbos(
     result = {}
     for name, value in draws.items():
         result[name] = value.mean(0)
-        result[f"{name}_se"] = value.std(0) / math.sqrt(num_samples)
+        sd = value.std(0) if num_samples > 1 else torch.full_like(value[0], math.nan)
+        result[f"{name}_se"] = sd / math.sqrt(num_samples)
     return result
 
 

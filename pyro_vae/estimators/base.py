@@ -104,7 +104,13 @@ class BaseVAE(BaseEstimator, ABC):
         else:
             check_is_fitted(self)
         options = {"accept_sparse": "csr", "dtype": DTYPES, "order": "C", **options}
-        return Rows(validate_data(self, X, reset=reset, **options))
+        try:
+            return Rows(validate_data(self, X, reset=reset, **options))
+        except (ValueError, TypeError) as e:
+            remedy = _remedy(X, e)
+            if remedy is None:
+                raise
+            raise UserError(remedy) from e
 
     def _check_weight(self, sample_weight: ArrayLike | None, rows: Rows) -> np.ndarray | None:
         """`[N]` weights of mean 1 over the rows with a positive weight; None if all are equal."""
@@ -368,3 +374,18 @@ def stating_units(units: Units) -> Iterator[None]:
 def backend(steps: int) -> bool | str:
     """How a run of so many steps is computed, as `pv.fit(compile=)`: plainly, or recorded."""
     return "recorded" if steps >= RECORDED_STEPS else False
+
+
+def _remedy(X: ArrayLike, error: Exception) -> str | None:
+    """What to do about values that scikit-learn refuses; None if its message is clear as it is."""
+    if str(error).startswith("Input X contains NaN"):
+        return "X contains NaN: pyro_vae.estimators.VAEImputer fills in missing values, in a pipeline too"
+    kinds: Any = getattr(X, "dtypes", None)
+    is_of_kind = "could not convert string" in str(error) or "promoted" in str(error)
+    if not is_of_kind or not hasattr(kinds, "items"):
+        return None
+    other = [f"{name!r} ({kind})" for name, kind in kinds.items() if kind.kind not in "biuf"]
+    return (
+        f"X has columns that are not numbers, {', '.join(other)}: encode or drop them, for instance by a "
+        "ColumnTransformer with a OneHotEncoder; pv.method takes a frame with categories as it is"
+    )

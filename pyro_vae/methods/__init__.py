@@ -14,8 +14,10 @@ if TYPE_CHECKING:
     from .exploring import explore
     from .files import read_config, to_yaml
     from .groups import accepted
+    from .loading import load
     from .options import configure, defaults
-    from .run import CONFIG, Run, fit, load
+    from .records import CONFIG
+    from .run import Run, fit
 
 __all__ = [
     "CONFIG",
@@ -53,7 +55,9 @@ __getattr__, __dir__ = lazy_attributes(
         "groups": ["accepted"],
         "options": ["configure", "defaults"],
         "preparing": [],
-        "run": ["CONFIG", "Run", "fit", "load"],
+        "loading": ["load"],
+        "records": ["CONFIG"],
+        "run": ["Run", "fit"],
     },
 )
 

@@ -24,7 +24,7 @@ from .options import (
     switch_classes,
 )
 from .parser import Parser, full_names, join_words, option_values
-from .run import CONFIG
+from .records import CONFIG
 from .signatures import parameters
 from .table import preset
 

@@ -75,8 +75,14 @@ def compare_runs_or_guides(
         methods.guide_names(guides or "")
         for option, value in trained.items():
             if value is not None:
-                text = f"--{option} is for --model NAME; these runs are trained already"
-                raise UserError(text.replace("_", "-"))
+                flag = f"--{option}".replace("_", "-")
+                words = [str(run) for run in runs if not run.exists()]
+                if words and isinstance(value, str):
+                    joined = ",".join([value, *words])
+                    raise UserError(
+                        f"{words[0]} is no run; names are joined by commas: {flag} {joined}"
+                    )
+                raise UserError(f"{flag} is for --model NAME; these runs are trained already")
         loaded: dict[Path | str, methods.Run] = {
             run: methods.load(run, device=device, root=root) for run in runs
         }

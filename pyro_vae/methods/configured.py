@@ -26,8 +26,9 @@ from .effects import check_workers
 from .files import as_json, plain, read_config, to_yaml
 from .groups import FIT
 from .options import configure
+from .records import CONFIG, RECORD, check_unedited
 from .restarts import fit_restarts
-from .run import CONFIG, RECORD, Run, advised, check_unedited, with_run
+from .run import Run, advised, with_run
 from .signatures import parameters
 from .table import Preset, preset
 

@@ -4,7 +4,8 @@ from pathlib import Path
 
 from ..comparison.posteriors import FILE
 from ..errors import UserError
-from .run import Run, load
+from .loading import load
+from .run import Run
 
 COMPARISON = "compare.json"
 

@@ -11,14 +11,12 @@ import numpy as np
 import torch
 from torch.utils.data import DataLoader, Dataset
 
-from .. import evaluate
 from ..conditionals import Conditional, LibrarySize
-from ..data import DATASETS, Data, Split, as_data
+from ..data import Data, Split, as_data
 from ..data.arrays import as_labels, as_tensor
 from ..data.conversion import from_dataset
 from ..data.dataset import conditioned, draw_binary
-from ..data.display import named_columns
-from ..data.files import file_names, read_source
+from ..data.files import read_source
 from ..data.minibatches import LoaderBatches, row_slices
 from ..data.sparse import SPARSE_ROWS
 from ..data.tables import (
@@ -30,18 +28,16 @@ from ..data.tables import (
     plain_values,
     row_names,
     rows_as_lines,
-    unused_names,
-    write_csv,
 )
-from ..errors import RowError, SupportError, UserError, file_to_write
+from ..errors import RowError, SupportError, UserError
 from ..evaluate.inputs import Inputs, accepts_entry
-from ..generate.impute import impute as impute_values
 from ..programs.calling import accepts_argument
 from ..programs.inspection import ignores_missing
 from ..programs.interfaces import ModelInterface, conditional_of, interface_of
 from .advice import advise
 
 Tensors = dict[str, torch.Tensor]
+SHOWN_COLUMNS = 6  # in a message
 
 
 @dataclass
@@ -77,10 +73,13 @@ class NewData:
     def rows(self) -> Any:
         """x that is no frame: `Data`, or batches."""
         if isinstance(self.x, Mapping) and self.data.table is None and "x" not in self.x:
+            shape = self._row_shape
+            takes, instead = f"arrays [N, {shape[0]}] without names", "an array, or an .npy file"
+            if len(shape) == 3:
+                takes, instead = f"images {list(shape)}", "an image folder, or an array"
             raise UserError(
-                f"this run was trained on an array x {list(self.data.train.x.shape[1:])} whose columns "
-                f"have no names, and these data are columns by name ({', '.join(map(str, self.x))}): "
-                "pass an array, in Python, or an .npy or .npz file"
+                f"this run takes {takes}, and these data are columns by name "
+                f"({', '.join(map(str, self.x))}): pass {instead}"
             )
         x, dtype = self.x, self.data.original_dtype
         if isinstance(x, Data) and (len(x.splits()) > 1 or x.table or x.class_names):
@@ -88,8 +87,6 @@ class NewData:
                 "new data are no Data, which is split, and has columns and classes of its own: pass "
                 "the frame or array, or the Path of the file"
             )
-        if isinstance(x, str):
-            raise UserError(f"new data cannot be a name: pass Path({x!r}) for a file, or arrays")
         if isinstance(x, Dataset) and isinstance(x, Sized):
             items = [self._with_integers(x[i]) for i in range(len(x))]
             return from_dataset(items, valid=0, test=0, missing=True, dtype=dtype)
@@ -183,14 +180,9 @@ class NewData:
     def _converted(
         self, x: torch.Tensor, y: Any = None, c: Any = None, number: int = 0, **others: Any
     ) -> Split:
-        data, shape = self.data, self.data.train.x.shape[1:]
-        if data.sparse is not None:  # x is dense here
-            shape = torch.Size(data.sparse.matrix.shape[1:])
-        if x.shape[1:] != shape:
-            raise UserError(
-                f"x has shape {list(x.shape)}, but the data of this run have [N, "
-                f"{', '.join(map(str, shape))}]"
-            )
+        data = self.data
+        if x.shape[1:] != self._row_shape:
+            raise UserError(self._wrong_shape(x))
         if not (self.allow_missing or ignores_missing(self.model)):
             _check_complete(x, self._columns(x))
         values = data.standardize_values(x)
@@ -206,6 +198,29 @@ class NewData:
                 "x has rows without counts, and so without a library size: leave such rows out"
             )
         return split
+
+    @property
+    def _row_shape(self) -> torch.Size:
+        """The shape of a data point before the condition, also of one in a sparse matrix."""
+        sparse = self.data.sparse
+        return torch.Size(
+            self.data.train.x.shape[1:] if sparse is None else sparse.matrix.shape[1:]
+        )
+
+    def _wrong_shape(self, x: torch.Tensor) -> str:
+        """The message for x of another shape than the data of the run, which say what they are."""
+        data, shape = self.data, self._row_shape
+        message = (
+            f"x has shape {list(x.shape)}, but the data of this run have [N, "
+            f"{', '.join(map(str, shape))}]"
+        )
+        if data.table is not None:
+            names = [str(column.name) for column in data.table.columns]
+            rest = ["..."] if len(names) > SHOWN_COLUMNS else []
+            return f"{message}, of the columns {', '.join(names[:SHOWN_COLUMNS] + rest)}"
+        if len(shape) == 3 and x.dim() == 4 and x.shape[1] == shape[0]:
+            return f"{message}: images are resized by a training with image_size= (--image-size)"
+        return message
 
     def _columns(self, x: torch.Tensor) -> list[ColumnType] | None:
         """The frame's column that each column of `x [N, D]` is of; None without a frame."""
@@ -341,145 +356,6 @@ def _check_complete(x: torch.Tensor, columns: list[ColumnType] | None) -> None:
         )
 
 
-def encode(new: NewData) -> Any:
-    """Codes `{latent: [N, ...]}`, of a frame a frame of `code_columns`; see `Run.encode`."""
-    codes = encodings(new)
-    return new.frame(code_columns(codes, new.class_names)) if new.is_frame else codes
-
-
-def encodings(new: NewData) -> Tensors:
-    """Posterior means of continuous latents, and probabilities of the discrete one."""
-
-    def of(inputs: Inputs, seed: int | None) -> Tensors:
-        codes = evaluate.encode(new.model, new.guide, **inputs)
-        if accepts_argument(new.model, "y") and "y" not in inputs:
-            codes["y"] = evaluate.responsibilities(new.model, new.guide, seed=seed, **inputs)
-        return codes
-
-    return new.apply(of)
-
-
-def profile(new: NewData) -> Any:
-    """The components of new data, a row each; see `Run.profile`."""
-    codes = encodings(new)
-    if "y" not in codes:
-        raise UserError("a profile is of components, and this model has none whose y is not given")
-    x = torch.cat([inputs["x"] for inputs in new.inputs()])
-    return profile_frame(new.data, x, codes["y"], new.class_names)
-
-
-def profile_frame(
-    data: Data, x: torch.Tensor, probabilities: torch.Tensor, class_names: Sequence[Any] | None
-) -> Any:
-    """A frame with a row for each component: its size, and the columns of its data.
-
-    Args:
-        data: that the pair was trained on.
-        x: `[N, D]`, as the pair takes it.
-        probabilities: `[N, K]` of the components.
-        class_names: of the values of y. Default: their numbers.
-    """
-    size, components = probabilities.shape[-1], probabilities.argmax(-1).cpu().numpy()
-    columns: dict[Any, Any] = {}
-    for each in evaluate.column_profiles(named_columns(data, x), components, size):
-        columns[each.name] = each.centers
-        if each.kind != "fraction":
-            columns[f"{each.name}_{'sd' if each.kind == 'number' else 'share'}"] = each.spreads
-    counts = np.bincount(components, minlength=size)
-    names = np.arange(size) if class_names is None else _as_values(class_names)
-    front = {"y": names, "count": counts, "share": counts / max(1, len(components))}
-    table = data.table
-    return frame_like(
-        None if table is None else table.library, {**unused_names(front, columns), **columns}
-    )
-
-
-def code_columns(codes: Tensors, class_names: Sequence[Any] | None = None) -> dict[str, Any]:
-    """`{column: values [N]}`: `z_0, z_1, ...`; of y its most probable value, and the probability.
-
-    Args:
-        codes: as `encodings` returns them.
-        class_names: of the values of y. Default: their numbers.
-    """
-    columns: dict[str, Any] = {}
-    for name, value in codes.items():
-        if name == "y":
-            probability, component = (v.cpu().numpy() for v in value.max(-1))
-            named = component if class_names is None else _as_values(class_names)[component]
-            columns |= {"y": named, "y_probability": probability}
-        else:
-            flat = value.flatten(1).cpu().numpy()
-            columns |= {f"{name}_{i}": flat[:, i] for i in range(flat.shape[1])}
-    return columns
-
-
-def _as_values(class_names: Sequence[Any]) -> np.ndarray:
-    """Names `[K]` as the values of a column: text as objects, numbers as numbers."""
-    is_text = any(isinstance(name, str) for name in class_names)
-    return np.array(class_names, dtype=object if is_text else None)
-
-
-def reconstruct(new: NewData) -> Any:
-    """The means of p(x | z) at the posterior means of z, in original units; see `Run.reconstruct`."""
-
-    def of(inputs: Inputs, _: int | None) -> Tensors:
-        return {"x": evaluate.reconstruct(new.model, new.guide, **inputs)}
-
-    means = new.data.unstandardize(new.apply(of)["x"])
-    if not new.is_frame or new.data.table is None:
-        return means
-    return new.frame(new.data.table.decode(means, round_counts=False))
-
-
-def impute(new: NewData, num_samples: int, steps: int, seed: int | None) -> Any:
-    """Draws of the missing values; see `Run.impute`."""
-
-    def of(inputs: Inputs, seed: int | None) -> Tensors:
-        done = impute_values(
-            new.model, new.guide, num_samples=num_samples, steps=steps, seed=seed, **inputs
-        )
-        return {"x": done.x}
-
-    new = replace(new, allow_missing=True)
-    draws = new.data.unstandardize(new.apply(of, seed, dim=1)["x"])
-    if not new.is_frame:
-        return _with_observed(new, draws)
-    frames = [new.frame(new.completed(draw)) for draw in draws]
-    return frames[0] if num_samples == 1 else frames
-
-
-def _with_observed(new: NewData, draws: torch.Tensor) -> torch.Tensor:
-    """The draws, with observed values as they came: standardizing and back rounds them.
-
-    They are float64 if x is.
-    """
-    if not isinstance(new.rows, Data) or new.rows.sparse is not None:
-        return draws
-    read = new.rows.train.x
-    is_array = isinstance(new.x, (np.ndarray, torch.Tensor))
-    is_double = is_array and str(new.x.dtype).endswith("float64")
-    if read.shape != draws.shape[1:] or (new.data.scaling is None and not is_double):
-        return draws
-    is_double = is_double and new.data.binarize == "none"
-    x = read
-    if is_double:
-        x = new.x if isinstance(new.x, torch.Tensor) else as_tensor(np.ma.getdata(new.x))
-    draws = draws.double() if is_double else draws
-    return torch.where(read.isnan().to(draws.device), draws, x.detach().to(draws))
-
-
-def log_likelihood(new: NewData, num_samples: int, seed: int | None) -> torch.Tensor:
-    r"""`[N]`: :math:`\log p(x)` of x in its original units; see `Run.log_likelihood`."""
-
-    def of(inputs: Inputs, seed: int | None) -> Tensors:
-        value = evaluate.log_likelihood(
-            new.model, new.guide, num_samples=num_samples, seed=seed, **inputs
-        )
-        return {"log_likelihood": value - new.data.log_abs_det_jacobian(inputs["x"]).to(value)}
-
-    return new.apply(of, seed)["log_likelihood"]
-
-
 def read_new(run: Any, path: Path) -> tuple[Any, dict[str, Any]]:
     """`(x, others)` of a file or an image folder, as `NewData` takes them; x is `(x, y)` with labels.
 
@@ -498,6 +374,8 @@ def read_new(run: Any, path: Path) -> tuple[Any, dict[str, Any]]:
     image_size = (run.config or {}).get("image_size")
     x, others = read_source(path, image_size, class_names=class_names, **of_table)
     y = others.pop("y", None)
+    if path.is_dir() and run.data is not None and run.data.train.x.shape[1:2] == (3,):
+        x = x.expand(-1, 3, -1, -1)  # all are gray, and the model takes color
     return (x if y is None else (x, y)), others
 
 
@@ -514,123 +392,3 @@ def as_test_split(new: NewData) -> Data:
         lambda split: conditioned(split, condition), condition=None, scaling=scaling
     )
     return replace(known, test=test)
-
-
-def write_codes(run: Any, source: Path | None, path: Path) -> Path:
-    """Encode a file or an image folder with a `Run`, and write the codes as a CSV file.
-
-    The first column names the rows: by the table's index, by the files of an image folder, else by
-    their numbers.
-
-    Args:
-        run: the run.
-        source: the file. Default: that of the run's data.
-        path: of the CSV file.
-
-    Raises:
-        UserError: the run's data are no file.
-    """
-    if path.suffix.lower() not in ("", ".csv"):
-        raise UserError(f"the codes are a CSV file: {path.name} needs the ending .csv")
-    check_is_no_input(run, source, path)
-    new = _read_as_new(run, source)
-    path = file_to_write(path)
-    columns = code_columns(encodings(new), new.class_names)
-    name, rows = _named_rows(run, new, source)
-    size = len(next(iter(columns.values())))
-    front = unused_names({name: range(size) if rows is None else rows}, columns)
-    write_csv(path, {**front, **columns})
-    return path
-
-
-def _named_rows(run: Any, new: NewData, source: Path | None) -> tuple[str, Any]:
-    """The first column of the codes: its name, and its values; None for the numbers of the rows."""
-    folder = _data_file(run) if source is None else source
-    if folder is not None and folder.is_dir():
-        return "file", file_names(folder)
-    if not new.is_frame or run.data.table is None:
-        return "row", None
-    index = run.data.table.index
-    names = new.row_names()
-    return "row" if names is None or index is None else index, names
-
-
-def write_imputed(
-    run: Any, source: Path | None, path: Path, num_samples: int, steps: int, seed: int
-) -> Path:
-    """Fill in the missing values of a file by draws from a `Run`'s model, and write all of it.
-
-    A table becomes a CSV file of all its columns, those included that the model does not have; with
-    several draws, all rows of draw 1, then of draw 2, with columns `row` and `draw` in front (`_row`,
-    `_draw` beside columns of these names). Arrays become an .npy file, `[N, ...]` or, with several
-    draws, `[num_samples, N, ...]`.
-
-    Args:
-        run, source: as in `write_codes`.
-        path: of the file; without its ending, .csv or .npy, it gets it.
-        num_samples, steps, seed: as in `Run.impute`.
-
-    Raises:
-        UserError: the run's data are no file, or no value is missing.
-    """
-    new = _read_as_new(run, source)
-    if not any(
-        bool(split["x"].isnan().any()) for split in replace(new, allow_missing=True).inputs()
-    ):
-        raise UserError(
-            "no value of these data is missing: a missing value is an empty cell of a table, or NaN"
-        )
-    ending = ".csv" if new.is_frame else ".npy"
-    path = path if path.suffix == ending else path.with_name(path.name + ending)
-    check_is_no_input(run, source, path)
-    path = file_to_write(path)
-    drawn = impute(new, num_samples, steps, seed)
-    if not new.is_frame:
-        np.save(path, (drawn[0] if num_samples == 1 else drawn).numpy())
-        return path
-    whole = {} if is_anndata(new.x) else columns_of(new.x)
-    tables = [{**whole, **columns_of(t)} for t in (drawn if num_samples > 1 else [drawn])]
-    columns = {name: [v for t in tables for v in t[name]] for name in tables[0]}
-    if num_samples > 1:
-        size = len(next(iter(tables[0].values())))
-        numbers = {
-            "row": [*range(size)] * num_samples,
-            "draw": [draw + 1 for draw in range(num_samples) for _ in range(size)],
-        }
-        columns = {**unused_names(numbers, columns), **columns}
-    write_csv(path, columns)
-    return path
-
-
-def check_is_no_input(run: Any, source: Path | None, *paths: Path) -> None:
-    """Raise if one of the files to write is what is read, or what the run was trained on."""
-    trained_on = _data_file(run)
-    inputs = {Path(p).resolve() for p in (source, trained_on) if p is not None}
-    for path in paths:
-        if path.resolve() in inputs:
-            raise UserError(f"{path} holds the data, which would be overwritten: name another file")
-
-
-def _data_file(run: Any) -> Path | None:
-    """The file that a run was trained on."""
-    source = {} if run.data is None else run.data.source or {}
-    named = (run.config or {}).get("data") or source.get("data")
-    return None if named is None or named in DATASETS else Path(named)
-
-
-def _read_as_new(run: Any, source: Path | None) -> NewData:
-    """The data of a file; default: of the file that the run was trained on."""
-    if run.data is None:
-        raise UserError("this run has no data: in Python, pv.load(folder, data=...)")
-    is_own = source is None
-    source = _data_file(run) if source is None else source
-    if source is None:
-        raise UserError("this run was not trained on a file: pass one, --data FILE")
-    if is_own and run.data.absent is not None and source.exists():
-        advise(f"{source} has changed since the training: its rows are taken as new data")
-    if is_own and not source.exists():
-        raise UserError(
-            f"{source}, which the run was trained on, does not exist: name a file, --data FILE"
-        )
-    x, others = read_new(run, source)
-    return NewData(run.model, run.guide, run.data, x, others, class_names=run.class_names)

@@ -7,7 +7,7 @@ is a parameter of a class or function that `groups` lists; nothing else declares
 
 import difflib
 import functools
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
 from dataclasses import fields, is_dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -34,6 +34,21 @@ MAX_SEED = 2**32
 #: Options that say how a file is read.
 READ = ("labels", "index", "layer", "image_size", "drop", "kinds")
 SEEDS = ("split_seed", "binarize_seed")
+#: What other libraries call an option, and no spelling of ours is near.
+SYNONYMS = {
+    "learning_rate": "lr",
+    "clusters": "num_components",
+    "n_clusters": "num_components",
+    "num_clusters": "num_components",
+    "k": "num_components",
+    "z_dim": "latent_dim",
+    "n_hidden": "hidden",
+    "layers": "hidden",
+    "random_state": "seed",
+    "gpu": "device",
+    "output": "out",
+}
+LEAST_SIMILARITY = 0.75  # of a name that is proposed for an unknown one
 
 
 def kind_of(data: str | Data) -> str:
@@ -199,14 +214,37 @@ def _hint(name: str, group: str, short: str, known: list[str], spell: Callable[[
         for kind in CLASSES[choice.name]
         if short in parameters(kind, choice.skip) and group in ("", choice.name)
     ]
+    near = _nearest(short, {k.rsplit(".", 1)[-1] for k in known})
+    proposal = ""
+    if near is not None:
+        meant = _meant_by(near, known)
+        proposal = f"did you mean {' or '.join(map(spell, [near] if len(meant) == 1 else meant))}?"
     if elsewhere:
-        return f"it is an option of {', '.join(dict.fromkeys(elsewhere))}"
-    short_names = {k.rsplit(".", 1)[-1] for k in known}
-    near = difflib.get_close_matches(short, sorted(short_names), n=1, cutoff=0.75)
-    if near:
-        meant = _meant_by(near[0], known)
-        return f"did you mean {' or '.join(map(spell, near if len(meant) == 1 else meant))}?"
+        owners = f"it is an option of {', '.join(dict.fromkeys(elsewhere))}"
+        return f"{owners}; {proposal}" if proposal else owners
+    if proposal:
+        return proposal
     return f"pyro-vae fit {name} --help lists its options"
+
+
+def _nearest(short: str, names: Collection[str]) -> str | None:
+    """The option that an unknown one probably means; None if there is none near it."""
+    if SYNONYMS.get(short) in names:
+        return SYNONYMS[short]
+    near = max(sorted(names), key=lambda option: _similarity(short, option), default="")
+    return near if _similarity(short, near) >= LEAST_SIMILARITY else None
+
+
+def _similarity(unknown: str, option: str) -> float:
+    """How alike two names are, from 0 to 1: as a whole, by a word of the option, or by a shared word."""
+
+    def ratio(a: str, b: str) -> float:
+        return difflib.SequenceMatcher(None, a, b).ratio()
+
+    words = [word for word in option.split("_") if len(word) > 4]
+    by_word = max((ratio(unknown, word) for word in words), default=0.0)
+    shared = 0.8 * bool({*words} & {*unknown.split("_")})
+    return max(ratio(unknown, option), 0.99 * by_word, shared + 0.1 * ratio(unknown, option))
 
 
 def expand(overrides: Mapping[str, Any]) -> list[tuple[str, Any]]:

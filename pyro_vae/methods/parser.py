@@ -78,6 +78,10 @@ class Parser(jsonargparse.ArgumentParser):
 
     def error(self, message: str, ex: Exception | None = None) -> NoReturn:
         line = one_line(str(message if ex is None else ex))
+        missing = re.fullmatch(r"the following arguments are required: (\w+)\.(\w+)", line)
+        if missing:
+            command, argument = missing.groups()
+            line = f"{command} needs a {argument}: pyro-vae {command} {argument.upper()}"
         alone = re.fullmatch(r"[Uu]nrecognized arguments: ([^-\s]\S*)", line)
         if alone and any(action.dest == "data" for action in self._actions):
             line = f"{alone[1]!r} belongs to no option: data are named by --data {alone[1]}"

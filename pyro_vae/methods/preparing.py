@@ -55,6 +55,7 @@ def prepare(config: dict[str, Any], data: Data | None, root: Path | str | None) 
         raise UserError("this run was trained on arrays: pass data=")
     conditional = is_conditional(config["method"])
     condition, quadrants = _condition(config), config.get("quadrants")
+    is_by_default = condition is None
     is_binary = data is not None and data.binarize != "none"
     binarize = config["binarize"] if is_binary else binarization(config)
     options = {n: config[n] for n in ("num_labels", "label_seed")}
@@ -78,17 +79,21 @@ def prepare(config: dict[str, Any], data: Data | None, root: Path | str | None) 
         data = _with_library_size(data, config)
     if config["model.likelihood"] is None:
         config["model.likelihood"] = plain_value(data.likelihood)
+    if conditional:
+        if is_by_default:
+            condition, quadrants = default_condition(data)
+        # raises before any notice
+        datasets.prepare(data, condition=condition, quadrants=quadrants)
     if config["standardize"] is None:
         data = _standardize(data, name, config["model.likelihood"])
         config["standardize"] = data.scaling is not None
     if conditional:
-        if condition is None:
-            condition, quadrants = default_condition(data)
-            if condition == "quadrants" and data.num_classes and data.name not in DATASETS:
-                advise(
-                    "the covariates are a quadrant of each image; condition='labels' (--condition labels) "
-                    "takes the classes"
-                )
+        has_classes = data.num_classes and data.name not in DATASETS
+        if is_by_default and condition == "quadrants" and has_classes:
+            advise(
+                "the covariates are a quadrant of each image; condition='labels' (--condition labels) "
+                "takes the classes"
+            )
         data = datasets.prepare(data, condition=condition, quadrants=quadrants)
         if condition == "quadrants":
             own = data.dense_condition

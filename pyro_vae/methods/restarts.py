@@ -35,7 +35,8 @@ from ..train.pool import Interrupted, num_processes, train_parts
 from ..train.weights import broadcast_weights
 from .advice import Advice, check_data, check_use
 from .files import as_json, to_yaml
-from .run import CONFIG, RECORD, RESTARTS, Run, best_epoch, read_history
+from .records import CONFIG, RECORD, RESTARTS, best_epoch, read_history
+from .run import Run
 from .seeds import restart_seeds
 
 

@@ -1,12 +1,11 @@
-"""`Run`: a trained pair with its data, its evaluation, its samples, and its folder."""
+"""`Run`: a trained pair with its data, its evaluation, its samples, and its folder; `fit`."""
 
 import copy
-import dataclasses
 import functools
 import json
 import shlex
 import shutil
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -14,39 +13,29 @@ from typing import Any
 import torch
 
 from .. import evaluate, generate, train
-from ..data import DATASETS, Data, Labels, as_data
-from ..data import load as load_data
+from ..data import Data, Labels, as_data
 from ..data.arrays import as_tensor
-from ..data.dataset import MEAN_OF_X
 from ..data.display import joined
 from ..data.tables import frame_like
 from ..errors import UserError, file_to_write, folder_to_write
 from ..evaluate.inputs import split_inputs
 from ..programs.calling import accepts_argument, first_argument
-from ..programs.contexts import seeded
 from ..programs.inspection import ignores_missing, sites_of
-from ..train import checkpoint, choose_device, distributed
+from ..train import checkpoint, distributed
 from ..train.callbacks import Metrics, as_callbacks
-from ..train.schema import data_differ, data_of_schema, example_of_schema, schema_of
-from ..train.settings import EXTENDABLE
+from ..train.schema import example_of_schema, schema_of
 from ..train.state import Progress
-from ..train.weights import weights_in, weights_of
-from . import new_data
+from ..train.weights import weights_of
+from . import answers, new_data
 from .advice import advise, advise_start, check_data, check_use, starts_at_random
-from .building import build
-from .files import as_json, read_config, to_yaml
-from .options import complete
-from .preparing import shapes
-from .rebuild import describe_pair, rebuild_pair
-from .sharing import data_of_export, export_file, export_run, load_export
+from .files import as_json, to_yaml
+from .rebuild import describe_pair
+from .records import CONFIG, FILES, RECORD
+from .sharing import export_run
 from .table import preset
 
-CONFIG = "config.yaml"
-RECORD = "config.json"
 EXAMPLE_ROWS = 4  # of the data, to trace an exported program
-RESTARTS = "restarts"  # folder of the restarts, in the run folder
 SETTLED = 10  # epochs, before which a latent that carries no information is no surprise
-FILES = (CONFIG, RECORD, "metrics.jsonl", "checkpoint.pt", "report.html")
 
 
 @dataclass
@@ -83,7 +72,7 @@ class Run(train.Run):
         bound, stability = self._validation_elbo, self.stability
         parts = [
             f"{self._name}{data}",
-            f"epoch {self.epoch} of {len(self.history)}",
+            f"epoch {self.epoch} of {len(self.history)}" if self.history else None,
             None if bound is None else f"validation ELBO {bound:.2f}{self._units_of_training}",
             None if stability is None else f"stability {stability:.2f}",
             None if self.out is None else str(self.out),
@@ -203,7 +192,8 @@ class Run(train.Run):
     def _evaluate_new(self, data: Any, num_samples: int) -> Any:
         from ..report.summary import NEW, Results, summarize, summarize_batches
 
-        data, others = new_data.read_new(self, data) if isinstance(data, Path) else (data, {})
+        is_path = isinstance(data, (str, Path))
+        data, others = new_data.read_new(self, Path(data)) if is_path else (data, {})
         new, supervised = self._new(data, **others), self._supervised
         if new.is_stream:
             result = summarize_batches(
@@ -230,16 +220,23 @@ class Run(train.Run):
             c: `[M, ...]` covariates of a conditional model, in their original units, in order and
                 repeated. Default: those of the data.
         """
+        return self._original(self._sample_sheet(num, source, c, **choices))
+
+    def _sample_sheet(self, num: int | None, source: str, c: Any = None, **choices: Any) -> Any:
         if num is None:
             num = 64 if c is None else max(1, as_tensor(c, "c").shape[:1].numel())
-        sheet = self.sheet(source, num=num, c=c, **choices)
+        return self.sheet(source, num=num, c=c, **choices)
+
+    def _original(self, sheet: Any) -> torch.Tensor:
+        """x of a sheet in its original units, joined with its covariates."""
         data = self._data()
         return data.unstandardize(joined(data, sheet.x, sheet.c))
 
     def sample_frame(self, num: int | None = None, source: str = "prior", **choices: Any) -> Any:
         """New rows as a frame with the columns of the data, which come from a frame.
 
-        They are draws: a category is one of its values, a count an integer.
+        They are draws: a category is one of its values, a count an integer. With the column of the
+        labels, where the model has them: of a semi-supervised model, or one conditioned on them.
 
         Args:
             num, choices: as in `sample`.
@@ -251,8 +248,11 @@ class Run(train.Run):
         table = self._data().table
         if table is None:
             raise UserError("this run was trained on arrays: sample() returns them")
-        x = self.sample(num, source, **choices)
-        return frame_like(table.library, table.decode(x))
+        sheet = self._sample_sheet(num, source, **choices)
+        columns = table.decode(self._original(sheet))
+        if self.class_names is not None:
+            columns |= sheet.classes(self._data())
+        return frame_like(table.library, columns)
 
     def encode(self, x: Any, **others: Any) -> Any:
         """Posterior means of the latents of new data.
@@ -268,7 +268,7 @@ class Run(train.Run):
             frame with the same index and with columns `z_0, z_1, ...`, and `y` (the most probable
             component, or the name of the class; see `class_names`) with `y_probability`.
         """
-        return new_data.encode(self._new(x, **others))
+        return answers.encode(self._new(x, **others))
 
     def profile(self, x: Any = None, split: str | None = None, **others: Any) -> Any:
         """What the data of each component are like: how many, and each column in original units.
@@ -291,7 +291,7 @@ class Run(train.Run):
         if x is not None:
             if split is not None:
                 raise UserError("split names a part of the run's own data: leave out x or split")
-            return new_data.profile(self._new(x, **others))
+            return answers.profile(self._new(x, **others))
         data = self._data()
         parts = tuple(data.splits()) if split is None else (split,)
         rows = [split_inputs(self.model, self.guide, data, part) for part in parts]
@@ -301,7 +301,7 @@ class Run(train.Run):
             )
         y = [evaluate.responsibilities(self.model, self.guide, **inputs) for inputs in rows]
         x = torch.cat([inputs["x"] for inputs in rows])
-        return new_data.profile_frame(data, x, torch.cat(y), self.class_names)
+        return answers.profile_frame(data, x, torch.cat(y), self.class_names)
 
     def reconstruct(self, x: Any, **others: Any) -> Any:
         """The means of p(x | z) at the posterior means of z, in original units.
@@ -312,7 +312,7 @@ class Run(train.Run):
         Returns:
             `[N, *x_shape]`. Of a frame: a frame, with expected counts and most probable categories.
         """
-        return new_data.reconstruct(self._new(x, **others))
+        return answers.reconstruct(self._new(x, **others))
 
     def impute(
         self, x: Any, num_samples: int = 1, steps: int = 200, seed: int | None = 0, **others: Any
@@ -329,7 +329,7 @@ class Run(train.Run):
             `[num_samples, N, *x_shape]` in original units. Of a frame: a completed frame, or a list
             of `num_samples` frames if there are several.
         """
-        return new_data.impute(self._new(x, **others), num_samples, steps, seed)
+        return answers.impute(self._new(x, **others), num_samples, steps, seed)
 
     def log_likelihood(
         self, x: Any, num_samples: int = 5000, seed: int | None = 0, **others: Any
@@ -343,12 +343,12 @@ class Run(train.Run):
             num_samples: importance samples per data point.
             seed: of the draws.
         """
-        return new_data.log_likelihood(self._new(x, **others), num_samples, seed)
+        return answers.log_likelihood(self._new(x, **others), num_samples, seed)
 
     def _new(self, x: Any, **others: Any) -> new_data.NewData:
         data, names = self._data(), self.class_names
-        if isinstance(x, Path):
-            x, read = new_data.read_new(self, x)
+        if isinstance(x, (str, Path)):
+            x, read = new_data.read_new(self, Path(x))
             x, y = x if isinstance(x, tuple) else (x, None)
             # labels are no input of an encoding, but where they are the condition
             others = {**read, **({} if y is None or data.condition is None else {"y": y}), **others}
@@ -623,196 +623,3 @@ def advised(
         if not check_use(model, guide, data, *how) and at_random:
             advise_start(model)
     return run
-
-
-def load(
-    folder: Path | str,
-    model: Any = None,
-    guide: Any = None,
-    data: Any = None,
-    device: str | None = None,
-    root: Path | str | None = None,
-) -> Run:
-    """A run from its folder: the pair with the weights of the best epoch, its history and its data.
-
-    Example:
-        >>> import tempfile, torch, pyro_vae as pv
-        >>> x, model = torch.randn(20, 3), pv.models.VAE((3,), 2, likelihood="normal")
-        >>> guide = pv.guides.Guide(model)
-        >>> with tempfile.TemporaryDirectory() as folder:
-        ...     run = pv.fit(model, guide, x, epochs=1, out=folder, progress=False)
-        ...     pv.load(folder, data=x)
-        Run(VAE x Guide on data, epoch 1 of 1, ...)
-
-    Args:
-        folder: written by `pyro-vae fit`, `Method.fit(out=)`, `pv.fit(out=)` or `Run.save`; or a
-            `.safetensors` file of `Run.export`, or its folder: the run then has no history.
-        model, guide: the pair, built as it was trained. Default: it is rebuilt, which is possible for
-            the library's own classes.
-        data: what it was trained on. Default: they are loaded again, which is possible for named
-            data sets and files that have not changed. Where they are not at hand, `Run.data` has no
-            rows: the run encodes, evaluates and imputes new data and samples from its prior; all
-            else says why the rows are not there.
-        device: cpu, cuda, ... Default: a GPU if there is one.
-        root: folder of the torchvision data sets.
-
-    Raises:
-        UserError: no run folder, a damaged one, an edited configuration, other data, or a pair that
-            cannot be rebuilt.
-    """
-    folder = Path(folder)
-    if (model is None) != (guide is None):
-        raise UserError("pass both model= and guide=, or neither")
-    exported = export_file(folder)
-    if exported is not None:
-        return _load_export(exported, model, guide, data, device)
-    if (folder / RESTARTS).is_dir() and not (folder / RECORD).exists():
-        raise UserError(
-            f"{folder} is not finished: rerun with --resume, or load {folder / RESTARTS}/0"
-        )
-    record = checkpoint.read_json(folder / RECORD)
-    if not isinstance(record, dict) or not isinstance(record.get("data"), dict):
-        raise UserError(f"{folder / RECORD} is not the record of a run")
-    data = None if data is None else as_data(data, missing=True)
-    if not isinstance(data, Data | None):
-        raise UserError(
-            "data must be the training data in memory; leave data= out for a run on a loader"
-        )
-    config = None
-    if (folder / CONFIG).exists() and model is None:
-        config = _config_of_run(folder)
-        if "standardize_c" in config and "standardize_c" not in (record.get("config") or {}):
-            config["standardize_c"] = False  # a run from before there was the option
-        check_unedited(config, record, folder)
-    state = checkpoint.load(folder / "checkpoint.pt")
-    checkpoint.check_config(folder, state)
-    if config is not None:
-        config, data = _data_of_method(config, data, root, folder, record, state)
-        with seeded(config["seed"]):
-            model, guide = build(config, *shapes(data))
-    else:
-        if model is None:
-            model, guide = rebuild_pair(record.get("pair"), folder)
-        data = _data_of_pair(data, root, folder, record, state)
-    weights = weights_in(state, model, guide, folder / "checkpoint.pt")
-    _move(model, guide, device)
-    history = read_history(folder)
-    return Run(
-        model, guide, history, best_epoch(history), folder, weights=weights, data=data,
-        config=config, restarts=record.get("restarts"), initialization=record.get("initialization"),
-    )  # fmt: skip
-
-
-def _config_of_run(folder: Path) -> dict[str, Any]:
-    """The complete configuration of a run, also where the file that it names is gone."""
-    config = read_config(folder / CONFIG)
-    named = config.get("data")
-    if not isinstance(named, str) or named in DATASETS or Path(named).exists():
-        return complete(config)
-    return {**complete({**config, "data": None}), "data": named}  # as of arrays: a file's preset
-
-
-def _data_of_method(
-    config: dict[str, Any],
-    data: Data | None,
-    root: Path | str | None,
-    folder: Path,
-    record: Mapping[str, Any],
-    state: Mapping[str, Any],
-) -> tuple[dict[str, Any], Data]:
-    """`(config, data)` of a method's run; data that cannot be loaded again have no rows."""
-    from .configured import Method
-
-    schema = json.loads(state["schema"])
-    try:
-        method = Method(config, data, root)
-        _check_same_data(folder, record, state, method.data)
-    except UserError as e:
-        if data is not None or schema is None:
-            raise
-        return config, data_of_schema(schema, str(e))
-    return method.config, method.data
-
-
-def _data_of_pair(
-    data: Data | None,
-    root: Path | str | None,
-    folder: Path,
-    record: Mapping[str, Any],
-    state: Mapping[str, Any],
-) -> Data | None:
-    """The data of a pair built by hand; without rows if their source does not give them again."""
-    source, schema = record.get("source"), json.loads(state["schema"])
-    if data is not None:
-        _check_same_data(folder, record, state, data)
-        return data
-    reason = "they were in the memory of the program that trained the pair"
-    if isinstance(source, dict):
-        options = dict(source)
-        try:
-            data = load_data(options.pop("data"), root=root, **options)
-            _check_same_data(folder, record, state, data)
-            return data
-        except (UserError, KeyError, TypeError) as e:
-            reason = str(e)
-    if schema is None:
-        return None
-    known = data_of_schema(schema, reason)
-    return dataclasses.replace(known, source=source if isinstance(source, dict) else None)
-
-
-def _check_same_data(
-    folder: Path, record: Mapping[str, Any], state: Mapping[str, Any], data: Data
-) -> None:
-    """Raise unless these are the data that the run was trained on."""
-    settings = json.loads(state["settings"]).get("data") or {}
-    means = {MEAN_OF_X: settings[MEAN_OF_X]} if MEAN_OF_X in settings else {}
-    other = data_differ({**record["data"], **means}, json.loads(state["schema"]), data)
-    if other is not None:
-        raise UserError(
-            f"{folder} was trained on other data ({other}): restore them, or pass data="
-        )
-
-
-def _load_export(path: Path, model: Any, guide: Any, data: Any, device: str | None) -> Run:
-    """The pair in a file of `Run.export`, as a run without history."""
-    model, guide, record = load_export(path, model, guide)
-    if data is not None:
-        data = data_of_export(record, as_data(data, first_argument(model)), path)
-    elif record["schema"] is not None:
-        data = data_of_schema(record["schema"], "an export has no data")
-    _move(model, guide, device)
-    return Run(model, guide, data=data, config=record["config"])
-
-
-def _move(model: Any, guide: Any, device: str | None) -> None:
-    target = choose_device(device)
-    for module in (model, guide):
-        if isinstance(module, torch.nn.Module):
-            module.to(target)
-
-
-def check_unedited(config: Mapping[str, Any], record: Mapping[str, Any], folder: Path) -> None:
-    """Raise unless the configuration is the one that the run was started with."""
-    started = record.get("config")
-    if not isinstance(started, dict):
-        raise UserError(f"{folder / RECORD} does not say which configuration the run had")
-    present = as_json(config)
-    for key, value in started.items():
-        if key not in EXTENDABLE and present.get(key) != value:
-            raise UserError(
-                f"{folder / CONFIG} was edited: {key}={present.get(key)}, and the run had {value}"
-            )
-
-
-def read_history(folder: Path) -> list[dict[str, Any]]:
-    """The history that a run folder holds."""
-    return checkpoint.read_history(folder / "metrics.jsonl")
-
-
-def best_epoch(history: list[dict[str, Any]]) -> int | None:
-    """The epoch with the best validation ELBO; the last one without validation."""
-    validated = [row for row in history if "elbo" in row]
-    if validated:
-        return max(validated, key=lambda row: row["elbo"])["epoch"]
-    return history[-1]["epoch"] if history else None

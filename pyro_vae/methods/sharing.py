@@ -58,7 +58,7 @@ def export_run(run: "Run", path: Path | str, license: str | None = None) -> Path
     written = [target] if is_file else [target, path / CARD]
     for existing in written:
         if existing.exists():
-            raise UserError(f"{existing} exists already: choose another path")
+            raise UserError(f"{existing} exists already: name another path (export --out)")
     weights = weights_of(run.model, run.guide)
     if run.weights is not None and len(run.weights.free):
         raise UserError("parameters of pyro.param are in no module, and cannot be exported")

@@ -48,6 +48,8 @@ class SampleSheet:
         has_draws: whether x are draws of the likelihood; else they are its means.
         table: x of the .csv file `[M, D]`, and the columns before its own. Default: the sheet's x.
         note: a line about the layout, for the command line.
+        y: `[N]` the class or component of each data point, if it is known.
+        class_names: of y, if it is a label that has names.
     """
 
     x: torch.Tensor
@@ -60,11 +62,27 @@ class SampleSheet:
     has_draws: bool = False
     table: tuple[torch.Tensor, Mapping[str, list]] | None = None
     note: str | None = None
+    y: torch.Tensor | None = None
+    class_names: Sequence[Any] | None = None
 
     def arrays(self, data: Data) -> dict[str, np.ndarray]:
-        """The arrays to save, x in the data's original units and joined with its covariates."""
+        """The arrays to save, in original units: x, joined with its covariates, y, or covariates c."""
         saved = {"x": data.unstandardize(joined(data, self.x, self.c)), **self.extra}
+        if self.y is not None:
+            saved["y"] = self.y
+        if self.c is not None and data.dense_condition is None:
+            saved["c"] = data.unstandardize_covariates(self.c)
         return {name: torch.as_tensor(value).cpu().numpy() for name, value in saved.items()}
+
+    def classes(self, data: Data) -> dict[str, list]:
+        """The column of y, named as the labels of the data are; `component` if y is no label."""
+        if self.y is None:
+            return {}
+        numbers = self.y.tolist()
+        if self.class_names is None:
+            return {"component": numbers}
+        name = "y" if data.table is None or data.table.labels is None else data.table.labels.name
+        return {name: [self.class_names[number] for number in numbers]}
 
     def figure(self, data: Data) -> Figure | None:
         """A figure of images or of points in the plane; None for data of another shape."""
@@ -104,7 +122,7 @@ class SampleSheet:
         """
         written = [file_to_write(path.with_suffix(".npz"))]
         np.savez_compressed(written[0], **self.arrays(data))  # type: ignore[arg-type]
-        x, before = self.table or (self.x, {})
+        x, before = self.table or (self.x, self.classes(data))
         x = data.unstandardize(joined(data, x, self.c))
         if data.table is not None and x.shape[1:] == (len(data.table.names),):
             written.append(file_to_write(path.with_suffix(".csv")))
@@ -173,7 +191,10 @@ def make(
     sheet = SOURCES[source].make(
         model, guide, data, SheetOptions(**options, class_names=class_names)
     )
-    return replace(sheet, has_draws=is_drawn and not options["mean"])
+    if sheet.y is None and sheet.c is not None and isinstance(data.dense_condition, Labels):
+        sheet = replace(sheet, y=sheet.c if sheet.c.dim() == 1 else sheet.c.argmax(-1))
+    is_drawn = is_drawn and not options["mean"]
+    return replace(sheet, has_draws=is_drawn, class_names=class_names)
 
 
 def _component_number(y: Any, class_names: Sequence[Any] | None) -> Any:
@@ -331,7 +352,21 @@ def _prior(model: Callable, guide: Callable, data: Data, options: SheetOptions) 
     y = options.y if accepts_argument(model, "y") or not covariates else None
     x = sample(model, size, y=y, mean=bool(options.mean), seed=options.seed, **covariates)
     title = "samples" if options.y is None else f"samples, y = {options.name_of(options.y)}"
-    return SampleSheet(x, title, c=covariates.get("c"))
+    number = None
+    if _has_components(model):  # the same draws again
+        number = _numbers(sample(model, size, y=y, seed=options.seed, site="y", **covariates))
+    return SampleSheet(x, title, c=covariates.get("c"), y=number)
+
+
+def _has_components(model: Callable) -> bool:
+    """Whether y is a component or a class of the model."""
+    _, is_discrete = sites_of(model)[1].get("y", ((), False))
+    return accepts_argument(model, "y") and is_discrete
+
+
+def _numbers(y: torch.Tensor) -> torch.Tensor:
+    """Classes `[N]`, of numbers or of one-hot rows."""
+    return y if y.dim() == 1 else y.argmax(-1)
 
 
 def _component(model: Callable, guide: Callable, data: Data, options: SheetOptions) -> SampleSheet:
@@ -345,9 +380,7 @@ def _component(model: Callable, guide: Callable, data: Data, options: SheetOptio
     x = sample(model, len(y), y=y, mean=bool(options.mean), seed=options.seed, **covariates)
     labels = [options.name_of(i) for i in range(k)]
     title = "samples, one row per component"
-    place = {"component": [labels[i] for i in y.tolist()]}
-    c = covariates.get("c")
-    return SampleSheet(x, title, num, labels, c, {"y": y}, table=(x, place))
+    return SampleSheet(x, title, num, labels, covariates.get("c"), y=y)
 
 
 def _aggregate(model: Callable, guide: Callable, data: Data, options: SheetOptions) -> SampleSheet:
@@ -366,7 +399,8 @@ def _aggregate(model: Callable, guide: Callable, data: Data, options: SheetOptio
         example=source.batch, **given,
     )  # fmt: skip
     c = given.get("c", drawn.get("c"))
-    return SampleSheet(new, "samples from the aggregate posterior", c=c)
+    y = _numbers(drawn["y"]) if "y" in drawn and _has_components(model) else None
+    return SampleSheet(new, "samples from the aggregate posterior", c=c, y=y)
 
 
 def _ex_post(model: Callable, guide: Callable, data: Data, options: SheetOptions) -> SampleSheet:
