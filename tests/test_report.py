@@ -285,6 +285,28 @@ def test_clusters_are_scored_with_two_labels_per_component(rows, labels, few):
         assert ("of 2 units active" in printed) == (rows > 1)
 
 
+def test_clusters_and_their_scores_do_not_depend_on_the_batches():
+    """The labels of a loader score a model that was trained without any; other entries are left out."""
+    torch.manual_seed(0)
+    model = pv.models.MixtureVAE((6,), 3, 2, likelihood="normal", network=pv.conditionals.MLP((8,)))
+    guide = pv.guides.Guide(model, network=pv.conditionals.MLP((8,)))
+    x, y = torch.randn(40, 6), torch.arange(40) % 3
+    run = pv.Run(model, guide, data=pv.data.from_arrays(torch.randn(40, 6), valid=0, test=0))
+    whole = run.evaluate(data=(x, y), num_samples=2)["clustering"]["this model"]
+    pairs = torch.utils.data.TensorDataset(x, y)
+    for batches in (
+        torch.utils.data.DataLoader(pairs, 7),
+        [(x[:9], y[:9]), (x[9:], y[9:].double())],
+        [{"x": x[:9], "y": y[:9]}, {"x": x[9:], "y": y[9:]}],
+    ):
+        assert run.evaluate(data=batches, num_samples=2)["clustering"] == {"this model": whole}
+        torch.testing.assert_close(run.encode(batches)["y"], run.encode(x)["y"])
+    for other in ([f"file{i}" for i in range(40)], x[:, 0], x):
+        loader = torch.utils.data.DataLoader([*zip(x, other, strict=True)], 7)
+        assert "clustering" not in run.evaluate(data=loader, num_samples=2)
+        torch.testing.assert_close(run.encode(loader)["y"], run.encode(x)["y"])
+
+
 # ------------------------------------------------------------------- its figures
 
 

@@ -28,10 +28,11 @@ def encode(new: NewData) -> Any:
 def encodings(new: NewData) -> Tensors:
     """Posterior means of continuous latents, and probabilities of the discrete one."""
 
-    def of(inputs: Inputs, seed: int | None) -> Tensors:
+    def of(inputs: Inputs, _: int | None) -> Tensors:
         codes = evaluate.encode(new.model, new.guide, **inputs)
         if accepts_argument(new.model, "y") and "y" not in inputs:
-            codes["y"] = evaluate.responsibilities(new.model, new.guide, seed=seed, **inputs)
+            # all batches have the same noise: a code depends on its row alone
+            codes["y"] = evaluate.responsibilities(new.model, new.guide, **inputs)
         return codes
 
     return new.apply(of)

@@ -96,7 +96,7 @@ class NewData:
     def _with_integers(self, x: Any) -> Any:
         """x, a batch or batches of it, with plain integers for 8-bit ones that are no gray levels."""
         if isinstance(x, list) and x and isinstance(x[0], (np.ndarray, torch.Tensor, tuple, dict)):
-            return [self._with_integers(batch) for batch in x]
+            return [self.batch(each) for each in x]
         if isinstance(x, tuple) and x:
             return (self._with_integers(x[0]), *x[1:])
         if isinstance(x, dict):
@@ -104,6 +104,18 @@ class NewData:
         is_array = isinstance(x, (np.ndarray, torch.Tensor))
         is_bytes = is_array and str(x.dtype).endswith("uint8")
         return as_tensor(x).int() if is_bytes and not self._bytes_are_gray else x
+
+    def batch(self, item: Any) -> Any:
+        """A batch that a loader yields, without a y that is neither labels nor an input of the pair."""
+        item = self._with_integers(item)
+        if self.data.num_classes is not None:
+            return item
+        if isinstance(item, tuple) and len(item) > 1 and not _are_labels(item[1]):
+            return item[:1]
+        if isinstance(item, dict) and "y" in item and not _are_labels(item["y"]):
+            if not self._is_input("y"):
+                return {name: value for name, value in item.items() if name != "y"}
+        return item
 
     @functools.cached_property
     def _bytes_are_gray(self) -> bool:
@@ -165,12 +177,12 @@ class NewData:
             yield data.observed_split("train", rows)
 
     def _takes(self, name: str, is_named: bool) -> bool:
-        """Whether an entry of a batch is an input of the pair, or labels of data that have classes."""
-        names = self._observed_names()
-        conditions_on_y = self.data.dense_condition is not None
-        if name == "y" and (self.data.num_classes is not None or conditions_on_y):
-            return True
-        return name in names or (is_named and accepts_entry(self.model, self.guide, name))
+        """Whether an entry of a batch is an input of the pair, or labels."""
+        return name == "y" or name in self._observed_names() or (is_named and self._is_input(name))
+
+    def _is_input(self, name: str) -> bool:
+        """Whether a named entry of a batch is an argument of the pair."""
+        return accepts_entry(self.model, self.guide, name)
 
     def _observed_names(self) -> set[str]:
         observes = interface_of(self.model, ModelInterface).observes
@@ -189,7 +201,7 @@ class NewData:
         is_binary = bool(((values == 0) | (values == 1) | values.isnan()).all())
         if data.binarize != "none" and not is_binary:
             values = draw_binary(values, data.binarize_seed + 2 + 3 * number)  # beyond the splits'
-        if y is not None and data.num_classes is not None:
+        if y is not None and (data.num_classes is not None or _are_labels(y)):
             y = as_labels(y)
         c = None if c is None else data.standardize_covariates(c)
         split = conditioned(Split(values, y, c, others), data.dense_condition)
@@ -326,7 +338,16 @@ class _Batches:
 
     def __iter__(self) -> Iterator[Any]:
         for item in self.loader:  # torch collates pairs (x, y) to lists
-            yield self.new._with_integers(tuple(item) if isinstance(item, list) else item)
+            yield self.new.batch(tuple(item) if isinstance(item, list) else item)
+
+
+def _are_labels(y: Any) -> bool:
+    """Whether an entry of a batch is whole numbers `[B]`."""
+    try:
+        as_labels(y)
+    except UserError:
+        return False
+    return True
 
 
 def _has_library_size(model: Any) -> bool:

@@ -83,9 +83,9 @@ class PairNumbers:
         codes = evaluate.encode(model, guide, x, **others)
         _add(self._codes, {name: code.reshape(len(code), -1) for name, code in codes.items()})
         if accepts_argument(model, "y") and "y" not in others:
-            self._add_probabilities(
-                evaluate.responsibilities(model, guide, x, seed=seed, **others).double()
-            )
+            # the noise is common to all rows, those of other batches included
+            p = evaluate.responsibilities(model, guide, x, seed=self.seed, **others)
+            self._add_probabilities(p.double())
 
     def _named(self, terms: dict[str, torch.Tensor]) -> dict[str, torch.Tensor]:
         """The terms as they are reported.
