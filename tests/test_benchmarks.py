@@ -2,6 +2,7 @@
 
 import importlib
 import json
+import os
 import pkgutil
 import re
 import shlex
@@ -103,6 +104,17 @@ def test_mean_sd_and_ratio_are_the_textbooks():
     assert harness.mean_sd([1.0, 3.0]) == {"mean": 2.0, "sd": pytest.approx(2**0.5)}
     assert harness.mean_sd([1.0]) == {"mean": 1.0, "sd": 0}
     assert harness.median_ratio([2.0, 9.0, 8.0], [1.0, 3.0, 2.0]) == 3.0  # of the ratios
+
+
+@pytest.mark.skipif(not hasattr(os, "sched_setaffinity"), reason="cores cannot be chosen here")
+def test_a_process_is_kept_on_as_many_cores_as_it_has_threads():
+    """JAX counts the cores, and its CPU time grows with them."""
+    before = os.sched_getaffinity(0)
+    try:
+        harness.pin(1)
+        assert len(os.sched_getaffinity(0)) == 1
+    finally:
+        os.sched_setaffinity(0, before)
 
 
 def counts():
