@@ -82,7 +82,7 @@ def keep_freed_memory() -> None:
     torch.empty(2**25 - 2**16, dtype=torch.uint8)
 
 
-def compile_graph(graph: Any, inputs: Sequence[torch.Tensor]) -> Callable:
+def compile_graph(graph: Any, inputs: Sequence[torch.Tensor]) -> Callable[..., Any]:
     """Inductor's code for a graph: `torch.compile` takes Python functions only.
 
     With a `ShapeEnv` around, torch keeps the compiled graph on disk, and not the code of its loops
@@ -91,12 +91,26 @@ def compile_graph(graph: Any, inputs: Sequence[torch.Tensor]) -> Callable:
     `fallback_random` draws from torch's own stream. `emulate_precision_casts` keeps rounding to bf16
     and back, which a fused kernel would leave out. `cpp.threads` is what Inductor takes unasked; named,
     it is part of what the graph is found by.
+
+    On a CPU the code that allocates and calls the loops is C++ too (`cpp_wrapper`): in Python it takes up to
+    a seventh of a step. It does not know all operations; a graph that has others gets it in Python.
     """
     options = {
         "fallback_random": True,
         "emulate_precision_casts": True,
         "cpp.threads": torch.get_num_threads(),
     }
+    if all(t.device.type == "cpu" for t in inputs):
+        try:
+            return _compile(graph, inputs, {**options, "cpp_wrapper": True})
+        except Exception:  # of many types; without a compiler, the next one fails too
+            pass
+    return _compile(graph, inputs, options)
+
+
+def _compile(
+    graph: Any, inputs: Sequence[torch.Tensor], options: dict[str, Any]
+) -> Callable[..., Any]:
     # that CUDA is not there, and that a function of torch is deprecated, does not concern the user
     log = logging.getLogger("torch.utils.cpp_extension")
     level = log.level

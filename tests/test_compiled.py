@@ -355,13 +355,16 @@ def test_biases_are_added_after_the_products_without_another_value():
 
     def function(x, v, w, b):
         h = torch.addmm(b, torch.addmm(b, x, w.t()), v)
-        return h, torch.addmm(x, h, w), torch.addmm(b, x, w, alpha=2.0)
+        sums = b + x @ w, v @ w + b, x + v @ w, (v @ w).add(b, alpha=2.0)
+        return h, torch.addmm(x, h, w), torch.addmm(b, x, w, alpha=2.0), *sums
 
     graph, reads = record(function, [x, v, w, b])
     assert reads == []
     actual = compilation.with_biases_after_products(graph)
     addmm = torch.ops.aten.addmm.default
-    assert [[n.target for n in g.graph.nodes].count(addmm) for g in (graph, actual)] == [4, 2]
+    add = torch.ops.aten.add.Tensor
+    for target, counts in ((addmm, [4, 2]), (add, [4, 2])):
+        assert [[n.target for n in g.graph.nodes].count(target) for g in (graph, actual)] == counts
     for p, q in zip(actual(x, v, w, b), graph(x, v, w, b), strict=True):
         torch.testing.assert_close(p, q, rtol=1e-12, atol=1e-12)
 

@@ -39,21 +39,33 @@ def compiled(graph: torch.fx.GraphModule, inputs: Sequence[torch.Tensor]) -> Cal
 
 
 def with_biases_after_products(graph: torch.fx.GraphModule) -> torch.fx.GraphModule:
-    """A copy of a recording in which every `addmm` with a row of biases is a product and a sum.
+    """A copy of a recording in which a row of biases is added to a product by an operation of its own.
 
     On a CPU, `addmm` first copies the biases into every row of its result. As an operation of its own
     the sum is part of the loop that follows. The sum is written as `product - (-bias)`, which has the
-    same value: Inductor would put `product + bias` back into an `addmm`.
+    same value: Inductor would put `product + bias` into an `addmm`.
     """
     graph, aten = copy.deepcopy(graph), torch.ops.aten
+
+    def is_bias(node: Any) -> bool:
+        return isinstance(node, torch.fx.Node) and len(node.meta.get("shape", ())) == 1
+
+    def is_product(node: Any) -> bool:
+        return isinstance(node, torch.fx.Node) and node.target is aten.mm.default
+
     for node in list(graph.graph.nodes):
-        if node.target is not aten.addmm.default or node.kwargs:
-            continue
-        bias, *factors = node.args
-        if len(bias.meta["shape"]) != 1:
+        if node.kwargs or node.target not in (aten.addmm.default, aten.add.Tensor):
             continue
         with graph.graph.inserting_before(node):
-            product = graph.graph.call_function(aten.mm.default, tuple(factors))
+            if node.target is aten.addmm.default:
+                bias, *factors = node.args
+                if not is_bias(bias):
+                    continue
+                product = graph.graph.call_function(aten.mm.default, tuple(factors))
+            else:
+                product, bias = sorted(node.args, key=is_bias)
+                if not (is_product(product) and is_bias(bias)):
+                    continue
             negative = graph.graph.call_function(aten.neg.default, (bias,))
             total = graph.graph.call_function(aten.sub.Tensor, (product, negative))
         node.replace_all_uses_with(total)
