@@ -481,7 +481,10 @@ def read_source(
         UserError: no such file, or one that cannot be read.
     """
     if str(path) in DATASETS:
-        raise UserError(f"{path} is a data set, not a file: pass a file or an image folder")
+        raise UserError(
+            f"{path} is a data set, not a file: pass a file or an image folder; in Python, "
+            "run.encode(run.data.test.x)"
+        )
     if not path.exists():
         raise UserError(f"{path} does not exist")
     data_set(str(path))

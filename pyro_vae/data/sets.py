@@ -87,7 +87,8 @@ def _read(
         return read_file(Path(name), split_seed, bool(missing), **options)
     for option, value in {"missing": missing, **options}.items():
         if value not in (None, False):
-            raise UserError(f"{option}= is of files, and {name} is not one")
+            hint = ": num_labels= (--num-labels) keeps so many labels" if option == "labels" else ""
+            raise UserError(f"{option}= is of files, and {name} is not one{hint}")
     if name == "digits":
         return _digits(split_seed)
     if name == "arcs":

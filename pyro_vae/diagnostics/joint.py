@@ -15,14 +15,13 @@ from ..errors import UserError
 from ..evaluate.inputs import Batch, PyroProgram
 from ..guides import PriorGuide, SemiAmortized
 from ..programs import layout_of, trace_program
-from ..programs.sites import UNCONSTRAINED_LATENTS, distributions_of, is_point
+from ..programs.sites import UNCONSTRAINED_LATENTS, distributions_of, is_point, states_support
 from ..programs.traces import Traces
 from .supports import (
     BOUNDS,
     bounds_of,
     common_support,
     has_tensor_bounds,
-    states_support,
     transform_onto,
 )
 

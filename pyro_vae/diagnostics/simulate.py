@@ -6,7 +6,8 @@ import torch
 from ..conditionals import Conditional, LibrarySize
 from ..errors import UserError
 from ..evaluate.inputs import Batch, PyroProgram
-from ..programs.ancestral import AncestralSampler, cycle
+from ..programs.ancestral import AncestralSampler, Run, cycle
+from ..programs.contexts import fork_rng
 from ..programs.inspection import one_hot_labels
 from ..programs.interfaces import conditional_of
 from ..programs.modules import device_of
@@ -35,9 +36,9 @@ def simulate(
         model: a Pyro program.
         num_data: N.
         device: of the draws.
-        example: `{"x": ..., ...}`, a batch for a model that does not sample with `size=`. The data
-            of its observed sites are hidden; its other arrays are passed to the model, row by row
-            and repeated as needed.
+        example: `{"x": ..., ...}`, a batch for a model that does not sample with `size=`, or that
+            has several observed sites. The data of its observed sites are hidden; its other arrays
+            are passed to the model, row by row and repeated as needed.
         covariates: of a conditional model, N rows each. Labels stay observed.
 
     Returns:
@@ -47,8 +48,8 @@ def simulate(
     Raises:
         UserError: a model that always draws another number of data points; a likelihood with a
             library size; no example though one is needed; a site outside the data plate; a site
-            that observes a function of the data, whose draws are not data; a factor, which draws
-            ignore.
+            that observes a function of the data, whose draws are not data; a covariate that is data of
+            the latents; a factor, which draws ignore.
     """
     p_x = conditional_of(model, "x")
     if isinstance(p_x, Conditional) and isinstance(p_x.family, LibrarySize):
@@ -68,6 +69,7 @@ def simulate(
                 f"{sampler.plate_rows}, got {num_data}"
             )
         runs = sampler.runs(num_data, covariates)
+        _check_kept(sampler, runs, num_data, covariates)
     for name, site in runs[0].items():
         if is_factor(site):
             raise UserError(f"the model has the factor {name!r}, of which no draw can take account")
@@ -85,9 +87,27 @@ def simulate(
     return batch, latents
 
 
+def _check_kept(
+    sampler: AncestralSampler, runs: list[Run], num_data: int, covariates: Batch
+) -> None:
+    """Raise if what stays observed depends on the latents: these are drawn as if it were not there."""
+    if not sampler.kept:
+        return
+    with fork_rng(sampler.device):
+        others = sampler.runs(num_data, covariates)  # other draws of the latents
+    for name in sorted(sampler.kept):
+        for run, other in zip(runs, others, strict=True):
+            value = run[name]["value"]
+            if not torch.equal(*(r[name]["fn"].log_prob(value) for r in (run, other))):
+                raise UserError(
+                    f"the site {name!r} is data of the latents, and is simulated like x: pass its data "
+                    f"in example={{'x': x, ...}}, and not by name"
+                )
+
+
 def _data_sites(sampler: AncestralSampler) -> dict[str, str]:
     """`{argument: site that observes it}`."""
-    if sampler.by_size:
+    if sampler.by_size and len(sampler.hidden) < 2:
         return {"x": sampler.data_site()}
     sites: dict[str, str] = {}
     for name, argument in sampler.hidden.items():

@@ -10,21 +10,13 @@ from torch.distributions import Transform, biject_to, constraints
 
 from .._torch_internals import MixtureSameFamilyConstraint
 from ..errors import UserError
-from ..programs.sites import base_distribution
+from ..programs.sites import base_distribution, states_support
 
 Constraint = constraints.Constraint
 
 BOUNDS = ("lower_bound", "upper_bound")  # of a constraint, in the order of its constructor
 ANGLES = (torch.distributions.VonMises, dist.SineBivariateVonMises)  # with a period of one turn
 WRAPPERS = (constraints.independent, MixtureSameFamilyConstraint)
-
-
-def states_support(fn: Any) -> bool:
-    """Whether a distribution states its support; flows wrapped by users often do not."""
-    try:
-        return fn.support is not None
-    except NotImplementedError:
-        return False
 
 
 def _support_of(fn: Any) -> Constraint:

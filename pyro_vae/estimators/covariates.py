@@ -148,4 +148,11 @@ def _as_array(C: ArrayLike) -> np.ndarray:
 
 
 def _as_numbers(values: np.ndarray) -> np.ndarray:
-    return np.asarray(check_array(values, dtype=np.float64, input_name="C"))
+    try:
+        return np.asarray(check_array(values, dtype=np.float64, input_name="C"))
+    except ValueError as e:
+        if "could not convert" not in str(e):
+            raise
+        raise UserError(
+            f"C has columns that are not numbers beside others ({e}): encode them"
+        ) from e

@@ -5,6 +5,7 @@ from typing import Any
 
 import torch
 from pyro import poutine
+from torch.distributions import constraints
 
 from ..conditionals import MultivariateNormal
 from ..errors import UserError, check_int_at_least, check_positive, checked_seed, unknown_name_error
@@ -17,7 +18,7 @@ from ..programs.interfaces import ModelInterface, interface_of
 from ..programs.layout import layout_of
 from ..programs.modules import device_of
 from ..programs.program import Program
-from ..programs.sites import choose_latent, is_latent, sites_in
+from ..programs.sites import choose_latent, is_latent, sites_in, states_support
 from .chunked import evaluate_in_chunks, evaluation_mode
 from .inputs import Array, Batch, PyroProgram, pair_inputs
 from .latents import encode
@@ -34,6 +35,7 @@ def aggregate_posterior(
     latent: str | None = None,
     draws: int = 1,
     seed: int | None = 0,
+    on_reals: bool = False,
     **others: Array | None,
 ) -> torch.Tensor:
     r"""Draws from the aggregate posterior :math:`q(z) = \frac1N \sum_n q(z \mid x_n)`.
@@ -48,13 +50,14 @@ def aggregate_posterior(
             else the guide's first continuous latent.
         draws: per data point.
         seed: of the draws. None uses torch's random stream.
+        on_reals: whether a latent with a constrained support is refused.
         others: further inputs by name (`c=`, `y=`, `index=`), each with N rows.
 
     Returns:
         `[draws * N, D]`; the N rows of each draw are in the order of the data.
 
     Raises:
-        UserError: the guide has no such continuous latent.
+        UserError: the guide has no such continuous latent, or it is refused.
 
     Example:
         >>> import torch, pyro_vae as pv
@@ -72,6 +75,8 @@ def aggregate_posterior(
         sites = sites_in(poutine.trace(guide_program).get_trace(**chunk))
         check_rows(sites, len(chunk["x"]))
         name = choose_latent(_continuous_latents(sites), latent, preferred)
+        if on_reals:
+            _check_real(name, sites[name]["fn"])
         return {"z": sites[name]["value"]}
 
     device = device_of(model, guide, default=batch["x"].device)
@@ -95,6 +100,17 @@ def aggregate_posterior(
             for done in range(0, draws, at_once)
         ]
     return torch.cat(parts)
+
+
+def _check_real(name: str, fn: Any) -> None:
+    """Raise if a distribution states a support other than the reals."""
+    support = fn.support if states_support(fn) else constraints.real
+    while hasattr(support, "base_constraint"):
+        support = support.base_constraint
+    if not isinstance(support, type(constraints.real)):
+        raise UserError(
+            f"{name!r} has the support {fn.support}, and the priors that are fitted are on the reals"
+        )
 
 
 def _continuous_latents(sites: Mapping[str, Any]) -> list[str]:
@@ -175,11 +191,16 @@ def fit_ex_post_prior(
     check_positive(or_zero=True, reg_covar=reg_covar)
     if kind not in KINDS:
         raise unknown_name_error("kind of density", kind, KINDS)
+    drawn = aggregate_posterior(model, guide, x, latent, max(1, draws), seed, True, **others)
     if draws:
-        codes = aggregate_posterior(model, guide, x, latent, draws, seed, **others)
+        codes = drawn
     else:
         means = encode(model, guide, x, **others)
         codes = means[choose_latent(means, latent)]
+    if codes.dim() != 2:
+        raise UserError(
+            f"the encodings have shape {list(codes.shape)}: a prior is fitted to those of a vector, [N, D]"
+        )
     if len(codes) < num_components:
         raise UserError(f"{len(codes)} encodings cannot make {num_components} components")
     device, size = device_of(model, guide, default=codes.device), codes.shape[-1]

@@ -9,9 +9,11 @@ from typing import NamedTuple
 
 import pyro
 import torch
+from torch.distributions import Transform
 
 from ..data.arrays import as_floats, as_tensor
 from ..diagnostics.simulate import pair_device
+from ..diagnostics.supports import common_support, differs_between_rows, transform_onto
 from ..errors import UserError, check_int_at_least, unknown_name_error
 from ..evaluate import encode, sample_posterior
 from ..evaluate.chunked import evaluation_mode
@@ -45,7 +47,8 @@ def interpolate(
 ) -> torch.Tensor:
     r"""Means of the likelihood on paths between the encodings of two sets of data points.
 
-    Both ends are encoded: posterior means, and the most probable values of discrete latents. Along
+    Both ends are encoded: posterior means, and the most probable values of discrete latents. A path
+    of a latent with a constrained support is one on the reals, from which it is mapped. Along
     the path, `latent` and the continuous latents that the model samples before it move. The latents
     after it are at their conditional means. A discrete latent has the value of the nearer end.
 
@@ -102,9 +105,15 @@ def interpolate(
     t = torch.linspace(0, 1, steps, dtype=first.dtype, device=first.device).reshape(1, -1, 1)
 
     def between(name: str) -> torch.Tensor:
-        start, end = (codes[name].reshape(len(first), 1, -1) for codes in ends)
-        value = torch.where(t < 0.5, start, end) if name in discrete else move(start, end, t)
-        return value.reshape(len(first) * steps, *ends[0][name].shape[1:])
+        start, end = (codes[name] for codes in ends)
+        onto = None if name in discrete else decoder.map_onto_support(name)
+        if onto is not None:
+            start, end = onto.inv(start), onto.inv(end)
+        shape = len(first) * steps, *start.shape[1:]
+        start, end = (code.reshape(len(first), 1, -1) for code in (start, end))
+        if onto is None:
+            return torch.where(t < 0.5, start, end).reshape(shape)
+        return onto(move(start, end, t).reshape(shape))
 
     values = {name: between(name) for name in (*moved, *discrete)}
     rows = torch.arange(len(first), device=first.device).repeat_interleave(steps)
@@ -183,20 +192,29 @@ def traverse(
     prior = decoder.draw(name, torch.arange(PRIOR_DRAWS, device=data.device) % len(data)).to(
         data.device
     )
-    center, sd = prior.mean(0), prior.std(0)
+    onto = decoder.map_onto_support(name)
+    if onto.inverse_shape(prior.shape) != prior.shape:
+        raise UserError(
+            f"the numbers of {name!r} depend on each other: its units cannot be moved one at a time"
+        )
+    sd, on_reals = prior.std(0), onto.inv(prior)
     means = encode(model, guide, data, **others)[name]  # over all values of discrete parents
     activity = means.var(0, correction=0) / sd**2
     moved_units = _select_units(name, units, activity)
     t = torch.linspace(-span, span, steps, dtype=data.dtype, device=data.device)
-    targets = center[moved_units, None] + sd[moved_units, None] * t  # [D, steps]
+    center, scale = (moment[moved_units, None] for moment in (on_reals.mean(0), on_reals.std(0)))
+    targets = center + scale * t  # [D, steps]
     count = len(moved_units) * steps
     fixed = {k: codes[k][start].expand(count, *codes[k].shape[1:]) for k in (*moved, *discrete)}
-    code = fixed[name].clone()
-    code[torch.arange(count), moved_units.repeat_interleave(steps)] = targets.flatten()
+    code = onto.inv(fixed[name]).clone()
+    at = torch.arange(count), moved_units.repeat_interleave(steps)
+    code[at] = targets.flatten()
+    code = onto(code)
+    values = code[at].reshape(targets.shape)
     rows = torch.full((count,), start, device=data.device)
     decoded = decoder.decode({**fixed, name: code}, rows)
     decoded = decoded.reshape(len(moved_units), steps, *decoded.shape[1:]).to(data.device)
-    return Traversal(decoded, moved_units, activity[moved_units], targets)
+    return Traversal(decoded, moved_units, activity[moved_units], values)
 
 
 def _select_units(
@@ -367,6 +385,17 @@ class _Decoder:
             self.sampler = AncestralSampler(model, batch, self.covariates)
             self.latents = self.sampler.latents
             self.site = self.sampler.data_site(site)
+
+    def map_onto_support(self, name: str) -> Transform:
+        """The map from the reals onto the support of a latent.
+
+        Raises:
+            UserError: there is none, or not one for all data points.
+        """
+        support = common_support(name, [self.sampler.sites[name]["fn"]])
+        if differs_between_rows(support):
+            raise UserError(f"the support of {name!r} differs between data points: it has no path")
+        return transform_onto(name, support)
 
     def draw(self, name: str, rows: torch.Tensor) -> torch.Tensor:
         """Draws `[len(rows), *shape]` of a latent given the covariates of `rows`."""

@@ -1,6 +1,7 @@
 """Checks of a declared guide: each raises an error of one line."""
 
 from collections.abc import Mapping, Sequence
+from typing import Any
 
 import pyro
 import torch
@@ -8,8 +9,12 @@ import torch
 from ..conditionals import Conditional, Conv, OneHotCategorical
 from ..conditionals.networks import NetworkLike, is_image
 from ..errors import UserError, unknown_name_error
+from ..programs.contexts import fork_rng
+from ..programs.modules import device_of
+from ..programs.sites import base_distribution, states_support
 
 Shape = tuple[int, ...]
+SUPPORT_DRAWS = 32  # of a family, to see whether they are values of the latent
 DISCRETE = ("enumerate", "score_function", "relaxed")
 
 
@@ -84,10 +89,7 @@ def check_factor_kind(latent: str, factor: Conditional, is_discrete: bool) -> No
             f"{latent!r} is discrete and no one-hot vector, which this guide's classes are: "
             "write the guide as a Pyro program"
         )
-    device = next(factor.parameters()).device
-    zeros = {name: torch.zeros(s, device=device) for name, s in factor.parameter_shapes.items()}
-    with torch.no_grad(), pyro.validation_enabled(False):
-        fn = family(shape, **zeros, **factor.unconditional_parameters, **factor.family_modules)
+    fn = _at_zero(factor)
     if tuple(fn.event_shape) != shape:
         raise UserError(
             f"{latent!r} has shape {list(shape)}, its family {family!r} {list(fn.event_shape)}"
@@ -98,6 +100,35 @@ def check_factor_kind(latent: str, factor: Conditional, is_discrete: bool) -> No
         else:
             rule = "continuous: its family must be too, as Normal() is"
         raise UserError(f"{latent!r} is {rule}, not {family!r}")
+
+
+def check_support(latent: str, factor: Conditional, prior: Any) -> None:
+    """The factor's values must be values of the latent; a normal one of a positive latent is not.
+
+    Args:
+        prior: the latent's distribution in the model.
+    """
+    if not states_support(prior):
+        return
+    fn = _at_zero(factor)
+    with torch.no_grad(), fork_rng(device_of(factor)):
+        values = fn.sample((SUPPORT_DRAWS, *[1] * len(prior.batch_shape)))
+    if not prior.support.check(values).all():
+        name = type(base_distribution(prior, transforms=False)).__name__
+        raise UserError(
+            f"{latent!r} is {name} in the model, and the family {factor.family!r} has values outside of "
+            "its support: write the guide as a Pyro program, or use PerDatumAutoGuide"
+        )
+
+
+def _at_zero(factor: Conditional) -> Any:
+    """The distribution of a factor whose parameters are all zero."""
+    device = device_of(factor)
+    zeros = {name: torch.zeros(s, device=device) for name, s in factor.parameter_shapes.items()}
+    with torch.no_grad(), pyro.validation_enabled(False):
+        return factor.family(
+            factor.shape, **zeros, **factor.unconditional_parameters, **factor.family_modules
+        )
 
 
 def check_factorization(
@@ -121,7 +152,8 @@ def check_factorization(
                     )
                 if parent in latents:
                     raise UserError(
-                        f"{latent!r} has the parent {parent!r}, which the guide leaves out"
+                        f"{latent!r} has the parent {parent!r}, which the guide leaves out (data that are "
+                        "not called x are known by example=, a batch to run the model on)"
                     )
                 raise unknown_name_error("parent", parent, [*data, *latents])
             if parent == "index" and num_data is None:

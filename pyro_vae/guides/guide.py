@@ -23,7 +23,7 @@ from ..distributions import LinearOneHotCategorical, NormalMixture
 from ..errors import UserError, check_int_at_least, names
 from ..models import Prior
 from ..programs.calling import as_keyword_program, signature_of
-from ..programs.inspection import has_rows, ignores_missing, sites_of
+from ..programs.inspection import has_rows, ignores_missing, latent_distributions, sites_of
 from ..programs.interfaces import ModelInterface, conditional_of, interface_of
 from .base import BaseGuide
 from .checks import (
@@ -33,6 +33,7 @@ from .checks import (
     check_has_image,
     check_input_scaling,
     check_mapping,
+    check_support,
 )
 
 
@@ -147,10 +148,17 @@ class Guide(BaseGuide):
 
         self.factors = nn.ModuleDict()
         for latent, parents in self.given.items():
+            if "." in latent or hasattr(self.factors, latent):
+                raise UserError(
+                    f"a latent of a Guide cannot be called {latent!r}: torch's modules do not take the name"
+                )
             inputs = {p: shapes[p] for p in parents}
             self.factors[latent] = self._factor(
                 model, latent, shapes[latent], inputs, family.get(latent), network, share_trunk
             )
+        priors = latent_distributions(model, example)
+        for latent in set(self.given) - set(self.discrete_latents):
+            check_support(latent, self.conditionals[latent], priors[latent])
 
     def _factor(
         self,
@@ -229,7 +237,10 @@ class Guide(BaseGuide):
                 parents = {p: values[p] for p in q.given}
                 if any(v is None for v in parents.values()):
                     missing = ", ".join(p for p, v in parents.items() if v is None)
-                    raise UserError(f"the guide's {latent!r} needs {missing}: pass {missing}=")
+                    raise UserError(
+                        f"the guide's {latent!r} needs {missing}: pass {missing}=, to pv.fit as "
+                        f"{{'x': x, '{missing}': ...}}"
+                    )
                 key = latent if q.trunk is None else q.trunk
                 if key not in features:
                     features[key] = q.features(**self._scaled(parents))

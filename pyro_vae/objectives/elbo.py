@@ -16,7 +16,8 @@ from .surrogates import mean_of_others, score_function
 class ELBO(TraceEnum_ELBO, ScheduledObjective):
     r"""The negative ELBO. Discrete latents are enumerated (marginalized) in the model or the guide.
 
-    With the defaults it is Pyro's `TraceEnum_ELBO(max_plate_nesting=1)`. In general it is
+    With the defaults it is Pyro's `TraceEnum_ELBO(max_plate_nesting=1)`. A latent that the guide leaves
+    out is summed, also where no `config_enumerate` asks for it. In general it is
 
     .. math:: -L = -E_q[\log p(x \mid \cdot)] + \sum_l \beta_l \max(\lambda_l,\; \mathrm{KL}_l)
 
@@ -133,7 +134,7 @@ class ELBO(TraceEnum_ELBO, ScheduledObjective):
         """Whether Pyro's ELBO is right for the pair.
 
         It needs particles in a plate, no data in the guide, no latent of the model alone that takes
-        its values in turn, and, beside enumerated latents, one scale for all rows. The rows have one
+        its values in turn or that the program does not enumerate, and, beside enumerated latents, one scale for all rows. The rows have one
         plate: Pyro takes plates of other names to be independent, and multiplies what is in one of
         them by the rows of the other.
         """
@@ -145,7 +146,7 @@ class ELBO(TraceEnum_ELBO, ScheduledObjective):
             return False
         if len(layout.plates) > 1:
             return False
-        if any(s.configured == "sequential" and not s.in_guide for s in layout.discrete_sites):
+        if any(s.configured != "parallel" and not s.in_guide for s in layout.discrete_sites):
             return False
         return not layout.observes and (self.num_particles == 1 or layout.particles == "plate")
 

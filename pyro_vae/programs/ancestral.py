@@ -245,8 +245,7 @@ class AncestralSampler:
         program = SubstituteMean()(program) if at_mean else program
         trace = poutine.trace(program).get_trace(**{**batch, **arguments})
         hide.check()
-        if hide.sources:
-            self.hidden, self.kept = hide.sources, hide.kept
+        self.hidden, self.kept = hide.sources or self.hidden, hide.kept or self.kept
         samples = {n: s for n, s in sites_in(trace).items() if s["type"] == "sample"}
         return {n: s for n, s in samples.items() if not is_subsample(s)}
 

@@ -40,14 +40,7 @@ def sites_of(
     Raises:
         UserError: there is no example, and the model does not sample by itself.
     """
-    device = device_of(model)
-    if example is None:
-        if not accepts_argument(model, "size"):
-            raise UserError("to read this model's latents, pass example={'x': a batch of data}")
-        shapes = covariates_of(model).items()
-        example = {"size": 2, **{name: torch.zeros(2, *s, device=device) for name, s in shapes}}
-    with torch.no_grad(), eval_mode(model), fork_rng(device), pyro.validation_enabled(False):
-        trace = poutine.trace(as_keyword_program(model)).get_trace(**example)
+    trace, example = _trace_on_example(model, example)
     data = {k: tuple(v.shape[1:]) for k, v in example.items() if isinstance(v, torch.Tensor)}
     latents = {}
     # x is data where nothing is observed, as in a model that samples by itself
@@ -59,6 +52,36 @@ def sites_of(
             kind = bool(site["fn"].has_enumerate_support)
             latents[name] = (tuple(site["fn"].event_shape), kind)
     return data, latents
+
+
+def latent_distributions(model: Any, example: Mapping[str, Any] | None = None) -> dict[str, Any]:
+    """`{latent: distribution}` in one run of a model; the example is as in `sites_of`."""
+    sites = sites_in(_trace_on_example(model, example)[0])
+    return {name: site["fn"] for name, site in sites.items() if is_latent(site)}
+
+
+def _trace_on_example(
+    model: Any, example: Mapping[str, Any] | None
+) -> tuple[poutine.Trace, Mapping[str, Any]]:
+    """A run of a model, and what it was run on."""
+    device = device_of(model)
+    if example is None:
+        if not accepts_argument(model, "size"):
+            raise UserError("to read this model's latents, pass example={'x': a batch of data}")
+        shapes = covariates_of(model).items()
+        example = {"size": 2, **{name: torch.zeros(2, *s, device=device) for name, s in shapes}}
+    with torch.no_grad(), eval_mode(model), fork_rng(device), pyro.validation_enabled(False):
+        try:
+            trace = poutine.trace(as_keyword_program(model)).get_trace(**example)
+        except UserError:
+            raise
+        except Exception as e:  # a user's program can fail in any way
+            line = (str(e).strip().splitlines() or [""])[0]
+            raise UserError(
+                f"the model fails on {', '.join(example)} alone ({type(e).__name__}: {line}): "
+                "example={'x': ..., ...}, a batch to run it on, may help"
+            ) from e
+    return trace, example
 
 
 def check_one_hot(y: torch.Tensor) -> None:

@@ -53,7 +53,8 @@ def trace_pair(
         at_mean: continuous latents take their conditional means.
         values: the guide's latents, by name, take these values.
         draw_discrete: the guide's discrete latents are sampled, like its others.
-        as_configured: only what the program itself enumerates is enumerated, as in training.
+        as_configured: only what training sums is enumerated: what the program itself enumerates, and
+            what the guide leaves out.
         noise: of the guide's draws. Default: each row has its own.
 
     Returns:
@@ -129,9 +130,9 @@ class _Modes(NamedTuple):
 
 def _modes(layout: Layout, draw_discrete: bool, as_configured: bool) -> _Modes:
     if layout.discrete == "parallel":
-        enumerated = _in_parallel if as_configured else enumerate_discrete
+        enumerated = _as_configured(layout) if as_configured else enumerate_discrete
         return _Modes(sample_discrete if draw_discrete else enumerated, enumerated)
-    sites = [s for s in layout.discrete_sites if s.configured or not as_configured]
+    sites = [s for s in layout.discrete_sites if s.is_summed or not as_configured]
     in_guide = [s for s in sites if s.in_guide]
     if draw_discrete or layout.discrete == "sampled":
         in_guide = []
@@ -139,10 +140,10 @@ def _modes(layout: Layout, draw_discrete: bool, as_configured: bool) -> _Modes:
     return _Modes(sample_discrete, sample_discrete, tuple(in_guide), tuple(in_model))
 
 
-def _in_parallel(site: Site) -> dict[str, str]:
-    """An `infer_config` function: what is enumerated one value at a time, is enumerated at once."""
-    sequential = site["type"] == "sample" and site["infer"].get("enumerate") == "sequential"
-    return {"enumerate": "parallel"} if sequential else {}
+def _as_configured(layout: Layout) -> Callable[[Site], dict[str, str]]:
+    """An `infer_config` function: what training sums is enumerated at once, in guide and model."""
+    summed = {s.name for s in layout.discrete_sites if s.is_summed}
+    return lambda site: {"enumerate": "parallel"} if site["name"] in summed else {}
 
 
 def _gather(

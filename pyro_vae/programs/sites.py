@@ -122,6 +122,14 @@ def base_distribution(fn: Any, transforms: bool = True) -> Any:
     return fn
 
 
+def states_support(fn: Any) -> bool:
+    """Whether a distribution states its support; flows wrapped by users often do not."""
+    try:
+        return fn.support is not None
+    except NotImplementedError:
+        return False
+
+
 def with_mask_apart(site: Site) -> Site:
     """The site with the mask of its distribution, `fn.mask(...)`, as the site's own, `poutine.mask`.
 

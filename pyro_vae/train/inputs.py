@@ -267,6 +267,11 @@ def with_validation(data: Any, valid: Any, first: str) -> tuple[Any, Any]:
         raise UserError("valid takes arrays or a loader: of Data pass one split, its .valid.x")
     if not isinstance(data, Data):
         return data, [valid.train.arrays()]
+    if valid.train.x.shape[1:] != data.train.x.shape[1:]:  # a program may broadcast it
+        raise UserError(
+            f"the validation data have shape {list(valid.train.x.shape)}, and the training data "
+            f"{list(data.train.x.shape)}"
+        )
     return dataclasses.replace(data, valid=valid.train), None
 
 

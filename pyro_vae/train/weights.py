@@ -94,7 +94,12 @@ def restore(
         ("parameters outside of modules", free, weights["free"]),
     ):
         if len(have) != len(want):
-            raise UserError(f"{source} has {len(want)} {kind}, this pair {len(have)}")
+            remedy = ""
+            if kind != "modules":
+                remedy = (
+                    ": a pair with pyro.param is continued, by pv.fit(resume=True), and not loaded"
+                )
+            raise UserError(f"{source} has {len(want)} {kind}, this pair {len(have)}{remedy}")
     for module, state in zip(modules, weights["modules"], strict=True):
         checkpoint.load_state(module, state, type(module).__name__, source)
     with torch.no_grad():
