@@ -7,6 +7,7 @@ import torch
 from pyro import poutine
 from torch.distributions import constraints
 
+from .._torch_internals import MixtureSameFamilyConstraint
 from ..conditionals import MultivariateNormal
 from ..errors import UserError, check_int_at_least, check_positive, checked_seed, unknown_name_error
 from ..models.components import fit_components
@@ -24,6 +25,7 @@ from .inputs import Array, Batch, PyroProgram, pair_inputs
 from .latents import encode
 
 KINDS = ("mixture", "flow")
+WRAPPERS = (constraints.independent, MixtureSameFamilyConstraint)
 CHUNK_SIZE = 5000  # data points that the guide encodes at once
 FEW_ROWS = 1000  # of fewer data points several draws are made at once
 
@@ -105,7 +107,7 @@ def aggregate_posterior(
 def _check_real(name: str, fn: Any) -> None:
     """Raise if a distribution states a support other than the reals."""
     support = fn.support if states_support(fn) else constraints.real
-    while hasattr(support, "base_constraint"):
+    while isinstance(support, WRAPPERS):
         support = support.base_constraint
     if not isinstance(support, type(constraints.real)):
         raise UserError(

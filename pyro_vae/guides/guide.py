@@ -148,7 +148,7 @@ class Guide(BaseGuide):
 
         self.factors = nn.ModuleDict()
         for latent, parents in self.given.items():
-            if "." in latent or hasattr(self.factors, latent):
+            if "." in latent or latent in dir(nn.ModuleDict()):
                 raise UserError(
                     f"a latent of a Guide cannot be called {latent!r}: torch's modules do not take the name"
                 )

@@ -141,9 +141,18 @@ def _modes(layout: Layout, draw_discrete: bool, as_configured: bool) -> _Modes:
 
 
 def _as_configured(layout: Layout) -> Callable[[Site], dict[str, str]]:
-    """An `infer_config` function: what training sums is enumerated at once, in guide and model."""
-    summed = {s.name for s in layout.discrete_sites if s.is_summed}
-    return lambda site: {"enumerate": "parallel"} if site["name"] in summed else {}
+    """An `infer_config` function: what training sums is enumerated at once.
+
+    That is what the program enumerates, one value at a time or at once, and what the guide leaves out.
+    The program is asked at each run: a relaxed guide enumerates in eval mode alone.
+    """
+    left_out = {s.name for s in layout.discrete_sites if not s.in_guide}
+
+    def config(site: Site) -> dict[str, str]:
+        is_sequential = site["type"] == "sample" and site["infer"].get("enumerate") == "sequential"
+        return {"enumerate": "parallel"} if is_sequential or site["name"] in left_out else {}
+
+    return config
 
 
 def _gather(
