@@ -51,6 +51,12 @@ def test_paths_stay_in_the_support():
         pv.traverse(dirichlet, dirichlet_guide, counts)
 
 
+def test_a_simplex_of_three_numbers_has_two_units():
+    torch.manual_seed(0)
+    terms = pv.diagnostics.elbo_surgery(dirichlet, dirichlet_guide, dirichlet(size=50))["p"]
+    assert (terms["active_units"], terms["units"]) == (2, 2)
+
+
 @pytest.mark.parametrize("kind", ["mixture", "flow"])
 def test_no_prior_on_the_reals_is_fitted_to_a_constrained_latent(kind):
     for model, guide in ((lognormal, lognormal_guide), (dirichlet, dirichlet_guide)):

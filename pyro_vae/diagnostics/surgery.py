@@ -98,9 +98,11 @@ def elbo_surgery(
     active = active_units(model, guide, x, ACTIVE_THRESHOLD, **others)
     for name in names:
         shapes = joints[0].shapes if name == ALL else {name: joints[0].shapes[name]}
+        free = {member: math.prod(shape) for member, shape in shapes.items()}
         if all(member in active for member in shapes):
-            result[name]["active_units"] = sum(active[member] for member in shapes)
-        result[name]["units"] = sum(math.prod(s) for s in shapes.values())
+            # a simplex of three numbers has two free ones
+            result[name]["active_units"] = sum(min(active[m], free[m]) for m in shapes)
+        result[name]["units"] = sum(free.values())
     return result
 
 
