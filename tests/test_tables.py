@@ -217,14 +217,13 @@ def test_clusters_have_numbers_though_labels_have_names():
     assert run.data.class_names == ("high", "low") and run.class_names is None
     assert set(run.encode(groups())["y"].tolist()) <= set(range(10))
     assert run.sheet("component", num=2).classes(data)["component"][:3] == [0, 0, 1]
-    assert set(run.sheet(num=9).classes(data)) == {"component"} and "kind" not in run.sample_frame(
-        2
-    )
+    assert set(run.sheet(num=9).classes(data)) == {"component"}
+    assert "kind" not in run.sample_frame(2)
     with pytest.raises(pv.UserError, match="y must be a number, got 'low': the components of this"):
         run.sample(y="low")
 
 
-def test_labels_that_are_numbers_are_named_by_them():
+def test_labels_that_are_numbers_are_named_by_them(tmp_path):
     columns = groups() | {"kind": [(3, 1)[i % 2] for i in range(60)]}
     data = pv.data.from_frame(columns, labels="kind")
     options = {"hidden": [8], "latent_dim": 1, "epochs": 1, "condition": "labels"}
@@ -238,6 +237,8 @@ def test_labels_that_are_numbers_are_named_by_them():
     for source in ("aggregate", "interpolate", "traverse"):
         sheet = run.sheet(source, num=2)
         assert sheet.arrays(data)["y"].tolist() == sheet.c.argmax(1).tolist()
+        sheet.write(tmp_path / source, data)
+        assert read_csv(tmp_path / f"{source}.csv")["kind"] == sheet.classes(data)["kind"]
     for y in (0, 2):
         with pytest.raises(pv.UserError, match=f"unknown class {y}; known: 1, 3"):
             run.sample(y=y)

@@ -122,11 +122,12 @@ class SampleSheet:
         """
         written = [file_to_write(path.with_suffix(".npz"))]
         np.savez_compressed(written[0], **self.arrays(data))  # type: ignore[arg-type]
-        x, before = self.table or (self.x, self.classes(data))
+        x, before = self.table or (self.x, {})
         x = data.unstandardize(joined(data, x, self.c))
         if data.table is not None and x.shape[1:] == (len(data.table.names),):
             written.append(file_to_write(path.with_suffix(".csv")))
             columns = data.table.decode(x, round_counts=self.has_draws)
+            before = {**before, **self.classes(data)}
             write_csv(written[-1], {**unused_names(before, columns), **columns})
         figure = self.figure(data)
         if figure is not None:
