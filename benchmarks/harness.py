@@ -179,8 +179,8 @@ class Worker:
 def pin(cores: int) -> None:
     """Keep this process on so many of its cores, where the system can.
 
-    XLA has a thread for each core that it sees, whatever its flags say, and its CPU time is up to a fifth
-    larger with two than on one.
+    XLA has a thread for each core that it sees, whatever its flags say, and more CPU time with two than
+    on one.
     """
     if hasattr(os, "sched_setaffinity"):
         os.sched_setaffinity(0, sorted(os.sched_getaffinity(0))[-cores:])

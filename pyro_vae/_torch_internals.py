@@ -92,8 +92,8 @@ def compile_graph(graph: Any, inputs: Sequence[torch.Tensor]) -> Callable[..., A
     and back, which a fused kernel would leave out. `cpp.threads` is what Inductor takes unasked; named,
     it is part of what the graph is found by.
 
-    On a CPU the code that allocates and calls the loops is C++ too (`cpp_wrapper`): in Python it takes up to
-    a seventh of a step. It does not know all operations; a graph that has others gets it in Python.
+    On a CPU the code that allocates and calls the loops is C++ too (`cpp_wrapper`), and not Python. It
+    does not know all operations; a graph that has others gets it in Python.
     """
     options = {
         "fallback_random": True,

@@ -88,6 +88,17 @@ def is_out_of_memory(error: BaseException) -> bool:
     return isinstance(error, MemoryError) or any(sign in str(error) for sign in signs)
 
 
+def first_line_of(error: BaseException) -> str:
+    """The type of an error, and the first line of what it says: a user's program can fail in any way.
+
+    Example:
+        >>> from pyro_vae.errors import first_line_of
+        >>> first_line_of(ValueError("no such\\nshape"))
+        'ValueError: no such'
+    """
+    return f"{type(error).__name__}: {(str(error).strip().splitlines() or [''])[0]}"
+
+
 def unknown_name_error(kind: str, name: object, known: Iterable[object]) -> UserError:
     """The error for a misspelled name, with the nearest known one.
 

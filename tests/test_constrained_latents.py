@@ -91,7 +91,7 @@ def test_a_guide_has_no_family_on_the_reals_for_a_constrained_latent(prior, name
 
 
 @pytest.mark.parametrize("one_hot", [True, False])
-def test_a_latent_that_the_guide_leaves_out_is_summed_without_being_told(one_hot):
+def test_a_latent_that_the_guide_leaves_out_is_summed_without_an_annotation(one_hot):
     kind = dist.OneHotCategorical if one_hot else dist.Categorical
 
     def mixture(x=None, size=None):

@@ -3,9 +3,9 @@
     python -m benchmarks.speed.step [--quick] [--device cuda] [--out FILE.json]
 
 Every way runs in a process of its own, with one thread and kept on one core, so that no way depends
-on what ran before it, or on how many cores it sees. The processes take turns in blocks of one second, so that all ways meet the same machine. A
-number is the median over blocks; a ratio is the median over rounds of two blocks of the same round.
-On a CPU the time is CPU time; on a GPU it is wall-clock time, and every block ends with a
+on what ran before it, or on how many cores it sees. The processes take turns in blocks of one second,
+so that all ways meet the same machine. A number is the median over blocks; a ratio is the median over
+rounds of two blocks of the same round. On a CPU the time is CPU time; on a GPU it is wall-clock time, and every block ends with a
 synchronization.
 
 All ways have the same networks, the same estimator (one sample, discrete latents summed), the same

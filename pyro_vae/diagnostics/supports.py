@@ -10,13 +10,12 @@ from torch.distributions import Transform, biject_to, constraints
 
 from .._torch_internals import MixtureSameFamilyConstraint
 from ..errors import UserError
-from ..programs.sites import base_distribution, states_support
+from ..programs.sites import base_constraint, base_distribution, states_support
 
 Constraint = constraints.Constraint
 
 BOUNDS = ("lower_bound", "upper_bound")  # of a constraint, in the order of its constructor
 ANGLES = (torch.distributions.VonMises, dist.SineBivariateVonMises)  # with a period of one turn
-WRAPPERS = (constraints.independent, MixtureSameFamilyConstraint)
 
 
 def _support_of(fn: Any) -> Constraint:
@@ -43,8 +42,7 @@ def has_tensor_bounds(fn: Any) -> bool:
 
 def bounds_of(support: Constraint) -> list[Any]:
     """The lower and the upper bound of the numbers of a support, those that it has."""
-    while isinstance(support, WRAPPERS):
-        support = support.base_constraint
+    support = base_constraint(support)
     return [getattr(support, name) for name in BOUNDS if hasattr(support, name)]
 
 

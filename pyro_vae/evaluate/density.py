@@ -1,13 +1,12 @@
 """The aggregate posterior, and a density fitted to it after training."""
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from typing import Any
 
 import torch
 from pyro import poutine
 from torch.distributions import constraints
 
-from .._torch_internals import MixtureSameFamilyConstraint
 from ..conditionals import MultivariateNormal
 from ..errors import UserError, check_int_at_least, check_positive, checked_seed, unknown_name_error
 from ..models.components import fit_components
@@ -19,13 +18,12 @@ from ..programs.interfaces import ModelInterface, interface_of
 from ..programs.layout import layout_of
 from ..programs.modules import device_of
 from ..programs.program import Program
-from ..programs.sites import choose_latent, is_latent, sites_in, states_support
+from ..programs.sites import base_constraint, choose_latent, is_latent, sites_in, states_support
 from .chunked import evaluate_in_chunks, evaluation_mode
 from .inputs import Array, Batch, PyroProgram, pair_inputs
 from .latents import encode
 
 KINDS = ("mixture", "flow")
-WRAPPERS = (constraints.independent, MixtureSameFamilyConstraint)
 CHUNK_SIZE = 5000  # data points that the guide encodes at once
 FEW_ROWS = 1000  # of fewer data points several draws are made at once
 
@@ -37,7 +35,6 @@ def aggregate_posterior(
     latent: str | None = None,
     draws: int = 1,
     seed: int | None = 0,
-    on_reals: bool = False,
     **others: Array | None,
 ) -> torch.Tensor:
     r"""Draws from the aggregate posterior :math:`q(z) = \frac1N \sum_n q(z \mid x_n)`.
@@ -52,14 +49,13 @@ def aggregate_posterior(
             else the guide's first continuous latent.
         draws: per data point.
         seed: of the draws. None uses torch's random stream.
-        on_reals: whether a latent with a constrained support is refused.
         others: further inputs by name (`c=`, `y=`, `index=`), each with N rows.
 
     Returns:
         `[draws * N, D]`; the N rows of each draw are in the order of the data.
 
     Raises:
-        UserError: the guide has no such continuous latent, or it is refused.
+        UserError: the guide has no such continuous latent.
 
     Example:
         >>> import torch, pyro_vae as pv
@@ -69,6 +65,20 @@ def aggregate_posterior(
         torch.Size([12, 2])
     """
     check_int_at_least(1, draws=draws)
+    return _draws(model, guide, x, latent, draws, seed, others)
+
+
+def _draws(
+    model: PyroProgram,
+    guide: PyroProgram,
+    x: Array,
+    latent: str | None,
+    draws: int,
+    seed: int | None,
+    others: Mapping[str, Array | None],
+    check: Callable[[str, Any], None] = lambda name, fn: None,
+) -> torch.Tensor:
+    """The draws of `aggregate_posterior`; `check` gets the latent's name and its distribution."""
     preferred = interface_of(model, ModelInterface).prior_latent
     batch = pair_inputs(model, x, others, guide)
     guide_program = as_keyword_program(guide)
@@ -77,8 +87,7 @@ def aggregate_posterior(
         sites = sites_in(poutine.trace(guide_program).get_trace(**chunk))
         check_rows(sites, len(chunk["x"]))
         name = choose_latent(_continuous_latents(sites), latent, preferred)
-        if on_reals:
-            _check_real(name, sites[name]["fn"])
+        check(name, sites[name]["fn"])
         return {"z": sites[name]["value"]}
 
     device = device_of(model, guide, default=batch["x"].device)
@@ -106,10 +115,8 @@ def aggregate_posterior(
 
 def _check_real(name: str, fn: Any) -> None:
     """Raise if a distribution states a support other than the reals."""
-    support = fn.support if states_support(fn) else constraints.real
-    while isinstance(support, WRAPPERS):
-        support = support.base_constraint
-    if not isinstance(support, type(constraints.real)):
+    reals = type(constraints.real)
+    if states_support(fn) and not isinstance(base_constraint(fn.support), reals):
         raise UserError(
             f"{name!r} has the support {fn.support}, and the priors that are fitted are on the reals"
         )
@@ -193,7 +200,7 @@ def fit_ex_post_prior(
     check_positive(or_zero=True, reg_covar=reg_covar)
     if kind not in KINDS:
         raise unknown_name_error("kind of density", kind, KINDS)
-    drawn = aggregate_posterior(model, guide, x, latent, max(1, draws), seed, True, **others)
+    drawn = _draws(model, guide, x, latent, max(1, draws), seed, others, _check_real)
     if draws:
         codes = drawn
     else:

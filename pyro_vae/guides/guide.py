@@ -23,7 +23,7 @@ from ..distributions import LinearOneHotCategorical, NormalMixture
 from ..errors import UserError, check_int_at_least, names
 from ..models import Prior
 from ..programs.calling import as_keyword_program, signature_of
-from ..programs.inspection import has_rows, ignores_missing, latent_distributions, sites_of
+from ..programs.inspection import has_rows, ignores_missing, run_on_example, sites_of_run
 from ..programs.interfaces import ModelInterface, conditional_of, interface_of
 from .base import BaseGuide
 from .checks import (
@@ -129,7 +129,8 @@ class Guide(BaseGuide):
                 )
         self.relaxation = RelaxedOneHotCategorical(temperature)
         self.discrete = discrete
-        data, latents = sites_of(model, example)
+        trace, batch = run_on_example(model, example)
+        data, latents = sites_of_run(trace, batch)
         data = {"index": () if num_data is None else (num_data,), **data}
         shapes = {**data, **{name: shape for name, (shape, _) in latents.items()}}
         self.discrete_latents = tuple(n for n, (_, is_discrete) in latents.items() if is_discrete)
@@ -156,9 +157,9 @@ class Guide(BaseGuide):
             self.factors[latent] = self._factor(
                 model, latent, shapes[latent], inputs, family.get(latent), network, share_trunk
             )
-        priors = latent_distributions(model, example)
-        for latent in set(self.given) - set(self.discrete_latents):
-            check_support(latent, self.conditionals[latent], priors[latent])
+        for latent, factor in self.conditionals.items():
+            if latent not in self.discrete_latents:
+                check_support(latent, factor, trace.nodes[latent]["fn"])
 
     def _factor(
         self,

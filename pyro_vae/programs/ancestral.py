@@ -8,7 +8,7 @@ import torch
 from pyro import poutine
 
 from ..data.arrays import as_floats
-from ..errors import UserError
+from ..errors import UserError, first_line_of
 from .calling import as_keyword_program, parameters_of
 from .centers import mean_or_median
 from .contexts import fork_rng
@@ -258,8 +258,7 @@ def _failing_in_one_line(inputs: str) -> Iterator[None]:
     except UserError:
         raise
     except Exception as e:
-        line = (str(e).strip().splitlines() or [""])[0]
-        raise UserError(f"the model fails on {inputs}: {type(e).__name__}: {line}") from e
+        raise UserError(f"the model fails on {inputs}: {first_line_of(e)}") from e
 
 
 def _named(example: Mapping[str, Any], takes: Mapping[str, object]) -> Mapping[str, Any]:

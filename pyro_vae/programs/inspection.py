@@ -8,7 +8,7 @@ import torch
 from pyro import poutine
 
 from ..conditionals import Conditional
-from ..errors import UserError
+from ..errors import UserError, first_line_of
 from .calling import accepts_argument, as_keyword_program
 from .contexts import eval_mode, fork_rng
 from .interfaces import GuideInterface, ModelInterface, conditional_of, interface_of
@@ -40,7 +40,13 @@ def sites_of(
     Raises:
         UserError: there is no example, and the model does not sample by itself.
     """
-    trace, example = _trace_on_example(model, example)
+    return sites_of_run(*run_on_example(model, example))
+
+
+def sites_of_run(
+    trace: poutine.Trace, example: Mapping[str, Any]
+) -> tuple[dict[str, tuple[int, ...]], dict[str, tuple[tuple[int, ...], bool]]]:
+    """`sites_of` from a run that was made already, and from what it was run on."""
     data = {k: tuple(v.shape[1:]) for k, v in example.items() if isinstance(v, torch.Tensor)}
     latents = {}
     # x is data where nothing is observed, as in a model that samples by itself
@@ -54,16 +60,10 @@ def sites_of(
     return data, latents
 
 
-def latent_distributions(model: Any, example: Mapping[str, Any] | None = None) -> dict[str, Any]:
-    """`{latent: distribution}` in one run of a model; the example is as in `sites_of`."""
-    sites = sites_in(_trace_on_example(model, example)[0])
-    return {name: site["fn"] for name, site in sites.items() if is_latent(site)}
-
-
-def _trace_on_example(
+def run_on_example(
     model: Any, example: Mapping[str, Any] | None
 ) -> tuple[poutine.Trace, Mapping[str, Any]]:
-    """A run of a model, and what it was run on."""
+    """A run of a model, and what it was run on; the arguments are those of `sites_of`."""
     device = device_of(model)
     if example is None:
         if not accepts_argument(model, "size"):
@@ -76,9 +76,8 @@ def _trace_on_example(
         except UserError:
             raise
         except Exception as e:  # a user's program can fail in any way
-            line = (str(e).strip().splitlines() or [""])[0]
             raise UserError(
-                f"the model fails on {', '.join(example)} alone ({type(e).__name__}: {line}): "
+                f"the model fails on {', '.join(example)} alone ({first_line_of(e)}): "
                 "example={'x': ..., ...}, a batch to run it on, may help"
             ) from e
     return trace, example

@@ -61,11 +61,6 @@ class DiscreteSite(NamedTuple):
     in_model: bool
     configured: str | None  #: how the program itself enumerates it: `"parallel"`, `"sequential"`
 
-    @property
-    def is_summed(self) -> bool:
-        """Whether training sums it: the program enumerates it, or no guide draws it."""
-        return self.configured is not None or not self.in_guide
-
 
 class Layout(NamedTuple):
     """How a pair is run."""

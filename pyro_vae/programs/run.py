@@ -132,7 +132,9 @@ def _modes(layout: Layout, draw_discrete: bool, as_configured: bool) -> _Modes:
     if layout.discrete == "parallel":
         enumerated = _as_configured(layout) if as_configured else enumerate_discrete
         return _Modes(sample_discrete if draw_discrete else enumerated, enumerated)
-    sites = [s for s in layout.discrete_sites if s.is_summed or not as_configured]
+    sites = [
+        s for s in layout.discrete_sites if s.configured or not s.in_guide or not as_configured
+    ]
     in_guide = [s for s in sites if s.in_guide]
     if draw_discrete or layout.discrete == "sampled":
         in_guide = []

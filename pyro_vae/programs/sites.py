@@ -7,9 +7,10 @@ import pyro
 import torch
 from pyro.distributions import Delta, MaskedDistribution
 from pyro.poutine import Trace
-from torch.distributions import TransformedDistribution
+from torch.distributions import TransformedDistribution, constraints
 
 from .._pyro_internals import DETERMINISTIC, SubsampleDistribution, mask_of
+from .._torch_internals import MixtureSameFamilyConstraint
 from ..errors import UserError, unknown_name_error
 
 Site = dict[str, Any]  # a site of a Pyro trace, or the message of a handler
@@ -128,6 +129,13 @@ def states_support(fn: Any) -> bool:
         return fn.support is not None
     except NotImplementedError:
         return False
+
+
+def base_constraint(support: Any) -> Any:
+    """The constraint of one number of a support: within independent ones and those of mixtures."""
+    while isinstance(support, (constraints.independent, MixtureSameFamilyConstraint)):
+        support = support.base_constraint
+    return support
 
 
 def with_mask_apart(site: Site) -> Site:
