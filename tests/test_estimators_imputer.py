@@ -61,6 +61,29 @@ def test_missing_values_are_filled_by_their_conditional_mean(fitted, moments, mo
             np.testing.assert_allclose((row[missing] - mean) / SCALES[missing], 0, atol=0.1)
 
 
+def test_an_imputer_trained_on_complete_rows_knows_rows_with_missing_values():
+    """The encoder has seen hidden values: 512 importance samples reach the model's own mean."""
+    rng = np.random.RandomState(1)
+    X = rng.multivariate_normal([0, 0], [[1, 9.5], [9.5, 100]], size=600)
+    estimator = VAEImputer(2, hidden_layer_sizes=(32,), max_iter=60, random_state=0, device="cpu")
+    estimator.learning_rate = 5e-3
+    estimator.fit(X)
+    new = X[:200].copy()
+    new[:, 1] = np.nan
+    x = estimator._units.to_model(new)
+    with torch.no_grad():  # the model's E[x_1 | x_0] by quadrature over z
+        z = torch.linspace(-6, 6, 161, dtype=torch.float64)
+        z = torch.cartesian_prod(z, z)
+        p_x = estimator.model_.p_x(z=z).base_dist.base_dist
+        log_p = -0.5 * z.square().sum(-1)
+        log_p = log_p + torch.distributions.Normal(p_x.mean[:, 0], p_x.stddev[:, 0]).log_prob(
+            x[:, :1]
+        )
+        mean = log_p.softmax(-1) @ p_x.mean[:, 1]
+    exact = estimator._to_table(torch.stack([x[:, 0], mean], 1))[:, 1]
+    assert np.sqrt(np.mean((estimator.transform(new)[:, 1] - exact) ** 2)) < 0.5  # sd of x_1: 10
+
+
 def test_draws_have_the_conditional_mean_and_covariance(fitted, moments):
     X = table()[1]
     x = X[np.isnan(X).sum(1) == 2][:1]
@@ -99,7 +122,7 @@ def test_draws_depend_on_the_seed_alone(fitted):
 
 def test_correlated_columns_are_filled_better_than_by_their_means():
     X, with_missing = table()
-    options = {"max_iter": 30, "learning_rate": 1e-2, "hidden_layer_sizes": (32,)}
+    options = {"max_iter": 60, "learning_rate": 1e-2, "hidden_layer_sizes": (32,)}
     filled = VAEImputer(2, random_state=0, device="cpu", **options).fit_transform(with_missing)
     missing = np.isnan(with_missing)
     error = ((filled - X) / X.std(0))[missing]

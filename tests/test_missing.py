@@ -56,6 +56,14 @@ class FactorAnalysis:
     def log_prob(self):
         return torch.stack([self.of_row(row)[0] for row in self.x])
 
+    def conditional(self, row):
+        """Mean and covariance of the missing values of a row given the others."""
+        seen, w, b = ~row.isnan(), self.loading, self.offset
+        covariance = w @ w.T + self.scale**2 * torch.eye(5).double()
+        gain = covariance[~seen][:, seen] @ torch.linalg.inv(covariance[seen][:, seen])
+        mean = b[~seen] + gain @ (row[seen] - b[seen])
+        return mean, covariance[~seen][:, ~seen] - gain @ covariance[seen][:, ~seen]
+
     def exact_guide(self):
         """The exact posterior of z given the observed entries."""
         rows = [self.of_row(row)[1] for row in self.x]
@@ -204,14 +212,30 @@ def test_imputation_draws_from_the_models_conditional():
     assert done.x.shape == (4000, 1, 5)
     seen = ~row[0].isnan()
     assert torch.equal(done.x[:, 0, seen], row[:, seen].expand(4000, 3))
-    w, b = problem.loading, problem.offset
-    covariance = w @ w.T + problem.scale**2 * torch.eye(5).double()
-    gain = covariance[~seen][:, seen] @ torch.linalg.inv(covariance[seen][:, seen])
-    mean = b[~seen] + gain @ (row[0, seen] - b[seen])
-    spread = covariance[~seen][:, ~seen] - gain @ covariance[seen][:, ~seen]
+    mean, spread = problem.conditional(row[0])
     drawn = done.x[:, 0, ~seen]
     assert (drawn.mean(0) - mean).abs().max() < 0.1
     assert (drawn.T.cov() - spread).abs().max() < 0.15
+
+
+def test_a_guide_that_saw_no_missing_value_in_training_still_draws_from_the_conditional():
+    """Half of the proposals come from the completed row, which such a guide knows."""
+    problem = FactorAnalysis()
+    w, b, scale = problem.loading, problem.offset, problem.scale
+    precision = torch.eye(2).double() + w.T @ w / scale**2
+
+    def guide(x):
+        """Exact for complete rows; of others it takes a missing value for 10."""
+        mean = (x.nan_to_num(10.0) - b) @ w / scale**2 @ torch.linalg.inv(precision)
+        with pyro.plate("data", len(x)):
+            pyro.sample("z", dist.MultivariateNormal(mean, precision_matrix=precision))
+
+    row = torch.tensor([[1.0, NAN, -0.5, NAN, 0.3]]).double()
+    drawn = pv.generate.impute(problem.model, guide, row, num_samples=4000, steps=60).x[:, 0]
+    mean, spread = problem.conditional(row[0])
+    missing = row[0].isnan()
+    assert (drawn[:, missing].mean(0) - mean).abs().max() < 0.1
+    assert (drawn[:, missing].T.cov() - spread).abs().max() < 0.15
 
 
 def test_missing_values_must_be_declared():

@@ -74,7 +74,7 @@ class BaseVAE(BaseEstimator, ABC):
         likelihood: Family | str = "auto",
         max_iter: int | str = "auto",
         batch_size: int | str = "auto",
-        learning_rate: float = 1e-3,
+        learning_rate: float = 2e-3,
         validation_fraction: float = 0.1,
         random_state: Any = None,
         device: str | None = None,

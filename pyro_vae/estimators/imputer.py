@@ -18,7 +18,7 @@ from ..programs import trace_pair
 from .base import BaseVAE
 from .noise import with_common_noise
 from .rows import Rows
-from .training import Training
+from .training import HideValues, Training
 
 NUM_SAMPLES = 512  # importance samples per row, for the conditional mean
 
@@ -30,7 +30,9 @@ class VAEImputer(OneToOneFeatureMixin, TransformerMixin, BaseVAE):
         x | z ~ likelihood(f(z))
 
     Training maximizes a bound on log p(x_obs), the likelihood of the observed values of each
-    row. That is right if which values are missing does not depend on the missing values.
+    row. That is right if which values are missing does not depend on the missing values. In a
+    quarter of the rows it hides further values at random, so that the encoder knows rows with any values
+    missing, also if none is missing in training.
     `transform` fills in the conditional mean E[x_miss | x_obs]; `impute` draws from p(x_miss |
     x_obs). Observed values stay as they are. Units and precision are as in `VAETransformer`,
     and so are the arguments that are not listed here.
@@ -68,7 +70,7 @@ class VAEImputer(OneToOneFeatureMixin, TransformerMixin, BaseVAE):
         likelihood: Family | str = "auto",
         max_iter: int | str = "auto",
         batch_size: int | str = "auto",
-        learning_rate: float = 1e-3,
+        learning_rate: float = 3e-3,
         validation_fraction: float = 0.1,
         random_state: Any = None,
         device: str | None = None,
@@ -100,7 +102,8 @@ class VAEImputer(OneToOneFeatureMixin, TransformerMixin, BaseVAE):
         """
         rows = self._check_missing(X, reset=True)
         weight, seed = self._check_weight(sample_weight, rows), self._seed()
-        training = self._hold_out(Training(rows, weight=weight), seed)
+        training = Training(rows, weight=weight, hidden=HideValues(seed))
+        training = self._hold_out(training, seed)
         self._start(training, seed)
         return self._record(self._train(training, seed))
 

@@ -1,15 +1,42 @@
 """The arrays of a training run, and their splits."""
 
+import math
 from dataclasses import dataclass, replace
+from typing import Any
 
 import numpy as np
 import torch
 
 from ..data import Data, Split
+from ..data.dataset import AnyCondition
 from .rows import DenseRows, Rows
 from .units import Units
 
 VALIDATION = 5, 2000  # the fewest and the most rows held out
+
+
+class HideValues:
+    """A condition that hides values of x, as NaN: in a quarter of the rows, a random part of them.
+
+    An encoder that is trained so knows the posterior of z given any part of a row. Without it, rows
+    with values missing where the training rows have none get a posterior that nothing has trained.
+
+    Args:
+        seed: of what is hidden.
+    """
+
+    def __init__(self, seed: int) -> None:
+        self.seed = seed
+        self.generators: dict[torch.device, torch.Generator] = {}
+
+    def __call__(self, x: torch.Tensor, y: torch.Tensor | None) -> tuple[torch.Tensor, None]:
+        """`(x, None)`, x anew with other values hidden at every call."""
+        if x.device not in self.generators:
+            self.generators[x.device] = torch.Generator(x.device).manual_seed(self.seed)
+        options: dict[str, Any] = {"generator": self.generators[x.device], "device": x.device}
+        fraction = 4 * torch.rand(len(x), 1, **options) - 3  # of the values; below zero: none
+        hidden = torch.rand(x.shape, **options) < fraction
+        return torch.where(hidden, math.nan, x), None
 
 
 @dataclass(frozen=True, eq=False)
@@ -23,6 +50,7 @@ class Training:
         weight: `[N]`; rows of weight zero are left out.
         held_out: numbers of the rows held out for validation. Default: none.
         code: `[N, L]`, at which the start of a clusterer puts z.
+        hidden: what training hides of the rows. Default: nothing.
     """
 
     rows: Rows
@@ -31,6 +59,7 @@ class Training:
     weight: np.ndarray | None = None
     held_out: np.ndarray | None = None
     code: np.ndarray | None = None
+    hidden: HideValues | None = None
 
     @property
     def number(self) -> np.ndarray:
@@ -80,8 +109,12 @@ class Training:
         train, valid = self._split(self.kept, units), None
         if self.held_out is not None and len(self.held_out):
             valid = self._split(self.held_out, units)
-        condition = DenseRows(self.rows, units, self.c) if self.rows.is_sparse else None
-        missing = any(bool(part.x.isnan().any()) for part in (train, valid) if part is not None)
+        condition: AnyCondition | None = self.hidden
+        if self.rows.is_sparse:
+            condition = DenseRows(self.rows, units, self.c)
+        missing = self.hidden is not None or any(
+            bool(part.x.isnan().any()) for part in (train, valid) if part is not None
+        )
         return Data(train, valid, name="X", condition=condition, missing=missing)
 
     def _split(self, index: np.ndarray, units: Units) -> Split:

@@ -51,7 +51,8 @@ def impute(
     2. Draw :math:`x_{miss} \sim p(x_{miss} \mid z)`.
 
     If the likelihood of the model ignores missing values (`pv.conditionals.IgnoreMissing`), the
-    guide and w in step 1 are those of the observed values alone.
+    guide and w in every other step 1 are those of the observed values alone: a guide that rarely
+    saw such missing values in training proposes better from the completed x, another one from these.
 
     This is Metropolis within Gibbs. Its stationary distribution is the model's
     :math:`p(x_{miss} \mid x_{obs})` for any guide. A poor guide only makes it slow (see
@@ -117,7 +118,7 @@ def impute(
 
     def complete(chunk: Batch, _: int) -> Batch:
         chains = _Chains(model, guide, chunk.pop("_mask"), site)
-        completed, acceptance = chains.run(chunk, steps, corrected=method == "metropolis")
+        completed, acceptance = chains.run(chunk, steps, method == "metropolis")
         return {"x": completed, "acceptance": acceptance}
 
     with pyro.validation_enabled(False):
@@ -133,7 +134,7 @@ class _Chains:
         self, model: PyroProgram, guide: PyroProgram, mask: torch.Tensor, site: str | None
     ) -> None:
         self.model, self.guide, self.mask, self.site = model, guide, mask, site
-        self.needs_all = not ignores_missing(model)  # of x; else missing values stay NaN
+        self.needs_all = not ignores_missing(model)  # of x; else missing values may stay NaN
 
     def run(self, batch: Batch, steps: int, corrected: bool) -> tuple[torch.Tensor, torch.Tensor]:
         """`(x [B, ...], fraction of accepted proposals [B])` after `steps` steps."""
@@ -144,13 +145,14 @@ class _Chains:
         x = self._completed(batch["x"], self._draw_x(site, first))
         check_support(first.model[site], site, x.reshape(first.model[site]["value"].shape))
         latents, num_accepted = _latents(first), torch.zeros(len(x), device=x.device)
-        for _ in range(steps):
-            batch = {**batch, "x": x} if self.needs_all else batch
-            proposal = trace_pair(self.model, self.guide, batch, draw_discrete=True)
+        for step in range(steps):
+            completes = self.needs_all or (corrected and step % 2 == 1)
+            inputs = {**batch, "x": x} if completes else batch
+            proposal = trace_pair(self.model, self.guide, inputs, draw_discrete=True)
             new_latents, new_x = _latents(proposal), self._draw_x(site, proposal)
             if corrected:
                 current = trace_pair(
-                    self.model, self.guide, batch, values=latents, draw_discrete=True
+                    self.model, self.guide, inputs, values=latents, draw_discrete=True
                 )
                 gain = proposal.log_weight() - current.log_weight()
                 accept = gain > torch.rand(len(x), dtype=gain.dtype, device=x.device).log()
