@@ -223,6 +223,36 @@ def test_a_user_defined_pair_beside_the_librarys(share_model):
     assert len(pyro.get_param_store()) == 0
 
 
+class Regression(nn.Module):
+    """A user's model with covariates, which cannot be run without data."""
+
+    def __init__(self):
+        super().__init__()
+        self.mean = nn.Linear(3, 4)
+
+    def forward(self, x, c):
+        pyro.module("regression", self)
+        with pyro.plate("data", len(x)):
+            z = pyro.sample("z", dist.Normal(torch.zeros(len(x), 2), 1).to_event(1))
+            fn = dist.Normal(self.mean(torch.cat([z, c], -1)), 1).to_event(1)
+            pyro.sample("x", fn, obs=x)
+
+
+@pytest.mark.parametrize("share_model", [False, True])
+def test_a_guide_by_its_parents_reads_a_users_model_off_the_data(share_model):
+    kinds = {
+        "of x and c": partial(Guide, network=MLP((4,)), given={"z": ["x", "c"]}),
+        "of x": partial(Guide, network=MLP((4,)), given={"z": ["x"]}),
+    }
+    data = {"x": torch.randn(40, 4), "c": torch.randn(40, 1)}
+    comparison = pv.compare(
+        Regression, kinds, data, epochs=1, seeds=1, num_samples=5, num_gap_data=2, progress=False,
+        share_model=share_model, base_guide=kinds["of x"] if share_model else None,
+    )  # fmt: skip
+    assert [row["guide"] for row in comparison.rows] == list(kinds)
+    assert all(math.isfinite(row["elbo"]) for row in comparison.rows)
+
+
 def test_a_semi_amortized_guide_and_labels_of_its_rows():
     actual = pv.compare(
         VAE, {"steps": lambda m: SemiAmortized(m, Guide(m, network=NET), steps=2)}, data(),

@@ -11,6 +11,8 @@ import pyro.distributions as dist
 import pytest
 import torch
 import torch.nn as nn
+from pyro import poutine
+from pyro.infer.reparam import LocScaleReparam
 from scipy import stats
 
 import pyro_vae as pv
@@ -635,3 +637,68 @@ def test_the_ranks_of_an_exact_guide_are_uniform_where_the_data_site_is_called_o
     assert actual["code"]["chi2_p"].min() > 1e-3
     ranks = actual["code"]["ranks"].flatten().double()
     assert stats.kstest((ranks + 0.5) / 10, "uniform").statistic < 0.1
+
+
+# ------------------------------------------------- sites that are observed and are no data
+
+
+def reparameterized(x=None, size=None):
+    """x ~ N(5, 9 + 4); z is a recorded value, its draw another site."""
+    size = size if x is None else len(x)
+    with pyro.plate("data", size):
+        with poutine.reparam(config={"z": LocScaleReparam(0.0)}):
+            z = pyro.sample("z", dist.Normal(torch.zeros(size), 1.0))
+        pyro.sample("x", dist.Normal(3 * z + 5, 2.0), obs=x)
+
+
+def with_a_pseudo_observation(x=None, size=None):
+    """The same x: sampling draws what is observed without data, as plain Pyro draws x."""
+    size = size if x is None else len(x)
+    with pyro.plate("data", size):
+        z = pyro.sample("z", dist.Normal(torch.zeros(size), 1.0))
+        pyro.sample("near_zero", dist.Normal(z, 0.1), obs=torch.zeros(size))
+        pyro.sample("x", dist.Normal(3 * z + 5, 2.0), obs=x)
+
+
+@pytest.mark.parametrize("program", [reparameterized, with_a_pseudo_observation])
+@pytest.mark.parametrize("options", [{}, {"example": {"x": torch.randn(9)}}])
+def test_samples_are_of_the_data_site(program, options):
+    x = pv.sample(program, 20_000, **options)
+    assert abs(x.mean() - 5) < 0.1 and abs(x.var() - 13) < 0.5
+
+
+def test_a_model_whose_data_site_is_not_known_is_asked_for_it():
+    def renamed(data=None, size=None):
+        size = size if data is None else len(data)
+        with pyro.plate("rows", size):
+            z = pyro.sample("z", dist.Normal(torch.zeros(size), 1.0))
+            pyro.sample("near_zero", dist.Normal(z, 0.1), obs=torch.zeros(size))
+            pyro.sample("values", dist.Normal(3 * z + 5, 2.0), obs=data)
+
+    with pytest.raises(pv.UserError, match="pass site="):
+        pv.sample(renamed, 5)
+    for options in ({"site": "values"}, {"example": {"data": torch.randn(9)}, "site": "values"}):
+        assert abs(pv.sample(renamed, 20_000, **options).mean() - 5) < 0.1
+
+
+def test_diagnostics_take_a_reparameterized_latent_for_what_draws_it():
+    x = torch.tensor([2.0, 9.0])
+    exact = dist.Normal(5.0, math.sqrt(13)).log_prob(x)
+    log_p = pv.diagnostics.ais(reparameterized, x, num_chains=64, num_steps=100)
+    torch.testing.assert_close(log_p, exact, rtol=0, atol=0.1)
+
+    def exact_guide(x):
+        with pyro.plate("data", len(x)):
+            mean = 3 * (x - 5) / 13
+            pyro.sample("z_decentered", dist.Normal(mean, math.sqrt(4 / 13)))
+
+    bound = pv.evaluate.log_likelihood(reparameterized, exact_guide, x, num_samples=5)
+    torch.testing.assert_close(bound, exact, rtol=1e-5, atol=1e-5)
+    calibration = pv.diagnostics.simulation_based_calibration(
+        reparameterized, exact_guide, num_data=100, num_samples=19
+    )
+    assert set(calibration) == {"z_decentered"}
+    with pytest.raises(pv.UserError, match="the model does not take 'num_simulations'"):
+        pv.diagnostics.simulation_based_calibration(
+            reparameterized, exact_guide, num_simulations=100
+        )

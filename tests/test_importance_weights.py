@@ -65,6 +65,34 @@ def test_the_tail_of_a_narrow_guides_weights(ratio):
     assert actual.shape == (N,)
 
 
+@pytest.mark.parametrize("num_samples", [100, 500, 5000])
+def test_weights_that_differ_by_rounding_alone_are_equal(num_samples):
+    """The exact posterior in float32, whose log weights differ in their last digits."""
+    w, noise = torch.tensor([[1.0, 0.5, -1.0, 0.3], [0.2, 1.0, 0.7, -0.5]]), 0.7
+    covariance = torch.linalg.inv(torch.eye(2) + w @ w.T / noise**2)
+
+    def linear(x):
+        with pyro.plate("data", len(x)):
+            z = pyro.sample("z", dist.Normal(torch.zeros(len(x), 2), 1.0).to_event(1))
+            pyro.sample("x", dist.Normal(z @ w, noise).to_event(1), obs=x)
+
+    def exact(x):
+        with pyro.plate("data", len(x)):
+            mean = x @ w.T @ covariance / noise**2
+            pyro.sample("z", dist.MultivariateNormal(mean, covariance))
+
+    torch.manual_seed(0)
+    x = torch.randn(50, 4)
+    result = pv.diagnostics.importance_diagnostics(linear, exact, x, num_samples=num_samples)
+    assert (result["pareto_k"] == -math.inf).all()
+    assert result["ess"].min() > 0.9999 * num_samples
+
+
+def test_an_exponential_tail_and_ties_have_a_k_hat():
+    log_w = torch.tensor([0.0, -1.0, -2.0]).repeat(200).double()[:, None]  # of a discrete guide
+    assert not pareto_k(log_w).isnan().any()
+
+
 @pytest.mark.parametrize("num_samples", [100, 200, 400, 2500])
 def test_k_hat_is_that_of_arviz(num_samples):
     """Numbers for which the tail, the largest min(S / 5, 3 sqrt(S)) weights, is a whole number."""

@@ -1,15 +1,19 @@
 """Loaders: batches of any kind to train on, validation on them, evaluation batch by batch."""
 
 import math
+import os
+import random
+import signal
 import warnings
 
+import numpy as np
 import pyro
 import pyro.distributions as dist
 import pytest
 import torch
 from problems import LINEAR, linear_marginal, linear_posterior_guide
 from test_train import quiet, same_tensors, weights, without_seconds
-from torch.utils.data import DataLoader, Dataset, TensorDataset
+from torch.utils.data import DataLoader, Dataset, RandomSampler, TensorDataset
 
 import pyro_vae as pv
 from pyro_vae.conditionals import MLP
@@ -381,3 +385,62 @@ def test_a_loader_that_a_run_cannot_evaluate_is_refused(form, message):
     with pytest.raises(pv.UserError, match=message) as e:
         exact_run()[0].evaluate(data=form, num_samples=2)
     assert "\n" not in str(e.value)
+
+
+# ------------------------------------------------------------ loaders with their own randomness
+
+
+class Augmented(Dataset):
+    """Rows with noise from the global streams of numpy and Python."""
+
+    def __len__(self):
+        return len(X)
+
+    def __getitem__(self, i):
+        return X[i] + np.float32(np.random.randn()) + random.random()
+
+
+def own_generator(data, kind=DataLoader):
+    return kind(data, 8, shuffle=True, generator=torch.Generator().manual_seed(5))
+
+
+def own_sampler(data, kind=DataLoader):
+    sampler = RandomSampler(data, generator=torch.Generator().manual_seed(5))
+    return kind(data, 8, sampler=sampler)
+
+
+class Interrupted(DataLoader):
+    """Ctrl-C at the second epoch's third batch."""
+
+    epochs = 0
+
+    def __iter__(self):
+        self.epochs += 1
+        for number, batch in enumerate(super().__iter__(), 1):
+            if (self.epochs, number) == (3, 3):  # the first pass is a look at a batch
+                os.kill(os.getpid(), signal.SIGINT)
+            yield batch
+
+
+@pytest.mark.parametrize("loader", [own_generator, own_sampler])
+@pytest.mark.parametrize("data", [TensorDataset(X), Augmented()], ids=["tensors", "augmented"])
+def test_a_run_continues_on_a_loader_with_its_own_randomness(loader, data, tmp_path):
+    whole = fit(pair(), loader(data), epochs=4, seed=3)
+    options = {"seed": 3, "out": tmp_path / "run", "epochs": 4}
+    first = fit(pair(), loader(data, Interrupted), **options)
+    assert first.interrupted and len(first.history) == 1
+    np.random.seed(11)
+    random.seed(12)
+    rest = fit(pair(), loader(data), resume=True, **options)
+    assert [row["loss"] for row in rest.history] == [row["loss"] for row in whole.history]
+
+
+def test_a_run_leaves_the_streams_of_a_loader_as_they_were():
+    generator = torch.Generator().manual_seed(5)
+    loader = DataLoader(Augmented(), 8, shuffle=True, generator=generator)
+    np.random.seed(1)
+    random.seed(2)
+    before = generator.get_state(), np.random.get_state()[1].copy(), random.getstate()
+    fit(pair(), loader, epochs=1)
+    assert torch.equal(generator.get_state(), before[0])
+    assert (np.random.get_state()[1] == before[1]).all() and random.getstate() == before[2]

@@ -31,7 +31,7 @@ from .evaluation import (
     posteriors_of_first,
     x_and_inputs,
 )
-from .plan import Cell, FitOptions, Plan, PyroProgram, default_guide, described, make_guide
+from .plan import Cell, FitOptions, Plan, PyroProgram, default_guide, described
 
 #: How a guide's rows are fitted to the data that are evaluated. Its own options take precedence.
 PER_DATUM_FIT = {"lr": 0.03, "schedule": "cosine", "epochs": 500, "weight_decay": 0.0}
@@ -57,7 +57,7 @@ class SharedModel:
             same_program = isinstance(given, nn.Module) or given() is self.model
             self.same_for_all_seeds = same_program and not trainable
             if trainable:
-                self.guide = make_guide(factory, self.model, len(plan.data.train))
+                self.guide = plan.make_guide(factory, self.model)
                 self.programs.append(self.guide)
         settings = {"options": described(self.options)}
         self.folder = plan.folder(f"{name}-base-{seed}", settings, *self.programs)

@@ -1,12 +1,12 @@
 """The plan of a comparison: which cells there are, and how each one's model and guide are built."""
 
 import copy
-import functools
 import hashlib
 import inspect
 import json
 from collections.abc import Callable
 from dataclasses import dataclass, field
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -15,8 +15,10 @@ from pyro.infer.autoguide import AutoGuide
 
 from ..data import Data
 from ..errors import UserError
+from ..evaluate.inputs import Inputs, split_inputs
 from ..guides import Guide
 from ..objectives import ELBO
+from ..programs.calling import accepts_argument, is_required, parameters_of
 from ..programs.contexts import seeded
 from ..programs.inspection import has_rows
 from ..programs.interfaces import ModelInterface, interface_of
@@ -94,7 +96,23 @@ class Plan:
     ) -> PyroProgram:
         """A guide by its name, for `num_data` data points. Default: the training data."""
         factory, _ = self.guides[name]
-        return make_guide(factory, model, len(self.data.train) if num_data is None else num_data)
+        return self.make_guide(factory, model, num_data)
+
+    def make_guide(
+        self, factory: GuideFactory, model: PyroProgram, num_data: int | None = None
+    ) -> PyroProgram:
+        """A guide for `num_data` data points. Default: the training data."""
+        num_data = len(self.data.train) if num_data is None else num_data
+        return make_guide(factory, model, num_data, partial(self._example, model))
+
+    def _example(self, model: PyroProgram) -> Inputs:
+        """Two rows of the training data, as the model takes them."""
+        observed = self.fit_options.get("observed")
+        inputs = split_inputs(model, model, self.data, "train", observed, rows=slice(2))
+        arrays = self.data.observed_split("train", slice(2)).arrays()
+        parameters = parameters_of(model)
+        needed = {n: v for n, v in arrays.items() if n in parameters and is_required(parameters[n])}
+        return needed | {n: v for n, v in inputs.items() if n == "x" or n in parameters}
 
     def build_pair(self, cell: Cell) -> tuple[PyroProgram, PyroProgram]:
         """A cell's separate model and its guide, with weights drawn by the cell's seed."""
@@ -123,13 +141,21 @@ class Plan:
         return self.out / "cells" / f"{safe}-{digest}"
 
 
-def make_guide(factory: GuideFactory, model: PyroProgram, num_data: int) -> PyroProgram:
-    """The factory's guide for a model; it receives the number of data points if it takes `num_data`.
+def make_guide(
+    factory: GuideFactory, model: PyroProgram, num_data: int, example: Callable[[], Inputs]
+) -> PyroProgram:
+    """The factory's guide for a model.
+
+    It receives the number of data points if it takes `num_data`, and a `Guide` that needs it an
+    example of the data.
 
     Raises:
         UserError: the factory is itself a guide, fails, or makes a plain AutoGuide of Pyro.
     """
-    arguments = {"num_data": num_data} if _takes_num_data(factory, model) else {}
+    arguments: dict[str, Any] = {"num_data": num_data} if _takes_num_data(factory, model) else {}
+    kind, keywords = _called(factory)
+    if _is_guide(kind) and "example" not in keywords and not accepts_argument(model, "size"):
+        arguments["example"] = example()
     hint = "a guide that is itself a function is passed as `lambda model: my_guide`"
     try:
         guide = factory(model, **arguments)
@@ -170,9 +196,18 @@ def _takes_num_data(factory: GuideFactory, model: PyroProgram) -> bool:
     """Whether a factory is called with the number of data points: `Guide` is if it has rows of them."""
     if "num_data" not in inspect.signature(factory).parameters:
         return False
-    kind = factory.func if isinstance(factory, functools.partial) else factory
-    if not (isinstance(kind, type) and issubclass(kind, Guide)):
+    kind, keywords = _called(factory)
+    if not _is_guide(kind):
         return True
-    keywords = factory.keywords if isinstance(factory, functools.partial) else {}
     given = keywords.get("given", interface_of(model, ModelInterface).default_guide)
     return has_rows(given or {})
+
+
+def _called(factory: GuideFactory) -> tuple[Any, dict[str, Any]]:
+    """What a factory calls, and the keyword arguments that it has already."""
+    return (factory.func, factory.keywords) if isinstance(factory, partial) else (factory, {})
+
+
+def _is_guide(kind: Any) -> bool:
+    """Whether what a factory calls is the class `Guide`, or one derived from it."""
+    return isinstance(kind, type) and issubclass(kind, Guide)

@@ -1,11 +1,13 @@
 """Minibatches: one tensor on the device, shuffled and binarized there; or a user's loader."""
 
 import math
-from collections.abc import Callable, Iterable, Iterator, Mapping
+import random
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import replace
 from itertools import islice
 from typing import Any
 
+import numpy as np
 import torch
 from torch.utils.data.distributed import DistributedSampler
 
@@ -87,9 +89,11 @@ class LoaderBatches:
     checked before it goes to the device, for NaN and by `check`, a function of the batch, if it is
     set. A batch that is on a GPU already is not checked, which avoids a host-device synchronization.
 
-    An epoch is as many batches as the length says. What a loader draws from torch's global stream in
-    this process (its shuffling, and the seeds of its workers) depends on `(seed, epoch)` alone; a
-    run that stops within an epoch and continues skips the batches that it has had.
+    An epoch is as many batches as the length says. What a loader draws in this process from the
+    global streams of torch, numpy and Python (its shuffling, augmentations, and the seeds of its
+    workers) depends on `(seed, epoch)` alone, and what it draws from a `generator=` of its own on
+    the seed of that and the epoch. A run that stops within an epoch and continues skips the batches
+    that it has had.
 
     Of several processes, each reads all batches and takes one in as many: a step is one batch of
     each process. A `DataLoader` with a `DistributedSampler` gives each process different data; then
@@ -98,7 +102,7 @@ class LoaderBatches:
     Args:
         loader: the batches.
         device: where they go.
-        seed: of what the loader draws.
+        seed: of what the loader draws from global streams.
         shard: `(rank, number of processes)`.
         dtype: of floats. Default: see `data.arrays.as_floats`.
         first: the name of the program's first argument.
@@ -146,7 +150,7 @@ class LoaderBatches:
         """The batches of an epoch, from batch `start` on; a filler has `count` 0."""
         if hasattr(self.sampler, "set_epoch"):
             self.sampler.set_epoch(epoch)
-        items = _drawn_apart(self.loader, self.seed * 1_000_003 + epoch)
+        items = _drawn_apart(self.loader, self.seed * 1_000_003 + epoch, epoch)
         count, item = 0, None
         for count, latest in enumerate(islice(items, self.length), 1):
             step, turn = divmod(count - 1, self.size)
@@ -223,20 +227,63 @@ def convert_batch(
     return batch
 
 
-def _drawn_apart(loader: Iterable[Any], seed: int) -> Iterator[Any]:
-    """The items of a loader, drawn with a separate random stream."""
+def _drawn_apart(loader: Iterable[Any], seed: int, epoch: int) -> Iterator[Any]:
+    """The items of a loader, drawn with separate random streams.
+
+    Args:
+        seed: of the global streams.
+        epoch: with the seed of a generator of the loader's own, the seed of what that draws.
+    """
     items: Iterator[Any] | None = None
-    stream = torch.Generator().manual_seed(seed).get_state()
+    generators = _own_generators(loader)
+    within = _streams_of(seed) + [
+        torch.Generator().manual_seed((g.initial_seed() * 1_000_003 + epoch) % 2**63).get_state()
+        for g in generators
+    ]
     while True:
-        with torch.random.fork_rng(devices=[]):
-            torch.set_rng_state(stream)
+        outside = _streams(generators)
+        try:
+            _set_streams(within, generators)
             items = iter(loader) if items is None else items
-            try:
-                item = next(items)
-            except StopIteration:
-                return
-            stream = torch.get_rng_state()
+            item = next(items)
+            within = _streams(generators)
+        except StopIteration:
+            return
+        finally:
+            _set_streams(outside, generators)
         yield item
+
+
+def _own_generators(loader: Any) -> list[torch.Generator]:
+    """The generators that a `DataLoader` and its samplers have been given."""
+    sampler, batch_sampler = (getattr(loader, n, None) for n in ("sampler", "batch_sampler"))
+    holders = (loader, sampler, batch_sampler, getattr(batch_sampler, "sampler", None))
+    found = (getattr(holder, "generator", None) for holder in holders)
+    return list({id(g): g for g in found if isinstance(g, torch.Generator)}.values())
+
+
+def _streams_of(seed: int) -> list[Any]:
+    """The states of the global random streams of torch, numpy and Python after seeding."""
+    return [
+        torch.Generator().manual_seed(seed).get_state(),
+        np.random.RandomState(seed % 2**32).get_state(),
+        random.Random(seed).getstate(),
+    ]
+
+
+def _streams(generators: Iterable[torch.Generator]) -> list[Any]:
+    """The states of the global random streams, and of these generators."""
+    own = [generator.get_state() for generator in generators]
+    return [torch.get_rng_state(), np.random.get_state(), random.getstate(), *own]
+
+
+def _set_streams(states: Sequence[Any], generators: Iterable[torch.Generator]) -> None:
+    of_torch, of_numpy, of_python, *own = states
+    torch.set_rng_state(of_torch)
+    np.random.set_state(of_numpy)
+    random.setstate(of_python)
+    for generator, state in zip(generators, own, strict=True):
+        generator.set_state(state)
 
 
 def batches(

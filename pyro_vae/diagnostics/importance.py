@@ -11,6 +11,7 @@ from ..evaluate.inputs import Array, Batch, PyroProgram, scored_inputs
 from ..evaluate.likelihood import LogWeights
 
 RELIABLE_K = 0.7  # k-hat above which a bound by importance weights cannot be trusted
+ROUNDINGS = 64  # of log weights, within which they count as equal
 TAIL_SAMPLES = 100  # a fit of the tail of the importance weights needs so many
 
 
@@ -133,18 +134,26 @@ def pareto_k(log_w: torch.Tensor) -> torch.Tensor:
     """The Pareto shape `[N]` of log weights `[S, N]`, by Pyro's `fit_generalized_pareto`."""
     tail = math.ceil(min(0.2 * len(log_w), 3 * math.sqrt(len(log_w))))
     largest = log_w.double().topk(tail + 1, 0).values.cpu()
+    # log weights are differences of sums of this size or more, each with its rounding
+    rounding = ROUNDINGS * torch.finfo(log_w.dtype).eps * largest[0].abs().clamp(min=1)
     weights = (largest - largest[0]).exp()
     excesses = (weights[:-1] - weights[-1]).unbind(-1)
-    return torch.tensor([_shape(e) for e in excesses], dtype=log_w.dtype, device=log_w.device)
+    shapes = [_shape(e, least) for e, least in zip(excesses, rounding.tolist(), strict=True)]
+    return torch.tensor(shapes, dtype=log_w.dtype, device=log_w.device)
 
 
-def _shape(excesses: torch.Tensor) -> float:
+def _shape(excesses: torch.Tensor, rounding: float) -> float:
     """k of excesses `[tail]` over the threshold, in falling order; the largest weight is 1."""
     if math.isnan(excesses[0]):
         raise UserError("the importance weights are not finite")
-    if excesses[0] < 1e-9:
+    if excesses[0] < rounding:
         return -math.inf  # all weights are equal
     excesses = excesses[excesses > 0]
     if len(excesses) < 5:  # a few weights have all of the sum
         return math.inf
-    return fit_generalized_pareto(excesses)[0]
+    try:
+        return fit_generalized_pareto(excesses)[0]
+    except (
+        ZeroDivisionError
+    ):  # of the scale, where the tail falls exactly as an exponential: k is 0
+        return 5 / (len(excesses) + 10)  # with the prior that Pyro gives it

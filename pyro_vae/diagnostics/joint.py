@@ -15,7 +15,14 @@ from ..errors import UserError
 from ..evaluate.inputs import Batch, PyroProgram
 from ..guides import PriorGuide, SemiAmortized
 from ..programs import layout_of, trace_program
-from ..programs.sites import UNCONSTRAINED_LATENTS, distributions_of, is_point, states_support
+from ..programs.sites import (
+    UNCONSTRAINED_LATENTS,
+    distributions_of,
+    is_point,
+    states_support,
+    whole_mask,
+    with_mask_apart,
+)
 from ..programs.traces import Traces
 from .supports import (
     BOUNDS,
@@ -38,7 +45,8 @@ class Joint:
     Latents with a constrained support are mapped from the reals by `biject_to` of the support that
     the model states, in the model and in the guide; the Jacobian is included. A distribution that
     does not state its support is taken to be real, with a warning.
-    Discrete latents are summed exactly at every evaluation, in the model and in the guide.
+    Discrete latents are summed exactly at every evaluation, in the model and in the guide. A masked
+    latent has the density that it has without the mask: it is integrated out just so.
     Everything is differentiable in u.
 
     Args:
@@ -50,6 +58,7 @@ class Joint:
     Attributes:
         shapes: `{latent: unconstrained shape}`.
         supports: `{latent: support}`; bounds that differ between data points are `[B, *event]`.
+        masked: the latents that the model masks in some rows.
         rows: B.
 
     Raises:
@@ -76,6 +85,7 @@ class Joint:
                         f"the prior of {name!r} states no support; it is taken to be real",
                         stacklevel=3,
                     )
+            self.masked = [name for name in latents if _is_masked(sites[name])]
             runs = [sites]
             if any(has_tensor_bounds(sites[name]["fn"]) for name in latents):
                 runs.append(self._trace(model, 1).model)  # where other latents have other values
@@ -222,7 +232,10 @@ class Joint:
         for name, site in traces.model.items():
             if is_point(site):
                 continue
-            result[name] = traces.log_prob(site)
+            log_prob = traces.log_prob(site)
+            if not site["is_observed"]:
+                log_prob = with_mask_apart(site)["unscaled_log_prob"]
+            result[name] = log_prob
             if name in values:
                 jacobian = self.transforms[name].log_abs_det_jacobian(values[name], latents[name])
                 result[name] = result[name] + sum_rightmost(jacobian, jacobian.dim() - 2)
@@ -335,3 +348,9 @@ def _summed(log_prob: torch.Tensor, u: torch.Tensor) -> torch.Tensor:
     """`[S, B]` of a log-density `[enum..., S, B]`, summed over the enumerated dimensions."""
     enumerated = list(range(log_prob.dim() - 2))
     return (log_prob.logsumexp(enumerated) if enumerated else log_prob).expand(u.shape[:2])
+
+
+def _is_masked(site: Site) -> bool:
+    """Whether a site is masked in some row."""
+    mask = whole_mask(site)[0]
+    return mask is not None and not bool(torch.as_tensor(mask).all())

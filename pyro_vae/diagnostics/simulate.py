@@ -4,8 +4,9 @@ import pyro
 import torch
 
 from ..conditionals import Conditional, LibrarySize
+from ..data.arrays import as_named
 from ..errors import UserError
-from ..evaluate.inputs import Batch, PyroProgram
+from ..evaluate.inputs import Batch, PyroProgram, check_names
 from ..programs.ancestral import AncestralSampler, Run, cycle
 from ..programs.contexts import fork_rng
 from ..programs.inspection import one_hot_labels
@@ -46,7 +47,7 @@ def simulate(
         argument replaced by its draws.
 
     Raises:
-        UserError: a model that always draws another number of data points; a likelihood with a
+        UserError: a name that the model does not take; a model that always draws another number of data points; a likelihood with a
             library size; no example though one is needed; a site outside the data plate; a site
             that observes a function of the data, whose draws are not data; a covariate that is data of
             the latents; a factor, which draws ignore.
@@ -57,10 +58,12 @@ def simulate(
             "a model with the likelihood LibrarySize cannot be simulated for this: its draws have "
             f"random library sizes, and its densities take them as known; use {p_x.family.counts!r}"
         )
-    for name, value in covariates.items():
+    check_names(model, None, covariates)
+    given = {name: as_named(value, name) for name, value in covariates.items()}
+    for name, value in given.items():
         if len(value) != num_data:
             raise UserError(f"{name} has {len(value)} rows, but num_data={num_data}")
-    covariates = one_hot_labels(model, {k: v.to(device) for k, v in covariates.items()})
+    covariates = one_hot_labels(model, {k: v.to(device) for k, v in given.items()})
     with pyro.validation_enabled(False):
         sampler = AncestralSampler(model, example, covariates)
         if sampler.plate_rows not in (None, num_data):

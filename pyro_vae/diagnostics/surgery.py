@@ -57,7 +57,7 @@ def elbo_surgery(
 
     Raises:
         UserError: a name that the pair does not take; a guide without a density; a latent whose
-            bounds differ between data points, which have no common q(z).
+            bounds differ between data points, which have no common q(z), or that is masked in some.
 
     References:
         Hoffman, Johnson 2016, ELBO surgery: yet another way to carve up the variational evidence
@@ -107,8 +107,12 @@ def elbo_surgery(
 
 
 def _check_supports(joints: list[Joint]) -> None:
-    """Check that each latent has one support for all data points."""
+    """Check that each latent has one support for all data points, and that all have it."""
     for name in joints[0].shapes:
+        if any(name in joint.masked for joint in joints):
+            raise UserError(
+                f"{name!r} is masked in some rows, which have no q(z) of it: pass the other rows alone"
+            )
         supports = [joint.supports[name] for joint in joints]
         if differs_between_rows(supports[0]) or not have_equal_bounds(supports):
             raise UserError(

@@ -17,7 +17,8 @@ class ELBO(TraceEnum_ELBO, ScheduledObjective):
     r"""The negative ELBO. Discrete latents are enumerated (marginalized) in the model or the guide.
 
     With the defaults it is Pyro's `TraceEnum_ELBO(max_plate_nesting=1)`. A latent that the guide leaves
-    out is summed, also where no `config_enumerate` asks for it. In general it is
+    out is summed, also where no `config_enumerate` asks for it; one that the model alone masks has no
+    log q where it has no log p. In general it is
 
     .. math:: -L = -E_q[\log p(x \mid \cdot)] + \sum_l \beta_l \max(\lambda_l,\; \mathrm{KL}_l)
 
@@ -134,15 +135,15 @@ class ELBO(TraceEnum_ELBO, ScheduledObjective):
         """Whether Pyro's ELBO is right for the pair.
 
         It needs particles in a plate, no data in the guide, no latent of the model alone that takes
-        its values in turn or that the program does not enumerate, and, beside enumerated latents, one
-        scale for all rows. The rows have one plate: Pyro takes plates of other names to be
+        its values in turn or that the program does not enumerate, masks of latents in both programs,
+        and, beside enumerated latents, one scale for all rows. The rows have one plate: Pyro takes plates of other names to be
         independent, and multiplies what is in one of them by the rows of the other.
         """
         batch = as_batch(model, args, kwargs)
         if not torch.is_tensor(batch.get("x")):
             return True
         layout = layout_of(model, guide, batch)
-        if layout.scales_rows and layout.discrete_sites:
+        if layout.masks_differ or (layout.scales_rows and layout.discrete_sites):
             return False
         if len(layout.plates) > 1:
             return False

@@ -51,6 +51,7 @@ class AncestralSampler:
     Attributes:
         sites: `{name: site}` of a run on a few rows.
         hidden: the observed sites, `{site: the argument of the example that it observes, or None}`.
+            Of a model that takes `size=`, those that observe data of the example.
         kept: the sites that observe `arguments`, and stay observed.
         plate_rows: the size of the data plate, if it does not depend on the size of x.
 
@@ -245,7 +246,9 @@ class AncestralSampler:
         program = SubstituteMean()(program) if at_mean else program
         trace = poutine.trace(program).get_trace(**{**batch, **arguments})
         hide.check()
-        self.hidden, self.kept = hide.sources or self.hidden, hide.kept or self.kept
+        if "size" not in batch:  # what is observed without data is no data
+            self.hidden = hide.sources or self.hidden
+        self.kept = hide.kept or self.kept
         samples = {n: s for n, s in sites_in(trace).items() if s["type"] == "sample"}
         return {n: s for n, s in samples.items() if not is_subsample(s)}
 

@@ -117,6 +117,12 @@ def accepts_argument(program: object, name: str) -> bool:
     return name in parameters_of(program)
 
 
+def is_required(parameter: inspect.Parameter) -> bool:
+    """Whether a call must pass this parameter."""
+    variadic = parameter.kind in (parameter.VAR_POSITIONAL, parameter.VAR_KEYWORD)
+    return parameter.default is parameter.empty and not variadic
+
+
 def first_argument(program: object) -> str:
     """The name of the argument that takes x: `x`, else the first one."""
     names = parameters_of(program)

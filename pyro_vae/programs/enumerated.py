@@ -15,6 +15,7 @@ from .sites import (
     is_per_row,
     is_random,
     is_subsample,
+    masked_as,
     with_mask_apart,
 )
 
@@ -25,7 +26,8 @@ class EnumeratedRun:
     Each enumerated site has a dimension to the left of the particles and the data. The probability of a
     combination of enumerated values is q where the guide enumerates, and the exact conditional
     posterior where the model does. All log-probs are unscaled. A mask removes a log-prob from the
-    terms; it does not change how a value is drawn or summed.
+    terms; it does not change how a value is drawn or summed. That of a latent in the model removes
+    its log q, too.
     """
 
     def __init__(
@@ -50,15 +52,23 @@ class EnumeratedRun:
         }
         for name in self.enumerated_guide:
             self.guide[name] = with_mask_apart(self.guide[name])
+        owners = {
+            n: n if n in self.model else _owner(n, s, self.model) for n, s in self.guide.items()
+        }
+        # Where log p of a latent is masked, its value has no term in the model: q integrates to one.
+        # Its log q alone would make the bound as large as q is narrow.
+        self.guide = {
+            n: masked_as(s, self.model[owners[n]]) if owners[n] in self.model else s
+            for n, s in self.guide.items()
+        }
         self.enumerated_model = {
             n: s["infer"][ENUMERATE_DIM]
             for n, s in self.model.items()
             if s["infer"].get(ENUMERATE_DIM) is not None and n not in self.guide
         }
         self.enumerated = {**self.enumerated_guide, **self.enumerated_model}
-        self.auxiliary = {  # what the guide alone samples: the latent that it is part of, else itself
-            n: _owner(n, s, self.model) for n, s in self.guide.items() if n not in self.model
-        }
+        # what the guide alone samples: the latent that it is part of, else itself
+        self.auxiliary = {n: owner for n, owner in owners.items() if n not in self.model}
         check_data_plate(self.model, ignored=(PARTICLES,))
 
     @property

@@ -39,7 +39,7 @@ from .contexts import eval_mode, fork_rng, set_seed
 from .handlers import Choose, Substitute, WithoutMarkov, enumerate_discrete, is_discrete_latent
 from .interfaces import WrapperInterface, interface_of
 from .modules import device_of, find_modules
-from .sites import Site, is_random, sites_in
+from .sites import Site, is_latent, is_random, sites_in, whole_mask
 
 WIDE, FEW = 7, 3  # rows that a program is tried on
 MAX_CHOICES = 1024  # combinations of discrete values that are run one by one
@@ -74,6 +74,7 @@ class Layout(NamedTuple):
     fixed: bool  #: whether it has its own number of rows: it fails on fewer
     observes: tuple[str, ...]  #: sites that the guide observes: no draws, and so no part of q
     scales_rows: bool  #: whether a site's log-prob has a scale for each row
+    masks_differ: bool  #: whether the model masks a latent, and the guide does not mask it so
     plates: frozenset[str]  #: the names of the plates of the rows, of model and guide
     problem: str | None  #: why its discrete latents are not enumerated in parallel
 
@@ -236,8 +237,9 @@ class _Trial:
             if frame.vectorized and frame.dim == -1
         )
         return Layout(
-            particles, discrete, sites, divisible, fixed, observes, scales_rows, plates, problem
-        )
+            particles, discrete, sites, divisible, fixed, observes, scales_rows,
+            _masks_differ(trace), plates, problem,
+        )  # fmt: skip
 
     def _first(self) -> tuple[dict[str, Any], Run]:
         """`(a few rows, a run of them)`; all rows, where the program cannot be run on fewer.
@@ -492,6 +494,28 @@ def failure(kind: str, error: Exception, batch: Mapping[str, Any]) -> str:
         line = "a lazy module (nn.LazyLinear) has no shape yet: call it once, before Pyro has it"
     shapes = ", ".join(f"{k} {list(v.shape)}" for k, v in batch.items() if torch.is_tensor(v))
     return f"the {kind} fails on {shapes}: {type(error).__name__}: {line}"
+
+
+def _masks_differ(trace: Run) -> bool:
+    """Whether a latent is masked in the model, and its draws in the guide are not masked so."""
+    guide, model = trace
+    draws = {name: site for name, site in guide.items() if is_latent(site)}
+    masks = {name: whole_mask(site)[0] for name, site in model.items() if is_latent(site)}
+    masks = {name: mask for name, mask in masks.items() if mask is not None and mask is not True}
+    if not masks or not draws:
+        return False
+    if set(draws) - set(model):
+        return True  # an auxiliary draw may be part of a masked latent
+    return any(
+        not torch.equal(*torch.broadcast_tensors(*map(torch.as_tensor, (mask, _mask(draws[name])))))
+        for name, mask in masks.items()
+        if name in draws
+    )
+
+
+def _mask(site: Site) -> bool | torch.Tensor:
+    mask = whole_mask(site)[0]
+    return True if mask is None else mask
 
 
 def _is_subsampled(run: Run) -> bool:

@@ -151,6 +151,22 @@ def with_mask_apart(site: Site) -> Site:
     return {**site, "mask": mask, "unscaled_log_prob": _stack_of(site)(log_probs, 0)}
 
 
+def masked_as(site: Site, other: Site) -> Site:
+    """The site, masked where another one is, too."""
+    mask = whole_mask(other)[0]
+    if mask is None or mask is True:
+        return site
+    own = site["mask"]
+    if own is not None and own is not True:
+        mask = torch.as_tensor(mask, device=_device(site)) & own
+    return {**site, "mask": mask}
+
+
+def _device(site: Site) -> torch.device:
+    device: torch.device = site["unscaled_log_prob"].device
+    return device
+
+
 def whole_mask(site: Site) -> tuple[bool | torch.Tensor | None, list[Any]]:
     """The mask of a site, that of its distribution included; and the distributions without it."""
     mask, bases = site["mask"], distributions_of(site)
@@ -230,8 +246,16 @@ def is_subsample(site: Mapping[str, Any]) -> bool:
 
 
 def is_deterministic(site: Site) -> bool:
-    """Whether a site is `pyro.deterministic`'s: a recorded value, neither data nor a latent."""
-    return bool(site["infer"].get(DETERMINISTIC))
+    """Whether a site is a recorded value, neither data nor a latent.
+
+    Those of `pyro.deterministic` are, and latents that `poutine.reparam` writes as functions of
+    others: Pyro makes both observed sites of a Delta whose mask is False.
+    """
+    if site["infer"].get(DETERMINISTIC):
+        return True
+    fn = site["fn"]
+    is_masked = isinstance(fn, MaskedDistribution) and mask_of(fn) is False
+    return bool(site["is_observed"]) and is_masked and is_point(site)
 
 
 def is_factor(site: Site) -> bool:
