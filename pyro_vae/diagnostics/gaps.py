@@ -60,8 +60,10 @@ def inference_gaps(
     better than the guide on separate draws, :math:`q^*` is the guide. log p(x) is one of two lower
     bounds, AIS from the prior and the importance-weighted bound with :math:`q^*`: the more precise one,
     unless the other is larger beyond the noise, in a pilot of up to 16 data points with separate
-    draws. If that bound is loose, the approximation gap is too small. L[q] and L[q*] are estimated on the same noise; an
-    amortization gap near zero may be negative, within its standard error.
+    draws. If that bound is loose, the approximation gap is too small; what the search has not found,
+    some thousandths of a nat, makes it too large. No standard error contains either. L[q] and L[q*]
+    are estimated on the same noise; an amortization gap near zero may be negative, within its
+    standard error.
 
     If a factor has a *sampled* latent among its parents (z2 <- z1), only a constant is free, so
     that its part of the amortization gap counts as approximation.
