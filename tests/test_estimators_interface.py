@@ -329,3 +329,16 @@ def test_columns_that_are_no_numbers_and_missing_values_have_a_remedy():
     frame = pandas.DataFrame({"n": numbers, "m": np.where(numbers > 0, numbers, np.nan)})
     with pytest.raises(pv.UserError, match="VAEImputer fills in missing values"):
         pv.estimators.GMVAEClusterer(2, max_iter=1).fit(frame)
+
+
+def test_a_lazy_frame_is_refused_in_one_line():
+    polars = pytest.importorskip("polars")
+    frame = polars.DataFrame({"a": [1.0, 2.0, 3.0], "b": [0.5, 0.1, 0.2]})
+    estimators = pv.estimators
+    for call in (
+        lambda: estimators.VAETransformer(max_iter=1).fit(frame.lazy()),
+        lambda: estimators.ConditionalVAE(max_iter=1).fit(frame, frame.lazy()),
+        lambda: pv.data.from_frame(frame.lazy()),
+    ):
+        with pytest.raises(pv.UserError, match=r"pass frame.collect\(\)"):
+            call()

@@ -319,12 +319,19 @@ def is_frame(value: object) -> bool:
     return is_dataframe or is_anndata(value)
 
 
+def check_collected(frame: Any) -> None:
+    """Raise if a frame of polars has not been read yet."""
+    if type(frame).__name__ == "LazyFrame":
+        raise UserError("a LazyFrame holds no values yet: pass frame.collect()")
+
+
 def columns_of(frame: Any) -> dict[Any, Any]:
     """`{name: values}` of a frame.
 
     Raises:
-        UserError: not a frame, columns of different lengths, several columns of one name.
+        UserError: not a frame, or one that has not been read, columns of different lengths, several columns of one name.
     """
+    check_collected(frame)
     if isinstance(frame, Mapping):
         columns = dict(frame)
         lengths = {name: len(v) for name, v in columns.items() if hasattr(v, "__len__")}

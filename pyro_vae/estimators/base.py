@@ -18,6 +18,7 @@ from sklearn.utils import check_array, check_random_state
 from sklearn.utils.validation import check_is_fitted, validate_data
 
 from ..conditionals import Family
+from ..data.tables import check_collected
 from ..errors import (
     SupportError,
     UserError,
@@ -103,6 +104,7 @@ class BaseVAE(BaseEstimator, ABC):
             self._check_parameters()
         else:
             check_is_fitted(self)
+        check_collected(X)
         options = {"accept_sparse": "csr", "dtype": DTYPES, "order": "C", **options}
         try:
             return Rows(validate_data(self, X, reset=reset, **options))

@@ -163,6 +163,11 @@ class SemiSupervisedVAEClassifier(ClassifierMixin, BaseVAE):
             rows, lambda x: responsibilities(self.model_, self.guide_, x, num_samples=1)
         )
 
+    def predict_log_proba(self, X: ArrayLike) -> np.ndarray:
+        """`[N, K]`: log q(y | x), in the order of `classes_`."""
+        with np.errstate(divide="ignore"):  # a probability may be too small for a float
+            return np.log(self.predict_proba(X))
+
     def _check_labeled(self, X: ArrayLike, y: ArrayLike, reset: bool) -> tuple[Rows, np.ndarray]:
         """The rows, and their labels as an object array with None where there is none."""
         if y is None:

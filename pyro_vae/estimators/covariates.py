@@ -9,7 +9,7 @@ import torch
 from numpy.typing import ArrayLike
 from sklearn.utils.validation import check_array
 
-from ..data.tables import is_anndata, is_frame
+from ..data.tables import check_collected, is_anndata, is_frame
 from ..errors import UserError
 from .rows import Rows
 from .units import moments
@@ -139,6 +139,7 @@ def _listed(names: np.ndarray) -> str:
 
 def _as_array(C: ArrayLike) -> np.ndarray:
     """`[N, C]`, of any dtype."""
+    check_collected(C)
     values = np.asarray(C.to_numpy() if hasattr(C, "to_numpy") else C)
     if values.ndim not in (1, 2) or not values.size:
         raise UserError(
