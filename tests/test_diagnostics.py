@@ -459,6 +459,12 @@ def narrow(x):
         pyro.sample("z", dist.Normal(x, 5.0))
 
 
+def within(x):
+    with pyro.plate("data", len(x)):
+        lower = torch.linspace(0, 1, len(x))
+        pyro.sample("z", dist.Uniform(lower + 0.1, lower + 0.2))
+
+
 def bounded_by_another(x):
     with pyro.plate("data", len(x)):
         a = pyro.sample("a", dist.Uniform(1.0, 2.0))
@@ -479,14 +485,14 @@ X = torch.linspace(0.5, 1.5, 6)
 @pytest.mark.parametrize(
     "evaluate, message",
     [
-        (lambda: pv.diagnostics.ais(gamma_model, X, narrow), "'z' are not in the support"),
+        (lambda: pv.diagnostics.ais(gamma_model, X, narrow), "the guide draws 'z' outside"),
         (
             lambda: pv.diagnostics.elbo_surgery(uniform_model(torch.zeros), narrow, X),
-            "'z' are not in the support",
+            "the guide draws 'z' outside",
         ),
         (
             lambda: pv.diagnostics.elbo_surgery(
-                uniform_model(lambda n: torch.linspace(0, 1, n)), narrow, X
+                uniform_model(lambda n: torch.linspace(0, 1, n)), within, X
             ),
             "the bounds of 'z' differ between data points",
         ),

@@ -232,7 +232,7 @@ def test_after_fit_the_tables_row_i_is_the_callers_datum_i():
 
 def test_a_table_needs_an_index_when_it_is_called():
     guide = pv.guides.Guide(vae(), {"z": ["index"]}, num_data=10)
-    with pytest.raises(pv.UserError, match="'z' needs index: pass index="):
+    with pytest.raises(pv.UserError, match="'z' has a row for each training data point"):
         guide(x=binary())
 
 

@@ -3,14 +3,18 @@
 import math
 
 import numpy as np
+import pyro
+import pyro.distributions as dist
 import pytest
 import torch
 from matplotlib.colors import to_hex
 from matplotlib.figure import Figure
 from matplotlib.patches import Circle
 
+import pyro_vae as pv
 from pyro_vae import plots
 from pyro_vae.generate.paths import Traversal
+from pyro_vae.programs.dependencies import dependencies_of
 
 
 def ticks(axis):
@@ -319,3 +323,67 @@ def test_gaps_in_panels_with_one_axis_have_the_first_guide_on_top(panels):
     for ax in axes.flat:
         plots.gaps(ax, rows)
     assert axes[0, 0].yaxis_inverted()
+
+
+def drawn(program, **options):
+    """`(names in circles, number of arrows)` of a graph."""
+    _, ax = pv.plots.axes()
+    pv.plots.graph(ax, program, plate=None, **options)
+    names = [t.get_text().strip("$") for t in ax.texts if t.get_text()]
+    return names, sum(not t.get_text() for t in ax.texts)
+
+
+def chain(x, c):
+    with pyro.plate("data", len(x)):
+        w = pyro.sample("w", dist.Normal(torch.zeros(len(x), 2), 1.0).to_event(1))
+        mean = pyro.deterministic("mean", 2 * w)
+        z = pyro.sample("z", dist.Normal(mean, 1.0).to_event(1))
+        pyro.sample("obs", dist.Normal(z.sum(-1, keepdim=True) + c, 1.0).to_event(1), obs=x)
+
+
+def chain_guide(x, c):
+    with pyro.plate("data", len(x)):
+        z = pyro.sample("z", dist.Normal(x.expand(-1, 2), 1.0).to_event(1))
+        pyro.sample("w", dist.Normal(z, 1.0).to_event(1))
+
+
+def test_the_graph_of_a_program_is_read_off_one_run():
+    example = {"x": torch.randn(3, 1), "c": torch.randn(3, 1)}
+    assert dependencies_of(chain, example) == (
+        {"w": (), "z": ("w",), "obs": ("c", "z")}, ("obs",),
+    )  # fmt: skip
+    assert dependencies_of(chain_guide, example).parents == {"z": ("x",), "w": ("z",)}
+    assert drawn(chain, example=example) == (["c", "w", "z", "obs"], 3)
+    with pytest.raises(pv.UserError, match="pass example="):
+        drawn(chain)
+
+
+@pytest.mark.parametrize(
+    "method, parents",
+    [
+        ("gmvae", {"w": (), "y": (), "z": ("w", "y"), "x": ("z",)}),
+        ("m1-m2", {"y": (), "z2": (), "z1": ("y", "z2"), "x": ("z1",)}),
+        ("skip-dgm", {"y": (), "z": (), "a": ("y", "z"), "x": ("y", "z", "a")}),
+        ("cvae", {"z": ("c",), "x": ("c", "z")}),
+        ("relaxed-cvae", {"z": (), "x": ("c", "z")}),
+    ],
+)
+def test_the_graphs_of_methods_are_those_of_their_papers(method, parents):
+    model = pv.method(method, "digits", epochs=1).model
+    found = dependencies_of(model).parents
+    assert {name: set(above) for name, above in found.items()} == {
+        name: set(above) for name, above in parents.items()
+    }
+
+
+@pytest.mark.parametrize(
+    "draw, message",
+    [
+        (lambda ax: plots.scatter(ax, torch.randn(10, 5)), r"points has shape \[10, 5\].*project"),
+        (lambda ax: plots.ellipses(ax, torch.randn(9, 5), torch.ones(9, 5)), r"means has shape"),
+        (lambda ax: plots.images(ax, torch.randn(10, 5)), r"\[N, C, H, W\] .* not \[10, 5\]"),
+    ],
+)
+def test_arrays_of_another_shape_are_refused_in_one_line(draw, message):
+    with pytest.raises(pv.UserError, match=message):
+        draw(pv.plots.axes()[1])

@@ -6,6 +6,8 @@ from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from tqdm.auto import tqdm
+
 from ..data import Data
 from ..data.dataset import difference
 from ..errors import UserError
@@ -33,6 +35,7 @@ def compare_runs(
     num_samples: int = 500,
     num_gap_data: int = 100,
     gap_options: dict[str, Any] | None = None,
+    progress: bool = False,
 ) -> Comparison:
     """Compare run folders, each as it was trained.
 
@@ -43,6 +46,7 @@ def compare_runs(
         num_samples: importance samples per data point for log p(x), ESS and k-hat.
         num_gap_data: how many data points, from the first, inference gaps are computed for; 0: none.
         gap_options: of `diagnostics.inference_gaps`.
+        progress: whether to show a progress bar.
 
     Raises:
         UserError: runs of different data, of a guide with parameters per training data point, or
@@ -78,14 +82,22 @@ def compare_runs(
             "objective": config["objective"], "seed": run.seed, **_history(folder),
         }  # fmt: skip
         checked.append((row, model, guide, data))
-    for row, model, guide, data in checked:
-        x, others = x_and_inputs(model, guide, data, split, None)
-        row["parameters"] = count_guide_parameters(model, guide, x, others)
-        valid_guide = None if data.valid is None else guide
-        numbers, per_datum = evaluate_pair(
-            model, guide, data, replace(options, seed=row["seed"]), valid_guide
-        )
-        results.append(CellResult(row | numbers, per_datum))
+    with tqdm(total=len(checked), disable=not progress, unit="run", dynamic_ncols=True) as bar:
+
+        def on_gaps(fraction: float) -> None:
+            bar.set_postfix_str(f"gaps {fraction:.0%}")
+
+        for row, model, guide, data in checked:
+            bar.set_description(f"{row['guide']}, seed {row['seed']}", refresh=False)
+            bar.set_postfix_str("log p(x)")
+            x, others = x_and_inputs(model, guide, data, split, None)
+            row["parameters"] = count_guide_parameters(model, guide, x, others)
+            numbers, per_datum = evaluate_pair(
+                model, guide, data, replace(options, seed=row["seed"]),
+                None if data.valid is None else guide, on_progress=on_gaps,
+            )  # fmt: skip
+            results.append(CellResult(row | numbers, per_datum))
+            bar.update()
     if first is None:
         raise UserError("there are no runs to compare")
     rows, values = table_rows(results, range(len(results)))

@@ -8,10 +8,8 @@ import pyro
 import torch
 from pyro import poutine
 from pyro.distributions import MaskedDistribution
-from pyro.distributions.torch_distribution import ExpandedDistribution
-from torch.distributions import Independent, constraints
+from torch.distributions import constraints
 
-from .._pyro_internals import mask_of
 from ..distributions import CategoricalLevels, DiscretizedLogistic
 from ..distributions.proper import is_proper
 from ..errors import SupportError
@@ -21,9 +19,9 @@ from ..programs.calling import as_keyword_program
 from ..programs.contexts import eval_mode, fork_rng
 from ..programs.modules import device_of
 from ..programs.sites import Site, base_distribution, is_factor, is_random, sites_in
+from ..programs.values import WRAPPERS, inside, support_of
 
 ROWS_PER_RUN = 1000  # of the model, where supports differ between data points
-WRAPPERS = (Independent, MaskedDistribution, ExpandedDistribution)
 
 
 class Support:
@@ -120,7 +118,7 @@ def check_support(site: Site, name: str, value: torch.Tensor) -> None:
     base = base_distribution(fn, transforms=False)
     if not is_proper(base):
         return
-    ok = _inside(fn, value)
+    ok = inside(fn, value)
     mask = site.get("mask")
     if mask is not None and mask is not True:
         mask = torch.as_tensor(mask, device=value.device)
@@ -185,29 +183,6 @@ def _why_improper(sites: Mapping[str, Site]) -> Improper | None:
     return None
 
 
-def _support(fn: Any) -> constraints.Constraint:
-    try:
-        return fn.support
-    except NotImplementedError:  # a distribution without a support is taken to be on the reals
-        return constraints.real
-
-
-def _inside(fn: Any, value: torch.Tensor) -> torch.Tensor:
-    """Which values lie in the support: `[*batch_shape]`, or finer within an event."""
-    if isinstance(fn, MaskedDistribution):
-        mask = mask_of(fn)
-        if mask is False:
-            return torch.ones(fn.batch_shape, dtype=torch.bool, device=value.device)
-        ok = _inside(fn.base_dist, value)
-        if mask is True:
-            return ok
-        mask = torch.as_tensor(mask).expand(fn.batch_shape)
-        return ok | ~mask.reshape(mask.shape + (1,) * (ok.dim() - mask.dim()))
-    if isinstance(fn, WRAPPERS):
-        return _inside(fn.base_dist, value)
-    return _support(fn).check(value)
-
-
 def _fixed_support(site: Site) -> constraints.Constraint | None:
     """The support of a site if it is the same for all data points, on any device; else None."""
     fn = site["fn"]
@@ -219,7 +194,7 @@ def _fixed_support(site: Site) -> constraints.Constraint | None:
         fn = fn.base_dist
     if not is_proper(fn):
         return constraints.real
-    return _with_scalars(_support(fn))
+    return _with_scalars(support_of(fn))
 
 
 def _with_scalars(constraint: constraints.Constraint) -> constraints.Constraint | None:

@@ -237,11 +237,7 @@ class Guide(BaseGuide):
                     continue  # observed
                 parents = {p: values[p] for p in q.given}
                 if any(v is None for v in parents.values()):
-                    missing = ", ".join(p for p, v in parents.items() if v is None)
-                    raise UserError(
-                        f"the guide's {latent!r} needs {missing}: pass {missing}=, to pv.fit as "
-                        f"{{'x': x, '{missing}': ...}}"
-                    )
+                    raise _missing_parents(latent, [p for p, v in parents.items() if v is None])
                 key = latent if q.trunk is None else q.trunk
                 if key not in features:
                     features[key] = q.features(**self._scaled(parents))
@@ -334,3 +330,21 @@ def repeat_rows(value: Any, num_rows: int, dim: int) -> Any:
     if not isinstance(value, torch.Tensor) or not value.dim() or value.shape[dim] in (1, num_rows):
         return value
     return torch.cat([value] * (num_rows // value.shape[dim]), dim)
+
+
+def _missing_parents(latent: str, missing: Sequence[str]) -> UserError:
+    """The error for a latent whose parents were not passed."""
+    listed = ", ".join(missing)
+    if "index" in missing:
+        return UserError(
+            f"the guide's {latent!r} has a row for each training data point, and none for other data: "
+            "index= takes the row numbers of training data"
+        )
+    if "x" in missing:
+        return UserError(
+            f"the guide's {latent!r} needs {listed}: a guide draws latents given data; pv.sample draws "
+            "data from a model"
+        )
+    return UserError(
+        f"the guide's {latent!r} needs {listed}: pass {listed}=, to pv.fit as {{'x': x, '{listed}': ...}}"
+    )

@@ -7,6 +7,7 @@ from collections.abc import Iterable, Sequence
 from pathlib import Path
 from typing import Any
 
+import pyro
 import torch
 
 from ..conditionals import Conditional, Normal, NormalLikelihood
@@ -24,11 +25,13 @@ from ..guides import PriorGuide
 from ..models import VampPrior
 from ..models.components import settable_head
 from ..objectives import ELBO, as_objective
-from ..programs import layout_of
+from ..programs import few_rows, layout_of, trace_pair
+from ..programs.contexts import eval_mode, fork_rng
 from ..programs.inspection import is_per_datum
 from ..programs.interfaces import GuideInterface, ModelInterface, conditional_of, interface_of
 from ..programs.modules import device_of
 from ..train import inputs as train_inputs
+from ..train.steps.recorded import leaf_parameters
 
 PACKAGE = str(Path(__file__).parents[1]) + os.sep
 MAX_SCALE_RATIO = 100.0  # of the standard deviations of two columns
@@ -157,6 +160,11 @@ def _inputs(
 
 def _use_problem(model: Any, guide: Any, inputs: Inputs) -> str:
     """What is wrong with the latents of a pair, with its remedy; "" if nothing."""
+    if _is_fixed(model, guide, inputs):
+        return (
+            "training does not change the guide: its draws depend on no parameter with a gradient; "
+            "networks made once, outside the function, and pyro.param are trained"
+        )
     kls = {name: float(kl.mean()) for name, kl in latent_kl(model, guide, **inputs).items()}
     given = interface_of(guide, GuideInterface).given
     is_constant = bool(given) and not any(given.values())
@@ -187,6 +195,23 @@ def _use_problem(model: Any, guide: Any, inputs: Inputs) -> str:
                 f"{_prior_remedy(model, name)}"
             )
     return ""
+
+
+def _is_fixed(model: Any, guide: Any, inputs: Inputs) -> bool:
+    """Whether what a guide draws depends on no parameter that training could change."""
+    device = device_of(model, guide, default=inputs["x"].device)
+    rows = {n: v.to(device) for n, v in few_rows(model, guide, dict(inputs), 2).items()}
+
+    def total() -> torch.Tensor:
+        sites = trace_pair(model, guide, rows).guide.values()
+        return sum(
+            (s["unscaled_log_prob"].sum() + s["value"].double().sum() for s in sites),
+            torch.zeros((), device=device),
+        )
+
+    with eval_mode(model, guide), fork_rng(device), pyro.validation_enabled(False):
+        draws = trace_pair(model, guide, rows).guide
+        return bool(draws) and not leaf_parameters(total)
 
 
 def _prior_remedy(model: Any, latent: str) -> str:

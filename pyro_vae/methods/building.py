@@ -77,6 +77,12 @@ def class_named(group: str, name: str) -> type:
     for kind in CLASSES[group]:
         if kind.__name__ == name:
             return kind
+    own = GUIDES.get(name, (None, {}))[1] if group == "family" else {}
+    if "family" in own:  # the name of a guide in comparisons
+        flow = f" with flow={own['family.flow']}" if "family.flow" in own else ""
+        raise UserError(
+            f"unknown family {name!r}; the guide {name!r} has family={own['family']}{flow}"
+        )
     raise unknown_name_error(group, name, [kind.__name__ for kind in CLASSES[group]])
 
 

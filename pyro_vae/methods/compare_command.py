@@ -86,7 +86,8 @@ def compare_runs_or_guides(
         loaded: dict[Path | str, methods.Run] = {
             run: methods.load(run, device=device, root=root) for run in runs
         }
-        result, out = comparison.compare_runs(loaded, **evaluated), out or Path("runs/compare")
+        result = comparison.compare_runs(loaded, **evaluated, progress=progress)
+        out = out or Path("runs/compare")
         try:
             result.save(out)
         except (UserError, OSError) as e:

@@ -73,6 +73,7 @@ def prepare(config: dict[str, Any], data: Data | None, root: Path | str | None) 
             f"{config['method']} needs labels y, and {data.name} has none: --labels COLUMN "
             "(labels='COLUMN' in Python) names their column in a table; an .npz file has the array y"
         )
+    _note_classes_without_labels(data)
     config["binarize"] = data.binarize
     config["missing"] = None if name in DATASETS else data.missing
     if config["library_size"] or isinstance(data.likelihood, LibrarySize):
@@ -109,6 +110,21 @@ def prepare(config: dict[str, Any], data: Data | None, root: Path | str | None) 
     if "model.num_classes" in config and config["model.num_classes"] is None:
         config["model.num_classes"] = data.num_classes or 10
     return data
+
+
+def _note_classes_without_labels(data: Data) -> None:
+    """Advise of classes of which no label was kept."""
+    y, kept = data.withheld_labels, data.train.y
+    if y is None or kept is None:
+        return
+    without = sorted(set(y[y >= 0].unique().tolist()) - set(kept[kept >= 0].unique().tolist()))
+    if without:
+        names = data.class_names or range(max(without) + 1)
+        listed = ", ".join(str(names[k]) for k in without)
+        advise(
+            f"no label is kept of the classes {listed}: num_labels= (--num-labels) needs at least one "
+            "for each class"
+        )
 
 
 def _condition(config: Mapping[str, Any]) -> str | None:

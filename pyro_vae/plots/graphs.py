@@ -1,41 +1,56 @@
 """The graph of a pair."""
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 import numpy as np
 from matplotlib.axes import Axes
 from matplotlib.patches import Circle, Rectangle
 
+from ..programs.calling import check_program
+from ..programs.dependencies import dependencies_of
 from .style import GREY, INK, without_axes
 
 
 def graph(
     ax: Axes,
-    parents: Mapping[str, Sequence[str]],
+    program: Callable[..., Any] | Mapping[str, Sequence[str]],
     observed: Sequence[str] = ("x",),
     plate: str | None = "N data points",
     dashed: bool = False,
     title: str | None = None,
+    example: Mapping[str, Any] | None = None,
 ) -> Axes:
     """A graphical model: circles for variables (observed ones are filled), arrows from parents.
 
     A variable stands below all its parents. A parent that has no entry of its own counts as
-    observed: `graph(ax, guide.given, dashed=True)` draws a guide, with x above z.
+    observed: `graph(ax, guide, dashed=True)` draws a guide, with x above z.
 
     Args:
-        parents: `{variable: [parents]}`.
+        program: any model or guide, whose graph is read off one run; or `{variable: [parents]}`.
         observed: names of observed variables.
         plate: the label of the plate around all variables; None draws no plate.
         dashed: whether arrows are dashed, as is usual for guides.
+        title: above the graph.
+        example: `{"x": x, ...}`, a batch to run the program on. A model that takes `size=`, and a
+            `Guide`, need none.
+
+    Raises:
+        UserError: no example where one is needed, or one that the program fails on.
 
     Example:
         >>> import pyro_vae as pv
         >>> _, ax = pv.plots.axes()
-        >>> ax = pv.plots.graph(ax, {"z": (), "x": ("z",)})
+        >>> ax = pv.plots.graph(ax, pv.models.VAE((5,), latent_dim=2))
         >>> [text.get_text() for text in ax.texts if "$" in text.get_text()]
         ['$z$', '$x$']
     """
+    if isinstance(program, Mapping):
+        parents = program
+    else:
+        check_program("model", program)
+        parents, data = dependencies_of(program, example)
+        observed = (*observed, *data)
     roots = [p for above in parents.values() for p in above if p not in parents]
     filled = {*observed, *roots}
     levels = dict.fromkeys(roots, 0)
@@ -53,7 +68,8 @@ def graph(
         circles[name] = Circle((across, up), 0.36, facecolor=face, edgecolor=INK, zorder=2)
         ax.add_patch(circles[name])
         text = f"${name}$" if len(name) == 1 else name
-        ax.text(across, up, text, ha="center", va="center", zorder=3)
+        size = min(10.0, 44 / len(name))  # within the circle
+        ax.text(across, up, text, ha="center", va="center", zorder=3, fontsize=size)
     arrow: dict[str, Any] = {
         "arrowstyle": "-|>",
         "color": INK,

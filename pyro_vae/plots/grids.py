@@ -9,6 +9,7 @@ import torch
 from matplotlib.axes import Axes
 from matplotlib.collections import LineCollection
 
+from ..errors import UserError
 from ..generate.paths import Traversal
 from .style import ORANGE, Values, as_array, without_axes
 
@@ -59,6 +60,8 @@ def images(
     x = (as_array(x).astype(float) / white).clip(0, 1)
     if x.ndim == 3:
         x = x[:, None]
+    if x.ndim != 4 or x.shape[1] not in (1, 3):
+        raise UserError(f"images are [N, H, W] or [N, C, H, W] with C 1 or 3, not {list(x.shape)}")
     n, channels, h, w = x.shape
     grid = _grid(n, h, w, columns)
     rows, columns, gap = grid.rows, grid.columns, grid.gap

@@ -18,6 +18,7 @@ from .style import (
     RASTER,
     Values,
     as_array,
+    in_the_plane,
     palette,
     shortened,
     with_two_spines,
@@ -109,7 +110,7 @@ def scatter(
         >>> [text.get_text() for text in ax.texts]
         ['0', '1']
     """
-    points = as_array(points)
+    points = in_the_plane(points, "points")
     raster = len(points) > RASTER
     x, y = points.T
     if groups is None:
@@ -203,7 +204,7 @@ def ellipses(
         >>> float(ax.patches[0].width)
         2.0
     """
-    means, covariances = as_array(means), as_array(covariances)
+    means, covariances = in_the_plane(means, "means"), as_array(covariances)
     if covariances.ndim == 2:
         covariances = covariances[:, :, None] ** 2 * np.eye(2)
     colors = palette(max(len(means), 2))

@@ -6,6 +6,7 @@ import numpy as np
 from matplotlib.axes import Axes
 from matplotlib.lines import Line2D
 from matplotlib.patches import Patch
+from matplotlib.ticker import MaxNLocator
 
 from ..diagnostics.grid import PosteriorGrid
 from .style import BLUE, GREY, INK, ORANGE, Values, as_array, shades, with_two_spines
@@ -35,7 +36,7 @@ def ranks(
     ax.axhline(len(values) / bins, color=INK, lw=0.8, ls=":")
     ax.hist(values, edges.tolist(), color=BLUE, rwidth=0.92)
     ax.set_xlim(edges[0], edges[-1])
-    ax.set_xlabel("rank of the truth among the guide's draws")
+    ax.set_xlabel("rank of the truth among draws")
     ax.set_ylabel("data")
     if title:
         ax.set_title(title)
@@ -96,6 +97,8 @@ def posterior(
     ax.set_xlim(*horizontal[np.flatnonzero(shown.any(0))[[0, -1]]])
     ax.set_ylim(*vertical[np.flatnonzero(shown.any(1))[[0, -1]]])
     ax.set_aspect("equal")
+    for axis in (ax.xaxis, ax.yaxis):  # more would overlap in a narrow panel
+        axis.set_major_locator(MaxNLocator(4))
     ax.legend(handles=handles, frameon=False, fontsize=8)
     ax.set_xlabel("$z_1$")
     ax.set_ylabel("$z_2$")

@@ -10,6 +10,8 @@ from matplotlib.axes import Axes
 from matplotlib.colors import Colormap, LinearSegmentedColormap, ListedColormap, to_rgb
 from matplotlib.figure import Figure
 
+from ..errors import UserError
+
 INK, GREY, BLUE, ORANGE = "#222222", "#8f8f8f", "#2a6fbb", "#d9772b"
 #: Ten colors by Petroff (2021, arXiv 2107.02270), which the color-blind can tell apart.
 CATEGORIES = (
@@ -105,6 +107,17 @@ def as_array(values: Values) -> np.ndarray:
     if isinstance(values, torch.Tensor):
         return values.detach().cpu().numpy()
     return np.asarray(values)
+
+
+def in_the_plane(values: Values, name: str) -> np.ndarray:
+    """Values `[N, 2]` as an array; raises for another shape."""
+    array = as_array(values)
+    if array.ndim != 2 or array.shape[1] != 2:
+        raise UserError(
+            f"{name} has shape {list(array.shape)}, and the plane takes [N, 2]: pv.plots.project(z) "
+            "makes it so"
+        )
+    return array
 
 
 def without_axes(ax: Axes) -> Axes:

@@ -9,6 +9,7 @@ one value at a time.
 
 import math
 import random
+import re
 import types
 import warnings
 import weakref
@@ -40,6 +41,7 @@ from .handlers import Choose, Substitute, WithoutMarkov, enumerate_discrete, is_
 from .interfaces import WrapperInterface, interface_of
 from .modules import device_of, find_modules
 from .sites import Site, is_latent, is_random, sites_in, whole_mask
+from .values import check_values
 
 WIDE, FEW = 7, 3  # rows that a program is tried on
 MAX_CHOICES = 1024  # combinations of discrete values that are run one by one
@@ -323,6 +325,7 @@ class _Trial:
             trace.compute_log_prob()
         if checked:
             check_log_probs(guide, model, len(batch["x"]))
+            check_values(guide, model)
         return guide, model
 
     def _agree(self, compare: Comparison) -> bool:
@@ -486,8 +489,18 @@ def failure(kind: str, error: Exception, batch: Mapping[str, Any]) -> str:
     """What is said of a user's program that raised an error."""
     text = str(error).strip()
     line = text.splitlines()[0] if text else type(error).__name__
-    if "plate" in line and "hape" in line:
+    found = re.search(r"inside plate\('(\w+)'\) at site (\w+) dim -1, (\d+) vs (\d+)", line)
+    rows = str(len(batch["x"]))
+    if found and found[4] == rows:
+        line = (
+            f"the plate {found[1]!r} has {found[3]} rows, the batch and site {found[2]!r} {rows}: "
+            f'pyro.plate("{found[1]}", len(x)) has those of the batch'
+        )
+    elif "plate" in line and "hape" in line:
         line += " (is .to_event(...) missing?)"
+    beyond = re.search(r"index (\d+) is out of bounds for dimension 0 with size (\d+)", line)
+    if beyond and "index" in batch:
+        line += f" (num_data={beyond[2]} is too few, if that is what has the rows)"
     if "Long" in line and "indices" in line:  # an embedding's
         line += " (x and c are floats here, also of whole numbers: the program takes x.long())"
     if "uninitialized parameter" in line:

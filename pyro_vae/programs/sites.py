@@ -108,7 +108,8 @@ def _plate_dims(site: Site, ignored: Collection[str]) -> set[int]:
 def outside_plate_error(name: str) -> UserError:
     """The error for a site that is not drawn once per data point."""
     return UserError(
-        f"site {name!r} lies outside the data plate: terms per data point are not defined for it"
+        f"site {name!r} lies outside the data plate: terms per data point are not defined for it; "
+        'sites of a row stand in a block `with pyro.plate("data", len(x)):`, in model and guide'
     )
 
 

@@ -10,6 +10,7 @@ from ..programs import trace_pair
 from ..programs.contexts import eval_mode
 from ..programs.inspection import ignores_missing
 from ..programs.traces import Traces
+from ..programs.values import parameter_problem, support_problem
 from . import distributed
 from .inputs import Inputs
 
@@ -39,11 +40,11 @@ def describe_divergence(
         bad = value.isinf() if name in missing else ~value.isfinite()
         arrays += [name] if bad.any() else []
     arrays = sum(distributed.gathered(arrays), [])
-    site = _first_site(model, guide, inputs, batch)
+    site, problem = _first_site(model, guide, inputs, batch)
     where = f"at site {site}" if site else "in its weighting"
     if arrays:
         return where, f"the batch has NaN or infinite values in {arrays[0]!r}"
-    return where, "a lower lr or clip_norm= may help"
+    return where, problem or "a lower lr or clip_norm= may help"
 
 
 def _first_site(
@@ -51,9 +52,12 @@ def _first_site(
     guide: Callable[..., Any],
     inputs: Inputs,
     batch: Mapping[str, torch.Tensor],
-) -> str | None:
-    """The first site with a log-probability that is not finite, in any process, in words."""
-    sites: list[str] = []
+) -> tuple[str | None, str | None]:
+    """The first site with a log-probability that is not finite, in any process, and what is wrong there.
+
+    Both in words; None where it is not known.
+    """
+    sites: list[tuple[str, str | None]] = []
     try:
         rows = inputs.for_pair(batch)
         for some in row_slices(len(next(iter(rows.values()))), ROWS):
@@ -64,11 +68,22 @@ def _first_site(
             for name, site in both:
                 is_finite = torch.isfinite(traces.log_prob(site))
                 if not is_finite.all():
-                    sites.append(f"{name!r}{_assignment(traces, ~is_finite)}")
+                    text = f"{name!r}{_assignment(traces, ~is_finite)}"
+                    sites.append((text, _problem(name, site, traces)))
     except (RuntimeError, ValueError):  # a program may raise on values that are not finite
         pass
     sites = sum(distributed.gathered(sites), [])
-    return sites[0] if sites else None
+    return sites[0] if sites else (None, None)
+
+
+def _problem(name: str, site: dict[str, Any], traces: Traces) -> str | None:
+    """What is wrong with the parameters or the values of a site whose log-prob is not finite."""
+    if "runs" in site:  # gathered: each of its runs has a distribution
+        return None
+    problem = parameter_problem(site)
+    if problem:
+        return f"its {problem[0]} {problem[1]}"
+    return support_problem(name, traces.model.get(name))
 
 
 def _assignment(traces: Traces, is_bad: torch.Tensor) -> str:

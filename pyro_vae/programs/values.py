@@ -1,0 +1,169 @@
+"""Whether the parameters and the values of a site are such as its distribution can have."""
+
+from collections.abc import Iterator, Mapping
+from typing import Any
+
+import torch
+from pyro.distributions import MaskedDistribution
+from pyro.distributions.torch_distribution import ExpandedDistribution
+from torch.distributions import Independent, constraints
+from torch.distributions.utils import lazy_property
+
+from .._pyro_internals import mask_of
+from ..errors import UserError
+from .sites import Site, base_constraint, base_distribution, is_latent
+
+WRAPPERS = (Independent, MaskedDistribution, ExpandedDistribution)
+REMEDIES = {  # of a parameter outside its domain, as an error message has them
+    "between 0 and 1": "torch.sigmoid makes it so, and logits= takes any number",
+    "above 0": ".exp() or torch.nn.functional.softplus makes it so",
+}
+
+
+def check_values(guide: Mapping[str, Site], model: Mapping[str, Site]) -> None:
+    """Raise unless parameters, shapes and draws of one run of a pair suit the distributions.
+
+    Args:
+        guide, model: `{name: site}`, discrete latents sampled.
+
+    Raises:
+        UserError: one line with the site.
+    """
+    for kind, sites in (("guide", guide), ("model", model)):
+        for name, site in sites.items():
+            problem = parameter_problem(site)
+            if problem:
+                raise UserError(f"{problem[0]} of {name!r} in the {kind} {problem[1]}")
+            _check_shape(name, kind, site)
+    for name in guide:
+        problem_of_draws = support_problem(name, model.get(name))
+        if problem_of_draws:
+            raise UserError(problem_of_draws)
+
+
+def parameter_problem(site: Site) -> tuple[str, str] | None:
+    """`(parameter, what is wrong with it)` of a site's distribution; None if all is well.
+
+    NaN is not looked at: it comes from elsewhere.
+    """
+    for parameter, constraint, value in _parameters(base_distribution(site["fn"])):
+        wrong = value[~_holds(constraint, value) & ~value.isnan()]
+        if len(wrong):
+            domain = _in_words(constraint)
+            remedy = f": {REMEDIES[domain]}" if domain in REMEDIES else ""
+            return parameter, f"is {wrong[0].item():.4g}, and must be {domain}{remedy}"
+    return None
+
+
+def support_problem(name: str, site: Site | None) -> str | None:
+    """What is wrong with the values of a continuous latent in the model, drawn by a guide."""
+    if site is None or not is_latent(site):
+        return None
+    fn, value = site["fn"], site["value"]
+    support = support_of(fn)
+    if support.is_discrete or fn.has_enumerate_support:
+        return None
+    ok = inside(fn, value)
+    mask = site.get("mask")
+    if mask is not None and mask is not True:
+        mask = torch.as_tensor(mask, device=value.device)
+        ok = ok | ~mask.reshape(mask.shape + (1,) * (ok.dim() - mask.dim()))
+    ok = ok.reshape(ok.shape + (1,) * (value.dim() - ok.dim())) | value.isnan()
+    if ok.all():
+        return None
+    value, ok = torch.broadcast_tensors(value, ok)
+    family = type(base_distribution(fn, transforms=False)).__name__
+    domain = _in_words(base_constraint(support))
+    return (
+        f"the guide draws {name!r} outside its support in the model ({family}): "
+        f"{value[~ok][0].item():.4g}, and it must be {domain}; a distribution there, such as "
+        "LogNormal for positive numbers or a TransformedDistribution, has no such draws"
+    )
+
+
+def support_of(fn: Any) -> constraints.Constraint:
+    """The support of a distribution; that of one which states none is the reals."""
+    try:
+        support: constraints.Constraint | None = fn.support
+    except NotImplementedError:
+        support = None
+    return constraints.real if support is None else support
+
+
+def inside(fn: Any, value: torch.Tensor) -> torch.Tensor:
+    """Which values lie in the support: `[*batch_shape]`, or finer within an event."""
+    if isinstance(fn, MaskedDistribution):
+        mask = mask_of(fn)
+        if mask is False:
+            return torch.ones(fn.batch_shape, dtype=torch.bool, device=value.device)
+        ok = inside(fn.base_dist, value)
+        if mask is True:
+            return ok
+        mask = torch.as_tensor(mask).expand(fn.batch_shape)
+        return ok | ~mask.reshape(mask.shape + (1,) * (ok.dim() - mask.dim()))
+    if isinstance(fn, WRAPPERS):
+        return inside(fn.base_dist, value)
+    return support_of(fn).check(value)
+
+
+def _check_shape(name: str, kind: str, site: Site) -> None:
+    """Raise where a value has another shape than the distribution, and is broadcast in silence."""
+    batch, event = tuple(site["fn"].batch_shape), tuple(site["fn"].event_shape)
+    value = tuple(site["value"].shape)
+    if site["value"].numel() == 1 and not event:
+        return  # one number, observed for every row
+    rows = value[: len(value) - len(event)]
+    fits = len(rows) == len(batch) and value[len(rows) :] == event
+    if fits and all(n in (1, m) for n, m in zip(rows, batch, strict=True)):
+        return
+    raise UserError(
+        f"the value of {name!r} in the {kind} has shape {list(value)}, its distribution "
+        f"{list(batch)} + {list(event)}: rows, and the shape of a row; .to_event(n) takes the last n "
+        "dimensions to the row"
+    )
+
+
+def _parameters(fn: Any) -> Iterator[tuple[str, Any, torch.Tensor]]:
+    """`(name, constraint, value)` of the parameters that a distribution was given."""
+    try:
+        stated = dict(fn.arg_constraints)
+    except NotImplementedError:
+        return
+    for name, constraint in stated.items():
+        kinds = (vars(kind).get(name) for kind in type(fn).__mro__)
+        is_lazy = any(isinstance(kind, lazy_property) for kind in kinds)
+        if constraints.is_dependent(constraint) or (is_lazy and name not in vars(fn)):
+            continue
+        value = getattr(fn, name)
+        if isinstance(value, torch.Tensor) and value.is_floating_point():
+            yield name, base_constraint(constraint), value
+
+
+def _holds(constraint: Any, value: torch.Tensor) -> torch.Tensor:
+    """Which numbers of a parameter lie in its domain; of a domain of vectors or matrices, all."""
+    if isinstance(constraint, type(constraints.simplex)):
+        return value >= 0  # the sum is the distribution's own doing
+    return constraint.check(value) if constraint.event_dim == 0 else torch.ones_like(value).bool()
+
+
+def _in_words(constraint: Any) -> str:
+    """The domain of a number: "must be ..."."""
+    if isinstance(constraint, type(constraints.simplex)):
+        return "at least 0"
+    low, high = (_number(vars(constraint).get(f"{end}_bound")) for end in ("lower", "upper"))
+    if "" in (low, high):
+        return "within its bounds"
+    if low and high:
+        return f"between {low} and {high}"
+    if low:
+        is_open = isinstance(constraint, type(constraints.positive))
+        return f"above {low}" if is_open else f"at least {low}"
+    return f"below {high}" if high else str(constraint)
+
+
+def _number(bound: Any) -> str | None:
+    """A bound as text; "" for one that is not one number, None where there is none."""
+    if bound is None:
+        return None
+    numbers = torch.as_tensor(bound).unique()
+    return f"{numbers.item():g}" if len(numbers) == 1 else ""
