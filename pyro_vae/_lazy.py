@@ -30,6 +30,8 @@ def lazy_attributes(
         raise AttributeError(f"module {package!r} has no attribute {name!r}")
 
     def list_attributes() -> list[str]:
-        return sorted({*vars(sys.modules[package]), *module_of, *exports})
+        names = vars(sys.modules[package])
+        own = {name for name in names if name.startswith("__")}
+        return sorted({*own, *names.get("__all__", ()), *module_of, *exports})
 
     return get_attribute, list_attributes
