@@ -111,11 +111,13 @@ def compile_graph(graph: Any, inputs: Sequence[torch.Tensor]) -> Callable[..., A
 def _compile(
     graph: Any, inputs: Sequence[torch.Tensor], options: dict[str, Any]
 ) -> Callable[..., Any]:
-    # that CUDA is not there, and that a function of torch is deprecated, does not concern the user
-    log = logging.getLogger("torch.utils.cpp_extension")
-    level = log.level
+    # that CUDA is not there, that an operation is called by way of Python, and that a function of torch
+    # is deprecated, does not concern the user
+    logs = [logging.getLogger(n) for n in ("torch.utils.cpp_extension", "torch._inductor.ir")]
+    levels = [log.level for log in logs]
     try:
-        log.setLevel(logging.ERROR)
+        for log in logs:
+            log.setLevel(logging.ERROR)
         with warnings.catch_warnings():
             warnings.simplefilter("ignore")
             from torch._guards import TracingContext, tracing  # all of these take seconds
@@ -129,7 +131,8 @@ def _compile(
                 )
                 return program
     finally:
-        log.setLevel(level)
+        for log, level in zip(logs, levels, strict=True):
+            log.setLevel(level)
 
 
 def tensor_slots(module: nn.Module) -> tuple[MutableMapping, MutableMapping]:

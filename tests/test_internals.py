@@ -1,6 +1,7 @@
 """The private names of Pyro and torch that the library uses exist, and do what it expects of them."""
 
 import copy
+import logging
 import os
 import platform
 import re
@@ -300,3 +301,17 @@ print(resource.getrusage(resource.RUSAGE_SELF).ru_minflt - before)
     )
     pages_of_one = 8 * 2**20 // resource.getpagesize()
     assert int(done.stdout) < 10 * pages_of_one  # 30 tensors where each is filled anew
+
+
+def test_compiling_repeats_no_warning_of_torchs_own_work(monkeypatch, capfd):
+    from torch._inductor import compile_fx
+
+    def noisy(graph, inputs, **options):
+        logging.getLogger("torch._inductor.ir").warning("an operation has no c-shim")
+        return graph
+
+    monkeypatch.setattr(compile_fx, "compile_fx", noisy)
+    torch_internals._compile(len, [], {})
+    assert "c-shim" not in capfd.readouterr().err
+    noisy(len, [])
+    assert "c-shim" in capfd.readouterr().err  # the log has its level again

@@ -30,8 +30,8 @@ def plot(comparison: "Comparison") -> Figure:
     num_data = min([PICTURED, *shown]) if posteriors else 0
     guides = max(len(rows) for rows in panels.values())
     longest = max(len(row["guide"]) for row in summary)
-    columns = min(PANEL_COLUMNS, len(panels))
-    lines = math.ceil(len(panels) / columns)
+    lines = math.ceil(len(panels) / PANEL_COLUMNS)
+    columns = math.ceil(len(panels) / lines)  # lines of equal lengths, if they can be
     top, below = 0.6 + (0.8 + 0.36 * guides) * lines, 2.4 * num_data
     width = max(0.6 + 0.085 * longest + 4.4 * columns, 2.3 * len(posteriors))
     figure = Figure(figsize=(width, top + below), layout="constrained")
