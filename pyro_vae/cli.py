@@ -139,7 +139,7 @@ def sample_from_run(
     Args:
         run: run folder, or the .safetensors file of an export.
         source: prior, component, aggregate, ex-post, interpolate, traverse or impute.
-        num: how many samples (of a component), paths, units, or completions. Default: a picture's.
+        num: how many samples (of a component), paths, units, or completions. Default: as many as a picture shows.
         y: from this component alone, by its number; of this class or label, by its name or number.
             Default: all.
         latent: which latent is refitted, walked along or traversed. Default: z, or the topmost.
@@ -149,7 +149,7 @@ def sample_from_run(
         path: spherical or linear. Default: spherical.
         observed: the half that is not hidden: top, bottom, left or right; top and left are the first
             columns of a table. Default: top; of data with missing values, all that are not missing.
-        split: whose data are walked between, traversed and completed. Default: test, if there is one.
+        split: of the data that paths, traversals and completions start from. Default: test, if there is one.
         seed: seed of the draws.
         out: where to write. Default: samples.npz, .png or .csv in the run folder (interpolate.npz, ...),
             in place of those of an earlier call.

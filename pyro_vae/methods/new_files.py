@@ -124,7 +124,7 @@ def _read_as_new(run: Any, source: Path | None) -> NewData:
     is_own = source is None
     source = _data_file(run) if source is None else source
     if source is None:
-        raise UserError("no file of its data is known to this run: name one, --data FILE")
+        raise UserError("this run was not trained on a file: --data FILE names the one to take")
     if is_own and run.data.absent is not None and source.exists():
         advise(f"{source} has changed since the training: its rows are taken as new data")
     if is_own and not source.exists():

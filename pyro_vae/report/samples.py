@@ -210,7 +210,7 @@ def _component_number(y: Any, class_names: Sequence[Any] | None) -> Any:
         return int(y)
     if isinstance(y, str):
         raise UserError(
-            f"y must be a number, got {y!r}: the components of this run are no labels that have names"
+            f"y must be a number, got {y!r}: the components of this run have numbers, and no names"
         )
     return y
 
