@@ -127,7 +127,9 @@ def test_what_it_cannot_do_it_refuses():
     with pytest.raises(pv.UserError, match="sleep_weight weighs the sleep phase: 0 to 1, not 2"):
         RWS(sleep_weight=2)
     model, guide = pair("vae-per-datum")
-    with pytest.raises(pv.UserError, match="asks the guide of generated data, but .* needs index"):
+    with pytest.raises(
+        pv.UserError, match="asks the guide of generated data, but .* has a row for each"
+    ):
         value_and_gradients(RWS(sleep_weight=0.5), model, guide)
     rows = torch.zeros(20, 2, dtype=torch.float64, requires_grad=True)
 

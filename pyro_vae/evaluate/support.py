@@ -19,7 +19,7 @@ from ..programs.calling import as_keyword_program
 from ..programs.contexts import eval_mode, fork_rng
 from ..programs.modules import device_of
 from ..programs.sites import Site, base_distribution, is_factor, is_random, sites_in
-from ..programs.values import WRAPPERS, inside, support_of
+from ..programs.values import WRAPPERS, inside, or_masked, support_of
 
 ROWS_PER_RUN = 1000  # of the model, where supports differ between data points
 
@@ -118,11 +118,7 @@ def check_support(site: Site, name: str, value: torch.Tensor) -> None:
     base = base_distribution(fn, transforms=False)
     if not is_proper(base):
         return
-    ok = inside(fn, value)
-    mask = site.get("mask")
-    if mask is not None and mask is not True:
-        mask = torch.as_tensor(mask, device=value.device)
-        ok = ok | ~mask.reshape(mask.shape + (1,) * (ok.dim() - mask.dim()))
+    ok = or_masked(inside(fn, value), site.get("mask"))
     if ok.all():
         return
     ok, value = torch.broadcast_tensors(

@@ -33,7 +33,7 @@ def compare_runs_or_guides(
     Either folders (compare runs/a runs/b) or --model (compare --model vae --guides diagonal,full).
 
     Args:
-        runs: run folders, of the same data.
+        runs: run folders, of the same data; none with `--model`.
         model: a method by name; see pyro-vae list.
         guides: names separated by commas, of default, constants, per-datum, semi-amortized,
             diagonal, full, low-rank, mixture, iaf, maf, spline, coupling. Default: diagonal,full.

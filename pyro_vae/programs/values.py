@@ -63,11 +63,7 @@ def support_problem(name: str, site: Site | None) -> str | None:
     support = support_of(fn)
     if support.is_discrete or fn.has_enumerate_support:
         return None
-    ok = inside(fn, value)
-    mask = site.get("mask")
-    if mask is not None and mask is not True:
-        mask = torch.as_tensor(mask, device=value.device)
-        ok = ok | ~mask.reshape(mask.shape + (1,) * (ok.dim() - mask.dim()))
+    ok = or_masked(inside(fn, value), site.get("mask"))
     ok = ok.reshape(ok.shape + (1,) * (value.dim() - ok.dim())) | value.isnan()
     if ok.all():
         return None
@@ -97,13 +93,18 @@ def inside(fn: Any, value: torch.Tensor) -> torch.Tensor:
         if mask is False:
             return torch.ones(fn.batch_shape, dtype=torch.bool, device=value.device)
         ok = inside(fn.base_dist, value)
-        if mask is True:
-            return ok
-        mask = torch.as_tensor(mask).expand(fn.batch_shape)
-        return ok | ~mask.reshape(mask.shape + (1,) * (ok.dim() - mask.dim()))
+        return ok if mask is True else or_masked(ok, torch.as_tensor(mask).expand(fn.batch_shape))
     if isinstance(fn, WRAPPERS):
         return inside(fn.base_dist, value)
     return support_of(fn).check(value)
+
+
+def or_masked(ok: torch.Tensor, mask: bool | torch.Tensor | None) -> torch.Tensor:
+    """Which values are right, or masked: those need not be."""
+    if mask is None or mask is True:
+        return ok
+    mask = torch.as_tensor(mask, device=ok.device)
+    return ok | ~mask.reshape(mask.shape + (1,) * (ok.dim() - mask.dim()))
 
 
 def _check_shape(name: str, kind: str, site: Site) -> None:
