@@ -681,6 +681,13 @@ def test_a_model_whose_data_site_is_not_known_is_asked_for_it():
         assert abs(pv.sample(renamed, 20_000, **options).mean() - 5) < 0.1
 
 
+def test_values_are_given_for_what_a_reparameterized_latent_is_drawn_from():
+    x = pv.sample(reparameterized, 4, z_decentered=torch.zeros(4), mean=True)
+    assert torch.equal(x, torch.full((4,), 5.0))
+    with pytest.raises(pv.UserError, match="'z' is a function of the latents: .*'z_decentered'"):
+        pv.sample(reparameterized, 4, z=torch.zeros(4))
+
+
 def test_diagnostics_take_a_reparameterized_latent_for_what_draws_it():
     x = torch.tensor([2.0, 9.0])
     exact = dist.Normal(5.0, math.sqrt(13)).log_prob(x)

@@ -17,7 +17,7 @@ from ..programs.calling import accepts_argument, parameters_of
 from ..programs.inspection import check_one_hot, covariates_of
 from ..programs.interfaces import ModelInterface, interface_of
 from ..programs.modules import device_of
-from ..programs.sites import is_random
+from ..programs.sites import is_deterministic, is_random
 
 DEFAULT_SIZE = 64
 
@@ -200,6 +200,9 @@ def program_inputs(
         if name in sampler.takes:
             shape = None if is_label else shapes.get(name)
             arguments[name] = _argument(name, _as_tensor(value), shape, size, hint)
+        elif name in sampler.sites and is_deterministic(sampler.sites[name]):
+            latents_there = ", ".join(map(repr, sampler.latents))
+            raise UserError(f"{name!r} is a function of the latents: give these, {latents_there}")
         elif name in sampler.sites:
             value = _as_numbers(name, value, sampler.device)
             latents[name] = _expanded(name, value, shapes[name], size)
