@@ -7,6 +7,7 @@ import pyro.distributions as dist
 import pytest
 import torch
 from pyro import poutine
+from pyro.infer import Trace_ELBO
 
 import pyro_vae as pv
 from pyro_vae.conditionals import MLP
@@ -153,3 +154,51 @@ def test_surgery_of_rows_without_the_latent_is_refused():
         pv.diagnostics.elbo_surgery(whole, q, **DATA)
     longer = {name: value[LENGTHS > 1] for name, value in DATA.items()}
     assert pv.diagnostics.elbo_surgery(whole, q, **longer)["z"]["mutual_information"] > 0
+
+
+@pytest.mark.parametrize("how", ["distribution", "handler"])
+def test_a_flat_prior_keeps_its_log_q(how):
+    """z has no density of its own, and x depends on it: as in Pyro, and exactly."""
+
+    def flat(x):
+        prior = dist.Normal(torch.zeros(len(x)), 1.0)
+        prior = prior.mask(False) if how == "distribution" else prior
+        with pyro.plate("data", len(x)):
+            with poutine.mask(mask=how == "distribution"):
+                z = pyro.sample("z", prior)
+            pyro.sample("prior", dist.Normal(z, 1.0), obs=torch.zeros(len(x)))
+            pyro.sample("x", dist.Normal(z, NOISE), obs=x)
+
+    precision = 1 + NOISE**-2
+
+    def posterior(x):
+        with pyro.plate("data", len(x)):
+            pyro.sample("z", dist.Normal(x / NOISE**2 / precision, SCALE.float()))
+
+    x = X[:, 0].float()  # Pyro's own masked distributions are of float32
+    exact = dist.Normal(0.0, math.sqrt(1 + NOISE**2)).log_prob(x)
+    bound = pv.evaluate.log_likelihood(flat, posterior, x, num_samples=20_000)
+    torch.testing.assert_close(bound, exact, rtol=0, atol=0.02)
+    losses = []
+    for objective in (pv.objectives.ELBO(), pv.objectives.ELBO(beta=1 + 1e-14), Trace_ELBO()):
+        torch.manual_seed(0)
+        losses.append(float(objective.differentiable_loss(flat, posterior, x)))
+    assert losses[0] == pytest.approx(losses[2], rel=1e-6)
+    assert losses[1] == pytest.approx(losses[2], rel=1e-6)
+    assert pv.programs.layout_of(flat, posterior, {"x": x}).absent == frozenset()
+    assert pv.programs.layout_of(model, guide, DATA).absent == {"z0", "z1", "z2"}
+
+
+def test_a_masked_latent_that_a_factor_depends_on_has_an_effect():
+    def scored(x):
+        with pyro.plate("data", len(x)):
+            with poutine.mask(mask=x > 0):
+                z = pyro.sample("z", dist.Normal(torch.zeros(len(x)).double(), 1.0))
+            pyro.factor("score", -(z**2))
+            pyro.sample("x", dist.Normal(0.0, 1.0).expand([len(x)]), obs=x)
+
+    def q(x):
+        with pyro.plate("data", len(x)):
+            pyro.sample("z", dist.Normal(0.0, SCALE).expand([len(x)]))
+
+    assert pv.programs.layout_of(scored, q, {"x": X[:, 0]}).absent == frozenset()

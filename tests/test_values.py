@@ -116,16 +116,58 @@ def test_pairs_without_the_mistake_pass(programs, x):
     pv.check_pair(*programs, x)
 
 
-def test_one_number_may_be_observed_for_every_row():
-    """A soft constraint: obs= of no dimension."""
+def with_site(fn, obs, mask=True):
+    """A pair with one more observed site, of z."""
 
     def model(x):
         with pyro.plate("data", len(x)):
             z = pyro.sample("z", standard_normal(len(x)))
-            pyro.sample("near", dist.Normal(z.sum(-1), 0.1), obs=torch.tensor(0.0))
+            with pyro.poutine.mask(mask=mask if mask is True else mask(x)):
+                pyro.sample("more", fn(z), obs=obs(z))
             pyro.sample("x", dist.Normal(z.sum(-1, keepdim=True), 1.0).to_event(1), obs=x[:, :1])
 
-    pv.check_pair(model, pair(standard_normal, normal)[1], X)
+    return model, pair(standard_normal, normal)[1]
+
+
+MORE = {
+    "one number for all rows": with_site(
+        lambda z: dist.Normal(z.sum(-1), 0.1), lambda z: torch.tensor(0.0)
+    ),
+    "one number for all values": with_site(
+        lambda z: dist.Normal(z, 0.1).to_event(1), lambda z: torch.tensor(0.0)
+    ),
+    "a vector for all rows": with_site(
+        lambda z: dist.Normal(z, 0.1).to_event(1), lambda z: torch.zeros(2)
+    ),
+    "a row for all rows": with_site(
+        lambda z: dist.Normal(z, 0.1).to_event(1), lambda z: torch.zeros(1, 2)
+    ),
+    "a probability of one and a rounding": with_site(
+        lambda z: dist.Bernoulli(torch.full((len(z),), 1 + 1.2e-7)), lambda z: torch.ones(len(z))
+    ),
+    "a saturated probability": with_site(
+        lambda z: dist.NegativeBinomial(3.0, probs=torch.sigmoid(torch.full((len(z),), 30.0))),
+        lambda z: torch.ones(len(z)),
+    ),
+    "any parameters where a row is masked": with_site(
+        lambda z: dist.Normal(0.0, torch.where(torch.arange(len(z)) % 2 == 0, 1.0, -1.0)),
+        lambda z: torch.zeros(len(z)),
+        mask=lambda x: torch.arange(len(x)) % 2 == 0,
+    ),
+}
+
+
+@pytest.mark.parametrize("kind", MORE)
+def test_what_plain_pyro_allows_passes(kind):
+    pv.check_pair(*MORE[kind], X)
+
+
+def test_a_distribution_of_a_users_own_may_list_parameters_that_it_has_not():
+    class Odd(dist.Normal):
+        arg_constraints = {**dist.Normal.arg_constraints, "none": dist.constraints.positive}
+
+    odd = with_site(lambda z: Odd(z.sum(-1), 1.0, validate_args=False), lambda z: z[:, 0])
+    pv.check_pair(*odd, X)
 
 
 class Shrinking(torch.nn.Module):
@@ -174,7 +216,20 @@ def test_a_guide_that_training_does_not_change_is_advised_of():
         with pyro.plate("data", len(x)):
             pyro.sample("z", dist.Normal(mean, 0.5).to_event(1))
 
-    for guide, expected in ((made_at_each_call, True), (without_gradient, True), (good, False)):
+    frozen = torch.nn.Linear(5, 2).requires_grad_(False)
+
+    def frozen_on_purpose(x):
+        pyro.module("frozen", frozen)
+        with pyro.plate("data", len(x)):
+            pyro.sample("z", dist.Normal(frozen(x), 0.5).to_event(1))
+
+    guides = {
+        made_at_each_call: True,
+        without_gradient: True,
+        good: False,
+        frozen_on_purpose: False,
+    }
+    for guide, expected in guides.items():
         with warnings.catch_warnings(record=True) as caught:
             warnings.simplefilter("always")
             pv.fit(model, guide, X, epochs=25, progress=False)

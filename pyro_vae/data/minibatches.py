@@ -2,7 +2,7 @@
 
 import math
 import random
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import replace
 from itertools import islice
 from typing import Any
@@ -230,28 +230,41 @@ def convert_batch(
 def _drawn_apart(loader: Iterable[Any], seed: int, epoch: int) -> Iterator[Any]:
     """The items of a loader, drawn with separate random streams.
 
+    Torch's streams are the caller's between two items. Those of numpy and Python, whose states take
+    longer to set than a small batch to make, are so again at the end.
+
     Args:
         seed: of the global streams.
         epoch: with the seed of a generator of the loader's own, the seed of what that draws.
     """
     items: Iterator[Any] | None = None
-    generators = _own_generators(loader)
-    within = _streams_of(seed) + [
-        torch.Generator().manual_seed((g.initial_seed() * 1_000_003 + epoch) % 2**63).get_state()
-        for g in generators
-    ]
-    while True:
-        outside = _streams(generators)
-        try:
-            _set_streams(within, generators)
-            items = iter(loader) if items is None else items
-            item = next(items)
-            within = _streams(generators)
-        except StopIteration:
-            return
-        finally:
-            _set_streams(outside, generators)
-        yield item
+    generators = [torch.default_generator, *_own_generators(loader)]
+    seeds = [seed, *((g.initial_seed() * 1_000_003 + epoch) % 2**63 for g in generators[1:])]
+    within = [torch.Generator().manual_seed(s).get_state() for s in seeds]
+    others = np.random.get_state(), random.getstate()
+    np.random.seed(seed % 2**32)
+    random.seed(seed)
+    try:
+        while True:
+            outside = [g.get_state() for g in generators]
+            try:
+                _set_states(generators, within)
+                items = iter(loader) if items is None else items
+                item = next(items)
+                within = [g.get_state() for g in generators]
+            except StopIteration:
+                return
+            finally:
+                _set_states(generators, outside)
+            yield item
+    finally:
+        np.random.set_state(others[0])
+        random.setstate(others[1])
+
+
+def _set_states(generators: Iterable[torch.Generator], states: Iterable[torch.Tensor]) -> None:
+    for generator, state in zip(generators, states, strict=True):
+        generator.set_state(state)
 
 
 def _own_generators(loader: Any) -> list[torch.Generator]:
@@ -260,30 +273,6 @@ def _own_generators(loader: Any) -> list[torch.Generator]:
     holders = (loader, sampler, batch_sampler, getattr(batch_sampler, "sampler", None))
     found = (getattr(holder, "generator", None) for holder in holders)
     return list({id(g): g for g in found if isinstance(g, torch.Generator)}.values())
-
-
-def _streams_of(seed: int) -> list[Any]:
-    """The states of the global random streams of torch, numpy and Python after seeding."""
-    return [
-        torch.Generator().manual_seed(seed).get_state(),
-        np.random.RandomState(seed % 2**32).get_state(),
-        random.Random(seed).getstate(),
-    ]
-
-
-def _streams(generators: Iterable[torch.Generator]) -> list[Any]:
-    """The states of the global random streams, and of these generators."""
-    own = [generator.get_state() for generator in generators]
-    return [torch.get_rng_state(), np.random.get_state(), random.getstate(), *own]
-
-
-def _set_streams(states: Sequence[Any], generators: Iterable[torch.Generator]) -> None:
-    of_torch, of_numpy, of_python, *own = states
-    torch.set_rng_state(of_torch)
-    np.random.set_state(of_numpy)
-    random.setstate(of_python)
-    for generator, state in zip(generators, own, strict=True):
-        generator.set_state(state)
 
 
 def batches(

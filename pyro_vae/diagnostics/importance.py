@@ -11,7 +11,7 @@ from ..evaluate.inputs import Array, Batch, PyroProgram, scored_inputs
 from ..evaluate.likelihood import LogWeights
 
 RELIABLE_K = 0.7  # k-hat above which a bound by importance weights cannot be trusted
-ROUNDINGS = 64  # of log weights, within which they count as equal
+ROUNDINGS = 16  # of log weights, within which they count as equal
 TAIL_SAMPLES = 100  # a fit of the tail of the importance weights needs so many
 
 

@@ -45,8 +45,9 @@ class Joint:
     Latents with a constrained support are mapped from the reals by `biject_to` of the support that
     the model states, in the model and in the guide; the Jacobian is included. A distribution that
     does not state its support is taken to be real, with a warning.
-    Discrete latents are summed exactly at every evaluation, in the model and in the guide. A masked
-    latent has the density that it has without the mask: it is integrated out just so.
+    Discrete latents are summed exactly at every evaluation, in the model and in the guide. Where a
+    latent does not exist (`absent`, of `Layout`), it has the density that it has without the mask: it
+    is integrated out just so.
     Everything is differentiable in u.
 
     Args:
@@ -232,10 +233,9 @@ class Joint:
         for name, site in traces.model.items():
             if is_point(site):
                 continue
-            log_prob = traces.log_prob(site)
-            if not site["is_observed"]:
-                log_prob = with_mask_apart(site)["unscaled_log_prob"]
-            result[name] = log_prob
+            result[name] = traces.log_prob(site)
+            if {name, *_drawn_latents(site, self.shapes)} & self.layout.absent:
+                result[name] = with_mask_apart(site)["unscaled_log_prob"]
             if name in values:
                 jacobian = self.transforms[name].log_abs_det_jacobian(values[name], latents[name])
                 result[name] = result[name] + sum_rightmost(jacobian, jacobian.dim() - 2)

@@ -29,7 +29,7 @@ from ..programs import few_rows, layout_of, trace_pair
 from ..programs.contexts import eval_mode, fork_rng
 from ..programs.inspection import is_per_datum
 from ..programs.interfaces import GuideInterface, ModelInterface, conditional_of, interface_of
-from ..programs.modules import device_of
+from ..programs.modules import device_of, find_modules
 from ..train import inputs as train_inputs
 from ..train.steps.recorded import leaf_parameters
 
@@ -198,7 +198,13 @@ def _use_problem(model: Any, guide: Any, inputs: Inputs) -> str:
 
 
 def _is_fixed(model: Any, guide: Any, inputs: Inputs) -> bool:
-    """Whether what a guide draws depends on no parameter that training could change."""
+    """Whether what a guide draws depends on no parameter that training could change.
+
+    One whose parameters are all frozen is meant so.
+    """
+    own = [p for module in find_modules(guide) for p in module.parameters()]
+    if own and not any(p.requires_grad for p in own):
+        return False
     device = device_of(model, guide, default=inputs["x"].device)
     rows = {n: v.to(device) for n, v in few_rows(model, guide, dict(inputs), 2).items()}
 

@@ -17,8 +17,8 @@ class ELBO(TraceEnum_ELBO, ScheduledObjective):
     r"""The negative ELBO. Discrete latents are enumerated (marginalized) in the model or the guide.
 
     With the defaults it is Pyro's `TraceEnum_ELBO(max_plate_nesting=1)`. A latent that the guide leaves
-    out is summed, also where no `config_enumerate` asks for it; one that the model alone masks has no
-    log q where it has no log p. In general it is
+    out is summed, also where no `config_enumerate` asks for it. One that the model alone masks has no log q
+    where its value has no effect. In general it is
 
     .. math:: -L = -E_q[\log p(x \mid \cdot)] + \sum_l \beta_l \max(\lambda_l,\; \mathrm{KL}_l)
 

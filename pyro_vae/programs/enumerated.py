@@ -1,6 +1,6 @@
 """One run of a pair with discrete latents enumerated: log-probs, and expectations over their values."""
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from typing import Any
 
 import torch
@@ -26,8 +26,8 @@ class EnumeratedRun:
     Each enumerated site has a dimension to the left of the particles and the data. The probability of a
     combination of enumerated values is q where the guide enumerates, and the exact conditional
     posterior where the model does. All log-probs are unscaled. A mask removes a log-prob from the
-    terms; it does not change how a value is drawn or summed. That of a latent in the model removes
-    its log q, too.
+    terms; it does not change how a value is drawn or summed. Where it says that a
+    latent does not exist (`absent`, of `Layout`), it removes log q, too.
     """
 
     def __init__(
@@ -36,6 +36,7 @@ class EnumeratedRun:
         guide_sites: Mapping[str, Site],
         grid: Any,
         event_dims: int = 1,
+        absent: Collection[str] = (),
     ) -> None:
         self.grid, self.event_dims = grid, event_dims
         self.model = {n: s for n, s in model_sites.items() if is_random(s)}
@@ -55,10 +56,10 @@ class EnumeratedRun:
         owners = {
             n: n if n in self.model else _owner(n, s, self.model) for n, s in self.guide.items()
         }
-        # Where log p of a latent is masked, its value has no term in the model: q integrates to one.
-        # Its log q alone would make the bound as large as q is narrow.
+        # Where a latent does not exist, q of its value integrates to one, and has no term either: its
+        # log q alone would make the bound as large as q is narrow.
         self.guide = {
-            n: masked_as(s, self.model[owners[n]]) if owners[n] in self.model else s
+            n: masked_as(s, self.model[owners[n]]) if owners[n] in absent else s
             for n, s in self.guide.items()
         }
         self.enumerated_model = {

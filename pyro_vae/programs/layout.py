@@ -13,7 +13,7 @@ import re
 import types
 import warnings
 import weakref
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Collection, Iterator, Mapping
 from contextlib import contextmanager
 from functools import partial
 from typing import Any, NamedTuple, TypeGuard
@@ -40,12 +40,13 @@ from .contexts import eval_mode, fork_rng, set_seed
 from .handlers import Choose, Substitute, WithoutMarkov, enumerate_discrete, is_discrete_latent
 from .interfaces import WrapperInterface, interface_of
 from .modules import device_of, find_modules
-from .sites import Site, is_latent, is_random, sites_in, whole_mask
+from .sites import Site, is_factor, is_latent, is_random, sites_in, whole_mask
 from .values import check_values
 
 WIDE, FEW = 7, 3  # rows that a program is tried on
 MAX_CHOICES = 1024  # combinations of discrete values that are run one by one
 MAX_ELEMENTS = 100_000  # of a joint log-prob enumerated in parallel, for each row
+TRIES = 20  # draws of a value that differs from another
 CHECKED = 2  # combinations at which an enumeration is compared with separate runs
 
 
@@ -76,7 +77,8 @@ class Layout(NamedTuple):
     fixed: bool  #: whether it has its own number of rows: it fails on fewer
     observes: tuple[str, ...]  #: sites that the guide observes: no draws, and so no part of q
     scales_rows: bool  #: whether a site's log-prob has a scale for each row
-    masks_differ: bool  #: whether the model masks a latent, and the guide does not mask it so
+    absent: frozenset[str]  #: latents that the model masks, and that have no effect where it does
+    masks_differ: bool  #: whether the guide does not mask one of these as the model does
     plates: frozenset[str]  #: the names of the plates of the rows, of model and guide
     problem: str | None  #: why its discrete latents are not enumerated in parallel
 
@@ -231,6 +233,7 @@ class _Trial:
             for sites_of_one in trace
             for site in sites_of_one.values()
         )
+        absent = self._absent(trace)
         plates = frozenset(
             frame.name
             for sites_of_one in trace
@@ -240,8 +243,30 @@ class _Trial:
         )
         return Layout(
             particles, discrete, sites, divisible, fixed, observes, scales_rows,
-            _masks_differ(trace), plates, problem,
+            absent, _masks_differ(trace, absent), plates, problem,
         )  # fmt: skip
+
+    def _absent(self, trace: Run) -> frozenset[str]:
+        """The latents that the model masks, and whose values have no effect where it does.
+
+        Such a latent does not exist there: a step beyond the end of a sequence. One whose values another
+        site depends on has a flat prior there. A batch without masked rows cannot tell; then they are
+        taken not to exist.
+        """
+        names = [n for n, s in trace[1].items() if is_latent(s) and _mask(s) is not True]
+        if not names:
+            return frozenset()
+        whole = self._rows(None)
+        first = self._run(whole, seed=0, factors=True)
+        values = _values(first)
+
+        def has_no_effect(name: str) -> bool:
+            moved = {**values, name: _moved_where_masked(first[1][name])}
+            other = self._run(whole, moved, seed=0, factors=True)
+            pairs = ((site["log_prob"], other[1][n]["log_prob"]) for n, site in first[1].items())
+            return all(torch.allclose(a, b, rtol=1e-6, atol=0, equal_nan=True) for a, b in pairs)
+
+        return frozenset(name for name in names if has_no_effect(name))
 
     def _first(self) -> tuple[dict[str, Any], Run]:
         """`(a few rows, a run of them)`; all rows, where the program cannot be run on fewer.
@@ -293,10 +318,12 @@ class _Trial:
         enumerated: bool = False,
         seed: int | None = None,
         checked: bool = False,
+        factors: bool = False,
     ) -> Run:
         """`(guide's sites, model's sites)` of one run; latents at `values`, the discrete at `choice`.
 
-        With a seed, what a program draws outside of its sites is the same in each run.
+        With a seed, what a program draws outside of its sites is the same in each run. With `factors`,
+        they are among the sites.
         """
         if seed is not None:
             set_seed(seed)
@@ -315,7 +342,8 @@ class _Trial:
                 program = poutine.replay(program, trace=traces[0])
             traces.append(prune_subsample_sites(poutine.trace(program).get_trace(**batch)))
         guide, model = (
-            {n: s for n, s in sites_in(trace).items() if is_random(s)} for trace in traces
+            {n: s for n, s in sites_in(trace).items() if is_random(s) or (factors and is_factor(s))}
+            for trace in traces
         )
         if checked:
             check_observes(sites_in(traces[1]))
@@ -325,7 +353,7 @@ class _Trial:
             trace.compute_log_prob()
         if checked:
             check_log_probs(guide, model, len(batch["x"]))
-            check_values(guide, model)
+            check_values(guide, model, batch)
         return guide, model
 
     def _agree(self, compare: Comparison) -> bool:
@@ -509,20 +537,30 @@ def failure(kind: str, error: Exception, batch: Mapping[str, Any]) -> str:
     return f"the {kind} fails on {shapes}: {type(error).__name__}: {line}"
 
 
-def _masks_differ(trace: Run) -> bool:
-    """Whether a latent is masked in the model, and its draws in the guide are not masked so."""
+def _moved_where_masked(site: Site) -> torch.Tensor:
+    """The values of a latent, other ones where it is masked."""
+    value, fn = site["value"], site["fn"]
+    mask = torch.as_tensor(_mask(site), device=value.device).expand(fn.batch_shape)
+    kept = mask.reshape(mask.shape + (1,) * len(fn.event_shape)).expand(value.shape)
+    new = value
+    for _ in range(TRIES):  # a draw of few values may be the same
+        try:
+            draw = fn.sample().expand(value.shape).to(value)
+        except NotImplementedError:  # an improper prior
+            draw = value + 1
+        new = torch.where((new == value) & ~kept, draw, new)
+    return new
+
+
+def _masks_differ(trace: Run, names: Collection[str]) -> bool:
+    """Whether draws of these latents in the guide are not masked as the model masks them."""
     guide, model = trace
     draws = {name: site for name, site in guide.items() if is_latent(site)}
-    masks = {name: whole_mask(site)[0] for name, site in model.items() if is_latent(site)}
-    masks = {name: mask for name, mask in masks.items() if mask is not None and mask is not True}
-    if not masks or not draws:
-        return False
-    if set(draws) - set(model):
+    if names and set(draws) - set(model):
         return True  # an auxiliary draw may be part of a masked latent
+    masks = [(_mask(model[name]), _mask(draws[name])) for name in names if name in draws]
     return any(
-        not torch.equal(*torch.broadcast_tensors(*map(torch.as_tensor, (mask, _mask(draws[name])))))
-        for name, mask in masks.items()
-        if name in draws
+        not torch.equal(*torch.broadcast_tensors(*map(torch.as_tensor, pair))) for pair in masks
     )
 
 

@@ -180,7 +180,7 @@ def _gather(
         sites = [sites_in(trace) for trace in runs[0]]
     else:
         sites = [grid.sites([sites_in(run[i]) for run in runs]) for i in range(2)]
-    return Traces(sites[0], sites[1], grid, event_dims)
+    return Traces(sites[0], sites[1], grid, event_dims, layout.absent)
 
 
 def _variants(

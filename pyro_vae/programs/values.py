@@ -11,20 +11,24 @@ from torch.distributions.utils import lazy_property
 
 from .._pyro_internals import mask_of
 from ..errors import UserError
-from .sites import Site, base_constraint, base_distribution, is_latent
+from .sites import Site, base_constraint, base_distribution, is_latent, whole_mask
 
 WRAPPERS = (Independent, MaskedDistribution, ExpandedDistribution)
+ROUNDINGS = 16  # by which a number may be beyond a bound
 REMEDIES = {  # of a parameter outside its domain, as an error message has them
     "between 0 and 1": "torch.sigmoid makes it so, and logits= takes any number",
     "above 0": ".exp() or torch.nn.functional.softplus makes it so",
 }
 
 
-def check_values(guide: Mapping[str, Site], model: Mapping[str, Site]) -> None:
+def check_values(
+    guide: Mapping[str, Site], model: Mapping[str, Site], batch: Mapping[str, Any]
+) -> None:
     """Raise unless parameters, shapes and draws of one run of a pair suit the distributions.
 
     Args:
         guide, model: `{name: site}`, discrete latents sampled.
+        batch: what they were run on.
 
     Raises:
         UserError: one line with the site.
@@ -34,7 +38,7 @@ def check_values(guide: Mapping[str, Site], model: Mapping[str, Site]) -> None:
             problem = parameter_problem(site)
             if problem:
                 raise UserError(f"{problem[0]} of {name!r} in the {kind} {problem[1]}")
-            _check_shape(name, kind, site)
+            _check_shape(name, kind, site, batch)
     for name in guide:
         problem_of_draws = support_problem(name, model.get(name))
         if problem_of_draws:
@@ -44,14 +48,19 @@ def check_values(guide: Mapping[str, Site], model: Mapping[str, Site]) -> None:
 def parameter_problem(site: Site) -> tuple[str, str] | None:
     """`(parameter, what is wrong with it)` of a site's distribution; None if all is well.
 
-    NaN is not looked at: it comes from elsewhere.
+    NaN is not looked at: it comes from elsewhere. A bound holds up to rounding, and masked rows may
+    have any parameters.
     """
+    mask = whole_mask(site)[0]
     for parameter, constraint, value in _parameters(base_distribution(site["fn"])):
-        wrong = value[~_holds(constraint, value) & ~value.isnan()]
+        ok = _holds(constraint, value) | value.isnan()
+        if torch.is_tensor(mask) and ok.dim() >= mask.dim():
+            ok = or_masked(ok, mask)
+        wrong = value.expand(ok.shape)[~ok]
         if len(wrong):
             domain = _in_words(constraint)
             remedy = f": {REMEDIES[domain]}" if domain in REMEDIES else ""
-            return parameter, f"is {wrong[0].item():.4g}, and must be {domain}{remedy}"
+            return parameter, f"is {wrong[0].item():.6g}, and must be {domain}{remedy}"
     return None
 
 
@@ -60,19 +69,18 @@ def support_problem(name: str, site: Site | None) -> str | None:
     if site is None or not is_latent(site):
         return None
     fn, value = site["fn"], site["value"]
-    support = support_of(fn)
-    if support.is_discrete or fn.has_enumerate_support:
+    support, mask = support_of(fn), whole_mask(site)[0]
+    constraint = base_constraint(support)
+    if support.is_discrete or fn.has_enumerate_support or not _bounds(constraint):
         return None
-    ok = or_masked(inside(fn, value), site.get("mask"))
-    ok = ok.reshape(ok.shape + (1,) * (value.dim() - ok.dim())) | value.isnan()
+    ok = or_masked(_holds(constraint, value) | value.isnan(), mask)
     if ok.all():
         return None
-    value, ok = torch.broadcast_tensors(value, ok)
     family = type(base_distribution(fn, transforms=False)).__name__
-    domain = _in_words(base_constraint(support))
+    domain = _in_words(constraint)
     return (
         f"the guide draws {name!r} outside its support in the model ({family}): "
-        f"{value[~ok][0].item():.4g}, and it must be {domain}; a distribution there, such as "
+        f"{value[~ok][0].item():.6g}, and it must be {domain}; a distribution there, such as "
         "LogNormal for positive numbers or a TransformedDistribution, has no such draws"
     )
 
@@ -107,21 +115,32 @@ def or_masked(ok: torch.Tensor, mask: bool | torch.Tensor | None) -> torch.Tenso
     return ok | ~mask.reshape(mask.shape + (1,) * (ok.dim() - mask.dim()))
 
 
-def _check_shape(name: str, kind: str, site: Site) -> None:
-    """Raise where a value has another shape than the distribution, and is broadcast in silence."""
-    batch, event = tuple(site["fn"].batch_shape), tuple(site["fn"].event_shape)
-    value = tuple(site["value"].shape)
-    if site["value"].numel() == 1 and not event:
-        return  # one number, observed for every row
-    rows = value[: len(value) - len(event)]
-    fits = len(rows) == len(batch) and value[len(rows) :] == event
-    if fits and all(n in (1, m) for n, m in zip(rows, batch, strict=True)):
+def _check_shape(name: str, kind: str, site: Site, batch: Mapping[str, Any]) -> None:
+    """Raise where a value has another shape than the distribution, and is broadcast in silence.
+
+    What is observed for every row, a soft constraint, may have fewer dimensions.
+    """
+    rows, event = tuple(site["fn"].batch_shape), tuple(site["fn"].event_shape)
+    value = site["value"]
+    shape, numel = tuple(value.shape), value.numel()
+    of_rows = shape[: len(shape) - len(event)]
+    if numel == 1 or (shape[len(of_rows) :] == event and _is_for_rows(of_rows, rows, value, batch)):
         return
     raise UserError(
-        f"the value of {name!r} in the {kind} has shape {list(value)}, its distribution "
-        f"{list(batch)} + {list(event)}: rows, and the shape of a row; .to_event(n) takes the last n "
+        f"the value of {name!r} in the {kind} has shape {list(shape)}, its distribution "
+        f"{list(rows)} + {list(event)}: rows, and the shape of a row; .to_event(n) takes the last n "
         "dimensions to the row"
     )
+
+
+def _is_for_rows(
+    own: tuple[int, ...], rows: tuple[int, ...], value: torch.Tensor, batch: Mapping[str, Any]
+) -> bool:
+    """Whether the leading dimensions of a value are those of the rows, or none and it is no data."""
+    if len(own) == len(rows):
+        return all(n in (1, m) for n, m in zip(own, rows, strict=True))
+    data = (v for v in batch.values() if torch.is_tensor(v) and v.dim())
+    return not any(len(v) == len(value) and v.numel() == value.numel() for v in data)
 
 
 def _parameters(fn: Any) -> Iterator[tuple[str, Any, torch.Tensor]]:
@@ -135,23 +154,37 @@ def _parameters(fn: Any) -> Iterator[tuple[str, Any, torch.Tensor]]:
         is_lazy = any(isinstance(kind, lazy_property) for kind in kinds)
         if constraints.is_dependent(constraint) or (is_lazy and name not in vars(fn)):
             continue
-        value = getattr(fn, name)
+        try:
+            value = getattr(fn, name)
+        except (AttributeError, NotImplementedError):  # of a user's distribution
+            continue
         if isinstance(value, torch.Tensor) and value.is_floating_point():
             yield name, base_constraint(constraint), value
 
 
 def _holds(constraint: Any, value: torch.Tensor) -> torch.Tensor:
-    """Which numbers of a parameter lie in its domain; of a domain of vectors or matrices, all."""
+    """Which numbers lie within the bounds of their domain, up to rounding; all, if it has none."""
     if isinstance(constraint, type(constraints.simplex)):
-        return value >= 0  # the sum is the distribution's own doing
-    return constraint.check(value) if constraint.event_dim == 0 else torch.ones_like(value).bool()
+        constraint = constraints.nonnegative  # the sum is the distribution's own doing
+    ok = torch.ones_like(value, dtype=torch.bool)
+    for end, bound in _bounds(constraint).items():
+        bound = torch.as_tensor(bound, dtype=value.dtype, device=value.device)
+        slack = ROUNDINGS * torch.finfo(value.dtype).eps * bound.abs().clamp(min=1)
+        ok = ok & (value >= bound - slack if end == "lower" else value <= bound + slack)
+    return ok
+
+
+def _bounds(constraint: Any) -> dict[str, Any]:
+    """`{"lower", "upper"}`, those that a domain has."""
+    found = {end: vars(constraint).get(f"{end}_bound") for end in ("lower", "upper")}
+    return {end: bound for end, bound in found.items() if bound is not None}
 
 
 def _in_words(constraint: Any) -> str:
     """The domain of a number: "must be ..."."""
     if isinstance(constraint, type(constraints.simplex)):
         return "at least 0"
-    low, high = (_number(vars(constraint).get(f"{end}_bound")) for end in ("lower", "upper"))
+    low, high = (_number(_bounds(constraint).get(end)) for end in ("lower", "upper"))
     if "" in (low, high):
         return "within its bounds"
     if low and high:
