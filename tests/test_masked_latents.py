@@ -132,7 +132,7 @@ def test_annealing_and_nuts_draw_a_masked_latent_from_its_prior():
     log_p = pv.diagnostics.ais(model, num_chains=64, num_steps=200, seed=0, **DATA)
     torch.testing.assert_close(log_p, EXACT.to(log_p), rtol=0, atol=0.15)
     short = {"x": X[:1], "lengths": DATA["lengths"][:1]}
-    run = pv.diagnostics.nuts_posterior(model, num_samples=200, warmup=100, num_chains=2, **short)
+    run = pv.diagnostics.nuts_posterior(model, num_samples=150, warmup=60, num_chains=2, **short)
     z1 = run.draws["z1"].flatten().double()
     z0 = run.draws["z0"].flatten().double()
     gain = 1 / (1 + NOISE**2)

@@ -15,7 +15,8 @@ def check_pair(model: PyroProgram, guide: PyroProgram, x: Array, **others: Array
 
     Guide and model are run once on x. Checked are: shapes; one data plate, at dim -1, with N rows;
     that the guide samples every latent that cannot be enumerated, and no other; event shapes on
-    both sides; values within supports; finite log-probabilities.
+    both sides; parameters within their domains; values, and the guide's draws, within supports;
+    finite log-probabilities.
 
     Args:
         model: the generative program.

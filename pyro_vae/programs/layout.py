@@ -257,8 +257,8 @@ class _Trial:
         if not names:
             return frozenset()
         whole = self._rows(None)
-        first = self._run(whole, seed=0, factors=True)
-        values = _values(first)
+        values = _values(self._run(whole))
+        first = self._run(whole, values, seed=0, factors=True)
 
         def has_no_effect(name: str) -> bool:
             moved = {**values, name: _moved_where_masked(first[1][name])}

@@ -71,8 +71,11 @@ def support_problem(name: str, site: Site | None) -> str | None:
     fn, value = site["fn"], site["value"]
     support, mask = support_of(fn), whole_mask(site)[0]
     constraint = base_constraint(support)
-    if support.is_discrete or fn.has_enumerate_support or not _bounds(constraint):
+    bounds = _bounds(constraint).values()
+    if support.is_discrete or fn.has_enumerate_support or not bounds:
         return None
+    if any(bound.dim() > 0 and bound.shape != value.shape for bound in bounds):
+        return None  # bounds of components, say
     ok = or_masked(_holds(constraint, value) | value.isnan(), mask)
     if ok.all():
         return None
@@ -168,16 +171,19 @@ def _holds(constraint: Any, value: torch.Tensor) -> torch.Tensor:
         constraint = constraints.nonnegative  # the sum is the distribution's own doing
     ok = torch.ones_like(value, dtype=torch.bool)
     for end, bound in _bounds(constraint).items():
-        bound = torch.as_tensor(bound, dtype=value.dtype, device=value.device)
+        bound = bound.to(value)
         slack = ROUNDINGS * torch.finfo(value.dtype).eps * bound.abs().clamp(min=1)
         ok = ok & (value >= bound - slack if end == "lower" else value <= bound + slack)
     return ok
 
 
-def _bounds(constraint: Any) -> dict[str, Any]:
+def _bounds(constraint: Any) -> dict[str, torch.Tensor]:
     """`{"lower", "upper"}`, those that a domain has."""
     found = {end: vars(constraint).get(f"{end}_bound") for end in ("lower", "upper")}
-    return {end: bound for end, bound in found.items() if bound is not None}
+    bounds = {end: torch.as_tensor(bound) for end, bound in found.items() if bound is not None}
+    # one number is of any shape: bounds of a mixture are those of its components
+    one = {end: bound.unique() for end, bound in bounds.items()}
+    return {end: one[end][0] if len(one[end]) == 1 else bound for end, bound in bounds.items()}
 
 
 def _in_words(constraint: Any) -> str:
