@@ -329,7 +329,8 @@ def columns_of(frame: Any) -> dict[Any, Any]:
     """`{name: values}` of a frame.
 
     Raises:
-        UserError: not a frame, or one that has not been read, columns of different lengths, several columns of one name.
+        UserError: not a frame, or one that has not been read, columns of different lengths, several
+            columns of one name.
     """
     check_collected(frame)
     if isinstance(frame, Mapping):

@@ -153,7 +153,7 @@ def _shape(excesses: torch.Tensor, rounding: float) -> float:
         return math.inf
     try:
         return fit_generalized_pareto(excesses)[0]
-    except (
-        ZeroDivisionError
-    ):  # of the scale, where the tail falls exactly as an exponential: k is 0
-        return 5 / (len(excesses) + 10)  # with the prior that Pyro gives it
+    except ZeroDivisionError:
+        # by k, for a scale that nobody needs: the tail falls as an exponential, and k is 0, with
+        # the prior that Pyro gives it
+        return 5 / (len(excesses) + 10)

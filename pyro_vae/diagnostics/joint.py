@@ -19,8 +19,8 @@ from ..programs.sites import (
     UNCONSTRAINED_LATENTS,
     distributions_of,
     is_point,
+    row_mask,
     states_support,
-    whole_mask,
     with_mask_apart,
 )
 from ..programs.traces import Traces
@@ -86,7 +86,7 @@ class Joint:
                         f"the prior of {name!r} states no support; it is taken to be real",
                         stacklevel=3,
                     )
-            self.masked = [name for name in latents if _is_masked(sites[name])]
+            self.masked = [n for n in latents if not torch.as_tensor(row_mask(sites[n])).all()]
             runs = [sites]
             if any(has_tensor_bounds(sites[name]["fn"]) for name in latents):
                 runs.append(self._trace(model, 1).model)  # where other latents have other values
@@ -348,9 +348,3 @@ def _summed(log_prob: torch.Tensor, u: torch.Tensor) -> torch.Tensor:
     """`[S, B]` of a log-density `[enum..., S, B]`, summed over the enumerated dimensions."""
     enumerated = list(range(log_prob.dim() - 2))
     return (log_prob.logsumexp(enumerated) if enumerated else log_prob).expand(u.shape[:2])
-
-
-def _is_masked(site: Site) -> bool:
-    """Whether a site is masked in some row."""
-    mask = whole_mask(site)[0]
-    return mask is not None and not bool(torch.as_tensor(mask).all())

@@ -47,8 +47,8 @@ def simulate(
         argument replaced by its draws.
 
     Raises:
-        UserError: a name that the model does not take; a model that always draws another number of data points; a likelihood with a
-            library size; no example though one is needed; a site outside the data plate; a site
+        UserError: a name that the model does not take; a model that always draws another number of
+            data points; a likelihood with a library size; no example though one is needed; a site outside the data plate; a site
             that observes a function of the data, whose draws are not data; a covariate that is data of
             the latents; a factor, which draws ignore.
     """

@@ -31,11 +31,10 @@ class VAEImputer(OneToOneFeatureMixin, TransformerMixin, BaseVAE):
 
     Training maximizes a bound on log p(x_obs), the likelihood of the observed values of each
     row. That is right if which values are missing does not depend on the missing values. In a
-    quarter of the rows it hides further values at random, so that the encoder knows rows with any values
-    missing, also if none is missing in training.
-    `transform` fills in the conditional mean E[x_miss | x_obs]; `impute` draws from p(x_miss |
-    x_obs). Observed values stay as they are. Units and precision are as in `VAETransformer`,
-    and so are the arguments that are not listed here.
+    quarter of the rows it hides further values at random, so that the encoder knows rows with any
+    values missing, also if none is missing in training. `transform` fills in the conditional mean
+    E[x_miss | x_obs]; `impute` draws from p(x_miss | x_obs). Observed values stay as they are. Units
+    and precision are as in `VAETransformer`, and so are the arguments that are not listed here.
 
     After `fit` it has these attributes:
 

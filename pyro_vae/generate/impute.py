@@ -118,7 +118,7 @@ def impute(
 
     def complete(chunk: Batch, _: int) -> Batch:
         chains = _Chains(model, guide, chunk.pop("_mask"), site)
-        completed, acceptance = chains.run(chunk, steps, method == "metropolis")
+        completed, acceptance = chains.run(chunk, steps, corrected=method == "metropolis")
         return {"x": completed, "acceptance": acceptance}
 
     with pyro.validation_enabled(False):

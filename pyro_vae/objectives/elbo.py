@@ -136,8 +136,9 @@ class ELBO(TraceEnum_ELBO, ScheduledObjective):
 
         It needs particles in a plate, no data in the guide, no latent of the model alone that takes
         its values in turn or that the program does not enumerate, masks of latents in both programs,
-        and, beside enumerated latents, one scale for all rows. The rows have one plate: Pyro takes plates of other names to be
-        independent, and multiplies what is in one of them by the rows of the other.
+        and, beside enumerated latents, one scale for all rows. The rows have one plate: Pyro takes
+        plates of other names to be independent, and multiplies what is in one of them by the rows of
+        the other.
         """
         batch = as_batch(model, args, kwargs)
         if not torch.is_tensor(batch.get("x")):

@@ -7,10 +7,8 @@ import torch
 from pyro.infer.inspect import TrackProvenance
 from pyro.ops.provenance import detach_provenance, get_provenance, track_provenance
 
-from .calling import accepts_argument
-from .inspection import covariates_of, run_on_example
+from .inspection import example_of, run_on_example
 from .interfaces import GuideInterface, interface_of
-from .modules import device_of
 from .sites import is_random, sites_in
 
 
@@ -43,12 +41,12 @@ def dependencies_of(program: Any, example: Mapping[str, Any] | None = None) -> D
     given = interface_of(program, GuideInterface).given
     if given:
         return Dependencies({name: tuple(parents) for name, parents in given.items()}, ())
-    if example is None and accepts_argument(program, "size"):
-        shapes = covariates_of(program).items()
-        device = device_of(program)
-        example = {"size": 2, **{n: torch.zeros(2, *shape, device=device) for n, shape in shapes}}
+    tracked = {  # each array leaves a trace in what is made of it
+        name: track_provenance(value, frozenset({name})) if torch.is_tensor(value) else value
+        for name, value in example_of(program, example).items()
+    }
     with TrackProvenance():
-        trace, inputs = run_on_example(program, None if example is None else _tracked(example))
+        trace, inputs = run_on_example(program, tracked)
     sites = {name: site for name, site in sites_in(trace).items() if is_random(site)}
     names = dict.fromkeys([*inputs, *sites])
     parents = {}
@@ -59,11 +57,3 @@ def dependencies_of(program: Any, example: Mapping[str, Any] | None = None) -> D
             parents[name] = tuple(n for n in names if n in found and n != name)
     observed = tuple(name for name, site in sites.items() if site["is_observed"])
     return Dependencies(parents, observed)
-
-
-def _tracked(example: Mapping[str, Any]) -> dict[str, Any]:
-    """The arrays of an example, each of which leaves a trace in what is made of it."""
-    return {
-        name: track_provenance(value, frozenset({name})) if torch.is_tensor(value) else value
-        for name, value in example.items()
-    }

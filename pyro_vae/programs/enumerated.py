@@ -26,8 +26,8 @@ class EnumeratedRun:
     Each enumerated site has a dimension to the left of the particles and the data. The probability of a
     combination of enumerated values is q where the guide enumerates, and the exact conditional
     posterior where the model does. All log-probs are unscaled. A mask removes a log-prob from the
-    terms; it does not change how a value is drawn or summed. Where it says that a
-    latent does not exist (`absent`, of `Layout`), it removes log q, too.
+    terms; it does not change how a value is drawn or summed. Where it says that a latent does not exist
+    (`absent`, of `Layout`), it removes log q, too.
     """
 
     def __init__(

@@ -60,16 +60,25 @@ def sites_of_run(
     return data, latents
 
 
+def example_of(model: Any, example: Mapping[str, Any] | None) -> Mapping[str, Any]:
+    """The example; without one, what a model that samples by itself is called with for two rows.
+
+    Raises:
+        UserError: there is no example, and the model does not sample by itself.
+    """
+    if example is not None:
+        return example
+    if not accepts_argument(model, "size"):
+        raise UserError("to read this model's latents, pass example={'x': a batch of data}")
+    device, shapes = device_of(model), covariates_of(model).items()
+    return {"size": 2, **{name: torch.zeros(2, *s, device=device) for name, s in shapes}}
+
+
 def run_on_example(
     model: Any, example: Mapping[str, Any] | None
 ) -> tuple[poutine.Trace, Mapping[str, Any]]:
     """A run of a model, and what it was run on; the arguments are those of `sites_of`."""
-    device = device_of(model)
-    if example is None:
-        if not accepts_argument(model, "size"):
-            raise UserError("to read this model's latents, pass example={'x': a batch of data}")
-        shapes = covariates_of(model).items()
-        example = {"size": 2, **{name: torch.zeros(2, *s, device=device) for name, s in shapes}}
+    example, device = example_of(model, example), device_of(model)
     with torch.no_grad(), eval_mode(model), fork_rng(device), pyro.validation_enabled(False):
         try:
             trace = poutine.trace(as_keyword_program(model)).get_trace(**example)

@@ -40,7 +40,7 @@ from .contexts import eval_mode, fork_rng, set_seed
 from .handlers import Choose, Substitute, WithoutMarkov, enumerate_discrete, is_discrete_latent
 from .interfaces import WrapperInterface, interface_of
 from .modules import device_of, find_modules
-from .sites import Site, is_factor, is_latent, is_random, sites_in, whole_mask
+from .sites import Site, is_factor, is_latent, is_random, row_mask, sites_in
 from .values import check_values
 
 WIDE, FEW = 7, 3  # rows that a program is tried on
@@ -253,7 +253,7 @@ class _Trial:
         site depends on has a flat prior there. A batch without masked rows cannot tell; then they are
         taken not to exist.
         """
-        names = [n for n, s in trace[1].items() if is_latent(s) and _mask(s) is not True]
+        names = [n for n, s in trace[1].items() if is_latent(s) and row_mask(s) is not True]
         if not names:
             return frozenset()
         whole = self._rows(None)
@@ -540,7 +540,7 @@ def failure(kind: str, error: Exception, batch: Mapping[str, Any]) -> str:
 def _moved_where_masked(site: Site) -> torch.Tensor:
     """The values of a latent, other ones where it is masked."""
     value, fn = site["value"], site["fn"]
-    mask = torch.as_tensor(_mask(site), device=value.device).expand(fn.batch_shape)
+    mask = torch.as_tensor(row_mask(site), device=value.device).expand(fn.batch_shape)
     kept = mask.reshape(mask.shape + (1,) * len(fn.event_shape)).expand(value.shape)
     new = value
     for _ in range(TRIES):  # a draw of few values may be the same
@@ -558,15 +558,10 @@ def _masks_differ(trace: Run, names: Collection[str]) -> bool:
     draws = {name: site for name, site in guide.items() if is_latent(site)}
     if names and set(draws) - set(model):
         return True  # an auxiliary draw may be part of a masked latent
-    masks = [(_mask(model[name]), _mask(draws[name])) for name in names if name in draws]
+    masks = [(row_mask(model[name]), row_mask(draws[name])) for name in names if name in draws]
     return any(
         not torch.equal(*torch.broadcast_tensors(*map(torch.as_tensor, pair))) for pair in masks
     )
-
-
-def _mask(site: Site) -> bool | torch.Tensor:
-    mask = whole_mask(site)[0]
-    return True if mask is None else mask
 
 
 def _is_subsampled(run: Run) -> bool:

@@ -154,18 +154,18 @@ def with_mask_apart(site: Site) -> Site:
 
 def masked_as(site: Site, other: Site) -> Site:
     """The site, masked where another one is, too."""
-    mask = whole_mask(other)[0]
-    if mask is None or mask is True:
+    mask, own = row_mask(other), site["mask"]
+    if mask is True:
         return site
-    own = site["mask"]
     if own is not None and own is not True:
-        mask = torch.as_tensor(mask, device=_device(site)) & own
+        mask = torch.as_tensor(mask) & torch.as_tensor(own)
     return {**site, "mask": mask}
 
 
-def _device(site: Site) -> torch.device:
-    device: torch.device = site["unscaled_log_prob"].device
-    return device
+def row_mask(site: Site) -> bool | torch.Tensor:
+    """The mask of a site, that of its distribution included; True for one that has none."""
+    mask = whole_mask(site)[0]
+    return True if mask is None else mask
 
 
 def whole_mask(site: Site) -> tuple[bool | torch.Tensor | None, list[Any]]:

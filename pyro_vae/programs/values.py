@@ -11,7 +11,7 @@ from torch.distributions.utils import lazy_property
 
 from .._pyro_internals import mask_of
 from ..errors import UserError
-from .sites import Site, base_constraint, base_distribution, is_latent, whole_mask
+from .sites import Site, base_constraint, base_distribution, is_latent, row_mask, states_support
 
 WRAPPERS = (Independent, MaskedDistribution, ExpandedDistribution)
 ROUNDINGS = 16  # by which a number may be beyond a bound
@@ -51,7 +51,7 @@ def parameter_problem(site: Site) -> tuple[str, str] | None:
     NaN is not looked at: it comes from elsewhere. A bound holds up to rounding, and masked rows may
     have any parameters.
     """
-    mask = whole_mask(site)[0]
+    mask = row_mask(site)
     for parameter, constraint, value in _parameters(base_distribution(site["fn"])):
         ok = _holds(constraint, value) | value.isnan()
         if torch.is_tensor(mask) and ok.dim() >= mask.dim():
@@ -69,14 +69,14 @@ def support_problem(name: str, site: Site | None) -> str | None:
     if site is None or not is_latent(site):
         return None
     fn, value = site["fn"], site["value"]
-    support, mask = support_of(fn), whole_mask(site)[0]
+    support = support_of(fn)
     constraint = base_constraint(support)
     bounds = _bounds(constraint).values()
     if support.is_discrete or fn.has_enumerate_support or not bounds:
         return None
     if any(bound.dim() > 0 and bound.shape != value.shape for bound in bounds):
         return None  # bounds of components, say
-    ok = or_masked(_holds(constraint, value) | value.isnan(), mask)
+    ok = or_masked(_holds(constraint, value) | value.isnan(), row_mask(site))
     if ok.all():
         return None
     family = type(base_distribution(fn, transforms=False)).__name__
@@ -90,11 +90,8 @@ def support_problem(name: str, site: Site | None) -> str | None:
 
 def support_of(fn: Any) -> constraints.Constraint:
     """The support of a distribution; that of one which states none is the reals."""
-    try:
-        support: constraints.Constraint | None = fn.support
-    except NotImplementedError:
-        support = None
-    return constraints.real if support is None else support
+    support: constraints.Constraint = fn.support if states_support(fn) else constraints.real
+    return support
 
 
 def inside(fn: Any, value: torch.Tensor) -> torch.Tensor:
@@ -190,20 +187,13 @@ def _in_words(constraint: Any) -> str:
     """The domain of a number: "must be ..."."""
     if isinstance(constraint, type(constraints.simplex)):
         return "at least 0"
-    low, high = (_number(_bounds(constraint).get(end)) for end in ("lower", "upper"))
-    if "" in (low, high):
+    bounds = _bounds(constraint)
+    if any(bound.dim() for bound in bounds.values()):
         return "within its bounds"
+    low, high = (f"{bounds[end].item():g}" if end in bounds else "" for end in ("lower", "upper"))
     if low and high:
         return f"between {low} and {high}"
     if low:
         is_open = isinstance(constraint, type(constraints.positive))
         return f"above {low}" if is_open else f"at least {low}"
     return f"below {high}" if high else str(constraint)
-
-
-def _number(bound: Any) -> str | None:
-    """A bound as text; "" for one that is not one number, None where there is none."""
-    if bound is None:
-        return None
-    numbers = torch.as_tensor(bound).unique()
-    return f"{numbers.item():g}" if len(numbers) == 1 else ""
