@@ -17,6 +17,7 @@ from torch.utils.data import DataLoader, Dataset, RandomSampler, TensorDataset
 
 import pyro_vae as pv
 from pyro_vae.conditionals import MLP
+from pyro_vae.data.minibatches import LoaderBatches
 
 NET = MLP((8,))
 X = torch.randn(41, 6, generator=torch.Generator().manual_seed(0))  # 5 batches of 8, and one row
@@ -444,3 +445,19 @@ def test_a_run_leaves_the_streams_of_a_loader_as_they_were():
     fit(pair(), loader, epochs=1)
     assert torch.equal(generator.get_state(), before[0])
     assert (np.random.get_state()[1] == before[1]).all() and random.getstate() == before[2]
+
+
+def test_between_two_batches_the_streams_are_the_callers():
+    """Also where an iteration is given up, whenever its generator is closed."""
+    given_up = LoaderBatches(own_generator(Augmented()), "cpu").epoch(0)
+    whole = [batch["x"] for batch in LoaderBatches(own_generator(Augmented()), "cpu").epoch(0)]
+    next(given_up)
+    seen = []
+    for number, batch in enumerate(LoaderBatches(own_generator(Augmented()), "cpu").epoch(0)):
+        np.random.seed(number)
+        random.seed(number)
+        seen.append(batch["x"])
+        if number == 2:
+            given_up.close()
+        assert random.getstate() == random.Random(number).getstate()
+    assert torch.equal(torch.cat(seen), torch.cat(whole))

@@ -228,10 +228,10 @@ def convert_batch(
 
 
 def _drawn_apart(loader: Iterable[Any], seed: int, epoch: int) -> Iterator[Any]:
-    """The items of a loader, drawn with separate random streams.
+    """The items of a loader, drawn with separate random streams; between two items they are the caller's.
 
-    Torch's streams are the caller's between two items. Those of numpy and Python, whose states take
-    longer to set than a small batch to make, are so again at the end.
+    The streams of numpy and Python take longer to set than a small batch to make. A loader whose first
+    item does not draw from them is taken not to do so in this epoch.
 
     Args:
         seed: of the global streams.
@@ -241,30 +241,53 @@ def _drawn_apart(loader: Iterable[Any], seed: int, epoch: int) -> Iterator[Any]:
     generators = [torch.default_generator, *_own_generators(loader)]
     seeds = [seed, *((g.initial_seed() * 1_000_003 + epoch) % 2**63 for g in generators[1:])]
     within = [torch.Generator().manual_seed(s).get_state() for s in seeds]
-    others = np.random.get_state(), random.getstate()
-    np.random.seed(seed % 2**32)
-    random.seed(seed)
-    try:
-        while True:
-            outside = [g.get_state() for g in generators]
-            try:
-                _set_states(generators, within)
-                items = iter(loader) if items is None else items
-                item = next(items)
-                within = [g.get_state() for g in generators]
-            except StopIteration:
-                return
-            finally:
-                _set_states(generators, outside)
-            yield item
-    finally:
-        np.random.set_state(others[0])
-        random.setstate(others[1])
+    others: _States | None = (
+        np.random.RandomState(seed % 2**32).get_state(),
+        random.Random(seed).getstate(),
+    )
+    while True:
+        outside = [g.get_state() for g in generators]
+        others_outside = None if others is None else _states()
+        try:
+            _set_generators(generators, within)
+            _set_states(others)
+            is_first = items is None
+            items = iter(loader) if items is None else items
+            item = next(items)
+            within = [g.get_state() for g in generators]
+            if others is not None:
+                before, others = others, _states()
+                others = None if is_first and _are_equal(before, others) else others
+        except StopIteration:
+            return
+        finally:
+            _set_generators(generators, outside)
+            _set_states(others_outside)
+        yield item
 
 
-def _set_states(generators: Iterable[torch.Generator], states: Iterable[torch.Tensor]) -> None:
+def _set_generators(generators: Iterable[torch.Generator], states: Iterable[torch.Tensor]) -> None:
     for generator, state in zip(generators, states, strict=True):
         generator.set_state(state)
+
+
+_States = tuple[Any, Any]  # of the global streams of numpy and Python
+
+
+def _states() -> _States:
+    return np.random.get_state(), random.getstate()
+
+
+def _set_states(states: _States | None) -> None:
+    if states is not None:
+        np.random.set_state(states[0])
+        random.setstate(states[1])
+
+
+def _are_equal(a: _States, b: _States) -> bool:
+    """Whether nothing was drawn from one state to the other."""
+    numpys = all(np.array_equal(one, other) for one, other in zip(a[0], b[0], strict=True))
+    return numpys and a[1] == b[1]
 
 
 def _own_generators(loader: Any) -> list[torch.Generator]:
