@@ -6,14 +6,13 @@ from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from tqdm.auto import tqdm
-
 from ..data import Data
 from ..data.dataset import difference
 from ..errors import UserError
 from ..programs.inspection import is_per_datum
 from ..train import checkpoint
 from ..train.checkpoint import check_config
+from ..train.display import make_bar
 from .evaluation import (
     CellResult,
     EvaluationOptions,
@@ -82,7 +81,7 @@ def compare_runs(
             "objective": config["objective"], "seed": run.seed, **_history(folder),
         }  # fmt: skip
         checked.append((row, model, guide, data))
-    with tqdm(total=len(checked), disable=not progress, unit="run", dynamic_ncols=True) as bar:
+    with make_bar(progress, total=len(checked), unit="run") as bar:
 
         def on_gaps(fraction: float) -> None:
             bar.set_postfix_str(f"gaps {fraction:.0%}")

@@ -12,10 +12,10 @@ from typing import Protocol
 import pyro
 import torch
 from pyro.params.param_store import StateDict
-from tqdm.auto import tqdm
 
 from ..errors import UserError
 from ..programs.contexts import fork_rng, modules_kept
+from ..train.display import make_bar
 from .cell import CellRun, SharedModel
 from .plan import Cell, Plan
 
@@ -34,7 +34,7 @@ class _Queue(Protocol):
 def run_cells(plan: Plan, workers: int, progress: bool) -> list[Path]:
     """Run all cells that are not done yet; their folders, in the plan's order."""
     folders: Folders = {}
-    with tqdm(total=len(plan.cells), disable=not progress, unit="cell", dynamic_ncols=True) as bar:
+    with make_bar(progress, total=len(plan.cells), unit="cell") as bar:
 
         def on_progress(cell: Cell, stage: str | None) -> None:
             done = stage is None

@@ -1,5 +1,8 @@
 """The progress of a run: a bar, or a function that is called instead."""
 
+import math
+import sys
+import time
 from collections import Counter
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
@@ -7,6 +10,7 @@ from contextvars import ContextVar
 from types import TracebackType
 from typing import Any, Self
 
+from tqdm import std as standard
 from tqdm.auto import tqdm
 
 #: Called with the history's row of each epoch that ends; bars are then not shown.
@@ -36,14 +40,36 @@ def epochs_reported_to(listener: Callable[[dict[str, Any]], None]) -> Iterator[N
         _listener.reset(token)
 
 
+class _LogBar(standard.tqdm):
+    """A bar for a log file, which keeps every update: a line every ten seconds, and the last one."""
+
+    seconds = 10.0
+    _written = -math.inf
+
+    @staticmethod
+    def status_printer(file: Any) -> Callable[[str], None]:
+        return lambda text: print(text, file=file, flush=True)
+
+    def display(self, msg: str | None = None, pos: int | None = None) -> None:
+        now, last = time.monotonic(), pos is not None  # only `close` gives a position
+        if last or now - self._written >= self.seconds:
+            self._written = now
+            super().display(msg, pos)
+
+
+def make_bar(visible: bool, **options: Any) -> standard.tqdm:
+    """A bar of tqdm, which a log file has as few lines."""
+    # A notebook's output is no terminal, but replaces the bar as one does.
+    replaced = "ipykernel" in sys.modules or sys.stderr is None or sys.stderr.isatty()
+    kind = tqdm if replaced else _LogBar
+    return kind(disable=not visible, dynamic_ncols=True, **options)
+
+
 class EpochBar:
     """A bar of epochs, which is closed at the end of the context."""
 
     def __init__(self, label: str | None, total: int, done: int, visible: bool) -> None:
-        self._bar = tqdm(
-            desc=label, total=total, initial=done, disable=not visible, unit="epoch",
-            dynamic_ncols=True,
-        )  # fmt: skip
+        self._bar = make_bar(visible, desc=label, total=total, initial=done, unit="epoch")
 
     def __enter__(self) -> Self:
         return self
