@@ -575,6 +575,19 @@ def test_bytes_of_zeros_and_ones_are_not_taken_for_nearly_black_images():
     assert from_arrays(x.astype(float)).likelihood == "bernoulli"
 
 
+def test_images_of_gray_or_color_have_one_default_likelihood(tmp_path):
+    from PIL import Image
+
+    bytes_ = np.random.default_rng(0).integers(0, 256, (10, 3, 4, 4)).astype(np.uint8)
+    for i, image in enumerate(bytes_):
+        Image.fromarray(image.transpose(1, 2, 0)).save(tmp_path / f"{i}.png")
+    for x in (bytes_, bytes_ / 255, bytes_[:, :1]):
+        assert from_arrays(x).likelihood == "continuous-bernoulli"
+    assert load(str(tmp_path)).likelihood == "continuous-bernoulli"
+    assert from_arrays(bytes_ / 255 - 0.5).likelihood == "normal"
+    assert from_arrays(bytes_.reshape(10, -1) / 255).likelihood == "normal"
+
+
 def test_an_unknown_name_among_none_raises():
     from pyro_vae.errors import unknown_name_error
 

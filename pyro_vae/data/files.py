@@ -393,8 +393,7 @@ def from_images(
         name=folder.resolve().name if name is None else name,
         split_seed=split_seed,
     )
-    likelihood = data.likelihood if data.likelihood == "bernoulli" else "continuous-bernoulli"
-    return replace(data, likelihood=likelihood, class_names=names)
+    return replace(data, class_names=names)
 
 
 def image_paths(folder: Path) -> list[Path]:

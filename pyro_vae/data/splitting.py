@@ -10,7 +10,15 @@ import torch
 from ..conditionals import Family
 from ..conditionals import likelihood as check_likelihood
 from ..errors import UserError, check_int_at_least, checked_seed, unknown_name_error
-from .arrays import as_floats, as_labels, as_named, check_classes, check_finite, masked_as_nan
+from .arrays import (
+    are_gray_levels,
+    as_floats,
+    as_labels,
+    as_named,
+    check_classes,
+    check_finite,
+    masked_as_nan,
+)
 from .dataset import Data, Split, draw_binary
 from .library_size import with_library_size
 from .sparse import SparseRows, is_sparse, likelihood_of_counts, row_numbers
@@ -101,7 +109,8 @@ def from_arrays(
         name: of the data set.
         split_seed, binarize_seed: of the splits and of the binarization.
         likelihood: the name of one that fits x, a method's default. Default: bernoulli for values
-            0 and 1, negative-binomial for counts (non-negative integers), else normal.
+            0 and 1, negative-binomial for counts (non-negative integers), continuous-bernoulli for
+            images `[N, C, H, W]` in [0, 1], else normal.
         c: `[N, ...]` covariates of a conditional model.
         missing: whether NaN in x, and the masked values of a numpy masked array, are missing values.
             A pair needs a likelihood that ignores them, `pv.conditionals.IgnoreMissing(...)`; a
@@ -181,9 +190,9 @@ def _check_channels(x: torch.Tensor, name: str) -> None:
 
 
 def likelihood_for(x: torch.Tensor) -> str:
-    """The name of a likelihood that fits values: bernoulli, negative-binomial or normal.
+    """The name of a likelihood that fits values; NaN does not count.
 
-    NaN does not count.
+    Images `[N, C, H, W]` of values in [0, 1] are gray levels: continuous-bernoulli.
 
     Example:
         >>> import torch
@@ -192,7 +201,8 @@ def likelihood_for(x: torch.Tensor) -> str:
         'negative-binomial'
     """
     if (x < 0).any() or ((x != x.round()) & ~x.isnan()).any():
-        return "normal"
+        images = x.dim() == 4 and x.shape[1] in CHANNELS
+        return "continuous-bernoulli" if images and are_gray_levels(x) else "normal"
     return "negative-binomial" if (x > 1).any() else "bernoulli"
 
 
