@@ -12,6 +12,7 @@ import pytest
 import torch
 import torch.nn as nn
 from pyro import poutine
+from pyro.infer.autoguide import AutoNormal
 from pyro.infer.reparam import LocScaleReparam
 from scipy import stats
 
@@ -709,3 +710,25 @@ def test_diagnostics_take_a_reparameterized_latent_for_what_draws_it():
         pv.diagnostics.simulation_based_calibration(
             reparameterized, exact_guide, num_simulations=100
         )
+
+
+@pytest.mark.parametrize(
+    "example", [lambda x: x, lambda x: x.numpy(), lambda x: {"x": x.numpy()}, lambda x: {"rows": x}]
+)
+def test_an_example_is_x_or_arrays_by_name(example):
+    def model(rows):
+        with pyro.plate("data", len(rows)):
+            z = pyro.sample("z", dist.Normal(torch.zeros(2), 1.0).to_event(1))
+            x = dist.Normal(z.sum(-1, keepdim=True).expand(-1, 3), 1.0).to_event(1)
+            return pyro.sample("obs", x, obs=rows)
+
+    rows = torch.randn(20, 3, generator=torch.Generator().manual_seed(0))
+    guide = pv.guides.Guide(model, given={"z": ["x"]}, example=example(rows))
+    assert pv.sample(model, 30, example=example(rows)).shape == (30, 3)
+    options = {"num_data": 10, "num_samples": 4, "bins": 5, "example": example(rows)}
+    ranks = pv.diagnostics.simulation_based_calibration(model, guide, **options)["z"]["ranks"]
+    assert ranks.shape == (10, 2)
+    _, ax = pv.plots.axes()
+    pv.plots.graph(ax, model, example=example(rows))
+    per_datum = pv.guides.PerDatumAutoGuide(AutoNormal, model, example=example(rows))
+    assert per_datum.num_data == 20

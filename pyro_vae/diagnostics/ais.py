@@ -8,6 +8,7 @@ import torch
 from ..errors import check_int_at_least
 from ..evaluate.chunked import evaluate_in_chunks, evaluation_mode
 from ..evaluate.inputs import Array, Batch, PyroProgram, pair_inputs, scored_inputs
+from ..programs.inspection import Example, as_example
 from ..programs.recorder import replayed
 from .joint import Joint
 from .simulate import pair_device, simulate
@@ -110,7 +111,7 @@ def bdmc(
     num_chains: int = 16,
     leapfrog: int = 10,
     seed: int | None = 0,
-    example: Batch | None = None,
+    example: Example | None = None,
     **covariates: torch.Tensor,
 ) -> dict[str, torch.Tensor]:
     r"""Bidirectional Monte Carlo: lower and upper bounds on log p(x) of simulated data.
@@ -132,7 +133,7 @@ def bdmc(
         num_chains: as in `ais`.
         leapfrog: as in `ais`.
         seed: of the data and the chains. None uses torch's random stream.
-        example: a batch `{"x": ..., ...}`, for a model that does not sample with `size=`.
+        example: x, or a batch `{"x": x, ...}`, for a model that does not sample with `size=`.
         covariates: of a conditional model, N rows each.
 
     Returns:
@@ -154,6 +155,7 @@ def bdmc(
     check_int_at_least(
         1, num_data=num_data, num_steps=num_steps, num_chains=num_chains, leapfrog=leapfrog
     )
+    example = as_example(model, example)
     device = pair_device(model, guide, example)
     with evaluation_mode(model, seed=seed, device=device):
         batch, latents = simulate(model, num_data, device, example, **covariates)

@@ -10,6 +10,7 @@ from numpy.typing import NDArray
 from ..errors import UserError, check_int_at_least
 from ..evaluate.chunked import evaluate_in_chunks, evaluation_mode
 from ..evaluate.inputs import Batch, PyroProgram
+from ..programs.inspection import Example, as_example
 from .joint import Joint
 from .simulate import pair_device, simulate
 
@@ -22,7 +23,7 @@ def simulation_based_calibration(
     oversample: int = 1,
     bins: int = 20,
     seed: int | None = 0,
-    example: Batch | None = None,
+    example: Example | None = None,
     **covariates: torch.Tensor,
 ) -> dict[str, dict[str, torch.Tensor]]:
     r"""Simulation-based calibration of every number of the continuous latents.
@@ -43,7 +44,7 @@ def simulation_based_calibration(
             uses it. An exact guide stays exact; any other comes closer to the posterior as M grows.
         bins: of the chi-square test; L + 1 must be a multiple of it.
         seed: of the data and the draws. None uses torch's random stream.
-        example: a batch `{"x": ..., ...}`, for a model that does not sample with `size=`.
+        example: x, or a batch `{"x": x, ...}`, for a model that does not sample with `size=`.
         covariates: of a conditional model, N rows each.
 
     Returns:
@@ -71,6 +72,7 @@ def simulation_based_calibration(
     check_int_at_least(2, bins=bins)
     if (num_samples + 1) % bins:
         raise UserError(f"num_samples + 1 = {num_samples + 1} is not a multiple of bins={bins}")
+    example = as_example(model, example)
     device = pair_device(model, guide, example)
     joints: list[Joint] = []
 

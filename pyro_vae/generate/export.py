@@ -1,6 +1,5 @@
 """Encoders and decoders as programs of torch alone, by `torch.export`."""
 
-from collections.abc import Mapping
 from pathlib import Path
 from typing import Any, cast
 
@@ -11,10 +10,10 @@ import torch.nn as nn
 from ..conditionals import Conditional
 from ..errors import UserError, file_to_write
 from ..evaluate import sample_posterior
-from ..evaluate.inputs import Array, PyroProgram, pair_inputs
+from ..evaluate.inputs import PyroProgram, pair_inputs
 from ..guides import Guide
 from ..programs.contexts import eval_mode, fork_rng
-from ..programs.inspection import is_per_datum
+from ..programs.inspection import Example, as_example, is_per_datum
 from ..programs.interfaces import conditional_of
 from ..programs.sites import mean_of
 
@@ -94,7 +93,7 @@ class Decoder(nn.Module):
 
 
 def export_encoder(
-    model: PyroProgram, guide: PyroProgram, example: Mapping[str, Array], path: Path | str
+    model: PyroProgram, guide: PyroProgram, example: Example, path: Path | str
 ) -> Path:
     """Write the encoder as a program that needs torch alone, for batches of any size.
 
@@ -105,7 +104,7 @@ def export_encoder(
     Args:
         model: the generative program.
         guide: a `Guide`.
-        example: `{"x": [N, ...], ...}`, inputs of the pair for a few data points.
+        example: x `[N, ...]`, or `{"x": x, ...}`, inputs of the pair for a few data points.
         path: the file, `NAME.pt2`.
 
     Returns:
@@ -144,7 +143,7 @@ def export_encoder(
 
 
 def export_decoder(
-    model: PyroProgram, guide: PyroProgram, example: Mapping[str, Array], path: Path | str
+    model: PyroProgram, guide: PyroProgram, example: Example, path: Path | str
 ) -> Path:
     """Write the decoder as a program that needs torch alone, for batches of any size.
 
@@ -154,7 +153,7 @@ def export_decoder(
     Args:
         model: a model whose `p_x` is a `Conditional`.
         guide: the guide of the model.
-        example: `{"x": [N, ...], ...}`, inputs of the pair for a few data points.
+        example: x `[N, ...]`, or `{"x": x, ...}`, inputs of the pair for a few data points.
         path: the file, `NAME.pt2`.
 
     Returns:
@@ -183,14 +182,12 @@ def export_decoder(
     return _export(Decoder(p_x), [values[name] for name in p_x.given], path)
 
 
-def _batch(
-    model: PyroProgram, guide: PyroProgram, example: Mapping[str, Array]
-) -> dict[str, torch.Tensor]:
+def _batch(model: PyroProgram, guide: PyroProgram, example: Example) -> dict[str, torch.Tensor]:
     """The inputs of a pair, of at least two data points: one would be taken as a constant."""
-    if not isinstance(example, Mapping) or "x" not in example:
-        raise UserError("example= needs the data by name, {'x': x}")
-    others = {name: value for name, value in example.items() if name != "x"}
-    batch = pair_inputs(model, example["x"], others, guide)
+    batch = as_example(model, example) or {}
+    if "x" not in batch:
+        raise UserError("example= needs the data, {'x': x}")
+    batch = pair_inputs(model, batch.pop("x"), batch, guide)
     return {n: torch.cat([v, v]) if len(v) == 1 else v for n, v in batch.items()}
 
 

@@ -20,7 +20,7 @@ from ..evaluate.chunked import evaluation_mode
 from ..evaluate.inputs import Array, Batch, PyroProgram
 from ..programs.ancestral import AncestralSampler
 from ..programs.calling import accepts_argument
-from ..programs.inspection import one_hot_labels, sites_of
+from ..programs.inspection import Example, as_example, one_hot_labels, sites_of
 from ..programs.interfaces import ModelInterface, interface_of
 from ..programs.modules import dtype_of
 from ..programs.sites import choose_latent
@@ -285,7 +285,7 @@ def predict_mean(
     model: PyroProgram,
     c: torch.Tensor | None = None,
     site: str | None = None,
-    example: Mapping[str, Array | None] | None = None,
+    example: Example | None = None,
     **covariates: torch.Tensor,
 ) -> torch.Tensor:
     r"""The deterministic prediction of a conditional model, :math:`E[x | c, z = E[z | c]]`.
@@ -328,7 +328,7 @@ def predict_mean(
     return decoder.decode({}, torch.arange(len(first), device=first.device)).to(first.device)
 
 
-def main_latent(model: PyroProgram, example: Batch | None = None) -> str | None:
+def main_latent(model: PyroProgram, example: Example | None = None) -> str | None:
     """The default latent of a model; None for a model without a continuous one."""
     names = _continuous(sites_of(model, example)[1])
     return choose_latent(names) if names else None
@@ -362,7 +362,7 @@ class _Decoder:
     def __init__(
         self,
         model: PyroProgram,
-        example: Mapping[str, Array | None] | None,
+        example: Example | None,
         others: Mapping[str, Array | None],
         seed: int | None,
         site: str | None,
@@ -373,9 +373,7 @@ class _Decoder:
             for name, value in others.items()
             if value is not None and accepts_argument(model, name)
         }
-        batch = None
-        if example is not None:
-            batch = {n: as_tensor(v, n) for n, v in example.items() if v is not None}
+        batch = as_example(model, example)
         self.covariates = one_hot_labels(model, covariates)
         self.device = pair_device(model, None, {**(batch or {}), **covariates})
         with (

@@ -7,14 +7,13 @@ import numpy as np
 import pyro
 import torch
 
-from ..data.arrays import as_tensor
 from ..errors import UserError, check_int_at_least, unknown_name_error
 from ..evaluate import sample_posterior
 from ..evaluate.chunked import evaluation_mode
-from ..evaluate.inputs import Array, Batch, PyroProgram
+from ..evaluate.inputs import Batch, PyroProgram
 from ..programs.ancestral import AncestralSampler
 from ..programs.calling import accepts_argument, parameters_of
-from ..programs.inspection import check_one_hot, covariates_of
+from ..programs.inspection import Example, as_example, check_one_hot, covariates_of
 from ..programs.interfaces import ModelInterface, interface_of
 from ..programs.modules import device_of
 from ..programs.sites import is_deterministic, is_random
@@ -34,7 +33,7 @@ def sample(
     seed: int | None = None,
     source: Source | None = None,
     site: str | None = None,
-    example: Batch | Array | None = None,
+    example: Example | None = None,
     **given: Any,
 ) -> torch.Tensor:
     """Samples of a model.
@@ -85,8 +84,7 @@ def sample(
         >>> pv.sample(model, 5, source=source).shape
         torch.Size([5, 6])
     """
-    if example is not None and not isinstance(example, Mapping):
-        example = {"x": as_tensor(example, "example")}
+    example = as_example(model, example)
     if example is None and isinstance(source, AggregatePosterior):
         example = None if accepts_argument(model, "size") else source.batch
     given = {k: v for k, v in {**given, "c": c, "y": y}.items() if v is not None}

@@ -23,7 +23,7 @@ from ..distributions import LinearOneHotCategorical, NormalMixture
 from ..errors import UserError, check_int_at_least, names
 from ..models import Prior
 from ..programs.calling import as_keyword_program, signature_of
-from ..programs.inspection import has_rows, ignores_missing, run_on_example, sites_of_run
+from ..programs.inspection import Example, has_rows, ignores_missing, run_on_example, sites_of_run
 from ..programs.interfaces import ModelInterface, conditional_of, interface_of
 from .base import BaseGuide
 from .checks import (
@@ -78,7 +78,7 @@ class Guide(BaseGuide):
         input_scaling: `{parent: (mean, scale)}`: the networks see `(parent - mean) / scale`.
             Default: images `(C, H, W)` with values in [0, 1] are centered,
             `{"x": (0.5, 0.5)}`; `{}` scales nothing.
-        example: `{"x": x, ...}`, a batch to run the model on.
+        example: x, or `{"x": x, ...}`, a batch to run the model on.
 
     Raises:
         UserError: a latent or parent is unknown, a parent is sampled later than its child, a
@@ -109,7 +109,7 @@ class Guide(BaseGuide):
         num_data: int | None = None,
         share_trunk: bool = True,
         input_scaling: dict | None = None,
-        example: dict | None = None,
+        example: Example | None = None,
     ) -> None:
         super().__init__()
         check_discrete(discrete)

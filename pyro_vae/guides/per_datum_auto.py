@@ -21,7 +21,7 @@ from torch.func import functional_call
 from .._pyro_internals import prototype_of, set_up, sum_rightmost
 from ..errors import UserError
 from ..programs.calling import accepts_argument, as_keyword_program
-from ..programs.inspection import covariates_of
+from ..programs.inspection import Example, as_example, covariates_of
 from ..programs.sites import UNCONSTRAINED_LATENTS, is_subsample
 from .base import BaseGuide
 
@@ -50,7 +50,7 @@ class PerDatumAutoGuide(BaseGuide):
         kind: one of these classes, or a subclass.
         model: a Pyro program with one data plate that contains all latents.
         num_data: number of rows, for a model that samples with `size=`.
-        example: the whole training data, `{"x": x, ...}`, for any other model.
+        example: the whole training data, x or `{"x": x, ...}`, for any other model.
         options: options of the AutoGuide, e.g. `init_loc_fn=`, `init_scale=`, `rank=`.
 
     Raises:
@@ -72,7 +72,7 @@ class PerDatumAutoGuide(BaseGuide):
         kind: type,
         model: Callable[..., Any],
         num_data: int | None = None,
-        example: dict[str, torch.Tensor] | None = None,
+        example: Example | None = None,
         **options: Any,
     ) -> None:
         super().__init__()
@@ -194,13 +194,14 @@ def _plates(plate: str, rows: int) -> pyro.plate:
 
 
 def _example(
-    model: Callable[..., Any], num_data: int | None, example: dict[str, torch.Tensor] | None
+    model: Callable[..., Any], num_data: int | None, example: Example | None
 ) -> dict[str, torch.Tensor]:
     """All training data for the model's first run: the caller's, or drawn from the model."""
-    if example is not None:
-        if "x" not in example:
+    batch = as_example(model, example)
+    if batch is not None:
+        if "x" not in batch:
             raise UserError("example= needs the data, {'x': x}")
-        return example
+        return batch
     if num_data is None:
         raise UserError(
             "a guide with a row per data point: pass num_data=, or example={'x': all data}"

@@ -9,6 +9,7 @@ from matplotlib.patches import Circle, Rectangle
 
 from ..programs.calling import check_program
 from ..programs.dependencies import dependencies_of
+from ..programs.inspection import Example
 from .style import GREY, INK, without_axes
 
 
@@ -19,7 +20,7 @@ def graph(
     plate: str | None = "N data points",
     dashed: bool = False,
     title: str | None = None,
-    example: Mapping[str, Any] | None = None,
+    example: Example | None = None,
 ) -> Axes:
     """A graphical model: circles for variables (observed ones are filled), arrows from parents.
 
@@ -32,7 +33,7 @@ def graph(
         plate: the label of the plate around all variables; None draws no plate.
         dashed: whether arrows are dashed, as is usual for guides.
         title: above the graph.
-        example: `{"x": x, ...}`, a batch to run the program on. A model that takes `size=`, and a
+        example: x, or `{"x": x, ...}`, a batch to run the program on. A model that takes `size=`, and a
             `Guide`, need none.
 
     Raises:

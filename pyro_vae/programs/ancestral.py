@@ -7,15 +7,14 @@ from typing import Any
 import torch
 from pyro import poutine
 
-from ..data.arrays import as_floats
 from ..errors import UserError, first_line_of
 from .calling import as_keyword_program, parameters_of
 from .centers import mean_or_median
 from .contexts import fork_rng
 from .handlers import SubstituteMean
 from .hiding import HideData
-from .inspection import covariates_of
-from .modules import device_of, dtype_of
+from .inspection import Example, as_example, covariates_of
+from .modules import device_of
 from .sites import (
     Site,
     check_data_plate,
@@ -63,7 +62,7 @@ class AncestralSampler:
     def __init__(
         self,
         model: Callable[..., Any],
-        example: Mapping[str, Any] | None = None,
+        example: Example | None = None,
         arguments: Mapping[str, Any] | None = None,
     ) -> None:
         self.model, self.takes = model, parameters_of(model)
@@ -73,9 +72,10 @@ class AncestralSampler:
                 "this model has no size= argument, so it cannot sample by itself: "
                 "pass example={'x': x}"
             )
-        example = {} if example is None else _as_inputs(_named(example, self.takes), model)
-        self.device = device_of(model, default=example["x"].device if example else "cpu")
-        self.example = _to(example, self.device)
+        self.example = as_example(model, example) or {}
+        if example is not None and "x" not in self.example:
+            raise UserError("example= needs the data, {'x': x}")
+        self.device = device_of(model, default=self.example["x"].device if self.example else "cpu")
         self.plate_rows: int | None = None
         self.hidden: dict[str, str | None] = {}
         self.kept: set[str] = set()
@@ -262,23 +262,6 @@ def _failing_in_one_line(inputs: str) -> Iterator[None]:
         raise
     except Exception as e:
         raise UserError(f"the model fails on {inputs}: {first_line_of(e)}") from e
-
-
-def _named(example: Mapping[str, Any], takes: Mapping[str, object]) -> Mapping[str, Any]:
-    """The example, with its data called x whatever the program calls them."""
-    first = next(iter(takes), None)
-    if first is not None and "x" not in example and first in example:
-        example = {"x": example[first], **{k: v for k, v in example.items() if k != first}}
-    if "x" not in example:
-        raise UserError("example= needs the data, {'x': x}")
-    return example
-
-
-def _as_inputs(example: Mapping[str, Any], model: Callable[..., Any]) -> Mapping[str, Any]:
-    """The example as training and evaluation pass it: x and c are floats, whatever they were."""
-    dtype = dtype_of(model)
-    floats = {k: as_floats(example[k], k, dtype) for k in ("x", "c") if example.get(k) is not None}
-    return {**example, **floats}
 
 
 def _has_rows(value: object) -> bool:

@@ -1,13 +1,12 @@
 """What each site of a program depends on: the arrows of its graph, read off one run."""
 
-from collections.abc import Mapping
 from typing import Any, NamedTuple
 
 import torch
 from pyro.infer.inspect import TrackProvenance
 from pyro.ops.provenance import detach_provenance, get_provenance, track_provenance
 
-from .inspection import example_of, run_on_example
+from .inspection import Example, example_of, run_on_example
 from .interfaces import GuideInterface, interface_of
 from .sites import is_random, sites_in
 
@@ -19,7 +18,7 @@ class Dependencies(NamedTuple):
     observed: tuple[str, ...]  #: sites that hold data
 
 
-def dependencies_of(program: Any, example: Mapping[str, Any] | None = None) -> Dependencies:
+def dependencies_of(program: Any, example: Example | None = None) -> Dependencies:
     """The sites of a program and their parents: earlier sites, and arrays that it is given.
 
     They are those of one run, by Pyro's tracking of where tensors come from. A `Guide` says itself.

@@ -5,15 +5,19 @@ from typing import Any
 
 import pyro
 import torch
+from numpy.typing import ArrayLike
 from pyro import poutine
 
 from ..conditionals import Conditional
+from ..data.arrays import as_floats, as_named
 from ..errors import UserError, first_line_of
-from .calling import accepts_argument, as_keyword_program
+from .calling import accepts_argument, as_keyword_program, parameters_of
 from .contexts import eval_mode, fork_rng
 from .interfaces import GuideInterface, ModelInterface, conditional_of, interface_of
-from .modules import device_of
+from .modules import device_of, dtype_of
 from .sites import is_data, is_latent, sites_in
+
+Example = Mapping[str, Any] | torch.Tensor | ArrayLike  # a batch: x, or arrays by name
 
 
 def covariates_of(model: object) -> dict[str, tuple[int, ...]]:
@@ -29,8 +33,35 @@ def ignores_missing(model: object) -> bool:
     return declared or (isinstance(p_x, Conditional) and p_x.family.ignores_missing)
 
 
+def as_example(program: Any, example: Example | None) -> dict[str, Any] | None:
+    """A batch as training passes it to a program: x alone, or arrays by name; None stays None.
+
+    The data are called x, whatever the program calls its first argument. Arrays become tensors on
+    the program's device, x and c floats of its dtype.
+
+    Raises:
+        UserError: what is no array.
+    """
+    if example is None:
+        return None
+    named = dict(example) if isinstance(example, Mapping) else {"x": example}
+    first = next(iter(parameters_of(program)), None)
+    if first is not None and "x" not in named and first in named:
+        named = {"x": named.pop(first), **named}
+    dtype, batch = dtype_of(program), {}
+    for name, value in named.items():
+        if value is not None and name in ("x", "c"):
+            value = as_floats(value, name, dtype)
+        elif not isinstance(value, torch.Tensor | int | float | str | None):
+            value = as_named(value, name, dtype)
+        batch[name] = value
+    tensors = [value for value in batch.values() if isinstance(value, torch.Tensor)]
+    device = device_of(program, default=tensors[0].device if tensors else "cpu")
+    return {n: v.to(device) if isinstance(v, torch.Tensor) else v for n, v in batch.items()}
+
+
 def sites_of(
-    model: Any, example: Mapping[str, Any] | None = None
+    model: Any, example: Example | None = None
 ) -> tuple[dict[str, tuple[int, ...]], dict[str, tuple[tuple[int, ...], bool]]]:
     """`({data: shape}, {latent: (shape, is discrete)})` in the model's order, read off one run.
 
@@ -60,23 +91,22 @@ def sites_of_run(
     return data, latents
 
 
-def example_of(model: Any, example: Mapping[str, Any] | None) -> Mapping[str, Any]:
+def example_of(model: Any, example: Example | None) -> Mapping[str, Any]:
     """The example; without one, what a model that samples by itself is called with for two rows.
 
     Raises:
         UserError: there is no example, and the model does not sample by itself.
     """
-    if example is not None:
-        return example
+    batch = as_example(model, example)
+    if batch is not None:
+        return batch
     if not accepts_argument(model, "size"):
         raise UserError("to read this model's latents, pass example={'x': a batch of data}")
     device, shapes = device_of(model), covariates_of(model).items()
     return {"size": 2, **{name: torch.zeros(2, *s, device=device) for name, s in shapes}}
 
 
-def run_on_example(
-    model: Any, example: Mapping[str, Any] | None
-) -> tuple[poutine.Trace, Mapping[str, Any]]:
+def run_on_example(model: Any, example: Example | None) -> tuple[poutine.Trace, Mapping[str, Any]]:
     """A run of a model, and what it was run on; the arguments are those of `sites_of`."""
     example, device = example_of(model, example), device_of(model)
     with torch.no_grad(), eval_mode(model), fork_rng(device), pyro.validation_enabled(False):
