@@ -174,17 +174,21 @@ def sample_from_run(
 def encode_with_run(
     run: Path,
     data: Path | None = None,
+    split: str | None = None,
     out: Path | None = None,
     device: str | None = None,
     root: Path | None = None,
 ) -> int:
     """Encode data with a run, as a CSV file: posterior means, and the most probable component.
 
-    Its first column names the rows: the index of a table, the `file` of an image, else the row number.
+    Its first column names the rows: the index of a table, the `file` of an image, else the row number;
+    of splits of a data set its first columns are the split, the row in it, and the label.
 
     Args:
         run: run folder, or the .safetensors file of an export.
-        data: file or image folder. Default: the file that the run was trained on.
+        data: file or image folder. Default: the file that the run was trained on, or the splits of
+            its data set.
+        split: train, valid or test, of the data that the run was trained on.
         out: the file to write. Default: codes.csv in the run folder.
         device: cpu, cuda, ... Default: a GPU if there is one.
         root: folder of the torchvision data sets. Default: $PYRO_VAE_DATA, or ~/.cache/pyro_vae.
@@ -192,7 +196,8 @@ def encode_with_run(
     from .methods import load
     from .methods.new_files import write_codes
 
-    path = write_codes(load(run, device=device, root=root), data, out or _output(run, "codes.csv"))
+    out = out or _output(run, "codes.csv")
+    path = write_codes(load(run, device=device, root=root), data, out, split)
     print(path)
     return 0
 

@@ -192,6 +192,45 @@ def test_every_source_writes_its_own_picture_and_arrays(source, finished, capsys
     capsys.readouterr()
 
 
+def test_the_splits_of_a_data_set_are_encoded_with_their_labels(finished, tmp_path):
+    pd = pytest.importorskip("pandas")
+
+    folder, out = finished[0] / "run", tmp_path / "codes.csv"
+    digits = pv.data.load("digits")
+    assert main(["encode", str(folder), "--out", str(out)]) == 0
+    table = pd.read_csv(out)
+    labels = [int(y) for part in digits.splits().values() for y in part.y]
+    assert list(table["label"]) == labels and table["split"].value_counts()["test"] == 360
+    assert main(["encode", str(folder), "--split", "test", "--out", str(out)]) == 0
+    expected, test = pv.load(folder).encode(digits.test.x), pd.read_csv(out)
+    assert list(test.columns[:3]) == ["split", "row", "label"] and len(test) == 360
+    np.testing.assert_allclose(test[["z_0", "z_1", "z_2"]], expected["z"], atol=1e-5)
+    assert (test["y"] == expected["y"].argmax(-1).numpy()).all()
+    pd.testing.assert_frame_equal(test, table[table["split"] == "test"].reset_index(drop=True))
+
+
+def test_a_guide_with_a_row_per_data_point_encodes_its_own_data(tmp_path):
+    x = torch.rand(30, 4, generator=torch.Generator().manual_seed(0))
+    method = pv.method("vae-per-datum", pv.data.from_arrays(x), latent_dim=2, hidden=[4], epochs=1)
+    run = method.fit(progress=False)
+    index = torch.arange(len(run.data.train))
+    expected = pv.evaluate.encode(run.model, run.guide, run.data.train.x, index=index)["z"]
+    assert torch.equal(run.encode()["z"], expected)
+    with pytest.raises(pv.UserError, match="on the train split alone"):
+        run.encode(split="test")
+
+
+def test_splits_and_new_data_are_not_encoded_together(finished, capsys):
+    folder = str(finished[0] / "run")
+    assert main(["encode", folder, "--split", "test", "--data", "new.csv"]) == 1
+    assert "leave out --data or --split" in capsys.readouterr().err
+    run = pv.load(folder)
+    with pytest.raises(pv.UserError, match="leave out x or split"):
+        run.encode(run.data.test.x, split="test")
+    with pytest.raises(pv.UserError, match="c: new inputs go with new data, x="):
+        run.encode(c=run.data.test.x)
+
+
 def test_a_second_fit_into_the_same_folder_loses_nothing(finished, capsys):
     run = finished[0] / "run"
     before = (run / "checkpoint.pt").read_bytes()

@@ -13,9 +13,10 @@ from ..data.arrays import as_tensor
 from ..data.display import named_columns
 from ..data.tables import frame_like, unused_names
 from ..errors import UserError
-from ..evaluate.inputs import Inputs
+from ..evaluate.inputs import Inputs, PyroProgram, split_inputs
 from ..generate.impute import impute as impute_values
 from ..programs.calling import accepts_argument
+from ..programs.inspection import is_per_datum
 from .new_data import NewData, Tensors
 
 
@@ -28,14 +29,36 @@ def encode(new: NewData) -> Any:
 def encodings(new: NewData) -> Tensors:
     """Posterior means of continuous latents, and probabilities of the discrete one."""
 
-    def of(inputs: Inputs, _: int | None) -> Tensors:
-        codes = evaluate.encode(new.model, new.guide, **inputs)
-        if accepts_argument(new.model, "y") and "y" not in inputs:
-            # all batches have the same noise: a code depends on its row alone
-            codes["y"] = evaluate.responsibilities(new.model, new.guide, **inputs)
-        return codes
+    return new.apply(lambda inputs, _: _encodings(new.model, new.guide, inputs))
 
-    return new.apply(of)
+
+def split_encodings(
+    model: PyroProgram, guide: PyroProgram, data: Data, split: str | None = None
+) -> Tensors:
+    """Those of a pair's own data: of one split, or of all of `own_splits`, one after the other."""
+    parts = [_encodings(model, guide, each) for each in own_inputs(model, guide, data, split)]
+    return {name: torch.cat([part[name] for part in parts]) for name in parts[0]}
+
+
+def own_inputs(
+    model: PyroProgram, guide: PyroProgram, data: Data, split: str | None = None
+) -> list[Inputs]:
+    """The inputs of a pair from its own data: from one split, or from each of `own_splits`."""
+    splits = own_splits(guide, data) if split is None else (split,)
+    return [split_inputs(model, guide, data, name) for name in splits]
+
+
+def own_splits(guide: PyroProgram, data: Data) -> tuple[str, ...]:
+    """The splits that a guide encodes: all, or those that it has a row per data point for."""
+    return ("train",) if is_per_datum(guide) else tuple(data.splits())
+
+
+def _encodings(model: PyroProgram, guide: PyroProgram, inputs: Inputs) -> Tensors:
+    codes = evaluate.encode(model, guide, **inputs)
+    if accepts_argument(model, "y") and "y" not in inputs:
+        # all batches have the same noise: a code depends on its row alone
+        codes["y"] = evaluate.responsibilities(model, guide, **inputs)
+    return codes
 
 
 def profile(new: NewData) -> Any:

@@ -11,27 +11,37 @@ from ..data.files import file_names
 from ..data.tables import columns_of, is_anndata, unused_names, write_csv
 from ..errors import UserError, file_to_write
 from .advice import advise
-from .answers import code_columns, encodings, impute
+from .answers import code_columns, encodings, impute, own_splits
 from .new_data import NewData, read_new
 
 
-def write_codes(run: Any, source: Path | None, path: Path) -> Path:
-    """Encode a file or an image folder with a `Run`, and write the codes as a CSV file.
+def write_codes(run: Any, source: Path | None, path: Path, split: str | None = None) -> Path:
+    """Encode data with a `Run`, and write the codes as a CSV file.
 
     The first column names the rows: by the table's index, by the files of an image folder, else by
-    their numbers.
+    their numbers. Of splits of the run's data the first columns are the split, the row in it, and the
+    label.
 
     Args:
         run: the run.
-        source: the file. Default: that of the run's data.
+        source: a file or an image folder. Default: that of the run's data; of a data set by name its
+            splits.
         path: of the CSV file.
+        split: train, valid or test, of the run's data in place of a file.
 
     Raises:
-        UserError: the run's data are no file.
+        UserError: no data; a source beside a split.
     """
     if path.suffix.lower() not in ("", ".csv"):
         raise UserError(f"the codes are a CSV file: {path.name} needs the ending .csv")
+    if split is not None and source is not None:
+        raise UserError("--split names a part of the run's own data: leave out --data or --split")
     check_is_no_input(run, source, path)
+    has_data = run.data is not None and run.data.absent is None
+    if split is not None or (source is None and has_data and _data_file(run) is None):
+        path = file_to_write(path)
+        write_csv(path, _own_columns(run, split))
+        return path
     new = _read_as_new(run, source)
     path = file_to_write(path)
     columns = code_columns(encodings(new), new.class_names)
@@ -40,6 +50,22 @@ def write_codes(run: Any, source: Path | None, path: Path) -> Path:
     front = unused_names({name: range(size) if rows is None else rows}, columns)
     write_csv(path, {**front, **columns})
     return path
+
+
+def _own_columns(run: Any, split: str | None) -> dict[str, Any]:
+    """The columns of the codes of the run's own data, of one split or of all."""
+    columns = code_columns(run.encode(split=split), run.class_names)
+    names = own_splits(run.guide, run.data) if split is None else (split,)
+    parts = {name: run.data.splits()[name] for name in names}
+    front: dict[str, Any] = {
+        "split": [name for name, part in parts.items() for _ in range(len(part))],
+        "row": [row for part in parts.values() for row in range(len(part))],
+    }
+    if all(part.y is not None for part in parts.values()):
+        classes = run.data.class_names or range(run.data.num_classes)
+        labels = [int(y) for part in parts.values() for y in part.y]
+        front["label"] = [classes[label] if label >= 0 else "" for label in labels]
+    return {**unused_names(front, columns), **columns}
 
 
 def _named_rows(run: Any, new: NewData, source: Path | None) -> tuple[str, Any]:

@@ -5,7 +5,7 @@ import functools
 import json
 import shlex
 import shutil
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -254,13 +254,14 @@ class Run(train.Run):
             columns |= sheet.classes(self._data())
         return frame_like(table.library, columns)
 
-    def encode(self, x: Any, **others: Any) -> Any:
-        """Posterior means of the latents of new data.
+    def encode(self, x: Any = None, split: str | None = None, **others: Any) -> Any:
+        """Posterior means of the latents of new data, or of the run's own.
 
         Args:
             x: in original units: an array `[N, *x_shape]`, a frame with the columns of the data, the
                 `Path` of a file or image folder, a `Dataset` or a loader. It is converted and
-                standardized as the training data were.
+                standardized as the training data were. Default: the data of the run.
+            split: of the data of the run: train, valid or test. Default: one after the other.
             others: further inputs by name: `c=`, `y=`.
 
         Returns:
@@ -268,7 +269,9 @@ class Run(train.Run):
             frame with the same index and with columns `z_0, z_1, ...`, and `y` (the most probable
             component, or the name of the class; see `class_names`) with `y_probability`.
         """
-        return answers.encode(self._new(x, **others))
+        if not _is_own(x, split, others):
+            return answers.encode(self._new(x, **others))
+        return answers.split_encodings(self.model, self.guide, self._data(), split)
 
     def profile(self, x: Any = None, split: str | None = None, **others: Any) -> Any:
         """What the data of each component are like: how many, and each column in original units.
@@ -288,13 +291,10 @@ class Run(train.Run):
         Raises:
             UserError: a model without components; data that are no table and no vectors.
         """
-        if x is not None:
-            if split is not None:
-                raise UserError("split names a part of the run's own data: leave out x or split")
+        if not _is_own(x, split, others):
             return answers.profile(self._new(x, **others))
         data = self._data()
-        parts = tuple(data.splits()) if split is None else (split,)
-        rows = [split_inputs(self.model, self.guide, data, part) for part in parts]
+        rows = answers.own_inputs(self.model, self.guide, data, split)
         if not accepts_argument(self.model, "y") or "y" in rows[0]:
             raise UserError(
                 "a profile is of components, and this model has none whose y is not given"
@@ -558,6 +558,15 @@ class Run(train.Run):
         if not isinstance(self.data, Data):
             raise UserError("this run has no data: pv.load(folder, data=...)")
         return self.data
+
+
+def _is_own(x: Any, split: str | None, others: Mapping[str, Any]) -> bool:
+    """Whether the run's own data are meant: no x."""
+    if x is None and others:
+        raise UserError(f"{', '.join(others)}: new inputs go with new data, x=")
+    if x is not None and split is not None:
+        raise UserError("split names a part of the run's own data: leave out x or split")
+    return x is None
 
 
 @functools.wraps(train.fit)
