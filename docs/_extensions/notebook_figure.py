@@ -1,14 +1,22 @@
 """A picture of a notebook, on another page: taken from its committed outputs.
 
-The directive `notebook-figure` takes the path of the notebook and the number of the picture, from 1. Its
-content is the caption.
+A comment on a page, which a view of the repository does not show:
+
+    <!-- notebook-figure tutorials/NAME.ipynb NUMBER
+    caption
+    -->
+
+NUMBER is that of the picture in the notebook, from 1. A directive of the same name takes its place.
 """
 
 import base64
 import json
+import re
 
 from docutils import nodes
 from sphinx.util.docutils import SphinxDirective
+
+COMMENT = re.compile(r"^<!-- (notebook-figure) (.*?)\n(.*?)^-->$", re.MULTILINE | re.DOTALL)
 
 
 class NotebookFigure(SphinxDirective):
@@ -34,6 +42,11 @@ class NotebookFigure(SphinxDirective):
         return [nodes.figure("", image, nodes.caption(caption, "", *text))]
 
 
+def _as_directives(app, docname: str, source: list[str]) -> None:
+    source[0] = COMMENT.sub(r":::{\1} \2\n\3:::", source[0])
+
+
 def setup(app):
+    app.connect("source-read", _as_directives)
     app.add_directive("notebook-figure", NotebookFigure)
     return {"parallel_read_safe": True}
