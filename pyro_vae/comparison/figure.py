@@ -15,6 +15,7 @@ if TYPE_CHECKING:
 
 Summary = list[dict[str, Any]]
 PANEL_COLUMNS = 3  # panels side by side
+POSTERIOR_COLUMNS = 5  # guides side by side
 PICTURED = 2  # data points whose posteriors are drawn
 
 
@@ -30,10 +31,10 @@ def plot(comparison: "Comparison") -> Figure:
     num_data = min([PICTURED, *shown]) if posteriors else 0
     guides = max(len(rows) for rows in panels.values())
     longest = max(len(row["guide"]) for row in summary)
-    lines = math.ceil(len(panels) / PANEL_COLUMNS)
-    columns = math.ceil(len(panels) / lines)  # lines of equal lengths, if they can be
-    top, below = 0.6 + (0.8 + 0.36 * guides) * lines, 2.4 * num_data
-    width = max(0.6 + 0.085 * longest + 4.4 * columns, 2.3 * len(posteriors))
+    lines, columns = _lines(len(panels), PANEL_COLUMNS)
+    pictures = _lines(len(posteriors), POSTERIOR_COLUMNS)
+    top, below = 0.6 + (0.8 + 0.36 * guides) * lines, 2.4 * num_data * pictures[0]
+    width = max(0.6 + 0.085 * longest + 4.4 * columns, 2.3 * pictures[1])
     figure = Figure(figsize=(width, top + below), layout="constrained")
     parts: list[FigureBase] = [figure]
     if posteriors:
@@ -49,8 +50,14 @@ def plot(comparison: "Comparison") -> Figure:
         handles = axes[0].get_legend_handles_labels()
         parts[0].legend(*handles, loc="outside upper center", ncols=2, frameon=False)
     if posteriors:
-        _posteriors(parts[1], posteriors, num_data)
+        _posteriors(parts[1], posteriors, num_data, *pictures)
     return figure
+
+
+def _lines(number: int, longest: int) -> tuple[int, int]:
+    """How many lines, and how many in a line: lines of equal lengths, if they can be."""
+    lines = math.ceil(number / longest)
+    return lines, math.ceil(number / max(lines, 1))
 
 
 def _gaps(ax: Axes, comparison: "Comparison", rows: Summary, title: str) -> None:
@@ -71,13 +78,21 @@ def _elbos(ax: Axes, comparison: "Comparison", rows: Summary, title: str) -> Non
     ax.set(xlabel=f"ELBO, nats per data point\n{comparison.data_of('elbo')}", title=title)
 
 
-def _posteriors(figure: FigureBase, posteriors: dict[str, PosteriorGrid], num_data: int) -> None:
+def _posteriors(
+    figure: FigureBase,
+    posteriors: dict[str, PosteriorGrid],
+    num_data: int,
+    lines: int,
+    columns: int,
+) -> None:
     """A column per guide, one row per data point: the guide's density over the true posterior.
 
     The guides of a data point have one window.
     """
-    axes = figure.subplots(num_data, len(posteriors), squeeze=False)
-    for column, (guide, grid) in zip(axes.T, posteriors.items(), strict=True):
+    axes = figure.subplots(lines * num_data, columns, squeeze=False)
+    # [guide, data point]: a line of guides is a row for each data point
+    panels = axes.reshape(lines, num_data, columns).transpose(0, 2, 1).reshape(-1, num_data)
+    for (guide, grid), column in zip(posteriors.items(), panels, strict=False):
         for row, ax in enumerate(column):
             plots.posterior(ax, grid, row, title=guide if row == 0 else None)
             ax.set(xlabel="", ylabel="")
@@ -85,9 +100,12 @@ def _posteriors(figure: FigureBase, posteriors: dict[str, PosteriorGrid], num_da
             legend = ax.get_legend()
             handles, texts = legend.legend_handles, [text.get_text() for text in legend.texts]
             legend.remove()  # one for all, beside the densities
-    for panels in axes:  # the limits of each contain the contours of its guide and of the posterior
-        limits = np.stack([ax.viewLim.get_points() for ax in panels])  # [guide, low/high, x/y]
+    for ax in panels[len(posteriors) :].flat:
+        ax.set_axis_off()
+    for row in panels[: len(posteriors)].T:
+        # the limits of each contain the contours of its guide and of the posterior
+        limits = np.stack([ax.viewLim.get_points() for ax in row])  # [guide, low/high, x/y]
         low, high = limits[:, 0].min(0), limits[:, 1].max(0)
-        for ax in panels:
+        for ax in row:
             ax.set(xlim=(low[0], high[0]), ylim=(low[1], high[1]))
     figure.legend(handles, texts, loc="outside lower center", ncols=len(texts), frameon=False)
