@@ -265,6 +265,24 @@ def test_calibration_of_a_user_defined_pair_and_its_errors():
         )
 
 
+def test_calibration_says_how_a_second_data_site_is_passed():
+    def model(x=None, r=None, size=None):
+        with pyro.plate("data", size if x is None else len(x)):
+            z = pyro.sample("z", dist.Normal(0.0, 1.0))
+            pyro.sample("r", dist.Normal(z, 1.0), obs=r)
+            return pyro.sample("x", dist.Normal(z, 1.0), obs=x)
+
+    def guide(x, r):  # the conjugate posterior
+        with pyro.plate("data", len(x)):
+            pyro.sample("z", dist.Normal((x + r) / 3, 3**-0.5))
+
+    calibrate = partial(pv.diagnostics.simulation_based_calibration, model, guide)
+    with pytest.raises(pv.UserError, match="if it is data, pass example={'x': x, 'r': r}"):
+        calibrate(10, num_samples=9, bins=5)
+    example = {"x": torch.zeros(5), "r": torch.zeros(5)}
+    assert calibrate(1000, num_samples=99, bins=10, example=example)["z"]["ks_p"] > 1e-3
+
+
 # ------------------------------------------------------------------ NUTS and grids
 
 

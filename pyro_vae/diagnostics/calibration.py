@@ -10,6 +10,7 @@ from numpy.typing import NDArray
 from ..errors import UserError, check_int_at_least
 from ..evaluate.chunked import evaluate_in_chunks, evaluation_mode
 from ..evaluate.inputs import Batch, PyroProgram
+from ..programs.calling import accepts_argument
 from ..programs.inspection import Example, as_example
 from .joint import Joint
 from .simulate import pair_device, simulate
@@ -88,15 +89,25 @@ def simulation_based_calibration(
 
     with evaluation_mode(model, guide, seed=seed, device=device):
         batch, latents = simulate(model, num_data, device, example, **covariates)
-        ranks = evaluate_in_chunks(
-            rank,
-            model,
-            guide,
-            batch,
-            seed=None,
-            num_particles=num_samples * oversample,
-            rows={**batch, **latents},
-        )["ranks"]
+        try:
+            ranks = evaluate_in_chunks(
+                rank,
+                model,
+                guide,
+                batch,
+                seed=None,
+                num_particles=num_samples * oversample,
+                rows={**batch, **latents},
+            )["ranks"]
+        except UserError as e:
+            drawn = [name for name in latents if accepts_argument(model, name)]
+            if not drawn:
+                raise
+            given = ", ".join(f"'{name}': {name}" for name in ("x", *drawn))
+            raise UserError(
+                f"{e} ({', '.join(drawn)} was drawn as a latent; if it is data, pass "
+                f"example={{{given}}})"
+            ) from e
         jitter = torch.rand(ranks.shape, device=device)
     levels = (ranks + jitter) / (num_samples + 1)
     return _tests(joints[0], ranks, levels, num_samples, bins)
