@@ -58,6 +58,15 @@ def test_a_grid_with_prior_weights_is_the_evidence_of_a_linear_gaussian_model():
     torch.testing.assert_close(actual, exact.log_prob(x), rtol=0, atol=1e-9)
 
 
+def test_a_decoder_with_a_flow_is_a_mixture_of_flows():
+    model = pv.models.VAE((2,), 3, likelihood=pv.conditionals.Flow("coupling"))
+    x, z = torch.randn(4, 2), torch.randn(5, 3)
+    fn = model.p_x(z=z)
+    each = torch.stack([fn.log_prob(row.expand(5, 2)) for row in x])  # [4, 5]
+    expected = each.logsumexp(1) - math.log(5)
+    torch.testing.assert_close(pv.evaluate.decoder_mixture(model, x, z), expected)
+
+
 def test_what_has_no_such_density_is_refused():
     model, z = pv.models.VAE((3,), 2), torch.zeros(4, 2)
     with pytest.raises(pv.UserError, match="4 codes"):

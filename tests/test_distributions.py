@@ -2,14 +2,17 @@
 
 import itertools
 import math
+from functools import partial
 
 import mpmath as mp
 import pyro
+import pyro.distributions as dist
 import pytest
 import scipy.stats
 import torch
 from torch.utils._python_dispatch import TorchDispatchMode
 
+import pyro_vae as pv
 from pyro_vae.conditionals import Bernoulli, ContinuousBernoulli, NormalLikelihood
 from pyro_vae.distributions import (
     BinomialProportion,
@@ -312,6 +315,59 @@ def test_an_impossible_value_is_impossible_and_the_others_are_numbers():
     fn = LinearOneHotCategorical(logits=torch.tensor([0.0, -math.inf, 0.0]), validate_args=False)
     log_p = fn.log_prob(fn.enumerate_support())
     assert torch.equal(log_p, torch.tensor([0.5, 0.0, 0.5]).log())
+
+
+@pytest.mark.parametrize("products", [0, 2**20])
+def test_an_impossible_value_that_is_left_out_counts_nothing(products, monkeypatch):
+    monkeypatch.setattr(one_hot, "MAX_PRODUCTS", products)
+    logits = torch.tensor([0.25, 0.75, 0.0]).log().requires_grad_()
+    values = torch.tensor([[1.0, 0, 0], [0, 1.0, 0], [0, 0, 1.0], [0.5, 0.5, 0], [0.5, 0, 0.5]])
+    mean = 0.5 * (0.25 * 0.75 * torch.ones(())).log()
+    expected = torch.tensor([math.log(0.25), math.log(0.75), -math.inf, mean, -math.inf])
+    for make in (
+        pv.distributions.LinearOneHotCategorical,
+        partial(pv.distributions.GumbelSoftmax, torch.tensor(0.5)),
+        pv.distributions.OneHotData,
+    ):
+        actual = make(logits=logits, validate_args=False).log_prob(values)
+        torch.testing.assert_close(actual, expected)
+        (gradient,) = torch.autograd.grad(actual[:2].sum(), logits)
+        assert gradient.isfinite().all()
+    relaxed = pv.distributions.GumbelSoftmax(torch.tensor(0.5), logits=logits.detach()).rsample()
+    assert relaxed[2] == 0
+
+
+def test_a_component_of_a_mixture_without_weight_is_never_in_its_density():
+    logits = torch.tensor([0.0, -math.inf])
+    mixture = pv.distributions.NormalMixture(logits, torch.zeros(2, 1), torch.ones(2, 1))
+    stratum = pv.distributions.StratifiedComponent(mixture, torch.tensor([1.0, 0.0]))
+    value = torch.tensor([0.3])
+    torch.testing.assert_close(stratum.log_prob(value), dist.Normal(0.0, 1.0).log_prob(value)[0])
+
+
+def test_missing_values_of_a_shifted_support_count_nothing():
+    values = torch.tensor([math.nan, 2.5])
+    for base, expected in (
+        (dist.Uniform(torch.tensor(2.0), torch.tensor(3.0)), 0.0),
+        (dist.Pareto(torch.tensor(2.0), torch.tensor(3.0)), math.log(3 * 2**3 / 2.5**4)),
+    ):
+        actual = pv.distributions.IgnoreMissing(base).log_prob(values)
+        torch.testing.assert_close(actual, torch.tensor([0.0, expected]))
+
+
+@pytest.mark.parametrize("transform", ["iaf", "maf", "coupling", "spline"])
+def test_a_flow_broadcasts_is_masked_and_made_independent(transform):
+    conditional = pv.conditionals.Conditional((2,), {"x": (3,)}, pv.conditionals.Flow(transform))
+    flow, values = conditional(x=torch.randn(4, 3)), torch.randn(5, 1, 2)
+    expected = torch.stack([flow.log_prob(v.expand(4, 2)) for v in values])
+    torch.testing.assert_close(flow.log_prob(values), expected)
+    mask = torch.tensor([True, False, True, False])
+    masked = flow.mask(mask)
+    torch.testing.assert_close(masked.log_prob(values), expected * mask)
+    draws = masked.rsample((7,))
+    assert draws.shape == (7, 4, 2) and draws.requires_grad and masked().shape == (4, 2)
+    torch.testing.assert_close(flow.to_event(1).log_prob(values[0]), expected[0].sum())
+    assert flow.to_event(1)().shape == (4, 2)
 
 
 def test_the_gradient_of_a_thousand_enumerated_classes_takes_little_memory():

@@ -115,7 +115,7 @@ def test_scores_are_the_pairs_log_likelihood_of_each_row_alone():
     x = torch.from_numpy((X - mean) / sd)
     alone = [
         pv.evaluate.log_likelihood(
-            vae.model_, with_common_noise(vae.guide_, 0), row[None], num_samples=50
+            vae.model_, with_common_noise(vae.guide_, 0)[0], row[None], num_samples=50
         ).item()
         for row in x
     ]
@@ -280,9 +280,9 @@ def test_a_row_of_weight_k_has_the_loss_of_k_rows(name):
     x, repeats = torch.randn(9, 4, dtype=torch.float64), 1 + torch.arange(9) % 3
     loss = pv.objectives.ELBO().differentiable_loss
     weighted = loss(
-        Weighted(model), with_common_noise(Weighted(guide), 0), x=x, weight=repeats.double()
+        Weighted(model), with_common_noise(Weighted(guide), 0)[0], x=x, weight=repeats.double()
     )
-    repeated = loss(model, with_common_noise(guide, 0), x=x.repeat_interleave(repeats, 0))
+    repeated = loss(model, with_common_noise(guide, 0)[0], x=x.repeat_interleave(repeats, 0))
     torch.testing.assert_close(weighted, repeated, rtol=1e-12, atol=0)
 
 
@@ -311,7 +311,7 @@ def test_a_row_of_weight_k_has_the_semi_supervised_loss_of_k_rows():
             model, guide = Weighted(model), Weighted(guide)
             inputs["weight"] = torch.from_numpy(weight)
         x = classifier._units.to_model(X)
-        guide = with_common_noise(guide, 0)
+        guide = with_common_noise(guide, 0)[0]
         return objective.differentiable_loss(model, guide, x=x, **inputs).item()
 
     repeated = loss(np.repeat(X, repeats, axis=0), np.repeat(y, repeats), None)

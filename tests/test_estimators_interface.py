@@ -189,6 +189,91 @@ def test_the_answer_for_a_row_does_not_depend_on_other_rows(name):
             np.testing.assert_allclose(function(X)[:9], alone, rtol=1e-10)
 
 
+@pytest.mark.parametrize("name", ["transformer", "clusterer", "conditional", "imputer"])
+@pytest.mark.parametrize("num_samples", [60, 256])  # of one part, and of several
+def test_copies_of_a_row_in_a_long_table_have_one_density(name, num_samples):
+    estimator = clone(ALL[name]).fit(X, y)
+    given = (np.zeros(200, int),) if name == "conditional" else ()
+    scores = estimator.score_samples(X[[7] * 200], *given, num_samples)
+    np.testing.assert_allclose(scores, scores[0], rtol=1e-10)
+
+
+@pytest.mark.parametrize("name", ["transformer", "clusterer", "classifier", "conditional"])
+def test_a_masked_value_is_missing(name):
+    masked = np.ma.masked_array(X, X > 1e3)
+    with pytest.raises(ValueError, match="contains NaN"):
+        clone(ALL[name]).fit(masked, y)
+    whole = np.ma.masked_array(X, False)
+    assert equal(answers(clone(ALL[name]).fit(whole, y)), answers(clone(ALL[name]).fit(X, y)))
+
+
+def test_masked_values_are_imputed_and_hide_what_is_under_them():
+    hidden = np.ma.masked_array(X.copy(), X > 1)
+    hidden.data[hidden.mask] = 1e6
+    expected = clone(ALL["imputer"]).fit_transform(np.where(X > 1, np.nan, X))
+    np.testing.assert_array_equal(clone(ALL["imputer"]).fit_transform(hidden), expected)
+
+
+def test_masked_weights_are_refused():
+    weight = np.ma.masked_array(np.ones(60), np.arange(60) < 3)
+    with pytest.raises(pv.UserError, match="sample_weight has masked values"):
+        clone(ALL["transformer"]).fit(X, sample_weight=weight)
+
+
+@pytest.mark.parametrize(
+    "covariates, message",
+    [
+        (np.array([np.nan, *[0, 1] * 29, 0], dtype=object), "C has missing values"),
+        (np.array([0, np.nan] * 30, dtype=object), "C has missing values"),
+        (np.ma.masked_array(["a", "b"] * 30, [0, 1] * 30), "C has missing values"),
+        (np.ma.masked_array([0, 1] * 30, [0, 1] * 30), "Input C contains NaN"),
+        (np.arange(60).astype("datetime64[D]"), "C has dates"),
+    ],
+)
+def test_missing_covariates_are_no_class(covariates, message):
+    with pytest.raises(ValueError, match=message):
+        clone(ALL["conditional"]).fit(X, covariates)
+
+
+def test_a_number_of_samples_and_a_component_are_whole():
+    with pytest.raises(pv.UserError, match="num_samples must be an integer >= 1, got 0"):
+        clone(ALL["transformer"]).fit(X).score_samples(X, 0)
+    with pytest.raises(pv.UserError, match="component must be 0 to 1, got 0.5"):
+        clone(ALL["clusterer"]).fit(X).sample(3, component=0.5)
+
+
+C = pv.conditionals
+
+
+@pytest.mark.parametrize(
+    "likelihood",
+    [C.IgnoreMissing("normal"), C.Columns((("normal", 3),)), C.MultivariateNormal(), C.StudentT()],
+)
+@pytest.mark.parametrize("estimator", [VAETransformer, VAEImputer])
+def test_densities_of_real_numbers_do_not_depend_on_units(likelihood, estimator):
+    """A change of units moves every log-density by its Jacobian, and nothing else."""
+    if estimator is VAEImputer and isinstance(likelihood, C.MultivariateNormal):
+        with pytest.raises(pv.UserError, match="entries that depend on each other"):
+            estimator(likelihood=likelihood).fit(X)
+        return
+    units, shift = np.array([1.0, 1e2, 1e-3]), np.array([1e4, 0.0, -1.0])
+    options = {**SHORT, "likelihood": likelihood}
+    plain = estimator(2, **options).fit(X).score_samples(X)
+    other = estimator(2, **options).fit(X * units + shift).score_samples(X * units + shift)
+    np.testing.assert_allclose(other, plain - np.log(units).sum(), atol=1e-4)
+
+
+def test_of_several_likelihoods_the_real_columns_are_standardized():
+    counts = np.random.default_rng(0).poisson(3.0, (60, 1)).astype(float)
+    table = np.hstack([X[:, 1:] * 100, counts])
+    likelihood = C.Columns((("normal", 2), ("poisson", 1)))
+    estimator = VAETransformer(2, **{**SHORT, "max_iter": 50}, likelihood=likelihood).fit(table)
+    units = estimator._units
+    np.testing.assert_allclose(units.mean, [*table[:, :2].mean(0), 0.0])
+    np.testing.assert_allclose(units.scale, [*table[:, :2].std(0), 1.0])
+    np.testing.assert_allclose(units.log_volume, np.log(units.scale))
+
+
 @pytest.mark.parametrize(
     "options, message",
     [

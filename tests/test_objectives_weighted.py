@@ -296,6 +296,45 @@ def test_orders_that_are_no_numbers_are_refused(alpha):
         Renyi(alpha)
 
 
+def forbidding_pair(forbidden):
+    """A sum over y in the guide, which gives one of three values no probability."""
+
+    def model(x):
+        with pyro.plate("data", len(x)):
+            y = pyro.sample("y", dist.OneHotCategorical(logits=torch.zeros(3)))
+            loc = y @ torch.tensor([[0.0], [1.0], [2.0]])
+            pyro.sample("x", dist.Normal(loc, 1.0).to_event(1), obs=x)
+
+    logits = torch.tensor([0.3, -0.2, -INF if forbidden else -40.0]).requires_grad_()
+
+    def guide(x):
+        with pyro.plate("data", len(x)):
+            q = dist.OneHotCategorical(logits=logits.expand(len(x), 3))
+            pyro.sample("y", q, infer={"enumerate": "parallel"})
+
+    return model, guide, logits
+
+
+@pytest.mark.parametrize(
+    "objective", [IWAE(1), DReG(1), pv.objectives.RWS(1), ELBO(), Renyi(0.5, 1)]
+)
+def test_a_value_that_the_guide_cannot_have_leaves_the_bound_a_number(objective):
+    """IWAE's bound sums over y by the model alone; the ELBO is that of the values that q has."""
+    x = torch.tensor([[0.5], [-1.0]])
+    model, guide, logits = forbidding_pair(True)
+    loss = objective.differentiable_loss(model, guide, x)
+    if type(objective) in (ELBO, Renyi):
+        nearly = objective.differentiable_loss(*forbidding_pair(False)[:2], x)
+        torch.testing.assert_close(loss, nearly)
+    else:
+        log_p = dist.Normal(torch.arange(3.0), 1.0).log_prob(x) - math.log(3)
+        torch.testing.assert_close(loss, -log_p.logsumexp(-1).sum())
+    (gradient,) = torch.autograd.grad(loss, logits)
+    assert gradient[:2].isfinite().all()
+    exact = pv.evaluate.log_likelihood(model, guide, x)
+    assert exact.isfinite().all()
+
+
 def test_their_settings_are_described_for_the_record():
     assert IWAE(7).describe() == {"name": "iwae", "num_particles": 7}
     assert Renyi(0.3).describe() == {"name": "renyi", "num_particles": 5, "alpha": 0.3}

@@ -477,6 +477,32 @@ def test_a_profile_needs_components_and_columns():
         pv.evaluate.column_profiles({"a": [1, 2]}, [0, 0, 0], 1)
 
 
+@pytest.mark.parametrize("missing", [None, float("nan")])
+def test_a_missing_value_changes_no_kind_of_a_column(missing):
+    columns = {
+        "age": [30, 40, 60, missing],
+        "smokes": [True, False, True, missing],
+        "town": ["Bonn", "Bonn", "Ulm", missing],
+    }
+    age, smokes, town = pv.evaluate.column_profiles(columns, [0, 0, 1, 1], num_components=2)
+    assert (age.kind, age.centers, age.spreads) == ("number", [35.0, 60.0], [5.0, 0.0])
+    assert (smokes.kind, smokes.centers) == ("fraction", [0.5, 1.0])
+    assert (town.kind, town.centers, town.spreads) == ("category", ["Bonn", "Ulm"], [1.0, 1.0])
+
+
+def test_pandas_missing_values_and_dates_have_profiles():
+    pandas = pytest.importorskip("pandas")
+    columns = {
+        "n": pandas.Series([1, None, 3, 4], dtype="Int64"),
+        "text": pandas.Series(["a", None, "b", "b"], dtype="string"),
+        "day": pandas.Series(pandas.to_datetime(["2020-01-01", None, "2021-01-01", "2021-01-01"])),
+    }
+    n, text, day = pv.evaluate.column_profiles(columns, [0, 0, 1, 1], num_components=2)
+    assert (n.kind, n.centers) == ("number", [1.0, 3.5])
+    assert (text.kind, text.centers) == ("category", ["a", "b"])
+    assert day.kind == "category" and [d[:10] for d in day.centers] == ["2020-01-01", "2021-01-01"]
+
+
 def test_the_report_of_a_table_has_the_profile_of_each_component(table_run, tmp_path):
     context = context_of(table_run)
     (section,) = profiles(context)

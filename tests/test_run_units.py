@@ -11,7 +11,7 @@ import pytest
 import torch
 
 import pyro_vae as pv
-from pyro_vae.conditionals import MLP
+from pyro_vae.conditionals import MLP, Columns, IgnoreMissing, MultivariateNormal
 from pyro_vae.methods.command import reproduction
 
 SCALES = torch.tensor([1000.0, 0.5, 3.0])
@@ -218,6 +218,36 @@ def given_incomes():
     x, c = incomes()
     data = pv.data.from_arrays(x, c=c, valid=0, test=20)
     return pv.method("cvae", data, **SMALL).fit(progress=False)
+
+
+@pytest.mark.filterwarnings("ignore")
+@pytest.mark.parametrize("likelihood", ["normal", IgnoreMissing("normal"), MultivariateNormal()])
+def test_a_likelihood_of_real_numbers_does_not_depend_on_their_units(likelihood):
+    x = torch.randn(60, 3, generator=torch.Generator().manual_seed(0), dtype=torch.float64)
+    units, shift = torch.tensor([1.0, 100.0, 0.01]), torch.tensor([1e4, 0.0, -1.0])
+    options = {"latent_dim": 2, "hidden": [4], "epochs": 2, "seed": 0}
+
+    def score(values):
+        data = pv.data.from_arrays(values, likelihood=likelihood)
+        run = pv.method("vae", data, **options).fit(progress=False)
+        return run.log_likelihood(values, num_samples=20)
+
+    plain, other = score(x), score(x * units + shift)
+    torch.testing.assert_close(other, plain - units.log().sum(), atol=1e-3, rtol=0)
+
+
+@pytest.mark.filterwarnings("ignore")
+def test_of_several_likelihoods_the_real_columns_are_standardized():
+    generator = torch.Generator().manual_seed(0)
+    counts = torch.poisson(torch.full((60, 1), 3.0), generator=generator)
+    x = torch.cat([torch.randn(60, 2, generator=generator) * 100, counts], 1)
+    likelihood = Columns((("normal", 2), ("poisson", 1)))
+    data = pv.data.from_arrays(x, likelihood=likelihood, valid=0, test=0)
+    run = pv.method("vae", data, latent_dim=1, hidden=[4], epochs=1).fit(progress=False)
+    mean, sd = run.data.scaling
+    torch.testing.assert_close(mean.float(), torch.tensor([*x[:, :2].mean(0), 0.0]))
+    torch.testing.assert_close(sd.float(), torch.tensor([*x[:, :2].std(0, unbiased=False), 1.0]))
+    assert torch.equal(run.data.train.x[:, 2].sort().values, counts[:, 0].sort().values)
 
 
 def test_covariates_are_standardized_by_the_training_split(given_incomes):

@@ -6,6 +6,9 @@ from typing import Any
 
 import torch
 
+from ..conditionals import Columns
+from ..conditionals.missing import without_missing
+from ..conditionals.support import real_columns
 from ..errors import UserError, unknown_name_error
 from .arrays import column_moments
 from .dataset import Data
@@ -49,10 +52,9 @@ def standardize(data: Data, name: str = "x") -> Data:
         raise UserError(f"{data.name} is binarized or standardized already")
     mean, sd = column_moments(data.train.x)
     scaled = sd > 0
-    mixed = data.table is not None and not isinstance(data.likelihood, str)
-    if mixed and data.table is not None:
-        scaled = scaled & data.table.is_real
-        mean = torch.where(data.table.is_real, mean, 0.0)
+    real = _real_columns(data)
+    if real is not None:
+        scaled, mean = scaled & real, torch.where(real, mean, 0.0)
     sd = torch.where(scaled, sd, 1.0)
     source = None if data.source is None else {**data.source, "standardize": True}
     return data.map_splits(
@@ -60,6 +62,16 @@ def standardize(data: Data, name: str = "x") -> Data:
         scaling=(mean, sd),
         source=source,
     )
+
+
+def _real_columns(data: Data) -> torch.Tensor | None:
+    """`[D]`: which columns are real numbers, of a table of several kinds; None for all of x."""
+    if isinstance(data.likelihood, str):
+        return None
+    if data.table is not None:
+        return data.table.is_real
+    family = without_missing(data.likelihood)
+    return real_columns(family, data.x_shape[0]) if isinstance(family, Columns) else None
 
 
 def _standardize_covariates(data: Data) -> Data:

@@ -32,10 +32,23 @@ class FlowDistribution(ZukoToPyro):
     def event_shape(self) -> torch.Size:
         return self.dist.base.event_shape  # zuko's counts the batch of a transform's parameters too
 
+    def log_prob(self, value: torch.Tensor) -> torch.Tensor:
+        """`[...]`: the log-density of `value [..., D]`, in nats."""
+        # zuko's transforms want the batch dimensions of their parameters in the value; a draw, which has
+        # them, is found by its identity: its log-density is known
+        batch = torch.broadcast_shapes(value.shape[:-1], self.batch_shape)
+        if batch != value.shape[:-1]:
+            value = value.expand(batch + value.shape[-1:])
+        return super().log_prob(value)
+
     def sample(self, sample_shape: Sequence[int] = ()) -> torch.Tensor:
         """Draws `[..., D]` without gradient."""
         with torch.no_grad():
             return self.dist.sample(torch.Size(sample_shape))
+
+    def rsample(self, sample_shape: Sequence[int] = ()) -> torch.Tensor:
+        """Draws `[..., D]` with gradients."""
+        return self.dist.rsample(torch.Size(sample_shape))
 
     def expand(
         self, batch_shape: Sequence[int], _instance: "FlowDistribution | None" = None

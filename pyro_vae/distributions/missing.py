@@ -5,6 +5,7 @@ from typing import Any
 
 import torch
 from pyro.distributions import TorchDistribution, constraints
+from torch.distributions import transform_to
 
 from ..errors import UserError
 from .one_hot import OneHotData
@@ -103,9 +104,13 @@ class IgnoreMissing(MaybeScore, TorchDistribution):
         """A value inside the support: no gradient of the log-probability that is not used is NaN."""
         if self.is_one_hot:
             return (torch.arange(value.shape[-1], device=value.device) == 0).to(value.dtype)
-        support = self.base_dist.support
-        is_zero_inside = support.is_discrete or support is constraints.real
-        return value.new_zeros(()) if is_zero_inside else value.new_full((), 0.5)
+        support, zero = self.base_dist.support, value.new_zeros(())
+        if support.is_discrete or support is constraints.real:
+            return zero
+        try:
+            return transform_to(support)(zero)
+        except NotImplementedError:
+            return zero + 0.5
 
     def sample(self, sample_shape: Sequence[int] = ()) -> torch.Tensor:
         """Draws `[...]` without missing values."""

@@ -7,7 +7,7 @@ from typing import Any
 import torch
 from pyro.distributions import TorchDistribution, constraints
 
-from .one_hot import LinearOneHotCategorical
+from .one_hot import LinearOneHotCategorical, linear_log_prob
 
 
 class NormalMixture(TorchDistribution):
@@ -170,7 +170,7 @@ class StratifiedComponent(TorchDistribution):
 
     def log_prob(self, value: torch.Tensor) -> torch.Tensor:
         r"""`[...]`: :math:`\log q(z) - \log \pi_k` of `value [..., D]`, in nats."""
-        log_weight = (self.component * self.mixture.log_weights).sum(-1)
+        log_weight = linear_log_prob(self.component, self.mixture.log_weights)
         return self.mixture.log_prob(value) - log_weight
 
 

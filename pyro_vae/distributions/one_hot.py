@@ -1,5 +1,6 @@
 """Categorical distributions of one-hot vectors, and their relaxation."""
 
+import math
 from collections.abc import Sequence
 
 import pyro.distributions as dist
@@ -39,6 +40,34 @@ def _at_support(logits: torch.Tensor, inner: int) -> torch.Tensor | None:
         logits = logits[(0,) * left]
     values = logits.movedim(-1, 0).contiguous()[(slice(None), *[None] * max(0, -left))]
     return values[(None,) * max(0, left - 1)]
+
+
+#: In place of the logit -inf of an impossible value, of which 0 times -inf would be NaN; a sum below the
+#: second number has a part of an impossible value.
+_IMPOSSIBLE, _HAS_IMPOSSIBLE = -1e30, -1e20
+
+
+def linear_log_prob(value: torch.Tensor, logits: torch.Tensor) -> torch.Tensor:
+    r"""`[...]`: :math:`\sum_k y_k \log p_k` of `value [..., K]`; an impossible value that y leaves out adds 0.
+
+    Args:
+        value: on the simplex.
+        logits: `[..., K]`, normalized; -inf for a value that is impossible.
+
+    Example:
+        >>> import torch
+        >>> from pyro_vae.distributions.one_hot import linear_log_prob
+        >>> linear_log_prob(torch.eye(2), torch.tensor([0.0, -torch.inf]))
+        tensor([0., -inf])
+    """
+    logits = logits.clamp_min(max(_IMPOSSIBLE, torch.finfo(logits.dtype).min))
+    size = torch.broadcast_shapes(value.shape, logits.shape).numel()
+    if size > max(MAX_PRODUCTS, value.numel(), logits.numel()):
+        # enumerated [K, 1, K] times [B, K]: without the table [K, B, K] and its gradient
+        total = torch.einsum("...k,...k->...", value, logits)
+    else:
+        total = (value * logits).sum(-1)
+    return torch.where(total < _HAS_IMPOSSIBLE, -math.inf, total)
 
 
 #: Numbers in the table of products above which `log_prob` contracts instead of multiplying and summing.
@@ -89,11 +118,7 @@ class LinearOneHotCategorical(dist.OneHotCategorical):
             at_support = _at_support(logits, value.dim() - 2)
             if at_support is not None:
                 return at_support
-        size = torch.broadcast_shapes(value.shape, logits.shape).numel()
-        if size > max(MAX_PRODUCTS, value.numel(), logits.numel()):
-            # enumerated [K, 1, K] times [B, K]: without the table [K, B, K] and its gradient
-            return torch.einsum("...k,...k->...", value, logits)
-        return (value * logits).sum(-1)
+        return linear_log_prob(value, logits)
 
 
 class GumbelSoftmax(dist.RelaxedOneHotCategorical):
@@ -121,7 +146,7 @@ class GumbelSoftmax(dist.RelaxedOneHotCategorical):
 
     def log_prob(self, value: torch.Tensor) -> torch.Tensor:
         r"""`[...]`: :math:`\sum_k y_k \log q_k` of `value [..., K]`, in nats."""
-        return (value * self.logits).sum(-1)
+        return linear_log_prob(value, self.logits)
 
     @property
     def logits(self) -> torch.Tensor:

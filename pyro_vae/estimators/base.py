@@ -26,7 +26,8 @@ from ..errors import (
     check_ints_at_least,
     check_positive,
 )
-from ..evaluate import log_likelihood
+from ..evaluate.inputs import scored_inputs
+from ..evaluate.likelihood import importance_bounds
 from ..evaluate.support import Support
 from ..generate import sample
 from ..guides import Guide
@@ -38,7 +39,7 @@ from ..programs.inspection import ignores_missing
 from ..programs.interfaces import conditional_of
 from .networks import encoder_network, start_at_column_means
 from .noise import with_common_noise
-from .rows import Rows
+from .rows import Rows, without_mask
 from .training import Training
 from .units import Units
 from .weighting import Weighted
@@ -105,6 +106,7 @@ class BaseVAE(BaseEstimator, ABC):
         else:
             check_is_fitted(self)
         check_collected(X)
+        X = without_mask(X)
         options = {"accept_sparse": "csr", "dtype": DTYPES, "order": "C", **options}
         try:
             return Rows(validate_data(self, X, reset=reset, **options))
@@ -118,6 +120,8 @@ class BaseVAE(BaseEstimator, ABC):
         """`[N]` weights of mean 1 over the rows with a positive weight; None if all are equal."""
         if sample_weight is None:
             return None
+        if np.ma.is_masked(sample_weight):
+            raise UserError("sample_weight has masked values: a row without a weight has weight 0")
         weight = check_array(
             sample_weight, dtype=np.float64, ensure_2d=False, ensure_min_samples=0,
             input_name="sample_weight",
@@ -314,10 +318,12 @@ class BaseVAE(BaseEstimator, ABC):
         self, rows: Rows, num_samples: int, c: torch.Tensor | None = None
     ) -> np.ndarray:
         """`[N]`: the log-density of each row, in the units of the model."""
+        check_int_at_least(1, num_samples=num_samples)
 
         def bound(x: torch.Tensor, **covariates: Any) -> torch.Tensor:
-            guide = with_common_noise(self.guide_, seed=0)
-            return log_likelihood(self.model_, guide, x, num_samples, **covariates)
+            guide, restart = with_common_noise(self.guide_, seed=0)
+            batch = scored_inputs(self.model_, x, covariates, guide)
+            return importance_bounds(self.model_, guide, batch, num_samples, 0, restart)
 
         return self._by_blocks(rows, bound, min(num_samples, PARTICLES), c)
 

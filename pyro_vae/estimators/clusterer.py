@@ -223,7 +223,7 @@ class GMVAEClusterer(ClusterMixin, EmbeddingVAE):
             `(X [n_samples, D], clusters [n_samples])`, X in the units of the training data.
         """
         check_is_fitted(self)
-        if component is not None and not 0 <= component < self.n_components:
+        if component is not None and component not in range(self.n_components):
             raise UserError(f"component must be 0 to {self.n_components - 1}, got {component}")
         state = check_random_state(self.random_state if random_state is None else random_state)
         clusters = (

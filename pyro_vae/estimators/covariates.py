@@ -11,7 +11,7 @@ from sklearn.utils.validation import check_array
 
 from ..data.tables import check_collected, is_anndata, is_frame
 from ..errors import UserError
-from .rows import Rows
+from .rows import Rows, without_mask
 from .units import moments
 
 
@@ -47,12 +47,13 @@ class Covariates:
                     "C has the text 'nan' in a numpy array of text, which numpy makes of a missing "
                     "value too: C.astype(object) keeps it as a class"
                 )
+            mixed = "C has missing values, or classes of several types: use strings or integers"
+            if any(isinstance(value, float) and np.isnan(value) for value in values[:, 0]):
+                raise UserError(mixed)
             try:
                 categories = np.unique(values[:, 0])
             except TypeError:
-                raise UserError(
-                    "C has missing values, or classes of several types: use strings or integers"
-                ) from None
+                raise UserError(mixed) from None
             return cls(categories, np.zeros(1), np.ones(1), names)
         values = _as_numbers(values)
         mean, sd = moments(Rows(values), weight)
@@ -140,11 +141,13 @@ def _listed(names: np.ndarray) -> str:
 def _as_array(C: ArrayLike) -> np.ndarray:
     """`[N, C]`, of any dtype."""
     check_collected(C)
-    values = np.asarray(C.to_numpy() if hasattr(C, "to_numpy") else C)
+    values = np.asarray(without_mask(C.to_numpy() if hasattr(C, "to_numpy") else C))
     if values.ndim not in (1, 2) or not values.size:
         raise UserError(
             f"C has shape {list(values.shape)}; expected [N] or [N, number of covariates]"
         )
+    if values.dtype.kind in "mM":
+        raise UserError("C has dates: pass numbers (days, seconds), or text for classes")
     return values[:, None] if values.ndim == 1 else values
 
 

@@ -162,7 +162,7 @@ class VAEImputer(OneToOneFeatureMixin, TransformerMixin, BaseVAE):
 
     def _conditional_mean(self, x: torch.Tensor) -> torch.Tensor:
         """`[B, D]`: E[x | x_obs] in the units of the model, by self-normalized importance weights."""
-        guide = with_common_noise(self.guide_, seed=0)
+        guide, _ = with_common_noise(self.guide_, seed=0)
         x = x.to(next(self.model_.parameters()))
         with evaluation_mode(self.model_, guide, seed=0, device=x.device):
             traces = trace_pair(self.model_, guide, {"x": x}, NUM_SAMPLES)

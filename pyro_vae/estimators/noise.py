@@ -19,14 +19,20 @@ from ..programs.calling import as_wrapper
 Shape = torch.Size | list[int] | tuple[int, ...]
 
 
-def with_common_noise(guide: Callable[..., Any], seed: int) -> Callable[..., Any]:
+def with_common_noise(
+    guide: Callable[..., Any], seed: int
+) -> tuple[Callable[..., Any], Callable[[], None]]:
     """The guide, its normal latents drawn with noise that all rows have in common.
 
     Args:
         guide: a guide whose latents have one batch dimension of rows.
         seed: of the noise. Successive calls continue its stream.
+
+    Returns:
+        The guide, and a function that starts the stream anew.
     """
-    return as_wrapper(_CommonNoise(seed)(guide), guide)
+    noise = _CommonNoise(seed)
+    return as_wrapper(noise(guide), guide), noise.streams.clear
 
 
 class _CommonNoise(Messenger):

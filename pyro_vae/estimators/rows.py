@@ -44,6 +44,19 @@ class Rows:
         return torch.float32 if self.table.dtype == np.float32 else torch.float64
 
 
+def without_mask(values: Any) -> Any:
+    """A numpy masked array with NaN for masked numbers, None for others; another value as it is."""
+    if not isinstance(values, np.ma.MaskedArray):
+        return values
+    if not np.ma.is_masked(values):
+        return values.data
+    is_number = values.dtype.kind in "biuf"
+    dtype = values.dtype if values.dtype.kind == "f" else np.dtype(float if is_number else object)
+    result = np.array(values.data, dtype)
+    result[np.ma.getmaskarray(values)] = np.nan if is_number else None
+    return result
+
+
 class DenseRows(RowNumbers):
     """The rows of a sparse table, in the units of the model.
 

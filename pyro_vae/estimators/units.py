@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 import torch
 
-from ..conditionals import Family, Normal, NormalLikelihood, StudentT
+from ..conditionals import Family
 from ..conditionals import likelihood as likelihood_of
 from ..conditionals.likelihoods import (
     Bernoulli,
@@ -16,6 +16,8 @@ from ..conditionals.likelihoods import (
     Poisson,
     ZeroInflatedNegativeBinomial,
 )
+from ..conditionals.missing import without_missing
+from ..conditionals.support import real_columns
 from ..data.arrays import is_constant
 from ..data.tables import MAX_COUNT
 from ..errors import UserError
@@ -35,8 +37,9 @@ MAX_BOUND = 255
 class Units:
     """The likelihood of a table, and the affine map from its units to those of the model.
 
-    Columns with a normal or Student-t likelihood are standardized. A constant column is only centered. Integers
-    with a common upper bound m are divided by m, as a binomial likelihood needs them.
+    Columns with a likelihood of real numbers (normal, Student-t) are standardized. A constant column is
+    only centered. Integers with a common upper bound m are divided by m, as a binomial likelihood needs
+    them.
 
     Args:
         likelihood: of the columns.
@@ -67,19 +70,19 @@ class Units:
             weight: `[N]` of the rows. Default: equal.
         """
         mean, sd = moments(rows, weight)
-        zeros, scale = np.zeros_like(mean), np.ones_like(sd)
+        scale = np.ones_like(sd)
         if isinstance(likelihood, str) and likelihood == "auto":
             likelihood, bound = automatic_likelihood(rows, mean, sd, weight)
             scale = scale * bound
         family = likelihood_of(likelihood)
-        if isinstance(family, (Normal, NormalLikelihood, StudentT)):
-            scale = np.where(sd > 0, sd, 1.0)
-            return cls(family, mean, scale, np.log(scale), mean)
+        real = real_columns(family, len(mean)).numpy()
         log_moments = None
-        if isinstance(family, COUNTS):
+        if isinstance(without_missing(family), COUNTS):
             log_mean, log_sd = moments(rows, weight, np.log1p)
             log_moments = log_mean, np.where(log_sd > 0, log_sd, 1.0)
-        return cls(family, zeros, scale, zeros, mean, log_moments)
+        scale = np.where(real & (sd > 0), sd, scale)
+        log_volume = np.where(real, np.log(scale), 0.0)
+        return cls(family, np.where(real, mean, 0.0), scale, log_volume, mean, log_moments)
 
     def to_model(self, block: np.ndarray) -> torch.Tensor:
         """Rows `[B, D]` of the table, in the units of the model."""
@@ -102,9 +105,10 @@ class Units:
         None where it is zero, or not known for the likelihood.
         """
         mean = torch.from_numpy(self.column_means / self.scale)
-        if isinstance(self.likelihood, (Bernoulli, Binomial)):
+        family = without_missing(self.likelihood)
+        if isinstance(family, (Bernoulli, Binomial)):
             return mean.clamp(1e-3, 1 - 1e-3).logit()
-        if isinstance(self.likelihood, COUNTS[:2]):
+        if isinstance(family, COUNTS[:2]):
             return mean.clamp_min(1e-3).log()
         return None
 

@@ -242,8 +242,27 @@ def log_likelihood(
     """
     check_int_at_least(1, num_samples=num_samples)
     batch = scored_inputs(model, x, others, guide)
+    return importance_bounds(model, guide, batch, num_samples, seed)
 
-    weights = LogWeights(model, guide, batch, num_samples)
+
+def importance_bounds(
+    model: PyroProgram,
+    guide: PyroProgram,
+    batch: Batch,
+    num_samples: int,
+    seed: int | None,
+    before_chunk: Callable[[], None] | None = None,
+) -> torch.Tensor:
+    """`log_likelihood` of a batch that was checked; `before_chunk` is that of `LogWeights`.
+
+    Example:
+        >>> import torch, pyro_vae as pv
+        >>> from pyro_vae.evaluate.likelihood import importance_bounds
+        >>> model = pv.models.VAE((6,), latent_dim=2)
+        >>> importance_bounds(model, pv.guides.Guide(model), {"x": torch.ones(4, 6)}, 50, 0).shape
+        torch.Size([4])
+    """
+    weights = LogWeights(model, guide, batch, num_samples, before_chunk)
 
     def bound(chunk: Batch, capacity: int) -> Batch:
         total = chunk["x"].new_full((len(chunk["x"]),), -math.inf, dtype=torch.float64)
@@ -267,6 +286,7 @@ class LogWeights:
         model, guide: the pair, in evaluation mode while parts are taken.
         batch: `{name: [N, ...]}`, which the chunks are rows of.
         num_samples: S, of each row.
+        before_chunk: called when the draws of a chunk begin. Draws that depend on it are not replayed.
 
     Example:
         >>> import torch, pyro_vae as pv
@@ -278,9 +298,15 @@ class LogWeights:
     """
 
     def __init__(
-        self, model: PyroProgram, guide: PyroProgram, batch: Batch, num_samples: int
+        self,
+        model: PyroProgram,
+        guide: PyroProgram,
+        batch: Batch,
+        num_samples: int,
+        before_chunk: Callable[[], None] | None = None,
     ) -> None:
         self.model, self.guide, self.num_samples = model, guide, num_samples
+        self.before_chunk = before_chunk
         self.layout, self.rows_left = layout_of(model, guide, batch), len(batch["x"])
         self.repeated: dict[tuple[int, int], Callable[..., Sequence[torch.Tensor]]] = {}
 
@@ -296,6 +322,9 @@ class LogWeights:
         number, rest = divmod(self.num_samples, capacity)
         draw = partial(self._draw, tuple(chunk))
         size = len(chunk["x"])
+        if self.before_chunk is not None:
+            self.before_chunk()
+            self.repeated[capacity, size] = partial(draw, capacity)
         if number and (capacity, size) not in self.repeated:
             values = list(chunk.values())
             self.repeated[capacity, size] = replayed(

@@ -56,20 +56,30 @@ def column_profiles(
     assigned = np.asarray(components)
     profiles = []
     for name, values in columns.items():
-        array = np.asarray(values)
+        # numpy would make one type of a list: of true and NaN numbers, of text and NaN text
+        array = np.array(values, object) if isinstance(values, list) else np.asarray(values)
         if array.shape != assigned.shape or array.ndim != 1:
             raise UserError(
                 f"column {name!r} has shape {list(array.shape)}, the components {list(assigned.shape)}"
             )
-        kind = KINDS.get(array.dtype.kind, "category")
-        missing = [v is None or v != v for v in array.tolist()]
-        present = ~np.array(missing, dtype=bool)
+        present = ~np.array([_is_missing(v) for v in array], dtype=bool)
+        if array.dtype.kind == "M":
+            array = np.datetime_as_string(array)
+        kind = KINDS.get(np.array(array[present].tolist()).dtype.kind, "category")
         groups = [array[present & (assigned == k)] for k in range(num_components)]
         found = [_of_group(group, kind) for group in groups]
         profiles.append(
             ColumnProfile(name, kind, *(list(part) for part in zip(*found, strict=True)))
         )
     return profiles
+
+
+def _is_missing(value: Any) -> bool:
+    """Whether a value is None, NaN, or pandas' NaT or NA, of which no comparison is a boolean."""
+    try:
+        return value is None or bool(value != value)
+    except TypeError:
+        return True
 
 
 def _of_group(values: np.ndarray, kind: str) -> tuple[Any, float | None]:

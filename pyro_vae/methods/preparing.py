@@ -7,14 +7,11 @@ from typing import Any
 from .. import data as datasets
 from ..conditionals import (
     Bernoulli,
-    Columns,
     LibrarySize,
-    Normal,
-    NormalLikelihood,
-    StudentT,
     likelihood,
 )
 from ..conditionals.library_size import COUNTS
+from ..conditionals.support import real_columns
 from ..data import DATASETS, Data, Quadrants
 from ..data.registry import DataSet
 from ..data.sets import default_condition
@@ -203,12 +200,10 @@ def has_numeric_covariates(data: Data) -> bool:
 
 
 def is_standardized_by_default(data: Data, name: str | None, of_likelihood: object) -> bool:
-    """Whether these data are a table with real numbers, for a normal or Student-t likelihood."""
-    family = likelihood(part(of_likelihood))
-    families = [f for f, _ in family.families()] if isinstance(family, Columns) else [family]
-    is_normal = any(isinstance(f, (Normal, NormalLikelihood, StudentT)) for f in families)
-    is_table = name not in DATASETS and len(data.x_shape) == 1
-    return is_normal and is_table and data.binarize == "none"
+    """Whether these data are a table, and the likelihood takes columns of it as real numbers."""
+    if name in DATASETS or len(data.x_shape) != 1 or data.binarize != "none":
+        return False
+    return bool(real_columns(likelihood(part(of_likelihood)), data.x_shape[0]).any())
 
 
 def default_binarization(known: DataSet, of_likelihood: object, of_quadrants: bool) -> str:

@@ -10,6 +10,7 @@ from pyro.poutine.messenger import Messenger
 from .._pyro_internals import scale_and_mask
 from .._torch_internals import categorical_of
 from ..distributions import GumbelSoftmax
+from ..distributions.one_hot import linear_log_prob
 from ..errors import UserError, check_positive
 from ..programs import layout_of
 from ..programs.calling import as_batch, as_wrapper
@@ -207,7 +208,7 @@ class ClampGuideLabels(Messenger):
         if self.takes_values_in_turn and self.logits is not None:
             self.differs_with_a_value |= not torch.equal(self.logits, logits)
         self.logits = logits.detach()
-        self.log_q = (one_hot * logits).sum(-1)
+        self.log_q = linear_log_prob(one_hot, logits)
         logits = torch.where(labeled, (one_hot - 1) * LOG_ZERO, logits)
         if isinstance(fn, GumbelSoftmax):
             msg["fn"] = GumbelSoftmax(fn.temperature, logits=logits, validate_args=False)

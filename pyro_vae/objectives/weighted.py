@@ -119,6 +119,7 @@ class IWAE(ELBO):
         """Zero, with the gradient of the weighted sum of -log q of these sites of the guide."""
         log_q = self._wide(traces, torch.as_tensor(sum(traces.log_prob(s) for s in sites)))
         weights = _scale_of_rows(traces) * self._normalized_weights(traces)
+        log_q = torch.where(log_q > -math.inf, log_q, 0.0)  # of a value that q cannot have
         return -(weights * (log_q - log_q.detach())).sum()
 
     def _normalized_weights(self, traces: Traces) -> torch.Tensor:

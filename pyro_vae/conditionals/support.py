@@ -1,0 +1,30 @@
+"""Which columns a likelihood takes as real numbers."""
+
+import torch
+from torch.distributions import constraints
+
+from .columns import Columns
+from .conditional import Conditional
+from .families import Family
+from .missing import without_missing
+
+
+def real_columns(family: Family, num_columns: int) -> torch.Tensor:
+    """`[D]` booleans: the columns on which a likelihood has a density on all real numbers.
+
+    Example:
+        >>> import pyro_vae as pv
+        >>> from pyro_vae.conditionals.support import real_columns
+        >>> real_columns(pv.conditionals.Columns((("normal", 2), ("poisson", 1))), 3)
+        tensor([ True,  True, False])
+    """
+    base = without_missing(family)
+    assert base is not None
+    if isinstance(base, Columns):
+        return torch.cat([real_columns(block, size) for block, size in base.families()])
+    with torch.random.fork_rng(devices=[]):
+        fn = Conditional((min(num_columns, 2),), {}, base)()  # of constants, and few: it is small
+    support = fn.support
+    while isinstance(support, constraints.independent):
+        support = support.base_constraint
+    return torch.full((num_columns,), support is constraints.real)
