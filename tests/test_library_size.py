@@ -9,7 +9,7 @@ from commands import main, parsed_fit
 from scipy import sparse, stats
 
 import pyro_vae as pv
-from pyro_vae.conditionals import MLP, Conditional, LibrarySize, LogNormalize
+from pyro_vae.conditionals import MLP, Columns, Conditional, LibrarySize, LogNormalize
 from pyro_vae.conditionals.library_size import COUNTS
 
 NET = MLP((8,))
@@ -90,6 +90,17 @@ def test_the_encoder_sees_log_normalized_counts():
     x = torch.tensor([[1.0, 2, 3, 0]])
     seen = torch.tensor([[5.0, 10, 15, 0]]).log1p()
     torch.testing.assert_close(q.features(x=x)["x"], seen)
+
+
+@pytest.mark.parametrize("likelihood", ["poisson", Columns((("poisson", 2), ("normal", 2)))])
+def test_the_encoder_sees_the_logarithms_of_counts(likelihood):
+    model = pv.models.VAE((4,), 2, likelihood)
+    q = pv.guides.Guide(model, network=MLP(())).factors["z"]
+    x = torch.tensor([[45_000.0, 2, 3, 1]])
+    seen = x.log1p() if likelihood == "poisson" else torch.cat([x[:, :2].log1p(), x[:, 2:]], 1)
+    torch.testing.assert_close(q.features(x=x)["x"], seen)
+    own = pv.guides.Guide(model, network=MLP(()), input_scaling={"x": (1.0, 2.0)}).factors["z"]
+    torch.testing.assert_close(own.features(x=x)["x"], x)  # which the guide has scaled
 
 
 @pytest.mark.slow

@@ -74,6 +74,56 @@ def test_a_frame_becomes_x_and_x_the_frame_again():
     np.testing.assert_allclose(back["height"], heights, rtol=1e-6)
 
 
+def test_integers_that_vary_less_than_counts_do_are_real_numbers():
+    rng = np.random.default_rng(0)
+    columns = {
+        "income": rng.gamma(14, 3_000, 80).astype(int),
+        "year": rng.integers(2015, 2024, 80),
+        "children": rng.poisson(2, 80),
+        "constant": np.full(80, 5),
+    }
+    kinds = {c.name: c.kind for c in all_rows(columns).table.columns}
+    assert kinds == {"income": "count", "year": "real", "children": "count", "constant": "real"}
+
+
+@pytest.mark.filterwarnings("ignore")
+@pytest.mark.parametrize("missing", [False, True])
+def test_a_decoder_of_counts_starts_at_their_mean_and_dispersion(missing):
+    """At weights of zero, p(x | z) of a column is a negative binomial with the column's moments."""
+    rng = np.random.default_rng(0)
+    income, children = rng.gamma(14, 3_000, 2000).astype(int), rng.poisson(2, 2000)
+    height = rng.normal(170, 10, 2000)
+    if missing:
+        height[3] = NAN
+    data = all_rows({"height": height, "income": income, "children": children})
+    model, _ = pv.method("vae", data, latent_dim=2, hidden=[8], seed=0).build()
+    with torch.no_grad():
+        model.p_x.head.maps["features"].weight.zero_()
+        mean = dict(
+            zip(data.table.names, model.p_x(z=torch.zeros(1, 2)).mean[0].tolist(), strict=True)
+        )
+        draws = dict(zip(data.table.names, model(size=20_000).T, strict=True))
+    train = data.table.decode(data.train.x)
+    for name in ("income", "children"):
+        assert mean[name] == pytest.approx(train[name].mean(), rel=1e-4)
+    assert draws["income"].std().item() == pytest.approx(train["income"].std(), rel=0.03)
+
+
+@pytest.mark.filterwarnings("ignore")
+def test_incomes_as_counts_are_learned_as_well_as_incomes_as_real_numbers():
+    """The density of integers is about that of real numbers: the two log-likelihoods are close."""
+    rng = np.random.default_rng(0)
+    income = rng.gamma(14, 3_000, 300).astype(int)
+    columns = {"income": income, "height": (160 + income / 4500 + rng.normal(0, 3, 300)).round(1)}
+    scores = [
+        pv.method(
+            "vae", pv.data.from_frame(columns, kinds=kinds), latent_dim=1, hidden=[16], epochs=30
+        ).fit(progress=False).evaluate("test")["log_likelihood"]
+        for kinds in ({}, {"income": "real"})
+    ]  # fmt: skip
+    assert scores[0] == pytest.approx(scores[1], abs=1.0)
+
+
 def test_columns_of_one_kind_have_one_likelihood():
     assert all_rows({"a": [0.5, 1.0], "b": [-1, 2]}).likelihood == "normal"
     assert all_rows({"a": [0, 7], "b": [1, 2]}).likelihood == "negative-binomial"

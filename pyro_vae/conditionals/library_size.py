@@ -2,7 +2,6 @@
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from typing import cast
 
 import pyro.distributions as dist
 import torch
@@ -13,7 +12,7 @@ from ..distributions.library_size import Counts
 from ..errors import UserError, check_positive, unknown_name_error
 from .families import Family, bounded_log_scale
 from .likelihoods import likelihood
-from .networks import Network, NetworkLike, check_network
+from .networks import Network, check_network
 from .user_trunk import build_network
 
 COUNTS = ("poisson", "negative-binomial", "zero-inflated-negative-binomial")
@@ -136,17 +135,3 @@ class _NormalizingTrunk(nn.Module):
         inputs = {"x": x, **parents}
         features: dict[str, torch.Tensor] = inputs if self.trunk is None else self.trunk(**inputs)
         return features
-
-
-def encoder_network(
-    family: Family | None, inputs: Mapping[str, tuple[int, ...]], network: NetworkLike | None
-) -> NetworkLike | None:
-    """The network of an encoder of data with this likelihood, for parents of these shapes.
-
-    It is the same network, which sees log-normalized counts if the likelihood is a `LibrarySize`.
-    """
-    is_plain = "x" in inputs and not isinstance(network, LogNormalize)
-    if isinstance(family, LibrarySize) and is_plain:
-        # the field's type names networks alone, because the command line is generated from it
-        return LogNormalize(cast(Network | None, network), family.size)
-    return network

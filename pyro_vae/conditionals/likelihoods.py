@@ -24,6 +24,12 @@ def bounded_log_rate(raw: torch.Tensor) -> torch.Tensor:
     return LOG_RATE_BOUND * torch.tanh(raw / LOG_RATE_BOUND)
 
 
+def raw_log_rate(log_rate: torch.Tensor) -> torch.Tensor:
+    """The inverse of `bounded_log_rate`, which initializes a network output at a given rate."""
+    limit = 0.999 * LOG_RATE_BOUND
+    return LOG_RATE_BOUND * torch.atanh(log_rate.clamp(-limit, limit) / LOG_RATE_BOUND)
+
+
 @dataclass(frozen=True)
 class Bernoulli(Family):
     """Independent binary values; refuses values other than 0 and 1.

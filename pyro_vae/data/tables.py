@@ -32,6 +32,7 @@ KINDS = {
 }
 FEW_CATEGORIES = 20  # of more, each has two rows or more on average, or they are names of rows
 MAX_CATEGORIES = 256
+MIN_DISPERSION = 0.5  # variance / mean, below which a column is no count
 MAX_COUNT = 2**24  # the largest that float32 tells from its neighbors
 
 
@@ -492,7 +493,11 @@ def _kind_of_numbers(present: np.ndarray) -> str:
         return "boolean"
     if present.dtype.kind == "f" or present.min() < 0:
         return "real"
-    return "count" if present.max() > 1 else "binary"
+    if present.max() <= 1:
+        return "binary"
+    # years and codes vary less than counts do, and a likelihood of counts cannot follow
+    numbers = present.astype(np.float64)
+    return "count" if numbers.var() >= MIN_DISPERSION * numbers.mean() else "real"
 
 
 def categories_of(values: Any) -> tuple[Any, ...] | None:

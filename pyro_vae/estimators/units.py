@@ -19,14 +19,13 @@ from ..conditionals.likelihoods import (
 from ..conditionals.missing import without_missing
 from ..conditionals.support import real_columns
 from ..data.arrays import is_constant
-from ..data.tables import MAX_COUNT
+from ..data.tables import MAX_COUNT, MIN_DISPERSION
 from ..errors import UserError
 
 if TYPE_CHECKING:
     from .rows import Rows
 
 COUNTS = (Poisson, NegativeBinomial, ZeroInflatedNegativeBinomial)
-MIN_DISPERSION = 0.5  # variance / mean, below which a column is no count
 COUNT_COLUMNS = 0.9  # the fraction of columns that must look like counts
 BOUNDED_COLUMNS = 0.5  # the fraction of columns that must reach a common upper bound
 LEAST_BOUNDED = 5  # columns that must reach it: of fewer, the largest values are equal by chance

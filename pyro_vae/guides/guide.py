@@ -16,8 +16,8 @@ from ..conditionals import (
     OneHotCategorical,
     RelaxedOneHotCategorical,
 )
+from ..conditionals.encoders import encoder_network
 from ..conditionals.families import check_family
-from ..conditionals.library_size import encoder_network
 from ..conditionals.networks import NetworkLike, network_between
 from ..distributions import LinearOneHotCategorical, NormalMixture
 from ..errors import UserError, check_int_at_least, names
@@ -186,7 +186,8 @@ class Guide(BaseGuide):
         network = network_between(network, shape, *inputs.values())
         p_x = conditional_of(model, "x")
         family_of_x = p_x.family if isinstance(p_x, Conditional) else None
-        network = encoder_network(family_of_x, inputs, network)
+        if "x" not in self.input_scaling:
+            network = encoder_network(family_of_x, inputs, network)
         factor = Conditional(shape, inputs, family, network, trunk=trunk)
         check_factor_kind(latent, factor, is_discrete)
         return factor

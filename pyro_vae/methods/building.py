@@ -17,7 +17,7 @@ from ..conditionals import (
     ResidualMLP,
     likelihood,
 )
-from ..conditionals.library_size import encoder_network
+from ..conditionals.encoders import encoder_network
 from ..conditionals.missing import ignore_missing
 from ..conditionals.networks import is_image, network_between
 from ..errors import UserError, unknown_name_error
@@ -31,6 +31,7 @@ from ..train import (
     PseudoInputInitialization,
     StackInitialization,
 )
+from .count_start import CountStart
 from .table import METHODS
 
 #: The classes that a choice can name.
@@ -272,9 +273,13 @@ class ModelFactory:
 
     config: dict[str, Any]
     shapes: tuple[Any, ...]
+    start: CountStart | None = None
 
     def __call__(self) -> Any:
-        return build(self.config, *self.shapes)[0]
+        model, _ = build(self.config, *self.shapes)
+        if self.start is not None:
+            self.start.apply(model)
+        return model
 
 
 @dataclass(frozen=True)

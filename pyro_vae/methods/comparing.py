@@ -72,7 +72,7 @@ def compare_guides(
     fit_options = preset.fit_options()
     del fit_options["seed"], fit_options["objective"]
     return comparison.compare(
-        {name: ModelFactory(*parts)},
+        {name: ModelFactory(*parts, preset.count_start)},
         {guide: GuideFactory(*parts, guide) for guide in names},
         preset.data,
         objectives={n: _objective(name, str(data), overrides, n) for n in objective_names},

@@ -9,6 +9,7 @@ from typing import Any
 
 import torch
 
+from ..conditionals import likelihood
 from ..data import Data, as_data
 from ..errors import UserError, check_int_at_least
 from ..guides.checks import check_discrete
@@ -21,7 +22,8 @@ from ..train.folder import RunFolder
 from ..train.pool import num_workers
 from ..train.settings import EXTENDABLE, SETTINGS, check_epochs, checked_settings
 from . import preparing
-from .building import build, make
+from .building import build, make, part
+from .count_start import CountStart
 from .effects import check_workers
 from .files import as_json, plain, read_config, to_yaml
 from .groups import FIT
@@ -156,7 +158,16 @@ class Method:
     def build(self) -> tuple[Any, Any]:
         """A new pair `(model, guide)`, its weights drawn by the configuration's seed."""
         with seeded(self.config["seed"]):
-            return build(self.config, *self.shapes)
+            model, guide = build(self.config, *self.shapes)
+        start = self.count_start
+        if start is not None:
+            start.apply(model)
+        return model, guide
+
+    @property
+    def count_start(self) -> CountStart | None:
+        """Where the decoder starts, of a table with counts."""
+        return CountStart.of(self.data, likelihood(part(self.config["model.likelihood"])))
 
     @property
     def model(self) -> Any:

@@ -1,0 +1,96 @@
+"""What the network of an encoder sees of counts: logarithms."""
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import cast
+
+import torch
+import torch.nn as nn
+
+from .columns import Columns
+from .families import Family
+from .library_size import LibrarySize, LogNormalize
+from .likelihoods import NegativeBinomial, Poisson, ZeroInflatedNegativeBinomial
+from .missing import without_missing
+from .networks import MLP, Network, NetworkLike, ResidualMLP
+from .user_trunk import build_network
+
+COUNTS = (Poisson, NegativeBinomial, ZeroInflatedNegativeBinomial)
+
+
+@dataclass(frozen=True)
+class LogCounts(Network):
+    """A network that sees the counts in x as log(1 + x): incomes and years as well as small numbers.
+
+    Args:
+        network: what follows.
+        is_count: `[D]`, the columns that are counts.
+
+    Example:
+        >>> import torch, pyro_vae as pv
+        >>> from pyro_vae.conditionals.encoders import LogCounts
+        >>> network = LogCounts(pv.conditionals.MLP(()), (True, False))
+        >>> q = pv.conditionals.Conditional((1,), {"x": (2,)}, network=network)
+        >>> plain = pv.conditionals.Conditional((1,), {"x": (2,)}, network=pv.conditionals.MLP(()))
+        >>> _ = plain.load_state_dict(q.state_dict(), strict=False)
+        >>> x = torch.tensor([[9.0, 2.0]])
+        >>> torch.allclose(q(x=x).mean, plain(x=torch.stack([x[:, 0].log1p(), x[:, 1]], 1)).mean)
+        True
+    """
+
+    network: Network | None
+    is_count: tuple[bool, ...]
+
+    def build(
+        self,
+        inputs: Mapping[str, tuple[int, ...]],
+        outputs: Mapping[str, tuple[int, ...]],
+        shape: Sequence[int] = (),
+    ) -> tuple[nn.Module | None, nn.Module]:
+        """The trunk and the head; see `Network.build`."""
+        trunk, head = build_network(self.network, inputs, outputs, shape)
+        return _LogTrunk(trunk, self.is_count), head
+
+
+class _LogTrunk(nn.Module):
+    """The logarithms of counts, then the network's trunk; without one, the head takes the parents."""
+
+    def __init__(self, trunk: nn.Module | None, is_count: Sequence[bool]) -> None:
+        super().__init__()
+        self.trunk = trunk
+        self.register_buffer("is_count", torch.tensor(is_count), persistent=False)
+
+    def forward(self, x: torch.Tensor, **parents: torch.Tensor) -> dict[str, torch.Tensor]:
+        # pseudo-inputs of a VampPrior are no counts
+        x = torch.where(self.get_buffer("is_count"), x.clamp_min(0).log1p(), x)
+        inputs = {"x": x, **parents}
+        features: dict[str, torch.Tensor] = inputs if self.trunk is None else self.trunk(**inputs)
+        return features
+
+
+def encoder_network(
+    family: Family | None, inputs: Mapping[str, tuple[int, ...]], network: NetworkLike | None
+) -> NetworkLike | None:
+    """The network of an encoder of data with this likelihood, for parents of these shapes.
+
+    It is the same network, which sees counts as logarithms: log-normalized ones if the likelihood is a
+    `LibrarySize`. A network of the user's own sees them as they are.
+    """
+    is_plain = "x" in inputs and not isinstance(network, LogNormalize)
+    if isinstance(family, LibrarySize) and is_plain:
+        # the field's type names networks alone, because the command line is generated from it
+        return LogNormalize(cast(Network | None, network), family.size)
+    if len(inputs.get("x", ())) == 1 and (
+        network is None or isinstance(network, MLP | ResidualMLP)
+    ):
+        is_count = count_columns(family, inputs["x"][0])
+        return LogCounts(network, is_count) if any(is_count) else network
+    return network
+
+
+def count_columns(family: Family | None, num_columns: int) -> tuple[bool, ...]:
+    """`[D]`: which columns a likelihood takes as counts."""
+    base = without_missing(family)
+    if isinstance(base, Columns):
+        return tuple(c for block, size in base.families() for c in count_columns(block, size))
+    return (isinstance(base, COUNTS),) * num_columns

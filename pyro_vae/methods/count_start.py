@@ -1,0 +1,95 @@
+"""Where a decoder of counts starts: at the mean and the dispersion of the columns."""
+
+import math
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+
+from ..conditionals import Columns, Conditional, Family
+from ..conditionals.encoders import count_columns
+from ..conditionals.families import raw_log_scale
+from ..conditionals.likelihoods import raw_log_rate
+from ..conditionals.missing import without_missing
+from ..conditionals.networks import Affine
+from ..data import Data
+from ..data.arrays import column_moments
+from ..programs.interfaces import conditional_of
+
+LEAST_MEAN = 1e-3
+LOG_DISPERSIONS = (
+    -3.0,
+    6.0,
+)  # of the inverse dispersion r; from the second on it is nearly Poisson
+
+
+@dataclass(frozen=True)
+class CountStart:
+    """The logarithms of the mean and of the inverse dispersion of columns.
+
+    From a mean of 1 the step to incomes is long: the decoder would take thousands of steps to it.
+
+    Args:
+        log_mean, log_r: `[D]`; numbers of columns that are no counts are not used.
+    """
+
+    log_mean: tuple[float, ...]
+    log_r: tuple[float, ...]
+
+    @classmethod
+    def of(cls, data: Data, family: Family) -> "CountStart | None":
+        """That of the training split; None for other data than a table in memory with counts."""
+        if len(data.x_shape) != 1 or data.sparse is not None:
+            return None
+        if not any(count_columns(family, data.x_shape[0])):
+            return None
+        mean, sd = column_moments(data.train.x)
+        mean, variance = mean.clamp_min(LEAST_MEAN), sd**2
+        r = mean**2 / (variance - mean).clamp_min(1e-12)
+        log_r = r.log().clamp(*LOG_DISPERSIONS)
+        return cls(tuple(mean.log().tolist()), tuple(log_r.tolist()))
+
+    @torch.no_grad()
+    def apply(self, model: Any) -> None:
+        """Start p(x | ...) of a model there, in the columns that it takes as counts."""
+        p_x = conditional_of(model, "x")
+        if not isinstance(p_x, Conditional) or not isinstance(p_x.head, Affine):
+            return
+        if p_x.shape != (len(self.log_mean),):
+            return
+        for parameter, columns, rows in _outputs(p_x):
+            if parameter in ("log_mean", "log_rate"):
+                values = torch.tensor(self.log_mean[columns])
+                p_x.head.bias[rows] = raw_log_rate(values).to(p_x.head.bias)
+        for parameter, columns, value in _constants(p_x):
+            if parameter == "log_r":
+                value.copy_(raw_log_scale(torch.tensor(self.log_r[columns])))
+
+
+def _outputs(p_x: Conditional) -> list[tuple[str, slice, slice]]:
+    """`(parameter, its columns of x, its numbers among the outputs)`, of the network."""
+    result, start = [], 0
+    for name, shape in p_x.family.parameter_shapes(p_x.shape).items():
+        stop = start + math.prod(shape)
+        parameter, columns = _column_slice(p_x, name)
+        result.append((parameter, columns, slice(start, stop)))
+        start = stop
+    return result
+
+
+def _constants(p_x: Conditional) -> list[tuple[str, slice, torch.Tensor]]:
+    """`(parameter, its columns of x, the parameter)`, of those that are learned without a network."""
+    return [
+        (*_column_slice(p_x, name), value) for name, value in p_x.unconditional_parameters.items()
+    ]
+
+
+def _column_slice(p_x: Conditional, name: str) -> tuple[str, slice]:
+    """The name of a parameter within its block, and the columns of the block."""
+    family = without_missing(p_x.family)
+    if not isinstance(family, Columns):
+        return name, slice(0, p_x.shape[0])
+    parameter, _, number = name.rpartition("_")
+    sizes = [size for _, size in family.families()]
+    start = sum(sizes[: int(number)])
+    return parameter, slice(start, start + sizes[int(number)])
