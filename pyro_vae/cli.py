@@ -181,8 +181,9 @@ def encode_with_run(
 ) -> int:
     """Encode data with a run, as a CSV file: posterior means, and the most probable component.
 
-    Its first column names the rows: the index of a table, the `file` of an image, else the row number;
-    of splits of a data set its first columns are the split, the row in it, and the label.
+    Its first column names the rows: the index of a table, the `file` of an image, else the row number.
+    Of splits, the first columns are the split, the row (in the file; of a data set in the split), and the
+    label.
 
     Args:
         run: run folder, or the .safetensors file of an export.

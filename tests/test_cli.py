@@ -1162,7 +1162,7 @@ def test_overrides_in_python_are_refused_by_name():
         ({"num_component": 3}, "did you mean 'num_components'?"),
         ({"skip": True}, "gmvae has no option 'skip'"),
         ({"epochs": "many"}, "epochs must be an integer, got many"),
-        ({"network": pv.conditionals.MLP}, "network takes a name and its options"),
+        ({"network": pv.conditionals.MLP}, "network takes a class by name"),
     ):
         with pytest.raises(pv.UserError) as error:
             pv.method("gmvae", "digits", **overrides)

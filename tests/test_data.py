@@ -733,3 +733,20 @@ def test_sparse_matrices_are_made_dense_by_their_owner():
     for value in (csr_matrix(np.eye(4) / 3), torch.eye(4).to_sparse()):
         with pytest.raises(pv.UserError, match="sparse"):
             from_arrays(value)
+
+
+def test_every_change_of_values_or_labels_changes_the_fingerprint():
+    rng = np.random.default_rng(0)
+    x, y = rng.normal(size=(60, 3)), rng.integers(0, 3, 60)
+    known = from_arrays(x, y).fingerprint()
+    assert from_arrays(x.copy(), y.copy()).fingerprint() == known
+    for row in (0, 20, 40, 59):  # of any split
+        edited = x.copy()
+        edited[row, 1] += 0.01
+        assert from_arrays(edited, y).fingerprint() != known
+        edited = x.copy()
+        edited[[row, row - 1]] = edited[[row - 1, row]]
+        assert from_arrays(edited, y).fingerprint() != known
+    assert from_arrays(x[:, [1, 0, 2]], y).fingerprint() != known
+    assert from_arrays(-x, y).fingerprint() != known
+    assert from_arrays(x, np.roll(y, 1)).fingerprint() != known

@@ -273,7 +273,7 @@ def test_a_residual_network_is_an_option_that_keeps_the_widths_of_the_preset():
     model, guide = pv.methods.build({**config, "model.likelihood": "bernoulli"}, (1, 8, 8))
     for conditional in (model.p_x, guide.factors["z"]):
         assert type(conditional.trunk).__name__ == "_ResidualTrunk"
-    with pytest.raises(pv.UserError, match="network takes a name and its options"):
+    with pytest.raises(pv.UserError, match="network takes a class by name"):
         pv.method("vae", "digits", network=lambda in_features: torch.nn.Linear(in_features, 3))
 
 
@@ -463,3 +463,27 @@ def test_a_refused_number_of_epochs_does_not_lock_a_run(tmp_path):
         method(4).fit(folder, resume=True, progress=False)
     assert (folder / "config.yaml").read_text() == before
     assert len(method(2).fit(folder, resume=True, progress=False).history) == 2
+
+
+@pytest.mark.parametrize(
+    "objective",
+    [
+        pv.objectives.ELBO(), pv.objectives.ELBO(beta=0.0), pv.objectives.ELBO(beta={"z": 2.0}),
+        pv.objectives.ELBO(warmup=3, free_bits={"z": 0.1}), pv.objectives.IWAE(5),
+        pv.objectives.Renyi(0.0, 3), pv.objectives.RWS(2), pv.objectives.STL(), pv.objectives.DReG(4),
+    ],
+)  # fmt: skip
+def test_an_objective_of_a_method_is_an_object_too(objective):
+    method = pv.method("vae", "digits", objective=objective)
+    assert type(method.objective()) is type(objective)
+    assert method.objective().describe() == objective.describe()
+
+
+def test_an_objective_of_ones_own_goes_to_fit():
+    class Own(pv.objectives.ELBO):
+        pass
+
+    with pytest.raises(pv.UserError, match="not a Own. A pair of your own objects goes to pv.fit"):
+        pv.method("vae", "digits", objective=Own())
+    with pytest.raises(pv.UserError, match="free_bits must be {latent: nats}"):
+        pv.objectives.ELBO(free_bits=0.1)

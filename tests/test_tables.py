@@ -124,6 +124,29 @@ def test_incomes_as_counts_are_learned_as_well_as_incomes_as_real_numbers():
     assert scores[0] == pytest.approx(scores[1], abs=1.0)
 
 
+@pytest.mark.filterwarnings("ignore")
+@pytest.mark.parametrize("index", [[], ["--index", "id"]])
+def test_codes_of_a_split_have_the_rows_of_the_file(index, tmp_path):
+    rng = np.random.default_rng(0)
+    columns = {"id": [f"s{i}" for i in range(40)]} if index else {}
+    write_csv(tmp_path / "t.csv", {**columns, "a": rng.normal(size=40), "b": rng.normal(size=40)})
+    run, file, out = (str(tmp_path / name) for name in ("run", "t.csv", "codes.csv"))
+    assert main(["fit", "vae", "--data", file, *index, *SMALL, "--out", run]) == 0
+    assert main(["encode", run, "--out", out]) == 0
+    whole = read_csv(tmp_path / "codes.csv")
+    name = "id" if index else "row"
+    codes = dict(zip(whole[name], whole["z_0"], strict=True))
+    seen = []
+    for split, size in (("train", 32), ("valid", 4), ("test", 4)):
+        assert main(["encode", run, "--split", split, "--out", out]) == 0
+        part = read_csv(tmp_path / "codes.csv")
+        assert list(part)[:2] == ["split", name] and set(part["split"]) == {split}
+        assert len(part[name]) == size
+        np.testing.assert_allclose([codes[row] for row in part[name]], part["z_0"], atol=1e-5)
+        seen += list(part[name])
+    assert sorted(seen) == sorted(codes)
+
+
 def test_columns_of_one_kind_have_one_likelihood():
     assert all_rows({"a": [0.5, 1.0], "b": [-1, 2]}).likelihood == "normal"
     assert all_rows({"a": [0, 7], "b": [1, 2]}).likelihood == "negative-binomial"

@@ -2,7 +2,7 @@
 
 import dataclasses
 import warnings
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import torch
@@ -258,9 +258,15 @@ def _split(
     counts = [round(s * n) if isinstance(s, float) else int(s) for s in (valid, test)]
     if min(counts) < 0 or sum(counts) >= n:
         raise UserError(f"{name}: valid + test = {sum(counts)} leaves nothing of {n} to train on")
-    order = torch.arange(n)  # nothing is held out: the caller's rows, in the caller's order
-    if sum(counts):
-        order = torch.randperm(n, generator=torch.Generator().manual_seed(seed))
-    rows, valid_rows, test_rows = order.split([n - sum(counts), *counts])
+    rows, valid_rows, test_rows = rows_of_splits((n - sum(counts), *counts), seed)
     held_out = [whole[i] if len(i) else None for i in (valid_rows, test_rows)]
     return whole[rows], held_out[0], held_out[1]
+
+
+def rows_of_splits(sizes: Sequence[int], seed: int) -> tuple[torch.Tensor, ...]:
+    """The rows of the whole data that splits of these sizes have: train, valid, test."""
+    n = sum(sizes)
+    order = torch.arange(n)  # nothing is held out: the caller's rows, in the caller's order
+    if n > sizes[0]:
+        order = torch.randperm(n, generator=torch.Generator().manual_seed(seed))
+    return order.split(list(sizes))

@@ -1,5 +1,6 @@
 """A run applied to a file of new data: its codes, or the file with its missing values drawn."""
 
+from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -8,6 +9,7 @@ import numpy as np
 
 from ..data import DATASETS
 from ..data.files import file_names
+from ..data.splitting import rows_of_splits
 from ..data.tables import columns_of, is_anndata, unused_names, write_csv
 from ..errors import UserError, file_to_write
 from .advice import advise
@@ -19,8 +21,8 @@ def write_codes(run: Any, source: Path | None, path: Path, split: str | None = N
     """Encode data with a `Run`, and write the codes as a CSV file.
 
     The first column names the rows: by the table's index, by the files of an image folder, else by
-    their numbers. Of splits of the run's data the first columns are the split, the row in it, and the
-    label.
+    their numbers. Of splits of the run's data the first columns are the split, the name or number of
+    the row (in the file; of a data set in the split), and the label.
 
     Args:
         run: the run.
@@ -57,15 +59,30 @@ def _own_columns(run: Any, split: str | None) -> dict[str, Any]:
     columns = code_columns(run.encode(split=split), run.class_names)
     names = own_splits(run.guide, run.data) if split is None else (split,)
     parts = {name: run.data.splits()[name] for name in names}
+    label, rows = _rows_by_split(run)
     front: dict[str, Any] = {
         "split": [name for name, part in parts.items() for _ in range(len(part))],
-        "row": [row for part in parts.values() for row in range(len(part))],
+        label: [row for name in parts for row in rows[name]],
     }
     if all(part.y is not None for part in parts.values()):
         classes = run.data.class_names or range(run.data.num_classes)
         labels = [int(y) for part in parts.values() for y in part.y]
         front["label"] = [classes[label] if label >= 0 else "" for label in labels]
     return {**unused_names(front, columns), **columns}
+
+
+def _rows_by_split(run: Any) -> tuple[str, dict[str, Sequence[Any]]]:
+    """What names the rows of each split: as in the file, else their numbers in the split."""
+    splits = run.data.splits()
+    sizes = [len(splits.get(name) or ()) for name in ("train", "valid", "test")]
+    if _data_file(run) is not None:
+        label, names = _named_rows(run, _read_as_new(run, None), None)
+        names = range(sum(sizes)) if names is None else list(names)
+        if len(names) == sum(sizes):
+            found = rows_of_splits(sizes, run.data.split_seed)
+            named = [[names[int(row)] for row in rows] for rows in found]
+            return label, dict(zip(("train", "valid", "test"), named, strict=True))
+    return "row", {name: range(len(split)) for name, split in splits.items()}
 
 
 def _named_rows(run: Any, new: NewData, source: Path | None) -> tuple[str, Any]:

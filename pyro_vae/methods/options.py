@@ -254,15 +254,36 @@ def expand(overrides: Mapping[str, Any]) -> list[tuple[str, Any]]:
         if key in CLASSES and is_dataclass(value) and not isinstance(value, type):
             result.append((key, type(value).__name__))
             result += [(f"{key}.{f.name}", getattr(value, f.name)) for f in fields(value)]
+        elif key == "objective" and type(value) in CLASSES[key]:
+            result.append((key, type(value).__name__))
+            result += [(f"{key}.{n}", v) for n, v in _settings_of(value).items()]
         elif key in CLASSES and isinstance(value, dict):
             result.append((key, value.get("class_path")))
             result += [(f"{key}.{n}", v) for n, v in (value.get("init_args") or {}).items()]
         elif key in CLASSES and not (value is None or isinstance(value, str)):
-            kind = type(value).__name__
-            raise UserError(f"{key} takes a name and its options, e.g. {key}={kind!r}, not {kind}")
+            raise UserError(_by_name(key, value))
         else:
             result.append((key, value.item() if isinstance(value, np.generic) else value))
     return result
+
+
+def _settings_of(objective: Any) -> dict[str, Any]:
+    """The settings of an objective that differ from its defaults."""
+    defaults = parameters(type(objective))
+    settings = {name: getattr(objective, name) for name in defaults}
+    # an objective makes {} of the default free_bits=None
+    return {n: v for n, v in settings.items() if v != defaults[n] and (v != {} or defaults[n])}
+
+
+def _by_name(key: str, value: Any) -> str:
+    """What a method takes in place of an object, in a line."""
+    kinds = ", ".join(kind.__name__ for kind in CLASSES[key])
+    given = value.__name__ if isinstance(value, type) else f"a {type(value).__name__}"
+    return (
+        f"{key} takes a class by name, with its options as keywords, e.g. objective='IWAE', "
+        f"num_particles=5; {key} is one of {kinds}, not {given}. A pair of your own objects goes to "
+        "pv.fit(model, guide, data)"
+    )
 
 
 def resolve_all(

@@ -13,7 +13,7 @@ import torch
 from .. import conditionals
 from ..conditionals import Family
 from ..data import Condition, Data, Labels, Quadrants, Split
-from ..data.dataset import MEAN_OF_X, AbsentRows, difference
+from ..data.dataset import MEAN_OF_X, VALUES, AbsentRows, difference
 from ..data.sparse import SparseRows
 from ..data.tables import KINDS, ColumnType, Table
 from ..errors import UserError
@@ -89,8 +89,9 @@ def data_differ(
     """
     present = json.loads(json.dumps(data.fingerprint()))
     known = {**({} if schema is None else schema["fingerprint"]), **fingerprint}
-    if MEAN_OF_X not in known:  # of an earlier version
-        del present[MEAN_OF_X]
+    for name in (MEAN_OF_X, VALUES):
+        if name not in known:  # of an earlier version
+            del present[name]
     other = difference(known, present)
     own = None if schema is None else schema_of(data)
     if other is not None or schema is None or own is None:
