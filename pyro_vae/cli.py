@@ -158,10 +158,11 @@ def sample_from_run(
     """
     from .methods import load
     from .methods.new_files import check_is_no_input
+    from .report.samples import files_of_samples
 
     loaded = load(run, device=device, root=root)
-    out = (out or _output(run, "samples" if source == "prior" else source)).with_suffix("")
-    check_is_no_input(loaded, None, *(out.with_suffix(kind) for kind in (".csv", ".npz", ".png")))
+    out = out or _output(run, "samples" if source == "prior" else source)
+    check_is_no_input(loaded, None, *files_of_samples(out))
     sheet = loaded.sheet(
         source, num=num, y=y, latent=latent, mean=mean, steps=steps, path=path, observed=observed,
         split=split, seed=seed,

@@ -19,6 +19,7 @@ class Terminal(io.StringIO):
 def test_a_log_file_gets_the_first_and_the_last_line_of_a_short_run(stream, replaced, monkeypatch):
     output = stream()
     monkeypatch.setattr("sys.stderr", output)
+    monkeypatch.setattr("pyro_vae.train.display._LogBar.seconds", 600.0)  # on a slow machine, too
     data = pv.data.from_arrays((torch.rand(20, 4) > 0.5).float())
     pv.method("vae", data, latent_dim=2, hidden=[4], epochs=30).fit(progress=True)
     lines = output.getvalue().splitlines()

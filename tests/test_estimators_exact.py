@@ -29,6 +29,7 @@ from pyro_vae.estimators.rows import Rows
 from pyro_vae.estimators.training import Training
 from pyro_vae.estimators.units import Units
 from pyro_vae.estimators.weighting import Weighted
+from pyro_vae.evaluate.likelihood import importance_bounds
 from pyro_vae.methods.restarts import _evaluated
 
 SHORT = {"max_iter": 3, "batch_size": 32, "random_state": 0, "device": "cpu"}
@@ -113,10 +114,9 @@ def test_scores_are_the_pairs_log_likelihood_of_each_row_alone():
     vae = VAETransformer(2, hidden_layer_sizes=(8,), **SHORT).fit(X)
     mean, sd = moments(X)
     x = torch.from_numpy((X - mean) / sd)
+    guide, restart = with_common_noise(vae.guide_, 0)
     alone = [
-        pv.evaluate.log_likelihood(
-            vae.model_, with_common_noise(vae.guide_, 0)[0], row[None], num_samples=50
-        ).item()
+        importance_bounds(vae.model_, guide, {"x": row[None]}, 50, None, restart).item()
         for row in x
     ]
     scores = vae.score_samples(X, num_samples=50) + np.log(sd).sum()

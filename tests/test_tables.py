@@ -149,7 +149,7 @@ def test_codes_of_a_split_have_the_rows_of_the_file(index, tmp_path):
 
 def test_columns_of_one_kind_have_one_likelihood():
     assert all_rows({"a": [0.5, 1.0], "b": [-1, 2]}).likelihood == "normal"
-    assert all_rows({"a": [0, 7], "b": [1, 2]}).likelihood == "negative-binomial"
+    assert all_rows({"a": [0, 7], "b": [1, 9]}).likelihood == "negative-binomial"
     assert all_rows({"a": [True, False], "b": [1, 0]}).likelihood == "bernoulli"
 
 

@@ -52,6 +52,19 @@ def test_missing_folders_are_made(writers, tmp_path, name):
     assert path.is_file() if file else any(path.iterdir())
 
 
+def test_samples_are_files_of_the_kinds_that_they_have(run, tmp_path):
+    sheet = run.sheet(num=4)
+    for name in ("v1.2", "v1.2.csv", "v1.2.png"):
+        written = sheet.write(tmp_path / name, run.data)
+        assert [path.name for path in written] == ["v1.2.npz", "v1.2.csv", "v1.2.png"]
+    with pytest.raises(pv.UserError, match="samples are s.npz, s.csv, s.png, and no .jpg file"):
+        sheet.write(tmp_path / "s.jpg", run.data)
+    x = torch.randn(30, 3)
+    arrays = pv.method("vae", pv.data.from_arrays(x), latent_dim=2, epochs=1).fit(progress=False)
+    with pytest.raises(pv.UserError, match="samples are s.npz, and no .csv file"):
+        arrays.sheet(num=4).write(tmp_path / "s.csv", arrays.data)
+
+
 @pytest.mark.parametrize("name", NAMES)
 def test_a_path_that_cannot_be_written_is_one_line(writers, tmp_path, name):
     write, file = writers[name]

@@ -17,6 +17,7 @@ from ..data.arrays import column_moments
 from ..programs.interfaces import conditional_of
 
 LEAST_MEAN = 1e-3
+COLUMNS = 512  # of a sparse matrix that are dense at once
 LOG_DISPERSIONS = (
     -3.0,
     6.0,
@@ -38,12 +39,10 @@ class CountStart:
 
     @classmethod
     def of(cls, data: Data, family: Family) -> "CountStart | None":
-        """That of the training split; None for other data than a table in memory with counts."""
-        if len(data.x_shape) != 1 or data.sparse is not None:
+        """That of the training split; None for other data than a table with counts."""
+        if len(data.x_shape) != 1 or not any(count_columns(family, data.x_shape[0])):
             return None
-        if not any(count_columns(family, data.x_shape[0])):
-            return None
-        mean, sd = column_moments(data.train.x)
+        mean, sd = _moments(data)
         mean, variance = mean.clamp_min(LEAST_MEAN), sd**2
         r = mean**2 / (variance - mean).clamp_min(1e-12)
         log_r = r.log().clamp(*LOG_DISPERSIONS)
@@ -64,6 +63,19 @@ class CountStart:
         for parameter, columns, value in _constants(p_x):
             if parameter == "log_r":
                 value.copy_(raw_log_scale(torch.tensor(self.log_r[columns])))
+
+
+def _moments(data: Data) -> tuple[torch.Tensor, torch.Tensor]:
+    """The mean and standard deviation `[D]` of the columns; those of a sparse matrix some at a time."""
+    if data.sparse is None:
+        return column_moments(data.train.x)
+    rows = data.sparse.matrix[data.train.x[:, 0].long().cpu().numpy()].tocsc()
+    blocks = [
+        column_moments(torch.from_numpy(rows[:, start : start + COLUMNS].toarray()).double())
+        for start in range(0, rows.shape[1], COLUMNS)
+    ]
+    means, deviations = zip(*blocks, strict=True)
+    return torch.cat(means), torch.cat(deviations)
 
 
 def _outputs(p_x: Conditional) -> list[tuple[str, slice, slice]]:

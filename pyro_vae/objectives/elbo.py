@@ -92,7 +92,9 @@ class ELBO(TraceEnum_ELBO, ScheduledObjective):
         )
         self.set_schedule(beta, warmup, warmup_start)
         if not isinstance(free_bits, dict | None):
-            raise UserError(f"free_bits must be {{latent: nats}}, e.g. {{'z': 0.5}}, not {free_bits!r}")
+            raise UserError(
+                f"free_bits must be {{latent: nats}}, e.g. {{'z': 0.5}}, not {free_bits!r}"
+            )
         self.free_bits = dict(free_bits or {})
         check_non_negative(free_bits=self.free_bits)
         self.leave_one_out_baseline, self.analytic_kl = leave_one_out_baseline, analytic_kl

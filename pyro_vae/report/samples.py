@@ -114,26 +114,53 @@ class SampleSheet:
         Counts in the table are integers if they are draws.
 
         Args:
-            path: of the files, without a suffix.
+            path: of the files, without an ending, or of one of them.
             data: that the model was trained on.
 
         Returns:
             The paths of the files.
+
+        Raises:
+            UserError: the ending of a file that these samples have not.
         """
-        written = [file_to_write(path.with_suffix(".npz"))]
-        np.savez_compressed(written[0], **self.arrays(data))  # type: ignore[arg-type]
         x, before = self.table or (self.x, {})
         x = data.unstandardize(joined(data, x, self.c))
-        if data.table is not None and x.shape[1:] == (len(data.table.names),):
-            written.append(file_to_write(path.with_suffix(".csv")))
+        is_table = data.table is not None and x.shape[1:] == (len(data.table.names),)
+        figure = self.figure(data)
+        kinds = [".npz", *[".csv"] * is_table, *[".png"] * (figure is not None)]
+        files = [file_to_write(file) for file in files_of_samples(path, kinds)]
+        np.savez_compressed(files[0], **self.arrays(data))  # type: ignore[arg-type]
+        if data.table is not None and is_table:
             columns = data.table.decode(x, round_counts=self.has_draws)
             before = {**before, **self.classes(data)}
-            write_csv(written[-1], {**unused_names(before, columns), **columns})
-        figure = self.figure(data)
+            write_csv(files[1], {**unused_names(before, columns), **columns})
         if figure is not None:
-            written.append(file_to_write(path.with_suffix(".png")))
-            figure.savefig(written[-1], dpi=200)
-        return written
+            figure.savefig(files[-1], dpi=200)
+        return files
+
+
+def files_of_samples(path: Path, kinds: Sequence[str] = (".npz", ".csv", ".png")) -> list[Path]:
+    """`NAME.npz`, ...: of a path `NAME`, or of one of these files.
+
+    Args:
+        path: without an ending, or with one of `kinds`.
+        kinds: the endings.
+
+    Raises:
+        UserError: another ending.
+
+    Example:
+        >>> from pathlib import Path
+        >>> from pyro_vae.report.samples import files_of_samples
+        >>> [file.name for file in files_of_samples(Path("v1.2"), (".npz", ".csv"))]
+        ['v1.2.npz', 'v1.2.csv']
+    """
+    ending = path.suffix.lower()
+    if ending[1:].isalpha() and ending not in kinds:
+        files = ", ".join(f"{path.stem}{kind}" for kind in kinds)
+        raise UserError(f"the samples are {files}, and no {path.suffix} file: name one of them")
+    stem = path.with_suffix("") if ending in kinds else path
+    return [stem.with_name(stem.name + kind) for kind in kinds]
 
 
 def image_axes(
