@@ -124,6 +124,18 @@ def test_incomes_as_counts_are_learned_as_well_as_incomes_as_real_numbers():
     assert scores[0] == pytest.approx(scores[1], abs=1.0)
 
 
+@pytest.mark.parametrize("encoding", ["utf-8", "utf-8-sig", "utf-16"])
+@pytest.mark.parametrize("separator", [",", ";", "\t"])
+def test_spreadsheets_text_files_are_read_in_their_encodings(encoding, separator, tmp_path):
+    lines = ["größe,ort", "1.5,Zürich", "2.5,Bern"]
+    text = "\n".join(line.replace(",", separator) for line in lines)
+    (tmp_path / "t.csv").write_bytes(text.encode(encoding))
+    assert read_csv(tmp_path / "t.csv") == {"größe": [1.5, 2.5], "ort": ["Zürich", "Bern"]}
+    (tmp_path / "l.csv").write_bytes(text.encode("latin-1"))
+    with pytest.raises(pv.UserError, match="save it in UTF-8, which spreadsheets call"):
+        read_csv(tmp_path / "l.csv")
+
+
 @pytest.mark.filterwarnings("ignore")
 @pytest.mark.parametrize("index", [[], ["--index", "id"]])
 def test_codes_of_a_split_have_the_rows_of_the_file(index, tmp_path):
@@ -720,7 +732,7 @@ def test_a_first_row_of_numbers_is_named(header, is_doubtful, tmp_path):
         ('a,b\n\n1,"x\ny"\n\n3\n', "line 6 has 1 values, the header 2"),
         ("a,b\n1,2\n\n3,inf\n", "column 'b' has 1 infinite values (first: line 4)"),
         ("a,a\n1,2\n", "several columns 'a'"),
-        (b"\xff\xfe\x00a", "not a CSV file in UTF-8"),
+        (b"\xff\x00a", "not a CSV file in UTF-8"),
         ("a\n" + "\n".join(f"t{i}" for i in range(300)), "300 different texts"),
     ],
 )

@@ -1,5 +1,6 @@
 """Data from files: tables, arrays, images and AnnData. No file is executed, and none is unpickled."""
 
+import codecs
 import csv
 import re
 import warnings
@@ -131,13 +132,15 @@ def read_csv(
             no UTF-8.
     """
     try:
-        with open(path, encoding="utf-8-sig", newline="") as file:
+        with open(path, encoding=_encoding(path), newline="") as file:
             header_line = file.readline()
             separator = max(",;\t", key=header_line.count)
             file.seek(0)
             rows, lines = _rows_and_lines(csv.reader(file, delimiter=separator))
     except (csv.Error, UnicodeDecodeError) as e:
-        remedy = ": save it in UTF-8" if isinstance(e, UnicodeDecodeError) else ""
+        remedy = ""
+        if isinstance(e, UnicodeDecodeError):
+            remedy = ": save it in UTF-8, which spreadsheets call 'CSV UTF-8'"
         raise UserError(f"{path} is not a CSV file in UTF-8: {_one_line(e)}{remedy}") from e
     if len(rows) < 2:
         raise UserError(f"{path} has no rows below a header")
@@ -245,6 +248,13 @@ def _typed(cells: list[str], present: list[str]) -> list[Any]:
         convert = candidate
         break
     return [None if cell.lower() in MISSING else convert(cell) for cell in cells]
+
+
+def _encoding(path: Path) -> str:
+    """UTF-8, or UTF-16 of a file that begins with its mark, as spreadsheets save "Unicode text"."""
+    with open(path, "rb") as file:
+        start = file.read(2)
+    return "utf-16" if start in (codecs.BOM_UTF16_LE, codecs.BOM_UTF16_BE) else "utf-8-sig"
 
 
 def _integer(cell: str) -> int:

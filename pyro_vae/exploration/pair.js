@@ -104,10 +104,12 @@ function traces() {
     result.push(...density(page.prior[at], css("--accent"), "prior"));
   }
   if (page.ellipses && $("ellipses").checked) {
+    const many = page.ellipses.length > 12;  // thin ones do not bury the encodings
     page.ellipses.forEach(({ name, curve, center }) => {
-      const color = state.color === "components" ? colorOf(name) : css("--ink");
+      const color = state.color === "components" ? colorOf(name) : css(many ? "--soft" : "--ink");
       result.push({ type: "scatter", mode: "lines", showlegend: false, hoverinfo: "skip",
-                    name: "component", x: curve[0], y: curve[1], line: { color, width: 2 } });
+                    name: "component", x: curve[0], y: curve[1], line: { color, width: many ? 0.8 : 2 } });
+      if (many) return;
       result.push({ type: "scatter", mode: "text", showlegend: false, hoverinfo: "skip",
                     name: "component", x: [center[0]], y: [center[1]], text: [`<b>${name}</b>`],
                     textfont: { color: css("--ink") } });

@@ -17,6 +17,7 @@ from .html import Section
 from .samples import WIDTH
 
 MOST_CODES = 2000  # in the figure of the prior
+FEW_COMPONENTS = 12  # whose ellipses do not bury the codes
 NOT_SEPARATE = "the units of the prior, or of the guide, depend on each other"
 
 
@@ -117,14 +118,15 @@ def latent_space(context: ReportContext) -> list[Section]:
         caption = f"Posterior means of {name}{how}" + (f", colored by {title}." if title else ".")
         if mixture is not None and title != "label" or mixture is not None and len(groups) == 1:
             means, covariances = mixture
+            few = len(means) <= FEW_COMPONENTS
             plots.ellipses(
                 ax,
                 view(means.cpu()),
                 view.covariance(covariances.cpu()),
                 color=plots.INK if title == "label" else None,
                 fill=False,
-                linewidth=1.3,
-                alpha=0.9,
+                linewidth=1.3 if few else 0.6,
+                alpha=0.9 if few else 0.5,
             )
             caption += " Ellipses: components of the prior, as normals, to two standard deviations."
         sections.append(Section("Latent space", figure, caption))
