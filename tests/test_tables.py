@@ -23,6 +23,7 @@ from pyro_vae.data.tables import write_csv
 from pyro_vae.methods.command import reproduction
 from pyro_vae.methods.new_data import read_new
 from pyro_vae.methods.parser import join_words, split_words
+from pyro_vae.train.weights import redraw_weights
 
 SMALL = ["--hidden", "[8]", "--latent-dim", "2", "--epochs", "1", "--num-samples", "5"]
 SMALL += ["--progress", "false"]
@@ -103,6 +104,11 @@ def test_a_decoder_of_counts_starts_at_their_mean_and_dispersion(missing):
             zip(data.table.names, model.p_x(z=torch.zeros(1, 2)).mean[0].tolist(), strict=True)
         )
         draws = dict(zip(data.table.names, model(size=20_000).T, strict=True))
+    redraw_weights(model.p_x)  # as of the second of several first VAEs
+    with torch.no_grad():
+        model.p_x.head.maps["features"].weight.zero_()
+        again = model.p_x(z=torch.zeros(1, 2)).mean[0]
+    assert again[data.table.names.index("income")].item() == pytest.approx(mean["income"])
     train = data.table.decode(data.train.x)
     for name in ("income", "children"):
         assert mean[name] == pytest.approx(train[name].mean(), rel=1e-4)

@@ -65,13 +65,26 @@ class Affine(nn.Module):
             else:
                 self.maps[name] = nn.Linear(math.prod(shape), out, bias=False)
         self.bias = nn.Parameter(torch.empty(out))
+        self.starts: list[tuple[slice, torch.Tensor]] = []
         self.reset_parameters()
 
     def reset_parameters(self) -> None:
-        """torch's default for one linear map of all parents together; zeros without parents."""
+        """torch's default for one linear map of all parents together; zeros without parents.
+
+        What `start_bias` has set, it sets again.
+        """
         bound = self._initial_bound()
         for parameter in self._drawn_parameters():
             nn.init.uniform_(parameter, -bound, bound)
+        with torch.no_grad():
+            for outputs, values in self.starts:
+                self.bias[outputs] = values.to(self.bias)
+
+    def start_bias(self, outputs: slice, values: torch.Tensor) -> None:
+        """Start these outputs at values, also when weights are drawn anew."""
+        self.starts.append((outputs, values))
+        with torch.no_grad():
+            self.bias[outputs] = values.to(self.bias)
 
     def is_in_initial_range(self) -> bool:
         """Whether every weight lies where `reset_parameters` may have drawn it.

@@ -57,7 +57,9 @@ class Guide(BaseGuide):
     If the prior of a latent has an encoder with the same parents and family (`VampPrior`), this
     encoder is the latent's factor.
 
-    If the model has the likelihood `LibrarySize`, the networks see log-normalized counts x.
+    If the model has the likelihood `LibrarySize`, the networks see log-normalized counts x. Of other
+    counts (`poisson`, `negative-binomial`, such columns of a table) an `MLP` or `ResidualMLP` sees
+    log(1 + x), unless `input_scaling` has x.
 
     If the model ignores missing values (NaN) in x, the networks see zero in their place, after
     `input_scaling`.

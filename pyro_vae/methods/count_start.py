@@ -58,8 +58,7 @@ class CountStart:
             return
         for parameter, columns, rows in _outputs(p_x):
             if parameter in ("log_mean", "log_rate"):
-                values = torch.tensor(self.log_mean[columns])
-                p_x.head.bias[rows] = raw_log_rate(values).to(p_x.head.bias)
+                p_x.head.start_bias(rows, raw_log_rate(torch.tensor(self.log_mean[columns])))
         for parameter, columns, value in _constants(p_x):
             if parameter == "log_r":
                 value.copy_(raw_log_scale(torch.tensor(self.log_r[columns])))
