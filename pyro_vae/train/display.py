@@ -60,7 +60,8 @@ class _LogBar(standard.tqdm):
 def make_bar(visible: bool, **options: Any) -> standard.tqdm:
     """A bar of tqdm, which a log file has as few lines."""
     # A notebook's output is no terminal, but replaces the bar as one does.
-    replaced = "ipykernel" in sys.modules or sys.stderr is None or sys.stderr.isatty()
+    in_notebook = type(sys.stderr).__module__.startswith("ipykernel")
+    replaced = in_notebook or sys.stderr is None or sys.stderr.isatty()
     kind = tqdm if replaced else _LogBar
     return kind(disable=not visible, dynamic_ncols=True, **options)
 
