@@ -722,7 +722,8 @@ def test_guides_of_a_data_point_are_drawn_in_one_window():
     assert low < -5 and high > 7  # the contours of 99 % of the wide one
 
 
-def test_progress_names_the_cell_and_the_gap_search(capsys):
+def test_progress_names_the_cell_and_the_gap_search(capsys, monkeypatch):
+    monkeypatch.setattr("pyro_vae.train.display._LogBar.seconds", 0.0)  # every update
     options = {**QUICK, "seeds": 1, "num_gap_data": 2, "gap_options": GAPS}
     pv.compare(VAE, {"mine": Guide}, data(), **{**options, "progress": True})
     shown = capsys.readouterr().err
