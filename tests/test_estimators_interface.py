@@ -2,8 +2,10 @@
 
 import pickle
 import warnings
+from dataclasses import dataclass
 
 import numpy as np
+import pyro
 import pytest
 import torch
 from sklearn.base import clone
@@ -261,6 +263,32 @@ def test_densities_of_real_numbers_do_not_depend_on_units(likelihood, estimator)
     plain = estimator(2, **options).fit(X).score_samples(X)
     other = estimator(2, **options).fit(X * units + shift).score_samples(X * units + shift)
     np.testing.assert_allclose(other, plain - np.log(units).sum(), atol=1e-4)
+
+
+class Laplace(pyro.distributions.Laplace):
+    """A user's distribution, which does not state its support."""
+
+    @property
+    def support(self):
+        raise NotImplementedError
+
+
+@dataclass(frozen=True)
+class OfThree(C.Family):
+    """A user's family, of three columns alone."""
+
+    def parameter_shapes(self, shape):
+        assert shape == (3,)
+        return {"loc": shape}
+
+    def __call__(self, shape, loc):
+        return Laplace(loc, 1.0, validate_args=False).to_event(1)
+
+
+def test_a_users_family_without_a_support_is_taken_as_it_is():
+    estimator = VAETransformer(2, **SHORT, likelihood=OfThree()).fit(X)
+    assert (estimator._units.scale == 1).all() and (estimator._units.mean == 0).all()
+    assert estimator.transform(X).shape == (60, 2)
 
 
 def test_of_several_likelihoods_the_real_columns_are_standardized():

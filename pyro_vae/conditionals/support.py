@@ -23,8 +23,11 @@ def real_columns(family: Family, num_columns: int) -> torch.Tensor:
     if isinstance(base, Columns):
         return torch.cat([real_columns(block, size) for block, size in base.families()])
     with torch.random.fork_rng(devices=[]):
-        fn = Conditional((min(num_columns, 2),), {}, base)()  # of constants, and few: it is small
-    support = fn.support
+        fn = Conditional((num_columns,), {}, base)()  # its parameters are constants
+    try:
+        support = fn.support
+    except NotImplementedError:  # a user's family that does not state it
+        support = None
     while isinstance(support, constraints.independent):
         support = support.base_constraint
     return torch.full((num_columns,), support is constraints.real)
