@@ -9,7 +9,7 @@ import torch.nn as nn
 
 from .columns import Columns
 from .families import Family
-from .library_size import LibrarySize, LogNormalize
+from .library_size import CountTrunk, LibrarySize, LogNormalize
 from .likelihoods import NegativeBinomial, Poisson, ZeroInflatedNegativeBinomial
 from .missing import without_missing
 from .networks import MLP, Network, NetworkLike, ResidualMLP
@@ -52,40 +52,43 @@ class LogCounts(Network):
         return _LogTrunk(trunk, self.is_count), head
 
 
-class _LogTrunk(nn.Module):
-    """The logarithms of counts, then the network's trunk; without one, the head takes the parents."""
+class _LogTrunk(CountTrunk):
+    """Takes the logarithms of the columns that are counts."""
 
     def __init__(self, trunk: nn.Module | None, is_count: Sequence[bool]) -> None:
-        super().__init__()
-        self.trunk = trunk
+        super().__init__(trunk)
         self.register_buffer("is_count", torch.tensor(is_count), persistent=False)
 
-    def forward(self, x: torch.Tensor, **parents: torch.Tensor) -> dict[str, torch.Tensor]:
-        # pseudo-inputs of a VampPrior are no counts
-        x = torch.where(self.get_buffer("is_count"), x.clamp_min(0).log1p(), x)
-        inputs = {"x": x, **parents}
-        features: dict[str, torch.Tensor] = inputs if self.trunk is None else self.trunk(**inputs)
-        return features
+    def seen(self, x: torch.Tensor) -> torch.Tensor:
+        return torch.where(self.get_buffer("is_count"), x.clamp_min(0).log1p(), x)
 
 
 def encoder_network(
-    family: Family | None, inputs: Mapping[str, tuple[int, ...]], network: NetworkLike | None
+    family: Family | None,
+    inputs: Mapping[str, tuple[int, ...]],
+    network: NetworkLike | None,
+    is_scaled: bool = False,
 ) -> NetworkLike | None:
     """The network of an encoder of data with this likelihood, for parents of these shapes.
 
     It is the same network, which sees counts as logarithms: log-normalized ones if the likelihood is a
-    `LibrarySize`. A network of the user's own sees them as they are.
+    `LibrarySize`. Of other counts a network of the user's own sees them as they are.
+
+    Args:
+        family: of the likelihood of x.
+        inputs: `{parent: event shape}`.
+        network: that the user has chosen.
+        is_scaled: whether x is scaled before the network sees it, and is no longer counts.
     """
-    is_plain = "x" in inputs and not isinstance(network, LogNormalize)
-    if isinstance(family, LibrarySize) and is_plain:
+    if isinstance(family, LibrarySize) and "x" in inputs and not isinstance(network, LogNormalize):
         # the field's type names networks alone, because the command line is generated from it
         return LogNormalize(cast(Network | None, network), family.size)
-    if len(inputs.get("x", ())) == 1 and (
-        network is None or isinstance(network, MLP | ResidualMLP)
-    ):
-        is_count = count_columns(family, inputs["x"][0])
-        return LogCounts(network, is_count) if any(is_count) else network
-    return network
+    if is_scaled or not isinstance(network, MLP | ResidualMLP | None):
+        return network
+    if len(inputs.get("x", ())) != 1:
+        return network
+    is_count = count_columns(family, inputs["x"][0])
+    return LogCounts(network, is_count) if any(is_count) else network
 
 
 def count_columns(family: Family | None, num_columns: int) -> tuple[bool, ...]:

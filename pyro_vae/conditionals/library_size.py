@@ -122,16 +122,30 @@ class LogNormalize(Network):
         return (_NormalizingTrunk(trunk, self.size) if "x" in inputs else trunk), head
 
 
-class _NormalizingTrunk(nn.Module):
-    """Log-normalizes x, then calls the network's trunk; without one, the head takes the parents."""
+class CountTrunk(nn.Module):
+    """Calls the network's trunk with another form of counts x; without one, the head takes the parents."""
 
-    def __init__(self, trunk: nn.Module | None, size: float) -> None:
+    def __init__(self, trunk: nn.Module | None) -> None:
         super().__init__()
-        self.trunk, self.size = trunk, size
+        self.trunk = trunk
+
+    def seen(self, x: torch.Tensor) -> torch.Tensor:
+        """What the network sees of counts, or of pseudo-inputs of a VampPrior, which may be negative."""
+        raise NotImplementedError
 
     def forward(self, x: torch.Tensor, **parents: torch.Tensor) -> dict[str, torch.Tensor]:
-        x = x.clamp_min(0)  # pseudo-inputs of a VampPrior are no counts
-        x = (self.size * x / x.sum(-1, keepdim=True).clamp_min(1)).log1p()
-        inputs = {"x": x, **parents}
+        inputs = {"x": self.seen(x), **parents}
         features: dict[str, torch.Tensor] = inputs if self.trunk is None else self.trunk(**inputs)
         return features
+
+
+class _NormalizingTrunk(CountTrunk):
+    """Log-normalizes x."""
+
+    def __init__(self, trunk: nn.Module | None, size: float) -> None:
+        super().__init__(trunk)
+        self.size = size
+
+    def seen(self, x: torch.Tensor) -> torch.Tensor:
+        x = x.clamp_min(0)
+        return (self.size * x / x.sum(-1, keepdim=True).clamp_min(1)).log1p()

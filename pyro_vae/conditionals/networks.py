@@ -76,14 +76,16 @@ class Affine(nn.Module):
         bound = self._initial_bound()
         for parameter in self._drawn_parameters():
             nn.init.uniform_(parameter, -bound, bound)
-        with torch.no_grad():
-            for outputs, values in self.starts:
-                self.bias[outputs] = values.to(self.bias)
+        self._start_biases()
 
     def start_bias(self, outputs: slice, values: torch.Tensor) -> None:
         """Start these outputs at values, also when weights are drawn anew."""
         self.starts.append((outputs, values))
-        with torch.no_grad():
+        self._start_biases()
+
+    @torch.no_grad()
+    def _start_biases(self) -> None:
+        for outputs, values in self.starts:
             self.bias[outputs] = values.to(self.bias)
 
     def is_in_initial_range(self) -> bool:

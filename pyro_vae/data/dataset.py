@@ -17,6 +17,7 @@ from .tables import Table, is_frame
 SPLITS = ("train", "valid", "test")
 MEAN_OF_X = "mean of x"  # in a fingerprint
 VALUES = "values and labels"  # in a fingerprint: they tell an edited or reordered file
+OF_NUMBERS = (MEAN_OF_X, VALUES)  # the entries of a fingerprint that `describe` has not
 
 #: A `Condition`, or any function of `(x, y)` that returns `(x, c)`.
 AnyCondition = Callable[
@@ -432,7 +433,7 @@ class Data:
     def describe(self) -> dict[str, Any]:
         """What `config.json` records."""
         if self.absent is not None:
-            return {n: v for n, v in self.fingerprint().items() if n not in (MEAN_OF_X, VALUES)}
+            return {n: v for n, v in self.fingerprint().items() if n not in OF_NUMBERS}
         result: dict[str, Any] = {
             "name": self.name,
             "x_shape": list(self.x_shape),

@@ -48,9 +48,9 @@ def simulate(
 
     Raises:
         UserError: a name that the model does not take; a model that always draws another number of
-            data points; a likelihood with a library size; no example though one is needed; a site outside the data plate; a site
-            that observes a function of the data, whose draws are not data; a covariate that is data of
-            the latents; a factor, which draws ignore.
+            data points; a likelihood with a library size; no example though one is needed; a site
+            outside the data plate; a site that observes a function of the data, whose draws are not
+            data; a covariate that is data of the latents; a factor, which draws ignore.
     """
     p_x = conditional_of(model, "x")
     if isinstance(p_x, Conditional) and isinstance(p_x.family, LibrarySize):

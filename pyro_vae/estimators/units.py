@@ -9,13 +9,8 @@ import torch
 
 from ..conditionals import Family
 from ..conditionals import likelihood as likelihood_of
-from ..conditionals.likelihoods import (
-    Bernoulli,
-    Binomial,
-    NegativeBinomial,
-    Poisson,
-    ZeroInflatedNegativeBinomial,
-)
+from ..conditionals.encoders import COUNTS
+from ..conditionals.likelihoods import Bernoulli, Binomial, NegativeBinomial, Poisson
 from ..conditionals.missing import without_missing
 from ..conditionals.support import real_columns
 from ..data.arrays import is_constant
@@ -25,7 +20,6 @@ from ..errors import UserError
 if TYPE_CHECKING:
     from .rows import Rows
 
-COUNTS = (Poisson, NegativeBinomial, ZeroInflatedNegativeBinomial)
 COUNT_COLUMNS = 0.9  # the fraction of columns that must look like counts
 BOUNDED_COLUMNS = 0.5  # the fraction of columns that must reach a common upper bound
 LEAST_BOUNDED = 5  # columns that must reach it: of fewer, the largest values are equal by chance
@@ -107,7 +101,7 @@ class Units:
         family = without_missing(self.likelihood)
         if isinstance(family, (Bernoulli, Binomial)):
             return mean.clamp(1e-3, 1 - 1e-3).logit()
-        if isinstance(family, COUNTS[:2]):
+        if isinstance(family, (Poisson, NegativeBinomial)):
             return mean.clamp_min(1e-3).log()
         return None
 

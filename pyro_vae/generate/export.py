@@ -13,7 +13,7 @@ from ..evaluate import sample_posterior
 from ..evaluate.inputs import PyroProgram, pair_inputs
 from ..guides import Guide
 from ..programs.contexts import eval_mode, fork_rng
-from ..programs.inspection import Example, as_example, is_per_datum
+from ..programs.inspection import Example, example_with_data, is_per_datum
 from ..programs.interfaces import conditional_of
 from ..programs.sites import mean_of
 
@@ -184,9 +184,7 @@ def export_decoder(
 
 def _batch(model: PyroProgram, guide: PyroProgram, example: Example) -> dict[str, torch.Tensor]:
     """The inputs of a pair, of at least two data points: one would be taken as a constant."""
-    batch = as_example(model, example) or {}
-    if "x" not in batch:
-        raise UserError("example= needs the data, {'x': x}")
+    batch = example_with_data(model, {} if example is None else example) or {}
     batch = pair_inputs(model, batch.pop("x"), batch, guide)
     return {n: torch.cat([v, v]) if len(v) == 1 else v for n, v in batch.items()}
 

@@ -188,8 +188,7 @@ class Guide(BaseGuide):
         network = network_between(network, shape, *inputs.values())
         p_x = conditional_of(model, "x")
         family_of_x = p_x.family if isinstance(p_x, Conditional) else None
-        if "x" not in self.input_scaling:
-            network = encoder_network(family_of_x, inputs, network)
+        network = encoder_network(family_of_x, inputs, network, "x" in self.input_scaling)
         factor = Conditional(shape, inputs, family, network, trunk=trunk)
         check_factor_kind(latent, factor, is_discrete)
         return factor

@@ -21,7 +21,7 @@ from torch.func import functional_call
 from .._pyro_internals import prototype_of, set_up, sum_rightmost
 from ..errors import UserError
 from ..programs.calling import accepts_argument, as_keyword_program
-from ..programs.inspection import Example, as_example, covariates_of
+from ..programs.inspection import Example, covariates_of, example_with_data
 from ..programs.sites import UNCONSTRAINED_LATENTS, is_subsample
 from .base import BaseGuide
 
@@ -197,10 +197,8 @@ def _example(
     model: Callable[..., Any], num_data: int | None, example: Example | None
 ) -> dict[str, torch.Tensor]:
     """All training data for the model's first run: the caller's, or drawn from the model."""
-    batch = as_example(model, example)
+    batch = example_with_data(model, example)
     if batch is not None:
-        if "x" not in batch:
-            raise UserError("example= needs the data, {'x': x}")
         return batch
     if num_data is None:
         raise UserError(

@@ -18,10 +18,8 @@ from ..programs.interfaces import conditional_of
 
 LEAST_MEAN = 1e-3
 COLUMNS = 512  # of a sparse matrix that are dense at once
-LOG_DISPERSIONS = (
-    -3.0,
-    6.0,
-)  # of the inverse dispersion r; from the second on it is nearly Poisson
+# bounds of log r, the logarithm of the inverse dispersion; at the second the counts are nearly Poisson
+LOG_R_BOUNDS = (-3.0, 6.0)
 
 
 @dataclass(frozen=True)
@@ -44,8 +42,8 @@ class CountStart:
             return None
         mean, sd = _moments(data)
         mean, variance = mean.clamp_min(LEAST_MEAN), sd**2
-        r = mean**2 / (variance - mean).clamp_min(1e-12)
-        log_r = r.log().clamp(*LOG_DISPERSIONS)
+        r = mean**2 / (variance - mean).clamp_min(1e-12)  # the variance is mean + mean^2 / r
+        log_r = r.log().clamp(*LOG_R_BOUNDS)
         return cls(tuple(mean.log().tolist()), tuple(log_r.tolist()))
 
     @torch.no_grad()
@@ -56,10 +54,14 @@ class CountStart:
             return
         if p_x.shape != (len(self.log_mean),):
             return
-        for parameter, columns, rows in _outputs(p_x):
+        start = 0
+        for name, shape in p_x.family.parameter_shapes(p_x.shape).items():
+            parameter, columns = _column_slice(p_x, name)
+            outputs = slice(start, start := start + math.prod(shape))
             if parameter in ("log_mean", "log_rate"):
-                p_x.head.start_bias(rows, raw_log_rate(torch.tensor(self.log_mean[columns])))
-        for parameter, columns, value in _constants(p_x):
+                p_x.head.start_bias(outputs, raw_log_rate(torch.tensor(self.log_mean[columns])))
+        for name, value in p_x.unconditional_parameters.items():
+            parameter, columns = _column_slice(p_x, name)
             if parameter == "log_r":
                 value.copy_(raw_log_scale(torch.tensor(self.log_r[columns])))
 
@@ -75,24 +77,6 @@ def _moments(data: Data) -> tuple[torch.Tensor, torch.Tensor]:
     ]
     means, deviations = zip(*blocks, strict=True)
     return torch.cat(means), torch.cat(deviations)
-
-
-def _outputs(p_x: Conditional) -> list[tuple[str, slice, slice]]:
-    """`(parameter, its columns of x, its numbers among the outputs)`, of the network."""
-    result, start = [], 0
-    for name, shape in p_x.family.parameter_shapes(p_x.shape).items():
-        stop = start + math.prod(shape)
-        parameter, columns = _column_slice(p_x, name)
-        result.append((parameter, columns, slice(start, stop)))
-        start = stop
-    return result
-
-
-def _constants(p_x: Conditional) -> list[tuple[str, slice, torch.Tensor]]:
-    """`(parameter, its columns of x, the parameter)`, of those that are learned without a network."""
-    return [
-        (*_column_slice(p_x, name), value) for name, value in p_x.unconditional_parameters.items()
-    ]
 
 
 def _column_slice(p_x: Conditional, name: str) -> tuple[str, slice]:

@@ -11,7 +11,7 @@ import torch
 
 from ..data import DATASETS, Data, as_data
 from ..data import load as load_data
-from ..data.dataset import MEAN_OF_X, VALUES
+from ..data.dataset import OF_NUMBERS
 from ..errors import UserError
 from ..programs.calling import first_argument
 from ..programs.contexts import seeded
@@ -172,8 +172,8 @@ def _check_same_data(
 ) -> None:
     """Raise unless these are the data that the run was trained on."""
     settings = json.loads(state["settings"]).get("data") or {}
-    means = {name: settings[name] for name in (MEAN_OF_X, VALUES) if name in settings}
-    other = data_differ({**record["data"], **means}, json.loads(state["schema"]), data)
+    numbers = {name: settings[name] for name in OF_NUMBERS if name in settings}
+    other = data_differ({**record["data"], **numbers}, json.loads(state["schema"]), data)
     if other is not None:
         raise UserError(
             f"{folder} was trained on other data ({other}): restore them, or pass data="

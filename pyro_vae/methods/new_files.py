@@ -8,6 +8,7 @@ from typing import Any
 import numpy as np
 
 from ..data import DATASETS
+from ..data.dataset import SPLITS
 from ..data.files import file_names
 from ..data.splitting import rows_of_splits
 from ..data.tables import columns_of, is_anndata, unused_names, write_csv
@@ -74,14 +75,14 @@ def _own_columns(run: Any, split: str | None) -> dict[str, Any]:
 def _rows_by_split(run: Any) -> tuple[str, dict[str, Sequence[Any]]]:
     """What names the rows of each split: as in the file, else their numbers in the split."""
     splits = run.data.splits()
-    sizes = [len(splits.get(name) or ()) for name in ("train", "valid", "test")]
+    sizes = [len(splits.get(name) or ()) for name in SPLITS]
     if _data_file(run) is not None:
         label, names = _named_rows(run, _read_as_new(run, None), None)
         names = range(sum(sizes)) if names is None else list(names)
         if len(names) == sum(sizes):
             found = rows_of_splits(sizes, run.data.split_seed)
             named = [[names[int(row)] for row in rows] for rows in found]
-            return label, dict(zip(("train", "valid", "test"), named, strict=True))
+            return label, dict(zip(SPLITS, named, strict=True))
     return "row", {name: range(len(split)) for name, split in splits.items()}
 
 

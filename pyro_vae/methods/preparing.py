@@ -5,11 +5,7 @@ from pathlib import Path
 from typing import Any
 
 from .. import data as datasets
-from ..conditionals import (
-    Bernoulli,
-    LibrarySize,
-    likelihood,
-)
+from ..conditionals import Bernoulli, LibrarySize, likelihood
 from ..conditionals.library_size import COUNTS
 from ..conditionals.support import real_columns
 from ..data import DATASETS, Data, Quadrants

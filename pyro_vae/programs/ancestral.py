@@ -13,7 +13,7 @@ from .centers import mean_or_median
 from .contexts import fork_rng
 from .handlers import SubstituteMean
 from .hiding import HideData
-from .inspection import Example, as_example, covariates_of
+from .inspection import Example, covariates_of, example_with_data
 from .modules import device_of
 from .sites import (
     Site,
@@ -72,9 +72,7 @@ class AncestralSampler:
                 "this model has no size= argument, so it cannot sample by itself: "
                 "pass example={'x': x}"
             )
-        self.example = as_example(model, example) or {}
-        if example is not None and "x" not in self.example:
-            raise UserError("example= needs the data, {'x': x}")
+        self.example = example_with_data(model, example) or {}
         self.device = device_of(model, default=self.example["x"].device if self.example else "cpu")
         self.plate_rows: int | None = None
         self.hidden: dict[str, str | None] = {}

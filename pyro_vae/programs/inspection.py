@@ -60,6 +60,14 @@ def as_example(program: Any, example: Example | None) -> dict[str, Any] | None:
     return {n: v.to(device) if isinstance(v, torch.Tensor) else v for n, v in batch.items()}
 
 
+def example_with_data(program: Any, example: Example | None) -> dict[str, Any] | None:
+    """`as_example`, which must have the data x if it is there at all."""
+    batch = as_example(program, example)
+    if batch is not None and "x" not in batch:
+        raise UserError("example= needs the data, {'x': x}")
+    return batch
+
+
 def sites_of(
     model: Any, example: Example | None = None
 ) -> tuple[dict[str, tuple[int, ...]], dict[str, tuple[tuple[int, ...], bool]]]:

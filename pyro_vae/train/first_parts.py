@@ -58,5 +58,5 @@ def folder_of_parts(options: Any, model: Any, guide: Any, data: Any, seed: int) 
     parent = _kept_in.get()
     if parent is None or not isinstance(data, Data):
         return None
-    facts = [repr(options), repr(data.describe()), data.mean_of_x(), seed, weights_of(model, guide)]
+    facts = [repr(options), repr(data.fingerprint()), seed, weights_of(model, guide)]
     return parent / checkpoint.digest(facts)[:16]

@@ -13,7 +13,7 @@ import torch
 from .. import conditionals
 from ..conditionals import Family
 from ..data import Condition, Data, Labels, Quadrants, Split
-from ..data.dataset import MEAN_OF_X, VALUES, AbsentRows, difference
+from ..data.dataset import OF_NUMBERS, AbsentRows, difference
 from ..data.sparse import SparseRows
 from ..data.tables import KINDS, ColumnType, Table
 from ..errors import UserError
@@ -83,13 +83,13 @@ def data_differ(
     """In what data differ from those that a pair was trained on; None if they are the same.
 
     Args:
-        fingerprint: of those data; without the mean of x, it is not compared.
+        fingerprint: of those data; an entry of numbers that it has not is not compared.
         schema: of those data, if there is one. Else columns, categories and classes are not compared.
         data: present ones, prepared as those were.
     """
     present = json.loads(json.dumps(data.fingerprint()))
     known = {**({} if schema is None else schema["fingerprint"]), **fingerprint}
-    for name in (MEAN_OF_X, VALUES):
+    for name in OF_NUMBERS:
         if name not in known:  # of an earlier version
             del present[name]
     other = difference(known, present)
