@@ -18,6 +18,7 @@ import torch.nn as nn
 
 import pyro_vae as pv
 from pyro_vae.programs.python_state import PythonState
+from pyro_vae.train.steps.recorded import _ParameterSlots
 
 SETTINGS = types.ModuleType("settings")
 SETTINGS.rate = 1.0
@@ -477,3 +478,37 @@ def test_a_layer_that_a_counter_guards_is_made_once_and_trained():
     x = torch.randn(32, 3, generator=torch.Generator().manual_seed(0))
     pv.fit(model, mean_field, x, 3, batch_size=8, compile=False, progress=False)
     assert not torch.equal(model.layer.weight, model.start)
+
+
+def test_memory_that_a_buffer_had_is_held_while_its_address_counts():
+    """Freed, it could be that of a later value of the buffer, and the change would not be seen."""
+    array = np.zeros(4, np.float32)
+    module = nn.BatchNorm1d(4)
+    module.running_mean.data = torch.from_numpy(array)
+    slots, memory = _ParameterSlots([module]), weakref.ref(array)
+    assert slots.unchanged()
+    module.running_mean.data = torch.ones(4)
+    del array
+    assert memory() is not None and not slots.unchanged()
+
+
+@pytest.mark.parametrize("compile", [False, "recorded"])
+def test_a_wide_running_mean_that_is_replaced_is_of_every_step(compile):
+    x = torch.randn(20, 1000) + 5
+
+    class Mean(RunningMean):
+        def __init__(self):
+            super().__init__("data")
+            self.layer = nn.Linear(1000, 1)
+            self.mean = nn.Buffer(torch.zeros(1000))
+
+    class Model(OfOneNumber):
+        def __init__(self):
+            super().__init__()
+            self.layer = nn.Linear(1, 1000)
+
+    guide = Mean()
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")  # it cannot be recorded
+        pv.fit(Model(), guide, x, 6, batch_size=20, lr=1e-3, compile=compile, progress=False)
+    torch.testing.assert_close(guide.mean, x.mean(0) * (1 - 0.9**6))

@@ -5,6 +5,7 @@ A recorded training step has them fixed: where one changes, it must be recorded 
 
 import dis
 import functools
+import operator
 import random
 import sys
 import types
@@ -91,7 +92,7 @@ class PythonState:
             yield
         finally:
             tensors.put_back(changed_since=self._marked_tensors)
-            for place, name in self._changed() if self._parts() == parts else ():
+            for place, name in self._changed() if _are_same(self._parts(), parts) else ():
                 _, value = before.get((id(place.owner), name), (place, None))
                 is_counter = _is_number(value) and _is_number(place.values[name])
                 if is_counter and hasattr(place.values, "__setitem__"):  # not of a class
@@ -102,11 +103,11 @@ class PythonState:
     def _modules(self) -> list[nn.Module]:
         return [m for module in find_modules(*self.programs) for m in module.modules()]
 
-    def _parts(self) -> list[int]:
+    def _parts(self) -> list[object]:
         """What the programs' modules are made of."""
         modules = self._modules()
         tensors = [t for m in modules for slots in tensor_slots(m) for t in slots.values()]
-        return [*map(id, modules), *map(id, tensors)]
+        return [*modules, *tensors]
 
     def mark(self) -> None:
         """Within a trial, called before a further run of the programs."""
@@ -317,6 +318,10 @@ def _places(
     kinds = (list, deque, dict, set)
     containers = [item for item in seen.values() if issubclass(type(item), kinds)]
     return places, held, containers
+
+
+def _are_same(a: list[object], b: list[object]) -> bool:
+    return len(a) == len(b) and all(map(operator.is_, a, b))
 
 
 def _lengths(containers: Iterable[Any]) -> dict[int, tuple[Any, int]]:

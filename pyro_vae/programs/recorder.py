@@ -288,7 +288,7 @@ class _Constants:
     """The small tensors that have the same value in every replay, by their memory."""
 
     def __init__(self) -> None:
-        self.kept: dict[int, torch.Tensor] = {}  # alive, so that no other takes their memory
+        self.kept: dict[int, torch.UntypedStorage] = {}  # held, so that no other tensor takes it
 
     def __contains__(self, tensor: torch.Tensor) -> bool:
         return tensor.untyped_storage().data_ptr() in self.kept
@@ -296,7 +296,7 @@ class _Constants:
     def add(self, tensors: Iterable[torch.Tensor]) -> None:
         for tensor in tensors:
             if 0 < tensor.numel() <= MAX_CONSTANT:
-                self.kept[tensor.untyped_storage().data_ptr()] = tensor
+                self.kept[tensor.untyped_storage().data_ptr()] = tensor.untyped_storage()
 
     def remove(self, tensors: Iterable[torch.Tensor]) -> None:
         for tensor in tensors:

@@ -430,7 +430,13 @@ def _unalias_gradients(
 class _ParameterSlots:
     """Where modules and Pyro's store keep their tensors, to detect one that is replaced or moved.
 
-    `others` are further `(container, name, tensor)`.
+    The memory is held: if it were freed, as by `buffer.data = new`, a later tensor could be given the
+    same address, and the change would not be seen.
+
+    Args:
+        modules: their parameters and buffers.
+        store: Pyro's, as `{name: tensor}`.
+        others: further `(container, name, tensor)`.
     """
 
     def __init__(
@@ -442,7 +448,9 @@ class _ParameterSlots:
         places: list[MutableMapping[str, Any]] = [d for m in modules for d in tensor_slots(m)]
         places += [store] if store else []
         slots = [(d, n, t) for d in places for n, t in d.items() if isinstance(t, torch.Tensor)]
-        self.slots = [(d, n, t, t.data_ptr(), t.requires_grad) for d, n, t in [*slots, *others]]
+        slots += others
+        self.slots = [(d, n, t, t.data_ptr(), t.requires_grad) for d, n, t in slots]
+        self.memory = [t.untyped_storage() for _, _, t in slots]
 
     def unchanged(self) -> bool:
         """Whether every slot has the same tensor, in the same memory."""
