@@ -898,3 +898,84 @@ def test_runs_of_other_data_are_refused_before_the_first_is_evaluated(tmp_path, 
     monkeypatch.setattr("pyro_vae.comparison.runs.evaluate_pair", evaluated)
     with pytest.raises(pv.UserError, match="1 has other data than the first run .mean of x"):
         pv.comparison.compare_runs(runs, "train", 10, num_gap_data=0)
+
+
+@pytest.fixture
+def evaluations(monkeypatch):
+    """The evaluations of runs that are made."""
+    from pyro_vae.comparison import runs as module
+
+    made, evaluate_pair = [], module.evaluate_pair
+
+    def counted(*args, **options):
+        made.append(args[3])
+        return evaluate_pair(*args, **options)
+
+    monkeypatch.setattr(module, "evaluate_pair", counted)
+    return made
+
+
+def trained_runs(tmp_path, num=2):
+    x = torch.randn(30, 4, generator=torch.Generator().manual_seed(0))
+    x = pv.data.from_arrays(x, valid=0.3, test=0)
+    options = {"latent_dim": 1, "hidden": [4], "epochs": 1}
+    runs = {}
+    for seed in range(num):
+        out = tmp_path / str(seed)
+        runs[out] = pv.method("vae", x, seed=seed, **options).fit(out=out, progress=False)
+    return runs
+
+
+def test_the_numbers_of_runs_are_kept_in_their_folders(tmp_path, evaluations):
+    runs = trained_runs(tmp_path)
+
+    def compared(split="train", samples=10, loaded=runs):
+        return pv.comparison.compare_runs(loaded, split, samples, num_gap_data=0)
+
+    first = compared()
+    assert len(evaluations) == 2
+    again = compared()
+    assert len(evaluations) == 2 and again.rows == first.rows
+    torch.testing.assert_close(again.per_datum, first.per_datum, rtol=0, atol=0)
+    compared("valid")
+    assert len(evaluations) == 4
+    assert compared().rows == first.rows and len(evaluations) == 4  # each split has its file
+    assert compared(samples=11).rows != first.rows and len(evaluations) == 6
+    kept, _ = (folder / "comparison-train.json" for folder in runs)
+    for content in ("{}", "[1]", "no JSON", '{"digest": 1}'):
+        kept.write_text(content)
+        compared(samples=11)
+    assert len(evaluations) == 6 + 4
+    with torch.no_grad():
+        next(next(iter(runs.values())).model.parameters()).add_(0.1)
+    assert compared(samples=11).rows != first.rows and len(evaluations) == 11
+
+
+def test_an_interrupted_comparison_of_runs_goes_on_with_the_next(
+    tmp_path, monkeypatch, evaluations
+):
+    from pyro_vae.comparison import runs as module
+
+    runs, counted = trained_runs(tmp_path), module.evaluate_pair
+
+    def interrupted(*args, **options):
+        if len(evaluations) == 1:
+            raise KeyboardInterrupt
+        return counted(*args, **options)
+
+    monkeypatch.setattr(module, "evaluate_pair", interrupted)
+    with pytest.raises(KeyboardInterrupt):
+        pv.comparison.compare_runs(runs, "train", 10, num_gap_data=2)
+    monkeypatch.setattr(module, "evaluate_pair", counted)
+    pv.comparison.compare_runs(runs, "train", 10, num_gap_data=2)
+    assert [each.seed for each in evaluations] == [0, 1]
+
+
+def test_the_numbers_of_a_users_pair_are_not_kept(tmp_path, evaluations):
+    net, x = pv.conditionals.MLP((4,)), torch.randn(20, 4)
+    model = pv.models.VAE((4,), 1, "normal", net)
+    guide = pv.guides.Guide(model, network=net)
+    run = pv.fit(model, guide, x, 1, out=tmp_path, compile=False, progress=False)
+    for _ in range(2):
+        pv.comparison.compare_runs({tmp_path: run}, "train", 10, num_gap_data=0)
+    assert len(evaluations) == 2 and not (tmp_path / "comparison-train.json").exists()

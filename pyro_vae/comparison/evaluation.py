@@ -71,7 +71,15 @@ class CellResult:
         Raises:
             UserError: the file has another content.
         """
-        content = checkpoint.read_json(path)
+        return cls.of(checkpoint.read_json(path), path)
+
+    @classmethod
+    def of(cls, content: Any, path: Path) -> "CellResult":
+        """The result that is the content of a file.
+
+        Raises:
+            UserError: another content.
+        """
         if not (
             isinstance(content, dict)
             and content.keys() == {"row", "per_datum", "same_model"}

@@ -1,15 +1,22 @@
 """Runs that are trained already, side by side."""
 
+import hashlib
+import json
 import statistics
 from collections.abc import Mapping
-from dataclasses import replace
+from contextlib import suppress
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+import torch
+
+from .. import __version__
 from ..data import Data
 from ..data.dataset import difference
 from ..errors import UserError
 from ..programs.inspection import is_per_datum
+from ..programs.modules import find_modules
 from ..train import checkpoint
 from ..train.checkpoint import check_config
 from ..train.display import make_bar
@@ -37,6 +44,9 @@ def compare_runs(
     progress: bool = False,
 ) -> Comparison:
     """Compare run folders, each as it was trained.
+
+    The numbers of a method's run are kept in its folder, `comparison-SPLIT.json`: the same call reads
+    them there, and a call that was interrupted goes on with the next run.
 
     Args:
         runs: `{folder: run}`, of `pv.load`. A folder's name without its seed is the guide's name in
@@ -80,22 +90,31 @@ def compare_runs(
             "model": config["method"], "guide": folder.name.removesuffix(f"-{run.seed}"),
             "objective": config["objective"], "seed": run.seed, **_history(folder),
         }  # fmt: skip
-        checked.append((row, model, guide, data))
+        # the code of another pair may change, and its folder does not tell
+        is_of_method = run.config is not None
+        checked.append((folder, is_of_method, row, model, guide, data))
     with make_bar(progress, total=len(checked), unit="run") as bar:
 
         def on_gaps(fraction: float) -> None:
             bar.set_postfix_str(f"gaps {fraction:.0%}")
 
-        for row, model, guide, data in checked:
+        for folder, is_of_method, row, model, guide, data in checked:
             bar.set_description(f"{row['guide']}, seed {row['seed']}", refresh=False)
             bar.set_postfix_str("log p(x)")
-            x, others = x_and_inputs(model, guide, data, split, None)
-            row["parameters"] = count_guide_parameters(model, guide, x, others)
-            numbers, per_datum = evaluate_pair(
-                model, guide, data, replace(options, seed=row["seed"]),
-                None if data.valid is None else guide, on_progress=on_gaps,
-            )  # fmt: skip
-            results.append(CellResult(row | numbers, per_datum))
+            of_run = replace(options, seed=row["seed"])
+            kept = _Kept(folder, model, guide, data, of_run) if is_of_method else None
+            found = None if kept is None else kept.read()
+            if found is None:
+                x, others = x_and_inputs(model, guide, data, split, None)
+                numbers, per_datum = evaluate_pair(
+                    model, guide, data, of_run,
+                    None if data.valid is None else guide, on_progress=on_gaps,
+                )  # fmt: skip
+                numbers["parameters"] = count_guide_parameters(model, guide, x, others)
+                found = CellResult(numbers, per_datum)
+                if kept is not None:
+                    kept.write(found)
+            results.append(replace(found, row=row | found.row))
             bar.update()
     if first is None:
         raise UserError("there are no runs to compare")
@@ -103,6 +122,49 @@ def compare_runs(
     num_data = len(getattr(first, split))
     num_gap_data = min(num_gap_data, num_data)
     return Comparison(rows, split, num_data, num_samples, num_gap_data, False, per_datum=values)
+
+
+@dataclass
+class _Kept:
+    """The file in a run's folder with the numbers of one evaluation."""
+
+    folder: Path
+    model: PyroProgram
+    guide: PyroProgram
+    data: Data
+    options: EvaluationOptions
+
+    @property
+    def path(self) -> Path:
+        return self.folder / f"comparison-{self.options.split}.json"
+
+    @property
+    def digest(self) -> str:
+        """Of all that the numbers depend on: weights, data, options, and the version of the library."""
+        settings = [__version__, asdict(self.options), self.data.fingerprint()]
+        digest = hashlib.sha256(json.dumps(settings, sort_keys=True, default=repr).encode())
+        digest.update((self.folder / "checkpoint.pt").read_bytes())  # pyro.param included
+        for module in find_modules(self.model, self.guide):
+            digest.update(str(module).encode())
+            for name, value in module.state_dict().items():
+                digest.update(f"{name} {value.dtype}".encode())
+                digest.update(value.detach().cpu().reshape(-1).view(torch.uint8).numpy())
+        return digest.hexdigest()
+
+    def read(self) -> CellResult | None:
+        """The numbers of the same evaluation; None if the file is of another."""
+        if not self.path.exists():
+            return None
+        with suppress(UserError):
+            content = checkpoint.read_json(self.path)
+            if isinstance(content, dict) and content.get("digest") == self.digest:
+                return CellResult.of(content.get("result"), self.path)
+        return None
+
+    def write(self, result: CellResult) -> None:
+        """Keep the numbers; a folder that cannot be written to keeps none."""
+        with suppress(OSError):
+            checkpoint.write_json(self.path, {"digest": self.digest, "result": asdict(result)})
 
 
 def _pair(folder: Path, run: "Run") -> tuple[PyroProgram, PyroProgram]:
