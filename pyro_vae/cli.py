@@ -124,6 +124,7 @@ def sample_from_run(
     path: str | None = None,
     observed: str | None = None,
     split: str | None = None,
+    c: Path | None = None,
     seed: int = 0,
     out: Path | None = None,
     device: str | None = None,
@@ -150,6 +151,9 @@ def sample_from_run(
         observed: the half that is not hidden: top, bottom, left or right; top and left are the first
             columns of a table. Default: top; of data with missing values, all that are not missing.
         split: of the data that paths, traversals and completions start from. Default: test, if there is one.
+        c: file of covariates of a conditional model, in their original units: a table that has their
+            columns, or an .npy array. One sample for each row, or num samples, with the rows in turn.
+            Default: the covariates of the data.
         seed: seed of the draws.
         out: where to write. Default: samples.npz, .png or .csv in the run folder (interpolate.npz, ...),
             in place of those of an earlier call.
@@ -157,15 +161,15 @@ def sample_from_run(
         root: folder of the torchvision data sets. Default: $PYRO_VAE_DATA, or ~/.cache/pyro_vae.
     """
     from .methods import load
-    from .methods.new_files import check_is_no_input
+    from .methods.new_files import check_is_no_input, read_covariates
     from .report.samples import files_of_samples
 
     loaded = load(run, device=device, root=root)
     out = out or _output(run, "samples" if source == "prior" else source)
-    check_is_no_input(loaded, None, *files_of_samples(out))
+    check_is_no_input(loaded, c, *files_of_samples(out))
     sheet = loaded.sheet(
         source, num=num, y=y, latent=latent, mean=mean, steps=steps, path=path, observed=observed,
-        split=split, seed=seed,
+        split=split, seed=seed, c=None if c is None else read_covariates(loaded, c),
     )  # fmt: skip
     assert loaded.data is not None  # the commands have loaded them
     print(*([] if sheet.note is None else [sheet.note]), *sheet.write(out, loaded.data), sep="\n")

@@ -192,14 +192,14 @@ def test_only_real_columns_of_a_mixed_table_are_standardized():
         ({"a": [f"{i}/2020" for i in range(40)]}, {}, "40 different texts in 40 rows"),
         ({"a": [1, 2**25]}, {}, r"counts up to 33554432 \(row 1\), which float32"),
         ({"a b": [1, 2**25]}, {}, r"kinds=\{'a b': 'real'\} \(--kinds 'a b=real'\), or drop=\["),
-        ({"a": [0.5, 1]}, {"drop": ["aa"]}, "unknown column of the frame 'aa'; did you mean 'a'"),
+        ({"a": [0.5, 1]}, {"drop": ["aa"]}, "unknown column of the data 'aa'; did you mean 'a'"),
         ({"a": [0.5, 1]}, {"drop": "a"}, r"drop must be a list of columns, such as \['a'\]"),
         ({"a": [0.5, 1]}, {"drop": ["a"]}, "no columns for x"),
-        ({"a": [1, 0]}, {"drop": ["a"], "labels": "a"}, "column 'a' is in drop, and used as"),
-        ({"a": [1, 0]}, {"drop": ["a"], "kinds": {"a": "real"}}, "column 'a' is in drop, and used"),
+        ({"a": [1, 0]}, {"drop": ["a"], "labels": "a"}, "column 'a' is used twice: in drop as"),
+        ({"a": [1, 0]}, {"drop": ["a"], "kinds": {"a": "real"}}, "column 'a' is used twice: in drop"),
         ({"a": [0.5, 1]}, {"kinds": {"a": "count"}}, "values that are no counts"),
         ({"a": [0.5, 1]}, {"kinds": {"a": "counts"}}, "did you mean 'count'"),
-        ({"a": [0.5, 1]}, {"labels": "b"}, "unknown column of the frame 'b'"),
+        ({"a": [0.5, 1]}, {"labels": "b"}, "unknown column of the data 'b'"),
         ({"a": [0.5, 1], "b": [1, 2]}, {"labels": "a"}, "labels 'a' have fractions"),
         ({"a": [1, 0]}, {"labels": "a"}, "no columns for x"),
         ({"a": np.zeros((2, 2))}, {}, r"column 'a' has shape \[2, 2\]"),
@@ -238,7 +238,7 @@ def test_new_values_are_checked_against_the_columns():
     with pytest.raises(pv.UserError, match="had the values 0 and 1, and now 3"):
         table.encode(new)
     del new["owner"]
-    with pytest.raises(pv.UserError, match="the frame has no column 'owner'"):
+    with pytest.raises(pv.UserError, match="these data have no column 'owner'"):
         table.encode(new)
     new = people()
     new["height"] = ["tall"] * len(new["height"])
@@ -394,7 +394,7 @@ def test_columns_are_dropped_and_their_kinds_set_from_the_command_line(tmp_path,
         (["--drop"], "drop needs columns of a table, such as --drop id name"),
         (
             ["--drop", "id", "price", "zap"],
-            "unknown column of the frame 'zap'; did you mean 'zip'?",
+            "unknown column of the data 'zap'; did you mean 'zip'?",
         ),
         (
             ["--kinds", "zip=category", "--kinds", "size=real", "zip=real"],
@@ -403,7 +403,7 @@ def test_columns_are_dropped_and_their_kinds_set_from_the_command_line(tmp_path,
         (["--kinds", "zip"], "kinds takes COLUMN=KIND, such as zip=category, not 'zip'"),
         (
             ["--drop", '["id", "price", "sise"]'],
-            "column of the frame 'sise'; did you mean 'size'?",
+            "column of the data 'sise'; did you mean 'size'?",
         ),
         (["--drop", "id", "price", "--kinds", "size=reel"], "kind of column 'reel'; did you mean"),
         (
@@ -723,13 +723,26 @@ def test_a_first_row_of_numbers_is_named(header, is_doubtful, tmp_path):
     assert all("the first row was taken as the column names" in text for text in texts)
 
 
+@pytest.mark.parametrize("separator", [";", "\t"])
+def test_a_comma_is_the_decimal_point_where_it_separates_no_columns(separator, tmp_path):
+    path = tmp_path / "t.csv"
+    rows = [("a", "b", "c"), ("-0,5", "1,250", "x 1,5"), ("NA", "2", "y"), ("1,25e2", "3,125", "x")]
+    path.write_text("\n".join(separator.join(row) for row in rows))
+    with pytest.warns(UserWarning, match="comma is read as the decimal point .* such as '-0,5'"):
+        columns = read_csv(path)
+    assert columns["a"] == [-0.5, None, 125] and columns["b"] == [1.25, 2, 3.125]
+    assert columns["c"] == ["x 1,5", "y", "x"]
+
+
 @pytest.mark.parametrize(
     "text, message",
     [
         (
-            "a;b\n0,5;1\n1,25;2\n",
+            "a;b\n0,5;1.5\n1,25;2\n",
             "column 'a' has numbers with signs or commas, such as '0,5': write them with digits",
         ),
+        ("a;b\n1,234;1\n5,678;2\n", "numbers with signs or commas, such as '1,234'"),
+        ('a,b\n"0,5",1\n"1,5",2\n', "numbers with signs or commas, such as '0,5'"),
         ("a;b\n$1,234.5;1\n7.5;2\n", "signs or commas, such as '$1,234.5'"),
         ("a,b\n10%,1\n7%,2\n", "numbers with signs or commas, such as '10%'"),
         ("", "no rows below a header"),

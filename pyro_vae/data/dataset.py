@@ -331,11 +331,15 @@ class Data:
         return self.sparse.covariates[self.train.x[:, 0].long()]
 
     def standardize_covariates(self, c: Any) -> torch.Tensor:
-        """New covariates `[N, ...]` in the units of those of these data."""
+        """New covariates `[N, ...]` in the units of those of these data.
+
+        Args:
+            c: an array, or of data from a frame: a frame or `{name: values}` with their columns.
+        """
+        c = self._as_array_of_covariates(c)
         if self.c_scaling is None:
-            return as_tensor(c, "c")
+            return c
         mean, sd = self.c_scaling
-        c = as_tensor(c, "c")
         gray = c.dtype != torch.uint8 or self.has_gray_levels("c")
         values = as_floats(c, "c", torch.float64, gray)
         if values.shape[1:] != mean.shape:
@@ -344,6 +348,16 @@ class Data:
                 f"{', '.join(map(str, mean.shape))}]"
             )
         return ((values - mean.to(values.device)) / sd.to(values.device)).to(self.train.x.dtype)
+
+    def _as_array_of_covariates(self, c: Any) -> torch.Tensor:
+        if not (is_frame(c) or isinstance(c, Mapping)):
+            return as_tensor(c, "c")
+        encoded = None if self.table is None else self.table.encode_covariates(c)
+        if encoded is None:
+            raise UserError(
+                "the covariates of these data are no columns of a frame: pass an array c"
+            )
+        return encoded
 
     def unstandardize_covariates(self, c: torch.Tensor) -> torch.Tensor:
         """Covariates `[N, ...]` of these data in the units before `standardize`."""

@@ -24,6 +24,7 @@ MISSING = {"", "na", "n/a", "nan", "null", "none"}  # in a CSV file, in lower ca
 MAX_IMAGE_SIZE = 4096  # to which images are resized
 NUMPY_STARTS = (b"PK\x03\x04", b"PK\x05\x06", b"\x93NUMPY")  # of zip archives and of .npy files
 DEEP_MODES = ("I", "F")  # of Pillow, of more than 8 bits; I;16 begins with the first
+DECIMAL_COMMA = r"[+-]?\d+,\d+([eE][+-]?\d+)?"
 BOOLEANS = {"true": True, "false": False}
 
 
@@ -120,6 +121,8 @@ def read_csv(
 
     The separator is a comma, a semicolon or a tab, whichever the header has most of. A column is of
     integers, of numbers, of `true` and `false`, or of text. Missing values are empty, NA or NaN.
+    Where the separator is no comma, a comma may be the decimal point: then it is one in every column,
+    with a warning.
 
     Args:
         path: of the file.
@@ -153,6 +156,7 @@ def read_csv(
     twice = [name for name in header if header.count(name) > 1]
     if twice:
         raise UserError(f"{path} has several columns {twice[0]!r}: rename them")
+    has_commas = separator != "," and _has_decimal_commas(path, body)
     columns: dict[str, list[Any]] = {}
     for i, name in enumerate(header):
         if used is not None and name not in used:  # written as they are, if at all
@@ -163,6 +167,8 @@ def read_csv(
         if name in text:
             columns[name] = [None if cell.lower() in MISSING else cell for cell in cells]
             continue
+        if has_commas:
+            cells, present = ([_with_point(cell) for cell in each] for each in (cells, present))
         if name not in numbers or not any(map(_is_number, present)):
             _check_numbers(path, name, present)
         other = [each for each in zip(lines, cells, strict=True) if _is_text(each[1])]
@@ -221,6 +227,26 @@ def _check_numbers(path: Path, name: str, present: list[str]) -> None:
             "them with digits and a point alone, such as 1234.5, or leave the column out, "
             f"{drop_hint(name)}"
         )
+
+
+def _has_decimal_commas(path: Path, rows: list[list[str]]) -> bool:
+    """Whether a file has numbers such as 1,5, and none such as 1.5; 1,500 alone may be thousands."""
+    with_comma = [cell for row in rows for cell in row if "," in cell]
+    numbers = [cell for cell in with_comma if re.fullmatch(DECIMAL_COMMA, cell.strip())]
+    sure = next((cell for cell in numbers if not re.search(r",\d{3}$", cell.strip())), None)
+    if sure is None:
+        return False
+    if any(re.fullmatch(r"[+-]?\d*\.\d+", cell.strip()) for row in rows for cell in row):
+        return False
+    warnings.warn(
+        f"{path}: the comma is read as the decimal point of numbers such as {sure.strip()!r}",
+        stacklevel=3,
+    )
+    return True
+
+
+def _with_point(cell: str) -> str:
+    return cell.replace(",", ".") if re.fullmatch(DECIMAL_COMMA, cell) else cell
 
 
 def _is_text(cell: str) -> bool:
@@ -515,14 +541,14 @@ def _read_images(path: Path, **options: Any) -> Data:
     return from_images(path, **options)
 
 
-OF_TABLES = ("labels", "index", "library_size", "drop", "kinds")
+OF_TABLES = ("labels", "index", "library_size", "drop", "kinds", "covariates")
 READERS: dict[str, tuple[Callable[..., Data], tuple[str, ...]]] = {
     ".npz": (_read_npz, ("library_size",)),
     ".npy": (_read_npy, ("library_size",)),
     ".csv": (_read_csv, OF_TABLES),
     ".tsv": (_read_csv, OF_TABLES),
     ".parquet": (_read_parquet, OF_TABLES),
-    ".h5ad": (_read_h5ad, ("labels", "layer", "library_size")),
+    ".h5ad": (_read_h5ad, ("labels", "layer", "library_size", "covariates")),
     "folder": (_read_images, ("image_size", "class_names")),
 }
 assert set(READERS) == {*FILES, "folder"}

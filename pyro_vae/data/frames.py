@@ -31,6 +31,8 @@ from .tables import (
     sparse_counts_of,
 )
 
+MOST_LISTED = 8  # columns, in a message
+
 
 def from_frame(
     frame: Any,
@@ -44,6 +46,7 @@ def from_frame(
     likelihood: str | Family | None = None,
     library_size: bool = False,
     drop: Collection[str] | None = None,
+    covariates: Collection[str] | None = None,
 ) -> Data:
     """`Data` from a pandas or polars DataFrame; missing values are kept.
 
@@ -75,37 +78,62 @@ def from_frame(
         library_size: whether the total count of a row, of columns that are all counts, is an offset
             of the model's mean; see `with_library_size`.
         drop: columns that are left out.
+        covariates: the columns of the covariates c of a conditional model, such as a batch; they are
+            not part of x, and have no missing values.
 
     Raises:
         UserError: no such column, a column of dates or other objects, text with more than 256
-            different values, a column without values.
+            different values, a column without values, a covariate with missing values.
     """
     if is_anndata(frame):
         raise UserError("this is an AnnData object: pv.data.from_anndata(adata)")
     values, kinds = columns_of(frame), checked_kinds(kinds)
-    dropped = _checked_drop(drop, labels, index, *kinds)
-    for column in (labels, index, *kinds, *dropped):
+    dropped = _checked_list("drop", drop, labels, index, *kinds)
+    given = _checked_list("covariates", covariates, labels, index, *dropped)
+    for column in (labels, index, *kinds, *dropped, *given):
         if column is not None and column not in values:
-            parts = str(column).split(",")
-            if column in dropped and all(part in values for part in parts):
-                raise UserError(
-                    f"drop takes one name for each column: drop={parts} (--drop {' '.join(parts)}), not "
-                    f"{column!r}"
-                )
-            raise unknown_name_error("column of the frame", column, values)
+            for option, names in {"drop": dropped, "covariates": given}.items():
+                _check_separate(option, column, names, values)
+            raise unknown_name_error("column of the data", column, values)
     row_names(frame, index)
-    others = (labels, index, *dropped)
-    types = tuple(column_type(v, n, kinds.get(n)) for n, v in values.items() if n not in others)
+    others = (labels, index, *dropped, *given)
+    types = _column_types({n: v for n, v in values.items() if n not in others}, kinds)
     if not types:
-        raise UserError("the frame has no columns for x")
+        raise UserError("the data have no columns for x")
+    of_c = _column_types({n: values[n] for n in given}, kinds)
+    label_type = None if labels is None else _label_type(values[labels], labels)
+    library = type(frame).__module__.split(".")[0]
+    library_name = library if library in ("pandas", "polars") else None
+    table = Table(types, label_type, index, library_name, covariates=of_c)
+    data = _data(table, frame, table.encode(frame), valid, test, name, split_seed, likelihood)
+    return with_library_size(data) if library_size else data
+
+
+def _column_types(values: Mapping[Any, Any], kinds: Mapping[str, str]) -> tuple[ColumnType, ...]:
+    """The type of each column, with a warning of numbers that may be something else.
+
+    Raises:
+        UserError: columns that cannot be used. The message names the first, and how all are left out.
+    """
+    types, errors = [], {}
+    for name, column in values.items():
+        try:
+            types.append(column_type(column, name, kinds.get(name)))
+        except UserError as e:
+            errors[name] = e
+    if errors:
+        first, *more = errors
+        if not more:
+            raise errors[first]
+        listed = ", ".join(repr(name) for name in more[:MOST_LISTED])
+        rest = "" if len(more) <= MOST_LISTED else f", and {len(more) - MOST_LISTED} more"
+        raise UserError(
+            f"{errors[first]}; {len(more)} other columns cannot be used either: {listed}{rest}"
+        ) from errors[first]
     for kind in types:
         if kind.name not in kinds:
             _warn_of_numbers(values[kind.name], kind)
-    label_type = None if labels is None else _label_type(values[labels], labels)
-    library = type(frame).__module__.split(".")[0]
-    table = Table(types, label_type, index, library if library in ("pandas", "polars") else None)
-    data = _data(table, frame, table.encode(frame), valid, test, name, split_seed, likelihood)
-    return with_library_size(data) if library_size else data
+    return tuple(types)
 
 
 def _warn_of_numbers(values: Any, column: ColumnType) -> None:
@@ -140,14 +168,39 @@ def checked_kinds(kinds: Mapping[str, str] | None) -> dict[str, str]:
     return dict(kinds or {})
 
 
-def _checked_drop(drop: Collection[str] | None, *used: str | None) -> tuple[str, ...]:
-    """The columns to leave out; raises if one of them is used."""
-    if isinstance(drop, str):
-        raise UserError(f"drop must be a list of columns, such as [{drop!r}], not {drop!r}")
-    for column in drop or ():
+def _checked_list(
+    option: str, columns: Collection[str] | None, *used: str | None
+) -> tuple[str, ...]:
+    """The columns that an option lists; raises if another option uses one of them."""
+    if isinstance(columns, str):
+        raise UserError(
+            f"{option} must be a list of columns, such as [{columns!r}], not {columns!r}"
+        )
+    listed = tuple(columns or ())
+    for column in listed:
         if column in used:
-            raise UserError(f"column {column!r} is in drop, and used as labels, index or in kinds")
-    return tuple(drop or ())
+            others = (
+                "as labels, as index or in kinds"
+                if option == "drop"
+                else "in drop, as labels or as index"
+            )
+            raise UserError(f"column {column!r} is used twice: in {option}, and {others}")
+    twice = next((column for column in listed if listed.count(column) > 1), None)
+    if twice is not None:
+        raise UserError(f"{option} has the column {twice!r} twice")
+    return listed
+
+
+def _check_separate(
+    option: str, column: object, names: Collection[str], values: Mapping[Any, Any]
+) -> None:
+    """Raise if a name in the list of an option is several columns' names, with commas."""
+    parts = str(column).split(",")
+    if column in names and all(part in values for part in parts):
+        raise UserError(
+            f"{option} takes one name for each column: {option}={parts} (--{option} "
+            f"{' '.join(parts)}), not {column!r}"
+        )
 
 
 def from_anndata(
@@ -160,6 +213,7 @@ def from_anndata(
     name: str = "data",
     split_seed: int = 0,
     likelihood: str | Family | None = None,
+    covariates: Collection[str] | None = None,
 ) -> Data:
     """`Data` from an AnnData object: x is its matrix, the variables are columns.
 
@@ -185,6 +239,7 @@ def from_anndata(
         split_seed: of the splits.
         likelihood: Default: `negative-binomial` for counts, `bernoulli` for values 0 and 1, else
             `normal`.
+        covariates: columns of `adata.obs`, such as a batch: the covariates c of a conditional model.
 
     Raises:
         UserError: no such layer or column of `obs`, variables of one name, a row without counts.
@@ -193,8 +248,11 @@ def from_anndata(
         raise UserError(f"from_anndata takes an AnnData object, not {type(adata).__name__}")
     if not adata.var_names.is_unique:
         raise UserError("several variables have one name: adata.var_names_make_unique()")
-    if labels is not None and labels not in adata.obs.columns:
-        raise unknown_name_error("column of obs", labels, list(adata.obs.columns))
+    given = _checked_list("covariates", covariates, labels)
+    for column in (labels, *given):
+        if column is not None and column not in adata.obs.columns:
+            _check_separate("covariates", column, given, adata.obs)
+            raise unknown_name_error("column of obs", column, list(adata.obs.columns))
     x = sparse_counts_of(adata, layer)
     if x is None:
         x = matrix_of(adata, layer)
@@ -204,7 +262,8 @@ def from_anndata(
     kind = {"negative-binomial": "count", "bernoulli": "binary"}.get(fits, "real")
     types = tuple(ColumnType(n, kind) for n in adata.var_names)
     label_type = None if labels is None else _label_type(adata.obs[labels], labels)
-    table = Table(types, label_type, None, "anndata", layer)
+    of_c = _column_types({n: adata.obs[n] for n in given}, {})
+    table = Table(types, label_type, None, "anndata", layer, of_c)
     data = _data(table, adata, x, valid, test, name, split_seed, likelihood)
     return with_library_size(data) if library_size else data
 
@@ -232,6 +291,7 @@ def _data(
         name=name,
         split_seed=split_seed,
         missing=True,
+        c=table.encode_covariates(frame),
     )
     likelihood = table.likelihood if likelihood is None else likelihood
     return dataclasses.replace(data, table=table, likelihood=likelihood, class_names=class_names)

@@ -116,6 +116,7 @@ def load(
     image_size: int | None = None,
     drop: list[str] | None = None,
     kinds: dict[str, str] | None = None,
+    covariates: list[str] | None = None,
 ) -> Data:
     """A data set by name, or from a file or an image folder, as `Data`: `.train .valid .test`, ...
 
@@ -163,6 +164,8 @@ def load(
         drop: columns of a table to leave out.
         kinds: {column: kind} of a table: real, count, binary, boolean or category, where the values of
             a column do not say what it is. A category of a CSV file is text, as it is written.
+        covariates: columns of a table, or of an AnnData object's obs, that are the covariates c of a
+            conditional model, and no part of x. Default: none.
 
     Raises:
         UserError: an unknown name, a data set that is not available, or a file that is not one.
@@ -179,6 +182,7 @@ def load(
         "image_size": image_size,
         "drop": drop,
         "kinds": kinds,
+        "covariates": covariates,
     }
     data = _read(name, root, split_seed, missing, **options)
     if data.missing and missing is False:
@@ -266,8 +270,8 @@ def default_condition(data: Data) -> tuple[str, int | None]:
         return "labels", None
     raise UserError(
         f"a conditional model needs something to be given, and {data.name} has neither covariates c, "
-        "nor images to take quadrants of, nor labels: name a column of a table, labels='NAME' (--labels "
-        "NAME), or save an array c in an .npz file"
+        "nor images to take quadrants of, nor labels: name columns of a table, covariates=['NAME'] "
+        "(--covariates NAME), or save an array c in an .npz file"
     )
 
 
@@ -277,8 +281,8 @@ def _conditioned(data: Data, condition: str, quadrants: int | None) -> Data:
     if condition == "data":
         if data.c_shape is None:
             raise UserError(
-                f"{data.name} has no covariates c, which are an array c in an .npz file: the condition "
-                "labels takes a column of a table, labels='NAME' (--labels NAME)"
+                f"{data.name} has no covariates c, which are columns of a table, covariates=['NAME'] "
+                "(--covariates NAME), or an array c in an .npz file"
             )
         return data
     if condition == "labels":

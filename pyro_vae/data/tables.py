@@ -153,6 +153,7 @@ class Table:
         index: the name of the column that names the rows, if a column does.
         library: of the frame: pandas, polars, anndata or None.
         layer: of an AnnData object whose matrix is a layer.
+        covariates: the columns of the covariates c, in their order; they are not part of x.
 
     Example:
         >>> import pyro_vae as pv
@@ -168,6 +169,7 @@ class Table:
     index: str | None = None
     library: str | None = None
     layer: str | None = None
+    covariates: tuple[ColumnType, ...] = ()
 
     @property
     def names(self) -> list[str]:
@@ -222,7 +224,9 @@ class Table:
         for column in self.columns:
             if column.name not in values:
                 known = ", ".join(map(str, values))
-                raise UserError(f"the frame has no column {column.name!r}; its columns: {known}")
+                raise UserError(
+                    f"these data have no column {column.name!r}; their columns: {known}"
+                )
         parts = [column.encode(values[column.name]) for column in self.columns]
         return as_floats(np.concatenate(parts, 1), "x", dtype)
 
@@ -243,22 +247,60 @@ class Table:
         labels[torch.from_numpy(present)] = torch.tensor(codes, dtype=torch.int64)
         return labels
 
+    def encode_covariates(
+        self, frame: Any, dtype: torch.dtype | None = None
+    ) -> torch.Tensor | None:
+        """The covariates `[N, C]` of a frame, categories one-hot; None if the table has none.
+
+        Args:
+            frame: as the table was made of, or the columns of the covariates alone.
+            dtype: of the covariates. Default: torch's, or float64 for a column that needs it.
+
+        Raises:
+            UserError: a column is not there, has values of another kind, or misses a value.
+        """
+        if not self.covariates:
+            return None
+        values = columns_of(frame.obs if is_anndata(frame) else frame)
+        parts = []
+        for column in self.covariates:
+            if column.name not in values:
+                raise UserError(
+                    f"these data have no column {column.name!r}, a covariate; their columns: "
+                    f"{', '.join(map(str, values))}"
+                )
+            part = column.encode(values[column.name])
+            absent = np.flatnonzero(np.isnan(part).any(1))
+            if len(absent):
+                start = f"covariate {column.name!r} has {len(absent)} missing values (first: "
+                ending = "): covariates must be complete, so fill them in, or leave such rows out"
+                raise RowError(start, int(absent[0]), ending)
+            parts.append(part)
+        return as_floats(np.concatenate(parts, 1), "c", dtype)
+
     @property
     def used_columns(self) -> frozenset[Any]:
-        """The names of the columns of x, of the labels and of the index."""
-        others = (None if self.labels is None else self.labels.name, self.index)
-        return frozenset([*(c.name for c in self.columns), *(n for n in others if n is not None)])
+        """The names of the columns of x, of the covariates, of the labels and of the index."""
+        index = () if self.index is None else (self.index,)
+        return frozenset([*(c.name for c in self._read), *index])
 
     @property
     def text_columns(self) -> frozenset[str]:
         """The names of the columns whose values are text; a file may have digits there."""
-        columns = (*self.columns, *(() if self.labels is None else (self.labels,)))
-        return frozenset(c.name for c in columns if any(isinstance(v, str) for v in c.categories))
+        return frozenset(
+            c.name for c in self._read if any(isinstance(v, str) for v in c.categories)
+        )
 
     @property
     def number_columns(self) -> frozenset[str]:
         """The names of the columns whose values are numbers."""
-        return frozenset(c.name for c in self.columns if c.kind in ("real", "count", "binary"))
+        return frozenset(c.name for c in self._read if c.kind in ("real", "count", "binary"))
+
+    @property
+    def _read(self) -> tuple[ColumnType, ...]:
+        """The columns of x, of the covariates and of the labels."""
+        labels = () if self.labels is None else (self.labels,)
+        return (*self.columns, *self.covariates, *labels)
 
     def decode(self, x: torch.Tensor, round_counts: bool = True) -> dict[Any, np.ndarray]:
         """`{column: values [N]}` of x `[N, D]` in original units.
@@ -277,12 +319,20 @@ class Table:
                 f"x has shape {list(x.shape)}, and the table has {len(self.names)} columns of x: a "
                 "condition takes some of them, and there is no frame of the others"
             )
-        numbers = x.detach().double().cpu().numpy()
-        parts = np.split(numbers, np.cumsum([c.size for c in self.columns])[:-1], axis=1)
-        return {
-            column.name: column.decode(part, round_counts)
-            for column, part in zip(self.columns, parts, strict=True)
-        }
+        return _decoded(self.columns, x, round_counts)
+
+    def decode_covariates(self, c: torch.Tensor) -> dict[Any, np.ndarray]:
+        """`{column: values [N]}` of covariates `[N, C]` in original units."""
+        return _decoded(self.covariates, c, True) if self.covariates else {}
+
+
+def _decoded(
+    columns: Sequence[ColumnType], numbers: torch.Tensor, round_counts: bool
+) -> dict[Any, np.ndarray]:
+    """`{column: values [N]}` of `numbers [N, D]`."""
+    array = numbers.detach().double().cpu().numpy()
+    parts = np.split(array, np.cumsum([c.size for c in columns])[:-1], axis=1)
+    return {c.name: c.decode(part, round_counts) for c, part in zip(columns, parts, strict=True)}
 
 
 class FileColumns(dict[str, list[Any]]):
@@ -350,7 +400,7 @@ def columns_of(frame: Any) -> dict[Any, Any]:
         if len(columns) != len(frame.columns):
             names = list(frame.columns)
             twice = next(name for name in names if names.count(name) > 1)
-            raise UserError(f"the frame has several columns {twice!r}: rename them")
+            raise UserError(f"these data have several columns {twice!r}: rename them")
     return columns
 
 

@@ -24,6 +24,7 @@ if TYPE_CHECKING:
 
 # Parameters that are not options: the caller, the data or another option determines them.
 LOAD = frozenset({"name", "root"})
+OF_COVARIATES = frozenset({"condition", "quadrants", "standardize_c", "covariates"})
 MODEL = frozenset({"x_shape", "c_shape", "network", "prior"})
 GUIDE = frozenset({"model", "given", "family", "network", "num_data", "input_scaling", "example"})
 REFINE = frozenset({"model", "guide"})
@@ -46,6 +47,8 @@ METHOD_HELP = {
     "standardize_c": "center and scale every column of the covariates c that holds other numbers than 0 "
     "and 1. Default: true for covariates that come with the data, and are no images.",
     "drop": "columns of a table to leave out: --drop id name.",
+    "covariates": "columns of a table, or of an AnnData object's obs, that are the covariates c, and no "
+    "part of x: --covariates batch age.",
     "kinds": "what columns of a table are, where their values do not say it: --kinds zip=category "
     "year=real; of real, count, binary, boolean and category. A category of a CSV file is text, as it "
     "is written.",
@@ -103,7 +106,7 @@ def groups(name: str) -> tuple[Group, ...]:
     entry = preset(name)
     model = entry.model
     has_guide = entry.parents != "prior" and bool(entry.parents or model.default_guide)
-    load_skip = LOAD if is_conditional(name) else LOAD | {"condition", "quadrants", "standardize_c"}
+    load_skip = LOAD if is_conditional(name) else LOAD | OF_COVARIATES
     result = [
         Group("", load, load_skip, title="data"),
         Group("model", model, MODEL, title=f"model: {entry.model_name}"),

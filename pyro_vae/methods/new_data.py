@@ -139,10 +139,11 @@ class NewData:
                     try:
                         y = self.data.table.encode_labels(part)
                         x = self.data.table.encode(part, self.data.original_dtype)
+                        c = self._covariates_of(part)
                     except RowError as e:  # its row is one of the part
                         raise RowError(e.before, start + e.row, e.after) from None
                     start += len(x)
-                    yield self._converted(x, **{"y": y, **self.others})
+                    yield self._converted(x, **{"y": y, "c": c, **self.others})
             return
         if isinstance(self.rows, Data):
             for split in self._parts(self.rows):
@@ -160,6 +161,13 @@ class NewData:
             except UserError as e:
                 raise UserError(f"batch {number + 1}: {e}") from e
             yield split
+
+    def _covariates_of(self, frame: Any) -> torch.Tensor | None:
+        """The covariates in a frame, if the pair takes them and the caller passes none."""
+        table = self.data.table
+        if table is None or "c" in self.others or "c" not in self._observed_names():
+            return None
+        return table.encode_covariates(frame)
 
     def _frame_parts(self) -> Iterator[Any]:
         """The frame; of AnnData that are to stay sparse, some rows at a time."""

@@ -9,7 +9,7 @@ import numpy as np
 
 from ..data import DATASETS
 from ..data.dataset import SPLITS
-from ..data.files import file_names
+from ..data.files import file_names, read_source
 from ..data.splitting import rows_of_splits
 from ..data.tables import columns_of, is_anndata, unused_names, write_csv
 from ..errors import UserError, file_to_write
@@ -143,6 +143,22 @@ def write_imputed(
         columns = {**unused_names(numbers, columns), **columns}
     write_csv(path, columns)
     return path
+
+
+def read_covariates(run: Any, path: Path) -> Any:
+    """The covariates in a file, for `Run.sheet`: an array, or a table that has their columns.
+
+    Raises:
+        UserError: no such file, or one that cannot be read.
+    """
+    table = None if run.data is None else run.data.table
+    of_table = {}
+    if table is not None:
+        names = frozenset(column.name for column in table.covariates)
+        text, numbers = table.text_columns & names, table.number_columns & names
+        of_table = {"text": text, "numbers": numbers, "used": names}
+    value, others = read_source(path, **of_table)
+    return others.get("c", value)
 
 
 def check_is_no_input(run: Any, source: Path | None, *paths: Path) -> None:

@@ -32,7 +32,7 @@ if TYPE_CHECKING:
 
 MAX_SEED = 2**32
 #: Options that say how a file is read.
-READ = ("labels", "index", "layer", "image_size", "drop", "kinds")
+READ = ("labels", "index", "layer", "image_size", "drop", "kinds", "covariates")
 SEEDS = ("split_seed", "binarize_seed")
 #: What other libraries call an option, and no spelling of ours is near.
 SYNONYMS = {

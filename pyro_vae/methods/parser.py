@@ -16,7 +16,7 @@ from ..errors import UserError, unknown_name_error
 from .signatures import parameters
 
 #: Options of several words: columns, and COLUMN=KIND.
-LISTS, PAIRS = frozenset({"drop"}), frozenset({"kinds"})
+LISTS, PAIRS = frozenset({"drop", "covariates"}), frozenset({"kinds"})
 
 
 @contextmanager

@@ -20,7 +20,7 @@ from .groups import is_conditional
 #: Options of `load` that say how a source is read.
 READING = (
     "split_seed", "binarize_seed", "missing", "labels", "index", "layer", "library_size",
-    "image_size", "drop", "kinds",
+    "image_size", "drop", "kinds", "covariates",
 )  # fmt: skip
 Shapes = tuple[
     tuple[int, ...],  # of a data point x

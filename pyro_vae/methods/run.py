@@ -14,7 +14,6 @@ import torch
 
 from .. import evaluate, generate, train
 from ..data import Data, Labels, as_data
-from ..data.arrays import as_tensor
 from ..data.display import joined
 from ..data.tables import frame_like
 from ..errors import UserError, file_to_write, folder_to_write
@@ -218,13 +217,12 @@ class Run(train.Run):
             source, choices: as in `sheet`. `mean=True`: the likelihood's means; `mean=False`: draws.
                 Default: means for images, draws for other data.
             c: `[M, ...]` covariates of a conditional model, in their original units, in order and
-                repeated. Default: those of the data.
+                repeated; of data from a frame, a frame with their columns. Default: those of the data.
         """
         return self._original(self._sample_sheet(num, source, c, **choices))
 
     def _sample_sheet(self, num: int | None, source: str, c: Any = None, **choices: Any) -> Any:
-        if num is None:
-            num = 64 if c is None else max(1, as_tensor(c, "c").shape[:1].numel())
+        num = 64 if num is None and c is None else num
         return self.sheet(source, num=num, c=c, **choices)
 
     def _original(self, sheet: Any) -> torch.Tensor:
@@ -235,8 +233,9 @@ class Run(train.Run):
     def sample_frame(self, num: int | None = None, source: str = "prior", **choices: Any) -> Any:
         """New rows as a frame with the columns of the data, which come from a frame.
 
-        They are draws: a category is one of its values, a count an integer. With the column of the
-        labels, where the model has them: of a semi-supervised model, or one conditioned on them.
+        They are draws: a category is one of its values, a count an integer. With the columns of the
+        covariates, if the model is conditioned on them, and of the labels, where the model has them:
+        of a semi-supervised model, or one conditioned on them.
 
         Args:
             num, choices: as in `sample`.
@@ -250,6 +249,7 @@ class Run(train.Run):
             raise UserError("this run was trained on arrays: sample() returns them")
         sheet = self._sample_sheet(num, source, **choices)
         columns = table.decode(self._original(sheet))
+        columns |= sheet.covariates(self._data(), len(sheet.x))
         if self.class_names is not None:
             columns |= sheet.classes(self._data())
         return frame_like(table.library, columns)

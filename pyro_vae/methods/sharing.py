@@ -170,7 +170,7 @@ def _columns_and_classes(run: "Run") -> list[str]:
         columns = [
             f"`{column.name}` ({column.kind}"
             + (f": {', '.join(map(str, column.categories))})" if column.categories else ")")
-            for column in table.columns
+            for column in (*table.columns, *table.covariates)
         ]
         more = f", and {len(columns) - MAX_COLUMNS} more" if len(columns) > MAX_COLUMNS else ""
         lines += [f"**Columns.** {', '.join(columns[:MAX_COLUMNS])}{more}.", ""]

@@ -16,7 +16,7 @@ from .. import plots
 from ..conditionals import Conditional
 from ..data import Data, Labels, Quadrants
 from ..data.display import class_number, joined
-from ..data.tables import unused_names, write_csv
+from ..data.tables import rows_as_lines, unused_names, write_csv
 from ..errors import UserError, check_int_at_least, file_to_write, unknown_name_error
 from ..evaluate import fit_ex_post_prior
 from ..evaluate.inputs import Inputs
@@ -84,6 +84,13 @@ class SampleSheet:
         name = "y" if data.table is None or data.table.labels is None else data.table.labels.name
         return {name: [self.class_names[number] for number in numbers]}
 
+    def covariates(self, data: Data, num: int) -> dict[Any, Any]:
+        """The columns of the covariates of `num` rows, of data that come from a frame."""
+        table = data.table
+        if table is None or not table.covariates or self.c is None or len(self.c) != num:
+            return {}
+        return table.decode_covariates(data.unstandardize_covariates(self.c))
+
     def figure(self, data: Data) -> Figure | None:
         """A figure of images or of points in the plane; None for data of another shape."""
         x = joined(data, self.x, self.c)
@@ -132,7 +139,7 @@ class SampleSheet:
         np.savez_compressed(files[0], **self.arrays(data))  # type: ignore[arg-type]
         if data.table is not None and is_table:
             columns = data.table.decode(x, round_counts=self.has_draws)
-            before = {**before, **self.classes(data)}
+            before = {**before, **self.classes(data)} | self.covariates(data, len(x))
             write_csv(files[1], {**unused_names(before, columns), **columns})
         if figure is not None:
             figure.savefig(files[-1], dpi=200)
@@ -212,6 +219,8 @@ def make(
             raise UserError("split has no effect: this model has no covariates to take from it")
     if "y" in options:
         options["y"] = _component_number(options["y"], class_names)
+    if "c" in options and covariates_of(model):
+        options.setdefault("num", len(new_covariates(data, options["c"])))
     options.setdefault("split", summary.default_split(guide, data))
     is_drawn = "mean" in SOURCES[source].options
     if is_drawn:
@@ -248,9 +257,10 @@ class SheetOptions:
 
     Args:
         num: how many samples (of each component), paths, units, or completions per data point.
+            Default of samples: one for each row of c.
         y: the number of the component, or of the class; `make` also takes the name of a class.
         c: `[M, ...]` covariates of a conditional model, in their original units, in order and
-            repeated. Default: those of the data.
+            repeated; of data from a frame, a frame with their columns. Default: those of the data.
         latent: which latent is refitted, walked along or traversed. Default: z, or the topmost.
         mean: the likelihood's means or draws. Default: means for images, whose draws have noise in
             every pixel, and draws for other data.
@@ -344,7 +354,8 @@ def new_covariates(data: Data, c: Any) -> torch.Tensor:
             f"c of {condition!r} are columns of x, which are standardized: run.encode and "
             "run.reconstruct take whole rows"
         )
-    c = data.standardize_covariates(c)
+    with rows_as_lines(c):
+        c = data.standardize_covariates(c)
     if not c.dim() or not len(c):
         raise UserError(f"c has shape {list(c.shape)}; expected [M, ...], at least one row")
     return c

@@ -5,7 +5,7 @@ where the data that it was trained on are not at hand.
 """
 
 import json
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import torch
@@ -195,6 +195,7 @@ def _described_table(table: Table) -> dict[str, Any]:
         "index": table.index,
         "library": table.library,
         "layer": table.layer,
+        "covariates": [_described_column(column) for column in table.covariates],
     }
 
 
@@ -202,9 +203,13 @@ def _described_column(column: ColumnType) -> list[Any]:
     return [column.name, column.kind, list(column.categories)]
 
 
-def _table(columns: list[Any], labels: list[Any] | None, **others: Any) -> Table:
+def _table(
+    columns: list[Any], labels: list[Any] | None, covariates: Sequence[Any] = (), **others: Any
+) -> Table:
+    """A table; those of an earlier version have no entry of covariates."""
+    of_x, of_c = (tuple(_column(*column) for column in each) for each in (columns, covariates))
     of_labels = None if labels is None else _column(*labels)
-    return Table(tuple(_column(*column) for column in columns), of_labels, **others)
+    return Table(of_x, of_labels, covariates=of_c, **others)
 
 
 def _column(name: Any, kind: str, categories: list[Any]) -> ColumnType:
