@@ -20,6 +20,7 @@ if TYPE_CHECKING:
         models,
         objectives,
         plots,
+        programs,
         train,
     )
     from .comparison import compare
@@ -53,6 +54,7 @@ __all__ = [
     "models",
     "objectives",
     "plots",
+    "programs",
     "sample",
     "train",
     "traverse",
@@ -74,6 +76,7 @@ __getattr__, __dir__ = lazy_attributes(
         "models": [],
         "objectives": [],
         "plots": [],
+        "programs": [],
         "train": [],
     },
 )

@@ -431,11 +431,11 @@ BAD = {
     ),
     "a table without labels for a CVAE": (
         fit("cvae", "--data", "numbers.csv"),
-        "name a column of a table, labels='NAME' (--labels NAME)",
+        "name columns of a table, covariates=['NAME'] (--covariates NAME) or labels='NAME' (--labels",
     ),
     "a CVAE without covariates": (
         fit("cvae", "--data", "numbers.csv", "--condition", "data"),
-        "the condition labels takes a column of a table",
+        "has no covariates c, which are columns of a table, covariates=['NAME']",
     ),
     "not a run": (["evaluate", "run"], "is this a run folder?"),
     "no such run": (["sample", "nowhere"], "is this a run folder?"),

@@ -601,6 +601,41 @@ def test_a_grid_says_where_it_does_not_resolve_a_density(noise):
     assert said == (noise < 0.005) and (said or error < 0.01)
 
 
+@pytest.mark.parametrize("scale", [0.05, 0.02, 0.01])
+def test_a_grid_has_all_of_several_narrow_modes(scale):
+    """x = (|z1|, |z2|) + noise: four modes, which lie anywhere between the points of the first grid."""
+
+    def folded(x=None, size=None):
+        with pyro.plate("data", size if x is None else len(x)):
+            z = pyro.sample("z", dist.Normal(torch.zeros(2).double(), 1.0).to_event(1))
+            return pyro.sample("x", dist.Normal(z.abs(), scale).to_event(1), obs=x)
+
+    x = torch.stack([torch.linspace(0.3, 2, 12), torch.linspace(1.3, 0.2, 12)], -1).double()
+    variance = 1 + scale**2
+    exact = dist.Normal(0.0, variance**0.5).log_prob(x)
+    exact = exact + torch.special.log_ndtr(x / (scale * variance**0.5)) + math.log(2)
+    grid = pv.diagnostics.posterior_grid(folded, x, num=60)
+    torch.testing.assert_close(grid.log_likelihood, exact.sum(-1), rtol=0, atol=0.01)
+    assert bool((grid.axes[..., 0] < -x).all()) and bool((grid.axes[..., -1] > x).all())
+
+
+@pytest.mark.parametrize("noise", [0.01, 0.003, 0.001])
+def test_no_ridge_is_cut_or_missed_without_a_warning(noise):
+    def ridge(x=None, size=None):
+        with pyro.plate("data", size if x is None else len(x)):
+            z = pyro.sample("z", dist.Normal(torch.zeros(2), 1.0).to_event(1))
+            total = z.sum(-1, keepdim=True)
+            return pyro.sample("x", dist.Normal(total, noise).to_event(1), obs=x)
+
+    for value in torch.linspace(-2, 2, 8):
+        exact = dist.Normal(0.0, (2 + noise**2) ** 0.5).log_prob(value)
+        with warnings.catch_warnings(record=True) as caught:
+            warnings.simplefilter("always")
+            grid = pv.diagnostics.posterior_grid(ridge, value.reshape(1, 1), num=80)
+        said = any("too coarse" in str(w.message) for w in caught)
+        assert said or abs(float(grid.log_likelihood - exact)) < 0.1
+
+
 def test_a_grid_of_a_heavy_tail_is_warned_of():
     with pytest.warns(
         UserWarning, match="a grid of 400 points on each axis is too coarse for 2 of 2"

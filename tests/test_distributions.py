@@ -385,3 +385,28 @@ def test_the_gradient_of_a_thousand_enumerated_classes_takes_little_memory():
         y = torch.eye(1000).unsqueeze(1)
         LinearOneHotCategorical(logits=logits, validate_args=False).log_prob(y).sum().backward()
     assert max(sizes) <= 1000 * 1000 < 64 * 1000 * 1000
+
+
+def test_variances_far_from_zero_keep_their_digits():
+    mixture = pv.distributions.NormalMixture(
+        torch.zeros(2), torch.tensor([[100.0], [100.3]]), torch.full((2, 1), 0.1)
+    )
+    torch.testing.assert_close(mixture.variance, torch.tensor([0.01 + 0.15**2]), rtol=1e-3, atol=0)
+    same = pv.distributions.NormalMixture(
+        torch.zeros(2), torch.full((2, 1), 1000.0), torch.full((2, 1), 0.01)
+    )
+    torch.testing.assert_close(same.variance, torch.tensor([1e-4]), rtol=1e-5, atol=0)
+    narrow = pv.distributions.DiscretizedLogistic(torch.tensor([1.0]), torch.tensor([9.2e-4]))
+    levels = torch.linspace(0, 1, 256).double()
+    exact = pv.distributions.DiscretizedLogistic(
+        torch.tensor([1.0]).double(), torch.tensor([9.2e-4]).double()
+    )
+    p = exact.log_prob(levels.unsqueeze(-1)).exp().squeeze(-1)
+    variance = (p * (levels - (p * levels).sum()) ** 2).sum()
+    torch.testing.assert_close(narrow.variance, variance.float()[None], rtol=1e-4, atol=0)
+    logits = torch.full((256,), -20.0)
+    logits[254:] = torch.tensor([0.0, 5.0])
+    top = pv.distributions.CategoricalLevels(logits)
+    q = logits.double().softmax(-1)
+    variance = (q * (levels - (q * levels).sum()) ** 2).sum()
+    torch.testing.assert_close(top.variance, variance.float(), rtol=1e-4, atol=0)

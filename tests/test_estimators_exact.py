@@ -23,6 +23,7 @@ from pyro_vae.estimators import (
 from pyro_vae.estimators.classifier import _as_labels, _classes
 from pyro_vae.estimators.clusterer import DRAWS
 from pyro_vae.estimators.covariates import Covariates
+from pyro_vae.estimators.networks import encoder_network, start_at_column_means
 from pyro_vae.estimators.noise import with_common_noise
 from pyro_vae.estimators.restarts import ClustererRuns, rows_by_weight
 from pyro_vae.estimators.rows import Rows
@@ -713,3 +714,31 @@ def test_a_sparse_table_is_never_dense_as_a_whole(monkeypatch):
     vae.score_samples(S, num_samples=2)
     GMVAEClusterer(2, latent_dim=2, n_init=1, **options).fit(S)
     assert sum(sizes) > 50_000 and max(sizes) <= 10_000
+
+
+def test_counts_beside_real_columns_are_seen_as_logarithms_and_start_at_their_mean():
+    """Of columns of several kinds, with missing values."""
+    rng = np.random.default_rng(0)
+    X = np.stack([rng.normal(50, 9, 300), rng.poisson(rng.gamma(4, 10_000, 300))], 1)
+    X[::7, 0], X[3::11, 1] = np.nan, np.nan
+    likelihood = pv.conditionals.Columns((("normal", 1), ("negative-binomial", 1)))
+    imputer = pv.estimators.VAEImputer(likelihood=likelihood, max_iter=1, random_state=0).fit(X)
+    units, logs = imputer._units, np.log1p(X[:, 1])
+    np.testing.assert_array_equal(units.is_count, [False, True])
+    seen = units.encoder_values(X)
+    real = (X[:, 0] - np.nanmean(X[:, 0])) / np.nanstd(X[:, 0])
+    np.testing.assert_allclose(seen[:, 0], real, rtol=1e-6)
+    np.testing.assert_allclose(seen[:, 1], (logs - np.nanmean(logs)) / np.nanstd(logs), rtol=1e-6)
+    network = encoder_network((), units, missing=True)
+    trunk, _ = network.build({"x": (2,)}, {"loc": (1,)})
+    rows = units.to_model(X)
+    out = trunk(x=rows)
+    np.testing.assert_allclose(out["x"].numpy(), np.nan_to_num(seen), rtol=1e-5, atol=1e-6)
+    np.testing.assert_array_equal(out["missing"].numpy(), np.isnan(X))
+    no_layer = pv.conditionals.MLP(())
+    p_x = pv.conditionals.Conditional((2,), {"z": (1,)}, units.likelihood, no_layer)
+    with torch.no_grad():
+        p_x.head.maps["z"].weight.zero_()
+    start_at_column_means(p_x, units)
+    mean = p_x(z=torch.zeros(1)).mean
+    assert float(mean[1]) == pytest.approx(np.nanmean(X[:, 1]), rel=1e-3)

@@ -818,3 +818,72 @@ def test_standardized_baselines_are_those_of_standardized_columns():
     y = mixed_table().train.y
     actual = pv.evaluate.classifier_baselines(x, y, x, standardize=True)["SVM"][0]
     assert torch.equal(actual, pv.evaluate.classifier_baselines(z, y, z)["SVM"][0])
+
+
+def test_counts_with_a_missing_value_are_clustered_as_counts():
+    generator = torch.Generator().manual_seed(0)
+    y = torch.arange(180) % 3
+    profiles = torch.rand(3, 20, generator=generator) ** 3
+    depth = torch.empty(180, 1).uniform_(4, 8, generator=generator).exp()
+    x = torch.poisson(profiles[y] / profiles.sum(1)[y, None] * depth, generator=generator)
+    x[0, 0] = torch.nan
+    clusters = pv.evaluate.clustering_baselines(x[:120], x[120:], 3)
+    for name, found in clusters.items():
+        assert sklearn.metrics.adjusted_rand_score(y[120:], found) > 0.95, (
+            name
+        )  # 0.0 of the counts themselves
+
+
+@pytest.mark.parametrize("dtype", [torch.int64, torch.bool])
+def test_a_decoder_mixture_of_integers_has_its_fractions(dtype):
+    model = pv.models.VAE((3,), latent_dim=2)
+    x, z = torch.tensor([[0, 1, 1], [1, 0, 0]]), torch.randn(10, 2)
+    expected = pv.evaluate.decoder_mixture(model, x.float(), z)
+    torch.testing.assert_close(pv.evaluate.decoder_mixture(model, x.to(dtype), z), expected)
+
+
+def rate_and_share(x):
+    with pyro.plate("data", len(x)):
+        r = pyro.sample("r", dist.Gamma(2.0, 1.5))
+        p = pyro.sample("p", dist.Beta(2.0, 2.0))
+        pyro.sample("x", dist.Poisson(r * p), obs=x)
+
+
+def test_codes_of_constrained_latents_are_means_of_log_normal_and_logit_normal():
+    x = torch.tensor([0.0, 2.0, 5.0])
+    guide = pyro.infer.autoguide.AutoNormal(rate_and_share, init_scale=0.7)
+    guide(x)
+    with torch.no_grad():
+        guide.locs.r_unconstrained.copy_(torch.tensor([-0.5, 0.0, 1.5]))
+        guide.locs.p_unconstrained.copy_(torch.tensor([-2.0, 0.0, 1.0]))
+    codes = pv.evaluate.encode(rate_and_share, guide, x)
+    log_normal = (torch.tensor([-0.5, 0.0, 1.5]) + 0.7**2 / 2).exp()
+    torch.testing.assert_close(codes["r"], log_normal, rtol=0.005, atol=0)  # the median: 22 % less
+    u = torch.linspace(-8, 8, 4001).double()
+    weights = dist.Normal(0.0, 1.0).log_prob(u).exp() * (u[1] - u[0])
+    logit_normal = torch.stack(
+        [(weights * (m + 0.7 * u).sigmoid()).sum() for m in (-2.0, 0.0, 1.0)]
+    )
+    torch.testing.assert_close(codes["p"], logit_normal.float(), rtol=0.003, atol=0)
+    again = pv.evaluate.encode(rate_and_share, guide, x)
+    torch.testing.assert_close(again["r"], codes["r"], rtol=0, atol=0)
+    mean = pv.evaluate.reconstruct(rate_and_share, guide, x)
+    torch.testing.assert_close(mean, codes["r"] * codes["p"])
+    drawn = pv.evaluate.sample_posterior(rate_and_share, guide, x, mean=True)
+    torch.testing.assert_close(drawn["r"], codes["r"])
+
+
+def test_codes_of_a_joint_guide_of_constrained_latents_are_means_of_its_draws():
+    x = torch.tensor([0.0, 2.0, 5.0])
+    kind = pyro.infer.autoguide.AutoMultivariateNormal
+    guide = pv.guides.PerDatumAutoGuide(kind, rate_and_share, example=x, num_data=3, init_scale=0.8)
+    given = {"index": torch.arange(3)}
+    codes = pv.evaluate.encode(rate_and_share, guide, x, **given)
+    draws = [
+        pv.evaluate.sample_posterior(rate_and_share, guide, x, seed=seed, **given)
+        for seed in range(1000)
+    ]
+    for name in ("r", "p"):
+        values = torch.stack([draw[name] for draw in draws])
+        error = values.std(0) / 1000**0.5
+        assert bool(((codes[name] - values.mean(0)).abs() < 4 * error).all())

@@ -256,3 +256,9 @@ def test_a_table_of_counts_trains_from_the_command_line(tmp_path, capsys):
     assert isinstance(family, LibrarySize) and family.counts == name
     assert main([*fit, "--likelihood", "normal"]) == 1
     assert "library_size is for counts" in capsys.readouterr().err and not out.exists()
+
+
+def test_the_size_is_the_middle_of_the_totals_of_an_even_number_of_rows():
+    x = torch.tensor([[60.0, 40]] * 10 + [[500.0, 500]] * 10)
+    data = pv.data.from_arrays(x, library_size=True, valid=0, test=0)
+    assert data.likelihood.size == 550

@@ -24,8 +24,9 @@ class LibrarySize(Family):
 
     :math:`\ell = \sum_g x_g` is the observed library size: the total count of a cell, the length of a
     document. It is an offset of the log-mean, so that z needs not describe it. :math:`\ell` is taken
-    as known: densities are those of x given :math:`\ell`, and can be compared with those of models
-    with the same offset only. A row without counts has no library size, and is refused. Means and
+    as known: densities are those of x with this exposure, and can be compared with those of models
+    with the same offset only. They are no conditional probabilities given the total: over all rows of
+    one total they sum to less than one. A row without counts has no library size, and is refused. Means and
     samples have the library size `size`: the means are normalized counts, whose total is `size`.
 
     With zero inflation :math:`\ell\,\mathrm{softmax}(f)_g` is the mean of the negative binomial, as in

@@ -2,6 +2,7 @@
 
 import dataclasses
 
+import numpy as np
 import torch
 
 from ..conditionals import LibrarySize
@@ -40,7 +41,7 @@ def with_library_size(data: Data, counts: str | None = None) -> Data:
                 f"{data.name} has the likelihood {known!r}: library_size= is for counts alone"
             )
     totals = {name: _totals(split.x, data) for name, split in data.splits().items()}
-    return _with(data, counts, float(totals["train"].median()))
+    return _with(data, counts, float(np.median(totals["train"].cpu().numpy())))
 
 
 def _with(data: Data, counts: str, size: float) -> Data:

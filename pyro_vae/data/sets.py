@@ -271,7 +271,7 @@ def default_condition(data: Data) -> tuple[str, int | None]:
     raise UserError(
         f"a conditional model needs something to be given, and {data.name} has neither covariates c, "
         "nor images to take quadrants of, nor labels: name columns of a table, covariates=['NAME'] "
-        "(--covariates NAME), or save an array c in an .npz file"
+        "(--covariates NAME) or labels='NAME' (--labels NAME), or save an array c in an .npz file"
     )
 
 

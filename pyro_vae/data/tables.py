@@ -305,7 +305,7 @@ class Table:
     def decode(self, x: torch.Tensor, round_counts: bool = True) -> dict[Any, np.ndarray]:
         """`{column: values [N]}` of x `[N, D]` in original units.
 
-        A category is the most probable one. A boolean is true from a probability of 1/2.
+        A category is the most probable one. A boolean is true above a probability of 1/2.
 
         Args:
             x: values, samples or means.

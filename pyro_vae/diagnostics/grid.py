@@ -16,6 +16,8 @@ LOG_DENSITY_CUTOFF = 12.0  # nats below the largest value; densities below it ar
 MAX_ROUNDS = 12  # of the search for the window
 MIN_ROUNDS = 3
 GUIDE_MARGIN = 0.35  # of the range of the guide's draws, to each side
+MAX_BLOCK = 2**20  # points whose parabolas are computed at once
+LEAST_DETERMINANT = 1e-4  # of a Hessian, relative to its diagonal's: below, it is that of a ridge
 RESOLVED = (
     0.3  # nats: change of log p(x) without every other point, if the points resolve the density
 )
@@ -45,7 +47,8 @@ def posterior_grid(
     and to draws of the guide, with a margin. Discrete latents are summed exactly; constrained latents
     are mapped to the reals. If the window contains the posterior, `log_likelihood` is exact up to
     quadrature error. Where `num` points do not resolve the density, up to four times as many are taken
-    for it; a warning says where they do not either, as in a heavy tail or a very narrow ridge.
+    for it; a warning says where they do not either, as in a heavy tail or a very narrow ridge. The
+    posterior is that of the `num` points: their sum, times the area of a cell, is 1 where they resolve it.
 
     Args:
         model: the generative program.
@@ -100,35 +103,56 @@ def _grid(joint: Joint, num: int, num_points: int) -> tuple[PosteriorGrid, torch
 
     While the points do not resolve a density, log p(x) is taken from twice as many on each axis.
     """
-    low, high = _window(joint, num, num_points)
+    low, high, best = _window(joint, num, num_points)
     axes, log_p, log_q = _evaluate(joint, low, high, num, num_points)
     finest = num
-    evidence, change = _evidence(log_p, (high - low) / (num - 1))
+    evidence, change = _evidence(log_p, (high - low) / (num - 1), best)
     while bool((change > RESOLVED).any()) and finest < MAX_REFINEMENT * num:
         finest *= 2
         finer = _evaluate(joint, low, high, finest, num_points)[1]
-        evidence, change = _evidence(finer, (high - low) / (finest - 1))
+        evidence, change = _evidence(finer, (high - low) / (finest - 1), best)
     posterior = (log_p - evidence[:, None, None]).exp()
     grid = PosteriorGrid(axes, evidence, posterior, None if joint.guide is None else log_q.exp())
     return grid, change
 
 
-def _evidence(log_p: torch.Tensor, spacing: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
-    """`(log p(x), change)`, `[B]` each: the largest change of log p(x) without every other point.
+def _evidence(
+    log_p: torch.Tensor, spacing: torch.Tensor, best: torch.Tensor
+) -> tuple[torch.Tensor, torch.Tensor]:
+    """`(log p(x), error)`, `[B]` each: about how many nats the sum over the points is wrong.
 
-    A smooth density that the points resolve has hardly any.
+    It is the largest of three: the change without every other point, which a smooth density that the
+    points resolve hardly has; what the width of a ridge says, along which the points may lie evenly and
+    miss it all; and what the points lack to a density that is known.
+
+    Args:
+        log_p: `[B, G, G]`.
+        spacing: `[B, 2]`.
+        best: `[B]`, the largest log-density that is known.
     """
     log_cell = spacing.log().sum(-1)
     evidence = log_p.logsumexp((1, 2)) + log_cell
     coarse = [log_p[:, i::2, j::2].logsumexp((1, 2)) for i in range(2) for j in range(2)]
     changes = torch.stack(coarse) + math.log(4) + log_cell - evidence
-    return evidence, changes.abs().amax(0)
+    around = _parabolas(log_p)
+    expected = (around.top.flatten(1).softmax(1) * around.error.flatten(1)).sum(1)
+    missed = best.double() - around.top.amax((1, 2))
+    return evidence, torch.stack([changes.abs().amax(0).double(), expected, missed]).amax(0)
 
 
-def _window(joint: Joint, num: int, num_points: int) -> tuple[torch.Tensor, torch.Tensor]:
-    """Lower and upper ends `[B, 2]` that contain the posterior and the guide's mass."""
+def _window(
+    joint: Joint, num: int, num_points: int
+) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
+    """Lower and upper ends `[B, 2]` that contain the posterior and the guide's mass.
+
+    And the largest log-density `[B]` at a draw of the prior or of the guide: where the prior has a heavy
+    tail, a grid from end to end may have no point near its center.
+    """
     prior = Joint(joint.model, joint.batch).draw(500)
     guide_draws = None if joint.guide is None else joint.draw(200)
+    draws = prior if guide_draws is None else torch.cat([prior, guide_draws])  # [D, B, 2]
+    log_p_draws = torch.cat([joint.log_densities(part)[1] for part in draws.split(num_points)])
+    best = log_p_draws.amax(0)
 
     def with_guide(low: torch.Tensor, high: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
         if guide_draws is None:
@@ -141,19 +165,78 @@ def _window(joint: Joint, num: int, num_points: int) -> tuple[torch.Tensor, torc
     low, high = with_guide(1.5 * low - 0.5 * high, 1.5 * high - 0.5 * low)
     for round in range(MAX_ROUNDS):  # shrink, and extend where the density continues past an edge
         axes, log_p, _ = _evaluate(joint, low, high, num, num_points)
-        near = log_p > log_p.amax((1, 2), keepdim=True) - LOG_DENSITY_CUTOFF
+        top = _parabolas(log_p).top
+        cutoff = torch.maximum(top.amax((1, 2)), best) - LOG_DENSITY_CUTOFF
+        near = top > cutoff[:, None, None]
         width = high - low
         least, most = (
             torch.stack([edge(near.any(2), axes[:, 0]), edge(near.any(1), axes[:, 1])], -1)
             for edge in (_first, _last)
         )
+        near_draw = (log_p_draws > cutoff).unsqueeze(-1)
+        least = least.minimum(torch.where(near_draw, draws, math.inf).amin(0))
+        most = most.maximum(torch.where(near_draw, draws, -math.inf).amax(0))
         past_low, past_high = least <= axes[..., 0], most >= axes[..., -1]
         low = least - torch.where(past_low, 0.5 * width, width / (num - 1))
         high = most + torch.where(past_high, 0.5 * width, width / (num - 1))
         low, high = with_guide(low, high)
         if round + 1 >= MIN_ROUNDS and not (past_low.any() or past_high.any()):
             break
-    return low, high
+    return low, high, best
+
+
+class _Parabolas(NamedTuple):
+    """The parabolas through each point of a grid and its neighbors, `[B, G, G]` each."""
+
+    top: torch.Tensor  #: the largest log-density around the point
+    error: torch.Tensor  #: by how many nats a sum over such points is wrong, about
+
+
+def _parabolas(log_p: torch.Tensor) -> _Parabolas:
+    """What log-densities `[B, G, G]` are between the points of their grid.
+
+    A mode or a ridge that is narrower than the grid's cells lies between points whose values say little
+    of it. They are on a parabola, and the differences between them tell its top and its width.
+    """
+    rows = max(1, MAX_BLOCK // log_p[0].numel())
+    tops, errors = zip(*(_of_rows(block) for block in log_p.split(rows)), strict=True)
+    return _Parabolas(torch.cat(tops), torch.cat(errors))
+
+
+def _of_rows(log_p: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
+    f = log_p.double()
+    center = f[:, 1:-1, 1:-1]
+    left, right = f[:, :-2, 1:-1], f[:, 2:, 1:-1]
+    below, above = f[:, 1:-1, :-2], f[:, 1:-1, 2:]
+    slopes = (right - left) / 2, (above - below) / 2
+    bends = right + left - 2 * center, above + below - 2 * center
+    twist = (f[:, 2:, 2:] + f[:, :-2, :-2] - f[:, 2:, :-2] - f[:, :-2, 2:]) / 4
+    product = bends[0] * bends[1]
+    determinant = product - twist**2
+    steps = [-(bends[1 - i] * slopes[i] - twist * slopes[1 - i]) / determinant for i in range(2)]
+    # of a ridge, the curvature along it is lost in rounding: its top is that of a parabola across it
+    is_peak = (bends[0] < 0) & (determinant > LEAST_DETERMINANT * product)
+    candidates = [
+        (
+            (slopes[0] * steps[0] + slopes[1] * steps[1]) / 2,
+            is_peak & (steps[0].abs() <= 1) & (steps[1].abs() <= 1),
+        )
+    ]
+    for slope, bend in zip(slopes, bends, strict=True):
+        inside = ~is_peak & (bend < 0) & ((slope / bend).abs() <= 1)
+        candidates.append((slope**2 / (-2 * bend), inside))
+    rise = torch.zeros_like(center)
+    for candidate, inside in candidates:
+        rise = torch.where(inside & candidate.isfinite(), candidate.maximum(rise), rise)
+    # the squared ratio of the spacing to the width where that is least; and the trapezoidal rule's
+    # error for a normal density
+    half = (bends[0] - bends[1]) / 2
+    ratio = (half**2 + twist**2).sqrt() - (bends[0] + bends[1]) / 2
+    error = 2 * (-2 * math.pi**2 / ratio.clamp_min(1e-6)).exp()
+    top, errors = f.clone(), torch.zeros_like(f)
+    top[:, 1:-1, 1:-1] += rise
+    errors[:, 1:-1, 1:-1] = torch.where(error.isfinite(), error, 2.0)
+    return top, errors
 
 
 def _first(near: torch.Tensor, axis: torch.Tensor) -> torch.Tensor:

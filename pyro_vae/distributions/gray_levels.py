@@ -171,22 +171,23 @@ class DiscretizedLogistic(dist.TorchDistribution):
             top = self.levels - 1
             return (draw * top).round().clamp(0, top) / top
 
-    def _moment(self, weight: Callable[[int], int]) -> torch.Tensor:
+    def _moment(self, weight: Callable[[int], int], dtype: torch.dtype) -> torch.Tensor:
         """Sum over k = 1..L-1 of `weight(k) P(level >= k)`, without a tensor `[..., L]`."""
-        top = self.levels - 1
-        total = torch.zeros_like(self.loc)
+        top, loc, scale = self.levels - 1, self.loc.to(dtype), self.scale.to(dtype)
+        total = torch.zeros_like(loc)
         for k in range(1, self.levels):
-            total = total + weight(k) * ((self.loc - (k - 0.5) / top) / self.scale).sigmoid()
+            total = total + weight(k) * ((loc - (k - 0.5) / top) / scale).sigmoid()
         return total
 
     @property
     def mean(self) -> torch.Tensor:
-        return self._moment(lambda k: 1) / (self.levels - 1)
+        return self._moment(lambda k: 1, self.loc.dtype) / (self.levels - 1)
 
     @property
     def variance(self) -> torch.Tensor:
-        square = self._moment(lambda k: 2 * k - 1)  # E k^2 = sum_k (2k - 1) P(level >= k)
-        return (square / (self.levels - 1) ** 2 - self.mean**2).clamp(min=0)
+        # in float64, as squares are subtracted; E k^2 = sum_k (2k - 1) P(level >= k)
+        square, mean = (self._moment(w, torch.float64) for w in (lambda k: 2 * k - 1, lambda k: 1))
+        return ((square - mean**2) / (self.levels - 1) ** 2).clamp(min=0).to(self.loc.dtype)
 
 
 class CategoricalLevels(dist.TorchDistribution):
@@ -234,14 +235,15 @@ class CategoricalLevels(dist.TorchDistribution):
             level = dist.Categorical(logits=self.logits).sample(torch.Size(sample_shape))
             return level.to(self.logits.dtype) / (self.levels - 1)
 
-    def _moment(self, power: int) -> torch.Tensor:
-        grid = torch.linspace(0, 1, self.levels, dtype=self.logits.dtype, device=self.logits.device)
-        return self.logits.softmax(-1) @ grid**power
+    @property
+    def _grid(self) -> torch.Tensor:
+        return torch.linspace(0, 1, self.levels, dtype=self.logits.dtype, device=self.logits.device)
 
     @property
     def mean(self) -> torch.Tensor:
-        return self._moment(1)
+        return self.logits.softmax(-1) @ self._grid
 
     @property
     def variance(self) -> torch.Tensor:
-        return (self._moment(2) - self.mean**2).clamp(min=0)
+        distance = self._grid - self.mean.unsqueeze(-1)
+        return (self.logits.softmax(-1) * distance**2).sum(-1)

@@ -68,7 +68,11 @@ class CountsOfRow(dist.TorchDistribution):
         return CountsOfRow(counts, self.size, validate_args=False)
 
     def log_prob(self, value: torch.Tensor) -> torch.Tensor:
-        """`[...]`: the log-probability of `value [..., G]` given its sum, in nats."""
+        """`[...]`: the log-probability of `value [..., G]` at the library size that is its sum, in nats.
+
+        The sum is a known exposure, and not conditioned on: over all values of one sum these
+        probabilities sum to less than one.
+        """
         if self._validate_args:
             self._validate_sample(value)
         log_size = value.sum(-1, keepdim=True).clamp_min(1).log()

@@ -72,7 +72,9 @@ class NormalMixture(TorchDistribution):
     @property
     def variance(self) -> torch.Tensor:
         weights = self.log_weights.exp().unsqueeze(-1)
-        return (weights * (self.scale**2 + self.loc**2)).sum(-2) - self.mean**2
+        # far from zero, the difference of the squares would lose the digits
+        distance = self.loc - self.mean.unsqueeze(-2)
+        return (weights * (self.scale**2 + distance**2)).sum(-2)
 
     def component_log_probs(self, value: torch.Tensor) -> torch.Tensor:
         """`[..., K]`: the log-density of `value [..., D]` under each component, in nats."""

@@ -127,7 +127,7 @@ class GMVAEClusterer(ClusterMixin, EmbeddingVAE):
         )  # fmt: skip
 
     def fit(self, X: ArrayLike, y: object = None, sample_weight: ArrayLike | None = None) -> Self:
-        """Train `n_init` pairs, and keep the one that explains held-out rows best.
+        """Train `n_init` pairs, and keep one, chosen without labels as the class says.
 
         Args:
             X: `[N, D]`, an array, a data frame or a sparse matrix.

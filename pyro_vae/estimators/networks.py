@@ -19,13 +19,15 @@ class TableMLP(Network):
 
     Args:
         hidden: widths of the hidden layers.
-        log_moments: `(mean [D], standard deviation [D])` of log(1 + x). Default: x is no count.
+        log_moments: `(mean [D], standard deviation [D])` of log(1 + x). Default: x has no counts.
+        is_count: bool `[D]`, the columns that are counts.
         missing: whether NaN in x is a missing value. The network then sees zero in its place, and
             a further input per column that is 1 where the value is missing.
     """
 
     hidden: tuple[int, ...]
     log_moments: tuple[np.ndarray, np.ndarray] | None = None
+    is_count: np.ndarray | None = None
     missing: bool = False
 
     def build(
@@ -49,18 +51,20 @@ class _TableTrunk(nn.Module):
 
     mean: torch.Tensor | None
     sd: torch.Tensor | None
+    is_count: torch.Tensor | None
 
     def __init__(self, network: TableMLP, trunk: nn.Module | None) -> None:
         super().__init__()
         self.trunk, self.missing = trunk, network.missing
-        moments = network.log_moments or (None, None)
-        for name, value in zip(("mean", "sd"), moments, strict=True):
+        mean, sd = network.log_moments or (None, None)
+        for name, value in {"mean": mean, "sd": sd, "is_count": network.is_count}.items():
             self.register_buffer(name, None if value is None else torch.from_numpy(value))
 
     def forward(self, x: torch.Tensor, **parents: torch.Tensor) -> dict[str, torch.Tensor]:
         missing = x.isnan()
-        if self.mean is not None and self.sd is not None:
-            x = (x.log1p() - self.mean) / self.sd
+        if self.mean is not None and self.sd is not None and self.is_count is not None:
+            logs = (x.clamp_min(0).log1p() - self.mean) / self.sd
+            x = torch.where(self.is_count, logs, x)
         if self.missing:
             x = torch.where(missing, 0.0, x)
             parents = {**parents, "missing": missing.to(x)}
@@ -79,12 +83,14 @@ def encoder_network(hidden: tuple[int, ...], units: Units, missing: bool) -> Net
     """
     if units.log_moments is None and not missing:
         return MLP(hidden)
-    return TableMLP(hidden, units.log_moments, missing)
+    return TableMLP(hidden, units.log_moments, units.is_count, missing)
 
 
 @torch.no_grad()
 def start_at_column_means(p_x: nn.Module | None, units: Units) -> None:
     """Set the decoder's bias so that its mean starts at the mean of the columns."""
+    if units.count_start is not None:
+        units.count_start.apply(p_x)
     bias = units.start_bias()
     if bias is not None and isinstance(p_x, Conditional) and isinstance(p_x.head, Affine):
         p_x.head.bias.copy_(bias)

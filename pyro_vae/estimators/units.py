@@ -9,8 +9,9 @@ import torch
 
 from ..conditionals import Family
 from ..conditionals import likelihood as likelihood_of
-from ..conditionals.encoders import COUNTS
-from ..conditionals.likelihoods import Bernoulli, Binomial, NegativeBinomial, Poisson
+from ..conditionals.count_start import CountStart
+from ..conditionals.encoders import count_columns
+from ..conditionals.likelihoods import Bernoulli, Binomial
 from ..conditionals.missing import without_missing
 from ..conditionals.support import real_columns
 from ..data.arrays import is_constant
@@ -40,8 +41,10 @@ class Units:
         log_volume: `[D]`: by what a log-density in the units of the model exceeds one in those of
             the table; zero for probabilities of integers.
         column_means: `[D]`, in the units of the table.
-        log_moments: `(mean [D], standard deviation [D])` of log(1 + x), which the encoder of a
-            count model sees standardized; None for other likelihoods.
+        is_count: bool `[D]`, the columns that the likelihood takes as counts.
+        log_moments: `(mean [D], standard deviation [D])` of log(1 + x), which an encoder sees
+            standardized in place of counts; None if there are none.
+        count_start: where the decoder starts; None without counts.
     """
 
     likelihood: Family
@@ -49,7 +52,9 @@ class Units:
     scale: np.ndarray
     log_volume: np.ndarray
     column_means: np.ndarray
+    is_count: np.ndarray
     log_moments: tuple[np.ndarray, np.ndarray] | None = None
+    count_start: CountStart | None = None
 
     @classmethod
     def of(
@@ -69,13 +74,15 @@ class Units:
             scale = scale * bound
         family = likelihood_of(likelihood)
         real = real_columns(family, len(mean)).numpy()
-        log_moments = None
-        if isinstance(without_missing(family), COUNTS):
-            log_mean, log_sd = moments(rows, weight, np.log1p)
+        is_count, log_moments = np.array(count_columns(family, len(mean))), None
+        count_start = CountStart.of(family, *map(torch.from_numpy, (mean, sd)))
+        if is_count.any():
+            log_mean, log_sd = moments(rows, weight, lambda x: np.log1p(np.where(is_count, x, 0.0)))
             log_moments = log_mean, np.where(log_sd > 0, log_sd, 1.0)
         scale = np.where(real & (sd > 0), sd, scale)
         log_volume = np.where(real, np.log(scale), 0.0)
-        return cls(family, np.where(real, mean, 0.0), scale, log_volume, mean, log_moments)
+        center = np.where(real, mean, 0.0)
+        return cls(family, center, scale, log_volume, mean, is_count, log_moments, count_start)
 
     def to_model(self, block: np.ndarray) -> torch.Tensor:
         """Rows `[B, D]` of the table, in the units of the model."""
@@ -83,10 +90,12 @@ class Units:
 
     def encoder_values(self, block: np.ndarray) -> np.ndarray:
         """Rows `[B, D]` of the table as an encoder sees them: of counts, standardized logarithms."""
+        values = (block - self.mean) / self.scale
         if self.log_moments is None:
-            return (block - self.mean) / self.scale
+            return values
         log_mean, log_sd = self.log_moments
-        return (np.log1p(block) - log_mean) / log_sd
+        logs = np.log1p(np.where(self.is_count, block, 0.0))
+        return np.where(self.is_count, (logs - log_mean) / log_sd, values)
 
     def to_table(self, values: torch.Tensor) -> np.ndarray:
         """Values `[B, D]` of the model, in the units of the table."""
@@ -95,19 +104,18 @@ class Units:
     def start_bias(self) -> torch.Tensor | None:
         """`[D]`: the decoder's bias at which its mean is the mean of the columns.
 
-        None where it is zero, or not known for the likelihood.
+        None where it is zero, or not known for the likelihood; of counts see `count_start`.
         """
         mean = torch.from_numpy(self.column_means / self.scale)
-        family = without_missing(self.likelihood)
-        if isinstance(family, (Bernoulli, Binomial)):
+        if isinstance(without_missing(self.likelihood), (Bernoulli, Binomial)):
             return mean.clamp(1e-3, 1 - 1e-3).logit()
-        if isinstance(family, (Poisson, NegativeBinomial)):
-            return mean.clamp_min(1e-3).log()
         return None
 
 
 def moments(
-    rows: "Rows", weight: np.ndarray | None, function: "np.ufunc | None" = None
+    rows: "Rows",
+    weight: np.ndarray | None,
+    function: Callable[[np.ndarray], np.ndarray] | None = None,
 ) -> tuple[np.ndarray, np.ndarray]:
     """`(mean [D], standard deviation [D])` of the columns, in three passes by blocks, in float64.
 

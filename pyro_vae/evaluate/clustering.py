@@ -97,12 +97,7 @@ def clustering_baselines(
     if len(train_x) < num_clusters:
         raise UserError(f"{len(train_x)} data points cannot make {num_clusters} clusters")
     train, test = rows_for_baselines(train_x, train_x[:10_000], test_x, standardize=standardize)
-    if (
-        not standardize
-        and (train >= 0).all()
-        and train.max() > 1
-        and (train == train.round()).all()
-    ):
+    if not standardize and _are_counts(torch.as_tensor(train_x[:10_000])):
         size = np.median(train.sum(1))
         train, test = (_log_normalized(v, size) for v in (train, test))
     result = {
@@ -116,6 +111,13 @@ def clustering_baselines(
     mixture.fit(pca.transform(train))
     result["Gaussian mixture"] = mixture.predict(pca.transform(test))
     return result
+
+
+def _are_counts(x: torch.Tensor) -> bool:
+    """Whether the observed values are counts, some of them above 1."""
+    observed = x[~x.isnan()]
+    is_whole = bool(((observed >= 0) & (observed == observed.round())).all())
+    return is_whole and observed.numel() > 0 and bool(observed.max() > 1)
 
 
 def _log_normalized(counts: NDArray[np.float64], size: float) -> NDArray[np.float64]:

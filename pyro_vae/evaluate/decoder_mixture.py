@@ -70,7 +70,7 @@ def decoder_mixture(
             log_joint = _pairwise(decoder, data, z[rows].to(device)).double()
             log_joint += log_weights[rows].to(log_joint)
             total = torch.logaddexp(total, log_joint.logsumexp(1))
-    return total.to(x)
+    return total.to(data.dtype)
 
 
 def _pairwise(decoder: nn.Module, x: Tensor, z: Tensor) -> Tensor:

@@ -5,7 +5,6 @@ from typing import Any
 
 import torch
 from pyro import poutine
-from torch.distributions import constraints
 
 from ..conditionals import MultivariateNormal
 from ..errors import UserError, check_int_at_least, check_positive, checked_seed, unknown_name_error
@@ -18,7 +17,7 @@ from ..programs.interfaces import ModelInterface, interface_of
 from ..programs.layout import layout_of
 from ..programs.modules import device_of
 from ..programs.program import Program
-from ..programs.sites import base_constraint, choose_latent, is_latent, sites_in, states_support
+from ..programs.sites import choose_latent, has_real_support, is_latent, sites_in
 from .chunked import evaluate_in_chunks, evaluation_mode
 from .inputs import Array, Batch, PyroProgram, pair_inputs
 from .latents import encode
@@ -115,8 +114,7 @@ def _draws(
 
 def _check_real(name: str, fn: Any) -> None:
     """Raise if a distribution states a support other than the reals."""
-    reals = type(constraints.real)
-    if states_support(fn) and not isinstance(base_constraint(fn.support), reals):
+    if not has_real_support(fn):
         raise UserError(
             f"{name!r} has the support {fn.support}, and the priors that are fitted are on the reals"
         )

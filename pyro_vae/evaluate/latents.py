@@ -5,14 +5,14 @@ All values are in the units in which the pair was trained. If the data were stan
 them back. `Run` is the object that knows the data and works in their original units.
 """
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 
 import torch
 
 from ..errors import UserError, check_int_at_least
-from ..programs import trace_pair
+from ..programs import layout_of, trace_pair, trace_program
 from ..programs.centers import CommonNoise, mean_or_median
-from ..programs.sites import holds, is_latent, observed_site
+from ..programs.sites import has_real_support, holds, is_latent, is_point, observed_site
 from ..programs.traces import Traces
 from .chunked import evaluate_in_chunks
 from .inputs import Array, Batch, PyroProgram, pair_inputs
@@ -24,6 +24,7 @@ ACTIVE_THRESHOLD = 0.01
 COLLAPSE_THRESHOLD = 0.1
 #: A mixture has in effect one component if a component's occupancy is larger.
 ONE_COMPONENT_THRESHOLD = 0.99
+NUM_TRANSFORMED = 256  # draws for the mean of a latent that is a function of another draw
 
 
 def _evaluate_traces(
@@ -37,9 +38,47 @@ def _evaluate_traces(
     """`function(traces, chunk)` of every chunk of a batch, concatenated."""
 
     def evaluate(chunk: Batch, _: int) -> Batch:
-        return function(trace_pair(model, guide, chunk, at_mean=at_mean), chunk)
+        traces = trace_pair(model, guide, chunk, at_mean=at_mean)
+        if at_mean and (names := _transformed_draws(traces)):
+            means = _means_of_draws(model, guide, chunk, names)
+            traces = trace_pair(model, guide, chunk, at_mean=True, values=means)
+        return function(traces, chunk)
 
     return evaluate_in_chunks(evaluate, model, guide, batch, seed=seed)
+
+
+def _transformed_draws(traces: Traces) -> list[str]:
+    """Constrained latents that are functions of an auxiliary draw, as in Pyro's AutoGuides.
+
+    The function of the draw's mean is not their mean: for an exponential, it is the median.
+    """
+    if not traces.auxiliary:
+        return []
+    return [
+        name
+        for name, site in traces.guide.items()
+        if name in traces.model
+        and is_point(site)
+        and not has_real_support(traces.model[name]["fn"])
+    ]
+
+
+def _means_of_draws(
+    model: PyroProgram, guide: PyroProgram, chunk: Batch, names: Sequence[str]
+) -> Batch:
+    """`{latent: [B, *shape]}`: means of draws of the guide whose noise all rows share."""
+    noise = CommonNoise(len(chunk["x"]), spread=True)
+    layout = layout_of(model, guide, chunk)
+    drawn = trace_program(
+        guide, layout, chunk, NUM_TRANSFORMED, lambda place: noise, draw_discrete=True,
+        is_guide=True,
+    )  # fmt: skip
+    means = {}
+    for name in names:
+        site = drawn.model[name]
+        shape = (NUM_TRANSFORMED, len(chunk["x"]), *site["fn"].event_shape)
+        means[name] = site["value"].expand(shape).mean(0)
+    return means
 
 
 def encode(
@@ -49,8 +88,9 @@ def encode(
 
     A latent whose parents are latents is encoded at their means. If the guide enumerates a
     discrete parent, the mean is taken over the parent's probabilities. A distribution whose mean is
-    not known in closed form, such as a flow, is encoded by the mean of 32 draws. Their noise is fixed
-    and common to all rows: equal rows have equal codes, in every batch.
+    not known in closed form, such as a flow, is encoded by the mean of 32 draws, and a constrained
+    latent of an AutoGuide, which is a function of an unconstrained draw, by that of 256. Their noise
+    is fixed and common to all rows: equal rows have equal codes, in every batch.
 
     Where a distribution has no finite mean, the code is its median: `loc` of a Cauchy, or of
     Student's t with at most one degree of freedom. If torch has no quantiles of the distribution, the

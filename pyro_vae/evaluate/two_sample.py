@@ -66,7 +66,8 @@ def mmd_two_sample_test(
     both = both - both.mean(0)  # far from zero, the squares in cdist would lose the differences
     distance = torch.cdist(both, both)
     if bandwidth is None:
-        bandwidth = float(distance[torch.triu(torch.ones_like(distance), 1) > 0].median())
+        pairs = distance[torch.triu(torch.ones_like(distance), 1) > 0]
+        bandwidth = float(np.median(pairs.numpy()))
     if not bandwidth > 0:
         raise UserError("more than half of the data are equal: pass bandwidth=")
     kernel = (-(distance**2) / (2 * bandwidth**2)).exp().fill_diagonal_(0)

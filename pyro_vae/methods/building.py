@@ -17,6 +17,7 @@ from ..conditionals import (
     ResidualMLP,
     likelihood,
 )
+from ..conditionals.count_start import CountStart
 from ..conditionals.encoders import encoder_network
 from ..conditionals.missing import ignore_missing
 from ..conditionals.networks import is_image, network_between
@@ -25,13 +26,13 @@ from ..guides import Guide, PriorGuide, SemiAmortized
 from ..models import FlowPrior, MixturePrior, StandardNormalPrior, VampPrior
 from ..objectives import ELBO, IWAE, RWS, STL, DReG, Hybrid, Renyi, SemiSupervised
 from ..programs.inspection import has_rows
+from ..programs.interfaces import conditional_of
 from ..train import (
     BaselineInitialization,
     MixtureInitialization,
     PseudoInputInitialization,
     StackInitialization,
 )
-from .count_start import CountStart
 from .table import METHODS
 
 #: The classes that a choice can name.
@@ -278,7 +279,7 @@ class ModelFactory:
     def __call__(self) -> Any:
         model, _ = build(self.config, *self.shapes)
         if self.start is not None:
-            self.start.apply(model)
+            self.start.apply(conditional_of(model, "x"))
         return model
 
 

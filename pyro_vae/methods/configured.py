@@ -10,12 +10,14 @@ from typing import Any
 import torch
 
 from ..conditionals import likelihood
+from ..conditionals.count_start import CountStart
 from ..data import Data, as_data
 from ..errors import UserError, check_int_at_least
 from ..guides.checks import check_discrete
 from ..objectives import ELBO
 from ..programs.choice import check_compile
 from ..programs.contexts import seeded
+from ..programs.interfaces import conditional_of
 from ..train import Callback, Initialization, checkpoint, choose_device, distributed
 from ..train import fit as train
 from ..train.folder import RunFolder
@@ -23,7 +25,7 @@ from ..train.pool import num_workers
 from ..train.settings import EXTENDABLE, SETTINGS, check_epochs, checked_settings
 from . import preparing
 from .building import build, make, part
-from .count_start import CountStart
+from .count_start import count_start
 from .effects import check_workers
 from .files import as_json, plain, read_config, to_yaml
 from .groups import FIT
@@ -161,13 +163,13 @@ class Method:
             model, guide = build(self.config, *self.shapes)
         start = self.count_start
         if start is not None:
-            start.apply(model)
+            start.apply(conditional_of(model, "x"))
         return model, guide
 
     @property
     def count_start(self) -> CountStart | None:
         """Where the decoder starts, of a table with counts."""
-        return CountStart.of(self.data, likelihood(part(self.config["model.likelihood"])))
+        return count_start(self.data, likelihood(part(self.config["model.likelihood"])))
 
     @property
     def model(self) -> Any:

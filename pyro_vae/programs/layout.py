@@ -218,6 +218,8 @@ class _Trial:
             values = [beside, _values(part)]
             truth = self._try_at(few, values)
         divisible = bool(truth) and self._is_divisible(wide, trace, truth[0])
+        if 2 < len(wide["x"]) <= FEW:  # these few rows were all
+            divisible = divisible and self._try(_rows(wide, 2)) is not None
         if not divisible:
             few = wide
             values = [_values(self._run(wide)) for _ in range(2)]

@@ -72,10 +72,12 @@ def trace_pair(
         (torch.Size([4, 8]), torch.Size([4, 8, 3]))
     """
     layout = layout_of(model, guide, batch)
-    handlers: list[Callable] = [lambda place: SubstituteMean()] if at_mean else []
+    handlers: list[Callable] = []  # the first comes first: values, then means of other latents
     if values is not None:
         latents = dict(values)
         handlers.append(lambda place: Substitute({n: place(v) for n, v in latents.items()}))
+    if at_mean:
+        handlers.append(lambda place: SubstituteMean())
     modes = _modes(layout, draw_discrete, as_configured)._replace(noise=noise)
     return _gather(layout, model, guide, batch, num_particles, handlers, modes)
 

@@ -199,6 +199,11 @@ def is_point(site: Site) -> bool:
     return isinstance(base_distribution(site["fn"]), Delta)
 
 
+def has_real_support(fn: Any) -> bool:
+    """Whether a distribution is on the reals, or does not state its support."""
+    return not states_support(fn) or isinstance(base_constraint(fn.support), type(constraints.real))
+
+
 def holds(seen: torch.Tensor, value: torch.Tensor) -> bool:
     """Whether the observed value `seen` equals `value`, perhaps reshaped."""
     if seen.numel() != value.numel():
