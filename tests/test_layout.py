@@ -261,3 +261,19 @@ def test_a_layer_of_zeros_hides_no_program_that_counts_dimensions():
     by_hand = sum(t.sum(-1) for t in terms).mean().item()
     elbo = pv.evaluate.elbo(model, guide, x, num_samples=2000).mean().item()
     assert elbo == pytest.approx(by_hand, abs=0.1)
+
+
+@pytest.mark.parametrize("num", [3, 4, 8])
+def test_a_guide_with_a_parameter_per_row_is_run_on_all_rows_however_few(num):
+    def model(x):
+        with pyro.plate("data", len(x)):
+            z = pyro.sample("z", dist.Normal(0.0, 1.0))
+            pyro.sample("x", dist.Normal(z, 1.0), obs=x)
+
+    x = torch.arange(num).float()
+    guide = pyro.infer.autoguide.AutoNormal(model)
+    guide(x)
+    assert not layout_of(model, guide, {"x": x}).divisible
+    with torch.no_grad():
+        guide.locs.z.copy_(x)
+    torch.testing.assert_close(pv.evaluate.encode(model, guide, x)["z"], x)
