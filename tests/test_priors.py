@@ -4,6 +4,7 @@ import copy
 import math
 
 import pyro
+import pyro.distributions as dist
 import pytest
 import torch
 from commands import main
@@ -522,3 +523,22 @@ def test_a_prior_that_is_not_there_gets_one_line(capsys):
     assert main(["fit", "vade", "--prior", "VampPrior"]) == 1
     line = capsys.readouterr().err
     assert line.startswith("pyro-vae: vade has no option 'prior'; ") and line.count("\n") == 1
+
+
+@pytest.mark.parametrize("sd", [5000.0, 1e-3])
+def test_encodings_beyond_the_scales_of_a_mixture_are_warned_of(sd):
+    def model(x):
+        with pyro.plate("data", len(x)):
+            z = pyro.sample("z", dist.Normal(torch.zeros(1), sd).to_event(1))
+            pyro.sample("x", dist.Normal(z / sd, 0.1).to_event(1), obs=x)
+
+    def guide(x):
+        with pyro.plate("data", len(x)):
+            pyro.sample("z", dist.Normal(sd * x, 0.01 * sd).to_event(1))
+
+    x = torch.randn(200, 1)
+    with pytest.warns(UserWarning, match="encodings have standard deviations from .* kind='flow'"):
+        pv.evaluate.fit_ex_post_prior(model, guide, x, num_components=1)
+    flow = pv.evaluate.fit_ex_post_prior(model, guide, x, kind="flow", epochs=25)
+    spread = float(flow().sample((2000,)).std())
+    assert spread == pytest.approx(sd * float(x.std()), rel=0.15)

@@ -33,6 +33,16 @@ def test_fit_warns_once_in_one_line_on_data_of_sd_1e_5(likelihood):
     assert callable(pv.data.standardize)  # the name that the message gives
 
 
+@pytest.mark.parametrize("sd, words", [(1e-5, "less than 9.1e-04"), (1e5, "above 1.1e+03")])
+@pytest.mark.parametrize("likelihood, name", [("normal", "normal"), ("student-t", "Student's t")])
+def test_both_bounds_of_both_likelihoods_are_warned_of(sd, words, likelihood, name):
+    x = sd * torch.randn(40, 3, generator=torch.Generator().manual_seed(1))
+    with pytest.warns(UserWarning) as record:
+        trained(x, likelihood)
+    (text,) = [str(w.message) for w in record if "likelihood cannot be" in str(w.message)]
+    assert f"the scale of a {name} likelihood cannot be {words}" in text
+
+
 @pytest.mark.parametrize(
     "x, likelihood",
     [

@@ -1410,3 +1410,23 @@ def test_what_is_no_dict_of_kinds_and_no_list_of_classes_gives_one_line(tmp_path
     for names, message in (("cats", "must be a list of subfolders"), (["cats", "cats"], "twice")):
         with pytest.raises(pv.UserError, match=f"class_names.* {message}"):
             pv.data.from_images(tmp_path / "pets", class_names=names)
+
+
+def test_counts_beyond_the_reach_of_a_likelihood_of_counts_are_real_numbers():
+    """A rate of counts is bounded at e^15 = 3.3e6: the mean of a larger column would be cut off."""
+    rng = np.random.default_rng(0)
+    frame = {
+        "revenue": rng.poisson(8e6 * np.exp(0.3 * rng.normal(size=60))).tolist(),
+        "sold": rng.poisson(4e4 * np.exp(0.3 * rng.normal(size=60))).tolist(),
+    }
+    data = all_rows(frame)
+    assert [column.kind for column in data.table.columns] == ["real", "count"]
+    with pytest.raises(
+        pv.UserError, match="'revenue' has counts with a mean of .*kinds={'revenue'"
+    ):
+        all_rows(frame, kinds={"revenue": "count"})
+    x = torch.tensor(frame["revenue"]).float().unsqueeze(1)
+    assert pv.data.from_arrays(x).likelihood == "normal"
+    method = pv.method("vae", pv.data.from_arrays(x, likelihood="poisson"), hidden=[4], epochs=1)
+    with pytest.warns(UserWarning, match="1 columns of counts have means up to 8.*follow means up"):
+        method.build()

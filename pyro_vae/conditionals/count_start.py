@@ -1,6 +1,7 @@
 """Where a decoder of counts starts: at the mean and the dispersion of the columns."""
 
 import math
+import warnings
 from dataclasses import dataclass
 
 import torch
@@ -9,7 +10,7 @@ from .columns import Columns
 from .conditional import Conditional
 from .encoders import count_columns
 from .families import Family, raw_log_scale
-from .likelihoods import likelihood, raw_log_rate
+from .likelihoods import LARGEST_MEAN, likelihood, raw_log_rate
 from .missing import without_missing
 from .networks import Affine
 
@@ -49,8 +50,17 @@ class CountStart:
         Args:
             mean, sd: `[D]`, moments of the columns, in float64.
         """
-        if not any(count_columns(likelihood(family), len(mean))):
+        is_count = torch.tensor(count_columns(likelihood(family), len(mean)), dtype=torch.bool)
+        if not is_count.any():
             return None
+        above = is_count & (mean.cpu() > LARGEST_MEAN)
+        if above.any():
+            warnings.warn(
+                f"{int(above.sum())} columns of counts have means up to {mean.cpu()[above].max():.3g}, and "
+                f"likelihoods of counts follow means up to {LARGEST_MEAN:.0e}: divide the counts, or model "
+                "them as real numbers",
+                stacklevel=2,
+            )
         mean = mean.clamp_min(LEAST_MEAN)
         r = mean**2 / (sd**2 - mean).clamp_min(1e-12)  # the variance is mean + mean^2 / r
         log_r = r.log().clamp(*LOG_R_BOUNDS)

@@ -17,6 +17,7 @@ from .families import LOG_SCALE_BOUND, Family, bounded_log_scale, raw_log_scale
 
 STANDARDIZE = "pv.data.standardize(data)"  # as error messages name it
 LOG_RATE_BOUND = 15.0  # rates of counts lie in [exp(-15), exp(15)] = [3.1e-7, 3.3e6]
+LARGEST_MEAN = 1e6  # of counts: nearer to the bound, a network hardly moves the rate
 
 
 def bounded_log_rate(raw: torch.Tensor) -> torch.Tensor:

@@ -51,7 +51,8 @@ def from_frame(
     """`Data` from a pandas or polars DataFrame; missing values are kept.
 
     Each column has the likelihood that fits it: `normal` for floats, negative integers and integers
-    whose variance is below half their mean (years), `negative-binomial` for other integers,
+    whose variance is below half their mean (years) or whose mean is above a million,
+    `negative-binomial` for other integers,
     `bernoulli` for booleans and integers 0 and 1, `one-hot` for text and categories.
     `data.likelihood` is the likelihood of all, and `data.table` turns x into columns again. NaN,
     None and NA are missing values.

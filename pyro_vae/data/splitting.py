@@ -9,6 +9,7 @@ import torch
 
 from ..conditionals import Family
 from ..conditionals import likelihood as check_likelihood
+from ..conditionals.likelihoods import LARGEST_MEAN
 from ..errors import UserError, check_int_at_least, checked_seed, unknown_name_error
 from .arrays import (
     are_gray_levels,
@@ -192,7 +193,8 @@ def _check_channels(x: torch.Tensor, name: str) -> None:
 def likelihood_for(x: torch.Tensor) -> str:
     """The name of a likelihood that fits values; NaN does not count.
 
-    Images `[N, C, H, W]` of values in [0, 1] are gray levels: continuous-bernoulli.
+    Images `[N, C, H, W]` of values in [0, 1] are gray levels: continuous-bernoulli. Integers with a
+    mean above a million are real numbers.
 
     Example:
         >>> import torch
@@ -203,6 +205,8 @@ def likelihood_for(x: torch.Tensor) -> str:
     if (x < 0).any() or ((x != x.round()) & ~x.isnan()).any():
         images = x.dim() == 4 and x.shape[1] in CHANNELS
         return "continuous-bernoulli" if images and are_gray_levels(x) else "normal"
+    if x.numel() and x.double().nanmean(0).nan_to_num().max() > LARGEST_MEAN:
+        return "normal"
     return "negative-binomial" if (x > 1).any() else "bernoulli"
 
 

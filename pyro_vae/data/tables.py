@@ -17,6 +17,7 @@ import numpy as np
 import torch
 
 from ..conditionals import Columns, Family
+from ..conditionals.likelihoods import LARGEST_MEAN
 from ..errors import RowError, UserError, unknown_name_error
 from .arrays import as_floats
 from .sparse import is_counts, is_sparse
@@ -535,6 +536,11 @@ def column_type(values: Any, name: Any, kind: str | None = None) -> ColumnType:
     numbers = column.encode(values)
     if kind == "count" and ((numbers < 0) | (numbers != numbers.round()))[~missing].any():
         raise UserError(f"column {name!r} has values that are no counts: {kind_hint(name, 'real')}")
+    if kind == "count" and (mean := float(np.nanmean(numbers))) > LARGEST_MEAN:
+        raise UserError(
+            f"column {name!r} has counts with a mean of {mean:.3g}, and likelihoods of counts follow "
+            f"means up to {LARGEST_MEAN:.0e}: {kind_hint(name, 'real')}"
+        )
     return column
 
 
@@ -547,7 +553,8 @@ def _kind_of_numbers(present: np.ndarray) -> str:
         return "binary"
     # years and codes vary less than counts do, and a likelihood of counts cannot follow
     numbers = present.astype(np.float64)
-    return "count" if numbers.var() >= MIN_DISPERSION * numbers.mean() else "real"
+    mean = numbers.mean()
+    return "count" if numbers.var() >= MIN_DISPERSION * mean and mean <= LARGEST_MEAN else "real"
 
 
 def categories_of(values: Any) -> tuple[Any, ...] | None:

@@ -11,7 +11,7 @@ from ..conditionals import Family
 from ..conditionals import likelihood as likelihood_of
 from ..conditionals.count_start import CountStart
 from ..conditionals.encoders import count_columns
-from ..conditionals.likelihoods import Bernoulli, Binomial
+from ..conditionals.likelihoods import LARGEST_MEAN, Bernoulli, Binomial
 from ..conditionals.missing import without_missing
 from ..conditionals.support import real_columns
 from ..data.arrays import is_constant
@@ -158,8 +158,8 @@ def automatic_likelihood(
     * Integers from 0 to a bound of at most 255 that half of the columns reach, and at least five
       (grades, genotypes, gray levels): binomial.
     * Other non-negative integers: negative-binomial, if they vary as counts do, with a variance of
-      at least about the mean, and are below 2**24. Years and codes vary less, and time stamps are
-      larger.
+      at least about the mean, and are below 2**24, with means up to a million. Years and codes vary
+      less, and time stamps are larger.
     * All else: normal.
 
     Args:
@@ -178,7 +178,7 @@ def automatic_likelihood(
             return "normal", 1.0
         largest = np.maximum(largest, observed.max(0, initial=0.0))
     varies, bound = sd > 0, largest.max()
-    if bound >= MAX_COUNT:
+    if bound >= MAX_COUNT or mean.max() > LARGEST_MEAN:
         return "normal", 1.0
     if bound <= 1 or not varies.any():
         return ("bernoulli" if bound <= 1 else "normal"), 1.0

@@ -1,5 +1,7 @@
 """The aggregate posterior, and a density fitted to it after training."""
 
+import math
+import warnings
 from collections.abc import Callable, Mapping
 from typing import Any
 
@@ -7,6 +9,7 @@ import torch
 from pyro import poutine
 
 from ..conditionals import MultivariateNormal
+from ..conditionals.families import LOG_SCALE_BOUND
 from ..errors import UserError, check_int_at_least, check_positive, checked_seed, unknown_name_error
 from ..models.components import fit_components
 from ..models.priors import FlowPrior, MixturePrior, prior_of
@@ -146,7 +149,7 @@ def fit_ex_post_prior(
     r"""A prior fitted to the encodings of the data after training.
 
     A decoder has learned to decode the aggregate posterior :math:`q(z)`, not p(z). The returned
-    prior has the largest likelihood on it. `pv.models.with_prior` puts it into the model.
+    prior is fitted to it by maximum likelihood. `pv.models.with_prior` puts it into the model.
 
     Of all priors p, the one that maximizes the mean ELBO of a trained pair maximizes
     :math:`E_{q(z)} \log p(z)`. Therefore it is fitted to draws of q(z | x). The paper fits it to
@@ -219,9 +222,23 @@ def fit_ex_post_prior(
             density.to(codes)
             _fit_flow(density, codes.reshape(max(1, draws), -1, size), epochs)
         else:
+            _warn_of_units(codes, reg_covar)
             density = MixturePrior(size, num_components, MultivariateNormal()).to(codes)
             fit_components(density, codes.cpu(), 3, reg_covar, seed or 0)
     return density.to(device).eval()
+
+
+def _warn_of_units(codes: torch.Tensor, reg_covar: float) -> None:
+    """Warn where a mixture's scales cannot be those of the codes `[N, D]`."""
+    sd = codes.std(0)
+    largest, smallest = float(sd.max()), float(sd.min())
+    if largest > 0.5 * math.exp(LOG_SCALE_BOUND) or smallest**2 < 10 * reg_covar:
+        warnings.warn(
+            f"the encodings have standard deviations from {smallest:.2g} to {largest:.2g}: the components "
+            f"of a mixture have scales up to {math.exp(LOG_SCALE_BOUND):.2g}, and their variances are "
+            f"larger by reg_covar={reg_covar:g}; kind='flow' has the units of the encodings",
+            stacklevel=3,
+        )
 
 
 def _fit_flow(

@@ -1,4 +1,4 @@
-"""Warnings of normal scales at their lower bound: of the likelihood, and of latents."""
+"""Warnings of scales at their bounds: of the likelihood, and of latents."""
 
 import math
 import warnings
@@ -24,7 +24,9 @@ MARGIN = 2.0  # times the bound: below this the bound affects the scale
 
 
 def warn_at_scale_floor(model: PyroProgram, guide: PyroProgram, batch: Batch) -> None:
-    """Warn, in one line each, of learned normal scales that are at their lower bound.
+    """Warn, in one line each, of learned scales of normal or Student's t that are at a bound.
+
+    Of a likelihood both bounds count, of a latent the lower one.
 
     Args:
         model: the generative program.
@@ -60,9 +62,9 @@ def _learns_scale(conditional: object) -> bool:
     }
 
 
-def _normal_base(fn: TorchDistribution) -> dist.Normal | None:
+def _scaled_base(fn: TorchDistribution) -> dist.Normal | dist.StudentT | None:
     base = base_distribution(fn, transforms=False)
-    return base if isinstance(base, dist.Normal) else None
+    return base if isinstance(base, dist.Normal | dist.StudentT) else None
 
 
 def _warn_of_likelihood(fn: TorchDistribution, x: torch.Tensor) -> None:
@@ -70,7 +72,7 @@ def _warn_of_likelihood(fn: TorchDistribution, x: torch.Tensor) -> None:
 
     Values that are constant do not count.
     """
-    base = _normal_base(fn)
+    base = _scaled_base(fn)
     if base is None:
         return
     floor, shape = math.exp(-LOG_SCALE_BOUND), tuple(fn.event_shape)
@@ -78,14 +80,20 @@ def _warn_of_likelihood(fn: TorchDistribution, x: torch.Tensor) -> None:
     scale = scale.reshape((-1,) + shape).log().mean(0).exp()
     x = x.reshape((-1,) + shape)
     sd = column_moments(x)[1].to(scale)
-    limited = (sd > 0) & (torch.minimum(scale, sd) < MARGIN * floor)
-    if limited.any():
-        warnings.warn(
-            f"the scale of a normal likelihood cannot be less than {floor:.1e}, which limits "
-            f"log p(x) at {int(limited.sum())} of {limited.numel()} values of x (their median "
-            f"standard deviation: {sd[limited].median().item():.1e}): train on {STANDARDIZE}",
-            stacklevel=4,
-        )
+    kind = "normal" if isinstance(base, dist.Normal) else "Student's t"
+    too_low = (sd > 0) & (torch.minimum(scale, sd) < MARGIN * floor)
+    too_high = sd > 1 / floor  # whatever the scale is by now: it has a long way to go
+    for limited, bound in (
+        (too_low, f"less than {floor:.1e}"),
+        (too_high, f"above {1 / floor:.1e}"),
+    ):
+        if limited.any():
+            warnings.warn(
+                f"the scale of a {kind} likelihood cannot be {bound}, which limits "
+                f"log p(x) at {int(limited.sum())} of {limited.numel()} values of x (their median "
+                f"standard deviation: {sd[limited].median().item():.1e}): train on {STANDARDIZE}",
+                stacklevel=4,
+            )
 
 
 def _warn_of_latent(kind: str, latent: str, fn: TorchDistribution) -> None:
@@ -96,7 +104,7 @@ def _warn_of_latent(kind: str, latent: str, fn: TorchDistribution) -> None:
         latent: its name.
         fn: its distribution, `[..., B]` and, in front, one dimension per enumerated parent.
     """
-    base = _normal_base(fn)
+    base = _scaled_base(fn)
     if base is None:
         return
     floor, event_dim = math.exp(-LOG_SCALE_BOUND), len(fn.event_shape)
