@@ -246,14 +246,17 @@ def _fit_flow(
     codes: torch.Tensor,
     epochs: int,
     lr: float = 4e-3,
-    batch_size: int = 512,
 ) -> None:
-    """Fit a flow to `[draws, N, D]` by Adam; keep the epoch with the best held-out likelihood."""
+    """Fit a flow to `[draws, N, D]` by Adam; keep the epoch with the best held-out likelihood.
+
+    An epoch has 20 steps or more: a flow begins far from its codes, however few they are.
+    """
     data = codes.transpose(0, 1)[torch.randperm(codes.shape[1])]
     num_held_out = max(1, len(data) // 10)  # all draws of a data point are on one side
     held_out, rows = (
         part.flatten(0, 1) for part in data.split([num_held_out, len(data) - num_held_out])
     )
+    batch_size = min(512, max(32, len(rows) // 20))
     optimizer = torch.optim.Adam(density.parameters(), lr=lr)
     schedule = torch.optim.lr_scheduler.CosineAnnealingLR(optimizer, epochs)
     best, state = -torch.inf, None
