@@ -1428,5 +1428,5 @@ def test_counts_beyond_the_reach_of_a_likelihood_of_counts_are_real_numbers():
     x = torch.tensor(frame["revenue"]).float().unsqueeze(1)
     assert pv.data.from_arrays(x).likelihood == "normal"
     method = pv.method("vae", pv.data.from_arrays(x, likelihood="poisson"), hidden=[4], epochs=1)
-    with pytest.warns(UserWarning, match="1 columns of counts have means up to 8.*follow means up"):
+    with pytest.warns(UserWarning, match="counts have column means up to 8.*follow means up"):
         method.build()

@@ -56,8 +56,8 @@ class CountStart:
         above = is_count & (mean.cpu() > LARGEST_MEAN)
         if above.any():
             warnings.warn(
-                f"{int(above.sum())} columns of counts have means up to {mean.cpu()[above].max():.3g}, and "
-                f"likelihoods of counts follow means up to {LARGEST_MEAN:.0e}: divide the counts, or model "
+                f"counts have column means up to {mean.cpu()[above].max():.3g}, and likelihoods "
+                f"of counts follow means up to {LARGEST_MEAN:.0e}: divide the counts, or model "
                 "them as real numbers",
                 stacklevel=2,
             )

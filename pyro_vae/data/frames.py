@@ -128,8 +128,9 @@ def _column_types(values: Mapping[Any, Any], kinds: Mapping[str, str]) -> tuple[
             raise errors[first]
         listed = ", ".join(repr(name) for name in more[:MOST_LISTED])
         rest = "" if len(more) <= MOST_LISTED else f", and {len(more) - MOST_LISTED} more"
+        others = "another column" if len(more) == 1 else f"{len(more)} other columns"
         raise UserError(
-            f"{errors[first]}; {len(more)} other columns cannot be used either: {listed}{rest}"
+            f"{errors[first]}; {others} cannot be used either: {listed}{rest}"
         ) from errors[first]
     for kind in types:
         if kind.name not in kinds:
