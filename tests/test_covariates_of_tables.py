@@ -190,3 +190,10 @@ def test_covariates_of_anndata_are_columns_of_obs(sparse, library_size):
     np.testing.assert_allclose(codes[["z_0", "z_1"]].to_numpy(), expected, rtol=1e-4, atol=1e-5)
     given = runs[0].sample(c=adata.obs[:4], seed=1)
     torch.testing.assert_close(given, runs[1].sample(c=c[:4], seed=1))
+
+
+def test_the_explorer_names_covariates_by_their_columns(run, tmp_path):
+    pytest.importorskip("plotly")
+    run.explore(tmp_path / "explore.html")
+    page = (tmp_path / "explore.html").read_text()
+    assert "age 20, sex f" in page and "that of data point" not in page

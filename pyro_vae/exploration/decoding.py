@@ -1,7 +1,9 @@
 """How a page decodes: by the layers of the network, or from pictures on a grid of the plane."""
 
 import math
-from dataclasses import dataclass
+from collections.abc import Iterable
+from dataclasses import dataclass, replace
+from typing import Any
 
 import torch
 
@@ -30,28 +32,34 @@ class Conditions:
 
     Attributes:
         name: y or c.
-        values: `[M, size]`: one-hot classes, or the covariates of M data points.
+        values: `[M, size]`: one-hot classes, or covariates.
         is_class: whether the values are classes.
         of_data: for each data point, the row of `values` that it has.
-        class_names: of the classes, if they are labels that have names.
+        names: of the values: of classes that have names, or of the columns of a table.
     """
 
     name: str
     values: torch.Tensor
     is_class: bool
     of_data: list[int]
-    class_names: list[str] | None = None
+    names: list[str] | None = None
 
     def described(self) -> dict[str, JsonValue]:
         """The conditions as JSON values."""
         each = "" if self.is_class else "that of data point "
         return {
             "title": f"Condition: {'class ' if self.is_class else ''}{self.name}",
-            "names": self.class_names or [f"{each}{i}" for i in range(len(self.values))],
+            "names": self.names or [f"{each}{i}" for i in range(len(self.values))],
             "values": pack(self.values),
             "is_class": self.is_class,
             "of_data": self.of_data,
         }
+
+
+def _named(columns: Iterable[Any], row: Iterable[Any]) -> str:
+    """The covariates of a row as text: `batch c, age 51`."""
+    texts = (f"{value:.6g}" if isinstance(value, float) else str(value) for value in row)
+    return ", ".join(f"{name} {text}" for name, text in zip(columns, texts, strict=True))
 
 
 class LatentSpace:
@@ -94,8 +102,9 @@ class LatentSpace:
         self.why_no_arrays = ""
         self.arrays = self._arrays()
         if self.arrays is None and self.conditions is not None and not self.conditions.is_class:
-            kept, of_data = self.conditions.values[:CONDITIONS_OF_A_GRID], self.conditions.of_data
-            self.conditions = Conditions(self.conditions.name, kept, False, of_data)
+            names = self.conditions.names and self.conditions.names[:CONDITIONS_OF_A_GRID]
+            kept = self.conditions.values[:CONDITIONS_OF_A_GRID]
+            self.conditions = replace(self.conditions, values=kept, names=names)
 
     def _latents(self, encoded: list[str]) -> list[str]:
         """The continuous parents of x in the model; of a user-defined model, all its latents."""
@@ -113,6 +122,15 @@ class LatentSpace:
                 names = context.label_names
                 names = names if names is not None and len(names) == c.shape[1] else None
                 return Conditions("c", torch.eye(c.shape[1]), True, c.argmax(-1).tolist(), names)
+            table = context.data.table
+            if table is not None and table.covariates and c.dim() == 2:
+                values, of_data, counts = c.unique(dim=0, return_inverse=True, return_counts=True)
+                order = counts.argsort(descending=True, stable=True)  # a grid keeps the first
+                values, of_data = values[order], order.argsort()[of_data]
+                columns = table.decode_covariates(context.data.unstandardize_covariates(values))
+                rows = zip(*(column.tolist() for column in columns.values()), strict=True)
+                names = [_named(columns, row) for row in rows]
+                return Conditions("c", values.float(), False, of_data.tolist(), names)
             return Conditions("c", c.reshape(n, -1).float(), False, list(range(n)))
         if context.responsibilities is None:
             return None
