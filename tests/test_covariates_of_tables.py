@@ -115,6 +115,7 @@ def test_new_frames_without_their_covariates_are_refused(run, change, message):
         ({"covariates": ["sex"], "labels": "sex"}, "'sex' is used twice: in covariates"),
         ({"covariates": ["sex"], "drop": ["sex"]}, "'sex' is used twice: in covariates"),
         ({"covariates": ["sex", "age", "height", "weight"]}, "no columns for x"),
+        ({"covariates": 3}, "covariates must be a list of columns, not 3"),
     ],
 )
 def test_wrong_covariates_are_refused(options, message):
@@ -197,3 +198,61 @@ def test_the_explorer_names_covariates_by_their_columns(run, tmp_path):
     run.explore(tmp_path / "explore.html")
     page = (tmp_path / "explore.html").read_text()
     assert "age 20, sex f" in page and "that of data point" not in page
+
+
+def test_a_list_of_covariates_may_be_an_array():
+    data = pv.data.from_frame(people(), covariates=np.array(["age", "sex"]))
+    assert data.c_shape == (3,)
+
+
+def test_edited_covariates_are_other_data():
+    def prints(**change):
+        frame = {**people(), **change}
+        data = pv.data.from_frame(frame, covariates=["age", "sex"])
+        return data.fingerprint(), pv.data.standardize(data, "c").fingerprint()
+
+    own = prints()
+    assert own == prints()
+    assert all(a != b for a, b in zip(own, prints(age=AGE[::-1]), strict=True))
+    assert all(a != b for a, b in zip(own, prints(age=[a + 1 for a in AGE]), strict=True))
+    swapped = ["f" if sex == "m" else "m" for sex in SEX]
+    assert all(a != b for a, b in zip(own, prints(sex=swapped), strict=True))
+
+
+def test_a_comparison_of_runs_does_not_read_numbers_of_other_covariates(tmp_path):
+    path, out = tmp_path / "t.csv", tmp_path / "run"
+    columns = {**people(), "age": AGE}
+
+    def write():
+        with open(path, "w", newline="") as file:
+            csv.writer(file).writerows([columns, *zip(*columns.values(), strict=True)])
+
+    write()
+    options = {"covariates": ["age"], "drop": ["sex"], "hidden": [4], "epochs": 1}
+    pv.method("cvae", str(path), **options).fit(out=out, progress=False)
+    pv.comparison.compare_runs({out: pv.load(out)}, "test", 5, num_gap_data=0)
+    columns["age"] = AGE[::-1]
+    write()
+    with pytest.raises(pv.UserError, match="was trained on other data .covariates"):
+        pv.comparison.compare_runs({out: pv.load(out)}, "test", 5, num_gap_data=0)
+
+
+def test_covariates_are_written_as_they_are_used(run):
+    frame = run.sample_frame(c={"age": [30.5, 60], "sex": ["m", "f"]})
+    assert frame["age"].tolist() == pytest.approx([30.5, 60], abs=1e-4)
+
+
+def test_a_table_with_covariates_has_no_other_condition():
+    data = pv.data.from_frame(people(), covariates=["age"], labels="sex")
+    with pytest.raises(
+        pv.UserError, match="covariates, age, which condition='labels' would not take"
+    ):
+        pv.method("cvae", data, condition="labels").fit(progress=False)
+
+
+def test_a_variable_and_a_covariate_of_one_name_are_refused():
+    anndata = pytest.importorskip("anndata")
+    adata = anndata.AnnData(np.ones((4, 2)))
+    adata.var_names, adata.obs["batch"] = ["batch", "g"], list("abab")
+    with pytest.raises(pv.UserError, match="'batch' is a column of obs and a variable, too"):
+        pv.data.from_anndata(adata, covariates=["batch"])

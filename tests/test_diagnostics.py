@@ -619,6 +619,20 @@ def test_a_grid_has_all_of_several_narrow_modes(scale):
     assert bool((grid.axes[..., 0] < -x).all()) and bool((grid.axes[..., -1] > x).all())
 
 
+@pytest.mark.parametrize("place", [30.0, 200.0])
+@pytest.mark.parametrize("scale", [1.0, 0.3, 0.1])
+def test_a_grid_reaches_a_posterior_that_is_far_from_the_prior(place, scale):
+    def normal(x=None, size=None):
+        with pyro.plate("data", size if x is None else len(x)):
+            z = pyro.sample("z", dist.Normal(torch.zeros(2).double(), 1.0).to_event(1))
+            return pyro.sample("x", dist.Normal(z, scale).to_event(1), obs=x)
+
+    x = torch.tensor([[place, 0.0], [0.0, -place], [0.5, 0.2]]).double()
+    exact = dist.Normal(0.0, (1 + scale**2) ** 0.5).log_prob(x).sum(-1)
+    grid = pv.diagnostics.posterior_grid(normal, x, num=80)
+    torch.testing.assert_close(grid.log_likelihood, exact, rtol=0, atol=0.01)
+
+
 @pytest.mark.parametrize("noise", [0.01, 0.003, 0.001])
 def test_no_ridge_is_cut_or_missed_without_a_warning(noise):
     def ridge(x=None, size=None):

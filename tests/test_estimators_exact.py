@@ -742,3 +742,20 @@ def test_counts_beside_real_columns_are_seen_as_logarithms_and_start_at_their_me
     start_at_column_means(p_x, units)
     mean = p_x(z=torch.zeros(1)).mean
     assert float(mean[1]) == pytest.approx(np.nanmean(X[:, 1]), rel=1e-3)
+
+
+def test_counts_below_zero_and_blocks_of_another_width_have_their_own_message():
+    X = np.random.default_rng(0).poisson(3.0, (40, 2)).astype(float)
+    blocks = pv.conditionals.Columns((("negative-binomial", 1), ("normal", 1)))
+    X[0, 0] = -1
+    with pytest.raises(pv.UserError, match="outside the support.*-1"):
+        pv.estimators.VAETransformer(likelihood=blocks, max_iter=1).fit(X)
+    with pytest.raises(pv.UserError, match="blocks of the likelihood have 2 columns, and x has 1"):
+        pv.estimators.VAETransformer(likelihood=blocks, max_iter=1).fit(X[:, 1:])
+
+
+def test_a_flow_needs_two_data_points():
+    model = pv.models.VAE((4,), 2, network=pv.conditionals.MLP((4,)))
+    guide = pv.guides.Guide(model, network=pv.conditionals.MLP((4,)))
+    with pytest.raises(pv.UserError, match="two data points or more"):
+        pv.evaluate.fit_ex_post_prior(model, guide, torch.ones(1, 4), kind="flow", num_components=1)

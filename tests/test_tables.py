@@ -190,8 +190,16 @@ def test_only_real_columns_of_a_mixed_table_are_standardized():
         ({"a": [None, None]}, {}, r"column 'a' has no values: .*drop=\['a'\] \(--drop a\)"),
         ({"a": [str(i) for i in range(300)]}, {}, "300 different texts in 300 rows: .*index='a'"),
         ({"a": [f"{i}/2020" for i in range(40)]}, {}, "40 different texts in 40 rows"),
-        ({"a": [1, 2**25]}, {}, r"counts up to 33554432 \(row 1\), which float32"),
-        ({"a b": [1, 2**25]}, {}, r"kinds=\{'a b': 'real'\} \(--kinds 'a b=real'\), or drop=\["),
+        (
+            {"a": [1, 2**25]},
+            {"kinds": {"a": "count"}},
+            r"counts up to 33554432 \(row 1\), which float32",
+        ),
+        (
+            {"a b": [1, 2**25]},
+            {"kinds": {"a b": "count"}},
+            r"kinds=\{'a b': 'real'\} \(--kinds 'a b=real'\), or drop=\[",
+        ),
         ({"a": [0.5, 1]}, {"drop": ["aa"]}, "unknown column of the data 'aa'; did you mean 'a'"),
         ({"a": [0.5, 1]}, {"drop": "a"}, r"drop must be a list of columns, such as \['a'\]"),
         ({"a": [0.5, 1]}, {"drop": ["a"]}, "no columns for x"),
@@ -732,10 +740,20 @@ def test_a_comma_is_the_decimal_point_where_it_separates_no_columns(separator, t
     path = tmp_path / "t.csv"
     rows = [("a", "b", "c"), ("-0,5", "1,250", "x 1,5"), ("NA", "2", "y"), ("1,25e2", "3,125", "x")]
     path.write_text("\n".join(separator.join(row) for row in rows))
-    with pytest.warns(UserWarning, match="comma is read as the decimal point .* such as '-0,5'"):
+    words = r"comma is read as the decimal point .* such as '-0,5' \(column 'a'\)"
+    with pytest.warns(UserWarning, match=words):
         columns = read_csv(path)
     assert columns["a"] == [-0.5, None, 125] and columns["b"] == [1.25, 2, 3.125]
     assert columns["c"] == ["x 1,5", "y", "x"]
+
+
+def test_other_forms_of_decimal_commas_are_read_and_unused_columns_do_not_count(tmp_path):
+    path = tmp_path / "t.csv"
+    path.write_text("a;note\n0,125;1.5\n12345,678;2.5\n,5;3.5\n")
+    with pytest.warns(UserWarning, match="decimal point"):
+        assert read_csv(path, used=["a"])["a"] == [0.125, 12345.678, 0.5]
+    with pytest.raises(pv.UserError, match="signs or commas"):
+        read_csv(path)
 
 
 @pytest.mark.parametrize(
@@ -746,6 +764,10 @@ def test_a_comma_is_the_decimal_point_where_it_separates_no_columns(separator, t
             "column 'a' has numbers with signs or commas, such as '0,5': write them with digits",
         ),
         ("a;b\n1,234;1\n5,678;2\n", "numbers with signs or commas, such as '1,234'"),
+        (
+            "a;b\n1.005,50;1\n2.005,75;2\n",
+            "column 'a' has numbers with signs or commas, such as '1.0",
+        ),
         ('a,b\n"0,5",1\n"1,5",2\n', "numbers with signs or commas, such as '0,5'"),
         ("a;b\n$1,234.5;1\n7.5;2\n", "signs or commas, such as '$1,234.5'"),
         ("a,b\n10%,1\n7%,2\n", "numbers with signs or commas, such as '10%'"),
@@ -1428,5 +1450,5 @@ def test_counts_beyond_the_reach_of_a_likelihood_of_counts_are_real_numbers():
     x = torch.tensor(frame["revenue"]).float().unsqueeze(1)
     assert pv.data.from_arrays(x).likelihood == "normal"
     method = pv.method("vae", pv.data.from_arrays(x, likelihood="poisson"), hidden=[4], epochs=1)
-    with pytest.warns(UserWarning, match="counts have column means up to 8.*follow means up"):
+    with pytest.warns(UserWarning, match="counts have column means up to 8.*are bounded at 3.3e"):
         method.build()

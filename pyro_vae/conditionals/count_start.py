@@ -10,7 +10,7 @@ from .columns import Columns
 from .conditional import Conditional
 from .encoders import count_columns
 from .families import Family, raw_log_scale
-from .likelihoods import LARGEST_MEAN, likelihood, raw_log_rate
+from .likelihoods import LARGEST_MEAN, LOG_RATE_BOUND, likelihood, raw_log_rate
 from .missing import without_missing
 from .networks import Affine
 
@@ -56,9 +56,9 @@ class CountStart:
         above = is_count & (mean.cpu() > LARGEST_MEAN)
         if above.any():
             warnings.warn(
-                f"counts have column means up to {mean.cpu()[above].max():.3g}, and likelihoods "
-                f"of counts follow means up to {LARGEST_MEAN:.0e}: divide the counts, or model "
-                "them as real numbers",
+                f"counts have column means up to {mean.cpu()[above].max():.3g}, and means of a likelihood "
+                f"of counts are bounded at {math.exp(LOG_RATE_BOUND):.1e}, and hardly move above "
+                f"{LARGEST_MEAN:.0e}: divide the counts, or model them as real numbers",
                 stacklevel=2,
             )
         mean = mean.clamp_min(LEAST_MEAN)

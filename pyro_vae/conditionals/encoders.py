@@ -7,6 +7,7 @@ from typing import cast
 import torch
 import torch.nn as nn
 
+from ..errors import UserError
 from .columns import Columns
 from .families import Family
 from .library_size import CountTrunk, LibrarySize, LogNormalize
@@ -95,5 +96,10 @@ def count_columns(family: Family | None, num_columns: int) -> tuple[bool, ...]:
     """`[D]`: which columns a likelihood takes as counts."""
     base = without_missing(family)
     if isinstance(base, Columns):
+        total = sum(size for _, size in base.families())
+        if total != num_columns:
+            raise UserError(
+                f"the blocks of the likelihood have {total} columns, and x has {num_columns}"
+            )
         return tuple(c for block, size in base.families() for c in count_columns(block, size))
     return (isinstance(base, COUNTS),) * num_columns

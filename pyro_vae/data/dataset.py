@@ -17,7 +17,8 @@ from .tables import Table, is_frame
 SPLITS = ("train", "valid", "test")
 MEAN_OF_X = "mean of x"  # in a fingerprint
 VALUES = "values and labels"  # in a fingerprint: they tell an edited or reordered file
-OF_NUMBERS = (MEAN_OF_X, VALUES)  # the entries of a fingerprint that `describe` has not
+COVARIATES = "covariates"  # in a fingerprint of data that have some
+OF_NUMBERS = (MEAN_OF_X, VALUES, COVARIATES)  # the entries of a fingerprint that `describe` has not
 
 #: A `Condition`, or any function of `(x, y)` that returns `(x, c)`.
 AnyCondition = Callable[
@@ -326,9 +327,7 @@ class Data:
     @property
     def own_covariates(self) -> torch.Tensor | None:
         """The covariates `[N, ...]` of the training data that came with them; None if there are none."""
-        if self.sparse is None or self.sparse.covariates is None:
-            return self.train.c
-        return self.sparse.covariates[self.train.x[:, 0].long()]
+        return self._own_c(self.train)
 
     def standardize_covariates(self, c: Any) -> torch.Tensor:
         """New covariates `[N, ...]` in the units of those of these data.
@@ -481,7 +480,21 @@ class Data:
             for numbers in (self._dense_or_totals(split.x), split.y)
             if numbers is not None
         )
-        return {**self.describe(), MEAN_OF_X: self.mean_of_x(), VALUES: values}
+        result = {**self.describe(), MEAN_OF_X: self.mean_of_x(), VALUES: values}
+        covariates = [
+            c for split in self.splits().values() if (c := self._own_c(split)) is not None
+        ]
+        if covariates:
+            result[COVARIATES] = ", ".join(
+                f"{_weighted_mean(self.unstandardize_covariates(c)):.7g}" for c in covariates
+            )
+        return result
+
+    def _own_c(self, split: Split) -> torch.Tensor | None:
+        """The covariates of a split that came with the data, also those of sparse rows."""
+        if self.sparse is None or self.sparse.covariates is None:
+            return split.c
+        return self.sparse.covariates[split.x[:, 0].long()]
 
     def _dense_or_totals(self, x: torch.Tensor) -> torch.Tensor:
         """x of a split; of sparse data the totals of its rows."""

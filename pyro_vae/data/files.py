@@ -24,7 +24,8 @@ MISSING = {"", "na", "n/a", "nan", "null", "none"}  # in a CSV file, in lower ca
 MAX_IMAGE_SIZE = 4096  # to which images are resized
 NUMPY_STARTS = (b"PK\x03\x04", b"PK\x05\x06", b"\x93NUMPY")  # of zip archives and of .npy files
 DEEP_MODES = ("I", "F")  # of Pillow, of more than 8 bits; I;16 begins with the first
-DECIMAL_COMMA = r"[+-]?\d+,\d+([eE][+-]?\d+)?"
+DECIMAL_COMMA = r"[+-]?\d*,\d+([eE][+-]?\d+)?"
+THOUSANDS = r"[+-]?[1-9]\d{0,2},\d{3}"
 BOOLEANS = {"true": True, "false": False}
 
 
@@ -156,7 +157,8 @@ def read_csv(
     twice = [name for name in header if header.count(name) > 1]
     if twice:
         raise UserError(f"{path} has several columns {twice[0]!r}: rename them")
-    has_commas = separator != "," and _has_decimal_commas(path, body)
+    read = {i: n for i, n in enumerate(header) if n not in text and (used is None or n in used)}
+    has_commas = separator != "," and _has_decimal_commas(path, body, read)
     columns: dict[str, list[Any]] = {}
     for i, name in enumerate(header):
         if used is not None and name not in used:  # written as they are, if at all
@@ -218,7 +220,10 @@ def _check_header(path: Path, header: list[str]) -> None:
 
 def _check_numbers(path: Path, name: str, present: list[str]) -> None:
     """Refuse a column of numbers that are written with commas, units of money or per cent."""
-    if not all(re.fullmatch(r"[$€£]?[+-]?\d[\d,]*(\.\d+)? ?[%$€£]?", cell) for cell in present):
+    # the second is 1.234,50; dates have no comma
+    forms = r"[$€£]?[+-]?,?\d[\d,]*(\.\d+)? ?[%$€£]?", r"[+-]?\d[\d.]*(,\d+)?"
+    is_written = [all(re.fullmatch(form, cell) for cell in present) for form in forms]
+    if not (is_written[0] or (is_written[1] and any("," in cell for cell in present))):
         return
     written = next((cell for cell in present if not _is_number(cell)), None)
     if written is not None:
@@ -229,17 +234,23 @@ def _check_numbers(path: Path, name: str, present: list[str]) -> None:
         )
 
 
-def _has_decimal_commas(path: Path, rows: list[list[str]]) -> bool:
-    """Whether a file has numbers such as 1,5, and none such as 1.5; 1,500 alone may be thousands."""
-    with_comma = [cell for row in rows for cell in row if "," in cell]
-    numbers = [cell for cell in with_comma if re.fullmatch(DECIMAL_COMMA, cell.strip())]
-    sure = next((cell for cell in numbers if not re.search(r",\d{3}$", cell.strip())), None)
-    if sure is None:
+def _has_decimal_commas(path: Path, rows: list[list[str]], columns: dict[int, str]) -> bool:
+    """Whether a file has numbers such as 1,5, and none such as 1.5; 1,500 alone may be thousands.
+
+    Args:
+        columns: the names of the columns that are looked at, by their places.
+    """
+    cells = [(name, row[i].strip()) for row in rows for i, name in columns.items()]
+    found: dict[str, str] = {}  # by column
+    for name, cell in cells:
+        if re.fullmatch(DECIMAL_COMMA, cell) and not re.fullmatch(THOUSANDS, cell):
+            found.setdefault(name, cell)
+    if not found or any(re.fullmatch(r"[+-]?\d*\.\d+", cell) for _, cell in cells):
         return False
-    if any(re.fullmatch(r"[+-]?\d*\.\d+", cell.strip()) for row in rows for cell in row):
-        return False
+    listed = ", ".join(f"{cell!r} (column {name!r})" for name, cell in [*found.items()][:3])
     warnings.warn(
-        f"{path}: the comma is read as the decimal point of numbers such as {sure.strip()!r}",
+        f"{path}: the comma is read as the decimal point of numbers, such as {listed}"
+        + (", ..." if len(found) > 3 else ""),
         stacklevel=3,
     )
     return True

@@ -178,7 +178,10 @@ def _checked_list(
         raise UserError(
             f"{option} must be a list of columns, such as [{columns!r}], not {columns!r}"
         )
-    listed = tuple(columns or ())
+    try:
+        listed = () if columns is None else tuple(columns)
+    except TypeError:
+        raise UserError(f"{option} must be a list of columns, not {columns!r}") from None
     for column in listed:
         if column in used:
             others = (
@@ -255,6 +258,9 @@ def from_anndata(
         if column is not None and column not in adata.obs.columns:
             _check_separate("covariates", column, given, adata.obs)
             raise unknown_name_error("column of obs", column, list(adata.obs.columns))
+    both = next((name for name in given if name in adata.var_names), None)
+    if both is not None:
+        raise UserError(f"{both!r} is a column of obs and a variable, too: rename one of them")
     x = sparse_counts_of(adata, layer)
     if x is None:
         x = matrix_of(adata, layer)

@@ -278,6 +278,12 @@ def default_condition(data: Data) -> tuple[str, int | None]:
 def _conditioned(data: Data, condition: str, quadrants: int | None) -> Data:
     if quadrants and condition != "quadrants":
         raise UserError(f"quadrants={quadrants} is of the condition quadrants, not {condition}")
+    if condition != "data" and data.table is not None and data.table.covariates:
+        names = ", ".join(str(column.name) for column in data.table.covariates)
+        raise UserError(
+            f"{data.name} has covariates, {names}, which condition={condition!r} would not take: leave "
+            "one of them out"
+        )
     if condition == "data":
         if data.c_shape is None:
             raise UserError(

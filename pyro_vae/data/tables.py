@@ -7,7 +7,7 @@ libraries is imported here; what a caller passes has imported its own.
 import csv
 import math
 import shlex
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
@@ -320,20 +320,28 @@ class Table:
                 f"x has shape {list(x.shape)}, and the table has {len(self.names)} columns of x: a "
                 "condition takes some of them, and there is no frame of the others"
             )
-        return _decoded(self.columns, x, round_counts)
+        return _decoded(self.columns, x, round_counts=lambda part: round_counts)
 
     def decode_covariates(self, c: torch.Tensor) -> dict[Any, np.ndarray]:
         """`{column: values [N]}` of covariates `[N, C]` in original units."""
-        return _decoded(self.covariates, c, True) if self.covariates else {}
+
+        def is_whole(part: np.ndarray) -> bool:  # but for the rounding of a standardization
+            return np.allclose(part, part.round(), rtol=1e-5, atol=1e-3)
+
+        return _decoded(self.covariates, c, is_whole) if self.covariates else {}
 
 
 def _decoded(
-    columns: Sequence[ColumnType], numbers: torch.Tensor, round_counts: bool
+    columns: Sequence[ColumnType],
+    numbers: torch.Tensor,
+    round_counts: Callable[[np.ndarray], bool],
 ) -> dict[Any, np.ndarray]:
-    """`{column: values [N]}` of `numbers [N, D]`."""
+    """`{column: values [N]}` of `numbers [N, D]`; `round_counts` is asked for each column."""
     array = numbers.detach().double().cpu().numpy()
     parts = np.split(array, np.cumsum([c.size for c in columns])[:-1], axis=1)
-    return {c.name: c.decode(part, round_counts) for c, part in zip(columns, parts, strict=True)}
+    return {
+        c.name: c.decode(part, round_counts(part)) for c, part in zip(columns, parts, strict=True)
+    }
 
 
 class FileColumns(dict[str, list[Any]]):

@@ -89,7 +89,7 @@ def posterior_grid(
     if coarse:
         warnings.warn(
             f"a grid of {MAX_REFINEMENT * num} points on each axis is too coarse for {coarse} of {len(batch['x'])} data points: "
-            "their density has a heavy tail or a narrow ridge, and log p(x) and the posterior are wrong; "
+            "their density has a heavy tail or a narrow ridge, and log p(x) and the posterior may be wrong; "
             "num= sets more points",
             stacklevel=2,
         )
@@ -103,7 +103,7 @@ def _grid(joint: Joint, num: int, num_points: int) -> tuple[PosteriorGrid, torch
 
     While the points do not resolve a density, log p(x) is taken from twice as many on each axis.
     """
-    low, high, best = _window(joint, num, num_points)
+    low, high, best, is_whole = _window(joint, num, num_points)
     axes, log_p, log_q = _evaluate(joint, low, high, num, num_points)
     finest = num
     evidence, change = _evidence(log_p, (high - low) / (num - 1), best)
@@ -111,6 +111,7 @@ def _grid(joint: Joint, num: int, num_points: int) -> tuple[PosteriorGrid, torch
         finest *= 2
         finer = _evaluate(joint, low, high, finest, num_points)[1]
         evidence, change = _evidence(finer, (high - low) / (finest - 1), best)
+    change = torch.where(is_whole, change, math.inf)
     posterior = (log_p - evidence[:, None, None]).exp()
     grid = PosteriorGrid(axes, evidence, posterior, None if joint.guide is None else log_q.exp())
     return grid, change
@@ -142,11 +143,12 @@ def _evidence(
 
 def _window(
     joint: Joint, num: int, num_points: int
-) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
+) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor, torch.Tensor]:
     """Lower and upper ends `[B, 2]` that contain the posterior and the guide's mass.
 
     And the largest log-density `[B]` at a draw of the prior or of the guide: where the prior has a heavy
-    tail, a grid from end to end may have no point near its center.
+    tail, a grid from end to end may have no point near its center. And whether the window has found its
+    ends, `[B]`.
     """
     prior = Joint(joint.model, joint.batch).draw(500)
     guide_draws = None if joint.guide is None else joint.draw(200)
@@ -163,6 +165,7 @@ def _window(
 
     low, high = prior.amin(0), prior.amax(0)
     low, high = with_guide(1.5 * low - 0.5 * high, 1.5 * high - 0.5 * low)
+    reach_low, reach_high = torch.full_like(low, 0.25), torch.full_like(low, 0.25)
     for round in range(MAX_ROUNDS):  # shrink, and extend where the density continues past an edge
         axes, log_p, _ = _evaluate(joint, low, high, num, num_points)
         top = _parabolas(log_p).top
@@ -177,12 +180,15 @@ def _window(
         least = least.minimum(torch.where(near_draw, draws, math.inf).amin(0))
         most = most.maximum(torch.where(near_draw, draws, -math.inf).amax(0))
         past_low, past_high = least <= axes[..., 0], most >= axes[..., -1]
-        low = least - torch.where(past_low, 0.5 * width, width / (num - 1))
-        high = most + torch.where(past_high, 0.5 * width, width / (num - 1))
+        # a posterior that is far away is reached in steps that grow
+        reach_low = torch.where(past_low, 2 * reach_low, 0.25)
+        reach_high = torch.where(past_high, 2 * reach_high, 0.25)
+        low = least - torch.where(past_low, reach_low * width, width / (num - 1))
+        high = most + torch.where(past_high, reach_high * width, width / (num - 1))
         low, high = with_guide(low, high)
         if round + 1 >= MIN_ROUNDS and not (past_low.any() or past_high.any()):
             break
-    return low, high, best
+    return low, high, best, ~(past_low | past_high).any(-1)
 
 
 class _Parabolas(NamedTuple):
@@ -214,7 +220,8 @@ def _of_rows(log_p: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
     product = bends[0] * bends[1]
     determinant = product - twist**2
     steps = [-(bends[1 - i] * slopes[i] - twist * slopes[1 - i]) / determinant for i in range(2)]
-    # of a ridge, the curvature along it is lost in rounding: its top is that of a parabola across it
+    # the top of the parabola in both directions, and of those in each: of a ridge, whose curvature along
+    # it may be lost in rounding, and beside a peak
     is_peak = (bends[0] < 0) & (determinant > LEAST_DETERMINANT * product)
     candidates = [
         (
@@ -223,7 +230,7 @@ def _of_rows(log_p: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
         )
     ]
     for slope, bend in zip(slopes, bends, strict=True):
-        inside = ~is_peak & (bend < 0) & ((slope / bend).abs() <= 1)
+        inside = (bend < 0) & ((slope / bend).abs() <= 1)
         candidates.append((slope**2 / (-2 * bend), inside))
     rise = torch.zeros_like(center)
     for candidate, inside in candidates:

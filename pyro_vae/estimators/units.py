@@ -77,7 +77,7 @@ class Units:
         is_count, log_moments = np.array(count_columns(family, len(mean))), None
         count_start = CountStart.of(family, *map(torch.from_numpy, (mean, sd)))
         if is_count.any():
-            log_mean, log_sd = moments(rows, weight, lambda x: np.log1p(np.where(is_count, x, 0.0)))
+            log_mean, log_sd = moments(rows, weight, _log_counts(is_count))
             log_moments = log_mean, np.where(log_sd > 0, log_sd, 1.0)
         scale = np.where(real & (sd > 0), sd, scale)
         log_volume = np.where(real, np.log(scale), 0.0)
@@ -94,7 +94,7 @@ class Units:
         if self.log_moments is None:
             return values
         log_mean, log_sd = self.log_moments
-        logs = np.log1p(np.where(self.is_count, block, 0.0))
+        logs = _log_counts(self.is_count)(block)
         return np.where(self.is_count, (logs - log_mean) / log_sd, values)
 
     def to_table(self, values: torch.Tensor) -> np.ndarray:
@@ -110,6 +110,11 @@ class Units:
         if isinstance(without_missing(self.likelihood), (Bernoulli, Binomial)):
             return mean.clamp(1e-3, 1 - 1e-3).logit()
         return None
+
+
+def _log_counts(is_count: np.ndarray) -> Callable[[np.ndarray], np.ndarray]:
+    """log(1 + x) of counts; of a negative number, which the likelihood refuses later, that of 0."""
+    return lambda x: np.log1p(np.where(is_count, np.maximum(x, 0.0), 0.0))
 
 
 def moments(

@@ -214,6 +214,8 @@ def fit_ex_post_prior(
     if len(codes) < num_components:
         raise UserError(f"{len(codes)} encodings cannot make {num_components} components")
     device, size = device_of(model, guide, default=codes.device), codes.shape[-1]
+    if kind == "flow" and len(codes) < 2 * max(1, draws):
+        raise UserError("a flow is fitted to two data points or more: one chooses the epoch")
     density: MixturePrior | FlowPrior
     with seeded(seed, device):
         if kind == "flow":

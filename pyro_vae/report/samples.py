@@ -87,7 +87,8 @@ class SampleSheet:
     def covariates(self, data: Data, num: int) -> dict[Any, Any]:
         """The columns of the covariates of `num` rows, of data that come from a frame."""
         table = data.table
-        if table is None or not table.covariates or self.c is None or len(self.c) != num:
+        is_own = data.dense_condition is None
+        if table is None or not is_own or self.c is None or len(self.c) != num:
             return {}
         return table.decode_covariates(data.unstandardize_covariates(self.c))
 

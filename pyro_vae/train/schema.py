@@ -91,7 +91,7 @@ def data_differ(
     known = {**({} if schema is None else schema["fingerprint"]), **fingerprint}
     for name in OF_NUMBERS:
         if name not in known:  # of an earlier version
-            del present[name]
+            present.pop(name, None)
     other = difference(known, present)
     own = None if schema is None else schema_of(data)
     if other is not None or schema is None or own is None:
