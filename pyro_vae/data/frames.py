@@ -151,13 +151,13 @@ def _warn_of_numbers(values: Any, column: ColumnType) -> None:
         warnings.warn(
             f"column {name!r} has another whole number in each row: if it names the rows, "
             f"index={name!r} (--index {shlex.quote(str(name))}), or {drop_hint(name)}",
-            stacklevel=3,
+            stacklevel=4,
         )
     elif array.dtype.kind == "f" and missing.any() and present.min() >= 0:
         warnings.warn(
             f"column {name!r} has whole numbers and missing values, as floats: it is taken as real; "
             f"counts are {kind_hint(name, 'count')}",
-            stacklevel=3,
+            stacklevel=4,
         )
 
 
@@ -191,7 +191,7 @@ def _checked_list(
             )
             raise UserError(f"column {column!r} is used twice: in {option}, and {others}")
     twice = next((column for column in listed if listed.count(column) > 1), None)
-    if twice is not None:
+    if twice is not None and option != "drop":
         raise UserError(f"{option} has the column {twice!r} twice")
     return listed
 
