@@ -14,6 +14,7 @@ nbformat = pytest.importorskip("nbformat", reason="the tutorials are read by nbf
 
 TUTORIALS = Path(__file__).resolve().parent.parent / "tutorials"
 NOTEBOOKS = sorted(TUTORIALS.glob("*.ipynb"))
+LONGEST = ("02", "05", "06", "08")  # of 15 to 30 seconds each
 ERROR = nbformat.v4.new_output("error", ename="ValueError", evalue="bad", traceback=[])
 
 
@@ -31,6 +32,10 @@ tutorials, thumbnails = load_script("run"), load_script("thumbnails")
 @pytest.fixture(params=NOTEBOOKS, ids=lambda path: path.stem)
 def path(request):
     return request.param
+
+
+def run_or_slow(path):
+    return pytest.param(path, id=path.stem, marks=[pytest.mark.slow] * (path.stem[:2] in LONGEST))
 
 
 def test_committed_outputs_are_clean_and_current(path):
@@ -86,6 +91,7 @@ get_ipython().execution_count = 0
     tutorials.client(nbformat.v4.new_notebook(cells=cells), folder, kernel).execute()
 
 
+@pytest.mark.parametrize("path", [run_or_slow(path) for path in NOTEBOOKS])
 def test_runs_from_top_to_bottom_at_reduced_size(path, kernel, tmp_path):
     start_again(kernel, tmp_path)
     # an error in a cell raises
