@@ -11,7 +11,8 @@ import torch
 import pyro_vae as pv
 from pyro_vae.cli import main
 from pyro_vae.methods.new_data import NewData
-from pyro_vae.train.schema import data_of_schema, schema_of
+from pyro_vae.train.schema import data_differ, data_of_schema, schema_of
+from pyro_vae.train.state import check_settings
 
 N = 40
 
@@ -457,3 +458,20 @@ def test_whole_numbers_beside_missing_labels_are_names_as_integers():
     data = pv.data.from_frame({"h": np.linspace(0, 1, N), "k": labels}, "k", valid=0, test=0)
     assert [str(name) for name in data.class_names] == ["1", "3", "5"]
     assert data.train.y.tolist()[:4] == [0, -1, 1, 2]
+
+
+def test_what_an_earlier_version_did_not_record_is_not_compared():
+    """Runs of before there were covariates of tables: no entry of them, in table or fingerprint."""
+    frame = {"a": [0.5, 1.5, 2.5, 4.5], "b": [1.0, 2.0, 3.0, 5.0]}
+    plain = schema_of(pv.data.from_frame(frame, valid=0, test=0))
+    assert "covariates" not in plain["table"]
+    data = pv.data.from_arrays(torch.randn(6, 2), c=torch.randn(6, 1), valid=0, test=0)
+    schema = json.loads(json.dumps(schema_of(data)))
+    del schema["fingerprint"]["covariates"]
+    assert data_differ({}, schema, data) is None
+    saved = {"data": schema["fingerprint"], "epochs": 2, "schedule": "constant"}
+    present = {**saved, "data": json.loads(json.dumps(data.fingerprint()))}
+    check_settings(saved, present, "checkpoint.pt")
+    saved["data"] = {**present["data"], "covariates": "1"}
+    with pytest.raises(pv.UserError, match="was trained on other data .covariates: 1, not"):
+        check_settings(saved, present, "checkpoint.pt")

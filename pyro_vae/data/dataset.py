@@ -81,6 +81,12 @@ def difference(a: Mapping[str, Any], b: Mapping[str, Any]) -> str | None:
     return None if name is None else f"{name}: {a.get(name)}, not {b.get(name)}"
 
 
+def recorded_difference(recorded: Mapping[str, Any], present: Mapping[str, Any]) -> str | None:
+    """`difference` of a recorded fingerprint, which may be of a version that recorded fewer numbers."""
+    known = {n: v for n, v in present.items() if n in recorded or n not in OF_NUMBERS}
+    return difference(recorded, known)
+
+
 class AbsentRows(NamedTuple):
     """What is known of data whose rows are not here; see `train/schema.py`."""
 

@@ -13,7 +13,7 @@ import torch
 from .. import conditionals
 from ..conditionals import Family
 from ..data import Condition, Data, Labels, Quadrants, Split
-from ..data.dataset import OF_NUMBERS, AbsentRows, difference
+from ..data.dataset import AbsentRows, recorded_difference
 from ..data.sparse import SparseRows
 from ..data.tables import KINDS, ColumnType, Table
 from ..errors import UserError
@@ -89,10 +89,7 @@ def data_differ(
     """
     present = json.loads(json.dumps(data.fingerprint()))
     known = {**({} if schema is None else schema["fingerprint"]), **fingerprint}
-    for name in OF_NUMBERS:
-        if name not in known:  # of an earlier version
-            present.pop(name, None)
-    other = difference(known, present)
+    other = recorded_difference(known, present)
     own = None if schema is None else schema_of(data)
     if other is not None or schema is None or own is None:
         return other
@@ -189,14 +186,16 @@ def _as_tensors(scaling: list[Any] | None) -> tuple[torch.Tensor, torch.Tensor] 
 
 
 def _described_table(table: Table) -> dict[str, Any]:
-    return {
+    described = {
         "columns": [_described_column(column) for column in table.columns],
         "labels": None if table.labels is None else _described_column(table.labels),
         "index": table.index,
         "library": table.library,
         "layer": table.layer,
-        "covariates": [_described_column(column) for column in table.covariates],
     }
+    if table.covariates:  # a table without them is described as before there were any
+        described["covariates"] = [_described_column(column) for column in table.covariates]
+    return described
 
 
 def _described_column(column: ColumnType) -> list[Any]:
@@ -206,7 +205,6 @@ def _described_column(column: ColumnType) -> list[Any]:
 def _table(
     columns: list[Any], labels: list[Any] | None, covariates: Sequence[Any] = (), **others: Any
 ) -> Table:
-    """A table; those of an earlier version have no entry of covariates."""
     of_x, of_c = (tuple(_column(*column) for column in each) for each in (columns, covariates))
     of_labels = None if labels is None else _column(*labels)
     return Table(of_x, of_labels, covariates=of_c, **others)

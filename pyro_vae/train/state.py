@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Any
 
 import torch
 
+from ..data.dataset import recorded_difference
 from ..errors import UserError
 from ..programs.contexts import fork_rng
 from ..programs.modules import find_modules
@@ -84,10 +85,11 @@ def check_settings(saved: dict[str, Any], settings: dict[str, Any], path: object
         if name in EXTENDABLE or before == value:
             continue
         if name == "data":
-            key = next(k for k in {**value, **before} if value.get(k) != before.get(k))
+            other = recorded_difference(before, value)
+            if other is None:
+                continue
             raise UserError(
-                f"{path} was trained on other data ({key}: {before.get(key)}, not "
-                f"{value.get(key)}): resume with the same data"
+                f"{path} was trained on other data ({other}): resume with the same data"
             )
         if name == "modules":
             raise UserError(
