@@ -1,15 +1,11 @@
 """Runs that are trained already, side by side."""
 
-import hashlib
-import json
 import statistics
 from collections.abc import Mapping
 from contextlib import suppress
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
-
-import torch
 
 from .. import __version__
 from ..data import Data
@@ -20,6 +16,7 @@ from ..programs.modules import find_modules
 from ..train import checkpoint
 from ..train.checkpoint import check_config
 from ..train.display import make_bar
+from ..train.weights import weights_of
 from .evaluation import (
     CellResult,
     EvaluationOptions,
@@ -46,7 +43,7 @@ def compare_runs(
     """Compare run folders, each as it was trained.
 
     The numbers of a method's run are kept in its folder, `comparison-SPLIT.json`: the same call reads
-    them there, and a call that was interrupted goes on with the next run.
+    them there, and a call that was interrupted continues with the next run.
 
     Args:
         runs: `{folder: run}`, of `pv.load`. A folder's name without its seed is the guide's name in
@@ -90,19 +87,18 @@ def compare_runs(
             "model": config["method"], "guide": folder.name.removesuffix(f"-{run.seed}"),
             "objective": config["objective"], "seed": run.seed, **_history(folder),
         }  # fmt: skip
-        # the code of another pair may change, and its folder does not tell
-        is_of_method = run.config is not None
-        checked.append((folder, is_of_method, row, model, guide, data))
+        of_run = replace(options, seed=run.seed)
+        # the code of a pair that no method made may change, and its folder does not tell
+        kept = None if run.config is None else _Kept.of(folder, model, guide, data, of_run)
+        checked.append((row, model, guide, data, of_run, kept))
     with make_bar(progress, total=len(checked), unit="run") as bar:
 
         def on_gaps(fraction: float) -> None:
             bar.set_postfix_str(f"gaps {fraction:.0%}")
 
-        for folder, is_of_method, row, model, guide, data in checked:
+        for row, model, guide, data, of_run, kept in checked:
             bar.set_description(f"{row['guide']}, seed {row['seed']}", refresh=False)
             bar.set_postfix_str("log p(x)")
-            of_run = replace(options, seed=row["seed"])
-            kept = _Kept(folder, model, guide, data, of_run) if is_of_method else None
             found = None if kept is None else kept.read()
             if found is None:
                 x, others = x_and_inputs(model, guide, data, split, None)
@@ -124,32 +120,36 @@ def compare_runs(
     return Comparison(rows, split, num_data, num_samples, num_gap_data, False, per_datum=values)
 
 
-@dataclass
+@dataclass(frozen=True)
 class _Kept:
-    """The file in a run's folder with the numbers of one evaluation."""
+    """The file in a run's folder with the numbers of one evaluation.
 
-    folder: Path
-    model: PyroProgram
-    guide: PyroProgram
-    data: Data
-    options: EvaluationOptions
+    Args:
+        path: of the file.
+        digest: of all that the numbers depend on: weights, data, options, and the library's version.
+    """
 
-    @property
-    def path(self) -> Path:
-        return self.folder / f"comparison-{self.options.split}.json"
+    path: Path
+    digest: str
 
-    @property
-    def digest(self) -> str:
-        """Of all that the numbers depend on: weights, data, options, and the version of the library."""
-        settings = [__version__, asdict(self.options), self.data.fingerprint()]
-        digest = hashlib.sha256(json.dumps(settings, sort_keys=True, default=repr).encode())
-        digest.update((self.folder / "checkpoint.pt").read_bytes())  # pyro.param included
-        for module in find_modules(self.model, self.guide):
-            digest.update(str(module).encode())
-            for name, value in module.state_dict().items():
-                digest.update(f"{name} {value.dtype}".encode())
-                digest.update(value.detach().cpu().reshape(-1).view(torch.uint8).numpy())
-        return digest.hexdigest()
+    @classmethod
+    def of(
+        cls,
+        folder: Path,
+        model: PyroProgram,
+        guide: PyroProgram,
+        data: Data,
+        options: EvaluationOptions,
+    ) -> "_Kept":
+        modules = [str(module) for module in find_modules(model, guide)]
+        facts = [
+            __version__,
+            asdict(options),
+            data.fingerprint(),
+            modules,
+            weights_of(model, guide),
+        ]
+        return cls(folder / f"comparison-{options.split}.json", checkpoint.digest(facts))
 
     def read(self) -> CellResult | None:
         """The numbers of the same evaluation; None if the file is of another."""

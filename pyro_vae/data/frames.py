@@ -89,8 +89,9 @@ def from_frame(
     if is_anndata(frame):
         raise UserError("this is an AnnData object: pv.data.from_anndata(adata)")
     values, kinds = columns_of(frame), checked_kinds(kinds)
-    dropped = _checked_list("drop", drop, labels, index, *kinds)
-    given = _checked_list("covariates", covariates, labels, index, *dropped)
+    single = {"labels": (labels,), "index": (index,)}
+    dropped = _checked_list("drop", drop, {**single, "kinds": kinds})
+    given = _checked_list("covariates", covariates, {**single, "drop": dropped})
     for column in (labels, index, *kinds, *dropped, *given):
         if column is not None and column not in values:
             for option, names in {"drop": dropped, "covariates": given}.items():
@@ -171,9 +172,9 @@ def checked_kinds(kinds: Mapping[str, str] | None) -> dict[str, str]:
 
 
 def _checked_list(
-    option: str, columns: Collection[str] | None, *used: str | None
+    option: str, columns: Collection[str] | None, others: Mapping[str, Collection[str | None]]
 ) -> tuple[str, ...]:
-    """The columns that an option lists; raises if another option uses one of them."""
+    """The columns that an option lists; raises if one of the other options has one of them."""
     if isinstance(columns, str):
         raise UserError(
             f"{option} must be a list of columns, such as [{columns!r}], not {columns!r}"
@@ -183,13 +184,9 @@ def _checked_list(
     except TypeError:
         raise UserError(f"{option} must be a list of columns, not {columns!r}") from None
     for column in listed:
-        if column in used:
-            others = (
-                "as labels, as index or in kinds"
-                if option == "drop"
-                else "in drop, as labels or as index"
-            )
-            raise UserError(f"column {column!r} is used twice: in {option}, and {others}")
+        for other, taken in others.items():
+            if column in taken:
+                raise UserError(f"column {column!r} is used twice: in {option} and in {other}")
     twice = next((column for column in listed if listed.count(column) > 1), None)
     if twice is not None and option != "drop":
         raise UserError(f"{option} has the column {twice!r} twice")
@@ -253,7 +250,7 @@ def from_anndata(
         raise UserError(f"from_anndata takes an AnnData object, not {type(adata).__name__}")
     if not adata.var_names.is_unique:
         raise UserError("several variables have one name: adata.var_names_make_unique()")
-    given = _checked_list("covariates", covariates, labels)
+    given = _checked_list("covariates", covariates, {"labels": (labels,)})
     for column in (labels, *given):
         if column is not None and column not in adata.obs.columns:
             _check_separate("covariates", column, given, adata.obs)

@@ -223,11 +223,7 @@ class Table:
             return matrix_of(frame if same else frame[:, names], self.layer, dtype)
         values = columns_of(frame)
         for column in self.columns:
-            if column.name not in values:
-                known = ", ".join(map(str, values))
-                raise UserError(
-                    f"these data have no column {column.name!r}; their columns: {known}"
-                )
+            _check_present(column, values)
         parts = [column.encode(values[column.name]) for column in self.columns]
         return as_floats(np.concatenate(parts, 1), "x", dtype)
 
@@ -265,11 +261,7 @@ class Table:
         values = columns_of(frame.obs if is_anndata(frame) else frame)
         parts = []
         for column in self.covariates:
-            if column.name not in values:
-                raise UserError(
-                    f"these data have no column {column.name!r}, a covariate; their columns: "
-                    f"{', '.join(map(str, values))}"
-                )
+            _check_present(column, values, ", a covariate")
             part = column.encode(values[column.name])
             absent = np.flatnonzero(np.isnan(part).any(1))
             if len(absent):
@@ -329,6 +321,12 @@ class Table:
             return np.allclose(part, part.round(), rtol=1e-5, atol=1e-3)
 
         return _decoded(self.covariates, c, is_whole) if self.covariates else {}
+
+
+def _check_present(column: ColumnType, values: Mapping[Any, Any], role: str = "") -> None:
+    if column.name not in values:
+        known = ", ".join(map(str, values))
+        raise UserError(f"these data have no column {column.name!r}{role}; their columns: {known}")
 
 
 def _decoded(

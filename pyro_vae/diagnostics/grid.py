@@ -103,7 +103,7 @@ def _grid(joint: Joint, num: int, num_points: int) -> tuple[PosteriorGrid, torch
 
     While the points do not resolve a density, log p(x) is taken from twice as many on each axis.
     """
-    low, high, best, is_whole = _window(joint, num, num_points)
+    low, high, best, has_ends = _window(joint, num, num_points)
     axes, log_p, log_q = _evaluate(joint, low, high, num, num_points)
     finest = num
     evidence, change = _evidence(log_p, (high - low) / (num - 1), best)
@@ -111,7 +111,7 @@ def _grid(joint: Joint, num: int, num_points: int) -> tuple[PosteriorGrid, torch
         finest *= 2
         finer = _evaluate(joint, low, high, finest, num_points)[1]
         evidence, change = _evidence(finer, (high - low) / (finest - 1), best)
-    change = torch.where(is_whole, change, math.inf)
+    change = torch.where(has_ends, change, math.inf)
     posterior = (log_p - evidence[:, None, None]).exp()
     grid = PosteriorGrid(axes, evidence, posterior, None if joint.guide is None else log_q.exp())
     return grid, change
@@ -141,15 +141,17 @@ def _evidence(
     return evidence, torch.stack([changes.abs().amax(0).double(), expected, missed]).amax(0)
 
 
-def _window(
-    joint: Joint, num: int, num_points: int
-) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor, torch.Tensor]:
-    """Lower and upper ends `[B, 2]` that contain the posterior and the guide's mass.
+class _Window(NamedTuple):
+    low: torch.Tensor  #: `[B, 2]`, the lower ends
+    high: torch.Tensor  #: `[B, 2]`, the upper ends
+    #: `[B]`, the largest log-density at a draw of the prior or of the guide: where the prior has a heavy
+    #: tail, a grid from end to end may have no point near its center
+    best: torch.Tensor
+    has_ends: torch.Tensor  #: bool `[B]`: the density does not continue past an edge
 
-    And the largest log-density `[B]` at a draw of the prior or of the guide: where the prior has a heavy
-    tail, a grid from end to end may have no point near its center. And whether the window has found its
-    ends, `[B]`.
-    """
+
+def _window(joint: Joint, num: int, num_points: int) -> _Window:
+    """The window of each data point; it contains the posterior and the guide's mass."""
     prior = Joint(joint.model, joint.batch).draw(500)
     guide_draws = None if joint.guide is None else joint.draw(200)
     draws = prior if guide_draws is None else torch.cat([prior, guide_draws])  # [D, B, 2]
@@ -188,7 +190,7 @@ def _window(
         low, high = with_guide(low, high)
         if round + 1 >= MIN_ROUNDS and not (past_low.any() or past_high.any()):
             break
-    return low, high, best, ~(past_low | past_high).any(-1)
+    return _Window(low, high, best, ~(past_low | past_high).any(-1))
 
 
 class _Parabolas(NamedTuple):

@@ -155,8 +155,7 @@ def read_covariates(run: Any, path: Path) -> Any:
     of_table = {}
     if table is not None:
         names = frozenset(column.name for column in table.covariates)
-        text, numbers = table.text_columns & names, table.number_columns & names
-        of_table = {"text": text, "numbers": numbers, "used": names}
+        of_table = {"text": table.text_columns, "numbers": table.number_columns, "used": names}
     value, others = read_source(path, **of_table)
     return others.get("c", value)
 

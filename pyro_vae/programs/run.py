@@ -72,7 +72,7 @@ def trace_pair(
         (torch.Size([4, 8]), torch.Size([4, 8, 3]))
     """
     layout = layout_of(model, guide, batch)
-    handlers: list[Callable] = []  # the first comes first: values, then means of other latents
+    handlers: list[Callable] = []  # the first one sets a latent: a given value comes before a mean
     if values is not None:
         latents = dict(values)
         handlers.append(lambda place: Substitute({n: place(v) for n, v in latents.items()}))
