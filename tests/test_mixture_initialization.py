@@ -235,6 +235,12 @@ def test_the_record_is_kept_in_the_folder_and_shown(tmp_path, capsys):
     assert pv.load(copy or tmp_path / "copy", data=three_clusters()).initialization == record
 
 
+def test_one_component_has_no_stability(tmp_path):
+    run = small(num_components=1).fit(tmp_path / "run", progress=False)
+    assert run.initialization["stability"] is None and run.stability is None
+    assert "tability" not in f"{run!r}{run}{run.evaluate(num_samples=2)}"
+
+
 def test_restarts_begin_at_consensuses_of_their_own(tmp_path):
     run = small(restarts=2).fit(tmp_path / "run", progress=False, workers=1)
     folder = tmp_path / "run" / "restarts" / str(run.restarts["chosen"])

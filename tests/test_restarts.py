@@ -105,6 +105,7 @@ def test_of_two_restarts_or_two_that_found_clusters_the_score_decides():
     assert summary_of(one, A, one)["chosen"] == 2 and summary_of(one, A, one)["agreements"] is None
     summary = summary_of(one, A, A, B)
     assert summary["chosen"] == 2 and summary["agreements"][0] is None
+    assert summary_of(one, one, one)["stability"] is None  # nothing was clustered
 
 
 def test_labels_change_nothing():

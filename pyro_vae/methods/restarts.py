@@ -301,7 +301,8 @@ def _summary(results: Mapping[int, Restart]) -> dict[str, Any]:
     scores = {n: s if math.isfinite(s := results[n].score) else -math.inf for n in numbers}
     clusterings = {n: c for n in numbers if (c := results[n].clusters) is not None}
     # those that found one cluster agree, and say nothing
-    found = {n: c for n, c in clusterings.items() if len(set(c)) > 1 and scores[n] > -math.inf}
+    several = {n for n, c in clusterings.items() if len(set(c)) > 1}
+    found = {n: clusterings[n] for n in clusterings if n in several and scores[n] > -math.inf}
     agreement = evaluate.clustering_agreements(found) if len(found) > 2 else {}
     criterion = agreement or scores
     return {
@@ -312,7 +313,7 @@ def _summary(results: Mapping[int, Restart]) -> dict[str, Any]:
         "chosen": max(criterion, key=lambda n: (criterion[n], scores[n])),
         "stability": (
             statistics.fmean(evaluate.clustering_agreements(clusterings).values())
-            if len(clusterings) > 1
+            if len(clusterings) > 1 and several
             else None
         ),
     }

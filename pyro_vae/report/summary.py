@@ -361,11 +361,16 @@ def initialization_sentence(initialization: Mapping) -> str:
         It started at the consensus of 3 VAEs' clusterings, in number 1 (from 0), ...
     """
     agreements, chosen = initialization["agreements"], initialization["chosen"]
-    return (
+    sentence = (
         f"It started at the consensus of {len(agreements)} VAEs' clusterings, in number {chosen} "
         "(from 0), which agrees most with the others, mean adjusted Rand index: "
-        f"{_one_and_others(agreements, chosen)}. Stability {initialization['stability']:.2f}: the "
-        "mean adjusted Rand index of the VAEs' clusterings."
+        f"{_one_and_others(agreements, chosen)}."
+    )
+    if initialization["stability"] is None:
+        return sentence
+    return (
+        f"{sentence} Stability {initialization['stability']:.2f}: the mean adjusted Rand index of the "
+        "VAEs' clusterings."
     )
 
 

@@ -12,7 +12,7 @@ import pyro
 import torch
 
 from ..errors import UserError
-from ..evaluate.scale_floor import warn_at_scale_floor
+from ..evaluate.scale_bounds import warn_at_scale_bounds
 from ..programs.modules import find_modules
 from . import distributed, state
 from .callbacks import Callback, Callbacks
@@ -162,7 +162,7 @@ class Loop:
             return
         self.result.use("best")
         if distributed.rank() == 0 and self.trainer.last is not None:
-            warn_at_scale_floor(
+            warn_at_scale_bounds(
                 self.model, self.guide, self.inputs.for_pair(self.trainer.last_batch)
             )
 

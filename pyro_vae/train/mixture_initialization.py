@@ -119,7 +119,8 @@ class MixtureInitialization(Initialization):
 
         Returns:
             Of several VAEs: `seeds`, `agreements` (each one's mean adjusted Rand index with the
-            others), `chosen` (an index) and `stability`, the mean agreement. None of one.
+            others), `chosen` (an index) and `stability`, the mean agreement (None where all have one
+            cluster). None of one VAE.
         """
         _check(model, guide, data)
         kept = folder_of_parts(self, model, guide, data, seed)
@@ -275,7 +276,9 @@ def _combine(options: MixtureInitialization, model: Any, task: _FirstVAEs) -> di
         set_components(model, *found[0]["components"])
         return None
     members = [f["responsibilities"] for f in found]
-    agreements = clustering_agreements([r.argmax(1) for r in members])
+    clusterings = [r.argmax(1) for r in members]
+    agreements = clustering_agreements(clusterings)
+    several = any(len(c.unique()) > 1 for c in clusterings)  # one cluster agrees with any other
     chosen = max(agreements, key=lambda n: agreements[n])
     codes = found[chosen]["codes"]
     consensus = consensus_clustering(members, chosen).repeat(len(codes), 1)
@@ -286,5 +289,5 @@ def _combine(options: MixtureInitialization, model: Any, task: _FirstVAEs) -> di
         "seeds": list(task.seeds),
         "agreements": [agreements[n] for n in range(len(found))],
         "chosen": chosen,
-        "stability": statistics.fmean(agreements.values()),
+        "stability": statistics.fmean(agreements.values()) if several else None,
     }

@@ -23,7 +23,7 @@ from .inputs import Batch, PyroProgram
 MARGIN = 2.0  # times the bound: below this the bound affects the scale
 
 
-def warn_at_scale_floor(model: PyroProgram, guide: PyroProgram, batch: Batch) -> None:
+def warn_at_scale_bounds(model: PyroProgram, guide: PyroProgram, batch: Batch) -> None:
     """Warn, in one line each, of learned scales of normal or Student's t that are at a bound.
 
     Of a likelihood both bounds count, of a latent the lower one.

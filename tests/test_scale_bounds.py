@@ -8,7 +8,7 @@ import torch
 
 import pyro_vae as pv
 from pyro_vae.conditionals import MLP, Normal, NormalLikelihood
-from pyro_vae.evaluate.scale_floor import warn_at_scale_floor
+from pyro_vae.evaluate.scale_bounds import warn_at_scale_bounds
 
 NET = MLP((4,))
 
@@ -66,12 +66,12 @@ def test_a_fitted_scale_at_its_bound_is_warned_of_where_the_data_are_large():
     with torch.no_grad():
         model.p_x.unconditional_parameters["log_scale"].fill_(-30.0)
     with pytest.warns(UserWarning, match="at 3 of 3 values of x"):
-        warn_at_scale_floor(model, guide, {"x": x})
+        warn_at_scale_bounds(model, guide, {"x": x})
     with torch.no_grad():
         model.p_x.unconditional_parameters["log_scale"].fill_(math.log(0.1))
     with warnings.catch_warnings():
         warnings.simplefilter("error")
-        warn_at_scale_floor(model, guide, {"x": x})
+        warn_at_scale_bounds(model, guide, {"x": x})
 
 
 def test_the_check_leaves_torchs_stream_as_it_was():
@@ -80,14 +80,14 @@ def test_the_check_leaves_torchs_stream_as_it_was():
     torch.manual_seed(0)
     expected = torch.rand(1)
     torch.manual_seed(0)
-    warn_at_scale_floor(*pair, {"x": x})
+    warn_at_scale_bounds(*pair, {"x": x})
     assert torch.equal(torch.rand(1), expected)
 
 
 def warnings_of(model, guide, x):
     with warnings.catch_warnings(record=True) as caught:
         warnings.simplefilter("always")
-        warn_at_scale_floor(model, guide, {"x": x})
+        warn_at_scale_bounds(model, guide, {"x": x})
     return [str(w.message) for w in caught]
 
 
