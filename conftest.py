@@ -26,6 +26,7 @@ def one_thread():
 
     torch.set_num_threads(1)
     threadpool_limits(1)
+    gc.set_threshold(10_000, 20, 50)  # a tenth of the tests' time was spent looking for garbage
     gc.freeze()  # what is imported is not looked through again and again
 
 
@@ -54,6 +55,12 @@ def clean_slate():
 
 
 @pytest.fixture
-def undrawn(monkeypatch):
+def drawn():
+    """Reports have their figures, in a test that asks for them."""
+
+
+@pytest.fixture(autouse=True)
+def undrawn(request, monkeypatch):
     """Reports have empty figures: to draw them takes most of the time of a short run."""
-    monkeypatch.setattr("pyro_vae.report.svg.inline_svg", lambda *a: "<svg></svg>")
+    if "drawn" not in request.fixturenames:
+        monkeypatch.setattr("pyro_vae.report.svg.inline_svg", lambda *a: "<svg></svg>")

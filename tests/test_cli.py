@@ -27,7 +27,6 @@ from pyro_vae.methods import configure
 from pyro_vae.methods.options import as_flag, resolve
 from pyro_vae.report import summary
 
-pytestmark = pytest.mark.usefixtures("undrawn")
 SMALL = ["--epochs", "2", "--hidden", "[16]", "--num-samples", "5", "--model.latent-dim", "3"]
 START = ["--initialize.epochs", "2", "--vaes", "1", "--restarts", "2", "--initialize.fits", "1"]
 

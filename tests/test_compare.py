@@ -349,7 +349,7 @@ def test_mistakes_raise_one_line(changes, message):
     assert message in str(error.value) and "\n" not in str(error.value)
 
 
-def test_compare_trains_guides_by_name_and_compares_runs(tmp_path, monkeypatch, capsys, undrawn):
+def test_compare_trains_guides_by_name_and_compares_runs(tmp_path, monkeypatch, capsys):
     monkeypatch.chdir(tmp_path)
     quick = ["--num-samples", "20", "--progress", "false"]
     small = '{"hidden": [8], "latent_dim": 2, "compile": "false", "epochs": 1}'

@@ -323,7 +323,7 @@ def test_a_model_whose_latents_depend_on_all_of_x_is_refused():
 
 
 @pytest.mark.parametrize("name", ["vae", "gmvae", "vade", "vampprior", "m2", "semi-amortized"])
-def test_methods_train_and_report_on_data_with_missing_values(name, tmp_path, undrawn):
+def test_methods_train_and_report_on_data_with_missing_values(name, tmp_path):
     torch.manual_seed(0)
     y = torch.arange(60) % 2
     x = with_holes(torch.randn(60, 4) + 4 * y.unsqueeze(1))

@@ -116,7 +116,7 @@ def few_epochs(monkeypatch):
 
 @with_programs
 @pytest.mark.filterwarnings("ignore::UserWarning")  # of pairs that two epochs have not trained
-def test_programs_run_with_few_epochs(path, tmp_path, monkeypatch, few_epochs, undrawn):
+def test_programs_run_with_few_epochs(path, tmp_path, monkeypatch, few_epochs):
     monkeypatch.chdir(tmp_path)
     run_blocks(path, [code for code in python_blocks(path) if not is_slow(code)])
 

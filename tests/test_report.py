@@ -27,6 +27,8 @@ from pyro_vae.report.latent_figures import components, latent_space, latent_unit
 from pyro_vae.report.sample_figures import conditional_samples, new_samples
 from pyro_vae.report.summary import rows, summarize
 
+pytestmark = pytest.mark.usefixtures("drawn")
+
 NET = MLP((16,))
 SMALL = {"network.hidden": [16], "epochs": 1}
 BITS = (torch.rand(200, 6, generator=torch.Generator().manual_seed(0)) > 0.5).float()
@@ -700,7 +702,7 @@ def test_a_run_on_arrays_is_reproduced_in_python():
     assert again.config == method.config
 
 
-def test_the_command_states_the_samples_of_its_log_likelihood(tmp_path, undrawn):
+def test_the_command_states_the_samples_of_its_log_likelihood(tmp_path):
     """Else it would print another log-likelihood; 500 is the command's default."""
     assert parsed_fit(["vae"])[1]["num_samples"] == 500
     method = pv.method("vae", "digits", epochs=1, hidden=[4], compile=False)

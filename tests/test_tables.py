@@ -1184,7 +1184,7 @@ def test_codes_of_an_image_folder_name_the_file_of_each_row(tmp_path):
     np.testing.assert_allclose(copied["z_0"], of_dogs, rtol=1e-4)
 
 
-def test_subfolders_name_the_classes_of_a_conditional_run(tmp_path):
+def test_subfolders_name_the_classes_of_a_conditional_run(tmp_path, drawn):
     write_images(tmp_path / "pets")
     out, label = tmp_path / "run", ["--condition", "labels"]
     options = ["--data", str(tmp_path / "pets"), "--out", str(out), *label, *SMALL]
