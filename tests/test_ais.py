@@ -399,6 +399,7 @@ def turning_guide(x):
         pyro.sample("z", dist.VonMises(center, torch.tensor(2.0)).to_event(1))
 
 
+@pytest.mark.slow
 def test_an_angle_has_one_turn():
     """Torch states all reals as its support, over which its density has no integral."""
     torch.manual_seed(0)

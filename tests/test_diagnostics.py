@@ -338,6 +338,7 @@ def test_the_window_of_a_grid_contains_the_outer_contour_of_a_wide_guide():
     assert (edges.amax(1) < 0.01 * inside).all()  # the density on the contour of 99 % of a normal
 
 
+@pytest.mark.slow
 def test_nuts_and_the_grid_agree_on_a_mixture():
     torch.manual_seed(0)
     model = pv.models.MixtureVAE((D,), 2, 2, network=NET).double()

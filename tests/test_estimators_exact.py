@@ -394,6 +394,7 @@ def clusterer():
     return GMVAEClusterer(3, **options).fit(table())
 
 
+@pytest.mark.slow
 def test_clusters_of_columns_of_very_different_scales_are_found(clusterer):
     metrics = pv.evaluate.clustering_metrics(np.arange(120) % 3, clusterer.labels_)
     assert metrics["accuracy"] > 0.95 and len(set(clusterer.labels_)) == 3
@@ -460,6 +461,7 @@ def test_runs_in_processes_are_those_of_one_process(monkeypatch):
         assert torch.equal(a, b)
 
 
+@pytest.mark.slow
 def test_powers_of_two_as_units_change_no_cluster(clusterer):
     again = GMVAEClusterer(**clusterer.get_params()).fit(table() * 2.0 ** np.array([9, -3, 0, 20]))
     assert (again.labels_ == clusterer.labels_).all()

@@ -177,6 +177,7 @@ def test_a_search_that_ends_far_away_leaves_the_guide_as_it_is(model):
 # ------------------------------------------------- bounds stay bounds, with their errors
 
 
+@pytest.mark.slow
 def test_the_better_of_two_noisy_bounds_on_one_data_point_is_still_a_bound(model, monkeypatch):
     """Both bounds are 0.1 below log p(x), with errors of 0.2 and more: their maximum is above it."""
     monkeypatch.setattr(gaps, "WINDOW", 2)
@@ -217,6 +218,7 @@ def test_the_best_guide_of_a_family_has_no_amortization_gap_on_average(model, mo
     assert error.mean() < 3 * error.std() / math.sqrt(len(x))
 
 
+@pytest.mark.slow
 def test_standard_errors_are_those_of_repetitions(model, monkeypatch):
     monkeypatch.setattr(gaps, "WINDOW", 2)
     x = model(size=1).detach().expand(400, D)

@@ -128,6 +128,7 @@ def test_an_enumerated_latent_that_the_model_masks():
     )
 
 
+@pytest.mark.slow
 def test_annealing_and_nuts_draw_a_masked_latent_from_its_prior():
     log_p = pv.diagnostics.ais(model, num_chains=64, num_steps=200, seed=0, **DATA)
     torch.testing.assert_close(log_p, EXACT.to(log_p), rtol=0, atol=0.15)

@@ -395,6 +395,7 @@ def test_a_seed_of_fixed_splits_is_refused():
     assert methods.configure("vae", "digits", {"split_seed": 3})["split_seed"] == 3
 
 
+@pytest.mark.slow
 def test_a_setting_of_a_comparison_has_an_effect_in_one_of_its_guides():
     settings = {"refine.lr": 0.1, "hidden": [4], "latent_dim": 2}
     with pytest.raises(pv.UserError, match="refine.lr=0.1 has no effect without refine.steps"):

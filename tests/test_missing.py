@@ -161,6 +161,7 @@ def test_entries_that_depend_on_each_other_are_refused():
         model(size=2)
 
 
+@pytest.mark.slow
 def test_training_recovers_the_factor_analysis_of_data_with_holes():
     """Held-out log-likelihoods in closed form: the trained model's is close to the true one's."""
     problem = FactorAnalysis(size=3000)

@@ -271,6 +271,7 @@ def test_what_an_initialization_records_must_be_json():
 # ---------------------------------------------------------------- processes
 
 
+@pytest.mark.slow
 def test_processes_train_the_vaes_of_this_process_bit_for_bit():
     runs = [small().fit(progress=False, workers=workers) for workers in (1, 2)]
     assert runs[0].initialization == runs[1].initialization

@@ -14,7 +14,7 @@ nbformat = pytest.importorskip("nbformat", reason="the tutorials are read by nbf
 
 TUTORIALS = Path(__file__).resolve().parent.parent / "tutorials"
 NOTEBOOKS = sorted(TUTORIALS.glob("*.ipynb"))
-LONGEST = ("02", "05", "06", "08")  # of 15 to 30 seconds each
+LONGEST = ("02", "05", "06", "07", "08")  # of 10 to 30 seconds each
 ERROR = nbformat.v4.new_output("error", ename="ValueError", evalue="bad", traceback=[])
 
 

@@ -319,6 +319,7 @@ def test_resuming_a_finished_run_changes_nothing(in_sequence):
     assert {name: (in_sequence.out / name).read_bytes() for name in FILES} == before
 
 
+@pytest.mark.slow
 def test_a_constant_schedule_is_extended_in_every_restart(tmp_path):
     options = {"schedule": "constant", "validate_every": 1}
     small(**options).fit(tmp_path / "run", progress=False)

@@ -96,6 +96,7 @@ def test_a_site_of_the_data_with_another_name_is_reported_as_the_density_of_x():
     assert "KL of obs" not in str(result)
 
 
+@pytest.mark.slow
 def test_a_comparison_has_the_densities_of_the_runs():
     data = pv.data.standardize(pv.data.from_arrays(table(), valid=20, test=20))
     vae = partial(pv.models.VAE, (3,), 2, "normal", NET)

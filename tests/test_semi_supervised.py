@@ -682,6 +682,7 @@ def test_entropy_and_mutual_information_tell_an_ignored_y_from_a_used_one():
     assert values[2] == pytest.approx((0, 0), abs=1e-6)
 
 
+@pytest.mark.slow
 def test_m2_without_labels_ignores_y():
     """Rui Shu's observation, with his likelihood and size of z, on digits: q(y | x) is p(y)."""
     data = pv.data.load("digits", binarize="dynamic")
