@@ -62,5 +62,5 @@ def drawn():
 @pytest.fixture(autouse=True)
 def undrawn(request, monkeypatch):
     """Reports have empty figures: to draw them takes most of the time of a short run."""
-    if "drawn" not in request.fixturenames:
+    if "drawn" not in request.fixturenames and not isinstance(request.node, pytest.DoctestItem):
         monkeypatch.setattr("pyro_vae.report.svg.inline_svg", lambda *a: "<svg></svg>")
