@@ -233,7 +233,7 @@ def test_a_comparison_of_runs_does_not_read_numbers_of_other_covariates(tmp_path
     pv.comparison.compare_runs({out: pv.load(out)}, "test", 5, num_gap_data=0)
     columns["age"] = AGE[::-1]
     write()
-    with pytest.raises(pv.UserError, match="was trained on other data .covariates"):
+    with pytest.raises(pv.UserError, match="was trained on other data .values of c."):
         pv.comparison.compare_runs({out: pv.load(out)}, "test", 5, num_gap_data=0)
 
 

@@ -750,3 +750,39 @@ def test_every_change_of_values_or_labels_changes_the_fingerprint():
     assert from_arrays(x[:, [1, 0, 2]], y).fingerprint() != known
     assert from_arrays(-x, y).fingerprint() != known
     assert from_arrays(x, np.roll(y, 1)).fingerprint() != known
+    assert from_arrays(x.astype(np.float32), y).fingerprint() == known
+
+
+@pytest.mark.parametrize("standardize", [False, True])
+def test_changes_that_a_sum_of_sizes_does_not_see_change_the_fingerprint(standardize):
+    """Signs, columns beside larger ones, units, labels removed, further arrays."""
+    rng = np.random.default_rng(0)
+    x = np.stack([rng.normal(5e4, 1e4, 3000).round(), rng.poisson(3, 3000)], 1)
+    signs, y = rng.choice([-1.0, 1.0], (3000, 1)), rng.integers(0, 2, 3000)
+
+    def value(x=x, c=signs, y=y):
+        data = from_arrays(x, y, c=c)
+        if standardize:
+            data = pv.data.standardize(pv.data.standardize(data), "c")
+        return data.fingerprint()
+
+    edited, fewer, known = x.copy(), np.where(np.arange(3000) % 2, y, -1), value()
+    edited[1500, 1] += 1
+    assert value() == known
+    for change in (
+        {"x": edited}, {"x": 4 * x}, {"c": -signs}, {"c": np.roll(signs, 1)}, {"c": 2 * signs},
+        {"y": fewer}, {"y": np.where(y == 1, fewer, y)},
+    ):  # fmt: skip
+        (name,) = change
+        assert value(**change)[f"values of {name}"] != known[f"values of {name}"], change
+
+
+def test_a_count_of_another_column_changes_the_fingerprint_of_a_sparse_table():
+    from scipy.sparse import csr_matrix
+
+    counts = np.random.default_rng(0).poisson(2, (40, 5))
+    moved = counts.copy()
+    moved[7, 1] += 1
+    moved[7, 2] = max(moved[7, 2] - 1, 0)
+    known, other = (from_arrays(csr_matrix(c)).fingerprint() for c in (counts, moved))
+    assert known["mean of x"] == other["mean of x"] and known["values of x"] != other["values of x"]

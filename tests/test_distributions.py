@@ -410,3 +410,30 @@ def test_variances_far_from_zero_keep_their_digits():
     q = logits.double().softmax(-1)
     variance = (q * (levels - (q * levels).sum()) ** 2).sum()
     torch.testing.assert_close(top.variance, variance.float(), rtol=1e-4, atol=0)
+
+
+def test_gray_levels_are_enumerated_as_levels():
+    """Summed in a model, with validation off as the library does; entropy and mode in their units."""
+    logits = torch.tensor([0.3, -2.0], dtype=torch.float64)
+    fn = BinomialProportion(16, logits, validate_args=False)
+    levels = torch.arange(17, dtype=torch.float64) / 16
+    assert torch.equal(fn.enumerate_support(), levels[:, None].expand(17, 2))
+    assert torch.equal(fn.enumerate_support(expand=False), levels[:, None])
+    counts = [scipy.stats.binom(16, float(p)) for p in fn.probs]
+    torch.testing.assert_close(fn.entropy(), torch.tensor([c.entropy() for c in counts]).double())
+    assert fn.mode.tolist() == [9 / 16, 2 / 16]
+    x = torch.tensor([[0.1], [1.3]], dtype=torch.float64)
+
+    @pyro.infer.config_enumerate
+    def model(x):
+        with pyro.plate("data", len(x)):
+            dose = pyro.sample("dose", BinomialProportion(16, logits[:1].expand(len(x))))
+            pyro.sample("x", pyro.distributions.Normal(2 * dose[..., None], 0.5).to_event(1), obs=x)
+
+    expected = torch.stack([
+        torch.log(sum(float(counts[0].pmf(k)) * torch.exp(
+            torch.distributions.Normal(2 * k / 16, 0.5).log_prob(row[0])) for k in range(17)))
+        for row in x
+    ])  # fmt: skip
+    actual = pv.evaluate.log_likelihood(model, lambda x: None, x, num_samples=1)
+    torch.testing.assert_close(actual, expected)

@@ -37,6 +37,19 @@ def moments(fitted):
     return b, W @ W.T + np.diag((sd * units.scale) ** 2)
 
 
+def test_weights_of_one_change_nothing():
+    X, holes = table(60)
+    for rows in (X, holes):
+        plain, weighted = (
+            VAEImputer(2, hidden_layer_sizes=(8,), max_iter=3, random_state=0, device="cpu").fit(
+                rows, sample_weight=w
+            )
+            for w in (None, np.ones(60))
+        )
+        np.testing.assert_allclose(weighted.loss_curve_, plain.loss_curve_, rtol=1e-6)
+        np.testing.assert_allclose(weighted.transform(holes), plain.transform(holes), rtol=1e-4)
+
+
 def conditional(x, mean, covariance):
     """E[x_miss | x_obs] and the covariance of x_miss given x_obs."""
     missing = np.isnan(x)

@@ -507,9 +507,7 @@ def test_on_digits_a_density_fitted_to_draws_gains_on_the_prior_and_on_one_fitte
     ),
     (["hierarchical-vae", "--z2_dim", "2"], ["KL of z2", "KL of z1", "of 2 units active"]),
 ])  # fmt: skip
-def test_the_report_shows_what_is_special_to_it(
-    arguments, words, tmp_path, monkeypatch, capsys
-):
+def test_the_report_shows_what_is_special_to_it(arguments, words, tmp_path, monkeypatch, capsys):
     monkeypatch.chdir(tmp_path)
     small = ["--epochs", "1", "--hidden", "[16]", "--num_samples", "5", "--progress", "false"]
     assert main(["fit", *arguments, *small, "--out", "run"]) == 0

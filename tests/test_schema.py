@@ -461,17 +461,19 @@ def test_whole_numbers_beside_missing_labels_are_names_as_integers():
 
 
 def test_what_an_earlier_version_did_not_record_is_not_compared():
-    """Runs of before there were covariates of tables: no entry of them, in table or fingerprint."""
+    """Runs of before there were covariates of tables, or with other numbers in the fingerprint."""
     frame = {"a": [0.5, 1.5, 2.5, 4.5], "b": [1.0, 2.0, 3.0, 5.0]}
     plain = schema_of(pv.data.from_frame(frame, valid=0, test=0))
     assert "covariates" not in plain["table"]
     data = pv.data.from_arrays(torch.randn(6, 2), c=torch.randn(6, 1), valid=0, test=0)
     schema = json.loads(json.dumps(schema_of(data)))
-    del schema["fingerprint"]["covariates"]
+    for name in ("values of x", "values of c"):
+        del schema["fingerprint"][name]
+    schema["fingerprint"] |= {"values and labels": "1.5, 1", "covariates": "1"}
     assert data_differ({}, schema, data) is None
     saved = {"data": schema["fingerprint"], "epochs": 2, "schedule": "constant"}
     present = {**saved, "data": json.loads(json.dumps(data.fingerprint()))}
     check_settings(saved, present, "checkpoint.pt")
-    saved["data"] = {**present["data"], "covariates": "1"}
-    with pytest.raises(pv.UserError, match="was trained on other data .covariates: 1, not"):
+    saved["data"] = {**present["data"], "values of c": "1"}
+    with pytest.raises(pv.UserError, match="was trained on other data .values of c.: resume"):
         check_settings(saved, present, "checkpoint.pt")

@@ -15,7 +15,7 @@ from ..data import Data
 from ..diagnostics.gaps import annealed_bound
 from ..errors import UserError
 from ..evaluate.inputs import pair_inputs
-from ..objectives import ELBO, as_objective
+from ..objectives import ELBO
 from ..programs.contexts import seeded
 from ..programs.inspection import is_per_datum
 from ..train import Run, checkpoint, fit
@@ -31,7 +31,7 @@ from .evaluation import (
     posteriors_of_first,
     x_and_inputs,
 )
-from .plan import Cell, FitOptions, Plan, PyroProgram, default_guide, described
+from .plan import Cell, FitOptions, Plan, PyroProgram, default_guide
 
 #: How a guide's rows are fitted to the data that are evaluated. Its own options take precedence.
 PER_DATUM_FIT = {"lr": 0.03, "schedule": "cosine", "epochs": 500, "weight_decay": 0.0}
@@ -59,7 +59,7 @@ class SharedModel:
             if trainable:
                 self.guide = plan.make_guide(factory, self.model)
                 self.programs.append(self.guide)
-        settings = {"options": described(self.options)}
+        settings = {"options": self.options}
         self.folder = plan.folder(f"{name}-base-{seed}", settings, *self.programs)
         self.cells = {}
         for cell in cells:
@@ -116,9 +116,9 @@ class CellRun:
             self.options.pop("initialize", None)
         settings = {
             "base": shared and shared.folder.name,
-            "options": described(self.options),
-            "objective": as_objective(plan.objectives[cell.objective]).describe(),
-            "evaluated": [plan.split, plan.num_samples, plan.num_gap_data, repr(plan.gap_options)],
+            "options": self.options,
+            "objective": plan.objectives[cell.objective],
+            "evaluated": [plan.split, plan.num_samples, plan.num_gap_data, plan.gap_options],
         }
         name = f"{cell.model}-{cell.guide}-{cell.objective}-{cell.seed}"
         self.folder = plan.folder(name, settings, model, guide)

@@ -1,9 +1,8 @@
 """The plan of a comparison: which cells there are, and how each one's model and guide are built."""
 
 import copy
-import hashlib
+import functools
 import inspect
-import json
 from collections.abc import Callable
 from dataclasses import dataclass, field
 from functools import partial
@@ -13,6 +12,7 @@ from typing import Any
 import torch.nn as nn
 from pyro.infer.autoguide import AutoGuide
 
+from .. import __version__
 from ..data import Data
 from ..errors import UserError
 from ..evaluate.inputs import Inputs, split_inputs
@@ -20,15 +20,15 @@ from ..guides import Guide
 from ..objectives import ELBO
 from ..programs.calling import accepts_argument, is_required, parameters_of
 from ..programs.contexts import seeded
+from ..programs.identity import identity
 from ..programs.inspection import has_rows
 from ..programs.interfaces import ModelInterface, interface_of
-from ..programs.modules import find_modules
 
 PER_DATUM_HINT = (  # a remedy, as error messages have it
     "a guide with parameters for each data point needs them by index, as "
     "pv.guides.PerDatumAutoGuide has them"
 )
-FORMAT = 5  # of what a cell's folder holds
+FORMAT = 6  # of what a cell's folder holds
 
 PyroProgram = Callable[..., Any]  # whatever it returns; a module, too
 ModelFactory = Callable[[], PyroProgram]
@@ -120,23 +120,20 @@ class Plan:
             model = self.build_model(cell.model)
             return model, self.build_guide(cell.guide, model)
 
+    @functools.cached_property
+    def _identity_of_data(self) -> str:
+        return identity(self.data)
+
     def folder(self, name: str, settings: dict[str, Any], *programs: PyroProgram) -> Path:
-        """The folder for these settings: other settings, networks or data have another folder."""
-        splits = (self.data.train, self.data.valid, self.data.test)
-        arrays = [v for s in splits if s is not None for v in (s.x, *s.others.values())]
-        modules = find_modules(*programs)
-        recorded = {
-            **settings,
-            "format": FORMAT,
-            "data": self.data.describe(),
-            "sums": [float(array.double().sum()) for array in arrays],
-            "programs": [str(module) for module in modules],
-            "weights": [
-                float(sum(v.double().abs().sum() for v in module.state_dict().values()))
-                for module in modules
-            ],
-        }
-        digest = hashlib.sha256(json.dumps(recorded, sort_keys=True).encode()).hexdigest()[:10]
+        """The folder for these settings: other settings, programs or data have another folder.
+
+        Args:
+            name: begins the folder's name; another one has another folder, too.
+            settings: of the training and evaluation.
+            programs: as they are before it.
+        """
+        facts = (FORMAT, __version__, name, settings, self._identity_of_data, *programs)
+        digest = identity(*facts)[:16]
         safe = "".join(c if c.isalnum() or c in "-_." else "_" for c in name)
         return self.out / "cells" / f"{safe}-{digest}"
 
@@ -185,11 +182,6 @@ def default_guide(model: PyroProgram) -> Guide:
             "the model has no default guide to be trained with: base_guide= names one of yours"
         )
     return Guide(model)
-
-
-def described(options: dict[str, Any]) -> dict[str, str]:
-    """Options as text that identifies them."""
-    return {k: repr(v) for k, v in sorted(options.items())}
 
 
 def _takes_num_data(factory: GuideFactory, model: PyroProgram) -> bool:

@@ -11,12 +11,11 @@ from .. import __version__
 from ..data import Data
 from ..data.dataset import difference
 from ..errors import UserError
+from ..programs.identity import identity
 from ..programs.inspection import is_per_datum
-from ..programs.modules import find_modules
 from ..train import checkpoint
 from ..train.checkpoint import check_config
 from ..train.display import make_bar
-from ..train.weights import weights_of
 from .evaluation import (
     CellResult,
     EvaluationOptions,
@@ -141,15 +140,8 @@ class _Kept:
         data: Data,
         options: EvaluationOptions,
     ) -> "_Kept":
-        modules = [str(module) for module in find_modules(model, guide)]
-        facts = [
-            __version__,
-            asdict(options),
-            data.fingerprint(),
-            modules,
-            weights_of(model, guide),
-        ]
-        return cls(folder / f"comparison-{options.split}.json", checkpoint.digest(facts))
+        digest = identity(__version__, options, data, model, guide)
+        return cls(folder / f"comparison-{options.split}.json", digest)
 
     def read(self) -> CellResult | None:
         """The numbers of the same evaluation; None if the file is of another."""

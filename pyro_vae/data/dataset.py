@@ -11,14 +11,14 @@ from ..conditionals import Family
 from ..errors import UserError, check_int_at_least, checked_seed, unknown_name_error
 from .arrays import are_gray_levels, as_floats, as_tensor, check_finite, check_rounding
 from .conditions import Condition
+from .fingerprint import column_digest, column_means, scaling_means, sparse_column_means
 from .sparse import SparseRows
 from .tables import Table, is_frame
 
 SPLITS = ("train", "valid", "test")
 MEAN_OF_X = "mean of x"  # in a fingerprint
-VALUES = "values and labels"  # in a fingerprint: they tell an edited or reordered file
-COVARIATES = "covariates"  # in a fingerprint of data that have some
-OF_NUMBERS = (MEAN_OF_X, VALUES, COVARIATES)  # the entries of a fingerprint that `describe` has not
+VALUES = "values of "  # x, y or c, in a fingerprint: they tell an edited or reordered file
+OF_EARLIER_VERSIONS = ("values and labels", "covariates")  # in a fingerprint
 
 #: A `Condition`, or any function of `(x, y)` that returns `(x, c)`.
 AnyCondition = Callable[
@@ -78,13 +78,22 @@ def difference(a: Mapping[str, Any], b: Mapping[str, Any]) -> str | None:
         a, b: as `Data.describe` returns them.
     """
     name = next((name for name in {**b, **a} if a.get(name) != b.get(name)), None)
-    return None if name is None else f"{name}: {a.get(name)}, not {b.get(name)}"
+    if name is None or name.startswith(VALUES):
+        return name
+    return f"{name}: {a.get(name)}, not {b.get(name)}"
+
+
+def is_of_numbers(name: str) -> bool:
+    """Whether an entry of a fingerprint is one that `Data.describe` has not."""
+    return name.startswith(VALUES) or name in (MEAN_OF_X, *OF_EARLIER_VERSIONS)
 
 
 def recorded_difference(recorded: Mapping[str, Any], present: Mapping[str, Any]) -> str | None:
-    """`difference` of a recorded fingerprint, which may be of a version that recorded fewer numbers."""
-    known = {n: v for n, v in present.items() if n in recorded or n not in OF_NUMBERS}
-    return difference(recorded, known)
+    """`difference` of a recorded fingerprint, which may be of a version that recorded other numbers."""
+    if not any(name.startswith(VALUES) for name in recorded):
+        present = {n: v for n, v in present.items() if n in recorded or not is_of_numbers(n)}
+    recorded = {n: v for n, v in recorded.items() if n not in OF_EARLIER_VERSIONS}
+    return difference(recorded, present)
 
 
 class AbsentRows(NamedTuple):
@@ -452,7 +461,7 @@ class Data:
     def describe(self) -> dict[str, Any]:
         """What `config.json` records."""
         if self.absent is not None:
-            return {n: v for n, v in self.fingerprint().items() if n not in OF_NUMBERS}
+            return {n: v for n, v in self.fingerprint().items() if not is_of_numbers(n)}
         result: dict[str, Any] = {
             "name": self.name,
             "x_shape": list(self.x_shape),
@@ -480,21 +489,18 @@ class Data:
         """`describe`, with what other data of the same name and shape have not."""
         if self.absent is not None:
             return dict(self.absent.schema["fingerprint"])
-        values = ", ".join(
-            f"{_weighted_mean(numbers):.7g}"
-            for split in self.splits().values()
-            for numbers in (self._dense_or_totals(split.x), split.y)
-            if numbers is not None
-        )
-        result = {**self.describe(), MEAN_OF_X: self.mean_of_x(), VALUES: values}
-        covariates = [
-            c for split in self.splits().values() if (c := self._own_c(split)) is not None
-        ]
-        if covariates:
-            result[COVARIATES] = ", ".join(
-                f"{_weighted_mean(self.unstandardize_covariates(c)):.7g}" for c in covariates
-            )
-        return result
+        means: dict[str, list[torch.Tensor]] = {}
+        for split in self.splits().values():
+            arrays = dataclasses.replace(split, c=self._own_c(split)).arrays()
+            if self.sparse is not None:
+                means.setdefault("x", []).extend(sparse_column_means(self.sparse, arrays.pop("x")))
+            for name, value in arrays.items():
+                means.setdefault(name, []).extend(column_means(value))
+        for name, scaling in (("x", self.scaling), ("c", self.c_scaling)):
+            if name in means:
+                means[name].extend(scaling_means(scaling))
+        values = {f"{VALUES}{name}": column_digest(parts) for name, parts in means.items()}
+        return {**self.describe(), MEAN_OF_X: self.mean_of_x(), **values}
 
     def _own_c(self, split: Split) -> torch.Tensor | None:
         """The covariates of a split that came with the data, also those of sparse rows."""
@@ -516,21 +522,6 @@ class Data:
         if self.scaling is not None:
             mean = mean + self.scaling[0].double().mean().to(mean)
         return f"{mean:.6g}"
-
-
-def _weighted_mean(values: torch.Tensor) -> float:
-    """A mean of 1 + |values|, each place with another weight; NaN counts as 0.
-
-    Numbers that are changed, exchanged or in another order have another one. No weight is negative, so that
-    rounding is as small as in a mean.
-    """
-    total, width = 0.0, values[:1].numel()
-    columns = torch.arange(width, device=values.device, dtype=torch.float64).sin() + 2
-    for start in range(0, len(values), 4096):
-        block = values[start : start + 4096].reshape(-1, width).double().nan_to_num().abs() + 1
-        rows = torch.arange(start, start + len(block), device=values.device, dtype=torch.float64)
-        total += float((rows.cos() + 2) @ (block @ columns))
-    return total / max(values.numel(), 1)
 
 
 def _balanced_rows(y: torch.Tensor, seed: int) -> list[int]:

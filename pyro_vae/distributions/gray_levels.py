@@ -94,8 +94,21 @@ class BinomialProportion(dist.Binomial):
         return self.probs
 
     @property
+    def mode(self) -> torch.Tensor:
+        return super().mode / self.total_count
+
+    @property
     def variance(self) -> torch.Tensor:
         return self.probs * (1 - self.probs) / self.total_count
+
+    def enumerate_support(self, expand: bool = True) -> torch.Tensor:
+        """`[n + 1, ...]`: 0, 1/n, ..., 1."""
+        return super().enumerate_support(expand) / self.trials
+
+    def entropy(self) -> torch.Tensor:
+        """`[...]`: in nats, a sum over the levels."""
+        log_prob = self.log_prob(self.enumerate_support())
+        return -(log_prob.exp() * log_prob).sum(0)
 
 
 class DiscretizedLogistic(dist.TorchDistribution):

@@ -4,6 +4,8 @@ import torch
 import torch.nn as nn
 from pyro import poutine
 
+from ..programs.inspection import ignores_missing
+
 
 class Weighted(nn.Module):
     """A model or guide, the log-densities of each row multiplied by the row's weight.
@@ -17,6 +19,7 @@ class Weighted(nn.Module):
     def __init__(self, program: nn.Module) -> None:
         super().__init__()
         self.program = program
+        self.ignores_missing = ignores_missing(program)  # whose p(x | z) is within
 
     def forward(
         self,

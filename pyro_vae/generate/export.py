@@ -99,7 +99,8 @@ def export_encoder(
 
     `torch.export.load(path).module()` is a function of the guide's inputs, in the order in which
     `example` has them. It returns what `pv.evaluate.encode` does, and the probabilities of discrete
-    latents that the guide names.
+    latents that the guide names. Where q(y | ...) has a continuous latent among its parents, they are
+    those at its mean: `Run.encode` averages them over draws.
 
     Args:
         model: the generative program.

@@ -11,7 +11,7 @@ import torch
 
 from ..data import DATASETS, Data, as_data
 from ..data import load as load_data
-from ..data.dataset import OF_NUMBERS
+from ..data.dataset import is_of_numbers
 from ..errors import UserError
 from ..programs.calling import first_argument
 from ..programs.contexts import seeded
@@ -172,7 +172,7 @@ def _check_same_data(
 ) -> None:
     """Raise unless these are the data that the run was trained on."""
     settings = json.loads(state["settings"]).get("data") or {}
-    numbers = {name: settings[name] for name in OF_NUMBERS if name in settings}
+    numbers = {name: value for name, value in settings.items() if is_of_numbers(name)}
     other = data_differ({**record["data"], **numbers}, json.loads(state["schema"]), data)
     if other is not None:
         raise UserError(

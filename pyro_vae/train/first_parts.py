@@ -12,8 +12,8 @@ from pathlib import Path
 from typing import Any
 
 from ..data import Data
-from . import checkpoint, distributed
-from .weights import weights_of
+from ..programs.identity import identity
+from . import distributed
 
 FOLDER = "initialization"  # in a run's folder
 
@@ -58,5 +58,4 @@ def folder_of_parts(options: Any, model: Any, guide: Any, data: Any, seed: int) 
     parent = _kept_in.get()
     if parent is None or not isinstance(data, Data):
         return None
-    facts = [repr(options), repr(data.fingerprint()), seed, weights_of(model, guide)]
-    return parent / checkpoint.digest(facts)[:16]
+    return parent / identity(options, data, seed, model, guide)[:16]

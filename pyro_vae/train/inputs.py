@@ -222,6 +222,12 @@ class Inputs:
         """The data as a checkpoint records them: a run resumes on the same."""
         if not isinstance(self.data, Data):
             return {"name": "stream", "batches": len(self.batches)}
+        return self._fingerprint
+
+    @functools.cached_property
+    def _fingerprint(self) -> dict[str, Any]:
+        """That of the data, which every checkpoint records."""
+        assert isinstance(self.data, Data)
         return self.data.fingerprint()
 
     @functools.cached_property

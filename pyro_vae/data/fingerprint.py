@@ -1,0 +1,95 @@
+"""A digest of the values of data, which is the same on another machine."""
+
+import hashlib
+from collections.abc import Iterable, Iterator
+from typing import TYPE_CHECKING
+
+import torch
+
+if TYPE_CHECKING:
+    from .sparse import SparseRows
+
+BLOCK_VALUES = 2**22  # numbers that are looked at at once
+DIGITS = 9  # of a column's mean: sums in another order differ in the sixteenth
+OF_NEGATIVE = (
+    1 + 5**0.5
+) / 2  # the weight of a negative value's size: a change of sign is a change
+
+
+def column_digest(parts: Iterable[torch.Tensor]) -> str:
+    """A digest of the weighted means of columns, which an edited, exchanged or reordered value changes.
+
+    The means are rounded, so that data which another machine standardized in another order of sums
+    have the same digest. Each column counts in its own units: a large one hides no other.
+
+    Args:
+        parts: for each array its columns' means, as `column_means` returns them.
+
+    Example:
+        >>> import torch
+        >>> from pyro_vae.data.fingerprint import column_digest, column_means
+        >>> x = torch.tensor([[1.0, 1e6], [-1.0, 2e6]])
+        >>> column_digest(column_means(x)) == column_digest(column_means(x.double()))
+        True
+        >>> column_digest(column_means(x)) == column_digest(column_means(x.abs()))
+        False
+    """
+    digest = hashlib.sha256()
+    for numbers in parts:
+        digest.update(";".join(f"{v:.{DIGITS}g}" for v in numbers.flatten().tolist()).encode())
+        digest.update(b"|")
+    return digest.hexdigest()[:16]
+
+
+def column_means(values: torch.Tensor) -> Iterator[torch.Tensor]:
+    """The mean size `[D]` of each column, and a mean in which each row has another weight.
+
+    Args:
+        values: `[N, ...]`, as float32 rounds them; NaN is a value of its own.
+    """
+    width = values[:1].numel()
+    size = max(1, BLOCK_VALUES // max(1, width))
+
+    def blocks() -> Iterator[tuple[torch.Tensor, torch.Tensor]]:
+        for start in range(0, len(values), size):
+            block = values[start : start + size].detach().reshape(-1, width).float().double()
+            yield row_weights(start, len(block), block.device), block
+
+    count = max(1, len(values))
+    sizes = torch.zeros(width, dtype=torch.float64, device=values.device)
+    for _, block in blocks():
+        sizes += block.nan_to_num().abs().sum(0)
+    sizes /= count
+    yield sizes
+    means = torch.zeros_like(sizes)
+    for weights, block in blocks():
+        scaled = block.nan_to_num() / sizes.where(sizes > 0, 1.0)
+        scaled = 1 + scaled.abs() * torch.where(block < 0, OF_NEGATIVE, 1.0)
+        means += weights @ scaled.where(~block.isnan(), 0.0)
+    yield means / count
+
+
+def sparse_column_means(rows: "SparseRows", numbers: torch.Tensor) -> Iterator[torch.Tensor]:
+    """`column_means` of the counts in rows with the numbers `[N, 1]`; a mean size of 1 for all.
+
+    Args:
+        rows: of a sparse table.
+        numbers: of the rows.
+    """
+    matrix = rows.matrix[numbers[:, 0].long().cpu().numpy()]
+    weights = row_weights(0, len(numbers), torch.device("cpu")).numpy()
+    yield torch.from_numpy(matrix.T @ weights) / max(1, len(numbers))
+
+
+def row_weights(start: int, count: int, device: torch.device) -> torch.Tensor:
+    """`[count]` weights from 1 to 3 of the rows from `start` on, no two of which are the same."""
+    rows = torch.arange(start, start + count, device=device, dtype=torch.float64)
+    return rows.cos() + 2
+
+
+def scaling_means(scaling: tuple[torch.Tensor, torch.Tensor] | None) -> Iterator[torch.Tensor]:
+    """Means, in standard deviations, and standard deviations of a standardization, to six digits."""
+    if scaling is not None:
+        mean, sd = (v.detach().double() for v in scaling)
+        yield (mean / sd).mul(1e6).round()
+        yield sd.float().log().mul(1e6).round()
