@@ -177,6 +177,34 @@ def test_processes_find_what_one_process_finds():
         pv.compare(lambda: VAE(), GUIDES, given, workers=2, **options)
 
 
+def _sloped(slope):
+    def model(x):
+        with pyro.plate("data", len(x)):
+            z = pyro.sample("z", dist.Normal(torch.zeros(1), 1.0).to_event(1))
+            pyro.sample("x", dist.Normal(slope * z.expand(len(x), D), 1.0).to_event(1), obs=x)
+
+    return model
+
+
+def _prior_guide(x):
+    with pyro.plate("data", len(x)):
+        pyro.sample("z", dist.Normal(torch.zeros(1), 1.0).to_event(1))
+
+
+def test_a_cell_is_never_that_of_another_program_or_data(tmp_path):
+    """Functions, whose code is all that tells them apart, in one folder; labels; names of one spelling."""
+    options = {**QUICK, "seeds": 1, "num_gap_data": 0, "share_model": True}
+    guides, x = {"g": lambda model: _prior_guide}, data()
+    for slope in (1.0, 4.0):
+        models = {"m": lambda slope=slope: _sloped(slope)}
+        kept = pv.compare(models, guides, x, out=tmp_path, **options)
+        assert kept.rows[0]["elbo"] == pv.compare(models, guides, x, **options).rows[0]["elbo"]
+        assert len([*(tmp_path / "cells").iterdir()]) == (1 if slope == 1.0 else 2)
+    both = {"s<2": lambda: _sloped(1.0), "s>2": lambda: _sloped(4.0)}
+    rows = pv.compare(both, guides, x, **options).rows
+    assert [row["model"] for row in rows] == ["s<2", "s>2"] and rows[0]["elbo"] != rows[1]["elbo"]
+
+
 class UserModule(nn.Module):
     """Model and guide of one module, with a network and a parameter of Pyro's store."""
 

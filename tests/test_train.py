@@ -393,3 +393,25 @@ def test_observed_labels_are_one_hot_and_cost_log_k():
     assert torch.allclose(terms["y"], torch.tensor(-math.log(10)))
     with pytest.raises(pv.UserError, match=r"labels must lie in 0\.\.9 to be observed; found -1"):
         pv.evaluate.elbo(m, g, data.valid.x, y=torch.full((180,), -1))
+
+
+@pytest.mark.parametrize(
+    "change, said",
+    [
+        ({"likelihood": pv.conditionals.NormalLikelihood(scale=0.3)}, "model: likelihood="),
+        ({"discrete": "score_function"}, "guide: discrete=enumerate, not score_function"),
+    ],
+)
+def test_a_run_resumes_with_the_pair_that_it_was_trained_with(change, said, tmp_path):
+    """Settings that no module's description has."""
+
+    def pair(likelihood=None, **options):
+        likelihood = likelihood or pv.conditionals.NormalLikelihood(scale=1.0)
+        model = pv.models.M2((2,), 3, 1, likelihood=likelihood, network=MLP((4,)))
+        return model, pv.guides.Guide(model, network=MLP((4,)), **options)
+
+    x, options = torch.randn(20, 2), {"out": tmp_path / "run", "resume": True}
+    quiet(*pair(), x, 1, out=tmp_path / "run")
+    with pytest.raises(pv.UserError, match=f"trained with another pair .{said}"):
+        quiet(*pair(**change), x, 2, **options)
+    assert len(quiet(*pair(discrete="enumerate"), x, 2, **options).history) == 2  # the default

@@ -1,5 +1,6 @@
 """Pairs of the library's own classes: described in a run folder, and rebuilt from the description."""
 
+import inspect
 from collections.abc import Callable, Iterable, Mapping
 from types import ModuleType
 from typing import Any
@@ -10,7 +11,7 @@ from torch.overrides import TorchFunctionMode
 from .. import conditionals, guides, models
 from ..errors import UserError
 from ..programs.modules import find_modules
-from ..programs.program import Program
+from ..programs.program import Program, plain_value
 from ..train.untrusted import Unsafe
 
 
@@ -38,6 +39,42 @@ def describe_pair(model: Any, guide: Any) -> dict[str, Any] | None:
             return None
         result[name] = {"class": kind, **arguments}
     return result
+
+
+def pair_difference(before: Any, now: Mapping[str, Any]) -> str | None:
+    """The first argument in which two descriptions of pairs differ; None if they are the same.
+
+    Args:
+        before: what `describe_pair` wrote down, of any version.
+        now: what it writes down now.
+    """
+    for part in now:
+        try:
+            old, new = (_arguments(pair[part]) for pair in (before, now))
+        except (LookupError, TypeError, ValueError):
+            return None  # what cannot be read says nothing
+        for name, value in new.items():
+            if not _are_same(old.get(name), value):
+                return f"{part}: {name}={old.get(name)}, not {value}"
+    return None
+
+
+def _arguments(described: Mapping[str, Any]) -> dict[str, Any]:
+    """The class of a program and all its arguments by name, defaults too."""
+    options = dict(described)
+    kind, args = options.pop("class"), options.pop("args")
+    bound = inspect.signature(PROGRAMS[kind]).bind(*args, **options)
+    bound.apply_defaults()
+    return {"class": kind, **{name: plain_value(v) for name, v in bound.arguments.items()}}
+
+
+def _are_same(a: Any, b: Any) -> bool:
+    """Whether two values are; settings that only one of two versions has do not count."""
+    if isinstance(a, dict) and isinstance(b, dict):
+        return all(_are_same(a[name], b[name]) for name in a.keys() & b.keys())
+    if isinstance(a, list) and isinstance(b, list):
+        return len(a) == len(b) and all(map(_are_same, a, b))
+    return bool(a == b)
 
 
 def rebuild_pair(described: Any, folder: object) -> tuple[Any, Any]:

@@ -28,7 +28,7 @@ from ..train.weights import weights_of
 from . import answers, new_data
 from .advice import advise, advise_start, check_data, check_use, starts_at_random
 from .files import as_json, to_yaml
-from .rebuild import describe_pair
+from .rebuild import describe_pair, pair_difference
 from .records import CONFIG, FILES, RECORD
 from .sharing import export_run
 from .table import preset
@@ -578,11 +578,27 @@ def fit(
     arrays = data if isinstance(data, Data) else None
     settings["callbacks"] = with_run(settings.get("callbacks", ()), data=arrays)
     described = {"pair": describe_pair(model, guide), "source": _source(data)}
+    if settings.get("resume") and settings.get("out") is not None:
+        _check_same_pair(Path(settings["out"]), described["pair"])
     config = settings.get("config")
     if config is None or isinstance(config, dict):  # `train.fit` refuses anything else
         settings["config"] = {**described, **(config or {})}
     run = advised(model, guide, data, *args, **settings)
     return Run(**vars(run), data=arrays)
+
+
+def _check_same_pair(folder: Path, pair: Mapping[str, Any] | None) -> None:
+    """Raise if the run in a folder is of a pair with other settings than the one to continue with."""
+    if pair is None or not (folder / RECORD).exists():
+        return
+    before = checkpoint.read_json(folder / RECORD)
+    recorded = before.get("pair") if isinstance(before, dict) else None
+    other = None if recorded is None else pair_difference(recorded, pair)
+    if other is not None:
+        raise UserError(
+            f"{folder} was trained with another pair ({other}): resume with one that is built the "
+            "same way"
+        )
 
 
 class _WithRun(train.Callback):
