@@ -128,6 +128,7 @@ LOOKS_AT = {
     "objectives/objective.py": "a user's objective",
     "programs/interfaces.py": "a user's program",
     "programs/modules.py": "the owner of a user's method",
+    "programs/identity.py": "a user's objects and functions",
     "programs/python_state.py": "a user's objects and functions",
     "programs/sites.py": "a distribution of torch or Pyro within another",
     "train/folder.py": "an exception",

@@ -47,26 +47,24 @@ def column_means(values: torch.Tensor) -> Iterator[torch.Tensor]:
     Args:
         values: `[N, ...]`, as float32 rounds them; NaN is a value of its own.
     """
-    width = values[:1].numel()
+    width, count = values[:1].numel(), max(1, len(values))
     size = max(1, BLOCK_VALUES // max(1, width))
-
-    def blocks() -> Iterator[tuple[torch.Tensor, torch.Tensor]]:
-        for start in range(0, len(values), size):
-            block = values[start : start + size].detach().reshape(-1, width).float().double()
-            yield row_weights(start, len(block), block.device), block
-
-    count = max(1, len(values))
     sizes = torch.zeros(width, dtype=torch.float64, device=values.device)
-    for _, block in blocks():
-        sizes += block.nan_to_num().abs().sum(0)
+    present, weighted = torch.zeros_like(sizes), torch.zeros_like(sizes)
+    for start in range(0, len(values), size):
+        block = values[start : start + size].detach().reshape(-1, width).float().double()
+        weights = row_weights(start, len(block), block.device)
+        if block.isnan().any():
+            present -= weights @ block.isnan().double()
+            block = block.nan_to_num()
+        present += weights.sum()
+        sizes += block.abs().sum(0)
+        weighted += weights @ block.abs()
+        if (block < 0).any():
+            weighted += (OF_NEGATIVE - 1) * (weights @ block.clamp(max=0).abs())
     sizes /= count
     yield sizes
-    means = torch.zeros_like(sizes)
-    for weights, block in blocks():
-        scaled = block.nan_to_num() / sizes.where(sizes > 0, 1.0)
-        scaled = 1 + scaled.abs() * torch.where(block < 0, OF_NEGATIVE, 1.0)
-        means += weights @ scaled.where(~block.isnan(), 0.0)
-    yield means / count
+    yield (present + weighted / sizes.where(sizes > 0, 1.0)) / count
 
 
 def sparse_column_means(rows: "SparseRows", numbers: torch.Tensor) -> Iterator[torch.Tensor]:
