@@ -1,5 +1,7 @@
 """The digest of programs and options: another one wherever they compute something else."""
 
+import datetime
+import decimal
 import functools
 import subprocess
 import sys
@@ -47,6 +49,10 @@ def reads_settings(value):
     return scope["model"]
 
 
+class Named(decimal.Decimal):
+    """Of C, within a class of Python."""
+
+
 class Holder:
     __slots__ = ("value",)
 
@@ -79,6 +85,10 @@ OTHERS = {
     "a set": lambda v: {"a", "b", v},
     "the state of a generator": lambda v: torch.Generator().manual_seed(v),
     "the state of numpy's generator": np.random.default_rng,
+    "a date": lambda v: line(datetime.date(2020, 1, 1 + v)),
+    "a number of a class of its own": lambda v: Named(v),
+    "a cell of a frame": lambda v: pytest.importorskip("pandas").DataFrame({"a": [0, v]}),
+    "a cell of a frame of polars": lambda v: pytest.importorskip("polars").DataFrame({"a": [v]}),
 }  # fmt: skip
 
 

@@ -149,7 +149,7 @@ class _Walk:
             return []
         if isinstance(item, nn.Module):
             return self.module(item)
-        if isinstance(item, Mapping) and type(item) is not types.MappingProxyType:
+        if isinstance(item, Mapping):
             self.say(_name(type(item)), len(item))
             return [each for pair in item.items() for each in pair]
         if isinstance(item, (list, tuple, deque)):
@@ -215,7 +215,8 @@ class _Walk:
         wrapped = getattr(item, "__wrapped__", None)
         if wrapped is not None and kind.__module__ == "functools":
             return [wrapped]
-        if not kind.__flags__ & IS_OF_PYTHON:
+        is_of_c = any(not c.__flags__ & IS_OF_PYTHON for c in kind.__mro__[:-1])  # but for `object`
+        if is_of_c or (_is_installed(kind) and _pickles_itself(kind)):  # as frames do
             return [kind, item.__reduce_ex__(4)]
         changing: Callable[[], Iterable[str]] = getattr(item, "scheduled_attributes", tuple)
         skipped = {*NOT_LOOKED_AT, *changing()}
@@ -235,6 +236,12 @@ def _names_in(code: types.CodeType) -> set[str]:
     """The names that a function's code reads, those of attributes too, in the functions within it too."""
     inner = (_names_in(c) for c in code.co_consts if isinstance(c, types.CodeType))
     return set(code.co_names).union(*inner)
+
+
+def _pickles_itself(kind: type) -> bool:
+    """Whether a class says what its state is: it may have caches, and more than its attributes."""
+    names = ("__getstate__", "__reduce__", "__reduce_ex__")
+    return any(name in vars(c) for c in kind.__mro__[:-1] for name in names)
 
 
 def _as_names(slots: Any) -> list[str]:
