@@ -398,7 +398,10 @@ def test_observed_labels_are_one_hot_and_cost_log_k():
 @pytest.mark.parametrize(
     "change, said",
     [
-        ({"likelihood": pv.conditionals.NormalLikelihood(scale=0.3)}, "model: likelihood="),
+        (
+            {"likelihood": pv.conditionals.NormalLikelihood(scale=0.3)},
+            "model: likelihood.scale=1.0, not 0.3",
+        ),
         ({"discrete": "score_function"}, "guide: discrete=enumerate, not score_function"),
     ],
 )

@@ -53,9 +53,9 @@ def pair_difference(before: Any, now: Mapping[str, Any]) -> str | None:
             old, new = (_arguments(pair[part]) for pair in (before, now))
         except (LookupError, TypeError, ValueError):
             return None  # what cannot be read says nothing
-        for name, value in new.items():
-            if not _are_same(old.get(name), value):
-                return f"{part}: {name}={old.get(name)}, not {value}"
+        other = _difference(old, new)
+        if other is not None:
+            return f"{part}: {other}"
     return None
 
 
@@ -68,13 +68,21 @@ def _arguments(described: Mapping[str, Any]) -> dict[str, Any]:
     return {"class": kind, **{name: plain_value(v) for name, v in bound.arguments.items()}}
 
 
-def _are_same(a: Any, b: Any) -> bool:
-    """Whether two values are; settings that only one of two versions has do not count."""
-    if isinstance(a, dict) and isinstance(b, dict):
-        return all(_are_same(a[name], b[name]) for name in a.keys() & b.keys())
-    if isinstance(a, list) and isinstance(b, list):
-        return len(a) == len(b) and all(map(_are_same, a, b))
-    return bool(a == b)
+def _difference(a: Any, b: Any, name: str = "") -> str | None:
+    """Where two values differ; settings that only one of two versions has do not count."""
+    kinds = [v.get("class_path") if isinstance(v, dict) else None for v in (a, b)]
+    if isinstance(a, dict) and isinstance(b, dict) and kinds[0] == kinds[1]:
+        parts = ((n, a[n], b[n]) for n in b if n in a)
+    elif isinstance(a, list) and isinstance(b, list) and len(a) == len(b):
+        parts = ((str(n), *pair) for n, pair in enumerate(zip(a, b, strict=True)))
+    else:
+        return None if a == b else f"{name}={kinds[0] or a}, not {kinds[1] or b}"
+    inner = (_difference(x, y, name if n == "init_args" else _joined(name, n)) for n, x, y in parts)
+    return next((found for found in inner if found is not None), None)
+
+
+def _joined(name: str, part: str) -> str:
+    return f"{name}.{part}" if name else part
 
 
 def rebuild_pair(described: Any, folder: object) -> tuple[Any, Any]:

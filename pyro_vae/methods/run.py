@@ -6,6 +6,7 @@ import json
 import shlex
 import shutil
 from collections.abc import Callable, Iterable, Mapping
+from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -591,7 +592,9 @@ def _check_same_pair(folder: Path, pair: Mapping[str, Any] | None) -> None:
     """Raise if the run in a folder is of a pair with other settings than the one to continue with."""
     if pair is None or not (folder / RECORD).exists():
         return
-    before = checkpoint.read_json(folder / RECORD)
+    before = None
+    with suppress(UserError):  # a damaged file has its own error, where the run is continued
+        before = checkpoint.read_json(folder / RECORD)
     recorded = before.get("pair") if isinstance(before, dict) else None
     other = None if recorded is None else pair_difference(recorded, pair)
     if other is not None:
