@@ -342,6 +342,9 @@ def test_an_out_that_cannot_be_a_folder_is_refused(tmp_path):
     (tmp_path / "file").write_text("")
     for out in (tmp_path / "file", tmp_path / "file" / "run", tmp_path / ("n" * 300), "a\0b"):
         refused("cannot write to", fit, pair(), out=out)
+    for out in (tmp_path / ("n" * 300), "a\0b"):
+        refused("cannot write to", fit, pair(), out=out, resume=True)
+    refused("out must be the path of a folder, not 3", fit, pair(), out=3, resume=True)
 
 
 def test_settings_that_are_refused_leave_no_folder(tmp_path):

@@ -11,9 +11,7 @@ if TYPE_CHECKING:
 
 BLOCK_VALUES = 2**22  # numbers that are looked at at once
 DIGITS = 9  # of a column's mean: sums in another order differ in the sixteenth
-OF_NEGATIVE = (
-    1 + 5**0.5
-) / 2  # the weight of a negative value's size: a change of sign is a change
+OF_NEGATIVE = 1.6180339887  # the weight of a negative value's size: a change of sign is a change
 
 
 def column_digest(parts: Iterable[torch.Tensor]) -> str:
@@ -68,11 +66,11 @@ def column_means(values: torch.Tensor) -> Iterator[torch.Tensor]:
 
 
 def sparse_column_means(rows: "SparseRows", numbers: torch.Tensor) -> Iterator[torch.Tensor]:
-    """`column_means` of the counts in rows with the numbers `[N, 1]`; a mean size of 1 for all.
+    """The mean `[G]` of each column's counts in some rows, in which each row has another weight.
 
     Args:
         rows: of a sparse table.
-        numbers: of the rows.
+        numbers: `[N, 1]`, of the rows.
     """
     matrix = rows.matrix[numbers[:, 0].long().cpu().numpy()]
     weights = row_weights(0, len(numbers), torch.device("cpu")).numpy()

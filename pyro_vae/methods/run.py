@@ -580,7 +580,7 @@ def fit(
     settings["callbacks"] = with_run(settings.get("callbacks", ()), data=arrays)
     described = {"pair": describe_pair(model, guide), "source": _source(data)}
     if settings.get("resume") and settings.get("out") is not None:
-        _check_same_pair(Path(settings["out"]), described["pair"])
+        _check_same_pair(settings["out"], described["pair"])
     config = settings.get("config")
     if config is None or isinstance(config, dict):  # `train.fit` refuses anything else
         settings["config"] = {**described, **(config or {})}
@@ -588,13 +588,14 @@ def fit(
     return Run(**vars(run), data=arrays)
 
 
-def _check_same_pair(folder: Path, pair: Mapping[str, Any] | None) -> None:
+def _check_same_pair(folder: Path | str, pair: Mapping[str, Any] | None) -> None:
     """Raise if the run in a folder is of a pair with other settings than the one to continue with."""
-    if pair is None or not (folder / RECORD).exists():
+    if pair is None:
         return
     before = None
-    with suppress(UserError):  # a damaged file has its own error, where the run is continued
-        before = checkpoint.read_json(folder / RECORD)
+    # a folder or file that cannot be used has its own error, where the run is continued
+    with suppress(UserError, OSError, TypeError, ValueError):
+        before = checkpoint.read_json(Path(folder) / RECORD)
     recorded = before.get("pair") if isinstance(before, dict) else None
     other = None if recorded is None else pair_difference(recorded, pair)
     if other is not None:

@@ -15,7 +15,7 @@ import types
 import uuid
 import weakref
 from collections import deque
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -23,7 +23,7 @@ import numpy as np
 import torch
 import torch.nn as nn
 
-from .python_state import _globals_of
+from .python_state import globals_of, is_bound, scheduled_names, slots_of
 
 MAX_OBJECTS = 200_000  # that are looked into
 MAX_DEPTH = 150
@@ -179,7 +179,7 @@ class _Walk:
             self.say("function", item.__module__, item.__qualname__)
             return inside
         self.say("function")
-        names = sorted(n for n in _globals_of(item.__code__) if n in item.__globals__)
+        names = sorted(n for n in globals_of(item.__code__) if n in item.__globals__)
         values = [item.__globals__[name] for name in names]
         # of a user's module of settings, what the function can read
         read = [
@@ -218,11 +218,9 @@ class _Walk:
         is_of_c = any(not c.__flags__ & IS_OF_PYTHON for c in kind.__mro__[:-1])  # but for `object`
         if is_of_c or (_is_installed(kind) and _pickles_itself(kind)):  # as frames do
             return [kind, item.__reduce_ex__(4)]
-        changing: Callable[[], Iterable[str]] = getattr(item, "scheduled_attributes", tuple)
-        skipped = {*NOT_LOOKED_AT, *changing()}
-        slots = [n for c in kind.__mro__ for n in _as_names(vars(c).get("__slots__", ()))]
-        held = {n: getattr(item, n) for n in slots if n not in skipped and hasattr(item, n)}
-        held |= {n: v for n, v in getattr(item, "__dict__", {}).items() if n not in skipped}
+        held = {n: getattr(item, n) for n in slots_of(item)} | getattr(item, "__dict__", {})
+        for name in (*NOT_LOOKED_AT, *(scheduled_names(item) if is_bound(kind) else ())):
+            held.pop(name, None)
         if held or hasattr(item, "__dict__"):
             return [kind, held]
         return [kind, item.__reduce_ex__(4)]
@@ -242,10 +240,6 @@ def _pickles_itself(kind: type) -> bool:
     """Whether a class says what its state is: it may have caches, and more than its attributes."""
     names = ("__getstate__", "__reduce__", "__reduce_ex__")
     return any(name in vars(c) for c in kind.__mro__[:-1] for name in names)
-
-
-def _as_names(slots: Any) -> list[str]:
-    return [slots] if isinstance(slots, str) else [*slots]
 
 
 def _is_installed(item: Any) -> bool:

@@ -361,12 +361,12 @@ def _look_into(item: Any) -> tuple[list[_Place], list[object]]:
     if isinstance(item, types.ModuleType):
         return _numbers_of(item), []
     known = item if isinstance(item, (type, types.FunctionType)) else type(item)
-    is_objective = known is not item and hasattr(known, "differentiable_loss")
+    is_objective = known is not item and is_bound(known)
     if str(known.__module__).split(".")[0] in LIBRARIES and not is_objective:
         return [], []
     if isinstance(item, types.FunctionType):
         cells = _Cells(item)
-        read = [n for n in _globals_of(item.__code__) if n in item.__globals__]
+        read = [n for n in globals_of(item.__code__) if n in item.__globals__]
         defaults, by_name = item.__defaults__ or (), item.__kwdefaults__ or {}
         holders = [
             (cells, cells.cells),
@@ -381,15 +381,9 @@ def _look_into(item: Any) -> tuple[list[_Place], list[object]]:
         return [_Place(item, vars(item), names, grows=False)], []
     names = [*vars(item)] if hasattr(item, "__dict__") else []
     if is_objective:
-        scheduled = getattr(item, "scheduled_attributes", None)
-        # one of a user may be no `Objective`, and have a schedule
-        changing = (
-            scheduled() if scheduled else ("epoch", *getattr(item, "schedule_values", dict)())
-        )
-        names = [n for n in names if n not in changing]
+        names = [n for n in names if n not in scheduled_names(item)]
     places = [_Place(item, vars(item), names)] if hasattr(item, "__dict__") else []
-    slots = [n for c in type(item).__mro__ for n in _as_names(vars(c).get("__slots__", ()))]
-    slots = [n for n in slots if n not in ("__dict__", "__weakref__") and hasattr(item, n)]
+    slots = slots_of(item)
     if slots:
         places.append(_Place(item, _Slots(item), slots, grows=False))
     return places, [*type(item).__mro__] if places else []
@@ -403,14 +397,28 @@ def _numbers_of(module: types.ModuleType) -> list[_Place]:
     return [_Place(module, vars(module), names, grows=False)] if len(names) <= MAX_ENTRIES else []
 
 
-def _as_names(slots: Any) -> list[str]:
-    return [slots] if isinstance(slots, str) else [*slots]
+def is_bound(kind: object) -> bool:
+    """Whether a class is that of an objective, of this library, of Pyro, or of a user."""
+    return hasattr(kind, "differentiable_loss")
 
 
-def _globals_of(code: types.CodeType) -> set[str]:
+def scheduled_names(objective: object) -> Iterable[str]:
+    """The attributes that training changes; an objective of a user may be no `Objective`."""
+    scheduled = getattr(objective, "scheduled_attributes", None)
+    return scheduled() if scheduled else ("epoch", *getattr(objective, "schedule_values", dict)())
+
+
+def slots_of(item: object) -> list[str]:
+    """The attributes of an object that are no entries of a dict, and are set."""
+    slots = [vars(c).get("__slots__", ()) for c in type(item).__mro__]
+    names = [n for each in slots for n in ([each] if isinstance(each, str) else each)]
+    return [n for n in names if n not in ("__dict__", "__weakref__") and hasattr(item, n)]
+
+
+def globals_of(code: types.CodeType) -> set[str]:
     """The globals that a function's code reads, in the functions within it too."""
     names = {i.argval for i in dis.get_instructions(code) if i.opname == "LOAD_GLOBAL"}
-    return names.union(*(_globals_of(c) for c in code.co_consts if isinstance(c, types.CodeType)))
+    return names.union(*(globals_of(c) for c in code.co_consts if isinstance(c, types.CodeType)))
 
 
 def _is_filled(cell: types.CellType) -> bool:

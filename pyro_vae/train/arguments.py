@@ -107,7 +107,7 @@ def saved_state(folder: RunFolder, resume: bool) -> dict[str, Any] | None:
     if not resume:
         folder.check_free()
         return None
-    if not folder.path.exists():
+    if not os.path.exists(folder.path):  # of a name that is too long, too
         return None
     folder.claim()
     if not folder.can_resume():
