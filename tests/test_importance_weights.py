@@ -8,7 +8,7 @@ import pytest
 import torch
 
 import pyro_vae as pv
-from pyro_vae.diagnostics.importance import log_mean_error, pareto_k
+from pyro_vae.diagnostics.importance import log_mean_error, median_k, pareto_k
 from pyro_vae.evaluate import chunked
 from pyro_vae.programs import recorder
 from pyro_vae.programs.choice import has_compiler
@@ -114,6 +114,12 @@ def test_the_error_of_the_log_mean_is_that_of_repetitions(num_samples):
     assert error.mean() == pytest.approx(math.sqrt(math.expm1(0.36) / num_samples), rel=0.04)
     assert error.mean() == pytest.approx(float(log_w.logsumexp(0).std()), rel=0.05)
     assert log_mean_error(log_w[:1]).isnan().all()
+
+
+def test_the_median_k_hat_of_an_even_number_of_data_is_the_mean_of_the_middle_two():
+    assert median_k(torch.tensor([0.2, 0.9, 0.6, 1.5])) == pytest.approx(0.75)
+    assert median_k(torch.tensor([-math.inf, -math.inf])) == -math.inf
+    assert median_k(torch.tensor([0.1, 0.3, math.inf])) == pytest.approx(0.3)
 
 
 def test_ess_and_pareto_k_distinguish_equal_weights_from_a_single_one():

@@ -21,6 +21,7 @@ from ..diagnostics.importance import (
     TAIL_SAMPLES,
     effective_sample_size,
     log_mean_error,
+    median_k,
     pareto_k,
 )
 from ..errors import UserError, check_int_at_least, unknown_name_error
@@ -217,7 +218,7 @@ def _importance_weighted(
     ).double()
     numbers: Row = {"ess": float(effective_sample_size(log_w).mean())}
     if num_samples >= TAIL_SAMPLES:
-        k = float(pareto_k(log_w).median())
+        k = median_k(pareto_k(log_w))
         numbers |= {"pareto_k": k if math.isfinite(k) else None, "heavy_tailed": k > RELIABLE_K}
     return numbers, {
         "log_likelihood": log_w.logsumexp(0) - math.log(num_samples),

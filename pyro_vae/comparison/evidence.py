@@ -7,7 +7,7 @@ from dataclasses import dataclass
 import torch
 
 from ..diagnostics.bounds import choose_bound, mean_bound
-from ..diagnostics.importance import RELIABLE_K
+from ..diagnostics.importance import RELIABLE_K, median_k
 from .evaluation import CellResult, Row
 
 NAMES = ("model", "guide", "objective", "seed")
@@ -94,7 +94,7 @@ def _evidence(cells: list[Bounds], rows: list[Row]) -> tuple[Bound, Bound | None
     if "elbo_optimal" not in cells[0]:
         return whole, None
     closest = max(cells, key=lambda cell: float(cell["elbo_optimal"].mean()))
-    heavy = float(closest["gap_pareto_k"].median()) > RELIABLE_K
+    heavy = median_k(closest["gap_pareto_k"]) > RELIABLE_K
     candidates = [Bound(closest["gap_log_likelihood"], closest["gap_log_likelihood_se"], heavy)]
     if "annealed" in cells[0]:
         candidates.insert(0, Bound(cells[0]["annealed"], cells[0]["annealed_se"]))

@@ -320,7 +320,17 @@ class Table:
         def is_whole(part: np.ndarray) -> bool:  # but for the rounding of a standardization
             return np.allclose(part, part.round(), rtol=1e-5, atol=1e-3)
 
-        return _decoded(self.covariates, c, is_whole) if self.covariates else {}
+        if not self.covariates:
+            return {}
+        columns = _decoded(self.covariates, c, is_whole)
+        return {name: _as_given(values) for name, values in columns.items()}
+
+
+def _as_given(values: np.ndarray) -> np.ndarray:
+    """Numbers without what float32 adds behind its seven digits: 30 for 30.00000013."""
+    if values.dtype.kind != "f":
+        return values
+    return np.array([float(f"{value:.7g}") for value in values])
 
 
 def _check_present(column: ColumnType, values: Mapping[Any, Any], role: str = "") -> None:

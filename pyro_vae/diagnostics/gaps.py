@@ -18,7 +18,7 @@ from ..programs.contexts import seeded
 from ..programs.recorder import replayed
 from .ais import GRADIENT_MEMORY, annealed_weights
 from .bounds import MeanBound, choose_bound, mean_bound
-from .importance import RELIABLE_K, log_mean_error, pareto_k
+from .importance import RELIABLE_K, log_mean_error, median_k, pareto_k
 
 GRADIENT_DRAWS = 16  # draws of the ELBO for one gradient
 WINDOW = 50  # steps between two evaluations of the bound
@@ -174,7 +174,7 @@ def _mean_of(result: Batch, prefix: str, rows: list[int]) -> MeanBound:
     """The mean of the importance-weighted bound over some data points."""
     names = ("log_likelihood", "log_likelihood_se", "pareto_k")
     value, error, k = (result[prefix + name][rows] for name in names)
-    return mean_bound(value, error, bool(k.median() > RELIABLE_K))
+    return mean_bound(value, error, median_k(k) > RELIABLE_K)
 
 
 def _pilot(

@@ -2,6 +2,7 @@
 
 import math
 
+import numpy as np
 import torch
 from pyro.ops.stats import fit_generalized_pareto
 
@@ -110,6 +111,11 @@ def importance_diagnostics(
     check_int_at_least(25, num_samples=num_samples)
     log_w = importance_weights(model, guide, x, num_samples, seed, **others)
     return {"ess": effective_sample_size(log_w), "pareto_k": pareto_k(log_w)}
+
+
+def median_k(k: torch.Tensor) -> float:
+    """The median k-hat of data points `[N]`; of an even number, the mean of the two in the middle."""
+    return float(np.median(k.cpu().numpy()))
 
 
 def effective_sample_size(log_w: torch.Tensor) -> torch.Tensor:

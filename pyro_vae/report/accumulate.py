@@ -8,7 +8,7 @@ import torch
 
 from .. import evaluate
 from ..data import Data
-from ..diagnostics.importance import TAIL_SAMPLES, importance_weights, pareto_k
+from ..diagnostics.importance import TAIL_SAMPLES, importance_weights, median_k, pareto_k
 from ..evaluate.inputs import Inputs, why_improper
 from ..evaluate.latents import ACTIVE_THRESHOLD
 from ..evaluate.likelihood import kinds_of_terms, why_no_log_likelihood
@@ -141,7 +141,7 @@ class PairNumbers:
             log_w = importance_weights(
                 self.model, self.guide, x[:LOOKED_AT], self.num_samples, seed, **few
             )
-            self._pareto_k = float(pareto_k(log_w).median())
+            self._pareto_k = median_k(pareto_k(log_w))
 
     def _looks_at_weights(self, x: torch.Tensor, others: Inputs) -> bool:
         if self._estimator != IMPORTANCE or self.num_samples < TAIL_SAMPLES:
