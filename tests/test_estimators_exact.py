@@ -24,7 +24,6 @@ from pyro_vae.estimators.classifier import _as_labels, _classes
 from pyro_vae.estimators.clusterer import DRAWS
 from pyro_vae.estimators.covariates import Covariates
 from pyro_vae.estimators.networks import encoder_network, start_at_column_means
-from pyro_vae.estimators.noise import with_common_noise
 from pyro_vae.estimators.restarts import ClustererRuns, rows_by_weight
 from pyro_vae.estimators.rows import Rows
 from pyro_vae.estimators.training import Training
@@ -32,6 +31,8 @@ from pyro_vae.estimators.units import Units
 from pyro_vae.estimators.weighting import Weighted
 from pyro_vae.evaluate.likelihood import importance_bounds
 from pyro_vae.methods.restarts import _evaluated
+from pyro_vae.programs.calling import as_wrapper
+from pyro_vae.programs.centers import CommonNoise
 
 SHORT = {"max_iter": 3, "batch_size": 32, "random_state": 0, "device": "cpu"}
 SCALES = np.array([1e-3, 1.0, 50.0, 1e4])
@@ -115,10 +116,8 @@ def test_scores_are_the_pairs_log_likelihood_of_each_row_alone():
     vae = VAETransformer(2, hidden_layer_sizes=(8,), **SHORT).fit(X)
     mean, sd = moments(X)
     x = torch.from_numpy((X - mean) / sd)
-    guide, restart = with_common_noise(vae.guide_, 0)
     alone = [
-        importance_bounds(vae.model_, guide, {"x": row[None]}, 50, None, restart).item()
-        for row in x
+        importance_bounds(vae.model_, vae.guide_, {"x": row[None]}, 50, None, 0).item() for row in x
     ]
     scores = vae.score_samples(X, num_samples=50) + np.log(sd).sum()
     np.testing.assert_allclose(scores, alone, rtol=1e-10)
@@ -267,6 +266,12 @@ def test_precision_is_that_of_the_input():
 
 
 NETWORK = pv.conditionals.MLP((6,))
+
+
+def with_common_noise(guide, num_rows):
+    return as_wrapper(CommonNoise(num_rows)(guide), guide)
+
+
 MODELS = {
     "vae": lambda: pv.models.VAE((4,), 2, "normal", NETWORK),
     "gmvae": lambda: pv.models.GMVAE((4,), 3, 2, 2, "normal", NETWORK),
@@ -281,9 +286,11 @@ def test_a_row_of_weight_k_has_the_loss_of_k_rows(name):
     x, repeats = torch.randn(9, 4, dtype=torch.float64), 1 + torch.arange(9) % 3
     loss = pv.objectives.ELBO().differentiable_loss
     weighted = loss(
-        Weighted(model), with_common_noise(Weighted(guide), 0)[0], x=x, weight=repeats.double()
+        Weighted(model), with_common_noise(Weighted(guide), 9), x=x, weight=repeats.double()
     )
-    repeated = loss(model, with_common_noise(guide, 0)[0], x=x.repeat_interleave(repeats, 0))
+    repeated = loss(
+        model, with_common_noise(guide, int(repeats.sum())), x=x.repeat_interleave(repeats, 0)
+    )
     torch.testing.assert_close(weighted, repeated, rtol=1e-12, atol=0)
 
 
@@ -312,7 +319,7 @@ def test_a_row_of_weight_k_has_the_semi_supervised_loss_of_k_rows():
             model, guide = Weighted(model), Weighted(guide)
             inputs["weight"] = torch.from_numpy(weight)
         x = classifier._units.to_model(X)
-        guide = with_common_noise(guide, 0)[0]
+        guide = with_common_noise(guide, len(x))
         return objective.differentiable_loss(model, guide, x=x, **inputs).item()
 
     repeated = loss(np.repeat(X, repeats, axis=0), np.repeat(y, repeats), None)

@@ -22,6 +22,7 @@ from pyro_vae.estimators import (
     VAEImputer,
     VAETransformer,
 )
+from pyro_vae.estimators.base import convergence_warnings
 
 SHORT = {"max_iter": 2, "hidden_layer_sizes": (8,), "random_state": 0, "device": "cpu"}
 ALL = {
@@ -374,6 +375,17 @@ def test_a_collapsed_run_is_a_convergence_warning_without_a_foreign_remedy():
     with pytest.warns(ConvergenceWarning, match="posterior collapse") as caught:
         VAETransformer(2, **{**SHORT, "max_iter": 20}).fit(noise)
     assert "objective" not in str(caught[0].message)
+
+
+def test_warnings_before_a_failure_reach_the_caller():
+    """They may say why it fails."""
+    with (
+        pytest.warns(UserWarning, match="a remedy for what follows"),
+        pytest.raises(pv.UserError, match="it fails"),
+        convergence_warnings(),
+    ):
+        warnings.warn("a remedy for what follows", stacklevel=2)
+        raise pv.UserError("it fails")
 
 
 def test_nothing_is_imported_from_scikit_learn_with_the_package():

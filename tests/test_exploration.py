@@ -13,6 +13,7 @@ import subprocess
 from functools import partial
 
 import numpy as np
+import pyro
 import pyro.distributions as dist
 import pytest
 import torch
@@ -74,6 +75,18 @@ def test_the_plane_density_of_a_mixture_is_its_marginal():
         for w, m, s in zip(weights, means, scales, strict=True)
     )
     assert torch.allclose(actual, exact.double(), rtol=1e-5)
+
+
+def test_the_plane_density_of_a_flow_is_taken_where_the_flow_is():
+    """On a device without values, which any mix of devices fails on."""
+    pytest.importorskip("zuko")
+    window = Window(-torch.ones(2), torch.ones(2))
+    prior = pv.models.FlowPrior(2, transforms=1, hidden=(8,))
+    actual = plane_density(prior(), (0, 1), window)
+    expected = prior().log_prob(window.grid().float()).exp()
+    torch.testing.assert_close(actual, expected, check_dtype=False)
+    with pyro.validation_enabled(False):
+        assert plane_density(prior.to("meta")(), (0, 1), window).device.type == "meta"
 
 
 def test_the_plane_density_of_a_correlated_normal_is_its_marginal():

@@ -447,6 +447,14 @@ def test_paths_of_a_guide_with_a_row_for_each_data_point_end_at_the_other_data_p
     torch.testing.assert_close(paths[:, -1], rebuilt[3:6])
 
 
+def test_a_split_with_one_data_point_has_no_path():
+    data = pv.data.from_arrays(torch.randn(12, D), valid=2, test=1)
+    run = pv.method("vae", data, latent_dim=2, hidden=[4], epochs=1).fit(progress=False)
+    with pytest.raises(pv.UserError, match="the split 'test' has 1 data point; a path needs two"):
+        run.sheet("interpolate", split="test")
+    assert len(run.sheet("interpolate", split="valid", steps=3).x) == 3
+
+
 def test_spherical_paths_between_points_of_a_sphere_stay_on_it():
     from pyro_vae.generate.paths import _spherical
 

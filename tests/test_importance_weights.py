@@ -11,7 +11,7 @@ import pyro_vae as pv
 from pyro_vae.diagnostics.importance import log_mean_error, median_k, pareto_k
 from pyro_vae.evaluate import chunked
 from pyro_vae.programs import recorder
-from pyro_vae.programs.choice import has_compiler
+from pyro_vae.programs.backends import has_compiler
 
 N = 200
 

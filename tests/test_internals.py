@@ -21,7 +21,7 @@ from pyro.infer.autoguide import AutoNormal
 import pyro_vae as pv
 from pyro_vae import _pyro_internals as pyro_internals
 from pyro_vae import _torch_internals as torch_internals
-from pyro_vae.programs.choice import has_compiler
+from pyro_vae.programs.backends import has_compiler
 from pyro_vae.programs.recorder import record
 
 X = torch.tensor([0.5, -1.0, 2.0])

@@ -205,6 +205,36 @@ def test_a_mixture_that_merges_two_clusters_is_outvoted(monkeypatch):
     assert matched > 0.95
 
 
+def test_vaes_that_find_one_cluster_are_neither_chosen_nor_counted():
+    """They agree perfectly with each other; here three of six, and the other three are noisy."""
+    truth = torch.arange(300) % 3
+    generator = torch.Generator().manual_seed(0)
+
+    def noisy():
+        is_wrong = torch.rand(300, generator=generator) < 0.12
+        return torch.where(is_wrong, torch.randint(3, (300,), generator=generator), truth)
+
+    labels = [*[torch.zeros(300, dtype=torch.int64)] * 3, noisy(), noisy(), noisy()]
+    codes = 3 * torch.eye(3, 2, dtype=torch.float64)[truth] + 0.1
+
+    class Task:
+        seeds = range(6)
+
+        def load(self, n):
+            responsibilities = 0.94 * torch.nn.functional.one_hot(labels[n], 3).double() + 0.02
+            return {"weights": {}, "codes": codes[None], "responsibilities": responsibilities}
+
+        def load_weights(self, weights):
+            pass
+
+    model = pv.models.MixtureVAE((4,), num_components=3, latent_dim=2)
+    record = mixture_initialization._combine(MixtureInitialization(vaes=6), model, Task())
+    assert record["agreements"][:3] == [None] * 3 and record["chosen"] >= 3
+    several = pv.evaluate.clustering_agreements(labels[3:])
+    assert record["agreements"][3:] == pytest.approx(list(several.values()))
+    assert record["stability"] < np.mean(record["agreements"][3:])  # which counts all six
+
+
 def test_labels_change_nothing():
     found = [small(three_clusters(labels)).fit(progress=False) for labels in (True, False)]
     assert found[0].initialization == found[1].initialization

@@ -28,7 +28,7 @@ import pyro_vae as pv
 from pyro_vae import methods
 from pyro_vae.objectives import ELBO, IWAE, RWS, STL, DReG, Renyi
 from pyro_vae.programs import compilation, forget_layout
-from pyro_vae.programs.choice import Work, choose_backend, measure_work
+from pyro_vae.programs.backends import Work, choose_backend, measure_work
 from pyro_vae.train.steps.recorded import PlainStep, RecordedStep
 from pyro_vae.train.steps.verification import difference
 
@@ -572,7 +572,7 @@ def test_what_cannot_be_recorded_is_run_plainly_with_one_warning(make):
 
 def test_a_generator_of_the_program_is_named_as_the_reason():
     step = RecordedStep(enum_elbo(), own_generator(), "recorded")
-    with pytest.warns(UserWarning, match=r"draws from a generator of its own \(generator=, aten\."):
+    with pytest.warns(UserWarning, match=r"draws from another generator \(generator=, aten\."):
         step({"x": torch.randn(B, D)})
 
 

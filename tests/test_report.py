@@ -430,13 +430,13 @@ def test_a_profile_has_the_moments_of_each_components_data(table_run):
     y = table_run.encode(frame)["y"]
     found = table_run.profile(frame)
     assert list(found) == [
-        "y", "count", "share", "income", "income_sd", "visits", "visits_sd", "member",
-        "city", "city_share",
+        "y", "count", "fraction", "income", "income_sd", "visits", "visits_sd", "member",
+        "city", "city_fraction",
     ]  # fmt: skip
     for k in range(3):
         rows = np.flatnonzero(y == k)
         assert (found["y"][k], found["count"][k]) == (k, len(rows))
-        assert found["share"][k] == pytest.approx(len(rows) / 300)
+        assert found["fraction"][k] == pytest.approx(len(rows) / 300)
         if not len(rows):
             assert found["income"][k] is found["city"][k] is None
             continue
@@ -449,11 +449,22 @@ def test_a_profile_has_the_moments_of_each_components_data(table_run):
         cities = [frame["city"][i] for i in rows if frame["city"][i] is not None]
         most = max(("Berlin", "Rome"), key=cities.count)
         assert cities.count(found["city"][k]) == cities.count(most)
-        assert found["city_share"][k] == pytest.approx(cities.count(most) / len(cities))
+        assert found["city_fraction"][k] == pytest.approx(cities.count(most) / len(cities))
     own = table_run.profile()
     assert list(own) == list(found) and own["count"].tolist() == found["count"].tolist()
     parts = [table_run.profile(split=split)["count"] for split in ("train", "valid", "test")]
     assert sum(parts).tolist() == own["count"].tolist()
+
+
+def test_a_column_that_is_named_like_the_spread_of_another_stays_a_column():
+    random = np.random.default_rng(0)
+    frame = {"a": random.normal(5, 1, 60), "a_sd": random.uniform(100, 101, 60)}
+    data = pv.data.from_frame(frame)
+    options = {"hidden": [4], "latent_dim": 2, "epochs": 1, "num_components": 2}
+    found = pv.method("mixture-vae", data, **options).fit(progress=False).profile()
+    assert list(found)[3:] == ["a", "_a_sd", "a_sd", "a_sd_sd"]
+    k = int(np.argmax(found["count"]))
+    assert found["_a_sd"][k] < 2 and 100 < found["a_sd"][k] < 101
 
 
 def test_a_profile_needs_components_and_columns():
@@ -467,7 +478,7 @@ def test_a_profile_needs_components_and_columns():
     run = pv.method("vade", x, **options).fit(progress=False)
     found = run.profile(x)
     assert list(found) == [
-        "y", "count", "share", *(f"x_{i}{end}" for i in range(3) for end in ("", "_sd"))
+        "y", "count", "fraction", *(f"x_{i}{end}" for i in range(3) for end in ("", "_sd"))
     ]  # fmt: skip
     assert sum(found["count"]) == 60
     with pytest.raises(pv.UserError, match="leave out x or split"):
@@ -520,7 +531,7 @@ def test_the_report_of_a_table_has_the_profile_of_each_component(table_run, tmp_
         assert mean == pytest.approx(found["income"][k], abs=1)
         assert sd == pytest.approx(found["income_sd"][k], abs=1)
         assert rows[2][j] == f"{100 * found['member'][k]:.0f} %"
-        assert rows[3][j] == f"{found['city'][k]} ({100 * found['city_share'][k]:.0f} %)"
+        assert rows[3][j] == f"{found['city'][k]} ({100 * found['city_fraction'][k]:.0f} %)"
     table_run.report(tmp_path / "report.html", num_samples=3)
     page = (tmp_path / "report.html").read_text()
     assert "<h2>Profiles</h2>" in page and html.escape(rows[0][1]) in page

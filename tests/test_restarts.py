@@ -303,7 +303,9 @@ def test_the_run_folder_is_a_run_and_so_is_each_restart(in_sequence):
     out, data = in_sequence.out, three_clusters()
     loaded = pv.load(out, data=data)
     assert same_run(loaded, in_sequence) and loaded.config == in_sequence.config
-    record, state = checkpoint.load_run(out)
+    record = checkpoint.read_json(out / "config.json")
+    state = checkpoint.load(out / "checkpoint.pt")
+    checkpoint.check_config(out, state)
     assert record["config"]["restarts"] == 3 and record["restarts"] == in_sequence.restarts
     for n, seed in enumerate(in_sequence.restarts["seeds"]):
         restart = pv.load(out / "restarts" / str(n), data=data)

@@ -118,21 +118,21 @@ def test_moments_of_another_shape_are_refused(tmp_path):
 def test_an_edited_configuration_is_refused_wherever_the_run_is_opened(tmp_path):
     fit(pair(), out=tmp_path, config={"method": "vae", "settings": {"activation": "relu"}})
     path = tmp_path / "config.json"
-    config, state = checkpoint.load_run(tmp_path)
+    config, state = checkpoint.read_json(path), checkpoint.load(tmp_path / "checkpoint.pt")
     assert config["settings"] == {"activation": "relu"} and state["progress"]["epoch"] == 2
     path.write_text(json.dumps(config))  # the same content, laid out otherwise
     load_weights(*pair(), tmp_path / "checkpoint.pt")
     config["settings"]["activation"] = "tanh"
     path.write_text(json.dumps(config))
     message = "settings.activation is 'tanh', the run was trained with 'relu'"
-    refused(message, checkpoint.load_run, tmp_path)
+    refused(message, checkpoint.check_config, tmp_path)
     refused(message, load_weights, *pair(), tmp_path / "checkpoint.pt")
     refused(message, fit, pair(), 3, out=tmp_path, resume=True)
     del config["settings"]
     path.write_text(json.dumps(config))
-    refused("settings is absent", checkpoint.load_run, tmp_path)
+    refused("settings is absent", checkpoint.check_config, tmp_path)
     path.write_text("[]")
-    refused("not the configuration of a run", checkpoint.load_run, tmp_path)
+    refused("was edited since training", checkpoint.check_config, tmp_path)
 
 
 def test_runs_with_an_edited_configuration_are_not_compared(tmp_path):
@@ -202,6 +202,24 @@ def test_a_second_run_on_a_folder_is_refused_while_the_first_one_trains(tmp_path
     whole = fit(pair(), out=tmp_path, initialize=second)
     assert without_seconds(whole.history) == without_seconds(fit(pair()).history)
     assert not (tmp_path / ".lock").exists()
+
+
+def test_a_refused_resume_leaves_the_settings_of_a_folder_in_use(tmp_path):
+    data = pv.data.from_arrays(torch.rand(40, 3))
+    options = {"hidden": [4], "latent_dim": 2, "compile": False, "schedule": "constant"}
+    pv.method("vae", data, epochs=1, **options).fit(tmp_path / "run", progress=False)
+    before = (tmp_path / "run" / "config.yaml").read_text()
+    busy = RunFolder(tmp_path / "run")
+    busy.claim()
+    with pytest.raises(pv.UserError, match="in use"):
+        pv.method("vae", data, epochs=3, **options).fit(
+            tmp_path / "run", resume=True, progress=False
+        )
+    assert (tmp_path / "run" / "config.yaml").read_text() == before
+    busy.lock.release()
+    pv.method("vae", data, epochs=3, **options).fit(tmp_path / "run", resume=True, progress=False)
+    run = pv.load(tmp_path / "run", data=data)
+    assert run.config["epochs"] == 3 == len(run.history)
 
 
 def test_a_lock_does_not_outlive_a_crash_of_its_process(tmp_path):

@@ -11,8 +11,7 @@ import torch
 import pyro_vae as pv
 from pyro_vae.cli import main
 from pyro_vae.methods.new_data import NewData
-from pyro_vae.train.schema import data_differ, data_of_schema, schema_of
-from pyro_vae.train.state import check_settings
+from pyro_vae.train.schema import data_of_schema, schema_of
 
 N = 40
 
@@ -458,22 +457,3 @@ def test_whole_numbers_beside_missing_labels_are_names_as_integers():
     data = pv.data.from_frame({"h": np.linspace(0, 1, N), "k": labels}, "k", valid=0, test=0)
     assert [str(name) for name in data.class_names] == ["1", "3", "5"]
     assert data.train.y.tolist()[:4] == [0, -1, 1, 2]
-
-
-def test_what_an_earlier_version_did_not_record_is_not_compared():
-    """Runs of before there were covariates of tables, or with other numbers in the fingerprint."""
-    frame = {"a": [0.5, 1.5, 2.5, 4.5], "b": [1.0, 2.0, 3.0, 5.0]}
-    plain = schema_of(pv.data.from_frame(frame, valid=0, test=0))
-    assert "covariates" not in plain["table"]
-    data = pv.data.from_arrays(torch.randn(6, 2), c=torch.randn(6, 1), valid=0, test=0)
-    schema = json.loads(json.dumps(schema_of(data)))
-    for name in ("values of x", "values of c"):
-        del schema["fingerprint"][name]
-    schema["fingerprint"] |= {"values and labels": "1.5, 1", "covariates": "1"}
-    assert data_differ({}, schema, data) is None
-    saved = {"data": schema["fingerprint"], "epochs": 2, "schedule": "constant"}
-    present = {**saved, "data": json.loads(json.dumps(data.fingerprint()))}
-    check_settings(saved, present, "checkpoint.pt")
-    saved["data"] = {**present["data"], "values of c": "1"}
-    with pytest.raises(pv.UserError, match="was trained on other data .values of c.: resume"):
-        check_settings(saved, present, "checkpoint.pt")

@@ -22,6 +22,7 @@ from pyro_vae.data.files import read_csv
 from pyro_vae.data.tables import write_csv
 from pyro_vae.methods.command import reproduction
 from pyro_vae.methods.new_data import read_new
+from pyro_vae.methods.new_files import write_codes
 from pyro_vae.methods.parser import join_words, split_words
 from pyro_vae.train.weights import redraw_weights
 
@@ -1452,3 +1453,21 @@ def test_counts_beyond_the_reach_of_a_likelihood_of_counts_are_real_numbers():
     method = pv.method("vae", pv.data.from_arrays(x, likelihood="poisson"), hidden=[4], epochs=1)
     with pytest.warns(UserWarning, match="counts have column means up to 8.*are bounded at 3.3e"):
         method.build()
+
+
+def test_row_names_in_a_column_named_label_stay_beside_the_classes(tmp_path):
+    random = np.random.default_rng(0)
+    rows = ["label,kind,a,b"]
+    rows += [
+        f"row{i},{'uv'[i % 2]},{a:.3f},{b:.3f}"
+        for i, (a, b) in enumerate(random.normal(size=(40, 2)))
+    ]
+    (tmp_path / "t.csv").write_text("\n".join(rows))
+    options = {"index": "label", "labels": "kind", "hidden": [4], "latent_dim": 2, "epochs": 1}
+    run = pv.method("vae", str(tmp_path / "t.csv"), **options).fit(tmp_path / "run", progress=False)
+    write_codes(run, None, tmp_path / "codes.csv", split="test")
+    with open(tmp_path / "codes.csv") as file:
+        codes = list(csv.DictReader(file))
+    assert list(codes[0]) == ["split", "label", "_label", "z_0", "z_1"]
+    for row in codes:
+        assert row["_label"] == "uv"[int(row["label"].removeprefix("row")) % 2]

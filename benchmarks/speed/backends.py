@@ -2,7 +2,7 @@
 
     python -m benchmarks.speed.backends [--quick] [--out FILE.json]
 
-The constants of `fit(compile="auto")` are fitted to these rows (`pyro_vae/programs/choice.py`). Each way runs in a separate
+The constants of `fit(compile="auto")` are fitted to these rows (`pyro_vae/programs/backends.py`). Each way runs in a separate
 process, and the processes take turns in blocks of one second. A number is the median CPU time over
 blocks. The first call is measured with an empty cache of Inductor (`first_call_s`) and once more in a
 process that finds the code there (`cached_call_s`).
@@ -16,7 +16,7 @@ from functools import partial
 import torch
 
 import pyro_vae as pv
-from pyro_vae.programs.choice import Work, measure_work
+from pyro_vae.programs.backends import Work, measure_work
 from pyro_vae.programs.runtime import flushed_denormals
 
 from .. import harness

@@ -1,6 +1,5 @@
 """Runs that are trained already, side by side."""
 
-import statistics
 from collections.abc import Mapping
 from contextlib import suppress
 from dataclasses import asdict, dataclass, replace
@@ -16,6 +15,7 @@ from ..programs.inspection import is_per_datum
 from ..train import checkpoint
 from ..train.checkpoint import check_config
 from ..train.display import make_bar
+from .cell import training_numbers
 from .evaluation import (
     CellResult,
     EvaluationOptions,
@@ -77,6 +77,8 @@ def compare_runs(
         data = _checked_data(folder, run.data, first)
         first = first or data
         model, guide = _pair(folder, run)
+        if not run.history:
+            raise UserError(f"{folder} has not been trained for an epoch yet")
         if is_per_datum(guide):
             raise UserError(
                 f"{folder} has parameters per training data point, and none for {split} data"
@@ -84,7 +86,7 @@ def compare_runs(
         config = run.config or {"method": type(model).__name__, "objective": "ELBO"}
         row = {
             "model": config["method"], "guide": folder.name.removesuffix(f"-{run.seed}"),
-            "objective": config["objective"], "seed": run.seed, **_history(folder),
+            "objective": config["objective"], "seed": run.seed, **training_numbers([run]),
         }  # fmt: skip
         of_run = replace(options, seed=run.seed)
         # the code of a pair that no method made may change, and its folder does not tell
@@ -177,18 +179,3 @@ def _checked_data(folder: Path, data: Data | None, first: Data | None) -> Data:
             f"{folder} has other data than the first run ({other}): their numbers cannot be compared"
         )
     return data
-
-
-def _history(folder: Path) -> dict[str, Any]:
-    """What `metrics.jsonl` records of the training."""
-    history = checkpoint.read_history(folder / "metrics.jsonl")
-    if not history:
-        raise UserError(f"{folder} has not been trained for an epoch yet")
-    steps = [1000 * r["seconds"] / r["steps"] for r in history if "steps" in r]
-    validated = [r for r in history if "elbo" in r]
-    best = max(validated, key=lambda r: r["elbo"]) if validated else history[-1]
-    return {
-        "ms_per_step": statistics.median(steps) if steps else None,
-        "seconds": sum(r["seconds"] for r in history),
-        "best_epoch": best["epoch"],
-    }

@@ -18,7 +18,6 @@ from .tables import Table, is_frame
 SPLITS = ("train", "valid", "test")
 MEAN_OF_X = "mean of x"  # in a fingerprint
 VALUES = "values of "  # x, y or c, in a fingerprint: they tell an edited or reordered file
-OF_EARLIER_VERSIONS = ("values and labels", "covariates")  # in a fingerprint
 
 #: A `Condition`, or any function of `(x, y)` that returns `(x, c)`.
 AnyCondition = Callable[
@@ -85,15 +84,7 @@ def difference(a: Mapping[str, Any], b: Mapping[str, Any]) -> str | None:
 
 def is_of_numbers(name: str) -> bool:
     """Whether an entry of a fingerprint is one that `Data.describe` has not."""
-    return name.startswith(VALUES) or name in (MEAN_OF_X, *OF_EARLIER_VERSIONS)
-
-
-def recorded_difference(recorded: Mapping[str, Any], present: Mapping[str, Any]) -> str | None:
-    """`difference` of a recorded fingerprint, which may be of a version that recorded other numbers."""
-    if not any(name.startswith(VALUES) for name in recorded):
-        present = {n: v for n, v in present.items() if n in recorded or not is_of_numbers(n)}
-    recorded = {n: v for n, v in recorded.items() if n not in OF_EARLIER_VERSIONS}
-    return difference(recorded, present)
+    return name.startswith(VALUES) or name == MEAN_OF_X
 
 
 class AbsentRows(NamedTuple):

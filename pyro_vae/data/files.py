@@ -4,6 +4,7 @@ import codecs
 import csv
 import re
 import warnings
+from collections import Counter
 from collections.abc import Callable, Collection, Sequence
 from dataclasses import replace
 from functools import partial
@@ -154,7 +155,7 @@ def read_csv(
     for line, row in zip(lines, body, strict=True):
         if len(row) != len(header):
             raise UserError(f"{path}: line {line} has {len(row)} values, the header {len(header)}")
-    twice = [name for name in header if header.count(name) > 1]
+    twice = [name for name, count in Counter(header).items() if count > 1]
     if twice:
         raise UserError(f"{path} has several columns {twice[0]!r}: rename them")
     read = {i: n for i, n in enumerate(header) if n not in text and (used is None or n in used)}

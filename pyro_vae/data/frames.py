@@ -184,8 +184,8 @@ def _checked_list(
     except TypeError:
         raise UserError(f"{option} must be a list of columns, not {columns!r}") from None
     for column in listed:
-        for other, taken in others.items():
-            if column in taken:
+        for other, used in others.items():
+            if column in used:
                 raise UserError(f"column {column!r} is used twice: in {option} and in {other}")
     twice = next((column for column in listed if listed.count(column) > 1), None)
     if twice is not None and option != "drop":

@@ -14,7 +14,7 @@ from .dataset import Data, Split
 from .files import read_file
 from .registry import DATASETS, data_set
 from .scaling import standardize as standardized
-from .splitting import build_splits, from_arrays
+from .splitting import binarized, from_arrays
 
 CONDITIONS = ("data", "quadrants", "labels")
 #: Data sets by torchvision: the names of its classes.
@@ -67,13 +67,12 @@ def _torchvision(name: str, root: Path | str | None, split_seed: int) -> Data:
             "set PYRO_VAE_DATA or root= to a folder that has it"
         ) from e
     (x, y), (test_x, test_y) = ((d.data.unsqueeze(1).float() / 255, d.targets) for d in raw)
-    return build_splits(
+    return Data(
         Split(x[:-10_000], y[:-10_000]),
         Split(x[-10_000:], y[-10_000:]),
         Split(test_x, test_y),
         name=name,
         num_classes=10,
-        binarize="none",
         split_seed=split_seed,
         likelihood="continuous-bernoulli",
     )
@@ -238,13 +237,7 @@ def prepare(
     if binarize is not None and binarize != data.binarize:
         if data.binarize != "none":
             raise UserError(f"{data.name} is binarized already: {data.binarize}, not {binarize}")
-        names = (
-            "name", "num_classes", "binarize_seed", "split_seed", "likelihood",
-            "withheld_labels", "condition", "scaling", "c_scaling", "source", "names", "missing", "table",
-            "class_names",
-        )  # fmt: skip
-        fields = {n: getattr(data, n) for n in names}
-        data = build_splits(data.train, data.valid, data.test, binarize=binarize, **fields)
+        data = binarized(data, binarize)
     if standardize and data.scaling is None:
         data = standardized(data)
     if standardize_c and data.c_scaling is None:

@@ -28,45 +28,38 @@ CHANNELS = (1, 3, 4)  # of images
 BINARIZATIONS = ("none", "static", "dynamic")
 
 
-def build_splits(
-    train: Split,
-    valid: Split | None,
-    test: Split | None,
-    *,
-    binarize: str,
-    binarize_seed: int = 0,
-    likelihood: str | Family,
-    name: str,
-    **fields: Any,
-) -> Data:
-    """`Data` from splits of gray values, binarized as asked.
+def binarized(data: Data, binarize: str) -> Data:
+    """Data of gray values, binarized.
 
     Args:
-        train, valid, test: the splits.
+        data: not binarized yet.
         binarize: none, static or dynamic; see `Data`.
-        binarize_seed: of the binarization.
-        likelihood: the name of one that fits x as it is; of binarized data it is bernoulli.
-        name: of the data set.
-        fields: the other fields of `Data`.
     """
     if binarize not in BINARIZATIONS:
         raise unknown_name_error("binarization", binarize, BINARIZATIONS)
-    if binarize != "none" and isinstance(fields.get("condition"), SparseRows):
-        raise UserError(f"{name} is sparse: pass x.toarray() to binarize gray values")
-    if binarize != "none":
-        likelihood = "bernoulli"
-        values = train.x[~train.x.isnan()]
-        low, high = (values.min().item(), values.max().item()) if len(values) else (0.0, 0.0)
-        if low < 0 or high > 1:
-            raise UserError(f"binarize needs values in [0, 1]; {name} has [{low:.3g}, {high:.3g}]")
-        valid = valid and dataclasses.replace(valid, x=draw_binary(valid.x, binarize_seed))
-        test = test and dataclasses.replace(test, x=draw_binary(test.x, binarize_seed + 2))
-        if binarize == "static":
-            train = dataclasses.replace(train, x=draw_binary(train.x, binarize_seed + 1))
-    return Data(
-        train, valid, test, name, binarize=binarize, binarize_seed=binarize_seed,
-        likelihood=likelihood, **fields,
-    )  # fmt: skip
+    if binarize == "none":
+        return data
+    if data.sparse is not None:
+        raise UserError(f"{data.name} is sparse: pass x.toarray() to binarize gray values")
+    values = data.train.x[~data.train.x.isnan()]
+    low, high = (values.min().item(), values.max().item()) if len(values) else (0.0, 0.0)
+    if low < 0 or high > 1:
+        raise UserError(f"binarize needs values in [0, 1]; {data.name} has [{low:.3g}, {high:.3g}]")
+
+    def drawn(split: Split | None, seed: int) -> Split | None:
+        return split and dataclasses.replace(split, x=draw_binary(split.x, seed))
+
+    seed, train = data.binarize_seed, data.train
+    if binarize == "static":
+        train = dataclasses.replace(train, x=draw_binary(train.x, seed + 1))
+    return dataclasses.replace(
+        data,
+        train=train,
+        valid=drawn(data.valid, seed),
+        test=drawn(data.test, seed + 2),
+        binarize=binarize,
+        likelihood="bernoulli",
+    )
 
 
 def from_arrays(
@@ -165,11 +158,10 @@ def from_arrays(
     for label, value in others.items():
         check_finite(value, f"{name}: {label}")
         _check_rows(value, n, name, label)
-    data = build_splits(
+    data = Data(
         *_split(Split(x, y, c, others), valid, test, split_seed, name),
         name=name,
         num_classes=num_classes,
-        binarize=binarize,
         binarize_seed=binarize_seed,
         split_seed=split_seed,
         likelihood=likelihood_for(x) if likelihood is None else likelihood,
@@ -177,6 +169,7 @@ def from_arrays(
         missing=bool(x.isnan().any()),
         condition=sparse,
     )
+    data = binarized(data, binarize)
     return with_library_size(data) if library_size else data
 
 

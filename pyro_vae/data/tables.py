@@ -244,14 +244,11 @@ class Table:
         labels[torch.from_numpy(present)] = torch.tensor(codes, dtype=torch.int64)
         return labels
 
-    def encode_covariates(
-        self, frame: Any, dtype: torch.dtype | None = None
-    ) -> torch.Tensor | None:
+    def encode_covariates(self, frame: Any) -> torch.Tensor | None:
         """The covariates `[N, C]` of a frame, categories one-hot; None if the table has none.
 
         Args:
             frame: as the table was made of, or the columns of the covariates alone.
-            dtype: of the covariates. Default: torch's, or float64 for a column that needs it.
 
         Raises:
             UserError: a column is not there, has values of another kind, or misses a value.
@@ -269,7 +266,7 @@ class Table:
                 ending = "): covariates must be complete, so fill them in, or leave such rows out"
                 raise RowError(start, int(absent[0]), ending)
             parts.append(part)
-        return as_floats(np.concatenate(parts, 1), "c", dtype)
+        return as_floats(np.concatenate(parts, 1), "c")
 
     @property
     def used_columns(self) -> frozenset[Any]:

@@ -9,9 +9,10 @@ from ..errors import check_int_at_least
 from ..evaluate.chunked import evaluate_in_chunks, evaluation_mode
 from ..evaluate.inputs import Array, Batch, PyroProgram, pair_inputs, scored_inputs
 from ..programs.inspection import Example, as_example
+from ..programs.modules import pair_device
 from ..programs.recorder import replayed
 from .joint import Joint
-from .simulate import pair_device, simulate
+from .simulate import simulate
 
 ADAPTATION_CHAINS = 4  # additional chains that adapt the step size; their weights are not used
 TARGET_ACCEPTANCE = 0.8  # of the adaptation chains, whose steps are 0.2 to 1.2 times the step size
@@ -156,7 +157,7 @@ def bdmc(
         1, num_data=num_data, num_steps=num_steps, num_chains=num_chains, leapfrog=leapfrog
     )
     example = as_example(model, example)
-    device = pair_device(model, guide, example)
+    device = pair_device(model, guide, batch=example)
     with evaluation_mode(model, seed=seed, device=device):
         batch, latents = simulate(model, num_data, device, example, **covariates)
         chain_seed = None if seed is None else int(torch.randint(2**31, ()))

@@ -12,8 +12,9 @@ from ..evaluate.chunked import evaluate_in_chunks, evaluation_mode
 from ..evaluate.inputs import Batch, PyroProgram
 from ..programs.calling import accepts_argument
 from ..programs.inspection import Example, as_example
+from ..programs.modules import pair_device
 from .joint import Joint
-from .simulate import pair_device, simulate
+from .simulate import simulate
 
 
 def simulation_based_calibration(
@@ -74,7 +75,7 @@ def simulation_based_calibration(
     if (num_samples + 1) % bins:
         raise UserError(f"num_samples + 1 = {num_samples + 1} is not a multiple of bins={bins}")
     example = as_example(model, example)
-    device = pair_device(model, guide, example)
+    device = pair_device(model, guide, batch=example)
     joints: list[Joint] = []
 
     def rank(chunk: Batch, _: int) -> Batch:

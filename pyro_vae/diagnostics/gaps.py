@@ -18,13 +18,12 @@ from ..programs.contexts import seeded
 from ..programs.recorder import replayed
 from .ais import GRADIENT_MEMORY, annealed_weights
 from .bounds import MeanBound, choose_bound, mean_bound
-from .importance import RELIABLE_K, log_mean_error, median_k, pareto_k
+from .importance import RELIABLE_K, TAIL_SAMPLES, log_mean_error, median_k, pareto_k
 
 GRADIENT_DRAWS = 16  # draws of the ELBO for one gradient
 WINDOW = 50  # steps between two evaluations of the bound
 SELECTION_DRAWS = 500  # draws of such an evaluation, the same every time
 PILOT_DATA = 16  # data points on which the bound on log p(x) is chosen
-MIN_TAIL = 100  # importance weights that a fit of their tail needs
 KEYS = ("log_likelihood", "elbo_optimal", "elbo", "approximation", "amortization")
 
 
@@ -206,7 +205,7 @@ def _importance_bound(
     weights = LogWeights(model, optimum, optimum.batch, num_samples)
     log_w = torch.cat(list(weights.parts(optimum.batch, capacity)))
     bound = log_w.logsumexp(0) - math.log(num_samples)
-    tail = pareto_k(log_w) if num_samples >= MIN_TAIL else torch.full_like(bound, math.nan)
+    tail = pareto_k(log_w) if num_samples >= TAIL_SAMPLES else torch.full_like(bound, math.nan)
     return {
         "log_likelihood": bound,
         "log_likelihood_se": log_mean_error(log_w),

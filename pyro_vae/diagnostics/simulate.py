@@ -11,16 +11,7 @@ from ..programs.ancestral import AncestralSampler, Run, cycle
 from ..programs.contexts import fork_rng
 from ..programs.inspection import one_hot_labels
 from ..programs.interfaces import conditional_of
-from ..programs.modules import device_of
 from ..programs.sites import is_factor, is_latent
-
-
-def pair_device(
-    model: PyroProgram, guide: PyroProgram | None, example: Batch | None
-) -> torch.device:
-    """The device of a pair; of its example if it has no parameters."""
-    tensors = [v for v in (example or {}).values() if isinstance(v, torch.Tensor)]
-    return device_of(model, guide, default=tensors[0].device if tensors else "cpu")
 
 
 @torch.no_grad()

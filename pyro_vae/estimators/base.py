@@ -38,7 +38,6 @@ from ..programs.contexts import seeded
 from ..programs.inspection import ignores_missing
 from ..programs.interfaces import conditional_of
 from .networks import encoder_network, start_at_column_means
-from .noise import with_common_noise
 from .rows import Rows, without_mask
 from .training import Training
 from .units import Units
@@ -321,9 +320,10 @@ class BaseVAE(BaseEstimator, ABC):
         check_int_at_least(1, num_samples=num_samples)
 
         def bound(x: torch.Tensor, **covariates: Any) -> torch.Tensor:
-            guide, restart = with_common_noise(self.guide_, seed=0)
-            batch = scored_inputs(self.model_, x, covariates, guide)
-            return importance_bounds(self.model_, guide, batch, num_samples, 0, restart)
+            batch = scored_inputs(self.model_, x, covariates, self.guide_)
+            return importance_bounds(
+                self.model_, self.guide_, batch, num_samples, 0, common_noise=0
+            )
 
         return self._by_blocks(rows, bound, min(num_samples, PARTICLES), c)
 
@@ -355,16 +355,19 @@ class BaseVAE(BaseEstimator, ABC):
 @contextmanager
 def convergence_warnings() -> Iterator[None]:
     """Within, advice about a run is a `ConvergenceWarning`, without remedies for pairs by hand."""
-    with warnings.catch_warnings(record=True) as caught:
-        yield
-    for warning in caught:
-        if issubclass(warning.category, Advice):
-            problem = str(warning.message).partition(";")[0]
-            warnings.warn(problem, ConvergenceWarning, stacklevel=5)
-        else:
-            warnings.warn_explicit(
-                warning.message, warning.category, warning.filename, warning.lineno
-            )
+    caught: list[warnings.WarningMessage] = []
+    try:
+        with warnings.catch_warnings(record=True) as caught:
+            yield
+    finally:  # what was warned of may be why training failed
+        for warning in caught:
+            if issubclass(warning.category, Advice):
+                problem = str(warning.message).partition(";")[0]
+                warnings.warn(problem, ConvergenceWarning, stacklevel=5)
+            else:
+                warnings.warn_explicit(
+                    warning.message, warning.category, warning.filename, warning.lineno
+                )
 
 
 @contextmanager

@@ -15,8 +15,8 @@ from ..evaluate.chunked import evaluation_mode
 from ..generate import impute
 from ..models import VAE
 from ..programs import trace_pair
+from ..programs.centers import CommonNoise
 from .base import BaseVAE
-from .noise import with_common_noise
 from .rows import Rows
 from .training import HideValues, Training
 
@@ -162,10 +162,10 @@ class VAEImputer(OneToOneFeatureMixin, TransformerMixin, BaseVAE):
 
     def _conditional_mean(self, x: torch.Tensor) -> torch.Tensor:
         """`[B, D]`: E[x | x_obs] in the units of the model, by self-normalized importance weights."""
-        guide, _ = with_common_noise(self.guide_, seed=0)
         x = x.to(next(self.model_.parameters()))
-        with evaluation_mode(self.model_, guide, seed=0, device=x.device):
-            traces = trace_pair(self.model_, guide, {"x": x}, NUM_SAMPLES)
+        noise = CommonNoise(len(x))
+        with evaluation_mode(self.model_, self.guide_, seed=0, device=x.device):
+            traces = trace_pair(self.model_, self.guide_, {"x": x}, NUM_SAMPLES, noise=noise)
             weights = traces.log_weight().softmax(0)
             means = traces.of_distribution("x", lambda fn: fn.mean)
             return torch.einsum("sb,sbd->bd", weights, means)

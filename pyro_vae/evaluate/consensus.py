@@ -53,6 +53,22 @@ def clustering_agreements(clusterings: Mapping[int, Array] | Sequence[Array]) ->
     return {n: statistics.fmean(v for pair, v in pairs.items() if n in pair) for n in assigned}
 
 
+def agreements_of_several_clusters(clusterings: Mapping[int, Array]) -> dict[int, float]:
+    """`clustering_agreements` of the clusterings that have several clusters; {} for fewer than two.
+
+    Those with one cluster agree with each other, and say nothing.
+    """
+    several = {n: c for n, c in clusterings.items() if len(as_labels(c).unique()) > 1}
+    return clustering_agreements(several) if len(several) > 1 else {}
+
+
+def stability(clusterings: Mapping[int, Array]) -> float | None:
+    """The mean agreement of all clusterings; None for one, or if all have one cluster."""
+    if len(clusterings) < 2 or all(len(as_labels(c).unique()) < 2 for c in clusterings.values()):
+        return None
+    return statistics.fmean(clustering_agreements(clusterings).values())
+
+
 def consensus_clustering(
     responsibilities: Sequence[torch.Tensor], reference: int | None = None
 ) -> torch.Tensor:

@@ -9,6 +9,7 @@ import torch
 
 from ..errors import check_int_at_least
 from ..programs import layout_of, trace_pair
+from ..programs.centers import CommonNoise
 from ..programs.modules import device_of
 from ..programs.recorder import replayed
 from ..programs.sites import is_latent
@@ -251,9 +252,9 @@ def importance_bounds(
     batch: Batch,
     num_samples: int,
     seed: int | None,
-    before_chunk: Callable[[], None] | None = None,
+    common_noise: int | None = None,
 ) -> torch.Tensor:
-    """`log_likelihood` of a batch that was checked; `before_chunk` is that of `LogWeights`.
+    """`log_likelihood` of a batch that was checked; `common_noise` is that of `LogWeights`.
 
     Example:
         >>> import torch, pyro_vae as pv
@@ -262,7 +263,7 @@ def importance_bounds(
         >>> importance_bounds(model, pv.guides.Guide(model), {"x": torch.ones(4, 6)}, 50, 0).shape
         torch.Size([4])
     """
-    weights = LogWeights(model, guide, batch, num_samples, before_chunk)
+    weights = LogWeights(model, guide, batch, num_samples, common_noise)
 
     def bound(chunk: Batch, capacity: int) -> Batch:
         total = chunk["x"].new_full((len(chunk["x"]),), -math.inf, dtype=torch.float64)
@@ -286,7 +287,8 @@ class LogWeights:
         model, guide: the pair, in evaluation mode while parts are taken.
         batch: `{name: [N, ...]}`, which the chunks are rows of.
         num_samples: S, of each row.
-        before_chunk: called when the draws of a chunk begin. Draws that depend on it are not replayed.
+        common_noise: seed of noise that all rows share: the weights of a row do not depend on the rows
+            beside it. Such draws are not replayed. Default: each row has separate noise.
 
     Example:
         >>> import torch, pyro_vae as pv
@@ -303,10 +305,10 @@ class LogWeights:
         guide: PyroProgram,
         batch: Batch,
         num_samples: int,
-        before_chunk: Callable[[], None] | None = None,
+        common_noise: int | None = None,
     ) -> None:
         self.model, self.guide, self.num_samples = model, guide, num_samples
-        self.before_chunk = before_chunk
+        self.common_noise = common_noise
         self.layout, self.rows_left = layout_of(model, guide, batch), len(batch["x"])
         self.repeated: dict[tuple[int, int], Callable[..., Sequence[torch.Tensor]]] = {}
 
@@ -319,11 +321,13 @@ class LogWeights:
     def parts(self, chunk: Batch, capacity: int) -> Iterator[torch.Tensor]:
         """`[S', B]`, of S samples in all, at most `capacity` of them at once."""
         capacity = max(1, capacity if self.layout.divisible else PARTICLES_PER_RUN)
+        size, noise = len(chunk["x"]), None
+        if self.common_noise is not None:  # the parts are as large in every chunk
+            capacity = min(capacity, self.particles_at_once)
+            noise = CommonNoise(size, self.common_noise)
         number, rest = divmod(self.num_samples, capacity)
-        draw = partial(self._draw, tuple(chunk))
-        size = len(chunk["x"])
-        if self.before_chunk is not None:
-            self.before_chunk()
+        draw = partial(self._draw, tuple(chunk), noise)
+        if noise is not None:
             self.repeated[capacity, size] = partial(draw, capacity)
         if number and (capacity, size) not in self.repeated:
             values = list(chunk.values())
@@ -338,8 +342,12 @@ class LogWeights:
             yield draw(rest, *chunk.values())[0]
 
     def _draw(
-        self, names: Sequence[str], num_samples: int, *values: torch.Tensor
+        self,
+        names: Sequence[str],
+        noise: CommonNoise | None,
+        num_samples: int,
+        *values: torch.Tensor,
     ) -> list[torch.Tensor]:
         batch = dict(zip(names, values, strict=True))
-        log_w = trace_pair(self.model, self.guide, batch, num_samples).log_weight()
+        log_w = trace_pair(self.model, self.guide, batch, num_samples, noise=noise).log_weight()
         return [log_w.expand(num_samples, len(batch["x"]))]

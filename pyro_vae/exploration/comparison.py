@@ -48,14 +48,13 @@ def explore_comparison(folder: Path | str, path: Path | str | None = None) -> Pa
     is_image, white = plots.is_image(tuple(x.shape[1:])), plots.white_of(x)
     shape = list(x.shape[1:]) if x.dim() == 4 else [1, *x.shape[1:]]
     flat = x.flatten(1)
-    columns = content.get("columns") or dict.fromkeys(ShownColumns._fields)  # none in older folders
     payload: dict[str, JsonValue] = {
         "x": pack(as_bytes(flat, white) if is_image else flat),
         "shape": shape if is_image else None,
         "white": white,
         "labels": None if content["labels"] is None else content["labels"].tolist(),
-        "names": {"labels": content.get("label_names")},
-        "columns": None if is_image else described_columns(ShownColumns(**columns)),
+        "names": {"labels": content["label_names"]},
+        "columns": None if is_image else described_columns(ShownColumns(**content["columns"])),
         "guides": [
             {"name": name, **_guide(state, content["scaling"])}
             for name, state in content["guides"].items()

@@ -103,7 +103,7 @@ def plane_density(
     if marginal is not None:
         return marginal.log_prob(window.grid().to(marginal.loc.device)).exp()
     if tuple(distribution.event_shape) == (2,) and list(units) == [0, 1]:
-        points = window.grid().float()
+        points = window.grid().to(distribution.sample())  # its device and dtype
         return distribution.log_prob(points).double().exp()
     return None
 

@@ -12,7 +12,6 @@ import torch
 from torch.distributions import Transform
 
 from ..data.arrays import as_floats, as_tensor
-from ..diagnostics.simulate import pair_device
 from ..diagnostics.supports import common_support, differs_between_rows, transform_onto
 from ..errors import UserError, check_int_at_least, unknown_name_error
 from ..evaluate import encode, sample_posterior
@@ -22,7 +21,7 @@ from ..programs.ancestral import AncestralSampler
 from ..programs.calling import accepts_argument
 from ..programs.inspection import Example, as_example, one_hot_labels, sites_of
 from ..programs.interfaces import ModelInterface, interface_of
-from ..programs.modules import dtype_of
+from ..programs.modules import dtype_of, pair_device
 from ..programs.sites import choose_latent
 from .samples import program_inputs
 
@@ -375,7 +374,7 @@ class _Decoder:
         }
         batch = as_example(model, example)
         self.covariates = one_hot_labels(model, covariates)
-        self.device = pair_device(model, None, {**(batch or {}), **covariates})
+        self.device = pair_device(model, batch={**(batch or {}), **covariates})
         with (
             evaluation_mode(model, seed=seed, device=self.device),
             pyro.validation_enabled(False),

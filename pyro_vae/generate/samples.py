@@ -15,7 +15,7 @@ from ..programs.ancestral import AncestralSampler
 from ..programs.calling import accepts_argument, parameters_of
 from ..programs.inspection import Example, as_example, check_one_hot, covariates_of
 from ..programs.interfaces import ModelInterface, interface_of
-from ..programs.modules import device_of
+from ..programs.modules import pair_device
 from ..programs.sites import is_deterministic, is_random
 
 DEFAULT_SIZE = 64
@@ -88,7 +88,7 @@ def sample(
     if example is None and isinstance(source, AggregatePosterior):
         example = None if accepts_argument(model, "size") else source.batch
     given = {k: v for k, v in {**given, "c": c, "y": y}.items() if v is not None}
-    device = device_of(model, default=_device_of_batch(example))
+    device = pair_device(model, batch=example)
     with evaluation_mode(model, seed=seed, device=device), pyro.validation_enabled(False):
         sampler = AncestralSampler(model, example, _probe_arguments(model, example, given))
         if y is not None and "y" not in sampler.takes and "y" not in sampler.sites:
@@ -263,11 +263,6 @@ def _as_numbers(name: str, value: Any, device: torch.device) -> torch.Tensor:
 def _as_tensor(value: Any) -> Any:
     """Lists and arrays as tensors; anything else unchanged."""
     return torch.as_tensor(value) if isinstance(value, (list, tuple, np.ndarray)) else value
-
-
-def _device_of_batch(batch: Batch | None) -> torch.device | str:
-    tensors = [v for v in (batch or {}).values() if isinstance(v, torch.Tensor)]
-    return tensors[0].device if tensors else "cpu"
 
 
 def _one_hot_covariate(

@@ -21,6 +21,7 @@ from torch.func import functional_call
 from .._pyro_internals import prototype_of, set_up, sum_rightmost
 from ..errors import UserError
 from ..programs.calling import accepts_argument, as_keyword_program
+from ..programs.handlers import is_discrete_latent
 from ..programs.inspection import Example, covariates_of, example_with_data
 from ..programs.sites import UNCONSTRAINED_LATENTS, is_subsample
 from .base import BaseGuide
@@ -91,7 +92,7 @@ class PerDatumAutoGuide(BaseGuide):
         options = options if joint else {**options, "create_plates": _plates}
         with torch.no_grad(), torch.random.fork_rng(devices=[]), pyro.validation_enabled(False):
             with poutine.block():
-                continuous = poutine.block(as_keyword_program(model), hide_fn=_hidden)
+                continuous = poutine.block(as_keyword_program(model), hide_fn=is_discrete_latent)
                 sites = _latents(continuous, example)
                 self.plate = _one_plate(sites, len(example["x"]))
                 auto = kind(continuous, **options)
@@ -212,11 +213,3 @@ def _example(
     covariates = {n: torch.zeros(num_data, *s) for n, s in covariates_of(model).items()}
     with torch.no_grad(), torch.random.fork_rng(devices=[]), poutine.block():
         return {"x": model(size=num_data, **covariates), **covariates}
-
-
-def _hidden(site: Message) -> bool:
-    """Whether a site is a discrete latent, which is enumerated in the model."""
-    if site["type"] != "sample" or site["is_observed"] or is_subsample(site):
-        return False
-    fn: Any = site["fn"]
-    return fn.has_enumerate_support

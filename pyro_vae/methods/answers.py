@@ -28,7 +28,6 @@ def encode(new: NewData) -> Any:
 
 def encodings(new: NewData) -> Tensors:
     """Posterior means of continuous latents, and probabilities of the discrete one."""
-
     return new.apply(lambda inputs, _: _encodings(new.model, new.guide, inputs))
 
 
@@ -82,14 +81,16 @@ def profile_frame(
         class_names: of the values of y. Default: their numbers.
     """
     size, components = probabilities.shape[-1], probabilities.argmax(-1).cpu().numpy()
+    own = named_columns(data, x)
     columns: dict[Any, Any] = {}
-    for each in evaluate.column_profiles(named_columns(data, x), components, size):
+    for each in evaluate.column_profiles(own, components, size):
         columns[each.name] = each.centers
         if each.kind != "fraction":
-            columns[f"{each.name}_{'sd' if each.kind == 'number' else 'share'}"] = each.spreads
+            name = f"{each.name}_{'sd' if each.kind == 'number' else 'fraction'}"
+            columns |= unused_names({name: each.spreads}, own)
     counts = np.bincount(components, minlength=size)
     names = np.arange(size) if class_names is None else _as_values(class_names)
-    front = {"y": names, "count": counts, "share": counts / max(1, len(components))}
+    front = {"y": names, "count": counts, "fraction": counts / max(1, len(components))}
     table = data.table
     return frame_like(
         None if table is None else table.library, {**unused_names(front, columns), **columns}

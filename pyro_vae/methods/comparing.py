@@ -110,7 +110,7 @@ def _overrides(
     """The method's options; a setting that an argument or every guide would replace is refused."""
     overrides = {k.replace("-", "_"): v for k, v in (settings or {}).items()}
     if "data" in overrides:
-        raise UserError("the data are an argument of their own (--data), not among the settings")
+        raise UserError("the data are a separate argument (--data), and no setting")
     if "seed" in overrides:
         raise UserError("the seeds of a comparison are 0, 1, ...: --seeds sets how many")
     if "restarts" in overrides:

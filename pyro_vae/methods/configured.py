@@ -15,7 +15,7 @@ from ..data import Data, as_data
 from ..errors import UserError, check_int_at_least
 from ..guides.checks import check_discrete
 from ..objectives import ELBO
-from ..programs.choice import check_compile
+from ..programs.backends import check_compile
 from ..programs.contexts import seeded
 from ..programs.interfaces import conditional_of
 from ..train import Callback, Initialization, checkpoint, choose_device, distributed
@@ -292,8 +292,6 @@ class Method:
             self._check_same(started, out)
             if (out / "checkpoint.pt").exists():
                 check_unedited(started, checkpoint.read_json(out / RECORD), out)
-            text = to_yaml(self.config)  # its epochs, patience and max_time may be others
-            checkpoint.write_atomically(out / CONFIG, lambda p: p.write_text(text))
             return
         if resume:  # with a run in it, but none of a method
             RunFolder(out).check_free("it is not of a method: continue it by pv.fit")

@@ -11,7 +11,6 @@ import torch
 
 from ..data import DATASETS, Data, as_data
 from ..data import load as load_data
-from ..data.dataset import is_of_numbers
 from ..errors import UserError
 from ..programs.calling import first_argument
 from ..programs.contexts import seeded
@@ -87,8 +86,6 @@ def load(
     config = None
     if (folder / CONFIG).exists() and model is None:
         config = _config_of_run(folder)
-        if "standardize_c" in config and "standardize_c" not in (record.get("config") or {}):
-            config["standardize_c"] = False  # a run from before there was the option
         check_unedited(config, record, folder)
     state = checkpoint.load(folder / "checkpoint.pt")
     checkpoint.check_config(folder, state)
@@ -171,9 +168,8 @@ def _check_same_data(
     folder: Path, record: Mapping[str, Any], state: Mapping[str, Any], data: Data
 ) -> None:
     """Raise unless these are the data that the run was trained on."""
-    settings = json.loads(state["settings"]).get("data") or {}
-    numbers = {name: value for name, value in settings.items() if is_of_numbers(name)}
-    other = data_differ({**record["data"], **numbers}, json.loads(state["schema"]), data)
+    recorded = json.loads(state["settings"]).get("data") or record["data"]
+    other = data_differ(recorded, json.loads(state["schema"]), data)
     if other is not None:
         raise UserError(
             f"{folder} was trained on other data ({other}): restore them, or pass data="

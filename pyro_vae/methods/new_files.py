@@ -61,14 +61,14 @@ def _own_columns(run: Any, split: str | None) -> dict[str, Any]:
     names = own_splits(run.guide, run.data) if split is None else (split,)
     parts = {name: run.data.splits()[name] for name in names}
     label, rows = _rows_by_split(run)
-    front: dict[str, Any] = {
-        "split": [name for name, part in parts.items() for _ in range(len(part))],
-        label: [row for name in parts for row in rows[name]],
-    }
+    index = {label: [row for name in parts for row in rows[name]]}
+    split_of_rows = [name for name, part in parts.items() for _ in range(len(part))]
+    front = {**unused_names({"split": split_of_rows}, index), **index}
     if all(part.y is not None for part in parts.values()):
         classes = run.data.class_names or range(run.data.num_classes)
         labels = [int(y) for part in parts.values() for y in part.y]
-        front["label"] = [classes[label] if label >= 0 else "" for label in labels]
+        classes_of_rows = [classes[y] if y >= 0 else "" for y in labels]
+        front |= unused_names({"label": classes_of_rows}, index)
     return {**unused_names(front, columns), **columns}
 
 

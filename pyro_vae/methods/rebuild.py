@@ -11,7 +11,7 @@ from torch.overrides import TorchFunctionMode
 from .. import conditionals, guides, models
 from ..errors import UserError
 from ..programs.modules import find_modules
-from ..programs.program import Program, plain_value
+from ..programs.program import Program, built, plain_value
 from ..train.untrusted import Unsafe
 
 
@@ -150,12 +150,4 @@ def _build(described: Mapping[str, Any], model: Any) -> Any:
 def _value(value: Any, model: Any) -> Any:
     if isinstance(value, dict) and "class" in value:
         return _build(value, model) if value["class"] in GUIDES else model
-    if isinstance(value, list):
-        return tuple(_value(v, model) for v in value)
-    if isinstance(value, dict) and "class_path" in value:
-        return PARTS[value["class_path"]](
-            **{n: _value(v, model) for n, v in value["init_args"].items()}
-        )
-    if isinstance(value, dict):
-        return {n: _value(v, model) for n, v in value.items()}
-    return value
+    return built(value, PARTS)

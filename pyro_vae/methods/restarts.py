@@ -10,7 +10,6 @@ split. The mean agreement is the stability of the clustering. No label is used.
 import json
 import math
 import shutil
-import statistics
 import tempfile
 import warnings
 from collections.abc import Callable, Iterator, Mapping, Sequence
@@ -24,6 +23,7 @@ import torch
 from .. import evaluate
 from ..data import Data
 from ..errors import UserError
+from ..evaluate.consensus import agreements_of_several_clusters, stability
 from ..evaluate.inputs import split_inputs
 from ..programs.calling import accepts_argument
 from ..programs.inspection import is_per_datum
@@ -300,10 +300,10 @@ def _summary(results: Mapping[int, Restart]) -> dict[str, Any]:
     numbers = sorted(results)
     scores = {n: s if math.isfinite(s := results[n].score) else -math.inf for n in numbers}
     clusterings = {n: c for n in numbers if (c := results[n].clusters) is not None}
-    # those that found one cluster agree, and say nothing
-    several = {n for n, c in clusterings.items() if len(set(c)) > 1}
-    found = {n: clusterings[n] for n in clusterings if n in several and scores[n] > -math.inf}
-    agreement = evaluate.clustering_agreements(found) if len(found) > 2 else {}
+    finite = {n: c for n, c in clusterings.items() if scores[n] > -math.inf}
+    agreement = agreements_of_several_clusters(finite)
+    if len(agreement) < 3:  # of two, both agree alike
+        agreement = {}
     criterion = agreement or scores
     return {
         "criterion": results[numbers[0]].criterion,
@@ -311,11 +311,7 @@ def _summary(results: Mapping[int, Restart]) -> dict[str, Any]:
         "scores": [results[n].score for n in numbers],
         "agreements": [agreement.get(n) for n in numbers] if agreement else None,
         "chosen": max(criterion, key=lambda n: (criterion[n], scores[n])),
-        "stability": (
-            statistics.fmean(evaluate.clustering_agreements(clusterings).values())
-            if len(clusterings) > 1 and several
-            else None
-        ),
+        "stability": stability(clusterings),
     }
 
 

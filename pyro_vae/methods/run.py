@@ -285,9 +285,9 @@ class Run(train.Run):
 
         Returns:
             A frame, or for data from arrays a dict, with a row for each component: `y` (its number, or
-            the name of the class), `count`, `share`, and for each column of the data its mean and, as
+            the name of the class), `count`, `fraction`, and for each column of the data its mean and, as
             `NAME_sd`, its standard deviation; of true and false the fraction of true; of a category
-            the most frequent value and, as `NAME_share`, its fraction. Missing values do not count.
+            the most frequent value and, as `NAME_fraction`, its fraction. Missing values do not count.
 
         Raises:
             UserError: a model without components; data that are no table and no vectors.

@@ -27,7 +27,7 @@ if TYPE_CHECKING:
     from .run import Run
 
 KIND = "pyro_vae export"
-FORMAT, FORMAT_WITHOUT_SCHEMA = f"{KIND} 3", f"{KIND} 2"
+FORMAT = f"{KIND} 3"
 RECORD = "pyro_vae"  # the name of the text in the file that describes the pair
 TENSORS = "pt"  # the library of the tensors, as a safetensors file names it
 FILE, CARD = "model.safetensors", "README.md"
@@ -241,7 +241,7 @@ def _checked_record(
     except ValueError:
         record = None
     written_as = record.get("format") if isinstance(record, dict) else None
-    if written_as not in (FORMAT, FORMAT_WITHOUT_SCHEMA):
+    if written_as != FORMAT:
         if isinstance(written_as, str) and written_as.startswith(KIND):
             raise UserError(
                 f"{path} is a {written_as!r}, and pyro_vae {__version__} reads {FORMAT!r}: use the "
@@ -250,12 +250,9 @@ def _checked_record(
         raise UserError(f"{path} was not written by run.export() of this library")
     digest = record.pop("digest", None)
     expected = {"format", "version", "frozen", "data", "schema", "pair", "config", "shapes"}
-    if written_as == FORMAT_WITHOUT_SCHEMA:
-        expected.remove("schema")
     is_whole = record.keys() == expected and texts.get("format") == TENSORS
     if not is_whole or checkpoint.digest([dict(tensors), record]) != digest:
         raise UserError(f"{path} is damaged: its content does not match its digest")
-    record.setdefault("schema", None)
     frozen, numbers = record["frozen"], {name.partition(".")[0] for name in tensors}
     if (
         not isinstance(frozen, list)

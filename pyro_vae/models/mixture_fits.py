@@ -165,8 +165,8 @@ class _Codes:
             for value, new in zip(result, vars(after).values(), strict=True):
                 value[running] = new
             change = (after.log_likelihood - mixtures.log_likelihood).abs()
-            goes_on = ~(change < TOLERANCE)
-            running, mixtures = running[goes_on], after[goes_on]
+            continues = ~(change < TOLERANCE)
+            running, mixtures = running[continues], after[continues]
             if not len(running):
                 break
         return Mixtures(*result)

@@ -64,8 +64,8 @@ class RWS(IWAE):
         if traces.guide:
             fit = (1 - self.sleep_weight) * self._fit(traces, list(traces.guide.values()))
         if self.sleep_weight:
-            asleep = self._sleep_loss(model, guide, args, kwargs)
-            fit = fit + self.sleep_weight * (asleep - asleep.detach())
+            sleep_loss = self._sleep_loss(model, guide, args, kwargs)
+            fit = fit + self.sleep_weight * (sleep_loss - sleep_loss.detach())
         return self._loss(traces.with_detached_log_probs(traces.sampled)) + with_fixed(
             fit, borrowed_parameters(guide)
         )

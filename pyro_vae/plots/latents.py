@@ -146,7 +146,7 @@ def scatter(
 
 
 def _apart(centers: np.ndarray, extent: np.ndarray, distance: float = 0.05) -> np.ndarray:
-    """Points `[K, 2]`, moved apart until none is nearer to another than a share of the extent."""
+    """Points `[K, 2]`, moved apart until none is nearer to another than a fraction of the extent."""
     extent = np.where(extent > 0, extent, 1.0)
     moved = centers / extent
     for _ in range(50):

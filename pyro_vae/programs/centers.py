@@ -122,6 +122,8 @@ class CommonNoise(Messenger):
     def _pyro_sample(self, msg: Site) -> None:
         if msg["done"] or msg["is_observed"] or is_subsample(msg):
             return
+        if msg["infer"].get("enumerate"):  # summed out: nothing is drawn
+            return
         shape = msg["fn"].batch_shape
         num_rows = self.num_rows if shape and shape[-1] % self.num_rows == 0 else None
         msg["value"] = common_draws(msg["fn"], None, self.seed, num_rows, self.spread)
@@ -160,7 +162,9 @@ class _CommonRandomness(TorchDispatchMode):
         if spread:
             has_blocks = self.num_rows != self.size
             self.axis = 0 if sample_dims else self.dim if has_blocks else self.dim - 1
-        self.is_middle = bool(sample_dims)  # for one mean, not for a draw that has the right law
+        self.is_middle = bool(
+            sample_dims
+        )  # for one mean, not for a draw that has the right distribution
 
     def __torch_dispatch__(
         self, func: Any, types: Any, args: Any = (), kwargs: Any = None

@@ -70,7 +70,7 @@ def sample_discrete(site: Any) -> Any:
     return {"enumerate": None} if is_discrete_latent(site) else {}
 
 
-def is_discrete_latent(site: Site) -> bool:
+def is_discrete_latent(site: Any) -> bool:
     """Whether a message is a latent whose values can be listed."""
     if site["type"] != "sample" or site["is_observed"] or is_subsample(site):
         return False

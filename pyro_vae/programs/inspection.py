@@ -14,7 +14,7 @@ from ..errors import UserError, first_line_of
 from .calling import accepts_argument, as_keyword_program, parameters_of
 from .contexts import eval_mode, fork_rng
 from .interfaces import GuideInterface, ModelInterface, conditional_of, interface_of
-from .modules import device_of, dtype_of
+from .modules import device_of, dtype_of, pair_device
 from .sites import is_data, is_latent, sites_in
 
 Example = Mapping[str, Any] | torch.Tensor | ArrayLike  # a batch: x, or arrays by name
@@ -55,8 +55,7 @@ def as_example(program: Any, example: Example | None) -> dict[str, Any] | None:
         elif not isinstance(value, torch.Tensor | int | float | str | None):
             value = as_named(value, name, dtype)
         batch[name] = value
-    tensors = [value for value in batch.values() if isinstance(value, torch.Tensor)]
-    device = device_of(program, default=tensors[0].device if tensors else "cpu")
+    device = pair_device(program, batch=batch)
     return {n: v.to(device) if isinstance(v, torch.Tensor) else v for n, v in batch.items()}
 
 

@@ -470,8 +470,8 @@ class _Trial:
                 for name, site in sites_of_one.items()
                 if not site["is_observed"] and name not in choice
             }
-            apart_ = self._run(few, values, choice, seed=0)
-            for one, other in zip(together, apart_, strict=True):
+            separate = self._run(few, values, choice, seed=0)
+            for one, other in zip(together, separate, strict=True):
                 for name, site in one.items():
                     yield name, _at(site["log_prob"], at, 0).expand(n), other[name]["log_prob"]
 

@@ -2,7 +2,7 @@
 
 import functools
 import types
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from typing import Any
 
 import torch
@@ -54,6 +54,12 @@ def device_of(*programs: object, default: str | torch.device = "cpu") -> torch.d
         for tensor in [*module.parameters(), *module.buffers()]:
             return tensor.device
     return torch.device(default)
+
+
+def pair_device(*programs: object, batch: Mapping[str, Any] | None = None) -> torch.device:
+    """Where programs compute: at their parameters, or without any at the first tensor of a batch."""
+    tensors = [value for value in (batch or {}).values() if isinstance(value, torch.Tensor)]
+    return device_of(*programs, default=tensors[0].device if tensors else "cpu")
 
 
 def dtype_of(*programs: object) -> torch.dtype | None:

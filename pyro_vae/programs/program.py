@@ -43,6 +43,21 @@ def plain_value(value: Any) -> Any:
     return {"unknown": type(value).__name__}
 
 
+def built(described: Any, classes: Mapping[str, Any]) -> Any:
+    """The inverse of `plain_value`, for values that consist of these classes; lists are tuples.
+
+    Raises:
+        LookupError, TypeError: another class, or other arguments.
+    """
+    if isinstance(described, list):
+        return tuple(built(v, classes) for v in described)
+    if not isinstance(described, dict):
+        return described
+    options = described["init_args"] if "class_path" in described else described
+    values = {name: built(v, classes) for name, v in options.items()}
+    return classes[described["class_path"]](**values) if "class_path" in described else values
+
+
 class Program(nn.Module):
     """A Pyro program that keeps its parameters in the module, as torch does.
 

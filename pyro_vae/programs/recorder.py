@@ -16,7 +16,7 @@ from torch.utils.weak import WeakTensorKeyDictionary
 
 from .._pyro_internals import pyro_without_host_sync
 from .._torch_internals import TorchDispatchMode, written_arguments
-from .choice import choose_backend, measure_work
+from .backends import choose_backend, measure_work
 from .compilation import compiled
 from .contexts import fork_rng, set_seed
 
@@ -185,7 +185,7 @@ class _Recorder(TorchDispatchMode):
         written = written_arguments(func, args, kwargs)
         if any(isinstance(a, torch.Generator) for a in (*args, *kwargs.values())):
             raise RuntimeError(
-                f"the program draws from a generator of its own (generator=, {func}), and a replay "
+                f"the program draws from another generator (generator=, {func}), and a replay "
                 "draws from torch's random stream alone"
             )
         random = torch.Tag.nondeterministic_seeded in func.tags

@@ -1,6 +1,7 @@
 """The section of a report about the columns of a table: each in the data and in draws of the model."""
 
 import math
+from itertools import accumulate, islice
 from typing import NamedTuple
 
 import torch
@@ -108,25 +109,27 @@ def profiles(context: ReportContext) -> list[Section]:
     counts = torch.bincount(clusters, minlength=size)
     shown = [int(k) for k in context.order if counts[int(k)] > 0][:MOST_COMPONENTS]
     kinds = {column.name: column.kind for column in data.table.columns}
-    found = column_profiles(named_columns(data, context.x), clusters.cpu().numpy(), size)
+    named = named_columns(data, context.x)
+    kept = dict(islice(named.items(), MOST_COLUMNS))
+    found = column_profiles(kept, clusters.cpu().numpy(), size)
     names = context.label_names if context.has_some_labels else None
     header = [context.group, *(str(k) if names is None else names[k] for k in shown)]
     rows = [["data", *(f"{int(counts[k])}" for k in shown)]]
-    for column in found[:MOST_COLUMNS]:
+    for column in found:
         is_fraction = kinds[column.name] in ("boolean", "binary")
         cells = [_profile_cell(column, k, is_fraction) for k in shown]
         rows.append([str(column.name), *cells])
     caption = (
         f"The {context.result['split']} data of each {context.group}, each data point in its most "
         "probable one, in original units: mean ± standard deviation; of true and false, or 1 and 0, the "
-        "share that is true; of a category the most frequent value and its share. Missing values do not "
-        "count."
+        "fraction that is true; of a category the most frequent value and its fraction. Missing values do "
+        "not count."
     )
     in_use = int((counts > 0).sum())
     if len(shown) < in_use:
         caption += f" The first {len(shown)} of {in_use} in use."
-    if len(found) > MOST_COLUMNS:
-        caption += f" The first {MOST_COLUMNS} of {len(found)} columns."
+    if len(found) < len(named):
+        caption += f" The first {len(found)} of {len(named)} columns."
     return [Section("Profiles", None, caption, [header, *rows])]
 
 
@@ -161,10 +164,10 @@ def _columns_of(context: ReportContext, num: int) -> list[ShownColumn]:
                 parts.append((name, "category", names, size))
             else:  # see `kind_of`
                 parts += [(f"column {first + i}", "binary", None, 1) for i in range(size)]
-    starts = [sum(part[3] for part in parts[:i]) for i in range(len(parts))]
+    starts = accumulate((part[3] for part in parts), initial=0)
     return [
         ShownColumn(name, kind, categories, start, size)
-        for (name, kind, categories, size), start in zip(parts, starts, strict=True)
+        for (name, kind, categories, size), start in zip(parts, starts, strict=False)
     ]
 
 

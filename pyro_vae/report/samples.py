@@ -469,6 +469,8 @@ def _interpolate(
     model: Callable, guide: Callable, data: Data, options: SheetOptions
 ) -> SampleSheet:
     x, _, others = summary.inputs(model, guide, data, options.split)
+    if len(x) < 2:
+        raise UserError(f"the split {options.split!r} has {len(x)} data point; a path needs two")
     num, steps = min(options.number(8), len(x) // 2), options.steps or 9
     a, b, index = x[:num], x[num : 2 * num], others.get("index")
     inputs_b = {} if index is None else {"index": index[num : 2 * num]}

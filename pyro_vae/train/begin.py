@@ -5,7 +5,7 @@ from collections.abc import Callable
 from typing import Any
 
 from ..evaluate import check_pair
-from ..programs.choice import choose_backend
+from ..programs.backends import choose_backend
 from ..programs.interfaces import ModelInterface, interface_of
 from . import distributed, state
 from .arguments import check_json
@@ -43,8 +43,8 @@ def start_run(loop: Loop, initialize: Callable[..., Any] | None, config: dict[st
     remove_parts(loop.saving.folder_path)
 
 
-def resume_run(loop: Loop, saved: dict[str, Any]) -> None:
-    """Continue from what `state.capture` returned."""
+def resume_run(loop: Loop, saved: dict[str, Any], files: dict[str, str]) -> None:
+    """Continue from what `state.capture` returned; `files` are written to the folder anew."""
     path = loop.saving.path
     settings = json.loads(saved["settings"])
     if loop.compile == "auto":
@@ -62,4 +62,4 @@ def resume_run(loop: Loop, saved: dict[str, Any]) -> None:
     loop.good = saved["weights"]
     config = json.loads(saved["config"])
     loop.result.initialization = config.get("initialization")
-    loop.saving.resume(config, loop.history)
+    loop.saving.resume(config, loop.history, files)

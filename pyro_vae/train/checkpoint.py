@@ -148,7 +148,6 @@ def load(path: Path | str) -> dict[str, Any]:
             )
         raise UserError(f"{path} is not a checkpoint of this library ({FORMAT!r} is not in it)")
     _check_digest(state, path)
-    state.setdefault("schema", "null")  # of a run from before it was recorded
     for name, check in FIELDS.items():
         if name not in state:
             raise UserError(f"{path} is not a whole checkpoint: it lacks {name!r}")
@@ -221,20 +220,6 @@ def check_config(folder: Path | str, state: dict[str, Any] | None = None) -> Non
             f"{path} was edited since training: {name} is {_at(present, name)}, the run was trained "
             f"with {_at(trained, name)}; restore it, or train a run with the new setting"
         )
-
-
-def load_run(folder: Path | str) -> tuple[dict[str, Any], dict[str, Any]]:
-    """`(config, state)` of a run folder: its `config.json` and its checkpoint, which belong together.
-
-    Raises:
-        UserError: a file is missing or damaged, or the configuration was edited since training.
-    """
-    config = read_json(Path(folder) / "config.json")
-    if not isinstance(config, dict):
-        raise UserError(f"{Path(folder) / 'config.json'} is not the configuration of a run")
-    state = load(Path(folder) / "checkpoint.pt")
-    check_config(folder, state)
-    return config, state
 
 
 def load_state(

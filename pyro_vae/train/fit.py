@@ -208,7 +208,7 @@ def fit(
         )  # fmt: skip
         set_seed(seed)
         if saved is not None:
-            resume_run(loop, saved)
+            resume_run(loop, saved, (config or {}).get("files", {}))
         try:
             if saved is None:
                 start_run(loop, initialize, config or {})

@@ -143,11 +143,20 @@ class RunFolder:
                 (self.path / name).unlink(missing_ok=True)
         remove_parts(self.path)
 
-    def resume(self, config: dict[str, Any], history: list[dict[str, Any]]) -> None:
-        """Continue a run: `metrics.jsonl` has the checkpoint's epochs, and no later ones."""
+    def resume(
+        self, config: dict[str, Any], history: list[dict[str, Any]], files: dict[str, str]
+    ) -> None:
+        """Continue a run: `metrics.jsonl` has the checkpoint's epochs, and no later ones.
+
+        Args:
+            config, history: those of the checkpoint.
+            files: texts by name, written anew. Default, {}: `config.yaml` stays.
+        """
         self.config, self.rows = config, None
         yaml = self.path / "config.yaml"
-        self.files = {yaml.name: read_text(yaml)} if yaml.exists() else {}
+        self.files = files or ({yaml.name: read_text(yaml)} if yaml.exists() else {})
+        with self._one_line():
+            self._write_config()
         self.write_metrics(history)
 
     def write_metrics(self, history: list[dict[str, Any]]) -> None:

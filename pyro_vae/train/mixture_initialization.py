@@ -1,6 +1,5 @@
 """Start a mixture prior at a Gaussian mixture of encodings, or at the consensus of several."""
 
-import statistics
 import tempfile
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
@@ -12,7 +11,8 @@ import torch
 
 from ..data import Data
 from ..errors import UserError, check_int_at_least, check_positive
-from ..evaluate import clustering_agreements, consensus_clustering, encode
+from ..evaluate import consensus_clustering, encode
+from ..evaluate.consensus import agreements_of_several_clusters, stability
 from ..guides import Guide
 from ..models import VAE, StandardNormalPrior
 from ..models.components import set_components, set_mixture
@@ -276,18 +276,18 @@ def _combine(options: MixtureInitialization, model: Any, task: _FirstVAEs) -> di
         set_components(model, *found[0]["components"])
         return None
     members = [f["responsibilities"] for f in found]
-    clusterings = [r.argmax(1) for r in members]
-    agreements = clustering_agreements(clusterings)
-    several = any(len(c.unique()) > 1 for c in clusterings)  # one cluster agrees with any other
-    chosen = max(agreements, key=lambda n: agreements[n])
+    clusterings = {n: r.argmax(1) for n, r in enumerate(members)}
+    agreements = agreements_of_several_clusters(clusterings)
+    chosen = max(agreements, key=lambda n: agreements[n], default=0)
     codes = found[chosen]["codes"]
-    consensus = consensus_clustering(members, chosen).repeat(len(codes), 1)
+    several = [members[chosen], *(members[n] for n in agreements if n != chosen)]
+    consensus = consensus_clustering(several, 0).repeat(len(codes), 1)
     mixture = fit_mixture_from(codes.flatten(0, 1), consensus, options.reg_covar, MAX_ITER)
     task.load_weights(found[chosen]["weights"])
     set_mixture(model, mixture)
     return {
         "seeds": list(task.seeds),
-        "agreements": [agreements[n] for n in range(len(found))],
+        "agreements": [agreements.get(n) for n in range(len(found))],
         "chosen": chosen,
-        "stability": statistics.fmean(agreements.values()) if several else None,
+        "stability": stability(clusterings),
     }

@@ -80,7 +80,7 @@ class TimeBudget:
         self._count = count
 
     def seconds_for_next(self, waiting: int) -> float | None:
-        """The seconds for the next part, an equal share of those left; None for no limit.
+        """The seconds for the next part, an equal part of those left; None for no limit.
 
         Args:
             waiting: parts that have not begun, this one included.

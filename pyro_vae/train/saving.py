@@ -64,10 +64,10 @@ class Saving:
         if self.folder is not None:
             distributed.on_rank_zero(partial(self.folder.record, more))
 
-    def resume(self, config: dict[str, Any], history: History) -> None:
+    def resume(self, config: dict[str, Any], history: History, files: dict[str, str]) -> None:
         """Continue a run: the folder's files become those of its checkpoint."""
         if self.folder is not None:
-            distributed.on_rank_zero(partial(self.folder.resume, config, history))
+            distributed.on_rank_zero(partial(self.folder.resume, config, history, files))
             self._begun = self.has_progress = True
 
     def write_metrics(self, history: History) -> None:

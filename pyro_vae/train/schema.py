@@ -5,7 +5,7 @@ where the data that it was trained on are not at hand.
 """
 
 import json
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from typing import Any
 
 import torch
@@ -13,11 +13,11 @@ import torch
 from .. import conditionals
 from ..conditionals import Family
 from ..data import Condition, Data, Labels, Quadrants, Split
-from ..data.dataset import AbsentRows, recorded_difference
+from ..data.dataset import AbsentRows, difference
 from ..data.sparse import SparseRows
 from ..data.tables import KINDS, ColumnType, Table
 from ..errors import UserError
-from ..programs.program import plain_value
+from ..programs.program import built, plain_value
 
 #: Fields of `Data` that JSON holds as they are.
 PLAIN_FIELDS = (
@@ -54,7 +54,7 @@ def schema_of(data: Data) -> dict[str, Any] | None:
             for name, value in data.train.arrays().items()
         },
         "names": None if data.names is None else list(data.names),
-        "class_names": None if data.class_names is None else list(data.class_names),
+        **_described_names(data),
         "likelihood": plain_value(data.likelihood),
         "condition": plain_value(condition),
         "sparse_columns": None if sparse is None else sparse.matrix.shape[1],
@@ -63,7 +63,6 @@ def schema_of(data: Data) -> dict[str, Any] | None:
         else list(sparse.covariates.shape[1:]),
         "scaling": _as_lists(data.scaling),
         "c_scaling": _as_lists(data.c_scaling),
-        "table": None if data.table is None else _described_table(data.table),
         "gray_levels": [name for name in ("x", "c") if data.has_gray_levels(name)],
         "num_labels": data.num_labels,
         "withheld_labels": data.withheld_labels is not None,
@@ -89,12 +88,12 @@ def data_differ(
     """
     present = json.loads(json.dumps(data.fingerprint()))
     known = {**({} if schema is None else schema["fingerprint"]), **fingerprint}
-    other = recorded_difference(known, present)
-    own = None if schema is None else schema_of(data)
-    if other is not None or schema is None or own is None:
+    other = difference(known, present)
+    if other is not None or schema is None:
         return other
     # not the types of the arrays: those of a checkpoint are the pair's
-    return next((n for n in ("table", "class_names") if schema[n] != own[n]), None)
+    own = _described_names(data)
+    return next((name for name, value in own.items() if schema[name] != value), None)
 
 
 def data_of_schema(schema: Mapping[str, Any], reason: str) -> Data:
@@ -128,14 +127,14 @@ def _data(schema: dict[str, Any], num_rows: int, absent: AbsentRows | None) -> D
         for name, (dtype, shape) in schema["arrays"].items()
     }
     train = Split(arrays.pop("x"), arrays.pop("y", None), arrays.pop("c", None), arrays)
-    condition: Any = _built(schema["condition"], CONDITIONS)
+    condition: Any = built(schema["condition"], CONDITIONS)
     if not isinstance(condition, Condition | None):
         raise TypeError("no condition")
     if schema["sparse_columns"] is not None:
         condition = _sparse_rows(schema, num_rows, condition)
     likelihood = schema["likelihood"]
     if not isinstance(likelihood, str):
-        likelihood = _built(likelihood, FAMILIES)
+        likelihood = built(likelihood, FAMILIES)
         if not isinstance(likelihood, Family):
             raise TypeError("no likelihood")
     names, class_names = schema["names"], schema["class_names"]
@@ -162,18 +161,6 @@ def _sparse_rows(schema: Mapping[str, Any], num_rows: int, condition: Any) -> Sp
     return SparseRows(csr_matrix((num_rows, schema["sparse_columns"])), covariates, condition)
 
 
-def _built(described: Any, classes: Mapping[str, Any]) -> Any:
-    """The object that `plain_value` described."""
-    if isinstance(described, dict):
-        options = described["init_args"]
-        return classes[described["class_path"]](
-            **{name: _built(value, classes) for name, value in options.items()}
-        )
-    return (
-        tuple(_built(v, classes) for v in described) if isinstance(described, list) else described
-    )
-
-
 def _as_lists(scaling: tuple[torch.Tensor, torch.Tensor] | None) -> list[Any] | None:
     return None if scaling is None else [value.double().tolist() for value in scaling]
 
@@ -185,17 +172,23 @@ def _as_tensors(scaling: list[Any] | None) -> tuple[torch.Tensor, torch.Tensor] 
     return mean, sd
 
 
+def _described_names(data: Data) -> dict[str, Any]:
+    """The columns of the data's table, with their categories, and the names of the classes."""
+    return {
+        "table": None if data.table is None else _described_table(data.table),
+        "class_names": None if data.class_names is None else list(data.class_names),
+    }
+
+
 def _described_table(table: Table) -> dict[str, Any]:
-    described = {
+    return {
         "columns": [_described_column(column) for column in table.columns],
         "labels": None if table.labels is None else _described_column(table.labels),
         "index": table.index,
         "library": table.library,
         "layer": table.layer,
+        "covariates": [_described_column(column) for column in table.covariates],
     }
-    if table.covariates:  # a table without them is described as before there were any
-        described["covariates"] = [_described_column(column) for column in table.covariates]
-    return described
 
 
 def _described_column(column: ColumnType) -> list[Any]:
@@ -203,7 +196,7 @@ def _described_column(column: ColumnType) -> list[Any]:
 
 
 def _table(
-    columns: list[Any], labels: list[Any] | None, covariates: Sequence[Any] = (), **others: Any
+    columns: list[Any], labels: list[Any] | None, covariates: list[Any], **others: Any
 ) -> Table:
     of_x, of_c = (tuple(_column(*column) for column in each) for each in (columns, covariates))
     of_labels = None if labels is None else _column(*labels)

@@ -104,7 +104,7 @@ def name_of_function(function: object) -> str | None:
 
 
 def check_epochs(saved: Mapping[str, Any], settings: Mapping[str, Any]) -> None:
-    """Raise if a run would go on with another number of epochs, which its schedule depends on."""
+    """Raise if a run would continue with another number of epochs, which its schedule depends on."""
     schedule, before, now = settings["schedule"], saved["epochs"], settings["epochs"]
     if before != now and schedule != "constant":
         raise UserError(

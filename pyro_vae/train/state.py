@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any
 
 import torch
 
-from ..data.dataset import recorded_difference
+from ..data.dataset import difference
 from ..errors import UserError
 from ..programs.contexts import fork_rng
 from ..programs.modules import find_modules
@@ -85,7 +85,7 @@ def check_settings(saved: dict[str, Any], settings: dict[str, Any], path: object
         if name in EXTENDABLE or before == value:
             continue
         if name == "data":
-            other = recorded_difference(before, value)
+            other = difference(before, value)
             if other is None:
                 continue
             raise UserError(

@@ -343,7 +343,7 @@ class Recording:
             self.graph, self.reads = record(loss_and_gradients, inputs)
         if not before.unchanged():
             before.restore()
-            raise RuntimeError("the program replaces a parameter or buffer of its own modules")
+            raise RuntimeError("the program replaces a parameter or buffer of its modules")
         if changed := python.changed():
             raise RuntimeError(f"every run of the program changes a value of Python: {changed}")
         self.call: Callable[..., Any] = self.graph

@@ -12,8 +12,8 @@ from ..._pyro_internals import stored_parameters
 from ..._torch_internals import BatchNorm
 from ...errors import UserError
 from ...objectives import Objective
+from ...programs.backends import Work, choose_backend, measure_work
 from ...programs.calling import as_keyword_program
-from ...programs.choice import Work, choose_backend, measure_work
 from ...programs.contexts import fork_rng
 from ...programs.modules import find_modules
 from ...programs.python_state import PythonState

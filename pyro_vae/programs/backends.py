@@ -62,7 +62,7 @@ def choose_backend(
         UserError: an unknown name.
 
     Example:
-        >>> from pyro_vae.programs.choice import Work, choose_backend
+        >>> from pyro_vae.programs.backends import Work, choose_backend
         >>> [choose_backend("auto", steps, Work(150, 1_000_000)) for steps in (100, 1000, 10_000)]
         ['plain', 'recorded', 'inductor']
     """
@@ -91,7 +91,7 @@ def measure_work(function: Callable[[], Any]) -> tuple[Any, Work]:
 
     Example:
         >>> import torch
-        >>> from pyro_vae.programs.choice import measure_work
+        >>> from pyro_vae.programs.backends import measure_work
         >>> measure_work(lambda: (torch.zeros(2, 3) + 1).sum())
         (tensor(6.), Work(operations=3, numbers=13))
     """
