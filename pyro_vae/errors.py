@@ -99,6 +99,17 @@ def first_line_of(error: BaseException) -> str:
     return f"{type(error).__name__}: {(str(error).strip().splitlines() or [''])[0]}"
 
 
+def reason_of(error: BaseException) -> str:
+    """What an error of another library says, in one line of at most 200 characters; else its type.
+
+    Example:
+        >>> from pyro_vae.errors import reason_of
+        >>> reason_of(OSError("no such file")), reason_of(MemoryError())
+        ('no such file', 'MemoryError')
+    """
+    return (str(error).strip() or type(error).__name__).splitlines()[0][:200]
+
+
 def unknown_name_error(kind: str, name: object, known: Iterable[object]) -> UserError:
     """The error for a misspelled name, with the nearest known one.
 

@@ -18,7 +18,7 @@ from PIL import Image
 
 import pyro_vae as pv
 from pyro_vae.conditionals import Columns
-from pyro_vae.data.files import read_csv
+from pyro_vae.data.csv_files import read_csv
 from pyro_vae.data.tables import write_csv
 from pyro_vae.methods.command import reproduction
 from pyro_vae.methods.new_data import read_new
@@ -384,7 +384,7 @@ def test_columns_are_dropped_and_their_kinds_set_from_the_command_line(tmp_path,
     assert main(["encode", str(out)]) == main(["impute", str(out)]) == 0  # not the dropped columns
     lines = (out / "imputed.csv").read_text().splitlines()
     assert all("." not in cell or len(cell) < 12 for line in lines for cell in line.split(","))
-    imputed = pv.data.files.read_csv(out / "imputed.csv", text=columns)
+    imputed = read_csv(out / "imputed.csv", text=columns)
     assert imputed["id"] == columns["id"] and imputed["price"] == columns["price"]
     assert imputed["zip"][:4] == columns["zip"][:4] and imputed["zip"][4] in (
         "01234",
@@ -703,7 +703,7 @@ def test_a_csv_file_has_the_types_that_its_cells_have(tmp_path):
     (tmp_path / "odd.csv").write_text("a;b;c\n1.5;x;NA\n2;y;3\n")
     with pytest.raises(pv.UserError, match="people.csv has missing values"):
         pv.data.load(str(tmp_path / "people.csv"), index="name", missing=False)
-    odd = pv.data.files.read_csv(tmp_path / "odd.csv")
+    odd = read_csv(tmp_path / "odd.csv")
     assert odd == {"a": [1.5, 2.0], "b": ["x", "y"], "c": [None, 3]}
 
 
@@ -730,7 +730,7 @@ def test_a_first_row_of_numbers_is_named(header, is_doubtful, tmp_path):
     path.write_text(f"{header}\n{row}\n{row}\n")
     with warnings.catch_warnings(record=True) as caught:
         warnings.simplefilter("always")
-        pv.data.files.read_csv(path)
+        read_csv(path)
     texts = [str(w.message) for w in caught]
     assert len(texts) == is_doubtful
     assert all("the first row was taken as the column names" in text for text in texts)
@@ -1035,7 +1035,7 @@ def test_a_csv_file_trains_samples_and_encodes_from_the_command_line(tmp_path, c
         codes = list(csv.DictReader(file))
     assert [row["name"] for row in codes] == [f"p{i}" for i in range(60)]
     run = pv.load(out)
-    x = run.data.table.encode(pv.data.files.read_csv(path))
+    x = run.data.table.encode(read_csv(path))
     z = pv.evaluate.encode(run.model, run.guide, run.data.standardize_values(x))["z"]
     np.testing.assert_allclose([float(row["z_0"]) for row in codes], z[:, 0], rtol=1e-4, atol=1e-6)
     write_people(tmp_path / "new.csv", 7)

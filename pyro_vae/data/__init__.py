@@ -8,8 +8,8 @@ if TYPE_CHECKING:
     from .conditions import Condition, Labels, Quadrants
     from .conversion import as_data, from_dataset
     from .dataset import Data, Split
-    from .files import from_images
     from .frames import from_anndata, from_frame
+    from .image_files import from_images
     from .library_size import with_library_size
     from .minibatches import batches
     from .registry import DATASETS, data_set
@@ -44,8 +44,8 @@ __getattr__, __dir__ = lazy_attributes(
         "conditions": ["Condition", "Labels", "Quadrants"],
         "conversion": ["as_data", "from_dataset"],
         "dataset": ["Data", "Split"],
-        "files": ["from_images"],
         "frames": ["from_anndata", "from_frame"],
+        "image_files": ["from_images"],
         "library_size": ["with_library_size"],
         "minibatches": ["batches"],
         "registry": ["DATASETS", "data_set"],

@@ -8,7 +8,7 @@ from typing import Any
 
 import torch
 
-from ..errors import UserError, checked_seed, unknown_name_error
+from ..errors import UserError, checked_seed, reason_of, unknown_name_error
 from .conditions import Labels, Quadrants
 from .dataset import Data, Split
 from .files import read_file
@@ -61,7 +61,7 @@ def _torchvision(name: str, root: Path | str | None, split_seed: int) -> Data:
     try:
         raw = [getattr(torchvision.datasets, kind)(root, train, download=True) for train in (1, 0)]
     except (OSError, RuntimeError) as e:
-        reason = str(e).strip().splitlines()[0] if str(e) else type(e).__name__
+        reason = reason_of(e)
         raise UserError(
             f"{kind} is not in {root} and could not be downloaded ({reason}); "
             "set PYRO_VAE_DATA or root= to a folder that has it"

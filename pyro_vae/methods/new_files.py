@@ -9,7 +9,8 @@ import numpy as np
 
 from ..data import DATASETS
 from ..data.dataset import SPLITS
-from ..data.files import file_names, read_source
+from ..data.files import read_source
+from ..data.image_files import file_names
 from ..data.splitting import rows_of_splits
 from ..data.tables import columns_of, is_anndata, unused_names, write_csv
 from ..errors import UserError, file_to_write

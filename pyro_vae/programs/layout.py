@@ -33,7 +33,7 @@ from .._pyro_internals import (
     prune_subsample_sites,
 )
 from .._torch_internals import keep_freed_memory, touch_constant_table
-from ..errors import UserError
+from ..errors import UserError, reason_of
 from .calling import as_keyword_program
 from .checks import check_factors, check_log_probs, check_observes, check_sites
 from .contexts import eval_mode, fork_rng, set_seed
@@ -370,8 +370,7 @@ class _Trial:
                 ):
                     return f"the log-prob of {name!r} comes out differently"
         except Exception as error:  # any kind, from a program that does not broadcast
-            text = str(error).strip() or type(error).__name__
-            return f"the {self.running} fails: {text.splitlines()[0]}"
+            return f"the {self.running} fails: {reason_of(error)}"
         return None
 
     def _try_at(self, few: dict[str, Any], values: list[dict[str, torch.Tensor]]) -> list[Run]:
