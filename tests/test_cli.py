@@ -396,8 +396,8 @@ BAD = {
         "the objective of vae, IWAE, has no warmup; it has num_particles",
     ),
     "misspelt objective": (fit("vae", "--objective", "iwae"), "did you mean 'IWAE'?"),
-    "not a number": (fit("vae", "--epochs", "many"), "epochs must be an integer, got many"),
-    "half an epoch": (fit("vae", "--epochs", "1.5"), "epochs must be an integer, got 1.5"),
+    "not a number": (fit("vae", "--epochs", "many"), "epochs must be an integer or null, got many"),
+    "half an epoch": (fit("vae", "--epochs", "1.5"), "epochs must be an integer or null, got 1.5"),
     "a rate of text": (fit("vae", "--lr", "nan"), "lr must be a number, got nan"),
     "a rate without end": (fit("vae", "--lr", ".inf"), "lr must be positive and finite, got inf"),
     "a width alone": (
@@ -498,7 +498,7 @@ BAD = {
     ),
     "a configuration with a wrong type": (
         fit("--config", "type.yaml"),
-        "epochs must be an integer, got many",
+        "epochs must be an integer or null, got many",
     ),
     "a configuration of another method": (
         fit("gmvae", "--config", "other.yaml"),
@@ -678,7 +678,7 @@ BAD = {
     ),
     "other data among the settings": (
         ["compare", "--model", "vae", "--settings", '{"data": "arcs"}'],
-        "not among the settings",
+        "(--data), and no setting",
     ),
 }
 
@@ -986,7 +986,7 @@ def test_help_shows_the_methods_own_options_with_its_defaults(capsys):
     for words in (
         "--model.w-dim W_DIM size of w. (type: int, default: 2)",
         "--restarts RESTARTS whole runs from different seeds.",
-        "--epochs EPOCHS passes over the training data. (type: int, default: 100)",
+        "--epochs EPOCHS passes over the training data. null: at least 200, and at least 2,000 steps. (type: int | null, default: 100)",
         "--resume",
     ):
         assert words in text
@@ -1160,7 +1160,7 @@ def test_overrides_in_python_are_refused_by_name():
     for overrides, message in (
         ({"num_component": 3}, "did you mean 'num_components'?"),
         ({"skip": True}, "gmvae has no option 'skip'"),
-        ({"epochs": "many"}, "epochs must be an integer, got many"),
+        ({"epochs": "many"}, "epochs must be an integer or null, got many"),
         ({"network": pv.conditionals.MLP}, "network takes a class by name"),
     ):
         with pytest.raises(pv.UserError) as error:

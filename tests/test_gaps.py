@@ -466,3 +466,48 @@ def test_gaps_of_one_sample_have_no_standard_error():
             importance_samples=10,
         )  # fmt: skip
     assert found["elbo_se"].isnan().all() and found["elbo"].isfinite().all()
+
+
+def two_modes(x=None, size=None):
+    """|z - 1| with noise: z = 1 - x is more probable than 1 + x, where the guides below begin."""
+    with pyro.plate("data", size if x is None else len(x)):
+        z = pyro.sample("z", dist.Normal(0.0, 1.0).expand([1]).to_event(1))
+        return pyro.sample("x", dist.Normal((z - 1.0).abs(), 0.2).to_event(1), obs=x)
+
+
+def at_the_worse_mode(x):
+    loc = pyro.param("loc", torch.tensor(2.5))
+    scale = pyro.param("scale", torch.tensor(0.2), constraint=dist.constraints.positive)
+    with pyro.plate("data", len(x)):
+        pyro.sample("z", dist.Normal(loc.expand(len(x), 1), scale).to_event(1))
+
+
+def declared_at_the_worse_mode():
+    guide = pv.guides.Guide(two_modes, given={"z": ["x"]}, example=torch.zeros(2, 1))
+    head = guide.conditionals["z"].head
+    for parameter in head.parameters():
+        torch.nn.init.zeros_(parameter)
+    head.bias.data[:] = torch.tensor([2.5, -1.6])
+    return guide
+
+
+@pytest.mark.parametrize("of", [lambda: at_the_worse_mode, declared_at_the_worse_mode])
+def test_the_search_leaves_the_mode_that_the_guide_is_in(of):
+    x = torch.tensor([[1.5], [1.2], [1.8]])
+    z = torch.linspace(-6, 6, 4001, dtype=torch.float64)
+    noise = (z - 1.0).abs() - x.double()
+    log_joint = dist.Normal(0.0, 1.0).log_prob(z) + dist.Normal(0.0, 0.2).log_prob(noise)
+
+    def elbo(loc, scale):
+        log_q = dist.Normal(loc, scale).log_prob(z)
+        weights = log_q.softmax(0)
+        return (weights * (log_joint - log_q)).sum(1)
+
+    locs = torch.linspace(-3, 4, 281, dtype=torch.float64)
+    scales = torch.linspace(0.1, 0.3, 21, dtype=torch.float64)
+    best = torch.stack([elbo(a, b) for a in locs for b in scales]).amax(0)
+    log_likelihood = log_joint.logsumexp(1) + math.log(z[1] - z[0])
+    gaps = pv.diagnostics.inference_gaps(two_modes, of(), x, log_likelihood=log_likelihood)
+    torch.testing.assert_close(gaps["elbo_optimal"].double(), best, rtol=0, atol=0.01)
+    expected = (log_likelihood - best).float()
+    torch.testing.assert_close(gaps["approximation"], expected, rtol=0, atol=0.01)

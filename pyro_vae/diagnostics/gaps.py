@@ -24,6 +24,8 @@ GRADIENT_DRAWS = 16  # draws of the ELBO for one gradient
 WINDOW = 50  # steps between two evaluations of the bound
 SELECTION_DRAWS = 500  # draws of such an evaluation, the same every time
 PILOT_DATA = 16  # data points on which the bound on log p(x) is chosen
+ELSEWHERE_STEPS = 200  # of the search from zero
+ELSEWHERE_GAIN = 0.05  # nats that it must be better by
 KEYS = ("log_likelihood", "elbo_optimal", "elbo", "approximation", "amortization")
 
 
@@ -48,7 +50,7 @@ def inference_gaps(
               + \underbrace{L[q^*] - L[q]}_{\text{amortization}} = \log p(x) - L[q]
 
     :math:`q^*` is the best distribution of the guide's family for a data point. Adam searches for
-    it from the guide, over numbers that belong to the data point: all that the network outputs, for
+    it from the guide, and where that is better from zero outputs (normals: N(0, 1)), over numbers that belong to the data point: all that the network outputs, for
     each value of an enumerated parent (see `guides.per_datum_optimum.PerDatumOptimum`). Every step
     has new noise. The learning rate is divided by three when 50 steps gain less than `tolerance`
     nats, on average over the data and on fixed noise, until it is a thirtieth of its first value.
@@ -59,8 +61,8 @@ def inference_gaps(
     better than the guide on separate draws, :math:`q^*` is the guide. log p(x) is one of two lower
     bounds, AIS from the prior and the importance-weighted bound with :math:`q^*`: the more precise one,
     unless the other is larger beyond the noise, in a pilot of up to 16 data points with separate
-    draws. If that bound is loose, the approximation gap is too small; what the search has not found,
-    some thousandths of a nat, makes it too large. No standard error contains either. L[q] and L[q*]
+    draws. If that bound is loose, the approximation gap is too small; what the search has not found makes it
+    too large: some thousandths of a nat, or more where it ends in a worse mode of the posterior. No standard error contains either. L[q] and L[q*]
     are estimated on the same noise; an amortization gap near zero may be negative, within its
     standard error.
 
@@ -136,7 +138,21 @@ def inference_gaps(
             if on_progress is not None:
                 on_progress(min(1.0, (before + rows * steps / max_steps) / size))
 
-        optimize(model, optimum, max_steps, lr, tolerance, noise, capacity, on_step)
+        gradients = gradients_of(model, optimum, max_steps)
+        search = partial(
+            optimize,
+            model,
+            optimum,
+            gradients,
+            lr=lr,
+            tolerance=tolerance,
+            noise=noise,
+            capacity=capacity,
+        )
+        search(max_steps, on_step=on_step)
+        with seeded(noise + 4, chunk["x"].device):  # leaves the random stream of what follows
+            if search_from_zero(model, optimum, search, max_steps, noise, capacity):
+                search(max_steps)
         done += rows
         keep_better(model, optimum, noise + 1, capacity)
         result = _elbos(model, optimum, num_samples, noise + 2, capacity)
@@ -244,9 +260,54 @@ def keep_better(model: PyroProgram, optimum: PerDatumOptimum, noise: int, capaci
     _copy(offsets, kept)
 
 
+def gradients_of(
+    model: PyroProgram, optimum: PerDatumOptimum, calls: int
+) -> Callable[[], Sequence[torch.Tensor]]:
+    """The gradients at the offsets, as a function that is called so many times."""
+    offsets = list(optimum.parameter_offsets.values())
+    gradients = partial(_gradients, model, optimum, offsets)
+    return replayed(gradients, [], [], device=optimum.batch["x"].device, calls=calls)
+
+
+def search_from_zero(
+    model: PyroProgram,
+    optimum: PerDatumOptimum,
+    search: Callable[[int], int],
+    max_steps: int,
+    noise: int,
+    capacity: int,
+) -> bool:
+    """A short search from zero outputs; data points for which it is better keep its result.
+
+    A guide that is far from the posterior may lie in reach of a worse mode.
+
+    Returns:
+        Whether there are such data points.
+    """
+    offsets, rows = list(optimum.parameter_offsets.values()), list(optimum.rows.values())
+    found = [offset.detach().clone() for offset in offsets]
+
+    def bound() -> torch.Tensor:
+        return _elbo_draws(model, optimum, optimum.batch, SELECTION_DRAWS, capacity, noise).mean(0)
+
+    with torch.no_grad():
+        before = bound()
+    _copy(offsets, list(optimum.offsets_to_zero().values()))
+    search(min(max_steps, ELSEWHERE_STEPS))
+    with torch.no_grad():
+        is_better = bound() > before + ELSEWHERE_GAIN
+    kept = [
+        offset.detach().where(_broadcast(is_better, row), old)
+        for offset, old, row in zip(offsets, found, rows, strict=True)
+    ]
+    _copy(offsets, kept)
+    return bool(is_better.any())
+
+
 def optimize(
     model: PyroProgram,
     optimum: PerDatumOptimum,
+    gradients: Callable[[], Sequence[torch.Tensor]],
     max_steps: int,
     lr: float,
     tolerance: float,
@@ -264,8 +325,6 @@ def optimize(
     offsets, rows = list(optimum.parameter_offsets.values()), list(optimum.rows.values())
     adam = torch.optim.Adam(offsets, lr=lr)
     best, steps = [offset.detach().clone() for offset in offsets], 0
-    gradients: Callable[[], Sequence[torch.Tensor]] = partial(_gradients, model, optimum, offsets)
-    gradients = replayed(gradients, [], [], device=optimum.batch["x"].device, calls=max_steps)
 
     @torch.no_grad()
     def evaluate_bound(at: Sequence[torch.Tensor]) -> torch.Tensor:

@@ -1,7 +1,9 @@
 """A guide's family with separate parameters for each data point, to be optimized."""
 
 import inspect
+import math
 from collections.abc import Callable, Sequence
+from functools import partial
 from typing import Any
 
 import torch
@@ -14,7 +16,7 @@ from ..errors import UserError
 from ..programs import layout_of, trace_pair
 from ..programs.calling import as_keyword_program, parameters_of
 from ..programs.sites import is_subsample
-from .guide import Guide, repeat_rows
+from .guide import Guide, OffsetGuide, repeat_rows
 from .semi_amortized import SemiAmortized
 
 
@@ -64,12 +66,13 @@ class PerDatumOptimum:
         self.parameter_offsets: dict[str, torch.Tensor] = {}
         self.rows: dict[str, int] = {}
         self.stands_for = guide, ""  # the layout is that of the guide; see `programs.layout`
+        self.outputs: dict[str, torch.Tensor] = {}  # of the last run, to which offsets are added
         initial: dict[str, torch.Tensor] = {}
         if isinstance(guide, SemiAmortized):
             with torch.no_grad():
                 initial = guide.parameter_offsets(**batch)
             guide = guide.guide
-        self.start = guide
+        self.model, self.initial, self.start = model, initial, guide
         if initial and isinstance(guide, Guide):
             self.start = guide.with_parameter_offsets(batch, initial)
         self.program_arguments = parameters_of(guide)
@@ -94,6 +97,48 @@ class PerDatumOptimum:
                 raise UserError(f"{name!r} has no reparameterized draws to optimize by")
         if not self.parameter_offsets:
             raise UserError("the guide has nothing to optimize")
+
+    def offsets_to_zero(self) -> dict[str, torch.Tensor]:
+        """Offsets after which the networks' outputs are zero: normals are N(0, 1), whatever x is.
+
+        They are zero themselves where an output depends on a latent that is sampled.
+        """
+        first, second = self._run_outputs(), self._run_outputs()
+        result = {}
+        for name, offset in self.parameter_offsets.items():
+            output = torch.zeros_like(offset)
+            if name in first and torch.equal(first[name], second[name]):
+                row, size, value = self.rows[name], len(self.batch["x"]), first[name]
+                if value.dim() >= -row and value.shape[row] > size:  # particles in the plate
+                    value = value.narrow(row, 0, size)
+                value = value + self.initial.get(name, 0.0)
+                extra = value.shape[: max(0, value.dim() - offset.dim())]
+                if math.prod(extra) == 1:
+                    output = value.reshape(value.shape[len(extra) :]).expand_as(offset)
+            result[name] = -output
+        return result
+
+    @torch.no_grad()
+    def _run_outputs(self) -> dict[str, torch.Tensor]:
+        """What offsets are added to, in one run."""
+        self.outputs = {}
+        factors = self.start.conditionals.items() if isinstance(self.start, Guide) else ()
+        if isinstance(self.start, OffsetGuide):
+            factors = self.start.guide.conditionals.items()
+        hooks = [
+            q.head.register_forward_hook(partial(self._keep_output, name))
+            for name, q in factors
+            if q.head_index is None  # else the selected head is a part of the output
+        ]
+        try:
+            trace_pair(self.model, self, self.batch, num_particles=2 if self.in_plate else None)
+        finally:
+            for hook in hooks:
+                hook.remove()
+        return self.outputs
+
+    def _keep_output(self, name: str, _: Any, __: Any, output: torch.Tensor) -> None:
+        self.outputs[name] = output.detach()
 
     def add(self, name: str, zeros: torch.Tensor, row: int) -> None:
         """Add an offset, zero at first, whose dimension `row` is that of the data."""
@@ -143,6 +188,7 @@ class _OffsetParameters(Messenger):
                 is_new = True
                 shape = self.optimum.shape(batch_shape) + tuple(event)
                 self.optimum.add(site, raw.new_zeros(shape), data_dim)
+            self.optimum.outputs[site] = raw.detach()
             offset = repeat_rows(self.optimum.parameter_offsets[site], batch_shape[-1], data_dim)
             parameters[key] = transform(raw + offset)
         moved = _rebuilt(name, fn, parameters)

@@ -5,6 +5,7 @@ import shlex
 from ..data import DATASETS, Data, Labels, Quadrants, data_set
 from ..data.sets import default_condition
 from ..programs.program import plain_value
+from .epochs import epochs_for
 from .files import plain
 from .groups import choice_groups, is_conditional
 from .options import configure
@@ -67,6 +68,7 @@ def _filled(config: dict, data: Data) -> dict:
     """What a method fills in, from the data, for options that are None."""
     likelihood = plain_value(data.likelihood)
     filled = {"model.likelihood": likelihood, "model.num_classes": data.num_classes or 10}
+    filled["epochs"] = epochs_for(data.num_train, config["batch_size"])
     conditional = is_conditional(config["method"])
     if conditional:
         is_ours = isinstance(data.dense_condition, (Labels, Quadrants))  # others come with the data

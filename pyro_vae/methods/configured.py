@@ -27,6 +27,7 @@ from . import preparing
 from .building import build, make, part
 from .count_start import count_start
 from .effects import check_workers
+from .epochs import LEAST_EPOCHS
 from .files import as_json, plain, read_config, to_yaml
 from .groups import FIT
 from .options import configure
@@ -134,7 +135,10 @@ class Method:
             make(self.config, group)
         check_compile(self.config["compile"])
         check_discrete(self.config.get("guide.discrete", "enumerate"))
-        checked_settings(**{name: self.config[name] for name in SETTINGS})
+        settings = {name: self.config[name] for name in SETTINGS}
+        if settings["epochs"] is None:  # the data determine them
+            settings["epochs"] = LEAST_EPOCHS
+        checked_settings(**settings)
         check_int_at_least(1, restarts=self.config["restarts"])
         if self.config.get("num_labels") is not None:
             check_int_at_least(1, num_labels=self.config["num_labels"])
@@ -225,7 +229,7 @@ class Method:
     def fit_options(self) -> dict[str, Any]:
         """The arguments of `pv.fit`: `pv.fit(*method.build(), method.data, **method.fit_options())`."""
         return {
-            **{n: self.config[n] for n in parameters(train, FIT)},
+            **{n: self.config[n] for n in ("epochs", *parameters(train, FIT))},
             "objective": self.objective(),
             "initialize": self.initialization(),
         }

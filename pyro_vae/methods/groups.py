@@ -15,6 +15,7 @@ from ..models import Prior
 from ..objectives import ELBO
 from ..train import Initialization, fit
 from .building import CLASSES, center_pixels, class_named
+from .epochs import epochs_for
 from .seeds import restart_seeds
 from .signatures import parameters
 from .table import preset
@@ -33,8 +34,10 @@ INITIALIZE = frozenset({"compile"})
 PRIOR = frozenset({"size", "given", "loc", "scale", "options"})
 RUN = frozenset({"device", "out", "resume", "progress", "callbacks"})
 RESTARTS = frozenset({"seed"})
+EPOCHS = frozenset({"num_train", "batch_size"})
 FIT = RUN | {
-    "model", "guide", "data", "valid", "objective", "optimizer", "initialize", "observed", "config"
+    "model", "guide", "data", "valid", "objective", "optimizer", "initialize", "observed", "config",
+    "epochs",
 }  # fmt: skip
 
 DATA_HELP = f"{', '.join(DATASETS)}, or {FILE_KINDS}."
@@ -125,6 +128,7 @@ def groups(name: str) -> tuple[Group, ...]:
         Group("", center_pixels, CENTER, title="network, of model and guide"),
         Group("objective", ELBO, choice=True, title="objective"),
         Group("initialize", Initialization, INITIALIZE, choice=True, title="initialization"),
+        Group("", epochs_for, EPOCHS, title="training"),
         Group("", fit, FIT, title="training"),
         Group("", restart_seeds, RESTARTS, title="training"),
     ]

@@ -77,8 +77,8 @@ def defaults(name: str, kind: str = "digits") -> dict[str, Any]:
     entry = preset(name)
     own = dict(entry.settings)
     layers: list[Mapping[str, Any]] = [table.DEFAULTS]
-    if kind == "digits":
-        layers.append(table.DIGITS)
+    if kind != "images":  # theirs go over a method's settings
+        layers.append(table.DIGITS if kind == "digits" else table.TABLE)
     layers.append(entry.settings)
     if kind == "digits":
         layers.append(entry.digits)

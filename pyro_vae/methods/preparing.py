@@ -15,6 +15,7 @@ from ..errors import UserError
 from ..programs.program import plain_value
 from .advice import advise
 from .building import part
+from .epochs import epochs_for
 from .groups import is_conditional
 
 #: Options of `load` that say how a source is read.
@@ -102,6 +103,7 @@ def prepare(config: dict[str, Any], data: Data | None, root: Path | str | None) 
         config["standardize_c"] = data.c_scaling is not None
     if "model.num_classes" in config and config["model.num_classes"] is None:
         config["model.num_classes"] = data.num_classes or 10
+    config["epochs"] = epochs_for(data.num_train, config["batch_size"], config["epochs"])
     return data
 
 
