@@ -554,3 +554,9 @@ def test_the_gmvaes_w_moves_its_component():
         ends = model.p_x(z=z).mean
     path = pv.interpolate(model, guide, x[:1], x[1:], steps=3, latent="w")[0]
     torch.testing.assert_close(path[[0, -1]], ends)
+
+
+def test_a_density_as_the_source_of_samples_is_refused_in_one_line():
+    model = pv.models.VAE((D,), 2)
+    with pytest.raises(pv.UserError, match="such as {'z': density}, .* not StandardNormalPrior"):
+        pv.sample(model, 4, source=pv.models.StandardNormalPrior(2))

@@ -9,6 +9,7 @@ import torch
 
 import pyro_vae as pv
 from pyro_vae import methods
+from pyro_vae.methods import table
 from pyro_vae.methods.advice import Advice
 
 NET = pv.conditionals.MLP((8,))
@@ -488,3 +489,55 @@ def test_an_objective_of_ones_own_goes_to_fit():
         pv.method("vae", "digits", objective=Own())
     with pytest.raises(pv.UserError, match="free_bits must be {latent: nats}"):
         pv.objectives.ELBO(free_bits=0.1)
+
+
+def test_a_table_trains_for_at_least_200_epochs_and_2000_steps():
+    for rows, epochs in ((100, 2000), (200, 1000), (2560, 200)):
+        data = pv.data.from_arrays(torch.randn(rows, 2), c=torch.randn(rows, 1), valid=0, test=0)
+        for name in ("vae", "cvae"):
+            config = pv.method(name, data, batch_size=128).config
+            assert config["epochs"] == epochs and config["weight_decay"] == 0.0
+    assert pv.method("vae", data, epochs=3).config["epochs"] == 3
+    assert pv.method("vade", data).config["epochs"] == 100  # it starts from trained VAEs
+    assert pv.method("vae", data, epochs=None).config["epochs"] == 200
+
+
+def test_weight_decay_of_conditional_models_is_of_digits_alone():
+    for name in ("cvae", "relaxed-cvae", "gsnn", "hybrid-cvae", "cvae-baseline", "nn-baseline"):
+        decay = {k: pv.methods.defaults(name, k)["weight_decay"] for k in table.KINDS}
+        assert decay == {"digits": 1.0, "images": 0.0, "table": 0.0}, name
+
+
+@pytest.mark.parametrize("name", ["cvae", "nn-baseline"])
+def test_a_conditional_model_of_a_table_learns_the_noise(name):
+    """x given c is N((c, -c), 0.3), so that log p(x | c) is -0.366 on average."""
+    torch.manual_seed(0)
+    c = torch.randn(600, 1)
+    x = torch.cat([c, -c], 1) + 0.3 * torch.randn(600, 2)
+    data = pv.data.from_arrays(x, c=c)
+    run = pv.method(name, data, hidden=[32]).fit(progress=False)
+    drawn = run.sample(c=torch.ones(5000, 1), mean=False, seed=0)
+    torch.testing.assert_close(drawn.std(0), torch.full((2,), 0.3), rtol=0, atol=0.04)
+    test = data.test
+    exact = torch.distributions.Normal(torch.cat([test.c, -test.c], 1), 0.3).log_prob(test.x).sum(1)
+    assert run.log_likelihood(test.x, c=test.c).mean() > exact.mean() - 0.1
+
+
+def test_covariates_that_a_method_does_not_use_are_named():
+    frame = {"a": np.linspace(0, 1, 30), "b": np.linspace(2, 0, 30), "batch": ["u", "v"] * 15}
+    data = pv.data.from_frame(frame, covariates=["batch"])
+    with pytest.warns(UserWarning, match="m1 does not use the covariates batch; .* relaxed-cvae"):
+        pv.method("m1", data)
+    with warnings.catch_warnings(action="error", category=Advice):
+        pv.method("cvae", data, standardize=True, standardize_c=False)
+
+
+def test_a_warmup_beyond_the_run_is_said():
+    data = pv.data.from_arrays(torch.rand(40, 3).round(), torch.arange(40) % 2)
+    options = {"hidden": [4], "latent_dim": 2, "compile": False}
+    with pytest.warns(UserWarning, match="warm-up of the KL takes 50 epochs, and the run has 10"):
+        pv.method("m2", data, epochs=10, **options).fit(progress=False)
+    with warnings.catch_warnings(record=True) as caught:
+        warnings.simplefilter("always")
+        pv.method("m2", data, epochs=10, warmup=10, **options).fit(progress=False)
+    assert not any("warm-up" in str(w.message) for w in caught)

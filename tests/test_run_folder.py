@@ -415,3 +415,13 @@ def test_a_run_says_whose_epochs_weights_it_has_and_keeps_the_others(tmp_path):
         loaded.use(name)
         assert all(map(torch.equal, weights(loaded), expected))
     assert run.use("best").epoch == run.best_epoch
+
+
+def test_a_run_without_an_epoch_says_so_where_it_is_opened(tmp_path):
+    fit(pair(), out=tmp_path)
+    (tmp_path / "metrics.jsonl").write_text("")
+    with pytest.warns(UserWarning, match="has not been trained for an epoch yet: .* --resume"):
+        pv.load(tmp_path, *pair(), data=BITS)
+    (tmp_path / "checkpoint.pt").unlink()
+    with pytest.raises(pv.UserError, match="checkpoint.pt does not exist: .* --resume"):
+        pv.load(tmp_path, *pair(), data=BITS)

@@ -185,3 +185,9 @@ def test_what_cannot_stay_sparse_is_refused(make, message):
     with pytest.raises(pv.UserError, match=message) as error:
         make()
     assert "\n" not in str(error.value)
+
+
+def test_sparse_data_print_their_covariates():
+    counts = sparse.csr_matrix(np.eye(6, dtype=int))
+    data = pv.data.from_arrays(counts, c=torch.randn(6, 2), valid=0, test=0)
+    assert repr(data) == "Data('data': 6 train; x [6], c [2], sparse)"

@@ -186,9 +186,13 @@ class Data:
         parts += [
             f"{n} {list(v.shape[1:])}" for n, v in self.train.arrays().items() if n not in "xy"
         ]
+        if self.sparse is not None:
+            c = self.sparse.covariates
+            parts += ["sparse"] if c is None else [f"c {list(c.shape[1:])}", "sparse"]
         parts += [] if self.num_classes is None else [f"{self.num_classes} classes"]
         parts += [] if self.binarize == "none" else [f"{self.binarize} binarization"]
-        parts += [] if self.condition is None else [f"condition {self.condition!r}"]
+        condition = self.dense_condition
+        parts += [] if condition is None else [f"condition {condition!r}"]
         parts += [] if self.table is None else [f"{len(self.table.columns)} columns"]
         parts += ["missing values"] if self.missing else []
         parts += [] if self.scaling is None else ["standardized: data.unstandardize(x) undoes it"]

@@ -299,10 +299,10 @@ def _draw_from(source: Source | None, model: PyroProgram, size: int) -> Batch:
     if source is None:
         return {}
     if not isinstance(source, Mapping):
-        if not callable(source):
+        if not callable(source) or isinstance(source, torch.nn.Module):
             raise UserError(
-                "source must be {latent: distribution or module} or a function of (model, size), "
-                f"not {type(source).__name__}"
+                "source must be {latent: distribution or module}, such as {'z': density}, or a function "
+                f"of (model, size), not {type(source).__name__}"
             )
         return dict(source(model, size))
     values = {}

@@ -24,6 +24,7 @@ from ..train.folder import RunFolder
 from ..train.pool import num_workers
 from ..train.settings import EXTENDABLE, SETTINGS, check_epochs, checked_settings
 from . import preparing
+from .advice import advise
 from .building import build, make, part
 from .count_start import count_start
 from .effects import check_workers
@@ -33,7 +34,7 @@ from .groups import FIT
 from .options import configure
 from .records import CONFIG, RECORD, check_unedited
 from .restarts import fit_restarts
-from .run import Run, advised, with_run
+from .run import SETTLED, Run, advised, with_run
 from .signatures import parameters
 from .table import Preset, preset
 
@@ -287,7 +288,18 @@ class Method:
                     callbacks=with_run(callbacks, data=self.data, config=self.config),
                     progress=progress,
                 )
+        self._note_warmup()
         return Run(**vars(run), data=self.data, config=self.config)
+
+    def _note_warmup(self) -> None:
+        """Advise of a warm-up that the run does not reach the end of."""
+        warmup = self.config.get("objective.warmup") or 0
+        longest = max(warmup.values(), default=0) if isinstance(warmup, Mapping) else warmup
+        if longest > self.config["epochs"] >= SETTLED:
+            advise(
+                f"the warm-up of the KL takes {longest} epochs, and the run has {self.config['epochs']}: "
+                "its weight does not reach 1; objective.warmup (--objective.warmup) is its length"
+            )
 
     def _claim(self, out: Path, resume: bool) -> None:
         """Check that `out` can hold this run; `fit` refuses one that contains another run."""

@@ -17,6 +17,7 @@ from ..programs.contexts import seeded
 from ..train import checkpoint, choose_device
 from ..train.schema import data_differ, data_of_schema
 from ..train.weights import weights_in
+from .advice import advise
 from .building import build
 from .configured import Method
 from .files import read_config
@@ -87,6 +88,11 @@ def load(
     if (folder / CONFIG).exists() and model is None:
         config = _config_of_run(folder)
         check_unedited(config, record, folder)
+    if not (folder / "checkpoint.pt").exists():
+        raise UserError(
+            f"{folder / 'checkpoint.pt'} does not exist: a run that was interrupted before it continues "
+            "with --resume (resume=True)"
+        )
     state = checkpoint.load(folder / "checkpoint.pt")
     checkpoint.check_config(folder, state)
     if config is not None:
@@ -100,6 +106,11 @@ def load(
     weights = weights_in(state, model, guide, folder / "checkpoint.pt")
     _move(model, guide, device)
     history = read_history(folder)
+    if not history:
+        advise(
+            f"{folder} has not been trained for an epoch yet: its weights are those of the start; "
+            "--resume (resume=True) continues it"
+        )
     return Run(
         model, guide, history, best_epoch(history), folder, weights=weights, data=data,
         config=config, restarts=record.get("restarts"), initialization=record.get("initialization"),

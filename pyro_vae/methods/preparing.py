@@ -17,6 +17,7 @@ from .advice import advise
 from .building import part
 from .epochs import epochs_for
 from .groups import is_conditional
+from .table import METHODS
 
 #: Options of `load` that say how a source is read.
 READING = (
@@ -68,6 +69,8 @@ def prepare(config: dict[str, Any], data: Data | None, root: Path | str | None) 
             "(labels='COLUMN' in Python) names their column in a table; an .npz file has the array y"
         )
     _note_classes_without_labels(data)
+    if not conditional:
+        _note_unused_covariates(config["method"], data)
     config["binarize"] = data.binarize
     config["missing"] = None if name in DATASETS else data.missing
     if config["library_size"] or isinstance(data.likelihood, LibrarySize):
@@ -120,6 +123,16 @@ def _note_classes_without_labels(data: Data) -> None:
             f"no label is kept of the classes {listed}: num_labels= (--num-labels) needs at least one "
             "for each class"
         )
+
+
+def _note_unused_covariates(name: str, data: Data) -> None:
+    """Advise of covariates that a method without them does not see."""
+    if data.own_covariates is None:
+        return
+    columns = () if data.table is None else data.table.covariates
+    which = ", ".join(str(column.name) for column in columns) or "c"
+    methods = ", ".join(method for method in METHODS if is_conditional(method))
+    advise(f"{name} does not use the covariates {which}; the conditional methods do: {methods}")
 
 
 def _condition(config: Mapping[str, Any]) -> str | None:
