@@ -8,7 +8,7 @@ import torch
 
 import pyro_vae as pv
 from pyro_vae.conditionals import MLP, Normal, NormalLikelihood
-from pyro_vae.evaluate.scale_bounds import warn_at_scale_bounds
+from pyro_vae.evaluate.scale_bounds import scale_excess, warn_at_scale_bounds
 
 NET = MLP((4,))
 
@@ -104,3 +104,37 @@ def test_a_posterior_and_a_component_at_the_bound_are_named_by_latent_unit_and_c
     assert "the posterior scale of 'z' is at its lower bound 9.1e-04 in units 1:" in posterior
     assert "the prior scale of 'z' of components 3 is at its lower bound" in prior
     assert "in units 0:" in prior and "\n" not in posterior + prior
+
+
+@pytest.mark.parametrize("per_value", [False, True])
+def test_the_excess_of_a_scale_is_its_ratio_to_the_residuals(per_value):
+    """Of a decoder that returns 0 for every z, x itself is the residual."""
+    x = torch.randn(50, 3, generator=torch.Generator().manual_seed(0)) * torch.tensor([1.0, 2.0, 3])
+    family = pv.conditionals.NormalLikelihood(scale=2.5, learned=True, per_value=per_value)
+    model = pv.models.VAE((3,), 2, family, network=MLP((4,)))
+    for parameter in model.p_x.head.parameters():
+        torch.nn.init.zeros_(parameter)
+    excess = scale_excess(model, pv.guides.Guide(model, network=MLP((4,))), {"x": x})
+    squares = x.square().mean(0) if per_value else x.square().mean()
+    assert excess == {"log_scale": pytest.approx(float((2.5 / squares.sqrt()).max()), rel=1e-4)}
+    fixed = pv.models.VAE((3,), 2, pv.conditionals.NormalLikelihood(2.5), network=MLP((4,)))
+    assert scale_excess(fixed, pv.guides.Guide(fixed, network=MLP((4,))), {"x": x}) == {}
+
+
+def test_a_scale_that_is_still_being_learned_is_advised_of():
+    torch.manual_seed(0)
+    x = torch.randn(100, 1) @ torch.ones(1, 4) + 0.1 * torch.randn(100, 4)
+
+    def advice(epochs):
+        model = pv.models.VAE(
+            (4,), 1, pv.conditionals.NormalLikelihood(1.0, learned=True), MLP((8,))
+        )
+        guide = pv.guides.Guide(model, network=MLP((8,)))
+        with warnings.catch_warnings(record=True) as caught:
+            warnings.simplefilter("always")
+            pv.fit(model, guide, x, epochs=epochs, lr=1e-2, compile=False, progress=False)
+        return [str(w.message) for w in caught if "times the residuals" in str(w.message)]
+
+    (line,) = advice(100)
+    assert "train longer (epochs=, --epochs)" in line
+    assert advice(600) == []

@@ -1,4 +1,4 @@
-"""Warnings of scales at their bounds: of the likelihood, and of latents."""
+"""Learned scales: warnings of those at their bounds, and how far the likelihood's are from the residuals."""
 
 import math
 import warnings
@@ -9,7 +9,7 @@ import torch
 from pyro.distributions import TorchDistribution
 
 from ..conditionals import Conditional
-from ..conditionals.families import LOG_SCALE_BOUND
+from ..conditionals.families import LOG_SCALE_BOUND, bounded_log_scale
 from ..conditionals.likelihoods import STANDARDIZE
 from ..data.arrays import column_moments
 from ..guides import Guide
@@ -52,6 +52,48 @@ def warn_at_scale_bounds(model: PyroProgram, guide: PyroProgram, batch: Batch) -
         prior = conditional_of(model, latent)
         if _learns_scale(prior) and latent in traces.model:
             _warn_of_latent("prior", latent, traces.model[latent]["fn"])
+
+
+def scale_excess(model: PyroProgram, guide: PyroProgram, batch: Batch) -> dict[str, float]:
+    r"""By how much the learned scales of p(x | z) are larger than the residuals.
+
+    The ELBO's derivative by the log scale of D values is :math:`\sum_d (r_d^2 / \sigma^2 - 1)`, r the
+    residuals, so that a scale which is learned is the root of their mean square.
+
+    Args:
+        model: the generative program.
+        guide: the guide of the model.
+        batch: `{"x": [N, ...], ...}` of the training data, the inputs of the pair.
+
+    Returns:
+        `{parameter: scale / residuals}`, about 1 after enough training; of a vector of scales the
+        largest. {} if p(x | z) learns none.
+    """
+    p_x = conditional_of(model, "x")
+    if not isinstance(p_x, Conditional):
+        return {}
+    raw = {n: p for n, p in p_x.unconditional_parameters.items() if n.startswith("log_scale")}
+    raw = {n: p for n, p in raw.items() if p.requires_grad}
+    if not raw:
+        return {}
+    with (
+        torch.enable_grad(),
+        eval_mode(model, guide),
+        fork_rng(device_of(model, guide)),
+        pyro.validation_enabled(False),
+    ):
+        elbo = trace_pair(model, guide, batch).elbo().mean()
+        by_raw = torch.autograd.grad(elbo, list(raw.values()), allow_unused=True)
+        slopes = [torch.autograd.grad(bounded_log_scale(p).sum(), p)[0] for p in raw.values()]
+    num_values = float((~batch["x"].isnan()).sum()) / len(batch["x"])
+    result = {}
+    for name, gradient, slope in zip(raw, by_raw, slopes, strict=True):
+        if gradient is not None:
+            # one scale of all values, or of one value each
+            count = num_values if name == "log_scale" and gradient.numel() == 1 else 1.0
+            square = 1 + gradient / slope / count
+            result[name] = float(square.clamp_min(1e-6).rsqrt().max())
+    return result
 
 
 def _learns_scale(conditional: object) -> bool:

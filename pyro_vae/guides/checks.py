@@ -86,8 +86,8 @@ def check_factor_kind(latent: str, factor: Conditional, is_discrete: bool) -> No
     shape, family = factor.shape, factor.family
     if is_discrete and not shape and isinstance(family, OneHotCategorical):
         raise UserError(
-            f"{latent!r} is discrete and no one-hot vector, which this guide's classes are: "
-            "write the guide as a Pyro program"
+            f"{latent!r} is discrete and no one-hot vector, which this guide's classes are: sample it "
+            "from OneHotCategorical in the model, or write the guide as a Pyro program"
         )
     fn = _at_zero(factor)
     if tuple(fn.event_shape) != shape:

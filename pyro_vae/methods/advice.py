@@ -4,6 +4,7 @@ import inspect
 import os
 import warnings
 from collections.abc import Iterable, Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -21,6 +22,7 @@ from ..evaluate.inputs import Inputs, split_inputs
 from ..evaluate.latents import COLLAPSE_THRESHOLD, ONE_COMPONENT_THRESHOLD
 from ..evaluate.likelihood import latent_kl
 from ..evaluate.prior_components import prior_responsibilities
+from ..evaluate.scale_bounds import scale_excess
 from ..guides import PriorGuide
 from ..models import VampPrior
 from ..models.components import settable_head
@@ -37,6 +39,7 @@ PACKAGE = str(Path(__file__).parents[1]) + os.sep
 MAX_SCALE_RATIO = 100.0  # of the standard deviations of two columns
 MAX_DATA = 500  # data points that a trained pair is checked on
 MIN_DATA_PER_COMPONENT = 20  # fewer may leave a component without data by chance
+LARGEST_EXCESS = 1.25  # of a learned scale over the residuals, before it is advised of
 
 
 class Advice(UserWarning):
@@ -136,6 +139,31 @@ def check_use(
     if message:
         advise(message)
     return bool(message)
+
+
+def check_scales(
+    model: Any, guide: Any, data: Any, observed: Sequence[str] | None = None, objective: Any = None
+) -> None:
+    """Warn if a learned scale of the likelihood is much larger than the residuals of the training data.
+
+    Args:
+        model, guide, data, observed, objective: as in `check_use`.
+    """
+    try:
+        train = data if not isinstance(data, Data) else replace(data, valid=None)
+        excess = scale_excess(model, guide, _inputs(model, guide, train, observed, objective))
+    except Exception:  # as in `check_use`
+        return
+    largest = max(excess.values(), default=0.0)
+    if largest > LARGEST_EXCESS:
+        which = "the learned scale of the likelihood is"
+        if len(excess) > 1:
+            num = sum(value > LARGEST_EXCESS for value in excess.values())
+            which = f"learned scales of the likelihood ({num} of {len(excess)} columns) are"
+        advise(
+            f"{which} up to {largest:.1f} times the residuals, so that log p(x) is too low and samples "
+            "are too noisy: train longer (epochs=, --epochs), or with a larger lr= (--lr)"
+        )
 
 
 def _inputs(

@@ -27,7 +27,14 @@ from ..train.schema import example_of_schema, schema_of
 from ..train.state import Progress
 from ..train.weights import weights_of
 from . import answers, new_data
-from .advice import advise, advise_start, check_data, check_use, starts_at_random
+from .advice import (
+    advise,
+    advise_start,
+    check_data,
+    check_scales,
+    check_use,
+    starts_at_random,
+)
 from .files import as_json, to_yaml
 from .rebuild import describe_pair, pair_difference
 from .records import CONFIG, FILES, RECORD
@@ -36,6 +43,7 @@ from .table import preset
 
 EXAMPLE_ROWS = 4  # of the data, to trace an exported program
 SETTLED = 10  # epochs, before which a latent that carries no information is no surprise
+STILL_LEARNING = 0.9  # of the epochs, after which a best one says that more would be better
 
 
 @dataclass
@@ -649,6 +657,9 @@ def advised(
     at_random = is_new and starts_at_random(model, guide, data, *how)
     run = train.fit(model, guide, data, *args, **settings)
     if len(run.history) >= SETTLED and not run.interrupted and distributed.size() == 1:
-        if not check_use(model, guide, data, *how) and at_random:
-            advise_start(model)
+        if not check_use(model, guide, data, *how):
+            if at_random:
+                advise_start(model)
+            if (run.best_epoch or 0) >= STILL_LEARNING * len(run.history):
+                check_scales(model, guide, data, *how)
     return run
