@@ -299,6 +299,12 @@ def wait_until(condition):
 # ----------------------------------------------------------------------------- the run folder
 
 
+def test_a_run_of_restarts_says_why_it_ended(in_sequence):
+    assert in_sequence.stop_reason == "epochs" and not in_sequence.interrupted
+    run = small(restarts=2, epochs=40, patience=1, lr=0.5).fit(progress=False, workers=1)
+    assert run.stop_reason == "patience" and len(run.history) < 40
+
+
 def test_the_run_folder_is_a_run_and_so_is_each_restart(in_sequence):
     out, data = in_sequence.out, three_clusters()
     loaded = pv.load(out, data=data)

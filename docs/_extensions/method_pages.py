@@ -113,7 +113,8 @@ class MethodSettings(MethodDirective):
 
 def is_notable(option: str, preset: pv.methods.Preset, by_kind: dict[str, dict]) -> bool:
     """Whether the preset, or the kind of data, sets the option to more than its default."""
-    layers = [table.DEFAULTS, table.DIGITS, table.IMAGES, preset.settings, preset.images]
+    layers = [table.DEFAULTS, table.DIGITS, table.TABLE, table.IMAGES]
+    layers += [preset.settings, preset.digits, preset.images]
     values = [settings.get(option) for settings in by_kind.values()]
     is_set = any(option in layer for layer in layers)
     return is_set and any(value != table.DEFAULTS.get(option) for value in values)
@@ -123,6 +124,8 @@ def cell(settings: dict, option: str) -> str:
     value = settings.get(option)
     if isinstance(value, list | dict):
         return f"`{value}`"
+    if option == "epochs" and value is None:  # see `methods.epochs.epochs_for`
+        return "at least 200, and 2,000 steps"
     return "" if value is None else str(value)
 
 

@@ -30,7 +30,7 @@ from ..programs.inspection import is_per_datum
 from ..train import Callback, checkpoint, distributed, load_weights
 from ..train.display import PartsBar
 from ..train.folder import RunFolder
-from ..train.interrupt import CALLBACK, MAX_TIME
+from ..train.interrupt import CALLBACK, INTERRUPTED, MAX_TIME
 from ..train.pool import Interrupted, num_processes, train_parts
 from ..train.weights import broadcast_weights
 from .advice import Advice, check_data, check_use
@@ -286,13 +286,20 @@ def _chosen_run(
             distributed.on_rank_zero(lambda: _copy_files(method, record, best, out, summary))
         if distributed.size() == 1:
             check_use(model, guide, method.data)
-    cut_short = any(r.epochs != method.config["epochs"] for r in results.values())
-    stopped = MAX_TIME if cut_short and method.config.get("max_time") is not None else None
+    reason = INTERRUPTED if interrupted else _stop_reason(method, results, len(history))
     return Run(
-        model, guide, history, best_epoch(history), out, interrupted, stopped, weights,
+        model, guide, history, best_epoch(history), out, interrupted, reason, weights,
         data=method.data, config=method.config, restarts=summary,
         initialization=record.get("initialization"),
     )  # fmt: skip
+
+
+def _stop_reason(method: Restartable, results: Mapping[int, Restart], num_epochs: int) -> str:
+    """Why the restarts ended, as `Run.stop_reason`, of which the chosen one has so many epochs."""
+    planned = method.config["epochs"]
+    if any(r.epochs != planned for r in results.values()):
+        return CALLBACK if method.config.get("max_time") is None else MAX_TIME
+    return "epochs" if num_epochs == planned else "patience"
 
 
 def _summary(results: Mapping[int, Restart]) -> dict[str, Any]:
