@@ -792,7 +792,7 @@ def test_posteriors_that_cannot_be_drawn_leave_the_table(failure, monkeypatch):
 @pytest.mark.parametrize(
     "changes, message",
     [
-        ({"settings": {"data": "arcs"}}, ".--data., and no setting"),
+        ({"settings": {"data": "arcs"}}, "(--data), and no setting"),
         ({"settings": {"seed": 3}}, "--seeds sets how many"),
         ({"settings": {"epochs": 3}, "epochs": 4}, "epochs is set twice"),
         ({"settings": {"objective": "IWAE"}, "objectives": "STL"}, "the objective is set twice"),

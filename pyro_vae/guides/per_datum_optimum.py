@@ -113,8 +113,13 @@ class PerDatumOptimum:
                     value = value.narrow(row, 0, size)
                 value = value + self.initial.get(name, 0.0)
                 extra = value.shape[: max(0, value.dim() - offset.dim())]
-                if math.prod(extra) == 1:
-                    output = value.reshape(value.shape[len(extra) :]).expand_as(offset)
+                kept = value.shape[len(extra) :]
+                fits = all(
+                    a in (1, b)
+                    for a, b in zip(reversed(kept), reversed(offset.shape), strict=False)
+                )
+                if math.prod(extra) == 1 and fits:
+                    output = value.reshape(kept).expand_as(offset)
             result[name] = -output
         return result
 
@@ -138,7 +143,8 @@ class PerDatumOptimum:
         return self.outputs
 
     def _keep_output(self, name: str, _: Any, __: Any, output: torch.Tensor) -> None:
-        self.outputs[name] = output.detach()
+        # the first is the guide's: a VampPrior calls the same network, with its pseudo-inputs
+        self.outputs.setdefault(name, output.detach())
 
     def add(self, name: str, zeros: torch.Tensor, row: int) -> None:
         """Add an offset, zero at first, whose dimension `row` is that of the data."""
