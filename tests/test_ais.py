@@ -417,3 +417,18 @@ def test_an_angle_has_one_turn():
     torch.testing.assert_close(estimate.double(), exact, atol=0.15, rtol=0)
     draws = pv.diagnostics.nuts_posterior(turning, x, 20, 20, num_chains=2).draws["z"]
     assert draws.abs().max() <= math.pi
+
+
+def test_a_model_whose_shapes_lack_the_summed_dimension_is_one_line():
+    """In a run, z has the dimension of y, of whose value its mean depends; a given z has not."""
+
+    def model(x=None, size=None):
+        with pyro.plate("data", size if x is None else len(x)):
+            y = pyro.sample("y", dist.OneHotCategorical(torch.ones(3) / 3))
+            z = pyro.sample("z", dist.Normal(y.cumsum(-1)[..., :2], 1.0).to_event(1))
+            both = torch.cat([z, y.expand(z.shape[:-1] + (3,))], -1)
+            return pyro.sample("x", dist.Normal(both, 1.0).to_event(1), obs=x)
+
+    with pytest.raises(pv.UserError, match=r"summed: expand\(.*torch.broadcast_shapes") as caught:
+        pv.diagnostics.ais(model, model(size=4), num_steps=3, num_chains=2)
+    assert "\n" not in str(caught.value)

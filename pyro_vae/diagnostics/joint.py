@@ -11,7 +11,7 @@ from pyro.poutine.messenger import Messenger
 from torch.distributions import Independent, MultivariateNormal
 
 from .._pyro_internals import ENUMERATE_DIM, sum_rightmost
-from ..errors import UserError
+from ..errors import UserError, is_out_of_memory, reason_of
 from ..evaluate.inputs import Batch, PyroProgram
 from ..guides import PriorGuide, SemiAmortized
 from ..programs import layout_of, trace_program
@@ -253,9 +253,20 @@ class Joint:
         """One run of one program, its log-probs `[enum..., S, B]`, as the model of `Traces`."""
         assert program is not None, "there is no guide"
         is_guide = program is self.guide
-        return trace_program(
-            program, self.layout, self.batch, num_particles, handler, draw_discrete, is_guide
-        )
+        try:
+            return trace_program(
+                program, self.layout, self.batch, num_particles, handler, draw_discrete, is_guide
+            )
+        except UserError:
+            raise
+        except Exception as e:  # any kind, from a user's program
+            if handler is None or is_out_of_memory(e):
+                raise
+            raise UserError(
+                f"the {'guide' if is_guide else 'model'} fails where its continuous latents are given "
+                f"and the discrete ones are summed: {reason_of(e)} (a given latent has no dimension of "
+                "the summed ones: shapes come from torch.broadcast_shapes of all)"
+            ) from e
 
     # ------------------------------------------------------------------- checks
 
