@@ -50,21 +50,22 @@ def inference_gaps(
               + \underbrace{L[q^*] - L[q]}_{\text{amortization}} = \log p(x) - L[q]
 
     :math:`q^*` is the best distribution of the guide's family for a data point. Adam searches for
-    it from the guide, and where that is better from zero outputs (normals: N(0, 1)), over numbers that belong to the data point: all that the network outputs, for
-    each value of an enumerated parent (see `guides.per_datum_optimum.PerDatumOptimum`). Every step
-    has new noise. The learning rate is divided by three when 50 steps gain less than `tolerance`
-    nats, on average over the data and on fixed noise, until it is a thirtieth of its first value.
-    The family is free per data point for constant and per-datum guides too: their amortization gap
-    is the cost of sharing, or of unfinished training.
+    it from the guide, and from zero outputs (normals: N(0, 1)) where that is better. It searches over
+    numbers that belong to the data point: all that the network outputs, for each value of an enumerated
+    parent (see `guides.per_datum_optimum.PerDatumOptimum`). Every step has new noise. The learning rate
+    is divided by three when 50 steps gain less than `tolerance` nats, on average over the data and on
+    fixed noise, until it is a thirtieth of its first value. The family is free per data point for
+    constant and per-datum guides too: their amortization gap is the cost of sharing, or of unfinished
+    training.
 
     No number is chosen on the draws from which it is reported. If the result of the search is not
     better than the guide on separate draws, :math:`q^*` is the guide. log p(x) is one of two lower
     bounds, AIS from the prior and the importance-weighted bound with :math:`q^*`: the more precise one,
     unless the other is larger beyond the noise, in a pilot of up to 16 data points with separate
-    draws. If that bound is loose, the approximation gap is too small; what the search has not found makes it
-    too large: some thousandths of a nat, or more where it ends in a worse mode of the posterior. No standard error contains either. L[q] and L[q*]
-    are estimated on the same noise; an amortization gap near zero may be negative, within its
-    standard error.
+    draws. If that bound is loose, the approximation gap is too small. What the search has not found
+    makes it too large: some thousandths of a nat, or more where it ends in a worse mode of the
+    posterior. No standard error contains either. L[q] and L[q*] are estimated on the same noise; an
+    amortization gap near zero may be negative, within its standard error.
 
     If a factor has a *sampled* latent among its parents (z2 <- z1), only a constant is free, so
     that its part of the amortization gap counts as approximation.

@@ -101,7 +101,7 @@ class PerDatumOptimum:
     def offsets_to_zero(self) -> dict[str, torch.Tensor]:
         """Offsets after which the networks' outputs are zero: normals are N(0, 1), whatever x is.
 
-        They are zero themselves where an output depends on a latent that is sampled.
+        An offset is zero itself where the output depends on a latent that is sampled, or has another shape.
         """
         first, second = self._run_outputs(), self._run_outputs()
         result = {}
