@@ -16,11 +16,17 @@ NET = pv.conditionals.MLP((8,))
 
 
 def advice(*args, **options):
-    """The warnings of one `pv.fit`."""
+    """The warnings of one `pv.fit`, but for those of its noise: these runs are short."""
     with warnings.catch_warnings(record=True) as caught:
         warnings.simplefilter("always")
         pv.fit(*args, progress=False, device="cpu", compile=False, **options)
-    return [str(w.message) for w in caught if issubclass(w.category, Advice)]
+    return of_latents(caught)
+
+
+def of_latents(caught):
+    """The advice among warnings that is not about a scale which is still being learned."""
+    messages = [str(w.message) for w in caught if issubclass(w.category, Advice)]
+    return [m for m in messages if "times the residuals" not in m]
 
 
 def vae(x, likelihood="normal"):
