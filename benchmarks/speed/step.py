@@ -63,6 +63,8 @@ def build(workload, size, way, device, seconds):
     if way in jax_ways.WAYS:
         return build_jax(workload, size, way, seconds)
     pyro.enable_validation(False)  # `ways.svi` enables it within its step, as Pyro does by default
+    if way.startswith("pyro_vae"):
+        torch.set_flush_denormal(True)  # as `fit` does, and XLA's code
     x = batch_of(size, device)
     torch.manual_seed(0)
     if way == PRODUCTS:
