@@ -69,11 +69,7 @@ def scale_excess(model: PyroProgram, guide: PyroProgram, batch: Batch) -> dict[s
         `{parameter: scale / residuals}`, about 1 after enough training; of a vector of scales the
         largest. {} if p(x | z) learns none.
     """
-    p_x = conditional_of(model, "x")
-    if not isinstance(p_x, Conditional):
-        return {}
-    raw = {n: p for n, p in p_x.unconditional_parameters.items() if n.startswith("log_scale")}
-    raw = {n: p for n, p in raw.items() if p.requires_grad}
+    raw = learned_scales(model)
     if not raw:
         return {}
     with (
@@ -94,6 +90,15 @@ def scale_excess(model: PyroProgram, guide: PyroProgram, batch: Batch) -> dict[s
             square = 1 + gradient / slope / count
             result[name] = float(square.clamp_min(1e-6).rsqrt().max())
     return result
+
+
+def learned_scales(model: PyroProgram) -> dict[str, torch.Tensor]:
+    """The parameters of the scales of p(x | z) that depend on nothing and are trained, by name."""
+    p_x = conditional_of(model, "x")
+    if not isinstance(p_x, Conditional):
+        return {}
+    parameters = p_x.unconditional_parameters.items()
+    return {n: p for n, p in parameters if n.startswith("log_scale") and p.requires_grad}
 
 
 def _learns_scale(conditional: object) -> bool:

@@ -16,7 +16,7 @@ from ..errors import UserError
 from ..programs import layout_of, trace_pair
 from ..programs.calling import as_keyword_program, parameters_of
 from ..programs.sites import is_subsample
-from .guide import Guide, OffsetGuide, repeat_rows
+from .guide import Guide, repeat_rows
 from .semi_amortized import SemiAmortized
 
 
@@ -75,6 +75,7 @@ class PerDatumOptimum:
         self.model, self.initial, self.start = model, initial, guide
         if initial and isinstance(guide, Guide):
             self.start = guide.with_parameter_offsets(batch, initial)
+        self.factors = guide.conditionals if isinstance(guide, Guide) else {}
         self.program_arguments = parameters_of(guide)
         if isinstance(guide, Guide):
             declared = guide
@@ -127,12 +128,9 @@ class PerDatumOptimum:
     def _run_outputs(self) -> dict[str, torch.Tensor]:
         """What offsets are added to, in one run."""
         self.outputs = {}
-        factors = self.start.conditionals.items() if isinstance(self.start, Guide) else ()
-        if isinstance(self.start, OffsetGuide):
-            factors = self.start.guide.conditionals.items()
         hooks = [
             q.head.register_forward_hook(partial(self._keep_output, name))
-            for name, q in factors
+            for name, q in self.factors.items()
             if q.head_index is None  # else the selected head is a part of the output
         ]
         try:

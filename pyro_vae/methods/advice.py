@@ -22,7 +22,7 @@ from ..evaluate.inputs import Inputs, split_inputs
 from ..evaluate.latents import COLLAPSE_THRESHOLD, ONE_COMPONENT_THRESHOLD
 from ..evaluate.likelihood import latent_kl
 from ..evaluate.prior_components import prior_responsibilities
-from ..evaluate.scale_bounds import scale_excess
+from ..evaluate.scale_bounds import learned_scales, scale_excess
 from ..guides import PriorGuide
 from ..models import VampPrior
 from ..models.components import settable_head
@@ -149,6 +149,8 @@ def check_scales(
     Args:
         model, guide, data, observed, objective: as in `check_use`.
     """
+    if not learned_scales(model):
+        return  # before a batch is drawn
     try:
         train = data if not isinstance(data, Data) else replace(data, valid=None)
         excess = scale_excess(model, guide, _inputs(model, guide, train, observed, objective))

@@ -162,9 +162,8 @@ class _CommonRandomness(TorchDispatchMode):
         if spread:
             has_blocks = self.num_rows != self.size
             self.axis = 0 if sample_dims else self.dim if has_blocks else self.dim - 1
-        self.is_middle = bool(
-            sample_dims
-        )  # for one mean, not for a draw that has the right distribution
+        # the middles of the quantiles are for one mean: a draw has the right distribution
+        self.is_middle = bool(sample_dims)
 
     def __torch_dispatch__(
         self, func: Any, types: Any, args: Any = (), kwargs: Any = None
