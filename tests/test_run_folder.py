@@ -8,6 +8,7 @@ import shutil
 import signal
 import threading
 import time
+import warnings
 
 import pytest
 import torch
@@ -425,3 +426,41 @@ def test_a_run_without_an_epoch_says_so_where_it_is_opened(tmp_path):
     (tmp_path / "checkpoint.pt").unlink()
     with pytest.raises(pv.UserError, match="checkpoint.pt does not exist: .* --resume"):
         pv.load(tmp_path, *pair(), data=BITS)
+
+
+def _interrupt(run, row):
+    if row["epoch"] == 2:
+        os.kill(os.getpid(), signal.SIGINT)
+
+
+def _fail(run, row):
+    if row["epoch"] == 2:
+        raise RuntimeError("the callback's own")
+
+
+def _enough(run, row):
+    return row["epoch"] == 2
+
+
+@pytest.mark.parametrize(
+    "callback, reason, advice",
+    [
+        (_interrupt, "interrupted", "was interrupted: it is at epoch 2 of 6; --resume"),
+        (_fail, None, "has not ended: it is at epoch 2 of 6; --resume"),
+        (_enough, "callback", None),
+    ],
+)
+def test_a_folder_keeps_why_its_run_ended(tmp_path, callback, reason, advice):
+    try:
+        run = fit(pair(), 6, callbacks=[callback], out=tmp_path)
+        assert run.stop_reason == reason
+    except RuntimeError:
+        assert callback is _fail
+    with warnings.catch_warnings(record=True) as caught:
+        warnings.simplefilter("always")
+        loaded = pv.load(tmp_path, *pair(), data=BITS)
+    assert (loaded.stop_reason, loaded.interrupted) == (reason, reason == "interrupted")
+    assert [advice in str(w.message) for w in caught] == ([] if advice is None else [True])
+    fit(pair(), 6, out=tmp_path, resume=True)
+    with warnings.catch_warnings(action="error"):
+        assert pv.load(tmp_path, *pair(), data=BITS).stop_reason == "epochs"

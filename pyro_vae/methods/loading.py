@@ -15,6 +15,7 @@ from ..errors import UserError
 from ..programs.calling import first_argument
 from ..programs.contexts import seeded
 from ..train import checkpoint, choose_device
+from ..train.interrupt import INTERRUPTED
 from ..train.schema import data_differ, data_of_schema
 from ..train.weights import weights_in
 from .advice import advise
@@ -106,15 +107,29 @@ def load(
     weights = weights_in(state, model, guide, folder / "checkpoint.pt")
     _move(model, guide, device)
     history = read_history(folder)
-    if not history:
+    reason = None if state["stop_reason"] == checkpoint.UNKNOWN else state["stop_reason"]
+    _advise_if_unfinished(folder, len(history), state)
+    return Run(
+        model, guide, history, best_epoch(history), folder, reason == INTERRUPTED, reason, weights,
+        data=data, config=config, restarts=record.get("restarts"),
+        initialization=record.get("initialization"),
+    )  # fmt: skip
+
+
+def _advise_if_unfinished(folder: Path, num_epochs: int, state: Mapping[str, Any]) -> None:
+    """Say that a run was interrupted or killed; a time limit, patience or a callback is meant."""
+    planned = json.loads(state["settings"]).get("epochs")
+    how_to_go_on = "--resume (resume=True) continues it"
+    if num_epochs == 0:
         advise(
             f"{folder} has not been trained for an epoch yet: its weights are those of the start; "
-            "--resume (resume=True) continues it"
+            f"{how_to_go_on}"
         )
-    return Run(
-        model, guide, history, best_epoch(history), folder, weights=weights, data=data,
-        config=config, restarts=record.get("restarts"), initialization=record.get("initialization"),
-    )  # fmt: skip
+    elif (
+        state["stop_reason"] in (None, INTERRUPTED) and planned is not None and num_epochs < planned
+    ):
+        what = "was interrupted" if state["stop_reason"] else "has not ended"
+        advise(f"{folder} {what}: it is at epoch {num_epochs} of {planned}; {how_to_go_on}")
 
 
 def _config_of_run(folder: Path) -> dict[str, Any]:

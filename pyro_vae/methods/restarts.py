@@ -281,12 +281,14 @@ def _chosen_run(
     broadcast_weights(model, guide, ())
     for module in (model, guide):
         module.eval()
+    reason = INTERRUPTED if interrupted else _stop_reason(method, results, len(history))
     if not interrupted:
         if out is not None:
-            distributed.on_rank_zero(lambda: _copy_files(method, record, best, out, summary))
+            distributed.on_rank_zero(
+                lambda: _copy_files(method, record, best, out, summary, reason)
+            )
         if distributed.size() == 1:
             check_use(model, guide, method.data)
-    reason = INTERRUPTED if interrupted else _stop_reason(method, results, len(history))
     return Run(
         model, guide, history, best_epoch(history), out, interrupted, reason, weights,
         data=method.data, config=method.config, restarts=summary,
@@ -323,11 +325,17 @@ def _summary(results: Mapping[int, Restart]) -> dict[str, Any]:
 
 
 def _copy_files(
-    method: Restartable, record: dict[str, Any], best: Path, out: Path, summary: dict[str, Any]
+    method: Restartable,
+    record: dict[str, Any],
+    best: Path,
+    out: Path,
+    summary: dict[str, Any],
+    stop_reason: str,
 ) -> None:
     """Make the files of the best restart those of the run; the checkpoint is written last."""
     record = {**record, "config": as_json(method.config), "restarts": summary}
-    state = {**checkpoint.load(best / "checkpoint.pt"), "config": json.dumps(record)}
+    state = checkpoint.load(best / "checkpoint.pt")
+    state |= {"config": json.dumps(record), "stop_reason": stop_reason}
     try:
         shutil.copy(best / "metrics.jsonl", out / "metrics.jsonl")
         checkpoint.write_json(out / RECORD, record)

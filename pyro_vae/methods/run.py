@@ -509,6 +509,7 @@ class Run(train.Run):
             "settings": json.dumps({"compile": "plain"}),
             "config": json.dumps(record),
             "schema": json.dumps(None if self.data is None else schema_of(self.data)),
+            "stop_reason": self.stop_reason,
         }
         checkpoint.save(folder / "checkpoint.pt", state)
         return folder

@@ -17,6 +17,7 @@ from .untrusted import Unsafe, check_archive, check_content, parse_json, read_te
 
 KIND = "pyro_vae checkpoint"
 FORMAT = f"{KIND} 4"
+UNKNOWN = "unknown"  # the `stop_reason` of checkpoints that were written without one
 
 
 # ---------------------------------------------------------------------- writing
@@ -148,6 +149,7 @@ def load(path: Path | str) -> dict[str, Any]:
             )
         raise UserError(f"{path} is not a checkpoint of this library ({FORMAT!r} is not in it)")
     _check_digest(state, path)
+    state.setdefault("stop_reason", UNKNOWN)
     for name, check in FIELDS.items():
         if name not in state:
             raise UserError(f"{path} is not a whole checkpoint: it lacks {name!r}")
@@ -349,4 +351,5 @@ FIELDS: dict[str, Callable[[Any], bool]] = {
     "settings": _is_json(dict),
     "config": _is_json(dict),
     "schema": _is_json(dict | None),
+    "stop_reason": lambda v: v is None or isinstance(v, str),
 }

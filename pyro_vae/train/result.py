@@ -24,7 +24,7 @@ class Run:
         out: the run folder.
         interrupted: whether Ctrl-C ended it. The modules then hold the last weights.
         stop_reason: why it ended: `epochs` (all are trained), `patience`, `max_time`, `callback` or
-            `interrupted`. None for a run that is under way, or was loaded from its folder.
+            `interrupted`. None for a run that has not ended, or whose folder does not say.
         weights: those of the best epoch and of the last step; see `use`.
         initialization: what the initialization records; see `MixtureInitialization`. None: nothing.
 

@@ -70,6 +70,7 @@ def capture(loop: "Loop") -> dict[str, Any]:
         "history": json.dumps(loop.history),
         "settings": json.dumps(described(loop)),
         "schema": loop.inputs.schema,
+        "stop_reason": loop.result.stop_reason,
     }  # fmt: skip
 
 
