@@ -389,3 +389,15 @@ def test_a_condition_that_arranges_the_columns_has_the_scales_of_what_the_model_
     observed = run.data.observed_split("test").x
     original = run.data.test.x * run.data.scaling[1] + run.data.scaling[0]
     torch.testing.assert_close(run.data.unstandardize(observed), original.flip(1).float())
+
+
+@pytest.mark.parametrize(
+    "answer", ["encode", "reconstruct", "impute", "log_likelihood", "evaluate"]
+)
+def test_logarithms_of_counts_are_no_counts_to_any_answer(answer):
+    """The encoder takes any numbers: codes of log1p(x) would look like those of x."""
+    counts = torch.poisson(torch.full((60, 3), 4.0), generator=torch.Generator().manual_seed(0))
+    run = trained(pv.data.from_arrays(counts, valid=0, test=20), "poisson")
+    getattr(run, answer)(**{"data" if answer == "evaluate" else "x": counts})
+    with pytest.raises(pv.UserError, match="outside the support of its Poisson.*whole numbers"):
+        getattr(run, answer)(**{"data" if answer == "evaluate" else "x": counts.log1p()})

@@ -31,6 +31,7 @@ from ..data.tables import (
 )
 from ..errors import RowError, SupportError, UserError
 from ..evaluate.inputs import Inputs, accepts_entry
+from ..evaluate.support import Support
 from ..programs.calling import accepts_argument
 from ..programs.inspection import ignores_missing
 from ..programs.interfaces import ModelInterface, conditional_of, interface_of
@@ -293,12 +294,17 @@ class NewData:
         """`function(inputs, seed)` of each batch of inputs, concatenated along `dim`.
 
         Batch n has the seed `seed + n`, counted from 0: no two have the same draws.
+
+        Raises:
+            UserError: values outside the support of the likelihood, such as logarithms of counts.
         """
+        parts, support = [], None
         with self.naming_values():
-            parts = [
-                function(inputs, None if seed is None else seed + number)
-                for number, inputs in enumerate(self.inputs())
-            ]
+            for number, inputs in enumerate(self.inputs()):
+                if not (self.allow_missing and bool(inputs["x"].isnan().any())):
+                    support = support or Support(self.model, self.guide, inputs)
+                    support.check(inputs)
+                parts.append(function(inputs, None if seed is None else seed + number))
         return {name: torch.cat([p[name] for p in parts], dim) for name in parts[0]}
 
     def frame(self, columns: Mapping[Any, Any]) -> Any:
