@@ -45,6 +45,9 @@ REFERENCES = {
     "floor": FLOOR,
 }
 JAX = ("jax", "numpyro", "funsor")
+#: Steps before the clock starts. `fit` compares a replay with the plain step after 2, 4, 8, ...
+#: steps: of the later ones, at most one block of a way contains a comparison.
+WARM_UP = 64
 
 
 def way_names(workload, device):
@@ -79,6 +82,8 @@ def build(workload, size, way, device, seconds):
     facts = {"first_call_s": harness.seconds_per_call(partial(step, x), 1, device)["wall_s"]}
     if before is not None:
         facts["peak_MiB"] = torch.cuda.max_memory_allocated(device) / 2**20 - before
+    for _ in range(WARM_UP):
+        step(x)
     return harness.block_of(partial(step, x), seconds, device), facts
 
 
