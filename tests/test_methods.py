@@ -538,6 +538,19 @@ def test_covariates_that_a_method_does_not_use_are_named():
         pv.method("cvae", data, standardize=True, standardize_c=False)
 
 
+def test_a_class_named_unknown_is_no_missing_label():
+    x, kinds = np.linspace(0, 1, 60), ["B", "T", "Unknown"] * 20
+    data = pv.data.from_frame({"a": x, "b": -x, "kind": kinds}, labels="kind")
+    with pytest.warns(UserWarning, match="'Unknown' is trained as one of the 3 classes: .*NaN"):
+        pv.method("m2", data)
+    missing = [None if kind == "Unknown" else kind for kind in kinds]
+    told = pv.data.from_frame({"a": x, "b": -x, "kind": missing}, labels="kind")
+    assert told.class_names == ("B", "T")
+    with warnings.catch_warnings(action="error", category=Advice):
+        pv.method("m2", told, standardize=True)
+        pv.method("gmvae", data, standardize=True)  # which trains without labels
+
+
 def test_a_warmup_beyond_the_run_is_said():
     data = pv.data.from_arrays(torch.rand(40, 3).round(), torch.arange(40) % 2)
     options = {"hidden": [4], "latent_dim": 2, "compile": False}

@@ -24,6 +24,18 @@ READING = (
     "split_seed", "binarize_seed", "missing", "labels", "index", "layer", "library_size",
     "image_size", "drop", "kinds", "covariates",
 )  # fmt: skip
+#: Names that other libraries and spreadsheets give to rows without a label, in lower case.
+NO_LABEL = (
+    "unknown",
+    "unlabeled",
+    "unlabelled",
+    "unassigned",
+    "missing",
+    "none",
+    "nan",
+    "na",
+    "n/a",
+)
 Shapes = tuple[
     tuple[int, ...],  # of a data point x
     int,  # training data
@@ -69,6 +81,8 @@ def prepare(config: dict[str, Any], data: Data | None, root: Path | str | None) 
             "(labels='COLUMN' in Python) names their column in a table; an .npz file has the array y"
         )
     _note_classes_without_labels(data)
+    if config["objective"] == "SemiSupervised":
+        _note_class_of_unlabeled(data)
     if not conditional:
         _note_unused_covariates(config["method"], data)
     config["binarize"] = data.binarize
@@ -123,6 +137,16 @@ def _note_classes_without_labels(data: Data) -> None:
             f"no label is kept of the classes {listed}: num_labels= (--num-labels) needs at least one "
             "for each class"
         )
+
+
+def _note_class_of_unlabeled(data: Data) -> None:
+    """Advise of a class whose name says that its rows have no label, as other libraries write it."""
+    for name in data.class_names or ():
+        if str(name).strip().lower() in NO_LABEL:
+            advise(
+                f"{name!r} is trained as one of the {data.num_classes} classes: rows without a label have "
+                "a missing one (NaN, None; an empty cell of a CSV file)"
+            )
 
 
 def _note_unused_covariates(name: str, data: Data) -> None:
