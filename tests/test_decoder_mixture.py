@@ -97,4 +97,4 @@ def test_a_graph_has_a_circle_per_variable_and_an_arrow_per_parent():
     arrows = [t for t in ax.texts if getattr(t, "arrow_patch", None) is not None]
     heights = {t.get_text(): t.get_position()[1] for t in ax.texts if t.get_text()}
     assert (len(circles), len(arrows)) == (3, 3)
-    assert heights["$y$"] > heights["$z$"] > heights["$x$"]
+    assert heights["y"] > heights["z"] > heights["x"]

@@ -14,6 +14,7 @@ from torch.distributions import MultivariateNormal as TorchMultivariateNormal
 
 import pyro_vae as pv
 from pyro_vae.conditionals import MLP
+from pyro_vae.programs.calling import name_of
 
 D, K, LATENT = 5, 3, 2
 NET = MLP(hidden=(8,), activation="tanh")
@@ -488,3 +489,68 @@ def test_parameters_of_another_program_in_the_store_are_no_parameters_of_the_pai
     run = pv.fit(model, guide, x, 3, batch_size=4, callbacks=[log], progress=False)
     assert len(run.history) == 3
     pyro.clear_param_store()
+
+
+MEANS = torch.tensor([-1.0, 0.0, 2.0])
+
+
+def labeled(x, ys=None):
+    """x around a mean of its class; z has no effect, so that the ELBO with ys is log p(x, ys)."""
+    with pyro.plate("data", len(x)):
+        y = pyro.sample("y", dist.Categorical(torch.ones(3) / 3), obs=ys)
+        pyro.sample("z", dist.Normal(0.0, 1.0))
+        pyro.sample(
+            "x", dist.Normal(MEANS[y].unsqueeze(-1), 1.0).expand([len(x), D]).to_event(1), obs=x
+        )
+
+
+class Undecorated(nn.Module):
+    def forward(self, x, ys=None):
+        labeled(x, ys)
+
+
+class DecoratedForward(nn.Module):
+    @config_enumerate(default="parallel")
+    def forward(self, x, ys=None):
+        labeled(x, ys)
+
+
+class DecoratedCall:
+    @config_enumerate
+    def __call__(self, x, ys=None):
+        labeled(x, ys)
+
+
+class DecoratedMethod(nn.Module):
+    @config_enumerate
+    def model(self, x, ys=None):
+        labeled(x, ys)
+
+
+HANDLED = {
+    "labeled": config_enumerate(labeled),
+    "Undecorated": config_enumerate(Undecorated()),
+    "DecoratedForward": DecoratedForward(),
+    "DecoratedCall": DecoratedCall(),
+    "model": DecoratedMethod().model,
+}
+
+
+@pytest.mark.parametrize("name", HANDLED)
+def test_a_program_in_a_handler_keeps_its_arguments_and_its_name(name):
+    """With `config_enumerate` on `forward`, the labels were dropped without a word."""
+
+    def guide(x, ys=None):
+        with pyro.plate("data", len(x)):
+            pyro.sample("z", dist.Normal(pyro.param("loc", torch.tensor(0.0)), 1.0))
+
+    model, x, ys = HANDLED[name], torch.randn(6, D), torch.tensor([0, 1, 2, 2, 1, 0])
+    joint = dist.Normal(MEANS[:, None, None], 1.0).log_prob(x).sum(-1) + torch.tensor(1 / 3).log()
+    with_labels = pv.evaluate.elbo(model, guide, x, ys=ys)
+    torch.testing.assert_close(with_labels, joint[ys, torch.arange(6)])
+    torch.testing.assert_close(pv.evaluate.elbo(model, guide, x), joint.logsumexp(0))
+    prior = pv.evaluate.elbo(model, pv.guides.PriorGuide(model), x, ys=ys)
+    torch.testing.assert_close(prior, with_labels)
+    assert name_of(model) == name
+    run = pv.fit(model, guide, {"x": x, "ys": ys}, 1, progress=False)
+    assert repr(run).startswith(f"Run({name} x guide")

@@ -779,3 +779,18 @@ def test_names_with_dollar_signs_are_drawn_as_they_are(tmp_path):
     sheet = run.sheet("component", num=2)
     assert sheet.write(tmp_path / "samples", run.data)[-1].suffix == ".png"
     assert run.sheet("prior", num=2, y="$x_$").write(tmp_path / "one", run.data)
+
+
+@pytest.mark.parametrize("name", ["gmvae", "m2", "vae"])
+def test_dollar_signs_in_names_begin_no_formula(tmp_path, name):
+    """Of columns, categories and classes; two of them had ended the report with matplotlib's error."""
+    rng, spent, kinds = np.random.default_rng(0), "per_$_of_$x_1^{2", ["$1_to_$9", "$_{"]
+    frame = {spent: rng.normal(size=60), "kind": kinds * 30, "class": ["$a_$b", "$c"] * 30}
+    options = {"num_components": 2, "vaes": 1} if name == "gmvae" else {}
+    data = pv.data.from_frame(frame, labels="class")
+    run = pv.method(name, data, epochs=1, latent_dim=2, **options).fit(progress=False)
+    run.report(tmp_path / "report.html", num_samples=2)
+    page = (tmp_path / "report.html").read_text()
+    names = [spent, *kinds, *["$a_$b"] * (name != "vae")]
+    assert [written for written in names if written not in page] == []
+    assert "could not be drawn" not in page

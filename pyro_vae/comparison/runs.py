@@ -10,6 +10,7 @@ from .. import __version__
 from ..data import Data
 from ..data.dataset import difference
 from ..errors import UserError
+from ..programs.calling import name_of
 from ..programs.identity import identity
 from ..programs.inspection import is_per_datum
 from ..train import checkpoint
@@ -83,7 +84,7 @@ def compare_runs(
             raise UserError(
                 f"{folder} has parameters per training data point, and none for {split} data"
             )
-        config = run.config or {"method": type(model).__name__, "objective": "ELBO"}
+        config = run.config or {"method": name_of(model), "objective": "ELBO"}
         row = {
             "model": config["method"], "guide": folder.name.removesuffix(f"-{run.seed}"),
             "objective": config["objective"], "seed": run.seed, **training_numbers([run]),

@@ -13,6 +13,7 @@ from ..evaluate.inputs import PyroProgram
 from ..evaluate.latents import variance_over_data
 from ..generate import sample
 from ..models import prior_of
+from ..programs.calling import name_of
 from ..programs.contexts import seeded
 from ..programs.modules import device_of
 from ..report.context import ReportContext
@@ -83,7 +84,7 @@ def explore_pair(
     check_int_at_least(1, num_data=num_data)
     context = shown_context(model, guide, data, split, num_data, supervised, seed)
     payload, note = pair_payload(context, LatentSpace(context), seed)
-    names = [type(program).__name__ for program in (model, guide)]
+    names = [name_of(program) for program in (model, guide)]
     if title is None:
         title, subtitle = f"{names[0]} on {data.name}", subtitle or f"Guide: {names[1]}."
     path = Path(path)

@@ -19,7 +19,7 @@ from ..data.display import joined
 from ..data.tables import frame_like
 from ..errors import UserError, file_to_write, folder_to_write
 from ..evaluate.inputs import split_inputs
-from ..programs.calling import accepts_argument, first_argument
+from ..programs.calling import accepts_argument, first_argument, name_of
 from ..programs.inspection import ignores_missing, sites_of
 from ..train import checkpoint, distributed
 from ..train.callbacks import Metrics, as_callbacks
@@ -89,7 +89,7 @@ class Run(train.Run):
 
     def __str__(self) -> str:
         """A few lines: the method or pair, its data, epochs, best validation ELBO, and folder."""
-        pair = f"{type(self.model).__name__}, {type(self.guide).__name__}"
+        pair = f"{name_of(self.model)}, {name_of(self.guide)}"
         bound, restarts = self._validation_elbo, self.restarts or {}
         units = self._units_of_training
         best = "" if self.epoch is None else f"; the weights are those of epoch {self.epoch}"
@@ -111,9 +111,9 @@ class Run(train.Run):
 
     @property
     def _name(self) -> str:
-        """Of the method; of a pair built by hand, of its classes."""
-        classes = " x ".join(type(p).__name__ for p in (self.model, self.guide))
-        return self.config["method"] if self.config else classes
+        """Of the method; of a pair built by hand, of its programs."""
+        pair = f"{name_of(self.model)} x {name_of(self.guide)}"
+        return self.config["method"] if self.config else pair
 
     @property
     def _validation_elbo(self) -> float | None:
@@ -404,7 +404,7 @@ class Run(train.Run):
         sections = report_figures(
             self.model, self.guide, data, result, self.history, self.best_epoch, self.seed
         )
-        names = [type(p).__name__ for p in (self.model, self.guide)]
+        names = [name_of(p) for p in (self.model, self.guide)]
         title, subtitle, details = f"{names[0]} on {data.name}", f"Guide: {names[1]}.", ""
         command = None
         if self.config is not None:

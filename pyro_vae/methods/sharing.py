@@ -10,6 +10,7 @@ import torch
 from .. import __version__
 from ..data import Data
 from ..errors import UserError, folder_to_write
+from ..programs.calling import name_of
 from ..programs.modules import find_modules
 from ..train import checkpoint
 from ..train.safetensors import read_tensors, write_tensors
@@ -133,7 +134,7 @@ def data_of_export(record: Mapping[str, Any], data: Any, path: Path) -> Data:
 
 def model_card(run: "Run", record: Mapping[str, Any], license: str | None) -> str:
     """The text of a model card, in Markdown."""
-    kinds = " with guide ".join(type(p).__name__ for p in (run.model, run.guide))
+    kinds = " with guide ".join(name_of(p) for p in (run.model, run.guide))
     name = kinds if run.config is None else run.config["method"]
     lines = ["---", "library_name: pyro_vae"]
     lines += [] if license is None else [f"license: {json.dumps(license)}"]

@@ -25,11 +25,12 @@ from .style import GREY as GREY
 from .style import INK as INK
 from .style import ORANGE as ORANGE
 from .style import RASTER as RASTER
-from .style import axes, is_image, palette, panels, plain_text
+from .style import as_written, axes, is_image, palette, panels
 from .tables import column
 
 __all__ = [
     "Projection",
+    "as_written",
     "axes",
     "bars",
     "column",
@@ -50,7 +51,6 @@ __all__ = [
     "pairs_of_images",
     "palette",
     "panels",
-    "plain_text",
     "posterior",
     "project",
     "ranks",

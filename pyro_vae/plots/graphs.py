@@ -43,8 +43,8 @@ def graph(
         >>> import pyro_vae as pv
         >>> _, ax = pv.plots.axes()
         >>> ax = pv.plots.graph(ax, pv.models.VAE((5,), latent_dim=2))
-        >>> [text.get_text() for text in ax.texts if "$" in text.get_text()]
-        ['$z$', '$x$']
+        >>> [text.get_text() for text in ax.texts if text.get_style() == "italic"]
+        ['z', 'x']
     """
     if isinstance(program, Mapping):
         parents = program
@@ -68,9 +68,11 @@ def graph(
         face = "#d5d5d5" if name in filled else "white"
         circles[name] = Circle((across, up), 0.36, facecolor=face, edgecolor=INK, zorder=2)
         ax.add_patch(circles[name])
-        text = f"${name}$" if len(name) == 1 else name
         size = min(10.0, 44 / len(name))  # within the circle
-        ax.text(across, up, text, ha="center", va="center", zorder=3, fontsize=size)
+        slant = "italic" if len(name) == 1 else "normal"
+        ax.text(
+            across, up, name, ha="center", va="center", zorder=3, fontsize=size, fontstyle=slant
+        )
     arrow: dict[str, Any] = {
         "arrowstyle": "-|>",
         "color": INK,

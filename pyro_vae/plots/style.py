@@ -9,6 +9,7 @@ import torch
 from matplotlib.axes import Axes
 from matplotlib.colors import Colormap, LinearSegmentedColormap, ListedColormap, to_rgb
 from matplotlib.figure import Figure
+from matplotlib.text import Text
 
 from ..errors import UserError
 
@@ -70,15 +71,21 @@ def panels(
     return figure, list(grid.flat[:num])
 
 
-def plain_text(text: str) -> str:
-    r"""A name of a user as matplotlib shows it: a dollar sign begins no formula.
+def as_written(figure: Figure) -> Figure:
+    """The same figure, whose texts are shown as they are written: no dollar sign begins a formula.
+
+    For figures with names of columns, categories or classes, which may have dollar signs.
 
     Example:
         >>> import pyro_vae as pv
-        >>> print(pv.plots.plain_text("price_$"))
-        price_\$
+        >>> figure, ax = pv.plots.axes(3, 2)
+        >>> ax = pv.plots.bars(ax, {"from $0 to $9": 1.0, "$10 and more": 2.0})
+        >>> pv.plots.as_written(figure).savefig("bars.svg")  # doctest: +SKIP
     """
-    return text.replace("$", r"\$")
+    for text in figure.findobj(Text):
+        assert isinstance(text, Text)
+        text.set_parse_math(False)
+    return figure
 
 
 def palette(n: int) -> ListedColormap:

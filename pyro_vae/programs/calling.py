@@ -69,22 +69,51 @@ def as_batch(program: Callable, args: tuple, kwargs: Mapping[str, Any]) -> dict[
 
 def parameters_of(program: Any) -> dict[str, inspect.Parameter]:
     """`{name: parameter}` of a program's arguments; Pyro's own guides take those of their model."""
-    if isinstance(program, (AutoGuide, EasyGuide)):
-        return parameters_of(program.model)
     bound = 0
-    while isinstance(program, functools.partial):  # Pyro's handlers hide what they wrap
-        if isinstance(program, BoundPartial):
+    while (parameters := interface_of(program, WrapperInterface).program_arguments) is None:
+        if isinstance(program, (AutoGuide, EasyGuide)):
+            program = program.model
+        elif isinstance(program, nn.Module):
+            program = program.forward
+        # Pyro's handlers hide what they wrap: a function, a module, or its method where it is defined
+        elif isinstance(program, BoundPartial):
             program = program.func
-        elif len(program.args) > 1 and isinstance(program.args[0], Messenger):
+        elif _is_in_handler(program):
             bound += len(program.args) - 2
             program = program.args[1]
+        elif isinstance(getattr(type(program), "__call__", None), BoundPartial):
+            program = program.__call__
         else:
+            parameters = signature_of(program)
             break
-    parameters = interface_of(program, WrapperInterface).program_arguments
-    if parameters is None:
-        function = program.forward if isinstance(program, nn.Module) else program
-        parameters = signature_of(function)
     return dict(itertools.islice(parameters.items(), bound, None))
+
+
+def name_of(program: Any) -> str:
+    """What people call a program: a function's name, and of anything else that of its class.
+
+    Example:
+        >>> import pyro
+        >>> from pyro_vae.programs.calling import name_of
+        >>> def my_model(x): ...
+        >>> name_of(pyro.poutine.scale(my_model, 0.5))
+        'my_model'
+    """
+    if isinstance(program, BoundPartial):
+        return name_of(program.func)
+    if _is_in_handler(program):
+        return name_of(program.args[1])
+    if isinstance(program, functools.partial):
+        return name_of(program.func)
+    is_function = isinstance(program, types.FunctionType | types.MethodType)
+    return program.__name__ if is_function else type(program).__name__
+
+
+def _is_in_handler(program: object) -> bool:
+    """Whether a program is what a handler of Pyro makes: a call of the handler and a function."""
+    if not isinstance(program, functools.partial):
+        return False
+    return len(program.args) > 1 and isinstance(program.args[0], Messenger)
 
 
 _signatures: weakref.WeakKeyDictionary = weakref.WeakKeyDictionary()

@@ -89,8 +89,8 @@ _layouts: weakref.WeakKeyDictionary = weakref.WeakKeyDictionary()
 def layout_of(model: Callable, guide: Callable, batch: Mapping[str, Any]) -> Layout:
     """The `Layout` of a pair, found on the first call and remembered.
 
-    A pair with its own number of rows is tried on each new number of rows, so that it fails with
-    one line.
+    A pair is tried on rows of each new shape, and one with its own number of rows on each new number
+    of them, so that it fails with one line.
 
     Args:
         batch: `{name: [B, ...]}`, what the pair is called with.
@@ -105,7 +105,7 @@ def layout_of(model: Callable, guide: Callable, batch: Mapping[str, Any]) -> Lay
         'plate'
     """
     (model, m, m_tag), (guide, g, g_tag) = _unwrapped(model), _unwrapped(guide)
-    key = m_tag, g_tag, frozenset(batch)
+    key = m_tag, g_tag, frozenset((name, value.shape[1:]) for name, value in batch.items())
     try:
         known = _layouts.setdefault(m, weakref.WeakKeyDictionary()).setdefault(g, {})
     except TypeError:  # an object that cannot be referred to weakly

@@ -56,8 +56,6 @@ class ReportContext:
         self.labels = self.y if self.y is not None and bool((self.y >= 0).all()) else None
         #: of the labels, of the frame's column; None if they are numbers
         self.label_names = label_names(self.data)
-        names = self.label_names
-        self.drawn_names = None if names is None else [plots.plain_text(name) for name in names]
         self.conditional = "c" in self.others
         self.is_image = plots.is_image(tuple(self.as_shown(self.x[:1]).shape[1:]))
         self.white = plots.white_of(self.data.train.x)

@@ -71,7 +71,7 @@ def components(context: ReportContext) -> list[Section]:
     if context.labels is not None:
         figure, ax = plots.axes(WIDTH, max(2.8, 0.28 * min(k, 40) + 1))
         clusters = context.responsibilities.argmax(-1)
-        plots.contingency(ax, context.labels, clusters, k, context.order, context.drawn_names)
+        plots.contingency(ax, context.labels, clusters, k, context.order, context.label_names)
         caption = (
             "Data points of each label (columns) in each component (rows). Components are sorted by "
             "the label that they match; labels had no other use."
@@ -92,7 +92,7 @@ def classes(context: ReportContext) -> list[Section]:
     name, (predicted,) = next(iter(predictions.items()))
     num_classes = context.data.num_classes or int(context.labels.max()) + 1
     figure, ax = plots.axes(WIDTH, max(2.8, 0.28 * num_classes + 1))
-    plots.confusion(ax, context.labels, predicted, num_classes, context.drawn_names)
+    plots.confusion(ax, context.labels, predicted, num_classes, context.label_names)
     split = context.result["split"]
     caption = f"Classes by {name}, on the {split} split, whose labels were not used in training."
     return [Section("Classes", figure, caption)]
@@ -113,7 +113,7 @@ def latent_space(context: ReportContext) -> list[Section]:
     for title, colors in groups.items() or [("", None)]:
         figure, ax = plots.axes(WIDTH, 4.3)
         heading = f"{name} by {title}" if title else name
-        names = context.drawn_names if title in ("label", "class") else None
+        names = context.label_names if title in ("label", "class") else None
         plots.scatter(ax, view.points, colors, heading, names, view.labels)
         caption = f"Posterior means of {name}{how}" + (f", colored by {title}." if title else ".")
         if mixture is not None and title != "label" or mixture is not None and len(groups) == 1:

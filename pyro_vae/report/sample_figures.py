@@ -105,7 +105,7 @@ def conditional_samples(context: ReportContext) -> list[Section]:
     figure, both = plots.panels(2, WIDTH, 2.6, same=True)
     colors = context.y[:n] if isinstance(condition, Labels) and context.y is not None else None
     for ax, points, title in zip(both, pairs, ("data", "samples"), strict=True):
-        plots.scatter(ax, points, colors, title, context.drawn_names, labels)
+        plots.scatter(ax, points, colors, title, context.label_names, labels)
     caption = "Data, and new samples for the same covariates" + (
         " (c across, x upwards)." if on_a_line else "."
     )
@@ -162,7 +162,7 @@ def _rows_of_samples(
     context: ReportContext, x: torch.Tensor, caption: str, label: str, rows: list
 ) -> Section:
     """`PER_ROW` images per component, class or label."""
-    names = None if label == "component" else context.drawn_names
+    names = None if label == "component" else context.label_names
     labels = [str(i) if names is None or i >= len(names) else names[i] for i in rows]
     figure, ax = image_axes(x, PER_ROW, ["00", *labels])
     plots.images(ax, x, PER_ROW, labels, white=context.white)

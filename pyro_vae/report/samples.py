@@ -98,22 +98,19 @@ class SampleSheet:
         if plots.is_image(tuple(x.shape[1:])):
             columns = self.columns or math.ceil(math.sqrt(len(x)))
             x = x[: columns * MOST_ROWS].cpu()
-            labels = self.labels and [plots.plain_text(label) for label in self.labels]
-            figure, ax = image_axes(x, columns, labels)
+            figure, ax = image_axes(x, columns, self.labels)
             shown = x if data.absent else joined(data, *_first_split(data))
             white = plots.white_of(shown)
             if self.draw is None:
-                plots.images(ax, x, columns, labels, white=white)
+                plots.images(ax, x, columns, self.labels, white=white)
             else:
                 self.draw(ax, x, white)
-            ax.set_title(plots.plain_text(self.title), fontsize=10)
-            return figure
+            ax.set_title(self.title, fontsize=10)
+            return plots.as_written(figure)
         if tuple(x.shape[1:]) == (2,):
             figure, ax = plots.axes(WIDTH, WIDTH)
-            plots.scatter(
-                ax, data.unstandardize(x[:MOST_POINTS]).cpu(), title=plots.plain_text(self.title)
-            )
-            return figure
+            plots.scatter(ax, data.unstandardize(x[:MOST_POINTS]).cpu(), title=self.title)
+            return plots.as_written(figure)
         return None
 
     def write(self, path: Path, data: Data) -> list[Path]:

@@ -7,7 +7,7 @@ import re
 from matplotlib import rc_context
 from matplotlib.figure import Figure
 
-from ..plots.style import BLUE, CATEGORIES, INK
+from ..plots.style import BLUE, CATEGORIES, INK, as_written
 
 LIGHTER = 0.35  # how far points and lines go toward white in dark mode
 
@@ -83,7 +83,7 @@ def inline_svg(figure: Figure, caption: str, name: str) -> str:
     buffer = io.StringIO()
     unknown = dict.fromkeys(("Date", "Creator", "Format", "Type"))
     with rc_context({"svg.fonttype": "none", "svg.hashsalt": "report"}):
-        figure.savefig(
+        as_written(figure).savefig(
             buffer, format="svg", transparent=True, bbox_inches="tight", pad_inches=0.03, dpi=200,
             metadata=unknown,
         )  # fmt: skip
