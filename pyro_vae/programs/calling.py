@@ -81,7 +81,7 @@ def parameters_of(program: Any) -> dict[str, inspect.Parameter]:
         elif _is_in_handler(program):
             bound += len(program.args) - 2
             program = program.args[1]
-        elif isinstance(getattr(type(program), "__call__", None), BoundPartial):
+        elif isinstance(inspect.getattr_static(type(program), "__call__", None), BoundPartial):
             program = program.__call__
         else:
             parameters = signature_of(program)
