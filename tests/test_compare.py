@@ -1009,3 +1009,9 @@ def test_the_numbers_of_a_users_pair_are_not_kept(tmp_path, evaluations):
     for _ in range(2):
         pv.comparison.compare_runs({tmp_path: run}, "train", 10, num_gap_data=0)
     assert len(evaluations) == 2 and not (tmp_path / "comparison-train.json").exists()
+
+
+def test_dollar_signs_in_the_names_of_guides_begin_no_formula(tmp_path):
+    """The figure had failed after all cells were trained."""
+    table = pv.compare(VAE, {"$x_1^{2$": Guide}, data(), out=tmp_path, **QUICK)
+    assert (tmp_path / "compare.png").exists() and "$x_1^{2$" in str(table)

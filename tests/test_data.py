@@ -786,3 +786,21 @@ def test_a_count_of_another_column_changes_the_fingerprint_of_a_sparse_table():
     moved[7, 2] = max(moved[7, 2] - 1, 0)
     known, other = (from_arrays(csr_matrix(c)).fingerprint() for c in (counts, moved))
     assert known["mean of x"] == other["mean of x"] and known["values of x"] != other["values of x"]
+
+
+def test_8_bit_counts_are_counts_where_the_likelihood_says_so():
+    """Divided by 255, they were samples with a mean of 0.008 for 2."""
+    counts = np.random.default_rng(0).poisson(2, (60, 4)).astype(np.uint8)
+    expected = pv.data.from_arrays(counts.astype(np.int64)).train.x
+    for options in ({"likelihood": "poisson"}, {"library_size": True}):
+        rows = counts + 1 if "library_size" in options else counts
+        wider = pv.data.from_arrays(rows.astype(np.int64), **options)
+        torch.testing.assert_close(pv.data.from_arrays(rows, **options).train.x, wider.train.x)
+    with pytest.warns(UserWarning, match="8-bit integers up to .* taken as gray levels.*counts"):
+        pv.data.from_arrays(counts)
+    torch.testing.assert_close(pv.data.from_arrays(counts, likelihood="poisson").train.x, expected)
+    run = pv.method("vae", pv.data.from_arrays(counts, likelihood="poisson"), epochs=1, hidden=[4])
+    codes = run.fit(progress=False)
+    torch.testing.assert_close(codes.encode(counts)["z"], codes.encode(counts.astype(int))["z"])
+    with warnings.catch_warnings(action="error"):  # images, also flattened ones
+        pv.data.from_arrays(np.random.default_rng(0).integers(0, 255, (60, 16), dtype=np.uint8))

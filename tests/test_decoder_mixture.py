@@ -1,11 +1,13 @@
 """A decoder with finitely many codes is a mixture: its density against the distributions' own."""
 
+import copy
 import math
 
 import pytest
 import torch
 
 import pyro_vae as pv
+from pyro_vae.programs.interfaces import conditional_of
 
 LIKELIHOODS = {
     "bernoulli": torch.tensor([0.0, 1.0, 1.0]),
@@ -98,3 +100,22 @@ def test_a_graph_has_a_circle_per_variable_and_an_arrow_per_parent():
     heights = {t.get_text(): t.get_position()[1] for t in ax.texts if t.get_text()}
     assert (len(circles), len(arrows)) == (3, 3)
     assert heights["y"] > heights["z"] > heights["x"]
+
+
+def test_thousands_of_pixels_lose_no_tenths_of_a_nat():
+    """The terms of the product are larger than their sum: in float32 it was off by up to 0.9."""
+    torch.manual_seed(0)
+    net = pv.conditionals.MLP((32,))
+    model = pv.models.VAE((4096,), 2, likelihood=pv.conditionals.Binomial(255), network=net)
+    with torch.no_grad():
+        model.p_x.head.maps["features"].weight.mul_(10)
+    z, x = torch.randn(40, 2), pv.sample(model, 4, seed=1)
+    exact = copy.deepcopy(model).double()
+    counts = (x.double() * 255).round()
+    with torch.no_grad():
+        logits = conditional_of(exact, "x")(z=z.double()).base_dist.logits
+    binomial = torch.distributions.Binomial(255, logits=logits)
+    log_joint = torch.stack([binomial.log_prob(n).sum(-1) for n in counts])  # [N, K]
+    expected = log_joint.logsumexp(1) - math.log(40)
+    actual = pv.evaluate.decoder_mixture(model, x, z).double()
+    torch.testing.assert_close(actual, expected, rtol=0, atol=0.01)

@@ -467,3 +467,38 @@ def test_a_lazy_frame_is_refused_in_one_line():
     ):
         with pytest.raises(pv.UserError, match=r"pass frame.collect\(\)"):
             call()
+
+
+def test_labels_of_both_signs_are_no_single_class():
+    """-1 is a missing label: one class was left, and its score was 1.0 on noise."""
+    rng = np.random.default_rng(0)
+    X, y = rng.normal(size=(40, 2)), rng.choice([-1, 1], 40)
+    classifier = SemiSupervisedVAEClassifier(max_iter=1, random_state=0)
+    for labels in (y, y.astype(float), y.tolist()):
+        with pytest.raises(pv.UserError, match="y has -1 and 1, .* number the two classes 0 and 1"):
+            classifier.fit(X, labels)
+    partly = np.where(y == 1, 1, rng.choice([-1, 0], 40))
+    assert classifier.fit(X, partly).classes_.tolist() == [0, 1]
+    classifier.partial_fit(X, y)  # a batch of known classes may have one of them alone
+    with pytest.raises(ValueError, match="inconsistent numbers of samples"):
+        classifier.score(X, partly, sample_weight=np.ones(3))
+    with pytest.warns(UserWarning, match="labels are -1 and 1, and -1 means not labeled"):
+        pv.data.from_arrays(X, y)
+    with pytest.warns(UserWarning, match="labels 'y' are -1 and 1, and -1 means not labeled"):
+        pv.data.from_frame({"a": X[:, 0], "b": X[:, 1], "y": y}, labels="y")
+
+
+def test_numbers_in_a_column_of_objects_are_covariates_and_no_classes():
+    rng = np.random.default_rng(0)
+    X, c = rng.normal(size=(40, 2)), rng.normal(size=40)
+    options = {"max_iter": 1, "random_state": 0}
+    numbers = ConditionalVAE(**options).fit(X, c)
+    objects = ConditionalVAE(**options).fit(X, c.astype(object))
+    assert numbers.categories_ is None and objects.categories_ is None
+    new = np.array([0.5, 0.6])
+    np.testing.assert_array_equal(objects.sample(new.astype(object)), numbers.sample(new))
+
+
+def test_a_tensor_with_a_graph_is_data_to_an_estimator():
+    X = torch.randn(30, 2, requires_grad=True)
+    assert VAETransformer(max_iter=1, random_state=0).fit_transform(X).shape[0] == 30

@@ -887,3 +887,35 @@ def test_codes_of_a_joint_guide_of_constrained_latents_are_means_of_its_draws():
         values = torch.stack([draw[name] for draw in draws])
         error = values.std(0) / 200**0.5
         assert bool(((codes[name] - values.mean(0)).abs() < 4 * error).all())
+
+
+def test_functions_of_arrays_take_numpy_and_lists():
+    rng = np.random.default_rng(0)
+    a, b = rng.normal(size=(30, 3)), rng.normal(size=(40, 3)) + 1
+    p, y = rng.dirichlet(np.ones(3), 30), np.arange(30) % 2
+    calls = (
+        (pv.evaluate.frechet_distance, a, b),
+        (pv.evaluate.mmd_two_sample_test, a, b),
+        (pv.evaluate.entropy, p),
+        (pv.evaluate.mutual_information, p),
+        (pv.evaluate.occupancy, p),
+        (pv.evaluate.dead_components, p),
+        (pv.evaluate.merged_components, p),
+        (pv.evaluate.clustering_baselines, a, b, 2),
+        (pv.evaluate.classifier_baselines, a, y, b),
+        (pv.evaluate.decoder_mixture, pv.models.VAE((3,), 3, "normal").double(), a, b),
+    )
+    for function, *arrays in calls:
+        expected = function(*(torch.as_tensor(v) if np.ndim(v) else v for v in arrays))
+        for convert in (lambda v: v, lambda v: v.tolist() if isinstance(v, np.ndarray) else v):
+            actual = function(*map(convert, arrays))
+            assert str(actual) == str(expected), function.__name__
+    one_hot = np.eye(3)[p.argmax(1)]
+    consensus = pv.evaluate.consensus_clustering([p, one_hot])
+    assert torch.equal(consensus.argmax(1), torch.as_tensor(p.argmax(1)))
+
+
+def test_baselines_of_classes_take_fewer_rows_than_neighbors():
+    x, y = torch.tensor([[0.0], [0.1], [0.9], [1.0]]), torch.tensor([0, -1, 1, -1])
+    classes = pv.evaluate.classifier_baselines(x, y, x, spreading=True)["LabelSpreading"][0]
+    assert classes.shape == (4,)

@@ -1,5 +1,7 @@
 """What evaluators and `fit` are given: converted without a loss, checked in one place, by name."""
 
+import math
+
 import numpy as np
 import pyro
 import pyro.distributions as dist
@@ -655,3 +657,22 @@ def test_a_dataset_in_an_arrays_place_is_one_line(labels):
                 function(model, guide, wrong)
             assert "\n" not in str(error.value)
     torch.testing.assert_close(pv.data.as_data(dataset).train.x, x)
+
+
+@pytest.mark.parametrize("kind", ["array", "loader"])
+def test_data_with_a_graph_are_data_and_are_not_trained(kind):
+    """A loader's features had trained the network that made them, and a leaf had been changed."""
+    torch.manual_seed(0)
+    features, raw = torch.nn.Linear(4, 3), torch.randn(32, 4)
+    leaf = torch.randn(32, 3, requires_grad=True)
+    before = features.weight.clone(), leaf.detach().clone()
+    for data in (leaf, features(raw)):
+        model = pv.models.VAE((3,), 2, likelihood="normal", network=pv.conditionals.MLP((8,)))
+        guide = pv.guides.Guide(model, network=pv.conditionals.MLP((8,)))
+        passed = [data[:16], data[16:]] if kind == "loader" else data
+        run = pv.fit(model, guide, passed, 2, lr=0.1, progress=False)
+        assert math.isfinite(run.history[-1]["loss"])
+    assert torch.equal(features.weight, before[0]) and torch.equal(leaf, before[1])
+    assert features.weight.grad is None and leaf.grad is None
+    clusters = pv.evaluate.clustering_baselines(leaf, features(raw), 2)
+    assert set(map(len, clusters.values())) == {32}

@@ -794,3 +794,30 @@ def test_dollar_signs_in_names_begin_no_formula(tmp_path, name):
     names = [spent, *kinds, *["$a_$b"] * (name != "vae")]
     assert [written for written in names if written not in page] == []
     assert "could not be drawn" not in page
+
+
+def test_new_data_are_no_evidence_of_what_training_did():
+    """Rows of one class, of one component, and copies of one row are no fault of the pair."""
+    result = {
+        "split": "new", "data": 40, "elbo": -4.0, "terms": {"x": -3.0, "z": -1.0},
+        "unit_activity": {"z": [0.0, 0.0]}, "units": {"z": 2}, "active_units": {"z": 0},
+    }  # fmt: skip
+    one = {**result, "occupancy": [1.0, 0.0]}
+    own = {"split": "test"}
+    assert findings.warnings(one) == []
+    assert len(findings.warnings({**one, **own})) == 2  # constant means, and one component
+    assert findings.headline(one).startswith("The new data are of 1 of 2 components. On the new")
+    assert findings.headline({**one, **own}).startswith("1 of 2 components are in use. On the test")
+    classes = {**one, "y_is_class": True}
+    assert "component" not in findings.headline(classes)
+    assert "component" not in " ".join(findings.warnings({**classes, **own}))
+    assert findings.omissions({**classes, "data": 1}) == []
+
+
+def test_a_run_with_labels_knows_that_y_is_a_class():
+    x, y = torch.randn(60, 3), torch.arange(60) % 2
+    run = pv.method("m2", pv.data.from_arrays(x, y), hidden=[8], epochs=1).fit(progress=False)
+    for new in (x[:20], [x[:10], x[10:20]]):
+        result = run.evaluate(data=new, num_samples=2)
+        assert result["y_is_class"] and "component" not in str(result).split("\n\n")[0]
+    assert "y_is_class" not in summarize(run.model, run.guide, run.data, num_samples=2)

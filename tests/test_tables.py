@@ -1471,3 +1471,14 @@ def test_row_names_in_a_column_named_label_stay_beside_the_classes(tmp_path):
     assert list(codes[0]) == ["split", "label", "_label", "z_0", "z_1"]
     for row in codes:
         assert row["_label"] == "uv"[int(row["label"].removeprefix("row")) % 2]
+
+
+def test_sparse_columns_of_pandas_are_columns():
+    pandas = pytest.importorskip("pandas")
+    values = np.array([0, 0, 3, 1, 0] * 6)
+    for kind in ("int64", "float64", "bool"):
+        plain = pandas.DataFrame({"a": values.astype(kind), "b": values[::-1].astype(kind)})
+        sparse = plain.astype(pandas.SparseDtype(kind, 0))
+        data = [pv.data.from_frame(frame, valid=0, test=0) for frame in (plain, sparse)]
+        assert data[0].table.columns == data[1].table.columns
+        torch.testing.assert_close(data[1].train.x, data[0].train.x)

@@ -51,7 +51,7 @@ def plot(comparison: "Comparison") -> Figure:
         parts[0].legend(*handles, loc="outside upper center", ncols=2, frameon=False)
     if posteriors:
         _posteriors(parts[1], posteriors, num_data, *pictures)
-    return figure
+    return plots.as_written(figure)
 
 
 def _lines(number: int, longest: int) -> tuple[int, int]:

@@ -5,6 +5,7 @@ every evaluator alike. What would lose something on the way (a mask, an imaginar
 refused.
 """
 
+import warnings
 from numbers import Real
 from typing import Any
 
@@ -35,7 +36,7 @@ def as_tensor(value: Any, name: str = "x") -> torch.Tensor:
             raise UserError(f"{name} is a sparse or nested tensor: pass a dense one")
         if value.is_complex():
             raise UserError(f"{name} has complex numbers: pass real ones, e.g. torch.view_as_real")
-        return value
+        return value.detach()  # data need no gradient; a graph behind them would be freed by a step
     if _holds_tensors(value):
         return _stacked([as_tensor(v, name) for v in value], name)
     array = _as_array(value, name)
@@ -232,6 +233,14 @@ def rows_for_baselines(
     return [part.flatten(1).double().cpu().numpy() for part in filled]
 
 
+def warn_of_signs(name: str) -> None:
+    """Warn of labels -1 and 1: one class would be left, and no row be misclassified."""
+    warnings.warn(
+        f"{name} are -1 and 1, and -1 means not labeled: number the two classes 0 and 1",
+        stacklevel=3,
+    )
+
+
 def check_classes(
     labels: torch.Tensor, num_classes: int | None = None, name: str = "data"
 ) -> int | None:
@@ -244,6 +253,8 @@ def check_classes(
     """
     low, high = (int(v) for v in labels.aminmax()) if len(labels) else (-1, -1)
     count = high + 1 if num_classes is None else int(num_classes)
+    if num_classes is None and (low, high) == (-1, 1) and not bool((labels == 0).any()):
+        warn_of_signs(f"{name}: labels")
     if count > MAX_CLASSES:
         distinct = len(labels[labels >= 0].unique())
         raise UserError(

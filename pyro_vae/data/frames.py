@@ -11,6 +11,7 @@ import numpy as np
 from ..conditionals import Family
 from ..conditionals import likelihood as check_likelihood
 from ..errors import UserError, unknown_name_error
+from .arrays import warn_of_signs
 from .dataset import Data
 from .library_size import with_library_size
 from .sparse import likelihood_of_counts
@@ -314,5 +315,7 @@ def _label_type(values: Any, name: str) -> ColumnType:
         present = {int(value) for value in present}
     if not present:
         raise UserError(f"labels {name!r} have no values: leave labels= out")
+    if present == {1} and array.dtype.kind != "O" and bool((array == -1).any()):
+        warn_of_signs(f"labels {name!r}")
     declared = categories_of(values)
     return ColumnType(name, "category", tuple(sorted(present)) if declared is None else declared)

@@ -7,9 +7,11 @@ from typing import Any
 
 import torch
 
-from ..conditionals import Family
+from ..conditionals import Family, NegativeBinomial, Poisson, ZeroInflatedNegativeBinomial
 from ..conditionals import likelihood as check_likelihood
+from ..conditionals.library_size import LibrarySize
 from ..conditionals.likelihoods import LARGEST_MEAN
+from ..conditionals.missing import without_missing
 from ..errors import UserError, check_int_at_least, checked_seed, unknown_name_error
 from .arrays import (
     are_gray_levels,
@@ -26,6 +28,8 @@ from .sparse import SparseRows, is_sparse, likelihood_of_counts, row_numbers
 
 CHANNELS = (1, 3, 4)  # of images
 BINARIZATIONS = ("none", "static", "dynamic")
+OF_COUNTS = (Poisson, NegativeBinomial, ZeroInflatedNegativeBinomial, LibrarySize)
+DARK = 64  # a table of 8-bit integers below it has hardly images in its rows
 
 
 def binarized(data: Data, binarize: str) -> Data:
@@ -93,7 +97,8 @@ def from_arrays(
         Data('data': 20 train; x [3], ys [])
 
     Args:
-        x: `[N, ...]`, converted to floats; uint8 is divided by 255. A scipy sparse matrix of counts
+        x: `[N, ...]`, converted to floats; uint8 is divided by 255, unless a `likelihood` of counts
+            or `library_size` says that they are counts. A scipy sparse matrix of counts
             stays sparse, and batches become dense. Or `{name: [N, ...]}` of any shapes: `x` and `c`
             are converted to floats, the others keep integers and booleans.
         y: `[N]` labels, integers from 0; -1: not labeled.
@@ -121,8 +126,9 @@ def from_arrays(
     """
     split_seed = checked_seed(split_seed, "split_seed")
     binarize_seed = checked_seed(binarize_seed, "binarize_seed")
+    of_counts = library_size
     if likelihood is not None:
-        check_likelihood(likelihood)
+        of_counts |= isinstance(without_missing(check_likelihood(likelihood)), OF_COUNTS)
     if num_classes is not None:
         check_int_at_least(1, num_classes=num_classes)
     if isinstance(y, str):
@@ -140,7 +146,9 @@ def from_arrays(
     sparse = SparseRows(x) if is_sparse(x) else None
     x = masked_as_nan(x) if missing else x
     x = row_numbers(x) if sparse is not None else x
-    x = _checked_floats(x, name, "x", 1 if names else 2, dtype, missing)
+    if likelihood is None and not of_counts:
+        _check_bytes(x, name)
+    x = _checked_floats(x, name, "x", 1 if names else 2, dtype, missing, gray=not of_counts)
     _check_channels(x, name)
     n = len(x)
     if y is not None:
@@ -171,6 +179,16 @@ def from_arrays(
     )
     data = binarized(data, binarize)
     return with_library_size(data) if library_size else data
+
+
+def _check_bytes(x: Any, name: str) -> None:
+    """Warn of a table of small 8-bit integers: they are gray levels here, and would be nearly black."""
+    if str(getattr(x, "dtype", "")).endswith("uint8") and x.ndim == 2 and 1 < x.max() < DARK:
+        warnings.warn(
+            f"{name}: x has 8-bit integers up to {int(x.max())}, which are taken as gray levels, over 255: "
+            "likelihood='negative-binomial', or x as 32-bit integers, takes them as counts",
+            stacklevel=3,
+        )
 
 
 def _check_channels(x: torch.Tensor, name: str) -> None:
@@ -222,9 +240,10 @@ def _checked_floats(
     least_dims: int,
     dtype: torch.dtype | None,
     missing: bool = False,
+    gray: bool = True,
 ) -> torch.Tensor:
     """A finite floating-point tensor `[N, ...]`; raises one line that says what is wrong."""
-    tensor = as_floats(value, label if name == "data" else f"{name}: {label}", dtype)
+    tensor = as_floats(value, label if name == "data" else f"{name}: {label}", dtype, gray)
     shape = list(tensor.shape)
     if tensor.dim() and not tensor.numel():
         raise UserError(f"{name}: {label} has shape {shape}: there are no values in it")

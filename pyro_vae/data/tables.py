@@ -464,6 +464,7 @@ def plain_values(values: Any, name: Any) -> tuple[np.ndarray, np.ndarray]:
             return _with_nan(array, missing)
         return _from_objects(items, missing, name)
     if hasattr(values, "isna"):  # pandas
+        values = values.sparse.to_dense() if hasattr(values, "sparse") else values
         missing = np.asarray(values.isna())
         dtype = getattr(values.dtype, "numpy_dtype", values.dtype)  # of nullable columns
         if getattr(dtype, "kind", "O") in "iufb" and not hasattr(dtype, "categories"):

@@ -105,7 +105,7 @@ class BaseVAE(BaseEstimator, ABC):
         else:
             check_is_fitted(self)
         check_collected(X)
-        X = without_mask(X)
+        X = X.detach().cpu() if isinstance(X, torch.Tensor) else without_mask(X)
         options = {"accept_sparse": "csr", "dtype": DTYPES, "order": "C", **options}
         try:
             return Rows(validate_data(self, X, reset=reset, **options))

@@ -9,7 +9,7 @@ import torch.nn as nn
 from numpy.typing import ArrayLike
 from sklearn.base import ClassifierMixin
 from sklearn.utils.multiclass import check_classification_targets
-from sklearn.utils.validation import column_or_1d
+from sklearn.utils.validation import check_consistent_length, column_or_1d
 
 from ..conditionals import MLP, Family
 from ..errors import UserError
@@ -106,7 +106,7 @@ class SemiSupervisedVAEClassifier(ClassifierMixin, BaseVAE):
         """
         rows, labels = self._check_labeled(X, y, reset=True)
         weight, seed = self._check_weight(sample_weight, rows), self._seed()
-        self.classes_ = _classes(_used(labels, weight))
+        self.classes_ = _classes(_used(labels, weight), y)
         unlabeled = np.flatnonzero([label is None for label in labels])
         training = self._hold_out(self._training(rows, labels, weight), seed, unlabeled)
         self._num_values = len(self.classes_)
@@ -134,7 +134,7 @@ class SemiSupervisedVAEClassifier(ClassifierMixin, BaseVAE):
         weight, seed = self._check_weight(sample_weight, rows), self._seed()
         if first:
             present = _used(labels, weight) if classes is None else _as_labels(classes)
-            self.classes_ = _classes(present)
+            self.classes_ = _classes(present, y if classes is None else classes)
             self._num_values = len(self.classes_)
         training = self._training(rows, labels, weight)
         if first:
@@ -148,6 +148,7 @@ class SemiSupervisedVAEClassifier(ClassifierMixin, BaseVAE):
 
     def score(self, X: ArrayLike, y: ArrayLike, sample_weight: ArrayLike | None = None) -> float:
         """The accuracy on the rows that have a label; rows without one do not count."""
+        check_consistent_length(X, y, sample_weight)
         labels = _as_labels(y)
         labeled = np.array([label is not None for label in labels], dtype=bool)
         if not labeled.any():
@@ -243,14 +244,20 @@ def _is_missing(label: object) -> bool:
         differs = bool(label != label)
     except TypeError:  # pd.NA, whose comparisons have no truth value
         return True
-    return label is None or differs or (type(label) is not bool and label == -1)
+    return label is None or differs or _is_minus_one(label)
 
 
-def _classes(labels: np.ndarray) -> np.ndarray:
-    """The labels, each once, sorted."""
+def _is_minus_one(label: object) -> bool:
+    return isinstance(label, int | float) and label == -1
+
+
+def _classes(labels: np.ndarray, y: ArrayLike) -> np.ndarray:
+    """The labels of `y`, each once, sorted."""
     known = {label for label in labels if label is not None}
     if not known:
         raise UserError("no row has a label: y needs at least one that is not -1, NaN, None or NA")
     if len({isinstance(label, str) for label in known}) > 1:
         raise UserError("labels are strings and numbers: use one of both")
+    if known == {1} and any(_is_minus_one(value) for value in np.ravel(_as_array(y)).tolist()):
+        raise UserError("y has -1 and 1, and -1 means not labeled: number the two classes 0 and 1")
     return np.array(sorted(known))

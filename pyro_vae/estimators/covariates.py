@@ -148,6 +148,8 @@ def _as_array(C: ArrayLike) -> np.ndarray:
         )
     if values.dtype.kind in "mM":
         raise UserError("C has dates: pass numbers (days, seconds), or text for classes")
+    if values.dtype == object and all(isinstance(v, float) for v in values.flat):
+        values = values.astype(np.float64)  # numbers in a column of objects are no classes
     return values[:, None] if values.ndim == 1 else values
 
 

@@ -5,7 +5,7 @@ from collections.abc import Mapping
 import numpy as np
 import torch
 
-from ..data.arrays import rows_for_baselines
+from ..data.arrays import as_floats, as_labels, rows_for_baselines
 from ..errors import UserError
 from ..programs.sites import choose_latent
 from .inputs import Array, PyroProgram
@@ -116,9 +116,9 @@ def _reference_inputs(
 
 
 def classifier_baselines(
-    x: torch.Tensor,
-    y: torch.Tensor,
-    *others: torch.Tensor,
+    x: Array,
+    y: Array,
+    *others: Array,
     spreading: bool = False,
     standardize: bool = False,
 ) -> dict[str, list[torch.Tensor]]:
@@ -155,8 +155,9 @@ def classifier_baselines(
     from sklearn.semi_supervised import LabelSpreading
     from sklearn.svm import SVC
 
-    train, *rest = rows_for_baselines(x, x, *others, standardize=standardize)
-    labels = y.cpu().numpy()
+    x, *parts = as_floats(x), *(as_floats(other, "others") for other in others)
+    train, *rest = rows_for_baselines(x, x, *parts, standardize=standardize)
+    labels = as_labels(y).cpu().numpy()
     labeled = labels >= 0
     if len(set(labels[labeled])) < 2:
         raise UserError("a classifier needs labels of two classes at least")
@@ -165,6 +166,7 @@ def classifier_baselines(
     with np.errstate(invalid="ignore"):  # LabelSpreading: 0 / 0 in rows that no label reaches
         if spreading:
             keep = labeled | ((~labeled).cumsum() <= MAX_UNLABELED)
-            spread = LabelSpreading(kernel="knn", max_iter=100)
+            neighbors = min(7, int(keep.sum()))
+            spread = LabelSpreading(kernel="knn", n_neighbors=neighbors, max_iter=100)
             fitted["LabelSpreading"] = spread.fit(train[keep], labels[keep])
         return {k: [torch.as_tensor(c.predict(v)) for v in rest] for k, c in fitted.items()}

@@ -4,7 +4,7 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 
-from ..data.arrays import as_labels, rows_for_baselines
+from ..data.arrays import as_floats, as_labels, rows_for_baselines
 from ..errors import UserError, check_int_at_least, checked_seed
 from .inputs import Array
 
@@ -56,8 +56,8 @@ def clustering_metrics(labels: Array, clusters: Array) -> dict[str, float]:
 
 
 def clustering_baselines(
-    train_x: torch.Tensor,
-    test_x: torch.Tensor,
+    train_x: Array,
+    test_x: Array,
     num_clusters: int,
     seed: int = 0,
     standardize: bool = False,
@@ -94,10 +94,11 @@ def clustering_baselines(
 
     check_int_at_least(1, num_clusters=num_clusters)
     seed = checked_seed(seed, bits=32)
+    train_x, test_x = as_floats(train_x, "train_x"), as_floats(test_x, "test_x")
     if len(train_x) < num_clusters:
         raise UserError(f"{len(train_x)} data points cannot make {num_clusters} clusters")
     train, test = rows_for_baselines(train_x, train_x[:10_000], test_x, standardize=standardize)
-    if not standardize and _are_counts(torch.as_tensor(train_x[:10_000])):
+    if not standardize and _are_counts(train_x[:10_000]):
         size = np.median(train.sum(1))
         train, test = (_log_normalized(v, size) for v in (train, test))
     result = {

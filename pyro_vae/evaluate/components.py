@@ -4,6 +4,9 @@ from itertools import combinations
 
 import torch
 
+from ..data.arrays import as_tensor
+from .inputs import Array
+
 #: A component is dead if its mean responsibility is smaller.
 DEAD_THRESHOLD = 0.002
 #: Two components are the same if which of the two it is has fewer nats about x.
@@ -12,9 +15,7 @@ MERGED_THRESHOLD = 0.02
 MIN_PART = 0.1
 
 
-def dead_components(
-    probabilities: torch.Tensor, threshold: float = DEAD_THRESHOLD
-) -> tuple[int, ...]:
+def dead_components(probabilities: Array, threshold: float = DEAD_THRESHOLD) -> tuple[int, ...]:
     """The components of a mixture that have no data.
 
     Args:
@@ -29,11 +30,12 @@ def dead_components(
         >>> pv.evaluate.dead_components(torch.tensor([[0.9, 0.1, 0.0], [0.2, 0.8, 0.0]]))
         (2,)
     """
-    return tuple((probabilities.mean(0) < threshold).nonzero().flatten().tolist())
+    means = as_tensor(probabilities, "probabilities").mean(0)
+    return tuple((means < threshold).nonzero().flatten().tolist())
 
 
 def merged_components(
-    probabilities: torch.Tensor, threshold: float = MERGED_THRESHOLD
+    probabilities: Array, threshold: float = MERGED_THRESHOLD
 ) -> tuple[tuple[int, int], ...]:
     """The pairs of components that do not differ: no data point tells one from the other.
 
@@ -52,6 +54,7 @@ def merged_components(
         >>> pv.evaluate.merged_components(torch.tensor([[0.5, 0.5, 0.0], [0.0, 0.0, 1.0]]))
         ((0, 1),)
     """
+    probabilities = as_tensor(probabilities, "probabilities")
     dead = set(dead_components(probabilities))
     alive = [k for k in range(probabilities.shape[-1]) if k not in dead]
     pairs = []

@@ -8,7 +8,7 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 
-from ..data.arrays import as_labels
+from ..data.arrays import as_labels, as_tensor
 from ..errors import UserError
 from .inputs import Array
 
@@ -70,7 +70,7 @@ def stability(clusterings: Mapping[int, Array]) -> float | None:
 
 
 def consensus_clustering(
-    responsibilities: Sequence[torch.Tensor], reference: int | None = None
+    responsibilities: Sequence[Array], reference: int | None = None
 ) -> torch.Tensor:
     """The average of several clusterings of the same data, after their clusters are matched.
 
@@ -101,10 +101,11 @@ def consensus_clustering(
         >>> pv.evaluate.consensus_clustering([one_hot, 1 - one_hot, noisy]).argmax(1)
         tensor([0, 0, 1, 1])
     """
-    if {r.dim() for r in responsibilities} != {2} or len({r.shape for r in responsibilities}) > 1:
+    tensors = [as_tensor(r, "responsibilities") for r in responsibilities]
+    if {r.dim() for r in tensors} != {2} or len({r.shape for r in tensors}) > 1:
         raise UserError("a consensus needs responsibilities [N, K] of one shape, one or more")
-    first = responsibilities[0]
-    members = [r.detach().cpu().numpy().astype(np.float64) for r in responsibilities]
+    first = tensors[0]
+    members = [r.cpu().numpy().astype(np.float64) for r in tensors]
     if reference is None:
         reference = _most_agreeing([r.argmax(1) for r in members])
     average = members[reference]

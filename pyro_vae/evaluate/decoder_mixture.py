@@ -1,25 +1,29 @@
 """The density of a decoder that is given finitely many codes: a finite mixture."""
 
 import math
+from functools import partial
+from typing import Any
 
 import pyro.distributions as dist
 import torch
 from torch import Tensor, nn
 
 from ..conditionals import Conditional
+from ..data.arrays import as_floats
 from ..data.minibatches import row_slices
 from ..distributions import BinomialProportion
 from ..errors import UserError
 from ..programs.contexts import eval_mode
 from ..programs.interfaces import conditional_of
+from ..programs.modules import dtype_of
 from ..programs.sites import base_distribution
 from .chunked import MEMORY_BUDGET
-from .inputs import scored_inputs
+from .inputs import Array, scored_inputs
 
 
 @torch.no_grad()
 def decoder_mixture(
-    model: nn.Module, x: Tensor, z: Tensor, log_weights: Tensor | None = None
+    model: nn.Module, x: Array, z: Array, log_weights: Array | None = None
 ) -> Tensor:
     r"""Log-density of the mixture that a decoder makes of the codes `z`, one component per code.
 
@@ -53,7 +57,10 @@ def decoder_mixture(
     if not isinstance(decoder, Conditional) or tuple(decoder.given) != ("z",):
         kind = type(model).__name__
         raise UserError(f"decoder_mixture needs a model with p_x(z=z) alone, which {kind} has not")
-    if log_weights is None:
+    z = as_floats(z, "z", dtype_of(model))
+    if log_weights is not None:
+        log_weights = as_floats(log_weights, "log_weights")
+    else:
         log_weights = z.new_full((len(z),), -math.log(max(1, len(z))))
     if len(z) == 0 or log_weights.shape != (len(z),):
         raise UserError(
@@ -62,10 +69,10 @@ def decoder_mixture(
         )
     device = next(decoder.parameters()).device
     data = scored_inputs(model, x, {}, None)["x"].to(device)
-    total = data.new_full((len(x),), -math.inf, dtype=torch.float64)
+    total = data.new_full((len(data),), -math.inf, dtype=torch.float64)
     with eval_mode(model):
         for rows in row_slices(
-            len(z), max(1, MEMORY_BUDGET // (64 * max(len(x), math.prod(x.shape[1:]))))
+            len(z), max(1, MEMORY_BUDGET // (64 * max(len(data), math.prod(data.shape[1:]))))
         ):
             log_joint = _pairwise(decoder, data, z[rows].to(device)).double()
             log_joint += log_weights[rows].to(log_joint)
@@ -78,18 +85,20 @@ def _pairwise(decoder: nn.Module, x: Tensor, z: Tensor) -> Tensor:
     fn = decoder(z=z)
     # where values are missing, what is linear in x has no value for them
     base = None if x.isnan().any() else base_distribution(fn)
-    zeros = torch.zeros_like(x)
-    even: torch.distributions.Distribution  # the likelihood at a logit of zero
+    family: Any  # of the likelihood, by its logits
     if isinstance(base, BinomialProportion):
-        trials, logits = base.trials, base.logits
-        even = BinomialProportion(trials, logits=zeros)
+        trials, family = base.trials, partial(BinomialProportion, base.trials)
     elif isinstance(base, torch.distributions.Bernoulli) and type(base) is dist.Bernoulli:
-        trials, logits, even = 1, base.logits, dist.Bernoulli(logits=zeros)
+        trials, family = 1, dist.Bernoulli
     else:
         rows = max(1, MEMORY_BUDGET // (64 * len(z) * math.prod(x.shape[1:])))
         return torch.cat([fn.log_prob(part.unsqueeze(1)) for part in x.split(rows)])
     # these log-probabilities are linear in x: log p(x | z) = log p(0 | z) + trials x logit + h(x),
-    # where h(x) is what remains at a logit of zero; all pairs are one matrix product
+    # where h(x) is what remains at a logit of zero; all pairs are one matrix product. The first two are
+    # far larger than their sum: in float32, thousands of pixels would lose tenths of a nat
+    x, logits = x.double(), base.logits.double()
+    zeros = torch.zeros_like(x)
+    even = family(logits=zeros)
     remainder = (even.log_prob(x) - even.log_prob(zeros)).flatten(1).sum(1, keepdim=True)
-    linear = (trials * x).flatten(1) @ logits.flatten(1).T
-    return fn.log_prob(zeros[:1]) + linear + remainder
+    linear = (trials * x).round().flatten(1) @ logits.flatten(1).T
+    return family(logits=logits).log_prob(zeros[:1]).flatten(1).sum(1) + linear + remainder

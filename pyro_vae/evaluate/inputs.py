@@ -37,9 +37,6 @@ Batch = dict[str, torch.Tensor]
 # to a type checker, each of its values may belong to any of the options.
 Inputs = dict[str, Any]
 PyroProgram = Callable[..., object]
-IGNORE_MISSING = (  # a remedy, as error messages have it
-    "likelihood=pv.conditionals.IgnoreMissing(...) scores the observed values of each data point"
-)
 
 
 def split_inputs(
@@ -81,7 +78,17 @@ def split_inputs(
 def check_missing(model: PyroProgram, data: Data) -> None:
     """Raise if x of a data set has missing values, and the model's likelihood needs all of them."""
     if data.missing and not ignores_missing(model):
-        raise UserError(f"{data.name}: x has missing values (NaN): {IGNORE_MISSING}")
+        raise UserError(f"{data.name}: x has missing values (NaN): {_remedy_of_missing(model)}")
+
+
+def _remedy_of_missing(model: PyroProgram) -> str:
+    """How a model takes missing values, as error messages have it."""
+    if isinstance(conditional_of(model, "x"), Conditional):
+        return "likelihood=pv.conditionals.IgnoreMissing(...) scores the observed values of each data point"
+    return (
+        "a program that observes pv.distributions.IgnoreMissing(...) scores the observed values, and "
+        "says so by an attribute, model.ignores_missing = True"
+    )
 
 
 def select_inputs(arrays: Mapping[str, torch.Tensor | None], names: Iterable[str]) -> Batch:
@@ -129,7 +136,7 @@ def pair_inputs(
     check_shapes(model, batch)
     for name, array in batch.items():
         missing = name == "x" and ignores_missing(model)
-        check_finite(array, name, missing, IGNORE_MISSING if name == "x" else "")
+        check_finite(array, name, missing, _remedy_of_missing(model) if name == "x" else "")
     index = batch.get("index")
     if index is not None and (index.is_floating_point() or index.dim() != 1):
         raise UserError(f"index must be integers [N], not {index.dtype} {list(index.shape)}")

@@ -9,6 +9,7 @@ from collections.abc import Callable, Sequence
 
 import torch
 
+from ..data.arrays import as_tensor
 from ..errors import UserError, check_int_at_least
 from ..programs import layout_of, trace_pair, trace_program
 from ..programs.centers import CommonNoise, mean_or_median
@@ -320,7 +321,7 @@ def responsibilities(
     )["p"]
 
 
-def entropy(probabilities: torch.Tensor) -> float:
+def entropy(probabilities: Array) -> float:
     """The mean entropy of discrete distributions.
 
     Args:
@@ -334,10 +335,11 @@ def entropy(probabilities: torch.Tensor) -> float:
         >>> round(pv.evaluate.entropy(torch.tensor([[0.5, 0.5], [1.0, 0.0]])), 4)  # (ln 2) / 2
         0.3466
     """
-    return float(-torch.xlogy(probabilities, probabilities).sum(-1).mean())
+    p = as_tensor(probabilities, "probabilities")
+    return float(-torch.xlogy(p, p).sum(-1).mean())
 
 
-def mutual_information(probabilities: torch.Tensor) -> float:
+def mutual_information(probabilities: Array) -> float:
     """The mutual information of a discrete latent and x: H(mean) - mean H.
 
     Args:
@@ -351,10 +353,11 @@ def mutual_information(probabilities: torch.Tensor) -> float:
         >>> round(pv.evaluate.mutual_information(torch.eye(2)), 4)  # ln 2
         0.6931
     """
-    return entropy(probabilities.mean(0, keepdim=True)) - entropy(probabilities)
+    p = as_tensor(probabilities, "probabilities")
+    return entropy(p.mean(0, keepdim=True)) - entropy(p)
 
 
-def occupancy(probabilities: torch.Tensor) -> torch.Tensor:
+def occupancy(probabilities: Array) -> torch.Tensor:
     """The fraction of the data points for which each component is the most probable.
 
     Args:
@@ -368,5 +371,6 @@ def occupancy(probabilities: torch.Tensor) -> torch.Tensor:
         >>> pv.evaluate.occupancy(torch.tensor([[0.9, 0.1], [0.4, 0.6], [0.3, 0.7], [0.2, 0.8]]))
         tensor([0.2500, 0.7500])
     """
-    counts = torch.bincount(probabilities.argmax(-1), minlength=probabilities.shape[-1])
+    p = as_tensor(probabilities, "probabilities")
+    counts = torch.bincount(p.argmax(-1), minlength=p.shape[-1])
     return counts / counts.sum()

@@ -5,12 +5,14 @@ import math
 import numpy as np
 import torch
 
+from ..data.arrays import as_tensor
 from ..errors import UserError, check_int_at_least, checked_seed
+from .inputs import Array
 
 
 def mmd_two_sample_test(
-    x: torch.Tensor,
-    other: torch.Tensor,
+    x: Array,
+    other: Array,
     num_permutations: int = 500,
     max_data: int = 2000,
     bandwidth: float | None = None,
@@ -97,7 +99,7 @@ def mmd_two_sample_test(
     }
 
 
-def frechet_distance(x: torch.Tensor, other: torch.Tensor, num_features: int = 30) -> float:
+def frechet_distance(x: Array, other: Array, num_features: int = 30) -> float:
     r"""The squared Frechet distance between Gaussians fitted to two sets of data.
 
     .. math:: |\mu_1 - \mu_2|^2 + \mathrm{tr}\,(C_1 + C_2 - 2 (C_1^{1/2} C_2 C_1^{1/2})^{1/2})
@@ -141,11 +143,12 @@ def frechet_distance(x: torch.Tensor, other: torch.Tensor, num_features: int = 3
     return float(means + np.trace(c1) + np.trace(c2) - 2 * np.sqrt(cross).sum())
 
 
-def _as_rows(x: torch.Tensor, other: torch.Tensor) -> list[torch.Tensor]:
+def _as_rows(x: Array, other: Array) -> list[torch.Tensor]:
     """Both sets as float64 rows on the CPU."""
+    x, other = as_tensor(x), as_tensor(other, "other")
     if x.shape[1:] != other.shape[1:]:
         raise UserError(f"the two differ in shape: {list(x.shape[1:])} and {list(other.shape[1:])}")
-    rows = [s.detach().reshape(len(s), math.prod(s.shape[1:])).double().cpu() for s in (x, other)]
+    rows = [s.reshape(len(s), math.prod(s.shape[1:])).double().cpu() for s in (x, other)]
     if not all(torch.isfinite(s).all() for s in rows):
         raise UserError("there are NaN or infinite values in the data or samples")
     return rows

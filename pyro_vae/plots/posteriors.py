@@ -100,8 +100,8 @@ def posterior(
     for axis in (ax.xaxis, ax.yaxis):  # more would overlap in a narrow panel
         axis.set_major_locator(MaxNLocator(4))
     ax.legend(handles=handles, frameon=False, fontsize=8)
-    ax.set_xlabel("$z_1$")
-    ax.set_ylabel("$z_2$")
+    ax.set_xlabel("z₁")
+    ax.set_ylabel("z₂")
     if title:
         ax.set_title(title)
     return with_two_spines(ax)

@@ -6,6 +6,7 @@ from collections.abc import Callable, Mapping
 from ..diagnostics.importance import RELIABLE_K
 from ..evaluate.latents import ACTIVE_THRESHOLD, COLLAPSE_THRESHOLD, ONE_COMPONENT_THRESHOLD
 
+NEW = "new"  # the split of a result on data that are none of the run's
 #: With one data point per component, some clustering agrees with any labels. Fewer say nothing.
 ROWS_PER_COMPONENT = 2
 
@@ -38,7 +39,7 @@ def omissions(result: Mapping) -> list[str]:
         1 data point is too few for statements about 3 components, which take 6: clustering scores and
         the components in use are left out.
     """
-    if "classification" in result:  # scores of classes, which are not matched to labels
+    if "classification" in result or result.get("y_is_class"):  # classes are not matched to labels
         return []
     if _few_data(result):
         count, kind = result["data"], "data"
@@ -94,7 +95,9 @@ def warnings(result: Mapping) -> list[str]:
     }
     idle = [n for n, v in kl.items() if v < COLLAPSE_THRESHOLD]
     messages = []
-    varies = result.get("data") != 1  # one data point has one posterior mean
+    # what the run has learned shows in its own data: others may be copies, or of one component
+    own = result.get("split") != NEW
+    varies = own and result.get("data") != 1  # one data point has one posterior mean
     if varies and kl and not any(v for n in kl for v in result["unit_activity"][n]):
         if not result.get("conditional"):
             names = _names(list(kl))
@@ -113,7 +116,7 @@ def warnings(result: Mapping) -> list[str]:
         )
     fractions = result.get("occupancy", [])
     is_one = len(fractions) > 1 and max(fractions) > ONE_COMPONENT_THRESHOLD
-    if is_one and not _few_data(result):
+    if is_one and own and not result.get("y_is_class") and not _few_data(result):
         messages.append(
             f"One of the {len(fractions)} components has {100 * max(fractions):.0f} % of the data. "
             "Remedy: a mixture initialization (initialize=MixtureInitialization(), --initialize "
@@ -157,8 +160,9 @@ def _result(result: Mapping) -> str:
             f"of {scored}{_best(scores, 'this model', max)}."
         )
     start = ""
-    if fractions and not _few_data(result):
-        start = f"{sum(f > 0 for f in fractions)} of {len(fractions)} components are in use. "
+    if fractions and not result.get("y_is_class") and not _few_data(result):
+        used = f"{sum(f > 0 for f in fractions)} of {len(fractions)} components"
+        start = f"The new data are of {used}. " if split == NEW else f"{used} are in use. "
     if "log_likelihood" in result:
         what = "log p(x | c)" if result.get("conditional") else "log p(x)"
         kind = "is" if result.get("estimator") == "exact" else "is estimated as"

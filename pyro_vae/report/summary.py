@@ -16,10 +16,10 @@ from ..programs.calling import accepts_argument
 from ..programs.inspection import is_per_datum
 from . import findings
 from .accumulate import EXACT, IMPORTANCE, MONTE_CARLO, PairNumbers
+from .findings import NEW
 
 MAX_DENSE = 10_000  # rows of a sparse matrix to which baselines are fitted
 MAX_LABELED = 10_000  # labels to which classifiers of x are fitted: an SVM is slow with more
-NEW = "new"  # the name of data that are no split of the training data's
 
 
 def default_split(guide: Callable, data: Data) -> str:
@@ -78,7 +78,7 @@ def summarize(
     numbers = PairNumbers(model, guide, data, num_samples, seed)
     numbers.add(x, others)
     result: dict = {"split": name or split, "data": len(x), "num_samples": num_samples}
-    result |= numbers.result()
+    result |= numbers.result() | _kind_of_y(model, data, supervised)
     num_labeled = 0 if y is None else int((y >= 0).sum())
     if numbers.assignments and y is not None and not classifies and num_labeled:
         (clusters,) = numbers.assignments
@@ -133,7 +133,7 @@ def summarize_batches(
     if not numbers.num_data:
         raise UserError("there are no batches to evaluate")
     result: dict = {"split": name, "data": numbers.num_data, "num_samples": num_samples}
-    result |= numbers.result()
+    result |= numbers.result() | _kind_of_y(model, data, supervised)
     y = torch.cat(labels) if labels else torch.empty(0, dtype=torch.int64)
     clusters = torch.cat(numbers.assignments) if numbers.assignments else y[:0]
     is_labeled = y >= 0
@@ -150,6 +150,12 @@ def summarize_batches(
     if not bool(is_labeled.all()) and "few_labels" not in result:
         result["labeled"] = int(is_labeled.sum())
     return result
+
+
+def _kind_of_y(model: Callable, data: Data, supervised: bool) -> dict[str, bool]:
+    """What says in a result that y is a class, which training saw labels of; else nothing."""
+    is_class = accepts_argument(model, "y") and reports_classification(model, data, supervised)
+    return {"y_is_class": True} if is_class else {}
 
 
 def reports_classification(model: Callable, data: Data, supervised: bool) -> bool:
