@@ -2,7 +2,7 @@
 
 import itertools
 import statistics
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 
 import numpy as np
 import torch
@@ -38,35 +38,59 @@ def clustering_agreements(clusterings: Mapping[int, Array] | Sequence[Array]) ->
         >>> pv.evaluate.clustering_agreements([[0, 0, 1, 1], [1, 1, 0, 0]])
         {0: 1.0, 1: 1.0}
     """
+    items = clusterings.items() if isinstance(clusterings, Mapping) else enumerate(clusterings)
+    by_number = dict(items)
+    return _mean_agreements(_pair_agreements(by_number), by_number)
+
+
+def agreements_and_stability(
+    clusterings: Mapping[int, Array], candidates: Collection[int] | None = None
+) -> tuple[dict[int, float], float | None]:
+    """`(agreements, stability)` of clusterings, one of which is to be chosen.
+
+    Clusterings with one cluster agree with each other, and say nothing: they count for the stability
+    alone.
+
+    Args:
+        clusterings: as in `clustering_agreements`, but any number of them.
+        candidates: numbers of those that may be chosen. Default: all.
+
+    Returns:
+        The agreements of the candidates that have several clusters with each other, {} for fewer than
+        two; and the mean agreement of all clusterings, None for one, or if all have one cluster.
+    """
+    several = [n for n, c in clusterings.items() if len(as_labels(c).unique()) > 1]
+    if len(clusterings) < 2 or not several:
+        return {}, None
+    pairs = _pair_agreements(clusterings)
+    compared = [n for n in several if candidates is None or n in candidates]
+    agreements = _mean_agreements(pairs, compared) if len(compared) > 1 else {}
+    return agreements, statistics.fmean(_mean_agreements(pairs, clusterings).values())
+
+
+def _pair_agreements(clusterings: Mapping[int, Array]) -> dict[tuple[int, int], float]:
+    """The adjusted Rand index of each two clusterings, by their numbers."""
     from sklearn.metrics import adjusted_rand_score
 
-    items = clusterings.items() if isinstance(clusterings, Mapping) else enumerate(clusterings)
-    assigned = {n: as_labels(c, "clusters").cpu().numpy() for n, c in items}
+    assigned = {n: as_labels(c, "clusters").cpu().numpy() for n, c in clusterings.items()}
     if len(assigned) < 2:
         raise UserError(f"an agreement needs two clusterings or more, not {len(assigned)}")
     if len({len(c) for c in assigned.values()}) > 1:
         raise UserError("the clusterings are of different numbers of data points")
-    pairs = {
+    return {
         (m, n): float(adjusted_rand_score(assigned[m], assigned[n]))
         for m, n in itertools.combinations(assigned, 2)
     }
-    return {n: statistics.fmean(v for pair, v in pairs.items() if n in pair) for n in assigned}
 
 
-def agreements_of_several_clusters(clusterings: Mapping[int, Array]) -> dict[int, float]:
-    """`clustering_agreements` of the clusterings that have several clusters; {} for fewer than two.
-
-    Those with one cluster agree with each other, and say nothing.
-    """
-    several = {n: c for n, c in clusterings.items() if len(as_labels(c).unique()) > 1}
-    return clustering_agreements(several) if len(several) > 1 else {}
-
-
-def stability(clusterings: Mapping[int, Array]) -> float | None:
-    """The mean agreement of all clusterings; None for one, or if all have one cluster."""
-    if len(clusterings) < 2 or all(len(as_labels(c).unique()) < 2 for c in clusterings.values()):
-        return None
-    return statistics.fmean(clustering_agreements(clusterings).values())
+def _mean_agreements(
+    pairs: Mapping[tuple[int, int], float], numbers: Collection[int]
+) -> dict[int, float]:
+    """The mean agreement of each of these clusterings with the others of them."""
+    return {
+        n: statistics.fmean(pairs[pair] for pair in itertools.combinations(numbers, 2) if n in pair)
+        for n in numbers
+    }
 
 
 def consensus_clustering(

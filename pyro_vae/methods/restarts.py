@@ -23,7 +23,7 @@ import torch
 from .. import evaluate
 from ..data import Data
 from ..errors import UserError
-from ..evaluate.consensus import agreements_of_several_clusters, stability
+from ..evaluate.consensus import agreements_and_stability
 from ..evaluate.inputs import split_inputs
 from ..programs.calling import accepts_argument
 from ..programs.inspection import is_per_datum
@@ -309,18 +309,18 @@ def _summary(results: Mapping[int, Restart]) -> dict[str, Any]:
     numbers = sorted(results)
     scores = {n: s if math.isfinite(s := results[n].score) else -math.inf for n in numbers}
     clusterings = {n: c for n in numbers if (c := results[n].clusters) is not None}
-    finite = {n: c for n, c in clusterings.items() if scores[n] > -math.inf}
-    agreement = agreements_of_several_clusters(finite)
-    if len(agreement) < 3:  # of two, both agree alike
-        agreement = {}
-    criterion = agreement or scores
+    finite = [n for n in numbers if scores[n] > -math.inf]
+    agreements, stability = agreements_and_stability(clusterings, finite)
+    if len(agreements) < 3:  # of two, both agree alike
+        agreements = {}
+    criterion = agreements or scores
     return {
         "criterion": results[numbers[0]].criterion,
         "seeds": [results[n].seed for n in numbers],
         "scores": [results[n].score for n in numbers],
-        "agreements": [agreement.get(n) for n in numbers] if agreement else None,
+        "agreements": [agreements.get(n) for n in numbers] if agreements else None,
         "chosen": max(criterion, key=lambda n: (criterion[n], scores[n])),
-        "stability": stability(clusterings),
+        "stability": stability,
     }
 
 

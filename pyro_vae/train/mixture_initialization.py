@@ -12,7 +12,7 @@ import torch
 from ..data import Data
 from ..errors import UserError, check_int_at_least, check_positive
 from ..evaluate import consensus_clustering, encode
-from ..evaluate.consensus import agreements_of_several_clusters, stability
+from ..evaluate.consensus import agreements_and_stability
 from ..guides import Guide
 from ..models import VAE, StandardNormalPrior
 from ..models.components import set_components, set_mixture
@@ -277,7 +277,7 @@ def _combine(options: MixtureInitialization, model: Any, task: _FirstVAEs) -> di
         return None
     members = [f["responsibilities"] for f in found]
     clusterings = {n: r.argmax(1) for n, r in enumerate(members)}
-    agreements = agreements_of_several_clusters(clusterings)
+    agreements, stability = agreements_and_stability(clusterings)
     chosen = max(agreements, key=lambda n: agreements[n], default=0)
     codes = found[chosen]["codes"]
     several = [members[chosen], *(members[n] for n in agreements if n != chosen)]
@@ -289,5 +289,5 @@ def _combine(options: MixtureInitialization, model: Any, task: _FirstVAEs) -> di
         "seeds": list(task.seeds),
         "agreements": [agreements.get(n) for n in range(len(found))],
         "chosen": chosen,
-        "stability": stability(clusterings),
+        "stability": stability,
     }
