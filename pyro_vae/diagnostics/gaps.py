@@ -2,7 +2,6 @@
 
 import math
 from collections.abc import Callable, Sequence
-from functools import partial
 
 import torch
 
@@ -115,47 +114,26 @@ def inference_gaps(
     )
     check_positive(lr=lr, tolerance=tolerance)
     batch = scored_inputs(model, x, others, guide)
+    size, done = len(batch["x"]), 0
     if log_likelihood is not None:
-        log_likelihood = as_floats(log_likelihood, "log_likelihood").to(batch["x"].device)
-        if log_likelihood.shape != (len(batch["x"]),):
-            raise UserError(
-                f"log_likelihood must have a number for each of the {len(batch['x'])} data points, not "
-                f"shape {list(log_likelihood.shape)}"
-            )
+        log_likelihood = _checked_log_likelihood(log_likelihood, batch["x"])
     with_annealing = log_likelihood is None and annealing is not False
     noise_seeds: list[int] = []
-    size, done = len(batch["x"]), 0
 
     def evaluate(chunk: Batch, capacity: int) -> Batch:
         nonlocal done
+
+        def on_step(steps: int) -> None:
+            if on_progress is not None:
+                on_progress(min(1.0, (done + len(chunk["x"]) * steps / max_steps) / size))
+
         capacity = max(1, capacity // GRADIENT_MEMORY)
         noise = int(torch.randint(2**31, ()))  # one per chunk, or their errors would agree
         noise_seeds.append(noise)
         with torch.enable_grad():
             optimum = PerDatumOptimum(model, guide, chunk)
-        rows, before = len(chunk["x"]), done
-
-        def on_step(steps: int) -> None:
-            if on_progress is not None:
-                on_progress(min(1.0, (before + rows * steps / max_steps) / size))
-
-        gradients = gradients_of(model, optimum, max_steps)
-        search = partial(
-            optimize,
-            model,
-            optimum,
-            gradients,
-            lr=lr,
-            tolerance=tolerance,
-            noise=noise,
-            capacity=capacity,
-        )
-        search(max_steps, on_step=on_step)
-        with seeded(noise + 4, chunk["x"].device):  # leaves the random stream of what follows
-            if search_from_zero(model, optimum, search, max_steps, noise, capacity):
-                search(max_steps)
-        done += rows
-        keep_better(model, optimum, noise + 1, capacity)
+        _Search(model, optimum, max_steps, lr, tolerance, noise, capacity).run(on_step)
+        done += len(chunk["x"])
         result = _elbos(model, optimum, num_samples, noise + 2, capacity)
         if log_likelihood is None:
             result |= _importance_bound(model, optimum, importance_samples, capacity)
@@ -166,19 +144,16 @@ def inference_gaps(
 
     memory = GRADIENT_MEMORY * GRADIENT_DRAWS
     result = evaluate_in_chunks(evaluate, model, guide, batch, seed=seed, num_particles=memory)
+    replacement = None  # for the importance-weighted bound and its standard error
     if log_likelihood is not None:
-        result["log_likelihood"] = log_likelihood
-        result["log_likelihood_se"] = torch.zeros_like(result["elbo"])
+        replacement = log_likelihood, torch.zeros_like(result["elbo"])
+    elif with_annealing:
+        options = annealing if isinstance(annealing, dict) else {}
+        pilot_seed = noise_seeds[-1] + 3
+        replacement = _preferred_annealed_bound(model, batch, result, options, seed, pilot_seed)
+    if replacement is not None:
+        result["log_likelihood"], result["log_likelihood_se"] = replacement
         result["pareto_k"] = torch.full_like(result["elbo"], math.nan)
-    if with_annealing:
-        options = dict(annealing) if isinstance(annealing, dict) else {}
-        inputs = {k: v for k, v in batch.items() if k == "x" or accepts_argument(model, k)}
-        rows = torch.linspace(0, size - 1, min(size, PILOT_DATA)).round().long().tolist()
-        weighted = _mean_of(result, "pilot_", rows)
-        if choose_bound([weighted, _pilot(model, inputs, rows, options, noise_seeds[-1] + 3)]):
-            bound = annealed_bound(model, **inputs, seed=seed, **options)
-            result["log_likelihood"], result["log_likelihood_se"] = bound
-            result["pareto_k"] = torch.full_like(result["elbo"], math.nan)
     for key in ("log_likelihood", "log_likelihood_se"):
         result[key] = result[key].to(result["elbo"])
     result["approximation"] = result["log_likelihood"] - result["elbo_optimal"]
@@ -186,11 +161,41 @@ def inference_gaps(
     return {k: result[k] for k in (*KEYS, *(f"{k}_se" for k in KEYS), "pareto_k")}
 
 
-def _mean_of(result: Batch, prefix: str, rows: list[int]) -> MeanBound:
-    """The mean of the importance-weighted bound over some data points."""
+def _checked_log_likelihood(log_likelihood: torch.Tensor, x: torch.Tensor) -> torch.Tensor:
+    """A user's log p(x), `[N]`."""
+    log_likelihood = as_floats(log_likelihood, "log_likelihood").to(x.device)
+    if log_likelihood.shape != (len(x),):
+        raise UserError(
+            f"log_likelihood must have a number for each of the {len(x)} data points, not "
+            f"shape {list(log_likelihood.shape)}"
+        )
+    return log_likelihood
+
+
+def _preferred_annealed_bound(
+    model: PyroProgram,
+    batch: Batch,
+    result: Batch,
+    options: dict[str, int],
+    seed: int | None,
+    pilot_seed: int,
+) -> tuple[torch.Tensor, torch.Tensor] | None:
+    """`annealed_bound`; None if the pilot prefers the importance-weighted bound.
+
+    Args:
+        result: with the importance-weighted bound of the pilot, `pilot_log_likelihood` and so on.
+        options: of `ais`.
+        seed, pilot_seed: of AIS's draws.
+    """
+    inputs = {k: v for k, v in batch.items() if k == "x" or accepts_argument(model, k)}
+    size = len(batch["x"])
+    rows = torch.linspace(0, size - 1, min(size, PILOT_DATA)).round().long().tolist()
     names = ("log_likelihood", "log_likelihood_se", "pareto_k")
-    value, error, k = (result[prefix + name][rows] for name in names)
-    return mean_bound(value, error, median_k(k) > RELIABLE_K)
+    value, error, k = (result[f"pilot_{name}"][rows] for name in names)
+    weighted = mean_bound(value, error, median_k(k) > RELIABLE_K)
+    if choose_bound([weighted, _pilot(model, inputs, rows, options, pilot_seed)]) == 0:
+        return None
+    return annealed_bound(model, **inputs, seed=seed, **options)
 
 
 def _pilot(
@@ -247,136 +252,121 @@ def _elbos(
     return result
 
 
-def keep_better(model: PyroProgram, optimum: PerDatumOptimum, noise: int, capacity: int) -> None:
-    """Reset the offsets of data points where, on other draws, they are not better than none."""
-    offsets, rows = list(optimum.parameter_offsets.values()), list(optimum.rows.values())
-    before, after = (
-        _elbo_draws(model, guide, optimum.batch, SELECTION_DRAWS, capacity, noise).mean(0)
-        for guide in (optimum.start, optimum)
-    )
-    kept = [
-        offset.where(_broadcast(after > before, row), 0.0)
-        for offset, row in zip(offsets, rows, strict=True)
-    ]
-    _copy(offsets, kept)
+class _Search:
+    """The search for q* of the data points of a chunk, in `evaluation_mode`.
 
-
-def gradients_of(
-    model: PyroProgram, optimum: PerDatumOptimum, calls: int
-) -> Callable[[], Sequence[torch.Tensor]]:
-    """The gradients at the offsets, as a function that is called so many times."""
-    offsets = list(optimum.parameter_offsets.values())
-    gradients = partial(_gradients, model, optimum, offsets)
-    return replayed(gradients, [], [], device=optimum.batch["x"].device, calls=calls)
-
-
-def search_from_zero(
-    model: PyroProgram,
-    optimum: PerDatumOptimum,
-    search: Callable[[int], int],
-    max_steps: int,
-    noise: int,
-    capacity: int,
-) -> bool:
-    """A short search from zero outputs; data points for which it is better keep its result.
-
-    A guide that is far from the posterior may lie in reach of a worse mode.
-
-    Returns:
-        Whether there are such data points.
+    Args:
+        model: the generative program.
+        optimum: the guide whose offsets are optimized, in place.
+        max_steps, lr, tolerance: as in `inference_gaps`.
+        noise: seed of the draws on which bounds are compared.
+        capacity: how many particles per data point fit in memory.
     """
-    offsets, rows = list(optimum.parameter_offsets.values()), list(optimum.rows.values())
-    found = [offset.detach().clone() for offset in offsets]
 
-    def bound() -> torch.Tensor:
-        return _elbo_draws(model, optimum, optimum.batch, SELECTION_DRAWS, capacity, noise).mean(0)
+    def __init__(
+        self,
+        model: PyroProgram,
+        optimum: PerDatumOptimum,
+        max_steps: int,
+        lr: float,
+        tolerance: float,
+        noise: int,
+        capacity: int,
+    ) -> None:
+        self.model, self.optimum, self.max_steps = model, optimum, max_steps
+        self.lr, self.tolerance, self.noise, self.capacity = lr, tolerance, noise, capacity
+        self.device = optimum.batch["x"].device
+        self.gradients = replayed(self._gradients, [], [], device=self.device, calls=max_steps)
 
-    with torch.no_grad():
-        before = bound()
-    _copy(offsets, list(optimum.offsets_to_zero().values()))
-    search(min(max_steps, ELSEWHERE_STEPS))
-    with torch.no_grad():
-        is_better = bound() > before + ELSEWHERE_GAIN
-    kept = [
-        offset.detach().where(_broadcast(is_better, row), old)
-        for offset, old, row in zip(offsets, found, rows, strict=True)
-    ]
-    _copy(offsets, kept)
-    return bool(is_better.any())
+    def run(self, on_step: Callable[[int], None]) -> None:
+        """Search from the guide, and from zero outputs where that is better."""
+        self._optimize(self.max_steps, on_step)
+        with seeded(self.noise + 4, self.device):  # leaves the random stream of what follows
+            if self._search_from_zero():
+                self._optimize(self.max_steps)
+        self._keep_better()
 
+    def _search_from_zero(self) -> bool:
+        """A short search from zero outputs; data points for which it is better keep its result.
 
-def optimize(
-    model: PyroProgram,
-    optimum: PerDatumOptimum,
-    gradients: Callable[[], Sequence[torch.Tensor]],
-    max_steps: int,
-    lr: float,
-    tolerance: float,
-    noise: int,
-    capacity: int,
-    on_step: Callable[[int], None] | None = None,
-) -> int:
-    """Maximize the ELBO of every data point over `optimum.parameter_offsets`, in place.
+        A guide that is far from the posterior may lie in reach of a worse mode.
 
-    Of the averages over at most 50 steps each, every data point keeps the one with the best ELBO.
+        Returns:
+            Whether there are such data points.
+        """
+        optimum = self.optimum
+        before, offsets = self._bounds(optimum), [offset.clone() for offset in optimum.offsets]
+        optimum.set_offsets(optimum.offsets_to_zero())
+        self._optimize(min(self.max_steps, ELSEWHERE_STEPS))
+        is_better = self._bounds(optimum) > before + ELSEWHERE_GAIN
+        optimum.set_offsets(optimum.select(is_better, optimum.offsets, offsets))
+        return bool(is_better.any())
 
-    Returns:
-        The number of steps.
-    """
-    offsets, rows = list(optimum.parameter_offsets.values()), list(optimum.rows.values())
-    adam = torch.optim.Adam(offsets, lr=lr)
-    best, steps = [offset.detach().clone() for offset in offsets], 0
+    def _keep_better(self) -> None:
+        """Reset the offsets of data points where, on other draws, they are not better than none."""
+        optimum, offsets = self.optimum, self.optimum.offsets
+        before, after = (self._bounds(q, self.noise + 1) for q in (optimum.start, optimum))
+        zeros = [torch.zeros_like(offset) for offset in offsets]
+        optimum.set_offsets(optimum.select(after > before, offsets, zeros))
 
-    @torch.no_grad()
-    def evaluate_bound(at: Sequence[torch.Tensor]) -> torch.Tensor:
-        current = [offset.clone() for offset in offsets]
-        _copy(offsets, at)
-        bound = _elbo_draws(model, optimum, optimum.batch, SELECTION_DRAWS, capacity, noise).mean(0)
-        _copy(offsets, current)
-        return bound
+    def _optimize(
+        self, max_steps: int, on_step: Callable[[int], None] = lambda steps: None
+    ) -> None:
+        """Maximize the ELBO of every data point over its offsets.
 
-    best_bound = evaluate_bound(best)
-    while steps < max_steps and adam.param_groups[0]["lr"] > lr / 30:
-        mean = [torch.zeros_like(offset) for offset in best]
-        window = min(WINDOW, max_steps - steps)
-        for _ in range(window):
-            for offset, gradient in zip(offsets, gradients(), strict=True):
+        Of the averages over at most 50 steps each, every data point keeps the one with the best ELBO.
+        """
+        optimum = self.optimum
+        adam = torch.optim.Adam(optimum.offsets, lr=self.lr)
+        best, best_bound = [offset.clone() for offset in optimum.offsets], self._bounds(optimum)
+        steps = 0
+        while steps < max_steps and adam.param_groups[0]["lr"] > self.lr / 30:
+            window = min(WINDOW, max_steps - steps)
+            mean = self._mean_of_steps(adam, window)
+            steps += window
+            on_step(steps)
+            bound = self._bounds_at(mean)
+            best = optimum.select(bound > best_bound, mean, best)
+            gain = float((bound - best_bound).clamp(min=0).mean())
+            best_bound = torch.maximum(bound, best_bound)
+            if gain < self.tolerance:
+                adam.param_groups[0]["lr"] /= 3
+        optimum.set_offsets(best)
+
+    def _mean_of_steps(self, adam: torch.optim.Adam, num: int) -> list[torch.Tensor]:
+        """Make `num` steps; returns the mean of the offsets after each."""
+        offsets = self.optimum.offsets
+        mean = [torch.zeros_like(offset) for offset in offsets]
+        for _ in range(num):
+            for offset, gradient in zip(offsets, self.gradients(), strict=True):
                 offset.grad = gradient
             adam.step()
             for average, offset in zip(mean, offsets, strict=True):
-                average += offset.detach() / window
-        steps += window
-        if on_step is not None:
-            on_step(steps)
-        bound = evaluate_bound(mean)
-        for kept, average, row in zip(best, mean, rows, strict=True):
-            kept.copy_(torch.where(_broadcast(bound > best_bound, row), average, kept))
-        gain = float((bound - best_bound).clamp(min=0).mean())
-        best_bound = torch.maximum(bound, best_bound)
-        if gain < tolerance:
-            adam.param_groups[0]["lr"] /= 3
-    _copy(offsets, best)
-    return steps
+                average += offset / num
+        return mean
 
+    def _bounds_at(self, offsets: Sequence[torch.Tensor]) -> torch.Tensor:
+        """`_bounds` at other offsets, which are not kept."""
+        current = [offset.clone() for offset in self.optimum.offsets]
+        self.optimum.set_offsets(offsets)
+        bounds = self._bounds(self.optimum)
+        self.optimum.set_offsets(current)
+        return bounds
 
-def _gradients(
-    model: PyroProgram, optimum: PerDatumOptimum, offsets: list[torch.Tensor]
-) -> Sequence[torch.Tensor]:
-    """The gradients of minus the sum of the ELBOs of the data points, at the offsets."""
-    with torch.enable_grad():
-        bound = trace_pair(model, optimum, optimum.batch, GRADIENT_DRAWS).elbo().mean(0).sum()
-        return torch.autograd.grad(-bound, offsets, allow_unused=True, materialize_grads=True)
+    def _bounds(self, guide: PyroProgram, noise: int | None = None) -> torch.Tensor:
+        """`[B]` ELBOs, by which offsets are compared. Default: on the search's own noise."""
+        noise, batch = self.noise if noise is None else noise, self.optimum.batch
+        draws = _elbo_draws(self.model, guide, batch, SELECTION_DRAWS, self.capacity, noise)
+        return draws.mean(0)
 
-
-@torch.no_grad()
-def _copy(offsets: Sequence[torch.Tensor], values: Sequence[torch.Tensor]) -> None:
-    for offset, value in zip(offsets, values, strict=True):
-        offset.copy_(value)
-
-
-def _broadcast(flags: torch.Tensor, row: int) -> torch.Tensor:
-    """`[B]` flags, shaped to broadcast along dimension `row` of an offset."""
-    return flags.reshape((-1,) + (1,) * (-1 - row))
+    def _gradients(self) -> Sequence[torch.Tensor]:
+        """The gradients of minus the sum of the ELBOs of the data points, at the offsets."""
+        optimum = self.optimum
+        with torch.enable_grad():
+            bound = trace_pair(self.model, optimum, optimum.batch, GRADIENT_DRAWS).elbo()
+            return torch.autograd.grad(
+                -bound.mean(0).sum(), optimum.offsets, allow_unused=True, materialize_grads=True
+            )
 
 
 def _elbo_draws(

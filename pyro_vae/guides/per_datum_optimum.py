@@ -99,13 +99,33 @@ class PerDatumOptimum:
         if not self.parameter_offsets:
             raise UserError("the guide has nothing to optimize")
 
-    def offsets_to_zero(self) -> dict[str, torch.Tensor]:
+    @property
+    def offsets(self) -> list[torch.Tensor]:
+        """The offsets themselves, in order."""
+        return list(self.parameter_offsets.values())
+
+    @torch.no_grad()
+    def set_offsets(self, values: Sequence[torch.Tensor]) -> None:
+        """Give the offsets these values, in place."""
+        for offset, value in zip(self.offsets, values, strict=True):
+            offset.copy_(value)
+
+    def select(
+        self, flags: torch.Tensor, values: Sequence[torch.Tensor], others: Sequence[torch.Tensor]
+    ) -> list[torch.Tensor]:
+        """Of two values of the offsets: `values` for data points whose flag `[B]` is set, else `others`."""
+        return [
+            torch.where(flags.reshape((-1,) + (1,) * (-1 - row)), value, other)
+            for row, value, other in zip(self.rows.values(), values, others, strict=True)
+        ]
+
+    def offsets_to_zero(self) -> list[torch.Tensor]:
         """Offsets after which the networks' outputs are zero: normals are N(0, 1), whatever x is.
 
         An offset is zero itself where the output depends on a latent that is sampled, or has another shape.
         """
         first, second = self._run_outputs(), self._run_outputs()
-        result = {}
+        result = []
         for name, offset in self.parameter_offsets.items():
             output = torch.zeros_like(offset)
             if name in first and torch.equal(first[name], second[name]):
@@ -121,7 +141,7 @@ class PerDatumOptimum:
                 )
                 if math.prod(extra) == 1 and fits:
                     output = value.reshape(kept).expand_as(offset)
-            result[name] = -output
+            result.append(-output)
         return result
 
     @torch.no_grad()
