@@ -22,7 +22,7 @@ from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from contextvars import ContextVar
 from functools import partial
-from typing import Any, BinaryIO, Protocol, TypedDict
+from typing import Any, BinaryIO, Protocol, TypeAlias, TypedDict
 
 import torch
 
@@ -36,6 +36,7 @@ MIN_SECONDS = 1e-3  # a part trains at least a step
 LENGTH_BYTES = 8  # of the number that precedes a job
 IN_WORKER = "PYRO_VAE_POOL_WORKER"  # environment variable of workers, which start no others
 Event = dict[str, Any]
+Events: TypeAlias = "queue.Queue[tuple[_Worker, Event]]"
 
 _workers: ContextVar[int | None] = ContextVar("workers", default=None)
 
@@ -206,6 +207,19 @@ def _pickled(task: Task) -> bytes | None:
     return None if b"__main__" in payload else payload
 
 
+def _job_message(payload: bytes) -> bytes:
+    """The job of the pickled task, with torch's modes in this process, as `read_job` reads it."""
+    job: Job = {
+        "task": payload,
+        "threads": torch.get_num_threads(),
+        "dtype": torch.get_default_dtype(),
+        "matmul_precision": torch.get_float32_matmul_precision(),
+        "deterministic": torch.are_deterministic_algorithms_enabled(),
+    }
+    content = pickle.dumps(job)
+    return len(content).to_bytes(LENGTH_BYTES, "big") + content
+
+
 def read_job(stream: BinaryIO) -> Job:
     """The job that a worker receives on its input."""
     length = int.from_bytes(stream.read(LENGTH_BYTES), "big")
@@ -223,65 +237,72 @@ def _train_in_processes(
     max_time: float | None,
 ) -> None:
     """Train parts in `count` processes; the arguments are those of `train_parts`."""
-    job: Job = {
-        "task": payload,
-        "threads": torch.get_num_threads(),
-        "dtype": torch.get_default_dtype(),
-        "matmul_precision": torch.get_float32_matmul_precision(),
-        "deterministic": torch.are_deterministic_algorithms_enabled(),
-    }
-    content = pickle.dumps(job)
-    message = len(content).to_bytes(LENGTH_BYTES, "big") + content
-    events: queue.Queue[tuple[_Worker, Event]] = queue.Queue()
-    waiting, warned = list(pending), set()
+    message = _job_message(payload)
+    events: Events = queue.Queue()
+    waiting, warned = list(pending), set[str]()
     budget = TimeBudget(max_time, count)
-    with stop_request() as stop:
-        workers = [_Worker(task, message, events) for _ in range(count)]
+    with stop_request() as stop, _workers_of(task, message, events, count) as workers:
         active = set(workers)
-        try:
-            while active:
-                if stop.is_set():
-                    for worker in active:
-                        worker.close()
-                try:
-                    worker, event = events.get(timeout=0.2)
-                except queue.Empty:
-                    continue
-                kind = event["kind"]
-                if kind == "epoch":
-                    bar.show_epoch(event["index"], event["row"])
-                elif kind == "warning" and event["text"] not in warned:
-                    warned.add(event["text"])
-                    warnings.warn(event["text"], UserWarning, stacklevel=2)
-                elif kind == "error":
-                    raise UserError(event["text"])
-                elif kind == "failure":
-                    raise RuntimeError(f"a {task.part} failed in its process:\n{event['text']}")
-                elif kind == "interrupted":
-                    stop.reason = INTERRUPTED
-                elif kind == "ended":
-                    active.discard(worker)
-                    worker.check()
+        while active:
+            if stop.is_set():
+                for worker in active:
+                    worker.close()
+            try:
+                worker, event = events.get(timeout=0.2)
+            except queue.Empty:
+                continue
+            kind = event["kind"]
+            if kind in ("ready", "finished"):
                 if kind == "finished":
                     finish(event["index"], event["result"])
-                if kind in ("ready", "finished"):
-                    if waiting and not stop.is_set():
-                        worker.train(waiting[0], budget.seconds_for_next(len(waiting)))
-                        del waiting[0]
-                    else:
-                        worker.close()
-        except KeyboardInterrupt:
-            for worker in workers:
-                worker.process.kill()
-            raise
-        finally:
-            for worker in workers:
-                worker.close()
-            for worker in workers:
-                worker.wait()
+                if waiting and not stop.is_set():
+                    worker.train(waiting[0], budget.seconds_for_next(len(waiting)))
+                    del waiting[0]
+                else:
+                    worker.close()
+            elif kind == "interrupted":
+                stop.reason = INTERRUPTED
+            elif kind == "ended":
+                active.discard(worker)
+                worker.check()
+            else:
+                _report(event, task, bar, warned)
     if stop.is_set():
         stop.end_process()
         raise Interrupted
+
+
+def _report(event: Event, task: Task, bar: PartsBar, warned: set[str]) -> None:
+    """Show an epoch, warn (of each text once), or raise an error of a worker."""
+    kind = event["kind"]
+    if kind == "epoch":
+        bar.show_epoch(event["index"], event["row"])
+    elif kind == "warning" and event["text"] not in warned:
+        warned.add(event["text"])
+        warnings.warn(event["text"], UserWarning, stacklevel=3)
+    elif kind == "error":
+        raise UserError(event["text"])
+    elif kind == "failure":
+        raise RuntimeError(f"a {task.part} failed in its process:\n{event['text']}")
+
+
+@contextmanager
+def _workers_of(
+    task: Task, message: bytes, events: Events, count: int
+) -> Iterator[list["_Worker"]]:
+    """Workers, which have ended on exit; Ctrl-C within, which is a second one, kills them."""
+    workers = [_Worker(task, message, events) for _ in range(count)]
+    try:
+        yield workers
+    except KeyboardInterrupt:
+        for worker in workers:
+            worker.process.kill()
+        raise
+    finally:
+        for worker in workers:
+            worker.close()
+        for worker in workers:
+            worker.wait()
 
 
 class _Worker:
@@ -293,9 +314,7 @@ class _Worker:
         events: where its events go, `(worker, event)`.
     """
 
-    def __init__(
-        self, task: Task, message: bytes, events: "queue.Queue[tuple[_Worker, Event]]"
-    ) -> None:
+    def __init__(self, task: Task, message: bytes, events: Events) -> None:
         self._task = task
         self._errors = tempfile.TemporaryFile()
         self._closed = False
@@ -311,7 +330,7 @@ class _Worker:
         self._thread = threading.Thread(target=self._listen, args=(message, events), daemon=True)
         self._thread.start()
 
-    def _listen(self, message: bytes, events: "queue.Queue[tuple[_Worker, Event]]") -> None:
+    def _listen(self, message: bytes, events: Events) -> None:
         self._send(message)
         for line in self._output:
             try:
