@@ -72,22 +72,12 @@ def compare_runs_or_guides(
     from .effects import check_root
 
     if runs:
-        methods.guide_names(guides or "")
-        for option, value in trained.items():
-            if value is not None:
-                flag = f"--{option}".replace("_", "-")
-                words = [str(run) for run in runs if not run.exists()]
-                if words and isinstance(value, str):
-                    joined = ",".join([value, *words])
-                    raise UserError(
-                        f"{words[0]} is no run; names are joined by commas: {flag} {joined}"
-                    )
-                raise UserError(f"{flag} is for --model NAME; these runs are trained already")
+        _check_no_training(runs, trained)
+        out = out or Path("runs/compare")
         loaded: dict[Path | str, methods.Run] = {
             run: methods.load(run, device=device, root=root) for run in runs
         }
         result = comparison.compare_runs(loaded, **evaluated, progress=progress)
-        out = out or Path("runs/compare")
         try:
             result.save(out)
         except (UserError, OSError) as e:
@@ -105,3 +95,19 @@ def compare_runs_or_guides(
         )  # fmt: skip
     print(result, "", *(out / f"compare.{kind}" for kind in ("csv", "tex", "png")), sep="\n")
     return 0
+
+
+def _check_no_training(runs: list[Path], trained: dict[str, Any]) -> None:
+    """Raise if runs, which are trained already, came with an option `{name: value}` of training."""
+    from .comparing import guide_names
+
+    guide_names(trained["guides"] or "")
+    for option, value in trained.items():
+        if value is None:
+            continue
+        flag = f"--{option}".replace("_", "-")
+        words = [str(run) for run in runs if not run.exists()]
+        if words and isinstance(value, str):
+            joined = ",".join([value, *words])
+            raise UserError(f"{words[0]} is no run; names are joined by commas: {flag} {joined}")
+        raise UserError(f"{flag} is for --model NAME; these runs are trained already")
