@@ -1,6 +1,6 @@
 """Runs that are trained already, side by side."""
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from contextlib import suppress
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
@@ -20,6 +20,7 @@ from .cell import training_numbers
 from .evaluation import (
     CellResult,
     EvaluationOptions,
+    Row,
     count_guide_parameters,
     evaluate_pair,
     x_and_inputs,
@@ -71,55 +72,99 @@ def compare_runs(
         ('VAE', 30)
     """
     options = EvaluationOptions(split, num_samples, num_gap_data, gap_options)
-    checked, results, first = [], [], None
+    checked: list[_CheckedRun] = []
     for folder, run in runs.items():  # all of them, before the first is evaluated
-        folder = Path(folder)
-        check_config(folder)
-        data = _checked_data(folder, run.data, first)
-        first = first or data
-        model, guide = _pair(folder, run)
-        if not run.history:
-            raise UserError(f"{folder} has not been trained for an epoch yet")
-        if is_per_datum(guide):
-            raise UserError(
-                f"{folder} has parameters per training data point, and none for {split} data"
-            )
-        config = run.config or {"method": name_of(model), "objective": "ELBO"}
-        row = {
-            "model": config["method"], "guide": folder.name.removesuffix(f"-{run.seed}"),
-            "objective": config["objective"], "seed": run.seed, **training_numbers([run]),
-        }  # fmt: skip
-        of_run = replace(options, seed=run.seed)
-        # the code of a pair that no method made may change, and its folder does not tell
-        kept = None if run.config is None else _Kept.of(folder, model, guide, data, of_run)
-        checked.append((row, model, guide, data, of_run, kept))
+        first = checked[0].data if checked else None
+        checked.append(_checked(Path(folder), run, first, options))
+    if not checked:
+        raise UserError("there are no runs to compare")
+    results = []
     with make_bar(progress, total=len(checked), unit="run") as bar:
 
         def on_gaps(fraction: float) -> None:
             bar.set_postfix_str(f"gaps {fraction:.0%}")
 
-        for row, model, guide, data, of_run, kept in checked:
-            bar.set_description(f"{row['guide']}, seed {row['seed']}", refresh=False)
+        for one in checked:
+            bar.set_description(f"{one.row['guide']}, seed {one.row['seed']}", refresh=False)
             bar.set_postfix_str("log p(x)")
-            found = None if kept is None else kept.read()
-            if found is None:
-                x, others = x_and_inputs(model, guide, data, split, None)
-                numbers, per_datum = evaluate_pair(
-                    model, guide, data, of_run,
-                    None if data.valid is None else guide, on_progress=on_gaps,
-                )  # fmt: skip
-                numbers["parameters"] = count_guide_parameters(model, guide, x, others)
-                found = CellResult(numbers, per_datum)
-                if kept is not None:
-                    kept.write(found)
-            results.append(replace(found, row=row | found.row))
+            results.append(one.result(on_gaps))
             bar.update()
-    if first is None:
-        raise UserError("there are no runs to compare")
     rows, values = table_rows(results, range(len(results)))
-    num_data = len(getattr(first, split))
+    num_data = len(getattr(checked[0].data, split))
     num_gap_data = min(num_gap_data, num_data)
     return Comparison(rows, split, num_data, num_samples, num_gap_data, False, per_datum=values)
+
+
+@dataclass(frozen=True)
+class _CheckedRun:
+    """What a comparison needs of a run; `_checked` alone knows the run itself.
+
+    Args:
+        row: its names, and the numbers of its training.
+        model, guide: the pair.
+        data: that it was trained on.
+        options: of its evaluation.
+        kept: the file of its numbers; None if they are not kept.
+    """
+
+    row: Row
+    model: PyroProgram
+    guide: PyroProgram
+    data: Data
+    options: EvaluationOptions
+    kept: "_Kept | None"
+
+    def result(self, on_gaps: Callable[[float], None]) -> CellResult:
+        """The result of its evaluation, which is read where it was kept."""
+        result = None if self.kept is None else self.kept.read()
+        if result is None:
+            result = self._evaluated(on_gaps)
+            if self.kept is not None:
+                self.kept.write(result)
+        return replace(result, row=self.row | result.row)
+
+    def _evaluated(self, on_gaps: Callable[[float], None]) -> CellResult:
+        model, guide, data = self.model, self.guide, self.data
+        x, others = x_and_inputs(model, guide, data, self.options.split, None)
+        valid_guide = None if data.valid is None else guide
+        numbers, per_datum = evaluate_pair(
+            model, guide, data, self.options, valid_guide, on_progress=on_gaps
+        )
+        numbers["parameters"] = count_guide_parameters(model, guide, x, others)
+        return CellResult(numbers, per_datum)
+
+
+def _checked(
+    folder: Path, run: "Run", first: Data | None, options: EvaluationOptions
+) -> _CheckedRun:
+    """What a comparison needs of a run, if it can be compared.
+
+    Args:
+        folder: of the run.
+        run: the run.
+        first: the data of the first run; None if it is this one.
+        options: of the evaluation, apart from the seed.
+    """
+    check_config(folder)
+    data = _checked_data(folder, run.data, first)
+    model, guide = run.model, run.guide
+    if not (callable(model) and callable(guide)):
+        raise UserError(f"{folder} holds no pair of programs")
+    if not run.history:
+        raise UserError(f"{folder} has not been trained for an epoch yet")
+    if is_per_datum(guide):
+        raise UserError(
+            f"{folder} has parameters per training data point, and none for {options.split} data"
+        )
+    config = run.config or {"method": name_of(model), "objective": "ELBO"}
+    row = {
+        "model": config["method"], "guide": folder.name.removesuffix(f"-{run.seed}"),
+        "objective": config["objective"], "seed": run.seed, **training_numbers([run]),
+    }  # fmt: skip
+    options = replace(options, seed=run.seed)
+    # the code of a pair that no method made may change, and its folder does not tell
+    kept = None if run.config is None else _Kept.of(folder, model, guide, data, options)
+    return _CheckedRun(row, model, guide, data, options, kept)
 
 
 @dataclass(frozen=True)
@@ -160,12 +205,6 @@ class _Kept:
         """Keep the numbers; a folder that cannot be written to keeps none."""
         with suppress(OSError):
             checkpoint.write_json(self.path, {"digest": self.digest, "result": asdict(result)})
-
-
-def _pair(folder: Path, run: "Run") -> tuple[PyroProgram, PyroProgram]:
-    if not (callable(run.model) and callable(run.guide)):
-        raise UserError(f"{folder} holds no pair of programs")
-    return run.model, run.guide
 
 
 def _checked_data(folder: Path, data: Data | None, first: Data | None) -> Data:
