@@ -16,7 +16,7 @@ from ..generate import sample
 from ..generate.decoder_arrays import arrays_or_reason
 from ..programs.inspection import sites_of
 from ..programs.interfaces import ModelInterface, conditional_of, interface_of
-from ..report.context import ReportContext
+from ..report.context import PairContext
 from .densities import Window
 from .payload import JsonValue, as_bytes, pack, packed_decoder
 
@@ -81,7 +81,7 @@ class LatentSpace:
             continuous nor the class y.
     """
 
-    def __init__(self, context: ReportContext) -> None:
+    def __init__(self, context: PairContext) -> None:
         self.context, self.model = context, context.model
         codes = {n: v.detach().reshape(len(context.x), -1).cpu() for n, v in context.codes.items()}
         self.event_shapes = {n: tuple(v.shape[1:]) for n, v in context.codes.items()}

@@ -16,7 +16,7 @@ from ..models import prior_of
 from ..programs.calling import name_of
 from ..programs.contexts import seeded
 from ..programs.modules import device_of
-from ..report.context import ReportContext
+from ..report.context import PairContext
 from .decoding import LatentSpace
 from .densities import Window, described, plane_density, smoothed_density
 from .page import plotly_script, write_page
@@ -100,19 +100,14 @@ def shown_context(
     num_data: int = 2000,
     supervised: bool = False,
     seed: int = 0,
-) -> ReportContext:
+) -> PairContext:
     """The pair and the first data points of the split."""
-    result = {"split": split, "terms": {}, **({"classification": {}} if supervised else {})}
-    context = ReportContext(model, guide, data, result, seed)
-    n = min(num_data, len(context.x), max(1, MOST_IMAGE_BYTES // data.train.x[0].numel()))
-    context.others = context.first_inputs(n)
-    context.x = context.x[:n]
-    context.y = None if context.y is None else context.y[:n]
-    return context
+    most = max(1, MOST_IMAGE_BYTES // data.train.x[0].numel())
+    return PairContext(model, guide, data, split, seed, supervised, min(num_data, most))
 
 
 def pair_payload(
-    context: ReportContext, space: LatentSpace, seed: int = 0
+    context: PairContext, space: LatentSpace, seed: int = 0
 ) -> tuple[dict[str, JsonValue], str]:
     """The data of the page, and the sentences below it."""
     order = variance_over_data(space.codes).argsort(descending=True, stable=True).tolist()
@@ -130,6 +125,7 @@ def pair_payload(
     if context.is_image:
         x, reconstructions = (as_bytes(v, space.white) for v in (x, reconstructions))
     clusters, decoder = context.clusters, space.described(window, axes)
+    ellipses = _ellipses(context, space, axes)
     names = context.label_names
     payload: dict[str, JsonValue] = {
         "units": space.names,
@@ -150,13 +146,13 @@ def pair_payload(
         "window": window.described(),
         "prior": [described(density) for density in priors],
         "aggregate": described(smoothed_density(posterior_draws, window)),
-        "ellipses": _ellipses(context, space, axes),
+        "ellipses": ellipses,
         "decoder": decoder,
     }
-    return payload, _note(context, space, decoder, is_exact)
+    return payload, _note(context, space, decoder, is_exact, ellipses is not None)
 
 
-def _image_shape(context: ReportContext) -> list[int] | None:
+def _image_shape(context: PairContext) -> list[int] | None:
     """`[channels, height, width]` of what is shown; None if it is no image."""
     if not context.is_image:
         return None
@@ -165,14 +161,17 @@ def _image_shape(context: ReportContext) -> list[int] | None:
 
 
 def _note(
-    context: ReportContext, space: LatentSpace, decoder: dict[str, JsonValue], is_exact: bool
+    context: PairContext,
+    space: LatentSpace,
+    decoder: dict[str, JsonValue],
+    is_exact: bool,
+    has_ellipses: bool,
 ) -> str:
     """How what the page shows was computed."""
     how = "The prior is exact." if is_exact else "The prior is a smoothed histogram of draws."
     if space.conditions is not None and space.conditions.name == "c" and not is_exact:
         of_c = "given the chosen class" if space.conditions.is_class else "averaged over these data"
         how = f"The prior, {of_c}, is a smoothed histogram of draws."
-    split = context.result["split"]
     if space.arrays is not None:
         decoding = "The decoder's own layers run in this page: places are decoded exactly."
     else:
@@ -185,12 +184,12 @@ def _note(
         )
     more = len(space.names) > 2
     return (
-        f"{len(context.x)} data points of the {split} split at their posterior means"
+        f"{len(context.x)} data points of the {context.split} split at their posterior means"
         + (f", in the two most active of {len(space.names)} units. " if more else ". ")
         + f"Contours contain 50 % and 90 % of the mass. {how} The aggregate posterior is a smoothed "
         f"histogram of draws of q given these data points. {decoding}"
         + (" Sliders set the other units, which start at 0." if more and space.arrays else "")
-        + (" Each ellipse contains 90 % of a component." if _has_ellipses(context, space) else "")
+        + (" Each ellipse contains 90 % of a component." if has_ellipses else "")
     )
 
 
@@ -204,7 +203,7 @@ def _in_plane(draws: dict[str, torch.Tensor], space: LatentSpace, axes: Axes) ->
 
 
 def _prior_draws(
-    context: ReportContext, space: LatentSpace, axes: Axes, label: int | None, seed: int
+    context: PairContext, space: LatentSpace, axes: Axes, label: int | None, seed: int
 ) -> torch.Tensor:
     """Draws of the prior, `[S, 2]`: given a class c, or over the covariates of the data."""
     given: dict[str, Any] = {}
@@ -223,7 +222,7 @@ def _prior_draws(
 
 
 def _posterior_draws(
-    context: ReportContext, space: LatentSpace, axes: Axes, seed: int
+    context: PairContext, space: LatentSpace, axes: Axes, seed: int
 ) -> torch.Tensor:
     """Draws of the aggregate posterior, `[S, 2]`."""
     times = -(-DRAWS // len(context.x))
@@ -237,7 +236,7 @@ def _posterior_draws(
 
 
 def _priors(
-    context: ReportContext,
+    context: PairContext,
     space: LatentSpace,
     axes: Axes,
     window: Window,
@@ -255,7 +254,7 @@ def _priors(
 
 @torch.no_grad()
 def _exact_prior(
-    context: ReportContext, space: LatentSpace, axes: Axes, window: Window, seed: int
+    context: PairContext, space: LatentSpace, axes: Axes, window: Window, seed: int
 ) -> torch.Tensor | None:
     """The density of the prior, if it has a closed form in the plane."""
     (name, *others) = space.sizes
@@ -272,16 +271,11 @@ def _exact_prior(
 # ---------------------------------------------------------------------- components
 
 
-def _has_ellipses(context: ReportContext, space: LatentSpace) -> bool:
-    return len(space.sizes) == 1 and context.components(next(iter(space.sizes))) is not None
-
-
-def _ellipses(context: ReportContext, space: LatentSpace, axes: Axes) -> list[JsonValue] | None:
+def _ellipses(context: PairContext, space: LatentSpace, axes: Axes) -> list[JsonValue] | None:
     """The curve that contains 90 % of each component of the prior, as a normal; None without any."""
-    if not _has_ellipses(context, space):
+    mixture = context.components(*space.sizes) if len(space.sizes) == 1 else None
+    if mixture is None:
         return None
-    mixture = context.components(next(iter(space.sizes)))
-    assert mixture is not None
     index = list(axes)
     means = mixture[0].double().cpu()[:, index]
     covariances = mixture[1].double().cpu()[:, index][:, :, index]

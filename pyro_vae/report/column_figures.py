@@ -60,7 +60,7 @@ def columns(context: ReportContext) -> list[Section]:
     shape = tuple(context.as_shown(context.x[:1]).shape[1:])
     if len(shape) != 1 or shape == (2,):  # points in the plane have a scatter plot
         return []
-    n, split = min(len(context.x), MOST_DATA), context.result["split"]
+    n, split = min(len(context.x), MOST_DATA), context.split
     covariates = {name: context.others[name][:n] for name in covariates_of(context.model)}
     draws = sample(context.model, n, seed=context.seed, example=context.example(), **covariates)
     data = context.data

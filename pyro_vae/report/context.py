@@ -27,30 +27,30 @@ MOST_ELLIPSES = 30
 
 
 @dataclass
-class ReportContext:
+class PairContext:
     """A trained pair and one split of its data.
 
     Args:
         model, guide: the pair.
         data: that it was trained on.
-        result: as `summary.summarize` returns it, for the split to show.
+        split: train, valid or test.
         seed: of all draws.
+        has_some_labels: whether training saw some labels, so that y is a class.
+        num_data: how many data points of the split, from the first. Default: all.
     """
 
     model: Callable
     guide: Callable
     data: Data
-    result: Mapping
+    split: str
     seed: int
+    has_some_labels: bool = False
+    num_data: int | None = None
 
     def __post_init__(self) -> None:
-        self.x, self.y, self.others = summary.inputs(
-            self.model, self.guide, self.data, self.result["split"]
-        )
-        others = {"x", *self.result.get("other_terms", {})}
-        self.latent_kls = {k: -v for k, v in self.result["terms"].items() if k not in others}
-        #: training saw some labels, so y is a class
-        self.has_some_labels = "classification" in self.result
+        x, y, others = summary.inputs(self.model, self.guide, self.data, self.split)
+        self.x, self.y = x[: self.num_data], None if y is None else y[: self.num_data]
+        self.others = {k: v[: self.num_data] for k, v in others.items()}
         self.group = "class" if self.has_some_labels else "component"
         #: `[N]` labels, if every data point has one
         self.labels = self.y if self.y is not None and bool((self.y >= 0).all()) else None
@@ -58,8 +58,6 @@ class ReportContext:
         self.label_names = label_names(self.data)
         self.conditional = "c" in self.others
         self.is_image = plots.is_image(tuple(self.as_shown(self.x[:1]).shape[1:]))
-        self.white = plots.white_of(self.data.train.x)
-        self.infers = bool(self.latent_kls) and not isinstance(self.guide, PriorGuide)
 
     def first_inputs(self, n: int) -> Inputs:
         """The first n rows of the further inputs."""
@@ -142,3 +140,24 @@ class ReportContext:
         else:
             covariances = torch.diag_embed(normal.variance[largest])
         return normal.mean[largest].detach(), covariances.detach()
+
+
+class ReportContext(PairContext):
+    """A trained pair, one split of its data, and its numbers.
+
+    Args:
+        model, guide: the pair.
+        data: that it was trained on.
+        result: as `summary.summarize` returns it, for the split to show.
+        seed: of all draws.
+    """
+
+    def __init__(
+        self, model: Callable, guide: Callable, data: Data, result: Mapping, seed: int
+    ) -> None:
+        super().__init__(model, guide, data, result["split"], seed, "classification" in result)
+        self.result = result
+        others = {"x", *result.get("other_terms", {})}
+        self.latent_kls = {k: -v for k, v in result["terms"].items() if k not in others}
+        self.white = plots.white_of(data.train.x)
+        self.infers = bool(self.latent_kls) and not isinstance(guide, PriorGuide)

@@ -93,7 +93,7 @@ def classes(context: ReportContext) -> list[Section]:
     num_classes = context.data.num_classes or int(context.labels.max()) + 1
     figure, ax = plots.axes(WIDTH, max(2.8, 0.28 * num_classes + 1))
     plots.confusion(ax, context.labels, predicted, num_classes, context.label_names)
-    split = context.result["split"]
+    split = context.split
     caption = f"Classes by {name}, on the {split} split, whose labels were not used in training."
     return [Section("Classes", figure, caption)]
 

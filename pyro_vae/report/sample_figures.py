@@ -148,10 +148,12 @@ def paths(context: ReportContext) -> list[Section]:
         "traverse": "Traversals: one data point, in each row with another unit moved. Framed: the "
         "unit at the prior's mean. At the right: the range of the unit's values.",
     }
-    options = {"num": 8, "split": context.result["split"], "seed": context.seed}
     sections = []
     for source, caption in captions.items():
-        sheet = samples.make(source, context.model, context.guide, context.data, **options)
+        sheet = samples.make(
+            source, context.model, context.guide, context.data,
+            num=8, split=context.split, seed=context.seed,
+        )  # fmt: skip
         figure = sheet.figure(context.data)
         if figure is not None:
             sections.append(Section("Paths", figure, caption))
