@@ -57,24 +57,10 @@ def prepare(config: dict[str, Any], data: Data | None, root: Path | str | None) 
         data: the data. Default: those that the configuration names.
         root: folder of the torchvision data sets.
     """
-    name = config["data"]
-    if data is None and name is None:
-        raise UserError("this run was trained on arrays: pass data=")
-    conditional = is_conditional(config["method"])
+    name, conditional = config["data"], is_conditional(config["method"])
     condition, quadrants = _condition(config), config.get("quadrants")
     is_by_default = condition is None
-    is_binary = data is not None and data.binarize != "none"
-    binarize = config["binarize"] if is_binary else binarization(config)
-    options = {n: config[n] for n in ("num_labels", "label_seed")}
-    options |= {n: bool(config.get(n)) for n in ("standardize", "standardize_c")}
-    if data is None:
-        reading = {n: config[n] for n in READING if n in config}
-        data = datasets.load(name, binarize or "none", root, **reading, **options)
-    else:
-        data = datasets.prepare(data, binarize, **options)
-        config |= {n: getattr(data, n) for n in ("split_seed", "binarize_seed")}
-        if data.withheld_labels is not None and data.train.y is not None:
-            config["num_labels"] = data.num_labels
+    data = _read(config, data, root)
     if config["objective"] == "SemiSupervised" and data.train.y is None and name is not None:
         raise UserError(
             f"{config['method']} needs labels y, and {data.name} has none: --labels COLUMN "
@@ -100,28 +86,59 @@ def prepare(config: dict[str, Any], data: Data | None, root: Path | str | None) 
         data = _standardize(data, name, config["model.likelihood"])
         config["standardize"] = data.scaling is not None
     if conditional:
-        has_classes = data.num_classes and data.name not in DATASETS
-        if is_by_default and condition == "quadrants" and has_classes:
-            advise(
-                "the covariates are a quadrant of each image; condition='labels' (--condition labels) "
-                "takes the classes"
-            )
-        data = datasets.prepare(data, condition=condition, quadrants=quadrants)
-        if condition == "quadrants":
-            own = data.dense_condition
-            quadrants = own.observed if isinstance(own, Quadrants) else None
-        config |= {"condition": condition, "quadrants": quadrants}
-        if config["standardize_c"] is None and has_numeric_covariates(data):
-            data = datasets.standardize(data, "c")
-            advise(
-                "the covariates c are standardized: run.encode(x, c=c) and run.sample(c=c) do so with new "
-                "ones; standardize_c=False leaves c as it is"
-            )
-        config["standardize_c"] = data.c_scaling is not None
+        if is_by_default and condition == "quadrants":
+            _note_unused_classes(data)
+        data = _with_condition(data, config, condition, quadrants)
     if "model.num_classes" in config and config["model.num_classes"] is None:
         config["model.num_classes"] = data.num_classes or 10
     config["epochs"] = epochs_for(data.num_train, config["batch_size"], config["epochs"])
     return data
+
+
+def _read(config: dict[str, Any], data: Data | None, root: Path | str | None) -> Data:
+    """The data as the configuration has them read and binarized; the arguments are those of `prepare`."""
+    if data is None and config["data"] is None:
+        raise UserError("this run was trained on arrays: pass data=")
+    is_binary = data is not None and data.binarize != "none"
+    binarize = config["binarize"] if is_binary else binarization(config)
+    options = {n: config[n] for n in ("num_labels", "label_seed")}
+    options |= {n: bool(config.get(n)) for n in ("standardize", "standardize_c")}
+    if data is None:
+        reading = {n: config[n] for n in READING if n in config}
+        return datasets.load(config["data"], binarize or "none", root, **reading, **options)
+    data = datasets.prepare(data, binarize, **options)
+    config |= {n: getattr(data, n) for n in ("split_seed", "binarize_seed")}
+    if data.withheld_labels is not None and data.train.y is not None:
+        config["num_labels"] = data.num_labels
+    return data
+
+
+def _with_condition(
+    data: Data, config: dict[str, Any], condition: str | None, quadrants: int | None
+) -> Data:
+    """The data with their covariates c, standardized if they are numbers; for a conditional method."""
+    data = datasets.prepare(data, condition=condition, quadrants=quadrants)
+    if condition == "quadrants":
+        own = data.dense_condition
+        quadrants = own.observed if isinstance(own, Quadrants) else None
+    config |= {"condition": condition, "quadrants": quadrants}
+    if config["standardize_c"] is None and has_numeric_covariates(data):
+        data = datasets.standardize(data, "c")
+        advise(
+            "the covariates c are standardized: run.encode(x, c=c) and run.sample(c=c) do so with new "
+            "ones; standardize_c=False leaves c as it is"
+        )
+    config["standardize_c"] = data.c_scaling is not None
+    return data
+
+
+def _note_unused_classes(data: Data) -> None:
+    """Advise of classes that could be the covariates, where quadrants are by default."""
+    if data.num_classes and data.name not in DATASETS:
+        advise(
+            "the covariates are a quadrant of each image; condition='labels' (--condition labels) "
+            "takes the classes"
+        )
 
 
 def _note_classes_without_labels(data: Data) -> None:
