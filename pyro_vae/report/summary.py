@@ -1,7 +1,7 @@
 """The numbers of a trained pair: one dict, and its table."""
 
 import textwrap
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from typing import Any
 
 import torch
@@ -282,14 +282,32 @@ OTHER_TERMS = {  # of the ELBO, by kind: a symbol and a note
 def rows(result: Mapping) -> list[tuple[str, float, str]]:
     """The numbers of `summarize` as `[(name, nats per data point, note)]`."""
     errors = {k: f", standard error {v:.2g}" for k, v in result.get("standard_errors", {}).items()}
-    error = errors.get("elbo", "")
-    named = [("ELBO", result["elbo"], f"nats per data point{error}")]
+    named = [
+        _bound_row(result, errors.get("elbo", "")),
+        *_likelihood_rows(result, errors),
+        *(_term_row(result, name, value) for name, value in result["terms"].items()),
+    ]
+    if "discrete" in result:
+        y = result["discrete"]
+        note = f"of ln K = {y['largest']:.2f}; mutual information with x "
+        named.append(("entropy q(y | x)", y["entropy"], note + f"{y['mutual_information']:.2f}"))
+    return named
+
+
+def _bound_row(result: Mapping, error: str) -> tuple[str, float, str]:
+    """The ELBO, or the score that takes its place."""
+    name, note = "ELBO", ""
     if "no_log_likelihood" in result:
-        note = f"nats per data point{error}; {result['no_log_likelihood']}, so no likelihood"
-        named = [("score", result["elbo"], note)]
+        name, note = "score", f"; {result['no_log_likelihood']}, so no likelihood"
     elif "guide factor" in result.get("other_terms", {}).values():
-        note = f"nats per data point{error}; with the guide's pyro.factor, so no bound"
-        named = [("score", result["elbo"], note)]
+        name, note = "score", "; with the guide's pyro.factor, so no bound"
+    return name, result["elbo"], f"nats per data point{error}{note}"
+
+
+def _likelihood_rows(
+    result: Mapping, errors: Mapping[str, str]
+) -> Iterator[tuple[str, float, str]]:
+    """The estimates of log p(x)."""
     likelihood = "log p(x | c)" if result.get("conditional") else "log-likelihood"
     for key, how in (
         ("log_likelihood", result.get("estimator", IMPORTANCE)),
@@ -300,27 +318,25 @@ def rows(result: Mapping) -> list[tuple[str, float, str]]:
             doubt = ""
             if how == IMPORTANCE and result.get("pareto_k", 0.0) > RELIABLE_K:
                 doubt = f"; a lower bound (median k-hat {result['pareto_k']:.2f})"
-            named.append((likelihood, result[key], f"{how}, {samples}{errors.get(key, '')}{doubt}"))
+            yield likelihood, result[key], f"{how}, {samples}{errors.get(key, '')}{doubt}"
+
+
+def _term_row(result: Mapping, name: str, value: float) -> tuple[str, float, str]:
+    """A term of the ELBO: of x, of a latent, or another one."""
     others = result.get("other_terms", {})
-    for name, value in result["terms"].items():
-        if name in others:
-            symbol, note = OTHER_TERMS[others[name]]
-            named.append((symbol.format(name), value, note))
-        elif name in result["units"]:
-            active = "" if result.get("data") == 1 else f"{result['active_units'][name]} of "
-            note = f"{active}{result['units'][name]} units{' active' if active else ''}"
-            named.append((f"KL of {name}", 0.0 - value, note))
-        elif name != "x":
-            together = ", " in name and not set(name.split(", ")).isdisjoint(result["units"])
-            note = "one draw of the guide" if together else "discrete, summed exactly"
-            named.append((f"KL of {name}", 0.0 - value, note))
-        else:
-            named.append(("E log p(x | ...)", value, "reconstruction"))
-    if "discrete" in result:
-        y = result["discrete"]
-        note = f"of ln K = {y['largest']:.2f}; mutual information with x "
-        named.append(("entropy q(y | x)", y["entropy"], note + f"{y['mutual_information']:.2f}"))
-    return named
+    if name in others:
+        symbol, note = OTHER_TERMS[others[name]]
+        return symbol.format(name), value, note
+    units = result["units"]
+    if name in units:
+        active = "" if result.get("data") == 1 else f"{result['active_units'][name]} of "
+        note = f"{active}{units[name]} units{' active' if active else ''}"
+        return f"KL of {name}", 0.0 - value, note
+    if name == "x":
+        return "E log p(x | ...)", value, "reconstruction"
+    together = ", " in name and not set(name.split(", ")).isdisjoint(units)
+    note = "one draw of the guide" if together else "discrete, summed exactly"
+    return f"KL of {name}", 0.0 - value, note
 
 
 def restart_sentence(restarts: Mapping) -> str:
