@@ -55,20 +55,20 @@ class Table:
         return len(self.titles) - len(self.entries[0])
 
 
-def to_text(table: Table, width: int = WIDTH) -> str:
-    """Plain text; columns that do not fit into the width follow in further blocks."""
-    longest = max(16, width // 2 // table.num_names - 2)
+def to_text(table: Table) -> str:
+    """Plain text; columns that do not fit into `WIDTH` follow in further blocks."""
+    longest = max(16, WIDTH // 2 // table.num_names - 2)
     names = [[textwrap.shorten(n, longest, placeholder="…") if len(n) > longest else n for n in row]
              for row in table.names]  # fmt: skip
     header = [table.data, table.titles]
     body = [[*n, *(e.text() for e in row)] for n, row in zip(names, table.entries, strict=True)]
-    lines = [line for note in table.notes for line in textwrap.wrap(note, width)]
+    lines = [line for note in table.notes for line in textwrap.wrap(note, WIDTH)]
     widths = [max(map(len, column)) for column in zip(*header, *body, strict=True)]
     fixed = list(range(table.num_names))
     blocks: list[list[int]] = [[]]
     for column in range(table.num_names, len(widths)):
         used = sum(widths[c] + 2 for c in (*fixed, *blocks[-1], column)) - 2
-        if used > width and blocks[-1]:
+        if used > WIDTH and blocks[-1]:
             blocks.append([])
         blocks[-1].append(column)
     for number, block in enumerate(blocks):

@@ -243,12 +243,7 @@ def _warn_of_units(codes: torch.Tensor, reg_covar: float) -> None:
         )
 
 
-def _fit_flow(
-    density: FlowPrior,
-    codes: torch.Tensor,
-    epochs: int,
-    lr: float = 4e-3,
-) -> None:
+def _fit_flow(density: FlowPrior, codes: torch.Tensor, epochs: int) -> None:
     """Fit a flow to `[draws, N, D]` by Adam; keep the epoch with the best held-out likelihood.
 
     An epoch has 20 steps or more: a flow begins far from its codes, however few they are.
@@ -259,7 +254,7 @@ def _fit_flow(
         part.flatten(0, 1) for part in data.split([num_held_out, len(data) - num_held_out])
     )
     batch_size = min(512, max(32, len(rows) // 20))
-    optimizer = torch.optim.Adam(density.parameters(), lr=lr)
+    optimizer = torch.optim.Adam(density.parameters(), lr=4e-3)
     schedule = torch.optim.lr_scheduler.CosineAnnealingLR(optimizer, epochs)
     best, state = -torch.inf, None
     for _ in range(epochs):

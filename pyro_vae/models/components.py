@@ -25,17 +25,15 @@ class MixtureModel(Protocol):
     p_z: Conditional
 
 
-def fit_components(
-    model: MixtureModel, codes: Any, fits: int, reg_covar: float, seed: int, max_iter: int = 100
-) -> None:
+def fit_components(model: MixtureModel, codes: Any, fits: int, reg_covar: float, seed: int) -> None:
     """Fit a mixture to codes; put it into p(y) and p(z | y, ...).
 
     Args:
         model: such as `GMVAE`, with K components.
-        codes, fits, reg_covar, seed, max_iter: as in `fit_mixture`.
+        codes, fits, reg_covar, seed: as in `fit_mixture`.
     """
     num_components = model.p_y().event_shape[0]
-    set_mixture(model, fit_mixture(codes, num_components, fits, reg_covar, seed, max_iter))
+    set_mixture(model, fit_mixture(codes, num_components, fits, reg_covar, seed))
 
 
 def settable_head(p_z: Conditional) -> Affine | None:

@@ -87,7 +87,6 @@ def outline(
     ax: Axes,
     masks: Values,
     columns: int | None = None,
-    color: str = ORANGE,
     label: str | None = None,
 ) -> Axes:
     """Outline parts of the images of a grid that `images` drew.
@@ -117,7 +116,7 @@ def outline(
             segments.append([(left + c, top + r), (left + c, top + r + 1)])
     ax.add_collection(
         LineCollection(
-            segments, colors=color, linewidths=1.4, capstyle="projecting", clip_on=False
+            segments, colors=ORANGE, linewidths=1.4, capstyle="projecting", clip_on=False
         ),
         autolim=False,
     )

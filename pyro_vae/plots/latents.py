@@ -145,8 +145,9 @@ def scatter(
     return with_two_spines(ax)
 
 
-def _apart(centers: np.ndarray, extent: np.ndarray, distance: float = 0.05) -> np.ndarray:
-    """Points `[K, 2]`, moved apart until none is nearer to another than a fraction of the extent."""
+def _apart(centers: np.ndarray, extent: np.ndarray) -> np.ndarray:
+    """Points `[K, 2]`, moved apart until none is nearer to another than a twentieth of the extent."""
+    distance = 0.05
     extent = np.where(extent > 0, extent, 1.0)
     moved = centers / extent
     for _ in range(50):

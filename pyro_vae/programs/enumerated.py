@@ -35,8 +35,8 @@ class EnumeratedRun:
         model_sites: Mapping[str, Site],
         guide_sites: Mapping[str, Site],
         grid: Any,
-        event_dims: int = 1,
-        absent: Collection[str] = (),
+        event_dims: int,
+        absent: Collection[str],
     ) -> None:
         self.grid, self.event_dims = grid, event_dims
         self.model = {n: s for n, s in model_sites.items() if is_random(s)}

@@ -104,7 +104,6 @@ def summarize_batches(
     num_samples: int = 500,
     seed: int = 0,
     supervised: bool = False,
-    name: str = NEW,
 ) -> dict:
     """The numbers of `summarize` over batches of new data, of which one is in memory at a time.
 
@@ -115,7 +114,6 @@ def summarize_batches(
         batches: `(inputs of the pair, labels [B] or None)`.
         num_samples, supervised: as in `summarize`.
         seed: of the draws in the first batch; those of batch n have the seed `seed + n`.
-        name: what the result calls these data.
 
     Raises:
         UserError: no batches, or one that cannot be evaluated.
@@ -132,7 +130,7 @@ def summarize_batches(
         labels += [] if y is None else [y.cpu()]
     if not numbers.num_data:
         raise UserError("there are no batches to evaluate")
-    result: dict = {"split": name, "data": numbers.num_data, "num_samples": num_samples}
+    result: dict = {"split": NEW, "data": numbers.num_data, "num_samples": num_samples}
     result |= numbers.result() | _kind_of_y(model, data, supervised)
     y = torch.cat(labels) if labels else torch.empty(0, dtype=torch.int64)
     clusters = torch.cat(numbers.assignments) if numbers.assignments else y[:0]
@@ -141,7 +139,7 @@ def summarize_batches(
         return result
     if reports_classification(model, data, supervised):
         wrong = (clusters != y)[is_labeled].double().mean()
-        errors = {"this model": {name: float(wrong)}}
+        errors = {"this model": {NEW: float(wrong)}}
         result["classification"] = {"num_labels": data.num_labels, "errors": errors}
     elif findings.too_few_for_components(int(is_labeled.sum()), len(result["occupancy"])):
         result["few_labels"] = int(is_labeled.sum())
