@@ -71,15 +71,7 @@ def load(
     exported = export_file(folder)
     if exported is not None:
         return _load_export(exported, model, guide, data, device)
-    if folder.is_file():
-        raise UserError(f"{folder} is a file, and no run folder (data are named by data=, --data)")
-    if (folder / RESTARTS).is_dir() and not (folder / RECORD).exists():
-        raise UserError(
-            f"{folder} is not finished: rerun with --resume, or load {folder / RESTARTS}/0"
-        )
-    record = checkpoint.read_json(folder / RECORD)
-    if not isinstance(record, dict) or not isinstance(record.get("data"), dict):
-        raise UserError(f"{folder / RECORD} is not the record of a run")
+    record = _record_of_run(folder)
     data = None if data is None else as_data(data, missing=True)
     if not isinstance(data, Data | None):
         raise UserError(
@@ -89,13 +81,7 @@ def load(
     if (folder / CONFIG).exists() and model is None:
         config = _config_of_run(folder)
         check_unedited(config, record, folder)
-    if not (folder / "checkpoint.pt").exists():
-        raise UserError(
-            f"{folder / 'checkpoint.pt'} does not exist: a run that was interrupted before it continues "
-            "with --resume (resume=True)"
-        )
-    state = checkpoint.load(folder / "checkpoint.pt")
-    checkpoint.check_config(folder, state)
+    state = _state_of_run(folder)
     if config is not None:
         config, data = _data_of_method(config, data, root, folder, record, state)
         with seeded(config["seed"]):
@@ -130,6 +116,33 @@ def _advise_if_unfinished(folder: Path, num_epochs: int, state: Mapping[str, Any
     ):
         what = "was interrupted" if state["stop_reason"] else "has not ended"
         advise(f"{folder} {what}: it is at epoch {num_epochs} of {planned}; {how_to_go_on}")
+
+
+def _record_of_run(folder: Path) -> dict[str, Any]:
+    """The record in a run folder."""
+    if folder.is_file():
+        raise UserError(f"{folder} is a file, and no run folder (data are named by data=, --data)")
+    if (folder / RESTARTS).is_dir() and not (folder / RECORD).exists():
+        raise UserError(
+            f"{folder} is not finished: rerun with --resume, or load {folder / RESTARTS}/0"
+        )
+    record = checkpoint.read_json(folder / RECORD)
+    if not isinstance(record, dict) or not isinstance(record.get("data"), dict):
+        raise UserError(f"{folder / RECORD} is not the record of a run")
+    return record
+
+
+def _state_of_run(folder: Path) -> dict[str, Any]:
+    """The checkpoint in a run folder, whose record was not edited since training."""
+    path = folder / "checkpoint.pt"
+    if not path.exists():
+        raise UserError(
+            f"{path} does not exist: a run that was interrupted before it continues "
+            "with --resume (resume=True)"
+        )
+    state = checkpoint.load(path)
+    checkpoint.check_config(folder, state)
+    return state
 
 
 def _config_of_run(folder: Path) -> dict[str, Any]:
