@@ -365,28 +365,32 @@ def _look_into(item: Any) -> tuple[list[_Place], list[object]]:
     if str(known.__module__).split(".")[0] in LIBRARIES and not is_objective:
         return [], []
     if isinstance(item, types.FunctionType):
-        cells = _Cells(item)
-        read = [n for n in globals_of(item.__code__) if n in item.__globals__]
-        defaults, by_name = item.__defaults__ or (), item.__kwdefaults__ or {}
-        holders = [
-            (cells, cells.cells),
-            (item.__globals__, read),
-            (defaults, range(len(defaults))),
-            (by_name, by_name),
-        ]
-        places = [_Place(item, values, [*names], grows=False) for values, names in holders]
-        return [*places, _Place(item, vars(item), [*vars(item)])], []
+        return _places_of_function(item), []
     if isinstance(item, type):
         names = [n for n in vars(item) if not n.startswith("__")]
         return [_Place(item, vars(item), names, grows=False)], []
-    names = [*vars(item)] if hasattr(item, "__dict__") else []
-    if is_objective:
-        names = [n for n in names if n not in scheduled_names(item)]
-    places = [_Place(item, vars(item), names)] if hasattr(item, "__dict__") else []
-    slots = slots_of(item)
-    if slots:
+    places = []
+    if hasattr(item, "__dict__"):
+        scheduled = {*scheduled_names(item)} if is_objective else set()
+        places = [_Place(item, vars(item), [n for n in vars(item) if n not in scheduled])]
+    if slots := slots_of(item):
         places.append(_Place(item, _Slots(item), slots, grows=False))
     return places, [*type(item).__mro__] if places else []
+
+
+def _places_of_function(function: types.FunctionType) -> list[_Place]:
+    """The places of what a function reads: its closure, globals, defaults and attributes."""
+    cells, attributes = _Cells(function), vars(function)
+    read = [n for n in globals_of(function.__code__) if n in function.__globals__]
+    defaults, by_name = function.__defaults__ or (), function.__kwdefaults__ or {}
+    holders = [
+        (cells, cells.cells),
+        (function.__globals__, read),
+        (defaults, range(len(defaults))),
+        (by_name, by_name),
+    ]
+    places = [_Place(function, values, [*names], grows=False) for values, names in holders]
+    return [*places, _Place(function, attributes, [*attributes])]
 
 
 def _numbers_of(module: types.ModuleType) -> list[_Place]:
