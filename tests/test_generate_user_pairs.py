@@ -5,6 +5,7 @@ exact posterior, so that samples, reconstructions and completions have closed fo
 """
 
 import math
+from functools import partial
 
 import pyro
 import pyro.distributions as dist
@@ -732,3 +733,62 @@ def test_an_example_is_x_or_arrays_by_name(example):
     pv.plots.graph(ax, model, example=example(rows))
     per_datum = pv.guides.PerDatumAutoGuide(AutoNormal, model, example=example(rows))
     assert per_datum.num_data == 20
+
+
+# ------------------------------------------------------------------- runs of user-defined pairs
+
+
+class Shifted(nn.Module):
+    """x ~ Normal(3 + 10 age, 1), with a latent that has no effect; it samples by size and age."""
+
+    def __init__(self):
+        super().__init__()
+        self.shift = nn.Parameter(torch.tensor(3.0))
+
+    def forward(self, x=None, age=None, size=None):
+        with pyro.plate("data", size if x is None else len(x)):
+            pyro.sample("z", dist.Normal(torch.zeros(2), 1.0).to_event(1))
+            mean = (self.shift + 10 * age).expand(-1, 2)
+            return pyro.sample("x", dist.Normal(mean, 1.0).to_event(1), obs=x)
+
+
+def whole(x):
+    with pyro.plate("data", len(x)):
+        z = pyro.sample("z", dist.Normal(torch.zeros(len(x), 2), 1.0).to_event(1))
+        pyro.sample("x", dist.Normal(z + 3, pyro.param("sd", torch.tensor(0.5))).to_event(1), obs=x)
+
+
+def no_news(x):
+    with pyro.plate("data", len(x)):
+        pyro.sample("z", dist.Normal(torch.zeros(len(x), 2), 1.0).to_event(1))
+
+
+@pytest.mark.parametrize("source", ["prior", "aggregate", "ex-post", "interpolate", "traverse"])
+def test_a_run_of_two_functions_samples_from_every_source(source):
+    """The messages had asked for an example that `run.sample` does not take."""
+    run = pv.fit(whole, no_news, torch.randn(60, 2) + 3, 1, progress=False)
+    num = {"interpolate": 10, "traverse": 2}.get(source, 2000)
+    drawn = run.sample(num, source, mean=False) if num == 2000 else run.sample(num, source)
+    assert drawn.shape[1:] == (2,) and abs(float(drawn.mean()) - 3) < 0.6
+    if source == "prior":  # x ~ Normal(3, 1 + 0.25)
+        torch.testing.assert_close(drawn.var(0), torch.full((2,), 1.25), rtol=0, atol=0.2)
+        with pytest.raises(pv.UserError, match="whole has no y to condition on"):
+            run.sample(4, y=1)
+
+
+def test_a_run_with_covariates_of_its_own_samples_and_reports_with_those_of_its_rows(tmp_path):
+    age = torch.tensor([0.0, 1.0]).repeat(30).unsqueeze(1)
+    x = 3 + 10 * age + torch.randn(60, 2)
+    data = pv.data.from_arrays({"x": x, "age": age}, valid=0, test=0)
+    declared = partial(
+        pv.guides.Guide, given={"z": ["x", "age"]}, network=pv.conditionals.MLP((4,))
+    )
+    run = pv.fit(Shifted(), no_news, data, 1, lr=1e-9, progress=False)
+    rows = run.data.train.others["age"]
+    drawn = run.sample(60, mean=False)
+    torch.testing.assert_close(drawn, (3 + 10 * rows).expand(-1, 2), rtol=0, atol=5.0)
+    run.report(tmp_path / "report.html", num_samples=2)
+    assert "could not be drawn" not in (tmp_path / "report.html").read_text()
+    table = pv.compare(Shifted, {"declared": declared}, data, epochs=1, seeds=1, num_gap_data=0,
+                       num_samples=5, progress=False)  # fmt: skip
+    assert table.rows[0]["guide"] == "declared"

@@ -327,9 +327,9 @@ def predict_mean(
     return decoder.decode({}, torch.arange(len(first), device=first.device)).to(first.device)
 
 
-def main_latent(model: PyroProgram) -> str | None:
+def main_latent(model: PyroProgram, example: Example | None = None) -> str | None:
     """The default latent of a model; None for a model without a continuous one."""
-    names = _continuous(sites_of(model)[1])
+    names = _continuous(sites_of(model, example)[1])
     return choose_latent(names) if names else None
 
 

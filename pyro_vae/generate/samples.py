@@ -12,7 +12,7 @@ from ..evaluate import sample_posterior
 from ..evaluate.chunked import evaluation_mode
 from ..evaluate.inputs import Batch, PyroProgram
 from ..programs.ancestral import AncestralSampler
-from ..programs.calling import accepts_argument, parameters_of
+from ..programs.calling import accepts_argument, name_of, parameters_of
 from ..programs.inspection import Example, as_example, check_one_hot, covariates_of
 from ..programs.interfaces import ModelInterface, interface_of
 from ..programs.modules import pair_device
@@ -92,7 +92,7 @@ def sample(
     with evaluation_mode(model, seed=seed, device=device), pyro.validation_enabled(False):
         sampler = AncestralSampler(model, example, _probe_arguments(model, example, given))
         if y is not None and "y" not in sampler.takes and "y" not in sampler.sites:
-            raise UserError(f"{type(model).__name__} has no y to condition on")
+            raise UserError(f"{name_of(model)} has no y to condition on")
         if size is None:
             size = _num_rows(given, _known_shapes(sampler))
         check_int_at_least(1, **{"the number of samples": size})
@@ -211,7 +211,7 @@ def program_inputs(
     if missing:
         shape = (size, *needed[missing[0]])
         raise UserError(
-            f"{type(model).__name__} is conditional: pass {missing[0]}= of shape {list(shape)}"
+            f"{name_of(model)} is conditional: pass {missing[0]}= of shape {list(shape)}"
         )
     return arguments, latents
 

@@ -62,7 +62,8 @@ def columns(context: ReportContext) -> list[Section]:
         return []
     n, split = min(len(context.x), MOST_DATA), context.split
     covariates = {name: context.others[name][:n] for name in covariates_of(context.model)}
-    draws = sample(context.model, n, seed=context.seed, example=context.example(), **covariates)
+    covariates = covariates or context.own_arguments(n)
+    draws = sample(context.model, n, seed=context.seed, **covariates)
     data = context.data
     x, draws = (data.unstandardize(context.as_shown(v)).cpu() for v in (context.x[:n], draws))
     all_columns = _columns_of(context, shape[0])

@@ -3,6 +3,7 @@
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from functools import cached_property
+from typing import Any
 
 import numpy as np
 import torch
@@ -70,6 +71,10 @@ class PairContext:
         )
         return None if takes_size else {"x": self.x, **self.others}
 
+    def own_arguments(self, size: int) -> dict[str, Any]:
+        """What `sample` needs to draw `size` rows of a program that a user has written."""
+        return summary.own_arguments(self.model, {"x": self.x, **self.others}, size)
+
     def as_shown(self, x: torch.Tensor) -> torch.Tensor:
         """The first rows of x as they are shown, or other x for the same covariates."""
         c = self.others.get("c")
@@ -120,7 +125,8 @@ class PairContext:
         if "y" in parents and self.responsibilities is not None:
             k = self.responsibilities.shape[-1]
             y = torch.arange(k).repeat_interleave(COMPONENT_DRAWS)
-            draws = sample(self.model, len(y), y=y, site=latent, seed=self.seed)
+            own = self.own_arguments(len(y))
+            draws = sample(self.model, len(y), y=y, site=latent, seed=self.seed, **own)
             draws = draws.reshape(k, COMPONENT_DRAWS, -1).double()
             centered = draws - draws.mean(1, keepdim=True)
             return draws.mean(1), centered.mT @ centered / (COMPONENT_DRAWS - 1)

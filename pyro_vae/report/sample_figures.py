@@ -60,12 +60,14 @@ def new_samples(context: ReportContext) -> list[Section]:
         return []
     if context.is_image:
         if context.responsibilities is None:
-            x = sample(context.model, 64, mean=True, seed=context.seed)
+            own = context.own_arguments(64)
+            x = sample(context.model, 64, mean=True, seed=context.seed, **own)
             figure, ax = image_axes(x, 8)
             plots.images(ax, x, 8, white=context.white)
             return [Section("Reconstructions and samples", figure, "New samples from the prior.")]
         rows = torch.as_tensor(context.order).repeat_interleave(PER_ROW)
-        x = sample(context.model, len(rows), y=rows, mean=True, seed=context.seed)
+        own = context.own_arguments(len(rows))
+        x = sample(context.model, len(rows), y=rows, mean=True, seed=context.seed, **own)
         caption = f"New samples from the prior, one row per {context.group}."
         return [_rows_of_samples(context, x, caption, context.group, list(context.order))]
     if context.data.x_shape != (2,):
@@ -74,7 +76,8 @@ def new_samples(context: ReportContext) -> list[Section]:
     plots.scatter(left, context.data.train.x[:MOST_POINTS], title="data")
     probabilities = context.responsibilities
     y = None if probabilities is None else torch.arange(MOST_POINTS) % probabilities.shape[-1]
-    x = sample(context.model, MOST_POINTS, y=y, seed=context.seed)
+    own = context.own_arguments(MOST_POINTS)
+    x = sample(context.model, MOST_POINTS, y=y, seed=context.seed, **own)
     plots.scatter(right, x, y, "samples" + ("" if y is None else f" by {context.group}"))
     return [Section("Reconstructions and samples", figure, "Data, and new samples from the model.")]
 

@@ -372,7 +372,8 @@ def _covariates(
         c = new_covariates(data, options.c)
         return {"c": c[torch.arange(size) % len(c)]}
     if not needed:
-        return {}
+        x, _, others = summary.inputs(model, guide, data, options.split)
+        return summary.own_arguments(model, {"x": x, **others}, size)
     if isinstance(data.dense_condition, Labels):  # every label in turn, if y is None
         k = data.dense_condition.num_classes
         return {"c": torch.arange(size) % k if y is None else torch.full((size,), y)}
@@ -386,7 +387,7 @@ def _covariates(
 def _prior(model: Callable, guide: Callable, data: Data, options: SheetOptions) -> SampleSheet:
     size = options.number(64)
     covariates = _covariates(model, guide, data, options, size)
-    y = options.y if accepts_argument(model, "y") or not covariates else None
+    y = options.y if accepts_argument(model, "y") or "c" not in covariates else None
     x = sample(model, size, y=y, mean=bool(options.mean), seed=options.seed, **covariates)
     title = "samples" if options.y is None else f"samples, y = {options.name_of(options.y)}"
     number = None
@@ -397,8 +398,7 @@ def _prior(model: Callable, guide: Callable, data: Data, options: SheetOptions) 
 
 def _has_components(model: Callable) -> bool:
     """Whether y is a component or a class of the model."""
-    _, is_discrete = sites_of(model)[1].get("y", ((), False))
-    return accepts_argument(model, "y") and is_discrete
+    return accepts_argument(model, "y") and sites_of(model)[1].get("y", ((), False))[1]
 
 
 def _numbers(y: torch.Tensor) -> torch.Tensor:
@@ -442,7 +442,7 @@ def _aggregate(model: Callable, guide: Callable, data: Data, options: SheetOptio
 
 def _ex_post(model: Callable, guide: Callable, data: Data, options: SheetOptions) -> SampleSheet:
     x, _, others = summary.inputs(model, guide, data, "train")
-    latent = options.latent or main_latent(model)
+    latent = options.latent or main_latent(model, {"x": x, **others})
     if latent is None:
         raise UserError(f"{type(model).__name__} has no continuous latent to fit a density to")
     prior = conditional_of(model, latent)
@@ -477,7 +477,8 @@ def _interpolate(
         **others,
     )  # fmt: skip
     c = others["c"].repeat_interleave(steps, 0) if "c" in others else None
-    title = f"between two data points, {options.path} in {options.latent or main_latent(model)}"
+    latent = options.latent or main_latent(model, {"x": a, **others})
+    title = f"between two data points, {options.path} in {latent}"
 
     def draw(ax: Axes, images: torch.Tensor, white: float) -> Axes:
         return plots.interpolations(ax, images.reshape(-1, steps, *images.shape[1:]), white)
@@ -496,7 +497,8 @@ def _traverse(model: Callable, guide: Callable, data: Data, options: SheetOption
     c = None
     if "c" in others:
         c = others["c"][:1].expand(len(traversed.units) * steps, *others["c"].shape[1:])
-    title = f"units of {options.latent or main_latent(model)}, the most active first"
+    latent = options.latent or main_latent(model, {"x": x, **others})
+    title = f"units of {latent}, the most active first"
     extra = {"units": traversed.units, "activity": traversed.activity, "values": traversed.values}
 
     def draw(ax: Axes, images: torch.Tensor, white: float) -> Axes:

@@ -12,6 +12,7 @@ from ..data import Data
 from ..diagnostics.importance import RELIABLE_K
 from ..errors import UserError, check_int_at_least
 from ..evaluate.inputs import Inputs, split_inputs
+from ..evaluate.support import Support
 from ..programs.calling import accepts_argument
 from ..programs.inspection import is_per_datum
 from . import findings
@@ -41,6 +42,27 @@ def inputs(
     """
     others = split_inputs(model, guide, data, split)
     return others.pop("x"), getattr(data, split).y, others
+
+
+def own_arguments(model: Callable, inputs: Inputs, size: int) -> dict[str, Any]:
+    """What `sample` needs to draw `size` rows of a program that a user has written.
+
+    Of one with `size=`, its further arguments, such as covariates, from the data's rows in turn, but not
+    what it observes; of one without, a batch to run on. A model of the library needs neither.
+
+    Args:
+        model: the generative program.
+        inputs: `{"x": [N, ...], ...}`, of the pair.
+        size: the number of samples.
+    """
+    names = [n for n in inputs if n not in ("x", "y", "c", "index") and accepts_argument(model, n)]
+    if not accepts_argument(model, "size"):
+        return {"example": dict(inputs)}
+    if not names:
+        return {}
+    observed = {source for source, *_ in Support(model, None, dict(inputs)).fixed.values()}
+    rows = torch.arange(size) % len(inputs["x"])
+    return {name: inputs[name][rows] for name in names if name not in observed}
 
 
 def summarize(
