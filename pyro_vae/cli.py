@@ -257,7 +257,8 @@ def write_export(
     Args:
         run: run folder, or the .safetensors file of an export.
         out: a file .safetensors, or a folder, which also gets a model card; of a program a file .pt2.
-            Default: the folder export in the run folder; encoder.pt2 or decoder.pt2 in it.
+            Default: the folder export in the run folder; of a program encoder.pt2 or decoder.pt2 in
+            the run folder.
         part: pair (model and guide), encoder or decoder.
         license: of the weights, for the model card, such as CC-BY-4.0.
         root: folder of the torchvision data sets. Default: $PYRO_VAE_DATA, or ~/.cache/pyro_vae.

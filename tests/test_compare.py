@@ -1015,3 +1015,26 @@ def test_dollar_signs_in_the_names_of_guides_begin_no_formula(tmp_path):
     """The figure had failed after all cells were trained."""
     table = pv.compare(VAE, {"$x_1^{2$": Guide}, data(), out=tmp_path, **QUICK)
     assert (tmp_path / "compare.png").exists() and "$x_1^{2$" in str(table)
+
+
+def test_a_comparison_does_not_overwrite_another(tmp_path):
+    """`pyro-vae compare RUN ...` had replaced the table of guides in its default folder."""
+    runs = {}
+    for name in ("a", "b"):
+        model = VAE()
+        run = pv.fit(model, Guide(model, network=NET), data(), 1, out=tmp_path / name, compile=False,
+                     progress=False)  # fmt: skip
+        runs[tmp_path / name] = run
+    numbers = {"split": "test", "num_samples": 5, "num_gap_data": 0}
+    first = {tmp_path / "a": runs[tmp_path / "a"]}
+    pv.comparison.compare_runs(first, **numbers).save(tmp_path / "out")
+    pv.comparison.compare_runs(first, **numbers).save(tmp_path / "out")  # the same again
+    before = (tmp_path / "out" / "compare.json").read_text()
+    with pytest.raises(pv.UserError, match="out has another comparison, which would be lost"):
+        pv.comparison.compare_runs(runs, **numbers).save(tmp_path / "out")
+    with pytest.raises(pv.UserError, match="has another comparison"):
+        pv.compare(VAE, {"full": GUIDES["full"]}, data(), out=tmp_path / "out", **QUICK)
+    assert (tmp_path / "out" / "compare.json").read_text() == before
+    pv.compare(VAE, {"full": GUIDES["full"]}, data(), out=tmp_path / "guides", seeds=1, **QUICK)
+    command = ["compare", str(tmp_path / "a"), "--out", str(tmp_path / "guides")]
+    assert main(command) == 1

@@ -276,7 +276,7 @@ def test_the_chart_of_a_table_has_names_and_one_scale(tmp_path):
             .map((t) => t.getBoundingClientRect().bottom)),
         };""")  # fmt: skip
     assert shown["ticks"] == data.table.names
-    assert shown["title"] == "in standard deviations from the training mean"
+    assert shown["title"] == "standard deviations from the mean"
     x, columns = data.unstandardize(data.train.x).double(), shown_columns(data)
     assert shown["bars"] == pytest.approx(((x[1] - columns.mean) / columns.sd).tolist(), rel=1e-4)
     assert shown["hover"][0] == f"income: {float(f'{x[1, 0]:.4g}'):g}"

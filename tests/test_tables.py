@@ -1482,3 +1482,23 @@ def test_sparse_columns_of_pandas_are_columns():
         data = [pv.data.from_frame(frame, valid=0, test=0) for frame in (plain, sparse)]
         assert data[0].table.columns == data[1].table.columns
         torch.testing.assert_close(data[1].train.x, data[0].train.x)
+
+
+@pytest.mark.parametrize(
+    "text", ["2024-{m:02}-{d:02}", "{d}.{m}.2024", "{m}/{d}/24", "2024-{m:02}-{d:02}T10:00"]
+)
+def test_dates_as_text_are_no_categories_unless_asked_for(text):
+    """119 days in 300 rows had become 119 columns, without a word."""
+    days = [text.format(d=1 + i % 28, m=1 + i % 5) for i in range(300)]
+    frame = {"a": np.linspace(0, 1, 300), "signup": days}
+    with pytest.raises(
+        pv.UserError, match=r"column 'signup' has \d+ dates: convert it .*--drop signup"
+    ):
+        pv.data.from_frame(frame)
+    assert pv.data.from_frame(frame, kinds={"signup": "category"}).train.x.shape[1] == 1 + len(
+        set(days)
+    )
+    few = {**frame, "signup": [day if i < 3 else days[0] for i, day in enumerate(days)]}
+    assert pv.data.from_frame(few).train.x.shape[1] == 4
+    versions = {**frame, "signup": [f"v{i % 30}.1.2" for i in range(300)]}
+    assert pv.data.from_frame(versions).train.x.shape[1] == 31

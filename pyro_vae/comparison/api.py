@@ -21,7 +21,7 @@ from .evidence import table_rows
 from .plan import Cell, FitOptions, GuideFactory, ModelFactory, Plan
 from .posteriors import read_posteriors, save_posteriors
 from .scheduling import run_cells
-from .table import Comparison
+from .table import Comparison, check_no_other
 
 #: Parameters of `fit` that `compare` sets.
 SET_BY_COMPARE = (
@@ -119,6 +119,7 @@ def compare(
     check_int_at_least(1, workers=workers)
     if out is not None:
         RunFolder(out).check_writable()  # now, not after hours of training
+        check_no_other(out, [])
     with tempfile.TemporaryDirectory(prefix="pyro_vae") as scratch:
         plan.out = Path(out or scratch)
         folders = run_cells(plan, workers, progress)

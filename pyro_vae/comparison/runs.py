@@ -92,7 +92,10 @@ def compare_runs(
     rows, values = table_rows(results, range(len(results)))
     num_data = len(getattr(checked[0].data, split))
     num_gap_data = min(num_gap_data, num_data)
-    return Comparison(rows, split, num_data, num_samples, num_gap_data, False, per_datum=values)
+    folders = [str(folder) for folder in runs]
+    return Comparison(
+        rows, split, num_data, num_samples, num_gap_data, False, per_datum=values, runs=folders
+    )
 
 
 @dataclass(frozen=True)

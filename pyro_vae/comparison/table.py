@@ -9,16 +9,35 @@ from typing import TYPE_CHECKING
 
 from ..diagnostics.grid import PosteriorGrid
 from ..errors import UserError, folder_to_write
-from ..train.checkpoint import write_atomically, write_json
+from ..train.checkpoint import read_json, write_atomically, write_json
 from .differences import paired_differences
 from .evaluation import Row
 from .evidence import FLAGS, NAMES, NUMBERS, Bounds
 from .formats import to_html, to_latex, to_text
 from .summary_table import OF_GAPS, OF_SPLIT, summary_table
 
+FILE = "compare.json"  # of a folder, with the rows and what they are of
+
 if TYPE_CHECKING:
     import pandas
     from matplotlib.figure import Figure
+
+
+def check_no_other(out: Path | str, runs: Sequence[str]) -> None:
+    """Raise if a folder has the comparison of other runs, or of cells and not of runs.
+
+    Args:
+        out: a folder, which need not exist.
+        runs: the run folders that are compared; none of a comparison that trains its cells.
+    """
+    path = Path(out) / FILE
+    if not path.exists():
+        return
+    known = read_json(path)
+    if not isinstance(known, dict) or known.get("runs", []) != list(runs):
+        raise UserError(
+            f"{out} has another comparison, which would be lost: choose another directory (--out, out=)"
+        )
 
 
 @dataclass
@@ -50,6 +69,7 @@ class Comparison:
             model, objective and seed, if the model has two latent numbers.
         per_datum: for each row `{number: [N] or [num_gap_data]}` of `elbo`, `log_likelihood`,
             `approximation` and `amortization`.
+        runs: the run folders that were compared; none where the comparison trained its cells.
 
     Example:
         >>> import torch, pyro_vae as pv
@@ -78,6 +98,7 @@ class Comparison:
     share_model: bool
     posteriors: dict[str, PosteriorGrid] = field(default_factory=dict)
     per_datum: list[Bounds] = field(default_factory=list, repr=False)
+    runs: list[str] = field(default_factory=list)
 
     def summary(self) -> list[Row]:
         """The mean and sd over seeds of every model, guide and objective.
@@ -167,13 +188,18 @@ class Comparison:
         return records
 
     def save(self, out: Path | str) -> None:
-        """Write `compare.json`, `compare.csv`, `compare.tex` and `compare.png` to a folder."""
+        """Write `compare.json`, `compare.csv`, `compare.tex` and `compare.png` to a folder.
+
+        Raises:
+            UserError: the folder has a comparison of other runs, or cannot be written.
+        """
+        check_no_other(out, self.runs)
         out = folder_to_write(out)
-        names = ("split", "num_data", "num_samples", "num_gap_data", "share_model")
+        names = ("split", "num_data", "num_samples", "num_gap_data", "share_model", "runs")
         settings = {name: getattr(self, name) for name in names}
         settings["data"] = {n: self.data_of(n) for n in NUMBERS if self.data_of(n)}
         content = {**settings, "rows": self.rows, "differences": self.differences()}
-        write_json(out / "compare.json", content)
+        write_json(out / FILE, content)
         write_atomically(out / "compare.csv", self._write_csv)
         write_atomically(out / "compare.tex", lambda path: path.write_text(self.to_latex()))
         self.plot().savefig(out / "compare.png", dpi=130)

@@ -6,6 +6,7 @@ libraries is imported here; what a caller passes has imported its own.
 
 import csv
 import math
+import re
 import shlex
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
@@ -33,6 +34,7 @@ KINDS = {
 }
 FEW_CATEGORIES = 20  # of more, each has two rows or more on average, or they are names of rows
 MAX_CATEGORIES = 256
+DATE = re.compile(r"(\d{4}[-/.]\d{1,2}[-/.]\d{1,2}|\d{1,2}[-/.]\d{1,2}[-/.]\d{2,4})([ T].*)?")
 MIN_DISPERSION = 0.5  # variance / mean, below which a column is no count
 MAX_COUNT = 2**24  # the largest that float32 tells from its neighbors
 
@@ -585,6 +587,11 @@ def _categories(values: Any, present: np.ndarray, name: Any, is_asked_for: bool)
     categories = sorted(set(present.tolist())) if declared is None else declared
     size = len(categories)
     is_name = declared is None and not is_asked_for and size > FEW_CATEGORIES
+    if is_name and all(isinstance(v, str) and DATE.fullmatch(v.strip()) for v in categories):
+        raise UserError(
+            f"column {name!r} has {size} dates: convert it to a number, such as days since the first, or "
+            f"leave it out, {drop_hint(name)}; {kind_hint(name, 'category')} takes each as a category"
+        )
     if size > MAX_CATEGORIES or (is_name and 2 * size > len(present)):
         raise UserError(
             f"column {name!r} has {size} different texts in {len(present)} rows: leave it out, "

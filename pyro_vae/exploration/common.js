@@ -185,7 +185,7 @@ function chart(page) {
     tickmode: "array", tickvals: labels.map((_, i) => i), ticktext: labels,
     tickangle: labels.join("").length > 30 ? -40 : 0, ticklabeloverflow: "allow",
   } : {};
-  const scale = [...(named ? [] : ["column"]), ...(mean ? ["in standard deviations from the training mean"] : [])]
+  const scale = [...(named ? [] : ["column"]), ...(mean ? ["standard deviations from the mean"] : [])]
     .join(", ");
   const axis = (text) => ({ title: { text, standoff: 10, font: { size: 11 } }, automargin: true,
                             fixedrange: true });

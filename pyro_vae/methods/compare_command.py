@@ -50,7 +50,7 @@ def compare_runs_or_guides(
         num_samples: importance samples for log p(x), ESS and k-hat.
         num_gap_data: how many data points, from the first, gaps are computed for; 0 for none.
         workers: processes; each trains the guides of one seed.
-        out: folder. Default: runs/compare-MODEL-DATA, or runs/compare.
+        out: folder. Default: runs/compare-MODEL-DATA, or runs/compare-runs.
         device: cpu, cuda, ... Default: a GPU if there is one.
         root: folder of the torchvision data sets.
         progress: show a progress bar.
@@ -68,12 +68,14 @@ def compare_runs_or_guides(
         "data": data, "labels": labels, "index": index, "epochs": epochs, "settings": settings,
     }  # fmt: skip
     from .. import comparison, methods
+    from ..comparison.table import check_no_other
     from .advice import advise
     from .effects import check_root
 
     if runs:
         _check_no_training(runs, trained)
-        out = out or Path("runs/compare")
+        out = out or Path("runs/compare-runs")
+        check_no_other(out, [str(run) for run in runs])  # before the work
         loaded: dict[Path | str, methods.Run] = {
             run: methods.load(run, device=device, root=root) for run in runs
         }

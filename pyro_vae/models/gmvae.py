@@ -38,7 +38,7 @@ class GMVAE(Model):
         w_dim: size of w.
         likelihood: a name or a family, as in `VAE`.
         network: as in `VAE`.
-        component: family of z | w, y. Default: the paper's, `Normal()` (diagonal).
+        component: family of z | w, y. `Normal()` (diagonal), which None means, is the paper's.
             `ConstantCorrelationNormal()` has correlations for each y, and `MultivariateNormal()`,
             at more cost, for each y and w.
         w_network: the network of w below the K heads. Default: one tanh layer of 64 units.
