@@ -502,3 +502,10 @@ def test_numbers_in_a_column_of_objects_are_covariates_and_no_classes():
 def test_a_tensor_with_a_graph_is_data_to_an_estimator():
     X = torch.randn(30, 2, requires_grad=True)
     assert VAETransformer(max_iter=1, random_state=0).fit_transform(X).shape[0] == 30
+
+
+def test_anndata_are_no_matrix_to_an_estimator():
+    anndata = pytest.importorskip("anndata")
+    adata = anndata.AnnData(np.ones((30, 3), np.float32))
+    with pytest.raises(pv.UserError, match="X is an AnnData object: pass its matrix, adata.X"):
+        VAETransformer(max_iter=1).fit(adata)

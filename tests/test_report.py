@@ -821,3 +821,14 @@ def test_a_run_with_labels_knows_that_y_is_a_class():
         result = run.evaluate(data=new, num_samples=2)
         assert result["y_is_class"] and "component" not in str(result).split("\n\n")[0]
     assert "y_is_class" not in summarize(run.model, run.guide, run.data, num_samples=2)
+
+
+def test_clusters_of_chance_are_said_to_be_such():
+    result = {"split": "test", "terms": {"x": -3.0, "z": -1.0}, "unit_activity": {"z": [0.5]}}
+    low, fair = {"stability": 0.03}, {"stability": 0.4}
+    assert (
+        "Another run would find other clusters" in findings.warnings({**result, "restarts": low})[0]
+    )
+    assert "stability 0.03" in findings.warnings({**result, "initialization": low})[0]
+    for sources in ({"restarts": fair, "initialization": low}, {"initialization": fair}, {}):
+        assert findings.warnings({**result, **sources}) == []

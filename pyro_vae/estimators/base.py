@@ -18,7 +18,7 @@ from sklearn.utils import check_array, check_random_state
 from sklearn.utils.validation import check_is_fitted, validate_data
 
 from ..conditionals import Family
-from ..data.tables import check_collected
+from ..data.tables import check_collected, is_anndata
 from ..errors import (
     SupportError,
     UserError,
@@ -105,6 +105,8 @@ class BaseVAE(BaseEstimator, ABC):
         else:
             check_is_fitted(self)
         check_collected(X)
+        if is_anndata(X):
+            raise UserError("X is an AnnData object: pass its matrix, adata.X or a layer")
         X = X.detach().cpu() if isinstance(X, torch.Tensor) else without_mask(X)
         options = {"accept_sparse": "csr", "dtype": DTYPES, "order": "C", **options}
         try:

@@ -7,6 +7,7 @@ from ..diagnostics.importance import RELIABLE_K
 from ..evaluate.latents import ACTIVE_THRESHOLD, COLLAPSE_THRESHOLD, ONE_COMPONENT_THRESHOLD
 
 NEW = "new"  # the split of a result on data that are none of the run's
+UNSTABLE = 0.2  # adjusted Rand index of the clusterings of several runs; 0 is chance
 #: With one data point per component, some clustering agrees with any labels. Fewer say nothing.
 ROWS_PER_COMPONENT = 2
 
@@ -121,6 +122,13 @@ def warnings(result: Mapping) -> list[str]:
             f"One of the {len(fractions)} components has {100 * max(fractions):.0f} % of the data. "
             "Remedy: a mixture initialization (initialize=MixtureInitialization(), --initialize "
             "MixtureInitialization), or labels for some of the data."
+        )
+    stability = (result.get("restarts") or result.get("initialization") or {}).get("stability")
+    if stability is not None and stability < UNSTABLE:
+        messages.append(
+            f"Another run would find other clusters: the clusterings behind this one agree hardly more "
+            f"than by chance (stability {stability:.2f}, of at most 1). A smaller latent_dim= "
+            "(--latent-dim), of a table with few columns, or another num_components= may help."
         )
     return messages
 
