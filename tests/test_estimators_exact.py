@@ -554,7 +554,7 @@ def test_missing_values_of_every_kind_of_column_are_missing_labels():
     for y, expected in columns_with_missing_labels():
         labels = _as_labels(y)
         assert [label is None for label in labels] == [False, True, False, True]
-        classes = _classes(labels).tolist()
+        classes = _classes(labels, y).tolist()
         assert classes == expected and {type(c) for c in classes} == {type(expected[0])}
     X, truth = table(), np.arange(120) % 2
     y = pytest.importorskip("pandas").Series(truth, dtype="Int64")

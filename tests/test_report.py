@@ -251,7 +251,7 @@ def test_one_component_with_all_data_is_reported():
 
 def test_fewer_than_two_data_points_per_component_say_nothing_about_components():
     result = {"terms": {}, "unit_activity": {}, "occupancy": [0.0, 1.0, 0.0], "units": {}}
-    result |= {"split": "new", "elbo": -1.0}
+    result |= {"split": "test", "elbo": -1.0}
     few, enough = result | {"data": 5}, result | {"data": 6}
     assert findings.warnings(few) == [] and len(findings.warnings(enough)) == 1
     left_out = "clustering scores and the components in use are left out."
@@ -259,7 +259,7 @@ def test_fewer_than_two_data_points_per_component_say_nothing_about_components()
         f"5 data points are too few for statements about 3 components, which take 6: {left_out}"
     ]
     assert findings.omissions(enough) == []
-    bound = "On the new data the ELBO is -1.00 nats per data point."
+    bound = "On the test data the ELBO is -1.00 nats per data point."
     assert findings.headline(few) == bound
     assert findings.headline(enough) == f"1 of 3 components are in use. {bound}"
     labeled = findings.omissions(enough | {"few_labels": 1})
@@ -282,7 +282,7 @@ def test_clusters_are_scored_with_two_labels_per_component(rows, labels, few):
         printed = " ".join(str(result).split())
         assert ("accuracy" in printed) == (few is None)
         assert ("too few for statements" in printed) == (few is not None)
-        assert ("components are in use" in printed) == (rows == 6 and few is not None)
+        assert ("The new data are of" in printed) == (rows == 6 and few is not None)
         assert ("units are active" in printed) == (rows > 1)
         assert ("of 2 units active" in printed) == (rows > 1)
 
