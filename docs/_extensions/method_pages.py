@@ -124,8 +124,10 @@ def cell(settings: dict, option: str) -> str:
     value = settings.get(option)
     if isinstance(value, list | dict):
         return f"`{value}`"
-    if option == "epochs" and value is None:  # see `methods.epochs.epochs_for`
+    if option == "epochs" and value is None:  # see `methods.sizes.epochs_for`
         return "at least 200, and 2,000 steps"
+    if option == "model.latent_dim" and value is None:  # see `methods.sizes.latent_dim_for`
+        return "half of the columns, at least 2, at most that of the preset"
     return "" if value is None else str(value)
 
 

@@ -5,7 +5,6 @@ import shlex
 from ..data import DATASETS, Data, Labels, Quadrants, data_set
 from ..data.sets import default_condition
 from ..programs.program import plain_value
-from .epochs import epochs_for
 from .files import plain
 from .groups import choice_groups, is_conditional
 from .options import configure
@@ -15,6 +14,7 @@ from .preparing import (
     has_numeric_covariates,
     is_standardized_by_default,
 )
+from .sizes import epochs_for, latent_dim_for
 
 NUM_SAMPLES = 500  # importance samples of a report, unless the caller sets another number
 
@@ -68,6 +68,7 @@ def _filled(config: dict, data: Data) -> dict:
     """What a method fills in, from the data, for options that are None."""
     likelihood = plain_value(data.likelihood)
     filled = {"model.likelihood": likelihood, "model.num_classes": data.num_classes or 10}
+    filled["model.latent_dim"] = latent_dim_for(config["method"], data.x_shape)
     filled["epochs"] = epochs_for(data.num_train, config["batch_size"])
     conditional = is_conditional(config["method"])
     if conditional:

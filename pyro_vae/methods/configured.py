@@ -28,7 +28,6 @@ from .advice import advise
 from .building import build, make, part
 from .count_start import count_start
 from .effects import check_workers
-from .epochs import LEAST_EPOCHS
 from .files import as_json, plain, read_config, to_yaml
 from .groups import FIT
 from .options import configure
@@ -36,6 +35,7 @@ from .records import CONFIG, RECORD, check_unedited
 from .restarts import fit_restarts
 from .run import SETTLED, Run, advised, with_run
 from .signatures import parameters
+from .sizes import LEAST_EPOCHS
 from .table import Preset, preset
 
 SMALL_BATCH = 2**15  # numbers in a batch, below which several threads are slower than one

@@ -15,9 +15,9 @@ from ..models import Prior
 from ..objectives import ELBO
 from ..train import Initialization, fit
 from .building import CLASSES, center_pixels, class_named
-from .epochs import epochs_for
 from .seeds import restart_seeds
 from .signatures import parameters
+from .sizes import epochs_for
 from .table import preset
 
 if TYPE_CHECKING:
@@ -56,6 +56,7 @@ METHOD_HELP = {
     "year=real; of real, count, binary, boolean and category. A category of a CSV file is text, as it "
     "is written.",
     "model.likelihood": f"{', '.join(LIKELIHOODS)}, or a family. Default: what fits the data.",
+    "model.latent_dim": "size of z. Default, of a table: half of its columns, at least 2, at most the preset's.",
     "model.num_classes": "number of classes, K. Default: that of the labels, or 10.",
     "refine.steps": "gradient steps per data point from the encoder's output, k; 0 for none.",
     "schedule": "of the learning rate over the run: constant, linear or cosine (both fall to 0).",

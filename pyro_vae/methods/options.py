@@ -63,7 +63,8 @@ def kind_of(data: str | Data) -> str:
 def defaults(name: str, kind: str = "digits") -> dict[str, Any]:
     """The complete configuration of a method for a kind of data, without `method` and `data`.
 
-    Options that the data determine are None: the likelihood, the binarization, the number of classes.
+    Options that the data determine are None: the likelihood, the binarization, the number of classes,
+    and of a table the epochs and the size of z.
 
     Example:
         >>> import torch, pyro_vae as pv
@@ -98,6 +99,8 @@ def defaults(name: str, kind: str = "digits") -> dict[str, Any]:
         result["model.likelihood"] = None
     if kind == "table":
         result["num_labels"] = None  # of such data, -1 says which have no label
+        if "model.latent_dim" in result:
+            result["model.latent_dim"] = None  # see `latent_dim_for`
     result["binarize"] = None
     return result
 

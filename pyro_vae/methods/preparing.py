@@ -15,8 +15,8 @@ from ..errors import UserError
 from ..programs.program import plain_value
 from .advice import advise
 from .building import part
-from .epochs import epochs_for
 from .groups import is_conditional
+from .sizes import epochs_for, latent_dim_for
 from .table import METHODS
 
 #: Options of `load` that say how a source is read.
@@ -91,6 +91,8 @@ def prepare(config: dict[str, Any], data: Data | None, root: Path | str | None) 
         data = _with_condition(data, config, condition, quadrants)
     if "model.num_classes" in config and config["model.num_classes"] is None:
         config["model.num_classes"] = data.num_classes or 10
+    if "model.latent_dim" in config and config["model.latent_dim"] is None:
+        config["model.latent_dim"] = latent_dim_for(config["method"], data.x_shape)
     config["epochs"] = epochs_for(data.num_train, config["batch_size"], config["epochs"])
     return data
 
