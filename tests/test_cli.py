@@ -584,6 +584,10 @@ BAD = {
         ["sample", "trained", "--source", "interpolate", "--steps", "0"],
         "steps must be an integer >= 1, got 0",
     ),
+    "help of no class": (
+        ["fit", "vae", "--objective.help", "IWEA"],
+        "unknown objective 'IWEA'; did you mean 'IWAE'?",
+    ),
     "guides of runs": (["compare", "trained", "--guides", "full"], "--guides is for --model NAME"),
     "blanks between guides": (
         ["compare", "--model", "vae", "--guides", "diagonal, ful"],

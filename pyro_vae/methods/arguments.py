@@ -9,7 +9,7 @@ import yaml
 
 from ..errors import UserError
 from ..train.folder import RunFolder
-from .building import CLASSES
+from .building import CLASSES, class_named
 from .effects import check_effects, check_root, check_workers, without_effect
 from .files import nest, read_config
 from .groups import METHOD_HELP, add_options
@@ -44,6 +44,9 @@ def parse_fit(
     name, base, tokens = _method(join_words(tokens))
     values = option_values(tokens)
     before = configure(name, values.get("data", "digits")) if base is None else complete(base)
+    for group in CLASSES:  # --objective.help IWAE shows the options of a class
+        if asked := values.get(f"{group}.help"):
+            class_named(group, asked.rpartition(".")[2])
     overrides = {g: yaml.safe_load(v) for g, v in values.items() if g in CLASSES and v}
     classes = choices(name, before, overrides)
     config = switch_classes(name, before, classes)
