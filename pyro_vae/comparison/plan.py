@@ -18,10 +18,10 @@ from ..errors import UserError
 from ..evaluate.inputs import Inputs, split_inputs
 from ..guides import Guide
 from ..objectives import ELBO
-from ..programs.calling import accepts_argument, is_required, parameters_of
+from ..programs.calling import is_required, parameters_of
 from ..programs.contexts import seeded
 from ..programs.identity import identity
-from ..programs.inspection import covariates_of, has_rows
+from ..programs.inspection import has_rows, samples_by_itself
 from ..programs.interfaces import ModelInterface, interface_of
 
 PER_DATUM_HINT = (  # a remedy, as error messages have it
@@ -151,9 +151,7 @@ def make_guide(
     """
     arguments: dict[str, Any] = {"num_data": num_data} if _takes_num_data(factory, model) else {}
     kind, keywords = _called(factory)
-    own = set(parameters_of(model)) - {"x", "y", "c", "index", "size", *covariates_of(model)}
-    samples_by_itself = accepts_argument(model, "size") and not own
-    if _is_guide(kind) and "example" not in keywords and not samples_by_itself:
+    if _is_guide(kind) and "example" not in keywords and not samples_by_itself(model):
         arguments["example"] = example()
     hint = "a guide that is itself a function is passed as `lambda model: my_guide`"
     try:

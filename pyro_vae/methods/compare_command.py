@@ -75,10 +75,10 @@ def compare_runs_or_guides(
     if runs:
         _check_no_training(runs, trained)
         out = out or Path("runs/compare-runs")
-        check_no_other(out, [str(run) for run in runs])  # before the work
         loaded: dict[Path | str, methods.Run] = {
             run: methods.load(run, device=device, root=root) for run in runs
         }
+        check_no_other(out, [str(run) for run in runs])  # before the work
         result = comparison.compare_runs(loaded, **evaluated, progress=progress)
         try:
             result.save(out)

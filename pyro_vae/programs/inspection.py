@@ -26,6 +26,12 @@ def covariates_of(model: object) -> dict[str, tuple[int, ...]]:
     return {name: tuple(shape) for name, shape in covariates.items()}
 
 
+def samples_by_itself(model: object) -> bool:
+    """Whether a model needs no more than a size, or the covariates that it declares, to be sampled."""
+    own = set(parameters_of(model)) - {"x", "y", "c", "index", "size", *covariates_of(model)}
+    return accepts_argument(model, "size") and not own
+
+
 def ignores_missing(model: object) -> bool:
     """Whether NaN in x is a missing value to a model, so that log p(x) is of the observed entries."""
     p_x = conditional_of(model, "x")

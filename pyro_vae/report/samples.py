@@ -23,7 +23,7 @@ from ..evaluate.inputs import Inputs
 from ..generate import AggregatePosterior, impute, interpolate, sample, traverse
 from ..generate.paths import Traversal, main_latent
 from ..programs.calling import accepts_argument
-from ..programs.inspection import covariates_of, sites_of
+from ..programs.inspection import covariates_of, samples_by_itself, sites_of
 from ..programs.interfaces import conditional_of
 from . import summary
 
@@ -372,6 +372,8 @@ def _covariates(
         c = new_covariates(data, options.c)
         return {"c": c[torch.arange(size) % len(c)]}
     if not needed:
+        if samples_by_itself(model):  # also where the data are not at hand
+            return {}
         x, _, others = summary.inputs(model, guide, data, options.split)
         return summary.own_arguments(model, {"x": x, **others}, size)
     if isinstance(data.dense_condition, Labels):  # every label in turn, if y is None

@@ -14,7 +14,7 @@ from ..errors import UserError, check_int_at_least
 from ..evaluate.inputs import Inputs, split_inputs
 from ..evaluate.support import Support
 from ..programs.calling import accepts_argument
-from ..programs.inspection import is_per_datum
+from ..programs.inspection import is_per_datum, samples_by_itself
 from . import findings
 from .accumulate import EXACT, IMPORTANCE, MONTE_CARLO, PairNumbers
 from .findings import NEW
@@ -55,11 +55,11 @@ def own_arguments(model: Callable, inputs: Inputs, size: int) -> dict[str, Any]:
         inputs: `{"x": [N, ...], ...}`, of the pair.
         size: the number of samples.
     """
-    names = [n for n in inputs if n not in ("x", "y", "c", "index") and accepts_argument(model, n)]
+    if samples_by_itself(model):
+        return {}
     if not accepts_argument(model, "size"):
         return {"example": dict(inputs)}
-    if not names:
-        return {}
+    names = [n for n in inputs if n not in ("x", "y", "c", "index") and accepts_argument(model, n)]
     observed = {source for source, *_ in Support(model, None, dict(inputs)).fixed.values()}
     rows = torch.arange(size) % len(inputs["x"])
     return {name: inputs[name][rows] for name in names if name not in observed}
