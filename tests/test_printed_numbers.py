@@ -198,3 +198,21 @@ def test_full_covariance_ratios():
     shared = re.search(rf"share their correlations.*? takes ({NUMBER}) of that", text)[1]
     assert (*components["shape"], components["what"]) == (10, 128, 24, "log_prob")
     assert rounds_to(components["constant ratio"], shared)
+
+
+def test_latents_of_small_tables():
+    table, page = (
+        result("table_latents")["table"],
+        (ROOT / "docs" / "data_and_likelihoods.md").read_text(),
+    )
+    for name in ("iris", "wine", "breast cancer"):
+        for method in ("vade", "gmvae"):
+            (line,) = re.findall(rf"^\| {name}, `{method}` \|.*$", page, re.M)
+            for size, cell in zip(("two", "half", "24"), line.split("|")[2:5], strict=True):
+                for metric, printed in zip(
+                    ("log_likelihood", "stability"), cell.split(";"), strict=True
+                ):
+                    value = table[f"{name}, {method}, {size}, {metric}"]
+                    mean, sd = printed.replace("−", "-").split("±")
+                    assert rounds_to(value["mean"], mean.strip()), (name, method, size, metric)
+                    assert rounds_to(value["sd"], sd.strip()), (name, method, size, metric)

@@ -34,7 +34,8 @@ def epochs_for(num_train: int, batch_size: int, epochs: int | None = None) -> in
 def latent_dim_for(name: str, x_shape: Sequence[int]) -> int:
     """The size of z for a table: half of its columns, at least 2, and at most that of the preset.
 
-    With more latent units than columns the decoder copies x, and clusters follow no structure.
+    More units than columns lower the held-out likelihood and the agreement of clusterings, see
+    `benchmarks/quality/table_latents.py`.
 
     Example:
         >>> from pyro_vae.methods.sizes import latent_dim_for
