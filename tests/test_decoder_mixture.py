@@ -103,7 +103,7 @@ def test_a_graph_has_a_circle_per_variable_and_an_arrow_per_parent():
 
 
 def test_thousands_of_pixels_lose_no_tenths_of_a_nat():
-    """The terms of the product are larger than their sum: in float32 it was off by up to 0.9."""
+    """The terms of the product are larger than their sum: in float32 it was off by tenths of a nat."""
     torch.manual_seed(0)
     net = pv.conditionals.MLP((32,))
     model = pv.models.VAE((4096,), 2, likelihood=pv.conditionals.Binomial(255), network=net)

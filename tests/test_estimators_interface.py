@@ -479,6 +479,9 @@ def test_labels_of_both_signs_are_no_single_class():
             classifier.fit(X, labels)
     partly = np.where(y == 1, 1, rng.choice([-1, 0], 40))
     assert classifier.fit(X, partly).classes_.tolist() == [0, 1]
+    objects = np.array([*partly, None], dtype=object)[:-1]  # numpy's own integers
+    assert {type(label) for label in objects} == {np.int64}
+    assert classifier.fit(X, objects).classes_.tolist() == [0, 1]
     classifier.partial_fit(X, y)  # a batch of known classes may have one of them alone
     with pytest.raises(ValueError, match="inconsistent numbers of samples"):
         classifier.score(X, partly, sample_weight=np.ones(3))

@@ -548,10 +548,10 @@ def test_a_class_named_unknown_is_no_missing_label():
     with pytest.warns(UserWarning, match="'Unknown' is trained as one of the 3 classes: .*NaN"):
         pv.method("m2", data)
     missing = [None if kind == "Unknown" else kind for kind in kinds]
-    told = pv.data.from_frame({"a": x, "b": -x, "kind": missing}, labels="kind")
-    assert told.class_names == ("B", "T")
+    partly = pv.data.from_frame({"a": x, "b": -x, "kind": missing}, labels="kind")
+    assert partly.class_names == ("B", "T")
     with warnings.catch_warnings(action="error", category=Advice):
-        pv.method("m2", told, standardize=True)
+        pv.method("m2", partly, standardize=True)
         pv.method("gmvae", data, standardize=True)  # which trains without labels
 
 

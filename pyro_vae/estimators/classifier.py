@@ -248,7 +248,11 @@ def _is_missing(label: object) -> bool:
 
 
 def _is_minus_one(label: object) -> bool:
-    return isinstance(label, int | float) and label == -1
+    """Whether a label, of any type of number, is the -1 of a row without one."""
+    try:
+        return type(label) is not bool and bool(label == -1)
+    except TypeError:  # pd.NA, whose comparisons have no truth value
+        return False
 
 
 def _classes(labels: np.ndarray, y: ArrayLike) -> np.ndarray:

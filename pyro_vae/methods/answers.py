@@ -144,7 +144,7 @@ def impute(new: NewData, num_samples: int, steps: int, seed: int | None) -> Any:
         return {"x": done.x}
 
     new = replace(new, allow_missing=True)
-    draws = new.data.unstandardize(new.apply(of, seed, dim=1)["x"])
+    draws = new.data.unstandardize(new.apply(of, seed, dim=1, checks=True)["x"])
     if not new.is_frame:
         return _with_observed(new, draws)
     frames = [new.frame(new.completed(draw)) for draw in draws]
@@ -180,4 +180,4 @@ def log_likelihood(new: NewData, num_samples: int, seed: int | None) -> torch.Te
         )
         return {"log_likelihood": value - new.data.log_abs_det_jacobian(inputs["x"]).to(value)}
 
-    return new.apply(of, seed)["log_likelihood"]
+    return new.apply(of, seed, checks=True)["log_likelihood"]

@@ -289,11 +289,19 @@ class NewData:
             yield {name: value for name, value in arrays.items() if name in names}, split.y
 
     def apply(
-        self, function: Callable[[Inputs, int | None], Tensors], seed: int | None = 0, dim: int = 0
+        self,
+        function: Callable[[Inputs, int | None], Tensors],
+        seed: int | None = 0,
+        dim: int = 0,
+        checks: bool = False,
     ) -> Tensors:
         """`function(inputs, seed)` of each batch of inputs, concatenated along `dim`.
 
         Batch n has the seed `seed + n`, counted from 0: no two have the same draws.
+
+        Args:
+            function, seed, dim: as above.
+            checks: whether the function itself checks that x lies in the support of the likelihood.
 
         Raises:
             UserError: values outside the support of the likelihood, such as logarithms of counts.
@@ -301,7 +309,7 @@ class NewData:
         parts, support = [], None
         with self.naming_values():
             for number, inputs in enumerate(self.inputs()):
-                if not (self.allow_missing and bool(inputs["x"].isnan().any())):
+                if not checks:
                     support = support or Support(self.model, self.guide, inputs)
                     support.check(inputs)
                 parts.append(function(inputs, None if seed is None else seed + number))

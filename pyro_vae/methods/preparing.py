@@ -26,16 +26,8 @@ READING = (
 )  # fmt: skip
 #: Names that other libraries and spreadsheets give to rows without a label, in lower case.
 NO_LABEL = (
-    "unknown",
-    "unlabeled",
-    "unlabelled",
-    "unassigned",
-    "missing",
-    "none",
-    "nan",
-    "na",
-    "n/a",
-)
+    "unknown", "unlabeled", "unlabelled", "unassigned", "missing", "none", "nan", "na", "n/a",
+)  # fmt: skip
 Shapes = tuple[
     tuple[int, ...],  # of a data point x
     int,  # training data
