@@ -16,7 +16,7 @@ from .evidence import FLAGS, NAMES, NUMBERS, Bounds
 from .formats import to_html, to_latex, to_text
 from .summary_table import OF_GAPS, OF_SPLIT, summary_table
 
-FILE = "compare.json"  # of a folder, with the rows and what they are of
+COMPARISON = "compare.json"  # of a folder, with the rows and what they are of
 
 if TYPE_CHECKING:
     import pandas
@@ -30,7 +30,7 @@ def check_no_other(out: Path | str, runs: Sequence[str]) -> None:
         out: a folder, which need not exist.
         runs: the run folders that are compared; none of a comparison that trains its cells.
     """
-    path = Path(out) / FILE
+    path = Path(out) / COMPARISON
     if not path.exists():
         return
     known = read_json(path)
@@ -199,7 +199,7 @@ class Comparison:
         settings = {name: getattr(self, name) for name in names}
         settings["data"] = {n: self.data_of(n) for n in NUMBERS if self.data_of(n)}
         content = {**settings, "rows": self.rows, "differences": self.differences()}
-        write_json(out / FILE, content)
+        write_json(out / COMPARISON, content)
         write_atomically(out / "compare.csv", self._write_csv)
         write_atomically(out / "compare.tex", lambda path: path.write_text(self.to_latex()))
         self.plot().savefig(out / "compare.png", dpi=130)

@@ -3,11 +3,10 @@
 from pathlib import Path
 
 from ..comparison.posteriors import FILE
+from ..comparison.table import COMPARISON
 from ..errors import UserError
 from .loading import load
 from .run import Run
-
-COMPARISON = "compare.json"
 
 
 def explore(
